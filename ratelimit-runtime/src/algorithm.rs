@@ -1,0 +1,133 @@
+//! The algorithms: pure functions over integers. No clock, no lock, no input or output.
+//!
+//! A [`Record`](record::Record) holds the state of all limits of one key. Times are nanoseconds since the Unix epoch.
+//! Each algorithm answers two questions about its own state: when a call of some cost fits ([`earliest`]), and what the
+//! state is after it has been charged. The record asks all limits of a call and charges all of them or none. The same
+//! rules stand in `backend/redis/*.lua`, in microseconds.
+//!
+//! [`earliest`]: sliding_window::SlidingWindow::earliest
+
+pub(crate) mod record;
+mod codec;
+mod fixed_window;
+mod groups;
+pub(crate) mod offences;
+mod sliding_window;
+mod token_bucket;
+
+use crate::limit::{Algorithm, Limit};
+
+/// The most groups that a sliding window is divided into.
+pub(crate) const GROUPS: u32 = 64;
+
+/// A limit with what its algorithm derives from it once, so that no decision has to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub(crate) limit: Limit,
+    /// Permits that one group of a sliding window holds before the next one begins: ⌈count / 64⌉.
+    pub(crate) group: u32,
+    /// Refill of a token bucket.
+    pub(crate) rate: Rate,
+}
+
+impl Rule {
+    pub(crate) const fn new(limit: Limit) -> Rule {
+        let count = if limit.count() == 0 { 1 } else { limit.count() };
+        let rate = match limit.algorithm() {
+            Algorithm::TokenBucket => Rate::new(count, limit.per_micros(), limit.burst()),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => Rate::UNUSED,
+        };
+        Rule { limit, group: count.div_ceil(GROUPS), rate }
+    }
+
+    pub(crate) const fn per(&self) -> u64 {
+        self.limit.per_nanos()
+    }
+
+    /// Permits that one call can take at the most.
+    pub(crate) const fn capacity(&self) -> u32 {
+        self.limit.capacity()
+    }
+}
+
+/// The refill of a token bucket in integers: `units` units flow back every `step` microseconds, and a permit is `permit`
+/// units. `units / (permit × step)` is `count / per`, exactly where the numbers fit, else at most 2⁻¹⁹ below it.
+///
+/// A full bucket's units stay below 2⁵², so that sums of two such amounts are exact in the doubles of Redis's Lua.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rate {
+    pub(crate) units: u64,
+    pub(crate) permit: u64,
+    pub(crate) step: u64,
+}
+
+impl Rate {
+    const UNUSED: Rate = Rate { units: 1, permit: 1, step: 1 };
+    /// Bound on the units of a full bucket.
+    const FULL: u64 = 1 << 52;
+
+    /// `count` ≥ 1 permits in `per` ≥ 1 microseconds, in a bucket of `burst` permits.
+    #[expect(clippy::cast_possible_truncation, reason = "each quotient is bounded by its divisor's construction")]
+    const fn new(count: u32, per: u64, burst: u32) -> Rate {
+        let divisor = gcd(count as u64, per);
+        let (units, permit) = (count as u64 / divisor, per / divisor);
+        let burst = if burst == 0 { 1 } else { burst as u64 };
+        let largest = Rate::FULL / burst;
+        if permit <= largest {
+            return Rate { units, permit, step: 1 };
+        }
+        // Too fine to fit. Steps long enough for at least one unit in each, then the finest fraction not above the rate.
+        let (count, per) = (count as u128, per as u128);
+        let step = per.div_ceil(count * largest as u128);
+        let step = if step == 0 { 1 } else { step };
+        let units = largest as u128 * count * step / per;
+        let units = if units == 0 { 1 } else { units };
+        let permit = (units * per).div_ceil(count * step);
+        Rate { units: units as u64, permit: permit as u64, step: step as u64 }
+    }
+
+    /// The same rate for times in nanoseconds: (units a step, units a permit, nanoseconds a step).
+    ///
+    /// Where a step is one microsecond it is divided further, because a nanosecond clock can say more; a longer step is
+    /// kept, so that memory and Redis forget the same fractions.
+    const fn per_nano(&self) -> (u64, u64, u64) {
+        if self.step == 1 { (self.units, self.permit * 1_000, 1) } else { (self.units, self.permit, self.step * 1_000) }
+    }
+}
+
+const fn gcd(mut a: u64, mut b: u64) -> u64 {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_rate_is_never_above_and_at_most_a_thousandth_below_what_was_asked(
+            count in 1_u32..=u32::MAX, per in 1_u64..=366 * 86_400_000_000, burst in 1_u32..=u32::MAX,
+        ) {
+            let rate = Rate::new(count, per, burst);
+            let (asked, got) = (
+                u128::from(count) * u128::from(rate.permit) * u128::from(rate.step),
+                u128::from(rate.units) * u128::from(per),
+            );
+            prop_assert!(got <= asked, "above: {rate:?}");
+            prop_assert!(asked - got <= asked / 100_000, "too far below: {rate:?}");
+            prop_assert!(u128::from(burst) * u128::from(rate.permit) <= u128::from(Rate::FULL));
+            prop_assert!(rate.units < 1 << 53);
+        }
+    }
+
+    #[test]
+    fn usual_rates_are_exact() {
+        assert_eq!(Rate::new(100, 1_000_000, 100), Rate { units: 1, permit: 10_000, step: 1 });
+        assert_eq!(Rate::new(3, 1_000_000, 3), Rate { units: 3, permit: 1_000_000, step: 1 });
+        assert_eq!(Rate::new(1, 86_400_000_000, 1), Rate { units: 1, permit: 86_400_000_000, step: 1 });
+    }
+}

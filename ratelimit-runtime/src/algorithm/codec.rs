@@ -1,0 +1,152 @@
+//! A record as bytes: a version, then numbers of seven bits a byte, the usual variable-length code (LEB128).
+
+use super::fixed_window::FixedWindow;
+use super::groups::{Group, Groups};
+use super::record::{Record, State};
+use super::sliding_window::SlidingWindow;
+use super::token_bucket::TokenBucket;
+use crate::error::{BackendError, BackendErrorKind};
+use crate::limit::MAX_LIMITS;
+
+const VERSION: u64 = 1;
+const SLIDING: u64 = 0;
+const TOKEN: u64 = 1;
+const FIXED: u64 = 2;
+
+impl Record {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(64);
+        let offences = &self.offences;
+        for number in [VERSION, self.clock, self.newest, self.floor, u64::from(self.sequence)] {
+            write(&mut bytes, number);
+        }
+        for number in [u64::from(offences.count), offences.last, offences.until, self.limits.len() as u64] {
+            write(&mut bytes, number);
+        }
+        for state in &self.limits {
+            match state {
+                State::Sliding(window) => {
+                    write(&mut bytes, SLIDING);
+                    write_groups(&mut bytes, &window.groups);
+                }
+                State::Token(bucket) => {
+                    for number in [TOKEN, bucket.last, bucket.debt, bucket.unit] {
+                        write(&mut bytes, number);
+                    }
+                }
+                State::Fixed(window) => {
+                    write(&mut bytes, FIXED);
+                    write(&mut bytes, window.per);
+                    write_groups(&mut bytes, &window.groups);
+                }
+            }
+        }
+        bytes
+    }
+
+    /// No bytes are a record that nobody has used.
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Record, BackendError> {
+        if bytes.is_empty() {
+            return Ok(Record::default());
+        }
+        read_record(&mut bytes).filter(|_| bytes.is_empty()).ok_or_else(|| {
+            BackendError::new(BackendErrorKind::Refused, "the stored bytes are no bucket of this version")
+        })
+    }
+}
+
+fn read_record(bytes: &mut &[u8]) -> Option<Record> {
+    if read(bytes)? != VERSION {
+        return None;
+    }
+    let mut record = Record {
+        clock: read(bytes)?,
+        newest: read(bytes)?,
+        floor: read(bytes)?,
+        sequence: read(bytes)?.try_into().ok()?,
+        ..Record::default()
+    };
+    record.offences.count = read(bytes)?.try_into().ok()?;
+    record.offences.last = read(bytes)?;
+    record.offences.until = read(bytes)?;
+    let limits = read(bytes)?;
+    if limits > MAX_LIMITS as u64 {
+        return None;
+    }
+    for _ in 0..limits {
+        record.limits.push(match read(bytes)? {
+            SLIDING => State::Sliding(SlidingWindow { groups: read_groups(bytes)? }),
+            TOKEN => State::Token(TokenBucket { last: read(bytes)?, debt: read(bytes)?, unit: read(bytes)? }),
+            FIXED => State::Fixed(FixedWindow { per: read(bytes)?, groups: read_groups(bytes)? }),
+            _ => return None,
+        });
+    }
+    Some(record)
+}
+
+fn write_groups(bytes: &mut Vec<u8>, groups: &Groups) {
+    write(bytes, groups.len() as u64);
+    let mut before = 0;
+    for group in groups.as_slice() {
+        write(bytes, group.at - before);
+        write(bytes, group.permits);
+        before = group.at;
+    }
+}
+
+fn read_groups(bytes: &mut &[u8]) -> Option<Groups> {
+    let mut groups = Groups::default();
+    let mut at = 0_u64;
+    for _ in 0..read(bytes)? {
+        at = at.checked_add(read(bytes)?)?;
+        let permits = read(bytes)?;
+        groups.total().checked_add(permits)?;
+        groups.push(Group { at, permits });
+    }
+    Some(groups)
+}
+
+fn write(bytes: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        bytes.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number.to_le_bytes()[0]);
+}
+
+fn read(bytes: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        let bits = u64::from(byte & 0x7f);
+        if bits << shift >> shift != bits {
+            return None;
+        }
+        number |= bits << shift;
+        if byte & 0x80 == 0 {
+            return Some(number);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = Record::decode(&bytes);
+        }
+
+        #[test]
+        fn numbers_come_back(number: u64) {
+            let mut bytes = Vec::new();
+            write(&mut bytes, number);
+            prop_assert_eq!(read(&mut bytes.as_slice()), Some(number));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Denials of a key in a row, each of which blocks it for longer.
+
+use std::time::Duration;
+
+use crate::clock::nanos;
+
+/// How long a denied key is blocked: for `initial` after the first denial, twice that after the next, up to `max`; a time
+/// of `max` without a denial forgives it all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Backoff {
+    initial: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    /// A block of `initial`, doubled by each further denial up to `max`. A `max` below `initial` counts as `initial`.
+    pub const fn new(initial: Duration, max: Duration) -> Backoff {
+        let max = if max.as_nanos() < initial.as_nanos() { initial } else { max };
+        Backoff { initial, max }
+    }
+
+    /// The block after the first denial.
+    pub const fn initial(&self) -> Duration {
+        self.initial
+    }
+
+    /// The longest block, and the time without a denial that forgives.
+    pub const fn max(&self) -> Duration {
+        self.max
+    }
+}
+
+/// The denials on record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Offences {
+    pub(crate) count: u32,
+    /// Time of the last denial.
+    pub(crate) last: u64,
+    /// The key is blocked until then.
+    pub(crate) until: u64,
+}
+
+impl Offences {
+    /// Forgets everything after `max` without a denial.
+    pub(crate) fn trim(&mut self, backoff: &Backoff, now: u64) {
+        if self.count > 0 && now >= self.fresh_at(backoff) {
+            *self = Offences::default();
+        }
+    }
+
+    /// One more denial at `now`.
+    pub(crate) fn deny(&mut self, backoff: &Backoff, now: u64) {
+        let doublings = self.count.min(63);
+        let block = nanos(backoff.initial).saturating_mul(1 << doublings).min(nanos(backoff.max));
+        self.count = self.count.saturating_add(1);
+        self.last = now;
+        self.until = now.saturating_add(block);
+    }
+
+    pub(crate) fn fresh_at(&self, backoff: &Backoff) -> u64 {
+        if self.count == 0 { 0 } else { self.last.saturating_add(nanos(backoff.max)) }
+    }
+
+    pub(crate) fn shift_back(&mut self, by: u64) {
+        self.last = self.last.saturating_sub(by);
+        self.until = self.until.saturating_sub(by);
+    }
+}

@@ -1,0 +1,95 @@
+//! The token bucket, kept as the amount that is missing from it: the generic cell rate algorithm in two numbers.
+//!
+//! GCRA's theoretical arrival time is `last + debt / rate`. Keeping debt and time apart makes the arithmetic exact: debt is
+//! an integer of units of which a permit has a whole number and a microsecond (or nanosecond) gives back a whole number,
+//! so that nothing is rounded at any rate. Source of the algorithm: ITU-T I.371, the virtual scheduling and the
+//! continuous-state leaky bucket form are equal.
+
+use super::Rule;
+
+/// What is missing from a full bucket.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct TokenBucket {
+    /// When `debt` was as it says.
+    pub(crate) last: u64,
+    /// Units missing at `last`.
+    pub(crate) debt: u64,
+    /// Units of a permit, by which `debt` is to be read.
+    pub(crate) unit: u64,
+}
+
+impl TokenBucket {
+    /// Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.
+    pub(crate) fn convert(&mut self, rule: &Rule) {
+        let (_, permit, _) = rule.rate.per_nano();
+        if self.unit != permit {
+            let permits = if self.unit == 0 { 0 } else { self.debt.div_ceil(self.unit) };
+            self.debt = permits.min(u64::from(rule.limit.burst())) * permit;
+            self.unit = permit;
+        }
+        self.debt = self.debt.min(u64::from(rule.limit.burst()) * permit);
+    }
+
+    /// The state at `at`, which is not before `last`.
+    fn at(mut self, rule: &Rule, at: u64) -> TokenBucket {
+        let (units, _, step) = rule.rate.per_nano();
+        let Some(elapsed) = at.checked_sub(self.last) else { return self };
+        let steps = elapsed / step;
+        if steps >= self.debt.div_ceil(units) {
+            return TokenBucket { last: at, debt: 0, ..self };
+        }
+        self.debt -= steps * units;
+        // A begun step counts for the debt that is left; where it could pay more than that, it is forgotten.
+        self.last = if self.debt < units { at } else { self.last + steps * step };
+        self
+    }
+
+    /// The first moment at or after `from` at which `cost` more permits fit, on a whole microsecond if it is later.
+    pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
+        let (units, permit, step) = rule.rate.per_nano();
+        let state = self.at(rule, from);
+        let room = u64::from(rule.capacity().saturating_sub(cost)) * permit;
+        if state.debt <= room {
+            return from;
+        }
+        let steps = (state.debt - room).div_ceil(units);
+        let nanos = state.last.saturating_add(steps.saturating_mul(step));
+        nanos.div_ceil(1_000).saturating_mul(1_000)
+    }
+
+    /// Takes `cost` permits at `at`.
+    pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
+        *self = self.at(rule, at);
+        self.debt += u64::from(cost) * self.unit;
+    }
+
+    /// Gives back `cost` permits that were taken at `at`, less what has flowed back since.
+    ///
+    /// Without those permits the bucket would be fuller by at least cost − rate × elapsed now, and by not one unit more if
+    /// it was full before: giving back more could admit what would never have been admitted.
+    pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
+        let (units, permit, step) = rule.rate.per_nano();
+        let now = now.max(self.last);
+        *self = self.at(rule, now);
+        let steps = now.saturating_sub(at).div_ceil(step);
+        let back = (u64::from(cost) * permit).saturating_sub(steps.saturating_mul(units));
+        self.debt = self.debt.saturating_sub(back);
+    }
+
+    /// Whole permits left at `from`.
+    pub(crate) fn remaining(&self, rule: &Rule, from: u64) -> u32 {
+        let (_, permit, _) = rule.rate.per_nano();
+        let missing = self.at(rule, from).debt.div_ceil(permit);
+        rule.capacity().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
+    }
+
+    /// When the bucket is full.
+    pub(crate) fn fresh_at(&self, rule: &Rule) -> u64 {
+        let (units, _, step) = rule.rate.per_nano();
+        if self.debt == 0 { 0 } else { self.last.saturating_add(self.debt.div_ceil(units).saturating_mul(step)) }
+    }
+
+    pub(crate) fn shift_back(&mut self, by: u64) {
+        self.last = self.last.saturating_sub(by);
+    }
+}

@@ -1,0 +1,416 @@
+//! The seam to where buckets are kept: an operation is data on its way in and data on its way out.
+
+pub(crate) mod memory;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
+
+use std::fmt;
+use std::future::{Future, ready};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::algorithm::Rule;
+use crate::algorithm::offences::Backoff;
+use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
+use crate::clock::{self, nanos};
+use crate::error::BackendError;
+use crate::limit::{Limit, MAX_LIMITS};
+use crate::switches::{self, Switch};
+use smallvec::SmallVec;
+
+pub use memory::MemoryBackend;
+
+/// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// `nanos` nanoseconds after the Unix epoch.
+    pub const fn from_nanos(nanos: u64) -> Timestamp {
+        Timestamp(nanos)
+    }
+
+    /// Nanoseconds since the Unix epoch.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The time from `earlier` to `self`; zero if it is not earlier.
+    pub const fn since(self, earlier: Timestamp) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}
+
+/// What a backend is asked to do.
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub(crate) bucket: Box<str>,
+    pub(crate) limits: SmallVec<[Limit; 2]>,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) action: Action,
+    /// The time by a test's clock, where there is one.
+    pub(crate) test_time: Option<Timestamp>,
+}
+
+/// What to do with a bucket.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Action {
+    /// Take `cost` permits now, or book them for the first moment at which they fit if that is at most `max_wait` away.
+    Take {
+        /// Permits to take, from every limit.
+        cost: u32,
+        /// The longest wait; zero to be admitted now or not at all.
+        max_wait: Duration,
+    },
+    /// Say what `Take` would, and change nothing.
+    Peek {
+        /// Permits that would be taken.
+        cost: u32,
+        /// The longest wait.
+        max_wait: Duration,
+    },
+    /// Give back permits that were taken or booked.
+    GiveBack(Permit),
+    /// Forget the bucket.
+    Reset,
+}
+
+impl Request {
+    /// A request by hand, as a limiter makes it: for testing a backend.
+    ///
+    /// The time is this process's.
+    pub fn new(bucket: impl Into<Box<str>>, limits: &[Limit], action: Action) -> Request {
+        Request { bucket: bucket.into(), limits: limits.into(), backoff: None, action, test_time: None }
+    }
+
+    /// The same request for a key that denials block.
+    pub fn with_backoff(self, backoff: Backoff) -> Request {
+        Request { backoff: Some(backoff), ..self }
+    }
+
+    /// The same request at a time that a test says.
+    #[cfg(feature = "test-util")]
+    pub fn at(self, time: Timestamp) -> Request {
+        Request { test_time: Some(time), ..self }
+    }
+
+    /// The bucket's name: unique for limiter, limits and key, and the same in every process. Text without control
+    /// characters, as long as the key makes it; between `{` and `}` stands what a Redis Cluster hashes.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
+    }
+
+    /// The limits of the call, 1 to 8, decided together.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// How denials of the bucket's key block it, if they do.
+    pub fn backoff(&self) -> Option<Backoff> {
+        self.backoff
+    }
+
+    /// What to do.
+    pub fn action(&self) -> &Action {
+        &self.action
+    }
+
+    /// The time by this process's clock (in a test, the test's). A store with a clock of its own that all processes share
+    /// should go by that.
+    pub fn now(&self) -> Timestamp {
+        self.test_time.unwrap_or_else(|| Timestamp(clock::now()))
+    }
+}
+
+/// What a backend answers.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// When it was decided, by the backend's clock.
+    pub now: Timestamp,
+    /// What was decided.
+    pub outcome: Outcome,
+}
+
+/// What was decided.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// The permits are taken, from the time that they are booked for.
+    Admitted(Admitted),
+    /// Nothing is taken.
+    Denied(Denied),
+    /// Given back, or reset.
+    Done,
+}
+
+/// Permits taken or booked.
+#[derive(Clone, Debug)]
+pub struct Admitted {
+    pub(crate) admission: Admission,
+}
+
+/// A call that is not admitted.
+#[derive(Clone, Copy, Debug)]
+pub struct Denied {
+    pub(crate) refusal: Refusal,
+}
+
+impl Admitted {
+    /// When the permits are taken: now, or later where they are booked.
+    pub fn at(&self) -> Timestamp {
+        Timestamp(self.admission.permit.at)
+    }
+
+    /// Permits left in the limit that has the fewest.
+    pub fn remaining(&self) -> u32 {
+        self.admission.remaining
+    }
+
+    /// The position of that limit.
+    pub fn limit_index(&self) -> usize {
+        self.admission.limit
+    }
+
+    /// What gives the permits back, by [`Action::GiveBack`].
+    pub fn permit(&self) -> &Permit {
+        &self.admission.permit
+    }
+}
+
+impl Denied {
+    /// When the same call would be admitted if nobody else called; `None` if never.
+    pub fn admitted_at(&self) -> Option<Timestamp> {
+        self.refusal.admitted_at.map(Timestamp)
+    }
+
+    /// Permits left in the limit that denies.
+    pub fn remaining(&self) -> u32 {
+        self.refusal.remaining
+    }
+
+    /// The position of the limit that denies.
+    pub fn limit_index(&self) -> usize {
+        self.refusal.limit
+    }
+}
+
+/// A future that a backend returns.
+pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send + 'a>>;
+
+/// A store of buckets.
+///
+/// All of a [`Request`] is decided in one step that no other decision on the same bucket interleaves with. [`Bucket`] does
+/// the arithmetic: a store that can read and write bytes under a lock, or compare and swap them, needs no more:
+///
+/// ```
+/// use std::collections::HashMap;
+/// use std::sync::Mutex;
+/// use ratelimit_runtime::backend::{Answer, Backend, Bucket, Request};
+/// use ratelimit_runtime::BackendError;
+///
+/// #[derive(Default)]
+/// struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
+///
+/// impl Backend for Shelf {
+///     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+///         let mut shelf = self.0.lock().unwrap();
+///         let bytes = shelf.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
+///         let mut bucket = Bucket::from_bytes(bytes)?;
+///         let answer = bucket.apply(request, request.now());
+///         shelf.insert(request.bucket().to_owned(), bucket.to_bytes());
+///         Ok(answer)
+///     }
+/// }
+/// ```
+pub trait Backend: Send + Sync + 'static {
+    /// Carries out one request, on the calling thread. It must return within a bounded time, whatever the store does.
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError>;
+
+    /// As [`decide`](Backend::decide), without blocking the thread. Without an implementation it calls `decide`.
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        Box::pin(ready(self.decide(request)))
+    }
+
+    /// Carries out a request whose answer nobody waits for: permits given back where a future was dropped. Called on
+    /// threads that should not be blocked; without an implementation it calls `decide`.
+    fn decide_later(&self, request: Request) {
+        // A permit that cannot be given back stays taken: the guarantee holds.
+        let _ = self.decide(&request);
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        (**self).decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        (**self).decide_async(request)
+    }
+
+    fn decide_later(&self, request: Request) {
+        (**self).decide_later(request);
+    }
+}
+
+impl<B: Backend + ?Sized> Backend for &'static B {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        (**self).decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        (**self).decide_async(request)
+    }
+
+    fn decide_later(&self, request: Request) {
+        (**self).decide_later(request);
+    }
+}
+
+/// The state of one bucket, for a store that keeps bytes.
+#[derive(Clone, Debug, Default)]
+pub struct Bucket {
+    record: Record,
+}
+
+impl Bucket {
+    /// Reads what [`to_bytes`](Bucket::to_bytes) wrote; no bytes are a bucket that nobody has used.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Bucket, BackendError> {
+        Ok(Bucket { record: Record::decode(bytes)? })
+    }
+
+    /// The state as bytes: at most about 2 KiB a sliding window, 50 for the other algorithms.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        self.record.encode()
+    }
+
+    /// Carries out `request` at `now`.
+    pub fn apply(&mut self, request: &Request, now: Timestamp) -> Answer {
+        let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
+        let backoff = request.backoff.as_ref();
+        let ask = |cost, max_wait| Ask { rules: &rules, backoff, cost, max_wait: nanos(max_wait) };
+        let decided = match &request.action {
+            Action::Take { cost, max_wait } => self.record.take(&ask(*cost, *max_wait), now.0),
+            Action::Peek { cost, max_wait } => self.record.peek(&ask(*cost, *max_wait), now.0),
+            Action::GiveBack(permit) => {
+                self.record.give_back(&rules, backoff, now.0, permit);
+                return Answer { now, outcome: Outcome::Done };
+            }
+            Action::Reset => {
+                self.record = Record::default();
+                return Answer { now, outcome: Outcome::Done };
+            }
+        };
+        let outcome = match decided {
+            Ok(admission) => Outcome::Admitted(Admitted { admission }),
+            Err(refusal) => Outcome::Denied(Denied { refusal }),
+        };
+        Answer { now, outcome }
+    }
+
+    /// When the bucket is as if nobody had used it, and may be forgotten.
+    pub fn expires_at(&self, request: &Request) -> Timestamp {
+        let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
+        Timestamp(self.record.fresh_at(&rules, request.backoff.as_ref()))
+    }
+}
+
+/// A backend that limiters share: what [`IntoBackend`] makes.
+#[derive(Clone)]
+pub struct SharedBackend {
+    pub(crate) kind: BackendKind,
+}
+
+#[derive(Clone)]
+pub(crate) enum BackendKind {
+    Memory(MemoryBackend),
+    Remote(Arc<dyn Backend>),
+}
+
+impl fmt::Debug for SharedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            BackendKind::Memory(_) => "SharedBackend(memory)",
+            BackendKind::Remote(_) => "SharedBackend(remote)",
+        })
+    }
+}
+
+/// What can be set as a limiter's backend: a [`MemoryBackend`], any [`Backend`] (behind an `Arc` or a `&'static` too), or
+/// the `Result` of making one, whose error then is the answer to every decision.
+pub trait IntoBackend {
+    /// The backend to share.
+    fn into_backend(self) -> SharedBackend;
+}
+
+impl<B: Backend> IntoBackend for B {
+    fn into_backend(self) -> SharedBackend {
+        SharedBackend { kind: BackendKind::Remote(Arc::new(self)) }
+    }
+}
+
+impl IntoBackend for MemoryBackend {
+    fn into_backend(self) -> SharedBackend {
+        SharedBackend { kind: BackendKind::Memory(self) }
+    }
+}
+
+impl IntoBackend for SharedBackend {
+    fn into_backend(self) -> SharedBackend {
+        self
+    }
+}
+
+impl<B: IntoBackend> IntoBackend for Result<B, BackendError> {
+    fn into_backend(self) -> SharedBackend {
+        match self {
+            Ok(backend) => backend.into_backend(),
+            Err(error) => Failed(error).into_backend(),
+        }
+    }
+}
+
+/// A backend that could not be made.
+struct Failed(BackendError);
+
+impl Backend for Failed {
+    fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
+        Err(self.0.clone())
+    }
+}
+
+static DEFAULT: OnceLock<SharedBackend> = OnceLock::new();
+
+/// The process's default backend was set before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultBackendAlreadySet;
+
+impl fmt::Display for DefaultBackendAlreadySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the default backend was set before: set it once, at the start of the program")
+    }
+}
+
+impl std::error::Error for DefaultBackendAlreadySet {}
+
+/// Sets the backend of all limiters that name none, in place of this process's memory. Once, at the start of the program;
+/// a second call is an error and changes nothing.
+pub fn set_default_backend(backend: impl IntoBackend) -> Result<(), DefaultBackendAlreadySet> {
+    let mut set = false;
+    DEFAULT.get_or_init(|| {
+        set = true;
+        backend.into_backend()
+    });
+    if !set {
+        return Err(DefaultBackendAlreadySet);
+    }
+    switches::turn(Switch::DefaultBackend, true);
+    Ok(())
+}
+
+/// The default backend, if it is not this process's memory.
+pub(crate) fn default_backend() -> Option<&'static SharedBackend> {
+    DEFAULT.get()
+}

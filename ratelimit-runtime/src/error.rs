@@ -1,0 +1,251 @@
+//! What a denied call gets.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::limit::Limit;
+
+/// A call was denied by a rate limit.
+///
+/// At most 64 bytes, cheap to clone, `Send + Sync + 'static`: it fits `anyhow`, `eyre`, `Box<dyn Error + Send + Sync>`
+/// and a `#[from]` of `thiserror`, and it converts into [`std::io::Error`] (kind
+/// [`ResourceBusy`](io::ErrorKind::ResourceBusy)).
+///
+/// ```
+/// use std::time::Duration;
+/// use ratelimit_runtime::{Limit, RateLimiter};
+///
+/// static API: RateLimiter = RateLimiter::new("api", &[Limit::new(1, Duration::from_secs(60))]);
+/// API.check("alice", 1)?;
+/// let exceeded = API.check("alice", 1).unwrap_err();
+/// assert_eq!(exceeded.limiter(), "api");
+/// assert_eq!(exceeded.retry_after_secs(), Some(60));
+/// # Ok::<(), ratelimit_runtime::RateLimitExceeded>(())
+/// ```
+#[derive(Clone)]
+pub struct RateLimitExceeded {
+    pub(crate) limiter: Name,
+    pub(crate) limit: Limit,
+    /// Nanoseconds; `u64::MAX` for never.
+    pub(crate) retry_after: u64,
+    pub(crate) remaining: u32,
+    pub(crate) position: u8,
+    pub(crate) kind: ExceededKind,
+}
+
+/// Why a call was denied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ExceededKind {
+    /// The limit is used up for now.
+    Limited,
+    /// The call's cost is above what the limit can ever hold: waiting does not help.
+    CostExceedsLimit,
+    /// The backend could not decide, and the limiter is set to deny then.
+    BackendFailed,
+}
+
+/// A limiter's name, without an allocation where it stands in the program.
+#[derive(Clone)]
+pub(crate) enum Name {
+    Static(&'static str),
+    Shared(Arc<str>),
+}
+
+impl Name {
+    pub(crate) fn as_str(&self) -> &str {
+        match self {
+            Name::Static(name) => name,
+            Name::Shared(name) => name,
+        }
+    }
+}
+
+impl RateLimitExceeded {
+    /// Name of the limiter that denied the call.
+    pub fn limiter(&self) -> &str {
+        self.limiter.as_str()
+    }
+
+    /// The limit that denied the call: of several, the one that holds it back longest.
+    pub fn limit(&self) -> Limit {
+        self.limit
+    }
+
+    /// Position of [`limit`](Self::limit) among the limiter's limits, from 0.
+    pub fn limit_index(&self) -> usize {
+        usize::from(self.position)
+    }
+
+    /// Permits that the limit has left: fewer than the call's cost, not always 0.
+    pub fn remaining(&self) -> u32 {
+        self.remaining
+    }
+
+    /// The time from the call until the same call would be admitted if nobody else called; `None` if it never would.
+    pub fn retry_after(&self) -> Option<Duration> {
+        (self.retry_after != u64::MAX).then(|| Duration::from_nanos(self.retry_after))
+    }
+
+    /// [`retry_after`](Self::retry_after) in whole seconds, rounded up and never 0, as an HTTP `Retry-After` wants it.
+    pub fn retry_after_secs(&self) -> Option<u64> {
+        self.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000_000).max(1)).and_then(|s| s.try_into().ok())
+    }
+
+    /// Why the call was denied.
+    pub fn kind(&self) -> ExceededKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for RateLimitExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RateLimitExceeded { limit, .. } = self;
+        match self.kind {
+            ExceededKind::Limited => write!(f, "rate limit of `{}` exceeded: {limit}", self.limiter())?,
+            ExceededKind::CostExceedsLimit => {
+                write!(f, "the call costs more permits than rate limit `{}` can hold: {limit}", self.limiter())?;
+            }
+            ExceededKind::BackendFailed => {
+                write!(f, "the backend of rate limit `{}` failed: {limit}", self.limiter())?;
+            }
+        }
+        match self.retry_after() {
+            Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),
+            None => Ok(()),
+        }
+    }
+}
+
+fn rounded_up_millis(after: Duration) -> u64 {
+    after.as_nanos().div_ceil(1_000_000).try_into().unwrap_or(u64::MAX)
+}
+
+impl fmt::Debug for RateLimitExceeded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitExceeded")
+            .field("limiter", &self.limiter())
+            .field("kind", &self.kind)
+            .field("limit", &self.limit)
+            .field("remaining", &self.remaining)
+            .field("retry_after", &self.retry_after())
+            .finish()
+    }
+}
+
+impl std::error::Error for RateLimitExceeded {}
+
+impl From<RateLimitExceeded> for io::Error {
+    fn from(exceeded: RateLimitExceeded) -> io::Error {
+        io::Error::new(io::ErrorKind::ResourceBusy, exceeded)
+    }
+}
+
+/// What a denied call of an annotated function returns.
+///
+/// Implemented for `Result<T, E>` where `E: From<RateLimitExceeded>`, and for `Option<T>` (`None`). Implement it for a
+/// return type of your own, or say `or_else = |exceeded| ..` in the attribute.
+#[diagnostic::on_unimplemented(
+    message = "a call denied by `#[rate_limit]` cannot be returned as `{Self}`",
+    label = "a denied call has to return this type",
+    note = "return a `Result<_, E>` where `E: From<RateLimitExceeded>` (or an `Option`),",
+    note = "or say what a denied call returns: `or_else = |exceeded| ..`,",
+    note = "or let calls wait for their permit instead: `wait`"
+)]
+pub trait FromRateLimitExceeded {
+    /// The value that a denied call returns.
+    fn from_rate_limit_exceeded(exceeded: RateLimitExceeded) -> Self;
+}
+
+#[diagnostic::do_not_recommend]
+impl<T, E: From<RateLimitExceeded>> FromRateLimitExceeded for Result<T, E> {
+    fn from_rate_limit_exceeded(exceeded: RateLimitExceeded) -> Self {
+        Err(E::from(exceeded))
+    }
+}
+
+impl<T> FromRateLimitExceeded for Option<T> {
+    fn from_rate_limit_exceeded(_: RateLimitExceeded) -> Self {
+        None
+    }
+}
+
+/// A store that decides could not: not reached in time, or it answered with an error.
+///
+/// Never shows a password.
+#[derive(Clone, Debug)]
+pub struct BackendError {
+    kind: BackendErrorKind,
+    message: Arc<str>,
+}
+
+/// What kind of failure a [`BackendError`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum BackendErrorKind {
+    /// No answer within the backend's timeout. The decision may have been charged all the same.
+    Timeout,
+    /// The store cannot be reached.
+    Unreachable,
+    /// The store answered with an error, or with something that is no answer.
+    Refused,
+    /// The backend is configured wrongly.
+    Configuration,
+}
+
+impl BackendError {
+    /// An error of `kind`; `message` must hold no secret.
+    pub fn new(kind: BackendErrorKind, message: impl Into<Arc<str>>) -> BackendError {
+        BackendError { kind, message: message.into() }
+    }
+
+    /// What kind of failure it is.
+    pub fn kind(&self) -> BackendErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for BackendError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for BackendError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exceeded(retry_after: u64) -> RateLimitExceeded {
+        RateLimitExceeded {
+            limiter: Name::Static("api"),
+            limit: Limit::new(2, Duration::from_secs(1)),
+            retry_after,
+            remaining: 0,
+            position: 0,
+            kind: ExceededKind::Limited,
+        }
+    }
+
+    #[test]
+    fn it_stays_within_64_bytes() {
+        assert!(size_of::<RateLimitExceeded>() <= 64);
+    }
+
+    #[test]
+    fn whole_seconds_are_rounded_up_and_never_zero() {
+        let secs = |nanos| exceeded(nanos).retry_after_secs();
+        assert_eq!([secs(0), secs(1), secs(1_000_000_001), secs(u64::MAX)], [Some(1), Some(1), Some(2), None]);
+    }
+
+    #[test]
+    fn it_names_limiter_limit_and_time() {
+        assert_eq!(
+            exceeded(1_500_000_000).to_string(),
+            "rate limit of `api` exceeded: 2 per 1s; retry after 1.5s"
+        );
+    }
+}

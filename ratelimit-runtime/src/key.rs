@@ -1,0 +1,486 @@
+//! What limits are kept apart by.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::hash::Hasher;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// A value by which calls are told apart: each has a bucket of its own.
+///
+/// Implemented for integers, `bool`, `char`, text, bytes, IP addresses, `Option`, tuples of up to six, and references and
+/// owning pointers to them. Two keys share a bucket only if they are equal and of one kind: `("a", "bc")` and
+/// `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")` are the same.
+///
+/// An IPv6 address counts as its /64 network, because one customer holds a whole /64, and an IPv4-mapped one as its IPv4
+/// address; [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes with every connection.
+///
+/// A type of your own writes the parts that make it up, as one:
+///
+/// ```
+/// use ratelimit_runtime::{KeyWriter, RateLimitKey};
+///
+/// struct Tenant { id: u64, region: String }
+///
+/// impl RateLimitKey for Tenant {
+///     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+///         (self.id, &self.region).write_to(writer);
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the key of a rate limit",
+    label = "not a rate limit key",
+    note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or implement `RateLimitKey`"
+)]
+pub trait RateLimitKey {
+    /// Writes the key's parts; two keys are the same if they write the same.
+    fn write_to<W: KeyWriter>(&self, writer: &mut W);
+
+    /// Whether there is a key at all: false of the empty tuple, for which nothing needs to be looked up.
+    #[doc(hidden)]
+    const KEYED: bool = true;
+}
+
+/// Where a [`RateLimitKey`] writes itself. Implemented by this crate only.
+pub trait KeyWriter: sealed::Sink {}
+
+impl<W: sealed::Sink> KeyWriter for W {}
+
+pub(crate) mod sealed {
+    /// The parts of a key.
+    pub trait Sink {
+        /// A number; `kind` names its type, as Rust does.
+        fn number(&mut self, kind: Kind, value: u128);
+        fn text(&mut self, value: &str);
+        fn bytes(&mut self, value: &[u8]);
+        fn none(&mut self);
+        /// What is written next is inside `Some`.
+        fn some(&mut self);
+        /// So many parts follow.
+        fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self));
+    }
+
+    #[derive(Clone, Copy, Debug)]
+    #[repr(u8)]
+    pub enum Kind {
+        U8 = 16,
+        U16,
+        U32,
+        U64,
+        U128,
+        Usize,
+        I8,
+        I16,
+        I32,
+        I64,
+        I128,
+        Isize,
+        Bool,
+        Char,
+        V4,
+        /// A /64 network.
+        V6Network,
+        /// A full address.
+        V6,
+    }
+}
+
+use sealed::{Kind, Sink};
+
+macro_rules! numbers {
+    ($($type:ty => $kind:ident,)*) => {$(
+        impl RateLimitKey for $type {
+            #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one pattern for all integers; the cast is injective")]
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                writer.number(Kind::$kind, *self as u128);
+            }
+        }
+    )*};
+}
+
+numbers! {
+    u8 => U8, u16 => U16, u32 => U32, u64 => U64, u128 => U128, usize => Usize,
+    i8 => I8, i16 => I16, i32 => I32, i64 => I64, i128 => I128, isize => Isize,
+    bool => Bool, char => Char,
+}
+
+impl RateLimitKey for str {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.text(self);
+    }
+}
+
+impl RateLimitKey for String {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.text(self);
+    }
+}
+
+impl RateLimitKey for [u8] {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.bytes(self);
+    }
+}
+
+impl<const N: usize> RateLimitKey for [u8; N] {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.bytes(self);
+    }
+}
+
+impl RateLimitKey for Vec<u8> {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.bytes(self);
+    }
+}
+
+impl RateLimitKey for Ipv4Addr {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.number(Kind::V4, u32::from(*self).into());
+    }
+}
+
+impl RateLimitKey for Ipv6Addr {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        match self.to_ipv4_mapped() {
+            Some(v4) => v4.write_to(writer),
+            None => writer.number(Kind::V6Network, u128::from(*self) >> 64),
+        }
+    }
+}
+
+impl RateLimitKey for IpAddr {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        match self {
+            IpAddr::V4(v4) => v4.write_to(writer),
+            IpAddr::V6(v6) => v6.write_to(writer),
+        }
+    }
+}
+
+/// Keys by the full IP address, where an IPv6 address would otherwise count as its /64 network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ExactIp(pub IpAddr);
+
+impl RateLimitKey for ExactIp {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        match self.0.to_canonical() {
+            IpAddr::V4(v4) => v4.write_to(writer),
+            IpAddr::V6(v6) => writer.number(Kind::V6, v6.into()),
+        }
+    }
+}
+
+impl<K: RateLimitKey> RateLimitKey for Option<K> {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        match self {
+            None => writer.none(),
+            Some(key) => {
+                writer.some();
+                key.write_to(writer);
+            }
+        }
+    }
+}
+
+macro_rules! pointers {
+    ($($pointer:ty),*) => {$(
+        impl<K: RateLimitKey + ?Sized> RateLimitKey for $pointer {
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                (**self).write_to(writer);
+            }
+            const KEYED: bool = K::KEYED;
+        }
+    )*};
+}
+
+pointers!(&K, &mut K, Box<K>, Rc<K>, Arc<K>);
+
+impl<K: RateLimitKey + ToOwned + ?Sized> RateLimitKey for Cow<'_, K> {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        (**self).write_to(writer);
+    }
+}
+
+/// No key: one bucket for all calls.
+impl RateLimitKey for () {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.tuple(0, |_| {});
+    }
+    const KEYED: bool = false;
+}
+
+macro_rules! tuples {
+    ($($parts:literal: $($part:ident $index:tt),*;)*) => {$(
+        impl<$($part: RateLimitKey),*> RateLimitKey for ($($part,)*) {
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                writer.tuple($parts, |writer| { $(self.$index.write_to(writer);)* });
+            }
+        }
+    )*};
+}
+
+tuples! {
+    1: A 0;
+    2: A 0, B 1;
+    3: A 0, B 1, C 2;
+    4: A 0, B 1, C 2, D 3;
+    5: A 0, B 1, C 2, D 3, E 4;
+    6: A 0, B 1, C 2, D 3, E 4, F 5;
+}
+
+/// Feeds a key to a hasher, as a prefix code: no key's bytes begin another's.
+pub(crate) struct HashSink<H>(pub(crate) H);
+
+/// Tags of what is not a number; those of numbers begin at 16.
+const TEXT: u64 = 1;
+const BYTES: u64 = 2;
+const NONE: u64 = 3;
+const SOME: u64 = 4;
+const TUPLE: u64 = 5;
+
+impl<H: Hasher> Sink for HashSink<H> {
+    #[inline]
+    fn number(&mut self, kind: Kind, value: u128) {
+        #[expect(clippy::cast_possible_truncation, reason = "the halves are written one after the other")]
+        let (low, high) = (value as u64, (value >> 64) as u64);
+        self.0.write_u64(kind as u64);
+        self.0.write_u64(low);
+        if !matches!(kind, Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 | Kind::Usize | Kind::Bool | Kind::Char) {
+            self.0.write_u64(high);
+        }
+    }
+
+    #[inline]
+    fn text(&mut self, value: &str) {
+        self.0.write_u64((value.len() as u64) << 8 | TEXT);
+        self.0.write(value.as_bytes());
+    }
+
+    #[inline]
+    fn bytes(&mut self, value: &[u8]) {
+        self.0.write_u64((value.len() as u64) << 8 | BYTES);
+        self.0.write(value);
+    }
+
+    fn none(&mut self) {
+        self.0.write_u64(NONE);
+    }
+
+    fn some(&mut self) {
+        self.0.write_u64(SOME);
+    }
+
+    fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
+        self.0.write_u64(u64::from(parts) << 8 | TUPLE);
+        write(self);
+    }
+}
+
+/// Writes a key as text that a person can read, for stores that name their buckets: `"alice"`, `7u64`, `10.0.0.1`,
+/// `(Some("a"),true)`. Quotes, braces, control characters and `%` inside text are escaped, so that the text is as
+/// injective as the key. No colon stands outside quotes and brackets.
+pub(crate) struct TextSink<'a> {
+    text: &'a mut String,
+    /// A part was written before: a comma is due.
+    separate: bool,
+    /// `Some(` that are open.
+    open: u32,
+}
+
+impl<'a> TextSink<'a> {
+    pub(crate) fn new(text: &'a mut String) -> TextSink<'a> {
+        TextSink { text, separate: false, open: 0 }
+    }
+
+    /// One part without parts of its own.
+    fn part(&mut self, write: impl FnOnce(&mut String)) {
+        if std::mem::take(&mut self.separate) {
+            self.text.push(',');
+        }
+        write(self.text);
+        for _ in 0..std::mem::take(&mut self.open) {
+            self.text.push(')');
+        }
+        self.separate = true;
+    }
+}
+
+impl Sink for TextSink<'_> {
+    fn number(&mut self, kind: Kind, value: u128) {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_possible_wrap, reason = "undoes the cast of the key")]
+        self.part(|text| {
+            let written = match kind {
+                Kind::U8 => write!(text, "{value}u8"),
+                Kind::U16 => write!(text, "{value}u16"),
+                Kind::U32 => write!(text, "{value}u32"),
+                Kind::U64 => write!(text, "{value}u64"),
+                Kind::U128 => write!(text, "{value}u128"),
+                Kind::Usize => write!(text, "{value}usize"),
+                Kind::I8 => write!(text, "{}i8", value as i128),
+                Kind::I16 => write!(text, "{}i16", value as i128),
+                Kind::I32 => write!(text, "{}i32", value as i128),
+                Kind::I64 => write!(text, "{}i64", value as i128),
+                Kind::I128 => write!(text, "{}i128", value as i128),
+                Kind::Isize => write!(text, "{}isize", value as i128),
+                Kind::Bool => write!(text, "{}", value != 0),
+                Kind::Char => {
+                    text.push('\'');
+                    escape(text, char::from_u32(value as u32).unwrap_or_default().encode_utf8(&mut [0; 4]));
+                    text.push('\'');
+                    Ok(())
+                }
+                Kind::V4 => write!(text, "{}", Ipv4Addr::from(value as u32)),
+                Kind::V6Network => write!(text, "[{}/64]", Ipv6Addr::from(value << 64)),
+                Kind::V6 => write!(text, "[{}]", Ipv6Addr::from(value)),
+            };
+            debug_assert!(written.is_ok(), "a String takes all that is written");
+        });
+    }
+
+    fn text(&mut self, value: &str) {
+        self.part(|text| {
+            text.push('"');
+            escape(text, value);
+            text.push('"');
+        });
+    }
+
+    fn bytes(&mut self, value: &[u8]) {
+        self.part(|text| {
+            text.push_str("b\"");
+            for chunk in value.utf8_chunks() {
+                escape(text, chunk.valid());
+                for byte in chunk.invalid() {
+                    percent(text, *byte);
+                }
+            }
+            text.push('"');
+        });
+    }
+
+    fn none(&mut self) {
+        self.part(|text| text.push_str("None"));
+    }
+
+    fn some(&mut self) {
+        if std::mem::take(&mut self.separate) {
+            self.text.push(',');
+        }
+        self.text.push_str("Some(");
+        self.open += 1;
+    }
+
+    fn tuple(&mut self, _: u8, write: impl FnOnce(&mut Self)) {
+        if std::mem::take(&mut self.separate) {
+            self.text.push(',');
+        }
+        let open = std::mem::take(&mut self.open);
+        self.text.push('(');
+        write(self);
+        self.text.push(')');
+        for _ in 0..open {
+            self.text.push(')');
+        }
+        self.separate = true;
+    }
+}
+
+/// Appends `value` with `%`, quotes, braces and control characters as `%XX`.
+pub(crate) fn escape(text: &mut String, value: &str) {
+    for character in value.chars() {
+        if matches!(character, '%' | '"' | '\'' | '{' | '}') || character.is_control() {
+            for byte in character.encode_utf8(&mut [0; 4]).bytes() {
+                percent(text, byte);
+            }
+        } else {
+            text.push(character);
+        }
+    }
+}
+
+fn percent(text: &mut String, byte: u8) {
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('0');
+    text.push('%');
+    text.push(digit(byte >> 4));
+    text.push(digit(byte & 15));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(key: impl RateLimitKey) -> String {
+        let mut text = String::new();
+        key.write_to(&mut TextSink::new(&mut text));
+        text
+    }
+
+    fn hash(key: impl RateLimitKey) -> u64 {
+        let mut sink = HashSink(std::collections::hash_map::DefaultHasher::new());
+        key.write_to(&mut sink);
+        sink.0.finish()
+    }
+
+    #[test]
+    fn text_reads_like_the_key() {
+        assert_eq!(text("alice"), r#""alice""#);
+        assert_eq!(text(("a", 7_u64, Some((true, None::<char>)))), r#"("a",7u64,Some((true,None)))"#);
+        assert_eq!(text((Some(Some(-1_i8)), b"\xff{")), r#"(Some(Some(-1i8)),b"%ff%7b")"#);
+        assert_eq!(text("10.0.0.1".parse::<IpAddr>().unwrap()), "10.0.0.1");
+        assert_eq!(text("2001:db8:1:2:3::4".parse::<IpAddr>().unwrap()), "[2001:db8:1:2::/64]");
+        assert_eq!(text(ExactIp("2001:db8:1:2:3::4".parse().unwrap())), "[2001:db8:1:2:3::4]");
+        assert_eq!(text(()), "()");
+    }
+
+    #[test]
+    fn keys_that_look_alike_differ() {
+        macro_rules! differ {
+            ($($a:expr, $b:expr;)*) => {$(
+                assert_ne!(text($a), text($b));
+                assert_ne!(hash($a), hash($b));
+            )*};
+        }
+        differ! {
+            ("a", "bc"), ("ab", "c");
+            None::<&str>, Some("");
+            1_u8, "1";
+            1_u8, 1_u16;
+            (("a", "b"), "c"), ("a", ("b", "c"));
+            ("a",), "a";
+            "a", b"a";
+            Some("a"), "a";
+            Some(Some("a")), Some("a");
+            (Some("a"), "b"), Some(("a", "b"));
+            "a\",\"b", ("a", "b");
+            "%22", "\"";
+            "\u{0}", "%00";
+            b"\xff".as_slice(), b"%ff".as_slice();
+            1_u32, '\u{1}';
+            true, 1_u8;
+            Ipv4Addr::new(0, 0, 0, 1), 1_u32;
+            "::1".parse::<Ipv6Addr>().unwrap(), "1:0:0:1::1".parse::<Ipv6Addr>().unwrap();
+            u64::MAX, i64::MIN;
+        }
+    }
+
+    #[test]
+    fn the_same_value_behind_a_pointer_is_the_same_key() {
+        assert_eq!(hash("a"), hash(String::from("a")));
+        assert_eq!(hash("a"), hash(&&Arc::new(Box::new(Cow::Borrowed("a")))));
+        assert_eq!(hash([1, 2]), hash(vec![1_u8, 2]));
+        assert_eq!(text([1, 2]), text(vec![1_u8, 2]));
+    }
+
+    #[test]
+    fn addresses_count_by_customer() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        assert_eq!(hash(ip("2001:db8::1")), hash(ip("2001:db8::ffff:2")));
+        assert_ne!(hash(ip("2001:db8::1")), hash(ip("2001:db8:0:1::1")));
+        assert_eq!(hash(ip("::ffff:10.0.0.1")), hash(ip("10.0.0.1")));
+        assert_ne!(hash(ExactIp(ip("2001:db8::1"))), hash(ExactIp(ip("2001:db8::2"))));
+        assert_eq!(hash(ExactIp(ip("::ffff:10.0.0.1"))), hash(ip("10.0.0.1")));
+    }
+}

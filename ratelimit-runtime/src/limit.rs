@@ -1,0 +1,254 @@
+//! What was asked for: a count of permits per period, and the algorithm that enforces it.
+
+use std::fmt;
+use std::time::Duration;
+
+/// How a [`Limit`] is enforced.
+///
+/// The default is [`SlidingWindow`](Algorithm::SlidingWindow), the only one of the three that never admits more than
+/// `count` calls in any interval of the length `per`, wherever it starts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Algorithm {
+    /// Exact: no half-open interval `[t, t + per)` ever holds more than `count` admitted permits.
+    ///
+    /// State: at most 64 groups of permits (128 where bookings or refunds leave holes), grown only as used.
+    #[default]
+    SlidingWindow,
+    /// A bucket of `burst` permits, refilled evenly at `count / per` (the generic cell rate algorithm).
+    ///
+    /// At most `burst + count` permits in any interval of the length `per`. State: one time and one amount.
+    TokenBucket,
+    /// At most `count` per window; windows are aligned to the Unix epoch in UTC, so that a window of one day begins at
+    /// midnight UTC. Up to twice `count` around a window's edge.
+    ///
+    /// State: window and counter.
+    FixedWindow,
+}
+
+impl Algorithm {
+    /// The name by which the attribute calls it: `sliding_window`, `token_bucket`, `fixed_window`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Algorithm::SlidingWindow => "sliding_window",
+            Algorithm::TokenBucket => "token_bucket",
+            Algorithm::FixedWindow => "fixed_window",
+        }
+    }
+}
+
+/// The shortest period of a limit: 1 µs.
+pub const MIN_PER: Duration = Duration::from_micros(1);
+/// The longest period of a limit: 366 days.
+pub const MAX_PER: Duration = Duration::from_secs(366 * 86_400);
+/// The most limits that one limiter holds.
+pub const MAX_LIMITS: usize = 8;
+
+/// At most `count` permits per `per`.
+///
+/// ```
+/// use std::time::Duration;
+/// use ratelimit_runtime::{Algorithm, Limit};
+///
+/// const PER_SECOND: Limit = Limit::new(100, Duration::from_secs(1));
+/// const SMOOTH: Limit = PER_SECOND.with_algorithm(Algorithm::TokenBucket).with_burst(10);
+/// assert_eq!(SMOOTH.to_string(), "100 per 1s (token_bucket, burst 10)");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit {
+    per_micros: u64,
+    count: u32,
+    burst: u32,
+    algorithm: Algorithm,
+}
+
+/// Why a [`Limit`] cannot be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidLimit {
+    /// `count` is zero: the limit would deny every call.
+    ZeroCount,
+    /// `per` is shorter than [`MIN_PER`] or longer than [`MAX_PER`].
+    PeriodOutOfRange,
+    /// `burst` is zero: the bucket would never hold a permit.
+    ZeroBurst,
+    /// `burst` was set for an algorithm other than [`Algorithm::TokenBucket`].
+    BurstWithoutTokenBucket,
+}
+
+impl InvalidLimit {
+    const fn message(self) -> &'static str {
+        match self {
+            InvalidLimit::ZeroCount => "`count` of a limit must be at least 1",
+            InvalidLimit::PeriodOutOfRange => "`per` of a limit must be from 1 microsecond to 366 days",
+            InvalidLimit::ZeroBurst => "`burst` of a limit must be at least 1",
+            InvalidLimit::BurstWithoutTokenBucket => "only a token bucket has a `burst`: set the algorithm first",
+        }
+    }
+}
+
+impl fmt::Display for InvalidLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.message())
+    }
+}
+
+impl std::error::Error for InvalidLimit {}
+
+impl Limit {
+    /// At most `count` permits (at least 1) in every `per` (1 µs to 366 days; a fraction of a microsecond counts as a
+    /// whole one), by the sliding window.
+    ///
+    /// # Panics
+    /// On a `count` of zero and a `per` out of range: in a `const` or `static` that is a compile error. For values that
+    /// are known at run time only, use [`Limit::try_new`].
+    #[track_caller]
+    pub const fn new(count: u32, per: Duration) -> Limit {
+        match Limit::try_new(count, per) {
+            Ok(limit) => limit,
+            Err(error) => panic!("{}", error.message()),
+        }
+    }
+
+    /// As [`Limit::new`], with an error instead of a panic.
+    pub const fn try_new(count: u32, per: Duration) -> Result<Limit, InvalidLimit> {
+        if count == 0 {
+            return Err(InvalidLimit::ZeroCount);
+        }
+        let nanos = per.as_nanos();
+        if nanos < MIN_PER.as_nanos() || nanos > MAX_PER.as_nanos() {
+            return Err(InvalidLimit::PeriodOutOfRange);
+        }
+        Ok(Limit::clamped(count, per, Algorithm::SlidingWindow, count))
+    }
+
+    /// The limit of a call whose `count`, `per` or `burst` are read at each call: a count of zero denies, a period out
+    /// of range is moved to the nearest one in range. Infallible, because a request path has nobody to tell.
+    pub(crate) const fn clamped(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {
+        let nanos = per.as_nanos();
+        let micros = nanos.div_ceil(1_000);
+        let longest = MAX_PER.as_micros();
+        let per_micros = if micros == 0 {
+            1
+        } else if micros > longest {
+            longest
+        } else {
+            micros
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "at most MAX_PER in microseconds, below 2^45")]
+        Limit { per_micros: per_micros as u64, count, burst, algorithm }
+    }
+
+    /// The same limit, enforced by `algorithm`; a token bucket starts with a burst of `count`.
+    pub const fn with_algorithm(self, algorithm: Algorithm) -> Limit {
+        Limit { algorithm, burst: self.count, ..self }
+    }
+
+    /// The same token bucket, holding at most `burst` permits (at least 1).
+    ///
+    /// # Panics
+    /// On a `burst` of zero, and where the algorithm is not [`Algorithm::TokenBucket`].
+    #[track_caller]
+    pub const fn with_burst(self, burst: u32) -> Limit {
+        match self.try_with_burst(burst) {
+            Ok(limit) => limit,
+            Err(error) => panic!("{}", error.message()),
+        }
+    }
+
+    /// As [`Limit::with_burst`], with an error instead of a panic.
+    pub const fn try_with_burst(self, burst: u32) -> Result<Limit, InvalidLimit> {
+        if !matches!(self.algorithm, Algorithm::TokenBucket) {
+            return Err(InvalidLimit::BurstWithoutTokenBucket);
+        }
+        if burst == 0 {
+            return Err(InvalidLimit::ZeroBurst);
+        }
+        Ok(Limit { burst, ..self })
+    }
+
+    /// Permits per period.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The period, a whole number of microseconds.
+    pub const fn per(&self) -> Duration {
+        Duration::from_micros(self.per_micros)
+    }
+
+    /// The algorithm that enforces the limit.
+    pub const fn algorithm(&self) -> Algorithm {
+        self.algorithm
+    }
+
+    /// Size of the bucket of a token bucket; `count` for the other algorithms.
+    pub const fn burst(&self) -> u32 {
+        self.burst
+    }
+
+    /// The most permits that one call can ever take: `burst` of a token bucket, else `count`.
+    pub const fn capacity(&self) -> u32 {
+        match self.algorithm {
+            Algorithm::TokenBucket => {
+                // A count of zero (possible only where it is read at each call) never refills.
+                if self.count == 0 { 0 } else { self.burst }
+            }
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => self.count,
+        }
+    }
+
+    pub(crate) const fn per_micros(&self) -> u64 {
+        self.per_micros
+    }
+
+    pub(crate) const fn per_nanos(&self) -> u64 {
+        self.per_micros * 1_000
+    }
+}
+
+impl fmt::Display for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} per {:?}", self.count, self.per())?;
+        match self.algorithm {
+            Algorithm::SlidingWindow => Ok(()),
+            Algorithm::TokenBucket => write!(f, " (token_bucket, burst {})", self.burst),
+            Algorithm::FixedWindow => f.write_str(" (fixed_window)"),
+        }
+    }
+}
+
+impl fmt::Debug for Limit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Limit({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_period_is_rounded_up_to_whole_microseconds() {
+        assert_eq!(Limit::new(1, Duration::from_nanos(1_001)).per(), Duration::from_micros(2));
+    }
+
+    #[test]
+    fn values_out_of_range_are_refused() {
+        assert_eq!(Limit::try_new(0, MIN_PER), Err(InvalidLimit::ZeroCount));
+        assert_eq!(Limit::try_new(1, Duration::from_nanos(999)), Err(InvalidLimit::PeriodOutOfRange));
+        assert_eq!(Limit::try_new(1, MAX_PER + Duration::from_nanos(1)), Err(InvalidLimit::PeriodOutOfRange));
+        assert_eq!(Limit::new(1, MIN_PER).try_with_burst(1), Err(InvalidLimit::BurstWithoutTokenBucket));
+        assert_eq!(
+            Limit::new(1, MIN_PER).with_algorithm(Algorithm::TokenBucket).try_with_burst(0),
+            Err(InvalidLimit::ZeroBurst)
+        );
+    }
+
+    #[test]
+    fn periods_read_at_each_call_are_moved_into_range() {
+        let clamped = |per| Limit::clamped(1, per, Algorithm::SlidingWindow, 1).per();
+        assert_eq!(clamped(Duration::ZERO), MIN_PER);
+        assert_eq!(clamped(Duration::MAX), MAX_PER);
+    }
+}

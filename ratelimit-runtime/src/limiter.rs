@@ -1,0 +1,230 @@
+//! [`RateLimiter`]: the way from a key and a cost to a decision.
+
+mod builder;
+mod call;
+mod core;
+mod spec;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use once_cell::sync::OnceCell;
+
+use crate::clock::nanos;
+use crate::decision::Decision;
+use crate::error::{BackendError, RateLimitExceeded};
+use crate::key::RateLimitKey;
+use crate::limit::Limit;
+
+pub use builder::{Builder, InvalidLimiter};
+pub(crate) use call::{Call, Started, Wait};
+pub(crate) use core::Core;
+pub use spec::Spec;
+
+/// What happens to a call whose backend could not decide.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum OnBackendError {
+    /// A limiter of the same limits in this process's memory decides.
+    #[default]
+    Local,
+    /// The call is admitted.
+    Allow,
+    /// The call is denied, with [`ExceededKind::BackendFailed`](crate::ExceededKind::BackendFailed).
+    Deny,
+}
+
+/// One or several limits, and the buckets of all their keys.
+///
+/// What `#[rate_limit]` expands to, and of use without it. A `static` is made by [`new`](RateLimiter::new); whatever is not
+/// constant, by the [`builder`](RateLimiter::builder). It is a cheap handle: clones share the buckets.
+///
+/// A key is anything that is a [`RateLimitKey`]; `()` is one bucket for all calls. A cost is the number of permits that the
+/// call takes; 0 takes none and is never denied.
+///
+/// ```
+/// use std::time::Duration;
+/// use ratelimit_runtime::{Limit, RateLimiter};
+///
+/// static API: RateLimiter = RateLimiter::new(
+///     "api",
+///     &[Limit::new(10, Duration::from_secs(1)), Limit::new(100, Duration::from_secs(60))],
+/// );
+///
+/// let decision = API.check("alice", 3)?;
+/// assert_eq!(decision.remaining(), 7);
+/// API.refund(decision)?;
+/// assert_eq!(API.peek("alice", 0)?.remaining(), 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct RateLimiter {
+    source: Source,
+}
+
+/// Where a limiter's core comes from.
+enum Source {
+    /// Made at the first use.
+    Static { spec: Spec, core: OnceCell<Arc<Core>> },
+    Made(Arc<Core>),
+}
+
+impl RateLimiter {
+    /// A limiter of 1 to 8 limits, decided together: all are charged or none is. Its name is what it is called in the
+    /// backend, in errors and in [`limiters`](crate::limiters): two of one name and the same limits share their buckets.
+    ///
+    /// # Panics
+    /// On no limits and on more than 8: in a `const` or `static` that is a compile error. For limits that are known at run
+    /// time only, use the [`builder`](RateLimiter::builder).
+    #[track_caller]
+    pub const fn new(name: &'static str, limits: &[Limit]) -> RateLimiter {
+        let location = std::panic::Location::caller();
+        Spec::named(name).limits(limits).at(location.file(), location.line(), location.column()).limiter()
+    }
+
+    /// A limiter of which more than name and limits is to be set, or these at run time only.
+    pub fn builder(name: impl Into<String>) -> Builder {
+        Builder::new(name.into())
+    }
+
+    pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
+        RateLimiter { source: Source::Static { spec, core: OnceCell::new() } }
+    }
+
+    pub(crate) fn from_core(core: Arc<Core>) -> RateLimiter {
+        RateLimiter { source: Source::Made(core) }
+    }
+
+    #[inline]
+    pub(crate) fn core(&self) -> &Arc<Core> {
+        match &self.source {
+            Source::Static { spec, core } => core.get_or_init(|| Core::new(spec.resolve())),
+            Source::Made(core) => core,
+        }
+    }
+
+    /// The limiter's name.
+    pub fn name(&self) -> &str {
+        self.core().name()
+    }
+
+    /// The limits that apply now.
+    pub fn limits(&self) -> Vec<Limit> {
+        self.core().limits()
+    }
+
+    /// Replaces the limits, from the next call on, for all clones and in this process: 1 to 8 of them. Costs the calls no
+    /// lock.
+    ///
+    /// The permits on record are judged by the new limits, position by position: a sliding window is exact from one new
+    /// `per` after the change, a token bucket's debt is cut to the new full bucket, a fixed window keeps its counter if its
+    /// `per` is the same and starts anew if not; a limit of another algorithm starts anew.
+    ///
+    /// Where a `count` or `per` is an expression in the attribute, that goes on being read at each call.
+    pub fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
+        self.core().set_limits(limits)
+    }
+
+    /// Takes `cost` permits for `key`, or denies at once.
+    pub fn check<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).decide(&key)
+    }
+
+    /// As [`check`](Self::check), without blocking the thread on a backend.
+    pub async fn check_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).cost(cost).start(&key);
+        drop(key);
+        started.finish_async().await
+    }
+
+    /// Books `cost` permits for `key` and blocks the thread until they are due: first come, first served, one sleep.
+    ///
+    /// Denied only where `cost` is above a limit, or the backend failed and the limiter is set to deny then. On a worker
+    /// thread of an async runtime this blocks all other tasks of that worker: use [`wait_async`](Self::wait_async) there.
+    pub fn wait<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).wait(Wait::Forever).decide(&key)
+    }
+
+    /// As [`wait`](Self::wait), sleeping on the runtime's timer. Inside a tokio runtime that is tokio's (so that
+    /// `tokio::time::pause` works); outside, that of a thread of this crate. Dropping the future gives the permits back,
+    /// unless others are booked behind them.
+    #[cfg(feature = "tokio")]
+    pub async fn wait_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).cost(cost).wait(Wait::Forever).start(&key);
+        drop(key);
+        started.finish_async().await
+    }
+
+    /// As [`wait`](Self::wait) if the permits are due within `max`; else denies at once and books nothing.
+    pub fn wait_at_most<K: RateLimitKey>(
+        &self,
+        key: K,
+        cost: u32,
+        max: Duration,
+    ) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).wait(Wait::AtMost(nanos(max))).decide(&key)
+    }
+
+    /// As [`wait_at_most`](Self::wait_at_most), sleeping as [`wait_async`](Self::wait_async) does.
+    #[cfg(feature = "tokio")]
+    pub async fn wait_at_most_async<K: RateLimitKey>(
+        &self,
+        key: K,
+        cost: u32,
+        max: Duration,
+    ) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).cost(cost).wait(Wait::AtMost(nanos(max))).start(&key);
+        drop(key);
+        started.finish_async().await
+    }
+
+    /// Says what [`check`](Self::check) would, and changes nothing: takes no permit, counts no denial.
+    pub fn peek<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).peek().decide(&key)
+    }
+
+    /// As [`peek`](Self::peek), without blocking the thread on a backend.
+    pub async fn peek_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).cost(cost).peek().start(&key);
+        drop(key);
+        started.finish_async().await
+    }
+
+    /// Gives back the permits of a decision, as far as they still count: never does the limit admit more by it than if the
+    /// call had not been made. A decision of another limiter gives nothing back here.
+    pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
+        self.core().refund(decision)
+    }
+
+    /// As [`refund`](Self::refund), without blocking the thread on a backend.
+    pub async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
+        self.core().refund_async(decision).await
+    }
+
+    /// Forgets all that is on record for `key`.
+    pub fn reset<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
+        self.core().reset(&key)
+    }
+
+    /// As [`reset`](Self::reset), without blocking the thread on a backend.
+    pub async fn reset_async<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
+        let reset = self.core().start_reset(&key);
+        drop(key);
+        match reset {
+            Some((backend, request)) => backend.decide_async(&request).await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Clone for RateLimiter {
+    fn clone(&self) -> RateLimiter {
+        RateLimiter::from_core(Arc::clone(self.core()))
+    }
+}
+
+impl fmt::Debug for RateLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimiter").field("name", &self.name()).field("limits", &self.limits()).finish()
+    }
+}

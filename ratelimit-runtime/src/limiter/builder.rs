@@ -1,0 +1,132 @@
+//! Makes a limiter of values that are known at run time only.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::spec::{Options, Resolved};
+use super::{Core, OnBackendError, RateLimiter};
+use crate::algorithm::offences::Backoff;
+use crate::backend::{IntoBackend, SharedBackend};
+use crate::error::Name;
+use crate::limit::{Limit, MAX_LIMITS};
+
+/// Makes a [`RateLimiter`].
+///
+/// ```
+/// use std::time::Duration;
+/// use ratelimit_runtime::{Limit, MemoryBackend, OnBackendError, RateLimiter};
+///
+/// let per_minute = Limit::try_new("60".parse()?, Duration::from_secs(60))?;
+/// let limiter = RateLimiter::builder("search")
+///     .limit(per_minute)
+///     .backend(MemoryBackend::with_max_keys(10_000))
+///     .on_backend_error(OnBackendError::Deny)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Builder {
+    name: String,
+    limits: Vec<Limit>,
+    options: Options,
+    backend: Option<SharedBackend>,
+}
+
+/// Why a limiter cannot be made, or its limits not be replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidLimiter {
+    /// There is no limit.
+    NoLimit,
+    /// There are more than 8 limits.
+    TooManyLimits,
+    /// No limiter of this process has the name.
+    UnknownName,
+}
+
+impl fmt::Display for InvalidLimiter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            InvalidLimiter::NoLimit => "a rate limiter needs at least one limit",
+            InvalidLimiter::TooManyLimits => "a rate limiter has at most 8 limits",
+            InvalidLimiter::UnknownName => "no rate limiter of this name has been used in this process",
+        })
+    }
+}
+
+impl std::error::Error for InvalidLimiter {}
+
+impl InvalidLimiter {
+    pub(super) fn check(limits: &[Limit]) -> Result<(), InvalidLimiter> {
+        match limits.len() {
+            0 => Err(InvalidLimiter::NoLimit),
+            1..=MAX_LIMITS => Ok(()),
+            _ => Err(InvalidLimiter::TooManyLimits),
+        }
+    }
+}
+
+impl Builder {
+    pub(super) fn new(name: String) -> Builder {
+        Builder { name, limits: Vec::new(), options: Options::DEFAULT, backend: None }
+    }
+
+    /// One more limit, up to 8; all are decided together.
+    pub fn limit(mut self, limit: Limit) -> Builder {
+        self.limits.push(limit);
+        self
+    }
+
+    /// Where the buckets are, instead of the process's default.
+    pub fn backend(mut self, backend: impl IntoBackend) -> Builder {
+        self.backend = Some(backend.into_backend());
+        self
+    }
+
+    /// What happens to a call where the backend could not decide.
+    pub fn on_backend_error(mut self, policy: OnBackendError) -> Builder {
+        self.options.on_backend_error = policy;
+        self
+    }
+
+    /// Each denial of a key blocks it for `initial`, the next one for twice that, up to `max`; `max` without a denial
+    /// forgives.
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> Builder {
+        self.options.backoff = Some(Backoff::new(initial, max));
+        self
+    }
+
+    /// Decides, counts and reports, but never denies.
+    pub fn dry_run(mut self) -> Builder {
+        self.options.dry_run = true;
+        self
+    }
+
+    /// The limiter; an error without limits and with more than 8.
+    #[track_caller]
+    pub fn build(mut self) -> Result<RateLimiter, InvalidLimiter> {
+        InvalidLimiter::check(&self.limits)?;
+        let location = std::panic::Location::caller();
+        self.options.location = Some((location.file(), location.line(), location.column()));
+        Ok(RateLimiter::from_core(Core::new(Resolved {
+            name: Name::Shared(Arc::from(self.name)),
+            named: true,
+            limits: self.limits,
+            reads_per: 0,
+            reads_count: 0,
+            options: self.options,
+            backend: self.backend,
+        })))
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("on_backend_error", &self.on_backend_error)
+            .field("backoff", &self.backoff)
+            .field("dry_run", &self.dry_run)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,377 @@
+//! One call: from a limiter, a key and a cost to a decision, blocking or not.
+//!
+//! [`Call::start`] never blocks. Where the buckets are in memory it decides at once; what is left to do, a wait or a
+//! request to a backend, is owned by [`Started`] and finished on the thread or in a future.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::core::{Core, Target, Venue};
+use super::OnBackendError;
+use crate::algorithm::record::{Admission, Ask, Refusal};
+use crate::backend::memory::Store;
+use crate::backend::{Action, Answer, Backend, Outcome, Request};
+use crate::decision::{Address, Decision, Place, Taken};
+use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
+use crate::key::RateLimitKey;
+use crate::limit::Limit;
+use crate::switches::{Switch, Switches};
+use crate::waiting;
+#[cfg(feature = "test-util")]
+use crate::test_util::Scope;
+
+/// After a backend has failed: when to try again, in nanoseconds.
+const RETRY_AFTER_FAILURE: u64 = 1_000_000_000;
+
+/// How long a call may wait for its permits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wait {
+    No,
+    /// Nanoseconds.
+    AtMost(u64),
+    Forever,
+}
+
+impl Wait {
+    const fn nanos(self) -> u64 {
+        match self {
+            Wait::No => 0,
+            Wait::AtMost(nanos) => nanos,
+            Wait::Forever => u64::MAX,
+        }
+    }
+}
+
+/// What a call asks of a limiter.
+#[derive(Clone, Copy)]
+pub(crate) struct Call<'a> {
+    core: &'a Arc<Core>,
+    limits: Option<&'a [Limit]>,
+    cost: u32,
+    wait: Wait,
+    peek: bool,
+}
+
+impl<'a> Call<'a> {
+    #[inline]
+    pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
+        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false }
+    }
+
+    /// The limits as they were read at this call.
+    pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
+        Call { limits: Some(limits), ..self }
+    }
+
+    pub(crate) fn cost(self, cost: u32) -> Call<'a> {
+        Call { cost, ..self }
+    }
+
+    pub(crate) fn wait(self, wait: Wait) -> Call<'a> {
+        Call { wait, ..self }
+    }
+
+    pub(crate) fn peek(self) -> Call<'a> {
+        Call { peek: true, ..self }
+    }
+
+    pub(crate) fn core(&self) -> &'a Arc<Core> {
+        self.core
+    }
+
+    /// Decides on this thread.
+    #[inline]
+    pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
+        self.start(key).finish()
+    }
+
+    /// Does all that can be done without blocking.
+    #[inline]
+    pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
+        let switches = Switches::load();
+        if switches.has(Switch::Disabled) {
+            return Started::Done(Ok(self.free()));
+        }
+        let venue = self.core.venue(switches);
+        match &venue.target {
+            Target::Memory(store) => {
+                let address = store.address(key);
+                self.decide_in(store, address, &venue)
+            }
+            Target::Remote(backend) => Started::Remote(Box::new(self.remote(key, backend, &venue))),
+        }
+    }
+
+    /// The decision on a call that no limit applies to.
+    fn free(self) -> Decision {
+        self.core.with_rules(self.limits, |rules| Decision {
+            limit: rules[0].limit,
+            remaining: rules[0].limit.capacity(),
+            position: 0,
+            reset_after: Duration::ZERO,
+            waited: Duration::ZERO,
+            taken: None,
+        })
+    }
+
+    #[inline]
+    fn decide_in(self, store: &Store, address: Address, venue: &Venue<'_>) -> Started {
+        let now = venue.now();
+        let decided = self.core.with_rules(self.limits, |rules| {
+            let ask = Ask {
+                rules,
+                backoff: self.core.options.backoff.as_ref(),
+                cost: self.cost,
+                max_wait: self.wait.nanos(),
+            };
+            let decided = if self.peek { store.peek(address, &ask, now) } else { store.take(address, &ask, now) };
+            decided
+                .map(|admission| (rules[admission.limit].limit, admission))
+                .map_err(|refusal| (rules[refusal.limit].limit, refusal))
+        });
+        match decided {
+            Ok((limit, admission)) => self.admitted(limit, admission, now, Place::Memory(address), venue),
+            Err((limit, refusal)) => Started::Done(self.refused(limit, refusal, now)),
+        }
+    }
+
+    fn admitted(self, limit: Limit, admission: Admission, now: u64, place: Place, venue: &Venue<'_>) -> Started {
+        let Admission { permit, limit: position, remaining, fresh_at } = admission;
+        let delay = Duration::from_nanos(permit.at.saturating_sub(now));
+        let taken = (!self.peek && permit.cost > 0).then(|| Taken {
+            permit,
+            place,
+            limits: self.limits.map(Into::into),
+            limiter: Arc::as_ptr(self.core).addr(),
+        });
+        let decision = Decision {
+            limit,
+            remaining,
+            position: position_u8(position),
+            reset_after: Duration::from_nanos(fresh_at.saturating_sub(now)),
+            waited: delay,
+            taken,
+        };
+        if self.peek {
+            return Started::Done(Ok(decision));
+        }
+        self.core.allowed.fetch_add(1, Ordering::Relaxed);
+        if delay.is_zero() {
+            return Started::Done(Ok(decision));
+        }
+        Started::Waiting(Box::new(Booking {
+            core: Arc::clone(self.core),
+            decision: Some(decision),
+            delay,
+            #[cfg(feature = "test-util")]
+            scope: venue.scope.clone(),
+        }))
+    }
+
+    fn refused(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
+        let kind =
+            if refusal.admitted_at.is_some() { ExceededKind::Limited } else { ExceededKind::CostExceedsLimit };
+        if !self.peek {
+            self.core.denied.fetch_add(1, Ordering::Relaxed);
+            if self.core.options.dry_run {
+                return Ok(self.free());
+            }
+        }
+        Err(RateLimitExceeded {
+            limiter: self.core.shared_name(),
+            limit,
+            retry_after: refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now)),
+            remaining: refusal.remaining,
+            position: position_u8(refusal.limit),
+            kind,
+        })
+    }
+
+    fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<dyn Backend>, venue: &Venue<'_>) -> RemoteCall {
+        let max_wait = Duration::from_nanos(self.wait.nanos());
+        let action = if self.peek {
+            Action::Peek { cost: self.cost, max_wait }
+        } else {
+            Action::Take { cost: self.cost, max_wait }
+        };
+        RemoteCall {
+            core: Arc::clone(self.core),
+            backend: Arc::clone(backend),
+            request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
+            limits: self.limits.map(Into::into),
+            cost: self.cost,
+            wait: self.wait,
+            peek: self.peek,
+            fallback: self.core.fallback(venue).address(key),
+        }
+    }
+}
+
+fn position_u8(position: usize) -> u8 {
+    u8::try_from(position).unwrap_or(u8::MAX)
+}
+
+/// A call of which all is done that needs no waiting. Owns what it needs.
+pub(crate) enum Started {
+    Done(Result<Decision, RateLimitExceeded>),
+    Waiting(Box<Booking>),
+    Remote(Box<RemoteCall>),
+}
+
+impl Started {
+    /// Finishes on this thread.
+    #[inline]
+    pub(crate) fn finish(self) -> Result<Decision, RateLimitExceeded> {
+        match self {
+            Started::Done(result) => result,
+            Started::Waiting(booking) => Ok(booking.wait()),
+            Started::Remote(call) => {
+                let answer = call.backend.decide(&call.request);
+                call.resolve(answer).finish()
+            }
+        }
+    }
+
+    /// Finishes without blocking the thread.
+    #[inline]
+    pub(crate) async fn finish_async(self) -> Result<Decision, RateLimitExceeded> {
+        let waiting = match self {
+            Started::Done(result) => return result,
+            Started::Waiting(booking) => booking,
+            Started::Remote(call) => {
+                let answer = call.backend.decide_async(&call.request).await;
+                match call.resolve(answer) {
+                    Started::Done(result) => return result,
+                    Started::Waiting(booking) => booking,
+                    // A failed backend's fallback is in memory.
+                    Started::Remote(call) => return call.failed(),
+                }
+            }
+        };
+        Ok(waiting.wait_async().await)
+    }
+}
+
+/// Permits that are booked for later. Dropped before they are due, they are given back.
+pub(crate) struct Booking {
+    core: Arc<Core>,
+    decision: Option<Decision>,
+    delay: Duration,
+    #[cfg(feature = "test-util")]
+    scope: Option<Arc<Scope>>,
+}
+
+impl Booking {
+    fn wait(mut self: Box<Self>) -> Decision {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            scope.sleep(self.delay);
+            return self.due();
+        }
+        waiting::sleep(self.delay);
+        self.due()
+    }
+
+    async fn wait_async(mut self: Box<Self>) -> Decision {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            scope.sleep_async(self.delay).await;
+            return self.due();
+        }
+        waiting::sleep_async(self.delay).await;
+        self.due()
+    }
+
+    fn due(&mut self) -> Decision {
+        match self.decision.take() {
+            Some(decision) => decision,
+            // Taken once only, here, by the one caller that consumes the booking.
+            None => unreachable!("a booking is due once"),
+        }
+    }
+}
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        if let Some(decision) = self.decision.take() {
+            #[cfg(feature = "test-util")]
+            let _entered = self.scope.as_ref().map(Scope::enter);
+            self.core.give_back_later(decision);
+        }
+    }
+}
+
+/// A decision that is a backend's.
+pub(crate) struct RemoteCall {
+    core: Arc<Core>,
+    backend: Arc<dyn Backend>,
+    request: Request,
+    limits: Option<Box<[Limit]>>,
+    cost: u32,
+    wait: Wait,
+    peek: bool,
+    /// The bucket in memory that decides where the backend fails.
+    fallback: Address,
+}
+
+impl RemoteCall {
+    fn call(&self) -> Call<'_> {
+        Call {
+            core: &self.core,
+            limits: self.limits.as_deref(),
+            cost: self.cost,
+            wait: self.wait,
+            peek: self.peek,
+        }
+    }
+
+    /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
+    fn resolve(self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
+        let limit = |position: usize| self.request.limits.get(position).copied();
+        match answer {
+            Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
+                if let Some(limit) = limit(admitted.admission.limit) {
+                    let venue = self.core.venue(Switches::load());
+                    let place = Place::Remote(self.request.bucket.clone());
+                    return self.call().admitted(limit, admitted.admission, now.as_nanos(), place, &venue);
+                }
+            }
+            Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
+                if let Some(limit) = limit(denied.refusal.limit) {
+                    return Started::Done(self.call().refused(limit, denied.refusal, now.as_nanos()));
+                }
+            }
+            _ => {}
+        }
+        match self.core.options.on_backend_error {
+            OnBackendError::Local => {
+                let venue = self.core.venue(Switches::load());
+                let store = self.core.fallback(&venue);
+                self.call().decide_in(&store, self.fallback, &venue)
+            }
+            OnBackendError::Allow => {
+                self.core.allowed.fetch_add(1, Ordering::Relaxed);
+                Started::Done(Ok(self.call().free()))
+            }
+            OnBackendError::Deny => Started::Done(self.failed()),
+        }
+    }
+
+    /// What a call gets where the backend failed and the policy is to deny.
+    fn failed(&self) -> Result<Decision, RateLimitExceeded> {
+        let decision = self.call().free();
+        self.core.denied.fetch_add(1, Ordering::Relaxed);
+        if self.core.options.dry_run || self.cost == 0 {
+            return Ok(decision);
+        }
+        Err(RateLimitExceeded {
+            limiter: self.core.shared_name(),
+            limit: decision.limit,
+            retry_after: RETRY_AFTER_FAILURE,
+            remaining: 0,
+            position: 0,
+            kind: ExceededKind::BackendFailed,
+        })
+    }
+}

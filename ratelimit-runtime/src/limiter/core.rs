@@ -1,0 +1,371 @@
+//! What a limiter's handles share: name, limits, where its buckets are, counts.
+
+use std::fmt::Write as _;
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use once_cell::sync::OnceCell;
+use smallvec::SmallVec;
+
+use super::builder::InvalidLimiter;
+use super::spec::{BackendChoice, Options, Resolved};
+use crate::algorithm::Rule;
+use crate::backend::memory::{Store, process_memory};
+use crate::backend::{Action, Backend, BackendKind, Request, SharedBackend, Timestamp, default_backend};
+use crate::clock;
+use crate::decision::{Decision, Place, Taken};
+use crate::error::{BackendError, Name};
+use crate::key::{RateLimitKey, TextSink, escape};
+use crate::limit::{Algorithm, Limit};
+use crate::registry;
+use crate::switches::{Switch, Switches};
+#[cfg(feature = "test-util")]
+use crate::test_util::{self, Scope};
+
+/// The rules of one call.
+pub(super) type Rules = SmallVec<[Rule; 2]>;
+
+pub(crate) struct Core {
+    name: Name,
+    named: bool,
+    /// Algorithms and literal periods of the limits as they were written down: part of every bucket's identity.
+    shape: Box<str>,
+    rules: Rules,
+    reads_per: u8,
+    reads_count: u8,
+    replaced: AtomicBool,
+    /// The limits that were set at run time, once `replaced` says so.
+    replacement: ArcSwap<Rules>,
+    pub(super) options: Options,
+    backend: OnceCell<SharedBackend>,
+    /// Buckets in the process's own memory: all of them, or those that take over where a backend fails.
+    local: OnceCell<Arc<Store>>,
+    /// Buckets in a memory backend that was made for it.
+    own: OnceCell<Arc<Store>>,
+    pub(super) allowed: AtomicU64,
+    pub(super) denied: AtomicU64,
+}
+
+/// Where a call is decided, and by which clock.
+pub(super) struct Venue<'a> {
+    pub(super) target: Target<'a>,
+    #[cfg(feature = "test-util")]
+    pub(super) scope: Option<Arc<Scope>>,
+}
+
+pub(super) enum Target<'a> {
+    Memory(StoreRef<'a>),
+    Remote(&'a Arc<dyn Backend>),
+}
+
+pub(super) enum StoreRef<'a> {
+    Shared(&'a Store),
+    /// Of a test.
+    #[cfg(feature = "test-util")]
+    Scoped(Arc<Store>),
+}
+
+impl Deref for StoreRef<'_> {
+    type Target = Store;
+
+    #[inline]
+    fn deref(&self) -> &Store {
+        match self {
+            StoreRef::Shared(store) => store,
+            #[cfg(feature = "test-util")]
+            StoreRef::Scoped(store) => store,
+        }
+    }
+}
+
+impl Venue<'_> {
+    #[inline]
+    pub(super) fn now(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            return scope.now();
+        }
+        clock::now()
+    }
+}
+
+impl Core {
+    pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
+        let Resolved { name, named, limits, reads_per, reads_count, options, backend } = resolved;
+        let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        let core = Arc::new(Core {
+            name,
+            named,
+            shape: shape(&limits, reads_per).into(),
+            replacement: ArcSwap::from_pointee(rules.clone()),
+            rules,
+            reads_per,
+            reads_count,
+            replaced: AtomicBool::new(false),
+            options,
+            backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
+            local: OnceCell::new(),
+            own: OnceCell::new(),
+            allowed: AtomicU64::new(0),
+            denied: AtomicU64::new(0),
+        });
+        registry::add(&core);
+        core
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_str()
+    }
+
+    pub(super) fn shared_name(&self) -> Name {
+        self.name.clone()
+    }
+
+    pub(crate) fn limits(&self) -> Vec<Limit> {
+        self.with_rules(None, |rules| rules.iter().map(|rule| rule.limit).collect())
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn counts(&self) -> (u64, u64) {
+        (self.allowed.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
+        InvalidLimiter::check(limits)?;
+        self.replacement.store(Arc::new(limits.iter().map(|limit| Rule::new(*limit)).collect()));
+        self.replaced.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    /// Runs `f` on the rules that apply: those read at the call, those set at run time, or those written down.
+    #[inline]
+    pub(super) fn with_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
+        if read.is_none() && !self.replaced.load(Ordering::Acquire) {
+            return f(&self.rules);
+        }
+        self.with_other_rules(read, f)
+    }
+
+    fn with_other_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
+        let replacement = self.replaced.load(Ordering::Acquire).then(|| self.replacement.load());
+        let Some(read) = read else {
+            return f(replacement.as_deref().map_or(&self.rules, |rules| &**rules));
+        };
+        let rule = |(position, limit): (usize, &Limit)| {
+            let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
+            match replacement.as_deref().and_then(|rules| rules.get(position)) {
+                Some(rule) if !is_read => *rule,
+                _ => Rule::new(*limit),
+            }
+        };
+        let rules: Rules = read.iter().enumerate().map(rule).collect();
+        f(&rules)
+    }
+
+    /// Where a call is decided.
+    #[inline]
+    pub(super) fn venue(&self, switches: Switches) -> Venue<'_> {
+        #[cfg(feature = "test-util")]
+        if switches.has(Switch::Test)
+            && let Some(scope) = test_util::current()
+        {
+            let target = match self.target(switches) {
+                Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
+                remote @ Target::Remote(_) => remote,
+            };
+            return Venue { target, scope: Some(scope) };
+        }
+        Venue {
+            target: self.target(switches),
+            #[cfg(feature = "test-util")]
+            scope: None,
+        }
+    }
+
+    #[inline]
+    fn target(&self, switches: Switches) -> Target<'_> {
+        let backend = match self.options.backend {
+            _ if self.backend.get().is_some() => self.backend.get(),
+            BackendChoice::Made(make) => Some(self.backend.get_or_init(make)),
+            BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
+            BackendChoice::Default | BackendChoice::Memory => None,
+        };
+        match backend.map(|backend| &backend.kind) {
+            None => Target::Memory(StoreRef::Shared(self.local.get_or_init(|| process_memory().store(self.identity())))),
+            Some(BackendKind::Memory(memory)) => {
+                Target::Memory(StoreRef::Shared(self.own.get_or_init(|| memory.store(self.identity()))))
+            }
+            Some(BackendKind::Remote(remote)) => Target::Remote(remote),
+        }
+    }
+
+    /// The buckets that take over where a backend fails.
+    pub(super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &venue.scope {
+            return StoreRef::Scoped(self.scoped(scope));
+        }
+        let _ = venue;
+        StoreRef::Shared(self.local.get_or_init(|| process_memory().store(self.identity())))
+    }
+
+    #[cfg(feature = "test-util")]
+    fn scoped(&self, scope: &Scope) -> Arc<Store> {
+        scope.store(std::ptr::from_ref(self).addr(), self.identity())
+    }
+
+    /// By what limiters in one memory share their buckets, if they do.
+    fn identity(&self) -> Option<String> {
+        self.named.then(|| format!("{}\u{0}{}", self.name(), self.shape))
+    }
+
+    /// What a store is asked, by name of the bucket.
+    pub(super) fn request<K: RateLimitKey>(
+        &self,
+        venue: &Venue<'_>,
+        key: &K,
+        rules: &[Rule],
+        action: Action,
+    ) -> Request {
+        let mut bucket = String::with_capacity(64);
+        bucket.push_str("rl:1:{");
+        escape(&mut bucket, self.name());
+        bucket.push(':');
+        key.write_to(&mut TextSink::new(&mut bucket));
+        bucket.push_str("}:");
+        bucket.push_str(&self.shape);
+        self.request_for(venue, self.scoped_name(venue, bucket), rules, action)
+    }
+
+    fn request_for(&self, venue: &Venue<'_>, bucket: Box<str>, rules: &[Rule], action: Action) -> Request {
+        #[cfg(feature = "test-util")]
+        let test_time = venue.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
+        #[cfg(not(feature = "test-util"))]
+        let test_time: Option<Timestamp> = None;
+        let _ = venue;
+        Request {
+            bucket,
+            limits: rules.iter().map(|rule| rule.limit).collect(),
+            backoff: self.options.backoff,
+            action,
+            test_time,
+        }
+    }
+
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "a test's buckets have other names"))]
+    fn scoped_name(&self, venue: &Venue<'_>, bucket: String) -> Box<str> {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &venue.scope {
+            return format!("{bucket}:test{}", scope.id()).into();
+        }
+        let _ = venue;
+        bucket.into()
+    }
+
+    pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
+        match self.start_give_back(decision) {
+            Some((backend, request)) => backend.decide(&request).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
+        match self.start_give_back(decision) {
+            Some((backend, request)) => backend.decide_async(&request).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Gives back without waiting for a backend.
+    pub(super) fn give_back_later(&self, decision: Decision) {
+        if let Some((backend, request)) = self.start_give_back(decision) {
+            backend.decide_later(request);
+        }
+    }
+
+    /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
+    fn start_give_back(&self, decision: Decision) -> Option<(Arc<dyn Backend>, Request)> {
+        let Taken { permit, place, limits, limiter } = decision.taken?;
+        if limiter != std::ptr::from_ref(self).addr() {
+            return None;
+        }
+        let venue = self.venue(Switches::load());
+        self.with_rules(limits.as_deref(), |rules| match place {
+            Place::Memory(address) => {
+                let now = venue.now();
+                let backoff = self.options.backoff.as_ref();
+                match &venue.target {
+                    Target::Memory(store) => store.give_back(address, rules, backoff, now, &permit),
+                    Target::Remote(_) => self.fallback(&venue).give_back(address, rules, backoff, now, &permit),
+                }
+                None
+            }
+            Place::Remote(bucket) => match &venue.target {
+                Target::Remote(backend) => {
+                    let request = self.request_for(&venue, bucket, rules, Action::GiveBack(permit));
+                    Some((Arc::clone(backend), request))
+                }
+                Target::Memory(_) => None,
+            },
+        })
+    }
+
+    pub(crate) fn reset<K: RateLimitKey>(&self, key: &K) -> Result<(), BackendError> {
+        match self.start_reset(key) {
+            Some((backend, request)) => backend.decide(&request).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Resets what is in memory; what is elsewhere is returned as a request.
+    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<dyn Backend>, Request)> {
+        let venue = self.venue(Switches::load());
+        match &venue.target {
+            Target::Memory(store) => {
+                store.reset(store.address(key));
+                None
+            }
+            Target::Remote(backend) => {
+                let fallback = self.fallback(&venue);
+                fallback.reset(fallback.address(key));
+                let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Reset));
+                Some((Arc::clone(backend), request))
+            }
+        }
+    }
+
+    /// Forgets the bucket without a key, where buckets are in this process's memory.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn reset_unkeyed(&self) {
+        for store in [self.local.get(), self.own.get()].into_iter().flatten() {
+            store.reset_unkeyed();
+        }
+    }
+}
+
+/// Algorithm and period of each limit; `*` for a period that is read at each call.
+fn shape(limits: &[Limit], reads_per: u8) -> String {
+    let mut shape = String::new();
+    for (position, limit) in limits.iter().enumerate() {
+        if position > 0 {
+            shape.push(',');
+        }
+        shape.push(match limit.algorithm() {
+            Algorithm::SlidingWindow => 's',
+            Algorithm::TokenBucket => 't',
+            Algorithm::FixedWindow => 'f',
+        });
+        if reads_per >> position & 1 == 1 {
+            shape.push('*');
+        } else {
+            // Writing to a String does not fail.
+            let _ = write!(shape, "{}", limit.per_micros());
+        }
+    }
+    shape
+}

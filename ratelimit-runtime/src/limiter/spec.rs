@@ -1,0 +1,238 @@
+//! A limiter as it stands in a `static`: constant, and not yet in use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{OnBackendError, RateLimiter};
+use crate::algorithm::offences::Backoff;
+use crate::backend::SharedBackend;
+use crate::error::Name;
+use crate::limit::{Algorithm, Limit, MAX_LIMITS};
+
+/// What a limiter is made from: name, limits, and what happens around a decision.
+#[derive(Clone, Copy)]
+pub struct Spec {
+    name: SpecName,
+    ordinal: u32,
+    limits: [Limit; MAX_LIMITS],
+    len: usize,
+    options: Options,
+    reads_per: u8,
+    reads_count: u8,
+}
+
+#[derive(Clone, Copy)]
+enum SpecName {
+    Given(&'static str),
+    /// The type name of an item local to the function.
+    Path(fn() -> &'static str),
+}
+
+/// Where a limiter's buckets are.
+#[derive(Clone, Copy)]
+pub(crate) enum BackendChoice {
+    /// The process's default.
+    Default,
+    Memory,
+    /// Made at the first use.
+    Made(fn() -> SharedBackend),
+}
+
+/// What happens around a decision.
+#[derive(Clone, Copy)]
+pub(crate) struct Options {
+    pub(crate) backend: BackendChoice,
+    pub(crate) on_backend_error: OnBackendError,
+    pub(crate) backoff: Option<Backoff>,
+    pub(crate) dry_run: bool,
+    /// Permits are given back by outcome, maybe from other processes too.
+    pub(crate) refunds: bool,
+    /// Where the limiter was written down.
+    pub(crate) location: Option<(&'static str, u32, u32)>,
+}
+
+impl Options {
+    pub(crate) const DEFAULT: Options = Options {
+        backend: BackendChoice::Default,
+        on_backend_error: OnBackendError::Local,
+        backoff: None,
+        dry_run: false,
+        refunds: false,
+        location: None,
+    };
+}
+
+/// A specification whose name is known.
+pub(crate) struct Resolved {
+    pub(crate) name: Name,
+    /// The name was given: limiters of the same name and limits share their buckets.
+    pub(crate) named: bool,
+    pub(crate) limits: Vec<Limit>,
+    /// Positions of limits whose `per` is read at each call, a bit each.
+    pub(crate) reads_per: u8,
+    /// Positions of limits whose `count` is read at each call, a bit each.
+    pub(crate) reads_count: u8,
+    pub(crate) options: Options,
+    /// A backend that was made before.
+    pub(crate) backend: Option<SharedBackend>,
+}
+
+impl Spec {
+    const fn new(name: SpecName) -> Spec {
+        let unused = Limit::clamped(1, Duration::from_secs(1), Algorithm::SlidingWindow, 1);
+        Spec {
+            name,
+            ordinal: 1,
+            limits: [unused; MAX_LIMITS],
+            len: 0,
+            options: Options::DEFAULT,
+            reads_per: 0,
+            reads_count: 0,
+        }
+    }
+
+    /// A limiter whose name was given.
+    pub const fn named(name: &'static str) -> Spec {
+        Spec::new(SpecName::Given(name))
+    }
+
+    /// A limiter named for the function in which `here` names a local item.
+    pub const fn unnamed(here: fn() -> &'static str) -> Spec {
+        Spec::new(SpecName::Path(here))
+    }
+
+    /// The `n`th attribute of one function: from the second on, the name says so.
+    pub const fn ordinal(self, n: u32) -> Spec {
+        Spec { ordinal: n, ..self }
+    }
+
+    /// One more limit.
+    #[track_caller]
+    pub const fn limit(mut self, limit: Limit) -> Spec {
+        assert!(self.len < MAX_LIMITS, "a rate limiter has at most 8 limits");
+        self.limits[self.len] = limit;
+        self.len += 1;
+        self
+    }
+
+    #[track_caller]
+    pub(crate) const fn limits(mut self, limits: &[Limit]) -> Spec {
+        assert!(!limits.is_empty(), "a rate limiter needs at least one limit");
+        let mut next = 0;
+        while next < limits.len() {
+            self = self.limit(limits[next]);
+            next += 1;
+        }
+        self
+    }
+
+    /// The count of the limit added last is read at each call.
+    pub const fn reads_count(mut self) -> Spec {
+        self.reads_count |= 1 << (self.len - 1);
+        self
+    }
+
+    /// The period of the limit added last is read at each call.
+    pub const fn reads_per(mut self) -> Spec {
+        self.reads_per |= 1 << (self.len - 1);
+        self
+    }
+
+    /// Buckets in this process's memory, whatever the default.
+    pub const fn memory(mut self) -> Spec {
+        self.options.backend = BackendChoice::Memory;
+        self
+    }
+
+    /// Buckets in the Redis that the environment names.
+    #[cfg(feature = "redis")]
+    pub const fn redis(self) -> Spec {
+        self.backend(crate::backend::redis::environment)
+    }
+
+    /// Buckets in a backend that is made at the first use.
+    pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
+        self.options.backend = BackendChoice::Made(make);
+        self
+    }
+
+    /// What happens where the backend could not decide.
+    pub const fn on_backend_error(mut self, policy: OnBackendError) -> Spec {
+        self.options.on_backend_error = policy;
+        self
+    }
+
+    /// Denials block their key.
+    pub const fn backoff(mut self, initial: Duration, max: Duration) -> Spec {
+        self.options.backoff = Some(Backoff::new(initial, max));
+        self
+    }
+
+    /// Never denies.
+    pub const fn dry_run(mut self) -> Spec {
+        self.options.dry_run = true;
+        self
+    }
+
+    /// Permits are given back by outcome.
+    pub const fn refunds(mut self) -> Spec {
+        self.options.refunds = true;
+        self
+    }
+
+    /// Calls wait for their permits.
+    pub const fn waits(self) -> Spec {
+        self
+    }
+
+    /// Where the limiter was written down.
+    pub const fn at(mut self, file: &'static str, line: u32, column: u32) -> Spec {
+        self.options.location = Some((file, line, column));
+        self
+    }
+
+    /// The limiter.
+    pub const fn limiter(self) -> RateLimiter {
+        RateLimiter::from_spec(self)
+    }
+
+    pub(crate) fn resolve(&self) -> Resolved {
+        let (name, named) = match self.name {
+            SpecName::Given(name) => (Name::Static(name), true),
+            SpecName::Path(here) => (function_name(here(), self.ordinal), false),
+        };
+        Resolved {
+            name,
+            named,
+            limits: self.limits[..self.len].to_vec(),
+            reads_per: self.reads_per,
+            reads_count: self.reads_count,
+            options: self.options,
+            backend: None,
+        }
+    }
+}
+
+/// The path of a function, from the type name of an item local to it.
+fn function_name(here: &'static str, ordinal: u32) -> Name {
+    let mut path = here.rsplit_once("::").map_or(here, |(function, _)| function);
+    while let Some(outer) = path.strip_suffix("::{{closure}}") {
+        path = outer;
+    }
+    match ordinal {
+        0 | 1 => Name::Static(path),
+        _ => Name::Shared(Arc::from(format!("{path}#{ordinal}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_is_named_without_what_is_local_to_it() {
+        let name = |here, ordinal| function_name(here, ordinal).as_str().to_owned();
+        assert_eq!(name("app::Api::call::here", 1), "app::Api::call");
+        assert_eq!(name("app::call::{{closure}}::{{closure}}::here", 2), "app::call#2");
+    }
+}

@@ -1,0 +1,174 @@
+//! What the expansion of `#[rate_limit]` may name. Not for use by hand: it changes with the attribute.
+
+/// The first version of the expansion.
+pub mod v1 {
+    use std::time::Duration;
+
+    use crate::decision::Decision;
+    use crate::limiter::{Started, Wait};
+
+    pub use crate::backend::{IntoBackend, SharedBackend};
+    pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
+    pub use crate::key::RateLimitKey;
+    pub use crate::limit::{Algorithm, Limit};
+    pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
+    pub use std::option::Option::{self, None, Some};
+    pub use std::result::Result::{self, Err, Ok};
+
+    /// `algorithm = sliding_window`.
+    pub const SLIDING_WINDOW: Algorithm = Algorithm::SlidingWindow;
+    /// `algorithm = token_bucket`.
+    pub const TOKEN_BUCKET: Algorithm = Algorithm::TokenBucket;
+    /// `algorithm = fixed_window`.
+    pub const FIXED_WINDOW: Algorithm = Algorithm::FixedWindow;
+    /// `on_backend_error = local`.
+    pub const LOCAL: OnBackendError = OnBackendError::Local;
+    /// `on_backend_error = allow`.
+    pub const ALLOW: OnBackendError = OnBackendError::Allow;
+    /// `on_backend_error = deny`.
+    pub const DENY: OnBackendError = OnBackendError::Deny;
+
+    /// A literal duration.
+    pub const fn per(nanos: u64) -> Duration {
+        Duration::from_nanos(nanos)
+    }
+
+    /// A limit; a count of zero denies, a period out of range is moved to the nearest one in range.
+    pub const fn limit(count: u32, per: Duration, algorithm: Algorithm) -> Limit {
+        Limit::clamped(count, per, algorithm, count)
+    }
+
+    /// A token bucket that holds `burst`.
+    pub const fn limit_with_burst(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {
+        Limit::clamped(count, per, algorithm, burst)
+    }
+
+    /// The path of an item, from which the function around it gets its name.
+    pub fn item_name<T: ?Sized>(item: &T) -> &'static str {
+        std::any::type_name_of_val(item)
+    }
+
+    /// `backend = ..`.
+    pub fn backend<B: IntoBackend>(backend: B) -> SharedBackend {
+        backend.into_backend()
+    }
+
+    /// One call of an annotated function.
+    #[derive(Clone, Copy)]
+    pub struct Call<'a> {
+        call: crate::limiter::Call<'a>,
+    }
+
+    impl<'a> Call<'a> {
+        /// A call that costs one permit and does not wait.
+        #[inline]
+        pub fn new(limiter: &'a RateLimiter) -> Call<'a> {
+            Call { call: crate::limiter::Call::new(limiter.core()) }
+        }
+
+        /// The limits as they were read at this call.
+        #[inline]
+        pub fn limits(self, limits: &'a [Limit]) -> Call<'a> {
+            Call { call: self.call.limits(limits) }
+        }
+
+        /// Permits that the call takes.
+        #[inline]
+        pub fn cost(self, cost: u32) -> Call<'a> {
+            Call { call: self.call.cost(cost) }
+        }
+
+        /// Waits for the permits, however long it takes.
+        #[inline]
+        pub fn wait(self) -> Call<'a> {
+            Call { call: self.call.wait(Wait::Forever) }
+        }
+
+        /// Waits for the permits if they come within so many nanoseconds.
+        #[inline]
+        pub fn wait_at_most(self, nanos: u64) -> Call<'a> {
+            Call { call: self.call.wait(Wait::AtMost(nanos)) }
+        }
+
+        /// Decides on this thread.
+        #[inline]
+        pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
+            self.call.decide(&key).map(drop)
+        }
+
+        /// Decides on this thread; the permits can be given back.
+        pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
+            let limiter = RateLimiter::from_core(self.call.core().clone());
+            self.call.decide(&key).map(|decision| Held { limiter, decision })
+        }
+
+        /// Does all that needs no waiting.
+        #[inline]
+        pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
+            Begun { limiter: RateLimiter::from_core(self.call.core().clone()), started: self.call.start(&key) }
+        }
+    }
+
+    /// A call of an asynchronous function, on its way.
+    pub struct Begun {
+        limiter: RateLimiter,
+        started: Started,
+    }
+
+    impl Begun {
+        /// The decision.
+        #[inline]
+        pub async fn finish(self) -> Result<(), RateLimitExceeded> {
+            self.started.finish_async().await.map(drop)
+        }
+
+        /// The decision; its permits can be given back.
+        pub async fn finish_held(self) -> Result<Held, RateLimitExceeded> {
+            let decision = self.started.finish_async().await?;
+            Ok(Held { limiter: self.limiter, decision })
+        }
+    }
+
+    /// Permits that the outcome of the body decides upon. Dropped, they stay taken.
+    pub struct Held {
+        limiter: RateLimiter,
+        decision: Decision,
+    }
+
+    impl Held {
+        /// Gives the permits back unless the call counts.
+        pub fn settle(self, counts: bool) {
+            if !counts {
+                // A permit that cannot be given back stays taken: the limit is kept.
+                let _ = self.limiter.refund(self.decision);
+            }
+        }
+
+        /// As `settle`, without blocking the thread.
+        pub async fn settle_async(self, counts: bool) {
+            if !counts {
+                let _ = self.limiter.refund_async(self.decision).await;
+            }
+        }
+    }
+
+    /// For a call that cannot be denied.
+    pub fn admitted(result: Result<(), RateLimitExceeded>) {
+        debug_assert!(result.is_ok(), "an unbounded wait was denied: {result:?}");
+    }
+
+    /// What a denied call returns, by the attribute's own word.
+    pub fn or_else<R>(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> R) -> R {
+        f(exceeded)
+    }
+
+    /// Whether a call with that outcome counts.
+    pub fn counts<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> bool) -> bool {
+        f(outcome)
+    }
+
+    /// Runs a body whose outcome is looked at.
+    pub fn run<T>(f: impl FnOnce() -> T) -> T {
+        f()
+    }
+}

@@ -1,0 +1,92 @@
+//! What rate limiters this process has used.
+
+use std::sync::{Arc, Weak};
+
+use parking_lot::Mutex;
+
+use crate::limit::Limit;
+use crate::limiter::{Core, InvalidLimiter};
+
+static LIMITERS: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+
+/// A rate limiter that this process has used; see [`limiters`].
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LimiterInfo {
+    /// The limiter's name: what was given to it, or the path of the annotated function.
+    pub name: String,
+    /// The limits that apply now. Of a limit whose `count` or `per` is read at each call, that value is 1 or a second.
+    pub limits: Vec<Limit>,
+    /// Where it was written down: file, line, column.
+    pub location: Option<Location>,
+    /// Calls admitted since the process started.
+    pub allowed: u64,
+    /// Calls denied since the process started (with `dry_run`: that would have been).
+    pub denied: u64,
+    /// Whether it only counts and never denies.
+    pub dry_run: bool,
+}
+
+/// A place in the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Location {
+    /// The file, as the compiler was given it.
+    pub file: &'static str,
+    /// The line, from 1.
+    pub line: u32,
+    /// The column, from 1.
+    pub column: u32,
+}
+
+pub(crate) fn add(core: &Arc<Core>) {
+    let mut limiters = LIMITERS.lock();
+    if limiters.len() == limiters.capacity() {
+        limiters.retain(|limiter| limiter.strong_count() > 0);
+    }
+    limiters.push(Arc::downgrade(core));
+}
+
+pub(crate) fn all() -> Vec<Arc<Core>> {
+    LIMITERS.lock().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// All rate limiters that this process has used and still holds, in the order of their first use.
+///
+/// ```
+/// use ratelimit_runtime::{limiters, rate_limit};
+///
+/// #[rate_limit(count = 2, per = "1h", name = "report")]
+/// fn report() -> Option<()> { Some(()) }
+///
+/// for _ in 0..3 { report(); }
+/// let report = limiters().into_iter().find(|limiter| limiter.name == "report").unwrap();
+/// assert_eq!((report.allowed, report.denied), (2, 1));
+/// ```
+pub fn limiters() -> Vec<LimiterInfo> {
+    all().iter().map(|core| info(core)).collect()
+}
+
+fn info(core: &Core) -> LimiterInfo {
+    let (allowed, denied) = core.counts();
+    let options = core.options();
+    LimiterInfo {
+        name: core.name().to_owned(),
+        limits: core.limits(),
+        location: options.location.map(|(file, line, column)| Location { file, line, column }),
+        allowed,
+        denied,
+        dry_run: options.dry_run,
+    }
+}
+
+/// Replaces the limits of all limiters of that name in this process, from their next call on, as
+/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does. An error if no limiter of that name has been used yet.
+pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
+    let mut found = false;
+    for core in all().iter().filter(|core| core.name() == name) {
+        core.set_limits(limits)?;
+        found = true;
+    }
+    if found { Ok(()) } else { Err(InvalidLimiter::UnknownName) }
+}

@@ -1,0 +1,33 @@
+//! Sleeping until booked permits are due.
+
+use std::time::Duration;
+
+/// Blocks the thread.
+pub(crate) fn sleep(delay: Duration) {
+    std::thread::sleep(delay);
+}
+
+/// Sleeps on the timer of the tokio runtime around; where there is none, on that of a thread of this crate.
+#[cfg(feature = "tokio")]
+pub(crate) async fn sleep_async(delay: Duration) {
+    use tokio::runtime::Handle;
+
+    if Handle::try_current().is_ok() {
+        tokio::time::sleep(delay).await;
+        return;
+    }
+    match crate::background::handle() {
+        Ok(timer) => {
+            // The task ends by itself or with its runtime, which lives as long as the process.
+            let _ = timer.spawn(tokio::time::sleep(delay)).await;
+        }
+        Err(_) => sleep(delay),
+    }
+}
+
+/// Without the feature `tokio` nothing can ask to wait in a future: the attribute refuses it and the methods are absent.
+#[cfg(not(feature = "tokio"))]
+#[expect(clippy::unused_async, reason = "stands for the one that awaits")]
+pub(crate) async fn sleep_async(delay: Duration) {
+    sleep(delay);
+}
