@@ -13,7 +13,7 @@ mod fixed_window;
 mod groups;
 pub(crate) mod offences;
 mod sliding_window;
-mod token_bucket;
+pub(crate) mod token_bucket;
 
 use crate::limit::{Algorithm, Limit};
 

@@ -35,7 +35,7 @@ mod waiting;
 pub use algorithm::offences::Backoff;
 pub use backend::{Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, set_default_backend};
 #[cfg(feature = "redis")]
-pub use backend::redis::RedisBackend;
+pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};

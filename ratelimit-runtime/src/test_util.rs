@@ -25,7 +25,7 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -164,16 +164,21 @@ impl Future for Sleep<'_> {
     }
 }
 
-/// Pauses the clock for rate limits on this thread, at the present time, and gives them buckets of their own, until the
+/// The present time, on a whole microsecond as a token bucket's times are.
+fn present() -> u64 {
+    clock::now() / 1_000 * 1_000
+}
+
+/// Pauses the clock for rate limits on this thread, at the present microsecond, and gives them buckets of their own, until the
 /// guard is dropped. Pauses may be nested: the inner one counts.
 pub fn pause() -> TestClock {
-    TestClock::new(Time::Manual(AtomicU64::new(clock::now())))
+    TestClock::new(Time::Manual(AtomicU64::new(present())))
 }
 
 /// As [`pause`], with a clock that goes as tokio's does: with `tokio::time::pause` and `tokio::time::advance`.
 #[cfg(feature = "tokio")]
 pub fn pause_with_tokio() -> TestClock {
-    TestClock::new(Time::Tokio { started: tokio::time::Instant::now(), unix: clock::now() })
+    TestClock::new(Time::Tokio { started: tokio::time::Instant::now(), unix: present() })
 }
 
 /// Forgets all buckets: those of the test around, or where there is none those of the process's memory.
@@ -252,8 +257,8 @@ impl TestHandle {
 #[must_use = "the thread leaves the test when this is dropped"]
 pub struct Entered {
     scope: Arc<Scope>,
-    /// It is to be dropped on the thread that it was made on.
-    thread: PhantomData<*const ()>,
+    /// It is to be dropped on the thread that it was made on, as a mutex guard is.
+    thread: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl Drop for Entered {

@@ -19,7 +19,7 @@ pub(crate) async fn sleep_async(delay: Duration) {
     match crate::background::handle() {
         Ok(timer) => {
             // The task ends by itself or with its runtime, which lives as long as the process.
-            let _ = timer.spawn(tokio::time::sleep(delay)).await;
+            let _ = timer.spawn(async move { tokio::time::sleep(delay).await }).await;
         }
         Err(_) => sleep(delay),
     }

@@ -255,7 +255,8 @@ impl Record {
     pub(crate) fn fresh_at(&self, rules: &[Rule], backoff: Option<&Backoff>) -> u64 {
         let limits = self.limits.iter().zip(rules).map(|(state, rule)| state.fresh_at(rule)).max().unwrap_or(0);
         let forgiven = backoff.map_or(0, |backoff| self.offences.fresh_at(backoff));
-        limits.max(forgiven)
+        // Nothing is admitted before the newest admission, even where all that led to it was given back.
+        limits.max(forgiven).max(self.newest)
     }
 
     /// Brings the record to `now` and to the limits as they are.

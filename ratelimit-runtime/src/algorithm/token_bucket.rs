@@ -72,7 +72,9 @@ impl TokenBucket {
         let now = now.max(self.last);
         *self = self.at(rule, now);
         let steps = now.saturating_sub(at).div_ceil(step);
-        let back = (u64::from(cost) * permit).saturating_sub(steps.saturating_mul(units));
+        // Where a smaller bucket has replaced the one they came from, the debt was cut to what this one holds.
+        let cost = u64::from(cost.min(rule.limit.burst()));
+        let back = (cost * permit).saturating_sub(steps.saturating_mul(units));
         self.debt = self.debt.saturating_sub(back);
     }
 

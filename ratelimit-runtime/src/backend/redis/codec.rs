@@ -1,0 +1,210 @@
+//! Requests and answers as the script reads and writes them: little-endian integers, times in microseconds.
+//!
+//! The server decides in whole microseconds: a time of this process is rounded down to one, a duration of a backoff up.
+
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use crate::algorithm::Rule;
+use crate::algorithm::record::{Admission, Permit, Previous, Refusal, Undo};
+use crate::algorithm::token_bucket::TokenBucket;
+use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
+use crate::error::{BackendError, BackendErrorKind};
+use crate::limit::Algorithm;
+
+const TAKE: u8 = 0;
+const PEEK: u8 = 1;
+const GIVE_BACK: u8 = 2;
+const RESET: u8 = 3;
+
+const ADMITTED: u8 = 0;
+const DENIED: u8 = 1;
+const NEVER: u8 = 2;
+const DONE: u8 = 3;
+
+const SLIDING: u8 = 0;
+const TOKEN: u8 = 1;
+const FIXED: u8 = 2;
+
+/// The longest duration that is sent, 142 years: with it a time of today stays an exact integer in the script's doubles.
+const LONGEST: u64 = 1 << 52;
+
+/// What the script is asked.
+pub(super) fn encode(request: &Request) -> Vec<u8> {
+    let mut bytes = Writer(Vec::with_capacity(96));
+    let (action, cost, max_wait) = match request.action() {
+        Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
+        Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
+        Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
+        Action::Reset => (RESET, 0, Duration::ZERO),
+    };
+    let backoff = request.backoff();
+    bytes.u8(action);
+    // At most 8.
+    bytes.u8(request.limits().len().to_le_bytes()[0]);
+    bytes.u8(request.test_time.is_some().into());
+    bytes.u8(backoff.is_some().into());
+    bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
+    bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
+    bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
+    bytes.u32(cost);
+    bytes.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
+    for limit in request.limits() {
+        let rule = Rule::new(*limit);
+        let (kind, per_call, numbers) = match limit.algorithm() {
+            Algorithm::SlidingWindow => (SLIDING, rule.group, [limit.per_micros(), 0, 0]),
+            Algorithm::TokenBucket => (TOKEN, limit.burst(), [rule.rate.units, rule.rate.permit, rule.rate.step]),
+            Algorithm::FixedWindow => (FIXED, 0, [limit.per_micros(), 0, 0]),
+        };
+        bytes.u8(kind);
+        bytes.u32(rule.capacity());
+        bytes.u32(per_call);
+        numbers.into_iter().for_each(|number| bytes.u56(number));
+    }
+    if let Action::GiveBack(permit) = request.action() {
+        bytes.permit(permit);
+    }
+    bytes.0
+}
+
+fn micros_up(duration: Duration) -> u64 {
+    duration.as_nanos().div_ceil(1_000).try_into().unwrap_or(LONGEST).min(LONGEST)
+}
+
+struct Writer(Vec<u8>);
+
+impl Writer {
+    fn u8(&mut self, number: u8) {
+        self.0.push(number);
+    }
+
+    fn u32(&mut self, number: u32) {
+        self.0.extend_from_slice(&number.to_le_bytes());
+    }
+
+    /// Seven bytes hold every integer that a double holds.
+    fn u56(&mut self, number: u64) {
+        self.0.extend_from_slice(&number.to_le_bytes()[..7]);
+    }
+
+    fn time(&mut self, nanos: u64) {
+        self.u56(nanos / 1_000);
+    }
+
+    fn permit(&mut self, permit: &Permit) {
+        self.time(permit.at);
+        self.u32(permit.sequence);
+        self.u8(permit.undo.is_some().into());
+        let Some(undo) = &permit.undo else { return };
+        self.time(undo.newest);
+        for previous in &undo.limits {
+            match previous {
+                Previous::Sliding(at) => {
+                    self.u8(SLIDING);
+                    self.time(*at);
+                }
+                Previous::Token(bucket) => {
+                    self.u8(TOKEN);
+                    self.time(bucket.last);
+                    self.u56(bucket.debt);
+                    self.u56(bucket.unit);
+                }
+                Previous::Fixed => self.u8(FIXED),
+            }
+        }
+    }
+}
+
+/// What the script answered to `request`.
+pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
+    let mut rest = Reader(bytes);
+    rest.answer(request)
+        .filter(|_| rest.0.is_empty())
+        .ok_or_else(|| BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision"))
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl Reader<'_> {
+    fn answer(&mut self, request: &Request) -> Option<Answer> {
+        let kind = self.u8()?;
+        let now = Timestamp::from_nanos(self.time()?);
+        let outcome = match kind {
+            ADMITTED => {
+                let at = self.time()?;
+                let sequence = self.u32()?;
+                let limit = self.position(request)?;
+                let remaining = self.u32()?;
+                let fresh_at = self.time()?;
+                let undo = self.undo()?;
+                let cost = match request.action() {
+                    Action::Take { cost, .. } => *cost,
+                    _ => 0,
+                };
+                let permit = Permit { at, sequence, cost, undo };
+                Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } })
+            }
+            DENIED | NEVER => {
+                let limit = self.position(request)?;
+                let remaining = self.u32()?;
+                let at = self.time()?;
+                let admitted_at = (kind == DENIED).then_some(at);
+                Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } })
+            }
+            DONE => Outcome::Done,
+            _ => return None,
+        };
+        Some(Answer { now, outcome })
+    }
+
+    #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]
+    fn undo(&mut self) -> Option<Option<Box<Undo>>> {
+        if self.0.is_empty() {
+            return Some(None);
+        }
+        self.u8()?;
+        let newest = self.time()?;
+        let mut limits = SmallVec::new();
+        while !self.0.is_empty() {
+            limits.push(match self.u8()? {
+                SLIDING => Previous::Sliding(self.time()?),
+                TOKEN => Previous::Token(TokenBucket { last: self.time()?, debt: self.u56()?, unit: self.u56()? }),
+                FIXED => Previous::Fixed,
+                _ => return None,
+            });
+        }
+        Some(Some(Box::new(Undo { newest, limits })))
+    }
+
+    /// The position of one of the limits of the request.
+    fn position(&mut self, request: &Request) -> Option<usize> {
+        let position = usize::from(self.u8()?);
+        (position < request.limits().len()).then_some(position)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        let (byte, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*byte)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (bytes, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*bytes))
+    }
+
+    fn u56(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk::<7>()?;
+        self.0 = rest;
+        let mut number = [0; 8];
+        number[..7].copy_from_slice(bytes);
+        Some(u64::from_le_bytes(number))
+    }
+
+    /// Nanoseconds.
+    fn time(&mut self) -> Option<u64> {
+        self.u56()?.checked_mul(1_000)
+    }
+}

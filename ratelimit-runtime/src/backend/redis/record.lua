@@ -1,0 +1,247 @@
+-- What is on record for one bucket: the clock, the newest admission, the denials, and the state of each limit.
+
+local VERSION = 1
+-- version, limits, clock, newest, floor, sequence, offences: how many, the last, blocked until
+local HEADER, HEADER_BYTES = '<BBI7I7I7I4I4I7I7', 45
+
+local clock, newest, lowest, sequence = 0, 0, 0, 0
+local offences, offended, blocked = 0, 0, 0
+local states = {}
+
+-- The state that `bytes` hold, or nil where they are no state of this version.
+local function read_states(bytes, count, from)
+  local read, size = {}, #bytes
+  for position = 1, count do
+    if from > size then return nil end
+    local kind = string.byte(bytes, from)
+    if kind == TOKEN then
+      if from + 21 > size then return nil end
+      local last, debt, unit
+      last, debt, unit, from = unpack_bytes('<I7I7I7', bytes, from + 1)
+      read[position] = { kind = TOKEN, last = last, debt = debt, unit = unit }
+    else
+      local per = nil
+      from = from + 1
+      if kind == FIXED then
+        if from + 6 > size then return nil end
+        per, from = unpack_bytes('<I7', bytes, from)
+        if per == 0 then return nil end
+      elseif kind ~= SLIDING then
+        return nil
+      end
+      if from + 5 > size then return nil end
+      local total, groups
+      total, groups, from = unpack_bytes('<I5B', bytes, from)
+      if from + 12 * groups - 1 > size then return nil end
+      local state = { unpack_bytes('<' .. string.rep('I7I5', groups), bytes, from) }
+      from = state[2 * groups + 1]
+      state[2 * groups + 1] = nil
+      state.kind, state.per, state.total, state.first, state.last = kind, per, total, 1, 2 * groups - 1
+      read[position] = state
+    end
+  end
+  return from == size + 1 and read or nil
+end
+
+local function read_record(bytes)
+  if #bytes < HEADER_BYTES or string.byte(bytes, 1) ~= VERSION then return end
+  local _, count, c, n, l, s, o, od, b, from = unpack_bytes(HEADER, bytes)
+  local read = read_states(bytes, count, from)
+  if not read then return end
+  clock, newest, lowest, sequence, offences, offended, blocked, states = c, n, l, s, o, od, b, read
+end
+
+local function write_record()
+  local parts = { pack(HEADER, VERSION, #states, clock, newest, lowest, sequence, offences, offended, blocked) }
+  for position, state in ipairs(states) do
+    if state.kind == TOKEN then
+      parts[position + 1] = pack('<BI7I7I7', TOKEN, state.last, state.debt, state.unit)
+    else
+      local groups = (state.last - state.first) / 2 + 1
+      local per = state.kind == FIXED and pack('<I7', state.per) or ''
+      parts[position + 1] = pack('<B', state.kind) .. per .. pack(
+        '<I5B' .. string.rep('I7I5', groups), state.total, groups, unpack(state, state.first, state.last + 1)
+      )
+    end
+  end
+  return table.concat(parts)
+end
+
+-- The clock went back: ages are kept, as if no time had passed since it was read last.
+local function shift_back(now)
+  local by = clock - now
+  newest, lowest = max(0, newest - by), max(0, lowest - by)
+  offended, blocked = max(0, offended - by), max(0, blocked - by)
+  for _, state in ipairs(states) do
+    if state.kind == TOKEN then
+      state.last = max(0, state.last - by)
+    else
+      local back = by
+      -- Fixed windows move by whole windows.
+      if state.kind == FIXED then back = max(0, begin(state, clock) - begin(state, now)) end
+      for i = state.first, state.last, 2 do state[i] = max(0, state[i] - back) end
+    end
+  end
+end
+
+-- Brings the record to `now` and to the limits as they are.
+local function advance(rules, backoff, now)
+  if now < clock then shift_back(now) end
+  clock = now
+  for position, rule in ipairs(rules) do
+    local kind, state = rule.kind, states[position]
+    if not state or state.kind ~= kind or (kind == FIXED and state.per ~= rule.per) then
+      if kind == TOKEN then
+        state = { kind = TOKEN, last = 0, debt = 0, unit = 0 }
+      else
+        state = { kind = kind, per = rule.per, total = 0, first = 1, last = -1 }
+      end
+      states[position] = state
+    end
+    if kind == SLIDING then
+      drop_until(state, now - rule.per)
+    elseif kind == TOKEN then
+      token_convert(rule, state)
+    else
+      drop_until(state, begin(state, now) - 1)
+    end
+  end
+  for position = #rules + 1, #states do states[position] = nil end
+  if not backoff or (offences > 0 and now >= offended + backoff.max) then offences, offended, blocked = 0, 0, 0 end
+end
+
+-- Permits that a limit has left at `from`.
+local function remaining(rule, state, from)
+  local kind, taken = rule.kind, nil
+  if kind == SLIDING then
+    taken = total_after(state, from - rule.per)
+  elseif kind == TOKEN then
+    local _, debt = token_at(rule, state, from)
+    taken = ceil(debt / rule.permit)
+  else
+    taken = fixed_taken(state, from)
+  end
+  return max(0, rule.capacity - taken)
+end
+
+-- When a limit is as if nobody had called.
+local function fresh_at(rule, state)
+  if rule.kind == TOKEN then
+    if state.debt == 0 then return 0 end
+    return min(state.last + ceil(state.debt / rule.units) * rule.step, FAR)
+  end
+  if state.last < state.first then return 0 end
+  return state[state.last] + rule.per
+end
+
+-- Position, from 0, of the limit with the fewest permits left at `from`, and these.
+local function tightest(rules, from)
+  if #rules == 1 then return 0, remaining(rules[1], states[1], from) end
+  local tight, least = 0, FAR
+  for position, rule in ipairs(rules) do
+    local left = remaining(rule, states[position], from)
+    if left < least then tight, least = position - 1, left end
+  end
+  return tight, least
+end
+
+-- The first moment from `now` on at which `cost` fits, and the position of the limit that decides it; instead of the
+-- moment nil where that limit can never hold as much.
+local function find(rules, cost, now)
+  if cost == 0 then return now, 0 end
+  for position, rule in ipairs(rules) do
+    if cost > rule.capacity then return nil, position - 1 end
+  end
+  local from = max(now, newest, blocked)
+  local found, limit = from, nil
+  for position, rule in ipairs(rules) do
+    local at
+    if rule.kind == SLIDING then
+      at = sliding_earliest(rule, states[position], from, cost)
+    elseif rule.kind == TOKEN then
+      at = token_earliest(rule, states[position], from, cost)
+    else
+      at = fixed_earliest(rule, states[position], from, cost)
+    end
+    if at > found then found, limit = at, position - 1 end
+  end
+  if not limit and found > now then limit = tightest(rules, from) end
+  return found, limit
+end
+
+-- Charges all limits; returns what takes the charge back, for one that is booked ahead.
+local function charge(rules, at, now, cost)
+  local booked = at > now
+  local undo = booked and { pack('<BI7', 1, newest) } or nil
+  for position, rule in ipairs(rules) do
+    local state, before, dropped = states[position], nil, nil
+    if rule.kind == SLIDING then
+      local previous = sliding_charge(rule, state, at, cost)
+      if booked then before = pack('<BI7', SLIDING, previous) end
+      dropped = bound(state, at - rule.per)
+    elseif rule.kind == TOKEN then
+      if booked then before = pack('<BI7I7I7', TOKEN, state.last, state.debt, state.unit) end
+      state.last, state.debt = token_at(rule, state, at)
+      state.debt = state.debt + cost * rule.permit
+    else
+      fixed_charge(state, at, cost)
+      if booked then before = pack('<B', FIXED) end
+      dropped = bound(state, begin(state, at) - 1)
+    end
+    if booked then undo[position + 1] = before end
+    if dropped then lowest = max(lowest, dropped + rule.per) end
+  end
+  sequence = (sequence + 1) % 4294967296
+  newest = at
+  return booked and table.concat(undo) or nil
+end
+
+-- Takes back the newest charge, from what `charge` returned, at `from` in the request.
+local function undo_charge(rules, cost, request, from)
+  local previous_newest
+  previous_newest, from = unpack_bytes('<I7', request, from)
+  for position = 1, #rules do
+    if from > #request then break end
+    local state, kind, last, debt, unit = states[position], string.byte(request, from), nil, nil, nil
+    from = from + 1
+    if kind == SLIDING then
+      last, from = unpack_bytes('<I7', request, from)
+      if state.kind == SLIDING then extend_last(state, last, -cost) end
+    elseif kind == TOKEN then
+      last, debt, unit, from = unpack_bytes('<I7I7I7', request, from)
+      -- Where the limit was replaced meanwhile, what was booked stays booked.
+      if state.kind == TOKEN and state.unit == unit then state.last, state.debt = last, debt end
+    elseif state.kind == FIXED then
+      extend_last(state, state[state.last], -cost)
+    end
+  end
+  sequence = (sequence - 1) % 4294967296
+  newest = max(previous_newest, lowest)
+end
+
+-- Gives back `cost` permits that were taken at `at`, from every limit where they still count.
+local function refund(rules, now, at, cost)
+  for position, rule in ipairs(rules) do
+    local state = states[position]
+    if rule.kind == TOKEN then
+      token_refund(rule, state, now, at, cost)
+    elseif rule.kind == SLIDING then
+      local i = take_from(state, at, cost)
+      if i then close_hole(state, i, rule.group) end
+    else
+      local start = begin(state, at)
+      for i = state.first, state.last, 2 do
+        if state[i] == start then
+          take_from(state, start, cost)
+          break
+        end
+      end
+    end
+  end
+end
+
+local function deny(backoff, now)
+  local block = min(backoff.initial * 2 ^ min(offences, 63), backoff.max)
+  offences = min(offences + 1, 4294967295)
+  offended, blocked = now, min(now + block, FAR)
+end

@@ -1,0 +1,448 @@
+//! One suite for every backend: the same calls at the same times get the same answers, and these are what a full log says.
+//!
+//! Time is a test's clock, in whole microseconds, for Redis too.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use ratelimit_runtime::backend::{Answer, Backend, Bucket, Request};
+use ratelimit_runtime::{
+    Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
+    RateLimitExceeded, RateLimiter, SharedBackend, test_util,
+};
+use ratelimit_tests::oracle::{Entry, Log, nanos};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+/// A store as a user would write one: bytes under a name.
+#[derive(Default)]
+struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
+
+impl Backend for Shelf {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        let mut shelf = self.0.lock().unwrap();
+        let bytes = shelf.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
+        let mut bucket = Bucket::from_bytes(bytes)?;
+        let answer = bucket.apply(request, request.now());
+        shelf.insert(request.bucket().to_owned(), bucket.to_bytes());
+        Ok(answer)
+    }
+}
+
+/// How a limiter is called.
+#[derive(Clone, Copy)]
+enum Front {
+    Blocking,
+    Async,
+}
+
+/// A limiter whose calls block or are futures.
+struct Subject {
+    limiter: RateLimiter,
+    front: Front,
+}
+
+/// Runs a future on this thread: backends wake it from other threads.
+fn block_on<F: Future>(future: F) -> F::Output {
+    futures_executor::block_on(future)
+}
+
+impl Subject {
+    fn check(&self, key: &str, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        match self.front {
+            Front::Blocking => self.limiter.check(key, cost),
+            Front::Async => block_on(self.limiter.check_async(key, cost)),
+        }
+    }
+
+    fn peek(&self, key: &str, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        match self.front {
+            Front::Blocking => self.limiter.peek(key, cost),
+            Front::Async => block_on(self.limiter.peek_async(key, cost)),
+        }
+    }
+
+    fn refund(&self, decision: Decision) {
+        match self.front {
+            Front::Blocking => self.limiter.refund(decision),
+            Front::Async => block_on(self.limiter.refund_async(decision)),
+        }
+        .unwrap();
+    }
+
+    fn reset(&self, key: &str) {
+        match self.front {
+            Front::Blocking => self.limiter.reset(key),
+            Front::Async => block_on(self.limiter.reset_async(key)),
+        }
+        .unwrap();
+    }
+
+    /// Waits: the clock goes on by itself.
+    fn wait_at_most(&self, key: &str, cost: u32, max: Duration) -> Result<Decision, RateLimitExceeded> {
+        self.limiter.wait_at_most(key, cost, max)
+    }
+
+    fn admitted(&self, key: &str, calls: usize) -> usize {
+        (0..calls).filter(|_| self.check(key, 1).is_ok()).count()
+    }
+}
+
+/// Makes subjects of one backend.
+struct Stage {
+    backend: SharedBackend,
+    front: Front,
+}
+
+impl Stage {
+    fn subject(&self, limits: &[Limit]) -> Subject {
+        self.with(limits, |builder| builder)
+    }
+
+    fn with(
+        &self,
+        limits: &[Limit],
+        more: impl FnOnce(ratelimit_runtime::Builder) -> ratelimit_runtime::Builder,
+    ) -> Subject {
+        let builder = RateLimiter::builder("conformance").backend(self.backend.clone());
+        // A backend that fails is to be seen.
+        let builder = builder.on_backend_error(OnBackendError::Deny);
+        let builder = limits.iter().fold(builder, |builder, limit| builder.limit(*limit));
+        Subject { limiter: more(builder).build().unwrap(), front: self.front }
+    }
+}
+
+mod scenarios {
+    use super::*;
+
+    pub(super) fn count_calls_are_admitted_and_not_one_more(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            for count in [1, 2, 63, 64, 65, 1_000] {
+                let subject = stage.subject(&[Limit::new(count, MINUTE).with_algorithm(algorithm)]);
+                let _clock = test_util::pause();
+                let calls = count as usize + 5;
+                assert_eq!(subject.admitted("a", calls), count as usize, "{algorithm:?}");
+                assert_eq!(subject.admitted("b", 1), 1, "keys are apart");
+            }
+        }
+    }
+
+    pub(super) fn the_window_slides(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(2, SECOND)]);
+        let clock = test_util::pause();
+        subject.check("a", 1).unwrap();
+        clock.advance(SECOND / 2);
+        subject.check("a", 1).unwrap();
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(SECOND / 2));
+        clock.advance(SECOND / 2 - Duration::from_micros(1));
+        assert!(subject.check("a", 1).is_err());
+        clock.advance(Duration::from_micros(1));
+        assert!(subject.check("a", 1).is_ok());
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(SECOND / 2));
+    }
+
+    pub(super) fn a_token_bucket_holds_burst_and_refills_evenly(stage: &Stage) {
+        let limit = Limit::new(3, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(5);
+        let subject = stage.subject(&[limit]);
+        let clock = test_util::pause();
+        assert_eq!(subject.admitted("a", 9), 5);
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_micros(333_334)));
+        for _ in 0..3 {
+            clock.advance(Duration::from_micros(333_334));
+            assert_eq!(subject.admitted("a", 2), 1);
+        }
+    }
+
+    pub(super) fn a_fixed_window_begins_at_a_multiple_of_its_period(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(Algorithm::FixedWindow)]);
+        let clock = test_util::pause();
+        clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+        clock.advance(SECOND - Duration::from_micros(1));
+        assert_eq!(subject.admitted("a", 3), 2);
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_micros(1)));
+        clock.advance(Duration::from_micros(1));
+        assert_eq!(subject.admitted("a", 3), 2);
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(SECOND));
+    }
+
+    pub(super) fn several_limits_are_charged_together_or_not_at_all(stage: &Stage) {
+        let subject = stage.subject(&[
+            Limit::new(5, SECOND),
+            Limit::new(8, MINUTE).with_algorithm(Algorithm::TokenBucket),
+            Limit::new(7, Duration::from_secs(3_600)).with_algorithm(Algorithm::FixedWindow),
+        ]);
+        let clock = test_util::pause();
+        // Well inside a window of the third.
+        clock.advance(Duration::from_nanos(3_600_000_000_000 - clock.now() % 3_600_000_000_000));
+        assert_eq!(subject.admitted("a", 20), 5);
+        clock.advance(SECOND);
+        assert_eq!(subject.admitted("a", 20), 2);
+        let exceeded = subject.check("a", 1).unwrap_err();
+        assert_eq!(exceeded.limit_index(), 2);
+        assert_eq!(exceeded.retry_after(), Some(Duration::from_secs(3_599)));
+    }
+
+    pub(super) fn costs_are_taken_whole(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(10, MINUTE).with_algorithm(algorithm)]);
+            let _clock = test_util::pause();
+            assert_eq!(subject.check("a", 7).unwrap().remaining(), 3);
+            assert_eq!(subject.check("a", 4).unwrap_err().remaining(), 3);
+            assert_eq!(subject.check("a", 0).unwrap().remaining(), 3);
+            assert_eq!(subject.check("a", 3).unwrap().remaining(), 0);
+            assert_eq!(subject.check("a", 11).unwrap_err().kind(), ExceededKind::CostExceedsLimit);
+            assert_eq!(subject.check("a", u32::MAX).unwrap_err().retry_after(), None);
+            assert!(subject.check("a", 0).is_ok());
+        }
+    }
+
+    pub(super) fn peek_refund_and_reset_do_what_they_say(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, MINUTE).with_algorithm(algorithm)]);
+            let _clock = test_util::pause();
+            assert_eq!(subject.peek("a", 1).unwrap().remaining(), 2);
+            let first = subject.check("a", 1).unwrap();
+            subject.check("a", 1).unwrap();
+            assert!(subject.peek("a", 1).is_err());
+            subject.refund(first);
+            assert_eq!(subject.admitted("a", 3), 1, "{algorithm:?}");
+            subject.reset("a");
+            assert_eq!(subject.admitted("a", 3), 2, "{algorithm:?}");
+        }
+    }
+
+    pub(super) fn waiting_books_in_order(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm)]);
+            let clock = test_util::pause();
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            let start = clock.now();
+            let mut times = Vec::new();
+            for _ in 0..7 {
+                subject.wait_at_most("a", 1, Duration::MAX).unwrap();
+                times.push(Duration::from_nanos(clock.now() - start));
+            }
+            let expected = match algorithm {
+                Algorithm::TokenBucket => [0, 0, 500, 1_000, 1_500, 2_000, 2_500],
+                _ => [0, 0, 1_000, 1_000, 2_000, 2_000, 3_000],
+            };
+            assert_eq!(times, expected.map(Duration::from_millis), "{algorithm:?}");
+            let exceeded = subject.wait_at_most("a", 2, Duration::from_millis(1)).unwrap_err();
+            assert_eq!(exceeded.kind(), ExceededKind::Limited);
+        }
+    }
+
+    pub(super) fn backoff_doubles_and_forgives(stage: &Stage) {
+        let subject = stage.with(&[Limit::new(1, SECOND)], |builder| builder.backoff(5 * SECOND, 20 * SECOND));
+        let clock = test_util::pause();
+        subject.check("a", 1).unwrap();
+        for expected in [5, 10, 20, 20] {
+            assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(expected * SECOND));
+        }
+        clock.advance(20 * SECOND);
+        subject.check("a", 1).unwrap();
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(5 * SECOND));
+    }
+
+    pub(super) fn limits_changed_at_run_time_judge_what_is_on_record(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let limit = |count| Limit::new(count, MINUTE).with_algorithm(algorithm);
+            let subject = stage.subject(&[limit(3)]);
+            let _clock = test_util::pause();
+            assert_eq!(subject.admitted("a", 9), 3);
+            subject.limiter.set_limits(&[limit(5)]).unwrap();
+            let more = subject.admitted("a", 9);
+            // A token bucket's debt is kept in permits: three are missing from five.
+            assert_eq!(more, 2, "{algorithm:?}");
+            subject.limiter.set_limits(&[limit(1)]).unwrap();
+            assert_eq!(subject.admitted("a", 9), 0, "{algorithm:?}");
+        }
+    }
+
+    pub(super) fn hostile_keys_are_keys_like_others(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(1, MINUTE)]);
+        let _clock = test_util::pause();
+        let long = "x".repeat(1 << 20);
+        let keys = ["", "\0", "a\r\nFLUSHALL\r\n", "{a}", "}:{", "a:b", "\"", "%22", "conformance", "é", &long, &long[1..]];
+        for key in keys {
+            assert_eq!(subject.admitted(key, 2), 1, "{:?}", key.chars().take(20).collect::<String>());
+        }
+        for key in keys {
+            assert_eq!(subject.admitted(key, 1), 0);
+        }
+    }
+
+    pub(super) fn random_traces_are_what_a_full_log_says(stage: &Stage) {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let trace = (prop::collection::vec(limit(), 1..=3), prop::collection::vec(step(), 1..60));
+        runner.run(&trace, |(limits, steps)| follow(stage, &limits, &steps)).unwrap();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Check(u32),
+        Peek(u32),
+        Wait(u32, u32),
+        Advance(u32),
+        Refund,
+        Reset,
+    }
+
+    fn limit() -> impl Strategy<Value = Limit> {
+        (1_u32..=64, 1_u64..=10_000_000, proptest::sample::select(&ALGORITHMS)).prop_map(|(count, per, algorithm)| {
+            Limit::new(count, Duration::from_micros(per)).with_algorithm(algorithm)
+        })
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let cost = prop_oneof![8 => 1_u32..=3, 2 => 1_u32..=70, 1 => Just(0_u32)];
+        prop_oneof![
+            12 => cost.clone().prop_map(Step::Check),
+            2 => cost.clone().prop_map(Step::Peek),
+            2 => (cost, 0_u32..=2_000).prop_map(|(cost, wait)| Step::Wait(cost, wait)),
+            5 => (0_u32..=500).prop_map(Step::Advance),
+            1 => Just(Step::Refund),
+            1 => Just(Step::Reset),
+        ]
+    }
+
+    fn follow(stage: &Stage, limits: &[Limit], steps: &[Step]) -> Result<(), TestCaseError> {
+        let subject = stage.subject(limits);
+        let clock = test_util::pause();
+        let thousandths = |of: u32| Duration::from_micros(
+            u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap(),
+        );
+        let (mut log, mut last) = (Log::default(), None);
+        // What a token bucket has been given back is less than a log without the call says.
+        let mut exact = true;
+        for step in steps {
+            let now = clock.now();
+            let (cost, max_wait) = match *step {
+                Step::Advance(by) => {
+                    clock.advance(thousandths(by));
+                    continue;
+                }
+                Step::Refund => {
+                    if let Some((decision, entry)) = last.take() {
+                        subject.refund(decision);
+                        let entry: Entry = entry;
+                        log.0.retain(|logged| logged.at != entry.at || logged.cost != entry.cost);
+                        exact &= limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket);
+                    }
+                    continue;
+                }
+                Step::Reset => {
+                    subject.reset("key");
+                    (log, last, exact) = (Log::default(), None, true);
+                    continue;
+                }
+                Step::Check(cost) | Step::Peek(cost) => (cost, Duration::ZERO),
+                Step::Wait(cost, wait) => (cost, thousandths(wait)),
+            };
+            let possible = cost == 0 || limits.iter().all(|limit| cost <= limit.capacity());
+            let expected = match cost {
+                0 => now,
+                _ if !possible => u64::MAX,
+                _ => limits.iter().map(|limit| log.earliest(limit, now, cost)).max().unwrap(),
+            };
+            let result = match step {
+                Step::Peek(_) => subject.peek("key", cost),
+                Step::Wait(..) => subject.wait_at_most("key", cost, max_wait),
+                _ => subject.check("key", cost),
+            };
+            match result {
+                Ok(decision) => {
+                    prop_assert!(possible && expected - now <= nanos(max_wait), "admitted too early");
+                    let at = clock.now();
+                    prop_assert_eq!(nanos(decision.waited()), at - now);
+                    if exact {
+                        prop_assert_eq!(at, expected);
+                    }
+                    if cost > 0 && !matches!(step, Step::Peek(_)) {
+                        let entry = Entry { at, cost };
+                        // Two of one time and cost are told apart by neither log nor limit.
+                        let twin = log.0.iter().any(|logged| logged.at == at && logged.cost == cost);
+                        log.0.push(entry);
+                        last = (!twin).then_some((decision, entry));
+                    }
+                }
+                Err(exceeded) => {
+                    prop_assert_ne!(exceeded.kind(), ExceededKind::BackendFailed);
+                    prop_assert_eq!(exceeded.kind() == ExceededKind::CostExceedsLimit, !possible);
+                    let after = exceeded.retry_after().map(nanos);
+                    if exact && possible {
+                        prop_assert_eq!(after, Some(expected - now));
+                    }
+                    prop_assert!(after.is_none_or(|after| after > nanos(max_wait)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+macro_rules! conformance {
+    ($($backend:ident: $make:expr, [$($scenario:ident),* $(,)?];)*) => {$(
+        mod $backend {
+            use super::*;
+
+            fn stage(front: Front) -> Stage {
+                Stage { backend: $make, front }
+            }
+
+            mod blocking {
+                $(#[test] fn $scenario() { super::super::scenarios::$scenario(&super::stage(super::Front::Blocking)); })*
+            }
+
+            mod asynchronous {
+                $(#[test] fn $scenario() { super::super::scenarios::$scenario(&super::stage(super::Front::Async)); })*
+            }
+        }
+    )*};
+    ($($backend:ident: $make:expr;)*) => {
+        conformance! {$(
+            $backend: $make, [
+                count_calls_are_admitted_and_not_one_more,
+                the_window_slides,
+                a_token_bucket_holds_burst_and_refills_evenly,
+                a_fixed_window_begins_at_a_multiple_of_its_period,
+                several_limits_are_charged_together_or_not_at_all,
+                costs_are_taken_whole,
+                peek_refund_and_reset_do_what_they_say,
+                waiting_books_in_order,
+                backoff_doubles_and_forgives,
+                limits_changed_at_run_time_judge_what_is_on_record,
+                hostile_keys_are_keys_like_others,
+                random_traces_are_what_a_full_log_says,
+            ];
+        )*}
+    };
+}
+
+conformance! {
+    memory: MemoryBackend::new().into_backend();
+    users_own: Shelf::default().into_backend();
+}
+
+/// A waiter that gives up does so in every backend.
+#[test]
+fn a_dropped_wait_is_given_back_to_a_users_backend() {
+    let stage = Stage { backend: Shelf::default().into_backend(), front: Front::Async };
+    let subject = stage.subject(&[Limit::new(1, SECOND)]);
+    let _clock = test_util::pause();
+    subject.check("a", 1).unwrap();
+    {
+        let mut waiter = pin!(subject.limiter.wait_async("a", 1));
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiter.as_mut().poll(&mut context).is_pending());
+        assert_eq!(subject.peek("a", 1).unwrap_err().retry_after(), Some(2 * SECOND));
+    }
+    assert_eq!(subject.peek("a", 1).unwrap_err().retry_after(), Some(SECOND));
+}

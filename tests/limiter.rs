@@ -1,0 +1,364 @@
+//! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches, counts, threads.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::{
+    Algorithm, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter, limiters, set_limits,
+    test_util,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[test]
+fn each_key_has_a_bucket_of_its_own() {
+    static LIMITER: RateLimiter = RateLimiter::new("keys", &[Limit::new(1, MINUTE)]);
+    let _clock = test_util::pause();
+    assert!(LIMITER.check("alice", 1).is_ok());
+    assert!(LIMITER.check("bob", 1).is_ok());
+    assert!(LIMITER.check(String::from("alice"), 1).is_err());
+    assert!(LIMITER.check(None::<u8>, 1).is_ok());
+    assert!(LIMITER.check(None::<u8>, 1).is_err());
+    assert!(LIMITER.check((), 1).is_ok());
+    assert!(LIMITER.check((), 1).is_err());
+}
+
+#[test]
+fn a_decision_tells_limit_remaining_and_reset() {
+    static LIMITER: RateLimiter =
+        RateLimiter::new("tells", &[Limit::new(10, MINUTE), Limit::new(5, SECOND), Limit::new(100, MINUTE)]);
+    let clock = test_util::pause();
+    let decision = LIMITER.check("a", 2).unwrap();
+    assert_eq!((decision.limit_index(), decision.remaining()), (1, 3));
+    assert_eq!((decision.limit(), decision.reset_after()), (Limit::new(5, SECOND), SECOND));
+    clock.advance(SECOND);
+    LIMITER.check("a", 5).unwrap();
+    clock.advance(SECOND);
+    let exceeded = LIMITER.check("a", 4).unwrap_err();
+    assert_eq!((exceeded.limit_index(), exceeded.remaining(), exceeded.kind()), (0, 3, ExceededKind::Limited));
+    assert_eq!((exceeded.retry_after(), exceeded.retry_after_secs()), (Some(58 * SECOND), Some(58)));
+    assert_eq!(exceeded.limiter(), "tells");
+}
+
+#[test]
+fn a_denied_call_charges_no_limit_of_several() {
+    static LIMITER: RateLimiter = RateLimiter::new("atomic", &[Limit::new(10, SECOND), Limit::new(2, MINUTE)]);
+    let _clock = test_util::pause();
+    let admitted = (0..50).filter(|_| LIMITER.check("a", 1).is_ok()).count();
+    assert_eq!(admitted, 2);
+    LIMITER.set_limits(&[Limit::new(10, SECOND), Limit::new(100, MINUTE)]).unwrap();
+    assert_eq!(LIMITER.peek("a", 0).unwrap().remaining(), 8);
+}
+
+#[test]
+fn a_cost_of_zero_is_free_and_one_above_the_limit_is_an_error_of_its_own() {
+    static LIMITER: RateLimiter = RateLimiter::new("cost", &[Limit::new(3, MINUTE)]);
+    let _clock = test_util::pause();
+    let exceeded = LIMITER.check("a", 4).unwrap_err();
+    assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::CostExceedsLimit, None));
+    LIMITER.check("a", 3).unwrap();
+    assert!((0..10).all(|_| LIMITER.check("a", 0).is_ok()));
+    let exceeded = LIMITER.check("a", u32::MAX).unwrap_err();
+    assert_eq!(exceeded.kind(), ExceededKind::CostExceedsLimit);
+    assert!(LIMITER.wait("a", 4).is_err(), "waiting does not help");
+}
+
+#[test]
+fn the_call_is_admitted_when_retry_after_says_and_not_before() {
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let limiter =
+            RateLimiter::builder("retry").limit(Limit::new(7, SECOND).with_algorithm(algorithm)).build().unwrap();
+        let clock = test_util::pause();
+        while limiter.check((), 1).is_ok() {
+            clock.advance(Duration::from_millis(13));
+        }
+        let after = limiter.check((), 1).unwrap_err().retry_after().unwrap();
+        clock.advance(after - Duration::from_micros(1));
+        assert!(limiter.check((), 1).is_err(), "{algorithm:?}");
+        clock.advance(Duration::from_micros(1));
+        assert!(limiter.check((), 1).is_ok(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_fixed_window_of_a_day_begins_at_midnight_utc() {
+    let limit = Limit::new(1, Duration::from_secs(86_400)).with_algorithm(Algorithm::FixedWindow);
+    let limiter = RateLimiter::builder("midnight").limit(limit).build().unwrap();
+    let clock = test_util::pause();
+    limiter.check((), 1).unwrap();
+    let after = limiter.check((), 1).unwrap_err().retry_after().unwrap();
+    let reset = clock.now() + u64::try_from(after.as_nanos()).unwrap();
+    assert_eq!(reset % 86_400_000_000_000, 0);
+}
+
+#[test]
+fn a_refund_makes_room_again_and_never_twice() {
+    static LIMITER: RateLimiter = RateLimiter::new("refund", &[Limit::new(2, MINUTE)]);
+    let _clock = test_util::pause();
+    let first = LIMITER.check("a", 1).unwrap();
+    LIMITER.check("a", 1).unwrap();
+    assert!(LIMITER.check("a", 1).is_err());
+    LIMITER.refund(first).unwrap();
+    assert!(LIMITER.check("a", 1).is_ok());
+    assert!(LIMITER.check("a", 1).is_err());
+}
+
+#[test]
+fn a_refund_of_what_counts_no_more_gives_nothing() {
+    static LIMITER: RateLimiter = RateLimiter::new("late refund", &[Limit::new(2, SECOND)]);
+    let clock = test_util::pause();
+    let old = LIMITER.check("a", 2).unwrap();
+    clock.advance(SECOND);
+    LIMITER.check("a", 2).unwrap();
+    LIMITER.refund(old).unwrap();
+    assert!(LIMITER.check("a", 1).is_err());
+}
+
+#[test]
+fn a_decision_of_another_limiter_gives_nothing_back() {
+    static ONE: RateLimiter = RateLimiter::new("one", &[Limit::new(1, MINUTE)]);
+    static OTHER: RateLimiter = RateLimiter::new("other", &[Limit::new(1, MINUTE)]);
+    let _clock = test_util::pause();
+    let decision = ONE.check("a", 1).unwrap();
+    OTHER.check("a", 1).unwrap();
+    OTHER.refund(decision).unwrap();
+    assert!(OTHER.check("a", 1).is_err());
+}
+
+#[test]
+fn a_decision_of_a_clone_can_be_refunded() {
+    let limiter = RateLimiter::builder("clone").limit(Limit::new(1, MINUTE)).build().unwrap();
+    let _clock = test_util::pause();
+    let decision = limiter.clone().check("a", 1).unwrap();
+    assert!(limiter.check("a", 1).is_err(), "clones share their buckets");
+    limiter.refund(decision).unwrap();
+    assert!(limiter.check("a", 1).is_ok());
+}
+
+#[test]
+fn reset_forgets_one_key() {
+    static LIMITER: RateLimiter = RateLimiter::new("reset", &[Limit::new(1, MINUTE)]);
+    let _clock = test_util::pause();
+    LIMITER.check("a", 1).unwrap();
+    LIMITER.check("b", 1).unwrap();
+    LIMITER.reset("a").unwrap();
+    assert!(LIMITER.check("a", 1).is_ok());
+    assert!(LIMITER.check("b", 1).is_err());
+}
+
+#[test]
+fn a_peek_changes_nothing() {
+    static LIMITER: RateLimiter = RateLimiter::new("peek", &[Limit::new(2, MINUTE)]);
+    let _clock = test_util::pause();
+    for _ in 0..10 {
+        assert_eq!(LIMITER.peek("a", 1).unwrap().remaining(), 2);
+    }
+    LIMITER.check("a", 2).unwrap();
+    assert_eq!(LIMITER.peek("a", 1).unwrap_err().retry_after(), Some(MINUTE));
+}
+
+#[test]
+fn limiters_of_one_name_and_the_same_limits_share() {
+    let make = |limit| RateLimiter::builder("shared").limit(limit).build().unwrap();
+    let (one, two) = (make(Limit::new(1, MINUTE)), make(Limit::new(1, MINUTE)));
+    let other = make(Limit::new(1, MINUTE).with_algorithm(Algorithm::FixedWindow));
+    let _clock = test_util::pause();
+    assert!(one.check("a", 1).is_ok());
+    assert!(two.check("a", 1).is_err());
+    assert!(other.check("a", 1).is_ok(), "another algorithm has a state of its own");
+}
+
+#[test]
+fn a_changed_count_applies_to_the_permits_on_record() {
+    let make = |count| RateLimiter::builder("recount").limit(Limit::new(count, MINUTE)).build().unwrap();
+    let (small, large) = (make(2), make(5));
+    let _clock = test_util::pause();
+    assert!((0..2).all(|_| small.check("a", 1).is_ok()));
+    assert!(small.check("a", 1).is_err());
+    assert_eq!((0..9).filter(|_| large.check("a", 1).is_ok()).count(), 3);
+}
+
+#[test]
+fn limits_are_replaced_by_name_from_the_next_call_on() {
+    static LIMITER: RateLimiter = RateLimiter::new("replaced", &[Limit::new(1, MINUTE)]);
+    let _clock = test_util::pause();
+    assert_eq!(set_limits("nobody has used this", &[Limit::new(1, MINUTE)]), Err(InvalidLimiter::UnknownName));
+    LIMITER.check("a", 1).unwrap();
+    assert!(LIMITER.check("a", 1).is_err());
+    set_limits("replaced", &[Limit::new(3, MINUTE)]).unwrap();
+    assert_eq!((0..9).filter(|_| LIMITER.check("a", 1).is_ok()).count(), 2);
+    assert_eq!(LIMITER.limits(), [Limit::new(3, MINUTE)]);
+    assert_eq!(LIMITER.set_limits(&[]), Err(InvalidLimiter::NoLimit));
+    assert_eq!(LIMITER.set_limits(&[Limit::new(1, SECOND); MAX_LIMITS + 1]), Err(InvalidLimiter::TooManyLimits));
+}
+
+#[test]
+fn a_replaced_period_is_handled_as_documented() {
+    let clock = test_util::pause();
+    let limiter = |algorithm| {
+        RateLimiter::builder(format!("period {algorithm:?}"))
+            .limit(Limit::new(4, MINUTE).with_algorithm(algorithm))
+            .build()
+            .unwrap()
+    };
+    let change = |limiter: &RateLimiter, algorithm| {
+        limiter.check((), 4).unwrap();
+        limiter.set_limits(&[Limit::new(4, SECOND).with_algorithm(algorithm)]).unwrap();
+        (0..9).filter(|_| limiter.check((), 1).is_ok()).count()
+    };
+    // The permits count for the new period; the debt stays; the window starts anew.
+    let sliding = limiter(Algorithm::SlidingWindow);
+    assert_eq!(change(&sliding, Algorithm::SlidingWindow), 0);
+    let bucket = limiter(Algorithm::TokenBucket);
+    assert_eq!(change(&bucket, Algorithm::TokenBucket), 0);
+    assert_eq!(change(&limiter(Algorithm::FixedWindow), Algorithm::FixedWindow), 4);
+    clock.advance(SECOND);
+    assert_eq!((0..9).filter(|_| sliding.check((), 1).is_ok()).count(), 4);
+    assert_eq!((0..9).filter(|_| bucket.check((), 1).is_ok()).count(), 4);
+}
+
+#[test]
+fn the_list_of_limiters_counts_and_says_where() {
+    static LIMITER: RateLimiter = RateLimiter::new("listed", &[Limit::new(2, MINUTE)]);
+    let line = line!() - 1;
+    let _clock = test_util::pause();
+    for _ in 0..5 {
+        let _ = LIMITER.check("a", 1);
+    }
+    let _ = LIMITER.peek("a", 1);
+    let listed = limiters().into_iter().find(|limiter| limiter.name == "listed").unwrap();
+    assert_eq!((listed.allowed, listed.denied), (2, 3));
+    assert_eq!(listed.limits, [Limit::new(2, MINUTE)]);
+    let location = listed.location.unwrap();
+    assert!(location.file.ends_with("limiter.rs"));
+    assert_eq!(location.line, line);
+}
+
+#[test]
+fn backoff_blocks_longer_with_each_denial_and_forgives() {
+    let limiter = RateLimiter::builder("backoff")
+        .limit(Limit::new(1, SECOND))
+        .backoff(Duration::from_secs(10), Duration::from_secs(40))
+        .build()
+        .unwrap();
+    let clock = test_util::pause();
+    limiter.check("a", 1).unwrap();
+    let blocked = |expected: u64| {
+        assert_eq!(limiter.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(expected)));
+    };
+    blocked(10);
+    clock.advance(Duration::from_secs(9));
+    blocked(20);
+    assert_eq!(limiter.peek("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(20)), "a peek is no offence");
+    blocked(40);
+    blocked(40);
+    assert!(limiter.check("b", 1).is_ok(), "other keys are not blocked");
+    clock.advance(Duration::from_secs(40));
+    limiter.check("a", 1).unwrap();
+    blocked(10);
+    clock.advance(Duration::from_secs(10));
+    limiter.check("a", 1).unwrap();
+    blocked(20);
+}
+
+#[test]
+fn a_cost_that_never_fits_is_no_offence() {
+    let limiter =
+        RateLimiter::builder("no offence").limit(Limit::new(1, SECOND)).backoff(MINUTE, MINUTE).build().unwrap();
+    let _clock = test_util::pause();
+    assert_eq!(limiter.check("a", 2).unwrap_err().kind(), ExceededKind::CostExceedsLimit);
+    assert!(limiter.check("a", 1).is_ok());
+}
+
+#[test]
+fn a_dry_run_counts_and_never_denies() {
+    let limiter = RateLimiter::builder("dry").limit(Limit::new(2, MINUTE)).dry_run().build().unwrap();
+    let _clock = test_util::pause();
+    assert!((0..5).all(|_| limiter.check("a", 1).is_ok()));
+    let listed = limiters().into_iter().find(|limiter| limiter.name == "dry").unwrap();
+    assert_eq!((listed.allowed, listed.denied, listed.dry_run), (2, 3, true));
+    assert!(limiter.peek("a", 1).is_err(), "a peek says what would be");
+}
+
+#[test]
+fn a_memory_backend_of_its_own_is_bounded() {
+    let memory = MemoryBackend::with_max_keys(100);
+    let limiter = RateLimiter::builder("own").limit(Limit::new(1, MINUTE)).backend(memory.clone()).build().unwrap();
+    for key in 0..1_000_u32 {
+        let _ = limiter.check(key, 1);
+    }
+    assert_eq!((memory.tracked_keys(), memory.max_keys()), (100, 100));
+}
+
+#[test]
+fn eight_threads_on_one_limiter_admit_exactly_count() {
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        for keyed in [true, false] {
+            let limit = Limit::new(1_000, MINUTE).with_algorithm(algorithm);
+            let limiter = RateLimiter::builder(format!("threads {algorithm:?} {keyed}")).limit(limit).build().unwrap();
+            let clock = test_util::pause();
+            let admitted = AtomicU32::new(0);
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        let _entered = clock.handle().enter();
+                        for _ in 0..500 {
+                            let ok = if keyed { limiter.check("a", 1) } else { limiter.check((), 1) }.is_ok();
+                            admitted.fetch_add(ok.into(), Ordering::Relaxed);
+                        }
+                    });
+                }
+            });
+            assert_eq!(admitted.load(Ordering::Relaxed), 1_000, "{algorithm:?}");
+        }
+    }
+}
+
+#[test]
+fn no_interval_holds_more_than_count_on_the_real_clock() {
+    const COUNT: usize = 50;
+    static LIMITER: RateLimiter = RateLimiter::new("real", &[Limit::new(50, Duration::from_millis(20))]);
+    let start = Instant::now();
+    let mut admitted: Vec<(Duration, Duration)> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut admitted = Vec::new();
+                    while start.elapsed() < Duration::from_millis(200) {
+                        let before = start.elapsed();
+                        if LIMITER.check((), 1).is_ok() {
+                            admitted.push((before, start.elapsed()));
+                        }
+                    }
+                    admitted
+                })
+            })
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    // A call was admitted at some time from before to after it: of `COUNT` + 1 of them, all surely lie within an interval
+    // if the latest end is less than `per` after the earliest beginning.
+    admitted.sort_by_key(|(_, after)| *after);
+    for window in admitted.windows(COUNT + 1) {
+        let first = window.iter().map(|(before, _)| *before).min().unwrap();
+        assert!(window[COUNT].1 - first >= Duration::from_millis(20), "over");
+    }
+    assert!(admitted.len() > COUNT, "it goes on after the first window");
+}
+
+#[test]
+fn it_is_denied_on_the_thread_of_another_test_only_by_its_own_calls() {
+    static LIMITER: RateLimiter = RateLimiter::new("scoped", &[Limit::new(1, MINUTE)]);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let clock = test_util::pause();
+                assert!(LIMITER.check("a", 1).is_ok());
+                assert!(LIMITER.check("a", 1).is_err());
+                clock.reset();
+                assert!(LIMITER.check("a", 1).is_ok());
+            });
+        }
+    });
+}

@@ -1,0 +1,73 @@
+//! What a limit admits, by its definition alone: a full log of what was admitted, and no algorithm.
+
+use std::time::Duration;
+
+use ratelimit_runtime::{Algorithm, Limit};
+
+/// One admission.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry {
+    /// When it was admitted, in nanoseconds.
+    pub at: u64,
+    /// Permits that it took.
+    pub cost: u32,
+}
+
+/// All admissions of a bucket, in the order of their times.
+#[derive(Clone, Debug, Default)]
+pub struct Log(pub Vec<Entry>);
+
+impl Log {
+    /// Whether `cost` more permits at `at`, which is not before any on record, keep to the definition of `limit`.
+    pub fn admits(&self, limit: &Limit, at: u64, cost: u32) -> bool {
+        let per = nanos(limit.per());
+        let sum = |entries: &mut dyn Iterator<Item = &Entry>| entries.map(|entry| u64::from(entry.cost)).sum::<u64>();
+        let (count, burst, cost) = (u64::from(limit.count()), u64::from(limit.burst()), u64::from(cost));
+        match limit.algorithm() {
+            // No half-open interval of the length `per` that ends with this call holds more than `count`.
+            Algorithm::SlidingWindow => sum(&mut self.0.iter().filter(|entry| at - entry.at < per)) + cost <= count,
+            // No window from the epoch on holds more than `count`.
+            Algorithm::FixedWindow => sum(&mut self.0.iter().filter(|entry| entry.at / per == at / per)) + cost <= count,
+            // From no admission to this call has more flowed out than the bucket held and what flowed in meanwhile.
+            Algorithm::TokenBucket => {
+                let mut out = u128::from(cost);
+                if out > u128::from(burst) {
+                    return false;
+                }
+                self.0.iter().rev().all(|entry| {
+                    out += u128::from(entry.cost);
+                    let room = u128::from(burst) * u128::from(per) + u128::from(at - entry.at) * u128::from(count);
+                    out * u128::from(per) <= room
+                })
+            }
+            _ => unreachable!("no other algorithm"),
+        }
+    }
+
+    /// The first moment from `from` on at which `limit` admits `cost`; of a token bucket on a whole microsecond, if later.
+    /// What one limit admits once it admits later too, if nothing is taken meanwhile.
+    pub fn earliest(&self, limit: &Limit, from: u64, cost: u32) -> u64 {
+        if self.admits(limit, from, cost) {
+            return from;
+        }
+        let grain = if limit.algorithm() == Algorithm::TokenBucket { 1_000 } else { 1 };
+        let (mut denied, mut admitted) = (from / grain, u64::MAX / 4 / grain);
+        while admitted - denied > 1 {
+            let middle = denied + (admitted - denied) / 2;
+            if self.admits(limit, middle * grain, cost) { admitted = middle } else { denied = middle }
+        }
+        admitted * grain
+    }
+
+    /// Permits of the sliding window that are left at `at`.
+    pub fn left(&self, limit: &Limit, at: u64) -> u64 {
+        let per = nanos(limit.per());
+        let taken = self.0.iter().filter(|entry| at - entry.at < per).map(|entry| u64::from(entry.cost)).sum::<u64>();
+        u64::from(limit.count()).saturating_sub(taken)
+    }
+}
+
+/// A duration in nanoseconds.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap()
+}
