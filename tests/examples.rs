@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Once;
 
+use ratelimit_tests::RedisServer;
 use serde_json::Value;
 
 /// `cargo run --example NAME` with these arguments, at the root of the workspace.
@@ -51,6 +52,21 @@ fn quickstart_keeps_the_limit_in_memory() {
 }
 
 #[test]
+fn quickstart_shares_the_limit_between_processes_through_redis() {
+    let server = RedisServer::start();
+    let mut command = example("quickstart");
+    command.args(["--redis", "--processes", "4", "--calls", "200"]).env("REDIS_URL", server.url());
+    let output = command.output().expect("cargo can be started");
+    let text = text(&output);
+    assert!(output.status.success(), "{text}");
+    let [allowed, denied] = row(&text, "all")[..] else { panic!("two columns in:\n{text}") };
+    assert_eq!(allowed + denied, 800, "{text}");
+    // The last calls are due after 0.995 s; some may come later.
+    assert!((100..=200).contains(&allowed), "{text}");
+    assert!(text.contains("the limit was kept"), "{text}");
+}
+
+#[test]
 fn quickstart_says_how_to_get_a_redis_that_is_missing() {
     let mut command = example("quickstart");
     // Nothing listens on port 1.
@@ -68,8 +84,12 @@ struct Web {
 
 impl Web {
     fn start() -> Web {
-        let mut process =
-            example("web").env_remove("ADDR").env("PORT", "0").stdout(Stdio::piped()).spawn().expect("cargo can be started");
+        let mut process = example("web")
+            .env_remove("ADDR")
+            .env("PORT", "0")
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("cargo can be started");
         let stdout = process.stdout.take().expect("a pipe");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line of text");

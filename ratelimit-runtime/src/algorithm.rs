@@ -10,9 +10,9 @@
 pub(crate) mod record;
 mod codec;
 mod fixed_window;
-mod groups;
+pub(crate) mod groups;
 pub(crate) mod offences;
-mod sliding_window;
+pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
 
 use crate::limit::{Algorithm, Limit};
@@ -90,7 +90,7 @@ impl Rate {
     ///
     /// Where a step is one microsecond it is divided further, because a nanosecond clock can say more; a longer step is
     /// kept, so that memory and Redis forget the same fractions.
-    const fn per_nano(&self) -> (u64, u64, u64) {
+    pub(crate) const fn per_nano(&self) -> (u64, u64, u64) {
         if self.step == 1 { (self.units, self.permit * 1_000, 1) } else { (self.units, self.permit, self.step * 1_000) }
     }
 }

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
+use crate::algorithm::record::{Admission, Ask, Record, Refusal};
 use crate::clock::{self, nanos};
 use crate::error::BackendError;
 use crate::limit::{Limit, MAX_LIMITS};
 use crate::switches::{self, Switch};
 use smallvec::SmallVec;
 
+pub use crate::algorithm::record::Permit;
 pub use memory::MemoryBackend;
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.

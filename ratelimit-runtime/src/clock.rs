@@ -1,26 +1,96 @@
-//! The one source of time: nanoseconds since the Unix epoch that never go backwards.
+//! The one source of time: nanoseconds since the Unix epoch that never go backwards on one thread.
 //!
-//! The wall clock is read once, at the first use, and a monotonic clock is added to it: a wall clock that is set later
-//! changes nothing, and a fixed window begins at midnight UTC as the wall clock said at the start. 64 bits last until the
-//! year 2554; sums saturate there.
+//! The wall clock is read once, at the first use, and the system's monotonic clock is added to it: a wall clock that is set
+//! later changes nothing, and a fixed window begins at midnight UTC as the wall clock said at the start.
+//!
+//! The monotonic clock costs twice as much to read as the processor's counter of ticks, so that is what a decision reads. A
+//! counter alone drifts by some parts in a million, which is microseconds in each second: too much for a window that is
+//! exact. So once in a millisecond the counter is set right by the monotonic clock, always to a time that has passed
+//! already, never to one still to come. Between two cores the counter can differ by some tens of nanoseconds; whoever keeps
+//! state takes the latest time that it has seen.
+//!
+//! 64 bits last until the year 2554; sums saturate there.
 
-use std::sync::OnceLock;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-struct Origin {
+/// How long the counter is trusted by itself, in its own nanoseconds.
+const TRUSTED: u64 = 1_000_000;
+/// The counter and the monotonic clock are read at one moment if no more than this passes between two reads of the counter.
+const AT_ONCE: u64 = 1_000;
+
+struct Clock {
+    counter: quanta::Clock,
     instant: Instant,
+    /// The wall clock at `instant`.
     unix: u64,
+    /// What to add to the counter.
+    offset: AtomicU64,
+    /// The counter is to be set right when it has reached this.
+    expires: AtomicU64,
 }
 
-static ORIGIN: OnceLock<Origin> = OnceLock::new();
+static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos);
+    Clock {
+        counter: quanta::Clock::new(),
+        instant: Instant::now(),
+        unix,
+        offset: AtomicU64::new(0),
+        expires: AtomicU64::new(0),
+    }
+});
 
 /// Nanoseconds since the Unix epoch.
+#[inline]
 pub(crate) fn now() -> u64 {
-    let origin = ORIGIN.get_or_init(|| Origin {
-        instant: Instant::now(),
-        unix: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos),
-    });
-    origin.unix.saturating_add(nanos(origin.instant.elapsed()))
+    CLOCK.now()
+}
+
+/// The time at which the clock was first read; none that it says is earlier.
+pub(crate) fn origin() -> u64 {
+    CLOCK.unix
+}
+
+impl Clock {
+    #[inline]
+    fn now(&self) -> u64 {
+        let ticks = self.ticks();
+        if ticks >= self.expires.load(Ordering::Relaxed) {
+            return self.set_right();
+        }
+        ticks.wrapping_add(self.offset.load(Ordering::Relaxed))
+    }
+
+    #[inline]
+    fn ticks(&self) -> u64 {
+        self.counter.delta_as_nanos(0, self.counter.raw())
+    }
+
+    /// Sets the counter right. Two threads that do so at once store nearly the same.
+    #[cold]
+    fn set_right(&self) -> u64 {
+        let mut before = self.ticks();
+        // A thread that is interrupted between the reads sets the counter late; try again, but not for ever.
+        for _ in 0..3 {
+            let passed = nanos(self.instant.elapsed());
+            let after = self.ticks();
+            if after.saturating_sub(before) <= AT_ONCE {
+                return self.store(passed, after);
+            }
+            before = after;
+        }
+        let passed = nanos(self.instant.elapsed());
+        self.store(passed, self.ticks())
+    }
+
+    fn store(&self, passed: u64, ticks: u64) -> u64 {
+        let now = self.unix.saturating_add(passed);
+        self.offset.store(now.wrapping_sub(ticks), Ordering::Relaxed);
+        self.expires.store(ticks.saturating_add(TRUSTED), Ordering::Relaxed);
+        now
+    }
 }
 
 /// A duration in nanoseconds, `u64::MAX` (584 years) where it is longer.
@@ -28,4 +98,25 @@ pub(crate) const fn nanos(duration: Duration) -> u64 {
     let nanos = duration.as_nanos();
     #[expect(clippy::cast_possible_truncation, reason = "compared before")]
     if nanos > u64::MAX as u128 { u64::MAX } else { nanos as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_never_ahead_of_the_monotonic_clock_by_more_than_the_counters_drift() {
+        let unix = origin();
+        let start = CLOCK.instant;
+        for _ in 0..200_000 {
+            let now = now();
+            let passed = nanos(start.elapsed());
+            assert!(now <= unix + passed + 200, "ahead by {} ns", now - unix - passed);
+        }
+    }
+
+    #[test]
+    fn durations_longer_than_64_bits_saturate() {
+        assert_eq!(nanos(Duration::MAX), u64::MAX);
+    }
 }

@@ -23,6 +23,7 @@ mod algorithm;
 #[cfg(any(feature = "tokio", feature = "redis"))]
 mod background;
 mod clock;
+mod counts;
 mod decision;
 mod error;
 mod key;

@@ -93,7 +93,7 @@ pub mod v1 {
         /// Decides on this thread.
         #[inline]
         pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-            self.call.decide(&key).map(drop)
+            self.call.admit(&key)
         }
 
         /// Decides on this thread; the permits can be given back.

@@ -22,9 +22,18 @@ pub(crate) enum Switch {
 pub(crate) struct Switches(u8);
 
 impl Switches {
+    /// All are off.
+    pub(crate) const OFF: Switches = Switches(0);
+
     #[inline]
     pub(crate) fn load() -> Switches {
         Switches(SWITCHES.load(Ordering::Relaxed))
+    }
+
+    /// Whether all are off.
+    #[inline]
+    pub(crate) fn are_off(self) -> bool {
+        self.0 == 0
     }
 
     #[inline]

@@ -32,9 +32,9 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::backend::memory::{MemoryBackend, Store, process_memory};
-use crate::clock::{self, nanos};
+use crate::backend::memory::{MemoryBackend, Store};
 use crate::registry;
+use crate::clock::{self, nanos};
 use crate::switches::{self, Switch};
 
 thread_local! {
@@ -94,8 +94,8 @@ impl Scope {
         }
     }
 
-    pub(crate) fn store(&self, limiter: usize, identity: Option<String>) -> Arc<Store> {
-        Arc::clone(self.stores.lock().entry(limiter).or_insert_with(|| self.memory.store(identity)))
+    pub(crate) fn store(&self, limiter: usize, make: impl FnOnce(&MemoryBackend) -> Arc<Store>) -> Arc<Store> {
+        Arc::clone(self.stores.lock().entry(limiter).or_insert_with(|| make(&self.memory)))
     }
 
     fn advance_to(&self, to: u64) {
@@ -130,7 +130,6 @@ impl Scope {
 
     fn reset(&self) {
         self.stores.lock().clear();
-        self.memory.clear();
     }
 
     pub(crate) fn enter(self: &Arc<Scope>) -> Entered {
@@ -181,15 +180,14 @@ pub fn pause_with_tokio() -> TestClock {
     TestClock::new(Time::Tokio { started: tokio::time::Instant::now(), unix: present() })
 }
 
-/// Forgets all buckets: those of the test around, or where there is none those of the process's memory.
+/// Forgets all buckets: those of the test around, or where there is none all that are in this process's memory.
 pub fn reset() {
     if let Some(scope) = current() {
         scope.reset();
         return;
     }
-    process_memory().clear();
     for core in registry::all() {
-        core.reset_unkeyed();
+        core.clear_memory();
     }
 }
 

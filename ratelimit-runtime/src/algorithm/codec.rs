@@ -87,7 +87,7 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
 fn write_groups(bytes: &mut Vec<u8>, groups: &Groups) {
     write(bytes, groups.len() as u64);
     let mut before = 0;
-    for group in groups.as_slice() {
+    for group in groups.iter() {
         write(bytes, group.at - before);
         write(bytes, group.permits);
         before = group.at;

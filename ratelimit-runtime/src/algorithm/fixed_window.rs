@@ -53,7 +53,7 @@ impl FixedWindow {
     /// Gives back `cost` permits that were taken at `at`, if that window is still on record.
     pub(crate) fn refund(&mut self, at: u64, cost: u32) {
         let begin = self.begin(at);
-        if self.groups.as_slice().iter().any(|group| group.at == begin) {
+        if self.groups.iter().any(|group| group.at == begin) {
             self.groups.take_from(begin, u64::from(cost));
         }
     }

@@ -1,6 +1,6 @@
 //! Permits on record, in groups ordered by time: what a sliding window and a fixed window keep.
 
-use smallvec::SmallVec;
+use std::collections::VecDeque;
 
 /// Permits that count as taken at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,7 +13,7 @@ pub(crate) struct Group {
 /// Groups in the order of their times, never two of one time, and the sum of their permits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Groups {
-    groups: SmallVec<[Group; 1]>,
+    groups: VecDeque<Group>,
     total: u64,
 }
 
@@ -26,26 +26,27 @@ impl Groups {
     }
 
     pub(crate) fn last(&self) -> Option<Group> {
-        self.groups.last().copied()
+        self.groups.back().copied()
     }
 
     pub(crate) fn len(&self) -> usize {
         self.groups.len()
     }
 
-    pub(crate) fn as_slice(&self) -> &[Group] {
-        &self.groups
+    /// From the oldest to the newest.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+        self.groups.iter()
     }
 
     /// Appends a group, which is not older than the last.
     pub(crate) fn push(&mut self, group: Group) {
         self.total += group.permits;
-        self.groups.push(group);
+        self.groups.push_back(group);
     }
 
     /// Moves the last group to `at` and adds `permits` to it.
     pub(crate) fn extend_last(&mut self, at: u64, permits: u64) {
-        if let Some(last) = self.groups.last_mut() {
+        if let Some(last) = self.groups.back_mut() {
             last.at = at;
             last.permits += permits;
             self.total += permits;
@@ -54,29 +55,24 @@ impl Groups {
 
     /// Takes `permits` from the last group, which then counts as of `at`; drops it where none are left.
     pub(crate) fn shrink_last(&mut self, at: u64, permits: u64) {
-        let Some(last) = self.groups.last_mut() else { return };
+        let Some(last) = self.groups.back_mut() else { return };
         let taken = permits.min(last.permits);
         last.permits -= taken;
         last.at = at;
         self.total -= taken;
         if last.permits == 0 {
-            self.groups.pop();
+            self.groups.pop_back();
         }
     }
 
     /// Forgets the groups up to the first whose time is above `expired`.
     pub(crate) fn drop_until(&mut self, expired: u64) {
-        let gone = self.groups.iter().take_while(|group| group.at <= expired).count();
-        if gone > 0 {
-            self.drop_first(gone);
-        }
-    }
-
-    fn drop_first(&mut self, gone: usize) {
-        self.total -= self.groups.iter().take(gone).map(|group| group.permits).sum::<u64>();
-        self.groups.drain(..gone);
-        if self.groups.len() * 4 <= self.groups.capacity() {
-            self.groups.shrink_to_fit();
+        while let Some(first) = self.groups.front() {
+            if first.at > expired {
+                break;
+            }
+            self.total -= first.permits;
+            self.groups.pop_front();
         }
     }
 
@@ -118,23 +114,21 @@ impl Groups {
         while self.groups.len() > MOST {
             if self.groups[0].at <= expired {
                 dropped = Some(self.groups[0].at);
-                self.drop_first(1);
+                self.total -= self.groups[0].permits;
+                self.groups.pop_front();
             } else {
-                let smallest = self
-                    .groups
-                    .windows(2)
-                    .enumerate()
-                    .min_by_key(|(_, pair)| pair[0].permits + pair[1].permits)
-                    .map_or(0, |(first, _)| first);
-                self.merge(smallest);
+                let pairs = self.groups.iter().zip(self.groups.iter().skip(1)).enumerate();
+                let smallest = pairs.min_by_key(|(_, (earlier, later))| earlier.permits + later.permits);
+                self.merge(smallest.map_or(0, |(first, _)| first));
             }
         }
         dropped
     }
 
     fn merge(&mut self, first: usize) {
-        let earlier = self.groups.remove(first);
-        self.groups[first].permits += earlier.permits;
+        if let Some(earlier) = self.groups.remove(first) {
+            self.groups[first].permits += earlier.permits;
+        }
     }
 
     /// Moves all groups back by `by`.

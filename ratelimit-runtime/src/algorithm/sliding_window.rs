@@ -31,7 +31,7 @@ impl SlidingWindow {
         if taken <= room {
             return from;
         }
-        for group in self.groups.as_slice() {
+        for group in self.groups.iter() {
             let end = group.at.saturating_add(rule.per());
             if end > from {
                 taken -= group.permits;

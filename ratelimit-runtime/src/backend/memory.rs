@@ -1,10 +1,13 @@
 //! Buckets in this process's memory: bounded, sharded, correct under threads.
 
+mod compact;
 mod table;
+mod unkeyed;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, LazyLock, Weak};
 
 use foldhash::quality::RandomState;
@@ -15,17 +18,38 @@ use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
 use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
-use table::Table;
+use crate::limit::Algorithm;
+use compact::{Compact, Nothing, Tat, Window, refusal};
+use table::{Bound, Full, Moved, Table};
+use unkeyed::Unkeyed;
+
+pub(crate) use compact::Left;
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
 
+/// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
+const RETRY_WHEN_FULL: u64 = 1_000_000_000;
+
+/// What happens to a call with a new key where [`max_keys`](MemoryBackend::with_max_keys) buckets are kept and none of
+/// those looked at can go, because permits are booked in all of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is admitted without a bucket, and counted in [`untracked`](MemoryBackend::untracked). The default: the bound
+    /// protects this process's memory, and should not turn away customers who have done nothing.
+    #[default]
+    Admit,
+    /// It is denied.
+    Deny,
+}
+
 /// Buckets in this process's memory, the default backend.
 ///
 /// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Buckets that are as if nobody had used them
-/// are reclaimed a few at a time inside calls that bring new keys; there is no background thread and no sweep that stops
-/// the world. Where all are in use, the one closest to being fresh goes, and one whose key is being denied only if all that
-/// were looked at are.
+/// are reclaimed a few at a time inside calls; there is no background thread and no sweep that stops the world. Where all
+/// are in use, a new key takes the place of the one closest to being fresh among a few; one whose key is being denied goes
+/// only if all that were looked at are, one with permits booked ahead never ([`WhenFull`]).
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
 /// process. Two of n live keys share a bucket with a probability of at most n² / 2⁶⁵: for a million keys that is one in 37
@@ -38,10 +62,16 @@ pub struct MemoryBackend {
 }
 
 struct Shared {
-    table: Table,
+    bound: Bound,
     hasher: RandomState,
+    stores: Mutex<Stores>,
+}
+
+#[derive(Default)]
+struct Stores {
+    all: Vec<Weak<Store>>,
     /// Stores of limiters with a name that was given to them.
-    named: Mutex<HashMap<String, Weak<Store>>>,
+    named: HashMap<String, Weak<Store>>,
 }
 
 impl MemoryBackend {
@@ -52,44 +82,58 @@ impl MemoryBackend {
 
     /// At most `max_keys` buckets; 0 counts as 1.
     pub fn with_max_keys(max_keys: usize) -> MemoryBackend {
-        let shared =
-            Shared { table: Table::new(max_keys.max(1)), hasher: RandomState::default(), named: Mutex::default() };
+        MemoryBackend::with_max_keys_or(max_keys, WhenFull::default())
+    }
+
+    /// At most `max_keys` buckets, and what happens to a new key where none of them can go.
+    pub fn with_max_keys_or(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
+        let shared = Shared {
+            bound: Bound::new(max_keys, when_full),
+            hasher: RandomState::default(),
+            stores: Mutex::default(),
+        };
         MemoryBackend { shared: Arc::new(shared) }
     }
 
     /// The most buckets that are kept.
     pub fn max_keys(&self) -> usize {
-        self.shared.table.max_keys()
+        self.shared.bound.max_keys
     }
 
     /// Buckets that are kept now, those included that nobody uses any more and that no call has reclaimed yet.
     pub fn tracked_keys(&self) -> usize {
-        self.shared.table.len()
+        self.shared.bound.len()
     }
 
-    /// The store of a limiter: with others of the same `identity`, where it is given, else its own.
-    pub(crate) fn store(&self, identity: Option<String>) -> Arc<Store> {
-        let new = |seed| {
-            Arc::new(Store { shared: Arc::clone(&self.shared), seed, unkeyed: Mutex::default() })
-        };
-        let Some(identity) = identity else {
-            return new(next_seed());
-        };
-        let mut named = self.shared.named.lock();
-        if let Some(store) = named.get(&identity).and_then(Weak::upgrade) {
+    /// Buckets in use that were given up for new keys since the backend was made.
+    pub fn evicted(&self) -> u64 {
+        self.shared.bound.evicted.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were decided by [`WhenFull`], without a bucket, since the backend was made.
+    pub fn untracked(&self) -> u64 {
+        self.shared.bound.untracked.load(Ordering::Relaxed)
+    }
+
+    /// The store of a limiter: with others of the same `identity`, where it is given, else its own. The `rules` are those
+    /// of most calls; of `plain` ones that have no other parameters.
+    pub(crate) fn store(&self, identity: Option<String>, rules: &[Rule], plain: bool) -> Arc<Store> {
+        let mut stores = self.shared.stores.lock();
+        if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        named.retain(|_, store| store.strong_count() > 0);
-        let store = new(next_seed());
-        named.insert(identity, Arc::downgrade(&store));
+        if stores.all.len() == stores.all.capacity() {
+            stores.all.retain(|store| store.strong_count() > 0);
+            stores.named.retain(|_, store| store.strong_count() > 0);
+        }
+        let store = Arc::new(Store::new(Arc::clone(&self.shared), rules, plain));
+        stores.all.push(Arc::downgrade(&store));
+        if let Some(identity) = identity {
+            stores.named.insert(identity, Arc::downgrade(&store));
+        }
         store
     }
 
-    /// Forgets all buckets of keys.
-    #[cfg(feature = "test-util")]
-    pub(crate) fn clear(&self) {
-        self.shared.table.clear();
-    }
 }
 
 impl Default for MemoryBackend {
@@ -115,7 +159,7 @@ pub(crate) fn process_memory() -> &'static MemoryBackend {
 
 /// Tells the stores of a process apart in their keys' fingerprints.
 fn next_seed() -> u64 {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::AtomicU64;
     static NEXT: AtomicU64 = AtomicU64::new(0);
     NEXT.fetch_add(1, Ordering::Relaxed)
 }
@@ -125,10 +169,48 @@ pub(crate) struct Store {
     shared: Arc<Shared>,
     /// Part of every fingerprint.
     seed: u64,
-    unkeyed: Mutex<Record>,
+    /// The rule of small states.
+    rule: Rule,
+    is_small: bool,
+    unkeyed: Unkeyed,
+    keyed: Keyed,
+}
+
+/// Buckets by key, as small as the limits allow.
+enum Keyed {
+    Token(Table<Tat>),
+    Window(Table<Window>),
+    Any(Table<Nothing>),
+}
+
+/// Runs an expression on whichever table it is.
+macro_rules! on_table {
+    ($keyed:expr, $table:ident => $result:expr) => {
+        match $keyed {
+            Keyed::Token($table) => $result,
+            Keyed::Window($table) => $result,
+            Keyed::Any($table) => $result,
+        }
+    };
 }
 
 impl Store {
+    fn new(shared: Arc<Shared>, rules: &[Rule], plain: bool) -> Store {
+        let rule = rules[0];
+        let (unkeyed, keyed) = match rule.limit.algorithm() {
+            Algorithm::TokenBucket if plain && Tat::fits(&rule) => (Unkeyed::token(), Keyed::Token(Table::new())),
+            Algorithm::SlidingWindow if plain => (Unkeyed::window(), Keyed::Window(Table::new())),
+            _ => (Unkeyed::any(), Keyed::Any(Table::new())),
+        };
+        let is_small = !matches!(keyed, Keyed::Any(_));
+        Store { shared, seed: next_seed(), rule, is_small, unkeyed, keyed }
+    }
+
+    /// Whether calls by `rules` can be decided by [`admit`](Store::admit).
+    pub(crate) fn admits(&self, rules: &[Rule]) -> bool {
+        self.is_small && *rules == [self.rule]
+    }
+
     /// Where the bucket of `key` is.
     #[inline]
     pub(crate) fn address<K: RateLimitKey>(&self, key: &K) -> Address {
@@ -141,36 +223,98 @@ impl Store {
         Address::Fingerprint(sink.0.finish())
     }
 
-    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
-        match address {
-            Address::Unkeyed => {
-                let mut record = self.unkeyed.lock();
-                let now = now.max(record.clock);
-                record.take(ask, now)
-            }
-            Address::Fingerprint(fingerprint) => {
-                self.shared.table.with(fingerprint, now, |entry| {
-                    let now = now.max(entry.record.clock);
-                    let decided = entry.record.take(ask, now);
-                    entry.fresh_at = entry.record.fresh_at(ask.rules, ask.backoff);
-                    if let Err(Refusal { admitted_at: Some(at), .. }) = decided {
-                        entry.denied_until = at;
-                    }
-                    decided
-                })
-            }
+    /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take).
+    #[inline]
+    pub(crate) fn admit(&self, address: Address, now: u64, cost: u32) -> Result<Left, Refusal> {
+        let rule = &self.rule;
+        if cost == 0 || cost > rule.capacity() {
+            return self.admit_slowly(address, now, cost);
+        }
+        let decided = match address {
+            Address::Unkeyed => self.unkeyed.take(rule, now, cost),
+            Address::Fingerprint(fingerprint) => match &self.keyed {
+                Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
+                Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
+                Keyed::Any(_) => None,
+            },
+        };
+        match decided {
+            Some(decided) => decided,
+            None => self.admit_slowly(address, now, cost),
         }
     }
 
-    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
-        let peek = |record: &Record| record.peek(ask, now.max(record.clock));
-        match address {
-            Address::Unkeyed => peek(&self.unkeyed.lock()),
-            Address::Fingerprint(fingerprint) => {
-                let found = self.shared.table.with_existing(fingerprint, |entry| peek(&entry.record));
-                found.unwrap_or_else(|| peek(&Record::default()))
-            }
+    #[inline]
+    fn admit_key<S: Compact>(
+        &self,
+        table: &Table<S>,
+        fingerprint: u64,
+        now: u64,
+        cost: u32,
+    ) -> Option<Result<Left, Refusal>> {
+        let rule = &self.rule;
+        let small = |state: &mut S| {
+            Some(match state.take(rule, now, cost) {
+                Ok(()) => Ok(state.left(rule, now)),
+                Err(at) => Err(refusal(Some(at), state.left(rule, now).remaining)),
+            })
+        };
+        match table.with(&self.shared.bound, rule, fingerprint, now, small, |_| None) {
+            Ok(decided) => decided,
+            Err(Full) => Some(self.untracked(now)),
         }
+    }
+
+    #[cold]
+    fn admit_slowly(&self, address: Address, now: u64, cost: u32) -> Result<Left, Refusal> {
+        let ask = Ask { rules: &[self.rule], backoff: None, cost, max_wait: 0 };
+        self.take(address, &ask, now)
+            .map(|admission| Left { remaining: admission.remaining, fresh_at: admission.fresh_at })
+    }
+
+    /// The decision on a call for whose key there is no room.
+    fn untracked(&self, now: u64) -> Result<Left, Refusal> {
+        self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
+        match self.shared.bound.when_full {
+            WhenFull::Admit => Ok(Left { remaining: self.rule.capacity(), fresh_at: now }),
+            WhenFull::Deny => Err(refusal(Some(now.saturating_add(RETRY_WHEN_FULL)), 0)),
+        }
+    }
+
+    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
+        let fingerprint = match address {
+            Address::Unkeyed => {
+                return self.unkeyed.with_record(&self.rule, |record| record.take(ask, now.max(record.clock)));
+            }
+            Address::Fingerprint(fingerprint) => fingerprint,
+        };
+        let take = |moved: &mut Moved| {
+            let now = now.max(moved.record.clock);
+            let decided = moved.record.take(ask, now);
+            moved.fresh_at = moved.record.fresh_at(ask.rules, ask.backoff);
+            match &decided {
+                Ok(admission) => moved.booked_until = moved.booked_until.max(admission.permit.at),
+                Err(refusal) => moved.denied_until = refusal.admitted_at.unwrap_or(moved.denied_until),
+            }
+            decided
+        };
+        let (bound, rule) = (&self.shared.bound, &self.rule);
+        let taken = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, take));
+        taken.unwrap_or_else(|Full| {
+            let untracked = self.untracked(now)?;
+            let permit = Permit { at: now, sequence: 0, cost: 0, undo: None };
+            Ok(Admission { permit, limit: 0, remaining: untracked.remaining, fresh_at: untracked.fresh_at })
+        })
+    }
+
+    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
+        let record = match address {
+            Address::Unkeyed => self.unkeyed.record(&self.rule),
+            Address::Fingerprint(fingerprint) => {
+                on_table!(&self.keyed, table => table.record(&self.rule, fingerprint)).unwrap_or_default()
+            }
+        };
+        record.peek(ask, now.max(record.clock))
     }
 
     pub(crate) fn give_back(
@@ -181,33 +325,51 @@ impl Store {
         now: u64,
         permit: &Permit,
     ) {
-        let give_back = |record: &mut Record| {
-            let now = now.max(record.clock);
-            record.give_back(rules, backoff, now, permit);
-        };
+        let give_back = |record: &mut Record| record.give_back(rules, backoff, now.max(record.clock), permit);
         match address {
-            Address::Unkeyed => give_back(&mut self.unkeyed.lock()),
+            Address::Unkeyed => self.unkeyed.with_record(&self.rule, give_back),
             Address::Fingerprint(fingerprint) => {
-                self.shared.table.with_existing(fingerprint, |entry| {
-                    give_back(&mut entry.record);
-                    entry.fresh_at = entry.record.fresh_at(rules, backoff);
-                    entry.denied_until = 0;
-                });
+                let (bound, rule) = (&self.shared.bound, &self.rule);
+                if on_table!(&self.keyed, table => table.record(rule, fingerprint)).is_none() {
+                    // Evicted meanwhile: there is nothing to give back to.
+                    return;
+                }
+                let give_back = |moved: &mut Moved| {
+                    give_back(&mut moved.record);
+                    moved.fresh_at = moved.record.fresh_at(rules, backoff);
+                    moved.denied_until = 0;
+                    moved.booked_until = moved.record.newest;
+                };
+                // Evicted since the look: a fresh bucket stays fresh.
+                let _ = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, give_back));
             }
         }
     }
 
     pub(crate) fn reset(&self, address: Address) {
         match address {
-            Address::Unkeyed => *self.unkeyed.lock() = Record::default(),
-            Address::Fingerprint(fingerprint) => self.shared.table.remove(fingerprint),
+            Address::Unkeyed => self.unkeyed.reset(),
+            Address::Fingerprint(fingerprint) => {
+                on_table!(&self.keyed, table => table.remove(&self.shared.bound, fingerprint));
+            }
         }
     }
 
-    /// Forgets the bucket without a key.
+    /// Forgets all buckets.
     #[cfg(feature = "test-util")]
-    pub(crate) fn reset_unkeyed(&self) {
-        *self.unkeyed.lock() = Record::default();
+    pub(crate) fn clear(&self) {
+        self.unkeyed.reset();
+        self.clear_keys();
+    }
+
+    fn clear_keys(&self) {
+        on_table!(&self.keyed, table => table.clear(&self.shared.bound));
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.clear_keys();
     }
 }
 
@@ -220,6 +382,10 @@ mod tests {
     const HOUR: Rule = Rule::new(Limit::new(2, Duration::from_secs(3_600)));
     const START: u64 = 1_700_000_000_000_000_000;
 
+    fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
+        backend.store(name.map(str::to_owned), &[HOUR], true)
+    }
+
     fn take(store: &Store, key: u64, now: u64) -> Result<Admission, Refusal> {
         let ask = Ask { rules: &[HOUR], backoff: None, cost: 1, max_wait: 0 };
         store.take(store.address(&key), &ask, now)
@@ -229,7 +395,7 @@ mod tests {
     fn it_never_keeps_more_than_max_keys() {
         for max_keys in [1, 7, 100, 1_000] {
             let backend = MemoryBackend::with_max_keys(max_keys);
-            let store = backend.store(None);
+            let store = store(&backend, None);
             for key in 0..5_000 {
                 let _ = take(&store, key, START);
                 assert!(backend.tracked_keys() <= max_keys);
@@ -241,7 +407,7 @@ mod tests {
     #[test]
     fn up_to_max_keys_are_all_exact() {
         let backend = MemoryBackend::with_max_keys(500);
-        let store = backend.store(None);
+        let store = store(&backend, None);
         for _ in 0..2 {
             for key in 0..500 {
                 assert!(take(&store, key, START).is_ok());
@@ -255,7 +421,7 @@ mod tests {
     #[test]
     fn a_flood_of_new_keys_does_not_free_one_that_is_being_denied() {
         let backend = MemoryBackend::with_max_keys(1_000);
-        let store = backend.store(None);
+        let store = store(&backend, None);
         for _ in 0..3 {
             let _ = take(&store, u64::MAX, START);
         }
@@ -268,7 +434,7 @@ mod tests {
     #[test]
     fn idle_buckets_are_reclaimed_by_calls_that_bring_new_keys() {
         let backend = MemoryBackend::new();
-        let store = backend.store(None);
+        let store = store(&backend, None);
         for key in 0..10_000 {
             let _ = take(&store, key, START);
         }
@@ -282,7 +448,7 @@ mod tests {
     #[test]
     fn stores_share_buckets_by_name_only() {
         let backend = MemoryBackend::new();
-        let named = |name: Option<&str>| backend.store(name.map(str::to_owned));
+        let named = |name: Option<&str>| store(&backend, name);
         let (a, b, other, anonymous) = (named(Some("a")), named(Some("a")), named(Some("b")), named(None));
         for _ in 0..2 {
             assert!(take(&a, 1, START).is_ok());

@@ -4,14 +4,14 @@
 //! request to a backend, is owned by [`Started`] and finished on the thread or in a future.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::core::{Core, Target, Venue};
 use super::OnBackendError;
-use crate::algorithm::record::{Admission, Ask, Refusal};
-use crate::backend::memory::Store;
+use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
+use crate::backend::memory::{Left, Store};
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
+use crate::clock;
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::key::RateLimitKey;
@@ -86,6 +86,33 @@ impl<'a> Call<'a> {
         self.start(key).finish()
     }
 
+    /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
+    #[inline]
+    pub(crate) fn admit<K: RateLimitKey>(self, key: &K) -> Result<(), RateLimitExceeded> {
+        if self.limits.is_none()
+            && self.wait == Wait::No
+            && Switches::load().are_off()
+            && let Some(store) = self.core.short()
+        {
+            let now = clock::now();
+            return match store.admit(store.address(key), now, self.cost) {
+                Ok(_) => {
+                    self.core.counts.allow();
+                    Ok(())
+                }
+                Err(refusal) => self.refused(refusal, now),
+            };
+        }
+        self.decide(key).map(drop)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn refused(self, refusal: Refusal, now: u64) -> Result<(), RateLimitExceeded> {
+        let limit = self.core.with_rules(None, |rules| rules[refusal.limit].limit);
+        self.denied(limit, refusal, now).map(drop)
+    }
+
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
@@ -118,6 +145,9 @@ impl<'a> Call<'a> {
     #[inline]
     fn decide_in(self, store: &Store, address: Address, venue: &Venue<'_>) -> Started {
         let now = venue.now();
+        if self.limits.is_none() && self.wait == Wait::No && !self.peek && self.core.can_admit(store) {
+            return self.admit_in(store, address, now, venue);
+        }
         let decided = self.core.with_rules(self.limits, |rules| {
             let ask = Ask {
                 rules,
@@ -132,7 +162,19 @@ impl<'a> Call<'a> {
         });
         match decided {
             Ok((limit, admission)) => self.admitted(limit, admission, now, Place::Memory(address), venue),
-            Err((limit, refusal)) => Started::Done(self.refused(limit, refusal, now)),
+            Err((limit, refusal)) => Started::Done(self.denied(limit, refusal, now)),
+        }
+    }
+
+    fn admit_in(self, store: &Store, address: Address, now: u64, venue: &Venue<'_>) -> Started {
+        let limit = self.core.with_rules(None, |rules| rules[0].limit);
+        match store.admit(address, now, self.cost) {
+            Ok(Left { remaining, fresh_at }) => {
+                let permit = Permit { at: now, sequence: 0, cost: self.cost, undo: None };
+                let admission = Admission { permit, limit: 0, remaining, fresh_at };
+                self.admitted(limit, admission, now, Place::Memory(address), venue)
+            }
+            Err(refusal) => Started::Done(self.denied(limit, refusal, now)),
         }
     }
 
@@ -156,7 +198,7 @@ impl<'a> Call<'a> {
         if self.peek {
             return Started::Done(Ok(decision));
         }
-        self.core.allowed.fetch_add(1, Ordering::Relaxed);
+        self.core.counts.allow();
         if delay.is_zero() {
             return Started::Done(Ok(decision));
         }
@@ -169,11 +211,11 @@ impl<'a> Call<'a> {
         }))
     }
 
-    fn refused(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
+    fn denied(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
         let kind =
             if refusal.admitted_at.is_some() { ExceededKind::Limited } else { ExceededKind::CostExceedsLimit };
         if !self.peek {
-            self.core.denied.fetch_add(1, Ordering::Relaxed);
+            self.core.counts.deny();
             if self.core.options.dry_run {
                 return Ok(self.free());
             }
@@ -339,7 +381,7 @@ impl RemoteCall {
             }
             Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                 if let Some(limit) = limit(denied.refusal.limit) {
-                    return Started::Done(self.call().refused(limit, denied.refusal, now.as_nanos()));
+                    return Started::Done(self.call().denied(limit, denied.refusal, now.as_nanos()));
                 }
             }
             _ => {}
@@ -351,7 +393,7 @@ impl RemoteCall {
                 self.call().decide_in(&store, self.fallback, &venue)
             }
             OnBackendError::Allow => {
-                self.core.allowed.fetch_add(1, Ordering::Relaxed);
+                self.core.counts.allow();
                 Started::Done(Ok(self.call().free()))
             }
             OnBackendError::Deny => Started::Done(self.failed()),
@@ -361,7 +403,7 @@ impl RemoteCall {
     /// What a call gets where the backend failed and the policy is to deny.
     fn failed(&self) -> Result<Decision, RateLimitExceeded> {
         let decision = self.call().free();
-        self.core.denied.fetch_add(1, Ordering::Relaxed);
+        self.core.counts.deny();
         if self.core.options.dry_run || self.cost == 0 {
             return Ok(decision);
         }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use once_cell::sync::OnceCell;
@@ -12,9 +12,10 @@ use smallvec::SmallVec;
 use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
-use crate::backend::memory::{Store, process_memory};
+use crate::backend::memory::{MemoryBackend, Store, process_memory};
 use crate::backend::{Action, Backend, BackendKind, Request, SharedBackend, Timestamp, default_backend};
 use crate::clock;
+use crate::counts::Counts;
 use crate::decision::{Decision, Place, Taken};
 use crate::error::{BackendError, Name};
 use crate::key::{RateLimitKey, TextSink, escape};
@@ -44,8 +45,9 @@ pub(crate) struct Core {
     local: OnceCell<Arc<Store>>,
     /// Buckets in a memory backend that was made for it.
     own: OnceCell<Arc<Store>>,
-    pub(super) allowed: AtomicU64,
-    pub(super) denied: AtomicU64,
+    /// The store, where calls can be decided by its short way while all switches are off.
+    short: OnceCell<Option<Arc<Store>>>,
+    pub(super) counts: Counts,
 }
 
 /// Where a call is decided, and by which clock.
@@ -108,8 +110,8 @@ impl Core {
             backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
             local: OnceCell::new(),
             own: OnceCell::new(),
-            allowed: AtomicU64::new(0),
-            denied: AtomicU64::new(0),
+            short: OnceCell::new(),
+            counts: Counts::default(),
         });
         registry::add(&core);
         core
@@ -132,7 +134,7 @@ impl Core {
     }
 
     pub(crate) fn counts(&self) -> (u64, u64) {
-        (self.allowed.load(Ordering::Relaxed), self.denied.load(Ordering::Relaxed))
+        self.counts.sums()
     }
 
     pub(crate) fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
@@ -167,6 +169,29 @@ impl Core {
         f(&rules)
     }
 
+    /// The store, if calls by the limits as they were written down can be decided by [`Store::admit`]. Only while all
+    /// switches are off.
+    #[inline]
+    pub(super) fn short(&self) -> Option<&Store> {
+        if self.replaced.load(Ordering::Acquire) {
+            return None;
+        }
+        self.short.get_or_init(|| self.find_short()).as_deref()
+    }
+
+    #[cold]
+    fn find_short(&self) -> Option<Arc<Store>> {
+        match self.target(Switches::OFF) {
+            Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => self.own.get().or(self.local.get()).cloned(),
+            _ => None,
+        }
+    }
+
+    /// Whether a call that neither waits nor reads its limits can be decided by [`Store::admit`].
+    pub(super) fn can_admit(&self, store: &Store) -> bool {
+        self.options.backoff.is_none() && !self.replaced.load(Ordering::Acquire) && store.admits(&self.rules)
+    }
+
     /// Where a call is decided.
     #[inline]
     pub(super) fn venue(&self, switches: Switches) -> Venue<'_> {
@@ -196,9 +221,9 @@ impl Core {
             BackendChoice::Default | BackendChoice::Memory => None,
         };
         match backend.map(|backend| &backend.kind) {
-            None => Target::Memory(StoreRef::Shared(self.local.get_or_init(|| process_memory().store(self.identity())))),
+            None => Target::Memory(StoreRef::Shared(self.local.get_or_init(|| self.store(process_memory())))),
             Some(BackendKind::Memory(memory)) => {
-                Target::Memory(StoreRef::Shared(self.own.get_or_init(|| memory.store(self.identity()))))
+                Target::Memory(StoreRef::Shared(self.own.get_or_init(|| self.store(memory))))
             }
             Some(BackendKind::Remote(remote)) => Target::Remote(remote),
         }
@@ -211,12 +236,25 @@ impl Core {
             return StoreRef::Scoped(self.scoped(scope));
         }
         let _ = venue;
-        StoreRef::Shared(self.local.get_or_init(|| process_memory().store(self.identity())))
+        StoreRef::Shared(self.local.get_or_init(|| self.store(process_memory())))
     }
 
     #[cfg(feature = "test-util")]
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
-        scope.store(std::ptr::from_ref(self).addr(), self.identity())
+        scope.store(std::ptr::from_ref(self).addr(), |memory| self.store(memory))
+    }
+
+    /// Forgets the buckets in this process's memory.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn clear_memory(&self) {
+        for store in [self.local.get(), self.own.get()].into_iter().flatten() {
+            store.clear();
+        }
+    }
+
+    fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
+        let plain = self.rules.len() == 1 && self.options.backoff.is_none() && self.reads_per | self.reads_count == 0;
+        memory.store(self.identity(), &self.rules, plain)
     }
 
     /// By what limiters in one memory share their buckets, if they do.
@@ -336,14 +374,6 @@ impl Core {
                 let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Reset));
                 Some((Arc::clone(backend), request))
             }
-        }
-    }
-
-    /// Forgets the bucket without a key, where buckets are in this process's memory.
-    #[cfg(feature = "test-util")]
-    pub(crate) fn reset_unkeyed(&self) {
-        for store in [self.local.get(), self.own.get()].into_iter().flatten() {
-            store.reset_unkeyed();
         }
     }
 }

@@ -1,0 +1,342 @@
+//! Small states for the usual case: one limit, whose calls neither wait nor are given back.
+//!
+//! Whatever else is asked of a bucket is carried out on a full [`Record`], which the small state is turned into and, where
+//! nothing is left that it could not hold, turned back into afterwards.
+
+use smallvec::smallvec;
+
+use crate::algorithm::Rule;
+use crate::algorithm::groups::Group;
+use crate::algorithm::record::{Record, Refusal, State};
+use crate::algorithm::sliding_window::SlidingWindow;
+use crate::algorithm::token_bucket::TokenBucket;
+use crate::clock;
+use crate::limit::Algorithm;
+
+/// What an admitted call leaves.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Left {
+    pub(crate) remaining: u32,
+    pub(crate) fresh_at: u64,
+}
+
+/// The small state of one limit.
+pub(super) trait Compact: Sized {
+    /// A state that nobody has used.
+    fn fresh() -> Self;
+
+    /// A mark that the state is kept as a [`Record`] elsewhere.
+    fn moved() -> Self;
+
+    fn is_moved(&self) -> bool;
+
+    /// Takes `cost` permits, from 1 to the capacity, or says when they would be admitted.
+    fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64>;
+
+    /// What a call that was just admitted leaves.
+    fn left(&self, rule: &Rule, now: u64) -> Left;
+
+    /// When it is as if nobody had used it.
+    fn fresh_at(&self, rule: &Rule) -> u64;
+
+    /// Whether a call for one permit would be denied.
+    fn is_denying(&self, rule: &Rule, now: u64) -> bool;
+
+    fn to_record(&self, rule: &Rule) -> Record;
+
+    /// The record as a small state, if that says all of it.
+    fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Self>;
+}
+
+/// The refusal of a call of one limit.
+pub(super) fn refusal(admitted_at: Option<u64>, remaining: u32) -> Refusal {
+    Refusal { limit: 0, remaining, admitted_at }
+}
+
+/// A record of which nothing lies ahead and nothing is held against the key.
+fn is_plain(record: &Record, now: u64) -> bool {
+    record.newest <= now && record.floor <= now && record.offences.count == 0 && record.limits.len() == 1
+}
+
+/// A token bucket as one number: its theoretical arrival time in units, counted from the clock's origin. The units that are
+/// missing at a time are what it is ahead of that time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tat(pub(super) u64);
+
+impl Tat {
+    /// Times in units of this size do not overflow: 62 bits hold 9 years of 16 units a nanosecond.
+    const MOST_UNITS: u64 = 16;
+    /// From here on a word is no time, but the mark that the state is kept elsewhere. Threads that have not seen the mark
+    /// yet may add to it.
+    pub(super) const MOVED: u64 = 1 << 63;
+
+    /// Whether the limit's numbers are small enough for one word.
+    pub(super) fn fits(rule: &Rule) -> bool {
+        let (units, permit, step) = rule.rate.per_nano();
+        let full = u64::from(rule.limit.burst()).checked_mul(permit);
+        rule.limit.algorithm() == Algorithm::TokenBucket
+            && rule.capacity() > 0
+            && step == 1
+            && units <= Tat::MOST_UNITS
+            && full.is_some_and(|full| full < 1 << 61)
+    }
+
+    /// A time in units.
+    #[inline]
+    pub(super) fn units(rule: &Rule, time: u64) -> u64 {
+        time.saturating_sub(clock::origin()).min(Tat::MOVED / 2 / Tat::MOST_UNITS) * rule.rate.units
+    }
+
+    /// The time at which `units` have flowed, on a whole microsecond.
+    fn time(rule: &Rule, units: u64) -> u64 {
+        let nanos = clock::origin().saturating_add(units.div_ceil(rule.rate.units));
+        nanos.div_ceil(1_000).saturating_mul(1_000)
+    }
+
+    #[inline]
+    pub(super) fn full(rule: &Rule) -> u64 {
+        u64::from(rule.limit.burst()) * rule.rate.permit * 1_000
+    }
+
+    /// The state after `cost` permits at `now` in units, or when they would be admitted.
+    #[inline]
+    pub(super) fn after(self, rule: &Rule, now: u64, cost: u32) -> Result<Tat, u64> {
+        let next = self.0.max(now) + u64::from(cost) * rule.rate.permit * 1_000;
+        let full = Tat::full(rule);
+        if next - now <= full { Ok(Tat(next)) } else { Err(Tat::time(rule, next - full)) }
+    }
+
+    /// Permits that are left at `now` in units.
+    #[inline]
+    pub(super) fn remaining(self, rule: &Rule, now: u64) -> u32 {
+        let missing = self.0.saturating_sub(now).div_ceil(rule.rate.permit * 1_000);
+        rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
+    }
+}
+
+impl Compact for Tat {
+    fn fresh() -> Tat {
+        Tat(0)
+    }
+
+    fn moved() -> Tat {
+        Tat(Tat::MOVED)
+    }
+
+    #[inline]
+    fn is_moved(&self) -> bool {
+        self.0 >= Tat::MOVED
+    }
+
+    #[inline]
+    fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        *self = self.after(rule, Tat::units(rule, now), cost)?;
+        Ok(())
+    }
+
+    fn left(&self, rule: &Rule, now: u64) -> Left {
+        Left { remaining: self.remaining(rule, Tat::units(rule, now)), fresh_at: self.fresh_at(rule) }
+    }
+
+    fn fresh_at(&self, rule: &Rule) -> u64 {
+        clock::origin().saturating_add(self.0.div_ceil(rule.rate.units))
+    }
+
+    fn is_denying(&self, rule: &Rule, now: u64) -> bool {
+        self.after(rule, Tat::units(rule, now), 1).is_err()
+    }
+
+    fn to_record(&self, rule: &Rule) -> Record {
+        let permit = rule.rate.permit * 1_000;
+        // As of the latest whole nanosecond at which nothing but the debt is left.
+        let last = clock::origin() + self.0.saturating_sub(Tat::full(rule)).div_ceil(rule.rate.units);
+        let debt = self.0.saturating_sub(Tat::units(rule, last));
+        Record { limits: smallvec![State::Token(TokenBucket { last, debt, unit: permit })], ..Record::default() }
+    }
+
+    fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Tat> {
+        match record.limits.first()? {
+            State::Token(bucket)
+                if is_plain(record, now) && bucket.unit == rule.rate.permit * 1_000 && bucket.last >= clock::origin() =>
+            {
+                Some(Tat(Tat::units(rule, bucket.last) + bucket.debt))
+            }
+            State::Token(bucket) if is_plain(record, now) && bucket.debt == 0 => Some(Tat::fresh()),
+            _ => None,
+        }
+    }
+}
+
+/// A sliding window: the one group that most keys ever have in place, more of them behind a pointer.
+#[derive(Debug)]
+pub(super) enum Window {
+    /// No permits where it is zero.
+    One { permits: u32, at: u64 },
+    Many(Box<SlidingWindow>),
+    Moved,
+}
+
+impl Window {
+    fn as_many(&self) -> SlidingWindow {
+        match self {
+            Window::Many(window) => (**window).clone(),
+            Window::One { permits, at } => {
+                let mut window = SlidingWindow::default();
+                if *permits > 0 {
+                    window.groups.push(Group { at: *at, permits: u64::from(*permits) });
+                }
+                window
+            }
+            Window::Moved => SlidingWindow::default(),
+        }
+    }
+}
+
+/// As [`Compact::take`], of a window that has a place of its own.
+#[inline]
+pub(super) fn take(window: &mut SlidingWindow, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+    // The clock of another core may be a little behind.
+    let now = now.max(window.groups.last().map_or(0, |last| last.at));
+    window.trim(rule, now);
+    let at = window.earliest(rule, now, cost);
+    if at > now {
+        return Err(at);
+    }
+    window.charge(rule, now, cost);
+    window.bound(rule, now);
+    Ok(())
+}
+
+pub(super) fn left(window: &SlidingWindow, rule: &Rule) -> Left {
+    let taken = u32::try_from(window.groups.total()).unwrap_or(u32::MAX);
+    Left { remaining: rule.capacity().saturating_sub(taken), fresh_at: window.fresh_at(rule) }
+}
+
+pub(super) fn window_record(window: SlidingWindow) -> Record {
+    let newest = window.groups.last().map_or(0, |last| last.at);
+    Record { newest, limits: smallvec![State::Sliding(window)], ..Record::default() }
+}
+
+impl Compact for Window {
+    fn fresh() -> Window {
+        Window::One { permits: 0, at: 0 }
+    }
+
+    fn moved() -> Window {
+        Window::Moved
+    }
+
+    #[inline]
+    fn is_moved(&self) -> bool {
+        matches!(self, Window::Moved)
+    }
+
+    #[inline]
+    fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        match self {
+            Window::Many(window) => take(window, rule, now, cost),
+            Window::One { permits, at } => {
+                let now = now.max(*at);
+                if *permits == 0 || now - *at >= rule.per() {
+                    (*permits, *at) = (cost, now);
+                    return Ok(());
+                }
+                if u64::from(*permits) + u64::from(cost) > u64::from(rule.capacity()) {
+                    return Err(at.saturating_add(rule.per()));
+                }
+                if *at == now || *permits < rule.group {
+                    (*permits, *at) = (*permits + cost, now);
+                    return Ok(());
+                }
+                let mut window = self.as_many();
+                window.charge(rule, now, cost);
+                *self = Window::Many(Box::new(window));
+                Ok(())
+            }
+            Window::Moved => Ok(()),
+        }
+    }
+
+    fn left(&self, rule: &Rule, _: u64) -> Left {
+        match self {
+            Window::Many(window) => left(window, rule),
+            Window::One { permits, at } => {
+                Left { remaining: rule.capacity().saturating_sub(*permits), fresh_at: at.saturating_add(rule.per()) }
+            }
+            Window::Moved => Left::default(),
+        }
+    }
+
+    fn fresh_at(&self, rule: &Rule) -> u64 {
+        match self {
+            Window::Many(window) => window.fresh_at(rule),
+            Window::One { permits: 0, .. } | Window::Moved => 0,
+            Window::One { at, .. } => at.saturating_add(rule.per()),
+        }
+    }
+
+    fn is_denying(&self, rule: &Rule, now: u64) -> bool {
+        match self {
+            Window::Many(window) => window.earliest(rule, now, 1) > now,
+            Window::One { permits, at } => *permits >= rule.capacity() && at.saturating_add(rule.per()) > now,
+            Window::Moved => false,
+        }
+    }
+
+    fn to_record(&self, _: &Rule) -> Record {
+        window_record(self.as_many())
+    }
+
+    fn from_record(record: &Record, _: &Rule, now: u64) -> Option<Window> {
+        let State::Sliding(window) = record.limits.first()? else { return None };
+        if !is_plain(record, now) {
+            return None;
+        }
+        let Some(Group { at, permits }) = window.groups.last() else { return Some(Window::fresh()) };
+        Some(match u32::try_from(permits) {
+            Ok(permits) if window.groups.len() == 1 => Window::One { permits, at },
+            _ => Window::Many(Box::new(window.clone())),
+        })
+    }
+}
+
+/// Any limits: always a record.
+pub(super) struct Nothing;
+
+impl Compact for Nothing {
+    fn fresh() -> Nothing {
+        Nothing
+    }
+
+    fn moved() -> Nothing {
+        Nothing
+    }
+
+    fn is_moved(&self) -> bool {
+        true
+    }
+
+    fn take(&mut self, _: &Rule, _: u64, _: u32) -> Result<(), u64> {
+        Ok(())
+    }
+
+    fn left(&self, _: &Rule, _: u64) -> Left {
+        Left::default()
+    }
+
+    fn fresh_at(&self, _: &Rule) -> u64 {
+        0
+    }
+
+    fn is_denying(&self, _: &Rule, _: u64) -> bool {
+        false
+    }
+
+    fn to_record(&self, _: &Rule) -> Record {
+        Record::default()
+    }
+
+    fn from_record(_: &Record, _: &Rule, _: u64) -> Option<Nothing> {
+        None
+    }
+}

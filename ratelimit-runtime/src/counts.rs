@@ -1,0 +1,129 @@
+//! Counters that many threads raise and few read.
+//!
+//! A counter that all threads share costs a locked instruction each time, and a cache line that wanders between cores. So
+//! each thread has a cell of its own, which it alone writes to, with plain loads and stores; only where there are more
+//! threads than cells do the rest share one.
+
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+/// Threads with a cell of their own.
+const OWN: usize = 15;
+/// The cell of all others.
+const SHARED: usize = OWN;
+
+/// Calls allowed and denied.
+#[derive(Default)]
+pub(crate) struct Counts {
+    cells: [Counted; OWN + 1],
+}
+
+/// On a cache line of its own.
+#[derive(Default)]
+#[repr(align(64))]
+struct Counted {
+    allowed: AtomicU64,
+    denied: AtomicU64,
+}
+
+impl Counts {
+    #[inline]
+    pub(crate) fn allow(&self) {
+        let cell = cell();
+        raise(&self.cells[cell].allowed, cell);
+    }
+
+    #[inline]
+    pub(crate) fn deny(&self) {
+        let cell = cell();
+        raise(&self.cells[cell].denied, cell);
+    }
+
+    /// Allowed and denied so far.
+    pub(crate) fn sums(&self) -> (u64, u64) {
+        let sum = |of: fn(&Counted) -> &AtomicU64| {
+            self.cells.iter().map(|cell| of(cell).load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+        };
+        (sum(|cell| &cell.allowed), sum(|cell| &cell.denied))
+    }
+}
+
+#[inline]
+fn raise(counter: &AtomicU64, cell: usize) {
+    if cell == SHARED {
+        counter.fetch_add(1, Ordering::Relaxed);
+    } else {
+        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+}
+
+/// Cells that belong to a thread, a bit each.
+static TAKEN: Mutex<u32> = Mutex::new(0);
+const UNKNOWN: usize = usize::MAX;
+
+thread_local! {
+    /// This thread's cell; a plain value, so that it can be read until the thread's very end.
+    static CELL: Cell<usize> = const { Cell::new(UNKNOWN) };
+    /// Gives the cell back when the thread ends.
+    static OWNER: Owner = const { Owner };
+}
+
+struct Owner;
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let cell = CELL.replace(SHARED);
+        if cell < OWN {
+            // Under the lock, so that the next owner sees what this thread has stored.
+            *TAKEN.lock() &= !(1 << cell);
+        }
+    }
+}
+
+#[inline]
+fn cell() -> usize {
+    let cell = CELL.get();
+    if cell == UNKNOWN { claim() } else { cell.min(SHARED) }
+}
+
+#[cold]
+fn claim() -> usize {
+    // A thread that is ending has no owner any more, and shares.
+    if OWNER.try_with(|_| {}).is_err() {
+        return SHARED;
+    }
+    let mut taken = TAKEN.lock();
+    let free = taken.trailing_ones() as usize;
+    let cell = free.min(SHARED);
+    if cell < OWN {
+        *taken |= 1 << cell;
+    }
+    CELL.set(cell);
+    cell
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_however_many_threads_count() {
+        let counts = Counts::default();
+        for _ in 0..3 {
+            std::thread::scope(|scope| {
+                for _ in 0..40 {
+                    scope.spawn(|| {
+                        for _ in 0..1_000 {
+                            counts.allow();
+                            counts.deny();
+                            counts.deny();
+                        }
+                    });
+                }
+            });
+        }
+        assert_eq!(counts.sums(), (120_000, 240_000));
+    }
+}

@@ -1,0 +1,261 @@
+//! Redis answers as memory does: the same requests at the same times, decision by decision.
+//!
+//! The oracle is [`Bucket`], the algorithms as memory runs them, which full logs hold in `algorithms.rs`. Time is a test's.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
+use ratelimit_runtime::macro_support::v1;
+use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
+use ratelimit_tests::RedisServer;
+
+/// Microseconds since the Unix epoch.
+const START: u64 = 1_790_000_000_000_000;
+/// A denial that charges nothing writes the clock down where the one on record is older than this.
+const CLOCK_UNSEEN: u64 = 1_000_000;
+
+/// One step of a trace; times in microseconds.
+#[derive(Clone, Debug)]
+enum Step {
+    Take { cost: u32, max_wait: u64 },
+    Peek { cost: u32, max_wait: u64 },
+    /// Gives back one of the permits that are out, chosen by the number.
+    GiveBack(usize),
+    Reset,
+    Forwards(u64),
+    Backwards(u64),
+    /// Other limits for the same bucket.
+    Change(Vec<Limit>),
+}
+
+/// The bucket as memory keeps it, and as Redis writes it down: where nothing is charged, a clock that has hardly moved is
+/// not written.
+#[derive(Default)]
+struct Oracle {
+    bucket: Bucket,
+    clock: u64,
+}
+
+impl Oracle {
+    fn decide(&mut self, request: &Request, now: u64) -> Answer {
+        let mut next = self.bucket.clone();
+        let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
+        let kept = match (request.action(), &answer.outcome) {
+            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) | (Action::Reset, _) => true,
+            (Action::GiveBack(permit), _) => permit.cost() > 0,
+            (Action::Take { .. }, Outcome::Denied(denied)) if request.backoff().is_some() => {
+                denied.admitted_at().is_some() || now < self.clock || now - self.clock > CLOCK_UNSEEN
+            }
+            (Action::Take { .. }, _) => now < self.clock || now - self.clock > CLOCK_UNSEEN,
+            _ => false,
+        };
+        if kept {
+            self.bucket = next;
+            self.clock = now;
+        }
+        answer
+    }
+}
+
+/// What an answer says.
+fn said(answer: &Answer) -> String {
+    let micros = |time: Timestamp| time.as_nanos() as f64 / 1_000.0 - START as f64;
+    let outcome = match &answer.outcome {
+        Outcome::Admitted(admitted) => {
+            let (at, remaining, limit) = (micros(admitted.at()), admitted.remaining(), admitted.limit_index());
+            format!("admitted at {at}, {remaining} left in limit {limit}")
+        }
+        Outcome::Denied(denied) => {
+            let (at, remaining, limit) = (denied.admitted_at().map(micros), denied.remaining(), denied.limit_index());
+            format!("denied until {at:?}, {remaining} left in limit {limit}")
+        }
+        other => format!("{other:?}"),
+    };
+    format!("{} at {}", outcome, micros(answer.now))
+}
+
+/// Runs a trace on a bucket of its own; the first answer that differs is an error.
+fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, steps: &[Step]) -> Result<(), String> {
+    thread_local!(static BUCKETS: Cell<u64> = const { Cell::new(0) });
+    let number = BUCKETS.replace(BUCKETS.get() + 1);
+    let name = format!("rl:1:{{trace:{:?}-{number}}}", std::thread::current().id());
+    let (mut limits, mut now) = (limits.to_vec(), START);
+    let mut oracle = Oracle::default();
+    let mut out: Vec<(Permit, Permit)> = Vec::new();
+    for (number, step) in steps.iter().enumerate() {
+        let wait = Duration::from_micros;
+        let (expected, got) = match step {
+            Step::Take { cost, max_wait } => {
+                let action = Action::Take { cost: *cost, max_wait: wait(*max_wait) };
+                (action.clone(), action)
+            }
+            Step::Peek { cost, max_wait } => {
+                let action = Action::Peek { cost: *cost, max_wait: wait(*max_wait) };
+                (action.clone(), action)
+            }
+            Step::GiveBack(_) if out.is_empty() => continue,
+            Step::GiveBack(choice) => {
+                let (ours, theirs) = out.remove(choice % out.len());
+                (Action::GiveBack(ours), Action::GiveBack(theirs))
+            }
+            Step::Reset => {
+                out.clear();
+                (Action::Reset, Action::Reset)
+            }
+            Step::Forwards(by) => {
+                now += by;
+                continue;
+            }
+            Step::Backwards(by) => {
+                now -= by;
+                continue;
+            }
+            Step::Change(changed) => {
+                limits.clone_from(changed);
+                continue;
+            }
+        };
+        let request = |action: Action| {
+            let request = Request::new(name.clone(), &limits, action).at(Timestamp::from_nanos(now * 1_000));
+            match backoff {
+                Some(backoff) => request.with_backoff(backoff),
+                None => request,
+            }
+        };
+        let taken = matches!(expected, Action::Take { .. });
+        let expected = oracle.decide(&request(expected), now);
+        let got = backend.decide(&request(got)).map_err(|error| format!("step {number}, {step:?}: {error}"))?;
+        if said(&expected) != said(&got) {
+            return Err(format!("step {number}, {step:?}: {} in memory, {} in Redis", said(&expected), said(&got)));
+        }
+        if let (true, Outcome::Admitted(ours), Outcome::Admitted(theirs)) = (taken, &expected.outcome, &got.outcome) {
+            out.push((ours.permit().clone(), theirs.permit().clone()));
+        }
+    }
+    Ok(())
+}
+
+fn backend() -> RedisBackend {
+    // Patient: what is compared are the answers, on a machine that may be busy.
+    RedisBackend::builder().url(RedisServer::shared().url()).timeout(Duration::from_secs(30)).build().unwrap()
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases,
+        max_shrink_iters: 2_000,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    }
+}
+
+fn limit(count: u32, per: u64, algorithm: Algorithm, burst: u32) -> Limit {
+    let per = Duration::from_micros(per);
+    match algorithm {
+        Algorithm::TokenBucket => v1::limit_with_burst(count, per, algorithm, burst),
+        _ => v1::limit(count, per, algorithm),
+    }
+}
+
+fn algorithms() -> impl Strategy<Value = Algorithm> {
+    prop_oneof![Just(Algorithm::SlidingWindow), Just(Algorithm::TokenBucket), Just(Algorithm::FixedWindow)]
+}
+
+/// A limit whose period is about `per`.
+fn limits_of(per: u64) -> impl Strategy<Value = Limit> {
+    let counts = prop_oneof![1 => Just(0_u32), 8 => 1_u32..=8, 4 => 60_u32..=70, 2 => 100_u32..=5_000, 1 => any::<u32>()];
+    let pers = prop_oneof![3 => Just(per), 1 => 1..=3 * per, 1 => Just(per * 1_003)];
+    let bursts = prop_oneof![6 => 1_u32..=10, 1 => 11_u32..=10_000, 1 => any::<u32>().prop_map(|burst| burst.max(1))];
+    (counts, pers, algorithms(), bursts).prop_map(|(count, per, algorithm, burst)| limit(count, per, algorithm, burst))
+}
+
+fn steps_of(per: u64) -> impl Strategy<Value = Step> {
+    let costs = || prop_oneof![8 => Just(1_u32), 1 => Just(0_u32), 4 => 0_u32..=5, 1 => 0_u32..=100, 1 => any::<u32>()];
+    let waits = move || prop_oneof![6 => Just(0), 2 => 0..=per, 2 => 0..=5 * per, 1 => Just(u64::MAX / 1_000)];
+    let times = move || prop_oneof![4 => Just(1_u64), 4 => 0..=per / 4, 2 => Just(per), 1 => 0..=3 * per];
+    prop_oneof![
+        12 => (costs(), waits()).prop_map(|(cost, max_wait)| Step::Take { cost, max_wait }),
+        3 => (costs(), waits()).prop_map(|(cost, max_wait)| Step::Peek { cost, max_wait }),
+        3 => any::<usize>().prop_map(Step::GiveBack),
+        1 => any::<usize>().prop_map(|_| Step::GiveBack(usize::MAX)),
+        6 => times().prop_map(Step::Forwards),
+        1 => times().prop_map(Step::Backwards),
+        1 => prop::collection::vec(limits_of(per), 1..=3).prop_map(Step::Change),
+    ]
+}
+
+#[derive(Clone, Debug)]
+struct Trace {
+    limits: Vec<Limit>,
+    backoff: Option<Backoff>,
+    steps: Vec<Step>,
+}
+
+fn pers() -> impl Strategy<Value = u64> {
+    prop_oneof![
+        2 => Just(1_u64),
+        4 => Just(1_000),
+        4 => Just(1_000_000),
+        2 => Just(7_919_000),
+        2 => Just(3_600_000_000),
+        1 => Just(86_400_000_000),
+        1 => Just(366 * 86_400_000_000 / 1_003),
+    ]
+}
+
+fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
+    (pers(), length).prop_flat_map(|(per, length)| {
+        let backoffs = prop_oneof![
+            3 => Just(None),
+            1 => (1..=4 * per, 1..=50 * per).prop_map(|(initial, max)| {
+                Some(Backoff::new(Duration::from_micros(initial), Duration::from_micros(max)))
+            })
+        ];
+        let mostly = prop_oneof![20 => steps_of(per).boxed(), 1 => Just(Step::Reset).boxed()];
+        (prop::collection::vec(limits_of(per), 1..=4), backoffs, prop::collection::vec(mostly, length))
+            .prop_map(|(limits, backoff, steps)| Trace { limits, backoff, steps })
+    })
+}
+
+#[test]
+fn any_trace_is_answered_as_in_memory() {
+    let backend = backend();
+    proptest!(cases(400), |(trace in traces(1..60))| {
+        let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
+#[test]
+fn a_long_trace_is_answered_as_in_memory() {
+    let backend = backend();
+    proptest!(cases(12), |(trace in traces(1_000..1_200))| {
+        let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
+/// Bookings far ahead and refunds out of their middle: what drives a window to its most groups.
+#[test]
+fn windows_full_of_bookings_and_holes_are_answered_as_in_memory() {
+    let backend = backend();
+    let steps = prop_oneof![
+        20 => Just(Step::Take { cost: 1, max_wait: u64::MAX / 1_000 }),
+        4 => (1_u32..=3).prop_map(|cost| Step::Take { cost, max_wait: u64::MAX / 1_000 }),
+        3 => any::<usize>().prop_map(Step::GiveBack),
+        2 => Just(Step::GiveBack(usize::MAX)),
+        6 => (0_u64..=30_000).prop_map(Step::Forwards),
+        1 => (0_u64..=3_000_000).prop_map(Step::Forwards),
+        1 => (0_u64..=500_000).prop_map(Step::Backwards),
+        2 => Just(Step::Peek { cost: 1, max_wait: 0 }),
+    ];
+    let limits = (1_u32..=130, algorithms())
+        .prop_map(|(count, algorithm)| vec![limit(count, 1_000_000, algorithm, count), limit(64, 3_000_000, Algorithm::SlidingWindow, 1)]);
+    proptest!(cases(12), |(limits in limits, steps in prop::collection::vec(steps, 800))| {
+        let compared = compare(&backend, &limits, None, &steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
