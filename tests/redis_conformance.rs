@@ -62,7 +62,7 @@ impl Oracle {
 
 /// What an answer says.
 fn said(answer: &Answer) -> String {
-    let micros = |time: Timestamp| time.as_nanos() as f64 / 1_000.0 - START as f64;
+    let micros = |time: Timestamp| (time.as_nanos() / 1_000).wrapping_sub(START).cast_signed();
     let outcome = match &answer.outcome {
         Outcome::Admitted(admitted) => {
             let (at, remaining, limit) = (micros(admitted.at()), admitted.remaining(), admitted.limit_index());
@@ -146,7 +146,8 @@ fn backend() -> RedisBackend {
 fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
-        max_shrink_iters: 2_000,
+        max_shrink_iters: u32::MAX,
+        max_shrink_time: 30_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
         ..ProptestConfig::default()
     }

@@ -91,7 +91,8 @@ pub mod v1 {
         }
 
         /// Decides on this thread.
-        #[inline]
+        #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
+        #[inline(always)]
         pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
             self.call.admit(&key)
         }

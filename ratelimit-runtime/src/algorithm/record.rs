@@ -83,9 +83,10 @@ impl State {
         }
     }
 
-    fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
+    fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
         match self {
-            State::Sliding(window) => window.refund(rule, now, at, cost),
+            // What counts no more at the floor may have been forgotten for a booking.
+            State::Sliding(window) => window.refund(rule, now.max(floor), at, cost),
             State::Token(bucket) => bucket.refund(rule, now, at, cost),
             State::Fixed(window) => window.refund(at, cost),
         }
@@ -244,7 +245,7 @@ impl Record {
             }
             _ if permit.at <= now => {
                 for (state, rule) in self.limits.iter_mut().zip(rules) {
-                    state.refund(rule, now, permit.at, permit.cost);
+                    state.refund(rule, now, self.floor, permit.at, permit.cost);
                 }
             }
             _ => {}

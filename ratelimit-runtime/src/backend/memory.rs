@@ -19,11 +19,11 @@ use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
 use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
-use compact::{Compact, Nothing, Tat, Window, refusal};
+use compact::{Compact, Nothing, Tat, Window};
 use table::{Bound, Full, Moved, Table};
 use unkeyed::Unkeyed;
 
-pub(crate) use compact::Left;
+pub(crate) use compact::{Left, Verdict};
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
@@ -63,7 +63,6 @@ pub struct MemoryBackend {
 
 struct Shared {
     bound: Bound,
-    hasher: RandomState,
     stores: Mutex<Stores>,
 }
 
@@ -89,7 +88,6 @@ impl MemoryBackend {
     pub fn with_max_keys_or(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
         let shared = Shared {
             bound: Bound::new(max_keys, when_full),
-            hasher: RandomState::default(),
             stores: Mutex::default(),
         };
         MemoryBackend { shared: Arc::new(shared) }
@@ -157,18 +155,11 @@ pub(crate) fn process_memory() -> &'static MemoryBackend {
     &MEMORY
 }
 
-/// Tells the stores of a process apart in their keys' fingerprints.
-fn next_seed() -> u64 {
-    use std::sync::atomic::AtomicU64;
-    static NEXT: AtomicU64 = AtomicU64::new(0);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
 /// The buckets of one limiter, or of several of one name.
 pub(crate) struct Store {
     shared: Arc<Shared>,
-    /// Part of every fingerprint.
-    seed: u64,
+    /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
+    hasher: RandomState,
     /// The rule of small states.
     rule: Rule,
     is_small: bool,
@@ -203,7 +194,7 @@ impl Store {
             _ => (Unkeyed::any(), Keyed::Any(Table::new())),
         };
         let is_small = !matches!(keyed, Keyed::Any(_));
-        Store { shared, seed: next_seed(), rule, is_small, unkeyed, keyed }
+        Store { shared, hasher: RandomState::default(), rule, is_small, unkeyed, keyed }
     }
 
     /// Whether calls by `rules` can be decided by [`admit`](Store::admit).
@@ -217,67 +208,87 @@ impl Store {
         if !K::KEYED {
             return Address::Unkeyed;
         }
-        let mut sink = HashSink(self.shared.hasher.build_hasher());
-        sink.0.write_u64(self.seed);
+        let mut sink = HashSink(self.hasher.build_hasher());
         key.write_to(&mut sink);
         Address::Fingerprint(sink.0.finish())
     }
 
     /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take).
     #[inline]
-    pub(crate) fn admit(&self, address: Address, now: u64, cost: u32) -> Result<Left, Refusal> {
+    pub(crate) fn admit<K: RateLimitKey>(&self, key: &K, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
         if cost == 0 || cost > rule.capacity() {
-            return self.admit_slowly(address, now, cost);
+            return Verdict::Unknown;
         }
-        let decided = match address {
+        match self.address(key) {
             Address::Unkeyed => self.unkeyed.take(rule, now, cost),
             Address::Fingerprint(fingerprint) => match &self.keyed {
                 Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
                 Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
-                Keyed::Any(_) => None,
+                Keyed::Any(_) => Verdict::Unknown,
             },
-        };
-        match decided {
-            Some(decided) => decided,
-            None => self.admit_slowly(address, now, cost),
         }
     }
 
-    #[inline]
-    fn admit_key<S: Compact>(
+    fn admit_key<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+        let rule = &self.rule;
+        let small = |state: &mut S| state.take(rule, now, cost).into();
+        // Where there is no room, the long way says what happens.
+        table
+            .with(&self.shared.bound, rule, fingerprint, now, small, |_| Verdict::Unknown)
+            .unwrap_or(Verdict::Unknown)
+    }
+
+    /// As [`admit`](Store::admit), and what the call leaves; `None` if it has to be decided the long way.
+    pub(crate) fn admit_and_tell(&self, address: Address, now: u64, cost: u32) -> Option<(Verdict, Left)> {
+        if cost == 0 || cost > self.rule.capacity() {
+            return None;
+        }
+        let fingerprint = match address {
+            Address::Fingerprint(fingerprint) => fingerprint,
+            Address::Unkeyed => {
+                let verdict = self.unkeyed.take(&self.rule, now, cost);
+                return (verdict != Verdict::Unknown).then(|| (verdict, self.unkeyed_left(now)));
+            }
+        };
+        match &self.keyed {
+            Keyed::Token(table) => self.admit_key_and_tell(table, fingerprint, now, cost),
+            Keyed::Window(table) => self.admit_key_and_tell(table, fingerprint, now, cost),
+            Keyed::Any(_) => None,
+        }
+    }
+
+    /// What is left in the bucket of all calls: a moment after a decision, which others may have followed.
+    fn unkeyed_left(&self, now: u64) -> Left {
+        let record = self.unkeyed.record(&self.rule);
+        let ask = Ask { rules: &[self.rule], backoff: None, cost: 0, max_wait: 0 };
+        match record.peek(&ask, now.max(record.clock)) {
+            Ok(admission) => Left { remaining: admission.remaining, fresh_at: admission.fresh_at },
+            Err(_) => Left::default(),
+        }
+    }
+
+    fn admit_key_and_tell<S: Compact>(
         &self,
         table: &Table<S>,
         fingerprint: u64,
         now: u64,
         cost: u32,
-    ) -> Option<Result<Left, Refusal>> {
+    ) -> Option<(Verdict, Left)> {
         let rule = &self.rule;
-        let small = |state: &mut S| {
-            Some(match state.take(rule, now, cost) {
-                Ok(()) => Ok(state.left(rule, now)),
-                Err(at) => Err(refusal(Some(at), state.left(rule, now).remaining)),
-            })
-        };
-        match table.with(&self.shared.bound, rule, fingerprint, now, small, |_| None) {
-            Ok(decided) => decided,
-            Err(Full) => Some(self.untracked(now)),
-        }
-    }
-
-    #[cold]
-    fn admit_slowly(&self, address: Address, now: u64, cost: u32) -> Result<Left, Refusal> {
-        let ask = Ask { rules: &[self.rule], backoff: None, cost, max_wait: 0 };
-        self.take(address, &ask, now)
-            .map(|admission| Left { remaining: admission.remaining, fresh_at: admission.fresh_at })
+        let small = |state: &mut S| Some((state.take(rule, now, cost).into(), state.left(rule, now)));
+        table.with(&self.shared.bound, rule, fingerprint, now, small, |_| None).unwrap_or(None)
     }
 
     /// The decision on a call for whose key there is no room.
+    #[cold]
     fn untracked(&self, now: u64) -> Result<Left, Refusal> {
         self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
         match self.shared.bound.when_full {
             WhenFull::Admit => Ok(Left { remaining: self.rule.capacity(), fresh_at: now }),
-            WhenFull::Deny => Err(refusal(Some(now.saturating_add(RETRY_WHEN_FULL)), 0)),
+            WhenFull::Deny => {
+                Err(Refusal { limit: 0, remaining: 0, admitted_at: Some(now.saturating_add(RETRY_WHEN_FULL)) })
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::core::{Core, Target, Venue};
 use super::OnBackendError;
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
-use crate::backend::memory::{Left, Store};
+use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
 use crate::clock;
 use crate::decision::{Address, Decision, Place, Taken};
@@ -89,28 +89,10 @@ impl<'a> Call<'a> {
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
     #[inline]
     pub(crate) fn admit<K: RateLimitKey>(self, key: &K) -> Result<(), RateLimitExceeded> {
-        if self.limits.is_none()
-            && self.wait == Wait::No
-            && Switches::load().are_off()
-            && let Some(store) = self.core.short()
-        {
-            let now = clock::now();
-            return match store.admit(store.address(key), now, self.cost) {
-                Ok(_) => {
-                    self.core.counts.allow();
-                    Ok(())
-                }
-                Err(refusal) => self.refused(refusal, now),
-            };
+        if self.limits.is_none() && self.wait == Wait::No {
+            return admit(self.core, key, self.cost);
         }
         self.decide(key).map(drop)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn refused(self, refusal: Refusal, now: u64) -> Result<(), RateLimitExceeded> {
-        let limit = self.core.with_rules(None, |rules| rules[refusal.limit].limit);
-        self.denied(limit, refusal, now).map(drop)
     }
 
     /// Does all that can be done without blocking.
@@ -145,8 +127,13 @@ impl<'a> Call<'a> {
     #[inline]
     fn decide_in(self, store: &Store, address: Address, venue: &Venue<'_>) -> Started {
         let now = venue.now();
-        if self.limits.is_none() && self.wait == Wait::No && !self.peek && self.core.can_admit(store) {
-            return self.admit_in(store, address, now, venue);
+        if self.limits.is_none()
+            && self.wait == Wait::No
+            && !self.peek
+            && self.core.can_admit(store)
+            && let Some((verdict, left)) = store.admit_and_tell(address, now, self.cost)
+        {
+            return self.told(verdict, left, now, address, venue);
         }
         let decided = self.core.with_rules(self.limits, |rules| {
             let ask = Ask {
@@ -166,15 +153,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    fn admit_in(self, store: &Store, address: Address, now: u64, venue: &Venue<'_>) -> Started {
+    /// The decision of a verdict by the one limit there is.
+    fn told(self, verdict: Verdict, left: Left, now: u64, address: Address, venue: &Venue<'_>) -> Started {
         let limit = self.core.with_rules(None, |rules| rules[0].limit);
-        match store.admit(address, now, self.cost) {
-            Ok(Left { remaining, fresh_at }) => {
+        let Left { remaining, fresh_at } = left;
+        match verdict {
+            Verdict::Denied(until) => {
+                let refusal = Refusal { limit: 0, remaining, admitted_at: Some(until) };
+                Started::Done(self.denied(limit, refusal, now))
+            }
+            Verdict::Admitted | Verdict::Unknown => {
                 let permit = Permit { at: now, sequence: 0, cost: self.cost, undo: None };
                 let admission = Admission { permit, limit: 0, remaining, fresh_at };
                 self.admitted(limit, admission, now, Place::Memory(address), venue)
             }
-            Err(refusal) => Started::Done(self.denied(limit, refusal, now)),
         }
     }
 
@@ -212,8 +204,6 @@ impl<'a> Call<'a> {
     }
 
     fn denied(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
-        let kind =
-            if refusal.admitted_at.is_some() { ExceededKind::Limited } else { ExceededKind::CostExceedsLimit };
         if !self.peek {
             self.core.counts.deny();
             if self.core.options.dry_run {
@@ -226,7 +216,10 @@ impl<'a> Call<'a> {
             retry_after: refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now)),
             remaining: refusal.remaining,
             position: position_u8(refusal.limit),
-            kind,
+            kind: match refusal.admitted_at {
+                Some(_) => ExceededKind::Limited,
+                None => ExceededKind::CostExceedsLimit,
+            },
         })
     }
 
@@ -248,6 +241,35 @@ impl<'a> Call<'a> {
             fallback: self.core.fallback(venue).address(key),
         }
     }
+}
+
+/// The way of most calls: short where the buckets are in memory and small, and nothing is switched.
+///
+/// The call is not passed as a whole, so that it stays in registers.
+fn admit<K: RateLimitKey>(core: &Arc<Core>, key: &K, cost: u32) -> Result<(), RateLimitExceeded> {
+    if Switches::load().are_off()
+        && let Some(store) = core.short()
+    {
+        let now = clock::now();
+        match store.admit(key, now, cost) {
+            Verdict::Admitted => {
+                core.counts.allow();
+                return Ok(());
+            }
+            Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
+                core.counts.deny();
+                return Err(core.exceeded(until, now));
+            }
+            Verdict::Denied(_) | Verdict::Unknown => {}
+        }
+    }
+    admit_slowly(core, key, cost)
+}
+
+#[cold]
+#[inline(never)]
+fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: &K, cost: u32) -> Result<(), RateLimitExceeded> {
+    Call::new(core).cost(cost).decide(key).map(drop)
 }
 
 fn position_u8(position: usize) -> u8 {

@@ -17,7 +17,7 @@ use crate::backend::{Action, Backend, BackendKind, Request, SharedBackend, Times
 use crate::clock;
 use crate::counts::Counts;
 use crate::decision::{Decision, Place, Taken};
-use crate::error::{BackendError, Name};
+use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 use crate::registry;
@@ -184,6 +184,19 @@ impl Core {
         match self.target(Switches::OFF) {
             Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => self.own.get().or(self.local.get()).cloned(),
             _ => None,
+        }
+    }
+
+    /// The denial of a call for one permit by the one limit there is, of which then nothing is left.
+    #[inline]
+    pub(super) fn exceeded(&self, until: u64, now: u64) -> RateLimitExceeded {
+        RateLimitExceeded {
+            limiter: self.shared_name(),
+            limit: self.rules[0].limit,
+            retry_after: until.saturating_sub(now),
+            remaining: 0,
+            position: 0,
+            kind: ExceededKind::Limited,
         }
     }
 

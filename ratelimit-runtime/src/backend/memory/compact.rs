@@ -7,13 +7,33 @@ use smallvec::smallvec;
 
 use crate::algorithm::Rule;
 use crate::algorithm::groups::Group;
-use crate::algorithm::record::{Record, Refusal, State};
+use crate::algorithm::record::{Record, State};
 use crate::algorithm::sliding_window::SlidingWindow;
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::clock;
 use crate::limit::Algorithm;
 
-/// What an admitted call leaves.
+/// The short answer to a call, in two registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Admitted,
+    /// Until that time.
+    Denied(u64),
+    /// It has to be decided on a record.
+    Unknown,
+}
+
+impl From<Result<(), u64>> for Verdict {
+    #[inline]
+    fn from(taken: Result<(), u64>) -> Verdict {
+        match taken {
+            Ok(()) => Verdict::Admitted,
+            Err(at) => Verdict::Denied(at),
+        }
+    }
+}
+
+/// What a call leaves.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Left {
     pub(crate) remaining: u32,
@@ -33,7 +53,7 @@ pub(super) trait Compact: Sized {
     /// Takes `cost` permits, from 1 to the capacity, or says when they would be admitted.
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64>;
 
-    /// What a call that was just admitted leaves.
+    /// What is left.
     fn left(&self, rule: &Rule, now: u64) -> Left;
 
     /// When it is as if nobody had used it.
@@ -46,11 +66,6 @@ pub(super) trait Compact: Sized {
 
     /// The record as a small state, if that says all of it.
     fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Self>;
-}
-
-/// The refusal of a call of one limit.
-pub(super) fn refusal(admitted_at: Option<u64>, remaining: u32) -> Refusal {
-    Refusal { limit: 0, remaining, admitted_at }
 }
 
 /// A record of which nothing lies ahead and nothing is held against the key.
@@ -89,7 +104,9 @@ impl Tat {
 
     /// The time at which `units` have flowed, on a whole microsecond.
     fn time(rule: &Rule, units: u64) -> u64 {
-        let nanos = clock::origin().saturating_add(units.div_ceil(rule.rate.units));
+        // A division takes as long as all the rest, and most rates need none.
+        let nanos = if rule.rate.units == 1 { units } else { units.div_ceil(rule.rate.units) };
+        let nanos = clock::origin().saturating_add(nanos);
         nanos.div_ceil(1_000).saturating_mul(1_000)
     }
 

@@ -17,7 +17,7 @@ const SHARDS: usize = 64;
 /// Slots that are looked at for a bucket which nobody uses any more, by a call that brings a new key.
 const SWEPT: usize = 8;
 /// Calls on a shard after which one looks at so many slots though it brings no new key.
-const SWEEP_EVERY: u32 = 16;
+const SWEEP_EVERY: u32 = 64;
 /// Buckets among which one is chosen where the backend is full.
 const SAMPLED: usize = 16;
 

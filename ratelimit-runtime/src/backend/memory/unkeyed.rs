@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::compact::{Compact, Left, Tat, left, refusal, take, window_record};
+use super::compact::{Compact, Tat, Verdict, take, window_record};
 use crate::algorithm::Rule;
-use crate::algorithm::record::{Record, Refusal};
+use crate::algorithm::record::Record;
 use crate::algorithm::sliding_window::SlidingWindow;
 
 /// The bucket of all calls.
@@ -46,20 +46,20 @@ impl Unkeyed {
         Unkeyed::Any(Mutex::default())
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, by the limiter's one rule; `None` if that has to be done on a record.
+    /// Takes `cost` permits, from 1 to the capacity, by the limiter's one rule.
     #[inline]
-    pub(super) fn take(&self, rule: &Rule, now: u64, cost: u32) -> Option<Result<Left, Refusal>> {
+    pub(super) fn take(&self, rule: &Rule, now: u64, cost: u32) -> Verdict {
         match self {
             Unkeyed::Token { word, .. } => take_token(&word.0, rule, now, cost),
             Unkeyed::Window { denied_until, state } => {
                 // Written under the lock, with the state that it tells of.
                 let denied = denied_until.load(Ordering::Acquire);
                 if cost == 1 && now < denied {
-                    return Some(Err(refusal(Some(denied), 0)));
+                    return Verdict::Denied(denied);
                 }
                 take_window(denied_until, state, rule, now, cost)
             }
-            Unkeyed::Any(_) => None,
+            Unkeyed::Any(_) => Verdict::Unknown,
         }
     }
 
@@ -124,7 +124,7 @@ impl Unkeyed {
 }
 
 #[inline]
-fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Option<Result<Left, Refusal>> {
+fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Verdict {
     let units = Tat::units(rule, now);
     let price = u64::from(cost) * rule.rate.permit * 1_000;
     let full = Tat::full(rule);
@@ -134,23 +134,23 @@ fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Option<Resu
     if tat >= units && price.saturating_mul(AMPLE) < full.saturating_sub(tat - units) {
         let next = Tat(word.fetch_add(price, Ordering::Relaxed) + price);
         if next.is_moved() {
-            return None;
+            return Verdict::Unknown;
         }
         if next.0 - units <= full {
-            return Some(Ok(Left { remaining: next.remaining(rule, units), fresh_at: next.fresh_at(rule) }));
+            return Verdict::Admitted;
         }
         tat = take_back(word, price);
     }
     loop {
         if Tat(tat).is_moved() {
-            return None;
+            return Verdict::Unknown;
         }
         let next = match Tat(tat).after(rule, units, cost) {
             Ok(next) => next,
-            Err(at) => return Some(Err(refusal(Some(at), Tat(tat).remaining(rule, units)))),
+            Err(at) => return Verdict::Denied(at),
         };
         match word.compare_exchange_weak(tat, next.0, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Some(Ok(Left { remaining: next.remaining(rule, units), fresh_at: next.fresh_at(rule) })),
+            Ok(_) => return Verdict::Admitted,
             Err(other) => tat = other,
         }
     }
@@ -174,16 +174,12 @@ fn take_window(
     rule: &Rule,
     now: u64,
     cost: u32,
-) -> Option<Result<Left, Refusal>> {
+) -> Verdict {
     let mut state = state.lock();
-    let WindowState::Small(window) = &mut *state else { return None };
-    match take(window, rule, now, cost) {
-        Ok(()) => Some(Ok(left(window, rule))),
-        Err(at) => {
-            if cost == 1 {
-                denied_until.store(at, Ordering::Release);
-            }
-            Some(Err(refusal(Some(at), left(window, rule).remaining)))
-        }
+    let WindowState::Small(window) = &mut *state else { return Verdict::Unknown };
+    let taken = take(window, rule, now, cost);
+    if let (Err(at), 1) = (taken, cost) {
+        denied_until.store(at, Ordering::Release);
     }
+    taken.into()
 }

@@ -22,6 +22,7 @@ if action == RESET then
   redis.call('DEL', bucket)
   return pack('<BI7', DONE, now)
 end
+if action == GIVE_BACK and cost == 0 then return pack('<BI7', DONE, now) end
 
 local rules = {}
 for position = 1, limits do

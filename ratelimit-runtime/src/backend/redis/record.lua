@@ -226,7 +226,8 @@ local function refund(rules, now, at, cost)
     if rule.kind == TOKEN then
       token_refund(rule, state, now, at, cost)
     elseif rule.kind == SLIDING then
-      local i = take_from(state, at, cost)
+      -- What counts no more is in no group, and what counts no more at `lowest` may be in none.
+      local i = at + rule.per > max(now, lowest) and take_from(state, at, cost)
       if i then close_hole(state, i, rule.group) end
     else
       local start = begin(state, at)
