@@ -12,8 +12,9 @@ use proptest::prelude::*;
 use ratelimit_runtime::backend::{Answer, Backend, Bucket, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, SharedBackend, test_util,
+    RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, test_util,
 };
+use ratelimit_tests::RedisServer;
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -429,6 +430,12 @@ macro_rules! conformance {
 conformance! {
     memory: MemoryBackend::new().into_backend();
     users_own: Shelf::default().into_backend();
+    redis: redis();
+}
+
+/// One server for all tests of this file, without a deadline that a busy machine could miss.
+fn redis() -> SharedBackend {
+    RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND).build().into_backend()
 }
 
 /// A waiter that gives up does so in every backend.

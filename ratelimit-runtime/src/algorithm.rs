@@ -28,6 +28,13 @@ pub(crate) struct Rule {
     pub(crate) group: u32,
     /// Refill of a token bucket.
     pub(crate) rate: Rate,
+    /// The period in nanoseconds.
+    per: u64,
+    /// Permits that one call can take at the most.
+    capacity: u32,
+    /// Units of a permit, and of a full token bucket, at the resolution of [`Rate::per_nano`].
+    permit: u64,
+    full: u64,
 }
 
 impl Rule {
@@ -37,16 +44,37 @@ impl Rule {
             Algorithm::TokenBucket => Rate::new(count, limit.per_micros(), limit.burst()),
             Algorithm::SlidingWindow | Algorithm::FixedWindow => Rate::UNUSED,
         };
-        Rule { limit, group: count.div_ceil(GROUPS), rate }
+        let (_, permit, _) = rate.per_nano();
+        Rule {
+            limit,
+            group: count.div_ceil(GROUPS),
+            rate,
+            per: limit.per_nanos(),
+            capacity: limit.capacity(),
+            permit,
+            // Below 2⁵² × 1000; other algorithms have units of one.
+            full: permit.saturating_mul(limit.burst() as u64),
+        }
     }
 
+    #[inline]
     pub(crate) const fn per(&self) -> u64 {
-        self.limit.per_nanos()
+        self.per
     }
 
-    /// Permits that one call can take at the most.
+    #[inline]
     pub(crate) const fn capacity(&self) -> u32 {
-        self.limit.capacity()
+        self.capacity
+    }
+
+    #[inline]
+    pub(crate) const fn permit(&self) -> u64 {
+        self.permit
+    }
+
+    #[inline]
+    pub(crate) const fn full(&self) -> u64 {
+        self.full
     }
 }
 

@@ -20,7 +20,7 @@ use crate::switches::{self, Switch};
 use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;
-pub use memory::MemoryBackend;
+pub use memory::{MemoryBackend, WhenFull};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

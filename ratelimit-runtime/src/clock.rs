@@ -22,6 +22,8 @@ const AT_ONCE: u64 = 1_000;
 
 struct Clock {
     counter: quanta::Clock,
+    /// Nanoseconds of 2³² ticks.
+    scale: u64,
     instant: Instant,
     /// The wall clock at `instant`.
     unix: u64,
@@ -33,8 +35,10 @@ struct Clock {
 
 static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos);
+    let counter = quanta::Clock::new();
     Clock {
-        counter: quanta::Clock::new(),
+        scale: counter.delta_as_nanos(0, 1 << 32),
+        counter,
         instant: Instant::now(),
         unix,
         offset: AtomicU64::new(0),
@@ -65,7 +69,9 @@ impl Clock {
 
     #[inline]
     fn ticks(&self) -> u64 {
-        self.counter.delta_as_nanos(0, self.counter.raw())
+        #[expect(clippy::cast_possible_truncation, reason = "wraps after 584 years, as ticks do")]
+        let nanos = (u128::from(self.counter.raw()) * u128::from(self.scale) >> 32) as u64;
+        nanos
     }
 
     /// Sets the counter right. Two threads that do so at once store nearly the same.

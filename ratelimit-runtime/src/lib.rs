@@ -34,7 +34,9 @@ mod switches;
 mod waiting;
 
 pub use algorithm::offences::Backoff;
-pub use backend::{Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, set_default_backend};
+pub use backend::{
+    Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, WhenFull, set_default_backend,
+};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use decision::Decision;

@@ -153,6 +153,43 @@ pub mod v1 {
         }
     }
 
+    /// A `count` or `burst` that is a constant, possibly a const generic.
+    pub struct Constant<const PERMITS: u32>;
+
+    impl Constant<0> {
+        /// Found before the trait's method: of a constant of zero the compiler says that it is wrong, without running
+        /// anything.
+        pub fn at_least_one<T: Zero>(self, _: T) -> u32 {
+            0
+        }
+    }
+
+    /// See [`Constant`].
+    pub trait AtLeastOne {
+        /// The value.
+        fn at_least_one(self, _: ()) -> u32;
+    }
+
+    impl<const PERMITS: u32> AtLeastOne for Constant<PERMITS> {
+        #[inline]
+        fn at_least_one(self, (): ()) -> u32 {
+            PERMITS
+        }
+    }
+
+    /// Implemented by nothing.
+    #[diagnostic::on_unimplemented(
+        message = "a `count` or `burst` of 0 would deny every call: it is at least 1",
+        label = "this constant is 0"
+    )]
+    pub trait Zero {}
+
+    /// Tells an `async` block what it resolves to.
+    #[inline]
+    pub fn no_outcome<T>() -> Option<T> {
+        None
+    }
+
     /// For a call that cannot be denied.
     pub fn admitted(result: Result<(), RateLimitExceeded>) {
         debug_assert!(result.is_ok(), "an unbounded wait was denied: {result:?}");

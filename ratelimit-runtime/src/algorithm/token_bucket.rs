@@ -21,13 +21,13 @@ pub(crate) struct TokenBucket {
 impl TokenBucket {
     /// Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.
     pub(crate) fn convert(&mut self, rule: &Rule) {
-        let (_, permit, _) = rule.rate.per_nano();
+        let permit = rule.permit();
         if self.unit != permit {
             let permits = if self.unit == 0 { 0 } else { self.debt.div_ceil(self.unit) };
             self.debt = permits.min(u64::from(rule.limit.burst())) * permit;
             self.unit = permit;
         }
-        self.debt = self.debt.min(u64::from(rule.limit.burst()) * permit);
+        self.debt = self.debt.min(rule.full());
     }
 
     /// The state at `at`, which is not before `last`.
@@ -80,8 +80,7 @@ impl TokenBucket {
 
     /// Whole permits left at `from`.
     pub(crate) fn remaining(&self, rule: &Rule, from: u64) -> u32 {
-        let (_, permit, _) = rule.rate.per_nano();
-        let missing = self.at(rule, from).debt.div_ceil(permit);
+        let missing = self.at(rule, from).debt.div_ceil(rule.permit());
         rule.capacity().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 

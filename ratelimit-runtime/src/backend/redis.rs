@@ -114,7 +114,8 @@ impl Backend for RedisBackend {
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         Box::pin(async move {
             let undelivered = Undelivered::of(self, request);
-            let answer = self.send(request, self.deadline(), |answer| Delivery { answer: Some(answer), undelivered })?;
+            let answer =
+                self.send(request, self.deadline(), |answer| Delivery { answer: Some(answer), undelivered })?;
             let answer = answer.await.and_then(Delivery::take);
             codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
         })

@@ -194,6 +194,8 @@ impl<'a> Call<'a> {
         if delay.is_zero() {
             return Started::Done(Ok(decision));
         }
+        #[cfg(not(feature = "test-util"))]
+        let _ = venue;
         Started::Waiting(Box::new(Booking {
             core: Arc::clone(self.core),
             decision: Some(decision),

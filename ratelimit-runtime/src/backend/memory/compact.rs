@@ -87,13 +87,12 @@ impl Tat {
 
     /// Whether the limit's numbers are small enough for one word.
     pub(super) fn fits(rule: &Rule) -> bool {
-        let (units, permit, step) = rule.rate.per_nano();
-        let full = u64::from(rule.limit.burst()).checked_mul(permit);
+        let (units, _, step) = rule.rate.per_nano();
         rule.limit.algorithm() == Algorithm::TokenBucket
             && rule.capacity() > 0
             && step == 1
             && units <= Tat::MOST_UNITS
-            && full.is_some_and(|full| full < 1 << 61)
+            && rule.full() < 1 << 61
     }
 
     /// A time in units.
@@ -110,23 +109,18 @@ impl Tat {
         nanos.div_ceil(1_000).saturating_mul(1_000)
     }
 
-    #[inline]
-    pub(super) fn full(rule: &Rule) -> u64 {
-        u64::from(rule.limit.burst()) * rule.rate.permit * 1_000
-    }
-
     /// The state after `cost` permits at `now` in units, or when they would be admitted.
     #[inline]
     pub(super) fn after(self, rule: &Rule, now: u64, cost: u32) -> Result<Tat, u64> {
-        let next = self.0.max(now) + u64::from(cost) * rule.rate.permit * 1_000;
-        let full = Tat::full(rule);
+        let next = self.0.max(now) + u64::from(cost) * rule.permit();
+        let full = rule.full();
         if next - now <= full { Ok(Tat(next)) } else { Err(Tat::time(rule, next - full)) }
     }
 
     /// Permits that are left at `now` in units.
     #[inline]
     pub(super) fn remaining(self, rule: &Rule, now: u64) -> u32 {
-        let missing = self.0.saturating_sub(now).div_ceil(rule.rate.permit * 1_000);
+        let missing = self.0.saturating_sub(now).div_ceil(rule.permit());
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 }
@@ -164,9 +158,9 @@ impl Compact for Tat {
     }
 
     fn to_record(&self, rule: &Rule) -> Record {
-        let permit = rule.rate.permit * 1_000;
+        let permit = rule.permit();
         // As of the latest whole nanosecond at which nothing but the debt is left.
-        let last = clock::origin() + self.0.saturating_sub(Tat::full(rule)).div_ceil(rule.rate.units);
+        let last = clock::origin() + self.0.saturating_sub(rule.full()).div_ceil(rule.rate.units);
         let debt = self.0.saturating_sub(Tat::units(rule, last));
         Record { limits: smallvec![State::Token(TokenBucket { last, debt, unit: permit })], ..Record::default() }
     }
@@ -174,7 +168,7 @@ impl Compact for Tat {
     fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Tat> {
         match record.limits.first()? {
             State::Token(bucket)
-                if is_plain(record, now) && bucket.unit == rule.rate.permit * 1_000 && bucket.last >= clock::origin() =>
+                if is_plain(record, now) && bucket.unit == rule.permit() && bucket.last >= clock::origin() =>
             {
                 Some(Tat(Tat::units(rule, bucket.last) + bucket.debt))
             }

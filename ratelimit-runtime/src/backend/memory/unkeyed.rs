@@ -126,12 +126,12 @@ impl Unkeyed {
 #[inline]
 fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Verdict {
     let units = Tat::units(rule, now);
-    let price = u64::from(cost) * rule.rate.permit * 1_000;
-    let full = Tat::full(rule);
+    let price = u64::from(cost) * rule.permit();
+    let full = rule.full();
     let mut tat = word.load(Ordering::Relaxed);
     // An addition wins where two threads meet, because it never has to be tried again. It is only for a bucket that has room
     // to spare: what it finds may be more than it saw before.
-    if tat >= units && price.saturating_mul(AMPLE) < full.saturating_sub(tat - units) {
+    if tat >= units && price < (full.saturating_sub(tat - units)) / AMPLE {
         let next = Tat(word.fetch_add(price, Ordering::Relaxed) + price);
         if next.is_moved() {
             return Verdict::Unknown;

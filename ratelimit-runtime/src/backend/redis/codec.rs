@@ -60,7 +60,9 @@ pub(super) fn encode(request: &Request) -> Vec<u8> {
         bytes.u8(kind);
         bytes.u32(rule.capacity());
         bytes.u32(per_call);
-        numbers.into_iter().for_each(|number| bytes.u56(number));
+        for number in numbers {
+            bytes.u56(number);
+        }
     }
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
@@ -119,9 +121,9 @@ impl Writer {
 /// What the script answered to `request`.
 pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
     let mut rest = Reader(bytes);
-    rest.answer(request)
-        .filter(|_| rest.0.is_empty())
-        .ok_or_else(|| BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision"))
+    rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(|| {
+        BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
+    })
 }
 
 struct Reader<'a>(&'a [u8]);

@@ -86,7 +86,8 @@ mod tests {
 
     #[test]
     fn names_of_any_shape_are_bounded() {
-        for bucket in ["x".repeat(10_000), format!("{}{{tag}}", "x".repeat(1_000)), format!("}}{{{}", "{}".repeat(900))] {
+        for bucket in ["x".repeat(10_000), format!("{}{{tag}}", "x".repeat(1_000)), format!("}}{{{}", "{}".repeat(900))]
+        {
             let name = name(&bucket);
             assert!(name.len() <= LONGEST);
             assert!(name.contains("%sha256:"));

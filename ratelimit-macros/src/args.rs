@@ -1,0 +1,426 @@
+//! The arguments as written: every value with its name, nothing checked but the grammar and duplicates.
+
+use proc_macro2::{Ident, TokenStream};
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Expr, Token, parenthesized};
+
+use crate::diagnostics::Diagnostics;
+use crate::suggest::nearest;
+
+/// What the attribute takes, in the order of its documentation.
+const NAMES: &[&str] = &[
+    "count",
+    "per",
+    "key",
+    "algorithm",
+    "burst",
+    "cost",
+    "limit",
+    "name",
+    "limiter",
+    "backend",
+    "wait",
+    "or_else",
+    "exempt_when",
+    "deduct_when",
+    "backoff",
+    "on_backend_error",
+    "dry_run",
+    "crate",
+];
+const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
+const BACKOFF_NAMES: &[&str] = &["initial", "max"];
+
+/// Other names by which people know our arguments.
+const SYNONYMS: &[(&str, &str)] = &[
+    ("calls", "count"),
+    ("requests", "count"),
+    ("max", "count"),
+    ("max_calls", "count"),
+    ("max_requests", "count"),
+    ("rate", "count"),
+    ("quota", "count"),
+    ("permits", "count"),
+    ("period", "per"),
+    ("window", "per"),
+    ("interval", "per"),
+    ("duration", "per"),
+    ("every", "per"),
+    ("time", "per"),
+    ("by", "key"),
+    ("key_func", "key"),
+    ("algo", "algorithm"),
+    ("strategy", "algorithm"),
+    ("capacity", "burst"),
+    ("bucket", "burst"),
+    ("weight", "cost"),
+    ("tokens", "cost"),
+    ("limits", "limit"),
+    ("storage", "backend"),
+    ("store", "backend"),
+    ("blocking", "wait"),
+    ("block", "wait"),
+    ("timeout", "wait"),
+    ("max_wait", "wait"),
+    ("fallback", "or_else"),
+    ("on_deny", "or_else"),
+    ("on_limit", "or_else"),
+    ("skip_when", "exempt_when"),
+    ("skip_if", "exempt_when"),
+    ("exempt", "exempt_when"),
+    ("unless", "exempt_when"),
+    ("refund_when", "deduct_when"),
+    ("count_when", "deduct_when"),
+    ("on_error", "on_backend_error"),
+    ("fail_open", "on_backend_error"),
+    ("fail_closed", "on_backend_error"),
+    ("shadow", "dry_run"),
+    ("krate", "crate"),
+];
+
+/// An argument: its name as written, and its value.
+pub(crate) struct Arg<T> {
+    pub(crate) name: Ident,
+    pub(crate) value: T,
+}
+
+/// What `#[rate_limit(..)]` holds.
+#[derive(Default)]
+pub(crate) struct Args {
+    pub(crate) limit: LimitArgs,
+    pub(crate) key: Option<Arg<Expr>>,
+    pub(crate) cost: Option<Arg<Expr>>,
+    pub(crate) limits: Vec<Arg<LimitArgs>>,
+    pub(crate) name: Option<Arg<Expr>>,
+    pub(crate) limiter: Option<Arg<Expr>>,
+    pub(crate) backend: Option<Arg<Expr>>,
+    /// `wait` alone has no value.
+    pub(crate) wait: Option<Arg<Option<Expr>>>,
+    pub(crate) or_else: Option<Arg<Expr>>,
+    pub(crate) exempt_when: Option<Arg<Expr>>,
+    pub(crate) deduct_when: Option<Arg<Expr>>,
+    pub(crate) backoff: Option<Arg<BackoffArgs>>,
+    pub(crate) on_backend_error: Option<Arg<Expr>>,
+    pub(crate) dry_run: Option<Arg<()>>,
+    pub(crate) runtime: Option<Arg<Expr>>,
+    /// Names of arguments that were meant but could not be read, so that nobody misses them as well.
+    pub(crate) unread: Unread,
+}
+
+/// What `limit(..)` holds, and the attribute itself where it states one limit.
+#[derive(Default)]
+pub(crate) struct LimitArgs {
+    pub(crate) count: Option<Arg<Expr>>,
+    pub(crate) per: Option<Arg<Expr>>,
+    pub(crate) algorithm: Option<Arg<Expr>>,
+    pub(crate) burst: Option<Arg<Expr>>,
+    pub(crate) unread: Unread,
+}
+
+/// What `backoff(..)` holds.
+#[derive(Default)]
+pub(crate) struct BackoffArgs {
+    pub(crate) initial: Option<Arg<Expr>>,
+    pub(crate) max: Option<Arg<Expr>>,
+    pub(crate) unread: Unread,
+}
+
+/// The arguments that a mistake kept from being read.
+#[derive(Default)]
+pub(crate) struct Unread {
+    names: Vec<String>,
+    /// Something was written of which nobody knows what it was meant to be.
+    anything: bool,
+}
+
+impl Unread {
+    /// `name` may have been written, badly.
+    pub(crate) fn may_be(&self, name: &str) -> bool {
+        self.anything || self.names.iter().any(|unread| unread == name)
+    }
+
+    fn add(&mut self, name: Option<&str>) {
+        match name {
+            Some(name) => self.names.push(name.to_owned()),
+            None => self.anything = true,
+        }
+    }
+}
+
+impl Args {
+    /// Reads what can be read, and reports the rest.
+    pub(crate) fn parse(tokens: TokenStream, errors: &mut Diagnostics) -> Args {
+        let mut args = Args::default();
+        let mut unread = Unread::default();
+        let parser = |input: ParseStream<'_>| {
+            list(input, "", NAMES, errors, &mut unread, |name, input, errors| args.argument(name, input, errors));
+            Ok(())
+        };
+        // Only tokens that were left over could fail here, and `list` leaves none.
+        if let Err(error) = parser.parse2(tokens) {
+            errors.push(error);
+        }
+        args.unread = unread;
+        args
+    }
+
+    fn argument(&mut self, name: &Ident, input: ParseStream<'_>, errors: &mut Diagnostics) -> syn::Result<()> {
+        match name.to_string().as_str() {
+            "limit" => {
+                let mut limit = LimitArgs::default();
+                let mut unread = Unread::default();
+                group(name, input, "limit(count = 100, per = \"1s\")", |content| {
+                    list(content, "limit", LIMIT_NAMES, errors, &mut unread, |name, input, errors| {
+                        limit.argument(name, input, errors)
+                    });
+                })?;
+                limit.unread = unread;
+                self.limits.push(Arg { name: name.clone(), value: limit });
+                Ok(())
+            }
+            "backoff" => {
+                let mut backoff = BackoffArgs::default();
+                let mut unread = Unread::default();
+                group(name, input, "backoff(initial = \"1s\", max = \"1h\")", |content| {
+                    list(content, "backoff", BACKOFF_NAMES, errors, &mut unread, |name, input, errors| {
+                        let slot = if name == "initial" { &mut backoff.initial } else { &mut backoff.max };
+                        set(slot, name, value(name, input)?, errors);
+                        Ok(())
+                    });
+                })?;
+                backoff.unread = unread;
+                set(&mut self.backoff, name, backoff, errors);
+                Ok(())
+            }
+            "wait" => {
+                let given = if at_end(input) { None } else { Some(value(name, input)?) };
+                set(&mut self.wait, name, given, errors);
+                Ok(())
+            }
+            "dry_run" => {
+                if at_end(input) {
+                    set(&mut self.dry_run, name, (), errors);
+                    return Ok(());
+                }
+                let message = "`dry_run` takes no value: write `dry_run` to count without denying, or leave it out";
+                Err(syn::Error::new(input.span(), message))
+            }
+            other => {
+                let slot = match other {
+                    "key" => &mut self.key,
+                    "cost" => &mut self.cost,
+                    "name" => &mut self.name,
+                    "limiter" => &mut self.limiter,
+                    "backend" => &mut self.backend,
+                    "or_else" => &mut self.or_else,
+                    "exempt_when" => &mut self.exempt_when,
+                    "deduct_when" => &mut self.deduct_when,
+                    "on_backend_error" => &mut self.on_backend_error,
+                    "crate" => &mut self.runtime,
+                    _ => return self.limit.argument(name, input, errors),
+                };
+                set(slot, name, value(name, input)?, errors);
+                Ok(())
+            }
+        }
+    }
+}
+
+impl LimitArgs {
+    fn argument(&mut self, name: &Ident, input: ParseStream<'_>, errors: &mut Diagnostics) -> syn::Result<()> {
+        let slot = match name.to_string().as_str() {
+            "count" => &mut self.count,
+            "per" => &mut self.per,
+            "algorithm" => &mut self.algorithm,
+            _ => &mut self.burst,
+        };
+        set(slot, name, value(name, input)?, errors);
+        Ok(())
+    }
+}
+
+/// The one place that finds duplicates.
+fn set<T>(slot: &mut Option<Arg<T>>, name: &Ident, value: T, errors: &mut Diagnostics) {
+    if slot.is_some() {
+        errors.at(name.span(), format!("`{name}` is given twice: keep one"));
+    } else {
+        *slot = Some(Arg { name: name.clone(), value });
+    }
+}
+
+/// Arguments separated by commas. A mistake in one is reported, and reading goes on with the next.
+fn list(
+    input: ParseStream<'_>,
+    of: &str,
+    known: &[&str],
+    errors: &mut Diagnostics,
+    unread: &mut Unread,
+    mut argument: impl FnMut(&Ident, ParseStream<'_>, &mut Diagnostics) -> syn::Result<()>,
+) {
+    while !input.is_empty() {
+        let Ok(name) = input.call(Ident::parse_any) else {
+            // A second nameless value is the same misunderstanding.
+            if !unread.anything {
+                errors.push(nameless(input, of));
+            }
+            unread.add(None);
+            skip_argument(input, known);
+            continue;
+        };
+        let written = name.to_string();
+        if !known.contains(&written.as_str()) {
+            let meant = likely(&written, known);
+            errors.at(name.span(), unknown(&written, of, known, meant));
+            unread.add(meant);
+            skip_argument(input, known);
+            continue;
+        }
+        if let Err(error) = argument(&name, input, errors) {
+            errors.push(error);
+            unread.add(Some(&written));
+            skip_argument(input, known);
+            continue;
+        }
+        if input.is_empty() {
+            break;
+        }
+        if input.peek(Token![,]) {
+            skip_token(input);
+        } else if starts_argument(input, known) {
+            errors.at(input.span(), format!("a comma is missing in front of `{}`", next_word(input)));
+        } else {
+            errors.at(input.span(), format!("expected a comma behind `{name}`"));
+            skip_argument(input, known);
+        }
+    }
+}
+
+/// `= value`. Says how to write it where something else follows the name.
+fn value(name: &Ident, input: ParseStream<'_>) -> syn::Result<Expr> {
+    let example = example(name);
+    if at_end(input) {
+        return Err(syn::Error::new(name.span(), format!("`{name}` has no value: write `{example}`")));
+    }
+    if !input.peek(Token![=]) || input.peek(Token![==]) || input.peek(Token![=>]) {
+        return Err(input.error(format!("expected `=` behind `{name}`: write `{example}`")));
+    }
+    let equals: Token![=] = input.parse()?;
+    if at_end(input) {
+        return Err(syn::Error::new(equals.span, format!("`{name}` has no value: write `{example}`")));
+    }
+    // A failed expression may have eaten the following arguments: read ahead, and step over it only if it was one.
+    let ahead = input.fork();
+    match ahead.parse::<Expr>() {
+        Ok(_) => input.parse(),
+        Err(error) => Err(error),
+    }
+}
+
+/// `(..)` behind a name.
+fn group(name: &Ident, input: ParseStream<'_>, example: &str, read: impl FnOnce(ParseStream<'_>)) -> syn::Result<()> {
+    if !input.peek(syn::token::Paren) {
+        let span = if at_end(input) { name.span() } else { input.span() };
+        return Err(syn::Error::new(span, format!("`{name}` takes its values in parentheses: write `{example}`")));
+    }
+    let content;
+    parenthesized!(content in input);
+    read(&content);
+    Ok(())
+}
+
+fn example(name: &Ident) -> &'static str {
+    match name.to_string().as_str() {
+        "count" => "count = 100",
+        "per" => "per = \"1s\"",
+        "key" => "key = user_id",
+        "algorithm" => "algorithm = token_bucket",
+        "burst" => "burst = 20",
+        "cost" => "cost = 5",
+        "name" => "name = \"api\"",
+        "limiter" => "limiter = API",
+        "backend" => "backend = memory",
+        "wait" => "wait = \"2s\"",
+        "or_else" => "or_else = |exceeded| ..",
+        "exempt_when" => "exempt_when = user.is_admin()",
+        "deduct_when" => "deduct_when = |outcome| outcome.is_ok()",
+        "on_backend_error" => "on_backend_error = deny",
+        "initial" => "initial = \"1s\"",
+        "max" => "max = \"1h\"",
+        _ => "crate = path::to::ratelimit_runtime",
+    }
+}
+
+fn nameless(input: ParseStream<'_>, of: &str) -> syn::Error {
+    let example = match of {
+        "backoff" => "initial = \"1s\", max = \"1h\"",
+        _ => "count = 100, per = \"1s\"",
+    };
+    input.error(format!("expected the name of an argument: write `{example}`"))
+}
+
+fn unknown(written: &str, of: &str, known: &[&str], meant: Option<&str>) -> String {
+    let place = if of.is_empty() { "`#[rate_limit]`".to_owned() } else { format!("`{of}(..)`") };
+    if let Some(meant) = meant {
+        return format!("{place} has no argument `{written}`: did you mean `{meant}`?");
+    }
+    if NAMES.contains(&written) {
+        return format!("`{written}` does not belong in {place}: write it beside it, or leave it out");
+    }
+    let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
+    format!("{place} has no argument `{written}`: it takes {}", names.join(", "))
+}
+
+fn likely<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
+    let written = written.trim_start_matches("r#");
+    let synonym = SYNONYMS.iter().find(|(other, _)| *other == written).map(|(_, ours)| *ours);
+    let synonym = synonym.and_then(|ours| known.iter().find(|name| **name == ours).copied());
+    synonym.or_else(|| if NAMES.contains(&written) { None } else { nearest(written, known) })
+}
+
+fn at_end(input: ParseStream<'_>) -> bool {
+    input.is_empty() || input.peek(Token![,])
+}
+
+/// Skips to what looks like the next argument: a comma inside of the expression that could not be read is none.
+fn skip_argument(input: ParseStream<'_>, known: &[&str]) {
+    while !input.is_empty() {
+        let at_comma = input.peek(Token![,]);
+        skip_token(input);
+        if at_comma && (input.is_empty() || starts_argument(input, known) || is_named(input)) {
+            return;
+        }
+    }
+}
+
+fn starts_argument(input: ParseStream<'_>, known: &[&str]) -> bool {
+    known.contains(&next_word(input).as_str())
+}
+
+/// `name =`, whatever the name.
+fn is_named(input: ParseStream<'_>) -> bool {
+    let ahead = input.fork();
+    ahead.call(Ident::parse_any).is_ok() && ahead.peek(Token![=]) && !ahead.peek(Token![==])
+}
+
+fn next_word(input: ParseStream<'_>) -> String {
+    input.fork().call(Ident::parse_any).map(|word| word.to_string()).unwrap_or_default()
+}
+
+fn skip_token(input: ParseStream<'_>) {
+    let skipped = input.step(|cursor| match cursor.token_tree() {
+        Some((_, rest)) => Ok(((), rest)),
+        None => Err(cursor.error("nothing left")),
+    });
+    // The callers have seen that the input is not empty.
+    drop(skipped);
+}
+
+/// The expression without the parentheses, visible or not, around it.
+pub(crate) fn bare(expr: &Expr) -> &Expr {
+    match expr {
+        Expr::Group(it) if it.attrs.is_empty() => bare(&it.expr),
+        Expr::Paren(it) if it.attrs.is_empty() => bare(&it.expr),
+        _ => expr,
+    }
+}

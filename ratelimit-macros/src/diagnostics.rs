@@ -1,0 +1,44 @@
+//! All mistakes of one attribute, reported together and never instead of the function.
+
+use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
+
+/// The mistakes found so far. Every check goes on after a mistake, so that one build shows them all.
+#[derive(Default)]
+pub(crate) struct Diagnostics {
+    found: Option<syn::Error>,
+}
+
+impl Diagnostics {
+    /// A mistake at one place.
+    pub(crate) fn at(&mut self, span: Span, message: impl Into<String>) {
+        self.push(syn::Error::new(span, message.into()));
+    }
+
+    /// A mistake that spans all of `tokens`.
+    pub(crate) fn over(&mut self, tokens: impl ToTokens, message: impl Into<String>) {
+        self.push(syn::Error::new_spanned(tokens, message.into()));
+    }
+
+    /// A mistake that a parser found.
+    pub(crate) fn push(&mut self, error: syn::Error) {
+        match &mut self.found {
+            None => self.found = Some(error),
+            Some(found) => found.combine(error),
+        }
+    }
+
+    /// What the attribute becomes if a mistake was found: the item as it stands, unlimited, and all mistakes behind it.
+    ///
+    /// The item stays so that nothing that refers to it fails as well.
+    pub(crate) fn beside(self, item: TokenStream) -> Result<(), TokenStream> {
+        match self.found {
+            None => Ok(()),
+            Some(found) => {
+                let mut tokens = item;
+                tokens.extend(found.into_compile_error());
+                Err(tokens)
+            }
+        }
+    }
+}

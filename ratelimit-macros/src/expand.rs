@@ -1,0 +1,630 @@
+//! From the model to tokens: a prologue in front of the user's own body.
+//!
+//! Everything that is emitted has the macro's hygiene (`mixed_site`), at most placed at a token of the user's, so that no
+//! name and no lint of the user's code meets it. Local names start with two underscores all the same: a pattern would match
+//! a constant of its name instead of binding it, and constants are not hygienic.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use quote::{ToTokens, format_ident, quote_spanned};
+use syn::{Expr, ExprPath, UnOp};
+
+use crate::args::{Arg, bare};
+use crate::describe::doc_line;
+use crate::duration::{LONGEST, SHORTEST};
+use crate::item::{Item, ends};
+use crate::model::{Algorithm, Backend, Denial, Limiter, Model, OnBackendError, Own, Per, Permits, Wait};
+use crate::shape::{Body, TrailingBlock};
+
+/// The item with its prologue.
+pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
+    let Item { attrs, head, .. } = item;
+    let expansion = Expansion { model };
+    let docs = docs(model, item);
+    let body = match &model.shape.body {
+        Body::Blocking(body) => expansion.limited(body, None),
+        Body::Async(body) => expansion.limited(body, Some(&move_keywords())),
+        Body::Future(trailing) => expansion.inside(trailing),
+    };
+    let mut tokens = TokenStream::new();
+    for attr in attrs {
+        attr.to_tokens(&mut tokens);
+    }
+    tokens.extend([docs, head.clone(), body.into_token_stream()]);
+    tokens
+}
+
+/// The line about the limit. Where the function has no docs of its own, the line is for rustdoc only: to the compiler it
+/// would pass for docs, and `missing_docs` would fall silent.
+fn docs(model: &Model, item: &Item) -> TokenStream {
+    let line = doc_line(model);
+    if item.is_documented() {
+        quote_spanned!(site()=> #[doc = ""] #[doc = #line])
+    } else {
+        quote_spanned!(site()=> #[cfg_attr(doc, doc = #line)])
+    }
+}
+
+struct Expansion<'a> {
+    model: &'a Model,
+}
+
+/// What one limit is made of: in the static, and at a call if anything of it is read there.
+struct LimitTokens {
+    template: TokenStream,
+    current: TokenStream,
+    lets: TokenStream,
+    is_read: bool,
+}
+
+/// A value in the two places where it may be needed.
+struct Value {
+    /// In the static.
+    fixed: Option<TokenStream>,
+    current: TokenStream,
+    lets: TokenStream,
+}
+
+impl Expansion<'_> {
+    /// The function's own body behind its prologue. `block` are the keywords of the `async` block that the body runs in if
+    /// its outcome is looked at; `None` in a blocking function.
+    fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
+        let prologue = self.prologue(block.is_some());
+        // Braces with the macro's hygiene: with the user's, the compiler would call them unused.
+        let own = braces(body.stream(), body.span());
+        let rt = self.runtime(site());
+        let tokens = match &self.model.deduct_when {
+            None => quote_spanned!(site()=> #prologue #own),
+            Some(predicate) => {
+                let ty = self.model.shape.returns.annotation();
+                let wanted = &predicate.value;
+                let counts = self.named(&predicate.name, "counts");
+                let counts = quote_spanned!(site()=> #counts(&__outcome, #wanted));
+                let (outcome, settle) = match block {
+                    None => (
+                        quote_spanned!(site()=> #rt::run(move || -> #ty { #own })),
+                        quote_spanned!(site()=> __held.settle(#counts);),
+                    ),
+                    // The first statement tells the block its type, as the signature does where nothing is wrapped.
+                    Some(keywords) => (
+                        quote_spanned!(site()=>
+                            #keywords {
+                                if let #rt::Some(__outcome) = #rt::no_outcome::<#ty>() {
+                                    return __outcome;
+                                }
+                                #own
+                            }
+                            .await
+                        ),
+                        quote_spanned!(site()=>
+                            let __counts = #counts;
+                            __held.settle_async(__counts).await;
+                        ),
+                    ),
+                };
+                quote_spanned!(site()=>
+                    let __held = #prologue;
+                    let __outcome: #ty = #outcome;
+                    if let #rt::Some(__held) = __held {
+                        #settle
+                    }
+                    __outcome
+                )
+            }
+        };
+        braces(tokens, body.span())
+    }
+
+    /// The body with the prologue inside of the `async` block at its end.
+    fn inside(&self, trailing: &TrailingBlock) -> Group {
+        let TrailingBlock { braces: outer, before, boxed, keywords, block } = trailing;
+        let limited = self.limited(block, Some(keywords));
+        let mut tokens = before.clone();
+        match boxed {
+            None => tokens.extend([keywords.clone(), limited.into_token_stream()]),
+            Some((path, parentheses)) => {
+                let mut inner = keywords.clone();
+                inner.extend(limited.into_token_stream());
+                let mut call = Group::new(Delimiter::Parenthesis, inner);
+                call.set_span(parentheses.span());
+                tokens.extend([path.clone(), call.into_token_stream()]);
+            }
+        }
+        let mut body = Group::new(Delimiter::Brace, tokens);
+        body.set_span(outer.span());
+        body
+    }
+
+    /// Statements that end where the call is admitted; with `deduct_when` an expression for the permits it holds.
+    fn prologue(&self, is_async: bool) -> TokenStream {
+        let holds = self.model.deduct_when.is_some();
+        let rt = self.runtime(site());
+        let limits = self.limits();
+        let limiter = self.limiter(&limits);
+        let lets: TokenStream = limits.iter().map(|limit| limit.lets.clone()).collect();
+        let (cost_let, cost) = self.cost();
+        let checked = self.checked(&limits, &cost, is_async, holds);
+        let admission = quote_spanned!(site()=> #limiter #lets #cost_let #checked);
+        let denied = match &self.model.denial {
+            Denial::Never => None,
+            Denial::Returned => Some(self.returned()),
+            Denial::OrElse(or_else) => {
+                let f = &or_else.value;
+                let call = self.named(&or_else.name, "or_else");
+                Some(quote_spanned!(site()=> return #call(__exceeded, #f)))
+            }
+        };
+        let exempt = self.model.exempt_when.as_ref().map(|arg| {
+            let value = &arg.value;
+            let bool = primitive("bool", arg.name.span());
+            quote_spanned!(site()=> let __exempt: #bool = #value;)
+        });
+        match (holds, denied) {
+            (false, denied) => {
+                let verdict = match denied {
+                    None => quote_spanned!(site()=> #rt::admitted(__checked);),
+                    Some(denied) => quote_spanned!(site()=>
+                        if let #rt::Err(__exceeded) = __checked {
+                            #denied;
+                        }
+                    ),
+                };
+                match exempt {
+                    None => quote_spanned!(site()=> #admission #verdict),
+                    Some(exempt) => quote_spanned!(site()=> #exempt if !__exempt { #admission #verdict }),
+                }
+            }
+            (true, denied) => {
+                let held = match denied {
+                    None => quote_spanned!(site()=> #rt::Result::ok(__checked)),
+                    Some(denied) => quote_spanned!(site()=>
+                        match __checked {
+                            #rt::Ok(__held) => #rt::Some(__held),
+                            #rt::Err(__exceeded) => #denied,
+                        }
+                    ),
+                };
+                match exempt {
+                    None => quote_spanned!(site()=> { #admission #held }),
+                    Some(exempt) => quote_spanned!(site()=> {
+                        #exempt
+                        if __exempt { #rt::None } else { #admission #held }
+                    }),
+                }
+            }
+        }
+    }
+
+    /// `let __checked = ..;`, a statement of its own: temporaries of the key end with it.
+    fn checked(&self, limits: &[LimitTokens], cost: &TokenStream, is_async: bool, holds: bool) -> TokenStream {
+        let rt = self.runtime(site());
+        let limiter = match &self.model.limiter {
+            Limiter::Own(_) => quote_spanned!(site()=> __limiter),
+            Limiter::Shared(expr) => borrowed(expr),
+        };
+        let currents = limits.iter().map(|limit| &limit.current);
+        let limits = limits.iter().any(|limit| limit.is_read).then(|| quote_spanned!(site()=> .limits(&[#(#currents),*])));
+        let wait = match &self.model.wait {
+            None => TokenStream::new(),
+            Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
+            Some(Wait::AtMost(nanos, _)) => quote_spanned!(site()=> .wait_at_most(#nanos)),
+        };
+        let (key, key_span) = match &self.model.key {
+            None => (quote_spanned!(site()=> ()), site()),
+            Some(arg) => (key(&arg.value), site().located_at(arg.name.span())),
+        };
+        let method = match (is_async, holds) {
+            (false, false) => "check",
+            (false, true) => "hold",
+            (true, _) => "begin",
+        };
+        let method = Ident::new(method, key_span);
+        let call = quote_spanned!(site()=> #rt::Call::new(#limiter) #limits #cost #wait . #method(#key));
+        if is_async {
+            let finish = Ident::new(if holds { "finish_held" } else { "finish" }, site());
+            // Begun in a statement of its own, so that nothing that the key borrows lives across the await.
+            quote_spanned!(site()=>
+                let __begun = #call;
+                let __checked = __begun.#finish().await;
+            )
+        } else {
+            quote_spanned!(site()=> let __checked = #call;)
+        }
+    }
+
+    /// `let __limiter = ..;`
+    fn limiter(&self, limits: &[LimitTokens]) -> TokenStream {
+        let Limiter::Own(own) = &self.model.limiter else {
+            return TokenStream::new();
+        };
+        let rt = self.runtime(site());
+        let (here, spec) = match &own.name {
+            Some(name) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
+            // The type name of an item inside of the function has the function's path in it, its impl included.
+            None => (
+                quote_spanned!(site()=> fn __here() {}),
+                quote_spanned!(site()=> #rt::Spec::unnamed(|| #rt::item_name(&__here))),
+            ),
+        };
+        let ordinal = (self.model.ordinal > 1).then(|| {
+            let ordinal = proc_macro2::Literal::u32_unsuffixed(self.model.ordinal);
+            quote_spanned!(site()=> .ordinal(#ordinal))
+        });
+        let templates = limits.iter().map(|limit| &limit.template);
+        let settings = self.settings(own);
+        quote_spanned!(site()=>
+            let __limiter = {
+                #here
+                static __LIMITER: #rt::RateLimiter = #spec
+                    #ordinal
+                    #(#templates)*
+                    #settings
+                    .at(::core::file!(), ::core::line!(), ::core::column!())
+                    .limiter();
+                &__LIMITER
+            };
+        )
+    }
+
+    fn settings(&self, own: &Own) -> TokenStream {
+        let rt = self.runtime(site());
+        let mut settings = match &own.backend {
+            None => TokenStream::new(),
+            Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
+            Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
+            Some(Backend::Made(expr)) => quote_spanned!(site()=> .backend(|| #rt::backend(#expr))),
+        };
+        if let Some(policy) = own.on_backend_error {
+            let policy = match policy {
+                OnBackendError::Local => quote_spanned!(site()=> LOCAL),
+                OnBackendError::Allow => quote_spanned!(site()=> ALLOW),
+                OnBackendError::Deny => quote_spanned!(site()=> DENY),
+            };
+            settings.extend(quote_spanned!(site()=> .on_backend_error(#rt::#policy)));
+        }
+        if let Some((initial, max)) = own.backoff {
+            settings.extend(quote_spanned!(site()=> .backoff(#rt::per(#initial), #rt::per(#max))));
+        }
+        if own.dry_run {
+            settings.extend(quote_spanned!(site()=> .dry_run()));
+        }
+        if self.model.deduct_when.is_some() {
+            settings.extend(quote_spanned!(site()=> .refunds()));
+        }
+        if self.model.wait.is_some() {
+            settings.extend(quote_spanned!(site()=> .waits()));
+        }
+        settings
+    }
+
+    fn limits(&self) -> Vec<LimitTokens> {
+        let Limiter::Own(own) = &self.model.limiter else {
+            return Vec::new();
+        };
+        let rt = self.runtime(site());
+        own.limits
+            .iter()
+            .enumerate()
+            .map(|(index, limit)| {
+                let count = self.permits(&limit.count, &format_ident!("__count{index}", span = site()));
+                let per = self.per(&limit.per, &format_ident!("__per{index}", span = site()));
+                let burst =
+                    limit.burst.as_ref().map(|burst| self.permits(burst, &format_ident!("__burst{index}", span = site())));
+                let algorithm = match limit.algorithm {
+                    Algorithm::SlidingWindow => quote_spanned!(site()=> #rt::SLIDING_WINDOW),
+                    Algorithm::TokenBucket => quote_spanned!(site()=> #rt::TOKEN_BUCKET),
+                    Algorithm::FixedWindow => quote_spanned!(site()=> #rt::FIXED_WINDOW),
+                };
+                let make = |count: &TokenStream, per: &TokenStream, burst: Option<&TokenStream>| match burst {
+                    None => quote_spanned!(site()=> #rt::limit(#count, #per, #algorithm)),
+                    Some(burst) => quote_spanned!(site()=> #rt::limit_with_burst(#count, #per, #algorithm, #burst)),
+                };
+                let reads_burst = burst.as_ref().is_some_and(|burst| burst.fixed.is_none());
+                let reads_count = count.fixed.is_none() || reads_burst;
+                let reads_per = per.fixed.is_none();
+                let one = quote_spanned!(site()=> 1);
+                let template = make(
+                    count.fixed.as_ref().filter(|_| !reads_count).unwrap_or(&one),
+                    per.fixed.as_ref().unwrap_or(&quote_spanned!(site()=> #rt::per(1))),
+                    burst.as_ref().map(|burst| burst.fixed.as_ref().unwrap_or(&one)),
+                );
+                let current = make(&count.current, &per.current, burst.as_ref().map(|burst| &burst.current));
+                let mut template = quote_spanned!(site()=> .limit(#template));
+                if reads_count {
+                    template.extend(quote_spanned!(site()=> .reads_count()));
+                }
+                if reads_per {
+                    template.extend(quote_spanned!(site()=> .reads_per()));
+                }
+                let lets = [Some(count.lets), Some(per.lets), burst.map(|burst| burst.lets)];
+                LimitTokens {
+                    template,
+                    current,
+                    lets: lets.into_iter().flatten().collect(),
+                    is_read: reads_count || reads_per,
+                }
+            })
+            .collect()
+    }
+
+    /// `count` or `burst`.
+    fn permits(&self, permits: &Permits, local: &Ident) -> Value {
+        match permits {
+            Permits::Literal(number) => {
+                let number = proc_macro2::Literal::u32_unsuffixed(*number).into_token_stream();
+                Value { fixed: Some(number.clone()), current: number, lets: TokenStream::new() }
+            }
+            Permits::Read(arg) => read("u32", arg, local),
+            Permits::Constant(arg) => {
+                let Arg { name, value } = arg;
+                let at = place_of(value);
+                let message = format!("`{name}` is at least 1: with 0 every call would be denied");
+                match scope(value) {
+                    Scope::Module if value.path.segments.len() > 1 => {
+                        let u32 = primitive("u32", at);
+                        let test = quote_spanned!(at=> __VALUE >= 1);
+                        Value {
+                            fixed: Some(checked_item(value, &u32, &test, &message)),
+                            current: value.to_token_stream(),
+                            lets: TokenStream::new(),
+                        }
+                    }
+                    // May be a const generic of the impl, of which a static knows nothing. As a generic argument it is
+                    // checked by `cargo check` already.
+                    Scope::Module => {
+                        let rt = self.runtime(at);
+                        let u32 = primitive("u32", name.span());
+                        let lets = quote_spanned!(at=>
+                            let #local: #u32 = {
+                                use #rt::AtLeastOne as _;
+                                #rt::Constant::<#value>.at_least_one(())
+                            };
+                        );
+                        Value { fixed: None, current: local.to_token_stream(), lets }
+                    }
+                    Scope::Type => {
+                        let test = quote_spanned!(at=> __value >= 1);
+                        let u32 = primitive("u32", name.span());
+                        checked_inline(value, local, &u32, &test, &message)
+                    }
+                }
+            }
+        }
+    }
+
+    fn per(&self, per: &Per, local: &Ident) -> Value {
+        let rt = self.runtime(site());
+        match per {
+            Per::Literal(nanos, _) => {
+                let nanos = proc_macro2::Literal::u64_unsuffixed(*nanos);
+                let per = quote_spanned!(site()=> #rt::per(#nanos));
+                Value { fixed: Some(per.clone()), current: per, lets: TokenStream::new() }
+            }
+            Per::Read(arg) => read_as(quote_spanned!(site().located_at(arg.name.span())=> ::core::time::Duration), arg, local),
+            Per::Constant(arg) => {
+                let Arg { name, value } = arg;
+                let at = place_of(value);
+                let message = "`per` is a duration from 1 microsecond to 366 days";
+                let shortest = proc_macro2::Literal::u64_unsuffixed(SHORTEST);
+                let longest = proc_macro2::Literal::u64_unsuffixed(LONGEST);
+                let test = |nanos: TokenStream| quote_spanned!(at=> #nanos.as_nanos() >= #shortest && #nanos.as_nanos() <= #longest);
+                let duration = quote_spanned!(site().located_at(name.span())=> ::core::time::Duration);
+                match scope(value) {
+                    // A duration is no const generic, so a static can name it.
+                    Scope::Module => {
+                        let test = test(quote_spanned!(at=> __VALUE));
+                        Value {
+                            fixed: Some(checked_item(value, &duration, &test, message)),
+                            current: value.to_token_stream(),
+                            lets: TokenStream::new(),
+                        }
+                    }
+                    Scope::Type => checked_inline(value, local, &duration, &test(quote_spanned!(at=> __value)), message),
+                }
+            }
+        }
+    }
+
+    /// The statements that read the cost, and the part of the call that names it.
+    fn cost(&self) -> (TokenStream, TokenStream) {
+        let Some(cost) = &self.model.cost else {
+            return (TokenStream::new(), TokenStream::new());
+        };
+        let local = Ident::new("__cost", site());
+        let value = match &cost.permits {
+            Permits::Literal(number) => {
+                let number = proc_macro2::Literal::u32_unsuffixed(*number);
+                let mut lets = TokenStream::new();
+                self.check_constant_cost(&mut lets);
+                return (lets, quote_spanned!(site()=> .cost(#number)));
+            }
+            Permits::Read(arg) => read("u32", arg, &local),
+            Permits::Constant(arg) => {
+                read("u32", &Arg { name: arg.name.clone(), value: Expr::Path(arg.value.clone()) }, &local)
+            }
+        };
+        let mut lets = value.lets;
+        self.check_constant_cost(&mut lets);
+        (lets, quote_spanned!(site()=> .cost(#local)))
+    }
+
+    /// A cost above the limit, where one of the two is a constant.
+    fn check_constant_cost(&self, lets: &mut TokenStream) {
+        let (Limiter::Own(own), Some(cost)) = (&self.model.limiter, &self.model.cost) else {
+            return;
+        };
+        for limit in &own.limits {
+            let (cost_value, capacity, at) = match (&cost.permits, limit.capacity()) {
+                (Permits::Constant(cost), Permits::Literal(capacity)) => {
+                    (cost.value.to_token_stream(), capacity.to_token_stream(), place_of(&cost.value))
+                }
+                (Permits::Constant(cost), Permits::Constant(capacity)) => {
+                    (cost.value.to_token_stream(), capacity.value.to_token_stream(), place_of(&cost.value))
+                }
+                (Permits::Literal(number), Permits::Constant(capacity)) => {
+                    (number.to_token_stream(), capacity.value.to_token_stream(), site().located_at(cost.name.span()))
+                }
+                _ => continue,
+            };
+            let message = "`cost` is above the limit: the call never fits";
+            lets.extend(quote_spanned!(at=> const { ::core::assert!(#cost_value <= #capacity, #message) };));
+        }
+    }
+
+    /// What the trait makes of the error for the return type, spanned at the type: its message shows there.
+    fn returned(&self) -> TokenStream {
+        let (first, last) = self.model.shape.returns.ends();
+        let (first, last) = (site().located_at(first), site().located_at(last));
+        let rt = self.runtime(first);
+        let method = Ident::new("from_rate_limit_exceeded", last);
+        quote_spanned!(first=> return #rt::FromRateLimitExceeded::#method(__exceeded))
+    }
+
+    /// A function of the runtime, placed at the argument that makes it necessary.
+    fn named(&self, argument: &Ident, function: &str) -> TokenStream {
+        let at = site().located_at(argument.span());
+        let rt = self.runtime(at);
+        let function = Ident::new(function, at);
+        quote_spanned!(at=> #rt::#function)
+    }
+
+    /// `::ratelimit_runtime::macro_support::v1`
+    fn runtime(&self, at: Span) -> TokenStream {
+        match &self.model.runtime {
+            None => quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1),
+            Some(path) => {
+                // `$crate` is what its hygiene makes it: only the place changes.
+                let path = relocated(path.to_token_stream(), at);
+                quote_spanned!(at=> #path::macro_support::v1)
+            }
+        }
+    }
+}
+
+/// Where a path can be looked up.
+enum Scope {
+    /// From a nested item too: it starts with a module or is a single name.
+    Module,
+    /// Through a type, which may be a generic parameter or `Self`.
+    Type,
+}
+
+fn scope(path: &ExprPath) -> Scope {
+    let first = path.path.segments.first().map(|segment| segment.ident.to_string()).unwrap_or_default();
+    let is_module = path.path.leading_colon.is_some()
+        || path.path.segments.len() == 1
+        || first == "Duration"
+        || first.starts_with(|letter: char| !letter.is_uppercase());
+    if is_module && path.qself.is_none() { Scope::Module } else { Scope::Type }
+}
+
+/// A constant with its check as items, which `cargo check` evaluates.
+fn checked_item(value: &ExprPath, ty: &TokenStream, test: &TokenStream, message: &str) -> TokenStream {
+    let at = place_of(value);
+    quote_spanned!(at=> {
+        const __VALUE: #ty = #value;
+        const _: () = ::core::assert!(#test, #message);
+        __VALUE
+    })
+}
+
+/// A constant that may be generic: checked where the function is compiled for its generics.
+fn checked_inline(value: &ExprPath, local: &Ident, ty: &TokenStream, test: &TokenStream, message: &str) -> Value {
+    let at = place_of(value);
+    let lets = quote_spanned!(at=>
+        let #local: #ty = const {
+            let __value: #ty = #value;
+            ::core::assert!(#test, #message);
+            __value
+        };
+    );
+    Value { fixed: None, current: local.to_token_stream(), lets }
+}
+
+fn read(ty: &str, arg: &Arg<Expr>, local: &Ident) -> Value {
+    read_as(primitive(ty, arg.name.span()), arg, local)
+}
+
+/// A `let` with its type, so that a wrong type is reported at the expression.
+fn read_as(ty: TokenStream, arg: &Arg<Expr>, local: &Ident) -> Value {
+    let value = &arg.value;
+    let lets = quote_spanned!(site()=> let #local: #ty = #value;);
+    Value { fixed: None, current: local.to_token_stream(), lets }
+}
+
+/// The key as it is passed: places are borrowed, in tuples too; anything else is evaluated as written.
+fn key(expr: &Expr) -> TokenStream {
+    if is_place(expr) {
+        return borrowed(expr);
+    }
+    match bare(expr) {
+        Expr::Tuple(tuple) if tuple.attrs.is_empty() && !tuple.elems.is_empty() => {
+            let elements = tuple.elems.iter().map(key);
+            let mut group = Group::new(Delimiter::Parenthesis, quote_spanned!(site()=> #(#elements,)*));
+            group.set_span(site().located_at(tuple.paren_token.span.join()));
+            group.into_token_stream()
+        }
+        _ => expr.to_token_stream(),
+    }
+}
+
+/// Whether an expression is a place: a name, a field, an element, what a pointer points to.
+fn is_place(expr: &Expr) -> bool {
+    match expr {
+        Expr::Path(it) => it.attrs.is_empty(),
+        Expr::Field(it) => it.attrs.is_empty(),
+        Expr::Index(it) => it.attrs.is_empty(),
+        Expr::Unary(it) => it.attrs.is_empty() && matches!(it.op, UnOp::Deref(_)),
+        Expr::Group(it) => it.attrs.is_empty() && is_place(&it.expr),
+        Expr::Paren(it) => it.attrs.is_empty() && is_place(&it.expr),
+        _ => false,
+    }
+}
+
+/// `&expr`, in parentheses where `&` would bind to a part of it.
+fn borrowed(expr: &Expr) -> TokenStream {
+    let at = place_of(expr);
+    let binds = match bare(expr) {
+        Expr::Path(_) | Expr::Field(_) | Expr::Index(_) | Expr::Call(_) | Expr::MethodCall(_) | Expr::Macro(_) => true,
+        Expr::Unary(_) | Expr::Reference(_) | Expr::Await(_) | Expr::Try(_) | Expr::Paren(_) | Expr::Block(_) => true,
+        _ => false,
+    };
+    let expr = if matches!(expr, Expr::Group(_)) { bare(expr) } else { expr };
+    if binds { quote_spanned!(at=> & #expr) } else { quote_spanned!(at=> &(#expr)) }
+}
+
+/// `::core::primitive::u32`: the bare name may be a type of the user's.
+fn primitive(name: &str, at: Span) -> TokenStream {
+    let at = site().located_at(at);
+    let name = Ident::new(name, at);
+    quote_spanned!(at=> ::core::primitive::#name)
+}
+
+fn relocated(tokens: TokenStream, at: Span) -> TokenStream {
+    tokens
+        .into_iter()
+        .map(|mut token| {
+            token.set_span(token.span().located_at(at));
+            token
+        })
+        .collect()
+}
+
+fn braces(tokens: TokenStream, at: Span) -> Group {
+    let mut group = Group::new(Delimiter::Brace, tokens);
+    group.set_span(site().located_at(at));
+    group
+}
+
+fn move_keywords() -> TokenStream {
+    quote_spanned!(site()=> async move)
+}
+
+/// The macro's hygiene at the place of some tokens of the user's.
+fn place_of(tokens: &impl ToTokens) -> Span {
+    site().located_at(ends(tokens).0)
+}
+
+fn site() -> Span {
+    Span::mixed_site()
+}
+

@@ -1,0 +1,168 @@
+//! The function as a shell: attributes, signature, and the body as one token group that nobody looks into.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::ext::IdentExt;
+use syn::parse::{ParseStream, Parser};
+use syn::{Attribute, Expr, Lit, Meta, Signature, Visibility};
+
+/// How the doc line of an attribute begins; expand writes it, and a further attribute on the same function counts it.
+pub(crate) const DOC_LINE: &str = "Rate limit: ";
+
+/// A function with a body.
+pub(crate) struct Item {
+    /// As written, doc comments included.
+    pub(crate) attrs: Vec<Attribute>,
+    /// Visibility and signature, as written.
+    pub(crate) head: TokenStream,
+    /// The signature once more, parsed.
+    pub(crate) sig: Signature,
+    /// The braces and what is in them.
+    pub(crate) body: Group,
+}
+
+impl Item {
+    /// Takes the item apart; an error says what it is instead of a function with a body.
+    pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Item> {
+        Item::parser.parse2(without_invisible_groups(tokens))
+    }
+
+    fn parser(input: ParseStream<'_>) -> syn::Result<Item> {
+        let attrs = Attribute::parse_outer(input)?;
+        let mut head: Vec<TokenTree> = input.parse::<TokenStream>()?.into_iter().collect();
+        if let Some(other) = what_it_is(&head) {
+            return Err(other.refusal());
+        }
+        let body = head.pop();
+        let sig = signature.parse2(head.iter().cloned().collect())?;
+        match body {
+            Some(TokenTree::Group(group)) => {
+                let body = braces(group);
+                Ok(Item { attrs, head: head.into_iter().collect(), sig, body })
+            }
+            _ => Err(syn::Error::new(
+                sig.ident.span(),
+                format!(
+                    "`{}` has no body that could be limited: put `#[rate_limit]` on the functions that implement it, or give \
+                     it a body here",
+                    sig.ident
+                ),
+            )),
+        }
+    }
+
+    /// A doc comment is written on it.
+    pub(crate) fn is_documented(&self) -> bool {
+        self.attrs.iter().any(|attr| matches!(&attr.meta, Meta::NameValue(meta) if meta.path.is_ident("doc")))
+    }
+
+    /// How many `#[rate_limit]` have been expanded on this function before this one: each left its line in the docs.
+    pub(crate) fn limited_before(&self) -> usize {
+        self.attrs.iter().filter(|attr| is_doc_line(attr)).count()
+    }
+}
+
+fn is_doc_line(attr: &Attribute) -> bool {
+    match &attr.meta {
+        Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
+            Expr::Lit(lit) => matches!(&lit.lit, Lit::Str(text) if text.value().starts_with(DOC_LINE)),
+            _ => false,
+        },
+        Meta::List(meta) if meta.path.is_ident("cfg_attr") => {
+            // `cfg_attr(doc, doc = "..")`
+            let mut tokens = meta.tokens.clone().into_iter();
+            let is_ours = matches!(tokens.next(), Some(TokenTree::Ident(ident)) if ident == "doc");
+            is_ours && matches!(tokens.last(), Some(TokenTree::Literal(text)) if text.to_string().starts_with(&format!("\"{DOC_LINE}")))
+        }
+        _ => false,
+    }
+}
+
+fn signature(input: ParseStream<'_>) -> syn::Result<Signature> {
+    input.parse::<Visibility>()?;
+    // `default fn` of specialization.
+    if input.peek(syn::Ident) && input.fork().call(Ident::parse_any)? == "default" {
+        input.call(Ident::parse_any)?;
+    }
+    let sig: Signature = input.parse()?;
+    if input.is_empty() { Ok(sig) } else { Err(input.error("`#[rate_limit]` expected the body of the function here")) }
+}
+
+/// A `macro_rules!` fragment may arrive as a group without delimiters.
+fn without_invisible_groups(tokens: TokenStream) -> TokenStream {
+    let mut outer = tokens.clone().into_iter();
+    match (outer.next(), outer.next()) {
+        (Some(TokenTree::Group(group)), None) if group.delimiter() == Delimiter::None => {
+            without_invisible_groups(group.stream())
+        }
+        _ => tokens,
+    }
+}
+
+/// The braces of the body, also where it is a `$body:block`.
+fn braces(group: Group) -> Group {
+    let mut inner = group.stream().into_iter();
+    match (group.delimiter(), inner.next(), inner.next()) {
+        (Delimiter::None, Some(TokenTree::Group(inner)), None) => braces(inner),
+        _ => group,
+    }
+}
+
+/// Something else than a function.
+struct Other {
+    span: Span,
+    what: &'static str,
+    instead: &'static str,
+}
+
+impl Other {
+    fn refusal(&self) -> syn::Error {
+        let Other { span, what, instead } = *self;
+        syn::Error::new(span, format!("`#[rate_limit]` limits a function, and this is {what}{instead}"))
+    }
+}
+
+/// Reads up to `fn`; what else stands there says what the item is.
+fn what_it_is(tokens: &[TokenTree]) -> Option<Other> {
+    let mut constant = None;
+    for token in tokens {
+        let word = match token {
+            TokenTree::Ident(word) => word,
+            // `pub(crate)`, `extern "C"`, a visibility that came through a macro
+            TokenTree::Group(group) if matches!(group.delimiter(), Delimiter::Parenthesis | Delimiter::None) => continue,
+            TokenTree::Literal(_) => continue,
+            _ => break,
+        };
+        let (what, instead) = match word.to_string().as_str() {
+            "fn" => return None,
+            "const" => {
+                constant = Some(word.span());
+                continue;
+            }
+            "pub" | "crate" | "default" | "async" | "unsafe" | "safe" | "extern" | "gen" => continue,
+            "impl" => ("an `impl` block", ": put it on each method that should be limited"),
+            "trait" => ("a trait", ": put it on its methods with a body, or on the methods that implement it"),
+            "mod" => ("a module", ": put it on each function that should be limited"),
+            "struct" => ("a struct", ""),
+            "enum" => ("an enum", ""),
+            "union" => ("a union", ""),
+            "type" => ("a type alias", ""),
+            "use" => ("an import", ": put it where the function is written"),
+            "static" => ("a static", ""),
+            "let" => ("a `let` statement", ": a closure cannot carry it, a function inside the function can"),
+            "macro_rules" => ("a macro", ": put it on the function inside the macro"),
+            _ => break,
+        };
+        return Some(Other { span: word.span(), what, instead });
+    }
+    let span = constant.or_else(|| tokens.first().map(TokenTree::span)).unwrap_or_else(Span::call_site);
+    let what = if constant.is_some() { "a constant" } else { "something else" };
+    Some(Other { span, what, instead: "" })
+}
+
+/// First and last span of some tokens: where one span cannot be had, an error is underlined from here to there.
+pub(crate) fn ends(tokens: &impl ToTokens) -> (Span, Span) {
+    let mut spans = tokens.to_token_stream().into_iter().map(|token| token.span());
+    let first = spans.next().unwrap_or_else(Span::call_site);
+    (first, spans.last().unwrap_or(first))
+}

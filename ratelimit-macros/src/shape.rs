@@ -1,0 +1,285 @@
+//! What kind of function it is: where its body runs, and what a denied call would have to return.
+
+use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::{GenericArgument, PathArguments, PathSegment, ReturnType, Type, TypeParamBound};
+
+use crate::item::Item;
+
+/// Where the check goes.
+pub(crate) enum Body {
+    /// In front of the body.
+    Blocking(Group),
+    /// In front of the body of an `async fn`.
+    Async(Group),
+    /// Into the `async` block that the function ends with.
+    Future(TrailingBlock),
+}
+
+/// A body that ends with `async move { .. }` or `Box::pin(async move { .. })`.
+pub(crate) struct TrailingBlock {
+    /// The braces of the function's own body: only their place is of interest.
+    pub(crate) braces: Group,
+    /// The statements in front of it: they run unlimited, and at the call.
+    pub(crate) before: TokenStream,
+    /// `Box::pin` and the parentheses.
+    pub(crate) boxed: Option<(TokenStream, Group)>,
+    /// `async move` or `async`.
+    pub(crate) keywords: TokenStream,
+    pub(crate) block: Group,
+}
+
+/// What the caller gets, in a future what it resolves to.
+pub(crate) enum Returns {
+    /// No return type is written; the name of the function.
+    Nothing(Ident),
+    /// `()`
+    Unit(Type),
+    /// `!`
+    Never(Type),
+    /// `impl Trait`, with the name of the first trait.
+    Impl(Type, String),
+    Type(Type),
+    /// The output of a future whose type is an alias. The alias.
+    Unknown(Type),
+}
+
+pub(crate) struct Shape {
+    pub(crate) body: Body,
+    pub(crate) returns: Returns,
+}
+
+/// The return type is a future, but the function does not end with an `async` block into which the check could go.
+pub(crate) struct NoAsyncBlock(pub(crate) Type);
+
+impl Shape {
+    pub(crate) fn of(item: &Item) -> Result<Shape, NoAsyncBlock> {
+        let name = &item.sig.ident;
+        if item.sig.asyncness.is_some() {
+            let returns = match &item.sig.output {
+                ReturnType::Default => Returns::Nothing(name.clone()),
+                ReturnType::Type(_, ty) => Returns::of(ty),
+            };
+            return Ok(Shape { body: Body::Async(item.body.clone()), returns });
+        }
+        let ReturnType::Type(_, ty) = &item.sig.output else {
+            return Ok(Shape { body: Body::Blocking(item.body.clone()), returns: Returns::Nothing(name.clone()) });
+        };
+        let future = future(ty);
+        if let Some(block) = TrailingBlock::of(&item.body) {
+            let returns = match future {
+                Some(Some(output)) => Returns::of(output),
+                _ => Returns::Unknown((**ty).clone()),
+            };
+            return Ok(Shape { body: Body::Future(block), returns });
+        }
+        match future {
+            Some(_) => Err(NoAsyncBlock((**ty).clone())),
+            None => Ok(Shape { body: Body::Blocking(item.body.clone()), returns: Returns::of(ty) }),
+        }
+    }
+
+    pub(crate) fn is_async(&self) -> bool {
+        !matches!(self.body, Body::Blocking(_))
+    }
+}
+
+impl Returns {
+    fn of(ty: &Type) -> Returns {
+        match bare(ty) {
+            Type::Never(_) => Returns::Never(ty.clone()),
+            Type::Tuple(tuple) if tuple.elems.is_empty() => Returns::Unit(ty.clone()),
+            Type::ImplTrait(it) => {
+                let name = it.bounds.iter().find_map(trait_segment).map(|segment| segment.ident.to_string());
+                Returns::Impl(ty.clone(), name.unwrap_or_default())
+            }
+            _ => Returns::Type(ty.clone()),
+        }
+    }
+
+    /// The type as a `let` may annotate it: every `impl Trait` in it left to inference.
+    pub(crate) fn annotation(&self) -> TokenStream {
+        match self {
+            Returns::Nothing(_) => TokenTree::Group(Group::new(Delimiter::Parenthesis, TokenStream::new())).into(),
+            Returns::Unknown(_) => TokenTree::Ident(Ident::new("_", Span::mixed_site())).into(),
+            Returns::Unit(ty) | Returns::Never(ty) | Returns::Impl(ty, _) | Returns::Type(ty) => {
+                without_impl(ty.to_token_stream())
+            }
+        }
+    }
+
+    /// First and last token of what an error about the return type should underline.
+    pub(crate) fn ends(&self) -> (Span, Span) {
+        match self {
+            Returns::Nothing(name) => (name.span(), name.span()),
+            Returns::Unit(ty)
+            | Returns::Never(ty)
+            | Returns::Impl(ty, _)
+            | Returns::Type(ty)
+            | Returns::Unknown(ty) => crate::item::ends(ty),
+        }
+    }
+}
+
+impl TrailingBlock {
+    fn of(body: &Group) -> Option<TrailingBlock> {
+        let mut before: Vec<TokenTree> = body.stream().into_iter().collect();
+        let last = group(before.pop()?)?;
+        let (boxed, keywords, block) = match last.delimiter() {
+            Delimiter::Brace => {
+                let keywords = pop_async(&mut before)?;
+                (None, keywords, last)
+            }
+            Delimiter::Parenthesis => {
+                let path = pop_box_pin(&mut before)?;
+                let mut inner: Vec<TokenTree> = last.stream().into_iter().collect();
+                if matches!(inner.last(), Some(TokenTree::Punct(comma)) if comma.as_char() == ',') {
+                    inner.pop();
+                }
+                let block = group(inner.pop()?).filter(|group| group.delimiter() == Delimiter::Brace)?;
+                let keywords = pop_async(&mut inner)?;
+                if !inner.is_empty() {
+                    return None;
+                }
+                (Some((path, last)), keywords, block)
+            }
+            _ => return None,
+        };
+        // Only where a statement may begin is it the value of the body: behind a statement or a block.
+        let begins_a_statement = match before.last() {
+            None => true,
+            Some(TokenTree::Punct(punct)) => punct.as_char() == ';',
+            Some(TokenTree::Group(group)) => group.delimiter() == Delimiter::Brace,
+            Some(_) => false,
+        };
+        let before = before.into_iter().collect();
+        begins_a_statement.then(|| TrailingBlock { braces: body.clone(), before, boxed, keywords, block })
+    }
+}
+
+fn group(token: TokenTree) -> Option<Group> {
+    match token {
+        TokenTree::Group(group) => Some(group),
+        _ => None,
+    }
+}
+
+/// Takes `async` or `async move` off the end.
+fn pop_async(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
+    let moves = tokens.pop_if(|token| is_word(token, "move"));
+    let keyword = tokens.pop_if(|token| is_word(token, "async"))?;
+    Some([Some(keyword), moves].into_iter().flatten().collect())
+}
+
+/// Takes `Box::pin`, with whatever path stands before it, off the end.
+fn pop_box_pin(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
+    let is_path = |token: &&TokenTree| match token {
+        TokenTree::Ident(_) => true,
+        TokenTree::Punct(punct) => punct.as_char() == ':',
+        _ => false,
+    };
+    let length = tokens.iter().rev().take_while(is_path).count();
+    let path = tokens.split_off(tokens.len() - length);
+    let words: Vec<&TokenTree> = path.iter().filter(|token| matches!(token, TokenTree::Ident(_))).collect();
+    match words.as_slice() {
+        [.., owner, function] if is_word(owner, "Box") && is_word(function, "pin") => Some(path.into_iter().collect()),
+        _ => None,
+    }
+}
+
+fn is_word(token: &TokenTree, word: &str) -> bool {
+    matches!(token, TokenTree::Ident(ident) if ident == word)
+}
+
+/// Whether a type is a future by its looks, and of what: `Some(None)` where its output is not written.
+fn future(ty: &Type) -> Option<Option<&Type>> {
+    match bare(ty) {
+        Type::ImplTrait(it) => it.bounds.iter().find_map(future_bound),
+        Type::TraitObject(it) => it.bounds.iter().find_map(future_bound),
+        Type::Path(it) => {
+            let segment = it.path.segments.last()?;
+            if segment.ident == "BoxFuture" || segment.ident == "LocalBoxFuture" {
+                return Some(last_type(segment));
+            }
+            if segment.ident == "Pin" || segment.ident == "Box" {
+                return future(last_type(segment)?);
+            }
+            None
+        }
+        _ => None,
+    }
+}
+
+fn future_bound(bound: &TypeParamBound) -> Option<Option<&Type>> {
+    let segment = trait_segment(bound).filter(|segment| segment.ident == "Future")?;
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return Some(None);
+    };
+    Some(arguments.args.iter().find_map(|argument| match argument {
+        GenericArgument::AssocType(it) if it.ident == "Output" => Some(&it.ty),
+        _ => None,
+    }))
+}
+
+fn trait_segment(bound: &TypeParamBound) -> Option<&PathSegment> {
+    match bound {
+        TypeParamBound::Trait(bound) => bound.path.segments.last(),
+        _ => None,
+    }
+}
+
+fn last_type(segment: &PathSegment) -> Option<&Type> {
+    let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
+        return None;
+    };
+    arguments.args.iter().rev().find_map(|argument| match argument {
+        GenericArgument::Type(ty) => Some(ty),
+        _ => None,
+    })
+}
+
+/// The type inside parentheses, visible or not.
+fn bare(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(it) => bare(&it.elem),
+        Type::Paren(it) => bare(&it.elem),
+        _ => ty,
+    }
+}
+
+/// Replaces every `impl Bounds` by `_`. On tokens, because a type may nest them at any depth: the bounds end at the comma
+/// or the closing bracket that encloses them.
+fn without_impl(tokens: TokenStream) -> TokenStream {
+    let mut result = TokenStream::new();
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Ident(word) if word == "impl" => {
+                let mut depth = 0_u32;
+                let mut after_dash = false;
+                while let Some(next) = tokens.peek() {
+                    match next {
+                        TokenTree::Punct(punct) => match punct.as_char() {
+                            '<' => depth += 1,
+                            '>' if after_dash => {}
+                            '>' | ',' if depth == 0 => break,
+                            '>' => depth -= 1,
+                            _ => {}
+                        },
+                        TokenTree::Ident(_) | TokenTree::Group(_) | TokenTree::Literal(_) => {}
+                    }
+                    after_dash = matches!(next, TokenTree::Punct(punct) if punct.as_char() == '-');
+                    tokens.next();
+                }
+                result.extend([TokenTree::Ident(Ident::new("_", word.span()))]);
+            }
+            TokenTree::Group(group) => {
+                let mut inner = Group::new(group.delimiter(), without_impl(group.stream()));
+                inner.set_span(group.span());
+                result.extend([TokenTree::Group(inner)]);
+            }
+            other => result.extend([other]),
+        }
+    }
+    result
+}

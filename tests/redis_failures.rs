@@ -1,0 +1,209 @@
+//! Redis on its bad days: no call hangs, none panics, the policy applies, and the limit is kept again afterwards.
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Action, Backend, Request};
+use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_tests::RedisServer;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const TIMEOUT: Duration = Duration::from_millis(100);
+/// What a busy machine may add to a timeout. A call that hangs takes seconds.
+const SLACK: Duration = Duration::from_millis(900);
+/// After a recovery, limits are kept again within this.
+const RECOVERY: Duration = Duration::from_secs(2);
+
+fn limiter(name: &str, url: &str, policy: OnBackendError, count: u32) -> RateLimiter {
+    let backend = RedisBackend::builder().url(url).timeout(TIMEOUT).build().unwrap();
+    RateLimiter::builder(name).backend(backend).on_backend_error(policy).limit(Limit::new(count, HOUR)).build().unwrap()
+}
+
+fn take() -> Request {
+    let limits = [Limit::new(1, HOUR)];
+    Request::new("rl:1:{failures}:x", &limits, Action::Take { cost: 1, max_wait: Duration::ZERO })
+}
+
+/// Runs a call that must not hang.
+fn bounded<T>(call: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = call();
+    let took = start.elapsed();
+    assert!(took < TIMEOUT + SLACK, "a call took {took:?}");
+    result
+}
+
+/// Calls until Redis decides again.
+fn recover(limiter: &RateLimiter) {
+    let until = Instant::now() + RECOVERY + SLACK;
+    while bounded(|| limiter.peek("recovery", 1)).is_err() {
+        assert!(Instant::now() < until, "Redis is back, and its limits are not kept");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What the three policies do, each on a key that no decision was made on.
+fn policies_apply(name: &str, url: &str) {
+    let deny = limiter(name, url, OnBackendError::Deny, 2);
+    let exceeded = bounded(|| deny.check("policy", 1)).unwrap_err();
+    assert_eq!(exceeded.kind(), ExceededKind::BackendFailed);
+    let allow = limiter(name, url, OnBackendError::Allow, 2);
+    assert!((0..4).all(|_| bounded(|| allow.check("policy", 1)).is_ok()));
+    let local = limiter(name, url, OnBackendError::Local, 2);
+    let admitted: Vec<bool> = (0..4).map(|_| bounded(|| local.check("policy", 1)).is_ok()).collect();
+    assert_eq!(admitted, [true, true, false, false]);
+    let admitted = futures_executor::block_on(async { bounded(|| deny.check_async("policy", 1)).await });
+    assert_eq!(admitted.unwrap_err().kind(), ExceededKind::BackendFailed);
+}
+
+#[test]
+fn a_killed_server_costs_its_limits_until_it_is_back() {
+    let server = RedisServer::start();
+    let limiter = limiter("killed", &server.url(), OnBackendError::Deny, 3);
+    assert_eq!((0..5).filter(|_| limiter.check("a", 1).is_ok()).count(), 3);
+    server.kill();
+    policies_apply("killed policies", &server.url());
+    assert!((0..20).all(|_| bounded(|| limiter.check("a", 1)).is_err()));
+    server.restart();
+    recover(&limiter);
+    // It came back empty.
+    assert_eq!((0..5).filter(|_| limiter.check("a", 1).is_ok()).count(), 3);
+}
+
+#[test]
+fn a_restart_between_two_calls_fails_neither() {
+    let server = RedisServer::start();
+    let limiter = limiter("restarted", &server.url(), OnBackendError::Deny, 3);
+    limiter.check("a", 1).unwrap();
+    // The end of the connection is noticed when it comes, not by a call that fails.
+    server.restart();
+    limiter.check("a", 1).unwrap();
+}
+
+#[test]
+fn a_frozen_server_costs_a_call_its_timeout() {
+    let server = RedisServer::start();
+    let limiter = limiter("frozen", &server.url(), OnBackendError::Deny, 3);
+    assert_eq!((0..5).filter(|_| limiter.check("a", 1).is_ok()).count(), 3);
+    server.freeze();
+    policies_apply("frozen policies", &server.url());
+    let start = Instant::now();
+    assert!((0..5).all(|_| bounded(|| limiter.check("a", 1)).is_err()));
+    assert!(start.elapsed() >= 5 * TIMEOUT, "they waited for the server");
+    server.thaw();
+    recover(&limiter);
+    assert!(limiter.check("a", 1).is_err(), "it kept its data");
+    assert_eq!((0..5).filter(|_| limiter.check("b", 1).is_ok()).count(), 3);
+}
+
+#[test]
+fn a_future_times_out_without_a_timer_of_its_executor() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::builder().url(server.url()).timeout(TIMEOUT).build().unwrap();
+    backend.decide(&take()).unwrap();
+    server.freeze();
+    let start = Instant::now();
+    let error = futures_executor::block_on(backend.decide_async(&take())).unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Timeout);
+    assert!(start.elapsed() < TIMEOUT + SLACK);
+    server.thaw();
+}
+
+#[test]
+fn a_server_that_is_not_there_is_unreachable_at_once() {
+    let server = RedisServer::start();
+    let url = server.url();
+    drop(server);
+    let backend = RedisBackend::builder().url(&url).timeout(Duration::from_secs(30)).build().unwrap();
+    for _ in 0..10 {
+        let error = bounded(|| backend.decide(&take())).unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Unreachable, "{error}");
+    }
+}
+
+#[test]
+fn a_server_that_answers_nonsense_is_an_error() {
+    for nonsense in [
+        "\r\n",
+        "HTTP/1.1 400 Bad Request\r\n\r\n",
+        "+OK\r\n",
+        "$-5\r\n",
+        ":1\r\n:2\r\n:3\r\n",
+        "*9999999\r\n",
+        "\0\0\0",
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let backend =
+            RedisBackend::builder().url(format!("redis://127.0.0.1:{port}")).timeout(TIMEOUT).build().unwrap();
+        // Ends with the test process.
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                std::thread::spawn(move || {
+                    let mut buffer = [0; 1_024];
+                    while stream.read(&mut buffer).is_ok_and(|read| read > 0) {
+                        if stream.write_all(nonsense.as_bytes()).is_err() {
+                            break;
+                        }
+                    }
+                });
+            }
+        });
+        for _ in 0..5 {
+            bounded(|| backend.decide(&take())).unwrap_err();
+        }
+    }
+}
+
+#[test]
+fn a_full_server_is_an_error_and_admits_nothing_twice() {
+    let server = RedisServer::start_with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
+    let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let error = backend.decide(&take()).unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Refused, "{error}");
+}
+
+#[test]
+fn a_server_killed_under_load_hangs_and_panics_nobody() {
+    let server = RedisServer::start();
+    let limiter = limiter("load", &server.url(), OnBackendError::Local, 1_000_000);
+    let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for thread in 0..6 {
+            let (limiter, stop, calls) = (&limiter, &stop, &calls);
+            scope.spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    let key = calls.fetch_add(1, Ordering::Relaxed) % 100;
+                    let decided = if thread % 2 == 0 {
+                        bounded(|| limiter.check(key, 1))
+                    } else {
+                        bounded(|| futures_executor::block_on(limiter.check_async(key, 1)))
+                    };
+                    assert!(decided.is_ok());
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(200));
+        server.kill();
+        std::thread::sleep(Duration::from_millis(200));
+        server.restart();
+        std::thread::sleep(Duration::from_millis(200));
+        server.freeze();
+        std::thread::sleep(Duration::from_millis(300));
+        server.thaw();
+        std::thread::sleep(Duration::from_millis(200));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let strict = self::limiter("load after", &server.url(), OnBackendError::Deny, 5);
+    recover(&strict);
+    assert_eq!((0..10).filter(|_| strict.check("a", 1).is_ok()).count(), 5);
+    let mut connection = server.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
+    for key in keys {
+        let expiry: i64 = redis::cmd("PTTL").arg(&key).query(&mut connection).unwrap();
+        assert!(expiry > 0, "{key} never expires");
+    }
+}

@@ -1,0 +1,61 @@
+//! A process of its own that uses the Redis server which the environment names.
+//!
+//! `redis_client once` asks for one permit; `redis_client run <algorithm> <count> <per in ms> <for ms>` asks for permits as
+//! fast as it can and prints the server's time of each that it gets, in microseconds.
+
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
+use ratelimit_runtime::{Algorithm, Limit, RedisBackend};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match *arguments {
+        ["once"] => once(),
+        ["run", algorithm, count, per, duration] => {
+            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
+            run(limit, millis(duration));
+        }
+        _ => panic!("unknown arguments: {arguments:?}"),
+    }
+}
+
+fn millis(text: &str) -> Duration {
+    Duration::from_millis(text.parse().unwrap())
+}
+
+fn algorithm_of(name: &str) -> Algorithm {
+    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+    algorithms.into_iter().find(|algorithm| algorithm.name() == name).unwrap()
+}
+
+fn request(limit: Limit) -> Request {
+    let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+    Request::new(format!("rl:1:{{client:{}}}:x", limit.algorithm().name()), &[limit], take)
+}
+
+fn once() {
+    let answer = RedisBackend::from_env()
+        .and_then(|backend| backend.decide(&request(Limit::new(1, Duration::from_secs(3_600)))));
+    match answer.map(|answer| answer.outcome) {
+        Ok(Outcome::Admitted(_)) => println!("admitted"),
+        Ok(_) => println!("denied"),
+        Err(error) => println!("error: {:?}: {error}", error.kind()),
+    }
+}
+
+fn run(limit: Limit, duration: Duration) {
+    let backend = RedisBackend::builder().timeout(Duration::from_secs(20)).build().unwrap();
+    let request = request(limit);
+    let until = Instant::now() + duration;
+    let mut admissions = Vec::new();
+    while Instant::now() < until {
+        if let Outcome::Admitted(admitted) = backend.decide(&request).unwrap().outcome {
+            admissions.push(admitted.at().as_nanos() / 1_000);
+        }
+    }
+    for admission in admissions {
+        println!("{admission}");
+    }
+}
