@@ -1,0 +1,177 @@
+//! What the examples share: a record of calls, and the check that a limit was kept.
+
+use std::fmt;
+use std::time::Duration;
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The limit admitted it.
+    Allowed,
+    /// The limit denied it.
+    Denied,
+    /// The limiter's backend could not decide.
+    Failed,
+}
+
+/// One call: its outcome, and two moments between which it was decided.
+///
+/// Nobody but the limiter knows when it decided: some time after the call began and before it returned. Both moments are
+/// given since the start of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Not after the decision.
+    pub before: Duration,
+    /// Not before the decision.
+    pub after: Duration,
+    /// What became of it.
+    pub outcome: Outcome,
+}
+
+/// An interval and the admissions that it certainly held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fullest {
+    /// Where the interval starts.
+    pub from: Duration,
+    /// How many calls were admitted in it.
+    pub admitted: usize,
+}
+
+/// All calls of a run.
+#[derive(Clone, Debug, Default)]
+pub struct CallLog {
+    calls: Vec<Call>,
+}
+
+impl CallLog {
+    /// One more call, in any order.
+    pub fn push(&mut self, call: Call) {
+        self.calls.push(call);
+    }
+
+    /// How many calls there were.
+    pub fn len(&self) -> usize {
+        self.calls.len()
+    }
+
+    /// Whether there were none.
+    pub fn is_empty(&self) -> bool {
+        self.calls.is_empty()
+    }
+
+    /// How many calls had that outcome.
+    pub fn count(&self, outcome: Outcome) -> usize {
+        self.calls.iter().filter(|call| call.outcome == outcome).count()
+    }
+
+    /// Of all half-open intervals `[from, from + length)`, wherever they start, the one that certainly held most admissions.
+    ///
+    /// Of a set of admissions it is known that the first decision is not before the earliest `before`, and the last not after
+    /// the latest `after`. If these two are less than `length` apart, then so are the decisions: some interval held them
+    /// all. If they are not, the decisions may have been a whole `length` apart, and nothing is proved. So it is enough to
+    /// look, from the `before` of each admission, at those that had begun and returned less than `length` later.
+    ///
+    /// A limit that is kept never fails this check. One that is broken is found out if the decisions in question are within
+    /// less than `length` minus twice the time of the longest call.
+    pub fn fullest(&self, length: Duration) -> Fullest {
+        let mut admitted: Vec<_> = self.calls.iter().filter(|call| call.outcome == Outcome::Allowed).collect();
+        admitted.sort_unstable_by_key(|call| call.before);
+        let mut fullest = Fullest::default();
+        for (position, first) in admitted.iter().enumerate() {
+            let end = first.before + length;
+            let begun = admitted[position..].iter().take_while(|call| call.before < end);
+            let within = begun.filter(|call| call.after < end).count();
+            if within > fullest.admitted {
+                fullest = Fullest { from: first.before, admitted: within };
+            }
+        }
+        fullest
+    }
+}
+
+/// The calls of each second by when they began, and of all.
+impl fmt::Display for CallLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let row = |f: &mut fmt::Formatter<'_>, title: &str, calls: &[Call]| {
+            let count = |outcome| calls.iter().filter(|call| call.outcome == outcome).count();
+            writeln!(f, "{title:>6}  {:>7}  {:>7}", count(Outcome::Allowed), count(Outcome::Denied))
+        };
+        let second = |call: &Call| call.before.as_secs();
+        let mut calls = self.calls.clone();
+        calls.sort_unstable_by_key(|call| call.before);
+        writeln!(f, "{:>6}  {:>7}  {:>7}", "second", "allowed", "denied")?;
+        for calls in calls.chunk_by(|a, b| second(a) == second(b)) {
+            row(f, &(second(&calls[0]) + 1).to_string(), calls)?;
+        }
+        row(f, "all", &calls)
+    }
+}
+
+/// The README's code is compiled and run as a doc test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct Readme;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn log(admissions: impl IntoIterator<Item = (u64, u64)>) -> CallLog {
+        let call = |(before, after)| Call {
+            before: Duration::from_millis(before),
+            after: Duration::from_millis(after),
+            outcome: Outcome::Allowed,
+        };
+        CallLog { calls: admissions.into_iter().map(call).collect() }
+    }
+
+    #[test]
+    fn an_interval_counts_wherever_it_starts() {
+        // Ten late in the first second and ten early in the next: never more than ten between two full seconds.
+        let log = log((0..20).map(|n| (900 + 10 * n, 901 + 10 * n)));
+        assert_eq!(log.fullest(SECOND), Fullest { from: Duration::from_millis(900), admitted: 20 });
+    }
+
+    #[test]
+    fn an_interval_is_half_open() {
+        assert_eq!(log([(0, 0), (1_000, 1_000)]).fullest(SECOND).admitted, 1);
+        assert_eq!(log([(0, 0), (999, 999)]).fullest(SECOND).admitted, 2);
+    }
+
+    #[test]
+    fn only_what_is_certain_counts() {
+        // The second may have been decided at 1.002 s, a second after the first.
+        assert_eq!(log([(0, 2), (998, 1_002)]).fullest(SECOND).admitted, 1);
+    }
+
+    #[test]
+    fn calls_of_several_processes_may_overlap_and_come_in_any_order() {
+        assert_eq!(log([(500, 510), (0, 600), (495, 505)]).fullest(SECOND).admitted, 3);
+        // The long call may have been decided last.
+        assert_eq!(log([(10, 20), (0, 1_000), (995, 999)]).fullest(SECOND).admitted, 2);
+    }
+
+    #[test]
+    fn denied_calls_are_no_admissions() {
+        let mut log = log([(0, 1)]);
+        log.push(Call { before: SECOND, after: SECOND, outcome: Outcome::Denied });
+        log.push(Call { before: SECOND, after: SECOND, outcome: Outcome::Failed });
+        assert_eq!(log.fullest(SECOND * 9).admitted, 1);
+        assert_eq!([Outcome::Allowed, Outcome::Denied, Outcome::Failed].map(|outcome| log.count(outcome)), [1; 3]);
+    }
+
+    #[test]
+    fn the_table_has_a_row_for_each_second() {
+        let mut log = log([(0, 1), (999, 1_000), (1_000, 1_001)]);
+        log.push(Call { before: SECOND, after: SECOND, outcome: Outcome::Denied });
+        let rows = [
+            "second  allowed   denied",
+            "     1        2        0",
+            "     2        1        1",
+            "   all        3        1",
+        ];
+        assert_eq!(log.to_string(), rows.map(|row| format!("{row}\n")).concat());
+    }
+}
