@@ -15,8 +15,13 @@ const START: u64 = 1_790_000_000_000_000_000;
 /// What is done to a bucket; times are in thousandths of the first limit's period.
 #[derive(Clone, Debug)]
 enum Step {
-    Take { cost: u32, wait: u16 },
-    Peek { cost: u32 },
+    Take {
+        cost: u32,
+        wait: u16,
+    },
+    Peek {
+        cost: u32,
+    },
     Advance(u16),
     AdvanceNanos(u16),
     /// Give back the nth last admission.
@@ -116,7 +121,8 @@ impl Trial {
             return true;
         }
         self.admitted.remove(index);
-        if let Some(position) = self.log.0.iter().rposition(|entry| entry.at == at && entry.cost == cost_of(&admitted)) {
+        if let Some(position) = self.log.0.iter().rposition(|entry| entry.at == at && entry.cost == cost_of(&admitted))
+        {
             self.log.0.remove(position);
         }
         let booked = at > self.now;
@@ -173,7 +179,10 @@ fn exact(limits: Vec<Limit>, steps: &[Step]) -> Result<(), TestCaseError> {
                 match outcome {
                     Outcome::Admitted(admitted) => {
                         let at = admitted.at().as_nanos();
-                        prop_assert!(expected.is_some_and(|expected| at >= expected), "admitted too early: {admitted:?}");
+                        prop_assert!(
+                            expected.is_some_and(|expected| at >= expected),
+                            "admitted too early: {admitted:?}"
+                        );
                         prop_assert!(at - trial.now <= max_wait);
                         if exact {
                             prop_assert_eq!(Some(at), expected);

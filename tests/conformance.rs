@@ -270,7 +270,8 @@ mod scenarios {
         let subject = stage.subject(&[Limit::new(1, MINUTE)]);
         let _clock = test_util::pause();
         let long = "x".repeat(1 << 20);
-        let keys = ["", "\0", "a\r\nFLUSHALL\r\n", "{a}", "}:{", "a:b", "\"", "%22", "conformance", "é", &long, &long[1..]];
+        let keys =
+            ["", "\0", "a\r\nFLUSHALL\r\n", "{a}", "}:{", "a:b", "\"", "%22", "conformance", "é", &long, &long[1..]];
         for key in keys {
             assert_eq!(subject.admitted(key, 2), 1, "{:?}", key.chars().take(20).collect::<String>());
         }
@@ -297,9 +298,8 @@ mod scenarios {
     }
 
     fn limit() -> impl Strategy<Value = Limit> {
-        (1_u32..=64, 1_u64..=10_000_000, proptest::sample::select(&ALGORITHMS)).prop_map(|(count, per, algorithm)| {
-            Limit::new(count, Duration::from_micros(per)).with_algorithm(algorithm)
-        })
+        (1_u32..=64, 1_u64..=10_000_000, proptest::sample::select(&ALGORITHMS))
+            .prop_map(|(count, per, algorithm)| Limit::new(count, Duration::from_micros(per)).with_algorithm(algorithm))
     }
 
     fn step() -> impl Strategy<Value = Step> {
@@ -317,9 +317,9 @@ mod scenarios {
     fn follow(stage: &Stage, limits: &[Limit], steps: &[Step]) -> Result<(), TestCaseError> {
         let subject = stage.subject(limits);
         let clock = test_util::pause();
-        let thousandths = |of: u32| Duration::from_micros(
-            u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap(),
-        );
+        let thousandths = |of: u32| {
+            Duration::from_micros(u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap())
+        };
         let (mut log, mut last) = (Log::default(), None);
         // What a token bucket has been given back is less than a log without the call says.
         let mut exact = true;

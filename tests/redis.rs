@@ -52,6 +52,25 @@ fn a_decision_is_one_call_of_the_script() {
 }
 
 #[test]
+fn calls_that_come_together_share_one_connection() {
+    let server = RedisServer::start();
+    let connections = || -> u64 {
+        let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().parse().unwrap()
+    };
+    let before = connections();
+    let limiter = limiter(&server, "together", &[Limit::new(100, HOUR)]);
+    std::thread::scope(|scope| {
+        for _ in 0..32 {
+            scope.spawn(|| limiter.check("a", 1).unwrap());
+        }
+    });
+    // One of them, and the one that looks.
+    assert_eq!(connections() - before, 2);
+}
+
+#[test]
 fn a_server_that_forgot_the_script_learns_it_again() {
     let server = RedisServer::start();
     let limiter = limiter(&server, "flushed", &[Limit::new(100, HOUR)]);

@@ -1,7 +1,8 @@
 //! Redis on its bad days: no call hangs, none panics, the policy applies, and the limit is kept again afterwards.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,61 @@ fn a_future_times_out_without_a_timer_of_its_executor() {
     assert_eq!(error.kind(), BackendErrorKind::Timeout);
     assert!(start.elapsed() < TIMEOUT + SLACK);
     server.thaw();
+}
+
+/// Passes bytes on to a server, and can be made to swallow those of the connections that it has, but not of later ones.
+struct Proxy {
+    port: u16,
+    accepted: Arc<AtomicU64>,
+    swallowed: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// Its threads end with the test process.
+    fn start(server: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let (accepted, swallowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let proxy = Proxy { port, accepted: Arc::clone(&accepted), swallowed: Arc::clone(&swallowed) };
+        std::thread::spawn(move || {
+            for client in listener.incoming() {
+                let number = accepted.fetch_add(1, Ordering::SeqCst);
+                let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
+                for (from, to) in [(&client, &server), (&server, &client)] {
+                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                    let swallowed = Arc::clone(&swallowed);
+                    std::thread::spawn(move || {
+                        let mut buffer = [0; 4_096];
+                        while let Ok(read @ 1..) = from.read(&mut buffer) {
+                            if number >= swallowed.load(Ordering::SeqCst) && to.write_all(&buffer[..read]).is_err() {
+                                break;
+                            }
+                        }
+                    });
+                }
+            }
+        });
+        proxy
+    }
+
+    fn swallow(&self) {
+        self.swallowed.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_connection_whose_packets_vanish_is_replaced() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let limiter = limiter("vanish", &format!("redis://127.0.0.1:{}", proxy.port), OnBackendError::Deny, 3);
+    recover(&limiter);
+    assert_eq!((0..2).filter(|_| limiter.check("a", 1).is_ok()).count(), 2);
+    proxy.swallow();
+    assert!(bounded(|| limiter.check("a", 1)).is_err());
+    recover(&limiter);
+    assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 1);
+    // The one that was lost and the one that took its place.
+    assert_eq!(proxy.accepted.load(Ordering::SeqCst), 2);
 }
 
 #[test]

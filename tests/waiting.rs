@@ -194,7 +194,8 @@ fn an_unpolled_wait_books_nothing() {
 #[test]
 fn waiting_works_outside_any_runtime() {
     let limiter = limiter("outside", &[Limit::new(1, Duration::from_millis(20))]);
-    let waited: Duration = (0..3).map(|_| futures_executor::block_on(limiter.wait_async("a", 1)).unwrap().waited()).sum();
+    let waited: Duration =
+        (0..3).map(|_| futures_executor::block_on(limiter.wait_async("a", 1)).unwrap().waited()).sum();
     assert!(waited > Duration::from_millis(20), "{waited:?}");
 }
 

@@ -7,11 +7,11 @@
 //!
 //! [`earliest`]: sliding_window::SlidingWindow::earliest
 
-pub(crate) mod record;
 mod codec;
 mod fixed_window;
 pub(crate) mod groups;
 pub(crate) mod offences;
+pub(crate) mod record;
 pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
 

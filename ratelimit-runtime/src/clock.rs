@@ -70,7 +70,7 @@ impl Clock {
     #[inline]
     fn ticks(&self) -> u64 {
         #[expect(clippy::cast_possible_truncation, reason = "wraps after 584 years, as ticks do")]
-        let nanos = (u128::from(self.counter.raw()) * u128::from(self.scale) >> 32) as u64;
+        let nanos = ((u128::from(self.counter.raw()) * u128::from(self.scale)) >> 32) as u64;
         nanos
     }
 

@@ -131,7 +131,7 @@ impl fmt::Debug for RateLimitExceeded {
             .field("limit", &self.limit)
             .field("remaining", &self.remaining)
             .field("retry_after", &self.retry_after())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -243,9 +243,6 @@ mod tests {
 
     #[test]
     fn it_names_limiter_limit_and_time() {
-        assert_eq!(
-            exceeded(1_500_000_000).to_string(),
-            "rate limit of `api` exceeded: 2 per 1s; retry after 1.5s"
-        );
+        assert_eq!(exceeded(1_500_000_000).to_string(), "rate limit of `api` exceeded: 2 per 1s; retry after 1.5s");
     }
 }

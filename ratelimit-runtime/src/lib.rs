@@ -34,11 +34,11 @@ mod switches;
 mod waiting;
 
 pub use algorithm::offences::Backoff;
+#[cfg(feature = "redis")]
+pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{
     Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, WhenFull, set_default_backend,
 };
-#[cfg(feature = "redis")]
-pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};

@@ -63,9 +63,16 @@ pub struct RateLimiter {
 }
 
 /// Where a limiter's core comes from.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a static holds its specification in place, where nothing can be allocated"
+)]
 enum Source {
     /// Made at the first use.
-    Static { spec: Spec, core: OnceCell<Arc<Core>> },
+    Static {
+        spec: Spec,
+        core: OnceCell<Arc<Core>>,
+    },
     Made(Arc<Core>),
 }
 
@@ -87,6 +94,7 @@ impl RateLimiter {
         Builder::new(name.into())
     }
 
+    #[expect(clippy::large_types_passed_by_value, reason = "constant: it runs in the compiler")]
     pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
         RateLimiter { source: Source::Static { spec, core: OnceCell::new() } }
     }

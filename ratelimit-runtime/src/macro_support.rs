@@ -191,6 +191,7 @@ pub mod v1 {
     }
 
     /// For a call that cannot be denied.
+    #[expect(clippy::needless_pass_by_value, reason = "it ends here")]
     pub fn admitted(result: Result<(), RateLimitExceeded>) {
         debug_assert!(result.is_ok(), "an unbounded wait was denied: {result:?}");
     }

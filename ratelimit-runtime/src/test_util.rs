@@ -25,16 +25,16 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::pin::Pin;
-use std::sync::{Arc, MutexGuard};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
 use crate::backend::memory::{MemoryBackend, Store};
-use crate::registry;
 use crate::clock::{self, nanos};
+use crate::registry;
 use crate::switches::{self, Switch};
 
 thread_local! {

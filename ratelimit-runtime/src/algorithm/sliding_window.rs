@@ -61,7 +61,7 @@ impl SlidingWindow {
     /// Keeps the number of groups bounded; see [`Groups::bound`]. Returns the time before which nothing may be admitted
     /// from now on, because permits that would count by then were forgotten.
     pub(crate) fn bound(&mut self, rule: &Rule, at: u64) -> Option<u64> {
-        let expired = at.checked_sub(rule.per()).unwrap_or_default();
+        let expired = at.saturating_sub(rule.per());
         self.groups.bound(expired).map(|dropped| dropped.saturating_add(rule.per()))
     }
 

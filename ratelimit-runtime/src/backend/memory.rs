@@ -86,10 +86,7 @@ impl MemoryBackend {
 
     /// At most `max_keys` buckets, and what happens to a new key where none of them can go.
     pub fn with_max_keys_or(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
-        let shared = Shared {
-            bound: Bound::new(max_keys, when_full),
-            stores: Mutex::default(),
-        };
+        let shared = Shared { bound: Bound::new(max_keys, when_full), stores: Mutex::default() };
         MemoryBackend { shared: Arc::new(shared) }
     }
 
@@ -131,7 +128,6 @@ impl MemoryBackend {
         }
         store
     }
-
 }
 
 impl Default for MemoryBackend {
@@ -234,9 +230,7 @@ impl Store {
         let rule = &self.rule;
         let small = |state: &mut S| state.take(rule, now, cost).into();
         // Where there is no room, the long way says what happens.
-        table
-            .with(&self.shared.bound, rule, fingerprint, now, small, |_| Verdict::Unknown)
-            .unwrap_or(Verdict::Unknown)
+        table.with(&self.shared.bound, rule, fingerprint, now, small, |_| Verdict::Unknown).unwrap_or(Verdict::Unknown)
     }
 
     /// As [`admit`](Store::admit), and what the call leaves; `None` if it has to be decided the long way.

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::core::{Core, Target, Venue};
 use super::OnBackendError;
+use super::core::{Core, Target, Venue};
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
 use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
@@ -17,9 +17,9 @@ use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::switches::{Switch, Switches};
-use crate::waiting;
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
+use crate::waiting;
 
 /// After a backend has failed: when to try again, in nanoseconds.
 const RETRY_AFTER_FAILURE: u64 = 1_000_000_000;
@@ -329,7 +329,7 @@ pub(crate) struct Booking {
 }
 
 impl Booking {
-    fn wait(mut self: Box<Self>) -> Decision {
+    fn wait(mut self) -> Decision {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             scope.sleep(self.delay);
@@ -339,7 +339,7 @@ impl Booking {
         self.due()
     }
 
-    async fn wait_async(mut self: Box<Self>) -> Decision {
+    async fn wait_async(mut self) -> Decision {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             scope.sleep_async(self.delay).await;
@@ -383,13 +383,7 @@ pub(crate) struct RemoteCall {
 
 impl RemoteCall {
     fn call(&self) -> Call<'_> {
-        Call {
-            core: &self.core,
-            limits: self.limits.as_deref(),
-            cost: self.cost,
-            wait: self.wait,
-            peek: self.peek,
-        }
+        Call { core: &self.core, limits: self.limits.as_deref(), cost: self.cost, wait: self.wait, peek: self.peek }
     }
 
     /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.

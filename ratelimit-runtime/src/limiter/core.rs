@@ -83,6 +83,7 @@ impl Deref for StoreRef<'_> {
 }
 
 impl Venue<'_> {
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "a test has a time of its own"))]
     #[inline]
     pub(super) fn now(&self) -> u64 {
         #[cfg(feature = "test-util")]
@@ -182,7 +183,9 @@ impl Core {
     #[cold]
     fn find_short(&self) -> Option<Arc<Store>> {
         match self.target(Switches::OFF) {
-            Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => self.own.get().or(self.local.get()).cloned(),
+            Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => {
+                self.own.get().or(self.local.get()).cloned()
+            }
             _ => None,
         }
     }
@@ -290,7 +293,7 @@ impl Core {
         key.write_to(&mut TextSink::new(&mut bucket));
         bucket.push_str("}:");
         bucket.push_str(&self.shape);
-        self.request_for(venue, self.scoped_name(venue, bucket), rules, action)
+        self.request_for(venue, Core::scoped_name(venue, bucket), rules, action)
     }
 
     fn request_for(&self, venue: &Venue<'_>, bucket: Box<str>, rules: &[Rule], action: Action) -> Request {
@@ -308,8 +311,7 @@ impl Core {
         }
     }
 
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "a test's buckets have other names"))]
-    fn scoped_name(&self, venue: &Venue<'_>, bucket: String) -> Box<str> {
+    fn scoped_name(venue: &Venue<'_>, bucket: String) -> Box<str> {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
             return format!("{bucket}:test{}", scope.id()).into();

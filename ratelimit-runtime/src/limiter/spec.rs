@@ -107,6 +107,9 @@ impl Spec {
     }
 
     /// One more limit.
+    ///
+    /// # Panics
+    /// On a ninth limit: in a `static` a compile error.
     #[track_caller]
     pub const fn limit(mut self, limit: Limit) -> Spec {
         assert!(self.len < MAX_LIMITS, "a rate limiter has at most 8 limits");

@@ -182,7 +182,10 @@ impl Compact for Tat {
 #[derive(Debug)]
 pub(super) enum Window {
     /// No permits where it is zero.
-    One { permits: u32, at: u64 },
+    One {
+        permits: u32,
+        at: u64,
+    },
     Many(Box<SlidingWindow>),
     Moved,
 }

@@ -120,7 +120,7 @@ impl<S: Compact> Table<S> {
     ) -> Result<R, Full> {
         let mut shard = self.shard(fingerprint).lock();
         shard.calls = shard.calls.wrapping_add(1);
-        if shard.calls % SWEEP_EVERY == 0 {
+        if shard.calls.is_multiple_of(SWEEP_EVERY) {
             shard.sweep(bound, rule, now);
         }
         let Shard { slots, moved, .. } = &mut *shard;

@@ -12,9 +12,15 @@ use crate::algorithm::sliding_window::SlidingWindow;
 /// The bucket of all calls.
 pub(super) enum Unkeyed {
     /// A token bucket in one word. What that cannot say is done on a record, to which it moves for good.
-    Token { word: Line<AtomicU64>, moved: Mutex<Record> },
+    Token {
+        word: Line<AtomicU64>,
+        moved: Mutex<Record>,
+    },
     /// A sliding window, with the time until which a call for one permit is known to be denied.
-    Window { denied_until: AtomicU64, state: Mutex<WindowState> },
+    Window {
+        denied_until: AtomicU64,
+        state: Mutex<WindowState>,
+    },
     Any(Mutex<Record>),
 }
 
@@ -168,13 +174,7 @@ fn take_back(word: &AtomicU64, price: u64) -> u64 {
 }
 
 #[inline]
-fn take_window(
-    denied_until: &AtomicU64,
-    state: &Mutex<WindowState>,
-    rule: &Rule,
-    now: u64,
-    cost: u32,
-) -> Verdict {
+fn take_window(denied_until: &AtomicU64, state: &Mutex<WindowState>, rule: &Rule, now: u64, cost: u32) -> Verdict {
     let mut state = state.lock();
     let WindowState::Small(window) = &mut *state else { return Verdict::Unknown };
     let taken = take(window, rule, now, cost);
