@@ -291,7 +291,11 @@ fn list(
             errors.at(input.span(), format!("a comma is missing in front of `{}`", next_word(input)));
         } else {
             errors.at(input.span(), format!("expected a comma behind `{name}`"));
-            skip_argument(input, known);
+            skip_token(input);
+            // `;` instead of it
+            if !starts_argument(input, known) {
+                skip_argument(input, known);
+            }
         }
     }
 }

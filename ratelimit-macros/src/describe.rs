@@ -3,7 +3,6 @@
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 
-use crate::item::DOC_LINE;
 use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, Wait};
 
 /// An expression longer than this is not shown.
@@ -13,18 +12,18 @@ const LONGEST_CODE: usize = 80;
 pub(crate) fn doc_line(model: &Model) -> String {
     let what = match &model.limiter {
         Limiter::Own(own) => limits(own, model),
-        Limiter::Shared(limiter) => format!("that of {}", code(limiter, "another limiter")),
+        Limiter::Shared(limiter) => format!("that of {}", code(&limiter.value, "another limiter")),
     };
-    let mut line = format!("{DOC_LINE}{what}");
+    let mut line = format!("Rate limit: {what}");
     if let Some(key) = &model.key {
         line.push_str(" for each ");
         line.push_str(&code(&key.value, "key"));
     }
-    if let Limiter::Own(own) = &model.limiter {
-        if let Some(algorithm) = one_algorithm(&own.limits) {
-            line.push_str("; ");
-            line.push_str(&algorithm);
-        }
+    if let Limiter::Own(own) = &model.limiter
+        && let Some(algorithm) = one_algorithm(&own.limits)
+    {
+        line.push_str("; ");
+        line.push_str(&algorithm);
     }
     if let Some(cost) = &model.cost {
         line.push_str("; a call takes ");
@@ -149,7 +148,8 @@ impl Writer {
                     while last.spacing() == Spacing::Joint && !matches!(last.as_char(), '\'' | '<' | '>' | '|') {
                         let Some(TokenTree::Punct(next)) = tokens.peek() else { break };
                         let pair = format!("{}{}", last.as_char(), next.as_char());
-                        if !matches!(pair.as_str(), "::" | "&&" | "==" | "!=" | "=>" | "->" | ".." | "<=" | ">=" | "+=") {
+                        if !matches!(pair.as_str(), "::" | "&&" | "==" | "!=" | "=>" | "->" | ".." | "<=" | ">=" | "+=")
+                        {
                             break;
                         }
                         operator.push(next.as_char());

@@ -83,7 +83,10 @@ impl fmt::Display for Mistake {
                 write!(f, "a number is missing in front of `{unit}`: write for example `\"1h30m\"`")
             }
             Mistake::UnitMissing(number) => {
-                write!(f, "`{number}` has no unit: write `\"{number}s\"` for seconds or `\"{number}ms\"` for milliseconds")
+                write!(
+                    f,
+                    "`{number}` has no unit: write `\"{number}s\"` for seconds or `\"{number}ms\"` for milliseconds"
+                )
             }
             Mistake::UnknownUnit(unit) => {
                 write!(f, "`{unit}` is no unit of time")?;
@@ -95,9 +98,14 @@ impl fmt::Display for Mistake {
             Mistake::Month(unit) => {
                 write!(f, "`{unit}` is a month, which has no fixed length: write `30d` for 30 days or `m` for minutes")
             }
-            Mistake::Year(unit) => write!(f, "`{unit}` is a year, which has no fixed length: write `365d` for 365 days"),
+            Mistake::Year(unit) => {
+                write!(f, "`{unit}` is a year, which has no fixed length: write `365d` for 365 days")
+            }
             Mistake::Fraction(number) => {
-                write!(f, "`{number}` is no whole number of nanoseconds, or of seconds from an hour on: use a smaller unit")
+                write!(
+                    f,
+                    "`{number}` is no whole number of nanoseconds, or of seconds from an hour on: use a smaller unit"
+                )
             }
             Mistake::TooShort => f.write_str("the duration is too short: the shortest is 1 microsecond, `\"1us\"`"),
             Mistake::TooLong => f.write_str("the duration is too long: the longest is 366 days, `\"366d\"`"),
@@ -249,9 +257,9 @@ mod tests {
     /// What humantime makes of a text, as this crate should see it: in range and of fixed length.
     fn oracle(text: &str) -> Option<u64> {
         let duration = humantime::parse_duration(text).ok()?;
-        let is_calendar = text.split(|c: char| !c.is_ascii_alphabetic()).any(|unit| {
-            matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years")
-        });
+        let is_calendar = text
+            .split(|c: char| !c.is_ascii_alphabetic())
+            .any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years"));
         let nanos = u64::try_from(duration.as_nanos()).ok()?;
         (!is_calendar && (1_000..=366 * 86_400_000_000_000).contains(&nanos)).then_some(nanos)
     }

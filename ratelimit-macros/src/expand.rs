@@ -13,7 +13,7 @@ use crate::describe::doc_line;
 use crate::duration::{LONGEST, SHORTEST};
 use crate::item::{Item, ends};
 use crate::model::{Algorithm, Backend, Denial, Limiter, Model, OnBackendError, Own, Per, Permits, Wait};
-use crate::shape::{Body, TrailingBlock};
+use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
@@ -73,12 +73,18 @@ impl Expansion<'_> {
         let own = braces(body.stream(), body.span());
         let rt = self.runtime(site());
         let tokens = match &self.model.deduct_when {
+            None if matches!(self.model.denial, Denial::Response) => {
+                let outcome = match block {
+                    None => quote_spanned!(site()=> #rt::run(move || #own)),
+                    Some(keywords) => quote_spanned!(site()=> #keywords #own.await),
+                };
+                quote_spanned!(site()=> #prologue #rt::Limited::Admitted(#outcome))
+            }
             None => quote_spanned!(site()=> #prologue #own),
             Some(predicate) => {
                 let ty = self.model.shape.returns.annotation();
                 let wanted = &predicate.value;
-                let counts = self.named(&predicate.name, "counts");
-                let counts = quote_spanned!(site()=> #counts(&__outcome, #wanted));
+                let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
                 let (outcome, settle) = match block {
                     None => (
                         quote_spanned!(site()=> #rt::run(move || -> #ty { #own })),
@@ -101,17 +107,23 @@ impl Expansion<'_> {
                         ),
                     ),
                 };
+                let result = if let Denial::Response = self.model.denial {
+                    quote_spanned!(site()=> #rt::Limited::Admitted(__outcome))
+                } else {
+                    quote_spanned!(site()=> __outcome)
+                };
                 quote_spanned!(site()=>
                     let __held = #prologue;
                     let __outcome: #ty = #outcome;
                     if let #rt::Some(__held) = __held {
                         #settle
                     }
-                    __outcome
+                    #result
                 )
             }
         };
-        braces(tokens, body.span())
+        let import = self.import();
+        braces(quote_spanned!(site()=> #import #tokens), body.span())
     }
 
     /// The body with the prologue inside of the `async` block at its end.
@@ -147,10 +159,14 @@ impl Expansion<'_> {
         let denied = match &self.model.denial {
             Denial::Never => None,
             Denial::Returned => Some(self.returned()),
+            Denial::Response => Some(quote_spanned!(site()=> return #rt::Limited::Denied(__exceeded))),
             Denial::OrElse(or_else) => {
                 let f = &or_else.value;
-                let call = self.named(&or_else.name, "or_else");
-                Some(quote_spanned!(site()=> return #call(__exceeded, #f)))
+                let call = self.call("or_else", or_else, quote_spanned!(site()=> __exceeded, #f));
+                // Returned even where it never returns: it must not come back to the body.
+                let allow = matches!(self.model.shape.returns, Returns::Never(_))
+                    .then(|| quote_spanned!(site()=> #[allow(clippy::diverging_sub_expression)]));
+                Some(quote_spanned!(site()=> #allow return #call))
             }
         };
         let exempt = self.model.exempt_when.as_ref().map(|arg| {
@@ -198,11 +214,12 @@ impl Expansion<'_> {
     fn checked(&self, limits: &[LimitTokens], cost: &TokenStream, is_async: bool, holds: bool) -> TokenStream {
         let rt = self.runtime(site());
         let limiter = match &self.model.limiter {
-            Limiter::Own(_) => quote_spanned!(site()=> __limiter),
-            Limiter::Shared(expr) => borrowed(expr),
+            Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::new(__limiter)),
+            Limiter::Shared(arg) => self.call("call", arg, borrowed(&arg.value)),
         };
         let currents = limits.iter().map(|limit| &limit.current);
-        let limits = limits.iter().any(|limit| limit.is_read).then(|| quote_spanned!(site()=> .limits(&[#(#currents),*])));
+        let limits =
+            limits.iter().any(|limit| limit.is_read).then(|| quote_spanned!(site()=> .limits(&[#(#currents),*])));
         let wait = match &self.model.wait {
             None => TokenStream::new(),
             Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
@@ -218,7 +235,7 @@ impl Expansion<'_> {
             (true, _) => "begin",
         };
         let method = Ident::new(method, key_span);
-        let call = quote_spanned!(site()=> #rt::Call::new(#limiter) #limits #cost #wait . #method(#key));
+        let call = quote_spanned!(site()=> #limiter #limits #cost #wait . #method(#key));
         if is_async {
             let finish = Ident::new(if holds { "finish_held" } else { "finish" }, site());
             // Begun in a statement of its own, so that nothing that the key borrows lives across the await.
@@ -249,11 +266,20 @@ impl Expansion<'_> {
             let ordinal = proc_macro2::Literal::u32_unsuffixed(self.model.ordinal);
             quote_spanned!(site()=> .ordinal(#ordinal))
         });
+        // A function rather than a closure: of an argument of the user's in it, the compiler says what is wrong.
+        let backend = match &own.backend {
+            Some(Backend::Made(arg)) => {
+                let made = self.call("backend", arg, arg.value.to_token_stream());
+                quote_spanned!(site()=> fn __backend() -> #rt::SharedBackend { #made })
+            }
+            _ => TokenStream::new(),
+        };
         let templates = limits.iter().map(|limit| &limit.template);
         let settings = self.settings(own);
         quote_spanned!(site()=>
             let __limiter = {
                 #here
+                #backend
                 static __LIMITER: #rt::RateLimiter = #spec
                     #ordinal
                     #(#templates)*
@@ -271,7 +297,7 @@ impl Expansion<'_> {
             None => TokenStream::new(),
             Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
             Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
-            Some(Backend::Made(expr)) => quote_spanned!(site()=> .backend(|| #rt::backend(#expr))),
+            Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };
         if let Some(policy) = own.on_backend_error {
             let policy = match policy {
@@ -307,8 +333,10 @@ impl Expansion<'_> {
             .map(|(index, limit)| {
                 let count = self.permits(&limit.count, &format_ident!("__count{index}", span = site()));
                 let per = self.per(&limit.per, &format_ident!("__per{index}", span = site()));
-                let burst =
-                    limit.burst.as_ref().map(|burst| self.permits(burst, &format_ident!("__burst{index}", span = site())));
+                let burst = limit
+                    .burst
+                    .as_ref()
+                    .map(|burst| self.permits(burst, &format_ident!("__burst{index}", span = site())));
                 let algorithm = match limit.algorithm {
                     Algorithm::SlidingWindow => quote_spanned!(site()=> #rt::SLIDING_WINDOW),
                     Algorithm::TokenBucket => quote_spanned!(site()=> #rt::TOKEN_BUCKET),
@@ -399,7 +427,7 @@ impl Expansion<'_> {
                 let per = quote_spanned!(site()=> #rt::per(#nanos));
                 Value { fixed: Some(per.clone()), current: per, lets: TokenStream::new() }
             }
-            Per::Read(arg) => read_as(quote_spanned!(site().located_at(arg.name.span())=> ::core::time::Duration), arg, local),
+            Per::Read(arg) => read_as(&duration(&arg.name), arg, local),
             Per::Constant(arg) => {
                 let Arg { name, value } = arg;
                 let at = place_of(value);
@@ -407,7 +435,7 @@ impl Expansion<'_> {
                 let shortest = proc_macro2::Literal::u64_unsuffixed(SHORTEST);
                 let longest = proc_macro2::Literal::u64_unsuffixed(LONGEST);
                 let test = |nanos: TokenStream| quote_spanned!(at=> #nanos.as_nanos() >= #shortest && #nanos.as_nanos() <= #longest);
-                let duration = quote_spanned!(site().located_at(name.span())=> ::core::time::Duration);
+                let duration = duration(name);
                 match scope(value) {
                     // A duration is no const generic, so a static can name it.
                     Scope::Module => {
@@ -418,7 +446,9 @@ impl Expansion<'_> {
                             lets: TokenStream::new(),
                         }
                     }
-                    Scope::Type => checked_inline(value, local, &duration, &test(quote_spanned!(at=> __value)), message),
+                    Scope::Type => {
+                        checked_inline(value, local, &duration, &test(quote_spanned!(at=> __value)), message)
+                    }
                 }
             }
         }
@@ -479,24 +509,28 @@ impl Expansion<'_> {
         quote_spanned!(first=> return #rt::FromRateLimitExceeded::#method(__exceeded))
     }
 
-    /// A function of the runtime, placed at the argument that makes it necessary.
-    fn named(&self, argument: &Ident, function: &str) -> TokenStream {
-        let at = site().located_at(argument.span());
+    /// A call of a function of the runtime, placed at the argument that makes it necessary.
+    fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
+        let at = site().located_at(argument.name.span());
         let rt = self.runtime(at);
         let function = Ident::new(function, at);
-        quote_spanned!(at=> #rt::#function)
+        let mut parentheses = Group::new(Delimiter::Parenthesis, parameters);
+        parentheses.set_span(site().located_at(ends(&argument.value).1));
+        quote_spanned!(at=> #rt::#function #parentheses)
     }
 
-    /// `::ratelimit_runtime::macro_support::v1`
+    /// `::ratelimit_runtime::macro_support::v1`, or the import of what `crate` names.
     fn runtime(&self, at: Span) -> TokenStream {
-        match &self.model.runtime {
-            None => quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1),
-            Some(path) => {
-                // `$crate` is what its hygiene makes it: only the place changes.
-                let path = relocated(path.to_token_stream(), at);
-                quote_spanned!(at=> #path::macro_support::v1)
-            }
+        if self.model.runtime.is_some() {
+            quote_spanned!(at=> __runtime)
+        } else {
+            quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1)
         }
+    }
+
+    /// Imports what `crate` names: a path that leads nowhere is one error, at the path.
+    fn import(&self) -> Option<TokenStream> {
+        self.model.runtime.as_ref().map(|path| quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;))
     }
 }
 
@@ -541,11 +575,11 @@ fn checked_inline(value: &ExprPath, local: &Ident, ty: &TokenStream, test: &Toke
 }
 
 fn read(ty: &str, arg: &Arg<Expr>, local: &Ident) -> Value {
-    read_as(primitive(ty, arg.name.span()), arg, local)
+    read_as(&primitive(ty, arg.name.span()), arg, local)
 }
 
 /// A `let` with its type, so that a wrong type is reported at the expression.
-fn read_as(ty: TokenStream, arg: &Arg<Expr>, local: &Ident) -> Value {
+fn read_as(ty: &TokenStream, arg: &Arg<Expr>, local: &Ident) -> Value {
     let value = &arg.value;
     let lets = quote_spanned!(site()=> let #local: #ty = #value;);
     Value { fixed: None, current: local.to_token_stream(), lets }
@@ -583,13 +617,16 @@ fn is_place(expr: &Expr) -> bool {
 /// `&expr`, in parentheses where `&` would bind to a part of it.
 fn borrowed(expr: &Expr) -> TokenStream {
     let at = place_of(expr);
-    let binds = match bare(expr) {
-        Expr::Path(_) | Expr::Field(_) | Expr::Index(_) | Expr::Call(_) | Expr::MethodCall(_) | Expr::Macro(_) => true,
-        Expr::Unary(_) | Expr::Reference(_) | Expr::Await(_) | Expr::Try(_) | Expr::Paren(_) | Expr::Block(_) => true,
-        _ => false,
-    };
+    let binds_weaker = matches!(
+        bare(expr),
+        Expr::Binary(_) | Expr::Cast(_) | Expr::Range(_) | Expr::Assign(_) | Expr::Closure(_) | Expr::Let(_)
+    );
     let expr = if matches!(expr, Expr::Group(_)) { bare(expr) } else { expr };
-    if binds { quote_spanned!(at=> & #expr) } else { quote_spanned!(at=> &(#expr)) }
+    if binds_weaker { quote_spanned!(at=> &(#expr)) } else { quote_spanned!(at=> & #expr) }
+}
+
+fn duration(name: &Ident) -> TokenStream {
+    quote_spanned!(site().located_at(name.span())=> ::core::time::Duration)
 }
 
 /// `::core::primitive::u32`: the bare name may be a type of the user's.
@@ -597,16 +634,6 @@ fn primitive(name: &str, at: Span) -> TokenStream {
     let at = site().located_at(at);
     let name = Ident::new(name, at);
     quote_spanned!(at=> ::core::primitive::#name)
-}
-
-fn relocated(tokens: TokenStream, at: Span) -> TokenStream {
-    tokens
-        .into_iter()
-        .map(|mut token| {
-            token.set_span(token.span().located_at(at));
-            token
-        })
-        .collect()
 }
 
 fn braces(tokens: TokenStream, at: Span) -> Group {
@@ -627,4 +654,3 @@ fn place_of(tokens: &impl ToTokens) -> Span {
 fn site() -> Span {
     Span::mixed_site()
 }
-

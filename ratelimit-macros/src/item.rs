@@ -4,10 +4,10 @@ use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, Expr, Lit, Meta, Signature, Visibility};
+use syn::{Attribute, Meta, Signature, Visibility};
 
-/// How the doc line of an attribute begins; expand writes it, and a further attribute on the same function counts it.
-pub(crate) const DOC_LINE: &str = "Rate limit: ";
+/// What the attribute is called, unless its import renames it.
+const ATTRIBUTE: &str = "rate_limit";
 
 /// A function with a body.
 pub(crate) struct Item {
@@ -56,25 +56,18 @@ impl Item {
         self.attrs.iter().any(|attr| matches!(&attr.meta, Meta::NameValue(meta) if meta.path.is_ident("doc")))
     }
 
-    /// How many `#[rate_limit]` have been expanded on this function before this one: each left its line in the docs.
-    pub(crate) fn limited_before(&self) -> usize {
-        self.attrs.iter().filter(|attr| is_doc_line(attr)).count()
+    /// How many `#[rate_limit]` are still to be expanded on this function.
+    pub(crate) fn limits_to_come(&self) -> usize {
+        self.attrs.iter().filter(|attr| is_rate_limit(attr)).count()
     }
 }
 
-fn is_doc_line(attr: &Attribute) -> bool {
+fn is_rate_limit(attr: &Attribute) -> bool {
     match &attr.meta {
-        Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
-            Expr::Lit(lit) => matches!(&lit.lit, Lit::Str(text) if text.value().starts_with(DOC_LINE)),
-            _ => false,
-        },
         Meta::List(meta) if meta.path.is_ident("cfg_attr") => {
-            // `cfg_attr(doc, doc = "..")`
-            let mut tokens = meta.tokens.clone().into_iter();
-            let is_ours = matches!(tokens.next(), Some(TokenTree::Ident(ident)) if ident == "doc");
-            is_ours && matches!(tokens.last(), Some(TokenTree::Literal(text)) if text.to_string().starts_with(&format!("\"{DOC_LINE}")))
+            meta.tokens.clone().into_iter().any(|token| matches!(token, TokenTree::Ident(word) if word == ATTRIBUTE))
         }
-        _ => false,
+        meta => meta.path().segments.last().is_some_and(|segment| segment.ident == ATTRIBUTE),
     }
 }
 
@@ -129,7 +122,9 @@ fn what_it_is(tokens: &[TokenTree]) -> Option<Other> {
         let word = match token {
             TokenTree::Ident(word) => word,
             // `pub(crate)`, `extern "C"`, a visibility that came through a macro
-            TokenTree::Group(group) if matches!(group.delimiter(), Delimiter::Parenthesis | Delimiter::None) => continue,
+            TokenTree::Group(group) if matches!(group.delimiter(), Delimiter::Parenthesis | Delimiter::None) => {
+                continue;
+            }
             TokenTree::Literal(_) => continue,
             _ => break,
         };

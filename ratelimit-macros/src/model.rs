@@ -20,10 +20,16 @@ const MAX_LIMITS: usize = 8;
 pub(crate) struct Features {
     pub(crate) redis: bool,
     pub(crate) tokio: bool,
+    /// A web framework's responses.
+    pub(crate) responses: bool,
 }
 
 impl Features {
-    pub(crate) const ENABLED: Features = Features { redis: cfg!(feature = "redis"), tokio: cfg!(feature = "tokio") };
+    pub(crate) const ENABLED: Features = Features {
+        redis: cfg!(feature = "redis"),
+        tokio: cfg!(feature = "tokio"),
+        responses: cfg!(feature = "responses"),
+    };
 }
 
 pub(crate) struct Model {
@@ -37,7 +43,7 @@ pub(crate) struct Model {
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
     pub(crate) shape: Shape,
-    /// First, second, .. attribute on the function.
+    /// First, second, .. attribute on the function, from below.
     pub(crate) ordinal: u32,
 }
 
@@ -45,7 +51,7 @@ pub(crate) enum Limiter {
     /// A static of the function's own.
     Own(Box<Own>),
     /// `limiter = ..`
-    Shared(Expr),
+    Shared(Arg<Expr>),
 }
 
 pub(crate) struct Own {
@@ -97,7 +103,7 @@ pub(crate) enum Algorithm {
 pub(crate) enum Backend {
     Memory,
     Redis,
-    Made(Expr),
+    Made(Arg<Expr>),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -120,6 +126,8 @@ pub(crate) enum Denial {
     Never,
     /// The return type carries the error.
     Returned,
+    /// The return type is what a web framework makes a response of, and so is the error.
+    Response,
     OrElse(Box<Arg<Expr>>),
 }
 
@@ -147,18 +155,18 @@ impl Model {
         let limiter = match &args.limiter {
             Some(shared) => {
                 refuse_beside_limiter(&args, errors);
-                Some(Limiter::Shared(shared.value.clone()))
+                Some(Limiter::Shared(copy(shared)))
             }
             None => own(&args, features, errors).map(|own| Limiter::Own(Box::new(own))),
         };
         if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
             check_cost(own, cost, arg, errors);
         }
-        let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), errors);
-        if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when) {
-            if matches!(shape.returns, Returns::Never(_)) {
-                errors.at(arg.name.span(), "a function that never returns has no outcome for `deduct_when`: leave it out");
-            }
+        let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+        if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when)
+            && matches!(shape.returns, Returns::Never(_))
+        {
+            errors.at(arg.name.span(), "a function that never returns has no outcome for `deduct_when`: leave it out");
         }
         Some(Model {
             runtime,
@@ -170,7 +178,7 @@ impl Model {
             exempt_when: args.exempt_when,
             deduct_when: args.deduct_when,
             shape: shape?,
-            ordinal: u32::try_from(item.limited_before()).unwrap_or(u32::MAX).saturating_add(1),
+            ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
         })
     }
 }
@@ -223,7 +231,9 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
         errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside of each `limit(..)`"));
     }
     if let Some(excess) = args.limits.get(MAX_LIMITS) {
-        let message = format!("a limiter holds at most {MAX_LIMITS} limits, and this is one more: leave out what another implies");
+        let message = format!(
+            "a limiter holds at most {MAX_LIMITS} limits, and this is one more: leave out what another implies"
+        );
         errors.at(excess.name.span(), message);
     }
     let limits: Vec<Option<Limit>> =
@@ -293,7 +303,10 @@ fn permits(arg: &Arg<Expr>, at_least_one: bool, errors: &mut Diagnostics) -> Opt
             Lit::Int(number) => {
                 if !matches!(number.suffix(), "" | "u32") {
                     let digits = number.base10_digits();
-                    errors.at(number.span(), format!("`{name}` is a `u32`, not a `{}`: write `{digits}`", number.suffix()));
+                    errors.at(
+                        number.span(),
+                        format!("`{name}` is a `u32`, not a `{}`: write `{digits}`", number.suffix()),
+                    );
                     return None;
                 }
                 match number.base10_parse::<u32>() {
@@ -317,7 +330,7 @@ fn permits(arg: &Arg<Expr>, at_least_one: bool, errors: &mut Diagnostics) -> Opt
         Expr::Path(path) if is_constant(path) => {
             return Some(Permits::Constant(Arg { name: name.clone(), value: path.clone() }));
         }
-        _ => return Some(Permits::Read(Arg { name: name.clone(), value: value.clone() })),
+        _ => return Some(Permits::Read(copy(arg))),
     }
     None
 }
@@ -351,12 +364,10 @@ fn per(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Per> {
         Expr::Lit(_) | Expr::Unary(_) => match literal_duration(name, value, errors) {
             Literal::Duration(nanos, text) => Some(Per::Literal(nanos, text)),
             Literal::Mistake => None,
-            Literal::None => Some(Per::Read(Arg { name: name.clone(), value: value.clone() })),
+            Literal::None => Some(Per::Read(copy(arg))),
         },
-        Expr::Path(path) if is_constant(path) => {
-            Some(Per::Constant(Arg { name: name.clone(), value: path.clone() }))
-        }
-        _ => Some(Per::Read(Arg { name: name.clone(), value: value.clone() })),
+        Expr::Path(path) if is_constant(path) => Some(Per::Constant(Arg { name: name.clone(), value: path.clone() })),
+        _ => Some(Per::Read(copy(arg))),
     }
 }
 
@@ -378,8 +389,13 @@ fn literal_duration(name: &Ident, value: &Expr, errors: &mut Diagnostics) -> Lit
             Lit::Int(number) => {
                 let written = number.to_string();
                 // `1s` is an integer literal with a suffix to the compiler.
-                let meant = if duration::parse(&written).is_ok() { written.clone() } else { format!("{}s", number.base10_digits()) };
-                let message = format!("`{written}` is no duration: write it in quotes with its unit, `{name} = \"{meant}\"`");
+                let meant = if duration::parse(&written).is_ok() {
+                    written.clone()
+                } else {
+                    format!("{}s", number.base10_digits())
+                };
+                let message =
+                    format!("`{written}` is no duration: write it in quotes with its unit, `{name} = \"{meant}\"`");
                 errors.at(number.span(), message);
             }
             other => errors.at(other.span(), format!("`{name}` is a duration in quotes: write `{name} = \"1s\"`")),
@@ -473,14 +489,14 @@ fn snake_case(name: &str) -> String {
 }
 
 fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<String> {
-    if let Expr::Lit(literal) = bare(&arg.value) {
-        if let Lit::Str(text) = &literal.lit {
-            if text.value().trim().is_empty() {
-                errors.at(text.span(), "the name is empty: write what the limit is called in errors, logs and the backend");
-                return None;
-            }
-            return Some(text.value());
+    if let Expr::Lit(literal) = bare(&arg.value)
+        && let Lit::Str(text) = &literal.lit
+    {
+        if text.value().trim().is_empty() {
+            errors.at(text.span(), "the name is empty: write what the limit is called in errors, logs and the backend");
+            return None;
         }
+        return Some(text.value());
     }
     errors.over(&arg.value, "`name` is a string literal: write `name = \"api\"`");
     None
@@ -500,7 +516,7 @@ fn backend(arg: &Arg<Expr>, features: Features, errors: &mut Diagnostics) -> Opt
             errors.over(&arg.value, message);
             return None;
         }
-        return Some(Backend::Made(arg.value.clone()));
+        return Some(Backend::Made(copy(arg)));
     };
     if word == "memory" {
         return Some(Backend::Memory);
@@ -520,7 +536,7 @@ fn backend(arg: &Arg<Expr>, features: Features, errors: &mut Diagnostics) -> Opt
             errors.at(word.span(), format!("unknown backend `{written}`: did you mean `{meant}`?"));
             None
         }
-        _ => Some(Backend::Made(arg.value.clone())),
+        _ => Some(Backend::Made(copy(arg))),
     }
 }
 
@@ -567,19 +583,20 @@ fn backoff(arg: &Arg<BackoffArgs>, errors: &mut Diagnostics) -> Option<(u64, u64
 
 fn wait(arg: &Arg<Option<Expr>>, shape: Option<&Shape>, features: Features, errors: &mut Diagnostics) -> Option<Wait> {
     if !features.tokio && shape.is_some_and(Shape::is_async) {
-        let message = "`wait` in an async function needs the feature `tokio` of `ratelimit-runtime`: enable it in Cargo.toml";
+        let message =
+            "`wait` in an async function needs the feature `tokio` of `ratelimit-runtime`: enable it in Cargo.toml";
         errors.at(arg.name.span(), message);
     }
     let Some(value) = &arg.value else {
         return Some(Wait::Forever);
     };
-    if let Expr::Lit(literal) = bare(value) {
-        if let Lit::Bool(_) = &literal.lit {
-            let message = "`wait` takes no `bool`: write `wait` to wait as long as it takes, `wait = \"2s\"` to wait at most so long, \
+    if let Expr::Lit(literal) = bare(value)
+        && let Lit::Bool(_) = &literal.lit
+    {
+        let message = "`wait` takes no `bool`: write `wait` to wait as long as it takes, `wait = \"2s\"` to wait at most so long, \
                            or leave it out";
-            errors.over(value, message);
-            return None;
-        }
+        errors.over(value, message);
+        return None;
     }
     let arg = Arg { name: arg.name.clone(), value: value.clone() };
     fixed_duration(&arg, "wait = \"2s\"", errors).map(|(nanos, text)| Wait::AtMost(nanos, text))
@@ -587,7 +604,9 @@ fn wait(arg: &Arg<Option<Expr>>, shape: Option<&Shape>, features: Features, erro
 
 fn runtime(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<ExprPath> {
     let message = match bare(&arg.value) {
-        Expr::Path(path) if path.qself.is_none() && path.path.segments.iter().all(|segment| segment.arguments.is_none()) => {
+        Expr::Path(path)
+            if path.qself.is_none() && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
+        {
             return Some(path.clone());
         }
         Expr::Lit(literal) => match &literal.lit {
@@ -614,11 +633,12 @@ fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics)
         (Permits::Literal(capacity), None) => Some((*capacity, "count")),
         _ => None,
     });
-    if let Some((capacity, of)) = capacities.min_by_key(|(capacity, _)| *capacity) {
-        if cost > capacity {
-            let message = format!("a call that costs {cost} never fits into a `{of}` of {capacity}: lower `cost` or raise `{of}`");
-            errors.over(&arg.value, message);
-        }
+    if let Some((capacity, of)) = capacities.min_by_key(|(capacity, _)| *capacity)
+        && cost > capacity
+    {
+        let message =
+            format!("a call that costs {cost} never fits into a `{of}` of {capacity}: lower `cost` or raise `{of}`");
+        errors.over(&arg.value, message);
     }
 }
 
@@ -636,6 +656,7 @@ fn denial(
     cost: Option<&Cost>,
     wait: Option<&Wait>,
     shape: Option<&Shape>,
+    features: Features,
     errors: &mut Diagnostics,
 ) -> Denial {
     // A `wait` whose time could not be read is one with a time.
@@ -649,7 +670,7 @@ fn denial(
                            `wait = \"2s\"`";
             errors.at(or_else.name.span(), message);
         }
-        return Denial::OrElse(Box::new(Arg { name: or_else.name.clone(), value: or_else.value.clone() }));
+        return Denial::OrElse(Box::new(copy(or_else)));
     }
     if unbounded && never_denied(limiter, cost) != Certainty::No {
         return Denial::Never;
@@ -658,10 +679,17 @@ fn denial(
     if args.unread.may_be("or_else") || args.unread.may_be("wait") || (args.wait.is_some() && wait.is_none()) {
         return Denial::Returned;
     }
-    if let Some(shape) = shape {
-        check_return_type(&shape.returns, errors);
+    match shape.map(|shape| &shape.returns) {
+        Some(Returns::Impl(_, name)) if features.responses && is_response(name) => return Denial::Response,
+        Some(returns) => check_return_type(returns, errors),
+        None => {}
     }
     Denial::Returned
+}
+
+/// Whether a web framework makes responses of values of this trait.
+fn is_response(name: &str) -> bool {
+    name == "IntoResponse" || name == "Responder"
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -688,45 +716,46 @@ fn never_denied(limiter: Option<&Limiter>, cost: Option<&Cost>) -> Certainty {
         Some(Limiter::Own(own)) => {
             own.limits.iter().flat_map(|limit| [of(&limit.count), of(limit.capacity())]).min_by_key(|it| *it as u8)
         }
-        Some(Limiter::Shared(_)) => Some(Certainty::Likely),
-        None => Some(Certainty::Likely),
+        Some(Limiter::Shared(_)) | None => Some(Certainty::Likely),
     };
     let limits = limits.unwrap_or(Certainty::Likely);
     if (limits as u8) < (cost_fits as u8) { limits } else { cost_fits }
 }
 
 fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Option<&Cost>, errors: &mut Diagnostics) {
-    if let (Some(Limiter::Own(own)), Some(arg)) = (limiter, &args.on_backend_error) {
-        if own.on_backend_error == Some(OnBackendError::Deny) {
-            let message = "`deny` would deny a call that an unbounded `wait` promises to admit: write `local` or `allow`, or \
+    if let (Some(Limiter::Own(own)), Some(arg)) = (limiter, &args.on_backend_error)
+        && own.on_backend_error == Some(OnBackendError::Deny)
+    {
+        let message = "`deny` would deny a call that an unbounded `wait` promises to admit: write `local` or `allow`, or \
                            `wait = \"2s\"`";
-            errors.over(&arg.value, message);
-        }
+        errors.over(&arg.value, message);
     }
-    if let Some(arg) = &args.backoff {
-        if never_denied(limiter, cost) == Certainty::Sure {
-            let message = "an unbounded `wait` is never denied, so nothing is ever blocked by `backoff`: remove one of them, or write \
+    if let Some(arg) = &args.backoff
+        && never_denied(limiter, cost) == Certainty::Sure
+    {
+        let message = "an unbounded `wait` is never denied, so nothing is ever blocked by `backoff`: remove one of them, or write \
                            `wait = \"2s\"`";
-            errors.at(arg.name.span(), message);
-        }
+        errors.at(arg.name.span(), message);
     }
 }
 
 /// What the macro can see of a return type that cannot carry the error; the compiler sees the rest.
 fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
     let ways_out = "return a `Result` whose error is `From<RateLimitExceeded>`, give `or_else = |exceeded| ..`, or let the call \
-                    `wait`";
+                    `wait` until it is admitted";
     match returns {
         Returns::Nothing(name) => {
             let message = format!("`{name}` returns nothing, so a denied call cannot say so: {ways_out}");
             errors.at(name.span(), message);
         }
         Returns::Unit(ty) => errors.over(ty, format!("`()` cannot say that a call was denied: {ways_out}")),
-        Returns::Never(ty) => errors.over(ty, format!("a function that never returns cannot say that a call was denied: {ways_out}")),
-        Returns::Impl(ty, name) if name == "IntoResponse" || name == "Responder" => {
-            // What a denied call answers needs the response types of the framework, which the runtime does not know yet.
+        Returns::Never(ty) => {
+            errors.over(ty, format!("a function that never returns cannot say that a call was denied: {ways_out}"));
+        }
+        Returns::Impl(ty, name) if is_response(name) => {
+            let feature = if name == "Responder" { "actix-web" } else { "axum" };
             let message = format!(
-                "`impl {name}` cannot be answered with a 429 yet: name the response type, `Result<impl {name}, E>` included, or \
+                "`impl {name}` is answered with a 429 only with the feature `{feature}` of `ratelimit-runtime`: enable it, or \
                  give `or_else = |exceeded| ..` that returns what the body returns"
             );
             errors.over(ty, message);
@@ -739,6 +768,10 @@ fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
     }
 }
 
+fn copy(arg: &Arg<Expr>) -> Arg<Expr> {
+    Arg { name: arg.name.clone(), value: arg.value.clone() }
+}
+
 /// `count`, `per` and `burst` of several arguments.
 fn names(arguments: &[&Ident]) -> String {
     let quoted: Vec<String> = arguments.iter().map(|name| format!("`{name}`")).collect();
@@ -748,4 +781,3 @@ fn names(arguments: &[&Ident]) -> String {
         None => String::new(),
     }
 }
-

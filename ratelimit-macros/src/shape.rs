@@ -50,7 +50,7 @@ pub(crate) struct Shape {
 }
 
 /// The return type is a future, but the function does not end with an `async` block into which the check could go.
-pub(crate) struct NoAsyncBlock(pub(crate) Type);
+pub(crate) struct NoAsyncBlock(pub(crate) Box<Type>);
 
 impl Shape {
     pub(crate) fn of(item: &Item) -> Result<Shape, NoAsyncBlock> {
@@ -68,13 +68,13 @@ impl Shape {
         let future = future(ty);
         if let Some(block) = TrailingBlock::of(&item.body) {
             let returns = match future {
-                Some(Some(output)) => Returns::of(output),
+                Some(Future { output: Some(output) }) => Returns::of(output),
                 _ => Returns::Unknown((**ty).clone()),
             };
             return Ok(Shape { body: Body::Future(block), returns });
         }
         match future {
-            Some(_) => Err(NoAsyncBlock((**ty).clone())),
+            Some(_) => Err(NoAsyncBlock(ty.clone())),
             None => Ok(Shape { body: Body::Blocking(item.body.clone()), returns: Returns::of(ty) }),
         }
     }
@@ -191,15 +191,20 @@ fn is_word(token: &TokenTree, word: &str) -> bool {
     matches!(token, TokenTree::Ident(ident) if ident == word)
 }
 
-/// Whether a type is a future by its looks, and of what: `Some(None)` where its output is not written.
-fn future(ty: &Type) -> Option<Option<&Type>> {
+/// A type that is a future by its looks.
+struct Future<'a> {
+    /// What it resolves to, where that is written.
+    output: Option<&'a Type>,
+}
+
+fn future(ty: &Type) -> Option<Future<'_>> {
     match bare(ty) {
         Type::ImplTrait(it) => it.bounds.iter().find_map(future_bound),
         Type::TraitObject(it) => it.bounds.iter().find_map(future_bound),
         Type::Path(it) => {
             let segment = it.path.segments.last()?;
             if segment.ident == "BoxFuture" || segment.ident == "LocalBoxFuture" {
-                return Some(last_type(segment));
+                return Some(Future { output: last_type(segment) });
             }
             if segment.ident == "Pin" || segment.ident == "Box" {
                 return future(last_type(segment)?);
@@ -210,15 +215,16 @@ fn future(ty: &Type) -> Option<Option<&Type>> {
     }
 }
 
-fn future_bound(bound: &TypeParamBound) -> Option<Option<&Type>> {
+fn future_bound(bound: &TypeParamBound) -> Option<Future<'_>> {
     let segment = trait_segment(bound).filter(|segment| segment.ident == "Future")?;
     let PathArguments::AngleBracketed(arguments) = &segment.arguments else {
-        return Some(None);
+        return Some(Future { output: None });
     };
-    Some(arguments.args.iter().find_map(|argument| match argument {
+    let output = arguments.args.iter().find_map(|argument| match argument {
         GenericArgument::AssocType(it) if it.ident == "Output" => Some(&it.ty),
         _ => None,
-    }))
+    });
+    Some(Future { output })
 }
 
 fn trait_segment(bound: &TypeParamBound) -> Option<&PathSegment> {

@@ -26,6 +26,8 @@ mod clock;
 mod counts;
 mod decision;
 mod error;
+#[cfg(any(feature = "axum", feature = "actix-web"))]
+mod http;
 mod key;
 mod limit;
 mod limiter;

@@ -8,6 +8,8 @@ pub mod v1 {
     use crate::limiter::{Started, Wait};
 
     pub use crate::backend::{IntoBackend, SharedBackend};
+    #[cfg(any(feature = "axum", feature = "actix-web"))]
+    pub use crate::http::Limited;
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     pub use crate::key::RateLimitKey;
     pub use crate::limit::{Algorithm, Limit};
@@ -57,6 +59,12 @@ pub mod v1 {
     #[derive(Clone, Copy)]
     pub struct Call<'a> {
         call: crate::limiter::Call<'a>,
+    }
+
+    /// A call of `limiter = ..`.
+    #[inline]
+    pub fn call(limiter: &RateLimiter) -> Call<'_> {
+        Call::new(limiter)
     }
 
     impl<'a> Call<'a> {
