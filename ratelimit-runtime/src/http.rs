@@ -67,7 +67,9 @@ fn policy_field(policy: &str, limit: &Limit) -> Result<Option<String>, Error> {
         return Ok(None);
     }
     let mut list = ListSerializer::new();
-    let item = list.bare_item(StringRef::from_str(policy)?).parameter(KeyRef::from_str("q")?, sfv::Integer::from(limit.count()));
+    let item = list
+        .bare_item(StringRef::from_str(policy)?)
+        .parameter(KeyRef::from_str("q")?, sfv::Integer::from(limit.count()));
     if per.subsec_nanos() == 0 {
         let _ = item.parameter(KeyRef::from_str("w")?, integer(per.as_secs())?);
     }
@@ -80,8 +82,9 @@ fn limit_field(policy: &str, exceeded: &RateLimitExceeded) -> Result<Option<Stri
         return Ok(None);
     }
     let mut list = ListSerializer::new();
-    let item =
-        list.bare_item(StringRef::from_str(policy)?).parameter(KeyRef::from_str("r")?, sfv::Integer::from(exceeded.remaining()));
+    let item = list
+        .bare_item(StringRef::from_str(policy)?)
+        .parameter(KeyRef::from_str("r")?, sfv::Integer::from(exceeded.remaining()));
     if let Some(seconds) = exceeded.retry_after_secs() {
         let _ = item.parameter(KeyRef::from_str("t")?, integer(seconds)?);
     }

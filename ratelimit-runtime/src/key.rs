@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 /// A value by which calls are told apart: each has a bucket of its own.
 ///
-/// Implemented for integers, `bool`, `char`, text, bytes, IP addresses, `Option`, tuples of up to six, and references and
-/// owning pointers to them. Two keys share a bucket only if they are equal and of one kind: `("a", "bc")` and
-/// `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")` are the same.
+/// Implemented for integers, `bool`, `char`, text, bytes, IP addresses, `Uuid` (feature `uuid`), `Option`, tuples of up to
+/// six, and references and owning pointers to them. Two keys share a bucket only if they are equal and of one kind:
+/// `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")`
+/// are the same.
 ///
 /// An IPv6 address counts as its /64 network, because one customer holds a whole /64, and an IPv4-mapped one as its IPv4
 /// address; [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes with every connection.
@@ -84,6 +85,7 @@ pub(crate) mod sealed {
         V6Network,
         /// A full address.
         V6,
+        Uuid,
     }
 }
 
@@ -157,6 +159,13 @@ impl RateLimitKey for IpAddr {
             IpAddr::V4(v4) => v4.write_to(writer),
             IpAddr::V6(v6) => v6.write_to(writer),
         }
+    }
+}
+
+#[cfg(feature = "uuid")]
+impl RateLimitKey for uuid::Uuid {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        writer.number(Kind::Uuid, self.as_u128());
     }
 }
 
@@ -335,6 +344,13 @@ impl Sink for TextSink<'_> {
                 Kind::V4 => write!(text, "{}", Ipv4Addr::from(value as u32)),
                 Kind::V6Network => write!(text, "[{}/64]", Ipv6Addr::from(value << 64)),
                 Kind::V6 => write!(text, "[{}]", Ipv6Addr::from(value)),
+                // As a UUID is written: hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+                Kind::Uuid => {
+                    let digits = format!("{value:032x}");
+                    let groups = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
+                    text.push_str(&groups.join("-"));
+                    Ok(())
+                }
             };
             debug_assert!(written.is_ok(), "a String takes all that is written");
         });
@@ -433,6 +449,14 @@ mod tests {
         assert_eq!(text("2001:db8:1:2:3::4".parse::<IpAddr>().unwrap()), "[2001:db8:1:2::/64]");
         assert_eq!(text(ExactIp("2001:db8:1:2:3::4".parse().unwrap())), "[2001:db8:1:2:3::4]");
         assert_eq!(text(()), "()");
+    }
+
+    #[cfg(feature = "uuid")]
+    #[test]
+    fn a_uuid_is_written_as_uuids_are() {
+        let id = uuid::Uuid::from_u128(0x1234_5678_9abc_def0_1234_5678_9abc_def0);
+        assert_eq!(text(id), id.to_string());
+        assert_ne!(hash(id), hash(id.as_u128()));
     }
 
     #[test]

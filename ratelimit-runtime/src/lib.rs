@@ -12,6 +12,44 @@
 //! assert!(greet("alice").is_err());
 //! assert!(greet("bob").is_ok());
 //! ```
+//!
+//! The attribute works on any function, blocking or async. A denied call does not run the body; what it returns is made of
+//! the [`RateLimitExceeded`] by [`FromRateLimitExceeded`], or by the attribute's `or_else`. All arguments are described at
+//! [`rate_limit`](macro@rate_limit). Without the attribute, [`RateLimiter`] does the same.
+//!
+//! # What is guaranteed
+//!
+//! - [`Algorithm::SlidingWindow`], the default, is exact: no half-open interval `[t, t + per)`, wherever it starts, ever
+//!   holds more than `count` admitted permits. For a `count` up to 64 it admits precisely what a full log of all calls
+//!   would admit; above, it may deny a call while such a log had fewer than ⌈`count` / 64⌉ permits left.
+//! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`, [`Algorithm::FixedWindow`] at most `count` in
+//!   each window from the Unix epoch on.
+//! - A denied call charges nothing, in none of several limits. [`RateLimitExceeded::retry_after`] is the earliest moment at
+//!   which the same call would be admitted if nobody else called.
+//! - A call that waits books its permits when it comes: first come, first served, one sleep, and no call overtakes it.
+//! - The guarantee is about the times at which calls are admitted, by the clock of the backend, as long as the backend keeps
+//!   its data.
+//!
+//! # Where buckets are kept
+//!
+//! In this process's memory unless something else is said: bounded, without a background thread ([`MemoryBackend`]). With
+//! the feature `redis` in a Redis or Valkey server, shared by all processes (`RedisBackend`, `backend = redis`,
+//! [`set_default_backend`]). Or in a store of your own ([`Backend`]). All give the same answers to the same calls at the
+//! same times. Where a backend fails, [`OnBackendError`] says what becomes of a call.
+//!
+//! # Features
+//!
+//! | feature | what it adds | to the dependency tree |
+//! | --- | --- | --- |
+//! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
+//! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
+//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response` | axum-core, http, sfv |
+//! | `actix-web` | 429 answers of actix-web handlers | actix-web without its default features, sfv |
+//! | `uuid` | `Uuid` as a key | uuid |
+//! | `test-util` | `test_util`: a clock that tests pause and advance | nothing |
+//!
+//! Without features there is no async runtime and no network code.
 
 pub mod backend;
 #[doc(hidden)]

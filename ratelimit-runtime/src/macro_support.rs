@@ -8,9 +8,9 @@ pub mod v1 {
     use crate::limiter::{Started, Wait};
 
     pub use crate::backend::{IntoBackend, SharedBackend};
+    pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
-    pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     pub use crate::key::RateLimitKey;
     pub use crate::limit::{Algorithm, Limit};
     pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
