@@ -62,7 +62,8 @@ async fn axum_handlers_answer_429() {
         .route("/blocking", routing::get(calls_blocking))
         .route("/with_an_outcome", routing::get(with_an_outcome));
     let _clock = test_util::pause();
-    for path in ["anything", "status_and_text", "response", "result", "result_of_response", "blocking", "with_an_outcome"]
+    for path in
+        ["anything", "status_and_text", "response", "result", "result_of_response", "blocking", "with_an_outcome"]
     {
         let call = || {
             let request = Request::get(format!("/{path}")).body(Body::empty()).unwrap();

@@ -77,6 +77,12 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("fail_closed", "on_backend_error"),
     ("shadow", "dry_run"),
     ("krate", "crate"),
+    ("maximum", "max"),
+    ("cap", "max"),
+    ("start", "initial"),
+    ("first", "initial"),
+    ("base", "initial"),
+    ("min", "initial"),
 ];
 
 /// An argument: its name as written, and its value.

@@ -113,7 +113,7 @@ fn code(value: &impl ToTokens, otherwise: &str) -> String {
 
 /// Source text of tokens on one line, spaced much as rustfmt would.
 pub(crate) fn text(tokens: TokenStream) -> String {
-    let mut writer = Writer { text: String::new(), space: false, after: After::Start };
+    let mut writer = Writer { text: String::new(), space: false, after: After::Start, in_bars: false };
     writer.tokens(tokens);
     writer.text
 }
@@ -131,6 +131,8 @@ struct Writer {
     text: String,
     space: bool,
     after: After,
+    /// Between the bars of a closure.
+    in_bars: bool,
 }
 
 impl Writer {
@@ -145,11 +147,10 @@ impl Writer {
                     let mut operator = String::from(punct.as_char());
                     let mut last = punct;
                     // `<` and `>` of generics stand alone even where they touch.
-                    while last.spacing() == Spacing::Joint && !matches!(last.as_char(), '\'' | '<' | '>' | '|') {
+                    while last.spacing() == Spacing::Joint && !matches!(last.as_char(), '\'' | '<' | '>') {
                         let Some(TokenTree::Punct(next)) = tokens.peek() else { break };
                         let pair = format!("{}{}", last.as_char(), next.as_char());
-                        if !matches!(pair.as_str(), "::" | "&&" | "==" | "!=" | "=>" | "->" | ".." | "<=" | ">=" | "+=")
-                        {
+                        if !matches!(pair.as_str(), "::" | "&&" | "||" | "==" | "!=" | "=>" | "->" | "..") {
                             break;
                         }
                         operator.push(next.as_char());
@@ -163,7 +164,7 @@ impl Writer {
     }
 
     fn word(&mut self, word: &str) {
-        if self.space || self.after == After::Word {
+        if self.space || matches!(self.after, After::Word | After::Close) {
             self.text.push(' ');
         }
         self.text.push_str(word);
@@ -203,11 +204,18 @@ impl Writer {
                 self.space = true;
                 self.after = After::Operator;
             }
+            "|" if self.in_bars => {
+                self.text.push_str(operator);
+                self.in_bars = false;
+                self.space = true;
+                self.after = After::Operator;
+            }
             // In front of a value: `&x`, `*x`, `!x`, `'a`, `|x|`.
-            _ if !is_behind_value || operator == "!" || operator == "'" || operator == "|" => {
+            _ if !is_behind_value || operator == "!" || operator == "'" => {
                 if self.space || operator == "'" && self.after == After::Word {
                     self.text.push(' ');
                 }
+                self.in_bars = operator == "|";
                 self.text.push_str(operator);
                 self.space = false;
                 self.after = After::Start;

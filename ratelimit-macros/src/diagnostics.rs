@@ -28,16 +28,17 @@ impl Diagnostics {
         }
     }
 
-    /// What the attribute becomes if a mistake was found: the item as it stands, unlimited, and all mistakes behind it.
-    ///
-    /// The item stays so that nothing that refers to it fails as well.
-    pub(crate) fn beside(self, item: TokenStream) -> Result<(), TokenStream> {
-        match self.found {
-            None => Ok(()),
-            Some(found) => {
+    /// What the attribute becomes: the limited function, or, if a mistake was found, the item as it stands and all mistakes
+    /// behind it. The item stays so that nothing that refers to it fails as well.
+    pub(crate) fn or_limited(self, limited: Option<TokenStream>, item: TokenStream) -> TokenStream {
+        match (self.found, limited) {
+            (None, Some(limited)) => limited,
+            (found, _) => {
+                // Nothing is refused without a mistake; if it were, it must not pass for limited.
+                let found = found.unwrap_or_else(|| syn::Error::new(Span::call_site(), "`#[rate_limit]` failed"));
                 let mut tokens = item;
                 tokens.extend(found.into_compile_error());
-                Err(tokens)
+                tokens
             }
         }
     }

@@ -61,12 +61,16 @@ pub(crate) enum Mistake {
     Empty,
     Sign,
     UnexpectedCharacter(char),
+    /// A unit without a number in front of it.
     NumberExpected(String),
+    /// A word that is no unit either.
+    UnexpectedWord(String),
     UnitMissing(String),
     UnknownUnit(String),
     Month(String),
     Year(String),
-    Fraction(String),
+    /// The number, and whether its unit is an hour or longer.
+    Fraction(String, bool),
     TooShort,
     TooLong,
 }
@@ -78,6 +82,9 @@ impl fmt::Display for Mistake {
             Mistake::Sign => f.write_str("a duration has no sign: write for example `\"1s\"`"),
             Mistake::UnexpectedCharacter(character) => {
                 write!(f, "`{character}` does not belong in a duration: write for example `\"1h30m\"`")
+            }
+            Mistake::UnexpectedWord(word) => {
+                write!(f, "`{word}` does not belong in a duration: write for example `\"1s\"`")
             }
             Mistake::NumberExpected(unit) => {
                 write!(f, "a number is missing in front of `{unit}`: write for example `\"1h30m\"`")
@@ -101,10 +108,13 @@ impl fmt::Display for Mistake {
             Mistake::Year(unit) => {
                 write!(f, "`{unit}` is a year, which has no fixed length: write `365d` for 365 days")
             }
-            Mistake::Fraction(number) => {
+            Mistake::Fraction(number, false) => {
+                write!(f, "`{number}` has too many decimals: a duration is a whole number of nanoseconds")
+            }
+            Mistake::Fraction(number, true) => {
                 write!(
                     f,
-                    "`{number}` is no whole number of nanoseconds, or of seconds from an hour on: use a smaller unit"
+                    "`{number}` is no whole number of seconds: write it in hours, minutes and seconds, as in `\"1h30m\"`"
                 )
             }
             Mistake::TooShort => f.write_str("the duration is too short: the shortest is 1 microsecond, `\"1us\"`"),
@@ -166,7 +176,7 @@ impl Number {
         // From an hour on, a fraction is one of whole seconds.
         let grain = if unit >= HOUR { SECOND } else { 1 };
         let scaled = numerator.checked_mul(unit / grain).filter(|scaled| scaled % denominator == 0 && unit > 1);
-        let part = scaled.ok_or_else(|| Mistake::Fraction(self.written.clone()))? / denominator * grain;
+        let part = scaled.ok_or_else(|| Mistake::Fraction(self.written.clone(), unit >= HOUR))? / denominator * grain;
         whole.checked_add(part).ok_or(Mistake::TooLong)
     }
 }
@@ -177,7 +187,11 @@ fn number(rest: &mut Peekable<Chars<'_>>) -> Result<Number, Mistake> {
         Some('0'..='9') => {}
         Some('+' | '-') => return Err(Mistake::Sign),
         Some(character) if is_unit_character(*character) => {
-            return Err(Mistake::NumberExpected(take_while(rest, is_unit_character)));
+            let word = take_while(rest, is_unit_character);
+            return Err(match unit(&word) {
+                Err(Mistake::UnknownUnit(word)) => Mistake::UnexpectedWord(word),
+                _ => Mistake::NumberExpected(word),
+            });
         }
         other => return Err(Mistake::UnexpectedCharacter(other.copied().unwrap_or(' '))),
     }
@@ -192,7 +206,7 @@ fn number(rest: &mut Peekable<Chars<'_>>) -> Result<Number, Mistake> {
         }
         let denominator = u32::try_from(decimals.len()).ok().and_then(|places| 10u64.checked_pow(places));
         let Some((numerator, denominator)) = decimals.parse().ok().zip(denominator) else {
-            return Err(Mistake::Fraction(number.written));
+            return Err(Mistake::Fraction(number.written, false));
         };
         number.fraction = Some((numerator, denominator));
     }

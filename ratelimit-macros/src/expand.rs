@@ -4,7 +4,7 @@
 //! name and no lint of the user's code meets it. Local names start with two underscores all the same: a pattern would match
 //! a constant of its name instead of binding it, and constants are not hygienic.
 
-use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream};
+use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident, quote_spanned};
 use syn::{Expr, ExprPath, UnOp};
 
@@ -223,7 +223,10 @@ impl Expansion<'_> {
         let wait = match &self.model.wait {
             None => TokenStream::new(),
             Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
-            Some(Wait::AtMost(nanos, _)) => quote_spanned!(site()=> .wait_at_most(#nanos)),
+            Some(Wait::AtMost(nanos, _)) => {
+                let nanos = Literal::u64_unsuffixed(*nanos);
+                quote_spanned!(site()=> .wait_at_most(#nanos))
+            }
         };
         let (key, key_span) = match &self.model.key {
             None => (quote_spanned!(site()=> ()), site()),
@@ -263,7 +266,7 @@ impl Expansion<'_> {
             ),
         };
         let ordinal = (self.model.ordinal > 1).then(|| {
-            let ordinal = proc_macro2::Literal::u32_unsuffixed(self.model.ordinal);
+            let ordinal = Literal::u32_unsuffixed(self.model.ordinal);
             quote_spanned!(site()=> .ordinal(#ordinal))
         });
         // A function rather than a closure: of an argument of the user's in it, the compiler says what is wrong.
@@ -308,6 +311,7 @@ impl Expansion<'_> {
             settings.extend(quote_spanned!(site()=> .on_backend_error(#rt::#policy)));
         }
         if let Some((initial, max)) = own.backoff {
+            let (initial, max) = (Literal::u64_unsuffixed(initial), Literal::u64_unsuffixed(max));
             settings.extend(quote_spanned!(site()=> .backoff(#rt::per(#initial), #rt::per(#max))));
         }
         if own.dry_run {
@@ -378,7 +382,7 @@ impl Expansion<'_> {
     fn permits(&self, permits: &Permits, local: &Ident) -> Value {
         match permits {
             Permits::Literal(number) => {
-                let number = proc_macro2::Literal::u32_unsuffixed(*number).into_token_stream();
+                let number = Literal::u32_unsuffixed(*number).into_token_stream();
                 Value { fixed: Some(number.clone()), current: number, lets: TokenStream::new() }
             }
             Permits::Read(arg) => read("u32", arg, local),
@@ -387,7 +391,7 @@ impl Expansion<'_> {
                 let at = place_of(value);
                 let message = format!("`{name}` is at least 1: with 0 every call would be denied");
                 match scope(value) {
-                    Scope::Module if value.path.segments.len() > 1 => {
+                    Scope::Module => {
                         let u32 = primitive("u32", at);
                         let test = quote_spanned!(at=> __VALUE >= 1);
                         Value {
@@ -396,15 +400,20 @@ impl Expansion<'_> {
                             lets: TokenStream::new(),
                         }
                     }
-                    // May be a const generic of the impl, of which a static knows nothing. As a generic argument it is
-                    // checked by `cargo check` already.
-                    Scope::Module => {
+                    // As a generic argument it is checked by `cargo check` already.
+                    Scope::Name => {
                         let rt = self.runtime(at);
                         let u32 = primitive("u32", name.span());
                         let lets = quote_spanned!(at=>
                             let #local: #u32 = {
                                 use #rt::AtLeastOne as _;
-                                #rt::Constant::<#value>.at_least_one(())
+                                // Of a const generic it is known only where the function is compiled for it.
+                                const {
+                                    let __constant = #rt::Constant::<{ #value }>;
+                                    ::core::assert!(__constant.permits() >= 1, #message);
+                                    __constant
+                                }
+                                .at_least_one(())
                             };
                         );
                         Value { fixed: None, current: local.to_token_stream(), lets }
@@ -423,7 +432,7 @@ impl Expansion<'_> {
         let rt = self.runtime(site());
         match per {
             Per::Literal(nanos, _) => {
-                let nanos = proc_macro2::Literal::u64_unsuffixed(*nanos);
+                let nanos = Literal::u64_unsuffixed(*nanos);
                 let per = quote_spanned!(site()=> #rt::per(#nanos));
                 Value { fixed: Some(per.clone()), current: per, lets: TokenStream::new() }
             }
@@ -432,13 +441,13 @@ impl Expansion<'_> {
                 let Arg { name, value } = arg;
                 let at = place_of(value);
                 let message = "`per` is a duration from 1 microsecond to 366 days";
-                let shortest = proc_macro2::Literal::u64_unsuffixed(SHORTEST);
-                let longest = proc_macro2::Literal::u64_unsuffixed(LONGEST);
+                let shortest = Literal::u64_unsuffixed(SHORTEST);
+                let longest = Literal::u64_unsuffixed(LONGEST);
                 let test = |nanos: TokenStream| quote_spanned!(at=> #nanos.as_nanos() >= #shortest && #nanos.as_nanos() <= #longest);
                 let duration = duration(name);
                 match scope(value) {
                     // A duration is no const generic, so a static can name it.
-                    Scope::Module => {
+                    Scope::Module | Scope::Name => {
                         let test = test(quote_spanned!(at=> __VALUE));
                         Value {
                             fixed: Some(checked_item(value, &duration, &test, message)),
@@ -462,7 +471,7 @@ impl Expansion<'_> {
         let local = Ident::new("__cost", site());
         let value = match &cost.permits {
             Permits::Literal(number) => {
-                let number = proc_macro2::Literal::u32_unsuffixed(*number);
+                let number = Literal::u32_unsuffixed(*number);
                 let mut lets = TokenStream::new();
                 self.check_constant_cost(&mut lets);
                 return (lets, quote_spanned!(site()=> .cost(#number)));
@@ -483,20 +492,30 @@ impl Expansion<'_> {
             return;
         };
         for limit in &own.limits {
-            let (cost_value, capacity, at) = match (&cost.permits, limit.capacity()) {
-                (Permits::Constant(cost), Permits::Literal(capacity)) => {
-                    (cost.value.to_token_stream(), capacity.to_token_stream(), place_of(&cost.value))
-                }
-                (Permits::Constant(cost), Permits::Constant(capacity)) => {
-                    (cost.value.to_token_stream(), capacity.value.to_token_stream(), place_of(&cost.value))
-                }
-                (Permits::Literal(number), Permits::Constant(capacity)) => {
-                    (number.to_token_stream(), capacity.value.to_token_stream(), site().located_at(cost.name.span()))
-                }
-                _ => continue,
+            let capacity = limit.capacity();
+            if matches!((&cost.permits, capacity), (Permits::Literal(_), Permits::Literal(_))) {
+                // Checked already.
+                continue;
+            }
+            let (Some((cost_value, cost_scope)), Some((capacity, capacity_scope))) =
+                (known(&cost.permits), known(capacity))
+            else {
+                continue;
             };
-            let message = "`cost` is above the limit: the call never fits";
-            lets.extend(quote_spanned!(at=> const { ::core::assert!(#cost_value <= #capacity, #message) };));
+            let at = match &cost.permits {
+                Permits::Constant(arg) => place_of(&arg.value),
+                _ => site().located_at(cost.name.span()),
+            };
+            let u64 = primitive("u64", site());
+            // Compared as what both can be cast to: that they are `u32` is said where they are read.
+            let check = quote_spanned!(at=>
+                ::core::assert!(#cost_value as #u64 <= #capacity as #u64, "`cost` is above the limit: the call never fits")
+            );
+            lets.extend(if cost_scope == Scope::Module && capacity_scope == Scope::Module {
+                quote_spanned!(at=> { const _: () = #check; })
+            } else {
+                quote_spanned!(at=> const { #check };)
+            });
         }
     }
 
@@ -506,7 +525,14 @@ impl Expansion<'_> {
         let (first, last) = (site().located_at(first), site().located_at(last));
         let rt = self.runtime(first);
         let method = Ident::new("from_rate_limit_exceeded", last);
-        quote_spanned!(first=> return #rt::FromRateLimitExceeded::#method(__exceeded))
+        let implementation = match (&self.model.shape.body, &self.model.shape.returns) {
+            // What an `async` block resolves to is inferred from its first `return`, which is this one.
+            (Body::Future(_), Returns::Type(ty)) if !names_impl(ty.to_token_stream()) => {
+                quote_spanned!(first=> <#ty as #rt::FromRateLimitExceeded>)
+            }
+            _ => quote_spanned!(first=> #rt::FromRateLimitExceeded),
+        };
+        quote_spanned!(first=> return #implementation::#method(__exceeded))
     }
 
     /// A call of a function of the runtime, placed at the argument that makes it necessary.
@@ -534,21 +560,42 @@ impl Expansion<'_> {
     }
 }
 
-/// Where a path can be looked up.
+/// Where a constant can be named.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// From a nested item too: it starts with a module or is a single name.
+    /// From a nested item too: its path starts with a module.
     Module,
+    /// A single name: a constant, or a const generic of which a nested item knows nothing.
+    Name,
     /// Through a type, which may be a generic parameter or `Self`.
     Type,
 }
 
 fn scope(path: &ExprPath) -> Scope {
-    let first = path.path.segments.first().map(|segment| segment.ident.to_string()).unwrap_or_default();
+    let segments = &path.path.segments;
+    let first = segments.first().map(|segment| segment.ident.to_string()).unwrap_or_default();
     let is_module = path.path.leading_colon.is_some()
-        || path.path.segments.len() == 1
+        // Whoever calls a type parameter `Duration` has other troubles.
         || first == "Duration"
         || first.starts_with(|letter: char| !letter.is_uppercase());
-    if is_module && path.qself.is_none() { Scope::Module } else { Scope::Type }
+    if path.qself.is_some() {
+        Scope::Type
+    } else if segments.len() == 1 {
+        Scope::Name
+    } else if is_module {
+        Scope::Module
+    } else {
+        Scope::Type
+    }
+}
+
+/// Permits that the compiler knows, and from where.
+fn known(permits: &Permits) -> Option<(TokenStream, Scope)> {
+    match permits {
+        Permits::Literal(number) => Some((Literal::u32_unsuffixed(*number).into_token_stream(), Scope::Module)),
+        Permits::Constant(arg) => Some((arg.value.to_token_stream(), scope(&arg.value))),
+        Permits::Read(_) => None,
+    }
 }
 
 /// A constant with its check as items, which `cargo check` evaluates.
@@ -627,6 +674,15 @@ fn borrowed(expr: &Expr) -> TokenStream {
 
 fn duration(name: &Ident) -> TokenStream {
     quote_spanned!(site().located_at(name.span())=> ::core::time::Duration)
+}
+
+/// Whether a type is an `impl Trait` or has one in it.
+fn names_impl(ty: TokenStream) -> bool {
+    ty.into_iter().any(|token| match token {
+        TokenTree::Ident(word) => word == "impl",
+        TokenTree::Group(group) => names_impl(group.stream()),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
 }
 
 /// `::core::primitive::u32`: the bare name may be a type of the user's.

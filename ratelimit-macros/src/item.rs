@@ -4,7 +4,7 @@ use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, Meta, Signature, Visibility};
+use syn::{Attribute, FnArg, Meta, Signature, Visibility};
 
 /// What the attribute is called, unless its import renames it.
 const ATTRIBUTE: &str = "rate_limit";
@@ -43,8 +43,8 @@ impl Item {
             _ => Err(syn::Error::new(
                 sig.ident.span(),
                 format!(
-                    "`{}` has no body that could be limited: put `#[rate_limit]` on the functions that implement it, or give \
-                     it a body here",
+                    "`{}` has no body that could be limited: put `#[rate_limit]` on a function that implements or \
+                     calls it, or give it a body here",
                     sig.ident
                 ),
             )),
@@ -56,10 +56,96 @@ impl Item {
         self.attrs.iter().any(|attr| matches!(&attr.meta, Meta::NameValue(meta) if meta.path.is_ident("doc")))
     }
 
+    /// The first of the function's arguments that `expression` names as a value.
+    pub(crate) fn argument_in(&self, expression: TokenStream) -> Option<Ident> {
+        let mut arguments = Vec::new();
+        for input in &self.sig.inputs {
+            match input {
+                FnArg::Receiver(_) => arguments.push("self".to_owned()),
+                FnArg::Typed(typed) => names(typed.pat.to_token_stream(), &mut arguments),
+            }
+        }
+        value_among(expression, &arguments)
+    }
+
+    /// Arguments that `#[async_trait]` binds only inside of `block`, because they are patterns.
+    pub(crate) fn bound_by_async_trait(&self, block: &Group) -> Vec<String> {
+        let mut bound = Vec::new();
+        if !self.sig.generics.lifetimes().any(|parameter| parameter.lifetime.ident == "async_trait") {
+            return bound;
+        }
+        let mut pattern = TokenStream::new();
+        let mut tokens = block.stream().into_iter().peekable();
+        while let Some(token) = tokens.next() {
+            let is_equals = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == '=');
+            match tokens.peek() {
+                // `let (a, b) = __arg1;` or `let (a, b) = { let __arg1 = __arg1; __arg1 };`
+                Some(value) if is_equals && names_argument(value) => {
+                    names(std::mem::take(&mut pattern), &mut bound);
+                }
+                _ if matches!(&token, TokenTree::Ident(word) if word == "let") => pattern = TokenStream::new(),
+                _ => pattern.extend([token]),
+            }
+        }
+        bound
+    }
+
     /// How many `#[rate_limit]` are still to be expanded on this function.
     pub(crate) fn limits_to_come(&self) -> usize {
         self.attrs.iter().filter(|attr| is_rate_limit(attr)).count()
     }
+}
+
+/// Whether a value is an argument that `#[async_trait]` has named.
+fn names_argument(value: &TokenTree) -> bool {
+    match value {
+        TokenTree::Ident(word) => word.to_string().starts_with("__arg"),
+        TokenTree::Group(block) => block.stream().into_iter().any(|token| names_argument(&token)),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    }
+}
+
+/// The names that a pattern binds, and those of fields, which do no harm.
+fn names(pattern: TokenStream, found: &mut Vec<String>) {
+    for token in pattern {
+        match token {
+            TokenTree::Ident(word) if word != "mut" && word != "ref" => found.push(word.to_string()),
+            TokenTree::Group(group) => names(group.stream(), found),
+            _ => {}
+        }
+    }
+}
+
+/// The first of `names` that stands in `tokens` by itself: no method, field, function, or part of a path.
+pub(crate) fn value_among(tokens: TokenStream, names: &[String]) -> Option<Ident> {
+    let mut before = None;
+    let mut tokens = tokens.into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match &token {
+            TokenTree::Ident(word) if names.iter().any(|name| word == name) => {
+                let is_part = matches!(before, Some('.' | ':'));
+                let is_other = match tokens.peek() {
+                    Some(TokenTree::Punct(next)) => matches!(next.as_char(), ':' | '!'),
+                    Some(TokenTree::Group(next)) => next.delimiter() == Delimiter::Parenthesis,
+                    _ => false,
+                };
+                if !is_part && !is_other {
+                    return Some(word.clone());
+                }
+            }
+            TokenTree::Group(group) => {
+                if let Some(found) = value_among(group.stream(), names) {
+                    return Some(found);
+                }
+            }
+            _ => {}
+        }
+        before = match token {
+            TokenTree::Punct(punct) => Some(punct.as_char()),
+            _ => None,
+        };
+    }
+    None
 }
 
 fn is_rate_limit(attr: &Attribute) -> bool {

@@ -8,8 +8,8 @@ use syn::{Expr, ExprPath, Lit, UnOp};
 use crate::args::{Arg, Args, BackoffArgs, LimitArgs, bare};
 use crate::diagnostics::Diagnostics;
 use crate::duration;
-use crate::item::Item;
-use crate::shape::{NoAsyncBlock, Returns, Shape};
+use crate::item::{Item, value_among};
+use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::nearest;
 
 /// As many limits as a limiter holds.
@@ -149,6 +149,10 @@ impl Model {
             }
         };
 
+        if let Some(Shape { body: Body::Future(trailing), .. }) = &shape {
+            refuse_unbound_names(&args, &item.bound_by_async_trait(&trailing.block), errors);
+        }
+
         let runtime = args.runtime.as_ref().and_then(|arg| runtime(arg, errors));
         let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
         let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
@@ -157,7 +161,7 @@ impl Model {
                 refuse_beside_limiter(&args, errors);
                 Some(Limiter::Shared(copy(shared)))
             }
-            None => own(&args, features, errors).map(|own| Limiter::Own(Box::new(own))),
+            None => own(&args, item, features, errors).map(|own| Limiter::Own(Box::new(own))),
         };
         if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
             check_cost(own, cost, arg, errors);
@@ -180,6 +184,22 @@ impl Model {
             shape: shape?,
             ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
         })
+    }
+}
+
+/// `#[async_trait]` takes patterns apart behind the place where the limit is checked.
+fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics) {
+    let limits = std::iter::once(&args.limit).chain(args.limits.iter().map(|arg| &arg.value));
+    let read = limits.flat_map(|limit| [&limit.count, &limit.per]);
+    let other = [&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
+    for arg in read.chain(other).flatten() {
+        if let Some(name) = value_among(arg.value.to_token_stream(), names) {
+            let message = format!(
+                "`{name}` is part of a pattern, which `#[async_trait]` takes apart only behind the check: give the argument a name, and \
+                 take it apart in the body"
+            );
+            errors.at(name.span(), message);
+        }
     }
 }
 
@@ -207,10 +227,10 @@ fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
     }
 }
 
-fn own(args: &Args, features: Features, errors: &mut Diagnostics) -> Option<Own> {
+fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Own> {
     let limits = limits(args, errors);
     let name = args.name.as_ref().and_then(|arg| name(arg, errors));
-    let backend = args.backend.as_ref().and_then(|arg| backend(arg, features, errors));
+    let backend = args.backend.as_ref().and_then(|arg| backend(arg, item, features, errors));
     let on_backend_error = args.on_backend_error.as_ref().and_then(|arg| on_backend_error(arg, errors));
     let backoff = args.backoff.as_ref().and_then(|arg| backoff(arg, errors));
     Some(Own { name, limits: limits?, backend, on_backend_error, backoff, dry_run: args.dry_run.is_some() })
@@ -442,6 +462,13 @@ fn algorithm(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Algorithm> {
                     }
                     _ => format!("unknown algorithm: write {choices}"),
                 },
+                Expr::Path(path) => {
+                    let last = path.path.segments.last().map(|segment| snake_case(&segment.ident.to_string()));
+                    match last.and_then(|last| nearest(&last, ALGORITHMS)) {
+                        Some(meant) => format!("an algorithm is written by its name: `algorithm = {meant}`"),
+                        None => format!("unknown algorithm: write {choices}"),
+                    }
+                }
                 _ => format!("unknown algorithm: write {choices}"),
             };
             errors.over(value, message);
@@ -502,7 +529,7 @@ fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<String> {
     None
 }
 
-fn backend(arg: &Arg<Expr>, features: Features, errors: &mut Diagnostics) -> Option<Backend> {
+fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Backend> {
     let Ok(word) = word(&arg.value) else {
         if let Expr::Lit(literal) = bare(&arg.value) {
             let written = match &literal.lit {
@@ -516,7 +543,7 @@ fn backend(arg: &Arg<Expr>, features: Features, errors: &mut Diagnostics) -> Opt
             errors.over(&arg.value, message);
             return None;
         }
-        return Some(Backend::Made(copy(arg)));
+        return made(arg, item, errors);
     };
     if word == "memory" {
         return Some(Backend::Memory);
@@ -536,8 +563,21 @@ fn backend(arg: &Arg<Expr>, features: Features, errors: &mut Diagnostics) -> Opt
             errors.at(word.span(), format!("unknown backend `{written}`: did you mean `{meant}`?"));
             None
         }
-        _ => Some(Backend::Made(copy(arg))),
+        _ => made(arg, item, errors),
     }
+}
+
+/// An expression for a backend, which the arguments of a call cannot be part of.
+fn made(arg: &Arg<Expr>, item: &Item, errors: &mut Diagnostics) -> Option<Backend> {
+    let Some(argument) = item.argument_in(arg.value.to_token_stream()) else {
+        return Some(Backend::Made(copy(arg)));
+    };
+    let message = format!(
+        "`backend` is made once, at the first call, and cannot depend on `{argument}`: write `limiter = ..` for a limiter that \
+         does"
+    );
+    errors.at(argument.span(), message);
+    None
 }
 
 fn on_backend_error(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<OnBackendError> {

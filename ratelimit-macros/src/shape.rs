@@ -124,6 +124,10 @@ impl Returns {
 impl TrailingBlock {
     fn of(body: &Group) -> Option<TrailingBlock> {
         let mut before: Vec<TokenTree> = body.stream().into_iter().collect();
+        // `$body:expr` is one token without delimiters.
+        while let Some(TokenTree::Group(fragment)) = before.pop_if(is_fragment) {
+            before.extend(fragment.stream());
+        }
         let last = group(before.pop()?)?;
         let (boxed, keywords, block) = match last.delimiter() {
             Delimiter::Brace => {
@@ -162,6 +166,10 @@ fn group(token: TokenTree) -> Option<Group> {
         TokenTree::Group(group) => Some(group),
         _ => None,
     }
+}
+
+fn is_fragment(token: &mut TokenTree) -> bool {
+    matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::None)
 }
 
 /// Takes `async` or `async move` off the end.

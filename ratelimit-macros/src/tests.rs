@@ -1,1 +1,100 @@
+//! The attribute as a function over tokens.
 
+use proc_macro2::TokenStream;
+
+use crate::model::Features;
+
+mod arbitrary;
+mod expansions;
+mod lines;
+
+/// A runtime with all its features.
+const ALL: Features = Features { redis: true, responses: true, tokio: true };
+/// A runtime without any.
+const NONE: Features = Features { redis: false, responses: false, tokio: false };
+
+/// `#[rate_limit(args)] item`, formatted, the path to the runtime shortened to `rt`.
+fn expanded(args: &str, item: &str) -> String {
+    let tokens = limited(args, item, ALL).to_string().replace(":: ratelimit_runtime :: macro_support :: v1", "rt");
+    match syn::parse_str::<syn::File>(&tokens) {
+        Ok(file) => prettyplease::unparse(&file),
+        Err(error) => panic!("the expansion does not parse: {error}\n{tokens}"),
+    }
+}
+
+fn limited(args: &str, item: &str, features: Features) -> TokenStream {
+    crate::limit(tokens(args), tokens(item), features)
+}
+
+fn tokens(text: &str) -> TokenStream {
+    text.parse().unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+/// The messages of all mistakes, in the order in which they are reported.
+fn mistakes(args: &str, item: &str, features: Features) -> Vec<String> {
+    let file: syn::File = match syn::parse2(limited(args, item, features)) {
+        Ok(file) => file,
+        Err(error) => panic!("the output does not parse: {error}"),
+    };
+    file.items
+        .iter()
+        .filter_map(|item| match item {
+            syn::Item::Macro(item) if item.mac.path.segments.last()?.ident == "compile_error" => {
+                syn::parse2::<syn::LitStr>(item.mac.tokens.clone()).ok().map(|message| message.value())
+            }
+            _ => None,
+        })
+        .collect()
+}
+
+const FUNCTION: &str = "fn call(user: u32) -> Result<u32, RateLimitExceeded> { Ok(user) }";
+
+#[test]
+fn on_a_mistake_the_function_stays_as_it_is() {
+    let output = limited("count = 0, per = \"1s\"", FUNCTION, ALL).to_string();
+    let function = tokens(FUNCTION).to_string();
+    assert!(output.starts_with(&function), "{output}");
+    assert!(output.contains("compile_error"), "{output}");
+}
+
+#[test]
+fn all_mistakes_of_an_attribute_are_reported_at_once() {
+    let found = mistakes("cout = 0, per = \"1x\", algorithm = gcra, cost = -1, wait = 5", "const fn f() {}", ALL);
+    assert_eq!(found.len(), 6, "{found:#?}");
+}
+
+#[test]
+fn what_may_have_been_meant_is_not_missed_as_well() {
+    for args in ["cout = 1, per = \"1s\"", "count = @, per = \"1s\"", "1, 2, 3", "frequency = 5", "count: 1, per: 2"] {
+        let found = mistakes(args, FUNCTION, ALL);
+        assert!(!found.iter().any(|message| message.contains("needs")), "{args}: {found:#?}");
+    }
+}
+
+#[test]
+fn what_the_runtime_was_built_without_is_refused_with_the_name_of_the_feature() {
+    let redis = mistakes("count = 1, per = \"1s\", backend = redis", FUNCTION, NONE);
+    assert!(matches!(redis.as_slice(), [message] if message.contains("`redis`")), "{redis:?}");
+    let tokio = mistakes("count = 1, per = \"1s\", wait", "async fn call() {}", NONE);
+    assert!(matches!(tokio.as_slice(), [message] if message.contains("`tokio`")), "{tokio:?}");
+    assert!(mistakes("count = 1, per = \"1s\", wait", "fn call() {}", NONE).is_empty());
+    let response = mistakes("count = 1, per = \"1s\"", "fn call() -> impl IntoResponse {}", NONE);
+    assert!(matches!(response.as_slice(), [message] if message.contains("`axum`")), "{response:?}");
+}
+
+#[test]
+fn what_follows_a_broken_value_is_still_read() {
+    let found =
+        mistakes("count = 1, per = \"1s\", key = (user +), colour = red, cost = 2 +, dry_run = 1", FUNCTION, ALL);
+    assert_eq!(found.len(), 4, "{found:#?}");
+}
+
+#[test]
+fn a_pattern_that_async_trait_has_moved_into_the_body_is_no_key() {
+    let method = "fn call<'life0, 'async_trait>(&'life0 self, __arg1: (u32, u32)) -> Pin<Box<dyn Future<Output = Option<u32>> + 'async_trait>> {
+        Box::pin(async move { let __self = self; let (a, b) = { let __arg1 = __arg1; __arg1 }; let __ret: Option<u32> = { Some(a + b) }; __ret })
+    }";
+    let found = mistakes("count = 1, per = \"1s\", key = (self.id, a)", method, ALL);
+    assert!(matches!(found.as_slice(), [message] if message.starts_with("`a` is part of a pattern")), "{found:?}");
+    assert!(mistakes("count = 1, per = \"1s\", key = self.id", method, ALL).is_empty());
+}

@@ -122,6 +122,13 @@ impl Limit {
         Ok(Limit::clamped(count, per, Algorithm::SlidingWindow, count))
     }
 
+    /// A copy, made field by field: as a whole it would be written in one width and read in another, which stalls where an
+    /// error is made from it.
+    #[inline]
+    pub(crate) const fn by_parts(&self) -> Limit {
+        Limit { per_micros: self.per_micros, count: self.count, burst: self.burst, algorithm: self.algorithm }
+    }
+
     /// The limit of a call whose `count`, `per` or `burst` are read at each call: a count of zero denies, a period out
     /// of range is moved to the nearest one in range. Infallible, because a request path has nobody to tell.
     pub(crate) const fn clamped(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {

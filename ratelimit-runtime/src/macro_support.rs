@@ -162,7 +162,15 @@ pub mod v1 {
     }
 
     /// A `count` or `burst` that is a constant, possibly a const generic.
+    #[derive(Clone, Copy)]
     pub struct Constant<const PERMITS: u32>;
+
+    impl<const PERMITS: u32> Constant<PERMITS> {
+        /// The value.
+        pub const fn permits(self) -> u32 {
+            PERMITS
+        }
+    }
 
     impl Constant<0> {
         /// Found before the trait's method: of a constant of zero the compiler says that it is wrong, without running

@@ -27,7 +27,9 @@ impl Log {
             // No half-open interval of the length `per` that ends with this call holds more than `count`.
             Algorithm::SlidingWindow => sum(&mut self.0.iter().filter(|entry| at - entry.at < per)) + cost <= count,
             // No window from the epoch on holds more than `count`.
-            Algorithm::FixedWindow => sum(&mut self.0.iter().filter(|entry| entry.at / per == at / per)) + cost <= count,
+            Algorithm::FixedWindow => {
+                sum(&mut self.0.iter().filter(|entry| entry.at / per == at / per)) + cost <= count
+            }
             // From no admission to this call has more flowed out than the bucket held and what flowed in meanwhile.
             Algorithm::TokenBucket => {
                 let mut out = u128::from(cost);

@@ -60,14 +60,17 @@ impl<'a> Call<'a> {
     }
 
     /// The limits as they were read at this call.
+    #[inline]
     pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
         Call { limits: Some(limits), ..self }
     }
 
+    #[inline]
     pub(crate) fn cost(self, cost: u32) -> Call<'a> {
         Call { cost, ..self }
     }
 
+    #[inline]
     pub(crate) fn wait(self, wait: Wait) -> Call<'a> {
         Call { wait, ..self }
     }
@@ -87,12 +90,17 @@ impl<'a> Call<'a> {
     }
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
+    #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: &K) -> Result<(), RateLimitExceeded> {
-        if self.limits.is_none() && self.wait == Wait::No {
-            return admit(self.core, key, self.cost);
+        if self.limits.is_some() || self.wait != Wait::No {
+            return self.decide(key).map(drop);
         }
-        self.decide(key).map(drop)
+        match admit(self.core, key, self.cost) {
+            Verdict::Admitted => Ok(()),
+            Verdict::Denied(retry_after) => Err(self.core.exceeded(retry_after)),
+            Verdict::Unknown => admit_slowly(self.core, key, self.cost),
+        }
     }
 
     /// Does all that can be done without blocking.
@@ -245,10 +253,12 @@ impl<'a> Call<'a> {
     }
 }
 
-/// The way of most calls: short where the buckets are in memory and small, and nothing is switched.
+/// The way of most calls: short where the buckets are in memory and small, and nothing is switched. A denial says how long
+/// it lasts, in nanoseconds from now.
 ///
-/// The call is not passed as a whole, so that it stays in registers.
-fn admit<K: RateLimitKey>(core: &Arc<Core>, key: &K, cost: u32) -> Result<(), RateLimitExceeded> {
+/// The call is not passed as a whole, and the error is made where it is returned: all of it stays in registers.
+#[inline(never)]
+fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
     if Switches::load().are_off()
         && let Some(store) = core.short()
     {
@@ -256,16 +266,16 @@ fn admit<K: RateLimitKey>(core: &Arc<Core>, key: &K, cost: u32) -> Result<(), Ra
         match store.admit(key, now, cost) {
             Verdict::Admitted => {
                 core.counts.allow();
-                return Ok(());
+                return Verdict::Admitted;
             }
             Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
                 core.counts.deny();
-                return Err(core.exceeded(until, now));
+                return Verdict::Denied(until.saturating_sub(now));
             }
             Verdict::Denied(_) | Verdict::Unknown => {}
         }
     }
-    admit_slowly(core, key, cost)
+    Verdict::Unknown
 }
 
 #[cold]

@@ -13,7 +13,7 @@ use crate::algorithm::sliding_window::SlidingWindow;
 pub(super) enum Unkeyed {
     /// A token bucket in one word. What that cannot say is done on a record, to which it moves for good.
     Token {
-        word: Line<AtomicU64>,
+        word: Line<Token>,
         moved: Mutex<Record>,
     },
     /// A sliding window, with the time until which a call for one permit is known to be denied.
@@ -28,6 +28,14 @@ pub(super) enum Unkeyed {
 #[repr(align(128))]
 pub(super) struct Line<T>(T);
 
+pub(super) struct Token {
+    /// A [`Tat`].
+    word: AtomicU64,
+    /// When a call was denied last: until when. The next one is denied until the same time, which takes a division to find
+    /// out; whoever uses it checks it against the word.
+    denied_until: AtomicU64,
+}
+
 pub(super) enum WindowState {
     Small(SlidingWindow),
     Full(Record),
@@ -38,7 +46,8 @@ const AMPLE: u64 = 64;
 
 impl Unkeyed {
     pub(super) fn token() -> Unkeyed {
-        Unkeyed::Token { word: Line(AtomicU64::new(0)), moved: Mutex::default() }
+        let word = Token { word: AtomicU64::new(0), denied_until: AtomicU64::new(0) };
+        Unkeyed::Token { word: Line(word), moved: Mutex::default() }
     }
 
     pub(super) fn window() -> Unkeyed {
@@ -74,7 +83,7 @@ impl Unkeyed {
         match self {
             Unkeyed::Token { word, moved } => {
                 let mut record = moved.lock();
-                let tat = word.0.swap(Tat::MOVED, Ordering::AcqRel);
+                let tat = word.0.word.swap(Tat::MOVED, Ordering::AcqRel);
                 if tat < Tat::MOVED {
                     *record = Tat(tat).to_record(rule);
                 }
@@ -100,7 +109,7 @@ impl Unkeyed {
         match self {
             Unkeyed::Token { word, moved } => {
                 let record = moved.lock();
-                let tat = Tat(word.0.load(Ordering::Acquire));
+                let tat = Tat(word.0.word.load(Ordering::Acquire));
                 if tat.is_moved() { record.clone() } else { tat.to_record(rule) }
             }
             Unkeyed::Window { state, .. } => match &*state.lock() {
@@ -117,7 +126,7 @@ impl Unkeyed {
             Unkeyed::Token { word, moved } => {
                 let mut record = moved.lock();
                 *record = Record::default();
-                word.0.store(0, Ordering::Release);
+                word.0.word.store(0, Ordering::Release);
             }
             Unkeyed::Window { denied_until, state } => {
                 let mut state = state.lock();
@@ -130,7 +139,7 @@ impl Unkeyed {
 }
 
 #[inline]
-fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Verdict {
+fn take_token(Token { word, denied_until }: &Token, rule: &Rule, now: u64, cost: u32) -> Verdict {
     let units = Tat::units(rule, now);
     let price = u64::from(cost) * rule.permit();
     let full = rule.full();
@@ -153,7 +162,14 @@ fn take_token(word: &AtomicU64, rule: &Rule, now: u64, cost: u32) -> Verdict {
         }
         let next = match Tat(tat).after(rule, units, cost) {
             Ok(next) => next,
-            Err(at) => return Verdict::Denied(at),
+            Err(units) => {
+                let hint = denied_until.load(Ordering::Relaxed);
+                let until = Tat::time_or(rule, units, hint);
+                if until != hint {
+                    denied_until.store(until, Ordering::Relaxed);
+                }
+                return Verdict::Denied(until);
+            }
         };
         match word.compare_exchange_weak(tat, next.0, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => return Verdict::Admitted,

@@ -1,0 +1,439 @@
+//! What the attribute makes of ten shapes, to be read: a prologue, and the body behind it.
+
+#![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
+
+use expect_test::{Expect, expect};
+
+use super::expanded;
+
+#[expect(clippy::needless_pass_by_value, reason = "`expect!` is made to be written in place")]
+fn check(args: &str, item: &str, expected: Expect) {
+    expected.assert_eq(&expanded(args, item));
+}
+
+#[test]
+fn a_blocking_function() {
+    check(
+        r#"count = 100, per = "1s", key = user_id"#,
+        "pub fn search(user_id: &str) -> Result<u32, RateLimitExceeded> { #![allow(dead_code)] let found = 1; Ok(found) }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = "Rate limit: 100 calls per 1s for each `user_id`; sliding window."
+            )]
+            pub fn search(user_id: &str) -> Result<u32, RateLimitExceeded> {
+                let __limiter = {
+                    fn __here() {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                        .limit(rt::limit(100, rt::per(1000000000), rt::SLIDING_WINDOW))
+                        .at(::core::file!(), ::core::line!(), ::core::column!())
+                        .limiter();
+                    &__LIMITER
+                };
+                let __checked = rt::Call::new(__limiter).check(&user_id);
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                {
+                    #![allow(dead_code)]
+                    let found = 1;
+                    Ok(found)
+                }
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_method_with_several_limits() {
+    check(
+        r#"limit(count = 10, per = "1s"), limit(count = 500, per = "1h", algorithm = token_bucket, burst = 50), key = (self.tenant, user.id()), cost = files.len() as u32, name = "files""#,
+        "/// Stores files.\nfn store(&mut self, user: User, files: &[File]) -> io::Result<()> { self.store.put(files) }",
+        expect![[r#"
+            /// Stores files.
+            ///
+            ///Rate limit: 10 permits per 1s (sliding window) and 500 permits per 1h (token bucket of 50) for each `(self.tenant, user.id())`; a call takes `files.len() as u32` permits.
+            fn store(&mut self, user: User, files: &[File]) -> io::Result<()> {
+                let __limiter = {
+                    static __LIMITER: rt::RateLimiter = rt::Spec::named("files")
+                        .limit(rt::limit(10, rt::per(1000000000), rt::SLIDING_WINDOW))
+                        .limit(
+                            rt::limit_with_burst(500, rt::per(3600000000000), rt::TOKEN_BUCKET, 50),
+                        )
+                        .at(::core::file!(), ::core::line!(), ::core::column!())
+                        .limiter();
+                    &__LIMITER
+                };
+                let __cost: ::core::primitive::u32 = files.len() as u32;
+                let __checked = rt::Call::new(__limiter)
+                    .cost(__cost)
+                    .check((&self.tenant, user.id()));
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                { self.store.put(files) }
+            }
+        "#]],
+    );
+}
+
+#[test]
+fn limits_that_are_read_at_each_call() {
+    check(
+        "count = self.plan.calls, per = self.plan.period",
+        "fn call<T: Send>(self: Pin<&mut Self>) -> Option<T> { None }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = "Rate limit: `self.plan.calls` calls per `self.plan.period`; sliding window."
+            )]
+            fn call<T: Send>(self: Pin<&mut Self>) -> Option<T> {
+                let __limiter = {
+                    fn __here() {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                        .limit(rt::limit(1, rt::per(1), rt::SLIDING_WINDOW))
+                        .reads_count()
+                        .reads_per()
+                        .at(::core::file!(), ::core::line!(), ::core::column!())
+                        .limiter();
+                    &__LIMITER
+                };
+                let __count0: ::core::primitive::u32 = self.plan.calls;
+                let __per0: ::core::time::Duration = self.plan.period;
+                let __checked = rt::Call::new(__limiter)
+                    .limits(&[rt::limit(__count0, __per0, rt::SLIDING_WINDOW)])
+                    .check(());
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                { None }
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn constants() {
+    check(
+        "count = N, per = config::PERIOD, cost = Self::COST",
+        "fn call<const N: u32>() -> Option<u32> { None }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = "Rate limit: `N` permits per `config::PERIOD`; sliding window; a call takes `Self::COST` permits."
+            )]
+            fn call<const N: u32>() -> Option<u32> {
+                let __limiter = {
+                    fn __here() {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                        .limit(
+                            rt::limit(
+                                1,
+                                {
+                                    const __VALUE: ::core::time::Duration = config::PERIOD;
+                                    const _: () = ::core::assert!(
+                                        __VALUE.as_nanos() >= 1000 && __VALUE.as_nanos() <=
+                                        31622400000000000,
+                                        "`per` is a duration from 1 microsecond to 366 days"
+                                    );
+                                    __VALUE
+                                },
+                                rt::SLIDING_WINDOW,
+                            ),
+                        )
+                        .reads_count()
+                        .at(::core::file!(), ::core::line!(), ::core::column!())
+                        .limiter();
+                    &__LIMITER
+                };
+                let __count0: ::core::primitive::u32 = {
+                    use rt::AtLeastOne as _;
+                    const {
+                        ::core::assert!(
+                            N >= 1, "`count` is at least 1: with 0 every call would be denied"
+                        )
+                    };
+                    rt::Constant::<{ N }>.at_least_one(())
+                };
+                let __cost: ::core::primitive::u32 = Self::COST;
+                const {
+                    ::core::assert!(
+                        Self::COST <= N, "`cost` is above the limit: the call never fits"
+                    )
+                };
+                let __checked = rt::Call::new(__limiter)
+                    .limits(&[rt::limit(__count0, config::PERIOD, rt::SLIDING_WINDOW)])
+                    .cost(__cost)
+                    .check(());
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                { None }
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn an_async_function() {
+    check(
+        r#"count = 5, per = "1m", key = ip, or_else = |exceeded| Response::too_many(exceeded), exempt_when = ip.is_loopback()"#,
+        "async fn fetch(ip: IpAddr) -> Response { load(ip).await }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = "Rate limit: 5 calls per 1m for each `ip`; sliding window; not if `ip.is_loopback()`."
+            )]
+            async fn fetch(ip: IpAddr) -> Response {
+                let __exempt: ::core::primitive::bool = ip.is_loopback();
+                if !__exempt {
+                    let __limiter = {
+                        fn __here() {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
+                                &__here,
+                            ))
+                            .limit(rt::limit(5, rt::per(60000000000), rt::SLIDING_WINDOW))
+                            .at(::core::file!(), ::core::line!(), ::core::column!())
+                            .limiter();
+                        &__LIMITER
+                    };
+                    let __begun = rt::Call::new(__limiter).begin(&ip);
+                    let __checked = __begun.finish().await;
+                    if let rt::Err(__exceeded) = __checked {
+                        return rt::or_else(__exceeded, |exceeded| Response::too_many(exceeded));
+                    }
+                }
+                { load(ip).await }
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_boxed_future() {
+    check(
+        r#"count = 5, per = "1m", key = id"#,
+        "fn fetch<'a>(&'a self, id: u32) -> Pin<Box<dyn Future<Output = Result<u32, Error>> + Send + 'a>> { Box::pin(async move { let id = id; self.load(id).await }) }",
+        expect![[r##"
+            #[cfg_attr(doc, doc = "Rate limit: 5 calls per 1m for each `id`; sliding window.")]
+            fn fetch<'a>(
+                &'a self,
+                id: u32,
+            ) -> Pin<Box<dyn Future<Output = Result<u32, Error>> + Send + 'a>> {
+                Box::pin(async move {
+                    let __limiter = {
+                        fn __here() {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
+                                &__here,
+                            ))
+                            .limit(rt::limit(5, rt::per(60000000000), rt::SLIDING_WINDOW))
+                            .at(::core::file!(), ::core::line!(), ::core::column!())
+                            .limiter();
+                        &__LIMITER
+                    };
+                    let __begun = rt::Call::new(__limiter).begin(&id);
+                    let __checked = __begun.finish().await;
+                    if let rt::Err(__exceeded) = __checked {
+                        return <Result<
+                            u32,
+                            Error,
+                        > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                    }
+                    {
+                        let id = id;
+                        self.load(id).await
+                    }
+                })
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_future_behind_statements() {
+    check(
+        r#"limiter = API, key = id"#,
+        "fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> { let started = now(); async move { load(id, started).await } }",
+        expect![[r##"
+            #[cfg_attr(doc, doc = "Rate limit: that of `API` for each `id`.")]
+            fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> {
+                let started = now();
+                async move {
+                    let __begun = rt::call(&API).begin(&id);
+                    let __checked = __begun.finish().await;
+                    if let rt::Err(__exceeded) = __checked {
+                        return <Result<
+                            u32,
+                            Error,
+                        > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                    }
+                    { load(id, started).await }
+                }
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_function_that_waits() {
+    check(
+        r#"count = 10, per = "1s", wait"#,
+        "fn send(mail: Mail) { post(mail) }",
+        expect![[r##"
+        #[cfg_attr(doc, doc = "Rate limit: 10 calls per 1s; sliding window; calls wait for it.")]
+        fn send(mail: Mail) {
+            let __limiter = {
+                fn __here() {}
+                static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                    .limit(rt::limit(10, rt::per(1000000000), rt::SLIDING_WINDOW))
+                    .waits()
+                    .at(::core::file!(), ::core::line!(), ::core::column!())
+                    .limiter();
+                &__LIMITER
+            };
+            let __checked = rt::Call::new(__limiter).wait().check(());
+            rt::admitted(__checked);
+            { post(mail) }
+        }
+    "##]],
+    );
+}
+
+#[test]
+fn an_outcome_that_is_looked_at() {
+    check(
+        r#"count = 3, per = "1h", key = user, deduct_when = Result::is_err, backoff(initial = "1s", max = "1h")"#,
+        "fn log_in(user: &str) -> Result<impl Session, Error> { open(user) }",
+        expect![[r##"
+            #[cfg_attr(doc, doc = "Rate limit: 3 calls per 1h for each `user`; sliding window.")]
+            fn log_in(user: &str) -> Result<impl Session, Error> {
+                let __held = {
+                    let __limiter = {
+                        fn __here() {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
+                                &__here,
+                            ))
+                            .limit(rt::limit(3, rt::per(3600000000000), rt::SLIDING_WINDOW))
+                            .backoff(rt::per(1000000000), rt::per(3600000000000))
+                            .refunds()
+                            .at(::core::file!(), ::core::line!(), ::core::column!())
+                            .limiter();
+                        &__LIMITER
+                    };
+                    let __checked = rt::Call::new(__limiter).hold(&user);
+                    match __checked {
+                        rt::Ok(__held) => rt::Some(__held),
+                        rt::Err(__exceeded) => {
+                            return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                        }
+                    }
+                };
+                let __outcome: Result<_, Error> = rt::run(move || -> Result<_, Error> {
+                    { open(user) }
+                });
+                if let rt::Some(__held) = __held {
+                    __held.settle(rt::counts(&__outcome, Result::is_err));
+                }
+                __outcome
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn an_outcome_that_is_looked_at_in_an_async_function() {
+    check(
+        r#"count = 3, per = "1h", key = user, deduct_when = |outcome| outcome.is_err(), exempt_when = trusted, backend = redis, on_backend_error = deny"#,
+        "async fn log_in(user: &str, trusted: bool) -> Result<(), Error> { open(user).await }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = "Rate limit: 3 calls per 1h for each `user`; sliding window; not if `trusted`."
+            )]
+            async fn log_in(user: &str, trusted: bool) -> Result<(), Error> {
+                let __held = {
+                    let __exempt: ::core::primitive::bool = trusted;
+                    if __exempt {
+                        rt::None
+                    } else {
+                        let __limiter = {
+                            fn __here() {}
+                            static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
+                                    &__here,
+                                ))
+                                .limit(rt::limit(3, rt::per(3600000000000), rt::SLIDING_WINDOW))
+                                .redis()
+                                .on_backend_error(rt::DENY)
+                                .refunds()
+                                .at(::core::file!(), ::core::line!(), ::core::column!())
+                                .limiter();
+                            &__LIMITER
+                        };
+                        let __begun = rt::Call::new(__limiter).begin(&user);
+                        let __checked = __begun.finish_held().await;
+                        match __checked {
+                            rt::Ok(__held) => rt::Some(__held),
+                            rt::Err(__exceeded) => {
+                                return rt::FromRateLimitExceeded::from_rate_limit_exceeded(
+                                    __exceeded,
+                                );
+                            }
+                        }
+                    }
+                };
+                let __outcome: Result<(), Error> = async move {
+                    if let rt::Some(__outcome) = rt::no_outcome::<Result<(), Error>>() {
+                        return __outcome;
+                    }
+                    { open(user).await }
+                }
+                    .await;
+                if let rt::Some(__held) = __held {
+                    let __counts = rt::counts(&__outcome, |outcome| outcome.is_err());
+                    __held.settle_async(__counts).await;
+                }
+                __outcome
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_response() {
+    check(
+        r#"count = 3, per = "1h", backend = Store::open(), crate = web::limits"#,
+        "async fn page() -> impl IntoResponse { render().await }",
+        expect![[r##"
+            #[cfg_attr(doc, doc = "Rate limit: 3 calls per 1h; sliding window.")]
+            async fn page() -> impl IntoResponse {
+                use web::limits::macro_support::v1 as __runtime;
+                let __limiter = {
+                    fn __here() {}
+                    fn __backend() -> __runtime::SharedBackend {
+                        __runtime::backend(Store::open())
+                    }
+                    static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(|| __runtime::item_name(
+                            &__here,
+                        ))
+                        .limit(
+                            __runtime::limit(
+                                3,
+                                __runtime::per(3600000000000),
+                                __runtime::SLIDING_WINDOW,
+                            ),
+                        )
+                        .backend(__backend)
+                        .at(::core::file!(), ::core::line!(), ::core::column!())
+                        .limiter();
+                    &__LIMITER
+                };
+                let __begun = __runtime::Call::new(__limiter).begin(());
+                let __checked = __begun.finish().await;
+                if let __runtime::Err(__exceeded) = __checked {
+                    return __runtime::Limited::Denied(__exceeded);
+                }
+                __runtime::Limited::Admitted(async move { render().await }.await)
+            }
+        "##]],
+    );
+}

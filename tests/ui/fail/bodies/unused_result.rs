@@ -1,0 +1,12 @@
+#![deny(unused_must_use)]
+
+use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+
+#[rate_limit(count = 1, per = "1s")]
+fn call(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+fn main() {
+    call(1);
+}

@@ -1,0 +1,12 @@
+use std::time::Duration;
+
+use ratelimit_runtime::{Limit, RateLimitExceeded, RateLimiter, rate_limit};
+
+static API: RateLimiter = RateLimiter::new("api", &[Limit::new(1, Duration::from_secs(1))]);
+
+#[rate_limit(limiter = API, count = 5, per = "1s", name = "api")]
+fn call(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use ratelimit_runtime::rate_limit;
+
+#[rate_limit(count = 1, per = "1s")]
+struct Service;
+
+fn main() {}

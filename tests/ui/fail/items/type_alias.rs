@@ -1,0 +1,6 @@
+use ratelimit_runtime::rate_limit;
+
+#[rate_limit(count = 10, per = "1s")]
+type Call = u32;
+
+fn main() {}

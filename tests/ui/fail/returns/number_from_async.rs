@@ -1,0 +1,8 @@
+use ratelimit_runtime::rate_limit;
+
+#[rate_limit(count = 1, per = "1s")]
+async fn call(user: u32) -> u32 {
+    user
+}
+
+fn main() {}

@@ -1,0 +1,8 @@
+use ratelimit_runtime::rate_limit;
+
+#[rate_limit(count = 10, per = "1s", or_else = || 0)]
+fn call() -> u32 {
+    1
+}
+
+fn main() {}

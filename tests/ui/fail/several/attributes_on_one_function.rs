@@ -1,0 +1,9 @@
+use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+
+#[rate_limit(count = 0, per = "1s")]
+#[rate_limit(count = 1, per = "")]
+fn call(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+fn main() {}

@@ -1,0 +1,12 @@
+use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+
+mod config {
+    pub const CALLS: u32 = 0;
+}
+
+#[rate_limit(count = config::CALLS, per = "1s")]
+fn call(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+fn main() {}

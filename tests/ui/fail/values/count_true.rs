@@ -1,0 +1,8 @@
+use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+
+#[rate_limit(count = true, per = "1s")]
+fn call() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+fn main() {}
