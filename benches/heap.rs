@@ -1,0 +1,47 @@
+//! The system's allocator, with a count of the bytes that are allocated while it is switched on.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
+/// An allocator that counts; made the global one by the benchmark.
+#[derive(Debug)]
+pub struct Counting;
+
+static COUNTS: AtomicBool = AtomicBool::new(false);
+static BYTES: AtomicI64 = AtomicI64::new(0);
+
+/// Bytes that `f` allocates and does not free, less those that it frees and did not allocate.
+pub fn growth<R>(f: impl FnOnce() -> R) -> (i64, R) {
+    BYTES.store(0, Ordering::SeqCst);
+    COUNTS.store(true, Ordering::SeqCst);
+    let result = f();
+    COUNTS.store(false, Ordering::SeqCst);
+    (BYTES.load(Ordering::SeqCst), result)
+}
+
+fn count(bytes: usize, sign: i64) {
+    // While it is off, one load: what is timed allocates at the system's speed.
+    if COUNTS.load(Ordering::Relaxed) {
+        BYTES.fetch_add(sign * i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+}
+
+#[expect(unsafe_code, reason = "an allocator's methods are; each is the system's own, with the caller's arguments")]
+// SAFETY: every call is passed to the system's allocator as it came; counting allocates nothing.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        count(layout.size(), 1);
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        count(layout.size(), -1);
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        count(layout.size(), -1);
+        count(size, 1);
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}

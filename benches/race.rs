@@ -1,0 +1,181 @@
+//! Contenders that take turns in one process, and the table of their medians.
+//!
+//! Times on a shared machine drift by half from one second to the next. So each round runs all contenders of a case one
+//! after the other, and what is compared are the ratios within a round, of which the table shows the median.
+
+use std::hint::black_box;
+use std::sync::Barrier;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What one contender does in one round: nanoseconds a call, and the share of calls that were allowed.
+pub type Turn<'a> = Box<dyn FnMut() -> Sample + 'a>;
+
+/// The outcome of a turn.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Nanoseconds, or bytes.
+    pub cost: f64,
+    /// Share of the calls that were allowed.
+    pub allowed: f64,
+}
+
+/// `calls` calls one after the other.
+pub fn calls(calls: u32, mut allowed: impl FnMut() -> bool) -> Sample {
+    let mut count = 0;
+    let start = Instant::now();
+    for _ in 0..calls {
+        count += u32::from(black_box(allowed()));
+    }
+    sample(start.elapsed(), calls, count)
+}
+
+/// As [`calls`], on two threads that begin at once: what one call takes on one of them.
+pub fn on_two_threads(number: u32, allowed: impl Fn() -> bool + Sync) -> Sample {
+    let barrier = Barrier::new(2);
+    let run = || {
+        barrier.wait();
+        calls(number, &allowed)
+    };
+    mean(thread::scope(|scope| [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().unwrap())))
+}
+
+/// Bursts of `size` calls, one every `period`: a small limit that allows them all.
+pub fn bursts(bursts: u32, size: u32, period: Duration, allowed: impl FnMut() -> bool) -> Sample {
+    burst_from(Instant::now(), bursts, size, period, allowed)
+}
+
+/// As [`bursts`], with half of each on either of two threads.
+pub fn bursts_on_two_threads(number: u32, size: u32, period: Duration, allowed: impl Fn() -> bool + Sync) -> Sample {
+    let start = Instant::now() + Duration::from_millis(1);
+    let run = || burst_from(start, number, size / 2, period, &allowed);
+    mean(thread::scope(|scope| [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().unwrap())))
+}
+
+fn burst_from(start: Instant, bursts: u32, size: u32, period: Duration, mut allowed: impl FnMut() -> bool) -> Sample {
+    let mut count = 0;
+    let mut times = Vec::with_capacity(bursts as usize);
+    for _ in 0..bursts {
+        // The next multiple of the period, so that two threads that lose time meet again.
+        let next = start.elapsed().as_nanos() / period.as_nanos() + 1;
+        while start.elapsed().as_nanos() / period.as_nanos() < next {
+            std::hint::spin_loop();
+        }
+        let begin = Instant::now();
+        for _ in 0..size {
+            count += u32::from(black_box(allowed()));
+        }
+        times.push(begin.elapsed());
+    }
+    // A burst is short: one that was interrupted says nothing.
+    times.sort_unstable();
+    let middle = &times[times.len() / 10..times.len() * 9 / 10];
+    let sum = middle.iter().sum::<Duration>().saturating_sub(clock_reads() * u32::try_from(middle.len()).unwrap());
+    let cost = nanos(sum) / (middle.len() * size as usize) as f64;
+    Sample { cost, allowed: f64::from(count) / f64::from(bursts * size) }
+}
+
+/// What it takes to read the clock before and after.
+fn clock_reads() -> Duration {
+    let mut times: Vec<Duration> = (0..101).map(|_| Instant::now().elapsed()).collect();
+    times.sort_unstable();
+    times[50]
+}
+
+fn sample(time: Duration, calls: u32, allowed: u32) -> Sample {
+    Sample { cost: nanos(time) / f64::from(calls), allowed: f64::from(allowed) / f64::from(calls) }
+}
+
+fn mean([a, b]: [Sample; 2]) -> Sample {
+    Sample { cost: f64::midpoint(a.cost, b.cost), allowed: f64::midpoint(a.allowed, b.allowed) }
+}
+
+fn nanos(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e9
+}
+
+/// One row of the table.
+#[derive(Debug)]
+pub struct Row {
+    name: String,
+    cells: Vec<String>,
+}
+
+/// The columns: this project, the one that all are compared with, the others.
+pub const COLUMNS: [&str; 7] =
+    ["governor", "**ours**", "governor, ahash", "ratelimit", "leaky-bucket", "throttle_my_fn", "Mutex<VecDeque>"];
+
+/// Runs the contenders of one case in turns; the first of them is the one that the others are compared with. `None` where
+/// a peer cannot do it. `target` is the ratio that ours is held to.
+pub fn race(name: &str, target: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>>>) -> Row {
+    let mut costs = vec![Vec::new(); turns.len()];
+    let mut ratios = vec![Vec::new(); turns.len()];
+    let mut allowed = vec![Vec::new(); turns.len()];
+    // The first of several rounds warms up.
+    for round in 0..rounds {
+        let samples: Vec<Option<Sample>> = turns.iter_mut().map(|turn| turn.as_mut().map(|turn| turn())).collect();
+        let Some(Some(first)) = samples.first().copied() else { continue };
+        if round == 0 && rounds > 1 {
+            continue;
+        }
+        for (contender, sample) in samples.into_iter().enumerate() {
+            if let Some(sample) = sample {
+                costs[contender].push(sample.cost);
+                ratios[contender].push(sample.cost / first.cost);
+                allowed[contender].push(sample.allowed);
+            }
+        }
+    }
+    let mut cells = Vec::new();
+    for contender in 0..COLUMNS.len() {
+        let Some(cost) = costs.get_mut(contender).and_then(|costs| median(costs)) else {
+            cells.push("–".to_owned());
+            continue;
+        };
+        let ratio = median(&mut ratios[contender]).unwrap_or(f64::NAN);
+        cells.push(match contender {
+            0 => format!("{cost:.1}"),
+            1 => format!("**{ratio:.2}** ({cost:.1})"),
+            _ => format!("{ratio:.2}"),
+        });
+        // Denied cases deny all, allowed ones allow all; a peer that did else was not doing the same.
+        let share = median(&mut allowed[contender]).unwrap_or(f64::NAN);
+        if (0.01..0.99).contains(&share) {
+            eprintln!("{name}: {} allowed {:.0} %", COLUMNS[contender], share * 100.0);
+        }
+    }
+    cells.insert(2, format!("{target:.2}"));
+    let row = Row { name: name.to_owned(), cells };
+    eprintln!("{}", row.line());
+    row
+}
+
+impl Row {
+    /// The row as a line of Markdown.
+    pub fn line(&self) -> String {
+        format!("| {} | {} |", self.name, self.cells.join(" | "))
+    }
+}
+
+/// Prints the table.
+pub fn print(rows: &[Row]) {
+    let mut heads = COLUMNS.to_vec();
+    heads.insert(2, "goal");
+    println!("\n| case | {} |", heads.join(" | "));
+    println!("|---|{}", "---:|".repeat(heads.len()));
+    for row in rows {
+        println!("{}", row.line());
+    }
+}
+
+/// The middle one.
+pub fn median(values: &mut [f64]) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// The time that this thread has run: what others did to it meanwhile does not count.
+pub fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
