@@ -1,8 +1,8 @@
 //! What the arguments do, one by one.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use ratelimit_runtime::backend::{Answer, Backend, Request};
@@ -459,4 +459,69 @@ fn arguments_in_any_order_with_a_trailing_comma() {
         Ok(user.len())
     }
     assert_eq!(once(|| call("a")), 1);
+}
+
+static LAZY: LazyLock<RateLimiter> =
+    LazyLock::new(|| RateLimiter::builder("made at the first use").limit(Limit::new(1, MINUTE)).build().unwrap());
+
+#[test]
+fn a_limiter_behind_any_pointer() {
+    #[rate_limit(limiter = LAZY)]
+    fn lazy() -> Limited<u8> {
+        Ok(1)
+    }
+    #[rate_limit(limiter = limiter)]
+    fn reference(limiter: &RateLimiter) -> Limited<&RateLimiter> {
+        Ok(limiter)
+    }
+    #[rate_limit(limiter = limiter)]
+    async fn boxed(limiter: Box<RateLimiter>) -> Limited<Box<RateLimiter>> {
+        Ok(limiter)
+    }
+    #[rate_limit(limiter = *limiter)]
+    fn pointed_at(limiter: &Arc<RateLimiter>) -> Limited<u8> {
+        Ok(Arc::strong_count(limiter).try_into().unwrap_or(0))
+    }
+    let make = |name| RateLimiter::builder(name).limit(Limit::new(1, MINUTE)).build().unwrap();
+    assert_eq!(once(lazy), 1);
+    let limiter = make("behind a reference");
+    assert_eq!(once(|| reference(&limiter)).name(), "behind a reference");
+    assert_eq!(once_ready(|| boxed(Box::new(make("in a box")))).name(), "in a box");
+    let limiter = Arc::new(make("in an arc"));
+    assert_eq!(once(|| pointed_at(&limiter)), 1);
+}
+
+#[test]
+fn every_expression_of_an_async_function_may_await() {
+    #[rate_limit(
+        count = std::future::ready(count).await,
+        per = std::future::ready(MINUTE).await,
+        cost = std::future::ready(1).await,
+        key = std::future::ready(id).await,
+        exempt_when = std::future::ready(id == 0).await
+    )]
+    async fn call(id: u32, count: u32) -> Limited<u32> {
+        Ok(id)
+    }
+    let _clock = test_util::pause();
+    assert!((0..3).all(|_| ready(call(0, 1)).is_ok()));
+    assert!(ready(crate::assert_send(call(1, 1))).is_ok());
+    assert!(ready(call(1, 1)).is_err());
+}
+
+#[test]
+fn expressions_with_blocks() {
+    #[rate_limit(
+        count = if premium { 2 } else { 1 },
+        per = match u8::from(premium) { 1 => MINUTE, _ => 2 * MINUTE },
+        cost = { const COST: u32 = 1; COST },
+        key = if premium { "premium" } else { "free" }
+    )]
+    fn call(premium: bool) -> Limited<bool> {
+        Ok(premium)
+    }
+    let _clock = test_util::pause();
+    assert_eq!((0..5).filter(|_| call(true).is_ok()).count(), 2);
+    assert_eq!((0..5).filter(|_| call(false).is_ok()).count(), 1);
+    assert_eq!(call(false).unwrap_err().retry_after(), Some(2 * MINUTE));
 }

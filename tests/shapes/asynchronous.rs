@@ -291,6 +291,7 @@ async fn a_future_stays_send_whatever_is_borrowed_in_the_attribute() {
 #[rate_limit(count = 1, per = "1h", key = (key, first))]
 async fn generic<'a, K, T, const N: usize>(
     key: &'a K,
+    _: &'a str,
     (first, _): (u32, [u32; N]),
     mut values: Vec<T>,
     _: bool,
@@ -306,7 +307,7 @@ where
 
 #[tokio::test]
 async fn generics_lifetimes_and_patterns_together() {
-    let call = || generic("a", (1, [1, 2]), vec![1, 2], true);
+    let call = || generic("a", "b", (1, [1, 2]), vec![1, 2], true);
     assert_eq!(assert_send(call()).await.ok(), Some(("a", vec![2, 1])));
     assert!(call().await.is_err());
 }

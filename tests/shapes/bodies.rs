@@ -68,6 +68,7 @@ impl Drop for Noisy {
 }
 
 #[rate_limit(count = 1, per = "1h", key = first.0)]
+#[expect(clippy::needless_pass_by_value, reason = "it is to be dropped")]
 fn drops(first: Noisy, _: Noisy, _third: Noisy) -> Limited {
     let _local = Noisy("local");
     let _ = &first;

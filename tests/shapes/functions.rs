@@ -38,7 +38,7 @@ fn a_key_is_borrowed_and_the_body_still_owns_it() {
 
 #[rate_limit(count = 2, per = "1h", key = (user, (tenant, id)))]
 fn by_tuple(user: String, tenant: &str, id: u64) -> Limited<String> {
-    Ok(format!("{user}{tenant}{id}"))
+    Ok(user + tenant + &id.to_string())
 }
 
 #[test]

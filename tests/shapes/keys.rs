@@ -75,7 +75,7 @@ fn a_tuple_of_places_is_borrowed_element_by_element() {
     }
     #[rate_limit(count = 1, per = "1m", key = ((user.name, (user.tenant, path)), method, 1_u8))]
     fn nested(user: User, path: String, method: &str) -> Limited<(String, String)> {
-        Ok((user.name, format!("{method} {path}")))
+        Ok((user.name, path + method))
     }
     #[rate_limit(count = 1, per = "1m", key = (name,))]
     fn single(name: String) -> Limited<String> {
@@ -87,7 +87,7 @@ fn a_tuple_of_places_is_borrowed_element_by_element() {
     }
     let pair_of = |first: &str, second: &str| (first.to_owned(), second.to_owned());
     assert_eq!(once(|| pair(user("a"), "/".to_owned())), pair_of("a", "/"));
-    assert_eq!(once(|| nested(user("a"), "/".to_owned(), "GET")), pair_of("a", "GET /"));
+    assert_eq!(once(|| nested(user("a"), "/".to_owned(), "GET")), pair_of("a", "/GET"));
     assert_eq!(once(|| single("a".to_owned())), "a");
     assert_eq!(once(|| mixed("a".to_owned())), "a");
     let _clock = test_util::pause();
@@ -249,4 +249,57 @@ fn a_mutable_reference_as_the_key_is_not_used_up() {
     *call(&mut counter).unwrap() += 1;
     counter = 1;
     assert!(call(&mut counter).is_err());
+}
+
+impl RateLimitKey for User {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        self.id.write_to(writer);
+    }
+}
+
+impl User {
+    #[rate_limit(count = 1, per = "1m", key = self)]
+    fn by_self(&self) -> Limited<u64> {
+        Ok(self.id)
+    }
+
+    #[rate_limit(count = 1, per = "1m", key = (self, path))]
+    fn by_self_taken(self, path: &str) -> Limited<String> {
+        Ok(self.name + path)
+    }
+
+    #[rate_limit(count = 1, per = "1m", key = *self)]
+    async fn by_self_in_a_future(&mut self) -> Limited<&mut String> {
+        Ok(&mut self.name)
+    }
+}
+
+#[test]
+fn self_itself_as_the_key() {
+    assert_eq!(once(|| user("a").by_self()), 1);
+    assert_eq!(once(|| user("a").by_self_taken("/")), "a/");
+    let mut user = user("a");
+    let _clock = test_util::pause();
+    ready(user.by_self_in_a_future()).unwrap().push('b');
+    assert!(ready(user.by_self_in_a_future()).is_err());
+    assert_eq!(user.name, "ab");
+}
+
+#[test]
+fn a_return_in_the_key_returns_from_the_function() {
+    #[rate_limit(count = 1, per = "1m", key = match user { Some(user) => user, None => return Ok("nobody") })]
+    fn blocking(user: Option<&str>) -> Limited<&str> {
+        Ok(user.unwrap_or_default())
+    }
+    #[rate_limit(count = 1, per = "1m", key = { let Some(user) = user else { return Ok(0) }; user.len() })]
+    async fn asynchronous(user: Option<&str>) -> Limited<usize> {
+        Ok(user.map_or(0, str::len))
+    }
+    let _clock = test_util::pause();
+    assert!((0..3).all(|_| matches!(blocking(None), Ok("nobody"))));
+    assert_eq!(blocking(Some("a")).unwrap(), "a");
+    assert!(blocking(Some("a")).is_err());
+    assert!((0..3).all(|_| matches!(ready(asynchronous(None)), Ok(0))));
+    assert_eq!(ready(asynchronous(Some("a"))).unwrap(), 1);
+    assert!(ready(asynchronous(Some("a"))).is_err());
 }

@@ -133,6 +133,7 @@ mod named {
         pub(super) const LINE: u32 = line!() + 1;
         #[rate_limit(count = 1, per = "1h")]
         pub(super) fn method(&self) -> Limited {
+            let _ = self;
             Ok(())
         }
     }
@@ -141,6 +142,7 @@ mod named {
         pub(super) const LINE: u32 = line!() + 1;
         #[rate_limit(count = 1, per = "1h")]
         pub(super) fn method(&self) -> Limited {
+            let _ = &self.0;
             Ok(())
         }
     }
