@@ -208,3 +208,48 @@ fn a_thread_that_waits_is_released_when_its_permit_is_due() {
     }
     assert!(start.elapsed() >= Duration::from_millis(40));
 }
+
+/// Runs in a test that has paused tokio's clock, and nothing else.
+mod by_tokios_clock_alone {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn waits_in_a_row_take_the_time_that_they_should() {
+        let limiter = limiter("in a row", &[Limit::new(1, Duration::from_millis(10))]);
+        let start = Instant::now();
+        for _ in 0..101 {
+            limiter.wait_async("key", 1).await.unwrap();
+        }
+        assert_eq!(start.elapsed(), SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thousand_waiters_are_released_at_their_times() {
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket] {
+            let limiter = limiter(&format!("{algorithm:?}"), &[Limit::new(100, SECOND).with_algorithm(algorithm)]);
+            let start = Instant::now();
+            let waiters = (0..1_000).map(|_| {
+                let limiter = limiter.clone();
+                tokio::spawn(async move {
+                    limiter.wait_async("key", 1).await.unwrap();
+                    start.elapsed()
+                })
+            });
+            let mut times = Vec::new();
+            for waiter in waiters.collect::<Vec<_>>() {
+                times.push(waiter.await.unwrap());
+            }
+            assert!(times.is_sorted());
+            assert_eq!(times[999], 9 * SECOND, "{algorithm:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_sees_the_time_advanced() {
+        let limiter = limiter("advanced", &[Limit::new(1, MINUTE)]);
+        limiter.check_async("key", 1).await.unwrap();
+        assert!(limiter.check_async("key", 1).await.is_err());
+        tokio::time::advance(MINUTE).await;
+        assert!(limiter.check_async("key", 1).await.is_ok());
+    }
+}

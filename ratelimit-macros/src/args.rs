@@ -2,6 +2,7 @@
 
 use proc_macro2::{Ident, TokenStream};
 use syn::ext::IdentExt;
+use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
 use syn::{Expr, Token, parenthesized};
 
@@ -321,10 +322,9 @@ fn value(name: &Ident, input: ParseStream<'_>) -> syn::Result<Expr> {
     }
     // A failed expression may have eaten the following arguments: read ahead, and step over it only if it was one.
     let ahead = input.fork();
-    match ahead.parse::<Expr>() {
-        Ok(_) => input.parse(),
-        Err(error) => Err(error),
-    }
+    let value = ahead.parse::<Expr>()?;
+    input.advance_to(&ahead);
+    Ok(value)
 }
 
 /// `(..)` behind a name.

@@ -5,14 +5,14 @@
 //! a constant of its name instead of binding it, and constants are not hygienic.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
-use quote::{ToTokens, format_ident, quote_spanned};
-use syn::{Expr, ExprPath, UnOp};
+use quote::{ToTokens, quote_spanned};
+use syn::{Expr, UnOp};
 
 use crate::args::{Arg, bare};
 use crate::describe::doc_line;
-use crate::duration::{LONGEST, SHORTEST};
+use crate::expand_limits::{LimitTokens, primitive};
 use crate::item::{Item, ends};
-use crate::model::{Algorithm, Backend, Denial, Limiter, Model, OnBackendError, Own, Per, Permits, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, OnBackendError, Own, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -44,24 +44,8 @@ fn docs(model: &Model, item: &Item) -> TokenStream {
     }
 }
 
-struct Expansion<'a> {
-    model: &'a Model,
-}
-
-/// What one limit is made of: in the static, and at a call if anything of it is read there.
-struct LimitTokens {
-    template: TokenStream,
-    current: TokenStream,
-    lets: TokenStream,
-    is_read: bool,
-}
-
-/// A value in the two places where it may be needed.
-struct Value {
-    /// In the static.
-    fixed: Option<TokenStream>,
-    current: TokenStream,
-    lets: TokenStream,
+pub(crate) struct Expansion<'a> {
+    pub(crate) model: &'a Model,
 }
 
 impl Expansion<'_> {
@@ -123,7 +107,11 @@ impl Expansion<'_> {
             }
         };
         let import = self.import();
-        braces(quote_spanned!(site()=> #import #tokens), body.span())
+        // The outer braces stay the user's: by them the compiler tells the function from one that a macro made up, in which
+        // `dead_code` for instance says nothing.
+        let mut limited = Group::new(Delimiter::Brace, quote_spanned!(site()=> #import #tokens));
+        limited.set_span(body.span());
+        limited
     }
 
     /// The body with the prologue inside of the `async` block at its end.
@@ -261,8 +249,8 @@ impl Expansion<'_> {
             Some(name) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
             // The type name of an item inside of the function has the function's path in it, its impl included.
             None => (
-                quote_spanned!(site()=> fn __here() {}),
-                quote_spanned!(site()=> #rt::Spec::unnamed(|| #rt::item_name(&__here))),
+                quote_spanned!(site()=> enum __Here {}),
+                quote_spanned!(site()=> #rt::Spec::unnamed(#rt::path::<__Here>)),
             ),
         };
         let ordinal = (self.model.ordinal > 1).then(|| {
@@ -287,8 +275,7 @@ impl Expansion<'_> {
                     #ordinal
                     #(#templates)*
                     #settings
-                    .at(::core::file!(), ::core::line!(), ::core::column!())
-                    .limiter();
+                    .limiter_here();
                 &__LIMITER
             };
         )
@@ -326,199 +313,6 @@ impl Expansion<'_> {
         settings
     }
 
-    fn limits(&self) -> Vec<LimitTokens> {
-        let Limiter::Own(own) = &self.model.limiter else {
-            return Vec::new();
-        };
-        let rt = self.runtime(site());
-        own.limits
-            .iter()
-            .enumerate()
-            .map(|(index, limit)| {
-                let count = self.permits(&limit.count, &format_ident!("__count{index}", span = site()));
-                let per = self.per(&limit.per, &format_ident!("__per{index}", span = site()));
-                let burst = limit
-                    .burst
-                    .as_ref()
-                    .map(|burst| self.permits(burst, &format_ident!("__burst{index}", span = site())));
-                let algorithm = match limit.algorithm {
-                    Algorithm::SlidingWindow => quote_spanned!(site()=> #rt::SLIDING_WINDOW),
-                    Algorithm::TokenBucket => quote_spanned!(site()=> #rt::TOKEN_BUCKET),
-                    Algorithm::FixedWindow => quote_spanned!(site()=> #rt::FIXED_WINDOW),
-                };
-                let make = |count: &TokenStream, per: &TokenStream, burst: Option<&TokenStream>| match burst {
-                    None => quote_spanned!(site()=> #rt::limit(#count, #per, #algorithm)),
-                    Some(burst) => quote_spanned!(site()=> #rt::limit_with_burst(#count, #per, #algorithm, #burst)),
-                };
-                let reads_burst = burst.as_ref().is_some_and(|burst| burst.fixed.is_none());
-                let reads_count = count.fixed.is_none() || reads_burst;
-                let reads_per = per.fixed.is_none();
-                let one = quote_spanned!(site()=> 1);
-                let template = make(
-                    count.fixed.as_ref().filter(|_| !reads_count).unwrap_or(&one),
-                    per.fixed.as_ref().unwrap_or(&quote_spanned!(site()=> #rt::per(1))),
-                    burst.as_ref().map(|burst| burst.fixed.as_ref().unwrap_or(&one)),
-                );
-                let current = make(&count.current, &per.current, burst.as_ref().map(|burst| &burst.current));
-                let mut template = quote_spanned!(site()=> .limit(#template));
-                if reads_count {
-                    template.extend(quote_spanned!(site()=> .reads_count()));
-                }
-                if reads_per {
-                    template.extend(quote_spanned!(site()=> .reads_per()));
-                }
-                let lets = [Some(count.lets), Some(per.lets), burst.map(|burst| burst.lets)];
-                LimitTokens {
-                    template,
-                    current,
-                    lets: lets.into_iter().flatten().collect(),
-                    is_read: reads_count || reads_per,
-                }
-            })
-            .collect()
-    }
-
-    /// `count` or `burst`.
-    fn permits(&self, permits: &Permits, local: &Ident) -> Value {
-        match permits {
-            Permits::Literal(number) => {
-                let number = Literal::u32_unsuffixed(*number).into_token_stream();
-                Value { fixed: Some(number.clone()), current: number, lets: TokenStream::new() }
-            }
-            Permits::Read(arg) => read("u32", arg, local),
-            Permits::Constant(arg) => {
-                let Arg { name, value } = arg;
-                let at = place_of(value);
-                let message = format!("`{name}` is at least 1: with 0 every call would be denied");
-                match scope(value) {
-                    Scope::Module => {
-                        let u32 = primitive("u32", at);
-                        let test = quote_spanned!(at=> __VALUE >= 1);
-                        Value {
-                            fixed: Some(checked_item(value, &u32, &test, &message)),
-                            current: value.to_token_stream(),
-                            lets: TokenStream::new(),
-                        }
-                    }
-                    // As a generic argument it is checked by `cargo check` already.
-                    Scope::Name => {
-                        let rt = self.runtime(at);
-                        let u32 = primitive("u32", name.span());
-                        let lets = quote_spanned!(at=>
-                            let #local: #u32 = {
-                                use #rt::AtLeastOne as _;
-                                // Of a const generic it is known only where the function is compiled for it.
-                                const {
-                                    let __constant = #rt::Constant::<{ #value }>;
-                                    ::core::assert!(__constant.permits() >= 1, #message);
-                                    __constant
-                                }
-                                .at_least_one(())
-                            };
-                        );
-                        Value { fixed: None, current: local.to_token_stream(), lets }
-                    }
-                    Scope::Type => {
-                        let test = quote_spanned!(at=> __value >= 1);
-                        let u32 = primitive("u32", name.span());
-                        checked_inline(value, local, &u32, &test, &message)
-                    }
-                }
-            }
-        }
-    }
-
-    fn per(&self, per: &Per, local: &Ident) -> Value {
-        let rt = self.runtime(site());
-        match per {
-            Per::Literal(nanos, _) => {
-                let nanos = Literal::u64_unsuffixed(*nanos);
-                let per = quote_spanned!(site()=> #rt::per(#nanos));
-                Value { fixed: Some(per.clone()), current: per, lets: TokenStream::new() }
-            }
-            Per::Read(arg) => read_as(&duration(&arg.name), arg, local),
-            Per::Constant(arg) => {
-                let Arg { name, value } = arg;
-                let at = place_of(value);
-                let message = "`per` is a duration from 1 microsecond to 366 days";
-                let shortest = Literal::u64_unsuffixed(SHORTEST);
-                let longest = Literal::u64_unsuffixed(LONGEST);
-                let test = |nanos: TokenStream| quote_spanned!(at=> #nanos.as_nanos() >= #shortest && #nanos.as_nanos() <= #longest);
-                let duration = duration(name);
-                match scope(value) {
-                    // A duration is no const generic, so a static can name it.
-                    Scope::Module | Scope::Name => {
-                        let test = test(quote_spanned!(at=> __VALUE));
-                        Value {
-                            fixed: Some(checked_item(value, &duration, &test, message)),
-                            current: value.to_token_stream(),
-                            lets: TokenStream::new(),
-                        }
-                    }
-                    Scope::Type => {
-                        checked_inline(value, local, &duration, &test(quote_spanned!(at=> __value)), message)
-                    }
-                }
-            }
-        }
-    }
-
-    /// The statements that read the cost, and the part of the call that names it.
-    fn cost(&self) -> (TokenStream, TokenStream) {
-        let Some(cost) = &self.model.cost else {
-            return (TokenStream::new(), TokenStream::new());
-        };
-        let local = Ident::new("__cost", site());
-        let value = match &cost.permits {
-            Permits::Literal(number) => {
-                let number = Literal::u32_unsuffixed(*number);
-                let mut lets = TokenStream::new();
-                self.check_constant_cost(&mut lets);
-                return (lets, quote_spanned!(site()=> .cost(#number)));
-            }
-            Permits::Read(arg) => read("u32", arg, &local),
-            Permits::Constant(arg) => {
-                read("u32", &Arg { name: arg.name.clone(), value: Expr::Path(arg.value.clone()) }, &local)
-            }
-        };
-        let mut lets = value.lets;
-        self.check_constant_cost(&mut lets);
-        (lets, quote_spanned!(site()=> .cost(#local)))
-    }
-
-    /// A cost above the limit, where one of the two is a constant.
-    fn check_constant_cost(&self, lets: &mut TokenStream) {
-        let (Limiter::Own(own), Some(cost)) = (&self.model.limiter, &self.model.cost) else {
-            return;
-        };
-        for limit in &own.limits {
-            let capacity = limit.capacity();
-            if matches!((&cost.permits, capacity), (Permits::Literal(_), Permits::Literal(_))) {
-                // Checked already.
-                continue;
-            }
-            let (Some((cost_value, cost_scope)), Some((capacity, capacity_scope))) =
-                (known(&cost.permits), known(capacity))
-            else {
-                continue;
-            };
-            let at = match &cost.permits {
-                Permits::Constant(arg) => place_of(&arg.value),
-                _ => site().located_at(cost.name.span()),
-            };
-            let u64 = primitive("u64", site());
-            // Compared as what both can be cast to: that they are `u32` is said where they are read.
-            let check = quote_spanned!(at=>
-                ::core::assert!(#cost_value as #u64 <= #capacity as #u64, "`cost` is above the limit: the call never fits")
-            );
-            lets.extend(if cost_scope == Scope::Module && capacity_scope == Scope::Module {
-                quote_spanned!(at=> { const _: () = #check; })
-            } else {
-                quote_spanned!(at=> const { #check };)
-            });
-        }
-    }
-
     /// What the trait makes of the error for the return type, spanned at the type: its message shows there.
     fn returned(&self) -> TokenStream {
         let (first, last) = self.model.shape.returns.ends();
@@ -546,7 +340,7 @@ impl Expansion<'_> {
     }
 
     /// `::ratelimit_runtime::macro_support::v1`, or the import of what `crate` names.
-    fn runtime(&self, at: Span) -> TokenStream {
+    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
         if self.model.runtime.is_some() {
             quote_spanned!(at=> __runtime)
         } else {
@@ -558,78 +352,6 @@ impl Expansion<'_> {
     fn import(&self) -> Option<TokenStream> {
         self.model.runtime.as_ref().map(|path| quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;))
     }
-}
-
-/// Where a constant can be named.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Scope {
-    /// From a nested item too: its path starts with a module.
-    Module,
-    /// A single name: a constant, or a const generic of which a nested item knows nothing.
-    Name,
-    /// Through a type, which may be a generic parameter or `Self`.
-    Type,
-}
-
-fn scope(path: &ExprPath) -> Scope {
-    let segments = &path.path.segments;
-    let first = segments.first().map(|segment| segment.ident.to_string()).unwrap_or_default();
-    let is_module = path.path.leading_colon.is_some()
-        // Whoever calls a type parameter `Duration` has other troubles.
-        || first == "Duration"
-        || first.starts_with(|letter: char| !letter.is_uppercase());
-    if path.qself.is_some() {
-        Scope::Type
-    } else if segments.len() == 1 {
-        Scope::Name
-    } else if is_module {
-        Scope::Module
-    } else {
-        Scope::Type
-    }
-}
-
-/// Permits that the compiler knows, and from where.
-fn known(permits: &Permits) -> Option<(TokenStream, Scope)> {
-    match permits {
-        Permits::Literal(number) => Some((Literal::u32_unsuffixed(*number).into_token_stream(), Scope::Module)),
-        Permits::Constant(arg) => Some((arg.value.to_token_stream(), scope(&arg.value))),
-        Permits::Read(_) => None,
-    }
-}
-
-/// A constant with its check as items, which `cargo check` evaluates.
-fn checked_item(value: &ExprPath, ty: &TokenStream, test: &TokenStream, message: &str) -> TokenStream {
-    let at = place_of(value);
-    quote_spanned!(at=> {
-        const __VALUE: #ty = #value;
-        const _: () = ::core::assert!(#test, #message);
-        __VALUE
-    })
-}
-
-/// A constant that may be generic: checked where the function is compiled for its generics.
-fn checked_inline(value: &ExprPath, local: &Ident, ty: &TokenStream, test: &TokenStream, message: &str) -> Value {
-    let at = place_of(value);
-    let lets = quote_spanned!(at=>
-        let #local: #ty = const {
-            let __value: #ty = #value;
-            ::core::assert!(#test, #message);
-            __value
-        };
-    );
-    Value { fixed: None, current: local.to_token_stream(), lets }
-}
-
-fn read(ty: &str, arg: &Arg<Expr>, local: &Ident) -> Value {
-    read_as(&primitive(ty, arg.name.span()), arg, local)
-}
-
-/// A `let` with its type, so that a wrong type is reported at the expression.
-fn read_as(ty: &TokenStream, arg: &Arg<Expr>, local: &Ident) -> Value {
-    let value = &arg.value;
-    let lets = quote_spanned!(site()=> let #local: #ty = #value;);
-    Value { fixed: None, current: local.to_token_stream(), lets }
 }
 
 /// The key as it is passed: places are borrowed, in tuples too; anything else is evaluated as written.
@@ -672,10 +394,6 @@ fn borrowed(expr: &Expr) -> TokenStream {
     if binds_weaker { quote_spanned!(at=> &(#expr)) } else { quote_spanned!(at=> & #expr) }
 }
 
-fn duration(name: &Ident) -> TokenStream {
-    quote_spanned!(site().located_at(name.span())=> ::core::time::Duration)
-}
-
 /// Whether a type is an `impl Trait` or has one in it.
 fn names_impl(ty: TokenStream) -> bool {
     ty.into_iter().any(|token| match token {
@@ -683,13 +401,6 @@ fn names_impl(ty: TokenStream) -> bool {
         TokenTree::Group(group) => names_impl(group.stream()),
         TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
-}
-
-/// `::core::primitive::u32`: the bare name may be a type of the user's.
-fn primitive(name: &str, at: Span) -> TokenStream {
-    let at = site().located_at(at);
-    let name = Ident::new(name, at);
-    quote_spanned!(at=> ::core::primitive::#name)
 }
 
 fn braces(tokens: TokenStream, at: Span) -> Group {
@@ -703,10 +414,10 @@ fn move_keywords() -> TokenStream {
 }
 
 /// The macro's hygiene at the place of some tokens of the user's.
-fn place_of(tokens: &impl ToTokens) -> Span {
+pub(crate) fn place_of(tokens: &impl ToTokens) -> Span {
     site().located_at(ends(tokens).0)
 }
 
-fn site() -> Span {
+pub(crate) fn site() -> Span {
     Span::mixed_site()
 }

@@ -4,7 +4,7 @@ use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, FnArg, Meta, Signature, Visibility};
+use syn::{Attribute, FnArg, Meta, Signature, Token, Visibility};
 
 /// What the attribute is called, unless its import renames it.
 const ATTRIBUTE: &str = "rate_limit";
@@ -24,30 +24,44 @@ pub(crate) struct Item {
 impl Item {
     /// Takes the item apart; an error says what it is instead of a function with a body.
     pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Item> {
-        Item::parser.parse2(without_invisible_groups(tokens))
+        let mut tokens: Vec<TokenTree> = without_invisible_groups(tokens).into_iter().collect();
+        // The body is set aside before anything is parsed: to look at its tokens takes longer than all the rest.
+        let body = match tokens.pop() {
+            Some(TokenTree::Group(group)) if matches!(group.delimiter(), Delimiter::Brace | Delimiter::None) => {
+                Some(braces(group))
+            }
+            other => {
+                tokens.extend(other);
+                None
+            }
+        };
+        let parser = |input: ParseStream<'_>| Item::parser(input, body);
+        parser.parse2(tokens.into_iter().collect())
     }
 
-    fn parser(input: ParseStream<'_>) -> syn::Result<Item> {
+    fn parser(input: ParseStream<'_>, body: Option<Group>) -> syn::Result<Item> {
         let attrs = Attribute::parse_outer(input)?;
-        let mut head: Vec<TokenTree> = input.parse::<TokenStream>()?.into_iter().collect();
-        if let Some(other) = what_it_is(&head) {
+        let head: TokenStream = input.fork().parse()?;
+        if let Some(other) = what_it_is(head.clone()) {
+            // Parsers complain of what is left over.
+            input.parse::<TokenStream>()?;
             return Err(other.refusal());
         }
-        let body = head.pop();
-        let sig = signature.parse2(head.iter().cloned().collect())?;
+        let sig = signature(input)?;
         match body {
-            Some(TokenTree::Group(group)) => {
-                let body = braces(group);
-                Ok(Item { attrs, head: head.into_iter().collect(), sig, body })
+            Some(body) if input.is_empty() => Ok(Item { attrs, head, sig, body }),
+            None if input.peek(Token![;]) => {
+                input.parse::<TokenStream>()?;
+                Err(syn::Error::new(
+                    sig.ident.span(),
+                    format!(
+                        "`{}` has no body that could be limited: put `#[rate_limit]` on a function that implements or \
+                         calls it, or give it a body here",
+                        sig.ident
+                    ),
+                ))
             }
-            _ => Err(syn::Error::new(
-                sig.ident.span(),
-                format!(
-                    "`{}` has no body that could be limited: put `#[rate_limit]` on a function that implements or \
-                     calls it, or give it a body here",
-                    sig.ident
-                ),
-            )),
+            _ => Err(input.error("`#[rate_limit]` expected the body of the function here")),
         }
     }
 
@@ -163,8 +177,7 @@ fn signature(input: ParseStream<'_>) -> syn::Result<Signature> {
     if input.peek(syn::Ident) && input.fork().call(Ident::parse_any)? == "default" {
         input.call(Ident::parse_any)?;
     }
-    let sig: Signature = input.parse()?;
-    if input.is_empty() { Ok(sig) } else { Err(input.error("`#[rate_limit]` expected the body of the function here")) }
+    input.parse()
 }
 
 /// A `macro_rules!` fragment may arrive as a group without delimiters.
@@ -202,10 +215,11 @@ impl Other {
 }
 
 /// Reads up to `fn`; what else stands there says what the item is.
-fn what_it_is(tokens: &[TokenTree]) -> Option<Other> {
+fn what_it_is(tokens: TokenStream) -> Option<Other> {
     let mut constant = None;
+    let first = tokens.clone().into_iter().next();
     for token in tokens {
-        let word = match token {
+        let word = match &token {
             TokenTree::Ident(word) => word,
             // `pub(crate)`, `extern "C"`, a visibility that came through a macro
             TokenTree::Group(group) if matches!(group.delimiter(), Delimiter::Parenthesis | Delimiter::None) => {
@@ -236,7 +250,7 @@ fn what_it_is(tokens: &[TokenTree]) -> Option<Other> {
         };
         return Some(Other { span: word.span(), what, instead });
     }
-    let span = constant.or_else(|| tokens.first().map(TokenTree::span)).unwrap_or_else(Span::call_site);
+    let span = constant.or_else(|| first.map(|token| token.span())).unwrap_or_else(Span::call_site);
     let what = if constant.is_some() { "a constant" } else { "something else" };
     Some(Other { span, what, instead: "" })
 }

@@ -5,16 +5,20 @@
 use proc_macro::TokenStream;
 
 mod args;
+mod attribute;
+mod denial;
 mod describe;
 mod diagnostics;
 mod duration;
 mod expand;
+mod expand_limits;
 mod item;
 mod model;
 mod shape;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod values;
 
 /// Limits how often a function is called.
 ///
@@ -175,25 +179,5 @@ mod tests;
 /// A function without docs gets the line from rustdoc only, so that `missing_docs` still asks for its own.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
-    limit(args.into(), item.into(), model::Features::ENABLED).into()
-}
-
-/// The attribute over tokens: the function with its limit, or without it and beside all mistakes.
-fn limit(
-    args: proc_macro2::TokenStream,
-    tokens: proc_macro2::TokenStream,
-    features: model::Features,
-) -> proc_macro2::TokenStream {
-    let mut errors = diagnostics::Diagnostics::default();
-    let args = args::Args::parse(args, &mut errors);
-    let limited = match item::Item::parse(tokens.clone()) {
-        Ok(item) => {
-            model::Model::validate(args, &item, features, &mut errors).map(|model| expand::expand(&model, &item))
-        }
-        Err(error) => {
-            errors.push(error);
-            None
-        }
-    };
-    errors.or_limited(limited, tokens)
+    attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()
 }

@@ -66,7 +66,7 @@ impl Shape {
             return Ok(Shape { body: Body::Blocking(item.body.clone()), returns: Returns::Nothing(name.clone()) });
         };
         let future = future(ty);
-        if let Some(block) = TrailingBlock::of(&item.body) {
+        if let Some(block) = may_be_future(ty).then(|| TrailingBlock::of(&item.body)).flatten() {
             let returns = match future {
                 Some(Future { output: Some(output) }) => Returns::of(output),
                 _ => Returns::Unknown((**ty).clone()),
@@ -197,6 +197,17 @@ fn pop_box_pin(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
 
 fn is_word(token: &TokenTree, word: &str) -> bool {
     matches!(token, TokenTree::Ident(ident) if ident == word)
+}
+
+/// Whether a type can be a future, under whatever name. Most functions return what cannot.
+fn may_be_future(ty: &Type) -> bool {
+    match bare(ty) {
+        Type::Path(it) => {
+            !it.path.segments.last().is_some_and(|segment| segment.ident == "Result" || segment.ident == "Option")
+        }
+        Type::ImplTrait(_) | Type::Macro(_) | Type::Verbatim(_) => true,
+        _ => false,
+    }
 }
 
 /// A type that is a future by its looks.

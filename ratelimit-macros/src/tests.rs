@@ -23,7 +23,7 @@ fn expanded(args: &str, item: &str) -> String {
 }
 
 fn limited(args: &str, item: &str, features: Features) -> TokenStream {
-    crate::limit(tokens(args), tokens(item), features)
+    crate::attribute::expand(tokens(args), tokens(item), features)
 }
 
 fn tokens(text: &str) -> TokenStream {

@@ -11,7 +11,7 @@
 //!
 //! 64 bits last until the year 2554; sums saturate there.
 
-use std::sync::LazyLock;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -36,9 +36,18 @@ struct Clock {
 /// The clock's origin, or 0 until it is known.
 static ORIGIN: AtomicU64 = AtomicU64::new(0);
 
-static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
+static CLOCK: OnceLock<Clock> = OnceLock::new();
+
+/// The clock, started at the first use. Out of line, so that a decision's own instructions stay few.
+#[cold]
+#[inline(never)]
+fn clock() -> &'static Clock {
+    CLOCK.get_or_init(start)
+}
+
+fn start() -> Clock {
     let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos);
-    ORIGIN.store(unix, Ordering::Relaxed);
+    ORIGIN.store(unix.saturating_sub(EARLIER), Ordering::Relaxed);
     let counter = quanta::Clock::new();
     Clock {
         scale: counter.delta_as_nanos(0, 1 << 32),
@@ -48,21 +57,42 @@ static CLOCK: LazyLock<Clock> = LazyLock::new(|| {
         offset: AtomicU64::new(0),
         expires: AtomicU64::new(0),
     }
-});
+}
 
 /// Nanoseconds since the Unix epoch.
 #[inline]
 pub(crate) fn now() -> u64 {
-    CLOCK.now()
+    match CLOCK.get() {
+        Some(clock) => clock.now(),
+        None => clock().now(),
+    }
 }
 
-/// The time at which the clock was first read; none that it says is earlier.
+/// How much earlier than the clock's first reading a time may be: by a test's clock, which was paused before.
+const EARLIER: u64 = 3_600_000_000_000;
+
+/// None of the times that matter is earlier than this.
 #[inline]
 pub(crate) fn origin() -> u64 {
-    // A word of its own, because the sides of a decision that do not read the clock need no more.
     match ORIGIN.load(Ordering::Relaxed) {
-        0 => CLOCK.unix,
+        0 => clock().unix.saturating_sub(EARLIER),
         origin => origin,
+    }
+}
+
+/// The present time by the clock of the tokio runtime around: of use where a test has paused that one.
+#[cfg(feature = "tokio")]
+pub(crate) fn now_in_runtime() -> u64 {
+    /// Two readings of one clock, one after the other, differ by less, unless the thread is interrupted in between.
+    const SAME: Duration = Duration::from_micros(2);
+    let (runtime, real) = (tokio::time::Instant::now().into_std(), Instant::now());
+    if real.saturating_duration_since(runtime).max(runtime.saturating_duration_since(real)) < SAME {
+        return now();
+    }
+    let started = clock().instant;
+    match runtime.checked_duration_since(started) {
+        Some(passed) => clock().unix.saturating_add(nanos(passed)),
+        None => clock().unix.saturating_sub(nanos(started.saturating_duration_since(runtime))),
     }
 }
 
@@ -85,6 +115,7 @@ impl Clock {
 
     /// Sets the counter right. Two threads that do so at once store nearly the same.
     #[cold]
+    #[inline(never)]
     fn set_right(&self) -> u64 {
         let mut before = self.ticks();
         // A thread that is interrupted between the reads sets the counter late; try again, but not for ever.
@@ -122,7 +153,7 @@ mod tests {
     #[test]
     fn it_is_never_ahead_of_the_monotonic_clock_by_more_than_the_counters_drift() {
         let unix = origin();
-        let start = CLOCK.instant;
+        let start = clock().instant;
         for _ in 0..200_000 {
             let now = now();
             let passed = nanos(start.elapsed());

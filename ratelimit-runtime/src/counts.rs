@@ -5,9 +5,10 @@
 //! threads than cells do the rest share one.
 
 use std::cell::Cell;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::sync::{AtomicU64, Ordering};
 
 /// Threads with a cell of their own.
 const OWN: usize = 15;
@@ -104,7 +105,7 @@ fn claim() -> usize {
     cell
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom_model)))]
 mod tests {
     use super::*;
 
@@ -125,5 +126,44 @@ mod tests {
             });
         }
         assert_eq!(counts.sums(), (120_000, 240_000));
+    }
+}
+
+/// Every order in which threads can raise a counter and hand its cell on.
+#[cfg(all(test, loom_model))]
+mod model {
+    use loom::sync::{Arc, Mutex};
+    use loom::thread;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_in_the_shared_cell() {
+        loom::model(|| {
+            let counter = Arc::new(AtomicU64::new(0));
+            let other = Arc::clone(&counter);
+            let handle = thread::spawn(move || raise(&other, SHARED));
+            raise(&counter, SHARED);
+            handle.join().unwrap();
+            assert_eq!(counter.load(Ordering::Relaxed), 2);
+        });
+    }
+
+    #[test]
+    fn nothing_is_lost_when_a_thread_takes_over_the_cell_of_one_that_ended() {
+        loom::model(|| {
+            let state = Arc::new((AtomicU64::new(0), Mutex::new(true)));
+            let first = Arc::clone(&state);
+            let handle = thread::spawn(move || {
+                raise(&first.0, 0);
+                *first.1.lock().unwrap() = false;
+            });
+            let is_mine = !*state.1.lock().unwrap();
+            if is_mine {
+                raise(&state.0, 0);
+            }
+            handle.join().unwrap();
+            assert_eq!(state.0.load(Ordering::Relaxed), 1 + u64::from(is_mine));
+        });
     }
 }

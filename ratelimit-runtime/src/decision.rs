@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use smallvec::SmallVec;
+
 use crate::algorithm::record::Permit;
 use crate::limit::Limit;
 
@@ -24,10 +26,10 @@ pub struct Decision {
 pub(crate) struct Taken {
     pub(crate) permit: Permit,
     pub(crate) place: Place,
-    /// The limits of the call, where they were read at the call.
-    pub(crate) limits: Option<Box<[Limit]>>,
-    /// The limiter that took them, by the address of its core.
-    pub(crate) limiter: usize,
+    /// The limits of the call, where they were read at the call; else none.
+    pub(crate) limits: SmallVec<[Limit; 1]>,
+    /// The limiter that took them, and how often its buckets had been reset by then.
+    pub(crate) limiter: (u64, u64),
 }
 
 /// Where the bucket of a call is.

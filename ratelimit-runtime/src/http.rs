@@ -71,7 +71,7 @@ fn policy_field(policy: &str, limit: &Limit) -> Result<Option<String>, Error> {
         .bare_item(StringRef::from_str(policy)?)
         .parameter(KeyRef::from_str("q")?, sfv::Integer::from(limit.count()));
     if per.subsec_nanos() == 0 {
-        let _ = item.parameter(KeyRef::from_str("w")?, integer(per.as_secs())?);
+        let _ = item.parameter(KeyRef::from_str("w")?, integer(per.as_secs()));
     }
     Ok(list.finish())
 }
@@ -86,14 +86,14 @@ fn limit_field(policy: &str, exceeded: &RateLimitExceeded) -> Result<Option<Stri
         .bare_item(StringRef::from_str(policy)?)
         .parameter(KeyRef::from_str("r")?, sfv::Integer::from(exceeded.remaining()));
     if let Some(seconds) = exceeded.retry_after_secs() {
-        let _ = item.parameter(KeyRef::from_str("t")?, integer(seconds)?);
+        let _ = item.parameter(KeyRef::from_str("t")?, integer(seconds));
     }
     Ok(list.finish())
 }
 
-fn integer(seconds: u64) -> Result<sfv::Integer, Error> {
-    // 584 years at the most, far below the 15 digits of a structured field.
-    Ok(sfv::Integer::try_from(seconds).unwrap_or(sfv::Integer::MAX))
+/// 584 years at the most, far below the 15 digits of a structured field.
+fn integer(seconds: u64) -> sfv::Integer {
+    sfv::Integer::try_from(seconds).unwrap_or(sfv::Integer::MAX)
 }
 
 /// What an annotated function that returns `impl IntoResponse` or `impl Responder` really returns.

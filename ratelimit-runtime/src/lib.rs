@@ -71,6 +71,7 @@ mod limit;
 mod limiter;
 mod registry;
 mod switches;
+mod sync;
 mod waiting;
 
 pub use algorithm::offences::Backoff;

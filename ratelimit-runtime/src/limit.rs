@@ -146,6 +146,11 @@ impl Limit {
         Limit { per_micros: per_micros as u64, count, burst, algorithm }
     }
 
+    /// A limit whose values the attribute has checked. A constant is computed once for every attribute: without a division.
+    pub(crate) const fn literal(count: u32, per_micros: u64, algorithm: Algorithm, burst: u32) -> Limit {
+        Limit { per_micros, count, burst, algorithm }
+    }
+
     /// The same limit, enforced by `algorithm`; a token bucket starts with a burst of `count`.
     pub const fn with_algorithm(self, algorithm: Algorithm) -> Limit {
         Limit { algorithm, burst: self.count, ..self }

@@ -140,7 +140,7 @@ impl RateLimiter {
 
     /// As [`check`](Self::check), without blocking the thread on a backend.
     pub async fn check_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
-        let started = Call::new(self.core()).cost(cost).start(&key);
+        let started = Call::new(self.core()).in_future().cost(cost).start(&key);
         drop(key);
         started.finish_async().await
     }
@@ -158,7 +158,7 @@ impl RateLimiter {
     /// unless others are booked behind them.
     #[cfg(feature = "tokio")]
     pub async fn wait_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
-        let started = Call::new(self.core()).cost(cost).wait(Wait::Forever).start(&key);
+        let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::Forever).start(&key);
         drop(key);
         started.finish_async().await
     }
@@ -181,7 +181,7 @@ impl RateLimiter {
         cost: u32,
         max: Duration,
     ) -> Result<Decision, RateLimitExceeded> {
-        let started = Call::new(self.core()).cost(cost).wait(Wait::AtMost(nanos(max))).start(&key);
+        let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::AtMost(nanos(max))).start(&key);
         drop(key);
         started.finish_async().await
     }
@@ -193,7 +193,7 @@ impl RateLimiter {
 
     /// As [`peek`](Self::peek), without blocking the thread on a backend.
     pub async fn peek_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
-        let started = Call::new(self.core()).cost(cost).peek().start(&key);
+        let started = Call::new(self.core()).in_future().cost(cost).peek().start(&key);
         drop(key);
         started.finish_async().await
     }

@@ -50,6 +50,36 @@ pub mod v1 {
         std::any::type_name_of_val(item)
     }
 
+    /// The path of a type, from which the function around it gets its name.
+    pub fn path<T>() -> &'static str {
+        std::any::type_name::<T>()
+    }
+
+    /// What most attributes say, in few tokens and few steps: they are compiled and computed for every function.
+    impl Spec {
+        /// A limit of literals, its period in microseconds.
+        pub const fn sliding_window(self, count: u32, micros: u64) -> Spec {
+            self.limit(Limit::literal(count, micros, SLIDING_WINDOW, count))
+        }
+
+        /// A limit of literals.
+        pub const fn fixed_window(self, count: u32, micros: u64) -> Spec {
+            self.limit(Limit::literal(count, micros, FIXED_WINDOW, count))
+        }
+
+        /// A limit of literals.
+        pub const fn token_bucket(self, count: u32, micros: u64, burst: u32) -> Spec {
+            self.limit(Limit::literal(count, micros, TOKEN_BUCKET, burst))
+        }
+
+        /// The limiter, written down where this is called: to the compiler, that is the attribute.
+        #[track_caller]
+        pub const fn limiter_here(self) -> RateLimiter {
+            let here = std::panic::Location::caller();
+            self.at(here.file(), here.line(), here.column()).limiter()
+        }
+    }
+
     /// `backend = ..`.
     pub fn backend<B: IntoBackend>(backend: B) -> SharedBackend {
         backend.into_backend()
@@ -114,7 +144,10 @@ pub mod v1 {
         /// Does all that needs no waiting.
         #[inline]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
-            Begun { limiter: RateLimiter::from_core(self.call.core().clone()), started: self.call.start(&key) }
+            Begun {
+                limiter: RateLimiter::from_core(self.call.core().clone()),
+                started: self.call.in_future().start(&key),
+            }
         }
     }
 
@@ -206,11 +239,9 @@ pub mod v1 {
         None
     }
 
-    /// For a call that cannot be denied.
-    #[expect(clippy::needless_pass_by_value, reason = "it ends here")]
-    pub fn admitted(result: Result<(), RateLimitExceeded>) {
-        debug_assert!(result.is_ok(), "an unbounded wait was denied: {result:?}");
-    }
+    /// For a call that cannot be denied: where it was all the same, because limits were replaced meanwhile by ones that can
+    /// never hold its cost, or because a shared limiter denies while its backend fails, it runs.
+    pub fn admitted(_: Result<(), RateLimitExceeded>) {}
 
     /// What a denied call returns, by the attribute's own word.
     pub fn or_else<R>(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> R) -> R {

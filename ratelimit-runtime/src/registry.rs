@@ -1,5 +1,6 @@
 //! What rate limiters this process has used.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -8,6 +9,9 @@ use crate::limit::Limit;
 use crate::limiter::{Core, InvalidLimiter};
 
 static LIMITERS: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+
+/// Limits that were set by name: for limiters that are used for the first time later.
+static REPLACED: Mutex<BTreeMap<String, Vec<Limit>>> = Mutex::new(BTreeMap::new());
 
 /// A rate limiter that this process has used; see [`limiters`].
 #[derive(Clone, Debug)]
@@ -45,6 +49,11 @@ pub(crate) fn add(core: &Arc<Core>) {
         limiters.retain(|limiter| limiter.strong_count() > 0);
     }
     limiters.push(Arc::downgrade(core));
+    drop(limiters);
+    if let Some(limits) = REPLACED.lock().get(core.name()) {
+        // They were checked when they were set.
+        let _ = core.set_limits(limits);
+    }
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {
@@ -81,12 +90,17 @@ fn info(core: &Core) -> LimiterInfo {
 }
 
 /// Replaces the limits of all limiters of that name in this process, from their next call on, as
-/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does. An error if no limiter of that name has been used yet.
+/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does; of those too that are used for the first time later. An
+/// error, which changes nothing, if no limiter of that name has been used yet.
 pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
     let mut found = false;
     for core in all().iter().filter(|core| core.name() == name) {
         core.set_limits(limits)?;
         found = true;
     }
-    if found { Ok(()) } else { Err(InvalidLimiter::UnknownName) }
+    if !found {
+        return Err(InvalidLimiter::UnknownName);
+    }
+    REPLACED.lock().insert(name.to_owned(), limits.to_vec());
+    Ok(())
 }

@@ -55,7 +55,7 @@ pub(crate) struct Scope {
     time: Time,
     memory: MemoryBackend,
     /// Stores by limiter.
-    stores: Mutex<HashMap<usize, Arc<Store>>>,
+    stores: Mutex<HashMap<u64, Arc<Store>>>,
     wakers: Mutex<Vec<Waker>>,
 }
 
@@ -94,7 +94,7 @@ impl Scope {
         }
     }
 
-    pub(crate) fn store(&self, limiter: usize, make: impl FnOnce(&MemoryBackend) -> Arc<Store>) -> Arc<Store> {
+    pub(crate) fn store(&self, limiter: u64, make: impl FnOnce(&MemoryBackend) -> Arc<Store>) -> Arc<Store> {
         Arc::clone(self.stores.lock().entry(limiter).or_insert_with(|| make(&self.memory)))
     }
 
@@ -129,7 +129,7 @@ impl Scope {
     }
 
     fn reset(&self) {
-        self.stores.lock().clear();
+        self.memory.clear();
     }
 
     pub(crate) fn enter(self: &Arc<Scope>) -> Entered {

@@ -46,13 +46,14 @@ impl Log {
         }
     }
 
-    /// The first moment from `from` on at which `limit` admits `cost`; of a token bucket on a whole microsecond, if later.
+    /// The first moment from `from` on at which `limit` admits `cost`; of a token bucket, if later,
+    /// on a whole microsecond where `from` is one.
     /// What one limit admits once it admits later too, if nothing is taken meanwhile.
     pub fn earliest(&self, limit: &Limit, from: u64, cost: u32) -> u64 {
         if self.admits(limit, from, cost) {
             return from;
         }
-        let grain = if limit.algorithm() == Algorithm::TokenBucket { 1_000 } else { 1 };
+        let grain = if limit.algorithm() == Algorithm::TokenBucket && from.is_multiple_of(1_000) { 1_000 } else { 1 };
         let (mut denied, mut admitted) = (from / grain, u64::MAX / 4 / grain);
         while admitted - denied > 1 {
             let middle = denied + (admitted - denied) / 2;
@@ -70,6 +71,9 @@ impl Log {
 }
 
 /// A duration in nanoseconds.
+///
+/// # Panics
+/// Where it is longer than 584 years.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap()
 }

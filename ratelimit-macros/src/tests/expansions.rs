@@ -23,11 +23,10 @@ fn a_blocking_function() {
             )]
             pub fn search(user_id: &str) -> Result<u32, RateLimitExceeded> {
                 let __limiter = {
-                    fn __here() {}
-                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
-                        .limit(rt::limit(100, rt::per(1000000000), rt::SLIDING_WINDOW))
-                        .at(::core::file!(), ::core::line!(), ::core::column!())
-                        .limiter();
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                        .sliding_window(100, 1000000)
+                        .limiter_here();
                     &__LIMITER
                 };
                 let __checked = rt::Call::new(__limiter).check(&user_id);
@@ -56,12 +55,9 @@ fn a_method_with_several_limits() {
             fn store(&mut self, user: User, files: &[File]) -> io::Result<()> {
                 let __limiter = {
                     static __LIMITER: rt::RateLimiter = rt::Spec::named("files")
-                        .limit(rt::limit(10, rt::per(1000000000), rt::SLIDING_WINDOW))
-                        .limit(
-                            rt::limit_with_burst(500, rt::per(3600000000000), rt::TOKEN_BUCKET, 50),
-                        )
-                        .at(::core::file!(), ::core::line!(), ::core::column!())
-                        .limiter();
+                        .sliding_window(10, 1000000)
+                        .token_bucket(500, 3600000000, 50)
+                        .limiter_here();
                     &__LIMITER
                 };
                 let __cost: ::core::primitive::u32 = files.len() as u32;
@@ -89,13 +85,12 @@ fn limits_that_are_read_at_each_call() {
             )]
             fn call<T: Send>(self: Pin<&mut Self>) -> Option<T> {
                 let __limiter = {
-                    fn __here() {}
-                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                         .limit(rt::limit(1, rt::per(1), rt::SLIDING_WINDOW))
                         .reads_count()
                         .reads_per()
-                        .at(::core::file!(), ::core::line!(), ::core::column!())
-                        .limiter();
+                        .limiter_here();
                     &__LIMITER
                 };
                 let __count0: ::core::primitive::u32 = self.plan.calls;
@@ -124,8 +119,8 @@ fn constants() {
             )]
             fn call<const N: u32>() -> Option<u32> {
                 let __limiter = {
-                    fn __here() {}
-                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                         .limit(
                             rt::limit(
                                 1,
@@ -142,23 +137,26 @@ fn constants() {
                             ),
                         )
                         .reads_count()
-                        .at(::core::file!(), ::core::line!(), ::core::column!())
-                        .limiter();
+                        .limiter_here();
                     &__LIMITER
                 };
                 let __count0: ::core::primitive::u32 = {
                     use rt::AtLeastOne as _;
                     const {
+                        let __constant = rt::Constant::<{ N }>;
                         ::core::assert!(
-                            N >= 1, "`count` is at least 1: with 0 every call would be denied"
-                        )
-                    };
-                    rt::Constant::<{ N }>.at_least_one(())
+                            __constant.permits() >= 1,
+                            "`count` is at least 1: with 0 every call would be denied"
+                        );
+                        __constant
+                    }
+                        .at_least_one(())
                 };
                 let __cost: ::core::primitive::u32 = Self::COST;
                 const {
                     ::core::assert!(
-                        Self::COST <= N, "`cost` is above the limit: the call never fits"
+                        Self::COST as ::core::primitive::u64 <= N as ::core::primitive::u64,
+                        "`cost` is above the limit: the call never fits"
                     )
                 };
                 let __checked = rt::Call::new(__limiter)
@@ -188,13 +186,10 @@ fn an_async_function() {
                 let __exempt: ::core::primitive::bool = ip.is_loopback();
                 if !__exempt {
                     let __limiter = {
-                        fn __here() {}
-                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
-                                &__here,
-                            ))
-                            .limit(rt::limit(5, rt::per(60000000000), rt::SLIDING_WINDOW))
-                            .at(::core::file!(), ::core::line!(), ::core::column!())
-                            .limiter();
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(5, 60000000)
+                            .limiter_here();
                         &__LIMITER
                     };
                     let __begun = rt::Call::new(__limiter).begin(&ip);
@@ -222,13 +217,10 @@ fn a_boxed_future() {
             ) -> Pin<Box<dyn Future<Output = Result<u32, Error>> + Send + 'a>> {
                 Box::pin(async move {
                     let __limiter = {
-                        fn __here() {}
-                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
-                                &__here,
-                            ))
-                            .limit(rt::limit(5, rt::per(60000000000), rt::SLIDING_WINDOW))
-                            .at(::core::file!(), ::core::line!(), ::core::column!())
-                            .limiter();
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(5, 60000000)
+                            .limiter_here();
                         &__LIMITER
                     };
                     let __begun = rt::Call::new(__limiter).begin(&id);
@@ -280,22 +272,21 @@ fn a_function_that_waits() {
         r#"count = 10, per = "1s", wait"#,
         "fn send(mail: Mail) { post(mail) }",
         expect![[r##"
-        #[cfg_attr(doc, doc = "Rate limit: 10 calls per 1s; sliding window; calls wait for it.")]
-        fn send(mail: Mail) {
-            let __limiter = {
-                fn __here() {}
-                static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(&__here))
-                    .limit(rt::limit(10, rt::per(1000000000), rt::SLIDING_WINDOW))
-                    .waits()
-                    .at(::core::file!(), ::core::line!(), ::core::column!())
-                    .limiter();
-                &__LIMITER
-            };
-            let __checked = rt::Call::new(__limiter).wait().check(());
-            rt::admitted(__checked);
-            { post(mail) }
-        }
-    "##]],
+            #[cfg_attr(doc, doc = "Rate limit: 10 calls per 1s; sliding window; calls wait for it.")]
+            fn send(mail: Mail) {
+                let __limiter = {
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                        .sliding_window(10, 1000000)
+                        .waits()
+                        .limiter_here();
+                    &__LIMITER
+                };
+                let __checked = rt::Call::new(__limiter).wait().check(());
+                rt::admitted(__checked);
+                { post(mail) }
+            }
+        "##]],
     );
 }
 
@@ -309,15 +300,12 @@ fn an_outcome_that_is_looked_at() {
             fn log_in(user: &str) -> Result<impl Session, Error> {
                 let __held = {
                     let __limiter = {
-                        fn __here() {}
-                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
-                                &__here,
-                            ))
-                            .limit(rt::limit(3, rt::per(3600000000000), rt::SLIDING_WINDOW))
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(3, 3600000000)
                             .backoff(rt::per(1000000000), rt::per(3600000000000))
                             .refunds()
-                            .at(::core::file!(), ::core::line!(), ::core::column!())
-                            .limiter();
+                            .limiter_here();
                         &__LIMITER
                     };
                     let __checked = rt::Call::new(__limiter).hold(&user);
@@ -357,16 +345,13 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
                         rt::None
                     } else {
                         let __limiter = {
-                            fn __here() {}
-                            static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(|| rt::item_name(
-                                    &__here,
-                                ))
-                                .limit(rt::limit(3, rt::per(3600000000000), rt::SLIDING_WINDOW))
+                            enum __Here {}
+                            static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                                .sliding_window(3, 3600000000)
                                 .redis()
                                 .on_backend_error(rt::DENY)
                                 .refunds()
-                                .at(::core::file!(), ::core::line!(), ::core::column!())
-                                .limiter();
+                                .limiter_here();
                             &__LIMITER
                         };
                         let __begun = rt::Call::new(__limiter).begin(&user);
@@ -408,23 +393,16 @@ fn a_response() {
             async fn page() -> impl IntoResponse {
                 use web::limits::macro_support::v1 as __runtime;
                 let __limiter = {
-                    fn __here() {}
+                    enum __Here {}
                     fn __backend() -> __runtime::SharedBackend {
                         __runtime::backend(Store::open())
                     }
-                    static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(|| __runtime::item_name(
-                            &__here,
-                        ))
-                        .limit(
-                            __runtime::limit(
-                                3,
-                                __runtime::per(3600000000000),
-                                __runtime::SLIDING_WINDOW,
-                            ),
+                    static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(
+                            __runtime::path::<__Here>,
                         )
+                        .sliding_window(3, 3600000000)
                         .backend(__backend)
-                        .at(::core::file!(), ::core::line!(), ::core::column!())
-                        .limiter();
+                        .limiter_here();
                     &__LIMITER
                 };
                 let __begun = __runtime::Call::new(__limiter).begin(());

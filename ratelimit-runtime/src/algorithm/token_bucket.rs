@@ -44,7 +44,8 @@ impl TokenBucket {
         self
     }
 
-    /// The first moment at or after `from` at which `cost` more permits fit, on a whole microsecond if it is later.
+    /// The first moment at or after `from` at which `cost` more permits fit, if it is later on a tick of the clock; see
+    /// [`tick`].
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let (units, permit, step) = rule.rate.per_nano();
         let state = self.at(rule, from);
@@ -54,7 +55,8 @@ impl TokenBucket {
         }
         let steps = (state.debt - room).div_ceil(units);
         let nanos = state.last.saturating_add(steps.saturating_mul(step));
-        nanos.div_ceil(1_000).saturating_mul(1_000)
+        let tick = tick(from);
+        nanos.div_ceil(tick).saturating_mul(tick)
     }
 
     /// Takes `cost` permits at `at`.
@@ -93,4 +95,10 @@ impl TokenBucket {
     pub(crate) fn shift_back(&mut self, by: u64) {
         self.last = self.last.saturating_sub(by);
     }
+}
+
+/// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is
+/// of Redis's clock and of a test's. A bucket that refills between two ticks can be used from the later one on.
+pub(crate) fn tick(time: u64) -> u64 {
+    if time.is_multiple_of(1_000) { 1_000 } else { 1 }
 }

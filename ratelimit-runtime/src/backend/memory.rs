@@ -4,7 +4,7 @@ mod compact;
 mod table;
 mod unkeyed;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::Ordering;
@@ -66,12 +66,28 @@ struct Shared {
     stores: Mutex<Stores>,
 }
 
+impl Shared {
+    /// Evicts one bucket of another store than `store`.
+    fn evict_elsewhere(&self, store: &Store, now: u64, denying: bool) -> bool {
+        // Not under the lock: the last handle of a store that is dropped here takes it too.
+        let stores: Vec<Weak<Store>> = self.stores.lock().all.clone();
+        let mut others =
+            stores.iter().filter_map(Weak::upgrade).filter(|other| !std::ptr::eq(Arc::as_ptr(other), store));
+        others.any(|other| other.evict_any(now, denying))
+    }
+}
+
 #[derive(Default)]
 struct Stores {
     all: Vec<Weak<Store>>,
     /// Stores of limiters with a name that was given to them.
     named: HashMap<String, Weak<Store>>,
+    /// The latest of these: a limiter that is made anew for each call finds its buckets again.
+    kept: VecDeque<Arc<Store>>,
 }
+
+/// Stores that are kept though no limiter has them any more.
+const KEPT: usize = 256;
 
 impl MemoryBackend {
     /// At most 1,000,000 buckets.
@@ -125,8 +141,23 @@ impl MemoryBackend {
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
             stores.named.insert(identity, Arc::downgrade(&store));
+            stores.kept.push_back(Arc::clone(&store));
+            if stores.kept.len() > KEPT {
+                stores.kept.pop_front();
+            }
         }
         store
+    }
+}
+
+#[cfg(feature = "test-util")]
+impl MemoryBackend {
+    /// Forgets all buckets.
+    pub(crate) fn clear(&self) {
+        let stores: Vec<Weak<Store>> = self.shared.stores.lock().all.clone();
+        for store in stores.iter().filter_map(Weak::upgrade) {
+            store.clear();
+        }
     }
 }
 
@@ -254,7 +285,7 @@ impl Store {
 
     /// What is left in the bucket of all calls: a moment after a decision, which others may have followed.
     fn unkeyed_left(&self, now: u64) -> Left {
-        let record = self.unkeyed.record(&self.rule);
+        let record = self.unkeyed.record(&self.rule, now);
         let ask = Ask { rules: &[self.rule], backoff: None, cost: 0, max_wait: 0 };
         match record.peek(&ask, now.max(record.clock)) {
             Ok(admission) => Left { remaining: admission.remaining, fresh_at: admission.fresh_at },
@@ -289,22 +320,47 @@ impl Store {
     pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let fingerprint = match address {
             Address::Unkeyed => {
-                return self.unkeyed.with_record(&self.rule, |record| record.take(ask, now.max(record.clock)));
+                return self.unkeyed.with_record(&self.rule, now, |record| record.take(ask, now.max(record.clock)));
             }
             Address::Fingerprint(fingerprint) => fingerprint,
         };
-        let take = |moved: &mut Moved| {
+        let mut take = |moved: &mut Moved| {
             let now = now.max(moved.record.clock);
             let decided = moved.record.take(ask, now);
             moved.fresh_at = moved.record.fresh_at(ask.rules, ask.backoff);
             match &decided {
-                Ok(admission) => moved.booked_until = moved.booked_until.max(admission.permit.at),
+                Ok(admission) => {
+                    moved.booked_until = moved.booked_until.max(admission.permit.at);
+                    if admission.remaining == 0 {
+                        // The next call will be denied: until when, eviction should know before it comes.
+                        let next = Ask { cost: 1, max_wait: 0, ..*ask };
+                        let denied = moved.record.peek(&next, now).err().and_then(|refusal| refusal.admitted_at);
+                        moved.denied_until = denied.unwrap_or(0);
+                    }
+                }
                 Err(refusal) => moved.denied_until = refusal.admitted_at.unwrap_or(moved.denied_until),
             }
             decided
         };
         let (bound, rule) = (&self.shared.bound, &self.rule);
-        let taken = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, take));
+        let is_usual = *ask.rules == [self.rule];
+        // Where no bucket of this store can go that is not being denied, one of another limiter does, and only then one
+        // that is: first here, then elsewhere.
+        let mut rooms = [(false, false), (true, true), (false, true)].into_iter();
+        let taken = loop {
+            let taken =
+                on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, &mut take));
+            match (taken, rooms.next()) {
+                (Err(Full), Some((here, denying))) => {
+                    let _ = if here {
+                        self.evict_any(now, denying)
+                    } else {
+                        self.shared.evict_elsewhere(self, now, denying)
+                    };
+                }
+                (taken, _) => break taken,
+            }
+        };
         taken.unwrap_or_else(|Full| {
             let untracked = self.untracked(now)?;
             let permit = Permit { at: now, sequence: 0, cost: 0, undo: None };
@@ -314,9 +370,9 @@ impl Store {
 
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let record = match address {
-            Address::Unkeyed => self.unkeyed.record(&self.rule),
+            Address::Unkeyed => self.unkeyed.record(&self.rule, now),
             Address::Fingerprint(fingerprint) => {
-                on_table!(&self.keyed, table => table.record(&self.rule, fingerprint)).unwrap_or_default()
+                on_table!(&self.keyed, table => table.record(&self.rule, fingerprint, now)).unwrap_or_default()
             }
         };
         record.peek(ask, now.max(record.clock))
@@ -332,10 +388,10 @@ impl Store {
     ) {
         let give_back = |record: &mut Record| record.give_back(rules, backoff, now.max(record.clock), permit);
         match address {
-            Address::Unkeyed => self.unkeyed.with_record(&self.rule, give_back),
+            Address::Unkeyed => self.unkeyed.with_record(&self.rule, now, give_back),
             Address::Fingerprint(fingerprint) => {
                 let (bound, rule) = (&self.shared.bound, &self.rule);
-                if on_table!(&self.keyed, table => table.record(rule, fingerprint)).is_none() {
+                if !on_table!(&self.keyed, table => table.contains(fingerprint)) {
                     // Evicted meanwhile: there is nothing to give back to.
                     return;
                 }
@@ -346,9 +402,15 @@ impl Store {
                     moved.booked_until = moved.record.newest;
                 };
                 // Evicted since the look: a fresh bucket stays fresh.
-                let _ = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, give_back));
+                let is_usual = *rules == [self.rule];
+                let _ = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, give_back));
             }
         }
+    }
+
+    /// Evicts one bucket; one that is being denied only where `denying` says so.
+    fn evict_any(&self, now: u64, denying: bool) -> bool {
+        on_table!(&self.keyed, table => table.evict_any(&self.shared.bound, &self.rule, now, denying))
     }
 
     pub(crate) fn reset(&self, address: Address) {
@@ -461,5 +523,64 @@ mod tests {
         assert!(take(&b, 1, START).is_err());
         assert!(take(&other, 1, START).is_ok());
         assert!(take(&anonymous, 1, START).is_ok());
+    }
+
+    #[test]
+    fn memory_is_given_back_after_a_flood() {
+        let backend = MemoryBackend::new();
+        let store = store(&backend, None);
+        let slots = || on_table!(&store.keyed, table => table.slots());
+        for key in 0..50_000 {
+            let _ = take(&store, key, START);
+        }
+        let flooded = slots();
+        let later = START + 2 * 3_600_000_000_000;
+        // No new keys: calls on a few old ones reclaim the rest.
+        for call in 0..2_000_000 {
+            let _ = store.admit(&(call % 1_000), later, 1);
+        }
+        assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
+        assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_admits_no_more() {
+        for keyed in [false, true] {
+            let store = store(&MemoryBackend::new(), None);
+            let take = |now| {
+                let verdict = if keyed { store.admit(&1_u8, now, 1) } else { store.admit(&(), now, 1) };
+                verdict == Verdict::Admitted
+            };
+            let hour = 3_600_000_000_000;
+            assert!(take(START) && take(START - hour));
+            assert!(!take(START - 2 * hour) && !take(START + hour - 1));
+            assert!(take(START + hour));
+        }
+    }
+
+    #[test]
+    fn keys_and_limiters_have_nothing_to_do_with_each_other() {
+        const KEYS: u32 = 100_000;
+        let backend = MemoryBackend::new();
+        let (a, b) = (store(&backend, None), store(&backend, None));
+        let fingerprint = |store: &Store, key: u32| match store.address(&key) {
+            Address::Fingerprint(fingerprint) => fingerprint,
+            Address::Unkeyed => panic!("a key"),
+        };
+        let all: Vec<u64> = (0..KEYS).map(|key| fingerprint(&a, key)).collect();
+        // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
+        for bit in 0..64 {
+            assert!(near(all.iter().filter(|it| **it >> bit & 1 == 1).count()), "bit {bit}");
+            for other in 0..bit {
+                let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
+                assert!(near(equal), "bits {bit} and {other}");
+            }
+            // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
+            let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
+            let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ fingerprint(&b, *key)) >> bit & 1 == 0);
+            assert!(near(next) && near(elsewhere.count()), "bit {bit}");
+        }
     }
 }

@@ -51,12 +51,13 @@ pub(crate) struct Call<'a> {
     cost: u32,
     wait: Wait,
     peek: bool,
+    is_async: bool,
 }
 
 impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
-        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false }
+        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false, is_async: false }
     }
 
     /// The limits as they were read at this call.
@@ -73,6 +74,12 @@ impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn wait(self, wait: Wait) -> Call<'a> {
         Call { wait, ..self }
+    }
+
+    /// The call of a future, which goes by its runtime's clock where that is a test's.
+    #[inline]
+    pub(crate) fn in_future(self) -> Call<'a> {
+        Call { is_async: true, ..self }
     }
 
     pub(crate) fn peek(self) -> Call<'a> {
@@ -110,13 +117,15 @@ impl<'a> Call<'a> {
         if switches.has(Switch::Disabled) {
             return Started::Done(Ok(self.free()));
         }
-        let venue = self.core.venue(switches);
+        // In a dry run, what would have to wait is counted as denied, and does not.
+        let call = if self.core.options.dry_run { Call { wait: Wait::No, ..self } } else { self };
+        let venue = call.core.venue(switches).for_call(call.is_async);
         match &venue.target {
             Target::Memory(store) => {
                 let address = store.address(key);
-                self.decide_in(store, address, &venue)
+                call.decide_in(store, address, &venue)
             }
-            Target::Remote(backend) => Started::Remote(Box::new(self.remote(key, backend, &venue))),
+            Target::Remote(backend) => Started::Remote(Box::new(call.remote(key, backend, &venue))),
         }
     }
 
@@ -184,8 +193,8 @@ impl<'a> Call<'a> {
         let taken = (!self.peek && permit.cost > 0).then(|| Taken {
             permit,
             place,
-            limits: self.limits.map(Into::into),
-            limiter: Arc::as_ptr(self.core).addr(),
+            limits: self.limits.unwrap_or_default().into(),
+            limiter: self.core.mark(),
         });
         let decision = Decision {
             limit,
@@ -248,6 +257,7 @@ impl<'a> Call<'a> {
             cost: self.cost,
             wait: self.wait,
             peek: self.peek,
+            is_async: self.is_async,
             fallback: self.core.fallback(venue).address(key),
         }
     }
@@ -387,13 +397,21 @@ pub(crate) struct RemoteCall {
     cost: u32,
     wait: Wait,
     peek: bool,
+    is_async: bool,
     /// The bucket in memory that decides where the backend fails.
     fallback: Address,
 }
 
 impl RemoteCall {
     fn call(&self) -> Call<'_> {
-        Call { core: &self.core, limits: self.limits.as_deref(), cost: self.cost, wait: self.wait, peek: self.peek }
+        Call {
+            core: &self.core,
+            limits: self.limits.as_deref(),
+            cost: self.cost,
+            wait: self.wait,
+            peek: self.peek,
+            is_async: self.is_async,
+        }
     }
 
     /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
@@ -402,7 +420,7 @@ impl RemoteCall {
         match answer {
             Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                 if let Some(limit) = limit(admitted.admission.limit) {
-                    let venue = self.core.venue(Switches::load());
+                    let venue = self.core.venue(Switches::load()).for_call(self.is_async);
                     let place = Place::Remote(self.request.bucket.clone());
                     return self.call().admitted(limit, admitted.admission, now.as_nanos(), place, &venue);
                 }
@@ -416,7 +434,7 @@ impl RemoteCall {
         }
         match self.core.options.on_backend_error {
             OnBackendError::Local => {
-                let venue = self.core.venue(Switches::load());
+                let venue = self.core.venue(Switches::load()).for_call(self.is_async);
                 let store = self.core.fallback(&venue);
                 self.call().decide_in(&store, self.fallback, &venue)
             }

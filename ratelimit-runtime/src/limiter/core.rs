@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use once_cell::sync::OnceCell;
@@ -29,6 +29,10 @@ use crate::test_util::{self, Scope};
 pub(super) type Rules = SmallVec<[Rule; 2]>;
 
 pub(crate) struct Core {
+    /// Tells the limiters of a process apart, those that are gone included.
+    id: u64,
+    /// How often a bucket was reset: what was taken before is not given back after.
+    resets: AtomicU64,
     name: Name,
     named: bool,
     /// Algorithms and literal periods of the limits as they were written down: part of every bucket's identity.
@@ -55,6 +59,7 @@ pub(crate) struct Core {
 /// Where a call is decided, and by which clock.
 pub(super) struct Venue<'a> {
     pub(super) target: Target<'a>,
+    is_async: bool,
     #[cfg(feature = "test-util")]
     pub(super) scope: Option<Arc<Scope>>,
 }
@@ -85,12 +90,21 @@ impl Deref for StoreRef<'_> {
 }
 
 impl Venue<'_> {
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "a test has a time of its own"))]
+    /// The same venue for a call in a future, or not in one.
+    #[inline]
+    pub(super) fn for_call(self, is_async: bool) -> Self {
+        Venue { is_async, ..self }
+    }
+
     #[inline]
     pub(super) fn now(&self) -> u64 {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             return scope.now();
+        }
+        #[cfg(feature = "tokio")]
+        if self.is_async {
+            return clock::now_in_runtime();
         }
         clock::now()
     }
@@ -100,7 +114,10 @@ impl Core {
     pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
         let Resolved { name, named, limits, reads_per, reads_count, options, backend } = resolved;
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        static NEXT: AtomicU64 = AtomicU64::new(0);
         let core = Arc::new(Core {
+            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            resets: AtomicU64::new(0),
             name,
             named,
             shape: shape(&limits, reads_per).into(),
@@ -123,6 +140,11 @@ impl Core {
 
     pub(crate) fn name(&self) -> &str {
         self.name.as_str()
+    }
+
+    /// What permits are marked with when they are taken: this limiter, and how often its buckets had been reset by then.
+    pub(super) fn mark(&self) -> (u64, u64) {
+        (self.id, self.resets.load(Ordering::Relaxed))
     }
 
     pub(super) fn shared_name(&self) -> Name {
@@ -180,10 +202,18 @@ impl Core {
         if self.replaced.load(Ordering::Acquire) {
             return None;
         }
-        self.short.get_or_init(|| self.find_short()).as_deref()
+        match self.short.get() {
+            Some(short) => short.as_deref(),
+            None => self.first_short(),
+        }
     }
 
     #[cold]
+    #[inline(never)]
+    fn first_short(&self) -> Option<&Store> {
+        self.short.get_or_init(|| self.find_short()).as_deref()
+    }
+
     fn find_short(&self) -> Option<Arc<Store>> {
         match self.target(Switches::OFF) {
             Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => {
@@ -226,10 +256,11 @@ impl Core {
                 Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
                 remote @ Target::Remote(_) => remote,
             };
-            return Venue { target, scope: Some(scope) };
+            return Venue { target, is_async: false, scope: Some(scope) };
         }
         Venue {
             target: self.target(switches),
+            is_async: false,
             #[cfg(feature = "test-util")]
             scope: None,
         }
@@ -264,7 +295,7 @@ impl Core {
 
     #[cfg(feature = "test-util")]
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
-        scope.store(std::ptr::from_ref(self).addr(), |memory| self.store(memory))
+        scope.store(self.id, |memory| self.store(memory))
     }
 
     /// Forgets the buckets in this process's memory.
@@ -351,11 +382,12 @@ impl Core {
     /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
     fn start_give_back(&self, decision: Decision) -> Option<(Arc<dyn Backend>, Request)> {
         let Taken { permit, place, limits, limiter } = decision.taken?;
-        if limiter != std::ptr::from_ref(self).addr() {
+        if limiter != self.mark() {
             return None;
         }
-        let venue = self.venue(Switches::load());
-        self.with_rules(limits.as_deref(), |rules| match place {
+        let venue = self.venue(Switches::load()).for_call(true);
+        let read = (!limits.is_empty()).then_some(&*limits);
+        self.with_rules(read, |rules| match place {
             Place::Memory(address) => {
                 let now = venue.now();
                 let backoff = self.options.backoff.as_ref();
@@ -384,6 +416,7 @@ impl Core {
 
     /// Resets what is in memory; what is elsewhere is returned as a request.
     pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<dyn Backend>, Request)> {
+        self.resets.fetch_add(1, Ordering::Relaxed);
         let venue = self.venue(Switches::load());
         match &venue.target {
             Target::Memory(store) => {

@@ -77,18 +77,13 @@ pub(crate) struct Resolved {
     pub(crate) backend: Option<SharedBackend>,
 }
 
+/// A constant, so that the compiler computes it once and not for every attribute.
+const UNUSED: [Limit; MAX_LIMITS] =
+    [Limit::clamped(1, Duration::from_secs(1), Algorithm::SlidingWindow, 1); MAX_LIMITS];
+
 impl Spec {
     const fn new(name: SpecName) -> Spec {
-        let unused = Limit::clamped(1, Duration::from_secs(1), Algorithm::SlidingWindow, 1);
-        Spec {
-            name,
-            ordinal: 1,
-            limits: [unused; MAX_LIMITS],
-            len: 0,
-            options: Options::DEFAULT,
-            reads_per: 0,
-            reads_count: 0,
-        }
+        Spec { name, ordinal: 1, limits: UNUSED, len: 0, options: Options::DEFAULT, reads_per: 0, reads_count: 0 }
     }
 
     /// A limiter whose name was given.

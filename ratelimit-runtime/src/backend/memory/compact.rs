@@ -9,7 +9,7 @@ use crate::algorithm::Rule;
 use crate::algorithm::groups::Group;
 use crate::algorithm::record::{Record, State};
 use crate::algorithm::sliding_window::SlidingWindow;
-use crate::algorithm::token_bucket::TokenBucket;
+use crate::algorithm::token_bucket::{TokenBucket, tick};
 use crate::clock;
 use crate::limit::Algorithm;
 
@@ -62,9 +62,10 @@ pub(super) trait Compact: Sized {
     /// Whether a call for one permit would be denied.
     fn is_denying(&self, rule: &Rule, now: u64) -> bool;
 
-    fn to_record(&self, rule: &Rule) -> Record;
+    /// The state as a record, as of `now`.
+    fn to_record(&self, rule: &Rule, now: u64) -> Record;
 
-    /// The record as a small state, if that says all of it.
+    /// The record as a small state, if that says all of it. The record was last judged by `rule`.
     fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Self>;
 }
 
@@ -101,20 +102,21 @@ impl Tat {
         time.saturating_sub(clock::origin()).min(Tat::MOVED / 2 / Tat::MOST_UNITS) * rule.rate.units
     }
 
-    /// The time at which `units` have flowed, on a whole microsecond.
-    fn time(rule: &Rule, units: u64) -> u64 {
+    /// The time at which `units` have flowed, on a tick of the clock that says `now`.
+    fn time(rule: &Rule, units: u64, now: u64) -> u64 {
         // A division takes as long as all the rest, and most rates need none.
         let nanos = if rule.rate.units == 1 { units } else { units.div_ceil(rule.rate.units) };
         let nanos = clock::origin().saturating_add(nanos);
-        nanos.div_ceil(1_000).saturating_mul(1_000)
+        let tick = tick(now);
+        if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
     }
 
-    /// As [`time`](Tat::time), where `hint` may be the answer already: a whole microsecond that lies less than one above the
-    /// units is, and that is found out without a division.
+    /// As [`time`](Tat::time), where `hint` may be the answer already: a tick that lies less than one above the units is, and
+    /// that is found out without a division.
     #[inline]
-    pub(super) fn time_or(rule: &Rule, units: u64, hint: u64) -> u64 {
+    pub(super) fn time_or(rule: &Rule, units: u64, now: u64, hint: u64) -> u64 {
         let ahead = Tat::units(rule, hint).wrapping_sub(units);
-        if ahead < 1_000 * rule.rate.units { hint } else { Tat::time(rule, units) }
+        if ahead < tick(now) * rule.rate.units { hint } else { Tat::time(rule, units, now) }
     }
 
     /// The state after `cost` permits at `now` in units, or the units at which they would be admitted.
@@ -149,7 +151,7 @@ impl Compact for Tat {
 
     #[inline]
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
-        *self = self.after(rule, Tat::units(rule, now), cost).map_err(|units| Tat::time(rule, units))?;
+        *self = self.after(rule, Tat::units(rule, now), cost).map_err(|units| Tat::time(rule, units, now))?;
         Ok(())
     }
 
@@ -165,10 +167,12 @@ impl Compact for Tat {
         self.after(rule, Tat::units(rule, now), 1).is_err()
     }
 
-    fn to_record(&self, rule: &Rule) -> Record {
+    fn to_record(&self, rule: &Rule, now: u64) -> Record {
         let permit = rule.permit();
-        // As of the latest whole nanosecond at which nothing but the debt is left.
-        let last = clock::origin() + self.0.saturating_sub(rule.full()).div_ceil(rule.rate.units);
+        // What the bucket is ahead of a time is what is missing from it then, by whatever limit it is judged next. The clock
+        // of another core may have been ahead of `now`: then the bucket is as of the first moment at which it is not over.
+        let over = self.0.saturating_sub(rule.full()).div_ceil(rule.rate.units);
+        let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last));
         Record { limits: smallvec![State::Token(TokenBucket { last, debt, unit: permit })], ..Record::default() }
     }
@@ -218,15 +222,8 @@ impl Window {
 #[inline]
 pub(super) fn take(window: &mut SlidingWindow, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
     // The clock of another core may be a little behind.
-    let now = now.max(window.groups.last().map_or(0, |last| last.at));
-    window.trim(rule, now);
-    let at = window.earliest(rule, now, cost);
-    if at > now {
-        return Err(at);
-    }
-    window.charge(rule, now, cost);
-    window.bound(rule, now);
-    Ok(())
+    let now = window.groups.last().map_or(now, |last| now.max(last.at));
+    window.take(rule, now, cost)
 }
 
 pub(super) fn left(window: &SlidingWindow, rule: &Rule) -> Left {
@@ -305,7 +302,7 @@ impl Compact for Window {
         }
     }
 
-    fn to_record(&self, _: &Rule) -> Record {
+    fn to_record(&self, _: &Rule, _: u64) -> Record {
         window_record(self.as_many())
     }
 
@@ -354,7 +351,7 @@ impl Compact for Nothing {
         false
     }
 
-    fn to_record(&self, _: &Rule) -> Record {
+    fn to_record(&self, _: &Rule, _: u64) -> Record {
         Record::default()
     }
 

@@ -5,12 +5,12 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use hashbrown::HashTable;
-use parking_lot::Mutex;
 
 use super::WhenFull;
 use super::compact::Compact;
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
+use crate::sync::Lock;
 
 /// Shards of a table: more than the cores of most machines, so that two threads seldom meet.
 const SHARDS: usize = 64;
@@ -63,7 +63,7 @@ pub(super) struct Table<S> {
 
 /// On cache lines of its own (two, because processors fetch them in pairs).
 #[repr(align(128))]
-struct Padded<S>(Mutex<Shard<S>>);
+struct Padded<S>(Lock<Shard<S>>);
 
 struct Shard<S> {
     slots: HashTable<Slot<S>>,
@@ -91,17 +91,17 @@ pub(super) struct Moved {
     pub(super) booked_until: u64,
 }
 
-/// There was no room for a new key.
+/// There was no room for a new key, unless one that is being denied goes, or one of another limiter.
 pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
     pub(super) fn new() -> Table<S> {
         let shard = || Shard { slots: HashTable::new(), moved: HashMap::default(), cursor: 0, calls: 0 };
-        Table { shards: (0..SHARDS).map(|_| Padded(Mutex::new(shard()))).collect() }
+        Table { shards: (0..SHARDS).map(|_| Padded(Lock::new(shard()))).collect() }
     }
 
     #[inline]
-    fn shard(&self, fingerprint: u64) -> &Mutex<Shard<S>> {
+    fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
         // The table within takes the hash's low bits for the place and its top seven for the tag.
         let shard = (fingerprint >> 48) as usize % SHARDS;
         &self.shards[shard].0
@@ -139,13 +139,15 @@ impl<S: Compact> Table<S> {
         }
     }
 
-    /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be.
+    /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be: on a record
+    /// where the limits of the call are not the usual ones, by which small states are judged.
     pub(super) fn with_record<R>(
         &self,
         bound: &Bound,
         rule: &Rule,
         fingerprint: u64,
         now: u64,
+        is_usual: bool,
         f: impl FnOnce(&mut Moved) -> R,
     ) -> Result<R, Full> {
         let mut shard = self.shard(fingerprint).lock();
@@ -160,10 +162,11 @@ impl<S: Compact> Table<S> {
         };
         let mut full = moved.remove(&fingerprint).unwrap_or_default();
         if !state.is_moved() {
-            full.record = state.to_record(rule);
+            full.record = state.to_record(rule, now);
         }
         let result = f(&mut full);
-        *state = S::from_record(&full.record, rule, now).unwrap_or_else(|| {
+        let small = if is_usual { S::from_record(&full.record, rule, now) } else { None };
+        *state = small.unwrap_or_else(|| {
             moved.insert(fingerprint, full);
             S::moved()
         });
@@ -171,13 +174,18 @@ impl<S: Compact> Table<S> {
     }
 
     /// The record of a bucket, if there is one.
-    pub(super) fn record(&self, rule: &Rule, fingerprint: u64) -> Option<Record> {
+    pub(super) fn record(&self, rule: &Rule, fingerprint: u64, now: u64) -> Option<Record> {
         let shard = self.shard(fingerprint).lock();
         let slot = shard.slots.find(fingerprint, |slot| slot.fingerprint == fingerprint)?;
         if slot.state.is_moved() {
             return shard.moved.get(&fingerprint).map(|moved| moved.record.clone());
         }
-        Some(slot.state.to_record(rule))
+        Some(slot.state.to_record(rule, now))
+    }
+
+    /// Whether there is a bucket.
+    pub(super) fn contains(&self, fingerprint: u64) -> bool {
+        self.shard(fingerprint).lock().slots.find(fingerprint, |slot| slot.fingerprint == fingerprint).is_some()
     }
 
     pub(super) fn remove(&self, bound: &Bound, fingerprint: u64) {
@@ -198,16 +206,23 @@ impl<S: Compact> Table<S> {
         }
     }
 
-    /// Evicts one bucket from a shard that nobody holds.
-    pub(super) fn evict_any(&self, bound: &Bound, rule: &Rule, now: u64) -> bool {
-        self.shards.iter().filter_map(|shard| shard.0.try_lock()).any(|mut shard| shard.evict(bound, rule, now))
+    /// Places for buckets, taken or not.
+    #[cfg(test)]
+    pub(super) fn slots(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().slots.num_buckets()).sum()
     }
 
-    /// Makes room for one bucket and counts it.
+    /// Evicts one bucket from a shard that nobody holds; one that is being denied only where `denying` says so.
+    pub(super) fn evict_any(&self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
+        let mut shards = self.shards.iter().filter_map(|shard| shard.0.try_lock());
+        shards.any(|mut shard| shard.evict(bound, rule, now, denying))
+    }
+
+    /// Makes room for one bucket and counts it, without evicting one that is being denied.
     fn make_room(&self, shard: &mut Shard<S>, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
         shard.sweep(bound, rule, now);
         while !bound.claim() {
-            if !shard.evict(bound, rule, now) && !self.evict_any(bound, rule, now) {
+            if !shard.evict(bound, rule, now, false) && !self.evict_any(bound, rule, now, false) {
                 return Err(Full);
             }
         }
@@ -272,9 +287,9 @@ impl<S: Compact> Shard<S> {
         }
     }
 
-    /// Removes, of the next few buckets, the one closest to fresh: one that is being denied only if all of them are, and
+    /// Removes, of the next few buckets, the one closest to fresh: one that is being denied only where `denying` says so, and
     /// never one for which permits are booked ahead.
-    fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64) -> bool {
+    fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
         let slots = self.slots.num_buckets();
         let mut victim: Option<((bool, u64), usize)> = None;
         let mut sampled = 0;
@@ -284,7 +299,7 @@ impl<S: Compact> Shard<S> {
             sampled += 1;
             let standing = self.standing(slot, rule, now);
             let rank = (standing.is_denying, standing.fresh_at);
-            if !standing.is_booked && victim.is_none_or(|(best, _)| rank < best) {
+            if !standing.is_booked && (denying || !standing.is_denying) && victim.is_none_or(|(best, _)| rank < best) {
                 victim = Some((rank, self.cursor));
             }
             if sampled >= SAMPLED {

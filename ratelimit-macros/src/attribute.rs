@@ -1,0 +1,24 @@
+//! The way through the attribute, over tokens: arguments and item in, the item with its limit out.
+
+use proc_macro2::TokenStream;
+
+use crate::args::Args;
+use crate::diagnostics::Diagnostics;
+use crate::item::Item;
+use crate::model::{Features, Model};
+
+/// The function with its limit, or without it and beside all mistakes.
+pub(crate) fn expand(args: TokenStream, tokens: TokenStream, features: Features) -> TokenStream {
+    let mut errors = Diagnostics::default();
+    let args = Args::parse(args, &mut errors);
+    let limited = match Item::parse(tokens.clone()) {
+        Ok(item) => {
+            Model::validate(args, &item, features, &mut errors).map(|model| crate::expand::expand(&model, &item))
+        }
+        Err(error) => {
+            errors.push(error);
+            None
+        }
+    };
+    errors.or_limited(limited, tokens)
+}

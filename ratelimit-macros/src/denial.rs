@@ -1,0 +1,128 @@
+//! Whether a call can be denied, and whether what the function returns can say so.
+
+use quote::ToTokens;
+
+use crate::args::Args;
+use crate::diagnostics::Diagnostics;
+use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Wait};
+use crate::shape::{Returns, Shape};
+use crate::values::copy;
+
+/// Whether a call can be denied, and what it returns then.
+pub(crate) fn denial(
+    args: &Args,
+    limiter: Option<&Limiter>,
+    cost: Option<&Cost>,
+    wait: Option<&Wait>,
+    shape: Option<&Shape>,
+    features: Features,
+    errors: &mut Diagnostics,
+) -> Denial {
+    // A `wait` whose time could not be read is one with a time.
+    let unbounded = matches!(wait, Some(Wait::Forever));
+    if unbounded {
+        refuse_beside_unbounded_wait(args, limiter, cost, errors);
+    }
+    if let Some(or_else) = &args.or_else {
+        if unbounded && never_denied(limiter, cost) == Certainty::Sure {
+            let message = "an unbounded `wait` is never denied, so `or_else` is never called: remove one of them, or write \
+                           `wait = \"2s\"`";
+            errors.at(or_else.name.span(), message);
+        }
+        return Denial::OrElse(Box::new(copy(or_else)));
+    }
+    if unbounded && never_denied(limiter, cost) != Certainty::No {
+        return Denial::Never;
+    }
+    // Whoever tried to write an `or_else` or a `wait` needs no second lecture.
+    if args.unread.may_be("or_else") || args.unread.may_be("wait") || (args.wait.is_some() && wait.is_none()) {
+        return Denial::Returned;
+    }
+    match shape.map(|shape| &shape.returns) {
+        Some(Returns::Impl(_, name)) if features.responses && is_response(name) => return Denial::Response,
+        Some(returns) => check_return_type(returns, errors),
+        None => {}
+    }
+    Denial::Returned
+}
+
+/// Whether a web framework makes responses of values of this trait.
+fn is_response(name: &str) -> bool {
+    name == "IntoResponse" || name == "Responder"
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Certainty {
+    No,
+    /// As far as constants that the compiler checks, or a limiter from elsewhere, can be known.
+    Likely,
+    Sure,
+}
+
+/// Whether a call that waits as long as it takes always gets its permits.
+fn never_denied(limiter: Option<&Limiter>, cost: Option<&Cost>) -> Certainty {
+    let of = |permits: &Permits| match permits {
+        Permits::Literal(_) => Certainty::Sure,
+        Permits::Constant(_) => Certainty::Likely,
+        Permits::Read(_) => Certainty::No,
+    };
+    let cost_fits = match (cost.map(|cost| &cost.permits), limiter) {
+        (None, _) => Certainty::Sure,
+        (Some(Permits::Literal(2..)), Some(Limiter::Shared(_))) => Certainty::No,
+        (Some(permits), _) => of(permits),
+    };
+    let limits = match limiter {
+        Some(Limiter::Own(own)) => {
+            own.limits.iter().flat_map(|limit| [of(&limit.count), of(limit.capacity())]).min_by_key(|it| *it as u8)
+        }
+        Some(Limiter::Shared(_)) | None => Some(Certainty::Likely),
+    };
+    let limits = limits.unwrap_or(Certainty::Likely);
+    if (limits as u8) < (cost_fits as u8) { limits } else { cost_fits }
+}
+
+fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Option<&Cost>, errors: &mut Diagnostics) {
+    if let (Some(Limiter::Own(own)), Some(arg)) = (limiter, &args.on_backend_error)
+        && own.on_backend_error == Some(OnBackendError::Deny)
+    {
+        let message = "`deny` would deny a call that an unbounded `wait` promises to admit: write `local` or `allow`, or \
+                           `wait = \"2s\"`";
+        errors.over(&arg.value, message);
+    }
+    if let Some(arg) = &args.backoff
+        && never_denied(limiter, cost) == Certainty::Sure
+    {
+        let message = "an unbounded `wait` is never denied, so nothing is ever blocked by `backoff`: remove one of them, or write \
+                           `wait = \"2s\"`";
+        errors.at(arg.name.span(), message);
+    }
+}
+
+/// What the macro can see of a return type that cannot carry the error; the compiler sees the rest.
+fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
+    let ways_out = "return a `Result` whose error is `From<RateLimitExceeded>`, give `or_else = |exceeded| ..`, or let the call \
+                    `wait` until it is admitted";
+    match returns {
+        Returns::Nothing(name) => {
+            let message = format!("`{name}` returns nothing, so a denied call cannot say so: {ways_out}");
+            errors.at(name.span(), message);
+        }
+        Returns::Unit(ty) => errors.over(ty, format!("`()` cannot say that a call was denied: {ways_out}")),
+        Returns::Never(ty) => {
+            errors.over(ty, format!("a function that never returns cannot say that a call was denied: {ways_out}"));
+        }
+        Returns::Impl(ty, name) if is_response(name) => {
+            let feature = if name == "Responder" { "actix-web" } else { "axum" };
+            let message = format!(
+                "`impl {name}` is answered with a 429 only with the feature `{feature}` of `ratelimit-runtime`: enable it, or \
+                 give `or_else = |exceeded| ..` that returns what the body returns"
+            );
+            errors.over(ty, message);
+        }
+        Returns::Impl(ty, _) => {
+            let written = crate::describe::text(ty.to_token_stream());
+            errors.over(ty, format!("`{written}` cannot say that a call was denied: {ways_out}"));
+        }
+        Returns::Type(_) | Returns::Unknown(_) => {}
+    }
+}
