@@ -399,8 +399,7 @@ fn no_flood_frees_a_blocked_key_while_another_is_left() {
 #[test]
 fn limits_replaced_by_larger_ones_keep_what_is_on_record() {
     for keyed in [true, false] {
-        let limit =
-            |burst| Limit::new(1, MINUTE).with_algorithm(Algorithm::TokenBucket).with_burst(burst);
+        let limit = |burst| Limit::new(1, MINUTE).with_algorithm(Algorithm::TokenBucket).with_burst(burst);
         let limiter = RateLimiter::builder("larger").limit(limit(1)).build().unwrap();
         let _clock = test_util::pause();
         let check = || if keyed { limiter.check("a", 1) } else { limiter.check((), 1) };
@@ -426,8 +425,10 @@ fn permits_are_judged_by_a_longer_period_that_was_set_though_other_keys_come() {
 #[test]
 fn what_was_taken_before_a_reset_is_not_given_back_after_it() {
     for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
-        let limiter =
-            RateLimiter::builder("before reset").limit(Limit::new(1, MINUTE).with_algorithm(algorithm)).build().unwrap();
+        let limiter = RateLimiter::builder("before reset")
+            .limit(Limit::new(1, MINUTE).with_algorithm(algorithm))
+            .build()
+            .unwrap();
         let _clock = test_util::pause();
         let before = limiter.check("a", 1).unwrap();
         limiter.reset("a").unwrap();
@@ -451,8 +452,7 @@ fn a_limiter_made_anew_for_each_call_finds_its_buckets_again() {
 fn limiters_that_are_gone_leave_nothing_to_others_in_a_test() {
     let _clock = test_util::pause();
     for number in 0..50 {
-        let limiter =
-            RateLimiter::builder(format!("gone {number}")).limit(Limit::new(1, MINUTE)).build().unwrap();
+        let limiter = RateLimiter::builder(format!("gone {number}")).limit(Limit::new(1, MINUTE)).build().unwrap();
         assert!(limiter.check("a", 1).is_ok(), "{number}");
     }
 }

@@ -199,7 +199,8 @@ impl RateLimiter {
     }
 
     /// Gives back the permits of a decision, as far as they still count: never does the limit admit more by it than if the
-    /// call had not been made. A decision of another limiter gives nothing back here.
+    /// call had not been made. A decision of another limiter gives nothing back here, nor one from before a
+    /// [`reset`](Self::reset) of any key by this process.
     pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
         self.core().refund(decision)
     }

@@ -17,6 +17,9 @@
 //! assert_eq!(send(), Some(()));
 //! ```
 //!
+//! A thread that has to wait for permits moves the paused clock on by itself, because nobody else would; a future that has
+//! to wait goes on when the test advances the clock.
+//!
 //! Other threads and tasks on other threads join by [`TestClock::handle`]. An asynchronous test on tokio's current-thread
 //! runtime needs nothing more; with tokio's own clock paused, [`pause_with_tokio`] lets limits go by that one.
 

@@ -156,16 +156,15 @@ fn take_token(token: &Token, rule: &Rule, now: u64, cost: u32) -> Verdict {
         if next.0 - units <= full {
             return Verdict::Admitted;
         }
-        return take_token_exactly(token, take_back(word, price), rule, now, cost);
+        return take_token_exactly(token, take_back(word, price), rule, now, units, cost);
     }
-    take_token_exactly(token, tat, rule, now, cost)
+    take_token_exactly(token, tat, rule, now, units, cost)
 }
 
-/// Takes `cost` permits at `now` of a bucket that was last seen as `tat`.
+/// Takes `cost` permits at `now`, which is so many `units`, of a bucket that was last seen as `tat`.
 #[inline(never)]
-fn take_token_exactly(token: &Token, mut tat: u64, rule: &Rule, now: u64, cost: u32) -> Verdict {
+fn take_token_exactly(token: &Token, mut tat: u64, rule: &Rule, now: u64, units: u64, cost: u32) -> Verdict {
     let Token { word, denied_until } = token;
-    let units = Tat::units(rule, now);
     loop {
         if Tat(tat).is_moved() {
             return Verdict::Unknown;
