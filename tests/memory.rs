@@ -12,7 +12,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
 /// What can be done to a limiter.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 enum Step {
     Check {
         key: usize,
@@ -94,14 +94,14 @@ impl Watched {
         }
     }
 
-    fn take(&mut self, step: Step) {
-        match step {
+    fn take(&mut self, step: &Step) {
+        match *step {
             Step::Check { key, cost } => _ = self.check(key, cost),
             Step::Insist { key, cost } => {
                 let Err(Some(after)) = self.check(key, cost) else { return };
                 let grain = Duration::from_micros(1);
                 if after > grain {
-                    self.clock.advance(after - grain);
+                    self.clock.advance(after.saturating_sub(grain));
                     assert!(self.peek(key, cost).is_err(), "earlier than it was told");
                     self.clock.advance(grain);
                 } else {
@@ -159,7 +159,7 @@ proptest! {
         let limiter = RateLimiter::builder("random").limit(limit).build().unwrap();
         let mut watched = Watched { limiter, limit, clock, logs: Default::default(), decisions: Vec::new() };
         for step in steps {
-            watched.take(step);
+            watched.take(&step);
         }
     }
 }

@@ -161,7 +161,7 @@ impl Args {
         let mut args = Args::default();
         let mut unread = Unread::default();
         let parser = |input: ParseStream<'_>| {
-            list(input, "", NAMES, errors, &mut unread, |name, input, errors| args.argument(name, input, errors));
+            list(input, "", NAMES, errors, &mut unread, &mut |name, input, errors| args.argument(name, input, errors));
             Ok(())
         };
         // Only tokens that were left over could fail here, and `list` leaves none.
@@ -177,8 +177,8 @@ impl Args {
             "limit" => {
                 let mut limit = LimitArgs::default();
                 let mut unread = Unread::default();
-                group(name, input, "limit(count = 100, per = \"1s\")", |content| {
-                    list(content, "limit", LIMIT_NAMES, errors, &mut unread, |name, input, errors| {
+                group(name, input, "limit(count = 100, per = \"1s\")", &mut |content| {
+                    list(content, "limit", LIMIT_NAMES, errors, &mut unread, &mut |name, input, errors| {
                         limit.argument(name, input, errors)
                     });
                 })?;
@@ -189,8 +189,8 @@ impl Args {
             "backoff" => {
                 let mut backoff = BackoffArgs::default();
                 let mut unread = Unread::default();
-                group(name, input, "backoff(initial = \"1s\", max = \"1h\")", |content| {
-                    list(content, "backoff", BACKOFF_NAMES, errors, &mut unread, |name, input, errors| {
+                group(name, input, "backoff(initial = \"1s\", max = \"1h\")", &mut |content| {
+                    list(content, "backoff", BACKOFF_NAMES, errors, &mut unread, &mut |name, input, errors| {
                         let slot = if name == "initial" { &mut backoff.initial } else { &mut backoff.max };
                         set(slot, name, value(name, input)?, errors);
                         Ok(())
@@ -263,7 +263,7 @@ fn list(
     known: &[&str],
     errors: &mut Diagnostics,
     unread: &mut Unread,
-    mut argument: impl FnMut(&Ident, ParseStream<'_>, &mut Diagnostics) -> syn::Result<()>,
+    argument: &mut dyn FnMut(&Ident, ParseStream<'_>, &mut Diagnostics) -> syn::Result<()>,
 ) {
     while !input.is_empty() {
         let Ok(name) = input.call(Ident::parse_any) else {
@@ -328,7 +328,12 @@ fn value(name: &Ident, input: ParseStream<'_>) -> syn::Result<Expr> {
 }
 
 /// `(..)` behind a name.
-fn group(name: &Ident, input: ParseStream<'_>, example: &str, read: impl FnOnce(ParseStream<'_>)) -> syn::Result<()> {
+fn group(
+    name: &Ident,
+    input: ParseStream<'_>,
+    example: &str,
+    read: &mut dyn FnMut(ParseStream<'_>),
+) -> syn::Result<()> {
     if !input.peek(syn::token::Paren) {
         let span = if at_end(input) { name.span() } else { input.span() };
         return Err(syn::Error::new(span, format!("`{name}` takes its values in parentheses: write `{example}`")));

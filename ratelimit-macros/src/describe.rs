@@ -106,7 +106,7 @@ fn algorithm(limit: &Limit) -> String {
 }
 
 /// The expression as code, or `otherwise` where it is too long to be read or would end the code.
-fn code(value: &impl ToTokens, otherwise: &str) -> String {
+fn code(value: &dyn ToTokens, otherwise: &str) -> String {
     let text = text(value.to_token_stream());
     if text.contains('`') || text.chars().count() > LONGEST_CODE { otherwise.to_owned() } else { format!("`{text}`") }
 }

@@ -16,8 +16,8 @@ impl Diagnostics {
     }
 
     /// A mistake that spans all of `tokens`.
-    pub(crate) fn over(&mut self, tokens: impl ToTokens, message: impl Into<String>) {
-        self.push(syn::Error::new_spanned(tokens, message.into()));
+    pub(crate) fn over(&mut self, tokens: &dyn ToTokens, message: impl Into<String>) {
+        self.push(syn::Error::new_spanned(tokens.to_token_stream(), message.into()));
     }
 
     /// A mistake that a parser found.

@@ -18,7 +18,7 @@ use crate::shape::{Body, Returns, TrailingBlock};
 /// The item with its prologue.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     let Item { attrs, head, .. } = item;
-    let expansion = Expansion { model };
+    let expansion = Expansion { model, rt: runtime(model, site()) };
     let docs = docs(model, item);
     let body = match &model.shape.body {
         Body::Blocking(body) => expansion.limited(body, None),
@@ -46,6 +46,8 @@ fn docs(model: &Model, item: &Item) -> TokenStream {
 
 pub(crate) struct Expansion<'a> {
     pub(crate) model: &'a Model,
+    /// The path to what expanded code may name.
+    pub(crate) rt: TokenStream,
 }
 
 impl Expansion<'_> {
@@ -55,7 +57,7 @@ impl Expansion<'_> {
         let prologue = self.prologue(block.is_some());
         // Braces with the macro's hygiene: with the user's, the compiler would call them unused.
         let own = braces(body.stream(), body.span());
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         let tokens = match &self.model.deduct_when {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
@@ -137,7 +139,7 @@ impl Expansion<'_> {
     /// Statements that end where the call is admitted; with `deduct_when` an expression for the permits it holds.
     fn prologue(&self, is_async: bool) -> TokenStream {
         let holds = self.model.deduct_when.is_some();
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         let limits = self.limits();
         let limiter = self.limiter(&limits);
         let lets: TokenStream = limits.iter().map(|limit| limit.lets.clone()).collect();
@@ -200,7 +202,7 @@ impl Expansion<'_> {
 
     /// `let __checked = ..;`, a statement of its own: temporaries of the key end with it.
     fn checked(&self, limits: &[LimitTokens], cost: &TokenStream, is_async: bool, holds: bool) -> TokenStream {
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         let limiter = match &self.model.limiter {
             Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::new(__limiter)),
             Limiter::Shared(arg) => self.call("call", arg, borrowed(&arg.value)),
@@ -244,7 +246,7 @@ impl Expansion<'_> {
         let Limiter::Own(own) = &self.model.limiter else {
             return TokenStream::new();
         };
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         let (here, spec) = match &own.name {
             Some(name) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
             // The type name of an item inside of the function has the function's path in it, its impl included.
@@ -282,7 +284,7 @@ impl Expansion<'_> {
     }
 
     fn settings(&self, own: &Own) -> TokenStream {
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         let mut settings = match &own.backend {
             None => TokenStream::new(),
             Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
@@ -317,7 +319,7 @@ impl Expansion<'_> {
     fn returned(&self) -> TokenStream {
         let (first, last) = self.model.shape.returns.ends();
         let (first, last) = (site().located_at(first), site().located_at(last));
-        let rt = self.runtime(first);
+        let rt = runtime(self.model, first);
         let method = Ident::new("from_rate_limit_exceeded", last);
         let implementation = match (&self.model.shape.body, &self.model.shape.returns) {
             // What an `async` block resolves to is inferred from its first `return`, which is this one.
@@ -332,25 +334,25 @@ impl Expansion<'_> {
     /// A call of a function of the runtime, placed at the argument that makes it necessary.
     fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
         let at = site().located_at(argument.name.span());
-        let rt = self.runtime(at);
+        let rt = runtime(self.model, at);
         let function = Ident::new(function, at);
         let mut parentheses = Group::new(Delimiter::Parenthesis, parameters);
         parentheses.set_span(site().located_at(ends(&argument.value).1));
         quote_spanned!(at=> #rt::#function #parentheses)
     }
 
-    /// `::ratelimit_runtime::macro_support::v1`, or the import of what `crate` names.
-    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
-        if self.model.runtime.is_some() {
-            quote_spanned!(at=> __runtime)
-        } else {
-            quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1)
-        }
-    }
-
     /// Imports what `crate` names: a path that leads nowhere is one error, at the path.
     fn import(&self) -> Option<TokenStream> {
         self.model.runtime.as_ref().map(|path| quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;))
+    }
+}
+
+/// `::ratelimit_runtime::macro_support::v1`, or the import of what `crate` names.
+pub(crate) fn runtime(model: &Model, at: Span) -> TokenStream {
+    if model.runtime.is_some() {
+        quote_spanned!(at=> __runtime)
+    } else {
+        quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1)
     }
 }
 
@@ -414,7 +416,7 @@ fn move_keywords() -> TokenStream {
 }
 
 /// The macro's hygiene at the place of some tokens of the user's.
-pub(crate) fn place_of(tokens: &impl ToTokens) -> Span {
+pub(crate) fn place_of(tokens: &dyn ToTokens) -> Span {
     site().located_at(ends(tokens).0)
 }
 

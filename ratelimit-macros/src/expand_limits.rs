@@ -1,12 +1,12 @@
 //! The numbers of the attribute as tokens: what stands in the static, what is read at each call, what the compiler checks.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
-use quote::{ToTokens, format_ident, quote_spanned};
+use quote::{ToTokens, quote_spanned};
 use syn::{Expr, ExprPath};
 
 use crate::args::Arg;
 use crate::duration::{LONGEST, SHORTEST};
-use crate::expand::{Expansion, place_of, site};
+use crate::expand::{Expansion, place_of, runtime, site};
 use crate::model::{Algorithm, Limit, Limiter, Per, Permits};
 
 /// What one limit is made of: in the static, and at a call if anything of it is read there.
@@ -31,17 +31,18 @@ impl Expansion<'_> {
         let Limiter::Own(own) = &self.model.limiter else {
             return Vec::new();
         };
-        let rt = self.runtime(site());
+        let literals: Option<Vec<LimitTokens>> = own.limits.iter().map(literal).collect();
+        if let Some(literals) = literals {
+            return literals;
+        }
+        let rt = &self.rt;
         own.limits
             .iter()
             .enumerate()
             .map(|(index, limit)| {
-                let count = self.permits(&limit.count, &format_ident!("__count{index}", span = site()));
-                let per = self.per(&limit.per, &format_ident!("__per{index}", span = site()));
-                let burst = limit
-                    .burst
-                    .as_ref()
-                    .map(|burst| self.permits(burst, &format_ident!("__burst{index}", span = site())));
+                let count = self.permits(&limit.count, &local("count", index));
+                let per = self.per(&limit.per, &local("per", index));
+                let burst = limit.burst.as_ref().map(|burst| self.permits(burst, &local("burst", index)));
                 let algorithm = match limit.algorithm {
                     Algorithm::SlidingWindow => quote_spanned!(site()=> #rt::SLIDING_WINDOW),
                     Algorithm::TokenBucket => quote_spanned!(site()=> #rt::TOKEN_BUCKET),
@@ -61,7 +62,7 @@ impl Expansion<'_> {
                     burst.as_ref().map(|burst| burst.fixed.as_ref().unwrap_or(&one)),
                 );
                 let current = make(&count.current, &per.current, burst.as_ref().map(|burst| &burst.current));
-                let mut template = literal(limit).unwrap_or_else(|| quote_spanned!(site()=> .limit(#template)));
+                let mut template = quote_spanned!(site()=> .limit(#template));
                 if reads_count {
                     template.extend(quote_spanned!(site()=> .reads_count()));
                 }
@@ -103,7 +104,7 @@ impl Expansion<'_> {
                     }
                     // As a generic argument it is checked by `cargo check` already.
                     Scope::Name => {
-                        let rt = self.runtime(at);
+                        let rt = runtime(self.model, at);
                         let u32 = primitive("u32", name.span());
                         let lets = quote_spanned!(at=>
                             let #local: #u32 = {
@@ -130,7 +131,7 @@ impl Expansion<'_> {
     }
 
     fn per(&self, per: &Per, local: &Ident) -> Value {
-        let rt = self.runtime(site());
+        let rt = &self.rt;
         match per {
             Per::Literal(nanos, _) => {
                 let nanos = Literal::u64_unsuffixed(*nanos);
@@ -222,23 +223,28 @@ impl Expansion<'_> {
 }
 
 /// A limit of literals, as most are.
-fn literal(limit: &Limit) -> Option<TokenStream> {
+fn literal(limit: &Limit) -> Option<LimitTokens> {
     let (Permits::Literal(count), Per::Literal(nanos, _)) = (&limit.count, &limit.per) else {
         return None;
     };
     let count = Literal::u32_unsuffixed(*count);
     // As the runtime has it, and rounded as there: a fraction of a microsecond counts as a whole one.
     let micros = Literal::u64_unsuffixed(nanos.div_ceil(1_000));
-    match (limit.algorithm, &limit.burst) {
-        (Algorithm::SlidingWindow, _) => Some(quote_spanned!(site()=> .sliding_window(#count, #micros))),
-        (Algorithm::FixedWindow, _) => Some(quote_spanned!(site()=> .fixed_window(#count, #micros))),
-        (Algorithm::TokenBucket, None) => Some(quote_spanned!(site()=> .token_bucket(#count, #micros, #count))),
+    let template = match (limit.algorithm, &limit.burst) {
+        (Algorithm::SlidingWindow, _) => quote_spanned!(site()=> .sliding_window(#count, #micros)),
+        (Algorithm::FixedWindow, _) => quote_spanned!(site()=> .fixed_window(#count, #micros)),
+        (Algorithm::TokenBucket, None) => quote_spanned!(site()=> .token_bucket(#count, #micros, #count)),
         (Algorithm::TokenBucket, Some(Permits::Literal(burst))) => {
             let burst = Literal::u32_unsuffixed(*burst);
-            Some(quote_spanned!(site()=> .token_bucket(#count, #micros, #burst)))
+            quote_spanned!(site()=> .token_bucket(#count, #micros, #burst))
         }
-        (Algorithm::TokenBucket, Some(_)) => None,
-    }
+        (Algorithm::TokenBucket, Some(_)) => return None,
+    };
+    Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), is_read: false })
+}
+
+fn local(name: &str, index: usize) -> Ident {
+    Ident::new(&format!("__{name}{index}"), site())
 }
 
 /// Where a constant can be named.

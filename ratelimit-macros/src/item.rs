@@ -256,7 +256,7 @@ fn what_it_is(tokens: TokenStream) -> Option<Other> {
 }
 
 /// First and last span of some tokens: where one span cannot be had, an error is underlined from here to there.
-pub(crate) fn ends(tokens: &impl ToTokens) -> (Span, Span) {
+pub(crate) fn ends(tokens: &dyn ToTokens) -> (Span, Span) {
     let mut spans = tokens.to_token_stream().into_iter().map(|token| token.span());
     let first = spans.next().unwrap_or_else(Span::call_site);
     (first, spans.last().unwrap_or(first))

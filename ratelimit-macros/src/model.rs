@@ -144,7 +144,7 @@ impl Model {
             Err(NoAsyncBlock(ty)) => {
                 let message = "the function returns a future, and the limit is checked when that is first polled: end the body with \
                                `async move { .. }` or `Box::pin(async move { .. })`, or write an `async fn`";
-                errors.over(ty, message);
+                errors.over(&ty, message);
                 None
             }
         };

@@ -59,10 +59,12 @@ impl<T> Lock<T> {
             {
                 return guard;
             }
-            match tries {
-                ..=SPINS => std::hint::spin_loop(),
-                ..=YIELDS => std::thread::yield_now(),
-                _ => std::thread::sleep(SLEEP),
+            if tries <= SPINS {
+                std::hint::spin_loop();
+            } else if tries <= YIELDS {
+                std::thread::yield_now();
+            } else {
+                std::thread::sleep(SLEEP);
             }
         }
     }

@@ -324,7 +324,7 @@ impl Store {
             }
             Address::Fingerprint(fingerprint) => fingerprint,
         };
-        let mut take = |moved: &mut Moved| {
+        let take = |moved: &mut Moved| {
             let now = now.max(moved.record.clock);
             let decided = moved.record.take(ask, now);
             moved.fresh_at = moved.record.fresh_at(ask.rules, ask.backoff);
@@ -349,7 +349,7 @@ impl Store {
         let mut rooms = [(false, false), (true, true), (false, true)].into_iter();
         let taken = loop {
             let taken =
-                on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, &mut take));
+                on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, take));
             match (taken, rooms.next()) {
                 (Err(Full), Some((here, denying))) => {
                     let _ = if here {

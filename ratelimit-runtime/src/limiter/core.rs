@@ -25,6 +25,8 @@ use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
 
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
 
@@ -59,6 +61,7 @@ pub(crate) struct Core {
 /// Where a call is decided, and by which clock.
 pub(super) struct Venue<'a> {
     pub(super) target: Target<'a>,
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tokio's clock can be a test's"))]
     is_async: bool,
     #[cfg(feature = "test-util")]
     pub(super) scope: Option<Arc<Scope>>,
@@ -96,6 +99,10 @@ impl Venue<'_> {
         Venue { is_async, ..self }
     }
 
+    #[cfg_attr(
+        not(any(feature = "test-util", feature = "tokio")),
+        expect(clippy::unused_self, reason = "there is no other clock")
+    )]
     #[inline]
     pub(super) fn now(&self) -> u64 {
         #[cfg(feature = "test-util")]
@@ -114,9 +121,8 @@ impl Core {
     pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
         let Resolved { name, named, limits, reads_per, reads_count, options, backend } = resolved;
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
-        static NEXT: AtomicU64 = AtomicU64::new(0);
         let core = Arc::new(Core {
-            id: NEXT.fetch_add(1, Ordering::Relaxed),
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             resets: AtomicU64::new(0),
             name,
             named,
