@@ -131,7 +131,6 @@ macro_rules! reclaimed {
                 Ok(())
             }
         )*
-        #[expect(clippy::type_complexity, reason = "a list")]
         const RECLAIMED: &[(fn(&str) -> Limited, &std::sync::LazyLock<MemoryBackend>)] = &[$(($name, &$backend)),*];
     };
 }
@@ -160,23 +159,23 @@ fn throttle_100_000_denied() {}
 struct Log {
     count: usize,
     per: Duration,
-    log: Mutex<VecDeque<Instant>>,
+    times: Mutex<VecDeque<Instant>>,
 }
 
 impl Log {
     fn new(count: usize, per: Duration) -> Log {
-        Log { count, per, log: Mutex::default() }
+        Log { count, per, times: Mutex::default() }
     }
 
     fn check(&self) -> bool {
-        let mut log = self.log.lock();
+        let mut times = self.times.lock();
         let now = Instant::now();
-        while log.front().is_some_and(|first| now.duration_since(*first) >= self.per) {
-            log.pop_front();
+        while times.front().is_some_and(|first| now.duration_since(*first) >= self.per) {
+            times.pop_front();
         }
-        let allowed = log.len() < self.count;
+        let allowed = times.len() < self.count;
         if allowed {
-            log.push_back(now);
+            times.push_back(now);
         }
         allowed
     }
@@ -226,7 +225,7 @@ impl Direct {
     }
 }
 
-/// A case without keys: the limit of the peers, ours, that of throttle_my_fn, and how it is timed.
+/// A case without keys: the limit of the peers, ours, that of `throttle_my_fn`, and how it is timed.
 macro_rules! direct {
     ($name:expr, $goal:expr, $peers:expr, $ours:ident, $throttle:ident, $time:ident($($how:expr),*)) => {{
         let peers = $peers;
@@ -351,7 +350,7 @@ fn longest(mut call: impl FnMut(usize), end: impl Fn(usize) -> bool) -> (f64, f6
         let (own_before, wall_before) = (race::thread_time(), Instant::now());
         call(index);
         wall = wall.max(wall_before.elapsed());
-        own = own.max(race::thread_time() - own_before);
+        own = own.max(race::thread_time().saturating_sub(own_before));
     }
     (own.as_secs_f64() * 1e6, wall.as_secs_f64() * 1e6)
 }
@@ -387,7 +386,7 @@ fn reclaiming() {
             });
             longest(|index| drop(governor.check_key(&keys[index % 1_000])), |_| done.load(Ordering::Relaxed))
         });
-        println!("| {} of {tracked} | {own:.0} ({wall:.0}) | {governor_own:.0} ({governor_wall:.0}) |", run + 1,);
+        println!("| {} of {tracked} | {own:.0} ({wall:.0}) | {governor_own:.0} ({governor_wall:.0}) |", run + 1);
     }
 }
 
