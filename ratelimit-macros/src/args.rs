@@ -7,7 +7,7 @@ use syn::parse::{ParseStream, Parser};
 use syn::{Expr, Token, parenthesized};
 
 use crate::diagnostics::Diagnostics;
-use crate::suggest::nearest;
+use crate::suggest::{listed, nearest};
 
 /// What the attribute takes, in the order of its documentation.
 const NAMES: &[&str] = &[
@@ -382,15 +382,17 @@ fn unknown(written: &str, of: &str, known: &[&str], meant: Option<&str>) -> Stri
     if NAMES.contains(&written) {
         return format!("`{written}` does not belong in {place}: write it beside it, or leave it out");
     }
-    let names: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
-    format!("{place} has no argument `{written}`: it takes {}", names.join(", "))
+    format!("{place} has no argument `{written}`: it takes {}", listed(known, " and "))
 }
 
 fn likely<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let written = written.trim_start_matches("r#");
-    let synonym = SYNONYMS.iter().find(|(other, _)| *other == written).map(|(_, ours)| *ours);
-    let synonym = synonym.and_then(|ours| known.iter().find(|name| **name == ours).copied());
-    synonym.or_else(|| if NAMES.contains(&written) { None } else { nearest(written, known) })
+    for (other, ours) in SYNONYMS {
+        if *other == written && known.contains(ours) {
+            return Some(ours);
+        }
+    }
+    if NAMES.contains(&written) { None } else { nearest(written, known) }
 }
 
 fn at_end(input: ParseStream<'_>) -> bool {

@@ -51,7 +51,7 @@ fn is_response(name: &str) -> bool {
     name == "IntoResponse" || name == "Responder"
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Certainty {
     No,
     /// As far as constants that the compiler checks, or a limiter from elsewhere, can be known.
@@ -71,14 +71,16 @@ fn never_denied(limiter: Option<&Limiter>, cost: Option<&Cost>) -> Certainty {
         (Some(Permits::Literal(2..)), Some(Limiter::Shared(_))) => Certainty::No,
         (Some(permits), _) => of(permits),
     };
-    let limits = match limiter {
+    let mut certainty = cost_fits;
+    match limiter {
         Some(Limiter::Own(own)) => {
-            own.limits.iter().flat_map(|limit| [of(&limit.count), of(limit.capacity())]).min_by_key(|it| *it as u8)
+            for limit in &own.limits {
+                certainty = certainty.min(of(&limit.count)).min(of(limit.capacity()));
+            }
         }
-        Some(Limiter::Shared(_)) | None => Some(Certainty::Likely),
-    };
-    let limits = limits.unwrap_or(Certainty::Likely);
-    if (limits as u8) < (cost_fits as u8) { limits } else { cost_fits }
+        Some(Limiter::Shared(_)) | None => certainty = certainty.min(Certainty::Likely),
+    }
+    certainty
 }
 
 fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Option<&Cost>, errors: &mut Diagnostics) {

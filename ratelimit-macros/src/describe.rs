@@ -51,29 +51,25 @@ pub(crate) fn doc_line(model: &Model) -> String {
 fn limits(own: &Own, model: &Model) -> String {
     let unit = if model.cost.is_some() { "permit" } else { "call" };
     let names_algorithm = one_algorithm(&own.limits).is_none();
-    let limits: Vec<String> = own
-        .limits
-        .iter()
-        .map(|limit| {
-            let per = match &limit.per {
-                Per::Literal(_, text) => text.clone(),
-                Per::Constant(arg) => code(&arg.value, "period"),
-                Per::Read(arg) => code(&arg.value, "period"),
-            };
-            let mut text = format!("{} per {per}", count(&limit.count, unit));
-            if names_algorithm {
-                text.push_str(" (");
-                text.push_str(&algorithm(limit));
-                text.push(')');
-            }
-            text
-        })
-        .collect();
-    match limits.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-        None => String::new(),
+    let mut text = String::new();
+    for (index, limit) in own.limits.iter().enumerate() {
+        if index > 0 {
+            text.push_str(if index + 1 == own.limits.len() { " and " } else { ", " });
+        }
+        text.push_str(&count(&limit.count, unit));
+        text.push_str(" per ");
+        match &limit.per {
+            Per::Literal(_, per) => text.push_str(per),
+            Per::Constant(arg) => text.push_str(&code(&arg.value, "period")),
+            Per::Read(arg) => text.push_str(&code(&arg.value, "period")),
+        }
+        if names_algorithm {
+            text.push_str(" (");
+            text.push_str(&algorithm(limit));
+            text.push(')');
+        }
     }
+    text
 }
 
 fn count(permits: &Permits, unit: &str) -> String {

@@ -61,8 +61,8 @@ impl Expansion<'_> {
         let tokens = match &self.model.deduct_when {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
-                    None => quote_spanned!(site()=> #rt::run(move || #own)),
-                    Some(keywords) => quote_spanned!(site()=> #keywords #own.await),
+                    None => quote_spanned!(site()=> #rt::run(move || { #own })),
+                    Some(keywords) => quote_spanned!(site()=> #keywords { #own }.await),
                 };
                 quote_spanned!(site()=> #prologue #rt::Limited::Admitted(#outcome))
             }

@@ -69,13 +69,10 @@ impl Expansion<'_> {
                 if reads_per {
                     template.extend(quote_spanned!(site()=> .reads_per()));
                 }
-                let lets = [Some(count.lets), Some(per.lets), burst.map(|burst| burst.lets)];
-                LimitTokens {
-                    template,
-                    current,
-                    lets: lets.into_iter().flatten().collect(),
-                    is_read: reads_count || reads_per,
-                }
+                let mut lets = count.lets;
+                lets.extend(per.lets);
+                lets.extend(burst.map(|burst| burst.lets));
+                LimitTokens { template, current, lets, is_read: reads_count || reads_per }
             })
             .collect()
     }

@@ -10,6 +10,7 @@ use crate::denial::denial;
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
+use crate::suggest::listed;
 use crate::values::{algorithm, backend, backoff, copy, cost, name, on_backend_error, per, permits, runtime, wait};
 
 /// As many limits as a limiter holds.
@@ -189,10 +190,16 @@ impl Model {
 
 /// `#[async_trait]` takes patterns apart behind the place where the limit is checked.
 fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics) {
-    let limits = std::iter::once(&args.limit).chain(args.limits.iter().map(|arg| &arg.value));
-    let read = limits.flat_map(|limit| [&limit.count, &limit.per]);
-    let other = [&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
-    for arg in read.chain(other).flatten() {
+    if names.is_empty() {
+        return;
+    }
+    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
+    read.extend([&args.limit.count, &args.limit.per]);
+    for limit in &args.limits {
+        read.extend([&limit.value.count, &limit.value.per]);
+    }
+    for arg in read {
+        let Some(arg) = arg else { continue };
         if let Some(name) = value_among(arg.value.to_token_stream(), names) {
             let message = format!(
                 "`{name}` is part of a pattern, which `#[async_trait]` takes apart only behind the check: give the argument a name, and \
@@ -206,7 +213,7 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
 /// `limiter = ..` brings limits, name, backend and all that belongs to them. One mistake, however many there are.
 fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
     let limit = &args.limit;
-    let excluded: Vec<&Ident> = [
+    let excluded = present(&[
         limit.count.as_ref().map(|arg| &arg.name),
         limit.per.as_ref().map(|arg| &arg.name),
         limit.algorithm.as_ref().map(|arg| &arg.name),
@@ -217,10 +224,7 @@ fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
         args.backoff.as_ref().map(|arg| &arg.name),
         args.on_backend_error.as_ref().map(|arg| &arg.name),
         args.dry_run.as_ref().map(|arg| &arg.name),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    ]);
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
         errors.at(first.span(), format!("`limiter` has its own {names}: remove {names} here, or `limiter`"));
@@ -244,8 +248,8 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
         return limit(&args.limit, None, &args.unread, errors).map(|limit| vec![limit]);
     }
     let top = &args.limit;
-    let excluded: Vec<&Ident> =
-        [&top.count, &top.per, &top.algorithm, &top.burst].into_iter().flatten().map(|arg| &arg.name).collect();
+    let excluded =
+        present(&[&top.count, &top.per, &top.algorithm, &top.burst].map(|arg| arg.as_ref().map(|arg| &arg.name)));
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
         errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside of each `limit(..)`"));
@@ -256,9 +260,15 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
         );
         errors.at(excess.name.span(), message);
     }
-    let limits: Vec<Option<Limit>> =
-        args.limits.iter().map(|arg| limit(&arg.value, Some(&arg.name), &arg.value.unread, errors)).collect();
-    limits.into_iter().collect()
+    let mut limits = Some(Vec::new());
+    for arg in &args.limits {
+        let limit = limit(&arg.value, Some(&arg.name), &arg.value.unread, errors);
+        limits = limits.zip(limit).map(|(mut limits, limit)| {
+            limits.push(limit);
+            limits
+        });
+    }
+    limits
 }
 
 /// One limit: of `limit(..)`, whose name is `of`, or of the attribute itself.
@@ -315,12 +325,16 @@ fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics)
     let Permits::Literal(cost) = cost.permits else {
         return;
     };
-    let capacities = own.limits.iter().filter_map(|limit| match (limit.capacity(), &limit.burst) {
-        (Permits::Literal(capacity), Some(_)) => Some((*capacity, "burst")),
-        (Permits::Literal(capacity), None) => Some((*capacity, "count")),
-        _ => None,
-    });
-    if let Some((capacity, of)) = capacities.min_by_key(|(capacity, _)| *capacity)
+    let mut least: Option<(u32, &str)> = None;
+    for limit in &own.limits {
+        let Permits::Literal(capacity) = *limit.capacity() else {
+            continue;
+        };
+        if least.is_none_or(|(least, _)| capacity < least) {
+            least = Some((capacity, if limit.burst.is_some() { "burst" } else { "count" }));
+        }
+    }
+    if let Some((capacity, of)) = least
         && cost > capacity
     {
         let message =
@@ -336,12 +350,20 @@ impl Limit {
     }
 }
 
+fn present<'a>(arguments: &[Option<&'a Ident>]) -> Vec<&'a Ident> {
+    let mut present = Vec::new();
+    for argument in arguments {
+        present.extend(*argument);
+    }
+    present
+}
+
 /// `count`, `per` and `burst` of several arguments.
 fn names(arguments: &[&Ident]) -> String {
-    let quoted: Vec<String> = arguments.iter().map(|name| format!("`{name}`")).collect();
-    match quoted.split_last() {
-        Some((last, [])) => last.clone(),
-        Some((last, rest)) => format!("{} and {last}", rest.join(", ")),
-        None => String::new(),
+    let mut names = Vec::new();
+    for argument in arguments {
+        names.push(argument.to_string());
     }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    listed(&names, " and ")
 }

@@ -176,7 +176,9 @@ fn is_fragment(token: &mut TokenTree) -> bool {
 fn pop_async(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
     let moves = tokens.pop_if(|token| is_word(token, "move"));
     let keyword = tokens.pop_if(|token| is_word(token, "async"))?;
-    Some([Some(keyword), moves].into_iter().flatten().collect())
+    let mut keywords = TokenStream::from(keyword);
+    keywords.extend(moves);
+    Some(keywords)
 }
 
 /// Takes `Box::pin`, with whatever path stands before it, off the end.

@@ -5,12 +5,30 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let lower = written.to_ascii_lowercase();
     // A third of the letters may be wrong: `cout` is `count`, but `foo` is not `per`.
     let tolerance = (lower.chars().count() / 3).max(1);
-    known
-        .iter()
-        .map(|name| (distance(&lower, name), *name))
-        .filter(|(distance, name)| *distance <= tolerance && *distance < name.len())
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
+    let mut nearest = None;
+    let mut least = tolerance + 1;
+    for name in known {
+        let distance = distance(&lower, name);
+        if distance < least && distance < name.len() {
+            least = distance;
+            nearest = Some(*name);
+        }
+    }
+    nearest
+}
+
+/// `count`, `per` and `burst`, each as code.
+pub(crate) fn listed(names: &[&str], last: &str) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        if index > 0 {
+            text.push_str(if index + 1 == names.len() { last } else { ", " });
+        }
+        text.push('`');
+        text.push_str(name);
+        text.push('`');
+    }
+    text
 }
 
 /// Letters to insert, remove, replace or swap with their neighbour to turn `a` into `b` (optimal string alignment).

@@ -410,7 +410,7 @@ fn a_response() {
                 if let __runtime::Err(__exceeded) = __checked {
                     return __runtime::Limited::Denied(__exceeded);
                 }
-                __runtime::Limited::Admitted(async move { render().await }.await)
+                __runtime::Limited::Admitted(async move { { render().await } }.await)
             }
         "##]],
     );
