@@ -49,8 +49,9 @@ fn check_functions(scratch: &Path) -> io::Result<[Duration; 3]> {
     let runtime = workspace().join("ratelimit-runtime");
     let manifest = format!(
         "[package]\nname = \"functions\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[dependencies]\n\
-         ratelimit-runtime = {{ path = {runtime:?} }}\n\
-         tracing = {{ version = \"0.1\", default-features = false, features = [\"std\", \"attributes\"] }}\n\n[workspace]\n"
+         ratelimit-runtime = {{ path = \"{}\" }}\n\
+         tracing = {{ version = \"0.1\", default-features = false, features = [\"std\", \"attributes\"] }}\n\n[workspace]\n",
+        runtime.display()
     );
     write(&package.join("Cargo.toml"), &manifest)?;
     let attributes =
@@ -97,7 +98,7 @@ fn source(attribute: &str) -> String {
 
 /// Times of a clean build of our macro crate and of tokio's.
 fn build_macros(scratch: &Path) -> io::Result<[Duration; 2]> {
-    let ours = format!("ratelimit-macros = {{ path = {:?} }}", workspace().join("ratelimit-macros"));
+    let ours = format!("ratelimit-macros = {{ path = \"{}\" }}", workspace().join("ratelimit-macros").display());
     let packages = [("ours", ours.as_str()), ("tokio", "tokio-macros = \"2\"")].map(|(name, dependency)| {
         let package = scratch.join(name);
         let manifest = format!(

@@ -382,7 +382,7 @@ fn unknown(written: &str, of: &str, known: &[&str], meant: Option<&str>) -> Stri
     if NAMES.contains(&written) {
         return format!("`{written}` does not belong in {place}: write it beside it, or leave it out");
     }
-    format!("{place} has no argument `{written}`: it takes {}", listed(known, " and "))
+    format!("{place} has no argument `{written}`: it takes {}", listed(known, ", "))
 }
 
 fn likely<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
