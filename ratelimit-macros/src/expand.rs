@@ -306,12 +306,6 @@ impl Expansion<'_> {
         if own.dry_run {
             settings.extend(quote_spanned!(site()=> .dry_run()));
         }
-        if self.model.deduct_when.is_some() {
-            settings.extend(quote_spanned!(site()=> .refunds()));
-        }
-        if self.model.wait.is_some() {
-            settings.extend(quote_spanned!(site()=> .waits()));
-        }
         settings
     }
 

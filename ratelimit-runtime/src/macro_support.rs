@@ -45,11 +45,6 @@ pub mod v1 {
         Limit::clamped(count, per, algorithm, burst)
     }
 
-    /// The path of an item, from which the function around it gets its name.
-    pub fn item_name<T: ?Sized>(item: &T) -> &'static str {
-        std::any::type_name_of_val(item)
-    }
-
     /// The path of a type, from which the function around it gets its name.
     pub fn path<T>() -> &'static str {
         std::any::type_name::<T>()

@@ -278,7 +278,6 @@ fn a_function_that_waits() {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                         .sliding_window(10, 1000000)
-                        .waits()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -304,7 +303,6 @@ fn an_outcome_that_is_looked_at() {
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                             .sliding_window(3, 3600000000)
                             .backoff(rt::per(1000000000), rt::per(3600000000000))
-                            .refunds()
                             .limiter_here();
                         &__LIMITER
                     };
@@ -350,7 +348,6 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
                                 .sliding_window(3, 3600000000)
                                 .redis()
                                 .on_backend_error(rt::DENY)
-                                .refunds()
                                 .limiter_here();
                             &__LIMITER
                         };

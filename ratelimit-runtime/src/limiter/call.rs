@@ -119,7 +119,7 @@ impl<'a> Call<'a> {
         }
         // In a dry run, what would have to wait is counted as denied, and does not.
         let call = if self.core.options.dry_run { Call { wait: Wait::No, ..self } } else { self };
-        let venue = call.core.venue(switches).for_call(call.is_async);
+        let venue = call.core.venue(switches, call.is_async);
         match &venue.target {
             Target::Memory(store) => {
                 let address = store.address(key);
@@ -420,7 +420,7 @@ impl RemoteCall {
         match answer {
             Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                 if let Some(limit) = limit(admitted.admission.limit) {
-                    let venue = self.core.venue(Switches::load()).for_call(self.is_async);
+                    let venue = self.core.venue(Switches::load(), self.is_async);
                     let place = Place::Remote(self.request.bucket.clone());
                     return self.call().admitted(limit, admitted.admission, now.as_nanos(), place, &venue);
                 }
@@ -434,7 +434,7 @@ impl RemoteCall {
         }
         match self.core.options.on_backend_error {
             OnBackendError::Local => {
-                let venue = self.core.venue(Switches::load()).for_call(self.is_async);
+                let venue = self.core.venue(Switches::load(), self.is_async);
                 let store = self.core.fallback(&venue);
                 self.call().decide_in(&store, self.fallback, &venue)
             }

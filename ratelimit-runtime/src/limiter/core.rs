@@ -93,12 +93,6 @@ impl Deref for StoreRef<'_> {
 }
 
 impl Venue<'_> {
-    /// The same venue for a call in a future, or not in one.
-    #[inline]
-    pub(super) fn for_call(self, is_async: bool) -> Self {
-        Venue { is_async, ..self }
-    }
-
     #[cfg_attr(
         not(any(feature = "test-util", feature = "tokio")),
         expect(clippy::unused_self, reason = "there is no other clock")
@@ -251,9 +245,9 @@ impl Core {
         self.options.backoff.is_none() && !self.replaced.load(Ordering::Acquire) && store.admits(&self.rules)
     }
 
-    /// Where a call is decided.
+    /// Where a call, in a future or not, is decided.
     #[inline]
-    pub(super) fn venue(&self, switches: Switches) -> Venue<'_> {
+    pub(super) fn venue(&self, switches: Switches, is_async: bool) -> Venue<'_> {
         #[cfg(feature = "test-util")]
         if switches.has(Switch::Test)
             && let Some(scope) = test_util::current()
@@ -262,11 +256,11 @@ impl Core {
                 Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
                 remote @ Target::Remote(_) => remote,
             };
-            return Venue { target, is_async: false, scope: Some(scope) };
+            return Venue { target, is_async, scope: Some(scope) };
         }
         Venue {
             target: self.target(switches),
-            is_async: false,
+            is_async,
             #[cfg(feature = "test-util")]
             scope: None,
         }
@@ -391,7 +385,7 @@ impl Core {
         if limiter != self.mark() {
             return None;
         }
-        let venue = self.venue(Switches::load()).for_call(true);
+        let venue = self.venue(Switches::load(), true);
         let read = (!limits.is_empty()).then_some(&*limits);
         self.with_rules(read, |rules| match place {
             Place::Memory(address) => {
@@ -423,7 +417,7 @@ impl Core {
     /// Resets what is in memory; what is elsewhere is returned as a request.
     pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<dyn Backend>, Request)> {
         self.resets.fetch_add(1, Ordering::Relaxed);
-        let venue = self.venue(Switches::load());
+        let venue = self.venue(Switches::load(), false);
         match &venue.target {
             Target::Memory(store) => {
                 store.reset(store.address(key));

@@ -45,8 +45,6 @@ pub(crate) struct Options {
     pub(crate) on_backend_error: OnBackendError,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dry_run: bool,
-    /// Permits are given back by outcome, maybe from other processes too.
-    pub(crate) refunds: bool,
     /// Where the limiter was written down.
     pub(crate) location: Option<(&'static str, u32, u32)>,
 }
@@ -57,7 +55,6 @@ impl Options {
         on_backend_error: OnBackendError::Local,
         backoff: None,
         dry_run: false,
-        refunds: false,
         location: None,
     };
 }
@@ -169,17 +166,6 @@ impl Spec {
     /// Never denies.
     pub const fn dry_run(mut self) -> Spec {
         self.options.dry_run = true;
-        self
-    }
-
-    /// Permits are given back by outcome.
-    pub const fn refunds(mut self) -> Spec {
-        self.options.refunds = true;
-        self
-    }
-
-    /// Calls wait for their permits.
-    pub const fn waits(self) -> Spec {
         self
     }
 
