@@ -242,25 +242,33 @@ pub trait Backend: Send + Sync + 'static {
     }
 }
 
-macro_rules! pointers {
-    ($($pointer:ty),*) => {$(
-        impl<B: Backend + ?Sized> Backend for $pointer {
-            fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-                (**self).decide(request)
-            }
+impl<B: Backend + ?Sized> Backend for Arc<B> {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        (**self).decide(request)
+    }
 
-            fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-                (**self).decide_async(request)
-            }
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        (**self).decide_async(request)
+    }
 
-            fn decide_later(&self, request: Request) {
-                (**self).decide_later(request);
-            }
-        }
-    )*};
+    fn decide_later(&self, request: Request) {
+        (**self).decide_later(request);
+    }
 }
 
-pointers!(Arc<B>, &'static B);
+impl<B: Backend + ?Sized> Backend for &'static B {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        (**self).decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        (**self).decide_async(request)
+    }
+
+    fn decide_later(&self, request: Request) {
+        (**self).decide_later(request);
+    }
+}
 
 /// The state of one bucket, for a store that keeps bytes.
 #[derive(Clone, Debug, Default)]
