@@ -20,7 +20,8 @@ const TRUSTED: u64 = 1_000_000;
 /// The counter and the monotonic clock are read at one moment if no more than this passes between two reads of the counter.
 const AT_ONCE: u64 = 1_000;
 
-struct Clock {
+/// The process's clock, for whoever reads it often: without the look whether it has started.
+pub(crate) struct Clock {
     counter: quanta::Clock,
     /// Nanoseconds of 2³² ticks.
     scale: u64,
@@ -41,7 +42,7 @@ static CLOCK: OnceLock<Clock> = OnceLock::new();
 /// The clock, started at the first use. Out of line, so that a decision's own instructions stay few.
 #[cold]
 #[inline(never)]
-fn clock() -> &'static Clock {
+pub(crate) fn clock() -> &'static Clock {
     CLOCK.get_or_init(start)
 }
 
@@ -97,8 +98,9 @@ pub(crate) fn now_in_runtime() -> u64 {
 }
 
 impl Clock {
+    /// As [`now`].
     #[inline]
-    fn now(&self) -> u64 {
+    pub(crate) fn now(&self) -> u64 {
         let ticks = self.ticks();
         if ticks >= self.expires.load(Ordering::Relaxed) {
             return self.set_right();

@@ -32,14 +32,26 @@ struct Counted {
 impl Counts {
     #[inline]
     pub(crate) fn allow(&self) {
-        let cell = cell();
-        raise(&self.cells[cell].allowed, cell);
+        let cell = CELL.get();
+        if cell < OWN { raise(&self.cells[cell].allowed) } else { self.allow_elsewhere() }
     }
 
     #[inline]
     pub(crate) fn deny(&self) {
-        let cell = cell();
-        raise(&self.cells[cell].denied, cell);
+        let cell = CELL.get();
+        if cell < OWN { raise(&self.cells[cell].denied) } else { self.deny_elsewhere() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allow_elsewhere(&self) {
+        raise_in(cell(), |cell| &self.cells[cell].allowed);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn deny_elsewhere(&self) {
+        raise_in(cell(), |cell| &self.cells[cell].denied);
     }
 
     /// Allowed and denied so far.
@@ -51,12 +63,18 @@ impl Counts {
     }
 }
 
+/// Raises the counter of a cell of this thread's own.
 #[inline]
-fn raise(counter: &AtomicU64, cell: usize) {
+fn raise(counter: &AtomicU64) {
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+}
+
+fn raise_in<'a>(cell: usize, counter: impl FnOnce(usize) -> &'a AtomicU64) {
+    let counter = counter(cell);
     if cell == SHARED {
         counter.fetch_add(1, Ordering::Relaxed);
     } else {
-        counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        raise(counter);
     }
 }
 
@@ -83,7 +101,7 @@ impl Drop for Owner {
     }
 }
 
-#[inline]
+/// This thread's cell, claimed at the first use.
 fn cell() -> usize {
     let cell = CELL.get();
     if cell == UNKNOWN { claim() } else { cell.min(SHARED) }
@@ -142,8 +160,8 @@ mod model {
         loom::model(|| {
             let counter = Arc::new(AtomicU64::new(0));
             let other = Arc::clone(&counter);
-            let handle = thread::spawn(move || raise(&other, SHARED));
-            raise(&counter, SHARED);
+            let handle = thread::spawn(move || raise_in(SHARED, |_| &other));
+            raise_in(SHARED, |_| &counter);
             handle.join().unwrap();
             assert_eq!(counter.load(Ordering::Relaxed), 2);
         });
@@ -155,12 +173,12 @@ mod model {
             let state = Arc::new((AtomicU64::new(0), Mutex::new(true)));
             let first = Arc::clone(&state);
             let handle = thread::spawn(move || {
-                raise(&first.0, 0);
+                raise(&first.0);
                 *first.1.lock().unwrap() = false;
             });
             let is_mine = !*state.1.lock().unwrap();
             if is_mine {
-                raise(&state.0, 0);
+                raise(&state.0);
             }
             handle.join().unwrap();
             assert_eq!(state.0.load(Ordering::Relaxed), 1 + u64::from(is_mine));

@@ -99,6 +99,7 @@ impl TokenBucket {
 
 /// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is
 /// of Redis's clock and of a test's. A bucket that refills between two ticks can be used from the later one on.
+#[inline]
 pub(crate) fn tick(time: u64) -> u64 {
     if time.is_multiple_of(1_000) { 1_000 } else { 1 }
 }

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
+use crate::clock::{self, Clock};
 use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
@@ -185,6 +186,7 @@ pub(crate) fn process_memory() -> &'static MemoryBackend {
 /// The buckets of one limiter, or of several of one name.
 pub(crate) struct Store {
     shared: Arc<Shared>,
+    clock: &'static Clock,
     /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
     hasher: RandomState,
     /// The rule of small states.
@@ -216,12 +218,12 @@ impl Store {
     fn new(shared: Arc<Shared>, rules: &[Rule], plain: bool) -> Store {
         let rule = rules[0];
         let (unkeyed, keyed) = match rule.limit.algorithm() {
-            Algorithm::TokenBucket if plain && Tat::fits(&rule) => (Unkeyed::token(), Keyed::Token(Table::new())),
-            Algorithm::SlidingWindow if plain => (Unkeyed::window(), Keyed::Window(Table::new())),
+            Algorithm::TokenBucket if plain && Tat::fits(&rule) => (Unkeyed::token(&rule), Keyed::Token(Table::new())),
+            Algorithm::SlidingWindow if plain && rule.capacity() > 0 => (Unkeyed::window(), Keyed::Window(Table::new())),
             _ => (Unkeyed::any(), Keyed::Any(Table::new())),
         };
         let is_small = !matches!(keyed, Keyed::Any(_));
-        Store { shared, hasher: RandomState::default(), rule, is_small, unkeyed, keyed }
+        Store { shared, clock: clock::clock(), hasher: RandomState::default(), rule, is_small, unkeyed, keyed }
     }
 
     /// Whether calls by `rules` can be decided by [`admit`](Store::admit).
@@ -240,11 +242,18 @@ impl Store {
         Address::Fingerprint(sink.0.finish())
     }
 
+    /// The present time.
+    #[inline]
+    pub(crate) fn now(&self) -> u64 {
+        self.clock.now()
+    }
+
     /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take).
     #[inline]
     pub(crate) fn admit<K: RateLimitKey>(&self, key: &K, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
-        if cost == 0 || cost > rule.capacity() {
+        // One permit fits into any small state.
+        if cost != 1 && (cost == 0 || cost > rule.capacity()) {
             return Verdict::Unknown;
         }
         match self.address(key) {

@@ -11,7 +11,6 @@ use super::core::{Core, Target, Venue};
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
 use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
-use crate::clock;
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::key::RateLimitKey;
@@ -103,7 +102,8 @@ impl<'a> Call<'a> {
         if self.limits.is_some() || self.wait != Wait::No {
             return self.decide(key).map(drop);
         }
-        match admit(self.core, key, self.cost) {
+        let verdict = if self.cost == 1 { admit_one(self.core, key) } else { admit_some(self.core, key, self.cost) };
+        match verdict {
             Verdict::Admitted => Ok(()),
             Verdict::Denied(retry_after) => Err(self.core.exceeded(retry_after)),
             Verdict::Unknown => admit_slowly(self.core, key, self.cost),
@@ -263,29 +263,40 @@ impl<'a> Call<'a> {
     }
 }
 
+/// [`admit`] of one permit, which is a constant to all that it goes through.
+#[inline(never)]
+fn admit_one<K: RateLimitKey>(core: &Core, key: &K) -> Verdict {
+    admit(core, key, 1)
+}
+
+#[inline(never)]
+fn admit_some<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
+    admit(core, key, cost)
+}
+
 /// The way of most calls: short where the buckets are in memory and small, and nothing is switched. A denial says how long
 /// it lasts, in nanoseconds from now.
 ///
 /// The call is not passed as a whole, and the error is made where it is returned: all of it stays in registers.
-#[inline(never)]
+#[expect(clippy::inline_always, reason = "see admit_one")]
+#[inline(always)]
 fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
-    if Switches::load().are_off()
-        && let Some(store) = core.short()
-    {
-        let now = clock::now();
-        match store.admit(key, now, cost) {
-            Verdict::Admitted => {
-                core.counts.allow();
-                return Verdict::Admitted;
-            }
-            Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
-                core.counts.deny();
-                return Verdict::Denied(until.saturating_sub(now));
-            }
-            Verdict::Denied(_) | Verdict::Unknown => {}
-        }
+    if !Switches::load().are_off() {
+        return Verdict::Unknown;
     }
-    Verdict::Unknown
+    let Some(store) = core.short() else { return Verdict::Unknown };
+    let now = store.now();
+    match store.admit(key, now, cost) {
+        Verdict::Admitted => {
+            core.counts.allow();
+            Verdict::Admitted
+        }
+        Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
+            core.counts.deny();
+            Verdict::Denied(until.saturating_sub(now))
+        }
+        Verdict::Denied(_) | Verdict::Unknown => Verdict::Unknown,
+    }
 }
 
 #[cold]

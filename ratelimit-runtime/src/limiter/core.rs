@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 use once_cell::sync::OnceCell;
@@ -26,6 +26,10 @@ use crate::switches::{Switch, Switches};
 use crate::test_util::{self, Scope};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+const WAY_UNKNOWN: u8 = 0;
+const WAY_SHORT: u8 = 1;
+const WAY_LONG: u8 = 2;
 
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
@@ -53,8 +57,10 @@ pub(crate) struct Core {
     local: OnceCell<Arc<Store>>,
     /// Buckets in a memory backend that was made for it.
     own: OnceCell<Arc<Store>>,
-    /// The store, where calls can be decided by its short way while all switches are off.
-    short: OnceCell<Option<Arc<Store>>>,
+    /// The way of calls while all switches are off: not known yet, the short one, the long one for good.
+    way: AtomicU8,
+    /// The store of the short way.
+    short: OnceCell<Arc<Store>>,
     pub(super) counts: Counts,
 }
 
@@ -131,6 +137,7 @@ impl Core {
             backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
             local: OnceCell::new(),
             own: OnceCell::new(),
+            way: AtomicU8::new(WAY_UNKNOWN),
             short: OnceCell::new(),
             counts: Counts::default(),
         });
@@ -167,6 +174,7 @@ impl Core {
         InvalidLimiter::check(limits)?;
         self.replacement.store(Arc::new(limits.iter().map(|limit| Rule::new(*limit)).collect()));
         self.replaced.store(true, Ordering::Release);
+        self.way.store(WAY_LONG, Ordering::Release);
         Ok(())
     }
 
@@ -198,20 +206,25 @@ impl Core {
     /// The store, if calls by the limits as they were written down can be decided by [`Store::admit`]. Only while all
     /// switches are off.
     #[inline]
-    pub(super) fn short(&self) -> Option<&Store> {
-        if self.replaced.load(Ordering::Acquire) {
-            return None;
-        }
-        match self.short.get() {
-            Some(short) => short.as_deref(),
-            None => self.first_short(),
-        }
+    pub(super) fn short(&self) -> Option<&Arc<Store>> {
+        if self.way.load(Ordering::Acquire) == WAY_SHORT { self.short.get() } else { self.first_short() }
     }
 
     #[cold]
     #[inline(never)]
-    fn first_short(&self) -> Option<&Store> {
-        self.short.get_or_init(|| self.find_short()).as_deref()
+    fn first_short(&self) -> Option<&Arc<Store>> {
+        if self.way.load(Ordering::Acquire) == WAY_UNKNOWN {
+            let way = match self.find_short() {
+                Some(store) => {
+                    self.short.get_or_init(|| store);
+                    WAY_SHORT
+                }
+                None => WAY_LONG,
+            };
+            // Not where limits were replaced meanwhile.
+            let _ = self.way.compare_exchange(WAY_UNKNOWN, way, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        if self.way.load(Ordering::Acquire) == WAY_SHORT { self.short.get() } else { None }
     }
 
     fn find_short(&self) -> Option<Arc<Store>> {

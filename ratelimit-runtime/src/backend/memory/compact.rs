@@ -103,20 +103,12 @@ impl Tat {
     }
 
     /// The time at which `units` have flowed, on a tick of the clock that says `now`.
-    fn time(rule: &Rule, units: u64, now: u64) -> u64 {
+    pub(super) fn time(rule: &Rule, units: u64, now: u64) -> u64 {
         // A division takes as long as all the rest, and most rates need none.
         let nanos = if rule.rate.units == 1 { units } else { units.div_ceil(rule.rate.units) };
         let nanos = clock::origin().saturating_add(nanos);
         let tick = tick(now);
         if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
-    }
-
-    /// As [`time`](Tat::time), where `hint` may be the answer already: a tick that lies less than one above the units is, and
-    /// that is found out without a division.
-    #[inline]
-    pub(super) fn time_or(rule: &Rule, units: u64, now: u64, hint: u64) -> u64 {
-        let ahead = Tat::units(rule, hint).wrapping_sub(units);
-        if ahead < tick(now) * rule.rate.units { hint } else { Tat::time(rule, units, now) }
     }
 
     /// The state after `cost` permits at `now` in units, or the units at which they would be admitted.

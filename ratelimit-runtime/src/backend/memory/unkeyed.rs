@@ -4,13 +4,15 @@ use super::compact::{Compact, Tat, Verdict, take, window_record};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::algorithm::sliding_window::SlidingWindow;
+use crate::algorithm::token_bucket::tick;
 use crate::sync::{AtomicU64, Lock, Ordering};
 
 /// The bucket of all calls.
 pub(super) enum Unkeyed {
     /// A token bucket in one word. What that cannot say is done on a record, to which it moves for good.
     Token {
-        word: Line<Token>,
+        word: Line<AtomicU64>,
+        seen: Line<Seen>,
         moved: Lock<Record>,
     },
     /// A sliding window, with the time until which a call for one permit is known to be denied.
@@ -25,12 +27,17 @@ pub(super) enum Unkeyed {
 #[repr(align(128))]
 pub(super) struct Line<T>(T);
 
-pub(super) struct Token {
-    /// A [`Tat`].
-    word: AtomicU64,
-    /// When a call was denied last: until when. The next one is denied until the same time, which takes a division to find
-    /// out; whoever uses it checks it against the word.
+/// What calls have found out about the word of a token bucket, a [`Tat`]. It changes seldom: a call that it answers, or that
+/// can add to the word without looking at it first, takes the cache line of the word from other threads once or not at all.
+///
+/// The word never goes back, but for a [`reset`](Unkeyed::reset) and for additions that went too far.
+pub(super) struct Seen {
+    /// The word is not below this, in units, and there was room to spare when it was that much.
+    busy_until: AtomicU64,
+    /// A call for one permit is denied until then, to the nanosecond.
     denied_until: AtomicU64,
+    /// There is room to spare while the word is ahead of the time by less than that.
+    ample: u64,
 }
 
 pub(super) enum WindowState {
@@ -38,17 +45,25 @@ pub(super) enum WindowState {
     Full(Record),
 }
 
-/// A call adds first and looks then where the bucket has room for at least that many of its kind.
+/// There is room to spare where so many more calls fit than the one at hand. It takes more threads than that, all of them
+/// between two instructions, for an addition to go too far.
 #[cfg(not(loom_model))]
 const AMPLE: u64 = 64;
-/// Two threads are enough to go too far.
+/// Two threads are enough.
 #[cfg(loom_model)]
-const AMPLE: u64 = 1;
+const AMPLE: u64 = 0;
+
+/// How often an addition that went too far is tried to be taken back.
+#[cfg(not(loom_model))]
+const TRIES: u32 = 100;
+#[cfg(loom_model)]
+const TRIES: u32 = 1;
 
 impl Unkeyed {
-    pub(super) fn token() -> Unkeyed {
-        let word = Token { word: AtomicU64::new(0), denied_until: AtomicU64::new(0) };
-        Unkeyed::Token { word: Line(word), moved: Lock::default() }
+    pub(super) fn token(rule: &Rule) -> Unkeyed {
+        let ample = rule.full().saturating_sub(rule.permit().saturating_mul(AMPLE + 1));
+        let seen = Seen { busy_until: AtomicU64::new(0), denied_until: AtomicU64::new(0), ample };
+        Unkeyed::Token { word: Line(AtomicU64::new(0)), seen: Line(seen), moved: Lock::default() }
     }
 
     pub(super) fn window() -> Unkeyed {
@@ -66,7 +81,7 @@ impl Unkeyed {
     #[inline]
     pub(super) fn take(&self, rule: &Rule, now: u64, cost: u32) -> Verdict {
         match self {
-            Unkeyed::Token { word, .. } => take_token(&word.0, rule, now, cost),
+            Unkeyed::Token { word, seen, .. } => take_token(&word.0, &seen.0, rule, now, cost),
             Unkeyed::Window { denied_until, state } => {
                 // Written under the lock, with the state that it tells of.
                 let denied = denied_until.0.load(Ordering::Acquire);
@@ -82,9 +97,10 @@ impl Unkeyed {
     /// Runs `f` on the bucket as a record.
     pub(super) fn with_record<R>(&self, rule: &Rule, now: u64, f: impl FnOnce(&mut Record) -> R) -> R {
         match self {
-            Unkeyed::Token { word, moved } => {
+            Unkeyed::Token { word, seen, moved } => {
                 let mut record = moved.lock();
-                let tat = word.0.word.swap(Tat::MOVED, Ordering::AcqRel);
+                let tat = word.0.swap(Tat::MOVED, Ordering::AcqRel);
+                seen.0.forget_denial();
                 if tat < Tat::MOVED {
                     *record = Tat(tat).to_record(rule, now);
                 }
@@ -108,9 +124,9 @@ impl Unkeyed {
     /// The bucket as a record, unchanged.
     pub(super) fn record(&self, rule: &Rule, now: u64) -> Record {
         match self {
-            Unkeyed::Token { word, moved } => {
+            Unkeyed::Token { word, moved, .. } => {
                 let record = moved.lock();
-                let tat = Tat(word.0.word.load(Ordering::Acquire));
+                let tat = Tat(word.0.load(Ordering::Acquire));
                 if tat.is_moved() { record.clone() } else { tat.to_record(rule, now) }
             }
             Unkeyed::Window { state, .. } => match &*state.0.lock() {
@@ -124,10 +140,12 @@ impl Unkeyed {
     /// Forgets all.
     pub(super) fn reset(&self) {
         match self {
-            Unkeyed::Token { word, moved } => {
+            Unkeyed::Token { word, seen, moved } => {
                 let mut record = moved.lock();
                 *record = Record::default();
-                word.0.word.store(0, Ordering::Release);
+                seen.0.busy_until.store(0, Ordering::Relaxed);
+                word.0.swap(0, Ordering::AcqRel);
+                seen.0.forget_denial();
             }
             Unkeyed::Window { denied_until, state } => {
                 let mut state = state.0.lock();
@@ -140,31 +158,56 @@ impl Unkeyed {
 }
 
 #[inline]
-fn take_token(token: &Token, rule: &Rule, now: u64, cost: u32) -> Verdict {
-    let word = &token.word;
+fn take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, cost: u32) -> Verdict {
     let units = Tat::units(rule, now);
-    let price = u64::from(cost) * rule.permit();
-    let full = rule.full();
-    let tat = word.load(Ordering::Relaxed);
-    // An addition wins where two threads meet, because it never has to be tried again. It is only for a bucket that has room
-    // to spare: what it finds may be more than it saw before.
-    if tat >= units && price < (full.saturating_sub(tat - units)) / AMPLE {
-        let next = Tat(word.fetch_add(price, Ordering::Relaxed) + price);
-        if next.is_moved() {
-            return Verdict::Unknown;
-        }
-        if next.0 - units <= full {
+    if cost != 1 {
+        return take_token_exactly(word, seen, rule, now, units, cost);
+    }
+    // An addition wins where threads meet, because it never has to be tried again.
+    if units < seen.busy_until.load(Ordering::Relaxed) {
+        let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
+        // Neither a word that has moved nor one that is below `units` passes.
+        if before.wrapping_sub(units) < seen.ample {
             return Verdict::Admitted;
         }
-        return take_token_exactly(token, take_back(word, price), rule, now, units, cost);
+        return added(word, seen, rule, now, units, before);
     }
-    take_token_exactly(token, tat, rule, now, units, cost)
+    if let Some(until) = seen.denial(now) {
+        return Verdict::Denied(until);
+    }
+    take_token_exactly(word, seen, rule, now, units, 1)
 }
 
-/// Takes `cost` permits at `now`, which is so many `units`, of a bucket that was last seen as `tat`.
+impl Seen {
+    /// Until when a call for one permit at `now` is denied, if that is known.
+    #[inline]
+    fn denial(&self, now: u64) -> Option<u64> {
+        let until = self.denied_until.load(Ordering::Relaxed);
+        // On a coarser clock it is denied until the next tick.
+        (now < until && tick(now) == 1).then_some(until)
+    }
+
+    /// Keeps until when a call for one permit is denied by a word that was `tat`.
+    ///
+    /// Whoever sets the word back forgets the denial after that. So either that thread comes later, or this one, which
+    /// exchanges the same value, sees what it did to the word.
+    fn keep_denial(&self, word: &AtomicU64, tat: u64, until: u64) {
+        self.denied_until.swap(until, Ordering::AcqRel);
+        let now = word.load(Ordering::Relaxed);
+        if now < tat || Tat(now).is_moved() {
+            self.forget_denial();
+        }
+    }
+
+    fn forget_denial(&self) {
+        self.denied_until.swap(0, Ordering::AcqRel);
+    }
+}
+
+/// Takes `cost` permits at `now`, which is so many `units`, and notes what it finds.
 #[inline(never)]
-fn take_token_exactly(token: &Token, mut tat: u64, rule: &Rule, now: u64, units: u64, cost: u32) -> Verdict {
-    let Token { word, denied_until } = token;
+fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, units: u64, cost: u32) -> Verdict {
+    let mut tat = word.load(Ordering::Relaxed);
     loop {
         if Tat(tat).is_moved() {
             return Verdict::Unknown;
@@ -172,29 +215,56 @@ fn take_token_exactly(token: &Token, mut tat: u64, rule: &Rule, now: u64, units:
         let next = match Tat(tat).after(rule, units, cost) {
             Ok(next) => next,
             Err(units) => {
-                let hint = denied_until.load(Ordering::Relaxed);
-                let until = Tat::time_or(rule, units, now, hint);
-                if until != hint {
-                    denied_until.store(until, Ordering::Relaxed);
+                let until = Tat::time(rule, units, now);
+                if cost == 1 && tick(now) == 1 {
+                    seen.keep_denial(word, tat, until);
                 }
                 return Verdict::Denied(until);
             }
         };
         match word.compare_exchange_weak(tat, next.0, Ordering::Relaxed, Ordering::Relaxed) {
-            Ok(_) => return Verdict::Admitted,
+            Ok(_) => {
+                if next.0 - units < seen.ample {
+                    seen.busy_until.store(next.0, Ordering::Relaxed);
+                }
+                return Verdict::Admitted;
+            }
             Err(other) => tat = other,
         }
     }
 }
 
-/// Takes an addition back that went too far; returns what is left.
+/// The rest of a call that has added a permit to a word that was `before`, and found no room to spare there.
 #[cold]
-fn take_back(word: &AtomicU64, price: u64) -> u64 {
-    let back = |tat: u64| (!Tat(tat).is_moved()).then(|| tat.saturating_sub(price));
-    match word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, back) {
-        Ok(tat) => tat.saturating_sub(price),
-        // Moved to a record, with this addition: the permits stay taken, though nobody got them.
-        Err(moved) => moved,
+#[inline(never)]
+fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, units: u64, before: u64) -> Verdict {
+    seen.busy_until.store(0, Ordering::Relaxed);
+    if Tat(before).is_moved() {
+        return Verdict::Unknown;
+    }
+    // A bucket that was reset meanwhile is below `units`: it is decided anew, and what was added to it stays taken.
+    if before >= units {
+        let next = before + rule.permit();
+        if next - units <= rule.full() {
+            return Verdict::Admitted;
+        }
+        take_back(word, seen, next, rule.permit());
+    }
+    take_token_exactly(word, seen, rule, now, units, 1)
+}
+
+/// Takes an addition back that went too far and made the word `next`.
+///
+/// Only while nothing else has happened to the word: others may have found the bucket full since then, and so have forgotten
+/// the addition. Others that went too far take theirs back too, in the opposite order. If it never is as it was, the permit
+/// stays taken, though nobody got it.
+fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
+    for _ in 0..TRIES {
+        if word.compare_exchange(next, next - price, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            seen.forget_denial();
+            return;
+        }
+        std::hint::spin_loop();
     }
 }
 
@@ -269,7 +339,7 @@ mod model {
     fn additions_that_go_too_far_are_taken_back_whole() {
         loom::model(|| {
             let rule = token(5);
-            let bucket = Unkeyed::token();
+            let bucket = Unkeyed::token(&rule);
             let before = take(&bucket, &rule, 1);
             let (bucket, a, b) = at_once(bucket, move |it| take(it, &rule, 3), move |it| take(it, &rule, 3));
             assert_eq!(before + a + b, 4, "one of the two");
@@ -283,7 +353,7 @@ mod model {
     fn a_token_is_given_to_one_of_two() {
         loom::model(|| {
             let rule = token(1);
-            let (bucket, a, b) = at_once(Unkeyed::token(), move |it| take(it, &rule, 1), move |it| take(it, &rule, 1));
+            let (bucket, a, b) = at_once(Unkeyed::token(&rule), move |it| take(it, &rule, 1), move |it| take(it, &rule, 1));
             assert_eq!(a + b, 1);
             let full = now() + 60_000_000_000;
             let Verdict::Denied(until) = bucket.take(&rule, now(), 1) else { panic!("admitted") };
@@ -295,7 +365,7 @@ mod model {
     fn a_bucket_that_moves_to_a_record_takes_all_permits_along() {
         loom::model(|| {
             let rule = token(4);
-            let bucket = Unkeyed::token();
+            let bucket = Unkeyed::token(&rule);
             let before = take(&bucket, &rule, 1);
             let short = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
             let (bucket, a, b) = at_once(bucket, short, move |it| take_on_record(it, &rule, 2));
@@ -310,7 +380,7 @@ mod model {
         loom::model(|| {
             let rule = token(2);
             let short = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1) + take(it, &rule, 1);
-            let (bucket, a, ()) = at_once(Unkeyed::token(), short, Unkeyed::reset);
+            let (bucket, a, ()) = at_once(Unkeyed::token(&rule), short, Unkeyed::reset);
             let rest = (0..4).map(|_| take(&bucket, &rule, 1)).sum::<u32>();
             assert!(a + rest <= 4, "{a} and {rest}");
         });
