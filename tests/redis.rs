@@ -248,6 +248,7 @@ fn a_user_with_the_documented_rights_is_enough() {
         "+time",
         "+get",
         "+set",
+        "+setrange",
         "+del",
         "--user",
         "other",

@@ -17,11 +17,15 @@ const TAKE: u8 = 0;
 const PEEK: u8 = 1;
 const GIVE_BACK: u8 = 2;
 const RESET: u8 = 3;
+/// A take that neither waits nor blocks the key where it is denied: what the script's short way is for.
+const TAKE_NOW: u8 = 4;
 
 const ADMITTED: u8 = 0;
 const DENIED: u8 = 1;
 const NEVER: u8 = 2;
 const DONE: u8 = 3;
+/// Admitted: the head and the front of the record follow, as they are written down.
+const RECORD: u8 = 16;
 
 const SLIDING: u8 = 0;
 const TOKEN: u8 = 1;
@@ -29,6 +33,8 @@ const FIXED: u8 = 2;
 
 /// The longest duration that is sent, 142 years: with it a time of today stays an exact integer in the script's doubles.
 const LONGEST: u64 = 1 << 52;
+/// The latest time that the script tells, in microseconds.
+const FAR: u64 = (1 << 53) - 1;
 
 /// What the script is asked.
 pub(super) fn encode(request: &Request) -> Vec<u8> {
@@ -40,16 +46,14 @@ pub(super) fn encode(request: &Request) -> Vec<u8> {
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
     let backoff = request.backoff();
+    let action = if action == TAKE && max_wait.is_zero() && backoff.is_none() { TAKE_NOW } else { action };
     bytes.u8(action);
     // At most 8.
     bytes.u8(request.limits().len().to_le_bytes()[0]);
     bytes.u8(request.test_time.is_some().into());
     bytes.u8(backoff.is_some().into());
     bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
-    bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
-    bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
     bytes.u32(cost);
-    bytes.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
     for limit in request.limits() {
         let rule = Rule::new(*limit);
         let (kind, per_call, numbers) = match limit.algorithm() {
@@ -63,6 +67,11 @@ pub(super) fn encode(request: &Request) -> Vec<u8> {
         for number in numbers {
             bytes.u56(number);
         }
+    }
+    if action != TAKE_NOW {
+        bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
+        bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
+        bytes.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
     }
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
@@ -131,6 +140,9 @@ struct Reader<'a>(&'a [u8]);
 impl Reader<'_> {
     fn answer(&mut self, request: &Request) -> Option<Answer> {
         let kind = self.u8()?;
+        if kind == RECORD {
+            return self.record(request);
+        }
         let now = Timestamp::from_nanos(self.time()?);
         let outcome = match kind {
             ADMITTED => {
@@ -158,6 +170,55 @@ impl Reader<'_> {
             _ => return None,
         };
         Some(Answer { now, outcome })
+    }
+
+    /// An admission to one limit, read from what is on record after it.
+    fn record(&mut self, request: &Request) -> Option<Answer> {
+        let limit = *request.limits().first()?;
+        self.u8()?;
+        let now = self.time()?;
+        let _newest = self.time()?;
+        let sequence = self.u32()?;
+        let _kept_until = self.time()?;
+        let (remaining, fresh_at) = match self.u8()? {
+            TOKEN => {
+                let rate = Rule::new(limit).rate;
+                let (last, debt, unit) = (self.u56()?, self.u56()?, self.u56()?);
+                let taken = debt.div_ceil(unit.max(1));
+                let full = debt.div_ceil(rate.units).saturating_mul(rate.step).saturating_add(last).min(FAR);
+                (u64::from(limit.burst()).saturating_sub(taken), full)
+            }
+            SLIDING | FIXED => {
+                let per = self.u56()?;
+                let taken = self.u40()?;
+                let last = self.u56()?;
+                self.rest_of_groups()?;
+                (u64::from(limit.capacity()).saturating_sub(taken), last.saturating_add(per))
+            }
+            _ => return None,
+        };
+        let cost = match request.action() {
+            Action::Take { cost, .. } => *cost,
+            _ => return None,
+        };
+        let admission = Admission {
+            permit: Permit { at: now, sequence, cost, undo: None },
+            limit: 0,
+            remaining: u32::try_from(remaining).ok()?,
+            fresh_at: fresh_at.checked_mul(1_000)?,
+        };
+        Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
+    }
+
+    /// What the front of a window holds behind the time of its last group.
+    fn rest_of_groups(&mut self) -> Option<()> {
+        self.u40()?;
+        self.u56()?;
+        self.u40()?;
+        for _ in 0..3 {
+            self.u8()?;
+        }
+        Some(())
     }
 
     #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]
@@ -195,6 +256,14 @@ impl Reader<'_> {
         let (bytes, rest) = self.0.split_first_chunk::<4>()?;
         self.0 = rest;
         Some(u32::from_le_bytes(*bytes))
+    }
+
+    fn u40(&mut self) -> Option<u64> {
+        let (bytes, rest) = self.0.split_first_chunk::<5>()?;
+        self.0 = rest;
+        let mut number = [0; 8];
+        number[..5].copy_from_slice(bytes);
+        Some(u64::from_le_bytes(number))
     }
 
     fn u56(&mut self) -> Option<u64> {

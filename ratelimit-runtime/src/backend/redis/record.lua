@@ -1,8 +1,7 @@
 -- What is on record for one bucket: the clock, the newest admission, the denials, and the state of each limit.
 
-local VERSION = 1
--- version, limits, clock, newest, floor, sequence, offences: how many, the last, blocked until
-local HEADER, HEADER_BYTES = '<BBI7I7I7I4I4I7I7', 45
+-- The end of a FULL record: floor, offences: how many, the last, blocked until.
+local TAIL, TAIL_BYTES = '<I7I4I7I7', 25
 
 local clock, newest, lowest, sequence = 0, 0, 0, 0
 local offences, offended, blocked = 0, 0, 0
@@ -15,55 +14,65 @@ local function read_states(bytes, count, from)
     if from > size then return nil end
     local kind = string.byte(bytes, from)
     if kind == TOKEN then
-      if from + 21 > size then return nil end
-      local last, debt, unit
-      last, debt, unit, from = unpack_bytes('<I7I7I7', bytes, from + 1)
+      if from + TOKEN_BYTES > size + 1 then return nil end
+      local _, last, debt, unit
+      _, last, debt, unit, from = unpack_bytes(TOKEN_FRONT, bytes, from)
       read[position] = { kind = TOKEN, last = last, debt = debt, unit = unit }
-    else
-      local per = nil
-      from = from + 1
-      if kind == FIXED then
-        if from + 6 > size then return nil end
-        per, from = unpack_bytes('<I7', bytes, from)
-        if per == 0 then return nil end
-      elseif kind ~= SLIDING then
-        return nil
+    elseif kind == SLIDING or kind == FIXED then
+      if from + GROUPS_BYTES > size + 1 then return nil end
+      local _, per, total, last_at, last, _, _, head, used, slots, ring =
+        unpack_bytes(GROUPS_FRONT, bytes, from)
+      from = ring + slots * SLOT_BYTES
+      if per == 0 or used > slots or head > slots or from > size + 1 then return nil end
+      local oldest = ring + head * SLOT_BYTES
+      local state = {
+        unpack_bytes('<' .. rep('I7I5', used), sub(bytes, oldest, from - 1) .. sub(bytes, ring, oldest - 1)),
+      }
+      state[2 * used + 1] = nil
+      if last > 0 then
+        state[2 * used + 1], state[2 * used + 2] = last_at, last
+        used = used + 1
       end
-      if from + 5 > size then return nil end
-      local total, groups
-      total, groups, from = unpack_bytes('<I5B', bytes, from)
-      if from + 12 * groups - 1 > size then return nil end
-      local state = { unpack_bytes('<' .. string.rep('I7I5', groups), bytes, from) }
-      from = state[2 * groups + 1]
-      state[2 * groups + 1] = nil
-      state.kind, state.per, state.total, state.first, state.last = kind, per, total, 1, 2 * groups - 1
+      state.kind, state.per, state.total, state.first, state.last = kind, per, total, 1, 2 * used - 1
       read[position] = state
+    else
+      return nil
     end
   end
-  return from == size + 1 and read or nil
+  return read, from
 end
 
 local function read_record(bytes)
-  if #bytes < HEADER_BYTES or string.byte(bytes, 1) ~= VERSION then return end
-  local _, count, c, n, l, s, o, od, b, from = unpack_bytes(HEADER, bytes)
-  local read = read_states(bytes, count, from)
+  if #bytes < HEAD_BYTES then return end
+  local kind, count, c, n, s, _, from = unpack_bytes(HEAD, bytes)
+  if kind ~= PLAIN and kind ~= FULL then return end
+  local l, o, od, b, read = 0, 0, 0, 0, nil
+  read, from = read_states(bytes, count, from)
   if not read then return end
+  if kind == FULL then
+    if from + TAIL_BYTES > #bytes + 1 then return end
+    l, o, od, b, from = unpack_bytes(TAIL, bytes, from)
+  end
+  if from ~= #bytes + 1 then return end
   clock, newest, lowest, sequence, offences, offended, blocked, states = c, n, l, s, o, od, b, read
 end
 
-local function write_record()
-  local parts = { pack(HEADER, VERSION, #states, clock, newest, lowest, sequence, offences, offended, blocked) }
+local function write_record(kept)
+  local kind = (lowest > 0 or offences > 0) and FULL or PLAIN
+  local parts = { pack(HEAD, kind, #states, clock, newest, sequence, kept) }
   for position, state in ipairs(states) do
     if state.kind == TOKEN then
-      parts[position + 1] = pack('<BI7I7I7', TOKEN, state.last, state.debt, state.unit)
+      parts[position + 1] = pack(TOKEN_FRONT, TOKEN, state.last, state.debt, state.unit)
     else
-      local groups = (state.last - state.first) / 2 + 1
-      local per = state.kind == FIXED and pack('<I7', state.per) or ''
-      parts[position + 1] = pack('<B', state.kind) .. per .. pack(
-        '<I5B' .. string.rep('I7I5', groups), state.total, groups, unpack(state, state.first, state.last + 1)
-      )
+      local first, last, used, last_at, permits, first_at, first_permits = state.first, state.last, 0, 0, 0, 0, 0
+      if last >= first then used, last_at, permits = (last - first) / 2, state[last], state[last + 1] end
+      if used > 0 then first_at, first_permits = state[first], state[first + 1] end
+      parts[position + 1] = pack(
+        GROUPS_FRONT, state.kind, state.per, state.total, last_at, permits, first_at, first_permits, 0, used, used
+      ) .. pack('<' .. rep('I7I5', used), unpack(state, first, last - 1))
     end
   end
+  if kind == FULL then parts[#parts + 1] = pack(TAIL, lowest, offences, offended, blocked) end
   return table.concat(parts)
 end
 

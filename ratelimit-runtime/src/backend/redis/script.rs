@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 /// The script's parts, in the order in which they use each other.
 const SOURCE: &str = concat!(
     include_str!("prelude.lua"),
+    include_str!("fast.lua"),
     include_str!("groups.lua"),
     include_str!("sliding_window.lua"),
     include_str!("token_bucket.lua"),
