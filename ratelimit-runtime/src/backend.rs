@@ -4,6 +4,7 @@ pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 
+use std::any::TypeId;
 use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
@@ -15,6 +16,8 @@ use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Record, Refusal};
 use crate::clock::{self, nanos};
 use crate::error::BackendError;
+use crate::guard::Guard;
+use crate::guard::denials::Fingerprint;
 use crate::limit::{Limit, MAX_LIMITS};
 use crate::switches::{self, Switch};
 use smallvec::SmallVec;
@@ -52,6 +55,10 @@ pub struct Request {
     pub(crate) action: Action,
     /// The time by a test's clock, where there is one.
     pub(crate) test_time: Option<Timestamp>,
+    /// The bucket, where its denials may be kept.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// Asked by a guard, which knows what to do where the backend can only block.
+    pub(crate) by_guard: bool,
 }
 
 /// What to do with a bucket.
@@ -83,7 +90,15 @@ impl Request {
     ///
     /// The time is this process's.
     pub fn new(bucket: impl Into<Box<str>>, limits: &[Limit], action: Action) -> Request {
-        Request { bucket: bucket.into(), limits: limits.into(), backoff: None, action, test_time: None }
+        Request {
+            bucket: bucket.into(),
+            limits: limits.into(),
+            backoff: None,
+            action,
+            test_time: None,
+            fingerprint: None,
+            by_guard: false,
+        }
     }
 
     /// The same request for a key that denials block.
@@ -200,6 +215,21 @@ impl Denied {
 /// A future that a backend returns.
 pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send + 'a>>;
 
+/// How long a decision of a backend may take, and who sees to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Deadline {
+    /// The limiters see to it: a decision that takes longer fails with [`BackendErrorKind::Timeout`]. A blocking one is made
+    /// on a helper thread, of which a backend has 32 at the most, and costs about 20 µs more; an asynchronous one is bounded
+    /// by a timer, for about a microsecond. What came too late may have been charged.
+    ///
+    /// [`BackendErrorKind::Timeout`]: crate::BackendErrorKind::Timeout
+    Imposed(Duration),
+    /// The backend itself: each of its methods returns in good time, whatever its store does. Decisions are made where they
+    /// are asked for and cost nothing more; one that hangs hangs its caller.
+    Kept,
+}
+
 /// A store of buckets.
 ///
 /// All of a [`Request`] is decided in one step that no other decision on the same bucket interleaves with. [`Bucket`] does
@@ -208,7 +238,7 @@ pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendE
 /// ```
 /// use std::collections::HashMap;
 /// use std::sync::Mutex;
-/// use ratelimit_runtime::backend::{Answer, Backend, Bucket, Request};
+/// use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
 /// use ratelimit_runtime::BackendError;
 ///
 /// #[derive(Default)]
@@ -223,23 +253,88 @@ pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendE
 ///         shelf.insert(request.bucket().to_owned(), bucket.to_bytes());
 ///         Ok(answer)
 ///     }
+///
+///     // It cannot hang, so nobody has to see to it that it does not. Left out, a decision has 100 ms.
+///     fn deadline(&self) -> Deadline {
+///         Deadline::Kept
+///     }
 /// }
 /// ```
+///
+/// # On its bad days
+/// No limiter waits for a backend longer than its [deadline](Backend::deadline). After five failures in a row, of whatever
+/// kind, nobody waits for it at all: a circuit breaker opens, and calls go by their limiter's
+/// [`OnBackendError`](crate::OnBackendError) at once. After 50 ms one call tries the backend, and if that fails another one
+/// after twice the time, up to half a second, while all others go on without. The first success closes the breaker: limits
+/// are kept again within two seconds of a recovery. Refunds and resets have the same deadline, and fail at once while the
+/// breaker is open.
+///
+/// All limiters that use one backend share its breaker: hand them an `Arc` or a `&'static` of it, clones of one
+/// [`SharedBackend`], or set it as the [default](set_default_backend). Each value that is handed over by itself is a backend
+/// of its own.
 pub trait Backend: Send + Sync + 'static {
-    /// Carries out one request, on the calling thread. It must return within a bounded time, whatever the store does.
+    /// Carries out one request, and blocks the thread for it: where the [deadline](Backend::deadline) is kept, the calling
+    /// one; where it is imposed, a helper, outside of any async runtime.
     fn decide(&self, request: &Request) -> Result<Answer, BackendError>;
 
-    /// As [`decide`](Backend::decide), without blocking the thread. Without an implementation it calls `decide`.
+    /// As [`decide`](Backend::decide), without blocking the thread. Dropping the future gives the decision up; what was taken
+    /// by then should be given back.
+    ///
+    /// Without an implementation it is `decide`, and where the deadline is imposed that is called on a helper thread, while
+    /// the task waits (the first tenth of the deadline on its thread, as long as answers come within that).
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        if request.by_guard {
+            return Box::pin(ready(Err(BackendError::to_be_blocked_for())));
+        }
         Box::pin(ready(self.decide(request)))
     }
 
-    /// Carries out a request whose answer nobody waits for: permits given back where a future was dropped. Called on
-    /// threads that should not be blocked; without an implementation it calls `decide`.
+    /// Carries out a request whose answer nobody waits for: permits given back where a future was dropped. Called on a helper
+    /// thread where the [deadline](Backend::deadline) is imposed, else on threads that should not be blocked; without an
+    /// implementation it calls `decide`.
     fn decide_later(&self, request: Request) {
         // A permit that cannot be given back stays taken: the guarantee holds.
         let _ = self.decide(&request);
     }
+
+    /// How long a decision may take: 100 ms, imposed, unless it says otherwise. Asked once.
+    fn deadline(&self) -> Deadline {
+        Deadline::Imposed(TIMEOUT)
+    }
+
+    /// Whether a call that was denied is denied again, until it would be admitted, without asking the backend: no, unless it
+    /// says so. Asked once.
+    ///
+    /// A key that is denied then costs the backend one decision. A refund or a reset through this process ends it, one
+    /// through another is not seen until the time is over; nor are permits that another process takes for another cost
+    /// meanwhile, so that `retry_after` may be told too early. Limiters with `backoff`, with `deduct_when`, with a `count` or
+    /// `per` read at each call, and calls that may wait always ask. 8,192 denials are kept at the most, in half a megabyte.
+    fn keeps_denials(&self) -> bool {
+        false
+    }
+
+    /// What kind of store it is, as in `redis`: for logs and metrics.
+    fn kind(&self) -> &'static str {
+        "custom"
+    }
+
+    /// By what two handles are known to lead to one store.
+    #[doc(hidden)]
+    fn identity(&self) -> Identity {
+        Identity { of: TypeId::of::<Self>(), address: std::ptr::from_ref(self).cast::<()>().addr() }
+    }
+}
+
+/// The longest that a decision takes unless a backend says otherwise.
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
+
+/// See [`Backend::identity`].
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Identity {
+    /// What stands at the address: a value and its first field have the same one.
+    pub(crate) of: TypeId,
+    pub(crate) address: usize,
 }
 
 impl<B: Backend + ?Sized> Backend for Arc<B> {
@@ -254,6 +349,22 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
     fn decide_later(&self, request: Request) {
         (**self).decide_later(request);
     }
+
+    fn deadline(&self) -> Deadline {
+        (**self).deadline()
+    }
+
+    fn keeps_denials(&self) -> bool {
+        (**self).keeps_denials()
+    }
+
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+
+    fn identity(&self) -> Identity {
+        (**self).identity()
+    }
 }
 
 impl<B: Backend + ?Sized> Backend for &'static B {
@@ -267,6 +378,22 @@ impl<B: Backend + ?Sized> Backend for &'static B {
 
     fn decide_later(&self, request: Request) {
         (**self).decide_later(request);
+    }
+
+    fn deadline(&self) -> Deadline {
+        (**self).deadline()
+    }
+
+    fn keeps_denials(&self) -> bool {
+        (**self).keeps_denials()
+    }
+
+    fn kind(&self) -> &'static str {
+        (**self).kind()
+    }
+
+    fn identity(&self) -> Identity {
+        (**self).identity()
     }
 }
 
@@ -327,7 +454,7 @@ pub struct SharedBackend {
 #[derive(Clone)]
 pub(crate) enum BackendKind {
     Memory(MemoryBackend),
-    Remote(Arc<dyn Backend>),
+    Remote(Arc<Guard>),
 }
 
 impl fmt::Debug for SharedBackend {
@@ -348,7 +475,7 @@ pub trait IntoBackend {
 
 impl<B: Backend> IntoBackend for B {
     fn into_backend(self) -> SharedBackend {
-        SharedBackend { kind: BackendKind::Remote(Arc::new(self)) }
+        SharedBackend { kind: BackendKind::Remote(Guard::of(Arc::new(self))) }
     }
 }
 
@@ -379,6 +506,10 @@ struct Failed(BackendError);
 impl Backend for Failed {
     fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
         Err(self.0.clone())
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::algorithm::record::Permit;
+use crate::guard::denials::Fingerprint;
 use crate::limit::Limit;
 
 /// A call was admitted.
@@ -36,8 +37,16 @@ pub(crate) struct Taken {
 #[derive(Debug)]
 pub(crate) enum Place {
     Memory(Address),
-    /// In the limiter's backend, under this name.
-    Remote(Box<str>),
+    /// In the limiter's backend.
+    Remote(Box<RemoteBucket>),
+}
+
+/// A bucket in a backend.
+#[derive(Debug)]
+pub(crate) struct RemoteBucket {
+    pub(crate) name: Box<str>,
+    /// Where denials are kept: by what.
+    pub(crate) fingerprint: Option<Fingerprint>,
 }
 
 /// A bucket in memory.

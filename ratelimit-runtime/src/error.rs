@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use crate::limit::Limit;
@@ -179,6 +179,8 @@ impl<T> FromRateLimitExceeded for Option<T> {
 pub struct BackendError {
     kind: BackendErrorKind,
     message: Arc<str>,
+    /// No failure: the backend has no way to decide but to block.
+    to_be_blocked_for: bool,
 }
 
 /// What kind of failure a [`BackendError`] is.
@@ -198,7 +200,20 @@ pub enum BackendErrorKind {
 impl BackendError {
     /// An error of `kind`; `message` must hold no secret.
     pub fn new(kind: BackendErrorKind, message: impl Into<Arc<str>>) -> BackendError {
-        BackendError { kind, message: message.into() }
+        BackendError { kind, message: message.into(), to_be_blocked_for: false }
+    }
+
+    /// What a backend without asynchronous decisions answers to a guard.
+    pub(crate) fn to_be_blocked_for() -> BackendError {
+        static ERROR: LazyLock<BackendError> = LazyLock::new(|| BackendError {
+            to_be_blocked_for: true,
+            ..BackendError::new(BackendErrorKind::Configuration, "the backend can only block")
+        });
+        ERROR.clone()
+    }
+
+    pub(crate) fn is_to_be_blocked_for(&self) -> bool {
+        self.to_be_blocked_for
     }
 
     /// What kind of failure it is.

@@ -64,12 +64,15 @@ mod clock;
 mod counts;
 mod decision;
 mod error;
+mod guard;
 #[cfg(any(feature = "axum", feature = "actix-web"))]
 mod http;
 mod key;
 mod limit;
 mod limiter;
+mod observe;
 mod registry;
+mod reply;
 mod switches;
 mod sync;
 mod waiting;

@@ -133,6 +133,7 @@ pub mod v1 {
         /// Decides on this thread; the permits can be given back.
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
             let limiter = RateLimiter::from_core(self.call.core().clone());
+            limiter.core().gives_back();
             self.call.decide(&key).map(|decision| Held { limiter, decision })
         }
 
@@ -161,6 +162,7 @@ pub mod v1 {
 
         /// The decision; its permits can be given back.
         pub async fn finish_held(self) -> Result<Held, RateLimitExceeded> {
+            self.limiter.core().gives_back();
             let decision = self.started.finish_async().await?;
             Ok(Held { limiter: self.limiter, decision })
         }

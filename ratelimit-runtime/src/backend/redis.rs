@@ -4,21 +4,21 @@ mod codec;
 mod config;
 mod connection;
 mod key;
-mod reply;
 mod script;
 
+use std::any::TypeId;
 use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
-use super::{Action, Answer, Backend, BackendFuture, IntoBackend, Outcome, Request, SharedBackend};
+use super::{
+    Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend, TIMEOUT,
+};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::reply;
 use config::invalid;
 use connection::Connection;
-
-/// The longest that a decision takes unless the builder says otherwise.
-const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
@@ -54,6 +54,7 @@ const TIMEOUT: Duration = Duration::from_millis(100);
 pub struct RedisBackend {
     connection: Arc<Connection>,
     timeout: Duration,
+    denial_cache: bool,
 }
 
 impl RedisBackend {
@@ -72,7 +73,7 @@ impl RedisBackend {
 
     /// For settings other than the server.
     pub fn builder() -> RedisBackendBuilder {
-        RedisBackendBuilder { url: None, timeout: TIMEOUT }
+        RedisBackendBuilder { url: None, timeout: TIMEOUT, denial_cache: true }
     }
 
     /// Sends a request; the answer arrives at the receiver, as `deliver` makes it.
@@ -94,7 +95,7 @@ impl RedisBackend {
         Ok(receiver)
     }
 
-    fn deadline(&self) -> Instant {
+    fn until(&self) -> Instant {
         Instant::now() + self.timeout
     }
 
@@ -106,7 +107,7 @@ impl RedisBackend {
 
 impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        let deadline = self.deadline();
+        let deadline = self.until();
         let answer = self.send(request, deadline, |answer| answer)?.wait(deadline);
         codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
     }
@@ -114,8 +115,7 @@ impl Backend for RedisBackend {
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         Box::pin(async move {
             let undelivered = Undelivered::of(self, request);
-            let answer =
-                self.send(request, self.deadline(), |answer| Delivery { answer: Some(answer), undelivered })?;
+            let answer = self.send(request, self.until(), |answer| Delivery { answer: Some(answer), undelivered })?;
             let answer = answer.await.and_then(Delivery::take);
             codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
         })
@@ -123,7 +123,23 @@ impl Backend for RedisBackend {
 
     fn decide_later(&self, request: Request) {
         // What is given back too late or never stays taken: the limit is kept.
-        drop(self.send(&request, self.deadline(), |_| ()));
+        drop(self.send(&request, self.until(), |_| ()));
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.denial_cache
+    }
+
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn identity(&self) -> Identity {
+        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.connection).addr() }
     }
 }
 
@@ -132,6 +148,7 @@ impl fmt::Debug for RedisBackend {
         f.debug_struct("RedisBackend")
             .field("address", &format_args!("{}", self.connection))
             .field("timeout", &self.timeout)
+            .field("denial_cache", &self.denial_cache)
             .finish()
     }
 }
@@ -149,6 +166,7 @@ impl fmt::Debug for RedisBackend {
 pub struct RedisBackendBuilder {
     url: Option<String>,
     timeout: Duration,
+    denial_cache: bool,
 }
 
 impl RedisBackendBuilder {
@@ -164,6 +182,12 @@ impl RedisBackendBuilder {
         self
     }
 
+    /// Whether denials are kept: on unless set. What that means, [`Backend::keeps_denials`] says.
+    pub fn denial_cache(mut self, on: bool) -> RedisBackendBuilder {
+        self.denial_cache = on;
+        self
+    }
+
     /// The backend; an error if the URL, an environment variable or the timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
         let info = match &self.url {
@@ -174,14 +198,17 @@ impl RedisBackendBuilder {
             return Err(invalid("the timeout of a Redis backend is from 1 ms to 1 hour"));
         }
         let connection = Arc::new(Connection::new(info, self.timeout)?);
-        Ok(RedisBackend { connection, timeout: self.timeout })
+        Ok(RedisBackend { connection, timeout: self.timeout, denial_cache: self.denial_cache })
     }
 }
 
 impl fmt::Debug for RedisBackendBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The URL may hold a password.
-        f.debug_struct("RedisBackendBuilder").field("timeout", &self.timeout).finish_non_exhaustive()
+        f.debug_struct("RedisBackendBuilder")
+            .field("timeout", &self.timeout)
+            .field("denial_cache", &self.denial_cache)
+            .finish_non_exhaustive()
     }
 }
 

@@ -10,9 +10,11 @@ use super::OnBackendError;
 use super::core::{Core, Target, Venue};
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
 use crate::backend::memory::{Left, Store, Verdict};
-use crate::backend::{Action, Answer, Backend, Outcome, Request};
-use crate::decision::{Address, Decision, Place, Taken};
+use crate::backend::{Action, Answer, Outcome, Request};
+use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
+use crate::guard::Guard;
+use crate::guard::denials::{self, Asked, Told};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::switches::{Switch, Switches};
@@ -125,8 +127,33 @@ impl<'a> Call<'a> {
                 let address = store.address(key);
                 call.decide_in(store, address, &venue)
             }
-            Target::Remote(backend) => Started::Remote(Box::new(call.remote(key, backend, &venue))),
+            Target::Remote(backend) => match call.denied_already(key, backend, &venue) {
+                Some(denied) => Started::Done(denied),
+                None => Started::Remote(Box::new(call.remote(key, backend, &venue))),
+            },
         }
+    }
+
+    /// The denial of a call like one that was denied by the backend until a time that has not come yet. A
+    /// [`peek`](Call::peek) is answered as well: it says what the call would.
+    #[inline]
+    fn denied_already<K: RateLimitKey>(
+        self,
+        key: &K,
+        backend: &Guard,
+        venue: &Venue<'_>,
+    ) -> Option<Result<Decision, RateLimitExceeded>> {
+        let denials = backend.denials().filter(|_| self.is_denied_alike())?;
+        let now = venue.backend_now();
+        let Told { admitted_at, remaining, limit } = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let position = usize::from(limit);
+        let limit = self.core.with_rules(None, |rules| rules.get(position).map(|rule| rule.limit))?;
+        Some(self.denied(limit, Refusal { limit: position, remaining, admitted_at: Some(admitted_at) }, now))
+    }
+
+    /// Whether a denial of the call says that it will be denied again. One that may wait is never told before it has asked.
+    fn is_denied_alike(self) -> bool {
+        self.wait == Wait::No && self.limits.is_none() && self.cost > 0 && self.core.keeps_denials()
     }
 
     /// The decision on a call that no limit applies to.
@@ -242,7 +269,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<dyn Backend>, venue: &Venue<'_>) -> RemoteCall {
+    fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<Guard>, venue: &Venue<'_>) -> RemoteCall {
         let max_wait = Duration::from_nanos(self.wait.nanos());
         let action = if self.peek {
             Action::Peek { cost: self.cost, max_wait }
@@ -258,6 +285,7 @@ impl<'a> Call<'a> {
             wait: self.wait,
             peek: self.peek,
             is_async: self.is_async,
+            sent: venue.backend_now(),
             fallback: self.core.fallback(venue).address(key),
         }
     }
@@ -402,13 +430,14 @@ impl Drop for Booking {
 /// A decision that is a backend's.
 pub(crate) struct RemoteCall {
     core: Arc<Core>,
-    backend: Arc<dyn Backend>,
+    backend: Arc<Guard>,
     request: Request,
     limits: Option<Box<[Limit]>>,
     cost: u32,
     wait: Wait,
     peek: bool,
     is_async: bool,
+    sent: u64,
     /// The bucket in memory that decides where the backend fails.
     fallback: Address,
 }
@@ -432,12 +461,15 @@ impl RemoteCall {
             Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                 if let Some(limit) = limit(admitted.admission.limit) {
                     let venue = self.core.venue(Switches::load(), self.is_async);
-                    let place = Place::Remote(self.request.bucket.clone());
+                    let bucket =
+                        RemoteBucket { name: self.request.bucket.clone(), fingerprint: self.request.fingerprint };
+                    let place = Place::Remote(Box::new(bucket));
                     return self.call().admitted(limit, admitted.admission, now.as_nanos(), place, &venue);
                 }
             }
             Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                 if let Some(limit) = limit(denied.refusal.limit) {
+                    self.keep(&denied.refusal, now.as_nanos());
                     return Started::Done(self.call().denied(limit, denied.refusal, now.as_nanos()));
                 }
             }
@@ -454,6 +486,25 @@ impl RemoteCall {
                 Started::Done(Ok(self.call().free()))
             }
             OnBackendError::Deny => Started::Done(self.failed()),
+        }
+    }
+
+    /// Keeps a denial for the calls that are like this one. It was made after the call was sent, so that counted from then
+    /// it never lasts longer than the backend's.
+    fn keep(&self, refusal: &Refusal, now: u64) {
+        let (Some(denials), Some(bucket), Some(admitted_at)) =
+            (self.backend.denials(), self.request.fingerprint, refusal.admitted_at)
+        else {
+            return;
+        };
+        if self.call().is_denied_alike() {
+            let asked = Asked { bucket, cost: self.cost, limits: denials::of_limits(&self.request.limits) };
+            let told = Told {
+                admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
+                remaining: refusal.remaining,
+                limit: position_u8(refusal.limit),
+            };
+            denials.keep(asked, told, self.sent);
         }
     }
 

@@ -13,11 +13,13 @@ use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::backend::memory::{MemoryBackend, Store, process_memory};
-use crate::backend::{Action, Backend, BackendKind, Request, SharedBackend, Timestamp, default_backend};
+use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
 use crate::clock;
 use crate::counts::Counts;
-use crate::decision::{Decision, Place, Taken};
+use crate::decision::{Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
+use crate::guard::Guard;
+use crate::guard::denials::{self, Asked, Fingerprint};
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 use crate::registry;
@@ -51,6 +53,12 @@ pub(crate) struct Core {
     replaced: AtomicBool,
     /// The limits that were set at run time, once `replaced` says so.
     replacement: ArcSwap<Rules>,
+    /// A hash of the limits that apply, where none is read at each call: a denial by others says nothing.
+    limits_hash: AtomicU64,
+    /// What the names of its buckets have in common.
+    fingerprint: Fingerprint,
+    /// Permits come back by what calls return, in other processes too.
+    gives_back: AtomicBool,
     pub(super) options: Options,
     backend: OnceCell<SharedBackend>,
     /// Buckets in the process's own memory: all of them, or those that take over where a backend fails.
@@ -75,7 +83,7 @@ pub(super) struct Venue<'a> {
 
 pub(super) enum Target<'a> {
     Memory(StoreRef<'a>),
-    Remote(&'a Arc<dyn Backend>),
+    Remote(&'a Arc<Guard>),
 }
 
 pub(super) enum StoreRef<'a> {
@@ -115,18 +123,33 @@ impl Venue<'_> {
         }
         clock::now()
     }
+
+    /// The time as backends count it: of the test, or real, whatever a runtime's clock says.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
+    #[inline]
+    pub(super) fn backend_now(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            return scope.now();
+        }
+        clock::now()
+    }
 }
 
 impl Core {
     pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
         let Resolved { name, named, limits, reads_per, reads_count, options, backend } = resolved;
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        let shape = shape(&limits, reads_per);
         let core = Arc::new(Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             resets: AtomicU64::new(0),
+            limits_hash: AtomicU64::new(denials::of_limits(&limits)),
+            fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
+            gives_back: AtomicBool::new(false),
             name,
             named,
-            shape: shape(&limits, reads_per).into(),
+            shape: shape.into(),
             replacement: ArcSwap::from_pointee(rules.clone()),
             first: limits[0],
             rules,
@@ -175,6 +198,7 @@ impl Core {
         self.replacement.store(Arc::new(limits.iter().map(|limit| Rule::new(*limit)).collect()));
         self.replaced.store(true, Ordering::Release);
         self.way.store(WAY_LONG, Ordering::Release);
+        self.limits_hash.store(denials::of_limits(limits), Ordering::Release);
         Ok(())
     }
 
@@ -329,6 +353,34 @@ impl Core {
         self.named.then(|| format!("{}\u{0}{}", self.name(), self.shape))
     }
 
+    /// What a call whose limits are not read asks again and again, where the answer may be known; see [`denials`].
+    #[inline]
+    pub(super) fn asked<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K, cost: u32) -> Asked {
+        Asked { bucket: self.fingerprint(venue, key), cost, limits: self.limits_hash.load(Ordering::Acquire) }
+    }
+
+    #[inline]
+    fn fingerprint<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K) -> Fingerprint {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &venue.scope {
+            return Fingerprint::of_limiter(&[self.name(), &self.shape, scope.id()]).of_key(key);
+        }
+        let _ = venue;
+        self.fingerprint.of_key(key)
+    }
+
+    /// Whether the denials of its calls hold until they say that they end: not where permits come back from other
+    /// processes, nor where each denial is an offence.
+    #[inline]
+    pub(super) fn keeps_denials(&self) -> bool {
+        self.options.backoff.is_none() && !self.gives_back.load(Ordering::Relaxed)
+    }
+
+    /// What its calls return decides whether their permits come back.
+    pub(crate) fn gives_back(&self) {
+        self.gives_back.store(true, Ordering::Relaxed);
+    }
+
     /// What a store is asked, by name of the bucket.
     pub(super) fn request<K: RateLimitKey>(
         &self,
@@ -344,21 +396,28 @@ impl Core {
         key.write_to(&mut TextSink::new(&mut bucket));
         bucket.push_str("}:");
         bucket.push_str(&self.shape);
-        self.request_for(venue, Core::scoped_name(venue, bucket), rules, action)
+        let fingerprint = match &venue.target {
+            Target::Remote(guard) if guard.denials().is_some() => Some(self.fingerprint(venue, key)),
+            _ => None,
+        };
+        let bucket = RemoteBucket { name: Core::scoped_name(venue, bucket), fingerprint };
+        self.request_for(venue, bucket, rules, action)
     }
 
-    fn request_for(&self, venue: &Venue<'_>, bucket: Box<str>, rules: &[Rule], action: Action) -> Request {
+    fn request_for(&self, venue: &Venue<'_>, bucket: RemoteBucket, rules: &[Rule], action: Action) -> Request {
         #[cfg(feature = "test-util")]
         let test_time = venue.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
         #[cfg(not(feature = "test-util"))]
         let test_time: Option<Timestamp> = None;
         let _ = venue;
         Request {
-            bucket,
+            bucket: bucket.name,
             limits: rules.iter().map(|rule| rule.limit).collect(),
             backoff: self.options.backoff,
             action,
             test_time,
+            fingerprint: bucket.fingerprint,
+            by_guard: false,
         }
     }
 
@@ -393,7 +452,7 @@ impl Core {
     }
 
     /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
-    fn start_give_back(&self, decision: Decision) -> Option<(Arc<dyn Backend>, Request)> {
+    fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
         let Taken { permit, place, limits, limiter } = decision.taken?;
         if limiter != self.mark() {
             return None;
@@ -412,7 +471,7 @@ impl Core {
             }
             Place::Remote(bucket) => match &venue.target {
                 Target::Remote(backend) => {
-                    let request = self.request_for(&venue, bucket, rules, Action::GiveBack(permit));
+                    let request = self.request_for(&venue, *bucket, rules, Action::GiveBack(permit));
                     Some((Arc::clone(backend), request))
                 }
                 Target::Memory(_) => None,
@@ -428,7 +487,7 @@ impl Core {
     }
 
     /// Resets what is in memory; what is elsewhere is returned as a request.
-    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<dyn Backend>, Request)> {
+    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<Guard>, Request)> {
         self.resets.fetch_add(1, Ordering::Relaxed);
         let venue = self.venue(Switches::load(), false);
         match &venue.target {

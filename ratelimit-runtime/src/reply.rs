@@ -1,4 +1,4 @@
-//! One answer from the background to whoever waits for it: a thread, or a future on any executor.
+//! One answer from another thread to whoever waits for it: a thread, or a future on any executor.
 //!
 //! Not a channel of tokio's: those count against the budget of the task around, and a thread that blocks inside a task
 //! would never get a new one.
@@ -20,24 +20,29 @@ enum Slot<T> {
 }
 
 /// Where the answer is put.
-pub(super) struct Sender<T> {
+pub(crate) struct Sender<T> {
     slot: Arc<Mutex<Slot<T>>>,
 }
 
 /// Where the answer arrives; `None` if it never will.
-pub(super) struct Receiver<T> {
+pub(crate) struct Receiver<T> {
     slot: Arc<Mutex<Slot<T>>>,
 }
 
-pub(super) fn channel<T>() -> (Sender<T>, Receiver<T>) {
+pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
     (Sender { slot: Arc::clone(&slot) }, Receiver { slot })
 }
 
 impl<T> Sender<T> {
     /// Drops the answer where nobody waits any more.
-    pub(super) fn send(self, answer: T) {
+    pub(crate) fn send(self, answer: T) {
         self.settle(Slot::Sent(answer));
+    }
+
+    /// Whether anybody waits for it.
+    pub(crate) fn is_awaited(&self) -> bool {
+        matches!(*self.slot.lock(), Slot::Waiting(_))
     }
 
     fn settle(&self, settled: Slot<T>) {
@@ -86,16 +91,24 @@ impl<T> Future for Receiver<T> {
 
 impl<T> Receiver<T> {
     /// Blocks the thread, at most until `deadline`.
-    pub(super) fn wait(mut self, deadline: Instant) -> Option<T> {
+    pub(crate) fn wait(mut self, deadline: Instant) -> Option<T> {
+        match self.wait_until(deadline) {
+            Poll::Ready(answer) => answer,
+            Poll::Pending => None,
+        }
+    }
+
+    /// As [`wait`](Receiver::wait), and an answer that is not there by then can be waited for on.
+    pub(crate) fn wait_until(&mut self, deadline: Instant) -> Poll<Option<T>> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         let mut context = Context::from_waker(&waker);
         loop {
-            if let Poll::Ready(answer) = Pin::new(&mut self).poll(&mut context) {
-                return answer;
+            if let Poll::Ready(answer) = Pin::new(&mut *self).poll(&mut context) {
+                return Poll::Ready(answer);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return None;
+                return Poll::Pending;
             }
             std::thread::park_timeout(left);
         }

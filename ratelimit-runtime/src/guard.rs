@@ -1,0 +1,318 @@
+//! What stands around every backend that is not this process's memory: a deadline on each decision, a circuit breaker, and
+//! the denials that need not be asked for again.
+//!
+//! One guard per store, however many limiters use it, so that what one of them finds out holds for all.
+
+mod breaker;
+pub(crate) mod denials;
+mod helpers;
+mod timer;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::backend::{Action, Answer, Backend, Deadline, Identity, Outcome, Request};
+use crate::clock::{self, nanos};
+use crate::error::{BackendError, BackendErrorKind};
+use crate::observe::{self, BreakerState};
+use breaker::{Breaker, Change, Entry, Met};
+use denials::Denials;
+use helpers::{Delivery, Helpers, Task};
+
+/// What share of the deadline a future may block its thread for a backend that only blocks.
+const PATIENCE: u32 = 10;
+
+/// A backend, and what keeps its bad days from callers.
+pub(crate) struct Guard {
+    backend: Arc<dyn Backend>,
+    kind: &'static str,
+    deadline: Deadline,
+    breaker: Breaker,
+    helpers: Helpers,
+    /// Where the backend lets denials be kept.
+    denials: Option<Denials>,
+}
+
+/// The guards of the stores that are in use.
+static GUARDS: Mutex<BTreeMap<Identity, Weak<Guard>>> = Mutex::new(BTreeMap::new());
+
+impl Guard {
+    /// The guard of `backend`: the one that there is, if another limiter uses the same store.
+    pub(crate) fn of(backend: Arc<dyn Backend>) -> Arc<Guard> {
+        // While a guard lives it holds its backend, so that no other is at the same address.
+        let identity = backend.identity();
+        let mut guards = GUARDS.lock();
+        if let Some(guard) = guards.get(&identity).and_then(Weak::upgrade) {
+            return guard;
+        }
+        if guards.len().is_power_of_two() {
+            guards.retain(|_, guard| guard.strong_count() > 0);
+        }
+        let guard = Arc::new(Guard::new(backend));
+        guards.insert(identity, Arc::downgrade(&guard));
+        guard
+    }
+
+    fn new(backend: Arc<dyn Backend>) -> Guard {
+        let deadline = backend.deadline();
+        let longest = match deadline {
+            Deadline::Imposed(longest) => nanos(longest).min(nanos(Duration::from_secs(3_600))),
+            Deadline::Kept => 0,
+        };
+        Guard {
+            kind: backend.kind(),
+            deadline,
+            breaker: Breaker::new(longest),
+            helpers: Helpers::new(),
+            denials: backend.keeps_denials().then(Denials::new),
+            backend,
+        }
+    }
+
+    /// The denials that are kept, if they are.
+    #[inline]
+    pub(crate) fn denials(&self) -> Option<&Denials> {
+        self.denials.as_ref()
+    }
+
+    /// Has a request carried out, on this thread or while it waits.
+    pub(crate) fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        let visit = Visit::begin(self, request)?;
+        let answer = match self.deadline {
+            Deadline::Kept => self.backend.decide(request),
+            Deadline::Imposed(longest) => {
+                let deadline = after(longest);
+                let answer = self.ask(request.clone(), deadline, visit.entry.is_probe);
+                answer.and_then(|receiver| self.delivered(receiver.wait(deadline), deadline))
+            }
+        };
+        visit.end(answer)
+    }
+
+    /// As [`decide`](Guard::decide), without blocking the thread.
+    pub(crate) async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
+        let visit = Visit::begin(self, request)?;
+        let answer = match self.deadline {
+            Deadline::Kept => self.backend.decide_async(request).await,
+            Deadline::Imposed(longest) => {
+                let deadline = after(longest);
+                let request = Request { by_guard: true, ..request.clone() };
+                match timer::bounded(self.backend.decide_async(&request), deadline).await {
+                    Some(Err(error)) if error.is_to_be_blocked_for() => {
+                        self.decide_elsewhere(request, deadline, visit.entry.is_probe).await
+                    }
+                    Some(answer) => answer,
+                    None => Err(self.late()),
+                }
+            }
+        };
+        visit.end(answer)
+    }
+
+    /// Has a request carried out whose answer nobody waits for, unless the backend fails anyway.
+    pub(crate) fn decide_later(&self, request: Request) {
+        if self.breaker.is_open() {
+            return;
+        }
+        if let (Some(denials), Some(bucket)) = (&self.denials, request.fingerprint) {
+            denials.suspend(bucket, request.now().as_nanos());
+        }
+        match self.deadline {
+            Deadline::Kept => self.backend.decide_later(request),
+            Deadline::Imposed(longest) => {
+                let mut done = self.helpers.tell(Arc::clone(&self.backend), request);
+                let _ = self.helpers.wait_a_moment(&mut done, after(longest / PATIENCE));
+            }
+        }
+    }
+
+    /// The blocking decision of a backend that has no other, for a future.
+    async fn decide_elsewhere(
+        &self,
+        request: Request,
+        deadline: Instant,
+        is_probe: bool,
+    ) -> Result<Answer, BackendError> {
+        let started = Instant::now();
+        let patience = deadline.saturating_duration_since(started) / PATIENCE;
+        let mut receiver = self.ask(request, deadline, is_probe)?;
+        // Most answers are there before a task could be put aside and woken again.
+        if let Poll::Ready(delivery) = self.helpers.wait_a_moment(&mut receiver, started + patience) {
+            return self.delivered(delivery, deadline);
+        }
+        let delivery = timer::bounded(receiver, deadline).await;
+        self.helpers.took(started.elapsed(), patience);
+        self.delivered(delivery.flatten(), deadline)
+    }
+
+    fn ask(
+        &self,
+        request: Request,
+        deadline: Instant,
+        is_probe: bool,
+    ) -> Result<crate::reply::Receiver<Delivery>, BackendError> {
+        self.helpers.ask(Task { backend: Arc::clone(&self.backend), request, deadline, is_probe })
+    }
+
+    fn delivered(&self, delivery: Option<Delivery>, deadline: Instant) -> Result<Answer, BackendError> {
+        delivery.and_then(Delivery::take).unwrap_or_else(|| {
+            if Instant::now() >= deadline {
+                return Err(self.late());
+            }
+            Err(BackendError::new(BackendErrorKind::Refused, "the backend panicked"))
+        })
+    }
+
+    fn late(&self) -> BackendError {
+        let longest = match self.deadline {
+            Deadline::Imposed(longest) => longest,
+            Deadline::Kept => Duration::ZERO,
+        };
+        BackendError::new(BackendErrorKind::Timeout, format!("the backend did not answer within {longest:?}"))
+    }
+
+    fn tell(&self, entry: Entry, met: Met<'_>) {
+        let Some(change) = self.breaker.tell(entry, met, clock::now) else { return };
+        let error = match met {
+            Met::Failure(error) => Some(error),
+            Met::Success | Met::Nothing => None,
+        };
+        let state = match change {
+            Change::Opened | Change::StaysOpen => BreakerState::Open,
+            Change::Closed => BreakerState::Closed,
+        };
+        observe::breaker_changed(self.kind, state, error);
+    }
+}
+
+fn after(longest: Duration) -> Instant {
+    let now = Instant::now();
+    now.checked_add(longest).unwrap_or_else(|| now + Duration::from_secs(3_600))
+}
+
+/// A call that asks the backend. Dropped before its end, it was given up.
+struct Visit<'a> {
+    guard: &'a Guard,
+    request: &'a Request,
+    entry: Entry,
+    started: u64,
+    ended: bool,
+}
+
+impl<'a> Visit<'a> {
+    /// The error of a backend that is not to be asked now.
+    fn begin(guard: &'a Guard, request: &'a Request) -> Result<Visit<'a>, BackendError> {
+        let started = clock::now();
+        let entry = guard.breaker.enter(|| started)?;
+        if entry.is_probe {
+            observe::breaker_changed(guard.kind, BreakerState::HalfOpen, None);
+        }
+        Ok(Visit { guard, request, entry, started, ended: false })
+    }
+
+    fn end(mut self, answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
+        self.ended = true;
+        let took = Duration::from_nanos(clock::now().saturating_sub(self.started));
+        let (met, result) = match &answer {
+            Ok(_) => (Met::Success, Ok(())),
+            Err(error) => (Met::Failure(error), Err(error)),
+        };
+        observe::backend_decided(self.guard.kind, took, result);
+        self.guard.tell(self.entry, met);
+        self.keep_denials_true(Some(&answer));
+        answer
+    }
+
+    /// Forgets the denials of a bucket that has changed.
+    fn keep_denials_true(&self, answer: Option<&Result<Answer, BackendError>>) {
+        let (Some(denials), Some(bucket)) = (&self.guard.denials, self.request.fingerprint) else { return };
+        let now = || self.request.now().as_nanos();
+        match (self.request.action(), answer) {
+            (Action::GiveBack(_) | Action::Reset, Some(Ok(_))) => denials.lift(bucket, now()),
+            // It may be carried out yet; what a call took that was given up will be given back.
+            (Action::GiveBack(_) | Action::Reset, _) | (Action::Take { cost: 1.., .. }, None) => {
+                denials.suspend(bucket, now());
+            }
+            (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
+                denials.forget(bucket);
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Drop for Visit<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.guard.tell(self.entry, Met::Nothing);
+            self.keep_denials_true(None);
+        }
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+    use crate::backend::IntoBackend as _;
+    use crate::backend::{BackendKind, SharedBackend};
+
+    struct Store(#[expect(dead_code, reason = "takes room, as real ones do")] u8);
+
+    impl Backend for Store {
+        fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
+            Err(BackendError::new(BackendErrorKind::Refused, "not asked here"))
+        }
+    }
+
+    fn guard(backend: SharedBackend) -> Arc<Guard> {
+        match backend.kind {
+            BackendKind::Remote(guard) => guard,
+            BackendKind::Memory(_) => unreachable!("memory has no guard"),
+        }
+    }
+
+    fn are_shared(one: SharedBackend, other: SharedBackend) -> bool {
+        Arc::ptr_eq(&guard(one), &guard(other))
+    }
+
+    #[test]
+    fn one_store_has_one_guard_however_it_is_handed_over() {
+        static STORE: Store = Store(0);
+        let shared = Arc::new(Store(1));
+        assert!(are_shared(Arc::clone(&shared).into_backend(), Arc::clone(&shared).into_backend()));
+        let as_trait: Arc<dyn Backend> = shared.clone();
+        assert!(are_shared(as_trait.into_backend(), shared.into_backend()));
+        assert!(are_shared((&STORE).into_backend(), (&STORE).into_backend()));
+        assert!(!are_shared(Store(0).into_backend(), Store(0).into_backend()));
+    }
+
+    #[test]
+    fn a_store_in_a_store_has_a_guard_of_its_own() {
+        struct Outer(Store);
+
+        impl Backend for Outer {
+            fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+                self.0.decide(request)
+            }
+        }
+
+        static OUTER: Outer = Outer(Store(0));
+        static INNER: &Store = &OUTER.0;
+        assert!(!are_shared((&OUTER).into_backend(), INNER.into_backend()));
+    }
+
+    #[test]
+    fn guards_of_stores_that_are_gone_are_forgotten() {
+        let kept: Vec<SharedBackend> = (0..3).map(|_| Store(0).into_backend()).collect();
+        for _ in 0..10_000 {
+            drop(Store(0).into_backend());
+        }
+        let dead = GUARDS.lock().values().filter(|guard| guard.strong_count() == 0).count();
+        assert!(dead < 1_000, "{dead} are left");
+        assert_eq!(kept.len(), 3);
+    }
+}

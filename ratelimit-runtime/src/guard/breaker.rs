@@ -1,0 +1,486 @@
+//! The circuit breaker: after a few failures in a row nobody asks the backend any more, except for one call at a time that
+//! finds out whether it is back.
+//!
+//! ```text
+//! closed ── 5 failures in a row ──▶ open ── its pause is over, a call comes ──▶ probing ── success ──▶ closed
+//!                                    ▲                                            │
+//!                                    └── failure: twice the pause; given up: the same ──┘
+//! ```
+//!
+//! While closed and without a failure a call costs two relaxed loads of one word. Each opening, probe and closing begins a
+//! new generation; what a call of an earlier one has met is not news any more and is ignored.
+
+use crate::error::{BackendError, BackendErrorKind};
+use crate::sync::{AtomicU64, Lock, Ordering};
+
+/// So many failures in a row open it. More than the calls in a row without an answer after which a connection is replaced.
+pub(super) const FAILURES: u32 = 5;
+/// From the opening to the first probe, in nanoseconds.
+pub(super) const FIRST_PAUSE: u64 = 50_000_000;
+/// Pauses double up to this: three probes fit into the two seconds in which limits have to be kept again.
+pub(super) const LONGEST_PAUSE: u64 = 500_000_000;
+/// A probe of which nothing is heard for so long is given up: its future may lie somewhere and not be polled.
+pub(super) const LOST: u64 = 1_000_000_000;
+
+pub(super) struct Breaker {
+    /// The generation, and in the lowest bit whether anything is to be looked up under the lock.
+    word: AtomicU64,
+    state: Lock<Generation>,
+    lost: u64,
+}
+
+#[derive(Default)]
+struct Generation {
+    number: u64,
+    state: State,
+}
+
+enum State {
+    Closed { failures: u32 },
+    Open(Pause),
+    Probing(Pause),
+}
+
+impl Default for State {
+    fn default() -> State {
+        State::Closed { failures: 0 }
+    }
+}
+
+/// Until then nobody asks; while probing, nobody else.
+#[derive(Clone)]
+struct Pause {
+    until: u64,
+    length: u64,
+    why: BackendError,
+}
+
+/// A call that may ask the backend. Whatever becomes of it has to be [told](Breaker::tell).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    generation: u64,
+    pub(super) is_probe: bool,
+}
+
+/// What a call has met.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Met<'a> {
+    Success,
+    Failure(&'a BackendError),
+    /// The call was given up before it knew.
+    Nothing,
+}
+
+/// What has become of the breaker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    Opened,
+    StaysOpen,
+    Closed,
+}
+
+impl Breaker {
+    /// For a backend that needs at most `longest` nanoseconds for a decision, if that is known.
+    pub(super) fn new(longest: u64) -> Breaker {
+        Breaker { word: AtomicU64::new(0), state: Lock::new(Generation::default()), lost: LOST.max(longest * 2) }
+    }
+
+    /// Lets a call ask the backend, or says why not.
+    #[inline]
+    pub(super) fn enter(&self, now: impl FnOnce() -> u64) -> Result<Entry, BackendError> {
+        let word = self.word.load(Ordering::Relaxed);
+        if word & 1 == 0 {
+            return Ok(Entry { generation: word >> 1, is_probe: false });
+        }
+        self.enter_in_trouble(now())
+    }
+
+    #[cold]
+    fn enter_in_trouble(&self, now: u64) -> Result<Entry, BackendError> {
+        let mut current = self.state.lock();
+        let pause = match &current.state {
+            State::Closed { .. } => return Ok(Entry { generation: current.number, is_probe: false }),
+            State::Open(pause) | State::Probing(pause) if now < pause.until => return Err(pause.why.clone()),
+            State::Open(pause) | State::Probing(pause) => pause.clone(),
+        };
+        self.begin(&mut current, State::Probing(Pause { until: now.saturating_add(self.lost), ..pause }));
+        Ok(Entry { generation: current.number, is_probe: true })
+    }
+
+    /// Whether calls are kept away.
+    pub(super) fn is_open(&self) -> bool {
+        self.word.load(Ordering::Relaxed) & 1 == 1 && !matches!(self.state.lock().state, State::Closed { .. })
+    }
+
+    /// Says what a call that was let in has met.
+    #[inline]
+    pub(super) fn tell(&self, entry: Entry, met: Met<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
+        if matches!(met, Met::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
+            return None;
+        }
+        self.tell_in_trouble(entry, met, now())
+    }
+
+    #[cold]
+    fn tell_in_trouble(&self, entry: Entry, met: Met<'_>, now: u64) -> Option<Change> {
+        let mut current = self.state.lock();
+        if current.number != entry.generation {
+            return None;
+        }
+        match (&mut current.state, met) {
+            (State::Closed { failures }, Met::Success) => {
+                *failures = 0;
+                self.publish(&current);
+                None
+            }
+            (State::Closed { failures }, Met::Failure(error)) => {
+                *failures += 1;
+                if *failures < FAILURES {
+                    self.publish(&current);
+                    return None;
+                }
+                let pause =
+                    Pause { until: now.saturating_add(FIRST_PAUSE), length: FIRST_PAUSE, why: kept_away(error) };
+                self.begin(&mut current, State::Open(pause));
+                Some(Change::Opened)
+            }
+            (State::Probing(_), Met::Success) => {
+                self.begin(&mut current, State::default());
+                Some(Change::Closed)
+            }
+            (State::Probing(pause), met) => {
+                let (length, why) = match met {
+                    Met::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), kept_away(error)),
+                    _ => (pause.length, pause.why.clone()),
+                };
+                self.begin(&mut current, State::Open(Pause { until: now.saturating_add(length), length, why }));
+                Some(Change::StaysOpen)
+            }
+            // An opening begins a generation, and lets nobody in.
+            (State::Closed { .. } | State::Open(_), _) => None,
+        }
+    }
+
+    fn begin(&self, current: &mut Generation, state: State) {
+        *current = Generation { number: current.number + 1, state };
+        self.publish(current);
+    }
+
+    /// Writes the word anew, under the lock.
+    fn publish(&self, current: &Generation) {
+        let calm = matches!(current.state, State::Closed { failures: 0 });
+        self.word.store(current.number << 1 | u64::from(!calm), Ordering::Relaxed);
+    }
+}
+
+/// What calls get that do not reach the backend: made once, at the failure.
+fn kept_away(error: &BackendError) -> BackendError {
+    let kind = match error.kind() {
+        // Nothing was sent, so nothing can have been charged.
+        BackendErrorKind::Timeout => BackendErrorKind::Unreachable,
+        kind => kind,
+    };
+    BackendError::new(kind, format!("not asked, because it has failed several times in a row: {error}"))
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn error() -> BackendError {
+        BackendError::new(BackendErrorKind::Timeout, "late")
+    }
+
+    fn enter(breaker: &Breaker, now: u64) -> Option<Entry> {
+        breaker.enter(|| now).ok()
+    }
+
+    fn fail(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
+        breaker.tell(entry, Met::Failure(&error()), || now)
+    }
+
+    fn succeed(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
+        breaker.tell(entry, Met::Success, || now)
+    }
+
+    /// A breaker that has opened at `now`.
+    fn opened(now: u64) -> Breaker {
+        let breaker = Breaker::new(0);
+        for _ in 0..FAILURES {
+            let entry = enter(&breaker, now).unwrap();
+            fail(&breaker, entry, now);
+        }
+        breaker
+    }
+
+    #[test]
+    fn failures_in_a_row_open_it() {
+        let breaker = Breaker::new(0);
+        for round in 0..3 {
+            for failure in 1..FAILURES {
+                let entry = enter(&breaker, 0).unwrap();
+                assert_eq!(fail(&breaker, entry, 0), None, "round {round}, failure {failure}");
+            }
+            let entry = enter(&breaker, 0).unwrap();
+            assert_eq!(succeed(&breaker, entry, 0), None);
+        }
+        let entries: Vec<Entry> = (0..FAILURES).map(|_| enter(&breaker, 0).unwrap()).collect();
+        let changes: Vec<_> = entries.iter().map(|entry| fail(&breaker, *entry, 0)).collect();
+        assert_eq!(changes.last(), Some(&Some(Change::Opened)));
+        assert!(breaker.is_open());
+        assert_eq!(breaker.enter(|| 0).unwrap_err().kind(), BackendErrorKind::Unreachable);
+    }
+
+    #[test]
+    fn one_call_at_a_time_probes_at_growing_pauses() {
+        let breaker = opened(0);
+        let (mut now, mut pauses) = (0, Vec::new());
+        for _ in 0..6 {
+            let start = now;
+            let probe = loop {
+                match enter(&breaker, now) {
+                    Some(probe) => break probe,
+                    None => now += 1_000_000,
+                }
+            };
+            pauses.push((now - start) / 1_000_000);
+            assert!(probe.is_probe);
+            assert_eq!(enter(&breaker, now), None, "the others do not wait for the probe");
+            assert_eq!(fail(&breaker, probe, now), Some(Change::StaysOpen));
+        }
+        assert_eq!(pauses, [50, 100, 200, 400, 500, 500]);
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_closes_it() {
+        let breaker = opened(0);
+        let probe = enter(&breaker, FIRST_PAUSE).unwrap();
+        assert_eq!(succeed(&breaker, probe, FIRST_PAUSE), Some(Change::Closed));
+        assert!(!breaker.is_open());
+        assert!(!enter(&breaker, FIRST_PAUSE).unwrap().is_probe);
+    }
+
+    #[test]
+    fn a_probe_that_is_given_up_leaves_the_next_to_another_call() {
+        let breaker = opened(0);
+        let probe = enter(&breaker, FIRST_PAUSE).unwrap();
+        assert_eq!(breaker.tell(probe, Met::Nothing, || FIRST_PAUSE), Some(Change::StaysOpen));
+        assert_eq!(enter(&breaker, FIRST_PAUSE * 2 - 1), None);
+        assert!(enter(&breaker, FIRST_PAUSE * 2).unwrap().is_probe, "the pause did not grow");
+    }
+
+    #[test]
+    fn a_probe_of_which_nothing_is_heard_is_replaced() {
+        let breaker = opened(0);
+        let lost = enter(&breaker, FIRST_PAUSE).unwrap();
+        assert_eq!(enter(&breaker, FIRST_PAUSE + LOST - 1), None);
+        let probe = enter(&breaker, FIRST_PAUSE + LOST).unwrap();
+        assert_eq!(succeed(&breaker, lost, FIRST_PAUSE + LOST), None, "it comes too late");
+        assert_eq!(succeed(&breaker, probe, FIRST_PAUSE + LOST), Some(Change::Closed));
+    }
+
+    #[test]
+    fn what_calls_met_before_a_change_is_ignored_after_it() {
+        let breaker = Breaker::new(0);
+        let early: Vec<Entry> = (0..100).map(|_| enter(&breaker, 0).unwrap()).collect();
+        assert_eq!(early.iter().filter_map(|entry| fail(&breaker, *entry, 0)).count(), 1);
+        let late = early[99];
+        assert_eq!(succeed(&breaker, late, 0), None);
+        assert!(breaker.is_open(), "only a probe closes it");
+        let probe = enter(&breaker, FIRST_PAUSE).unwrap();
+        succeed(&breaker, probe, FIRST_PAUSE);
+        assert!((0..FAILURES * 2).all(|_| fail(&breaker, late, FIRST_PAUSE).is_none()));
+        assert!(!breaker.is_open());
+    }
+
+    /// The rules of the breaker, told as a story: what there was, and what it says.
+    #[derive(Default)]
+    struct Story {
+        /// Calls under way, each with the openings that there were when it began.
+        under_way: Vec<(Entry, u32)>,
+        openings: u32,
+        /// In a row, while closed.
+        failures: u32,
+        /// While open: when it was last found to be, and how many probes have failed.
+        open: Option<(u64, u32)>,
+        /// The probe under way, and when it began.
+        probe: Option<(Entry, u64)>,
+    }
+
+    impl Story {
+        fn lets_in(&self, now: u64) -> bool {
+            let pause =
+                |failed| [50, 100, 200, 400].get(failed as usize).map_or(500_000_000, |pause| pause * 1_000_000);
+            match (self.open, self.probe) {
+                (None, _) => true,
+                (Some(_), Some((_, began))) => now >= began + LOST,
+                (Some((since, failed)), None) => now >= since + pause(failed),
+            }
+        }
+
+        fn end(&mut self, (entry, openings): (Entry, u32), met: Met<'_>, now: u64) -> Option<Change> {
+            match (self.open, met) {
+                (Some((_, failed)), met) if self.probe.is_some_and(|(probe, _)| probe == entry) => {
+                    self.probe = None;
+                    if let Met::Success = met {
+                        (self.open, self.failures) = (None, 0);
+                        return Some(Change::Closed);
+                    }
+                    self.open = Some((now, failed + u32::from(matches!(met, Met::Failure(_)))));
+                    Some(Change::StaysOpen)
+                }
+                // Of the calls that began before the last opening nothing is to be learned any more.
+                (None, Met::Failure(_)) if !entry.is_probe && openings == self.openings => {
+                    self.failures += 1;
+                    (self.failures == FAILURES).then(|| {
+                        self.openings += 1;
+                        self.open = Some((now, 0));
+                        Change::Opened
+                    })
+                }
+                (None, Met::Success) if !entry.is_probe && openings == self.openings => {
+                    self.failures = 0;
+                    None
+                }
+                _ => None,
+            }
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Enter,
+        Succeed(usize),
+        Fail(usize),
+        GiveUp(usize),
+        Pass(u64),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        prop_oneof![
+            6 => Just(Event::Enter),
+            2 => any::<usize>().prop_map(Event::Succeed),
+            8 => any::<usize>().prop_map(Event::Fail),
+            1 => any::<usize>().prop_map(Event::GiveUp),
+            4 => (0_u64..=120).prop_map(|millis| Event::Pass(millis * 10_000_000)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
+
+        #[test]
+        fn it_does_what_its_story_says(events in prop::collection::vec(event(), 1..200)) {
+            let (breaker, mut story, mut now) = (Breaker::new(0), Story::default(), 0_u64);
+            for event in events {
+                let met = match event {
+                    Event::Pass(nanos) => {
+                        now += nanos;
+                        continue;
+                    }
+                    Event::Enter => {
+                        let entry = enter(&breaker, now);
+                        prop_assert_eq!(entry.is_some(), story.lets_in(now));
+                        if let Some(entry) = entry {
+                            prop_assert_eq!(entry.is_probe, story.open.is_some());
+                            story.under_way.push((entry, story.openings));
+                            if entry.is_probe {
+                                story.probe = Some((entry, now));
+                            }
+                        }
+                        continue;
+                    }
+                    Event::Succeed(of) => (of, Met::Success),
+                    Event::Fail(of) => (of, Met::Failure(&error())),
+                    Event::GiveUp(of) => (of, Met::Nothing),
+                };
+                if story.under_way.is_empty() {
+                    continue;
+                }
+                let call = story.under_way.swap_remove(met.0 % story.under_way.len());
+                let expected = story.end(call, met.1, now);
+                prop_assert_eq!(breaker.tell(call.0, met.1, || now), expected);
+                prop_assert_eq!(breaker.is_open(), story.open.is_some());
+            }
+        }
+    }
+}
+
+/// Every order in which threads can meet failures, successes and each other.
+#[cfg(all(test, loom_model))]
+mod model {
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    fn error() -> BackendError {
+        BackendError::new(BackendErrorKind::Refused, "no")
+    }
+
+    fn fail(breaker: &Breaker, entry: Entry) -> Option<Change> {
+        breaker.tell(entry, Met::Failure(&error()), || 0)
+    }
+
+    /// A breaker with so many failures.
+    fn after(failures: u32) -> Breaker {
+        let breaker = Breaker::new(0);
+        for _ in 0..failures {
+            let entry = breaker.enter(|| 0).unwrap();
+            fail(&breaker, entry);
+        }
+        breaker
+    }
+
+    #[test]
+    fn of_two_calls_that_come_when_the_pause_is_over_one_probes() {
+        loom::model(|| {
+            let breaker = Arc::new(after(FAILURES));
+            let other = Arc::clone(&breaker);
+            let handle = thread::spawn(move || other.enter(|| FIRST_PAUSE).is_ok());
+            let mine = breaker.enter(|| FIRST_PAUSE).is_ok();
+            assert!(mine ^ handle.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn two_failures_at_once_are_both_counted_and_open_it_once() {
+        loom::model(|| {
+            let breaker = Arc::new(after(FAILURES - 2));
+            let other = Arc::clone(&breaker);
+            let handle = thread::spawn(move || {
+                let entry = other.enter(|| 0).unwrap();
+                fail(&other, entry)
+            });
+            let entry = breaker.enter(|| 0).unwrap();
+            let mine = fail(&breaker, entry);
+            let changes = [mine, handle.join().unwrap()];
+            assert_eq!(changes.iter().flatten().count(), 1);
+            assert!(breaker.is_open());
+            assert!(breaker.enter(|| 0).is_err());
+        });
+    }
+
+    #[test]
+    fn the_word_says_what_the_state_is() {
+        loom::model(|| {
+            let breaker = Arc::new(after(1));
+            let other = Arc::clone(&breaker);
+            let handle = thread::spawn(move || {
+                let entry = other.enter(|| 0).unwrap();
+                other.tell(entry, Met::Success, || 0);
+            });
+            let entry = breaker.enter(|| 0).unwrap();
+            fail(&breaker, entry);
+            handle.join().unwrap();
+            let calm = breaker.word.load(Ordering::Relaxed) & 1 == 0;
+            let failures = match breaker.state.lock().state {
+                State::Closed { failures } => failures,
+                _ => unreachable!("two failures do not open it"),
+            };
+            assert_eq!(calm, failures == 0);
+        });
+    }
+}

@@ -1,0 +1,332 @@
+//! Denials that hold for a while: a call that would be denied again is, without asking the backend.
+//!
+//! What is kept belongs to one bucket, one cost and one set of limits, because a call of less may fit earlier. It ends a
+//! thousandth before its time, so that a server's clock that runs a little faster than this one is not denied for longer
+//! than the server would. Permits that come back through this process, and those that are taken of the same bucket for
+//! another cost, end it at once.
+//!
+//! Bounded: a fixed number of entries, of which a new one takes the place of the one that ends first among four.
+
+use std::hash::{BuildHasher, Hasher};
+use std::sync::LazyLock;
+
+use foldhash::quality::RandomState;
+use once_cell::sync::OnceCell;
+
+use crate::key::{HashSink, RateLimitKey};
+use crate::limit::Limit;
+use crate::sync::Lock;
+
+/// Entries of one backend: half a megabyte, taken at its first denial.
+const SETS: usize = 2_048;
+const WAYS: usize = 4;
+/// What this process sends without waiting for the answer is done within this time, in nanoseconds.
+const UNDER_WAY: u64 = 2_000_000_000;
+/// A clock gains or loses less than one part in so many.
+const DRIFT: u64 = 1_024;
+
+/// A bucket by its name, 128 bits of a hash whose seed is random in each process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fingerprint(u64, u64);
+
+/// A call that is denied again and again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    pub(crate) bucket: Fingerprint,
+    pub(crate) cost: u32,
+    /// A hash of the limits, by [`of_limits`].
+    pub(crate) limits: u64,
+}
+
+/// What it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    /// When it would be admitted, by this process's clock.
+    pub(crate) admitted_at: u64,
+    pub(crate) remaining: u32,
+    /// Position of the limit that denies it.
+    pub(crate) limit: u8,
+}
+
+#[derive(Default)]
+pub(crate) struct Denials {
+    sets: OnceCell<Box<[Lock<Set>]>>,
+}
+
+type Set = [Entry; WAYS];
+
+#[derive(Clone, Copy)]
+enum Entry {
+    Empty,
+    Denied {
+        asked: Asked,
+        told: Told,
+        /// The backend is asked again from then on.
+        until: u64,
+    },
+    /// Denials of calls that were sent earlier say nothing.
+    Changed {
+        bucket: Fingerprint,
+        until: u64,
+    },
+}
+
+impl Entry {
+    fn ends(&self) -> u64 {
+        match self {
+            Entry::Empty => 0,
+            Entry::Denied { until, .. } | Entry::Changed { until, .. } => *until,
+        }
+    }
+}
+
+impl Denials {
+    pub(crate) fn new() -> Denials {
+        Denials::default()
+    }
+
+    /// What the call is told, if it is known.
+    #[inline]
+    pub(crate) fn find(&self, asked: Asked, now: u64) -> Option<Told> {
+        let set = self.set(asked.bucket)?.lock();
+        set.iter().find_map(|entry| match entry {
+            Entry::Denied { asked: by, told, until } if *by == asked && now < *until => Some(*told),
+            _ => None,
+        })
+    }
+
+    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile.
+    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64) {
+        let lasts = told.admitted_at.saturating_sub(sent);
+        let until = told.admitted_at - lasts / DRIFT;
+        if until <= sent {
+            return;
+        }
+        let all = self.sets.get_or_init(|| (0..SETS).map(|_| Lock::new([Entry::Empty; WAYS])).collect());
+        let mut entries = all[place(asked.bucket)].lock();
+        let is_stale = |entry: &Entry| matches!(entry, Entry::Changed { bucket, until } if *bucket == asked.bucket && sent < *until);
+        if entries.iter().any(is_stale) {
+            return;
+        }
+        let is_same = |entry: &Entry| matches!(entry, Entry::Denied { asked: by, .. } if by.bucket == asked.bucket && by.cost == asked.cost);
+        put(&mut entries, is_same, Entry::Denied { asked, told, until });
+    }
+
+    /// The bucket was changed by calls for other costs: they may have put off what was told.
+    pub(crate) fn forget(&self, bucket: Fingerprint) {
+        let Some(set) = self.set(bucket) else { return };
+        for entry in set.lock().iter_mut() {
+            if matches!(entry, Entry::Denied { asked, .. } if asked.bucket == bucket) {
+                *entry = Entry::Empty;
+            }
+        }
+    }
+
+    /// Permits of the bucket have come back by `now`.
+    pub(crate) fn lift(&self, bucket: Fingerprint, now: u64) {
+        self.change(bucket, now);
+    }
+
+    /// Permits of the bucket are on their way back: nothing is kept until they are there.
+    pub(crate) fn suspend(&self, bucket: Fingerprint, now: u64) {
+        self.change(bucket, now.saturating_add(UNDER_WAY));
+    }
+
+    fn change(&self, bucket: Fingerprint, until: u64) {
+        self.forget(bucket);
+        let Some(set) = self.set(bucket) else { return };
+        let mut set = set.lock();
+        let is_same = |entry: &Entry| matches!(entry, Entry::Changed { bucket: of, .. } if *of == bucket);
+        let until = set.iter().filter(|entry| is_same(entry)).map(Entry::ends).fold(until, u64::max);
+        put(&mut set, is_same, Entry::Changed { bucket, until });
+    }
+
+    /// Nothing before the first denial.
+    #[inline]
+    fn set(&self, bucket: Fingerprint) -> Option<&Lock<Set>> {
+        self.sets.get().map(|sets| &sets[place(bucket)])
+    }
+}
+
+/// Puts an entry in the place of one that is the same, else of the one that ends first.
+fn put(set: &mut Set, is_same: impl Fn(&Entry) -> bool, entry: Entry) {
+    let place = set.iter().position(is_same);
+    let place = place.or_else(|| (0..WAYS).min_by_key(|way| set[*way].ends()));
+    if let Some(place) = place {
+        set[place] = entry;
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "the lowest bits of a hash")]
+fn place(bucket: Fingerprint) -> usize {
+    bucket.0 as usize % SETS
+}
+
+static SEEDS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
+
+/// Two hashes of the same.
+struct Twin<H>(H, H);
+
+impl<H: Hasher> Hasher for Twin<H> {
+    #[inline]
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.write(bytes);
+        self.1.write(bytes);
+    }
+
+    #[inline]
+    fn write_u64(&mut self, number: u64) {
+        self.0.write_u64(number);
+        self.1.write_u64(number);
+    }
+
+    #[inline]
+    fn finish(&self) -> u64 {
+        self.0.finish()
+    }
+}
+
+impl<H: Hasher> Twin<H> {
+    #[inline]
+    fn fingerprint(&self) -> Fingerprint {
+        Fingerprint(self.0.finish(), self.1.finish())
+    }
+}
+
+#[inline]
+fn twin() -> Twin<impl Hasher> {
+    let (one, other) = &*SEEDS;
+    Twin(one.build_hasher(), other.build_hasher())
+}
+
+impl Fingerprint {
+    /// What the buckets of a limiter have in common: the parts of their name around the key.
+    pub(crate) fn of_limiter(parts: &[&str]) -> Fingerprint {
+        let mut hash = twin();
+        for part in parts {
+            hash.write_u64(part.len() as u64);
+            hash.write(part.as_bytes());
+        }
+        hash.fingerprint()
+    }
+
+    /// The bucket of `key`.
+    #[inline]
+    pub(crate) fn of_key<K: RateLimitKey>(self, key: &K) -> Fingerprint {
+        if !K::KEYED {
+            return self;
+        }
+        let mut sink = HashSink(twin());
+        sink.0.write_u64(self.0);
+        sink.0.write_u64(self.1);
+        key.write_to(&mut sink);
+        sink.0.fingerprint()
+    }
+}
+
+/// Tells limits apart.
+pub(crate) fn of_limits(limits: &[Limit]) -> u64 {
+    let mut hash = SEEDS.0.build_hasher();
+    for limit in limits {
+        hash.write_u8(limit.algorithm() as u8);
+        hash.write_u32(limit.count());
+        hash.write_u32(limit.burst());
+        hash.write_u64(limit.per_micros());
+    }
+    hash.finish()
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn bucket(key: &str) -> Fingerprint {
+        Fingerprint::of_limiter(&["api", "s1000000"]).of_key(&key)
+    }
+
+    fn asked(key: &str, cost: u32) -> Asked {
+        Asked { bucket: bucket(key), cost, limits: 7 }
+    }
+
+    fn told(admitted_at: u64) -> Told {
+        Told { admitted_at, remaining: 0, limit: 0 }
+    }
+
+    /// Denied at 0 until 10 s.
+    fn with(calls: &[(&str, u32)]) -> Denials {
+        let denials = Denials::new();
+        for (key, cost) in calls {
+            denials.keep(asked(key, *cost), told(10 * SECOND), 0);
+        }
+        denials
+    }
+
+    #[test]
+    fn a_denial_holds_for_its_bucket_cost_and_limits_until_a_thousandth_before_its_end() {
+        let denials = with(&[("a", 2)]);
+        let end = 10 * SECOND - 10 * SECOND / 1_000;
+        assert_eq!(denials.find(asked("a", 2), end), Some(told(10 * SECOND)));
+        assert_eq!(denials.find(asked("a", 2), 10 * SECOND - 1), None);
+        assert_eq!(denials.find(asked("a", 1), 0), None);
+        assert_eq!(denials.find(asked("a", 3), 0), None);
+        assert_eq!(denials.find(asked("b", 2), 0), None);
+        assert_eq!(denials.find(Asked { limits: 8, ..asked("a", 2) }, 0), None);
+    }
+
+    #[test]
+    fn permits_that_come_back_end_it_for_every_cost() {
+        let denials = with(&[("a", 1), ("a", 2), ("b", 1)]);
+        denials.lift(bucket("a"), SECOND);
+        assert_eq!([denials.find(asked("a", 1), SECOND), denials.find(asked("a", 2), SECOND)], [None, None]);
+        assert!(denials.find(asked("b", 1), SECOND).is_some());
+    }
+
+    #[test]
+    fn what_was_asked_before_permits_came_back_is_not_kept() {
+        let denials = with(&[("a", 1)]);
+        denials.lift(bucket("a"), SECOND);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1);
+        assert_eq!(denials.find(asked("a", 1), SECOND), None);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND);
+        assert!(denials.find(asked("a", 1), SECOND).is_some());
+    }
+
+    #[test]
+    fn nothing_is_kept_while_permits_are_on_their_way_back() {
+        let denials = with(&[("a", 1)]);
+        denials.suspend(bucket("a"), SECOND);
+        denials.lift(bucket("a"), SECOND);
+        let back = SECOND + UNDER_WAY;
+        denials.keep(asked("a", 1), told(10 * SECOND), back - 1);
+        assert_eq!(denials.find(asked("a", 1), back), None);
+        denials.keep(asked("a", 1), told(10 * SECOND), back);
+        assert!(denials.find(asked("a", 1), back).is_some());
+    }
+
+    #[test]
+    fn a_flood_of_keys_takes_no_more_room_and_tells_none_a_lie() {
+        let denials = Denials::new();
+        for key in 0..100_000_u64 {
+            let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
+            denials.keep(asked, told(SECOND + key), 0);
+        }
+        let kept = (0..100_000_u64).filter(|key| {
+            let asked = Asked { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
+            let found = denials.find(asked, 1);
+            found.inspect(|told| assert_eq!(told.admitted_at, SECOND + key)).is_some()
+        });
+        let kept = kept.count();
+        assert!(kept <= SETS * WAYS && kept > SETS * WAYS / 2, "{kept}");
+    }
+
+    #[test]
+    fn names_and_keys_are_told_apart_however_they_are_cut() {
+        let of = |parts: &[&str], key: &str| Fingerprint::of_limiter(parts).of_key(&key);
+        let all = [of(&["a", "b"], "c"), of(&["ab", ""], "c"), of(&["a", "bc"], ""), of(&["a", "b"], "cc")];
+        for (position, one) in all.iter().enumerate() {
+            assert!(!all[..position].contains(one));
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! Threads on which a backend's blocking decisions are made, so that whoever asked can go on where one hangs.
+//!
+//! They are started as they are needed, end when nothing is to be done for a while, and are never more than so many: a
+//! decision that hangs keeps its thread, and when all are kept nothing more is begun, except for probes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::backend::{Action, Answer, Backend, Outcome, Request};
+use crate::error::{BackendError, BackendErrorKind};
+use crate::reply::{self, Receiver};
+
+/// Threads of one backend.
+const THREADS: usize = 32;
+/// More of them that only probes may start: the backend may be well again, and what hangs stay so.
+const FOR_PROBES: usize = 16;
+/// Decisions that wait for a thread.
+const QUEUE: usize = 4_096;
+/// So long a thread waits for work before it ends.
+const IDLE: Duration = Duration::from_secs(10);
+
+/// The threads of one backend.
+#[derive(Clone)]
+pub(super) struct Helpers {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    work: Mutex<Work>,
+    more: Condvar,
+    /// The last decision that was waited for came soon.
+    is_prompt: AtomicBool,
+}
+
+#[derive(Default)]
+struct Work {
+    jobs: VecDeque<Job>,
+    threads: usize,
+    idle: usize,
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A decision to be made.
+pub(super) struct Task {
+    pub(super) backend: Arc<dyn Backend>,
+    pub(super) request: Request,
+    /// Nobody waits any longer than this.
+    pub(super) deadline: Instant,
+    pub(super) is_probe: bool,
+}
+
+impl Helpers {
+    pub(super) fn new() -> Helpers {
+        let shared = Shared { work: Mutex::default(), more: Condvar::new(), is_prompt: AtomicBool::new(true) };
+        Helpers { shared: Arc::new(shared) }
+    }
+
+    /// Has a decision made. If nobody waits any more when its turn comes, it is not; if whoever waited gave up before the
+    /// deadline, what it took is given back.
+    pub(super) fn ask(&self, task: Task) -> Result<Receiver<Delivery>, BackendError> {
+        let (sender, receiver) = reply::channel();
+        let helpers = self.clone();
+        let Task { backend, request, deadline, is_probe } = task;
+        let job = Box::new(move || {
+            if !sender.is_awaited() {
+                return;
+            }
+            let answer = backend.decide(&request);
+            let undelivered = matches!(request.action(), Action::Take { cost: 1.., .. });
+            let undelivered = undelivered.then_some(Undelivered { helpers, backend, request, deadline });
+            sender.send(Delivery { answer: Some(answer), undelivered });
+        });
+        self.submit(job, is_probe)?;
+        Ok(receiver)
+    }
+
+    /// Has a request carried out whose answer nobody needs; what cannot be begun is dropped.
+    pub(super) fn tell(&self, backend: Arc<dyn Backend>, request: Request) -> Receiver<()> {
+        let (sender, receiver) = reply::channel();
+        let job = Box::new(move || {
+            backend.decide_later(request);
+            sender.send(());
+        });
+        // The receiver then hears that nothing will come.
+        let _ = self.submit(job, false);
+        receiver
+    }
+
+    /// Blocks the thread for an answer that mostly comes soon, at most until `patience`. Not at all while they are late.
+    pub(super) fn wait_a_moment<T>(&self, receiver: &mut Receiver<T>, patience: Instant) -> Poll<Option<T>> {
+        if !self.shared.is_prompt.load(Ordering::Relaxed) {
+            return Poll::Pending;
+        }
+        let answer = receiver.wait_until(patience);
+        if answer.is_pending() {
+            self.shared.is_prompt.store(false, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    /// A decision was waited for without blocking the thread.
+    pub(super) fn took(&self, took: Duration, prompt: Duration) {
+        if took < prompt {
+            self.shared.is_prompt.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn submit(&self, job: Job, is_probe: bool) -> Result<(), BackendError> {
+        let busy = |why| BackendError::new(BackendErrorKind::Unreachable, format!("the decision was not begun: {why}"));
+        let mut work = self.shared.work.lock();
+        if work.jobs.len() >= QUEUE {
+            return Err(busy("too many wait already"));
+        }
+        if is_probe {
+            work.jobs.push_front(job);
+        } else {
+            work.jobs.push_back(job);
+        }
+        let most = if is_probe { THREADS + FOR_PROBES } else { THREADS };
+        if work.idle < work.jobs.len() && work.threads < most {
+            let shared = Arc::clone(&self.shared);
+            let started = std::thread::Builder::new().name("ratelimit-helper".into()).spawn(move || run(&shared));
+            match started {
+                Ok(_) => work.threads += 1,
+                Err(_) if work.threads == 0 => {
+                    work.jobs.clear();
+                    return Err(busy("no thread can be started"));
+                }
+                // Those that there are do it.
+                Err(_) => {}
+            }
+        }
+        drop(work);
+        self.shared.more.notify_one();
+        Ok(())
+    }
+}
+
+fn run(shared: &Shared) {
+    /// Counts the thread as gone, after a panic too.
+    struct Counted<'a>(&'a Shared);
+
+    impl Drop for Counted<'_> {
+        fn drop(&mut self) {
+            self.0.work.lock().threads -= 1;
+        }
+    }
+
+    let counted = Counted(shared);
+    let mut work = shared.work.lock();
+    loop {
+        if let Some(job) = work.jobs.pop_front() {
+            parking_lot::MutexGuard::unlocked(&mut work, job);
+            continue;
+        }
+        work.idle += 1;
+        let timed_out = shared.more.wait_for(&mut work, IDLE).timed_out();
+        work.idle -= 1;
+        if timed_out && work.jobs.is_empty() {
+            break;
+        }
+    }
+    drop(work);
+    drop(counted);
+}
+
+/// An answer on its way to whoever asked.
+pub(super) struct Delivery {
+    answer: Option<Result<Answer, BackendError>>,
+    undelivered: Option<Undelivered>,
+}
+
+struct Undelivered {
+    helpers: Helpers,
+    backend: Arc<dyn Backend>,
+    request: Request,
+    deadline: Instant,
+}
+
+impl Delivery {
+    pub(super) fn take(mut self) -> Option<Result<Answer, BackendError>> {
+        self.answer.take()
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        let (Some(Ok(answer)), Some(undelivered)) = (self.answer.take(), self.undelivered.take()) else { return };
+        // A call that had to decide for itself when the deadline came may have gone on: its permits stay taken.
+        if let Outcome::Admitted(admitted) = answer.outcome
+            && Instant::now() < undelivered.deadline
+        {
+            let Undelivered { helpers, backend, mut request, .. } = undelivered;
+            request.action = Action::GiveBack(admitted.permit().clone());
+            drop(helpers.tell(backend, request));
+        }
+    }
+}

@@ -1,0 +1,182 @@
+//! Deadlines of futures, on any executor: one thread of this crate wakes what is late.
+//!
+//! Not the timer of the runtime around, which there need not be, and whose clock a test may have paused.
+
+use std::collections::BTreeMap;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+/// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
+pub(super) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+    let mut future = pin!(future);
+    // Most futures of a healthy backend that is near are ready at once or soon: then nothing is set.
+    let mut alarm = None;
+    poll_fn(move |context| {
+        if let Poll::Ready(output) = future.as_mut().poll(context) {
+            return Poll::Ready(Some(output));
+        }
+        if Instant::now() >= deadline || !set(&mut alarm, deadline, context) {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+/// A task to wake. Dropped, it is not.
+struct Alarm {
+    place: (Instant, u64),
+    waker: Waker,
+}
+
+struct Alarms {
+    set: BTreeMap<(Instant, u64), Waker>,
+    next: u64,
+    /// Until when the thread sleeps; `None` until there is one.
+    thread: Option<Asleep>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asleep {
+    Until(Instant),
+    UntilWoken,
+}
+
+static ALARMS: Mutex<Alarms> = Mutex::new(Alarms { set: BTreeMap::new(), next: 0, thread: None });
+static EARLIER: Condvar = Condvar::new();
+
+/// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
+fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
+    match alarm {
+        Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
+        _ => {
+            // The old one goes first.
+            *alarm = None;
+            *alarm = Alarm::new(deadline, context.waker());
+            alarm.is_some()
+        }
+    }
+}
+
+impl Alarm {
+    fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
+        let mut alarms = ALARMS.lock();
+        let is_earlier = match alarms.thread {
+            Some(Asleep::Until(time)) => deadline < time,
+            Some(Asleep::UntilWoken) => true,
+            None => {
+                std::thread::Builder::new().name("ratelimit-timer".into()).spawn(run).ok()?;
+                alarms.thread = Some(Asleep::UntilWoken);
+                false
+            }
+        };
+        let place = (deadline, alarms.next);
+        alarms.next += 1;
+        alarms.set.insert(place, waker.clone());
+        if is_earlier {
+            EARLIER.notify_one();
+        }
+        Some(Alarm { place, waker: waker.clone() })
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        let waker = ALARMS.lock().set.remove(&self.place);
+        // Not under the lock: what a waker does when it is dropped is not known.
+        drop(waker);
+    }
+}
+
+/// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
+fn run() {
+    let mut alarms = ALARMS.lock();
+    loop {
+        match alarms.set.first_key_value().map(|(place, _)| *place) {
+            Some(place) if place.0 <= Instant::now() => {
+                let waker = alarms.set.remove(&place);
+                parking_lot::MutexGuard::unlocked(&mut alarms, || waker.map(Waker::wake));
+            }
+            Some((time, _)) => {
+                alarms.thread = Some(Asleep::Until(time));
+                EARLIER.wait_until(&mut alarms, time);
+            }
+            None => {
+                alarms.thread = Some(Asleep::UntilWoken);
+                EARLIER.wait(&mut alarms);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::Wake;
+    use std::thread::Thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    struct Unpark(Thread, AtomicBool);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.1.store(true, Ordering::SeqCst);
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let unpark = Arc::new(Unpark(std::thread::current(), AtomicBool::new(true)));
+        let waker = Waker::from(Arc::clone(&unpark));
+        let mut future = pin!(future);
+        loop {
+            if unpark.1.swap(false, Ordering::SeqCst)
+                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker))
+            {
+                return output;
+            }
+            std::thread::park();
+        }
+    }
+
+    fn after(millis: u64) -> Instant {
+        Instant::now() + Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn a_future_that_is_ready_is_not_late() {
+        assert_eq!(block_on(bounded(ready(7), Instant::now())), Some(7));
+    }
+
+    #[test]
+    fn futures_that_never_are_end_at_their_deadlines_whatever_their_order() {
+        std::thread::scope(|scope| {
+            for millis in [60, 5, 30, 5, 1] {
+                scope.spawn(move || {
+                    let deadline = after(millis);
+                    assert_eq!(block_on(bounded(pending::<()>(), deadline)), None);
+                    assert!(Instant::now() >= deadline);
+                });
+            }
+        });
+    }
+
+    #[test]
+    fn a_future_that_is_dropped_leaves_no_alarm() {
+        let deadline = after(3_600_000);
+        let mut future = Box::pin(bounded(pending::<()>(), deadline));
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let is_set = || ALARMS.lock().set.keys().any(|(time, _)| *time == deadline);
+        assert!(is_set());
+        drop(future);
+        assert!(!is_set());
+    }
+}

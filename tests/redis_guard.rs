@@ -1,0 +1,266 @@
+//! Redis on its bad days, as many callers see it: none waits longer than the deadline, few ask while it fails, and limits are
+//! kept again within two seconds.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_tests::{Network, Proxy, RedisServer};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const TIMEOUT: Duration = Duration::from_millis(100);
+/// What is granted above the deadline.
+const ALLOWANCE: Duration = Duration::from_millis(20);
+/// What a busy machine may add to any time. A call that hangs takes seconds.
+const SLACK: Duration = Duration::from_millis(900);
+/// After a recovery, limits are kept again within this.
+const RECOVERY: Duration = Duration::from_secs(2);
+/// How long a fault lasts.
+const OUTAGE: Duration = Duration::from_millis(1_500);
+const CALLERS: u64 = 4;
+/// Failures that open the breaker.
+const FAILURES: u64 = 5;
+/// An outage has room for so many probes: after 50, 100, 200, 400 and then each 500 ms.
+const PROBES: u64 = 6;
+
+/// A server behind a network, and a limiter that uses it.
+struct Stage {
+    server: RedisServer,
+    proxy: Proxy,
+    limiter: RateLimiter,
+}
+
+impl Stage {
+    fn new(name: &str) -> Stage {
+        Stage::with(name, &[])
+    }
+
+    fn with(name: &str, options: &[&str]) -> Stage {
+        let server = RedisServer::start_with(options);
+        let proxy = Proxy::start(server.port());
+        let backend = RedisBackend::builder().url(proxy.url()).timeout(TIMEOUT).build().unwrap();
+        let limiter = RateLimiter::builder(name)
+            .backend(backend)
+            .on_backend_error(OnBackendError::Deny)
+            .limit(Limit::new(1_000_000, HOUR))
+            .build()
+            .unwrap();
+        Stage { server, proxy, limiter }
+    }
+
+    /// Whether Redis decided.
+    fn is_decided(&self, caller: u64) -> bool {
+        let result = if caller.is_multiple_of(2) {
+            self.limiter.check(caller, 1)
+        } else {
+            futures_executor::block_on(self.limiter.check_async(caller, 1))
+        };
+        match result {
+            Ok(_) => true,
+            Err(exceeded) => {
+                assert_eq!(exceeded.kind(), ExceededKind::BackendFailed);
+                false
+            }
+        }
+    }
+
+    /// Calls until Redis decides, and says how long that took.
+    fn recovers(&self) -> Duration {
+        let start = Instant::now();
+        while !self.is_decided(0) {
+            assert!(start.elapsed() < RECOVERY + SLACK, "Redis is back, and its limits are not kept");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        start.elapsed()
+    }
+
+    /// Goes through an outage of which Redis does not decide anything.
+    fn survives(&self, begin: impl FnOnce(), end: impl FnOnce()) {
+        self.recovers();
+        begin();
+        let before = self.proxy.decisions();
+        let (calls, waits) = (AtomicU64::new(0), Mutex::new(Vec::new()));
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for caller in 0..CALLERS {
+                let (calls, waits, over) = (&calls, &waits, &over);
+                scope.spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        assert!(!self.is_decided(caller), "there is nobody to decide");
+                        let took = start.elapsed();
+                        calls.fetch_add(1, Ordering::Relaxed);
+                        if took > TIMEOUT / 2 {
+                            waits.lock().unwrap().push(took);
+                        }
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                });
+            }
+            std::thread::sleep(OUTAGE);
+            over.store(true, Ordering::Relaxed);
+        });
+        let asked = self.proxy.decisions() - before;
+        let (calls, waits) = (calls.into_inner(), waits.into_inner().unwrap());
+        // Whoever is under way when the breaker opens has asked as well.
+        assert!(asked <= FAILURES + CALLERS + PROBES, "{asked} of {calls} calls asked a Redis that is away");
+        assert!(waits.len() as u64 <= FAILURES + CALLERS + PROBES, "{} of {calls} calls waited", waits.len());
+        assert!(calls > 20 * asked, "only {calls} calls were made");
+        let late: Vec<&Duration> = waits.iter().filter(|took| **took > TIMEOUT + ALLOWANCE).collect();
+        assert!(
+            late.len() <= waits.len() / 3,
+            "of {} calls that waited, these did for too long: {late:?}",
+            waits.len()
+        );
+        assert!(late.iter().all(|took| **took < TIMEOUT + SLACK), "{late:?}");
+        end();
+        let took = self.recovers();
+        assert!(took < RECOVERY + SLACK, "it took {took:?}");
+    }
+
+    /// A command from the side, around the network.
+    fn command(&self, words: &[&str]) {
+        let mut command = redis::cmd(words[0]);
+        command.arg(&words[1..]);
+        command.query::<redis::Value>(&mut self.server.connection()).unwrap();
+    }
+}
+
+#[test]
+fn a_server_that_is_stopped() {
+    let stage = Stage::new("stopped");
+    stage.survives(|| stage.server.freeze(), || stage.server.thaw());
+}
+
+#[test]
+fn a_server_that_is_killed() {
+    let stage = Stage::new("killed");
+    stage.survives(|| stage.server.kill(), || stage.server.restart());
+}
+
+#[test]
+fn a_network_that_swallows_everything() {
+    let stage = Stage::new("swallows");
+    stage.survives(|| stage.proxy.set(Network::LosesAll), || stage.proxy.set(Network::Fine));
+}
+
+#[test]
+fn a_network_that_is_too_slow() {
+    let stage = Stage::new("slow");
+    stage.survives(|| stage.proxy.set(Network::Slow(HOUR)), || stage.proxy.set(Network::Fine));
+}
+
+#[test]
+fn a_server_that_answers_garbage() {
+    for garbage in [&b"HTTP/1.1 400 Bad Request\r\n\r\n"[..], b"$5\r\nhello\r\n", b"\0\0\0", b"*3\r\n"] {
+        let stage = Stage::new("garbage");
+        stage.survives(|| stage.proxy.set(Network::Garbage(garbage)), || stage.proxy.set(Network::Fine));
+    }
+}
+
+#[test]
+fn a_server_whose_memory_is_full() {
+    let stage = Stage::new("full");
+    stage.survives(
+        || stage.command(&["CONFIG", "SET", "maxmemory", "1", "maxmemory-policy", "noeviction"]),
+        || stage.command(&["CONFIG", "SET", "maxmemory", "0"]),
+    );
+}
+
+#[test]
+fn a_server_that_became_a_replica() {
+    let stage = Stage::new("replica");
+    stage.survives(|| stage.command(&["REPLICAOF", "127.0.0.1", "1"]), || stage.command(&["REPLICAOF", "NO", "ONE"]));
+}
+
+#[test]
+fn a_server_that_is_loading() {
+    let stage = Stage::with("loading", &["--enable-debug-command", "yes"]);
+    stage.command(&["DEBUG", "POPULATE", "1000000"]);
+    // Half a second each, and answers in between.
+    stage.command(&["CONFIG", "SET", "key-load-delay", "1000", "loading-process-events-interval-bytes", "1024"]);
+    let reloading = Mutex::new(None);
+    let is_loading = || {
+        let info: redis::RedisResult<String> =
+            redis::cmd("INFO").arg("persistence").query(&mut stage.server.connection());
+        info.is_ok_and(|info| info.contains("\r\nloading:1\r\n"))
+    };
+    stage.survives(
+        || {
+            let port = stage.server.port();
+            *reloading.lock().unwrap() = Some(std::thread::spawn(move || {
+                let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
+                // It answers when it has loaded all, which nobody waits for.
+                let _ = redis::cmd("DEBUG").arg("RELOAD").query::<()>(&mut client.get_connection().unwrap());
+            }));
+            while !is_loading() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        },
+        || {
+            assert!(is_loading(), "it was done too early");
+            stage.server.restart();
+        },
+    );
+}
+
+#[test]
+fn a_connection_whose_packets_vanish_is_replaced_though_the_server_is_well() {
+    let stage = Stage::new("vanishing");
+    stage.recovers();
+    for _ in 0..3 {
+        let connections = stage.proxy.connections();
+        stage.proxy.set(Network::LosesConnections);
+        assert!(!stage.is_decided(0), "its packets vanish");
+        stage.recovers();
+        assert!(stage.proxy.connections() > connections);
+    }
+}
+
+#[test]
+fn a_network_that_is_slow_but_in_time_is_waited_for() {
+    let stage = Stage::new("in time");
+    stage.recovers();
+    stage.proxy.set(Network::Slow(TIMEOUT / 5));
+    // A busy machine may make some late, but not most.
+    let decided = (0..20).filter(|caller| stage.is_decided(*caller)).count();
+    assert!(decided > 10, "{decided} of 20");
+}
+
+#[test]
+fn limiters_of_one_backend_share_what_is_known_of_it() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = RedisBackend::builder().url(proxy.url()).timeout(TIMEOUT).build().unwrap();
+    let limiter = |name: &str| {
+        let builder = RateLimiter::builder(name).backend(backend.clone()).on_backend_error(OnBackendError::Deny);
+        builder.limit(Limit::new(1_000, HOUR)).build().unwrap()
+    };
+    let (one, other) = (limiter("one"), limiter("other"));
+    one.check("a", 1).unwrap();
+    proxy.set(Network::LosesAll);
+    for _ in 0..FAILURES {
+        assert!(one.check("a", 1).is_err());
+    }
+    let asked = proxy.decisions();
+    assert!(other.check("a", 1).is_err());
+    assert_eq!(proxy.decisions(), asked, "the other limiter did not ask");
+}
+
+#[test]
+fn refunds_and_resets_are_bounded_too_and_fail_at_once_while_the_breaker_is_open() {
+    let stage = Stage::new("refunds");
+    let mut decisions: Vec<_> = (0..20).map(|_| stage.limiter.check("a", 1).unwrap()).collect();
+    stage.proxy.set(Network::LosesAll);
+    let start = Instant::now();
+    for _ in 0..FAILURES {
+        stage.limiter.refund(decisions.remove(0)).unwrap_err();
+    }
+    assert!(start.elapsed() < FAILURES as u32 * (TIMEOUT + SLACK));
+    let asked = stage.proxy.decisions();
+    let error = stage.limiter.refund(decisions.remove(0)).unwrap_err();
+    assert!(error.to_string().contains("not asked"), "{error}");
+    stage.limiter.reset("a").unwrap_err();
+    assert_eq!(stage.proxy.decisions(), asked);
+}

@@ -1,0 +1,154 @@
+//! A network between a test and a server that can be made to fail: a TCP proxy on 127.0.0.1.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// What the network does to what goes to the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Passes it on.
+    Fine,
+    /// Swallows what comes over the connections that there are; new ones are fine.
+    LosesConnections,
+    /// Swallows all; connections are accepted.
+    LosesAll,
+    /// Passes it on after so long.
+    Slow(Duration),
+    /// Answers with this in the server's place.
+    Garbage(&'static [u8]),
+}
+
+/// A proxy in front of a server. Its threads end with the test process.
+pub struct Proxy {
+    port: u16,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: u16,
+    network: Mutex<Network>,
+    /// Connections so far.
+    accepted: AtomicU64,
+    /// Those before this one are lost.
+    lost: AtomicU64,
+    decisions: AtomicU64,
+}
+
+impl Proxy {
+    /// Starts one in front of the port `server`.
+    ///
+    /// # Panics
+    /// Where no port is free.
+    pub fn start(server: u16) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        let shared = Arc::new(Shared {
+            server,
+            network: Mutex::new(Network::Fine),
+            accepted: AtomicU64::new(0),
+            lost: AtomicU64::new(0),
+            decisions: AtomicU64::new(0),
+        });
+        let proxy = Proxy { port, shared: Arc::clone(&shared) };
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
+                Shared::connect(&shared, client, number);
+            }
+        });
+        proxy
+    }
+
+    /// Its address as that of a Redis server.
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Makes the network so from now on.
+    pub fn set(&self, network: Network) {
+        if network == Network::LosesConnections {
+            self.shared.lost.store(self.connections(), Ordering::SeqCst);
+        }
+        *self.shared.network() = network;
+    }
+
+    /// Connections that were made so far.
+    pub fn connections(&self) -> u64 {
+        self.shared.accepted.load(Ordering::SeqCst)
+    }
+
+    /// Calls of a script that came from clients so far, whatever became of them.
+    pub fn decisions(&self) -> u64 {
+        self.shared.decisions.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn network(&self) -> MutexGuard<'_, Network> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A server that cannot be reached closes the connection.
+    fn connect(shared: &Arc<Shared>, client: TcpStream, number: u64) {
+        let Ok(server) = TcpStream::connect(("127.0.0.1", shared.server)) else { return };
+        let both = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
+        let (Some((from, to)), Some((back_to, back_from))) = (both(), both()) else { return };
+        for stream in [&client, &server] {
+            // A delay of its own would look like one of the server.
+            let _ = stream.set_nodelay(true);
+        }
+        let there = Arc::clone(shared);
+        std::thread::spawn(move || there.forward(from, to, number));
+        let back = Arc::clone(shared);
+        std::thread::spawn(move || back.backward(back_from, back_to, number));
+    }
+
+    fn forward(&self, mut from: TcpStream, mut to: TcpStream, number: u64) {
+        let mut buffer = [0; 65_536];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            let bytes = &buffer[..read];
+            let decisions = bytes.windows(7).filter(|word| word == b"EVALSHA").count();
+            self.decisions.fetch_add(decisions as u64, Ordering::SeqCst);
+            let network = *self.network();
+            let passed_on = match network {
+                _ if self.is_lost(number) => continue,
+                Network::LosesAll => continue,
+                Network::Garbage(garbage) => from.write_all(garbage),
+                Network::Slow(delay) => {
+                    let due = Instant::now() + delay;
+                    // Until it is due or the network is fine again.
+                    while Instant::now() < due && *self.network() == network {
+                        std::thread::sleep(Duration::from_millis(1));
+                    }
+                    to.write_all(bytes)
+                }
+                Network::Fine | Network::LosesConnections => to.write_all(bytes),
+            };
+            if passed_on.is_err() {
+                break;
+            }
+        }
+        // The other direction may be waiting.
+        let _ = to.shutdown(Shutdown::Both);
+    }
+
+    fn backward(&self, mut from: TcpStream, mut to: TcpStream, number: u64) {
+        let mut buffer = [0; 65_536];
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
+            let swallowed = self.is_lost(number) || *self.network() == Network::LosesAll;
+            if !swallowed && to.write_all(&buffer[..read]).is_err() {
+                break;
+            }
+        }
+        if !self.is_lost(number) {
+            let _ = to.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn is_lost(&self, number: u64) -> bool {
+        number < self.lost.load(Ordering::SeqCst)
+    }
+}
