@@ -5,16 +5,18 @@
 //! neither the limiter's name nor the key is told to clients.
 
 #[cfg(feature = "actix-web")]
-mod actix_web;
+pub(crate) mod actix_web;
 #[cfg(feature = "axum")]
 mod axum;
-
-use std::time::Duration;
-
-use sfv::{Error, KeyRef, ListSerializer, StringRef};
+#[cfg(any(feature = "axum", feature = "actix-web"))]
+pub(crate) mod client_ip;
+mod fields;
+#[cfg(any(feature = "axum", feature = "tower"))]
+mod response;
+#[cfg(feature = "tower")]
+pub(crate) mod tower;
 
 use crate::error::{ExceededKind, RateLimitExceeded};
-use crate::limit::Limit;
 
 /// An answer, for whatever framework.
 struct Answer {
@@ -36,67 +38,16 @@ fn answer(exceeded: &RateLimitExceeded) -> Answer {
         let body = r#"{"title":"The rate limit cannot be decided at the moment","status":503}"#.to_owned();
         return Answer { status: 503, headers, body };
     }
-    let policy = policy_name(&exceeded.limit());
-    // What cannot be written as a structured field is left out; the answer stands without.
-    if let Ok(Some(value)) = policy_field(&policy, &exceeded.limit()) {
-        headers.push(("ratelimit-policy", value));
-    }
-    if let Ok(Some(value)) = limit_field(&policy, exceeded) {
-        headers.push(("ratelimit", value));
-    }
+    headers.extend(fields::standard(&exceeded.limit(), exceeded.remaining(), exceeded.retry_after_secs()));
+    let policy = fields::policy_name(&exceeded.limit());
     let body = format!(
         r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":429,"violated-policies":["{policy}"]}}"#
     );
     Answer { status: 429, headers, body }
 }
 
-/// As in `100-per-60s`: letters, digits and dashes only.
-fn policy_name(limit: &Limit) -> String {
-    let per = limit.per();
-    if per.subsec_nanos() == 0 {
-        format!("{}-per-{}s", limit.count(), per.as_secs())
-    } else {
-        format!("{}-per-{}us", limit.count(), per.as_micros())
-    }
-}
-
-/// `"100-per-60s";q=100;w=60`. The draft cannot express a window shorter than a second: nothing then.
-fn policy_field(policy: &str, limit: &Limit) -> Result<Option<String>, Error> {
-    let per = limit.per();
-    if per < Duration::from_secs(1) {
-        return Ok(None);
-    }
-    let mut list = ListSerializer::new();
-    let item = list
-        .bare_item(StringRef::from_str(policy)?)
-        .parameter(KeyRef::from_str("q")?, sfv::Integer::from(limit.count()));
-    if per.subsec_nanos() == 0 {
-        let _ = item.parameter(KeyRef::from_str("w")?, integer(per.as_secs()));
-    }
-    Ok(list.finish())
-}
-
-/// `"100-per-60s";r=0;t=12`.
-fn limit_field(policy: &str, exceeded: &RateLimitExceeded) -> Result<Option<String>, Error> {
-    if exceeded.limit().per() < Duration::from_secs(1) {
-        return Ok(None);
-    }
-    let mut list = ListSerializer::new();
-    let item = list
-        .bare_item(StringRef::from_str(policy)?)
-        .parameter(KeyRef::from_str("r")?, sfv::Integer::from(exceeded.remaining()));
-    if let Some(seconds) = exceeded.retry_after_secs() {
-        let _ = item.parameter(KeyRef::from_str("t")?, integer(seconds));
-    }
-    Ok(list.finish())
-}
-
-/// 584 years at the most, far below the 15 digits of a structured field.
-fn integer(seconds: u64) -> sfv::Integer {
-    sfv::Integer::try_from(seconds).unwrap_or(sfv::Integer::MAX)
-}
-
 /// What an annotated function that returns `impl IntoResponse` or `impl Responder` really returns.
+#[cfg(any(feature = "axum", feature = "actix-web"))]
 #[derive(Debug)]
 pub enum Limited<T> {
     /// What the body returned.
@@ -107,8 +58,11 @@ pub enum Limited<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::error::Name;
+    use crate::limit::Limit;
 
     fn exceeded(limit: Limit, kind: ExceededKind) -> RateLimitExceeded {
         RateLimitExceeded {

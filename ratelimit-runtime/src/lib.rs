@@ -44,8 +44,10 @@
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
-//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response` | axum-core, http, sfv |
-//! | `actix-web` | 429 answers of actix-web handlers | actix-web without its default features, sfv |
+//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv |
+//! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite |
+//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer` | tower-layer, tower-service, http, pin-project-lite, sfv |
+//! | `tonic` | `RESOURCE_EXHAUSTED` with `RetryInfo` of denied methods | tonic without its default features, tonic-types, prost |
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | nothing |
 //!
@@ -56,6 +58,12 @@ pub mod backend;
 pub mod macro_support;
 #[cfg(feature = "test-util")]
 pub mod test_util;
+#[cfg(feature = "tower")]
+pub mod tower {
+    //! For [tower](https://docs.rs/tower): [`RateLimitLayer`] and [`RateLimitHeadersLayer`], and what they are made of.
+
+    pub use crate::http::tower::*;
+}
 
 mod algorithm;
 #[cfg(any(feature = "tokio", feature = "redis"))]
@@ -64,12 +72,16 @@ mod clock;
 mod counts;
 mod decision;
 mod error;
+#[cfg(feature = "tonic")]
+mod grpc;
 mod guard;
-#[cfg(any(feature = "axum", feature = "actix-web"))]
+#[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
 mod http;
 mod key;
 mod limit;
 mod limiter;
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+mod noted;
 mod observe;
 mod registry;
 mod reply;
@@ -85,6 +97,12 @@ pub use backend::{
 };
 pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
+#[cfg(feature = "actix-web")]
+pub use http::actix_web::RateLimitHeaders;
+#[cfg(any(feature = "axum", feature = "actix-web"))]
+pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidNetwork, UnknownClient};
+#[cfg(feature = "tower")]
+pub use http::tower::{RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};

@@ -15,6 +15,9 @@ pub(crate) enum Switch {
     /// A test has a clock and buckets of its own.
     #[cfg(feature = "test-util")]
     Test = 4,
+    /// Some requests' decisions are written down, to be told to clients.
+    #[cfg(any(feature = "tower", feature = "actix-web"))]
+    Noted = 64,
 }
 
 /// The switches that are on.

@@ -1,9 +1,19 @@
-//! Denied actix-web handlers.
+//! Denied actix-web handlers, who calls them, and a middleware that tells clients what is left.
+
+mod headers;
+
+use std::future::{Ready, ready};
 
 use actix_web::body::{BoxBody, EitherBody};
+use actix_web::dev::Payload;
 use actix_web::http::StatusCode;
-use actix_web::{HttpRequest, HttpResponse, Responder, ResponseError};
+use actix_web::http::header::HeaderValue;
+use actix_web::web::Data;
+use actix_web::{FromRequest, HttpRequest, HttpResponse, Responder, ResponseError};
 
+pub use headers::RateLimitHeaders;
+
+use super::client_ip::{ClientIp, ClientIpConfig, UnknownClient};
 use super::{Limited, answer};
 use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
 
@@ -44,3 +54,29 @@ impl<T: Responder> Responder for Limited<T> {
         }
     }
 }
+
+/// Configured by `app_data`: a [`ClientIpConfig`], or one in a [`Data`]. With `Option<ClientIp>`, requests whose client is
+/// not known are `None`: a bucket of their own.
+impl FromRequest for ClientIp {
+    type Error = UnknownClient;
+    type Future = Ready<Result<ClientIp, UnknownClient>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        ready(client(request))
+    }
+}
+
+fn client(request: &HttpRequest) -> Result<ClientIp, UnknownClient> {
+    let peer = request.peer_addr().ok_or(UnknownClient)?.ip();
+    let default = ClientIpConfig::peer();
+    let in_data = || request.app_data::<Data<ClientIpConfig>>().map(|data| &***data);
+    let config = request.app_data::<ClientIpConfig>().or_else(in_data).unwrap_or(&default);
+    let lines: Vec<_> = match config.header() {
+        Some(name) => request.headers().get_all(name).map(HeaderValue::as_bytes).collect(),
+        None => Vec::new(),
+    };
+    Ok(config.resolve(peer, lines))
+}
+
+/// 500.
+impl ResponseError for UnknownClient {}

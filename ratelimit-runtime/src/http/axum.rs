@@ -1,30 +1,19 @@
-//! Denied axum handlers, and whatever else answers with an [`http::Response`].
+//! Denied axum handlers, and who calls them.
 
-use axum_core::body::Body;
-use axum_core::response::{IntoResponse, Response};
-use http::{HeaderName, HeaderValue, StatusCode};
+use std::convert::Infallible;
+use std::net::SocketAddr;
 
-use super::{Limited, answer};
-use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
+use axum::body::Body;
+use axum::extract::connect_info::MockConnectInfo;
+use axum::extract::{ConnectInfo, FromRequestParts, OptionalFromRequestParts};
+use axum::response::{IntoResponse, Response};
+use http::request::Parts;
+use http::{Extensions, HeaderMap, HeaderValue, StatusCode};
 
-fn response<B: From<String>>(exceeded: &RateLimitExceeded) -> http::Response<B> {
-    let answer = answer(exceeded);
-    let mut response = http::Response::new(B::from(answer.body));
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::TOO_MANY_REQUESTS);
-    for (name, value) in answer.headers {
-        // All of them are visible ASCII.
-        if let Ok(value) = HeaderValue::try_from(value) {
-            response.headers_mut().insert(HeaderName::from_static(name), value);
-        }
-    }
-    response
-}
-
-impl<B: From<String>> FromRateLimitExceeded for http::Response<B> {
-    fn from_rate_limit_exceeded(exceeded: RateLimitExceeded) -> Self {
-        response(&exceeded)
-    }
-}
+use super::Limited;
+use super::client_ip::{ClientIp, ClientIpConfig, UnknownClient};
+use super::response::response;
+use crate::error::RateLimitExceeded;
 
 /// For handlers that return `Result<_, Response>`.
 impl From<RateLimitExceeded> for http::Response<Body> {
@@ -46,4 +35,74 @@ impl<T: IntoResponse> IntoResponse for Limited<T> {
             Limited::Denied(exceeded) => exceeded.into_response(),
         }
     }
+}
+
+/// Configured by an `Extension<ClientIpConfig>`.
+impl<S: Sync> FromRequestParts<S> for ClientIp {
+    type Rejection = UnknownClient;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<ClientIp, UnknownClient> {
+        client(&parts.extensions, &parts.headers, None)
+    }
+}
+
+/// `None` where the address is not known: a bucket of its own.
+impl<S: Sync> OptionalFromRequestParts<S> for ClientIp {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<ClientIp>, Infallible> {
+        Ok(client(&parts.extensions, &parts.headers, None).ok())
+    }
+}
+
+impl IntoResponse for UnknownClient {
+    fn into_response(self) -> Response {
+        (StatusCode::INTERNAL_SERVER_ERROR, self.to_string()).into_response()
+    }
+}
+
+impl ClientIp {
+    /// The client of a request to an axum server, as the extractor finds it: for closures of layers, which have no
+    /// extractors.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::extract::Request;
+    /// use ratelimit_runtime::{ClientIp, Limit, RateLimitLayer, RateLimiter};
+    ///
+    /// static API: RateLimiter = RateLimiter::new("api", &[Limit::new(100, Duration::from_secs(1))]);
+    ///
+    /// // Unknown clients share a bucket.
+    /// let layer = RateLimitLayer::new(&API, |request: &Request| ClientIp::of(request).ok());
+    /// ```
+    ///
+    /// An `Extension` that configures it is to be added after (outside of) a layer that calls this.
+    pub fn of<B>(request: &http::Request<B>) -> Result<ClientIp, UnknownClient> {
+        client(request.extensions(), request.headers(), None)
+    }
+}
+
+impl ClientIpConfig {
+    /// As [`ClientIp::of`], by this configuration.
+    pub fn client_of<B>(&self, request: &http::Request<B>) -> Result<ClientIp, UnknownClient> {
+        client(request.extensions(), request.headers(), Some(self))
+    }
+}
+
+/// The client, by that configuration or else the request's.
+fn client(
+    extensions: &Extensions,
+    headers: &HeaderMap,
+    config: Option<&ClientIpConfig>,
+) -> Result<ClientIp, UnknownClient> {
+    let connection = extensions.get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(peer)| peer);
+    let mock = || extensions.get::<MockConnectInfo<SocketAddr>>().map(|MockConnectInfo(peer)| peer);
+    let peer = connection.or_else(mock).ok_or(UnknownClient)?.ip();
+    let default = ClientIpConfig::peer();
+    let config = config.or_else(|| extensions.get()).unwrap_or(&default);
+    let lines = config.header().map(|name| headers.get_all(name).iter().map(HeaderValue::as_bytes));
+    Ok(match lines {
+        Some(lines) => config.resolve(peer, lines),
+        None => config.resolve(peer, []),
+    })
 }

@@ -235,6 +235,8 @@ impl<'a> Call<'a> {
             return Started::Done(Ok(decision));
         }
         self.core.counts.allow();
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        crate::noted::admitted(limit, remaining, fresh_at.saturating_sub(now));
         if delay.is_zero() {
             return Started::Done(Ok(decision));
         }
@@ -256,10 +258,15 @@ impl<'a> Call<'a> {
                 return Ok(self.free());
             }
         }
+        let retry_after = refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now));
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        if !self.peek {
+            crate::noted::denied(limit, refusal.remaining, retry_after);
+        }
         Err(RateLimitExceeded {
             limiter: self.core.shared_name(),
             limit,
-            retry_after: refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now)),
+            retry_after,
             remaining: refusal.remaining,
             position: position_u8(refusal.limit),
             kind: match refusal.admitted_at {

@@ -1,0 +1,141 @@
+//! [`RateLimitHeadersLayer`]: tells clients in every response what is left.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use http::{HeaderName, HeaderValue, Response};
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::http::fields;
+use crate::noted::{self, Note};
+
+/// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers (and of whatever else asks a
+/// [`RateLimiter`](crate::RateLimiter)), successful or not.
+///
+/// ```
+/// use axum::{Router, routing::get};
+/// use ratelimit_runtime::{RateLimitExceeded, RateLimitHeadersLayer, rate_limit};
+///
+/// #[rate_limit(count = 100, per = "60s")]
+/// async fn search() -> Result<&'static str, RateLimitExceeded> {
+///     Ok("found")
+/// }
+///
+/// // `ratelimit-policy: "100-per-60s";q=100;w=60` and `ratelimit: "100-per-60s";r=99;t=60`
+/// let app: Router = Router::new().route("/search", get(search)).layer(RateLimitHeadersLayer::new());
+/// ```
+///
+/// Where a request is decided upon several times, because its handler calls several annotated functions, the tightest
+/// decision is told: a denial; else the one with the fewest permits left (`r`); of those with as many, the one whose limit
+/// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
+///
+/// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
+/// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
+/// - Limits of less than a second are not told: the draft cannot express them.
+/// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
+///   anything while limits are off or a backend's failure admits or denies.
+/// - Once such a layer was made, a decision in this process costs a few nanoseconds more: it takes the way on which it is
+///   known what is left.
+#[derive(Clone, Debug)]
+pub struct RateLimitHeadersLayer {
+    with_trio: bool,
+}
+
+impl RateLimitHeadersLayer {
+    /// A layer that adds the fields of the draft.
+    pub fn new() -> RateLimitHeadersLayer {
+        noted::begin();
+        RateLimitHeadersLayer { with_trio: false }
+    }
+
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` too, for clients that know only these: the
+    /// permits that the limit holds, those left, and the seconds until it is as new.
+    pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
+        RateLimitHeadersLayer { with_trio: true }
+    }
+}
+
+impl Default for RateLimitHeadersLayer {
+    fn default() -> RateLimitHeadersLayer {
+        RateLimitHeadersLayer::new()
+    }
+}
+
+impl<S> Layer<S> for RateLimitHeadersLayer {
+    type Service = RateLimitHeadersService<S>;
+
+    fn layer(&self, inner: S) -> RateLimitHeadersService<S> {
+        RateLimitHeadersService { inner, with_trio: self.with_trio }
+    }
+}
+
+/// A service whose responses tell what is left, by a [`RateLimitHeadersLayer`].
+#[derive(Clone, Debug)]
+pub struct RateLimitHeadersService<S> {
+    inner: S,
+    with_trio: bool,
+}
+
+impl<S, R, B> Service<R> for RateLimitHeadersService<S>
+where
+    S: Service<R, Response = Response<B>>,
+{
+    type Response = Response<B>;
+    type Error = S::Error;
+    type Future = HeadersFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: R) -> HeadersFuture<S::Future> {
+        let mut note = Note::default();
+        // A service may decide before it returns its future.
+        let response = {
+            let _entered = note.enter();
+            self.inner.call(request)
+        };
+        HeadersFuture { response, note, with_trio: self.with_trio }
+    }
+}
+
+pin_project! {
+    /// The response future of a [`RateLimitHeadersService`].
+    #[derive(Debug)]
+    pub struct HeadersFuture<T> {
+        #[pin]
+        response: T,
+        note: Note,
+        with_trio: bool,
+    }
+}
+
+impl<T, B, E> Future for HeadersFuture<T>
+where
+    T: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<B>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let polled = {
+            let _entered = this.note.enter();
+            this.response.poll(context)
+        };
+        polled.map_ok(|mut response| {
+            if let Some(left) = this.note.tightest() {
+                let headers = response.headers_mut();
+                for (name, value) in fields::of_request(left, *this.with_trio, |name| headers.contains_key(name)) {
+                    // All of them are visible ASCII.
+                    if let Ok(value) = HeaderValue::try_from(value) {
+                        headers.insert(HeaderName::from_static(name), value);
+                    }
+                }
+            }
+            response
+        })
+    }
+}

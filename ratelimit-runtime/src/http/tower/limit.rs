@@ -1,0 +1,300 @@
+//! [`RateLimitLayer`]: limits all requests to a service, or all that a client sends.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::future::Future;
+use std::mem;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use pin_project_lite::pin_project;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use super::denial::{Denial, Fail, Respond, RespondWith};
+#[cfg(feature = "tokio")]
+use crate::clock::nanos;
+use crate::error::RateLimitExceeded;
+use crate::key::RateLimitKey;
+use crate::limiter::{Call, RateLimiter, Started, Wait};
+
+/// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services, or what a client sends.
+///
+/// The key is made of the request by a closure. All services that the layer makes, and all clones of them, share the
+/// limiter, whose buckets are those of all its other handles too.
+///
+/// ```
+/// use std::time::Duration;
+/// use axum::{Router, extract::Request, http::header, routing::get};
+/// use ratelimit_runtime::{Limit, RateLimitLayer, RateLimiter};
+///
+/// static API: RateLimiter = RateLimiter::new("api", &[Limit::new(100, Duration::from_secs(1))]);
+///
+/// let by_token = RateLimitLayer::new(&API, |request: &Request| {
+///     request.headers().get(header::AUTHORIZATION).map(|token| token.as_bytes().to_vec())
+/// });
+/// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(by_token);
+/// ```
+///
+/// A denied request does not reach the service within. It is answered with 429 and what else belongs to it, where responses
+/// are [`http::Response`]s (of other types: what their [`FromRateLimitExceeded`](crate::FromRateLimitExceeded) says), unless
+/// [`deny_with`](Self::deny_with) or [`error_on_denied`](Self::error_on_denied) says otherwise. With
+/// [`wait`](Self::wait) requests wait for their turn instead.
+///
+/// It is decided when the response future is first polled. Dropping the future while it waits gives the permits back, unless
+/// others are booked behind them. The service within is called when it was ready (`poll_ready`) and the request is admitted:
+/// while it waits, a request holds what readiness took, such as a permit of a concurrency limit within. Where buckets are in
+/// memory and nothing has to wait, a request costs the decision and no allocation.
+pub struct RateLimitLayer<R, F, D = Respond> {
+    settings: Settings<R, F, D>,
+}
+
+/// What a closure reads from a request.
+type Read<R, T> = Arc<dyn Fn(&R) -> T + Send + Sync>;
+
+/// See the methods of the layer.
+struct Settings<R, F, D> {
+    limiter: RateLimiter,
+    key: F,
+    cost: Option<Read<R, u32>>,
+    exempt_when: Option<Read<R, bool>>,
+    wait: Wait,
+    denial: D,
+}
+
+impl<R, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
+    /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of it.
+    ///
+    /// A key of `None` is a bucket of its own. What a client can write into a request by itself, such as a header that no
+    /// proxy of yours sets, is no key that limits it.
+    pub fn new(limiter: impl Borrow<RateLimiter>, key: F) -> RateLimitLayer<R, F> {
+        RateLimitLayer {
+            settings: Settings {
+                limiter: limiter.borrow().clone(),
+                key,
+                cost: None,
+                exempt_when: None,
+                wait: Wait::No,
+                denial: Respond,
+            },
+        }
+    }
+}
+
+impl<R> RateLimitLayer<R, fn(&R)> {
+    /// Limits all requests together, in one bucket.
+    pub fn unkeyed(limiter: impl Borrow<RateLimiter>) -> RateLimitLayer<R, fn(&R)> {
+        RateLimitLayer::new(limiter, |_: &R| {})
+    }
+}
+
+impl<R, F, D> RateLimitLayer<R, F, D> {
+    /// The permits that a request takes, instead of one. 0 takes none and is never denied.
+    pub fn cost(mut self, cost: impl Fn(&R) -> u32 + Send + Sync + 'static) -> Self {
+        self.settings.cost = Some(Arc::new(cost));
+        self
+    }
+
+    /// Requests for which that is true are neither limited nor counted.
+    pub fn exempt_when(mut self, exempt: impl Fn(&R) -> bool + Send + Sync + 'static) -> Self {
+        self.settings.exempt_when = Some(Arc::new(exempt));
+        self
+    }
+
+    /// Requests wait for their permits, first come, first served, however long that takes: for a client that keeps to the
+    /// limit of somebody else's service. Denied is then only what costs more than the limit holds, and what the limiter's
+    /// backend could not decide, if that denies.
+    #[cfg(feature = "tokio")]
+    pub fn wait(mut self) -> Self {
+        self.settings.wait = Wait::Forever;
+        self
+    }
+
+    /// As [`wait`](Self::wait) where the permits come within `max`; other requests are denied at once.
+    #[cfg(feature = "tokio")]
+    pub fn wait_at_most(mut self, max: std::time::Duration) -> Self {
+        self.settings.wait = Wait::AtMost(nanos(max));
+        self
+    }
+
+    /// Denied requests get the response that `respond` makes.
+    pub fn deny_with<T, Response>(self, respond: T) -> RateLimitLayer<R, F, RespondWith<T>>
+    where
+        T: Fn(RateLimitExceeded) -> Response,
+    {
+        self.denial(RespondWith(respond))
+    }
+
+    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError): for clients, and for services
+    /// whose responses cannot say it.
+    pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail> {
+        self.denial(Fail)
+    }
+
+    fn denial<T>(self, denial: T) -> RateLimitLayer<R, F, T> {
+        let Settings { limiter, key, cost, exempt_when, wait, denial: _ } = self.settings;
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial } }
+    }
+}
+
+impl<S, R, F: Clone, D: Clone> Layer<S> for RateLimitLayer<R, F, D> {
+    type Service = RateLimitService<S, R, F, D>;
+
+    fn layer(&self, inner: S) -> Self::Service {
+        RateLimitService { inner, settings: Arc::new(self.settings.clone()) }
+    }
+}
+
+/// A service whose requests are limited by a [`RateLimitLayer`].
+pub struct RateLimitService<S, R, F, D = Respond> {
+    inner: S,
+    settings: Arc<Settings<R, F, D>>,
+}
+
+impl<S, R, K, F, D> Service<R> for RateLimitService<S, R, F, D>
+where
+    S: Service<R> + Clone,
+    F: Fn(&R) -> K,
+    K: RateLimitKey,
+    D: Denial<S::Response, S::Error>,
+{
+    type Response = S::Response;
+    type Error = D::Error;
+    type Future = LimitFuture<S, R, F, D>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), D::Error>> {
+        self.inner.poll_ready(context).map_err(D::pass)
+    }
+
+    fn call(&mut self, request: R) -> LimitFuture<S, R, F, D> {
+        // The service that is ready serves this request; its clone has to become ready for the next.
+        let clone = self.inner.clone();
+        let ready = mem::replace(&mut self.inner, clone);
+        LimitFuture { settings: Arc::clone(&self.settings), request: Some((ready, request)), state: State::Undecided }
+    }
+}
+
+/// A decision that is not known yet.
+type Deciding = Pin<Box<dyn Future<Output = Result<(), RateLimitExceeded>> + Send>>;
+
+pin_project! {
+    /// The response future of a [`RateLimitService`].
+    pub struct LimitFuture<S, R, F, D>
+    where
+        S: Service<R>,
+    {
+        settings: Arc<Settings<R, F, D>>,
+        // Until it is admitted: the request, and the service that is ready for it.
+        request: Option<(S, R)>,
+        #[pin]
+        state: State<S::Future>,
+    }
+}
+
+pin_project! {
+    #[project = StateProjection]
+    enum State<T> {
+        Undecided,
+        Deciding { decision: Deciding },
+        Admitted { #[pin] response: T },
+    }
+}
+
+impl<S, R, K, F, D> Future for LimitFuture<S, R, F, D>
+where
+    S: Service<R>,
+    F: Fn(&R) -> K,
+    K: RateLimitKey,
+    D: Denial<S::Response, S::Error>,
+{
+    type Output = Result<S::Response, D::Error>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        loop {
+            let decided = match this.state.as_mut().project() {
+                StateProjection::Admitted { response } => return response.poll(context).map_err(D::pass),
+                StateProjection::Deciding { decision } => ready!(decision.as_mut().poll(context)),
+                StateProjection::Undecided => {
+                    let (_, request) = this.request.as_ref().expect("a future is not polled after it has resolved");
+                    match this.settings.start(request) {
+                        None => Ok(()),
+                        Some(Started::Done(decided)) => decided.map(drop),
+                        Some(started) => {
+                            let decision = Box::pin(async { started.finish_async().await.map(drop) });
+                            this.state.set(State::Deciding { decision });
+                            continue;
+                        }
+                    }
+                }
+            };
+            let (mut ready, request) = this.request.take().expect("a future is not polled after it has resolved");
+            match decided {
+                Ok(()) => this.state.set(State::Admitted { response: ready.call(request) }),
+                Err(exceeded) => {
+                    this.state.set(State::Undecided);
+                    return Poll::Ready(this.settings.denial.deny(exceeded));
+                }
+            }
+        }
+    }
+}
+
+impl<R, K: RateLimitKey, F: Fn(&R) -> K, D> Settings<R, F, D> {
+    /// Does all that needs no waiting; `None` for a request that is exempt.
+    fn start(&self, request: &R) -> Option<Started> {
+        if self.exempt_when.as_ref().is_some_and(|exempt| exempt(request)) {
+            return None;
+        }
+        let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
+        let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
+        Some(call.start(&(self.key)(request)))
+    }
+}
+
+impl<R, F: Clone, D: Clone> Clone for Settings<R, F, D> {
+    fn clone(&self) -> Self {
+        Settings {
+            limiter: self.limiter.clone(),
+            key: self.key.clone(),
+            cost: self.cost.clone(),
+            exempt_when: self.exempt_when.clone(),
+            wait: self.wait,
+            denial: self.denial.clone(),
+        }
+    }
+}
+
+impl<R, F: Clone, D: Clone> Clone for RateLimitLayer<R, F, D> {
+    fn clone(&self) -> Self {
+        RateLimitLayer { settings: self.settings.clone() }
+    }
+}
+
+impl<S: Clone, R, F, D> Clone for RateLimitService<S, R, F, D> {
+    fn clone(&self) -> Self {
+        RateLimitService { inner: self.inner.clone(), settings: Arc::clone(&self.settings) }
+    }
+}
+
+impl<R, F, D> fmt::Debug for RateLimitLayer<R, F, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitLayer").field("limiter", &self.settings.limiter).finish_non_exhaustive()
+    }
+}
+
+impl<S: fmt::Debug, R, F, D> fmt::Debug for RateLimitService<S, R, F, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RateLimitService")
+            .field("inner", &self.inner)
+            .field("limiter", &self.settings.limiter)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S: Service<R>, R, F, D> fmt::Debug for LimitFuture<S, R, F, D> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LimitFuture").field("limiter", &self.settings.limiter).finish_non_exhaustive()
+    }
+}

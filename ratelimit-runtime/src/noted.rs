@@ -1,0 +1,173 @@
+//! What the tightest decision of the request at hand left, for the layers that tell it to clients.
+//!
+//! Such a layer keeps a [`Note`] for each request and has it entered while it polls what handles the request. Decisions on
+//! that thread meanwhile are written down: those of the request itself, and of no other.
+
+use std::cell::Cell;
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use crate::clock;
+use crate::limit::Limit;
+use crate::switches::{Switch, Switches, turn};
+
+thread_local! {
+    /// The note of the request that is being polled.
+    static CURRENT: Cell<Option<Note>> = const { Cell::new(None) };
+}
+
+/// From now on, decisions take the way on which it is known what they leave.
+pub(crate) fn begin() {
+    turn(Switch::Noted, true);
+}
+
+/// What the tightest decision so far left, if there was one.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Note(Option<Left>);
+
+/// What a decision left.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Left {
+    pub(crate) limit: Limit,
+    pub(crate) remaining: u32,
+    /// Until the limit is as if nobody had called; of a denied call, until it would be admitted. Nanoseconds from `at`;
+    /// `u64::MAX` for never.
+    reset_after: u64,
+    at: u64,
+    denied: bool,
+}
+
+impl Left {
+    /// What is left of the time until the reset, by the clock of this process; `None` if it never comes.
+    pub(crate) fn reset_after(&self) -> Option<Duration> {
+        let elapsed = clock::now().saturating_sub(self.at);
+        (self.reset_after != u64::MAX).then(|| Duration::from_nanos(self.reset_after.saturating_sub(elapsed)))
+    }
+
+    /// The greatest is the tightest: a denial; else the fewest permits left; else the latest reset.
+    fn tightness(&self) -> impl Ord + use<> {
+        (self.denied, Reverse(self.remaining), self.reset_after)
+    }
+}
+
+impl Note {
+    /// Has decisions on this thread written down here until it is dropped.
+    pub(crate) fn enter(&mut self) -> Entered<'_> {
+        let around = CURRENT.replace(Some(std::mem::take(self)));
+        Entered { note: self, around }
+    }
+
+    pub(crate) fn tightest(&self) -> Option<&Left> {
+        self.0.as_ref()
+    }
+
+    fn write(&mut self, left: Left) {
+        if self.0.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
+            self.0 = Some(left);
+        }
+    }
+}
+
+/// While it lives, decisions on this thread are written down.
+pub(crate) struct Entered<'a> {
+    note: &'a mut Note,
+    around: Option<Note>,
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        let note = CURRENT.replace(self.around);
+        *self.note = note.unwrap_or_default();
+    }
+}
+
+/// Writes an admission down, if a request is being polled.
+#[inline]
+pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
+    if Switches::load().has(Switch::Noted) {
+        write(limit, remaining, reset_after, false);
+    }
+}
+
+/// Writes a denial down, if a request is being polled.
+#[inline]
+pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
+    if Switches::load().has(Switch::Noted) {
+        write(limit, remaining, retry_after, true);
+    }
+}
+
+/// Windows shorter than a second, which clients cannot be told, are left out.
+#[cold]
+fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
+    if limit.per() < Duration::from_secs(1) {
+        return;
+    }
+    if let Some(mut note) = CURRENT.get() {
+        note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
+        CURRENT.set(Some(note));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn left_of(decisions: &[(u32, u64, bool)]) -> Option<(u32, u64)> {
+        let limit = Limit::new(10, Duration::from_secs(60));
+        let mut note = Note::default();
+        {
+            begin();
+            let _entered = note.enter();
+            for &(remaining, reset_after, is_denied) in decisions {
+                let write = if is_denied { denied } else { admitted };
+                write(limit, remaining, reset_after);
+            }
+        }
+        note.tightest().map(|left| (left.remaining, left.reset_after))
+    }
+
+    #[test]
+    fn fewest_permits_left_are_the_tightest() {
+        assert_eq!(left_of(&[(5, 1, false), (2, 1, false), (7, 1, false)]), Some((2, 1)));
+    }
+
+    #[test]
+    fn of_as_many_the_later_reset_is_the_tightest() {
+        assert_eq!(left_of(&[(5, 1, false), (5, 3, false), (5, 2, false)]), Some((5, 3)));
+    }
+
+    #[test]
+    fn a_denial_is_tighter_than_an_admission() {
+        assert_eq!(left_of(&[(0, 9, false), (3, 1, true), (0, 9, false)]), Some((3, 1)));
+    }
+
+    #[test]
+    fn a_note_within_a_note_is_kept_apart() {
+        let limit = Limit::new(10, Duration::from_secs(60));
+        let (mut outer, mut inner) = (Note::default(), Note::default());
+        begin();
+        {
+            let _outer = outer.enter();
+            admitted(limit, 8, 0);
+            {
+                let _inner = inner.enter();
+                admitted(limit, 1, 0);
+            }
+        }
+        admitted(limit, 0, 0);
+        let remaining = |note: &Note| note.tightest().map(|left| left.remaining);
+        assert_eq!((remaining(&outer), remaining(&inner)), (Some(8), Some(1)));
+    }
+
+    #[test]
+    fn windows_below_a_second_are_left_out() {
+        let mut note = Note::default();
+        begin();
+        {
+            let _entered = note.enter();
+            admitted(Limit::new(10, Duration::from_millis(999)), 0, 0);
+        }
+        assert!(note.tightest().is_none());
+    }
+}

@@ -1,0 +1,202 @@
+//! What is left, told in the headers of successful responses.
+
+use std::time::Duration;
+
+use actix_web::{App, HttpResponse, web};
+use axum::Router;
+use axum::http::HeaderValue;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use ratelimit_runtime::{
+    Limit, RateLimitExceeded, RateLimitHeaders, RateLimitHeadersLayer, RateLimitLayer, RateLimiter, rate_limit,
+};
+
+use crate::server::{Answer, Site, serve, serve_actix};
+
+/// `r` and `t`, of a response that tells of this policy.
+fn left(answer: &Answer, policy: &str) -> (u32, u32) {
+    let field = answer.header("ratelimit").unwrap_or_else(|| panic!("no RateLimit: {answer:?}"));
+    let numbers = field.strip_prefix(&*format!("\"{policy}\";r=")).unwrap_or_else(|| panic!("{policy}: {field}"));
+    let (remaining, reset) = numbers.split_once(";t=").unwrap();
+    (remaining.parse().unwrap(), reset.parse().unwrap())
+}
+
+#[rate_limit(count = 3, per = "60s")]
+async fn three() -> Result<&'static str, RateLimitExceeded> {
+    Ok("hello")
+}
+
+#[tokio::test]
+async fn successes_tell_policy_and_permits_left() {
+    let site = serve(Router::new().route("/", get(three)).layer(RateLimitHeadersLayer::new())).await;
+    for expected in [2, 1, 0] {
+        let answer = site.get("/").await;
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit-policy"), Some(r#""3-per-60s";q=3;w=60"#));
+        let (remaining, reset) = left(&answer, "3-per-60s");
+        assert_eq!(remaining, expected);
+        assert!((50..=60).contains(&reset), "{reset}");
+        assert_eq!(answer.header("x-ratelimit-limit"), None);
+        assert_eq!(answer.header("retry-after"), None);
+    }
+    let denied = site.get("/").await;
+    assert_eq!((denied.status, left(&denied, "3-per-60s").0), (429, 0));
+    assert_eq!(denied.headers.get_all("ratelimit").iter().count(), 1);
+}
+
+#[rate_limit(count = 7, per = "60s")]
+fn seven() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[rate_limit(count = 5, per = "1h")]
+async fn five() -> Result<(), RateLimitExceeded> {
+    tokio::task::yield_now().await;
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "10ms")]
+fn one_in_a_moment() -> Option<()> {
+    Some(())
+}
+
+#[tokio::test]
+async fn the_tightest_of_several_decisions_is_told() {
+    async fn handler() -> Result<&'static str, RateLimitExceeded> {
+        seven()?;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        five().await?;
+        tokio::task::yield_now().await;
+        seven()?;
+        one_in_a_moment();
+        Ok("hello")
+    }
+
+    let site = serve(Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new())).await;
+    assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 4);
+    // Seven less two a request is tighter by now: 3, where five has 3 too, but takes longer to be as new.
+    assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 3);
+    assert_eq!(left(&site.get("/").await, "7-per-60s").0, 1);
+    assert_eq!(site.get("/").await.status, 429);
+}
+
+#[tokio::test]
+async fn requests_that_are_handled_at_once_do_not_see_each_others_decisions() {
+    #[rate_limit(count = 1_000, per = "60s", key = name)]
+    async fn of(name: String) -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+
+    async fn handler(axum::extract::Path((name, times)): axum::extract::Path<(String, u32)>) -> Response {
+        for _ in 0..times {
+            of(name.clone()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        "hello".into_response()
+    }
+
+    let router = Router::new().route("/{name}/{times}", get(handler)).layer(RateLimitHeadersLayer::new());
+    let site = std::sync::Arc::new(serve(router).await);
+    let mut tasks = tokio::task::JoinSet::new();
+    for times in 0..40_u32 {
+        let site = site.clone();
+        tasks.spawn(async move { (times, site.get(&format!("/{times}/{times}")).await) });
+    }
+    for (times, answer) in tasks.join_all().await {
+        if times == 0 {
+            assert_eq!(answer.header("ratelimit"), None);
+        } else {
+            assert_eq!(left(&answer, "1000-per-60s").0, 1_000 - times);
+        }
+    }
+}
+
+async fn own_headers() -> Result<Response, RateLimitExceeded> {
+    seven_more()?;
+    let mut response = "hello".into_response();
+    response.headers_mut().insert("ratelimit", HeaderValue::from_static(r#""mine";r=1"#));
+    Ok(response)
+}
+
+#[rate_limit(count = 7, per = "60s")]
+fn seven_more() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_a_handler_tells_itself_is_kept() {
+    let site = serve(Router::new().route("/", get(own_headers)).layer(RateLimitHeadersLayer::new())).await;
+    let answer = site.get("/").await;
+    assert_eq!(answer.header("ratelimit"), Some(r#""mine";r=1"#));
+    assert_eq!(answer.header("ratelimit-policy"), None);
+}
+
+#[tokio::test]
+async fn a_handler_without_a_limit_tells_nothing() {
+    let site = serve(Router::new().route("/", get(async || "hello")).layer(RateLimitHeadersLayer::new())).await;
+    assert_eq!(site.get("/").await.header("ratelimit"), None);
+}
+
+#[rate_limit(count = 1, per = "60s")]
+async fn one() -> Result<&'static str, RateLimitExceeded> {
+    Ok("hello")
+}
+
+async fn assert_trio(site: &Site) {
+    for (status, remaining) in [(200, "0"), (429, "0")] {
+        let answer = site.get("/").await;
+        assert_eq!(answer.status, status);
+        assert_eq!(answer.header("x-ratelimit-limit"), Some("1"));
+        assert_eq!(answer.header("x-ratelimit-remaining"), Some(remaining));
+        let reset: u32 = answer.header("x-ratelimit-reset").unwrap().parse().unwrap();
+        assert!((50..=60).contains(&reset), "{reset}");
+        assert_eq!(left(&answer, "1-per-60s").0, 0);
+    }
+}
+
+#[tokio::test]
+async fn old_clients_are_told_by_three_headers() {
+    let layer = RateLimitHeadersLayer::new().with_x_rate_limit();
+    assert_trio(&serve(Router::new().route("/", get(one)).layer(layer)).await).await;
+}
+
+#[tokio::test]
+async fn a_limit_of_the_whole_router_is_told_too() {
+    static ALL: RateLimiter = RateLimiter::new("headers-of-all", &[Limit::new(2, Duration::from_secs(60))]);
+    let router = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::unkeyed(&ALL));
+    let site = serve(router.layer(RateLimitHeadersLayer::new())).await;
+    assert_eq!(left(&site.get("/").await, "2-per-60s").0, 1);
+}
+
+#[rate_limit(count = 3, per = "60s")]
+fn three_blocking() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+async fn calls_blocking() -> Result<HttpResponse, actix_web::Error> {
+    three_blocking()?;
+    Ok(HttpResponse::Ok().body("hello"))
+}
+
+#[actix_web::test]
+async fn actix_successes_tell_policy_and_permits_left() {
+    let site = serve_actix!(App::new().wrap(RateLimitHeaders::new()).route("/", web::get().to(calls_blocking)));
+    for expected in [2, 1, 0] {
+        let answer = site.get("/").await;
+        assert_eq!((answer.status, left(&answer, "3-per-60s").0), (200, expected));
+        assert_eq!(answer.header("ratelimit-policy"), Some(r#""3-per-60s";q=3;w=60"#));
+    }
+    let denied = site.get("/").await;
+    assert_eq!((denied.status, left(&denied, "3-per-60s").0), (429, 0));
+}
+
+#[actix_web::test]
+async fn old_clients_of_actix_are_told_by_three_headers() {
+    #[rate_limit(count = 1, per = "60s")]
+    async fn one() -> Result<&'static str, actix_web::Error> {
+        Ok("hello")
+    }
+
+    let headers = || RateLimitHeaders::new().with_x_rate_limit();
+    assert_trio(&serve_actix!(App::new().wrap(headers()).route("/", web::get().to(one)))).await;
+}

@@ -1,0 +1,271 @@
+//! `RateLimitLayer`: whole routers and services, and what clients send.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use ratelimit_runtime::{ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitLayer, RateLimiter};
+use tower::limit::ConcurrencyLimitLayer;
+use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
+
+use crate::server::serve;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn limiter(name: &str, count: u32) -> RateLimiter {
+    RateLimiter::builder(name).limit(Limit::new(count, MINUTE)).build().unwrap()
+}
+
+#[tokio::test]
+async fn a_whole_router_is_limited_by_key() {
+    static API: RateLimiter = RateLimiter::new("layer-of-a-router", &[Limit::new(1, MINUTE)]);
+    let by_token = RateLimitLayer::new(&API, |request: &Request| {
+        request.headers().get("authorization").map(|token| token.as_bytes().to_vec())
+    });
+    let routes = Router::new().route("/a", get(async || "a")).route("/b", get(async || "b"));
+    let site = serve(routes.layer(by_token)).await;
+    let token = |token| [("authorization", token)];
+    assert_eq!(site.get_with("/a", &token("private-ann")).await.body, "a");
+    let denied = site.get_with("/b", &token("private-ann")).await;
+    denied.assert_is_429("router");
+    assert!(!denied.tells("private-ann") && !denied.tells("layer-of-a-router"), "{denied:?}");
+    assert_eq!(site.get_with("/b", &token("bob")).await.body, "b");
+    // No token is a bucket of its own, not a bypass.
+    assert_eq!(site.statuses("/a", 2).await, [200, 429]);
+    // One limiter: whoever else asks it is limited too.
+    assert!(API.check(Some(b"bob".to_vec()), 1).is_err());
+}
+
+#[tokio::test]
+async fn a_router_is_limited_by_the_address_of_its_clients() {
+    let config = ClientIpConfig::x_forwarded_for(["127.0.0.1"]).unwrap();
+    let layer =
+        RateLimitLayer::new(limiter("layer-by-address", 1), move |request: &Request| config.client_of(request).ok());
+    let site = serve(Router::new().route("/", get(async || "hello")).layer(layer)).await;
+    let status = async |from: &str| site.get_with("/", &[("x-forwarded-for", from)]).await.status;
+    assert_eq!(status("203.0.113.1").await, 200);
+    assert_eq!(status("203.0.113.2").await, 200);
+    assert_eq!(status("203.0.113.3, 203.0.113.1").await, 429);
+}
+
+#[tokio::test]
+async fn the_extractors_configuration_serves_the_layer_too() {
+    let layer = RateLimitLayer::new(limiter("layer-by-extension", 1), |request: &Request| ClientIp::of(request).ok());
+    let config = axum::Extension(ClientIpConfig::x_forwarded_for(["127.0.0.1"]).unwrap());
+    let site = serve(Router::new().route("/", get(async || "hello")).layer(layer).layer(config)).await;
+    for (from, status) in [("203.0.113.1", 200), ("203.0.113.2", 200), ("203.0.113.1", 429)] {
+        assert_eq!(site.get_with("/", &[("x-forwarded-for", from)]).await.status, status);
+    }
+}
+
+#[tokio::test]
+async fn requests_may_cost_more_or_be_exempt() {
+    let layer = RateLimitLayer::unkeyed(limiter("layer-with-costs", 5))
+        .cost(|request: &Request| if request.uri().path() == "/big" { 4 } else { 1 })
+        .exempt_when(|request| request.uri().path() == "/health");
+    let routes = Router::new().route("/{*path}", get(async || "hello"));
+    let site = serve(routes.layer(layer)).await;
+    assert_eq!(site.statuses("/health", 9).await, [200; 9]);
+    assert_eq!(site.statuses("/big", 2).await, [200, 429]);
+    assert_eq!(site.statuses("/small", 2).await, [200, 429]);
+}
+
+#[tokio::test]
+async fn a_denied_request_gets_the_response_of_ones_own() {
+    let layer = RateLimitLayer::new(limiter("layer-own-response", 1), |_: &Request| "all")
+        .deny_with(|exceeded| (StatusCode::SERVICE_UNAVAILABLE, format!("{:?}", exceeded.kind())).into_response());
+    let site = serve(Router::new().route("/", get(async || "hello")).layer(layer)).await;
+    assert_eq!(site.get("/").await.status, 200);
+    let denied = site.get("/").await;
+    assert_eq!((denied.status, &*denied.body), (503, "Limited"));
+}
+
+/// A service whose requests and responses are numbers.
+fn echo() -> impl Service<u32, Response = u32, Error = Infallible, Future = Ready<Result<u32, Infallible>>> + Clone {
+    service_fn(|number: u32| ready(Ok(number)))
+}
+
+#[tokio::test]
+async fn a_denied_request_fails_where_the_response_cannot_say_it() {
+    let layer = RateLimitLayer::new(limiter("layer-error", 1), |number: &u32| *number % 2).error_on_denied();
+    let service = layer.layer(echo());
+    assert_eq!(service.clone().oneshot(2).await.unwrap(), 2);
+    assert_eq!(service.clone().oneshot(3).await.unwrap(), 3);
+    let error = service.oneshot(4).await.unwrap_err();
+    assert_eq!(error.downcast::<RateLimitExceeded>().unwrap().limiter(), "layer-error");
+}
+
+#[tokio::test]
+async fn all_services_and_clones_share_one_limiter() {
+    let layer = RateLimitLayer::unkeyed(limiter("layer-shared", 4)).error_on_denied();
+    let first = layer.layer(echo());
+    let services = [first.clone(), first, layer.clone().layer(echo()), layer.layer(echo())];
+    for service in services.clone() {
+        assert!(service.oneshot(1).await.is_ok());
+    }
+    for service in services {
+        assert!(service.oneshot(1).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_decided_when_its_future_is_polled() {
+    let limiter = limiter("layer-polled", 1);
+    let mut service = RateLimitLayer::unkeyed(&limiter).error_on_denied().layer(echo());
+    let unpolled = service.ready().await.unwrap().call(1);
+    drop(unpolled);
+    assert!(limiter.check((), 1).is_ok());
+}
+
+/// Panics where it is called without having been ready. A clone is not ready.
+struct Strict {
+    is_ready: bool,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Clone for Strict {
+    fn clone(&self) -> Strict {
+        Strict { is_ready: false, calls: self.calls.clone() }
+    }
+}
+
+impl Service<u32> for Strict {
+    type Response = u32;
+    type Error = Infallible;
+    type Future = Ready<Result<u32, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.is_ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: u32) -> Self::Future {
+        assert!(std::mem::take(&mut self.is_ready), "called without having been ready");
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        ready(Ok(request))
+    }
+}
+
+#[tokio::test]
+async fn the_service_that_was_ready_is_the_one_that_is_called() {
+    let calls = Arc::new(AtomicUsize::new(0));
+    let strict = Strict { is_ready: false, calls: calls.clone() };
+    let mut service = RateLimitLayer::unkeyed(limiter("layer-ready", 3)).error_on_denied().layer(strict);
+    let futures: Vec<_> = {
+        let mut futures = Vec::new();
+        for number in 0..5 {
+            futures.push(service.ready().await.unwrap().call(number));
+        }
+        futures
+    };
+    let mut admitted = 0;
+    for future in futures {
+        admitted += usize::from(future.await.is_ok());
+    }
+    assert_eq!((admitted, calls.load(Ordering::Relaxed)), (3, 3));
+}
+
+#[tokio::test]
+async fn a_denied_request_gives_its_readiness_back() {
+    let layer = RateLimitLayer::unkeyed(limiter("layer-readiness", 1)).error_on_denied();
+    let mut service = ServiceBuilder::new().layer(layer).layer(ConcurrencyLimitLayer::new(1)).service(echo());
+    for number in 0..3 {
+        // Would hang if a denied request kept the one permit.
+        let ready = tokio::time::timeout(Duration::from_secs(10), service.ready()).await.unwrap().unwrap();
+        assert_eq!(ready.call(number).await.is_ok(), number == 0);
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_service_within_is_passed_on() {
+    let failing = service_fn(|_: u32| ready(Err::<u32, _>(std::io::Error::other("down"))));
+    let service = RateLimitLayer::unkeyed(limiter("layer-inner-error", 9)).error_on_denied().layer(failing);
+    assert_eq!(service.oneshot(1).await.unwrap_err().to_string(), "down");
+}
+
+#[tokio::test(start_paused = true)]
+async fn waiting_requests_are_sent_in_order_each_when_it_is_due() {
+    let limiter = RateLimiter::builder("layer-wait").limit(Limit::new(1, Duration::from_secs(10))).build().unwrap();
+    let layer = RateLimitLayer::unkeyed(limiter).wait().error_on_denied();
+    let start = tokio::time::Instant::now();
+    let service = layer.layer(service_fn(move |number: u32| ready(Ok::<_, Infallible>((number, start.elapsed())))));
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..4 {
+        tasks.spawn(service.clone().oneshot(number));
+        tokio::task::yield_now().await;
+    }
+    let mut sent: Vec<_> = tasks.join_all().await.into_iter().map(Result::unwrap).collect();
+    sent.sort_unstable();
+    for (number, at) in sent {
+        assert_eq!(u64::from(number) * 10, at.as_secs(), "{number} at {at:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_would_wait_too_long_is_denied_at_once() {
+    let layer = RateLimitLayer::unkeyed(limiter("layer-at-most", 1)).wait_at_most(Duration::from_secs(59));
+    let service = layer.error_on_denied().layer(echo());
+    assert!(service.clone().oneshot(1).await.is_ok());
+    assert!(service.clone().oneshot(2).await.is_err());
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert!(service.oneshot(3).await.is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_given_up_while_it_waits_gives_its_permit_back() {
+    let limiter = limiter("layer-cancelled", 1);
+    let was_called = Arc::new(AtomicBool::new(false));
+    let seen = was_called.clone();
+    let service = RateLimitLayer::unkeyed(&limiter).wait().error_on_denied().layer(service_fn(move |number: u32| {
+        seen.store(true, Ordering::Relaxed);
+        ready(Ok::<_, Infallible>(number))
+    }));
+    limiter.check_async((), 1).await.unwrap();
+    let given_up = tokio::time::timeout(Duration::from_secs(30), service.clone().oneshot(1)).await;
+    assert!(given_up.is_err() && !was_called.load(Ordering::Relaxed));
+    tokio::time::advance(Duration::from_secs(31)).await;
+    assert!(limiter.check_async((), 1).await.is_ok(), "the booking was kept");
+}
+
+#[tokio::test]
+async fn a_client_of_reqwest_never_exceeds_the_limit() {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = seen.clone();
+    let site_router = Router::new().route(
+        "/",
+        get(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+            ready("hello")
+        }),
+    );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, site_router).await.unwrap() });
+
+    let limit = Limit::new(5, Duration::from_millis(500));
+    let limiter = RateLimiter::builder("layer-reqwest").limit(limit).build().unwrap();
+    let by_host =
+        RateLimitLayer::new(limiter, |request: &reqwest::Request| request.url().host_str().map(str::to_owned));
+    let client = ServiceBuilder::new()
+        .layer(by_host.wait().error_on_denied())
+        .service(reqwest::Client::builder().no_proxy().build().unwrap());
+    let start = Instant::now();
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        let request = reqwest::Request::new(reqwest::Method::GET, url.parse().unwrap());
+        tasks.spawn(client.clone().oneshot(request));
+    }
+    let answers = tasks.join_all().await;
+    assert!(answers.iter().all(|answer| answer.as_ref().is_ok_and(|response| response.status().is_success())));
+    assert_eq!(seen.load(Ordering::Relaxed), 12);
+    // Five at once, five after half a second, two after a second.
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+}

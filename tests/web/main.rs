@@ -1,0 +1,8 @@
+//! Web services under limits: real servers on 127.0.0.1, asked by real clients.
+
+mod actix;
+mod axum;
+mod grpc;
+mod headers;
+mod layer;
+mod server;

@@ -1,0 +1,105 @@
+//! Servers of a test, and a client of theirs.
+
+use std::net::SocketAddr;
+
+use axum::Router;
+use reqwest::Client;
+use reqwest::header::HeaderMap;
+
+/// Serves until the test's runtime ends.
+pub(crate) async fn serve(router: Router) -> Site {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
+    Site::at(address)
+}
+
+/// Serves until the test's system ends.
+macro_rules! serve_actix {
+    ($app:expr) => {{
+        let server = actix_web::HttpServer::new(move || $app).workers(1).bind("127.0.0.1:0").unwrap();
+        let address = server.addrs()[0];
+        actix_web::rt::spawn(server.run());
+        crate::server::Site::at(address)
+    }};
+}
+
+pub(crate) use serve_actix;
+
+/// A server, by name.
+pub(crate) struct Site {
+    url: String,
+    client: Client,
+}
+
+impl Site {
+    pub(crate) fn at(address: SocketAddr) -> Site {
+        Site { url: format!("http://{address}"), client: Client::builder().no_proxy().build().unwrap() }
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.get_with(path, &[]).await
+    }
+
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.client.get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Answer::of(request.send().await.unwrap()).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, body: &'static str) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.url)).header("content-type", "application/json");
+        Answer::of(request.body(body).send().await.unwrap()).await
+    }
+
+    /// The statuses of so many requests, one after the other.
+    pub(crate) async fn statuses(&self, path: &str, requests: usize) -> Vec<u16> {
+        let mut statuses = Vec::new();
+        for _ in 0..requests {
+            statuses.push(self.get(path).await.status);
+        }
+        statuses
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: String,
+}
+
+impl Answer {
+    async fn of(response: reqwest::Response) -> Answer {
+        Answer {
+            status: response.status().as_u16(),
+            headers: response.headers().clone(),
+            body: response.text().await.unwrap(),
+        }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    /// Whether a text is anywhere in it.
+    pub(crate) fn tells(&self, text: &str) -> bool {
+        self.body.contains(text) || format!("{:?}", self.headers).contains(text)
+    }
+
+    /// The 429 as this crate makes it, of a limit of one a minute.
+    pub(crate) fn assert_is_429(&self, name: &str) {
+        assert_eq!(self.status, 429, "{name}: {self:?}");
+        let retry_after: u64 = self.header("retry-after").expect(name).parse().unwrap();
+        assert!((1..=60).contains(&retry_after), "{name}: {retry_after}");
+        assert_eq!(self.header("ratelimit-policy"), Some(r#""1-per-60s";q=1;w=60"#), "{name}");
+        assert_eq!(self.header("ratelimit"), Some(&*format!(r#""1-per-60s";r=0;t={retry_after}"#)), "{name}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"), "{name}");
+        let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded", "{name}");
+        assert_eq!(problem["violated-policies"], serde_json::json!(["1-per-60s"]), "{name}");
+    }
+}
