@@ -44,25 +44,6 @@ impl Groups {
         self.groups.push_back(group);
     }
 
-    /// Adds `permits` at `at`, which is not before the last group, if no more than `most` are then on record; to the last
-    /// group where that is of the same time or not full yet.
-    #[inline]
-    pub(crate) fn add(&mut self, at: u64, permits: u64, most: u64, full: u64) -> bool {
-        let total = self.total + permits;
-        if total > most {
-            return false;
-        }
-        self.total = total;
-        match self.groups.back_mut() {
-            Some(last) if last.at == at || last.permits < full => {
-                last.at = at;
-                last.permits += permits;
-            }
-            _ => self.groups.push_back(Group { at, permits }),
-        }
-        true
-    }
-
     /// Moves the last group to `at` and adds `permits` to it.
     pub(crate) fn extend_last(&mut self, at: u64, permits: u64) {
         if let Some(last) = self.groups.back_mut() {

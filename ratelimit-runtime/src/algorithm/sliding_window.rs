@@ -7,7 +7,7 @@
 //! `count` up to 64 that is none, and the answers are the log's own.
 
 use super::Rule;
-use super::groups::{Group, Groups, MOST};
+use super::groups::{Group, Groups};
 
 /// Permits admitted less than `per` ago, and those booked ahead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -41,19 +41,6 @@ impl SlidingWindow {
             }
         }
         from
-    }
-
-    /// Takes `cost` permits at `now`, or says when they would fit. Nothing on record lies ahead of `now`.
-    #[inline]
-    pub(crate) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
-        self.trim(rule, now);
-        if !self.groups.add(now, cost.into(), rule.capacity().into(), rule.group.into()) {
-            return Err(self.earliest(rule, now, cost));
-        }
-        if self.groups.len() > MOST {
-            self.bound(rule, now);
-        }
-        Ok(())
     }
 
     /// Records `cost` permits at `at`; returns the time that the newest group had before, for [`undo`](Self::undo).

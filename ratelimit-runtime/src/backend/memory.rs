@@ -1,6 +1,7 @@
 //! Buckets in this process's memory: bounded, sharded, correct under threads.
 
 mod compact;
+mod ring;
 mod table;
 mod unkeyed;
 

@@ -5,6 +5,7 @@
 
 use smallvec::smallvec;
 
+use super::ring::Ring;
 use crate::algorithm::Rule;
 use crate::algorithm::groups::Group;
 use crate::algorithm::record::{Record, State};
@@ -111,6 +112,11 @@ impl Tat {
         if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
     }
 
+    /// The last time of which the units are not above this.
+    pub(super) fn begun(self, rule: &Rule) -> u64 {
+        clock::origin().saturating_add(self.0 / rule.rate.units)
+    }
+
     /// The state after `cost` permits at `now` in units, or the units at which they would be admitted.
     #[inline]
     pub(super) fn after(self, rule: &Rule, now: u64, cost: u32) -> Result<Tat, u64> {
@@ -190,37 +196,23 @@ pub(super) enum Window {
         permits: u32,
         at: u64,
     },
-    Many(Box<SlidingWindow>),
+    Many(Ring),
     Moved,
 }
 
+/// Places of a ring at first.
+const FEW: usize = 4;
+
 impl Window {
-    fn as_many(&self) -> SlidingWindow {
+    fn to_window(&self) -> SlidingWindow {
+        let mut window = SlidingWindow::default();
         match self {
-            Window::Many(window) => (**window).clone(),
-            Window::One { permits, at } => {
-                let mut window = SlidingWindow::default();
-                if *permits > 0 {
-                    window.groups.push(Group { at: *at, permits: u64::from(*permits) });
-                }
-                window
-            }
-            Window::Moved => SlidingWindow::default(),
+            Window::Many(ring) => return ring.to_window(),
+            Window::One { permits: 0, .. } | Window::Moved => {}
+            Window::One { permits, at } => window.groups.push(Group { at: *at, permits: u64::from(*permits) }),
         }
+        window
     }
-}
-
-/// As [`Compact::take`], of a window that has a place of its own.
-#[inline]
-pub(super) fn take(window: &mut SlidingWindow, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
-    // The clock of another core may be a little behind.
-    let now = window.groups.last().map_or(now, |last| now.max(last.at));
-    window.take(rule, now, cost)
-}
-
-pub(super) fn left(window: &SlidingWindow, rule: &Rule) -> Left {
-    let taken = u32::try_from(window.groups.total()).unwrap_or(u32::MAX);
-    Left { remaining: rule.capacity().saturating_sub(taken), fresh_at: window.fresh_at(rule) }
 }
 
 pub(super) fn window_record(window: SlidingWindow) -> Record {
@@ -245,7 +237,7 @@ impl Compact for Window {
     #[inline]
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         match self {
-            Window::Many(window) => take(window, rule, now, cost),
+            Window::Many(ring) => ring.take(rule, now, cost),
             Window::One { permits, at } => {
                 let now = now.max(*at);
                 if *permits == 0 || now - *at >= rule.per() {
@@ -259,28 +251,27 @@ impl Compact for Window {
                     (*permits, *at) = (*permits + cost, now);
                     return Ok(());
                 }
-                let mut window = self.as_many();
-                window.charge(rule, now, cost);
-                *self = Window::Many(Box::new(window));
-                Ok(())
+                let mut ring = Ring::new(FEW);
+                let taken = ring.take(rule, *at, *permits).and_then(|()| ring.take(rule, now, cost));
+                *self = Window::Many(ring);
+                taken
             }
             Window::Moved => Ok(()),
         }
     }
 
     fn left(&self, rule: &Rule, _: u64) -> Left {
-        match self {
-            Window::Many(window) => left(window, rule),
-            Window::One { permits, at } => {
-                Left { remaining: rule.capacity().saturating_sub(*permits), fresh_at: at.saturating_add(rule.per()) }
-            }
-            Window::Moved => Left::default(),
-        }
+        let taken = match self {
+            Window::Many(ring) => ring.total(),
+            Window::One { permits, .. } => *permits,
+            Window::Moved => return Left::default(),
+        };
+        Left { remaining: rule.capacity().saturating_sub(taken), fresh_at: self.fresh_at(rule) }
     }
 
     fn fresh_at(&self, rule: &Rule) -> u64 {
         match self {
-            Window::Many(window) => window.fresh_at(rule),
+            Window::Many(ring) => ring.last().map_or(0, |last| last.at.saturating_add(rule.per())),
             Window::One { permits: 0, .. } | Window::Moved => 0,
             Window::One { at, .. } => at.saturating_add(rule.per()),
         }
@@ -288,26 +279,26 @@ impl Compact for Window {
 
     fn is_denying(&self, rule: &Rule, now: u64) -> bool {
         match self {
-            Window::Many(window) => window.earliest(rule, now, 1) > now,
+            Window::Many(ring) => ring.earliest(rule, now, 1) > now,
             Window::One { permits, at } => *permits >= rule.capacity() && at.saturating_add(rule.per()) > now,
             Window::Moved => false,
         }
     }
 
     fn to_record(&self, _: &Rule, _: u64) -> Record {
-        window_record(self.as_many())
+        window_record(self.to_window())
     }
 
-    fn from_record(record: &Record, _: &Rule, now: u64) -> Option<Window> {
+    fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Window> {
         let State::Sliding(window) = record.limits.first()? else { return None };
         if !is_plain(record, now) {
             return None;
         }
         let Some(Group { at, permits }) = window.groups.last() else { return Some(Window::fresh()) };
-        Some(match u32::try_from(permits) {
-            Ok(permits) if window.groups.len() == 1 => Window::One { permits, at },
-            _ => Window::Many(Box::new(window.clone())),
-        })
+        match u32::try_from(permits) {
+            Ok(permits) if window.groups.len() == 1 => Some(Window::One { permits, at }),
+            _ => Ring::from_window(window, rule).map(Window::Many),
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! The one bucket of a limiter without keys: nothing is hashed, and where the limit allows it nothing is locked.
 
-use super::compact::{Compact, Tat, Verdict, take, window_record};
+use super::compact::{Compact, Tat, Verdict, window_record};
+use super::ring::Hot;
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
-use crate::algorithm::sliding_window::SlidingWindow;
 use crate::algorithm::token_bucket::tick;
 use crate::sync::{AtomicU64, Lock, Ordering};
 
@@ -32,7 +32,7 @@ pub(super) struct Line<T>(T);
 ///
 /// The word never goes back, but for a [`reset`](Unkeyed::reset) and for additions that went too far.
 pub(super) struct Seen {
-    /// The word is not below this, in units, and there was room to spare when it was that much.
+    /// The word is not below the units of any earlier time, and there was room to spare when that was found out.
     busy_until: AtomicU64,
     /// A call for one permit is denied until then, to the nanosecond.
     denied_until: AtomicU64,
@@ -41,8 +41,8 @@ pub(super) struct Seen {
 }
 
 pub(super) enum WindowState {
-    Small(SlidingWindow),
-    Full(Record),
+    Small(Hot),
+    Full(Box<Record>),
 }
 
 /// There is room to spare where so many more calls fit than the one at hand. It takes more threads than that, all of them
@@ -69,7 +69,7 @@ impl Unkeyed {
     pub(super) fn window() -> Unkeyed {
         Unkeyed::Window {
             denied_until: Line(AtomicU64::new(0)),
-            state: Line(Lock::new(WindowState::Small(SlidingWindow::default()))),
+            state: Line(Lock::new(WindowState::Small(Hot::new()))),
         }
     }
 
@@ -82,14 +82,7 @@ impl Unkeyed {
     pub(super) fn take(&self, rule: &Rule, now: u64, cost: u32) -> Verdict {
         match self {
             Unkeyed::Token { word, seen, .. } => take_token(&word.0, &seen.0, rule, now, cost),
-            Unkeyed::Window { denied_until, state } => {
-                // Written under the lock, with the state that it tells of.
-                let denied = denied_until.0.load(Ordering::Acquire);
-                if cost == 1 && now < denied {
-                    return Verdict::Denied(denied);
-                }
-                take_window(&denied_until.0, &state.0, rule, now, cost)
-            }
+            Unkeyed::Window { denied_until, state } => take_window(&denied_until.0, &state.0, rule, now, cost),
             Unkeyed::Any(_) => Verdict::Unknown,
         }
     }
@@ -109,8 +102,8 @@ impl Unkeyed {
             Unkeyed::Window { denied_until, state } => {
                 let mut state = state.0.lock();
                 denied_until.0.store(0, Ordering::Release);
-                if let WindowState::Small(window) = &mut *state {
-                    *state = WindowState::Full(window_record(std::mem::take(window)));
+                if let WindowState::Small(window) = &*state {
+                    *state = WindowState::Full(Box::new(window_record(window.to_window())));
                 }
                 match &mut *state {
                     WindowState::Full(record) => f(record),
@@ -130,8 +123,8 @@ impl Unkeyed {
                 if tat.is_moved() { record.clone() } else { tat.to_record(rule, now) }
             }
             Unkeyed::Window { state, .. } => match &*state.0.lock() {
-                WindowState::Small(window) => window_record(window.clone()),
-                WindowState::Full(record) => record.clone(),
+                WindowState::Small(window) => window_record(window.to_window()),
+                WindowState::Full(record) => (**record).clone(),
             },
             Unkeyed::Any(record) => record.lock().clone(),
         }
@@ -150,7 +143,7 @@ impl Unkeyed {
             Unkeyed::Window { denied_until, state } => {
                 let mut state = state.0.lock();
                 denied_until.0.store(0, Ordering::Release);
-                *state = WindowState::Small(SlidingWindow::default());
+                *state = WindowState::Small(Hot::new());
             }
             Unkeyed::Any(record) => *record.lock() = Record::default(),
         }
@@ -159,34 +152,26 @@ impl Unkeyed {
 
 #[inline]
 fn take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, cost: u32) -> Verdict {
-    let units = Tat::units(rule, now);
-    if cost != 1 {
-        return take_token_exactly(word, seen, rule, now, units, cost);
-    }
-    // An addition wins where threads meet, because it never has to be tried again.
-    if units < seen.busy_until.load(Ordering::Relaxed) {
-        let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
-        // Neither a word that has moved nor one that is below `units` passes.
-        if before.wrapping_sub(units) < seen.ample {
-            return Verdict::Admitted;
+    if cost == 1 {
+        // An addition wins where threads meet, because it never has to be tried again.
+        if now < seen.busy_until.load(Ordering::Relaxed) {
+            let units = Tat::units(rule, now);
+            let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
+            // Neither a word that has moved nor one that is below `units` passes.
+            if before.wrapping_sub(units) < seen.ample {
+                return Verdict::Admitted;
+            }
+            return added(word, seen, rule, now, before);
         }
-        return added(word, seen, rule, now, units, before);
+        let until = seen.denied_until.load(Ordering::Relaxed);
+        if now < until {
+            return Verdict::Denied(until);
+        }
     }
-    if let Some(until) = seen.denial(now) {
-        return Verdict::Denied(until);
-    }
-    take_token_exactly(word, seen, rule, now, units, 1)
+    take_token_exactly(word, seen, rule, now, cost)
 }
 
 impl Seen {
-    /// Until when a call for one permit at `now` is denied, if that is known.
-    #[inline]
-    fn denial(&self, now: u64) -> Option<u64> {
-        let until = self.denied_until.load(Ordering::Relaxed);
-        // On a coarser clock it is denied until the next tick.
-        (now < until && tick(now) == 1).then_some(until)
-    }
-
     /// Keeps until when a call for one permit is denied by a word that was `tat`.
     ///
     /// Whoever sets the word back forgets the denial after that. So either that thread comes later, or this one, which
@@ -204,9 +189,10 @@ impl Seen {
     }
 }
 
-/// Takes `cost` permits at `now`, which is so many `units`, and notes what it finds.
+/// Takes `cost` permits, and notes what it finds.
 #[inline(never)]
-fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, units: u64, cost: u32) -> Verdict {
+fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, cost: u32) -> Verdict {
+    let units = Tat::units(rule, now);
     let mut tat = word.load(Ordering::Relaxed);
     loop {
         if Tat(tat).is_moved() {
@@ -216,6 +202,7 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, unit
             Ok(next) => next,
             Err(units) => {
                 let until = Tat::time(rule, units, now);
+                // By a coarser clock it would be denied until a tick, which is later.
                 if cost == 1 && tick(now) == 1 {
                     seen.keep_denial(word, tat, until);
                 }
@@ -225,7 +212,7 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, unit
         match word.compare_exchange_weak(tat, next.0, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => {
                 if next.0 - units < seen.ample {
-                    seen.busy_until.store(next.0, Ordering::Relaxed);
+                    seen.busy_until.store(next.begun(rule), Ordering::Relaxed);
                 }
                 return Verdict::Admitted;
             }
@@ -237,7 +224,8 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, unit
 /// The rest of a call that has added a permit to a word that was `before`, and found no room to spare there.
 #[cold]
 #[inline(never)]
-fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, units: u64, before: u64) -> Verdict {
+fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, before: u64) -> Verdict {
+    let units = Tat::units(rule, now);
     seen.busy_until.store(0, Ordering::Relaxed);
     if Tat(before).is_moved() {
         return Verdict::Unknown;
@@ -250,7 +238,7 @@ fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, units: u64, befor
         }
         take_back(word, seen, next, rule.permit());
     }
-    take_token_exactly(word, seen, rule, now, units, 1)
+    take_token_exactly(word, seen, rule, now, 1)
 }
 
 /// Takes an addition back that went too far and made the word `next`.
@@ -268,15 +256,24 @@ fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
     }
 }
 
-#[inline(never)]
+#[inline]
 fn take_window(denied_until: &AtomicU64, state: &Lock<WindowState>, rule: &Rule, now: u64, cost: u32) -> Verdict {
+    // Written under the lock, with the state that it tells of.
+    let denied = denied_until.load(Ordering::Acquire);
+    if cost == 1 && now < denied {
+        return Verdict::Denied(denied);
+    }
     let mut state = state.lock();
     let WindowState::Small(window) = &mut *state else { return Verdict::Unknown };
-    let taken = take(window, rule, now, cost);
-    if let (Err(at), 1) = (taken, cost) {
-        denied_until.store(at, Ordering::Release);
+    match window.take(rule, now, cost) {
+        Ok(()) => Verdict::Admitted,
+        Err(until) => {
+            if cost == 1 {
+                denied_until.store(until, Ordering::Release);
+            }
+            Verdict::Denied(until)
+        }
     }
-    taken.into()
 }
 
 /// Every order in which two or three threads can take the steps of the shared bucket.

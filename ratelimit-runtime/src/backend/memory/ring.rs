@@ -1,0 +1,235 @@
+//! Sliding windows for calls that are neither booked nor given back: the groups of permits in a ring, which is one allocation.
+
+use crate::algorithm::groups::Group;
+use crate::algorithm::sliding_window::SlidingWindow;
+use crate::algorithm::{GROUPS, Rule};
+
+/// Groups from the oldest to the newest, of which all but the newest are full: never more than 64 of them.
+#[derive(Debug)]
+pub(super) struct Ring {
+    /// A power of two of places, at least one.
+    places: Box<[Group]>,
+    /// Permits in all groups.
+    total: u32,
+    /// Place of the oldest group.
+    first: u8,
+    /// Groups.
+    len: u8,
+    #[expect(dead_code, reason = "for the compiler")]
+    spare: Spare,
+}
+
+/// A byte of which an enum around the ring uses the other values as its tag.
+#[derive(Clone, Copy, Debug)]
+#[repr(u8)]
+enum Spare {
+    Always,
+}
+
+/// Groups of a window at the most.
+const MOST: usize = GROUPS as usize;
+const EMPTY: Group = Group { at: 0, permits: 0 };
+
+impl Ring {
+    pub(super) fn new(places: usize) -> Ring {
+        let places = vec![EMPTY; places.next_power_of_two()].into();
+        Ring { places, total: 0, first: 0, len: 0, spare: Spare::Always }
+    }
+
+    /// A window's groups, unless refunds have left holes in them.
+    pub(super) fn from_window(window: &SlidingWindow, rule: &Rule) -> Option<Ring> {
+        let groups = window.groups.len();
+        let full = u64::from(rule.group);
+        if window.groups.iter().take(groups.saturating_sub(1)).any(|group| group.permits < full) {
+            return None;
+        }
+        let total = u32::try_from(window.groups.total()).ok()?;
+        let mut ring = Ring { total, len: u8::try_from(groups).ok()?, ..Ring::new(groups) };
+        for (place, group) in ring.places.iter_mut().zip(window.groups.iter()) {
+            *place = *group;
+        }
+        Some(ring)
+    }
+
+    pub(super) fn to_window(&self) -> SlidingWindow {
+        let mut window = SlidingWindow::default();
+        for group in self.iter() {
+            window.groups.push(group);
+        }
+        window
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Group> + '_ {
+        (0..self.len).map(|index| self.places[self.place(index)])
+    }
+
+    /// Where the group of that index is, counted from the oldest.
+    #[inline]
+    fn place(&self, index: u8) -> usize {
+        usize::from(self.first.wrapping_add(index)) & (self.places.len() - 1)
+    }
+
+    pub(super) fn last(&self) -> Option<Group> {
+        (self.len > 0).then(|| self.places[self.place(self.len - 1)])
+    }
+
+    pub(super) fn total(&self) -> u32 {
+        self.total
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, or says when they would fit.
+    #[inline]
+    pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        if self.len == 0 {
+            return self.push(now, cost);
+        }
+        let newest = self.place(self.len - 1);
+        let last = self.places[newest];
+        // The clock of another core may be a little behind.
+        let now = now.max(last.at);
+        self.trim(rule, now);
+        if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+            return Err(self.earliest(rule, now, cost));
+        }
+        if self.len > 0 && (last.permits < u64::from(rule.group) || last.at == now) {
+            self.places[newest] = Group { at: now, permits: last.permits + u64::from(cost) };
+            self.total += cost;
+            return Ok(());
+        }
+        self.push(now, cost)
+    }
+
+    /// Begins a new group.
+    #[inline]
+    fn push(&mut self, at: u64, cost: u32) -> Result<(), u64> {
+        if usize::from(self.len) == self.places.len() {
+            self.grow();
+        }
+        let place = self.place(self.len);
+        self.places[place] = Group { at, permits: cost.into() };
+        self.len += 1;
+        self.total += cost;
+        Ok(())
+    }
+
+    /// Forgets what is older than `per`.
+    #[inline]
+    fn trim(&mut self, rule: &Rule, now: u64) {
+        let Some(expired) = now.checked_sub(rule.per()) else { return };
+        while let Some(oldest) = self.oldest().filter(|oldest| oldest.at <= expired) {
+            // Each group's permits are part of the total, which is a `u32`.
+            #[expect(clippy::cast_possible_truncation, reason = "see above")]
+            let permits = oldest.permits as u32;
+            self.total -= permits;
+            self.first = self.first.wrapping_add(1);
+            self.len -= 1;
+        }
+    }
+
+    #[inline]
+    fn oldest(&self) -> Option<Group> {
+        (self.len > 0).then(|| self.places[self.place(0)])
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn grow(&mut self) {
+        let mut places = vec![EMPTY; self.places.len() * 2];
+        for (place, group) in places.iter_mut().zip(self.iter()) {
+            *place = group;
+        }
+        (self.places, self.first) = (places.into(), 0);
+    }
+
+    /// When `cost` more permits fit, if they do not at `from`.
+    pub(super) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
+        let room = u64::from(rule.capacity().saturating_sub(cost));
+        earliest(self.iter(), self.total.into(), room, rule.per(), from)
+    }
+}
+
+/// A window that all calls share: what most of them need is in one cache line with its lock.
+#[derive(Debug)]
+pub(super) struct Hot {
+    /// The newest group; none where it has no permits.
+    at: u64,
+    permits: u32,
+    /// Permits in all groups.
+    total: u32,
+    /// No group leaves before.
+    leaves: u64,
+    older: Ring,
+}
+
+impl Hot {
+    pub(super) fn new() -> Hot {
+        Hot { at: 0, permits: 0, total: 0, leaves: 0, older: Ring::new(MOST) }
+    }
+
+    pub(super) fn to_window(&self) -> SlidingWindow {
+        let mut window = self.older.to_window();
+        if self.permits > 0 {
+            window.groups.push(Group { at: self.at, permits: self.permits.into() });
+        }
+        window
+    }
+
+    /// As [`Ring::take`].
+    #[inline]
+    pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        // The clock of another core may be a little behind.
+        let now = now.max(self.at);
+        if now >= self.leaves {
+            self.trim(rule, now);
+        }
+        if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+            return Err(self.earliest(rule, now, cost));
+        }
+        self.total += cost;
+        if self.permits < rule.group || self.at == now {
+            self.permits += cost;
+        } else {
+            // Groups together never hold more than the capacity.
+            let _ = self.older.push(self.at, self.permits);
+            self.permits = cost;
+        }
+        self.at = now;
+        Ok(())
+    }
+
+    #[inline]
+    fn trim(&mut self, rule: &Rule, now: u64) {
+        self.older.trim(rule, now);
+        let oldest = match self.older.oldest() {
+            Some(oldest) => oldest.at,
+            None => {
+                if now.checked_sub(rule.per()).is_some_and(|expired| self.at <= expired) {
+                    self.permits = 0;
+                }
+                self.at
+            }
+        };
+        self.leaves = oldest.saturating_add(rule.per());
+        self.total = self.older.total + self.permits;
+    }
+
+    #[cold]
+    fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
+        let room = u64::from(rule.capacity().saturating_sub(cost));
+        let newest = Group { at: self.at, permits: self.permits.into() };
+        earliest(self.older.iter().chain([newest]), self.total.into(), room, rule.per(), from)
+    }
+}
+
+/// When no more than `room` is left of the `taken` permits in `groups`.
+fn earliest(groups: impl Iterator<Item = Group>, mut taken: u64, room: u64, per: u64, from: u64) -> u64 {
+    let mut end = from;
+    for group in groups {
+        if taken <= room {
+            break;
+        }
+        taken -= group.permits;
+        end = group.at.saturating_add(per);
+    }
+    end.max(from)
+}
