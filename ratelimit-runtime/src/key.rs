@@ -95,6 +95,7 @@ macro_rules! numbers {
     ($($type:ty => $kind:ident,)*) => {$(
         impl RateLimitKey for $type {
             #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one pattern for all integers; the cast is injective")]
+            #[inline]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
                 writer.number(Kind::$kind, *self as u128);
             }
@@ -109,42 +110,49 @@ numbers! {
 }
 
 impl RateLimitKey for str {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.text(self);
     }
 }
 
 impl RateLimitKey for String {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.text(self);
     }
 }
 
 impl RateLimitKey for [u8] {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.bytes(self);
     }
 }
 
 impl<const N: usize> RateLimitKey for [u8; N] {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.bytes(self);
     }
 }
 
 impl RateLimitKey for Vec<u8> {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.bytes(self);
     }
 }
 
 impl RateLimitKey for Ipv4Addr {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.number(Kind::V4, u32::from(*self).into());
     }
 }
 
 impl RateLimitKey for Ipv6Addr {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self.to_ipv4_mapped() {
             Some(v4) => v4.write_to(writer),
@@ -154,6 +162,7 @@ impl RateLimitKey for Ipv6Addr {
 }
 
 impl RateLimitKey for IpAddr {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self {
             IpAddr::V4(v4) => v4.write_to(writer),
@@ -164,6 +173,7 @@ impl RateLimitKey for IpAddr {
 
 #[cfg(feature = "uuid")]
 impl RateLimitKey for uuid::Uuid {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.number(Kind::Uuid, self.as_u128());
     }
@@ -174,6 +184,7 @@ impl RateLimitKey for uuid::Uuid {
 pub struct ExactIp(pub IpAddr);
 
 impl RateLimitKey for ExactIp {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self.0.to_canonical() {
             IpAddr::V4(v4) => v4.write_to(writer),
@@ -183,6 +194,7 @@ impl RateLimitKey for ExactIp {
 }
 
 impl<K: RateLimitKey> RateLimitKey for Option<K> {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self {
             None => writer.none(),
@@ -197,6 +209,7 @@ impl<K: RateLimitKey> RateLimitKey for Option<K> {
 macro_rules! pointers {
     ($($pointer:ty),*) => {$(
         impl<K: RateLimitKey + ?Sized> RateLimitKey for $pointer {
+            #[inline]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
                 (**self).write_to(writer);
             }
@@ -208,6 +221,7 @@ macro_rules! pointers {
 pointers!(&K, &mut K, Box<K>, Rc<K>, Arc<K>);
 
 impl<K: RateLimitKey + ToOwned + ?Sized> RateLimitKey for Cow<'_, K> {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         (**self).write_to(writer);
     }
@@ -215,6 +229,7 @@ impl<K: RateLimitKey + ToOwned + ?Sized> RateLimitKey for Cow<'_, K> {
 
 /// No key: one bucket for all calls.
 impl RateLimitKey for () {
+    #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.tuple(0, |_| {});
     }
@@ -224,6 +239,7 @@ impl RateLimitKey for () {
 macro_rules! tuples {
     ($($parts:literal: $($part:ident $index:tt),*;)*) => {$(
         impl<$($part: RateLimitKey),*> RateLimitKey for ($($part,)*) {
+            #[inline]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
                 writer.tuple($parts, |writer| { $(self.$index.write_to(writer);)* });
             }

@@ -2,6 +2,7 @@
 
 mod compact;
 mod ring;
+mod slots;
 mod table;
 mod unkeyed;
 
@@ -240,7 +241,8 @@ impl Store {
         }
         let mut sink = HashSink(self.hasher.build_hasher());
         key.write_to(&mut sink);
-        Address::Fingerprint(sink.0.finish())
+        // Zero is what an empty slot has: the one key in 2⁶⁴ of that hash shares another's fingerprint.
+        Address::Fingerprint(sink.0.finish().max(1))
     }
 
     /// The present time.
@@ -267,11 +269,12 @@ impl Store {
         }
     }
 
+    #[inline]
     fn admit_key<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
-        let small = |state: &mut S| state.take(rule, now, cost).into();
+        let take = |state: &mut S| state.take(rule, now, cost).into();
         // Where there is no room, the long way says what happens.
-        table.with(&self.shared.bound, rule, fingerprint, now, small, |_| Verdict::Unknown).unwrap_or(Verdict::Unknown)
+        table.with(&self.shared.bound, rule, fingerprint, now, take).unwrap_or(Verdict::Unknown)
     }
 
     /// As [`admit`](Store::admit), and what the call leaves; `None` if it has to be decided the long way.
@@ -311,8 +314,8 @@ impl Store {
         cost: u32,
     ) -> Option<(Verdict, Left)> {
         let rule = &self.rule;
-        let small = |state: &mut S| Some((state.take(rule, now, cost).into(), state.left(rule, now)));
-        table.with(&self.shared.bound, rule, fingerprint, now, small, |_| None).unwrap_or(None)
+        let take = |state: &mut S| (state.take(rule, now, cost).into(), state.left(rule, now));
+        table.with(&self.shared.bound, rule, fingerprint, now, take)
     }
 
     /// The decision on a call for whose key there is no room.

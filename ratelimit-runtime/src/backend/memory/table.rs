@@ -4,10 +4,9 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use hashbrown::HashTable;
-
 use super::WhenFull;
 use super::compact::Compact;
+use super::slots::{Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::sync::Lock;
@@ -66,17 +65,12 @@ pub(super) struct Table<S> {
 struct Padded<S>(Lock<Shard<S>>);
 
 struct Shard<S> {
-    slots: HashTable<Slot<S>>,
+    slots: Slots<S>,
     /// States that are more than a small one can say.
     moved: HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>,
     /// Where the next sweep begins.
     cursor: usize,
     calls: u32,
-}
-
-struct Slot<S> {
-    fingerprint: u64,
-    state: S,
 }
 
 /// A full record, with what eviction has to know of it.
@@ -96,18 +90,19 @@ pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
     pub(super) fn new() -> Table<S> {
-        let shard = || Shard { slots: HashTable::new(), moved: HashMap::default(), cursor: 0, calls: 0 };
+        let shard = || Shard { slots: Slots::new(), moved: HashMap::default(), cursor: 0, calls: 0 };
         Table { shards: (0..SHARDS).map(|_| Padded(Lock::new(shard()))).collect() }
     }
 
     #[inline]
     fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
-        // The table within takes the hash's low bits for the place and its top seven for the tag.
-        let shard = (fingerprint >> 48) as usize % SHARDS;
+        // A slot's place goes by the high bits.
+        let shard = fingerprint as usize % SHARDS;
         &self.shards[shard].0
     }
 
-    /// Runs `small` on a small state, which is made where there is none; `full` on a record that does not fit into one.
+    /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
+    /// no room for a new one.
     #[inline]
     pub(super) fn with<R>(
         &self,
@@ -115,28 +110,37 @@ impl<S: Compact> Table<S> {
         rule: &Rule,
         fingerprint: u64,
         now: u64,
-        small: impl FnOnce(&mut S) -> R,
-        full: impl FnOnce(&mut Moved) -> R,
-    ) -> Result<R, Full> {
+        f: impl FnOnce(&mut S) -> R,
+    ) -> Option<R> {
         let mut shard = self.shard(fingerprint).lock();
         shard.calls = shard.calls.wrapping_add(1);
         if shard.calls.is_multiple_of(SWEEP_EVERY) {
             shard.sweep(bound, rule, now);
         }
-        let Shard { slots, moved, .. } = &mut *shard;
-        match slots.find_mut(fingerprint, |slot| slot.fingerprint == fingerprint) {
-            Some(Slot { state, .. }) if !state.is_moved() => Ok(small(state)),
-            Some(_) => Ok(full(moved.entry(fingerprint).or_default())),
-            None => {
-                self.make_room(&mut shard, bound, rule, now)?;
-                let mut state = S::fresh();
-                let Shard { slots, moved, .. } = &mut *shard;
-                let result =
-                    if state.is_moved() { full(moved.entry(fingerprint).or_default()) } else { small(&mut state) };
-                slots.insert_unique(fingerprint, Slot { fingerprint, state }, |slot| slot.fingerprint);
-                Ok(result)
-            }
+        match shard.slots.get_mut(fingerprint) {
+            Some(state) if state.is_moved() => None,
+            Some(state) => Some(f(state)),
+            None => self.with_new(&mut shard, bound, rule, fingerprint, now, f),
         }
+    }
+
+    #[inline(never)]
+    fn with_new<R>(
+        &self,
+        shard: &mut Shard<S>,
+        bound: &Bound,
+        rule: &Rule,
+        fingerprint: u64,
+        now: u64,
+        f: impl FnOnce(&mut S) -> R,
+    ) -> Option<R> {
+        let mut state = S::fresh();
+        if state.is_moved() || self.make_room(shard, bound, rule, now).is_err() {
+            return None;
+        }
+        let result = f(&mut state);
+        shard.slots.insert(fingerprint, state);
+        Some(result)
     }
 
     /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be: on a record
@@ -151,15 +155,12 @@ impl<S: Compact> Table<S> {
         f: impl FnOnce(&mut Moved) -> R,
     ) -> Result<R, Full> {
         let mut shard = self.shard(fingerprint).lock();
-        if shard.slots.find(fingerprint, |slot| slot.fingerprint == fingerprint).is_none() {
+        if shard.slots.find(fingerprint).is_none() {
             self.make_room(&mut shard, bound, rule, now)?;
-            let slot = Slot { fingerprint, state: S::fresh() };
-            shard.slots.insert_unique(fingerprint, slot, |slot| slot.fingerprint);
+            shard.slots.insert(fingerprint, S::fresh());
         }
         let Shard { slots, moved, .. } = &mut *shard;
-        let Some(Slot { state, .. }) = slots.find_mut(fingerprint, |slot| slot.fingerprint == fingerprint) else {
-            return Err(Full);
-        };
+        let Some(state) = slots.get_mut(fingerprint) else { return Err(Full) };
         let mut full = moved.remove(&fingerprint).unwrap_or_default();
         if !state.is_moved() {
             full.record = state.to_record(rule, now);
@@ -176,22 +177,22 @@ impl<S: Compact> Table<S> {
     /// The record of a bucket, if there is one.
     pub(super) fn record(&self, rule: &Rule, fingerprint: u64, now: u64) -> Option<Record> {
         let shard = self.shard(fingerprint).lock();
-        let slot = shard.slots.find(fingerprint, |slot| slot.fingerprint == fingerprint)?;
-        if slot.state.is_moved() {
+        let state = shard.slots.get(fingerprint)?;
+        if state.is_moved() {
             return shard.moved.get(&fingerprint).map(|moved| moved.record.clone());
         }
-        Some(slot.state.to_record(rule, now))
+        Some(state.to_record(rule, now))
     }
 
     /// Whether there is a bucket.
     pub(super) fn contains(&self, fingerprint: u64) -> bool {
-        self.shard(fingerprint).lock().slots.find(fingerprint, |slot| slot.fingerprint == fingerprint).is_some()
+        self.shard(fingerprint).lock().slots.find(fingerprint).is_some()
     }
 
     pub(super) fn remove(&self, bound: &Bound, fingerprint: u64) {
         let mut shard = self.shard(fingerprint).lock();
-        if let Ok(slot) = shard.slots.find_entry(fingerprint, |slot| slot.fingerprint == fingerprint) {
-            slot.remove();
+        if let Some(place) = shard.slots.find(fingerprint) {
+            shard.slots.remove(place);
             shard.moved.remove(&fingerprint);
             bound.release(1);
         }
@@ -201,7 +202,7 @@ impl<S: Compact> Table<S> {
         for shard in &self.shards {
             let mut shard = shard.0.lock();
             bound.release(shard.slots.len());
-            shard.slots = HashTable::new();
+            shard.slots = Slots::new();
             shard.moved = HashMap::default();
         }
     }
@@ -209,7 +210,7 @@ impl<S: Compact> Table<S> {
     /// Places for buckets, taken or not.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().slots.num_buckets()).sum()
+        self.shards.iter().map(|shard| shard.0.lock().slots.places()).sum()
     }
 
     /// Evicts one bucket from a shard that nobody holds; one that is being denied only where `denying` says so.
@@ -238,7 +239,7 @@ impl<S: Compact> Shard<S> {
             let is_denying = fresh_at > now && slot.state.is_denying(rule, now);
             return Standing { fresh_at, is_denying, is_booked: false };
         }
-        match self.moved.get(&slot.fingerprint) {
+        match self.moved.get(&slot.fingerprint()) {
             Some(moved) => Standing {
                 fresh_at: moved.fresh_at,
                 is_denying: moved.denied_until > now,
@@ -248,27 +249,29 @@ impl<S: Compact> Shard<S> {
         }
     }
 
-    fn remove_at(&mut self, index: usize) -> bool {
-        match self.slots.get_bucket_entry(index) {
-            Ok(slot) => {
-                let (slot, _) = slot.remove();
-                self.moved.remove(&slot.fingerprint);
-                true
-            }
-            Err(_) => false,
+    fn remove_at(&mut self, place: usize) {
+        if let Some(slot) = self.slots.at(place) {
+            self.moved.remove(&slot.fingerprint());
+            self.slots.remove(place);
         }
     }
 
+    /// The next place where a sweep goes on.
+    fn step(&mut self) -> usize {
+        self.cursor = if self.cursor + 1 < self.slots.places() { self.cursor + 1 } else { 0 };
+        self.cursor
+    }
+
     /// Looks at the next few slots and removes the buckets that are as if nobody had used them.
+    #[inline(never)]
     fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64) {
-        let slots = self.slots.num_buckets();
         let mut removed = 0;
-        for _ in 0..SWEPT.min(slots) {
-            self.cursor = if self.cursor + 1 >= slots { 0 } else { self.cursor + 1 };
-            if let Some(slot) = self.slots.get_bucket(self.cursor)
+        for _ in 0..SWEPT.min(self.slots.places()) {
+            let place = self.step();
+            if let Some(slot) = self.slots.at(place)
                 && self.standing(slot, rule, now).fresh_at <= now
-                && self.remove_at(self.cursor)
             {
+                self.remove_at(place);
                 removed += 1;
             }
         }
@@ -280,9 +283,8 @@ impl<S: Compact> Shard<S> {
 
     /// Gives memory back once a flood of keys has gone.
     fn shrink(&mut self) {
-        if self.slots.num_buckets() > 64 && self.slots.len() * 8 < self.slots.num_buckets() {
-            let target = self.slots.len() * 2;
-            self.slots.shrink_to(target, |slot| slot.fingerprint);
+        if self.slots.places() > 64 && self.slots.len() * 8 < self.slots.places() {
+            self.slots.shrink();
             self.moved.shrink_to(self.moved.len() * 2);
         }
     }
@@ -290,30 +292,26 @@ impl<S: Compact> Shard<S> {
     /// Removes, of the next few buckets, the one closest to fresh: one that is being denied only where `denying` says so, and
     /// never one for which permits are booked ahead.
     fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
-        let slots = self.slots.num_buckets();
         let mut victim: Option<((bool, u64), usize)> = None;
         let mut sampled = 0;
-        for _ in 0..slots {
-            self.cursor = if self.cursor + 1 >= slots { 0 } else { self.cursor + 1 };
-            let Some(slot) = self.slots.get_bucket(self.cursor) else { continue };
+        for _ in 0..self.slots.places() {
+            let place = self.step();
+            let Some(slot) = self.slots.at(place) else { continue };
             sampled += 1;
             let standing = self.standing(slot, rule, now);
             let rank = (standing.is_denying, standing.fresh_at);
             if !standing.is_booked && (denying || !standing.is_denying) && victim.is_none_or(|(best, _)| rank < best) {
-                victim = Some((rank, self.cursor));
+                victim = Some((rank, place));
             }
             if sampled >= SAMPLED {
                 break;
             }
         }
-        match victim {
-            Some((_, index)) if self.remove_at(index) => {
-                bound.release(1);
-                bound.evicted.fetch_add(1, Ordering::Relaxed);
-                true
-            }
-            _ => false,
-        }
+        let Some((_, place)) = victim else { return false };
+        self.remove_at(place);
+        bound.release(1);
+        bound.evicted.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
