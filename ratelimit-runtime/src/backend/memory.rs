@@ -261,11 +261,28 @@ impl Store {
         }
         match self.address(key) {
             Address::Unkeyed => self.unkeyed.take(rule, now, cost),
-            Address::Fingerprint(fingerprint) => match &self.keyed {
-                Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
-                Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
-                Keyed::Any(_) => Verdict::Unknown,
-            },
+            Address::Fingerprint(fingerprint) if cost == 1 => self.admit_one(fingerprint, now),
+            Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost),
+        }
+    }
+
+    /// The same for all types of keys: compiled once, in this crate.
+    #[inline(never)]
+    fn admit_one(&self, fingerprint: u64, now: u64) -> Verdict {
+        self.admit_keyed(fingerprint, now, 1)
+    }
+
+    #[inline(never)]
+    fn admit_some(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+        self.admit_keyed(fingerprint, now, cost)
+    }
+
+    #[inline]
+    fn admit_keyed(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+        match &self.keyed {
+            Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
+            Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
+            Keyed::Any(_) => Verdict::Unknown,
         }
     }
 

@@ -260,9 +260,9 @@ impl Compact for Window {
         }
     }
 
-    fn left(&self, rule: &Rule, _: u64) -> Left {
+    fn left(&self, rule: &Rule, now: u64) -> Left {
         let taken = match self {
-            Window::Many(ring) => ring.total(),
+            Window::Many(ring) => ring.taken(rule, now),
             Window::One { permits, .. } => *permits,
             Window::Moved => return Left::default(),
         };

@@ -73,67 +73,83 @@ impl Ring {
         (self.len > 0).then(|| self.places[self.place(self.len - 1)])
     }
 
-    pub(super) fn total(&self) -> u32 {
-        self.total
+    /// Permits that count at `now`.
+    pub(super) fn taken(&self, rule: &Rule, now: u64) -> u32 {
+        let gone = self.iter().take_while(|group| now.saturating_sub(group.at) >= rule.per());
+        self.total - gone.map(|group| permits(&group)).sum::<u32>()
     }
 
     /// Takes `cost` permits, from 1 to the capacity, or says when they would fit.
     #[inline]
     pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         if self.len == 0 {
-            return self.push(now, cost);
+            self.push(rule, now, cost);
+            return Ok(());
         }
         let newest = self.place(self.len - 1);
         let last = self.places[newest];
         // The clock of another core may be a little behind.
         let now = now.max(last.at);
-        self.trim(rule, now);
-        if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+        if now - last.at >= rule.per() {
+            (self.len, self.total) = (0, 0);
+        } else if !self.make_room(rule, now, cost) {
             return Err(self.earliest(rule, now, cost));
-        }
-        if self.len > 0 && (last.permits < u64::from(rule.group) || last.at == now) {
+        } else if last.permits < u64::from(rule.group) || last.at == now {
             self.places[newest] = Group { at: now, permits: last.permits + u64::from(cost) };
             self.total += cost;
             return Ok(());
         }
-        self.push(now, cost)
+        self.push(rule, now, cost);
+        Ok(())
     }
 
     /// Begins a new group.
     #[inline]
-    fn push(&mut self, at: u64, cost: u32) -> Result<(), u64> {
+    fn push(&mut self, rule: &Rule, at: u64, cost: u32) {
         if usize::from(self.len) == self.places.len() {
-            self.grow();
+            self.make_place(rule, at);
         }
         let place = self.place(self.len);
         self.places[place] = Group { at, permits: cost.into() };
         self.len += 1;
         self.total += cost;
-        Ok(())
     }
 
-    /// Forgets what is older than `per`.
+    /// Forgets what is older than `per` as far as `cost` more permits need it. What else is that old can wait: so each call on
+    /// a full window forgets one group, and how many it will be needs no guess from the processor.
     #[inline]
-    fn trim(&mut self, rule: &Rule, now: u64) {
-        let Some(expired) = now.checked_sub(rule.per()) else { return };
-        while let Some(oldest) = self.oldest().filter(|oldest| oldest.at <= expired) {
-            // Each group's permits are part of the total, which is a `u32`.
-            #[expect(clippy::cast_possible_truncation, reason = "see above")]
-            let permits = oldest.permits as u32;
-            self.total -= permits;
+    fn make_room(&mut self, rule: &Rule, now: u64, cost: u32) -> bool {
+        while u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+            if !self.forget_oldest(rule, now) {
+                return false;
+            }
+        }
+        true
+    }
+
+    #[inline]
+    fn forget_oldest(&mut self, rule: &Rule, now: u64) -> bool {
+        if self.len == 0 {
+            return false;
+        }
+        let oldest = self.places[self.place(0)];
+        let is_old = now.saturating_sub(oldest.at) >= rule.per();
+        if is_old {
+            self.total -= permits(&oldest);
             self.first = self.first.wrapping_add(1);
             self.len -= 1;
         }
+        is_old
     }
 
-    #[inline]
-    fn oldest(&self) -> Option<Group> {
-        (self.len > 0).then(|| self.places[self.place(0)])
-    }
-
+    /// Makes a place free, or more of them.
     #[cold]
     #[inline(never)]
-    fn grow(&mut self) {
+    fn make_place(&mut self, rule: &Rule, now: u64) {
+        while self.forget_oldest(rule, now) {}
+        if usize::from(self.len) < self.places.len() {
+            return;
+        }
         let mut places = vec![EMPTY; self.places.len() * 2];
         for (place, group) in places.iter_mut().zip(self.iter()) {
             *place = group;
@@ -156,14 +172,12 @@ pub(super) struct Hot {
     permits: u32,
     /// Permits in all groups.
     total: u32,
-    /// No group leaves before.
-    leaves: u64,
     older: Ring,
 }
 
 impl Hot {
     pub(super) fn new() -> Hot {
-        Hot { at: 0, permits: 0, total: 0, leaves: 0, older: Ring::new(MOST) }
+        Hot { at: 0, permits: 0, total: 0, older: Ring::new(MOST) }
     }
 
     pub(super) fn to_window(&self) -> SlidingWindow {
@@ -179,38 +193,24 @@ impl Hot {
     pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         // The clock of another core may be a little behind.
         let now = now.max(self.at);
-        if now >= self.leaves {
-            self.trim(rule, now);
-        }
-        if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
-            return Err(self.earliest(rule, now, cost));
+        if now - self.at >= rule.per() {
+            (self.permits, self.total, self.older.len, self.older.total) = (0, 0, 0, 0);
+        } else if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+            let is_room = self.older.make_room(rule, now, self.permits.saturating_add(cost));
+            self.total = self.older.total + self.permits;
+            if !is_room {
+                return Err(self.earliest(rule, now, cost));
+            }
         }
         self.total += cost;
         if self.permits < rule.group || self.at == now {
             self.permits += cost;
         } else {
-            // Groups together never hold more than the capacity.
-            let _ = self.older.push(self.at, self.permits);
+            self.older.push(rule, self.at, self.permits);
             self.permits = cost;
         }
         self.at = now;
         Ok(())
-    }
-
-    #[inline]
-    fn trim(&mut self, rule: &Rule, now: u64) {
-        self.older.trim(rule, now);
-        let oldest = match self.older.oldest() {
-            Some(oldest) => oldest.at,
-            None => {
-                if now.checked_sub(rule.per()).is_some_and(|expired| self.at <= expired) {
-                    self.permits = 0;
-                }
-                self.at
-            }
-        };
-        self.leaves = oldest.saturating_add(rule.per());
-        self.total = self.older.total + self.permits;
     }
 
     #[cold]
@@ -219,6 +219,12 @@ impl Hot {
         let newest = Group { at: self.at, permits: self.permits.into() };
         earliest(self.older.iter().chain([newest]), self.total.into(), room, rule.per(), from)
     }
+}
+
+/// Each group's permits are part of a total, which is a `u32`.
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+fn permits(group: &Group) -> u32 {
+    group.permits as u32
 }
 
 /// When no more than `room` is left of the `taken` permits in `groups`.
