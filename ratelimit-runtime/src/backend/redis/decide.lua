@@ -7,8 +7,8 @@ end
 if action == GIVE_BACK and cost == 0 then return pack('<BI7', DONE, now) end
 
 local rules = {}
+from = RULES_FROM
 for position = 1, limits do
-  local kind, capacity, a, b, c, d
   kind, capacity, a, b, c, d, from = unpack_bytes(RULE, request, from)
   if kind == TOKEN then
     rules[position] = { kind = kind, capacity = capacity, burst = a, units = b, permit = c, step = d }
@@ -39,7 +39,7 @@ local function keep()
     if stored then call('DEL', bucket) end
     return
   end
-  local kept = min(fresh + max(SLACK_LEAST, min(floor((fresh - now) / SLACK_PART), SLACK_MOST)), FAR)
+  local kept = fresh + max(SLACK_LEAST, min(floor((fresh - now) / 2), SLACK_MOST))
   if tested == 1 then
     call('SET', bucket, write_record(kept), 'PX', ceil((kept - now) / 1000) + TEST_SLACK)
   else

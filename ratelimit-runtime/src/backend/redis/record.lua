@@ -26,7 +26,7 @@ local function read_states(bytes, count, from)
       if per == 0 or used > slots or head > slots or from > size + 1 then return nil end
       local oldest = ring + head * SLOT_BYTES
       local state = {
-        unpack_bytes('<' .. rep('I7I5', used), sub(bytes, oldest, from - 1) .. sub(bytes, ring, oldest - 1)),
+        unpack_bytes('<' .. string.rep('I7I5', used), string.sub(bytes, oldest, from - 1) .. string.sub(bytes, ring, oldest - 1)),
       }
       state[2 * used + 1] = nil
       if last > 0 then
@@ -69,7 +69,7 @@ local function write_record(kept)
       if used > 0 then first_at, first_permits = state[first], state[first + 1] end
       parts[position + 1] = pack(
         GROUPS_FRONT, state.kind, state.per, state.total, last_at, permits, first_at, first_permits, 0, used, used
-      ) .. pack('<' .. rep('I7I5', used), unpack(state, first, last - 1))
+      ) .. pack('<' .. string.rep('I7I5', used), unpack(state, first, last - 1))
     end
   end
   if kind == FULL then parts[#parts + 1] = pack(TAIL, lowest, offences, offended, blocked) end
