@@ -281,7 +281,7 @@ pub trait Backend: Send + Sync + 'static {
     /// by then should be given back.
     ///
     /// Without an implementation it is `decide`, and where the deadline is imposed that is called on a helper thread, while
-    /// the task waits (the first tenth of the deadline on its thread, as long as answers come within that).
+    /// the task waits (its first 10 ms on its thread, as long as answers come within that).
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         if request.by_guard {
             return Box::pin(ready(Err(BackendError::to_be_blocked_for())));

@@ -23,8 +23,8 @@ use breaker::{Breaker, Change, Entry, Met};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
 
-/// What share of the deadline a future may block its thread for a backend that only blocks.
-const PATIENCE: u32 = 10;
+/// For a backend that only blocks a future may block its thread so long, and not longer than a tenth of the deadline.
+const PATIENCE: Duration = Duration::from_millis(10);
 
 /// A backend, and what keeps its bad days from callers.
 pub(crate) struct Guard {
@@ -125,7 +125,7 @@ impl Guard {
             Deadline::Kept => self.backend.decide_later(request),
             Deadline::Imposed(longest) => {
                 let mut done = self.helpers.tell(Arc::clone(&self.backend), request);
-                let _ = self.helpers.wait_a_moment(&mut done, after(longest / PATIENCE));
+                let _ = self.helpers.wait_a_moment(&mut done, after(PATIENCE.min(longest / 10)));
             }
         }
     }
@@ -138,7 +138,7 @@ impl Guard {
         is_probe: bool,
     ) -> Result<Answer, BackendError> {
         let started = Instant::now();
-        let patience = deadline.saturating_duration_since(started) / PATIENCE;
+        let patience = PATIENCE.min(deadline.saturating_duration_since(started) / 10);
         let mut receiver = self.ask(request, deadline, is_probe)?;
         // Most answers are there before a task could be put aside and woken again.
         if let Poll::Ready(delivery) = self.helpers.wait_a_moment(&mut receiver, started + patience) {

@@ -1,0 +1,521 @@
+//! The guard around backends of users' own: ones that hang, fail, panic or are given up, blocking and asynchronous.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Action, Answer, Backend, BackendFuture, Bucket, Deadline, Request};
+use ratelimit_runtime::{
+    BackendError, BackendErrorKind, ExceededKind, IntoBackend, Limit, OnBackendError, RateLimiter, SharedBackend,
+    rate_limit, test_util,
+};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+/// What a backend has unless it says otherwise.
+const TIMEOUT: Duration = Duration::from_millis(100);
+/// What a busy machine may add to any time.
+const SLACK: Duration = Duration::from_millis(900);
+/// Failures that open the breaker.
+const FAILURES: u64 = 5;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mood {
+    Well,
+    Hangs,
+    Fails,
+    Panics,
+}
+
+/// One bucket for all, in whatever mood.
+struct Store {
+    mood: Mutex<Mood>,
+    changed: Condvar,
+    asked: AtomicU64,
+    bucket: Mutex<Bucket>,
+    deadline: Deadline,
+    keeps_denials: bool,
+}
+
+impl Store {
+    fn new(mood: Mood) -> Arc<Store> {
+        Store::with(mood, Deadline::Imposed(TIMEOUT))
+    }
+
+    fn with(mood: Mood, deadline: Deadline) -> Arc<Store> {
+        Arc::new(Store {
+            mood: Mutex::new(mood),
+            changed: Condvar::new(),
+            asked: AtomicU64::new(0),
+            bucket: Mutex::default(),
+            deadline,
+            keeps_denials: false,
+        })
+    }
+
+    fn set(&self, mood: Mood) {
+        *self.mood.lock().unwrap() = mood;
+        self.changed.notify_all();
+    }
+
+    fn asked(&self) -> u64 {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn answer(&self, request: &Request) -> Answer {
+        self.bucket.lock().unwrap().apply(request, request.now())
+    }
+}
+
+impl Backend for Store {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let mut mood = self.mood.lock().unwrap();
+        while *mood == Mood::Hangs {
+            mood = self.changed.wait(mood).unwrap();
+        }
+        let now = *mood;
+        drop(mood);
+        match now {
+            Mood::Well | Mood::Hangs => Ok(self.answer(request)),
+            Mood::Fails => Err(BackendError::new(BackendErrorKind::Refused, "not today")),
+            Mood::Panics => panic!("a backend panics"),
+        }
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.keeps_denials
+    }
+}
+
+/// The same store for those who await it.
+struct AsyncStore(Arc<Store>);
+
+impl Backend for AsyncStore {
+    fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
+        unreachable!("it is awaited")
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        Box::pin(async move {
+            self.0.asked.fetch_add(1, Ordering::SeqCst);
+            let mood = *self.0.mood.lock().unwrap();
+            match mood {
+                Mood::Hangs => std::future::pending().await,
+                Mood::Fails => Err(BackendError::new(BackendErrorKind::Refused, "not today")),
+                Mood::Well | Mood::Panics => Ok(self.0.answer(request)),
+            }
+        })
+    }
+}
+
+fn limiter(backend: impl IntoBackend, policy: OnBackendError) -> RateLimiter {
+    let builder = RateLimiter::builder("guard").backend(backend).on_backend_error(policy);
+    builder.limit(Limit::new(2, HOUR)).build().unwrap()
+}
+
+fn denying(backend: impl IntoBackend) -> RateLimiter {
+    limiter(backend, OnBackendError::Deny)
+}
+
+/// Runs a call that must not hang.
+fn bounded<T>(call: impl FnOnce() -> T) -> T {
+    let start = Instant::now();
+    let result = call();
+    let took = start.elapsed();
+    assert!(took < TIMEOUT + SLACK, "a call took {took:?}");
+    result
+}
+
+fn check(limiter: &RateLimiter, is_async: bool) -> Result<(), ExceededKind> {
+    let result = if is_async { futures_executor::block_on(limiter.check_async((), 1)) } else { limiter.check((), 1) };
+    result.map(drop).map_err(|exceeded| exceeded.kind())
+}
+
+fn recovers(limiter: &RateLimiter) {
+    let start = Instant::now();
+    while limiter.peek((), 1).is_err_and(|exceeded| exceeded.kind() == ExceededKind::BackendFailed) {
+        assert!(start.elapsed() < Duration::from_secs(2) + SLACK, "it is well, and its limits are not kept");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Calls for a while, and says how often the backend was asked and how many calls there were.
+fn storm(store: &Store, limiter: &RateLimiter, is_async: bool, lasting: Duration) -> (u64, u64) {
+    let (before, calls, over) = (store.asked(), AtomicU64::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    assert_eq!(bounded(|| check(limiter, is_async)), Err(ExceededKind::BackendFailed));
+                    calls.fetch_add(1, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+            });
+        }
+        std::thread::sleep(lasting);
+        over.store(true, Ordering::Relaxed);
+    });
+    (store.asked() - before, calls.into_inner())
+}
+
+#[test]
+fn a_blocking_backend_that_hangs_is_asked_by_few_and_keeps_nobody() {
+    for is_async in [false, true] {
+        let store = Store::new(Mood::Hangs);
+        let limiter = denying(Arc::clone(&store));
+        let (asked, calls) = storm(&store, &limiter, is_async, Duration::from_secs(1));
+        // Those under way when the breaker opened, and probes after 50, 100, 200 and 400 ms.
+        assert!(asked <= FAILURES + 8 + 4, "{asked} of {calls}");
+        assert!(calls > 100, "{calls}");
+        store.set(Mood::Well);
+        recovers(&limiter);
+        // What hung was given up before it took a permit, or took it: the limit is kept.
+        assert!((0..4).filter(|_| check(&limiter, is_async).is_ok()).count() <= 2);
+    }
+}
+
+#[test]
+fn an_asynchronous_backend_that_hangs_is_dropped_on_any_executor() {
+    let store = Store::new(Mood::Hangs);
+    let limiter = denying(AsyncStore(Arc::clone(&store)));
+    let (asked, calls) = storm(&store, &limiter, true, Duration::from_millis(500));
+    assert!(asked <= FAILURES + 8 + 3, "{asked} of {calls}");
+    store.set(Mood::Well);
+    while check(&limiter, true).is_err() {}
+    assert_eq!((0..4).filter(|_| check(&limiter, true).is_ok()).count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_clock_of_the_runtime_makes_no_backend_late() {
+    /// Answers after a moment of real time.
+    struct Near(Arc<Store>);
+
+    impl Backend for Near {
+        fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+            std::thread::sleep(Duration::from_millis(20));
+            self.0.decide(request)
+        }
+    }
+
+    let limiter = denying(Near(Store::new(Mood::Well)));
+    for _ in 0..2 {
+        limiter.check_async((), 1).await.unwrap();
+    }
+    assert_eq!(limiter.check_async((), 1).await.unwrap_err().kind(), ExceededKind::Limited);
+}
+
+#[tokio::test]
+async fn a_backend_that_blocks_holds_up_no_other_task() {
+    let store = Store::with(Mood::Hangs, Deadline::Imposed(Duration::from_secs(5)));
+    let limiter = denying(Arc::clone(&store));
+    let calls: Vec<_> = (0..20)
+        .map(|_| {
+            tokio::spawn({
+                let limiter = limiter.clone();
+                async move { limiter.check_async((), 1).await.is_ok() }
+            })
+        })
+        .collect();
+    let start = Instant::now();
+    for _ in 0..50 {
+        tokio::task::yield_now().await;
+    }
+    // The first blocks for a moment, until it is known that the backend takes longer.
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    store.set(Mood::Well);
+    let mut admitted = 0;
+    for call in calls {
+        admitted += u32::from(call.await.unwrap());
+    }
+    assert_eq!(admitted, 2);
+}
+
+#[test]
+fn every_kind_of_failure_opens_the_breaker_and_success_closes_it() {
+    for mood in [Mood::Fails, Mood::Panics] {
+        let store = Store::new(mood);
+        let limiter = denying(Arc::clone(&store));
+        for _ in 0..50 {
+            assert_eq!(check(&limiter, false), Err(ExceededKind::BackendFailed));
+        }
+        assert!(store.asked() <= FAILURES + 1, "{mood:?}: {}", store.asked());
+        store.set(Mood::Well);
+        recovers(&limiter);
+        let asked = store.asked();
+        assert_eq!((0..4).filter(|_| check(&limiter, false).is_ok()).count(), 2);
+        assert_eq!(store.asked() - asked, 4, "all are asked again");
+    }
+}
+
+#[test]
+fn a_backend_that_keeps_its_deadline_is_asked_where_the_call_is() {
+    struct Here(std::thread::ThreadId, AtomicU64);
+
+    impl Backend for Here {
+        fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+            assert_eq!(std::thread::current().id(), self.0);
+            self.1.fetch_add(1, Ordering::SeqCst);
+            Ok(Bucket::default().apply(request, request.now()))
+        }
+
+        fn deadline(&self) -> Deadline {
+            Deadline::Kept
+        }
+    }
+
+    let here = Arc::new(Here(std::thread::current().id(), AtomicU64::new(0)));
+    let limiter = denying(Arc::clone(&here));
+    assert_eq!([check(&limiter, false), check(&limiter, true)], [Ok(()), Ok(())]);
+    assert_eq!(here.1.load(Ordering::SeqCst), 2);
+}
+
+#[test]
+fn while_it_is_open_calls_go_by_their_limiters_policy() {
+    let store = Store::new(Mood::Fails);
+    let shared: SharedBackend = Arc::clone(&store).into_backend();
+    let deny = denying(shared.clone());
+    (0..FAILURES).for_each(|_| assert!(check(&deny, false).is_err()));
+    let asked = store.asked();
+    let local = limiter(shared.clone(), OnBackendError::Local);
+    let allow = limiter(shared, OnBackendError::Allow);
+    for is_async in [false, true] {
+        assert_eq!(check(&deny, is_async), Err(ExceededKind::BackendFailed));
+        assert_eq!((0..4).filter(|_| check(&allow, is_async).is_ok()).count(), 4);
+    }
+    assert_eq!((0..4).filter(|_| check(&local, false).is_ok()).count(), 2);
+    assert!(store.asked() <= asked + 1, "at most a probe asked");
+}
+
+#[test]
+fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
+    let store = Store::new(Mood::Hangs);
+    let limiter = denying(AsyncStore(Arc::clone(&store)));
+    let mut context = Context::from_waker(Waker::noop());
+    // They hang and are given up, which is no failure of the backend's.
+    for _ in 0..FAILURES * 2 {
+        let mut call = pin!(limiter.check_async((), 1));
+        assert!(call.as_mut().poll(&mut context).is_pending());
+    }
+    assert_eq!(store.asked(), FAILURES * 2);
+    store.set(Mood::Fails);
+    (0..FAILURES).for_each(|_| assert!(check(&limiter, true).is_err()));
+    store.set(Mood::Hangs);
+    let asked = store.asked();
+    // The one that is not refused at once is the probe.
+    loop {
+        let mut call = pin!(limiter.check_async((), 1));
+        if call.as_mut().poll(&mut context).is_pending() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(store.asked(), asked + 1);
+    store.set(Mood::Well);
+    let start = Instant::now();
+    while check(&limiter, true).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(2), "the probe that was dropped is still waited for");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_future_that_is_dropped_has_what_a_blocking_backend_took_given_back() {
+    let store = Store::with(Mood::Hangs, Deadline::Imposed(Duration::from_secs(60)));
+    let limiter = denying(Arc::clone(&store));
+    {
+        let mut call = pin!(limiter.check_async((), 2));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(call.as_mut().poll(&mut context).is_pending());
+    }
+    store.set(Mood::Well);
+    let start = Instant::now();
+    while limiter.peek((), 2).is_err() {
+        assert!(start.elapsed() < Duration::from_secs(10), "the permits are lost");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A store whose denials are kept, on a test's clock.
+fn keeping() -> (Arc<Store>, SharedBackend) {
+    let store = Store::with(Mood::Well, Deadline::Kept);
+    let store = Arc::new(Store { keeps_denials: true, ..Arc::into_inner(store).unwrap() });
+    (Arc::clone(&store), store.into_backend())
+}
+
+fn minute(backend: &SharedBackend, name: &str) -> RateLimiter {
+    let builder = RateLimiter::builder(name).backend(backend.clone()).on_backend_error(OnBackendError::Deny);
+    builder.limit(Limit::new(2, Duration::from_secs(60))).build().unwrap()
+}
+
+#[test]
+fn a_key_that_is_denied_is_asked_for_once() {
+    let (store, backend) = keeping();
+    let limiter = minute(&backend, "denied");
+    let clock = test_util::pause();
+    let first = limiter.check("a", 2).unwrap();
+    assert_eq!(first.remaining(), 0);
+    let asked = store.asked();
+    for passed in 0..59 {
+        for exceeded in [
+            limiter.check("a", 1).unwrap_err(),
+            limiter.peek("a", 1).unwrap_err(),
+            futures_executor::block_on(limiter.check_async("a", 1)).unwrap_err(),
+        ] {
+            assert_eq!(exceeded.kind(), ExceededKind::Limited);
+            assert_eq!(exceeded.retry_after(), Some(Duration::from_secs(60 - passed)));
+            assert_eq!((exceeded.remaining(), exceeded.limit_index(), exceeded.limit().count()), (0, 0, 2));
+        }
+        clock.advance(Duration::from_secs(1));
+    }
+    assert_eq!(store.asked() - asked, 1);
+    let info = ratelimit_runtime::limiters().into_iter().find(|limiter| limiter.name == "denied").unwrap();
+    assert_eq!((info.allowed, info.denied), (1, 59 * 2), "peeks do not count");
+    clock.advance(Duration::from_secs(1));
+    assert!(limiter.check("a", 1).is_ok());
+}
+
+#[test]
+fn a_denial_for_one_cost_says_nothing_of_another() {
+    let (store, backend) = keeping();
+    let limiter = minute(&backend, "costs");
+    let clock = test_util::pause();
+    limiter.check("a", 1).unwrap();
+    clock.advance(Duration::from_secs(10));
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
+    // This one fits, and puts off what was told.
+    limiter.check("a", 1).unwrap();
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(60)));
+    assert_eq!(limiter.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
+    let asked = store.asked();
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(60)));
+    assert_eq!(limiter.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
+    assert_eq!(limiter.check("a", 3).unwrap_err().kind(), ExceededKind::CostExceedsLimit);
+    assert_eq!(store.asked() - asked, 1, "only what never fits is asked for");
+}
+
+#[test]
+fn refunds_and_resets_through_this_process_lift_denials() {
+    let (_, backend) = keeping();
+    // Two limiters of one name share their buckets.
+    let (limiter, other) = (minute(&backend, "lifted"), minute(&backend, "lifted"));
+    let _clock = test_util::pause();
+    let decision = limiter.check("a", 2).unwrap();
+    assert!(limiter.check("a", 1).is_err() && other.check("a", 1).is_err());
+    limiter.refund(decision).unwrap();
+    let decision = other.check("a", 2).unwrap();
+    assert!(limiter.check("a", 1).is_err());
+    futures_executor::block_on(other.refund_async(decision)).unwrap();
+    limiter.check("a", 2).unwrap();
+    assert!(limiter.check("a", 1).is_err());
+    other.reset("a").unwrap();
+    limiter.check("a", 2).unwrap();
+}
+
+#[test]
+fn a_booking_that_is_given_up_lifts_denials() {
+    let (_, backend) = keeping();
+    let limiter = minute(&backend, "given up");
+    let clock = test_util::pause();
+    limiter.check("a", 2).unwrap();
+    {
+        let mut waiter = pin!(limiter.wait_async("a", 1));
+        assert!(waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        clock.advance(Duration::from_secs(30));
+        assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(90)));
+    }
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(30)));
+}
+
+#[test]
+fn limits_that_change_are_asked_for_anew() {
+    let (store, backend) = keeping();
+    let limiter = minute(&backend, "changing");
+    let _clock = test_util::pause();
+    limiter.check("a", 2).unwrap();
+    assert!((0..3).all(|_| limiter.check("a", 1).is_err()));
+    limiter.set_limits(&[Limit::new(3, Duration::from_secs(60))]).unwrap();
+    limiter.check("a", 1).unwrap();
+    let asked = store.asked();
+    assert!((0..3).all(|_| limiter.check("a", 1).unwrap_err().limit().count() == 3));
+    assert_eq!(store.asked() - asked, 1);
+}
+
+#[test]
+fn offences_and_calls_that_may_wait_are_always_asked_for() {
+    let (store, backend) = keeping();
+    let builder = RateLimiter::builder("offences").backend(backend.clone()).on_backend_error(OnBackendError::Deny);
+    let builder = builder.limit(Limit::new(1, Duration::from_secs(1)));
+    let strict = builder.backoff(Duration::from_secs(5), Duration::from_secs(60)).build().unwrap();
+    let clock = test_util::pause();
+    strict.check("a", 1).unwrap();
+    for expected in [5, 10, 20, 40] {
+        assert_eq!(strict.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(expected)));
+    }
+    let limiter = minute(&backend, "waiting");
+    strict.reset("a").unwrap();
+    clock.advance(Duration::from_secs(600));
+    limiter.check("b", 2).unwrap();
+    let asked = store.asked();
+    for _ in 0..3 {
+        assert!(limiter.wait_at_most("b", 1, Duration::from_secs(1)).is_err());
+    }
+    assert_eq!(store.asked() - asked, 3);
+}
+
+static GIVING_BACK: Mutex<Option<SharedBackend>> = Mutex::new(None);
+
+fn giving_back() -> SharedBackend {
+    GIVING_BACK.lock().unwrap().clone().unwrap()
+}
+
+#[test]
+fn functions_whose_outcome_gives_permits_back_are_always_asked_for() {
+    #[rate_limit(count = 2, per = "1m", key = user, backend = giving_back(), deduct_when = |ok: &Option<bool>| *ok != Some(true))]
+    fn login(user: &str, ok: bool) -> Option<bool> {
+        Some(ok)
+    }
+
+    #[rate_limit(count = 2, per = "1m", key = user, backend = giving_back(), deduct_when = |ok: &Option<bool>| *ok != Some(true))]
+    async fn login_async(user: &str, ok: bool) -> Option<bool> {
+        Some(ok)
+    }
+
+    let (store, backend) = keeping();
+    *GIVING_BACK.lock().unwrap() = Some(backend);
+    let _clock = test_util::pause();
+    let asked_by = |call: &dyn Fn(bool) -> Option<bool>| {
+        assert_eq!([call(true), call(false), call(false)], [Some(true), Some(false), Some(false)]);
+        let asked = store.asked();
+        assert_eq!([call(true), call(true)], [None, None]);
+        store.asked() - asked
+    };
+    assert_eq!(asked_by(&|ok| login("ann", ok)), 2);
+    store.bucket.lock().unwrap().apply(
+        &Request::new("x", &[Limit::new(1, HOUR)], Action::Reset),
+        Request::new("x", &[Limit::new(1, HOUR)], Action::Reset).now(),
+    );
+    assert_eq!(asked_by(&|ok| futures_executor::block_on(login_async("ann", ok))), 2);
+}
+
+#[test]
+fn denials_of_one_test_are_not_those_of_another() {
+    let (store, backend) = keeping();
+    let limiter = minute(&backend, "tests");
+    for _ in 0..2 {
+        let clock = test_util::pause();
+        // The store has one bucket for all.
+        limiter.reset("a").unwrap();
+        limiter.check("a", 2).unwrap();
+        let asked = store.asked();
+        assert!((0..3).all(|_| limiter.check("a", 1).is_err()));
+        assert_eq!(store.asked() - asked, 1);
+        drop(clock);
+    }
+}
