@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ratelimit_runtime::backend::{Answer, Backend, Bucket, Request};
+use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, test_util,
@@ -23,16 +23,28 @@ const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBu
 
 /// A store as a user would write one: bytes under a name.
 #[derive(Default)]
-struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
+struct Shelf {
+    buckets: Mutex<HashMap<String, Vec<u8>>>,
+    keeps_denials: bool,
+}
 
 impl Backend for Shelf {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        let mut buckets = self.0.lock().unwrap();
+        let mut buckets = self.buckets.lock().unwrap();
         let bytes = buckets.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
         let mut bucket = Bucket::from_bytes(bytes)?;
         let answer = bucket.apply(request, request.now());
         buckets.insert(request.bucket().to_owned(), bucket.to_bytes());
         Ok(answer)
+    }
+
+    /// Time enough for a busy machine.
+    fn deadline(&self) -> Deadline {
+        Deadline::Imposed(20 * SECOND)
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.keeps_denials
     }
 }
 
@@ -430,12 +442,15 @@ macro_rules! conformance {
 conformance! {
     memory: MemoryBackend::new().into_backend();
     users_own: Shelf::default().into_backend();
-    redis: redis();
+    users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
+    redis: redis(true);
+    redis_asked_each_time: redis(false);
 }
 
 /// One server for all tests of this file, without a deadline that a busy machine could miss.
-fn redis() -> SharedBackend {
-    RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND).build().into_backend()
+fn redis(denial_cache: bool) -> SharedBackend {
+    let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
+    builder.denial_cache(denial_cache).build().into_backend()
 }
 
 /// A waiter that gives up does so in every backend.

@@ -38,7 +38,10 @@ fn keys(server: &RedisServer) -> Vec<Vec<u8>> {
 fn a_decision_is_one_call_of_the_script() {
     let server = RedisServer::start();
     let limits = ALGORITHMS.map(|algorithm| Limit::new(10, HOUR).with_algorithm(algorithm));
-    let limiter = limiter(&server, "one call", &limits);
+    let timeout = Duration::from_secs(20);
+    let asking = RedisBackend::builder().url(server.url()).timeout(timeout).denial_cache(false).build().unwrap();
+    let builder = RateLimiter::builder("one call").backend(asking).on_backend_error(OnBackendError::Deny);
+    let limiter = limits.iter().fold(builder, |builder, limit| builder.limit(*limit)).build().unwrap();
     let counts = || ["evalsha", "get", "set", "time", "eval", "del"].map(|command| server.calls_of(command));
     assert_eq!((0..30).filter(|_| limiter.check("a", 1).is_ok()).count(), 10);
     // The first call did not know the script; the denied ones wrote nothing.
@@ -49,6 +52,30 @@ fn a_decision_is_one_call_of_the_script() {
     limiter.reset("a").unwrap();
     assert_eq!(counts(), [33, 31, 10, 32, 0, 1]);
     assert_eq!(keys(&server).len(), 0);
+}
+
+#[test]
+fn a_key_that_is_denied_costs_the_server_one_decision_until_it_is_admitted() {
+    let server = RedisServer::start();
+    let per = Duration::from_millis(600);
+    let limiter = limiter(&server, "denied", &[Limit::new(1, per)]);
+    let start = Instant::now();
+    limiter.check("a", 1).unwrap();
+    let mut last = per;
+    while start.elapsed() < per / 2 {
+        let exceeded = limiter.check("a", 1).unwrap_err();
+        let after = exceeded.retry_after().unwrap();
+        assert!(after <= last, "it comes nearer");
+        last = after;
+    }
+    // One that did not know the script, one that was admitted, one that was denied.
+    assert_eq!(server.calls_of("evalsha"), 3);
+    let mut admitted_after = None;
+    while admitted_after.is_none() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it is denied for ever");
+        admitted_after = limiter.check("a", 1).is_ok().then(|| start.elapsed());
+    }
+    assert!(admitted_after >= Some(per), "{admitted_after:?}");
 }
 
 #[test]

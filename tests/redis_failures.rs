@@ -17,8 +17,9 @@ const SLACK: Duration = Duration::from_millis(900);
 /// After a recovery, limits are kept again within this.
 const RECOVERY: Duration = Duration::from_secs(2);
 
+/// A limiter that asks Redis each time, so that its failures are seen.
 fn limiter(name: &str, url: &str, policy: OnBackendError, count: u32) -> RateLimiter {
-    let backend = RedisBackend::builder().url(url).timeout(TIMEOUT).build().unwrap();
+    let backend = RedisBackend::builder().url(url).timeout(TIMEOUT).denial_cache(false).build().unwrap();
     RateLimiter::builder(name).backend(backend).on_backend_error(policy).limit(Limit::new(count, HOUR)).build().unwrap()
 }
 

