@@ -106,6 +106,8 @@ pub use http::tower::{RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};
+#[cfg(feature = "tracing")]
+pub use observe::log_keys;
 #[cfg(feature = "macros")]
 pub use ratelimit_macros::rate_limit;
 pub use registry::{LimiterInfo, Location, limiters, set_limits};

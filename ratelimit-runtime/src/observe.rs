@@ -1,28 +1,183 @@
-//! Tells whoever watches what becomes of backends.
+//! Tells whoever watches what becomes of calls: events of `tracing`, figures of `metrics`.
+//!
+//! The one place that knows of either. Without these features all of it is empty and costs nothing.
+
+#![cfg_attr(
+    not(all(feature = "metrics", feature = "tracing")),
+    allow(clippy::unused_self, reason = "what nobody watches has nothing in it")
+)]
+
+#[cfg(feature = "metrics")]
+mod metrics;
+#[cfg(feature = "tracing")]
+mod tracing;
 
 use std::time::Duration;
 
-use crate::error::BackendError;
+use crate::error::{BackendError, RateLimitExceeded};
+use crate::key::RateLimitKey;
 
-/// Whether calls reach a backend.
+#[cfg(feature = "tracing")]
+pub use tracing::log_keys;
+
+/// What is told of one limiter.
+pub(crate) struct Watch {
+    #[cfg(feature = "metrics")]
+    meters: metrics::LimiterMeters,
+}
+
+impl Watch {
+    pub(crate) fn new(limiter: &str) -> Watch {
+        let _ = limiter;
+        Watch {
+            #[cfg(feature = "metrics")]
+            meters: metrics::LimiterMeters::new(limiter),
+        }
+    }
+
+    /// A call is admitted.
+    #[inline]
+    pub(crate) fn allowed(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.count(metrics::Outcome::Allowed);
+    }
+
+    /// A call is denied by a limit (in a dry run: would be).
+    #[inline]
+    pub(crate) fn denied(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.count(metrics::Outcome::Denied);
+    }
+
+    /// A call is denied because the backend failed.
+    #[inline]
+    pub(crate) fn failed(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.count(metrics::Outcome::Failed);
+    }
+
+    /// An admitted call is made to wait for so long.
+    #[inline]
+    pub(crate) fn waits(&self, delay: Duration) {
+        let _ = delay;
+        #[cfg(feature = "metrics")]
+        self.meters.waits(delay);
+    }
+}
+
+/// What is told of the keys in one memory backend.
+#[derive(Default)]
+pub(crate) struct KeysWatch {
+    #[cfg(feature = "metrics")]
+    meters: metrics::KeysMeters,
+}
+
+impl KeysWatch {
+    /// So many keys are tracked now.
+    #[inline]
+    pub(crate) fn tracked(&self, keys: usize) {
+        let _ = keys;
+        #[cfg(feature = "metrics")]
+        self.meters.tracked(keys);
+    }
+
+    /// A key in use has made room for another.
+    #[inline]
+    pub(crate) fn evicted(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.evicted();
+    }
+}
+
+/// Whether anybody wants to be told of denials: asked before what would be told is made up.
+#[inline]
+pub(crate) fn wants_denials() -> bool {
+    #[cfg(feature = "tracing")]
+    return tracing::wants_denials();
+    #[cfg(not(feature = "tracing"))]
+    false
+}
+
+/// A call for `cost` permits is denied (in a dry run: would be). Only if [`wants_denials`].
+#[cold]
+#[inline(never)]
+pub(crate) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: ShownKey<'_>) {
+    let _ = (exceeded, cost, dry_run, key);
+    #[cfg(feature = "tracing")]
+    tracing::denied(exceeded, cost, dry_run, key.text);
+}
+
+/// A call's key as text, where keys are to be shown and somebody looks.
+#[derive(Default)]
+pub(crate) struct KeyText {
+    #[cfg(feature = "tracing")]
+    text: Option<Box<str>>,
+}
+
+/// A [`KeyText`] that a call carries along.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct ShownKey<'a> {
+    #[cfg(feature = "tracing")]
+    text: Option<&'a str>,
+    lifetime: std::marker::PhantomData<&'a str>,
+}
+
+impl KeyText {
+    #[inline]
+    pub(crate) fn of<K: RateLimitKey>(key: &K) -> KeyText {
+        let _ = key;
+        KeyText {
+            #[cfg(feature = "tracing")]
+            text: tracing::key_text(key),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn shown(&self) -> ShownKey<'_> {
+        ShownKey {
+            #[cfg(feature = "tracing")]
+            text: self.text.as_deref(),
+            lifetime: std::marker::PhantomData,
+        }
+    }
+}
+
+impl ShownKey<'_> {
+    /// For a call that outlives the key.
+    pub(crate) fn to_text(self) -> KeyText {
+        KeyText {
+            #[cfg(feature = "tracing")]
+            text: self.text.map(Box::from),
+        }
+    }
+}
+
+/// What a circuit breaker lets through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerState {
-    /// All do.
+    /// All calls: the backend works.
     Closed,
-    /// None does.
+    /// None: the backend fails.
     Open,
-    /// One does, to find out whether it is back.
+    /// One, to find out.
     HalfOpen,
 }
 
-/// A backend of that kind has decided, or failed to, in so long a time.
-#[inline]
+/// A remote backend of this kind (`redis`, ..) has decided or failed to.
 pub(crate) fn backend_decided(kind: &'static str, took: Duration, result: Result<(), &BackendError>) {
     let _ = (kind, took, result);
+    #[cfg(feature = "metrics")]
+    metrics::backend_decided(kind, took, result);
 }
 
-/// Whether calls reach a backend of that kind has changed; `error` is what opened it.
-#[inline]
+/// The circuit breaker of a backend has changed its state, because of `error` where it opens.
 pub(crate) fn breaker_changed(kind: &'static str, state: BreakerState, error: Option<&BackendError>) {
     let _ = (kind, state, error);
+    #[cfg(feature = "metrics")]
+    metrics::breaker_changed(kind, state);
+    #[cfg(feature = "tracing")]
+    tracing::breaker_changed(kind, state, error);
 }
+
+#[cfg(all(test, any(feature = "tracing", feature = "metrics")))]
+mod tests;

@@ -221,7 +221,9 @@ impl Store {
         let rule = rules[0];
         let (unkeyed, keyed) = match rule.limit.algorithm() {
             Algorithm::TokenBucket if plain && Tat::fits(&rule) => (Unkeyed::token(&rule), Keyed::Token(Table::new())),
-            Algorithm::SlidingWindow if plain && rule.capacity() > 0 => (Unkeyed::window(), Keyed::Window(Table::new())),
+            Algorithm::SlidingWindow if plain && rule.capacity() > 0 => {
+                (Unkeyed::window(), Keyed::Window(Table::new()))
+            }
             _ => (Unkeyed::any(), Keyed::Any(Table::new())),
         };
         let is_small = !matches!(keyed, Keyed::Any(_));

@@ -17,6 +17,7 @@ use crate::guard::Guard;
 use crate::guard::denials::{self, Asked, Told};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
+use crate::observe::{self, KeyText, ShownKey};
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
@@ -53,12 +54,14 @@ pub(crate) struct Call<'a> {
     wait: Wait,
     peek: bool,
     is_async: bool,
+    /// The key, for whoever is told of denials.
+    key: ShownKey<'a>,
 }
 
 impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
-        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false, is_async: false }
+        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false, is_async: false, key: ShownKey::default() }
     }
 
     /// The limits as they were read at this call.
@@ -120,7 +123,9 @@ impl<'a> Call<'a> {
             return Started::Done(Ok(self.free()));
         }
         // In a dry run, what would have to wait is counted as denied, and does not.
-        let call = if self.core.options.dry_run { Call { wait: Wait::No, ..self } } else { self };
+        let wait = if self.core.options.dry_run { Wait::No } else { self.wait };
+        let text = KeyText::of(key);
+        let call = Call { wait, key: text.shown(), ..self };
         let venue = call.core.venue(switches, call.is_async);
         match &venue.target {
             Target::Memory(store) => {
@@ -234,12 +239,13 @@ impl<'a> Call<'a> {
         if self.peek {
             return Started::Done(Ok(decision));
         }
-        self.core.counts.allow();
+        self.core.allowed();
         #[cfg(any(feature = "tower", feature = "actix-web"))]
         crate::noted::admitted(limit, remaining, fresh_at.saturating_sub(now));
         if delay.is_zero() {
             return Started::Done(Ok(decision));
         }
+        self.core.waits(delay);
         #[cfg(not(feature = "test-util"))]
         let _ = venue;
         Started::Waiting(Box::new(Booking {
@@ -252,18 +258,8 @@ impl<'a> Call<'a> {
     }
 
     fn denied(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
-        if !self.peek {
-            self.core.counts.deny();
-            if self.core.options.dry_run {
-                return Ok(self.free());
-            }
-        }
         let retry_after = refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now));
-        #[cfg(any(feature = "tower", feature = "actix-web"))]
-        if !self.peek {
-            crate::noted::denied(limit, refusal.remaining, retry_after);
-        }
-        Err(RateLimitExceeded {
+        let exceeded = || RateLimitExceeded {
             limiter: self.core.shared_name(),
             limit,
             retry_after,
@@ -273,7 +269,17 @@ impl<'a> Call<'a> {
                 Some(_) => ExceededKind::Limited,
                 None => ExceededKind::CostExceedsLimit,
             },
-        })
+        };
+        if !self.peek {
+            self.core.denied();
+            self.core.tell_denied(exceeded, self.cost, self.key);
+            if self.core.options.dry_run {
+                return Ok(self.free());
+            }
+            #[cfg(any(feature = "tower", feature = "actix-web"))]
+            crate::noted::denied(limit, refusal.remaining, retry_after);
+        }
+        Err(exceeded())
     }
 
     fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<Guard>, venue: &Venue<'_>) -> RemoteCall {
@@ -294,6 +300,7 @@ impl<'a> Call<'a> {
             is_async: self.is_async,
             sent: venue.backend_now(),
             fallback: self.core.fallback(venue).address(key),
+            key: self.key.to_text(),
         }
     }
 }
@@ -323,15 +330,25 @@ fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
     let now = store.now();
     match store.admit(key, now, cost) {
         Verdict::Admitted => {
-            core.counts.allow();
+            core.allowed();
             Verdict::Admitted
         }
         Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
-            core.counts.deny();
-            Verdict::Denied(until.saturating_sub(now))
+            let retry_after = until.saturating_sub(now);
+            core.denied();
+            if observe::wants_denials() {
+                tell_denied(core, key, retry_after);
+            }
+            Verdict::Denied(retry_after)
         }
         Verdict::Denied(_) | Verdict::Unknown => Verdict::Unknown,
     }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_denied<K: RateLimitKey>(core: &Core, key: &K, retry_after: u64) {
+    core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(key).shown());
 }
 
 #[cold]
@@ -447,6 +464,7 @@ pub(crate) struct RemoteCall {
     sent: u64,
     /// The bucket in memory that decides where the backend fails.
     fallback: Address,
+    key: KeyText,
 }
 
 impl RemoteCall {
@@ -458,6 +476,7 @@ impl RemoteCall {
             wait: self.wait,
             peek: self.peek,
             is_async: self.is_async,
+            key: self.key.shown(),
         }
     }
 
@@ -489,7 +508,9 @@ impl RemoteCall {
                 self.call().decide_in(&store, self.fallback, &venue)
             }
             OnBackendError::Allow => {
-                self.core.counts.allow();
+                if !self.peek {
+                    self.core.allowed();
+                }
                 Started::Done(Ok(self.call().free()))
             }
             OnBackendError::Deny => Started::Done(self.failed()),
@@ -518,17 +539,25 @@ impl RemoteCall {
     /// What a call gets where the backend failed and the policy is to deny.
     fn failed(&self) -> Result<Decision, RateLimitExceeded> {
         let decision = self.call().free();
-        self.core.counts.deny();
-        if self.core.options.dry_run || self.cost == 0 {
-            return Ok(decision);
-        }
-        Err(RateLimitExceeded {
+        let exceeded = || RateLimitExceeded {
             limiter: self.core.shared_name(),
             limit: decision.limit,
             retry_after: RETRY_AFTER_FAILURE,
             remaining: 0,
             position: 0,
             kind: ExceededKind::BackendFailed,
-        })
+        };
+        match self.peek {
+            true => {}
+            false if self.cost == 0 => self.core.allowed(),
+            false => {
+                self.core.failed();
+                self.core.tell_denied(exceeded, self.cost, self.key.shown());
+            }
+        }
+        if self.core.options.dry_run || self.cost == 0 {
+            return Ok(decision);
+        }
+        Err(exceeded())
     }
 }

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use once_cell::sync::OnceCell;
@@ -22,6 +23,7 @@ use crate::guard::Guard;
 use crate::guard::denials::{self, Asked, Fingerprint};
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
+use crate::observe::{self, ShownKey, Watch};
 use crate::registry;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
@@ -69,7 +71,8 @@ pub(crate) struct Core {
     way: AtomicU8,
     /// The store of the short way.
     short: OnceCell<Arc<Store>>,
-    pub(super) counts: Counts,
+    counts: Counts,
+    watch: Watch,
 }
 
 /// Where a call is decided, and by which clock.
@@ -147,6 +150,7 @@ impl Core {
             limits_hash: AtomicU64::new(denials::of_limits(&limits)),
             fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
             gives_back: AtomicBool::new(false),
+            watch: Watch::new(name.as_str()),
             name,
             named,
             shape: shape.into(),
@@ -191,6 +195,39 @@ impl Core {
 
     pub(crate) fn counts(&self) -> (u64, u64) {
         self.counts.sums()
+    }
+
+    /// Counts an admitted call.
+    #[inline]
+    pub(super) fn allowed(&self) {
+        self.counts.allow();
+        self.watch.allowed();
+    }
+
+    /// Tells that an admitted call is made to wait.
+    pub(super) fn waits(&self, delay: Duration) {
+        self.watch.waits(delay);
+    }
+
+    /// Counts a denied call.
+    #[inline]
+    pub(super) fn denied(&self) {
+        self.counts.deny();
+        self.watch.denied();
+    }
+
+    /// Counts a call that is denied because the backend failed.
+    pub(super) fn failed(&self) {
+        self.counts.deny();
+        self.watch.failed();
+    }
+
+    /// Tells of a denied call, where somebody wants to be told.
+    #[inline]
+    pub(super) fn tell_denied(&self, exceeded: impl FnOnce() -> RateLimitExceeded, cost: u32, key: ShownKey<'_>) {
+        if observe::wants_denials() {
+            observe::denied(&exceeded(), cost, self.options.dry_run, key);
+        }
     }
 
     pub(crate) fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {

@@ -9,6 +9,7 @@ use super::compact::Compact;
 use super::slots::{Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
+use crate::observe::KeysWatch;
 use crate::sync::Lock;
 
 /// Shards of a table: more than the cores of most machines, so that two threads seldom meet.
@@ -27,6 +28,7 @@ pub(super) struct Bound {
     len: AtomicUsize,
     pub(super) evicted: AtomicU64,
     pub(super) untracked: AtomicU64,
+    watch: KeysWatch,
 }
 
 impl Bound {
@@ -37,6 +39,7 @@ impl Bound {
             len: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             untracked: AtomicU64::new(0),
+            watch: KeysWatch::default(),
         }
     }
 
@@ -47,11 +50,23 @@ impl Bound {
     /// Counts one more bucket if there is room.
     fn claim(&self) -> bool {
         let claim = |len: usize| (len < self.max_keys).then_some(len + 1);
-        self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim).is_ok()
+        let claimed = self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
+        if let Ok(before) = claimed {
+            self.watch.tracked(before + 1);
+        }
+        claimed.is_ok()
     }
 
     fn release(&self, buckets: usize) {
-        self.len.fetch_sub(buckets, Ordering::Relaxed);
+        let before = self.len.fetch_sub(buckets, Ordering::Relaxed);
+        self.watch.tracked(before - buckets);
+    }
+
+    /// Counts a bucket in use that goes.
+    fn evict(&self) {
+        self.release(1);
+        self.evicted.fetch_add(1, Ordering::Relaxed);
+        self.watch.evicted();
     }
 }
 
@@ -309,8 +324,7 @@ impl<S: Compact> Shard<S> {
         }
         let Some((_, place)) = victim else { return false };
         self.remove_at(place);
-        bound.release(1);
-        bound.evicted.fetch_add(1, Ordering::Relaxed);
+        bound.evict();
         true
     }
 }

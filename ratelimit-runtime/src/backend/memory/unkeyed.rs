@@ -350,7 +350,8 @@ mod model {
     fn a_token_is_given_to_one_of_two() {
         loom::model(|| {
             let rule = token(1);
-            let (bucket, a, b) = at_once(Unkeyed::token(&rule), move |it| take(it, &rule, 1), move |it| take(it, &rule, 1));
+            let (bucket, a, b) =
+                at_once(Unkeyed::token(&rule), move |it| take(it, &rule, 1), move |it| take(it, &rule, 1));
             assert_eq!(a + b, 1);
             let full = now() + 60_000_000_000;
             let Verdict::Denied(until) = bucket.take(&rule, now(), 1) else { panic!("admitted") };

@@ -1,0 +1,190 @@
+//! Figures of the facade `metrics`; their names stand in a table in the crate's docs.
+//!
+//! Looking a figure up by its name takes a recorder longer than a decision may. So each limiter keeps handles, from the first
+//! call on that finds a recorder. One that is installed after a limiter's first calls counts from then on.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use metrics::{
+    Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit, gauge, histogram,
+    with_recorder,
+};
+
+use super::BreakerState;
+use crate::error::{BackendError, BackendErrorKind};
+
+const DECISIONS: &str = "ratelimit_decisions_total";
+const WAIT: &str = "ratelimit_wait_seconds";
+const TRACKED_KEYS: &str = "ratelimit_tracked_keys";
+const EVICTED_KEYS: &str = "ratelimit_evicted_keys_total";
+const LATENCY: &str = "ratelimit_backend_latency_seconds";
+const BREAKER: &str = "ratelimit_breaker_state";
+
+static METADATA: Metadata<'static> = Metadata::new("ratelimit", Level::INFO, Some(module_path!()));
+
+/// What became of a call.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Outcome {
+    Allowed,
+    Denied,
+    Failed,
+}
+
+const OUTCOMES: [&str; 3] = ["allowed", "denied", "failed"];
+
+/// The figures of one limiter.
+pub(super) struct LimiterMeters {
+    /// By outcome.
+    keys: [Key; 3],
+    wait: Key,
+    handles: OnceLock<Handles>,
+}
+
+struct Handles {
+    decisions: [Counter; 3],
+    wait: OnceLock<Histogram>,
+}
+
+impl LimiterMeters {
+    pub(super) fn new(limiter: &str) -> LimiterMeters {
+        let limiter = Label::new("limiter", limiter.to_owned());
+        let key = |outcome| Key::from_parts(DECISIONS, vec![limiter.clone(), Label::new("outcome", outcome)]);
+        LimiterMeters {
+            keys: OUTCOMES.map(key),
+            wait: Key::from_parts(WAIT, vec![limiter.clone()]),
+            handles: OnceLock::new(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn count(&self, outcome: Outcome) {
+        match self.handles.get() {
+            Some(handles) => handles.decisions[outcome as usize].increment(1),
+            None => self.count_first(outcome),
+        }
+    }
+
+    /// Without handles: nobody records yet.
+    #[inline(never)]
+    fn count_first(&self, outcome: Outcome) {
+        with_recorder(|recorder| match self.find(recorder) {
+            Some(handles) => handles.decisions[outcome as usize].increment(1),
+            None => recorder.register_counter(&self.keys[outcome as usize], &METADATA).increment(1),
+        });
+    }
+
+    fn find(&self, recorder: &dyn Recorder) -> Option<&Handles> {
+        is_lasting(recorder).then(|| {
+            self.handles.get_or_init(|| {
+                describe(recorder);
+                let decisions = self.keys.each_ref().map(|key| recorder.register_counter(key, &METADATA));
+                Handles { decisions, wait: OnceLock::new() }
+            })
+        })
+    }
+
+    pub(super) fn waits(&self, delay: Duration) {
+        with_recorder(|recorder| {
+            let register = || recorder.register_histogram(&self.wait, &METADATA);
+            match self.find(recorder) {
+                Some(handles) => handles.wait.get_or_init(register).record(delay),
+                None => register().record(delay),
+            }
+        });
+    }
+}
+
+/// The figures of one memory backend, which add up with those of others.
+#[derive(Default)]
+pub(super) struct KeysMeters {
+    handles: OnceLock<(Gauge, Counter)>,
+    /// What of the gauge is this backend's.
+    told: AtomicUsize,
+}
+
+impl KeysMeters {
+    #[inline]
+    pub(super) fn tracked(&self, keys: usize) {
+        if let Some((gauge, _)) = self.handles() {
+            let told = self.told.swap(keys, Ordering::Relaxed);
+            // Whole numbers of keys are exact.
+            #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 keys")]
+            gauge.increment(keys as f64 - told as f64);
+        }
+    }
+
+    pub(super) fn evicted(&self) {
+        if let Some((_, counter)) = self.handles() {
+            counter.increment(1);
+        }
+    }
+
+    #[inline]
+    fn handles(&self) -> Option<&(Gauge, Counter)> {
+        match self.handles.get() {
+            Some(handles) => Some(handles),
+            None => self.find(),
+        }
+    }
+
+    #[inline(never)]
+    fn find(&self) -> Option<&(Gauge, Counter)> {
+        with_recorder(|recorder| {
+            is_lasting(recorder).then(|| {
+                self.handles.get_or_init(|| {
+                    (
+                        recorder.register_gauge(&Key::from_static_name(TRACKED_KEYS), &METADATA),
+                        recorder.register_counter(&Key::from_static_name(EVICTED_KEYS), &METADATA),
+                    )
+                })
+            })
+        })
+    }
+}
+
+/// Whether handles of this recorder are worth keeping. It has no state where none is installed: the facade's stand-in has
+/// none, and its handles would do nothing for ever. A recorder of somebody's own without state is asked each time.
+fn is_lasting(recorder: &dyn Recorder) -> bool {
+    size_of_val(recorder) > 0
+}
+
+pub(super) fn backend_decided(kind: &'static str, took: Duration, result: Result<(), &BackendError>) {
+    let result = match result.map_err(BackendError::kind) {
+        Ok(()) => "ok",
+        Err(BackendErrorKind::Timeout) => "timeout",
+        Err(BackendErrorKind::Unreachable) => "unreachable",
+        Err(BackendErrorKind::Refused) => "refused",
+        Err(BackendErrorKind::Configuration) => "configuration",
+    };
+    histogram!(LATENCY, "backend" => kind, "result" => result).record(took);
+}
+
+pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
+    let state = match state {
+        BreakerState::Closed => 0,
+        BreakerState::HalfOpen => 1,
+        BreakerState::Open => 2,
+    };
+    gauge!(BREAKER, "backend" => kind).set(state);
+}
+
+fn describe(recorder: &dyn Recorder) {
+    let name = KeyName::from_const_str;
+    let text = SharedString::const_str;
+    recorder.describe_counter(name(DECISIONS), Some(Unit::Count), text("Calls, by what became of them."));
+    recorder.describe_histogram(name(WAIT), Some(Unit::Seconds), text("Waits of admitted calls for their permits."));
+    recorder.describe_gauge(name(TRACKED_KEYS), Some(Unit::Count), text("Keys that this process keeps in memory."));
+    recorder.describe_counter(
+        name(EVICTED_KEYS),
+        Some(Unit::Count),
+        text("Keys in use that have made room for others in this process's memory."),
+    );
+    recorder.describe_histogram(name(LATENCY), Some(Unit::Seconds), text("Decisions of remote backends."));
+    recorder.describe_gauge(
+        name(BREAKER),
+        None,
+        text("0: the backend works, 1: it is tried again, 2: it fails and is not asked."),
+    );
+}

@@ -1,0 +1,90 @@
+//! Events of `tracing`, all of the target `ratelimit`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tracing::{Level, debug, info, level_enabled, warn};
+
+use super::BreakerState;
+use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
+use crate::key::{RateLimitKey, TextSink};
+
+const TARGET: &str = "ratelimit";
+
+static LOG_KEYS: AtomicBool = AtomicBool::new(false);
+
+/// Shows the keys of denied calls in the events of `tracing`, as a field `key` (`true`), or no longer (`false`).
+///
+/// Off unless it is turned on: a key is often a customer's name, address or token. For the whole process, from the next call
+/// on. The text is that of the key's parts as they are told apart: `"ann"`, `(7u64,203.0.113.9)`.
+pub fn log_keys(on: bool) {
+    LOG_KEYS.store(on, Ordering::Relaxed);
+}
+
+/// Whether any subscriber may look at what is told of denials: one load.
+#[inline]
+pub(super) fn wants_denials() -> bool {
+    level_enabled!(Level::DEBUG)
+}
+
+#[inline]
+pub(super) fn key_text<K: RateLimitKey>(key: &K) -> Option<Box<str>> {
+    (K::KEYED && wants_denials() && LOG_KEYS.load(Ordering::Relaxed)).then(|| {
+        let mut text = String::new();
+        key.write_to(&mut TextSink::new(&mut text));
+        text.into()
+    })
+}
+
+pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: Option<&str>) {
+    let reason = match exceeded.kind() {
+        ExceededKind::Limited => "limited",
+        ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
+        ExceededKind::BackendFailed => "backend_failed",
+    };
+    let retry_after = exceeded.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000));
+    debug!(
+        target: TARGET,
+        limiter = exceeded.limiter(),
+        limit = %exceeded.limit(),
+        remaining = exceeded.remaining(),
+        retry_after_ms = retry_after.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+        cost,
+        reason,
+        dry_run,
+        key,
+        "call denied by rate limit"
+    );
+}
+
+/// Kinds of backends that fail and have been told of.
+static FAILING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
+
+/// Tells once that backends of this kind fail, and once that they no longer do; what happens meanwhile is for who debugs.
+pub(super) fn breaker_changed(kind: &'static str, state: BreakerState, error: Option<&BackendError>) {
+    let mut failing = FAILING.lock();
+    let known = failing.iter().position(|failing| *failing == kind);
+    match (state, known) {
+        (BreakerState::Open, None) => failing.push(kind),
+        (BreakerState::Closed, Some(known)) => {
+            failing.swap_remove(known);
+        }
+        _ => {}
+    }
+    // A subscriber may call a limited function.
+    drop(failing);
+    let error = error.map(tracing::field::display);
+    match (state, known) {
+        (BreakerState::Open, None) => {
+            warn!(target: TARGET, backend = kind, error, "rate limit backend fails: limiters go by `on_backend_error`");
+        }
+        (BreakerState::Closed, Some(_)) => {
+            info!(target: TARGET, backend = kind, "rate limit backend works again");
+        }
+        (BreakerState::Open, Some(_)) => {
+            debug!(target: TARGET, backend = kind, error, "rate limit backend still fails");
+        }
+        (BreakerState::HalfOpen, _) => debug!(target: TARGET, backend = kind, "rate limit backend is tried again"),
+        (BreakerState::Closed, None) => {}
+    }
+}

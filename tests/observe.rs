@@ -1,0 +1,320 @@
+//! What is told to those who watch: events of `tracing`, figures of `metrics`, JSON.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use ratelimit_runtime::backend::{Answer, Backend, Request};
+use ratelimit_runtime::{
+    BackendError, BackendErrorKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, log_keys,
+    rate_limit, test_util,
+};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn limiter(name: &str, count: u32) -> RateLimiter {
+    RateLimiter::builder(name).limit(Limit::new(count, HOUR)).build().unwrap()
+}
+
+/// A backend that always fails.
+struct Broken;
+
+impl Backend for Broken {
+    fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
+        Err(BackendError::new(BackendErrorKind::Refused, "broken"))
+    }
+}
+
+/// The events of the target `ratelimit`: level, and fields as text.
+#[derive(Clone, Default)]
+struct Events(Arc<Mutex<Vec<(Level, BTreeMap<&'static str, String>)>>>);
+
+impl Subscriber for Events {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "ratelimit"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        self.0.lock().unwrap().push((*event.metadata().level(), fields.0));
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<&'static str, String>);
+
+impl Visit for Fields {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.0.insert(field.name(), value.to_owned());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.0.insert(field.name(), format!("{value:?}"));
+    }
+}
+
+/// The events that `f` causes on this thread, and whether keys are shown meanwhile.
+fn events(keys: bool, f: impl FnOnce()) -> Vec<(Level, BTreeMap<&'static str, String>)> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone: MutexGuard<'_, ()> = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    log_keys(keys);
+    let events = Events::default();
+    tracing::subscriber::with_default(events.clone(), f);
+    log_keys(false);
+    events.0.lock().unwrap().clone()
+}
+
+#[rate_limit(count = 1, per = "1h", key = user, name = "send")]
+fn send(user: &str) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "1h", key = user, name = "send_async")]
+async fn send_async(user: &str) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[test]
+fn a_denial_is_an_event_with_limiter_limit_and_time_but_without_the_key() {
+    let _clock = test_util::pause();
+    let told = events(false, || {
+        send("ann").unwrap();
+        send("ann").unwrap_err();
+    });
+    let [(level, fields)] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(*level, Level::DEBUG);
+    let expected = [
+        ("message", "call denied by rate limit"),
+        ("limiter", "send"),
+        ("limit", "1 per 3600s"),
+        ("remaining", "0"),
+        ("retry_after_ms", "3600000"),
+        ("cost", "1"),
+        ("reason", "limited"),
+        ("dry_run", "false"),
+    ];
+    assert_eq!(*fields, expected.map(|(name, value)| (name, value.to_owned())).into());
+}
+
+#[test]
+fn keys_are_shown_where_that_is_asked_for() {
+    // On the short way, which a test's clock would turn off; in a future; at a backend.
+    let elsewhere = RateLimiter::builder("elsewhere")
+        .limit(Limit::new(1, HOUR))
+        .backend(Broken)
+        .on_backend_error(OnBackendError::Deny)
+        .build()
+        .unwrap();
+    let told = events(true, || {
+        send("short").unwrap();
+        send("short").unwrap_err();
+        futures_executor::block_on(send_async("future")).unwrap();
+        futures_executor::block_on(send_async("future")).unwrap_err();
+        elsewhere.check(("remote", 7_u8), 1).unwrap_err();
+    });
+    let keys: Vec<_> = told.iter().map(|(_, fields)| fields["key"].as_str()).collect();
+    assert_eq!(keys, ["\"short\"", "\"future\"", "(\"remote\",7u8)"]);
+    assert_eq!(told[2].1["reason"], "backend_failed");
+}
+
+#[test]
+fn what_a_dry_run_would_deny_is_told_as_such() {
+    let dry = RateLimiter::builder("dry").limit(Limit::new(1, HOUR)).dry_run().build().unwrap();
+    let told = events(false, || {
+        for _ in 0..3 {
+            dry.check((), 1).unwrap();
+        }
+    });
+    assert_eq!(told.len(), 2);
+    assert!(told.iter().all(|(_, fields)| fields["dry_run"] == "true"), "{told:?}");
+}
+
+#[test]
+fn a_call_that_never_fits_is_told_without_a_time() {
+    let told = events(false, || {
+        limiter("small", 2).check((), 3).unwrap_err();
+    });
+    let fields = &told[0].1;
+    assert_eq!((&*fields["reason"], &*fields["cost"]), ("cost_exceeds_limit", "3"));
+    assert!(!fields.contains_key("retry_after_ms"));
+}
+
+#[test]
+fn looking_is_no_event() {
+    let limiter = limiter("looked at", 1);
+    let told = events(false, || {
+        limiter.check((), 1).unwrap();
+        limiter.peek((), 1).unwrap_err();
+    });
+    assert!(told.is_empty(), "{told:?}");
+}
+
+/// What an exporter that `f` is recorded by shows.
+fn recorded(f: impl FnOnce(&PrometheusRecorder)) -> Vec<String> {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || f(&recorder));
+    rendered(&recorder)
+}
+
+fn rendered(recorder: &PrometheusRecorder) -> Vec<String> {
+    recorder.handle().render().lines().map(str::to_owned).collect()
+}
+
+fn decisions(name: &str, outcome: &str, calls: u32) -> String {
+    format!("ratelimit_decisions_total{{limiter=\"{name}\",outcome=\"{outcome}\"}} {calls}")
+}
+
+#[track_caller]
+fn assert_shows(lines: &[String], expected: &str) {
+    assert!(lines.iter().any(|line| line == expected), "no `{expected}` in:\n{}", lines.join("\n"));
+}
+
+#[test]
+fn decisions_are_counted_by_limiter_and_outcome() {
+    #[rate_limit(count = 2, per = "1h", name = "count")]
+    fn count() -> Option<()> {
+        Some(())
+    }
+    #[rate_limit(count = 2, per = "1h", name = "count_async")]
+    async fn count_async() -> Option<()> {
+        Some(())
+    }
+    let broken = RateLimiter::builder("count broken")
+        .limit(Limit::new(2, HOUR))
+        .backend(Broken)
+        .on_backend_error(OnBackendError::Deny)
+        .build()
+        .unwrap();
+    let lines = recorded(|_| {
+        for _ in 0..5 {
+            count();
+            futures_executor::block_on(count_async());
+        }
+        broken.check((), 1).unwrap_err();
+        broken.check((), 0).unwrap();
+    });
+    for name in ["count", "count_async"] {
+        assert_shows(&lines, &decisions(name, "allowed", 2));
+        assert_shows(&lines, &decisions(name, "denied", 3));
+        assert_shows(&lines, &decisions(name, "failed", 0));
+    }
+    assert_shows(&lines, &decisions("count broken", "failed", 1));
+    assert_shows(&lines, &decisions("count broken", "allowed", 1));
+    assert_shows(&lines, "# TYPE ratelimit_decisions_total counter");
+    assert_shows(&lines, "# HELP ratelimit_decisions_total Calls, by what became of them.");
+}
+
+#[test]
+fn a_recorder_that_is_installed_after_the_first_calls_counts_from_then_on() {
+    let limiter = limiter("early", 10);
+    for _ in 0..4 {
+        limiter.check((), 1).unwrap();
+    }
+    let lines = recorded(|_| {
+        for _ in 0..3 {
+            limiter.check((), 1).unwrap();
+        }
+    });
+    assert_shows(&lines, &decisions("early", "allowed", 3));
+}
+
+#[test]
+fn a_recorder_without_state_counts_too() {
+    use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
+    static COUNTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    struct Stateless;
+    struct Count(String);
+
+    impl CounterFn for Count {
+        fn increment(&self, _: u64) {
+            COUNTED.lock().unwrap().push(self.0.clone());
+        }
+
+        fn absolute(&self, _: u64) {}
+    }
+
+    impl Recorder for Stateless {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, key: &Key, _: &metrics::Metadata<'_>) -> Counter {
+            Counter::from_arc(Arc::new(Count(key.to_string())))
+        }
+
+        fn register_gauge(&self, _: &Key, _: &metrics::Metadata<'_>) -> Gauge {
+            Gauge::noop()
+        }
+
+        fn register_histogram(&self, _: &Key, _: &metrics::Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    let limiter = limiter("stateless", 1);
+    metrics::with_local_recorder(&Stateless, || {
+        limiter.check((), 1).unwrap();
+        limiter.check((), 1).unwrap_err();
+    });
+    let counted = COUNTED.lock().unwrap();
+    assert_eq!(counted.len(), 2);
+    assert!(counted[0].contains("allowed") && counted[1].contains("denied"), "{counted:?}");
+}
+
+#[test]
+fn waits_are_recorded_in_seconds() {
+    let clock = test_util::pause();
+    let limiter = limiter("patient", 1);
+    let lines = recorded(|_| {
+        limiter.wait((), 1).unwrap();
+        limiter.wait((), 1).unwrap();
+    });
+    drop(clock);
+    assert_shows(&lines, "ratelimit_wait_seconds_sum{limiter=\"patient\"} 3600");
+    assert_shows(&lines, "ratelimit_wait_seconds_count{limiter=\"patient\"} 1");
+}
+
+#[test]
+fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
+    let limiter = |name: &str, max_keys| {
+        let memory = MemoryBackend::with_max_keys(max_keys);
+        RateLimiter::builder(name).limit(Limit::new(2, HOUR)).backend(memory).build().unwrap()
+    };
+    let (small, large) = (limiter("small memory", 10), limiter("large memory", 1_000));
+    // Before anybody watches.
+    for key in 0..5 {
+        large.check(key, 1).unwrap();
+    }
+    let recorder = PrometheusBuilder::new().build_recorder();
+    metrics::with_local_recorder(&recorder, || {
+        for key in 0..30 {
+            small.check(key, 1).unwrap();
+            large.check(100 + key, 1).unwrap();
+        }
+    });
+    let lines = rendered(&recorder);
+    assert_shows(&lines, "ratelimit_tracked_keys 45");
+    assert_shows(&lines, "ratelimit_evicted_keys_total 20");
+    for key in 0..5 {
+        large.reset(key).unwrap();
+    }
+    assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 40");
+}
