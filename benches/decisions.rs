@@ -73,6 +73,8 @@ fn main() {
         ("governor, `String` key", &|call| by_text.check_key(&texts[call % 100]).is_ok()),
         ("governor, `u64` key", &|call| by_number.check_key(&number(call)).is_ok()),
     ];
+    #[cfg(feature = "metrics")]
+    metrics_exporter_prometheus::PrometheusBuilder::new().install_recorder().expect("the first recorder");
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [wanted, calls] = &arguments[..] else {
         for (name, _) in cases {

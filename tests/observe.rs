@@ -8,9 +8,11 @@ use std::time::Duration;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use ratelimit_runtime::backend::{Answer, Backend, Request};
 use ratelimit_runtime::{
-    BackendError, BackendErrorKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, log_keys,
-    rate_limit, test_util,
+    Algorithm, BackendError, BackendErrorKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter,
+    limiters, log_keys, rate_limit, test_util,
 };
+use ratelimit_tests::ServerExample;
+use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -317,4 +319,92 @@ fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
         large.reset(key).unwrap();
     }
     assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 40");
+}
+
+/// As JSON, the limiter of that name.
+fn listed(name: &str) -> Value {
+    let json = serde_json::to_value(limiters()).unwrap();
+    let limiters = json.as_array().unwrap().iter();
+    limiters.rev().find(|limiter| limiter["name"] == name).expect("a limiter of that name").clone()
+}
+
+#[test]
+fn limiters_are_listed_as_json() {
+    let smooth = Limit::new(6, Duration::from_millis(1_500)).with_algorithm(Algorithm::TokenBucket).with_burst(4);
+    let limiter = RateLimiter::builder("listed").limit(Limit::new(9, HOUR)).limit(smooth).build().unwrap();
+    let line = line!() - 1;
+    limiter.check((), 3).unwrap();
+    limiter.check((), 3).unwrap_err();
+    let mut json = listed("listed");
+    assert!(json["location"]["column"].take().is_u64(), "{json}");
+    let expected = json!({
+        "name": "listed",
+        "limits": [
+            { "count": 9, "per": 3_600.0, "algorithm": "sliding_window" },
+            { "count": 6, "per": 1.5, "algorithm": "token_bucket", "burst": 4 },
+        ],
+        "location": { "file": file!(), "line": line, "column": null },
+        "allowed": 1,
+        "denied": 1,
+        "dry_run": false,
+        "remaining": 1,
+        "keys": 0,
+    });
+    assert_eq!(json, expected);
+}
+
+#[test]
+fn the_list_says_how_many_keys_there_are_where_they_are_in_memory() {
+    let keyed = limiter("listed by key", 3);
+    for key in 0..5 {
+        keyed.check(key, 1).unwrap();
+    }
+    let json = listed("listed by key");
+    assert_eq!((&json["keys"], &json["remaining"]), (&json!(5), &Value::Null));
+    let elsewhere =
+        RateLimiter::builder("listed elsewhere").limit(Limit::new(1, HOUR)).backend(Broken).build().unwrap();
+    elsewhere.check((), 1).unwrap();
+    let json = listed("listed elsewhere");
+    assert_eq!((&json["keys"], &json["remaining"]), (&Value::Null, &Value::Null));
+}
+
+#[test]
+fn what_is_left_is_known_only_of_limits_that_are_not_read_at_each_call() {
+    #[rate_limit(count = count, per = "1h", name = "listed as read")]
+    fn read(count: u32) -> Option<()> {
+        Some(())
+    }
+    read(5).unwrap();
+    assert_eq!(listed("listed as read")["remaining"], Value::Null);
+}
+
+#[test]
+fn a_denial_is_json() {
+    let _clock = test_util::pause();
+    let limiter = limiter("json", 2);
+    limiter.check((), 2).unwrap();
+    let limit = json!({ "count": 2, "per": 3_600.0, "algorithm": "sliding_window" });
+    let expected =
+        json!({ "limiter": "json", "kind": "limited", "limit": limit, "remaining": 0, "retry_after": 3_600.0 });
+    assert_eq!(serde_json::to_value(limiter.check((), 1).unwrap_err()).unwrap(), expected);
+    let never = serde_json::to_value(limiter.check((), 3).unwrap_err()).unwrap();
+    assert_eq!((&never["kind"], &never["retry_after"]), (&json!("cost_exceeds_limit"), &Value::Null));
+}
+
+#[test]
+fn the_example_shows_prometheus_and_operators_what_its_limit_does() {
+    let server = ServerExample::start("metrics");
+    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    let get = |path: &str| {
+        let mut response = agent.get(format!("{}{path}", server.url())).call().expect("an answer");
+        (response.status().as_u16(), response.body_mut().read_to_string().expect("text"))
+    };
+    let statuses: Vec<u16> = (0..5).map(|_| get("/quote").0).collect();
+    assert_eq!(statuses, [200, 200, 200, 429, 429]);
+    let lines: Vec<String> = get("/metrics").1.lines().map(str::to_owned).collect();
+    assert_shows(&lines, &decisions("quote", "allowed", 3));
+    assert_shows(&lines, &decisions("quote", "denied", 2));
+    assert_shows(&lines, "ratelimit_tracked_keys 1");
+    let limiters: Value = serde_json::from_str(&get("/admin/rate-limits").1).expect("JSON");
+    assert_eq!((&limiters[0]["name"], &limiters[0]["denied"]), (&json!("quote"), &json!(2)));
 }

@@ -47,6 +47,18 @@ pub enum ExceededKind {
     BackendFailed,
 }
 
+#[cfg(any(feature = "serde", feature = "tracing"))]
+impl ExceededKind {
+    /// As it stands in JSON and in events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            ExceededKind::Limited => "limited",
+            ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
+            ExceededKind::BackendFailed => "backend_failed",
+        }
+    }
+}
+
 /// A limiter's name, without an allocation where it stands in the program.
 #[derive(Clone)]
 pub(crate) enum Name {

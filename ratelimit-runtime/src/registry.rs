@@ -29,6 +29,12 @@ pub struct LimiterInfo {
     pub denied: u64,
     /// Whether it only counts and never denies.
     pub dry_run: bool,
+    /// Permits left now in the one bucket of a limiter without keys, of the limit that has fewest. `None` where calls have
+    /// keys, where buckets are not in this process's memory, and where `count` or `per` is read at each call.
+    pub remaining: Option<u32>,
+    /// Keys that have a bucket in this process's memory, those included that nobody uses any more and that no call has
+    /// reclaimed yet. `None` where buckets are elsewhere.
+    pub keys: Option<usize>,
 }
 
 /// A place in the source.
@@ -62,6 +68,9 @@ pub(crate) fn all() -> Vec<Arc<Core>> {
 
 /// All rate limiters that this process has used and still holds, in the order of their first use.
 ///
+/// For an operator's page, not for each request: it allocates, and takes the locks of each limiter's buckets for a moment.
+/// With the feature `serde` what it returns is `Serialize`.
+///
 /// ```
 /// use ratelimit_runtime::{limiters, rate_limit};
 ///
@@ -79,6 +88,7 @@ pub fn limiters() -> Vec<LimiterInfo> {
 fn info(core: &Core) -> LimiterInfo {
     let (allowed, denied) = core.counts();
     let options = core.options();
+    let (remaining, keys) = core.in_memory().unzip();
     LimiterInfo {
         name: core.name().to_owned(),
         limits: core.limits(),
@@ -86,6 +96,8 @@ fn info(core: &Core) -> LimiterInfo {
         allowed,
         denied,
         dry_run: options.dry_run,
+        remaining: remaining.flatten(),
+        keys,
     }
 }
 

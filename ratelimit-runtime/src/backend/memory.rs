@@ -440,6 +440,11 @@ impl Store {
         }
     }
 
+    /// Keys that have a bucket.
+    pub(crate) fn keys(&self) -> usize {
+        on_table!(&self.keyed, table => table.len())
+    }
+
     /// Evicts one bucket; one that is being denied only where `denying` says so.
     fn evict_any(&self, now: u64, denying: bool) -> bool {
         on_table!(&self.keyed, table => table.evict_any(&self.shared.bound, &self.rule, now, denying))

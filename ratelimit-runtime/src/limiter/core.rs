@@ -13,11 +13,12 @@ use smallvec::SmallVec;
 use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
+use crate::algorithm::record::Ask;
 use crate::backend::memory::{MemoryBackend, Store, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
 use crate::clock;
 use crate::counts::Counts;
-use crate::decision::{Decision, Place, RemoteBucket, Taken};
+use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
 use crate::guard::Guard;
 use crate::guard::denials::{self, Asked, Fingerprint};
@@ -195,6 +196,21 @@ impl Core {
 
     pub(crate) fn counts(&self) -> (u64, u64) {
         self.counts.sums()
+    }
+
+    /// Where buckets are in memory, the permits left in that of all calls, if they have no keys, and the number of keys.
+    pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
+        let venue = self.venue(Switches::load(), false);
+        let Target::Memory(store) = &venue.target else { return None };
+        let keys = store.keys();
+        let is_known = keys == 0 && self.reads_per | self.reads_count == 0;
+        let remaining = is_known.then(|| {
+            self.with_rules(None, |rules| {
+                let ask = Ask { rules, backoff: self.options.backoff.as_ref(), cost: 0, max_wait: 0 };
+                store.peek(Address::Unkeyed, &ask, venue.now()).map_or(0, |admission| admission.remaining)
+            })
+        });
+        Some((remaining, keys))
     }
 
     /// Counts an admitted call.

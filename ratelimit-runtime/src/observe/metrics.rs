@@ -105,8 +105,17 @@ pub(super) struct KeysMeters {
 }
 
 impl KeysMeters {
+    /// Tells the gauge what is more than a 64th off: two locked instructions for each new key are too many.
     #[inline]
     pub(super) fn tracked(&self, keys: usize) {
+        let told = self.told.load(Ordering::Relaxed);
+        if keys.abs_diff(told) > keys / 64 {
+            self.tell_tracked(keys);
+        }
+    }
+
+    #[inline(never)]
+    fn tell_tracked(&self, keys: usize) {
         if let Some((gauge, _)) = self.handles() {
             let told = self.told.swap(keys, Ordering::Relaxed);
             // Whole numbers of keys are exact.

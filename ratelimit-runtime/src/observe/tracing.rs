@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tracing::{Level, debug, info, level_enabled, warn};
 
 use super::BreakerState;
-use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
+use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::{RateLimitKey, TextSink};
 
 const TARGET: &str = "ratelimit";
@@ -37,11 +37,6 @@ pub(super) fn key_text<K: RateLimitKey>(key: &K) -> Option<Box<str>> {
 }
 
 pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: Option<&str>) {
-    let reason = match exceeded.kind() {
-        ExceededKind::Limited => "limited",
-        ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
-        ExceededKind::BackendFailed => "backend_failed",
-    };
     let retry_after = exceeded.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000));
     debug!(
         target: TARGET,
@@ -50,7 +45,7 @@ pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key
         remaining = exceeded.remaining(),
         retry_after_ms = retry_after.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
         cost,
-        reason,
+        reason = exceeded.kind().name(),
         dry_run,
         key,
         "call denied by rate limit"

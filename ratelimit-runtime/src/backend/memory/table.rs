@@ -222,6 +222,10 @@ impl<S: Compact> Table<S> {
         }
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.shards.iter().map(|shard| shard.0.lock().slots.len()).sum()
+    }
+
     /// Places for buckets, taken or not.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {

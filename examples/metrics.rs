@@ -1,0 +1,64 @@
+//! An HTTP server that says what its limits do: `/quote`, three a minute from each client, and `/metrics`, for Prometheus.
+//!
+//! `cargo run --example metrics` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0 is
+//! any that is free.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::extract::{ConnectInfo, State};
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use ratelimit_runtime::{LimiterInfo, limiters, rate_limit};
+
+/// The name is the label `limiter` of the figures.
+#[rate_limit(count = 3, per = "1m", key = address.ip(), name = "quote", or_else = |_| too_many())]
+async fn quote(ConnectInfo(address): ConnectInfo<SocketAddr>) -> (StatusCode, &'static str) {
+    (StatusCode::OK, "Simplicity is prerequisite for reliability.\n")
+}
+
+fn too_many() -> (StatusCode, &'static str) {
+    (StatusCode::TOO_MANY_REQUESTS, "too many requests\n")
+}
+
+/// What Prometheus reads.
+async fn figures(State(recorder): State<PrometheusHandle>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], recorder.render())
+}
+
+/// What an operator reads.
+async fn rate_limits() -> Json<Vec<LimiterInfo>> {
+    Json(limiters())
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let recorder = PrometheusBuilder::new().install_recorder()?;
+    let upkeep = recorder.clone();
+    // Else what is recorded while nobody reads would pile up.
+    tokio::spawn(async move {
+        let mut ticks = tokio::time::interval(Duration::from_secs(5));
+        loop {
+            ticks.tick().await;
+            upkeep.run_upkeep();
+        }
+    });
+    let router = Router::new()
+        .route("/quote", get(quote))
+        .route("/metrics", get(figures))
+        .route("/admin/rate-limits", get(rate_limits))
+        .with_state(recorder);
+    let listener = tokio::net::TcpListener::bind(address()).await?;
+    println!("listening on http://{}", listener.local_addr()?);
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await?;
+    Ok(())
+}
+
+/// `ADDR` with a port, or `PORT` on this machine.
+fn address() -> String {
+    let variable = |name| std::env::var(name).ok();
+    variable("ADDR").unwrap_or_else(|| format!("127.0.0.1:{}", variable("PORT").as_deref().unwrap_or("3000")))
+}
