@@ -1,7 +1,23 @@
-//! What the examples share: a record of calls, and the check that a limit was kept.
+//! What the examples share: a record of calls, and the check that a limit was kept; how servers are configured.
 
+use std::env;
 use std::fmt;
 use std::time::Duration;
+
+use ratelimit_runtime::{ClientIpConfig, InvalidNetwork};
+
+/// Where a server listens: at `ADDR` with a port, or at `PORT` on this machine.
+pub fn address(default_port: u16) -> String {
+    env::var("ADDR").unwrap_or_else(|_| format!("127.0.0.1:{}", env::var("PORT").unwrap_or(default_port.to_string())))
+}
+
+/// By `TRUSTED_PROXIES`, how the addresses of clients are found.
+pub fn trusted_proxies() -> Result<ClientIpConfig, InvalidNetwork> {
+    match env::var("TRUSTED_PROXIES") {
+        Ok(proxies) => ClientIpConfig::x_forwarded_for(proxies.split(',')),
+        Err(_) => Ok(ClientIpConfig::peer()),
+    }
+}
 
 /// What became of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -236,6 +236,8 @@ fn written(address: IpAddr, style: u8, in_forwarded: bool) -> String {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(2_000) })]
+
     #[test]
     fn without_trusted_proxies_headers_never_matter(peer in any_address(), lines in noise()) {
         let lines = || lines.iter().map(Vec::as_slice);

@@ -1,12 +1,17 @@
 //! The examples, run as the README says.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Once;
+use std::sync::{Arc, Mutex, Once};
+use std::time::{Duration, Instant};
 
 use ratelimit_tests::RedisServer;
 use serde_json::Value;
+use tonic::transport::Channel;
+use tonic_prost::ProstCodec;
+use tonic_types::StatusExt;
 
 /// `cargo run --example NAME` with these arguments, at the root of the workspace.
 fn example(name: &str) -> Command {
@@ -76,59 +81,231 @@ fn quickstart_says_how_to_get_a_redis_that_is_missing() {
     assert!(text(&output).contains("apt-get install redis-server"), "{}", text(&output));
 }
 
-/// The web example, ended when dropped.
-struct Web {
+/// An example that is a server, ended when dropped.
+struct Server {
     process: Child,
     url: String,
 }
 
-impl Web {
-    fn start() -> Web {
-        let mut process = example("web")
-            .env_remove("ADDR")
-            .env("PORT", "0")
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("cargo can be started");
+impl Server {
+    fn start(name: &str) -> Server {
+        Server::start_with(name, |_| {})
+    }
+
+    fn start_with(name: &str, configure: impl FnOnce(&mut Command)) -> Server {
+        let mut command = example(name);
+        command.env_remove("ADDR").env_remove("TRUSTED_PROXIES").env("PORT", "0").stdout(Stdio::piped());
+        configure(&mut command);
+        let mut process = command.spawn().expect("cargo can be started");
         let stdout = process.stdout.take().expect("a pipe");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line of text");
         let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Web { process, url }
+        Server { process, url }
     }
 
-    /// Status, `Retry-After` and body.
-    fn get(&self, path: &str) -> (u16, Option<String>, String) {
-        let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
-        let mut response = agent.get(format!("{}{path}", self.url)).call().expect("an answer");
-        let retry_after = response.headers().get("retry-after").map(|value| value.to_str().expect("text").to_owned());
-        let body = response.body_mut().read_to_string().expect("text");
-        (response.status().as_u16(), retry_after, body)
+    fn get(&self, path: &str) -> Answer {
+        Answer::of(agent().get(format!("{}{path}", self.url)).call())
+    }
+
+    fn get_from(&self, client: &str, path: &str) -> Answer {
+        Answer::of(agent().get(format!("{}{path}", self.url)).header("x-forwarded-for", client).call())
+    }
+
+    fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+        Answer::of(agent().post(format!("{}{path}", self.url)).send_form(form.iter().copied()))
     }
 }
 
-impl Drop for Web {
+impl Drop for Server {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 }
 
+fn agent() -> ureq::Agent {
+    ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build())
+}
+
+/// What a server answered.
+#[derive(Debug)]
+struct Answer {
+    status: u16,
+    headers: ureq::http::HeaderMap,
+    body: String,
+}
+
+impl Answer {
+    fn of(response: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Answer {
+        let mut response = response.expect("an answer");
+        let body = response.body_mut().read_to_string().expect("text");
+        Answer { status: response.status().as_u16(), headers: response.headers().clone(), body }
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().expect("text"))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.body).expect("JSON")
+    }
+
+    fn retry_after(&self) -> u64 {
+        self.header("retry-after").expect("Retry-After").parse().expect("seconds")
+    }
+}
+
 #[test]
-fn web_answers_429_with_retry_after_and_json_above_the_limit() {
-    let web = Web::start();
-    for _ in 0..5 {
-        let (status, retry_after, body) = web.get("/api/data");
-        assert_eq!((status, retry_after), (200, None), "{body}");
+fn axum_answers_429_with_retry_after_and_json_above_the_limit() {
+    let server = Server::start("axum");
+    for left in (0..5).rev() {
+        let answer = server.get("/api/data");
+        assert_eq!((answer.status, answer.header("retry-after")), (200, None), "{answer:?}");
+        assert_eq!(answer.json()["you"], "127.0.0.1");
+        assert!(answer.header("ratelimit").expect("RateLimit").starts_with(&format!("\"5-per-60s\";r={left};t=")));
     }
-    let (status, retry_after, body) = web.get("/api/data");
-    assert_eq!(status, 429, "{body}");
-    let retry_after: u64 = retry_after.expect("Retry-After").parse().expect("seconds");
-    assert!((1..=60).contains(&retry_after), "{retry_after}");
-    let body: Value = serde_json::from_str(&body).expect("JSON");
-    assert_eq!(body["error"], "too many requests");
-    assert_eq!(body["retry_after"], retry_after);
+    let denied = server.get("/api/data");
+    assert_eq!(denied.status, 429, "{denied:?}");
+    assert!((1..=60).contains(&denied.retry_after()), "{denied:?}");
+    assert_eq!(denied.json()["error"], "too many requests");
+    assert_eq!(denied.json()["retry_after"], denied.retry_after());
+    // No proxy of ours: it is not believed.
+    assert_eq!(server.get_from("203.0.113.1", "/api/data").status, 429);
     for _ in 0..10 {
-        assert_eq!(web.get("/api/status").0, 200);
+        let answer = server.get("/api/status");
+        assert_eq!(answer.status, 200);
+        assert_eq!(answer.header("ratelimit-policy"), Some(r#""1000-per-1s";q=1000;w=1"#));
     }
+}
+
+#[test]
+fn axum_tells_clients_behind_a_trusted_proxy_apart() {
+    let server = Server::start_with("axum", |command| {
+        command.env("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8");
+    });
+    for _ in 0..5 {
+        assert_eq!(server.get_from("203.0.113.1, 10.0.0.7", "/api/data").json()["you"], "203.0.113.1");
+    }
+    assert_eq!(server.get_from("198.51.100.1, 203.0.113.1", "/api/data").status, 429);
+    assert_eq!(server.get_from("203.0.113.2", "/api/data").status, 200);
+}
+
+#[test]
+fn actix_answers_429_above_the_limit() {
+    let server = Server::start("actix");
+    for left in (0..5).rev() {
+        let answer = server.get("/api/data");
+        assert_eq!(answer.json()["you"], "127.0.0.1");
+        assert!(answer.header("ratelimit").expect("RateLimit").starts_with(&format!("\"5-per-60s\";r={left};t=")));
+    }
+    let denied = server.get("/api/data");
+    assert_eq!(denied.status, 429, "{denied:?}");
+    assert!((1..=60).contains(&denied.retry_after()), "{denied:?}");
+    assert_eq!(denied.json()["violated-policies"][0], "5-per-60s");
+    assert_eq!(server.get("/api/report").json()["sold"], 17);
+    assert_eq!(server.get("/api/report").status, 429);
+    assert_eq!(server.get("/api/status").status, 200);
+}
+
+#[test]
+fn login_counts_failures_only() {
+    let server = Server::start("login");
+    let login = |user: &str, password: &str| server.post("/login", &[("user", user), ("password", password)]);
+    for _ in 0..30 {
+        let answer = login("ann", "ann's secret");
+        assert_eq!((answer.status, &*answer.body), (200, "welcome, ann\n"));
+    }
+    for _ in 0..5 {
+        assert_eq!(login("ann", "guess").status, 401);
+    }
+    let locked = login("ann", "ann's secret");
+    assert_eq!(locked.status, 429, "{locked:?}");
+    assert!((800..=900).contains(&locked.retry_after()), "{locked:?}");
+    // One password on many users: 20 failures in all, 5 of which were on ann.
+    for user in 0..15 {
+        assert_eq!(login(&format!("user{user}"), "12345").status, 401, "{user}");
+    }
+    assert_eq!(login("user15", "12345").status, 429);
+}
+
+#[test]
+fn login_lets_a_thousand_guesses_at_once_have_five_tries() {
+    let server = Server::start("login");
+    let guess = || server.post("/login", &[("user", "ann"), ("password", "guess")]).status;
+    let statuses: Vec<u16> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..20).map(|_| scope.spawn(|| [(); 50].map(|()| guess()))).collect();
+        threads.into_iter().flat_map(|thread| thread.join().expect("a thread")).collect()
+    });
+    let count = |status| statuses.iter().filter(|&&is| is == status).count();
+    assert_eq!((count(401), count(429)), (5, 995));
+}
+
+/// Answers every request with 200 until the test ends, and keeps when each came.
+fn counting_server() -> (String, Arc<Mutex<Vec<Instant>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}/", listener.local_addr().expect("an address"));
+    let requests = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&requests);
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let (connection, kept) = (connection.expect("a connection"), Arc::clone(&kept));
+            std::thread::spawn(move || {
+                let mut lines = BufReader::new(connection.try_clone().expect("a handle")).lines();
+                while let Some(Ok(line)) = lines.next() {
+                    // A request ends with an empty line.
+                    if line.is_empty() {
+                        kept.lock().expect("no panic").push(Instant::now());
+                        let mut connection = &connection;
+                        connection.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("a client");
+                    }
+                }
+            });
+        }
+    });
+    (url, requests)
+}
+
+#[test]
+fn tower_client_never_exceeds_its_quota() {
+    let (url, requests) = counting_server();
+    let output = example("tower_client").args([&url, "--requests", "35"]).output().expect("cargo can be started");
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("35 requests answered"), "{}", text(&output));
+    let requests = requests.lock().expect("no panic");
+    assert_eq!(requests.len(), 35);
+    // Ten a second are sent. On its way, one may take longer than another, by less than half a second.
+    for (position, &last) in requests.iter().enumerate().skip(10) {
+        let between = last - requests[position - 10];
+        assert!(between > Duration::from_millis(500), "11 requests within {between:?}");
+    }
+}
+
+/// What the `tonic` example is sent and answers: one text.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Text {
+    #[prost(string, tag = "1")]
+    text: String,
+}
+
+#[tokio::test]
+async fn tonic_denies_with_resource_exhausted_and_the_time_to_wait() {
+    let server = Server::start("tonic");
+    let channel = Channel::from_shared(server.url.clone()).expect("a URL").connect().await.expect("a connection");
+    let greet = async |token: &'static str| {
+        let mut client = tonic::client::Grpc::new(channel.clone());
+        client.ready().await.expect("a connection");
+        let mut request = tonic::Request::new(Text { text: "ann".to_owned() });
+        request.metadata_mut().insert("authorization", token.parse().expect("ASCII"));
+        let path = "/greeting.Greeter/Greet".parse().expect("a path");
+        client.unary(request, path, ProstCodec::<Text, Text>::default()).await.map(|answer| answer.into_inner().text)
+    };
+    for _ in 0..3 {
+        assert_eq!(greet("one").await.expect("an answer"), "hello, ann");
+    }
+    let status = greet("one").await.expect_err("a denial");
+    assert_eq!(status.code(), tonic::Code::ResourceExhausted);
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay).expect("a RetryInfo");
+    assert!(delay > Duration::ZERO && delay <= Duration::from_secs(60), "{delay:?}");
+    assert!(greet("two").await.is_ok());
 }
