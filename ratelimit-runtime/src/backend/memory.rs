@@ -291,7 +291,7 @@ impl Store {
     #[inline]
     fn admit_key<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
-        let take = |state: &mut S| state.take(rule, now, cost).into();
+        let take = move |state: &mut S| state.take(rule, now, cost).into();
         // Where there is no room, the long way says what happens.
         table.with(&self.shared.bound, rule, fingerprint, now, take).unwrap_or(Verdict::Unknown)
     }
@@ -333,7 +333,7 @@ impl Store {
         cost: u32,
     ) -> Option<(Verdict, Left)> {
         let rule = &self.rule;
-        let take = |state: &mut S| (state.take(rule, now, cost).into(), state.left(rule, now));
+        let take = move |state: &mut S| (state.take(rule, now, cost).into(), state.left(rule, now));
         table.with(&self.shared.bound, rule, fingerprint, now, take)
     }
 

@@ -1,19 +1,26 @@
-//! A table from fingerprints to small states: open addressing, in one allocation, so that a hit touches one cache line.
+//! A table from fingerprints to small states: open addressing by lines of four slots, so that a hit touches one cache line of
+//! a token bucket's table, and two neighbours of a window's.
 //!
-//! A fingerprint is a hash already, and never zero. Its high bits say where its slot is looked for first; from there on, slot by slot. What
-//! is removed leaves no mark behind: later slots of the same run move up.
+//! A fingerprint is a hash already, and never zero. Its high bits say which line it is looked for in first. The four are
+//! compared without a branch in between, since which of them it is no processor can guess. A line that is full goes on in the
+//! next one. What is removed leaves no mark behind: later slots move up.
 
 use super::compact::Compact;
 
-/// Of five slots, at most four are taken.
-const TAKEN: (usize, usize) = (4, 5);
-/// Slots of a table that holds anything.
-const LEAST: usize = 8;
+/// Slots of a line.
+const WIDTH: usize = 4;
+/// Of four slots, at most three are taken.
+const TAKEN: (usize, usize) = (3, 4);
+/// Lines of a table that holds anything.
+const LEAST: usize = 2;
 
 pub(super) struct Slots<S> {
-    slots: Box<[Slot<S>]>,
+    lines: Box<[Line<S>]>,
     len: usize,
 }
+
+#[repr(align(64))]
+struct Line<S>([Slot<S>; WIDTH]);
 
 pub(super) struct Slot<S> {
     /// Zero: there is nothing here.
@@ -21,15 +28,37 @@ pub(super) struct Slot<S> {
     pub(super) state: S,
 }
 
-impl<S> Slot<S> {
+/// Where a slot is.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    line: usize,
+    slot: usize,
+}
+
+impl<S: Compact> Slot<S> {
+    fn empty() -> Slot<S> {
+        Slot { fingerprint: 0, state: S::fresh() }
+    }
+
     pub(super) fn fingerprint(&self) -> u64 {
         self.fingerprint
     }
 }
 
+impl<S> Line<S> {
+    /// Which slot has that fingerprint, if one does.
+    #[inline]
+    fn find(&self, fingerprint: u64) -> Option<usize> {
+        let [a, b, c, d] = &self.0;
+        let is = |slot: &Slot<S>| u32::from(slot.fingerprint == fingerprint);
+        let found = is(a) | is(b) << 1 | is(c) << 2 | is(d) << 3;
+        (found != 0).then(|| found.trailing_zeros() as usize % WIDTH)
+    }
+}
+
 impl<S: Compact> Slots<S> {
     pub(super) fn new() -> Slots<S> {
-        Slots { slots: Box::new([]), len: 0 }
+        Slots { lines: Box::new([]), len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -38,107 +67,120 @@ impl<S: Compact> Slots<S> {
 
     /// Slots, taken or not.
     pub(super) fn places(&self) -> usize {
-        self.slots.len()
+        self.lines.len() * WIDTH
     }
 
-    /// What the slot at `place` holds.
-    pub(super) fn at(&self, place: usize) -> Option<&Slot<S>> {
-        self.slots.get(place).filter(|slot| slot.fingerprint != 0)
+    /// The place of that number, below [`places`](Slots::places), and what is there.
+    pub(super) fn at(&self, number: usize) -> Option<(Place, &Slot<S>)> {
+        let place = Place { line: number / WIDTH, slot: number % WIDTH };
+        let slot = &self.lines.get(place.line)?.0[place.slot];
+        (slot.fingerprint != 0).then_some((place, slot))
     }
 
     #[inline]
     pub(super) fn get(&self, fingerprint: u64) -> Option<&S> {
-        self.find(fingerprint).map(|place| &self.slots[place].state)
+        self.find(fingerprint).map(|Place { line, slot }| &self.lines[line].0[slot].state)
     }
 
     #[inline]
     pub(super) fn get_mut(&mut self, fingerprint: u64) -> Option<&mut S> {
-        self.find(fingerprint).map(|place| &mut self.slots[place].state)
+        self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
-    /// Where the slot of `fingerprint` is.
     #[inline]
-    pub(super) fn find(&self, fingerprint: u64) -> Option<usize> {
-        let mut place = self.home(fingerprint);
+    pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {
+        let mut line = self.home(fingerprint);
         loop {
             // There is none only in a table without any.
-            let found = self.slots.get(place)?.fingerprint;
-            if found == fingerprint {
-                return Some(place);
+            let here = self.lines.get(line)?;
+            if let Some(slot) = here.find(fingerprint) {
+                return Some(Place { line, slot });
             }
-            if found == 0 {
+            if here.find(0).is_some() {
                 return None;
             }
-            place = self.after(place);
+            line = self.after(line);
         }
     }
 
     /// Adds a state, of a fingerprint that is not there yet.
     pub(super) fn insert(&mut self, fingerprint: u64, state: S) {
         if (self.len + 1) * TAKEN.1 > self.places() * TAKEN.0 {
-            self.resize(self.places() + self.places() / 2);
+            self.resize(self.lines.len() + self.lines.len() / 2);
         }
         self.put(Slot { fingerprint, state });
         self.len += 1;
     }
 
-    /// Removes what the slot at `place` holds.
-    pub(super) fn remove(&mut self, place: usize) {
-        if self.at(place).is_none() {
-            return;
-        }
-        let (mut hole, mut next) = (place, self.after(place));
-        while self.slots[next].fingerprint != 0 {
-            // Whoever is looked for at the hole or before it can fill it.
-            if self.distance(self.home(self.slots[next].fingerprint), next) >= self.distance(hole, next) {
-                self.slots.swap(hole, next);
-                hole = next;
-            }
-            next = self.after(next);
-        }
-        self.slots[hole] = Slot { fingerprint: 0, state: S::fresh() };
+    /// Removes what is at `place`.
+    pub(super) fn remove(&mut self, place: Place) {
+        let mut hole = place;
+        let mut was_full = self.is_full(hole.line);
+        self.lines[hole.line].0[hole.slot] = Slot::empty();
         self.len -= 1;
+        // Whoever went on from a full line is looked for there, and in all lines up to one that is not full.
+        let mut line = hole.line;
+        while was_full {
+            line = self.after(line);
+            was_full = self.is_full(line);
+            let came_by = |slot: &Slot<S>| {
+                slot.fingerprint != 0
+                    && self.distance(self.home(slot.fingerprint), line) >= self.distance(hole.line, line)
+            };
+            if let Some(slot) = self.lines[line].0.iter().position(came_by) {
+                let moved = std::mem::replace(&mut self.lines[line].0[slot], Slot::empty());
+                self.lines[hole.line].0[hole.slot] = moved;
+                hole = Place { line, slot };
+            }
+        }
     }
 
     /// Gives back the memory of slots beyond those of twice as many states as there are.
     pub(super) fn shrink(&mut self) {
-        self.resize(self.len * 2 * TAKEN.1 / TAKEN.0);
+        self.resize((self.len * 2 * TAKEN.1 / TAKEN.0).div_ceil(WIDTH));
     }
 
-    fn resize(&mut self, places: usize) {
-        let empty = || Slot { fingerprint: 0, state: S::fresh() };
-        let slots = (0..places.max(LEAST)).map(|_| empty()).collect();
-        for slot in std::mem::replace(&mut self.slots, slots) {
+    fn resize(&mut self, lines: usize) {
+        let line = |_| Line(std::array::from_fn(|_| Slot::empty()));
+        let lines = (0..lines.max(LEAST)).map(line).collect();
+        for slot in std::mem::replace(&mut self.lines, lines).into_iter().flat_map(|line| line.0) {
             if slot.fingerprint != 0 {
                 self.put(slot);
             }
         }
     }
 
-    /// Writes to the first free slot from the slot's home on.
+    /// Writes to the first free slot from its home on.
     fn put(&mut self, slot: Slot<S>) {
-        let mut place = self.home(slot.fingerprint);
-        while self.slots[place].fingerprint != 0 {
-            place = self.after(place);
+        let mut line = self.home(slot.fingerprint);
+        loop {
+            if let Some(free) = self.lines[line].find(0) {
+                self.lines[line].0[free] = slot;
+                return;
+            }
+            line = self.after(line);
         }
-        self.slots[place] = slot;
+    }
+
+    fn is_full(&self, line: usize) -> bool {
+        self.lines[line].find(0).is_none()
     }
 
     #[inline]
     fn home(&self, fingerprint: u64) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "less than the number of slots")]
-        let home = ((u128::from(fingerprint) * self.slots.len() as u128) >> 64) as usize;
+        #[expect(clippy::cast_possible_truncation, reason = "less than the number of lines")]
+        let home = ((u128::from(fingerprint) * self.lines.len() as u128) >> 64) as usize;
         home
     }
 
     #[inline]
-    fn after(&self, place: usize) -> usize {
-        if place + 1 < self.slots.len() { place + 1 } else { 0 }
+    fn after(&self, line: usize) -> usize {
+        if line + 1 < self.lines.len() { line + 1 } else { 0 }
     }
 
-    /// Steps from one place to another.
+    /// Steps from one line to another.
     fn distance(&self, from: usize, to: usize) -> usize {
-        if to >= from { to - from } else { to + self.slots.len() - from }
+        if to >= from { to - from } else { to + self.lines.len() - from }
     }
 }
 
@@ -154,7 +196,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_holds_what_a_map_holds(
-            steps in prop::collection::vec((any::<bool>(), 0_u64..40, any::<bool>()), 1..400),
+            steps in prop::collection::vec((any::<bool>(), 0_u64..40, 0..40), 1..400),
         ) {
             // All in a few runs, at the end of the table too, where they go on at its beginning.
             let fingerprint = |key: u64| if key < 20 { u64::MAX - key } else { (key - 19) << 58 };
@@ -168,10 +210,11 @@ mod tests {
                     (false, None) => {}
                 }
                 if insert { map.insert(fingerprint, number); } else { map.remove(&fingerprint); }
-                if shrink {
+                if shrink == 0 {
                     slots.shrink();
                 }
                 prop_assert_eq!(slots.len(), map.len());
+                prop_assert_eq!(slots.get(1), None);
                 prop_assert_eq!((0..slots.places()).filter(|place| slots.at(*place).is_some()).count(), map.len());
                 for (fingerprint, number) in &map {
                     prop_assert_eq!(slots.get(*fingerprint), Some(&Tat(*number)));

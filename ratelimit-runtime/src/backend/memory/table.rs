@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::WhenFull;
 use super::compact::Compact;
-use super::slots::{Slot, Slots};
+use super::slots::{Place, Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::observe::KeysWatch;
@@ -207,8 +207,7 @@ impl<S: Compact> Table<S> {
     pub(super) fn remove(&self, bound: &Bound, fingerprint: u64) {
         let mut shard = self.shard(fingerprint).lock();
         if let Some(place) = shard.slots.find(fingerprint) {
-            shard.slots.remove(place);
-            shard.moved.remove(&fingerprint);
+            shard.remove(place, fingerprint);
             bound.release(1);
         }
     }
@@ -268,11 +267,9 @@ impl<S: Compact> Shard<S> {
         }
     }
 
-    fn remove_at(&mut self, place: usize) {
-        if let Some(slot) = self.slots.at(place) {
-            self.moved.remove(&slot.fingerprint());
-            self.slots.remove(place);
-        }
+    fn remove(&mut self, place: Place, fingerprint: u64) {
+        self.slots.remove(place);
+        self.moved.remove(&fingerprint);
     }
 
     /// The next place where a sweep goes on.
@@ -286,11 +283,12 @@ impl<S: Compact> Shard<S> {
     fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64) {
         let mut removed = 0;
         for _ in 0..SWEPT.min(self.slots.places()) {
-            let place = self.step();
-            if let Some(slot) = self.slots.at(place)
+            let number = self.step();
+            if let Some((place, slot)) = self.slots.at(number)
                 && self.standing(slot, rule, now).fresh_at <= now
             {
-                self.remove_at(place);
+                let fingerprint = slot.fingerprint();
+                self.remove(place, fingerprint);
                 removed += 1;
             }
         }
@@ -311,23 +309,23 @@ impl<S: Compact> Shard<S> {
     /// Removes, of the next few buckets, the one closest to fresh: one that is being denied only where `denying` says so, and
     /// never one for which permits are booked ahead.
     fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
-        let mut victim: Option<((bool, u64), usize)> = None;
+        let mut victim: Option<((bool, u64), Place, u64)> = None;
         let mut sampled = 0;
         for _ in 0..self.slots.places() {
-            let place = self.step();
-            let Some(slot) = self.slots.at(place) else { continue };
+            let number = self.step();
+            let Some((place, slot)) = self.slots.at(number) else { continue };
             sampled += 1;
             let standing = self.standing(slot, rule, now);
             let rank = (standing.is_denying, standing.fresh_at);
-            if !standing.is_booked && (denying || !standing.is_denying) && victim.is_none_or(|(best, _)| rank < best) {
-                victim = Some((rank, place));
+            if !standing.is_booked && (denying || !standing.is_denying) && victim.is_none_or(|(best, ..)| rank < best) {
+                victim = Some((rank, place, slot.fingerprint()));
             }
             if sampled >= SAMPLED {
                 break;
             }
         }
-        let Some((_, place)) = victim else { return false };
-        self.remove_at(place);
+        let Some((_, place, fingerprint)) = victim else { return false };
+        self.remove(place, fingerprint);
         bound.evict();
         true
     }
