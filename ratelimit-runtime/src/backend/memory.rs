@@ -271,16 +271,21 @@ impl Store {
     /// The same for all types of keys: compiled once, in this crate.
     #[inline(never)]
     fn admit_one(&self, fingerprint: u64, now: u64) -> Verdict {
-        self.admit_keyed(fingerprint, now, 1)
+        let rule = &self.rule;
+        let taken = match &self.keyed {
+            Keyed::Token(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
+            Keyed::Window(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
+            Keyed::Any(_) => None,
+        };
+        match taken {
+            Some(taken) => taken.into(),
+            None => self.admit_some(fingerprint, now, 1),
+        }
     }
 
+    #[cold]
     #[inline(never)]
     fn admit_some(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
-        self.admit_keyed(fingerprint, now, cost)
-    }
-
-    #[inline]
-    fn admit_keyed(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
         match &self.keyed {
             Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
             Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
@@ -288,7 +293,6 @@ impl Store {
         }
     }
 
-    #[inline]
     fn admit_key<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
         let take = move |state: &mut S| state.take(rule, now, cost).into();

@@ -104,6 +104,8 @@ impl Tat {
     }
 
     /// The time at which `units` have flowed, on a tick of the clock that says `now`.
+    #[cold]
+    #[inline(never)]
     pub(super) fn time(rule: &Rule, units: u64, now: u64) -> u64 {
         // A division takes as long as all the rest, and most rates need none.
         let nanos = if rule.rate.units == 1 { units } else { units.div_ceil(rule.rate.units) };
@@ -200,9 +202,6 @@ pub(super) enum Window {
     Moved,
 }
 
-/// Places of a ring at first.
-const FEW: usize = 4;
-
 impl Window {
     fn to_window(&self) -> SlidingWindow {
         let mut window = SlidingWindow::default();
@@ -251,10 +250,8 @@ impl Compact for Window {
                     (*permits, *at) = (*permits + cost, now);
                     return Ok(());
                 }
-                let mut ring = Ring::new(FEW);
-                let taken = ring.take(rule, *at, *permits).and_then(|()| ring.take(rule, now, cost));
-                *self = Window::Many(ring);
-                taken
+                *self = Window::Many(Ring::of_two((*at, *permits), (now, cost)));
+                Ok(())
             }
             Window::Moved => Ok(()),
         }

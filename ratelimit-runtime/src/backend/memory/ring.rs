@@ -28,12 +28,25 @@ enum Spare {
 
 /// Groups of a window at the most.
 const MOST: usize = GROUPS as usize;
+/// Places of a ring at first.
+const FEW: usize = 4;
 const EMPTY: Group = Group { at: 0, permits: 0 };
 
 impl Ring {
     pub(super) fn new(places: usize) -> Ring {
         let places = vec![EMPTY; places.next_power_of_two()].into();
         Ring { places, total: 0, first: 0, len: 0, spare: Spare::Always }
+    }
+
+    /// Two groups, each by its time and its permits.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn of_two(older: (u64, u32), newer: (u64, u32)) -> Ring {
+        let mut ring = Ring { total: older.1 + newer.1, len: 2, ..Ring::new(FEW) };
+        for (place, (at, permits)) in ring.places.iter_mut().zip([older, newer]) {
+            *place = Group { at, permits: permits.into() };
+        }
+        ring
     }
 
     /// A window's groups, unless refunds have left holes in them.
@@ -158,6 +171,8 @@ impl Ring {
     }
 
     /// When `cost` more permits fit, if they do not at `from`.
+    #[cold]
+    #[inline(never)]
     pub(super) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let room = u64::from(rule.capacity().saturating_sub(cost));
         earliest(self.iter(), self.total.into(), room, rule.per(), from)

@@ -116,9 +116,23 @@ impl<S: Compact> Table<S> {
         &self.shards[shard].0
     }
 
+    /// As [`with`](Table::with), where nothing else is to be done than that. Calls nothing, so that all of it stays in
+    /// registers.
+    #[inline]
+    pub(super) fn try_with<R>(&self, fingerprint: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        let mut shard = self.shard(fingerprint).try_lock()?;
+        let calls = shard.calls.wrapping_add(1);
+        if calls.is_multiple_of(SWEEP_EVERY) {
+            return None;
+        }
+        let state = shard.slots.get_mut(fingerprint).filter(|state| !state.is_moved())?;
+        let result = f(state);
+        shard.calls = calls;
+        Some(result)
+    }
+
     /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
     /// no room for a new one.
-    #[inline]
     pub(super) fn with<R>(
         &self,
         bound: &Bound,
