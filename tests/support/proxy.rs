@@ -56,7 +56,7 @@ impl Proxy {
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
-                Shared::connect(&shared, client, number);
+                Shared::connect(&shared, &client, number);
             }
         });
         proxy
@@ -92,11 +92,11 @@ impl Shared {
     }
 
     /// A server that cannot be reached closes the connection.
-    fn connect(shared: &Arc<Shared>, client: TcpStream, number: u64) {
+    fn connect(shared: &Arc<Shared>, client: &TcpStream, number: u64) {
         let Ok(server) = TcpStream::connect(("127.0.0.1", shared.server)) else { return };
         let both = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
         let (Some((from, to)), Some((back_to, back_from))) = (both(), both()) else { return };
-        for stream in [&client, &server] {
+        for stream in [client, &server] {
             // A delay of its own would look like one of the server.
             let _ = stream.set_nodelay(true);
         }
@@ -107,7 +107,7 @@ impl Shared {
     }
 
     fn forward(&self, mut from: TcpStream, mut to: TcpStream, number: u64) {
-        let mut buffer = [0; 65_536];
+        let mut buffer = [0; 16_384];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             let bytes = &buffer[..read];
             let decisions = bytes.windows(7).filter(|word| word == b"EVALSHA").count();
@@ -136,7 +136,7 @@ impl Shared {
     }
 
     fn backward(&self, mut from: TcpStream, mut to: TcpStream, number: u64) {
-        let mut buffer = [0; 65_536];
+        let mut buffer = [0; 16_384];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             let swallowed = self.is_lost(number) || *self.network() == Network::LosesAll;
             if !swallowed && to.write_all(&buffer[..read]).is_err() {
