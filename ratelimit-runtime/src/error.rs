@@ -201,7 +201,7 @@ pub struct BackendError {
 pub enum BackendErrorKind {
     /// No answer within the backend's timeout. The decision may have been charged all the same.
     Timeout,
-    /// The store cannot be reached.
+    /// The store cannot be reached, or was not asked because it has failed several times in a row.
     Unreachable,
     /// The store answered with an error, or with something that is no answer.
     Refused,

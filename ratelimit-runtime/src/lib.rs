@@ -35,7 +35,8 @@
 //! In this process's memory unless something else is said: bounded, without a background thread ([`MemoryBackend`]). With
 //! the feature `redis` in a Redis or Valkey server, shared by all processes (`RedisBackend`, `backend = redis`,
 //! [`set_default_backend`]). Or in a store of your own ([`Backend`]). All give the same answers to the same calls at the
-//! same times. Where a backend fails, [`OnBackendError`] says what becomes of a call.
+//! same times. Where a backend fails or hangs, [`OnBackendError`] says what becomes of a call, within 100 ms, and at once
+//! while it goes on failing ([`Backend`] says how).
 //!
 //! # Watching it
 //!

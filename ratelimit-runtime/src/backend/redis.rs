@@ -28,7 +28,8 @@ use connection::Connection;
 /// A cheap handle; clones share one connection, which is made at the first decision and made again when it is lost. A
 /// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
 /// [`BackendError`], and the limiter's [`OnBackendError`](crate::OnBackendError) says what becomes of the call. A decision
-/// that timed out may have been charged all the same.
+/// that timed out may have been charged all the same. While the server fails it is asked by few, and a key that is denied is
+/// asked for once: see [`Backend`], and [`denial_cache`](RedisBackendBuilder::denial_cache).
 ///
 /// All input and output is done by one background thread. A blocking decision parks its thread, inside an async runtime
 /// too, where it keeps a worker from other tasks for a round trip; an asynchronous one works on any executor.
