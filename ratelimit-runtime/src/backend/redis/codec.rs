@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::algorithm::Rule;
+use crate::algorithm::{Rate, Rule};
 use crate::algorithm::record::{Admission, Permit, Previous, Refusal, Undo};
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
@@ -19,11 +19,13 @@ const GIVE_BACK: u8 = 2;
 const RESET: u8 = 3;
 /// A take that neither waits nor blocks the key where it is denied: what the script's short way is for.
 const TAKE_NOW: u8 = 4;
+const TAKE_RUNS: u8 = 5;
 
 const ADMITTED: u8 = 0;
 const DENIED: u8 = 1;
 const NEVER: u8 = 2;
 const DONE: u8 = 3;
+const RUNS: u8 = 4;
 /// Admitted: the head and the front of the record follow, as they are written down.
 const RECORD: u8 = 16;
 
@@ -36,45 +38,40 @@ const LONGEST: u64 = 1 << 52;
 /// The latest time that the script tells, in microseconds.
 const FAR: u64 = (1 << 53) - 1;
 
+/// Calls of one cost that follow each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    /// Permits that each takes, at least one.
+    pub(super) cost: u32,
+    pub(super) calls: u32,
+}
+
 /// What the script is asked.
 pub(super) fn encode(request: &Request) -> Vec<u8> {
-    let mut bytes = Writer(Vec::with_capacity(96));
     let (action, cost, max_wait) = match request.action() {
+        Action::Take { cost, max_wait } if max_wait.is_zero() && request.backoff().is_none() => {
+            return Writer::new(TAKE_NOW, request, *cost).0;
+        }
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
-    let backoff = request.backoff();
-    let action = if action == TAKE && max_wait.is_zero() && backoff.is_none() { TAKE_NOW } else { action };
-    bytes.u8(action);
-    // At most 8.
-    bytes.u8(request.limits().len().to_le_bytes()[0]);
-    bytes.u8(request.test_time.is_some().into());
-    bytes.u8(backoff.is_some().into());
-    bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
-    bytes.u32(cost);
-    for limit in request.limits() {
-        let rule = Rule::new(*limit);
-        let (kind, per_call, numbers) = match limit.algorithm() {
-            Algorithm::SlidingWindow => (SLIDING, rule.group, [limit.per_micros(), 0, 0]),
-            Algorithm::TokenBucket => (TOKEN, limit.burst(), [rule.rate.units, rule.rate.permit, rule.rate.step]),
-            Algorithm::FixedWindow => (FIXED, 0, [limit.per_micros(), 0, 0]),
-        };
-        bytes.u8(kind);
-        bytes.u32(rule.capacity());
-        bytes.u32(per_call);
-        for number in numbers {
-            bytes.u56(number);
-        }
-    }
-    if action != TAKE_NOW {
-        bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
-        bytes.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
-        bytes.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
-    }
+    let mut bytes = Writer::new(action, request, cost);
+    bytes.backoff_and_wait(request, max_wait);
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
+    }
+    bytes.0
+}
+
+/// The same for many calls that are like `request` but for their costs, and that take permits at once or not at all.
+pub(super) fn encode_runs(request: &Request, runs: &[Run]) -> Vec<u8> {
+    let mut bytes = Writer::new(TAKE_RUNS, request, u32::try_from(runs.len()).unwrap_or(u32::MAX));
+    bytes.backoff_and_wait(request, Duration::ZERO);
+    for run in runs {
+        bytes.u32(run.cost);
+        bytes.u32(run.calls);
     }
     bytes.0
 }
@@ -86,6 +83,40 @@ fn micros_up(duration: Duration) -> u64 {
 struct Writer(Vec<u8>);
 
 impl Writer {
+    /// All that is asked begins so; of runs, `cost` is their number.
+    fn new(action: u8, request: &Request, cost: u32) -> Writer {
+        let mut bytes = Writer(Vec::with_capacity(96));
+        bytes.u8(action);
+        // At most 8.
+        bytes.u8(request.limits().len().to_le_bytes()[0]);
+        bytes.u8(request.test_time.is_some().into());
+        bytes.u8(request.backoff().is_some().into());
+        bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
+        bytes.u32(cost);
+        for limit in request.limits() {
+            let rule = Rule::new(*limit);
+            let (kind, per_call, numbers) = match limit.algorithm() {
+                Algorithm::SlidingWindow => (SLIDING, rule.group, [limit.per_micros(), 0, 0]),
+                Algorithm::TokenBucket => (TOKEN, limit.burst(), [rule.rate.units, rule.rate.permit, rule.rate.step]),
+                Algorithm::FixedWindow => (FIXED, 0, [limit.per_micros(), 0, 0]),
+            };
+            bytes.u8(kind);
+            bytes.u32(rule.capacity());
+            bytes.u32(per_call);
+            for number in numbers {
+                bytes.u56(number);
+            }
+        }
+        bytes
+    }
+
+    fn backoff_and_wait(&mut self, request: &Request, max_wait: Duration) {
+        let backoff = request.backoff();
+        self.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
+        self.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
+        self.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
+    }
+
     fn u8(&mut self, number: u8) {
         self.0.push(number);
     }
@@ -130,9 +161,22 @@ impl Writer {
 /// What the script answered to `request`.
 pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
     let mut rest = Reader(bytes);
-    rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(|| {
-        BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
-    })
+    rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+}
+
+/// What the script answered to `runs`: one answer a call, in their order.
+pub(super) fn decode_runs(bytes: &[u8], request: &Request, runs: &[Run]) -> Result<Vec<Answer>, BackendError> {
+    let mut rest = Reader(bytes);
+    rest.answers(request, runs).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+}
+
+fn no_decision() -> BackendError {
+    BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
+}
+
+/// When a token bucket is full that misses `debt` units at `last`, in microseconds; in nanoseconds.
+fn full_at(last: u64, debt: u64, rate: Rate) -> Option<u64> {
+    debt.div_ceil(rate.units).saturating_mul(rate.step).saturating_add(last).min(FAR).checked_mul(1_000)
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -159,17 +203,72 @@ impl Reader<'_> {
                 let permit = Permit { at, sequence, cost, undo };
                 Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } })
             }
-            DENIED | NEVER => {
-                let limit = self.position(request)?;
-                let remaining = self.u32()?;
-                let at = self.time()?;
-                let admitted_at = (kind == DENIED).then_some(at);
-                Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } })
-            }
+            DENIED | NEVER => self.denied(kind, request)?,
             DONE => Outcome::Done,
             _ => return None,
         };
         Some(Answer { now, outcome })
+    }
+
+    fn denied(&mut self, kind: u8, request: &Request) -> Option<Outcome> {
+        let limit = self.position(request)?;
+        let remaining = self.u32()?;
+        let at = self.time()?;
+        let admitted_at = (kind == DENIED).then_some(at);
+        Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } }))
+    }
+
+    fn answers(&mut self, request: &Request, runs: &[Run]) -> Option<Vec<Answer>> {
+        if self.u8()? != RUNS {
+            return None;
+        }
+        let now = self.time()?;
+        let mut outcomes = Vec::new();
+        for run in runs {
+            let fit = self.u32()?;
+            if fit > run.calls {
+                return None;
+            }
+            if fit > 0 {
+                self.run_admitted(request, *run, fit, now, &mut outcomes)?;
+            }
+            let denied = run.calls - fit;
+            let told = if request.backoff().is_some() { denied } else { denied.min(1) };
+            for _ in 0..told {
+                let kind = self.u8().filter(|kind| matches!(*kind, DENIED | NEVER))?;
+                outcomes.push(self.denied(kind, request)?);
+            }
+            if let Some(last) = outcomes.last().cloned() {
+                outcomes.extend(std::iter::repeat_n(last, (denied - told) as usize));
+            }
+        }
+        let now = Timestamp::from_nanos(now);
+        let calls: usize = runs.iter().map(|run| run.calls as usize).sum();
+        if outcomes.len() != calls {
+            return None;
+        }
+        Some(outcomes.into_iter().map(|outcome| Answer { now, outcome }).collect())
+    }
+
+    /// The first `fit` calls of a run, from what the script says of the last of them.
+    fn run_admitted(&mut self, request: &Request, run: Run, fit: u32, now: u64, into: &mut Vec<Outcome>) -> Option<()> {
+        let sequence = self.u32()?;
+        let limit = self.position(request)?;
+        let remaining = self.u32()?;
+        let (fresh_at, last, debt) = (self.time()?, self.u56()?, self.u56()?);
+        let rate = Rule::new(*request.limits().get(limit)?).rate;
+        for behind in (0..fit).rev() {
+            let after = behind.checked_mul(run.cost)?;
+            // Only of a token bucket does it depend on the permits that were taken later.
+            let fresh_at = match debt {
+                0 => fresh_at,
+                _ => full_at(last, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?,
+            };
+            let permit = Permit { at: now, sequence: sequence.wrapping_sub(behind), cost: run.cost, undo: None };
+            let remaining = remaining.checked_add(after)?;
+            into.push(Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } }));
+        }
+        Some(())
     }
 
     /// An admission to one limit, read from what is on record after it.
@@ -182,18 +281,16 @@ impl Reader<'_> {
         let _kept_until = self.time()?;
         let (remaining, fresh_at) = match self.u8()? {
             TOKEN => {
-                let rate = Rule::new(limit).rate;
                 let (last, debt, unit) = (self.u56()?, self.u56()?, self.u56()?);
                 let taken = debt.div_ceil(unit.max(1));
-                let full = debt.div_ceil(rate.units).saturating_mul(rate.step).saturating_add(last).min(FAR);
-                (u64::from(limit.burst()).saturating_sub(taken), full)
+                (u64::from(limit.burst()).saturating_sub(taken), full_at(last, debt, Rule::new(limit).rate)?)
             }
             SLIDING | FIXED => {
                 let per = self.u56()?;
                 let taken = self.u40()?;
                 let last = self.u56()?;
                 self.rest_of_groups()?;
-                (u64::from(limit.capacity()).saturating_sub(taken), last.saturating_add(per))
+                (u64::from(limit.capacity()).saturating_sub(taken), last.checked_add(per)?.checked_mul(1_000)?)
             }
             _ => return None,
         };
@@ -205,7 +302,7 @@ impl Reader<'_> {
             permit: Permit { at: now, sequence, cost, undo: None },
             limit: 0,
             remaining: u32::try_from(remaining).ok()?,
-            fresh_at: fresh_at.checked_mul(1_000)?,
+            fresh_at,
         };
         Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
     }

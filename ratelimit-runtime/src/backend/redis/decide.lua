@@ -76,6 +76,44 @@ if action == GIVE_BACK then
   return pack('<BI7', DONE, now)
 end
 
+-- Many calls that came together, as runs of calls of one cost: each is decided as if it had come alone, one after the other
+-- at the same time. Permits that fit are charged for a whole run at once, which leaves the same on record.
+if action == TAKE_RUNS then
+  local answers, changed = { pack('<BI7', RUNS, now) }, false
+  for _ = 1, cost do
+    local each, calls
+    each, calls, from = unpack_bytes('<I4I4', request, from)
+    local at, limit = find(rules, each, now)
+    local fit = 0
+    if at == now then
+      local _, room = tightest(rules, now)
+      fit = min(calls, floor(room / each))
+      charge(rules, now, now, fit * each)
+      sequence, changed = (sequence + fit - 1) % 4294967296, true
+      local tight, left = tightest(rules, now)
+      local state = states[tight + 1]
+      answers[#answers + 1] = pack(
+        RUN_ADMITTED, fit, sequence, tight, left, fresh_at(rules[tight + 1], state), state.debt and state.last or 0,
+        state.debt or 0
+      )
+    else
+      answers[#answers + 1] = pack('<I4', 0)
+    end
+    -- Those that do not fit are all told the same, unless each makes it worse for the next.
+    for _ = 1, backoff and calls - fit or min(1, calls - fit) do
+      at, limit = find(rules, each, now)
+      local left = newest <= now and remaining(rules[limit + 1], states[limit + 1], now) or 0
+      if at and backoff then
+        deny(backoff, now)
+        at, changed = max(at, blocked), true
+      end
+      answers[#answers + 1] = pack(RUN_DENIED, at and DENIED or NEVER, limit, left, at or 0)
+    end
+  end
+  if changed then keep() else keep_clock() end
+  return table.concat(answers)
+end
+
 local at, limit = find(rules, cost, now)
 if not at then
   if action == TAKE then keep_clock() end

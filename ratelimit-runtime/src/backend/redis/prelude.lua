@@ -11,7 +11,7 @@ local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 local FAR = 9007199254740991
 
 local TAKE, PEEK, GIVE_BACK, RESET, TAKE_NOW, TAKE_RUNS = 0, 1, 2, 3, 4, 5
-local ADMITTED, DENIED, NEVER, DONE = 0, 1, 2, 3
+local ADMITTED, DENIED, NEVER, DONE, RUNS = 0, 1, 2, 3, 4
 local SLIDING, TOKEN, FIXED = 0, 1, 2
 
 -- A limit as it is asked: kind, capacity, then of a sliding window the permits of a group and the period, of a token bucket
@@ -20,6 +20,9 @@ local RULE, RULES_FROM = '<BI4I4I7I7I7', 16
 -- The answers: ADMITTED, now, permitted at, sequence, limit, remaining, fresh at; DENIED or NEVER, now, limit, remaining,
 -- until.
 local ADMISSION, REFUSAL = '<BI7I7I4BI4I7', '<BI7BI4I7'
+-- RUNS and now, then of each run: how many are admitted, and if any are, as of the last of them, sequence, limit, remaining,
+-- fresh at, and of a token bucket last and debt; then of those denied DENIED or NEVER, limit, remaining, until.
+local RUN_ADMITTED, RUN_DENIED = '<I4I4BI4I7I7I7', '<BBI4I7'
 
 -- A record: a head, the front of each limit's state, the rings of those that have one, and for a FULL record a tail. Two
 -- kinds of record, told from what earlier versions wrote by their first byte.

@@ -1,0 +1,248 @@
+//! Calls on one key that come together: they are sent as one, and answered as if each had come alone.
+
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Request, Timestamp};
+use ratelimit_runtime::macro_support::v1;
+use ratelimit_runtime::{Algorithm, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_tests::RedisServer;
+use tokio::task::JoinSet;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Nanoseconds since the Unix epoch.
+const START: u64 = 1_790_000_000_000_000_000;
+
+fn backend(server: &RedisServer, coalescing: bool) -> RedisBackend {
+    let builder = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20));
+    builder.coalescing(coalescing).build().unwrap()
+}
+
+fn limiter(server: &RedisServer, name: &str, count: u32) -> RateLimiter {
+    let builder = RateLimiter::builder(name).backend(backend(server, true)).on_backend_error(OnBackendError::Deny);
+    builder.limit(Limit::new(count, HOUR)).build().unwrap()
+}
+
+/// Small numbers without a pattern, the same in each run.
+fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
+    move |below| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % below
+    }
+}
+
+fn said(answer: &Answer) -> String {
+    let outcome = match &answer.outcome {
+        Outcome::Admitted(admitted) => {
+            format!("admitted at {:?}, {} left in {}", admitted.at(), admitted.remaining(), admitted.limit_index())
+        }
+        Outcome::Denied(denied) => {
+            format!("denied until {:?}, {} left in {}", denied.admitted_at(), denied.remaining(), denied.limit_index())
+        }
+        other => format!("{other:?}"),
+    };
+    format!("{outcome} at {:?}", answer.now)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_on_one_key_admit_exactly_count_in_few_calls() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, "hot", 10_000);
+    let mut tasks = JoinSet::new();
+    for _ in 0..256 {
+        let limiter = limiter.clone();
+        tasks.spawn(async move {
+            let mut admitted = 0;
+            for _ in 0..100 {
+                admitted += u32::from(limiter.check_async("key", 1).await.is_ok());
+            }
+            admitted
+        });
+    }
+    assert_eq!(tasks.join_all().await.iter().sum::<u32>(), 10_000);
+    let calls = server.calls_of("evalsha");
+    assert!(calls < 25_600 / 2, "{calls} calls of the script");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
+    let server = RedisServer::start();
+    let count = 1_000_000;
+    let limiter = limiter(&server, "dropped", count);
+    let mut tasks = JoinSet::new();
+    for task in 1..=256 {
+        let limiter = limiter.clone();
+        tasks.spawn(async move {
+            let mut number = numbers(task);
+            let mut kept = 0;
+            for _ in 0..60 {
+                let cost = u32::try_from(1 + number(3)).unwrap();
+                let call = limiter.check_async("key", cost);
+                let patience = Duration::from_micros(number(3_000));
+                match tokio::time::timeout(patience, call).await {
+                    Ok(decision) => {
+                        decision.unwrap();
+                        kept += cost;
+                    }
+                    Err(_) => tokio::task::yield_now().await,
+                }
+            }
+            kept
+        });
+    }
+    let kept = tasks.join_all().await.iter().sum::<u32>();
+    assert!(kept > 0);
+    // What was taken for nobody is given back a little later.
+    let until = Instant::now() + Duration::from_secs(20);
+    let left = || async { limiter.peek_async("key", 0).await.unwrap().remaining() };
+    while left().await != count - kept && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(left().await, count - kept);
+}
+
+/// Sends calls of these costs at once, and compares each answer with that of a bucket that is asked one after the other.
+async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Option<Backoff>, rounds: &[Vec<u32>]) {
+    let backend = backend(server, true);
+    // Connected, calls are sent in the order in which they come.
+    backend.decide(&Request::new(name, limits, Action::Reset)).unwrap();
+    let mut bucket = Bucket::default();
+    let mut now = START;
+    for (round, costs) in rounds.iter().enumerate() {
+        now += 7_001_000;
+        let requests: Vec<Request> = costs
+            .iter()
+            .map(|cost| {
+                let action = Action::Take { cost: *cost, max_wait: Duration::ZERO };
+                let request = Request::new(name, limits, action).at(Timestamp::from_nanos(now));
+                match backoff {
+                    Some(backoff) => request.with_backoff(backoff),
+                    None => request,
+                }
+            })
+            .collect();
+        // They are first polled, and so take their seats, in this order.
+        let mut calls = JoinSet::new();
+        for (place, request) in requests.iter().cloned().enumerate() {
+            let backend = backend.clone();
+            calls.spawn(async move { (place, backend.decide_async(&request).await.unwrap()) });
+        }
+        let mut answers = calls.join_all().await;
+        answers.sort_by_key(|(place, _)| *place);
+        for ((place, answer), request) in answers.iter().zip(&requests) {
+            let expected = bucket.apply(request, request.now());
+            assert_eq!(said(answer), said(&expected), "{name}, round {round}, call {place} of cost {}", costs[*place]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_answered_as_its_calls_would_be_one_by_one() {
+    let server = RedisServer::start();
+    let mut number = numbers(7);
+    let limit = |count, algorithm| match algorithm {
+        Algorithm::TokenBucket => v1::limit_with_burst(count, Duration::from_secs(1), algorithm, 2 * count),
+        _ => v1::limit(count, Duration::from_secs(1), algorithm),
+    };
+    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+    let backoff = Backoff::new(Duration::from_millis(3), Duration::from_millis(100));
+    for count in [1, 40, 200, 3_000] {
+        for (first, algorithm) in algorithms.into_iter().enumerate() {
+            for (variant, backoff) in [None, None, Some(backoff)].into_iter().enumerate() {
+                let mut limits = vec![limit(count, algorithm)];
+                if variant == 1 {
+                    limits.extend([limit(count + 1, algorithms[(first + 1) % 3]), limit(2 * count, algorithms[0])]);
+                }
+                let rounds: Vec<Vec<u32>> = (0..8)
+                    .map(|_| {
+                        let equal = number(2) == 0;
+                        let costs = (0..60 + number(100)).map(|_| u32::try_from(1 + number(3)).unwrap());
+                        if equal { costs.map(|_| 1).collect() } else { costs.collect() }
+                    })
+                    .collect();
+                let name = format!("rl:1:{{batch:{count} {algorithm:?} {variant}}}:x");
+                compare(&server, &name, &limits, backoff, &rounds).await;
+            }
+        }
+    }
+    let calls = server.calls_of("evalsha");
+    assert!(calls < 36 * 8 * 40, "{calls} calls of the script");
+}
+
+#[tokio::test]
+async fn without_coalescing_every_call_is_sent() {
+    let server = RedisServer::start();
+    let backend = backend(&server, false);
+    let limits = [Limit::new(1_000, HOUR)];
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let backend = backend.clone();
+        calls.spawn(async move {
+            let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+            let request = Request::new("rl:1:{single}:x", &limits, take);
+            matches!(backend.decide_async(&request).await.unwrap().outcome, Outcome::Admitted(_))
+        });
+    }
+    assert!(calls.join_all().await.into_iter().all(|admitted| admitted));
+    // Those that came before the script was known were sent again.
+    assert!(server.calls_of("evalsha") >= 200);
+}
+
+#[test]
+fn a_runtime_that_ends_ends_only_its_own_calls() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, "runtimes", 100_000);
+    let calls = |limiter: RateLimiter| async move {
+        let mut calls = JoinSet::new();
+        for _ in 0..200 {
+            let limiter = limiter.clone();
+            calls.spawn(async move { limiter.check_async("key", 1).await.is_ok() });
+        }
+        calls
+    };
+    let runtime = || tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let (ends, lasts) = (runtime(), runtime());
+    for _ in 0..20 {
+        let ended = runtime();
+        let dropped = ended.block_on(calls(limiter.clone()));
+        let kept = lasts.block_on(calls(limiter.clone()));
+        ended.shutdown_background();
+        drop(dropped);
+        assert!(lasts.block_on(kept.join_all()).into_iter().all(|admitted| admitted));
+    }
+    drop(ends);
+}
+
+#[test]
+fn a_server_that_does_not_answer_fails_all_of_a_batch_in_time() {
+    let server = RedisServer::start();
+    let timeout = Duration::from_millis(200);
+    let backend = RedisBackend::builder().url(server.url()).timeout(timeout).build().unwrap();
+    let limits = [Limit::new(1_000, HOUR)];
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let ask = move |backend: RedisBackend| async move {
+        let mut calls = JoinSet::new();
+        for _ in 0..200 {
+            let backend = backend.clone();
+            calls.spawn(async move {
+                let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+                let request = Request::new("rl:1:{frozen}:x", &limits, take);
+                let start = Instant::now();
+                (backend.decide_async(&request).await.is_ok(), start.elapsed())
+            });
+        }
+        calls.join_all().await
+    };
+    runtime.block_on(ask(backend.clone()));
+    server.freeze();
+    let answers = runtime.block_on(ask(backend.clone()));
+    server.thaw();
+    assert!(answers.iter().all(|(decided, _)| !decided));
+    let longest = answers.iter().map(|(_, took)| *took).max().unwrap();
+    assert!(longest < Duration::from_secs(5), "{longest:?}");
+    let until = Instant::now() + Duration::from_secs(20);
+    while !runtime.block_on(ask(backend.clone())).iter().all(|(decided, _)| *decided) {
+        assert!(Instant::now() < until, "limiting does not resume");
+    }
+}
