@@ -32,9 +32,12 @@ impl Backend for Broken {
     }
 }
 
-/// The events of the target `ratelimit`: level, and fields as text.
+/// An event: its level, and its fields as text.
+type Told = (Level, BTreeMap<&'static str, String>);
+
+/// The events of the target `ratelimit`.
 #[derive(Clone, Default)]
-struct Events(Arc<Mutex<Vec<(Level, BTreeMap<&'static str, String>)>>>);
+struct Events(Arc<Mutex<Vec<Told>>>);
 
 impl Subscriber for Events {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
@@ -74,7 +77,7 @@ impl Visit for Fields {
 }
 
 /// The events that `f` causes on this thread, and whether keys are shown meanwhile.
-fn events(keys: bool, f: impl FnOnce()) -> Vec<(Level, BTreeMap<&'static str, String>)> {
+fn events(keys: bool, f: impl FnOnce()) -> Vec<Told> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone: MutexGuard<'_, ()> = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     log_keys(keys);

@@ -77,7 +77,7 @@
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
-//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`] | serde_core |
+//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`] | serde's core |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | nothing |
 //!
 //! Without features there is no async runtime and no network code.

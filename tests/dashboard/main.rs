@@ -1,0 +1,78 @@
+//! The example `dashboard`, as somebody sees it who opens it in a browser.
+
+mod browser;
+
+use browser::Browser;
+use ratelimit_tests::ServerExample;
+use serde_json::json;
+
+/// Allowed, denied, and what is left, as the card of a limiter shows them.
+fn figures(browser: &Browser, limiter: &str) -> [String; 3] {
+    ["allowed", "denied", "remaining"].map(|figure| browser.text(&format!("[data-limiter={limiter}] .{figure}")))
+}
+
+/// Bars of the chart of a limiter: how many show denials, and where the last one of these stands.
+fn denied_bars(browser: &Browser, limiter: &str) -> (u64, f64) {
+    let bars = browser.run(&format!(
+        "const bars = [...document.querySelectorAll('[data-limiter={limiter}] rect.bar-denied')]
+             .map(bar => bar.getBoundingClientRect()).filter(bar => bar.height > 1);
+         return [bars.length, bars.at(-1)?.x ?? 0]"
+    ));
+    (bars[0].as_u64().expect("a number"), bars[1].as_f64().expect("a number"))
+}
+
+#[test]
+fn a_burst_shows_its_denials_live() {
+    let server = ServerExample::start("dashboard");
+    let browser = Browser::start();
+    browser.open(server.url());
+    browser.wait_for("that it is connected", |page| page.text("#connection"), |text| text == "live");
+    assert_eq!(browser.text("[data-limiter=search] .limits"), "20 per 10 s · sliding window");
+    assert_eq!(browser.text("[data-limiter=upload] .limits"), "5 per s, burst 40 · token bucket");
+    assert_eq!(figures(&browser, "search"), ["0", "0", "20"]);
+    assert_eq!(denied_bars(&browser, "search").0, 0);
+
+    browser.click("#limiter option[value=search]");
+    browser.enter("#calls", "50");
+    browser.click("#burst button");
+    browser.wait_for("the outcome", |page| page.text("#result"), |text| text == "search: 20 allowed, 30 denied");
+    browser.wait_for("the denials", |page| figures(page, "search"), |figures| figures[..2] == ["20", "30"]);
+    let (_, x) = browser.wait_for("a bar", |page| denied_bars(page, "search"), |bars| bars.0 > 0);
+    browser.wait_for("that the chart moves", |page| denied_bars(page, "search"), |bars| bars.1 < x - 5.0);
+    let label = browser.run("return document.querySelector('[data-limiter=search] svg').getAttribute('aria-label')");
+    assert_eq!(label, "Calls of the last minute: 20 allowed, 30 denied");
+
+    // Ten users, three tries each.
+    browser.click("#limiter option[value=login]");
+    browser.enter("#calls", "1000");
+    browser.click("#burst button");
+    browser.wait_for("users", |page| figures(page, "login"), |figures| *figures == ["30", "970", "10"]);
+    assert_eq!(figures(&browser, "search")[..2], ["20", "30"], "nobody else's");
+    assert_eq!(figures(&browser, "upload"), ["0", "0", "40"]);
+    browser.picture("dashboard");
+}
+
+#[test]
+fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
+    let server = ServerExample::start("dashboard");
+    let browser = Browser::start();
+    browser.open(server.url());
+    browser.wait_for("that it is connected", |page| page.text("#connection"), |text| text == "live");
+    let elsewhere = browser.run(
+        "return performance.getEntriesByType('resource').map(entry => entry.name)
+             .filter(name => new URL(name).origin !== location.origin)",
+    );
+    assert_eq!(elsewhere, json!([]));
+    // Each control has a name, and the page one heading above those of the cards.
+    let unnamed = browser.run(
+        "return [...document.querySelectorAll('input, select')].filter(control => !control.labels.length).map(c => c.id)",
+    );
+    assert_eq!(unnamed, json!([]));
+    let headings = browser.run("return [...document.querySelectorAll('h1, h2')].map(heading => heading.innerText)");
+    assert_eq!(headings, json!(["Rate limits", "search", "upload", "login"]));
+    drop(server);
+    let lost = "connection lost, trying again";
+    browser.wait_for("that nobody answers", |page| page.text("#connection"), |text| text == lost);
+    browser.click("#burst button");
+    browser.wait_for("that it was not sent", |page| page.text("#result"), |text| text.starts_with("not sent: "));
+}
