@@ -242,10 +242,11 @@ fn a_recorder_that_is_installed_after_the_first_calls_counts_from_then_on() {
 }
 
 #[test]
-fn a_recorder_without_state_counts_too() {
+fn a_recorder_is_asked_for_its_counters_once_but_one_without_state_each_time() {
     use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
     static COUNTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    struct Stateless;
+    static ASKED: Mutex<u32> = Mutex::new(0);
+    struct To<S>(S);
     struct Count(String);
 
     impl CounterFn for Count {
@@ -256,12 +257,15 @@ fn a_recorder_without_state_counts_too() {
         fn absolute(&self, _: u64) {}
     }
 
-    impl Recorder for Stateless {
+    impl<S> Recorder for To<S> {
         fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
         fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
         fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
 
         fn register_counter(&self, key: &Key, _: &metrics::Metadata<'_>) -> Counter {
+            *ASKED.lock().unwrap() += 1;
             Counter::from_arc(Arc::new(Count(key.to_string())))
         }
 
@@ -274,14 +278,22 @@ fn a_recorder_without_state_counts_too() {
         }
     }
 
-    let limiter = limiter("stateless", 1);
-    metrics::with_local_recorder(&Stateless, || {
-        limiter.check((), 1).unwrap();
-        limiter.check((), 1).unwrap_err();
-    });
-    let counted = COUNTED.lock().unwrap();
-    assert_eq!(counted.len(), 2);
-    assert!(counted[0].contains("allowed") && counted[1].contains("denied"), "{counted:?}");
+    let run = |recorder: &dyn Recorder, name| {
+        *ASKED.lock().unwrap() = 0;
+        COUNTED.lock().unwrap().clear();
+        let limiter = limiter(name, 10);
+        metrics::with_local_recorder(recorder, || {
+            for _ in 0..30 {
+                let _ = limiter.check((), 1);
+            }
+        });
+        let counted = COUNTED.lock().unwrap();
+        assert_eq!(counted.len(), 30);
+        assert!(counted[9].contains("allowed") && counted[10].contains("denied"), "{counted:?}");
+        *ASKED.lock().unwrap()
+    };
+    assert_eq!(run(&To(1), "with state"), 3, "one for each outcome");
+    assert_eq!(run(&To(()), "without state"), 30);
 }
 
 #[test]

@@ -15,7 +15,7 @@ fn timeout() -> BackendError {
 #[cfg(feature = "tracing")]
 #[test]
 fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
-    use std::fmt;
+    use std::fmt::{self, Write};
     use std::sync::{Arc, Mutex};
 
     use tracing::field::{Field, Visit};
@@ -30,7 +30,7 @@ fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
 
     impl Visit for Line {
         fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-            self.0 += &format!(" {field}={value:?}");
+            write!(self.0, " {field}={value:?}").unwrap();
         }
     }
 
@@ -95,8 +95,11 @@ fn decisions_of_backends_are_timed_by_their_result_and_breakers_shown() {
 
     impl Log {
         fn line(&self, key: &Key) -> Arc<Line> {
-            let labels: String = key.labels().map(|label| format!(" {}={}", label.key(), label.value())).collect();
-            Arc::new(Line(format!("{}{labels}", key.name()), Arc::clone(&self.0)))
+            let mut line = key.name().to_owned();
+            for label in key.labels() {
+                line.extend([" ", label.key(), "=", label.value()]);
+            }
+            Arc::new(Line(line, Arc::clone(&self.0)))
         }
     }
 
