@@ -1,2 +1,158 @@
-//! x
-fn main() {}
+//! The Redis backend beside redis-rs and its peers: `cargo bench -p benches --bench redis [-- PART OF A CASE'S NAME]`.
+//!
+//! One server, started here. Ours is called through the attribute. The yardsticks are raw calls of redis-rs over the same
+//! kind of connection: `PING`, and a bare generic cell rate algorithm in a script of ten lines.
+
+#[path = "redis/blocking.rs"]
+mod blocking;
+#[path = "redis/ours.rs"]
+mod ours;
+#[path = "redis/peers.rs"]
+mod peers;
+#[path = "redis/rounds.rs"]
+mod rounds;
+#[path = "../tests/support/redis_server.rs"]
+#[allow(dead_code, unreachable_pub, reason = "the tests' own, of which a part is enough here")]
+mod server;
+
+use std::time::Duration;
+
+use blocking::Ways;
+use peers::{KEYS, Peers};
+use rounds::{Case, Contender, Tasks, threads};
+use server::RedisServer;
+
+fn main() {
+    // cargo passes `--bench`.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let server = RedisServer::start();
+    ours::set_server(&server.url());
+    let tasks = Tasks::new();
+    let peers = Peers::new(&server, &tasks);
+    let ways = Ways::new(&server);
+    let mut cases = one_caller(&server, &peers, &tasks);
+    cases.extend(many_keys(&peers, &tasks));
+    cases.extend(one_key(&peers, &tasks));
+    cases.extend(beside_peers(&peers, &tasks));
+    cases.extend(ways.cases());
+    let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
+    let lines: Vec<String> = cases.into_iter().filter(|case| wanted(&case.name)).flat_map(Case::run).collect();
+    rounds::print(&lines);
+}
+
+/// A contender of so many tasks, of which each call is given a number without a pattern.
+macro_rules! tasks {
+    ($name:literal, $tasks:ident, $number:literal, $call:expr) => {
+        Contender::new($name, move |turn: Duration| $tasks.run($number, turn, $call))
+    };
+}
+
+fn one_caller<'a>(server: &'a RedisServer, peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
+    let blocking = vec![
+        Contender::new("PING", move |turn| {
+            threads(1, turn, || server.connection(), |connection| redis::cmd("PING").query::<()>(connection).is_ok())
+        }),
+        Contender::new("ours", |turn| threads(1, turn, || (), |()| ours::blocking_allowed().is_ok())),
+    ];
+    let ping = peers.clone();
+    let asynchronous = vec![
+        tasks!("PING", tasks, 1, {
+            let peers = ping.clone();
+            move |_| peers.clone().ping()
+        }),
+        tasks!("ours", tasks, 1, |number| async move { ours::one_task(number % KEYS).await.is_ok() }),
+    ];
+    vec![
+        Case::new("blocking, 1 thread, allowed", 0.80, blocking).p50_goal(1.25),
+        Case::new("async, 1 task, allowed", 0.85, asynchronous).p50_goal(1.20),
+    ]
+}
+
+/// 256 tasks on 10,000 keys beside the bare script.
+fn many_keys<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
+    macro_rules! case {
+        ($name:literal, $goal:literal, $yardstick:ident, $ours:ident) => {
+            Case::new(
+                concat!("256 tasks, 10,000 keys, ", $name),
+                $goal,
+                vec![
+                    tasks!("bare script", tasks, 256, {
+                        let peers = peers.clone();
+                        move |number| peers.clone().$yardstick(number % KEYS)
+                    }),
+                    tasks!("ours", tasks, 256, |number| async move { ours::$ours(number % KEYS).await.is_ok() }),
+                ],
+            )
+        };
+    }
+    vec![
+        case!("token_bucket", 0.95, gcra, token),
+        case!("sliding_window of 10,000", 0.85, gcra, window_10_000),
+        case!("sliding_window, up to 16 live groups", 0.85, gcra, window_few_groups).warm_up(Duration::from_secs(2)),
+        case!("sliding_window, 64 live groups", 0.70, gcra, window_64_groups).warm_up(Duration::from_secs(8)),
+        case!("token_bucket, denied", 0.95, gcra_denied, token_denied).warm_up(Duration::from_secs(1)),
+        case!("2 limits", 0.75, gcra, two_limits),
+        case!("3 limits", 0.65, gcra, three_limits),
+    ]
+}
+
+fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
+    let script = |peers: Peers| move |_| peers.clone().gcra(0);
+    vec![
+        Case::new(
+            "256 tasks, one key",
+            5.0,
+            vec![
+                tasks!("bare script", tasks, 256, script(peers.clone())),
+                tasks!("ours", tasks, 256, |_| async { ours::hot().await.is_ok() }),
+            ],
+        ),
+        Case::new(
+            "16 tasks, one key",
+            0.85,
+            vec![
+                tasks!("bare script", tasks, 16, script(peers.clone())),
+                tasks!("ours", tasks, 16, |_| async { ours::hot().await.is_ok() }),
+            ],
+        ),
+        Case::new(
+            "64 tasks, one key",
+            1.0,
+            vec![
+                tasks!("bare script", tasks, 64, script(peers.clone())),
+                tasks!("ours", tasks, 64, |_| async { ours::hot().await.is_ok() }),
+            ],
+        ),
+        Case::new(
+            "1 task, a key that is denied",
+            100.0,
+            vec![
+                tasks!("PING", tasks, 1, {
+                    let peers = peers.clone();
+                    move |_| peers.clone().ping()
+                }),
+                tasks!("ours", tasks, 1, |_| async { ours::blocked().await.is_ok() }),
+            ],
+        )
+        .warm_up(Duration::from_millis(100)),
+    ]
+}
+
+fn beside_peers<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
+    macro_rules! case {
+        ($name:literal, $goal:literal, $peer:ident) => {
+            Case::new(
+                concat!("256 tasks, 10,000 keys, beside ", $name),
+                $goal,
+                vec![
+                    tasks!($name, tasks, 256, {
+                        let peers = peers.clone();
+                        move |number| peers.clone().$peer(number % KEYS)
+                    }),
+                    tasks!("ours", tasks, 256, |number| async move { ours::fixed(number % KEYS).await.is_ok() }),
+                ],
+            )
+        };
+    }
+    vec![case!("limitador's two scripts", 2.5, limitador), case!("actix-limitation", 10.0, actix)]
+}

@@ -1,0 +1,102 @@
+//! Ours: annotated functions, all on the bench's server.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use ratelimit_runtime::{RateLimitExceeded, RedisBackend, rate_limit};
+
+type Limited = Result<(), RateLimitExceeded>;
+
+static SERVER: OnceLock<String> = OnceLock::new();
+
+pub(crate) fn set_server(url: &str) {
+    SERVER.set(url.to_owned()).unwrap();
+}
+
+/// A backend that fails the bench rather than let memory decide: see `on_backend_error`.
+fn backend() -> RedisBackend {
+    RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5)).build().unwrap()
+}
+
+/// One that asks the server each time.
+fn asking() -> RedisBackend {
+    backend()
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", backend = backend(), on_backend_error = deny)]
+pub(crate) fn blocking_allowed() -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) fn blocking_keyed(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn one_task(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 100_000, per = "1h", algorithm = token_bucket, key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn token(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 10_000, per = "1h", key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn window_10_000(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 64, per = "800ms", key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn window_few_groups(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 64, per = "6s", key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn window_64_groups(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "366d", algorithm = token_bucket, key = key, backend = asking(), on_backend_error = deny)]
+pub(crate) async fn token_denied(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    limit(count = 1_000, per = "1s"),
+    limit(count = 100_000, per = "1h"),
+    key = key,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn two_limits(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    limit(count = 1_000, per = "1s"),
+    limit(count = 100_000, per = "1h"),
+    limit(count = 1_000_000, per = "1d"),
+    key = key,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn three_limits(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", backend = backend(), on_backend_error = deny)]
+pub(crate) async fn hot() -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "366d", backend = backend(), on_backend_error = deny)]
+pub(crate) async fn blocked() -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000, per = "1h", algorithm = fixed_window, key = key, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn fixed(key: u64) -> Limited {
+    Ok(())
+}
