@@ -5,11 +5,20 @@ mod codec;
 mod config;
 mod connection;
 mod key;
+mod lanes;
+mod link;
+mod links;
+mod node;
+mod opener;
+mod resp;
 mod script;
+mod stream;
 
 use std::any::TypeId;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use super::{
@@ -21,6 +30,7 @@ use crate::reply;
 use coalesce::{Coalescing, Entry};
 use config::invalid;
 use connection::Connection;
+use node::Way;
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
@@ -81,30 +91,22 @@ impl RedisBackend {
         RedisBackendBuilder { url: None, timeout: TIMEOUT, denial_cache: true, coalescing: true }
     }
 
-    /// Sends a request; the answer arrives at the receiver, as `deliver` makes it.
-    fn send<T: Send + 'static>(
+    /// Sends a request and waits for the answer. Ends by the deadline if asynchronous.
+    fn call(
         &self,
         bucket: &str,
         request: &[u8],
         deadline: Instant,
-        deliver: impl FnOnce(Result<Vec<u8>, BackendError>) -> T + Send + 'static,
-    ) -> Result<reply::Receiver<T>, BackendError> {
-        let background = background::handle().map_err(|error| {
-            BackendError::new(BackendErrorKind::Unreachable, format!("no background thread can be started: {error}"))
-        })?;
+        way: Way,
+    ) -> impl Future<Output = Result<Vec<u8>, BackendError>> + Send + 'static {
         let command = script::call(&key::name(bucket), request);
         let connection = Arc::clone(&self.connection);
-        let (sender, receiver) = reply::channel();
-        background.spawn(async move {
-            sender.send(deliver(connection.call(&command, deadline).await));
-        });
-        Ok(receiver)
+        async move { connection.call(&command, deadline, way).await }
     }
 
     /// Sends a request as bytes and waits for the bytes of the answer, at most until the deadline.
     async fn exchange(&self, bucket: &str, request: &[u8], deadline: Instant) -> Result<Vec<u8>, BackendError> {
-        let answer = self.send(bucket, request, deadline, |answer| answer)?.await;
-        answer.unwrap_or_else(|| Err(self.late()))
+        self.call(bucket, request, deadline, Way::Async).await
     }
 
     fn until(&self) -> Instant {
@@ -120,7 +122,9 @@ impl RedisBackend {
 impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         let deadline = self.until();
-        let answer = self.send(request.bucket(), &codec::encode(request), deadline, |answer| answer)?.wait(deadline);
+        let call = self.call(request.bucket(), &codec::encode(request), deadline, Way::Blocking);
+        // What is of tokio's counts against the budget of the task around, which a thread that blocks would never get anew.
+        let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
         codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
     }
 
@@ -132,17 +136,17 @@ impl Backend for RedisBackend {
                 Some(Entry::Alone(alone)) => Some(alone),
                 None => None,
             };
-            let undelivered = Undelivered::of(self, request);
-            let deliver = |answer| Delivery { answer: Some(answer), undelivered };
-            let answer = self.send(request.bucket(), &codec::encode(request), deadline, deliver)?;
-            let answer = answer.await.and_then(Delivery::take);
-            codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
+            let call = Box::pin(self.call(request.bucket(), &codec::encode(request), deadline, Way::Async));
+            let answer = Undropped { backend: self, request, call: Some(call) }.await?;
+            codec::decode(&answer, request)
         })
     }
 
     fn decide_later(&self, request: Request) {
         // What is given back too late or never stays taken: the limit is kept.
-        drop(self.send(request.bucket(), &codec::encode(&request), self.until(), |_| ()));
+        if let Ok(background) = background::handle() {
+            background.spawn(self.call(request.bucket(), &codec::encode(&request), self.until(), Way::Async));
+        }
     }
 
     fn deadline(&self) -> Deadline {
@@ -220,14 +224,14 @@ impl RedisBackendBuilder {
 
     /// The backend; an error if the URL, an environment variable or the timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
-        let info = match &self.url {
+        let settings = match &self.url {
             Some(url) => config::from_url(url)?,
             None => config::from_environment(|name| std::env::var_os(name))?,
         };
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
             return Err(invalid("the timeout of a Redis backend is from 1 ms to 1 hour"));
         }
-        let connection = Arc::new(Connection::new(info, self.timeout)?);
+        let connection = Arc::new(Connection::new(settings, self.timeout));
         let coalescing = self.coalescing.then(|| Arc::new(Coalescing::new()));
         Ok(RedisBackend { connection, timeout: self.timeout, denial_cache: self.denial_cache, coalescing })
     }
@@ -249,39 +253,42 @@ pub(crate) fn environment() -> SharedBackend {
     ENVIRONMENT.clone()
 }
 
-/// What gives permits back where the future that asked for them is dropped before it has them.
-struct Undelivered {
-    backend: RedisBackend,
-    request: Request,
+/// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
+/// permits that it brings are given back.
+struct Undropped<'a> {
+    backend: &'a RedisBackend,
+    request: &'a Request,
+    /// None once it is done.
+    call: Option<Pin<Box<dyn Future<Output = Result<Vec<u8>, BackendError>> + Send>>>,
 }
 
-impl Undelivered {
-    fn of(backend: &RedisBackend, request: &Request) -> Option<Undelivered> {
-        matches!(request.action(), Action::Take { cost, .. } if *cost > 0)
-            .then(|| Undelivered { backend: backend.clone(), request: request.clone() })
+impl Future for Undropped<'_> {
+    type Output = Result<Vec<u8>, BackendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let answer = ready!(call.as_mut().poll(context));
+        self.call = None;
+        Poll::Ready(answer)
     }
 }
 
-/// An answer on its way to a future.
-struct Delivery {
-    answer: Option<Result<Vec<u8>, BackendError>>,
-    undelivered: Option<Undelivered>,
-}
-
-impl Delivery {
-    fn take(mut self) -> Option<Result<Vec<u8>, BackendError>> {
-        self.answer.take()
-    }
-}
-
-impl Drop for Delivery {
+impl Drop for Undropped<'_> {
     fn drop(&mut self) {
-        if let (Some(Ok(answer)), Some(Undelivered { backend, mut request })) =
-            (self.answer.take(), self.undelivered.take())
-            && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = codec::decode(&answer, &request)
+        let takes = matches!(self.request.action(), Action::Take { cost, .. } if *cost > 0);
+        if takes
+            && let Some(call) = self.call.take()
+            && let Ok(background) = background::handle()
         {
-            request.action = Action::GiveBack(admitted.permit().clone());
-            backend.decide_later(request);
+            let (backend, mut request) = (self.backend.clone(), self.request.clone());
+            background.spawn(async move {
+                if let Ok(answer) = call.await
+                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = codec::decode(&answer, &request)
+                {
+                    request.action = Action::GiveBack(admitted.permit().clone());
+                    backend.decide_later(request);
+                }
+            });
         }
     }
 }

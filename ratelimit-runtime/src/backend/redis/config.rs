@@ -1,43 +1,80 @@
-//! Where the server is and how to log in: from a URL or the environment.
+//! Where the servers are and how to log in: from URLs or the environment.
 
 use std::ffi::OsString;
-use std::time::Duration;
 
-use redis::io::tcp::TcpSettings;
-use redis::{ConnectionInfo, IntoConnectionInfo, ProtocolVersion, RedisConnectionInfo};
+use redis::{ConnectionAddr, IntoConnectionInfo};
 
+use super::stream::{Address, Endpoint, Login};
 use crate::error::{BackendError, BackendErrorKind};
 
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 6379;
-/// Unacknowledged data for so long means that the connection is dead.
-#[cfg(target_os = "linux")]
-const UNACKNOWLEDGED: Duration = Duration::from_millis(500);
+
+/// Schemes of servers with TLS, and those that stand for the same without.
+const ENCRYPTED: [(&str, &str); 2] = [("rediss", "redis"), ("valkeys", "valkey")];
+
+/// What a URL or the environment says.
+#[derive(Clone)]
+pub(super) struct Settings {
+    pub(super) address: Address,
+    pub(super) login: Login,
+    pub(super) encrypted: bool,
+}
+
+impl Settings {
+    pub(super) fn endpoint(self) -> Endpoint {
+        Endpoint { address: self.address, login: self.login }
+    }
+}
 
 pub(super) fn invalid(message: impl Into<String>) -> BackendError {
     BackendError::new(BackendErrorKind::Configuration, message.into())
 }
 
 /// The server that a URL names.
-pub(super) fn from_url(url: &str) -> Result<ConnectionInfo, BackendError> {
-    let scheme = url.split_once("://").map(|(scheme, _)| scheme);
-    match scheme {
-        Some("redis" | "valkey" | "unix" | "redis+unix" | "valkey+unix") => {}
-        Some("rediss" | "valkeys") => return Err(invalid("the Redis URL asks for TLS, which this build cannot do")),
-        // Whatever else it is may hold a password in any place.
-        _ => return Err(invalid("the Redis URL must begin with `redis://`, `valkey://` or `unix://`")),
+pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
+    let Some((scheme, rest)) = url.split_once("://") else { return Err(unknown_scheme()) };
+    let plain = ENCRYPTED.iter().find(|(encrypted, _)| *encrypted == scheme).map(|(_, plain)| *plain);
+    match plain.unwrap_or(scheme) {
+        "redis" | "valkey" | "unix" | "redis+unix" | "valkey+unix" => {}
+        _ => return Err(unknown_scheme()),
+    }
+    if plain.is_some() && !cfg!(feature = "redis-tls") {
+        return Err(invalid("the Redis URL asks for TLS, which needs the feature `redis-tls` of ratelimit-runtime"));
+    }
+    if rest.contains('#') {
+        return Err(invalid("the Redis URL has a part behind `#`, which means nothing here"));
     }
     // redis's own message may quote a part of the URL.
-    let info = url.into_connection_info().map_err(|_| {
+    let info = format!("{}://{rest}", plain.unwrap_or(scheme)).into_connection_info().map_err(|_| {
         invalid("the Redis URL is not of the form `redis://user:password@host:port/database` or `unix:///path?db=0`")
     })?;
-    let protocol_given = url.split_once('?').is_some_and(|(_, query)| query.contains("protocol="));
-    complete(info, protocol_given)
+    let address = match info.addr() {
+        ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+        ConnectionAddr::Unix(path) => Address::Unix(path.clone()),
+        _ => return Err(unknown_scheme()),
+    };
+    let login = info.redis_settings();
+    let login = Login {
+        username: login.username().map(str::to_owned),
+        password: login.password().map(str::to_owned),
+        database: u32::try_from(login.db())
+            .map_err(|_| invalid("the number of a Redis database is from 0 to 4294967295"))?,
+    };
+    if login.username.is_some() && login.password.is_none() {
+        return Err(invalid("the Redis URL has a user, but no password"));
+    }
+    Ok(Settings { address, login, encrypted: plain.is_some() })
+}
+
+fn unknown_scheme() -> BackendError {
+    // Whatever else it is may hold a password in any place.
+    invalid("the Redis URL must begin with `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`")
 }
 
 /// The server that the environment names: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`, `REDIS_USERNAME` and
 /// `REDIS_PASSWORD`, else this machine. Empty variables count as unset.
-pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<ConnectionInfo, BackendError> {
+pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
     let read = |name: &str| match variable(name).map(OsString::into_string) {
         Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
         Some(Err(_)) => Err(invalid(format!("the environment variable {name} is not UTF-8"))),
@@ -55,43 +92,20 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     };
     let host = read("REDIS_HOST")?.unwrap_or_else(|| DEFAULT_HOST.to_owned());
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
-    let mut login = RedisConnectionInfo::default().set_db(number("REDIS_DB")?.unwrap_or(0).into());
-    match (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?) {
-        (username, Some(password)) => {
-            login = login.set_password(password);
-            if let Some(username) = username {
-                login = login.set_username(username);
-            }
-        }
-        (Some(_), None) => return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not")),
-        (None, None) => {}
+    let database = number("REDIS_DB")?.unwrap_or(0).into();
+    let (username, password) = (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?);
+    if username.is_some() && password.is_none() {
+        return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
-    let info = (host, port).into_connection_info().map_err(|_| invalid("REDIS_HOST is no host name"))?;
-    complete(info.set_redis_settings(login), false)
-}
-
-/// What holds for every connection.
-fn complete(info: ConnectionInfo, protocol_given: bool) -> Result<ConnectionInfo, BackendError> {
-    // Its name and version are nothing that the server has to know, and would be one more command to allow.
-    let mut login = info.redis_settings().clone().set_skip_set_lib_name();
-    if login.db() < 0 {
-        return Err(invalid("the number of a Redis database is not negative"));
-    }
-    if !protocol_given {
-        // With RESP3 redis-rs tells at once that a connection is gone, not only when it is used next.
-        login = login.set_protocol(ProtocolVersion::RESP3);
-    }
-    let tcp = TcpSettings::default().set_nodelay(true);
-    #[cfg(target_os = "linux")]
-    let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
-    Ok(info.set_redis_settings(login).set_tcp_settings(tcp))
+    let login = Login { username, password, database };
+    Ok(Settings { address: Address::Tcp(host, port), login, encrypted: false })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn environment(variables: &[(&str, &str)]) -> Result<ConnectionInfo, BackendError> {
+    fn environment(variables: &[(&str, &str)]) -> Result<Settings, BackendError> {
         from_environment(|name| {
             variables.iter().find(|(variable, _)| *variable == name).map(|(_, value)| OsString::from(value))
         })
@@ -99,11 +113,10 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> String {
         match environment(variables) {
-            Ok(info) => {
-                let login = info.redis_settings();
-                let or_none = |text: Option<&str>| text.unwrap_or("-").to_owned();
-                let (user, password) = (or_none(login.username()), or_none(login.password()));
-                format!("{} {} {user} {password}", info.addr(), login.db())
+            Ok(Settings { address, login, .. }) => {
+                let or_none = |text: Option<String>| text.unwrap_or("-".to_owned());
+                let (user, password) = (or_none(login.username), or_none(login.password));
+                format!("{address} {} {user} {password}", login.database)
             }
             Err(error) => {
                 assert_eq!(error.kind(), BackendErrorKind::Configuration);

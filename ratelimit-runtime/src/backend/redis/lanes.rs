@@ -1,0 +1,201 @@
+//! The connections that blocking calls use, on their own threads: no hop to another thread, no runtime.
+//!
+//! A call that finds a lane free sends its command and reads the answer there. Where all lanes are taken it queues at one:
+//! whoever has the lane next sends all that is queued in one write and hands out the answers, in the order of the
+//! commands. So few threads go as fast as with a connection each, and many share the cost of the system calls.
+//!
+//! A lane that becomes free is whoever's comes first, though the first in its queue is woken to look: a thread that runs
+//! anyway gets on faster than one that the system must give a processor first, and takes the whole queue along.
+//!
+//! A connection on which anything fails or comes late is closed: no late answer is ever taken for another call's.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::node::{Failure, Message};
+use super::opener::Opener;
+use super::resp::Reply;
+use super::stream::Line;
+
+/// Connections to one server, opened only where so many calls come at the same time.
+const LANES: usize = 4;
+/// Commands that are sent in one write.
+const BATCH: usize = 128;
+/// A connection that was idle for longer is looked at before it is used: the server may have closed it.
+const IDLE: Duration = Duration::from_millis(10);
+
+#[derive(Default)]
+pub(super) struct Lanes {
+    lanes: [Mutex<Lane>; LANES],
+    next: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Lane {
+    taken: bool,
+    line: Option<Line>,
+    queue: VecDeque<Arc<Turn>>,
+}
+
+impl Lanes {
+    /// Sends a message and waits for the answer on this thread. Only to open a connection takes more than one poll.
+    pub(super) async fn call(&self, opener: &Opener, message: &Message, deadline: Instant) -> Result<Reply, Failure> {
+        let mut lead = match self.free() {
+            Some(lead) => lead,
+            None => match self.queue(message, deadline) {
+                Ok(lead) => lead,
+                Err(settled) => return settled.unwrap_or_else(|| Err(Failure::late(opener))),
+            },
+        };
+        if lead.line.as_mut().is_some_and(|line| line.used.elapsed() > IDLE && line.is_over()) {
+            lead.line = None;
+        }
+        let mut line = match lead.line.take() {
+            Some(line) => line,
+            None => opener.open().await.map_err(Failure::new)?,
+        };
+        let (own, kept) = exchange(&mut line, opener, message, lead.batch(), deadline);
+        lead.line = kept.then_some(line);
+        own
+    }
+
+    /// Takes a lane that nobody has.
+    fn free(&self) -> Option<Lead<'_>> {
+        self.lanes.iter().find_map(|lane| {
+            let mut state = lane.try_lock()?;
+            (!state.taken).then(|| {
+                state.taken = true;
+                Lead { lane, line: state.line.take() }
+            })
+        })
+    }
+
+    /// Waits at a lane, for the answer (none if it comes too late) or for the lead.
+    fn queue(&self, message: &Message, deadline: Instant) -> Result<Lead<'_>, Option<Result<Reply, Failure>>> {
+        let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
+        let turn = Arc::new(Turn {
+            message: message.clone(),
+            thread: std::thread::current(),
+            answer: Mutex::default(),
+        });
+        {
+            let mut state = lane.lock();
+            if !state.taken {
+                state.taken = true;
+                return Ok(Lead { lane, line: state.line.take() });
+            }
+            state.queue.push_back(Arc::clone(&turn));
+        }
+        loop {
+            if let Some(answer) = turn.answer() {
+                return Err(Some(answer));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut state = lane.lock();
+            if !state.taken || left.is_zero() {
+                let length = state.queue.len();
+                state.queue.retain(|queued| !Arc::ptr_eq(queued, &turn));
+                let was_sent = length == state.queue.len();
+                // Who had the lane handed out all answers before it let go of it.
+                if was_sent || left.is_zero() {
+                    return Err(turn.answer());
+                }
+                state.taken = true;
+                return Ok(Lead { lane, line: state.line.take() });
+            }
+            drop(state);
+            std::thread::park_timeout(left);
+        }
+    }
+}
+
+/// Sends a message, and what is queued behind it, and hands out the answers. Whether the connection can be used on.
+fn exchange(
+    line: &mut Line,
+    opener: &Opener,
+    message: &Message,
+    batch: Vec<Arc<Turn>>,
+    deadline: Instant,
+) -> (Result<Reply, Failure>, bool) {
+    line.set_deadline(deadline);
+    line.used = Instant::now();
+    let sent = if batch.is_empty() {
+        line.send(&message.bytes)
+    } else {
+        let parts = std::iter::once(&message.bytes).chain(batch.iter().map(|turn| &turn.message.bytes));
+        line.send(&parts.flat_map(|bytes| bytes.iter().copied()).collect::<Vec<u8>>())
+    };
+    let mut failed = sent.err().map(|error| opener.endpoint.failed(&error));
+    let mut answer = |message: &Message| {
+        let mut last = Reply::Nothing;
+        for _ in 0..message.replies {
+            if failed.is_none() {
+                match line.reply() {
+                    Ok(reply) => last = reply,
+                    Err(error) => failed = Some(opener.endpoint.failed(&error)),
+                }
+            }
+        }
+        match &failed {
+            Some(error) => Err(Failure::new(error.clone())),
+            None => Ok(last),
+        }
+    };
+    let own = answer(message);
+    for turn in batch {
+        let answer = answer(&turn.message);
+        turn.settle(answer);
+    }
+    (own, failed.is_none())
+}
+
+/// The right to use a lane's connection.
+struct Lead<'a> {
+    lane: &'a Mutex<Lane>,
+    line: Option<Line>,
+}
+
+impl Lead<'_> {
+    /// What is queued, and now being sent.
+    fn batch(&self) -> Vec<Arc<Turn>> {
+        let mut state = self.lane.lock();
+        let length = state.queue.len().min(BATCH);
+        state.queue.drain(..length).collect()
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut state = self.lane.lock();
+        state.taken = false;
+        state.line = self.line.take();
+        let first = state.queue.front().map(Arc::clone);
+        drop(state);
+        if let Some(first) = first {
+            first.thread.unpark();
+        }
+    }
+}
+
+/// A call that waits at a lane.
+struct Turn {
+    message: Message,
+    thread: Thread,
+    answer: Mutex<Option<Result<Reply, Failure>>>,
+}
+
+impl Turn {
+    fn answer(&self) -> Option<Result<Reply, Failure>> {
+        self.answer.lock().take()
+    }
+
+    fn settle(&self, answer: Result<Reply, Failure>) {
+        *self.answer.lock() = Some(answer);
+        self.thread.unpark();
+    }
+}
