@@ -1,9 +1,13 @@
 //! Buckets in a Redis or Valkey server, shared by all processes that use it.
 
+#[cfg(feature = "redis-cluster")]
+mod cluster;
 mod coalesce;
 mod codec;
 mod config;
 mod connection;
+#[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+mod discovery;
 mod key;
 mod lanes;
 mod link;
@@ -12,7 +16,11 @@ mod node;
 mod opener;
 mod resp;
 mod script;
+#[cfg(feature = "redis-sentinel")]
+mod sentinel;
 mod stream;
+#[cfg(feature = "redis-tls")]
+mod tls;
 
 use std::any::TypeId;
 use std::fmt;
@@ -28,9 +36,10 @@ use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::reply;
 use coalesce::{Coalescing, Entry};
-use config::invalid;
+use config::{Servers, Settings, invalid};
 use connection::Connection;
 use node::Way;
+use stream::{Address, Endpoint, Login};
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
@@ -88,7 +97,15 @@ impl RedisBackend {
 
     /// For settings other than the server.
     pub fn builder() -> RedisBackendBuilder {
-        RedisBackendBuilder { url: None, timeout: TIMEOUT, denial_cache: true, coalescing: true }
+        RedisBackendBuilder {
+            servers: None,
+            login: Login::default(),
+            timeout: TIMEOUT,
+            denial_cache: true,
+            coalescing: true,
+            #[cfg(feature = "redis-tls")]
+            certificates: tls::Certificates::default(),
+        }
     }
 
     /// Sends a request and waits for the answer. Ends by the deadline if asynchronous.
@@ -187,16 +204,85 @@ impl fmt::Debug for RedisBackend {
 /// ```
 #[derive(Clone)]
 pub struct RedisBackendBuilder {
-    url: Option<String>,
+    servers: Option<Named>,
+    login: Login,
     timeout: Duration,
     denial_cache: bool,
     coalescing: bool,
+    #[cfg(feature = "redis-tls")]
+    certificates: tls::Certificates,
+}
+
+/// The servers, by URLs.
+#[derive(Clone)]
+enum Named {
+    One(String),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinel(String, Vec<String>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Vec<String>),
 }
 
 impl RedisBackendBuilder {
     /// The server, instead of the one that the environment names; see [`RedisBackend::new`].
     pub fn url(mut self, url: impl Into<String>) -> RedisBackendBuilder {
-        self.url = Some(url.into());
+        self.servers = Some(Named::One(url.into()));
+        self
+    }
+
+    /// The master called `master`, wherever these sentinels say that it is: URLs as in `redis://host:26379`, with the
+    /// sentinels' own login where they have one. That of the master is said by [`username`](Self::username),
+    /// [`password`](Self::password) and [`database`](Self::database). With a `rediss://` sentinel the master is reached by
+    /// TLS too.
+    #[cfg(feature = "redis-sentinel")]
+    pub fn sentinel<U: Into<String>>(
+        mut self,
+        master: impl Into<String>,
+        sentinels: impl IntoIterator<Item = U>,
+    ) -> RedisBackendBuilder {
+        self.servers = Some(Named::Sentinel(master.into(), sentinels.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// The cluster that these nodes belong to; URLs as in `redis://user:password@host:6379`. One that answers is enough,
+    /// the others are found.
+    #[cfg(feature = "redis-cluster")]
+    pub fn cluster<U: Into<String>>(mut self, nodes: impl IntoIterator<Item = U>) -> RedisBackendBuilder {
+        self.servers = Some(Named::Cluster(nodes.into_iter().map(Into::into).collect()));
+        self
+    }
+
+    /// The user to log in as, instead of the URL's; needs a password.
+    pub fn username(mut self, username: impl Into<String>) -> RedisBackendBuilder {
+        self.login.username = Some(username.into());
+        self
+    }
+
+    /// The password to log in with, instead of the URL's.
+    pub fn password(mut self, password: impl Into<String>) -> RedisBackendBuilder {
+        self.login.password = Some(password.into());
+        self
+    }
+
+    /// The number of the database, instead of the URL's: 0 unless set, and always 0 in a cluster.
+    pub fn database(mut self, database: u32) -> RedisBackendBuilder {
+        self.login.database = database;
+        self
+    }
+
+    /// Trusts this certificate authority (one certificate or more as PEM) instead of those that the system trusts. An
+    /// error at [`build`](Self::build) where the connection is not encrypted.
+    #[cfg(feature = "redis-tls")]
+    pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> RedisBackendBuilder {
+        self.certificates.authority = Some(pem.into());
+        self
+    }
+
+    /// Shows the server this certificate (with those that it is signed by, as PEM), whose private key is `key` (as PEM).
+    /// An error at [`build`](Self::build) where the connection is not encrypted.
+    #[cfg(feature = "redis-tls")]
+    pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> RedisBackendBuilder {
+        self.certificates.client = Some((pem.into(), key.into()));
         self
     }
 
@@ -222,24 +308,94 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The backend; an error if the URL, an environment variable or the timeout is wrong.
+    /// The backend; an error if a URL, an environment variable, a certificate or the timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
-        let settings = match &self.url {
-            Some(url) => config::from_url(url)?,
-            None => config::from_environment(|name| std::env::var_os(name))?,
-        };
+        let settings = self.settings()?;
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
             return Err(invalid("the timeout of a Redis backend is from 1 ms to 1 hour"));
         }
-        let connection = Arc::new(Connection::new(settings, self.timeout));
-        let coalescing = self.coalescing.then(|| Arc::new(Coalescing::new()));
-        Ok(RedisBackend { connection, timeout: self.timeout, denial_cache: self.denial_cache, coalescing })
+        #[cfg(feature = "redis-tls")]
+        let tls = {
+            let given = self.certificates.authority.is_some() || self.certificates.client.is_some();
+            if given && !settings.encrypted {
+                return Err(invalid("there are certificates for TLS, but the Redis URL does not begin with `rediss://`"));
+            }
+            if settings.encrypted { Some(tls::Tls::new(&self.certificates)?) } else { None }
+        };
+        let endpoint = |address: Address, login: Login, encrypted: bool| {
+            #[cfg(not(feature = "redis-tls"))]
+            let _ = encrypted;
+            Endpoint {
+                address,
+                login,
+                #[cfg(feature = "redis-tls")]
+                tls: tls.clone().filter(|_| encrypted),
+            }
+        };
+        let Settings { servers, login, encrypted } = settings;
+        let timeout = self.timeout;
+        let connection = match servers {
+            Servers::One(address) => Connection::one(endpoint(address, login, encrypted), timeout),
+            #[cfg(feature = "redis-sentinel")]
+            Servers::Sentinel(sentinels, master) => {
+                let mut endpoints = Vec::new();
+                for sentinel in sentinels {
+                    if let Servers::One(address) = sentinel.servers {
+                        endpoints.push(endpoint(address, sentinel.login, sentinel.encrypted));
+                    }
+                }
+                let anywhere = Address::Tcp(String::new(), 0);
+                Connection::sentinel(endpoints, master, endpoint(anywhere, login, encrypted), timeout)
+            }
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(_) if login.database != 0 => {
+                return Err(invalid("a cluster has no database but 0"));
+            }
+            #[cfg(feature = "redis-cluster")]
+            Servers::Cluster(seeds) => {
+                let anywhere = Address::Tcp(String::new(), 0);
+                Connection::cluster(seeds, endpoint(anywhere, login, encrypted), timeout)
+            }
+        };
+        Ok(RedisBackend {
+            connection: Arc::new(connection),
+            timeout,
+            denial_cache: self.denial_cache,
+            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new())),
+        })
+    }
+
+    fn settings(&self) -> Result<Settings, BackendError> {
+        #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+        let all = |urls: &[String]| urls.iter().map(|url| config::from_url(url)).collect::<Result<Vec<_>, _>>();
+        let mut settings = match &self.servers {
+            Some(Named::One(url)) => config::from_url(url)?,
+            #[cfg(feature = "redis-sentinel")]
+            Some(Named::Sentinel(master, sentinels)) => config::sentinel(all(sentinels)?, master.clone())?,
+            #[cfg(feature = "redis-cluster")]
+            Some(Named::Cluster(nodes)) => config::cluster(all(nodes)?)?,
+            None => config::from_environment(|name| std::env::var_os(name))?,
+        };
+        let Login { username, password, database } = self.login.clone();
+        if username.is_some() {
+            settings.login.username = username;
+        }
+        if password.is_some() {
+            settings.login.password = password;
+        }
+        if database != 0 {
+            settings.login.database = database;
+        }
+        if settings.login.username.is_some() && settings.login.password.is_none() {
+            return Err(invalid("a Redis user logs in with a password, and there is none"));
+        }
+        Ok(settings)
     }
 }
 
 impl fmt::Debug for RedisBackendBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The URL may hold a password.
+        // URLs and the rest may hold passwords and keys.
         f.debug_struct("RedisBackendBuilder")
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)

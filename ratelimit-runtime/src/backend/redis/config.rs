@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::stream::{Address, Endpoint, Login};
+use super::stream::{Address, Login};
 use crate::error::{BackendError, BackendErrorKind};
 
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -16,27 +16,37 @@ const ENCRYPTED: [(&str, &str); 2] = [("rediss", "redis"), ("valkeys", "valkey")
 /// What a URL or the environment says.
 #[derive(Clone)]
 pub(super) struct Settings {
-    pub(super) address: Address,
+    pub(super) servers: Servers,
     pub(super) login: Login,
     pub(super) encrypted: bool,
 }
 
-impl Settings {
-    pub(super) fn endpoint(self) -> Endpoint {
-        Endpoint { address: self.address, login: self.login }
-    }
+#[derive(Clone)]
+pub(super) enum Servers {
+    One(Address),
+    /// Sentinels, and the name of the master.
+    #[cfg(feature = "redis-sentinel")]
+    Sentinel(Vec<Settings>, String),
+    /// Some nodes.
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Vec<Address>),
 }
 
 pub(super) fn invalid(message: impl Into<String>) -> BackendError {
     BackendError::new(BackendErrorKind::Configuration, message.into())
 }
 
-/// The server that a URL names.
+/// The servers that a URL names.
 pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     let Some((scheme, rest)) = url.split_once("://") else { return Err(unknown_scheme()) };
-    let plain = ENCRYPTED.iter().find(|(encrypted, _)| *encrypted == scheme).map(|(_, plain)| *plain);
-    match plain.unwrap_or(scheme) {
-        "redis" | "valkey" | "unix" | "redis+unix" | "valkey+unix" => {}
+    let (server, kind) = match scheme.split_once('+') {
+        Some((server, kind @ ("sentinel" | "cluster"))) => (server, Some(kind)),
+        _ => (scheme, None),
+    };
+    let plain = ENCRYPTED.iter().find(|(encrypted, _)| *encrypted == server).map(|(_, plain)| *plain);
+    match plain.unwrap_or(server) {
+        "redis" | "valkey" => {}
+        "unix" | "redis+unix" | "valkey+unix" if kind.is_none() => {}
         _ => return Err(unknown_scheme()),
     }
     if plain.is_some() && !cfg!(feature = "redis-tls") {
@@ -45,8 +55,19 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     if rest.contains('#') {
         return Err(invalid("the Redis URL has a part behind `#`, which means nothing here"));
     }
+    match kind {
+        #[cfg(feature = "redis-sentinel")]
+        Some("sentinel") => sentinels_of_url(server, rest),
+        #[cfg(feature = "redis-cluster")]
+        Some("cluster") => cluster_of_url(server, rest),
+        Some(kind) => Err(invalid(format!("the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"))),
+        None => server_of_url(plain.unwrap_or(server), rest, plain.is_some()),
+    }
+}
+
+fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, BackendError> {
     // redis's own message may quote a part of the URL.
-    let info = format!("{}://{rest}", plain.unwrap_or(scheme)).into_connection_info().map_err(|_| {
+    let info = format!("{scheme}://{rest}").into_connection_info().map_err(|_| {
         invalid("the Redis URL is not of the form `redis://user:password@host:port/database` or `unix:///path?db=0`")
     })?;
     let address = match info.addr() {
@@ -64,12 +85,85 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     if login.username.is_some() && login.password.is_none() {
         return Err(invalid("the Redis URL has a user, but no password"));
     }
-    Ok(Settings { address, login, encrypted: plain.is_some() })
+    Ok(Settings { servers: Servers::One(address), login, encrypted })
+}
+
+/// The servers of `user:password@host:port,host:port/path`, each with the login, and the path.
+#[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+fn list<'a>(scheme: &str, rest: &'a str) -> Result<(Vec<Settings>, &'a str), BackendError> {
+    let (login, hosts) = rest.rsplit_once('@').map_or(("", rest), |(login, hosts)| (login, hosts));
+    let (hosts, path) = hosts.split_once('/').unwrap_or((hosts, ""));
+    let at = if login.is_empty() { "" } else { "@" };
+    let servers = hosts.split(',').map(|host| from_url(&format!("{scheme}://{login}{at}{host}")));
+    Ok((servers.collect::<Result<Vec<_>, _>>()?, path))
+}
+
+/// Of `host:port,host:port/master/database`. The login is for the servers.
+#[cfg(feature = "redis-sentinel")]
+fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
+    let form = || invalid("the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`");
+    let (mut sentinels, path) = list(scheme, rest)?;
+    let (master, database) = path.split_once('/').unwrap_or((path, ""));
+    let database = if database.is_empty() { 0 } else { database.parse().map_err(|_| form())? };
+    let (Some(first), false) = (sentinels.first(), master.is_empty()) else { return Err(form()) };
+    let (login, encrypted) = (Login { database, ..first.login.clone() }, first.encrypted);
+    for sentinel in &mut sentinels {
+        sentinel.login = Login::default();
+        if sentinel.encrypted != encrypted {
+            return Err(form());
+        }
+    }
+    Ok(Settings { servers: Servers::Sentinel(sentinels, master.to_owned()), login, encrypted })
+}
+
+/// Of `host:port,host:port`.
+#[cfg(feature = "redis-cluster")]
+fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
+    let (nodes, path) = list(scheme, rest)?;
+    if !path.is_empty() {
+        return Err(invalid("the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port`"));
+    }
+    cluster(nodes)
+}
+
+/// The cluster of some nodes that URLs name.
+#[cfg(feature = "redis-cluster")]
+pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
+    let Some(first) = nodes.first() else { return Err(invalid("a cluster needs a node to begin with")) };
+    let (login, encrypted) = (first.login.clone(), first.encrypted);
+    let mut addresses = Vec::new();
+    for node in nodes {
+        match node.servers {
+            Servers::One(address @ Address::Tcp(..)) => addresses.push(address),
+            _ => return Err(invalid("a node of a cluster is named by `redis://host:port`")),
+        }
+        if node.encrypted != encrypted {
+            return Err(invalid("the nodes of a cluster are all to be reached by TLS, or none"));
+        }
+    }
+    Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })
+}
+
+/// The master that sentinels watch over, which URLs name.
+#[cfg(feature = "redis-sentinel")]
+pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
+    if master.is_empty() || sentinels.is_empty() {
+        return Err(invalid("a master is found by its name and one sentinel or more"));
+    }
+    if !sentinels.iter().all(|sentinel| matches!(sentinel.servers, Servers::One(_))) {
+        return Err(invalid("a sentinel is named by `redis://host:port`"));
+    }
+    // Who encrypts what the sentinels say means the servers too.
+    let encrypted = sentinels.iter().any(|sentinel| sentinel.encrypted);
+    Ok(Settings { servers: Servers::Sentinel(sentinels, master), login: Login::default(), encrypted })
 }
 
 fn unknown_scheme() -> BackendError {
     // Whatever else it is may hold a password in any place.
-    invalid("the Redis URL must begin with `redis://`, `rediss://`, `valkey://`, `valkeys://` or `unix://`")
+    invalid(
+        "the Redis URL must begin with `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; \
+         `valkey` may stand for `redis`",
+    )
 }
 
 /// The server that the environment names: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`, `REDIS_USERNAME` and
@@ -98,7 +192,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
         return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
     let login = Login { username, password, database };
-    Ok(Settings { address: Address::Tcp(host, port), login, encrypted: false })
+    Ok(Settings { servers: Servers::One(Address::Tcp(host, port)), login, encrypted: false })
 }
 
 #[cfg(test)]
@@ -113,7 +207,8 @@ mod tests {
 
     fn read(variables: &[(&str, &str)]) -> String {
         match environment(variables) {
-            Ok(Settings { address, login, .. }) => {
+            Ok(Settings { servers, login, .. }) => {
+                let Servers::One(address) = servers else { panic!("more than one server") };
                 let or_none = |text: Option<String>| text.unwrap_or("-".to_owned());
                 let (user, password) = (or_none(login.username), or_none(login.password));
                 format!("{address} {} {user} {password}", login.database)

@@ -5,49 +5,196 @@
 //! all because the connection was found to be over.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Cmd;
 
-use super::config::Settings;
+#[cfg(feature = "redis-cluster")]
+use super::cluster;
+#[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+use super::discovery::Discovery;
 use super::node::{Message, Node, Way};
 use super::resp::Reply;
 use super::script;
+#[cfg(feature = "redis-sentinel")]
+use super::sentinel;
+use super::stream::Endpoint;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// So often a call is sent on at most.
 const HOPS: u32 = 6;
+/// A map of a cluster that is younger is not asked for anew: while a node is down, calls to it fail one after another.
+#[cfg(feature = "redis-cluster")]
+const FRESH: Duration = Duration::from_millis(100);
 
+/// The servers of a backend, and the connections to them.
 pub(super) struct Connection {
-    node: Node,
+    topology: Topology,
+    /// For messages.
+    name: String,
+}
+
+enum Topology {
+    One(Arc<Node>),
+    #[cfg(feature = "redis-sentinel")]
+    Sentinel(Discovery<Node>),
+    #[cfg(feature = "redis-cluster")]
+    Cluster(Discovery<cluster::Map>),
+}
+
+/// Where a call goes.
+struct Place {
+    node: Arc<Node>,
+    #[cfg(feature = "redis-cluster")]
+    map: Option<(Arc<cluster::Map>, u16)>,
 }
 
 impl Connection {
-    /// Does not connect yet.
-    pub(super) fn new(settings: Settings, timeout: Duration) -> Connection {
-        Connection { node: Node::new(settings.endpoint(), timeout) }
+    /// One server. Does not connect yet.
+    pub(super) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
+        let name = endpoint.address.to_string();
+        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name }
+    }
+
+    /// The master of that name. `server` is how to log in to it.
+    #[cfg(feature = "redis-sentinel")]
+    pub(super) fn sentinel(
+        sentinels: Vec<Endpoint>,
+        master: String,
+        server: Endpoint,
+        timeout: Duration,
+    ) -> Connection {
+        let name = format!("the master `{master}`");
+        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name }
+    }
+
+    /// The cluster that nodes at `seeds` belong to. `server` is how to log in to all.
+    #[cfg(feature = "redis-cluster")]
+    pub(super) fn cluster(seeds: Vec<super::stream::Address>, server: Endpoint, timeout: Duration) -> Connection {
+        let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
+        let name = format!("the cluster of {}", names.join(", "));
+        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name }
     }
 
     /// Runs a command that calls the script, and returns the script's answer. Ends by the deadline if asynchronous.
     pub(super) async fn call(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Vec<u8>, BackendError> {
         let mut message = Message { bytes: command.get_packed_command(), replies: 1 };
+        let mut place = self.place(command, deadline, way).await?;
+        let (mut loaded, mut asking, mut demoted) = (false, false, false);
         for _ in 0..HOPS {
-            let refusal = match self.node.call(&message, deadline, way).await {
+            let refusal = match place.node.call(&message, deadline, way).await {
                 Ok(Reply::Bytes(answer)) => return Ok(answer),
                 Ok(Reply::Refused(refusal)) => refusal,
                 Ok(_) => return Err(no_decision()),
                 Err(failure) if failure.untried => continue,
-                Err(failure) => return Err(failure.error),
+                Err(failure) => {
+                    self.distrust(&place);
+                    return Err(failure.error);
+                }
             };
             match refusal.split(' ').next() {
-                Some("NOSCRIPT") if message.replies == 1 => {
-                    message.bytes = [script::load().get_packed_command(), message.bytes].concat();
-                    message.replies = 2;
+                Some("NOSCRIPT") if !loaded => loaded = true,
+                // The slot may be some other node's soon, or this one's in part.
+                #[cfg(feature = "redis-cluster")]
+                Some(word @ ("MOVED" | "ASK"))
+                    if let Some((map, slot)) = &place.map
+                        && let Some(node) = map.named(&refusal, &place.node) =>
+                {
+                    asking = word == "ASK";
+                    if !asking {
+                        map.moved(*slot, Arc::clone(&node));
+                    }
+                    (place.node, loaded) = (node, false);
                 }
-                _ => return Err(self.node.endpoint().refused(&refusal)),
+                Some("READONLY") if !demoted => {
+                    demoted = true;
+                    place.node.reconnect();
+                    self.distrust(&place);
+                    if matches!(self.topology, Topology::One(_)) {
+                        return Err(place.node.endpoint().refused(&refusal));
+                    }
+                    place = self.place(command, deadline, way).await?;
+                    (asking, loaded) = (false, false);
+                }
+                word => {
+                    if word == Some("CLUSTERDOWN") {
+                        self.distrust(&place);
+                    }
+                    return Err(place.node.endpoint().refused(&refusal));
+                }
+            }
+            message = in_front(command, loaded, asking);
+        }
+        Err(no_decision())
+    }
+
+    async fn place(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Place, BackendError> {
+        #[cfg(not(any(feature = "redis-sentinel", feature = "redis-cluster")))]
+        let _ = (command, deadline, way);
+        Ok(match &self.topology {
+            Topology::One(node) => Place::of(Arc::clone(node)),
+            #[cfg(feature = "redis-sentinel")]
+            Topology::Sentinel(master) => Place::of(master.get(deadline, way).await?),
+            #[cfg(feature = "redis-cluster")]
+            Topology::Cluster(maps) => {
+                let map = maps.get(deadline, way).await?;
+                let slot = cluster::slot(key(command));
+                let node = map.node(slot).inspect_err(|_| maps.forget(&map, FRESH))?;
+                Place { node, map: Some((map, slot)) }
+            }
+        })
+    }
+
+    /// What led to a server that failed is asked for anew.
+    fn distrust(&self, place: &Place) {
+        match &self.topology {
+            Topology::One(_) => {
+                let _ = place;
+            }
+            #[cfg(feature = "redis-sentinel")]
+            Topology::Sentinel(master) => master.forget(&place.node, Duration::ZERO),
+            #[cfg(feature = "redis-cluster")]
+            Topology::Cluster(maps) => {
+                if let Some((map, _)) = &place.map {
+                    maps.forget(map, FRESH);
+                }
             }
         }
-        Err(self.node.endpoint().late())
+    }
+}
+
+impl Place {
+    fn of(node: Arc<Node>) -> Place {
+        Place {
+            node,
+            #[cfg(feature = "redis-cluster")]
+            map: None,
+        }
+    }
+}
+
+/// A call with what must come before it on the same connection.
+fn in_front(call: &Cmd, load: bool, asking: bool) -> Message {
+    let mut message = Message { bytes: Vec::new(), replies: 1 };
+    if load {
+        message.bytes.extend(script::load().get_packed_command());
+        message.replies += 1;
+    }
+    if asking {
+        message.bytes.extend(redis::cmd("ASKING").get_packed_command());
+        message.replies += 1;
+    }
+    message.bytes.extend(call.get_packed_command());
+    message
+}
+
+/// The key of a call of the script: `EVALSHA sha 1 key ..`.
+#[cfg(feature = "redis-cluster")]
+fn key(command: &Cmd) -> &[u8] {
+    match command.args_iter().nth(3) {
+        Some(redis::Arg::Simple(key)) => key,
+        _ => &[],
     }
 }
 
@@ -55,9 +202,9 @@ fn no_decision() -> BackendError {
     BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
 }
 
-/// The server's address.
+/// Where the servers are.
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.node.endpoint().address.fmt(f)
+        f.write_str(&self.name)
     }
 }

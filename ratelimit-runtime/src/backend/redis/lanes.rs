@@ -64,6 +64,13 @@ impl Lanes {
         own
     }
 
+    /// Closes the connections that nobody is using.
+    pub(super) fn clear(&self) {
+        for lane in &self.lanes {
+            lane.lock().line = None;
+        }
+    }
+
     /// Takes a lane that nobody has.
     fn free(&self) -> Option<Lead<'_>> {
         self.lanes.iter().find_map(|lane| {

@@ -53,6 +53,13 @@ impl Links {
         link.call(message, deadline).await
     }
 
+    /// Closes the links; calls that wait for answers go on waiting.
+    pub(super) fn clear(&self) {
+        let open = |(_, place): &mut (Id, Place)| matches!(place, Place::Open(_));
+        let gone: Vec<_> = self.places.lock().extract_if(.., open).collect();
+        drop(gone);
+    }
+
     fn place(&self, id: Id) -> Option<Place> {
         self.places.lock().iter().find(|(other, _)| *other == id).map(|(_, place)| place.clone())
     }

@@ -67,4 +67,10 @@ impl Node {
             Way::Async => self.links.call(message, deadline).await,
         }
     }
+
+    /// Later calls use new connections: these lead to a server that takes no writes any more.
+    pub(super) fn reconnect(&self) {
+        self.lanes.clear();
+        self.links.clear();
+    }
 }

@@ -56,7 +56,7 @@ impl Endpoint {
         let socket = Socket::connect(&self.address, until).map_err(|error| self.failed(&error))?;
         #[cfg(feature = "redis-tls")]
         let stream = match &self.tls {
-            Some(tls) => Stream::Tls(Box::new(tls.shake_hands(socket, &self.address).map_err(|e| self.failed(&e))?)),
+            Some(tls) => Stream::Tls(Box::new(tls.shake_hands(socket, &self.address)?)),
             None => Stream::Plain(socket),
         };
         #[cfg(not(feature = "redis-tls"))]
@@ -164,8 +164,12 @@ impl Line {
 
     /// Whether the server has ended the connection, or said something that nobody asked for.
     pub(super) fn is_over(&mut self) -> bool {
-        let encrypted = self.stream.is_encrypted();
-        self.stream.socket().is_over(encrypted)
+        if self.stream.socket().set_looking(true).is_err() {
+            return true;
+        }
+        let looked = self.stream.read(&mut [0]);
+        let back = self.stream.socket().set_looking(false);
+        back.is_err() || !looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 
@@ -182,10 +186,6 @@ impl Stream {
             #[cfg(feature = "redis-tls")]
             Stream::Tls(stream) => &mut stream.sock,
         }
-    }
-
-    fn is_encrypted(&self) -> bool {
-        !matches!(self, Stream::Plain(_))
     }
 }
 
@@ -223,6 +223,7 @@ pub(super) struct Socket {
     until: Instant,
     /// The time-out that the socket has for reads and for writes.
     timeout: Duration,
+    looking: bool,
 }
 
 pub(super) enum SocketKind {
@@ -240,7 +241,7 @@ impl Socket {
             #[cfg(not(unix))]
             Address::Unix(_) => return Err(io::ErrorKind::Unsupported.into()),
         };
-        let mut socket = Socket { kind, until, timeout: Duration::ZERO };
+        let mut socket = Socket { kind, until, timeout: Duration::ZERO, looking: false };
         socket.set_timeout(left(until)?)?;
         Ok(socket)
     }
@@ -259,6 +260,9 @@ impl Socket {
     /// Runs one system call until it does something, at most until the deadline.
     fn within<T>(&mut self, mut call: impl FnMut(&mut SocketKind) -> io::Result<T>) -> io::Result<T> {
         loop {
+            if self.looking {
+                return call(&mut self.kind);
+            }
             let left = left(self.until)?;
             if self.timeout > left + NEAR || self.timeout + NEAR < left / 2 {
                 self.set_timeout(left)?;
@@ -270,27 +274,14 @@ impl Socket {
         }
     }
 
-    fn is_over(&mut self, encrypted: bool) -> bool {
-        fn looked(kind: &mut SocketKind, encrypted: bool) -> io::Result<usize> {
-            let mut byte = [0];
-            match kind {
-                SocketKind::Tcp(stream) => {
-                    stream.set_nonblocking(true)?;
-                    let looked = stream.peek(&mut byte);
-                    stream.set_nonblocking(false)?;
-                    // What TLS has to say between two answers is its own business.
-                    if encrypted && matches!(looked, Ok(1)) { Err(io::ErrorKind::WouldBlock.into()) } else { looked }
-                }
-                #[cfg(unix)]
-                SocketKind::Unix(stream) => {
-                    stream.set_nonblocking(true)?;
-                    let looked = stream.read(&mut byte);
-                    stream.set_nonblocking(false)?;
-                    looked
-                }
-            }
+    /// Whether reads end at once where nothing is there to be read.
+    fn set_looking(&mut self, looking: bool) -> io::Result<()> {
+        self.looking = looking;
+        match &self.kind {
+            SocketKind::Tcp(stream) => stream.set_nonblocking(looking),
+            #[cfg(unix)]
+            SocketKind::Unix(stream) => stream.set_nonblocking(looking),
         }
-        !looked(&mut self.kind, encrypted).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 }
 

@@ -1,0 +1,164 @@
+//! The masters of a cluster, by the slots of keys that they serve.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::discovery::{Discovery, ask};
+use super::node::Node;
+use super::resp::Reply;
+use super::stream::{Address, Endpoint};
+use crate::error::{BackendError, BackendErrorKind};
+
+const SLOTS: u16 = 16_384;
+
+/// Who serves which slots, as some node said, and what was learned since.
+pub(super) struct Map {
+    /// First and last slot, in order.
+    ranges: Vec<(u16, u16, Arc<Node>)>,
+    moved: Mutex<HashMap<u16, Arc<Node>>>,
+    nodes: Arc<Nodes>,
+}
+
+/// All nodes that are in use, with their connections.
+struct Nodes {
+    by_address: Mutex<HashMap<Address, Arc<Node>>>,
+    /// How to log in, wherever it is.
+    server: Endpoint,
+    timeout: Duration,
+}
+
+/// The search for the masters; any of `seeds` that answers knows them all.
+pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> Discovery<Map> {
+    let nodes = Arc::new(Nodes { by_address: Mutex::default(), server, timeout });
+    let next = AtomicUsize::new(0);
+    Discovery::new(move || {
+        let mut asked: Vec<Address> = nodes.by_address.lock().keys().cloned().collect();
+        asked.extend(seeds.iter().cloned());
+        // Whoever does not answer is not the first to be asked next time.
+        let first = next.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
+        asked.rotate_left(first);
+        let mut failed = super::config::invalid("there is no node of the cluster to ask");
+        for address in asked {
+            let endpoint = Endpoint { address, ..nodes.server.clone() };
+            let mut command = redis::cmd("CLUSTER");
+            command.arg("SLOTS");
+            match ask(&endpoint, &command).and_then(|reply| ranges(&reply, &endpoint)) {
+                Ok(ranges) => return Ok(Arc::new(Map::new(ranges, &nodes))),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
+    })
+}
+
+impl Map {
+    fn new(ranges: Vec<(u16, u16, Address)>, nodes: &Arc<Nodes>) -> Map {
+        let ranges: Vec<_> = ranges.into_iter().map(|(first, last, address)| (first, last, nodes.at(address))).collect();
+        nodes.by_address.lock().retain(|_, node| ranges.iter().any(|(_, _, used)| Arc::ptr_eq(node, used)));
+        Map { ranges, moved: Mutex::default(), nodes: Arc::clone(nodes) }
+    }
+
+    /// The node that serves a slot.
+    pub(super) fn node(&self, slot: u16) -> Result<Arc<Node>, BackendError> {
+        if let Some(node) = self.moved.lock().get(&slot) {
+            return Ok(Arc::clone(node));
+        }
+        let position = self.ranges.partition_point(|(_, last, _)| *last < slot);
+        match self.ranges.get(position) {
+            Some((first, _, node)) if *first <= slot => Ok(Arc::clone(node)),
+            _ => Err(BackendError::new(BackendErrorKind::Refused, format!("no node of the cluster serves slot {slot}"))),
+        }
+    }
+
+    /// The node that `from` named in `MOVED` or `ASK`, as in `MOVED 3999 127.0.0.1:6381`.
+    pub(super) fn named(&self, refusal: &str, from: &Node) -> Option<Arc<Node>> {
+        let (host, port) = refusal.split(' ').nth(2)?.rsplit_once(':')?;
+        Some(self.nodes.at(reached(host, port.parse().ok()?, &from.endpoint().address)))
+    }
+
+    /// From now on a slot is served by another node.
+    pub(super) fn moved(&self, slot: u16, node: Arc<Node>) {
+        self.moved.lock().insert(slot, node);
+    }
+}
+
+impl Nodes {
+    fn at(&self, address: Address) -> Arc<Node> {
+        let mut nodes = self.by_address.lock();
+        let server = &self.server;
+        let node = nodes.entry(address).or_insert_with_key(|address| {
+            Arc::new(Node::new(Endpoint { address: address.clone(), ..server.clone() }, self.timeout))
+        });
+        Arc::clone(node)
+    }
+}
+
+/// A node that does not know its own host is reached where it was asked.
+fn reached(host: &str, port: u16, asked: &Address) -> Address {
+    match asked {
+        Address::Tcp(asked, _) if host.is_empty() || host == "?" => Address::Tcp(asked.clone(), port),
+        _ => Address::Tcp(host.to_owned(), port),
+    }
+}
+
+/// What `CLUSTER SLOTS` answers: of each range the first slot, the last, the master and its replicas.
+fn ranges(reply: &Reply, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, BackendError> {
+    let read = |range: &Reply| {
+        let Reply::List(parts) = range else { return None };
+        let [Reply::Number(first), Reply::Number(last), Reply::List(master), ..] = parts.as_slice() else { return None };
+        let [host, Reply::Number(port), ..] = master.as_slice() else { return None };
+        let host = match host {
+            Reply::Bytes(host) => std::str::from_utf8(host).ok()?,
+            Reply::Nothing => "",
+            _ => return None,
+        };
+        let address = reached(host, u16::try_from(*port).ok()?, &asked.address);
+        Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, address))
+    };
+    let ranges = match reply {
+        Reply::List(ranges) => ranges.iter().map(read).collect::<Option<Vec<_>>>(),
+        _ => None,
+    };
+    let mut ranges = ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(|| {
+        let message = format!("the node at {} serves no slots, or is none of a cluster", asked.address);
+        BackendError::new(BackendErrorKind::Refused, message)
+    })?;
+    ranges.sort_unstable_by_key(|(first, _, _)| *first);
+    Ok(ranges)
+}
+
+/// The slot of a key: of what stands between its first `{` and the next `}`, if that is anything.
+pub(super) fn slot(key: &[u8]) -> u16 {
+    let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
+        let rest = &key[open + 1..];
+        let close = rest.iter().position(|byte| *byte == b'}')?;
+        (close > 0).then(|| &rest[..close])
+    });
+    crc16(tag.unwrap_or(key)) % SLOTS
+}
+
+/// CRC-16/XMODEM, as the Redis Cluster specification has it.
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis() {
+        // By the specification, and by CLUSTER KEYSLOT.
+        assert_eq!(crc16(b"123456789"), 0x31c3);
+        assert_eq!(slot(b"foo"), 12_182);
+        assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));
+        assert_eq!(slot(b"foo{}{bar}"), 8_363);
+        assert_eq!(slot(b"foo{{bar}}zap"), slot(b"{bar"));
+    }
+}

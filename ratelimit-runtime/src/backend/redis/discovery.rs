@@ -1,0 +1,103 @@
+//! Finding out where servers are: once for all calls that wait for it, away from them, and kept until it proves wrong.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::node::Way;
+use super::opener::unreachable;
+use super::resp::Reply;
+use super::stream::Endpoint;
+use crate::background;
+use crate::error::{BackendError, BackendErrorKind};
+
+/// So long a server that is asked where others are may take, before the next one is asked.
+const PATIENCE: Duration = Duration::from_millis(250);
+
+pub(super) struct Discovery<T> {
+    state: Arc<Mutex<State<T>>>,
+    find: Arc<dyn Fn() -> Result<Arc<T>, BackendError> + Send + Sync>,
+}
+
+struct State<T> {
+    found: Option<(Arc<T>, Instant)>,
+    attempt: Option<Attempt<T>>,
+}
+
+type Attempt<T> = watch::Receiver<Option<Result<Arc<T>, BackendError>>>;
+
+impl<T: Send + Sync + 'static> Discovery<T> {
+    /// `find` may block.
+    pub(super) fn new(find: impl Fn() -> Result<Arc<T>, BackendError> + Send + Sync + 'static) -> Discovery<T> {
+        Discovery { state: Arc::new(Mutex::new(State { found: None, attempt: None })), find: Arc::new(find) }
+    }
+
+    /// What was found. A blocking call's deadline is kept by whoever polls.
+    pub(super) async fn get(&self, deadline: Instant, way: Way) -> Result<Arc<T>, BackendError> {
+        if let Some((found, _)) = &self.state.lock().found {
+            return Ok(Arc::clone(found));
+        }
+        let background =
+            background::handle().map_err(|error| unreachable(&format!("no thread can be started: {error}")))?;
+        let mut attempt = self.attempt(background);
+        let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
+        let outcome = match way {
+            Way::Blocking => ended.await,
+            Way::Async => match background::until(background, deadline, ended).await {
+                Some(outcome) => outcome,
+                None => {
+                    let message = "it was not found in time where the Redis servers are";
+                    return Err(BackendError::new(BackendErrorKind::Timeout, message));
+                }
+            },
+        };
+        outcome.unwrap_or_else(|| Err(unreachable("the search for the Redis servers ended")))
+    }
+
+    /// The attempt that is under way, or a new one.
+    fn attempt(&self, background: &tokio::runtime::Handle) -> Attempt<T> {
+        let mut state = self.state.lock();
+        if let Some(attempt) = &state.attempt
+            && attempt.has_changed().is_ok()
+        {
+            return attempt.clone();
+        }
+        let (outcome, attempt) = watch::channel(None);
+        state.attempt = Some(attempt.clone());
+        drop(state);
+        let (state, find) = (Arc::clone(&self.state), Arc::clone(&self.find));
+        background.spawn_blocking(move || {
+            let found = find();
+            let mut state = state.lock();
+            state.found = found.clone().ok().map(|found| (found, Instant::now()));
+            state.attempt = None;
+            drop(state);
+            outcome.send_replace(Some(found));
+        });
+        attempt
+    }
+
+    /// The next call searches anew, unless what was found is younger than `age`.
+    pub(super) fn forget(&self, wrong: &Arc<T>, age: Duration) {
+        let mut state = self.state.lock();
+        if state.found.as_ref().is_some_and(|(found, at)| Arc::ptr_eq(found, wrong) && at.elapsed() >= age) {
+            let gone = state.found.take();
+            drop(state);
+            drop(gone);
+        }
+    }
+}
+
+/// What a server says of the others, asked on this thread.
+pub(super) fn ask(endpoint: &Endpoint, command: &redis::Cmd) -> Result<Reply, BackendError> {
+    let mut line = endpoint.open(Instant::now() + PATIENCE)?;
+    line.send(&command.get_packed_command())
+        .and_then(|()| line.reply())
+        .map_err(|error| endpoint.failed(&error))
+        .and_then(|reply| match reply {
+            Reply::Refused(message) => Err(endpoint.refused(&message)),
+            reply => Ok(reply),
+        })
+}

@@ -1,0 +1,65 @@
+//! A master that sentinels watch over: found by asking them, and again when it fails or says that it is master no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use super::discovery::{Discovery, ask};
+use super::node::Node;
+use super::resp::Reply;
+use super::stream::{Address, Endpoint};
+use crate::error::{BackendError, BackendErrorKind};
+
+/// The search for the master called `name`; `server` is how to log in there, wherever it is.
+pub(super) fn master(
+    sentinels: Vec<Endpoint>,
+    name: String,
+    server: Endpoint,
+    timeout: Duration,
+) -> Discovery<Node> {
+    let (next, last) = (AtomicUsize::new(0), Mutex::new(None::<Arc<Node>>));
+    Discovery::new(move || {
+        let mut command = redis::cmd("SENTINEL");
+        command.arg("get-master-addr-by-name").arg(&name);
+        // One that is cut off from the others may not know better: the next search begins with the next.
+        let first = next.fetch_add(1, Ordering::Relaxed);
+        let mut failed = None;
+        for position in 0..sentinels.len() {
+            let sentinel = &sentinels[(first + position) % sentinels.len()];
+            match ask(sentinel, &command).and_then(|reply| address(reply, sentinel, &name)) {
+                Ok(address) => {
+                    let mut last = last.lock();
+                    // Where it is the same, its connections are.
+                    let node = match last.take() {
+                        Some(node) if node.endpoint().address == address => node,
+                        _ => Arc::new(Node::new(Endpoint { address, ..server.clone() }, timeout)),
+                    };
+                    *last = Some(Arc::clone(&node));
+                    return Ok(node);
+                }
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.unwrap_or_else(|| super::config::invalid("there is no sentinel to ask")))
+    })
+}
+
+fn address(reply: Reply, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {
+    if let Reply::List(parts) = &reply
+        && let [Reply::Bytes(host), Reply::Bytes(port)] = parts.as_slice()
+        && let (Ok(host), Ok(port)) = (std::str::from_utf8(host), std::str::from_utf8(port))
+        && let Ok(port) = port.parse()
+    {
+        return Ok(Address::Tcp(host.to_owned(), port));
+    }
+    let sentinel = &sentinel.address;
+    Err(match reply {
+        Reply::Nothing => BackendError::new(
+            BackendErrorKind::Configuration,
+            format!("the sentinel at {sentinel} knows no master `{name}`"),
+        ),
+        _ => BackendError::new(BackendErrorKind::Refused, format!("what answers at {sentinel} is no sentinel")),
+    })
+}
