@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
+use std::sync::LazyLock;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -14,8 +15,8 @@ use ratelimit_runtime::{
     Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, test_util,
 };
-use ratelimit_tests::RedisServer;
 use ratelimit_tests::oracle::{Entry, Log, nanos};
+use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -445,12 +446,31 @@ conformance! {
     users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
     redis: redis(true);
     redis_asked_each_time: redis(false);
+    redis_tls: redis_tls();
+    redis_sentinel: redis_sentinel();
+    redis_cluster: redis_cluster();
 }
 
 /// One server for all tests of this file, without a deadline that a busy machine could miss.
 fn redis(denial_cache: bool) -> SharedBackend {
     let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
     builder.denial_cache(denial_cache).build().into_backend()
+}
+
+fn redis_tls() -> SharedBackend {
+    static SERVER: LazyLock<RedisTls> = LazyLock::new(|| RedisTls::start(false));
+    let authority = SERVER.certificates.authority.as_str();
+    RedisBackend::builder().url(SERVER.url()).ca_certificate(authority).timeout(20 * SECOND).build().into_backend()
+}
+
+fn redis_sentinel() -> SharedBackend {
+    static SERVERS: LazyLock<RedisSentinel> = LazyLock::new(|| RedisSentinel::start(&[], ""));
+    RedisBackend::builder().sentinel("mymaster", SERVERS.urls()).timeout(20 * SECOND).build().into_backend()
+}
+
+fn redis_cluster() -> SharedBackend {
+    static SERVERS: LazyLock<RedisCluster> = LazyLock::new(|| RedisCluster::start(&[]));
+    RedisBackend::builder().cluster(SERVERS.urls()).timeout(20 * SECOND).build().into_backend()
 }
 
 /// A waiter that gives up does so in every backend.

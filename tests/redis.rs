@@ -79,7 +79,7 @@ fn a_key_that_is_denied_costs_the_server_one_decision_until_it_is_admitted() {
 }
 
 #[test]
-fn calls_that_come_together_share_one_connection() {
+fn calls_that_come_together_share_few_connections() {
     let server = RedisServer::start();
     let connections = || -> u64 {
         let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
@@ -93,7 +93,20 @@ fn calls_that_come_together_share_one_connection() {
             scope.spawn(|| limiter.check("a", 1).unwrap());
         }
     });
-    // One of them, and the one that looks.
+    // Four of them, and the one that looks.
+    assert!(connections() - before <= 5);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let before = connections();
+    let tasks: Vec<_> = (0..32)
+        .map(|_| {
+            let limiter = limiter.clone();
+            runtime.spawn(async move { limiter.check_async("a", 1).await.is_ok() })
+        })
+        .collect();
+    for task in tasks {
+        assert!(runtime.block_on(task).unwrap());
+    }
+    // One for the runtime.
     assert_eq!(connections() - before, 2);
 }
 
@@ -364,7 +377,7 @@ fn the_environment_names_the_server() {
 #[test]
 fn a_wrong_url_is_an_error_at_once() {
     for url in
-        ["", "cache:6379", "http://cache", "redis://", "redis://cache/x", "redis://cache:99999", "rediss://cache"]
+        ["", "cache:6379", "http://cache", "redis://", "redis://cache/x", "redis://cache:99999", "redis://user@cache"]
     {
         let error = RedisBackend::new(url).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Configuration, "{url}: {error}");

@@ -22,7 +22,11 @@ pub(crate) fn handle() -> io::Result<&'static Handle> {
 
 /// Ends a future at a deadline, by the background's timer: on any executor, whether it has timers or not.
 #[cfg(feature = "redis")]
-pub(crate) fn until<F: Future>(background: &Handle, deadline: Instant, future: F) -> impl Future<Output = Option<F::Output>> {
+pub(crate) fn until<F: Future>(
+    background: &Handle,
+    deadline: Instant,
+    future: F,
+) -> impl Future<Output = Option<F::Output>> {
     let limited = {
         let _background = background.enter();
         tokio::time::timeout_at(deadline.into(), future)

@@ -3,8 +3,10 @@
 pub mod oracle;
 mod proxy;
 mod redis_server;
+mod redis_topologies;
 mod server_example;
 
 pub use proxy::{Network, Proxy};
-pub use redis_server::RedisServer;
+pub use redis_server::{RedisServer, free_port};
+pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
 pub use server_example::ServerExample;

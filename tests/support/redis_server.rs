@@ -11,7 +11,12 @@ use std::time::{Duration, Instant};
 /// process, however that ends. The shell itself ends with the server.
 const WATCHDOG: &str = r#"
 directory=$(mktemp -d) || exit 1
-redis-server --dir "$directory" "$@" >"$directory/log" 2>&1 </dev/null &
+if [ -n "$SENTINEL" ]; then
+    printf '%s\n' "$SENTINEL" >"$directory/sentinel.conf"
+    redis-server "$directory/sentinel.conf" --sentinel "$@" >"$directory/log" 2>&1 </dev/null &
+else
+    redis-server --dir "$directory" --save '' --appendonly no "$@" >"$directory/log" 2>&1 </dev/null &
+fi
 server=$!
 echo "$server"
 exec 3<&0
@@ -27,6 +32,8 @@ const START: Duration = Duration::from_secs(20);
 pub struct RedisServer {
     port: u16,
     options: Vec<String>,
+    /// The configuration of a sentinel, if it is one.
+    sentinel: String,
     process: Mutex<Option<Process>>,
 }
 
@@ -49,6 +56,18 @@ impl RedisServer {
     /// # Panics
     /// As [`start`](RedisServer::start).
     pub fn start_with(options: &[&str]) -> RedisServer {
+        RedisServer::run(options, "")
+    }
+
+    /// Starts a sentinel with the lines of a configuration.
+    ///
+    /// # Panics
+    /// As [`start`](RedisServer::start).
+    pub fn start_sentinel(configuration: &str) -> RedisServer {
+        RedisServer::run(&[], configuration)
+    }
+
+    fn run(options: &[&str], sentinel: &str) -> RedisServer {
         let installed =
             Command::new("redis-server").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
         assert!(
@@ -59,8 +78,13 @@ impl RedisServer {
         // Another process may take the port before the server does.
         for _ in 0..5 {
             let port = free_port();
-            if let Some(process) = Process::start(port, &options) {
-                return RedisServer { port, options, process: Mutex::new(Some(process)) };
+            if let Some(process) = Process::start(port, &options, sentinel) {
+                return RedisServer {
+                    port,
+                    options,
+                    sentinel: sentinel.to_owned(),
+                    process: Mutex::new(Some(process)),
+                };
             }
         }
         panic!("redis-server does not start with {options:?}");
@@ -113,7 +137,7 @@ impl RedisServer {
     /// Where it does not start.
     pub fn restart(&self) {
         self.kill();
-        let process = Process::start(self.port, &self.options).expect("redis-server starts again");
+        let process = Process::start(self.port, &self.options, &self.sentinel).expect("redis-server starts again");
         *self.process() = Some(process);
     }
 
@@ -145,17 +169,22 @@ impl fmt::Debug for RedisServer {
     }
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens at.
+///
+/// # Panics
+/// Where none is free.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
 }
 
 impl Process {
-    fn start(port: u16, options: &[String]) -> Option<Process> {
+    fn start(port: u16, options: &[String], sentinel: &str) -> Option<Process> {
         let mut watchdog = Command::new("sh")
             .args(["-c", WATCHDOG, "redis-server"])
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
             .args(options)
+            .env("SENTINEL", sentinel)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -318,7 +318,9 @@ impl RedisBackendBuilder {
         let tls = {
             let given = self.certificates.authority.is_some() || self.certificates.client.is_some();
             if given && !settings.encrypted {
-                return Err(invalid("there are certificates for TLS, but the Redis URL does not begin with `rediss://`"));
+                return Err(invalid(
+                    "there are certificates for TLS, but the Redis URL does not begin with `rediss://`",
+                ));
             }
             if settings.encrypted { Some(tls::Tls::new(&self.certificates)?) } else { None }
         };

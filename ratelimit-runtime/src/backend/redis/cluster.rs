@@ -57,7 +57,8 @@ pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> D
 
 impl Map {
     fn new(ranges: Vec<(u16, u16, Address)>, nodes: &Arc<Nodes>) -> Map {
-        let ranges: Vec<_> = ranges.into_iter().map(|(first, last, address)| (first, last, nodes.at(address))).collect();
+        let ranges: Vec<_> =
+            ranges.into_iter().map(|(first, last, address)| (first, last, nodes.at(address))).collect();
         nodes.by_address.lock().retain(|_, node| ranges.iter().any(|(_, _, used)| Arc::ptr_eq(node, used)));
         Map { ranges, moved: Mutex::default(), nodes: Arc::clone(nodes) }
     }
@@ -70,7 +71,9 @@ impl Map {
         let position = self.ranges.partition_point(|(_, last, _)| *last < slot);
         match self.ranges.get(position) {
             Some((first, _, node)) if *first <= slot => Ok(Arc::clone(node)),
-            _ => Err(BackendError::new(BackendErrorKind::Refused, format!("no node of the cluster serves slot {slot}"))),
+            _ => {
+                Err(BackendError::new(BackendErrorKind::Refused, format!("no node of the cluster serves slot {slot}")))
+            }
         }
     }
 
@@ -109,7 +112,9 @@ fn reached(host: &str, port: u16, asked: &Address) -> Address {
 fn ranges(reply: &Reply, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, BackendError> {
     let read = |range: &Reply| {
         let Reply::List(parts) = range else { return None };
-        let [Reply::Number(first), Reply::Number(last), Reply::List(master), ..] = parts.as_slice() else { return None };
+        let [Reply::Number(first), Reply::Number(last), Reply::List(master), ..] = parts.as_slice() else {
+            return None;
+        };
         let [host, Reply::Number(port), ..] = master.as_slice() else { return None };
         let host = match host {
             Reply::Bytes(host) => std::str::from_utf8(host).ok()?,
@@ -144,7 +149,10 @@ pub(super) fn slot(key: &[u8]) -> u16 {
 /// CRC-16/XMODEM, as the Redis Cluster specification has it.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 })
+        (0..8).fold(
+            crc ^ (u16::from(*byte) << 8),
+            |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { (crc << 1) ^ 0x1021 },
+        )
     })
 }
 

@@ -101,7 +101,8 @@ fn list<'a>(scheme: &str, rest: &'a str) -> Result<(Vec<Settings>, &'a str), Bac
 /// Of `host:port,host:port/master/database`. The login is for the servers.
 #[cfg(feature = "redis-sentinel")]
 fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
-    let form = || invalid("the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`");
+    let form =
+        || invalid("the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`");
     let (mut sentinels, path) = list(scheme, rest)?;
     let (master, database) = path.split_once('/').unwrap_or((path, ""));
     let database = if database.is_empty() { 0 } else { database.parse().map_err(|_| form())? };

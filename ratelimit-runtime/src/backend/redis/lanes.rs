@@ -85,11 +85,8 @@ impl Lanes {
     /// Waits at a lane, for the answer (none if it comes too late) or for the lead.
     fn queue(&self, message: &Message, deadline: Instant) -> Result<Lead<'_>, Option<Result<Reply, Failure>>> {
         let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
-        let turn = Arc::new(Turn {
-            message: message.clone(),
-            thread: std::thread::current(),
-            answer: Mutex::default(),
-        });
+        let turn =
+            Arc::new(Turn { message: message.clone(), thread: std::thread::current(), answer: Mutex::default() });
         {
             let mut state = lane.lock();
             if !state.taken {

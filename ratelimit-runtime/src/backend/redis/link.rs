@@ -124,7 +124,8 @@ impl Shared {
         if unwatched && let Ok(background) = background::handle() {
             background.spawn(watch(Arc::downgrade(self)));
         }
-        let written = by_itself && self.wire.try_lock().is_some_and(|mut wire| wire.flush(None, &self.queue).is_ok_and(|all| all));
+        let written = by_itself
+            && self.wire.try_lock().is_some_and(|mut wire| wire.flush(None, &self.queue).is_ok_and(|all| all));
         if !written {
             self.wake();
         }

@@ -131,9 +131,9 @@ async fn open(opener: Arc<Opener>, runtime: Handle, places: &Arc<Places>) -> Res
             // Dropped without the lock: a link that goes wakes others.
             let gone = {
                 let mut places = places.lock();
-                let gone = places.iter().position(|(other, place)| {
-                    *other == id && matches!(place, Place::Open(other) if other.is(link))
-                });
+                let gone = places
+                    .iter()
+                    .position(|(other, place)| *other == id && matches!(place, Place::Open(other) if other.is(link)));
                 gone.map(|position| places.swap_remove(position))
             };
             drop(gone);

@@ -13,12 +13,7 @@ use super::stream::{Address, Endpoint};
 use crate::error::{BackendError, BackendErrorKind};
 
 /// The search for the master called `name`; `server` is how to log in there, wherever it is.
-pub(super) fn master(
-    sentinels: Vec<Endpoint>,
-    name: String,
-    server: Endpoint,
-    timeout: Duration,
-) -> Discovery<Node> {
+pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
     let (next, last) = (AtomicUsize::new(0), Mutex::new(None::<Arc<Node>>));
     Discovery::new(move || {
         let mut command = redis::cmd("SENTINEL");

@@ -97,9 +97,10 @@ impl Endpoint {
             io::ErrorKind::InvalidData => {
                 BackendError::new(BackendErrorKind::Refused, format!("Redis at {address} refused: {error}"))
             }
-            _ => {
-                BackendError::new(BackendErrorKind::Unreachable, format!("Redis at {address} cannot be reached: {error}"))
-            }
+            _ => BackendError::new(
+                BackendErrorKind::Unreachable,
+                format!("Redis at {address} cannot be reached: {error}"),
+            ),
         }
     }
 

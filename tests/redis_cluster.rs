@@ -1,0 +1,192 @@
+//! A cluster: every call finds the node of its key, while slots move under load and when a master is killed.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
+use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_tests::{RedisCluster, RedisServer};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const SLACK: Duration = Duration::from_millis(900);
+const RECOVERY: Duration = Duration::from_secs(2);
+
+fn backend(redis: &RedisCluster, timeout: Duration) -> RedisBackend {
+    // One node is enough: the others are found.
+    RedisBackend::builder().cluster([redis.urls()[2].clone()]).timeout(timeout).build().unwrap()
+}
+
+fn limiter(redis: &RedisCluster, name: &'static str, timeout: Duration, count: u32) -> RateLimiter {
+    RateLimiter::builder(name)
+        .backend(backend(redis, timeout))
+        .on_backend_error(OnBackendError::Deny)
+        .limit(Limit::new(count, HOUR))
+        .build()
+        .unwrap()
+}
+
+fn keys(server: &RedisServer) -> Vec<String> {
+    redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap()
+}
+
+#[test]
+fn every_key_is_decided_on_by_its_node() {
+    let redis = RedisCluster::start(&[]);
+    let limiter = limiter(&redis, "spread", Duration::from_secs(20), 2);
+    for key in 0..60_u32 {
+        limiter.check(key, 1).unwrap();
+        futures_executor::block_on(limiter.check_async(key, 1)).unwrap();
+        assert_eq!(limiter.check(key, 1).unwrap_err().kind(), ExceededKind::Limited);
+    }
+    let counts: Vec<usize> = redis.masters.iter().map(|master| keys(master).len()).collect();
+    assert_eq!(counts.iter().sum::<usize>(), 60);
+    assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
+    // Scripts are forgotten by each node alone.
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.masters[1].connection()).unwrap();
+    for key in 0..60_u32 {
+        assert_eq!(limiter.check(key, 1).unwrap_err().kind(), ExceededKind::Limited);
+        let denied = futures_executor::block_on(limiter.check_async(key, 1));
+        assert_eq!(denied.unwrap_err().kind(), ExceededKind::Limited);
+    }
+}
+
+#[test]
+fn slots_that_move_under_load_cost_and_give_nothing() {
+    const COUNT: u32 = 6_000;
+    let redis = RedisCluster::start(&[]);
+    let limiter = limiter(&redis, "moving", Duration::from_secs(20), COUNT);
+    limiter.check("a", 1).unwrap();
+    let from = redis.masters.iter().position(|master| !keys(master).is_empty()).unwrap();
+    let (from, to) = (&redis.masters[from], &redis.masters[(from + 1) % 3]);
+    let key = keys(from).pop().unwrap();
+    let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key).query(&mut from.connection()).unwrap();
+    let slot = slot.to_string();
+    let done = AtomicBool::new(false);
+    let (admitted, asked) = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..6)
+            .map(|thread| {
+                let (limiter, done) = (&limiter, &done);
+                scope.spawn(move || {
+                    let mut admitted = 0;
+                    loop {
+                        let decided = match thread % 2 {
+                            0 => limiter.check("a", 1),
+                            _ => futures_executor::block_on(limiter.check_async("a", 1)),
+                        };
+                        match decided {
+                            Ok(_) => admitted += 1,
+                            Err(error) => {
+                                assert_eq!(error.kind(), ExceededKind::Limited, "{error}");
+                                if done.load(Ordering::Relaxed) {
+                                    return admitted;
+                                }
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(20));
+        RedisCluster::cluster(to, &["SETSLOT", &slot, "IMPORTING", &RedisCluster::id(from)]);
+        RedisCluster::cluster(from, &["SETSLOT", &slot, "MIGRATING", &RedisCluster::id(to)]);
+        std::thread::sleep(Duration::from_millis(20));
+        let before = to.calls_of("asking");
+        redis::cmd("MIGRATE")
+            .arg("127.0.0.1")
+            .arg(to.port())
+            .arg(&key)
+            .arg(0)
+            .arg(10_000)
+            .exec(&mut from.connection())
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+        // The one that restores the key, and those that were sent on.
+        let asked = to.calls_of("asking") - before;
+        for server in [to, from] {
+            RedisCluster::cluster(server, &["SETSLOT", &slot, "NODE", &RedisCluster::id(to)]);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        done.store(true, Ordering::Relaxed);
+        (threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u32>(), asked)
+    });
+    assert_eq!(1 + admitted, COUNT);
+    assert!(asked > 1, "no call was sent on by ASK");
+    // Those that learned of the move go there at once.
+    let before = from.calls_of("evalsha");
+    for _ in 0..10 {
+        limiter.check("a", 1).unwrap_err();
+    }
+    assert_eq!(from.calls_of("evalsha"), before);
+}
+
+#[test]
+fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
+    let redis = RedisCluster::start(&[]);
+    let timeout = Duration::from_millis(100);
+    let limiter = limiter(&redis, "killed", timeout, 1_000_000);
+    let warm = self::limiter(&redis, "killed", Duration::from_secs(20), 1_000_000);
+    for key in 0..60_u32 {
+        warm.check(key, 1).unwrap();
+    }
+    let of = |server: &RedisServer| -> Vec<u32> {
+        let here = keys(server);
+        (0..60).filter(|key| here.iter().any(|name| name.contains(&format!(":{key}u32}}")))).collect()
+    };
+    let (lost, kept) = (of(&redis.masters[0]), of(&redis.masters[1]));
+    assert!(!lost.is_empty() && !kept.is_empty());
+    let bounded = |key: u32| {
+        let start = Instant::now();
+        let blocking = limiter.check(key, 1);
+        let asynchronous = futures_executor::block_on(limiter.check_async(key, 1));
+        assert!(start.elapsed() < 2 * (timeout + SLACK), "{:?}", start.elapsed());
+        blocking.and(asynchronous)
+    };
+    let works = |keys: &[u32], since: Instant| {
+        for key in keys {
+            while bounded(*key).is_err() {
+                assert!(since.elapsed() < RECOVERY + SLACK, "key {key} is not limited again");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    works(&lost, Instant::now());
+    redis.masters[0].kill();
+    works(&kept, Instant::now());
+    redis.wait_for_failover();
+    works(&lost, Instant::now());
+    works(&kept, Instant::now());
+}
+
+#[test]
+fn a_user_with_the_documented_rights_is_enough() {
+    let redis = RedisCluster::start(&[]);
+    for server in redis.masters.iter().chain([&redis.replica]) {
+        let rules = ["on", ">s3cret", "~rl:*", "-@all", "+evalsha", "+script|load", "+time", "+get", "+set", "+del"];
+        let rules = [&rules[..], &["+asking", "+cluster|slots", "+getrange", "+setrange", "+pexpire"]].concat();
+        redis::cmd("ACL").arg("SETUSER").arg("limiter").arg(&rules).exec(&mut server.connection()).unwrap();
+    }
+    let url = format!("redis+cluster://limiter:s3cret@127.0.0.1:{},127.0.0.1:1", redis.masters[1].port());
+    let backend = RedisBackend::builder().url(url).timeout(Duration::from_secs(20)).build().unwrap();
+    for bucket in ["rl:1:{a}:x", "rl:1:{b}:x", "rl:1:{c}:x", "rl:1:{d}:x"] {
+        let limits = [Limit::new(1, HOUR)];
+        let request = Request::new(bucket, &limits, Action::Take { cost: 1, max_wait: Duration::ZERO });
+        assert!(matches!(backend.decide(&request).unwrap().outcome, Outcome::Admitted(_)));
+        let answer = futures_executor::block_on(backend.decide_async(&request)).unwrap();
+        assert!(matches!(answer.outcome, Outcome::Denied(_)));
+    }
+}
+
+#[test]
+fn what_is_no_cluster_is_an_error() {
+    let server = RedisServer::start();
+    let request = Request::new("rl:1:{a}:x", &[Limit::new(1, HOUR)], Action::Reset);
+    let none = RedisBackend::builder().cluster([server.url()]).timeout(Duration::from_secs(20)).build().unwrap();
+    none.decide(&request).unwrap_err();
+    futures_executor::block_on(none.decide_async(&request)).unwrap_err();
+    for wrong in ["redis+cluster://", "redis+cluster://h/1", "redis+cluster://h,"] {
+        let error = RedisBackend::new(wrong).unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Configuration, "{wrong}");
+    }
+    assert!(RedisBackend::builder().cluster(["unix:///x"]).build().is_err());
+    assert!(RedisBackend::builder().cluster([server.url()]).database(1).build().is_err());
+}

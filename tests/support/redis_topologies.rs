@@ -1,0 +1,268 @@
+//! Redis servers as they are put together: with TLS, watched over by sentinels, as a cluster. All are real ones.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+
+use crate::{RedisServer, free_port};
+
+/// So long may servers take to agree on something.
+const AGREE: Duration = Duration::from_secs(30);
+
+/// A certificate authority, and certificates that it signed, as PEM.
+#[derive(Debug)]
+pub struct Certificates {
+    /// The authority's certificate.
+    pub authority: String,
+    /// For a server at 127.0.0.1, and its key.
+    pub server: (String, String),
+    /// For a client, and its key.
+    pub client: (String, String),
+}
+
+impl Certificates {
+    /// Makes new ones.
+    ///
+    /// # Panics
+    /// Where cryptography fails.
+    pub fn new() -> Certificates {
+        let mut params = CertificateParams::new(Vec::default()).expect("no names are good names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign];
+        params.distinguished_name.push(DnType::CommonName, "authority");
+        let key = KeyPair::generate().expect("a key");
+        let authority = params.self_signed(&key).expect("a certificate").pem();
+        let issuer = Issuer::new(params, key);
+        let sign = |name: &str| {
+            let key = KeyPair::generate().expect("a key");
+            let mut params = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+            params.distinguished_name.push(DnType::CommonName, name);
+            (params.signed_by(&key, &issuer).expect("a certificate").pem(), key.serialize_pem())
+        };
+        Certificates { authority, server: sign("127.0.0.1"), client: sign("client") }
+    }
+}
+
+impl Default for Certificates {
+    fn default() -> Certificates {
+        Certificates::new()
+    }
+}
+
+/// A server that speaks TLS at a port of its own.
+#[derive(Debug)]
+pub struct RedisTls {
+    /// The server; its own port is without TLS.
+    pub server: RedisServer,
+    /// What it shows, and what it wants to see.
+    pub certificates: Certificates,
+    port: u16,
+    directory: PathBuf,
+}
+
+impl RedisTls {
+    /// Starts one, which wants a client certificate or does not.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`].
+    pub fn start(client_certificates: bool) -> RedisTls {
+        let certificates = Certificates::new();
+        let directory = directory();
+        let file = |name: &str, text: &str| {
+            let path = directory.join(name);
+            std::fs::write(&path, text).expect("the directory can be written");
+            path.to_str().expect("a path of text").to_owned()
+        };
+        let port = free_port();
+        let server = RedisServer::start_with(&[
+            "--tls-port",
+            &port.to_string(),
+            "--tls-ca-cert-file",
+            &file("ca.pem", &certificates.authority),
+            "--tls-cert-file",
+            &file("server.pem", &certificates.server.0),
+            "--tls-key-file",
+            &file("server.key", &certificates.server.1),
+            "--tls-auth-clients",
+            if client_certificates { "yes" } else { "no" },
+        ]);
+        RedisTls { server, certificates, port, directory }
+    }
+
+    /// Its address, by the IP address that the certificate is for.
+    pub fn url(&self) -> String {
+        format!("rediss://127.0.0.1:{}", self.port)
+    }
+
+    /// The same server by a name that the certificate is not for.
+    pub fn url_by_name(&self) -> String {
+        format!("rediss://localhost:{}", self.port)
+    }
+}
+
+impl Drop for RedisTls {
+    fn drop(&mut self) {
+        // What is left is in the directory for such things.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn directory() -> PathBuf {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let directory = std::env::temp_dir().join(format!("ratelimit-{}-{number}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("the directory can be made");
+    Path::new(&directory).to_owned()
+}
+
+/// A master, a replica, and three sentinels that watch over them under the name `mymaster`.
+#[derive(Debug)]
+pub struct RedisSentinel {
+    /// The master at first, and its replica.
+    pub servers: [RedisServer; 2],
+    /// The sentinels.
+    pub sentinels: Vec<RedisServer>,
+}
+
+impl RedisSentinel {
+    /// Starts them with options of the servers and lines of the sentinels' configuration, and waits until all know each
+    /// other.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`], or where they do not agree.
+    pub fn start(options: &[&str], configuration: &str) -> RedisSentinel {
+        let master = RedisServer::start_with(options);
+        let port = master.port().to_string();
+        let replica = RedisServer::start_with(&[&["--replicaof", "127.0.0.1", port.as_str()], options].concat());
+        let sentinels = (0..3)
+            .map(|_| {
+                RedisServer::start_sentinel(&format!(
+                    "dir /tmp\nsentinel monitor mymaster 127.0.0.1 {port} 2\n\
+                     sentinel down-after-milliseconds mymaster 400\nsentinel failover-timeout mymaster 3000\n\
+                     {configuration}"
+                ))
+            })
+            .collect();
+        let redis = RedisSentinel { servers: [master, replica], sentinels };
+        for sentinel in &redis.sentinels {
+            agree("the sentinels", || {
+                let told = redis::cmd("SENTINEL").arg("MASTER").arg("mymaster").query(&mut sentinel.connection());
+                let told: std::collections::HashMap<String, String> = told.ok()?;
+                (told["num-slaves"] == "1" && told["num-other-sentinels"] == "2").then_some(())
+            });
+        }
+        redis
+    }
+
+    /// Where the sentinels are.
+    pub fn urls(&self) -> Vec<String> {
+        self.sentinels.iter().map(RedisServer::url).collect()
+    }
+
+    /// Waits until the replica is master.
+    ///
+    /// # Panics
+    /// Where it does not become one.
+    pub fn wait_for_failover(&self) {
+        agree("the failover", || {
+            let stats: String = redis::cmd("INFO").arg("replication").query(&mut self.servers[1].connection()).ok()?;
+            stats.contains("role:master").then_some(())
+        });
+    }
+}
+
+/// Three masters, with a third of the slots each, and a replica of the first.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The masters.
+    pub masters: Vec<RedisServer>,
+    /// The replica of the first master.
+    pub replica: RedisServer,
+}
+
+const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
+
+impl RedisCluster {
+    /// Starts one and waits until it serves all slots.
+    ///
+    /// # Panics
+    /// As [`RedisServer::start`], or where they do not agree.
+    pub fn start(options: &[&str]) -> RedisCluster {
+        let start = || {
+            // The usual one, 10,000 above the other, may not be there.
+            let bus = free_port();
+            let port = bus.to_string();
+            let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "500", "--cluster-port", &port];
+            let coverage = ["--cluster-require-full-coverage", "no"];
+            (RedisServer::start_with(&[&cluster[..], &coverage, options].concat()), bus)
+        };
+        let masters: Vec<_> = (0..3).map(|_| start()).collect();
+        let replica = start();
+        for ((master, _), (first, last)) in masters.iter().zip(SLOTS) {
+            Self::cluster(master, &["ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+        }
+        for (other, bus) in masters.iter().skip(1).chain([&replica]) {
+            Self::cluster(&masters[0].0, &["MEET", "127.0.0.1", &other.port().to_string(), &bus.to_string()]);
+        }
+        let cluster =
+            RedisCluster { masters: masters.into_iter().map(|(server, _)| server).collect(), replica: replica.0 };
+        agree("the cluster's nodes", || {
+            let all = cluster.masters.iter().chain([&cluster.replica]);
+            let ok = |server| Self::text(server, "INFO").contains("cluster_known_nodes:4");
+            let known = |server| Self::text(server, "INFO").contains("cluster_slots_ok:16384");
+            all.into_iter().all(|server| ok(server) && known(server)).then_some(())
+        });
+        Self::cluster(&cluster.replica, &["REPLICATE", &Self::id(&cluster.masters[0])]);
+        agree("the replica", || {
+            let stats: String = redis::cmd("INFO").arg("replication").query(&mut cluster.replica.connection()).ok()?;
+            stats.contains("master_link_status:up").then_some(())
+        });
+        cluster
+    }
+
+    /// Where the nodes are.
+    pub fn urls(&self) -> Vec<String> {
+        self.masters.iter().map(RedisServer::url).collect()
+    }
+
+    /// A node's identity in the cluster.
+    ///
+    /// # Panics
+    /// Where it does not answer.
+    pub fn id(server: &RedisServer) -> String {
+        Self::text(server, "MYID")
+    }
+
+    /// Runs a subcommand of `CLUSTER` at a node.
+    ///
+    /// # Panics
+    /// Where that fails.
+    pub fn cluster(server: &RedisServer, arguments: &[&str]) {
+        redis::cmd("CLUSTER").arg(arguments).exec(&mut server.connection()).expect("the cluster obeys");
+    }
+
+    fn text(server: &RedisServer, subcommand: &str) -> String {
+        redis::cmd("CLUSTER").arg(subcommand).query(&mut server.connection()).expect("the cluster answers")
+    }
+
+    /// Waits until the replica of the first master is master itself.
+    ///
+    /// # Panics
+    /// Where it does not become one.
+    pub fn wait_for_failover(&self) {
+        agree("the failover", || Self::text(&self.replica, "NODES").contains("myself,master").then_some(()));
+    }
+}
+
+fn agree<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + AGREE;
+    loop {
+        if let Some(seen) = look() {
+            return seen;
+        }
+        assert!(Instant::now() < until, "{what}: no agreement in {AGREE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
