@@ -60,6 +60,11 @@ pub(super) trait Compact: Sized {
     /// When it is as if nobody had used it.
     fn fresh_at(&self, rule: &Rule) -> u64;
 
+    /// Whether it is so now.
+    fn is_fresh(&self, rule: &Rule, now: u64) -> bool {
+        self.fresh_at(rule) <= now
+    }
+
     /// Whether a call for one permit would be denied.
     fn is_denying(&self, rule: &Rule, now: u64) -> bool;
 
@@ -161,6 +166,11 @@ impl Compact for Tat {
 
     fn fresh_at(&self, rule: &Rule) -> u64 {
         clock::origin().saturating_add(self.0.div_ceil(rule.rate.units))
+    }
+
+    fn is_fresh(&self, rule: &Rule, now: u64) -> bool {
+        // Without the division that finds out when.
+        self.0 <= Tat::units(rule, now)
     }
 
     fn is_denying(&self, rule: &Rule, now: u64) -> bool {

@@ -105,7 +105,7 @@ impl Ring {
         let now = now.max(last.at);
         if now - last.at >= rule.per() {
             (self.len, self.total) = (0, 0);
-        } else if !self.make_room(rule, now, cost) {
+        } else if !self.make_room(rule, now, cost.into()) {
             return Err(self.earliest(rule, now, cost));
         } else if last.permits < u64::from(rule.group) || last.at == now {
             self.places[newest] = Group { at: now, permits: last.permits + u64::from(cost) };
@@ -131,8 +131,8 @@ impl Ring {
     /// Forgets what is older than `per` as far as `cost` more permits need it. What else is that old can wait: so each call on
     /// a full window forgets one group, and how many it will be needs no guess from the processor.
     #[inline]
-    fn make_room(&mut self, rule: &Rule, now: u64, cost: u32) -> bool {
-        while u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
+    fn make_room(&mut self, rule: &Rule, now: u64, cost: u64) -> bool {
+        while u64::from(self.total) + cost > u64::from(rule.capacity()) {
             if !self.forget_oldest(rule, now) {
                 return false;
             }
@@ -211,7 +211,7 @@ impl Hot {
         if now - self.at >= rule.per() {
             (self.permits, self.total, self.older.len, self.older.total) = (0, 0, 0, 0);
         } else if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {
-            let is_room = self.older.make_room(rule, now, self.permits.saturating_add(cost));
+            let is_room = self.older.make_room(rule, now, u64::from(self.permits) + u64::from(cost));
             self.total = self.older.total + self.permits;
             if !is_room {
                 return Err(self.earliest(rule, now, cost));

@@ -281,6 +281,14 @@ impl<S: Compact> Shard<S> {
         }
     }
 
+    /// Whether a slot's bucket is as if nobody had used it.
+    fn is_fresh(&self, slot: &Slot<S>, rule: &Rule, now: u64) -> bool {
+        if slot.state.is_moved() {
+            return self.moved.get(&slot.fingerprint()).is_none_or(|moved| moved.fresh_at <= now);
+        }
+        slot.state.is_fresh(rule, now)
+    }
+
     fn remove(&mut self, place: Place, fingerprint: u64) {
         self.slots.remove(place);
         self.moved.remove(&fingerprint);
@@ -299,7 +307,7 @@ impl<S: Compact> Shard<S> {
         for _ in 0..SWEPT.min(self.slots.places()) {
             let number = self.step();
             if let Some((place, slot)) = self.slots.at(number)
-                && self.standing(slot, rule, now).fresh_at <= now
+                && self.is_fresh(slot, rule, now)
             {
                 let fingerprint = slot.fingerprint();
                 self.remove(place, fingerprint);
