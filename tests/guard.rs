@@ -318,9 +318,10 @@ fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
     }
     assert_eq!(store.asked(), asked + 1);
     store.set(Mood::Well);
+    // After 50 ms again, and not only when one of which nothing is heard is given up.
     let start = Instant::now();
     while check(&limiter, true).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(2), "the probe that was dropped is still waited for");
+        assert!(start.elapsed() < Duration::from_millis(950), "the probe that was dropped is still waited for");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
@@ -409,13 +410,14 @@ fn refunds_and_resets_through_this_process_lift_denials() {
     let decision = limiter.check("a", 2).unwrap();
     assert!(limiter.check("a", 1).is_err() && other.check("a", 1).is_err());
     limiter.refund(decision).unwrap();
-    let decision = other.check("a", 2).unwrap();
+    let decision = other.check("a", 1).unwrap();
+    other.check("a", 1).unwrap();
     assert!(limiter.check("a", 1).is_err());
     futures_executor::block_on(other.refund_async(decision)).unwrap();
-    limiter.check("a", 2).unwrap();
+    limiter.check("a", 1).unwrap();
     assert!(limiter.check("a", 1).is_err());
     other.reset("a").unwrap();
-    limiter.check("a", 2).unwrap();
+    limiter.check("a", 1).unwrap();
 }
 
 #[test]
