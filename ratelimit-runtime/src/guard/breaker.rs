@@ -52,6 +52,8 @@ impl Default for State {
 struct Pause {
     until: u64,
     length: u64,
+    /// The generation of the opening.
+    opening: u64,
     why: BackendError,
 }
 
@@ -125,6 +127,15 @@ impl Breaker {
     fn tell_in_trouble(&self, entry: Entry, met: Met<'_>, now: u64) -> Option<Change> {
         let mut current = self.state.lock();
         if current.number != entry.generation {
+            // But for a probe that was given up too early: its success is one.
+            let is_of_this_opening = match &current.state {
+                State::Closed { .. } => false,
+                State::Open(pause) | State::Probing(pause) => pause.opening < entry.generation,
+            };
+            if is_of_this_opening && matches!(met, Met::Success) {
+                self.begin(&mut current, State::default());
+                return Some(Change::Closed);
+            }
             return None;
         }
         match (&mut current.state, met) {
@@ -139,8 +150,12 @@ impl Breaker {
                     self.publish(&current);
                     return None;
                 }
-                let pause =
-                    Pause { until: now.saturating_add(FIRST_PAUSE), length: FIRST_PAUSE, why: kept_away(error) };
+                let pause = Pause {
+                    until: now.saturating_add(FIRST_PAUSE),
+                    length: FIRST_PAUSE,
+                    opening: current.number + 1,
+                    why: kept_away(error),
+                };
                 self.begin(&mut current, State::Open(pause));
                 Some(Change::Opened)
             }
@@ -153,7 +168,8 @@ impl Breaker {
                     Met::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), kept_away(error)),
                     _ => (pause.length, pause.why.clone()),
                 };
-                self.begin(&mut current, State::Open(Pause { until: now.saturating_add(length), length, why }));
+                let pause = Pause { until: now.saturating_add(length), length, opening: pause.opening, why };
+                self.begin(&mut current, State::Open(pause));
                 Some(Change::StaysOpen)
             }
             // An opening begins a generation, and lets nobody in.
@@ -277,8 +293,18 @@ mod tests {
         let lost = enter(&breaker, FIRST_PAUSE).unwrap();
         assert_eq!(enter(&breaker, FIRST_PAUSE + LOST - 1), None);
         let probe = enter(&breaker, FIRST_PAUSE + LOST).unwrap();
-        assert_eq!(succeed(&breaker, lost, FIRST_PAUSE + LOST), None, "it comes too late");
+        assert_eq!(fail(&breaker, lost, FIRST_PAUSE + LOST), None, "it comes too late");
         assert_eq!(succeed(&breaker, probe, FIRST_PAUSE + LOST), Some(Change::Closed));
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_after_it_was_replaced_closes_it_too() {
+        let breaker = opened(0);
+        let slow = enter(&breaker, FIRST_PAUSE).unwrap();
+        let probe = enter(&breaker, FIRST_PAUSE + LOST).unwrap();
+        assert_eq!(succeed(&breaker, slow, FIRST_PAUSE + LOST * 2), Some(Change::Closed));
+        assert_eq!(fail(&breaker, probe, FIRST_PAUSE + LOST * 2), None);
+        assert!(!breaker.is_open());
     }
 
     #[test]
@@ -322,12 +348,13 @@ mod tests {
 
         fn end(&mut self, (entry, openings): (Entry, u32), met: Met<'_>, now: u64) -> Option<Change> {
             match (self.open, met) {
+                // A probe, this one or one that was given up too early.
+                (Some(_), Met::Success) if entry.is_probe && openings == self.openings => {
+                    (self.open, self.probe, self.failures) = (None, None, 0);
+                    Some(Change::Closed)
+                }
                 (Some((_, failed)), met) if self.probe.is_some_and(|(probe, _)| probe == entry) => {
                     self.probe = None;
-                    if let Met::Success = met {
-                        (self.open, self.failures) = (None, 0);
-                        return Some(Change::Closed);
-                    }
                     self.open = Some((now, failed + u32::from(matches!(met, Met::Failure(_)))));
                     Some(Change::StaysOpen)
                 }
