@@ -32,7 +32,7 @@ fn tls_works_blocking_and_asynchronous() {
         threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
     });
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let tasks: Vec<_> = (0..64)
+    let tasks: Vec<_> = (0..1_000)
         .map(|_| {
             let limiter = limiter.clone();
             runtime.spawn(async move { limiter.check_async("a", 1).await.is_ok() })

@@ -1,5 +1,6 @@
 //! Buckets in a Redis or Valkey server, shared by all processes that use it.
 
+mod async_stream;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod coalesce;
@@ -115,7 +116,7 @@ impl RedisBackend {
         request: &[u8],
         deadline: Instant,
         way: Way,
-    ) -> impl Future<Output = Result<Vec<u8>, BackendError>> + Send + 'static {
+    ) -> impl Future<Output = Replied> + Send + 'static {
         let command = script::call(&key::name(bucket), request);
         let connection = Arc::clone(&self.connection);
         async move { connection.call(&command, deadline, way).await }
@@ -411,17 +412,20 @@ pub(crate) fn environment() -> SharedBackend {
     ENVIRONMENT.clone()
 }
 
+/// What the script answered.
+type Replied = Result<Vec<u8>, BackendError>;
+
 /// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
 /// permits that it brings are given back.
 struct Undropped<'a> {
     backend: &'a RedisBackend,
     request: &'a Request,
     /// None once it is done.
-    call: Option<Pin<Box<dyn Future<Output = Result<Vec<u8>, BackendError>> + Send>>>,
+    call: Option<Pin<Box<dyn Future<Output = Replied> + Send>>>,
 }
 
 impl Future for Undropped<'_> {
-    type Output = Result<Vec<u8>, BackendError>;
+    type Output = Replied;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(call) = &mut self.call else { return Poll::Pending };

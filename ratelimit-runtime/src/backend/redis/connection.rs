@@ -82,12 +82,12 @@ impl Connection {
         let mut message = Message { bytes: command.get_packed_command(), replies: 1 };
         let mut place = self.place(command, deadline, way).await?;
         let (mut loaded, mut asking, mut demoted) = (false, false, false);
-        for _ in 0..HOPS {
+        for hop in 1..=HOPS {
             let refusal = match place.node.call(&message, deadline, way).await {
                 Ok(Reply::Bytes(answer)) => return Ok(answer),
                 Ok(Reply::Refused(refusal)) => refusal,
                 Ok(_) => return Err(no_decision()),
-                Err(failure) if failure.untried => continue,
+                Err(failure) if failure.untried && hop < HOPS => continue,
                 Err(failure) => {
                     self.distrust(&place);
                     return Err(failure.error);
@@ -129,8 +129,12 @@ impl Connection {
         Err(no_decision())
     }
 
+    #[cfg_attr(
+        not(any(feature = "redis-sentinel", feature = "redis-cluster")),
+        expect(clippy::unused_async, reason = "only one server has not to be looked for")
+    )]
     async fn place(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Place, BackendError> {
-        #[cfg(not(any(feature = "redis-sentinel", feature = "redis-cluster")))]
+        // By which another topology finds it.
         let _ = (command, deadline, way);
         Ok(match &self.topology {
             Topology::One(node) => Place::of(Arc::clone(node)),

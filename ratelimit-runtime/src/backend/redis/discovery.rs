@@ -45,13 +45,10 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
         let outcome = match way {
             Way::Blocking => ended.await,
-            Way::Async => match background::until(background, deadline, ended).await {
-                Some(outcome) => outcome,
-                None => {
-                    let message = "it was not found in time where the Redis servers are";
-                    return Err(BackendError::new(BackendErrorKind::Timeout, message));
-                }
-            },
+            Way::Async => background::until(background, deadline, ended).await.unwrap_or_else(|| {
+                let message = "it was not found in time where the Redis servers are";
+                Some(Err(BackendError::new(BackendErrorKind::Timeout, message)))
+            }),
         };
         outcome.unwrap_or_else(|| Err(unreachable("the search for the Redis servers ended")))
     }

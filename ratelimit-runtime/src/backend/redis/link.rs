@@ -6,24 +6,20 @@
 //! runtime has no timers, or stands still.
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
-use std::pin::Pin;
+use std::io;
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll, Waker, ready};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-#[cfg(unix)]
-use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
+use super::async_stream::AsyncStream;
 use super::node::{Failure, Message};
 use super::opener::{Opener, unreachable};
 use super::reply;
 use super::resp::{Incoming, Reply};
-use super::stream::{Line, Socket, SocketKind, Stream};
+use super::stream::Line;
 use crate::background;
 
 /// After so long without a call the driver looks first whether the server has closed the connection.
@@ -268,10 +264,7 @@ enum Turn {
 /// # Panics
 /// In a runtime without input and output, before it says anything.
 pub(super) async fn drive(line: Line, opener: Arc<Opener>, started: oneshot::Sender<Link>, ended: Ended) {
-    let wire = match Wire::new(line) {
-        Ok(wire) => wire,
-        Err(_) => return,
-    };
+    let Ok(wire) = Wire::new(line) else { return };
     let queue = Queue {
         outgoing: Vec::new(),
         unsent: 0,
@@ -364,150 +357,5 @@ impl Wire {
                 Err(error) => return Err(error),
             }
         }
-    }
-}
-
-enum AsyncStream {
-    Plain(AsyncSocket),
-    #[cfg(feature = "redis-tls")]
-    Tls(Box<rustls::ClientConnection>, AsyncSocket),
-}
-
-enum AsyncSocket {
-    Tcp(TcpStream),
-    #[cfg(unix)]
-    Unix(UnixStream),
-}
-
-impl AsyncStream {
-    fn new(stream: Stream) -> io::Result<AsyncStream> {
-        Ok(match stream {
-            Stream::Plain(socket) => AsyncStream::Plain(AsyncSocket::new(socket)?),
-            #[cfg(feature = "redis-tls")]
-            Stream::Tls(stream) => {
-                let rustls::StreamOwned { conn, sock } = *stream;
-                AsyncStream::Tls(Box::new(conn), AsyncSocket::new(sock)?)
-            }
-        })
-    }
-
-    fn read(&mut self, context: &mut Context<'_>, bytes: &mut [u8]) -> io::Result<usize> {
-        match self {
-            AsyncStream::Plain(socket) => Polled { socket, context: Some(context) }.read(bytes),
-            #[cfg(feature = "redis-tls")]
-            AsyncStream::Tls(tls, socket) => {
-                rustls::Stream::new(tls.as_mut(), &mut Polled { socket, context: Some(context) }).read(bytes)
-            }
-        }
-    }
-
-    fn write(&mut self, context: Option<&mut Context<'_>>, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            AsyncStream::Plain(socket) => Polled { socket, context }.write(bytes),
-            #[cfg(feature = "redis-tls")]
-            AsyncStream::Tls(tls, _) => {
-                let _ = context;
-                tls.writer().write(bytes)
-            }
-        }
-    }
-
-    /// Whether all is with the system.
-    fn flush(&mut self, context: Option<&mut Context<'_>>) -> io::Result<bool> {
-        match self {
-            AsyncStream::Plain(_) => {
-                let _ = context;
-                Ok(true)
-            }
-            #[cfg(feature = "redis-tls")]
-            AsyncStream::Tls(tls, socket) => {
-                let mut socket = Polled { socket, context };
-                while tls.wants_write() {
-                    match tls.write_tls(&mut socket) {
-                        Ok(_) => {}
-                        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-                        Err(error) => return Err(error),
-                    }
-                }
-                Ok(true)
-            }
-        }
-    }
-}
-
-impl AsyncSocket {
-    fn new(socket: Socket) -> io::Result<AsyncSocket> {
-        Ok(match socket.kind {
-            SocketKind::Tcp(stream) => {
-                stream.set_nonblocking(true)?;
-                AsyncSocket::Tcp(TcpStream::from_std(stream)?)
-            }
-            #[cfg(unix)]
-            SocketKind::Unix(stream) => {
-                stream.set_nonblocking(true)?;
-                AsyncSocket::Unix(UnixStream::from_std(stream)?)
-            }
-        })
-    }
-
-    fn poll_read(&mut self, context: &mut Context<'_>, bytes: &mut [u8]) -> Poll<io::Result<usize>> {
-        let mut bytes = ReadBuf::new(bytes);
-        ready!(match self {
-            AsyncSocket::Tcp(stream) => Pin::new(stream).poll_read(context, &mut bytes),
-            #[cfg(unix)]
-            AsyncSocket::Unix(stream) => Pin::new(stream).poll_read(context, &mut bytes),
-        })?;
-        Poll::Ready(Ok(bytes.filled().len()))
-    }
-
-    fn poll_write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self {
-            AsyncSocket::Tcp(stream) => Pin::new(stream).poll_write(context, bytes),
-            #[cfg(unix)]
-            AsyncSocket::Unix(stream) => Pin::new(stream).poll_write(context, bytes),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            AsyncSocket::Tcp(stream) => stream.try_write(bytes),
-            #[cfg(unix)]
-            AsyncSocket::Unix(stream) => stream.try_write(bytes),
-        }
-    }
-}
-
-/// A socket as one that does not block, which wakes whoever polls, if anybody does.
-struct Polled<'a, 'b, 'c> {
-    socket: &'a mut AsyncSocket,
-    context: Option<&'b mut Context<'c>>,
-}
-
-impl Read for Polled<'_, '_, '_> {
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
-        match &mut self.context {
-            Some(context) => blocking(self.socket.poll_read(context, bytes)),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
-    }
-}
-
-impl Write for Polled<'_, '_, '_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match &mut self.context {
-            Some(context) => blocking(self.socket.poll_write(context, bytes)),
-            None => self.socket.try_write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-fn blocking<T>(poll: Poll<io::Result<T>>) -> io::Result<T> {
-    match poll {
-        Poll::Ready(result) => result,
-        Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
     }
 }

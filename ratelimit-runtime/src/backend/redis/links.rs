@@ -102,12 +102,12 @@ impl Links {
             }
             places.swap_remove(position);
         }
-        let (outcome, attempt) = watch::channel(None);
+        let (sender, attempt) = watch::channel(None);
         places.push((id, Place::Opening(attempt.clone())));
         let (opener, runtime, all) = (Arc::clone(&self.opener), runtime.clone(), Arc::clone(&self.places));
         background.spawn(async move {
-            let opened = open(opener, runtime, &all).await;
-            let place = match &opened {
+            let outcome = open(opener, runtime, &all).await;
+            let place = match &outcome {
                 Ok(Some(link)) => Some(Place::Open(link.clone())),
                 Ok(None) => Some(Place::Unfit),
                 Err(_) => None,
@@ -116,7 +116,7 @@ impl Links {
             places.retain(|(other, _)| *other != id);
             places.extend(place.map(|place| (id, place)));
             drop(places);
-            outcome.send_replace(Some(opened));
+            sender.send_replace(Some(outcome));
         });
         Place::Opening(attempt)
     }

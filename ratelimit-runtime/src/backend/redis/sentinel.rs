@@ -23,7 +23,7 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
         let mut failed = None;
         for position in 0..sentinels.len() {
             let sentinel = &sentinels[(first + position) % sentinels.len()];
-            match ask(sentinel, &command).and_then(|reply| address(reply, sentinel, &name)) {
+            match ask(sentinel, &command).and_then(|reply| address(&reply, sentinel, &name)) {
                 Ok(address) => {
                     let mut last = last.lock();
                     // Where it is the same, its connections are.
@@ -41,8 +41,8 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
     })
 }
 
-fn address(reply: Reply, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {
-    if let Reply::List(parts) = &reply
+fn address(reply: &Reply, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {
+    if let Reply::List(parts) = reply
         && let [Reply::Bytes(host), Reply::Bytes(port)] = parts.as_slice()
         && let (Ok(host), Ok(port)) = (std::str::from_utf8(host), std::str::from_utf8(port))
         && let Ok(port) = port.parse()

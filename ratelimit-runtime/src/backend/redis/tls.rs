@@ -31,18 +31,15 @@ pub(super) struct Tls {
 impl Tls {
     pub(super) fn new(certificates: &Certificates) -> Result<Tls, BackendError> {
         let mut roots = RootCertStore::empty();
-        match &certificates.authority {
-            Some(pem) => {
-                for certificate in chain(pem, "CA certificate")? {
-                    roots.add(certificate).map_err(|error| invalid(format!("the CA certificate is wrong: {error}")))?;
-                }
+        if let Some(pem) = &certificates.authority {
+            for certificate in chain(pem, "CA certificate")? {
+                roots.add(certificate).map_err(|error| invalid(format!("the CA certificate is wrong: {error}")))?;
             }
-            None => {
-                // Some of a system's certificates may be of a kind that cannot be read.
-                roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-                if roots.is_empty() {
-                    return Err(invalid("no CA certificate is found on this system: name one by `ca_certificate`"));
-                }
+        } else {
+            // Some of a system's certificates may be of a kind that cannot be read.
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            if roots.is_empty() {
+                return Err(invalid("no CA certificate is found on this system: name one by `ca_certificate`"));
             }
         }
         let provider = Arc::new(rustls::crypto::ring::default_provider());
