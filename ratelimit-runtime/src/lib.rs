@@ -63,6 +63,12 @@
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
 //! | `ratelimit_evicted_keys_total` | counter: keys in use that made room for others | |
 //!
+//! # In web services
+//!
+//! With the feature of a framework, annotated handlers answer by themselves when they are denied. `ClientIp` is who is
+//! calling, as an extractor and a key; `RateLimitLayer` limits whole routers, tower services and clients;
+//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left.
+//!
 //! # Features
 //!
 //! | feature | what it adds | to the dependency tree |
@@ -70,10 +76,10 @@
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
-//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv |
-//! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite |
-//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer` | tower-layer, tower-service, http, pin-project-lite, sfv |
-//! | `tonic` | `RESOURCE_EXHAUSTED` with `RetryInfo` of denied methods | tonic without its default features, tonic-types, prost |
+//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
+//! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
+//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer` | tower-layer, tower-service, http, pin-project-lite, sfv: 14 crates with what they need |
+//! | `tonic` | `RESOURCE_EXHAUSTED` with `RetryInfo` of denied methods | tonic without its default features, tonic-types, prost: 33 crates |
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |

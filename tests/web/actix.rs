@@ -71,4 +71,6 @@ async fn clients_behind_a_proxy_are_told_apart() {
     assert_eq!(body("for=203.0.113.2").await, "203.0.113.2 1");
     let again = site.get_with("/?a=1", &[("forwarded", "for=\"198.51.100.99, for=203.0.113.1")]).await;
     again.assert_is_429("routed");
+    let lines = [("forwarded", "for=198.51.100.99"), ("forwarded", "for=203.0.113.1")];
+    assert_eq!(site.get_with("/?a=1", &lines).await.status, 429);
 }

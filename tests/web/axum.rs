@@ -106,7 +106,9 @@ async fn clients_behind_a_proxy_are_told_apart() {
     let status = async |forwarded: &str| site.get_with("/", &[("x-forwarded-for", forwarded)]).await.status;
     assert_eq!(status("203.0.113.1").await, 200);
     assert_eq!(status("203.0.113.2").await, 200);
-    // What a client wrote itself stands further left.
+    // What a client wrote itself stands further left, or in a line further up.
+    let lines = [("x-forwarded-for", "198.51.100.99"), ("x-forwarded-for", "203.0.113.1")];
+    assert_eq!(site.get_with("/", &lines).await.status, 429);
     assert_eq!(status("198.51.100.99, 203.0.113.1").await, 429);
 }
 
