@@ -1,9 +1,9 @@
 //! Locks and atomics of what many threads decide upon; in a run of the model checker (`--cfg loom_model`), the checker's.
 
 #[cfg(loom_model)]
-pub(crate) use loom::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 #[cfg(not(loom_model))]
-pub(crate) use std::sync::atomic::{AtomicU64, Ordering};
+pub(crate) use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 #[cfg(loom_model)]
 pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;

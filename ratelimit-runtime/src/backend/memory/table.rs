@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use super::WhenFull;
 use super::compact::Compact;
@@ -10,10 +9,13 @@ use super::slots::{Place, Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::observe::KeysWatch;
-use crate::sync::Lock;
+use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
 /// Shards of a table: more than the cores of most machines, so that two threads seldom meet.
+#[cfg(not(loom_model))]
 const SHARDS: usize = 64;
+#[cfg(loom_model)]
+const SHARDS: usize = 2;
 /// Slots that are looked at for a bucket which nobody uses any more, by a call that brings a new key.
 const SWEPT: usize = 8;
 /// Calls on a shard after which one looks at so many slots though it brings no new key.
@@ -376,5 +378,121 @@ impl Hasher for Fingerprint {
 
     fn write_u64(&mut self, fingerprint: u64) {
         self.0 = fingerprint;
+    }
+}
+
+/// Every order in which two threads can take a table's locks and count its buckets.
+#[cfg(all(test, loom_model))]
+mod model {
+    use std::time::Duration;
+
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::super::compact::{Tat, Window};
+    use super::*;
+    use crate::algorithm::record::Ask;
+    use crate::clock;
+    use crate::limit::{Algorithm, Limit};
+
+    struct Shared<S> {
+        table: Table<S>,
+        bound: Bound,
+        rule: Rule,
+    }
+
+    impl<S: Compact> Shared<S> {
+        fn new(algorithm: Algorithm, count: u32, max_keys: usize) -> Shared<S> {
+            let rule = Rule::new(Limit::new(count, Duration::from_secs(60)).with_algorithm(algorithm));
+            Shared { table: Table::new(), bound: Bound::new(max_keys, WhenFull::Admit), rule }
+        }
+
+        /// As most calls: the quick way, else the other.
+        fn take(&self, fingerprint: u64) -> Option<bool> {
+            let take = |state: &mut S| state.take(&self.rule, now(), 1).is_ok();
+            let quick = self.table.try_with(fingerprint, take);
+            quick.or_else(|| self.table.with(&self.bound, &self.rule, fingerprint, now(), take))
+        }
+
+        /// As a call that is decided on a record.
+        fn take_on_record(&self, fingerprint: u64) -> bool {
+            let ask = Ask { rules: &[self.rule], backoff: None, cost: 1, max_wait: 0 };
+            let take = |moved: &mut Moved| moved.record.take(&ask, now().max(moved.record.clock)).is_ok();
+            self.table.with_record(&self.bound, &self.rule, fingerprint, now(), true, take).unwrap_or(false)
+        }
+
+        /// What is counted is what is there, and no more than may be.
+        fn check(&self) {
+            let kept: usize = self.table.shards.iter().map(|shard| shard.0.lock().slots.len()).sum();
+            assert_eq!(self.bound.len(), kept);
+            assert!(kept <= self.bound.max_keys);
+        }
+    }
+
+    fn now() -> u64 {
+        clock::origin() + 1_000_000_000
+    }
+
+    fn at_once<S: Compact + 'static, A: 'static, B: 'static>(
+        shared: Shared<S>,
+        one: impl FnOnce(&Shared<S>) -> A + 'static,
+        two: impl FnOnce(&Shared<S>) -> B + 'static,
+    ) -> (Arc<Shared<S>>, A, B) {
+        let shared = Arc::new(shared);
+        let other = Arc::clone(&shared);
+        let handle = thread::spawn(move || two(&other));
+        let a = one(&shared);
+        let b = handle.join().unwrap();
+        shared.check();
+        (shared, a, b)
+    }
+
+    fn a_new_keys_permit_is_given_to_one_of_two<S: Compact + 'static>(algorithm: Algorithm) {
+        loom::model(move || {
+            let shared = Shared::<S>::new(algorithm, 1, 10);
+            let (shared, a, b) = at_once(shared, |it| it.take(7), |it| it.take(7));
+            assert_eq!([a, b].into_iter().filter(|taken| *taken == Some(true)).count(), 1);
+            assert_eq!(shared.bound.len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_new_keys_token_is_given_to_one_of_two() {
+        a_new_keys_permit_is_given_to_one_of_two::<Tat>(Algorithm::TokenBucket);
+    }
+
+    #[test]
+    fn a_new_keys_place_in_a_window_is_given_to_one_of_two() {
+        a_new_keys_permit_is_given_to_one_of_two::<Window>(Algorithm::SlidingWindow);
+    }
+
+    #[test]
+    fn both_ways_together_give_a_key_its_count() {
+        loom::model(|| {
+            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 2, 10);
+            let quick = |it: &Shared<Tat>| u32::from(it.take(7) == Some(true)) + u32::from(it.take(7) == Some(true));
+            let (_, a, b) = at_once(shared, quick, |it| u32::from(it.take_on_record(7)));
+            assert_eq!(a + b, 2);
+        });
+    }
+
+    #[test]
+    fn keys_of_two_shards_share_the_bound() {
+        loom::model(|| {
+            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 2, 1);
+            // Each finds room, or makes it by evicting the other, which is not being denied.
+            let (shared, ..) = at_once(shared, |it| it.take(2), |it| it.take(3));
+            assert_eq!(shared.bound.len(), 1);
+        });
+    }
+
+    #[test]
+    fn a_bucket_that_is_removed_meanwhile_is_counted_off_once() {
+        loom::model(|| {
+            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 1, 10);
+            assert_eq!(shared.take(7), Some(true));
+            let (_, (), ()) =
+                at_once(shared, |it| it.table.remove(&it.bound, 7), |it| it.table.remove(&it.bound, 7));
+        });
     }
 }

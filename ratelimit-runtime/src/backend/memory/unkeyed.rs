@@ -332,17 +332,82 @@ mod model {
         bucket.record(rule, now()).peek(&ask, now()).map_or(0, |admission| admission.remaining)
     }
 
+    /// The bucket says by what it has kept what it would say without.
+    fn until(bucket: &Unkeyed, rule: &Rule) -> u64 {
+        let denied = |bucket: &Unkeyed| match bucket.take(rule, now(), 1) {
+            Verdict::Denied(until) => until,
+            other => panic!("{other:?}"),
+        };
+        let kept = denied(bucket);
+        let Unkeyed::Token { seen, .. } = bucket else { panic!("no token bucket") };
+        seen.0.forget_denial();
+        assert_eq!(kept, denied(bucket));
+        kept
+    }
+
+    /// A bucket of three with one permit left, to which calls add without looking first.
+    fn nearly_empty(rule: &Rule) -> Unkeyed {
+        let bucket = Unkeyed::token(rule);
+        assert_eq!(take(&bucket, rule, 1) + take(&bucket, rule, 1), 2);
+        let Unkeyed::Token { seen, .. } = &bucket else { panic!("no token bucket") };
+        assert!(seen.0.busy_until.load(Ordering::Relaxed) > now());
+        bucket
+    }
+
     #[test]
-    fn additions_that_go_too_far_are_taken_back_whole() {
+    fn an_addition_that_goes_too_far_is_taken_back_whole() {
         loom::model(|| {
-            let rule = token(5);
+            let rule = token(3);
+            let twice = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
+            let (bucket, a, b) = at_once(nearly_empty(&rule), twice, move |it| take(it, &rule, 1));
+            assert_eq!(a + b, 1);
+            // Three permits are missing, a third of a minute each.
+            let first = now() + 20_000_000_000;
+            assert!((first..first + 1_000).contains(&until(&bucket, &rule)));
+        });
+    }
+
+    #[test]
+    fn of_additions_that_go_too_far_together_none_is_admitted() {
+        // Three threads have more orders than can be tried: those with up to two switches where none has to be.
+        let mut model = loom::model::Builder::new();
+        model.preemption_bound = Some(2);
+        model.check(|| {
+            let rule = token(3);
+            let bucket = Arc::new(nearly_empty(&rule));
+            let threads = [0; 2].map(|_| {
+                let bucket = Arc::clone(&bucket);
+                thread::spawn(move || take(&bucket, &rule, 1))
+            });
+            let admitted = take(&bucket, &rule, 1) + threads.map(|thread| thread.join().unwrap()).iter().sum::<u32>();
+            assert_eq!(admitted, 1);
+            // At most one of the two is not taken back, where each meets the other's.
+            let first = now() + 20_000_000_000;
+            assert!((first..first + 40_000_001_000).contains(&until(&bucket, &rule)));
+        });
+    }
+
+    #[test]
+    fn a_token_bucket_that_is_reset_forgets_until_when_it_denied() {
+        loom::model(|| {
+            let rule = token(1);
             let bucket = Unkeyed::token(&rule);
-            let before = take(&bucket, &rule, 1);
-            let (bucket, a, b) = at_once(bucket, move |it| take(it, &rule, 3), move |it| take(it, &rule, 3));
-            assert_eq!(before + a + b, 4, "one of the two");
-            assert_eq!(remaining(&bucket, &rule), 1);
             assert_eq!(take(&bucket, &rule, 1), 1);
-            assert_eq!(take(&bucket, &rule, 1), 0);
+            let (bucket, admitted, ()) = at_once(bucket, move |it| take(it, &rule, 1), Unkeyed::reset);
+            assert_eq!(take(&bucket, &rule, 1), 1 - admitted);
+        });
+    }
+
+    #[test]
+    fn a_bucket_that_moves_to_a_record_forgets_until_when_it_denied() {
+        loom::model(|| {
+            let rule = token(1);
+            let bucket = Unkeyed::token(&rule);
+            assert_eq!(take(&bucket, &rule, 1), 1);
+            let (bucket, a, b) =
+                at_once(bucket, move |it| take(it, &rule, 1), move |it| take_on_record(it, &rule, 1));
+            assert_eq!(a + b, 0);
+            assert_eq!(bucket.take(&rule, now(), 1), Verdict::Unknown, "the record decides");
         });
     }
 
