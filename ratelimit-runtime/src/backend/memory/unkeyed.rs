@@ -297,8 +297,9 @@ mod model {
         Rule::new(Limit::new(count, Duration::from_secs(60)))
     }
 
+    /// No whole microsecond, which would be taken for the tick of a coarse clock.
     fn now() -> u64 {
-        clock::origin() + 1_000_000_000
+        (clock::origin() + 1_000_000_000) | 1
     }
 
     /// Runs `one` and `two` at once on a bucket that `first` has used.
@@ -364,6 +365,19 @@ mod model {
             // Three permits are missing, a third of a minute each.
             let first = now() + 20_000_000_000;
             assert!((first..first + 1_000).contains(&until(&bucket, &rule)));
+        });
+    }
+
+    #[test]
+    fn a_denial_that_was_kept_meanwhile_goes_with_an_addition_that_is_taken_back() {
+        loom::model(|| {
+            let rule = token(3);
+            // By a coarse clock, whose denials are not kept: they would hide the other thread's.
+            let coarse = move |it: &Unkeyed| it.take(&rule, now().next_multiple_of(1_000), 1) == Verdict::Admitted;
+            let twice = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
+            let (bucket, a, b) = at_once(nearly_empty(&rule), twice, coarse);
+            assert_eq!(a + u32::from(b), 1);
+            until(&bucket, &rule);
         });
     }
 
