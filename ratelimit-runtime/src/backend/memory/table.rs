@@ -114,6 +114,7 @@ impl<S: Compact> Table<S> {
     #[inline]
     fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
         // A slot's place goes by the high bits.
+        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let shard = fingerprint as usize % SHARDS;
         &self.shards[shard].0
     }
@@ -491,8 +492,7 @@ mod model {
         loom::model(|| {
             let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 1, 10);
             assert_eq!(shared.take(7), Some(true));
-            let (_, (), ()) =
-                at_once(shared, |it| it.table.remove(&it.bound, 7), |it| it.table.remove(&it.bound, 7));
+            let (_, (), ()) = at_once(shared, |it| it.table.remove(&it.bound, 7), |it| it.table.remove(&it.bound, 7));
         });
     }
 }

@@ -418,8 +418,7 @@ mod model {
             let rule = token(1);
             let bucket = Unkeyed::token(&rule);
             assert_eq!(take(&bucket, &rule, 1), 1);
-            let (bucket, a, b) =
-                at_once(bucket, move |it| take(it, &rule, 1), move |it| take_on_record(it, &rule, 1));
+            let (bucket, a, b) = at_once(bucket, move |it| take(it, &rule, 1), move |it| take_on_record(it, &rule, 1));
             assert_eq!(a + b, 0);
             assert_eq!(bucket.take(&rule, now(), 1), Verdict::Unknown, "the record decides");
         });
