@@ -2,7 +2,7 @@
 //! kept again within two seconds.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
@@ -12,6 +12,8 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// What is granted above the deadline.
 const ALLOWANCE: Duration = Duration::from_millis(20);
+/// What a call takes at the most while the breaker is open.
+const WHILE_OPEN: Duration = Duration::from_micros(50);
 /// What a busy machine may add to any time. A call that hangs takes seconds.
 const SLACK: Duration = Duration::from_millis(900);
 /// After a recovery, limits are kept again within this.
@@ -80,33 +82,36 @@ impl Stage {
         self.recovers();
         begin();
         let before = self.proxy.decisions();
-        let (calls, waits) = (AtomicU64::new(0), Mutex::new(Vec::new()));
-        let over = AtomicBool::new(false);
+        let (times, over) = (Mutex::new(Vec::new()), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for caller in 0..CALLERS {
-                let (calls, waits, over) = (&calls, &waits, &over);
+                let (times, over) = (&times, &over);
                 scope.spawn(move || {
+                    let mut mine = Vec::new();
                     while !over.load(Ordering::Relaxed) {
                         let start = Instant::now();
                         assert!(!self.is_decided(caller), "there is nobody to decide");
-                        let took = start.elapsed();
-                        calls.fetch_add(1, Ordering::Relaxed);
-                        if took > TIMEOUT / 2 {
-                            waits.lock().unwrap().push(took);
-                        }
+                        mine.push(start.elapsed());
                         std::thread::sleep(Duration::from_millis(1));
                     }
+                    times.lock().unwrap().append(&mut mine);
                 });
             }
             std::thread::sleep(OUTAGE);
             over.store(true, Ordering::Relaxed);
         });
         let asked = self.proxy.decisions() - before;
-        let (calls, waits) = (calls.into_inner(), waits.into_inner().unwrap());
+        let mut times = times.into_inner().unwrap();
+        times.sort();
+        let calls = times.len() as u64;
+        let waits: Vec<Duration> = times.iter().copied().filter(|took| *took > TIMEOUT / 2).collect();
         // Whoever is under way when the breaker opens has asked as well.
         assert!(asked <= FAILURES + CALLERS + PROBES, "{asked} of {calls} calls asked a Redis that is away");
         assert!(waits.len() as u64 <= FAILURES + CALLERS + PROBES, "{} of {calls} calls waited", waits.len());
         assert!(calls > 20 * asked, "only {calls} calls were made");
+        // Most came while the breaker was open.
+        let usual = times[times.len() / 2];
+        assert!(usual < WHILE_OPEN, "the usual call took {usual:?}");
         let late: Vec<&Duration> = waits.iter().filter(|took| **took > TIMEOUT + ALLOWANCE).collect();
         // A busy machine makes some late that did not wait for Redis at all.
         assert!(late.len() <= waits.len() / 3 + 3, "of {} calls that waited, too long: {late:?}", waits.len());
