@@ -3,12 +3,12 @@
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+mod shared;
 
 use std::any::TypeId;
-use std::fmt;
 use std::future::{Future, ready};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::algorithm::Rule;
@@ -16,14 +16,14 @@ use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Record, Refusal};
 use crate::clock::{self, nanos};
 use crate::error::BackendError;
-use crate::guard::Guard;
-use crate::guard::denials::Fingerprint;
+use crate::fingerprint::Fingerprint;
 use crate::limit::{Limit, MAX_LIMITS};
-use crate::switches::{self, Switch};
 use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
+pub(crate) use shared::{BackendKind, default_backend};
+pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -444,106 +444,4 @@ impl Bucket {
         let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
         Timestamp(self.record.fresh_at(&rules, request.backoff.as_ref()))
     }
-}
-
-/// A backend that limiters share: what [`IntoBackend`] makes.
-#[derive(Clone)]
-pub struct SharedBackend {
-    pub(crate) kind: BackendKind,
-}
-
-#[derive(Clone)]
-pub(crate) enum BackendKind {
-    Memory(MemoryBackend),
-    Remote(Arc<Guard>),
-}
-
-impl fmt::Debug for SharedBackend {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.kind {
-            BackendKind::Memory(_) => "SharedBackend(memory)",
-            BackendKind::Remote(_) => "SharedBackend(remote)",
-        })
-    }
-}
-
-/// What can be set as a limiter's backend: a [`MemoryBackend`], any [`Backend`] (behind an `Arc` or a `&'static` too), or
-/// the `Result` of making one, whose error then is the answer to every decision.
-pub trait IntoBackend {
-    /// The backend to share.
-    fn into_backend(self) -> SharedBackend;
-}
-
-impl<B: Backend> IntoBackend for B {
-    fn into_backend(self) -> SharedBackend {
-        SharedBackend { kind: BackendKind::Remote(Guard::of(Arc::new(self))) }
-    }
-}
-
-impl IntoBackend for MemoryBackend {
-    fn into_backend(self) -> SharedBackend {
-        SharedBackend { kind: BackendKind::Memory(self) }
-    }
-}
-
-impl IntoBackend for SharedBackend {
-    fn into_backend(self) -> SharedBackend {
-        self
-    }
-}
-
-impl<B: IntoBackend> IntoBackend for Result<B, BackendError> {
-    fn into_backend(self) -> SharedBackend {
-        match self {
-            Ok(backend) => backend.into_backend(),
-            Err(error) => Failed(error).into_backend(),
-        }
-    }
-}
-
-/// A backend that could not be made.
-struct Failed(BackendError);
-
-impl Backend for Failed {
-    fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
-        Err(self.0.clone())
-    }
-
-    fn deadline(&self) -> Deadline {
-        Deadline::Kept
-    }
-}
-
-static DEFAULT: OnceLock<SharedBackend> = OnceLock::new();
-
-/// The process's default backend was set before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct DefaultBackendAlreadySet;
-
-impl fmt::Display for DefaultBackendAlreadySet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the default backend was set before: set it once, at the start of the program")
-    }
-}
-
-impl std::error::Error for DefaultBackendAlreadySet {}
-
-/// Sets the backend of all limiters that name none, in place of this process's memory. Once, at the start of the program;
-/// a second call is an error and changes nothing.
-pub fn set_default_backend(backend: impl IntoBackend) -> Result<(), DefaultBackendAlreadySet> {
-    let mut set = false;
-    DEFAULT.get_or_init(|| {
-        set = true;
-        backend.into_backend()
-    });
-    if !set {
-        return Err(DefaultBackendAlreadySet);
-    }
-    switches::turn(Switch::DefaultBackend, true);
-    Ok(())
-}
-
-/// The default backend, if it is not this process's memory.
-pub(crate) fn default_backend() -> Option<&'static SharedBackend> {
-    DEFAULT.get()
 }

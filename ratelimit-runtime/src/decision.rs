@@ -5,7 +5,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use crate::algorithm::record::Permit;
-use crate::guard::denials::Fingerprint;
+use crate::fingerprint::Fingerprint;
 use crate::limit::Limit;
 
 /// A call was admitted.

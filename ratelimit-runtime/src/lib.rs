@@ -107,6 +107,7 @@ mod clock;
 mod counts;
 mod decision;
 mod error;
+mod fingerprint;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod guard;

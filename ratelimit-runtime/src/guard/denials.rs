@@ -7,14 +7,9 @@
 //!
 //! Bounded: a fixed number of entries, of which a new one takes the place of the one that ends first among four.
 
-use std::hash::{BuildHasher, Hasher};
-use std::sync::LazyLock;
-
-use foldhash::quality::RandomState;
 use once_cell::sync::OnceCell;
 
-use crate::key::{HashSink, RateLimitKey};
-use crate::limit::Limit;
+use crate::fingerprint::Fingerprint;
 use crate::sync::Lock;
 
 /// Entries of one backend: half a megabyte, taken at its first denial.
@@ -25,16 +20,12 @@ const UNDER_WAY: u64 = 2_000_000_000;
 /// A clock gains or loses less than one part in so many.
 const DRIFT: u64 = 1_024;
 
-/// A bucket by its name, 128 bits of a hash whose seed is random in each process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Fingerprint(u64, u64);
-
 /// A call that is denied again and again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) bucket: Fingerprint,
     pub(crate) cost: u32,
-    /// A hash of the limits, by [`of_limits`].
+    /// A hash of the limits, by [`fingerprint::of_limits`](crate::fingerprint::of_limits).
     pub(crate) limits: u64,
 }
 
@@ -159,81 +150,7 @@ fn put(set: &mut Set, is_same: impl Fn(&Entry) -> bool, entry: Entry) {
 
 #[expect(clippy::cast_possible_truncation, reason = "the lowest bits of a hash")]
 fn place(bucket: Fingerprint) -> usize {
-    bucket.0 as usize % SETS
-}
-
-static SEEDS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
-
-/// Two hashes of the same.
-struct Twin<H>(H, H);
-
-impl<H: Hasher> Hasher for Twin<H> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
-        self.1.write(bytes);
-    }
-
-    #[inline]
-    fn write_u64(&mut self, number: u64) {
-        self.0.write_u64(number);
-        self.1.write_u64(number);
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0.finish()
-    }
-}
-
-impl<H: Hasher> Twin<H> {
-    #[inline]
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(self.0.finish(), self.1.finish())
-    }
-}
-
-#[inline]
-fn twin() -> Twin<impl Hasher> {
-    let (one, other) = &*SEEDS;
-    Twin(one.build_hasher(), other.build_hasher())
-}
-
-impl Fingerprint {
-    /// What the buckets of a limiter have in common: the parts of their name around the key.
-    pub(crate) fn of_limiter(parts: &[&str]) -> Fingerprint {
-        let mut hash = twin();
-        for part in parts {
-            hash.write_u64(part.len() as u64);
-            hash.write(part.as_bytes());
-        }
-        hash.fingerprint()
-    }
-
-    /// The bucket of `key`.
-    #[inline]
-    pub(crate) fn of_key<K: RateLimitKey>(self, key: &K) -> Fingerprint {
-        if !K::KEYED {
-            return self;
-        }
-        let mut sink = HashSink(twin());
-        sink.0.write_u64(self.0);
-        sink.0.write_u64(self.1);
-        key.write_to(&mut sink);
-        sink.0.fingerprint()
-    }
-}
-
-/// Tells limits apart.
-pub(crate) fn of_limits(limits: &[Limit]) -> u64 {
-    let mut hash = SEEDS.0.build_hasher();
-    for limit in limits {
-        hash.write_u8(limit.algorithm() as u8);
-        hash.write_u32(limit.count());
-        hash.write_u32(limit.burst());
-        hash.write_u64(limit.per_micros());
-    }
-    hash.finish()
+    bucket.low() as usize % SETS
 }
 
 #[cfg(all(test, not(loom_model)))]
@@ -319,14 +236,5 @@ mod tests {
         });
         let kept = kept.count();
         assert!(kept <= SETS * WAYS && kept > SETS * WAYS / 2, "{kept}");
-    }
-
-    #[test]
-    fn names_and_keys_are_told_apart_however_they_are_cut() {
-        let of = |parts: &[&str], key: &str| Fingerprint::of_limiter(parts).of_key(&key);
-        let all = [of(&["a", "b"], "c"), of(&["ab", ""], "c"), of(&["a", "bc"], ""), of(&["a", "b"], "cc")];
-        for (position, one) in all.iter().enumerate() {
-            assert!(!all[..position].contains(one));
-        }
     }
 }

@@ -13,8 +13,9 @@ use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
+use crate::fingerprint;
 use crate::guard::Guard;
-use crate::guard::denials::{self, Asked, Told};
+use crate::guard::denials::{Asked, Told};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe::{self, KeyText, ShownKey};
@@ -526,7 +527,7 @@ impl RemoteCall {
             return;
         };
         if self.call().is_denied_alike() {
-            let asked = Asked { bucket, cost: self.cost, limits: denials::of_limits(&self.request.limits) };
+            let asked = Asked { bucket, cost: self.cost, limits: fingerprint::of_limits(&self.request.limits) };
             let told = Told {
                 admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
                 remaining: refusal.remaining,

@@ -20,8 +20,9 @@ use crate::clock;
 use crate::counts::Counts;
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
+use crate::fingerprint::{self, Fingerprint};
 use crate::guard::Guard;
-use crate::guard::denials::{self, Asked, Fingerprint};
+use crate::guard::denials::Asked;
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 use crate::observe::{self, ShownKey, Watch};
@@ -148,7 +149,7 @@ impl Core {
         let core = Arc::new(Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             resets: AtomicU64::new(0),
-            limits_hash: AtomicU64::new(denials::of_limits(&limits)),
+            limits_hash: AtomicU64::new(fingerprint::of_limits(&limits)),
             fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
             gives_back: AtomicBool::new(false),
             watch: Watch::new(name.as_str()),
@@ -251,7 +252,7 @@ impl Core {
         self.replacement.store(Arc::new(limits.iter().map(|limit| Rule::new(*limit)).collect()));
         self.replaced.store(true, Ordering::Release);
         self.way.store(WAY_LONG, Ordering::Release);
-        self.limits_hash.store(denials::of_limits(limits), Ordering::Release);
+        self.limits_hash.store(fingerprint::of_limits(limits), Ordering::Release);
         Ok(())
     }
 
@@ -406,7 +407,7 @@ impl Core {
         self.named.then(|| format!("{}\u{0}{}", self.name(), self.shape))
     }
 
-    /// What a call whose limits are not read asks again and again, where the answer may be known; see [`denials`].
+    /// What a call whose limits are not read asks again and again, where the answer may be known; see [`crate::guard::denials`].
     #[inline]
     pub(super) fn asked<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K, cost: u32) -> Asked {
         Asked { bucket: self.fingerprint(venue, key), cost, limits: self.limits_hash.load(Ordering::Acquire) }

@@ -1,0 +1,111 @@
+//! Backends as limiters share them, each behind its guard, and the process's default.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use super::{Answer, Backend, Deadline, MemoryBackend, Request};
+use crate::error::BackendError;
+use crate::guard::Guard;
+use crate::switches::{self, Switch};
+
+/// A backend that limiters share: what [`IntoBackend`] makes.
+#[derive(Clone)]
+pub struct SharedBackend {
+    pub(crate) kind: BackendKind,
+}
+
+#[derive(Clone)]
+pub(crate) enum BackendKind {
+    Memory(MemoryBackend),
+    Remote(Arc<Guard>),
+}
+
+impl fmt::Debug for SharedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.kind {
+            BackendKind::Memory(_) => "SharedBackend(memory)",
+            BackendKind::Remote(_) => "SharedBackend(remote)",
+        })
+    }
+}
+
+/// What can be set as a limiter's backend: a [`MemoryBackend`], any [`Backend`] (behind an `Arc` or a `&'static` too), or
+/// the `Result` of making one, whose error then is the answer to every decision.
+pub trait IntoBackend {
+    /// The backend to share.
+    fn into_backend(self) -> SharedBackend;
+}
+
+impl<B: Backend> IntoBackend for B {
+    fn into_backend(self) -> SharedBackend {
+        SharedBackend { kind: BackendKind::Remote(Guard::of(Arc::new(self))) }
+    }
+}
+
+impl IntoBackend for MemoryBackend {
+    fn into_backend(self) -> SharedBackend {
+        SharedBackend { kind: BackendKind::Memory(self) }
+    }
+}
+
+impl IntoBackend for SharedBackend {
+    fn into_backend(self) -> SharedBackend {
+        self
+    }
+}
+
+impl<B: IntoBackend> IntoBackend for Result<B, BackendError> {
+    fn into_backend(self) -> SharedBackend {
+        match self {
+            Ok(backend) => backend.into_backend(),
+            Err(error) => Failed(error).into_backend(),
+        }
+    }
+}
+
+/// A backend that could not be made.
+struct Failed(BackendError);
+
+impl Backend for Failed {
+    fn decide(&self, _: &Request) -> Result<Answer, BackendError> {
+        Err(self.0.clone())
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
+    }
+}
+
+static DEFAULT: OnceLock<SharedBackend> = OnceLock::new();
+
+/// The process's default backend was set before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultBackendAlreadySet;
+
+impl fmt::Display for DefaultBackendAlreadySet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the default backend was set before: set it once, at the start of the program")
+    }
+}
+
+impl std::error::Error for DefaultBackendAlreadySet {}
+
+/// Sets the backend of all limiters that name none, in place of this process's memory. Once, at the start of the program;
+/// a second call is an error and changes nothing.
+pub fn set_default_backend(backend: impl IntoBackend) -> Result<(), DefaultBackendAlreadySet> {
+    let mut set = false;
+    DEFAULT.get_or_init(|| {
+        set = true;
+        backend.into_backend()
+    });
+    if !set {
+        return Err(DefaultBackendAlreadySet);
+    }
+    switches::turn(Switch::DefaultBackend, true);
+    Ok(())
+}
+
+/// The default backend, if it is not this process's memory.
+pub(crate) fn default_backend() -> Option<&'static SharedBackend> {
+    DEFAULT.get()
+}
