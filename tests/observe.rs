@@ -163,13 +163,22 @@ fn a_call_that_never_fits_is_told_without_a_time() {
 }
 
 #[test]
-fn looking_is_no_event() {
+fn looking_is_no_event_and_counts_nothing() {
     let limiter = limiter("looked at", 1);
+    let broken = RateLimiter::builder("looked at broken")
+        .limit(Limit::new(1, HOUR))
+        .backend(Broken)
+        .on_backend_error(OnBackendError::Deny)
+        .build()
+        .unwrap();
     let told = events(false, || {
         limiter.check((), 1).unwrap();
         limiter.peek((), 1).unwrap_err();
+        broken.peek((), 1).unwrap_err();
     });
     assert!(told.is_empty(), "{told:?}");
+    assert_eq!(listed("looked at")["denied"], 0);
+    assert_eq!(listed("looked at broken")["denied"], 0);
 }
 
 /// What an exporter that `f` is recorded by shows.

@@ -548,13 +548,11 @@ impl RemoteCall {
             position: 0,
             kind: ExceededKind::BackendFailed,
         };
-        match self.peek {
-            true => {}
-            false if self.cost == 0 => self.core.allowed(),
-            false => {
-                self.core.failed();
-                self.core.tell_denied(exceeded, self.cost, self.key.shown());
-            }
+        if self.cost == 0 && !self.peek {
+            self.core.allowed();
+        } else if !self.peek {
+            self.core.failed();
+            self.core.tell_denied(exceeded, self.cost, self.key.shown());
         }
         if self.core.options.dry_run || self.cost == 0 {
             return Ok(decision);
