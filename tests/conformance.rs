@@ -444,17 +444,18 @@ conformance! {
     memory: MemoryBackend::new().into_backend();
     users_own: Shelf::default().into_backend();
     users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
-    redis: redis(true);
-    redis_asked_each_time: redis(false);
+    redis: redis(true, true);
+    redis_asked_each_time: redis(false, true);
+    redis_without_coalescing: redis(true, false);
     redis_tls: redis_tls();
     redis_sentinel: redis_sentinel();
     redis_cluster: redis_cluster();
 }
 
 /// One server for all tests of this file, without a deadline that a busy machine could miss.
-fn redis(denial_cache: bool) -> SharedBackend {
+fn redis(denial_cache: bool, coalescing: bool) -> SharedBackend {
     let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
-    builder.denial_cache(denial_cache).build().into_backend()
+    builder.denial_cache(denial_cache).coalescing(coalescing).build().into_backend()
 }
 
 fn redis_tls() -> SharedBackend {

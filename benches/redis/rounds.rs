@@ -73,8 +73,13 @@ impl<'a> Case<'a> {
     /// Runs all rounds; one line of Markdown a contender beside the first, ours last.
     pub(crate) fn run(mut self) -> Vec<String> {
         let number = self.contenders.len();
-        let (mut rates, mut ratios, mut middles, mut middle_ratios, mut allowed) =
-            (vec![Vec::new(); number], vec![Vec::new(); number], vec![Vec::new(); number], vec![Vec::new(); number], 1.0);
+        let (mut rates, mut ratios, mut middles, mut middle_ratios, mut allowed) = (
+            vec![Vec::new(); number],
+            vec![Vec::new(); number],
+            vec![Vec::new(); number],
+            vec![Vec::new(); number],
+            1.0,
+        );
         if let Some(ours) = self.contenders.last_mut().filter(|_| !self.warm_up.is_zero()) {
             (ours.turn)(self.warm_up);
         }
@@ -101,7 +106,8 @@ impl<'a> Case<'a> {
         let mut lines = Vec::new();
         for place in 1..number {
             let is_ours = place == number - 1;
-            let rate = |place: usize, rates: &mut Vec<Vec<f64>>| median(&mut rates[place]).unwrap_or(f64::NAN) / 1_000.0;
+            let rate =
+                |place: usize, rates: &mut Vec<Vec<f64>>| median(&mut rates[place]).unwrap_or(f64::NAN) / 1_000.0;
             let (first, this) = (rate(0, &mut rates), rate(place, &mut rates));
             let ratio = median(&mut ratios[place]).unwrap_or(f64::NAN);
             let goal = match is_ours {
@@ -111,7 +117,9 @@ impl<'a> Case<'a> {
             };
             let ratio = if is_ours { format!("**{ratio:.2}**") } else { format!("{ratio:.2}") };
             let p50 = match (median(&mut middles[place]), median(&mut middle_ratios[place]), self.p50_goal) {
-                (Some(micros), Some(ratio), Some(goal)) if is_ours => format!("{micros:.1} µs, **{ratio:.2}** (≤ {goal:.2})"),
+                (Some(micros), Some(ratio), Some(goal)) if is_ours => {
+                    format!("{micros:.1} µs, **{ratio:.2}** (≤ {goal:.2})")
+                }
                 (Some(micros), Some(ratio), _) => format!("{micros:.1} µs, {ratio:.2}"),
                 _ => "–".to_owned(),
             };
@@ -155,7 +163,12 @@ impl Tally {
 }
 
 /// Threads that call one after the other, each with a state of its own; whether a call was allowed.
-pub(crate) fn threads<S>(number: usize, turn: Duration, state: impl Fn() -> S + Sync, call: impl Fn(&mut S) -> bool + Sync) -> Sample {
+pub(crate) fn threads<S>(
+    number: usize,
+    turn: Duration,
+    state: impl Fn() -> S + Sync,
+    call: impl Fn(&mut S) -> bool + Sync,
+) -> Sample {
     let tally = Tally::default();
     let start = Instant::now();
     let times = thread::scope(|scope| {

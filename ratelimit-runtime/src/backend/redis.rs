@@ -149,7 +149,8 @@ impl Backend for RedisBackend {
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         Box::pin(async move {
             let deadline = self.until();
-            let _alone = match self.coalescing.as_ref().and_then(|coalescing| coalescing.enter(self, request, deadline)) {
+            let _alone = match self.coalescing.as_ref().and_then(|coalescing| coalescing.enter(self, request, deadline))
+            {
                 Some(Entry::Seated(seated)) => return seated.await,
                 Some(Entry::Alone(alone)) => Some(alone),
                 None => None,
@@ -190,6 +191,7 @@ impl fmt::Debug for RedisBackend {
             .field("address", &format_args!("{}", self.connection))
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)
+            .field("coalescing", &self.coalescing.is_some())
             .finish()
     }
 }
@@ -402,6 +404,7 @@ impl fmt::Debug for RedisBackendBuilder {
         f.debug_struct("RedisBackendBuilder")
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)
+            .field("coalescing", &self.coalescing)
             .finish_non_exhaustive()
     }
 }

@@ -312,7 +312,8 @@ impl Drop for Driver {
         if self.is_done {
             return;
         }
-        let stopped = BackendError::new(BackendErrorKind::Unreachable, "the runtime that sends decisions was shut down");
+        let stopped =
+            BackendError::new(BackendErrorKind::Unreachable, "the runtime that sends decisions was shut down");
         let sent = self.batch.take();
         for mut batch in sent.into_iter().chain(std::iter::from_fn(|| self.next())) {
             batch.fail(&stopped);

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::algorithm::{Rate, Rule};
 use crate::algorithm::record::{Admission, Permit, Previous, Refusal, Undo};
 use crate::algorithm::token_bucket::TokenBucket;
+use crate::algorithm::{Rate, Rule};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::Algorithm;
