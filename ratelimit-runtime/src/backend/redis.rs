@@ -45,7 +45,10 @@ use stream::{Address, Endpoint, Login};
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the server's clock. Every
-/// key has an expiry: it is gone when its bucket is as if nobody had used it.
+/// key has an expiry: it is kept for half as long again as its bucket counts, at least half a second and at most a minute
+/// more, so that most decisions can write in place.
+///
+/// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`].
 ///
 /// A cheap handle; clones share one connection, which is made at the first decision and made again when it is lost. A
 /// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
@@ -301,9 +304,13 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Whether asynchronous calls on one key that come together may be sent as one: yes unless set. They are decided first
-    /// come first served, each as if it had been sent alone, and so is each while fewer than about 24 of them are under way.
-    /// Then it takes a tenth of the time, and a call may wait for one round trip that is under way before its own.
+    /// Whether asynchronous calls on one key that come together may be sent as one: yes unless set.
+    ///
+    /// While fewer than 24 calls on a key are under way, each is sent at once. From then on those that come while others
+    /// are under way are sent together, up to 1,024 in one call of the script, and decided first come first served, each as
+    /// if it had come alone at that time. So a key that many tasks share takes several times as many decisions a second; a
+    /// call may have to wait for the round trip before its own, within its timeout all the same. Where such a round trip
+    /// fails, all its calls fail.
     ///
     /// Blocking calls, those that wait for permits and those that take none are always sent alone.
     pub fn coalescing(mut self, coalescing: bool) -> RedisBackendBuilder {
