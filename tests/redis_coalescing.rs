@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
-use ratelimit_runtime::{Algorithm, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{Algorithm, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
 use ratelimit_tests::RedisServer;
 use tokio::task::JoinSet;
 
@@ -168,6 +168,31 @@ async fn a_batch_is_answered_as_its_calls_would_be_one_by_one() {
     }
     let calls = server.calls_of("evalsha");
     assert!(calls < 36 * 8 * 40, "{calls} calls of the script");
+}
+
+#[tokio::test]
+async fn each_call_of_a_batch_is_told_when_its_own_permits_are_back() {
+    let server = RedisServer::start();
+    let builder = RateLimiter::builder("reset").backend(backend(&server, true)).on_backend_error(OnBackendError::Deny);
+    // A permit a millisecond.
+    let limit = Limit::new(1_000, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket);
+    let limiter = builder.limit(limit).build().unwrap();
+    let _clock = test_util::pause();
+    limiter.peek_async("key", 0).await.unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..200 {
+        let limiter = limiter.clone();
+        calls.spawn(async move {
+            let decision = limiter.check_async("key", 1).await.unwrap();
+            (decision.remaining(), decision.reset_after())
+        });
+    }
+    let mut told = calls.join_all().await;
+    told.sort_unstable();
+    told.reverse();
+    let expected: Vec<_> = (1..=200).map(|taken| (1_000 - taken, Duration::from_millis(taken.into()))).collect();
+    assert_eq!(told, expected);
+    assert!(server.calls_of("evalsha") < 100);
 }
 
 #[tokio::test]

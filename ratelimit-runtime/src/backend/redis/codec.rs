@@ -11,7 +11,7 @@ use crate::algorithm::token_bucket::TokenBucket;
 use crate::algorithm::{Rate, Rule};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
-use crate::limit::Algorithm;
+use crate::limit::{Algorithm, Limit};
 
 const TAKE: u8 = 0;
 const PEEK: u8 = 1;
@@ -28,6 +28,8 @@ const DONE: u8 = 3;
 const RUNS: u8 = 4;
 /// Admitted: the head and the front of the record follow, as they are written down.
 const RECORD: u8 = 16;
+/// Bytes of a slot of a ring.
+const SLOT: usize = 12;
 
 const SLIDING: u8 = 0;
 const TOKEN: u8 = 1;
@@ -271,51 +273,51 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// An admission to one limit, read from what is on record after it.
+    /// An admission, read from what is on record after it: the head, the fronts, and the rings between these.
     fn record(&mut self, request: &Request) -> Option<Answer> {
-        let limit = *request.limits().first()?;
-        self.u8()?;
+        let limits = request.limits();
+        if usize::from(self.u8()?) != limits.len() {
+            return None;
+        }
         let now = self.time()?;
         let _newest = self.time()?;
         let sequence = self.u32()?;
         let _kept_until = self.time()?;
-        let (remaining, fresh_at) = match self.u8()? {
+        let (mut tightest, mut slots) = (None, 0);
+        for (position, limit) in limits.iter().enumerate() {
+            self.skip(slots * SLOT)?;
+            let (remaining, fresh_at);
+            (remaining, fresh_at, slots) = self.front(*limit)?;
+            if tightest.is_none_or(|(_, least, _)| remaining < least) {
+                tightest = Some((position, remaining, fresh_at));
+            }
+        }
+        let (limit, remaining, fresh_at) = tightest?;
+        let Action::Take { cost, .. } = *request.action() else { return None };
+        let permit = Permit { at: now, sequence, cost, undo: None };
+        let admission = Admission { permit, limit, remaining: u32::try_from(remaining).ok()?, fresh_at };
+        Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
+    }
+
+    /// What one limit has left, when it is as if nobody had called, and the slots of its ring.
+    fn front(&mut self, limit: Limit) -> Option<(u64, u64, usize)> {
+        match self.u8()? {
             TOKEN => {
                 let (last, debt, unit) = (self.u56()?, self.u56()?, self.u56()?);
                 let taken = debt.div_ceil(unit.max(1));
-                (u64::from(limit.burst()).saturating_sub(taken), full_at(last, debt, Rule::new(limit).rate)?)
+                Some((u64::from(limit.burst()).saturating_sub(taken), full_at(last, debt, Rule::new(limit).rate)?, 0))
             }
             SLIDING | FIXED => {
                 let per = self.u56()?;
                 let taken = self.u40()?;
                 let last = self.u56()?;
-                self.rest_of_groups()?;
-                (u64::from(limit.capacity()).saturating_sub(taken), last.checked_add(per)?.checked_mul(1_000)?)
+                // Its permits, the first group of the ring, the ring's first slot and slots in use.
+                self.skip(5 + 7 + 5 + 1 + 1)?;
+                let fresh_at = last.checked_add(per)?.checked_mul(1_000)?;
+                Some((u64::from(limit.capacity()).saturating_sub(taken), fresh_at, self.u8()?.into()))
             }
-            _ => return None,
-        };
-        let cost = match request.action() {
-            Action::Take { cost, .. } => *cost,
-            _ => return None,
-        };
-        let admission = Admission {
-            permit: Permit { at: now, sequence, cost, undo: None },
-            limit: 0,
-            remaining: u32::try_from(remaining).ok()?,
-            fresh_at,
-        };
-        Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
-    }
-
-    /// What the front of a window holds behind the time of its last group.
-    fn rest_of_groups(&mut self) -> Option<()> {
-        self.u40()?;
-        self.u56()?;
-        self.u40()?;
-        for _ in 0..3 {
-            self.u8()?;
+            _ => None,
         }
-        Some(())
     }
 
     #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]
@@ -341,6 +343,11 @@ impl Reader<'_> {
     fn position(&mut self, request: &Request) -> Option<usize> {
         let position = usize::from(self.u8()?);
         (position < request.limits().len()).then_some(position)
+    }
+
+    fn skip(&mut self, bytes: usize) -> Option<()> {
+        self.0 = self.0.get(bytes..)?;
+        Some(())
     }
 
     fn u8(&mut self) -> Option<u8> {

@@ -1,4 +1,5 @@
--- The same for several limits: head and fronts one by one, and an answer that says which limit is the tightest.
+-- The same for several limits: head and fronts one by one, and where rings lie between them that make the answer long, one
+-- that only says which limit is the tightest.
 
 if action == TAKE_NOW and limits > 1 and cost > 0 then
   stored = call('GET', bucket)
@@ -12,7 +13,7 @@ if action == TAKE_NOW and limits > 1 and cost > 0 then
   end
 
   -- The new record, but for the head and the last ring; `resized` where its length has changed already.
-  local parts, position, resized = {}, 0, false
+  local value, position, resized = '', 0, false
   local fresh, tight, least, tight_fresh = 0, 0, FAR, 0
   local slot, slot_at, ring, ring_at
   while usual do
@@ -27,7 +28,7 @@ if action == TAKE_NOW and limits > 1 and cost > 0 then
       end
       --inline token_now.lua
       if denied_until then break end
-      parts[#parts + 1] = pack(TOKEN_FRONT, TOKEN, last, debt, permit)
+      value = value .. pack(TOKEN_FRONT, TOKEN, last, debt, permit)
     else
       local was_per, total, last_at, last, first_at, first, head, used, slots
       if stored then
@@ -40,7 +41,8 @@ if action == TAKE_NOW and limits > 1 and cost > 0 then
       --inline window_now.lua
       -- Which limit holds a denied call back longest is said by the functions.
       if denied_until then break end
-      parts[#parts + 1] = pack(GROUPS_FRONT, kind, per, total, last_at, last, first_at, first, head, used, slots)
+      value = value
+        .. pack(GROUPS_FRONT, kind, per, total, last_at, last, first_at, first, head, used, slots)
     end
     if full_at > fresh then fresh = full_at end
     if left < least then tight, least, tight_fresh = position, left, full_at end
@@ -53,7 +55,7 @@ if action == TAKE_NOW and limits > 1 and cost > 0 then
     elseif ring_at and ring_at < at then
       ring = string.sub(stored, ring_at, at - 1)
     end
-    if ring then parts[#parts + 1] = ring end
+    if ring then value = value .. ring end
     kind, capacity, a, b, c, d, from = unpack_bytes(RULE, request, from)
   end
 
@@ -61,8 +63,9 @@ if action == TAKE_NOW and limits > 1 and cost > 0 then
     local extends = resized or fresh > kept
     sequence = (sequence + 1) % 4294967296
     if extends then kept = fresh + max(SLACK_LEAST, min(floor((fresh - now) / 2), SLACK_MOST)) end
-    local value = pack(HEAD, PLAIN, limits, now, now, sequence, kept) .. table.concat(parts)
+    value = pack(HEAD, PLAIN, limits, now, now, sequence, kept) .. value
     --inline write_now.lua
+    if #value <= NEAR then return value end
     return pack(ADMISSION, ADMITTED, now, now, sequence, tight, least, tight_fresh)
   end
 end
