@@ -1,5 +1,7 @@
 //! Calls on one key that come together: they are sent as one, and answered as if each had come alone.
 
+use std::future::Future;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Request, Timestamp};
@@ -100,6 +102,32 @@ async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(left().await, count - kept);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
+    let server = RedisServer::start();
+    let (count, calls, alone) = (1_000, 200, 24);
+    let limiter = limiter(&server, "answered", count);
+    let left = || async { limiter.peek_async("key", 0).await.unwrap().remaining() };
+    assert_eq!(left().await, count);
+    // Polled once, they have their seats, and nobody looks at the answers.
+    let mut futures: Vec<_> = (0..calls).map(|_| Box::pin(limiter.check_async("key", 1))).collect();
+    for future in &mut futures {
+        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    }
+    let until = Instant::now() + Duration::from_secs(20);
+    while left().await > count - (calls - alone) && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(left().await <= count - (calls - alone));
+    // The driver tells all of a batch right after the server has decided.
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    drop(futures);
+    while left().await != count && Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(left().await, count);
 }
 
 /// Sends calls of these costs at once, and compares each answer with that of a bucket that is asked one after the other.
