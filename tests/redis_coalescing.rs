@@ -81,7 +81,11 @@ async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
             for _ in 0..60 {
                 let cost = u32::try_from(1 + number(3)).unwrap();
                 let call = limiter.check_async("key", cost);
-                let patience = Duration::from_micros(number(3_000));
+                // Whatever the machine is busy with, some get their answer and some do not.
+                let patience = match number(4) {
+                    0 => Duration::from_secs(20),
+                    _ => Duration::from_micros(number(3_000)),
+                };
                 match tokio::time::timeout(patience, call).await {
                     Ok(decision) => {
                         decision.unwrap();
@@ -113,9 +117,8 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
     assert_eq!(left().await, count);
     // Polled once, they have their seats, and nobody looks at the answers.
     let mut futures: Vec<_> = (0..calls).map(|_| Box::pin(limiter.check_async("key", 1))).collect();
-    for future in &mut futures {
-        assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    }
+    futures.retain_mut(|future| future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    let kept = calls - u32::try_from(futures.len()).unwrap();
     let until = Instant::now() + Duration::from_secs(20);
     while left().await > count - (calls - alone) && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -124,10 +127,10 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
     // The driver tells all of a batch right after the server has decided.
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(futures);
-    while left().await != count && Instant::now() < until {
+    while left().await != count - kept && Instant::now() < until {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(left().await, count);
+    assert_eq!(left().await, count - kept);
 }
 
 /// Sends calls of these costs at once, and compares each answer with that of a bucket that is asked one after the other.
