@@ -72,10 +72,10 @@ use stream::{Address, Endpoint, Login};
 ///
 /// # Server
 /// Keys begin with `rl:1:`; what stands between braces is limiter and key. A user with few rights needs
-/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*`, and `+select` for a database other than 0. With `maxmemory` use the
-/// policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets that are in use. Use
-/// a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a jump forwards counts
-/// as time that has passed.
+/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*`, and `+select` for a database other than 0. With
+/// `maxmemory` use the policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets
+/// that are in use. Use a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a
+/// jump forwards counts as time that has passed.
 #[derive(Clone)]
 pub struct RedisBackend {
     connection: Arc<Connection>,

@@ -24,10 +24,10 @@ local ADMISSION, REFUSAL = '<BI7I7I4BI4I7', '<BI7BI4I7'
 -- fresh at, and of a token bucket last and debt; then of those denied DENIED or NEVER, limit, remaining, until.
 local RUN_ADMITTED, RUN_DENIED = '<I4I4BI4I7I7I7', '<BBI4I7'
 
--- A record: a head, the front of each limit's state, the rings of those that have one, and for a FULL record a tail. Two
--- kinds of record, told from what earlier versions wrote by their first byte.
+-- A record: a head; then of each limit the front of its state and, if it is a window, its ring; and of a FULL record, which
+-- has denials that block or a floor to remember, a tail. What begins with another byte is no record of this version.
 local PLAIN, FULL = 16, 17
--- kind, limits, clock, newest, sequence, kept until
+-- PLAIN or FULL, limits, clock, newest, sequence, kept until
 local HEAD, HEAD_BYTES = '<BBI7I7I4I7', 27
 -- kind, last, debt, unit
 local TOKEN_FRONT, TOKEN_BYTES = '<BI7I7I7', 22
