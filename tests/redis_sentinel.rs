@@ -25,6 +25,15 @@ fn patient(redis: &RedisSentinel) -> ratelimit_runtime::RedisBackendBuilder {
     RedisBackend::builder().sentinel("mymaster", redis.urls()).timeout(Duration::from_secs(20))
 }
 
+/// Ends the load when the test ends, on whatever way.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_failover_under_load_is_followed() {
     let redis = RedisSentinel::start(&[], "");
@@ -37,6 +46,7 @@ fn a_failover_under_load_is_followed() {
     patient.check("a", 1).unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _ends = Ends(&stop);
         for thread in 0..4 {
             let (limiter, stop) = (&limiter, &stop);
             scope.spawn(move || {
@@ -75,7 +85,6 @@ fn a_failover_under_load_is_followed() {
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(redis.servers[1].calls_of("evalsha") > 30);
 }

@@ -161,3 +161,32 @@ fn a_runtime_that_stands_still_holds_no_call() {
     }
     backend.decide(&take()).unwrap();
 }
+
+#[test]
+fn a_link_that_stays_silent_is_replaced() {
+    let server = RedisServer::start();
+    let timeout = Duration::from_millis(100);
+    let backend = RedisBackend::builder().url(server.url()).timeout(timeout).build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let connections = || -> u64 {
+        let stats: String = redis::cmd("INFO").arg("stats").query(&mut server.connection()).unwrap();
+        let line = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
+        line.unwrap().parse().unwrap()
+    };
+    runtime.block_on(async {
+        while backend.decide_async(&take()).await.is_err() {}
+        let before = connections();
+        server.freeze();
+        let start = std::time::Instant::now();
+        let error = backend.decide_async(&take()).await.unwrap_err();
+        assert_eq!(error.kind(), BackendErrorKind::Timeout, "{error}");
+        assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_millis(900));
+        server.thaw();
+        let thawed = std::time::Instant::now();
+        while backend.decide_async(&take()).await.is_err() {
+            assert!(thawed.elapsed() < Duration::from_secs(3), "the link does not recover");
+        }
+        // The new link, and the one that looks: the old one may have come back to life, but is not trusted.
+        assert!(connections() - before >= 2);
+    });
+}

@@ -75,6 +75,9 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `redis-tls` | Redis by TLS: `rediss://`, `valkeys://` | rustls with ring, rustls-native-certs |
+//! | `redis-sentinel` | a Redis master that sentinels watch over | nothing |
+//! | `redis-cluster` | a Redis Cluster | nothing |
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
 //! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
 //! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |

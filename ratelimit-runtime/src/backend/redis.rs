@@ -50,14 +50,23 @@ use stream::{Address, Endpoint, Login};
 ///
 /// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`].
 ///
-/// A cheap handle; clones share one connection, which is made at the first decision and made again when it is lost. A
+/// A cheap handle; clones share their connections, which are made when they are needed and again when they are lost. A
 /// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
 /// [`BackendError`], and the limiter's [`OnBackendError`](crate::OnBackendError) says what becomes of the call. A decision
-/// that timed out may have been charged all the same. While the server fails it is asked by few, and a key that is denied is
+/// that timed out may have been charged all the same, and is not sent again. While the server fails it is asked by few, and a key that is denied is
 /// asked for once: see [`Backend`], and [`denial_cache`](RedisBackendBuilder::denial_cache).
 ///
-/// All input and output is done by one background thread. A blocking decision parks its thread, inside an async runtime
-/// too, where it keeps a worker from other tasks for a round trip; an asynchronous one works on any executor.
+/// # Threads and runtimes
+/// A blocking decision writes and reads on its own thread, without another's help; inside an async runtime too, where it
+/// keeps a worker from other tasks for a round trip. There are at most four such connections to a server. Where more
+/// threads come at once they queue, and whoever has a connection sends what is queued in one write and hands out the
+/// answers: few threads are as fast as with a connection each, and many cost the system fewer calls.
+///
+/// An asynchronous decision uses the connection of the tokio runtime that it is polled in first, shared by all its tasks;
+/// on any other executor, or in a runtime without input and output, that of this crate's background thread. A runtime
+/// without input and output is found out by a panic that tokio catches: the panic hook sees it once, and with
+/// `panic = "abort"` such a runtime must be given `enable_io`. A future that is dropped before its answer has come gives back
+/// what the answer brings.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -72,10 +81,11 @@ use stream::{Address, Endpoint, Login};
 ///
 /// # Server
 /// Keys begin with `rl:1:`; what stands between braces is limiter and key. A user with few rights needs
-/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*`, and `+select` for a database other than 0. With
-/// `maxmemory` use the policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets
-/// that are in use. Use a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a
-/// jump forwards counts as time that has passed.
+/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*`; `+select` for a database other than 0; in a cluster also
+/// `+asking +cluster|slots`; and at the sentinels `+sentinel|get-master-addr-by-name`. With `maxmemory` use the
+/// policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets that are in use. Use
+/// a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a jump forwards counts
+/// as time that has passed.
 #[derive(Clone)]
 pub struct RedisBackend {
     connection: Arc<Connection>,
@@ -86,8 +96,18 @@ pub struct RedisBackend {
 }
 
 impl RedisBackend {
-    /// The server of a URL: `redis://user:password@host:port/database`, where all but the host may be left out, or
-    /// `unix:///path/to/socket?db=0&user=..&pass=..`. Does not connect yet; an error if the URL is wrong.
+    /// The server of a URL. Does not connect yet; an error if the URL is wrong, or needs a feature that is off.
+    ///
+    /// - `redis://user:password@host:port/database`, where all but the host may be left out;
+    /// - `unix:///path/to/socket?db=0&user=..&pass=..`;
+    /// - `rediss://..`, by TLS (feature `redis-tls`): never without, and the server's certificate must be for that host and
+    ///   by an authority that the system trusts, or see [`RedisBackendBuilder::ca_certificate`];
+    /// - `redis+sentinel://user:password@host:port,host:port/master/database`, the master that these sentinels name (feature
+    ///   `redis-sentinel`); the login is the master's;
+    /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature
+    ///   `redis-cluster`).
+    ///
+    /// `valkey` may stand for `redis` everywhere.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }
