@@ -131,7 +131,7 @@ fn slots_that_move_under_load_cost_and_give_nothing() {
 
 #[test]
 fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
-    let redis = RedisCluster::start(&[]);
+    let redis = RedisCluster::start(&["--cluster-node-timeout", "1000"]);
     let timeout = Duration::from_millis(100);
     let limiter = limiter(&redis, "killed", timeout, 1_000_000);
     let warm = self::limiter(&redis, "killed", Duration::from_secs(20), 1_000_000);

@@ -36,7 +36,7 @@ impl Drop for Ends<'_> {
 
 #[test]
 fn a_failover_under_load_is_followed() {
-    let redis = RedisSentinel::start(&[], "");
+    let redis = RedisSentinel::start(&[], "sentinel down-after-milliseconds mymaster 400\n");
     let build = |timeout| {
         let backend = RedisBackend::builder().sentinel("mymaster", redis.urls()).timeout(timeout).build().unwrap();
         let limiter = RateLimiter::builder("failover").backend(backend).on_backend_error(OnBackendError::Deny);
