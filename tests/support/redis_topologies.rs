@@ -1,5 +1,6 @@
 //! Redis servers as they are put together: with TLS, watched over by sentinels, as a cluster. All are real ones.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -148,8 +149,8 @@ impl RedisSentinel {
         let redis = RedisSentinel { servers: [master, replica], sentinels };
         for sentinel in &redis.sentinels {
             agree("the sentinels", || {
-                let told = redis::cmd("SENTINEL").arg("MASTER").arg("mymaster").query(&mut sentinel.connection());
-                let told: std::collections::HashMap<String, String> = told.ok()?;
+                let told: HashMap<String, String> =
+                    look(sentinel, redis::cmd("SENTINEL").arg("MASTER").arg("mymaster"))?;
                 (told["num-slaves"] == "1" && told["num-other-sentinels"] == "2").then_some(())
             });
         }
@@ -167,7 +168,8 @@ impl RedisSentinel {
     /// Where it does not become one.
     pub fn wait_for_failover(&self) {
         agree("the failover", || {
-            let stats: String = redis::cmd("INFO").arg("replication").query(&mut self.servers[1].connection()).ok()?;
+            // It ends its connections when its role changes.
+            let stats: String = look(&self.servers[1], redis::cmd("INFO").arg("replication"))?;
             stats.contains("role:master").then_some(())
         });
     }
@@ -223,7 +225,7 @@ impl RedisCluster {
             RedisCluster { masters: masters.into_iter().map(|(server, _)| server).collect(), replica: replica.0 };
         Self::cluster(&cluster.replica, &["REPLICATE", &Self::id(&cluster.masters[0])]);
         agree("the replica", || {
-            let stats: String = redis::cmd("INFO").arg("replication").query(&mut cluster.replica.connection()).ok()?;
+            let stats: String = look(&cluster.replica, redis::cmd("INFO").arg("replication"))?;
             stats.contains("master_link_status:up").then_some(())
         });
         cluster
@@ -259,7 +261,10 @@ impl RedisCluster {
     /// # Panics
     /// Where it does not become one.
     pub fn wait_for_failover(&self) {
-        agree("the failover", || Self::text(&self.replica, "NODES").contains("myself,master").then_some(()));
+        agree("the failover", || {
+            let nodes: String = look(&self.replica, redis::cmd("CLUSTER").arg("NODES"))?;
+            nodes.contains("myself,master").then_some(())
+        });
     }
 }
 
@@ -272,4 +277,9 @@ fn agree<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
         assert!(Instant::now() < until, "{what}: no agreement in {AGREE:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
+}
+
+/// What a server answers, if it does.
+fn look<T: redis::FromRedisValue>(server: &RedisServer, command: &redis::Cmd) -> Option<T> {
+    command.query(&mut redis::Client::open(server.url()).ok()?.get_connection().ok()?).ok()
 }
