@@ -88,6 +88,8 @@ impl Links {
     /// What there is for a runtime; an attempt to open a link is begun where there is nothing.
     fn attempt(&self, runtime: &Handle, background: &Handle) -> Place {
         let id = runtime.id();
+        // Dropped without the lock.
+        let _gone;
         let mut places = self.places.lock();
         let position = places.iter().position(|(other, _)| *other == id);
         if let Some(position) = position {
@@ -100,7 +102,7 @@ impl Links {
             if of_use {
                 return places[position].1.clone();
             }
-            places.swap_remove(position);
+            _gone = places.swap_remove(position);
         }
         let (sender, attempt) = watch::channel(None);
         places.push((id, Place::Opening(attempt.clone())));

@@ -35,7 +35,9 @@ impl Opener {
             let mut attempt = self.attempt()?;
             let ended = attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             let outcome = ended.unwrap_or_else(|| Err(unreachable("the attempt to reach Redis ended")));
-            if let Some(line) = outcome?.lock().take() {
+            // Taken under that lock alone: `attempt` takes it under the other one.
+            let line = outcome?.lock().take();
+            if let Some(line) = line {
                 let mut current = self.attempt.lock();
                 if current.as_ref().is_some_and(|current| current.same_channel(&attempt)) {
                     *current = None;
