@@ -253,7 +253,7 @@ mod tests {
         for (name, value) in [
             ("REDIS_URL", "s3cret"),
             ("REDIS_URL", "http://user:s3cret@cache"),
-            ("REDIS_URL", "rediss://user:s3cret@cache"),
+            ("REDIS_URL", "rediss://user:s3cret@cache#insecure"),
             ("REDIS_URL", "redis://user:s3cret@cache:port"),
             ("REDIS_URL", "redis://user:s3cret@cache/first"),
             ("REDIS_URL", "redis://user:s3cret@cache/-1"),
@@ -267,5 +267,32 @@ mod tests {
             assert!(!message.contains("s3cret"), "{message}");
             assert!(name == "REDIS_URL" || message.contains(name), "{message}");
         }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    #[test]
+    fn encryption_is_what_the_scheme_says() {
+        assert!(from_url("rediss://cache").unwrap().encrypted && from_url("valkeys://cache").unwrap().encrypted);
+        assert!(!from_url("redis://cache").unwrap().encrypted);
+    }
+
+    #[cfg(feature = "redis-sentinel")]
+    #[test]
+    fn a_url_of_sentinels_has_the_login_of_the_master() {
+        let settings = from_url("redis+sentinel://app:s3%40cret@one:1,two/main/3").unwrap();
+        let Servers::Sentinel(sentinels, master) = settings.servers else { panic!("no sentinels") };
+        assert_eq!((master.as_str(), settings.login.database), ("main", 3));
+        assert_eq!(settings.login.password.as_deref(), Some("s3@cret"));
+        assert!(sentinels.iter().all(|sentinel| sentinel.login.password.is_none()));
+    }
+
+    #[cfg(feature = "redis-cluster")]
+    #[test]
+    fn a_url_of_a_cluster_names_its_nodes() {
+        let settings = from_url("valkey+cluster://:s3cret@one:1,[::1]:2,three").unwrap();
+        let Servers::Cluster(nodes) = settings.servers else { panic!("no cluster") };
+        let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+        assert_eq!(names, ["one:1", "[::1]:2", "three:6379"]);
+        assert_eq!(settings.login.password.as_deref(), Some("s3cret"));
     }
 }
