@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 use ratelimit_runtime::backend::{Answer, Backend, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter,
-    limiters, log_keys, rate_limit, test_util,
+    RedisBackend, limiters, log_keys, rate_limit, test_util,
 };
-use ratelimit_tests::ServerExample;
+use ratelimit_tests::{RedisServer, ServerExample};
 use serde_json::{Value, json};
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -431,4 +431,41 @@ fn the_example_shows_prometheus_and_operators_what_its_limit_does() {
     assert_shows(&lines, "ratelimit_tracked_keys 1");
     let limiters: Value = serde_json::from_str(&get("/admin/rate-limits").1).expect("JSON");
     assert_eq!((&limiters[0]["name"], &limiters[0]["denied"]), (&json!("quote"), &json!(2)));
+}
+
+#[test]
+fn a_redis_that_fails_and_recovers_is_told_of_once_each_and_shown() {
+    let server = RedisServer::start();
+    let redis = RedisBackend::builder().url(server.url()).build().unwrap();
+    let limiter = RateLimiter::builder("told").limit(Limit::new(1_000_000, HOUR)).backend(redis).build().unwrap();
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let shows = |line: &str| rendered(&recorder).iter().any(|shown| shown == line);
+    let check_until_shown = |line: &str| {
+        let start = Instant::now();
+        while !shows(line) {
+            limiter.check((), 1).unwrap();
+            std::thread::sleep(Duration::from_millis(5));
+            assert!(start.elapsed() < Duration::from_secs(60), "no `{line}` in:\n{}", rendered(&recorder).join("\n"));
+        }
+    };
+    let told = events(false, || {
+        metrics::with_local_recorder(&recorder, || {
+            limiter.check((), 1).unwrap();
+            assert!(shows("ratelimit_backend_latency_seconds_count{backend=\"redis\",result=\"ok\"} 1"));
+            server.kill();
+            check_until_shown("ratelimit_breaker_state{backend=\"redis\"} 2");
+            // Probes that fail are no news.
+            for _ in 0..100 {
+                limiter.check((), 1).unwrap();
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            server.restart();
+            check_until_shown("ratelimit_breaker_state{backend=\"redis\"} 0");
+        });
+    });
+    let news: Vec<_> = told.iter().filter(|(level, _)| *level < Level::DEBUG).collect();
+    let [(failed, failure), (recovered, recovery)] = &news[..] else { panic!("{told:?}") };
+    assert_eq!((*failed, *recovered), (Level::WARN, Level::INFO));
+    assert_eq!((&*failure["backend"], &*recovery["backend"]), ("redis", "redis"));
+    assert!(failure["error"].contains(&server.port().to_string()), "{failure:?}");
 }

@@ -137,7 +137,7 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
 async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Option<Backoff>, rounds: &[Vec<u32>]) {
     let backend = backend(server, true);
     // Connected, calls are sent in the order in which they come.
-    backend.decide(&Request::new(name, limits, Action::Reset)).unwrap();
+    backend.decide_async(&Request::new(name, limits, Action::Reset)).await.unwrap();
     let mut bucket = Bucket::default();
     let mut now = START;
     for (round, costs) in rounds.iter().enumerate() {

@@ -53,8 +53,8 @@ use stream::{Address, Endpoint, Login};
 /// A cheap handle; clones share their connections, which are made when they are needed and again when they are lost. A
 /// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
 /// [`BackendError`], and the limiter's [`OnBackendError`](crate::OnBackendError) says what becomes of the call. A decision
-/// that timed out may have been charged all the same, and is not sent again. While the server fails it is asked by few, and a key that is denied is
-/// asked for once: see [`Backend`], and [`denial_cache`](RedisBackendBuilder::denial_cache).
+/// that timed out may have been charged all the same, and is not sent again. While the server fails it is asked by few, and
+/// a key that is denied is asked for once: see [`Backend`], and [`denial_cache`](RedisBackendBuilder::denial_cache).
 ///
 /// # Threads and runtimes
 /// A blocking decision writes and reads on its own thread, without another's help; inside an async runtime too, where it
