@@ -1,6 +1,5 @@
 //! Buckets in a Redis or Valkey server, shared by all processes that use it.
 
-mod async_stream;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod coalesce;
@@ -9,17 +8,15 @@ mod config;
 mod connection;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
 mod discovery;
+mod endpoint;
 mod key;
 mod lanes;
-mod link;
 mod links;
 mod node;
 mod opener;
-mod resp;
 mod script;
 #[cfg(feature = "redis-sentinel")]
 mod sentinel;
-mod stream;
 #[cfg(feature = "redis-tls")]
 mod tls;
 
@@ -39,8 +36,8 @@ use crate::reply;
 use coalesce::{Coalescing, Entry};
 use config::{Servers, Settings, invalid};
 use connection::Connection;
+use endpoint::{Address, Endpoint, Login};
 use node::Way;
-use stream::{Address, Endpoint, Login};
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
@@ -352,17 +349,17 @@ impl RedisBackendBuilder {
                     "there are certificates for TLS, but the Redis URL does not begin with `rediss://`",
                 ));
             }
-            if settings.encrypted { Some(tls::Tls::new(&self.certificates)?) } else { None }
+            if settings.encrypted { Some(tls::Tls::new(self.certificates)?) } else { None }
         };
         let endpoint = |address: Address, login: Login, encrypted: bool| {
             #[cfg(not(feature = "redis-tls"))]
             let _ = encrypted;
-            Endpoint {
+            Endpoint::new(
                 address,
                 login,
                 #[cfg(feature = "redis-tls")]
-                tls: tls.clone().filter(|_| encrypted),
-            }
+                tls.clone().filter(|_| encrypted),
+            )
         };
         let Settings { servers, login, encrypted } = settings;
         let timeout = self.timeout;

@@ -1,4 +1,7 @@
 //! The masters of a cluster, by the slots of keys that they serve.
+//!
+//! redis-rs has a client for clusters too, but that one sends a command again after its connection failed, when it may have
+//! been charged already: so only its connections to single nodes are used, and the way between them is found here.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,11 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::{ServerError, Value};
 
 use super::discovery::{Discovery, ask};
+use super::endpoint::{Address, Endpoint};
 use super::node::Node;
-use super::resp::Reply;
-use super::stream::{Address, Endpoint};
 use crate::error::{BackendError, BackendErrorKind};
 
 const SLOTS: u16 = 16_384;
@@ -43,7 +46,7 @@ pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> D
         asked.rotate_left(first);
         let mut failed = super::config::invalid("there is no node of the cluster to ask");
         for address in asked {
-            let endpoint = Endpoint { address, ..nodes.server.clone() };
+            let endpoint = nodes.server.at(address);
             let mut command = redis::cmd("CLUSTER");
             command.arg("SLOTS");
             match ask(&endpoint, &command).and_then(|reply| ranges(&reply, &endpoint)) {
@@ -78,8 +81,8 @@ impl Map {
     }
 
     /// The node that `from` named in `MOVED` or `ASK`, as in `MOVED 3999 127.0.0.1:6381`.
-    pub(super) fn named(&self, refusal: &str, from: &Node) -> Option<Arc<Node>> {
-        let (host, port) = refusal.split(' ').nth(2)?.rsplit_once(':')?;
+    pub(super) fn named(&self, refusal: &ServerError, from: &Node) -> Option<Arc<Node>> {
+        let (host, port) = refusal.details()?.split(' ').nth(1)?.rsplit_once(':')?;
         Some(self.nodes.at(reached(host, port.parse().ok()?, &from.endpoint().address)))
     }
 
@@ -93,9 +96,9 @@ impl Nodes {
     fn at(&self, address: Address) -> Arc<Node> {
         let mut nodes = self.by_address.lock();
         let server = &self.server;
-        let node = nodes.entry(address).or_insert_with_key(|address| {
-            Arc::new(Node::new(Endpoint { address: address.clone(), ..server.clone() }, self.timeout))
-        });
+        let node = nodes
+            .entry(address)
+            .or_insert_with_key(|address| Arc::new(Node::new(server.at(address.clone()), self.timeout)));
         Arc::clone(node)
     }
 }
@@ -109,23 +112,23 @@ fn reached(host: &str, port: u16, asked: &Address) -> Address {
 }
 
 /// What `CLUSTER SLOTS` answers: of each range the first slot, the last, the master and its replicas.
-fn ranges(reply: &Reply, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, BackendError> {
-    let read = |range: &Reply| {
-        let Reply::List(parts) = range else { return None };
-        let [Reply::Number(first), Reply::Number(last), Reply::List(master), ..] = parts.as_slice() else {
+fn ranges(reply: &Value, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, BackendError> {
+    let read = |range: &Value| {
+        let Value::Array(parts) = range else { return None };
+        let [Value::Int(first), Value::Int(last), Value::Array(master), ..] = parts.as_slice() else {
             return None;
         };
-        let [host, Reply::Number(port), ..] = master.as_slice() else { return None };
+        let [host, Value::Int(port), ..] = master.as_slice() else { return None };
         let host = match host {
-            Reply::Bytes(host) => std::str::from_utf8(host).ok()?,
-            Reply::Nothing => "",
+            Value::BulkString(host) => std::str::from_utf8(host).ok()?,
+            Value::Nil => "",
             _ => return None,
         };
         let address = reached(host, u16::try_from(*port).ok()?, &asked.address);
         Some((u16::try_from(*first).ok()?, u16::try_from(*last).ok()?, address))
     };
     let ranges = match reply {
-        Reply::List(ranges) => ranges.iter().map(read).collect::<Option<Vec<_>>>(),
+        Value::Array(ranges) => ranges.iter().map(read).collect::<Option<Vec<_>>>(),
         _ => None,
     };
     let mut ranges = ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(|| {

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::stream::{Address, Login};
+use super::endpoint::{Address, Login};
 use crate::error::{BackendError, BackendErrorKind};
 
 const DEFAULT_HOST: &str = "127.0.0.1";

@@ -1,25 +1,24 @@
 //! The way of one call through a topology: which server it goes to, and what becomes of the answers that are none.
 //!
 //! Nothing that may have been charged is sent twice. What is sent again is what a server says it did not do: `NOSCRIPT`
-//! (with the script in front), and in a topology of several servers `MOVED`, `ASK` and `READONLY`; and what was not sent at
-//! all because the connection was found to be over.
+//! (with the script in front), and in a topology of several servers `MOVED`, `ASK` and `READONLY`.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::Cmd;
+use redis::{Cmd, Value};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
 use super::discovery::Discovery;
-use super::node::{Message, Node, Way};
-use super::resp::Reply;
+use super::endpoint::Endpoint;
+use super::node::{Node, Way};
 use super::script;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel;
-use super::stream::Endpoint;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// So often a call is sent on at most.
@@ -71,7 +70,7 @@ impl Connection {
 
     /// The cluster that nodes at `seeds` belong to. `server` is how to log in to all.
     #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster(seeds: Vec<super::stream::Address>, server: Endpoint, timeout: Duration) -> Connection {
+    pub(super) fn cluster(seeds: Vec<super::endpoint::Address>, server: Endpoint, timeout: Duration) -> Connection {
         let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         let name = format!("the cluster of {}", names.join(", "));
         Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name }
@@ -79,25 +78,24 @@ impl Connection {
 
     /// Runs a command that calls the script, and returns the script's answer. Ends by the deadline if asynchronous.
     pub(super) async fn call(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Vec<u8>, BackendError> {
-        let mut message = Message { bytes: command.get_packed_command(), replies: 1 };
+        let mut commands = Cow::Borrowed(std::slice::from_ref(command));
         let mut place = self.place(command, deadline, way).await?;
         let (mut loaded, mut asking, mut demoted) = (false, false, false);
-        for hop in 1..=HOPS {
-            let refusal = match place.node.call(&message, deadline, way).await {
-                Ok(Reply::Bytes(answer)) => return Ok(answer),
-                Ok(Reply::Refused(refusal)) => refusal,
+        for _ in 0..HOPS {
+            let refusal = match place.node.call(&commands, deadline, way).await {
+                Ok(Value::BulkString(answer)) => return Ok(answer),
+                Ok(Value::ServerError(refusal)) => refusal,
                 Ok(_) => return Err(no_decision()),
-                Err(failure) if failure.untried && hop < HOPS => continue,
-                Err(failure) => {
+                Err(error) => {
                     self.distrust(&place);
-                    return Err(failure.error);
+                    return Err(error);
                 }
             };
-            match refusal.split(' ').next() {
-                Some("NOSCRIPT") if !loaded => loaded = true,
+            match refusal.code() {
+                "NOSCRIPT" if !loaded => loaded = true,
                 // The slot may be some other node's soon, or this one's in part.
                 #[cfg(feature = "redis-cluster")]
-                Some(word @ ("MOVED" | "ASK"))
+                word @ ("MOVED" | "ASK")
                     if let Some((map, slot)) = &place.map
                         && let Some(node) = map.named(&refusal, &place.node) =>
                 {
@@ -107,7 +105,7 @@ impl Connection {
                     }
                     (place.node, loaded) = (node, false);
                 }
-                Some("READONLY") if !demoted => {
+                "READONLY" if !demoted => {
                     demoted = true;
                     place.node.reconnect();
                     self.distrust(&place);
@@ -118,13 +116,13 @@ impl Connection {
                     (asking, loaded) = (false, false);
                 }
                 word => {
-                    if word == Some("CLUSTERDOWN") {
+                    if word == "CLUSTERDOWN" {
                         self.distrust(&place);
                     }
                     return Err(place.node.endpoint().refused(&refusal));
                 }
             }
-            message = in_front(command, loaded, asking);
+            commands = in_front(command, loaded, asking);
         }
         Err(no_decision())
     }
@@ -179,18 +177,10 @@ impl Place {
 }
 
 /// A call with what must come before it on the same connection.
-fn in_front(call: &Cmd, load: bool, asking: bool) -> Message {
-    let mut message = Message { bytes: Vec::new(), replies: 1 };
-    if load {
-        message.bytes.extend(script::load().get_packed_command());
-        message.replies += 1;
-    }
-    if asking {
-        message.bytes.extend(redis::cmd("ASKING").get_packed_command());
-        message.replies += 1;
-    }
-    message.bytes.extend(call.get_packed_command());
-    message
+fn in_front(call: &Cmd, load: bool, asking: bool) -> Cow<'static, [Cmd]> {
+    let load = load.then(script::load);
+    let asking = asking.then(|| redis::cmd("ASKING"));
+    load.into_iter().chain(asking).chain([call.clone()]).collect()
 }
 
 /// The key of a call of the script: `EVALSHA sha 1 key ..`.

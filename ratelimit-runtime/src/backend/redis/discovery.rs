@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use redis::{Cmd, ConnectionLike, Value};
 use tokio::sync::watch;
 
+use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::node::Way;
-use super::opener::unreachable;
-use super::resp::Reply;
-use super::stream::Endpoint;
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
@@ -39,8 +38,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         if let Some((found, _)) = &self.state.lock().found {
             return Ok(Arc::clone(found));
         }
-        let background =
-            background::handle().map_err(|error| unreachable(&format!("no thread can be started: {error}")))?;
+        let background = background::handle().map_err(|error| no_thread(&error))?;
         let mut attempt = self.attempt(background);
         let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
         let outcome = match way {
@@ -88,13 +86,13 @@ impl<T: Send + Sync + 'static> Discovery<T> {
 }
 
 /// What a server says of the others, asked on this thread.
-pub(super) fn ask(endpoint: &Endpoint, command: &redis::Cmd) -> Result<Reply, BackendError> {
-    let mut line = endpoint.open(Instant::now() + PATIENCE)?;
-    line.send(&command.get_packed_command())
-        .and_then(|()| line.reply())
-        .map_err(|error| endpoint.failed(&error))
-        .and_then(|reply| match reply {
-            Reply::Refused(message) => Err(endpoint.refused(&message)),
-            reply => Ok(reply),
-        })
+pub(super) fn ask(endpoint: &Endpoint, command: &Cmd) -> Result<Value, BackendError> {
+    let mut connection = endpoint.open(PATIENCE)?;
+    let limited =
+        connection.set_read_timeout(Some(PATIENCE)).and_then(|()| connection.set_write_timeout(Some(PATIENCE)));
+    match limited.and_then(|()| connection.req_command(command)) {
+        Ok(Value::ServerError(refusal)) => Err(endpoint.refused(&refusal)),
+        Ok(reply) => Ok(reply),
+        Err(error) => Err(endpoint.failed(&error)),
+    }
 }

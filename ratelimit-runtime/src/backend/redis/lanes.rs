@@ -7,27 +7,30 @@
 //! A lane that becomes free is whoever's comes first, though the first in its queue is woken to look: a thread that runs
 //! anyway gets on faster than one that the system must give a processor first, and takes the whole queue along.
 //!
-//! A connection on which anything fails or comes late is closed: no late answer is ever taken for another call's.
+//! A connection on which anything fails or comes late is closed: no late answer is ever taken for another call's. The
+//! time-outs of redis-rs are for each read and write; a server that sends an answer byte by byte, each in time, may hold the
+//! thread that reads it for longer than its deadline, which a server that is one does not.
 
 use std::collections::VecDeque;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use redis::{Cmd, Connection, RedisResult, Value};
 
-use super::node::{Failure, Message};
+use super::endpoint::Endpoint;
 use super::opener::Opener;
-use super::resp::Reply;
-use super::stream::Line;
+use crate::error::BackendError;
 
 /// Connections to one server, opened only where so many calls come at the same time.
 const LANES: usize = 4;
 /// Commands that are sent in one write.
 const BATCH: usize = 128;
-/// A connection that was idle for longer is looked at before it is used: the server may have closed it.
-const IDLE: Duration = Duration::from_millis(10);
+/// The time-outs that a connection has may be this much longer than what is left: they are not set anew then.
+const NEAR: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
 pub(super) struct Lanes {
@@ -42,24 +45,26 @@ struct Lane {
     queue: VecDeque<Arc<Turn>>,
 }
 
+/// What a call gets.
+type Replied = Result<Value, BackendError>;
+
 impl Lanes {
-    /// Sends a message and waits for the answer on this thread. Only to open a connection takes more than one poll.
-    pub(super) async fn call(&self, opener: &Opener, message: &Message, deadline: Instant) -> Result<Reply, Failure> {
+    /// Sends commands and waits for the answer to the last on this thread. Only to open a connection takes more than one
+    /// poll.
+    pub(super) async fn call(&self, opener: &Opener, commands: &[Cmd], deadline: Instant) -> Replied {
+        let message = Message::new(commands);
         let mut lead = match self.free() {
             Some(lead) => lead,
-            None => match self.queue(message, deadline) {
+            None => match self.queue(&message, deadline) {
                 Ok(lead) => lead,
-                Err(settled) => return settled.unwrap_or_else(|| Err(Failure::late(opener))),
+                Err(settled) => return settled.unwrap_or_else(|| Err(opener.endpoint.late())),
             },
         };
-        if lead.line.as_mut().is_some_and(|line| line.used.elapsed() > IDLE && line.is_over()) {
-            lead.line = None;
-        }
         let mut line = match lead.line.take() {
             Some(line) => line,
-            None => opener.open().await.map_err(Failure::new)?,
+            None => opener.open().await?,
         };
-        let (own, kept) = exchange(&mut line, opener, message, lead.batch(), deadline);
+        let (own, kept) = line.exchange(&opener.endpoint, &message, lead.batch(), deadline);
         lead.line = kept.then_some(line);
         own
     }
@@ -83,7 +88,7 @@ impl Lanes {
     }
 
     /// Waits at a lane, for the answer (none if it comes too late) or for the lead.
-    fn queue(&self, message: &Message, deadline: Instant) -> Result<Lead<'_>, Option<Result<Reply, Failure>>> {
+    fn queue(&self, message: &Message, deadline: Instant) -> Result<Lead<'_>, Option<Replied>> {
         let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
         let turn =
             Arc::new(Turn { message: message.clone(), thread: std::thread::current(), answer: Mutex::default() });
@@ -118,44 +123,103 @@ impl Lanes {
     }
 }
 
-/// Sends a message, and what is queued behind it, and hands out the answers. Whether the connection can be used on.
-fn exchange(
-    line: &mut Line,
-    opener: &Opener,
-    message: &Message,
-    batch: Vec<Arc<Turn>>,
-    deadline: Instant,
-) -> (Result<Reply, Failure>, bool) {
-    line.set_deadline(deadline);
-    line.used = Instant::now();
-    let sent = if batch.is_empty() {
-        line.send(&message.bytes)
-    } else {
-        let parts = std::iter::once(&message.bytes).chain(batch.iter().map(|turn| &turn.message.bytes));
-        line.send(&parts.flat_map(|bytes| bytes.iter().copied()).collect::<Vec<u8>>())
-    };
-    let mut failed = sent.err().map(|error| opener.endpoint.failed(&error));
-    let mut answer = |message: &Message| {
-        let mut last = Reply::Nothing;
-        for _ in 0..message.replies {
-            if failed.is_none() {
-                match line.reply() {
-                    Ok(reply) => last = reply,
-                    Err(error) => failed = Some(opener.endpoint.failed(&error)),
+/// Commands as they are sent. Only the last reply counts.
+#[derive(Clone)]
+struct Message {
+    bytes: Vec<u8>,
+    replies: usize,
+}
+
+impl Message {
+    fn new(commands: &[Cmd]) -> Message {
+        let bytes = match commands {
+            [command] => command.get_packed_command(),
+            commands => commands.iter().flat_map(Cmd::get_packed_command).collect(),
+        };
+        Message { bytes, replies: commands.len() }
+    }
+}
+
+/// An open connection.
+pub(super) struct Line {
+    connection: Connection,
+    /// What it has for reads and for writes.
+    timeout: Duration,
+}
+
+impl Line {
+    pub(super) fn new(connection: Connection) -> Line {
+        // It has none yet.
+        Line { connection, timeout: Duration::MAX }
+    }
+
+    /// Sends a message, and what is queued behind it, and hands out the answers. Whether the connection can be used on.
+    fn exchange(
+        &mut self,
+        endpoint: &Endpoint,
+        message: &Message,
+        batch: Vec<Arc<Turn>>,
+        deadline: Instant,
+    ) -> (Replied, bool) {
+        let sent = if batch.is_empty() {
+            self.send(&message.bytes, deadline)
+        } else {
+            let parts = std::iter::once(&message.bytes).chain(batch.iter().map(|turn| &turn.message.bytes));
+            self.send(&parts.flatten().copied().collect::<Vec<u8>>(), deadline)
+        };
+        let mut failed = sent.err().map(|error| endpoint.failed(&error));
+        let mut answer = |message: &Message| {
+            let mut last = Value::Nil;
+            for _ in 0..message.replies {
+                if failed.is_none() {
+                    match self.reply(deadline) {
+                        Ok(reply) => last = reply,
+                        Err(error) => failed = Some(endpoint.failed(&error)),
+                    }
                 }
             }
+            match &failed {
+                Some(error) => Err(error.clone()),
+                None => Ok(last),
+            }
+        };
+        let own = answer(message);
+        for turn in batch {
+            let answer = answer(&turn.message);
+            turn.settle(answer);
         }
-        match &failed {
-            Some(error) => Err(Failure::new(error.clone())),
-            None => Ok(last),
-        }
-    };
-    let own = answer(message);
-    for turn in batch {
-        let answer = answer(&turn.message);
-        turn.settle(answer);
+        (own, failed.is_none())
     }
-    (own, failed.is_none())
+
+    fn send(&mut self, bytes: &[u8], deadline: Instant) -> RedisResult<()> {
+        self.limit(deadline)?;
+        self.connection.send_packed_command(bytes)
+    }
+
+    fn reply(&mut self, deadline: Instant) -> RedisResult<Value> {
+        self.limit(deadline)?;
+        loop {
+            match self.connection.recv_response()? {
+                // Nothing that anybody asked for.
+                Value::Push { .. } => {}
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    /// Reads and writes take until the deadline at most.
+    fn limit(&mut self, deadline: Instant) -> RedisResult<()> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::Error::from(io::ErrorKind::TimedOut).into());
+        }
+        if self.timeout > left + NEAR || self.timeout + NEAR < left {
+            self.connection.set_read_timeout(Some(left))?;
+            self.connection.set_write_timeout(Some(left))?;
+            self.timeout = left;
+        }
+        Ok(())
+    }
 }
 
 /// The right to use a lane's connection.
@@ -190,15 +254,15 @@ impl Drop for Lead<'_> {
 struct Turn {
     message: Message,
     thread: Thread,
-    answer: Mutex<Option<Result<Reply, Failure>>>,
+    answer: Mutex<Option<Replied>>,
 }
 
 impl Turn {
-    fn answer(&self) -> Option<Result<Reply, Failure>> {
+    fn answer(&self) -> Option<Replied> {
         self.answer.lock().take()
     }
 
-    fn settle(&self, answer: Result<Reply, Failure>) {
+    fn settle(&self, answer: Replied) {
         *self.answer.lock() = Some(answer);
         self.thread.unpark();
     }

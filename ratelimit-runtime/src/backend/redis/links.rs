@@ -1,27 +1,43 @@
 //! The connections of asynchronous calls: one for each tokio runtime that calls come from, whose own reads and writes need
 //! no other thread; and one on this crate's background thread for calls from anywhere else.
+//!
+//! What redis-rs's multiplexed connection leaves open is closed here. Each call has one deadline, connecting included, by
+//! the background's timer: it goes off also where the runtime has no timers, or stands still. At most one attempt to connect
+//! is under way in a runtime, and a call whose deadline passes leaves it running for the next. A connection that is lost is
+//! gone at once; one that did not answer anything in all of a call's time is replaced by the next call.
 
-use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use redis::aio::{MultiplexedConnection, SendError};
+use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, RedisResult, Value};
 use tokio::runtime::{Handle, Id};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
-use super::link::{Ended, Link, drive};
-use super::node::{Failure, Message};
-use super::opener::{Opener, unreachable};
-use super::resp::Reply;
+use super::endpoint::{Endpoint, no_thread, unreachable};
+use super::lanes::Lanes;
 use crate::background;
 use crate::error::BackendError;
 
+/// Commands that wait to be written.
+const QUEUE: usize = 1_024;
+/// After so long without a call the runtime looks first whether the server has closed the connection.
+const IDLE: Duration = Duration::from_millis(10);
+
 pub(super) struct Links {
-    opener: Arc<Opener>,
+    endpoint: Endpoint,
+    patience: Duration,
     places: Arc<Places>,
 }
 
-/// By runtime. Few: programs have one or two.
-type Places = Mutex<Vec<(Id, Place)>>;
+struct Places {
+    /// By runtime. Few: programs have one or two.
+    by_runtime: Mutex<Vec<(Id, Place)>>,
+    /// Blocking calls' connections to the same server.
+    lanes: Weak<Lanes>,
+}
 
 #[derive(Clone)]
 enum Place {
@@ -34,34 +50,77 @@ enum Place {
 /// The outcome once it is known; no link in a runtime that is unfit for one.
 type Attempt = watch::Receiver<Option<Result<Option<Link>, BackendError>>>;
 
+/// When the last one goes, the connection ends.
+#[derive(Clone)]
+struct Link {
+    connection: MultiplexedConnection,
+    /// Also what tells one link from another.
+    usage: Arc<Usage>,
+}
+
+struct Usage {
+    /// Replies so far.
+    heard: AtomicU64,
+    /// The deadline of the last call: how the time between two calls is told.
+    last: Mutex<Instant>,
+    /// The connection is gone.
+    ended: AtomicBool,
+}
+
 impl Links {
-    pub(super) fn new(opener: Arc<Opener>) -> Links {
-        Links { opener, places: Arc::default() }
+    pub(super) fn new(endpoint: Endpoint, patience: Duration, lanes: Weak<Lanes>) -> Links {
+        Links { endpoint, patience, places: Arc::new(Places { by_runtime: Mutex::default(), lanes }) }
     }
 
-    pub(super) async fn call(&self, message: &Message, deadline: Instant) -> Result<Reply, Failure> {
-        let background = background::handle().map_err(|error| Failure::new(no_thread(&error)))?;
+    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
+        let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
-        let link = match self.place(runtime.id()) {
-            Some(Place::Open(link)) if link.is_open() => link,
-            _ => {
-                let opened = background::until(background, deadline, self.open(runtime, background));
-                let opened = opened.await.unwrap_or_else(|| Err(self.opener.endpoint.late()));
-                opened.map_err(Failure::new)?
+        let mut link = self.link(&runtime, background, deadline).await?;
+        let last = std::mem::replace(&mut *link.usage.last.lock(), deadline);
+        if deadline > last + IDLE {
+            // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            link = self.link(&runtime, background, deadline).await?;
+        }
+        let heard = link.usage.heard.load(Ordering::Relaxed);
+        match background::until(background, deadline, send(&mut link.connection, commands)).await {
+            Some(Ok(reply)) => {
+                link.usage.heard.fetch_add(1, Ordering::Relaxed);
+                Ok(reply)
             }
-        };
-        link.call(message, deadline).await
+            Some(Err(error)) => {
+                self.places.close(&link.usage);
+                Err(self.endpoint.failed(&error))
+            }
+            None => {
+                if link.usage.heard.load(Ordering::Relaxed) == heard {
+                    self.places.close(&link.usage);
+                }
+                Err(self.endpoint.late())
+            }
+        }
+    }
+
+    /// Opens the background's link if there is none: when the server closes it, the lanes are closed too. Their connections
+    /// tell nobody before they are used.
+    pub(super) async fn watch(&self, background: &Handle) {
+        let _ = self.open(background.clone(), background).await;
     }
 
     /// Closes the links; calls that wait for answers go on waiting.
     pub(super) fn clear(&self) {
         let open = |(_, place): &mut (Id, Place)| matches!(place, Place::Open(_));
-        let gone: Vec<_> = self.places.lock().extract_if(.., open).collect();
+        let gone: Vec<_> = self.places.by_runtime.lock().extract_if(.., open).collect();
         drop(gone);
     }
 
-    fn place(&self, id: Id) -> Option<Place> {
-        self.places.lock().iter().find(|(other, _)| *other == id).map(|(_, place)| place.clone())
+    async fn link(&self, runtime: &Handle, background: &Handle, deadline: Instant) -> Result<Link, BackendError> {
+        if let Some(Place::Open(link)) = self.places.of(runtime.id()) {
+            return Ok(link);
+        }
+        let opened = background::until(background, deadline, self.open(runtime.clone(), background)).await;
+        opened.unwrap_or_else(|| Err(self.endpoint.late()))
     }
 
     /// The link of a runtime, or of the background where the runtime is unfit.
@@ -88,70 +147,125 @@ impl Links {
     /// What there is for a runtime; an attempt to open a link is begun where there is nothing.
     fn attempt(&self, runtime: &Handle, background: &Handle) -> Place {
         let id = runtime.id();
-        // Dropped without the lock.
-        let _gone;
-        let mut places = self.places.lock();
-        let position = places.iter().position(|(other, _)| *other == id);
-        if let Some(position) = position {
-            let of_use = match &places[position].1 {
-                Place::Open(link) => link.is_open(),
-                // An attempt whose end nobody will tell is over.
-                Place::Opening(attempt) => attempt.has_changed().is_ok(),
-                Place::Unfit => true,
-            };
-            if of_use {
+        let mut places = self.places.by_runtime.lock();
+        if let Some(position) = places.iter().position(|(other, _)| *other == id) {
+            // An attempt whose end nobody will tell is over.
+            if !matches!(&places[position].1, Place::Opening(attempt) if attempt.has_changed().is_err()) {
                 return places[position].1.clone();
             }
-            _gone = places.swap_remove(position);
+            places.swap_remove(position);
         }
         let (sender, attempt) = watch::channel(None);
         places.push((id, Place::Opening(attempt.clone())));
-        let (opener, runtime, all) = (Arc::clone(&self.opener), runtime.clone(), Arc::clone(&self.places));
-        background.spawn(async move {
-            let outcome = open(opener, runtime, &all).await;
-            let place = match &outcome {
-                Ok(Some(link)) => Some(Place::Open(link.clone())),
-                Ok(None) => Some(Place::Unfit),
-                Err(_) => None,
+        drop(places);
+        let usage = Arc::new(Usage {
+            heard: AtomicU64::new(0),
+            last: Mutex::new(Instant::now()),
+            ended: AtomicBool::new(false),
+        });
+        let end =
+            End { places: Arc::downgrade(&self.places), usage: Arc::clone(&usage), id, background: background.id() };
+        let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, end));
+        let (places, until, late) = (Arc::clone(&self.places), Instant::now() + self.patience, self.endpoint.late());
+        let background = background.clone();
+        background.clone().spawn(async move {
+            let outcome = match background::until(&background, until, &mut opening).await {
+                Some(Ok(Ok(link))) => Ok(Some(link)),
+                Some(Ok(Err(error))) => Err(error),
+                // Without input and output, tokio's sockets panic.
+                Some(Err(error)) if error.is_panic() => Ok(None),
+                Some(Err(_)) => Err(unreachable("the runtime ended")),
+                None => {
+                    opening.abort();
+                    Err(late)
+                }
             };
-            let mut places = all.lock();
-            places.retain(|(other, _)| *other != id);
-            places.extend(place.map(|place| (id, place)));
-            drop(places);
+            places.settle(id, &outcome);
             sender.send_replace(Some(outcome));
         });
         Place::Opening(attempt)
     }
 }
 
-async fn open(opener: Arc<Opener>, runtime: Handle, places: &Arc<Places>) -> Result<Option<Link>, BackendError> {
-    let line = opener.open().await?;
-    let (ready, started) = oneshot::channel();
-    let (weak, id) = (Arc::downgrade(places), runtime.id());
-    let ended: Ended = Box::new(move |link| {
-        if let Some(places) = weak.upgrade() {
-            // Dropped without the lock: a link that goes wakes others.
-            let gone = {
-                let mut places = places.lock();
-                let gone = places
-                    .iter()
-                    .position(|(other, place)| *other == id && matches!(place, Place::Open(other) if other.is(link)));
-                gone.map(|position| places.swap_remove(position))
-            };
-            drop(gone);
-        }
-    });
-    let driver = runtime.spawn(drive(line, opener, ready, ended));
-    if let Ok(link) = started.await {
-        return Ok(Some(link));
+impl Places {
+    fn of(&self, id: Id) -> Option<Place> {
+        self.by_runtime.lock().iter().find(|(other, _)| *other == id).map(|(_, place)| place.clone())
     }
-    match driver.await {
-        // Without input and output, tokio's sockets panic.
-        Err(error) if error.is_panic() => Ok(None),
-        _ => Err(unreachable("the runtime ended")),
+
+    /// Puts what came of an attempt in its place.
+    fn settle(&self, id: Id, outcome: &Result<Option<Link>, BackendError>) {
+        let mut places = self.by_runtime.lock();
+        let place = match outcome {
+            Ok(Some(link)) if !link.usage.ended.load(Ordering::Relaxed) => Some(Place::Open(link.clone())),
+            Ok(None) => Some(Place::Unfit),
+            Ok(Some(_)) | Err(_) => None,
+        };
+        places.retain(|(other, _)| *other != id);
+        places.extend(place.map(|place| (id, place)));
+    }
+
+    /// Gives up a link; calls that wait for its answers go on waiting.
+    fn close(&self, usage: &Arc<Usage>) {
+        let mut places = self.by_runtime.lock();
+        let is = |(_, place): &(Id, Place)| matches!(place, Place::Open(link) if Arc::ptr_eq(&link.usage, usage));
+        let gone = places.iter().position(is).map(|position| places.swap_remove(position));
+        // Dropped without the lock.
+        drop(places);
+        drop(gone);
     }
 }
 
-fn no_thread(error: &std::io::Error) -> BackendError {
-    unreachable(&format!("no background thread can be started: {error}"))
+/// Opens a link in the runtime around, which drives it.
+///
+/// # Panics
+/// In a runtime without input and output.
+async fn open(endpoint: Endpoint, usage: Arc<Usage>, end: End) -> Result<Link, BackendError> {
+    let config = AsyncConnectionConfig::new()
+        // Both need timers, which the runtime may not have; the calls' own deadlines are for all of it.
+        .set_connection_timeout(None)
+        .set_response_timeout(None)
+        .set_pipeline_buffer_size(QUEUE)
+        .set_push_sender(move |_: PushInfo| {
+            // What counts is when it is dropped.
+            let _ = &end;
+            Ok::<(), SendError>(())
+        });
+    let client = endpoint.client()?;
+    let connection = client.get_multiplexed_async_connection_with_config(&config).await;
+    Ok(Link { connection: connection.map_err(|error| endpoint.failed(&error))?, usage })
+}
+
+async fn send(connection: &mut MultiplexedConnection, commands: &[Cmd]) -> RedisResult<Value> {
+    if let [command] = commands {
+        return connection.send_packed_command(command).await;
+    }
+    let mut pipeline = Pipeline::with_capacity(commands.len());
+    for command in commands {
+        pipeline.add_command(command.clone());
+    }
+    let mut replies = connection.send_packed_commands(&pipeline, commands.len() - 1, 1).await?;
+    Ok(replies.pop().unwrap_or(Value::Nil))
+}
+
+/// What is to be done when a connection ends, is lost, or goes with its runtime: it is all that redis-rs drops then.
+struct End {
+    places: Weak<Places>,
+    usage: Arc<Usage>,
+    id: Id,
+    background: Id,
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        // Before the lock is taken: whoever puts the link in its place looks at this with it.
+        self.usage.ended.store(true, Ordering::Relaxed);
+        if let Some(places) = self.places.upgrade() {
+            places.close(&self.usage);
+            if self.id == self.background
+                && let Some(lanes) = places.lanes.upgrade()
+            {
+                lanes.clear();
+            }
+        }
+    }
 }

@@ -3,12 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use redis::{Cmd, Value};
+
+use super::endpoint::Endpoint;
 use super::lanes::Lanes;
 use super::links::Links;
 use super::opener::Opener;
-use super::resp::Reply;
-use super::stream::Endpoint;
 use crate::error::BackendError;
+
+/// An attempt to connect may take this long where a call's own timeout is shorter: a server that takes longer than that to
+/// say hello can be reached by a later call.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How a call waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,53 +23,31 @@ pub(super) enum Way {
     Async,
 }
 
-/// Commands that are sent together. Only the last reply counts.
-#[derive(Clone)]
-pub(super) struct Message {
-    pub(super) bytes: Vec<u8>,
-    pub(super) replies: u32,
-}
-
-/// Why there is no reply.
-#[derive(Clone)]
-pub(super) struct Failure {
-    pub(super) error: BackendError,
-    /// The connection was found to be over before anything was sent: another may be tried.
-    pub(super) untried: bool,
-}
-
-impl Failure {
-    pub(super) fn new(error: BackendError) -> Failure {
-        Failure { error, untried: false }
-    }
-
-    pub(super) fn late(opener: &Opener) -> Failure {
-        Failure::new(opener.endpoint.late())
-    }
-}
-
 pub(super) struct Node {
-    opener: Arc<Opener>,
-    lanes: Lanes,
-    links: Links,
+    opener: Opener,
+    lanes: Arc<Lanes>,
+    links: Arc<Links>,
 }
 
 impl Node {
     /// Does not connect yet.
     pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Node {
-        let opener = Arc::new(Opener::new(endpoint, timeout));
-        Node { links: Links::new(Arc::clone(&opener)), lanes: Lanes::default(), opener }
+        let patience = timeout.max(PATIENCE);
+        let lanes = Arc::new(Lanes::default());
+        let links = Arc::new(Links::new(endpoint.clone(), patience, Arc::downgrade(&lanes)));
+        Node { opener: Opener::new(endpoint, patience, Arc::clone(&links)), lanes, links }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.opener.endpoint
     }
 
-    /// Sends a message and waits for the reply, at most until the deadline; a blocking call's is kept by whoever polls.
-    pub(super) async fn call(&self, message: &Message, deadline: Instant, way: Way) -> Result<Reply, Failure> {
+    /// Sends commands together and waits for the reply to the last, at most until the deadline; a blocking call's is kept by
+    /// whoever polls.
+    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant, way: Way) -> Result<Value, BackendError> {
         match way {
-            Way::Blocking => self.lanes.call(&self.opener, message, deadline).await,
-            Way::Async => self.links.call(message, deadline).await,
+            Way::Blocking => self.lanes.call(&self.opener, commands, deadline).await,
+            Way::Async => self.links.call(commands, deadline).await,
         }
     }
 

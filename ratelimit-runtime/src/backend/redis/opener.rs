@@ -1,4 +1,5 @@
-//! Opening connections away from whoever waits for one: at most one attempt at a time, which nobody's deadline ends.
+//! Opening the connections of blocking calls away from whoever waits for one: at most one attempt at a time, which nobody's
+//! deadline ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,27 +7,34 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use super::stream::{Endpoint, Line};
+use super::endpoint::{Endpoint, no_thread, unreachable};
+use super::lanes::Line;
+use super::links::Links;
 use crate::background;
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 
-/// An attempt to connect may take this long where a call's own timeout is shorter: a server that takes longer than that to
-/// say hello can be reached by a later call.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// A connection that nobody took for so long is not used.
+const KEPT: Duration = Duration::from_secs(1);
 
 /// Opens the connections to one server.
 pub(super) struct Opener {
     pub(super) endpoint: Endpoint,
     patience: Duration,
-    attempt: Arc<Mutex<Option<Attempt>>>,
+    links: Arc<Links>,
+    attempt: Mutex<Option<Attempt>>,
 }
 
 /// The outcome, once it is known, is an error for all who wait or a connection for the first.
-type Attempt = watch::Receiver<Option<Result<Arc<Mutex<Option<Line>>>, BackendError>>>;
+type Attempt = watch::Receiver<Option<Result<Arc<Opened>, BackendError>>>;
+
+struct Opened {
+    line: Mutex<Option<Line>>,
+    at: Instant,
+}
 
 impl Opener {
-    pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Opener {
-        Opener { endpoint, patience: timeout.max(PATIENCE), attempt: Arc::default() }
+    pub(super) fn new(endpoint: Endpoint, patience: Duration, links: Arc<Links>) -> Opener {
+        Opener { endpoint, patience, links, attempt: Mutex::default() }
     }
 
     /// A new connection. Takes as long as it takes.
@@ -36,7 +44,7 @@ impl Opener {
             let ended = attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             let outcome = ended.unwrap_or_else(|| Err(unreachable("the attempt to reach Redis ended")));
             // Taken under that lock alone: `attempt` takes it under the other one.
-            let line = outcome?.lock().take();
+            let line = outcome?.line.lock().take();
             if let Some(line) = line {
                 let mut current = self.attempt.lock();
                 if current.as_ref().is_some_and(|current| current.same_channel(&attempt)) {
@@ -53,25 +61,26 @@ impl Opener {
         if let Some(attempt) = &*current {
             let of_use = match &*attempt.borrow() {
                 None => attempt.has_changed().is_ok(),
-                Some(Ok(line)) => line.lock().as_mut().is_some_and(|line| !line.is_over()),
+                Some(Ok(opened)) => opened.at.elapsed() < KEPT && opened.line.lock().is_some(),
                 Some(Err(_)) => false,
             };
             if of_use {
                 return Ok(attempt.clone());
             }
         }
-        let background =
-            background::handle().map_err(|error| unreachable(&format!("no thread can be started: {error}")))?;
+        let background = background::handle().map_err(|error| no_thread(&error))?;
         let (outcome, attempt) = watch::channel(None);
-        let (endpoint, until) = (self.endpoint.clone(), Instant::now() + self.patience);
-        background.spawn_blocking(move || {
-            outcome.send_replace(Some(endpoint.open(until).map(|line| Arc::new(Mutex::new(Some(line))))));
+        let (endpoint, patience, links) = (self.endpoint.clone(), self.patience, Arc::clone(&self.links));
+        background.spawn(async move {
+            let watch = background.spawn(async move { links.watch(background).await });
+            let opened = background.spawn_blocking(move || endpoint.open(patience)).await;
+            // Where the server takes no more connections than this one, it is used without.
+            let _ = watch.await;
+            let opened = opened.unwrap_or_else(|_| Err(unreachable("the attempt to reach Redis ended")));
+            let line = opened.map(|connection| Mutex::new(Some(Line::new(connection))));
+            outcome.send_replace(Some(line.map(|line| Arc::new(Opened { line, at: Instant::now() }))));
         });
         *current = Some(attempt.clone());
         Ok(attempt)
     }
-}
-
-pub(super) fn unreachable(message: &str) -> BackendError {
-    BackendError::new(BackendErrorKind::Unreachable, message)
 }

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use redis::Value;
 
 use super::discovery::{Discovery, ask};
+use super::endpoint::{Address, Endpoint};
 use super::node::Node;
-use super::resp::Reply;
-use super::stream::{Address, Endpoint};
 use crate::error::{BackendError, BackendErrorKind};
 
 /// The search for the master called `name`; `server` is how to log in there, wherever it is.
@@ -29,7 +29,7 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
                     // Where it is the same, its connections are.
                     let node = match last.take() {
                         Some(node) if node.endpoint().address == address => node,
-                        _ => Arc::new(Node::new(Endpoint { address, ..server.clone() }, timeout)),
+                        _ => Arc::new(Node::new(server.at(address), timeout)),
                     };
                     *last = Some(Arc::clone(&node));
                     return Ok(node);
@@ -41,9 +41,9 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
     })
 }
 
-fn address(reply: &Reply, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {
-    if let Reply::List(parts) = reply
-        && let [Reply::Bytes(host), Reply::Bytes(port)] = parts.as_slice()
+fn address(reply: &Value, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {
+    if let Value::Array(parts) = reply
+        && let [Value::BulkString(host), Value::BulkString(port)] = parts.as_slice()
         && let (Ok(host), Ok(port)) = (std::str::from_utf8(host), std::str::from_utf8(port))
         && let Ok(port) = port.parse()
     {
@@ -51,7 +51,7 @@ fn address(reply: &Reply, sentinel: &Endpoint, name: &str) -> Result<Address, Ba
     }
     let sentinel = &sentinel.address;
     Err(match reply {
-        Reply::Nothing => BackendError::new(
+        Value::Nil => BackendError::new(
             BackendErrorKind::Configuration,
             format!("the sentinel at {sentinel} knows no master `{name}`"),
         ),

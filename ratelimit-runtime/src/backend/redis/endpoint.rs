@@ -1,0 +1,163 @@
+//! One server as redis-rs is told of it: where it is, how to log in, and what its errors mean here.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redis::io::tcp::TcpSettings;
+use redis::{
+    Client, Connection, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion,
+    RedisConnectionInfo, RedisError, ServerError,
+};
+
+#[cfg(feature = "redis-tls")]
+use super::tls::Tls;
+use crate::error::{BackendError, BackendErrorKind};
+
+/// Unacknowledged data for so long means that the connection is dead.
+#[cfg(target_os = "linux")]
+const UNACKNOWLEDGED: Duration = Duration::from_millis(500);
+
+/// Where a server listens.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Address {
+    Tcp(String, u16),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(host, port) if host.contains(':') => write!(f, "[{host}]:{port}"),
+            Address::Tcp(host, port) => write!(f, "{host}:{port}"),
+            Address::Unix(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+/// Who one is to the server, and which of its databases is meant.
+#[derive(Clone, Default)]
+pub(super) struct Login {
+    pub(super) username: Option<String>,
+    pub(super) password: Option<String>,
+    pub(super) database: u32,
+}
+
+/// All that it takes to open a connection.
+#[derive(Clone)]
+pub(super) struct Endpoint {
+    pub(super) address: Address,
+    login: Login,
+    #[cfg(feature = "redis-tls")]
+    tls: Option<Tls>,
+}
+
+impl Endpoint {
+    pub(super) fn new(address: Address, login: Login, #[cfg(feature = "redis-tls")] tls: Option<Tls>) -> Endpoint {
+        Endpoint {
+            address,
+            login,
+            #[cfg(feature = "redis-tls")]
+            tls,
+        }
+    }
+
+    /// Another server with the same login.
+    #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+    pub(super) fn at(&self, address: Address) -> Endpoint {
+        Endpoint { address, ..self.clone() }
+    }
+
+    /// What opens connections.
+    pub(super) fn client(&self) -> Result<Client, BackendError> {
+        self.info().and_then(Client::open).map_err(|error| self.failed(&error))
+    }
+
+    /// Opens a connection and logs in, on this thread. Resolving a host's name may take longer than the patience.
+    pub(super) fn open(&self, patience: Duration) -> Result<Connection, BackendError> {
+        self.client()?.get_connection_with_timeout(patience).map_err(|error| self.failed(&error))
+    }
+
+    fn info(&self) -> Result<ConnectionInfo, RedisError> {
+        let address = match &self.address {
+            Address::Tcp(host, port) => {
+                #[cfg(feature = "redis-tls")]
+                let encrypted = self.tls.as_ref().map(|tls| tls.address(host, *port));
+                #[cfg(not(feature = "redis-tls"))]
+                let encrypted = None;
+                encrypted.unwrap_or_else(|| ConnectionAddr::Tcp(host.clone(), *port))
+            }
+            Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        };
+        // Of version 3 it is told at once that a connection is gone. The client's name and version are nothing that the
+        // server has to know, and would be one more command to allow.
+        let mut login = RedisConnectionInfo::default()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_skip_set_lib_name()
+            .set_db(self.login.database.into());
+        if let Some(username) = &self.login.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = &self.login.password {
+            login = login.set_password(password);
+        }
+        let tcp = TcpSettings::default().set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        let tcp = tcp.set_user_timeout(UNACKNOWLEDGED);
+        Ok(address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp))
+    }
+
+    /// The error of a connection that cannot be opened, or that fails.
+    pub(super) fn failed(&self, error: &RedisError) -> BackendError {
+        let address = &self.address;
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let kind = match error.kind() {
+            _ if error.is_timeout() => return self.late(),
+            _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => BackendErrorKind::Configuration,
+            ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
+                BackendErrorKind::Configuration
+            }
+            // What rustls says of certificates and protocols.
+            ErrorKind::Io if cause == Some(io::ErrorKind::InvalidData) => BackendErrorKind::Configuration,
+            ErrorKind::Io => BackendErrorKind::Unreachable,
+            _ => BackendErrorKind::Refused,
+        };
+        let message = match kind {
+            BackendErrorKind::Unreachable => format!("Redis at {address} cannot be reached: {error}"),
+            BackendErrorKind::Configuration if error.is_io_error() => {
+                format!("TLS with Redis at {address} failed: {error}")
+            }
+            _ => format!("Redis at {address} refused: {error}"),
+        };
+        BackendError::new(kind, self.without_password(message))
+    }
+
+    /// The error of a server that does not answer before the deadline.
+    pub(super) fn late(&self) -> BackendError {
+        let address = &self.address;
+        BackendError::new(BackendErrorKind::Timeout, format!("Redis at {address} did not answer in time"))
+    }
+
+    /// The error of a server that answers this in place of a result.
+    pub(super) fn refused(&self, refusal: &ServerError) -> BackendError {
+        self.failed(&refusal.clone().into())
+    }
+
+    /// Servers quote the commands that they do not understand, with their arguments.
+    fn without_password(&self, message: String) -> String {
+        match &self.login.password {
+            Some(password) if !password.is_empty() => message.replace(password.as_str(), "***"),
+            _ => message,
+        }
+    }
+}
+
+pub(super) fn unreachable(message: &str) -> BackendError {
+    BackendError::new(BackendErrorKind::Unreachable, message)
+}
+
+pub(super) fn no_thread(error: &io::Error) -> BackendError {
+    unreachable(&format!("no background thread can be started: {error}"))
+}
