@@ -93,8 +93,8 @@ fn calls_that_come_together_share_few_connections() {
             scope.spawn(|| limiter.check("a", 1).unwrap());
         }
     });
-    // Four of them, and the one that looks.
-    assert!(connections() - before <= 5);
+    // Four of them, the one that tells when the server closes them, and the one that looks.
+    assert!(connections() - before <= 6);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let before = connections();
     let tasks: Vec<_> = (0..32)

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::io::tcp::TcpSettings;
@@ -112,7 +113,8 @@ impl Endpoint {
     /// The error of a connection that cannot be opened, or that fails.
     pub(super) fn failed(&self, error: &RedisError) -> BackendError {
         let address = &self.address;
-        let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
+        let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
         let kind = match error.kind() {
             _ if error.is_timeout() => return self.late(),
             _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => BackendErrorKind::Configuration,

@@ -76,13 +76,15 @@ impl Links {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
         let mut link = self.link(&runtime, background, deadline).await?;
-        let last = std::mem::replace(&mut *link.usage.last.lock(), deadline);
+        let last = *link.usage.last.lock();
         if deadline > last + IDLE {
             // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
             tokio::task::yield_now().await;
             tokio::task::yield_now().await;
             link = self.link(&runtime, background, deadline).await?;
         }
+        // Only now: calls that come together stay in their order.
+        *link.usage.last.lock() = deadline;
         let heard = link.usage.heard.load(Ordering::Relaxed);
         match background::until(background, deadline, send(&mut link.connection, commands)).await {
             Some(Ok(reply)) => {
