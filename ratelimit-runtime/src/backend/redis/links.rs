@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use redis::aio::{MultiplexedConnection, SendError};
 use redis::{AsyncConnectionConfig, Cmd, Pipeline, PushInfo, RedisResult, Value};
 use tokio::runtime::{Handle, Id};
-use tokio::sync::watch;
+use tokio::sync::futures::Notified;
+use tokio::sync::{Notify, watch};
 
 use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::lanes::Lanes;
@@ -59,12 +60,56 @@ struct Link {
 }
 
 struct Usage {
+    /// Which drives the connection.
+    runtime: Handle,
     /// Replies so far.
     heard: AtomicU64,
-    /// The deadline of the last call: how the time between two calls is told.
-    last: Mutex<Instant>,
+    last: Mutex<Last>,
+    looked: Notify,
     /// The connection is gone.
     ended: AtomicBool,
+}
+
+struct Last {
+    /// The deadline of the last call: how the time between two calls is told.
+    deadline: Instant,
+    /// After that time: it is being looked whether the server has closed the connection, and all calls wait for that.
+    is_looking: bool,
+}
+
+impl Usage {
+    fn new(runtime: Handle) -> Usage {
+        Usage {
+            runtime,
+            heard: AtomicU64::new(0),
+            last: Mutex::new(Last { deadline: Instant::now(), is_looking: false }),
+            looked: Notify::new(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// What a call has to wait for, if there has been none for a time. Calls go on in the order in which they came.
+    fn look(self: &Arc<Self>, deadline: Instant) -> Option<Notified<'_>> {
+        let mut last = self.last.lock();
+        let is_idle = deadline > last.deadline + IDLE;
+        last.deadline = deadline;
+        if !is_idle && !last.is_looking {
+            return None;
+        }
+        let looked = self.looked.notified();
+        if !std::mem::replace(&mut last.is_looking, true) {
+            let usage = Arc::clone(self);
+            // A task, which a caller that is not polled any more does not hold up.
+            self.runtime.spawn(async move {
+                // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+                usage.last.lock().is_looking = false;
+                usage.looked.notify_waiters();
+            });
+        }
+        Some(looked)
+    }
 }
 
 impl Links {
@@ -76,15 +121,11 @@ impl Links {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
         let mut link = self.link(&runtime, background, deadline).await?;
-        let last = *link.usage.last.lock();
-        if deadline > last + IDLE {
-            // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
-            tokio::task::yield_now().await;
-            tokio::task::yield_now().await;
+        let usage = Arc::clone(&link.usage);
+        if let Some(looked) = usage.look(deadline) {
+            background::until(background, deadline, looked).await.ok_or_else(|| self.endpoint.late())?;
             link = self.link(&runtime, background, deadline).await?;
         }
-        // Only now: calls that come together stay in their order.
-        *link.usage.last.lock() = deadline;
         let heard = link.usage.heard.load(Ordering::Relaxed);
         match background::until(background, deadline, send(&mut link.connection, commands)).await {
             Some(Ok(reply)) => {
@@ -160,11 +201,7 @@ impl Links {
         let (sender, attempt) = watch::channel(None);
         places.push((id, Place::Opening(attempt.clone())));
         drop(places);
-        let usage = Arc::new(Usage {
-            heard: AtomicU64::new(0),
-            last: Mutex::new(Instant::now()),
-            ended: AtomicBool::new(false),
-        });
+        let usage = Arc::new(Usage::new(runtime.clone()));
         let end =
             End { places: Arc::downgrade(&self.places), usage: Arc::clone(&usage), id, background: background.id() };
         let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, end));
