@@ -104,6 +104,9 @@ impl Usage {
                 // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
+                usage.looked.notify_waiters();
+                // Those go first; who comes between waits as well.
+                tokio::task::yield_now().await;
                 usage.last.lock().is_looking = false;
                 usage.looked.notify_waiters();
             });
