@@ -82,7 +82,11 @@ impl Connection {
         let mut place = self.place(command, deadline, way).await?;
         let (mut loaded, mut asking, mut demoted) = (false, false, false);
         for _ in 0..HOPS {
-            let refusal = match place.node.call(&commands, deadline, way).await {
+            let mut unanswered = Unanswered { connection: self, place: (way == Way::Blocking).then_some(&place) };
+            let answered = place.node.call(&commands, deadline, way).await;
+            unanswered.place = None;
+            drop(unanswered);
+            let refusal = match answered {
                 Ok(Value::BulkString(answer)) => return Ok(answer),
                 Ok(Value::ServerError(refusal)) => refusal,
                 Ok(_) => return Err(no_decision()),
@@ -172,6 +176,21 @@ impl Place {
             node,
             #[cfg(feature = "redis-cluster")]
             map: None,
+        }
+    }
+}
+
+/// A blocking call under way: where its deadline ends it, it is dropped, as while it waits for a connection to a server that
+/// hangs. It says where that was.
+struct Unanswered<'a> {
+    connection: &'a Connection,
+    place: Option<&'a Place>,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.connection.distrust(place);
         }
     }
 }
