@@ -450,12 +450,36 @@ conformance! {
     redis_tls: redis_tls();
     redis_sentinel: redis_sentinel();
     redis_cluster: redis_cluster();
+    redis_leasing_one: redis_leasing(1);
+}
+
+// What is leased is charged as of the end of its lease: to the letter a log says otherwise, so that what it does say is held
+// in `redis_leases.rs`. Whether it is admitted is the same as long as no time passes.
+conformance! {
+    redis_leasing: redis_leasing(100), [
+        count_calls_are_admitted_and_not_one_more,
+        the_window_slides,
+        a_token_bucket_holds_burst_and_refills_evenly,
+        a_fixed_window_begins_at_a_multiple_of_its_period,
+        several_limits_are_charged_together_or_not_at_all,
+        costs_are_taken_whole,
+        peek_refund_and_reset_do_what_they_say,
+        waiting_books_in_order,
+        backoff_doubles_and_forgives,
+        limits_changed_at_run_time_judge_what_is_on_record,
+        hostile_keys_are_keys_like_others,
+    ];
 }
 
 /// One server for all tests of this file, without a deadline that a busy machine could miss.
 fn redis(denial_cache: bool, coalescing: bool) -> SharedBackend {
     let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
     builder.denial_cache(denial_cache).coalescing(coalescing).build().into_backend()
+}
+
+fn redis_leasing(permits: u32) -> SharedBackend {
+    let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
+    builder.lease(permits, SECOND / 20).build().into_backend()
 }
 
 fn redis_tls() -> SharedBackend {

@@ -11,6 +11,7 @@ mod discovery;
 mod endpoint;
 mod key;
 mod lanes;
+mod leases;
 mod links;
 mod node;
 mod opener;
@@ -37,6 +38,7 @@ use coalesce::{Coalescing, Entry};
 use config::{Servers, Settings, invalid};
 use connection::Connection;
 use endpoint::{Address, Endpoint, Login};
+use leases::{Ask, Leases};
 use node::Way;
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
@@ -90,6 +92,8 @@ pub struct RedisBackend {
     denial_cache: bool,
     /// None where it is switched off.
     coalescing: Option<Arc<Coalescing>>,
+    /// None unless they are switched on.
+    leases: Option<Arc<Leases>>,
 }
 
 impl RedisBackend {
@@ -124,6 +128,7 @@ impl RedisBackend {
             timeout: TIMEOUT,
             denial_cache: true,
             coalescing: true,
+            lease: None,
             #[cfg(feature = "redis-tls")]
             certificates: tls::Certificates::default(),
         }
@@ -147,6 +152,22 @@ impl RedisBackend {
         self.call(bucket, request, deadline, Way::Async).await
     }
 
+    /// What is answered by permits that are held here.
+    fn leased(&self, request: &Request) -> Option<Answer> {
+        self.leases.as_ref()?.answer(request)
+    }
+
+    fn ask(&self, request: &Request) -> Option<Ask> {
+        self.leases.as_ref()?.ask(self, request)
+    }
+
+    fn encode(&self, request: &Request, ask: Option<&Ask>) -> Vec<u8> {
+        match ask {
+            Some(ask) => ask.encode_one(request),
+            None => codec::encode(request, self.leases.is_some()),
+        }
+    }
+
     fn until(&self) -> Instant {
         Instant::now() + self.timeout
     }
@@ -159,14 +180,21 @@ impl RedisBackend {
 
 impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        if let Some(answer) = self.leased(request) {
+            return Ok(answer);
+        }
         let deadline = self.until();
-        let call = self.call(request.bucket(), &codec::encode(request), deadline, Way::Blocking);
+        let ask = self.ask(request);
+        let call = self.call(request.bucket(), &self.encode(request, ask.as_ref()), deadline, Way::Blocking);
         // What is of tokio's counts against the budget of the task around, which a thread that blocks would never get anew.
         let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
-        codec::decode(&answer.unwrap_or_else(|| Err(self.late()))?, request)
+        decode(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
     }
 
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        if let Some(answer) = self.leased(request) {
+            return Box::pin(std::future::ready(Ok(answer)));
+        }
         Box::pin(async move {
             let deadline = self.until();
             let _alone = match self.coalescing.as_ref().and_then(|coalescing| coalescing.enter(self, request, deadline))
@@ -175,16 +203,20 @@ impl Backend for RedisBackend {
                 Some(Entry::Alone(alone)) => Some(alone),
                 None => None,
             };
-            let call = Box::pin(self.call(request.bucket(), &codec::encode(request), deadline, Way::Async));
-            let answer = Undropped { backend: self, request, call: Some(call) }.await?;
-            codec::decode(&answer, request)
+            let ask = self.ask(request);
+            let bytes = self.encode(request, ask.as_ref());
+            let call = Box::pin(self.call(request.bucket(), &bytes, deadline, Way::Async));
+            Undropped { backend: self, request, call: Some((call, ask)) }.await
         })
     }
 
     fn decide_later(&self, request: Request) {
+        if self.leased(&request).is_some() {
+            return;
+        }
         // What is given back too late or never stays taken: the limit is kept.
         if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), &codec::encode(&request), self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), &self.encode(&request, None), self.until(), Way::Async));
         }
     }
 
@@ -193,7 +225,7 @@ impl Backend for RedisBackend {
     }
 
     fn keeps_denials(&self) -> bool {
-        self.denial_cache
+        self.denial_cache && self.leases.is_none()
     }
 
     fn kind(&self) -> &'static str {
@@ -212,6 +244,7 @@ impl fmt::Debug for RedisBackend {
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)
             .field("coalescing", &self.coalescing.is_some())
+            .field("leases", &self.leases.is_some())
             .finish()
     }
 }
@@ -232,6 +265,7 @@ pub struct RedisBackendBuilder {
     timeout: Duration,
     denial_cache: bool,
     coalescing: bool,
+    lease: Option<(u32, Duration)>,
     #[cfg(feature = "redis-tls")]
     certificates: tls::Certificates,
 }
@@ -335,11 +369,58 @@ impl RedisBackendBuilder {
         self
     }
 
+    /// Leases permits: a process takes up to `permits` of a key at once and spends them without asking the server, for
+    /// `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a second make sense). Off unless set.
+    ///
+    /// A key that is called often then costs the server one call for that many decisions, and a decision well under a
+    /// microsecond instead of a round trip. The limits are kept as without: never more than `count` in any `per`, over all
+    /// processes. A lease is charged when it is taken, as of its end, and is never spent after that.
+    ///
+    /// A process takes one permit at first; twice as many each time that it has used all within `valid_for`; as many as it
+    /// used, where some were left. No more than a tenth of the limit is taken at once (a limit below 20 is asked for every
+    /// call), and no lease is valid for longer than a twentieth of the shortest period (`1s`: 50 ms).
+    ///
+    /// # What it costs
+    /// - *Fairness.* Who has a lease spends it while others are denied: with leases of 20 from 100 a second, five processes
+    ///   can hold all there is, for 50 ms. First come first served is true of leases, not of calls.
+    /// - *Unused permits.* What is left at the end of a lease is given back, with the next call on the key or at most half of
+    ///   `valid_for` later; until then it is lost to others. While calls come steadily that is nothing; after they stop it is
+    ///   up to `permits`, for one and a half `valid_for`. A process that ends without that loses them for one `per`. What
+    ///   a `token_bucket` is given back is less what has flowed in since.
+    /// - *Rate.* A permit of a `sliding_window` counts from the end of its lease on: under saturation the rate is lower by
+    ///   `valid_for` / (`per` + `valid_for`), at most 4.8 %. Nothing of that with the other algorithms.
+    /// - *What is told.* `remaining` is as of when the lease was taken; the reset time is that of the whole lease, later by up
+    ///   to `valid_for`. A denial holds for calls of this process for at most `valid_for`, instead of until its
+    ///   `retry_after`: permits may come back from another process. So the [denial cache](Self::denial_cache) is off.
+    ///
+    /// Calls that wait, those with `backoff` and those whose cost is not that of the calls before always ask. Calls that wait
+    /// come after what is leased, and calls that do not wait are no longer denied because somebody waits. A refund goes back
+    /// into its lease while that lasts, else to the server. A reset drops the lease of this process; those of others are
+    /// spent on top of the new bucket, or given back to it, within `valid_for`. Give all processes that share a limit the
+    /// same setting: one without leases is denied while the leases of others last.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ratelimit_runtime::RedisBackend;
+    ///
+    /// let backend = RedisBackend::builder().url("redis://cache:6379").lease(100, Duration::from_millis(50)).build()?;
+    /// # Ok::<(), ratelimit_runtime::BackendError>(())
+    /// ```
+    pub fn lease(mut self, permits: u32, valid_for: Duration) -> RedisBackendBuilder {
+        self.lease = Some((permits, valid_for));
+        self
+    }
+
     /// The backend; an error if a URL, an environment variable, a certificate or the timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
         let settings = self.settings()?;
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
             return Err(invalid("the timeout of a Redis backend is from 1 ms to 1 hour"));
+        }
+        if let Some((permits, valid_for)) = self.lease
+            && (permits == 0 || !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&valid_for))
+        {
+            return Err(invalid("a lease is of 1 permit at least, and valid for 1 ms to 10 s"));
         }
         #[cfg(feature = "redis-tls")]
         let tls = {
@@ -390,7 +471,8 @@ impl RedisBackendBuilder {
             connection: Arc::new(connection),
             timeout,
             denial_cache: self.denial_cache,
-            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new())),
+            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new(self.lease.is_some()))),
+            leases: self.lease.map(|(permits, valid_for)| Arc::new(Leases::new(permits, valid_for))),
         })
     }
 
@@ -429,6 +511,7 @@ impl fmt::Debug for RedisBackendBuilder {
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)
             .field("coalescing", &self.coalescing)
+            .field("lease", &self.lease)
             .finish_non_exhaustive()
     }
 }
@@ -437,6 +520,14 @@ impl fmt::Debug for RedisBackendBuilder {
 pub(crate) fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| RedisBackend::from_env().into_backend());
     ENVIRONMENT.clone()
+}
+
+/// What the script answered to a request, and to an ask for a lease where there was one.
+fn decode(bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
+    match ask {
+        Some(ask) => ask.settle_one(bytes, request),
+        None => codec::decode(bytes, request),
+    }
 }
 
 /// What the script answered.
@@ -448,17 +539,17 @@ struct Undropped<'a> {
     backend: &'a RedisBackend,
     request: &'a Request,
     /// None once it is done.
-    call: Option<Pin<Box<dyn Future<Output = Replied> + Send>>>,
+    call: Option<(Pin<Box<dyn Future<Output = Replied> + Send>>, Option<Ask>)>,
 }
 
 impl Future for Undropped<'_> {
-    type Output = Replied;
+    type Output = Result<Answer, BackendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(call) = &mut self.call else { return Poll::Pending };
-        let answer = ready!(call.as_mut().poll(context));
-        self.call = None;
-        Poll::Ready(answer)
+        let Some((call, _)) = &mut self.call else { return Poll::Pending };
+        let bytes = ready!(call.as_mut().poll(context));
+        let ask = self.call.take().and_then(|(_, ask)| ask);
+        Poll::Ready(bytes.and_then(|bytes| decode(&bytes, self.request, ask)))
     }
 }
 
@@ -466,13 +557,13 @@ impl Drop for Undropped<'_> {
     fn drop(&mut self) {
         let takes = matches!(self.request.action(), Action::Take { cost, .. } if *cost > 0);
         if takes
-            && let Some(call) = self.call.take()
+            && let Some((call, ask)) = self.call.take()
             && let Ok(background) = background::handle()
         {
             let (backend, mut request) = (self.backend.clone(), self.request.clone());
             background.spawn(async move {
-                if let Ok(answer) = call.await
-                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = codec::decode(&answer, &request)
+                if let Ok(bytes) = call.await
+                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = decode(&bytes, &request, ask)
                 {
                     request.action = Action::GiveBack(admitted.permit().clone());
                     backend.decide_later(request);

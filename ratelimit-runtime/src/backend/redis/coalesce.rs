@@ -38,6 +38,8 @@ const SHARDS: usize = 16;
 pub(super) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
+    /// Calls on one key that are sent one by one.
+    alone: u32,
 }
 
 /// The calls on one key from one runtime.
@@ -69,8 +71,10 @@ pub(super) enum Entry {
 }
 
 impl Coalescing {
-    pub(super) fn new() -> Coalescing {
-        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()) }
+    /// Where permits are leased, one call brings those of all that come meanwhile.
+    pub(super) fn new(leases: bool) -> Coalescing {
+        let alone = if leases { 1 } else { ALONE };
+        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), alone }
     }
 
     /// The way of one call; `None` of one that no other is like: it waits, takes nothing, or gives back.
@@ -88,7 +92,7 @@ impl Coalescing {
         let lane = self.lane(request, runtime.as_ref());
         let mut lanes = self.shard(lane).lock();
         let entry = lanes.entry(lane).or_default();
-        let few = !entry.has_driver && entry.alone < ALONE;
+        let few = !entry.has_driver && entry.alone < self.alone;
         if !few && let Some(seated) = entry.seat(backend, request, cost, deadline) {
             let starts = !mem::replace(&mut entry.has_driver, true);
             drop(lanes);
@@ -250,8 +254,17 @@ impl Batch {
         }
         let First { backend, request, deadline } = &*self.first;
         let runs = runs(&self.seats);
-        let answered = backend.exchange(request.bucket(), &codec::encode_runs(request, &runs), *deadline).await;
-        match answered.and_then(|answer| codec::decode_runs(&answer, request, &runs)) {
+        let ask = backend.ask(request);
+        let asked = match &ask {
+            Some(ask) => ask.encode(request, &runs),
+            None => codec::encode_runs(request, &runs, None),
+        };
+        let answered = backend.exchange(request.bucket(), &asked, *deadline).await;
+        let answers = answered.and_then(|answer| match ask {
+            Some(ask) => ask.settle(&answer, request, &runs),
+            None => Ok(codec::decode_runs(&answer, request, &runs, false)?.answers),
+        });
+        match answers {
             Ok(answers) => {
                 for ((_, seat), answer) in self.seats.drain(..).zip(answers) {
                     if let Some(undelivered) = seat.answer(Ok(answer)) {

@@ -21,6 +21,10 @@ const RESET: u8 = 3;
 const TAKE_NOW: u8 = 4;
 const TAKE_RUNS: u8 = 5;
 
+/// How a decision is made.
+const BACKOFF: u8 = 1;
+const LEASES: u8 = 2;
+
 const ADMITTED: u8 = 0;
 const DENIED: u8 = 1;
 const NEVER: u8 = 2;
@@ -48,18 +52,43 @@ pub(super) struct Run {
     pub(super) calls: u32,
 }
 
-/// What the script is asked.
-pub(super) fn encode(request: &Request) -> Vec<u8> {
+/// What a lease is asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// How long it may be spent, in nanoseconds.
+    pub(super) valid_for: u64,
+    /// What is left of the one before.
+    pub(super) back: Option<Back>,
+}
+
+/// Permits of a lease that were not spent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Back {
+    pub(super) at: u64,
+    pub(super) sequence: u32,
+    pub(super) permits: u32,
+}
+
+/// What is decided of many calls.
+pub(super) struct Decided {
+    /// One answer a call, in their order.
+    pub(super) answers: Vec<Answer>,
+    /// How long those may be spent that are leased, in nanoseconds.
+    pub(super) valid_for: u64,
+}
+
+/// What the script is asked, by one who `leases` where permits are leased.
+pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } if max_wait.is_zero() && request.backoff().is_none() => {
-            return Writer::new(TAKE_NOW, request, *cost).0;
+            return Writer::new(TAKE_NOW, request, *cost, leases).0;
         }
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
-    let mut bytes = Writer::new(action, request, cost);
+    let mut bytes = Writer::new(action, request, cost, leases && max_wait.is_zero());
     bytes.backoff_and_wait(request, max_wait);
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
@@ -68,9 +97,21 @@ pub(super) fn encode(request: &Request) -> Vec<u8> {
 }
 
 /// The same for many calls that are like `request` but for their costs, and that take permits at once or not at all.
-pub(super) fn encode_runs(request: &Request, runs: &[Run]) -> Vec<u8> {
-    let mut bytes = Writer::new(TAKE_RUNS, request, u32::try_from(runs.len()).unwrap_or(u32::MAX));
-    bytes.backoff_and_wait(request, Duration::ZERO);
+///
+/// With the terms of a lease the last of the calls may be permits to be spent later.
+pub(super) fn encode_runs(request: &Request, runs: &[Run], terms: Option<&Terms>) -> Vec<u8> {
+    let number = u32::try_from(runs.len()).unwrap_or(u32::MAX);
+    let mut bytes = Writer::new(TAKE_RUNS, request, number, terms.is_some());
+    match terms {
+        None => bytes.backoff_and_wait(request, Duration::ZERO),
+        Some(Terms { valid_for, back }) => {
+            bytes.time(*valid_for);
+            bytes.time(back.map_or(0, |back| back.at));
+            bytes.u56(0);
+            bytes.u32(back.map_or(0, |back| back.sequence));
+            bytes.u32(back.map_or(0, |back| back.permits));
+        }
+    }
     for run in runs {
         bytes.u32(run.cost);
         bytes.u32(run.calls);
@@ -86,13 +127,17 @@ struct Writer(Vec<u8>);
 
 impl Writer {
     /// All that is asked begins so; of runs, `cost` is their number.
-    fn new(action: u8, request: &Request, cost: u32) -> Writer {
+    fn new(action: u8, request: &Request, cost: u32, leases: bool) -> Writer {
         let mut bytes = Writer(Vec::with_capacity(96));
         bytes.u8(action);
         // At most 8.
         bytes.u8(request.limits().len().to_le_bytes()[0]);
         bytes.u8(request.test_time.is_some().into());
-        bytes.u8(request.backoff().is_some().into());
+        bytes.u8(match request.backoff() {
+            Some(_) => BACKOFF,
+            None if leases => LEASES,
+            None => 0,
+        });
         bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
         bytes.u32(cost);
         for limit in request.limits() {
@@ -166,10 +211,17 @@ pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendE
     rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-/// What the script answered to `runs`: one answer a call, in their order.
-pub(super) fn decode_runs(bytes: &[u8], request: &Request, runs: &[Run]) -> Result<Vec<Answer>, BackendError> {
+/// What the script answered to `runs`, on terms where permits are `leased`.
+///
+/// The time of an admission is then that as of which it is charged, which may be later than the decision.
+pub(super) fn decode_runs(
+    bytes: &[u8],
+    request: &Request,
+    runs: &[Run],
+    leased: bool,
+) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
-    rest.answers(request, runs).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+    rest.answers(request, runs, leased).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
 fn no_decision() -> BackendError {
@@ -220,11 +272,12 @@ impl Reader<'_> {
         Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } }))
     }
 
-    fn answers(&mut self, request: &Request, runs: &[Run]) -> Option<Vec<Answer>> {
+    fn answers(&mut self, request: &Request, runs: &[Run], leased: bool) -> Option<Decided> {
         if self.u8()? != RUNS {
             return None;
         }
         let now = self.time()?;
+        let (at, ends) = if leased { (self.time()?, self.time()?) } else { (now, now) };
         let mut outcomes = Vec::new();
         for run in runs {
             let fit = self.u32()?;
@@ -232,7 +285,7 @@ impl Reader<'_> {
                 return None;
             }
             if fit > 0 {
-                self.run_admitted(request, *run, fit, now, &mut outcomes)?;
+                self.run_admitted(request, *run, fit, at, &mut outcomes)?;
             }
             let denied = run.calls - fit;
             let told = if request.backoff().is_some() { denied } else { denied.min(1) };
@@ -244,16 +297,24 @@ impl Reader<'_> {
                 outcomes.extend(std::iter::repeat_n(last, (denied - told) as usize));
             }
         }
-        let now = Timestamp::from_nanos(now);
         let calls: usize = runs.iter().map(|run| run.calls as usize).sum();
         if outcomes.len() != calls {
             return None;
         }
-        Some(outcomes.into_iter().map(|outcome| Answer { now, outcome }).collect())
+        let answer = |mut outcome| {
+            let mut now = now;
+            // As of when it is charged, or it would be taken for a booking.
+            if let Outcome::Admitted(Admitted { admission }) = &mut outcome {
+                admission.fresh_at = admission.fresh_at.saturating_add(at.saturating_sub(now));
+                now = at;
+            }
+            Answer { now: Timestamp::from_nanos(now), outcome }
+        };
+        Some(Decided { answers: outcomes.into_iter().map(answer).collect(), valid_for: ends.saturating_sub(now) })
     }
 
     /// The first `fit` calls of a run, from what the script says of the last of them.
-    fn run_admitted(&mut self, request: &Request, run: Run, fit: u32, now: u64, into: &mut Vec<Outcome>) -> Option<()> {
+    fn run_admitted(&mut self, request: &Request, run: Run, fit: u32, at: u64, into: &mut Vec<Outcome>) -> Option<()> {
         let sequence = self.u32()?;
         let limit = self.position(request)?;
         let remaining = self.u32()?;
@@ -266,7 +327,7 @@ impl Reader<'_> {
                 0 => fresh_at,
                 _ => full_at(last, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?,
             };
-            let permit = Permit { at: now, sequence: sequence.wrapping_sub(behind), cost: run.cost, undo: None };
+            let permit = Permit { at, sequence: sequence.wrapping_sub(behind), cost: run.cost, undo: None };
             let remaining = remaining.checked_add(after)?;
             into.push(Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } }));
         }

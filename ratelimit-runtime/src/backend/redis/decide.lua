@@ -16,13 +16,14 @@ for position = 1, limits do
     rules[position] = { kind = kind, capacity = capacity, group = a, per = b }
   end
 end
-local backoff, max_wait = nil, 0
+local backoff, max_wait, lease, back_at = nil, 0, 0, 0
 if action == TAKE_NOW then
   action = TAKE
 else
   local initial, longest
   initial, longest, max_wait, from = unpack_bytes('<I7I7I7', request, from)
   if has_backoff == 1 then backoff = { initial = initial, max = longest } end
+  if leases then lease, back_at = initial, longest end
 end
 
 if stored == nil then stored = call('GET', bucket) end
@@ -60,7 +61,7 @@ local function admitted(at, admission, undo)
 end
 
 local function denied(limit, at)
-  local left = newest <= now and remaining(rules[limit + 1], states[limit + 1], now) or 0
+  local left = (leases or newest <= now) and remaining(rules[limit + 1], states[limit + 1], now) or 0
   return pack(REFUSAL, at and DENIED or NEVER, now, limit, left, at or 0)
 end
 
@@ -69,7 +70,7 @@ if action == GIVE_BACK then
   at, taken, has_undo, from = unpack_bytes('<I7I4B', request, from)
   if has_undo == 1 and taken == sequence and at == newest then
     undo_charge(rules, cost, request, from)
-  elseif at <= now then
+  elseif at <= now or (leases and has_undo == 0) then
     refund(rules, now, at, cost)
   end
   keep()
@@ -78,8 +79,26 @@ end
 
 -- Many calls that came together, as runs of calls of one cost: each is decided as if it had come alone, one after the other
 -- at the same time. Permits that fit are charged for a whole run at once, which leaves the same on record.
+--
+-- Those of a lease are charged as of the last moment at which they may be spent: so long after now as is asked, at most to
+-- the end of a fixed window. What is left of the lease before, if anything, comes back first.
 if action == TAKE_RUNS then
-  local answers, changed = { pack('<BI7', RUNS, now) }, false
+  local answers, changed, stamp = { pack('<BI7', RUNS, now) }, false, now
+  if leases then
+    local back_sequence, back
+    back_sequence, back, from = unpack_bytes('<I4I4', request, from)
+    -- One that is ahead of the record is of a record before it.
+    if back > 0 and (sequence - back_sequence) % 4294967296 < 2147483648 then
+      refund(rules, now, back_at, back)
+      changed = true
+    end
+    local ends = now + lease
+    for position, rule in ipairs(rules) do
+      if rule.kind == FIXED then ends = min(ends, begin(states[position], now) + rule.per - 1) end
+    end
+    stamp = max(newest, ends)
+    answers[1] = answers[1] .. pack('<I7I7', stamp, ends)
+  end
   for _ = 1, cost do
     local each, calls
     each, calls, from = unpack_bytes('<I4I4', request, from)
@@ -88,7 +107,7 @@ if action == TAKE_RUNS then
     if at == now then
       local _, room = tightest(rules, now)
       fit = min(calls, floor(room / each))
-      charge(rules, now, now, fit * each)
+      charge(rules, stamp, stamp, fit * each)
       sequence, changed = (sequence + fit - 1) % 4294967296, true
       local tight, left = tightest(rules, now)
       local state = states[tight + 1]
@@ -102,7 +121,7 @@ if action == TAKE_RUNS then
     -- Those that do not fit are all told the same, unless each makes it worse for the next.
     for _ = 1, backoff and calls - fit or min(1, calls - fit) do
       at, limit = find(rules, each, now)
-      local left = newest <= now and remaining(rules[limit + 1], states[limit + 1], now) or 0
+      local left = (leases or newest <= now) and remaining(rules[limit + 1], states[limit + 1], now) or 0
       if at and backoff then
         deny(backoff, now)
         at, changed = max(at, blocked), true
@@ -135,6 +154,13 @@ if action == PEEK then return admitted(at, at, nil) end
 if cost == 0 then
   keep_clock()
   return admitted(now, now, nil)
+end
+if leases then
+  local stamp = max(at, newest)
+  charge(rules, stamp, stamp, cost)
+  keep()
+  now = stamp
+  return admitted(stamp, stamp, nil)
 end
 local undo = charge(rules, at, now, cost)
 keep()

@@ -10,6 +10,8 @@ local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
 -- The latest time there is; sums that pass it stay there.
 local FAR = 9007199254740991
 
+-- What stands in the place of "has a backoff" where permits are leased, see decide.lua.
+local LEASES = 2
 local TAKE, PEEK, GIVE_BACK, RESET, TAKE_NOW, TAKE_RUNS = 0, 1, 2, 3, 4, 5
 local ADMITTED, DENIED, NEVER, DONE, RUNS = 0, 1, 2, 3, 4
 local SLIDING, TOKEN, FIXED = 0, 1, 2
@@ -20,7 +22,7 @@ local RULE, RULES_FROM = '<BI4I4I7I7I7', 16
 -- The answers: ADMITTED, now, permitted at, sequence, limit, remaining, fresh at; DENIED or NEVER, now, limit, remaining,
 -- until.
 local ADMISSION, REFUSAL = '<BI7I7I4BI4I7', '<BI7BI4I7'
--- RUNS and now, then of each run: how many are admitted, and if any are, as of the last of them, sequence, limit, remaining,
+-- RUNS and now; where permits are leased, when they are charged and until when they may be spent; then of each run: how many are admitted, and if any are, as of the last of them, sequence, limit, remaining,
 -- fresh at, and of a token bucket last and debt; then of those denied DENIED or NEVER, limit, remaining, until.
 local RUN_ADMITTED, RUN_DENIED = '<I4I4BI4I7I7I7', '<BBI4I7'
 

@@ -6,6 +6,7 @@ local TAIL, TAIL_BYTES = '<I7I4I7I7', 25
 local clock, newest, lowest, sequence = 0, 0, 0, 0
 local offences, offended, blocked = 0, 0, 0
 local states = {}
+local leases = has_backoff == LEASES
 
 -- The state that `bytes` hold, or nil where they are no state of this version.
 local function read_states(bytes, count, from)
@@ -125,7 +126,8 @@ local function remaining(rule, state, from)
   if kind == SLIDING then
     taken = total_after(state, from - rule.per)
   elseif kind == TOKEN then
-    local _, debt = token_at(rule, state, from)
+    local last, debt = token_at(rule, state, from)
+    if last > from then debt = debt + ceil((last - from) / rule.step) * rule.units end
     taken = ceil(debt / rule.permit)
   else
     taken = fixed_taken(state, from)
@@ -156,12 +158,23 @@ end
 
 -- The first moment from `now` on at which `cost` fits, and the position of the limit that decides it; instead of the
 -- moment nil where that limit can never hold as much.
+--
+-- Who leases is decided on at `now`, with all that is charged for later: what is ahead counts, and denies only by that. In
+-- no period are more spent than fit: of those that are spent in one, look at what was decided last. It was decided at most
+-- a period after the others were spent, so it has counted them, because none is charged as of a time before it is spent.
 local function find(rules, cost, now)
   if cost == 0 then return now, 0 end
   for position, rule in ipairs(rules) do
     if cost > rule.capacity then return nil, position - 1 end
   end
   local from = max(now, newest, blocked)
+  if leases then
+    from = max(now, lowest)
+    -- A window has no room for what comes before a booking in a later one.
+    for position, rule in ipairs(rules) do
+      if rule.kind == FIXED and newest >= begin(states[position], from) + rule.per then from = max(from, newest) end
+    end
+  end
   local found, limit = from, nil
   for position, rule in ipairs(rules) do
     local at

@@ -15,12 +15,13 @@ local function token_at(r, s, at)
   return last + steps * step, debt
 end
 
--- The first moment at or after `from` at which `cost` more permits fit.
+-- The first moment at or after `from` at which `cost` more permits fit. Where the last change is still to come, as only a
+-- lease finds it, the bucket has so much less to hold until then.
 local function token_earliest(r, s, from, cost)
   local last, debt = token_at(r, s, from)
   local over = debt - (r.capacity - cost) * r.permit
-  if over <= 0 then return from end
-  return min(last + ceil(over / r.units) * r.step, FAR)
+  if over <= 0 and last <= from then return from end
+  return max(from, min(last + ceil(over / r.units) * r.step, FAR))
 end
 
 -- Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.

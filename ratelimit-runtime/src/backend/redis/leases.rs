@@ -1,0 +1,443 @@
+//! Permits that this process has taken before they are called for, to be spent without asking the server.
+//!
+//! A lease is charged, by the server's clock, as of the end of its validity, and spent before that: its validity is counted
+//! here from when it was asked for, which was before the server decided. Every permit is charged as of a time at or after
+//! that at which it is spent; record.lua says why no more are then ever spent than fit.
+//!
+//! How many are asked for follows the calls: one, until a key is asked for again within the validity; then twice as many as
+//! the last time while these are used up, and as many as were used where they are not. What is left when a lease ends goes
+//! back with the next call on the key, or soon, in the background.
+
+use std::collections::HashMap;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use foldhash::quality::RandomState;
+use parking_lot::Mutex;
+
+use super::codec::{self, Back, Decided, Run, Terms};
+use super::{RedisBackend, Way};
+use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
+use crate::background;
+use crate::clock;
+use crate::error::BackendError;
+use crate::limit::{Algorithm, Limit};
+
+/// Keys that are kept in a shard, at the most; for one more the oldest is forgotten.
+const HELD: usize = 256;
+const SHARDS: usize = 16;
+/// No lease takes more of a limit than the whole divided by this, nor is it valid for more of its period.
+const SHARE: u32 = 10;
+const SHARE_OF_PERIOD: u64 = 20;
+/// A lease that would be valid for less is not worth it.
+const SHORTEST: u64 = 100_000;
+/// Two clocks differ by less than this part of what they measure: spending ends earlier by it.
+const DRIFT: u64 = 1_000;
+
+/// The leases of one process, by bucket.
+pub(super) struct Leases {
+    permits: u32,
+    /// In nanoseconds, like all times here.
+    valid_for: u64,
+    hasher: RandomState,
+    shards: [Mutex<HashMap<u64, Held, RandomState>>; SHARDS],
+    /// Calls that have led.
+    led: AtomicU64,
+    is_swept: AtomicBool,
+}
+
+/// What is known of a bucket. One whose limits or costs change from call to call has no lease.
+struct Held {
+    /// The call that it is for.
+    request: Request,
+    cost: u32,
+    /// The call that is asking for a lease: no other does meanwhile.
+    led_by: Option<u64>,
+    /// Calls that the last lease was for, with that which asked for it.
+    size: u32,
+    lease: Option<Lease>,
+    /// Until when a lease asked for last may be spent, whether there was one or not.
+    until: u64,
+    refusal: Option<Refused>,
+}
+
+struct Lease {
+    /// Calls that are left.
+    left: u32,
+    /// The last of its admissions.
+    last: Admitted,
+}
+
+/// A denial, which holds for the next calls for a moment: permits may come back from other processes.
+struct Refused {
+    denied: Denied,
+    /// When it was decided, by the server's clock and, at the latest, by this process's.
+    now: u64,
+    sent: u64,
+    until: u64,
+}
+
+/// A call that asks the server for itself, and if it `leads`, for a lease.
+pub(super) struct Ask {
+    leases: Arc<Leases>,
+    held: u64,
+    /// Its number, if it leads.
+    leads: Option<u64>,
+    sent: u64,
+    /// Calls to lease permits for.
+    extra: u32,
+    terms: Terms,
+}
+
+impl Leases {
+    pub(super) fn new(permits: u32, valid_for: Duration) -> Leases {
+        Leases {
+            permits,
+            valid_for: clock::nanos(valid_for),
+            hasher: RandomState::default(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            led: AtomicU64::new(0),
+            is_swept: AtomicBool::new(false),
+        }
+    }
+
+    /// What can be answered without the server.
+    pub(super) fn answer(&self, request: &Request) -> Option<Answer> {
+        let number = self.number(request);
+        let mut shard = self.shard(number).lock();
+        if matches!(request.action, Action::Reset) {
+            // What it has is charged no more once the bucket is forgotten.
+            shard.remove(&number);
+            return None;
+        }
+        let held = shard.get_mut(&number)?;
+        let now = request.now();
+        match &request.action {
+            Action::Take { cost, max_wait: Duration::ZERO } if held.is_for(request, *cost) => {
+                held.spend(now.as_nanos()).or_else(|| held.denied(now.as_nanos()))
+            }
+            Action::Peek { cost, max_wait: Duration::ZERO } if held.is_for(request, *cost) => {
+                held.peek(now.as_nanos()).or_else(|| held.denied(now.as_nanos()))
+            }
+            Action::GiveBack(permit) if held.is_for(request, permit.cost) => {
+                held.refusal = None;
+                held.take_back(permit.at, now.as_nanos()).then_some(Answer { now, outcome: Outcome::Done })
+            }
+            Action::GiveBack(_) => {
+                held.refusal = None;
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// How the server is asked for one call or, in a batch, for the first; `None` of one that is asked the ordinary way.
+    pub(super) fn ask(self: &Arc<Self>, backend: &RedisBackend, request: &Request) -> Option<Ask> {
+        let Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } = request.action else { return None };
+        if request.backoff.is_some() {
+            return None;
+        }
+        let (number, sent) = (self.number(request), request.now().as_nanos());
+        let mut ask =
+            Ask { leases: Arc::clone(self), held: number, leads: None, sent, extra: 0, terms: Terms::default() };
+        let valid_for = self.valid_for(&request.limits);
+        let most = if valid_for < SHORTEST { 1 } else { self.most(request, cost) };
+        let mut shard = self.shard(number).lock();
+        if !shard.contains_key(&number) && shard.len() >= HELD {
+            forget_oldest(&mut shard, backend);
+        }
+        let held = shard.entry(number).or_insert_with(|| Held::new(request, cost));
+        let mut back = None;
+        if !held.is_for(request, cost) && held.led_by.is_none() && held.until <= sent {
+            back = held.back().filter(|_| held.request.bucket == request.bucket);
+            *held = Held::new(request, cost);
+        }
+        // A lease may have come since the call looked for one.
+        if held.is_for(request, cost) && held.led_by.is_none() && held.peek(sent).is_none() {
+            ask.leads = Some(self.led.fetch_add(1, Ordering::Relaxed));
+            held.led_by = ask.leads;
+            held.size = held.next_size(sent, valid_for).min(most);
+            ask.extra = held.size - 1;
+            ask.terms =
+                Terms { valid_for: if ask.extra > 0 { valid_for } else { 0 }, back: back.or_else(|| held.back()) };
+            held.lease = None;
+            held.until = sent.saturating_add(valid_for);
+        }
+        drop(shard);
+        if ask.leads.is_some() && request.test_time.is_none() {
+            self.sweep(backend);
+        }
+        Some(ask)
+    }
+
+    /// The most calls that a lease is for.
+    fn most(&self, request: &Request, cost: u32) -> u32 {
+        let share = request.limits.iter().map(|limit| limit.capacity() / SHARE).min().unwrap_or(0);
+        (self.permits.min(share) / cost).max(1)
+    }
+
+    fn valid_for(&self, limits: &[Limit]) -> u64 {
+        let period = |limit: &Limit| match limit.algorithm() {
+            // Not longer than a bucket takes to fill, either.
+            Algorithm::TokenBucket => {
+                let fills =
+                    u128::from(limit.per_nanos()) * u128::from(limit.burst()) / u128::from(limit.count().max(1));
+                limit.per_nanos().min(u64::try_from(fills).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
+        };
+        let share = limits.iter().map(|limit| period(limit) / SHARE_OF_PERIOD).min().unwrap_or(0);
+        self.valid_for.min(share)
+    }
+
+    fn number(&self, request: &Request) -> u64 {
+        self.hasher.hash_one(request.bucket())
+    }
+
+    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Held, RandomState>> {
+        #[expect(clippy::cast_possible_truncation, reason = "a few bits of it are enough")]
+        let shard = number as usize % SHARDS;
+        &self.shards[shard]
+    }
+
+    /// Has what is left of leases that have ended given back, in the background, as long as there are any.
+    fn sweep(self: &Arc<Self>, backend: &RedisBackend) {
+        if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let Ok(background) = background::handle() else {
+            self.is_swept.store(false, Ordering::Release);
+            return;
+        };
+        let backend = backend.clone();
+        background.spawn(async move {
+            let Some(leases) = backend.leases.as_ref() else { return };
+            let pause = Duration::from_nanos(leases.valid_for / 2).max(Duration::from_millis(1));
+            loop {
+                tokio::time::sleep(pause).await;
+                if leases.end_old(&backend) {
+                    continue;
+                }
+                leases.is_swept.store(false, Ordering::Release);
+                // One that came meanwhile found the sweeper still at work.
+                if !leases.end_old(&backend) || leases.is_swept.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Ends what is over, and says whether there is more. What goes by a test's clock ends with the next call on its key.
+    fn end_old(&self, backend: &RedisBackend) -> bool {
+        let now = clock::now();
+        let mut is_more = false;
+        for shard in &self.shards {
+            shard.lock().retain(|_, held| {
+                if held.request.test_time.is_some() {
+                    return true;
+                }
+                if now >= held.until
+                    && let Some(back) = held.back()
+                {
+                    held.size = held.next_size(now, 0);
+                    held.lease = None;
+                    backend.return_lease(&held.request, back);
+                }
+                let is_kept = held.led_by.is_some() || now < held.until.saturating_add(self.valid_for);
+                is_more |= is_kept;
+                is_kept
+            });
+        }
+        is_more
+    }
+}
+
+/// Makes room in a shard. What is left of the oldest lease is given back.
+fn forget_oldest(shard: &mut HashMap<u64, Held, RandomState>, backend: &RedisBackend) {
+    let oldest = shard.iter().filter(|(_, held)| held.led_by.is_none()).min_by_key(|(_, held)| held.until);
+    if let Some(number) = oldest.map(|(number, _)| *number)
+        && let Some(held) = shard.remove(&number)
+        && let Some(back) = held.back()
+    {
+        backend.return_lease(&held.request, back);
+    }
+}
+
+impl Held {
+    fn new(request: &Request, cost: u32) -> Held {
+        Held { request: request.clone(), cost, led_by: None, size: 0, lease: None, until: 0, refusal: None }
+    }
+
+    fn is_for(&self, request: &Request, cost: u32) -> bool {
+        self.cost == cost
+            && self.request.bucket == request.bucket
+            && self.request.limits == request.limits
+            && request.backoff.is_none()
+            && self.request.test_time.is_some() == request.test_time.is_some()
+    }
+
+    fn spend(&mut self, now: u64) -> Option<Answer> {
+        let lease = self.lease.as_mut().filter(|lease| lease.left > 0 && now < self.until)?;
+        lease.left -= 1;
+        Some(lease.answer(self.cost))
+    }
+
+    fn peek(&self, now: u64) -> Option<Answer> {
+        let lease = self.lease.as_ref().filter(|lease| lease.left > 0 && now < self.until)?;
+        Some(lease.answer(self.cost))
+    }
+
+    /// Puts permits that were charged as of `at` back into the lease that they are of, while it may be spent.
+    fn take_back(&mut self, at: u64, now: u64) -> bool {
+        match &mut self.lease {
+            Some(lease) if lease.last.permit().at == at && now < self.until => {
+                lease.left = lease.left.saturating_add(1);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn denied(&self, now: u64) -> Option<Answer> {
+        let refused = self.refusal.as_ref().filter(|refused| (refused.sent..refused.until).contains(&now))?;
+        let now = Timestamp::from_nanos(refused.now.saturating_add(now - refused.sent));
+        Some(Answer { now, outcome: Outcome::Denied(refused.denied) })
+    }
+
+    /// What is left of the lease.
+    fn back(&self) -> Option<Back> {
+        let lease = self.lease.as_ref().filter(|lease| lease.left > 0)?;
+        let permit = lease.last.permit();
+        Some(Back { at: permit.at, sequence: permit.sequence, permits: lease.left.saturating_mul(self.cost) })
+    }
+
+    /// How many calls the next lease is for.
+    fn next_size(&self, now: u64, valid_for: u64) -> u32 {
+        match &self.lease {
+            Some(lease) if lease.left > 0 => self.size.saturating_sub(lease.left).max(1),
+            // Used up before its time, or soon after.
+            _ if now < self.until => self.size.saturating_mul(2).max(1),
+            _ if now < self.until.saturating_add(valid_for) => self.size.max(1),
+            _ => 1,
+        }
+    }
+}
+
+impl Lease {
+    /// The admission of a call, as it was when the lease was given, but for the permits left.
+    fn answer(&self, cost: u32) -> Answer {
+        let mut admitted = self.last.clone();
+        let after = self.left.saturating_mul(cost);
+        admitted.admission.remaining = admitted.admission.remaining.saturating_add(after);
+        Answer { now: admitted.at(), outcome: Outcome::Admitted(admitted) }
+    }
+}
+
+impl Ask {
+    /// What the server is asked for one call, and for the lease.
+    pub(super) fn encode_one(&self, request: &Request) -> Vec<u8> {
+        if self.is_for_one() { codec::encode(request, true) } else { self.encode(request, &one(request)) }
+    }
+
+    /// The answer to one call; what the server has leased is kept.
+    pub(super) fn settle_one(self, bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
+        if !self.is_for_one() {
+            return Ok(self.settle(bytes, request, &one(request))?.swap_remove(0));
+        }
+        let answer = codec::decode(bytes, request)?;
+        self.keep(Some(&answer), Vec::new(), 0);
+        Ok(answer)
+    }
+
+    /// There is nothing that only runs can say.
+    fn is_for_one(&self) -> bool {
+        self.extra == 0 && self.terms.back.is_none()
+    }
+
+    /// As [`encode_one`](Ask::encode_one), for calls that are like `request` but for their costs.
+    pub(super) fn encode(&self, request: &Request, runs: &[Run]) -> Vec<u8> {
+        codec::encode_runs(request, &self.with_lease(request, runs), Some(&self.terms))
+    }
+
+    /// As [`settle_one`](Ask::settle_one).
+    pub(super) fn settle(self, bytes: &[u8], request: &Request, runs: &[Run]) -> Result<Vec<Answer>, BackendError> {
+        let runs = self.with_lease(request, runs);
+        let Decided { mut answers, valid_for } = codec::decode_runs(bytes, request, &runs, true)?;
+        let leased = answers.split_off(answers.len().saturating_sub(self.extra as usize));
+        self.keep(answers.last(), leased, valid_for);
+        Ok(answers)
+    }
+
+    fn with_lease(&self, request: &Request, runs: &[Run]) -> Vec<Run> {
+        let mut runs = runs.to_vec();
+        if let (Action::Take { cost, .. }, 1..) = (&request.action, self.extra) {
+            runs.push(Run { cost: *cost, calls: self.extra });
+        }
+        runs
+    }
+
+    /// Whether the bucket has not been forgotten meanwhile.
+    fn leads(&self, held: &Held) -> bool {
+        self.leads.is_some() && self.leads == held.led_by
+    }
+
+    fn keep(&self, last: Option<&Answer>, leased: Vec<Answer>, valid_for: u64) {
+        let mut shard = self.leases.shard(self.held).lock();
+        let Some(held) = shard.get_mut(&self.held).filter(|held| self.leads(held)) else { return };
+        if let Some(Answer { now, outcome: Outcome::Denied(denied) }) = last {
+            let (now, sent) = (now.as_nanos(), self.sent);
+            let until = denied.refusal.admitted_at.map_or(u64::MAX, |at| sent.saturating_add(at.saturating_sub(now)));
+            let until = until.min(sent.saturating_add(self.leases.valid_for));
+            held.refusal = Some(Refused { denied: *denied, now, sent, until });
+            held.size = 1;
+        } else {
+            held.refusal = None;
+        }
+        let admitted = leased.into_iter().map_while(|answer| match answer.outcome {
+            Outcome::Admitted(admitted) => Some(admitted),
+            _ => None,
+        });
+        let (mut left, mut last) = (0, None);
+        for admission in admitted {
+            left += 1;
+            last = Some(admission);
+        }
+        if let Some(last) = last {
+            held.size = left + 1;
+            held.lease = Some(Lease { left, last });
+            held.until = self.sent.saturating_add(valid_for - valid_for / DRIFT);
+        }
+    }
+}
+
+/// The one call that a request is.
+fn one(request: &Request) -> [Run; 1] {
+    let cost = if let Action::Take { cost, .. } = request.action { cost } else { 0 };
+    [Run { cost, calls: 1 }]
+}
+
+impl Drop for Ask {
+    fn drop(&mut self) {
+        if self.leads.is_some()
+            && let Some(held) = self.leases.shard(self.held).lock().get_mut(&self.held)
+            && self.leads(held)
+        {
+            held.led_by = None;
+        }
+    }
+}
+
+impl RedisBackend {
+    /// Gives back what is left of a lease, without waiting for it. What cannot be given back stays charged, as does what
+    /// goes by a test's clock, which may be another's by then.
+    fn return_lease(&self, request: &Request, back: Back) {
+        if request.test_time.is_none()
+            && let Ok(background) = background::handle()
+        {
+            let bytes = codec::encode_runs(request, &[], Some(&Terms { valid_for: 0, back: Some(back) }));
+            background.spawn(self.call(request.bucket(), &bytes, self.until(), Way::Async));
+        }
+    }
+}
