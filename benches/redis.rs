@@ -124,6 +124,22 @@ fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
             ],
         ),
         Case::new(
+            "256 tasks, one key, leases of 100",
+            10.0,
+            vec![
+                tasks!("bare script", tasks, 256, script(peers.clone())),
+                tasks!("ours", tasks, 256, |_| async { ours::hot_leased().await.is_ok() }),
+            ],
+        ),
+        Case::new(
+            "1 task, one key, leases of 100",
+            20.0,
+            vec![
+                tasks!("bare script", tasks, 1, script(peers.clone())),
+                tasks!("ours", tasks, 1, |_| async { ours::hot_leased().await.is_ok() }),
+            ],
+        ),
+        Case::new(
             "1 task, a key that is denied",
             100.0,
             vec![

@@ -18,6 +18,17 @@ fn backend() -> RedisBackend {
     RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5)).build().unwrap()
 }
 
+/// One that takes up to 100 permits at once.
+fn leasing() -> RedisBackend {
+    let builder = RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
+    builder.lease(100, Duration::from_millis(50)).build().unwrap()
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", backend = leasing(), on_backend_error = deny)]
+pub(crate) async fn hot_leased() -> Limited {
+    Ok(())
+}
+
 /// One that asks the server each time.
 fn asking() -> RedisBackend {
     backend()

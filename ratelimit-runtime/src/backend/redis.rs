@@ -47,7 +47,8 @@ use node::Way;
 /// key has an expiry: it is kept for half as long again as its bucket counts, at least half a second and at most a minute
 /// more, so that most decisions can write in place.
 ///
-/// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`].
+/// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may
+/// take permits before they are called for, and spend them without a round trip: see [`RedisBackendBuilder::lease`].
 ///
 /// A cheap handle; clones share their connections, which are made when they are needed and again when they are lost. A
 /// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
@@ -393,8 +394,9 @@ impl RedisBackendBuilder {
     ///   to `valid_for`. A denial holds for calls of this process for at most `valid_for`, instead of until its
     ///   `retry_after`: permits may come back from another process. So the [denial cache](Self::denial_cache) is off.
     ///
-    /// Calls that wait, those with `backoff` and those whose cost is not that of the calls before always ask. Calls that wait
-    /// come after what is leased, and calls that do not wait are no longer denied because somebody waits. A refund goes back
+    /// Calls with `backoff`, those that wait where nothing is left of a lease, and those whose cost is not that of the calls
+    /// before always ask. Calls that wait come after what is leased, and calls that do not wait are no longer denied because
+    /// somebody waits. A refund goes back
     /// into its lease while that lasts, else to the server. A reset drops the lease of this process; those of others are
     /// spent on top of the new bucket, or given back to it, within `valid_for`. Give all processes that share a limit the
     /// same setting: one without leases is denied while the leases of others last.

@@ -70,7 +70,8 @@ if action == GIVE_BACK then
   at, taken, has_undo, from = unpack_bytes('<I7I4B', request, from)
   if has_undo == 1 and taken == sequence and at == newest then
     undo_charge(rules, cost, request, from)
-  elseif at <= now or (leases and has_undo == 0) then
+  elseif at <= now or leases then
+    -- Where permits are leased, what is ahead is no longer only what bookings wait behind.
     refund(rules, now, at, cost)
   end
   keep()

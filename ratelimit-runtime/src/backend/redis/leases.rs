@@ -1,8 +1,10 @@
 //! Permits that this process has taken before they are called for, to be spent without asking the server.
 //!
 //! A lease is charged, by the server's clock, as of the end of its validity, and spent before that: its validity is counted
-//! here from when it was asked for, which was before the server decided. Every permit is charged as of a time at or after
-//! that at which it is spent; record.lua says why no more are then ever spent than fit.
+//! here from when it was asked for, which was before the server decided. So every permit is charged as of a time at or after
+//! that at which it is spent; record.lua says why no more are then ever spent in a period than a window holds. Of a token
+//! bucket the moment at which it is full again is then at or after that which the spending alone would make it, in whatever
+//! order the leases are spent; and a lease ends with the fixed window that it is charged to.
 //!
 //! How many are asked for follows the calls: one, until a key is asked for again within the validity; then twice as many as
 //! the last time while these are used up, and as many as were used where they are not. What is left when a lease ends goes
@@ -115,8 +117,8 @@ impl Leases {
         let held = shard.get_mut(&number)?;
         let now = request.now();
         match &request.action {
-            Action::Take { cost, max_wait: Duration::ZERO } if held.is_for(request, *cost) => {
-                held.spend(now.as_nanos()).or_else(|| held.denied(now.as_nanos()))
+            Action::Take { cost, max_wait } if held.is_for(request, *cost) => {
+                held.spend(now.as_nanos()).or_else(|| held.denied(now.as_nanos()).filter(|_| max_wait.is_zero()))
             }
             Action::Peek { cost, max_wait: Duration::ZERO } if held.is_for(request, *cost) => {
                 held.peek(now.as_nanos()).or_else(|| held.denied(now.as_nanos()))
