@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use axum::{Router, response};
 use futures_util::Stream;
 use futures_util::stream::unfold;
+use ratelimit_examples::address;
 use ratelimit_runtime::{Algorithm, Limit, RateLimiter, limiters, rate_limit};
 use serde_json::{Value, json};
 
@@ -76,13 +77,7 @@ async fn main() -> std::io::Result<()> {
     }
     let page = get(|| async { Html(include_str!("dashboard.html")) });
     let router = Router::new().route("/", page).route("/events", get(events)).route("/burst", post(burst));
-    let listener = tokio::net::TcpListener::bind(address()).await?;
+    let listener = tokio::net::TcpListener::bind(address(3000)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, router).await
-}
-
-/// `ADDR` with a port, or `PORT` on this machine.
-fn address() -> String {
-    let variable = |name| std::env::var(name).ok();
-    variable("ADDR").unwrap_or_else(|| format!("127.0.0.1:{}", variable("PORT").as_deref().unwrap_or("3000")))
 }

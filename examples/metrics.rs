@@ -6,17 +6,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, State};
+use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
-use ratelimit_runtime::{LimiterInfo, limiters, rate_limit};
+use ratelimit_examples::address;
+use ratelimit_runtime::{ClientIp, LimiterInfo, limiters, rate_limit};
 
 /// The name is the label `limiter` of the figures.
-#[rate_limit(count = 3, per = "1m", key = address.ip(), name = "quote", or_else = |_| too_many())]
-async fn quote(ConnectInfo(address): ConnectInfo<SocketAddr>) -> (StatusCode, &'static str) {
+#[rate_limit(count = 3, per = "1m", key = client, name = "quote", or_else = |_| too_many())]
+async fn quote(client: ClientIp) -> (StatusCode, &'static str) {
     (StatusCode::OK, "Simplicity is prerequisite for reliability.\n")
 }
 
@@ -51,14 +52,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .route("/metrics", get(figures))
         .route("/admin/rate-limits", get(rate_limits))
         .with_state(recorder);
-    let listener = tokio::net::TcpListener::bind(address()).await?;
+    let listener = tokio::net::TcpListener::bind(address(3000)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await?;
     Ok(())
-}
-
-/// `ADDR` with a port, or `PORT` on this machine.
-fn address() -> String {
-    let variable = |name| std::env::var(name).ok();
-    variable("ADDR").unwrap_or_else(|| format!("127.0.0.1:{}", variable("PORT").as_deref().unwrap_or("3000")))
 }

@@ -2,34 +2,15 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex, Once};
+use std::process::Output;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ratelimit_tests::RedisServer;
+use ratelimit_tests::{RedisServer, ServerExample, example};
 use serde_json::Value;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
 use tonic_types::StatusExt;
-
-/// `cargo run --example NAME` with these arguments, at the root of the workspace.
-fn example(name: &str) -> Command {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let built = cargo().args(["build", "--quiet", "--examples"]).status().expect("cargo can be started");
-        assert!(built.success(), "the examples do not build");
-    });
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--example", name, "--"]);
-    command
-}
-
-fn cargo() -> Command {
-    let mut cargo = Command::new(env!("CARGO"));
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-    cargo
-}
 
 fn text(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -81,46 +62,28 @@ fn quickstart_says_how_to_get_a_redis_that_is_missing() {
     assert!(text(&output).contains("apt-get install redis-server"), "{}", text(&output));
 }
 
-/// An example that is a server, ended when dropped.
-struct Server {
-    process: Child,
-    url: String,
-}
+/// An example that is a server, and a client of it.
+struct Server(ServerExample);
 
 impl Server {
     fn start(name: &str) -> Server {
-        Server::start_with(name, |_| {})
+        Server(ServerExample::start(name))
     }
 
-    fn start_with(name: &str, configure: impl FnOnce(&mut Command)) -> Server {
-        let mut command = example(name);
-        command.env_remove("ADDR").env_remove("TRUSTED_PROXIES").env("PORT", "0").stdout(Stdio::piped());
-        configure(&mut command);
-        let mut process = command.spawn().expect("cargo can be started");
-        let stdout = process.stdout.take().expect("a pipe");
-        let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("a line of text");
-        let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("{line:?}")).to_owned();
-        Server { process, url }
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.0.url())
     }
 
     fn get(&self, path: &str) -> Answer {
-        Answer::of(agent().get(format!("{}{path}", self.url)).call())
+        Answer::of(agent().get(self.url(path)).call())
     }
 
     fn get_from(&self, client: &str, path: &str) -> Answer {
-        Answer::of(agent().get(format!("{}{path}", self.url)).header("x-forwarded-for", client).call())
+        Answer::of(agent().get(self.url(path)).header("x-forwarded-for", client).call())
     }
 
     fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
-        Answer::of(agent().post(format!("{}{path}", self.url)).send_form(form.iter().copied()))
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
+        Answer::of(agent().post(self.url(path)).send_form(form.iter().copied()))
     }
 }
 
@@ -181,9 +144,7 @@ fn axum_answers_429_with_retry_after_and_json_above_the_limit() {
 
 #[test]
 fn axum_tells_clients_behind_a_trusted_proxy_apart() {
-    let server = Server::start_with("axum", |command| {
-        command.env("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8");
-    });
+    let server = Server(ServerExample::start_with("axum", &[("TRUSTED_PROXIES", "127.0.0.1,10.0.0.0/8")]));
     for _ in 0..5 {
         assert_eq!(server.get_from("203.0.113.1, 10.0.0.7", "/api/data").json()["you"], "203.0.113.1");
     }
@@ -291,7 +252,7 @@ struct Text {
 #[tokio::test]
 async fn tonic_denies_with_resource_exhausted_and_the_time_to_wait() {
     let server = Server::start("tonic");
-    let channel = Channel::from_shared(server.url.clone()).expect("a URL").connect().await.expect("a connection");
+    let channel = Channel::from_shared(server.url("")).expect("a URL").connect().await.expect("a connection");
     let greet = async |token: &'static str| {
         let mut client = tonic::client::Grpc::new(channel.clone());
         client.ready().await.expect("a connection");

@@ -9,4 +9,4 @@ mod server_example;
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
-pub use server_example::ServerExample;
+pub use server_example::{ServerExample, example};

@@ -1,8 +1,30 @@
-//! An example that is an HTTP server, on a free port, ended when it is dropped.
+//! The examples, run as the README says; those that are HTTP servers on a free port, ended when they are dropped.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::Once;
+
+/// `cargo run --example NAME`, its arguments to be added, at the root of the workspace.
+///
+/// # Panics
+/// Where the examples do not build.
+pub fn example(name: &str) -> Command {
+    static BUILT: Once = Once::new();
+    BUILT.call_once(|| {
+        let built = cargo().args(["build", "--quiet", "--examples"]).status().expect("cargo can be started");
+        assert!(built.success(), "the examples do not build");
+    });
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--example", name, "--"]);
+    command
+}
+
+fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
+    cargo
+}
 
 /// A running example.
 #[derive(Debug)]
@@ -12,18 +34,24 @@ pub struct ServerExample {
 }
 
 impl ServerExample {
-    /// `cargo run --example NAME`, until it says where it listens.
+    /// Runs it until it says where it listens.
     ///
     /// # Panics
     /// Where it does not.
     pub fn start(name: &str) -> ServerExample {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut process = Command::new(cargo)
-            .args(["run", "--quiet", "--example", name])
-            .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
+        ServerExample::start_with(name, &[])
+    }
+
+    /// With these variables in its environment.
+    ///
+    /// # Panics
+    /// As [`start`](ServerExample::start).
+    pub fn start_with(name: &str, variables: &[(&str, &str)]) -> ServerExample {
+        let mut process = example(name)
             .env_remove("ADDR")
+            .env_remove("TRUSTED_PROXIES")
             .env("PORT", "0")
-            .stdin(Stdio::null())
+            .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("cargo can be started");
