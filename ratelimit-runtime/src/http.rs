@@ -28,20 +28,24 @@ struct Answer {
 const CONTENT_TYPE: &str = "application/problem+json";
 
 fn answer(exceeded: &RateLimitExceeded) -> Answer {
-    let failed = exceeded.kind() == ExceededKind::BackendFailed;
     let mut headers = Vec::with_capacity(4);
     headers.push(("content-type", CONTENT_TYPE.to_owned()));
     if let Some(seconds) = exceeded.retry_after_secs() {
         headers.push(("retry-after", seconds.to_string()));
     }
-    if failed {
-        let body = r#"{"title":"The rate limit cannot be decided at the moment","status":503}"#.to_owned();
-        return Answer { status: 503, headers, body };
-    }
+    let detail = match exceeded.kind() {
+        ExceededKind::BackendFailed => {
+            // A problem without a type has its status's own title.
+            let body = r#"{"title":"Service Unavailable","status":503,"detail":"The rate limit cannot be decided at the moment"}"#;
+            return Answer { status: 503, headers, body: body.to_owned() };
+        }
+        ExceededKind::Limited => "",
+        ExceededKind::CostExceedsLimit => r#","detail":"The request is larger than the limit: waiting does not help""#,
+    };
     headers.extend(fields::standard(&exceeded.limit(), exceeded.remaining(), exceeded.retry_after_secs()));
     let policy = fields::policy_name(&exceeded.limit());
     let body = format!(
-        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":429,"violated-policies":["{policy}"]}}"#
+        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":429{detail},"violated-policies":["{policy}"]}}"#
     );
     Answer { status: 429, headers, body }
 }
@@ -94,9 +98,22 @@ mod tests {
     }
 
     #[test]
+    fn a_request_that_never_fits_is_told_so_and_no_time() {
+        let never = RateLimitExceeded {
+            retry_after: u64::MAX,
+            ..exceeded(Limit::new(5, Duration::from_secs(60)), ExceededKind::CostExceedsLimit)
+        };
+        let answer = answer(&never);
+        assert!(answer.headers.iter().all(|(name, _)| *name != "retry-after"));
+        assert!(answer.headers.contains(&("ratelimit", r#""5-per-60s";r=2"#.to_owned())), "{:?}", answer.headers);
+        assert!(answer.body.contains("waiting does not help"), "{}", answer.body);
+    }
+
+    #[test]
     fn a_failed_backend_is_unavailable() {
         let answer = answer(&exceeded(Limit::new(5, Duration::from_secs(60)), ExceededKind::BackendFailed));
         assert_eq!(answer.status, 503);
         assert!(answer.headers.iter().any(|(name, _)| *name == "retry-after"));
+        assert!(answer.body.contains(r#""status":503"#), "{}", answer.body);
     }
 }
