@@ -8,6 +8,10 @@ use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What a denied request gets from a service with responses `R` and errors `E`.
+#[diagnostic::on_unimplemented(
+    message = "a request denied by a `RateLimitLayer` cannot be answered with a `{R}`",
+    note = "say what it gets: `.deny_with(|exceeded| ..)`, or let it fail: `.error_on_denied()`"
+)]
 pub trait Denial<R, E>: sealed::Sealed {
     /// Errors of the limited service.
     type Error;
@@ -23,6 +27,7 @@ pub trait Denial<R, E>: sealed::Sealed {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Respond;
 
+#[diagnostic::do_not_recommend]
 impl<R: FromRateLimitExceeded, E> Denial<R, E> for Respond {
     type Error = E;
 

@@ -66,6 +66,7 @@ struct Settings<R, F, D> {
 impl<R, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
     /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of it.
     ///
+    /// The closure says what it takes (`|request: &Request| ..`), and what it makes is owned: it may not borrow from the request.
     /// A key of `None` is a bucket of its own. What a client can write into a request by itself, such as a header that no
     /// proxy of yours sets, is no key that limits it.
     pub fn new(limiter: impl Borrow<RateLimiter>, key: F) -> RateLimitLayer<R, F> {
@@ -83,7 +84,8 @@ impl<R, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
 }
 
 impl<R> RateLimitLayer<R, fn(&R)> {
-    /// Limits all requests together, in one bucket.
+    /// Limits all requests together, in one bucket. Where the compiler cannot tell of what type they are:
+    /// `RateLimitLayer::<Request, _>::unkeyed(..)`.
     pub fn unkeyed(limiter: impl Borrow<RateLimiter>) -> RateLimitLayer<R, fn(&R)> {
         RateLimitLayer::new(limiter, |_: &R| {})
     }
@@ -118,7 +120,8 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self
     }
 
-    /// Denied requests get the response that `respond` makes.
+    /// Denied requests get the response that `respond` makes. Of a whole tonic server:
+    /// `.deny_with(|exceeded| Status::from(exceeded).into_http())`.
     pub fn deny_with<T, Response>(self, respond: T) -> RateLimitLayer<R, F, RespondWith<T>>
     where
         T: Fn(RateLimitExceeded) -> Response,
@@ -126,8 +129,9 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self.denial(RespondWith(respond))
     }
 
-    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError): for clients, and for services
-    /// whose responses cannot say it.
+    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError): for clients (reqwest's and
+    /// hyper's) and other services whose responses cannot say it. Without this or [`deny_with`](Self::deny_with) these are no
+    /// services.
     pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail> {
         self.denial(Fail)
     }
