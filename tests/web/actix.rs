@@ -1,8 +1,9 @@
 //! Actix-web handlers under the attribute.
 
 use actix_web::{App, HttpResponse, Responder, get, web};
-use ratelimit_runtime::{ClientIp, ClientIpConfig, rate_limit};
+use ratelimit_runtime::{ClientIp, ClientIpConfig, RateLimitHeaders, rate_limit};
 
+use crate::failing::UNSURE;
 use crate::server::serve_actix;
 
 #[get("/below/{name}")]
@@ -73,4 +74,27 @@ async fn clients_behind_a_proxy_are_told_apart() {
     again.assert_is_429("routed");
     let lines = [("forwarded", "for=198.51.100.99"), ("forwarded", "for=203.0.113.1")];
     assert_eq!(site.get_with("/?a=1", &lines).await.status, 429);
+}
+
+#[actix_web::test]
+async fn a_limit_that_cannot_be_decided_is_503() {
+    #[rate_limit(limiter = UNSURE)]
+    async fn handler() -> Result<String, actix_web::Error> {
+        Ok("hello".to_owned())
+    }
+
+    #[rate_limit(limiter = UNSURE)]
+    async fn response() -> HttpResponse {
+        HttpResponse::Ok().finish()
+    }
+
+    let headers = || RateLimitHeaders::new().with_x_rate_limit();
+    let site = serve_actix!(
+        App::new()
+            .wrap(headers())
+            .route("/handler", web::get().to(handler))
+            .route("/response", web::get().to(response))
+    );
+    site.get("/handler").await.assert_is_503();
+    site.get("/response").await.assert_is_503();
 }

@@ -5,9 +5,12 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
-use ratelimit_runtime::{ClientIp, ClientIpConfig, RateLimitExceeded, rate_limit};
+use ratelimit_runtime::{
+    ClientIp, ClientIpConfig, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, rate_limit,
+};
 use serde_json::{Value, json};
 
+use crate::failing::UNSURE;
 use crate::server::serve;
 
 #[derive(Clone)]
@@ -164,4 +167,18 @@ async fn concurrent_requests_get_as_many_answers_as_the_limit_allows() {
     let statuses = tasks.join_all().await;
     let count = |status| statuses.iter().filter(|&&is| is == status).count();
     assert_eq!((count(200), count(429)), (10, 40));
+}
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_decided_is_503() {
+    #[rate_limit(limiter = UNSURE)]
+    async fn handler() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    let layered = get(async || "hello").layer(RateLimitLayer::unkeyed(&*UNSURE));
+    let router = Router::new().route("/handler", get(handler)).route("/layer", layered);
+    let site = serve(router.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
+    site.get("/handler").await.assert_is_503();
+    site.get("/layer").await.assert_is_503();
 }

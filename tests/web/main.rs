@@ -2,6 +2,7 @@
 
 mod actix;
 mod axum;
+mod failing;
 mod grpc;
 mod headers;
 mod layer;

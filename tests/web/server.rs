@@ -102,4 +102,14 @@ impl Answer {
         assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded", "{name}");
         assert_eq!(problem["violated-policies"], serde_json::json!(["1-per-60s"]), "{name}");
     }
+
+    /// The 503 as this crate makes it where a backend failed, which tells of no limit.
+    pub(crate) fn assert_is_503(&self) {
+        assert_eq!(self.status, 503, "{self:?}");
+        assert_eq!(self.header("retry-after"), Some("1"), "{self:?}");
+        assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
+        assert_eq!((&problem["title"], &problem["status"]), (&"Service Unavailable".into(), &503.into()));
+        assert!(!self.tells("ratelimit") && !self.tells("secret"), "{self:?}");
+    }
 }
