@@ -76,3 +76,18 @@ fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
     browser.click("#burst button");
     browser.wait_for("that it was not sent", |page| page.text("#result"), |text| text.starts_with("not sent: "));
 }
+
+#[test]
+fn a_server_that_was_started_again_is_no_negative_number_of_calls() {
+    let server = ServerExample::start("dashboard");
+    let browser = Browser::start();
+    browser.open(server.url());
+    let label = browser.run(
+        "const limiter = { name: 'again', limits: [{ count: 9, per: 1, algorithm: 'fixed_window' }], remaining: 9, denied: 7 };
+         show({ ...limiter, allowed: 50 });
+         show({ ...limiter, allowed: 53 });
+         show({ ...limiter, allowed: 2, denied: 0 });
+         return document.querySelector('[data-limiter=again] svg').getAttribute('aria-label')",
+    );
+    assert_eq!(label, "Calls of the last minute: 5 allowed, 0 denied");
+}

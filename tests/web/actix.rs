@@ -77,6 +77,26 @@ async fn clients_behind_a_proxy_are_told_apart() {
 }
 
 #[actix_web::test]
+async fn a_configuration_in_shared_data_is_found() {
+    let data = web::Data::new(ClientIpConfig::x_forwarded_for(["127.0.0.1"]).unwrap());
+    let site = serve_actix!(App::new().app_data(data.clone()).service(responder));
+    assert_eq!(site.get_with("/responder", &[("x-forwarded-for", "203.0.113.44")]).await.body, "203.0.113.44");
+}
+
+#[actix_web::test]
+async fn a_client_whose_address_is_not_known_is_no_bypass() {
+    let app = App::new().service(responder).route("/", web::get().to(routed));
+    let app = actix_web::test::init_service(app).await;
+    // From no peer.
+    let status = async |path: &str| {
+        let request = actix_web::test::TestRequest::with_uri(path).to_request();
+        actix_web::test::call_service(&app, request).await.status().as_u16()
+    };
+    assert_eq!([status("/responder").await, status("/responder").await], [500, 500]);
+    assert_eq!([status("/?a=1").await, status("/?a=1").await], [200, 429]);
+}
+
+#[actix_web::test]
 async fn a_limit_that_cannot_be_decided_is_503() {
     #[rate_limit(limiter = UNSURE)]
     async fn handler() -> Result<String, actix_web::Error> {

@@ -1,6 +1,10 @@
 //! Axum handlers under the attribute.
 
-use axum::extract::{Path, Query, State};
+use std::net::SocketAddr;
+
+use axum::body::Body;
+use axum::extract::connect_info::MockConnectInfo;
+use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -9,6 +13,7 @@ use ratelimit_runtime::{
     ClientIp, ClientIpConfig, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, rate_limit,
 };
 use serde_json::{Value, json};
+use tower::ServiceExt;
 
 use crate::failing::UNSURE;
 use crate::server::serve;
@@ -149,6 +154,15 @@ async fn a_client_whose_address_is_not_known_is_no_bypass() {
     assert_eq!(site.statuses("/known", 2).await, [500, 500]);
     assert_eq!(site.get("/unknown").await.body, "unknown");
     site.get("/unknown").await.assert_is_429("unknown");
+}
+
+#[tokio::test]
+async fn a_test_without_a_server_says_who_calls() {
+    let router =
+        Router::new().route("/", get(any_response)).layer(MockConnectInfo(SocketAddr::from(([192, 0, 2, 9], 1))));
+    let response = router.oneshot(Request::new(Body::empty())).await.unwrap();
+    let body = axum::body::to_bytes(response.into_body(), 100).await.unwrap();
+    assert_eq!(body, "192.0.2.9 0");
 }
 
 #[tokio::test]

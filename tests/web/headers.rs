@@ -161,6 +161,26 @@ async fn old_clients_are_told_by_three_headers() {
 }
 
 #[tokio::test]
+async fn the_seconds_left_are_rounded_up() {
+    #[rate_limit(count = 5, per = "60900ms")]
+    async fn handler() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    let headers = RateLimitHeadersLayer::new().with_x_rate_limit();
+    let site = serve(Router::new().route("/", get(handler)).layer(headers)).await;
+    let mut told = Vec::new();
+    for _ in 0..5 {
+        let answer = site.get("/").await;
+        let (_, reset) = left(&answer, "5-per-60900000us");
+        assert_eq!(answer.header("x-ratelimit-reset"), Some(&*reset.to_string()));
+        told.push(reset);
+    }
+    // 60.9, less what the answer took.
+    assert!(told.contains(&61) && told.iter().all(|&reset| reset <= 61), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_limit_of_the_whole_router_is_told_too() {
     static ALL: RateLimiter = RateLimiter::new("headers-of-all", &[Limit::new(2, Duration::from_secs(60))]);
     let router = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::unkeyed(&ALL));
