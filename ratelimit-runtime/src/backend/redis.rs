@@ -535,13 +535,16 @@ fn decode(bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, B
 /// What the script answered.
 type Replied = Result<Vec<u8>, BackendError>;
 
+/// A call that waits for its answer.
+type Calling = Pin<Box<dyn Future<Output = Replied> + Send>>;
+
 /// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
 /// permits that it brings are given back.
 struct Undropped<'a> {
     backend: &'a RedisBackend,
     request: &'a Request,
     /// None once it is done.
-    call: Option<(Pin<Box<dyn Future<Output = Replied> + Send>>, Option<Ask>)>,
+    call: Option<(Calling, Option<Ask>)>,
 }
 
 impl Future for Undropped<'_> {
