@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use actix_web::dev::Service;
 use actix_web::{App, HttpResponse, web};
 use axum::Router;
 use axum::http::HeaderValue;
@@ -10,6 +11,7 @@ use axum::routing::get;
 use ratelimit_runtime::{
     Limit, RateLimitExceeded, RateLimitHeaders, RateLimitHeadersLayer, RateLimitLayer, RateLimiter, rate_limit,
 };
+use tower::{Layer, ServiceExt};
 
 use crate::server::{Answer, Site, serve, serve_actix};
 
@@ -132,6 +134,35 @@ async fn what_a_handler_tells_itself_is_kept() {
 }
 
 #[tokio::test]
+async fn old_headers_of_a_handler_are_kept_too() {
+    async fn handler() -> Result<Response, RateLimitExceeded> {
+        seven_more()?;
+        Ok(([("x-ratelimit-remaining", "mine")], "hello").into_response())
+    }
+
+    let headers = RateLimitHeadersLayer::new().with_x_rate_limit();
+    let answer = serve(Router::new().route("/", get(handler)).layer(headers)).await.get("/").await;
+    assert_eq!(answer.header("x-ratelimit-remaining"), Some("mine"));
+    assert_eq!(answer.header("x-ratelimit-limit"), None);
+    assert_eq!(answer.header("ratelimit-policy"), Some(r#""7-per-60s";q=7;w=60"#));
+}
+
+#[tokio::test]
+async fn a_service_that_decides_before_it_returns_its_future_is_heard() {
+    #[rate_limit(count = 3, per = "60s")]
+    fn decide() -> Option<()> {
+        Some(())
+    }
+
+    let service = tower::service_fn(|_: ()| {
+        decide();
+        std::future::ready(Ok::<_, std::convert::Infallible>("hello".into_response()))
+    });
+    let response = RateLimitHeadersLayer::new().layer(service).oneshot(()).await.unwrap();
+    assert_eq!(response.headers()["ratelimit-policy"], r#""3-per-60s";q=3;w=60"#);
+}
+
+#[tokio::test]
 async fn a_handler_without_a_limit_tells_nothing() {
     let site = serve(Router::new().route("/", get(async || "hello")).layer(RateLimitHeadersLayer::new())).await;
     assert_eq!(site.get("/").await.header("ratelimit"), None);
@@ -208,6 +239,25 @@ async fn actix_successes_tell_policy_and_permits_left() {
     }
     let denied = site.get("/").await;
     assert_eq!((denied.status, left(&denied, "3-per-60s").0), (429, 0));
+}
+
+#[actix_web::test]
+async fn an_actix_middleware_that_decides_before_it_returns_its_future_is_heard() {
+    #[rate_limit(count = 3, per = "60s")]
+    fn decide() -> Option<()> {
+        Some(())
+    }
+
+    let site = serve_actix!(
+        App::new()
+            .wrap_fn(|request, service| {
+                decide();
+                service.call(request)
+            })
+            .wrap(RateLimitHeaders::new())
+            .route("/", web::get().to(async || "hello"))
+    );
+    assert_eq!(left(&site.get("/").await, "3-per-60s").0, 2);
 }
 
 #[actix_web::test]
