@@ -154,7 +154,7 @@ async fn a_service_that_decides_before_it_returns_its_future_is_heard() {
         Some(())
     }
 
-    let service = tower::service_fn(|_: ()| {
+    let service = tower::service_fn(|(): ()| {
         decide();
         std::future::ready(Ok::<_, std::convert::Infallible>("hello".into_response()))
     });

@@ -28,7 +28,8 @@ use crate::key::{ExactIp, KeyWriter, RateLimitKey};
 ///
 /// In axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`. Where no address is known (without that, or on
 /// a unix socket), the request is answered with 500: it would be unlimited otherwise. With `Option<ClientIp>` such requests
-/// share a bucket of their own.
+/// share a bucket of their own. Where a trusted proxy comes by a unix socket, axum's `MockConnectInfo` as a layer says for all
+/// requests from which address it is to count as coming.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientIp {
     address: IpAddr,

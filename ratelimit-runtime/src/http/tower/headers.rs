@@ -34,7 +34,9 @@ use crate::noted::{self, Note};
 ///
 /// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
 /// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
-/// - Limits of less than a second are not told: the draft cannot express them.
+/// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
+///   by the tightest of them, or not at all where that is such a one.
+/// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
 ///   anything while limits are off or a backend's failure admits or denies.
 /// - Once such a layer was made, a decision in this process costs a few nanoseconds more: it takes the way on which it is
