@@ -161,6 +161,19 @@ mod tests {
     }
 
     #[test]
+    fn a_handler_that_panics_leaves_nothing_to_write_on() {
+        let mut note = Note::default();
+        begin();
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _entered = note.enter();
+            panic!("as it should");
+        }));
+        assert!(panicked.is_err() && CURRENT.get().is_none());
+        admitted(Limit::new(10, Duration::from_secs(60)), 1, 0);
+        assert!(CURRENT.get().is_none() && note.tightest().is_none());
+    }
+
+    #[test]
     fn windows_below_a_second_are_left_out() {
         let mut note = Note::default();
         begin();
