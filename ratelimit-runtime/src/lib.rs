@@ -76,7 +76,7 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
-//! | `redis-tls` | Redis by TLS: `rediss://`, `valkeys://` | rustls with ring, rustls-native-certs |
+//! | `redis-tls` | Redis by TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master that sentinels watch over | nothing |
 //! | `redis-cluster` | a Redis Cluster | nothing |
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |

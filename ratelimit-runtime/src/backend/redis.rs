@@ -58,9 +58,10 @@ use node::Way;
 ///
 /// # Threads and runtimes
 /// A blocking decision writes and reads on its own thread, without another's help; inside an async runtime too, where it
-/// keeps a worker from other tasks for a round trip. There are at most four such connections to a server. Where more
-/// threads come at once they queue, and whoever has a connection sends what is queued in one write and hands out the
-/// answers: few threads are as fast as with a connection each, and many cost the system fewer calls.
+/// keeps a worker from other tasks for a round trip. There are at most four such connections to a server, and one more of
+/// this crate's background thread, which learns at once that the server has ended them. Where more threads come at once
+/// they queue, and whoever has a connection sends what is queued in one write and hands out the answers: few threads are as
+/// fast as with a connection each, and many cost the system fewer calls.
 ///
 /// An asynchronous decision uses the connection of the tokio runtime that it is polled in first, shared by all its tasks;
 /// on any other executor, or in a runtime without input and output, that of this crate's background thread. A runtime
@@ -103,7 +104,8 @@ impl RedisBackend {
     /// - `redis://user:password@host:port/database`, where all but the host may be left out;
     /// - `unix:///path/to/socket?db=0&user=..&pass=..`;
     /// - `rediss://..`, by TLS (feature `redis-tls`): never without, and the server's certificate must be for that host and
-    ///   by an authority that the system trusts, or see [`RedisBackendBuilder::ca_certificate`];
+    ///   by an authority that the system trusts, or see [`RedisBackendBuilder::ca_certificate`]. Encrypted by the provider
+    ///   that is the process's default in rustls; where there is none yet, ring is made it;
     /// - `redis+sentinel://user:password@host:port,host:port/master/database`, the master that these sentinels name (feature
     ///   `redis-sentinel`); the login is the master's;
     /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature

@@ -205,8 +205,7 @@ impl Links {
         places.push((id, Place::Opening(attempt.clone())));
         drop(places);
         let usage = Arc::new(Usage::new(runtime.clone()));
-        let end =
-            End { places: Arc::downgrade(&self.places), usage: Arc::clone(&usage), id, background: background.id() };
+        let end = End { places: Arc::downgrade(&self.places), usage: Arc::clone(&usage) };
         let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, end));
         let (places, until, late) = (Arc::clone(&self.places), Instant::now() + self.patience, self.endpoint.late());
         let background = background.clone();
@@ -246,14 +245,19 @@ impl Places {
         places.extend(place.map(|place| (id, place)));
     }
 
-    /// Gives up a link; calls that wait for its answers go on waiting.
+    /// Gives up a link; calls that wait for its answers go on waiting. The background's takes the lanes along.
     fn close(&self, usage: &Arc<Usage>) {
         let mut places = self.by_runtime.lock();
         let is = |(_, place): &(Id, Place)| matches!(place, Place::Open(link) if Arc::ptr_eq(&link.usage, usage));
         let gone = places.iter().position(is).map(|position| places.swap_remove(position));
         // Dropped without the lock.
         drop(places);
-        drop(gone);
+        if let Some((id, _)) = gone
+            && background::handle().is_ok_and(|background| background.id() == id)
+            && let Some(lanes) = self.lanes.upgrade()
+        {
+            lanes.clear();
+        }
     }
 }
 
@@ -293,8 +297,6 @@ async fn send(connection: &mut MultiplexedConnection, commands: &[Cmd]) -> Redis
 struct End {
     places: Weak<Places>,
     usage: Arc<Usage>,
-    id: Id,
-    background: Id,
 }
 
 impl Drop for End {
@@ -303,11 +305,6 @@ impl Drop for End {
         self.usage.ended.store(true, Ordering::Relaxed);
         if let Some(places) = self.places.upgrade() {
             places.close(&self.usage);
-            if self.id == self.background
-                && let Some(lanes) = places.lanes.upgrade()
-            {
-                lanes.clear();
-            }
         }
     }
 }
