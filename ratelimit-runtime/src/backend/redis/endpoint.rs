@@ -83,14 +83,13 @@ impl Endpoint {
 
     fn info(&self) -> Result<ConnectionInfo, RedisError> {
         let address = match &self.address {
-            Address::Tcp(host, port) => {
-                #[cfg(feature = "redis-tls")]
-                let encrypted = self.tls.as_ref().map(|tls| tls.address(host, *port));
-                #[cfg(not(feature = "redis-tls"))]
-                let encrypted = None;
-                encrypted.unwrap_or_else(|| ConnectionAddr::Tcp(host.clone(), *port))
-            }
+            Address::Tcp(host, port) => ConnectionAddr::Tcp(host.clone(), *port),
             Address::Unix(path) => ConnectionAddr::Unix(path.clone()),
+        };
+        #[cfg(feature = "redis-tls")]
+        let address = match (&self.tls, &self.address) {
+            (Some(tls), Address::Tcp(host, port)) => tls.address(host, *port),
+            _ => address,
         };
         // Of version 3 it is told at once that a connection is gone. The client's name and version are nothing that the
         // server has to know, and would be one more command to allow.
