@@ -95,6 +95,19 @@ fn a_restart_between_two_calls_fails_neither() {
 }
 
 #[test]
+fn a_restart_while_nobody_runs_the_runtime_fails_no_call() {
+    let server = RedisServer::start();
+    let limiter = limiter("unrun", &server.url(), OnBackendError::Deny, 100);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let call = || runtime.block_on(limiter.check_async("a", 1)).is_ok();
+    while !call() {}
+    for _ in 0..3 {
+        server.restart();
+        assert!(call());
+    }
+}
+
+#[test]
 fn a_frozen_server_costs_a_call_its_timeout() {
     let server = RedisServer::start();
     let limiter = limiter("frozen", &server.url(), OnBackendError::Deny, 3);
