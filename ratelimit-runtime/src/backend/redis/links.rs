@@ -148,10 +148,15 @@ impl Links {
         }
     }
 
-    /// Opens the background's link if there is none: when the server closes it, the lanes are closed too. Their connections
-    /// tell nobody before they are used.
+    /// Opens the background's link if there is none: when the server closes it, or it cannot be opened, the lanes are closed
+    /// too. Their connections tell nobody before they are used.
     pub(super) async fn watch(&self, background: &Handle) {
         let _ = self.open(background.clone(), background).await;
+        if !matches!(self.places.of(background.id()), Some(Place::Open(_)))
+            && let Some(lanes) = self.places.lanes.upgrade()
+        {
+            lanes.clear();
+        }
     }
 
     /// Closes the links; calls that wait for answers go on waiting.

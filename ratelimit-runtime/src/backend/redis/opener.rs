@@ -71,13 +71,9 @@ impl Opener {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let (outcome, attempt) = watch::channel(None);
         let (endpoint, patience, links) = (self.endpoint.clone(), self.patience, Arc::clone(&self.links));
-        background.spawn(async move {
-            let watch = background.spawn(async move { links.watch(background).await });
-            let opened = background.spawn_blocking(move || endpoint.open(patience)).await;
-            // Where the server takes no more connections than this one, it is used without.
-            let _ = watch.await;
-            let opened = opened.unwrap_or_else(|_| Err(unreachable("the attempt to reach Redis ended")));
-            let line = opened.map(|connection| Mutex::new(Some(Line::new(connection))));
+        background.spawn(async move { links.watch(background).await });
+        background.spawn_blocking(move || {
+            let line = endpoint.open(patience).map(|connection| Mutex::new(Some(Line::new(connection))));
             outcome.send_replace(Some(line.map(|line| Arc::new(Opened { line, at: Instant::now() }))));
         });
         *current = Some(attempt.clone());
