@@ -124,11 +124,11 @@ fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
             ],
         ),
         Case::new(
-            "256 tasks, one key, leases of 100",
+            "256 tasks, one key, leases of 1,000",
             10.0,
             vec![
                 tasks!("bare script", tasks, 256, script(peers.clone())),
-                tasks!("ours", tasks, 256, |_| async { ours::hot_leased().await.is_ok() }),
+                tasks!("ours", tasks, 256, |_| async { ours::leased_by_1_000().await.is_ok() }),
             ],
         ),
         Case::new(
@@ -136,7 +136,7 @@ fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
             20.0,
             vec![
                 tasks!("bare script", tasks, 1, script(peers.clone())),
-                tasks!("ours", tasks, 1, |_| async { ours::hot_leased().await.is_ok() }),
+                tasks!("ours", tasks, 1, |_| async { ours::leased_by_100().await.is_ok() }),
             ],
         ),
         Case::new(

@@ -395,6 +395,8 @@ enum Step {
     },
     /// By thousandths of the first limit's period.
     Advance(u64),
+    /// To so many microseconds before the first limit's period begins anew.
+    AdvanceToEnd(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -405,7 +407,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (process(), 1_u32..=3, 0_u64..=1_500)
             .prop_map(|(process, cost, thousandths)| Step::Wait { process, cost, thousandths }),
         2 => (process(), any::<usize>()).prop_map(|(process, choice)| Step::GiveBack { process, choice }),
-        6 => prop_oneof![4 => 0_u64..=10, 3 => 0_u64..=60, 2 => 0_u64..=400, 1 => 900_u64..=1_100].prop_map(Step::Advance),
+        6 => prop_oneof![4 => 0_u64..=10, 3 => 0_u64..=60, 2 => 0_u64..=400, 2 => 900_u64..=1_000].prop_map(Step::Advance),
+        1 => (0_u64..=2).prop_map(Step::AdvanceToEnd),
     ]
 }
 
@@ -422,10 +425,12 @@ fn limit() -> impl Strategy<Value = Limit> {
         })
 }
 
-fn follow(processes: &[RedisBackend], name: &str, limits: &[Limit], steps: &[Step]) -> Result<(), String> {
+/// What is admitted, in the order of its times; an error where a full log says that it is too much.
+fn follow(processes: &[RedisBackend], name: &str, limits: &[Limit], steps: &[Step]) -> Result<Log, String> {
+    let per = u64::try_from(limits[0].per().as_micros()).unwrap();
     let mut now = START;
     let mut out: Vec<(Permit, Entry)> = Vec::new();
-    let thousandth = u64::try_from(limits[0].per().as_micros()).unwrap() / 1_000;
+    let thousandth = per / 1_000;
     let ask = |process: usize, action: Action, now: u64| {
         let request = Request::new(name, limits, action).at(Timestamp::from_nanos(now * 1_000));
         processes[process].decide(&request).map_err(|error| error.to_string())
@@ -434,6 +439,10 @@ fn follow(processes: &[RedisBackend], name: &str, limits: &[Limit], steps: &[Ste
         let (process, cost, calls, max_wait) = match step {
             Step::Advance(by) => {
                 now += by * thousandth;
+                continue;
+            }
+            Step::AdvanceToEnd(before) => {
+                now = (now + before + 1).next_multiple_of(per) - before;
                 continue;
             }
             Step::GiveBack { process, choice } => {
@@ -469,14 +478,54 @@ fn follow(processes: &[RedisBackend], name: &str, limits: &[Limit], steps: &[Ste
         }
         log.0.push(entry);
     }
-    Ok(())
+    Ok(log)
+}
+
+fn take(process: usize, calls: u32) -> Step {
+    Step::Take { process, cost: 1, calls }
+}
+
+/// What two processes are admitted in so many milliseconds from the start, of 100 a second.
+fn admitted_in(algorithm: Algorithm, steps: &[Step], from: u64, to: u64) -> usize {
+    let server = RedisServer::start();
+    let processes = [backend(&server, 10, SECOND), backend(&server, 10, SECOND)];
+    let limit = Limit::new(100, SECOND).with_algorithm(algorithm);
+    let log = follow(&processes, "rl:1:{steps}", &[limit], steps).unwrap();
+    let millis = |entry: &&Entry| (entry.at / 1_000 - START) / 1_000;
+    log.0.iter().filter(|entry| (from..to).contains(&millis(entry))).count()
+}
+
+#[test]
+fn permits_that_are_spent_late_count_until_a_period_later() {
+    // Asked with 1, 2, 4, 8 and 10: of these 9 are left.
+    let steps = [
+        take(0, 16),
+        take(1, 100),
+        Step::Advance(49),
+        take(0, 10),
+        Step::Advance(951),
+        take(1, 200),
+        Step::Advance(50),
+        take(1, 200),
+    ];
+    assert_eq!(admitted_in(Algorithm::SlidingWindow, &steps, 49, 50), 9);
+    assert!(admitted_in(Algorithm::SlidingWindow, &steps, 1_000, 1_001) <= 91);
+    assert_eq!(admitted_in(Algorithm::SlidingWindow, &steps, 1_000, 1_051), 100);
+}
+
+#[test]
+fn a_lease_ends_with_the_fixed_window_that_it_is_of() {
+    let begin = [Step::Advance(990), take(0, 16), Step::Advance(9), take(0, 1)];
+    let steps = [&begin[..], &[Step::Advance(1), take(1, 200), take(0, 20)]].concat();
+    assert_eq!(admitted_in(Algorithm::FixedWindow, &steps, 990, 1_000), 17);
+    assert_eq!(admitted_in(Algorithm::FixedWindow, &steps, 1_000, 1_001), 100);
 }
 
 #[test]
 fn any_spending_is_what_a_full_log_allows() {
     let server = RedisServer::start();
     let config = ProptestConfig {
-        cases: 250,
+        cases: 400,
         max_shrink_time: 30_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
         ..ProptestConfig::default()

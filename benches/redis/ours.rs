@@ -18,14 +18,19 @@ fn backend() -> RedisBackend {
     RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5)).build().unwrap()
 }
 
-/// One that takes up to 100 permits at once.
-fn leasing() -> RedisBackend {
+/// One that takes up to so many permits at once.
+fn leasing(permits: u32) -> RedisBackend {
     let builder = RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
-    builder.lease(100, Duration::from_millis(50)).build().unwrap()
+    builder.lease(permits, Duration::from_millis(50)).build().unwrap()
 }
 
-#[rate_limit(count = 1_000_000_000, per = "1h", backend = leasing(), on_backend_error = deny)]
-pub(crate) async fn hot_leased() -> Limited {
+#[rate_limit(count = 1_000_000_000, per = "1h", backend = leasing(100), on_backend_error = deny)]
+pub(crate) async fn leased_by_100() -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000_000, per = "1h", backend = leasing(1_000), on_backend_error = deny)]
+pub(crate) async fn leased_by_1_000() -> Limited {
     Ok(())
 }
 
