@@ -209,7 +209,7 @@ impl Backend for RedisBackend {
             let ask = self.ask(request);
             let bytes = self.encode(request, ask.as_ref());
             let call = Box::pin(self.call(request.bucket(), &bytes, deadline, Way::Async));
-            Undropped { backend: self, request, call: Some((call, ask)) }.await
+            Undropped { backend: self, request, call: Some(call), ask }.await
         })
     }
 
@@ -546,16 +546,18 @@ struct Undropped<'a> {
     backend: &'a RedisBackend,
     request: &'a Request,
     /// None once it is done.
-    call: Option<(Calling, Option<Ask>)>,
+    call: Option<Calling>,
+    ask: Option<Ask>,
 }
 
 impl Future for Undropped<'_> {
     type Output = Result<Answer, BackendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some((call, _)) = &mut self.call else { return Poll::Pending };
+        let Some(call) = &mut self.call else { return Poll::Pending };
         let bytes = ready!(call.as_mut().poll(context));
-        let ask = self.call.take().and_then(|(_, ask)| ask);
+        self.call = None;
+        let ask = self.ask.take();
         Poll::Ready(bytes.and_then(|bytes| decode(&bytes, self.request, ask)))
     }
 }
@@ -564,10 +566,10 @@ impl Drop for Undropped<'_> {
     fn drop(&mut self) {
         let takes = matches!(self.request.action(), Action::Take { cost, .. } if *cost > 0);
         if takes
-            && let Some((call, ask)) = self.call.take()
+            && let Some(call) = self.call.take()
             && let Ok(background) = background::handle()
         {
-            let (backend, mut request) = (self.backend.clone(), self.request.clone());
+            let (backend, mut request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
             background.spawn(async move {
                 if let Ok(bytes) = call.await
                     && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = decode(&bytes, &request, ask)
