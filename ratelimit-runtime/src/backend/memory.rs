@@ -9,7 +9,7 @@ mod unkeyed;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
 use foldhash::quality::RandomState;
@@ -31,6 +31,12 @@ pub(crate) use compact::{Left, Verdict};
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
 
+/// How often a call makes room before it goes without.
+const TRIES: u32 = 10;
+
+/// One in so many of the calls that sweep their own limiter's buckets sweeps another one's too.
+const SWEEP_OTHERS: u64 = 4;
+
 /// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
 const RETRY_WHEN_FULL: u64 = 1_000_000_000;
 
@@ -51,8 +57,8 @@ pub enum WhenFull {
 ///
 /// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Buckets that are as if nobody had used them
 /// are reclaimed a few at a time inside calls; there is no background thread and no sweep that stops the world. Where all
-/// are in use, a new key takes the place of the one closest to being fresh among a few; one whose key is being denied goes
-/// only if all that were looked at are, one with permits booked ahead never ([`WhenFull`]).
+/// are in use, a new key takes the place of the one closest to being fresh among a few, of the limiter that has the most; one
+/// whose key is being denied goes only if all that were looked at are, one with permits booked ahead never ([`WhenFull`]).
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
 /// process. Two of n live keys share a bucket with a probability of at most n² / 2⁶⁵: for a million keys that is one in 37
@@ -67,16 +73,50 @@ pub struct MemoryBackend {
 struct Shared {
     bound: Bound,
     stores: Mutex<Stores>,
+    /// The store that has the most buckets, as it was counted last.
+    largest: Mutex<Weak<Store>>,
+    evictions: AtomicU32,
+    /// Where the next sweep goes.
+    turns: AtomicUsize,
 }
 
+/// Evictions after which stores are counted anew.
+const RECOUNT: u32 = 64;
+
 impl Shared {
-    /// Evicts one bucket of another store than `store`.
-    fn evict_elsewhere(&self, store: &Store, now: u64, denying: bool) -> bool {
-        // Not under the lock: the last handle of a store that is dropped here takes it too.
-        let stores: Vec<Weak<Store>> = self.stores.lock().all.clone();
-        let mut others =
-            stores.iter().filter_map(Weak::upgrade).filter(|other| !std::ptr::eq(Arc::as_ptr(other), store));
-        others.any(|other| other.evict_any(now, denying))
+    /// Reclaims a few buckets of the next store in turn, which may be one that is not called any more; whether there were any.
+    fn sweep(&self, now: u64) -> bool {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        let stores = self.stores.lock();
+        let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
+        let rounds = turn / stores.all.len().max(1);
+        // Not under the lock: a store whose last handle is dropped meanwhile may take it too.
+        drop(stores);
+        store.is_some_and(|store| store.sweep(rounds, now))
+    }
+
+    /// Evicts a bucket to make room for one of `store`: of the store that has the most, so that a flood of one limiter's keys
+    /// does not take the room of another's; of any store rather than one that is being denied.
+    fn evict(&self, store: &Store, fingerprint: u64, now: u64) -> bool {
+        if self.evictions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECOUNT) {
+            let largest = self.all().max_by_key(|store| store.keys());
+            *self.largest.lock() = largest.map_or_else(Weak::new, |store| Arc::downgrade(&store));
+        }
+        if self.sweep(now) {
+            return true;
+        }
+        let largest = self.largest.lock().clone();
+        [false, true].into_iter().any(|denying| {
+            largest.upgrade().is_some_and(|largest| largest.evict(fingerprint, now, denying))
+                || store.evict(fingerprint, now, denying)
+                || self.all().any(|other| other.evict(fingerprint, now, denying))
+        })
+    }
+
+    /// All stores, not under the lock.
+    fn all(&self) -> impl Iterator<Item = Arc<Store>> + use<> {
+        let stores = self.stores.lock().all.clone();
+        stores.into_iter().filter_map(|store| store.upgrade())
     }
 }
 
@@ -105,7 +145,13 @@ impl MemoryBackend {
 
     /// At most `max_keys` buckets, and what happens to a new key where none of them can go.
     pub fn with_max_keys_or(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
-        let shared = Shared { bound: Bound::new(max_keys, when_full), stores: Mutex::default() };
+        let shared = Shared {
+            bound: Bound::new(max_keys, when_full),
+            stores: Mutex::default(),
+            largest: Mutex::default(),
+            evictions: AtomicU32::new(0),
+            turns: AtomicUsize::new(0),
+        };
         MemoryBackend { shared: Arc::new(shared) }
     }
 
@@ -157,10 +203,7 @@ impl MemoryBackend {
 impl MemoryBackend {
     /// Forgets all buckets.
     pub(crate) fn clear(&self) {
-        let stores: Vec<Weak<Store>> = self.shared.stores.lock().all.clone();
-        for store in stores.iter().filter_map(Weak::upgrade) {
-            store.clear();
-        }
+        self.shared.all().for_each(|store| store.clear());
     }
 }
 
@@ -286,6 +329,10 @@ impl Store {
     #[cold]
     #[inline(never)]
     fn admit_some(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+        // A limiter that is not called any more reclaims nothing by itself.
+        if (fingerprint >> 8).is_multiple_of(SWEEP_OTHERS) {
+            self.shared.sweep(now);
+        }
         match &self.keyed {
             Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
             Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
@@ -380,22 +427,15 @@ impl Store {
         };
         let (bound, rule) = (&self.shared.bound, &self.rule);
         let is_usual = *ask.rules == [self.rule];
-        // Where no bucket of this store can go that is not being denied, one of another limiter does, and only then one
-        // that is: first here, then elsewhere.
-        let mut rooms = [(false, false), (true, true), (false, true)].into_iter();
+        // Another thread may take the room that was made.
+        let mut tries = 0;
         let taken = loop {
             let taken =
                 on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, take));
-            match (taken, rooms.next()) {
-                (Err(Full), Some((here, denying))) => {
-                    let _ = if here {
-                        self.evict_any(now, denying)
-                    } else {
-                        self.shared.evict_elsewhere(self, now, denying)
-                    };
-                }
-                (taken, _) => break taken,
+            if taken.is_ok() || tries == TRIES || !self.shared.evict(self, fingerprint, now) {
+                break taken;
             }
+            tries += 1;
         };
         taken.unwrap_or_else(|Full| {
             let untracked = self.untracked(now)?;
@@ -449,9 +489,14 @@ impl Store {
         on_table!(&self.keyed, table => table.len())
     }
 
+    /// Reclaims a few buckets of one shard; whether there were any.
+    fn sweep(&self, shard: usize, now: u64) -> bool {
+        on_table!(&self.keyed, table => table.sweep(&self.shared.bound, &self.rule, shard, now))
+    }
+
     /// Evicts one bucket; one that is being denied only where `denying` says so.
-    fn evict_any(&self, now: u64, denying: bool) -> bool {
-        on_table!(&self.keyed, table => table.evict_any(&self.shared.bound, &self.rule, now, denying))
+    fn evict(&self, fingerprint: u64, now: u64, denying: bool) -> bool {
+        on_table!(&self.keyed, table => table.evict(&self.shared.bound, &self.rule, fingerprint, now, denying))
     }
 
     pub(crate) fn reset(&self, address: Address) {
@@ -537,6 +582,63 @@ mod tests {
             let _ = take(&store, key, START + 1);
         }
         assert!(take(&store, u64::MAX, START + 2).is_err());
+    }
+
+    /// Calls by which the long-lived keys of a flood are denied from their second call on.
+    fn once(backend: &MemoryBackend) -> (Arc<Store>, impl Fn(&Store, u64, u64) -> bool + use<>) {
+        const ONCE: Rule = Rule::new(Limit::new(1, Duration::from_secs(3_600)));
+        let take = |store: &Store, key: u64, now: u64| {
+            let ask = Ask { rules: &[ONCE], backoff: None, cost: 1, max_wait: 0 };
+            store.take(store.address(&key), &ask, now).is_ok()
+        };
+        (backend.store(None, &[ONCE], true), take)
+    }
+
+    #[test]
+    fn of_keys_that_are_all_denied_the_latest_are_kept() {
+        let backend = MemoryBackend::with_max_keys(10_000);
+        let (store, take) = once(&backend);
+        for key in 0..100_000 {
+            assert!(take(&store, key, START + key));
+        }
+        let kept = (95_000..100_000).filter(|key| !take(&store, *key, START + 100_000)).count();
+        assert!(kept > 4_000, "{kept}");
+    }
+
+    #[test]
+    fn buckets_that_another_limiter_has_left_make_room_before_ones_in_use() {
+        let backend = MemoryBackend::with_max_keys(10_000);
+        let (left, used) = (store(&backend, None), store(&backend, None));
+        for key in 0..10_000 {
+            assert!(take(&left, key, START).is_ok());
+        }
+        for later in [START + 1, START + 2 * 3_600_000_000_000] {
+            for _ in 0..2 {
+                for key in 0..1_000 {
+                    assert!(take(&used, key, later).is_ok());
+                }
+            }
+            let denied = (0..1_000).filter(|key| take(&used, *key, later).is_err()).count();
+            assert_eq!(denied, 1_000, "each key has been called twice before");
+        }
+    }
+
+    #[test]
+    fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
+        for max_keys in [20_000, MAX_KEYS] {
+            let backend = MemoryBackend::with_max_keys(max_keys);
+            let slots = |store: &Store| on_table!(&store.keyed, table => table.slots());
+            let (left, used) = (store(&backend, None), store(&backend, None));
+            for key in 0..20_000 {
+                assert!(take(&left, key, START).is_ok());
+            }
+            let later = START + 2 * 3_600_000_000_000;
+            for key in 0..100_000_u64 {
+                assert!(used.admit(&key, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok());
+            }
+            assert!(slots(&left) < 5_000, "{}", slots(&left));
+            assert!(backend.evicted() == 0 || max_keys == 20_000);
+        }
     }
 
     #[test]

@@ -102,7 +102,7 @@ pub(super) struct Moved {
     pub(super) booked_until: u64,
 }
 
-/// There was no room for a new key, unless one that is being denied goes, or one of another limiter.
+/// There was no room for a new key, unless another one goes.
 pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
@@ -152,27 +152,8 @@ impl<S: Compact> Table<S> {
         match shard.slots.get_mut(fingerprint) {
             Some(state) if state.is_moved() => None,
             Some(state) => Some(f(state)),
-            None => self.with_new(&mut shard, bound, rule, fingerprint, now, f),
+            None => shard.with_new(bound, rule, fingerprint, now, f),
         }
-    }
-
-    #[inline(never)]
-    fn with_new<R>(
-        &self,
-        shard: &mut Shard<S>,
-        bound: &Bound,
-        rule: &Rule,
-        fingerprint: u64,
-        now: u64,
-        f: impl FnOnce(&mut S) -> R,
-    ) -> Option<R> {
-        let mut state = S::fresh();
-        if state.is_moved() || self.make_room(shard, bound, rule, now).is_err() {
-            return None;
-        }
-        let result = f(&mut state);
-        shard.slots.insert(fingerprint, state);
-        Some(result)
     }
 
     /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be: on a record
@@ -188,7 +169,7 @@ impl<S: Compact> Table<S> {
     ) -> Result<R, Full> {
         let mut shard = self.shard(fingerprint).lock();
         if shard.slots.find(fingerprint).is_none() {
-            self.make_room(&mut shard, bound, rule, now)?;
+            shard.make_room(bound, rule, now)?;
             shard.slots.insert(fingerprint, S::fresh());
         }
         let Shard { slots, moved, .. } = &mut *shard;
@@ -248,25 +229,47 @@ impl<S: Compact> Table<S> {
         self.shards.iter().map(|shard| shard.0.lock().slots.places()).sum()
     }
 
-    /// Evicts one bucket from a shard that nobody holds; one that is being denied only where `denying` says so.
-    pub(super) fn evict_any(&self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
-        let mut shards = self.shards.iter().filter_map(|shard| shard.0.try_lock());
-        shards.any(|mut shard| shard.evict(bound, rule, now, denying))
+    /// Reclaims buckets as if nobody had used them from one shard, whether there were any.
+    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64) -> bool {
+        let shard = &self.shards[shard % SHARDS].0;
+        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now))
     }
 
-    /// Makes room for one bucket and counts it, without evicting one that is being denied.
-    fn make_room(&self, shard: &mut Shard<S>, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
-        shard.sweep(bound, rule, now);
-        while !bound.claim() {
-            if !shard.evict(bound, rule, now, false) && !self.evict_any(bound, rule, now, false) {
-                return Err(Full);
-            }
-        }
-        Ok(())
+    /// Evicts one bucket from a shard that nobody holds, first from that of `fingerprint`: so all shards give as many as they
+    /// get. One that is being denied only where `denying` says so.
+    pub(super) fn evict(&self, bound: &Bound, rule: &Rule, fingerprint: u64, now: u64, denying: bool) -> bool {
+        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
+        let (before, after) = self.shards.split_at(fingerprint as usize % SHARDS);
+        let mut shards = after.iter().chain(before).filter_map(|shard| shard.0.try_lock());
+        shards.any(|mut shard| shard.evict(bound, rule, now, denying))
     }
 }
 
 impl<S: Compact> Shard<S> {
+    #[inline(never)]
+    fn with_new<R>(
+        &mut self,
+        bound: &Bound,
+        rule: &Rule,
+        fingerprint: u64,
+        now: u64,
+        f: impl FnOnce(&mut S) -> R,
+    ) -> Option<R> {
+        let mut state = S::fresh();
+        if state.is_moved() || self.make_room(bound, rule, now).is_err() {
+            return None;
+        }
+        let result = f(&mut state);
+        self.slots.insert(fingerprint, state);
+        Some(result)
+    }
+
+    /// Makes room for one bucket and counts it, without evicting one that is in use.
+    fn make_room(&mut self, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
+        self.sweep(bound, rule, now);
+        if bound.claim() { Ok(()) } else { Err(Full) }
+    }
+
     /// When a slot's bucket is as if nobody had used it, whether it is being denied, and whether permits are booked ahead.
     fn standing(&self, slot: &Slot<S>, rule: &Rule, now: u64) -> Standing {
         if !slot.state.is_moved() {
@@ -305,7 +308,7 @@ impl<S: Compact> Shard<S> {
 
     /// Looks at the next few slots and removes the buckets that are as if nobody had used them.
     #[inline(never)]
-    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64) {
+    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64) -> bool {
         let mut removed = 0;
         for _ in 0..SWEPT.min(self.slots.places()) {
             let number = self.step();
@@ -321,6 +324,7 @@ impl<S: Compact> Shard<S> {
             bound.release(removed);
             self.shrink();
         }
+        removed > 0
     }
 
     /// Gives memory back once a flood of keys has gone.
@@ -349,9 +353,14 @@ impl<S: Compact> Shard<S> {
                 break;
             }
         }
-        let Some((_, place, fingerprint)) = victim else { return false };
+        let Some(((_, fresh_at), place, fingerprint)) = victim else { return false };
         self.remove(place, fingerprint);
-        bound.evict();
+        if fresh_at > now {
+            bound.evict();
+        } else {
+            bound.release(1);
+        }
+        self.shrink();
         true
     }
 }
@@ -412,7 +421,11 @@ mod model {
         fn take(&self, fingerprint: u64) -> Option<bool> {
             let take = |state: &mut S| state.take(&self.rule, now(), 1).is_ok();
             let quick = self.table.try_with(fingerprint, take);
-            quick.or_else(|| self.table.with(&self.bound, &self.rule, fingerprint, now(), take))
+            let usual = || self.table.with(&self.bound, &self.rule, fingerprint, now(), take);
+            quick.or_else(usual).or_else(|| {
+                self.table.evict(&self.bound, &self.rule, fingerprint, now(), false);
+                usual()
+            })
         }
 
         /// As a call that is decided on a record.
