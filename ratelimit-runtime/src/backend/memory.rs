@@ -68,6 +68,9 @@ pub enum WhenFull {
 #[derive(Clone)]
 pub struct MemoryBackend {
     shared: Arc<Shared>,
+    /// The latest stores of limiters with a name: a limiter that is made anew for each call finds its buckets again. Not
+    /// among what stores hold on to, else a backend that nobody has any more would hold itself.
+    kept: Arc<Mutex<VecDeque<Arc<Store>>>>,
 }
 
 struct Shared {
@@ -128,8 +131,6 @@ struct Stores {
     all: Vec<Weak<Store>>,
     /// Stores of limiters with a name that was given to them.
     named: HashMap<String, Weak<Store>>,
-    /// The latest of these: a limiter that is made anew for each call finds its buckets again.
-    kept: VecDeque<Arc<Store>>,
 }
 
 /// Stores that are kept though no limiter has them any more.
@@ -155,7 +156,7 @@ impl MemoryBackend {
             evictions: AtomicU32::new(0),
             turns: AtomicUsize::new(0),
         };
-        MemoryBackend { shared: Arc::new(shared) }
+        MemoryBackend { shared: Arc::new(shared), kept: Arc::default() }
     }
 
     /// The most buckets that are kept.
@@ -193,10 +194,11 @@ impl MemoryBackend {
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
             stores.named.insert(identity, Arc::downgrade(&store));
-            stores.kept.push_back(Arc::clone(&store));
-            if stores.kept.len() > KEPT {
-                stores.kept.pop_front();
-            }
+            drop(stores);
+            let mut kept = self.kept.lock();
+            kept.push_back(Arc::clone(&store));
+            let _gone = if kept.len() > KEPT { kept.pop_front() } else { None };
+            drop(kept);
         }
         store
     }
@@ -595,6 +597,16 @@ mod tests {
             store.take(store.address(&key), &ask, now).is_ok()
         };
         (backend.store(None, &[ONCE], true), take)
+    }
+
+    #[test]
+    fn a_backend_that_nobody_has_any_more_is_gone() {
+        let backend = MemoryBackend::new();
+        let rules = [Rule::new(Limit::new(1, Duration::from_secs(1)))];
+        drop(backend.store(Some("named".to_owned()), &rules, true));
+        let shared = Arc::downgrade(&backend.shared);
+        drop(backend);
+        assert_eq!(shared.strong_count(), 0);
     }
 
     #[test]
