@@ -171,6 +171,18 @@ impl RedisBackend {
         }
     }
 
+    /// What the script answered to a request, and to an ask for a lease where there was one.
+    fn decoded(&self, bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
+        if let Some(ask) = ask {
+            return ask.settle_one(bytes, request);
+        }
+        let answer = codec::decode(bytes, request)?;
+        if let Some(leases) = &self.leases {
+            leases.changed(request, &answer);
+        }
+        Ok(answer)
+    }
+
     fn until(&self) -> Instant {
         Instant::now() + self.timeout
     }
@@ -191,14 +203,14 @@ impl Backend for RedisBackend {
         let call = self.call(request.bucket(), &self.encode(request, ask.as_ref()), deadline, Way::Blocking);
         // What is of tokio's counts against the budget of the task around, which a thread that blocks would never get anew.
         let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
-        decode(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
+        self.decoded(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
     }
 
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        if let Some(answer) = self.leased(request) {
-            return Box::pin(std::future::ready(Ok(answer)));
-        }
         Box::pin(async move {
+            if let Some(answer) = self.leased(request) {
+                return Ok(answer);
+            }
             let deadline = self.until();
             let _alone = match self.coalescing.as_ref().and_then(|coalescing| coalescing.enter(self, request, deadline))
             {
@@ -384,7 +396,7 @@ impl RedisBackendBuilder {
     /// call), and no lease is valid for longer than a twentieth of the shortest period (`1s`: 50 ms).
     ///
     /// # What it costs
-    /// - *Fairness.* Who has a lease spends it while others are denied: with leases of 20 from 100 a second, five processes
+    /// - *Fairness.* Who has a lease spends it while others are denied: with leases of 10 from 100 a second, ten processes
     ///   can hold all there is, for 50 ms. First come first served is true of leases, not of calls.
     /// - *Unused permits.* What is left at the end of a lease is given back, with the next call on the key or at most half of
     ///   `valid_for` later; until then it is lost to others. While calls come steadily that is nothing; after they stop it is
@@ -526,14 +538,6 @@ pub(crate) fn environment() -> SharedBackend {
     ENVIRONMENT.clone()
 }
 
-/// What the script answered to a request, and to an ask for a lease where there was one.
-fn decode(bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
-    match ask {
-        Some(ask) => ask.settle_one(bytes, request),
-        None => codec::decode(bytes, request),
-    }
-}
-
 /// What the script answered.
 type Replied = Result<Vec<u8>, BackendError>;
 
@@ -558,7 +562,7 @@ impl Future for Undropped<'_> {
         let bytes = ready!(call.as_mut().poll(context));
         self.call = None;
         let ask = self.ask.take();
-        Poll::Ready(bytes.and_then(|bytes| decode(&bytes, self.request, ask)))
+        Poll::Ready(bytes.and_then(|bytes| self.backend.decoded(&bytes, self.request, ask)))
     }
 }
 
@@ -572,7 +576,8 @@ impl Drop for Undropped<'_> {
             let (backend, mut request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
             background.spawn(async move {
                 if let Ok(bytes) = call.await
-                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = decode(&bytes, &request, ask)
+                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) =
+                        backend.decoded(&bytes, &request, ask)
                 {
                     request.action = Action::GiveBack(admitted.permit().clone());
                     backend.decide_later(request);

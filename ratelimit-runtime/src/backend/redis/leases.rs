@@ -135,6 +135,15 @@ impl Leases {
         }
     }
 
+    /// Forgets the denial of a bucket that a call has charged for another cost or a wait: it may last longer now.
+    pub(super) fn changed(&self, request: &Request, answer: &Answer) {
+        if matches!((&request.action, &answer.outcome), (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)))
+            && let Some(held) = self.shard(self.number(request)).lock().get_mut(&self.number(request))
+        {
+            held.refusal = None;
+        }
+    }
+
     /// How the server is asked for one call or, in a batch, for the first; `None` of one that is asked the ordinary way.
     pub(super) fn ask(self: &Arc<Self>, backend: &RedisBackend, request: &Request) -> Option<Ask> {
         let Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } = request.action else { return None };
@@ -349,7 +358,7 @@ impl Ask {
             return Ok(self.settle(bytes, request, &one(request))?.swap_remove(0));
         }
         let answer = codec::decode(bytes, request)?;
-        self.keep(Some(&answer), Vec::new(), 0);
+        self.keep(std::slice::from_ref(&answer), Vec::new(), 0);
         Ok(answer)
     }
 
@@ -368,7 +377,7 @@ impl Ask {
         let runs = self.with_lease(request, runs);
         let Decided { mut answers, valid_for } = codec::decode_runs(bytes, request, &runs, true)?;
         let leased = answers.split_off(answers.len().saturating_sub(self.extra as usize));
-        self.keep(answers.last(), leased, valid_for);
+        self.keep(&answers, leased, valid_for);
         Ok(answers)
     }
 
@@ -385,17 +394,21 @@ impl Ask {
         self.leads.is_some() && self.leads == held.led_by
     }
 
-    fn keep(&self, last: Option<&Answer>, leased: Vec<Answer>, valid_for: u64) {
+    fn keep(&self, answers: &[Answer], leased: Vec<Answer>, valid_for: u64) {
         let mut shard = self.leases.shard(self.held).lock();
-        let Some(held) = shard.get_mut(&self.held).filter(|held| self.leads(held)) else { return };
-        if let Some(Answer { now, outcome: Outcome::Denied(denied) }) = last {
+        let Some(held) = shard.get_mut(&self.held) else { return };
+        if answers.iter().any(|answer| matches!(answer.outcome, Outcome::Admitted(_))) {
+            held.refusal = None;
+        }
+        if !self.leads(held) {
+            return;
+        }
+        if let Some(Answer { now, outcome: Outcome::Denied(denied) }) = answers.last() {
             let (now, sent) = (now.as_nanos(), self.sent);
             let until = denied.refusal.admitted_at.map_or(u64::MAX, |at| sent.saturating_add(at.saturating_sub(now)));
             let until = until.min(sent.saturating_add(self.leases.valid_for));
             held.refusal = Some(Refused { denied: *denied, now, sent, until });
             held.size = 1;
-        } else {
-            held.refusal = None;
         }
         let admitted = leased.into_iter().map_while(|answer| match answer.outcome {
             Outcome::Admitted(admitted) => Some(admitted),

@@ -6,7 +6,6 @@ local TAIL, TAIL_BYTES = '<I7I4I7I7', 25
 local clock, newest, lowest, sequence = 0, 0, 0, 0
 local offences, offended, blocked = 0, 0, 0
 local states = {}
-local leases = has_backoff == LEASES
 
 -- The state that `bytes` hold, or nil where they are no state of this version.
 local function read_states(bytes, count, from)
@@ -127,7 +126,7 @@ local function remaining(rule, state, from)
     taken = total_after(state, from - rule.per)
   elseif kind == TOKEN then
     local last, debt = token_at(rule, state, from)
-    if last > from then debt = debt + ceil((last - from) / rule.step) * rule.units end
+    if leases and last > from then debt = debt + ceil((last - from) / rule.step) * rule.units end
     taken = ceil(debt / rule.permit)
   else
     taken = fixed_taken(state, from)

@@ -3,6 +3,9 @@
 -- A rule `r` has `units` that flow back every `step` microseconds, and the units of a `permit`. A full bucket is below
 -- 2^52 units, so that every sum here is an exact integer.
 
+-- Where permits are leased, what is on record may be ahead of the decision.
+local leases = has_backoff == LEASES
+
 -- Time and debt at `at`, which is not before the last change.
 local function token_at(r, s, at)
   local last, debt, units, step = s.last, s.debt, r.units, r.step
@@ -20,8 +23,9 @@ end
 local function token_earliest(r, s, from, cost)
   local last, debt = token_at(r, s, from)
   local over = debt - (r.capacity - cost) * r.permit
-  if over <= 0 and last <= from then return from end
-  return max(from, min(last + ceil(over / r.units) * r.step, FAR))
+  if leases and last > from then return max(from, min(last + ceil(over / r.units) * r.step, FAR)) end
+  if over <= 0 then return from end
+  return min(last + ceil(over / r.units) * r.step, FAR)
 end
 
 -- Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.
