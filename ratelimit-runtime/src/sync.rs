@@ -16,6 +16,9 @@ pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 /// with a queue is a second one, and a locked instruction is what most of a decision's time goes to. Whoever meets a holder
 /// spins for a moment, then gives the processor away, then sleeps, so that a holder without a processor is not waited for
 /// in vain, whatever the priorities are.
+///
+/// `parking_lot`'s in its place took a tenth longer for a decision on the shared window or a key's token bucket and a
+/// twenty-fifth for a key's window (medians of nine interleaved rounds), and 7, 2 and 3 % more instructions.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T> {
     #[cfg(not(loom_model))]

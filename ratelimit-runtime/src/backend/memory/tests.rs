@@ -1,0 +1,209 @@
+//! What a backend's stores keep, give up and give back, at times that the tests say.
+
+use super::*;
+use crate::limit::Limit;
+use std::time::Duration;
+
+const HOUR: Rule = Rule::new(Limit::new(2, Duration::from_secs(3_600)));
+const START: u64 = 1_700_000_000_000_000_000;
+
+fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
+    backend.store(name.map(str::to_owned), &[HOUR], true)
+}
+
+fn take(store: &Store, key: u64, now: u64) -> Result<Admission, Refusal> {
+    let ask = Ask { rules: &[HOUR], backoff: None, cost: 1, max_wait: 0 };
+    store.take(store.address(&key), &ask, now)
+}
+
+#[test]
+fn it_never_keeps_more_than_max_keys() {
+    for max_keys in [1, 7, 100, 1_000] {
+        let backend = MemoryBackend::with_max_keys(max_keys);
+        let store = store(&backend, None);
+        for key in 0..5_000 {
+            let _ = take(&store, key, START);
+            assert!(backend.tracked_keys() <= max_keys);
+        }
+        assert_eq!(backend.tracked_keys(), max_keys);
+    }
+}
+
+#[test]
+fn up_to_max_keys_are_all_exact() {
+    let backend = MemoryBackend::with_max_keys(500);
+    let store = store(&backend, None);
+    for _ in 0..2 {
+        for key in 0..500 {
+            assert!(take(&store, key, START).is_ok());
+        }
+    }
+    for key in 0..500 {
+        assert!(take(&store, key, START).is_err());
+    }
+}
+
+#[test]
+fn a_flood_of_new_keys_does_not_free_one_that_is_being_denied() {
+    let backend = MemoryBackend::with_max_keys(1_000);
+    let store = store(&backend, None);
+    for _ in 0..3 {
+        let _ = take(&store, u64::MAX, START);
+    }
+    for key in 0..100_000 {
+        let _ = take(&store, key, START + 1);
+    }
+    assert!(take(&store, u64::MAX, START + 2).is_err());
+}
+
+/// Calls by which the long-lived keys of a flood are denied from their second call on.
+fn once(backend: &MemoryBackend) -> (Arc<Store>, impl Fn(&Store, u64, u64) -> bool + use<>) {
+    const ONCE: Rule = Rule::new(Limit::new(1, Duration::from_secs(3_600)));
+    let take = |store: &Store, key: u64, now: u64| {
+        let ask = Ask { rules: &[ONCE], backoff: None, cost: 1, max_wait: 0 };
+        store.take(store.address(&key), &ask, now).is_ok()
+    };
+    (backend.store(None, &[ONCE], true), take)
+}
+
+#[test]
+fn a_backend_that_nobody_has_any_more_is_gone() {
+    let backend = MemoryBackend::new();
+    drop(store(&backend, Some("named")));
+    let shared = Arc::downgrade(&backend.shared);
+    drop(backend);
+    assert_eq!(shared.strong_count(), 0);
+}
+
+#[test]
+fn of_keys_that_are_all_denied_the_latest_are_kept() {
+    let backend = MemoryBackend::with_max_keys(2_000);
+    let (store, take) = once(&backend);
+    for key in 0..20_000 {
+        assert!(take(&store, key, START + key));
+    }
+    let kept = (19_000..20_000).filter(|key| !take(&store, *key, START + 20_000)).count();
+    assert!(kept > 800, "{kept}");
+}
+
+#[test]
+fn buckets_that_another_limiter_has_left_make_room_before_ones_in_use() {
+    let backend = MemoryBackend::with_max_keys(10_000);
+    let (left, used) = (store(&backend, None), store(&backend, None));
+    for key in 0..10_000 {
+        assert!(take(&left, key, START).is_ok());
+    }
+    for later in [START + 1, START + 2 * 3_600_000_000_000] {
+        for _ in 0..2 {
+            for key in 0..1_000 {
+                assert!(take(&used, key, later).is_ok());
+            }
+        }
+        let denied = (0..1_000).filter(|key| take(&used, *key, later).is_err()).count();
+        assert_eq!(denied, 1_000, "each key has been called twice before");
+    }
+}
+
+#[test]
+fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
+    for max_keys in [20_000, MAX_KEYS] {
+        let backend = MemoryBackend::with_max_keys(max_keys);
+        let slots = |store: &Store| on_table!(&store.keyed, table => table.slots());
+        let (left, used) = (store(&backend, None), store(&backend, None));
+        for key in 0..20_000 {
+            assert!(take(&left, key, START).is_ok());
+        }
+        let later = START + 2 * 3_600_000_000_000;
+        for key in 0..100_000_u64 {
+            assert!(used.admit(&key, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok());
+        }
+        assert!(slots(&left) < 5_000, "{}", slots(&left));
+        assert!(backend.evicted() == 0 || max_keys == 20_000);
+    }
+}
+
+#[test]
+fn idle_buckets_are_reclaimed_by_calls_that_bring_new_keys() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    for key in 0..10_000 {
+        let _ = take(&store, key, START);
+    }
+    let later = START + 2 * 3_600_000_000_000;
+    for key in 10_000..20_000 {
+        let _ = take(&store, key, later);
+    }
+    assert!(backend.tracked_keys() < 11_000, "{}", backend.tracked_keys());
+}
+
+#[test]
+fn stores_share_buckets_by_name_only() {
+    let backend = MemoryBackend::new();
+    let named = |name: Option<&str>| store(&backend, name);
+    let (a, b, other, anonymous) = (named(Some("a")), named(Some("a")), named(Some("b")), named(None));
+    for _ in 0..2 {
+        assert!(take(&a, 1, START).is_ok());
+    }
+    assert!(take(&b, 1, START).is_err());
+    assert!(take(&other, 1, START).is_ok());
+    assert!(take(&anonymous, 1, START).is_ok());
+}
+
+#[test]
+fn memory_is_given_back_after_a_flood() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    let slots = || on_table!(&store.keyed, table => table.slots());
+    for key in 0..50_000 {
+        let _ = take(&store, key, START);
+    }
+    let flooded = slots();
+    let later = START + 2 * 3_600_000_000_000;
+    // No new keys: calls on a few old ones reclaim the rest.
+    for call in 0..2_000_000 {
+        let _ = store.admit(&(call % 1_000), later, 1);
+    }
+    assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
+    assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
+}
+
+#[test]
+fn a_clock_that_goes_back_admits_no_more() {
+    for keyed in [false, true] {
+        let store = store(&MemoryBackend::new(), None);
+        let take = |now| {
+            let verdict = if keyed { store.admit(&1_u8, now, 1) } else { store.admit(&(), now, 1) };
+            verdict == Verdict::Admitted
+        };
+        let hour = 3_600_000_000_000;
+        assert!(take(START) && take(START - hour));
+        assert!(!take(START - 2 * hour) && !take(START + hour - 1));
+        assert!(take(START + hour));
+    }
+}
+
+#[test]
+fn keys_and_limiters_have_nothing_to_do_with_each_other() {
+    const KEYS: u32 = 100_000;
+    let backend = MemoryBackend::new();
+    let (a, b) = (store(&backend, None), store(&backend, None));
+    let fingerprint = |store: &Store, key: u32| match store.address(&key) {
+        Address::Fingerprint(fingerprint) => fingerprint,
+        Address::Unkeyed => panic!("a key"),
+    };
+    let all: Vec<u64> = (0..KEYS).map(|key| fingerprint(&a, key)).collect();
+    // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
+    assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+    let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
+    for bit in 0..64 {
+        assert!(near(all.iter().filter(|it| **it >> bit & 1 == 1).count()), "bit {bit}");
+        for other in 0..bit {
+            let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
+            assert!(near(equal), "bits {bit} and {other}");
+        }
+        // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
+        let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
+        let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ fingerprint(&b, *key)) >> bit & 1 == 0);
+        assert!(near(next) && near(elsewhere.count()), "bit {bit}");
+    }
+}
