@@ -439,6 +439,19 @@ fn what_was_taken_before_a_reset_is_not_given_back_after_it() {
 }
 
 #[test]
+fn a_reset_of_some_keys_leaves_the_refunds_of_others() {
+    let limiter = RateLimiter::builder("others' reset").limit(Limit::new(1, MINUTE)).build().unwrap();
+    let _clock = test_util::pause();
+    let given_back = (0..100_u64).filter(|key| {
+        let before = limiter.check(key, 1).unwrap();
+        limiter.reset(&(key + 1_000)).unwrap();
+        limiter.refund(before).unwrap();
+        limiter.check(key, 1).is_ok()
+    });
+    assert!(given_back.count() > 80);
+}
+
+#[test]
 fn a_limiter_made_anew_for_each_call_finds_its_buckets_again() {
     let _clock = test_util::pause();
     let admitted = (0..5).filter(|_| {

@@ -29,7 +29,7 @@ pub(crate) struct Taken {
     pub(crate) place: Place,
     /// The limits of the call, where they were read at the call; else none.
     pub(crate) limits: SmallVec<[Limit; 1]>,
-    /// The limiter that took them, and how often its buckets had been reset by then.
+    /// The limiter that took them, and how often the bucket had been reset by then.
     pub(crate) limiter: (u64, u64),
 }
 

@@ -225,9 +225,9 @@ impl<'a> Call<'a> {
         let delay = Duration::from_nanos(permit.at.saturating_sub(now));
         let taken = (!self.peek && permit.cost > 0).then(|| Taken {
             permit,
+            limiter: self.core.mark(&place),
             place,
             limits: self.limits.unwrap_or_default().into(),
-            limiter: self.core.mark(),
         });
         let decision = Decision {
             limit,

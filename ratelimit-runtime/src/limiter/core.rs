@@ -40,11 +40,14 @@ const WAY_LONG: u8 = 2;
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
 
+/// Counters of resets. Buckets that share one lose no more than the refunds of what was taken before the other's reset.
+const RESETS: usize = 64;
+
 pub(crate) struct Core {
     /// Tells the limiters of a process apart, those that are gone included.
     id: u64,
-    /// How often a bucket was reset: what was taken before is not given back after.
-    resets: AtomicU64,
+    /// How often buckets were reset, by where they are: what was taken before is not given back after.
+    resets: [AtomicU64; RESETS],
     name: Name,
     named: bool,
     /// Algorithms and literal periods of the limits as they were written down: part of every bucket's identity.
@@ -148,7 +151,7 @@ impl Core {
         let shape = shape(&limits, reads_per);
         let core = Arc::new(Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            resets: AtomicU64::new(0),
+            resets: [const { AtomicU64::new(0) }; RESETS],
             limits_hash: AtomicU64::new(fingerprint::of_limits(&limits)),
             fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
             gives_back: AtomicBool::new(false),
@@ -178,9 +181,26 @@ impl Core {
         self.name.as_str()
     }
 
-    /// What permits are marked with when they are taken: this limiter, and how often its buckets had been reset by then.
-    pub(super) fn mark(&self) -> (u64, u64) {
-        (self.id, self.resets.load(Ordering::Relaxed))
+    /// What permits are marked with when they are taken: this limiter, and how often their bucket had been reset by then.
+    pub(super) fn mark(&self, place: &Place) -> (u64, u64) {
+        let resets = match place {
+            Place::Memory(address) => self.resets_in_memory(*address),
+            Place::Remote(bucket) => self.resets_of(&bucket.name),
+        };
+        (self.id, resets.load(Ordering::Relaxed))
+    }
+
+    fn resets_in_memory(&self, address: Address) -> &AtomicU64 {
+        let fingerprint = match address {
+            Address::Unkeyed => 0,
+            Address::Fingerprint(fingerprint) => fingerprint,
+        };
+        &self.resets[usize::from(fingerprint.to_le_bytes()[0]) % RESETS]
+    }
+
+    fn resets_of(&self, bucket: &str) -> &AtomicU64 {
+        let sum = bucket.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        &self.resets[usize::from(sum) % RESETS]
     }
 
     pub(super) fn shared_name(&self) -> Name {
@@ -508,7 +528,7 @@ impl Core {
     /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
     fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
         let Taken { permit, place, limits, limiter } = decision.taken?;
-        if limiter != self.mark() {
+        if limiter != self.mark(&place) {
             return None;
         }
         let venue = self.venue(Switches::load(), true);
@@ -542,17 +562,21 @@ impl Core {
 
     /// Resets what is in memory; what is elsewhere is returned as a request.
     pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<Guard>, Request)> {
-        self.resets.fetch_add(1, Ordering::Relaxed);
         let venue = self.venue(Switches::load(), false);
+        let forget = |store: &Store| {
+            let address = store.address(key);
+            self.resets_in_memory(address).fetch_add(1, Ordering::Relaxed);
+            store.reset(address);
+        };
         match &venue.target {
             Target::Memory(store) => {
-                store.reset(store.address(key));
+                forget(store);
                 None
             }
             Target::Remote(backend) => {
-                let fallback = self.fallback(&venue);
-                fallback.reset(fallback.address(key));
+                forget(&self.fallback(&venue));
                 let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Reset));
+                self.resets_of(request.bucket()).fetch_add(1, Ordering::Relaxed);
                 Some((Arc::clone(backend), request))
             }
         }
