@@ -410,10 +410,9 @@ impl RedisBackendBuilder {
     ///
     /// Calls with `backoff`, those that wait where nothing is left of a lease, and those whose cost is not that of the calls
     /// before always ask. Calls that wait come after what is leased, and calls that do not wait are no longer denied because
-    /// somebody waits. A refund goes back
-    /// into its lease while that lasts, else to the server. A reset drops the lease of this process; those of others are
-    /// spent on top of the new bucket, or given back to it, within `valid_for`. Give all processes that share a limit the
-    /// same setting: one without leases is denied while the leases of others last.
+    /// somebody waits. A refund goes back into its lease while that lasts, else to the server. A reset drops the lease of
+    /// this process; those of others are spent on top of the new bucket, or given back to it, within `valid_for`. Give all
+    /// processes that share a limit the same setting: one without leases is denied while the leases of others last.
     ///
     /// ```
     /// use std::time::Duration;
