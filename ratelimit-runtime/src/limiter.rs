@@ -200,7 +200,7 @@ impl RateLimiter {
 
     /// Gives back the permits of a decision, as far as they still count: never does the limit admit more by it than if the
     /// call had not been made. A decision of another limiter gives nothing back here, nor one from before a
-    /// [`reset`](Self::reset) of any key by this process.
+    /// [`reset`](Self::reset) of its key by this process (or of one among 64 keys that shares its counter of resets).
     pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
         self.core().refund(decision)
     }
