@@ -444,7 +444,7 @@ fn a_reset_of_some_keys_leaves_the_refunds_of_others() {
     let _clock = test_util::pause();
     let given_back = (0..100_u64).filter(|key| {
         let before = limiter.check(key, 1).unwrap();
-        limiter.reset(&(key + 1_000)).unwrap();
+        limiter.reset(key + 1_000).unwrap();
         limiter.refund(before).unwrap();
         limiter.check(key, 1).is_ok()
     });

@@ -1,8 +1,6 @@
 //! One thread with a runtime of its own, started at the first use: for what has to go on whatever executor a caller has.
 
 use std::io;
-#[cfg(feature = "redis")]
-use std::time::Instant;
 
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle};
@@ -18,18 +16,4 @@ pub(crate) fn handle() -> io::Result<&'static Handle> {
         })?;
         Ok(handle)
     })
-}
-
-/// Ends a future at a deadline, by the background's timer: on any executor, whether it has timers or not.
-#[cfg(feature = "redis")]
-pub(crate) fn until<F: Future>(
-    background: &Handle,
-    deadline: Instant,
-    future: F,
-) -> impl Future<Output = Option<F::Output>> {
-    let limited = {
-        let _background = background.enter();
-        tokio::time::timeout_at(deadline.into(), future)
-    };
-    async { limited.await.ok() }
 }

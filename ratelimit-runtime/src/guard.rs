@@ -6,7 +6,6 @@
 mod breaker;
 pub(crate) mod denials;
 mod helpers;
-mod timer;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -19,6 +18,7 @@ use crate::backend::{Action, Answer, Backend, Deadline, Identity, Outcome, Reque
 use crate::clock::{self, nanos};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe::{self, BreakerState};
+use crate::timer;
 use breaker::{Breaker, Change, Entry, Met};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};

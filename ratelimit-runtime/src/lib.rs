@@ -129,6 +129,7 @@ mod reply;
 mod serialize;
 mod switches;
 mod sync;
+mod timer;
 mod waiting;
 
 pub use algorithm::offences::Backoff;

@@ -11,6 +11,7 @@ use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::node::Way;
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::timer;
 
 /// So long a server that is asked where others are may take, before the next one is asked.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -43,7 +44,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
         let outcome = match way {
             Way::Blocking => ended.await,
-            Way::Async => background::until(background, deadline, ended).await.unwrap_or_else(|| {
+            Way::Async => timer::bounded(ended, deadline).await.unwrap_or_else(|| {
                 let message = "it was not found in time where the Redis servers are";
                 Some(Err(BackendError::new(BackendErrorKind::Timeout, message)))
             }),

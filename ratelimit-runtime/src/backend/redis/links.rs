@@ -2,7 +2,7 @@
 //! no other thread; and one on this crate's background thread for calls from anywhere else.
 //!
 //! What redis-rs's multiplexed connection leaves open is closed here. Each call has one deadline, connecting included, by
-//! the background's timer: it goes off also where the runtime has no timers, or stands still. At most one attempt to connect
+//! a timer of this crate's: it goes off also where the runtime has no timers, or stands still. At most one attempt to connect
 //! is under way in a runtime, and a call whose deadline passes leaves it running for the next. A connection that is lost is
 //! gone at once; one that did not answer anything in all of a call's time is replaced by the next call.
 
@@ -21,6 +21,7 @@ use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::lanes::Lanes;
 use crate::background;
 use crate::error::BackendError;
+use crate::timer;
 
 /// Commands that wait to be written.
 const QUEUE: usize = 1_024;
@@ -126,11 +127,11 @@ impl Links {
         let mut link = self.link(&runtime, background, deadline).await?;
         let usage = Arc::clone(&link.usage);
         if let Some(looked) = usage.look(deadline) {
-            background::until(background, deadline, looked).await.ok_or_else(|| self.endpoint.late())?;
+            timer::bounded(looked, deadline).await.ok_or_else(|| self.endpoint.late())?;
             link = self.link(&runtime, background, deadline).await?;
         }
         let heard = link.usage.heard.load(Ordering::Relaxed);
-        match background::until(background, deadline, send(&mut link.connection, commands)).await {
+        match timer::bounded(send(&mut link.connection, commands), deadline).await {
             Some(Ok(reply)) => {
                 link.usage.heard.fetch_add(1, Ordering::Relaxed);
                 Ok(reply)
@@ -170,7 +171,7 @@ impl Links {
         if let Some(Place::Open(link)) = self.places.of(runtime.id()) {
             return Ok(link);
         }
-        let opened = background::until(background, deadline, self.open(runtime.clone(), background)).await;
+        let opened = timer::bounded(self.open(runtime.clone(), background), deadline).await;
         opened.unwrap_or_else(|| Err(self.endpoint.late()))
     }
 
@@ -215,7 +216,7 @@ impl Links {
         let (places, until, late) = (Arc::clone(&self.places), Instant::now() + self.patience, self.endpoint.late());
         let background = background.clone();
         background.clone().spawn(async move {
-            let outcome = match background::until(&background, until, &mut opening).await {
+            let outcome = match timer::bounded(&mut opening, until).await {
                 Some(Ok(Ok(link))) => Ok(Some(link)),
                 Some(Ok(Err(error))) => Err(error),
                 // Without input and output, tokio's sockets panic.

@@ -11,7 +11,7 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 /// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
-pub(super) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
+pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
     let mut future = pin!(future);
     // Most futures of a healthy backend that is near are ready at once or soon: then nothing is set.
     let mut alarm = None;
