@@ -128,7 +128,7 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Whether denials are kept: on unless set. What that means, [`Backend::keeps_denials`] says.
+    /// Whether denials are kept: on unless set. What that means, [`Backend::keeps_denials`](crate::Backend::keeps_denials) says.
     pub fn denial_cache(mut self, on: bool) -> RedisBackendBuilder {
         self.denial_cache = on;
         self
