@@ -17,7 +17,8 @@ const TAKE: u8 = 0;
 const PEEK: u8 = 1;
 const GIVE_BACK: u8 = 2;
 const RESET: u8 = 3;
-/// A take that neither waits nor blocks the key where it is denied: what the script's short way is for.
+/// A take that neither waits nor blocks the key where it is denied, of permits that each limit has room for: what the
+/// script's short way is for.
 const TAKE_NOW: u8 = 4;
 const TAKE_RUNS: u8 = 5;
 
@@ -31,9 +32,7 @@ const NEVER: u8 = 2;
 const DONE: u8 = 3;
 const RUNS: u8 = 4;
 /// Admitted: the head and the front of the record follow, as they are written down.
-const RECORD: u8 = 16;
-/// Bytes of a slot of a ring.
-const SLOT: usize = 12;
+const RECORD: u8 = 18;
 
 const SLIDING: u8 = 0;
 const TOKEN: u8 = 1;
@@ -80,8 +79,8 @@ pub(super) struct Decided {
 /// What the script is asked, by one who `leases` where permits are leased.
 pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
-        Action::Take { cost, max_wait } if max_wait.is_zero() && request.backoff().is_none() => {
-            return Writer::new(TAKE_NOW, request, *cost, leases).0;
+        Action::Take { cost, max_wait } if is_usual(request, *cost, *max_wait) => {
+            return Writer::new(TAKE_NOW, request, *cost, leases).finish(request);
         }
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
@@ -93,7 +92,14 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
     }
-    bytes.0
+    bytes.finish(request)
+}
+
+fn is_usual(request: &Request, cost: u32, max_wait: Duration) -> bool {
+    max_wait.is_zero()
+        && request.backoff().is_none()
+        && cost > 0
+        && request.limits().iter().all(|limit| cost <= limit.capacity())
 }
 
 /// The same for many calls that are like `request` but for their costs, and that take permits at once or not at all.
@@ -116,7 +122,19 @@ pub(super) fn encode_runs(request: &Request, runs: &[Run], terms: Option<&Terms>
         bytes.u32(run.cost);
         bytes.u32(run.calls);
     }
-    bytes.0
+    bytes.finish(request)
+}
+
+/// Bytes that a group of a sliding window takes on record, as `slot.lua` lays them out: those of its time modulo a span of
+/// at least the period, and those of its permits, of which one call may take all.
+fn slot_bytes(limit: Limit) -> u8 {
+    match (limit.per_micros(), limit.capacity()) {
+        (..=0x00FF_FFFF, ..=0xFF) => 3 + 1,
+        (..=0xFFFF_FFFF, ..=0xFF) => 4 + 1,
+        (..=0xFFFF_FFFF, ..=0xFFFF) => 4 + 2,
+        (..=0xFF_FFFF_FFFF, ..=0x00FF_FFFF) => 5 + 3,
+        _ => 7 + 5,
+    }
 }
 
 fn micros_up(duration: Duration) -> u64 {
@@ -138,23 +156,47 @@ impl Writer {
             None if leases => LEASES,
             None => 0,
         });
-        bytes.time(request.test_time.map_or(0, Timestamp::as_nanos));
         bytes.u32(cost);
         for limit in request.limits() {
-            let rule = Rule::new(*limit);
-            let (kind, per_call, numbers) = match limit.algorithm() {
-                Algorithm::SlidingWindow => (SLIDING, rule.group, [limit.per_micros(), 0, 0]),
-                Algorithm::TokenBucket => (TOKEN, limit.burst(), [rule.rate.units, rule.rate.permit, rule.rate.step]),
-                Algorithm::FixedWindow => (FIXED, 0, [limit.per_micros(), 0, 0]),
-            };
-            bytes.u8(kind);
-            bytes.u32(rule.capacity());
-            bytes.u32(per_call);
-            for number in numbers {
-                bytes.u56(number);
-            }
+            bytes.rule(&Rule::new(*limit));
         }
         bytes
+    }
+
+    fn rule(&mut self, rule: &Rule) {
+        let limit = rule.limit;
+        match limit.algorithm() {
+            Algorithm::SlidingWindow => {
+                self.u8(SLIDING);
+                self.u8(slot_bytes(limit));
+                self.u32(rule.capacity());
+                self.u32(rule.group);
+                self.u56(limit.per_micros());
+            }
+            Algorithm::TokenBucket => {
+                self.u8(TOKEN);
+                self.u8(0);
+                self.u32(rule.capacity());
+                self.u32(limit.burst());
+                self.u56(rule.rate.units);
+                self.u56(rule.rate.permit);
+                self.u56(rule.rate.step);
+            }
+            Algorithm::FixedWindow => {
+                self.u8(FIXED);
+                self.u8(0);
+                self.u32(rule.capacity());
+                self.u32(0);
+                self.u56(limit.per_micros());
+            }
+        }
+    }
+
+    fn finish(mut self, request: &Request) -> Vec<u8> {
+        if let Some(time) = request.test_time {
+            self.time(time.as_nanos());
+        }
+        self.0
     }
 
     fn backoff_and_wait(&mut self, request: &Request, max_wait: Duration) {
@@ -334,51 +376,52 @@ impl Reader<'_> {
         Some(())
     }
 
-    /// An admission, read from what is on record after it: the head, the fronts, and the rings between these.
+    /// An admission, read from what is on record after it: the head and the fronts.
     fn record(&mut self, request: &Request) -> Option<Answer> {
         let limits = request.limits();
         if usize::from(self.u8()?) != limits.len() {
             return None;
         }
-        let now = self.time()?;
-        let _newest = self.time()?;
+        let now = self.u56()?;
         let sequence = self.u32()?;
-        let _kept_until = self.time()?;
-        let (mut tightest, mut slots) = (None, 0);
+        let mut tightest = None;
         for (position, limit) in limits.iter().enumerate() {
-            self.skip(slots * SLOT)?;
-            let (remaining, fresh_at);
-            (remaining, fresh_at, slots) = self.front(*limit)?;
+            let (remaining, fresh_at) = self.front(*limit, now)?;
             if tightest.is_none_or(|(_, least, _)| remaining < least) {
                 tightest = Some((position, remaining, fresh_at));
             }
         }
         let (limit, remaining, fresh_at) = tightest?;
         let Action::Take { cost, .. } = *request.action() else { return None };
+        let now = now.checked_mul(1_000)?;
         let permit = Permit { at: now, sequence, cost, undo: None };
-        let admission = Admission { permit, limit, remaining: u32::try_from(remaining).ok()?, fresh_at };
+        let admission = Admission { permit, limit, remaining, fresh_at };
         Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
     }
 
-    /// What one limit has left, when it is as if nobody had called, and the slots of its ring.
-    fn front(&mut self, limit: Limit) -> Option<(u64, u64, usize)> {
-        match self.u8()? {
+    /// What one limit has left after an admission at `now`, in microseconds, and when it is as if nobody had called, in
+    /// nanoseconds.
+    fn front(&mut self, limit: Limit, now: u64) -> Option<(u32, u64)> {
+        let (kind, _slot_bytes) = (self.u8()?, self.u8()?);
+        let (taken, fresh_at) = match kind {
             TOKEN => {
                 let (last, debt, unit) = (self.u56()?, self.u56()?, self.u56()?);
                 let taken = debt.div_ceil(unit.max(1));
-                Some((u64::from(limit.burst()).saturating_sub(taken), full_at(last, debt, Rule::new(limit).rate)?, 0))
+                (u32::try_from(taken).unwrap_or(u32::MAX), full_at(last, debt, Rule::new(limit).rate)?)
             }
-            SLIDING | FIXED => {
-                let per = self.u56()?;
-                let taken = self.u40()?;
-                let last = self.u56()?;
-                // Its permits, the first group of the ring, the ring's first slot and slots in use.
-                self.skip(5 + 7 + 5 + 1 + 1)?;
-                let fresh_at = last.checked_add(per)?.checked_mul(1_000)?;
-                Some((u64::from(limit.capacity()).saturating_sub(taken), fresh_at, self.u8()?.into()))
+            SLIDING => {
+                let taken = self.u32()?;
+                // The last group's permits, the ring's first slot, slots in use, slots.
+                self.skip(4 + 3)?;
+                (taken, now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
             }
-            _ => None,
-        }
+            FIXED => {
+                let (per, taken) = (self.u56()?, self.u32()?);
+                (taken, (now - now % per.max(1)).checked_add(per)?.checked_mul(1_000)?)
+            }
+            _ => return None,
+        };
+        Some((limit.capacity().saturating_sub(taken), fresh_at))
     }
 
     #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]
@@ -421,14 +464,6 @@ impl Reader<'_> {
         let (bytes, rest) = self.0.split_first_chunk::<4>()?;
         self.0 = rest;
         Some(u32::from_le_bytes(*bytes))
-    }
-
-    fn u40(&mut self) -> Option<u64> {
-        let (bytes, rest) = self.0.split_first_chunk::<5>()?;
-        self.0 = rest;
-        let mut number = [0; 8];
-        number[..5].copy_from_slice(bytes);
-        Some(u64::from_le_bytes(number))
     }
 
     fn u56(&mut self) -> Option<u64> {

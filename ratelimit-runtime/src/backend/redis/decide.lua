@@ -8,12 +8,16 @@ if action == GIVE_BACK and cost == 0 then return pack('<BI7', DONE, now) end
 
 local rules = {}
 from = RULES_FROM
-for position = 1, limits do
-  kind, capacity, a, b, c, d, from = unpack_bytes(RULE, request, from)
+for position = 1, (asked - action) / 256 do
+  kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
   if kind == TOKEN then
-    rules[position] = { kind = kind, capacity = capacity, burst = a, units = b, permit = c, step = d }
+    local permit, step
+    permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
+    rules[position] = { kind = TOKEN, capacity = capacity, burst = a, units = b, permit = permit, step = step }
+  elseif kind == FIXED then
+    rules[position] = { kind = FIXED, capacity = capacity, per = b }
   else
-    rules[position] = { kind = kind, capacity = capacity, group = a, per = b }
+    rules[position] = { kind = SLIDING, layout = kind, capacity = capacity, group = a, per = b }
   end
 end
 local backoff, max_wait, lease, back_at = nil, 0, 0, 0
@@ -22,12 +26,12 @@ if action == TAKE_NOW then
 else
   local initial, longest
   initial, longest, max_wait, from = unpack_bytes('<I7I7I7', request, from)
-  if has_backoff == 1 then backoff = { initial = initial, max = longest } end
+  if how == BACKOFF then backoff = { initial = initial, max = longest } end
   if leases then lease, back_at = initial, longest end
 end
 
-if stored == nil then stored = call('GET', bucket) end
-if stored then read_record(stored) end
+stored = stored or call('GET', bucket) or ''
+if stored ~= '' then read_record(stored) end
 local seen = clock
 advance(rules, backoff, now)
 
@@ -37,20 +41,21 @@ local function keep()
   for position, rule in ipairs(rules) do fresh = max(fresh, fresh_at(rule, states[position])) end
   if offences > 0 then fresh = max(fresh, min(offended + backoff.max, FAR)) end
   if fresh <= now then
-    if stored then call('DEL', bucket) end
+    if stored ~= '' then call('DEL', bucket) end
     return
   end
   local kept = fresh + max(SLACK_LEAST, min(floor((fresh - now) / 2), SLACK_MOST))
-  if tested == 1 then
-    call('SET', bucket, write_record(kept), 'PX', ceil((kept - now) / 1000) + TEST_SLACK)
+  local record = plain(rules, kept) or full(rules)
+  if tested == 0 then
+    call('SET', bucket, record, 'PXAT', ceil(kept / 1000))
   else
-    call('SET', bucket, write_record(kept), 'PXAT', ceil(kept / 1000))
+    call('SET', bucket, record, 'PX', ceil((kept - now) / 1000) + TEST_SLACK)
   end
 end
 
 -- Nothing was charged: only the clock may have to be kept.
 local function keep_clock()
-  if stored and (now < seen or now - seen > CLOCK_UNSEEN) then keep() end
+  if stored ~= '' and (now < seen or now - seen > CLOCK_UNSEEN) then keep() end
 end
 
 local function admitted(at, admission, undo)

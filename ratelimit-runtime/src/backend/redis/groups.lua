@@ -3,8 +3,6 @@
 -- `s` holds them flat: s[i] is a group's time and s[i + 1] its permits, for i from s.first to s.last in steps of 2;
 -- s.total is the sum of the permits. What is before s.first is forgotten.
 
-local MOST = 128
-
 local function drop_until(s, expired)
   local first, last, total = s.first, s.last, s.total
   while first <= last and s[first] <= expired do

@@ -3,55 +3,65 @@
 -- caller reads all there is to know.
 --
 -- What it cannot do it leaves to what follows, before anything is written. The functions at the end decide the same, but to
--- define them takes longer, at each call, than all of this. For that reason, too, head and front are read and written at
--- once.
+-- define them takes longer, at each call, than all of this. For that reason, too, a record is read and written at once.
 
--- What is on record, `false` where nothing is.
+-- What is on record, '' where nothing is.
 local stored
 
-if action == TAKE_NOW and limits == 1 and cost > 0 and cost <= capacity then
-  stored = call('GET', bucket)
+if asked == TAKE_NOW + 256 then
+  stored = call('GET', bucket) or ''
   -- Left by `break`.
   repeat
-    local size, at = stored and #stored or 0, 0
-    local form, count, clock, newest, sequence, kept, was = PLAIN, 1, now, 0, 0, 0, kind
-    local value, extends, denied_until, left, full_at, slot, slot_at, ring, ring_at
-    if kind == TOKEN then
-      local last, debt, unit
-      if stored then
-        if size ~= HEAD_BYTES + TOKEN_BYTES then break end
-        form, count, clock, newest, sequence, kept, was, last, debt, unit = unpack_bytes(ONE_TOKEN, stored)
-        if form ~= PLAIN or count ~= 1 or clock > now or newest > now then break end
+    local size = #stored
+    local form, newest, sequence, was, kept, seen = PLAIN + 256, 0, 0, kind, 0, 0
+    local value, fresh, denied_until, left, full_at
+    local changed, changed_at, changed_end, resized = '', size + 1, size + 1, false
+    if kind > 255 then
+      local total, last, head, used, slots, ring_at = 0, 0, 0, 0, 0, ONE_SLIDING_BYTES + 1
+      --inline slot.lua
+      if size > 0 then
+        if size < ONE_SLIDING_BYTES then break end
+        form, newest, sequence, was, total, last, head, used, slots, kept, seen = unpack_bytes(ONE_SLIDING, stored)
+        if form ~= PLAIN + 256 or was ~= kind or newest > now or seen > now or size ~= ONE_SLIDING_BYTES + slots * width then
+          break
+        end
+      end
+      --inline sliding_now.lua
+      if not denied_until then
+        sequence = (sequence + 1) % 4294967296
+        value = pack(HEAD_SLIDING, PLAIN + 256, now, sequence, kind, total, last, head, used, slots)
+      end
+    elseif kind == TOKEN then
+      local permit, step = unpack_bytes(TOKEN_RULE, request, from)
+      local debt_at, debt, unit
+      if size > 0 then
+        if size ~= ONE_TOKEN_BYTES then break end
+        form, newest, sequence, was, debt_at, debt, unit, kept, seen = unpack_bytes(ONE_TOKEN, stored)
+        if form ~= PLAIN + 256 or newest > now or seen > now then break end
       end
       --inline token_now.lua
       if not denied_until then
-        sequence, extends = (sequence + 1) % 4294967296, full_at > kept
-        if extends then kept = full_at + max(SLACK_LEAST, min(floor((full_at - now) / 2), SLACK_MOST)) end
-        value = pack(ONE_TOKEN, PLAIN, 1, now, now, sequence, kept, TOKEN, last, debt, permit)
+        sequence = (sequence + 1) % 4294967296
+        value = pack(HEAD_TOKEN, PLAIN + 256, now, sequence, TOKEN, debt_at, debt, permit)
       end
     else
-      local was_per, total, last_at, last, first_at, first, head, used, slots
-      if stored then
-        if size < HEAD_BYTES + GROUPS_BYTES then break end
-        form, count, clock, newest, sequence, kept,
-          was, was_per, total, last_at, last, first_at, first, head, used, slots, ring_at = unpack_bytes(ONE_WINDOW, stored)
-        at = ring_at + slots * SLOT_BYTES
-        if form ~= PLAIN or count ~= 1 or clock > now or newest > now or at ~= size + 1 then break end
+      local was_per, total = b, 0
+      if size > 0 then
+        if size ~= ONE_FIXED_BYTES then break end
+        form, newest, sequence, was, was_per, total, kept, seen = unpack_bytes(ONE_FIXED, stored)
+        if form ~= PLAIN + 256 or was ~= FIXED or was_per ~= b or newest > now or seen > now then break end
       end
-      --inline window_now.lua
+      --inline fixed_now.lua
       if not denied_until then
-        sequence, extends = (sequence + 1) % 4294967296, full_at > kept
-        if extends then kept = full_at + max(SLACK_LEAST, min(floor((full_at - now) / 2), SLACK_MOST)) end
-        value = pack(
-          ONE_WINDOW, PLAIN, 1, now, now, sequence, kept,
-          kind, per, total, last_at, last, first_at, first, head, used, slots
-        )
+        sequence = (sequence + 1) % 4294967296
+        value = pack(HEAD_FIXED, PLAIN + 256, now, sequence, FIXED, per, total)
       end
     end
     if denied_until then
-      if not stored or now - clock > CLOCK_UNSEEN then break end
+      if size == 0 or (now - newest > CLOCK_UNSEEN and now - seen > CLOCK_UNSEEN) then break end
       return pack(REFUSAL, DENIED, now, 0, left, denied_until)
     end
+    fresh = full_at
     --inline write_now.lua
     return value
   until true

@@ -1,78 +1,162 @@
 -- What is on record for one bucket: the clock, the newest admission, the denials, and the state of each limit.
 
--- The end of a FULL record: floor, offences: how many, the last, blocked until.
-local TAIL, TAIL_BYTES = '<I7I4I7I7', 25
-
 local clock, newest, lowest, sequence = 0, 0, 0, 0
 local offences, offended, blocked = 0, 0, 0
 local states = {}
 
--- The state that `bytes` hold, or nil where they are no state of this version.
-local function read_states(bytes, count, from)
-  local read, size = {}, #bytes
+local function slots_of(kind)
+  --inline slot.lua
+  return slot, width, round
+end
+
+-- The states of a PLAIN record of `count` limits whose fronts begin at `from`, and its clock; or nil where it is none.
+local function read_plain(bytes, count, last_at, from)
+  local read, ring_at = {}, #bytes + 1
   for position = 1, count do
-    if from > size then return nil end
-    local kind = string.byte(bytes, from)
+    if from + FIXED_FRONT_BYTES > ring_at then return nil end
+    local kind = unpack_bytes('<I2', bytes, from)
+    local state
     if kind == TOKEN then
-      if from + TOKEN_BYTES > size + 1 then return nil end
-      local _, last, debt, unit
-      _, last, debt, unit, from = unpack_bytes(TOKEN_FRONT, bytes, from)
-      read[position] = { kind = TOKEN, last = last, debt = debt, unit = unit }
-    elseif kind == SLIDING or kind == FIXED then
-      if from + GROUPS_BYTES > size + 1 then return nil end
-      local _, per, total, last_at, last, _, _, head, used, slots, ring =
-        unpack_bytes(GROUPS_FRONT, bytes, from)
-      from = ring + slots * SLOT_BYTES
-      if per == 0 or used > slots or head > slots or from > size + 1 then return nil end
-      local oldest = ring + head * SLOT_BYTES
-      local state = {
-        unpack_bytes('<' .. string.rep('I7I5', used), string.sub(bytes, oldest, from - 1) .. string.sub(bytes, ring, oldest - 1)),
+      if from + TOKEN_FRONT_BYTES > ring_at then return nil end
+      state = { kind = TOKEN }
+      kind, state.last, state.debt, state.unit, from = unpack_bytes(TOKEN_FRONT, bytes, from)
+    elseif kind == FIXED then
+      local per, total
+      kind, per, total, from = unpack_bytes(FIXED_FRONT, bytes, from)
+      if per == 0 then return nil end
+      state = { kind = FIXED, per = per, total = total, first = 1, last = -1 }
+      if total > 0 then state[1], state[2], state.last = last_at - last_at % per, total, 1 end
+    elseif kind % 256 == SLIDING and kind > 255 then
+      local total, last, head, used, slots
+      kind, total, last, head, used, slots, from = unpack_bytes(SLIDING_FRONT, bytes, from)
+      local slot, width, round = slots_of(kind)
+      local ring_end = ring_at
+      ring_at = ring_at - slots * width
+      if kind ~= 256 * width or used > slots or head > slots or from > ring_at then return nil end
+      local oldest = ring_at + head * width
+      state = {
+        unpack_bytes(
+          '<' .. string.rep(sub(slot, 2), used), sub(bytes, oldest, ring_end - 1) .. sub(bytes, ring_at, oldest - 1)
+        ),
       }
+      for i = 1, 2 * used, 2 do state[i] = last_at - (last_at - state[i]) % round end
       state[2 * used + 1] = nil
       if last > 0 then
         state[2 * used + 1], state[2 * used + 2] = last_at, last
         used = used + 1
       end
-      state.kind, state.per, state.total, state.first, state.last = kind, per, total, 1, 2 * used - 1
+      state.kind, state.total, state.first, state.last = SLIDING, total, 1, 2 * used - 1
+    else
+      return nil
+    end
+    read[position] = state
+  end
+  if from + KEPT_BYTES ~= ring_at then return nil end
+  local _, seen = unpack_bytes(KEPT, bytes, from)
+  return read, max(last_at, seen)
+end
+
+-- The same of the limits of a FULL record.
+local function read_full(bytes, count, from)
+  local read, size = {}, #bytes
+  for position = 1, count do
+    if from + FULL_GROUPS_BYTES > size + 1 then return nil end
+    local kind = string.byte(bytes, from)
+    if kind == TOKEN then
+      if from + FULL_TOKEN_BYTES > size + 1 then return nil end
+      local state = { kind = TOKEN }
+      kind, state.last, state.debt, state.unit, from = unpack_bytes(FULL_TOKEN, bytes, from)
+      read[position] = state
+    elseif kind == SLIDING or kind == FIXED then
+      local per, groups
+      kind, per, groups, from = unpack_bytes(FULL_GROUPS, bytes, from)
+      if per == 0 or from + groups * GROUP_BYTES > size + 1 then return nil end
+      local state = { unpack_bytes('<' .. string.rep(GROUP, groups), bytes, from) }
+      from = from + groups * GROUP_BYTES
+      state[2 * groups + 1] = nil
+      local total = 0
+      for i = 2, 2 * groups, 2 do total = total + state[i] end
+      state.kind, state.per, state.total, state.first, state.last = kind, per, total, 1, 2 * groups - 1
       read[position] = state
     else
       return nil
     end
   end
-  return read, from
+  return from == size + 1 and read or nil
 end
 
 local function read_record(bytes)
   if #bytes < HEAD_BYTES then return end
-  local kind, count, c, n, s, _, from = unpack_bytes(HEAD, bytes)
-  if kind ~= PLAIN and kind ~= FULL then return end
-  local l, o, od, b, read = 0, 0, 0, 0, nil
-  read, from = read_states(bytes, count, from)
-  if not read then return end
-  if kind == FULL then
-    if from + TAIL_BYTES > #bytes + 1 then return end
-    l, o, od, b, from = unpack_bytes(TAIL, bytes, from)
-  end
-  if from ~= #bytes + 1 then return end
-  clock, newest, lowest, sequence, offences, offended, blocked, states = c, n, l, s, o, od, b, read
-end
-
-local function write_record(kept)
-  local kind = (lowest > 0 or offences > 0) and FULL or PLAIN
-  local parts = { pack(HEAD, kind, #states, clock, newest, sequence, kept) }
-  for position, state in ipairs(states) do
-    if state.kind == TOKEN then
-      parts[position + 1] = pack(TOKEN_FRONT, TOKEN, state.last, state.debt, state.unit)
-    else
-      local first, last, used, last_at, permits, first_at, first_permits = state.first, state.last, 0, 0, 0, 0, 0
-      if last >= first then used, last_at, permits = (last - first) / 2, state[last], state[last + 1] end
-      if used > 0 then first_at, first_permits = state[first], state[first + 1] end
-      parts[position + 1] = pack(
-        GROUPS_FRONT, state.kind, state.per, state.total, last_at, permits, first_at, first_permits, 0, used, used
-      ) .. pack('<' .. string.rep('I7I5', used), unpack(state, first, last - 1))
+  local form, n, s, from = unpack_bytes(HEAD, bytes)
+  local count = floor(form / 256)
+  form = form % 256
+  if form == PLAIN then
+    local read, c = read_plain(bytes, count, n, from)
+    if read then clock, newest, sequence, states = c, n, s, read end
+  elseif form == FULL and #bytes >= HEAD_BYTES + FULL_HEAD_BYTES then
+    local c, l, o, od, b
+    c, l, o, od, b, from = unpack_bytes(FULL_HEAD, bytes, from)
+    local read = read_full(bytes, count, from)
+    if read then
+      clock, newest, lowest, sequence, offences, offended, blocked, states = c, n, l, s, o, od, b, read
     end
   end
-  if kind == FULL then parts[#parts + 1] = pack(TAIL, lowest, offences, offended, blocked) end
+end
+
+-- The front of a sliding window of a limit, and its ring; or nil where they cannot say it.
+local function plain_window(rule, state)
+  local slot, width, round = slots_of(rule.layout)
+  local most = ({ [4] = 255, [5] = 255, [6] = 65535, [8] = 16777215, [12] = 1099511627775 })[width]
+  local first, last, ring = state.first, state.last, {}
+  if last < first then return pack(SLIDING_FRONT, rule.layout, 0, 0, 0, 0, 0), '' end
+  if state[last] ~= newest or state.total > LARGEST or newest - state[first] >= round then return nil end
+  for i = first, last - 2, 2 do
+    if state[i + 1] > most then return nil end
+    ring[i - first + 1], ring[i - first + 2] = state[i] % round, state[i + 1]
+  end
+  local used = (last - first) / 2
+  return pack(SLIDING_FRONT, rule.layout, state.total, state[last + 1], 0, used, used),
+    pack('<' .. string.rep(sub(slot, 2), used), unpack(ring))
+end
+
+-- The PLAIN record, or nil where it cannot say what there is.
+local function plain(rules, kept)
+  if lowest > 0 or offences > 0 or newest > clock then return nil end
+  local parts, rings = { pack(HEAD, PLAIN + 256 * #states, newest, sequence) }, ''
+  for position, state in ipairs(states) do
+    local front
+    if state.kind == TOKEN then
+      front = pack(TOKEN_FRONT, TOKEN, state.last, state.debt, state.unit)
+    elseif state.kind == FIXED then
+      local groups, total = (state.last - state.first) / 2 + 1, 0
+      if groups > 0 then total = state[state.last + 1] end
+      if groups > 1 or total > LARGEST or (groups == 1 and state[state.last] ~= begin(state, newest)) then return nil end
+      front = pack(FIXED_FRONT, FIXED, state.per, total)
+    else
+      local ring
+      front, ring = plain_window(rules[position], state)
+      if not front then return nil end
+      rings = ring .. rings
+    end
+    parts[position + 1] = front
+  end
+  parts[#parts + 1] = pack(KEPT, kept, clock) .. rings
+  return table.concat(parts)
+end
+
+local function full(rules)
+  local parts = {
+    pack(HEAD, FULL + 256 * #states, newest, sequence) .. pack(FULL_HEAD, clock, lowest, offences, offended, blocked),
+  }
+  for position, state in ipairs(states) do
+    if state.kind == TOKEN then
+      parts[position + 1] = pack(FULL_TOKEN, TOKEN, state.last, state.debt, state.unit)
+    else
+      local groups = (state.last - state.first) / 2 + 1
+      parts[position + 1] = pack(FULL_GROUPS, state.kind, rules[position].per, groups)
+        .. pack('<' .. string.rep(GROUP, groups), unpack(state, state.first, state.last + 1))
+    end
+  end
   return table.concat(parts)
 end
 

@@ -1,71 +1,76 @@
--- The same for several limits: head and fronts one by one, and where rings lie between them that make the answer long, one
--- that only says which limit is the tightest.
+-- The same for several limits: the fronts one by one.
 
-if action == TAKE_NOW and limits > 1 and cost > 0 then
-  stored = call('GET', bucket)
-  local size, at, usual = 0, HEAD_BYTES + 1, true
-  local form, count, clock, newest, sequence, kept = PLAIN, limits, now, 0, 0, 0
-  if stored then
-    size = #stored
-    usual = size > HEAD_BYTES
-    if usual then form, count, clock, newest, sequence, kept = unpack_bytes(HEAD, stored) end
-    usual = usual and form == PLAIN and count == limits and clock <= now and newest <= now
-  end
+if not stored and asked % 256 == TAKE_NOW then
+  stored = call('GET', bucket) or ''
+  local size = #stored
+  local form = asked - TAKE_NOW + PLAIN
+  local was_form, newest, sequence, kept, seen = form, 0, 0, 0, 0
+  if size >= HEAD_BYTES then was_form, newest, sequence = unpack_bytes(HEAD, stored) end
+  local usual = was_form == form and newest <= now and (size == 0 or size >= HEAD_BYTES)
 
-  -- The new record, but for the head and the last ring; `resized` where its length has changed already.
-  local value, position, resized = '', 0, false
-  local fresh, tight, least, tight_fresh = 0, 0, FAR, 0
-  local slot, slot_at, ring, ring_at
+  local fronts, fresh, ahead = nil, 0, (form - PLAIN) / 256
+  -- Where the next front begins, and where the ring before it did.
+  local at, ring_at = HEAD_BYTES + 1, size + 1
+  local changed, changed_at, changed_end, resized = '', ring_at, ring_at, false
   while usual do
-    if cost > capacity then break end
-    local was, denied_until, left, full_at
-    slot, ring, ring_at = nil, nil, nil
-    if kind == TOKEN then
-      local last, debt, unit
-      if stored then
-        if at + TOKEN_BYTES > size + 1 then break end
-        was, last, debt, unit, at = unpack_bytes(TOKEN_FRONT, stored, at)
+    local was, denied_until, left, full_at, front = kind, nil, nil, nil, nil
+    if kind > 255 then
+      local total, last, head, used, slots = 0, 0, 0, 0, 0
+      local later, later_at, later_end = changed, changed_at, changed_end
+      --inline slot.lua
+      if size > 0 then
+        if at + 13 > ring_at then break end
+        was, total, last, head, used, slots, at = unpack_bytes(SLIDING_FRONT, stored, at)
+        ring_at = ring_at - slots * width
+        if was ~= kind or ring_at < at then break end
+      end
+      changed = ''
+      --inline sliding_now.lua
+      if denied_until then break end
+      if later ~= '' then
+        if changed == '' then
+          changed, changed_at = later, later_at
+        else
+          changed = changed .. sub(stored, changed_end, later_at - 1) .. later
+        end
+        changed_end = later_end
+      end
+      front = pack(SLIDING_FRONT, kind, total, last, head, used, slots)
+    elseif kind == TOKEN then
+      local permit, step, debt_at, debt, unit
+      permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
+      if size > 0 then
+        if at + 23 > ring_at then break end
+        was, debt_at, debt, unit, at = unpack_bytes(TOKEN_FRONT, stored, at)
       end
       --inline token_now.lua
       if denied_until then break end
-      value = value .. pack(TOKEN_FRONT, TOKEN, last, debt, permit)
+      front = pack(TOKEN_FRONT, TOKEN, debt_at, debt, permit)
     else
-      local was_per, total, last_at, last, first_at, first, head, used, slots
-      if stored then
-        if at + GROUPS_BYTES > size + 1 then break end
-        was, was_per, total, last_at, last, first_at, first, head, used, slots, ring_at =
-          unpack_bytes(GROUPS_FRONT, stored, at)
-        at = ring_at + slots * SLOT_BYTES
-        if at > size + 1 then break end
+      local was_per, total = b, 0
+      if size > 0 then
+        if at + 13 > ring_at then break end
+        was, was_per, total, at = unpack_bytes(FIXED_FRONT, stored, at)
+        if was ~= FIXED or was_per ~= b then break end
       end
-      --inline window_now.lua
-      -- Which limit holds a denied call back longest is said by the functions.
+      --inline fixed_now.lua
       if denied_until then break end
-      value = value
-        .. pack(GROUPS_FRONT, kind, per, total, last_at, last, first_at, first, head, used, slots)
+      front = pack(FIXED_FRONT, FIXED, per, total)
     end
+    fronts = fronts and fronts .. front or front
     if full_at > fresh then fresh = full_at end
-    if left < least then tight, least, tight_fresh = position, left, full_at end
-    position = position + 1
-    if position == limits then break end
-    if ring then
-      resized = true
-    elseif slot then
-      ring = string.sub(stored, ring_at, slot_at - 1) .. slot .. string.sub(stored, slot_at + SLOT_BYTES, at - 1)
-    elseif ring_at and ring_at < at then
-      ring = string.sub(stored, ring_at, at - 1)
-    end
-    if ring then value = value .. ring end
-    kind, capacity, a, b, c, d, from = unpack_bytes(RULE, request, from)
+    ahead = ahead - 1
+    if ahead == 0 then break end
+    kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
   end
 
-  if usual and position == limits and (not stored or at == size + 1) then
-    local extends = resized or fresh > kept
-    sequence = (sequence + 1) % 4294967296
-    if extends then kept = fresh + max(SLACK_LEAST, min(floor((fresh - now) / 2), SLACK_MOST)) end
-    value = pack(HEAD, PLAIN, limits, now, now, sequence, kept) .. value
-    --inline write_now.lua
-    if #value <= NEAR then return value end
-    return pack(ADMISSION, ADMITTED, now, now, sequence, tight, least, tight_fresh)
+  -- Which limit holds a denied call back longest is said by the functions.
+  if ahead == 0 and (size == 0 or at + KEPT_BYTES == ring_at) then
+    if size > 0 then kept, seen = unpack_bytes(KEPT, stored, at) end
+    if seen <= now then
+      local value = pack(HEAD, form, now, (sequence + 1) % 4294967296) .. fronts
+      --inline write_now.lua
+      return value
+    end
   end
 end

@@ -3,9 +3,6 @@
 -- A rule `r` has `units` that flow back every `step` microseconds, and the units of a `permit`. A full bucket is below
 -- 2^52 units, so that every sum here is an exact integer.
 
--- Where permits are leased, what is on record may be ahead of the decision.
-local leases = has_backoff == LEASES
-
 -- Time and debt at `at`, which is not before the last change.
 local function token_at(r, s, at)
   local last, debt, units, step = s.last, s.debt, r.units, r.step

@@ -1,23 +1,31 @@
--- Inlined: a token bucket at `now`. From the rule and `stored`, `was`, `last`, `debt`, `unit` to `denied_until`, or to the
--- `last` and `debt` that are to be kept; `left` and `full_at`. Breaks where it cannot.
+-- Inlined: a token bucket at `now`. From the rule and `stored`, `was`, `debt_at`, `debt`, `unit` to `denied_until`, or to the
+-- `debt_at` and `debt` that are to be kept; `left` of a denied call; `full_at`. Breaks where it cannot.
 
-local burst, units, permit, step = a, b, c, d
-if stored then
-  if was ~= TOKEN or unit ~= permit or debt > burst * permit or last > now then break end
-  local steps = floor((now - last) / step)
-  if steps >= ceil(debt / units) then
-    last, debt = now, 0
+local burst, units = a, b
+if size > 0 then
+  if was ~= TOKEN or unit ~= permit or debt > burst * permit or debt_at > now then break end
+  local since = now - debt_at
+  local steps = (since - since % step) / step
+  local paid = steps * units
+  if paid >= debt then
+    debt_at, debt = now, 0
   else
-    debt = debt - steps * units
-    last = debt < units and now or last + steps * step
+    debt = debt - paid
+    -- A begun step counts for the debt that is left; where it could pay more than that, it is forgotten.
+    if debt < units then debt_at = now else debt_at = debt_at + steps * step end
   end
 else
-  last, debt = now, 0
+  debt_at, debt = now, 0
 end
 local over = debt - (capacity - cost) * permit
 if over > 0 then
-  denied_until, left = min(last + ceil(over / units) * step, FAR), max(0, capacity - ceil(debt / permit))
+  denied_until = math.min(debt_at + math.ceil(over / units) * step, FAR)
+  left = math.max(0, capacity - math.ceil(debt / permit))
 else
   debt = debt + cost * permit
-  left, full_at = capacity - ceil(debt / permit), min(last + ceil(debt / units) * step, FAR)
+  local begun = debt % units
+  full_at = (debt - begun) / units
+  if begun > 0 then full_at = full_at + 1 end
+  full_at = debt_at + full_at * step
+  if full_at > FAR then full_at = FAR end
 end

@@ -1,21 +1,23 @@
--- Inlined: writes the record, `value` and the last limit's ring behind it; in one command where its expiry is `extends`ed or
--- its length changes, else in place.
+-- Inlined: writes the record, head and fronts being `value`, and the bytes from `changed_at` up to `changed_end` of those
+-- `stored` behind it having `changed`, if anything. In one command where its expiry has to be later or its length is
+-- another, else in place.
 
-if extends or ring then
-  if slot and not ring then
-    ring = string.sub(stored, ring_at, slot_at - 1) .. slot .. string.sub(stored, slot_at + SLOT_BYTES)
-  end
-  local record = value .. (ring or ring_at and string.sub(stored, ring_at) or '')
-  if tested == 1 then
-    call('SET', bucket, record, 'PX', ceil((kept - now) / 1000) + TEST_SLACK)
+if resized or fresh > kept then
+  local slack = (fresh - now) / 2
+  if slack < SLACK_LEAST then slack = SLACK_LEAST elseif slack > SLACK_MOST then slack = SLACK_MOST end
+  kept = fresh + slack - slack % 1
+  local record = value .. pack(KEPT, kept, seen) .. sub(stored, #value + KEPT_BYTES + 1, changed_at - 1) .. changed
+    .. sub(stored, changed_end)
+  if tested == 0 then
+    call('SET', bucket, record, 'PXAT', string.format('%d', (kept + 999) / 1000))
   else
-    call('SET', bucket, record, 'PXAT', ceil(kept / 1000))
+    call('SET', bucket, record, 'PX', string.format('%d', (kept - now + 999) / 1000 + TEST_SLACK))
   end
-elseif not slot then
+elseif changed == '' then
   call('SETRANGE', bucket, '0', value)
-elseif slot_at - #value <= NEAR then
-  call('SETRANGE', bucket, '0', value .. string.sub(stored, #value + 1, slot_at - 1) .. slot)
+elseif changed_at - #value <= NEAR then
+  call('SETRANGE', bucket, '0', value .. sub(stored, #value + 1, changed_at - 1) .. changed)
 else
   call('SETRANGE', bucket, '0', value)
-  call('SETRANGE', bucket, slot_at - 1, slot)
+  call('SETRANGE', bucket, changed_at - 1, changed)
 end
