@@ -254,6 +254,66 @@ fn a_long_trace_is_answered_as_in_memory() {
     });
 }
 
+/// Windows at either side of every length and count at which they are kept another way, filled evenly and over and over, so
+/// that groups leave one by one, all at once, or while the clock stands: what the short way of the script is for.
+#[test]
+fn windows_of_many_groups_are_answered_as_in_memory() {
+    let backend = backend();
+    let pers = prop_oneof![
+        2 => Just(800_000_u64),
+        1 => around(24),
+        1 => around(32),
+        1 => around(40),
+        1 => Just(300 * 86_400_000_000),
+    ];
+    let counts = || {
+        prop_oneof![
+            4 => 40_u32..=70,
+            1 => 254_u32..=257,
+            1 => 65_534_u32..=65_537,
+            1 => 16_777_214_u32..=16_777_217,
+            1 => Just(u32::MAX),
+        ]
+    };
+    let traces = (pers, counts(), counts(), 0_u8..=2).prop_flat_map(|(per, count, other, limits)| {
+        let first = limit(count, per, Algorithm::SlidingWindow, count);
+        let other_per = per / 3 + 1;
+        let limits = match limits {
+            0 => vec![first],
+            1 => vec![first, limit(other, other_per, Algorithm::SlidingWindow, other)],
+            _ => vec![
+                limit(other, other_per, Algorithm::SlidingWindow, other),
+                limit(1_000_000, per, Algorithm::FixedWindow, 1),
+                first,
+                limit(1_000_000, per, Algorithm::TokenBucket, 1_000_000),
+            ],
+        };
+        // A group of a large window is closed by few calls.
+        let closing = count.max(other).div_ceil(64);
+        let take = |cost| Step::Take { cost, max_wait: 0 };
+        let step = prop_oneof![
+            20 => (per / 80..=per / 50, Just(1)).prop_map(move |(by, cost)| vec![Step::Forwards(by), take(cost)]),
+            20 => (per / 80..=per / 50).prop_map(move |by| vec![Step::Forwards(by), take(closing)]),
+            4 => (1_u32..=5).prop_map(move |cost| vec![take(cost)]),
+            2 => (0..=per).prop_map(|by| vec![Step::Forwards(by)]),
+            1 => (per - 1..=per + 1).prop_map(|by| vec![Step::Forwards(by)]),
+            1 => (0..=1_u64).prop_map(move |by| vec![Step::Backwards(by * per / 90)]),
+            1 => Just(vec![Step::Peek { cost: 1, max_wait: 0 }]),
+            1 => any::<usize>().prop_map(|choice| vec![Step::GiveBack(choice)]),
+        ];
+        prop::collection::vec(step, 100..400).prop_map(move |steps| (limits.clone(), steps.concat()))
+    });
+    proptest!(cases(60), |((limits, steps) in traces)| {
+        let compared = compare(&backend, &limits, None, &steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
+/// Periods about 2 to the power of `bits`, in microseconds.
+fn around(bits: u32) -> impl Strategy<Value = u64> {
+    (1_u64 << bits) - 2..=(1 << bits) + 2
+}
+
 /// Bookings far ahead and refunds out of their middle, in so little time that nothing expires: what drives a window to
 /// more groups than it may have, so that some are dropped or merged.
 #[test]

@@ -43,7 +43,7 @@ pub use builder::RedisBackendBuilder;
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the server's clock. Every
-/// key has an expiry: it is kept for half as long again as its bucket counts, at least half a second and at most a minute
+/// key has an expiry: it is kept for half as long again as its bucket counts, at least two seconds and at most a minute
 /// more, so that most decisions can write in place.
 ///
 /// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may

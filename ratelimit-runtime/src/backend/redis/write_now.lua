@@ -5,13 +5,14 @@
 if resized or fresh > kept then
   local slack = (fresh - now) / 2
   if slack < SLACK_LEAST then slack = SLACK_LEAST elseif slack > SLACK_MOST then slack = SLACK_MOST end
-  kept = fresh + slack - slack % 1
+  kept = fresh + slack
+  kept = kept - kept % 1000 + 1000
   local record = value .. pack(KEPT, kept, seen) .. sub(stored, #value + KEPT_BYTES + 1, changed_at - 1) .. changed
     .. sub(stored, changed_end)
   if tested == 0 then
-    call('SET', bucket, record, 'PXAT', string.format('%d', (kept + 999) / 1000))
+    call('SET', bucket, record, 'PXAT', string.format('%d', kept / 1000))
   else
-    call('SET', bucket, record, 'PX', string.format('%d', (kept - now + 999) / 1000 + TEST_SLACK))
+    call('SET', bucket, record, 'PX', math.ceil((kept - now) / 1000) + TEST_SLACK)
   end
 elseif changed == '' then
   call('SETRANGE', bucket, '0', value)
