@@ -17,14 +17,16 @@ const TAKE: u8 = 0;
 const PEEK: u8 = 1;
 const GIVE_BACK: u8 = 2;
 const RESET: u8 = 3;
-/// A take that neither waits nor blocks the key where it is denied, of permits that each limit has room for: what the
-/// script's short way is for.
+/// A take of permits that each limit has room for: what the script's short way is for.
 const TAKE_NOW: u8 = 4;
 const TAKE_RUNS: u8 = 5;
+/// One run, of as many permits: the same.
+const TAKE_RUN: u8 = 6;
 
 /// How a decision is made.
 const BACKOFF: u8 = 1;
 const LEASES: u8 = 2;
+const WAITS: u8 = 3;
 
 const ADMITTED: u8 = 0;
 const DENIED: u8 = 1;
@@ -79,35 +81,49 @@ pub(super) struct Decided {
 /// What the script is asked, by one who `leases` where permits are leased.
 pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
-        Action::Take { cost, max_wait } if is_usual(request, *cost, *max_wait) => {
-            return Writer::new(TAKE_NOW, request, *cost, leases).finish(request);
-        }
+        Action::Take { cost, max_wait } if is_usual(request, *cost) => (TAKE_NOW, *cost, *max_wait),
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
-    let mut bytes = Writer::new(action, request, cost, leases && max_wait.is_zero());
-    bytes.backoff_and_wait(request, max_wait);
+    let how = match request.backoff() {
+        Some(_) => BACKOFF,
+        None if !max_wait.is_zero() => WAITS,
+        None if leases => LEASES,
+        None => 0,
+    };
+    let mut bytes = Writer::new(action, request, cost, how);
+    if action != TAKE_NOW || how == BACKOFF || how == WAITS {
+        bytes.backoff_and_wait(request, max_wait);
+    }
     if let Action::GiveBack(permit) = request.action() {
         bytes.permit(permit);
     }
     bytes.finish(request)
 }
 
-fn is_usual(request: &Request, cost: u32, max_wait: Duration) -> bool {
-    max_wait.is_zero()
-        && request.backoff().is_none()
-        && cost > 0
-        && request.limits().iter().all(|limit| cost <= limit.capacity())
+fn is_usual(request: &Request, cost: u32) -> bool {
+    cost > 0 && request.limits().iter().all(|limit| cost <= limit.capacity())
 }
 
 /// The same for many calls that are like `request` but for their costs, and that take permits at once or not at all.
 ///
 /// With the terms of a lease the last of the calls may be permits to be spent later.
 pub(super) fn encode_runs(request: &Request, runs: &[Run], terms: Option<&Terms>) -> Vec<u8> {
-    let number = u32::try_from(runs.len()).unwrap_or(u32::MAX);
-    let mut bytes = Writer::new(TAKE_RUNS, request, number, terms.is_some());
+    let how = match request.backoff() {
+        Some(_) => BACKOFF,
+        None if terms.is_some() => LEASES,
+        None => 0,
+    };
+    let permits = match runs {
+        [run] if terms.is_none() => run.cost.checked_mul(run.calls).filter(|permits| is_usual(request, *permits)),
+        _ => None,
+    };
+    let mut bytes = match permits {
+        Some(permits) => Writer::new(TAKE_RUN, request, permits, how),
+        None => Writer::new(TAKE_RUNS, request, u32::try_from(runs.len()).unwrap_or(u32::MAX), how),
+    };
     match terms {
         None => bytes.backoff_and_wait(request, Duration::ZERO),
         Some(Terms { valid_for, back }) => {
@@ -145,17 +161,13 @@ struct Writer(Vec<u8>);
 
 impl Writer {
     /// All that is asked begins so; of runs, `cost` is their number.
-    fn new(action: u8, request: &Request, cost: u32, leases: bool) -> Writer {
+    fn new(action: u8, request: &Request, cost: u32, how: u8) -> Writer {
         let mut bytes = Writer(Vec::with_capacity(96));
         bytes.u8(action);
         // At most 8.
         bytes.u8(request.limits().len().to_le_bytes()[0]);
         bytes.u8(request.test_time.is_some().into());
-        bytes.u8(match request.backoff() {
-            Some(_) => BACKOFF,
-            None if leases => LEASES,
-            None => 0,
-        });
+        bytes.u8(how);
         bytes.u32(cost);
         for limit in request.limits() {
             bytes.rule(&Rule::new(*limit));
@@ -275,13 +287,49 @@ fn full_at(last: u64, debt: u64, rate: Rate) -> Option<u64> {
     debt.div_ceil(rate.units).saturating_mul(rate.step).saturating_add(last).min(FAR).checked_mul(1_000)
 }
 
+/// The last admission of a run, by its tightest limit.
+struct Last {
+    sequence: u32,
+    limit: usize,
+    remaining: u32,
+    /// Nanoseconds.
+    fresh_at: u64,
+    /// Of a token bucket, in microseconds and units; of others 0.
+    last: u64,
+    debt: u64,
+}
+
+impl Last {
+    /// That of the call so many `behind` it in its run, at `at` in nanoseconds.
+    fn admission(&self, request: &Request, run: Run, behind: u32, at: u64) -> Option<Admission> {
+        let after = behind.checked_mul(run.cost)?;
+        let fresh_at = match (behind, self.debt) {
+            (0, _) | (_, 0) => self.fresh_at,
+            // Only of a token bucket does it depend on the permits that were taken later.
+            (_, debt) => {
+                let rate = Rule::new(*request.limits().get(self.limit)?).rate;
+                full_at(self.last, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?
+            }
+        };
+        let permit = Permit { at, sequence: self.sequence.wrapping_sub(behind), cost: run.cost, undo: None };
+        (self.limit < request.limits().len()).then_some(())?;
+        Some(Admission { permit, limit: self.limit, remaining: self.remaining.checked_add(after)?, fresh_at })
+    }
+}
+
 struct Reader<'a>(&'a [u8]);
 
 impl Reader<'_> {
     fn answer(&mut self, request: &Request) -> Option<Answer> {
         let kind = self.u8()?;
         if kind == RECORD {
-            return self.record(request);
+            let Action::Take { cost, .. } = *request.action() else { return None };
+            let (now, last) = self.record(request)?;
+            let admission = last.admission(request, Run { cost, calls: 1 }, 0, now)?;
+            return Some(Answer {
+                now: Timestamp::from_nanos(now),
+                outcome: Outcome::Admitted(Admitted { admission }),
+            });
         }
         let now = Timestamp::from_nanos(self.time()?);
         let outcome = match kind {
@@ -315,8 +363,10 @@ impl Reader<'_> {
     }
 
     fn answers(&mut self, request: &Request, runs: &[Run], leased: bool) -> Option<Decided> {
-        if self.u8()? != RUNS {
-            return None;
+        match self.u8()? {
+            RUNS => {}
+            RECORD => return self.run(request, runs),
+            _ => return None,
         }
         let now = self.time()?;
         let (at, ends) = if leased { (self.time()?, self.time()?) } else { (now, now) };
@@ -327,7 +377,11 @@ impl Reader<'_> {
                 return None;
             }
             if fit > 0 {
-                self.run_admitted(request, *run, fit, at, &mut outcomes)?;
+                let last = self.last()?;
+                for behind in (0..fit).rev() {
+                    let admission = last.admission(request, *run, behind, at)?;
+                    outcomes.push(Outcome::Admitted(Admitted { admission }));
+                }
             }
             let denied = run.calls - fit;
             let told = if request.backoff().is_some() { denied } else { denied.min(1) };
@@ -355,58 +409,57 @@ impl Reader<'_> {
         Some(Decided { answers: outcomes.into_iter().map(answer).collect(), valid_for: ends.saturating_sub(now) })
     }
 
-    /// The first `fit` calls of a run, from what the script says of the last of them.
-    fn run_admitted(&mut self, request: &Request, run: Run, fit: u32, at: u64, into: &mut Vec<Outcome>) -> Option<()> {
-        let sequence = self.u32()?;
-        let limit = self.position(request)?;
-        let remaining = self.u32()?;
-        let (fresh_at, last, debt) = (self.time()?, self.u56()?, self.u56()?);
-        let rate = Rule::new(*request.limits().get(limit)?).rate;
-        for behind in (0..fit).rev() {
-            let after = behind.checked_mul(run.cost)?;
-            // Only of a token bucket does it depend on the permits that were taken later.
-            let fresh_at = match debt {
-                0 => fresh_at,
-                _ => full_at(last, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?,
-            };
-            let permit = Permit { at, sequence: sequence.wrapping_sub(behind), cost: run.cost, undo: None };
-            let remaining = remaining.checked_add(after)?;
-            into.push(Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } }));
-        }
-        Some(())
+    /// All calls of one run, which were admitted.
+    fn run(&mut self, request: &Request, runs: &[Run]) -> Option<Decided> {
+        let [run] = runs else { return None };
+        let (now, last) = self.record(request)?;
+        let answer = |behind| {
+            let admission = last.admission(request, *run, behind, now)?;
+            let outcome = Outcome::Admitted(Admitted { admission });
+            Some(Answer { now: Timestamp::from_nanos(now), outcome })
+        };
+        let answers = (0..run.calls).rev().map(answer).collect::<Option<_>>()?;
+        Some(Decided { answers, valid_for: 0 })
     }
 
-    /// An admission, read from what is on record after it: the head and the fronts.
-    fn record(&mut self, request: &Request) -> Option<Answer> {
+    fn last(&mut self) -> Option<Last> {
+        Some(Last {
+            sequence: self.u32()?,
+            limit: self.u8()?.into(),
+            remaining: self.u32()?,
+            fresh_at: self.time()?,
+            last: self.u56()?,
+            debt: self.u56()?,
+        })
+    }
+
+    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it: the head
+    /// and the fronts.
+    fn record(&mut self, request: &Request) -> Option<(u64, Last)> {
         let limits = request.limits();
         if usize::from(self.u8()?) != limits.len() {
             return None;
         }
         let now = self.u56()?;
         let sequence = self.u32()?;
-        let mut tightest = None;
+        let mut tightest: Option<Last> = None;
         for (position, limit) in limits.iter().enumerate() {
-            let (remaining, fresh_at) = self.front(*limit, now)?;
-            if tightest.is_none_or(|(_, least, _)| remaining < least) {
-                tightest = Some((position, remaining, fresh_at));
+            let front = Last { sequence, limit: position, ..self.front(*limit, now)? };
+            if tightest.as_ref().is_none_or(|tightest| front.remaining < tightest.remaining) {
+                tightest = Some(front);
             }
         }
-        let (limit, remaining, fresh_at) = tightest?;
-        let Action::Take { cost, .. } = *request.action() else { return None };
-        let now = now.checked_mul(1_000)?;
-        let permit = Permit { at: now, sequence, cost, undo: None };
-        let admission = Admission { permit, limit, remaining, fresh_at };
-        Some(Answer { now: Timestamp::from_nanos(now), outcome: Outcome::Admitted(Admitted { admission }) })
+        Some((now.checked_mul(1_000)?, tightest?))
     }
 
-    /// What one limit has left after an admission at `now`, in microseconds, and when it is as if nobody had called, in
-    /// nanoseconds.
-    fn front(&mut self, limit: Limit, now: u64) -> Option<(u32, u64)> {
+    /// What one limit says of an admission at `now`, in microseconds.
+    fn front(&mut self, limit: Limit, now: u64) -> Option<Last> {
         let (kind, _slot_bytes) = (self.u8()?, self.u8()?);
+        let (mut last, mut debt) = (0, 0);
         let (taken, fresh_at) = match kind {
             TOKEN => {
-                let (last, debt, unit) = (self.u56()?, self.u56()?, self.u56()?);
-                let taken = debt.div_ceil(unit.max(1));
+                (last, debt) = (self.u56()?, self.u56()?);
+                let taken = debt.div_ceil(self.u56()?.max(1));
                 (u32::try_from(taken).unwrap_or(u32::MAX), full_at(last, debt, Rule::new(limit).rate)?)
             }
             SLIDING => {
@@ -421,7 +474,7 @@ impl Reader<'_> {
             }
             _ => return None,
         };
-        Some((limit.capacity().saturating_sub(taken), fresh_at))
+        Some(Last { sequence: 0, limit: 0, remaining: limit.capacity().saturating_sub(taken), fresh_at, last, debt })
     }
 
     #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]

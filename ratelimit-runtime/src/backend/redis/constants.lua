@@ -8,9 +8,12 @@ local GIVE_BACK = 2
 local RESET = 3
 local TAKE_NOW = 4
 local TAKE_RUNS = 5
--- How it is decided: with a backoff, or where permits are leased, see decide.lua.
+-- Calls of one cost that came together: what is asked is what all cost, behind the limits stands the rest as of TAKE_RUNS.
+local TAKE_RUN = 6
+-- How it is decided: with a backoff, or where permits are leased, see decide.lua, or by one who would wait.
 local BACKOFF = 1
 local LEASES = 2
+local WAITS = 3
 
 -- All that is asked begins so: the action with 256 * limits, whether it is a test's, how it is decided, the cost, and the
 -- first limit.

@@ -21,13 +21,16 @@ for position = 1, (asked - action) / 256 do
   end
 end
 local backoff, max_wait, lease, back_at = nil, 0, 0, 0
-if action == TAKE_NOW then
-  action = TAKE
-else
+if action ~= TAKE_NOW or how == BACKOFF or how == WAITS then
   local initial, longest
   initial, longest, max_wait, from = unpack_bytes('<I7I7I7', request, from)
   if how == BACKOFF then backoff = { initial = initial, max = longest } end
   if leases then lease, back_at = initial, longest end
+end
+if action == TAKE_NOW then
+  action = TAKE
+elseif action == TAKE_RUN then
+  action, cost = TAKE_RUNS, 1
 end
 
 stored = stored or call('GET', bucket) or ''

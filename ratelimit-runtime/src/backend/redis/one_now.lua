@@ -1,5 +1,5 @@
--- The usual call, straight through: permits to take now or not at all, from one limit that is the same as before, with a
--- clock that goes forwards and no bookings ahead. It answers with the head and the front as it wrote them, from which the
+-- The usual call, or those that came together, straight through: permits to take now, from one limit that is the same as
+-- before, with a clock that goes forwards and no bookings ahead. It answers with the head and the front as it wrote them, from which the
 -- caller reads all there is to know.
 --
 -- What it cannot do it leaves to what follows, before anything is written. The functions at the end decide the same, but to
@@ -8,7 +8,10 @@
 -- What is on record, '' where nothing is.
 local stored
 
-if asked == TAKE_NOW + 256 then
+local calls = 1
+
+if asked == TAKE_NOW + 256 or asked == TAKE_RUN + 256 then
+  if asked ~= TAKE_NOW + 256 then calls = unpack_bytes('<I4', request, #request - 3) end
   stored = call('GET', bucket) or ''
   -- Left by `break`.
   repeat
@@ -28,7 +31,7 @@ if asked == TAKE_NOW + 256 then
       end
       --inline sliding_now.lua
       if not denied_until then
-        sequence = (sequence + 1) % 4294967296
+        sequence = (sequence + calls) % 4294967296
         value = pack(HEAD_SLIDING, PLAIN + 256, now, sequence, kind, total, last, head, used, slots)
       end
     elseif kind == TOKEN then
@@ -41,7 +44,7 @@ if asked == TAKE_NOW + 256 then
       end
       --inline token_now.lua
       if not denied_until then
-        sequence = (sequence + 1) % 4294967296
+        sequence = (sequence + calls) % 4294967296
         value = pack(HEAD_TOKEN, PLAIN + 256, now, sequence, TOKEN, debt_at, debt, permit)
       end
     else
@@ -53,11 +56,12 @@ if asked == TAKE_NOW + 256 then
       end
       --inline fixed_now.lua
       if not denied_until then
-        sequence = (sequence + 1) % 4294967296
+        sequence = (sequence + calls) % 4294967296
         value = pack(HEAD_FIXED, PLAIN + 256, now, sequence, FIXED, per, total)
       end
     end
     if denied_until then
+      if how == BACKOFF or how == WAITS or asked ~= TAKE_NOW + 256 then break end
       if size == 0 or (now - newest > CLOCK_UNSEEN and now - seen > CLOCK_UNSEEN) then break end
       return pack(REFUSAL, DENIED, now, 0, left, denied_until)
     end

@@ -1,9 +1,11 @@
 -- The same for several limits: the fronts one by one.
 
-if not stored and asked % 256 == TAKE_NOW then
+local taking = asked % 256
+if not stored and (taking == TAKE_NOW or taking == TAKE_RUN) then
+  if taking ~= TAKE_NOW then calls = unpack_bytes('<I4', request, #request - 3) end
   stored = call('GET', bucket) or ''
   local size = #stored
-  local form = asked - TAKE_NOW + PLAIN
+  local form = asked - taking + PLAIN
   local was_form, newest, sequence, kept, seen = form, 0, 0, 0, 0
   if size >= HEAD_BYTES then was_form, newest, sequence = unpack_bytes(HEAD, stored) end
   local usual = was_form == form and newest <= now and (size == 0 or size >= HEAD_BYTES)
@@ -68,7 +70,7 @@ if not stored and asked % 256 == TAKE_NOW then
   if ahead == 0 and (size == 0 or at + KEPT_BYTES == ring_at) then
     if size > 0 then kept, seen = unpack_bytes(KEPT, stored, at) end
     if seen <= now then
-      local value = pack(HEAD, form, now, (sequence + 1) % 4294967296) .. fronts
+      local value = pack(HEAD, form, now, (sequence + calls) % 4294967296) .. fronts
       --inline write_now.lua
       return value
     end
