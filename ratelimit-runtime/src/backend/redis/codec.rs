@@ -294,25 +294,25 @@ struct Last {
     remaining: u32,
     /// Nanoseconds.
     fresh_at: u64,
-    /// Of a token bucket, in microseconds and units; of others 0.
-    last: u64,
+    /// Of a token bucket its debt, in units, and as of when, in microseconds; of others 0.
     debt: u64,
+    debt_at: u64,
 }
 
 impl Last {
     /// That of the call so many `behind` it in its run, at `at` in nanoseconds.
     fn admission(&self, request: &Request, run: Run, behind: u32, at: u64) -> Option<Admission> {
+        let limit = *request.limits().get(self.limit)?;
         let after = behind.checked_mul(run.cost)?;
         let fresh_at = match (behind, self.debt) {
             (0, _) | (_, 0) => self.fresh_at,
             // Only of a token bucket does it depend on the permits that were taken later.
             (_, debt) => {
-                let rate = Rule::new(*request.limits().get(self.limit)?).rate;
-                full_at(self.last, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?
+                let rate = Rule::new(limit).rate;
+                full_at(self.debt_at, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?
             }
         };
         let permit = Permit { at, sequence: self.sequence.wrapping_sub(behind), cost: run.cost, undo: None };
-        (self.limit < request.limits().len()).then_some(())?;
         Some(Admission { permit, limit: self.limit, remaining: self.remaining.checked_add(after)?, fresh_at })
     }
 }
@@ -428,7 +428,7 @@ impl Reader<'_> {
             limit: self.u8()?.into(),
             remaining: self.u32()?,
             fresh_at: self.time()?,
-            last: self.u56()?,
+            debt_at: self.u56()?,
             debt: self.u56()?,
         })
     }
@@ -455,12 +455,12 @@ impl Reader<'_> {
     /// What one limit says of an admission at `now`, in microseconds.
     fn front(&mut self, limit: Limit, now: u64) -> Option<Last> {
         let (kind, _slot_bytes) = (self.u8()?, self.u8()?);
-        let (mut last, mut debt) = (0, 0);
+        let (mut debt_at, mut debt) = (0, 0);
         let (taken, fresh_at) = match kind {
             TOKEN => {
-                (last, debt) = (self.u56()?, self.u56()?);
+                (debt_at, debt) = (self.u56()?, self.u56()?);
                 let taken = debt.div_ceil(self.u56()?.max(1));
-                (u32::try_from(taken).unwrap_or(u32::MAX), full_at(last, debt, Rule::new(limit).rate)?)
+                (u32::try_from(taken).unwrap_or(u32::MAX), full_at(debt_at, debt, Rule::new(limit).rate)?)
             }
             SLIDING => {
                 let taken = self.u32()?;
@@ -474,7 +474,7 @@ impl Reader<'_> {
             }
             _ => return None,
         };
-        Some(Last { sequence: 0, limit: 0, remaining: limit.capacity().saturating_sub(taken), fresh_at, last, debt })
+        Some(Last { sequence: 0, limit: 0, remaining: limit.capacity().saturating_sub(taken), fresh_at, debt, debt_at })
     }
 
     #[expect(clippy::option_option, reason = "the outer one says whether the bytes could be read")]

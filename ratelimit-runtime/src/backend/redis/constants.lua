@@ -76,6 +76,9 @@ local ONE_TOKEN_BYTES = 50
 local HEAD_FIXED = '<I2I7I4I2I7I4'
 local ONE_FIXED = '<I2I7I4I2I7I4I7I7'
 local ONE_FIXED_BYTES = 40
+-- Where in it the clock stands, from 0.
+local ONE_TOKEN_CLOCK = '43'
+local ONE_WINDOW_CLOCK = '33'
 
 -- A FULL one has denials that block, a floor to remember, or what no PLAIN one can say. It goes on with: clock, floor,
 -- offences: how many, the last, blocked until; then each limit: kind, and of a token bucket last, debt and unit, of a window

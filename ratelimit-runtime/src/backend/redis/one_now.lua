@@ -62,7 +62,9 @@ if asked == TAKE_NOW + 256 or asked == TAKE_RUN + 256 then
     end
     if denied_until then
       if how == BACKOFF or how == WAITS or asked ~= TAKE_NOW + 256 then break end
-      if size == 0 or (now - newest > CLOCK_UNSEEN and now - seen > CLOCK_UNSEEN) then break end
+      if size > 0 and now - newest > CLOCK_UNSEEN and now - seen > CLOCK_UNSEEN then
+        call('SETRANGE', bucket, kind == TOKEN and ONE_TOKEN_CLOCK or ONE_WINDOW_CLOCK, pack('<I7', now))
+      end
       return pack(REFUSAL, DENIED, now, 0, left, denied_until)
     end
     fresh = full_at

@@ -66,3 +66,28 @@ pub(super) fn load() -> redis::Cmd {
     command.arg("LOAD").arg(SOURCE.as_str());
     command
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_constant_has_its_value_in_the_script() {
+        let code =
+            SOURCE.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+        // Every other part is a text.
+        let code: String = code.split('\'').step_by(2).collect();
+        let words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
+        let mut names: Vec<&str> =
+            words.filter(|word| word.starts_with(|first: char| first.is_ascii_uppercase())).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names, ["ARGV", "KEYS"]);
+        assert!(!SOURCE.contains("--inline"));
+    }
+
+    #[test]
+    fn only_whole_names_are_constants() {
+        assert_eq!(with_constants("TAKE, TAKE_NOW, X_TAKE, TAKE2 = 'TAKE'"), "0, 4, X_TAKE, TAKE2 = '0'");
+    }
+}
