@@ -1,13 +1,13 @@
 -- The usual call, or those that came together, straight through: permits to take now, from one limit that is the same as
--- before, with a clock that goes forwards and no bookings ahead. It answers with the head and the front as it wrote them, from which the
--- caller reads all there is to know.
+-- before, with a clock that goes forwards and no bookings ahead. It answers with the head and the front as it wrote them,
+-- from which the caller reads all there is to know.
 --
 -- What it cannot do it leaves to what follows, before anything is written. The functions at the end decide the same, but to
 -- define them takes longer, at each call, than all of this. For that reason, too, a record is read and written at once.
 
 -- What is on record, '' where nothing is.
 local stored
-
+-- How many calls share the cost.
 local calls = 1
 
 if asked == TAKE_NOW + 256 or asked == TAKE_RUN + 256 then
@@ -19,6 +19,7 @@ if asked == TAKE_NOW + 256 or asked == TAKE_RUN + 256 then
     local form, newest, sequence, was, kept, seen = PLAIN + 256, 0, 0, kind, 0, 0
     local value, fresh, denied_until, left, full_at
     local changed, changed_at, changed_end, resized = '', size + 1, size + 1, false
+    -- Of the kinds only a sliding window's has a second byte.
     if kind > 255 then
       local total, last, head, used, slots, ring_at = 0, 0, 0, 0, 0, ONE_SLIDING_BYTES + 1
       --inline slot.lua

@@ -21,7 +21,7 @@ if not stored and (taking == TAKE_NOW or taking == TAKE_RUN) then
       local later, later_at, later_end = changed, changed_at, changed_end
       --inline slot.lua
       if size > 0 then
-        if at + 13 > ring_at then break end
+        if at + FIXED_FRONT_BYTES > ring_at then break end
         was, total, last, head, used, slots, at = unpack_bytes(SLIDING_FRONT, stored, at)
         ring_at = ring_at - slots * width
         if was ~= kind or ring_at < at then break end
@@ -42,7 +42,7 @@ if not stored and (taking == TAKE_NOW or taking == TAKE_RUN) then
       local permit, step, debt_at, debt, unit
       permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
       if size > 0 then
-        if at + 23 > ring_at then break end
+        if at + TOKEN_FRONT_BYTES > ring_at then break end
         was, debt_at, debt, unit, at = unpack_bytes(TOKEN_FRONT, stored, at)
       end
       --inline token_now.lua
@@ -51,7 +51,7 @@ if not stored and (taking == TAKE_NOW or taking == TAKE_RUN) then
     else
       local was_per, total = b, 0
       if size > 0 then
-        if at + 13 > ring_at then break end
+        if at + FIXED_FRONT_BYTES > ring_at then break end
         was, was_per, total, at = unpack_bytes(FIXED_FRONT, stored, at)
         if was ~= FIXED or was_per ~= b then break end
       end

@@ -1,7 +1,7 @@
--- Inlined: a sliding window at `now`. From the rule and `stored`, `newest`, `total`, `last` and the ring from `ring_at` on to
--- `denied_until`, or to the window as it is to be kept, with what is new in the ring, if anything, as `changed` in the place
--- of the bytes from `changed_at` up to `changed_end`; `resized` where the ring has grown. `left` of a denied call; `full_at`.
--- Breaks where it cannot.
+-- Inlined: a sliding window at `now`. From the rule and `stored`, `newest`, `total`, `last` and the ring from `ring_at` on
+-- to `denied_until`, or to the window as it is to be kept, with what is new in the ring, if anything, as `changed` in the
+-- place of the bytes from `changed_at` up to `changed_end`; `resized` where the ring has grown. `left` of a denied call;
+-- `full_at`. Breaks where it cannot.
 
 local group, per = a, b
 -- What is this far behind the newest group counts no more.

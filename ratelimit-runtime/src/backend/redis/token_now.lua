@@ -1,5 +1,6 @@
--- Inlined: a token bucket at `now`. From the rule and `stored`, `was`, `debt_at`, `debt`, `unit` to `denied_until`, or to the
--- `debt_at` and `debt` that are to be kept; `left` of a denied call; `full_at`. Breaks where it cannot.
+-- Inlined: a token bucket at `now`. From the rule and, where `size` says that there is one on record, `was`, `debt_at`,
+-- `debt` and `unit` to `denied_until`, or to the `debt_at` and `debt` that are to be kept; `left` of a denied call;
+-- `full_at`. Breaks where it cannot.
 
 local burst, units = a, b
 if size > 0 then
