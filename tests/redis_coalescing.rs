@@ -1,12 +1,12 @@
-//! Calls on one key that come together: they are sent as one, and answered as if each had come alone.
+//! Calls that come together, on one key or on many: they are sent as one, and answered as if each had come alone.
 
 use std::future::Future;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Request, Timestamp};
+use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
-use ratelimit_runtime::{Algorithm, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
+use ratelimit_runtime::{Algorithm, BackendErrorKind, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
 use ratelimit_tests::RedisServer;
 use tokio::task::JoinSet;
 
@@ -65,6 +65,28 @@ async fn tasks_on_one_key_admit_exactly_count_in_few_calls() {
     assert_eq!(tasks.join_all().await.iter().sum::<u32>(), 10_000);
     let calls = server.calls_of("evalsha");
     assert!(calls < 25_600 / 2, "{calls} calls of the script");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_on_many_keys_admit_exactly_count_of_each_in_few_calls() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, "many", 50);
+    let mut tasks = JoinSet::new();
+    for task in 1..=256 {
+        let limiter = limiter.clone();
+        tasks.spawn(async move {
+            let mut number = numbers(task);
+            let mut admitted = 0;
+            for _ in 0..100 {
+                admitted += u32::from(limiter.check_async(number(100), 1).await.is_ok());
+            }
+            admitted
+        });
+    }
+    assert_eq!(tasks.join_all().await.iter().sum::<u32>(), 100 * 50);
+    let calls = server.calls_of("evalsha");
+    // What was denied once is not asked for again.
+    assert!(calls < 5_000 / 4, "{calls} calls of the script");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,6 +221,100 @@ async fn a_batch_is_answered_as_its_calls_would_be_one_by_one() {
     }
     let calls = server.calls_of("evalsha");
     assert!(calls < 36 * 8 * 40, "{calls} calls of the script");
+}
+
+/// All that can be asked of many buckets, in one batch after the other.
+#[tokio::test]
+async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
+    let server = RedisServer::start();
+    let backend = backend(&server, true);
+    // Connected, calls are sent in the order in which they come.
+    backend.decide_async(&Request::new("rl:1:{mixed:0}:x", &[Limit::new(1, HOUR)], Action::Reset)).await.unwrap();
+    let mut number = numbers(11);
+    let backoff = Backoff::new(Duration::from_millis(3), Duration::from_millis(100));
+    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+    // With the permits that each gave last, the server's and the oracle's.
+    let mut buckets: Vec<(Bucket, Option<(Permit, Permit)>)> = (0..40).map(|_| Default::default()).collect();
+    let mut now = START;
+    for round in 0..60 {
+        now += 7_001_000;
+        let asked: Vec<(usize, Request, Request)> = (0..160)
+            .map(|_| {
+                let place = usize::try_from(number(40)).unwrap();
+                let limit = |count| v1::limit(count, Duration::from_secs(1), algorithms[place % 3]);
+                let limits = if place % 4 == 0 { vec![limit(9), limit(70)] } else { vec![limit(9)] };
+                let cost = u32::try_from(number(4)).unwrap();
+                let max_wait = if number(4) == 0 { Duration::from_millis(300) } else { Duration::ZERO };
+                let permits = if number(4) == 0 { buckets[place].1.take() } else { None };
+                let both = match (permits, number(12)) {
+                    (Some((server, oracle)), _) => [Action::GiveBack(server), Action::GiveBack(oracle)],
+                    (None, 0) => [Action::Peek { cost, max_wait }, Action::Peek { cost, max_wait }],
+                    (None, 1) => [Action::Reset, Action::Reset],
+                    (None, _) => [Action::Take { cost, max_wait }, Action::Take { cost, max_wait }],
+                };
+                let bucket = format!("rl:1:{{mixed:{place}}}:x");
+                let [server, oracle] = both.map(|action| {
+                    let request = Request::new(bucket.as_str(), &limits, action).at(Timestamp::from_nanos(now));
+                    if place % 5 == 0 { request.with_backoff(backoff) } else { request }
+                });
+                (place, server, oracle)
+            })
+            .collect();
+        let mut calls = JoinSet::new();
+        for (order, (_, request, _)) in asked.iter().cloned().enumerate() {
+            let backend = backend.clone();
+            calls.spawn(async move { (order, backend.decide_async(&request).await.unwrap()) });
+        }
+        let mut answers = calls.join_all().await;
+        answers.sort_by_key(|(order, _)| *order);
+        for ((order, answer), (place, request, to_oracle)) in answers.iter().zip(&asked) {
+            let (bucket, permits) = &mut buckets[*place];
+            let expected = bucket.apply(to_oracle, to_oracle.now());
+            assert_eq!(said(answer), said(&expected), "round {round}, call {order}: {request:?}");
+            match (request.action(), &answer.outcome, &expected.outcome) {
+                (Action::Take { cost: 1.., .. }, Outcome::Admitted(server), Outcome::Admitted(oracle)) => {
+                    *permits = Some((server.permit().clone(), oracle.permit().clone()));
+                }
+                (Action::Reset, ..) => *permits = None,
+                _ => {}
+            }
+        }
+    }
+    let calls = server.calls_of("evalsha");
+    assert!(calls < 60 * 160 / 4, "{calls} calls of the script");
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
+    let server = RedisServer::start();
+    let backend = backend(&server, true);
+    let limits = [Limit::new(10, HOUR)];
+    let ask = |bucket: String| {
+        let backend = backend.clone();
+        async move {
+            let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+            backend.decide_async(&Request::new(bucket, &limits, take)).await
+        }
+    };
+    ask("rl:1:{mine:1}:x".to_owned()).await.unwrap();
+    redis::cmd("LPUSH").arg("rl:1:{other}:x").arg("a list").exec(&mut server.connection()).unwrap();
+    let before = server.calls_of("evalsha");
+    let mut calls = JoinSet::new();
+    for place in 0..200 {
+        let bucket = if place % 10 == 0 { "rl:1:{other}:x".to_owned() } else { format!("rl:1:{{mine:{place}}}:x") };
+        let call = ask(bucket.clone());
+        calls.spawn(async move { (bucket, call.await) });
+    }
+    for (bucket, answer) in calls.join_all().await {
+        if bucket.contains("other") {
+            let error = answer.unwrap_err();
+            assert_eq!(error.kind(), BackendErrorKind::Refused);
+            assert!(error.to_string().contains("WRONGTYPE"), "{error}");
+        } else {
+            assert!(matches!(answer.unwrap().outcome, Outcome::Admitted(_)), "{bucket}");
+        }
+    }
+    assert!(server.calls_of("evalsha") - before < 100);
 }
 
 #[tokio::test]

@@ -49,7 +49,8 @@ impl Timestamp {
 /// What a backend is asked to do.
 #[derive(Clone, Debug)]
 pub struct Request {
-    pub(crate) bucket: Box<str>,
+    /// Shared with what remembers where permits were taken.
+    pub(crate) bucket: Arc<str>,
     pub(crate) limits: SmallVec<[Limit; 2]>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) action: Action,
@@ -91,7 +92,7 @@ impl Request {
     /// The time is this process's.
     pub fn new(bucket: impl Into<Box<str>>, limits: &[Limit], action: Action) -> Request {
         Request {
-            bucket: bucket.into(),
+            bucket: Arc::from(bucket.into()),
             limits: limits.into(),
             backoff: None,
             action,

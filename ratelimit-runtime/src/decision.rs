@@ -1,5 +1,6 @@
 //! What an admitted call gets.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
@@ -44,7 +45,7 @@ pub(crate) enum Place {
 /// A bucket in a backend.
 #[derive(Debug)]
 pub(crate) struct RemoteBucket {
-    pub(crate) name: Box<str>,
+    pub(crate) name: Arc<str>,
     /// Where denials are kept: by what.
     pub(crate) fingerprint: Option<Fingerprint>,
 }

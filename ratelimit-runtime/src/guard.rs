@@ -98,19 +98,27 @@ impl Guard {
         let visit = Visit::begin(self, request)?;
         let answer = match self.deadline {
             Deadline::Kept => self.backend.decide_async(request).await,
-            Deadline::Imposed(longest) => {
-                let deadline = after(longest);
-                let request = Request { by_guard: true, ..request.clone() };
-                match timer::bounded(self.backend.decide_async(&request), deadline).await {
-                    Some(Err(error)) if error.is_to_be_blocked_for() => {
-                        self.decide_elsewhere(request, deadline, visit.entry.is_probe).await
-                    }
-                    Some(answer) => answer,
-                    None => Err(self.late()),
-                }
-            }
+            // In a box: what most calls' futures need no room for is not moved along with them.
+            Deadline::Imposed(longest) => Box::pin(self.decide_in_time(request, longest, visit.entry.is_probe)).await,
         };
         visit.end(answer)
+    }
+
+    async fn decide_in_time(
+        &self,
+        request: &Request,
+        longest: Duration,
+        is_probe: bool,
+    ) -> Result<Answer, BackendError> {
+        let deadline = after(longest);
+        let request = Request { by_guard: true, ..request.clone() };
+        match timer::bounded(self.backend.decide_async(&request), deadline).await {
+            Some(Err(error)) if error.is_to_be_blocked_for() => {
+                self.decide_elsewhere(request, deadline, is_probe).await
+            }
+            Some(answer) => answer,
+            None => Err(self.late()),
+        }
     }
 
     /// Has a request carried out whose answer nobody waits for, unless the backend fails anyway.

@@ -37,6 +37,7 @@ use coalesce::{Coalescing, Entry};
 use connection::Connection;
 use leases::{Ask, Leases};
 use node::Way;
+use script::Question;
 
 pub use builder::RedisBackendBuilder;
 
@@ -132,18 +133,32 @@ impl RedisBackend {
     fn call(
         &self,
         bucket: &str,
-        request: &[u8],
+        request: Vec<u8>,
         deadline: Instant,
         way: Way,
     ) -> impl Future<Output = Replied> + Send + 'static {
-        let command = script::call(&key::name(bucket), request);
+        let command = script::call(&(key::name(bucket), request));
         let connection = Arc::clone(&self.connection);
         async move { connection.call(&command, deadline, way).await }
     }
 
-    /// Sends a request as bytes and waits for the bytes of the answer, at most until the deadline.
-    async fn exchange(&self, bucket: &str, request: &[u8], deadline: Instant) -> Result<Vec<u8>, BackendError> {
-        self.call(bucket, request, deadline, Way::Async).await
+    /// Sends questions in one call and waits for the answer to each, at most until the deadline.
+    async fn ask_all(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<Replied>, BackendError> {
+        if let [question] = questions {
+            let answer = self.connection.call(&script::call(question), deadline, Way::Async).await?;
+            return Ok(vec![Ok(answer)]);
+        }
+        self.connection.call_many(&script::call_many(questions), questions.len(), deadline, Way::Async).await
+    }
+
+    /// Gives back what was taken for a call that nobody waits for any more.
+    fn give_back(&self, request: &Request, answer: Answer) {
+        if takes(request)
+            && let Outcome::Admitted(admitted) = answer.outcome
+        {
+            let action = Action::GiveBack(admitted.admission.permit);
+            self.decide_later(Request { action, ..request.clone() });
+        }
     }
 
     /// What is answered by permits that are held here.
@@ -191,7 +206,7 @@ impl Backend for RedisBackend {
         }
         let deadline = self.until();
         let ask = self.ask(request);
-        let call = self.call(request.bucket(), &self.encode(request, ask.as_ref()), deadline, Way::Blocking);
+        let call = self.call(request.bucket(), self.encode(request, ask.as_ref()), deadline, Way::Blocking);
         // What is of tokio's counts against the budget of the task around, which a thread that blocks would never get anew.
         let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
         self.decoded(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
@@ -203,15 +218,14 @@ impl Backend for RedisBackend {
                 return Ok(answer);
             }
             let deadline = self.until();
-            let _alone = match self.coalescing.as_ref().and_then(|coalescing| coalescing.enter(self, request, deadline))
-            {
+            let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
                 Some(Entry::Seated(seated)) => return seated.await,
                 Some(Entry::Alone(alone)) => Some(alone),
                 None => None,
             };
             let ask = self.ask(request);
             let bytes = self.encode(request, ask.as_ref());
-            let call = Box::pin(self.call(request.bucket(), &bytes, deadline, Way::Async));
+            let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
             Undropped { backend: self, request, call: Some(call), ask }.await
         })
     }
@@ -222,7 +236,7 @@ impl Backend for RedisBackend {
         }
         // What is given back too late or never stays taken: the limit is kept.
         if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), &self.encode(&request, None), self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), self.encode(&request, None), self.until(), Way::Async));
         }
     }
 
@@ -261,6 +275,11 @@ pub(crate) fn environment() -> SharedBackend {
     ENVIRONMENT.clone()
 }
 
+/// Whether permits are gone if nobody gives them back.
+fn takes(request: &Request) -> bool {
+    matches!(request.action(), Action::Take { cost: 1.., .. })
+}
+
 /// What the script answered.
 type Replied = Result<Vec<u8>, BackendError>;
 
@@ -291,19 +310,16 @@ impl Future for Undropped<'_> {
 
 impl Drop for Undropped<'_> {
     fn drop(&mut self) {
-        let takes = matches!(self.request.action(), Action::Take { cost, .. } if *cost > 0);
-        if takes
+        if takes(self.request)
             && let Some(call) = self.call.take()
             && let Ok(background) = background::handle()
         {
-            let (backend, mut request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
+            let (backend, request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
             background.spawn(async move {
                 if let Ok(bytes) = call.await
-                    && let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) =
-                        backend.decoded(&bytes, &request, ask)
+                    && let Ok(answer) = backend.decoded(&bytes, &request, ask)
                 {
-                    request.action = Action::GiveBack(admitted.permit().clone());
-                    backend.decide_later(request);
+                    backend.give_back(&request, answer);
                 }
             });
         }

@@ -423,7 +423,8 @@ impl Booking {
         self.due()
     }
 
-    async fn wait_async(mut self) -> Decision {
+    /// In its box, which a future need not make room for.
+    async fn wait_async(mut self: Box<Self>) -> Decision {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             scope.sleep_async(self.delay).await;

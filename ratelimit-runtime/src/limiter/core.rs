@@ -52,6 +52,8 @@ pub(crate) struct Core {
     named: bool,
     /// Algorithms and literal periods of the limits as they were written down: part of every bucket's identity.
     shape: Box<str>,
+    /// What the names of its buckets in backends begin with.
+    prefix: Box<str>,
     rules: Rules,
     /// The first of the rules' limits.
     first: Limit,
@@ -156,6 +158,7 @@ impl Core {
             fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
             gives_back: AtomicBool::new(false),
             watch: Watch::new(name.as_str()),
+            prefix: prefix(name.as_str()).into(),
             name,
             named,
             shape: shape.into(),
@@ -185,7 +188,7 @@ impl Core {
     pub(super) fn mark(&self, place: &Place) -> (u64, u64) {
         let resets = match place {
             Place::Memory(address) => self.resets_in_memory(*address),
-            Place::Remote(bucket) => self.resets_of(&bucket.name),
+            Place::Remote(bucket) => self.resets_of(&bucket.name, bucket.fingerprint),
         };
         (self.id, resets.load(Ordering::Relaxed))
     }
@@ -198,9 +201,11 @@ impl Core {
         &self.resets[usize::from(fingerprint.to_le_bytes()[0]) % RESETS]
     }
 
-    fn resets_of(&self, bucket: &str) -> &AtomicU64 {
-        let sum = bucket.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
-        &self.resets[usize::from(sum) % RESETS]
+    /// `fingerprint` is that of the bucket, where its backend goes by it.
+    fn resets_of(&self, bucket: &str, fingerprint: Option<Fingerprint>) -> &AtomicU64 {
+        let sum = || bucket.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
+        let number = fingerprint.map_or_else(sum, |fingerprint| fingerprint.low().to_le_bytes()[0]);
+        &self.resets[usize::from(number) % RESETS]
     }
 
     pub(super) fn shared_name(&self) -> Name {
@@ -463,10 +468,8 @@ impl Core {
         rules: &[Rule],
         action: Action,
     ) -> Request {
-        let mut bucket = String::with_capacity(64);
-        bucket.push_str("rl:1:{");
-        escape(&mut bucket, self.name());
-        bucket.push(':');
+        let mut bucket = String::with_capacity(self.prefix.len() + self.shape.len() + 32);
+        bucket.push_str(&self.prefix);
         key.write_to(&mut TextSink::new(&mut bucket));
         bucket.push_str("}:");
         bucket.push_str(&self.shape);
@@ -495,7 +498,7 @@ impl Core {
         }
     }
 
-    fn scoped_name(venue: &Venue<'_>, bucket: String) -> Box<str> {
+    fn scoped_name(venue: &Venue<'_>, bucket: String) -> Arc<str> {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
             return format!("{bucket}:test{}", scope.id()).into();
@@ -576,11 +579,19 @@ impl Core {
             Target::Remote(backend) => {
                 forget(&self.fallback(&venue));
                 let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Reset));
-                self.resets_of(request.bucket()).fetch_add(1, Ordering::Relaxed);
+                self.resets_of(request.bucket(), request.fingerprint).fetch_add(1, Ordering::Relaxed);
                 Some((Arc::clone(backend), request))
             }
         }
     }
+}
+
+/// The beginning of a bucket's name, up to the key.
+fn prefix(name: &str) -> String {
+    let mut prefix = "rl:1:{".to_owned();
+    escape(&mut prefix, name);
+    prefix.push(':');
+    prefix
 }
 
 /// Algorithm and period of each limit; `*` for a period that is read at each call.

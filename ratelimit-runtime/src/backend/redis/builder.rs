@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::RedisBackend;
-use super::coalesce::Coalescing;
+use super::coalesce::{Coalescing, Merging};
 use super::config::{self, Servers, Settings, invalid};
 use super::connection::Connection;
 use super::endpoint::{Address, Endpoint, Login};
@@ -246,11 +246,16 @@ impl RedisBackendBuilder {
                 Connection::cluster(seeds, endpoint(anywhere, login, encrypted), timeout)
             }
         };
+        let merging = match () {
+            () if self.lease.is_some() => Merging::LEASES,
+            () if connection.is_cluster() => Merging::BY_BUCKET,
+            () => Merging::ALL,
+        };
         Ok(RedisBackend {
             connection: Arc::new(connection),
             timeout,
             denial_cache: self.denial_cache,
-            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new(self.lease.is_some()))),
+            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new(merging))),
             leases: self.lease.map(|(permits, valid_for)| Arc::new(Leases::new(permits, valid_for))),
         })
     }

@@ -1,124 +1,145 @@
-//! Decisions on one key that come together are sent as one.
+//! Decisions that come together are sent as one.
 //!
-//! A call is sent alone, without a delay, as long as few others on its key are under way: then merging would only add work.
-//! From then on calls take a seat. A driver, a task of the runtime that the callers run on, sends all that are seated as
-//! one call of the script, which decides them first come first served, each as if it had come alone; while that is under
-//! way the next ones take their seats. The driver ends when nobody is left.
+//! A call is sent alone, without a delay, as long as few others are under way: then merging would only add work. From then
+//! on calls take a seat. A driver, a task of the runtime that the callers run on, sends all that are seated as one call of
+//! the script, which decides them first come first served, each as if it had come alone; calls on one bucket that differ in
+//! nothing but their costs are told to it as runs. A few such batches are under way at the same time, so that the server
+//! decides on one while this process takes apart another; meanwhile the next calls take their seats. A driver ends when
+//! nobody is left.
 //!
-//! Callers only wait for the driver, never for each other: a future that is dropped, or not polled, holds up no other. A
+//! In a cluster, where a script has to stay within a slot, and with leases, for which all calls on a bucket are to wait, only
+//! calls on one bucket are merged.
+//!
+//! Callers only wait for a driver, never for each other: a future that is dropped, or not polled, holds up no other. A
 //! seat that is left before it was sent is not sent; permits that come to a seat that was left are given back. Each batch
 //! has the deadline of its first call, which is the earliest, so that every call ends by its own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::RedisBackend;
 use super::codec::{self, Run};
-use crate::backend::{Action, Answer, Backend as _, Outcome, Request};
+use super::leases::Ask;
+use super::script::Question;
+use super::{RedisBackend, key};
+use crate::backend::{Action, Answer, Request};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// Calls on one key that are sent one by one before merging pays.
-const ALONE: u32 = 24;
-/// Calls that one batch takes; more are sent alone.
-const SEATS: usize = 1_024;
 const SHARDS: usize = 16;
 
-/// The calls that are under way, by key and runtime.
+/// How calls are merged.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Merging {
+    /// Calls that are sent one by one before merging pays.
+    alone: u32,
+    /// Calls that one batch takes.
+    seats: usize,
+    /// Batches that are under way at the same time.
+    drivers: u32,
+    /// Only calls on one bucket are sent together.
+    by_bucket: bool,
+}
+
+impl Merging {
+    /// Of buckets that one script may decide on.
+    pub(super) const ALL: Merging = Merging { alone: 24, seats: 128, drivers: 2, by_bucket: false };
+    /// Of buckets that are not on one server for certain.
+    pub(super) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
+    /// One call brings the permits of all that come meanwhile.
+    pub(super) const LEASES: Merging = Merging { alone: 1, seats: 1_024, drivers: 1, by_bucket: true };
+}
+
+/// The calls that are under way, by runtime and, where they are merged so, by bucket.
 pub(super) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
-    /// Calls on one key that are sent one by one.
-    alone: u32,
+    merging: Merging,
 }
 
-/// The calls on one key from one runtime.
+/// Calls that may be sent together.
 #[derive(Default)]
 struct Lane {
     alone: u32,
-    has_driver: bool,
-    batch: Option<Batch>,
+    drivers: u32,
+    /// What no driver has taken yet: all but the last are full.
+    batches: VecDeque<Batch>,
 }
 
 struct Batch {
-    first: Arc<First>,
-    seats: Vec<(u32, Arc<Seat>)>,
-}
-
-/// The first call of a batch, from which the others differ in their cost only.
-struct First {
-    backend: RedisBackend,
-    request: Request,
     deadline: Instant,
+    seats: Vec<Arc<Seat>>,
 }
 
 /// How a call is made.
-pub(super) enum Entry {
+pub(super) enum Entry<'a> {
     /// On its own, under way until this is dropped.
     Alone(Alone),
     /// With others.
-    Seated(Seated),
+    Seated(Seated<'a>),
 }
 
 impl Coalescing {
-    /// Where permits are leased, one call brings those of all that come meanwhile.
-    pub(super) fn new(leases: bool) -> Coalescing {
-        let alone = if leases { 1 } else { ALONE };
-        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), alone }
+    pub(super) fn new(merging: Merging) -> Coalescing {
+        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), merging }
     }
 
-    /// The way of one call; `None` of one that no other is like: it waits, takes nothing, or gives back.
-    pub(super) fn enter(
+    /// The way of one call.
+    pub(super) fn enter<'a>(
         self: &Arc<Self>,
-        backend: &RedisBackend,
+        backend: &'a RedisBackend,
         request: &Request,
         deadline: Instant,
-    ) -> Option<Entry> {
-        let Action::Take { cost: cost @ 1.., max_wait } = *request.action() else { return None };
-        if !max_wait.is_zero() {
-            return None;
-        }
+    ) -> Entry<'a> {
         let runtime = Handle::try_current().ok();
-        let lane = self.lane(request, runtime.as_ref());
-        let mut lanes = self.shard(lane).lock();
-        let entry = lanes.entry(lane).or_default();
-        let few = !entry.has_driver && entry.alone < self.alone;
-        if !few && let Some(seated) = entry.seat(backend, request, cost, deadline) {
-            let starts = !mem::replace(&mut entry.has_driver, true);
-            drop(lanes);
-            if starts {
-                self.start(lane, runtime);
-            }
-            return Some(Entry::Seated(seated));
+        let number = self.number(request, runtime.as_ref());
+        let mut lanes = self.shard(number).lock();
+        let lane = lanes.entry(number).or_default();
+        if lane.drivers == 0 && lane.alone < self.merging.alone || !self.has_room(lane, request) {
+            lane.alone += 1;
+            return Entry::Alone(Alone { coalescing: Arc::clone(self), lane: number });
         }
-        entry.alone += 1;
-        Some(Entry::Alone(Alone { coalescing: Arc::clone(self), lane }))
+        let seat = Arc::new(Seat { request: request.clone(), state: Mutex::new(State::Waiting(None)) });
+        let is_first = lane.seat(Arc::clone(&seat), deadline, self.merging.seats);
+        let starts = is_first && lane.drivers < self.merging.drivers;
+        lane.drivers += u32::from(starts);
+        drop(lanes);
+        if starts {
+            self.start(number, backend, runtime);
+        }
+        Entry::Seated(Seated { seat, backend })
     }
 
-    /// Lanes of one number that are two keys' cost only merging: a batch compares the requests.
-    fn lane(&self, request: &Request, runtime: Option<&Handle>) -> u64 {
-        self.hasher.hash_one((request.bucket(), runtime.map(Handle::id)))
+    fn number(&self, request: &Request, runtime: Option<&Handle>) -> u64 {
+        let bucket = self.merging.by_bucket.then(|| request.bucket());
+        self.hasher.hash_one((bucket, runtime.map(Handle::id)))
     }
 
-    fn shard(&self, lane: u64) -> &Mutex<HashMap<u64, Lane, RandomState>> {
+    fn shard(&self, number: u64) -> &Mutex<HashMap<u64, Lane, RandomState>> {
         #[expect(clippy::cast_possible_truncation, reason = "a few bits of it are enough")]
-        let number = lane as usize % SHARDS;
-        &self.shards[number]
+        let shard = number as usize % SHARDS;
+        &self.shards[shard]
     }
 
-    /// Starts the driver of a lane.
-    fn start(self: &Arc<Self>, lane: u64, runtime: Option<Handle>) {
-        let driver = Driver { coalescing: Arc::clone(self), lane, batch: None, is_done: false };
+    /// Not for a bucket whose lane has the same number by chance.
+    fn has_room(&self, lane: &Lane, request: &Request) -> bool {
+        let other = lane.batches.back().and_then(|batch| batch.seats.first());
+        !self.merging.by_bucket || other.is_none_or(|seat| seat.request.bucket == request.bucket)
+    }
+
+    /// Starts a driver of a lane.
+    fn start(self: &Arc<Self>, lane: u64, backend: &RedisBackend, runtime: Option<Handle>) {
+        let driver =
+            Driver { coalescing: Arc::clone(self), backend: backend.clone(), lane, batch: None, is_done: false };
         // Where the callers have no runtime it is the background's. Without that too it is dropped, which ends the calls.
         if let Some(runtime) = runtime.or_else(|| background::handle().ok().cloned()) {
             runtime.spawn(driver.run());
@@ -127,30 +148,23 @@ impl Coalescing {
 }
 
 impl Lane {
-    /// A seat in the next batch, if the call is like those that have one and there is room.
-    fn seat(&mut self, backend: &RedisBackend, request: &Request, cost: u32, deadline: Instant) -> Option<Seated> {
-        let batch = self.batch.get_or_insert_with(|| {
-            let first = First { backend: backend.clone(), request: request.clone(), deadline };
-            Batch { first: Arc::new(first), seats: Vec::with_capacity(64) }
-        });
-        if batch.seats.len() >= SEATS || !is_like(&batch.first.request, request) {
-            return None;
+    /// Whether it is the first of a batch.
+    fn seat(&mut self, seat: Arc<Seat>, deadline: Instant, most: usize) -> bool {
+        if let Some(batch) = self.batches.back_mut()
+            && batch.seats.len() < most
+        {
+            batch.seats.push(seat);
+            return false;
         }
-        let seat = Arc::new(Seat { state: Mutex::new(State::Waiting(None)) });
-        batch.seats.push((cost, Arc::clone(&seat)));
-        Some(Seated { seat, first: Arc::clone(&batch.first) })
+        let mut seats = Vec::with_capacity(64);
+        seats.push(seat);
+        self.batches.push_back(Batch { deadline, seats });
+        true
     }
 
     fn is_idle(&self) -> bool {
-        self.alone == 0 && !self.has_driver
+        self.alone == 0 && self.drivers == 0
     }
-}
-
-fn is_like(one: &Request, other: &Request) -> bool {
-    one.bucket == other.bucket
-        && one.limits == other.limits
-        && one.backoff == other.backoff
-        && one.test_time == other.test_time
 }
 
 /// A call that is sent on its own.
@@ -171,8 +185,9 @@ impl Drop for Alone {
     }
 }
 
-/// Where the answer to one call of a batch is put.
+/// What one call of a batch asks, and where the answer to it is put.
 struct Seat {
+    request: Request,
     state: Mutex<State>,
 }
 
@@ -203,12 +218,12 @@ impl Seat {
 }
 
 /// A call that waits for the answer to its batch.
-pub(super) struct Seated {
+pub(super) struct Seated<'a> {
     seat: Arc<Seat>,
-    first: Arc<First>,
+    backend: &'a RedisBackend,
 }
 
-impl Future for Seated {
+impl Future for Seated<'_> {
     type Output = Result<Answer, BackendError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -226,66 +241,108 @@ impl Future for Seated {
     }
 }
 
-impl Drop for Seated {
+impl Drop for Seated<'_> {
     fn drop(&mut self) {
         let state = mem::replace(&mut *self.seat.state.lock(), State::Left);
-        if let State::Answered(answer) = state {
-            self.first.give_back(answer);
+        if let State::Answered(Ok(answer)) = state {
+            self.backend.give_back(&self.seat.request, answer);
         }
     }
 }
 
-impl First {
-    /// Gives back what was taken for a call that nobody waits for any more.
-    fn give_back(&self, answer: Result<Answer, BackendError>) {
-        if let Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) = answer {
-            let action = Action::GiveBack(admitted.permit().clone());
-            self.backend.decide_later(Request { action, ..self.request.clone() });
+/// Calls of a batch that are one question to the script.
+struct Group<'a> {
+    seats: &'a [Arc<Seat>],
+    /// Where there are several.
+    runs: Vec<Run>,
+    ask: Option<Ask>,
+}
+
+impl<'a> Group<'a> {
+    fn new(seats: &'a [Arc<Seat>], backend: &RedisBackend) -> Group<'a> {
+        let runs = if seats.len() > 1 { runs(seats) } else { Vec::new() };
+        Group { seats, runs, ask: backend.ask(&seats[0].request) }
+    }
+
+    fn question(&self, backend: &RedisBackend) -> Question<'a> {
+        let request = &self.seats[0].request;
+        let bytes = match &self.ask {
+            _ if self.runs.is_empty() => backend.encode(request, self.ask.as_ref()),
+            Some(ask) => ask.encode(request, &self.runs),
+            None => codec::encode_runs(request, &self.runs, None),
+        };
+        (key::name(request.bucket()), bytes)
+    }
+
+    /// Tells each call what was decided.
+    fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &RedisBackend) {
+        let request = &self.seats[0].request;
+        if self.runs.is_empty() {
+            let answer = bytes.and_then(|bytes| backend.decoded(&bytes, request, self.ask));
+            deliver(&self.seats[0], answer, backend);
+            return;
         }
+        let answers = bytes.and_then(|bytes| match self.ask {
+            Some(ask) => ask.settle(&bytes, request, &self.runs),
+            None => Ok(codec::decode_runs(&bytes, request, &self.runs, false)?.answers),
+        });
+        match answers {
+            Ok(answers) => {
+                for (seat, answer) in self.seats.iter().zip(answers) {
+                    deliver(seat, Ok(answer), backend);
+                }
+            }
+            Err(error) => fail(self.seats, &error),
+        }
+    }
+}
+
+fn deliver(seat: &Seat, answer: Result<Answer, BackendError>, backend: &RedisBackend) {
+    if let Some(Ok(undelivered)) = seat.answer(answer) {
+        backend.give_back(&seat.request, undelivered);
+    }
+}
+
+fn fail(seats: &[Arc<Seat>], error: &BackendError) {
+    for seat in seats {
+        drop(seat.answer(Err(error.clone())));
     }
 }
 
 impl Batch {
     /// Sends all that have not left yet, and tells each what was decided.
-    async fn send(&mut self) {
-        self.seats.retain(|(_, seat)| !seat.is_left());
+    async fn send(&mut self, backend: &RedisBackend, hasher: &RandomState) {
+        self.seats.retain(|seat| !seat.is_left());
         if self.seats.is_empty() {
             return;
         }
-        let First { backend, request, deadline } = &*self.first;
-        let runs = runs(&self.seats);
-        let ask = backend.ask(request);
-        let asked = match &ask {
-            Some(ask) => ask.encode(request, &runs),
-            None => codec::encode_runs(request, &runs, None),
-        };
-        let answered = backend.exchange(request.bucket(), &asked, *deadline).await;
-        let answers = answered.and_then(|answer| match ask {
-            Some(ask) => ask.settle(&answer, request, &runs),
-            None => Ok(codec::decode_runs(&answer, request, &runs, false)?.answers),
-        });
-        match answers {
+        if Instant::now() >= self.deadline {
+            // It has waited for others all the time.
+            fail(&self.seats, &backend.late());
+            return;
+        }
+        // Of one bucket they stay in their order.
+        if self.seats.len() > 1 {
+            self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
+        }
+        let like = |one: &Arc<Seat>, other: &Arc<Seat>| is_like(&one.request, &other.request);
+        let groups: Vec<Group<'_>> = self.seats.chunk_by(like).map(|seats| Group::new(seats, backend)).collect();
+        let questions: Vec<_> = groups.iter().map(|group| group.question(backend)).collect();
+        match backend.ask_all(&questions, self.deadline).await {
             Ok(answers) => {
-                for ((_, seat), answer) in self.seats.drain(..).zip(answers) {
-                    if let Some(undelivered) = seat.answer(Ok(answer)) {
-                        self.first.give_back(undelivered);
-                    }
+                for (group, answer) in groups.into_iter().zip(answers) {
+                    group.settle(answer, backend);
                 }
             }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn fail(&mut self, error: &BackendError) {
-        for (_, seat) in self.seats.drain(..) {
-            drop(seat.answer(Err(error.clone())));
+            Err(error) => fail(&self.seats, &error),
         }
     }
 }
 
-/// What sends the batches of one lane, one after the other. Dropped before it is done, it ends the calls that wait.
+/// What sends batches of one lane, one after the other. Dropped before it is done, it ends the calls that wait.
 struct Driver {
     coalescing: Arc<Coalescing>,
+    backend: RedisBackend,
     lane: u64,
     /// What is being sent.
     batch: Option<Batch>,
@@ -299,19 +356,19 @@ impl Driver {
             tokio::task::yield_now().await;
             self.batch = self.next();
             match &mut self.batch {
-                Some(batch) => batch.send().await,
+                Some(batch) => batch.send(&self.backend, &self.coalescing.hasher).await,
                 None => self.is_done = true,
             }
         }
     }
 
-    /// The next batch; without one, a driver is needed no more.
+    /// The next batch; without one, the driver is needed no more.
     fn next(&self) -> Option<Batch> {
         let mut lanes = self.coalescing.shard(self.lane).lock();
         let lane = lanes.get_mut(&self.lane)?;
-        let batch = lane.batch.take();
+        let batch = lane.batches.pop_front();
         if batch.is_none() {
-            lane.has_driver = false;
+            lane.drivers -= 1;
             if lane.is_idle() {
                 lanes.remove(&self.lane);
             }
@@ -328,19 +385,31 @@ impl Drop for Driver {
         let stopped =
             BackendError::new(BackendErrorKind::Unreachable, "the runtime that sends decisions was shut down");
         let sent = self.batch.take();
-        for mut batch in sent.into_iter().chain(std::iter::from_fn(|| self.next())) {
-            batch.fail(&stopped);
+        for batch in sent.into_iter().chain(std::iter::from_fn(|| self.next())) {
+            fail(&batch.seats, &stopped);
         }
     }
 }
 
+/// Whether two calls differ in nothing but the permits that they take at once or not at all.
+fn is_like(one: &Request, other: &Request) -> bool {
+    let takes_now = |request: &Request| matches!(request.action, Action::Take { cost: 1.., max_wait: Duration::ZERO });
+    takes_now(one)
+        && takes_now(other)
+        && one.bucket == other.bucket
+        && one.limits == other.limits
+        && one.backoff == other.backoff
+        && one.test_time == other.test_time
+}
+
 /// Costs that follow each other, shortened.
-fn runs(seats: &[(u32, Arc<Seat>)]) -> Vec<Run> {
+fn runs(seats: &[Arc<Seat>]) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
-    for (cost, _) in seats {
+    for seat in seats {
+        let Action::Take { cost, .. } = seat.request.action else { continue };
         match runs.last_mut() {
-            Some(run) if run.cost == *cost => run.calls += 1,
-            _ => runs.push(Run { cost: *cost, calls: 1 }),
+            Some(run) if run.cost == cost => run.calls += 1,
+            _ => runs.push(Run { cost, calls: 1 }),
         }
     }
     runs

@@ -8,7 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use redis::{Cmd, Value};
+use redis::{Cmd, ServerError, Value};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster;
@@ -76,8 +76,48 @@ impl Connection {
         Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name }
     }
 
+    /// Whether buckets may be on several servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        match &self.topology {
+            Topology::One(_) => false,
+            #[cfg(feature = "redis-sentinel")]
+            Topology::Sentinel(_) => false,
+            #[cfg(feature = "redis-cluster")]
+            Topology::Cluster(_) => true,
+        }
+    }
+
     /// Runs a command that calls the script, and returns the script's answer. Ends by the deadline if asynchronous.
     pub(super) async fn call(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Vec<u8>, BackendError> {
+        match self.reply(command, deadline, way).await? {
+            (Value::BulkString(answer), _) => Ok(answer),
+            _ => Err(no_decision()),
+        }
+    }
+
+    /// As [`call`](Connection::call) of a command that asks of `number` buckets: an answer or a refusal of each.
+    pub(super) async fn call_many(
+        &self,
+        command: &Cmd,
+        number: usize,
+        deadline: Instant,
+        way: Way,
+    ) -> Result<Vec<Result<Vec<u8>, BackendError>>, BackendError> {
+        match self.reply(command, deadline, way).await? {
+            (Value::Array(answers), node) if answers.len() == number => {
+                let answer = |answer| match answer {
+                    Value::BulkString(answer) => Ok(answer),
+                    Value::ServerError(refusal) => Err(node.endpoint().refused(&refusal)),
+                    _ => Err(no_decision()),
+                };
+                Ok(answers.into_iter().map(answer).collect())
+            }
+            _ => Err(no_decision()),
+        }
+    }
+
+    /// What the server that is in charge replied, and which that was.
+    async fn reply(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<(Value, Arc<Node>), BackendError> {
         let mut commands = Cow::Borrowed(std::slice::from_ref(command));
         let mut place = self.place(command, deadline, way).await?;
         let (mut loaded, mut asking, mut demoted) = (false, false, false);
@@ -87,9 +127,12 @@ impl Connection {
             unanswered.place = None;
             drop(unanswered);
             let refusal = match answered {
-                Ok(Value::BulkString(answer)) => return Ok(answer),
                 Ok(Value::ServerError(refusal)) => refusal,
-                Ok(_) => return Err(no_decision()),
+                Ok(Value::Array(answers)) => match answers.iter().find_map(read_only) {
+                    Some(refusal) => refusal,
+                    None => return Ok((Value::Array(answers), place.node)),
+                },
+                Ok(reply) => return Ok((reply, place.node)),
                 Err(error) => {
                     self.distrust(&place);
                     return Err(error);
@@ -197,12 +240,20 @@ impl Drop for Unanswered<'_> {
 
 /// A call with what must come before it on the same connection.
 fn in_front(call: &Cmd, load: bool, asking: bool) -> Cow<'static, [Cmd]> {
-    let load = load.then(script::load);
+    let load = load.then(|| script::load(call));
     let asking = asking.then(|| redis::cmd("ASKING"));
     load.into_iter().chain(asking).chain([call.clone()]).collect()
 }
 
-/// The key of a call of the script: `EVALSHA sha 1 key ..`.
+/// The refusal of a server that takes no writes, among the answers to several: it has charged nothing for any of them.
+fn read_only(answer: &Value) -> Option<ServerError> {
+    match answer {
+        Value::ServerError(refusal) if refusal.code() == "READONLY" => Some(refusal.clone()),
+        _ => None,
+    }
+}
+
+/// The key of a call of the script, the first of several: `EVALSHA sha 1 key ..`.
 #[cfg(feature = "redis-cluster")]
 fn key(command: &Cmd) -> &[u8] {
     match command.args_iter().nth(3) {

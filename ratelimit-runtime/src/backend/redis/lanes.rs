@@ -62,7 +62,7 @@ impl Lanes {
         };
         let mut line = match lead.line.take() {
             Some(line) => line,
-            None => opener.open().await?,
+            None => Box::pin(opener.open()).await?,
         };
         let (own, kept) = line.exchange(&opener.endpoint, &message, lead.batch(), deadline);
         lead.line = kept.then_some(line);

@@ -452,7 +452,7 @@ impl RedisBackend {
             && let Ok(background) = background::handle()
         {
             let bytes = codec::encode_runs(request, &[], Some(&Terms { valid_for: 0, back: Some(back) }));
-            background.spawn(self.call(request.bucket(), &bytes, self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), bytes, self.until(), Way::Async));
         }
     }
 }

@@ -6,6 +6,7 @@
 //! is under way in a runtime, and a call whose deadline passes leaves it running for the next. A connection that is lost is
 //! gone at once; one that did not answer anything in all of a call's time is replaced by the next call.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -124,14 +125,19 @@ impl Links {
     pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
-        let mut link = self.link(&runtime, background, deadline).await?;
+        // What few calls wait for is in a box, for which the others need no room.
+        let mut link = match self.places.of(runtime.id()) {
+            Some(Place::Open(link)) => link,
+            _ => Box::pin(self.link(&runtime, background, deadline)).await?,
+        };
         let usage = Arc::clone(&link.usage);
         if let Some(looked) = usage.look(deadline) {
-            timer::bounded(looked, deadline).await.ok_or_else(|| self.endpoint.late())?;
-            link = self.link(&runtime, background, deadline).await?;
+            Box::pin(timer::bounded(looked, deadline)).await.ok_or_else(|| self.endpoint.late())?;
+            link = Box::pin(self.link(&runtime, background, deadline)).await?;
         }
         let heard = link.usage.heard.load(Ordering::Relaxed);
-        match timer::bounded(send(&mut link.connection, commands), deadline).await {
+        let mut sending = pin!(send(&mut link.connection, commands));
+        match timer::bounded(sending.as_mut(), deadline).await {
             Some(Ok(reply)) => {
                 link.usage.heard.fetch_add(1, Ordering::Relaxed);
                 Ok(reply)

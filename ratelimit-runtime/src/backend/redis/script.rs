@@ -1,7 +1,10 @@
 //! The script that decides, and how it is called.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use redis::{Cmd, Script};
 
 /// What the usual call goes through, and what every call begins with.
 const USUAL: [&str; 3] = [include_str!("prelude.lua"), include_str!("one_now.lua"), include_str!("several_now.lua")];
@@ -26,12 +29,20 @@ const INLINED: [(&str, &str); 5] = [
     ("--inline write_now.lua\n", include_str!("write_now.lua")),
 ];
 
-static SCRIPT: LazyLock<redis::Script> = LazyLock::new(|| redis::Script::new(&SOURCE));
+/// Decides on one bucket.
+static ONE: LazyLock<Script> = LazyLock::new(|| Script::new(&ONE_SOURCE));
+/// Decides on several, each by the same script.
+static MANY: LazyLock<Script> = LazyLock::new(|| Script::new(&MANY_SOURCE));
 
 /// What is not usual is a function of its own: Lua clears the room for a function's locals whenever it is called.
-static SOURCE: LazyLock<String> = LazyLock::new(|| {
+static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
     let source = format!("{}return (function()\n{}end)()\n", USUAL.concat(), ANY.concat());
     with_constants(&INLINED.iter().fold(source, |source, (place, code)| source.replace(place, code)))
+});
+static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| {
+    // The clock is read once for all.
+    let decision = ONE_SOURCE.replace("call('TIME')", "time");
+    include_str!("many.lua").replace("--inline decision\n", &decision)
 });
 
 /// The source with the values of `constants.lua` in the places of their names.
@@ -53,17 +64,41 @@ fn with_constants(source: &str) -> String {
     result
 }
 
+/// What is asked of one bucket: its key and the request.
+pub(super) type Question<'a> = (Cow<'a, str>, Vec<u8>);
+
 /// Decides on the bucket `key` what `request` asks, by a script that the server knows.
-pub(super) fn call(key: &str, request: &[u8]) -> redis::Cmd {
-    let mut command = redis::cmd("EVALSHA");
-    command.arg(SCRIPT.get_hash()).arg(1).arg(key).arg(request);
+pub(super) fn call((key, request): &Question<'_>) -> Cmd {
+    let mut command = start(&ONE, 1, key.len() + request.len());
+    command.arg(&**key).arg(request);
     command
 }
 
-/// Makes the script known to the server.
-pub(super) fn load() -> redis::Cmd {
+/// As [`call`], of several buckets; the reply is one of replies.
+pub(super) fn call_many(questions: &[Question<'_>]) -> Cmd {
+    let bytes = questions.iter().map(|(key, request)| key.len() + request.len()).sum();
+    let mut command = start(&MANY, questions.len(), bytes);
+    for (key, _) in questions {
+        command.arg(&**key);
+    }
+    for (_, request) in questions {
+        command.arg(request);
+    }
+    command
+}
+
+/// A command with room for what follows, so that it need not grow.
+fn start(script: &Script, keys: usize, bytes: usize) -> Cmd {
+    let mut command = Cmd::with_capacity(3 + 2 * keys, bytes + 64);
+    command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
+    command
+}
+
+/// Makes the script that `call` calls known to the server.
+pub(super) fn load(call: &Cmd) -> Cmd {
+    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
     let mut command = redis::cmd("SCRIPT");
-    command.arg("LOAD").arg(SOURCE.as_str());
+    command.arg("LOAD").arg(if is_many { &*MANY_SOURCE } else { &*ONE_SOURCE });
     command
 }
 
@@ -74,7 +109,7 @@ mod tests {
     #[test]
     fn every_constant_has_its_value_in_the_script() {
         let code =
-            SOURCE.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+            MANY_SOURCE.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
         // Every other part is a text.
         let code: String = code.split('\'').step_by(2).collect();
         let words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
@@ -83,7 +118,7 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names, ["ARGV", "KEYS"]);
-        assert!(!SOURCE.contains("--inline"));
+        assert!(!MANY_SOURCE.contains("--inline"));
     }
 
     #[test]
