@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
-use ratelimit_runtime::{Algorithm, BackendErrorKind, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
+use ratelimit_runtime::{
+    Algorithm, BackendErrorKind, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util,
+};
 use ratelimit_tests::RedisServer;
 use tokio::task::JoinSet;
 
@@ -133,7 +135,7 @@ async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
     let server = RedisServer::start();
-    let (count, calls, alone) = (1_000, 200, 24);
+    let (count, calls, alone) = (1_000, 200, 8);
     let limiter = limiter(&server, "answered", count);
     let left = || async { limiter.peek_async("key", 0).await.unwrap().remaining() };
     assert_eq!(left().await, count);
@@ -340,6 +342,27 @@ async fn each_call_of_a_batch_is_told_when_its_own_permits_are_back() {
     let expected: Vec<_> = (1..=200).map(|taken| (1_000 - taken, Duration::from_millis(taken.into()))).collect();
     assert_eq!(told, expected);
     assert!(server.calls_of("evalsha") < 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_do_not_wait_for_batches_of_a_server_that_takes_its_time() {
+    let server = RedisServer::start();
+    let limiter = limiter(&server, "slow", 1_000);
+    limiter.check_async("key", 1).await.unwrap();
+    let before = server.calls_of("evalsha");
+    redis::cmd("CLIENT").arg("PAUSE").arg(500).exec(&mut server.connection()).unwrap();
+    let mut calls = JoinSet::new();
+    for _ in 0..10 {
+        for _ in 0..20 {
+            let limiter = limiter.clone();
+            calls.spawn(async move { limiter.check_async("key", 1).await.is_ok() });
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(calls.join_all().await.into_iter().all(|admitted| admitted));
+    // Eight that went alone, and two batches, are what there is under way otherwise before the rest goes as one.
+    let calls = server.calls_of("evalsha") - before;
+    assert!((8 + 6..40).contains(&calls), "{calls} calls of the script");
 }
 
 #[tokio::test]

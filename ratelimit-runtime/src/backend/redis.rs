@@ -48,7 +48,7 @@ pub use builder::RedisBackendBuilder;
 /// more, so that most decisions can write in place. A key of one limit takes the server 120 to 140 bytes, with a short name; a
 /// sliding window 4 to 12 more for each group of permits on record, of which there are mostly at most 64.
 ///
-/// Asynchronous calls on one key that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may
+/// Asynchronous calls that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may
 /// take permits before they are called for, and spend them without a round trip: see [`RedisBackendBuilder::lease`].
 ///
 /// A cheap handle; clones share their connections, which are made when they are needed and again when they are lost. A

@@ -134,15 +134,17 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Whether asynchronous calls on one key that come together may be sent as one: yes unless set.
+    /// Whether asynchronous calls that come together may be sent as one: yes unless set.
     ///
-    /// While fewer than 24 calls on a key are under way, each is sent at once. From then on those that come while others
-    /// are under way are sent together, up to 1,024 in one call of the script, and decided first come first served, each as
-    /// if it had come alone at that time. So a key that many tasks share takes several times as many decisions a second; a
-    /// call may have to wait for the round trip before its own, within its timeout all the same. Where such a round trip
-    /// fails, all its calls fail.
+    /// While fewer than 8 calls of a tokio runtime are under way, each is sent at once. From then on those that come while
+    /// others are under way are sent together, up to 128 in one call of the script, and decided first come first served,
+    /// each as if it had come alone at that time. So many tasks get a third more decisions a second or so, and many that
+    /// share a key several times as many. Two such calls are under way at a time; to a server that takes longer for them
+    /// the next one is sent after half a millisecond all the same, and the timeout of each call holds. Where a round trip
+    /// fails, all its calls fail; a key that cannot be decided on, as one that holds something else, fails its own only.
     ///
-    /// Blocking calls, those that wait for permits and those that take none are always sent alone.
+    /// In a cluster and with [leases](RedisBackendBuilder::lease) only calls on one key are merged. Blocking calls never
+    /// are.
     pub fn coalescing(mut self, coalescing: bool) -> RedisBackendBuilder {
         self.coalescing = coalescing;
         self

@@ -3,9 +3,9 @@
 //! A call is sent alone, without a delay, as long as few others are under way: then merging would only add work. From then
 //! on calls take a seat. A driver, a task of the runtime that the callers run on, sends all that are seated as one call of
 //! the script, which decides them first come first served, each as if it had come alone; calls on one bucket that differ in
-//! nothing but their costs are told to it as runs. A few such batches are under way at the same time, so that the server
-//! decides on one while this process takes apart another; meanwhile the next calls take their seats. A driver ends when
-//! nobody is left.
+//! nothing but their costs are told to it as runs. Two such batches are under way at the same time, so that the server
+//! decides on one while this process takes apart another; more only where round trips are long. Meanwhile the next calls take
+//! their seats. A driver ends when nobody is left.
 //!
 //! In a cluster, where a script has to stay within a slot, and with leases, for which all calls on a bucket are to wait, only
 //! calls on one bucket are merged.
@@ -46,17 +46,22 @@ pub(super) struct Merging {
     seats: usize,
     /// Batches that are under way at the same time.
     drivers: u32,
+    /// After so long without one that was sent the next is, however many are under way: to a server that is far away calls
+    /// wait no longer than that before they go.
+    pause: Duration,
     /// Only calls on one bucket are sent together.
     by_bucket: bool,
 }
 
 impl Merging {
     /// Of buckets that one script may decide on.
-    pub(super) const ALL: Merging = Merging { alone: 24, seats: 128, drivers: 2, by_bucket: false };
+    pub(super) const ALL: Merging =
+        Merging { alone: 8, seats: 128, drivers: 2, pause: Duration::from_micros(500), by_bucket: false };
     /// Of buckets that are not on one server for certain.
     pub(super) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
     /// One call brings the permits of all that come meanwhile.
-    pub(super) const LEASES: Merging = Merging { alone: 1, seats: 1_024, drivers: 1, by_bucket: true };
+    pub(super) const LEASES: Merging =
+        Merging { alone: 1, seats: 1_024, drivers: 1, pause: Duration::MAX, by_bucket: true };
 }
 
 /// The calls that are under way, by runtime and, where they are merged so, by bucket.
@@ -71,6 +76,8 @@ pub(super) struct Coalescing {
 struct Lane {
     alone: u32,
     drivers: u32,
+    /// The deadline of a call that comes when a driver starts, or takes a batch: how the time since then is told.
+    last: Option<Instant>,
     /// What no driver has taken yet: all but the last are full.
     batches: VecDeque<Batch>,
 }
@@ -110,8 +117,11 @@ impl Coalescing {
         }
         let seat = Arc::new(Seat { request: request.clone(), state: Mutex::new(State::Waiting(None)) });
         let is_first = lane.seat(Arc::clone(&seat), deadline, self.merging.seats);
-        let starts = is_first && lane.drivers < self.merging.drivers;
-        lane.drivers += u32::from(starts);
+        let starts = is_first && lane.drivers < self.merging.drivers || lane.has_paused(deadline, self.merging.pause);
+        if starts {
+            lane.drivers += 1;
+            lane.last = Some(deadline);
+        }
         drop(lanes);
         if starts {
             self.start(number, backend, runtime);
@@ -160,6 +170,10 @@ impl Lane {
         seats.push(seat);
         self.batches.push_back(Batch { deadline, seats });
         true
+    }
+
+    fn has_paused(&self, deadline: Instant, pause: Duration) -> bool {
+        self.last.and_then(|last| last.checked_add(pause)).is_some_and(|until| deadline > until)
     }
 
     fn is_idle(&self) -> bool {
@@ -367,7 +381,9 @@ impl Driver {
         let mut lanes = self.coalescing.shard(self.lane).lock();
         let lane = lanes.get_mut(&self.lane)?;
         let batch = lane.batches.pop_front();
-        if batch.is_none() {
+        if batch.is_some() {
+            lane.last = Some(self.backend.until());
+        } else {
             lane.drivers -= 1;
             if lane.is_idle() {
                 lanes.remove(&self.lane);
