@@ -68,8 +68,7 @@ fn slots_that_move_under_load_cost_and_give_nothing() {
     let from = redis.masters.iter().position(|master| !keys(master).is_empty()).unwrap();
     let (from, to) = (&redis.masters[from], &redis.masters[(from + 1) % 3]);
     let key = keys(from).pop().unwrap();
-    let slot: u64 = redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key).query(&mut from.connection()).unwrap();
-    let slot = slot.to_string();
+    let slot = RedisCluster::slot(from, &key);
     let done = AtomicBool::new(false);
     let (admitted, asked) = std::thread::scope(|scope| {
         let ends = Ends(&done);
@@ -97,24 +96,14 @@ fn slots_that_move_under_load_cost_and_give_nothing() {
             })
             .collect();
         std::thread::sleep(Duration::from_millis(20));
-        RedisCluster::cluster(to, &["SETSLOT", &slot, "IMPORTING", &RedisCluster::id(from)]);
-        RedisCluster::cluster(from, &["SETSLOT", &slot, "MIGRATING", &RedisCluster::id(to)]);
+        RedisCluster::open_slot(slot, from, to);
         std::thread::sleep(Duration::from_millis(20));
         let before = to.calls_of("asking");
-        redis::cmd("MIGRATE")
-            .arg("127.0.0.1")
-            .arg(to.port())
-            .arg(&key)
-            .arg(0)
-            .arg(10_000)
-            .exec(&mut from.connection())
-            .unwrap();
+        RedisCluster::empty_slot(slot, from, to);
         std::thread::sleep(Duration::from_millis(100));
         // The one that restores the key, and those that were sent on.
         let asked = to.calls_of("asking") - before;
-        for server in [to, from] {
-            RedisCluster::cluster(server, &["SETSLOT", &slot, "NODE", &RedisCluster::id(to)]);
-        }
+        RedisCluster::assign_slot(slot, from, to);
         std::thread::sleep(Duration::from_millis(100));
         drop(ends);
         (threads.into_iter().map(|thread| thread.join().unwrap()).sum::<u32>(), asked)

@@ -1,11 +1,13 @@
 //! Shared fixtures of the tests.
 
+mod admissions;
 pub mod oracle;
 mod proxy;
 mod redis_server;
 mod redis_topologies;
 mod server_example;
 
+pub use admissions::{Admission, above};
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};

@@ -126,6 +126,18 @@ impl RedisServer {
         line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number of calls"))
     }
 
+    /// Whether it is a master, by what it says itself; one that does not answer is none.
+    pub fn is_master(&self) -> bool {
+        self.replication().is_some_and(|stats| stats.contains("role:master"))
+    }
+
+    /// What it says about masters and replicas, if it answers.
+    pub(crate) fn replication(&self) -> Option<String> {
+        // It ends its connections when its role changes.
+        let mut connection = redis::Client::open(self.url()).ok()?.get_connection().ok()?;
+        redis::cmd("INFO").arg("replication").query(&mut connection).ok()
+    }
+
     /// Kills it, as a crash would.
     pub fn kill(&self) {
         drop(self.process().take());

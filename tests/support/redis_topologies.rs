@@ -167,11 +167,36 @@ impl RedisSentinel {
     /// # Panics
     /// Where it does not become one.
     pub fn wait_for_failover(&self) {
-        agree("the failover", || {
-            // It ends its connections when its role changes.
-            let stats: String = look(&self.servers[1], redis::cmd("INFO").arg("replication"))?;
-            stats.contains("role:master").then_some(())
-        });
+        self.wait_for_master(1);
+    }
+
+    /// Waits until the server at this position is master.
+    ///
+    /// # Panics
+    /// Where it does not become one.
+    pub fn wait_for_master(&self, position: usize) {
+        agree("the failover", || self.servers[position].is_master().then_some(()));
+    }
+
+    /// Starts a server that was killed again, as the other one's replica, and waits until all know of it.
+    ///
+    /// # Panics
+    /// Where it does not start, or they do not agree.
+    pub fn rejoin(&self, position: usize) {
+        let (server, master) = (&self.servers[position], &self.servers[1 - position]);
+        let port = master.port().to_string();
+        // Nobody is led to it before it knows its place.
+        for sentinel in &self.sentinels {
+            agree("the sentinels", || {
+                let told: HashMap<String, String> =
+                    look(sentinel, redis::cmd("SENTINEL").arg("MASTER").arg("mymaster"))?;
+                (told["port"] == port && told["flags"] == "master").then_some(())
+            });
+        }
+        server.restart();
+        let follow = ["127.0.0.1", port.as_str()];
+        redis::cmd("REPLICAOF").arg(&follow).exec(&mut server.connection()).expect("the server obeys");
+        agree("the replica", || server.replication()?.contains("master_link_status:up").then_some(()));
     }
 }
 
@@ -224,10 +249,7 @@ impl RedisCluster {
         let cluster =
             RedisCluster { masters: masters.into_iter().map(|(server, _)| server).collect(), replica: replica.0 };
         Self::cluster(&cluster.replica, &["REPLICATE", &Self::id(&cluster.masters[0])]);
-        agree("the replica", || {
-            let stats: String = look(&cluster.replica, redis::cmd("INFO").arg("replication"))?;
-            stats.contains("master_link_status:up").then_some(())
-        });
+        agree("the replica", || cluster.replica.replication()?.contains("master_link_status:up").then_some(()));
         cluster
     }
 
@@ -261,10 +283,71 @@ impl RedisCluster {
     /// # Panics
     /// Where it does not become one.
     pub fn wait_for_failover(&self) {
-        agree("the failover", || {
-            let nodes: String = look(&self.replica, redis::cmd("CLUSTER").arg("NODES"))?;
-            nodes.contains("myself,master").then_some(())
-        });
+        agree("the failover", || Self::is_master(&self.replica));
+    }
+
+    /// Has a master hand over to its replica, with all that it knows, and waits until it has.
+    ///
+    /// # Panics
+    /// Where they do not obey or agree.
+    pub fn hand_over(&self, from: &RedisServer, to: &RedisServer) {
+        agree("the replica", || to.replication()?.contains("master_link_status:up").then_some(()));
+        Self::cluster(to, &["FAILOVER"]);
+        agree("the failover", || Self::is_master(to));
+        agree("the master that was", || from.replication()?.contains("role:slave").then_some(()));
+    }
+
+    fn is_master(server: &RedisServer) -> Option<()> {
+        let nodes: String = look(server, redis::cmd("CLUSTER").arg("NODES"))?;
+        nodes.contains("myself,master").then_some(())
+    }
+
+    /// The slot of a key.
+    ///
+    /// # Panics
+    /// Where the node does not answer.
+    pub fn slot(server: &RedisServer, key: &str) -> u16 {
+        redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut server.connection()).expect("the cluster answers")
+    }
+
+    /// Begins to move a slot: what is not at `from` any more is at `to` from now on.
+    ///
+    /// # Panics
+    /// Where the nodes do not obey.
+    pub fn open_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
+        let slot = slot.to_string();
+        Self::cluster(to, &["SETSLOT", &slot, "IMPORTING", &Self::id(from)]);
+        Self::cluster(from, &["SETSLOT", &slot, "MIGRATING", &Self::id(to)]);
+    }
+
+    /// Moves all keys of an open slot.
+    ///
+    /// # Panics
+    /// Where the nodes do not obey.
+    pub fn empty_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
+        let mut connection = from.connection();
+        loop {
+            let left = redis::cmd("CLUSTER").arg("GETKEYSINSLOT").arg(slot).arg(100).query(&mut connection);
+            let left: Vec<String> = left.expect("the cluster answers");
+            if left.is_empty() {
+                return;
+            }
+            for key in left {
+                let mut migrate = redis::cmd("MIGRATE");
+                migrate.arg("127.0.0.1").arg(to.port()).arg(key).arg(0).arg(10_000);
+                migrate.exec(&mut connection).expect("the key can be moved");
+            }
+        }
+    }
+
+    /// Ends the move of a slot that is empty by now.
+    ///
+    /// # Panics
+    /// Where the nodes do not obey.
+    pub fn assign_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
+        for server in [to, from] {
+            Self::cluster(server, &["SETSLOT", &slot.to_string(), "NODE", &Self::id(to)]);
+        }
     }
 }
 

@@ -1,0 +1,280 @@
+//! The faults, each by itself and then together, and which of them cost the servers what they knew.
+
+use std::time::Duration;
+
+use ratelimit_tests::{Network, Proxy, RedisCluster, RedisSentinel, RedisServer};
+
+use crate::crowd::Crowd;
+use crate::namespace::{Lost, Namespace};
+use crate::report::Row;
+use crate::story::Story;
+
+/// A phase by its name: `None` where this machine cannot do it.
+pub(crate) const PHASES: &[(&str, fn(Duration) -> Option<Row>)] = &[
+    ("calm", calm),
+    ("stop", stop),
+    ("flush", flush),
+    ("packets", packets),
+    ("network", network),
+    ("restart", restart),
+    ("leases", leases),
+    ("slots", slots),
+    ("kill", kill),
+    ("sentinel", sentinel),
+    ("cluster", cluster),
+    ("all", all),
+];
+
+/// A server that writes down each decision before it answers.
+struct Durable {
+    server: RedisServer,
+    directory: std::path::PathBuf,
+}
+
+impl Durable {
+    fn start() -> Durable {
+        let directory = std::env::temp_dir().join(format!("faults-{}", std::process::id()));
+        std::fs::create_dir_all(&directory).expect("the directory can be made");
+        let path = directory.to_str().expect("a path of text");
+        let options = ["--dir", path, "--appendonly", "yes", "--appendfsync", "always"];
+        Durable { server: RedisServer::start_with(&options), directory }
+    }
+}
+
+impl Drop for Durable {
+    fn drop(&mut self) {
+        self.server.kill();
+        // What is left is in the directory for such things.
+        let _ = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+fn calm(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), false, None);
+    let story = Story::new(length);
+    std::thread::sleep(length);
+    Some(Row::new("none", &crowd.end(), &story, &[&server]))
+}
+
+fn stop(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        freeze(&server, &mut story);
+    }
+    Some(Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server]))
+}
+
+fn flush(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        flush_often(&server);
+    }
+    Some(Row::new("scripts flushed, each 2 ms", &crowd.end(), &story, &[&server]))
+}
+
+fn packets(length: Duration) -> Option<Row> {
+    let namespace = match Namespace::new() {
+        Ok(namespace) => namespace,
+        Err(reason) => {
+            eprintln!("packets: left out, for this machine gives us no network namespace: {reason}");
+            return None;
+        }
+    };
+    let address = Namespace::address();
+    let server = RedisServer::start_with(&["--bind", "127.0.0.1", address, "--protected-mode", "no"]);
+    let url = format!("redis://{address}:{}", server.port());
+    let crowd = Crowd::start(&url, false, Some(&namespace));
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        let lost = if story.faults.is_multiple_of(2) { Lost::Requests } else { Lost::Answers };
+        namespace.lose(lost);
+        story.last();
+        namespace.heal(lost);
+        story.ended();
+    }
+    Some(Row::new("packets lost, in either direction", &crowd.end(), &story, &[&server]))
+}
+
+fn network(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let crowd = Crowd::start(&proxy.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        disturb(&proxy, &mut story);
+    }
+    Some(Row::new("network: connections lost, slow, garbage", &crowd.end(), &story, &[&server]))
+}
+
+fn restart(length: Duration) -> Option<Row> {
+    let durable = Durable::start();
+    let crowd = Crowd::start(&durable.server.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        kill_for_a_time(&durable.server, &mut story);
+    }
+    Some(Row::new("killed, with `appendfsync always`", &crowd.end(), &story, &[&durable.server]))
+}
+
+fn leases(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), true, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        flush_often(&server);
+        freeze(&server, &mut story);
+    }
+    Some(Row::new("stopped and flushed, leases on", &crowd.end(), &story, &[&server]))
+}
+
+/// Masters hand over to their replicas and back, slots move, scripts are flushed, a node is stopped: all data is kept.
+fn slots(length: Duration) -> Option<Row> {
+    let redis = RedisCluster::start(&[]);
+    let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[0].port());
+    let crowd = Crowd::start(&url, false, None);
+    let mut story = Story::new(length);
+    let pair = [&redis.masters[0], &redis.replica];
+    while story.goes_on() {
+        let turn = story.faults as usize;
+        match turn % 3 {
+            1 => {
+                redis.hand_over(pair[turn / 3 % 2], pair[(turn / 3 + 1) % 2]);
+                story.ended();
+            }
+            2 => {
+                let (from, to) = (&redis.masters[1 + turn % 2], &redis.masters[2 - turn % 2]);
+                move_keys(from, to);
+                flush_often(from);
+            }
+            _ => freeze(&redis.masters[2], &mut story),
+        }
+    }
+    let records = crowd.end();
+    let [serving, _] = if pair[0].is_master() { pair } else { [pair[1], pair[0]] };
+    let servers = [serving, &redis.masters[1], &redis.masters[2]];
+    Some(Row::new("cluster: handed over, slots moved, stopped, flushed", &records, &story, &servers))
+}
+
+fn kill(length: Duration) -> Option<Row> {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        server.kill();
+        story.lost();
+        story.last();
+        server.restart();
+        story.ended();
+    }
+    Some(Row::new("killed, nothing kept", &crowd.end(), &story, &[&server]))
+}
+
+fn sentinel(length: Duration) -> Option<Row> {
+    let quick = "sentinel down-after-milliseconds mymaster 400\nsentinel failover-timeout mymaster 1000\n";
+    let redis = RedisSentinel::start(&[], quick);
+    let hosts: Vec<String> = redis.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+    let crowd = Crowd::start(&format!("redis+sentinel://{}/mymaster", hosts.join(",")), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        let (master, replica) = if redis.servers[0].is_master() { (0, 1) } else { (1, 0) };
+        redis.servers[master].kill();
+        story.lost();
+        redis.wait_for_master(replica);
+        story.ended();
+        redis.rejoin(master);
+    }
+    let records = crowd.end();
+    Some(Row::new("sentinel: master killed", &records, &story, &[&redis.servers[0], &redis.servers[1]]))
+}
+
+fn cluster(length: Duration) -> Option<Row> {
+    let redis = RedisCluster::start(&["--cluster-node-timeout", "1000"]);
+    let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[2].port());
+    let crowd = Crowd::start(&url, false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        // There is one replica.
+        if story.losses.is_empty() {
+            redis.masters[0].kill();
+            story.lost();
+            redis.wait_for_failover();
+            story.ended();
+        }
+    }
+    let records = crowd.end();
+    let servers = [&redis.replica, &redis.masters[1], &redis.masters[2]];
+    Some(Row::new("cluster: a master killed", &records, &story, &servers))
+}
+
+/// All that costs no data, in turn, for three times as long.
+fn all(length: Duration) -> Option<Row> {
+    let durable = Durable::start();
+    let server = &durable.server;
+    let proxy = Proxy::start(server.port());
+    let crowd = Crowd::start(&proxy.url(), false, None);
+    let mut story = Story::new(3 * length);
+    while story.goes_on() {
+        match story.faults % 4 {
+            0 => flush_often(server),
+            1 => freeze(server, &mut story),
+            2 => kill_for_a_time(server, &mut story),
+            _ => disturb(&proxy, &mut story),
+        }
+    }
+    Some(Row::new("all of one server, nothing lost", &crowd.end(), &story, &[server]))
+}
+
+fn freeze(server: &RedisServer, story: &mut Story) {
+    server.freeze();
+    story.last();
+    server.thaw();
+    story.ended();
+}
+
+fn kill_for_a_time(server: &RedisServer, story: &mut Story) {
+    server.kill();
+    story.last();
+    server.restart();
+    story.ended();
+}
+
+fn flush_often(server: &RedisServer) {
+    let mut connection = server.connection();
+    for _ in 0..200 {
+        redis::cmd("SCRIPT").arg("FLUSH").exec(&mut connection).expect("the server is well");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// Has the network misbehave for a time. The connections that lived through it are never heard of again, as those of a
+/// partition: what is missing in them would be missing in no stream of TCP.
+fn disturb(proxy: &Proxy, story: &mut Story) {
+    proxy.set(match story.faults / 4 % 4 {
+        0 => Network::LosesAll,
+        1 => Network::Slow(Duration::from_millis(150)),
+        2 => Network::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        _ => Network::LosesConnections,
+    });
+    story.last();
+    proxy.set(Network::LosesConnections);
+    story.ended();
+}
+
+/// Moves the slots of a few keys that are in use.
+fn move_keys(from: &RedisServer, to: &RedisServer) {
+    let mut connection = from.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*0u32*").query(&mut connection).expect("the server is well");
+    for key in keys.iter().filter(|key| !key.contains("total")) {
+        let slot = RedisCluster::slot(from, key);
+        RedisCluster::open_slot(slot, from, to);
+        std::thread::sleep(Duration::from_millis(20));
+        RedisCluster::empty_slot(slot, from, to);
+        std::thread::sleep(Duration::from_millis(20));
+        RedisCluster::assign_slot(slot, from, to);
+    }
+}

@@ -1,0 +1,159 @@
+//! What the processes have seen, held against the limits.
+
+use std::fmt;
+use std::time::Duration;
+
+use ratelimit_tests::{Admission, RedisServer, above};
+
+use crate::limits::{LIMITED, TOTAL};
+use crate::story::{RECOVERY, Story};
+use crate::worker::{ALLOWANCE, Record, TIMEOUT};
+
+/// The figures of one phase.
+pub(crate) struct Row {
+    name: &'static str,
+    faults: u32,
+    calls: u64,
+    admitted: usize,
+    failed: u64,
+    /// Admissions above a limit, among those between two losses of data.
+    above: u64,
+    /// The same as if nothing had been lost, and what losses may come to.
+    after_losses: Option<(u64, u64)>,
+    /// Permits that are gone and that no call can have taken.
+    vanished: u64,
+    /// Keys at the end, and those of them that never expire.
+    keys: u64,
+    eternal: u64,
+    longest: Duration,
+    late: u64,
+    overslept: Duration,
+    /// The longest time from the end of a fault until Redis had decided for each process; none where that never was.
+    back: Option<Duration>,
+}
+
+impl Row {
+    /// What became of the processes in a phase, at the end of which `servers` have the keys.
+    pub(crate) fn new(name: &'static str, records: &[Record], story: &Story, servers: &[&RedisServer]) -> Row {
+        let mut row = Row {
+            name,
+            faults: story.faults,
+            calls: records.iter().map(|record| record.calls).sum(),
+            admitted: records.iter().flat_map(|record| record.admitted.values()).map(Vec::len).sum(),
+            failed: records.iter().map(|record| record.failed).sum(),
+            above: 0,
+            after_losses: (!story.losses.is_empty()).then_some((0, 0)),
+            vanished: 0,
+            keys: 0,
+            eternal: 0,
+            longest: records.iter().map(|record| record.longest).max().unwrap_or_default(),
+            late: records.iter().map(|record| record.late).sum(),
+            overslept: records.iter().map(|record| record.overslept).max().unwrap_or_default(),
+            back: back(records, &story.ends),
+        };
+        for ((limiter, key), admissions) in all(records) {
+            row.judge(limiter, &admissions, &story.losses);
+            if limiter == TOTAL && records.iter().any(|record| record.spent.contains(&key)) {
+                let vain: u64 = records.iter().filter_map(|record| record.asked_in_vain.get(&key)).sum();
+                let known = admissions.len() as u64 + vain;
+                row.vanished += u64::from(LIMITED[TOTAL].limits[0].count()).saturating_sub(known);
+            }
+        }
+        for server in servers {
+            let (keys, eternal) = keys(server);
+            row.keys += keys;
+            row.eternal += eternal;
+        }
+        row
+    }
+
+    fn judge(&mut self, limiter: usize, admissions: &[Admission], losses: &[u64]) {
+        for limit in LIMITED[limiter].limits {
+            let most = above(limit, admissions);
+            if let Some((after_losses, allowed)) = &mut self.after_losses {
+                *after_losses += most;
+                *allowed += losses.len() as u64 * u64::from(limit.capacity());
+            }
+            for life in 0..=losses.len() {
+                let since = life.checked_sub(1).map_or(0, |before| losses[before]);
+                let until = losses.get(life).copied().unwrap_or(u64::MAX);
+                let is_of = |admission: &&Admission| since < admission.from && admission.from <= until;
+                let of_life: Vec<_> = admissions.iter().filter(is_of).copied().collect();
+                self.above += above(limit, &of_life);
+            }
+        }
+    }
+
+    /// What a call may take: the deadline, what is granted above it, and twice what the machine kept a thread waiting that only
+    /// slept, for an asynchronous call is woken by a timer's thread and then by its own.
+    fn may_take(&self) -> Duration {
+        TIMEOUT + ALLOWANCE + 2 * self.overslept
+    }
+
+    /// What must not be.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        let mut complaints = Vec::new();
+        let mut complain = |wrong: bool, what: String| complaints.extend(wrong.then_some(format!("{}: {what}", self.name)));
+        complain(self.above > 0, format!("{} admissions above a limit while the data was kept", self.above));
+        if let Some((after, allowed)) = self.after_losses {
+            complain(after > allowed, format!("{after} admissions above after losses that explain {allowed}"));
+        }
+        complain(self.vanished > 0, format!("{} permits charged that no call asked for", self.vanished));
+        complain(self.eternal > 0, format!("{} keys without an expiry", self.eternal));
+        complain(self.keys == 0, "no keys: Redis decided nothing".to_owned());
+        let (longest, may) = (self.longest, self.may_take());
+        complain(longest > may, format!("a call took {longest:?} where it may have taken {may:?}"));
+        match self.back {
+            Some(back) => complain(back > RECOVERY + 2 * self.overslept, format!("limits were kept again after {back:?}")),
+            None => complain(true, "limits were not kept again after a fault".to_owned()),
+        }
+        complaints
+    }
+
+    pub(crate) const HEAD: &'static str = "| fault | times | calls | admitted | failed by policy | above a limit | after losses | charged to no call \
+        | keys, without expiry | longest call | later than 120 ms | slept late | back after |\n\
+        |---|---|---|---|---|---|---|---|---|---|---|---|---|";
+}
+
+/// A line of the table.
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Row { name, faults, calls, admitted, failed, above, vanished, keys, eternal, late, .. } = self;
+        let (longest, overslept) = (self.longest.as_millis(), self.overslept.as_millis());
+        let after = self.after_losses.map_or("-".to_owned(), |(after, allowed)| format!("{after} of {allowed}"));
+        let back = self.back.map_or("never".to_owned(), |back| format!("{} ms", back.as_millis()));
+        write!(f, "| {name} | {faults} | {calls} | {admitted} | {failed} | {above} | {after} | {vanished} ")?;
+        write!(f, "| {keys}, {eternal} | {longest} ms | {late} | {overslept} ms | {back} |")
+    }
+}
+
+/// The admissions of all processes, by limiter and key.
+fn all(records: &[Record]) -> impl Iterator<Item = ((usize, u32), Vec<Admission>)> {
+    let mut all: std::collections::BTreeMap<_, Vec<_>> = std::collections::BTreeMap::new();
+    for (place, admissions) in records.iter().flat_map(|record| &record.admitted) {
+        all.entry(*place).or_default().extend(admissions);
+    }
+    all.into_iter()
+}
+
+/// The longest time from an end of a fault until each of the processes was admitted somewhere.
+fn back(records: &[Record], ends: &[u64]) -> Option<Duration> {
+    let mut longest = Duration::ZERO;
+    for end in ends {
+        for record in records {
+            let times = record.admitted.values().flatten().map(|admission| admission.from);
+            let first = times.filter(|time| time >= end).min()?;
+            longest = longest.max(Duration::from_micros(first - end));
+        }
+    }
+    Some(longest)
+}
+
+/// How many keys a server has, and how many of them stay for ever.
+fn keys(server: &RedisServer) -> (u64, u64) {
+    const COUNT: &str = "local keys, eternal = redis.call('KEYS', '*'), 0
+        for _, key in ipairs(keys) do if redis.call('PTTL', key) == -1 then eternal = eternal + 1 end end
+        return {#keys, eternal}";
+    let counted = redis::cmd("EVAL").arg(COUNT).arg(0).query(&mut server.connection());
+    counted.expect("the server is well")
+}

@@ -1,0 +1,319 @@
+//! One of the processes: threads and tasks that call limited functions as long as its standard input is open, and then says
+//! what became of the calls.
+
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Deadline, Outcome, Request};
+use ratelimit_runtime::{
+    BackendError, Decision, ExceededKind, IntoBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
+    SharedBackend,
+};
+use ratelimit_tests::Admission;
+
+use crate::limits::{KEYS, LIMITED, TOTAL};
+
+/// A decision may take so long, which is the default.
+pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
+/// What is granted above that.
+pub(crate) const ALLOWANCE: Duration = Duration::from_millis(20);
+const THREADS: u64 = 2;
+const TASKS: u64 = 16;
+/// Between two calls of one caller: so the processors have time left, and a call that is late was kept by Redis.
+const PAUSE: Duration = Duration::from_millis(10);
+/// What a process leases, where it does: permits, and for how long.
+const LEASE: (u32, Duration) = (100, Duration::from_millis(50));
+
+/// What became of the calls of one process, or of all.
+#[derive(Debug, Default)]
+pub(crate) struct Record {
+    /// By limiter and key.
+    pub(crate) admitted: HashMap<(usize, u32), Vec<Admission>>,
+    pub(crate) calls: u64,
+    /// Calls for which no server decided.
+    pub(crate) failed: u64,
+    /// Those of [`TOTAL`] that a server was asked for, by key: they may have been charged.
+    pub(crate) asked_in_vain: HashMap<u32, u64>,
+    /// Keys of [`TOTAL`] of which nothing is left.
+    pub(crate) spent: HashSet<u32>,
+    pub(crate) longest: Duration,
+    /// Calls that took longer than they may.
+    pub(crate) late: u64,
+    /// How much longer than it asked for a thread slept that does nothing else.
+    pub(crate) overslept: Duration,
+}
+
+/// Runs the process: `lease` where it leases permits.
+pub(crate) fn run(arguments: &[String]) {
+    let leases = arguments == ["lease"];
+    let calls = Arc::new(Calls::new(leases));
+    // Its connection is there before the first call counts.
+    while calls.limiters[TOTAL].peek(0_u32, 1).is_err() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    println!("ready");
+    std::io::stdout().flush().unwrap();
+    let mut threads: Vec<_> = (0..THREADS)
+        .map(|caller| {
+            let calls = Arc::clone(&calls);
+            std::thread::spawn(move || {
+                for turn in calls.turns(caller) {
+                    calls.made(&turn, |limiter, key| limiter.check(key, 1));
+                    std::thread::sleep(PAUSE);
+                }
+            })
+        })
+        .collect();
+    let tasks = Arc::clone(&calls);
+    threads.push(std::thread::spawn(move || tasks_of(&tasks)));
+    let sleeper = Arc::clone(&calls);
+    threads.push(std::thread::spawn(move || sleeper.oversleep()));
+    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    calls.over.store(true, Ordering::Relaxed);
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    let record = calls.record.lock().unwrap_or_else(PoisonError::into_inner);
+    print!("{}", record.write());
+}
+
+fn tasks_of(calls: &Arc<Calls>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let tasks: Vec<_> = (0..TASKS)
+        .map(|task| {
+            let calls = Arc::clone(calls);
+            runtime.spawn(async move {
+                for turn in calls.turns(THREADS + task) {
+                    let begun = calls.begin();
+                    let result = calls.limiters[turn.limiter].check_async(turn.key, 1).await;
+                    calls.ended(&turn, &begun, &result);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            })
+        })
+        .collect();
+    runtime.block_on(async {
+        for task in tasks {
+            task.await.unwrap();
+        }
+    });
+}
+
+struct Calls {
+    limiters: Vec<RateLimiter>,
+    leases: bool,
+    over: AtomicBool,
+    /// The key of [`TOTAL`] that has permits left.
+    total: AtomicU32,
+    overslept: AtomicU64,
+    record: Mutex<Record>,
+}
+
+struct Turn {
+    limiter: usize,
+    key: u32,
+}
+
+struct Begun {
+    /// By the clock that Redis servers on this machine go by.
+    at: u64,
+    started: Instant,
+}
+
+impl Calls {
+    fn new(leases: bool) -> Calls {
+        let builder = RedisBackend::builder().timeout(TIMEOUT);
+        let builder = if leases { builder.lease(LEASE.0, LEASE.1) } else { builder };
+        let backend: SharedBackend = Recorder(builder.build().unwrap()).into_backend();
+        let limiters = LIMITED.iter().map(|limited| {
+            let builder = RateLimiter::builder(limited.name).backend(backend.clone());
+            let builder = limited.limits.iter().fold(builder, |builder, limit| builder.limit(*limit));
+            builder.on_backend_error(OnBackendError::Deny).build().unwrap()
+        });
+        Calls {
+            limiters: limiters.collect(),
+            leases,
+            over: AtomicBool::new(false),
+            total: AtomicU32::new(0),
+            overslept: AtomicU64::new(0),
+            record: Mutex::default(),
+        }
+    }
+
+    /// What a caller calls, until all is over: the limiters in turn, and of each the keys.
+    fn turns(&self, caller: u64) -> impl Iterator<Item = Turn> + '_ {
+        let turn = move |number: u64| {
+            let limiter = usize::try_from(number).unwrap() % LIMITED.len();
+            let key = match limiter {
+                TOTAL => self.total.load(Ordering::Relaxed),
+                _ => u32::try_from(number).unwrap() / u32::try_from(LIMITED.len()).unwrap() % KEYS,
+            };
+            Turn { limiter, key }
+        };
+        (caller..).map(turn).take_while(|_| !self.over.load(Ordering::Relaxed))
+    }
+
+    fn begin(&self) -> Begun {
+        Begun { at: unix_micros(), started: Instant::now() }
+    }
+
+    fn made(&self, turn: &Turn, call: impl FnOnce(&RateLimiter, u32) -> Result<Decision, RateLimitExceeded>) {
+        let begun = self.begin();
+        let result = call(&self.limiters[turn.limiter], turn.key);
+        self.ended(turn, &begun, &result);
+    }
+
+    fn ended(&self, turn: &Turn, begun: &Begun, result: &Result<Decision, RateLimitExceeded>) {
+        let (took, noted) = (begun.started.elapsed(), NOTED.take());
+        let is_total = turn.limiter == TOTAL;
+        let mut record = self.record.lock().unwrap_or_else(PoisonError::into_inner);
+        record.calls += 1;
+        record.longest = record.longest.max(took);
+        record.late += u64::from(took > TIMEOUT + ALLOWANCE);
+        record.overslept = Duration::from_micros(self.overslept.load(Ordering::Relaxed));
+        match result.as_ref().map_err(RateLimitExceeded::kind) {
+            Ok(_) => {
+                let admission = match noted {
+                    // Permits that were leased are spent here, at some time during the call.
+                    _ if self.leases => Admission { from: begun.at, to: unix_micros() },
+                    Noted::Admitted(at) => Admission::at(at),
+                    _ => panic!("admitted, and Redis did not say so"),
+                };
+                record.admitted.entry((turn.limiter, turn.key)).or_default().push(admission);
+            }
+            Err(ExceededKind::BackendFailed) => {
+                record.failed += 1;
+                if is_total && matches!(noted, Noted::Failed) {
+                    *record.asked_in_vain.entry(turn.key).or_default() += 1;
+                }
+            }
+            Err(_) if is_total => {
+                record.spent.insert(turn.key);
+                self.total.fetch_max(turn.key + 1, Ordering::Relaxed);
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Finds out how late the system lets a thread run that only sleeps.
+    fn oversleep(&self) {
+        let nap = Duration::from_millis(1);
+        while !self.over.load(Ordering::Relaxed) {
+            let start = Instant::now();
+            std::thread::sleep(nap);
+            let late = u64::try_from(start.elapsed().saturating_sub(nap).as_micros()).unwrap();
+            self.overslept.fetch_max(late, Ordering::Relaxed);
+        }
+    }
+}
+
+fn unix_micros() -> u64 {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    u64::try_from(now.as_micros()).unwrap()
+}
+
+thread_local! {
+    /// What the backend said last on this thread: in the same poll as the limiter says it to the caller.
+    static NOTED: Cell<Noted> = const { Cell::new(Noted::Nothing) };
+}
+
+#[derive(Clone, Copy, Default)]
+enum Noted {
+    /// It was not asked.
+    #[default]
+    Nothing,
+    /// By the server's clock, in microseconds.
+    Admitted(u64),
+    Denied,
+    Failed,
+}
+
+/// Redis, and the times at which it admitted, which limiters tell nobody.
+struct Recorder(RedisBackend);
+
+fn noted(answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
+    NOTED.set(match &answer {
+        Ok(Answer { outcome: Outcome::Admitted(admitted), .. }) => Noted::Admitted(admitted.at().as_nanos() / 1_000),
+        Ok(_) => Noted::Denied,
+        Err(_) => Noted::Failed,
+    });
+    answer
+}
+
+impl Backend for Recorder {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        noted(self.0.decide(request))
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        Box::pin(async move { noted(self.0.decide_async(request).await) })
+    }
+
+    fn decide_later(&self, request: Request) {
+        self.0.decide_later(request);
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.0.deadline()
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.0.keeps_denials()
+    }
+
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+}
+
+impl Record {
+    /// As lines, which [`add`](Record::add) reads.
+    fn write(&self) -> String {
+        let mut lines = String::new();
+        for ((limiter, key), admissions) in &self.admitted {
+            for admission in admissions {
+                writeln!(lines, "admitted {limiter} {key} {} {}", admission.from, admission.to).unwrap();
+            }
+        }
+        for (key, calls) in &self.asked_in_vain {
+            writeln!(lines, "vain {key} {calls}").unwrap();
+        }
+        for key in &self.spent {
+            writeln!(lines, "spent {key}").unwrap();
+        }
+        let (longest, overslept) = (self.longest.as_micros(), self.overslept.as_micros());
+        writeln!(lines, "calls {} {} {} {longest} {overslept}", self.calls, self.failed, self.late).unwrap();
+        lines
+    }
+
+    /// Adds a line of another process.
+    pub(crate) fn add(&mut self, line: &str) {
+        let mut words = line.split(' ');
+        let kind = words.next().unwrap_or_default();
+        let numbers: Vec<u64> = words.map(|word| word.parse().expect("numbers")).collect();
+        let small = |number: u64| u32::try_from(number).expect("a small number");
+        match (kind, numbers.as_slice()) {
+            ("admitted", [limiter, key, from, to]) => {
+                let place = (usize::try_from(*limiter).expect("a small number"), small(*key));
+                self.admitted.entry(place).or_default().push(Admission { from: *from, to: *to });
+            }
+            ("vain", [key, calls]) => *self.asked_in_vain.entry(small(*key)).or_default() += calls,
+            ("spent", [key]) => {
+                self.spent.insert(small(*key));
+            }
+            ("calls", [calls, failed, late, longest, overslept]) => {
+                self.calls += calls;
+                self.failed += failed;
+                self.late += late;
+                self.longest = self.longest.max(Duration::from_micros(*longest));
+                self.overslept = self.overslept.max(Duration::from_micros(*overslept));
+            }
+            _ => panic!("a process said: {line}"),
+        }
+    }
+}
