@@ -2,7 +2,7 @@
 //! replaced; all that they were admitted is held against the limits. `scripts/faults` runs it; CONTRIBUTING.md says what its
 //! figures mean.
 //!
-//! `faults [PHASE..]` runs the phases that are named, or all, each for `FAULTS_SECONDS` (10).
+//! `faults [PHASE..]` runs the phases that are named, or all, each for `FAULTS_SECONDS` (12).
 //!
 //! # How admissions are timed
 //! By the clock of the server that decided, which its answer says: a limiter's backend here is Redis with a recorder in front.
@@ -44,9 +44,9 @@ fn main() -> ExitCode {
         eprintln!("there is no phase `{unknown}`; there are {}", names.join(", "));
         return ExitCode::FAILURE;
     }
-    let seconds = std::env::var("FAULTS_SECONDS").map_or(Ok(10), |seconds| seconds.parse());
-    let Ok(seconds @ 4..) = seconds else {
-        eprintln!("FAULTS_SECONDS is a number, of at least 4: there has to be time for a fault and a recovery");
+    let seconds = std::env::var("FAULTS_SECONDS").map_or(Ok(12), |seconds| seconds.parse());
+    let Ok(seconds @ 5..) = seconds else {
+        eprintln!("FAULTS_SECONDS is a number, of at least 5: there has to be time for a fault and a recovery");
         return ExitCode::FAILURE;
     };
     println!("{}", Row::HEAD);

@@ -53,7 +53,7 @@ fn calm(length: Duration) -> Option<Row> {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
     let story = Story::new(length);
-    std::thread::sleep(length);
+    story.finish();
     Some(Row::new("none", &crowd.end(), &story, &[&server]))
 }
 
@@ -197,14 +197,13 @@ fn cluster(length: Duration) -> Option<Row> {
     let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[2].port());
     let crowd = Crowd::start(&url, false, None);
     let mut story = Story::new(length);
-    while story.goes_on() {
-        // There is one replica.
-        if story.losses.is_empty() {
-            redis.masters[0].kill();
-            story.lost();
-            redis.wait_for_failover();
-            story.ended();
-        }
+    // Once, for there is one replica.
+    if story.goes_on() {
+        redis.masters[0].kill();
+        story.lost();
+        redis.wait_for_failover();
+        story.ended();
+        story.finish();
     }
     let records = crowd.end();
     let servers = [&redis.replica, &redis.masters[1], &redis.masters[2]];

@@ -110,20 +110,29 @@ impl Row {
         complaints
     }
 
-    pub(crate) const HEAD: &'static str = "| fault | times | calls | admitted | failed by policy | above a limit | after losses | charged to no call \
-        | keys, without expiry | longest call | later than 120 ms | slept late | back after |\n\
-        |---|---|---|---|---|---|---|---|---|---|---|---|---|";
+    pub(crate) const HEAD: &'static str =
+        "| fault | times | calls | admitted | failed by policy | above a limit | charged to no call | never expire | longest call \
+         | machine | back after |\n|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
 /// A line of the table.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Row { name, faults, calls, admitted, failed, above, vanished, keys, eternal, late, .. } = self;
-        let (longest, overslept) = (self.longest.as_millis(), self.overslept.as_millis());
-        let after = self.after_losses.map_or("-".to_owned(), |(after, allowed)| format!("{after} of {allowed}"));
-        let back = self.back.map_or("never".to_owned(), |back| format!("{} ms", back.as_millis()));
-        write!(f, "| {name} | {faults} | {calls} | {admitted} | {failed} | {above} | {after} | {vanished} ")?;
-        write!(f, "| {keys}, {eternal} | {longest} ms | {late} | {overslept} ms | {back} |")
+        let Row { name, faults, calls, admitted, failed, above, vanished, keys, eternal, .. } = self;
+        write!(f, "| {name} | {faults} | {calls} | {admitted} | {failed} | {above}")?;
+        if let Some((after, _)) = self.after_losses {
+            write!(f, " ({after} over the losses)")?;
+        }
+        write!(f, " | {vanished} | {eternal} of {keys} | {} ms", self.longest.as_millis())?;
+        if self.late > 0 {
+            write!(f, " ({} above {} ms)", self.late, (TIMEOUT + ALLOWANCE).as_millis())?;
+        }
+        write!(f, " | {} ms | ", self.overslept.as_millis())?;
+        match self.back {
+            Some(Duration::ZERO) => f.write_str("- |"),
+            Some(back) => write!(f, "{} ms |", back.as_millis()),
+            None => f.write_str("never |"),
+        }
     }
 }
 

@@ -22,19 +22,26 @@ impl Story {
         Story { until: Instant::now() + length, faults: 0, losses: Vec::new(), ends: Vec::new() }
     }
 
-    /// Whether there is time for one more fault, and for a recovery from it. It follows some time after the last one.
+    /// Whether there is time for one more fault, and for a recovery from it. It follows when there was time for a recovery
+    /// from the last one.
     pub(crate) fn goes_on(&mut self) -> bool {
-        std::thread::sleep(self.left().min(Duration::from_millis(1_200)));
+        let calm = if self.faults == 0 { RECOVERY / 4 } else { RECOVERY + RECOVERY / 10 };
+        std::thread::sleep(self.left().min(calm));
         let goes_on = self.left() > RECOVERY;
         if goes_on {
             self.faults += 1;
         } else {
-            std::thread::sleep(self.left());
+            self.finish();
         }
         goes_on
     }
 
-    /// Lets a fault last: for less than a call waits, for more, and until callers ask rarely, in turn.
+    /// Waits until it is over.
+    pub(crate) fn finish(&self) {
+        std::thread::sleep(self.left());
+    }
+
+    /// Lets a fault last: for more than a call waits, until callers ask rarely, and for less than a call waits, in turn.
     pub(crate) fn last(&self) {
         let lengths = [60, 400, 1_600];
         std::thread::sleep(Duration::from_millis(lengths[self.faults as usize % lengths.len()]));

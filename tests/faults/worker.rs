@@ -193,7 +193,10 @@ impl Calls {
                 }
             }
             Err(_) if is_total => {
-                record.spent.insert(turn.key);
+                // What is leased is taken from the key, and may be spent by nobody in the end.
+                if !self.leases {
+                    record.spent.insert(turn.key);
+                }
                 self.total.fetch_max(turn.key + 1, Ordering::Relaxed);
             }
             Err(_) => {}
