@@ -166,3 +166,54 @@ fn keys(server: &RedisServer) -> (u64, u64) {
     let counted = redis::cmd("EVAL").arg(COUNT).arg(0).query(&mut server.connection());
     counted.expect("the server is well")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a process was admitted by the limit of [`TOTAL`], 200 permits an hour, on key 1.
+    fn record(moments: impl Iterator<Item = u64>) -> Record {
+        let mut record = Record::default();
+        moments.for_each(|moment| record.add(&format!("admitted {TOTAL} 1 {moment} {moment}")));
+        record
+    }
+
+    fn row(records: &[Record], losses: Vec<u64>) -> Row {
+        let mut story = Story::new(Duration::ZERO);
+        story.losses = losses;
+        Row { keys: 1, ..Row::new("none", records, &story, &[]) }
+    }
+
+    #[test]
+    fn admissions_of_all_processes_count_together() {
+        let row = row(&[record(1..151), record(101..152)], Vec::new());
+        assert_eq!((row.above, row.complaints().len()), (1, 1));
+    }
+
+    #[test]
+    fn a_loss_explains_what_was_admitted_after_it_and_no_more() {
+        let records = [record(1..151), record(101..152)];
+        let after_loss = row(&records, vec![120]);
+        assert_eq!((after_loss.above, after_loss.after_losses), (0, Some((1, 200))));
+        assert!(after_loss.complaints().is_empty());
+        assert_eq!(row(&[record(1..402)], vec![120]).above, 82);
+    }
+
+    #[test]
+    fn permits_of_a_key_that_is_spent_were_taken_by_somebody() {
+        let mut records = [record(1..150), record(150..190)];
+        assert_eq!(row(&records, Vec::new()).vanished, 0, "it is not spent");
+        records[0].add("spent 1");
+        records[1].add("vain 1 8");
+        assert_eq!(row(&records, Vec::new()).vanished, 3);
+        records[0].add("vain 1 3");
+        assert_eq!(row(&records, Vec::new()).vanished, 0);
+    }
+
+    #[test]
+    fn each_process_has_to_be_admitted_after_a_fault() {
+        let records = [record(1_000..1_150), record(2_000..2_010)];
+        assert_eq!(back(&records, &[500, 900]), Some(Duration::from_micros(1_500)));
+        assert_eq!(back(&records, &[1_200]), None);
+    }
+}
