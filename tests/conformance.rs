@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, test_util,
+    RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls};
@@ -444,58 +444,83 @@ conformance! {
     memory: MemoryBackend::new().into_backend();
     users_own: Shelf::default().into_backend();
     users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
-    redis: redis(true, true);
-    redis_asked_each_time: redis(false, true);
-    redis_without_coalescing: redis(true, false);
-    redis_tls: redis_tls();
-    redis_sentinel: redis_sentinel();
-    redis_cluster: redis_cluster();
-    redis_leasing_one: redis_leasing(1);
+    redis: plain(redis());
+    redis_asked_each_time: plain(redis().denial_cache(false));
+    redis_without_coalescing: plain(redis().coalescing(false));
+    redis_unix: plain(redis_unix());
+    redis_tls: plain(redis_tls());
+    redis_sentinel: plain(redis_sentinel());
+    redis_sentinel_without_extras: without_extras(redis_sentinel());
+    redis_cluster: plain(redis_cluster());
+    redis_cluster_without_extras: without_extras(redis_cluster());
+    redis_leasing_one: plain(redis().lease(1, SECOND / 20));
 }
 
 // What is leased is charged as of the end of its lease: to the letter a log says otherwise, so that what it does say is held
 // in `redis_leases.rs`. Whether it is admitted is the same as long as no time passes.
-conformance! {
-    redis_leasing: redis_leasing(100), [
-        count_calls_are_admitted_and_not_one_more,
-        the_window_slides,
-        a_token_bucket_holds_burst_and_refills_evenly,
-        a_fixed_window_begins_at_a_multiple_of_its_period,
-        several_limits_are_charged_together_or_not_at_all,
-        costs_are_taken_whole,
-        peek_refund_and_reset_do_what_they_say,
-        waiting_books_in_order,
-        backoff_doubles_and_forgives,
-        limits_changed_at_run_time_judge_what_is_on_record,
-        hostile_keys_are_keys_like_others,
-    ];
+macro_rules! conformance_while_no_time_passes {
+    ($($backend:ident: $make:expr;)*) => {
+        conformance! {$(
+            $backend: $make, [
+                count_calls_are_admitted_and_not_one_more,
+                the_window_slides,
+                a_token_bucket_holds_burst_and_refills_evenly,
+                a_fixed_window_begins_at_a_multiple_of_its_period,
+                several_limits_are_charged_together_or_not_at_all,
+                costs_are_taken_whole,
+                peek_refund_and_reset_do_what_they_say,
+                waiting_books_in_order,
+                backoff_doubles_and_forgives,
+                limits_changed_at_run_time_judge_what_is_on_record,
+                hostile_keys_are_keys_like_others,
+            ];
+        )*}
+    };
 }
 
-/// One server for all tests of this file, without a deadline that a busy machine could miss.
-fn redis(denial_cache: bool, coalescing: bool) -> SharedBackend {
-    let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
-    builder.denial_cache(denial_cache).coalescing(coalescing).build().into_backend()
+conformance_while_no_time_passes! {
+    redis_leasing: leasing(redis());
+    redis_sentinel_leasing: leasing(redis_sentinel());
+    redis_cluster_leasing: leasing(redis_cluster());
 }
 
-fn redis_leasing(permits: u32) -> SharedBackend {
-    let builder = RedisBackend::builder().url(RedisServer::shared().url()).timeout(20 * SECOND);
-    builder.lease(permits, SECOND / 20).build().into_backend()
+/// One server for all tests of this file.
+fn redis() -> RedisBackendBuilder {
+    RedisBackend::builder().url(RedisServer::shared().url())
 }
 
-fn redis_tls() -> SharedBackend {
+fn redis_unix() -> RedisBackendBuilder {
+    static SERVER: LazyLock<(RedisServer, String)> = LazyLock::new(RedisServer::start_with_socket);
+    RedisBackend::builder().url(format!("unix://{}?db=5", SERVER.1))
+}
+
+/// Without a deadline that a busy machine could miss.
+fn plain(builder: RedisBackendBuilder) -> SharedBackend {
+    builder.timeout(20 * SECOND).build().into_backend()
+}
+
+fn without_extras(builder: RedisBackendBuilder) -> SharedBackend {
+    plain(builder.denial_cache(false).coalescing(false))
+}
+
+fn leasing(builder: RedisBackendBuilder) -> SharedBackend {
+    plain(builder.lease(100, SECOND / 20))
+}
+
+fn redis_tls() -> RedisBackendBuilder {
     static SERVER: LazyLock<RedisTls> = LazyLock::new(|| RedisTls::start(false));
     let authority = SERVER.certificates.authority.as_str();
-    RedisBackend::builder().url(SERVER.url()).ca_certificate(authority).timeout(20 * SECOND).build().into_backend()
+    RedisBackend::builder().url(SERVER.url()).ca_certificate(authority)
 }
 
-fn redis_sentinel() -> SharedBackend {
+fn redis_sentinel() -> RedisBackendBuilder {
     static SERVERS: LazyLock<RedisSentinel> = LazyLock::new(|| RedisSentinel::start(&[], ""));
-    RedisBackend::builder().sentinel("mymaster", SERVERS.urls()).timeout(20 * SECOND).build().into_backend()
+    RedisBackend::builder().sentinel("mymaster", SERVERS.urls())
 }
 
-fn redis_cluster() -> SharedBackend {
+fn redis_cluster() -> RedisBackendBuilder {
     static SERVERS: LazyLock<RedisCluster> = LazyLock::new(|| RedisCluster::start(&[]));
-    RedisBackend::builder().cluster(SERVERS.urls()).timeout(20 * SECOND).build().into_backend()
+    RedisBackend::builder().cluster(SERVERS.urls())
 }
 
 /// A waiter that gives up does so in every backend.

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
+use ratelimit_runtime::backend::{Action, Backend, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
 use ratelimit_tests::{RedisCluster, RedisServer};
 
@@ -154,25 +154,6 @@ fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
     redis.wait_for_failover();
     works(&lost, Instant::now());
     works(&kept, Instant::now());
-}
-
-#[test]
-fn a_user_with_the_documented_rights_is_enough() {
-    let redis = RedisCluster::start(&[]);
-    for server in redis.masters.iter().chain([&redis.replica]) {
-        let rules = ["on", ">s3cret", "~rl:*", "-@all", "+evalsha", "+script|load", "+time", "+get", "+set", "+del"];
-        let rules = [&rules[..], &["+asking", "+cluster|slots"]].concat();
-        redis::cmd("ACL").arg("SETUSER").arg("limiter").arg(&rules).exec(&mut server.connection()).unwrap();
-    }
-    let url = format!("redis+cluster://limiter:s3cret@127.0.0.1:{},127.0.0.1:1", redis.masters[1].port());
-    let backend = RedisBackend::builder().url(url).timeout(Duration::from_secs(20)).build().unwrap();
-    for bucket in ["rl:1:{a}:x", "rl:1:{b}:x", "rl:1:{c}:x", "rl:1:{d}:x"] {
-        let limits = [Limit::new(1, HOUR)];
-        let request = Request::new(bucket, &limits, Action::Take { cost: 1, max_wait: Duration::ZERO });
-        assert!(matches!(backend.decide(&request).unwrap().outcome, Outcome::Admitted(_)));
-        let answer = futures_executor::block_on(backend.decide_async(&request)).unwrap();
-        assert!(matches!(answer.outcome, Outcome::Denied(_)));
-    }
 }
 
 #[test]

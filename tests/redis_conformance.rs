@@ -347,3 +347,51 @@ fn windows_full_of_bookings_and_holes_are_answered_as_in_memory() {
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });
 }
+
+/// Under saturation as much is admitted as was asked for, within 0.1 %, from one permit a day to a million a second.
+#[test]
+fn the_long_run_rate_is_what_was_asked() {
+    const PERMITS: u64 = 3_000;
+    let (backend, second, day) = (backend(), 1_000_000, 86_400_000_000);
+    let window = Algorithm::SlidingWindow;
+    for (number, (limit, cost)) in [
+        (limit(1_000_000, second, Algorithm::TokenBucket, 1_000), 1),
+        (limit(999_983, second, Algorithm::TokenBucket, 50), 1),
+        (limit(3, 7, Algorithm::TokenBucket, 3), 1),
+        (limit(1_000_003, day, Algorithm::TokenBucket, 1_000_003), 1),
+        (limit(1, day, Algorithm::TokenBucket, u32::MAX), 1),
+        (limit(1, day, window, 0), 1),
+        (limit(60, second, window, 0), 1),
+        (limit(1, 1, window, 0), 1),
+        (limit(1, day, Algorithm::FixedWindow, 0), 1),
+        (limit(1_000_000, second, Algorithm::FixedWindow, 0), 100_000),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (bucket, mut now) = (format!("rl:1:{{rate {number}}}:x"), START);
+        let mut wait = |cost| {
+            let action = Action::Take { cost, max_wait: Duration::MAX };
+            let request = Request::new(bucket.clone(), &[limit], action).at(Timestamp::from_nanos(now * 1_000));
+            let Outcome::Admitted(admitted) = backend.decide(&request).unwrap().outcome else {
+                panic!("an unbounded wait was denied")
+            };
+            now = admitted.at().as_nanos() / 1_000;
+            now
+        };
+        // All that there is at first; then what flows in, as soon as it does.
+        let begin = wait(limit.capacity());
+        let end = (0..PERMITS).map(|_| wait(cost)).last().unwrap();
+        let permits = u128::from(PERMITS) * u128::from(cost);
+        let ideal = u64::try_from(permits * limit.per().as_micros() / u128::from(limit.count())).unwrap();
+        let elapsed = end - begin;
+        // The first window of a fixed one has begun already.
+        let begun = if limit.algorithm() == Algorithm::FixedWindow {
+            begin % u64::try_from(limit.per().as_micros()).unwrap()
+        } else {
+            0
+        };
+        assert!(elapsed + begun + 1 >= ideal, "{limit}: too fast, {elapsed} µs for {ideal}");
+        assert!(elapsed <= ideal + ideal / 1_000 + 1, "{limit}: too slow, {elapsed} µs for {ideal}");
+    }
+}

@@ -1,14 +1,13 @@
 //! Redis on its bad days: no call hangs, none panics, the policy applies, and the limit is kept again afterwards.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Backend, Request};
+use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
-use ratelimit_tests::RedisServer;
+use ratelimit_tests::{Network, Proxy, RedisServer};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
@@ -137,59 +136,45 @@ fn a_future_times_out_without_a_timer_of_its_executor() {
     server.thaw();
 }
 
-/// Passes bytes on to a server, and can be made to swallow those of the connections that it has, but not of later ones.
-struct Proxy {
-    port: u16,
-    accepted: Arc<AtomicU64>,
-    swallowed: Arc<AtomicU64>,
-}
-
-impl Proxy {
-    /// Its threads end with the test process.
-    fn start(server: u16) -> Proxy {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let (accepted, swallowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let proxy = Proxy { port, accepted: Arc::clone(&accepted), swallowed: Arc::clone(&swallowed) };
-        std::thread::spawn(move || {
-            for client in listener.incoming() {
-                let number = accepted.fetch_add(1, Ordering::SeqCst);
-                let (client, server) = (client.unwrap(), TcpStream::connect(("127.0.0.1", server)).unwrap());
-                for (from, to) in [(&client, &server), (&server, &client)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let swallowed = Arc::clone(&swallowed);
-                    std::thread::spawn(move || {
-                        let mut buffer = [0; 4_096];
-                        while let Ok(read @ 1..) = from.read(&mut buffer) {
-                            if number >= swallowed.load(Ordering::SeqCst) && to.write_all(&buffer[..read]).is_err() {
-                                break;
-                            }
-                        }
-                    });
-                }
-            }
-        });
-        proxy
-    }
-
-    fn swallow(&self) {
-        self.swallowed.store(self.accepted.load(Ordering::SeqCst), Ordering::SeqCst);
-    }
-}
-
 #[test]
 fn a_connection_whose_packets_vanish_is_replaced() {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port());
-    let limiter = limiter("vanish", &format!("redis://127.0.0.1:{}", proxy.port), OnBackendError::Deny, 3);
+    let limiter = limiter("vanish", &proxy.url(), OnBackendError::Deny, 3);
     recover(&limiter);
     assert_eq!((0..2).filter(|_| limiter.check("a", 1).is_ok()).count(), 2);
-    proxy.swallow();
+    proxy.set(Network::LosesConnections);
     assert!(bounded(|| limiter.check("a", 1)).is_err());
     recover(&limiter);
     assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 1);
     // The one that was lost, the one that took its place, and the one that tells when the server closes them.
-    assert_eq!(proxy.accepted.load(Ordering::SeqCst), 3);
+    assert_eq!(proxy.connections(), 3);
+}
+
+#[test]
+fn a_call_that_is_not_answered_was_charged_once_and_is_not_sent_again() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = RedisBackend::builder().url(proxy.url()).timeout(TIMEOUT).build().unwrap();
+    let limits = [Limit::new(100, HOUR)];
+    let request = |action| Request::new("rl:1:{unanswered}:x", &limits, action);
+    let take = request(Action::Take { cost: 1, max_wait: Duration::ZERO });
+    // Both ways are connected, and the server knows the script.
+    while backend.decide(&take).is_err() || futures_executor::block_on(backend.decide_async(&take)).is_err() {}
+    let peek = request(Action::Peek { cost: 0, max_wait: Duration::ZERO });
+    let left = |backend: &RedisBackend| match backend.decide(&peek).unwrap().outcome {
+        Outcome::Admitted(admitted) => admitted.remaining(),
+        _ => panic!("nothing is always admitted"),
+    };
+    let direct = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let (before, sent) = (left(&direct), proxy.decisions());
+    proxy.set(Network::LosesAnswers);
+    bounded(|| backend.decide(&take)).unwrap_err();
+    bounded(|| futures_executor::block_on(backend.decide_async(&take))).unwrap_err();
+    proxy.set(Network::Fine);
+    std::thread::sleep(2 * TIMEOUT);
+    assert_eq!(proxy.decisions() - sent, 2);
+    assert_eq!(before - left(&direct), 2);
 }
 
 #[test]

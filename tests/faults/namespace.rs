@@ -75,7 +75,17 @@ impl Namespace {
     fn lead(&self, lost: Lost, device: &str) {
         let led = match lost {
             Lost::Requests => ip(&[
-                "-n", &self.name, "neighbour", "replace", OUTSIDE, "lladdr", device, "dev", "eth0", "nud", "permanent",
+                "-n",
+                &self.name,
+                "neighbour",
+                "replace",
+                OUTSIDE,
+                "lladdr",
+                device,
+                "dev",
+                "eth0",
+                "nud",
+                "permanent",
             ]),
             Lost::Answers => {
                 ip(&["neighbour", "replace", INSIDE, "lladdr", device, "dev", &self.device, "nud", "permanent"])

@@ -15,6 +15,8 @@ pub enum Network {
     LosesConnections,
     /// Swallows all; connections are accepted.
     LosesAll,
+    /// Swallows what the server answers: it does what it is asked, and nobody is told.
+    LosesAnswers,
     /// Passes it on after so long.
     Slow(Duration),
     /// Answers with this in the server's place.
@@ -125,7 +127,7 @@ impl Shared {
                     }
                     to.write_all(bytes)
                 }
-                Network::Fine | Network::LosesConnections => to.write_all(bytes),
+                Network::Fine | Network::LosesConnections | Network::LosesAnswers => to.write_all(bytes),
             };
             if passed_on.is_err() {
                 break;
@@ -138,7 +140,8 @@ impl Shared {
     fn backward(&self, mut from: TcpStream, mut to: TcpStream, number: u64) {
         let mut buffer = [0; 16_384];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
-            let swallowed = self.is_lost(number) || *self.network() == Network::LosesAll;
+            let swallowed =
+                self.is_lost(number) || matches!(*self.network(), Network::LosesAll | Network::LosesAnswers);
             if !swallowed && to.write_all(&buffer[..read]).is_err() {
                 break;
             }

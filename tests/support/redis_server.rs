@@ -106,6 +106,17 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
+    /// Starts a server that listens at a unix socket too, and says where that is. It goes with the server.
+    ///
+    /// # Panics
+    /// As [`start`](RedisServer::start).
+    pub fn start_with_socket() -> (RedisServer, String) {
+        let server = RedisServer::start_with(&["--unixsocket", "redis.sock"]);
+        let directory = redis::cmd("CONFIG").arg("GET").arg("dir").query(&mut server.connection());
+        let (_, directory): (String, String) = directory.expect("the server is running");
+        (server, format!("{directory}/redis.sock"))
+    }
+
     /// A connection for looking at it from the side.
     ///
     /// # Panics
