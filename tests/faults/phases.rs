@@ -1,5 +1,6 @@
 //! The faults, each by itself and then together, and which of them cost the servers what they knew.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ratelimit_tests::{Network, Proxy, RedisCluster, RedisSentinel, RedisServer};
@@ -28,12 +29,15 @@ pub(crate) const PHASES: &[(&str, fn(Duration) -> Option<Row>)] = &[
 /// A server that writes down each decision before it answers.
 struct Durable {
     server: RedisServer,
-    directory: std::path::PathBuf,
+    directory: PathBuf,
 }
 
 impl Durable {
     fn start() -> Durable {
-        let directory = std::env::temp_dir().join(format!("faults-{}", std::process::id()));
+        // What is killed is the server, not the machine: in memory its files are as safe, and no busy disk stops it.
+        let memory = PathBuf::from("/dev/shm");
+        let place = if memory.is_dir() { memory } else { std::env::temp_dir() };
+        let directory = place.join(format!("faults-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("the directory can be made");
         let path = directory.to_str().expect("a path of text");
         let options = ["--dir", path, "--appendonly", "yes", "--appendfsync", "always"];

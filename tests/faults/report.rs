@@ -27,6 +27,7 @@ pub(crate) struct Row {
     eternal: u64,
     longest: Duration,
     late: u64,
+    endless: u64,
     overslept: Duration,
     /// The longest time from the end of a fault until Redis had decided for each process; none where that never was.
     back: Option<Duration>,
@@ -48,6 +49,7 @@ impl Row {
             eternal: 0,
             longest: records.iter().map(|record| record.longest).max().unwrap_or_default(),
             late: records.iter().map(|record| record.late).sum(),
+            endless: records.iter().map(|record| record.endless).sum(),
             overslept: records.iter().map(|record| record.overslept).max().unwrap_or_default(),
             back: back(records, &story.ends),
         };
@@ -104,6 +106,7 @@ impl Row {
         complain(self.keys == 0, "no keys: Redis decided nothing".to_owned());
         let (longest, may) = (self.longest, self.may_take());
         complain(longest > may, format!("a call took {longest:?} where it may have taken {may:?}"));
+        complain(self.endless > 0, format!("{} calls never ended", self.endless));
         match self.back {
             Some(back) => {
                 complain(back > RECOVERY + 2 * self.overslept, format!("limits were kept again after {back:?}"))
@@ -114,7 +117,7 @@ impl Row {
     }
 
     pub(crate) const HEAD: &'static str = "| fault | times | calls | admitted | failed by policy | above a limit | charged to no call | never expire | longest call \
-         | machine | back after |\n|---|---|---|---|---|---|---|---|---|---|---|";
+         | slept late | back after |\n|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
 /// A line of the table.

@@ -26,6 +26,8 @@ const THREADS: u64 = 2;
 const TASKS: u64 = 16;
 /// Between two calls of one caller: so the processors have time left, and a call that is late was kept by Redis.
 const PAUSE: Duration = Duration::from_millis(10);
+/// A call that takes longer than this once all is over is one that never ends.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What a process leases, where it does: permits, and for how long.
 const LEASE: (u32, Duration) = (100, Duration::from_millis(50));
 
@@ -44,6 +46,8 @@ pub(crate) struct Record {
     pub(crate) longest: Duration,
     /// Calls that took longer than they may.
     pub(crate) late: u64,
+    /// Calls that never ended.
+    pub(crate) endless: u64,
     /// How much longer than it asked for a thread slept that does nothing else.
     pub(crate) overslept: Duration,
 }
@@ -58,56 +62,52 @@ pub(crate) fn run(arguments: &[String]) {
     }
     println!("ready");
     std::io::stdout().flush().unwrap();
-    let mut threads: Vec<_> = (0..THREADS)
-        .map(|caller| {
-            let calls = Arc::clone(&calls);
-            std::thread::spawn(move || {
-                for turn in calls.turns(caller) {
-                    calls.made(&turn, |limiter, key| limiter.check(key, 1));
-                    std::thread::sleep(PAUSE);
-                }
-            })
-        })
-        .collect();
-    let tasks = Arc::clone(&calls);
-    threads.push(std::thread::spawn(move || tasks_of(&tasks)));
+    for caller in 0..THREADS {
+        let calls = Arc::clone(&calls);
+        std::thread::spawn(move || {
+            for turn in calls.turns(caller) {
+                let begun = calls.begin();
+                let result = calls.limiters[turn.limiter].check(turn.key, 1);
+                calls.ended(&turn, &begun, &result);
+                std::thread::sleep(PAUSE);
+            }
+            calls.callers.fetch_sub(1, Ordering::Release);
+        });
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    for task in 0..TASKS {
+        let calls = Arc::clone(&calls);
+        runtime.spawn(async move {
+            for turn in calls.turns(THREADS + task) {
+                let begun = calls.begin();
+                let result = calls.limiters[turn.limiter].check_async(turn.key, 1).await;
+                calls.ended(&turn, &begun, &result);
+                tokio::time::sleep(PAUSE).await;
+            }
+            calls.callers.fetch_sub(1, Ordering::Release);
+        });
+    }
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
     let sleeper = Arc::clone(&calls);
-    threads.push(std::thread::spawn(move || sleeper.oversleep()));
+    std::thread::spawn(move || sleeper.oversleep());
     std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     calls.over.store(true, Ordering::Relaxed);
-    for thread in threads {
-        thread.join().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while calls.callers.load(Ordering::Acquire) > 0 && Instant::now() < end {
+        std::thread::sleep(PAUSE);
     }
-    let record = calls.record.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut record = calls.record.lock().unwrap_or_else(PoisonError::into_inner);
+    record.endless = calls.callers.load(Ordering::Acquire);
+    // The threads that are left end with the process.
     print!("{}", record.write());
-}
-
-fn tasks_of(calls: &Arc<Calls>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let tasks: Vec<_> = (0..TASKS)
-        .map(|task| {
-            let calls = Arc::clone(calls);
-            runtime.spawn(async move {
-                for turn in calls.turns(THREADS + task) {
-                    let begun = calls.begin();
-                    let result = calls.limiters[turn.limiter].check_async(turn.key, 1).await;
-                    calls.ended(&turn, &begun, &result);
-                    tokio::time::sleep(PAUSE).await;
-                }
-            })
-        })
-        .collect();
-    runtime.block_on(async {
-        for task in tasks {
-            task.await.unwrap();
-        }
-    });
 }
 
 struct Calls {
     limiters: Vec<RateLimiter>,
     leases: bool,
     over: AtomicBool,
+    /// Threads and tasks that call.
+    callers: AtomicU64,
     /// The key of [`TOTAL`] that has permits left.
     total: AtomicU32,
     overslept: AtomicU64,
@@ -139,6 +139,7 @@ impl Calls {
             limiters: limiters.collect(),
             leases,
             over: AtomicBool::new(false),
+            callers: AtomicU64::new(THREADS + TASKS),
             total: AtomicU32::new(0),
             overslept: AtomicU64::new(0),
             record: Mutex::default(),
@@ -160,12 +161,6 @@ impl Calls {
 
     fn begin(&self) -> Begun {
         Begun { at: unix_micros(), started: Instant::now() }
-    }
-
-    fn made(&self, turn: &Turn, call: impl FnOnce(&RateLimiter, u32) -> Result<Decision, RateLimitExceeded>) {
-        let begun = self.begin();
-        let result = call(&self.limiters[turn.limiter], turn.key);
-        self.ended(turn, &begun, &result);
     }
 
     fn ended(&self, turn: &Turn, begun: &Begun, result: &Result<Decision, RateLimitExceeded>) {
@@ -290,7 +285,8 @@ impl Record {
             writeln!(lines, "spent {key}").unwrap();
         }
         let (longest, overslept) = (self.longest.as_micros(), self.overslept.as_micros());
-        writeln!(lines, "calls {} {} {} {longest} {overslept}", self.calls, self.failed, self.late).unwrap();
+        writeln!(lines, "calls {} {} {longest} {overslept}", self.calls, self.failed).unwrap();
+        writeln!(lines, "late {} {}", self.late, self.endless).unwrap();
         lines
     }
 
@@ -309,12 +305,15 @@ impl Record {
             ("spent", [key]) => {
                 self.spent.insert(small(*key));
             }
-            ("calls", [calls, failed, late, longest, overslept]) => {
+            ("calls", [calls, failed, longest, overslept]) => {
                 self.calls += calls;
                 self.failed += failed;
-                self.late += late;
                 self.longest = self.longest.max(Duration::from_micros(*longest));
                 self.overslept = self.overslept.max(Duration::from_micros(*overslept));
+            }
+            ("late", [late, endless]) => {
+                self.late += late;
+                self.endless += endless;
             }
             _ => panic!("a process said: {line}"),
         }
