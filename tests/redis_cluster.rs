@@ -157,6 +157,36 @@ fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
 }
 
 #[test]
+fn a_node_that_stood_still_for_a_moment_is_used_again() {
+    let redis = RedisCluster::start(&[]);
+    let limiter = limiter(&redis, "stopped", Duration::from_millis(100), 1_000_000);
+    // Two of three nodes are well all the time, and the breaker is for all: what counts is that none is lost.
+    let all = || {
+        (0..20_u32)
+            .all(|key| limiter.check(key, 1).is_ok() && futures_executor::block_on(limiter.check_async(key, 1)).is_ok())
+    };
+    for node in [0, 2] {
+        let since = Instant::now();
+        while !all() {
+            assert!(since.elapsed() < RECOVERY + SLACK, "a node is not used again");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        redis.masters[node].freeze();
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            for key in 0..20_u32 {
+                let start = Instant::now();
+                let _ = limiter.check(key, 1);
+                let _ = futures_executor::block_on(limiter.check_async(key, 1));
+                assert!(start.elapsed() < Duration::from_millis(200) + SLACK, "{:?}", start.elapsed());
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        redis.masters[node].thaw();
+    }
+}
+
+#[test]
 fn what_is_no_cluster_is_an_error() {
     let server = RedisServer::start();
     let request = Request::new("rl:1:{a}:x", &[Limit::new(1, HOUR)], Action::Reset);

@@ -90,6 +90,31 @@ fn a_failover_under_load_is_followed() {
 }
 
 #[test]
+fn a_master_that_stood_still_for_a_moment_is_used_again() {
+    let redis = RedisSentinel::start(&[], "");
+    let backend = RedisBackend::builder().sentinel("mymaster", redis.urls()).build().unwrap();
+    let limiter = RateLimiter::builder("stopped").backend(backend).on_backend_error(OnBackendError::Deny);
+    let limiter = limiter.limit(Limit::new(1_000_000, HOUR)).build().unwrap();
+    let both = || limiter.check("a", 1).is_ok() && futures_executor::block_on(limiter.check_async("a", 1)).is_ok();
+    for _ in 0..2 {
+        let since = Instant::now();
+        while !both() {
+            assert!(since.elapsed() < RECOVERY + SLACK, "the master is not used again");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        redis.servers[0].freeze();
+        let until = Instant::now() + Duration::from_secs(1);
+        while Instant::now() < until {
+            let start = Instant::now();
+            assert!(!both());
+            assert!(start.elapsed() < Duration::from_millis(200) + SLACK, "{:?}", start.elapsed());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        redis.servers[0].thaw();
+    }
+}
+
+#[test]
 fn a_master_that_is_one_no_more_is_left_without_a_failed_call() {
     let redis = RedisSentinel::start(&[], "");
     let backend = patient(&redis).build().unwrap();

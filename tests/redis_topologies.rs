@@ -1,10 +1,10 @@
 //! One server, however it is reached: all answer the same calls in the same way, and TLS trusts nobody it should not.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{BackendErrorKind, Limit, RateLimiter, RedisBackend, RedisBackendBuilder};
-use ratelimit_tests::{Certificates, RedisServer, RedisTls};
+use ratelimit_runtime::{BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder};
+use ratelimit_tests::{Certificates, Network, Proxy, RedisServer, RedisTls};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -116,6 +116,56 @@ fn a_restart_between_two_calls_over_tls_fails_neither() {
     backend.decide(&take()).unwrap();
 }
 
+/// Through all of a bad day: a server that says nothing in the middle of a handshake too.
+#[test]
+fn a_server_or_network_that_is_silent_over_tls_holds_no_call_and_is_back_in_time() {
+    let redis = RedisTls::start(false);
+    let proxy = Proxy::start(redis.port());
+    let timeout = Duration::from_millis(100);
+    let builder = RedisBackend::builder().url(format!("rediss://127.0.0.1:{}", proxy.port())).timeout(timeout);
+    let backend = builder.ca_certificate(redis.certificates.authority.as_str()).build().unwrap();
+    let limiter = RateLimiter::builder("silent").backend(backend).on_backend_error(OnBackendError::Deny);
+    let limiter = limiter.limit(Limit::new(1_000_000, HOUR)).build().unwrap();
+    let bounded = |is_async: bool| {
+        let start = Instant::now();
+        let decided = if is_async {
+            futures_executor::block_on(limiter.check_async("a", 1)).is_ok()
+        } else {
+            limiter.check("a", 1).is_ok()
+        };
+        assert!(start.elapsed() < timeout + Duration::from_millis(900), "{:?}", start.elapsed());
+        decided
+    };
+    let works = || {
+        let since = Instant::now();
+        for is_async in [false, true] {
+            while !bounded(is_async) {
+                assert!(since.elapsed() < Duration::from_secs(3), "limits are not kept again, async: {is_async}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    };
+    let fails = || {
+        let until = Instant::now() + Duration::from_millis(700);
+        let mut is_async = false;
+        while Instant::now() < until {
+            assert!(!bounded(is_async));
+            is_async = !is_async;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    works();
+    proxy.set(Network::LosesAll);
+    fails();
+    // What began in between is never heard of again.
+    proxy.set(Network::LosesConnections);
+    works();
+    redis.server.freeze();
+    fails();
+    redis.server.thaw();
+    works();
+}
+
 #[test]
 fn a_link_lives_and_ends_with_its_runtime() {
     let server = RedisServer::start();
@@ -132,15 +182,15 @@ fn a_link_lives_and_ends_with_its_runtime() {
         runtime.spawn(async move { again.decide_async(&take()).await });
         runtime.block_on(tokio::task::yield_now());
     }
-    let until = std::time::Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + Duration::from_secs(20);
     // What the calls that were cut off left to the background.
     while clients() > 1 {
-        assert!(std::time::Instant::now() < until, "{} connections are left", clients());
+        assert!(Instant::now() < until, "{} connections are left", clients());
         std::thread::sleep(Duration::from_millis(5));
     }
     drop(backend);
     while clients() > 0 {
-        assert!(std::time::Instant::now() < until, "{} connections are left", clients());
+        assert!(Instant::now() < until, "{} connections are left", clients());
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -155,7 +205,7 @@ fn a_runtime_that_stands_still_holds_no_call() {
     // Entered, but not run: nobody reads its link.
     let _entered = runtime.enter();
     for _ in 0..3 {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let _ = futures_executor::block_on(backend.decide_async(&take()));
         assert!(start.elapsed() < timeout + Duration::from_millis(900), "{:?}", start.elapsed());
     }
@@ -177,12 +227,12 @@ fn a_link_that_stays_silent_is_replaced() {
         while backend.decide_async(&take()).await.is_err() {}
         let before = connections();
         server.freeze();
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let error = backend.decide_async(&take()).await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Timeout, "{error}");
         assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_millis(900));
         server.thaw();
-        let thawed = std::time::Instant::now();
+        let thawed = Instant::now();
         while backend.decide_async(&take()).await.is_err() {
             assert!(thawed.elapsed() < Duration::from_secs(3), "the link does not recover");
         }

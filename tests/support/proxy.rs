@@ -64,6 +64,11 @@ impl Proxy {
         proxy
     }
 
+    /// Where it listens.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its address as that of a Redis server.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)

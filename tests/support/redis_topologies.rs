@@ -92,6 +92,11 @@ impl RedisTls {
         RedisTls { server, certificates, port, directory }
     }
 
+    /// Where it listens with TLS.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Its address, by the IP address that the certificate is for.
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}", self.port)
