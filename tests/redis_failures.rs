@@ -273,3 +273,76 @@ fn a_server_killed_under_load_hangs_and_panics_nobody() {
         assert!(expiry > 0, "{key} never expires");
     }
 }
+
+/// An answer too few or too many would be taken for that of the next call, and so on for ever.
+#[test]
+fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonsense() {
+    const KEYS: u32 = 16;
+    const EACH: u32 = 10_000;
+    let server = RedisServer::start();
+    for garbage in [&b"$5\r\nhello\r\n"[..], b"+OK\r\n", b"$0\r\n\r\n:1\r\n", b":1\r\n:2\r\n:3\r\n"] {
+        let proxy = Proxy::start(server.port());
+        let backend = RedisBackend::builder().url(proxy.url()).timeout(TIMEOUT).build().unwrap();
+        let bucket = |key: u32, action| {
+            Request::new(format!("rl:1:{{own {key}}}:x"), &[Limit::new(EACH * (KEYS + 1), HOUR)], action)
+        };
+        // Each key is told from the others by what is left of it.
+        let is_own = |key: u32, left: u32| (EACH * key..EACH * (key + 1)).contains(&left);
+        for key in 0..KEYS {
+            while backend.decide(&bucket(key, Action::Reset)).is_err() {}
+            let cost = EACH * (KEYS - key);
+            backend.decide(&bucket(key, Action::Take { cost, max_wait: Duration::ZERO })).unwrap();
+        }
+        let request = |key: u32| bucket(key, Action::Take { cost: 1, max_wait: Duration::ZERO });
+        let call = |key: u32| match backend.decide(&request(key)).map(|answer| answer.outcome) {
+            Ok(Outcome::Admitted(admitted)) => Some(admitted.remaining()),
+            _ => None,
+        };
+        let (stop, good) = (AtomicBool::new(false), AtomicU64::new(0));
+        std::thread::scope(|scope| {
+            let (stop, good, call) = (&stop, &good, &call);
+            for key in 0..KEYS / 2 {
+                scope.spawn(move || {
+                    while !stop.load(Ordering::Relaxed) {
+                        if let Some(left) = call(key) {
+                            assert!(is_own(key, left), "{left} are left of key {key}, after {garbage:?}");
+                            good.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                });
+            }
+            let (backend, request) = (&backend, &request);
+            scope.spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let mut calls = tokio::task::JoinSet::new();
+                    for key in KEYS / 2..KEYS {
+                        let (backend, request) = (backend.clone(), request(key));
+                        calls.spawn_on(
+                            async move { (key, backend.decide_async(&request).await.map(|answer| answer.outcome)) },
+                            runtime.handle(),
+                        );
+                    }
+                    for (key, answer) in runtime.block_on(calls.join_all()) {
+                        if let Ok(Outcome::Admitted(admitted)) = answer {
+                            let left = admitted.remaining();
+                            assert!(is_own(key, left), "{left} are left of key {key}, after {garbage:?}");
+                            good.fetch_add(1, Ordering::Relaxed);
+                        }
+                    }
+                }
+            });
+            for _ in 0..4 {
+                std::thread::sleep(Duration::from_millis(50));
+                proxy.set(Network::Garbage(garbage));
+                std::thread::sleep(Duration::from_millis(20));
+                proxy.set(Network::Fine);
+            }
+            std::thread::sleep(Duration::from_millis(200));
+            let before = good.load(Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(300));
+            stop.store(true, Ordering::Relaxed);
+            assert!(good.load(Ordering::Relaxed) > before + 100, "it does not get well after {garbage:?}");
+        });
+    }
+}

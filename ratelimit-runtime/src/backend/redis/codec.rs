@@ -278,7 +278,7 @@ pub(super) fn decode_runs(
     rest.answers(request, runs, leased).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-fn no_decision() -> BackendError {
+pub(super) fn no_decision() -> BackendError {
     BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
 }
 

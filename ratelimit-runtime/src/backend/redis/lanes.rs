@@ -7,7 +7,7 @@
 //! A lane that becomes free is whoever's comes first, though the first in its queue is woken to look: a thread that runs
 //! anyway gets on faster than one that the system must give a processor first, and takes the whole queue along.
 //!
-//! A connection on which anything fails or comes late is closed: no late answer is ever taken for another call's. The
+//! A connection on which anything fails, comes late or is no answer is closed: none is ever taken for another call's. The
 //! time-outs of redis-rs are for each read and write; a server that sends an answer byte by byte, each in time, may hold the
 //! thread that reads it for longer than its deadline, which a server that is one does not.
 
@@ -21,7 +21,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{Cmd, Connection, RedisResult, Value};
 
+use super::codec::no_decision;
 use super::endpoint::Endpoint;
+use super::node::is_of_the_script;
 use super::opener::Opener;
 use crate::error::BackendError;
 
@@ -177,6 +179,9 @@ impl Line {
                         Err(error) => failed = Some(endpoint.failed(&error)),
                     }
                 }
+            }
+            if failed.is_none() && !is_of_the_script(&last) {
+                failed = Some(no_decision());
             }
             match &failed {
                 Some(error) => Err(error.clone()),

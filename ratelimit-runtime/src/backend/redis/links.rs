@@ -4,7 +4,8 @@
 //! What redis-rs's multiplexed connection leaves open is closed here. Each call has one deadline, connecting included, by
 //! a timer of this crate's: it goes off also where the runtime has no timers, or stands still. At most one attempt to connect
 //! is under way in a runtime, and a call whose deadline passes leaves it running for the next. A connection that is lost is
-//! gone at once; one that did not answer anything in all of a call's time is replaced by the next call.
+//! gone at once; one that did not answer anything in all of a call's time, or something that is no answer, is replaced by the
+//! next call.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,8 +19,10 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
+use super::codec::no_decision;
 use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::lanes::Lanes;
+use super::node::is_of_the_script;
 use crate::background;
 use crate::error::BackendError;
 use crate::timer;
@@ -70,6 +73,8 @@ struct Usage {
     looked: Notify,
     /// The connection is gone.
     ended: AtomicBool,
+    /// Something came over it that is no answer.
+    babbles: AtomicBool,
 }
 
 struct Last {
@@ -87,6 +92,7 @@ impl Usage {
             last: Mutex::new(Last { deadline: Instant::now(), is_looking: false }),
             looked: Notify::new(),
             ended: AtomicBool::new(false),
+            babbles: AtomicBool::new(false),
         }
     }
 
@@ -140,7 +146,12 @@ impl Links {
         match timer::bounded(sending.as_mut(), deadline).await {
             Some(Ok(reply)) => {
                 link.usage.heard.fetch_add(1, Ordering::Relaxed);
-                Ok(reply)
+                if !is_of_the_script(&reply) {
+                    link.usage.babbles.store(true, Ordering::Relaxed);
+                    self.places.close(&link.usage);
+                }
+                // Later answers may be to other calls than they seem to be.
+                if link.usage.babbles.load(Ordering::Relaxed) { Err(no_decision()) } else { Ok(reply) }
             }
             Some(Err(error)) => {
                 self.places.close(&link.usage);

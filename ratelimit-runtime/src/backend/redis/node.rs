@@ -57,3 +57,14 @@ impl Node {
         self.links.clear();
     }
 }
+
+/// Whether a server that runs the script answers so: with its bytes, of which the first is a small number, or by refusing.
+/// After anything else nobody knows which answer is to which call, and the connection is of no use any more.
+pub(super) fn is_of_the_script(reply: &Value) -> bool {
+    match reply {
+        Value::BulkString(bytes) => bytes.first().is_some_and(|first| *first < b' '),
+        Value::Array(replies) => replies.iter().all(is_of_the_script),
+        Value::ServerError(_) => true,
+        _ => false,
+    }
+}
