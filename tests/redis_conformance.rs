@@ -380,14 +380,14 @@ fn the_long_run_rate_is_what_was_asked() {
             now
         };
         // All that there is at first; then what flows in, as soon as it does.
-        let begin = wait(limit.capacity());
+        let start = wait(limit.capacity());
         let end = (0..PERMITS).map(|_| wait(cost)).last().unwrap();
         let permits = u128::from(PERMITS) * u128::from(cost);
         let ideal = u64::try_from(permits * limit.per().as_micros() / u128::from(limit.count())).unwrap();
-        let elapsed = end - begin;
+        let elapsed = end - start;
         // The first window of a fixed one has begun already.
         let begun = if limit.algorithm() == Algorithm::FixedWindow {
-            begin % u64::try_from(limit.per().as_micros()).unwrap()
+            start % u64::try_from(limit.per().as_micros()).unwrap()
         } else {
             0
         };

@@ -10,8 +10,11 @@ use crate::namespace::{Lost, Namespace};
 use crate::report::Row;
 use crate::story::Story;
 
-/// A phase by its name: `None` where this machine cannot do it.
-pub(crate) const PHASES: &[(&str, fn(Duration) -> Option<Row>)] = &[
+/// A phase that lasts so long.
+type Phase = fn(Duration) -> Row;
+
+/// All of them, by name.
+pub(crate) const PHASES: &[(&str, Phase)] = &[
     ("calm", calm),
     ("stop", stop),
     ("flush", flush),
@@ -53,40 +56,40 @@ impl Drop for Durable {
     }
 }
 
-fn calm(length: Duration) -> Option<Row> {
+fn calm(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
     let story = Story::new(length);
     story.finish();
-    Some(Row::new("none", &crowd.end(), &story, &[&server]))
+    Row::new("none", &crowd.end(), &story, &[&server])
 }
 
-fn stop(length: Duration) -> Option<Row> {
+fn stop(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
         freeze(&server, &mut story);
     }
-    Some(Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server]))
+    Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server])
 }
 
-fn flush(length: Duration) -> Option<Row> {
+fn flush(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
         flush_often(&server);
     }
-    Some(Row::new("scripts flushed, each 2 ms", &crowd.end(), &story, &[&server]))
+    Row::new("scripts flushed, each 2 ms", &crowd.end(), &story, &[&server])
 }
 
-fn packets(length: Duration) -> Option<Row> {
+fn packets(length: Duration) -> Row {
     let namespace = match Namespace::new() {
         Ok(namespace) => namespace,
         Err(reason) => {
-            eprintln!("packets: left out, for this machine gives us no network namespace: {reason}");
-            return None;
+            eprintln!("no network namespace, so that a proxy loses what is lost: {reason}");
+            return swallowed(length);
         }
     };
     let address = Namespace::address();
@@ -101,31 +104,44 @@ fn packets(length: Duration) -> Option<Row> {
         namespace.heal(lost);
         story.ended();
     }
-    Some(Row::new("packets lost, in either direction", &crowd.end(), &story, &[&server]))
+    Row::new("packets lost, in either direction", &crowd.end(), &story, &[&server])
 }
 
-fn network(length: Duration) -> Option<Row> {
+fn swallowed(length: Duration) -> Row {
     let server = RedisServer::start();
     let proxy = Proxy::start(server.port());
     let crowd = Crowd::start(&proxy.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
-        disturb(&proxy, &mut story);
+        let requests = story.faults.is_multiple_of(2);
+        misbehave(&proxy, if requests { Network::LosesAll } else { Network::LosesAnswers }, &mut story);
     }
-    Some(Row::new("network: connections lost, slow, garbage", &crowd.end(), &story, &[&server]))
+    Row::new("all lost, or the answers, by a proxy", &crowd.end(), &story, &[&server])
 }
 
-fn restart(length: Duration) -> Option<Row> {
+fn network(length: Duration) -> Row {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let crowd = Crowd::start(&proxy.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        let turn = story.faults;
+        disturb(&proxy, turn, &mut story);
+    }
+    Row::new("network: connections lost, slow, garbage", &crowd.end(), &story, &[&server])
+}
+
+fn restart(length: Duration) -> Row {
     let durable = Durable::start();
     let crowd = Crowd::start(&durable.server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
         kill_for_a_time(&durable.server, &mut story);
     }
-    Some(Row::new("killed, with `appendfsync always`", &crowd.end(), &story, &[&durable.server]))
+    Row::new("killed, with `appendfsync always`", &crowd.end(), &story, &[&durable.server])
 }
 
-fn leases(length: Duration) -> Option<Row> {
+fn leases(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), true, None);
     let mut story = Story::new(length);
@@ -133,11 +149,11 @@ fn leases(length: Duration) -> Option<Row> {
         flush_often(&server);
         freeze(&server, &mut story);
     }
-    Some(Row::new("stopped and flushed, leases on", &crowd.end(), &story, &[&server]))
+    Row::new("stopped and flushed, leases on", &crowd.end(), &story, &[&server])
 }
 
 /// Masters hand over to their replicas and back, slots move, scripts are flushed, a node is stopped: all data is kept.
-fn slots(length: Duration) -> Option<Row> {
+fn slots(length: Duration) -> Row {
     let redis = RedisCluster::start(&[]);
     let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[0].port());
     let crowd = Crowd::start(&url, false, None);
@@ -161,10 +177,10 @@ fn slots(length: Duration) -> Option<Row> {
     let records = crowd.end();
     let [serving, _] = if pair[0].is_master() { pair } else { [pair[1], pair[0]] };
     let servers = [serving, &redis.masters[1], &redis.masters[2]];
-    Some(Row::new("cluster: handed over, slots moved, stopped, flushed", &records, &story, &servers))
+    Row::new("cluster: handed over, slots moved, stopped, flushed", &records, &story, &servers)
 }
 
-fn kill(length: Duration) -> Option<Row> {
+fn kill(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
@@ -175,10 +191,10 @@ fn kill(length: Duration) -> Option<Row> {
         server.restart();
         story.ended();
     }
-    Some(Row::new("killed, nothing kept", &crowd.end(), &story, &[&server]))
+    Row::new("killed, nothing kept", &crowd.end(), &story, &[&server])
 }
 
-fn sentinel(length: Duration) -> Option<Row> {
+fn sentinel(length: Duration) -> Row {
     let quick = "sentinel down-after-milliseconds mymaster 400\nsentinel failover-timeout mymaster 1000\n";
     let redis = RedisSentinel::start(&[], quick);
     let hosts: Vec<String> = redis.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
@@ -193,10 +209,10 @@ fn sentinel(length: Duration) -> Option<Row> {
         redis.rejoin(master);
     }
     let records = crowd.end();
-    Some(Row::new("sentinel: master killed", &records, &story, &[&redis.servers[0], &redis.servers[1]]))
+    Row::new("sentinel: master killed", &records, &story, &[&redis.servers[0], &redis.servers[1]])
 }
 
-fn cluster(length: Duration) -> Option<Row> {
+fn cluster(length: Duration) -> Row {
     let redis = RedisCluster::start(&["--cluster-node-timeout", "1000"]);
     let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[2].port());
     let crowd = Crowd::start(&url, false, None);
@@ -211,25 +227,26 @@ fn cluster(length: Duration) -> Option<Row> {
     }
     let records = crowd.end();
     let servers = [&redis.replica, &redis.masters[1], &redis.masters[2]];
-    Some(Row::new("cluster: a master killed", &records, &story, &servers))
+    Row::new("cluster: a master killed", &records, &story, &servers)
 }
 
 /// All that costs no data, in turn, for three times as long.
-fn all(length: Duration) -> Option<Row> {
+fn all(length: Duration) -> Row {
     let durable = Durable::start();
     let server = &durable.server;
     let proxy = Proxy::start(server.port());
     let crowd = Crowd::start(&proxy.url(), false, None);
     let mut story = Story::new(3 * length);
     while story.goes_on() {
-        match story.faults % 4 {
+        let turn = story.faults;
+        match turn % 4 {
             0 => flush_often(server),
             1 => freeze(server, &mut story),
             2 => kill_for_a_time(server, &mut story),
-            _ => disturb(&proxy, &mut story),
+            _ => disturb(&proxy, turn / 4, &mut story),
         }
     }
-    Some(Row::new("all of one server, nothing lost", &crowd.end(), &story, &[server]))
+    Row::new("all of one server, nothing lost", &crowd.end(), &story, &[server])
 }
 
 fn freeze(server: &RedisServer, story: &mut Story) {
@@ -254,15 +271,21 @@ fn flush_often(server: &RedisServer) {
     }
 }
 
-/// Has the network misbehave for a time. The connections that lived through it are never heard of again, as those of a
-/// partition: what is missing in them would be missing in no stream of TCP.
-fn disturb(proxy: &Proxy, story: &mut Story) {
-    proxy.set(match story.faults / 4 % 4 {
+/// One misdeed of a network after another.
+fn disturb(proxy: &Proxy, turn: u32, story: &mut Story) {
+    let network = match turn % 4 {
         0 => Network::LosesAll,
         1 => Network::Slow(Duration::from_millis(150)),
         2 => Network::Garbage(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
         _ => Network::LosesConnections,
-    });
+    };
+    misbehave(proxy, network, story);
+}
+
+/// Has the network be so for a time. The connections that lived through it are never heard of again, as those of a partition:
+/// what is missing in them would be missing in no stream of TCP.
+fn misbehave(proxy: &Proxy, network: Network, story: &mut Story) {
+    proxy.set(network);
     story.last();
     proxy.set(Network::LosesConnections);
     story.ended();

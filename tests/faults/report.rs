@@ -109,7 +109,7 @@ impl Row {
         complain(self.endless > 0, format!("{} calls never ended", self.endless));
         match self.back {
             Some(back) => {
-                complain(back > RECOVERY + 2 * self.overslept, format!("limits were kept again after {back:?}"))
+                complain(back > RECOVERY + 2 * self.overslept, format!("limits were kept again after {back:?}"));
             }
             None => complain(true, "limits were not kept again after a fault".to_owned()),
         }

@@ -66,7 +66,7 @@ pub(crate) fn run(arguments: &[String]) {
         let calls = Arc::clone(&calls);
         std::thread::spawn(move || {
             for turn in calls.turns(caller) {
-                let begun = calls.begin();
+                let begun = Begun::now();
                 let result = calls.limiters[turn.limiter].check(turn.key, 1);
                 calls.ended(&turn, &begun, &result);
                 std::thread::sleep(PAUSE);
@@ -79,7 +79,7 @@ pub(crate) fn run(arguments: &[String]) {
         let calls = Arc::clone(&calls);
         runtime.spawn(async move {
             for turn in calls.turns(THREADS + task) {
-                let begun = calls.begin();
+                let begun = Begun::now();
                 let result = calls.limiters[turn.limiter].check_async(turn.key, 1).await;
                 calls.ended(&turn, &begun, &result);
                 tokio::time::sleep(PAUSE).await;
@@ -125,6 +125,12 @@ struct Begun {
     started: Instant,
 }
 
+impl Begun {
+    fn now() -> Begun {
+        Begun { at: unix_micros(), started: Instant::now() }
+    }
+}
+
 impl Calls {
     fn new(leases: bool) -> Calls {
         let builder = RedisBackend::builder().timeout(TIMEOUT);
@@ -157,10 +163,6 @@ impl Calls {
             Turn { limiter, key }
         };
         (caller..).map(turn).take_while(|_| !self.over.load(Ordering::Relaxed))
-    }
-
-    fn begin(&self) -> Begun {
-        Begun { at: unix_micros(), started: Instant::now() }
     }
 
     fn ended(&self, turn: &Turn, begun: &Begun, result: &Result<Decision, RateLimitExceeded>) {
