@@ -279,6 +279,8 @@ fn a_server_killed_under_load_hangs_and_panics_nobody() {
 fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonsense() {
     const KEYS: u32 = 16;
     const EACH: u32 = 10_000;
+    /// Other tests want to run as well.
+    const PAUSE: Duration = Duration::from_millis(2);
     let server = RedisServer::start();
     for garbage in [&b"$5\r\nhello\r\n"[..], b"+OK\r\n", b"$0\r\n\r\n:1\r\n", b":1\r\n:2\r\n:3\r\n"] {
         let proxy = Proxy::start(server.port());
@@ -301,13 +303,14 @@ fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonse
         let (stop, good) = (AtomicBool::new(false), AtomicU64::new(0));
         std::thread::scope(|scope| {
             let (stop, good, call) = (&stop, &good, &call);
-            for key in 0..KEYS / 2 {
+            for key in 0..KEYS / 4 {
                 scope.spawn(move || {
                     while !stop.load(Ordering::Relaxed) {
                         if let Some(left) = call(key) {
                             assert!(is_own(key, left), "{left} are left of key {key}, after {garbage:?}");
                             good.fetch_add(1, Ordering::Relaxed);
                         }
+                        std::thread::sleep(PAUSE);
                     }
                 });
             }
@@ -315,8 +318,9 @@ fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonse
             scope.spawn(move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 while !stop.load(Ordering::Relaxed) {
+                    std::thread::sleep(PAUSE);
                     let mut calls = tokio::task::JoinSet::new();
-                    for key in KEYS / 2..KEYS {
+                    for key in KEYS / 4..KEYS {
                         let (backend, request) = (backend.clone(), request(key));
                         calls.spawn_on(
                             async move { (key, backend.decide_async(&request).await.map(|answer| answer.outcome)) },
