@@ -266,6 +266,15 @@ const NONE: u64 = 3;
 const SOME: u64 = 4;
 const TUPLE: u64 = 5;
 
+impl<H: Hasher> HashSink<H> {
+    /// Writes what comes before bytes. As bytes too: a hasher keeps a number back until the end, where it would be waited
+    /// for, but is done with these while the others come from memory.
+    #[inline]
+    fn begin(&mut self, tag: u64) {
+        self.0.write(&tag.to_le_bytes());
+    }
+}
+
 impl<H: Hasher> Sink for HashSink<H> {
     #[inline]
     fn number(&mut self, kind: Kind, value: u128) {
@@ -280,13 +289,13 @@ impl<H: Hasher> Sink for HashSink<H> {
 
     #[inline]
     fn text(&mut self, value: &str) {
-        self.0.write_u64((value.len() as u64) << 8 | TEXT);
+        self.begin((value.len() as u64) << 8 | TEXT);
         self.0.write(value.as_bytes());
     }
 
     #[inline]
     fn bytes(&mut self, value: &[u8]) {
-        self.0.write_u64((value.len() as u64) << 8 | BYTES);
+        self.begin((value.len() as u64) << 8 | BYTES);
         self.0.write(value);
     }
 

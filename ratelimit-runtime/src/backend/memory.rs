@@ -5,6 +5,7 @@ mod ring;
 mod slots;
 mod table;
 mod unkeyed;
+mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -22,9 +23,10 @@ use crate::clock::{self, Clock};
 use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
-use compact::{Compact, Nothing, Tat, Window};
-use table::{Bound, Full, Moved, Table};
+use compact::{Compact, Nothing, Tat};
+use table::{Bound, Full, Moved, Table, Why};
 use unkeyed::Unkeyed;
+use window::Window;
 
 pub(crate) use compact::{Left, Verdict};
 
@@ -34,7 +36,7 @@ const MAX_KEYS: usize = 1_000_000;
 /// How often a call makes room before it goes without.
 const TRIES: u32 = 10;
 
-/// One in so many of the calls that sweep their own limiter's buckets sweeps another one's too.
+/// One in so many of the calls with a new key sweeps another limiter's buckets too.
 const SWEEP_OTHERS: u64 = 4;
 
 /// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
@@ -303,39 +305,39 @@ impl Store {
 
     /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take).
     #[inline]
-    pub(crate) fn admit<K: RateLimitKey>(&self, key: &K, now: u64, cost: u32) -> Verdict {
+    pub(crate) fn admit(&self, address: Address, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
         // One permit fits into any small state.
         if cost != 1 && (cost == 0 || cost > rule.capacity()) {
             return Verdict::Unknown;
         }
-        match self.address(key) {
+        match address {
             Address::Unkeyed => self.unkeyed.take(rule, now, cost),
             Address::Fingerprint(fingerprint) if cost == 1 => self.admit_one(fingerprint, now),
-            Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost),
+            Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost, false),
         }
     }
 
-    /// The same for all types of keys: compiled once, in this crate.
-    #[inline(never)]
-    fn admit_one(&self, fingerprint: u64, now: u64) -> Verdict {
+    /// As [`admit`](Store::admit), one permit of a key.
+    #[inline]
+    pub(crate) fn admit_one(&self, fingerprint: u64, now: u64) -> Verdict {
         let rule = &self.rule;
         let taken = match &self.keyed {
             Keyed::Token(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
             Keyed::Window(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
-            Keyed::Any(_) => None,
+            Keyed::Any(_) => Err(Why::Other),
         };
         match taken {
-            Some(taken) => taken.into(),
-            None => self.admit_some(fingerprint, now, 1),
+            Ok(taken) => taken.into(),
+            Err(why) => self.admit_some(fingerprint, now, 1, matches!(why, Why::Sweep)),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn admit_some(&self, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+    fn admit_some(&self, fingerprint: u64, now: u64, cost: u32, sweeps: bool) -> Verdict {
         // A limiter that is not called any more reclaims nothing by itself.
-        if (fingerprint >> 8).is_multiple_of(SWEEP_OTHERS) {
+        if sweeps || (fingerprint >> 8).is_multiple_of(SWEEP_OTHERS) {
             self.shared.sweep(now);
         }
         match &self.keyed {

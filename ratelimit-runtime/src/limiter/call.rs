@@ -111,7 +111,12 @@ impl<'a> Call<'a> {
         let verdict = if self.cost == 1 { admit_one(self.core, key) } else { admit_some(self.core, key, self.cost) };
         match verdict {
             Verdict::Admitted => Ok(()),
-            Verdict::Denied(retry_after) => Err(self.core.exceeded(retry_after)),
+            Verdict::Denied(retry_after) => {
+                if observe::wants_denials() {
+                    tell_denied(self.core, key, retry_after);
+                }
+                Err(self.core.exceeded(retry_after))
+            }
             Verdict::Unknown => admit_slowly(self.core, key, self.cost),
         }
     }
@@ -328,19 +333,35 @@ fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
         return Verdict::Unknown;
     }
     let Some(store) = core.short() else { return Verdict::Unknown };
+    match store.address(key) {
+        // What comes last is a call that needs nothing afterwards.
+        Address::Fingerprint(fingerprint) if cost == 1 => admit_key(core, store, fingerprint),
+        address => {
+            let now = store.now();
+            settle(core, store.admit(address, now, cost), now, cost)
+        }
+    }
+}
+
+/// The same for all types of keys: compiled once, in this crate.
+#[inline(never)]
+fn admit_key(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
+    // After the key has been hashed: the processor works on that while it reads the counter, which takes it as long.
     let now = store.now();
-    match store.admit(key, now, cost) {
+    settle(core, store.admit_one(fingerprint, now), now, 1)
+}
+
+/// Counts what has been decided.
+#[inline]
+fn settle(core: &Core, verdict: Verdict, now: u64, cost: u32) -> Verdict {
+    match verdict {
         Verdict::Admitted => {
             core.allowed();
             Verdict::Admitted
         }
         Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
-            let retry_after = until.saturating_sub(now);
             core.denied();
-            if observe::wants_denials() {
-                tell_denied(core, key, retry_after);
-            }
-            Verdict::Denied(retry_after)
+            Verdict::Denied(until.saturating_sub(now))
         }
         Verdict::Denied(_) | Verdict::Unknown => Verdict::Unknown,
     }

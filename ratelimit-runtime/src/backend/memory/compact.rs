@@ -5,11 +5,8 @@
 
 use smallvec::smallvec;
 
-use super::ring::Ring;
 use crate::algorithm::Rule;
-use crate::algorithm::groups::Group;
 use crate::algorithm::record::{Record, State};
-use crate::algorithm::sliding_window::SlidingWindow;
 use crate::algorithm::token_bucket::{TokenBucket, tick};
 use crate::clock;
 use crate::limit::Algorithm;
@@ -76,7 +73,7 @@ pub(super) trait Compact: Sized {
 }
 
 /// A record of which nothing lies ahead and nothing is held against the key.
-fn is_plain(record: &Record, now: u64) -> bool {
+pub(super) fn is_plain(record: &Record, now: u64) -> bool {
     record.newest <= now && record.floor <= now && record.offences.count == 0 && record.limits.len() == 1
 }
 
@@ -196,115 +193,6 @@ impl Compact for Tat {
             }
             State::Token(bucket) if is_plain(record, now) && bucket.debt == 0 => Some(Tat::fresh()),
             _ => None,
-        }
-    }
-}
-
-/// A sliding window: the one group that most keys ever have in place, more of them behind a pointer.
-#[derive(Debug)]
-pub(super) enum Window {
-    /// No permits where it is zero.
-    One {
-        permits: u32,
-        at: u64,
-    },
-    Many(Ring),
-    Moved,
-}
-
-impl Window {
-    fn to_window(&self) -> SlidingWindow {
-        let mut window = SlidingWindow::default();
-        match self {
-            Window::Many(ring) => return ring.to_window(),
-            Window::One { permits: 0, .. } | Window::Moved => {}
-            Window::One { permits, at } => window.groups.push(Group { at: *at, permits: u64::from(*permits) }),
-        }
-        window
-    }
-}
-
-pub(super) fn window_record(window: SlidingWindow) -> Record {
-    let newest = window.groups.last().map_or(0, |last| last.at);
-    Record { newest, limits: smallvec![State::Sliding(window)], ..Record::default() }
-}
-
-impl Compact for Window {
-    fn fresh() -> Window {
-        Window::One { permits: 0, at: 0 }
-    }
-
-    fn moved() -> Window {
-        Window::Moved
-    }
-
-    #[inline]
-    fn is_moved(&self) -> bool {
-        matches!(self, Window::Moved)
-    }
-
-    #[inline]
-    fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
-        match self {
-            Window::Many(ring) => ring.take(rule, now, cost),
-            Window::One { permits, at } => {
-                let now = now.max(*at);
-                if *permits == 0 || now - *at >= rule.per() {
-                    (*permits, *at) = (cost, now);
-                    return Ok(());
-                }
-                if u64::from(*permits) + u64::from(cost) > u64::from(rule.capacity()) {
-                    return Err(at.saturating_add(rule.per()));
-                }
-                if *at == now || *permits < rule.group {
-                    (*permits, *at) = (*permits + cost, now);
-                    return Ok(());
-                }
-                *self = Window::Many(Ring::of_two((*at, *permits), (now, cost)));
-                Ok(())
-            }
-            Window::Moved => Ok(()),
-        }
-    }
-
-    fn left(&self, rule: &Rule, now: u64) -> Left {
-        let taken = match self {
-            Window::Many(ring) => ring.taken(rule, now),
-            Window::One { permits, .. } => *permits,
-            Window::Moved => return Left::default(),
-        };
-        Left { remaining: rule.capacity().saturating_sub(taken), fresh_at: self.fresh_at(rule) }
-    }
-
-    fn fresh_at(&self, rule: &Rule) -> u64 {
-        match self {
-            Window::Many(ring) => ring.last().map_or(0, |last| last.at.saturating_add(rule.per())),
-            Window::One { permits: 0, .. } | Window::Moved => 0,
-            Window::One { at, .. } => at.saturating_add(rule.per()),
-        }
-    }
-
-    fn is_denying(&self, rule: &Rule, now: u64) -> bool {
-        match self {
-            Window::Many(ring) => ring.earliest(rule, now, 1) > now,
-            Window::One { permits, at } => *permits >= rule.capacity() && at.saturating_add(rule.per()) > now,
-            Window::Moved => false,
-        }
-    }
-
-    fn to_record(&self, _: &Rule, _: u64) -> Record {
-        window_record(self.to_window())
-    }
-
-    fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Window> {
-        let State::Sliding(window) = record.limits.first()? else { return None };
-        if !is_plain(record, now) {
-            return None;
-        }
-        let Some(Group { at, permits }) = window.groups.last() else { return Some(Window::fresh()) };
-        match u32::try_from(permits) {
-            Ok(permits) if window.groups.len() == 1 => Some(Window::One { permits, at }),
-            _ => Ring::from_window(window, rule).map(Window::Many),
         }
     }
 }

@@ -1,12 +1,16 @@
-//! Sliding windows for calls that are neither booked nor given back: the groups of permits in a ring, which is one allocation.
+//! A sliding window of any groups, for calls that are neither booked nor given back: that of all calls, and of keys whose
+//! groups are not all alike.
+
+use smallvec::smallvec;
 
 use crate::algorithm::groups::Group;
+use crate::algorithm::record::{Record, State};
 use crate::algorithm::sliding_window::SlidingWindow;
 use crate::algorithm::{GROUPS, Rule};
 
 /// Groups from the oldest to the newest, of which all but the newest are full: never more than 64 of them.
 #[derive(Debug)]
-pub(super) struct Ring {
+struct Ring {
     /// A power of two of places, at least one.
     places: Box<[Group]>,
     /// Permits in all groups.
@@ -33,43 +37,9 @@ const FEW: usize = 4;
 const EMPTY: Group = Group { at: 0, permits: 0 };
 
 impl Ring {
-    pub(super) fn new(places: usize) -> Ring {
+    fn new(places: usize) -> Ring {
         let places = vec![EMPTY; places.next_power_of_two()].into();
         Ring { places, total: 0, first: 0, len: 0, spare: Spare::Always }
-    }
-
-    /// Two groups, each by its time and its permits.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn of_two(older: (u64, u32), newer: (u64, u32)) -> Ring {
-        let mut ring = Ring { total: older.1 + newer.1, len: 2, ..Ring::new(FEW) };
-        for (place, (at, permits)) in ring.places.iter_mut().zip([older, newer]) {
-            *place = Group { at, permits: permits.into() };
-        }
-        ring
-    }
-
-    /// A window's groups, unless refunds have left holes in them.
-    pub(super) fn from_window(window: &SlidingWindow, rule: &Rule) -> Option<Ring> {
-        let groups = window.groups.len();
-        let full = u64::from(rule.group);
-        if window.groups.iter().take(groups.saturating_sub(1)).any(|group| group.permits < full) {
-            return None;
-        }
-        let total = u32::try_from(window.groups.total()).ok()?;
-        let mut ring = Ring { total, len: u8::try_from(groups).ok()?, ..Ring::new(groups) };
-        for (place, group) in ring.places.iter_mut().zip(window.groups.iter()) {
-            *place = *group;
-        }
-        Some(ring)
-    }
-
-    pub(super) fn to_window(&self) -> SlidingWindow {
-        let mut window = SlidingWindow::default();
-        for group in self.iter() {
-            window.groups.push(group);
-        }
-        window
     }
 
     fn iter(&self) -> impl Iterator<Item = Group> + '_ {
@@ -80,40 +50,6 @@ impl Ring {
     #[inline]
     fn place(&self, index: u8) -> usize {
         usize::from(self.first.wrapping_add(index)) & (self.places.len() - 1)
-    }
-
-    pub(super) fn last(&self) -> Option<Group> {
-        (self.len > 0).then(|| self.places[self.place(self.len - 1)])
-    }
-
-    /// Permits that count at `now`.
-    pub(super) fn taken(&self, rule: &Rule, now: u64) -> u32 {
-        let gone = self.iter().take_while(|group| now.saturating_sub(group.at) >= rule.per());
-        self.total - gone.map(|group| permits(&group)).sum::<u32>()
-    }
-
-    /// Takes `cost` permits, from 1 to the capacity, or says when they would fit.
-    #[inline]
-    pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
-        if self.len == 0 {
-            self.push(rule, now, cost);
-            return Ok(());
-        }
-        let newest = self.place(self.len - 1);
-        let last = self.places[newest];
-        // The clock of another core may be a little behind.
-        let now = now.max(last.at);
-        if now - last.at >= rule.per() {
-            (self.len, self.total) = (0, 0);
-        } else if !self.make_room(rule, now, cost.into()) {
-            return Err(self.earliest(rule, now, cost));
-        } else if last.permits < u64::from(rule.group) || last.at == now {
-            self.places[newest] = Group { at: now, permits: last.permits + u64::from(cost) };
-            self.total += cost;
-            return Ok(());
-        }
-        self.push(rule, now, cost);
-        Ok(())
     }
 
     /// Begins a new group.
@@ -169,17 +105,10 @@ impl Ring {
         }
         (self.places, self.first) = (places.into(), 0);
     }
-
-    /// When `cost` more permits fit, if they do not at `from`.
-    #[cold]
-    #[inline(never)]
-    pub(super) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
-        let room = u64::from(rule.capacity().saturating_sub(cost));
-        earliest(self.iter(), self.total.into(), room, rule.per(), from)
-    }
 }
 
-/// A window that all calls share: what most of them need is in one cache line with its lock.
+/// A window of which most calls need the newest group and a sum: all calls share one, which has these in a cache line with
+/// its lock.
 #[derive(Debug)]
 pub(super) struct Hot {
     /// The newest group; none where it has no permits.
@@ -195,15 +124,28 @@ impl Hot {
         Hot { at: 0, permits: 0, total: 0, older: Ring::new(MOST) }
     }
 
-    pub(super) fn to_window(&self) -> SlidingWindow {
-        let mut window = self.older.to_window();
-        if self.permits > 0 {
-            window.groups.push(Group { at: self.at, permits: self.permits.into() });
-        }
-        window
+    /// Of groups that are full, but for the last.
+    pub(super) fn of(groups: &[Group]) -> Option<Hot> {
+        let (newest, groups) = groups.split_last()?;
+        let mut older = Ring::new(groups.len().max(FEW));
+        older.places[..groups.len()].copy_from_slice(groups);
+        older.len = u8::try_from(groups.len()).ok()?;
+        older.total = u32::try_from(groups.iter().map(|group| group.permits).sum::<u64>()).ok()?;
+        let permits = u32::try_from(newest.permits).ok()?;
+        Some(Hot { at: newest.at, permits, total: older.total.checked_add(permits)?, older })
     }
 
-    /// As [`Ring::take`].
+    /// Time of the newest group.
+    pub(super) fn at(&self) -> u64 {
+        self.at
+    }
+
+    pub(super) fn groups(&self) -> impl Iterator<Item = Group> + '_ {
+        let newest = Group { at: self.at, permits: self.permits.into() };
+        self.older.iter().chain((self.permits > 0).then_some(newest))
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, or says when they would fit.
     #[inline]
     pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         // The clock of another core may be a little behind.
@@ -228,11 +170,17 @@ impl Hot {
         Ok(())
     }
 
+    /// As [`take`](Hot::take), out of the way of others.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_slowly(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        self.take(rule, now, cost)
+    }
+
     #[cold]
     fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let room = u64::from(rule.capacity().saturating_sub(cost));
-        let newest = Group { at: self.at, permits: self.permits.into() };
-        earliest(self.older.iter().chain([newest]), self.total.into(), room, rule.per(), from)
+        earliest(self.groups(), self.total.into(), room, rule.per(), from)
     }
 }
 
@@ -253,4 +201,11 @@ fn earliest(groups: impl Iterator<Item = Group>, mut taken: u64, room: u64, per:
         end = group.at.saturating_add(per);
     }
     end.max(from)
+}
+
+pub(super) fn window_record(groups: impl IntoIterator<Item = Group>) -> Record {
+    let mut window = SlidingWindow::default();
+    groups.into_iter().for_each(|group| window.groups.push(group));
+    let newest = window.groups.last().map_or(0, |last| last.at);
+    Record { newest, limits: smallvec![State::Sliding(window)], ..Record::default() }
 }

@@ -65,6 +65,11 @@ impl<S: Compact> Slots<S> {
         self.len
     }
 
+    #[inline]
+    pub(super) fn lines(&self) -> usize {
+        self.lines.len()
+    }
+
     /// Slots, taken or not.
     pub(super) fn places(&self) -> usize {
         self.lines.len() * WIDTH
@@ -77,30 +82,43 @@ impl<S: Compact> Slots<S> {
         (slot.fingerprint != 0).then_some((place, slot))
     }
 
-    #[inline]
     pub(super) fn get(&self, fingerprint: u64) -> Option<&S> {
         self.find(fingerprint).map(|Place { line, slot }| &self.lines[line].0[slot].state)
     }
 
-    #[inline]
     pub(super) fn get_mut(&mut self, fingerprint: u64) -> Option<&mut S> {
-        self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
+        self.get_from(self.home(fingerprint), fingerprint)
+    }
+
+    /// As [`get_mut`](Slots::get_mut), by the [`home`] of the fingerprint among as many lines as there are.
+    #[inline]
+    pub(super) fn get_from(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
+        self.find_from(home, fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
+    }
+
+    pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {
+        self.find_from(self.home(fingerprint), fingerprint)
     }
 
     #[inline]
-    pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {
-        let mut line = self.home(fingerprint);
-        loop {
-            // There is none only in a table without any.
-            let here = self.lines.get(line)?;
-            if let Some(slot) = here.find(fingerprint) {
+    fn find_from(&self, home: usize, fingerprint: u64) -> Option<Place> {
+        // There is none only in a table without any.
+        match self.lines.get(home)?.find(fingerprint) {
+            Some(slot) => Some(Place { line: home, slot }),
+            None => self.find_after(home, fingerprint),
+        }
+    }
+
+    /// Goes on behind a line where it is not.
+    #[inline(never)]
+    fn find_after(&self, mut line: usize, fingerprint: u64) -> Option<Place> {
+        while self.is_full(line) {
+            line = self.after(line);
+            if let Some(slot) = self.lines[line].find(fingerprint) {
                 return Some(Place { line, slot });
             }
-            if here.find(0).is_some() {
-                return None;
-            }
-            line = self.after(line);
         }
+        None
     }
 
     /// Adds a state, of a fingerprint that is not there yet.
@@ -168,9 +186,7 @@ impl<S: Compact> Slots<S> {
 
     #[inline]
     fn home(&self, fingerprint: u64) -> usize {
-        #[expect(clippy::cast_possible_truncation, reason = "less than the number of lines")]
-        let home = ((u128::from(fingerprint) * self.lines.len() as u128) >> 64) as usize;
-        home
+        home(fingerprint, self.lines.len())
     }
 
     #[inline]
@@ -182,6 +198,14 @@ impl<S: Compact> Slots<S> {
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from { to - from } else { to + self.lines.len() - from }
     }
+}
+
+/// Where a fingerprint is looked for first, among so many lines.
+#[inline]
+pub(super) fn home(fingerprint: u64, lines: usize) -> usize {
+    #[expect(clippy::cast_possible_truncation, reason = "less than the number of lines")]
+    let home = ((u128::from(fingerprint) * lines as u128) >> 64) as usize;
+    home
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::WhenFull;
 use super::compact::Compact;
-use super::slots::{Place, Slot, Slots};
+use super::slots::{self, Place, Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::observe::KeysWatch;
@@ -18,8 +18,9 @@ const SHARDS: usize = 64;
 const SHARDS: usize = 2;
 /// Slots that are looked at for a bucket which nobody uses any more, by a call that brings a new key.
 const SWEPT: usize = 8;
-/// Calls on a shard after which one looks at so many slots though it brings no new key.
-const SWEEP_EVERY: u32 = 64;
+/// Calls on a shard after which one looks at slots though it brings no new key, and at how many.
+const SWEEP_EVERY: u32 = 256;
+const SWEPT_SELDOM: usize = 32;
 /// Buckets among which one is chosen where the backend is full.
 const SAMPLED: usize = 16;
 
@@ -74,12 +75,16 @@ impl Bound {
 
 /// The buckets of one store.
 pub(super) struct Table<S> {
-    shards: Box<[Padded<S>]>,
+    shards: Box<[Padded<S>; SHARDS]>,
 }
 
 /// On cache lines of its own (two, because processors fetch them in pairs).
 #[repr(align(128))]
-struct Padded<S>(Lock<Shard<S>>);
+struct Padded<S> {
+    shard: Lock<Shard<S>>,
+    /// Lines of the shard's slots when somebody looked last.
+    lines: AtomicUsize,
+}
 
 struct Shard<S> {
     slots: Slots<S>,
@@ -102,36 +107,62 @@ pub(super) struct Moved {
     pub(super) booked_until: u64,
 }
 
+/// Why a call was not decided by [`Table::try_with`].
+pub(super) enum Why {
+    /// It is its turn to sweep.
+    Sweep,
+    /// There is no such state, or it is kept as a record, or another thread has the lock.
+    Other,
+}
+
 /// There was no room for a new key, unless another one goes.
 pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
     pub(super) fn new() -> Table<S> {
         let shard = || Shard { slots: Slots::new(), moved: HashMap::default(), cursor: 0, calls: 0 };
-        Table { shards: (0..SHARDS).map(|_| Padded(Lock::new(shard()))).collect() }
+        let padded = |_| Padded { shard: Lock::new(shard()), lines: AtomicUsize::new(0) };
+        Table { shards: Box::new(std::array::from_fn(padded)) }
     }
 
     #[inline]
-    fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
+    fn padded(&self, fingerprint: u64) -> &Padded<S> {
         // A slot's place goes by the high bits.
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let shard = fingerprint as usize % SHARDS;
-        &self.shards[shard].0
+        &self.shards[shard]
+    }
+
+    fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
+        &self.padded(fingerprint).shard
     }
 
     /// As [`with`](Table::with), where nothing else is to be done than that. Calls nothing, so that all of it stays in
     /// registers.
     #[inline]
-    pub(super) fn try_with<R>(&self, fingerprint: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
-        let mut shard = self.shard(fingerprint).try_lock()?;
+    pub(super) fn try_with<R>(&self, fingerprint: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
+        let Padded { shard, lines } = self.padded(fingerprint);
+        // What comes behind the lock waits for it: so much as possible comes before.
+        let expected = lines.load(Ordering::Relaxed);
+        let mut home = slots::home(fingerprint, expected);
+        let Some(mut shard) = shard.try_lock() else { return Err(Why::Other) };
         let calls = shard.calls.wrapping_add(1);
         if calls.is_multiple_of(SWEEP_EVERY) {
-            return None;
+            return Err(Why::Sweep);
         }
-        let state = shard.slots.get_mut(fingerprint).filter(|state| !state.is_moved())?;
-        let result = f(state);
-        shard.calls = calls;
-        Some(result)
+        let now = shard.slots.lines();
+        if now != expected {
+            lines.store(now, Ordering::Relaxed);
+            home = slots::home(fingerprint, now);
+        }
+        match shard.slots.get_from(home, fingerprint) {
+            Some(state) if !state.is_moved() => {
+                let result = f(state);
+                shard.calls = calls;
+                Ok(result)
+            }
+            _ => Err(Why::Other),
+        }
     }
 
     /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
@@ -147,7 +178,7 @@ impl<S: Compact> Table<S> {
         let mut shard = self.shard(fingerprint).lock();
         shard.calls = shard.calls.wrapping_add(1);
         if shard.calls.is_multiple_of(SWEEP_EVERY) {
-            shard.sweep(bound, rule, now);
+            shard.sweep(bound, rule, now, SWEPT_SELDOM);
         }
         match shard.slots.get_mut(fingerprint) {
             Some(state) if state.is_moved() => None,
@@ -211,8 +242,8 @@ impl<S: Compact> Table<S> {
     }
 
     pub(super) fn clear(&self, bound: &Bound) {
-        for shard in &self.shards {
-            let mut shard = shard.0.lock();
+        for shard in self.shards.iter() {
+            let mut shard = shard.shard.lock();
             bound.release(shard.slots.len());
             shard.slots = Slots::new();
             shard.moved = HashMap::default();
@@ -220,19 +251,19 @@ impl<S: Compact> Table<S> {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().slots.len()).sum()
+        self.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum()
     }
 
     /// Places for buckets, taken or not.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {
-        self.shards.iter().map(|shard| shard.0.lock().slots.places()).sum()
+        self.shards.iter().map(|shard| shard.shard.lock().slots.places()).sum()
     }
 
     /// Reclaims buckets as if nobody had used them from one shard, whether there were any.
     pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64) -> bool {
-        let shard = &self.shards[shard % SHARDS].0;
-        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now))
+        let shard = &self.shards[shard % SHARDS].shard;
+        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, SWEPT))
     }
 
     /// Evicts one bucket from a shard that nobody holds, first from that of `fingerprint`: so all shards give as many as they
@@ -240,7 +271,7 @@ impl<S: Compact> Table<S> {
     pub(super) fn evict(&self, bound: &Bound, rule: &Rule, fingerprint: u64, now: u64, denying: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let (before, after) = self.shards.split_at(fingerprint as usize % SHARDS);
-        let mut shards = after.iter().chain(before).filter_map(|shard| shard.0.try_lock());
+        let mut shards = after.iter().chain(before).filter_map(|shard| shard.shard.try_lock());
         shards.any(|mut shard| shard.evict(bound, rule, now, denying))
     }
 }
@@ -266,7 +297,7 @@ impl<S: Compact> Shard<S> {
 
     /// Makes room for one bucket and counts it, without evicting one that is in use.
     fn make_room(&mut self, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
-        self.sweep(bound, rule, now);
+        self.sweep(bound, rule, now, SWEPT);
         if bound.claim() { Ok(()) } else { Err(Full) }
     }
 
@@ -308,9 +339,9 @@ impl<S: Compact> Shard<S> {
 
     /// Looks at the next few slots and removes the buckets that are as if nobody had used them.
     #[inline(never)]
-    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64) -> bool {
+    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, slots: usize) -> bool {
         let mut removed = 0;
-        for _ in 0..SWEPT.min(self.slots.places()) {
+        for _ in 0..slots.min(self.slots.places()) {
             let number = self.step();
             if let Some((place, slot)) = self.slots.at(number)
                 && self.is_fresh(slot, rule, now)
@@ -399,7 +430,8 @@ mod model {
     use loom::sync::Arc;
     use loom::thread;
 
-    use super::super::compact::{Tat, Window};
+    use super::super::compact::Tat;
+    use super::super::window::Window;
     use super::*;
     use crate::algorithm::record::Ask;
     use crate::clock;
@@ -422,7 +454,7 @@ mod model {
             let take = |state: &mut S| state.take(&self.rule, now(), 1).is_ok();
             let quick = self.table.try_with(fingerprint, take);
             let usual = || self.table.with(&self.bound, &self.rule, fingerprint, now(), take);
-            quick.or_else(usual).or_else(|| {
+            quick.ok().or_else(usual).or_else(|| {
                 self.table.evict(&self.bound, &self.rule, fingerprint, now(), false);
                 usual()
             })
@@ -437,7 +469,7 @@ mod model {
 
         /// What is counted is what is there, and no more than may be.
         fn check(&self) {
-            let kept: usize = self.table.shards.iter().map(|shard| shard.0.lock().slots.len()).sum();
+            let kept: usize = self.table.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum();
             assert_eq!(self.bound.len(), kept);
             assert!(kept <= self.bound.max_keys);
         }

@@ -115,7 +115,7 @@ fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
         }
         let later = START + 2 * 3_600_000_000_000;
         for key in 0..100_000_u64 {
-            assert!(used.admit(&key, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok());
+            assert!(used.admit(used.address(&key), later, 1) == Verdict::Admitted || take(&used, key, later).is_ok());
         }
         assert!(slots(&left) < 5_000, "{}", slots(&left));
         assert!(backend.evicted() == 0 || max_keys == 20_000);
@@ -161,7 +161,7 @@ fn memory_is_given_back_after_a_flood() {
     let later = START + 2 * 3_600_000_000_000;
     // No new keys: calls on a few old ones reclaim the rest.
     for call in 0..2_000_000 {
-        let _ = store.admit(&(call % 1_000), later, 1);
+        let _ = store.admit(store.address(&(call % 1_000)), later, 1);
     }
     assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
     assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
@@ -172,7 +172,8 @@ fn a_clock_that_goes_back_admits_no_more() {
     for keyed in [false, true] {
         let store = store(&MemoryBackend::new(), None);
         let take = |now| {
-            let verdict = if keyed { store.admit(&1_u8, now, 1) } else { store.admit(&(), now, 1) };
+            let verdict =
+                if keyed { store.admit(store.address(&1_u8), now, 1) } else { store.admit(store.address(&()), now, 1) };
             verdict == Verdict::Admitted
         };
         let hour = 3_600_000_000_000;

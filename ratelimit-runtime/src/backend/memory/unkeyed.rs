@@ -1,7 +1,7 @@
 //! The one bucket of a limiter without keys: nothing is hashed, and where the limit allows it nothing is locked.
 
-use super::compact::{Compact, Tat, Verdict, window_record};
-use super::ring::Hot;
+use super::compact::{Compact, Tat, Verdict};
+use super::ring::{Hot, window_record};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
 use crate::algorithm::token_bucket::tick;
@@ -103,7 +103,7 @@ impl Unkeyed {
                 let mut state = state.0.lock();
                 denied_until.0.store(0, Ordering::Release);
                 if let WindowState::Small(window) = &*state {
-                    *state = WindowState::Full(Box::new(window_record(window.to_window())));
+                    *state = WindowState::Full(Box::new(window_record(window.groups())));
                 }
                 match &mut *state {
                     WindowState::Full(record) => f(record),
@@ -123,7 +123,7 @@ impl Unkeyed {
                 if tat.is_moved() { record.clone() } else { tat.to_record(rule, now) }
             }
             Unkeyed::Window { state, .. } => match &*state.0.lock() {
-                WindowState::Small(window) => window_record(window.to_window()),
+                WindowState::Small(window) => window_record(window.groups()),
                 WindowState::Full(record) => (**record).clone(),
             },
             Unkeyed::Any(record) => record.lock().clone(),
