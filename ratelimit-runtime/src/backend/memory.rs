@@ -313,21 +313,33 @@ impl Store {
         }
         match address {
             Address::Unkeyed => self.unkeyed.take(rule, now, cost),
-            Address::Fingerprint(fingerprint) if cost == 1 => self.admit_one(fingerprint, now),
             Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost, false),
         }
     }
 
-    /// As [`admit`](Store::admit), one permit of a key.
+    /// Whether it has [`admit_token`](Store::admit_token), else [`admit_window`](Store::admit_window).
     #[inline]
-    pub(crate) fn admit_one(&self, fingerprint: u64, now: u64) -> Verdict {
-        let rule = &self.rule;
-        let taken = match &self.keyed {
-            Keyed::Token(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
-            Keyed::Window(table) => table.try_with(fingerprint, |state| state.take(rule, now, 1)),
-            Keyed::Any(_) => Err(Why::Other),
-        };
-        match taken {
+    pub(crate) fn keeps_tokens(&self) -> bool {
+        matches!(self.keyed, Keyed::Token(_))
+    }
+
+    /// As [`admit`](Store::admit), one permit of a key's token bucket.
+    #[inline]
+    pub(crate) fn admit_token(&self, fingerprint: u64, now: u64) -> Verdict {
+        let Keyed::Token(table) = &self.keyed else { return Verdict::Unknown };
+        self.admit_one(table, fingerprint, now)
+    }
+
+    /// As [`admit`](Store::admit), one permit of a key's window.
+    #[inline]
+    pub(crate) fn admit_window(&self, fingerprint: u64, now: u64) -> Verdict {
+        let Keyed::Window(table) = &self.keyed else { return Verdict::Unknown };
+        self.admit_one(table, fingerprint, now)
+    }
+
+    #[inline]
+    fn admit_one<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64) -> Verdict {
+        match table.try_with(fingerprint, |state| state.take(&self.rule, now, 1)) {
             Ok(taken) => taken.into(),
             Err(why) => self.admit_some(fingerprint, now, 1, matches!(why, Why::Sweep)),
         }

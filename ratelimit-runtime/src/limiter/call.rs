@@ -346,9 +346,22 @@ fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
 /// The same for all types of keys: compiled once, in this crate.
 #[inline(never)]
 fn admit_key(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
-    // After the key has been hashed: the processor works on that while it reads the counter, which takes it as long.
+    if store.keeps_tokens() { admit_token(core, store, fingerprint) } else { admit_window(core, store, fingerprint) }
+}
+
+/// Reads the clock after the key has been hashed: the processor works on that while it reads the counter, which takes it as
+/// long.
+#[inline(never)]
+fn admit_token(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
     let now = store.now();
-    settle(core, store.admit_one(fingerprint, now), now, 1)
+    settle(core, store.admit_token(fingerprint, now), now, 1)
+}
+
+/// As [`admit_token`].
+#[inline(never)]
+fn admit_window(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
+    let now = store.now();
+    settle(core, store.admit_window(fingerprint, now), now, 1)
 }
 
 /// Counts what has been decided.

@@ -93,16 +93,20 @@ impl<S: Compact> Slots<S> {
     /// As [`get_mut`](Slots::get_mut), by the [`home`] of the fingerprint among as many lines as there are.
     #[inline]
     pub(super) fn get_from(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
-        self.find_from(home, fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
+        // There is none only in a table without any.
+        if let Some(slot) = self.lines.get(home)?.find(fingerprint) {
+            return Some(&mut self.lines[home].0[slot].state);
+        }
+        self.get_after(home, fingerprint)
+    }
+
+    #[inline(never)]
+    fn get_after(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
+        self.find_after(home, fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
     pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {
-        self.find_from(self.home(fingerprint), fingerprint)
-    }
-
-    #[inline]
-    fn find_from(&self, home: usize, fingerprint: u64) -> Option<Place> {
-        // There is none only in a table without any.
+        let home = self.home(fingerprint);
         match self.lines.get(home)?.find(fingerprint) {
             Some(slot) => Some(Place { line: home, slot }),
             None => self.find_after(home, fingerprint),
@@ -110,7 +114,6 @@ impl<S: Compact> Slots<S> {
     }
 
     /// Goes on behind a line where it is not.
-    #[inline(never)]
     fn find_after(&self, mut line: usize, fingerprint: u64) -> Option<Place> {
         while self.is_full(line) {
             line = self.after(line);

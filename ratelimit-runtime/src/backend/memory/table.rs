@@ -82,14 +82,15 @@ pub(super) struct Table<S> {
 #[repr(align(128))]
 struct Padded<S> {
     shard: Lock<Shard<S>>,
-    /// Lines of the shard's slots when somebody looked last.
+    /// Lines of the shard's slots when somebody looked last: beside the lock, to be read before it is taken.
     lines: AtomicUsize,
 }
 
 struct Shard<S> {
     slots: Slots<S>,
     /// States that are more than a small one can say.
-    moved: HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>,
+    #[expect(clippy::box_collection, reason = "all else is in the cache line of the lock")]
+    moved: Box<HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>>,
     /// Where the next sweep begins.
     cursor: usize,
     calls: u32,
@@ -120,7 +121,7 @@ pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
     pub(super) fn new() -> Table<S> {
-        let shard = || Shard { slots: Slots::new(), moved: HashMap::default(), cursor: 0, calls: 0 };
+        let shard = || Shard { slots: Slots::new(), moved: Box::default(), cursor: 0, calls: 0 };
         let padded = |_| Padded { shard: Lock::new(shard()), lines: AtomicUsize::new(0) };
         Table { shards: Box::new(std::array::from_fn(padded)) }
     }
@@ -142,7 +143,7 @@ impl<S: Compact> Table<S> {
     #[inline]
     pub(super) fn try_with<R>(&self, fingerprint: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
         let Padded { shard, lines } = self.padded(fingerprint);
-        // What comes behind the lock waits for it: so much as possible comes before.
+        // A multiplication that what comes behind the lock then need not wait for.
         let expected = lines.load(Ordering::Relaxed);
         let mut home = slots::home(fingerprint, expected);
         let Some(mut shard) = shard.try_lock() else { return Err(Why::Other) };
@@ -150,10 +151,10 @@ impl<S: Compact> Table<S> {
         if calls.is_multiple_of(SWEEP_EVERY) {
             return Err(Why::Sweep);
         }
-        let now = shard.slots.lines();
-        if now != expected {
-            lines.store(now, Ordering::Relaxed);
-            home = slots::home(fingerprint, now);
+        let found = shard.slots.lines();
+        if found != expected {
+            lines.store(found, Ordering::Relaxed);
+            home = slots::home(fingerprint, found);
         }
         match shard.slots.get_from(home, fingerprint) {
             Some(state) if !state.is_moved() => {
@@ -246,7 +247,7 @@ impl<S: Compact> Table<S> {
             let mut shard = shard.shard.lock();
             bound.release(shard.slots.len());
             shard.slots = Slots::new();
-            shard.moved = HashMap::default();
+            *shard.moved = HashMap::default();
         }
     }
 
