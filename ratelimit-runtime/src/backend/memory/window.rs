@@ -11,23 +11,23 @@ use crate::algorithm::Rule;
 use crate::algorithm::groups::Group;
 use crate::algorithm::record::{Record, State};
 
-/// Groups from the oldest to the newest, which is called `at` and `permits`. Older ones are full: each has just as many
-/// permits as a group holds.
+/// Groups from the oldest to the newest, which is `permits` up to the time `at`. Each older one has just as many permits as
+/// a group holds.
 #[derive(Debug)]
 pub(super) enum Window {
-    /// No permits: there is no group at all.
+    /// The newest alone; nobody has used the window where it has no permits.
     One {
         permits: u32,
         at: u64,
     },
-    /// Single permits, which is what groups are up to a count of 64.
+    /// Single permits, as groups are up to a count of 64.
     Few {
         len: u8,
         older: [Time; 2],
         at: u64,
     },
-    /// Older ones in a ring.
-    Some {
+    /// The older ones in a ring.
+    Several {
         first: u8,
         len: u8,
         permits: u32,
@@ -63,7 +63,7 @@ impl Window {
         let len = u8::try_from(len).ok().filter(|_| is_even).unwrap_or(u8::MAX);
         Some(match len {
             0..=2 if full == 1 && permits == 1 => Window::Few { len, older: times(older, full), at },
-            0..=9 => Window::Some { first: 0, len, permits, at, older: Box::new(times(older, full)) },
+            0..=9 => Window::Several { first: 0, len, permits, at, older: Box::new(times(older, full)) },
             10..=63 => Window::Many { first: 0, len, permits, at, older: Box::new(times(older, full)) },
             _ => Window::Any(Box::new(Hot::of(groups)?)),
         })
@@ -79,7 +79,7 @@ impl Window {
         {
             let mut older = Box::new([Time::ZERO; 9]);
             older[..3].copy_from_slice(&[*a, *b, Time::new(*at)]);
-            *self = Window::Some { first: 0, len: 3, permits: 1, at: now, older };
+            *self = Window::Several { first: 0, len: 3, permits: 1, at: now, older };
             return;
         }
         let mut groups = self.groups(rule);
@@ -93,7 +93,9 @@ impl Window {
     /// Time of the newest group.
     fn at(&self) -> u64 {
         match self {
-            Window::One { at, .. } | Window::Few { at, .. } | Window::Some { at, .. } | Window::Many { at, .. } => *at,
+            Window::One { at, .. } | Window::Few { at, .. } | Window::Several { at, .. } | Window::Many { at, .. } => {
+                *at
+            }
             Window::Any(window) => window.at(),
             Window::Moved => 0,
         }
@@ -123,7 +125,7 @@ impl Window {
         }
         let mut places = Box::new([Time::ZERO; 9]);
         places[..2].copy_from_slice(&older);
-        Window::Some { first: 0, len, permits, at, older: places }
+        Window::Several { first: 0, len, permits, at, older: places }
     }
 
     /// Groups in the order of their times, never two of one time.
@@ -144,7 +146,7 @@ impl Window {
             Window::One { permits: 0, .. } | Window::Moved => {}
             Window::One { permits, at } => all(&[], 0, 0, Group { at: *at, permits: u64::from(*permits) }),
             Window::Few { len, older, at } => all(older, 0, *len, Group { at: *at, permits: 1 }),
-            Window::Some { first, len, permits, at, older } => {
+            Window::Several { first, len, permits, at, older } => {
                 all(&older[..], *first, *len, Group { at: *at, permits: u64::from(*permits) });
             }
             Window::Many { first, len, permits, at, older } => {
@@ -209,7 +211,7 @@ impl Compact for Window {
             Window::Few { .. } => self.take_of_few(rule, now, cost)?,
             Window::Any(window) => return window.take_slowly(rule, now, cost),
             Window::Moved => true,
-            Window::Some { first, len, permits, at, older } => {
+            Window::Several { first, len, permits, at, older } => {
                 Ring { first, len, permits, at, older: &mut older[..] }.take(rule, now, cost)?
             }
             Window::Many { first, len, permits, at, older } => {
