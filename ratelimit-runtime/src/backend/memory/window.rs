@@ -427,6 +427,21 @@ mod tests {
         }
     }
 
+    #[test]
+    fn permits_that_have_long_gone_are_told_from_later_ones() {
+        let periods = [1, 13, 14, 366].map(|days| Duration::from_secs(days * 86_400));
+        for ((count, per), apart) in
+            (4..70).flat_map(|count| periods.map(|per| (count, per))).zip([30, 50, 95].iter().cycle())
+        {
+            let rule = Rule::new(Limit::new(count, per));
+            let mut window = Window::fresh();
+            // 30, 50 or 95 hundredths of the period apart: no more than four count at any time.
+            for number in 0..100 {
+                assert_eq!(window.take(&rule, START + number * (rule.per() / 100 * apart), 1), Ok(()), "{rule:?}");
+            }
+        }
+    }
+
     proptest! {
         /// Beside the record that it stands for, which is held against a full log elsewhere.
         #[test]
@@ -460,7 +475,10 @@ mod tests {
                 prop_assert_eq!(window.is_denying(&rule, now), record.peek(&Ask { cost: 1, ..ask }, now).is_err());
                 prop_assert_eq!(window.fresh_at(&rule).max(now), record.fresh_at(&[rule], None).max(now));
                 if turned {
-                    window = Window::from_record(&window.to_record(&rule, now), &rule, now).unwrap();
+                    let turned = window.to_record(&rule, now);
+                    let State::Sliding(sliding) = &turned.limits[0] else { panic!("a window") };
+                    prop_assert!(sliding.groups.iter().is_sorted_by(|one, next| one.at < next.at));
+                    window = Window::from_record(&turned, &rule, now).unwrap();
                 }
             }
         }
