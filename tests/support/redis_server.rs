@@ -144,8 +144,11 @@ impl RedisServer {
 
     /// What it says about masters and replicas, if it answers.
     pub(crate) fn replication(&self) -> Option<String> {
+        let password = self.options.iter().skip_while(|option| *option != "--requirepass").nth(1);
+        let login = password.map_or(String::new(), |password| format!(":{password}@"));
+        let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port)).ok()?;
         // It ends its connections when its role changes.
-        let mut connection = redis::Client::open(self.url()).ok()?.get_connection().ok()?;
+        let mut connection = client.get_connection().ok()?;
         redis::cmd("INFO").arg("replication").query(&mut connection).ok()
     }
 

@@ -134,11 +134,13 @@ pub struct RedisSentinel {
 
 impl RedisSentinel {
     /// Starts them with options of the servers and lines of the sentinels' configuration, and waits until all know each
-    /// other. The master is taken for dead after 5 s unless those lines say otherwise.
+    /// other and the replica knows what the master does. The master is taken for dead after 5 s unless those lines say otherwise.
     ///
     /// # Panics
     /// As [`RedisServer::start`], or where they do not agree.
     pub fn start(options: &[&str], configuration: &str) -> RedisSentinel {
+        // The replica is not made to wait for others.
+        let options = &[&["--repl-diskless-sync-delay", "0"], options].concat()[..];
         let master = RedisServer::start_with(options);
         let port = master.port().to_string();
         let replica = RedisServer::start_with(&[&["--replicaof", "127.0.0.1", port.as_str()], options].concat());
@@ -152,6 +154,8 @@ impl RedisSentinel {
             })
             .collect();
         let redis = RedisSentinel { servers: [master, replica], sentinels };
+        // Before that it is a replica that knows nothing, and could be made master.
+        agree("the replica", || redis.servers[1].replication()?.contains("master_link_status:up").then_some(()));
         for sentinel in &redis.sentinels {
             agree("the sentinels", || {
                 let told: HashMap<String, String> =
