@@ -30,7 +30,7 @@ fn main() {
     let tasks = Tasks::new();
     let peers = Peers::new(&server, &tasks);
     let ways = Ways::new(&server);
-    let mut cases = one_caller(&server, &peers, &tasks);
+    let mut cases = one_caller(&server, &ways, &peers, &tasks);
     cases.extend(many_keys(&peers, &tasks));
     cases.extend(one_key(&peers, &tasks));
     cases.extend(beside_peers(&peers, &tasks));
@@ -47,18 +47,25 @@ macro_rules! tasks {
     };
 }
 
-fn one_caller<'a>(server: &'a RedisServer, peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
+/// Beside `PING`, and the bare script, which is all that a decision can be.
+fn one_caller<'a>(server: &'a RedisServer, ways: &'a Ways, peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
     let blocking = vec![
         Contender::new("PING", move |turn| {
             threads(1, turn, || server.connection(), |connection| redis::cmd("PING").query::<()>(connection).is_ok())
         }),
+        Contender::new("bare script", move |turn| {
+            threads(1, turn, || server.connection(), |connection| ways.decide(connection))
+        }),
         Contender::new("ours", |turn| threads(1, turn, || (), |()| ours::blocking_allowed().is_ok())),
     ];
-    let ping = peers.clone();
     let asynchronous = vec![
         tasks!("PING", tasks, 1, {
-            let peers = ping.clone();
+            let peers = peers.clone();
             move |_| peers.clone().ping()
+        }),
+        tasks!("bare script", tasks, 1, {
+            let peers = peers.clone();
+            move |number| peers.clone().gcra(number % KEYS)
         }),
         tasks!("ours", tasks, 1, |number| async move { ours::one_task(number % KEYS).await.is_ok() }),
     ];

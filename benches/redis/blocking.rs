@@ -70,7 +70,8 @@ impl Ways {
         Case::new(format!("blocking, {number} threads, 10,000 keys"), 0.85, contenders).beside_the_best()
     }
 
-    fn decide(&self, connection: &mut impl ConnectionLike) -> bool {
+    /// By the bare script.
+    pub(crate) fn decide(&self, connection: &mut impl ConnectionLike) -> bool {
         let mut call = self.script.prepare_invoke();
         call.key(format!("gcra:{}", random_key())).arg(36_000).arg(3_600_000_000_u64);
         call.invoke::<i64>(connection).unwrap() >= 0
