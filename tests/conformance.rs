@@ -402,8 +402,9 @@ mod scenarios {
     }
 }
 
-macro_rules! conformance {
-    ($($backend:ident: $make:expr, [$($scenario:ident),* $(,)?];)*) => {$(
+/// A backend in scenarios, called both ways.
+macro_rules! staged {
+    ($backend:ident: $make:expr, [$($scenario:ident,)*]) => {
         mod $backend {
             use super::*;
 
@@ -419,9 +420,12 @@ macro_rules! conformance {
                 $(#[test] fn $scenario() { super::super::scenarios::$scenario(&super::stage(super::Front::Async)); })*
             }
         }
-    )*};
-    ($($backend:ident: $make:expr;)*) => {
-        conformance! {$(
+    };
+}
+
+macro_rules! conformance_while_no_time_passes {
+    ($($backend:ident: $make:expr $(, $other:ident)*;)*) => {$(
+        staged! {
             $backend: $make, [
                 count_calls_are_admitted_and_not_one_more,
                 the_window_slides,
@@ -434,9 +438,15 @@ macro_rules! conformance {
                 backoff_doubles_and_forgives,
                 limits_changed_at_run_time_judge_what_is_on_record,
                 hostile_keys_are_keys_like_others,
-                random_traces_are_what_a_full_log_says,
-            ];
-        )*}
+                $($other,)*
+            ]
+        }
+    )*};
+}
+
+macro_rules! conformance {
+    ($($backend:ident: $make:expr;)*) => {
+        conformance_while_no_time_passes! { $($backend: $make, random_traces_are_what_a_full_log_says;)* }
     };
 }
 
@@ -458,26 +468,6 @@ conformance! {
 
 // What is leased is charged as of the end of its lease: to the letter a log says otherwise, so that what it does say is held
 // in `redis_leases.rs`. Whether it is admitted is the same as long as no time passes.
-macro_rules! conformance_while_no_time_passes {
-    ($($backend:ident: $make:expr;)*) => {
-        conformance! {$(
-            $backend: $make, [
-                count_calls_are_admitted_and_not_one_more,
-                the_window_slides,
-                a_token_bucket_holds_burst_and_refills_evenly,
-                a_fixed_window_begins_at_a_multiple_of_its_period,
-                several_limits_are_charged_together_or_not_at_all,
-                costs_are_taken_whole,
-                peek_refund_and_reset_do_what_they_say,
-                waiting_books_in_order,
-                backoff_doubles_and_forgives,
-                limits_changed_at_run_time_judge_what_is_on_record,
-                hostile_keys_are_keys_like_others,
-            ];
-        )*}
-    };
-}
-
 conformance_while_no_time_passes! {
     redis_leasing: leasing(redis());
     redis_sentinel_leasing: leasing(redis_sentinel());
