@@ -122,6 +122,11 @@ mod tests {
     }
 
     #[test]
+    fn decisions_on_several_buckets_read_the_clock_once() {
+        assert_eq!(MANY_SOURCE.matches("'TIME'").count(), 1);
+    }
+
+    #[test]
     fn only_whole_names_are_constants() {
         assert_eq!(with_constants("TAKE, TAKE_NOW, X_TAKE, TAKE2 = 'TAKE'"), "0, 4, X_TAKE, TAKE2 = '0'");
     }
