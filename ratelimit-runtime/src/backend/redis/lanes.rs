@@ -166,8 +166,9 @@ impl Line {
         let sent = if batch.is_empty() {
             self.send(&message.bytes, deadline)
         } else {
-            let parts = std::iter::once(&message.bytes).chain(batch.iter().map(|turn| &turn.message.bytes));
-            self.send(&parts.flatten().copied().collect::<Vec<u8>>(), deadline)
+            let parts = std::iter::once(message).chain(batch.iter().map(|turn| &turn.message));
+            let parts: Vec<&[u8]> = parts.map(|message| message.bytes.as_slice()).collect();
+            self.send(&parts.concat(), deadline)
         };
         let mut failed = sent.err().map(|error| endpoint.failed(&error));
         let mut answer = |message: &Message| {
