@@ -44,6 +44,11 @@ fn window_text(key: &str) -> Limited {
     Ok(())
 }
 
+#[rate_limit(count = 10, per = "3ms", key = key)]
+fn window_10(key: &str) -> Limited {
+    Ok(())
+}
+
 #[rate_limit(count = 1_000_000, per = "1h", algorithm = fixed_window, key = key)]
 fn fixed_text(key: &str) -> Limited {
     Ok(())
@@ -59,7 +64,7 @@ fn main() {
     let (by_text, by_number) = (Governor::keyed(quota(1_000_000)), Governor::keyed(quota(1_000_000)));
     let text = |call: usize| texts[call % 100].as_str();
     let number = |call: usize| call as u64 % 100;
-    let cases: [(&str, &dyn Fn(usize) -> bool); 12] = [
+    let cases: [(&str, &dyn Fn(usize) -> bool); 13] = [
         ("token_bucket, allowed", &|_| token_allowed().is_ok()),
         ("token_bucket, denied", &|_| token_denied().is_ok()),
         ("sliding_window, allowed", &|_| window_allowed().is_ok()),
@@ -67,6 +72,7 @@ fn main() {
         ("token_bucket, `&str` key", &|call| token_text(text(call)).is_ok()),
         ("token_bucket, `u64` key", &|call| token_number(number(call)).is_ok()),
         ("sliding_window, `&str` key", &|call| window_text(text(call)).is_ok()),
+        ("window 10", &|call| window_10(text(call)).is_ok()),
         ("fixed_window, `&str` key", &|call| fixed_text(text(call)).is_ok()),
         ("governor, allowed", &|_| direct.check().is_ok()),
         ("governor, denied", &|_| denied.check().is_ok()),

@@ -85,7 +85,7 @@ fn token_number_many(key: u64) -> Limited {
     Ok(())
 }
 
-#[rate_limit(count = 10, per = "400us", key = key, backend = memory())]
+#[rate_limit(count = 10, per = "150us", key = key, backend = memory())]
 fn window_text_few(key: &str) -> Limited {
     Ok(())
 }
@@ -448,7 +448,7 @@ fn main() {
         keyed!(name, 0.75, long, &many_numbers, u64, token_number_many, number)
     });
     case("sliding_window 10, 1,000 `&str` keys", &|name| {
-        keyed!(name, 0.80, quota(10, Duration::from_micros(400)), few, String, window_text_few, text)
+        keyed!(name, 0.80, quota(10, Duration::from_micros(150)), few, String, window_text_few, text)
     });
     case("sliding_window 10, 1,000,000 `&str` keys", &|name| {
         keyed!(name, 0.60, quota(10, HOUR), many, String, window_text_many, text)

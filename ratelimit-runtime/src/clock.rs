@@ -81,6 +81,12 @@ pub(crate) fn origin() -> u64 {
     }
 }
 
+/// The [`origin`], for whoever has started the clock.
+#[inline]
+pub(crate) fn started_origin() -> u64 {
+    ORIGIN.load(Ordering::Relaxed)
+}
+
 /// The present time by the clock of the tokio runtime around: of use where a test has paused that one.
 #[cfg(feature = "tokio")]
 pub(crate) fn now_in_runtime() -> u64 {

@@ -72,11 +72,12 @@ impl Fingerprint {
         if !K::KEYED {
             return self;
         }
-        let mut sink = HashSink(twin());
-        sink.0.write_u64(self.0);
-        sink.0.write_u64(self.1);
+        let mut hash = twin();
+        hash.write_u64(self.0);
+        hash.write_u64(self.1);
+        let mut sink = HashSink::new(hash);
         key.write_to(&mut sink);
-        sink.0.fingerprint()
+        sink.into_hasher().fingerprint()
     }
 }
 

@@ -42,6 +42,13 @@ pub trait RateLimitKey {
     /// Whether there is a key at all: false of the empty tuple, for which nothing needs to be looked up.
     #[doc(hidden)]
     const KEYED: bool = true;
+
+    /// Hands the key to `asker`, by the shortest way for what it is.
+    #[doc(hidden)]
+    #[inline]
+    fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+        asker.any(self)
+    }
 }
 
 /// Where a [`RateLimitKey`] writes itself. Implemented by this crate only.
@@ -49,7 +56,26 @@ pub trait KeyWriter: sealed::Sink {}
 
 impl<W: sealed::Sink> KeyWriter for W {}
 
+/// Somebody who asks about a key. Implemented by this crate only.
+#[doc(hidden)]
+pub trait KeyAsker: sealed::Asker {}
+
+impl<A: sealed::Asker> KeyAsker for A {}
+
 pub(crate) mod sealed {
+    use super::RateLimitKey;
+
+    /// Somebody who asks about a key: those of the usual types are handed over in registers, so that one function does for
+    /// all that are text, and one for all that are numbers.
+    pub trait Asker {
+        type Answer;
+
+        fn text(self, key: &str) -> Self::Answer;
+        /// A number of a `kind` that has no more than 64 bits and no sign.
+        fn number(self, kind: Kind, key: u64) -> Self::Answer;
+        fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Self::Answer;
+    }
+
     /// The parts of a key.
     pub trait Sink {
         /// A number; `kind` names its type, as Rust does.
@@ -92,19 +118,28 @@ pub(crate) mod sealed {
 use sealed::{Kind, Sink};
 
 macro_rules! numbers {
-    ($($type:ty => $kind:ident,)*) => {$(
+    ($($type:ty => $kind:ident $(by $short:ident)?,)*) => {$(
         impl RateLimitKey for $type {
             #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one pattern for all integers; the cast is injective")]
             #[inline]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
                 writer.number(Kind::$kind, *self as u128);
             }
+
+            $(
+                #[allow(clippy::cast_lossless, reason = "one pattern for all")]
+                #[inline]
+                fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+                    asker.$short(Kind::$kind, *self as u64)
+                }
+            )?
         }
     )*};
 }
 
 numbers! {
-    u8 => U8, u16 => U16, u32 => U32, u64 => U64, u128 => U128, usize => Usize,
+    u8 => U8 by number, u16 => U16 by number, u32 => U32 by number, u64 => U64 by number, u128 => U128,
+    usize => Usize by number,
     i8 => I8, i16 => I16, i32 => I32, i64 => I64, i128 => I128, isize => Isize,
     bool => Bool, char => Char,
 }
@@ -114,12 +149,22 @@ impl RateLimitKey for str {
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.text(self);
     }
+
+    #[inline]
+    fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+        asker.text(self)
+    }
 }
 
 impl RateLimitKey for String {
     #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         writer.text(self);
+    }
+
+    #[inline]
+    fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+        asker.text(self)
     }
 }
 
@@ -213,6 +258,12 @@ macro_rules! pointers {
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
                 (**self).write_to(writer);
             }
+
+            #[inline]
+            fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+                (**self).ask(asker)
+            }
+
             const KEYED: bool = K::KEYED;
         }
     )*};
@@ -225,6 +276,13 @@ impl<K: RateLimitKey + ToOwned + ?Sized> RateLimitKey for Cow<'_, K> {
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         (**self).write_to(writer);
     }
+
+    #[inline]
+    fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+        (**self).ask(asker)
+    }
+
+    const KEYED: bool = K::KEYED;
 }
 
 /// No key: one bucket for all calls.
@@ -257,7 +315,15 @@ tuples! {
 }
 
 /// Feeds a key to a hasher, as a prefix code: no key's bytes begin another's.
-pub(crate) struct HashSink<H>(pub(crate) H);
+///
+/// A key of one part, number or text, which most are, goes to the hasher in the shortest way. All others are written as
+/// bytes: a hasher keeps numbers back until there are enough of them, and so may not see whether they came before or after
+/// bytes.
+pub(crate) struct HashSink<H> {
+    hasher: H,
+    /// Nothing was written yet: what comes next may be the only part.
+    is_first: bool,
+}
 
 /// Tags of what is not a number; those of numbers begin at 16.
 const TEXT: u64 = 1;
@@ -267,48 +333,77 @@ const SOME: u64 = 4;
 const TUPLE: u64 = 5;
 
 impl<H: Hasher> HashSink<H> {
-    /// Writes what comes before bytes. As bytes too: a hasher keeps a number back until the end, where it would be waited
-    /// for, but is done with these while the others come from memory.
     #[inline]
-    fn begin(&mut self, tag: u64) {
-        self.0.write(&tag.to_le_bytes());
+    pub(crate) fn new(hasher: H) -> HashSink<H> {
+        HashSink { hasher, is_first: true }
+    }
+
+    /// The hasher that a key was written to.
+    #[inline]
+    pub(crate) fn into_hasher(self) -> H {
+        self.hasher
+    }
+
+    /// As [`number`](Sink::number), of a key that is only that.
+    #[inline]
+    pub(crate) fn short_number(&mut self, kind: Kind, value: u64) {
+        self.hasher.write_u64(kind as u64);
+        self.hasher.write_u64(value);
+    }
+
+    #[inline]
+    fn tag(&mut self, tag: u64) {
+        self.is_first = false;
+        self.hasher.write(&tag.to_le_bytes());
+    }
+
+    #[inline]
+    fn tagged(&mut self, tag: u64, value: &[u8]) {
+        self.tag((value.len() as u64) << 8 | tag);
+        self.hasher.write(value);
     }
 }
 
 impl<H: Hasher> Sink for HashSink<H> {
     #[inline]
     fn number(&mut self, kind: Kind, value: u128) {
+        if !self.is_first {
+            self.tag(kind as u64);
+            self.hasher.write(&value.to_le_bytes());
+            return;
+        }
         #[expect(clippy::cast_possible_truncation, reason = "the halves are written one after the other")]
         let (low, high) = (value as u64, (value >> 64) as u64);
-        self.0.write_u64(kind as u64);
-        self.0.write_u64(low);
+        self.short_number(kind, low);
         if !matches!(kind, Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 | Kind::Usize | Kind::Bool | Kind::Char) {
-            self.0.write_u64(high);
+            self.hasher.write_u64(high);
         }
     }
 
     #[inline]
     fn text(&mut self, value: &str) {
-        self.begin((value.len() as u64) << 8 | TEXT);
-        self.0.write(value.as_bytes());
+        // How long it is, the hasher sees by itself.
+        if self.is_first { self.hasher.write(value.as_bytes()) } else { self.tagged(TEXT, value.as_bytes()) }
     }
 
     #[inline]
     fn bytes(&mut self, value: &[u8]) {
-        self.begin((value.len() as u64) << 8 | BYTES);
-        self.0.write(value);
+        self.tagged(BYTES, value);
     }
 
+    #[inline]
     fn none(&mut self) {
-        self.0.write_u64(NONE);
+        self.tag(NONE);
     }
 
+    #[inline]
     fn some(&mut self) {
-        self.0.write_u64(SOME);
+        self.tag(SOME);
     }
 
+    #[inline]
     fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
-        self.0.write_u64(u64::from(parts) << 8 | TUPLE);
+        self.tag(u64::from(parts) << 8 | TUPLE);
         write(self);
     }
 }
@@ -460,9 +555,11 @@ mod tests {
     }
 
     fn hash(key: impl RateLimitKey) -> u64 {
-        let mut sink = HashSink(std::collections::hash_map::DefaultHasher::new());
+        // The seed is that of its first use.
+        static SEED: std::sync::LazyLock<foldhash::quality::RandomState> = std::sync::LazyLock::new(Default::default);
+        let mut sink = HashSink::new(std::hash::BuildHasher::build_hasher(&*SEED));
         key.write_to(&mut sink);
-        sink.0.finish()
+        sink.into_hasher().finish()
     }
 
     #[test]
@@ -512,7 +609,19 @@ mod tests {
             Ipv4Addr::new(0, 0, 0, 1), 1_u32;
             "::1".parse::<Ipv6Addr>().unwrap(), "1:0:0:1::1".parse::<Ipv6Addr>().unwrap();
             u64::MAX, i64::MIN;
+            (1_u8, "a"), ("a", 1_u8);
+            (1_u8, 2_u8), (2_u8, 1_u8);
+            (None::<u8>, "a"), ("a", None::<u8>);
+            (Some("a"), "b"), ("a", Some("b"));
+            (Some(1_u8), 2_u8), (1_u8, Some(2_u8));
+            (1_u64, "a", 2_u64), (1_u64, 2_u64, "a");
         }
+    }
+
+    #[test]
+    fn texts_of_one_letter_differ_by_their_length() {
+        let hashes: std::collections::HashSet<u64> = (0..300).map(|length| hash("a".repeat(length))).collect();
+        assert_eq!(hashes.len(), 300);
     }
 
     #[test]

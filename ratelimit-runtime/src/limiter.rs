@@ -59,21 +59,9 @@ pub enum OnBackendError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RateLimiter {
-    source: Source,
-}
-
-/// Where a limiter's core comes from.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a static holds its specification in place, where nothing can be allocated"
-)]
-enum Source {
-    /// Made at the first use.
-    Static {
-        spec: Spec,
-        core: OnceCell<Arc<Core>>,
-    },
-    Made(Arc<Core>),
+    /// Made at the first use where there is a specification, else there from the beginning.
+    core: OnceCell<Arc<Core>>,
+    spec: Option<Spec>,
 }
 
 impl RateLimiter {
@@ -96,19 +84,27 @@ impl RateLimiter {
 
     #[expect(clippy::large_types_passed_by_value, reason = "constant: it runs in the compiler")]
     pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
-        RateLimiter { source: Source::Static { spec, core: OnceCell::new() } }
+        RateLimiter { core: OnceCell::new(), spec: Some(spec) }
     }
 
     pub(crate) fn from_core(core: Arc<Core>) -> RateLimiter {
-        RateLimiter { source: Source::Made(core) }
+        RateLimiter { core: OnceCell::with_value(core), spec: None }
     }
 
     #[inline]
     pub(crate) fn core(&self) -> &Arc<Core> {
-        match &self.source {
-            Source::Static { spec, core } => core.get_or_init(|| Core::new(spec.resolve())),
-            Source::Made(core) => core,
+        match self.core.get() {
+            Some(core) => core,
+            None => self.first_core(),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_core(&self) -> &Arc<Core> {
+        self.core.get_or_init(|| {
+            Core::new(self.spec.as_ref().expect("a limiter without a core has a specification").resolve())
+        })
     }
 
     /// The limiter's name.

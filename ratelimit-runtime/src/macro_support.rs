@@ -127,7 +127,7 @@ pub mod v1 {
         #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
         #[inline(always)]
         pub fn check<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-            self.call.admit(&key)
+            self.call.admit(key)
         }
 
         /// Decides on this thread; the permits can be given back.

@@ -13,7 +13,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-use foldhash::quality::RandomState;
+use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::algorithm::Rule;
@@ -24,11 +24,12 @@ use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
 use compact::{Compact, Nothing, Tat};
-use table::{Bound, Full, Moved, Table, Why};
+use table::{Bound, Full, Moved, Table};
 use unkeyed::Unkeyed;
 use window::Window;
 
 pub(crate) use compact::{Left, Verdict};
+pub(crate) use table::Why;
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
@@ -36,7 +37,7 @@ const MAX_KEYS: usize = 1_000_000;
 /// How often a call makes room before it goes without.
 const TRIES: u32 = 10;
 
-/// One in so many of the calls with a new key sweeps another limiter's buckets too.
+/// One in so many of the calls that look for buckets which nobody uses any more looks among another limiter's too.
 const SWEEP_OTHERS: u64 = 4;
 
 /// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
@@ -287,14 +288,19 @@ impl Store {
 
     /// Where the bucket of `key` is.
     #[inline]
-    pub(crate) fn address<K: RateLimitKey>(&self, key: &K) -> Address {
+    pub(crate) fn address<K: RateLimitKey + ?Sized>(&self, key: &K) -> Address {
         if !K::KEYED {
             return Address::Unkeyed;
         }
-        let mut sink = HashSink(self.hasher.build_hasher());
-        key.write_to(&mut sink);
-        // Zero is what an empty slot has: the one key in 2⁶⁴ of that hash shares another's fingerprint.
-        Address::Fingerprint(sink.0.finish().max(1))
+        Address::Fingerprint(self.hash(|sink| key.write_to(sink)))
+    }
+
+    /// The hash of a key.
+    #[inline]
+    pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<<RandomState as BuildHasher>::Hasher>)) -> u64 {
+        let mut sink = HashSink::new(self.hasher.build_hasher());
+        write(&mut sink);
+        sink.into_hasher().finish()
     }
 
     /// The present time.
@@ -323,47 +329,59 @@ impl Store {
         matches!(self.keyed, Keyed::Token(_))
     }
 
-    /// As [`admit`](Store::admit), one permit of a key's token bucket.
+    /// As [`admit`](Store::admit), one permit of a key's token bucket, where that needs no more than the bucket's lock. A
+    /// denial is until a [`time`](Store::time) as the bucket counts it.
     #[inline]
-    pub(crate) fn admit_token(&self, fingerprint: u64, now: u64) -> Verdict {
-        let Keyed::Token(table) = &self.keyed else { return Verdict::Unknown };
-        self.admit_one(table, fingerprint, now)
+    pub(crate) fn admit_token(&self, hash: u64, now: u64) -> Result<Verdict, Why> {
+        let Keyed::Token(table) = &self.keyed else { return Err(Why::Other) };
+        table.try_with(hash, |state| state.take_one(&self.rule, now))
     }
 
-    /// As [`admit`](Store::admit), one permit of a key's window.
+    /// As [`admit_token`](Store::admit_token), of a key's window.
     #[inline]
-    pub(crate) fn admit_window(&self, fingerprint: u64, now: u64) -> Verdict {
-        let Keyed::Window(table) = &self.keyed else { return Verdict::Unknown };
-        self.admit_one(table, fingerprint, now)
+    pub(crate) fn admit_window(&self, hash: u64, now: u64) -> Result<Verdict, Why> {
+        let Keyed::Window(table) = &self.keyed else { return Err(Why::Other) };
+        table.try_with(hash, |state| state.take_one(&self.rule, now))
     }
 
+    /// The time until which one of these has denied.
     #[inline]
-    fn admit_one<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64) -> Verdict {
-        match table.try_with(fingerprint, |state| state.take(&self.rule, now, 1)) {
-            Ok(taken) => taken.into(),
-            Err(why) => self.admit_some(fingerprint, now, 1, matches!(why, Why::Sweep)),
-        }
+    pub(crate) fn time(&self, until: u64, now: u64) -> u64 {
+        if self.keeps_tokens() { Tat::time(&self.rule, until, now) } else { until }
     }
 
+    /// As [`admit`](Store::admit), where these have not decided, or it is time to sweep.
     #[cold]
     #[inline(never)]
-    fn admit_some(&self, fingerprint: u64, now: u64, cost: u32, sweeps: bool) -> Verdict {
-        // A limiter that is not called any more reclaims nothing by itself.
-        if sweeps || (fingerprint >> 8).is_multiple_of(SWEEP_OTHERS) {
-            self.shared.sweep(now);
-        }
+    pub(crate) fn admit_some(&self, hash: u64, now: u64, cost: u32, sweeps: bool) -> Verdict {
         match &self.keyed {
-            Keyed::Token(table) => self.admit_key(table, fingerprint, now, cost),
-            Keyed::Window(table) => self.admit_key(table, fingerprint, now, cost),
+            Keyed::Token(table) => self.admit_key(table, hash, now, cost, sweeps),
+            Keyed::Window(table) => self.admit_key(table, hash, now, cost, sweeps),
             Keyed::Any(_) => Verdict::Unknown,
         }
     }
 
-    fn admit_key<S: Compact>(&self, table: &Table<S>, fingerprint: u64, now: u64, cost: u32) -> Verdict {
+    fn admit_key<S: Compact>(&self, table: &Table<S>, hash: u64, now: u64, cost: u32, sweeps: bool) -> Verdict {
         let rule = &self.rule;
         let take = move |state: &mut S| state.take(rule, now, cost).into();
         // Where there is no room, the long way says what happens.
-        table.with(&self.shared.bound, rule, fingerprint, now, take).unwrap_or(Verdict::Unknown)
+        self.with(table, hash, now, sweeps, take).unwrap_or(Verdict::Unknown)
+    }
+
+    fn with<S: Compact, R>(
+        &self,
+        table: &Table<S>,
+        hash: u64,
+        now: u64,
+        sweeps: bool,
+        f: impl FnOnce(&mut S) -> R,
+    ) -> Option<R> {
+        let (result, swept) = table.with(&self.shared.bound, &self.rule, hash, now, sweeps, f);
+        // A limiter that is not called any more reclaims nothing by itself.
+        if swept && (hash >> 8 ^ now >> 16).is_multiple_of(SWEEP_OTHERS) {
+            self.shared.sweep(now);
+        }
+        result
     }
 
     /// As [`admit`](Store::admit), and what the call leaves; `None` if it has to be decided the long way.
@@ -404,7 +422,7 @@ impl Store {
     ) -> Option<(Verdict, Left)> {
         let rule = &self.rule;
         let take = move |state: &mut S| (state.take(rule, now, cost).into(), state.left(rule, now));
-        table.with(&self.shared.bound, rule, fingerprint, now, take)
+        self.with(table, fingerprint, now, false, take)
     }
 
     /// The decision on a call for whose key there is no room.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::OnBackendError;
 use super::core::{Core, Target, Venue};
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
-use crate::backend::memory::{Left, Store, Verdict};
+use crate::backend::memory::{Left, Store, Verdict, Why};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
@@ -17,6 +17,7 @@ use crate::fingerprint;
 use crate::guard::Guard;
 use crate::guard::denials::{Asked, Told};
 use crate::key::RateLimitKey;
+use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::limit::Limit;
 use crate::observe::{self, KeyText, ShownKey};
 use crate::switches::{Switch, Switches};
@@ -102,13 +103,16 @@ impl<'a> Call<'a> {
     }
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
+    ///
+    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
+    /// memory on the short one too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
-    pub(crate) fn admit<K: RateLimitKey>(self, key: &K) -> Result<(), RateLimitExceeded> {
+    pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
         if self.limits.is_some() || self.wait != Wait::No {
-            return self.decide(key).map(drop);
+            return self.decide(&key).map(drop);
         }
-        let verdict = if self.cost == 1 { admit_one(self.core, key) } else { admit_some(self.core, key, self.cost) };
+        let verdict = if self.cost == 1 { key.ask(One(self.core)) } else { admit(self.core, &key, self.cost) };
         match verdict {
             Verdict::Admitted => Ok(()),
             Verdict::Denied(retry_after) => {
@@ -311,57 +315,119 @@ impl<'a> Call<'a> {
     }
 }
 
-/// [`admit`] of one permit, which is a constant to all that it goes through.
-#[inline(never)]
-fn admit_one<K: RateLimitKey>(core: &Core, key: &K) -> Verdict {
-    admit(core, key, 1)
+/// [`admit`] of one permit.
+struct One<'a>(&'a Core);
+
+impl Asker for One<'_> {
+    type Answer = Verdict;
+
+    #[inline]
+    fn text(self, key: &str) -> Verdict {
+        admit_text(self.0, key)
+    }
+
+    #[inline]
+    fn number(self, kind: Kind, key: u64) -> Verdict {
+        admit_number(self.0, kind, key)
+    }
+
+    #[inline]
+    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Verdict {
+        if K::KEYED { admit_any(self.0, key) } else { admit(self.0, &(), 1) }
+    }
 }
 
 #[inline(never)]
-fn admit_some<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
-    admit(core, key, cost)
+fn admit_text(core: &Core, key: &str) -> Verdict {
+    let Some(store) = short(core) else { return Verdict::Unknown };
+    admit_key(core, store, store.hash(|sink| sink.text(key)))
+}
+
+#[inline(never)]
+fn admit_number(core: &Core, kind: Kind, key: u64) -> Verdict {
+    let Some(store) = short(core) else { return Verdict::Unknown };
+    admit_key(core, store, store.hash(|sink| sink.short_number(kind, key)))
+}
+
+#[inline(never)]
+fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Verdict {
+    let Some(store) = short(core) else { return Verdict::Unknown };
+    admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
 /// The way of most calls: short where the buckets are in memory and small, and nothing is switched. A denial says how long
 /// it lasts, in nanoseconds from now.
 ///
 /// The call is not passed as a whole, and the error is made where it is returned: all of it stays in registers.
-#[expect(clippy::inline_always, reason = "see admit_one")]
+#[inline(never)]
+fn admit<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32) -> Verdict {
+    let Some(store) = short(core) else { return Verdict::Unknown };
+    let address = store.address(key);
+    let now = store.now();
+    settle(core, store.admit(address, now, cost), now, cost)
+}
+
+#[inline]
+fn short(core: &Core) -> Option<&Store> {
+    if Switches::load().are_off() { core.short().map(|store| &**store) } else { None }
+}
+
+/// [`admit`] of one permit for a key.
+///
+/// Reads the clock after the key has been hashed: the processor works on that while it reads the counter, which takes it as
+/// long. What comes after that is in functions that call others at their end only, and so need no place for what would have
+/// to outlive a call.
+#[expect(clippy::inline_always, reason = "a jump to one of two functions")]
 #[inline(always)]
-fn admit<K: RateLimitKey>(core: &Core, key: &K, cost: u32) -> Verdict {
-    if !Switches::load().are_off() {
-        return Verdict::Unknown;
+fn admit_key(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
+    let now = store.now();
+    if store.keeps_tokens() {
+        admit_token(core, store, fingerprint, now)
+    } else {
+        admit_window(core, store, fingerprint, now)
     }
-    let Some(store) = core.short() else { return Verdict::Unknown };
-    match store.address(key) {
-        // What comes last is a call that needs nothing afterwards.
-        Address::Fingerprint(fingerprint) if cost == 1 => admit_key(core, store, fingerprint),
-        address => {
-            let now = store.now();
-            settle(core, store.admit(address, now, cost), now, cost)
+}
+
+#[inline(never)]
+fn admit_token(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
+    end(core, store, fingerprint, now, store.admit_token(fingerprint, now))
+}
+
+#[inline(never)]
+fn admit_window(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
+    end(core, store, fingerprint, now, store.admit_window(fingerprint, now))
+}
+
+#[expect(clippy::inline_always, clippy::needless_pass_by_value, reason = "each way out is one of its own")]
+#[inline(always)]
+fn end(core: &Core, store: &Store, fingerprint: u64, now: u64, decided: Result<Verdict, Why>) -> Verdict {
+    match decided {
+        Ok(Verdict::Unknown) | Err(Why::Other) => admit_elsewhere(core, store, fingerprint, now),
+        Err(Why::Sweep) => admit_and_sweep(core, store, fingerprint, now),
+        Ok(Verdict::Denied(until)) => deny(core, store, until, now),
+        Ok(Verdict::Admitted) => {
+            core.allowed();
+            Verdict::Admitted
         }
     }
 }
 
-/// The same for all types of keys: compiled once, in this crate.
+/// A denial, until a time as the state says it.
 #[inline(never)]
-fn admit_key(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
-    if store.keeps_tokens() { admit_token(core, store, fingerprint) } else { admit_window(core, store, fingerprint) }
+fn deny(core: &Core, store: &Store, until: u64, now: u64) -> Verdict {
+    settle(core, Verdict::Denied(store.time(until, now)), now, 1)
 }
 
-/// Reads the clock after the key has been hashed: the processor works on that while it reads the counter, which takes it as
-/// long.
+#[cold]
 #[inline(never)]
-fn admit_token(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
-    let now = store.now();
-    settle(core, store.admit_token(fingerprint, now), now, 1)
+fn admit_elsewhere(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
+    settle(core, store.admit_some(fingerprint, now, 1, false), now, 1)
 }
 
-/// As [`admit_token`].
+#[cold]
 #[inline(never)]
-fn admit_window(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
-    let now = store.now();
-    settle(core, store.admit_window(fingerprint, now), now, 1)
+fn admit_and_sweep(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
+    settle(core, store.admit_some(fingerprint, now, 1, true), now, 1)
 }
 
 /// Counts what has been decided.
@@ -382,14 +448,14 @@ fn settle(core: &Core, verdict: Verdict, now: u64, cost: u32) -> Verdict {
 
 #[cold]
 #[inline(never)]
-fn tell_denied<K: RateLimitKey>(core: &Core, key: &K, retry_after: u64) {
-    core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(key).shown());
+fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
+    core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(&key).shown());
 }
 
 #[cold]
 #[inline(never)]
-fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: &K, cost: u32) -> Result<(), RateLimitExceeded> {
-    Call::new(core).cost(cost).decide(key).map(drop)
+fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: K, cost: u32) -> Result<(), RateLimitExceeded> {
+    Call::new(core).cost(cost).decide(&key).map(drop)
 }
 
 fn position_u8(position: usize) -> u8 {

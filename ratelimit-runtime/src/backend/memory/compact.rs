@@ -51,6 +51,10 @@ pub(super) trait Compact: Sized {
     /// Takes `cost` permits, from 1 to the capacity, or says when they would be admitted.
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64>;
 
+    /// As [`take`](Compact::take) of one permit, without calling anything. A denial is until a time as the state counts it.
+    /// [`Verdict::Unknown`]: nothing is decided, and nothing changed.
+    fn take_one(&mut self, rule: &Rule, now: u64) -> Verdict;
+
     /// What is left.
     fn left(&self, rule: &Rule, now: u64) -> Left;
 
@@ -89,6 +93,9 @@ impl Tat {
     /// yet may add to it.
     pub(super) const MOVED: u64 = 1 << 63;
 
+    /// The latest time after the origin that is counted, in nanoseconds.
+    const LATEST: u64 = Tat::MOVED / 2 / Tat::MOST_UNITS;
+
     /// Whether the limit's numbers are small enough for one word.
     pub(super) fn fits(rule: &Rule) -> bool {
         let (units, _, step) = rule.rate.per_nano();
@@ -102,12 +109,18 @@ impl Tat {
     /// A time in units.
     #[inline]
     pub(super) fn units(rule: &Rule, time: u64) -> u64 {
-        time.saturating_sub(clock::origin()).min(Tat::MOVED / 2 / Tat::MOST_UNITS) * rule.rate.units
+        time.saturating_sub(clock::started_origin()).min(Tat::LATEST) * rule.rate.units
+    }
+
+    /// The same, but of a time before the origin or long after it.
+    #[inline]
+    fn try_units(rule: &Rule, time: u64) -> Option<u64> {
+        let since = time.wrapping_sub(clock::started_origin());
+        (since <= Tat::LATEST).then(|| since * rule.rate.units)
     }
 
     /// The time at which `units` have flowed, on a tick of the clock that says `now`.
-    #[cold]
-    #[inline(never)]
+    #[inline]
     pub(super) fn time(rule: &Rule, units: u64, now: u64) -> u64 {
         // A division takes as long as all the rest, and most rates need none.
         let nanos = if rule.rate.units == 1 { units } else { units.div_ceil(rule.rate.units) };
@@ -155,6 +168,18 @@ impl Compact for Tat {
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         *self = self.after(rule, Tat::units(rule, now), cost).map_err(|units| Tat::time(rule, units, now))?;
         Ok(())
+    }
+
+    #[inline]
+    fn take_one(&mut self, rule: &Rule, now: u64) -> Verdict {
+        let Some(units) = Tat::try_units(rule, now).filter(|_| !self.is_moved()) else { return Verdict::Unknown };
+        match self.after(rule, units, 1) {
+            Ok(next) => {
+                *self = next;
+                Verdict::Admitted
+            }
+            Err(units) => Verdict::Denied(units),
+        }
     }
 
     fn left(&self, rule: &Rule, now: u64) -> Left {
@@ -215,6 +240,10 @@ impl Compact for Nothing {
 
     fn take(&mut self, _: &Rule, _: u64, _: u32) -> Result<(), u64> {
         Ok(())
+    }
+
+    fn take_one(&mut self, _: &Rule, _: u64) -> Verdict {
+        Verdict::Unknown
     }
 
     fn left(&self, _: &Rule, _: u64) -> Left {

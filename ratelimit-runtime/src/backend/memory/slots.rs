@@ -87,22 +87,16 @@ impl<S: Compact> Slots<S> {
     }
 
     pub(super) fn get_mut(&mut self, fingerprint: u64) -> Option<&mut S> {
-        self.get_from(self.home(fingerprint), fingerprint)
+        self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
-    /// As [`get_mut`](Slots::get_mut), by the [`home`] of the fingerprint among as many lines as there are.
+    /// As [`get_mut`](Slots::get_mut), but only where it is looked for first: `home` is that of the fingerprint among as many
+    /// lines as there are.
     #[inline]
-    pub(super) fn get_from(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
+    pub(super) fn get_at(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
         // There is none only in a table without any.
-        if let Some(slot) = self.lines.get(home)?.find(fingerprint) {
-            return Some(&mut self.lines[home].0[slot].state);
-        }
-        self.get_after(home, fingerprint)
-    }
-
-    #[inline(never)]
-    fn get_after(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
-        self.find_after(home, fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
+        let line = self.lines.get_mut(home)?;
+        line.find(fingerprint).map(|slot| &mut line.0[slot].state)
     }
 
     pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {

@@ -18,8 +18,7 @@ const SHARDS: usize = 64;
 const SHARDS: usize = 2;
 /// Slots that are looked at for a bucket which nobody uses any more, by a call that brings a new key.
 const SWEPT: usize = 8;
-/// Calls on a shard after which one looks at slots though it brings no new key, and at how many.
-const SWEEP_EVERY: u32 = 256;
+/// Slots that one in 256 of a shard's calls looks at though it brings no new key.
 const SWEPT_SELDOM: usize = 32;
 /// Buckets among which one is chosen where the backend is full.
 const SAMPLED: usize = 16;
@@ -93,7 +92,8 @@ struct Shard<S> {
     moved: Box<HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>>,
     /// Where the next sweep begins.
     cursor: usize,
-    calls: u32,
+    /// Wraps when it is time for another one.
+    calls: u8,
 }
 
 /// A full record, with what eviction has to know of it.
@@ -109,11 +109,26 @@ pub(super) struct Moved {
 }
 
 /// Why a call was not decided by [`Table::try_with`].
-pub(super) enum Why {
+pub(crate) enum Why {
     /// It is its turn to sweep.
     Sweep,
-    /// There is no such state, or it is kept as a record, or another thread has the lock.
+    /// There is no such state, or it is kept as a record, or another thread has the lock, or nobody has looked since there
+    /// are more slots, or fewer.
     Other,
+}
+
+/// A hash in which each bit depends on all of its bits: what the hasher would do in the end, were it asked for quality. The
+/// lowest ones, by which the shard goes, are good enough as they are; so what has to be known before the shard can be locked,
+/// and is waited for, is known earlier.
+///
+/// Zero is what an empty slot has: the one hash in 2⁶⁴ that it is of shares another's fingerprint.
+#[inline]
+pub(super) fn fingerprint(hash: u64) -> u64 {
+    // 2⁶⁴ divided by the golden ratio.
+    let product = u128::from(hash) * 0x9e37_79b9_7f4a_7c15;
+    #[expect(clippy::cast_possible_truncation, reason = "the halves, folded")]
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded.max(1)
 }
 
 /// There was no room for a new key, unless another one goes.
@@ -126,66 +141,68 @@ impl<S: Compact> Table<S> {
         Table { shards: Box::new(std::array::from_fn(padded)) }
     }
 
+    /// The shard of a key by its hash, and its fingerprint there.
     #[inline]
-    fn padded(&self, fingerprint: u64) -> &Padded<S> {
-        // A slot's place goes by the high bits.
+    fn padded(&self, hash: u64) -> (&Padded<S>, u64) {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
-        let shard = fingerprint as usize % SHARDS;
-        &self.shards[shard]
+        let shard = hash as usize % SHARDS;
+        (&self.shards[shard], fingerprint(hash))
     }
 
-    fn shard(&self, fingerprint: u64) -> &Lock<Shard<S>> {
-        &self.padded(fingerprint).shard
+    fn shard(&self, hash: u64) -> (&Lock<Shard<S>>, u64) {
+        let (padded, fingerprint) = self.padded(hash);
+        (&padded.shard, fingerprint)
     }
 
     /// As [`with`](Table::with), where nothing else is to be done than that. Calls nothing, so that all of it stays in
     /// registers.
-    #[inline]
-    pub(super) fn try_with<R>(&self, fingerprint: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
-        let Padded { shard, lines } = self.padded(fingerprint);
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         // A multiplication that what comes behind the lock then need not wait for.
-        let expected = lines.load(Ordering::Relaxed);
-        let mut home = slots::home(fingerprint, expected);
+        let lines = lines.load(Ordering::Relaxed);
+        let home = slots::home(fingerprint, lines);
         let Some(mut shard) = shard.try_lock() else { return Err(Why::Other) };
-        let calls = shard.calls.wrapping_add(1);
-        if calls.is_multiple_of(SWEEP_EVERY) {
+        shard.calls = shard.calls.wrapping_add(1);
+        if shard.calls == 0 {
             return Err(Why::Sweep);
         }
-        let found = shard.slots.lines();
-        if found != expected {
-            lines.store(found, Ordering::Relaxed);
-            home = slots::home(fingerprint, found);
+        if shard.slots.lines() != lines {
+            return Err(Why::Other);
         }
-        match shard.slots.get_from(home, fingerprint) {
-            Some(state) if !state.is_moved() => {
-                let result = f(state);
-                shard.calls = calls;
-                Ok(result)
-            }
+        match shard.slots.get_at(home, fingerprint) {
+            Some(state) if !state.is_moved() => Ok(f(state)),
             _ => Err(Why::Other),
         }
     }
 
     /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
-    /// no room for a new one.
+    /// no room for a new one. Looks for buckets that nobody uses any more if it `sweeps`, and where it makes a new one; says
+    /// too whether it did.
     pub(super) fn with<R>(
         &self,
         bound: &Bound,
         rule: &Rule,
-        fingerprint: u64,
+        hash: u64,
         now: u64,
+        sweeps: bool,
         f: impl FnOnce(&mut S) -> R,
-    ) -> Option<R> {
-        let mut shard = self.shard(fingerprint).lock();
+    ) -> (Option<R>, bool) {
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
+        let mut shard = shard.lock();
         shard.calls = shard.calls.wrapping_add(1);
-        if shard.calls.is_multiple_of(SWEEP_EVERY) {
+        let sweeps = sweeps || shard.calls == 0;
+        if sweeps {
             shard.sweep(bound, rule, now, SWEPT_SELDOM);
         }
-        match shard.slots.get_mut(fingerprint) {
-            Some(state) if state.is_moved() => None,
-            Some(state) => Some(f(state)),
-            None => shard.with_new(bound, rule, fingerprint, now, f),
-        }
+        let done = match shard.slots.get_mut(fingerprint) {
+            Some(state) if state.is_moved() => (None, sweeps),
+            Some(state) => (Some(f(state)), sweeps),
+            None => (shard.with_new(bound, rule, fingerprint, now, f), true),
+        };
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
+        done
     }
 
     /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be: on a record
@@ -194,12 +211,13 @@ impl<S: Compact> Table<S> {
         &self,
         bound: &Bound,
         rule: &Rule,
-        fingerprint: u64,
+        hash: u64,
         now: u64,
         is_usual: bool,
         f: impl FnOnce(&mut Moved) -> R,
     ) -> Result<R, Full> {
-        let mut shard = self.shard(fingerprint).lock();
+        let (shard, fingerprint) = self.shard(hash);
+        let mut shard = shard.lock();
         if shard.slots.find(fingerprint).is_none() {
             shard.make_room(bound, rule, now)?;
             shard.slots.insert(fingerprint, S::fresh());
@@ -220,8 +238,9 @@ impl<S: Compact> Table<S> {
     }
 
     /// The record of a bucket, if there is one.
-    pub(super) fn record(&self, rule: &Rule, fingerprint: u64, now: u64) -> Option<Record> {
-        let shard = self.shard(fingerprint).lock();
+    pub(super) fn record(&self, rule: &Rule, hash: u64, now: u64) -> Option<Record> {
+        let (shard, fingerprint) = self.shard(hash);
+        let shard = shard.lock();
         let state = shard.slots.get(fingerprint)?;
         if state.is_moved() {
             return shard.moved.get(&fingerprint).map(|moved| moved.record.clone());
@@ -230,12 +249,14 @@ impl<S: Compact> Table<S> {
     }
 
     /// Whether there is a bucket.
-    pub(super) fn contains(&self, fingerprint: u64) -> bool {
-        self.shard(fingerprint).lock().slots.find(fingerprint).is_some()
+    pub(super) fn contains(&self, hash: u64) -> bool {
+        let (shard, fingerprint) = self.shard(hash);
+        shard.lock().slots.find(fingerprint).is_some()
     }
 
-    pub(super) fn remove(&self, bound: &Bound, fingerprint: u64) {
-        let mut shard = self.shard(fingerprint).lock();
+    pub(super) fn remove(&self, bound: &Bound, hash: u64) {
+        let (shard, fingerprint) = self.shard(hash);
+        let mut shard = shard.lock();
         if let Some(place) = shard.slots.find(fingerprint) {
             shard.remove(place, fingerprint);
             bound.release(1);
@@ -267,11 +288,11 @@ impl<S: Compact> Table<S> {
         shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, SWEPT))
     }
 
-    /// Evicts one bucket from a shard that nobody holds, first from that of `fingerprint`: so all shards give as many as they
+    /// Evicts one bucket from a shard that nobody holds, first from that of `hash`: so all shards give as many as they
     /// get. One that is being denied only where `denying` says so.
-    pub(super) fn evict(&self, bound: &Bound, rule: &Rule, fingerprint: u64, now: u64, denying: bool) -> bool {
+    pub(super) fn evict(&self, bound: &Bound, rule: &Rule, hash: u64, now: u64, denying: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
-        let (before, after) = self.shards.split_at(fingerprint as usize % SHARDS);
+        let (before, after) = self.shards.split_at(hash as usize % SHARDS);
         let mut shards = after.iter().chain(before).filter_map(|shard| shard.shard.try_lock());
         shards.any(|mut shard| shard.evict(bound, rule, now, denying))
     }
@@ -332,7 +353,7 @@ impl<S: Compact> Shard<S> {
         self.moved.remove(&fingerprint);
     }
 
-    /// The next place where a sweep goes on.
+    /// The next place where a look goes on.
     fn step(&mut self) -> usize {
         self.cursor = if self.cursor + 1 < self.slots.places() { self.cursor + 1 } else { 0 };
         self.cursor
@@ -341,9 +362,10 @@ impl<S: Compact> Shard<S> {
     /// Looks at the next few slots and removes the buckets that are as if nobody had used them.
     #[inline(never)]
     fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, slots: usize) -> bool {
-        let mut removed = 0;
-        for _ in 0..slots.min(self.slots.places()) {
-            let number = self.step();
+        let places = self.slots.places();
+        let (mut number, mut removed) = (self.cursor, 0);
+        for _ in 0..slots.min(places) {
+            number = if number + 1 < places { number + 1 } else { 0 };
             if let Some((place, slot)) = self.slots.at(number)
                 && self.is_fresh(slot, rule, now)
             {
@@ -352,6 +374,7 @@ impl<S: Compact> Shard<S> {
                 removed += 1;
             }
         }
+        self.cursor = number;
         if removed > 0 {
             bound.release(removed);
             self.shrink();
@@ -454,7 +477,7 @@ mod model {
         fn take(&self, fingerprint: u64) -> Option<bool> {
             let take = |state: &mut S| state.take(&self.rule, now(), 1).is_ok();
             let quick = self.table.try_with(fingerprint, take);
-            let usual = || self.table.with(&self.bound, &self.rule, fingerprint, now(), take);
+            let usual = || self.table.with(&self.bound, &self.rule, fingerprint, now(), false, take).0;
             quick.ok().or_else(usual).or_else(|| {
                 self.table.evict(&self.bound, &self.rule, fingerprint, now(), false);
                 usual()

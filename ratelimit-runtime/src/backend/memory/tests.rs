@@ -189,7 +189,7 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
     let backend = MemoryBackend::new();
     let (a, b) = (store(&backend, None), store(&backend, None));
     let fingerprint = |store: &Store, key: u32| match store.address(&key) {
-        Address::Fingerprint(fingerprint) => fingerprint,
+        Address::Fingerprint(hash) => table::fingerprint(hash),
         Address::Unkeyed => panic!("a key"),
     };
     let all: Vec<u64> = (0..KEYS).map(|key| fingerprint(&a, key)).collect();
