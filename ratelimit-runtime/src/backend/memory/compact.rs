@@ -112,13 +112,6 @@ impl Tat {
         time.saturating_sub(clock::started_origin()).min(Tat::LATEST) * rule.rate.units
     }
 
-    /// The same, but of a time before the origin or long after it.
-    #[inline]
-    fn try_units(rule: &Rule, time: u64) -> Option<u64> {
-        let since = time.wrapping_sub(clock::started_origin());
-        (since <= Tat::LATEST).then(|| since * rule.rate.units)
-    }
-
     /// The time at which `units` have flowed, on a tick of the clock that says `now`.
     #[inline]
     pub(super) fn time(rule: &Rule, units: u64, now: u64) -> u64 {
@@ -172,8 +165,12 @@ impl Compact for Tat {
 
     #[inline]
     fn take_one(&mut self, rule: &Rule, now: u64) -> Verdict {
-        let Some(units) = Tat::try_units(rule, now).filter(|_| !self.is_moved()) else { return Verdict::Unknown };
-        match self.after(rule, units, 1) {
+        let since = now.wrapping_sub(clock::started_origin());
+        // Before the origin or long after it.
+        if since > Tat::LATEST || self.is_moved() {
+            return Verdict::Unknown;
+        }
+        match self.after(rule, since * rule.rate.units, 1) {
             Ok(next) => {
                 *self = next;
                 Verdict::Admitted

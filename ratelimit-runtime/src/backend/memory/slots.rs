@@ -90,13 +90,16 @@ impl<S: Compact> Slots<S> {
         self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
-    /// As [`get_mut`](Slots::get_mut), but only where it is looked for first: `home` is that of the fingerprint among as many
-    /// lines as there are.
+    /// As [`get_mut`](Slots::get_mut), but only in the two lines where nearly all are: `home` is that of the fingerprint among
+    /// as many lines as there are.
     #[inline]
-    pub(super) fn get_at(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
+    pub(super) fn get_near(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
         // There is none only in a table without any.
-        let line = self.lines.get_mut(home)?;
-        line.find(fingerprint).map(|slot| &mut line.0[slot].state)
+        let (line, slot) = match self.lines.get(home)?.find(fingerprint) {
+            Some(slot) => (home, slot),
+            None => (home + 1, self.lines.get(home + 1)?.find(fingerprint)?),
+        };
+        Some(&mut self.lines.get_mut(line)?.0[slot].state)
     }
 
     pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {

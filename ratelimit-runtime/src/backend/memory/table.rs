@@ -171,7 +171,7 @@ impl<S: Compact> Table<S> {
         if shard.slots.lines() != lines {
             return Err(Why::Other);
         }
-        match shard.slots.get_at(home, fingerprint) {
+        match shard.slots.get_near(home, fingerprint) {
             Some(state) if !state.is_moved() => Ok(f(state)),
             _ => Err(Why::Other),
         }

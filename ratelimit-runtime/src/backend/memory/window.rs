@@ -128,6 +128,29 @@ impl Window {
         }
     }
 
+    /// As [`take_one`](Compact::take_one).
+    #[inline(never)]
+    fn take_one_of_any(&mut self, rule: &Rule, now: u64) -> Verdict {
+        match self {
+            Window::Several { ring, permits, at, older } => {
+                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
+            }
+            Window::Many { ring, permits, at, older } => {
+                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
+            }
+            Window::One { permits, at } => {
+                Log { ring: &mut Ring::default(), permits, at, older: &mut [0; 0] }.take_one(rule, now)
+            }
+            Window::Few { len, older, at } => {
+                let (mut ring, mut permits) = (Ring { first: 0, len: *len, places: small(FEW) }, 1);
+                let verdict = Log { ring: &mut ring, permits: &mut permits, at, older }.take_one(rule, now);
+                *len = ring.put_in_order(older);
+                verdict
+            }
+            Window::Any(_) | Window::Moved => Verdict::Unknown,
+        }
+    }
+
     /// Time of the newest group.
     fn at(&self) -> u64 {
         match self {
@@ -216,24 +239,12 @@ impl Compact for Window {
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
     fn take_one(&mut self, rule: &Rule, now: u64) -> Verdict {
-        match self {
-            Window::Several { ring, permits, at, older } => {
-                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
-            }
-            Window::Many { ring, permits, at, older } => {
-                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
-            }
-            Window::One { permits, at } => {
-                Log { ring: &mut Ring::default(), permits, at, older: &mut [0; 0] }.take_one(rule, now)
-            }
-            Window::Few { len, older, at } => {
-                let (mut ring, mut permits) = (Ring { first: 0, len: *len, places: small(FEW) }, 1);
-                let verdict = Log { ring: &mut ring, permits: &mut permits, at, older }.take_one(rule, now);
-                *len = ring.put_in_order(older);
-                verdict
-            }
-            Window::Any(_) | Window::Moved => Verdict::Unknown,
-        }
+        let turned = match self {
+            Window::Several { ring, permits: 1, at, older } => ring.turn(&mut **older, at, rule, now),
+            Window::Many { ring, permits: 1, at, older } => ring.turn(&mut **older, at, rule, now),
+            _ => None,
+        };
+        turned.unwrap_or_else(|| self.take_one_of_any(rule, now))
     }
 
     fn left(&self, rule: &Rule, now: u64) -> Left {
@@ -282,6 +293,24 @@ pub(super) struct Ring {
 
 #[expect(clippy::inline_always, reason = "see `Window::take_one`")]
 impl Ring {
+    /// Takes one permit if all places have times of single permits: the newest one, `at`, goes where the oldest was.
+    #[inline(always)]
+    fn turn(&mut self, older: &mut [u64], at: &mut u64, rule: &Rule, now: u64) -> Option<Verdict> {
+        if rule.group != 1 || self.len != self.places {
+            return None;
+        }
+        let oldest = older.get_mut(usize::from(self.first))?;
+        // The clock of another core may be a little behind.
+        let now = now.max(*at);
+        if now - *oldest < rule.per() {
+            let is_full = u32::from(self.len) + 1 >= rule.capacity();
+            return is_full.then(|| Verdict::Denied(oldest.saturating_add(rule.per())));
+        }
+        *oldest = std::mem::replace(at, now);
+        self.first = if self.first + 1 < self.places { self.first + 1 } else { 0 };
+        Some(Verdict::Admitted)
+    }
+
     /// Where the group of that index is, counted from the oldest.
     #[inline(always)]
     fn place(self, index: u8) -> usize {
@@ -319,8 +348,7 @@ struct Log<'a, T> {
 
 impl<T: Stamp> Log<'_, T> {
     /// One permit, which is what most calls ask for: as [`take`](Log::take), but nothing is written before all is known.
-    #[expect(clippy::inline_always, reason = "see `Window::take_one`")]
-    #[inline(always)]
+    #[inline]
     fn take_one(self, rule: &Rule, now: u64) -> Verdict {
         let (mut ring, permits, newest) = (*self.ring, *self.permits, *self.at);
         // The clock of another core may be a little behind.
