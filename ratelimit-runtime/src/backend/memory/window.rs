@@ -131,12 +131,12 @@ impl Window {
     /// As [`take_one`](Compact::take_one).
     #[inline(never)]
     fn take_one_of_any(&mut self, rule: &Rule, now: u64) -> Verdict {
-        match self {
+        let verdict = match self {
             Window::Several { ring, permits, at, older } => {
-                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
+                return Log { ring, permits, at, older: &mut **older }.take_one(rule, now);
             }
             Window::Many { ring, permits, at, older } => {
-                Log { ring, permits, at, older: &mut **older }.take_one(rule, now)
+                return Log { ring, permits, at, older: &mut **older }.take_one(rule, now);
             }
             Window::One { permits, at } => {
                 Log { ring: &mut Ring::default(), permits, at, older: &mut [0; 0] }.take_one(rule, now)
@@ -147,8 +147,26 @@ impl Window {
                 *len = ring.put_in_order(older);
                 verdict
             }
-            Window::Any(_) | Window::Moved => Verdict::Unknown,
-        }
+            Window::Any(_) | Window::Moved => return Verdict::Unknown,
+        };
+        if verdict == Verdict::Unknown { self.grow_by_one(rule, now) } else { verdict }
+    }
+
+    /// As [`grow`](Window::grow), the usual first steps: single permits in the slot, and then behind a pointer.
+    fn grow_by_one(&mut self, rule: &Rule, now: u64) -> Verdict {
+        let now = now.max(self.at());
+        *self = match *self {
+            Window::One { permits: 1, at } if rule.group == 1 && rule.per() <= Time::LONGEST => {
+                Window::Few { len: 1, older: [Time::new(at), Time::new(0)], at: now }
+            }
+            Window::Few { len: 2, older: [first, second], at } => {
+                let ring = Ring { first: 0, len: 3, places: small(SEVERAL.min(most_older(rule))) };
+                let older = Box::new([first.full(at), second.full(at), at, 0, 0, 0, 0, 0, 0]);
+                Window::Several { ring, permits: 1, at: now, older }
+            }
+            _ => return Verdict::Unknown,
+        };
+        Verdict::Admitted
     }
 
     /// Time of the newest group.
