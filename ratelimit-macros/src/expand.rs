@@ -225,16 +225,16 @@ impl Expansion<'_> {
         let method = match (is_async, holds) {
             (false, false) => "check",
             (false, true) => "hold",
-            (true, _) => "begin",
+            (true, false) => "begin",
+            (true, true) => "begin_held",
         };
         let method = Ident::new(method, key_span);
         let call = quote_spanned!(site()=> #limiter #limits #cost #wait . #method(#key));
         if is_async {
-            let finish = Ident::new(if holds { "finish_held" } else { "finish" }, site());
             // Begun in a statement of its own, so that nothing that the key borrows lives across the await.
             quote_spanned!(site()=>
                 let __begun = #call;
-                let __checked = __begun.#finish().await;
+                let __checked = __begun.finish().await;
             )
         } else {
             quote_spanned!(site()=> let __checked = #call;)

@@ -87,19 +87,16 @@ pub(crate) fn started_origin() -> u64 {
     ORIGIN.load(Ordering::Relaxed)
 }
 
-/// The present time by the clock of the tokio runtime around: of use where a test has paused that one.
+/// The present time by the clock of the tokio runtime around, which a test may have paused. Where none has, that is the
+/// monotonic clock, which [`now`] goes by.
 #[cfg(feature = "tokio")]
+#[inline]
 pub(crate) fn now_in_runtime() -> u64 {
-    /// Two readings of one clock, one after the other, differ by less, unless the thread is interrupted in between.
-    const SAME: Duration = Duration::from_micros(2);
-    let (runtime, real) = (tokio::time::Instant::now().into_std(), Instant::now());
-    if real.saturating_duration_since(runtime).max(runtime.saturating_duration_since(real)) < SAME {
-        return now();
-    }
-    let started = clock().instant;
-    match runtime.checked_duration_since(started) {
-        Some(passed) => clock().unix.saturating_add(nanos(passed)),
-        None => clock().unix.saturating_sub(nanos(started.saturating_duration_since(runtime))),
+    let Clock { instant: started, unix, .. } = CLOCK.get().unwrap_or_else(|| clock());
+    let runtime = tokio::time::Instant::now().into_std();
+    match runtime.checked_duration_since(*started) {
+        Some(passed) => unix.saturating_add(nanos(passed)),
+        None => unix.saturating_sub(nanos(started.saturating_duration_since(runtime))),
     }
 }
 

@@ -3,6 +3,7 @@
 mod builder;
 mod call;
 mod core;
+mod short;
 mod spec;
 
 use std::fmt;
@@ -18,7 +19,7 @@ use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
 pub use builder::{Builder, InvalidLimiter};
-pub(crate) use call::{Call, Started, Wait};
+pub(crate) use call::{Begun, Call, Started, Wait};
 pub(crate) use core::Core;
 pub use spec::Spec;
 

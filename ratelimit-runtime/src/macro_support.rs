@@ -140,29 +140,39 @@ pub mod v1 {
         /// Does all that needs no waiting.
         #[inline]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
-            Begun {
-                limiter: RateLimiter::from_core(self.call.core().clone()),
-                started: self.call.in_future().start(&key),
-            }
+            Begun { begun: self.call.begin(key) }
+        }
+
+        /// As `begin`; the permits can be given back.
+        pub fn begin_held<K: RateLimitKey>(self, key: K) -> BegunHeld {
+            let limiter = RateLimiter::from_core(self.call.core().clone());
+            limiter.core().gives_back();
+            BegunHeld { limiter, started: self.call.in_future().start(&key) }
         }
     }
 
     /// A call of an asynchronous function, on its way.
     pub struct Begun {
-        limiter: RateLimiter,
-        started: Started,
+        begun: crate::limiter::Begun,
     }
 
     impl Begun {
         /// The decision.
         #[inline]
-        pub async fn finish(self) -> Result<(), RateLimitExceeded> {
-            self.started.finish_async().await.map(drop)
+        pub fn finish(self) -> impl Future<Output = Result<(), RateLimitExceeded>> + Send {
+            self.begun
         }
+    }
 
-        /// The decision; its permits can be given back.
-        pub async fn finish_held(self) -> Result<Held, RateLimitExceeded> {
-            self.limiter.core().gives_back();
+    /// As `Begun`, of a call whose permits can be given back.
+    pub struct BegunHeld {
+        limiter: RateLimiter,
+        started: Started,
+    }
+
+    impl BegunHeld {
+        /// The decision.
+        pub async fn finish(self) -> Result<Held, RateLimitExceeded> {
             let decision = self.started.finish_async().await?;
             Ok(Held { limiter: self.limiter, decision })
         }

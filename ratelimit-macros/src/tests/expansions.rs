@@ -351,8 +351,8 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
                                 .limiter_here();
                             &__LIMITER
                         };
-                        let __begun = rt::Call::new(__limiter).begin(&user);
-                        let __checked = __begun.finish_held().await;
+                        let __begun = rt::Call::new(__limiter).begin_held(&user);
+                        let __checked = __begun.finish().await;
                         match __checked {
                             rt::Ok(__held) => rt::Some(__held),
                             rt::Err(__exceeded) => {

@@ -3,13 +3,16 @@
 //! [`Call::start`] never blocks. Where the buckets are in memory it decides at once; what is left to do, a wait or a
 //! request to a backend, is owned by [`Started`] and finished on the thread or in a future.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::OnBackendError;
 use super::core::{Core, Target, Venue};
+use super::short;
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
-use crate::backend::memory::{Left, Store, Verdict, Why};
+use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
@@ -17,7 +20,6 @@ use crate::fingerprint;
 use crate::guard::Guard;
 use crate::guard::denials::{Asked, Told};
 use crate::key::RateLimitKey;
-use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::limit::Limit;
 use crate::observe::{self, KeyText, ShownKey};
 use crate::switches::{Switch, Switches};
@@ -103,25 +105,49 @@ impl<'a> Call<'a> {
     }
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
-    ///
-    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
-    /// memory on the short one too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-        if self.limits.is_some() || self.wait != Wait::No {
-            return self.decide(&key).map(drop);
+        match self.admit_shortly(key) {
+            Ok(decided) => decided,
+            Err(key) if self.limits.is_some() || self.wait != Wait::No => self.decide(&key).map(drop),
+            Err(key) => admit_slowly(self.core, key, self.cost),
         }
-        let verdict = if self.cost == 1 { key.ask(One(self.core)) } else { admit(self.core, &key, self.cost) };
+    }
+
+    /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
+    #[inline]
+    pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
+        match self.in_future().admit_shortly(key) {
+            Ok(decided) => Begun::Done(decided),
+            Err(key) => Begun::Later(Box::pin(self.in_future().start(&key).finish_async())),
+        }
+    }
+
+    /// Decides where that is short; gives the key back where it is not.
+    ///
+    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
+    /// memory on the short one too.
+    #[expect(clippy::inline_always, reason = "see `admit`")]
+    #[inline(always)]
+    fn admit_shortly<K: RateLimitKey>(self, key: K) -> Result<Result<(), RateLimitExceeded>, K> {
+        if self.limits.is_some() || self.wait != Wait::No {
+            return Err(key);
+        }
+        let verdict = match (self.is_async, self.cost) {
+            (true, cost) => short::admit_in_future(self.core, &key, cost),
+            (false, 1) => short::admit_one(self.core, &key),
+            (false, cost) => short::admit(self.core, &key, cost),
+        };
         match verdict {
-            Verdict::Admitted => Ok(()),
+            Verdict::Admitted => Ok(Ok(())),
             Verdict::Denied(retry_after) => {
                 if observe::wants_denials() {
                     tell_denied(self.core, key, retry_after);
                 }
-                Err(self.core.exceeded(retry_after))
+                Ok(Err(self.core.exceeded(retry_after)))
             }
-            Verdict::Unknown => admit_slowly(self.core, key, self.cost),
+            Verdict::Unknown => Err(key),
         }
     }
 
@@ -315,145 +341,6 @@ impl<'a> Call<'a> {
     }
 }
 
-/// [`admit`] of one permit.
-struct One<'a>(&'a Core);
-
-impl Asker for One<'_> {
-    type Answer = Verdict;
-
-    #[inline]
-    fn text(self, key: &str) -> Verdict {
-        admit_text(self.0, key)
-    }
-
-    #[inline]
-    fn number(self, kind: Kind, key: u64) -> Verdict {
-        admit_number(self.0, kind, key)
-    }
-
-    #[inline]
-    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Verdict {
-        if K::KEYED { admit_any(self.0, key) } else { admit(self.0, &(), 1) }
-    }
-}
-
-#[inline(never)]
-fn admit_text(core: &Core, key: &str) -> Verdict {
-    let Some(store) = short(core) else { return unknown() };
-    admit_key(core, store, store.hash(|sink| sink.text(key)))
-}
-
-#[inline(never)]
-fn admit_number(core: &Core, kind: Kind, key: u64) -> Verdict {
-    let Some(store) = short(core) else { return unknown() };
-    admit_key(core, store, store.hash(|sink| sink.short_number(kind, key)))
-}
-
-#[inline(never)]
-fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Verdict {
-    let Some(store) = short(core) else { return unknown() };
-    admit_key(core, store, store.hash(|sink| key.write_to(sink)))
-}
-
-/// [`Verdict::Unknown`], of a call whose result the compiler does not know: so the functions above end in nothing but calls,
-/// which are jumps then, and the way of most calls is a nanosecond shorter.
-#[cold]
-#[inline(never)]
-fn unknown() -> Verdict {
-    std::hint::black_box(Verdict::Unknown)
-}
-
-/// The way of most calls: short where the buckets are in memory and small, and nothing is switched. A denial says how long
-/// it lasts, in nanoseconds from now.
-///
-/// The call is not passed as a whole, and the error is made where it is returned: all of it stays in registers.
-#[inline(never)]
-fn admit<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32) -> Verdict {
-    let Some(store) = short(core) else { return Verdict::Unknown };
-    let address = store.address(key);
-    let now = store.now();
-    settle(core, store.admit(address, now, cost), now, cost)
-}
-
-#[inline]
-fn short(core: &Core) -> Option<&Store> {
-    if Switches::load().are_off() { core.short().map(|store| &**store) } else { None }
-}
-
-/// [`admit`] of one permit for a key.
-///
-/// Reads the clock after the key has been hashed: the processor works on that while it reads the counter, which takes it as
-/// long. What comes after that is in functions that call others at their end only, and so need no place for what would have
-/// to outlive a call.
-#[expect(clippy::inline_always, reason = "a jump to one of two functions")]
-#[inline(always)]
-fn admit_key(core: &Core, store: &Store, fingerprint: u64) -> Verdict {
-    let now = store.now();
-    if store.keeps_tokens() {
-        admit_token(core, store, fingerprint, now)
-    } else {
-        admit_window(core, store, fingerprint, now)
-    }
-}
-
-#[inline(never)]
-fn admit_token(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
-    end(core, store, fingerprint, now, store.admit_token(fingerprint, now))
-}
-
-#[inline(never)]
-fn admit_window(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
-    end(core, store, fingerprint, now, store.admit_window(fingerprint, now))
-}
-
-#[expect(clippy::inline_always, clippy::needless_pass_by_value, reason = "each way out is one of its own")]
-#[inline(always)]
-fn end(core: &Core, store: &Store, fingerprint: u64, now: u64, decided: Result<Verdict, Why>) -> Verdict {
-    match decided {
-        Ok(Verdict::Unknown) | Err(Why::Other) => admit_elsewhere(core, store, fingerprint, now),
-        Err(Why::Sweep) => admit_and_sweep(core, store, fingerprint, now),
-        Ok(Verdict::Denied(until)) => deny(core, store, until, now),
-        Ok(Verdict::Admitted) => {
-            core.allowed();
-            Verdict::Admitted
-        }
-    }
-}
-
-/// A denial, until a time as the state says it.
-#[inline(never)]
-fn deny(core: &Core, store: &Store, until: u64, now: u64) -> Verdict {
-    settle(core, Verdict::Denied(store.time(until, now)), now, 1)
-}
-
-#[cold]
-#[inline(never)]
-fn admit_elsewhere(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
-    settle(core, store.admit_some(fingerprint, now, 1, false), now, 1)
-}
-
-#[cold]
-#[inline(never)]
-fn admit_and_sweep(core: &Core, store: &Store, fingerprint: u64, now: u64) -> Verdict {
-    settle(core, store.admit_some(fingerprint, now, 1, true), now, 1)
-}
-
-/// Counts what has been decided.
-#[inline]
-fn settle(core: &Core, verdict: Verdict, now: u64, cost: u32) -> Verdict {
-    match verdict {
-        Verdict::Admitted => {
-            core.allowed();
-            Verdict::Admitted
-        }
-        Verdict::Denied(until) if cost == 1 && !core.options.dry_run => {
-            core.denied();
-            Verdict::Denied(until.saturating_sub(now))
-        }
-        Verdict::Denied(_) | Verdict::Unknown => Verdict::Unknown,
-    }
-}
-
 #[cold]
 #[inline(never)]
 fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
@@ -508,6 +395,26 @@ impl Started {
             }
         };
         Ok(waiting.wait_async().await)
+    }
+}
+
+/// A call of a future that only wants to know whether it is admitted.
+pub(crate) enum Begun {
+    Done(Result<(), RateLimitExceeded>),
+    /// In a box, because few are, and the futures of all make room for it.
+    Later(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
+}
+
+impl Future for Begun {
+    type Output = Result<(), RateLimitExceeded>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            // Polled once only: what it leaves is never seen.
+            Begun::Done(decided) => Poll::Ready(std::mem::replace(decided, Ok(()))),
+            Begun::Later(future) => future.as_mut().poll(context).map(|decided| decided.map(drop)),
+        }
     }
 }
 
