@@ -24,7 +24,7 @@ use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
 use compact::{Compact, Nothing, Tat};
-use table::{Bound, Full, Moved, Table};
+use table::{Bound, Full, Looked, Moved, SWEPT, Table};
 use unkeyed::Unkeyed;
 use window::Window;
 
@@ -37,8 +37,11 @@ const MAX_KEYS: usize = 1_000_000;
 /// How often a call makes room before it goes without.
 const TRIES: u32 = 10;
 
-/// One in so many of the calls that look for buckets which nobody uses any more looks among another limiter's too.
-const SWEEP_OTHERS: u64 = 4;
+/// One in so many of the calls that look for buckets which nobody uses any more looks among other limiters' too, where it
+/// brings a new key and where it was its turn, and at how many lines of slots.
+const NEW_KEYS_SWEEP_OTHERS: u64 = 32;
+const TURNS_SWEEP_OTHERS: u64 = 8;
+const SWEPT_OF_OTHERS: usize = 16;
 
 /// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
 const RETRY_WHEN_FULL: u64 = 1_000_000_000;
@@ -90,15 +93,15 @@ struct Shared {
 const RECOUNT: u32 = 64;
 
 impl Shared {
-    /// Reclaims a few buckets of the next store in turn, which may be one that is not called any more; whether there were any.
-    fn sweep(&self, now: u64) -> bool {
+    /// Looks for buckets to reclaim in a few lines of the next store in turn, which may be one that is not called any more; whether there were any.
+    fn sweep(&self, now: u64, lines: usize) -> bool {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
         let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
         let rounds = turn / stores.all.len().max(1);
         // Not under the lock: a store whose last handle is dropped meanwhile may take it too.
         drop(stores);
-        store.is_some_and(|store| store.sweep(rounds, now))
+        store.is_some_and(|store| store.sweep(rounds, now, lines))
     }
 
     /// Evicts a bucket to make room for one of `store`: of the store that has the most, so that a flood of one limiter's keys
@@ -108,7 +111,7 @@ impl Shared {
             let largest = self.all().max_by_key(|store| store.keys());
             *self.largest.lock() = largest.map_or_else(Weak::new, |store| Arc::downgrade(&store));
         }
-        if self.sweep(now) {
+        if self.sweep(now, SWEPT) {
             return true;
         }
         let largest = self.largest.lock().clone().upgrade();
@@ -376,10 +379,15 @@ impl Store {
         sweeps: bool,
         f: impl FnOnce(&mut S) -> R,
     ) -> Option<R> {
-        let (result, swept) = table.with(&self.shared.bound, &self.rule, hash, now, sweeps, f);
+        let (result, looked) = table.with(&self.shared.bound, &self.rule, hash, now, sweeps, f);
         // A limiter that is not called any more reclaims nothing by itself.
-        if swept && (hash >> 8 ^ now >> 16).is_multiple_of(SWEEP_OTHERS) {
-            self.shared.sweep(now);
+        let one_in = match looked {
+            Looked::Nowhere => return result,
+            Looked::ForNewKey => NEW_KEYS_SWEEP_OTHERS,
+            Looked::InTurn => TURNS_SWEEP_OTHERS,
+        };
+        if (hash >> 8 ^ now >> 16).is_multiple_of(one_in) {
+            self.shared.sweep(now, SWEPT_OF_OTHERS);
         }
         result
     }
@@ -526,9 +534,9 @@ impl Store {
         on_table!(&self.keyed, table => table.len())
     }
 
-    /// Reclaims a few buckets of one shard; whether there were any.
-    fn sweep(&self, shard: usize, now: u64) -> bool {
-        on_table!(&self.keyed, table => table.sweep(&self.shared.bound, &self.rule, shard, now))
+    /// Looks for buckets to reclaim in a few lines of one shard; whether there were any.
+    fn sweep(&self, shard: usize, now: u64, lines: usize) -> bool {
+        on_table!(&self.keyed, table => table.sweep(&self.shared.bound, &self.rule, shard, now, lines))
     }
 
     /// Evicts one bucket; one that is being denied only where `denying` says so.

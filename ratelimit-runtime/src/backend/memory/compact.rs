@@ -61,9 +61,10 @@ pub(super) trait Compact: Sized {
     /// When it is as if nobody had used it.
     fn fresh_at(&self, rule: &Rule) -> u64;
 
-    /// Whether it is so now.
-    fn is_fresh(&self, rule: &Rule, now: u64) -> bool {
-        self.fresh_at(rule) <= now
+    /// Whether states are so now: a question to many of them, for which what it takes is found out once. Of no meaning for
+    /// those that are [kept elsewhere](Compact::is_moved).
+    fn are_fresh(rule: &Rule, now: u64) -> impl Fn(&Self) -> bool {
+        move |state| state.fresh_at(rule) <= now
     }
 
     /// Whether a call for one permit would be denied.
@@ -187,9 +188,10 @@ impl Compact for Tat {
         clock::origin().saturating_add(self.0.div_ceil(rule.rate.units))
     }
 
-    fn is_fresh(&self, rule: &Rule, now: u64) -> bool {
+    fn are_fresh(rule: &Rule, now: u64) -> impl Fn(&Tat) -> bool {
         // Without the division that finds out when.
-        self.0 <= Tat::units(rule, now)
+        let now = Tat::units(rule, now);
+        move |state| state.0 <= now
     }
 
     fn is_denying(&self, rule: &Rule, now: u64) -> bool {

@@ -75,11 +75,21 @@ impl<S: Compact> Slots<S> {
         self.lines.len() * WIDTH
     }
 
-    /// The place of that number, below [`places`](Slots::places), and what is there.
-    pub(super) fn at(&self, number: usize) -> Option<(Place, &Slot<S>)> {
-        let place = Place { line: number / WIDTH, slot: number % WIDTH };
-        let slot = &self.lines.get(place.line)?.0[place.slot];
-        (slot.fingerprint != 0).then_some((place, slot))
+    /// The places of a line.
+    pub(super) fn places_of(line: usize) -> impl Iterator<Item = Place> {
+        (0..WIDTH).map(move |slot| Place { line, slot })
+    }
+
+    /// What is at a place of a line that there is.
+    pub(super) fn at(&self, Place { line, slot }: Place) -> Option<&Slot<S>> {
+        let slot = &self.lines[line].0[slot];
+        (slot.fingerprint != 0).then_some(slot)
+    }
+
+    /// Whether `is` says so of a state in that line: without a branch in between, as long as `is` has none.
+    #[inline]
+    pub(super) fn any_of(&self, line: usize, is: impl Fn(&S) -> bool) -> bool {
+        self.lines[line].0.iter().fold(false, |any, slot| any | (slot.fingerprint != 0) & is(&slot.state))
     }
 
     pub(super) fn get(&self, fingerprint: u64) -> Option<&S> {
@@ -121,9 +131,14 @@ impl<S: Compact> Slots<S> {
         None
     }
 
+    /// Whether the next one is too many for so few lines.
+    pub(super) fn is_to_grow(&self) -> bool {
+        (self.len + 1) * TAKEN.1 > self.places() * TAKEN.0
+    }
+
     /// Adds a state, of a fingerprint that is not there yet.
     pub(super) fn insert(&mut self, fingerprint: u64, state: S) {
-        if (self.len + 1) * TAKEN.1 > self.places() * TAKEN.0 {
+        if self.is_to_grow() {
             self.resize(self.lines.len() + self.lines.len() / 2);
         }
         self.put(Slot { fingerprint, state });
@@ -239,7 +254,8 @@ mod tests {
                 }
                 prop_assert_eq!(slots.len(), map.len());
                 prop_assert_eq!(slots.get(1), None);
-                prop_assert_eq!((0..slots.places()).filter(|place| slots.at(*place).is_some()).count(), map.len());
+                let places = (0..slots.lines()).flat_map(Slots::<Tat>::places_of);
+                prop_assert_eq!(places.filter(|place| slots.at(*place).is_some()).count(), map.len());
                 for (fingerprint, number) in &map {
                     prop_assert_eq!(slots.get(*fingerprint), Some(&Tat(*number)));
                 }

@@ -16,10 +16,12 @@ use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 const SHARDS: usize = 64;
 #[cfg(loom_model)]
 const SHARDS: usize = 2;
-/// Slots that are looked at for a bucket which nobody uses any more, by a call that brings a new key.
-const SWEPT: usize = 8;
-/// Slots that one in 256 of a shard's calls looks at though it brings no new key.
-const SWEPT_SELDOM: usize = 32;
+/// Lines of slots that are looked at for buckets which nobody uses any more, for each call that brings a new key.
+pub(super) const SWEPT: usize = 2;
+/// As many are looked at by one call for several: lines that follow each other come from memory much faster.
+const SWEPT_AT_ONCE: usize = 64;
+/// Lines that one in 256 of a shard's calls looks at though it brings no new key.
+const SWEPT_SELDOM: usize = 8;
 /// Buckets among which one is chosen where the backend is full.
 const SAMPLED: usize = 16;
 
@@ -90,9 +92,11 @@ struct Shard<S> {
     /// States that are more than a small one can say.
     #[expect(clippy::box_collection, reason = "all else is in the cache line of the lock")]
     moved: Box<HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>>,
-    /// Where the next sweep begins.
+    /// The line that was looked at last.
     cursor: usize,
-    /// Wraps when it is time for another one.
+    /// New keys for which no line has been looked at yet.
+    unswept: u32,
+    /// Wraps when it is time for a look though there is no new key.
     calls: u8,
 }
 
@@ -117,6 +121,14 @@ pub(crate) enum Why {
     Other,
 }
 
+/// Whether a call has looked for buckets that nobody uses any more.
+pub(super) enum Looked {
+    Nowhere,
+    ForNewKey,
+    /// It was its turn.
+    InTurn,
+}
+
 /// A hash in which each bit depends on all of its bits: what the hasher would do in the end, were it asked for quality. The
 /// lowest ones, by which the shard goes, are good enough as they are; so what has to be known before the shard can be locked,
 /// and is waited for, is known earlier.
@@ -136,7 +148,7 @@ pub(super) struct Full;
 
 impl<S: Compact> Table<S> {
     pub(super) fn new() -> Table<S> {
-        let shard = || Shard { slots: Slots::new(), moved: Box::default(), cursor: 0, calls: 0 };
+        let shard = || Shard { slots: Slots::new(), moved: Box::default(), cursor: 0, calls: 0, unswept: 0 };
         let padded = |_| Padded { shard: Lock::new(shard()), lines: AtomicUsize::new(0) };
         Table { shards: Box::new(std::array::from_fn(padded)) }
     }
@@ -178,8 +190,7 @@ impl<S: Compact> Table<S> {
     }
 
     /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
-    /// no room for a new one. Looks for buckets that nobody uses any more if it `sweeps`, and where it makes a new one; says
-    /// too whether it did.
+    /// no room for a new one. Looks for buckets that nobody uses any more if it `sweeps`.
     pub(super) fn with<R>(
         &self,
         bound: &Bound,
@@ -188,7 +199,7 @@ impl<S: Compact> Table<S> {
         now: u64,
         sweeps: bool,
         f: impl FnOnce(&mut S) -> R,
-    ) -> (Option<R>, bool) {
+    ) -> (Option<R>, Looked) {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
         shard.calls = shard.calls.wrapping_add(1);
@@ -196,10 +207,11 @@ impl<S: Compact> Table<S> {
         if sweeps {
             shard.sweep(bound, rule, now, SWEPT_SELDOM);
         }
+        let looked = if sweeps { Looked::InTurn } else { Looked::Nowhere };
         let done = match shard.slots.get_mut(fingerprint) {
-            Some(state) if state.is_moved() => (None, sweeps),
-            Some(state) => (Some(f(state)), sweeps),
-            None => (shard.with_new(bound, rule, fingerprint, now, f), true),
+            Some(state) if state.is_moved() => (None, looked),
+            Some(state) => (Some(f(state)), looked),
+            None => (shard.with_new(bound, rule, fingerprint, now, f), Looked::ForNewKey),
         };
         lines.store(shard.slots.lines(), Ordering::Relaxed);
         done
@@ -283,9 +295,9 @@ impl<S: Compact> Table<S> {
     }
 
     /// Reclaims buckets as if nobody had used them from one shard, whether there were any.
-    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64) -> bool {
+    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64, lines: usize) -> bool {
         let shard = &self.shards[shard % SHARDS].shard;
-        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, SWEPT))
+        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, lines))
     }
 
     /// Evicts one bucket from a shard that nobody holds, first from that of `hash`: so all shards give as many as they
@@ -319,8 +331,18 @@ impl<S: Compact> Shard<S> {
 
     /// Makes room for one bucket and counts it, without evicting one that is in use.
     fn make_room(&mut self, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
-        self.sweep(bound, rule, now, SWEPT);
-        if bound.claim() { Ok(()) } else { Err(Full) }
+        let has_room = bound.claim() || self.sweep(bound, rule, now, SWEPT) && bound.claim();
+        if !has_room {
+            return Err(Full);
+        }
+        self.unswept += 1;
+        let is_due = self.unswept as usize * SWEPT >= SWEPT_AT_ONCE.min(self.slots.lines());
+        // A table does not grow for buckets that nobody uses.
+        if is_due || self.slots.is_to_grow() {
+            self.unswept = 0;
+            self.sweep(bound, rule, now, SWEPT_AT_ONCE);
+        }
+        Ok(())
     }
 
     /// When a slot's bucket is as if nobody had used it, whether it is being denied, and whether permits are booked ahead.
@@ -345,7 +367,7 @@ impl<S: Compact> Shard<S> {
         if slot.state.is_moved() {
             return self.moved.get(&slot.fingerprint()).is_none_or(|moved| moved.fresh_at <= now);
         }
-        slot.state.is_fresh(rule, now)
+        S::are_fresh(rule, now)(&slot.state)
     }
 
     fn remove(&mut self, place: Place, fingerprint: u64) {
@@ -353,28 +375,32 @@ impl<S: Compact> Shard<S> {
         self.moved.remove(&fingerprint);
     }
 
-    /// The next place where a look goes on.
+    /// The next line that is to be looked at.
     fn step(&mut self) -> usize {
-        self.cursor = if self.cursor + 1 < self.slots.places() { self.cursor + 1 } else { 0 };
+        self.cursor = if self.cursor + 1 < self.slots.lines() { self.cursor + 1 } else { 0 };
         self.cursor
     }
 
-    /// Looks at the next few slots and removes the buckets that are as if nobody had used them.
+    /// Looks at the next few lines and removes the buckets that are as if nobody had used them.
     #[inline(never)]
-    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, slots: usize) -> bool {
-        let places = self.slots.places();
-        let (mut number, mut removed) = (self.cursor, 0);
-        for _ in 0..slots.min(places) {
-            number = if number + 1 < places { number + 1 } else { 0 };
-            if let Some((place, slot)) = self.slots.at(number)
-                && self.is_fresh(slot, rule, now)
-            {
-                let fingerprint = slot.fingerprint();
-                self.remove(place, fingerprint);
-                removed += 1;
+    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, lines: usize) -> bool {
+        let mut removed = 0;
+        let are_fresh = S::are_fresh(rule, now);
+        for _ in 0..lines.min(self.slots.lines()) {
+            let line = self.step();
+            if !self.slots.any_of(line, |state| state.is_moved() | are_fresh(state)) {
+                continue;
+            }
+            for place in Slots::<S>::places_of(line) {
+                if let Some(slot) = self.slots.at(place)
+                    && self.is_fresh(slot, rule, now)
+                {
+                    let fingerprint = slot.fingerprint();
+                    self.remove(place, fingerprint);
+                    removed += 1;
+                }
             }
         }
-        self.cursor = number;
         if removed > 0 {
             bound.release(removed);
             self.shrink();
@@ -395,14 +421,19 @@ impl<S: Compact> Shard<S> {
     fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
         let mut victim: Option<((bool, u64), Place, u64)> = None;
         let mut sampled = 0;
-        for _ in 0..self.slots.places() {
-            let number = self.step();
-            let Some((place, slot)) = self.slots.at(number) else { continue };
-            sampled += 1;
-            let standing = self.standing(slot, rule, now);
-            let rank = (standing.is_denying, standing.fresh_at);
-            if !standing.is_booked && (denying || !standing.is_denying) && victim.is_none_or(|(best, ..)| rank < best) {
-                victim = Some((rank, place, slot.fingerprint()));
+        for _ in 0..self.slots.lines() {
+            let line = self.step();
+            for place in Slots::<S>::places_of(line) {
+                let Some(slot) = self.slots.at(place) else { continue };
+                sampled += 1;
+                let standing = self.standing(slot, rule, now);
+                let rank = (standing.is_denying, standing.fresh_at);
+                if !standing.is_booked
+                    && (denying || !standing.is_denying)
+                    && victim.is_none_or(|(best, ..)| rank < best)
+                {
+                    victim = Some((rank, place, slot.fingerprint()));
+                }
             }
             if sampled >= SAMPLED {
                 break;

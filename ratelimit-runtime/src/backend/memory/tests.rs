@@ -30,6 +30,18 @@ fn it_never_keeps_more_than_max_keys() {
 }
 
 #[test]
+fn what_is_counted_is_what_is_kept() {
+    let backend = MemoryBackend::with_max_keys(300);
+    let store = store(&backend, None);
+    // Of the new keys of a flood, some find room that nobody uses any more in a full backend.
+    for key in 0..3_000 {
+        let now = START + key / 500 * 2 * 3_600_000_000_000;
+        assert!(take(&store, key, now).is_ok());
+        assert_eq!(backend.tracked_keys(), store.keys());
+    }
+}
+
+#[test]
 fn up_to_max_keys_are_all_exact() {
     let backend = MemoryBackend::with_max_keys(500);
     let store = store(&backend, None);
@@ -134,6 +146,40 @@ fn idle_buckets_are_reclaimed_by_calls_that_bring_new_keys() {
         let _ = take(&store, key, later);
     }
     assert!(backend.tracked_keys() < 11_000, "{}", backend.tracked_keys());
+}
+
+#[test]
+fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
+    const HOUR_LONG: u64 = 3_600_000_000_000;
+    for in_use in [1_000, 10_000] {
+        let backend = MemoryBackend::with_max_keys(in_use * 3 / 2);
+        let store = store(&backend, None);
+        let step = HOUR_LONG / in_use as u64;
+        for key in 0..8 * in_use as u64 {
+            let now = START + key * step;
+            assert!(store.admit(store.address(&key), now, 1) == Verdict::Admitted || take(&store, key, now).is_ok());
+            assert!(backend.tracked_keys() < in_use * 13 / 10, "{} of {in_use}", backend.tracked_keys());
+        }
+        // Those whose hour is over make room for the new ones, not those in use.
+        assert_eq!(backend.evicted(), 0);
+        let slots = on_table!(&store.keyed, table => table.slots());
+        assert!(slots < in_use * 3, "{slots} for {in_use}");
+    }
+}
+
+#[test]
+fn a_table_does_not_grow_for_buckets_that_nobody_uses() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    let slots = || on_table!(&store.keyed, table => table.slots());
+    let admit = |key: u64, now| assert_eq!(store.admit(store.address(&key), now, 1), Verdict::Admitted);
+    // Half of the shards are just about to grow.
+    (0..27_000).for_each(|key| admit(key, START));
+    let before = slots();
+    for key in 27_000..28_000 {
+        admit(key, START + 2 * 3_600_000_000_000);
+        assert!(slots() <= before, "{} instead of {before}", slots());
+    }
 }
 
 #[test]
