@@ -38,10 +38,10 @@ const MAX_KEYS: usize = 1_000_000;
 const TRIES: u32 = 10;
 
 /// One in so many of the calls that look for buckets which nobody uses any more looks among other limiters' too, where it
-/// brings a new key and where it was its turn, and at how many lines of slots.
+/// brings a new key and where it was its turn, and at how many slots.
 const NEW_KEYS_SWEEP_OTHERS: u64 = 32;
 const TURNS_SWEEP_OTHERS: u64 = 8;
-const SWEPT_OF_OTHERS: usize = 16;
+const SWEPT_OF_OTHERS: usize = 64;
 
 /// When the new key of a call that finds the backend full could be told to come back, in nanoseconds.
 const RETRY_WHEN_FULL: u64 = 1_000_000_000;
@@ -93,15 +93,16 @@ struct Shared {
 const RECOUNT: u32 = 64;
 
 impl Shared {
-    /// Looks for buckets to reclaim in a few lines of the next store in turn, which may be one that is not called any more; whether there were any.
-    fn sweep(&self, now: u64, lines: usize) -> bool {
+    /// Looks for buckets to reclaim in a few slots of the next store in turn, which may be one that is not called any more;
+    /// whether there were any.
+    fn sweep(&self, now: u64, slots: usize) -> bool {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
         let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
         let rounds = turn / stores.all.len().max(1);
         // Not under the lock: a store whose last handle is dropped meanwhile may take it too.
         drop(stores);
-        store.is_some_and(|store| store.sweep(rounds, now, lines))
+        store.is_some_and(|store| store.sweep(rounds, now, slots))
     }
 
     /// Evicts a bucket to make room for one of `store`: of the store that has the most, so that a flood of one limiter's keys
@@ -254,9 +255,9 @@ pub(crate) struct Store {
 
 /// Buckets by key, as small as the limits allow.
 enum Keyed {
-    Token(Table<Tat>),
-    Window(Table<Window>),
-    Any(Table<Nothing>),
+    Token(Table<Tat, 4>),
+    Window(Table<Window, 2>),
+    Any(Table<Nothing, 4>),
 }
 
 /// Runs an expression on whichever table it is.
@@ -364,16 +365,23 @@ impl Store {
         }
     }
 
-    fn admit_key<S: Compact>(&self, table: &Table<S>, hash: u64, now: u64, cost: u32, sweeps: bool) -> Verdict {
+    fn admit_key<S: Compact, const W: usize>(
+        &self,
+        table: &Table<S, W>,
+        hash: u64,
+        now: u64,
+        cost: u32,
+        sweeps: bool,
+    ) -> Verdict {
         let rule = &self.rule;
         let take = move |state: &mut S| state.take(rule, now, cost).into();
         // Where there is no room, the long way says what happens.
         self.with(table, hash, now, sweeps, take).unwrap_or(Verdict::Unknown)
     }
 
-    fn with<S: Compact, R>(
+    fn with<S: Compact, const W: usize, R>(
         &self,
-        table: &Table<S>,
+        table: &Table<S, W>,
         hash: u64,
         now: u64,
         sweeps: bool,
@@ -421,9 +429,9 @@ impl Store {
         }
     }
 
-    fn admit_key_and_tell<S: Compact>(
+    fn admit_key_and_tell<S: Compact, const W: usize>(
         &self,
-        table: &Table<S>,
+        table: &Table<S, W>,
         fingerprint: u64,
         now: u64,
         cost: u32,
@@ -534,9 +542,9 @@ impl Store {
         on_table!(&self.keyed, table => table.len())
     }
 
-    /// Looks for buckets to reclaim in a few lines of one shard; whether there were any.
-    fn sweep(&self, shard: usize, now: u64, lines: usize) -> bool {
-        on_table!(&self.keyed, table => table.sweep(&self.shared.bound, &self.rule, shard, now, lines))
+    /// Looks for buckets to reclaim in a few slots of one shard; whether there were any.
+    fn sweep(&self, shard: usize, now: u64, slots: usize) -> bool {
+        on_table!(&self.keyed, table => table.sweep(&self.shared.bound, &self.rule, shard, now, slots))
     }
 
     /// Evicts one bucket; one that is being denied only where `denying` says so.

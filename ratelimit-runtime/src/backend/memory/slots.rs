@@ -1,26 +1,25 @@
-//! A table from fingerprints to small states: open addressing by lines of four slots, so that a hit touches one cache line of
-//! a token bucket's table, and two neighbours of a window's.
+//! A table from fingerprints to small states: open addressing by cache lines of four slots, or of two of larger states, so
+//! that nearly every hit touches one.
 //!
-//! A fingerprint is a hash already, and never zero. Its high bits say which line it is looked for in first. The four are
+//! A fingerprint is a hash already, and never zero. Its high bits say which line it is looked for in first. Its slots are
 //! compared without a branch in between, since which of them it is no processor can guess. A line that is full goes on in the
 //! next one. What is removed leaves no mark behind: later slots move up.
 
 use super::compact::Compact;
 
-/// Slots of a line.
-const WIDTH: usize = 4;
 /// Of four slots, at most three are taken.
 const TAKEN: (usize, usize) = (3, 4);
 /// Lines of a table that holds anything.
 const LEAST: usize = 2;
 
-pub(super) struct Slots<S> {
-    lines: Box<[Line<S>]>,
+/// A table of lines of `W` slots each.
+pub(super) struct Slots<S, const W: usize> {
+    lines: Box<[Line<S, W>]>,
     len: usize,
 }
 
 #[repr(align(64))]
-struct Line<S>([Slot<S>; WIDTH]);
+struct Line<S, const W: usize>([Slot<S>; W]);
 
 pub(super) struct Slot<S> {
     /// Zero: there is nothing here.
@@ -45,19 +44,18 @@ impl<S: Compact> Slot<S> {
     }
 }
 
-impl<S> Line<S> {
+impl<S, const W: usize> Line<S, W> {
     /// Which slot has that fingerprint, if one does.
     #[inline]
     fn find(&self, fingerprint: u64) -> Option<usize> {
-        let [a, b, c, d] = &self.0;
-        let is = |slot: &Slot<S>| u32::from(slot.fingerprint == fingerprint);
-        let found = is(a) | is(b) << 1 | is(c) << 2 | is(d) << 3;
-        (found != 0).then(|| found.trailing_zeros() as usize % WIDTH)
+        let is = |slot: usize| u32::from(self.0[slot].fingerprint == fingerprint) << slot;
+        let found = (0..W).fold(0, |found, slot| found | is(slot));
+        (found != 0).then(|| found.trailing_zeros() as usize % W)
     }
 }
 
-impl<S: Compact> Slots<S> {
-    pub(super) fn new() -> Slots<S> {
+impl<S: Compact, const W: usize> Slots<S, W> {
+    pub(super) fn new() -> Slots<S, W> {
         Slots { lines: Box::new([]), len: 0 }
     }
 
@@ -72,12 +70,12 @@ impl<S: Compact> Slots<S> {
 
     /// Slots, taken or not.
     pub(super) fn places(&self) -> usize {
-        self.lines.len() * WIDTH
+        self.lines.len() * W
     }
 
     /// The places of a line.
     pub(super) fn places_of(line: usize) -> impl Iterator<Item = Place> {
-        (0..WIDTH).map(move |slot| Place { line, slot })
+        (0..W).map(move |slot| Place { line, slot })
     }
 
     /// What is at a place of a line that there is.
@@ -170,7 +168,7 @@ impl<S: Compact> Slots<S> {
 
     /// Gives back the memory of slots beyond those of twice as many states as there are.
     pub(super) fn shrink(&mut self) {
-        self.resize((self.len * 2 * TAKEN.1 / TAKEN.0).div_ceil(WIDTH));
+        self.resize((self.len * 2 * TAKEN.1 / TAKEN.0).div_ceil(W));
     }
 
     fn resize(&mut self, lines: usize) {
@@ -239,7 +237,7 @@ mod tests {
         ) {
             // All in a few runs, at the end of the table too, where they go on at its beginning.
             let fingerprint = |key: u64| if key < 20 { u64::MAX - key } else { (key - 19) << 58 };
-            let (mut slots, mut map) = (Slots::<Tat>::new(), HashMap::new());
+            let (mut slots, mut map) = (Slots::<Tat, 4>::new(), HashMap::new());
             for (number, (insert, key, shrink)) in (1..).zip(steps) {
                 let fingerprint = fingerprint(key);
                 match (insert, slots.find(fingerprint)) {
@@ -254,7 +252,7 @@ mod tests {
                 }
                 prop_assert_eq!(slots.len(), map.len());
                 prop_assert_eq!(slots.get(1), None);
-                let places = (0..slots.lines()).flat_map(Slots::<Tat>::places_of);
+                let places = (0..slots.lines()).flat_map(Slots::<Tat, 4>::places_of);
                 prop_assert_eq!(places.filter(|place| slots.at(*place).is_some()).count(), map.len());
                 for (fingerprint, number) in &map {
                     prop_assert_eq!(slots.get(*fingerprint), Some(&Tat(*number)));

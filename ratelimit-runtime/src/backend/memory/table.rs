@@ -16,12 +16,12 @@ use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 const SHARDS: usize = 64;
 #[cfg(loom_model)]
 const SHARDS: usize = 2;
-/// Lines of slots that are looked at for buckets which nobody uses any more, for each call that brings a new key.
-pub(super) const SWEPT: usize = 2;
+/// Slots that are looked at for buckets which nobody uses any more, for each call that brings a new key.
+pub(super) const SWEPT: usize = 8;
 /// As many are looked at by one call for several: lines that follow each other come from memory much faster.
-const SWEPT_AT_ONCE: usize = 64;
-/// Lines that one in 256 of a shard's calls looks at though it brings no new key.
-const SWEPT_SELDOM: usize = 8;
+const SWEPT_AT_ONCE: usize = 256;
+/// Slots that one in 256 of a shard's calls looks at though it brings no new key.
+const SWEPT_SELDOM: usize = 32;
 /// Buckets among which one is chosen where the backend is full.
 const SAMPLED: usize = 16;
 
@@ -74,21 +74,21 @@ impl Bound {
     }
 }
 
-/// The buckets of one store.
-pub(super) struct Table<S> {
-    shards: Box<[Padded<S>; SHARDS]>,
+/// The buckets of one store, in cache lines of `W`.
+pub(super) struct Table<S, const W: usize> {
+    shards: Box<[Padded<S, W>; SHARDS]>,
 }
 
 /// On cache lines of its own (two, because processors fetch them in pairs).
 #[repr(align(128))]
-struct Padded<S> {
-    shard: Lock<Shard<S>>,
+struct Padded<S, const W: usize> {
+    shard: Lock<Shard<S, W>>,
     /// Lines of the shard's slots when somebody looked last: beside the lock, to be read before it is taken.
     lines: AtomicUsize,
 }
 
-struct Shard<S> {
-    slots: Slots<S>,
+struct Shard<S, const W: usize> {
+    slots: Slots<S, W>,
     /// States that are more than a small one can say.
     #[expect(clippy::box_collection, reason = "all else is in the cache line of the lock")]
     moved: Box<HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>>,
@@ -146,8 +146,8 @@ pub(super) fn fingerprint(hash: u64) -> u64 {
 /// There was no room for a new key, unless another one goes.
 pub(super) struct Full;
 
-impl<S: Compact> Table<S> {
-    pub(super) fn new() -> Table<S> {
+impl<S: Compact, const W: usize> Table<S, W> {
+    pub(super) fn new() -> Table<S, W> {
         let shard = || Shard { slots: Slots::new(), moved: Box::default(), cursor: 0, calls: 0, unswept: 0 };
         let padded = |_| Padded { shard: Lock::new(shard()), lines: AtomicUsize::new(0) };
         Table { shards: Box::new(std::array::from_fn(padded)) }
@@ -155,13 +155,13 @@ impl<S: Compact> Table<S> {
 
     /// The shard of a key by its hash, and its fingerprint there.
     #[inline]
-    fn padded(&self, hash: u64) -> (&Padded<S>, u64) {
+    fn padded(&self, hash: u64) -> (&Padded<S, W>, u64) {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let shard = hash as usize % SHARDS;
         (&self.shards[shard], fingerprint(hash))
     }
 
-    fn shard(&self, hash: u64) -> (&Lock<Shard<S>>, u64) {
+    fn shard(&self, hash: u64) -> (&Lock<Shard<S, W>>, u64) {
         let (padded, fingerprint) = self.padded(hash);
         (&padded.shard, fingerprint)
     }
@@ -295,9 +295,9 @@ impl<S: Compact> Table<S> {
     }
 
     /// Reclaims buckets as if nobody had used them from one shard, whether there were any.
-    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64, lines: usize) -> bool {
+    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64, slots: usize) -> bool {
         let shard = &self.shards[shard % SHARDS].shard;
-        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, lines))
+        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, slots))
     }
 
     /// Evicts one bucket from a shard that nobody holds, first from that of `hash`: so all shards give as many as they
@@ -310,7 +310,7 @@ impl<S: Compact> Table<S> {
     }
 }
 
-impl<S: Compact> Shard<S> {
+impl<S: Compact, const W: usize> Shard<S, W> {
     #[inline(never)]
     fn with_new<R>(
         &mut self,
@@ -336,7 +336,7 @@ impl<S: Compact> Shard<S> {
             return Err(Full);
         }
         self.unswept += 1;
-        let is_due = self.unswept as usize * SWEPT >= SWEPT_AT_ONCE.min(self.slots.lines());
+        let is_due = self.unswept as usize * SWEPT >= SWEPT_AT_ONCE.min(self.slots.places());
         // A table does not grow for buckets that nobody uses.
         if is_due || self.slots.is_to_grow() {
             self.unswept = 0;
@@ -383,15 +383,15 @@ impl<S: Compact> Shard<S> {
 
     /// Looks at the next few lines and removes the buckets that are as if nobody had used them.
     #[inline(never)]
-    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, lines: usize) -> bool {
+    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, slots: usize) -> bool {
         let mut removed = 0;
         let are_fresh = S::are_fresh(rule, now);
-        for _ in 0..lines.min(self.slots.lines()) {
+        for _ in 0..(slots / W).min(self.slots.lines()) {
             let line = self.step();
             if !self.slots.any_of(line, |state| state.is_moved() | are_fresh(state)) {
                 continue;
             }
-            for place in Slots::<S>::places_of(line) {
+            for place in Slots::<S, W>::places_of(line) {
                 if let Some(slot) = self.slots.at(place)
                     && self.is_fresh(slot, rule, now)
                 {
@@ -423,7 +423,7 @@ impl<S: Compact> Shard<S> {
         let mut sampled = 0;
         for _ in 0..self.slots.lines() {
             let line = self.step();
-            for place in Slots::<S>::places_of(line) {
+            for place in Slots::<S, W>::places_of(line) {
                 let Some(slot) = self.slots.at(place) else { continue };
                 sampled += 1;
                 let standing = self.standing(slot, rule, now);
@@ -493,7 +493,7 @@ mod model {
     use crate::limit::{Algorithm, Limit};
 
     struct Shared<S> {
-        table: Table<S>,
+        table: Table<S, 2>,
         bound: Bound,
         rule: Rule,
     }
