@@ -63,6 +63,12 @@ impl Counts {
     }
 }
 
+/// A number by which threads can be spread: those that run at the same time have different ones, once they have counted.
+#[inline]
+pub(crate) fn thread() -> usize {
+    CELL.get()
+}
+
 /// Raises the counter of a cell of this thread's own.
 #[inline]
 fn raise(counter: &AtomicU64) {
@@ -78,12 +84,20 @@ fn raise_in<'a>(cell: usize, counter: impl FnOnce(usize) -> &'a AtomicU64) {
     }
 }
 
-/// Cells that belong to a thread, a bit each.
-static TAKEN: Mutex<u32> = Mutex::new(0);
+static TAKEN: Mutex<Taken> = Mutex::new(Taken { cells: 0, others: 0 });
+
+struct Taken {
+    /// Cells that belong to a thread, a bit each.
+    cells: u32,
+    /// Threads so far for which there was no cell.
+    others: usize,
+}
+
 const UNKNOWN: usize = usize::MAX;
 
 thread_local! {
-    /// This thread's cell; a plain value, so that it can be read until the thread's very end.
+    /// This thread's cell, [`SHARED`] or more where it has none of its own; a plain value, so that it can be read until the
+    /// thread's very end.
     static CELL: Cell<usize> = const { Cell::new(UNKNOWN) };
     /// Gives the cell back when the thread ends.
     static OWNER: Owner = const { Owner };
@@ -96,7 +110,7 @@ impl Drop for Owner {
         let cell = CELL.replace(SHARED);
         if cell < OWN {
             // Under the lock, so that the next owner sees what this thread has stored.
-            *TAKEN.lock() &= !(1 << cell);
+            TAKEN.lock().cells &= !(1 << cell);
         }
     }
 }
@@ -114,13 +128,15 @@ fn claim() -> usize {
         return SHARED;
     }
     let mut taken = TAKEN.lock();
-    let free = taken.trailing_ones() as usize;
-    let cell = free.min(SHARED);
-    if cell < OWN {
-        *taken |= 1 << cell;
+    let free = taken.cells.trailing_ones() as usize;
+    if free < OWN {
+        taken.cells |= 1 << free;
+        CELL.set(free);
+    } else {
+        CELL.set(SHARED + taken.others % OWN);
+        taken.others = taken.others.wrapping_add(1);
     }
-    CELL.set(cell);
-    cell
+    free.min(SHARED)
 }
 
 #[cfg(all(test, not(loom_model)))]

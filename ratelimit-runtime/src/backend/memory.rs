@@ -1,6 +1,7 @@
 //! Buckets in this process's memory: bounded, sharded, correct under threads.
 
 mod compact;
+mod halves;
 mod ring;
 mod slots;
 mod table;
@@ -20,6 +21,7 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
 use crate::clock::{self, Clock};
+use crate::counts;
 use crate::decision::Address;
 use crate::key::{HashSink, RateLimitKey};
 use crate::limit::Algorithm;
@@ -277,7 +279,7 @@ impl Store {
         let (unkeyed, keyed) = match rule.limit.algorithm() {
             Algorithm::TokenBucket if plain && Tat::fits(&rule) => (Unkeyed::token(&rule), Keyed::Token(Table::new())),
             Algorithm::SlidingWindow if plain && rule.capacity() > 0 => {
-                (Unkeyed::window(), Keyed::Window(Table::new()))
+                (Unkeyed::window(&rule), Keyed::Window(Table::new()))
             }
             _ => (Unkeyed::any(), Keyed::Any(Table::new())),
         };
@@ -313,16 +315,26 @@ impl Store {
         self.clock.now()
     }
 
-    /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take).
+    /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take). Tells the
+    /// present time, too.
     #[inline]
-    pub(crate) fn admit(&self, address: Address, now: u64, cost: u32) -> Verdict {
+    pub(crate) fn admit(&self, address: Address, cost: u32) -> (Verdict, u64) {
+        // Looked up first, because the processor does not work ahead of its counter's reading.
+        let thread = counts::thread();
+        let now = self.now();
+        (self.admit_at(address, thread, now, cost), now)
+    }
+
+    /// As [`admit`](Store::admit), at a time that is known, in a call of the thread of that number.
+    #[inline]
+    pub(crate) fn admit_at(&self, address: Address, thread: usize, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
         // One permit fits into any small state.
         if cost != 1 && (cost == 0 || cost > rule.capacity()) {
             return Verdict::Unknown;
         }
         match address {
-            Address::Unkeyed => self.unkeyed.take(rule, now, cost),
+            Address::Unkeyed => self.unkeyed.take(rule, thread, now, cost),
             Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost, false),
         }
     }
@@ -408,7 +420,7 @@ impl Store {
         let fingerprint = match address {
             Address::Fingerprint(fingerprint) => fingerprint,
             Address::Unkeyed => {
-                let verdict = self.unkeyed.take(&self.rule, now, cost);
+                let verdict = self.unkeyed.take(&self.rule, counts::thread(), now, cost);
                 return (verdict != Verdict::Unknown).then(|| (verdict, self.unkeyed_left(now)));
             }
         };
@@ -554,7 +566,7 @@ impl Store {
 
     pub(crate) fn reset(&self, address: Address) {
         match address {
-            Address::Unkeyed => self.unkeyed.reset(),
+            Address::Unkeyed => self.unkeyed.reset(&self.rule),
             Address::Fingerprint(fingerprint) => {
                 on_table!(&self.keyed, table => table.remove(&self.shared.bound, fingerprint));
             }
@@ -564,7 +576,7 @@ impl Store {
     /// Forgets all buckets.
     #[cfg(feature = "test-util")]
     pub(crate) fn clear(&self) {
-        self.unkeyed.reset();
+        self.unkeyed.reset(&self.rule);
         self.clear_keys();
     }
 

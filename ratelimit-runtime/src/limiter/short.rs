@@ -7,6 +7,7 @@
 
 use super::core::Core;
 use crate::backend::memory::{Store, Verdict, Why};
+use crate::counts;
 use crate::decision::Address;
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind, Sink as _};
@@ -70,9 +71,8 @@ fn unknown() -> Verdict {
 #[inline(never)]
 pub(super) fn admit<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32) -> Verdict {
     let Some(store) = short(core) else { return Verdict::Unknown };
-    let address = store.address(key);
-    let now = store.now();
-    settle(core, store.admit(address, now, cost), now, cost)
+    let (verdict, now) = store.admit(store.address(key), cost);
+    settle(core, verdict, now, cost)
 }
 
 /// As [`admit`], by the clock of the runtime around.
@@ -86,7 +86,7 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K, co
     let now = store.now();
     match address {
         Address::Fingerprint(hash) if cost == 1 => admit_key_at(core, store, hash, now),
-        address => settle(core, store.admit(address, now, cost), now, cost),
+        address => settle(core, store.admit_at(address, counts::thread(), now, cost), now, cost),
     }
 }
 

@@ -1,5 +1,5 @@
-//! A sliding window of any groups, for calls that are neither booked nor given back: that of all calls, and of keys whose
-//! groups are not all alike.
+//! A sliding window of any groups, for calls that are neither booked nor given back: that of all calls where its count is above
+//! 64, and of keys whose groups are not all alike.
 
 use smallvec::smallvec;
 
@@ -150,6 +150,17 @@ impl Hot {
     pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         // The clock of another core may be a little behind.
         let now = now.max(self.at);
+        let total = u64::from(self.total) + u64::from(cost);
+        if now - self.at < rule.per() && self.permits < rule.group && total <= u64::from(rule.capacity()) {
+            (self.at, self.permits, self.total) = (now, self.permits + cost, self.total + cost);
+            return Ok(());
+        }
+        self.take_elsewhere(rule, now, cost)
+    }
+
+    /// As [`take`](Hot::take), where the newest group is not to have the permits, or the oldest has to go first.
+    #[inline(never)]
+    fn take_elsewhere(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
         if now - self.at >= rule.per() {
             (self.permits, self.total, self.older.len, self.older.total) = (0, 0, 0, 0);
         } else if u64::from(self.total) + u64::from(cost) > u64::from(rule.capacity()) {

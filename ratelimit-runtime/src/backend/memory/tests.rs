@@ -127,7 +127,9 @@ fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
         }
         let later = START + 2 * 3_600_000_000_000;
         for key in 0..100_000_u64 {
-            assert!(used.admit(used.address(&key), later, 1) == Verdict::Admitted || take(&used, key, later).is_ok());
+            assert!(
+                used.admit_at(used.address(&key), 0, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok()
+            );
         }
         assert!(slots(&left) < 5_000, "{}", slots(&left));
         assert!(backend.evicted() == 0 || max_keys == 20_000);
@@ -157,7 +159,9 @@ fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
         let step = HOUR_LONG / in_use as u64;
         for key in 0..8 * in_use as u64 {
             let now = START + key * step;
-            assert!(store.admit(store.address(&key), now, 1) == Verdict::Admitted || take(&store, key, now).is_ok());
+            assert!(
+                store.admit_at(store.address(&key), 0, now, 1) == Verdict::Admitted || take(&store, key, now).is_ok()
+            );
             assert!(backend.tracked_keys() < in_use * 13 / 10, "{} of {in_use}", backend.tracked_keys());
         }
         // Those whose hour is over make room for the new ones, not those in use.
@@ -172,7 +176,7 @@ fn a_table_does_not_grow_for_buckets_that_nobody_uses() {
     let backend = MemoryBackend::new();
     let store = store(&backend, None);
     let slots = || on_table!(&store.keyed, table => table.slots());
-    let admit = |key: u64, now| assert_eq!(store.admit(store.address(&key), now, 1), Verdict::Admitted);
+    let admit = |key: u64, now| assert_eq!(store.admit_at(store.address(&key), 0, now, 1), Verdict::Admitted);
     // Half of the shards are just about to grow.
     (0..27_000).for_each(|key| admit(key, START));
     let before = slots();
@@ -207,7 +211,7 @@ fn memory_is_given_back_after_a_flood() {
     let later = START + 2 * 3_600_000_000_000;
     // No new keys: calls on a few old ones reclaim the rest.
     for call in 0..2_000_000 {
-        let _ = store.admit(store.address(&(call % 1_000)), later, 1);
+        let _ = store.admit_at(store.address(&(call % 1_000)), 0, later, 1);
     }
     assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
     assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
@@ -218,9 +222,8 @@ fn a_clock_that_goes_back_admits_no_more() {
     for keyed in [false, true] {
         let store = store(&MemoryBackend::new(), None);
         let take = |now| {
-            let verdict =
-                if keyed { store.admit(store.address(&1_u8), now, 1) } else { store.admit(store.address(&()), now, 1) };
-            verdict == Verdict::Admitted
+            let address = if keyed { store.address(&1_u8) } else { store.address(&()) };
+            store.admit_at(address, 0, now, 1) == Verdict::Admitted
         };
         let hour = 3_600_000_000_000;
         assert!(take(START) && take(START - hour));

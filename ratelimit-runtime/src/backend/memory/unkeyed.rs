@@ -1,6 +1,7 @@
 //! The one bucket of a limiter without keys: nothing is hashed, and where the limit allows it nothing is locked.
 
 use super::compact::{Compact, Tat, Verdict};
+use super::halves::Halves;
 use super::ring::{Hot, window_record};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
@@ -10,22 +11,16 @@ use crate::sync::{AtomicU64, Lock, Ordering};
 /// The bucket of all calls.
 pub(super) enum Unkeyed {
     /// A token bucket in one word. What that cannot say is done on a record, to which it moves for good.
-    Token {
-        word: Line<AtomicU64>,
-        seen: Line<Seen>,
-        moved: Lock<Record>,
-    },
-    /// A sliding window, with the time until which a call for one permit is known to be denied.
-    Window {
-        denied_until: Line<AtomicU64>,
-        state: Line<Lock<WindowState>>,
-    },
-    Any(Lock<Record>),
+    Token { word: Line<AtomicU64>, seen: Line<Seen>, moved: Lock<Record> },
+    /// A sliding window of single permits. It moves to a record likewise.
+    Permits { halves: Halves, moved: Lock<Record> },
+    /// Anything else under one lock, with the time until which a call for one permit is known to be denied by a window.
+    Locked { denied_until: Line<AtomicU64>, state: Line<Lock<Locked>> },
 }
 
 /// On cache lines of its own: threads write it, and read what is beside it.
 #[repr(align(128))]
-pub(super) struct Line<T>(T);
+pub(super) struct Line<T>(pub(super) T);
 
 /// What calls have found out about the word of a token bucket, a [`Tat`]. It changes seldom: a call that it answers, or that
 /// can add to the word without looking at it first, takes the cache line of the word from other threads once or not at all.
@@ -40,9 +35,13 @@ pub(super) struct Seen {
     ample: u64,
 }
 
-pub(super) enum WindowState {
-    Small(Hot),
-    Full(Box<Record>),
+pub(super) enum Locked {
+    /// A sliding window of groups.
+    Groups(Hot),
+    /// The same, once it has moved to a record.
+    Moved(Box<Record>),
+    /// Whatever else: always a record.
+    Any(Box<Record>),
 }
 
 /// There is room to spare where so many more calls fit than the one at hand. It takes more threads than that, all of them
@@ -66,24 +65,28 @@ impl Unkeyed {
         Unkeyed::Token { word: Line(AtomicU64::new(0)), seen: Line(seen), moved: Lock::default() }
     }
 
-    pub(super) fn window() -> Unkeyed {
-        Unkeyed::Window {
-            denied_until: Line(AtomicU64::new(0)),
-            state: Line(Lock::new(WindowState::Small(Hot::new()))),
+    pub(super) fn window(rule: &Rule) -> Unkeyed {
+        if rule.group == 1 {
+            return Unkeyed::Permits { halves: Halves::new(rule), moved: Lock::default() };
         }
+        Unkeyed::locked(Locked::Groups(Hot::new()))
     }
 
     pub(super) fn any() -> Unkeyed {
-        Unkeyed::Any(Lock::default())
+        Unkeyed::locked(Locked::Any(Box::default()))
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, by the limiter's one rule.
+    fn locked(state: Locked) -> Unkeyed {
+        Unkeyed::Locked { denied_until: Line(AtomicU64::new(0)), state: Line(Lock::new(state)) }
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, by the limiter's one rule, in a call of the thread of that number.
     #[inline]
-    pub(super) fn take(&self, rule: &Rule, now: u64, cost: u32) -> Verdict {
+    pub(super) fn take(&self, rule: &Rule, thread: usize, now: u64, cost: u32) -> Verdict {
         match self {
             Unkeyed::Token { word, seen, .. } => take_token(&word.0, &seen.0, rule, now, cost),
-            Unkeyed::Window { denied_until, state } => take_window(&denied_until.0, &state.0, rule, now, cost),
-            Unkeyed::Any(_) => Verdict::Unknown,
+            Unkeyed::Permits { halves, .. } => halves.take(rule, thread, now, cost),
+            Unkeyed::Locked { denied_until, state } => take_locked(&denied_until.0, &state.0, rule, now, cost),
         }
     }
 
@@ -99,18 +102,24 @@ impl Unkeyed {
                 }
                 f(&mut record)
             }
-            Unkeyed::Window { denied_until, state } => {
+            Unkeyed::Permits { halves, moved } => {
+                let mut record = moved.lock();
+                if let Some(moving) = halves.move_away() {
+                    *record = moving;
+                }
+                f(&mut record)
+            }
+            Unkeyed::Locked { denied_until, state } => {
                 let mut state = state.0.lock();
-                denied_until.0.store(0, Ordering::Release);
-                if let WindowState::Small(window) = &*state {
-                    *state = WindowState::Full(Box::new(window_record(window.groups())));
+                if let Locked::Groups(window) = &*state {
+                    denied_until.0.store(0, Ordering::Release);
+                    *state = Locked::Moved(Box::new(window_record(window.groups())));
                 }
                 match &mut *state {
-                    WindowState::Full(record) => f(record),
-                    WindowState::Small(_) => f(&mut Record::default()),
+                    Locked::Moved(record) | Locked::Any(record) => f(record),
+                    Locked::Groups(_) => f(&mut Record::default()),
                 }
             }
-            Unkeyed::Any(record) => f(&mut record.lock()),
         }
     }
 
@@ -122,16 +131,19 @@ impl Unkeyed {
                 let tat = Tat(word.0.load(Ordering::Acquire));
                 if tat.is_moved() { record.clone() } else { tat.to_record(rule, now) }
             }
-            Unkeyed::Window { state, .. } => match &*state.0.lock() {
-                WindowState::Small(window) => window_record(window.groups()),
-                WindowState::Full(record) => (**record).clone(),
+            Unkeyed::Permits { halves, moved } => {
+                let record = moved.lock();
+                halves.record().unwrap_or_else(|| record.clone())
+            }
+            Unkeyed::Locked { state, .. } => match &*state.0.lock() {
+                Locked::Groups(window) => window_record(window.groups()),
+                Locked::Moved(record) | Locked::Any(record) => (**record).clone(),
             },
-            Unkeyed::Any(record) => record.lock().clone(),
         }
     }
 
     /// Forgets all.
-    pub(super) fn reset(&self) {
+    pub(super) fn reset(&self, rule: &Rule) {
         match self {
             Unkeyed::Token { word, seen, moved } => {
                 let mut record = moved.lock();
@@ -140,12 +152,19 @@ impl Unkeyed {
                 word.0.swap(0, Ordering::AcqRel);
                 seen.0.forget_denial();
             }
-            Unkeyed::Window { denied_until, state } => {
+            Unkeyed::Permits { halves, moved } => {
+                let mut record = moved.lock();
+                *record = Record::default();
+                halves.reset(rule);
+            }
+            Unkeyed::Locked { denied_until, state } => {
                 let mut state = state.0.lock();
                 denied_until.0.store(0, Ordering::Release);
-                *state = WindowState::Small(Hot::new());
+                *state = match &*state {
+                    Locked::Groups(_) | Locked::Moved(_) => Locked::Groups(Hot::new()),
+                    Locked::Any(_) => Locked::Any(Box::default()),
+                };
             }
-            Unkeyed::Any(record) => *record.lock() = Record::default(),
         }
     }
 }
@@ -257,14 +276,14 @@ fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
 }
 
 #[inline]
-fn take_window(denied_until: &AtomicU64, state: &Lock<WindowState>, rule: &Rule, now: u64, cost: u32) -> Verdict {
+fn take_locked(denied_until: &AtomicU64, state: &Lock<Locked>, rule: &Rule, now: u64, cost: u32) -> Verdict {
     // Written under the lock, with the state that it tells of.
     let denied = denied_until.load(Ordering::Acquire);
     if cost == 1 && now < denied {
         return Verdict::Denied(denied);
     }
     let mut state = state.lock();
-    let WindowState::Small(window) = &mut *state else { return Verdict::Unknown };
+    let Locked::Groups(window) = &mut *state else { return Verdict::Unknown };
     match window.take(rule, now, cost) {
         Ok(()) => Verdict::Admitted,
         Err(until) => {
@@ -317,7 +336,12 @@ mod model {
     }
 
     fn take(bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
-        let admitted = bucket.take(rule, now(), cost) == Verdict::Admitted;
+        take_as(0, bucket, rule, cost)
+    }
+
+    /// As the thread of that number.
+    fn take_as(thread: usize, bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
+        let admitted = bucket.take(rule, thread, now(), cost) == Verdict::Admitted;
         if admitted { cost } else { 0 }
     }
 
@@ -335,7 +359,7 @@ mod model {
 
     /// The bucket says by what it has kept what it would say without.
     fn until(bucket: &Unkeyed, rule: &Rule) -> u64 {
-        let denied = |bucket: &Unkeyed| match bucket.take(rule, now(), 1) {
+        let denied = |bucket: &Unkeyed| match bucket.take(rule, 0, now(), 1) {
             Verdict::Denied(until) => until,
             other => panic!("{other:?}"),
         };
@@ -373,7 +397,7 @@ mod model {
         loom::model(|| {
             let rule = token(3);
             // By a coarse clock, whose denials are not kept: they would hide the other thread's.
-            let coarse = move |it: &Unkeyed| it.take(&rule, now().next_multiple_of(1_000), 1) == Verdict::Admitted;
+            let coarse = move |it: &Unkeyed| it.take(&rule, 0, now().next_multiple_of(1_000), 1) == Verdict::Admitted;
             let twice = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
             let (bucket, a, b) = at_once(nearly_empty(&rule), twice, coarse);
             assert_eq!(a + u32::from(b), 1);
@@ -407,7 +431,7 @@ mod model {
             let rule = token(1);
             let bucket = Unkeyed::token(&rule);
             assert_eq!(take(&bucket, &rule, 1), 1);
-            let (bucket, admitted, ()) = at_once(bucket, move |it| take(it, &rule, 1), Unkeyed::reset);
+            let (bucket, admitted, ()) = at_once(bucket, move |it| take(it, &rule, 1), move |it| it.reset(&rule));
             assert_eq!(take(&bucket, &rule, 1), 1 - admitted);
         });
     }
@@ -420,7 +444,7 @@ mod model {
             assert_eq!(take(&bucket, &rule, 1), 1);
             let (bucket, a, b) = at_once(bucket, move |it| take(it, &rule, 1), move |it| take_on_record(it, &rule, 1));
             assert_eq!(a + b, 0);
-            assert_eq!(bucket.take(&rule, now(), 1), Verdict::Unknown, "the record decides");
+            assert_eq!(bucket.take(&rule, 0, now(), 1), Verdict::Unknown, "the record decides");
         });
     }
 
@@ -432,7 +456,7 @@ mod model {
                 at_once(Unkeyed::token(&rule), move |it| take(it, &rule, 1), move |it| take(it, &rule, 1));
             assert_eq!(a + b, 1);
             let full = now() + 60_000_000_000;
-            let Verdict::Denied(until) = bucket.take(&rule, now(), 1) else { panic!("admitted") };
+            let Verdict::Denied(until) = bucket.take(&rule, 0, now(), 1) else { panic!("admitted") };
             assert!((full..full + 1_000).contains(&until), "{until}");
         });
     }
@@ -447,7 +471,7 @@ mod model {
             let (bucket, a, b) = at_once(bucket, short, move |it| take_on_record(it, &rule, 2));
             let (taken, left) = (before + a + b, remaining(&bucket, &rule));
             assert!(taken + left <= 4, "{taken} taken, {left} left");
-            assert_eq!(bucket.take(&rule, now(), 1), Verdict::Unknown, "it stays there");
+            assert_eq!(bucket.take(&rule, 0, now(), 1), Verdict::Unknown, "it stays there");
         });
     }
 
@@ -456,7 +480,7 @@ mod model {
         loom::model(|| {
             let rule = token(2);
             let short = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1) + take(it, &rule, 1);
-            let (bucket, a, ()) = at_once(Unkeyed::token(&rule), short, Unkeyed::reset);
+            let (bucket, a, ()) = at_once(Unkeyed::token(&rule), short, move |it| it.reset(&rule));
             let rest = (0..4).map(|_| take(&bucket, &rule, 1)).sum::<u32>();
             assert!(a + rest <= 4, "{a} and {rest}");
         });
@@ -464,23 +488,59 @@ mod model {
 
     #[test]
     fn a_window_that_is_reset_forgets_until_when_it_denied() {
-        loom::model(|| {
-            let rule = window(1);
-            let bucket = Unkeyed::window();
-            assert_eq!(take(&bucket, &rule, 1), 1);
-            let (bucket, admitted, ()) = at_once(bucket, move |it| take(it, &rule, 1), Unkeyed::reset);
-            assert_eq!(take(&bucket, &rule, 1), 1 - admitted);
-        });
+        // Groups of one permit, and a window of single permits, of which both halves tell.
+        for (count, cost, thread) in [(100, 100, 0), (1, 1, 0), (1, 1, 1)] {
+            loom::model(move || {
+                let rule = window(count);
+                let bucket = Unkeyed::window(&rule);
+                assert_eq!(take(&bucket, &rule, cost), cost);
+                let call = move |it: &Unkeyed| take_as(thread, it, &rule, 1);
+                let (bucket, admitted, ()) = at_once(bucket, call, move |it| it.reset(&rule));
+                assert_eq!(take(&bucket, &rule, cost) == cost, admitted == 0);
+            });
+        }
     }
 
     #[test]
     fn a_window_admits_its_count_on_both_ways_together() {
+        for (count, cost) in [(100, 50), (2, 1)] {
+            loom::model(move || {
+                let rule = window(count);
+                let short = move |it: &Unkeyed| take(it, &rule, cost) + take(it, &rule, cost);
+                let long = move |it: &Unkeyed| take_on_record(it, &rule, count);
+                let (bucket, a, b) = at_once(Unkeyed::window(&rule), short, long);
+                let left = remaining(&bucket, &rule);
+                assert_eq!(a + b + left, count, "{a} and {b}");
+            });
+        }
+    }
+
+    #[test]
+    fn a_window_admits_its_count_to_threads_of_both_halves_together() {
+        for (count, cost) in [(1, 1), (2, 1), (3, 1), (3, 2), (5, 2)] {
+            loom::model(move || {
+                let rule = window(count);
+                let twice = move |thread, it: &Unkeyed| [0; 2].map(|_| take_as(thread, it, &rule, cost));
+                let (bucket, a, b) = at_once(Unkeyed::window(&rule), move |it| twice(0, it), move |it| twice(1, it));
+                let taken = a.iter().chain(&b).sum::<u32>();
+                assert_eq!(taken, (count / cost).min(4) * cost, "{a:?} and {b:?}");
+                assert_eq!(taken + remaining(&bucket, &rule), count);
+            });
+        }
+    }
+
+    #[test]
+    fn a_window_that_denies_says_when_the_permit_that_was_taken_first_comes_back() {
         loom::model(|| {
-            let rule = window(2);
-            let short = move |it: &Unkeyed| take(it, &rule, 1) + take(it, &rule, 1);
-            let (bucket, a, b) = at_once(Unkeyed::window(), short, move |it| take_on_record(it, &rule, 2));
-            let left = remaining(&bucket, &rule);
-            assert_eq!(a + b + left, 2, "{a} and {b}");
+            let rule = window(3);
+            let bucket = Unkeyed::window(&rule);
+            let first = now();
+            assert_eq!(bucket.take(&rule, 1, first, 1), Verdict::Admitted);
+            let later = move |thread, it: &Unkeyed| [1, 2].map(|tick| it.take(&rule, thread, first + tick, 1));
+            let (_, a, b) = at_once(bucket, move |it| later(0, it), move |it| later(1, it));
+            let denied = a.iter().chain(&b).filter(|verdict| **verdict == Verdict::Denied(first + rule.per()));
+            let admitted = a.iter().chain(&b).filter(|verdict| **verdict == Verdict::Admitted);
+            assert_eq!((admitted.count(), denied.count()), (2, 2), "{a:?} and {b:?}");
         });
     }
 }
