@@ -105,49 +105,43 @@ impl<'a> Call<'a> {
     }
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
+    ///
+    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
+    /// memory on the short one too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-        match self.admit_shortly(key) {
-            Ok(decided) => decided,
-            Err(key) if self.limits.is_some() || self.wait != Wait::No => self.decide(&key).map(drop),
-            Err(key) => admit_slowly(self.core, key, self.cost),
+        if self.limits.is_some() || self.wait != Wait::No {
+            return self.decide(&key).map(drop);
+        }
+        let verdict =
+            if self.cost == 1 { short::admit_one(self.core, &key) } else { short::admit(self.core, &key, self.cost) };
+        match verdict {
+            Verdict::Admitted => Ok(()),
+            Verdict::Denied(retry_after) => {
+                if observe::wants_denials() {
+                    tell_denied(self.core, key, retry_after);
+                }
+                Err(self.core.exceeded(retry_after))
+            }
+            Verdict::Unknown => admit_slowly(self.core, key, self.cost),
         }
     }
 
     /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
     #[inline]
     pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
-        match self.in_future().admit_shortly(key) {
-            Ok(decided) => Begun::Done(decided),
-            Err(key) => Begun::Later(Box::pin(self.in_future().start(&key).finish_async())),
-        }
-    }
-
-    /// Decides where that is short; gives the key back where it is not.
-    ///
-    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
-    /// memory on the short one too.
-    #[expect(clippy::inline_always, reason = "see `admit`")]
-    #[inline(always)]
-    fn admit_shortly<K: RateLimitKey>(self, key: K) -> Result<Result<(), RateLimitExceeded>, K> {
-        if self.limits.is_some() || self.wait != Wait::No {
-            return Err(key);
-        }
-        let verdict = match (self.is_async, self.cost) {
-            (true, cost) => short::admit_in_future(self.core, &key, cost),
-            (false, 1) => short::admit_one(self.core, &key),
-            (false, cost) => short::admit(self.core, &key, cost),
-        };
+        let may_be_short = self.limits.is_none() && self.wait == Wait::No;
+        let verdict = if may_be_short { short::admit_in_future(self.core, &key, self.cost) } else { Verdict::Unknown };
         match verdict {
-            Verdict::Admitted => Ok(Ok(())),
+            Verdict::Admitted => Begun::Done(Ok(())),
             Verdict::Denied(retry_after) => {
                 if observe::wants_denials() {
                     tell_denied(self.core, key, retry_after);
                 }
-                Ok(Err(self.core.exceeded(retry_after)))
+                Begun::Done(Err(self.core.exceeded(retry_after)))
             }
-            Verdict::Unknown => Err(key),
+            Verdict::Unknown => Begun::Later(Box::pin(self.in_future().start(&key).finish_async())),
         }
     }
 

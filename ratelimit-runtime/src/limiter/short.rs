@@ -6,7 +6,7 @@
 //! afterwards. Between two locked instructions the processor waits for what the second one needs: that is the key's hash.
 
 use super::core::Core;
-use crate::backend::memory::{Store, Verdict, Why};
+use crate::backend::memory::{Glance, Store, Verdict, Why};
 use crate::counts;
 use crate::decision::Address;
 use crate::key::RateLimitKey;
@@ -37,7 +37,7 @@ impl Asker for One<'_> {
 
     #[inline]
     fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Verdict {
-        if K::KEYED { admit_any(self.0, key) } else { admit(self.0, &(), 1) }
+        if K::KEYED { admit_any(self.0, key) } else { admit_unkeyed(self.0) }
     }
 }
 
@@ -57,6 +57,43 @@ fn admit_number(core: &Core, kind: Kind, key: u64) -> Verdict {
 fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Verdict {
     let Some(store) = short(core) else { return unknown() };
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
+}
+
+#[inline(never)]
+fn admit_unkeyed(core: &Core) -> Verdict {
+    let Some(store) = short(core) else { return unknown() };
+    // Looked up first, because the processor does not work ahead of its counter's reading.
+    let thread = counts::thread();
+    admit_unkeyed_at(core, store, thread, store.now())
+}
+
+#[inline(never)]
+fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: u64) -> Verdict {
+    match store.glance(thread, now) {
+        Glance::Admitted => {
+            core.allowed();
+            Verdict::Admitted
+        }
+        Glance::Denied(until) => deny_until(core, until, now),
+        Glance::Added(before) => admit_added(core, store, now, before),
+        Glance::Unclear => admit_unclear(core, store, thread, now),
+    }
+}
+
+#[inline(never)]
+fn deny_until(core: &Core, until: u64, now: u64) -> Verdict {
+    settle(core, Verdict::Denied(until), now, 1)
+}
+
+#[cold]
+#[inline(never)]
+fn admit_added(core: &Core, store: &Store, now: u64, before: u64) -> Verdict {
+    settle(core, store.added(now, before), now, 1)
+}
+
+#[inline(never)]
+fn admit_unclear(core: &Core, store: &Store, thread: usize, now: u64) -> Verdict {
+    settle(core, store.admit_at(Address::Unkeyed, thread, now, 1), now, 1)
 }
 
 /// [`Verdict::Unknown`], of a call whose result the compiler does not know: so the functions above end in nothing but calls,

@@ -148,14 +148,20 @@ impl Hot {
     /// Takes `cost` permits, from 1 to the capacity, or says when they would fit.
     #[inline]
     pub(super) fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Result<(), u64> {
+        if self.take_newest(rule, now, cost) { Ok(()) } else { self.take_elsewhere(rule, now.max(self.at), cost) }
+    }
+
+    /// As [`take`](Hot::take), where that is all: to give the permits to the newest group.
+    #[inline]
+    pub(super) fn take_newest(&mut self, rule: &Rule, now: u64, cost: u32) -> bool {
         // The clock of another core may be a little behind.
         let now = now.max(self.at);
         let total = u64::from(self.total) + u64::from(cost);
-        if now - self.at < rule.per() && self.permits < rule.group && total <= u64::from(rule.capacity()) {
+        let is_all = now - self.at < rule.per() && self.permits < rule.group && total <= u64::from(rule.capacity());
+        if is_all {
             (self.at, self.permits, self.total) = (now, self.permits + cost, self.total + cost);
-            return Ok(());
         }
-        self.take_elsewhere(rule, now, cost)
+        is_all
     }
 
     /// As [`take`](Hot::take), where the newest group is not to have the permits, or the oldest has to go first.
