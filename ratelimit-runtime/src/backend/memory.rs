@@ -10,7 +10,7 @@ mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::{BuildHasher, Hasher};
+use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
@@ -307,7 +307,7 @@ impl Store {
     pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<<RandomState as BuildHasher>::Hasher>)) -> u64 {
         let mut sink = HashSink::new(self.hasher.build_hasher());
         write(&mut sink);
-        sink.into_hasher().finish()
+        sink.finish()
     }
 
     /// The present time.

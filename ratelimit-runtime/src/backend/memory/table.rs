@@ -8,6 +8,7 @@ use super::compact::Compact;
 use super::slots::{self, Place, Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
+use crate::key::folded;
 use crate::observe::KeysWatch;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
@@ -129,18 +130,13 @@ pub(super) enum Looked {
     InTurn,
 }
 
-/// A hash in which each bit depends on all of its bits: what the hasher would do in the end, were it asked for quality. The
-/// lowest ones, by which the shard goes, are good enough as they are; so what has to be known before the shard can be locked,
-/// and is waited for, is known earlier.
+/// What a key is known by in its shard. The shard goes by the lowest bits of the hash, so that what has to be known before it
+/// can be locked, and is waited for, is known earlier.
 ///
 /// Zero is what an empty slot has: the one hash in 2⁶⁴ that it is of shares another's fingerprint.
 #[inline]
 pub(super) fn fingerprint(hash: u64) -> u64 {
-    // 2⁶⁴ divided by the golden ratio.
-    let product = u128::from(hash) * 0x9e37_79b9_7f4a_7c15;
-    #[expect(clippy::cast_possible_truncation, reason = "the halves, folded")]
-    let folded = product as u64 ^ (product >> 64) as u64;
-    folded.max(1)
+    folded(hash).max(1)
 }
 
 /// There was no room for a new key, unless another one goes.

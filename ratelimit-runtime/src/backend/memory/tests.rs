@@ -237,23 +237,48 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
     const KEYS: u32 = 100_000;
     let backend = MemoryBackend::new();
     let (a, b) = (store(&backend, None), store(&backend, None));
-    let fingerprint = |store: &Store, key: u32| match store.address(&key) {
-        Address::Fingerprint(hash) => table::fingerprint(hash),
+    let hash = |store: &Store, key: u32| match store.address(&key) {
+        Address::Fingerprint(hash) => hash,
         Address::Unkeyed => panic!("a key"),
     };
-    let all: Vec<u64> = (0..KEYS).map(|key| fingerprint(&a, key)).collect();
-    // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
-    assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
-    let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
-    for bit in 0..64 {
-        assert!(near(all.iter().filter(|it| **it >> bit & 1 == 1).count()), "bit {bit}");
-        for other in 0..bit {
-            let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
-            assert!(near(equal), "bits {bit} and {other}");
+    // What the shard goes by, and what the bucket goes by there.
+    for of in [|hash| hash, table::fingerprint] {
+        let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
+        // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
+        for bit in 0..64 {
+            assert!(near(all.iter().filter(|it| **it >> bit & 1 == 1).count()), "bit {bit}");
+            for other in 0..bit {
+                let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
+                assert!(near(equal), "bits {bit} and {other}");
+            }
+            // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
+            let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
+            let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ of(hash(&b, *key))) >> bit & 1 == 0);
+            assert!(near(next) && near(elsewhere.count()), "bit {bit}");
         }
-        // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
-        let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
-        let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ fingerprint(&b, *key)) >> bit & 1 == 0);
-        assert!(near(next) && near(elsewhere.count()), "bit {bit}");
+    }
+}
+
+#[test]
+fn keys_of_all_kinds_are_spread_over_the_shards() {
+    const KEYS: u32 = 64_000;
+    fn most<K: RateLimitKey>(key: impl Fn(u32) -> K) -> u32 {
+        let store = store(&MemoryBackend::new(), None);
+        let mut shards = [0; 64];
+        for number in 0..KEYS {
+            let Address::Fingerprint(hash) = store.address(&key(number)) else { panic!("a key") };
+            shards[(hash % 64) as usize] += 1;
+        }
+        shards.into_iter().max().unwrap()
+    }
+    // A thousand keys a shard, and eight sigma of √1000 more; of long text, which is hashed in a hurry, half as many more.
+    for _ in 0..20 {
+        assert!(most(|number| number) < 1_253);
+        assert!(most(|number| u64::from(number) * 1_000) < 1_253);
+        assert!(most(|number| format!("user:{number}")) < 1_253);
+        assert!(most(|number| format!("customers/region/{number:08}")) < 1_500);
+        assert!(most(|number| (number % 7, Some("a"), number / 7)) < 1_253);
     }
 }
