@@ -373,8 +373,9 @@ impl<H: Hasher> HashSink<H> {
 
     #[inline]
     fn tag(&mut self, tag: u64) {
-        self.is_first = false;
-        self.hasher.write(&tag.to_le_bytes());
+        (self.is_first, self.is_long_text) = (false, false);
+        // Inverted, so that its last byte is 0xff, which no text has: none looks like a tag.
+        self.hasher.write(&(!tag).to_le_bytes());
     }
 
     #[inline]
@@ -392,6 +393,7 @@ impl<H: Hasher> Sink for HashSink<H> {
             self.hasher.write(&value.to_le_bytes());
             return;
         }
+        self.is_first = false;
         #[expect(clippy::cast_possible_truncation, reason = "the halves are written one after the other")]
         let (low, high) = (value as u64, (value >> 64) as u64);
         self.short_number(kind, low);
@@ -405,7 +407,7 @@ impl<H: Hasher> Sink for HashSink<H> {
         if !self.is_first {
             return self.tagged(TEXT, value.as_bytes());
         }
-        self.is_long_text = value.len() > 16;
+        (self.is_first, self.is_long_text) = (false, value.len() > 16);
         // How long it is, the hasher sees by itself.
         self.hasher.write(value.as_bytes());
     }
@@ -586,6 +588,17 @@ mod tests {
         sink.finish()
     }
 
+    /// A key of two parts that does not write them as one.
+    #[derive(Clone, Copy)]
+    struct Bare<A, B>(A, B);
+
+    impl<A: RateLimitKey, B: RateLimitKey> RateLimitKey for Bare<A, B> {
+        fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+            self.0.write_to(writer);
+            self.1.write_to(writer);
+        }
+    }
+
     #[test]
     fn text_reads_like_the_key() {
         assert_eq!(text("alice"), r#""alice""#);
@@ -616,6 +629,7 @@ mod tests {
         differ! {
             ("a", "bc"), ("ab", "c");
             None::<&str>, Some("");
+            None::<&str>, "\u{3}\0\0\0\0\0\0\0";
             1_u8, "1";
             1_u8, 1_u16;
             (("a", "b"), "c"), ("a", ("b", "c"));
@@ -639,6 +653,9 @@ mod tests {
             (Some("a"), "b"), ("a", Some("b"));
             (Some(1_u8), 2_u8), (1_u8, Some(2_u8));
             (1_u64, "a", 2_u64), (1_u64, 2_u64, "a");
+            Bare(1_u8, "a"), Bare("a", 1_u8);
+            Bare("a", "bc"), Bare("ab", "c");
+            Bare("\u{4}\0\0\0\0\0\0\0", 1_u8), Some(1_u8);
         }
     }
 
