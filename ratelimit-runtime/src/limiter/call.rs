@@ -141,7 +141,10 @@ impl<'a> Call<'a> {
                 }
                 Begun::Done(Err(self.core.exceeded(retry_after)))
             }
-            Verdict::Unknown => Begun::Later(Box::pin(self.in_future().start(&key).finish_async())),
+            Verdict::Unknown => match self.in_future().start(&key) {
+                Started::Done(decided) => Begun::Done(decided.map(drop)),
+                started => Begun::Later(Box::pin(started.finish_async())),
+            },
         }
     }
 
@@ -568,5 +571,23 @@ impl RemoteCall {
             return Ok(decision);
         }
         Err(exceeded())
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+    use crate::limit::Algorithm;
+    use crate::limiter::RateLimiter;
+
+    #[test]
+    fn a_futures_call_that_is_decided_at_once_allocates_no_future() {
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+            let limit = Limit::new(2, Duration::from_secs(60)).with_algorithm(algorithm);
+            let limiter = RateLimiter::builder(format!("begun {algorithm:?}")).limit(limit).build().unwrap();
+            for _ in 0..3 {
+                assert!(matches!(Call::new(limiter.core()).begin("a"), Begun::Done(_)));
+            }
+        }
     }
 }
