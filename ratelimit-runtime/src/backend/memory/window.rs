@@ -620,5 +620,33 @@ mod tests {
                 }
             }
         }
+
+        #[test]
+        fn a_clock_that_goes_back_counts_as_one_that_stands_still(
+            count in prop_oneof![1_u32..70, 65_u32..300, Just(u32::MAX)],
+            // By how many thousandths of the period the time goes on or back, how many permits, whether the quick way is tried.
+            steps in prop::collection::vec(
+                (
+                    prop_oneof![20 => -100..200_i64, 3 => 900..1_100_i64, 1 => -2_000..2_000_i64],
+                    prop_oneof![9 => Just(1_u32), 2 => 2..6_u32],
+                    prop::bool::weighted(0.8),
+                ),
+                1..400,
+            ),
+        ) {
+            let rule = Rule::new(Limit::new(count, Duration::from_micros(1)));
+            let (mut window, mut now) = (Window::fresh(), START);
+            for (ahead, cost, quickly) in steps {
+                now = now.saturating_add_signed(ahead);
+                let cost = cost.min(count);
+                let ask = Ask { rules: &[rule], backoff: None, cost, max_wait: 0 };
+                // By what was admitted so far, at no earlier time than the last of it.
+                let mut record = window.to_record(&rule, now);
+                let taken = record.take(&ask, now.max(record.newest));
+                let expected = taken.map(drop).map_err(|refusal| refusal.admitted_at.unwrap());
+                prop_assert_eq!(take(&mut window, &rule, now, cost, quickly), expected);
+                prop_assert_eq!(window.at(), record.newest);
+            }
+        }
     }
 }
