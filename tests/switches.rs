@@ -1,9 +1,12 @@
-//! Switches for the whole process: in a binary of its own, because they concern every test around.
+//! Switches for the whole process, and the short way that annotated functions take while all are off: in a binary of its own,
+//! because they concern every test around.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use futures_executor::block_on;
 use ratelimit_runtime::{
-    DefaultBackendAlreadySet, Limit, MemoryBackend, RateLimiter, is_enabled, limiters, set_default_backend,
+    DefaultBackendAlreadySet, Limit, MemoryBackend, RateLimiter, is_enabled, limiters, rate_limit, set_default_backend,
     set_enabled, test_util,
 };
 
@@ -11,6 +14,10 @@ static LIMITER: RateLimiter = RateLimiter::new("switched", &[Limit::new(1, Durat
 
 #[test]
 fn switches_of_the_process() {
+    the_short_way_counts_each_call_once();
+    the_short_way_ends_where_something_is_switched();
+    a_future_goes_by_its_runtimes_clock();
+    calls_that_bring_no_new_key_reclaim_idle_ones();
     limits_can_be_turned_off_and_on();
     everything_can_be_reset();
     a_default_backend_is_set_once_and_applies_to_limiters_in_use();
@@ -39,8 +46,111 @@ fn everything_can_be_reset() {
 
 fn a_default_backend_is_set_once_and_applies_to_limiters_in_use() {
     let memory = MemoryBackend::new();
+    assert!(FUNCTIONS.iter().all(|(_, call)| call() && call() && !call()));
     set_default_backend(memory.clone()).unwrap();
+    assert!(FUNCTIONS.iter().all(|(_, call)| call()));
+    assert_eq!(memory.tracked_keys(), 8);
     assert_eq!(set_default_backend(MemoryBackend::new()), Err(DefaultBackendAlreadySet));
     assert!(LIMITER.check("a", 1).is_ok());
-    assert_eq!(memory.tracked_keys(), 1);
+    assert_eq!(memory.tracked_keys(), 9);
+}
+
+/// An annotated function's name, and a call of it: whether it was admitted.
+type Function = (&'static str, fn() -> bool);
+
+macro_rules! functions {
+    ($($blocking:tt $asynchronous:tt: $key:tt, $algorithm:ident;)*) => {
+        [$(
+            ($blocking, || {
+                #[rate_limit(count = 2, per = "1h", key = $key, algorithm = $algorithm, name = $blocking)]
+                fn call() -> Option<()> {
+                    Some(())
+                }
+                call().is_some()
+            }),
+            ($asynchronous, || {
+                #[rate_limit(count = 2, per = "1h", key = $key, algorithm = $algorithm, name = $asynchronous)]
+                async fn call() -> Option<()> {
+                    Some(())
+                }
+                block_on(call()).is_some()
+            }),
+        )*]
+    };
+}
+
+/// Two permits an hour each, for all ways to a bucket.
+const FUNCTIONS: [Function; 12] = functions! {
+    "text" "text async": "a", sliding_window;
+    "number" "number async": 7_u64, sliding_window;
+    "no key" "no key async": (), sliding_window;
+    "token of text" "token of text async": "a", token_bucket;
+    "token of number" "token of number async": 7_u64, token_bucket;
+    "token" "token async": (), token_bucket;
+};
+
+fn counts(name: &str) -> (u64, u64) {
+    let listed = limiters().into_iter().find(|limiter| limiter.name == name).unwrap();
+    (listed.allowed, listed.denied)
+}
+
+fn the_short_way_counts_each_call_once() {
+    for (name, call) in FUNCTIONS {
+        assert_eq!([(); 5].map(|()| call()), [true, true, false, false, false], "{name}");
+        assert_eq!(counts(name), (2, 3), "{name}");
+    }
+    #[rate_limit(count = 2, per = "1h", name = "dry", dry_run)]
+    fn dry() -> Option<()> {
+        Some(())
+    }
+    #[rate_limit(count = 2, per = "1h", name = "dry async", dry_run)]
+    async fn dry_async() -> Option<()> {
+        Some(())
+    }
+    assert!((0..5).all(|_| dry().is_some() && block_on(dry_async()).is_some()));
+    assert_eq!((counts("dry"), counts("dry async")), ((2, 3), (2, 3)));
+}
+
+fn the_short_way_ends_where_something_is_switched() {
+    for (name, call) in FUNCTIONS {
+        set_enabled(false);
+        assert!(call(), "{name} is off");
+        set_enabled(true);
+        assert!(!call(), "{name} is on");
+        let clock = test_util::pause();
+        assert!(call() && call() && !call(), "{name} has a test's buckets");
+        clock.advance(Duration::from_secs(3_600));
+        assert!(call(), "{name} goes by a test's clock");
+        drop(clock);
+        assert!(!call(), "{name} has its own buckets");
+    }
+}
+
+fn a_future_goes_by_its_runtimes_clock() {
+    #[rate_limit(count = 1, per = "1h")]
+    async fn call() -> Option<()> {
+        Some(())
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        assert!(call().await.is_some() && call().await.is_none());
+        tokio::time::advance(Duration::from_secs(3_599)).await;
+        assert!(call().await.is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(call().await.is_some());
+    });
+}
+
+fn calls_that_bring_no_new_key_reclaim_idle_ones() {
+    static MEMORY: LazyLock<MemoryBackend> = LazyLock::new(MemoryBackend::new);
+    #[rate_limit(count = 1, per = "1ms", key = user, backend = MEMORY.clone())]
+    fn call(user: u32) -> Option<()> {
+        Some(())
+    }
+    assert!((0..1_000).all(|user| call(user).is_some()));
+    std::thread::sleep(Duration::from_millis(2));
+    for _ in 0..500_000 {
+        let _ = call(0);
+    }
+    assert!(MEMORY.tracked_keys() < 10, "{} are kept", MEMORY.tracked_keys());
 }
