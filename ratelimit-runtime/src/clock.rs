@@ -15,6 +15,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
+use crate::limit::MAX_PER;
+
 /// How long the counter is trusted by itself, in its own nanoseconds.
 const TRUSTED: u64 = 1_000_000;
 /// The counter and the monotonic clock are read at one moment if no more than this passes between two reads of the counter.
@@ -47,7 +49,7 @@ pub(crate) fn clock() -> &'static Clock {
 }
 
 fn start() -> Clock {
-    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos);
+    let unix = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos).max(LEAST);
     ORIGIN.store(unix.saturating_sub(EARLIER), Ordering::Relaxed);
     let counter = quanta::Clock::new();
     Clock {
@@ -71,6 +73,11 @@ pub(crate) fn now() -> u64 {
 
 /// How much earlier than the clock's first reading a time may be: by a test's clock, which was paused before.
 const EARLIER: u64 = 3_600_000_000_000;
+
+/// What the wall clock says at the least, in 1972: where it was never set, time 0, which is taken for never, is longer ago than
+/// any period all the same.
+const LEAST: u64 = 2 * nanos(MAX_PER);
+const _: () = assert!(LEAST - EARLIER > nanos(MAX_PER));
 
 /// None of the times that matter is earlier than this.
 #[inline]

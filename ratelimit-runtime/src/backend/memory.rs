@@ -70,7 +70,7 @@ pub enum WhenFull {
 /// whose key is being denied goes only if all that were looked at are, one with permits booked ahead never ([`WhenFull`]).
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
-/// process. Two of n live keys share a bucket with a probability of at most n² / 2⁶⁵: for a million keys that is one in 37
+/// process. Two of n live keys share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18
 /// million for any two of them.
 ///
 /// A cheap handle; clones share the buckets.
