@@ -273,12 +273,15 @@ fn keys_of_all_kinds_are_spread_over_the_shards() {
         }
         shards.into_iter().max().unwrap()
     }
-    // A thousand keys a shard, and eight sigma of √1000 more; of long text, which is hashed in a hurry, half as many more.
+    // A thousand keys a shard, and eight sigma of √1000 more.
     for _ in 0..20 {
         assert!(most(|number| number) < 1_253);
         assert!(most(|number| u64::from(number) * 1_000) < 1_253);
         assert!(most(|number| format!("user:{number}")) < 1_253);
-        assert!(most(|number| format!("customers/region/{number:08}")) < 1_500);
         assert!(most(|number| (number % 7, Some("a"), number / 7)) < 1_253);
     }
+    // Long text is hashed in a hurry: with one seed in some hundreds, a shard has half as many more.
+    let mut of_long_text: Vec<u32> = (0..21).map(|_| most(|number| format!("customers/region/{number:08}"))).collect();
+    of_long_text.sort_unstable();
+    assert!(of_long_text[10] < 1_253, "{of_long_text:?}");
 }
