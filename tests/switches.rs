@@ -15,6 +15,7 @@ static LIMITER: RateLimiter = RateLimiter::new("switched", &[Limit::new(1, Durat
 #[test]
 fn switches_of_the_process() {
     the_short_way_counts_each_call_once();
+    a_dry_run_counts_each_call_once();
     the_short_way_ends_where_something_is_switched();
     a_future_goes_by_its_runtimes_clock();
     calls_that_bring_no_new_key_reclaim_idle_ones();
@@ -99,6 +100,9 @@ fn the_short_way_counts_each_call_once() {
         assert_eq!([(); 5].map(|()| call()), [true, true, false, false, false], "{name}");
         assert_eq!(counts(name), (2, 3), "{name}");
     }
+}
+
+fn a_dry_run_counts_each_call_once() {
     #[rate_limit(count = 2, per = "1h", name = "dry", dry_run)]
     fn dry() -> Option<()> {
         Some(())
