@@ -55,7 +55,8 @@ pub(crate) struct RemoteBucket {
 pub(crate) enum Address {
     /// The one bucket of a limiter without keys.
     Unkeyed,
-    Fingerprint(u64),
+    /// That of the key of this hash.
+    Hash(u64),
 }
 
 impl Decision {

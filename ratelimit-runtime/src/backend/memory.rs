@@ -32,7 +32,6 @@ use window::Window;
 
 pub(crate) use compact::{Left, Verdict};
 pub(crate) use table::Why;
-pub(crate) use unkeyed::Glance;
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
@@ -110,7 +109,7 @@ impl Shared {
 
     /// Evicts a bucket to make room for one of `store`: of the store that has the most, so that a flood of one limiter's keys
     /// does not take the room of another's; of any store rather than one that is being denied.
-    fn evict(&self, store: &Store, fingerprint: u64, now: u64) -> bool {
+    fn evict(&self, store: &Store, hash: u64, now: u64) -> bool {
         if self.evictions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECOUNT) {
             let largest = self.all().max_by_key(|store| store.keys());
             *self.largest.lock() = largest.map_or_else(Weak::new, |store| Arc::downgrade(&store));
@@ -122,7 +121,7 @@ impl Shared {
         let is_largest = |store: &Store| largest.as_deref().is_some_and(|largest| std::ptr::eq(largest, store));
         let is_other = |other: &Arc<Store>| !is_largest(other) && !std::ptr::eq(Arc::as_ptr(other), store);
         [false, true].into_iter().any(|denying| {
-            let evict = |from: &Store| from.evict(fingerprint, now, denying);
+            let evict = |from: &Store| from.evict(hash, now, denying);
             largest.as_deref().is_some_and(evict)
                 || !is_largest(store) && evict(store)
                 || self.all().any(|other| is_other(&other) && evict(&other))
@@ -299,7 +298,7 @@ impl Store {
         if !K::KEYED {
             return Address::Unkeyed;
         }
-        Address::Fingerprint(self.hash(|sink| key.write_to(sink)))
+        Address::Hash(self.hash(|sink| key.write_to(sink)))
     }
 
     /// The hash of a key.
@@ -336,19 +335,14 @@ impl Store {
         }
         match address {
             Address::Unkeyed => self.unkeyed.take(rule, thread, now, cost),
-            Address::Fingerprint(fingerprint) => self.admit_some(fingerprint, now, cost, false),
+            Address::Hash(hash) => self.admit_some(hash, now, cost, false),
         }
     }
 
-    /// As [`admit_at`](Store::admit_at), one permit without a key, as far as that calls nothing.
+    /// As [`admit_at`](Store::admit_at), one permit of the window of all calls, as far as that calls nothing.
     #[inline]
-    pub(crate) fn glance(&self, thread: usize, now: u64) -> Glance {
+    pub(crate) fn glance(&self, thread: usize, now: u64) -> Verdict {
         self.unkeyed.glance(&self.rule, thread, now)
-    }
-
-    /// The rest of a [`glance`](Store::glance) that has added a permit to what was `before`.
-    pub(crate) fn added(&self, now: u64, before: u64) -> Verdict {
-        self.unkeyed.added(&self.rule, now, before)
     }
 
     /// Whether it has [`admit_token`](Store::admit_token), else [`admit_window`](Store::admit_window).
@@ -429,16 +423,16 @@ impl Store {
         if cost == 0 || cost > self.rule.capacity() {
             return None;
         }
-        let fingerprint = match address {
-            Address::Fingerprint(fingerprint) => fingerprint,
+        let hash = match address {
+            Address::Hash(hash) => hash,
             Address::Unkeyed => {
                 let verdict = self.unkeyed.take(&self.rule, counts::thread(), now, cost);
                 return (verdict != Verdict::Unknown).then(|| (verdict, self.unkeyed_left(now)));
             }
         };
         match &self.keyed {
-            Keyed::Token(table) => self.admit_key_and_tell(table, fingerprint, now, cost),
-            Keyed::Window(table) => self.admit_key_and_tell(table, fingerprint, now, cost),
+            Keyed::Token(table) => self.admit_key_and_tell(table, hash, now, cost),
+            Keyed::Window(table) => self.admit_key_and_tell(table, hash, now, cost),
             Keyed::Any(_) => None,
         }
     }
@@ -456,13 +450,13 @@ impl Store {
     fn admit_key_and_tell<S: Compact, const W: usize>(
         &self,
         table: &Table<S, W>,
-        fingerprint: u64,
+        hash: u64,
         now: u64,
         cost: u32,
     ) -> Option<(Verdict, Left)> {
         let rule = &self.rule;
         let take = move |state: &mut S| (state.take(rule, now, cost).into(), state.left(rule, now));
-        self.with(table, fingerprint, now, false, take)
+        self.with(table, hash, now, false, take)
     }
 
     /// The decision on a call for whose key there is no room.
@@ -478,11 +472,11 @@ impl Store {
     }
 
     pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
-        let fingerprint = match address {
+        let hash = match address {
             Address::Unkeyed => {
                 return self.unkeyed.with_record(&self.rule, now, |record| record.take(ask, now.max(record.clock)));
             }
-            Address::Fingerprint(fingerprint) => fingerprint,
+            Address::Hash(hash) => hash,
         };
         let take = |moved: &mut Moved| {
             let now = now.max(moved.record.clock);
@@ -507,9 +501,8 @@ impl Store {
         // Another thread may take the room that was made.
         let mut tries = 0;
         let taken = loop {
-            let taken =
-                on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, take));
-            if taken.is_ok() || tries == TRIES || !self.shared.evict(self, fingerprint, now) {
+            let taken = on_table!(&self.keyed, table => table.with_record(bound, rule, hash, now, is_usual, take));
+            if taken.is_ok() || tries == TRIES || !self.shared.evict(self, hash, now) {
                 break taken;
             }
             tries += 1;
@@ -524,8 +517,8 @@ impl Store {
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let record = match address {
             Address::Unkeyed => self.unkeyed.record(&self.rule, now),
-            Address::Fingerprint(fingerprint) => {
-                on_table!(&self.keyed, table => table.record(&self.rule, fingerprint, now)).unwrap_or_default()
+            Address::Hash(hash) => {
+                on_table!(&self.keyed, table => table.record(&self.rule, hash, now)).unwrap_or_default()
             }
         };
         record.peek(ask, now.max(record.clock))
@@ -542,9 +535,9 @@ impl Store {
         let give_back = |record: &mut Record| record.give_back(rules, backoff, now.max(record.clock), permit);
         match address {
             Address::Unkeyed => self.unkeyed.with_record(&self.rule, now, give_back),
-            Address::Fingerprint(fingerprint) => {
+            Address::Hash(hash) => {
                 let (bound, rule) = (&self.shared.bound, &self.rule);
-                if !on_table!(&self.keyed, table => table.contains(fingerprint)) {
+                if !on_table!(&self.keyed, table => table.contains(hash)) {
                     // Evicted meanwhile: there is nothing to give back to.
                     return;
                 }
@@ -556,7 +549,7 @@ impl Store {
                 };
                 // Evicted since the look: a fresh bucket stays fresh.
                 let is_usual = *rules == [self.rule];
-                let _ = on_table!(&self.keyed, table => table.with_record(bound, rule, fingerprint, now, is_usual, give_back));
+                let _ = on_table!(&self.keyed, table => table.with_record(bound, rule, hash, now, is_usual, give_back));
             }
         }
     }
@@ -572,15 +565,15 @@ impl Store {
     }
 
     /// Evicts one bucket; one that is being denied only where `denying` says so.
-    fn evict(&self, fingerprint: u64, now: u64, denying: bool) -> bool {
-        on_table!(&self.keyed, table => table.evict(&self.shared.bound, &self.rule, fingerprint, now, denying))
+    fn evict(&self, hash: u64, now: u64, denying: bool) -> bool {
+        on_table!(&self.keyed, table => table.evict(&self.shared.bound, &self.rule, hash, now, denying))
     }
 
     pub(crate) fn reset(&self, address: Address) {
         match address {
             Address::Unkeyed => self.unkeyed.reset(&self.rule),
-            Address::Fingerprint(fingerprint) => {
-                on_table!(&self.keyed, table => table.remove(&self.shared.bound, fingerprint));
+            Address::Hash(hash) => {
+                on_table!(&self.keyed, table => table.remove(&self.shared.bound, hash));
             }
         }
     }

@@ -194,11 +194,11 @@ impl Core {
     }
 
     fn resets_in_memory(&self, address: Address) -> &AtomicU64 {
-        let fingerprint = match address {
+        let hash = match address {
             Address::Unkeyed => 0,
-            Address::Fingerprint(fingerprint) => fingerprint,
+            Address::Hash(hash) => hash,
         };
-        &self.resets[usize::from(fingerprint.to_le_bytes()[0]) % RESETS]
+        &self.resets[usize::from(hash.to_le_bytes()[0]) % RESETS]
     }
 
     /// `fingerprint` is that of the bucket, where its backend goes by it.

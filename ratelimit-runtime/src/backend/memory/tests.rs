@@ -238,7 +238,7 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
     let backend = MemoryBackend::new();
     let (a, b) = (store(&backend, None), store(&backend, None));
     let hash = |store: &Store, key: u32| match store.address(&key) {
-        Address::Fingerprint(hash) => hash,
+        Address::Hash(hash) => hash,
         Address::Unkeyed => panic!("a key"),
     };
     // What the shard goes by, and what the bucket goes by there.
@@ -262,13 +262,24 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
 }
 
 #[test]
+fn times_that_no_word_can_say_are_decided_elsewhere() {
+    let rule = Rule::new(Limit::new(1, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket));
+    let origin = clock::origin();
+    for now in [0, origin - 1, origin + (1 << 59), u64::MAX] {
+        let mut bucket = Tat::fresh();
+        assert_eq!(bucket.take_one(&rule, now), Verdict::Unknown);
+        assert_eq!(bucket, Tat::fresh());
+    }
+}
+
+#[test]
 fn keys_of_all_kinds_are_spread_over_the_shards() {
     const KEYS: u32 = 64_000;
     fn most<K: RateLimitKey>(key: impl Fn(u32) -> K) -> u32 {
         let store = store(&MemoryBackend::new(), None);
         let mut shards = [0; 64];
         for number in 0..KEYS {
-            let Address::Fingerprint(hash) = store.address(&key(number)) else { panic!("a key") };
+            let Address::Hash(hash) = store.address(&key(number)) else { panic!("a key") };
             shards[(hash % 64) as usize] += 1;
         }
         shards.into_iter().max().unwrap()

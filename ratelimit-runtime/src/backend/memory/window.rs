@@ -54,20 +54,22 @@ type Groups = SmallVec<[Group; 4]>;
 
 impl Window {
     /// The smallest window of these groups, none of which is smaller than a group has to be but for the last, that has places
-    /// for so many older ones.
-    fn of(groups: &[Group], rule: &Rule, places: usize) -> Option<Window> {
+    /// for so many older ones; in the slot only if the next call may be expected to take a `single` permit.
+    fn of(groups: &[Group], rule: &Rule, places: usize, single: bool) -> Option<Window> {
         let Some((newest, older)) = groups.split_last() else { return Some(Window::fresh()) };
         let (at, permits) = (newest.at, u32::try_from(newest.permits).ok()?);
         let full = u64::from(rule.group);
         let len = usize::try_from(older.iter().map(|group| group.permits / full).sum::<u64>()).ok()?;
         let places = places.max(len);
-        if places > most_older(rule) || older.iter().any(|group| !group.permits.is_multiple_of(full)) {
+        // More than fit were taken while the limit was a larger one.
+        let is_over = groups.iter().map(|group| group.permits).sum::<u64>() > rule.capacity().into();
+        if is_over || places > most_older(rule) || older.iter().any(|group| !group.permits.is_multiple_of(full)) {
             return Some(Window::Any(Box::new(Hot::of(groups)?)));
         }
         let ring = |places: usize| Ring { first: 0, len: small(len), places: small(places.min(most_older(rule))) };
         Some(match places {
             0 => Window::One { permits, at },
-            1..=FEW if full == 1 && permits == 1 && rule.per() <= Time::LONGEST => {
+            1..=FEW if single && full == 1 && permits == 1 && rule.per() <= Time::LONGEST => {
                 Window::Few { len: small(len), older: times(older, full), at }
             }
             1..=SEVERAL => Window::Several { ring: ring(SEVERAL), permits, at, older: Box::new(times(older, full)) },
@@ -81,10 +83,8 @@ impl Window {
     fn grow(&mut self, rule: &Rule, now: u64, cost: u32) {
         let (now, mut groups) = (now.max(self.at()), self.groups(rule));
         let older = groups.iter().map(|group| group.permits / u64::from(rule.group)).sum::<u64>();
-        // A few single permits have no place for several at once.
-        let least = if cost > 1 { FEW + 1 } else { 0 };
-        let places = usize::try_from(older).unwrap_or(usize::MAX).max(least).min(most_older(rule));
-        if let Some(mut grown) = Window::of(&groups, rule, places)
+        let places = usize::try_from(older).unwrap_or(usize::MAX).min(most_older(rule));
+        if let Some(mut grown) = Window::of(&groups, rule, places, cost == 1)
             && grown.take_in_place(rule, now, cost) == Ok(true)
         {
             *self = grown;
@@ -296,7 +296,7 @@ impl Compact for Window {
         let older = &groups[..groups.len().saturating_sub(1)];
         // Refunds leave holes.
         let is_full = |group: &Group| group.permits >= u64::from(rule.group);
-        if is_plain(record, now) && older.iter().all(is_full) { Window::of(&groups, rule, 0) } else { None }
+        if is_plain(record, now) && older.iter().all(is_full) { Window::of(&groups, rule, 0, true) } else { None }
     }
 }
 
