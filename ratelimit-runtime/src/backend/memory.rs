@@ -32,6 +32,7 @@ use window::Window;
 
 pub(crate) use compact::{Left, Verdict};
 pub(crate) use table::Why;
+pub(crate) use unkeyed::Glance;
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;
@@ -339,10 +340,15 @@ impl Store {
         }
     }
 
-    /// As [`admit_at`](Store::admit_at), one permit of the window of all calls, as far as that calls nothing.
+    /// As [`admit_at`](Store::admit_at), one permit without a key, as far as that calls nothing.
     #[inline]
-    pub(crate) fn glance(&self, thread: usize, now: u64) -> Verdict {
+    pub(crate) fn glance(&self, thread: usize, now: u64) -> Glance {
         self.unkeyed.glance(&self.rule, thread, now)
+    }
+
+    /// The rest of a [`glance`](Store::glance) that has added a permit to what was `before`.
+    pub(crate) fn added(&self, now: u64, before: u64) -> Verdict {
+        self.unkeyed.added(&self.rule, now, before)
     }
 
     /// Whether it has [`admit_token`](Store::admit_token), else [`admit_window`](Store::admit_window).

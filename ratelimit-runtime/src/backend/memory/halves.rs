@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use super::compact::Verdict;
 use super::ring::window_record;
-use super::unkeyed::Line;
+use super::unkeyed::{Glance, Line};
 use crate::algorithm::groups::Group;
 use crate::algorithm::record::Record;
 use crate::algorithm::{GROUPS, Rule};
@@ -71,17 +71,16 @@ impl Halves {
         }
     }
 
-    /// As [`take`](Halves::take), one permit, as far as that calls nothing. [`Verdict::Unknown`]: nothing is decided, and
-    /// nothing changed.
+    /// As [`take`](Halves::take), one permit, as far as that calls nothing.
     #[inline]
-    pub(super) fn glance(&self, rule: &Rule, thread: usize, now: u64) -> Verdict {
+    pub(super) fn glance(&self, rule: &Rule, thread: usize, now: u64) -> Glance {
         let half = &self.0[thread % 2].0;
         let denied_until = half.denied_until.load(Ordering::Acquire);
         if now < denied_until {
-            return Verdict::Denied(denied_until);
+            return Glance::Denied(denied_until);
         }
         let is_taken = half.places.try_lock().and_then(|mut places| Some(places.as_mut()?.take(rule, now, 1)));
-        if is_taken == Some(true) { Verdict::Admitted } else { Verdict::Unknown }
+        if is_taken == Some(true) { Glance::Admitted } else { Glance::Unclear }
     }
 
     /// Takes permits of which too few are free in the thread's own half. From the other half it gets as many as are missing

@@ -44,6 +44,17 @@ pub(super) enum Locked {
     Any(Box<Record>),
 }
 
+/// What a glance has told.
+pub(crate) enum Glance {
+    Admitted,
+    /// Until that time.
+    Denied(u64),
+    /// A permit was added to a word that was this before, which may have been too much.
+    Added(u64),
+    /// It takes more than a glance. Nothing has changed.
+    Unclear,
+}
+
 /// There is room to spare where so many more calls fit than the one at hand. It takes more threads than that, all of them
 /// between two instructions, for an addition to go too far.
 #[cfg(not(loom_model))]
@@ -90,15 +101,22 @@ impl Unkeyed {
         }
     }
 
-    /// As [`take`](Unkeyed::take) of a window, one permit, as far as that calls nothing. [`Verdict::Unknown`]: nothing is
-    /// decided, and nothing changed.
+    /// As [`take`](Unkeyed::take), one permit, as far as that calls nothing.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
-    pub(super) fn glance(&self, rule: &Rule, thread: usize, now: u64) -> Verdict {
+    pub(super) fn glance(&self, rule: &Rule, thread: usize, now: u64) -> Glance {
         match self {
-            Unkeyed::Token { .. } => Verdict::Unknown,
+            Unkeyed::Token { word, seen, .. } => glance_at_token(&word.0, &seen.0, rule, now),
             Unkeyed::Permits { halves, .. } => halves.glance(rule, thread, now),
             Unkeyed::Locked { denied_until, state } => glance_at_locked(&denied_until.0, &state.0, rule, now),
+        }
+    }
+
+    /// The rest of a glance that has added a permit to a word that was `before`.
+    pub(super) fn added(&self, rule: &Rule, now: u64, before: u64) -> Verdict {
+        match self {
+            Unkeyed::Token { word, seen, .. } => added(&word.0, &seen.0, rule, now, before),
+            Unkeyed::Permits { .. } | Unkeyed::Locked { .. } => Verdict::Unknown,
         }
     }
 
@@ -184,22 +202,27 @@ impl Unkeyed {
 #[inline]
 fn take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64, cost: u32) -> Verdict {
     if cost == 1 {
-        // An addition wins where threads meet, because it never has to be tried again.
-        if now < seen.busy_until.load(Ordering::Relaxed) {
-            let units = Tat::units(rule, now);
-            let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
-            // Neither a word that has moved nor one that is below `units` passes.
-            if before.wrapping_sub(units) < seen.ample {
-                return Verdict::Admitted;
-            }
-            return added(word, seen, rule, now, before);
-        }
-        let until = seen.denied_until.load(Ordering::Relaxed);
-        if now < until {
-            return Verdict::Denied(until);
+        match glance_at_token(word, seen, rule, now) {
+            Glance::Admitted => return Verdict::Admitted,
+            Glance::Denied(until) => return Verdict::Denied(until),
+            Glance::Added(before) => return added(word, seen, rule, now, before),
+            Glance::Unclear => {}
         }
     }
     take_token_exactly(word, seen, rule, now, cost)
+}
+
+#[inline]
+fn glance_at_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: u64) -> Glance {
+    // An addition wins where threads meet, because it never has to be tried again.
+    if now < seen.busy_until.load(Ordering::Relaxed) {
+        let units = Tat::units(rule, now);
+        let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
+        // Neither a word that has moved nor one that is below `units` passes.
+        return if before.wrapping_sub(units) < seen.ample { Glance::Admitted } else { Glance::Added(before) };
+    }
+    let until = seen.denied_until.load(Ordering::Relaxed);
+    if now < until { Glance::Denied(until) } else { Glance::Unclear }
 }
 
 impl Seen {
@@ -308,14 +331,14 @@ fn take_locked(denied_until: &AtomicU64, state: &Lock<Locked>, rule: &Rule, now:
 }
 
 #[inline]
-fn glance_at_locked(denied_until: &AtomicU64, state: &Lock<Locked>, rule: &Rule, now: u64) -> Verdict {
+fn glance_at_locked(denied_until: &AtomicU64, state: &Lock<Locked>, rule: &Rule, now: u64) -> Glance {
     let denied = denied_until.load(Ordering::Acquire);
     if now < denied {
-        return Verdict::Denied(denied);
+        return Glance::Denied(denied);
     }
-    let Some(mut state) = state.try_lock() else { return Verdict::Unknown };
+    let Some(mut state) = state.try_lock() else { return Glance::Unclear };
     let is_taken = if let Locked::Groups(window) = &mut *state { window.take_newest(rule, now, 1) } else { false };
-    if is_taken { Verdict::Admitted } else { Verdict::Unknown }
+    if is_taken { Glance::Admitted } else { Glance::Unclear }
 }
 
 /// Every order in which two or three threads can take the steps of the shared bucket.
