@@ -78,15 +78,10 @@ fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: u64) -> Verd
             core.allowed();
             Verdict::Admitted
         }
-        Glance::Denied(until) => deny_until(core, until, now),
+        Glance::Denied(until) => settle(core, Verdict::Denied(until), now, 1),
         Glance::Added(before) => admit_added(core, store, now, before),
         Glance::Unclear => admit_unclear(core, store, thread, now),
     }
-}
-
-#[inline(never)]
-fn deny_until(core: &Core, until: u64, now: u64) -> Verdict {
-    settle(core, Verdict::Denied(until), now, 1)
 }
 
 #[cold]
