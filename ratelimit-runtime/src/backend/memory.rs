@@ -65,9 +65,10 @@ pub enum WhenFull {
 /// Buckets in this process's memory, the default backend.
 ///
 /// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Buckets that are as if nobody had used them
-/// are reclaimed a few at a time inside calls; there is no background thread and no sweep that stops the world. Where all
-/// are in use, a new key takes the place of the one closest to being fresh among a few, of the limiter that has the most; one
-/// whose key is being denied goes only if all that were looked at are, one with permits booked ahead never ([`WhenFull`]).
+/// are reclaimed inside calls, of which none looks at more than some hundred; there is no background thread and no sweep that
+/// stops the world. Where all are in use, a new key takes the place of the one closest to being fresh among a few, of the
+/// limiter that has the most; one whose key is being denied goes only if all that were looked at are, one with permits booked
+/// ahead never ([`WhenFull`]).
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
 /// process. Two of n live keys share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18
