@@ -364,13 +364,6 @@ impl<H: Hasher> HashSink<H> {
         if self.is_long_text { hash } else { folded(hash) }
     }
 
-    /// As [`number`](Sink::number), of a key that is only that.
-    #[inline]
-    pub(crate) fn short_number(&mut self, kind: Kind, value: u64) {
-        self.hasher.write_u64(kind as u64);
-        self.hasher.write_u64(value);
-    }
-
     #[inline]
     fn tag(&mut self, tag: u64) {
         (self.is_first, self.is_long_text) = (false, false);
@@ -396,7 +389,8 @@ impl<H: Hasher> Sink for HashSink<H> {
         self.is_first = false;
         #[expect(clippy::cast_possible_truncation, reason = "the halves are written one after the other")]
         let (low, high) = (value as u64, (value >> 64) as u64);
-        self.short_number(kind, low);
+        self.hasher.write_u64(kind as u64);
+        self.hasher.write_u64(low);
         if !matches!(kind, Kind::U8 | Kind::U16 | Kind::U32 | Kind::U64 | Kind::Usize | Kind::Bool | Kind::Char) {
             self.hasher.write_u64(high);
         }

@@ -317,19 +317,10 @@ impl Store {
         self.clock.now()
     }
 
-    /// Takes `cost` permits now or not at all, by the store's one rule: the short way of [`take`](Store::take). Tells the
-    /// present time, too.
+    /// Takes `cost` permits now or not at all, by the store's one rule, in a call of the thread of that number: the short way
+    /// of [`take`](Store::take).
     #[inline]
-    pub(crate) fn admit(&self, address: Address, cost: u32) -> (Verdict, u64) {
-        // Looked up first, because the processor does not work ahead of its counter's reading.
-        let thread = counts::thread();
-        let now = self.now();
-        (self.admit_at(address, thread, now, cost), now)
-    }
-
-    /// As [`admit`](Store::admit), at a time that is known, in a call of the thread of that number.
-    #[inline]
-    pub(crate) fn admit_at(&self, address: Address, thread: usize, now: u64, cost: u32) -> Verdict {
+    pub(crate) fn admit(&self, address: Address, thread: usize, now: u64, cost: u32) -> Verdict {
         let rule = &self.rule;
         // One permit fits into any small state.
         if cost != 1 && (cost == 0 || cost > rule.capacity()) {
@@ -341,7 +332,7 @@ impl Store {
         }
     }
 
-    /// As [`admit_at`](Store::admit_at), one permit without a key, as far as that calls nothing.
+    /// As [`admit`](Store::admit), one permit without a key, as far as that calls nothing.
     #[inline]
     pub(crate) fn glance(&self, thread: usize, now: u64) -> Glance {
         self.unkeyed.glance(&self.rule, thread, now)

@@ -118,12 +118,7 @@ impl<'a> Call<'a> {
             if self.cost == 1 { short::admit_one(self.core, &key) } else { short::admit(self.core, &key, self.cost) };
         match verdict {
             Verdict::Admitted => Ok(()),
-            Verdict::Denied(retry_after) => {
-                if observe::wants_denials() {
-                    tell_denied(self.core, key, retry_after);
-                }
-                Err(self.core.exceeded(retry_after))
-            }
+            Verdict::Denied(retry_after) => Err(self.denial(key, retry_after)),
             Verdict::Unknown => admit_slowly(self.core, key, self.cost),
         }
     }
@@ -135,17 +130,22 @@ impl<'a> Call<'a> {
         let verdict = if may_be_short { short::admit_in_future(self.core, &key, self.cost) } else { Verdict::Unknown };
         match verdict {
             Verdict::Admitted => Begun::Done(Ok(())),
-            Verdict::Denied(retry_after) => {
-                if observe::wants_denials() {
-                    tell_denied(self.core, key, retry_after);
-                }
-                Begun::Done(Err(self.core.exceeded(retry_after)))
-            }
+            Verdict::Denied(retry_after) => Begun::Done(Err(self.denial(key, retry_after))),
             Verdict::Unknown => match self.in_future().start(&key) {
                 Started::Done(decided) => Begun::Done(decided.map(drop)),
                 started => Begun::Later(Box::pin(started.finish_async())),
             },
         }
+    }
+
+    /// The error of a call that was denied on the short way, after whoever wants to be told of it was.
+    #[expect(clippy::inline_always, reason = "see `Core::exceeded`")]
+    #[inline(always)]
+    fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
+        if observe::wants_denials() {
+            tell_denied(self.core, key, retry_after);
+        }
+        self.core.exceeded(retry_after)
     }
 
     /// Does all that can be done without blocking.

@@ -50,7 +50,7 @@ fn admit_text(core: &Core, key: &str) -> Verdict {
 #[inline(never)]
 fn admit_number(core: &Core, kind: Kind, key: u64) -> Verdict {
     let Some(store) = short(core) else { return unknown() };
-    admit_key(core, store, store.hash(|sink| sink.short_number(kind, key)))
+    admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())))
 }
 
 #[inline(never)]
@@ -59,25 +59,16 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Verdict {
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
+/// All in one function: where threads share a token bucket, a shorter way has each of them ask for its cache line sooner, and
+/// get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed(core: &Core) -> Verdict {
     let Some(store) = short(core) else { return unknown() };
     // Looked up first, because the processor does not work ahead of its counter's reading.
     let thread = counts::thread();
-    admit_unkeyed_at(core, store, thread, store.now())
-}
-
-#[expect(
-    clippy::inline_always,
-    reason = "the way is short enough as it is: where threads share a token bucket, a shorter one has each of them ask for its cache line sooner, and get it for fewer calls at a time"
-)]
-#[inline(always)]
-fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: u64) -> Verdict {
+    let now = store.now();
     match store.glance(thread, now) {
-        Glance::Admitted => {
-            core.allowed();
-            Verdict::Admitted
-        }
+        Glance::Admitted => settle(core, Verdict::Admitted, now, 1),
         Glance::Denied(until) => settle(core, Verdict::Denied(until), now, 1),
         Glance::Added(before) => admit_added(core, store, now, before),
         Glance::Unclear => admit_unclear(core, store, thread, now),
@@ -92,7 +83,7 @@ fn admit_added(core: &Core, store: &Store, now: u64, before: u64) -> Verdict {
 
 #[inline(never)]
 fn admit_unclear(core: &Core, store: &Store, thread: usize, now: u64) -> Verdict {
-    settle(core, store.admit_at(Address::Unkeyed, thread, now, 1), now, 1)
+    settle(core, store.admit(Address::Unkeyed, thread, now, 1), now, 1)
 }
 
 /// [`Verdict::Unknown`], of a call whose result the compiler does not know: so the functions above end in nothing but calls,
@@ -106,23 +97,27 @@ fn unknown() -> Verdict {
 /// Takes `cost` permits where that is short. A denial says how long it lasts, in nanoseconds from now.
 #[inline(never)]
 pub(super) fn admit<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32) -> Verdict {
-    let Some(store) = short(core) else { return Verdict::Unknown };
-    let (verdict, now) = store.admit(store.address(key), cost);
-    settle(core, verdict, now, cost)
+    admit_by(core, key, cost, Store::now)
 }
 
 /// As [`admit`], by the clock of the runtime around.
 #[inline(never)]
 pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32) -> Verdict {
-    let Some(store) = short(core) else { return Verdict::Unknown };
-    let address = store.address(key);
     #[cfg(feature = "tokio")]
-    let now = crate::clock::now_in_runtime();
+    let clock = |_: &Store| crate::clock::now_in_runtime();
     #[cfg(not(feature = "tokio"))]
-    let now = store.now();
+    let clock = Store::now;
+    admit_by(core, key, cost, clock)
+}
+
+#[inline]
+fn admit_by<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32, clock: impl FnOnce(&Store) -> u64) -> Verdict {
+    let Some(store) = short(core) else { return Verdict::Unknown };
+    let (address, thread) = (store.address(key), counts::thread());
+    let now = clock(store);
     match address {
         Address::Hash(hash) if cost == 1 => admit_key_at(core, store, hash, now),
-        address => settle(core, store.admit_at(address, counts::thread(), now, cost), now, cost),
+        address => settle(core, store.admit(address, thread, now, cost), now, cost),
     }
 }
 
@@ -165,10 +160,7 @@ fn end(core: &Core, store: &Store, hash: u64, now: u64, decided: Result<Verdict,
         Ok(Verdict::Unknown) | Err(Why::Other) => admit_elsewhere(core, store, hash, now),
         Err(Why::Sweep) => admit_and_sweep(core, store, hash, now),
         Ok(Verdict::Denied(until)) => deny(core, store, until, now),
-        Ok(Verdict::Admitted) => {
-            core.allowed();
-            Verdict::Admitted
-        }
+        Ok(Verdict::Admitted) => settle(core, Verdict::Admitted, now, 1),
     }
 }
 

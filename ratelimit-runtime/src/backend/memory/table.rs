@@ -168,16 +168,13 @@ impl<S: Compact, const W: usize> Table<S, W> {
     #[inline(always)]
     pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
-        // A multiplication that what comes behind the lock then need not wait for.
-        let lines = lines.load(Ordering::Relaxed);
-        let home = slots::home(fingerprint, lines);
+        // A multiplication that what comes behind the lock then need not wait for. By a number that is no longer right it is
+        // looked for at a wrong place, and not found.
+        let home = slots::home(fingerprint, lines.load(Ordering::Relaxed));
         let Some(mut shard) = shard.try_lock() else { return Err(Why::Other) };
         shard.calls = shard.calls.wrapping_add(1);
         if shard.calls == 0 {
             return Err(Why::Sweep);
-        }
-        if shard.slots.lines() != lines {
-            return Err(Why::Other);
         }
         match shard.slots.get_near(home, fingerprint) {
             Some(state) if !state.is_moved() => Ok(f(state)),

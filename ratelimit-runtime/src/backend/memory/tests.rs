@@ -128,7 +128,7 @@ fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
         let later = START + 2 * 3_600_000_000_000;
         for key in 0..100_000_u64 {
             assert!(
-                used.admit_at(used.address(&key), 0, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok()
+                used.admit(used.address(&key), 0, later, 1) == Verdict::Admitted || take(&used, key, later).is_ok()
             );
         }
         assert!(slots(&left) < 5_000, "{}", slots(&left));
@@ -159,9 +159,7 @@ fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
         let step = HOUR_LONG / in_use as u64;
         for key in 0..8 * in_use as u64 {
             let now = START + key * step;
-            assert!(
-                store.admit_at(store.address(&key), 0, now, 1) == Verdict::Admitted || take(&store, key, now).is_ok()
-            );
+            assert!(store.admit(store.address(&key), 0, now, 1) == Verdict::Admitted || take(&store, key, now).is_ok());
             assert!(backend.tracked_keys() < in_use * 13 / 10, "{} of {in_use}", backend.tracked_keys());
         }
         // Those whose hour is over make room for the new ones, not those in use.
@@ -176,7 +174,7 @@ fn a_table_does_not_grow_for_buckets_that_nobody_uses() {
     let backend = MemoryBackend::new();
     let store = store(&backend, None);
     let slots = || on_table!(&store.keyed, table => table.slots());
-    let admit = |key: u64, now| assert_eq!(store.admit_at(store.address(&key), 0, now, 1), Verdict::Admitted);
+    let admit = |key: u64, now| assert_eq!(store.admit(store.address(&key), 0, now, 1), Verdict::Admitted);
     // Half of the shards are just about to grow.
     (0..27_000).for_each(|key| admit(key, START));
     let before = slots();
@@ -211,7 +209,7 @@ fn memory_is_given_back_after_a_flood() {
     let later = START + 2 * 3_600_000_000_000;
     // No new keys: calls on a few old ones reclaim the rest.
     for call in 0..2_000_000 {
-        let _ = store.admit_at(store.address(&(call % 1_000)), 0, later, 1);
+        let _ = store.admit(store.address(&(call % 1_000)), 0, later, 1);
     }
     assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
     assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
@@ -223,7 +221,7 @@ fn a_clock_that_goes_back_admits_no_more() {
         let store = store(&MemoryBackend::new(), None);
         let take = |now| {
             let address = if keyed { store.address(&1_u8) } else { store.address(&()) };
-            store.admit_at(address, 0, now, 1) == Verdict::Admitted
+            store.admit(address, 0, now, 1) == Verdict::Admitted
         };
         let hour = 3_600_000_000_000;
         assert!(take(START) && take(START - hour));

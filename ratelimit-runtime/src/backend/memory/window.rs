@@ -325,8 +325,14 @@ impl Ring {
             return is_full.then(|| Verdict::Denied(oldest.saturating_add(rule.per())));
         }
         *oldest = std::mem::replace(at, now);
-        self.first = if self.first + 1 < self.places { self.first + 1 } else { 0 };
+        self.step();
         Some(Verdict::Admitted)
+    }
+
+    /// The next place is the first.
+    #[inline(always)]
+    fn step(&mut self) {
+        self.first = if self.first + 1 < self.places { self.first + 1 } else { 0 };
     }
 
     /// Where the group of that index is, counted from the oldest.
@@ -338,7 +344,7 @@ impl Ring {
 
     #[inline(always)]
     fn pop(&mut self) {
-        self.first = if self.first + 1 < self.places { self.first + 1 } else { 0 };
+        self.step();
         self.len -= 1;
     }
 
@@ -365,7 +371,8 @@ struct Log<'a, T> {
 }
 
 impl<T: Stamp> Log<'_, T> {
-    /// One permit, which is what most calls ask for: as [`take`](Log::take), but nothing is written before all is known.
+    /// One permit, which is what most calls ask for: as [`take`](Log::take), but nothing is written before all is known. That
+    /// one in its place takes 78 instructions more.
     #[inline]
     fn take_one(self, rule: &Rule, now: u64) -> Verdict {
         let (mut ring, permits, newest) = (*self.ring, *self.permits, *self.at);
