@@ -314,7 +314,7 @@ impl Store {
     /// The present time.
     #[inline]
     pub(crate) fn now(&self) -> u64 {
-        self.clock.now()
+        self.clock.now().earliest
     }
 
     /// Takes `cost` permits now or not at all, by the store's one rule, in a call of the thread of that number: the short way
