@@ -73,6 +73,18 @@ pub(crate) fn now() -> u64 {
     }
 }
 
+/// Compares the counter with the monotonic clock.
+///
+/// A counter that stands still would be trusted for ever. But by a time that stands still a limit denies sooner
+/// or later, so some of the denials call this.
+#[cold]
+#[inline(never)]
+pub(crate) fn check() {
+    if let Some(clock) = CLOCK.get() {
+        clock.exact();
+    }
+}
+
 /// [`now`] by [`Clock::now_in_runtime`].
 #[cfg(feature = "tokio")]
 #[inline]

@@ -30,7 +30,7 @@ pub(crate) const MARGIN: u64 = WIDEST + 2 * DRIFT;
 const WIDEST: u64 = 150;
 
 /// How long a calibration is trusted.
-const TRUSTED: u64 = 200_000;
+pub(super) const TRUSTED: u64 = 200_000;
 
 /// How far the counter may drift from the monotonic clock in [`TRUSTED`], either way.
 const DRIFT: u64 = 125;
@@ -39,16 +39,16 @@ const DRIFT: u64 = 125;
 const STEADY: u64 = 2_000;
 
 /// The counter's rate is first measured over this time. Until then, the monotonic clock is read.
-const FIRST: u64 = 1_000_000;
+pub(super) const FIRST: u64 = 2_000_000;
 
 /// The rate is measured over once to twice this time.
 const SPAN: u64 = 50_000_000;
 
 /// How often a call tries to read both clocks at once.
-const TRIES: usize = 4;
+pub(super) const TRIES: usize = 4;
 
 /// After this many calls in a row that did not succeed, the counter is given up.
-const FAILURES: u32 = 64;
+pub(super) const FAILURES: u32 = 64;
 
 /// Fractional bits of the nanoseconds per tick.
 const SHIFT: u32 = 32;
@@ -132,6 +132,19 @@ impl Counter {
         // A counter that is behind wraps, and is not trusted either.
         let passed = now.wrapping_sub(calibration.ticks.load(Ordering::Relaxed));
         (passed < trusted).then(|| time.wrapping_add(passed.wrapping_mul(scale) >> SHIFT))
+    }
+
+    /// Whether the monotonic clock alone is read from now on.
+    #[cfg(test)]
+    pub(super) fn is_given_up(&self) -> bool {
+        self.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// Has another thread calibrate meanwhile.
+    #[cfg(test)]
+    pub(super) fn while_calibrating<T>(&self, run: impl FnOnce() -> T) -> T {
+        let _progress = self.progress.lock();
+        run()
     }
 
     /// Sets the counter by the monotonic clock, whose reading is returned. None if the clock was not read: another

@@ -110,7 +110,7 @@ mod hardware {
 /// Cargo does not tell a crate the features of its dependencies. But a glob import in an inner block shadows
 /// one in an outer block, so `pause` below is tokio's function if there is one, and else ours.
 #[cfg(feature = "tokio")]
-#[expect(clippy::wildcard_imports, reason = "only they shadow each other")]
+#[allow(clippy::wildcard_imports, reason = "only they shadow each other")]
 pub(super) const TOKIO_CAN_PAUSE: bool = {
     use self::without_test_util::*;
     {
