@@ -49,7 +49,7 @@ impl Counts {
         let cell = CELL.get();
         if cell >= OWN {
             self.deny_elsewhere();
-        } else if raise(&self.cells[cell].denied) % CHECKED == 0 {
+        } else if raise(&self.cells[cell].denied) % CHECKED == CHECKED - 1 {
             clock::check();
         }
     }
@@ -63,7 +63,7 @@ impl Counts {
     #[cold]
     #[inline(never)]
     fn deny_elsewhere(&self) {
-        if raise_in(cell(), |cell| &self.cells[cell].denied) % CHECKED == 0 {
+        if raise_in(cell(), |cell| &self.cells[cell].denied) % CHECKED == CHECKED - 1 {
             clock::check();
         }
     }

@@ -121,6 +121,7 @@ pub(super) const TOKIO_CAN_PAUSE: bool = {
 };
 
 #[cfg(feature = "tokio")]
+#[allow(dead_code, reason = "unused with the feature")]
 mod without_test_util {
     pub(super) struct Absent;
 
