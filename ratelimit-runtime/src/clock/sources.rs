@@ -1,11 +1,11 @@
 //! What the clock is made of: the system's clocks and the processor's counter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
+#[cfg(any(feature = "tokio", not(all(target_family = "wasm", target_os = "unknown"))))]
 use std::time::{Instant, SystemTime};
 
-// The standard library's clocks panic there.
-#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+// The standard library's clocks panic there, and tokio's are made of them.
+#[cfg(not(any(feature = "tokio", not(all(target_family = "wasm", target_os = "unknown")))))]
 use web_time::{Instant, SystemTime};
 
 use super::nanos;
@@ -42,19 +42,13 @@ impl Machine {
     }
 
     /// The time by tokio's clock. Unless it is paused, that is the monotonic clock.
-    #[cfg(all(feature = "tokio", not(all(target_family = "wasm", target_os = "unknown"))))]
+    #[cfg(feature = "tokio")]
     pub(super) fn tokio(&self) -> u64 {
         let tokio = tokio::time::Instant::now().into_std();
         match tokio.checked_duration_since(self.started) {
             Some(passed) => self.unix.saturating_add(nanos(passed)),
             None => self.unix.saturating_sub(nanos(self.started.saturating_duration_since(tokio))),
         }
-    }
-
-    /// Tokio's clock panics there, as the standard library's does.
-    #[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
-    pub(super) fn tokio(&self) -> u64 {
-        self.monotonic()
     }
 }
 

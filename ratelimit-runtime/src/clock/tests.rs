@@ -64,7 +64,7 @@ impl Sources for Fake {
 
     fn ticks(&self) -> u64 {
         self.pass(5);
-        let ticks = (self.ticks.get() >> 32) as u64;
+        let ticks = u64::try_from(self.ticks.get() >> 32).unwrap();
         self.pass(5);
         self.interrupted();
         ticks.wrapping_add_signed(self.ahead.get())
@@ -318,4 +318,31 @@ fn a_reading_is_never_outside_of_two_readings_of_the_monotonic_clock() {
 #[test]
 fn durations_longer_than_64_bits_saturate() {
     assert_eq!(nanos(Duration::MAX), u64::MAX);
+}
+
+/// In the builds of `scripts/test`, tokio is here with `test-util` and without.
+#[cfg(feature = "tokio")]
+#[test]
+fn futures_go_by_tokios_clock_if_it_is_one_that_can_be_paused() {
+    use tokio::runtime::Builder;
+
+    /// Stands in for the method of tokio's feature `test-util`, which comes before it.
+    #[allow(dead_code, reason = "if there is that method")]
+    trait StartPaused {
+        fn start_paused(&mut self, _paused: bool) -> &mut Self {
+            self
+        }
+    }
+
+    impl StartPaused for Builder {}
+
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let (clock, tokio, start) = (clock(), tokio::time::Instant::now(), Instant::now());
+        let first = clock.now_in_runtime();
+        while start.elapsed() < Duration::from_micros(10) {}
+        let can_be_paused = tokio == tokio::time::Instant::now();
+        assert_eq!(sources::TOKIO_CAN_PAUSE, can_be_paused);
+        assert_eq!(first == clock.now_in_runtime(), can_be_paused);
+    });
 }
