@@ -92,6 +92,16 @@ pub(crate) fn now_in_runtime() -> u64 {
     CLOCK.get().unwrap_or_else(|| clock()).now_in_runtime().earliest
 }
 
+/// Whether tokio's clock stands still, or was moved: a running one is the monotonic clock.
+#[cfg(feature = "tokio")]
+pub(crate) fn is_paused() -> bool {
+    sources::TOKIO_CAN_PAUSE && {
+        let before = std::time::Instant::now();
+        let tokio = tokio::time::Instant::now().into_std();
+        tokio < before || tokio > std::time::Instant::now()
+    }
+}
+
 /// How much earlier than the clock's first reading a time may be: by a test's clock, which was paused before.
 const EARLIER: u64 = 3_600_000_000_000;
 

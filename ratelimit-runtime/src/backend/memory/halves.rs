@@ -72,7 +72,6 @@ impl Halves {
 
     /// Takes `cost` permits, from 1 to the capacity, in a call of the thread of that number.
     #[inline]
-    #[inline]
     pub(super) fn take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
         let half = &self.0[thread % 2].0;
         // Written under the locks, with the state that it tells of.
@@ -229,7 +228,10 @@ impl Places {
     /// Frees up to `permits` places that were taken at `at`; how many of the permits are left.
     fn give_back(&mut self, at: u64, permits: u32) -> u32 {
         let mut left = permits;
-        let kept: Times = self.times().filter(|time| *time != at || std::mem::replace(&mut left, left.saturating_sub(1)) == 0).collect();
+        let mut kept = Times::new();
+        for time in self.times() {
+            if time == at && left > 0 { left -= 1 } else { kept.push(time) }
+        }
         let freed = self.len - kept.len();
         for (place, time) in std::iter::repeat_n(0, freed).chain(kept).enumerate() {
             let index = self.index(place);

@@ -100,13 +100,6 @@ pub(super) trait State: Sized {
     /// Records `cost` permits that fit, with the time `now.latest`.
     fn charge(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32);
 
-    /// A moment at which the call can be admitted at the earliest, behind others: the moment itself if all cost the same and
-    /// there is one limit.
-    pub(super) fn fits_behind<S: State>(&self, state: &S, form: &S::Form, now: Now, ahead: Ahead) -> u64 {
-        let behind = |(position, rule)| state.fits_behind(form, position, rule, now, self.cost, ahead);
-        self.rules.iter().enumerate().map(behind).max().unwrap_or(now.earliest)
-    }
-
     /// Takes back what still counts of permits.
     fn refund(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, permit: Permit);
 

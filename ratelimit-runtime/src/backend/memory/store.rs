@@ -100,7 +100,50 @@ pub(crate) struct Ask<'a> {
     pub(crate) is_foreign: bool,
 }
 
-/// What is asked of one bucket besides permits.
+/// What the fast path of a key's bucket is asked.
+#[derive(Clone, Copy)]
+enum On {
+    Take,
+    /// And what is left.
+    TakeAndTell,
+    /// And what is left, if the call is denied.
+    TakeOrTell,
+    Peek,
+    /// Permits that were taken then.
+    Refund(u64),
+}
+
+impl On {
+    #[inline]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let verdict = match self {
+            On::Refund(at) => {
+                call.give_back(state, form, now, Permit { at, cost: call.cost });
+                return (Verdict::Admitted { at: now.latest }, Left::default());
+            }
+            On::Peek => {
+                state.prepare(form, call.rules, now);
+                call.judge(state, form, now)
+            }
+            // One permit of one limit takes the state's own fast path, whoever asks for it.
+            On::Take | On::TakeAndTell | On::TakeOrTell => match call {
+                Call { rules: [rule], backoff: None, cost: 1 } => state.take_one(form, rule, now),
+                _ => call.take(state, form, now),
+            },
+        };
+        let left = match (self, verdict) {
+            (_, Verdict::Undecided) | (On::Take, _) | (On::TakeOrTell, Verdict::Admitted { .. }) => Left::default(),
+            (On::TakeOrTell, Verdict::Denied { position, .. }) => {
+                let remaining = call.remaining(state, form, now, position);
+                Left { remaining, position, idle_at: 0 }
+            }
+            _ => call.left(state, form, now),
+        };
+        (verdict, left)
+    }
+}
+
+/// What is asked of one bucket under its lock.
 enum Task<'a> {
     Take,
     Peek,
@@ -173,6 +216,11 @@ impl Store {
         }
     }
 
+    /// Tells the stores of a process apart that are there at one time.
+    pub(crate) fn id(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     /// Whether the store was made for these limits.
     pub(crate) fn is_for(&self, rules: &[Rule]) -> bool {
         self.written.varies || *self.written.rules == *rules
@@ -181,6 +229,9 @@ impl Store {
     /// Calls by other limits come.
     pub(crate) fn expect(&self, rules: &[Rule]) {
         self.forms.expect(rules);
+        if !self.is_for(rules) {
+            self.forms.vary();
+        }
         if let (Keyed::Window(_, groups), [rule]) = (&self.keyed, rules) {
             groups.expect(rule);
         }
@@ -203,7 +254,7 @@ impl Store {
     /// The present time.
     #[inline]
     pub(crate) fn now(&self) -> Now {
-        self.clock.read()
+        self.clock.now()
     }
 
     /// The fast path of [`take`](Store::take): one permit of a key, by one limit that was written down.
@@ -214,17 +265,17 @@ impl Store {
         let taken = match &self.keyed {
             Keyed::One(table, layout) => table.try_with(hash, |state| state.take_one(layout, rule, now)),
             Keyed::Window(table, groups) => table.try_with(hash, |state| state.take_one(groups, rule, now)),
-            _ => return self.try_take(&Call { rules: &self.written.rules, backoff: None, cost: 1 }, hash, now),
+            _ => return self.try_take(hash, now),
         };
         taken.unwrap_or(Verdict::Undecided)
     }
 
-    /// The same of any call by the limits that were written down.
+    /// The same of any other limits that were written down.
     #[inline(never)]
-    fn try_take(&self, call: &Call<'_>, hash: u64, now: Now) -> Verdict {
-        let call = &Call { backoff: self.written.backoff.as_ref(), ..*call };
-        let taken = on_table!(self, (table, form) => table.try_with(hash, |state| call.take(state, form, now)));
-        taken.unwrap_or(Verdict::Undecided)
+    fn try_take(&self, hash: u64, now: Now) -> Verdict {
+        let Written { rules, backoff, .. } = &self.written;
+        let ask = Ask { call: Call { rules, backoff: backoff.as_ref(), cost: 1 }, is_foreign: false };
+        self.try_on_key(hash, &ask, now, On::Take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
     }
 
     /// The fast path of [`take`](Store::take): one permit without a key, by one limit that was written down.
@@ -242,10 +293,13 @@ impl Store {
     #[inline]
     pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: Now) -> Verdict {
         let verdict = match address {
-            _ if ask.is_foreign => Verdict::Undecided,
+            Address::Unkeyed if ask.is_foreign => Verdict::Undecided,
             Address::Unkeyed => self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now),
             Address::Hash(hash) if self.is_one(ask) => self.try_take_one(hash, now),
-            Address::Hash(hash) => self.try_take(&ask.call, hash, now),
+            Address::Hash(hash) => {
+                let take = On::Take;
+                self.try_on_key(hash, ask, now, take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
+            }
         };
         match verdict {
             Verdict::Undecided => self.take_slowly(address, ask, now),
@@ -253,9 +307,26 @@ impl Store {
         }
     }
 
+    /// Whether the call takes one permit of the one limit that was written down.
     #[inline]
     fn is_one(&self, ask: &Ask<'_>) -> bool {
-        ask.call.cost == 1 && ask.call.rules.len() == 1 && self.written.backoff.is_none() && !self.written.varies
+        ask.call.cost == 1
+            && ask.call.rules.len() == 1
+            && ask.call.backoff.is_none()
+            && !ask.is_foreign
+            && !self.written.varies
+    }
+
+    /// The fast path of whatever is asked of a key that has a bucket, and for which nobody waits.
+    #[inline(never)]
+    fn try_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, on: On) -> Option<(Verdict, Left)> {
+        if self.written.varies {
+            self.expect(ask.call.rules);
+        }
+        if ask.is_foreign && !self.fits(ask.call.rules) {
+            return self.free.get()?.try_with(hash, |state| on.run(&ask.call, state, &self.forms, now));
+        }
+        on_table!(self, (table, form) => table.try_with(hash, |state| on.run(&ask.call, state, form, now)))
     }
 
     /// As [`take`](Store::take), if the fast path has not decided.
@@ -268,50 +339,53 @@ impl Store {
     /// As [`take`](Store::take), and what is left then.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        self.tell(address, ask, now, On::TakeAndTell, &Task::Take)
+    }
+
+    /// As [`take`](Store::take), and what is left if it is denied.
+    #[inline]
+    pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        self.tell(address, ask, now, On::TakeOrTell, &Task::Take)
+    }
+
+    /// What [`take`](Store::take) would answer, and what is left.
+    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        self.tell(address, ask, now, On::Peek, &Task::Peek)
+    }
+
+    fn tell(&self, address: Address, ask: &Ask<'_>, now: Now, on: On, task: &Task<'_>) -> (Verdict, Left) {
         let told = match address {
-            _ if ask.is_foreign => None,
-            Address::Hash(hash) => on_table!(self, (table, form) => table.try_with(hash, |state| {
-                let verdict = if self.is_one(ask) {
-                    state.take_one(form, &ask.call.rules[0], now)
-                } else {
-                    ask.call.take(state, form, now)
-                };
-                (verdict, ask.call.left(state, form, now))
-            })),
-            Address::Unkeyed => {
-                let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
-                let left = if verdict == Verdict::Undecided { None } else { self.unkeyed.peek(&ask.call, now) };
-                left.map(|(_, left)| (verdict, left))
-            }
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, on),
+            Address::Unkeyed if ask.is_foreign => None,
+            Address::Unkeyed if matches!(on, On::Peek) => self.unkeyed.peek(&ask.call, now),
+            Address::Unkeyed => match self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now) {
+                Verdict::Undecided => None,
+                verdict @ Verdict::Admitted { .. } if matches!(on, On::TakeOrTell) => Some((verdict, Left::default())),
+                verdict => {
+                    // A moment after the decision, which others may have followed.
+                    let left = || self.perform(address, &Ask { call: Call { cost: 0, ..ask.call }, ..*ask }, now, &Task::Peek).left;
+                    Some((verdict, self.unkeyed.peek(&ask.call, now).map_or_else(left, |(_, left)| left)))
+                }
+            },
         };
         match told {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => {
-                let done = self.perform(address, ask, now, &Task::Take);
+                let done = self.perform(address, ask, now, task);
                 (done.verdict, done.left)
             }
         }
     }
 
-    /// What [`take`](Store::take) would answer, and what is left.
-    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if let (Address::Unkeyed, false) = (address, ask.is_foreign)
-            && let Some(told) = self.unkeyed.peek(&ask.call, now)
-        {
-            return told;
-        }
-        let done = self.perform(address, ask, now, &Task::Peek);
-        (done.verdict, done.left)
-    }
-
     /// Gives back permits that were taken by the same limits.
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
-        if let (Address::Unkeyed, false) = (address, ask.is_foreign)
-            && self.unkeyed.refund(ask.call.rules, now, permit)
-        {
-            return;
+        let is_done = match address {
+            Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, now, permit),
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, On::Refund(permit.at)).is_some(),
+        };
+        if !is_done {
+            self.perform(address, ask, now, &Task::Refund(permit));
         }
-        self.perform(address, ask, now, &Task::Refund(permit));
     }
 
     /// Forgets the bucket, whoever has used it.

@@ -5,7 +5,7 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use super::WhenFull;
 use super::queue::Queue;
-use super::slots::{self, Place, Slots};
+use super::slots::{self, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
 use crate::clock::Now;
@@ -384,42 +384,45 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 
     /// Evicts one bucket from a shard whose lock is free, beginning with that of `hash`, so that all shards give as many as
-    /// they get. One whose key is being denied or is called often goes only if all that were looked at are, and only where
-    /// `denying` says so.
+    /// they get. One whose key is being denied goes only if all that were looked at are, and only where `denying` says so.
     pub(super) fn evict(&self, context: Context<'_, S>, hash: u64, now: Now, denying: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let first = hash as usize % SHARDS;
         let enough = if context.bound.max_keys <= FEW { usize::MAX } else { SAMPLED };
-        let (mut best, mut looked_at) = (None, 0);
+        let (mut best, mut looked_at): (Option<(Rank, usize, u64)>, usize) = (None, 0);
         for index in (first..SHARDS).chain(0..first) {
             let Some(mut shard) = self.shards[index].shard.try_lock() else { continue };
             let (candidate, sampled) = shard.sample(context, now);
             looked_at += sampled;
-            let is_dispensable = |(is_frequent, standing): Rank| !is_frequent && !standing.is_denying;
             if let Some((rank, fingerprint)) = candidate
-                && (denying || is_dispensable(rank))
+                && (denying || !rank.is_denying)
                 && best.is_none_or(|(best, ..)| rank < best)
             {
                 best = Some((rank, index, fingerprint));
             }
-            if looked_at >= enough || best.is_some_and(|(rank, ..)| is_dispensable(rank)) {
+            if looked_at >= enough || best.is_some_and(|(rank, ..)| !rank.is_denying && !rank.is_frequent) {
                 break;
             }
         }
-        let Some(((_, standing), shard, fingerprint)) = best else { return false };
+        let Some((rank, shard, fingerprint)) = best else { return false };
         let Some(mut shard) = self.shards[shard].shard.try_lock() else { return false };
         let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint)) else {
             return false;
         };
         shard.slots.remove(place);
-        if standing.idle_at > now.earliest { context.bound.evict() } else { context.bound.release(1) }
+        if rank.idle_at > now.earliest { context.bound.evict() } else { context.bound.release(1) }
         shard.shrink();
         true
     }
 }
 
-/// Which bucket goes first: one that is not called often, then one that is not denying, then the one closest to idle.
-type Rank = (bool, Standing);
+/// Which bucket goes first: one whose key is not being denied, then one that is not called often, then the one closest to idle.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_denying: bool,
+    is_frequent: bool,
+    idle_at: u64,
+}
 
 impl<S: State, const W: usize> Shard<S, W> {
     #[inline(never)]
@@ -531,7 +534,8 @@ impl<S: State, const W: usize> Shard<S, W> {
                     continue;
                 }
                 let is_frequent = self.rest.frequent.contains(&fingerprint);
-                let rank = (is_frequent, slot.state.standing(context.form, context.written, now));
+                let Standing { is_denying, idle_at } = slot.state.standing(context.form, context.written, now);
+                let rank = Rank { is_denying, is_frequent, idle_at };
                 if best.is_none_or(|(best, _)| rank < best) {
                     best = Some((rank, fingerprint));
                 }

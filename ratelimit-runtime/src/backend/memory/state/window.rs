@@ -85,8 +85,12 @@ impl Groups {
 
     /// A call by `rule` comes.
     pub(crate) fn expect(&self, rule: &Rule) {
-        self.most.fetch_max(rule.capacity(), Ordering::Relaxed);
-        self.longest.fetch_max(rule.per(), Ordering::Relaxed);
+        if rule.capacity() > self.most.load(Ordering::Relaxed) {
+            self.most.fetch_max(rule.capacity(), Ordering::Relaxed);
+        }
+        if rule.per() > self.longest() {
+            self.longest.fetch_max(rule.per(), Ordering::Relaxed);
+        }
     }
 
     pub(super) fn longest(&self) -> u64 {
@@ -563,7 +567,7 @@ impl State for Window {
         let behind = |mixed: &SlidingWindow| {
             let expired = now.earliest.saturating_sub(rule.per());
             let live = mixed.taken(rule, now.earliest);
-            let leaves = |permit| {
+            let leaves = |permit: u64| {
                 let mut left = permit;
                 let live = mixed.groups.iter().filter(|group| group.at > expired || now.earliest < rule.per());
                 let leaves = live.take_while(|group| {
