@@ -57,9 +57,9 @@ const IS_SLOWED: bool = cfg!(callgrind);
 /// Fractional bits of the nanoseconds per tick.
 const SHIFT: u32 = 32;
 
-/// The counter, and how it stands to the monotonic clock.
+/// The counter, and how it stands to the monotonic clock. What [`read`](Counter::read) needs is one cache line.
 #[derive(Default)]
-#[repr(align(64))]
+#[repr(C, align(64))]
 pub(super) struct Counter {
     /// How many ticks a calibration is trusted for; 0 before the first, and when the counter was given up.
     trusted: AtomicU64,
