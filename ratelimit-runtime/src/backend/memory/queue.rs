@@ -172,6 +172,11 @@ impl Queue {
         self.since = self.since.max(now.earliest);
     }
 
+    /// The timer has fired: it has to be set again for whoever is first now.
+    pub(crate) fn fired(&mut self) {
+        self.armed = None;
+    }
+
     fn remove(&mut self, place: Place) -> Option<Waiting> {
         let waiting = self.waiting.remove(&place)?;
         self.permits -= u64::from(waiting.cost);

@@ -444,7 +444,8 @@ impl Store {
     fn arm(self: &Arc<Store>, address: Address, first: Option<First>, now: Now) {
         match first {
             Some(First { due, arms: true }) => {
-                let after = Duration::from_nanos(due.saturating_sub(now.earliest));
+                // By the end of the clock's uncertainty, so that the timer seldom fires too early.
+                let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
                 let waker = Waker::from(Arc::new(Due { store: Arc::downgrade(self), address }));
                 let alarm = Instant::now().checked_add(after).and_then(|deadline| Alarm::new(deadline, &waker));
                 if let Some(alarm) = alarm {
@@ -713,7 +714,8 @@ fn carry_out<S: State>(
                 call.give_back(state, form, now, permit);
             }
         }
-        Task::Take | Task::Peek | Task::Join(_) | Task::Look(..) | Task::Settle => {}
+        Task::Settle => queue.fired(),
+        Task::Take | Task::Peek | Task::Join(_) | Task::Look(..) => {}
     }
     let first = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
     let mut done = Done::of(Verdict::Undecided);
