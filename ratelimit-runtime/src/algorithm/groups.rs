@@ -95,11 +95,13 @@ impl Groups {
         Some(index)
     }
 
-    /// Merges the group at `index` with the one before and the one after it, where the two together hold at most `most`.
-    pub(crate) fn close_hole(&mut self, index: usize, most: u64) {
+    /// Merges the group at `index` with each neighbour if the two together hold at most `most`, but never with a group
+    /// later than `now`: those permits are booked, and giving the booking up must leave no time ahead behind.
+    pub(crate) fn close_hole(&mut self, index: usize, most: u64, now: u64) {
         for first in [index, index.wrapping_sub(1)] {
             if let (Some(a), Some(b)) = (self.groups.get(first), self.groups.get(first.wrapping_add(1)))
                 && a.permits + b.permits <= most
+                && b.at <= now
             {
                 self.merge(first);
             }

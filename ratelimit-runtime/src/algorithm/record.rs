@@ -85,8 +85,7 @@ impl State {
 
     fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
         match self {
-            // What counts no more at the floor may have been forgotten for a booking.
-            State::Sliding(window) => window.refund(rule, now.max(floor), at, cost),
+            State::Sliding(window) => window.refund(rule, now, floor, at, cost),
             State::Token(bucket) => bucket.refund(rule, now, at, cost),
             State::Fixed(window) => window.refund(at, cost),
         }

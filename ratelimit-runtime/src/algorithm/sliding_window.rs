@@ -70,14 +70,14 @@ impl SlidingWindow {
         self.groups.shrink_last(previous, u64::from(cost));
     }
 
-    /// Gives back `cost` permits that were taken at `at`, unless they count no more at `now`: the first group at or after
-    /// `at` would then be another one.
-    pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
-        if at.saturating_add(rule.per()) <= now {
+    /// Gives back `cost` permits that were taken at `at`, unless they no longer count at `now` or at the `floor`, where
+    /// groups may have been forgotten for a booking: the first group at or after `at` would then be another one.
+    pub(crate) fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
+        if at.saturating_add(rule.per()) <= now.max(floor) {
             return;
         }
         if let Some(index) = self.groups.take_from(at, u64::from(cost)) {
-            self.groups.close_hole(index, u64::from(rule.group));
+            self.groups.close_hole(index, u64::from(rule.group), now);
         }
     }
 

@@ -224,5 +224,6 @@ pub(super) fn window_record(groups: impl IntoIterator<Item = Group>) -> Record {
     let mut window = SlidingWindow::default();
     groups.into_iter().for_each(|group| window.groups.push(group));
     let newest = window.groups.last().map_or(0, |last| last.at);
-    Record { newest, limits: smallvec![State::Sliding(window)], ..Record::default() }
+    // The clock of another core may be behind the newest permit: the record's own clock guards against that.
+    Record { clock: newest, newest, limits: smallvec![State::Sliding(window)], ..Record::default() }
 }

@@ -64,10 +64,11 @@ local function take_from(s, at, permits)
   return i
 end
 
--- Merges the group at `index` with its neighbours where two together hold at most `most`.
-local function close_hole(s, index, most)
+-- Merges the group at `index` with each neighbour if the two together hold at most `most`, but never with a group later
+-- than `now`: those permits are booked, and giving the booking up must leave no time ahead behind.
+local function close_hole(s, index, most, now)
   for i = index, index - 2, -2 do
-    if i >= s.first and i + 2 <= s.last and s[i + 1] + s[i + 3] <= most then merge(s, i) end
+    if i >= s.first and i + 2 <= s.last and s[i + 1] + s[i + 3] <= most and s[i + 2] <= now then merge(s, i) end
   end
 end
 

@@ -333,7 +333,7 @@ local function refund(rules, now, at, cost)
     elseif rule.kind == SLIDING then
       -- What counts no more is in no group, and what counts no more at `lowest` may be in none.
       local i = at + rule.per > max(now, lowest) and take_from(state, at, cost)
-      if i then close_hole(state, i, rule.group) end
+      if i then close_hole(state, i, rule.group, now) end
     else
       local start = begin(state, at)
       for i = state.first, state.last, 2 do

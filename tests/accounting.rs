@@ -1,0 +1,94 @@
+//! Refunds, waits, resets and replaced limits together: whatever the order, no limit admits more than it says, and no key
+//! is denied longer than what was taken can explain.
+
+use std::future::Future;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use ratelimit_runtime::{Algorithm, Decision, Limit, RateLimiter, test_util};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+fn limiter(name: &str, limit: Limit) -> RateLimiter {
+    RateLimiter::builder(name).limit(limit).build().unwrap()
+}
+
+/// How many of `calls` are admitted.
+fn drain(limiter: &RateLimiter, key: &str, calls: u32) -> u32 {
+    (0..calls).map(|_| u32::from(limiter.check(key, 1).is_ok())).sum()
+}
+
+/// A wait that has begun.
+fn begun<F: Future>(wait: F) -> std::pin::Pin<Box<F>> {
+    let mut wait = Box::pin(wait);
+    assert!(matches!(wait.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
+    wait
+}
+
+#[test]
+fn a_refund_behind_which_somebody_waits_and_leaves_does_not_double_the_limit() {
+    let clock = test_util::pause();
+    let limiter = limiter("doubled", Limit::new(10_000, 10 * SECOND));
+    // Full groups, then one that the refund makes small enough to be merged with what comes behind it.
+    for cost in [157; 62].into_iter().chain([126]) {
+        limiter.check("a", cost).unwrap();
+        clock.advance(Duration::from_micros(1));
+    }
+    let refunded = limiter.check("a", 140).unwrap();
+    let leaves = begun(limiter.wait_async("a", 20));
+    clock.advance(Duration::from_micros(1));
+    limiter.refund(refunded).unwrap();
+    drop(leaves);
+    assert_eq!(drain(&limiter, "a", 20_000), 140);
+    let exceeded = limiter.check("a", 1).unwrap_err();
+    assert!(exceeded.retry_after() <= Some(10 * SECOND), "{exceeded:?}");
+    clock.advance(Duration::from_millis(1_250));
+    assert_eq!(drain(&limiter, "a", 20_000), 0);
+}
+
+#[test]
+fn threads_far_below_a_limit_are_never_denied_whatever_else_is_asked() {
+    type Other = fn(&RateLimiter);
+    let others: [(&str, Other); 4] = [
+        ("set_limits", |limiter| limiter.set_limits(&limiter.limits()).unwrap()),
+        ("wait_at_most", |limiter| drop(limiter.wait_at_most("a", 1, Duration::ZERO))),
+        ("peek", |limiter| drop(limiter.peek("a", 1))),
+        ("check_async", |limiter| drop(futures_executor::block_on(limiter.check_async("a", 1)))),
+    ];
+    for (name, other) in others {
+        let limiter = limiter(&format!("far below, {name}"), Limit::new(4_000_000, HOUR));
+        std::thread::scope(|scope| {
+            for thread in 0..2 {
+                let limiter = &limiter;
+                scope.spawn(move || {
+                    for call in 0..50_000 {
+                        if call % 50 == thread {
+                            other(limiter);
+                        }
+                        assert!(limiter.check("a", 1).is_ok(), "{name}: denied at call {call}");
+                        assert!(limiter.peek("a", 1).is_ok(), "{name}: a peek denied at call {call}");
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Gives a decision back.
+fn refund(limiter: &RateLimiter, decision: Decision) {
+    limiter.refund(decision).unwrap();
+}
+
+#[test]
+fn a_refund_of_a_permit_taken_just_now_makes_room_for_one_more() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("one more", Limit::new(200, HOUR).with_algorithm(algorithm));
+        let decision = limiter.check("a", 3).unwrap();
+        assert_eq!(drain(&limiter, "a", 300), 197, "{algorithm:?}");
+        refund(&limiter, decision);
+        assert_eq!(drain(&limiter, "a", 300), 3, "{algorithm:?}");
+    }
+}
