@@ -1,7 +1,7 @@
-//! The system's allocator, with a count of the bytes that are allocated while it is switched on.
+//! The system's allocator, with a count of the bytes and of the allocations while it is switched on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 /// An allocator that counts; made the global one by the benchmark.
 #[derive(Debug)]
@@ -9,6 +9,7 @@ pub struct Counting;
 
 static COUNTS: AtomicBool = AtomicBool::new(false);
 static BYTES: AtomicI64 = AtomicI64::new(0);
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 /// Bytes that `f` allocates and does not free, less those that it frees and did not allocate.
 pub fn growth<R>(f: impl FnOnce() -> R) -> (i64, R) {
@@ -19,9 +20,19 @@ pub fn growth<R>(f: impl FnOnce() -> R) -> (i64, R) {
     (BYTES.load(Ordering::SeqCst), result)
 }
 
+/// How many times `f` allocates.
+pub fn allocations<R>(f: impl FnOnce() -> R) -> (u64, R) {
+    ALLOCATIONS.store(0, Ordering::SeqCst);
+    let (_, result) = growth(f);
+    (ALLOCATIONS.load(Ordering::SeqCst), result)
+}
+
 fn count(bytes: usize, sign: i64) {
     // While it is off, one load: what is timed allocates at the system's speed.
     if COUNTS.load(Ordering::Relaxed) {
+        if sign > 0 {
+            ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        }
         BYTES.fetch_add(sign * i64::try_from(bytes).unwrap_or(i64::MAX), Ordering::Relaxed);
     }
 }

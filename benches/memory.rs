@@ -1,7 +1,10 @@
-//! The memory backend beside its peers: `cargo bench -p benches --bench memory [-- PART OF A CASE'S NAME]`.
+//! The memory backend beside its peers: `cargo bench -p benches --bench memory [-- PART OF A CASE'S NAME..]`. The parts `peers`
+//! and `grammar` are the two tables. With `ROUNDS=5` in the environment it is quicker and less exact.
 //!
-//! Ours is called through the attribute. All contenders of a case have the same limit. Buckets stay in use: where a bucket
-//! refilled between two calls, its key would be a new one to us each time, and an old one to those that never forget.
+//! Ours is called through the attribute. All contenders of a case have the same limit.
+
+#[path = "memory/grammar.rs"]
+mod grammar;
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -21,7 +24,6 @@ use throttle_my_fn::throttle;
 static ALLOCATOR: Counting = Counting;
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const ROUNDS: u32 = 15;
 const CALLS: u32 = 200_000;
 const KEYS: usize = 1_000_000;
 /// Small limits are timed in bursts, at a distance that lets the limit recover.
@@ -29,6 +31,11 @@ const BURSTS: u32 = 1_000;
 const PERIOD: Duration = Duration::from_micros(40);
 
 type Limited = Result<(), RateLimitExceeded>;
+
+/// How many rounds are timed, after the first, which warms up.
+fn rounds() -> u32 {
+    race::rounds(15)
+}
 
 #[rate_limit(count = 1_000_000_000, per = "1h", algorithm = token_bucket)]
 fn token_allowed() -> Limited {
@@ -238,7 +245,7 @@ macro_rules! direct {
             Some(Box::new(|| $time($($how,)* || $throttle().is_some()))),
             Some(Box::new(|| $time($($how,)* || peers.log.check()))),
         ];
-        race($name, $goal, ROUNDS + 1, turns)
+        race($name, $goal, rounds() + 1, turns)
     }};
 }
 
@@ -293,12 +300,17 @@ macro_rules! keyed {
             Some(Box::new(|| calls(CALLS, || $ours(borrow(&keys[b.next()])).is_ok()))),
             Some(Box::new(|| calls(CALLS, || ahash.check_key(&keys[c.next()]).is_ok()))),
         ];
-        race($name, $goal, ROUNDS + 1, turns)
+        race($name, $goal, rounds() + 1, turns)
     }};
 }
 
 fn quota(count: u32, per: Duration) -> Quota {
     Quota::with_period(per / count).unwrap().allow_burst(NonZeroU32::new(count).unwrap())
+}
+
+/// Each round needs a function of its own.
+fn first_sights() -> u32 {
+    u32::try_from(FIRST_SIGHTS.len()).unwrap().min(rounds() + 1)
 }
 
 fn first_sight(name: &str) -> Row {
@@ -321,7 +333,7 @@ fn first_sight(name: &str) -> Row {
             calls(number, || keys.next().is_some_and(|key| governor.check_key(key).is_ok()))
         })),
     ];
-    race(name, 0.30, u32::try_from(FIRST_SIGHTS.len()).unwrap(), turns)
+    race(name, 0.30, first_sights(), turns)
 }
 
 fn bytes_a_key(name: &str, goal: f64, ours: fn(&str) -> Limited) -> Row {
@@ -391,13 +403,38 @@ fn reclaiming() {
 }
 
 fn main() {
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with("--")).unwrap_or_default();
-    let mut rows = Vec::new();
-    let mut case = |name: &str, run: &dyn Fn(&str) -> Row| {
-        if name.contains(&wanted) {
-            rows.push(run(name));
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let mut peers = Cases { table: "peers", wanted: &wanted, rows: Vec::new() };
+    beside_peers(&mut peers);
+    let mut grammar = Cases { table: "grammar", wanted: &wanted, rows: Vec::new() };
+    grammar::run(&mut grammar);
+    race::print(&peers.rows);
+    race::print_pairs(&grammar.rows);
+    let rows: Vec<Row> = peers.rows.into_iter().chain(grammar.rows).collect();
+    race::print_range(&rows);
+    if wanted.is_empty() || wanted.iter().any(|part| "reclaiming".contains(part)) {
+        reclaiming();
+    }
+}
+
+/// The rows of one table, as far as they are wanted.
+struct Cases<'a> {
+    table: &'static str,
+    /// Parts of names, or names of tables; none: all.
+    wanted: &'a [String],
+    rows: Vec<Row>,
+}
+
+impl Cases<'_> {
+    fn run(&mut self, name: &str, run: impl FnOnce(&str) -> Row) {
+        if self.wanted.is_empty() || self.wanted.iter().any(|part| part == self.table || name.contains(part)) {
+            self.rows.push(run(name));
         }
-    };
+    }
+}
+
+fn beside_peers(cases: &mut Cases<'_>) {
+    let mut case = |name: &str, run: &dyn Fn(&str) -> Row| cases.run(name, run);
     // A log of a thousand million permits would be too much; what is allowed costs it the same.
     let token = || Direct { log: Log::new(1_000_000, HOUR / 36_000), ..Direct::new(1_000_000_000, HOUR) };
     case("token_bucket, allowed", &|name| direct!(name, 1.05, token(), token_allowed, throttle_allowed, calls(CALLS)));
@@ -456,8 +493,4 @@ fn main() {
     case("first sight of 1,000,000 `String` keys", &first_sight);
     case("bytes a key, token_bucket", &|name| bytes_a_key(name, 0.40, token_bytes));
     case("bytes a key, sliding_window 10", &|name| bytes_a_key(name, 0.80, window_bytes));
-    race::print(&rows);
-    if "reclaiming".contains(&wanted) {
-        reclaiming();
-    }
 }

@@ -4,7 +4,9 @@
 //! after the other, and what is compared are the ratios within a round, of which the table shows the median.
 
 use std::hint::black_box;
+use std::pin::pin;
 use std::sync::Barrier;
+use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -95,20 +97,34 @@ fn nanos(time: Duration) -> f64 {
     time.as_secs_f64() * 1e9
 }
 
-/// One row of the table.
+/// One row of a table.
 #[derive(Debug)]
 pub struct Row {
     name: String,
-    cells: Vec<String>,
+    /// What ours is compared with, in nanoseconds or bytes.
+    yardstick: f64,
+    ours: f64,
+    /// Ours to the yardstick, and what that ratio is held to.
+    ratio: f64,
+    goal: f64,
+    /// The ratios of all others; `None` for a peer that cannot do it.
+    others: Vec<Option<f64>>,
+    /// Allocations of one call of ours, if they were counted.
+    allocations: Option<f64>,
 }
 
 /// The columns: this project, the one that all are compared with, the others.
 pub const COLUMNS: [&str; 7] =
     ["governor", "**ours**", "governor, ahash", "ratelimit", "leaky-bucket", "throttle_my_fn", "Mutex<VecDeque>"];
 
-/// Runs the contenders of one case in turns; the first of them is the one that the others are compared with. `None` where
-/// a peer cannot do it. `target` is the ratio that ours is held to.
-pub fn race(name: &str, target: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>>>) -> Row {
+/// How many rounds are timed: `default`, or the environment's `ROUNDS`, which is for a quick look.
+pub fn rounds(default: u32) -> u32 {
+    std::env::var("ROUNDS").map_or(default, |rounds| rounds.parse().expect("ROUNDS is a number of rounds"))
+}
+
+/// Runs the contenders of one case in turns; the first of them is the one that the others are compared with, the second is
+/// ours. `None` where a peer cannot do it. `goal` is the ratio that ours is held to.
+pub fn race(name: &str, goal: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>>>) -> Row {
     let mut costs = vec![Vec::new(); turns.len()];
     let mut ratios = vec![Vec::new(); turns.len()];
     let mut allowed = vec![Vec::new(); turns.len()];
@@ -127,49 +143,99 @@ pub fn race(name: &str, target: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>
             }
         }
     }
-    let mut cells = Vec::new();
-    for contender in 0..COLUMNS.len() {
-        let Some(cost) = costs.get_mut(contender).and_then(|costs| median(costs)) else {
-            cells.push("–".to_owned());
-            continue;
-        };
-        let ratio = median(&mut ratios[contender]).unwrap_or(f64::NAN);
-        cells.push(match contender {
-            0 => format!("{cost:.1}"),
-            1 => format!("**{ratio:.2}** ({cost:.1})"),
-            _ => format!("{ratio:.2}"),
-        });
+    let mut others = Vec::new();
+    for contender in 0..turns.len() {
         // Denied cases deny all, allowed ones allow all; a peer that did else was not doing the same: leaky-bucket, which
         // counts in milliseconds, in the short periods.
         let share = median(&mut allowed[contender]).unwrap_or(f64::NAN);
-        if (0.01..0.95).contains(&share) {
+        let differs = (0.01..0.95).contains(&share);
+        if differs {
             eprintln!("{name}: {} allowed {:.0} %", COLUMNS[contender], share * 100.0);
-            if let Some(cell) = cells.last_mut().filter(|_| contender > 2) {
-                "–".clone_into(cell);
-            }
+        }
+        if contender > 1 {
+            others.push(median(&mut ratios[contender]).filter(|_| contender == 2 || !differs));
         }
     }
-    cells.insert(2, format!("{target:.2}"));
-    let row = Row { name: name.to_owned(), cells };
+    let middle = |values: &mut Vec<f64>| median(values).unwrap_or(f64::NAN);
+    let row = Row {
+        name: name.to_owned(),
+        yardstick: middle(&mut costs[0]),
+        ours: middle(&mut costs[1]),
+        ratio: middle(&mut ratios[1]),
+        goal,
+        others,
+        allocations: None,
+    };
     eprintln!("{}", row.line());
     row
 }
 
 impl Row {
-    /// The row as a line of Markdown.
-    pub fn line(&self) -> String {
-        format!("| {} | {} |", self.name, self.cells.join(" | "))
+    /// The same row, with the allocations of one call of ours.
+    #[must_use]
+    pub fn with_allocations(self, allocations: f64) -> Row {
+        Row { allocations: Some(allocations), ..self }
+    }
+
+    /// The figures that all tables have.
+    fn line(&self) -> String {
+        format!(
+            "| {} | {:.1} | **{:.2}** ({:.1}) | {:.2} |",
+            self.name, self.yardstick, self.ratio, self.ours, self.goal
+        )
+    }
+
+    fn meets_goal(&self) -> bool {
+        // As it is printed.
+        (self.ratio * 100.0).round() <= (self.goal * 100.0).round()
     }
 }
 
-/// Prints the table.
+/// Prints a table with all peers.
 pub fn print(rows: &[Row]) {
-    let mut heads = COLUMNS.to_vec();
-    heads.insert(2, "goal");
-    println!("\n| case | {} |", heads.join(" | "));
-    println!("|---|{}", "---:|".repeat(heads.len()));
+    let peers = COLUMNS.len() - 2;
+    print_table(rows, &COLUMNS[2..], |row| {
+        let others = row.others.iter().map(|ratio| ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}")));
+        others.chain(std::iter::repeat("–".to_owned())).take(peers).collect()
+    });
+}
+
+/// Prints a table of ours beside the yardstick alone, with the allocations of a call.
+pub fn print_pairs(rows: &[Row]) {
+    print_table(rows, &["allocations"], |row| {
+        vec![row.allocations.map_or("–".to_owned(), |allocations| format!("{allocations:.2}"))]
+    });
+}
+
+fn print_table(rows: &[Row], columns: &[&str], cells: impl Fn(&Row) -> Vec<String>) {
+    if rows.is_empty() {
+        return;
+    }
+    println!("\n| case | governor | **ours** | goal | {} |", columns.join(" | "));
+    println!("|---|{}", "---:|".repeat(columns.len() + 3));
     for row in rows {
-        println!("{}", row.line());
+        println!("{} {} |", row.line(), cells(row).join(" | "));
+    }
+}
+
+/// Prints what holds of all rows: the worst and the best ratio, and which of them miss their goals.
+pub fn print_range(rows: &[Row]) {
+    let mut sorted: Vec<&Row> = rows.iter().collect();
+    sorted.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
+    let ([best, ..], [.., worst]) = (&sorted[..], &sorted[..]) else { return };
+    let missed: Vec<&&Row> = sorted.iter().filter(|row| !row.meets_goal()).collect();
+    println!("\n{} rows: {:.2} ({}) to {:.2} ({}).", rows.len(), best.ratio, best.name, worst.ratio, worst.name);
+    println!("{} meet their goals, {} miss them.", rows.len() - missed.len(), missed.len());
+    for row in missed.iter().rev() {
+        println!("- {}: {:.2}, goal {:.2}", row.name, row.ratio, row.goal);
+    }
+}
+
+/// What a future comes to that does not wait.
+pub fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing is waited for"),
     }
 }
 

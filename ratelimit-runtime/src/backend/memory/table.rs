@@ -28,6 +28,8 @@ const SWEPT_SELDOM: usize = 32;
 const SAMPLED: usize = 32;
 /// So few buckets are all looked at.
 const FEW: usize = 1_024;
+/// A bucket stays for so long after it became idle, in nanoseconds: a key that is called more often finds it again.
+const GRACE: u64 = 2_000_000;
 /// Keys of a shard that are known to be called often.
 const FREQUENT: usize = 8;
 
@@ -480,11 +482,11 @@ impl<S: State, const W: usize> Shard<S, W> {
         rest.cursor
     }
 
-    /// Looks at the next few lines and removes buckets that have been idle for as long as a sweep of the shard takes. The key
-    /// of one that became idle since is probably called again.
+    /// Looks at the next few lines and removes buckets that have been idle for [`GRACE`], and for as long as a sweep of the
+    /// shard takes. The key of one that became idle since is probably called again.
     #[inline(never)]
     fn sweep(&mut self, context: Context<'_, S>, now: Now, slots: usize) -> bool {
-        let by = now.earliest.saturating_sub(self.rest.took);
+        let by = now.earliest.saturating_sub(self.rest.took.max(GRACE));
         self.sweep_idle(context, now, by, slots)
     }
 

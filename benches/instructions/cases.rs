@@ -1,0 +1,289 @@
+//! The decisions that are counted. Names are keys of the committed table: they do not change.
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
+use std::pin::pin;
+use std::sync::LazyLock;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use governor::{Quota, RateLimiter as Governor};
+use ratelimit_runtime::{Algorithm, Limit, MemoryBackend, RateLimitExceeded, RateLimiter, rate_limit, set_limits};
+
+type Limited = Result<(), RateLimitExceeded>;
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const YEAR: Duration = Duration::from_secs(366 * 86_400);
+/// Keys that take turns.
+pub(super) const KEYS: usize = 500;
+
+/// One kind of decision: a name, and a call by its number.
+pub(super) struct Case {
+    pub(super) name: &'static str,
+    pub(super) call: Box<dyn Fn(usize) -> bool>,
+}
+
+/// A backend of its own for each case, so that none sweeps another's buckets.
+fn memory() -> MemoryBackend {
+    MemoryBackend::with_max_keys(10_000)
+}
+
+static TEXTS: LazyLock<Vec<String>> = LazyLock::new(|| (0..KEYS).map(|key| format!("user:{key:016}")).collect());
+
+fn text(call: usize) -> &'static str {
+    &TEXTS[call % KEYS]
+}
+
+fn address(call: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(call % KEYS).unwrap_or(0)))
+}
+
+/// What a future comes to that does not wait.
+fn at_once<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => unreachable!("nothing is waited for"),
+    }
+}
+
+fn quota(burst: u32) -> Quota {
+    Quota::with_period(HOUR).unwrap().allow_burst(NonZeroU32::new(burst).unwrap())
+}
+
+#[derive(Clone, Copy)]
+struct Plan {
+    count: u32,
+    per: Duration,
+}
+
+const PLANS: [Plan; 3] = [
+    Plan { count: 1_000_000, per: YEAR },
+    Plan { count: 2_000_000, per: YEAR },
+    Plan { count: 1_300_000, per: Duration::from_secs(365 * 86_400) },
+];
+
+/// Cases of functions without a key.
+macro_rules! unkeyed {
+    ($cases:ident, $($name:literal: [$($arguments:tt)*];)*) => {$({
+        #[rate_limit($($arguments)*)]
+        fn ours() -> Limited {
+            Ok(())
+        }
+        $cases.push(Case { name: $name, call: Box::new(|_| ours().is_ok()) });
+    })*};
+}
+
+/// Cases of functions with a key, text unless it is another.
+macro_rules! keyed {
+    ($cases:ident, $($name:literal $($key:ident: $type:ty)?: [$($arguments:tt)*];)*) => {$(
+        keyed!(@ $cases, $name, [$($key: $type)?], [$($arguments)*]);
+    )*};
+    (@ $cases:ident, $name:literal, [], [$($arguments:tt)*]) => {
+        keyed!(@ $cases, $name, [text: &str], [$($arguments)*])
+    };
+    (@ $cases:ident, $name:literal, [$key:ident: $type:ty], [$($arguments:tt)*]) => {{
+        #[rate_limit($($arguments)*, key = key, backend = memory())]
+        fn ours(key: $type) -> Limited {
+            Ok(())
+        }
+        $cases.push(Case { name: $name, call: Box::new(|call| ours($key(call)).is_ok()) });
+    }};
+}
+
+/// All cases, in the order of the table.
+pub(super) fn all() -> Vec<Case> {
+    let mut cases = Vec::new();
+    without_keys(&mut cases);
+    with_keys(&mut cases);
+    futures(&mut cases);
+    limiters(&mut cases);
+    governor(&mut cases);
+    cases
+}
+
+fn without_keys(cases: &mut Vec<Case>) {
+    unkeyed! { cases,
+        "bucket": [count = 1_000_000_000, per = "1h", algorithm = token_bucket];
+        "bucket, denied": [count = 1, per = "1h", algorithm = token_bucket];
+        "bucket, odd rate": [count = 17, per = "1s", algorithm = token_bucket, burst = 1_000_000];
+        "bucket, odd rate, denied": [count = 123, per = "366d", algorithm = token_bucket, burst = 1];
+        "window 64, denied": [count = 1, per = "1h"];
+        "window 1e9": [count = 1_000_000_000, per = "1h"];
+        "fixed": [count = 1_000_000, per = "1h", algorithm = fixed_window];
+        "fixed, denied": [count = 1, per = "1h", algorithm = fixed_window];
+        "cost 3, bucket": [count = 4_000_000_000, per = "1h", algorithm = token_bucket, cost = 3];
+        "cost 3, window 1e9": [count = 1_000_000_000, per = "1h", cost = 3];
+        "two buckets": [
+            limit(count = 1_000_000, per = "366d", algorithm = token_bucket),
+            limit(count = 1_500_000, per = "366d", algorithm = token_bucket)
+        ];
+        "deduct, kept": [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_ok];
+        "deduct, given back": [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_err];
+        "backoff": [count = 1_000_000, per = "366d", algorithm = token_bucket, backoff(initial = "1s", max = "1h")];
+        "wait": [count = 1_000_000, per = "366d", algorithm = token_bucket, wait = "1s"];
+        "dry run": [count = 1_000_000, per = "366d", algorithm = token_bucket, dry_run];
+        "read": [count = black_box(PLANS[0].count), per = black_box(PLANS[0].per), algorithm = token_bucket];
+    }
+}
+
+/// Periods are so long that nothing comes back between two calls of a key, or so short that everything has: a count does not
+/// depend on the machine's speed.
+fn with_keys(cases: &mut Vec<Case>) {
+    fn number(call: usize) -> u64 {
+        call as u64 % KEYS as u64
+    }
+    keyed! { cases,
+        "key, bucket": [count = 1_000_000, per = "366d", algorithm = token_bucket];
+        "key u64, bucket" number: u64: [count = 1_000_000, per = "366d", algorithm = token_bucket];
+        "key, bucket, full again": [count = 1_000_000_000, per = "10s", algorithm = token_bucket];
+        "key, bucket, denied": [count = 1, per = "1h", algorithm = token_bucket];
+        "key, bucket, odd rate": [count = 17, per = "1s", algorithm = token_bucket, burst = 1_000_000];
+        "key, bucket, odd rate, denied": [count = 123, per = "366d", algorithm = token_bucket, burst = 1];
+        "key, bucket of 4e9 a second": [count = 4_000_000_000, per = "1s", algorithm = token_bucket];
+        "key, window 64, filling": [count = 64, per = "1h"];
+        "key, window 1e6": [count = 1_000_000, per = "1h"];
+        "key, window 1, old": [count = 1, per = "1us"];
+        "key, window 10, old": [count = 10, per = "1us"];
+        "key, window 1000, old": [count = 1_000, per = "1us"];
+        "key, window, denied": [count = 1, per = "1h"];
+        "key, fixed": [count = 1_000_000, per = "1h", algorithm = fixed_window];
+        "key, fixed, old": [count = 100, per = "1us", algorithm = fixed_window];
+        "key, fixed, denied": [count = 1, per = "1h", algorithm = fixed_window];
+        "key, cost 3, bucket": [count = 3_000_000, per = "366d", algorithm = token_bucket, cost = 3];
+        "key, cost 3, window 500, old": [count = 500, per = "1us", cost = 3];
+        "key, cost 3, window 1e6": [count = 1_000_000, per = "1h", cost = 3];
+        "key, cost 3, fixed": [count = 1_000_000, per = "1h", algorithm = fixed_window, cost = 3];
+        "key, two buckets": [
+            limit(count = 1_000_000, per = "366d", algorithm = token_bucket),
+            limit(count = 1_500_000, per = "366d", algorithm = token_bucket)
+        ];
+        "key, two windows": [limit(count = 64, per = "1h"), limit(count = 1_000, per = "1d")];
+        "key, two windows, old": [limit(count = 10, per = "1us"), limit(count = 100, per = "2us")];
+        "key, three limits": [
+            limit(count = 64, per = "1h"), limit(count = 1_000_000, per = "366d", algorithm = token_bucket),
+            limit(count = 1_000_000, per = "1d", algorithm = fixed_window)
+        ];
+        "key, two limits, first denies": [
+            limit(count = 1, per = "1h"), limit(count = 1_000_000, per = "366d", algorithm = token_bucket)
+        ];
+        "key, two limits, second denies": [
+            limit(count = 1_000_000, per = "1h"), limit(count = 1, per = "1d", algorithm = token_bucket)
+        ];
+        "key, deduct, kept, bucket":
+            [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_ok];
+        "key, deduct, kept, window": [count = 64, per = "1h", deduct_when = Result::is_ok];
+        "key, deduct, given back, bucket":
+            [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_err];
+        "key, deduct, given back, window": [count = 10, per = "1h", deduct_when = Result::is_err];
+        "key, deduct, given back, fixed":
+            [count = 10, per = "1h", algorithm = fixed_window, deduct_when = Result::is_err];
+        "key, backoff, bucket":
+            [count = 1_000_000, per = "366d", algorithm = token_bucket, backoff(initial = "1s", max = "1h")];
+        "key, backoff, window": [count = 64, per = "1h", backoff(initial = "1s", max = "1h")];
+        "key, backoff, denied": [count = 1, per = "1h", backoff(initial = "1h", max = "2h")];
+        "key, wait, bucket": [count = 1_000_000, per = "366d", algorithm = token_bucket, wait = "1s"];
+        "key, wait, window": [count = 64, per = "1h", wait = "1s"];
+        "key, dry run, bucket": [count = 1_000_000, per = "366d", algorithm = token_bucket, dry_run];
+        "key, dry run, window, old": [count = 10, per = "1us", dry_run];
+        "key address, bucket" address: IpAddr: [count = 1_000_000, per = "366d", algorithm = token_bucket];
+        "key address, window 10, old" address: IpAddr: [count = 10, per = "1us"];
+    }
+    pairs_of_keys(cases);
+    read_or_replaced(cases);
+}
+
+fn pairs_of_keys(cases: &mut Vec<Case>) {
+    #[rate_limit(count = 1_000_000, per = "366d", algorithm = token_bucket, key = (user, tenant), backend = memory())]
+    fn bucket(user: &str, tenant: u32) -> Limited {
+        Ok(())
+    }
+    #[rate_limit(count = 10, per = "1us", key = (user, tenant), backend = memory())]
+    fn window(user: &str, tenant: u32) -> Limited {
+        Ok(())
+    }
+    cases.push(Case { name: "key of two parts, bucket", call: Box::new(|call| bucket(text(call), 7).is_ok()) });
+    cases.push(Case { name: "key of two parts, window 10, old", call: Box::new(|call| window(text(call), 7).is_ok()) });
+}
+
+fn read_or_replaced(cases: &mut Vec<Case>) {
+    macro_rules! read {
+        ($name:literal, $algorithm:ident) => {{
+            #[rate_limit(count = plan.count, per = plan.per, algorithm = $algorithm, key = key, backend = memory())]
+            fn ours(key: &str, plan: Plan) -> Limited {
+                Ok(())
+            }
+            cases.push(Case { name: $name, call: Box::new(|call| ours(text(call), PLANS[call % KEYS % 3]).is_ok()) });
+        }};
+    }
+    read!("key, read, three plans, bucket", token_bucket);
+    read!("key, read, three plans, window", sliding_window);
+    read!("key, read, three plans, fixed", fixed_window);
+    keyed! { cases,
+        "key, replaced, bucket": [name = "bucket", count = 500_000, per = "366d", algorithm = token_bucket];
+        "key, replaced, window": [name = "window", count = 500_000, per = "1h"];
+    }
+    // A limiter is known from its first call on.
+    for replaced in &cases[cases.len() - 2..] {
+        (replaced.call)(0);
+    }
+    for (name, algorithm) in [("bucket", Algorithm::TokenBucket), ("window", Algorithm::SlidingWindow)] {
+        set_limits(name, &[Limit::new(1_000_000, YEAR).with_algorithm(algorithm)]).unwrap();
+    }
+}
+
+fn futures(cases: &mut Vec<Case>) {
+    #[rate_limit(count = 1_000_000_000, per = "1h", algorithm = token_bucket)]
+    async fn unkeyed() -> Limited {
+        Ok(())
+    }
+    #[rate_limit(count = 1_000_000, per = "366d", algorithm = token_bucket, key = key, backend = memory())]
+    async fn bucket(key: &str) -> Limited {
+        Ok(())
+    }
+    #[rate_limit(count = 1_000_000, per = "1h", key = key, backend = memory())]
+    async fn window(key: &str) -> Limited {
+        Ok(())
+    }
+    #[rate_limit(count = 1_000_000, per = "366d", algorithm = token_bucket, wait = "1s", key = key, backend = memory())]
+    async fn waiting(key: &str) -> Limited {
+        Ok(())
+    }
+    cases.push(Case { name: "async, bucket", call: Box::new(|_| at_once(unkeyed()).is_ok()) });
+    cases.push(Case { name: "async, key, bucket", call: Box::new(|call| at_once(bucket(text(call))).is_ok()) });
+    cases.push(Case { name: "async, key, window 1e6", call: Box::new(|call| at_once(window(text(call))).is_ok()) });
+    cases.push(Case { name: "async, key, wait, bucket", call: Box::new(|call| at_once(waiting(text(call))).is_ok()) });
+}
+
+fn limiters(cases: &mut Vec<Case>) {
+    for (algorithm, check, peek) in [
+        (Algorithm::TokenBucket, "check, bucket", "peek, bucket"),
+        (Algorithm::SlidingWindow, "check, window 1e6", "peek, window 1e6"),
+        (Algorithm::FixedWindow, "check, fixed", "peek, fixed"),
+    ] {
+        let limiter = |name| {
+            let limit = Limit::new(1_000_000, YEAR).with_algorithm(algorithm);
+            RateLimiter::builder(name).limit(limit).backend(memory()).build().unwrap()
+        };
+        let (checked, peeked) = (limiter(check), limiter(peek));
+        for call in 0..KEYS {
+            peeked.check(text(call), 1).unwrap();
+        }
+        cases.push(Case { name: check, call: Box::new(move |call| checked.check(text(call), 1).is_ok()) });
+        cases.push(Case { name: peek, call: Box::new(move |call| peeked.peek(text(call), 1).is_ok()) });
+    }
+}
+
+/// What ours is compared with elsewhere.
+fn governor(cases: &mut Vec<Case>) {
+    let (direct, denied) = (Governor::direct(quota(1_000_000)), Governor::direct(quota(1)));
+    let (by_text, by_number) = (Governor::keyed(quota(1_000_000)), Governor::keyed(quota(1_000_000)));
+    cases.push(Case { name: "governor", call: Box::new(move |_| direct.check().is_ok()) });
+    cases.push(Case { name: "governor, denied", call: Box::new(move |_| denied.check().is_ok()) });
+    let call = move |call| by_text.check_key(&TEXTS[call % KEYS]).is_ok();
+    cases.push(Case { name: "governor, key", call: Box::new(call) });
+    cases.push(Case {
+        name: "governor, key u64",
+        call: Box::new(move |call| by_number.check_key(&(call % KEYS)).is_ok()),
+    });
+}

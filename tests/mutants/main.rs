@@ -1,0 +1,213 @@
+//! Plants one fault at a time in the buckets in memory and in the fast paths to them, and runs the conformance suite through
+//! the attribute: each fault has to fail it. `scripts/mutants [PART OF A FAULT'S NAME..]`.
+//!
+//! The faults are in `mutants.txt`. They are planted in a copy of the working tree in `target/mutants`, which has a target
+//! directory of its own: only what a fault touches is compiled again.
+
+mod list;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+use std::{env, fs, io, thread};
+
+use list::Mutant;
+
+/// The tests that are run: those that call annotated functions.
+const TESTS: &str = "memory_by_attribute";
+/// A fault that keeps them busy for longer has been found.
+const TIMEOUT: Duration = Duration::from_secs(180);
+
+/// What became of a fault.
+#[derive(Debug, PartialEq)]
+enum Fate {
+    Killed(String),
+    Survived,
+    /// It says nothing: the list has to be mended.
+    Invalid(String),
+}
+
+fn main() -> ExitCode {
+    let parts: Vec<String> = env::args().skip(1).collect();
+    match run(&parts) {
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failures) => {
+            eprintln!("scripts/mutants: {failures} faults were not found, or do not match the code any more");
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("scripts/mutants: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// How many faults were not found.
+fn run(parts: &[String]) -> io::Result<usize> {
+    let mutants = list::all(&root()).map_err(io::Error::other)?;
+    let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
+    let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
+    let copy = Copy::new()?;
+    match copy.test()? {
+        Fate::Survived => {}
+        fate => return Err(io::Error::other(format!("the tests fail without a fault: {fate:?}"))),
+    }
+    let mut failures = 0;
+    for mutant in &mutants {
+        let start = Instant::now();
+        let fate = copy.plant(mutant)?;
+        let what = match &fate {
+            Fate::Killed(by) => format!("found by {by}"),
+            Fate::Survived => "NOT FOUND".to_owned(),
+            Fate::Invalid(why) => format!("INVALID: {why}"),
+        };
+        failures += usize::from(!matches!(fate, Fate::Killed(_)));
+        println!("{} ({} s): {what}", mutant.name, start.elapsed().as_secs());
+    }
+    println!("{} of {} faults found", mutants.len() - failures, mutants.len());
+    Ok(failures)
+}
+
+/// The repository.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// A copy of the working tree.
+struct Copy {
+    tree: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    /// Copies what git knows or would add. Files that are as before stay as they are, with what was compiled from them.
+    fn new() -> io::Result<Copy> {
+        let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+        let folder = target.join("mutants");
+        let copy = Copy { tree: folder.join("tree"), target: folder.join("target") };
+        let listed = Command::new("git")
+            .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
+            .current_dir(root())
+            .output()?;
+        let listed = String::from_utf8(listed.stdout).map_err(io::Error::other)?;
+        let files: HashSet<&str> = listed.split('\0').filter(|file| root().join(file).is_file()).collect();
+        for file in &files {
+            let bytes = fs::read(root().join(file))?;
+            let to = copy.tree.join(file);
+            if fs::read(&to).is_ok_and(|there| there == bytes) {
+                continue;
+            }
+            fs::create_dir_all(to.parent().expect("a file has a folder"))?;
+            // With its permissions: scripts are run by tests.
+            fs::copy(root().join(file), &to)?;
+            touch(&to)?;
+        }
+        for old in copied(&copy.tree)? {
+            let name = old.strip_prefix(&copy.tree).map_err(io::Error::other)?.to_string_lossy().into_owned();
+            if !files.contains(name.as_str()) {
+                fs::remove_file(old)?;
+            }
+        }
+        Ok(copy)
+    }
+
+    /// Plants a fault, tests, and takes it out again.
+    fn plant(&self, mutant: &Mutant) -> io::Result<Fate> {
+        let path = self.tree.join(&mutant.file);
+        let text = fs::read_to_string(&path)?;
+        let planted = match mutant.planted(&text) {
+            Ok(planted) => planted,
+            Err(why) => return Ok(Fate::Invalid(why)),
+        };
+        fs::write(&path, planted)?;
+        let fate = self.test();
+        fs::write(&path, text)?;
+        fate
+    }
+
+    fn test(&self) -> io::Result<Fate> {
+        let built = Command::new("cargo")
+            .args(["test", "-p", "ratelimit-tests", "--test", "conformance", "--no-run", "--message-format=json"])
+            .current_dir(&self.tree)
+            .env("CARGO_TARGET_DIR", &self.target)
+            .stderr(Stdio::piped())
+            .output()?;
+        if !built.status.success() {
+            return Ok(Fate::Invalid(format!("it does not compile:\n{}", errors(&built))));
+        }
+        let stdout = String::from_utf8_lossy(&built.stdout);
+        let program = stdout.lines().rev().find_map(executable);
+        let program = program.ok_or_else(|| io::Error::other("cargo names no executable of the conformance suite"))?;
+        self.run(program)
+    }
+
+    fn run(&self, program: &str) -> io::Result<Fate> {
+        let out = self.target.join("out.txt");
+        let mut tests = Command::new(program)
+            .arg(TESTS)
+            .current_dir(self.tree.join("tests"))
+            .env_remove("RUST_BACKTRACE")
+            .stdin(Stdio::null())
+            .stdout(fs::File::create(&out)?)
+            .stderr(Stdio::null())
+            .spawn()?;
+        let start = Instant::now();
+        let status = loop {
+            if let Some(status) = tests.try_wait()? {
+                break status;
+            }
+            if start.elapsed() > TIMEOUT {
+                tests.kill()?;
+                tests.wait()?;
+                return Ok(Fate::Killed(format!("tests that did not end in {} s", TIMEOUT.as_secs())));
+            }
+            thread::sleep(Duration::from_millis(50));
+        };
+        let text = fs::read_to_string(&out)?;
+        if status.success() {
+            // No test at all would find nothing.
+            let ran = text.lines().any(|line| line.starts_with("test ") && line.ends_with("... ok"));
+            return if ran { Ok(Fate::Survived) } else { Err(io::Error::other(format!("no test is called {TESTS}"))) };
+        }
+        let failed = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
+        let failed: Vec<&str> = failed.collect();
+        Ok(Fate::Killed(match failed.split_first() {
+            Some((first, [])) => (*first).to_owned(),
+            Some((first, others)) => format!("{first} and {} more", others.len()),
+            None => format!("tests that ended with {status}"),
+        }))
+    }
+}
+
+/// Cargo goes by the time of a file: it is now.
+fn touch(path: &Path) -> io::Result<()> {
+    fs::File::options().append(true).open(path)?.set_modified(std::time::SystemTime::now())
+}
+
+/// All files below a folder.
+fn copied(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            files.extend(copied(&entry.path())?);
+        } else {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// The executable that a line of cargo's messages names.
+fn executable(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once(r#""executable":""#)?;
+    rest.split_once('"').map(|(program, _)| program)
+}
+
+/// The first lines of the compiler's errors.
+fn errors(built: &Output) -> String {
+    let text = String::from_utf8_lossy(&built.stderr);
+    let from = text.find("error").unwrap_or(0);
+    text[from..].lines().take(12).collect::<Vec<_>>().join("\n")
+}
