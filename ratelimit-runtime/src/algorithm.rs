@@ -42,6 +42,8 @@ pub(crate) struct Rule {
     full: u64,
     /// Nanoseconds by which a charge may be recorded late, for the clock's uncertainty.
     late: u64,
+    /// Nanoseconds after which a permit counts no more, or an empty bucket is full.
+    lasts: u64,
     /// Of a fixed window: 2⁶⁴ divided by the period.
     reciprocal: u64,
 }
@@ -53,7 +55,11 @@ impl Rule {
             Algorithm::TokenBucket => Rate::new(count, limit.per_micros(), limit.burst()),
             Algorithm::SlidingWindow | Algorithm::FixedWindow => Rate::UNUSED,
         };
-        let (units, permit, step) = rate.per_nano();
+        let (units, permit, step) = match limit.algorithm() {
+            Algorithm::TokenBucket => rate.per_nano(),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => (1, 1, 1),
+        };
+        let full = permit.saturating_mul(limit.burst() as u64);
         Rule {
             limit,
             group: count.div_ceil(GROUPS),
@@ -64,7 +70,11 @@ impl Rule {
             step,
             permit,
             // Below 2⁵² × 1000; other algorithms have units of one.
-            full: permit.saturating_mul(limit.burst() as u64),
+            full,
+            lasts: match limit.algorithm() {
+                Algorithm::TokenBucket => (full / units + 1).saturating_mul(step),
+                Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
+            },
             late: late(&limit, units, permit, step),
             reciprocal: match limit.algorithm() {
                 Algorithm::FixedWindow => u64::MAX / limit.per_nanos(),
@@ -121,6 +131,17 @@ impl Rule {
     #[inline]
     pub(crate) const fn units(&self) -> u64 {
         self.units
+    }
+
+    #[inline]
+    pub(crate) const fn lasts(&self) -> u64 {
+        self.lasts
+    }
+
+    /// Nanoseconds by which a charge may be recorded late.
+    #[inline]
+    pub(crate) const fn late(&self) -> u64 {
+        self.late
     }
 
     #[inline]

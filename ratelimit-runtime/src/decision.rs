@@ -3,8 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::algorithm::record::Permit;
 use crate::backend::memory;
 use crate::fingerprint::Fingerprint;
@@ -19,8 +17,10 @@ pub struct Decision {
     pub(crate) limit: Limit,
     pub(crate) remaining: u32,
     pub(crate) position: u8,
-    pub(crate) reset_after: Duration,
-    pub(crate) waited: Duration,
+    /// Nanoseconds.
+    pub(crate) reset_after: u64,
+    /// Nanoseconds.
+    pub(crate) waited: u64,
     pub(crate) taken: Option<Taken>,
 }
 
@@ -28,8 +28,8 @@ pub struct Decision {
 #[derive(Debug)]
 pub(crate) struct Taken {
     pub(crate) place: Place,
-    /// The limits of the call, if they were read at the call; else none.
-    pub(crate) limits: SmallVec<[Limit; 1]>,
+    /// The limits of the call, if they were read at the call.
+    pub(crate) limits: Option<Box<[Limit]>>,
     /// The limiter that took them.
     pub(crate) limiter: u64,
 }
@@ -93,11 +93,11 @@ impl Decision {
 
     /// The time until that limit is as if nobody had called, if nobody else calls.
     pub fn reset_after(&self) -> Duration {
-        self.reset_after
+        Duration::from_nanos(self.reset_after)
     }
 
     /// How long the call was made to wait for its permits; zero if it was not.
     pub fn waited(&self) -> Duration {
-        self.waited
+        Duration::from_nanos(self.waited)
     }
 }

@@ -16,7 +16,7 @@ use super::waiting::{Options as WaitOptions, Waiting};
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock::{self, Now};
+use crate::clock::Now;
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::fingerprint;
@@ -178,9 +178,9 @@ impl<'a> Call<'a> {
 
     /// Decides any call in memory while all switches are off; `None` if it takes more than that.
     #[inline(never)]
-    fn admit_any<K: RateLimitKey>(self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
+    fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
-        let (address, now) = (store.address(key), self.now());
+        let (address, now) = (store.address(key), self.now(store));
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let (verdict, left) = self.take(store, address, ask, now)?;
             match verdict {
@@ -199,7 +199,7 @@ impl<'a> Call<'a> {
 
     /// Takes the permits, if that decides the call: one that may wait is not denied here.
     #[inline]
-    fn take(self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
         let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
         if may_wait && ask.call.backoff.is_some() {
             return None;
@@ -213,9 +213,9 @@ impl<'a> Call<'a> {
         self.hold_in_memory(key).unwrap_or_else(|| self.decide(key).map(|decision| Holding::Other(Box::new(decision))))
     }
 
-    fn hold_in_memory<K: RateLimitKey>(self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
+    fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
         let store = self.memory().filter(|_| self.limits.is_none())?;
-        let (address, now) = (store.address(key), self.now());
+        let (address, now) = (store.address(key), self.now(store));
         self.core.with_ask(store, None, self.cost, |ask| {
             let resets = store.resets(address);
             let (verdict, left) = self.take(store, address, ask, now)?;
@@ -233,7 +233,7 @@ impl<'a> Call<'a> {
         })
     }
 
-    fn holding(self, store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Holding {
+    fn holding(&self, store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Holding {
         match held(store, address, ask, at, resets) {
             Some(held) => Holding::Memory(held),
             None => Holding::Nothing,
@@ -251,18 +251,17 @@ impl<'a> Call<'a> {
 
     /// The store, if buckets are in memory, and all switches are off.
     #[inline]
-    fn memory(self) -> Option<&'a Arc<Store>> {
+    fn memory(&self) -> Option<&'a Arc<Store>> {
         if Switches::load().are_off() { self.core.memory() } else { None }
     }
 
     #[inline]
-    fn now(self) -> Now {
-        let clock = clock::clock();
+    fn now(&self, store: &Store) -> Now {
         #[cfg(feature = "tokio")]
         if self.is_async {
-            return clock.now_in_runtime();
+            return store.now_in_runtime();
         }
-        clock.now()
+        store.now()
     }
 
     /// The error of a call that was denied on the fast path, after whoever wants to be told of it was.
@@ -278,6 +277,32 @@ impl<'a> Call<'a> {
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
+        self.start_in_memory(key).unwrap_or_else(|| self.start_anywhere(key))
+    }
+
+    /// Decides in memory while all switches are off; `None` if it takes more than that.
+    #[inline]
+    fn start_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Started> {
+        let store = self.memory().filter(|_| self.wait == Wait::No)?;
+        let (address, now) = (store.address(key), self.now(store));
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let resets = store.resets(address);
+            let told = if self.peek { store.peek(address, ask, now) } else { store.take_and_tell(address, ask, now) };
+            match told {
+                (Verdict::Admitted { at }, left) => {
+                    Some(Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0))))
+                }
+                (Verdict::Denied { until, position }, left) => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Some(Started::Done(self.denied_of(key, limit, refusal(until, left, now))))
+                }
+                (Verdict::Undecided, _) => None,
+            }
+        })
+    }
+
+    #[inline(never)]
+    fn start_anywhere<K: RateLimitKey>(self, key: &K) -> Started {
         let switches = Switches::load();
         if switches.has(Switch::Disabled) {
             return Started::Done(Ok(self.free()));
@@ -324,8 +349,8 @@ impl<'a> Call<'a> {
             limit: rules[0].limit,
             remaining: rules[0].limit.capacity(),
             position: 0,
-            reset_after: Duration::ZERO,
-            waited: Duration::ZERO,
+            reset_after: 0,
+            waited: 0,
             taken: None,
         })
     }
@@ -347,13 +372,11 @@ impl<'a> Call<'a> {
             };
             match verdict {
                 Verdict::Admitted { at } => {
-                    Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, Duration::ZERO)))
+                    Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0)))
                 }
                 Verdict::Denied { until, position } => {
                     let limit = ask.call.rules[usize::from(position)].limit;
-                    let left = Left { position, ..left };
-                    let remaining = if left.position == position { left.remaining } else { 0 };
-                    Started::Done(self.denied(limit, refusal(until, Left { remaining, ..left }, now)))
+                    Started::Done(self.denied(limit, refusal(until, left, now)))
                 }
                 // No state leaves a call undecided in the end; a limiter fails closed.
                 Verdict::Undecided => Started::Done(self.denied(ask.call.rules[0].limit, refusal(NEVER, left, now))),
@@ -364,7 +387,7 @@ impl<'a> Call<'a> {
     /// The decision on a call that was admitted in memory.
     #[expect(clippy::too_many_arguments, reason = "what a decision is made of")]
     pub(super) fn admitted(
-        self,
+        &self,
         store: &Store,
         address: Address,
         ask: &Ask<'_>,
@@ -372,16 +395,16 @@ impl<'a> Call<'a> {
         resets: u32,
         left: Left,
         now: Now,
-        waited: Duration,
+        waited: u64,
     ) -> Decision {
         let limit = ask.call.rules[usize::from(left.position)].limit;
         let held = if self.peek { None } else { held(store, address, ask, at, resets) };
         let taken = held.map(|held| Taken {
             place: Place::Memory(held),
-            limits: self.limits.unwrap_or_default().into(),
+            limits: self.limits.map(Into::into),
             limiter: self.core.id,
         });
-        let reset_after = Duration::from_nanos(left.idle_at.saturating_sub(now.earliest));
+        let reset_after = left.idle_at.saturating_sub(now.earliest);
         if !self.peek {
             self.core.allowed();
             self.note_admitted(limit, left.remaining, reset_after);
@@ -393,22 +416,25 @@ impl<'a> Call<'a> {
         not(any(feature = "tower", feature = "actix-web")),
         expect(clippy::unused_self, reason = "nobody else notes it")
     )]
-    fn note_admitted(self, limit: Limit, remaining: u32, reset_after: Duration) {
+    #[inline]
+    fn note_admitted(&self, limit: Limit, remaining: u32, reset_after: u64) {
         #[cfg(any(feature = "tower", feature = "actix-web"))]
-        crate::noted::admitted(limit, remaining, crate::clock::nanos(reset_after));
+        crate::noted::admitted(limit, remaining, reset_after);
         #[cfg(not(any(feature = "tower", feature = "actix-web")))]
         let _ = (limit, remaining, reset_after);
     }
 
     /// As [`denied`](Call::denied), of a call for `key`.
+    #[cold]
+    #[inline(never)]
     fn denied_of<K: RateLimitKey>(
-        self,
+        &self,
         key: &K,
         limit: Limit,
         refusal: Refusal,
     ) -> Result<Decision, RateLimitExceeded> {
         let text = KeyText::of(key);
-        Call { key: text.shown(), ..self }.denied(limit, refusal)
+        Call { key: text.shown(), ..*self }.denied(limit, refusal)
     }
 
     /// What a call gets that is denied.
@@ -741,23 +767,24 @@ impl RemoteCall {
     fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {
         let (call, core) = (self.call.call(), &self.call.core);
         let Admission { permit, limit: position, remaining, fresh_at } = admission;
-        let waited = Duration::from_nanos(permit.at.saturating_sub(now));
+        let waited = permit.at.saturating_sub(now);
         let taken = (!call.peek && permit.cost > 0).then(|| {
             let (name, fingerprint) = (self.request.bucket.clone(), self.request.fingerprint);
             let resets = core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
             let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
-            Taken { place, limits: call.limits.unwrap_or_default().into(), limiter: core.id }
+            Taken { place, limits: call.limits.map(Into::into), limiter: core.id }
         });
-        let reset_after = Duration::from_nanos(fresh_at.saturating_sub(now));
+        let reset_after = fresh_at.saturating_sub(now);
         let decision = Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken };
         if call.peek {
             return Started::Done(Ok(decision));
         }
         core.allowed();
         call.note_admitted(limit, remaining, reset_after);
-        if waited.is_zero() {
+        if waited == 0 {
             return Started::Done(Ok(decision));
         }
+        let waited = Duration::from_nanos(waited);
         core.waits(waited);
         Started::Booked(Box::new(Booking {
             core: Arc::clone(core),

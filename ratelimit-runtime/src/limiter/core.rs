@@ -79,6 +79,8 @@ pub(crate) struct Core {
     path: AtomicU8,
     /// The store of the fast path.
     fast: OnceCell<Arc<Store>>,
+    /// The store of calls in memory while all switches are off.
+    memory: OnceCell<Arc<Store>>,
     counts: Counts,
     /// Calls that were given up while they waited.
     abandoned: AtomicU64,
@@ -177,6 +179,7 @@ impl Core {
             own: OnceCell::new(),
             path: AtomicU8::new(UNKNOWN),
             fast: OnceCell::new(),
+            memory: OnceCell::new(),
             counts: Counts::default(),
             abandoned: AtomicU64::new(0),
         });
@@ -304,7 +307,8 @@ impl Core {
     ) -> R {
         self.with_rules(read, |rules| {
             let call = MemoryCall { rules, backoff: self.backoff(), cost };
-            f(&Ask { call, is_foreign: !store.is_for(rules) })
+            let is_written = read.is_none() && !self.replaced.load(Ordering::Relaxed) && store.is_made_by(self.id);
+            f(&Ask { call, is_foreign: !is_written && !store.is_for(rules) })
         })
     }
 
@@ -334,6 +338,9 @@ impl Core {
                 _ => Rule::remembered(*limit),
             }
         };
+        if let [limit] = read {
+            return f(&[rule((0, limit))]);
+        }
         let rules: Rules = read.iter().enumerate().map(rule).collect();
         f(&rules)
     }
@@ -375,8 +382,17 @@ impl Core {
     /// The store, if buckets are in memory. Only while all switches are off.
     #[inline]
     pub(super) fn memory(&self) -> Option<&Arc<Store>> {
+        match self.memory.get() {
+            Some(store) => Some(store),
+            None => self.first_memory(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_memory(&self) -> Option<&Arc<Store>> {
         match self.target(Switches::OFF) {
-            Target::Memory(StoreRef::Shared(store)) => Some(store),
+            Target::Memory(StoreRef::Shared(store)) => Some(self.memory.get_or_init(|| Arc::clone(store))),
             _ => None,
         }
     }
@@ -461,7 +477,8 @@ impl Core {
 
     fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
         let varies = self.varies();
-        let written = Written { rules: self.rules.iter().copied().collect(), backoff: self.options.backoff, varies };
+        let rules = self.rules.iter().copied().collect();
+        let written = Written { rules, backoff: self.options.backoff, varies, by: self.id };
         let store = memory.store(self.identity(), &written);
         // Others of the name may have been made for another count, and limits may have been replaced.
         store.expect(&self.rules);
@@ -582,7 +599,7 @@ impl Core {
         if limiter != self.id {
             return None;
         }
-        let read = (!limits.is_empty()).then_some(&*limits);
+        let read = limits.as_deref();
         match place {
             Place::Memory(held) => {
                 let venue = self.venue(Switches::load(), true);

@@ -6,7 +6,7 @@
 //! afterwards. Between two locked instructions the processor waits for what the second one needs: the key's hash.
 
 use super::core::Core;
-use crate::backend::memory::{Attempt, Store, Verdict};
+use crate::backend::memory::{Attempt, Kind as State, Store, Verdict};
 use crate::clock::Now;
 use crate::counts;
 use crate::decision::Address;
@@ -88,8 +88,13 @@ fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: Now) -> Foun
         Attempt::Admitted => admitted(core),
         Attempt::Denied(until) => denied(core, until, now),
         Attempt::Added(before) => admit_added(core, store, now, before),
-        Attempt::Contended => admit_slowly(core, store, Address::Unkeyed, now),
+        Attempt::Contended => admit_contended(core, store, now),
     }
+}
+
+#[inline(never)]
+fn admit_contended(core: &Core, store: &Store, now: Now) -> Found {
+    settle(core, store.take_written(Address::Unkeyed, now), now)
 }
 
 #[cold]
@@ -111,7 +116,7 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) ->
     let Some(store) = store(core) else { return Found::Nothing };
     let (address, thread) = (store.address(key), counts::thread());
     #[cfg(feature = "tokio")]
-    let now = crate::clock::clock().now_in_runtime();
+    let now = store.now_in_runtime();
     #[cfg(not(feature = "tokio"))]
     let now = store.now();
     match address {
@@ -133,9 +138,41 @@ fn admit_key(core: &Core, store: &Store, hash: u64) -> Found {
     admit_key_at(core, store, hash, store.now())
 }
 
-#[inline(never)]
+#[expect(clippy::inline_always, reason = "a jump to one of four functions")]
+#[inline(always)]
 fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    match store.try_take_one(hash, now) {
+    match store.kind() {
+        State::Tat => admit_tat(core, store, hash, now),
+        State::Window => admit_window(core, store, hash, now),
+        State::Fixed { .. } => admit_fixed(core, store, hash, now),
+        State::Any => admit_state(core, store, hash, now),
+    }
+}
+
+#[inline(never)]
+fn admit_tat(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+    end(core, store, hash, now, store.try_tat(hash, now))
+}
+
+#[inline(never)]
+fn admit_window(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+    end(core, store, hash, now, store.try_window(hash, now))
+}
+
+#[inline(never)]
+fn admit_fixed(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+    end(core, store, hash, now, store.try_fixed(hash, now))
+}
+
+#[inline(never)]
+fn admit_state(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+    end(core, store, hash, now, store.try_any(hash, now))
+}
+
+#[expect(clippy::inline_always, reason = "each way out is one of its own")]
+#[inline(always)]
+fn end(core: &Core, store: &Store, hash: u64, now: Now, verdict: Verdict) -> Found {
+    match verdict {
         Verdict::Admitted { .. } => admitted(core),
         Verdict::Denied { until, .. } => denied(core, until, now),
         Verdict::Undecided => admit_slowly(core, store, Address::Hash(hash), now),
@@ -145,8 +182,7 @@ fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
 #[cold]
 #[inline(never)]
 fn admit_slowly(core: &Core, store: &Store, address: Address, now: Now) -> Found {
-    let verdict = core.with_ask(store, None, 1, |ask| store.take_slowly(address, ask, now));
-    settle(core, verdict, now)
+    settle(core, store.take_written(address, now), now)
 }
 
 #[inline]

@@ -144,9 +144,9 @@ impl Waiting {
             }
             Turn::Admitted { permit, due } => {
                 self.is_done = true;
-                let waited = Duration::from_nanos(due.saturating_sub(self.arrived));
-                if !waited.is_zero() {
-                    call.core.waits(waited);
+                let waited = due.saturating_sub(self.arrived);
+                if waited > 0 {
+                    call.core.waits(Duration::from_nanos(waited));
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;

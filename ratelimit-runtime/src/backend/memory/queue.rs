@@ -211,7 +211,8 @@ impl Queue {
                 state.prepare(form, rules, now);
                 due = call.fits_at(state, form, Now::exactly(since)).unwrap_or(NEVER);
                 if due <= now.earliest {
-                    permit.at = call.charge(state, form, Now::exactly(due));
+                    permit.at = due.max(state.newest());
+                    call.charge(state, form, Now { earliest: due, latest: permit.at });
                 }
             });
             let turn = if due == NEVER { Seated::Refused } else { Seated::Admitted { permit, due } };

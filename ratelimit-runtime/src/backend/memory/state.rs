@@ -18,7 +18,7 @@ use super::queue::Ahead;
 pub(super) use full::{Forms, Full};
 pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
-pub(super) use words::{Layout, Words};
+pub(super) use words::{Layout, Word, Words};
 
 /// The answer to a call. Times are nanoseconds since the Unix epoch, whatever the state keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ pub(super) trait State: Sized {
     /// A call was decided, and denied until then: of use to a state that cannot be judged by the limits as they were written
     /// down.
     #[inline]
-    fn note(&mut self, _: &Call<'_>, _: &Self::Form, _: u64) {}
+    fn note(&mut self, _: &Call<'_>, _: &Self::Form, _: Now, _: u64) {}
 
     /// Whether states are idle at the time `by`, judged by the limits as they were written down: what many of them are asked,
     /// with the work that is the same for all done once.
@@ -136,13 +136,19 @@ pub(super) trait State: Sized {
     /// One permit by the one limit of a form: the fast path of [`Call::take`], with the same answers.
     #[inline]
     fn take_one(&mut self, form: &Self::Form, rule: &Rule, now: Now) -> Verdict {
-        Call::one(rule).take(self, form, now)
+        self.take_some(form, rule, now, 1)
+    }
+
+    /// The same of `cost` permits, from 1 to the capacity.
+    #[inline]
+    fn take_some(&mut self, form: &Self::Form, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        Call { rules: std::slice::from_ref(rule), backoff: None, cost }.take(self, form, now)
     }
 }
 
 impl<'a> Call<'a> {
-    fn one(rule: &'a Rule) -> Call<'a> {
-        Call { rules: std::slice::from_ref(rule), backoff: None, cost: 1 }
+    fn of(rule: &'a Rule, cost: u32) -> Call<'a> {
+        Call { rules: std::slice::from_ref(rule), backoff: None, cost }
     }
 
     /// Takes the call's permits from all limits, or from none.
@@ -150,25 +156,26 @@ impl<'a> Call<'a> {
     pub(super) fn take<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
         state.prepare(form, self.rules, now);
         match self.judge(state, form, now) {
-            Verdict::Admitted { .. } if self.cost > 0 => Verdict::Admitted { at: self.charge(state, form, now) },
+            Verdict::Admitted { at } if self.cost > 0 => {
+                self.charge(state, form, Now { latest: at, ..now });
+                Verdict::Admitted { at }
+            }
             Verdict::Denied { until, position } if until != NEVER => {
                 let until = self.offend(state, now, until);
-                state.note(self, form, until);
+                state.note(self, form, now, until);
                 Verdict::Denied { until, position }
             }
             other => other,
         }
     }
 
-    /// Takes permits that fit; the time that they are recorded with.
+    /// Takes permits that fit, and records them with the time `now.latest`.
     #[inline]
-    pub(super) fn charge<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> u64 {
-        let at = now.latest.max(state.newest());
+    pub(super) fn charge<S: State>(&self, state: &mut S, form: &S::Form, now: Now) {
         for (position, rule) in self.rules.iter().enumerate() {
-            state.charge(form, position, rule, Now { latest: at, ..now }, self.cost);
+            state.charge(form, position, rule, now, self.cost);
         }
-        state.note(self, form, 0);
-        at
+        state.note(self, form, now, 0);
     }
 
     /// What [`take`](Call::take) would answer, without counting an offence.
@@ -181,18 +188,19 @@ impl<'a> Call<'a> {
         if self.cost == 0 {
             return admitted;
         }
-        if let Some(never) = self.rules.iter().position(|rule| self.cost > rule.capacity()) {
-            return Verdict::Denied { until: NEVER, position: position_u8(never) };
-        }
         let (mut until, mut position) = (now.earliest, usize::MAX);
         if let Some(backoff) = self.backoff {
             let offences = state.offended();
-            if offences.fresh_at(backoff) > now.earliest && offences.until > until {
+            if offences.until > until && offences.fresh_at(backoff) > now.earliest {
                 until = offences.until;
             }
         }
         for (index, rule) in self.rules.iter().enumerate() {
-            let fits_at = state.fits_at(form, index, rule, now, self.cost);
+            let fits_at = if self.cost > rule.capacity() {
+                NEVER
+            } else {
+                state.fits_at(form, index, rule, now, self.cost)
+            };
             if fits_at > until {
                 (until, position) = (fits_at, index);
             }
@@ -238,10 +246,18 @@ impl<'a> Call<'a> {
         Left { remaining, position: position_u8(position), idle_at }
     }
 
-    /// Permits left of the limit at `position`.
-    pub(super) fn remaining<S: State>(&self, state: &S, form: &S::Form, now: Now, position: u8) -> u32 {
-        let position = usize::from(position);
-        self.rules.get(position).map_or(0, |rule| state.remaining(form, position, rule, now))
+    /// What a decision tells: the limit that denies, or the one that has fewest left.
+    #[inline]
+    pub(super) fn told<S: State>(&self, state: &S, form: &S::Form, now: Now, verdict: Verdict) -> Left {
+        match verdict {
+            Verdict::Admitted { .. } => self.left(state, form, now),
+            Verdict::Denied { position, .. } => {
+                let index = usize::from(position);
+                let remaining = state.remaining(form, index, &self.rules[index], now);
+                Left { remaining, position, idle_at: 0 }
+            }
+            Verdict::Undecided => Left::default(),
+        }
     }
 
     /// A moment at which the call can be admitted at the earliest, behind others: the moment itself if all cost the same and
@@ -267,14 +283,14 @@ impl<'a> Call<'a> {
     }
 }
 
-/// One permit of a token bucket.
+/// Permits of a token bucket.
 #[inline]
-fn bucket_take_one(bucket: &mut TokenBucket, rule: &Rule, now: Now) -> Verdict {
-    let until = bucket.earliest(rule, now.earliest, 1);
+fn take_bucket(bucket: &mut TokenBucket, rule: &Rule, now: Now, cost: u32) -> Verdict {
+    let until = bucket.earliest(rule, now.earliest, cost);
     if until > now.earliest {
         return Verdict::Denied { until, position: 0 };
     }
-    bucket.charge(rule, rule.recorded(now), 1);
+    bucket.charge(rule, rule.recorded(now), cost);
     Verdict::Admitted { at: now.latest }
 }
 

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::queue::{First, Limits, Place, Queue, Seat, Turn, Wakes};
-use super::state::{Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Words};
+use super::state::{Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words};
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Attempt, Unkeyed};
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
@@ -45,6 +45,8 @@ pub(crate) struct Written {
     pub(crate) backoff: Option<Backoff>,
     /// Limits are read at each call.
     pub(crate) varies: bool,
+    /// The limiter that they are for, of several of one name the first.
+    pub(crate) by: u64,
 }
 
 /// See the module.
@@ -56,6 +58,9 @@ pub(crate) struct Store {
     /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
     hasher: RandomState,
     written: Written,
+    /// The first of the limits that were written down.
+    rule: Rule,
+    kind: Kind,
     forms: Forms,
     unkeyed: Unkeyed,
     pub(super) keyed: Keyed,
@@ -65,6 +70,15 @@ pub(crate) struct Store {
     alarms: Mutex<HashMap<Address, Alarm>>,
     /// How often buckets were reset, by where they are: what was taken before is not given back after.
     resets: [AtomicU32; RESETS],
+}
+
+/// The states that have a fast path of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Tat,
+    Window,
+    Fixed { bits: u32 },
+    Any,
 }
 
 /// Buckets by key, as small as the limits allow.
@@ -101,45 +115,73 @@ pub(crate) struct Ask<'a> {
 }
 
 /// What the fast path of a key's bucket is asked.
-#[derive(Clone, Copy)]
-enum On {
-    Take,
-    /// And what is left.
-    TakeAndTell,
-    /// And what is left, if the call is denied.
-    TakeOrTell,
-    Peek,
-    /// Permits that were taken then.
-    Refund(u64),
+trait Operation: Copy {
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
 
-impl On {
+#[derive(Clone, Copy)]
+struct Take;
+
+/// And what is left.
+#[derive(Clone, Copy)]
+struct TakeAndTell;
+
+/// And what is left, if the call is denied.
+#[derive(Clone, Copy)]
+struct TakeOrTell;
+
+#[derive(Clone, Copy)]
+struct Peek;
+
+/// Of permits that were taken then.
+#[derive(Clone, Copy)]
+struct Refund(u64);
+
+impl Operation for Take {
     #[inline]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let verdict = match self {
-            On::Refund(at) => {
-                call.give_back(state, form, now, Permit { at, cost: call.cost });
-                return (Verdict::Admitted { at: now.latest }, Left::default());
+        let verdict = match call {
+            // Permits of one limit take the state's own fast path, whoever asks for them.
+            Call { rules: [rule], backoff: None, cost: 1 } => state.take_one(form, rule, now),
+            Call { rules: [rule], backoff: None, cost: 2.. } if call.cost <= rule.capacity() => {
+                state.take_some(form, rule, now, call.cost)
             }
-            On::Peek => {
-                state.prepare(form, call.rules, now);
-                call.judge(state, form, now)
-            }
-            // One permit of one limit takes the state's own fast path, whoever asks for it.
-            On::Take | On::TakeAndTell | On::TakeOrTell => match call {
-                Call { rules: [rule], backoff: None, cost: 1 } => state.take_one(form, rule, now),
-                _ => call.take(state, form, now),
-            },
+            _ => call.take(state, form, now),
         };
-        let left = match (self, verdict) {
-            (_, Verdict::Undecided) | (On::Take, _) | (On::TakeOrTell, Verdict::Admitted { .. }) => Left::default(),
-            (On::TakeOrTell, Verdict::Denied { position, .. }) => {
-                let remaining = call.remaining(state, form, now, position);
-                Left { remaining, position, idle_at: 0 }
-            }
-            _ => call.left(state, form, now),
-        };
-        (verdict, left)
+        (verdict, Left::default())
+    }
+}
+
+impl Operation for TakeAndTell {
+    #[inline]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let (verdict, _) = Take.run(call, state, form, now);
+        (verdict, call.told(state, form, now, verdict))
+    }
+}
+
+impl Operation for TakeOrTell {
+    #[inline]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let (verdict, left) = Take.run(call, state, form, now);
+        (verdict, if let Verdict::Denied { .. } = verdict { call.told(state, form, now, verdict) } else { left })
+    }
+}
+
+impl Operation for Peek {
+    #[inline]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        state.prepare(form, call.rules, now);
+        let verdict = call.judge(state, form, now);
+        (verdict, call.told(state, form, now, verdict))
+    }
+}
+
+impl Operation for Refund {
+    #[inline]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        call.give_back(state, form, now, Permit { at: self.0, cost: call.cost });
+        (Verdict::Admitted { at: now.latest }, Left::default())
     }
 }
 
@@ -188,7 +230,7 @@ struct Done {
 
 impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
-        let Written { rules, backoff, varies } = &written;
+        let Written { rules, backoff, varies, .. } = &written;
         let layout = if *varies { None } else { Layout::of(rules, backoff.as_ref()) };
         let keyed = match (layout, &rules[..]) {
             (Some(layout), _) => match layout.words() {
@@ -201,9 +243,17 @@ impl Store {
             }
             _ => Keyed::Full(Table::new()),
         };
+        let kind = match (&keyed, layout.and_then(|layout| layout.word())) {
+            (Keyed::One(..), Some(Word::Tat)) => Kind::Tat,
+            (Keyed::One(..), Some(Word::Window { bits })) => Kind::Fixed { bits },
+            (Keyed::Window(..), _) if !varies => Kind::Window,
+            _ => Kind::Any,
+        };
         Store {
             shared,
             name,
+            rule: rules[0],
+            kind,
             clock: clock::clock(),
             hasher: RandomState::default(),
             forms: Forms::new(rules, *backoff, *varies),
@@ -224,6 +274,12 @@ impl Store {
     /// Whether the store was made for these limits.
     pub(crate) fn is_for(&self, rules: &[Rule]) -> bool {
         self.written.varies || *self.written.rules == *rules
+    }
+
+    /// Whether the store was made by that limiter, and so for its limits as they were written down.
+    #[inline]
+    pub(crate) fn is_made_by(&self, limiter: u64) -> bool {
+        self.written.by == limiter
     }
 
     /// Calls by other limits come.
@@ -257,117 +313,151 @@ impl Store {
         self.clock.now()
     }
 
-    /// The fast path of [`take`](Store::take): one permit of a key, by one limit that was written down.
-    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    /// The present time by the runtime around, which a test may have paused.
+    #[cfg(feature = "tokio")]
+    #[inline]
+    pub(crate) fn now_in_runtime(&self) -> Now {
+        self.clock.now_in_runtime()
+    }
+
+    /// Which fast path a key's permit takes.
+    #[inline]
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The fast path of a call: one permit of a key, by one limit that was written down. There is one for each kind of state
+    /// that is frequent, so that all of it stays in registers.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(crate) fn try_take_one(&self, hash: u64, now: Now) -> Verdict {
-        let rule = &self.written.rules[0];
-        let taken = match &self.keyed {
-            Keyed::One(table, layout) => table.try_with(hash, |state| state.take_one(layout, rule, now)),
-            Keyed::Window(table, groups) => table.try_with(hash, |state| state.take_one(groups, rule, now)),
-            _ => return self.try_take(hash, now),
-        };
-        taken.unwrap_or(Verdict::Undecided)
+    pub(crate) fn try_tat(&self, hash: u64, now: Now) -> Verdict {
+        let Keyed::One(table, _) = &self.keyed else { return Verdict::Undecided };
+        table.try_with(hash, |state| state.take_tat(&self.rule, now, 1)).unwrap_or(Verdict::Undecided)
     }
 
-    /// The same of any other limits that were written down.
-    #[inline(never)]
-    fn try_take(&self, hash: u64, now: Now) -> Verdict {
-        let Written { rules, backoff, .. } = &self.written;
-        let ask = Ask { call: Call { rules, backoff: backoff.as_ref(), cost: 1 }, is_foreign: false };
-        self.try_on_key(hash, &ask, now, On::Take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
+    /// See [`try_tat`](Store::try_tat).
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn try_window(&self, hash: u64, now: Now) -> Verdict {
+        let Keyed::Window(table, groups) = &self.keyed else { return Verdict::Undecided };
+        table.try_with(hash, |state| state.take_one(groups, &self.rule, now)).unwrap_or(Verdict::Undecided)
     }
 
-    /// The fast path of [`take`](Store::take): one permit without a key, by one limit that was written down.
+    /// See [`try_tat`](Store::try_tat).
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn try_fixed(&self, hash: u64, now: Now) -> Verdict {
+        let (Keyed::One(table, _), Kind::Fixed { bits }) = (&self.keyed, self.kind) else { return Verdict::Undecided };
+        table.try_with(hash, |state| state.take_window(&self.rule, bits, now)).unwrap_or(Verdict::Undecided)
+    }
+
+    /// See [`try_tat`](Store::try_tat): any other state.
+    pub(crate) fn try_any(&self, hash: u64, now: Now) -> Verdict {
+        self.try_on_key(hash, &self.written_ask(1), now, Take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
+    }
+
+    /// The fast path of a call: one permit without a key, by one limit that was written down.
     #[inline]
     pub(crate) fn try_take_unkeyed(&self, thread: usize, now: Now) -> Attempt {
-        self.unkeyed.try_take(&self.forms, &self.written.rules[0], thread, now)
+        self.unkeyed.try_take(&self.forms, &self.rule, thread, now)
     }
 
     /// The rest of an attempt that has added a permit to what was `before`.
     pub(crate) fn added(&self, now: Now, before: u64) -> Verdict {
-        self.unkeyed.added(&self.written.rules[0], now, before)
+        self.unkeyed.added(&self.rule, now, before)
     }
 
-    /// Takes the permits of a call now or not at all.
-    #[inline]
-    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: Now) -> Verdict {
+    /// One permit by the limits that were written down, if the fast path has not decided.
+    pub(crate) fn take_written(&self, address: Address, now: Now) -> Verdict {
+        let ask = self.written_ask(1);
         let verdict = match address {
-            Address::Unkeyed if ask.is_foreign => Verdict::Undecided,
             Address::Unkeyed => self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now),
-            Address::Hash(hash) if self.is_one(ask) => self.try_take_one(hash, now),
-            Address::Hash(hash) => {
-                let take = On::Take;
-                self.try_on_key(hash, ask, now, take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
-            }
+            Address::Hash(_) => Verdict::Undecided,
         };
         match verdict {
-            Verdict::Undecided => self.take_slowly(address, ask, now),
+            Verdict::Undecided => self.perform(address, &ask, now, &Task::Take).verdict,
             verdict => verdict,
         }
     }
 
-    /// Whether the call takes one permit of the one limit that was written down.
-    #[inline]
-    fn is_one(&self, ask: &Ask<'_>) -> bool {
-        ask.call.cost == 1
-            && ask.call.rules.len() == 1
-            && ask.call.backoff.is_none()
-            && !ask.is_foreign
-            && !self.written.varies
+    /// A call by the limits that were written down.
+    fn written_ask(&self, cost: u32) -> Ask<'_> {
+        let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost };
+        Ask { call, is_foreign: false }
     }
 
     /// The fast path of whatever is asked of a key that has a bucket, and for which nobody waits.
-    #[inline(never)]
-    fn try_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, on: On) -> Option<(Verdict, Left)> {
+    #[inline]
+    fn try_on_key<O: Operation>(&self, hash: u64, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
         if self.written.varies {
             self.expect(ask.call.rules);
         }
         if ask.is_foreign && !self.fits(ask.call.rules) {
-            return self.free.get()?.try_with(hash, |state| on.run(&ask.call, state, &self.forms, now));
+            return try_in(self.free.get()?, &self.forms, hash, &ask.call, now, on);
         }
-        on_table!(self, (table, form) => table.try_with(hash, |state| on.run(&ask.call, state, form, now)))
+        on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
     }
 
-    /// As [`take`](Store::take), if the fast path has not decided.
-    #[cold]
-    #[inline(never)]
-    pub(crate) fn take_slowly(&self, address: Address, ask: &Ask<'_>, now: Now) -> Verdict {
-        self.perform(address, ask, now, &Task::Take).verdict
-    }
-
-    /// As [`take`](Store::take), and what is left then.
+    /// As [`take_or_tell`](Store::take_or_tell), and what is left in any case.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        self.tell(address, ask, now, On::TakeAndTell, &Task::Take)
+        let told = match address {
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
+            Address::Unkeyed => self.take_unkeyed(ask, now).map(|verdict| (verdict, self.unkeyed_left(ask, now))),
+        };
+        self.or_perform(told, address, ask, now, &Task::Take)
     }
 
-    /// As [`take`](Store::take), and what is left if it is denied.
+    /// Takes the permits of a call now or not at all, and says what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        self.tell(address, ask, now, On::TakeOrTell, &Task::Take)
-    }
-
-    /// What [`take`](Store::take) would answer, and what is left.
-    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        self.tell(address, ask, now, On::Peek, &Task::Peek)
-    }
-
-    fn tell(&self, address: Address, ask: &Ask<'_>, now: Now, on: On, task: &Task<'_>) -> (Verdict, Left) {
         let told = match address {
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, on),
-            Address::Unkeyed if ask.is_foreign => None,
-            Address::Unkeyed if matches!(on, On::Peek) => self.unkeyed.peek(&ask.call, now),
-            Address::Unkeyed => match self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now) {
-                Verdict::Undecided => None,
-                verdict @ Verdict::Admitted { .. } if matches!(on, On::TakeOrTell) => Some((verdict, Left::default())),
-                verdict => {
-                    // A moment after the decision, which others may have followed.
-                    let left = || self.perform(address, &Ask { call: Call { cost: 0, ..ask.call }, ..*ask }, now, &Task::Peek).left;
-                    Some((verdict, self.unkeyed.peek(&ask.call, now).map_or_else(left, |(_, left)| left)))
-                }
-            },
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
+            Address::Unkeyed => self.take_unkeyed(ask, now).map(|verdict| match verdict {
+                Verdict::Admitted { .. } | Verdict::Undecided => (verdict, Left::default()),
+                Verdict::Denied { .. } => (verdict, self.unkeyed_left(ask, now)),
+            }),
         };
+        self.or_perform(told, address, ask, now, &Task::Take)
+    }
+
+    /// What [`take_and_tell`](Store::take_and_tell) would answer.
+    pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let told = match address {
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
+            Address::Unkeyed if ask.is_foreign => None,
+            Address::Unkeyed => self.unkeyed.peek(&ask.call, now),
+        };
+        self.or_perform(told, address, ask, now, &Task::Peek)
+    }
+
+    #[inline]
+    fn take_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<Verdict> {
+        if ask.is_foreign {
+            return None;
+        }
+        let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
+        (verdict != Verdict::Undecided).then_some(verdict)
+    }
+
+    /// What is left without a key: a moment after a decision, which others may have followed.
+    fn unkeyed_left(&self, ask: &Ask<'_>, now: Now) -> Left {
+        let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
+        match self.unkeyed.peek(&nothing.call, now) {
+            Some((_, left)) => left,
+            None => self.perform(Address::Unkeyed, &nothing, now, &Task::Peek).left,
+        }
+    }
+
+    #[inline]
+    fn or_perform(
+        &self,
+        told: Option<(Verdict, Left)>,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        task: &Task<'_>,
+    ) -> (Verdict, Left) {
         match told {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => {
@@ -381,7 +471,7 @@ impl Store {
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
             Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, now, permit),
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, On::Refund(permit.at)).is_some(),
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
         if !is_done {
             self.perform(address, ask, now, &Task::Refund(permit));
@@ -430,14 +520,8 @@ impl Store {
 
     /// Charges those that wait and are due.
     fn settle(self: &Arc<Store>, address: Address, now: Now) {
-        let done = self.perform(address, &self.nothing(), now, &Task::Settle);
+        let done = self.perform(address, &self.written_ask(0), now, &Task::Settle);
         self.arm(address, done.first, now);
-    }
-
-    /// A call that takes nothing.
-    fn nothing(&self) -> Ask<'_> {
-        let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost: 0 };
-        Ask { call, is_foreign: false }
     }
 
     /// Sees to it that the first of those that wait is charged when it is due, though no future may be polled then.
@@ -675,6 +759,19 @@ impl Store {
     }
 }
 
+/// In a function for each table, so that what one needs is in registers.
+#[inline(never)]
+fn try_in<S: State, const W: usize, O: Operation>(
+    table: &Table<S, W>,
+    form: &S::Form,
+    hash: u64,
+    call: &Call<'_>,
+    now: Now,
+    on: O,
+) -> Option<(Verdict, Left)> {
+    table.try_with(hash, |state| on.run(call, state, form, now))
+}
+
 impl Drop for Store {
     fn drop(&mut self) {
         on_table!(self, (table, _form) => table.clear(&self.shared.bound));
@@ -765,9 +862,7 @@ fn carry_out<S: State>(
             Verdict::Undecided => {}
         }
     }
-    if done.verdict != Verdict::Undecided {
-        done.left = call.left(state, form, now);
-    }
+    done.left = call.told(state, form, now, done.verdict);
     done
 }
 
@@ -819,7 +914,7 @@ impl Waiter {
         // Before the look, so that nothing is missed in between.
         self.seat.listen(waker);
         let store = &self.store;
-        let done = store.perform(self.address, &store.nothing(), now, &Task::Look(self.place, &self.seat));
+        let done = store.perform(self.address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
         store.arm(self.address, done.first, now);
         let turn = done.turn.unwrap_or(Turn::Refused);
         self.is_left = !matches!(turn, Turn::Waiting { .. });

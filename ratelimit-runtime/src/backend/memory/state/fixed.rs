@@ -88,14 +88,18 @@ impl Fixed {
         rule.capacity().saturating_sub(self.taken(rule, now))
     }
 
+    /// When the window on record ends.
+    pub(super) fn end(self, rule: &Rule) -> u64 {
+        (rule.window(self.last) + 1).saturating_mul(rule.per())
+    }
+
     /// The same permits, the last of them taken as late as the window and the clock allow.
     pub(super) fn as_late_as_possible(self, rule: &Rule, now: u64) -> Fixed {
-        let end = (rule.window(self.last) + 1).saturating_mul(rule.per());
-        Fixed { last: self.last.max(now.min(end - 1)), ..self }
+        Fixed { last: self.last.max(now.min(self.end(rule) - 1)), ..self }
     }
 
     pub(super) fn idle_at(self, rule: &Rule) -> u64 {
-        if self.taken == 0 { 0 } else { (rule.window(self.last) + 1).saturating_mul(rule.per()) }
+        if self.taken == 0 { 0 } else { self.end(rule) }
     }
 
     /// The fast path of a word: one permit in a window that is counted already takes no multiplication more.

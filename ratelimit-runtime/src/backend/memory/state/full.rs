@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::token_bucket::TokenBucket;
-use crate::clock::Now;
+use crate::clock::{Now, nanos};
 use crate::limit::{Algorithm, MAX_LIMITS};
 use smallvec::{SmallVec, smallvec};
 
@@ -17,7 +17,7 @@ use super::fixed::Fixed;
 use super::super::queue::Ahead;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
-use super::{Call, Permit, Standing, State, Tat, Verdict, bucket_take_one};
+use super::{Call, Permit, Standing, State, Tat, Verdict, take_bucket};
 
 /// In one allocation, made by the first call.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct Full(Option<Box<Parts<[Part]>>>);
 #[derive(Debug)]
 struct Parts<P: ?Sized> {
     offences: Offences,
-    /// When all is idle, by the limits of the last call.
+    /// No call's permits last longer than this, by the limits of the calls.
     idle_at: u64,
     /// The last call was denied until then.
     denied_until: u64,
@@ -110,7 +110,7 @@ impl Part {
 fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
     fn of<const N: usize>(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
         let limits: [Part; N] = limits.into_vec().try_into().ok()?;
-        Some(Box::new(Parts { offences, idle_at: u64::MAX, denied_until: 0, limits }))
+        Some(Box::new(Parts { offences, idle_at: 0, denied_until: 0, limits }))
     }
     const { assert!(MAX_LIMITS == 8) };
     match limits.len() {
@@ -133,7 +133,12 @@ impl Full {
             words::Part::Bucket(bucket) => Part::Token(bucket),
             words::Part::Fixed(fixed) => Part::Fixed(fixed.as_late_as_possible(rule, now.earliest)),
         };
-        Full(boxed(Offences::default(), rules.iter().enumerate().map(part).collect()))
+        let mut full = Full(boxed(Offences::default(), rules.iter().enumerate().map(part).collect()));
+        if let Some(parts) = &mut full.0 {
+            let idle_at = |(position, rule)| words.idle_at(layout, position, rule);
+            parts.idle_at = rules.iter().enumerate().map(idle_at).max().unwrap_or(0);
+        }
+        full
     }
 
     pub(crate) fn of_token(bucket: TokenBucket) -> Full {
@@ -311,10 +316,22 @@ impl State for Full {
     }
 
     #[inline]
-    fn note(&mut self, call: &Call<'_>, forms: &Forms, denied_until: u64) {
-        let idle_at = if forms.varies() { call.idle_at(self, forms) } else { 0 };
-        if let Some(parts) = &mut self.0 {
-            (parts.idle_at, parts.denied_until) = (idle_at, denied_until);
+    fn note(&mut self, call: &Call<'_>, forms: &Forms, now: Now, denied_until: u64) {
+        if !forms.varies() {
+            return;
+        }
+        let lasts = call.rules.iter().map(Rule::lasts).max().unwrap_or(0);
+        let lasts = lasts.max(call.backoff.map_or(0, |backoff| nanos(backoff.max())));
+        let Some(parts) = &mut self.0 else { return };
+        parts.denied_until = denied_until;
+        parts.idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
+        for (part, rule) in parts.limits.iter().zip(call.rules) {
+            // A smaller bucket than the one whose debt it is takes longer to fill.
+            if let Part::Token(bucket) = part
+                && bucket.debt > rule.full()
+            {
+                parts.idle_at = parts.idle_at.max(bucket.fresh_at(rule));
+            }
         }
     }
 
@@ -334,15 +351,29 @@ impl State for Full {
 
     #[inline]
     fn take_one(&mut self, forms: &Forms, rule: &Rule, now: Now) -> Verdict {
-        let Some([part]) = self.0.as_mut().map(|parts| &mut parts.limits) else {
-            return Call::one(rule).take(self, forms, now);
-        };
-        match part {
-            Part::Window(window) if !forms.varies() => window.take_one(forms.of(0), rule, now),
-            Part::Token(bucket) if !forms.varies() => bucket_take_one(bucket, rule, now),
-            Part::Fixed(fixed) if !forms.varies() => fixed.take(rule, now, 1),
-            _ => Call::one(rule).take(self, forms, now),
+        match self.0.as_mut().map(|parts| &mut parts.limits) {
+            Some([Part::Window(window)]) if !forms.varies() => window.take_one(forms.of(0), rule, now),
+            _ => self.take_some(forms, rule, now, 1),
         }
+    }
+
+    #[inline]
+    fn take_some(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let call = Call::of(rule, cost);
+        let Some([part]) = self.0.as_mut().map(|parts| &mut parts.limits) else {
+            return call.take(self, forms, now);
+        };
+        let verdict = match (part, rule.limit.algorithm()) {
+            (Part::Window(window), Algorithm::SlidingWindow) => window.take_some(forms.of(0), rule, now, cost),
+            (Part::Token(bucket), Algorithm::TokenBucket) => {
+                bucket.convert(rule);
+                take_bucket(bucket, rule, now, cost)
+            }
+            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.take(rule, now, cost),
+            _ => return call.take(self, forms, now),
+        };
+        self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        verdict
     }
 
     fn offences(&mut self) -> Option<&mut Offences> {

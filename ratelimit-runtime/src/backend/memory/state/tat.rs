@@ -87,13 +87,16 @@ impl Tat {
     }
 
     /// Takes `cost` permits, from 1 to the capacity.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    #[inline(always)]
     pub(super) fn take(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let (Some(units), Some(recorded)) = (Tat::units(rule, now.earliest), Tat::units(rule, rule.recorded(now)))
-        else {
+        let since = now.earliest.wrapping_sub(clock::started_origin());
+        if since > Tat::LATEST {
             return Verdict::Undecided;
-        };
-        match self.after(rule, units, recorded, cost) {
+        }
+        let units = since * rule.units();
+        let late = (now.latest - now.earliest).min(rule.late()) * rule.units();
+        match self.after(rule, units, units + late, cost) {
             Ok(next) => {
                 *self = next;
                 Verdict::Admitted { at: now.latest }

@@ -291,14 +291,24 @@ impl<T: Stamp> LogMut<'_, T> {
     #[inline(always)]
     fn take(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let log = self.read();
-        let at = now.latest.max(log.at);
-        let is_all_old = log.is_all_old(rule, now);
-        if !is_all_old && let Some(youngest) = log.in_the_way(groups, rule, cost) && !log.is_old(youngest, rule, now) {
+        if let Some(youngest) = log.in_the_way(groups, rule, cost)
+            && !log.is_old(youngest, rule, now)
+            && log.permits > 0
+        {
             return Verdict::Denied { until: log.time(youngest).saturating_add(rule.per()), position: 0 };
         }
+        let at = now.latest.max(log.at);
+        if self.charge(groups, rule, now, at, cost) { Verdict::Admitted { at } } else { Verdict::Undecided }
+    }
+
+    /// Records `cost` permits that fit; `false` if there is no place for them.
+    #[inline(always)]
+    fn charge(&mut self, groups: &Groups, rule: &Rule, now: Now, at: u64, cost: u32) -> bool {
         if T::IS_SINGLE && cost > 1 {
-            return Verdict::Undecided;
+            return false;
         }
+        let log = self.read();
+        let is_all_old = log.is_all_old(rule, now);
         if log.permits == 0 || is_all_old && groups.forgets(rule) {
             self.ring.len = 0;
             *self.permits = cost;
@@ -307,10 +317,10 @@ impl<T: Stamp> LogMut<'_, T> {
         } else if self.push_newest(groups, rule, now) {
             *self.permits = cost;
         } else {
-            return Verdict::Undecided;
+            return false;
         }
         *self.at = at;
-        Verdict::Admitted { at }
+        true
     }
 
     /// Adds the newest group to the older ones, as often as it has permits for a full one. The oldest make room if they are
@@ -388,17 +398,10 @@ impl<T: Stamp> LogMut<'_, T> {
 }
 
 impl Window {
-    /// As [`State::take_one`] and [`State::charge`], of any window and any cost.
+    /// Takes `cost` permits, from 1 to the capacity, of any window.
     #[inline(never)]
     fn take(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        if !groups.holds(rule) {
-            self.mix(groups);
-        } else if let Window::Mixed(mixed) = self
-            && groups.forgets(rule)
-            && mixed.fresh_at(rule) <= now.earliest
-        {
-            *self = Window::idle();
-        }
+        self.prepare_for(groups, rule, now);
         let take = |window: &mut Window| {
             on_log_mut!(window, log => log.take(groups, rule, now, cost), mixed => take_mixed(mixed, groups, rule, now, cost))
         };
@@ -408,6 +411,33 @@ impl Window {
                 take(self)
             }
             verdict => verdict,
+        }
+    }
+
+    /// Records `cost` permits that fit.
+    fn record(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
+        self.prepare_for(groups, rule, now);
+        let record = |window: &mut Window| {
+            on_log_mut!(window, log => log.charge(groups, rule, now, now.latest, cost), mixed => {
+                matches!(take_mixed(mixed, groups, rule, now, cost), Verdict::Admitted { .. })
+            })
+        };
+        if !record(self) {
+            self.grow(groups, rule, cost);
+            record(self);
+        }
+    }
+
+    /// Makes the window one that can be judged by `rule`.
+    #[inline]
+    fn prepare_for(&mut self, groups: &Groups, rule: &Rule, now: Now) {
+        if !groups.holds(rule) {
+            self.mix(groups);
+        } else if let Window::Mixed(mixed) = self
+            && groups.forgets(rule)
+            && mixed.fresh_at(rule) <= now.earliest
+        {
+            *self = Window::idle();
         }
     }
 
@@ -481,7 +511,7 @@ impl Window {
     #[inline]
     pub(super) fn until(&self, per: u64) -> u64 {
         let is_empty = on_log!(self, log => log.permits == 0, mixed => mixed.groups.total() == 0);
-        if is_empty { 0 } else { self.newest().saturating_add(per) }
+        self.newest().saturating_add(if is_empty { 0 } else { per })
     }
 
     /// A copy of the full log.
@@ -587,7 +617,7 @@ impl State for Window {
     }
 
     fn charge(&mut self, groups: &Groups, _: usize, rule: &Rule, now: Now, cost: u32) {
-        self.take(groups, rule, now, cost);
+        self.record(groups, rule, now, cost);
     }
 
     fn refund(&mut self, groups: &Groups, _: usize, rule: &Rule, now: Now, permit: Permit) {
@@ -599,7 +629,7 @@ impl State for Window {
             on_log_mut!(self, log => (is_done, is_empty) = (log.refund(groups, permit), *log.permits == 0), _mixed => {});
         }
         if is_empty {
-            *self = Window::idle();
+            *self = Window::One { permits: 0, at: now.earliest };
         } else if !is_done {
             self.mix(groups);
             if let Window::Mixed(mixed) = self {
@@ -638,10 +668,10 @@ impl State for Window {
     #[inline(always)]
     fn take_one(&mut self, groups: &Groups, rule: &Rule, now: Now) -> Verdict {
         let verdict = match self {
-            Window::Several { ring, permits, at, older } if groups.group == 1 && rule.group == 1 => {
+            Window::Several { ring, permits, at, older } if groups.holds(rule) => {
                 LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, 1)
             }
-            Window::Many { ring, permits, at, older } if groups.group == 1 && rule.group == 1 => {
+            Window::Many { ring, permits, at, older } if groups.holds(rule) => {
                 LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, 1)
             }
             _ => Verdict::Undecided,
@@ -650,6 +680,10 @@ impl State for Window {
             Verdict::Undecided => self.take(groups, rule, now, 1),
             verdict => verdict,
         }
+    }
+
+    fn take_some(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        self.take(groups, rule, now, cost)
     }
 }
 

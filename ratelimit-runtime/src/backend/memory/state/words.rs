@@ -8,7 +8,7 @@ use crate::limit::Algorithm;
 
 use super::fixed::Fixed;
 use super::super::queue::Ahead;
-use super::{Permit, State, Tat, Verdict, bucket_take_one};
+use super::{Call, Permit, State, Tat, Verdict, take_bucket};
 
 /// The state of one to three limits.
 #[derive(Debug)]
@@ -28,6 +28,13 @@ pub(super) enum Code {
     Window { bits: u32 },
     /// The time of the last charge, and the count.
     Count,
+}
+
+/// What one word can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Tat,
+    Window { bits: u32 },
 }
 
 /// Which words are which limit's.
@@ -61,6 +68,16 @@ impl Layout {
             words += if matches!(code, Code::Tat | Code::Window { .. }) { 1 } else { 2 };
         }
         (words <= MOST).then_some(Layout { parts, words, has_tat })
+    }
+
+    /// What the one word of a state is, if it has only one.
+    pub(crate) fn word(&self) -> Option<Word> {
+        match self.parts[0].0 {
+            _ if self.words > 1 => None,
+            Code::Tat => Some(Word::Tat),
+            Code::Window { bits } => Some(Word::Window { bits }),
+            Code::Bucket | Code::Count => None,
+        }
     }
 
     /// Words of a state.
@@ -117,6 +134,29 @@ impl<const N: usize> Words<N> {
                 self.set(at, bucket.last);
                 self.set(at + 1, bucket.debt);
             }
+        }
+    }
+}
+
+#[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+impl<const N: usize> Words<N> {
+    /// Takes `cost` permits of a bucket that is one number.
+    #[inline(always)]
+    pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
+        let mut tat = Tat(*word);
+        let verdict = tat.take(rule, now, cost);
+        *word = tat.0;
+        verdict
+    }
+
+    /// Takes a permit of a fixed window whose count is in so many bits.
+    #[inline(always)]
+    pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now) -> Verdict {
+        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
+        match Fixed::take_one(word, rule, bits, now.earliest) {
+            Ok(()) => Verdict::Admitted { at: now.latest },
+            Err(until) => Verdict::Denied { until, position: 0 },
         }
     }
 }
@@ -200,31 +240,54 @@ impl<const N: usize> State for Words<N> {
 
     #[inline]
     fn take_one(&mut self, layout: &Layout, rule: &Rule, now: Now) -> Verdict {
+        match layout.parts[0].0 {
+            Code::Tat if N == 1 => self.take_tat(rule, now, 1),
+            Code::Window { bits } if N == 1 => self.take_window(rule, bits, now),
+            _ => self.take_some(layout, rule, now, 1),
+        }
+    }
+
+    #[inline]
+    fn take_some(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match (layout.parts[0].0, &mut self.0[..]) {
-            (Code::Tat, [word]) => {
-                let mut tat = Tat(*word);
-                let verdict = tat.take(rule, now, 1);
-                *word = tat.0;
-                verdict
-            }
-            (Code::Window { bits }, [word]) => match Fixed::take_one(word, rule, bits, now.earliest) {
-                Ok(()) => Verdict::Admitted { at: now.latest },
-                Err(until) => Verdict::Denied { until, position: 0 },
-            },
+            (Code::Tat, [_]) => self.take_tat(rule, now, cost),
             (Code::Bucket, [last, debt]) => {
                 let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit() };
-                let verdict = bucket_take_one(&mut bucket, rule, now);
+                let verdict = take_bucket(&mut bucket, rule, now, cost);
                 (*last, *debt) = (bucket.last, bucket.debt);
+                verdict
+            }
+            (Code::Window { bits }, [word]) => {
+                let mut fixed = Fixed::from_word(rule, bits, *word);
+                let verdict = fixed.take(rule, now, cost);
+                *word = fixed.to_word(rule, bits);
                 verdict
             }
             (_, [last, taken]) => {
                 #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
                 let mut fixed = Fixed { last: *last, taken: *taken as u32 };
-                let verdict = fixed.take(rule, now, 1);
+                let verdict = fixed.take(rule, now, cost);
                 (*last, *taken) = (fixed.last, fixed.taken.into());
                 verdict
             }
-            _ => Verdict::Undecided,
+            _ => Call::of(rule, cost).take(self, layout, now),
+        }
+    }
+
+    fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {
+        // Without a division for each.
+        let units = match (layout.parts[0].0, written) {
+            (Code::Tat, [rule]) => Tat::units(rule, by),
+            _ => None,
+        };
+        move |state| match (units, &state.0[..]) {
+            (Some(units), [word]) => *word <= units,
+            _ => written.iter().enumerate().all(|(position, rule)| match state.part(layout, position, rule) {
+                Part::Tat(tat) => tat.idle_at(rule) <= by,
+                Part::Bucket(bucket) => bucket.fresh_at(rule).max(bucket.last) <= by,
+                // Also if all was given back: its key may go on in the same window.
+                Part::Fixed(fixed) => fixed.end(rule) <= by,
+            }),
         }
     }
 }
