@@ -1,0 +1,309 @@
+//! The formats of logs: which one a log has, and the columns of a line.
+
+mod alb;
+mod common;
+mod csv;
+mod json;
+mod w3c;
+
+use std::fmt;
+
+use crate::key::{Field, Wanted};
+use crate::time::Times;
+
+/// Named in each message about a log that cannot be read.
+pub(crate) const FORMATS: &str = "common and combined (nginx, Apache), caddy, traefik, alb (AWS load balancers), w3c (IIS, \
+     CloudFront), csv, json (one object a line), times (one time a line), each plain or compressed by gzip or zstd";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Format {
+    /// Common and combined logs of nginx and Apache, with or without a virtual host in front
+    #[value(alias = "combined", alias = "nginx", alias = "apache")]
+    Common,
+    /// Caddy's JSON
+    Caddy,
+    /// Traefik's JSON
+    Traefik,
+    /// Access logs of AWS load balancers (application, classic)
+    Alb,
+    /// W3C extended: IIS, `CloudFront`
+    #[value(alias = "iis", alias = "cloudfront")]
+    W3c,
+    /// Comma, semicolon or tab separated
+    Csv,
+    /// One JSON object a line
+    #[value(alias = "ndjson")]
+    Json,
+    /// One time a line
+    Times,
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Format::Common => "common",
+            Format::Caddy => "caddy",
+            Format::Traefik => "traefik",
+            Format::Alb => "alb",
+            Format::W3c => "w3c",
+            Format::Csv => "csv",
+            Format::Json => "json",
+            Format::Times => "times",
+        })
+    }
+}
+
+/// Why a line is no call.
+pub(crate) type Reason = &'static str;
+
+/// What a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Line {
+    Call,
+    /// A header or a directive.
+    Header,
+}
+
+/// The values of a line, in the order of [`Wanted::fields`].
+#[derive(Debug, Default)]
+pub(crate) struct Values {
+    text: Vec<u8>,
+    spans: Vec<Option<(usize, usize)>>,
+}
+
+impl Values {
+    pub(crate) fn clear(&mut self, fields: usize) {
+        self.text.clear();
+        self.spans.clear();
+        self.spans.resize(fields, None);
+    }
+
+    pub(crate) fn set(&mut self, field: usize, value: &[u8]) {
+        let start = self.text.len();
+        self.text.extend_from_slice(value);
+        self.spans[field] = Some((start, self.text.len()));
+    }
+
+    pub(crate) fn get(&self, field: usize) -> Option<&[u8]> {
+        self.spans[field].map(|(start, end)| &self.text[start..end])
+    }
+
+    fn is_set(&self, field: usize) -> bool {
+        self.spans[field].is_some()
+    }
+}
+
+/// Reads the lines of one log.
+#[derive(Debug)]
+pub(crate) struct Parser {
+    pub(crate) format: Format,
+    kind: Kind,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Common(common::Common),
+    Alb(alb::Alb),
+    W3c(w3c::W3c),
+    Csv(csv::Csv),
+    Json(json::Json),
+    Times,
+}
+
+impl Parser {
+    /// A parser of `format` for the wanted columns; an error where the format has no such column.
+    pub(crate) fn new(format: Format, wanted: &Wanted) -> Result<Parser, String> {
+        let fields = wanted.fields();
+        if let Some(name) = &wanted.time
+            && !matches!(format, Format::Csv | Format::Json | Format::W3c | Format::Caddy | Format::Traefik)
+        {
+            return Err(format!(
+                "`--time {name}` names a column, and a log of the format {format} has none: leave it out"
+            ));
+        }
+        let kind = match format {
+            Format::Common => Kind::Common(common::Common::new(&fields)?),
+            Format::Alb => Kind::Alb(alb::Alb::new(&fields)?),
+            Format::W3c => Kind::W3c(w3c::W3c::new(fields)),
+            Format::Csv => Kind::Csv(csv::Csv::new(fields)),
+            Format::Caddy | Format::Traefik | Format::Json => Kind::Json(json::Json::new(format, &fields)),
+            Format::Times if wanted.key.is_some() && wanted.key_is_explicit => {
+                return Err("a log of times has no columns for `--key`: write `--key none`".to_owned());
+            }
+            Format::Times if wanted.cost.is_some() => {
+                return Err("a log of times has no columns for `--cost`".to_owned());
+            }
+            Format::Times => Kind::Times,
+        };
+        Ok(Parser { format, kind })
+    }
+
+    /// Reads the wanted values of a line that is not blank.
+    pub(crate) fn read(&mut self, line: &[u8], values: &mut Values) -> Result<Line, Reason> {
+        match &mut self.kind {
+            Kind::Common(common) => common.read(line, values),
+            Kind::Alb(alb) => alb.read(line, values),
+            Kind::W3c(w3c) => w3c.read(line, values),
+            Kind::Csv(csv) => csv.read(line, values),
+            Kind::Json(json) => json.read(line, values),
+            Kind::Times => {
+                values.set(0, line);
+                Ok(Line::Call)
+            }
+        }
+    }
+
+    /// Whether the key of this log is of columns: a log of times has none.
+    pub(crate) fn has_columns(&self) -> bool {
+        self.format != Format::Times
+    }
+}
+
+/// How many lines at the beginning of a log say of which format it is.
+const LOOKED_AT: usize = 200;
+
+/// The format that reads the most of a log's first lines; an error that names the formats if none reads any.
+pub(crate) fn detect<'a>(lines: impl Iterator<Item = &'a [u8]>, wanted: &Wanted) -> Result<Parser, String> {
+    let lines: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).take(LOOKED_AT).collect();
+    let mut best: Option<(usize, Format)> = None;
+    let mut problem = None;
+    for format in candidates(&lines, wanted) {
+        let mut parser = match Parser::new(format, wanted) {
+            Ok(parser) => parser,
+            Err(error) => {
+                // A format whose lines these are, without the column: worth saying.
+                let plain = Wanted { time: None, key: None, key_is_explicit: false, cost: None };
+                if let Ok(mut parser) = Parser::new(format, &plain)
+                    && calls(&mut parser, &lines, &plain) > 0
+                {
+                    problem.get_or_insert(error);
+                }
+                continue;
+            }
+        };
+        let calls = calls(&mut parser, &lines, wanted);
+        if calls > best.map_or(0, |(most, _)| most) {
+            best = Some((calls, format));
+        }
+    }
+    match (best, problem) {
+        (Some((_, format)), _) => Parser::new(format, wanted),
+        (None, Some(problem)) => Err(problem),
+        (None, None) => Err(unknown(&lines, wanted)),
+    }
+}
+
+/// The formats that a log with these lines can have, most particular first.
+fn candidates(lines: &[&[u8]], wanted: &Wanted) -> Vec<Format> {
+    let json = lines.iter().any(|line| line.starts_with(b"{"));
+    let directives = lines.iter().any(|line| line.starts_with(b"#Fields:"));
+    match (json, directives) {
+        (true, _) if wanted.time.is_some() => vec![Format::Json],
+        (true, _) => vec![Format::Caddy, Format::Traefik, Format::Json],
+        (_, true) => vec![Format::W3c],
+        _ => vec![Format::Common, Format::Alb, Format::Times, Format::Csv],
+    }
+}
+
+fn calls(parser: &mut Parser, lines: &[&[u8]], wanted: &Wanted) -> usize {
+    let (mut values, mut times) = (Values::default(), Times::default());
+    let fields = wanted.fields().len();
+    let mut is_call = |line: &&&[u8]| {
+        values.clear(fields);
+        parser.read(line, &mut values) == Ok(Line::Call)
+            && values.get(0).is_some_and(|time| times.parse(time).is_some())
+    };
+    lines.iter().filter(|line| is_call(line)).count()
+}
+
+/// Why none of the formats fits, as far as it can be guessed.
+fn unknown(lines: &[&[u8]], wanted: &Wanted) -> String {
+    let hint = match lines.first() {
+        Some(first) if first.starts_with(b"{") => {
+            " (its JSON objects have no known column with a time: name it by `--time`)"
+        }
+        Some(first) if csv::columns(first).len() > 1 && wanted.time.is_none() => {
+            " (if it has columns, name the one with the time by `--time`)"
+        }
+        _ => "",
+    };
+    format!("is no log of a known format{hint}. The formats are: {FORMATS}")
+}
+
+/// Positions in `names` of the first alternative of each field that is there.
+fn resolve(fields: &[Field], names: &[String]) -> Result<Vec<usize>, String> {
+    fields.iter().map(|field| column(field, names)).collect()
+}
+
+fn column(field: &Field, names: &[String]) -> Result<usize, String> {
+    for name in alternatives(field) {
+        if let Some(position) = names.iter().position(|column| column.eq_ignore_ascii_case(&name)) {
+            return Ok(position);
+        }
+    }
+    let number = match field {
+        Field::Column(name) => name.parse::<usize>().ok(),
+        _ => None,
+    };
+    match number {
+        Some(number) if (1..=names.len()).contains(&number) => Ok(number - 1),
+        _ => {
+            let shown: Vec<&str> = names.iter().take(20).map(String::as_str).collect();
+            Err(format!("there is no column `{}`; the columns are {}", field.name(), shown.join(", ")))
+        }
+    }
+}
+
+/// The names that a field has in logs with named columns, the likeliest first.
+fn alternatives(field: &Field) -> Vec<String> {
+    let names: &[&str] = match field {
+        Field::Time => &[
+            "time",
+            "timestamp",
+            "ts",
+            "@timestamp",
+            "datetime",
+            "date_time",
+            "time_iso8601",
+            "time_local",
+            "msec",
+            "StartUTC",
+            "date",
+        ],
+        Field::Ip => &[
+            "ip",
+            "client_ip",
+            "clientip",
+            "remote_addr",
+            "remote_ip",
+            "c-ip",
+            "ClientHost",
+            "ip_address",
+            "client",
+            "addr",
+            "remote_host",
+            "host",
+        ],
+        Field::User => &["user", "user_id", "userid", "username", "remote_user", "cs-username", "ClientUsername"],
+        Field::Path => &["path", "uri", "url", "request_uri", "cs-uri-stem", "RequestPath", "endpoint"],
+        Field::Method => &["method", "request_method", "cs-method", "RequestMethod", "verb"],
+        Field::Host => &["host", "cs-host", "RequestHost", "server_name", "vhost"],
+        Field::Status => &["status", "sc-status", "status_code", "DownstreamStatus", "code"],
+        Field::Bytes => {
+            &["bytes", "bytes_sent", "body_bytes_sent", "size", "sc-bytes", "DownstreamContentSize", "response_size"]
+        }
+        Field::Header(name) => {
+            let underscored = name.replace('-', "_");
+            return vec![
+                format!("cs({name})"),
+                name.clone(),
+                underscored.clone(),
+                format!("http_{underscored}"),
+                format!("request_{name}"),
+            ];
+        }
+        Field::Column(name) => return vec![name.clone()],
+    };
+    names.iter().map(|name| (*name).to_owned()).collect()
+}

@@ -1,0 +1,1 @@
+//! The replay tool, seen from outside.
