@@ -187,10 +187,48 @@ pub(crate) fn detect<'a>(lines: impl Iterator<Item = &'a [u8]>, wanted: &Wanted)
             best = Some((calls, format));
         }
     }
+    let problem = problem.or_else(|| missing_column(&lines, wanted));
     match (best, problem) {
-        (Some((_, format)), _) => Parser::new(format, wanted),
+        (Some((_, format)), _) => {
+            never_set(format, &lines, wanted)?;
+            Parser::new(format, wanted)
+        }
         (None, Some(problem)) => Err(problem),
         (None, None) => Err(unknown(&lines, wanted)),
+    }
+}
+
+/// Of a log with named columns, among them one with the time: the column that is not there.
+fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
+    let fields = wanted.fields();
+    let directive = lines.iter().find_map(|line| line.strip_prefix(b"#Fields:"));
+    let names = match directive {
+        Some(names) => String::from_utf8_lossy(names).split_ascii_whitespace().map(str::to_owned).collect(),
+        None => csv::columns(lines.first()?),
+    };
+    column(&fields[0], &names).ok()?;
+    resolve(&fields, &names).err()
+}
+
+/// An error where a column that was named is in none of the first objects: all clients would be one.
+fn never_set(format: Format, lines: &[&[u8]], wanted: &Wanted) -> Result<(), String> {
+    if !matches!(format, Format::Caddy | Format::Traefik | Format::Json) {
+        return Ok(());
+    }
+    let (mut parser, mut values, fields) = (Parser::new(format, wanted)?, Values::default(), wanted.fields());
+    let mut is_set = vec![false; fields.len()];
+    for line in lines {
+        values.clear(fields.len());
+        if parser.read(line, &mut values).is_ok() {
+            is_set.iter_mut().enumerate().for_each(|(field, is_set)| *is_set |= values.is_set(field));
+        }
+    }
+    let missing = fields.iter().zip(is_set).find(|(field, is_set)| {
+        !is_set && (format == Format::Json && !matches!(field, Field::Header(_)) || matches!(field, Field::Column(_)))
+    });
+    match missing {
+        Some((field, _)) => Err(format!("has no column `{}` in its first {} objects", field.name(), lines.len())),
+        None => Ok(()),
     }
 }
 
@@ -250,7 +288,7 @@ fn column(field: &Field, names: &[String]) -> Result<usize, String> {
         Some(number) if (1..=names.len()).contains(&number) => Ok(number - 1),
         _ => {
             let shown: Vec<&str> = names.iter().take(20).map(String::as_str).collect();
-            Err(format!("there is no column `{}`; the columns are {}", field.name(), shown.join(", ")))
+            Err(format!("has no column `{}`; its columns are {}", field.name(), shown.join(", ")))
         }
     }
 }

@@ -1,1 +1,12 @@
-//! The replay tool, seen from outside.
+//! The replay tool, run as a user runs it.
+
+#[path = "../../tests/dashboard/browser.rs"]
+#[allow(dead_code, reason = "the dashboard is clicked on, the page is not")]
+mod browser;
+mod formats;
+mod golden;
+mod input;
+mod oracle;
+mod page;
+mod pictures;
+mod support;

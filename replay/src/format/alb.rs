@@ -36,20 +36,20 @@ impl Alb {
         let first = usize::from(columns.first().is_some_and(|kind| TYPES.contains(kind)));
         let column = |position: usize| columns.get(first + position).copied();
         // Time, load balancer, client, target, three durations, two statuses, two sizes, the request.
-        let Some((_, path)) = column(10).and_then(request) else {
+        let Some((_, path)) = column(11).and_then(request) else {
             return Err("there is no request where a load balancer writes it");
         };
-        let (method, _) = column(10).and_then(request).unwrap_or_default();
+        let (method, _) = column(11).and_then(request).unwrap_or_default();
         for (position, field) in self.fields.iter().enumerate() {
             let value = match field {
                 Field::Time => column(0),
                 Field::Ip => column(2),
-                Field::Status => column(6),
-                Field::Bytes => column(9),
+                Field::Status => column(7),
+                Field::Bytes => column(10),
                 Field::Method => Some(method),
                 Field::Path => Some(without_authority(path)),
                 Field::Host => column(17).filter(|host| first == 1 && *host != b"-").or(Some(authority(path))),
-                Field::Header(_) => column(11),
+                Field::Header(_) => column(12),
                 Field::Column(name) => name.parse::<usize>().ok().and_then(|number| columns.get(number - 1).copied()),
                 Field::User => None,
             };

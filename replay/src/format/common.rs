@@ -181,7 +181,11 @@ pub(super) fn tokens(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
             }
             b'[' => {
                 let end = memchr(b']', text).unwrap_or(text.len());
-                (&text[1..end], text.get(end + 1..).unwrap_or_default())
+                match text.get(end + 1) {
+                    // An address with its port.
+                    Some(b':') => cut(text),
+                    _ => (&text[1..end], text.get(end + 1..).unwrap_or_default()),
+                }
             }
             _ => cut(text),
         };
