@@ -39,7 +39,7 @@ fn write(lines: u64, out: &mut impl Write) -> io::Result<()> {
         "curl/7.88.1",
     ];
     for line in 0..lines {
-        let uniform = (next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let uniform = f64::from((next() >> 32) as u32) / (f64::from(u32::MAX) + 1.0);
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank below 2^32")]
         let client = CLIENTS.powf(uniform) as u32;
         let [_, a, b, c] = client.wrapping_mul(2_654_435_761).to_be_bytes();

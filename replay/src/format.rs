@@ -106,7 +106,7 @@ enum Kind {
     Common(common::Common),
     Alb(alb::Alb),
     W3c(w3c::W3c),
-    Csv(csv::Csv),
+    Csv(Box<csv::Csv>),
     Json(json::Json),
     Times,
 }
@@ -126,7 +126,7 @@ impl Parser {
             Format::Common => Kind::Common(common::Common::new(&fields)?),
             Format::Alb => Kind::Alb(alb::Alb::new(&fields)?),
             Format::W3c => Kind::W3c(w3c::W3c::new(fields)),
-            Format::Csv => Kind::Csv(csv::Csv::new(fields)),
+            Format::Csv => Kind::Csv(Box::new(csv::Csv::new(fields))),
             Format::Caddy | Format::Traefik | Format::Json => Kind::Json(json::Json::new(format, &fields)),
             Format::Times if wanted.key.is_some() && wanted.key_is_explicit => {
                 return Err("a log of times has no columns for `--key`: write `--key none`".to_owned());

@@ -322,7 +322,7 @@ impl Reading {
         let time = values.get(0).ok_or("there is no time")?;
         let time = self.times.parse(time).ok_or("the time cannot be read")?;
         let cost = match self.wanted.cost {
-            Some(position) => self.cost(values.get(position), block),
+            Some(position) => Reading::cost(values.get(position), block),
             None => 1,
         };
         let start = block.keys.len();
@@ -337,7 +337,7 @@ impl Reading {
     }
 
     /// Permits of a call. What is missing costs nothing; what is no number costs one, and is counted.
-    fn cost(&self, value: Option<&[u8]>, block: &mut Block) -> u32 {
+    fn cost(value: Option<&[u8]>, block: &mut Block) -> u32 {
         let text = value.map(<[u8]>::trim_ascii).unwrap_or_default();
         if matches!(text, b"" | b"-") {
             return 0;

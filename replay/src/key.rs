@@ -99,7 +99,7 @@ fn write_address(value: &[u8], key: &mut Vec<u8>) {
     let first = &value[..memchr::memchr(b',', value).unwrap_or(value.len())];
     let text = std::str::from_utf8(first).unwrap_or_default().trim();
     match address(text) {
-        Some(IpAddr::V4(_)) if text.len() == value.len() && !text.contains(':') => key.extend_from_slice(value),
+        Some(IpAddr::V4(_)) if text.len() == value.len() && !text.contains([':', '[']) => key.extend_from_slice(value),
         Some(IpAddr::V4(address)) => key.extend_from_slice(address.to_string().as_bytes()),
         Some(IpAddr::V6(address)) => {
             let network = Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64));
@@ -122,8 +122,10 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
         },
     };
     let bare = bare.split_once('%').map_or(bare, |(address, _)| address);
-    let address: Ipv6Addr = bare.parse().ok()?;
-    Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4))
+    match bare.parse().ok()? {
+        IpAddr::V6(address) => Some(address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4)),
+        address @ IpAddr::V4(_) => Some(address),
+    }
 }
 
 /// Appends all of a client's columns. Several are kept apart by their lengths, so that no value can pass for another.
@@ -188,6 +190,7 @@ mod tests {
         for (text, expected) in [
             ("192.0.2.1", "192.0.2.1"),
             ("192.0.2.1:4711", "192.0.2.1"),
+            ("[192.0.2.1]:80", "192.0.2.1"),
             ("::ffff:192.0.2.1", "192.0.2.1"),
             ("[::ffff:192.0.2.1]:80", "192.0.2.1"),
             ("192.0.2.1, 10.0.0.1", "192.0.2.1"),

@@ -64,7 +64,7 @@ fn limit(text: &str) -> Result<Limit, String> {
 
     let words: Vec<&str> = rest.split_whitespace().collect();
     let named = |word: &&str| algorithm(word).is_some() || *word == "burst";
-    let (per, mut options) = words.split_at(words.iter().position(|word| named(&word)).unwrap_or(words.len()));
+    let (per, mut options) = words.split_at(words.iter().position(named).unwrap_or(words.len()));
     let per = duration(&per.join(" "))?;
     let mut limit = Limit::try_new(count, per).map_err(|error| error.to_string())?;
     if let [name, rest @ ..] = options

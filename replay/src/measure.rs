@@ -123,10 +123,10 @@ impl Timeline {
     }
 
     fn widen(&mut self) {
-        let odd = self.first % 2;
+        let odd = usize::from(self.first % 2 == 1);
         let mut wider = vec![0; self.counts.len() / 2 + 1];
         for (position, count) in self.counts.iter().enumerate() {
-            wider[(position + usize::from(odd == 1)) / 2] += count;
+            wider[usize::midpoint(position, odd)] += count;
         }
         (self.step, self.first, self.counts) = (self.step * 2, self.first / 2, wider);
     }
@@ -180,7 +180,9 @@ mod tests {
         #[test]
         fn a_quantile_is_at_most_a_bin_above_the_exact_one(mut values in prop::collection::vec(0_u64..1 << 40, 1..200), share in 0.01_f64..1.0) {
             let mut histogram = Histogram::default();
-            values.iter().for_each(|value| histogram.record(*value));
+            for value in &values {
+                histogram.record(*value);
+            }
             values.sort_unstable();
             let exact = quantiles(&values, &[share])[0].1;
             let read = histogram.quantile(share);

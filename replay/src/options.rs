@@ -12,7 +12,7 @@ use crate::limit::{self, Candidate};
 /// Replays an access log through candidate rate limits, and says whom each would have denied.
 ///
 /// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load balancers' logs, W3C extended
-/// logs (IIS, CloudFront), CSV, one JSON object a line, and plain times; each plain or compressed by gzip or zstd. Times
+/// logs (as of IIS), CSV, one JSON object a line, and plain times; each plain or compressed by gzip or zstd. Times
 /// without a zone are UTC. Nothing is written but where --json and --html say.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", max_term_width = 100)]
@@ -102,8 +102,12 @@ impl Options {
     pub(crate) fn periods(&self) -> Vec<Duration> {
         let mut periods = self.per.clone();
         if periods.is_empty() {
-            periods =
-                self.limits.iter().flat_map(|candidate| candidate.limits.first()).map(|limit| limit.per()).collect();
+            periods = self
+                .limits
+                .iter()
+                .filter_map(|candidate| candidate.limits.first())
+                .map(ratelimit_runtime::Limit::per)
+                .collect();
         }
         if periods.is_empty() {
             periods.push(Duration::from_secs(60));

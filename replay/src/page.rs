@@ -322,14 +322,7 @@ fn draw_over_time(chart: &mut Chart, report: &Report, left: f64, right: f64, hei
         chart.legend(legend, 38.0, colour, &text);
         legend += 30.0 + 6.6 * text.chars().count() as f64;
     }
-    for share in [0.0, 0.25, 0.5, 0.75, 1.0] {
-        let class = if share == 0.0 {
-            ""
-        } else if share == 1.0 {
-            "end"
-        } else {
-            "middle"
-        };
+    for (share, class) in [(0.0, ""), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")] {
         chart.text(x.from + (x.to - x.from) * share, height - 30.0, class, &clock(timeline.start_nanos, end, share));
     }
 }

@@ -41,12 +41,12 @@ pub fn algorithms() -> String {
         let (most, from) = fullest(&times);
         let summary = format!("{} admitted, at most {most} in 10 s (from {from:.1} s on). {what}", times.len());
         chart.text(130.0, top + 30.0, "", &summary);
-        for (call, admitted) in calls.iter().zip(admitted) {
-            if admitted {
-                chart.point((x.at(*call), top), 4.0, colour, &format!("admitted at {call:.2} s"));
-            } else {
-                chart.ring((x.at(*call), top), 2.0, "#8888");
-            }
+        // What is admitted lies on top.
+        for (call, _) in calls.iter().zip(&admitted).filter(|(_, admitted)| !**admitted) {
+            chart.ring((x.at(*call), top), 2.0, "#8888");
+        }
+        for call in &times {
+            chart.point((x.at(*call), top), 4.0, colour, &format!("admitted at {call:.2} s"));
         }
     }
     chart.svg("What a fixed window, a token bucket and a sliding window admit of the same hundred calls", true)

@@ -313,7 +313,7 @@ fn log_report(source: &Source, anonymize: bool) -> LogReport {
     let mut first_unparsed = counts.first_unparsed.clone();
     if anonymize {
         for line in &mut first_unparsed {
-            line.text = "(not shown: `--anonymize`)".to_owned();
+            "(not shown: `--anonymize`)".clone_into(&mut line.text);
         }
     }
     LogReport {

@@ -101,8 +101,8 @@ fn unix(text: &[u8]) -> Option<u64> {
     let fraction = fraction_nanos(text.get(point + 1..).unwrap_or_default())?;
     let unit = match whole {
         ..100_000_000_000 => SECOND,
-        ..100_000_000_000_000 => SECOND / 1_000,
-        ..100_000_000_000_000_000 => SECOND / 1_000_000,
+        100_000_000_000..100_000_000_000_000 => SECOND / 1_000,
+        100_000_000_000_000..100_000_000_000_000_000 => SECOND / 1_000_000,
         _ => 1,
     };
     whole.checked_mul(unit)?.checked_add(fraction / (SECOND / unit))

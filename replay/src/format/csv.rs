@@ -92,7 +92,7 @@ fn split(reader: &mut Reader, line: &[u8], text: &mut Vec<u8>, ends: &mut Vec<us
 
 /// The separator that stands most often in the header.
 fn delimiter(line: &[u8]) -> u8 {
-    let count = |separator: &u8| line.iter().filter(|byte| *byte == separator).count();
+    let count = |separator: &u8| memchr::memchr_iter(*separator, line).count();
     [b',', b';', b'\t', b'|'].into_iter().max_by_key(|separator| (count(separator), *separator == b',')).unwrap_or(b',')
 }
 
