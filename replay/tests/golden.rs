@@ -212,6 +212,9 @@ fn calls_that_wait_wait_as_long_as_by_brute_force() {
     }
 }
 
+/// A limit with a count.
+type OfCount = fn(u64) -> Limit;
+
 #[test]
 fn the_smallest_round_limit_is_found_for_each_algorithm() {
     let log = server_log("nginx.log.gz");
@@ -220,7 +223,7 @@ fn the_smallest_round_limit_is_found_for_each_algorithm() {
     for (share, allowed) in [("5%", 0.05), ("0.2", 0.2)] {
         let report = folder.report(&[&log, "--suggest", share, "--per", "10s"]);
         let clients = report["clients"].as_u64().expect("a number") as f64;
-        let algorithms: [(&str, fn(u64) -> Limit); 3] = [
+        let algorithms: [(&str, OfCount); 3] = [
             ("sliding_window", |count| Limit::Sliding { count, per: 10 * SECOND }),
             ("token_bucket", |count| Limit::Token { count, per: 10 * SECOND, burst: count }),
             ("fixed_window", |count| Limit::Fixed { count, per: 10 * SECOND }),

@@ -82,10 +82,10 @@ fn lines_that_do_not_parse_are_counted_and_the_first_shown_with_the_reason() {
     let folder = Folder::new();
     let mut text = log([(1, "a"), (2, "a"), (3, "a")]);
     for number in 0..7 {
-        text += &format!("broken {number}\n");
+        text.extend(["broken ", &number.to_string(), "\n"]);
     }
     text += "192.0.2.1 - - [99/Jul/2026:00:00:04 +0000] \"GET / HTTP/1.1\" 200 5\n\n";
-    text += &format!("{}\n", "x".repeat(70_000));
+    text.extend([&"x".repeat(70_000), "\n"]);
     text += &line(4, "a");
     // Longer than what is read at once, at the end of a log without a newline.
     text += &"y".repeat(3 << 20);
@@ -123,10 +123,10 @@ fn a_line_of_64_kib_is_read_wherever_blocks_end() {
         text += &line(1, "d");
         folder.file("log", &text);
         let report = folder.report(&[&["log"], &LIMIT[..]].concat());
-        let log = &report["logs"][0];
+        let read = &report["logs"][0];
         let lines = text.lines().count() as u64;
         assert_eq!(
-            ["lines", "calls", "longer_than_64_kib", "unparsed"].map(|name| number(&log[name])),
+            ["lines", "calls", "longer_than_64_kib", "unparsed"].map(|name| number(&read[name])),
             [lines, lines - 1, 1, 0]
         );
     }
@@ -176,7 +176,7 @@ fn a_log_out_of_order_is_decided_as_if_it_were_in_order() {
 #[test]
 fn calls_of_one_time_keep_the_order_of_the_log() {
     let folder = Folder::new();
-    let text = "time,user,cost\n".to_owned() + &"100,a,3\n100,a,2\n100,a,1\n".repeat(1);
+    let text = "time,user,cost\n100,a,3\n100,a,2\n100,a,1\n";
     folder.file("log", text);
     let denied = |limit: &str| {
         let report = folder.report(&["log", "--key", "user", "--cost", "cost", "--limit", limit]);

@@ -1,5 +1,7 @@
 //! The replay tool, run as a user runs it.
 
+#![expect(clippy::cast_precision_loss, reason = "shares and seconds")]
+
 #[path = "../../tests/dashboard/browser.rs"]
 #[allow(dead_code, reason = "the dashboard is clicked on, the page is not")]
 mod browser;
