@@ -221,10 +221,15 @@ pub(crate) fn time_span(seconds: f64) -> String {
         ..0.001 => format!("{} µs", number(seconds * 1e6)),
         ..1.0 => format!("{} ms", number((seconds * 1e4).round() / 10.0)),
         ..60.0 => format!("{} s", number((seconds * 10.0).round() / 10.0)),
-        ..3_600.0 => format!("{} min {} s", whole / 60, whole % 60),
-        ..86_400.0 => format!("{} h {} min", whole / 3_600, whole % 3_600 / 60),
-        _ => format!("{} d {} h", grouped(whole / 86_400), whole % 86_400 / 3_600),
+        ..3_600.0 => two_units(whole / 60, "min", whole % 60, "s"),
+        ..86_400.0 => two_units(whole / 3_600, "h", whole % 3_600 / 60, "min"),
+        _ => two_units(whole / 86_400, "d", whole % 86_400 / 3_600, "h"),
     }
+}
+
+fn two_units(large: u64, unit: &str, small: u64, sub_unit: &str) -> String {
+    let large = grouped(large);
+    if small == 0 { format!("{large} {unit}") } else { format!("{large} {unit} {small} {sub_unit}") }
 }
 
 #[cfg(test)]
@@ -239,7 +244,7 @@ mod tests {
             ["0.0 %", "50.0 %", "1.23 %", "0.0100 %"]
         );
         assert_eq!([time_span(0.25), time_span(12.34), time_span(250.0)], ["250 ms", "12.3 s", "4 min 10 s"]);
-        assert_eq!([time_span(7_500.0), time_span(2e5)], ["2 h 5 min", "2 d 7 h"]);
+        assert_eq!([time_span(7_500.0), time_span(2e5), time_span(60.0)], ["2 h 5 min", "2 d 7 h", "1 min"]);
         assert_eq!([number(1.5), number(2.0), number(10_000.0), number(100.0)], ["1.5", "2", "10,000", "100"]);
     }
 

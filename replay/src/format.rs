@@ -345,3 +345,74 @@ fn alternatives(field: &Field) -> Vec<String> {
     };
     names.iter().map(|name| (*name).to_owned()).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::write_parts;
+    use proptest::prelude::*;
+
+    /// A line of each format, to be broken.
+    const LINES: [(Format, &str); 9] = [
+        (
+            Format::Common,
+            "192.0.2.1 - ann [10/Oct/2000:13:55:36 -0700] \"GET /a?b HTTP/1.0\" 200 2326 \"http://x/\" \"Agent \\\"7\"",
+        ),
+        (
+            Format::Caddy,
+            "{\"ts\":1646861401.5,\"request\":{\"remote_ip\":\"::1\",\"uri\":\"/\",\"headers\":{\"User-Agent\":[\"x\"]}},\"size\":1}",
+        ),
+        (
+            Format::Traefik,
+            "{\"ClientHost\":\"192.0.2.1\",\"StartUTC\":\"2026-01-02T03:04:05.1Z\",\"RequestPath\":\"/\"}",
+        ),
+        (
+            Format::Alb,
+            "h2 2026-07-02T22:23:00.186641Z a/b/c [::1]:1 - 0 0 0 200 200 0 57 \"GET https://x:443/a HTTP/2.0\" \"curl\" - -",
+        ),
+        (Format::W3c, "#Fields: date time c-ip cs-uri-stem cs(User-Agent) sc-bytes"),
+        (Format::W3c, "2026-01-02 03:04:05 192.0.2.1 /a curl 7"),
+        (Format::Csv, "time,ip,path,user-agent,bytes"),
+        (Format::Csv, "1700000000,192.0.2.1,\"/a,\"\"b\",curl,7"),
+        (
+            Format::Json,
+            "{\"time\":\"2026-01-02 03:04:05,678\",\"ip\":\"192.0.2.1\",\"path\":[{\"a\":null}],\"bytes\":-7e400}",
+        ),
+    ];
+
+    proptest! {
+        #[test]
+        fn no_line_stops_a_parser(
+            lines in prop::collection::vec((0..LINES.len(), 0_usize..200, 0_usize..40, prop::collection::vec(any::<u8>(), 0..6)), 1..20),
+        ) {
+            let wanted = Wanted {
+                time: None,
+                key: Some(vec![Field::Ip, Field::Path, Field::Header("user-agent".to_owned())]),
+                key_is_explicit: true,
+                cost: Some(Field::Bytes),
+            };
+            let fields = wanted.fields();
+            let (mut values, mut times) = (Values::default(), Times::default());
+            for format in LINES.map(|(format, _)| format) {
+                let mut parser = Parser::new(format, &wanted).expect("columns");
+                for (line, from, length, bytes) in &lines {
+                    // A piece of a line of any format is replaced.
+                    let line = LINES[*line].1.as_bytes();
+                    let from = (*from).min(line.len());
+                    let rest = (from + length).min(line.len());
+                    let broken = [&line[..from], bytes, &line[rest..]].concat();
+                    values.clear(fields.len());
+                    if parser.read(&broken, &mut values) == Ok(Line::Call) {
+                        let _ = values.get(0).map(|time| times.parse(time));
+                        let mut key = Vec::new();
+                        write_parts(&fields[1..4], |position| values.get(position + 1), &mut key);
+                        prop_assert!(crate::key::label(Some(&fields[1..4]), &key, None).contains(" · "));
+                    }
+                    let _ = times.parse(&broken);
+                }
+                let all: Vec<u8> = lines.iter().flat_map(|(line, ..)| [LINES[*line].1.as_bytes(), b"\n"].concat()).collect();
+                let _ = detect(all.split(|byte| *byte == b'\n'), &wanted);
+            }
+        }
+    }
+}

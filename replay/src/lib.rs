@@ -1,9 +1,9 @@
 //! Replays an access log through candidate rate limits, and says whom each would have denied.
 //!
 //! The decisions are the product's own: [`Bucket`](ratelimit_runtime::backend::Bucket) decides each call at the time that
-//! the log says. A log is read on a thread of its own ([`input`]), its calls are put in order ([`order`]) and decided in
-//! batches ([`replay`]): by each candidate ([`decide`]), and for the curves over `count` by up to 64 counts at once
-//! ([`ladder`]). What is found is one [`report`], shown as a table, as JSON and as a page.
+//! the log says. A log is read on a thread of its own (`input`), its calls are put in order (`order`) and decided in
+//! batches (`replay`): by each candidate (`decide`), and for the curves over `count` by up to 64 counts at once
+//! (`ladder`). What is found is one `report`, shown as a table, as JSON and as a page.
 
 #![expect(clippy::cast_precision_loss, reason = "shares and seconds are for reading")]
 
@@ -68,24 +68,28 @@ fn run(options: &Options) -> Result<(), String> {
     if options.limits.is_empty() && options.suggest.is_none() {
         return Err("say what to try: `--limit 100/1m`, as often as you like, or `--suggest 0.1%`".to_owned());
     }
+    if options.json == options.html && options.html.as_deref() == Some(Path::new("-")) {
+        return Err("standard output is for one report: `--json` or `--html`".to_owned());
+    }
     let report = with_progress(|progress| replay::replay(options, progress))?;
-    // Standard output is JSON's alone, if it goes there.
-    let json_alone = options.json.as_deref() == Some(Path::new("-"));
-    if let Some(path) = &options.json {
-        let mut json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
-        json.push('\n');
-        if json_alone {
-            print(&json)?;
-        } else {
-            write(path, &json)?;
+    let mut json = String::new();
+    if options.json.is_some() {
+        json = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())? + "\n";
+    }
+    let html = if options.html.is_some() { page::page(&report) } else { String::new() };
+    let (mut files, mut on_stdout) = (Vec::new(), None);
+    for (path, text) in [(&options.json, json), (&options.html, html)] {
+        match path {
+            Some(path) if path == Path::new("-") => on_stdout = Some(text),
+            Some(path) => files.push((path, text)),
+            None => {}
         }
     }
-    if let Some(path) = &options.html {
-        write(path, &page::page(&report))?;
+    for (path, text) in files {
+        fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }
-    if !json_alone {
-        print(&table::table(&report))?;
-    }
+    // Instead of the table, so that what reads it finds nothing else.
+    print(&on_stdout.unwrap_or_else(|| table::table(&report)))?;
     failed_logs(&report)
 }
 
@@ -93,10 +97,6 @@ fn run(options: &Options) -> Result<(), String> {
 fn failed_logs(report: &Report) -> Result<(), String> {
     let failed = report.logs.iter().find_map(|log| Some(format!("{} {}", log.name, log.error.as_ref()?)));
     failed.map_or(Ok(()), Err)
-}
-
-fn write(path: &Path, text: &str) -> Result<(), String> {
-    fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))
 }
 
 /// Prints; a reader that has seen enough (`| head`) is no error.

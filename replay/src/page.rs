@@ -90,29 +90,28 @@ pub(crate) fn summary(report: &Report) -> String {
 
 /// One sentence about what was read.
 pub(crate) fn overview(report: &Report) -> String {
-    let clients = match (&report.key[..], report.clients) {
-        ([], _) => "counted together".to_owned(),
-        (key, 1) => format!("of 1 client (by {})", key.join(" and ")),
-        (key, clients) => format!("of {} clients (by {})", grouped(clients), key.join(" and ")),
+    let clients = match &report.key[..] {
+        [] => "counted together".to_owned(),
+        key => format!("of {} (by {})", counted(report.clients, "client"), key.join(" and ")),
     };
-    format!("{} calls {clients}, from {} to {}.", grouped(report.calls), report.from, report.to)
+    format!("{} {clients}, from {} to {}.", counted(report.calls, "call"), report.from, report.to)
+}
+
+/// `1 call`, `2 calls`.
+fn counted(number: u64, what: &str) -> String {
+    format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
 /// One sentence about a log.
 pub(crate) fn log_line(log: &LogReport) -> String {
     let compression = log.compression.map_or_else(String::new, |compression| format!(", {compression}"));
-    let mut line = format!(
-        "{}: {}{compression}, {} lines, {} calls",
-        log.name,
-        log.format,
-        grouped(log.lines),
-        grouped(log.calls)
-    );
+    let (lines, calls) = (counted(log.lines, "line"), counted(log.calls, "call"));
+    let mut line = format!("{}: {}{compression}, {lines}, {calls}", log.name, log.format);
     for (count, what) in [
-        (log.headers, "headers"),
+        (log.headers, "of headers"),
         (log.blank, "blank"),
         (log.unparsed, "not parsed"),
-        (log.longer_than_64_kib, "skipped because they are longer than 64 KiB"),
+        (log.longer_than_64_kib, "longer than 64 KiB and skipped"),
     ] {
         if count > 0 {
             let _ = write!(line, ", {} {what}", grouped(count));
@@ -128,17 +127,15 @@ pub(crate) fn log_line(log: &LogReport) -> String {
 pub(crate) fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
     let order = &report.order;
+    let window = time_span(order.window_seconds);
     if order.out_of_order > 0 {
-        let window = time_span(order.window_seconds);
-        notes.push(format!(
-            "{} calls stood behind a later one and were put in order, within {window}.",
-            grouped(order.out_of_order)
-        ));
+        let calls = counted(order.out_of_order, "call");
+        notes.push(format!("Out of order: {calls}, sorted within {window}."));
     }
     if order.too_late > 0 {
-        let late = grouped(order.too_late);
+        let calls = counted(order.too_late, "call");
         notes.push(format!(
-            "{late} of them were further out of order than that, and decided at the time that the log had reached: try a longer `--window`."
+            "Further out of order than that: {calls}, decided {window} before the latest one. Try a longer `--window`."
         ));
     }
     if let Some(cost) = &report.cost {
@@ -297,7 +294,9 @@ fn draw_over_time(chart: &mut Chart, report: &Report, left: f64, right: f64, hei
     let end = timeline.step_seconds * steps as f64;
     let most = timeline.calls.iter().copied().max().unwrap_or(1).max(1) as f64;
     let x = Axis { low: 0.0, high: end, from: left, to: right, scale: Scale::Linear };
-    let y = Axis { low: 0.0, high: nice(most), from: height - 50.0, to: 46.0, scale: Scale::Linear };
+    let legend = legend(report, left, right);
+    let top = 46.0 + 16.0 * legend.last().map_or(0.0, |((_, row), _)| *row);
+    let y = Axis { low: 0.0, high: nice(most), from: height - 50.0, to: top, scale: Scale::Linear };
     let title = format!("Calls and denials, each {}", time_span(timeline.step_seconds));
     chart.text(left - 40.0, 20.0, "title", &title);
     chart.grid(&x, &y, number);
@@ -307,24 +306,35 @@ fn draw_over_time(chart: &mut Chart, report: &Report, left: f64, right: f64, hei
         let top = y.at(*calls as f64);
         chart.bar(x.at(at), top, width, y.from - top, &format!("{} calls", grouped(*calls)));
     }
-    let mut legend = left;
     for (position, candidate) in report.candidates.iter().enumerate() {
         let colour = COLOURS[position % COLOURS.len()];
         let middle = |step: usize| x.at(timeline.step_seconds * (step as f64 + 0.5));
-        let points: Vec<(f64, f64)> = candidate
-            .denied_over_time
-            .iter()
-            .enumerate()
-            .map(|(step, denied)| (middle(step), y.at(*denied as f64)))
-            .collect();
+        let denied = candidate.denied_over_time.iter().enumerate();
+        let points: Vec<(f64, f64)> = denied.map(|(step, denied)| (middle(step), y.at(*denied as f64))).collect();
         chart.path(&points, colour);
-        let text = format!("denied by {}", candidate.limit);
-        chart.legend(legend, 38.0, colour, &text);
-        legend += 30.0 + 6.6 * text.chars().count() as f64;
+    }
+    for (position, ((at, row), text)) in legend.into_iter().enumerate() {
+        chart.legend(at, 38.0 + 16.0 * row, COLOURS[position % COLOURS.len()], &text);
     }
     for (share, class) in [(0.0, ""), (0.25, "middle"), (0.5, "middle"), (0.75, "middle"), (1.0, "end")] {
         chart.text(x.from + (x.to - x.from) * share, height - 30.0, class, &clock(timeline.start_nanos, end, share));
     }
+}
+
+/// Where the name of each candidate stands: how far to the right, in which row.
+fn legend(report: &Report, left: f64, right: f64) -> Vec<((f64, f64), String)> {
+    let (mut at, mut row) = (left, 0.0);
+    let mut places = Vec::new();
+    for candidate in &report.candidates {
+        let text = format!("denied by {}", candidate.limit);
+        let width = 30.0 + 6.6 * text.chars().count() as f64;
+        if at > left && at + width > right {
+            (at, row) = (left, row + 1.0);
+        }
+        places.push(((at, row), text));
+        at += width;
+    }
+    places
 }
 
 /// The time at a share of a span that begins at `start`, as fine as the span needs.

@@ -49,7 +49,7 @@ pub(crate) struct OrderReport {
     pub(crate) window_seconds: f64,
     /// Calls whose line stood behind a later one's.
     pub(crate) out_of_order: u64,
-    /// Of those, calls that were further out of order than the window: decided at the time that the log had reached.
+    /// Of those, calls that were further out of order than the window: decided a window before the latest.
     pub(crate) too_late: u64,
 }
 

@@ -69,6 +69,7 @@ fn other_mistakes_are_one_sentence_too() {
         (&["log.json", "--limit", "2/10s", "--key", "tenant"], "no column `tenant`"),
         (&["log", "--limit", "2/10s", "--html", "none/page.html"], "none/page.html cannot be written"),
         (&["-", "-", "--limit", "2/10s"], "read once"),
+        (&["log", "--limit", "2/10s", "--json", "-", "--html", "-"], "for one report"),
     ] {
         let message = folder.failure(arguments);
         assert!(message.contains(part), "{arguments:?}: {message}");
@@ -251,5 +252,8 @@ fn nothing_is_written_but_where_it_is_said() {
     folder.replay(&[&["log"], &LIMIT[..]].concat());
     assert_eq!(folder.names(), ["log"]);
     folder.replay(&[&["log", "--html", "a.html", "--json", "b.json"], &LIMIT[..]].concat());
+    assert_eq!(folder.names(), ["a.html", "b.json", "log"]);
+    let page = stdout(&folder.replay(&[&["log", "--html", "-"], &LIMIT[..]].concat()));
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"), "{page}");
     assert_eq!(folder.names(), ["a.html", "b.json", "log"]);
 }
