@@ -164,37 +164,36 @@ impl Parser {
 const LOOKED_AT: usize = 200;
 
 /// The format that reads the most of a log's first lines; an error that names the formats if none reads any.
-pub(crate) fn detect<'a>(lines: impl Iterator<Item = &'a [u8]>, wanted: &Wanted) -> Result<Parser, String> {
-    let lines: Vec<&[u8]> = lines.map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).take(LOOKED_AT).collect();
+pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String> {
     let mut best: Option<(usize, Format)> = None;
     let mut problem = None;
-    for format in candidates(&lines, wanted) {
+    for format in candidates(lines, wanted) {
         let mut parser = match Parser::new(format, wanted) {
             Ok(parser) => parser,
             Err(error) => {
                 // A format whose lines these are, without the column: worth saying.
                 let plain = Wanted { time: None, key: None, key_is_explicit: false, cost: None };
                 if let Ok(mut parser) = Parser::new(format, &plain)
-                    && calls(&mut parser, &lines, &plain) > 0
+                    && calls(&mut parser, lines, &plain) > 0
                 {
                     problem.get_or_insert(error);
                 }
                 continue;
             }
         };
-        let calls = calls(&mut parser, &lines, wanted);
+        let calls = calls(&mut parser, lines, wanted);
         if calls > best.map_or(0, |(most, _)| most) {
             best = Some((calls, format));
         }
     }
-    let problem = problem.or_else(|| missing_column(&lines, wanted));
+    let problem = problem.or_else(|| missing_column(lines, wanted));
     match (best, problem) {
         (Some((_, format)), _) => {
-            never_set(format, &lines, wanted)?;
+            check_columns(format, lines, wanted)?;
             Parser::new(format, wanted)
         }
         (None, Some(problem)) => Err(problem),
-        (None, None) => Err(unknown(&lines, wanted)),
+        (None, None) => Err(unknown(lines, wanted)),
     }
 }
 
@@ -210,26 +209,35 @@ fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
     resolve(&fields, &names).err()
 }
 
-/// An error where a column that was named is in none of the first objects: all clients would be one.
-fn never_set(format: Format, lines: &[&[u8]], wanted: &Wanted) -> Result<(), String> {
-    if !matches!(format, Format::Caddy | Format::Traefik | Format::Json) {
-        return Ok(());
-    }
+/// An error if a column that was asked for is in none of the first lines: all clients would be one.
+pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) -> Result<(), String> {
     let (mut parser, mut values, fields) = (Parser::new(format, wanted)?, Values::default(), wanted.fields());
     let mut is_set = vec![false; fields.len()];
+    let mut calls = 0;
     for line in lines {
         values.clear(fields.len());
-        if parser.read(line, &mut values).is_ok() {
+        if parser.read(line, &mut values) == Ok(Line::Call) {
+            calls += 1;
             is_set.iter_mut().enumerate().for_each(|(field, is_set)| *is_set |= values.is_set(field));
         }
     }
-    let missing = fields.iter().zip(is_set).find(|(field, is_set)| {
-        !is_set && (format == Format::Json && !matches!(field, Field::Header(_)) || matches!(field, Field::Column(_)))
-    });
+    // Not every call has a user or every header, but every object of one kind has the same other columns.
+    let is_needed = |field: &Field| match format {
+        Format::Json => !matches!(field, Field::Header(_)),
+        Format::Caddy | Format::Traefik => matches!(field, Field::Column(_)),
+        _ => matches!(field, Field::Column(_) | Field::Header(_) | Field::Host),
+    };
+    let missing = fields.iter().zip(is_set).find(|(field, is_set)| !is_set && is_needed(field));
     match missing {
-        Some((field, _)) => Err(format!("has no column `{}` in its first {} objects", field.name(), lines.len())),
-        None => Ok(()),
+        Some((field, _)) if calls > 0 => Err(format!("has no column `{}` in its first {calls} calls", field.name())),
+        _ => Ok(()),
     }
+}
+
+/// The lines that say of which format a log is.
+pub(crate) fn first_lines(text: &[u8]) -> Vec<&[u8]> {
+    let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    lines.filter(|line| !line.is_empty()).take(LOOKED_AT).collect()
 }
 
 /// The formats that a log with these lines can have, most particular first.
@@ -411,7 +419,7 @@ mod tests {
                     let _ = times.parse(&broken);
                 }
                 let all: Vec<u8> = lines.iter().flat_map(|(line, ..)| [LINES[*line].1.as_bytes(), b"\n"].concat()).collect();
-                let _ = detect(all.split(|byte| *byte == b'\n'), &wanted);
+                let _ = detect(&first_lines(&all), &wanted);
             }
         }
     }

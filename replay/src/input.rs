@@ -11,7 +11,7 @@ use std::thread;
 
 use memchr::{memchr, memrchr};
 
-use crate::format::{FORMATS, Format, Line, Parser, Reason, Values, detect};
+use crate::format::{FORMATS, Format, Line, Parser, Reason, Values, check_columns, detect, first_lines};
 use crate::key::{self, Wanted};
 use crate::time::Times;
 
@@ -132,8 +132,11 @@ pub(crate) fn open(
         _ if is_binary => {
             return Err(say(format!("is no text, so no log that can be read. The formats are: {FORMATS}")));
         }
-        Some(format) => Parser::new(format, wanted).map_err(say)?,
-        None => detect(first[..whole].split(|byte| *byte == b'\n'), wanted).map_err(say)?,
+        Some(format) => {
+            check_columns(format, &first_lines(&first[..whole]), wanted).map_err(say)?;
+            Parser::new(format, wanted).map_err(say)?
+        }
+        None => detect(&first_lines(&first[..whole]), wanted).map_err(say)?,
     };
     let skipped = filled - first.len();
     buffer.drain(..skipped);

@@ -31,6 +31,8 @@ pub(crate) struct Ladder {
     /// Of so many clients this ladder sees to those with this remainder.
     shard: (u32, u32),
     clients: Vec<Client>,
+    /// Calls since idle clients were looked for.
+    calls: usize,
 }
 
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Ladder {
         }
         let longest = steps.iter().flat_map(|step| &step.limits).map(|limit| idle_after(*limit)).max().unwrap_or(0);
         let max_wait = u64::try_from(max_wait.as_nanos()).unwrap_or(u64::MAX);
-        Ladder { rungs, classes, idle_after: longest.saturating_add(max_wait), shard, clients: Vec::new() }
+        Ladder { rungs, classes, idle_after: longest.saturating_add(max_wait), shard, clients: Vec::new(), calls: 0 }
     }
 
     /// Tries calls in order, of clients that are numbered below `clients`.
@@ -85,12 +87,22 @@ impl Ladder {
             let Ladder { rungs, classes, clients, .. } = self;
             let client = &mut clients[(call.client / shards) as usize];
             if call.time.saturating_sub(client.last) >= self.idle_after {
-                client.permits = 0;
-                client.kept.clear();
-                client.buckets.clear();
+                client.forget();
             }
             client.last = call.time;
             client.call(rungs, classes, call.time, call.cost);
+            self.calls += 1;
+        }
+        // As many looks as there were calls: states of idle clients are not kept for long.
+        if self.calls >= self.clients.len()
+            && let Some(last) = calls.last()
+        {
+            self.calls = 0;
+            for client in &mut self.clients {
+                if last.time.saturating_sub(client.last) >= self.idle_after {
+                    client.forget();
+                }
+            }
         }
     }
 
@@ -102,6 +114,13 @@ impl Ladder {
 }
 
 impl Client {
+    /// What was called before no longer matters.
+    fn forget(&mut self) {
+        self.permits = 0;
+        self.kept = Vec::new();
+        self.buckets = Vec::new();
+    }
+
     fn call(&mut self, rungs: &[Rung], classes: &[(usize, usize)], time: u64, cost: u32) {
         let all = if rungs.len() == MOST { u64::MAX } else { (1 << rungs.len()) - 1 };
         if self.denied == all {
@@ -135,7 +154,9 @@ impl Client {
                 }
             }
         }
-        if catch_up_all {
+        if self.denied == all {
+            self.forget();
+        } else if catch_up_all {
             self.kept = Vec::new();
         } else if !was_all {
             self.kept.push((time, cost));

@@ -118,8 +118,16 @@ fn with_progress<T>(work: impl FnOnce(&Arc<Progress>) -> T) -> T {
     let (done, is_done) = mpsc::channel::<()>();
     let shown = Arc::clone(&progress);
     let bar = thread::spawn(move || {
+        // Logs are open by then. Quick ones need no bar.
+        if is_done.recv_timeout(Duration::from_millis(300)) != Err(mpsc::RecvTimeoutError::Timeout) {
+            return;
+        }
         let bar = ProgressBar::no_length();
-        let style = "{bar:40} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left";
+        // How much will come of a pipe is not known.
+        let style = match shown.total.load(Ordering::Relaxed) {
+            0 => "{spinner} {bytes}, {bytes_per_sec}",
+            _ => "{bar:40} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        };
         if let Ok(style) = ProgressStyle::with_template(style) {
             bar.set_style(style.progress_chars("##-"));
         }
