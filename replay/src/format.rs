@@ -27,7 +27,7 @@ pub(crate) enum Format {
     Traefik,
     /// Access logs of AWS load balancers (application, classic)
     Alb,
-    /// W3C extended: IIS, `CloudFront`
+    /// W3C extended, as IIS writes it
     #[value(alias = "iis", alias = "cloudfront")]
     W3c,
     /// Comma, semicolon or tab separated

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ratelimit_runtime::{Algorithm, Limit, MAX_LIMITS};
 
-/// Limits that are decided together, and how the user wrote them.
+/// Limits that are decided together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     pub(crate) limits: Vec<Limit>,

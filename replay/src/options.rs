@@ -12,7 +12,7 @@ use crate::limit::{self, Candidate};
 /// Replays an access log through candidate rate limits, and says whom each would have denied.
 ///
 /// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load balancers' logs, W3C extended
-/// logs (as of IIS), CSV, one JSON object a line, and plain times; each plain or compressed by gzip or zstd. Times
+/// logs such as those of IIS, CSV, one JSON object a line, and plain times; each plain or compressed by gzip or zstd. Times
 /// without a zone are UTC. Nothing is written but where --json and --html say.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", max_term_width = 100)]
@@ -31,7 +31,7 @@ pub(crate) struct Options {
     pub(crate) suggest: Option<f64>,
 
     /// The period of suggested limits; unless given, those of the candidates, or one minute
-    #[arg(long, value_name = "PERIOD", value_parser = limit::duration)]
+    #[arg(long, value_name = "PERIOD", value_parser = limit::duration, requires = "suggest")]
     pub(crate) per: Vec<Duration>,
 
     /// What a client is: `ip` (IPv6 by /64), `user`, `path`, `method`, `host`, `header:NAME`, a column's name or number,
@@ -48,7 +48,7 @@ pub(crate) struct Options {
     cost: Option<Field>,
 
     /// Calls wait for their permits instead of being denied, at most this long, or as long as it takes
-    #[arg(long, value_name = "LONGEST", value_parser = limit::duration, num_args = 0..=1, require_equals = true, default_missing_value = "366d")]
+    #[arg(long, value_name = "LONGEST", value_parser = limit::duration, num_args = 0..=1, default_missing_value = "366d")]
     pub(crate) wait: Option<Duration>,
 
     /// The format of the logs; unless given, it is found for each of them

@@ -29,7 +29,9 @@ pub(crate) fn page(report: &Report) -> String {
     }
     if !report.candidates.is_empty() {
         let _ = writeln!(body, "<h2>Candidates</h2>\n{}", candidates(report));
-        figure(&mut body, &over_time(report).svg("Calls and denials over time", false));
+    }
+    figure(&mut body, &over_time(report).svg("Calls and denials over time", false));
+    if !report.candidates.is_empty() {
         if report.candidates.iter().any(|candidate| !candidate.curve.is_empty()) {
             body.push_str(
                 "<h2>Moving the count</h2>\n<p>The share of clients that a limit would ever deny, by its count.",

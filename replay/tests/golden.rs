@@ -217,16 +217,16 @@ fn what_is_told_of_a_candidate_is_what_the_calls_say() {
 fn calls_that_wait_wait_as_long_as_by_brute_force() {
     let log = server_log("nginx.log.gz");
     let calls = common(&gunzip(&log), 0);
-    for (wait, longest) in [("--wait=5s", 5 * SECOND), ("--wait", u64::MAX)] {
-        let report = Folder::new().report(&[&log, "--limit", "30/1m", wait]);
+    for (wait, longest) in [(&["--wait", "5s"][..], 5 * SECOND), (&["--wait"], u64::MAX)] {
+        let report = Folder::new().report(&[&[log.as_str(), "--limit", "30/1m"], wait].concat());
         let candidate = &report["candidates"][0];
         let waits = oracle::waits(&calls, 30, MINUTE, longest);
         let waited: Vec<u64> = waits.iter().flatten().copied().filter(|wait| *wait > 0).collect();
         assert!(waited.len() > 50);
-        assert_eq!(number(&candidate["denied"]), waits.iter().filter(|wait| wait.is_none()).count() as u64, "{wait}");
-        assert_eq!(number(&candidate["waits"]["calls"]), waited.len() as u64, "{wait}");
+        assert_eq!(number(&candidate["denied"]), waits.iter().filter(|wait| wait.is_none()).count() as u64, "{wait:?}");
+        assert_eq!(number(&candidate["waits"]["calls"]), waited.len() as u64, "{wait:?}");
         let most = candidate["waits"]["longest_seconds"].as_f64().expect("seconds");
-        assert!((most - *waited.iter().max().expect("some") as f64 / 1e9).abs() < 1e-6, "{wait}: {most}");
+        assert!((most - *waited.iter().max().expect("some") as f64 / 1e9).abs() < 1e-6, "{wait:?}: {most}");
     }
 }
 
