@@ -1,4 +1,5 @@
-//! Replays an access log through candidate limits: `cargo run --release --example replay -- access.log --limit "100/1m"`.
+//! Replays an access log through candidate limits: `cargo run --release --example replay --
+//! access.log --limit "100/1m"`.
 
 use std::process::ExitCode;
 

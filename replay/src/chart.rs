@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use crate::escape;
 
-/// Colours of the candidates: told apart by eyes that see fewer, too (Okabe and Ito), on light and on dark ground.
+/// Colours of the candidates: the colour-blind safe palette of Okabe and Ito.
 pub(crate) const COLOURS: [&str; 6] = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
 /// The look of every chart. A page repeats it once, a file that stands alone carries it.

@@ -21,7 +21,8 @@ struct Entry {
 }
 
 impl Clients {
-    /// The number of a client, who makes a call. At most 2³² − 1 clients; those behind share the last number.
+    /// The number of a client, who makes a call. At most 2³² − 1 clients; those behind share the
+    /// last number.
     pub(crate) fn number(&mut self, hash: u64, key: &[u8]) -> u32 {
         let Clients { table, hashes, keys, ends, calls } = self;
         let tag = (hash >> 32) as u32;

@@ -1,4 +1,5 @@
-//! One candidate: its decision on every call, by the product's own state, and what is told of it.
+//! Decides every call by one candidate, with the product's own buckets, and keeps the figures of
+//! the report.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -12,7 +13,7 @@ use crate::limit::Candidate;
 use crate::measure::{Histogram, Timeline};
 use crate::order::Call;
 
-/// Requests of one candidate: a call mostly costs one.
+/// Requests of one candidate. Most calls cost one permit, so that request is kept.
 #[derive(Debug)]
 pub(crate) struct Requests {
     limits: Vec<Limit>,
@@ -34,7 +35,7 @@ fn request(limits: &[Limit], cost: u32, max_wait: Duration) -> Request {
     Request::new("", limits, Action::Take { cost, max_wait })
 }
 
-/// What one client met.
+/// The record of one client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     /// Its bucket, or `IDLE`.
@@ -44,9 +45,10 @@ pub(crate) struct Client {
     pub(crate) denied: u64,
     /// When its calls began to be denied; 0 while they are admitted.
     denied_since: u64,
-    /// The longest time from a denied call until a call would have been admitted again, in nanoseconds.
+    /// The longest time from a denied call until a call would have been admitted again, in
+    /// nanoseconds.
     pub(crate) longest_denial: u64,
-    /// Number of the period of its last call, and the permits that it asked for in that.
+    /// The period of its last call, and the permits requested in it.
     period: u64,
     in_period: u64,
 }
@@ -74,13 +76,14 @@ pub(crate) struct Decisions {
     /// Buckets in use, and those that are free.
     buckets: Vec<Bucket>,
     free: Vec<u32>,
-    /// When buckets may be as if nobody had used them: one entry a bucket, which may have been used since.
+    /// When each bucket becomes idle, at the earliest: one entry per bucket in use, corrected when
+    /// it is due.
     expiries: BinaryHeap<Reverse<(u64, u32)>>,
     pub(crate) denied: u64,
     pub(crate) denials: Timeline,
     /// The waits of calls that had to, in nanoseconds.
     pub(crate) waits: Histogram,
-    /// Permits that a client asked for in a period.
+    /// Permits that a client requested in a period.
     pub(crate) demand: Histogram,
     /// The most buckets in use at once.
     pub(crate) peak: usize,
@@ -162,7 +165,7 @@ impl Decisions {
         }
     }
 
-    /// Forgets the buckets that are as if nobody had used them by `now`.
+    /// Drops the buckets that are idle at `now`.
     fn reclaim(&mut self, now: u64) {
         while let Some(&Reverse((time, number))) = self.expiries.peek()
             && time <= now

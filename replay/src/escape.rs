@@ -1,8 +1,9 @@
-//! What comes from a log, made harmless for where it is shown. JSON escapes by itself.
+//! Escapes text from a log for the terminal and for HTML. JSON is escaped by serde.
 
 use std::fmt::Write as _;
 
-/// For a terminal: control characters, and those that turn the direction of text around, are shown by their numbers.
+/// For a terminal: control characters, and those that turn the direction of text around, are shown
+/// by their numbers.
 pub(crate) fn terminal(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

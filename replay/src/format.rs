@@ -160,10 +160,11 @@ impl Parser {
     }
 }
 
-/// How many lines at the beginning of a log say of which format it is.
+/// Lines by which a format is detected.
 const LOOKED_AT: usize = 200;
 
-/// The format that reads the most of a log's first lines; an error that names the formats if none reads any.
+/// The format that reads the most of a log's first lines; an error that names the formats if none
+/// reads any.
 pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String> {
     let mut best: Option<(usize, Format)> = None;
     let mut problem = None;
@@ -197,7 +198,7 @@ pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String>
     }
 }
 
-/// Of a log with named columns, among them one with the time: the column that is not there.
+/// The missing column, if a log names its columns and has one with the time.
 fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
     let fields = wanted.fields();
     let directive = lines.iter().find_map(|line| line.strip_prefix(b"#Fields:"));
@@ -209,7 +210,7 @@ fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
     resolve(&fields, &names).err()
 }
 
-/// An error if a column that was asked for is in none of the first lines: all clients would be one.
+/// Fails if none of the first lines has one of the wanted columns: all clients would be one.
 pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) -> Result<(), String> {
     let (mut parser, mut values, fields) = (Parser::new(format, wanted)?, Values::default(), wanted.fields());
     let mut is_set = vec![false; fields.len()];
@@ -221,7 +222,8 @@ pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) ->
             is_set.iter_mut().enumerate().for_each(|(field, is_set)| *is_set |= values.is_set(field));
         }
     }
-    // Not every call has a user or every header, but every object of one kind has the same other columns.
+    // Not every call has a user or every header, but every object of one kind has the same other
+    // columns.
     let is_needed = |field: &Field| match format {
         Format::Json => !matches!(field, Field::Header(_)),
         Format::Caddy | Format::Traefik => matches!(field, Field::Column(_)),
@@ -234,13 +236,13 @@ pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) ->
     }
 }
 
-/// The lines that say of which format a log is.
+/// The lines by which a format is detected.
 pub(crate) fn first_lines(text: &[u8]) -> Vec<&[u8]> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     lines.filter(|line| !line.is_empty()).take(LOOKED_AT).collect()
 }
 
-/// The formats that a log with these lines can have, most particular first.
+/// The formats that a log with these lines can have, the most specific first.
 fn candidates(lines: &[&[u8]], wanted: &Wanted) -> Vec<Format> {
     let json = lines.iter().any(|line| line.starts_with(b"{"));
     let directives = lines.iter().any(|line| line.starts_with(b"#Fields:"));
@@ -263,7 +265,7 @@ fn calls(parser: &mut Parser, lines: &[&[u8]], wanted: &Wanted) -> usize {
     lines.iter().filter(|line| is_call(line)).count()
 }
 
-/// Why none of the formats fits, as far as it can be guessed.
+/// Why no format fits, with a hint if there is one.
 fn unknown(lines: &[&[u8]], wanted: &Wanted) -> String {
     let hint = match lines.first() {
         Some(first) if first.starts_with(b"{") => {

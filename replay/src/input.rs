@@ -1,5 +1,5 @@
-//! Logs, from files and standard input, plain or compressed, to blocks of calls: one thread each, which reads, unpacks and
-//! parses while the limits are decided elsewhere.
+//! Reads logs from files and standard input into blocks of calls. Each log has a thread that reads,
+//! decompresses and parses.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -15,13 +15,13 @@ use crate::format::{FORMATS, Format, Line, Parser, Reason, Values, check_columns
 use crate::key::{self, Wanted};
 use crate::time::Times;
 
-/// What is read at once. A log's format is found in the first of it.
+/// Bytes read at once. The format of a log is detected in its first block.
 const BLOCK: usize = 1 << 20;
 /// Longer lines are counted and skipped.
 pub(crate) const LONGEST_LINE: usize = 64 << 10;
-/// How many lines that do not parse are kept to be shown, for each log.
+/// Unparsed lines kept for the report, for each log.
 const SHOWN: usize = 5;
-/// Blocks that a thread may be ahead.
+/// Blocks that a reading thread may be ahead of the decisions.
 const AHEAD: usize = 3;
 
 /// A call as it stands in a log.
@@ -45,7 +45,7 @@ pub(crate) struct Block {
     pub(crate) error: Option<String>,
 }
 
-/// What became of lines that are no call.
+/// Lines by what became of them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) lines: u64,
@@ -89,10 +89,10 @@ pub(crate) struct Log {
     pub(crate) blocks: Receiver<Block>,
 }
 
-/// How many bytes there are, and how many of them have been read.
+/// Bytes to read and bytes read.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
-    /// 0 while it is not known.
+    /// 0 if unknown.
     pub(crate) total: AtomicU64,
     pub(crate) read: AtomicU64,
 }
@@ -130,7 +130,7 @@ pub(crate) fn open(
     let whole = if ended { first.len() } else { memrchr(b'\n', first).unwrap_or(first.len()) };
     let parser = match format {
         _ if is_binary => {
-            return Err(say(format!("is no text, so no log that can be read. The formats are: {FORMATS}")));
+            return Err(say(format!("is binary, not a log. The formats are: {FORMATS}")));
         }
         Some(format) => {
             check_columns(format, &first_lines(&first[..whole]), wanted).map_err(say)?;
@@ -168,7 +168,7 @@ fn file(path: &Path, progress: &Progress) -> Result<Box<dyn Read + Send>, String
     Ok(Box::new(file))
 }
 
-/// Counts what is read of a log, as it is stored.
+/// Counts the bytes read of a log, before decompression.
 struct Counted {
     raw: Box<dyn Read + Send>,
     progress: Arc<Progress>,
@@ -184,7 +184,7 @@ impl Read for Counted {
 
 type Text = Box<dyn Read + Send>;
 
-/// Unpacks what begins as gzip or zstd does.
+/// Decompresses gzip and zstd, recognized by their first bytes.
 fn unpack(mut raw: Counted) -> Result<(Option<&'static str>, Text), String> {
     let mut magic = vec![0; 6];
     let (read, _) = fill(&mut raw, &mut magic, 0).map_err(|error| format!("cannot be read: {error}"))?;
@@ -193,7 +193,7 @@ fn unpack(mut raw: Counted) -> Result<(Option<&'static str>, Text), String> {
     let whole = io::BufReader::with_capacity(BLOCK / 4, io::Cursor::new(magic).chain(raw));
     match kind.as_slice() {
         [0x1f, 0x8b, ..] => Ok((Some("gzip"), Box::new(flate2::bufread::MultiGzDecoder::new(whole)))),
-        // A frame, or one to be skipped, as tools that compress in parallel write first.
+        // A frame, or a skippable frame, which parallel compressors write first.
         [0x28, 0xb5, 0x2f, 0xfd, ..] | [0x50..=0x5f, 0x2a, 0x4d, 0x18, ..] => {
             let decoder = zstd::stream::read::Decoder::with_buffer(whole)
                 .map_err(|error| format!("cannot be unpacked: {error}"))?;
@@ -208,7 +208,7 @@ fn unpack(mut raw: Counted) -> Result<(Option<&'static str>, Text), String> {
     }
 }
 
-/// Reads until the buffer is full from `filled` on or the log ends; returns how far it is filled, and whether it ended.
+/// Fills the buffer from `filled` on. Returns how far it is filled and whether the log ended.
 fn fill(text: &mut impl Read, buffer: &mut [u8], mut filled: usize) -> io::Result<(usize, bool)> {
     while filled < buffer.len() {
         match text.read(&mut buffer[filled..]) {
@@ -221,7 +221,7 @@ fn fill(text: &mut impl Read, buffer: &mut [u8], mut filled: usize) -> io::Resul
     Ok((filled, false))
 }
 
-/// Where keys and costs stand among a line's values.
+/// Positions of the key and the cost among a line's values.
 struct Keys {
     fields: Vec<key::Field>,
     values: usize,
@@ -247,7 +247,7 @@ struct Reading {
 }
 
 impl Reading {
-    /// Sends block after block until the log ends, or nobody wants any more.
+    /// Sends block after block until the log ends or the receiver is gone.
     fn run(&mut self, mut buffer: Vec<u8>, mut filled: usize, mut ended: bool, blocks: &SyncSender<Block>) {
         let mut values = Values::default();
         loop {
@@ -264,7 +264,7 @@ impl Reading {
                 self.skipping = true;
             }
             if self.skipping {
-                // The newline is what counts.
+                // Only its newline matters now.
                 filled = 0;
             }
             let mut last = ended;
@@ -339,7 +339,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Permits of a call. What is missing costs nothing; what is no number costs one, and is counted.
+    /// Permits of a call. A missing cost is 0; a cost that is not a number is 1, and counted.
     fn cost(value: Option<&[u8]>, block: &mut Block) -> u32 {
         let text = value.map(<[u8]>::trim_ascii).unwrap_or_default();
         if matches!(text, b"" | b"-") {

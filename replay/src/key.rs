@@ -64,7 +64,8 @@ impl Field {
 pub(crate) struct Wanted {
     /// The column with the time, where the format does not say which.
     pub(crate) time: Option<String>,
-    /// `None` is one client for the whole log; unless it was said, also where the format has no columns.
+    /// `None` is one client for the whole log; unless it was said, also where the format has no
+    /// columns.
     pub(crate) key: Option<Vec<Field>>,
     /// Whether the key was said.
     pub(crate) key_is_explicit: bool,
@@ -82,7 +83,8 @@ impl Wanted {
     }
 }
 
-/// Appends a client's value of one column: the network of an address, the path without its query, else the value itself.
+/// Appends a client's value of one column: the network of an address, the path without its query,
+/// else the value itself.
 pub(crate) fn write(field: &Field, value: Option<&[u8]>, key: &mut Vec<u8>) {
     // As logs write what is missing. It is a client of its own, never a bypass.
     let value = value.filter(|value| !value.is_empty()).unwrap_or(b"-");
@@ -93,8 +95,9 @@ pub(crate) fn write(field: &Field, value: Option<&[u8]>, key: &mut Vec<u8>) {
     }
 }
 
-/// An address as the product counts it: IPv6 by its /64 network, an IPv4-mapped one as IPv4. A port is left out; of a list
-/// of addresses the first counts; what is no address, such as a host's name, stays as it is.
+/// An address as the product counts it: IPv6 by its /64 network, an IPv4-mapped one as IPv4. A port
+/// is left out; of a list of addresses the first counts; what is no address, such as a host's name,
+/// stays as it is.
 fn write_address(value: &[u8], key: &mut Vec<u8>) {
     let first = &value[..memchr::memchr(b',', value).unwrap_or(value.len())];
     let text = std::str::from_utf8(first).unwrap_or_default().trim();
@@ -128,7 +131,8 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Appends all of a client's columns. Several are kept apart by their lengths, so that no value can pass for another.
+/// Appends all of a client's columns. Several are kept apart by their lengths, so that no value can
+/// pass for another.
 pub(crate) fn write_parts<'a>(fields: &[Field], mut value: impl FnMut(usize) -> Option<&'a [u8]>, key: &mut Vec<u8>) {
     if let [field] = fields {
         return write(field, value(0), key);
@@ -157,7 +161,8 @@ fn parts<'a>(fields: &[Field], mut key: &'a [u8]) -> Vec<&'a [u8]> {
     parts
 }
 
-/// A client as the report names it. `number` replaces what says who it is, if names must not be shown.
+/// A client as the report names it. `number` replaces what says who it is, if names must not be
+/// shown.
 pub(crate) fn label(fields: Option<&[Field]>, key: &[u8], number: Option<u32>) -> String {
     let Some(fields) = fields else { return "all calls".to_owned() };
     let mut label = String::new();

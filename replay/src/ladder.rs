@@ -1,9 +1,10 @@
-//! Which clients each of up to 64 counts would ever deny, from one pass.
+//! Finds which clients each of up to 64 counts would ever deny, in one pass.
 //!
-//! Until a client is denied, all of its calls are admitted, whatever the count. Its counts can so share their state for as
-//! long as that does not depend on the count: those of a fixed window always, those of a sliding window while their permits
-//! are kept in groups of one size. And while a client has asked for fewer permits since it was last idle than a count holds,
-//! that count cannot deny it and needs no state at all, if those calls are kept, to catch up by.
+//! A count's first denial of a client ends its work on that client. Until then it has admitted all
+//! calls, so counts share a bucket if their states do not depend on the count: all counts of a
+//! fixed window do, and those of a sliding window whose permits are kept in groups of one size. A
+//! count that holds all permits requested since the client was idle cannot deny it and needs no
+//! bucket yet: the client's calls are kept, and replayed into a new bucket when one is needed.
 
 use std::time::Duration;
 
@@ -16,7 +17,7 @@ use crate::order::Call;
 
 /// The most counts: one bit each.
 pub(crate) const MOST: usize = 64;
-/// Calls of a client that are kept until every count has a state.
+/// Calls of a client that are kept. With more, every count gets a bucket.
 const KEPT: usize = 64;
 
 /// The counts that are tried, and the clients of one shard.
@@ -26,9 +27,9 @@ pub(crate) struct Ladder {
     rungs: Vec<Rung>,
     /// First and last rung of those that share a state.
     classes: Vec<(usize, usize)>,
-    /// When a client has made no call for so long, all of its buckets are as if nobody had used them.
+    /// After so long without a call, all buckets of a client are idle.
     idle_after: u64,
-    /// Of so many clients this ladder sees to those with this remainder.
+    /// Divisor and remainder: this ladder decides the clients whose number has that remainder.
     shard: (u32, u32),
     clients: Vec<Client>,
     /// Calls since idle clients were looked for.
@@ -93,7 +94,7 @@ impl Ladder {
             client.call(rungs, classes, call.time, call.cost);
             self.calls += 1;
         }
-        // As many looks as there were calls: states of idle clients are not kept for long.
+        // Amortized: one look per call. States of idle clients are not kept for long.
         if self.calls >= self.clients.len()
             && let Some(last) = calls.last()
         {
@@ -128,7 +129,6 @@ impl Client {
         }
         let was_all = !self.buckets.is_empty() && self.kept.is_empty();
         self.permits += u64::from(cost);
-        // Every count gets a state once no more calls are kept.
         let catch_up_all = !was_all && self.kept.len() == KEPT;
         let lowest =
             (0..rungs.len()).find(|rung| self.denied & (1 << rung) == 0).map_or(0, |rung| rungs[rung].capacity);
@@ -164,7 +164,8 @@ impl Client {
     }
 }
 
-/// Makes a call of the lowest count that has admitted all others, and of the next one where that denies it.
+/// Makes a call of the lowest count that has admitted all others, and of the next one where that
+/// denies it.
 fn step(bucket: &mut Bucket, rungs: &[Rung], first: usize, denied: &mut u64, time: u64, cost: u32) {
     for (position, rung) in rungs.iter().enumerate() {
         let bit = 1 << (first + position);
@@ -187,7 +188,7 @@ fn share_state(one: &Candidate, other: &Candidate) -> bool {
     })
 }
 
-/// How long after its last call a bucket of a limit is as if nobody had used it, at the latest.
+/// How long after its last call a bucket of a limit is idle, at the latest.
 fn idle_after(limit: Limit) -> u64 {
     let per = u64::try_from(limit.per().as_nanos()).unwrap_or(u64::MAX);
     match limit.algorithm() {

@@ -1,9 +1,10 @@
 //! Replays an access log through candidate rate limits, and says whom each would have denied.
 //!
-//! The decisions are the product's own: [`Bucket`](ratelimit_runtime::backend::Bucket) decides each call at the time that
-//! the log says. A log is read on a thread of its own (`input`), its calls are put in order (`order`) and decided in
-//! batches (`replay`): by each candidate (`decide`), and for the curves over `count` by up to 64 counts at once
-//! (`ladder`). What is found is one `report`, shown as a table, as JSON and as a page.
+//! The decisions are the product's own: [`Bucket`](ratelimit_runtime::backend::Bucket) decides each
+//! call at the time that the log says. A log is read on a thread of its own (`input`), its calls
+//! are put in order (`order`) and decided in batches (`replay`): by each candidate (`decide`), and
+//! for the curves over `count` by up to 64 counts at once (`ladder`). What is found is one
+//! `report`, shown as a table, as JSON and as a page.
 
 #![expect(clippy::cast_precision_loss, reason = "shares and seconds are for reading")]
 
@@ -57,7 +58,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Replays as the arguments of a command line say, without its name; returns the curve that the README shows of the report.
+/// Replays as the arguments of a command line say, without its name; returns the curve that the
+/// README shows of the report.
 pub fn picture_of(arguments: &[&str]) -> Result<String, String> {
     let options = Options::try_parse_from(["replay"].iter().chain(arguments)).map_err(|error| error.to_string())?;
     let report = replay::replay(&options, &Arc::default())?;
@@ -109,7 +111,7 @@ fn print(text: &str) -> Result<(), String> {
     }
 }
 
-/// Shows how far the logs have been read, where somebody looks.
+/// Shows a progress bar if standard error is a terminal.
 fn with_progress<T>(work: impl FnOnce(&Arc<Progress>) -> T) -> T {
     let progress = Arc::new(Progress::default());
     if !io::stderr().is_terminal() {

@@ -86,10 +86,12 @@ pub(crate) struct Range {
     pub(crate) count: u64,
 }
 
-/// Counts over time, in at most [`Timeline::MOST`] steps: with more, the steps become twice as long.
+/// Counts over time, in at most [`Timeline::MOST`] steps: with more, the steps become twice as
+/// long.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
-    /// Nanoseconds of a step. Steps are aligned to the epoch by this, so that timelines of one width match.
+    /// Nanoseconds of a step. Steps are aligned to the epoch by this, so that timelines of one
+    /// width match.
     step: u64,
     /// The first step's number since the epoch.
     first: u64,
@@ -140,7 +142,8 @@ impl Timeline {
         self.first * self.step
     }
 
-    /// The counts from the first step of `all` to its last, in its steps: those of a part of what it counts.
+    /// The counts from the first step of `all` to its last, in its steps: those of a part of what
+    /// it counts.
     pub(crate) fn along(mut self, all: &Timeline) -> Vec<u64> {
         let mut counts = vec![0; all.counts.len()];
         if self.counts.is_empty() {

@@ -11,9 +11,10 @@ use crate::limit::{self, Candidate};
 
 /// Replays an access log through candidate rate limits, and says whom each would have denied.
 ///
-/// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load balancers' logs, W3C extended
-/// logs such as those of IIS, CSV, one JSON object a line, and plain times; each plain or compressed by gzip or zstd. Times
-/// without a zone are UTC. Nothing is written but where --json and --html say.
+/// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load
+/// balancers' logs, W3C extended logs such as those of IIS, CSV, one JSON object a line, and plain
+/// times; each plain or compressed by gzip or zstd. Times without a zone are UTC. Nothing is
+/// written but where --json and --html say.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", max_term_width = 100)]
 pub(crate) struct Options {
@@ -21,12 +22,13 @@ pub(crate) struct Options {
     #[arg(value_name = "LOG")]
     pub(crate) logs: Vec<String>,
 
-    /// A candidate: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`, `100/1d fixed_window`; `10/1s+100/1m` are
-    /// decided together. Repeated, each is a column
+    /// A candidate: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`, `100/1d fixed_window`;
+    /// `10/1s+100/1m` are decided together. Repeated, each is a column
     #[arg(long = "limit", value_name = "LIMIT", value_parser = Candidate::parse)]
     pub(crate) limits: Vec<Candidate>,
 
-    /// Find the smallest round limit that denies at most this share of the clients, for each algorithm, as in `0.1%`
+    /// Find the smallest round limit that denies at most this share of the clients, for each
+    /// algorithm, as in `0.1%`
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) suggest: Option<f64>,
 
@@ -34,8 +36,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "PERIOD", value_parser = limit::duration, requires = "suggest")]
     pub(crate) per: Vec<Duration>,
 
-    /// What a client is: `ip` (IPv6 by /64), `user`, `path`, `method`, `host`, `header:NAME`, a column's name or number,
-    /// several of them (`user,path`), or `none` for one limit on all calls
+    /// What a client is: `ip` (IPv6 by /64), `user`, `path`, `method`, `host`, `header:NAME`, a
+    /// column's name or number, several of them (`user,path`), or `none` for one limit on all calls
     #[arg(long, value_name = "COLUMNS", default_value = "ip")]
     key: Vec<String>,
 
@@ -47,7 +49,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COLUMN", value_parser = Field::parse)]
     cost: Option<Field>,
 
-    /// Calls wait for their permits instead of being denied, at most this long, or as long as it takes
+    /// Calls wait for their permits instead of being denied, at most this long, or as long as it
+    /// takes
     #[arg(long, value_name = "LONGEST", value_parser = limit::duration, num_args = 0..=1, default_missing_value = "366d")]
     pub(crate) wait: Option<Duration>,
 

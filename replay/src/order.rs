@@ -1,4 +1,5 @@
-//! Puts calls in order that a log has a little out of order: servers that buffer, and several workers, write so.
+//! Sorts calls that a log has a little out of order, as servers with buffers and several workers
+//! write them.
 
 /// A call, to be decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -8,25 +9,27 @@ pub(crate) struct Call {
     pub(crate) cost: u32,
 }
 
-/// Calls held back for as long as an earlier one may come.
+/// Calls held back while an earlier one may still come.
 #[derive(Debug)]
 pub(crate) struct Order {
     window: u64,
     /// In the order of the log, sorted up to `sorted`.
     held: Vec<Call>,
     is_sorted: bool,
-    /// The latest time that was seen, and that was let go.
+    /// The latest time seen, and the latest released.
     latest: u64,
     released: u64,
     /// Calls that came before one that stands in front of them.
     pub(crate) reordered: u64,
-    /// Calls that came too late to be put in order: decided at the earliest time that still could be.
+    /// Calls that came too late to be put in order: decided at the earliest time that still could
+    /// be.
     pub(crate) late: u64,
 }
 
-/// The most calls that are held: a busy second may have more, which are then in order as far as this reaches.
+/// The most calls that are held. With more in one window, calls are sorted only as far as this
+/// reaches.
 const MOST: usize = 1 << 20;
-/// Calls that are let go at once, at least: each time the rest is moved.
+/// Calls are released only when so many are held, because each release moves the rest.
 const FEWEST: usize = 1 << 14;
 
 impl Order {
@@ -56,8 +59,8 @@ impl Order {
                 && self.held.first().is_some_and(|first| self.latest - first.time > 2 * self.window)
     }
 
-    /// Moves out what nothing can come before any more, or all of it at the end, in order; calls of one time in the order of
-    /// the log.
+    /// Moves out the calls that no later line can precede, or all at the end. Calls of one time
+    /// keep the order of the log.
     pub(crate) fn release(&mut self, all: bool, calls: &mut Vec<Call>) {
         if !self.is_sorted {
             self.held.sort_by_key(|call| call.time);

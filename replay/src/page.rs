@@ -1,4 +1,5 @@
-//! The report as one HTML page that needs nothing else: no script, no font, no picture from elsewhere.
+//! The report as one HTML page that needs nothing else: no script, no font, no picture from
+//! elsewhere.
 
 use std::fmt::Write as _;
 
@@ -72,7 +73,8 @@ pub(crate) fn page(report: &Report) -> String {
     )
 }
 
-/// The picture of a report in a file of its own: calls and denials over time beside the curves over the count.
+/// The picture of a report in a file of its own: calls and denials over time beside the curves over
+/// the count.
 pub(crate) fn summary(report: &Report) -> String {
     let mut chart = Chart::new(900.0, 300.0);
     draw_over_time(&mut chart, report, 50.0, 480.0, 300.0);
@@ -157,7 +159,8 @@ pub(crate) fn unit(report: &Report) -> &'static str {
     if report.cost.is_some() { "permits" } else { "calls" }
 }
 
-/// The rows that compare candidates: a name, whether it belongs to the row above, one text a candidate.
+/// The rows that compare candidates: a name, whether it belongs to the row above, one text a
+/// candidate.
 pub(crate) fn rows(report: &Report) -> Vec<(String, bool, Vec<String>)> {
     let mut rows = Vec::new();
     let mut row = |name: &str, is_sub: bool, text: &dyn Fn(&CandidateReport) -> String| {

@@ -11,7 +11,8 @@ use crate::chart::{Axis, COLOURS, Chart, Scale};
 const COUNT: u32 = 10;
 const PER: Duration = Duration::from_secs(10);
 
-/// The same hundred calls through a fixed window, a token bucket and a sliding window, drawn over time.
+/// The same hundred calls through a fixed window, a token bucket and a sliding window, drawn over
+/// time.
 pub fn algorithms() -> String {
     let calls = calls();
     let mut chart = Chart::new(900.0, 330.0);
@@ -52,7 +53,8 @@ pub fn algorithms() -> String {
     chart.svg("What a fixed window, a token bucket and a sliding window admit of the same hundred calls", true)
 }
 
-/// A hundred calls in forty seconds, in three crowds: around the edge of two fixed windows, after a pause, and steadily.
+/// A hundred calls in forty seconds, in three crowds: around the edge of two fixed windows, after a
+/// pause, and steadily.
 fn calls() -> Vec<f64> {
     let crowd = |from: f64, gap: f64, number: u32| (0..number).map(move |call| from + gap * f64::from(call));
     crowd(7.0, 0.13, 46).chain(crowd(19.0, 0.3, 14)).chain(crowd(24.0, 0.4, 40)).collect()
@@ -62,7 +64,8 @@ fn admitted(algorithm: Algorithm, calls: &[f64]) -> Vec<bool> {
     let limit = Limit::new(COUNT, PER).with_algorithm(algorithm);
     let request = Request::new("", &[limit], Action::Take { cost: 1, max_wait: Duration::ZERO });
     let mut bucket = Bucket::default();
-    // The beginning of a window, for windows of ten seconds begin when the Unix time is a multiple of ten.
+    // The beginning of a window, for windows of ten seconds begin when the Unix time is a multiple
+    // of ten.
     let start = Duration::from_secs(1_700_000_000);
     let mut admits = |call: f64| {
         let at = start + Duration::from_secs_f64(call);

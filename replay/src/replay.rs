@@ -90,7 +90,8 @@ struct Replay {
     calls: u64,
     work: Vec<Mutex<Work>>,
     threads: usize,
-    /// The limits of each ladder: first the candidates' curves, if there are any, then the suggestions.
+    /// The limits of each ladder: first the candidates' curves, if there are any, then the
+    /// suggestions.
     ladders: Vec<Vec<Candidate>>,
 }
 

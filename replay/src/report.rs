@@ -1,4 +1,4 @@
-//! What a replay found: the one source of the table, the page and JSON.
+//! The result of a replay, from which the table, the page and JSON are made.
 
 use serde::Serialize;
 
@@ -14,7 +14,7 @@ pub(crate) struct Report {
     /// Times of the first and the last call, RFC 3339.
     pub(crate) from: String,
     pub(crate) to: String,
-    /// The columns that tell clients apart; empty where all calls are one client's.
+    /// The columns that tell clients apart; empty if all calls count as one client.
     pub(crate) key: Vec<String>,
     pub(crate) cost: Option<String>,
     /// The longest wait in seconds, if calls wait.
@@ -49,7 +49,8 @@ pub(crate) struct OrderReport {
     pub(crate) window_seconds: f64,
     /// Calls whose line stood behind a later one's.
     pub(crate) out_of_order: u64,
-    /// Of those, calls that were further out of order than the window: decided a window before the latest.
+    /// Of those, calls that were further out of order than the window: decided a window before the
+    /// latest.
     pub(crate) too_late: u64,
 }
 
@@ -73,8 +74,8 @@ pub(crate) struct CandidateReport {
     /// The longest time from a client's denied call until one would have been admitted again.
     pub(crate) longest_denial_seconds: f64,
     pub(crate) longest_denial_client: Option<String>,
-    /// Of the clients that were never denied, the fewest permits that each had left: the value that `share` of them are at
-    /// or below.
+    /// Of the clients that were never denied, the fewest permits that each had left: the value that
+    /// `share` of them are at or below.
     pub(crate) least_remaining: Vec<Quantile>,
     pub(crate) waits: Option<Waits>,
     /// The most keys that had to be kept at once.
@@ -108,8 +109,8 @@ pub(crate) struct Waits {
     pub(crate) longest_seconds: f64,
 }
 
-/// Calls (permits, if calls have costs) that a client made in a period, over all clients and periods with any; periods are
-/// aligned to the Unix epoch.
+/// Calls (permits, if calls have costs) that a client made in a period, over all clients and
+/// periods with any; periods are aligned to the Unix epoch.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Demand {
     pub(crate) period_seconds: f64,
@@ -130,7 +131,7 @@ pub(crate) struct CurvePoint {
 pub(crate) struct Suggestion {
     pub(crate) algorithm: &'static str,
     pub(crate) period_seconds: f64,
-    /// None where no round count denies so few.
+    /// None if no round count denies so few.
     pub(crate) limit: Option<String>,
     pub(crate) clients_denied: u64,
     pub(crate) share: f64,

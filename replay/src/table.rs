@@ -41,7 +41,7 @@ pub(crate) fn table(report: &Report) -> String {
         }
     }
     if !report.suggestions.is_empty() {
-        text.push_str("\nSmallest round limits that deny no more clients than asked for\n");
+        text.push_str("\nSuggested: the smallest round limits\n");
         let mut lines = vec![["algorithm", "limit", "clients denied", "share"].map(str::to_owned).to_vec()];
         lines.extend(report.suggestions.iter().map(|suggestion| {
             vec![

@@ -6,7 +6,8 @@ use jiff::tz::TimeZone;
 const SECOND: u64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
-/// Reads times, and remembers the last day of a common log: computing a date costs more than all the rest of a line.
+/// Reads times. Remembers the last day of a common log, because computing a date costs more than
+/// the rest of the line.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     day: [u8; 11],
@@ -14,11 +15,12 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Nanoseconds since the Unix epoch. A time without a zone is UTC. `None` for what is no time, or before 1970.
+    /// Nanoseconds since the Unix epoch. A time without a zone is UTC. `None` if it is not a time,
+    /// or before 1970.
     ///
-    /// Read are `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), Unix times in seconds,
-    /// milliseconds, microseconds or nanoseconds (told apart by their size), RFC 3339 and ISO 8601 (also with a blank, a
-    /// slash or a decimal comma), RFC 2822.
+    /// Read are `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), Unix times
+    /// in seconds, milliseconds, microseconds or nanoseconds (distinguished by their size), RFC
+    /// 3339 and ISO 8601 (also with a blank, a slash or a decimal comma), RFC 2822.
     pub(crate) fn parse(&mut self, text: &[u8]) -> Option<u64> {
         let text = text.trim_ascii();
         let text = text.strip_prefix(b"[").and_then(|text| text.strip_suffix(b"]")).unwrap_or(text);
@@ -93,8 +95,8 @@ fn fraction_nanos(digits: &[u8]) -> Option<u64> {
     Some(nanos)
 }
 
-/// A Unix time. Ten digits and fewer than a hundred billion are seconds (until the year 5138), a thousand times as many
-/// milliseconds, and so on.
+/// A Unix time. Ten digits and fewer than a hundred billion are seconds (until the year 5138), a
+/// thousand times as many milliseconds, and so on.
 fn unix(text: &[u8]) -> Option<u64> {
     let point = memchr::memchr(b'.', text).unwrap_or(text.len());
     let whole: u64 = std::str::from_utf8(&text[..point]).ok()?.parse().ok()?;

@@ -97,7 +97,8 @@ fn assert_like_the_oracle(arguments: &[&str], calls: &[Call]) {
         assert!(!denied.is_empty() && denied.len() < calls.len(), "{limit} tells nothing");
         assert_denied(candidate, calls, &denied);
     }
-    // The curve of the first: each count as if it had been tried by itself. Above 64 the window is exact to a group.
+    // The curve of the first: each count as if it had been tried by itself. Above 64 the window is
+    // exact to a group.
     for point in report["candidates"][0]["curve"].as_array().expect("points") {
         let count = number(&point["count"]);
         if count <= 64 {

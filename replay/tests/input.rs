@@ -1,4 +1,4 @@
-//! Bad input, lines out of order, and what comes from a log where it is shown.
+//! Bad input, lines out of order, escaping.
 
 use serde_json::Value;
 
@@ -33,7 +33,7 @@ fn what_is_no_log_is_refused_in_a_sentence_that_names_the_formats() {
     for (name, part) in [
         ("empty", "empty is empty"),
         ("blank", "blank is empty"),
-        ("binary", "binary is no text"),
+        ("binary", "binary is binary"),
         ("syslog", "syslog is no log of a known format"),
         ("prose", "prose is no log of a known format"),
         ("words.csv", "name the one with the time by `--time`"),

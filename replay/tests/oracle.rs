@@ -12,7 +12,8 @@ pub(crate) enum Limit {
     Token { count: u64, per: u64, burst: u64 },
 }
 
-/// The positions of the calls that are denied by any of the limits, which are charged together or not at all.
+/// The positions of the calls that are denied by any of the limits, which are charged together or
+/// not at all.
 pub(crate) fn denied(calls: &[Call], limits: &[Limit]) -> BTreeSet<usize> {
     let mut admitted: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
     let mut denied = BTreeSet::new();
@@ -47,7 +48,8 @@ fn fits(limit: Limit, log: &[(u64, u64)], now: u64, cost: u64) -> bool {
     }
 }
 
-/// Of a sliding window: how long each call that is admitted waits, `None` for those that would wait longer than `longest`.
+/// Of a sliding window: how long each call that is admitted waits, `None` for those that would wait
+/// longer than `longest`.
 pub(crate) fn waits(calls: &[Call], count: u64, per: u64, longest: u64) -> Vec<Option<u64>> {
     let mut booked: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let mut waits = Vec::new();

@@ -1,4 +1,5 @@
-//! Access logs of AWS load balancers: application (the type of the connection comes first) and classic.
+//! Access logs of AWS load balancers: application (the type of the connection comes first) and
+//! classic.
 
 use super::common::{request, tokens};
 use super::{Line, Reason, Values};
@@ -35,7 +36,8 @@ impl Alb {
         let columns: Vec<&[u8]> = tokens(line).collect();
         let first = usize::from(columns.first().is_some_and(|kind| TYPES.contains(kind)));
         let column = |position: usize| columns.get(first + position).copied();
-        // Time, load balancer, client, target, three durations, two statuses, two sizes, the request.
+        // Time, load balancer, client, target, three durations, two statuses, two sizes, the
+        // request.
         let Some((_, path)) = column(11).and_then(request) else {
             return Err("there is no request where a load balancer writes it");
         };

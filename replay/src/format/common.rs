@@ -1,6 +1,6 @@
-//! The common and the combined log format of nginx and Apache:
-//! `host ident user [time] "request" status bytes "referer" "user agent"`, with or without a virtual host in front and
-//! further columns behind.
+//! The common and the combined log format of nginx and Apache: `host ident user [time] "request"
+//! status bytes "referer" "user agent"`, with or without a virtual host in front and further
+//! columns behind.
 
 use memchr::{memchr, memmem};
 

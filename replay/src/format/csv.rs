@@ -1,4 +1,5 @@
-//! Comma, semicolon or tab separated columns. The first line names them, unless all that are wanted are numbers.
+//! Comma, semicolon or tab separated columns. The first line names them, unless all that are wanted
+//! are numbers.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 

@@ -1,4 +1,5 @@
-//! One JSON object a line: Caddy's, Traefik's, anybody's. Only the wanted columns are kept.
+//! One JSON object a line, of Caddy, Traefik or any other program. Only the wanted columns are
+//! kept.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -101,7 +102,8 @@ impl Reading<'_> {
     }
 }
 
-/// Visits an object for the paths that lead into it, each with the number of names that were followed.
+/// Visits an object for the paths that lead into it, each with the number of names that were
+/// followed.
 struct Object<'a, 'r, 'p> {
     paths: Vec<(&'p Path, usize)>,
     reading: &'r mut Reading<'a>,

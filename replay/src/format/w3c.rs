@@ -1,4 +1,5 @@
-//! The W3C extended log format, as IIS and `CloudFront` write it: `#Fields:` names the columns, times are UTC.
+//! The W3C extended log format, as IIS and `CloudFront` write it: `#Fields:` names the columns,
+//! times are UTC.
 
 use super::{Line, Reason, Values, resolve};
 use crate::key::Field;
@@ -13,7 +14,7 @@ pub(super) struct W3c {
 
 #[derive(Debug)]
 struct Columns {
-    /// Position of each wanted field's column; the time's is only used where it was named.
+    /// Column of each wanted field. The first is used only if `--time` names it.
     positions: Vec<usize>,
     date: Option<usize>,
     time: Option<usize>,
