@@ -160,8 +160,15 @@ impl Decisions {
             _ => {}
         }
         if is_idle {
-            self.expiries.push(Reverse((bucket.expires_at(&request).as_nanos(), call.client)));
-            self.peak = self.peak.max(self.buckets.len() - self.free.len());
+            let expires_at = bucket.expires_at(&request).as_nanos();
+            if expires_at > call.time {
+                self.expiries.push(Reverse((expires_at, call.client)));
+                self.peak = self.peak.max(self.buckets.len() - self.free.len());
+            } else {
+                // It took nothing: no cost, or more than can ever fit.
+                self.free.push(client.bucket);
+                client.bucket = IDLE;
+            }
         }
     }
 

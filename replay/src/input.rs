@@ -43,6 +43,7 @@ pub(crate) struct Block {
     pub(crate) counts: Counts,
     /// The log could not be read on.
     pub(crate) error: Option<String>,
+    pub(crate) is_last: bool,
 }
 
 /// Lines by what became of them.
@@ -281,6 +282,7 @@ impl Reading {
                 block.counts.lines += 1;
                 block.counts.too_long += 1;
             }
+            block.is_last = last;
             if blocks.send(block).is_err() || last {
                 return;
             }

@@ -63,7 +63,16 @@ impl Source {
     /// The time of the next call, after waiting for it; none at the end.
     fn peek(&mut self) -> Option<u64> {
         while self.next == self.block.rows.len() {
-            let mut block = self.log.blocks.recv().ok()?;
+            if self.block.is_last {
+                return None;
+            }
+            let Ok(mut block) = self.log.blocks.recv() else {
+                // A panic, which has been printed.
+                self.error = Some("was not read to its end: the reading thread stopped".to_owned());
+                self.block = Block { is_last: true, ..Block::default() };
+                self.next = 0;
+                return None;
+            };
             self.counts.add(std::mem::take(&mut block.counts));
             self.error = block.error.take().or(self.error.take());
             self.calls += block.rows.len() as u64;
