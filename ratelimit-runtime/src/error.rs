@@ -112,17 +112,17 @@ impl RateLimitExceeded {
     }
 }
 
+/// Fit for strangers, as most frameworks show it to callers: what was exceeded and when to retry. The limiter's name, which
+/// may hold paths of the program, is in `Debug` and in [`limiter`](RateLimitExceeded::limiter); the key is nowhere.
 impl fmt::Display for RateLimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RateLimitExceeded { limit, .. } = self;
         match self.kind {
-            ExceededKind::Limited => write!(f, "rate limit of `{}` exceeded: {limit}", self.limiter())?,
+            ExceededKind::Limited => write!(f, "rate limit exceeded: {limit}")?,
             ExceededKind::CostExceedsLimit => {
-                write!(f, "the call costs more permits than rate limit `{}` can hold: {limit}", self.limiter())?;
+                write!(f, "the call costs more permits than its rate limit can hold: {limit}")?;
             }
-            ExceededKind::BackendFailed => {
-                write!(f, "the backend of rate limit `{}` failed: {limit}", self.limiter())?;
-            }
+            ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),

@@ -143,9 +143,11 @@ pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExcee
 #[cfg(feature = "actix-web")]
 pub use http::actix_web::RateLimitHeaders;
 #[cfg(any(feature = "axum", feature = "actix-web"))]
-pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidNetwork, UnknownClient};
+pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, InvalidNetwork, UnknownClient};
+#[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
+pub use http::answers::{HttpAnswers, InvalidStatus, RATE_LIMIT_HEADERS, RateLimitFields, set_http_answers};
 #[cfg(feature = "tower")]
-pub use http::tower::{RateLimitHeadersLayer, RateLimitLayer};
+pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};

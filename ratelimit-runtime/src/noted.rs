@@ -28,7 +28,8 @@ pub(crate) struct Note(Option<Left>);
 /// What a decision left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
-    pub(crate) limit: Limit,
+    /// `None` if a failing backend could not say.
+    limit: Option<Limit>,
     pub(crate) remaining: u32,
     /// Until the limit is as if nobody had called; of a denied call, until it would be admitted. Nanoseconds from `at`;
     /// `u64::MAX` for never.
@@ -38,6 +39,11 @@ pub(crate) struct Left {
 }
 
 impl Left {
+    /// The limit that decided.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        self.limit
+    }
+
     /// What is left of the time until the reset, by the clock of this process; `None` if it never comes.
     pub(crate) fn reset_after(&self) -> Option<Duration> {
         let elapsed = clock::now().saturating_sub(self.at);
@@ -85,24 +91,32 @@ impl Drop for Entered<'_> {
 #[inline]
 pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
     if Switches::load().has(Switch::Noted) {
-        write(limit, remaining, reset_after, false);
+        // A window shorter than a second cannot be told, but those of the request's other limits can.
+        if limit.per() >= Duration::from_secs(1) {
+            write(Some(limit), remaining, reset_after, false);
+        }
     }
 }
 
-/// Writes a denial down, if a request is being polled.
+/// Writes a denial down, if a request is being polled: also one that cannot be told, so that the response does not show the
+/// numbers of another limit.
 #[inline]
 pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
     if Switches::load().has(Switch::Noted) {
-        write(limit, remaining, retry_after, true);
+        write(Some(limit), remaining, retry_after, true);
     }
 }
 
-/// Windows shorter than a second, which clients cannot be told, are left out.
-#[cold]
-fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
-    if limit.per() < Duration::from_secs(1) {
-        return;
+/// Writes a denial down that a failing backend caused: nothing is known of the limit.
+#[inline]
+pub(crate) fn failed() {
+    if Switches::load().has(Switch::Noted) {
+        write(None, 0, u64::MAX, true);
     }
+}
+
+#[cold]
+fn write(limit: Option<Limit>, remaining: u32, reset_after: u64, denied: bool) {
     if let Some(mut note) = CURRENT.get() {
         note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
         CURRENT.set(Some(note));
@@ -174,13 +188,19 @@ mod tests {
     }
 
     #[test]
-    fn windows_below_a_second_are_left_out() {
+    fn an_admission_below_a_second_is_left_out_and_a_denial_is_not() {
+        let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
         let mut note = Note::default();
         begin();
-        {
-            let _entered = note.enter();
-            admitted(Limit::new(10, Duration::from_millis(999)), 0, 0);
-        }
-        assert!(note.tightest().is_none());
+        let mut tightest_after = |write: &dyn Fn()| {
+            {
+                let _entered = note.enter();
+                write();
+            }
+            note.tightest().and_then(Left::limit).map(|limit| limit.per())
+        };
+        assert_eq!(tightest_after(&|| admitted(Limit::new(10, short), 0, 0)), None);
+        assert_eq!(tightest_after(&|| admitted(Limit::new(10, long), 9, 0)), Some(long));
+        assert_eq!(tightest_after(&|| denied(Limit::new(10, short), 0, 0)), Some(short));
     }
 }

@@ -570,6 +570,10 @@ impl RemoteCall {
         if self.core.options.dry_run || self.cost == 0 {
             return Ok(decision);
         }
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        if !self.peek {
+            crate::noted::failed();
+        }
         Err(exceeded())
     }
 }
