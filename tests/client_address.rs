@@ -148,9 +148,17 @@ fn what_is_no_address_leaves_the_proxy_that_wrote_it() {
         let line = format!("for=1.2.3.4, for=\"{hop}\", for=10.2.2.2");
         assert_eq!(client(&forwarded(), "10.0.0.1", &[&line]), "10.2.2.2", "{hop}");
     }
-    for element in
-        ["proto=http", "for", "for=1.1.1.1;for=2.2.2.2", "for=\"1.1.1.1\"x", "for=\"1.1.1.1", "=", ";", ";for", "for=1.1.1.1;;for=2.2.2.2"]
-    {
+    for element in [
+        "proto=http",
+        "for",
+        "for=1.1.1.1;for=2.2.2.2",
+        "for=\"1.1.1.1\"x",
+        "for=\"1.1.1.1",
+        "=",
+        ";",
+        ";for",
+        "for=1.1.1.1;;for=2.2.2.2",
+    ] {
         let line = format!("{element}, for=10.2.2.2");
         assert_eq!(client(&forwarded(), "10.0.0.1", &[&line]), "10.2.2.2", "{element}");
     }

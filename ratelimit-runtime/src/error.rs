@@ -269,7 +269,15 @@ mod tests {
     }
 
     #[test]
-    fn it_names_limiter_limit_and_time() {
-        assert_eq!(exceeded(1_500_000_000).to_string(), "rate limit of `api` exceeded: 2 per 1s; retry after 1.5s");
+    fn it_tells_strangers_the_limit_and_the_time_and_no_name() {
+        let text = |kind, nanos| RateLimitExceeded { kind, ..exceeded(nanos) }.to_string();
+        assert_eq!(text(ExceededKind::Limited, 1_500_000_000), "rate limit exceeded: 2 per 1s; retry after 1.5s");
+        let never = text(ExceededKind::CostExceedsLimit, u64::MAX);
+        assert_eq!(never, "the call costs more permits than its rate limit can hold: 2 per 1s");
+        let failed = text(ExceededKind::BackendFailed, 1_000_000_000);
+        assert_eq!(failed, "the rate limit cannot be decided at the moment; retry after 1s");
+        for kind in [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed] {
+            assert!(!text(kind, 1).contains("api") && format!("{:?}", exceeded(1)).contains("api"));
+        }
     }
 }

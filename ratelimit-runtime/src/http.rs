@@ -144,7 +144,9 @@ mod tests {
     fn milliseconds_are_sent_where_they_were_asked_for_rounded_up() {
         let answers = HttpAnswers::new().retry_after_ms(true);
         let limit = Limit::new(5, Duration::from_millis(200));
-        for (nanos, millis, seconds) in [(144_000_001, "145", "1"), (1, "1", "1"), (0, "1", "1"), (2_000_000_000, "2000", "2")] {
+        for (nanos, millis, seconds) in
+            [(144_000_001, "145", "1"), (1, "1", "1"), (0, "1", "1"), (2_000_000_000, "2000", "2")]
+        {
             let exceeded = RateLimitExceeded { retry_after: nanos, ..exceeded(limit, ExceededKind::Limited) };
             let headers = answer_as(&exceeded, answers).headers;
             assert!(headers.contains(&("retry-after-ms", millis.to_owned())), "{headers:?}");

@@ -142,10 +142,10 @@ pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 #[cfg(feature = "actix-web")]
 pub use http::actix_web::RateLimitHeaders;
-#[cfg(any(feature = "axum", feature = "actix-web"))]
-pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, InvalidNetwork, UnknownClient};
 #[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
 pub use http::answers::{HttpAnswers, InvalidStatus, RATE_LIMIT_HEADERS, RateLimitFields, set_http_answers};
+#[cfg(any(feature = "axum", feature = "actix-web"))]
+pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, InvalidNetwork, UnknownClient};
 #[cfg(feature = "tower")]
 pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};

@@ -21,15 +21,18 @@ pub(crate) fn begin() {
     turn(Switch::Noted, true);
 }
 
-/// What the tightest decision so far left, if there was one.
+/// What the decisions of a request left so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Note(Option<Left>);
+pub(crate) struct Note {
+    tightest: Option<Left>,
+    /// A call was denied, and clients cannot be told by which limit.
+    untold_denial: bool,
+}
 
 /// What a decision left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
-    /// `None` if a failing backend could not say.
-    limit: Option<Limit>,
+    pub(crate) limit: Limit,
     pub(crate) remaining: u32,
     /// Until the limit is as if nobody had called; of a denied call, until it would be admitted. Nanoseconds from `at`;
     /// `u64::MAX` for never.
@@ -39,11 +42,6 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// The limit that decided.
-    pub(crate) fn limit(&self) -> Option<Limit> {
-        self.limit
-    }
-
     /// What is left of the time until the reset, by the clock of this process; `None` if it never comes.
     pub(crate) fn reset_after(&self) -> Option<Duration> {
         let elapsed = clock::now().saturating_sub(self.at);
@@ -63,13 +61,20 @@ impl Note {
         Entered { note: self, around }
     }
 
+    /// The tightest decision of those that can be told.
     pub(crate) fn tightest(&self) -> Option<&Left> {
-        self.0.as_ref()
+        self.tightest.as_ref()
+    }
+
+    /// Whether a response that refuses the request may do so because of a limit that cannot be told: the numbers of another
+    /// would be wrong.
+    pub(crate) fn has_untold_denial(&self) -> bool {
+        self.untold_denial
     }
 
     fn write(&mut self, left: Left) {
-        if self.0.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
-            self.0 = Some(left);
+        if self.tightest.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
+            self.tightest = Some(left);
         }
     }
 }
@@ -91,19 +96,15 @@ impl Drop for Entered<'_> {
 #[inline]
 pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
     if Switches::load().has(Switch::Noted) {
-        // A window shorter than a second cannot be told, but those of the request's other limits can.
-        if limit.per() >= Duration::from_secs(1) {
-            write(Some(limit), remaining, reset_after, false);
-        }
+        write(limit, remaining, reset_after, false);
     }
 }
 
-/// Writes a denial down, if a request is being polled: also one that cannot be told, so that the response does not show the
-/// numbers of another limit.
+/// Writes a denial down, if a request is being polled.
 #[inline]
 pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
     if Switches::load().has(Switch::Noted) {
-        write(Some(limit), remaining, retry_after, true);
+        write(limit, remaining, retry_after, true);
     }
 }
 
@@ -111,17 +112,30 @@ pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
 #[inline]
 pub(crate) fn failed() {
     if Switches::load().has(Switch::Noted) {
-        write(None, 0, u64::MAX, true);
+        with_current(|note| note.untold_denial = true);
     }
 }
 
 #[cold]
-fn write(limit: Option<Limit>, remaining: u32, reset_after: u64, denied: bool) {
+fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
+    with_current(|note| {
+        if limit.per() >= SHORTEST_TOLD {
+            note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
+        } else {
+            note.untold_denial |= denied;
+        }
+    });
+}
+
+fn with_current(change: impl FnOnce(&mut Note)) {
     if let Some(mut note) = CURRENT.get() {
-        note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
+        change(&mut note);
         CURRENT.set(Some(note));
     }
 }
+
+/// The header fields have whole seconds only.
+const SHORTEST_TOLD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -188,19 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn an_admission_below_a_second_is_left_out_and_a_denial_is_not() {
-        let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
-        let mut note = Note::default();
+    fn what_cannot_be_told_is_left_out_and_a_denial_of_it_remembered() {
+        let below_a_second = Limit::new(10, Duration::from_millis(999));
         begin();
-        let mut tightest_after = |write: &dyn Fn()| {
+        let note_of = |decide: &dyn Fn()| {
+            let mut note = Note::default();
             {
                 let _entered = note.enter();
-                write();
+                admitted(Limit::new(10, Duration::from_secs(1)), 9, 0);
+                decide();
             }
-            note.tightest().and_then(Left::limit).map(|limit| limit.per())
+            (note.tightest().unwrap().remaining, note.has_untold_denial())
         };
-        assert_eq!(tightest_after(&|| admitted(Limit::new(10, short), 0, 0)), None);
-        assert_eq!(tightest_after(&|| admitted(Limit::new(10, long), 9, 0)), Some(long));
-        assert_eq!(tightest_after(&|| denied(Limit::new(10, short), 0, 0)), Some(short));
+        assert_eq!(note_of(&|| admitted(below_a_second, 0, 0)), (9, false));
+        assert_eq!(note_of(&|| denied(below_a_second, 0, 0)), (9, true));
+        assert_eq!(note_of(&failed), (9, true));
     }
 }

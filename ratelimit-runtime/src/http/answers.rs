@@ -129,7 +129,10 @@ pub struct InvalidStatus(u16);
 impl fmt::Display for InvalidStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let InvalidStatus(status) = self;
-        write!(f, "{status} is no status that every client leaves alone: write one from 400 to 499, such as 400, 403 or 422")?;
+        write!(
+            f,
+            "{status} is no status that every client leaves alone: write one from 400 to 499, such as 400, 403 or 422"
+        )?;
         if REPEATED.contains(status) { write!(f, " (clients repeat {status})") } else { Ok(()) }
     }
 }

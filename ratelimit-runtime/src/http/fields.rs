@@ -11,7 +11,7 @@ use super::answers;
 use super::answers::RateLimitFields;
 use crate::limit::Limit;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
-use crate::noted::Left;
+use crate::noted::{Left, Note};
 
 /// A header field: its name and its value.
 type Field = (&'static str, String);
@@ -59,20 +59,23 @@ pub(super) enum Trio {
 }
 
 /// The fields that tell what the decisions of a request left: the draft's, and the trio. A response that has fields of one
-/// kind keeps them, even if they are another limit's.
+/// kind keeps them, even if they are another limit's. A refusal that may be that of a limit which cannot be told gets none.
 #[cfg(any(feature = "tower", feature = "actix-web"))]
-pub(super) fn of_request(left: &Left, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
-    let Some(limit) = left.limit().filter(|limit| limit.per() >= Duration::from_secs(1)) else {
+pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
+    let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_untold_denial()) else {
         return Vec::new();
     };
+    let Left { limit, remaining, .. } = *left;
     let reset_after = left.reset_after();
     let reset_secs = reset_after.and_then(whole_seconds);
     let mut fields = Vec::with_capacity(7);
-    if !["ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"].into_iter().any(&has) {
-        fields.extend(standard(answers::current().form(), &limit, left.remaining, reset_secs));
+    if !["ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]
+        .into_iter()
+        .any(&has)
+    {
+        fields.extend(standard(answers::current().form(), &limit, remaining, reset_secs));
     }
-    if trio != Trio::Absent
-        && !["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].into_iter().any(has)
+    if trio != Trio::Absent && !["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].into_iter().any(has)
     {
         let reset = if trio == Trio::Epoch {
             let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -81,7 +84,7 @@ pub(super) fn of_request(left: &Left, trio: Trio, has: impl Fn(&str) -> bool) ->
             reset_secs
         };
         fields.push(("x-ratelimit-limit", limit.capacity().to_string()));
-        fields.push(("x-ratelimit-remaining", left.remaining.to_string()));
+        fields.push(("x-ratelimit-remaining", remaining.to_string()));
         fields.extend(reset.map(|seconds| ("x-ratelimit-reset", seconds.to_string())));
     }
     fields

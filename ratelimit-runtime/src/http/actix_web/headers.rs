@@ -37,8 +37,8 @@ use crate::noted::{self, Note};
 /// - The form of the fields is that of [`set_http_answers`](crate::set_http_answers): draft 11, or an older one.
 /// - What is decided in tasks that the handler spawns and in `web::block` is not seen.
 /// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
-///   by the tightest of them, or not at all if that one is so short. Nothing is added to a denial by such a limit, nor to one by
-///   a failing backend.
+///   by the tightest of them, or not at all if that one is so short. Nothing is added to a response with a status from 400 on
+///   if such a limit denied something meanwhile, or a failing backend did: the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
 ///   anything while limits are off or a backend's failure admits.
@@ -149,13 +149,12 @@ where
             this.response.poll(context)
         };
         polled.map_ok(|mut response| {
-            if let Some(left) = this.note.tightest() {
-                let headers = response.headers_mut();
-                for (name, value) in fields::of_request(left, *this.trio, |name| headers.contains_key(name)) {
-                    // All of them are visible ASCII.
-                    if let Ok(value) = HeaderValue::try_from(value) {
-                        headers.insert(HeaderName::from_static(name), value);
-                    }
+            let status = response.status().as_u16();
+            let headers = response.headers_mut();
+            for (name, value) in fields::of_request(this.note, status, *this.trio, |name| headers.contains_key(name)) {
+                // All of them are visible ASCII.
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    headers.insert(HeaderName::from_static(name), value);
                 }
             }
             response

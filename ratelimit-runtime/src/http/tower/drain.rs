@@ -59,7 +59,10 @@ impl BodyDrain {
 
     /// Whether the answer to such a request has to wait for its body.
     fn applies(self, head: &Head, body: &impl Body) -> bool {
-        !self.max_duration.is_zero() && head.has_drainable_body && !body.is_end_stream() && body.size_hint().lower() <= self.max_bytes
+        !self.max_duration.is_zero()
+            && head.has_drainable_body
+            && !body.is_end_stream()
+            && body.size_hint().lower() <= self.max_bytes
     }
 
     fn start<B>(self, head: &Head, body: B) -> Option<Draining>
@@ -130,8 +133,8 @@ impl Head {
         let is_grpc = |headers: &HeaderMap| {
             headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
         };
-        let is_conversation = request.method() == Method::CONNECT
-            || (request.version() == Version::HTTP_2 && is_grpc(request.headers()));
+        let is_conversation =
+            request.method() == Method::CONNECT || (request.version() == Version::HTTP_2 && is_grpc(request.headers()));
         Head { has_drainable_body: !waits_for_us(request.headers()) && !is_conversation }
     }
 }
@@ -255,7 +258,10 @@ impl<B: Body + Unpin> Body for ReturnedBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         match &mut self.body {
             Some(body) => Pin::new(body).poll_frame(context),
             None => Poll::Ready(None),
@@ -339,5 +345,57 @@ where
 impl<F, B, T> fmt::Debug for DrainFuture<F, B, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DrainFuture").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Never ends, and yields nothing.
+    struct Silent;
+
+    impl Body for Silent {
+        type Data = &'static [u8];
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<&'static [u8]>, Self::Error>>> {
+            Poll::Pending
+        }
+    }
+
+    #[test]
+    fn so_many_bodies_are_read_at_a_time_and_no_more() {
+        let start = || drain(Request::new(Silent), BodyDrain::new());
+        let mut draining = Vec::new();
+        for _ in 0..MAX_AT_ONCE {
+            draining.push(start().expect("a place is free"));
+        }
+        assert!(start().is_none());
+        // Given up, whether it was polled or not.
+        let mut given_up = draining.pop().expect("there are many");
+        assert!(given_up.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
+        drop(given_up);
+        draining.pop();
+        assert!(start().is_some() && drain(Request::new(String::from("text")), BodyDrain::new()).is_some());
+        drop(draining);
+        assert_eq!(AT_ONCE.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_needs_no_reading_takes_no_place() {
+        let is_read =
+            |request: http::request::Builder| drain(request.body(Silent).unwrap(), BodyDrain::new()).is_some();
+        assert!(is_read(Request::post("/")) && is_read(Request::get("/")));
+        assert!(!is_read(Request::post("/").header("expect", "100-Continue")));
+        assert!(!is_read(Request::builder().method("CONNECT").uri("a:1")));
+        let grpc = || Request::post("/").header("content-type", "application/grpc-web+proto");
+        assert!(!is_read(grpc().version(Version::HTTP_2)) && is_read(grpc()));
+        assert!(drain(Request::new(String::new()), BodyDrain::new()).is_none(), "an empty body");
+        assert!(drain(Request::new("a".repeat(11)), BodyDrain::new().max_bytes(10)).is_none(), "a longer body");
+        assert!(drain(Request::new(Silent), BodyDrain::new().max_duration(Duration::ZERO)).is_none());
     }
 }
