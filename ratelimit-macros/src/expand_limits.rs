@@ -101,7 +101,7 @@ impl Expansion<'_> {
                     }
                     // As a generic argument it is checked by `cargo check` already.
                     Scope::Name => {
-                        let rt = runtime(self.model, at);
+                        let rt = runtime(at);
                         let u32 = primitive("u32", name.span());
                         let lets = quote_spanned!(at=>
                             let #local: #u32 = {

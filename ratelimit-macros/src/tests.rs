@@ -13,9 +13,11 @@ const ALL: Features = Features { redis: true, responses: true, tokio: true };
 /// A runtime without any.
 const NONE: Features = Features { redis: false, responses: false, tokio: false };
 
-/// `#[rate_limit(args)] item`, formatted, the path to the runtime shortened to `rt`.
+/// `#[rate_limit(args)] item`, formatted, without the import of the runtime, which is called `rt`.
 fn expanded(args: &str, item: &str) -> String {
-    let tokens = limited(args, item, ALL).to_string().replace(":: ratelimit_runtime :: macro_support :: v1", "rt");
+    let import = "use :: ratelimit_runtime :: macro_support :: v1 as __runtime ;";
+    let tokens = limited(args, item, ALL).to_string();
+    let tokens = if tokens.contains(import) { tokens.replace(import, "").replace("__runtime", "rt") } else { tokens };
     match syn::parse_str::<syn::File>(&tokens) {
         Ok(file) => prettyplease::unparse(&file),
         Err(error) => panic!("the expansion does not parse: {error}\n{tokens}"),

@@ -163,7 +163,8 @@ impl From<RateLimitExceeded> for io::Error {
     message = "a call denied by `#[rate_limit]` cannot be returned as `{Self}`",
     label = "a denied call has to return this type",
     note = "return a `Result<_, E>` where `E: From<RateLimitExceeded>` (or an `Option`),",
-    note = "or say what a denied call returns: `or_else = |exceeded| ..`,",
+    note = "or say what a denied call returns: `or_else = |exceeded| ..`; with an error type of another crate",
+    note = "`or_else = |exceeded| Err(..)`, made of `exceeded` as that crate makes its errors,",
     note = "or let calls wait for their permit instead: `wait`"
 )]
 pub trait FromRateLimitExceeded {

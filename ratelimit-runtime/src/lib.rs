@@ -50,6 +50,7 @@
 //! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
+//! | two limiters of one name are from one place in the source: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! With the feature `metrics` there are these figures, for the recorder that the program installs. One that comes after a
 //! limiter's first calls counts from then on. A limiter keeps to the first recorder that it finds: a test with one of its own
