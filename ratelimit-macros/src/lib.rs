@@ -175,8 +175,8 @@ mod values;
 ///
 /// Put `#[rate_limit]` below attributes that rewrite the body or the return type (`throws`, `ensures`, `maybe_async`), above
 /// those that store results or copy attributes (`cached`), and on the functions of an `impl` rather than on a macro's trait.
-/// [A page](https://docs.rs/ratelimit-runtime) lists those that were tried, in both orders. Some are refused where they can
-/// be seen to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`, `test_ensures` and
+/// `docs/beside-other-attributes.md` in the repository lists those that were tried, in both orders. Some are refused if they
+/// can be seen to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`, `test_ensures` and
 /// `must_be_sync` below, `memoize` below and above. If the name is that of another macro, `allow(throws)` lets it stand.
 ///
 /// # Mistakes

@@ -69,7 +69,8 @@
 //!
 //! With the feature of a framework, annotated handlers answer by themselves when they are denied. `ClientIp` is who is
 //! calling, as an extractor and a key; `RateLimitLayer` limits whole routers, tower services and clients;
-//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left.
+//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left. `DrainBodyLayer` reads on in the bodies of
+//! denied requests, and `set_http_answers` chooses what all answers look like.
 //!
 //! # Features
 //!
@@ -83,8 +84,8 @@
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
 //! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
 //! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
-//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer` | tower-layer, tower-service, http, pin-project-lite, sfv: 14 crates with what they need |
-//! | `tonic` | `RESOURCE_EXHAUSTED` with `RetryInfo` of denied methods | tonic without its default features, tonic-types, prost: 33 crates |
+//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer`, `DrainBodyLayer` | tower-layer, tower-service, http, http-body, pin-project-lite, sfv: 15 crates with what they need |
+//! | `tonic` | `RESOURCE_EXHAUSTED` of denied methods, with `RetryInfo` and `grpc-retry-pushback-ms` | tonic without its default features, tonic-types, prost: 33 crates |
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |

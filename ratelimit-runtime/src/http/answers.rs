@@ -145,9 +145,10 @@ impl Error for InvalidStatus {}
 /// ```
 /// use axum::http::HeaderName;
 /// use ratelimit_runtime::RATE_LIMIT_HEADERS;
-/// use tower_http::cors::CorsLayer;
 ///
-/// let cors = CorsLayer::new().expose_headers(RATE_LIMIT_HEADERS.map(HeaderName::from_static));
+/// // For `tower_http::cors::CorsLayer::expose_headers`.
+/// let exposed = RATE_LIMIT_HEADERS.map(HeaderName::from_static);
+/// assert!(exposed.contains(&axum::http::header::RETRY_AFTER));
 /// ```
 pub const RATE_LIMIT_HEADERS: [&str; 10] = [
     "retry-after",
