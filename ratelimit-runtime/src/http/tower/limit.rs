@@ -157,8 +157,9 @@ impl<B, F, D> RateLimitLayer<Request<B>, F, D>
 where
     B: Body<Data: Send> + Send + 'static,
 {
-    /// How far the bodies of denied requests are read, so that the answer arrives: by default as [`BodyDrain::new`] says for
-    /// axum's and tonic's bodies, and not at all for others; with this, whatever the body.
+    /// How far the bodies of denied requests are read, so that the answer arrives. By default it is as [`BodyDrain::new`] says
+    /// for axum's and tonic's bodies, with the features `axum` and `tonic`, and other bodies are not read. With this, it is as
+    /// `limits` say, whatever the body.
     pub fn drain_body(mut self, limits: BodyDrain) -> Self {
         self.settings.drain = drain;
         self.settings.drains = limits;
