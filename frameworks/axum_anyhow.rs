@@ -43,7 +43,8 @@ mod tests {
     async fn a_denial_is_a_429_and_another_error_a_500() {
         let _clock = ratelimit_runtime::test_util::pause();
         let router: Router = Router::new().route("/", post(super::letters));
-        let ask = async |word: &'static str| router.clone().oneshot(Request::post("/").body(Body::from(word)).unwrap()).await;
+        let ask =
+            async |word: &'static str| router.clone().oneshot(Request::post("/").body(Body::from(word)).unwrap()).await;
         assert_eq!(ask("\u{e9}").await.unwrap().status(), 500);
         assert_eq!(ask("word").await.unwrap().status(), 200);
         let denied = ask("word").await.unwrap();

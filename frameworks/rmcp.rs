@@ -47,7 +47,9 @@ mod tests {
         let client = ().serve(client).await.unwrap();
         let tools = client.list_all_tools().await.unwrap();
         assert_eq!(tools[0].description.as_deref(), Some("Searches the archive."));
-        let call = async || serde_json::to_value(client.call_tool(CallToolRequestParams::new("search")).await.unwrap()).unwrap();
+        let call = async || {
+            serde_json::to_value(client.call_tool(CallToolRequestParams::new("search")).await.unwrap()).unwrap()
+        };
         assert_eq!(call().await["content"][0]["text"], "found");
         let denied = call().await;
         assert_eq!(denied["isError"], true);

@@ -18,13 +18,16 @@ pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> b
     {
         return is_wanted.value;
     }
-    errors.over(&arg.value, "`docs` says whether the docs of the function state the limit: write `docs = false`, or leave it out");
+    errors.over(
+        &arg.value,
+        "`docs` says whether the docs of the function state the limit: write `docs = false`, or leave it out",
+    );
     true
 }
 
 /// `Rate limit: 100 calls per 1s for each ``user_id``; sliding window.`
 ///
-/// Macros hand docs to strangers: to readers of an OpenAPI document, users of a chat bot, language models. Of expressions,
+/// Macros hand docs to strangers: to readers of an `OpenAPI` document, users of a chat bot, language models. Of expressions,
 /// only names of arguments are shown, which the signature shows as well.
 pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     let mut line = String::from("Rate limit: ");
@@ -56,7 +59,10 @@ pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     }
     if let Some(exempt) = &model.exempt_when {
         match arguments(&exempt.value, item) {
-            Some(argument) => line.push_str(&format!("; not if {argument}")),
+            Some(argument) => {
+                line.push_str("; not if ");
+                line.push_str(&argument);
+            }
             None => line.push_str("; some calls are exempt"),
         }
     }
@@ -76,14 +82,8 @@ fn limits(own: &Own, model: &Model, item: &Item) -> String {
             text.push_str(if index + 1 == own.limits.len() { " and " } else { ", " });
         }
         text.push_str(&count(&limit.count, unit, item));
-        match &limit.per {
-            Per::Literal(_, per) => text.push_str(&format!(" per {per}")),
-            Per::Constant(_) => text.push_str(" in a fixed period"),
-            Per::Read(arg) => match arguments(&arg.value, item) {
-                Some(argument) => text.push_str(&format!(" per {argument}")),
-                None => text.push_str(" in a varying period"),
-            },
-        }
+        text.push(' ');
+        text.push_str(&period(&limit.per, item));
         if names_algorithm {
             text.push_str(" (");
             text.push_str(&algorithm(limit, item));
@@ -91,6 +91,17 @@ fn limits(own: &Own, model: &Model, item: &Item) -> String {
         }
     }
     text
+}
+
+fn period(per: &Per, item: &Item) -> String {
+    match per {
+        Per::Literal(_, per) => format!("per {per}"),
+        Per::Constant(_) => "in a fixed period".to_owned(),
+        Per::Read(arg) => match arguments(&arg.value, item) {
+            Some(argument) => format!("per {argument}"),
+            None => "in a varying period".to_owned(),
+        },
+    }
 }
 
 fn count(permits: &Permits, unit: &str, item: &Item) -> String {

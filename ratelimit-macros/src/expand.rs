@@ -18,7 +18,7 @@ use crate::shape::{Body, Returns, TrailingBlock};
 /// The item with its prologue.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     let Item { attrs, head, .. } = item;
-    let expansion = Expansion { model, rt: runtime(site()) };
+    let expansion = Expansion { model, rt: quote_spanned!(site()=> __runtime) };
     let docs = docs(model, item);
     let body = match &model.shape.body {
         Body::Blocking(body) => expansion.limited(body, None),
@@ -318,7 +318,7 @@ impl Expansion<'_> {
     fn returned(&self) -> TokenStream {
         let (first, last) = self.model.shape.returns.ends();
         let (first, last) = (site().located_at(first), site().located_at(last));
-        let rt = runtime(first);
+        let rt = self.runtime(first);
         let method = Ident::new("from_rate_limit_exceeded", last);
         let implementation = match (&self.model.shape.body, &self.model.shape.returns) {
             // What an `async` block resolves to is inferred from its first `return`, which is this one.
@@ -333,7 +333,7 @@ impl Expansion<'_> {
     /// A call of a function of the runtime, placed at the argument that makes it necessary.
     fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
         let at = site().located_at(argument.name.span());
-        let rt = runtime(at);
+        let rt = self.runtime(at);
         let function = Ident::new(function, at);
         let mut parentheses = Group::new(Delimiter::Parenthesis, parameters);
         parentheses.set_span(site().located_at(ends(&argument.value).1));
@@ -342,16 +342,21 @@ impl Expansion<'_> {
 
     /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names or at the attribute.
     fn import(&self) -> TokenStream {
-        match &self.model.runtime {
-            Some(path) => quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;),
-            None => quote_spanned!(site()=> use ::ratelimit_runtime::macro_support::v1 as __runtime;),
-        }
+        let path = match &self.model.runtime {
+            Some(path) => path.to_token_stream(),
+            None => quote_spanned!(site()=> ::ratelimit_runtime),
+        };
+        quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;)
     }
-}
 
-/// The runtime as it is imported.
-pub(crate) fn runtime(at: Span) -> TokenStream {
-    quote_spanned!(at=> __runtime)
+    /// The runtime as it is imported, placed there.
+    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
+        let placed = self.rt.clone().into_iter().map(|mut token| {
+            token.set_span(at);
+            token
+        });
+        placed.collect()
+    }
 }
 
 /// The key as it is passed: places are borrowed, in tuples too; anything else is evaluated as written.

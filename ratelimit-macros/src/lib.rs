@@ -187,7 +187,7 @@ mod values;
 /// # Docs
 ///
 /// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding window.” Of
-/// expressions it shows only names of arguments, because other macros show docs to strangers: in OpenAPI documents, the help
+/// expressions it shows only names of arguments, because other macros show docs to strangers: in `OpenAPI` documents, the help
 /// of chat bots, the tools of language models. `docs = false` leaves it out. A function without docs gets the line from rustdoc
 /// only, so that `missing_docs` still asks for its own.
 #[proc_macro_attribute]

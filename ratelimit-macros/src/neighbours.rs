@@ -54,9 +54,9 @@ fn trouble(name: &str, item: &Item) -> Option<String> {
         "ensures" | "debug_ensures" | "test_ensures" => {
             Some(format!("`#[{name}]` checks what a denied call returns, and panics: {below}"))
         }
-        "must_be_sync" if item.sig.asyncness.is_some() => {
-            Some(format!("`#[{name}]` makes a blocking function of this one, behind the check of an async one: {below}"))
-        }
+        "must_be_sync" if item.sig.asyncness.is_some() => Some(format!(
+            "`#[{name}]` makes a blocking function of this one, behind the check of an async one: {below}"
+        )),
         "memoize" => Some(format!("`#[{name}]` stores a denial for ever: limit a function that calls this one")),
         _ => None,
     }

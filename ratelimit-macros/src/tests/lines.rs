@@ -17,10 +17,7 @@ fn line_of(args: &str, function: &str) -> String {
 #[test]
 fn it_states_the_limit_in_words() {
     for (args, expected) in [
-        (
-            r#"count = 100, per = "1s", key = user"#,
-            "Rate limit: 100 calls per 1s for each `user`; sliding window.",
-        ),
+        (r#"count = 100, per = "1s", key = user"#, "Rate limit: 100 calls per 1s for each `user`; sliding window."),
         (r#"count = 1, per = "2 minutes""#, "Rate limit: 1 call per 2 minutes; sliding window."),
         (
             r#"count = 10, per = "1s", algorithm = token_bucket, burst = 50"#,
@@ -54,7 +51,8 @@ fn it_states_the_limit_in_words() {
 
 #[test]
 fn of_expressions_it_shows_only_names_of_arguments() {
-    const FUNCTION: &str = "fn f(&self, user: u64, (region, admin): (u8, bool), calls: u32, window: Duration) -> Option<()> { None }";
+    const FUNCTION: &str =
+        "fn f(&self, user: u64, (region, admin): (u8, bool), calls: u32, window: Duration) -> Option<()> { None }";
     let line = |args: &str| line_of(args, FUNCTION);
     for (key, shown) in [
         ("user", "`user`"),

@@ -22,7 +22,7 @@ pub struct HttpAnswers {
     retry_after_ms: bool,
 }
 
-/// In which form clients are told limits: that of a draft of the IETF's RateLimit header fields.
+/// In which form clients are told limits: that of a draft of the IETF's `RateLimit` header fields.
 ///
 /// Parsers read one form and often return nothing for the others: npm's `ratelimit-header-parser` 0.1 reads drafts 6 and 7.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,12 +46,12 @@ impl HttpAnswers {
         HttpAnswers { never_fits: 422, fields: RateLimitFields::Draft11, retry_after_ms: false }
     }
 
-    /// The form of the RateLimit fields, in denials and in what `RateLimitHeadersLayer` and `RateLimitHeaders` add.
+    /// The form of the `RateLimit` fields, in denials and in what `RateLimitHeadersLayer` and `RateLimitHeaders` add.
     pub const fn fields(self, fields: RateLimitFields) -> HttpAnswers {
         HttpAnswers { fields, ..self }
     }
 
-    /// Adds `retry-after-ms`, in milliseconds, to denials. The clients of OpenAI and Anthropic obey it. `Retry-After` has whole
+    /// Adds `retry-after-ms`, in milliseconds, to denials. `OpenAI`'s and Anthropic's clients obey it. `Retry-After` has whole
     /// seconds, which is long for a limit of 200 ms.
     pub const fn retry_after_ms(self, is_sent: bool) -> HttpAnswers {
         HttpAnswers { retry_after_ms: is_sent, ..self }

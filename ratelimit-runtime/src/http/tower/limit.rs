@@ -270,13 +270,11 @@ where
                 Err(exceeded) => {
                     // The request is held for its body; what its readiness took is free for others.
                     drop(ready);
-                    match (this.settings.drain)(request, this.settings.drains) {
-                        Some(draining) => this.state.set(State::Draining { draining, exceeded: Some(exceeded) }),
-                        None => {
-                            this.state.set(State::Undecided);
-                            return Poll::Ready(this.settings.denial.deny(exceeded));
-                        }
-                    }
+                    let Some(draining) = (this.settings.drain)(request, this.settings.drains) else {
+                        this.state.set(State::Undecided);
+                        return Poll::Ready(this.settings.denial.deny(exceeded));
+                    };
+                    this.state.set(State::Draining { draining, exceeded: Some(exceeded) });
                 }
             }
         }
