@@ -27,7 +27,9 @@ impl IntoResponse for AppError {
 /// Counts the letters of a word, for each word once a minute.
 #[rate_limit(count = 1, per = "1m", key = word)]
 pub async fn letters(word: String) -> Result<String, AppError> {
-    anyhow::ensure!(word.is_ascii(), "no letters of ours");
+    if !word.is_ascii() {
+        return Err(anyhow::anyhow!("no letters of ours").into());
+    }
     Ok(word.len().to_string())
 }
 

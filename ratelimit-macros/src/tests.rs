@@ -52,6 +52,21 @@ fn mistakes(args: &str, item: &str, features: Features) -> Vec<String> {
 const FUNCTION: &str = "fn call(user: u32) -> Result<u32, RateLimitExceeded> { Ok(user) }";
 
 #[test]
+fn a_runtime_that_is_not_found_is_one_error() {
+    let args = "limit(count = N, per = P), limit(count = user, per = q(), algorithm = token_bucket, burst = B), backend = b(), \
+                key = user, cost = C, deduct_when = d, backoff(initial = \"1s\", max = \"2s\"), exempt_when = e, dry_run";
+    assert_eq!(limited(args, FUNCTION, ALL).to_string().matches("ratelimit_runtime").count(), 1);
+}
+
+#[test]
+fn what_a_neighbour_is_called_is_not_taken_from_a_condition() {
+    let function = |attribute: &str| format!("#[cfg_attr({attribute})] {FUNCTION}");
+    let mistakes = |attribute: &str| mistakes("count = 1, per = \"1s\"", &function(attribute), ALL).len();
+    assert_eq!(mistakes("all(throws, memoize), inline, doc(ensures)"), 0);
+    assert_eq!(mistakes("throws, inline, ::culpa::throws(E), contracts::ensures(ret > 0)"), 2);
+}
+
+#[test]
 fn on_a_mistake_the_function_stays_as_it_is() {
     let output = limited("count = 0, per = \"1s\"", FUNCTION, ALL).to_string();
     let function = tokens(FUNCTION).to_string();
