@@ -44,25 +44,24 @@ TOML
 cat >src/main.rs <<'RS'
 #![allow(unreachable_code)]
 use closed::closed;
-use jsonrpsee::core::{async_trait, RpcResult};
+use jsonrpsee::core::RpcResult;
 use jsonrpsee::proc_macros::rpc;
 
 #[rpc(server)]
 pub trait Api {
     #[method(name = "on_the_trait")]
     #[closed]
-    async fn on_the_trait(&self) -> RpcResult<u32> { Ok(1) }
+    fn on_the_trait(&self) -> RpcResult<u32> { Ok(1) }
 
     #[method(name = "on_the_impl")]
-    async fn on_the_impl(&self) -> RpcResult<u32>;
+    fn on_the_impl(&self) -> RpcResult<u32>;
 }
 
 struct Server;
 
-#[async_trait]
 impl ApiServer for Server {
     #[closed]
-    async fn on_the_impl(&self) -> RpcResult<u32> { Ok(1) }
+    fn on_the_impl(&self) -> RpcResult<u32> { Ok(1) }
 }
 
 #[tokio::main(flavor = "current_thread")]

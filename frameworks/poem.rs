@@ -1,6 +1,6 @@
 //! poem: the 429 as it is elsewhere, by `or_else`.
 
-use ::poem::{Response, handler};
+use ::poem::{Response, Route, handler, post};
 use ratelimit_runtime::{FromRateLimitExceeded, RateLimitExceeded, rate_limit};
 
 /// For the attribute's `or_else`.
@@ -11,9 +11,14 @@ pub fn limited(exceeded: RateLimitExceeded) -> Response {
     response
 }
 
+/// A limited route.
+pub fn routes() -> Route {
+    Route::new().at("/search", post(search))
+}
+
 /// What is found, for each word once a minute.
 #[handler]
 #[rate_limit(count = 1, per = "1m", key = word, or_else = limited)]
-pub async fn search(word: String) -> Response {
+async fn search(word: String) -> Response {
     Response::from(format!("found {word}"))
 }

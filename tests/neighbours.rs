@@ -1,7 +1,9 @@
 //! Attribute macros of other crates on one function with ours, in the order that the docs advise.
 
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_executor::block_on;
 use ratelimit_runtime::{RateLimitExceeded, rate_limit, test_util};
 
 #[culpa::throws(RateLimitExceeded)]
@@ -55,7 +57,7 @@ fn ask(user: u32) -> Option<u32> {
 
 #[memoize::memoize]
 fn memoized(user: u32) -> Option<u32> {
-    Some(user)
+    user.checked_add(0)
 }
 
 #[test]
@@ -103,13 +105,14 @@ mod other_macros_of_these_names {
     }
 }
 
+type Outcome = Pin<Box<dyn Future<Output = Result<u32, RateLimitExceeded>>>>;
+
 #[test]
 fn a_macro_that_has_the_name_of_another_is_let_stand() {
     use other_macros_of_these_names as other;
 
     let _clock = test_util::pause();
-    let run = futures_executor::block_on::<std::pin::Pin<Box<dyn Future<Output = Result<u32, RateLimitExceeded>>>>>;
-    let functions: [fn(u32) -> std::pin::Pin<Box<dyn Future<Output = Result<u32, RateLimitExceeded>>>>; 7] = [
+    let functions: [fn(u32) -> Outcome; 7] = [
         |user| Box::pin(other::throws(user)),
         |user| Box::pin(other::try_fn(user)),
         |user| Box::pin(other::ensures(user)),
@@ -119,7 +122,7 @@ fn a_macro_that_has_the_name_of_another_is_let_stand() {
         |user| Box::pin(other::memoize(user)),
     ];
     for f in functions {
-        assert!(run(f(1)).is_ok() && run(f(1)).is_err());
+        assert!(block_on(f(1)).is_ok() && block_on(f(1)).is_err());
     }
     assert_eq!([1, 1].map(other::memoized_original_it_is_not), [Some(1), None]);
 }

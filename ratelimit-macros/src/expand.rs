@@ -342,10 +342,8 @@ impl Expansion<'_> {
 
     /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names or at the attribute.
     fn import(&self) -> TokenStream {
-        let path = match &self.model.runtime {
-            Some(path) => path.to_token_stream(),
-            None => quote_spanned!(site()=> ::ratelimit_runtime),
-        };
+        let named = self.model.runtime.as_ref().map(ToTokens::to_token_stream);
+        let path = named.unwrap_or_else(|| quote_spanned!(site()=> ::ratelimit_runtime));
         quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;)
     }
 

@@ -193,13 +193,13 @@ async fn old_clients_are_told_by_three_headers() {
 
 #[tokio::test]
 async fn clients_that_expect_an_epoch_are_told_one() {
-    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
-    let headers = RateLimitHeadersLayer::new().with_x_rate_limit_epoch();
     #[rate_limit(count = 1, per = "60s")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         Ok("hello")
     }
 
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let headers = RateLimitHeadersLayer::new().with_x_rate_limit_epoch();
     let before = now();
     let site = serve(Router::new().route("/", get(handler)).layer(headers)).await;
     for status in [200, 429] {

@@ -36,7 +36,7 @@ fn it_states_the_limit_in_words() {
             "Rate limit: a varying number of permits in a fixed period; sliding window; a call takes 5 permits.",
         ),
         (
-            r#"count = CALLS, per = period(), algorithm = token_bucket, burst = BURST"#,
+            "count = CALLS, per = period(), algorithm = token_bucket, burst = BURST",
             "Rate limit: a fixed number of calls in a varying period; token bucket of a fixed number of permits.",
         ),
         (
