@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # rmcp (Rust, the SDK of the Model Context Protocol) 3.11.0, 28 November 2026.
 #
-# The doc comment of a `#[tool]` is the description that models read. One would guess that another attribute between the two
-# changes nothing. If it stands below `#[tool]`, whatever it is (here `#[allow(dead_code)]`), the tool has no description, and no
-# warning says so. Above `#[tool]` it does no harm.
+# The doc comment of a `#[tool]` is the description that models read. One would guess that other attributes change nothing about
+# that. If one stands behind the doc comment, whatever it is (here `#[allow(dead_code)]`), the tool has no description, and no
+# warning says so. In front of the doc comment it does no harm.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
@@ -26,22 +26,22 @@ struct Tools;
 
 #[tool_router]
 impl Tools {
-    /// Finds things.
     #[allow(dead_code)]
+    /// Finds things.
     #[tool]
-    async fn above(&self) -> String { String::new() }
+    async fn in_front(&self) -> String { String::new() }
 
     /// Finds things.
     #[tool]
     #[allow(dead_code)]
-    async fn below(&self) -> String { String::new() }
+    async fn behind(&self) -> String { String::new() }
 }
 
 fn main() {
     let tools = Tools::tool_router().list_all();
     let description = |name| tools.iter().find(|tool| tool.name == name).unwrap().description.as_deref();
-    println!("the attribute above: {:?}\nthe attribute below: {:?}", description("above"), description("below"));
-    assert_eq!((description("above"), description("below")), (Some("Finds things."), None));
+    println!("the attribute in front: {:?}\nthe attribute behind: {:?}", description("in_front"), description("behind"));
+    assert_eq!((description("in_front"), description("behind")), (Some("Finds things."), None));
 }
 RS
 cargo run --quiet
