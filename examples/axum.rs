@@ -49,7 +49,9 @@ impl IntoResponse for ApiError {
             "limit": exceeded.limit().to_string(),
             "retry_after": retry_after,
         });
-        let mut response = (StatusCode::TOO_MANY_REQUESTS, Json(body)).into_response();
+        // What is denied to one client must not be stored and served to others.
+        let no_store = [(header::CACHE_CONTROL, "no-store")];
+        let mut response = (StatusCode::TOO_MANY_REQUESTS, no_store, Json(body)).into_response();
         if let Some(seconds) = retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
         }

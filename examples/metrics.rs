@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
@@ -16,13 +16,9 @@ use ratelimit_examples::address;
 use ratelimit_runtime::{ClientIp, LimiterInfo, limiters, rate_limit};
 
 /// The name is the label `limiter` of the figures.
-#[rate_limit(count = 3, per = "1m", key = client, name = "quote", or_else = |_| too_many())]
-async fn quote(client: ClientIp) -> (StatusCode, &'static str) {
-    (StatusCode::OK, "Simplicity is prerequisite for reliability.\n")
-}
-
-fn too_many() -> (StatusCode, &'static str) {
-    (StatusCode::TOO_MANY_REQUESTS, "too many requests\n")
+#[rate_limit(count = 3, per = "1m", key = client, name = "quote")]
+async fn quote(client: ClientIp) -> impl IntoResponse {
+    "Simplicity is prerequisite for reliability.\n"
 }
 
 /// What Prometheus reads.

@@ -37,7 +37,7 @@ fn share<A: RateLimitKey, B: RateLimitKey>(a: A, b: B) -> bool {
 #[test]
 fn the_peer_is_the_client_by_default() {
     let config = ClientIpConfig::default();
-    assert_eq!(config.header(), None);
+    assert_eq!(config.header_name(), None);
     assert_eq!(client(&config, "198.51.100.1", &["1.2.3.4"]), "198.51.100.1");
 }
 
@@ -82,11 +82,57 @@ fn forwarded_is_read_as_its_rfc_writes_it() {
         (&["for=\"\\[2001:db8::1\\]\""], "2001:db8::1"),
         (&["for=1.2.3.4, for=198.51.100.1 , for=10.3.3.3; proto=https"], "198.51.100.1"),
         (&["for=1.2.3.4", "for=198.51.100.1, for=10.3.3.3"], "198.51.100.1"),
+        (&["for=198.51.100.1;"], "198.51.100.1"),
+        (&[";for=198.51.100.1"], "198.51.100.1"),
+        (&["proto=http; ;for=198.51.100.1; ; "], "198.51.100.1"),
+        (&["for=\"198.51.100.1\" ; ; by=10.0.0.1"], "198.51.100.1"),
         (&["for=198.51.100.1;host=\"\\\",for=1.2.3.4,\\\"\""], "198.51.100.1"),
         (&["for=198.51.100.1;host=\"\\\",for=1.2.3.4\\\\\""], "198.51.100.1"),
     ] {
         assert_eq!(client(&config, "10.0.0.1", lines), expected, "{lines:?}");
     }
+}
+
+#[test]
+fn a_header_of_one_address_is_believed_from_the_proxies_only() {
+    for name in ["X-Real-IP", "cf-connecting-ip", "True-Client-IP", "Fly-Client-IP"] {
+        let config = ClientIpConfig::header(name, PROXIES).unwrap();
+        assert_eq!(config.header_name(), Some(&*name.to_ascii_lowercase()));
+        for (lines, expected) in [
+            (&["198.51.100.1"][..], "198.51.100.1"),
+            (&[" 198.51.100.1:4711 "], "198.51.100.1"),
+            (&["[2001:db8::1]:443"], "2001:db8::1"),
+            // A proxy that adds a line of its own to the client's.
+            (&["1.2.3.4", "198.51.100.1"], "198.51.100.1"),
+            (&["1.2.3.4", "10.2.2.2"], "10.2.2.2"),
+            (&[], "10.0.0.1"),
+            (&[""], "10.0.0.1"),
+            (&["1.2.3.4, 198.51.100.1"], "10.0.0.1"),
+            (&["for=198.51.100.1"], "10.0.0.1"),
+            (&["1.2.3.4", "unknown"], "10.0.0.1"),
+        ] {
+            assert_eq!(client(&config, "10.0.0.1", lines), expected, "{name} {lines:?}");
+            assert_eq!(client(&config, "198.51.100.7", lines), "198.51.100.7", "{name} {lines:?}");
+        }
+    }
+}
+
+#[test]
+fn the_lists_by_name_are_read_as_lists() {
+    let by_name = ClientIpConfig::header("X-Forwarded-For", PROXIES).unwrap();
+    assert_eq!(client(&by_name, "10.0.0.1", &["1.2.3.4, 198.51.100.1, 10.2.2.2"]), "198.51.100.1");
+    let by_name = ClientIpConfig::header("FORWARDED", PROXIES).unwrap();
+    assert_eq!(client(&by_name, "10.0.0.1", &["for=1.2.3.4, for=198.51.100.1"]), "198.51.100.1");
+}
+
+#[test]
+fn a_header_that_cannot_be_is_an_error() {
+    for name in ["", "x real ip", "x-real-ip:", "x-r\u{e9}al-ip", "x-real-ip\r\nevil"] {
+        let error = ClientIpConfig::header(name, PROXIES).unwrap_err();
+        assert!(error.to_string().contains("is no name of a header"), "{error}");
+    }
+    let error = ClientIpConfig::header("x-real-ip", ["example.com"]).unwrap_err();
+    assert!(error.to_string().contains("\"example.com\""), "{error}");
 }
 
 #[test]
@@ -102,9 +148,17 @@ fn what_is_no_address_leaves_the_proxy_that_wrote_it() {
         let line = format!("for=1.2.3.4, for=\"{hop}\", for=10.2.2.2");
         assert_eq!(client(&forwarded(), "10.0.0.1", &[&line]), "10.2.2.2", "{hop}");
     }
-    for element in
-        ["proto=http", "for", "for=1.1.1.1;for=2.2.2.2", "for=\"1.1.1.1\"x", "for=\"1.1.1.1", "=", ";for=1.1.1.1"]
-    {
+    for element in [
+        "proto=http",
+        "for",
+        "for=1.1.1.1;for=2.2.2.2",
+        "for=\"1.1.1.1\"x",
+        "for=\"1.1.1.1",
+        "=",
+        ";",
+        ";for",
+        "for=1.1.1.1;;for=2.2.2.2",
+    ] {
         let line = format!("{element}, for=10.2.2.2");
         assert_eq!(client(&forwarded(), "10.0.0.1", &[&line]), "10.2.2.2", "{element}");
     }

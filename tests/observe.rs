@@ -162,6 +162,36 @@ fn a_call_that_never_fits_is_told_without_a_time() {
     assert!(!fields.contains_key("retry_after_ms"));
 }
 
+#[cached::macros::cached]
+#[rate_limit(count = 9, per = "1h", name = "observe-copied")]
+fn copied(user: u32) -> Option<u32> {
+    Some(user)
+}
+
+#[test]
+fn an_attribute_that_a_macro_has_copied_is_told_of_once() {
+    #[rate_limit(count = 9, per = "1h", name = "observe-copied")]
+    fn of_the_same_name_elsewhere() -> Option<u32> {
+        Some(1)
+    }
+
+    let told = events(false, || {
+        of_the_same_name_elsewhere();
+        for user in 0..3 {
+            copied(user);
+            copied_no_cache(user);
+            copied_prime_cache(user);
+        }
+    });
+    let warnings: Vec<_> = told.iter().filter(|(level, _)| *level == Level::WARN).collect();
+    let [(_, fields)] = warnings[..] else { panic!("{told:?}") };
+    assert_eq!(fields["limiter"], "observe-copied");
+    assert!(fields["location"].contains("observe.rs:"), "{fields:?}");
+    let infos: Vec<_> = limiters().into_iter().filter(|limiter| limiter.name == "observe-copied").collect();
+    assert_eq!(infos.iter().filter(|info| info.copied).count(), infos.len() - 1);
+    assert!(infos.len() > 2, "{infos:?}");
+}
+
 #[test]
 fn looking_is_no_event_and_counts_nothing() {
     let limiter = limiter("looked at", 1);

@@ -4,6 +4,7 @@ use proc_macro2::{Ident, TokenStream};
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
+use syn::punctuated::Punctuated;
 use syn::{Expr, Token, parenthesized};
 
 use crate::diagnostics::Diagnostics;
@@ -28,6 +29,8 @@ const NAMES: &[&str] = &[
     "backoff",
     "on_backend_error",
     "dry_run",
+    "docs",
+    "allow",
     "crate",
 ];
 const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
@@ -77,6 +80,7 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("fail_open", "on_backend_error"),
     ("fail_closed", "on_backend_error"),
     ("shadow", "dry_run"),
+    ("doc", "docs"),
     ("krate", "crate"),
     ("maximum", "max"),
     ("cap", "max"),
@@ -110,6 +114,9 @@ pub(crate) struct Args {
     pub(crate) backoff: Option<Arg<BackoffArgs>>,
     pub(crate) on_backend_error: Option<Arg<Expr>>,
     pub(crate) dry_run: Option<Arg<()>>,
+    pub(crate) docs: Option<Arg<Expr>>,
+    /// Names of attributes.
+    pub(crate) allow: Option<Arg<Vec<Ident>>>,
     pub(crate) runtime: Option<Arg<Expr>>,
     /// Names of arguments that were meant but could not be read, so that nobody misses them as well.
     pub(crate) unread: Unread,
@@ -200,6 +207,27 @@ impl Args {
                 set(&mut self.backoff, name, backoff, errors);
                 Ok(())
             }
+            "allow" => {
+                let mut names = Vec::new();
+                let mut mistake = None;
+                group(name, input, "allow(throws)", &mut |content| {
+                    match Punctuated::<Ident, Token![,]>::parse_terminated_with(content, Ident::parse_any) {
+                        Ok(parsed) => names.extend(parsed),
+                        Err(error) => {
+                            mistake = Some(error);
+                            while !content.is_empty() {
+                                skip_token(content);
+                            }
+                        }
+                    }
+                })?;
+                if let Some(mistake) = mistake {
+                    let message = "`allow(..)` takes names of attributes: write `allow(throws)`";
+                    return Err(syn::Error::new(mistake.span(), message));
+                }
+                set(&mut self.allow, name, names, errors);
+                Ok(())
+            }
             "wait" => {
                 let given = if at_end(input) { None } else { Some(value(name, input)?) };
                 set(&mut self.wait, name, given, errors);
@@ -224,6 +252,7 @@ impl Args {
                     "exempt_when" => &mut self.exempt_when,
                     "deduct_when" => &mut self.deduct_when,
                     "on_backend_error" => &mut self.on_backend_error,
+                    "docs" => &mut self.docs,
                     "crate" => &mut self.runtime,
                     _ => return self.limit.argument(name, input, errors),
                 };
@@ -360,6 +389,7 @@ fn example(name: &Ident) -> &'static str {
         "exempt_when" => "exempt_when = user.is_admin()",
         "deduct_when" => "deduct_when = |outcome| outcome.is_ok()",
         "on_backend_error" => "on_backend_error = deny",
+        "docs" => "docs = false",
         "initial" => "initial = \"1s\"",
         "max" => "max = \"1h\"",
         _ => "crate = path::to::ratelimit_runtime",

@@ -116,8 +116,8 @@ fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
         Returns::Impl(ty, name) if is_response(name) => {
             let feature = if name == "Responder" { "actix-web" } else { "axum" };
             let message = format!(
-                "`impl {name}` is answered with a 429 only with the feature `{feature}` of `ratelimit-runtime`: enable it, or \
-                 give `or_else = |exceeded| ..` that returns what the body returns"
+                "the `{name}` of {feature} is answered with a 429 by the feature `{feature}` of `ratelimit-runtime`: enable it; that \
+                 of another framework takes `or_else = |exceeded| ..`, which returns what the body returns"
             );
             errors.over(ty, message);
         }

@@ -2,32 +2,52 @@
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
+use syn::{Expr, Lit};
 
+use crate::args::{Arg, bare};
+use crate::diagnostics::Diagnostics;
+use crate::item::Item;
 use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, Wait};
+use crate::suggest::listed;
 
-/// An expression longer than this is not shown.
-const LONGEST_CODE: usize = 80;
+/// Whether the docs get the line: `docs = false` says no.
+pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> bool {
+    let Some(arg) = docs else { return true };
+    if let Expr::Lit(literal) = bare(&arg.value)
+        && let Lit::Bool(is_wanted) = &literal.lit
+    {
+        return is_wanted.value;
+    }
+    errors.over(
+        &arg.value,
+        "`docs` says whether the docs of the function state the limit: write `docs = false`, or leave it out",
+    );
+    true
+}
 
 /// `Rate limit: 100 calls per 1s for each ``user_id``; sliding window.`
-pub(crate) fn doc_line(model: &Model) -> String {
-    let what = match &model.limiter {
-        Limiter::Own(own) => limits(own, model),
-        Limiter::Shared(limiter) => format!("that of {}", code(&limiter.value, "another limiter")),
-    };
-    let mut line = format!("Rate limit: {what}");
+///
+/// Macros hand docs to strangers: to readers of an `OpenAPI` document, users of a chat bot, language models. Of expressions,
+/// only names of arguments are shown, which the signature shows as well.
+pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
+    let mut line = String::from("Rate limit: ");
+    match &model.limiter {
+        Limiter::Own(own) => line.push_str(&limits(own, model, item)),
+        Limiter::Shared(_) => line.push_str("that of a shared limiter"),
+    }
     if let Some(key) = &model.key {
         line.push_str(" for each ");
-        line.push_str(&code(&key.value, "key"));
+        line.push_str(&arguments(&key.value, item).unwrap_or_else(|| "key".to_owned()));
     }
     if let Limiter::Own(own) = &model.limiter
-        && let Some(algorithm) = one_algorithm(&own.limits)
+        && let Some(algorithm) = one_algorithm(&own.limits, item)
     {
         line.push_str("; ");
         line.push_str(&algorithm);
     }
     if let Some(cost) = &model.cost {
         line.push_str("; a call takes ");
-        line.push_str(&count(&cost.permits, "permit"));
+        line.push_str(&count(&cost.permits, "permit", item));
     }
     match &model.wait {
         Some(Wait::Forever) => line.push_str("; calls wait for it"),
@@ -38,8 +58,13 @@ pub(crate) fn doc_line(model: &Model) -> String {
         None => {}
     }
     if let Some(exempt) = &model.exempt_when {
-        line.push_str("; not if ");
-        line.push_str(&code(&exempt.value, "the call is exempt"));
+        match arguments(&exempt.value, item) {
+            Some(argument) => {
+                line.push_str("; not if ");
+                line.push_str(&argument);
+            }
+            None => line.push_str("; some calls are exempt"),
+        }
     }
     if matches!(&model.limiter, Limiter::Own(own) if own.dry_run) {
         line.push_str("; counted, not enforced");
@@ -48,63 +73,88 @@ pub(crate) fn doc_line(model: &Model) -> String {
     line
 }
 
-fn limits(own: &Own, model: &Model) -> String {
+fn limits(own: &Own, model: &Model, item: &Item) -> String {
     let unit = if model.cost.is_some() { "permit" } else { "call" };
-    let names_algorithm = one_algorithm(&own.limits).is_none();
+    let names_algorithm = one_algorithm(&own.limits, item).is_none();
     let mut text = String::new();
     for (index, limit) in own.limits.iter().enumerate() {
         if index > 0 {
             text.push_str(if index + 1 == own.limits.len() { " and " } else { ", " });
         }
-        text.push_str(&count(&limit.count, unit));
-        text.push_str(" per ");
-        match &limit.per {
-            Per::Literal(_, per) => text.push_str(per),
-            Per::Constant(arg) => text.push_str(&code(&arg.value, "period")),
-            Per::Read(arg) => text.push_str(&code(&arg.value, "period")),
-        }
+        text.push_str(&count(&limit.count, unit, item));
+        text.push(' ');
+        text.push_str(&period(&limit.per, item));
         if names_algorithm {
             text.push_str(" (");
-            text.push_str(&algorithm(limit));
+            text.push_str(&algorithm(limit, item));
             text.push(')');
         }
     }
     text
 }
 
-fn count(permits: &Permits, unit: &str) -> String {
+fn period(per: &Per, item: &Item) -> String {
+    match per {
+        Per::Literal(_, per) => format!("per {per}"),
+        Per::Constant(_) => "in a fixed period".to_owned(),
+        Per::Read(arg) => match arguments(&arg.value, item) {
+            Some(argument) => format!("per {argument}"),
+            None => "in a varying period".to_owned(),
+        },
+    }
+}
+
+fn count(permits: &Permits, unit: &str, item: &Item) -> String {
     match permits {
         Permits::Literal(1) => format!("1 {unit}"),
         Permits::Literal(count) => format!("{count} {unit}s"),
-        Permits::Constant(arg) => format!("{} {unit}s", code(&arg.value, "so many")),
-        Permits::Read(arg) => format!("{} {unit}s", code(&arg.value, "so many")),
+        Permits::Constant(_) => format!("a fixed number of {unit}s"),
+        Permits::Read(arg) => match arguments(&arg.value, item) {
+            Some(argument) => format!("{argument} {unit}s"),
+            None => format!("a varying number of {unit}s"),
+        },
     }
 }
 
 /// The algorithm that all limits share, in words.
-fn one_algorithm(limits: &[Limit]) -> Option<String> {
+fn one_algorithm(limits: &[Limit], item: &Item) -> Option<String> {
     let (first, rest) = limits.split_first()?;
-    let words = algorithm(first);
-    rest.iter().all(|limit| algorithm(limit) == words).then_some(words)
+    let words = algorithm(first, item);
+    rest.iter().all(|limit| algorithm(limit, item) == words).then_some(words)
 }
 
-fn algorithm(limit: &Limit) -> String {
+fn algorithm(limit: &Limit, item: &Item) -> String {
     match limit.algorithm {
         Algorithm::SlidingWindow => "sliding window".to_owned(),
         Algorithm::FixedWindow => "fixed window".to_owned(),
         Algorithm::TokenBucket => match &limit.burst {
             None => "token bucket".to_owned(),
             Some(Permits::Literal(burst)) => format!("token bucket of {burst}"),
-            Some(Permits::Constant(arg)) => format!("token bucket of {}", code(&arg.value, "its own size")),
-            Some(Permits::Read(arg)) => format!("token bucket of {}", code(&arg.value, "its own size")),
+            Some(permits) => format!("token bucket of {}", count(permits, "permit", item)),
         },
     }
 }
 
-/// The expression as code, or `otherwise` where it is too long to be read or would end the code.
-fn code(value: &dyn ToTokens, otherwise: &str) -> String {
-    let text = text(value.to_token_stream());
-    if text.contains('`') || text.chars().count() > LONGEST_CODE { otherwise.to_owned() } else { format!("`{text}`") }
+/// The arguments that an expression consists of: one, or a tuple of them.
+fn arguments(value: &Expr, item: &Item) -> Option<String> {
+    let mut names = Vec::new();
+    collect(value, item, &mut names)?;
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    (!names.is_empty()).then(|| listed(&names, " and "))
+}
+
+/// `None` if there is anything else in it.
+fn collect(value: &Expr, item: &Item, names: &mut Vec<String>) -> Option<()> {
+    match bare(value) {
+        Expr::Reference(it) => collect(&it.expr, item, names),
+        Expr::Tuple(it) => it.elems.iter().try_for_each(|element| collect(element, item, names)),
+        Expr::Path(it) => {
+            let name = it.path.get_ident().filter(|name| *name != "self")?;
+            names.push(item.argument_in(name.to_token_stream())?.to_string());
+            Some(())
+        }
+        _ => None,
+    }
 }
 
 /// Source text of tokens on one line, spaced much as rustfmt would.

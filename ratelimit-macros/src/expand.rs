@@ -18,7 +18,7 @@ use crate::shape::{Body, Returns, TrailingBlock};
 /// The item with its prologue.
 pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     let Item { attrs, head, .. } = item;
-    let expansion = Expansion { model, rt: runtime(model, site()) };
+    let expansion = Expansion { model, rt: quote_spanned!(site()=> __runtime) };
     let docs = docs(model, item);
     let body = match &model.shape.body {
         Body::Blocking(body) => expansion.limited(body, None),
@@ -33,10 +33,15 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     tokens
 }
 
-/// The line about the limit. Where the function has no docs of its own, the line is for rustdoc only: to the compiler it
-/// would pass for docs, and `missing_docs` would fall silent.
+/// The line about the limit, unless `docs = false`. Where the function has no docs of its own, the line is for rustdoc only: to
+/// the compiler it would pass for docs, and `missing_docs` would fall silent.
+///
+/// It begins with a blank as the text of `///` does: a macro that reads docs strips as many blanks as all lines have.
 fn docs(model: &Model, item: &Item) -> TokenStream {
-    let line = doc_line(model);
+    if !model.docs {
+        return TokenStream::new();
+    }
+    let line = format!(" {}", doc_line(model, item));
     if item.is_documented() {
         quote_spanned!(site()=> #[doc = ""] #[doc = #line])
     } else {
@@ -313,7 +318,7 @@ impl Expansion<'_> {
     fn returned(&self) -> TokenStream {
         let (first, last) = self.model.shape.returns.ends();
         let (first, last) = (site().located_at(first), site().located_at(last));
-        let rt = runtime(self.model, first);
+        let rt = self.runtime(first);
         let method = Ident::new("from_rate_limit_exceeded", last);
         let implementation = match (&self.model.shape.body, &self.model.shape.returns) {
             // What an `async` block resolves to is inferred from its first `return`, which is this one.
@@ -328,25 +333,27 @@ impl Expansion<'_> {
     /// A call of a function of the runtime, placed at the argument that makes it necessary.
     fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
         let at = site().located_at(argument.name.span());
-        let rt = runtime(self.model, at);
+        let rt = self.runtime(at);
         let function = Ident::new(function, at);
         let mut parentheses = Group::new(Delimiter::Parenthesis, parameters);
         parentheses.set_span(site().located_at(ends(&argument.value).1));
         quote_spanned!(at=> #rt::#function #parentheses)
     }
 
-    /// Imports what `crate` names: a path that leads nowhere is one error, at the path.
-    fn import(&self) -> Option<TokenStream> {
-        self.model.runtime.as_ref().map(|path| quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;))
+    /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names or at the attribute.
+    fn import(&self) -> TokenStream {
+        let named = self.model.runtime.as_ref().map(ToTokens::to_token_stream);
+        let path = named.unwrap_or_else(|| quote_spanned!(site()=> ::ratelimit_runtime));
+        quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;)
     }
-}
 
-/// `::ratelimit_runtime::macro_support::v1`, or the import of what `crate` names.
-pub(crate) fn runtime(model: &Model, at: Span) -> TokenStream {
-    if model.runtime.is_some() {
-        quote_spanned!(at=> __runtime)
-    } else {
-        quote_spanned!(at=> ::ratelimit_runtime::macro_support::v1)
+    /// The runtime as it is imported, placed there.
+    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
+        let placed = self.rt.clone().into_iter().map(|mut token| {
+            token.set_span(at);
+            token
+        });
+        placed.collect()
     }
 }
 

@@ -6,7 +6,7 @@ use syn::{Expr, ExprPath};
 
 use crate::args::Arg;
 use crate::duration::{LONGEST, SHORTEST};
-use crate::expand::{Expansion, place_of, runtime, site};
+use crate::expand::{Expansion, place_of, site};
 use crate::model::{Algorithm, Limit, Limiter, Per, Permits};
 
 /// What one limit is made of: in the static, and at a call if anything of it is read there.
@@ -101,7 +101,7 @@ impl Expansion<'_> {
                     }
                     // As a generic argument it is checked by `cargo check` already.
                     Scope::Name => {
-                        let rt = runtime(self.model, at);
+                        let rt = self.runtime(at);
                         let u32 = primitive("u32", name.span());
                         let lets = quote_spanned!(at=>
                             let #local: #u32 = {

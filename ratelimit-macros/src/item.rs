@@ -56,7 +56,8 @@ impl Item {
                     sig.ident.span(),
                     format!(
                         "`{}` has no body that could be limited: put `#[rate_limit]` on a function that implements or \
-                         calls it, or give it a body here",
+                         calls it, or give it a body here (if it has one, a macro has copied the attribute to a declaration: limit a \
+                         function that it calls)",
                         sig.ident
                     ),
                 ))
@@ -237,7 +238,11 @@ fn what_it_is(tokens: TokenStream) -> Option<Other> {
             "pub" | "crate" | "default" | "async" | "unsafe" | "safe" | "extern" | "gen" => continue,
             "impl" => ("an `impl` block", ": put it on each method that should be limited"),
             "trait" => ("a trait", ": put it on its methods with a body, or on the methods that implement it"),
-            "mod" => ("a module", ": put it on each function that should be limited"),
+            "mod" => (
+                "a module",
+                ": put it on each function that should be limited (if it is on one, a macro such as `#[automock]` has copied it: \
+                 `cfg_attr(not(test), rate_limit(..))`)",
+            ),
             "struct" => ("a struct", ""),
             "enum" => ("an enum", ""),
             "union" => ("a union", ""),

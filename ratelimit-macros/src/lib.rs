@@ -14,6 +14,7 @@ mod expand;
 mod expand_limits;
 mod item;
 mod model;
+mod neighbours;
 mod shape;
 mod suggest;
 #[cfg(test)]
@@ -61,6 +62,8 @@ mod values;
 /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial forgives | off |
 /// | `on_backend_error` | what happens while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
 /// | `dry_run` | flag: count and report, but never deny | off |
+/// | `docs = false` | no line about the limit in the docs of the function | [one line](#docs) |
+/// | `allow(..)` | names of attributes below, such as `throws`, that are other macros than those refused by that name | [refused](#other-attributes) |
 /// | `crate` | path to the runtime where it is renamed or re-exported | `::ratelimit_runtime` |
 ///
 /// They are evaluated in the order `exempt_when`; `count`, `per`; `cost`; `key`, and none of them but the first if that
@@ -163,10 +166,18 @@ mod values;
 /// `async` block of its own: arguments that it uses are dropped before `deduct_when` sees the outcome, which therefore
 /// cannot use what the body takes; `?` in `key` is not available where `impl` is returned.
 ///
-/// Other attributes may stand above or below. Of two `#[rate_limit]` on one function the lower one is checked first, and
+/// Of two `#[rate_limit]` on one function the lower one is checked first, and
 /// its permits stay taken if the upper one denies; several `limit(..)` in one attribute are decided together. Under
 /// `#[async_trait]`, an argument that is a pattern has no name that `key` could use: give it one, and take it apart in the
 /// body.
+///
+/// # Other attributes
+///
+/// Put `#[rate_limit]` below attributes that rewrite the body or the return type (`throws`, `ensures`, `maybe_async`), above
+/// those that store results or copy attributes (`cached`), and on the functions of an `impl` rather than on a macro's trait.
+/// `docs/beside-other-attributes.md` in the repository lists those that were tried, in both orders. Some are refused if they
+/// can be seen to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`, `test_ensures` and
+/// `must_be_sync` below, `memoize` below and above. If the name is that of another macro, `allow(throws)` lets it stand.
 ///
 /// # Mistakes
 ///
@@ -175,8 +186,10 @@ mod values;
 ///
 /// # Docs
 ///
-/// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding window.”
-/// A function without docs gets the line from rustdoc only, so that `missing_docs` still asks for its own.
+/// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding window.” Of
+/// expressions it shows only names of arguments, because other macros show docs to strangers: in `OpenAPI` documents, the help
+/// of chat bots, the tools of language models. `docs = false` leaves it out. A function without docs gets the line from rustdoc
+/// only, so that `missing_docs` still asks for its own.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()

@@ -44,6 +44,8 @@ pub(crate) struct Model {
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
     pub(crate) shape: Shape,
+    /// The docs of the function state the limit.
+    pub(crate) docs: bool,
     /// First, second, .. attribute on the function, from below.
     pub(crate) ordinal: u32,
 }
@@ -154,6 +156,8 @@ impl Model {
             refuse_unbound_names(&args, &item.bound_by_async_trait(&trailing.block), errors);
         }
 
+        crate::neighbours::refuse(&args, item, errors);
+        let docs = crate::describe::is_wanted(args.docs.as_ref(), errors);
         let runtime = args.runtime.as_ref().and_then(|arg| runtime(arg, errors));
         let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
         let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
@@ -183,6 +187,7 @@ impl Model {
             exempt_when: args.exempt_when,
             deduct_when: args.deduct_when,
             shape: shape?,
+            docs,
             ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
         })
     }

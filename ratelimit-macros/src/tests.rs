@@ -13,9 +13,11 @@ const ALL: Features = Features { redis: true, responses: true, tokio: true };
 /// A runtime without any.
 const NONE: Features = Features { redis: false, responses: false, tokio: false };
 
-/// `#[rate_limit(args)] item`, formatted, the path to the runtime shortened to `rt`.
+/// `#[rate_limit(args)] item`, formatted, without the import of the runtime, which is called `rt`.
 fn expanded(args: &str, item: &str) -> String {
-    let tokens = limited(args, item, ALL).to_string().replace(":: ratelimit_runtime :: macro_support :: v1", "rt");
+    let import = "use :: ratelimit_runtime :: macro_support :: v1 as __runtime ;";
+    let tokens = limited(args, item, ALL).to_string();
+    let tokens = if tokens.contains(import) { tokens.replace(import, "").replace("__runtime", "rt") } else { tokens };
     match syn::parse_str::<syn::File>(&tokens) {
         Ok(file) => prettyplease::unparse(&file),
         Err(error) => panic!("the expansion does not parse: {error}\n{tokens}"),
@@ -48,6 +50,21 @@ fn mistakes(args: &str, item: &str, features: Features) -> Vec<String> {
 }
 
 const FUNCTION: &str = "fn call(user: u32) -> Result<u32, RateLimitExceeded> { Ok(user) }";
+
+#[test]
+fn a_runtime_that_is_not_found_is_one_error() {
+    let args = "limit(count = N, per = P), limit(count = user, per = q(), algorithm = token_bucket, burst = B), backend = b(), \
+                key = user, cost = C, deduct_when = d, backoff(initial = \"1s\", max = \"2s\"), exempt_when = e, dry_run";
+    assert_eq!(limited(args, FUNCTION, ALL).to_string().matches("ratelimit_runtime").count(), 1);
+}
+
+#[test]
+fn what_a_neighbour_is_called_is_not_taken_from_a_condition() {
+    let function = |attribute: &str| format!("#[cfg_attr({attribute})] {FUNCTION}");
+    let mistakes = |attribute: &str| mistakes("count = 1, per = \"1s\"", &function(attribute), ALL).len();
+    assert_eq!(mistakes("all(throws, memoize), inline, doc(ensures)"), 0);
+    assert_eq!(mistakes("throws, inline, ::culpa::throws(E), contracts::ensures(ret > 0)"), 2);
+}
 
 #[test]
 fn on_a_mistake_the_function_stays_as_it_is() {

@@ -112,17 +112,17 @@ impl RateLimitExceeded {
     }
 }
 
+/// Fit for strangers, as most frameworks show it to callers: what was exceeded and when to retry. The limiter's name, which
+/// may hold paths of the program, is in `Debug` and in [`limiter`](RateLimitExceeded::limiter); the key is nowhere.
 impl fmt::Display for RateLimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RateLimitExceeded { limit, .. } = self;
         match self.kind {
-            ExceededKind::Limited => write!(f, "rate limit of `{}` exceeded: {limit}", self.limiter())?,
+            ExceededKind::Limited => write!(f, "rate limit exceeded: {limit}")?,
             ExceededKind::CostExceedsLimit => {
-                write!(f, "the call costs more permits than rate limit `{}` can hold: {limit}", self.limiter())?;
+                write!(f, "the call costs more permits than its rate limit can hold: {limit}")?;
             }
-            ExceededKind::BackendFailed => {
-                write!(f, "the backend of rate limit `{}` failed: {limit}", self.limiter())?;
-            }
+            ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),
@@ -163,7 +163,8 @@ impl From<RateLimitExceeded> for io::Error {
     message = "a call denied by `#[rate_limit]` cannot be returned as `{Self}`",
     label = "a denied call has to return this type",
     note = "return a `Result<_, E>` where `E: From<RateLimitExceeded>` (or an `Option`),",
-    note = "or say what a denied call returns: `or_else = |exceeded| ..`,",
+    note = "or say what a denied call returns: `or_else = |exceeded| ..`; with an error type of another crate",
+    note = "`or_else = |exceeded| Err(..)`, made of `exceeded` as that crate makes its errors,",
     note = "or let calls wait for their permit instead: `wait`"
 )]
 pub trait FromRateLimitExceeded {
@@ -269,7 +270,15 @@ mod tests {
     }
 
     #[test]
-    fn it_names_limiter_limit_and_time() {
-        assert_eq!(exceeded(1_500_000_000).to_string(), "rate limit of `api` exceeded: 2 per 1s; retry after 1.5s");
+    fn it_tells_strangers_the_limit_and_the_time_and_no_name() {
+        let text = |kind, nanos| RateLimitExceeded { kind, ..exceeded(nanos) }.to_string();
+        assert_eq!(text(ExceededKind::Limited, 1_500_000_000), "rate limit exceeded: 2 per 1s; retry after 1.5s");
+        let never = text(ExceededKind::CostExceedsLimit, u64::MAX);
+        assert_eq!(never, "the call costs more permits than its rate limit can hold: 2 per 1s");
+        let failed = text(ExceededKind::BackendFailed, 1_000_000_000);
+        assert_eq!(failed, "the rate limit cannot be decided at the moment; retry after 1s");
+        for kind in [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed] {
+            assert!(!text(kind, 1).contains("api") && format!("{:?}", exceeded(1)).contains("api"));
+        }
     }
 }

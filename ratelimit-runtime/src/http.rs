@@ -1,11 +1,13 @@
 //! What a denied call answers over HTTP.
 //!
 //! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-11) and
-//! a problem document (RFC 9457) of the draft's type; 503 where the backend failed. A policy is named for its numbers:
-//! neither the limiter's name nor the key is told to clients.
+//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost can never fit, because
+//! clients repeat a 429. None of them may be stored (RFC 6585, section 4). A policy is named for its numbers: clients see
+//! neither the limiter's name nor the key.
 
 #[cfg(feature = "actix-web")]
 pub(crate) mod actix_web;
+pub(crate) mod answers;
 #[cfg(feature = "axum")]
 mod axum;
 #[cfg(any(feature = "axum", feature = "actix-web"))]
@@ -16,6 +18,7 @@ mod response;
 #[cfg(feature = "tower")]
 pub(crate) mod tower;
 
+use self::answers::HttpAnswers;
 use crate::error::{ExceededKind, RateLimitExceeded};
 
 /// An answer, for whatever framework.
@@ -28,26 +31,38 @@ struct Answer {
 const CONTENT_TYPE: &str = "application/problem+json";
 
 fn answer(exceeded: &RateLimitExceeded) -> Answer {
-    let mut headers = Vec::with_capacity(4);
+    answer_as(exceeded, answers::current())
+}
+
+fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
+    let mut headers = Vec::with_capacity(8);
     headers.push(("content-type", CONTENT_TYPE.to_owned()));
+    headers.push(("cache-control", "no-store".to_owned()));
     if let Some(seconds) = exceeded.retry_after_secs() {
         headers.push(("retry-after", seconds.to_string()));
-    }
-    let detail = match exceeded.kind() {
-        ExceededKind::BackendFailed => {
-            // A problem without a type has its status's own title.
-            let body = r#"{"title":"Service Unavailable","status":503,"detail":"The rate limit cannot be decided at the moment"}"#;
-            return Answer { status: 503, headers, body: body.to_owned() };
+        if answers.sends_retry_after_ms()
+            && let Some(after) = exceeded.retry_after()
+        {
+            headers.push(("retry-after-ms", after.as_nanos().div_ceil(1_000_000).max(1).to_string()));
         }
-        ExceededKind::Limited => "",
-        ExceededKind::CostExceedsLimit => r#","detail":"The request is larger than the limit: waiting does not help""#,
+    }
+    if exceeded.kind() == ExceededKind::BackendFailed {
+        // A problem without a type has its status's own title.
+        let body =
+            r#"{"title":"Service Unavailable","status":503,"detail":"The rate limit cannot be decided at the moment"}"#;
+        return Answer { status: 503, headers, body: body.to_owned() };
+    }
+    let (status, detail) = match exceeded.retry_after_secs() {
+        Some(_) => (429, ""),
+        None => (answers.never_fits(), r#","detail":"The request is larger than the limit: waiting does not help""#),
     };
-    headers.extend(fields::standard(&exceeded.limit(), exceeded.remaining(), exceeded.retry_after_secs()));
-    let policy = fields::policy_name(&exceeded.limit());
+    let limit = exceeded.limit();
+    headers.extend(fields::standard(answers.form(), &limit, exceeded.remaining(), exceeded.retry_after_secs()));
+    let policy = fields::policy_name(&limit);
     let body = format!(
-        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":429{detail},"violated-policies":["{policy}"]}}"#
+        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":{status}{detail},"violated-policies":["{policy}"]}}"#
     );
-    Answer { status: 429, headers, body }
+    Answer { status, headers, body }
 }
 
 /// What an annotated function that returns `impl IntoResponse` or `impl Responder` really returns.
@@ -64,6 +79,7 @@ pub enum Limited<T> {
 mod tests {
     use std::time::Duration;
 
+    use super::answers::RateLimitFields;
     use super::*;
     use crate::error::Name;
     use crate::limit::Limit;
@@ -85,6 +101,8 @@ mod tests {
         let header = |name| answer.headers.iter().find(|(header, _)| *header == name).map(|(_, value)| value.as_str());
         assert_eq!(answer.status, 429);
         assert_eq!(header("retry-after"), Some("12"));
+        assert_eq!(header("retry-after-ms"), None);
+        assert_eq!(header("cache-control"), Some("no-store"));
         assert_eq!(header("ratelimit-policy"), Some(r#""5-per-60s";q=5;w=60"#));
         assert_eq!(header("ratelimit"), Some(r#""5-per-60s";r=2;t=12"#));
         assert!(answer.body.contains(r#""violated-policies":["5-per-60s"]"#));
@@ -97,16 +115,71 @@ mod tests {
         assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("ratelimit")));
     }
 
-    #[test]
-    fn a_request_that_never_fits_is_told_so_and_no_time() {
-        let never = RateLimitExceeded {
+    fn never_fits() -> RateLimitExceeded {
+        RateLimitExceeded {
             retry_after: u64::MAX,
             ..exceeded(Limit::new(5, Duration::from_secs(60)), ExceededKind::CostExceedsLimit)
-        };
-        let answer = answer(&never);
-        assert!(answer.headers.iter().all(|(name, _)| *name != "retry-after"));
+        }
+    }
+
+    #[test]
+    fn a_request_that_never_fits_gets_a_status_that_no_client_repeats_and_no_time() {
+        let answer = answer(&never_fits());
+        assert_eq!(answer.status, 422);
+        assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("retry-after")));
         assert!(answer.headers.contains(&("ratelimit", r#""5-per-60s";r=2"#.to_owned())), "{:?}", answer.headers);
-        assert!(answer.body.contains("waiting does not help"), "{}", answer.body);
+        assert!(answer.headers.contains(&("cache-control", "no-store".to_owned())), "{:?}", answer.headers);
+        assert!(answer.body.contains("waiting does not help") && answer.body.contains(r#""status":422"#));
+    }
+
+    #[test]
+    fn the_status_of_a_request_that_never_fits_can_be_chosen() {
+        let answers = HttpAnswers::new().never_fits_status(400).unwrap();
+        let answer = answer_as(&never_fits(), answers);
+        assert_eq!(answer.status, 400);
+        assert!(answer.body.contains(r#""status":400"#), "{}", answer.body);
+    }
+
+    #[test]
+    fn milliseconds_are_sent_where_they_were_asked_for_rounded_up() {
+        let answers = HttpAnswers::new().retry_after_ms(true);
+        let limit = Limit::new(5, Duration::from_millis(200));
+        for (nanos, millis, seconds) in
+            [(144_000_001, "145", "1"), (1, "1", "1"), (0, "1", "1"), (2_000_000_000, "2000", "2")]
+        {
+            let exceeded = RateLimitExceeded { retry_after: nanos, ..exceeded(limit, ExceededKind::Limited) };
+            let headers = answer_as(&exceeded, answers).headers;
+            assert!(headers.contains(&("retry-after-ms", millis.to_owned())), "{headers:?}");
+            assert!(headers.contains(&("retry-after", seconds.to_owned())), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn older_drafts_are_written_as_they_were() {
+        let headers = |form, exceeded: &RateLimitExceeded| answer_as(exceeded, HttpAnswers::new().fields(form)).headers;
+        let exceeded = exceeded(Limit::new(5, Duration::from_secs(60)), ExceededKind::Limited);
+        let told = |form| {
+            let headers = headers(form, &exceeded);
+            headers.into_iter().filter(|(name, _)| name.starts_with("ratelimit")).collect::<Vec<_>>()
+        };
+        let owned = |fields: &[(&'static str, &str)]| {
+            fields.iter().map(|(name, value)| (*name, (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let seven = [("ratelimit-policy", "5;w=60"), ("ratelimit", "limit=5, remaining=2, reset=12")];
+        assert_eq!(told(RateLimitFields::Draft7), owned(&seven));
+        let six = [
+            ("ratelimit-policy", "5;w=60"),
+            ("ratelimit-limit", "5"),
+            ("ratelimit-remaining", "2"),
+            ("ratelimit-reset", "12"),
+        ];
+        assert_eq!(told(RateLimitFields::Draft6), owned(&six));
+        // Both require a time: without one, the policy alone is told.
+        for form in [RateLimitFields::Draft6, RateLimitFields::Draft7] {
+            let headers = headers(form, &never_fits());
+            assert!(headers.contains(&("ratelimit-policy", "5;w=60".to_owned())), "{headers:?}");
+            assert!(!headers.iter().any(|(name, _)| name.starts_with("ratelimit") && *name != "ratelimit-policy"));
+        }
     }
 
     #[test]

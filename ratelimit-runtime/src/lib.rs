@@ -51,6 +51,7 @@
 //! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
+//! | two limiters of one name are from one place in the source: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! With the feature `metrics` there are these figures, for the recorder that the program installs. One that comes after a
 //! limiter's first calls counts from then on. A limiter keeps to the first recorder that it finds: a test with one of its own
@@ -69,7 +70,8 @@
 //!
 //! With the feature of a framework, annotated handlers answer by themselves when they are denied. `ClientIp` is who is
 //! calling, as an extractor and a key; `RateLimitLayer` limits whole routers, tower services and clients;
-//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left.
+//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left. `DrainBodyLayer` reads on in the bodies of
+//! denied requests, and `set_http_answers` chooses what all answers look like.
 //!
 //! # Features
 //!
@@ -83,8 +85,8 @@
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
 //! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
 //! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
-//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer` | tower-layer, tower-service, http, pin-project-lite, sfv: 14 crates with what they need |
-//! | `tonic` | `RESOURCE_EXHAUSTED` with `RetryInfo` of denied methods | tonic without its default features, tonic-types, prost: 33 crates |
+//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer`, `DrainBodyLayer` | tower-layer, tower-service, http, http-body, pin-project-lite, sfv: 15 crates with what they need |
+//! | `tonic` | `RESOURCE_EXHAUSTED` of denied methods, with `RetryInfo` and `grpc-retry-pushback-ms` | tonic without its default features, tonic-types, prost: 33 crates |
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
@@ -149,10 +151,12 @@ pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 #[cfg(feature = "actix-web")]
 pub use http::actix_web::RateLimitHeaders;
+#[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
+pub use http::answers::{HttpAnswers, InvalidStatus, RATE_LIMIT_HEADERS, RateLimitFields, set_http_answers};
 #[cfg(any(feature = "axum", feature = "actix-web"))]
-pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidNetwork, UnknownClient};
+pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, InvalidNetwork, UnknownClient};
 #[cfg(feature = "tower")]
-pub use http::tower::{RateLimitHeadersLayer, RateLimitLayer};
+pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};

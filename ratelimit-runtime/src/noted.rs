@@ -21,9 +21,13 @@ pub(crate) fn begin() {
     turn(Switch::Noted, true);
 }
 
-/// What the tightest decision so far left, if there was one.
+/// What the decisions of a request left so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Note(Option<Left>);
+pub(crate) struct Note {
+    tightest: Option<Left>,
+    /// A call was denied, and clients cannot be told by which limit.
+    untold_denial: bool,
+}
 
 /// What a decision left.
 #[derive(Clone, Copy, Debug)]
@@ -57,13 +61,20 @@ impl Note {
         Entered { note: self, around }
     }
 
+    /// The tightest decision of those that can be told.
     pub(crate) fn tightest(&self) -> Option<&Left> {
-        self.0.as_ref()
+        self.tightest.as_ref()
+    }
+
+    /// Whether a response that refuses the request may do so because of a limit that cannot be told: the numbers of another
+    /// would be wrong.
+    pub(crate) fn has_untold_denial(&self) -> bool {
+        self.untold_denial
     }
 
     fn write(&mut self, left: Left) {
-        if self.0.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
-            self.0 = Some(left);
+        if self.tightest.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
+            self.tightest = Some(left);
         }
     }
 }
@@ -97,17 +108,34 @@ pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
     }
 }
 
-/// Windows shorter than a second, which clients cannot be told, are left out.
+/// Writes a denial down that a failing backend caused: nothing is known of the limit.
+#[inline]
+pub(crate) fn failed() {
+    if Switches::load().has(Switch::Noted) {
+        with_current(|note| note.untold_denial = true);
+    }
+}
+
 #[cold]
 fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
-    if limit.per() < Duration::from_secs(1) {
-        return;
-    }
+    with_current(|note| {
+        if limit.per() >= SHORTEST_TOLD {
+            note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
+        } else {
+            note.untold_denial |= denied;
+        }
+    });
+}
+
+fn with_current(change: impl FnOnce(&mut Note)) {
     if let Some(mut note) = CURRENT.get() {
-        note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
+        change(&mut note);
         CURRENT.set(Some(note));
     }
 }
+
+/// The header fields have whole seconds only.
+const SHORTEST_TOLD: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -174,13 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn windows_below_a_second_are_left_out() {
-        let mut note = Note::default();
+    fn what_cannot_be_told_is_left_out_and_a_denial_of_it_remembered() {
+        let below_a_second = Limit::new(10, Duration::from_millis(999));
         begin();
-        {
-            let _entered = note.enter();
-            admitted(Limit::new(10, Duration::from_millis(999)), 0, 0);
-        }
-        assert!(note.tightest().is_none());
+        let note_of = |decide: &dyn Fn()| {
+            let mut note = Note::default();
+            {
+                let _entered = note.enter();
+                admitted(Limit::new(10, Duration::from_secs(1)), 9, 0);
+                decide();
+            }
+            (note.tightest().unwrap().remaining, note.has_untold_denial())
+        };
+        assert_eq!(note_of(&|| admitted(below_a_second, 0, 0)), (9, false));
+        assert_eq!(note_of(&|| denied(below_a_second, 0, 0)), (9, true));
+        assert_eq!(note_of(&failed), (9, true));
     }
 }

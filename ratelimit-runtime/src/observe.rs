@@ -20,6 +20,14 @@ use crate::key::RateLimitKey;
 #[cfg(feature = "tracing")]
 pub use tracing::log_keys;
 
+/// Two limiters of one name were written down at one place.
+pub(crate) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
+    #[cfg(feature = "tracing")]
+    tracing::copied(limiter, file, line, column);
+    #[cfg(not(feature = "tracing"))]
+    let _ = (limiter, file, line, column);
+}
+
 /// What is told of one limiter.
 pub(crate) struct Watch {
     #[cfg(feature = "metrics")]

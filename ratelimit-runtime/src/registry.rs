@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use crate::limit::Limit;
 use crate::limiter::{Core, InvalidLimiter};
+use crate::observe;
 
 static LIMITERS: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
 
@@ -23,6 +24,9 @@ pub struct LimiterInfo {
     pub limits: Vec<Limit>,
     /// Where it was written down: file, line, column.
     pub location: Option<Location>,
+    /// Whether another limiter in this process has the same name and the same location: another macro has copied the attribute
+    /// to several functions, and a call that passes two of them is counted twice.
+    pub copied: bool,
     /// Calls admitted since the process started.
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: that would have been).
@@ -54,12 +58,24 @@ pub(crate) fn add(core: &Arc<Core>) {
     if limiters.len() == limiters.capacity() {
         limiters.retain(|limiter| limiter.strong_count() > 0);
     }
+    let copies = limiters.iter().filter_map(Weak::upgrade).filter(|other| is_copy(other, core)).count();
     limiters.push(Arc::downgrade(core));
     drop(limiters);
+    // Of three, the second is told of.
+    if copies == 1
+        && let Some((file, line, column)) = core.options().location
+    {
+        observe::copied(core.name(), file, line, column);
+    }
     if let Some(limits) = REPLACED.lock().get(core.name()) {
         // They were checked when they were set.
         let _ = core.set_limits(limits);
     }
+}
+
+/// Whether the two were written down at one place, under one name.
+fn is_copy(one: &Core, other: &Core) -> bool {
+    one.options().location.is_some() && one.options().location == other.options().location && one.name() == other.name()
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {
@@ -82,10 +98,19 @@ pub(crate) fn all() -> Vec<Arc<Core>> {
 /// assert_eq!((report.allowed, report.denied), (2, 1));
 /// ```
 pub fn limiters() -> Vec<LimiterInfo> {
-    all().iter().map(|core| info(core)).collect()
+    let all = all();
+    let mut alike: BTreeMap<_, usize> = BTreeMap::new();
+    for core in &all {
+        *alike.entry((core.options().location, core.name())).or_default() += 1;
+    }
+    let is_copied = |core: &Core| {
+        let location = core.options().location;
+        location.is_some() && alike.get(&(location, core.name())).is_some_and(|alike| *alike > 1)
+    };
+    all.iter().map(|core| info(core, is_copied(core))).collect()
 }
 
-fn info(core: &Core) -> LimiterInfo {
+fn info(core: &Core, copied: bool) -> LimiterInfo {
     let (allowed, denied) = core.counts();
     let options = core.options();
     let (remaining, keys) = core.in_memory().unzip();
@@ -93,6 +118,7 @@ fn info(core: &Core) -> LimiterInfo {
         name: core.name().to_owned(),
         limits: core.limits(),
         location: options.location.map(|(file, line, column)| Location { file, line, column }),
+        copied,
         allowed,
         denied,
         dry_run: options.dry_run,

@@ -10,14 +10,19 @@ use crate::limit::{Algorithm, Limit};
 use crate::registry::{LimiterInfo, Location};
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "dry_run": false, "remaining": 0, "keys": 0}`,
-/// `null` for what is `None`.
+/// `null` for what is `None`; `"copied": true` if it is.
 impl Serialize for LimiterInfo {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let LimiterInfo { name, limits, location, allowed, denied, dry_run, remaining, keys } = self;
-        let mut fields = serializer.serialize_struct("LimiterInfo", 8)?;
+        let LimiterInfo { name, limits, location, copied, allowed, denied, dry_run, remaining, keys } = self;
+        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 9 } else { 8 })?;
         fields.serialize_field("name", name.as_str())?;
         fields.serialize_field("limits", limits.as_slice())?;
         fields.serialize_field("location", location)?;
+        if *copied {
+            fields.serialize_field("copied", copied)?;
+        } else {
+            fields.skip_field("copied")?;
+        }
         fields.serialize_field("allowed", allowed)?;
         fields.serialize_field("denied", denied)?;
         fields.serialize_field("dry_run", dry_run)?;

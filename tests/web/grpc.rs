@@ -128,6 +128,11 @@ impl Client {
     }
 }
 
+/// The trailer that clients with a retry policy obey.
+fn pushback(status: &Status) -> i64 {
+    status.metadata().get("grpc-retry-pushback-ms").unwrap().to_str().unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn a_denied_method_is_resource_exhausted_with_the_time_to_wait() {
     let mut client = Client::of(Server::builder().add_service(GreeterServer(Arc::new(English)))).await;
@@ -138,6 +143,7 @@ async fn a_denied_method_is_resource_exhausted_with_the_time_to_wait() {
     assert_eq!(status.code(), Code::ResourceExhausted);
     let delay = status.get_details_retry_info().unwrap().retry_delay.unwrap();
     assert!(delay > Duration::from_secs(50) && delay <= Duration::from_secs(60), "{delay:?}");
+    assert_eq!(u128::try_from(pushback(&status)).unwrap(), delay.as_nanos().div_ceil(1_000_000));
     for secret in ["secret-grpc-limiter", "private-token", "greet", "127.0.0.1"] {
         assert!(!format!("{status:?}").contains(secret), "{secret}: {status:?}");
     }
@@ -150,13 +156,15 @@ async fn a_call_that_can_never_fit_says_no_time_to_wait() {
     let status = client.call("Weigh", "a", "123456").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.get_details_retry_info().is_none(), "{status:?}");
+    // Clients never try again.
+    assert_eq!(pushback(&status), -1);
 }
 
 #[tokio::test]
 async fn a_failed_backend_is_unavailable() {
     let mut client = Client::of(Server::builder().add_service(GreeterServer(Arc::new(English)))).await;
     let status = client.call("Unsure", "a", "b").await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!((status.code(), pushback(&status)), (Code::Unavailable, 1_000));
     assert!(!format!("{status:?}").contains("secret"), "{status:?}");
 }
 
@@ -172,5 +180,5 @@ async fn a_whole_server_is_limited_by_the_layer() {
     assert!(client.call("Greet", "layered", "ann").await.is_ok());
     let status = client.call("Greet", "layered", "ann").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
-    assert!(status.get_details_retry_info().is_some(), "{status:?}");
+    assert!(status.get_details_retry_info().is_some() && pushback(&status) > 50_000, "{status:?}");
 }

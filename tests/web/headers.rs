@@ -192,6 +192,62 @@ async fn old_clients_are_told_by_three_headers() {
 }
 
 #[tokio::test]
+async fn clients_that_expect_an_epoch_are_told_one() {
+    #[rate_limit(count = 1, per = "60s")]
+    async fn handler() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    let now = || std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let headers = RateLimitHeadersLayer::new().with_x_rate_limit_epoch();
+    let before = now();
+    let site = serve(Router::new().route("/", get(handler)).layer(headers)).await;
+    for status in [200, 429] {
+        let answer = site.get("/").await;
+        assert_eq!((answer.status, answer.header("x-ratelimit-remaining")), (status, Some("0")));
+        let reset: u64 = answer.header("x-ratelimit-reset").unwrap().parse().unwrap();
+        assert!((before + 60..=now() + 61).contains(&reset), "{before} {reset}");
+    }
+}
+
+#[rate_limit(count = 1, per = "200ms", key = id)]
+async fn below_a_second(
+    axum::extract::Path(id): axum::extract::Path<String>,
+) -> Result<&'static str, RateLimitExceeded> {
+    Ok("hello")
+}
+
+#[tokio::test]
+async fn a_denial_that_cannot_be_told_tells_of_no_other_limit() {
+    static ALL: RateLimiter = RateLimiter::new("headers-below-a-second", &[Limit::new(1_000, Duration::from_secs(1))]);
+    let limited = Router::new()
+        .route("/handler/{id}", get(below_a_second))
+        .route("/failing", get(failing))
+        .layer(RateLimitLayer::unkeyed(&ALL));
+    let site = serve(limited.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
+    let admitted = site.get("/handler/a").await;
+    assert_eq!((admitted.status, admitted.header("ratelimit-policy")), (200, Some(r#""1000-per-1s";q=1000;w=1"#)));
+    // In this process the window may have passed: as many tries as one needs.
+    let mut denied = site.get("/handler/a").await;
+    while denied.status == 200 {
+        denied = site.get("/handler/a").await;
+    }
+    let failed = site.get("/failing").await;
+    assert_eq!((denied.status, denied.header("retry-after"), failed.status), (429, Some("1"), 503));
+    for answer in [denied, failed] {
+        for name in ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"]
+        {
+            assert_eq!(answer.header(name), None, "{answer:?}");
+        }
+    }
+}
+
+#[rate_limit(limiter = crate::failing::UNSURE)]
+async fn failing() -> Result<&'static str, RateLimitExceeded> {
+    Ok("hello")
+}
+
+#[tokio::test]
 async fn the_seconds_left_are_rounded_up() {
     #[rate_limit(count = 5, per = "60900ms")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {

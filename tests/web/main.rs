@@ -2,8 +2,12 @@
 
 mod actix;
 mod axum;
+mod bodies;
+mod cors;
 mod failing;
+mod gateway;
 mod grpc;
 mod headers;
 mod layer;
+mod proxies;
 mod server;

@@ -8,11 +8,16 @@ use reqwest::header::HeaderMap;
 
 /// Serves until the test's runtime ends.
 pub(crate) async fn serve(router: Router) -> Site {
+    Site::at(serve_at(router).await)
+}
+
+/// As `serve`; where it listens.
+pub(crate) async fn serve_at(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });
-    Site::at(address)
+    address
 }
 
 /// Serves until the test's system ends.
@@ -38,12 +43,22 @@ impl Site {
         Site { url: format!("http://{address}"), client: Client::builder().no_proxy().build().unwrap() }
     }
 
+    /// Asked by a client at 127.0.0.2.
+    pub(crate) fn asked_from_elsewhere(address: SocketAddr) -> Site {
+        let client = Client::builder().no_proxy().local_address(std::net::IpAddr::from([127, 0, 0, 2]));
+        Site { url: format!("http://{address}"), client: client.build().unwrap() }
+    }
+
     pub(crate) async fn get(&self, path: &str) -> Answer {
         self.get_with(path, &[]).await
     }
 
     pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Answer {
-        let mut request = self.client.get(format!("{}{path}", self.url));
+        self.request("GET", path, headers).await
+    }
+
+    pub(crate) async fn request(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let mut request = self.client.request(method.parse().unwrap(), format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -53,6 +68,11 @@ impl Site {
     pub(crate) async fn post(&self, path: &str, body: &'static str) -> Answer {
         let request = self.client.post(format!("{}{path}", self.url)).header("content-type", "application/json");
         Answer::of(request.body(body).send().await.unwrap()).await
+    }
+
+    pub(crate) async fn upload(&self, path: &str, size: usize) -> Answer {
+        let request = self.client.post(format!("{}{path}", self.url)).body(vec![b'a'; size]);
+        Answer::of(request.send().await.unwrap()).await
     }
 
     /// The statuses of so many requests, one after the other.
@@ -98,6 +118,7 @@ impl Answer {
         assert_eq!(self.header("ratelimit-policy"), Some(r#""1-per-60s";q=1;w=60"#), "{name}");
         assert_eq!(self.header("ratelimit"), Some(&*format!(r#""1-per-60s";r=0;t={retry_after}"#)), "{name}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"), "{name}");
+        assert_eq!(self.header("cache-control"), Some("no-store"), "{name}");
         let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded", "{name}");
         assert_eq!(problem["violated-policies"], serde_json::json!(["1-per-60s"]), "{name}");
@@ -108,6 +129,7 @@ impl Answer {
         assert_eq!(self.status, 503, "{self:?}");
         assert_eq!(self.header("retry-after"), Some("1"), "{self:?}");
         assert_eq!(self.header("content-type"), Some("application/problem+json"));
+        assert_eq!(self.header("cache-control"), Some("no-store"));
         let problem: serde_json::Value = serde_json::from_str(&self.body).unwrap();
         assert_eq!((&problem["title"], &problem["status"]), (&"Service Unavailable".into(), &503.into()));
         assert!(!self.tells("ratelimit") && !self.tells("secret"), "{self:?}");

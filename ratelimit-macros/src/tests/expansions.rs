@@ -19,7 +19,7 @@ fn a_blocking_function() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = "Rate limit: 100 calls per 1s for each `user_id`; sliding window."
+                doc = " Rate limit: 100 calls per 1s for each `user_id`; sliding window."
             )]
             pub fn search(user_id: &str) -> Result<u32, RateLimitExceeded> {
                 let __limiter = {
@@ -51,7 +51,7 @@ fn a_method_with_several_limits() {
         expect![[r#"
             /// Stores files.
             ///
-            ///Rate limit: 10 permits per 1s (sliding window) and 500 permits per 1h (token bucket of 50) for each `(self.tenant, user.id())`; a call takes `files.len() as u32` permits.
+            /// Rate limit: 10 permits per 1s (sliding window) and 500 permits per 1h (token bucket of 50) for each key; a call takes a varying number of permits.
             fn store(&mut self, user: User, files: &[File]) -> io::Result<()> {
                 let __limiter = {
                     static __LIMITER: rt::RateLimiter = rt::Spec::named("files")
@@ -81,7 +81,7 @@ fn limits_that_are_read_at_each_call() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = "Rate limit: `self.plan.calls` calls per `self.plan.period`; sliding window."
+                doc = " Rate limit: a varying number of calls in a varying period; sliding window."
             )]
             fn call<T: Send>(self: Pin<&mut Self>) -> Option<T> {
                 let __limiter = {
@@ -115,7 +115,7 @@ fn constants() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = "Rate limit: `N` permits per `config::PERIOD`; sliding window; a call takes `Self::COST` permits."
+                doc = " Rate limit: a fixed number of permits in a fixed period; sliding window; a call takes a fixed number of permits."
             )]
             fn call<const N: u32>() -> Option<u32> {
                 let __limiter = {
@@ -180,7 +180,7 @@ fn an_async_function() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = "Rate limit: 5 calls per 1m for each `ip`; sliding window; not if `ip.is_loopback()`."
+                doc = " Rate limit: 5 calls per 1m for each `ip`; sliding window; some calls are exempt."
             )]
             async fn fetch(ip: IpAddr) -> Response {
                 let __exempt: ::core::primitive::bool = ip.is_loopback();
@@ -210,7 +210,7 @@ fn a_boxed_future() {
         r#"count = 5, per = "1m", key = id"#,
         "fn fetch<'a>(&'a self, id: u32) -> Pin<Box<dyn Future<Output = Result<u32, Error>> + Send + 'a>> { Box::pin(async move { let id = id; self.load(id).await }) }",
         expect![[r##"
-            #[cfg_attr(doc, doc = "Rate limit: 5 calls per 1m for each `id`; sliding window.")]
+            #[cfg_attr(doc, doc = " Rate limit: 5 calls per 1m for each `id`; sliding window.")]
             fn fetch<'a>(
                 &'a self,
                 id: u32,
@@ -247,7 +247,7 @@ fn a_future_behind_statements() {
         r#"limiter = API, key = id"#,
         "fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> { let started = now(); async move { load(id, started).await } }",
         expect![[r##"
-            #[cfg_attr(doc, doc = "Rate limit: that of `API` for each `id`.")]
+            #[cfg_attr(doc, doc = " Rate limit: that of a shared limiter for each `id`.")]
             fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> {
                 let started = now();
                 async move {
@@ -272,7 +272,10 @@ fn a_function_that_waits() {
         r#"count = 10, per = "1s", wait"#,
         "fn send(mail: Mail) { post(mail) }",
         expect![[r##"
-            #[cfg_attr(doc, doc = "Rate limit: 10 calls per 1s; sliding window; calls wait for it.")]
+            #[cfg_attr(
+                doc,
+                doc = " Rate limit: 10 calls per 1s; sliding window; calls wait for it."
+            )]
             fn send(mail: Mail) {
                 let __limiter = {
                     enum __Here {}
@@ -295,7 +298,7 @@ fn an_outcome_that_is_looked_at() {
         r#"count = 3, per = "1h", key = user, deduct_when = Result::is_err, backoff(initial = "1s", max = "1h")"#,
         "fn log_in(user: &str) -> Result<impl Session, Error> { open(user) }",
         expect![[r##"
-            #[cfg_attr(doc, doc = "Rate limit: 3 calls per 1h for each `user`; sliding window.")]
+            #[cfg_attr(doc, doc = " Rate limit: 3 calls per 1h for each `user`; sliding window.")]
             fn log_in(user: &str) -> Result<impl Session, Error> {
                 let __held = {
                     let __limiter = {
@@ -334,7 +337,7 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = "Rate limit: 3 calls per 1h for each `user`; sliding window; not if `trusted`."
+                doc = " Rate limit: 3 calls per 1h for each `user`; sliding window; not if `trusted`."
             )]
             async fn log_in(user: &str, trusted: bool) -> Result<(), Error> {
                 let __held = {
@@ -386,7 +389,7 @@ fn a_response() {
         r#"count = 3, per = "1h", backend = Store::open(), crate = web::limits"#,
         "async fn page() -> impl IntoResponse { render().await }",
         expect![[r##"
-            #[cfg_attr(doc, doc = "Rate limit: 3 calls per 1h; sliding window.")]
+            #[cfg_attr(doc, doc = " Rate limit: 3 calls per 1h; sliding window.")]
             async fn page() -> impl IntoResponse {
                 use web::limits::macro_support::v1 as __runtime;
                 let __limiter = {

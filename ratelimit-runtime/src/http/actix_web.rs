@@ -71,7 +71,7 @@ fn client(request: &HttpRequest) -> Result<ClientIp, UnknownClient> {
     let default = ClientIpConfig::peer();
     let in_data = || request.app_data::<Data<ClientIpConfig>>().map(|data| &***data);
     let config = request.app_data::<ClientIpConfig>().or_else(in_data).unwrap_or(&default);
-    let lines: Vec<_> = match config.header() {
+    let lines: Vec<_> = match config.header_name() {
         Some(name) => request.headers().get_all(name).map(HeaderValue::as_bytes).collect(),
         None => Vec::new(),
     };

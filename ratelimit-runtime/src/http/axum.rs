@@ -100,7 +100,7 @@ fn client(
     let peer = connection.or_else(mock).ok_or(UnknownClient)?.ip();
     let default = ClientIpConfig::peer();
     let config = config.or_else(|| extensions.get()).unwrap_or(&default);
-    let lines = config.header().map(|name| headers.get_all(name).iter().map(HeaderValue::as_bytes));
+    let lines = config.header_name().map(|name| headers.get_all(name).iter().map(HeaderValue::as_bytes));
     Ok(match lines {
         Some(lines) => config.resolve(peer, lines),
         None => config.resolve(peer, []),

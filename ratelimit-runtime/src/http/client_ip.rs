@@ -99,10 +99,12 @@ struct Proxies {
 }
 
 /// In which header proxies say for whom they ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Header {
     XForwardedFor,
     Forwarded,
+    /// One address; the name in lower case.
+    Address(Arc<str>),
 }
 
 impl ClientIpConfig {
@@ -131,6 +133,36 @@ impl ClientIpConfig {
         ClientIpConfig::behind(Header::Forwarded, proxies)
     }
 
+    /// Connections from these networks and addresses come from proxies that write the client's address, and nothing else, into
+    /// the header of that name: `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`, `Fly-Client-IP`.
+    ///
+    /// Every one of the proxies has to replace what the client sent under that name. Of several lines the last counts, and a
+    /// proxy that writes something else than one address is itself the client. `X-Forwarded-For` and `Forwarded` are read as
+    /// [`x_forwarded_for`](Self::x_forwarded_for) and [`forwarded`](Self::forwarded) read them.
+    ///
+    /// ```
+    /// use ratelimit_runtime::ClientIpConfig;
+    ///
+    /// let config = ClientIpConfig::header("X-Real-IP", ["10.0.0.0/8"])?;
+    /// let client = |peer: &str| config.resolve(peer.parse().unwrap(), [&b"203.0.113.9"[..]]).to_string();
+    /// assert_eq!(client("10.0.0.1"), "203.0.113.9");
+    /// assert_eq!(client("198.51.100.7"), "198.51.100.7"); // no proxy of ours: not believed
+    /// # Ok::<(), ratelimit_runtime::InvalidClientIpConfig>(())
+    /// ```
+    pub fn header<I>(name: &str, proxies: I) -> Result<ClientIpConfig, InvalidClientIpConfig>
+    where
+        I: IntoIterator<Item: AsRef<str>>,
+    {
+        let name = name.to_ascii_lowercase();
+        let header = match name.as_str() {
+            "x-forwarded-for" => Header::XForwardedFor,
+            "forwarded" => Header::Forwarded,
+            name if is_header_name(name) => Header::Address(name.into()),
+            _ => return Err(InvalidClientIpConfig::HeaderName(name.into())),
+        };
+        ClientIpConfig::behind(header, proxies).map_err(InvalidClientIpConfig::Network)
+    }
+
     fn behind<I>(header: Header, proxies: I) -> Result<ClientIpConfig, InvalidNetwork>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -145,16 +177,17 @@ impl ClientIpConfig {
         ClientIpConfig { ipv6_prefix: bits.min(128), ..self }
     }
 
-    /// The name of the header that is looked at, if one is.
-    pub fn header(&self) -> Option<&'static str> {
-        self.proxies.as_ref().map(|proxies| match proxies.header {
+    /// The name of the header that is looked at, if one is, in lower case.
+    pub fn header_name(&self) -> Option<&str> {
+        self.proxies.as_ref().map(|proxies| match &proxies.header {
             Header::XForwardedFor => "x-forwarded-for",
             Header::Forwarded => "forwarded",
+            Header::Address(name) => name,
         })
     }
 
-    /// The client of a request that came from the address `peer`, with these values of [`header`](Self::header), in their
-    /// order.
+    /// The client of a request that came from the address `peer`, with these values of [`header_name`](Self::header_name), in
+    /// their order.
     ///
     /// Where a proxy does not say for whom it asks, or says `unknown`, `_hidden` or something that is no address, the proxy
     /// itself is the client. Where all that is said are proxies, the first of them is.
@@ -174,9 +207,13 @@ impl ClientIpConfig {
     {
         let mut address = peer.to_canonical();
         if let Some(proxies) = &self.proxies {
-            let mut hops = lines.into_iter().rev().flat_map(|line| match proxies.header {
+            let is_list = !matches!(proxies.header, Header::Address(_));
+            // A proxy that writes one address has seen that client itself: what stands in front of it is the client's own.
+            let lines = lines.into_iter().rev().take(if is_list { usize::MAX } else { 1 });
+            let mut hops = lines.flat_map(|line| match proxies.header {
                 Header::XForwardedFor => hops::x_forwarded_for(line),
                 Header::Forwarded => hops::forwarded(line),
+                Header::Address(_) => hops::address(line),
             });
             // Each hop was written by the one to its right, and is believed only if that is a proxy of ours.
             while proxies.are_at(address)
@@ -228,6 +265,35 @@ impl fmt::Display for InvalidNetwork {
 }
 
 impl Error for InvalidNetwork {}
+
+/// A token of RFC 9110.
+fn is_header_name(name: &str) -> bool {
+    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_token)
+}
+
+/// What [`ClientIpConfig::header`] cannot be made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InvalidClientIpConfig {
+    /// No header has that name.
+    HeaderName(Box<str>),
+    /// No network and no address.
+    Network(InvalidNetwork),
+}
+
+impl fmt::Display for InvalidClientIpConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            InvalidClientIpConfig::HeaderName(name) => {
+                write!(f, "{name:?} is no name of a header: write one as in `X-Real-IP`")
+            }
+            InvalidClientIpConfig::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+impl Error for InvalidClientIpConfig {}
 
 /// The address of a client is not known. As a response: 500, because the server is set up wrongly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

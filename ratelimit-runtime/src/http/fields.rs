@@ -1,46 +1,99 @@
 //! The header fields that tell a limit to clients.
 
 use std::time::Duration;
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+use std::time::SystemTime;
 
 use sfv::{Error, KeyRef, ListSerializer, StringRef};
 
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+use super::answers;
+use super::answers::RateLimitFields;
 use crate::limit::Limit;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
-use crate::noted::Left;
+use crate::noted::{Left, Note};
 
-/// `RateLimit-Policy` and `RateLimit`; none for what the draft cannot express.
-pub(super) fn standard(
-    limit: &Limit,
-    remaining: u32,
-    reset_secs: Option<u64>,
-) -> impl Iterator<Item = (&'static str, String)> + use<> {
-    // The draft has whole seconds only: a window shorter than one is not told.
-    let is_told = limit.per() >= Duration::from_secs(1);
-    let fields = is_told.then(|| {
-        let policy = policy_name(limit);
-        // What cannot be written as a structured field is left out; the answer stands without.
-        let policy_field = policy_field(&policy, limit).ok().flatten().map(|value| ("ratelimit-policy", value));
-        let limit_field = limit_field(&policy, remaining, reset_secs).ok().flatten().map(|value| ("ratelimit", value));
-        [policy_field, limit_field].into_iter().flatten()
-    });
-    fields.into_iter().flatten()
-}
+/// A header field: its name and its value.
+type Field = (&'static str, String);
 
-/// The fields that tell what the decisions of a request left: the draft's and, `with_trio`, those for old clients. What its
-/// response tells already, be it of another limit, is left to it.
-#[cfg(any(feature = "tower", feature = "actix-web"))]
-pub(super) fn of_request(left: &Left, with_trio: bool, has: impl Fn(&str) -> bool) -> Vec<(&'static str, String)> {
-    let reset_secs = left.reset_after().and_then(|after| after.as_nanos().div_ceil(1_000_000_000).try_into().ok());
-    let mut fields = Vec::with_capacity(5);
-    if !has("ratelimit-policy") && !has("ratelimit") {
-        fields.extend(standard(&left.limit, left.remaining, reset_secs));
+/// The fields of a draft that tell this limit; none for what a draft cannot express.
+pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, reset_secs: Option<u64>) -> Vec<Field> {
+    // The drafts have whole seconds only: a window shorter than one is not told.
+    if limit.per() < Duration::from_secs(1) {
+        return Vec::new();
     }
-    if with_trio && !["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].into_iter().any(has) {
-        fields.push(("x-ratelimit-limit", left.limit.capacity().to_string()));
-        fields.push(("x-ratelimit-remaining", left.remaining.to_string()));
-        fields.extend(reset_secs.map(|seconds| ("x-ratelimit-reset", seconds.to_string())));
+    // What cannot be written as a structured field is left out; the answer stands without.
+    let mut fields = Vec::with_capacity(4);
+    if form == RateLimitFields::Draft11 {
+        let policy = policy_name(limit);
+        let policy_field = policy_field(&policy, limit).ok().flatten();
+        fields.extend(policy_field.map(|value| ("ratelimit-policy", value)));
+        let limit_field = limit_field(&policy, remaining, reset_secs).ok().flatten();
+        fields.extend(limit_field.map(|value| ("ratelimit", value)));
+        return fields;
+    }
+    let window = if limit.per().subsec_nanos() == 0 { format!(";w={}", limit.per().as_secs()) } else { String::new() };
+    fields.push(("ratelimit-policy", format!("{}{window}", limit.count())));
+    if let Some(seconds) = reset_secs {
+        let capacity = limit.capacity();
+        if form == RateLimitFields::Draft7 {
+            fields.push(("ratelimit", format!("limit={capacity}, remaining={remaining}, reset={seconds}")));
+        } else {
+            fields.push(("ratelimit-limit", capacity.to_string()));
+            fields.push(("ratelimit-remaining", remaining.to_string()));
+            fields.push(("ratelimit-reset", seconds.to_string()));
+        }
     }
     fields
+}
+
+/// The `X-RateLimit-*` trio beside the fields of the draft.
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trio {
+    Absent,
+    /// `X-RateLimit-Reset` in seconds from now.
+    Seconds,
+    /// `X-RateLimit-Reset` in seconds since the Unix epoch.
+    Epoch,
+}
+
+/// The fields that tell what the decisions of a request left: the draft's, and the trio. A response that has fields of one
+/// kind keeps them, even if they are another limit's. A refusal that may be that of a limit which cannot be told gets none.
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
+    let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_untold_denial()) else {
+        return Vec::new();
+    };
+    let Left { limit, remaining, .. } = *left;
+    let reset_after = left.reset_after();
+    let reset_secs = reset_after.and_then(whole_seconds);
+    let mut fields = Vec::with_capacity(7);
+    if !["ratelimit-policy", "ratelimit", "ratelimit-limit", "ratelimit-remaining", "ratelimit-reset"]
+        .into_iter()
+        .any(&has)
+    {
+        fields.extend(standard(answers::current().form(), &limit, remaining, reset_secs));
+    }
+    if trio != Trio::Absent && !["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"].into_iter().any(has)
+    {
+        let reset = if trio == Trio::Epoch {
+            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            reset_after.and_then(|after| whole_seconds(now.saturating_add(after)))
+        } else {
+            reset_secs
+        };
+        fields.push(("x-ratelimit-limit", limit.capacity().to_string()));
+        fields.push(("x-ratelimit-remaining", remaining.to_string()));
+        fields.extend(reset.map(|seconds| ("x-ratelimit-reset", seconds.to_string())));
+    }
+    fields
+}
+
+/// Rounded up: who comes back then does not come too early.
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+fn whole_seconds(duration: Duration) -> Option<u64> {
+    duration.as_nanos().div_ceil(1_000_000_000).try_into().ok()
 }
 
 /// As in `100-per-60s`: letters, digits and dashes only.

@@ -1,9 +1,11 @@
-//! For tower: a layer that limits requests, and one that tells clients what is left.
+//! For tower: layers that limit requests, tell clients what is left, and read the bodies of denied requests.
 
 mod denial;
+mod drain;
 mod headers;
 mod limit;
 
 pub use denial::{BoxError, Denial, Fail, Respond, RespondWith};
+pub use drain::{BodyDrain, DrainBodyLayer, DrainBodyService, DrainFuture, ReturnedBody};
 pub use headers::{HeadersFuture, RateLimitHeadersLayer, RateLimitHeadersService};
 pub use limit::{LimitFuture, RateLimitLayer, RateLimitService};

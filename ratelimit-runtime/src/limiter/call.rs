@@ -836,6 +836,10 @@ impl RemoteCall {
         if call.core.options.dry_run || call.cost == 0 {
             return Ok(decision);
         }
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        if !self.peek {
+            crate::noted::failed();
+        }
         Err(exceeded())
     }
 }

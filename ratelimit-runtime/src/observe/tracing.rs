@@ -52,6 +52,15 @@ pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key
     );
 }
 
+pub(super) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
+    warn!(
+        target: TARGET,
+        limiter,
+        location = format_args!("{file}:{line}:{column}"),
+        "two rate limiters of one name are from one place: if a macro has copied the attribute, calls are counted twice"
+    );
+}
+
 /// Kinds of backends that fail and have been told of.
 static FAILING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 

@@ -25,6 +25,12 @@ pub fn keyed(user: &str) -> Result<usize, RateLimitExceeded> {
     Ok(user.len())
 }
 
+/// Without a line in the docs, and beside other macros of these names.
+#[rate_limit(count = 100, per = "1s", docs = false, allow(throws, memoize))]
+pub fn unsaid() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
 /// By everything that is read at each call.
 #[rate_limit(count = count, per = per, key = (user, count), cost = cost, exempt_when = user.is_empty())]
 pub fn read(count: u32, per: Duration, cost: u32, user: String) -> Result<String, RateLimitExceeded> {
@@ -75,7 +81,7 @@ pub fn waits_a_while() -> std::io::Result<()> {
 }
 
 fn main() {
-    assert!(plain().is_ok());
+    assert!(plain().is_ok() && unsaid().is_ok());
     assert_eq!(keyed("alice").unwrap(), 5);
     assert_eq!(read(3, PER, 1, "bob".to_owned()).unwrap(), "bob>");
     assert_eq!(several(), Some(1));

@@ -10,7 +10,7 @@ use actix_web::dev::{Service, ServiceRequest, ServiceResponse, Transform};
 use actix_web::http::header::{HeaderName, HeaderValue};
 use pin_project_lite::pin_project;
 
-use crate::http::fields;
+use crate::http::fields::{self, Trio};
 use crate::noted::{self, Note};
 
 /// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers (and of whatever else asks a
@@ -34,30 +34,41 @@ use crate::noted::{self, Note};
 /// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
 ///
 /// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
+/// - The form of the fields is that of [`set_http_answers`](crate::set_http_answers): draft 11, or an older one.
 /// - What is decided in tasks that the handler spawns and in `web::block` is not seen.
 /// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
-///   by the tightest of them, or not at all where that is such a one.
+///   by the tightest of them, or not at all if that one is so short. Nothing is added to a response with a status from 400 on
+///   if such a limit denied something meanwhile, or a failing backend did: the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
-///   anything while limits are off or a backend's failure admits or denies.
+///   anything while limits are off or a backend's failure admits.
 /// - Once such a middleware was made, a decision in this process costs a few nanoseconds more: it takes the way on which it
 ///   is known what is left.
 #[derive(Clone, Debug)]
 pub struct RateLimitHeaders {
-    with_trio: bool,
+    trio: Trio,
 }
 
 impl RateLimitHeaders {
     /// A middleware that adds the fields of the draft.
     pub fn new() -> RateLimitHeaders {
         noted::begin();
-        RateLimitHeaders { with_trio: false }
+        RateLimitHeaders { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` too, for clients that know only these: the
-    /// permits that the limit holds, those left, and the seconds until it is as new.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that know only these: the permits
+    /// that the limit holds, those left, and the **seconds from now** until it is as new.
+    ///
+    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and come back at once:
+    /// [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeaders {
-        RateLimitHeaders { with_trio: true }
+        RateLimitHeaders { trio: Trio::Seconds }
+    }
+
+    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds since the Unix epoch**, as GitHub
+    /// writes it: Octokit expects it so, and ky takes both. By this machine's clock, rounded up.
+    pub fn with_x_rate_limit_epoch(self) -> RateLimitHeaders {
+        RateLimitHeaders { trio: Trio::Epoch }
     }
 }
 
@@ -79,7 +90,7 @@ where
     type Future = Ready<Result<Self::Transform, ()>>;
 
     fn new_transform(&self, inner: S) -> Self::Future {
-        ready(Ok(RateLimitHeadersService { inner, with_trio: self.with_trio }))
+        ready(Ok(RateLimitHeadersService { inner, trio: self.trio }))
     }
 }
 
@@ -87,7 +98,7 @@ where
 #[derive(Debug)]
 pub struct RateLimitHeadersService<S> {
     inner: S,
-    with_trio: bool,
+    trio: Trio,
 }
 
 impl<S, B> Service<ServiceRequest> for RateLimitHeadersService<S>
@@ -110,7 +121,7 @@ where
             let _entered = note.enter();
             self.inner.call(request)
         };
-        HeadersFuture { response, note, with_trio: self.with_trio }
+        HeadersFuture { response, note, trio: self.trio }
     }
 }
 
@@ -121,7 +132,7 @@ pin_project! {
         #[pin]
         response: T,
         note: Note,
-        with_trio: bool,
+        trio: Trio,
     }
 }
 
@@ -138,13 +149,12 @@ where
             this.response.poll(context)
         };
         polled.map_ok(|mut response| {
-            if let Some(left) = this.note.tightest() {
-                let headers = response.headers_mut();
-                for (name, value) in fields::of_request(left, *this.with_trio, |name| headers.contains_key(name)) {
-                    // All of them are visible ASCII.
-                    if let Ok(value) = HeaderValue::try_from(value) {
-                        headers.insert(HeaderName::from_static(name), value);
-                    }
+            let status = response.status().as_u16();
+            let headers = response.headers_mut();
+            for (name, value) in fields::of_request(this.note, status, *this.trio, |name| headers.contains_key(name)) {
+                // All of them are visible ASCII.
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    headers.insert(HeaderName::from_static(name), value);
                 }
             }
             response

@@ -51,11 +51,26 @@ fn is_escaped(line: &[u8], position: usize) -> bool {
     line[..position].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
+/// The one address of a header such as `X-Real-IP`.
+pub(super) fn address(line: &[u8]) -> Hops<'_> {
+    Box::new(std::iter::once(node(line.trim_ascii())))
+}
+
 /// The value of the one parameter `for`, without quotes. `None` where there is none or several, and of what is malformed.
 fn for_value(element: &[u8]) -> Option<Vec<u8>> {
     let mut found = None;
     let mut rest = Some(element);
     while let Some(pairs) = rest {
+        let pairs = pairs.trim_ascii_start();
+        // RFC 7239, section 4: pairs may be empty.
+        match pairs.split_first() {
+            None => break,
+            Some((b';', after)) => {
+                rest = Some(after);
+                continue;
+            }
+            Some(_) => {}
+        }
         let equals = pairs.iter().position(|&byte| byte == b'=')?;
         let name = pairs[..equals].trim_ascii();
         let (value, after) = value(pairs[equals + 1..].trim_ascii_start())?;

@@ -9,7 +9,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::http::fields;
+use crate::http::fields::{self, Trio};
 use crate::noted::{self, Note};
 
 /// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers (and of whatever else asks a
@@ -33,30 +33,41 @@ use crate::noted::{self, Note};
 /// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
 ///
 /// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
+/// - The form of the fields is that of [`set_http_answers`](crate::set_http_answers): draft 11, or an older one.
 /// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
 /// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
-///   by the tightest of them, or not at all where that is such a one.
+///   by the tightest of them, or not at all if that one is so short. Nothing is added to a response with a status from 400 on
+///   if such a limit denied something meanwhile, or a failing backend did: the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
-///   anything while limits are off or a backend's failure admits or denies.
+///   anything while limits are off or a backend's failure admits.
 /// - Once such a layer was made, a decision in this process costs a few nanoseconds more: it takes the way on which it is
 ///   known what is left.
 #[derive(Clone, Debug)]
 pub struct RateLimitHeadersLayer {
-    with_trio: bool,
+    trio: Trio,
 }
 
 impl RateLimitHeadersLayer {
     /// A layer that adds the fields of the draft.
     pub fn new() -> RateLimitHeadersLayer {
         noted::begin();
-        RateLimitHeadersLayer { with_trio: false }
+        RateLimitHeadersLayer { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` too, for clients that know only these: the
-    /// permits that the limit holds, those left, and the seconds until it is as new.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that know only these: the permits
+    /// that the limit holds, those left, and the **seconds from now** until it is as new.
+    ///
+    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and come back at once:
+    /// [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
-        RateLimitHeadersLayer { with_trio: true }
+        RateLimitHeadersLayer { trio: Trio::Seconds }
+    }
+
+    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds since the Unix epoch**, as GitHub
+    /// writes it: Octokit expects it so, and ky takes both. By this machine's clock, rounded up.
+    pub fn with_x_rate_limit_epoch(self) -> RateLimitHeadersLayer {
+        RateLimitHeadersLayer { trio: Trio::Epoch }
     }
 }
 
@@ -70,7 +81,7 @@ impl<S> Layer<S> for RateLimitHeadersLayer {
     type Service = RateLimitHeadersService<S>;
 
     fn layer(&self, inner: S) -> RateLimitHeadersService<S> {
-        RateLimitHeadersService { inner, with_trio: self.with_trio }
+        RateLimitHeadersService { inner, trio: self.trio }
     }
 }
 
@@ -78,7 +89,7 @@ impl<S> Layer<S> for RateLimitHeadersLayer {
 #[derive(Clone, Debug)]
 pub struct RateLimitHeadersService<S> {
     inner: S,
-    with_trio: bool,
+    trio: Trio,
 }
 
 impl<S, R, B> Service<R> for RateLimitHeadersService<S>
@@ -100,7 +111,7 @@ where
             let _entered = note.enter();
             self.inner.call(request)
         };
-        HeadersFuture { response, note, with_trio: self.with_trio }
+        HeadersFuture { response, note, trio: self.trio }
     }
 }
 
@@ -111,7 +122,7 @@ pin_project! {
         #[pin]
         response: T,
         note: Note,
-        with_trio: bool,
+        trio: Trio,
     }
 }
 
@@ -128,13 +139,12 @@ where
             this.response.poll(context)
         };
         polled.map_ok(|mut response| {
-            if let Some(left) = this.note.tightest() {
-                let headers = response.headers_mut();
-                for (name, value) in fields::of_request(left, *this.with_trio, |name| headers.contains_key(name)) {
-                    // All of them are visible ASCII.
-                    if let Ok(value) = HeaderValue::try_from(value) {
-                        headers.insert(HeaderName::from_static(name), value);
-                    }
+            let status = response.status().as_u16();
+            let headers = response.headers_mut();
+            for (name, value) in fields::of_request(this.note, status, *this.trio, |name| headers.contains_key(name)) {
+                // All of them are visible ASCII.
+                if let Ok(value) = HeaderValue::try_from(value) {
+                    headers.insert(HeaderName::from_static(name), value);
                 }
             }
             response

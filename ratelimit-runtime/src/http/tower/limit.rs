@@ -8,11 +8,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use http::Request;
+use http_body::Body;
 use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use super::denial::{Denial, Fail, Respond, RespondWith};
+use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
 #[cfg(feature = "tokio")]
 use crate::clock::nanos;
 use crate::error::RateLimitExceeded;
@@ -42,6 +45,10 @@ use crate::limiter::{Call, RateLimiter, Started, Wait};
 /// [`deny_with`](Self::deny_with) or [`error_on_denied`](Self::error_on_denied) says otherwise. With
 /// [`wait`](Self::wait) requests wait for their turn instead.
 ///
+/// Before a denied request is answered, its body is read on and dropped, up to the bounds of [`BodyDrain`]: a server that
+/// answers a body it has not read closes the connection, and proxies make a 502 of the 429.
+/// [`drain_body`](Self::drain_body) sets the bounds.
+///
 /// It is decided when the response future is first polled. Dropping the future while it waits gives the permits back, unless
 /// others are booked behind them. The service within is called when it was ready (`poll_ready`) and the request is admitted:
 /// while it waits, a request holds what readiness took, such as a permit of a concurrency limit within. Where buckets are in
@@ -61,9 +68,11 @@ struct Settings<R, F, D> {
     exempt_when: Option<Read<R, bool>>,
     wait: Wait,
     denial: D,
+    drain: Drain<R>,
+    drains: BodyDrain,
 }
 
-impl<R, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
+impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
     /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of it.
     ///
     /// The closure says what it takes (`|request: &Request| ..`), and what it makes is owned: it may not borrow from the request.
@@ -78,12 +87,14 @@ impl<R, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
                 exempt_when: None,
                 wait: Wait::No,
                 denial: Respond,
+                drain: drain_known,
+                drains: BodyDrain::new(),
             },
         }
     }
 }
 
-impl<R> RateLimitLayer<R, fn(&R)> {
+impl<R: 'static> RateLimitLayer<R, fn(&R)> {
     /// Limits all requests together, in one bucket. Where the compiler cannot tell of what type they are:
     /// `RateLimitLayer::<Request, _>::unkeyed(..)`.
     pub fn unkeyed(limiter: impl Borrow<RateLimiter>) -> RateLimitLayer<R, fn(&R)> {
@@ -137,8 +148,22 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
     }
 
     fn denial<T>(self, denial: T) -> RateLimitLayer<R, F, T> {
-        let Settings { limiter, key, cost, exempt_when, wait, denial: _ } = self.settings;
-        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial } }
+        let Settings { limiter, key, cost, exempt_when, wait, denial: _, drain, drains } = self.settings;
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains } }
+    }
+}
+
+impl<B, F, D> RateLimitLayer<Request<B>, F, D>
+where
+    B: Body<Data: Send> + Send + 'static,
+{
+    /// How far the bodies of denied requests are read, so that the answer arrives. By default it is as [`BodyDrain::new`] says
+    /// for axum's and tonic's bodies, with the features `axum` and `tonic`, and other bodies are not read. With this, it is as
+    /// `limits` say, whatever the body.
+    pub fn drain_body(mut self, limits: BodyDrain) -> Self {
+        self.settings.drain = drain;
+        self.settings.drains = limits;
+        self
     }
 }
 
@@ -201,6 +226,7 @@ pin_project! {
     enum State<T> {
         Undecided,
         Deciding { decision: Deciding },
+        Draining { draining: Draining, exceeded: Option<RateLimitExceeded> },
         Admitted { #[pin] response: T },
     }
 }
@@ -220,6 +246,11 @@ where
             let decided = match this.state.as_mut().project() {
                 StateProjection::Admitted { response } => return response.poll(context).map_err(D::pass),
                 StateProjection::Deciding { decision } => ready!(decision.as_mut().poll(context)),
+                StateProjection::Draining { draining, exceeded } => {
+                    ready!(draining.as_mut().poll(context));
+                    let exceeded = exceeded.take().expect("a future is not polled after it has resolved");
+                    return Poll::Ready(this.settings.denial.deny(exceeded));
+                }
                 StateProjection::Undecided => {
                     let (_, request) = this.request.as_ref().expect("a future is not polled after it has resolved");
                     match this.settings.start(request) {
@@ -237,8 +268,13 @@ where
             match decided {
                 Ok(()) => this.state.set(State::Admitted { response: ready.call(request) }),
                 Err(exceeded) => {
-                    this.state.set(State::Undecided);
-                    return Poll::Ready(this.settings.denial.deny(exceeded));
+                    // The request is held for its body; what its readiness took is free for others.
+                    drop(ready);
+                    let Some(draining) = (this.settings.drain)(request, this.settings.drains) else {
+                        this.state.set(State::Undecided);
+                        return Poll::Ready(this.settings.denial.deny(exceeded));
+                    };
+                    this.state.set(State::Draining { draining, exceeded: Some(exceeded) });
                 }
             }
         }
@@ -266,6 +302,8 @@ impl<R, F: Clone, D: Clone> Clone for Settings<R, F, D> {
             exempt_when: self.exempt_when.clone(),
             wait: self.wait,
             denial: self.denial.clone(),
+            drain: self.drain,
+            drains: self.drains,
         }
     }
 }

@@ -1,0 +1,12 @@
+use memoize::memoize;
+use ratelimit_runtime::rate_limit;
+
+#[rate_limit(count = 1, per = "1s")]
+#[memoize]
+fn find(user: u32) -> Option<u32> {
+    Some(user)
+}
+
+fn main() {
+    find(1);
+}
