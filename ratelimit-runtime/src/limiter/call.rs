@@ -837,7 +837,7 @@ impl RemoteCall {
             return Ok(decision);
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]
-        if !self.peek {
+        if !call.peek {
             crate::noted::failed();
         }
         Err(exceeded())
