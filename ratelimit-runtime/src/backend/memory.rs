@@ -18,13 +18,14 @@
 
 mod halves;
 mod queue;
+mod retired;
 mod slots;
 mod state;
 mod store;
 mod table;
 mod unkeyed;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
@@ -32,6 +33,7 @@ use std::sync::{Arc, LazyLock, Weak};
 use parking_lot::Mutex;
 
 use crate::clock::Now;
+use retired::Retired;
 use table::{Bound, SWEPT};
 
 pub(crate) use queue::{Limits, Turn};
@@ -74,9 +76,6 @@ pub enum WhenFull {
 #[derive(Clone)]
 pub struct MemoryBackend {
     shared: Arc<Shared>,
-    /// Stores of limiters with a name, as long as they have buckets: a limiter that is made anew for each call finds them
-    /// again. Not among what stores hold on to, else a backend that is gone would hold itself.
-    kept: Arc<Mutex<HashMap<String, Arc<Store>>>>,
 }
 
 struct Shared {
@@ -96,6 +95,7 @@ impl Shared {
     /// Looks for buckets to reclaim in a few slots of the next store in turn, which may be one that is not called any more;
     /// whether there were any.
     fn sweep(&self, now: Now, slots: usize) -> bool {
+        self.stores.lock().forget_idle(&self.bound, now);
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
         let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
@@ -118,12 +118,13 @@ impl Shared {
         let largest = self.largest.lock().clone().upgrade();
         let is_largest = |store: &Store| largest.as_deref().is_some_and(|largest| std::ptr::eq(largest, store));
         let is_other = |other: &Arc<Store>| !is_largest(other) && !std::ptr::eq(Arc::as_ptr(other), store);
-        [false, true].into_iter().any(|denying| {
+        let evict = |denying: bool| {
             let evict = |from: &Store| from.evict(hash, now, denying);
             largest.as_deref().is_some_and(evict)
                 || !is_largest(store) && evict(store)
                 || self.all().any(|other| is_other(&other) && evict(&other))
-        })
+        };
+        evict(false) || self.stores.lock().evict_retired(&self.bound) || evict(true)
     }
 
     /// All stores, not under the lock.
@@ -138,6 +139,56 @@ struct Stores {
     all: Vec<Weak<Store>>,
     /// Stores of limiters with a name that was given to them.
     named: HashMap<String, Weak<Store>>,
+    /// What was in the stores of limiters with a name that are gone: one of that name finds its buckets again.
+    retired: HashMap<String, Retired>,
+    /// Stores among `all` that are gone.
+    gone: usize,
+    /// Names of the retired, by when all of their buckets are idle.
+    idle: BTreeSet<(u64, String)>,
+}
+
+/// Retired stores that one sweep forgets.
+const FORGOTTEN_AT_ONCE: usize = 8;
+
+impl Stores {
+    /// One more store is gone. What is left of each is given back once that is half of all.
+    fn count_gone(&mut self) {
+        self.gone += 1;
+        if self.gone * 2 >= self.all.len() {
+            self.all.retain(|store| store.strong_count() > 0);
+            self.named.retain(|_, store| store.strong_count() > 0);
+            self.gone = 0;
+        }
+    }
+
+    fn forget_idle(&mut self, bound: &Bound, now: Now) {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            if self.idle.first().is_none_or(|(idle_at, _)| *idle_at > now.earliest) {
+                return;
+            }
+            self.forget_first(bound);
+        }
+    }
+
+    /// The number of keys that the retired store whose buckets are idle first had.
+    fn forget_first(&mut self, bound: &Bound) -> usize {
+        let Some((_, name)) = self.idle.pop_first() else { return 0 };
+        let keys = self.retired.remove(&name).map_or(0, |retired| retired.keys());
+        bound.release(keys);
+        keys
+    }
+
+    /// Makes room by the buckets of a limiter that is gone.
+    fn evict_retired(&mut self, bound: &Bound) -> bool {
+        while !self.idle.is_empty() {
+            let keys = self.forget_first(bound);
+            if keys > 0 {
+                bound.count_evicted(keys);
+                return true;
+            }
+        }
+        false
+    }
 }
 
 impl MemoryBackend {
@@ -160,7 +211,7 @@ impl MemoryBackend {
             evictions: AtomicU32::new(0),
             turns: AtomicUsize::new(0),
         };
-        MemoryBackend { shared: Arc::new(shared), kept: Arc::default() }
+        MemoryBackend { shared: Arc::new(shared) }
     }
 
     /// The most buckets that are kept.
@@ -183,31 +234,57 @@ impl MemoryBackend {
         self.shared.bound.untracked.load(Ordering::Relaxed)
     }
 
-    /// The store of a limiter: with others of the same `identity`, if it is given, else its own.
+    /// The store of a limiter: with others of the same `identity`, if it is given, else its own. To be given up by
+    /// [`release`].
     pub(crate) fn store(&self, identity: Option<String>, written: &Written) -> Arc<Store> {
         let mut stores = self.shared.stores.lock();
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        if stores.all.len() == stores.all.capacity() {
-            stores.all.retain(|store| store.strong_count() > 0);
-            stores.named.retain(|_, store| store.strong_count() > 0);
+        let retired = identity.as_ref().and_then(|identity| stores.retired.remove(identity));
+        if let (Some(retired), Some(identity)) = (&retired, &identity) {
+            stores.idle.remove(&(retired.idle_at(), identity.clone()));
         }
-        let store = Arc::new(Store::new(Arc::clone(&self.shared), identity.clone(), written.clone()));
+        let shared = Arc::clone(&self.shared);
+        let store = Arc::new(match retired {
+            Some(retired) => Store::revive(shared, identity.clone(), retired),
+            None => Store::new(shared, identity.clone(), written.clone()),
+        });
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
-            stores.named.insert(identity.clone(), Arc::downgrade(&store));
-            drop(stores);
-            self.kept.lock().insert(identity, Arc::clone(&store));
+            stores.named.insert(identity, Arc::downgrade(&store));
         }
         store
     }
+}
+
+/// A limiter gives up its handle of a store. The last one of a name leaves the buckets in use behind.
+pub(crate) fn release(store: Arc<Store>) {
+    let shared = Arc::clone(&store.shared);
+    // Under the lock no other handle can be made.
+    let mut stores = shared.stores.lock();
+    let Some(mut store) = Arc::into_inner(store) else { return };
+    if let Some(name) = store.name.clone()
+        && let Some(retired) = store.retire()
+    {
+        stores.idle.insert((retired.idle_at(), name.clone()));
+        stores.retired.insert(name, retired);
+    }
+    // Not under the lock: what a state does when it is dropped is not its business.
+    drop(stores);
+    drop(store);
+    shared.stores.lock().count_gone();
 }
 
 #[cfg(feature = "test-util")]
 impl MemoryBackend {
     /// Forgets all buckets.
     pub(crate) fn clear(&self) {
+        let mut stores = self.shared.stores.lock();
+        while !stores.idle.is_empty() {
+            stores.forget_first(&self.shared.bound);
+        }
+        drop(stores);
         self.shared.all().for_each(|store| store.clear());
     }
 }

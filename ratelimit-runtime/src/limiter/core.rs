@@ -14,7 +14,7 @@ use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
+use crate::backend::memory::{self, Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
 use crate::clock::{self, Now};
 use crate::counts::Counts;
@@ -661,6 +661,13 @@ impl Core {
                 Some((Arc::clone(backend), request))
             }
         }
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        drop((self.fast.take(), self.memory.take()));
+        [self.local.take(), self.own.take()].into_iter().flatten().for_each(memory::release);
     }
 }
 

@@ -120,6 +120,11 @@ pub(super) trait State: Sized {
         move |state| Call { rules: written, backoff: None, cost: 1 }.idle_at(state, form) <= by
     }
 
+    /// When [`are_idle`](State::are_idle) is true of it.
+    fn idle_by(&self, form: &Self::Form, written: &[Rule]) -> u64 {
+        Call { rules: written, backoff: None, cost: 1 }.idle_at(self, form)
+    }
+
     /// How much an eviction would forget.
     fn standing(&self, form: &Self::Form, written: &[Rule], now: Now) -> Standing {
         let call = Call { rules: written, backoff: None, cost: 1 };
@@ -196,11 +201,10 @@ impl<'a> Call<'a> {
             }
         }
         for (index, rule) in self.rules.iter().enumerate() {
-            let fits_at = if self.cost > rule.capacity() {
-                NEVER
-            } else {
-                state.fits_at(form, index, rule, now, self.cost)
-            };
+            if self.cost > rule.capacity() {
+                return Verdict::Denied { until: NEVER, position: position_u8(index) };
+            }
+            let fits_at = state.fits_at(form, index, rule, now, self.cost);
             if fits_at > until {
                 (until, position) = (fits_at, index);
             }

@@ -56,16 +56,16 @@ pub(crate) struct Store {
     pub(super) name: Option<String>,
     clock: &'static Clock,
     /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
-    hasher: RandomState,
-    written: Written,
+    pub(super) hasher: RandomState,
+    pub(super) written: Written,
     /// The first of the limits that were written down.
     rule: Rule,
     kind: Kind,
-    forms: Forms,
+    pub(super) forms: Forms,
     unkeyed: Unkeyed,
     pub(super) keyed: Keyed,
     /// Buckets of keys whose limits are other ones than those that were written down, once there are such.
-    free: OnceLock<Box<Table<Full, 5>>>,
+    pub(super) free: OnceLock<Box<Table<Full, 5>>>,
     /// What charges the first of those that wait on a timer.
     alarms: Mutex<HashMap<Address, Alarm>>,
     /// How often buckets were reset, by where they are: what was taken before is not given back after.
@@ -681,7 +681,7 @@ impl Store {
     }
 
     /// The table of other limits; from now on no new bucket is made in the usual one.
-    fn open(&self) -> &Table<Full, 5> {
+    pub(super) fn open(&self) -> &Table<Full, 5> {
         self.free.get_or_init(|| {
             self.forms.vary();
             on_table!(self, (table, _form) => table.close());
@@ -741,6 +741,15 @@ impl Store {
     pub(super) fn evict(&self, hash: u64, now: Now, denying: bool) -> bool {
         self.free.get().is_some_and(|table| table.evict(self.context(&self.forms), hash, now, denying))
             || on_table!(self, (table, form) => table.evict(self.context(form), hash, now, denying))
+    }
+
+    /// Takes out the state of all calls without a key.
+    pub(super) fn take_out_unkeyed(&self) -> Full {
+        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| std::mem::take(state))
+    }
+
+    pub(super) fn put_unkeyed(&self, unkeyed: Full) {
+        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| *state = unkeyed);
     }
 
     /// Forgets all buckets.

@@ -85,8 +85,13 @@ impl Bound {
     /// Counts a bucket in use that goes.
     fn evict(&self) {
         self.release(1);
-        self.evicted.fetch_add(1, Ordering::Relaxed);
-        self.watch.evicted();
+        self.count_evicted(1);
+    }
+
+    /// Counts buckets in use that have gone.
+    pub(super) fn count_evicted(&self, buckets: usize) {
+        self.evicted.fetch_add(buckets as u64, Ordering::Relaxed);
+        (0..buckets).for_each(|_| self.watch.evicted());
     }
 }
 

@@ -339,6 +339,10 @@ impl State for Full {
         move |state| state.idle_at_last(forms) <= by
     }
 
+    fn idle_by(&self, forms: &Forms, _: &[Rule]) -> u64 {
+        self.idle_at_last(forms)
+    }
+
     fn standing(&self, forms: &Forms, _: &[Rule], now: Now) -> Standing {
         let denied_until = self.0.as_ref().map_or(0, |parts| parts.denied_until);
         let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1 };

@@ -656,6 +656,10 @@ impl State for Window {
         move |window| window.until(longest) <= by
     }
 
+    fn idle_by(&self, groups: &Groups, _: &[Rule]) -> u64 {
+        self.until(groups.longest())
+    }
+
     fn offences(&mut self) -> Option<&mut Offences> {
         None
     }

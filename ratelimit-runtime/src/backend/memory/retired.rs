@@ -1,0 +1,141 @@
+//! What the store of a limiter leaves behind that is gone: a limiter of its name finds its buckets again.
+//!
+//! A store takes eight kilobytes for its shards alone. Retired, it takes what its buckets in use take.
+
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::Shared;
+use super::state::{Call, Full, State, Window, Words};
+use super::store::{Keyed, Store, Written};
+use super::table::Table;
+use crate::algorithm::Rule;
+use crate::clock;
+
+/// A bucket, with its shard and its fingerprint.
+type Bucket<S> = (usize, u64, S);
+
+pub(super) struct Retired {
+    written: Written,
+    hasher: RandomState,
+    unkeyed: Full,
+    keyed: Keys,
+    free: Vec<Bucket<Full>>,
+    idle_at: u64,
+}
+
+enum Keys {
+    One(Vec<Bucket<Words<1>>>),
+    Two(Vec<Bucket<Words<2>>>),
+    Three(Vec<Bucket<Words<3>>>),
+    Window(Vec<Bucket<Window>>),
+    Full(Vec<Bucket<Full>>),
+}
+
+/// Runs an expression on the buckets, whatever their states are.
+macro_rules! on_keys {
+    ($keys:expr, $buckets:ident => $result:expr) => {
+        match $keys {
+            Keys::One($buckets) => $result,
+            Keys::Two($buckets) => $result,
+            Keys::Three($buckets) => $result,
+            Keys::Window($buckets) => $result,
+            Keys::Full($buckets) => $result,
+        }
+    };
+}
+
+/// Those of the buckets that are not idle; when the last of them is.
+fn in_use<S: State, const W: usize>(
+    table: &mut Table<S, W>,
+    form: &S::Form,
+    rules: &[Rule],
+    idle_at: &mut u64,
+) -> (Vec<Bucket<S>>, usize) {
+    let now = clock::now();
+    let (mut kept, mut idle) = (Vec::new(), 0);
+    let are_idle = S::are_idle(form, rules, now);
+    for (shard, fingerprint, state) in table.drain() {
+        if are_idle(&state) {
+            idle += 1;
+        } else {
+            *idle_at = (*idle_at).max(state.idle_by(form, rules));
+            kept.push((shard, fingerprint, state));
+        }
+    }
+    kept.shrink_to_fit();
+    (kept, idle)
+}
+
+impl Retired {
+    pub(super) fn keys(&self) -> usize {
+        on_keys!(&self.keyed, buckets => buckets.len()) + self.free.len()
+    }
+
+    /// When all buckets are idle.
+    pub(super) fn idle_at(&self) -> u64 {
+        self.idle_at
+    }
+}
+
+impl Store {
+    /// Takes the buckets in use out of a store that nobody has any more; `None` if there are none.
+    pub(super) fn retire(&mut self) -> Option<Retired> {
+        let (unkeyed, rules) = (self.take_out_unkeyed(), self.written.rules.clone());
+        let call = Call { rules: &rules, backoff: self.written.backoff.as_ref(), cost: 1 };
+        let unkeyed_idle_at = call.idle_at(&unkeyed, &self.forms);
+        let (mut idle_at, mut idle) = (unkeyed_idle_at, 0);
+        macro_rules! keys {
+            ($keys:path, $table:ident, $form:expr) => {{
+                let (kept, gone) = in_use($table, $form, &rules, &mut idle_at);
+                idle += gone;
+                $keys(kept)
+            }};
+        }
+        let keyed = match &mut self.keyed {
+            Keyed::One(table, layout) => keys!(Keys::One, table, layout),
+            Keyed::Two(table, layout) => keys!(Keys::Two, table, layout),
+            Keyed::Three(table, layout) => keys!(Keys::Three, table, layout),
+            Keyed::Window(table, groups) => keys!(Keys::Window, table, groups),
+            Keyed::Full(table) => keys!(Keys::Full, table, &self.forms),
+        };
+        let mut free = Vec::new();
+        if let Some(table) = self.free.get_mut() {
+            let gone;
+            (free, gone) = in_use(table, &self.forms, &rules, &mut idle_at);
+            idle += gone;
+        }
+        self.shared.bound.release(idle);
+        let (written, hasher) = (self.written.clone(), self.hasher.clone());
+        let retired = Retired { written, hasher, unkeyed, keyed, free, idle_at };
+        (retired.keys() > 0 || unkeyed_idle_at > clock::now()).then_some(retired)
+    }
+
+    /// A store with what another one of the name has left behind, which is counted already.
+    pub(super) fn revive(shared: Arc<Shared>, name: Option<String>, retired: Retired) -> Store {
+        let Retired { written, hasher, unkeyed, keyed, free, .. } = retired;
+        let mut store = Store::new(shared, name, written);
+        store.hasher = hasher;
+        store.put_unkeyed(unkeyed);
+        macro_rules! refill {
+            ($table:ident, $buckets:ident) => {
+                $buckets.into_iter().for_each(|(shard, fingerprint, state)| $table.refill(shard, fingerprint, state))
+            };
+        }
+        match (&store.keyed, keyed) {
+            (Keyed::One(table, _), Keys::One(buckets)) => refill!(table, buckets),
+            (Keyed::Two(table, _), Keys::Two(buckets)) => refill!(table, buckets),
+            (Keyed::Three(table, _), Keys::Three(buckets)) => refill!(table, buckets),
+            (Keyed::Window(table, _), Keys::Window(buckets)) => refill!(table, buckets),
+            (Keyed::Full(table), Keys::Full(buckets)) => refill!(table, buckets),
+            // The form of a store follows from the limits, which are the same.
+            _ => {}
+        }
+        if !free.is_empty() {
+            let table = store.open();
+            refill!(table, free);
+        }
+        store
+    }
+}
