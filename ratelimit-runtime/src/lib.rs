@@ -26,7 +26,8 @@
 //!   each window from the Unix epoch on.
 //! - A denied call charges nothing, in none of several limits. [`RateLimitExceeded::retry_after`] is the earliest moment at
 //!   which the same call would be admitted if nobody else called.
-//! - A call that waits books its permits when it comes: first come, first served, one sleep, and no call overtakes it.
+//! - Calls that wait are served first come, first served within a process, and no call overtakes them. In memory a call that
+//!   gives up leaves its place to the next, whatever the order in which callers leave.
 //! - The guarantee is about the times at which calls are admitted, by the clock of the backend, as long as the backend keeps
 //!   its data. In memory it holds by the monotonic clock, as a caller reads it before and after its calls: permits return up
 //!   to 0.4 µs late, and never early.

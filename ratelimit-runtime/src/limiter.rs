@@ -123,11 +123,14 @@ impl RateLimiter {
     /// Replaces the limits, from the next call on, for all clones and in this process: 1 to 8 of them. Costs the calls no
     /// lock.
     ///
-    /// The permits on record are judged by the new limits, position by position: a sliding window is exact from one new
-    /// `per` after the change, a token bucket's debt is cut to the new full bucket, a fixed window keeps its counter if its
-    /// `per` is the same and starts anew if not; a limit of another algorithm starts anew.
+    /// The permits on record are judged by the new limits, position by position. A sliding window is exact from one new `per`
+    /// after the change. A token bucket keeps its debt, in fractions of permits. A fixed window counts on if the last permit
+    /// was taken in the new window. If the algorithm is another one, what is taken at that moment counts as taken then. So no
+    /// sequence of limits admits more than the largest of them would, nor less than the smallest.
     ///
-    /// Where a `count` or `per` is an expression in the attribute, that goes on being read at each call.
+    /// Calls that wait in memory move with the change at once.
+    ///
+    /// If a `count` or `per` is an expression in the attribute, it goes on being read at each call.
     pub fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
         self.core().set_limits(limits)
     }
@@ -144,17 +147,21 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Books `cost` permits for `key` and blocks the thread until they are due: first come, first served, one sleep.
+    /// Takes `cost` permits for `key`, and blocks the thread until they are due: first come, first served.
     ///
-    /// Denied only where `cost` is above a limit, or the backend failed and the limiter is set to deny then. On a worker
+    /// In memory a call that waits holds a place in its key's queue, and no permit. It is charged when it is due. One that
+    /// gives up holds nothing: its place serves the next. Calls that do not wait are denied meanwhile, with a `retry_after`
+    /// behind those that wait. In a backend the permits are booked when the call comes.
+    ///
+    /// Denied only if `cost` is above a limit, or the backend failed and the limiter is set to deny then. On a worker
     /// thread of an async runtime this blocks all other tasks of that worker: use [`wait_async`](Self::wait_async) there.
     pub fn wait<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).wait(Wait::Forever).decide(&key)
     }
 
-    /// As [`wait`](Self::wait), sleeping on the runtime's timer. Inside a tokio runtime that is tokio's (so that
-    /// `tokio::time::pause` works); outside, that of a thread of this crate. Dropping the future gives the permits back,
-    /// unless others are booked behind them.
+    /// As [`wait`](Self::wait), without blocking the thread, on any executor: a timer thread of this crate charges the call
+    /// when it is due, though its future may not be polled then. If a test has paused tokio's clock, that clock counts.
+    /// Dropping the future gives the place up.
     #[cfg(feature = "tokio")]
     pub async fn wait_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::Forever).start(&key);
@@ -162,7 +169,8 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// As [`wait`](Self::wait) if the permits are due within `max`; else denies at once and books nothing.
+    /// As [`wait`](Self::wait) if the permits are due within `max`. Otherwise it denies at once and takes nothing; if it
+    /// turns out later that they are not, it denies at the end of `max`.
     pub fn wait_at_most<K: RateLimitKey>(
         &self,
         key: K,
@@ -199,7 +207,8 @@ impl RateLimiter {
 
     /// Gives back the permits of a decision, as far as they still count: never does the limit admit more by it than if the
     /// call had not been made. A decision of another limiter gives nothing back here, nor one from before a
-    /// [`reset`](Self::reset) of its key by this process (or of one among 64 keys that shares its counter of resets).
+    /// [`reset`](Self::reset) of its key by this process, through whatever limiter of the name (or of one among 64 keys that
+    /// shares its counter of resets).
     pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
         self.core().refund(decision)
     }

@@ -62,11 +62,13 @@ pub enum WhenFull {
 
 /// Buckets in this process's memory, the default backend.
 ///
-/// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Buckets that are as if nobody had used them
-/// are reclaimed inside calls, of which none looks at more than some hundred; there is no background thread and no sweep that
-/// stops the world. Where all are in use, a new key takes the place of the one closest to being fresh among a few, of the
-/// limiter that has the most; one whose key is being denied goes only if all that were looked at are, one with permits booked
-/// ahead never ([`WhenFull`]).
+/// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Idle buckets are reclaimed inside calls, of
+/// which none looks at more than some hundred. There is no background thread, and no sweep that stops the world. When all
+/// are in use, a new key evicts one of a few buckets of the limiter that has the most. A key that is being denied goes only
+/// if all that were looked at are; of those, a key that is called often goes last, and then the one that is idle last. A key
+/// for which calls wait never goes ([`WhenFull`]).
+///
+/// The buckets of a limiter with a name outlive it: one that is made later under its name, with the same limits, goes on.
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
 /// process. Two of n live keys share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18
