@@ -10,11 +10,9 @@ mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 
 use crate::algorithm::Rule;
@@ -23,7 +21,8 @@ use crate::algorithm::record::{Admission, Ask, Permit, Record, Refusal};
 use crate::clock::{self, Clock};
 use crate::counts;
 use crate::decision::Address;
-use crate::key::{HashSink, RateLimitKey};
+use crate::hash::{HashSink, Seed};
+use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
 use compact::{Compact, Nothing, Tat};
 use table::{Bound, Full, Looked, Moved, SWEPT, Table};
@@ -70,9 +69,11 @@ pub enum WhenFull {
 /// limiter that has the most; one whose key is being denied goes only if all that were looked at are, one with permits booked
 /// ahead never ([`WhenFull`]).
 ///
-/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
-/// process. Two of n live keys share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18
-/// million for any two of them.
+/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of one fingerprint share a bucket.
+/// The fingerprint is a universal hash, with random numbers that the process draws when it starts: two keys chosen by somebody
+/// who does not know these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB), and below 2⁻⁵⁹ if
+/// they are text, bytes or numbers of up to 32 bytes, whatever the keys are. Two of n live keys that were not chosen to collide
+/// share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18 million for any two of them.
 ///
 /// A cheap handle; clones share the buckets.
 #[derive(Clone)]
@@ -249,7 +250,7 @@ pub(crate) struct Store {
     shared: Arc<Shared>,
     clock: &'static Clock,
     /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
-    hasher: RandomState,
+    hasher: Seed<'static, 1>,
     /// The rule of small states.
     rule: Rule,
     is_small: bool,
@@ -286,7 +287,7 @@ impl Store {
             _ => (Unkeyed::any(), Keyed::Any(Table::new())),
         };
         let is_small = !matches!(keyed, Keyed::Any(_));
-        Store { shared, clock: clock::clock(), hasher: RandomState::default(), rule, is_small, unkeyed, keyed }
+        Store { shared, clock: clock::clock(), hasher: Seed::new(), rule, is_small, unkeyed, keyed }
     }
 
     /// Whether calls by `rules` can be decided by [`admit`](Store::admit).
@@ -305,10 +306,11 @@ impl Store {
 
     /// The hash of a key.
     #[inline]
-    pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<<RandomState as BuildHasher>::Hasher>)) -> u64 {
-        let mut sink = HashSink::new(self.hasher.build_hasher());
+    pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<'_, 1>)) -> u64 {
+        let mut sink = HashSink::new(&self.hasher);
         write(&mut sink);
-        sink.finish()
+        let [hash] = sink.finish();
+        hash
     }
 
     /// The present time.
