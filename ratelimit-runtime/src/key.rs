@@ -350,16 +350,6 @@ tuples! {
     6: A 0, B 1, C 2, D 3, E 4, F 5;
 }
 
-/// A hash each bit of which depends on all bits of another one: the halves of a product, put together.
-#[inline]
-pub(crate) fn folded(hash: u64) -> u64 {
-    // 2⁶⁴ divided by the golden ratio.
-    let product = u128::from(hash) * 0x9e37_79b9_7f4a_7c15;
-    #[expect(clippy::cast_possible_truncation, reason = "the halves")]
-    let folded = product as u64 ^ (product >> 64) as u64;
-    folded
-}
-
 /// Writes a key as text that a person can read, for stores that name their buckets: `"alice"`, `7u64`, `10.0.0.1`,
 /// `(Some("a"),true)`. Quotes, braces, control characters and `%` inside text are escaped, so that the text is as
 /// injective as the key. No colon stands outside quotes and brackets.

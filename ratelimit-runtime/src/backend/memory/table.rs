@@ -8,7 +8,6 @@ use super::compact::Compact;
 use super::slots::{self, Place, Slot, Slots};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
-use crate::key::folded;
 use crate::observe::KeysWatch;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
@@ -130,13 +129,12 @@ pub(super) enum Looked {
     InTurn,
 }
 
-/// What a key is known by in its shard. The shard goes by the lowest bits of the hash, so that what has to be known before it
-/// can be locked, and is waited for, is known earlier.
+/// What a key is known by in its shard, which goes by the lowest bits of the hash and the place in it by the highest.
 ///
 /// Zero is what an empty slot has: the one hash in 2⁶⁴ that it is of shares another's fingerprint.
 #[inline]
 pub(super) fn fingerprint(hash: u64) -> u64 {
-    folded(hash).max(1)
+    hash.max(1)
 }
 
 /// There was no room for a new key, unless another one goes.
