@@ -15,6 +15,9 @@ pub(crate) mod record;
 pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
 
+use std::cell::Cell;
+
+use crate::clock::Now;
 use crate::limit::{Algorithm, Limit};
 
 /// The most groups that a sliding window is divided into.
@@ -32,9 +35,17 @@ pub(crate) struct Rule {
     per: u64,
     /// Permits that one call can take at the most.
     capacity: u32,
-    /// Units of a permit, and of a full token bucket, at the resolution of [`Rate::per_nano`].
+    /// Units that flow back in each `step` nanoseconds, units of a permit and of a full bucket: [`Rate::per_nano`].
+    units: u64,
+    step: u64,
     permit: u64,
     full: u64,
+    /// Nanoseconds by which a charge may be recorded late, for the clock's uncertainty.
+    late: u64,
+    /// Nanoseconds after which a permit counts no more, or an empty bucket is full.
+    lasts: u64,
+    /// Of a fixed window: 2⁶⁴ divided by the period.
+    reciprocal: u64,
 }
 
 impl Rule {
@@ -44,17 +55,57 @@ impl Rule {
             Algorithm::TokenBucket => Rate::new(count, limit.per_micros(), limit.burst()),
             Algorithm::SlidingWindow | Algorithm::FixedWindow => Rate::UNUSED,
         };
-        let (_, permit, _) = rate.per_nano();
+        let (units, permit, step) = match limit.algorithm() {
+            Algorithm::TokenBucket => rate.per_nano(),
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => (1, 1, 1),
+        };
+        let full = permit.saturating_mul(limit.burst() as u64);
         Rule {
             limit,
             group: count.div_ceil(GROUPS),
             rate,
             per: limit.per_nanos(),
             capacity: limit.capacity(),
+            units,
+            step,
             permit,
             // Below 2⁵² × 1000; other algorithms have units of one.
-            full: permit.saturating_mul(limit.burst() as u64),
+            full,
+            lasts: match limit.algorithm() {
+                Algorithm::TokenBucket => (full / units + 1).saturating_mul(step),
+                Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
+            },
+            late: late(&limit, units, permit, step),
+            reciprocal: match limit.algorithm() {
+                Algorithm::FixedWindow => u64::MAX / limit.per_nanos(),
+                Algorithm::SlidingWindow | Algorithm::TokenBucket => 0,
+            },
         }
+    }
+
+    /// As [`new`](Rule::new), remembered by the thread: for limits that are read at each call. A token bucket's fraction
+    /// takes some twenty divisions to reduce.
+    pub(crate) fn remembered(limit: Limit) -> Rule {
+        const REMEMBERED: usize = 16;
+        const UNUSED: Rule = Rule::new(Limit::literal(1, 1, Algorithm::SlidingWindow, 1));
+        thread_local! {
+            /// Without a destructor, so that it is there until the thread's very end.
+            static RULES: [Cell<Rule>; REMEMBERED] = const { [const { Cell::new(UNUSED) }; REMEMBERED] };
+        }
+        if limit.algorithm() != Algorithm::TokenBucket {
+            return Rule::new(limit);
+        }
+        let mixed = (u64::from(limit.count()) ^ limit.per_micros() ^ u64::from(limit.burst()) << 20).wrapping_mul(FOLD);
+        let place = (mixed >> 60) as usize;
+        RULES.with(|rules| {
+            let rule = rules[place].get();
+            if rule.limit == limit {
+                return rule;
+            }
+            let rule = Rule::new(limit);
+            rules[place].set(rule);
+            rule
+        })
     }
 
     #[inline]
@@ -76,6 +127,62 @@ impl Rule {
     pub(crate) const fn full(&self) -> u64 {
         self.full
     }
+
+    #[inline]
+    pub(crate) const fn units(&self) -> u64 {
+        self.units
+    }
+
+    #[inline]
+    pub(crate) const fn lasts(&self) -> u64 {
+        self.lasts
+    }
+
+    /// Nanoseconds by which a charge may be recorded late.
+    #[inline]
+    pub(crate) const fn late(&self) -> u64 {
+        self.late
+    }
+
+    #[inline]
+    pub(crate) const fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// When a call that is judged at `now.earliest` counts as made: at the end of the clock's uncertainty. Whatever the
+    /// true times were, the interval that is measured between two calls is never longer than the true one.
+    #[inline]
+    pub(crate) fn recorded(&self, now: Now) -> u64 {
+        now.latest.min(now.earliest.saturating_add(self.late))
+    }
+
+    /// Number of the fixed window that holds `time`, without a division: the estimate is short by at most two.
+    #[inline]
+    pub(crate) const fn window(&self, time: u64) -> u64 {
+        let mut window = ((time as u128 * self.reciprocal as u128) >> 64) as u64;
+        let mut rest = time - window * self.per;
+        while rest >= self.per {
+            (window, rest) = (window + 1, rest - self.per);
+        }
+        window
+    }
+}
+
+/// 2⁶⁴ divided by the golden ratio: its products spread over the high bits.
+const FOLD: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// The longest uncertainty of the clock, in nanoseconds.
+pub(crate) const RESOLUTION: u64 = 1_000;
+
+/// A token bucket of several permits that lasts longer than the clock's uncertainty never runs empty for it, so the whole
+/// margin costs no rate. A bucket of one permit pays it with each permit: there it is bounded by a two-thousandth of the
+/// permit's own time, which keeps the rate. A window pays it once a period.
+const fn late(limit: &Limit, units: u64, permit: u64, step: u64) -> u64 {
+    if !matches!(limit.algorithm(), Algorithm::TokenBucket) {
+        return u64::MAX;
+    }
+    let spare = permit.saturating_mul(limit.burst().saturating_sub(1) as u64);
+    if spare >= (RESOLUTION / step + 1).saturating_mul(units) { u64::MAX } else { permit / units * step / 2_000 }
 }
 
 /// The refill of a token bucket in integers: `units` units flow back every `step` microseconds, and a permit is `permit`
@@ -119,7 +226,11 @@ impl Rate {
     /// Where a step is one microsecond it is divided further, because a nanosecond clock can say more; a longer step is
     /// kept, so that memory and Redis forget the same fractions.
     pub(crate) const fn per_nano(&self) -> (u64, u64, u64) {
-        if self.step == 1 { (self.units, self.permit * 1_000, 1) } else { (self.units, self.permit, self.step * 1_000) }
+        if self.step != 1 {
+            return (self.units, self.permit, self.step * 1_000);
+        }
+        let divisor = gcd(self.units, 1_000);
+        (self.units / divisor, self.permit * (1_000 / divisor), 1)
     }
 }
 
@@ -149,6 +260,14 @@ mod tests {
             prop_assert!(asked - got <= asked / 100_000, "too far below: {rate:?}");
             prop_assert!(u128::from(burst) * u128::from(rate.permit) <= u128::from(Rate::FULL));
             prop_assert!(rate.units < 1 << 53);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_window_is_found_without_a_division(per in 1_u64..=366 * 86_400_000_000, time: u64) {
+            let limit = Limit::literal(1, per, Algorithm::FixedWindow, 1);
+            prop_assert_eq!(Rule::new(limit).window(time), time / (per * 1_000));
         }
     }
 

@@ -8,12 +8,16 @@ use std::cell::Cell;
 
 use parking_lot::Mutex;
 
+use crate::clock;
 use crate::sync::{AtomicU64, Ordering};
 
 /// Threads with a cell of their own.
 const OWN: usize = 15;
 /// The cell of all others.
 const SHARED: usize = OWN;
+
+/// One denial in so many has the clock checked: see [`clock::check`].
+const CHECKED: u64 = 1_024;
 
 /// Calls allowed and denied.
 #[derive(Default)]
@@ -33,13 +37,21 @@ impl Counts {
     #[inline]
     pub(crate) fn allow(&self) {
         let cell = CELL.get();
-        if cell < OWN { raise(&self.cells[cell].allowed) } else { self.allow_elsewhere() }
+        if cell < OWN {
+            raise(&self.cells[cell].allowed);
+        } else {
+            self.allow_elsewhere();
+        }
     }
 
     #[inline]
     pub(crate) fn deny(&self) {
         let cell = CELL.get();
-        if cell < OWN { raise(&self.cells[cell].denied) } else { self.deny_elsewhere() }
+        if cell >= OWN {
+            self.deny_elsewhere();
+        } else if raise(&self.cells[cell].denied) % CHECKED == CHECKED - 1 {
+            clock::check();
+        }
     }
 
     #[cold]
@@ -51,7 +63,9 @@ impl Counts {
     #[cold]
     #[inline(never)]
     fn deny_elsewhere(&self) {
-        raise_in(cell(), |cell| &self.cells[cell].denied);
+        if raise_in(cell(), |cell| &self.cells[cell].denied) % CHECKED == CHECKED - 1 {
+            clock::check();
+        }
     }
 
     /// Allowed and denied so far.
@@ -69,19 +83,17 @@ pub(crate) fn thread() -> usize {
     CELL.get()
 }
 
-/// Raises the counter of a cell of this thread's own.
+/// Raises the counter of a cell of this thread's own. Returns what it was before.
 #[inline]
-fn raise(counter: &AtomicU64) {
-    counter.store(counter.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+fn raise(counter: &AtomicU64) -> u64 {
+    let before = counter.load(Ordering::Relaxed);
+    counter.store(before.wrapping_add(1), Ordering::Relaxed);
+    before
 }
 
-fn raise_in<'a>(cell: usize, counter: impl FnOnce(usize) -> &'a AtomicU64) {
+fn raise_in<'a>(cell: usize, counter: impl FnOnce(usize) -> &'a AtomicU64) -> u64 {
     let counter = counter(cell);
-    if cell == SHARED {
-        counter.fetch_add(1, Ordering::Relaxed);
-    } else {
-        raise(counter);
-    }
+    if cell == SHARED { counter.fetch_add(1, Ordering::Relaxed) } else { raise(counter) }
 }
 
 static TAKEN: Mutex<Taken> = Mutex::new(Taken { cells: 0, others: 0 });

@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use smallvec::SmallVec;
-
 use crate::algorithm::record::Permit;
+use crate::backend::memory;
 use crate::fingerprint::Fingerprint;
 use crate::limit::Limit;
 
@@ -18,44 +17,61 @@ pub struct Decision {
     pub(crate) limit: Limit,
     pub(crate) remaining: u32,
     pub(crate) position: u8,
-    pub(crate) reset_after: Duration,
-    pub(crate) waited: Duration,
+    /// Nanoseconds.
+    pub(crate) reset_after: u64,
+    /// Nanoseconds.
+    pub(crate) waited: u64,
     pub(crate) taken: Option<Taken>,
 }
 
 /// Permits, and where they were taken.
 #[derive(Debug)]
 pub(crate) struct Taken {
-    pub(crate) permit: Permit,
     pub(crate) place: Place,
-    /// The limits of the call, where they were read at the call; else none.
-    pub(crate) limits: SmallVec<[Limit; 1]>,
-    /// The limiter that took them, and how often the bucket had been reset by then.
-    pub(crate) limiter: (u64, u64),
+    /// The limits of the call, if they were read at the call.
+    pub(crate) limits: Option<Box<[Limit]>>,
+    /// The limiter that took them.
+    pub(crate) limiter: u64,
 }
 
-/// Where the bucket of a call is.
+/// Where the permits of a call are.
 #[derive(Debug)]
 pub(crate) enum Place {
-    Memory(Address),
+    Memory(Held),
     /// In the limiter's backend.
     Remote(Box<RemoteBucket>),
 }
 
-/// A bucket in a backend.
+/// Permits in memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Held {
+    pub(crate) address: Address,
+    pub(crate) permit: memory::Permit,
+    /// How often the bucket had been reset when they were taken.
+    pub(crate) resets: u32,
+    /// The algorithms that took them.
+    pub(crate) kinds: u16,
+    /// The store that holds the bucket.
+    pub(crate) store: usize,
+}
+
+/// Permits in a backend.
 #[derive(Debug)]
 pub(crate) struct RemoteBucket {
     pub(crate) name: Arc<str>,
-    /// Where denials are kept: by what.
+    /// By what denials are kept, if they are.
     pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) permit: Permit,
+    /// How often this process had reset the bucket when they were taken.
+    pub(crate) resets: u64,
 }
 
 /// A bucket in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     /// The one bucket of a limiter without keys.
     Unkeyed,
-    /// That of the key of this hash.
+    /// The key of this hash.
     Hash(u64),
 }
 
@@ -77,11 +93,11 @@ impl Decision {
 
     /// The time until that limit is as if nobody had called, if nobody else calls.
     pub fn reset_after(&self) -> Duration {
-        self.reset_after
+        Duration::from_nanos(self.reset_after)
     }
 
     /// How long the call was made to wait for its permits; zero if it was not.
     pub fn waited(&self) -> Duration {
-        self.waited
+        Duration::from_nanos(self.waited)
     }
 }

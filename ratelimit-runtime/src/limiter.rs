@@ -3,8 +3,9 @@
 mod builder;
 mod call;
 mod core;
-mod short;
+mod fast;
 mod spec;
+mod waiting;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,8 +19,9 @@ use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
+pub(crate) use waiting::Options as WaitOptions;
 pub use builder::{Builder, InvalidLimiter};
-pub(crate) use call::{Begun, Call, Started, Wait};
+pub(crate) use call::{Begun, BegunHeld, Call, Holding, Started, Wait};
 pub(crate) use core::Core;
 pub use spec::Spec;
 

@@ -4,8 +4,9 @@
 pub mod v1 {
     use std::time::Duration;
 
-    use crate::decision::Decision;
-    use crate::limiter::{Started, Wait};
+    use std::sync::Arc;
+
+    use crate::limiter::{Core, Holding, Wait};
 
     pub use crate::backend::{IntoBackend, SharedBackend};
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
@@ -132,9 +133,9 @@ pub mod v1 {
 
         /// Decides on this thread; the permits can be given back.
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
-            let limiter = RateLimiter::from_core(self.call.core().clone());
-            limiter.core().gives_back();
-            self.call.decide(&key).map(|decision| Held { limiter, decision })
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            self.call.hold(&key).map(|holding| Held { core, holding })
         }
 
         /// Does all that needs no waiting.
@@ -145,9 +146,9 @@ pub mod v1 {
 
         /// As `begin`; the permits can be given back.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> BegunHeld {
-            let limiter = RateLimiter::from_core(self.call.core().clone());
-            limiter.core().gives_back();
-            BegunHeld { limiter, started: self.call.in_future().start(&key) }
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            BegunHeld { core, begun: self.call.begin_held(&key) }
         }
     }
 
@@ -166,37 +167,37 @@ pub mod v1 {
 
     /// As `Begun`, of a call whose permits can be given back.
     pub struct BegunHeld {
-        limiter: RateLimiter,
-        started: Started,
+        core: Arc<Core>,
+        begun: crate::limiter::BegunHeld,
     }
 
     impl BegunHeld {
         /// The decision.
         pub async fn finish(self) -> Result<Held, RateLimitExceeded> {
-            let decision = self.started.finish_async().await?;
-            Ok(Held { limiter: self.limiter, decision })
+            let holding = self.begun.finish().await?;
+            Ok(Held { core: self.core, holding })
         }
     }
 
     /// Permits that the outcome of the body decides upon. Dropped, they stay taken.
     pub struct Held {
-        limiter: RateLimiter,
-        decision: Decision,
+        core: Arc<Core>,
+        holding: Holding,
     }
 
     impl Held {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
-            if !counts {
+            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
                 // A permit that cannot be given back stays taken: the limit is kept.
-                let _ = self.limiter.refund(self.decision);
+                let _ = self.core.refund(decision);
             }
         }
 
         /// As `settle`, without blocking the thread.
         pub async fn settle_async(self, counts: bool) {
-            if !counts {
-                let _ = self.limiter.refund_async(self.decision).await;
+            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
+                let _ = self.core.refund_async(decision).await;
             }
         }
     }

@@ -59,6 +59,9 @@ pub(crate) fn turn(switch: Switch, on: bool) {
 /// begin afterwards; costs a call one relaxed load, which it makes anyway.
 pub fn set_enabled(enabled: bool) {
     turn(Switch::Disabled, !enabled);
+    if !enabled {
+        crate::registry::all().iter().for_each(|core| core.wake_waiters());
+    }
 }
 
 /// Whether limits are on; see [`set_enabled`].

@@ -101,7 +101,11 @@ impl Scope {
         Arc::clone(self.stores.lock().entry(limiter).or_insert_with(|| make(&self.memory)))
     }
 
-    fn advance_to(&self, to: u64) {
+    pub(crate) fn existing(&self, limiter: u64) -> Option<Arc<Store>> {
+        self.stores.lock().get(&limiter).map(Arc::clone)
+    }
+
+    pub(crate) fn advance_to(&self, to: u64) {
         match &self.time {
             Time::Manual(now) => {
                 now.fetch_max(to, Ordering::SeqCst);
@@ -129,6 +133,18 @@ impl Scope {
             #[cfg(feature = "tokio")]
             Time::Tokio { .. } => tokio::time::sleep(delay).await,
         }
+    }
+
+    /// Wakes the task when a clock that stands still is moved.
+    pub(crate) fn listen(&self, waker: &Waker) {
+        let mut wakers = self.wakers.lock();
+        if !wakers.iter().any(|listening| listening.will_wake(waker)) {
+            wakers.push(waker.clone());
+        }
+    }
+
+    pub(crate) fn is_manual(&self) -> bool {
+        matches!(self.time, Time::Manual(_))
     }
 
     fn reset(&self) {

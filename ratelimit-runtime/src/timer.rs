@@ -28,7 +28,7 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
 }
 
 /// A task to wake. Dropped, it is not.
-struct Alarm {
+pub(crate) struct Alarm {
     place: (Instant, u64),
     waker: Waker,
 }
@@ -63,7 +63,7 @@ fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> b
 }
 
 impl Alarm {
-    fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
+    pub(crate) fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
         let mut alarms = ALARMS.lock();
         let is_earlier = match alarms.thread {
             Some(Asleep::Until(time)) => deadline < time,

@@ -3,8 +3,18 @@
 use std::time::Duration;
 
 /// Blocks the thread.
+#[cfg(not(all(target_family = "wasm", target_os = "unknown")))]
 pub(crate) fn sleep(delay: Duration) {
     std::thread::sleep(delay);
+}
+
+/// Blocks the thread, which cannot sleep there.
+#[cfg(all(target_family = "wasm", target_os = "unknown"))]
+pub(crate) fn sleep(delay: Duration) {
+    let due = crate::clock::now().saturating_add(crate::clock::nanos(delay));
+    while crate::clock::now() < due {
+        std::hint::spin_loop();
+    }
 }
 
 /// Sleeps on the timer of the tokio runtime around; where there is none, on that of a thread of this crate.

@@ -19,50 +19,68 @@ pub(crate) struct TokenBucket {
 }
 
 impl TokenBucket {
-    /// Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.
+    /// Reads the state by the limit as it is now. A changed limit has other units: debt is kept in fractions of permits,
+    /// rounded up by less than one unit. It may be more than a smaller bucket holds; it flows off at the new rate.
+    #[inline]
     pub(crate) fn convert(&mut self, rule: &Rule) {
-        let permit = rule.permit();
-        if self.unit != permit {
-            let permits = if self.unit == 0 { 0 } else { self.debt.div_ceil(self.unit) };
-            self.debt = permits.min(u64::from(rule.limit.burst())) * permit;
-            self.unit = permit;
+        if self.unit != rule.permit() {
+            self.convert_units(rule.permit());
         }
-        self.debt = self.debt.min(rule.full());
+    }
+
+    #[cold]
+    fn convert_units(&mut self, permit: u64) {
+        let debt = u128::from(self.debt) * u128::from(permit);
+        let debt = debt.checked_div(self.unit.into()).map_or(0, |_| debt.div_ceil(self.unit.into()));
+        self.debt = u64::try_from(debt).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
+        self.unit = permit;
     }
 
     /// The state at `at`, which is not before `last`.
-    fn at(mut self, rule: &Rule, at: u64) -> TokenBucket {
-        let (units, _, step) = rule.rate.per_nano();
+    #[inline]
+    fn at(self, rule: &Rule, at: u64) -> TokenBucket {
+        let (units, step) = (rule.units(), rule.step());
         let Some(elapsed) = at.checked_sub(self.last) else { return self };
+        if step == 1 {
+            return TokenBucket { last: at, debt: self.debt.saturating_sub(elapsed.saturating_mul(units)), ..self };
+        }
         let steps = elapsed / step;
         if steps >= self.debt.div_ceil(units) {
             return TokenBucket { last: at, debt: 0, ..self };
         }
-        self.debt -= steps * units;
+        let debt = self.debt - steps * units;
         // A begun step counts for the debt that is left; where it could pay more than that, it is forgotten.
-        self.last = if self.debt < units { at } else { self.last + steps * step };
-        self
+        let last = if debt < units { at } else { self.last + steps * step };
+        TokenBucket { last, debt, ..self }
     }
 
     /// The first moment at or after `from` at which `cost` more permits fit, if it is later on a tick of the clock; see
     /// [`tick`].
+    #[inline]
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
-        let (units, permit, step) = rule.rate.per_nano();
         let state = self.at(rule, from);
-        let room = u64::from(rule.capacity().saturating_sub(cost)) * permit;
+        let room = u64::from(rule.capacity().saturating_sub(cost)) * rule.permit();
         if state.debt <= room {
             return from;
         }
-        let steps = (state.debt - room).div_ceil(units);
-        let nanos = state.last.saturating_add(steps.saturating_mul(step));
+        let steps = (state.debt - room).div_ceil(rule.units());
+        let nanos = state.last.saturating_add(steps.saturating_mul(rule.step()));
         let tick = tick(from);
-        nanos.div_ceil(tick).saturating_mul(tick)
+        if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
+    }
+
+    /// As [`earliest`](Self::earliest), behind `ahead` permits of others that wait.
+    pub(crate) fn fits_behind(&self, rule: &Rule, from: u64, cost: u32, ahead: u64) -> u64 {
+        let mut state = self.at(rule, from);
+        state.debt = state.debt.saturating_add(ahead.saturating_mul(rule.permit())).min(u64::MAX / 2);
+        state.earliest(rule, from, cost)
     }
 
     /// Takes `cost` permits at `at`.
+    #[inline]
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
         *self = self.at(rule, at);
-        self.debt += u64::from(cost) * self.unit;
+        self.debt = self.debt.saturating_add(u64::from(cost) * rule.permit());
     }
 
     /// Gives back `cost` permits that were taken at `at`, less what has flowed back since.
@@ -70,7 +88,7 @@ impl TokenBucket {
     /// Without those permits the bucket would be fuller by at least cost − rate × elapsed now, and by not one unit more if
     /// it was full before: giving back more could admit what would never have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
-        let (units, permit, step) = rule.rate.per_nano();
+        let (units, permit, step) = (rule.units(), rule.permit(), rule.step());
         let now = now.max(self.last);
         *self = self.at(rule, now);
         let steps = now.saturating_sub(at).div_ceil(step);
@@ -86,9 +104,15 @@ impl TokenBucket {
         rule.capacity().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
+    /// Permits that are missing at `now`, by the limit `rule` if the state was changed by it last.
+    pub(crate) fn permits_missing(&self, rule: &Rule, now: u64) -> u64 {
+        let state = if self.unit == rule.permit() { self.at(rule, now) } else { *self };
+        state.debt.div_ceil(state.unit.max(1))
+    }
+
     /// When the bucket is full.
     pub(crate) fn fresh_at(&self, rule: &Rule) -> u64 {
-        let (units, _, step) = rule.rate.per_nano();
+        let (units, step) = (rule.units(), rule.step());
         if self.debt == 0 { 0 } else { self.last.saturating_add(self.debt.div_ceil(units).saturating_mul(step)) }
     }
 

@@ -1,20 +1,23 @@
 //! One call: from a limiter, a key and a cost to a decision, blocking or not.
 //!
-//! [`Call::start`] never blocks. Where the buckets are in memory it decides at once; what is left to do, a wait or a
-//! request to a backend, is owned by [`Started`] and finished on the thread or in a future.
+//! [`Call::start`] never blocks. If the buckets are in memory it decides at once. What is left to do, a wait or a request to a
+//! backend, is owned by [`Started`] and finished on the thread or in a future.
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::OnBackendError;
-use super::core::{Core, Target, Venue};
-use super::short;
-use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
-use crate::backend::memory::{Left, Store, Verdict};
+use super::core::{Core, Target, Venue, kinds_of};
+use super::fast::{self, Found};
+use super::waiting::{Options as WaitOptions, Waiting};
+use crate::algorithm::record::Admission;
+use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
+use crate::clock::Now;
+use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::fingerprint;
 use crate::guard::Guard;
@@ -40,7 +43,7 @@ pub(crate) enum Wait {
 }
 
 impl Wait {
-    const fn nanos(self) -> u64 {
+    pub(super) const fn nanos(self) -> u64 {
         match self {
             Wait::No => 0,
             Wait::AtMost(nanos) => nanos,
@@ -52,20 +55,46 @@ impl Wait {
 /// What a call asks of a limiter.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
-    core: &'a Arc<Core>,
-    limits: Option<&'a [Limit]>,
-    cost: u32,
-    wait: Wait,
+    pub(super) core: &'a Arc<Core>,
+    pub(super) limits: Option<&'a [Limit]>,
+    pub(super) cost: u32,
+    pub(super) wait: Wait,
+    pub(super) options: WaitOptions,
     peek: bool,
-    is_async: bool,
+    pub(super) is_async: bool,
     /// The key, for whoever is told of denials.
     key: ShownKey<'a>,
+}
+
+/// A denial as the one that denies tells it.
+#[derive(Clone, Copy)]
+struct Refusal {
+    position: u8,
+    remaining: u32,
+    /// Nanoseconds from now, or [`NEVER`].
+    retry_after: u64,
+}
+
+/// Permits that the outcome of a body decides upon.
+pub(crate) enum Holding {
+    Nothing,
+    Memory(Held),
+    Other(Box<Decision>),
 }
 
 impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
-        Call { core, limits: None, cost: 1, wait: Wait::No, peek: false, is_async: false, key: ShownKey::default() }
+        Call {
+            core,
+            limits: None,
+            cost: 1,
+            wait: Wait::No,
+            options: WaitOptions::DEFAULT,
+            peek: false,
+            is_async: false,
+            key: ShownKey::default(),
+        }
     }
 
     /// The limits as they were read at this call.
@@ -84,7 +113,13 @@ impl<'a> Call<'a> {
         Call { wait, ..self }
     }
 
-    /// The call of a future, which goes by its runtime's clock where that is a test's.
+    /// How many others may wait before the call, and who goes first.
+    #[inline]
+    pub(crate) fn options(self, options: WaitOptions) -> Call<'a> {
+        Call { options, ..self }
+    }
+
+    /// The call of a future, which goes by its runtime's clock if that is a test's.
     #[inline]
     pub(crate) fn in_future(self) -> Call<'a> {
         Call { is_async: true, ..self }
@@ -106,39 +141,130 @@ impl<'a> Call<'a> {
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
     ///
-    /// Takes the key as a value, and passes it on as one: that a reference to it is taken on the long way would put it into
-    /// memory on the short one too.
+    /// Takes the key as a value, and passes it on as one: a reference to it taken on the slow path would put it into memory on
+    /// the fast one too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-        if self.limits.is_some() || self.wait != Wait::No {
-            return self.decide(&key).map(drop);
+        if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
+            return self.admit_any(&key).unwrap_or_else(|| self.decide(&key).map(drop));
         }
-        let verdict =
-            if self.cost == 1 { short::admit_one(self.core, &key) } else { short::admit(self.core, &key, self.cost) };
-        match verdict {
-            Verdict::Admitted => Ok(()),
-            Verdict::Denied(retry_after) => Err(self.denial(key, retry_after)),
-            Verdict::Unknown => admit_slowly(self.core, key, self.cost),
+        match fast::admit(self.core, &key) {
+            Found::Admitted => Ok(()),
+            Found::Denied { retry_after } => Err(self.denial(key, retry_after)),
+            Found::Nothing => admit_slowly(self.core, key),
         }
     }
 
     /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
     #[inline]
     pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
-        let may_be_short = self.limits.is_none() && self.wait == Wait::No;
-        let verdict = if may_be_short { short::admit_in_future(self.core, &key, self.cost) } else { Verdict::Unknown };
-        match verdict {
-            Verdict::Admitted => Begun::Done(Ok(())),
-            Verdict::Denied(retry_after) => Begun::Done(Err(self.denial(key, retry_after))),
-            Verdict::Unknown => match self.in_future().start(&key) {
-                Started::Done(decided) => Begun::Done(decided.map(drop)),
-                started => Begun::Later(Box::pin(started.finish_async())),
-            },
+        let call = self.in_future();
+        if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
+            match fast::admit_in_future(call.core, &key) {
+                Found::Admitted => return Begun::of(Ok(())),
+                Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
+                Found::Nothing => {}
+            }
+        }
+        if let Some(decided) = call.admit_any(&key) {
+            return Begun::of(decided);
+        }
+        match call.start(&key) {
+            Started::Done(decided) => Begun::of(decided.map(drop)),
+            started => Begun::Later(Box::pin(started.finish_async())),
         }
     }
 
-    /// The error of a call that was denied on the short way, after whoever wants to be told of it was.
+    /// Decides any call in memory while all switches are off; `None` if it takes more than that.
+    #[inline(never)]
+    fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
+        let store = self.memory()?;
+        let (address, now) = (store.address(key), self.now(store));
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let (verdict, left) = self.take(store, address, ask, now)?;
+            match verdict {
+                Verdict::Admitted { .. } => {
+                    self.core.allowed();
+                    Some(Ok(()))
+                }
+                Verdict::Denied { until, position } => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Some(self.denied_of(key, limit, refusal(until, left, now)).map(drop))
+                }
+                Verdict::Undecided => None,
+            }
+        })
+    }
+
+    /// Takes the permits, if that decides the call: one that may wait is not denied here.
+    #[inline]
+    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        if may_wait && ask.call.backoff.is_some() {
+            return None;
+        }
+        let (verdict, left) = store.take_or_tell(address, ask, now);
+        (!may_wait || matches!(verdict, Verdict::Admitted { .. })).then_some((verdict, left))
+    }
+
+    /// Takes permits of a call whose outcome decides whether they are given back.
+    pub(crate) fn hold<K: RateLimitKey>(self, key: &K) -> Result<Holding, RateLimitExceeded> {
+        self.hold_in_memory(key).unwrap_or_else(|| self.decide(key).map(|decision| Holding::Other(Box::new(decision))))
+    }
+
+    fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
+        let store = self.memory().filter(|_| self.limits.is_none())?;
+        let (address, now) = (store.address(key), self.now(store));
+        self.core.with_ask(store, None, self.cost, |ask| {
+            let resets = store.resets(address);
+            let (verdict, left) = self.take(store, address, ask, now)?;
+            match verdict {
+                Verdict::Admitted { at } => {
+                    self.core.allowed();
+                    Some(Ok(self.holding(store, address, ask, at, resets)))
+                }
+                Verdict::Denied { until, position } => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Some(self.denied_of(key, limit, refusal(until, left, now)).map(|_| Holding::Nothing))
+                }
+                Verdict::Undecided => None,
+            }
+        })
+    }
+
+    fn holding(&self, store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Holding {
+        match held(store, address, ask, at, resets) {
+            Some(held) => Holding::Memory(held),
+            None => Holding::Nothing,
+        }
+    }
+
+    /// As [`hold`](Call::hold), of a future.
+    pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
+        let call = self.in_future();
+        match call.hold_in_memory(key) {
+            Some(held) => BegunHeld::Done(held),
+            None => BegunHeld::Later(call.start(key)),
+        }
+    }
+
+    /// The store, if buckets are in memory, and all switches are off.
+    #[inline]
+    fn memory(&self) -> Option<&'a Arc<Store>> {
+        if Switches::load().are_off() { self.core.memory() } else { None }
+    }
+
+    #[inline]
+    fn now(&self, store: &Store) -> Now {
+        #[cfg(feature = "tokio")]
+        if self.is_async {
+            return store.now_in_runtime();
+        }
+        store.now()
+    }
+
+    /// The error of a call that was denied on the fast path, after whoever wants to be told of it was.
     #[expect(clippy::inline_always, reason = "see `Core::exceeded`")]
     #[inline(always)]
     fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
@@ -151,6 +277,32 @@ impl<'a> Call<'a> {
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
+        self.start_in_memory(key).unwrap_or_else(|| self.start_anywhere(key))
+    }
+
+    /// Decides in memory while all switches are off; `None` if it takes more than that.
+    #[inline]
+    fn start_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Started> {
+        let store = self.memory().filter(|_| self.wait == Wait::No)?;
+        let (address, now) = (store.address(key), self.now(store));
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let resets = store.resets(address);
+            let told = if self.peek { store.peek(address, ask, now) } else { store.take_and_tell(address, ask, now) };
+            match told {
+                (Verdict::Admitted { at }, left) => {
+                    Some(Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0))))
+                }
+                (Verdict::Denied { until, position }, left) => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Some(Started::Done(self.denied_of(key, limit, refusal(until, left, now))))
+                }
+                (Verdict::Undecided, _) => None,
+            }
+        })
+    }
+
+    #[inline(never)]
+    fn start_anywhere<K: RateLimitKey>(self, key: &K) -> Started {
         let switches = Switches::load();
         if switches.has(Switch::Disabled) {
             return Started::Done(Ok(self.free()));
@@ -161,10 +313,7 @@ impl<'a> Call<'a> {
         let call = Call { wait, key: text.shown(), ..self };
         let venue = call.core.venue(switches, call.is_async);
         match &venue.target {
-            Target::Memory(store) => {
-                let address = store.address(key);
-                call.decide_in(store, address, &venue)
-            }
+            Target::Memory(store) => call.decide_in(store, store.address(key), &venue),
             Target::Remote(backend) => match call.denied_already(key, backend, &venue) {
                 Some(denied) => Started::Done(denied),
                 None => Started::Remote(Box::new(call.remote(key, backend, &venue))),
@@ -183,10 +332,10 @@ impl<'a> Call<'a> {
     ) -> Option<Result<Decision, RateLimitExceeded>> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
-        let Told { admitted_at, remaining, limit } = denials.find(self.core.asked(venue, key, self.cost), now)?;
-        let position = usize::from(limit);
-        let limit = self.core.with_rules(None, |rules| rules.get(position).map(|rule| rule.limit))?;
-        Some(self.denied(limit, Refusal { limit: position, remaining, admitted_at: Some(admitted_at) }, now))
+        let Told { admitted_at, remaining, limit: position } =
+            denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
+        Some(self.denied(limit, Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now) }))
     }
 
     /// Whether a denial of the call says that it will be denied again. One that may wait is never told before it has asked.
@@ -195,113 +344,108 @@ impl<'a> Call<'a> {
     }
 
     /// The decision on a call that no limit applies to.
-    fn free(self) -> Decision {
+    pub(super) fn free(self) -> Decision {
         self.core.with_rules(self.limits, |rules| Decision {
             limit: rules[0].limit,
             remaining: rules[0].limit.capacity(),
             position: 0,
-            reset_after: Duration::ZERO,
-            waited: Duration::ZERO,
+            reset_after: 0,
+            waited: 0,
             taken: None,
         })
     }
 
     #[inline]
-    fn decide_in(self, store: &Store, address: Address, venue: &Venue<'_>) -> Started {
+    fn decide_in(self, store: &Arc<Store>, address: Address, venue: &Venue<'_>) -> Started {
         let now = venue.now();
-        if self.limits.is_none()
-            && self.wait == Wait::No
-            && !self.peek
-            && self.core.can_admit(store)
-            && let Some((verdict, left)) = store.admit_and_tell(address, now, self.cost)
-        {
-            return self.told(verdict, left, now, address, venue);
-        }
-        let decided = self.core.with_rules(self.limits, |rules| {
-            let ask = Ask {
-                rules,
-                backoff: self.core.options.backoff.as_ref(),
-                cost: self.cost,
-                max_wait: self.wait.nanos(),
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let resets = store.resets(address);
+            let (verdict, left) = if self.peek {
+                store.peek(address, ask, now)
+            } else if self.wait == Wait::No {
+                store.take_and_tell(address, ask, now)
+            } else {
+                match Waiting::join(self, store, address, ask, now, venue) {
+                    Ok(told) => told,
+                    Err(waiting) => return Started::Waiting(waiting),
+                }
             };
-            let decided = if self.peek { store.peek(address, &ask, now) } else { store.take(address, &ask, now) };
-            decided
-                .map(|admission| (rules[admission.limit].limit, admission))
-                .map_err(|refusal| (rules[refusal.limit].limit, refusal))
-        });
-        match decided {
-            Ok((limit, admission)) => self.admitted(limit, admission, now, Place::Memory(address), venue),
-            Err((limit, refusal)) => Started::Done(self.denied(limit, refusal, now)),
-        }
+            match verdict {
+                Verdict::Admitted { at } => {
+                    Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0)))
+                }
+                Verdict::Denied { until, position } => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Started::Done(self.denied(limit, refusal(until, left, now)))
+                }
+                // No state leaves a call undecided in the end; a limiter fails closed.
+                Verdict::Undecided => Started::Done(self.denied(ask.call.rules[0].limit, refusal(NEVER, left, now))),
+            }
+        })
     }
 
-    /// The decision of a verdict by the one limit there is.
-    fn told(self, verdict: Verdict, left: Left, now: u64, address: Address, venue: &Venue<'_>) -> Started {
-        let limit = self.core.with_rules(None, |rules| rules[0].limit);
-        let Left { remaining, fresh_at } = left;
-        match verdict {
-            Verdict::Denied(until) => {
-                let refusal = Refusal { limit: 0, remaining, admitted_at: Some(until) };
-                Started::Done(self.denied(limit, refusal, now))
-            }
-            Verdict::Admitted | Verdict::Unknown => {
-                let permit = Permit { at: now, sequence: 0, cost: self.cost, undo: None };
-                let admission = Admission { permit, limit: 0, remaining, fresh_at };
-                self.admitted(limit, admission, now, Place::Memory(address), venue)
-            }
+    /// The decision on a call that was admitted in memory.
+    #[expect(clippy::too_many_arguments, reason = "what a decision is made of")]
+    pub(super) fn admitted(
+        &self,
+        store: &Store,
+        address: Address,
+        ask: &Ask<'_>,
+        at: u64,
+        resets: u32,
+        left: Left,
+        now: Now,
+        waited: u64,
+    ) -> Decision {
+        let limit = ask.call.rules[usize::from(left.position)].limit;
+        let held = if self.peek { None } else { held(store, address, ask, at, resets) };
+        let taken = held.map(|held| Taken {
+            place: Place::Memory(held),
+            limits: self.limits.map(Into::into),
+            limiter: self.core.id,
+        });
+        let reset_after = left.idle_at.saturating_sub(now.earliest);
+        if !self.peek {
+            self.core.allowed();
+            self.note_admitted(limit, left.remaining, reset_after);
         }
+        Decision { limit, remaining: left.remaining, position: left.position, reset_after, waited, taken }
     }
 
-    fn admitted(self, limit: Limit, admission: Admission, now: u64, place: Place, venue: &Venue<'_>) -> Started {
-        let Admission { permit, limit: position, remaining, fresh_at } = admission;
-        let delay = Duration::from_nanos(permit.at.saturating_sub(now));
-        let taken = (!self.peek && permit.cost > 0).then(|| Taken {
-            permit,
-            limiter: self.core.mark(&place),
-            place,
-            limits: self.limits.unwrap_or_default().into(),
-        });
-        let decision = Decision {
-            limit,
-            remaining,
-            position: position_u8(position),
-            reset_after: Duration::from_nanos(fresh_at.saturating_sub(now)),
-            waited: delay,
-            taken,
-        };
-        if self.peek {
-            return Started::Done(Ok(decision));
-        }
-        self.core.allowed();
+    #[cfg_attr(
+        not(any(feature = "tower", feature = "actix-web")),
+        expect(clippy::unused_self, reason = "nobody else notes it")
+    )]
+    #[inline]
+    fn note_admitted(&self, limit: Limit, remaining: u32, reset_after: u64) {
         #[cfg(any(feature = "tower", feature = "actix-web"))]
-        crate::noted::admitted(limit, remaining, fresh_at.saturating_sub(now));
-        if delay.is_zero() {
-            return Started::Done(Ok(decision));
-        }
-        self.core.waits(delay);
-        #[cfg(not(feature = "test-util"))]
-        let _ = venue;
-        Started::Waiting(Box::new(Booking {
-            core: Arc::clone(self.core),
-            decision: Some(decision),
-            delay,
-            #[cfg(feature = "test-util")]
-            scope: venue.scope.clone(),
-        }))
+        crate::noted::admitted(limit, remaining, reset_after);
+        #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+        let _ = (limit, remaining, reset_after);
     }
 
-    fn denied(self, limit: Limit, refusal: Refusal, now: u64) -> Result<Decision, RateLimitExceeded> {
-        let retry_after = refusal.admitted_at.map_or(u64::MAX, |at| at.saturating_sub(now));
+    /// As [`denied`](Call::denied), of a call for `key`.
+    #[cold]
+    #[inline(never)]
+    fn denied_of<K: RateLimitKey>(
+        &self,
+        key: &K,
+        limit: Limit,
+        refusal: Refusal,
+    ) -> Result<Decision, RateLimitExceeded> {
+        let text = KeyText::of(key);
+        Call { key: text.shown(), ..*self }.denied(limit, refusal)
+    }
+
+    /// What a call gets that is denied.
+    fn denied(self, limit: Limit, refusal: Refusal) -> Result<Decision, RateLimitExceeded> {
         let exceeded = || RateLimitExceeded {
             limiter: self.core.shared_name(),
             limit,
-            retry_after,
+            retry_after: refusal.retry_after,
             remaining: refusal.remaining,
-            position: position_u8(refusal.limit),
-            kind: match refusal.admitted_at {
-                Some(_) => ExceededKind::Limited,
-                None => ExceededKind::CostExceedsLimit,
-            },
+            position: refusal.position,
+            kind: if refusal.retry_after == NEVER { ExceededKind::CostExceedsLimit } else { ExceededKind::Limited },
         };
         if !self.peek {
             self.core.denied();
@@ -310,9 +454,21 @@ impl<'a> Call<'a> {
                 return Ok(self.free());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
-            crate::noted::denied(limit, refusal.remaining, retry_after);
+            crate::noted::denied(limit, refusal.remaining, refusal.retry_after);
         }
         Err(exceeded())
+    }
+
+    /// As [`denied`](Call::denied), of a call that has waited in memory until `now`.
+    pub(super) fn denied_in_memory(
+        self,
+        ask: &Ask<'_>,
+        until: u64,
+        left: Left,
+        now: Now,
+    ) -> Result<Decision, RateLimitExceeded> {
+        let limit = ask.call.rules[usize::from(left.position)].limit;
+        self.denied(limit, refusal(until, left, now))
     }
 
     fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<Guard>, venue: &Venue<'_>) -> RemoteCall {
@@ -323,19 +479,26 @@ impl<'a> Call<'a> {
             Action::Take { cost: self.cost, max_wait }
         };
         RemoteCall {
-            core: Arc::clone(self.core),
+            call: OwnedCall::of(self, self.key.to_text()),
             backend: Arc::clone(backend),
             request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
-            limits: self.limits.map(Into::into),
-            cost: self.cost,
-            wait: self.wait,
-            peek: self.peek,
-            is_async: self.is_async,
             sent: venue.backend_now(),
             fallback: self.core.fallback(venue).address(key),
-            key: self.key.to_text(),
         }
     }
+}
+
+/// A denial until a time, in nanoseconds from `now`.
+fn refusal(until: u64, left: Left, now: Now) -> Refusal {
+    let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
+    Refusal { position: left.position, remaining: left.remaining, retry_after }
+}
+
+/// What gives permits back that were taken in memory.
+fn held(store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Option<Held> {
+    let permit = Permit { at, cost: ask.call.cost };
+    let held = || Held { address, permit, resets, kinds: kinds_of(ask.call.rules), store: store.id() };
+    (ask.call.cost > 0).then(held)
 }
 
 #[cold]
@@ -344,10 +507,10 @@ fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
     core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(&key).shown());
 }
 
-#[cold]
 #[inline(never)]
-fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: K, cost: u32) -> Result<(), RateLimitExceeded> {
-    Call::new(core).cost(cost).decide(&key).map(drop)
+fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+    let call = Call::new(core);
+    call.admit_any(&key).unwrap_or_else(|| call.decide(&key).map(drop))
 }
 
 fn position_u8(position: usize) -> u8 {
@@ -357,7 +520,8 @@ fn position_u8(position: usize) -> u8 {
 /// A call of which all is done that needs no waiting. Owns what it needs.
 pub(crate) enum Started {
     Done(Result<Decision, RateLimitExceeded>),
-    Waiting(Box<Booking>),
+    Waiting(Box<Waiting>),
+    Booked(Box<Booking>),
     Remote(Box<RemoteCall>),
 }
 
@@ -367,7 +531,8 @@ impl Started {
     pub(crate) fn finish(self) -> Result<Decision, RateLimitExceeded> {
         match self {
             Started::Done(result) => result,
-            Started::Waiting(booking) => Ok(booking.wait()),
+            Started::Waiting(waiting) => waiting.wait(),
+            Started::Booked(booking) => Ok(booking.wait()),
             Started::Remote(call) => {
                 let answer = call.backend.decide(&call.request);
                 call.resolve(answer).finish()
@@ -378,28 +543,35 @@ impl Started {
     /// Finishes without blocking the thread.
     #[inline]
     pub(crate) async fn finish_async(self) -> Result<Decision, RateLimitExceeded> {
-        let waiting = match self {
-            Started::Done(result) => return result,
-            Started::Waiting(booking) => booking,
+        let started = match self {
             Started::Remote(call) => {
                 let answer = call.backend.decide_async(&call.request).await;
-                match call.resolve(answer) {
-                    Started::Done(result) => return result,
-                    Started::Waiting(booking) => booking,
-                    // A failed backend's fallback is in memory.
-                    Started::Remote(call) => return call.failed(),
-                }
+                call.resolve(answer)
             }
+            started => started,
         };
-        Ok(waiting.wait_async().await)
+        match started {
+            Started::Done(result) => result,
+            Started::Waiting(waiting) => waiting.await,
+            Started::Booked(booking) => Ok(booking.wait_async().await),
+            // A failed backend's fallback is in memory.
+            Started::Remote(call) => call.failed(),
+        }
     }
 }
 
 /// A call of a future that only wants to know whether it is admitted.
 pub(crate) enum Begun {
-    Done(Result<(), RateLimitExceeded>),
+    Done(Option<Result<(), RateLimitExceeded>>),
     /// In a box, because few are, and the futures of all make room for it.
     Later(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
+}
+
+impl Begun {
+    #[inline]
+    fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
+        Begun::Done(Some(decided))
+    }
 }
 
 impl Future for Begun {
@@ -408,14 +580,93 @@ impl Future for Begun {
     #[inline]
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut *self {
-            // Polled once only: what it leaves is never seen.
-            Begun::Done(decided) => Poll::Ready(std::mem::replace(decided, Ok(()))),
+            Begun::Done(decided) => match decided.take() {
+                Some(decided) => Poll::Ready(decided),
+                None => polled_again(),
+            },
             Begun::Later(future) => future.as_mut().poll(context).map(|decided| decided.map(drop)),
         }
     }
 }
 
-/// Permits that are booked for later. Dropped before they are due, they are given back.
+#[cold]
+pub(super) fn polled_again() -> ! {
+    panic!("a rate limit's future was polled after it was ready");
+}
+
+/// As [`Begun`], of a call whose permits can be given back.
+pub(crate) enum BegunHeld {
+    Done(Result<Holding, RateLimitExceeded>),
+    Later(Started),
+}
+
+impl BegunHeld {
+    pub(crate) async fn finish(self) -> Result<Holding, RateLimitExceeded> {
+        match self {
+            BegunHeld::Done(held) => held,
+            BegunHeld::Later(started) => {
+                started.finish_async().await.map(|decision| Holding::Other(Box::new(decision)))
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Gives back what a body's outcome does not count. What is in a backend is returned as a decision.
+    pub(crate) fn give_back_held(&self, holding: Holding) -> Option<Decision> {
+        match holding {
+            Holding::Nothing => None,
+            Holding::Memory(held) => {
+                let switches = Switches::load();
+                let venue = self.venue(switches, false);
+                if let Target::Memory(store) = &venue.target {
+                    self.give_back(store, held, None, venue.now());
+                }
+                None
+            }
+            Holding::Other(decision) => Some(*decision),
+        }
+    }
+}
+
+/// What a call is, without what it borrows.
+pub(super) struct OwnedCall {
+    pub(super) core: Arc<Core>,
+    limits: Option<Box<[Limit]>>,
+    cost: u32,
+    wait: Wait,
+    peek: bool,
+    is_async: bool,
+    key: KeyText,
+}
+
+impl OwnedCall {
+    pub(super) fn of(call: Call<'_>, key: KeyText) -> OwnedCall {
+        let Call { core, limits, cost, wait, peek, is_async, .. } = call;
+        OwnedCall { core: Arc::clone(core), limits: limits.map(Into::into), cost, wait, peek, is_async, key }
+    }
+
+    pub(super) fn call(&self) -> Call<'_> {
+        Call {
+            core: &self.core,
+            limits: self.limits.as_deref(),
+            cost: self.cost,
+            wait: self.wait,
+            options: WaitOptions::DEFAULT,
+            peek: self.peek,
+            is_async: self.is_async,
+            key: self.key.shown(),
+        }
+    }
+}
+
+impl<'a> Call<'a> {
+    pub(super) fn key_text(self) -> KeyText {
+        self.key.to_text()
+    }
+}
+
+/// Permits that a backend has booked for later. Dropped before they are due, they are given back.
 pub(crate) struct Booking {
     core: Arc<Core>,
     decision: Option<Decision>,
@@ -467,107 +718,122 @@ impl Drop for Booking {
 
 /// A decision that is a backend's.
 pub(crate) struct RemoteCall {
-    core: Arc<Core>,
+    call: OwnedCall,
     backend: Arc<Guard>,
     request: Request,
-    limits: Option<Box<[Limit]>>,
-    cost: u32,
-    wait: Wait,
-    peek: bool,
-    is_async: bool,
     sent: u64,
-    /// The bucket in memory that decides where the backend fails.
+    /// The bucket in memory that decides if the backend fails.
     fallback: Address,
-    key: KeyText,
 }
 
 impl RemoteCall {
-    fn call(&self) -> Call<'_> {
-        Call {
-            core: &self.core,
-            limits: self.limits.as_deref(),
-            cost: self.cost,
-            wait: self.wait,
-            peek: self.peek,
-            is_async: self.is_async,
-            key: self.key.shown(),
-        }
-    }
-
     /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
     fn resolve(self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
         let limit = |position: usize| self.request.limits.get(position).copied();
         match answer {
             Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                 if let Some(limit) = limit(admitted.admission.limit) {
-                    let venue = self.core.venue(Switches::load(), self.is_async);
-                    let bucket =
-                        RemoteBucket { name: self.request.bucket.clone(), fingerprint: self.request.fingerprint };
-                    let place = Place::Remote(Box::new(bucket));
-                    return self.call().admitted(limit, admitted.admission, now.as_nanos(), place, &venue);
+                    return self.admitted(limit, admitted.admission, now.as_nanos());
                 }
             }
             Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
-                if let Some(limit) = limit(denied.refusal.limit) {
-                    self.keep(&denied.refusal, now.as_nanos());
-                    return Started::Done(self.call().denied(limit, denied.refusal, now.as_nanos()));
+                let refused = denied.refusal;
+                if let Some(limit) = limit(refused.limit) {
+                    self.keep(refused.admitted_at, refused.remaining, refused.limit, now.as_nanos());
+                    let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
+                    let position = position_u8(refused.limit);
+                    let refusal = Refusal { position, remaining: refused.remaining, retry_after };
+                    return Started::Done(self.call.call().denied(limit, refusal));
                 }
             }
             _ => {}
         }
-        match self.core.options.on_backend_error {
+        let call = self.call.call();
+        match call.core.options.on_backend_error {
             OnBackendError::Local => {
-                let venue = self.core.venue(Switches::load(), self.is_async);
-                let store = self.core.fallback(&venue);
-                self.call().decide_in(&store, self.fallback, &venue)
+                let venue = call.core.venue(Switches::load(), call.is_async);
+                call.decide_in(&call.core.fallback(&venue), self.fallback, &venue)
             }
             OnBackendError::Allow => {
-                if !self.peek {
-                    self.core.allowed();
+                if !call.peek {
+                    call.core.allowed();
                 }
-                Started::Done(Ok(self.call().free()))
+                Started::Done(Ok(call.free()))
             }
             OnBackendError::Deny => Started::Done(self.failed()),
         }
     }
 
+    fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {
+        let (call, core) = (self.call.call(), &self.call.core);
+        let Admission { permit, limit: position, remaining, fresh_at } = admission;
+        let waited = permit.at.saturating_sub(now);
+        let taken = (!call.peek && permit.cost > 0).then(|| {
+            let (name, fingerprint) = (self.request.bucket.clone(), self.request.fingerprint);
+            let resets = core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
+            let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
+            Taken { place, limits: call.limits.map(Into::into), limiter: core.id }
+        });
+        let reset_after = fresh_at.saturating_sub(now);
+        let decision = Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken };
+        if call.peek {
+            return Started::Done(Ok(decision));
+        }
+        core.allowed();
+        call.note_admitted(limit, remaining, reset_after);
+        if waited == 0 {
+            return Started::Done(Ok(decision));
+        }
+        let waited = Duration::from_nanos(waited);
+        core.waits(waited);
+        Started::Booked(Box::new(Booking {
+            core: Arc::clone(core),
+            decision: Some(decision),
+            delay: waited,
+            #[cfg(feature = "test-util")]
+            scope: core.venue(Switches::load(), call.is_async).scope,
+        }))
+    }
+
     /// Keeps a denial for the calls that are like this one. It was made after the call was sent, so that counted from then
     /// it never lasts longer than the backend's.
-    fn keep(&self, refusal: &Refusal, now: u64) {
+    fn keep(&self, admitted_at: Option<u64>, remaining: u32, limit: usize, now: u64) {
         let (Some(denials), Some(bucket), Some(admitted_at)) =
-            (self.backend.denials(), self.request.fingerprint, refusal.admitted_at)
+            (self.backend.denials(), self.request.fingerprint, admitted_at)
         else {
             return;
         };
-        if self.call().is_denied_alike() {
-            let asked = Asked { bucket, cost: self.cost, limits: fingerprint::of_limits(&self.request.limits) };
+        let call = self.call.call();
+        if call.is_denied_alike() {
+            let asked = Asked { bucket, cost: call.cost, limits: fingerprint::of_limits(&self.request.limits) };
             let told = Told {
                 admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
-                remaining: refusal.remaining,
-                limit: position_u8(refusal.limit),
+                remaining,
+                limit: position_u8(limit),
             };
             denials.keep(asked, told, self.sent);
         }
     }
 
-    /// What a call gets where the backend failed and the policy is to deny.
+    /// What a call gets if the backend failed and the policy is to deny.
     fn failed(&self) -> Result<Decision, RateLimitExceeded> {
-        let decision = self.call().free();
+        let call = self.call.call();
+        let decision = call.free();
         let exceeded = || RateLimitExceeded {
-            limiter: self.core.shared_name(),
+            limiter: call.core.shared_name(),
             limit: decision.limit,
             retry_after: RETRY_AFTER_FAILURE,
             remaining: 0,
             position: 0,
             kind: ExceededKind::BackendFailed,
         };
-        if self.cost == 0 && !self.peek {
-            self.core.allowed();
-        } else if !self.peek {
-            self.core.failed();
-            self.core.tell_denied(exceeded, self.cost, self.key.shown());
+        if call.cost == 0 && !call.peek {
+            call.core.allowed();
+        } else if !call.peek {
+            call.core.failed();
+            call.core.tell_denied(exceeded, call.cost, call.key);
         }
-        if self.core.options.dry_run || self.cost == 0 {
+        if call.core.options.dry_run || call.cost == 0 {
             return Ok(decision);
         }
         Err(exceeded())

@@ -13,12 +13,12 @@ use smallvec::SmallVec;
 use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
-use crate::algorithm::record::Ask;
-use crate::backend::memory::{MemoryBackend, Store, process_memory};
+use crate::algorithm::offences::Backoff;
+use crate::backend::memory::{Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
-use crate::clock;
+use crate::clock::{self, Now};
 use crate::counts::Counts;
-use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
+use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
 use crate::fingerprint::{self, Fingerprint};
 use crate::guard::Guard;
@@ -33,20 +33,21 @@ use crate::test_util::{self, Scope};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
-const WAY_UNKNOWN: u8 = 0;
-const WAY_SHORT: u8 = 1;
-const WAY_LONG: u8 = 2;
+const UNKNOWN: u8 = 0;
+const FAST: u8 = 1;
+const SLOW: u8 = 2;
 
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
 
-/// Counters of resets. Buckets that share one lose no more than the refunds of what was taken before the other's reset.
+/// Counters of resets in a backend. Buckets that share one lose no more than the refunds of what was taken before the
+/// other's reset.
 const RESETS: usize = 64;
 
 pub(crate) struct Core {
     /// Tells the limiters of a process apart, those that are gone included.
-    id: u64,
-    /// How often buckets were reset, by where they are: what was taken before is not given back after.
+    pub(super) id: u64,
+    /// How often buckets in a backend were reset, by where they are: what was taken before is not given back after.
     resets: [AtomicU64; RESETS],
     name: Name,
     named: bool,
@@ -70,15 +71,19 @@ pub(crate) struct Core {
     gives_back: AtomicBool,
     pub(super) options: Options,
     backend: OnceCell<SharedBackend>,
-    /// Buckets in the process's own memory: all of them, or those that take over where a backend fails.
+    /// Buckets in the process's own memory: all of them, or those that take over if a backend fails.
     local: OnceCell<Arc<Store>>,
     /// Buckets in a memory backend that was made for it.
     own: OnceCell<Arc<Store>>,
-    /// The way of calls while all switches are off: not known yet, the short one, the long one for good.
-    way: AtomicU8,
-    /// The store of the short way.
-    short: OnceCell<Arc<Store>>,
+    /// Whether calls take the fast path while all switches are off: not known yet, they do, they do not for good.
+    path: AtomicU8,
+    /// The store of the fast path.
+    fast: OnceCell<Arc<Store>>,
+    /// The store of calls in memory while all switches are off.
+    memory: OnceCell<Arc<Store>>,
     counts: Counts,
+    /// Calls that were given up while they waited.
+    abandoned: AtomicU64,
     watch: Watch,
 }
 
@@ -97,17 +102,17 @@ pub(super) enum Target<'a> {
 }
 
 pub(super) enum StoreRef<'a> {
-    Shared(&'a Store),
+    Shared(&'a Arc<Store>),
     /// Of a test.
     #[cfg(feature = "test-util")]
     Scoped(Arc<Store>),
 }
 
 impl Deref for StoreRef<'_> {
-    type Target = Store;
+    type Target = Arc<Store>;
 
     #[inline]
-    fn deref(&self) -> &Store {
+    fn deref(&self) -> &Arc<Store> {
         match self {
             StoreRef::Shared(store) => store,
             #[cfg(feature = "test-util")]
@@ -122,16 +127,16 @@ impl Venue<'_> {
         expect(clippy::unused_self, reason = "there is no other clock")
     )]
     #[inline]
-    pub(super) fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> Now {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
-            return scope.now();
+            return Now::exactly(scope.now());
         }
         #[cfg(feature = "tokio")]
         if self.is_async {
-            return clock::now_in_runtime();
+            return clock::clock().now_in_runtime();
         }
-        clock::now()
+        clock::clock().now()
     }
 
     /// The time as backends count it: of the test, or real, whatever a runtime's clock says.
@@ -172,9 +177,11 @@ impl Core {
             backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
             local: OnceCell::new(),
             own: OnceCell::new(),
-            way: AtomicU8::new(WAY_UNKNOWN),
-            short: OnceCell::new(),
+            path: AtomicU8::new(UNKNOWN),
+            fast: OnceCell::new(),
+            memory: OnceCell::new(),
             counts: Counts::default(),
+            abandoned: AtomicU64::new(0),
         });
         registry::add(&core);
         core
@@ -184,25 +191,8 @@ impl Core {
         self.name.as_str()
     }
 
-    /// What permits are marked with when they are taken: this limiter, and how often their bucket had been reset by then.
-    pub(super) fn mark(&self, place: &Place) -> (u64, u64) {
-        let resets = match place {
-            Place::Memory(address) => self.resets_in_memory(*address),
-            Place::Remote(bucket) => self.resets_of(&bucket.name, bucket.fingerprint),
-        };
-        (self.id, resets.load(Ordering::Relaxed))
-    }
-
-    fn resets_in_memory(&self, address: Address) -> &AtomicU64 {
-        let hash = match address {
-            Address::Unkeyed => 0,
-            Address::Hash(hash) => hash,
-        };
-        &self.resets[usize::from(hash.to_le_bytes()[0]) % RESETS]
-    }
-
     /// `fingerprint` is that of the bucket, where its backend goes by it.
-    fn resets_of(&self, bucket: &str, fingerprint: Option<Fingerprint>) -> &AtomicU64 {
+    pub(super) fn resets_of(&self, bucket: &str, fingerprint: Option<Fingerprint>) -> &AtomicU64 {
         let sum = || bucket.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
         let number = fingerprint.map_or_else(sum, |fingerprint| fingerprint.low().to_le_bytes()[0]);
         &self.resets[usize::from(number) % RESETS]
@@ -231,10 +221,8 @@ impl Core {
         let keys = store.keys();
         let is_known = keys == 0 && self.reads_per | self.reads_count == 0;
         let remaining = is_known.then(|| {
-            self.with_rules(None, |rules| {
-                let ask = Ask { rules, backoff: self.options.backoff.as_ref(), cost: 0, max_wait: 0 };
-                store.peek(Address::Unkeyed, &ask, venue.now()).map_or(0, |admission| admission.remaining)
-            })
+            let left = |ask: &Ask<'_>| store.peek(Address::Unkeyed, ask, venue.now()).1.remaining;
+            self.with_ask(store, None, 0, left)
         });
         Some((remaining, keys))
     }
@@ -249,6 +237,11 @@ impl Core {
     /// Tells that an admitted call is made to wait.
     pub(super) fn waits(&self, delay: Duration) {
         self.watch.waits(delay);
+    }
+
+    /// Counts a call that was given up while it waited.
+    pub(super) fn abandoned(&self) {
+        self.abandoned.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a denied call.
@@ -274,11 +267,54 @@ impl Core {
 
     pub(crate) fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
         InvalidLimiter::check(limits)?;
-        self.replacement.store(Arc::new(limits.iter().map(|limit| Rule::new(*limit)).collect()));
+        let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        // Before the first call by the new limits: no bucket may forget what they count.
+        self.each_store(|store| store.expect(&rules));
+        self.replacement.store(Arc::new(rules));
         self.replaced.store(true, Ordering::Release);
-        self.way.store(WAY_LONG, Ordering::Release);
+        self.path.store(SLOW, Ordering::Release);
         self.limits_hash.store(fingerprint::of_limits(limits), Ordering::Release);
+        self.wake_waiters();
         Ok(())
+    }
+
+    /// Limits have changed, or do not apply any more: calls that wait look anew.
+    pub(crate) fn wake_waiters(&self) {
+        #[cfg(feature = "test-util")]
+        let now = test_util::current().map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
+        #[cfg(not(feature = "test-util"))]
+        let now = clock::clock().now();
+        self.each_store(|store| store.wake_all(now));
+    }
+
+    /// Runs `f` on the stores that there are.
+    fn each_store(&self, f: impl Fn(&Store)) {
+        #[cfg(feature = "test-util")]
+        if let Some(store) = test_util::current().and_then(|scope| scope.existing(self.id)) {
+            f(&store);
+        }
+        [self.local.get(), self.own.get()].into_iter().flatten().for_each(|store| f(store));
+    }
+
+    /// Runs `f` on a call as `store` takes it.
+    #[inline]
+    pub(super) fn with_ask<R>(
+        &self,
+        store: &Store,
+        read: Option<&[Limit]>,
+        cost: u32,
+        f: impl FnOnce(&Ask<'_>) -> R,
+    ) -> R {
+        self.with_rules(read, |rules| {
+            let call = MemoryCall { rules, backoff: self.backoff(), cost };
+            let is_written = read.is_none() && !self.replaced.load(Ordering::Relaxed) && store.is_made_by(self.id);
+            f(&Ask { call, is_foreign: !is_written && !store.is_for(rules) })
+        })
+    }
+
+    #[inline]
+    pub(super) fn backoff(&self) -> Option<&Backoff> {
+        self.options.backoff.as_ref()
     }
 
     /// Runs `f` on the rules that apply: those read at the call, those set at run time, or those written down.
@@ -299,42 +335,64 @@ impl Core {
             let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {
                 Some(rule) if !is_read => *rule,
-                _ => Rule::new(*limit),
+                _ => Rule::remembered(*limit),
             }
         };
+        if let [limit] = read {
+            return f(&[rule((0, limit))]);
+        }
         let rules: Rules = read.iter().enumerate().map(rule).collect();
         f(&rules)
     }
 
-    /// The store, if calls by the limits as they were written down can be decided by [`Store::admit`]. Only while all
-    /// switches are off.
+    /// The store of the fast path. Only while all switches are off.
     #[inline]
-    pub(super) fn short(&self) -> Option<&Arc<Store>> {
-        if self.way.load(Ordering::Acquire) == WAY_SHORT { self.short.get() } else { self.first_short() }
+    pub(super) fn fast(&self) -> Option<&Arc<Store>> {
+        if self.path.load(Ordering::Acquire) == FAST { self.fast.get() } else { self.first_fast() }
     }
 
     #[cold]
     #[inline(never)]
-    fn first_short(&self) -> Option<&Arc<Store>> {
-        if self.way.load(Ordering::Acquire) == WAY_UNKNOWN {
-            let way = match self.find_short() {
-                Some(store) => {
-                    self.short.get_or_init(|| store);
-                    WAY_SHORT
+    fn first_fast(&self) -> Option<&Arc<Store>> {
+        if self.path.load(Ordering::Acquire) == UNKNOWN {
+            let path = match self.target(Switches::OFF) {
+                Target::Memory(StoreRef::Shared(store)) if self.is_plain() && store.is_for(&self.rules) => {
+                    self.fast.get_or_init(|| Arc::clone(store));
+                    FAST
                 }
-                None => WAY_LONG,
+                _ => SLOW,
             };
-            // Not where limits were replaced meanwhile.
-            let _ = self.way.compare_exchange(WAY_UNKNOWN, way, Ordering::AcqRel, Ordering::Relaxed);
+            // Not if limits were replaced meanwhile.
+            let _ = self.path.compare_exchange(UNKNOWN, path, Ordering::AcqRel, Ordering::Relaxed);
         }
-        if self.way.load(Ordering::Acquire) == WAY_SHORT { self.short.get() } else { None }
+        if self.path.load(Ordering::Acquire) == FAST { self.fast.get() } else { None }
     }
 
-    fn find_short(&self) -> Option<Arc<Store>> {
+    /// Whether limits are read at each call.
+    #[inline]
+    fn varies(&self) -> bool {
+        self.reads_per | self.reads_count != 0
+    }
+
+    /// Whether a denied call for one permit is told by the one limit alone, of which then nothing is left.
+    fn is_plain(&self) -> bool {
+        self.rules.len() == 1 && self.options.backoff.is_none() && !self.options.dry_run && !self.varies()
+    }
+
+    /// The store, if buckets are in memory. Only while all switches are off.
+    #[inline]
+    pub(super) fn memory(&self) -> Option<&Arc<Store>> {
+        match self.memory.get() {
+            Some(store) => Some(store),
+            None => self.first_memory(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_memory(&self) -> Option<&Arc<Store>> {
         match self.target(Switches::OFF) {
-            Target::Memory(StoreRef::Shared(store)) if self.can_admit(store) => {
-                self.own.get().or(self.local.get()).cloned()
-            }
+            Target::Memory(StoreRef::Shared(store)) => Some(self.memory.get_or_init(|| Arc::clone(store))),
             _ => None,
         }
     }
@@ -354,11 +412,6 @@ impl Core {
             position: 0,
             kind: ExceededKind::Limited,
         }
-    }
-
-    /// Whether a call that neither waits nor reads its limits can be decided by [`Store::admit`].
-    pub(super) fn can_admit(&self, store: &Store) -> bool {
-        self.options.backoff.is_none() && !self.replaced.load(Ordering::Acquire) && store.admits(&self.rules)
     }
 
     /// Where a call, in a future or not, is decided.
@@ -423,8 +476,14 @@ impl Core {
     }
 
     fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
-        let plain = self.rules.len() == 1 && self.options.backoff.is_none() && self.reads_per | self.reads_count == 0;
-        memory.store(self.identity(), &self.rules, plain)
+        let varies = self.varies();
+        let rules = self.rules.iter().copied().collect();
+        let written = Written { rules, backoff: self.options.backoff, varies, by: self.id };
+        let store = memory.store(self.identity(), &written);
+        // Others of the name may have been made for another count, and limits may have been replaced.
+        store.expect(&self.rules);
+        self.with_rules(None, |rules| store.expect(rules));
+        store
     }
 
     /// By what limiters in one memory share their buckets, if they do.
@@ -477,23 +536,29 @@ impl Core {
             Target::Remote(guard) if guard.denials().is_some() => Some(self.fingerprint(venue, key)),
             _ => None,
         };
-        let bucket = RemoteBucket { name: Core::scoped_name(venue, bucket), fingerprint };
-        self.request_for(venue, bucket, rules, action)
+        self.request_for(venue, Core::scoped_name(venue, bucket), fingerprint, rules, action)
     }
 
-    fn request_for(&self, venue: &Venue<'_>, bucket: RemoteBucket, rules: &[Rule], action: Action) -> Request {
+    fn request_for(
+        &self,
+        venue: &Venue<'_>,
+        bucket: Arc<str>,
+        fingerprint: Option<Fingerprint>,
+        rules: &[Rule],
+        action: Action,
+    ) -> Request {
         #[cfg(feature = "test-util")]
         let test_time = venue.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
         #[cfg(not(feature = "test-util"))]
         let test_time: Option<Timestamp> = None;
         let _ = venue;
         Request {
-            bucket: bucket.name,
+            bucket,
             limits: rules.iter().map(|rule| rule.limit).collect(),
             backoff: self.options.backoff,
             action,
             test_time,
-            fingerprint: bucket.fingerprint,
+            fingerprint,
             by_guard: false,
         }
     }
@@ -530,30 +595,44 @@ impl Core {
 
     /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
     fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
-        let Taken { permit, place, limits, limiter } = decision.taken?;
-        if limiter != self.mark(&place) {
+        let Taken { place, limits, limiter } = decision.taken?;
+        if limiter != self.id {
             return None;
         }
-        let venue = self.venue(Switches::load(), true);
-        let read = (!limits.is_empty()).then_some(&*limits);
-        self.with_rules(read, |rules| match place {
-            Place::Memory(address) => {
-                let now = venue.now();
-                let backoff = self.options.backoff.as_ref();
+        let read = limits.as_deref();
+        match place {
+            Place::Memory(held) => {
+                let venue = self.venue(Switches::load(), true);
                 match &venue.target {
-                    Target::Memory(store) => store.give_back(address, rules, backoff, now, &permit),
-                    Target::Remote(_) => self.fallback(&venue).give_back(address, rules, backoff, now, &permit),
+                    Target::Memory(store) => self.give_back(store, held, read, venue.now()),
+                    Target::Remote(_) => self.give_back(&self.fallback(&venue), held, read, venue.now()),
                 }
                 None
             }
-            Place::Remote(bucket) => match &venue.target {
-                Target::Remote(backend) => {
-                    let request = self.request_for(&venue, *bucket, rules, Action::GiveBack(permit));
-                    Some((Arc::clone(backend), request))
+            Place::Remote(bucket) => {
+                let RemoteBucket { name, fingerprint, permit, resets } = *bucket;
+                let venue = self.venue(Switches::load(), true);
+                let Target::Remote(backend) = &venue.target else { return None };
+                if resets != self.resets_of(&name, fingerprint).load(Ordering::Relaxed) {
+                    return None;
                 }
-                Target::Memory(_) => None,
-            },
-        })
+                self.with_rules(read, |rules| {
+                    let action = Action::GiveBack(permit);
+                    let request = self.request_for(&venue, name, fingerprint, rules, action);
+                    Some((Arc::clone(backend), request))
+                })
+            }
+        }
+    }
+
+    /// Gives back permits that are held in memory, unless their bucket was reset or its limits' algorithms have changed.
+    pub(super) fn give_back(&self, store: &Store, held: Held, read: Option<&[Limit]>, now: Now) {
+        let Held { address, permit, resets, kinds, store: of } = held;
+        self.with_ask(store, read, permit.cost, |ask| {
+            if of == store.id() && resets == store.resets(address) && kinds == kinds_of(ask.call.rules) {
+                store.refund(address, ask, now, permit);
+            }
+        });
     }
 
     pub(crate) fn reset<K: RateLimitKey>(&self, key: &K) -> Result<(), BackendError> {
@@ -568,8 +647,7 @@ impl Core {
         let venue = self.venue(Switches::load(), false);
         let forget = |store: &Store| {
             let address = store.address(key);
-            self.resets_in_memory(address).fetch_add(1, Ordering::Relaxed);
-            store.reset(address);
+            self.with_ask(store, None, 1, |ask| store.reset(address, ask, venue.now()));
         };
         match &venue.target {
             Target::Memory(store) => {
@@ -584,6 +662,17 @@ impl Core {
             }
         }
     }
+}
+
+impl Limits for Core {
+    fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>)) {
+        self.with_rules(None, |rules| judge(rules, self.backoff()));
+    }
+}
+
+/// The algorithms of limits, two bits each: permits of one cannot be given back to another.
+pub(super) fn kinds_of(rules: &[Rule]) -> u16 {
+    rules.iter().fold(0, |kinds, rule| kinds << 2 | (rule.limit.algorithm() as u16 + 1))
 }
 
 /// The beginning of a bucket's name, up to the key.

@@ -10,12 +10,11 @@
 
 use smallvec::SmallVec;
 
-use super::compact::Verdict;
-use super::ring::window_record;
-use super::unkeyed::{Glance, Line};
-use crate::algorithm::groups::Group;
-use crate::algorithm::record::Record;
+use super::state::{Left, Permit, Verdict, Window};
+use super::unkeyed::{Attempt, Line};
 use crate::algorithm::{GROUPS, Rule};
+use crate::clock::Now;
+use crate::limit::Algorithm;
 use crate::sync::{AtomicU64, Guard, Lock, Ordering};
 
 /// All places of a window.
@@ -48,6 +47,23 @@ type Both<'a> = [Guard<'a, Option<Places>>; 2];
 type Times = SmallVec<[u64; MOST]>;
 
 impl Halves {
+    /// Whether a window of this rule is one of single permits.
+    pub(super) fn fits(rule: &Rule) -> bool {
+        rule.limit.algorithm() == Algorithm::SlidingWindow && rule.group == 1 && rule.capacity() > 0
+    }
+
+    /// When `cost` permits fit, and what is left; `None` if the window is kept elsewhere.
+    pub(super) fn peek(&self, rule: &Rule, now: Now, cost: u32) -> Option<(u64, Left)> {
+        let both = self.lock();
+        let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
+        let free = first.free(rule, now) + second.free(rule, now);
+        let newest = first.newest.max(second.newest);
+        let idle_at = if free == rule.capacity() as usize { 0 } else { newest.saturating_add(rule.per()) };
+        let left = Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), position: 0, idle_at };
+        let until = if cost as usize <= free { 0 } else { fits_at(first.times().chain(second.times()).collect(), rule, cost) };
+        Some((until, left))
+    }
+
     /// For a rule of at most 64 permits.
     pub(super) fn new(rule: &Rule) -> Halves {
         let half = |places| Line(Half { denied_until: AtomicU64::new(0), places: Lock::new(Some(places)) });
@@ -56,75 +72,94 @@ impl Halves {
 
     /// Takes `cost` permits, from 1 to the capacity, in a call of the thread of that number.
     #[inline]
-    pub(super) fn take(&self, rule: &Rule, thread: usize, now: u64, cost: u32) -> Verdict {
+    pub(super) fn take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
         let half = &self.0[thread % 2].0;
         // Written under the locks, with the state that it tells of.
         let denied_until = half.denied_until.load(Ordering::Acquire);
-        if cost == 1 && now < denied_until {
-            return Verdict::Denied(denied_until);
+        if cost == 1 && now.earliest < denied_until {
+            return Verdict::Denied { until: denied_until, position: 0 };
         }
         let taken = half.places.lock().as_mut().map(|places| places.take(rule, now, cost));
         match taken {
-            Some(true) => Verdict::Admitted,
-            Some(false) => self.take_from_both(rule, thread, now, cost),
-            None => Verdict::Unknown,
+            Some(Some(at)) => Verdict::Admitted { at },
+            Some(None) => self.take_from_both(rule, thread, now, cost),
+            None => Verdict::Undecided,
         }
     }
 
-    /// As [`take`](Halves::take), one permit, as far as that calls nothing.
+    /// The fast path of [`take`](Halves::take): one permit, if that needs nothing but a free lock.
     #[inline]
-    pub(super) fn glance(&self, rule: &Rule, thread: usize, now: u64) -> Glance {
+    pub(super) fn try_take(&self, rule: &Rule, thread: usize, now: Now) -> Attempt {
         let half = &self.0[thread % 2].0;
         let denied_until = half.denied_until.load(Ordering::Acquire);
-        if now < denied_until {
-            return Glance::Denied(denied_until);
+        if now.earliest < denied_until {
+            return Attempt::Denied(denied_until);
         }
-        let is_taken = half.places.try_lock().and_then(|mut places| Some(places.as_mut()?.take(rule, now, 1)));
-        if is_taken == Some(true) { Glance::Admitted } else { Glance::Unclear }
+        let taken = half.places.try_lock().and_then(|mut places| places.as_mut()?.take(rule, now, 1));
+        if taken.is_some() { Attempt::Admitted } else { Attempt::Contended }
     }
 
     /// Takes permits of which too few are free in the thread's own half. From the other half it gets as many as are missing
     /// and no less than half of those that are free there: a thread that goes on does not come back for each.
     #[cold]
     #[inline(never)]
-    fn take_from_both(&self, rule: &Rule, thread: usize, now: u64, cost: u32) -> Verdict {
+    fn take_from_both(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
         let mut both = self.lock();
         let [Some(first), Some(second)] = both.each_mut().map(|half| (**half).as_mut()) else {
-            return Verdict::Unknown;
+            return Verdict::Undecided;
         };
-        let now = now.max(first.newest).max(second.newest);
         let (own, other) = if thread.is_multiple_of(2) { (first, second) } else { (second, first) };
         let (here, there, wanted) = (own.free(rule, now), other.free(rule, now), cost as usize);
         if here + there < wanted {
-            let mut times: Times = own.times().chain(other.times()).collect();
-            // By when as many as are wanted were taken last.
-            let (_, last, _) = times.select_nth_unstable(wanted - 1);
-            let until = last.saturating_add(rule.per());
+            let until = fits_at(own.times().chain(other.times()).collect(), rule, cost);
             if cost == 1 {
                 self.deny_until(until);
             }
-            return Verdict::Denied(until);
+            return Verdict::Denied { until, position: 0 };
         }
         let places = there.div_ceil(2).max(wanted.saturating_sub(here));
         (0..places).for_each(|_| own.add_first(other.remove_first()));
-        own.take(rule, now, cost);
-        Verdict::Admitted
+        match own.take(rule, Now { latest: now.latest.max(other.newest), ..now }, cost) {
+            Some(at) => Verdict::Admitted { at },
+            None => Verdict::Undecided,
+        }
     }
 
-    /// The window as a record, unchanged; `None` where it is kept as one elsewhere.
-    pub(super) fn record(&self) -> Option<Record> {
-        record(&self.lock())
-    }
-
-    /// As [`record`](Halves::record), and it is kept elsewhere from now on.
-    pub(super) fn move_away(&self) -> Option<Record> {
+    /// Takes back permits that were taken at `permit.at`; `false` if the window is kept elsewhere.
+    pub(super) fn refund(&self, permit: Permit) -> bool {
         let mut both = self.lock();
-        let record = record(&both)?;
+        let [Some(first), Some(second)] = both.each_mut().map(|half| (**half).as_mut()) else { return false };
+        self.deny_until(0);
+        let left = first.give_back(permit.at, permit.cost);
+        second.give_back(permit.at, left);
+        true
+    }
+
+    /// The window, unchanged; `None` if it is kept elsewhere.
+    pub(super) fn window(&self) -> Option<Window> {
+        window(&self.lock())
+    }
+
+    /// As [`window`](Halves::window), and it is kept elsewhere from now on.
+    pub(super) fn move_away(&self) -> Option<Window> {
+        let mut both = self.lock();
+        let window = window(&both)?;
         self.deny_until(0);
         for half in &mut both {
             **half = None;
         }
-        Some(record)
+        Some(window)
+    }
+
+    /// The window is kept here again.
+    pub(super) fn move_back(&self, rule: &Rule, times: &[u64]) {
+        let mut both = self.lock();
+        self.deny_until(0);
+        let mut halves = Places::halves(rule);
+        for (index, time) in times.iter().enumerate() {
+            halves[index % 2].put_last(*time);
+        }
+        both.iter_mut().zip(halves).for_each(|(half, places)| **half = Some(places));
     }
 
     /// Forgets all.
@@ -161,26 +196,48 @@ impl Places {
         (0..self.len).map(|place| self.times[self.index(place)])
     }
 
-    /// Takes the first `cost` places, if they are free.
+    /// Takes the first `cost` places, if they are free; the time that they are taken at.
     #[inline]
-    fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> bool {
+    fn take(&mut self, rule: &Rule, now: Now, cost: u32) -> Option<u64> {
+        let cost = cost as usize;
+        if cost > self.len || now.earliest.saturating_sub(self.times[self.index(cost - 1)]) < rule.per() {
+            return None;
+        }
         // The clock of another core may be a little behind.
-        let (now, cost) = (now.max(self.newest), cost as usize);
-        if cost > self.len || now - self.times[self.index(cost - 1)] < rule.per() {
-            return false;
-        }
+        let at = now.latest.max(self.newest);
         for _ in 0..cost {
-            let behind_the_last = self.index(self.len);
-            self.times[behind_the_last] = now;
-            self.first = self.first.wrapping_add(1);
+            self.put_last(at);
         }
-        self.newest = now;
-        true
+        Some(at)
     }
 
-    /// How many places are free at `now`, which is not before the newest time.
-    fn free(&self, rule: &Rule, now: u64) -> usize {
-        self.times().take_while(|time| now - time >= rule.per()).count()
+    /// The first place is taken at `time`, and the last then.
+    #[inline]
+    fn put_last(&mut self, time: u64) {
+        let behind_the_last = self.index(self.len);
+        self.times[behind_the_last] = time;
+        self.first = self.first.wrapping_add(1);
+        self.newest = self.newest.max(time);
+    }
+
+    /// How many places are free.
+    fn free(&self, rule: &Rule, now: Now) -> usize {
+        self.times().take_while(|time| now.earliest.saturating_sub(*time) >= rule.per()).count()
+    }
+
+    /// Frees up to `permits` places that were taken at `at`; how many of the permits are left.
+    fn give_back(&mut self, at: u64, permits: u32) -> u32 {
+        let mut left = permits;
+        let mut kept = Times::new();
+        for time in self.times() {
+            if time == at && left > 0 { left -= 1 } else { kept.push(time) }
+        }
+        let freed = self.len - kept.len();
+        for (place, time) in std::iter::repeat_n(0, freed).chain(kept).enumerate() {
+            let index = self.index(place);
+            self.times[index] = time;
+        }
+        left
     }
 
     fn remove_first(&mut self) -> u64 {
@@ -198,189 +255,15 @@ impl Places {
     }
 }
 
-fn record(both: &Both<'_>) -> Option<Record> {
-    let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
-    let mut times: Times = first.times().chain(second.times()).collect();
-    times.sort_unstable();
-    let groups = times.chunk_by(|one, next| one == next);
-    Some(window_record(groups.map(|times| Group { at: times[0], permits: times.len() as u64 })))
+/// When `cost` permits fit: as many as are wanted were taken by then, and a period has passed.
+fn fits_at(mut times: Times, rule: &Rule, cost: u32) -> u64 {
+    let (_, last, _) = times.select_nth_unstable(cost as usize - 1);
+    last.saturating_add(rule.per())
 }
 
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::algorithm::record::{Ask, State};
-    use crate::limit::Limit;
-
-    const START: u64 = 1_700_000_000_000_000_000;
-
-    /// A full log of what was admitted, a time for each permit; no time is earlier than one before.
-    #[derive(Default)]
-    struct Log(Vec<u64>);
-
-    impl Log {
-        fn newest(&self) -> u64 {
-            self.0.last().copied().unwrap_or(0)
-        }
-
-        /// Takes `cost` permits, or says when they fit: by the first time at which no more than `count` of them are younger
-        /// than `per`.
-        fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Verdict {
-            let now = now.max(self.newest());
-            let taken = |at: u64| self.0.iter().filter(|time| at - **time < rule.per()).count();
-            let fits = |at: &u64| taken(*at) + cost as usize <= rule.capacity() as usize;
-            let ends = self.0.iter().map(|time| time + rule.per()).filter(|end| *end > now);
-            match std::iter::once(now).chain(ends).find(fits) {
-                Some(at) if at == now => {
-                    self.0.extend((0..cost).map(|_| now));
-                    Verdict::Admitted
-                }
-                Some(at) => Verdict::Denied(at),
-                None => Verdict::Unknown,
-            }
-        }
-
-        fn remaining(&self, rule: &Rule, now: u64) -> usize {
-            let now = now.max(self.newest());
-            rule.capacity() as usize - self.0.iter().filter(|time| now - **time < rule.per()).count()
-        }
-    }
-
-    fn remaining(halves: &Halves, rule: &Rule, now: u64) -> usize {
-        let record = halves.record().unwrap();
-        let State::Sliding(window) = &record.limits[0] else { panic!("a window") };
-        assert!(window.groups.iter().is_sorted_by(|one, next| one.at < next.at));
-        let ask = Ask { rules: &[*rule], backoff: None, cost: 0, max_wait: 0 };
-        record.peek(&ask, now.max(record.newest)).unwrap().remaining as usize
-    }
-
-    /// What one call does: nanoseconds by which its clock goes on (or back), its thread, how many permits it takes.
-    fn calls(ahead: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<(i64, usize, u32)>> {
-        // Threads that come in turns, and one that comes for long.
-        let thread = prop_oneof![4 => Just(0_usize), 4 => Just(1), 1 => Just(usize::MAX)];
-        let cost = prop_oneof![8 => Just(1_u32), 2 => 2..6_u32, 1 => 1..65_u32];
-        prop::collection::vec((ahead, thread, cost), 1..400)
-    }
-
-    fn rule(count: u32, per: u64) -> Rule {
-        Rule::new(Limit::new(count, Duration::from_micros(per)))
-    }
-
-    proptest! {
-        #[test]
-        fn threads_of_both_halves_get_what_a_full_log_admits(
-            count in prop_oneof![1..65_u32, 1..6_u32, Just(64)],
-            calls in calls(prop_oneof![3 => Just(0_i64), 8 => 0..60_i64, 3 => 900..1_100_i64, 1 => 0..5_000_i64]),
-        ) {
-            let rule = rule(count, 1);
-            let (halves, mut log, mut now) = (Halves::new(&rule), Log::default(), START);
-            for (ahead, thread, cost) in calls {
-                now = now.saturating_add_signed(ahead);
-                let cost = cost.min(count);
-                prop_assert_eq!(halves.take(&rule, thread, now, cost), log.take(&rule, now, cost));
-                prop_assert_eq!(remaining(&halves, &rule, now), log.remaining(&rule, now));
-            }
-        }
-
-        #[test]
-        fn a_clock_that_goes_back_counts_as_one_that_stands_still(
-            count in 1..65_u32,
-            thread in 0..2_usize,
-            calls in calls(prop_oneof![8 => -60..120_i64, 2 => 900..1_100_i64, 1 => -5_000..5_000_i64]),
-        ) {
-            let rule = rule(count, 1);
-            let (halves, mut log, mut now) = (Halves::new(&rule), Log::default(), START);
-            for (ahead, _, cost) in calls {
-                now = now.saturating_add_signed(ahead);
-                let cost = cost.min(count);
-                match halves.take(&rule, thread, now, cost) {
-                    // By a denial that was told before: until a time that only the clocks of other calls have reached.
-                    Verdict::Denied(until) if until <= log.newest() => prop_assert!(cost == 1 && now < until),
-                    verdict => prop_assert_eq!(verdict, log.take(&rule, now, cost)),
-                }
-            }
-        }
-
-        /// By how much the clock of one core is behind another's, by so much can a permit come back too early.
-        #[test]
-        fn threads_whose_clocks_differ_get_no_more_than_a_log_of_a_period_that_is_shorter_by_as_much(
-            count in prop_oneof![1..65_u32, 1..6_u32],
-            behind in 0..100_u64,
-            calls in calls(prop_oneof![3 => Just(0_i64), 8 => 0..60_i64, 3 => 900..1_100_i64]),
-        ) {
-            let rule = rule(count, 1);
-            let (halves, mut admitted, mut now) = (Halves::new(&rule), Vec::new(), START);
-            for (ahead, thread, cost) in calls {
-                now = now.saturating_add_signed(ahead);
-                let (cost, read) = (cost.min(count), if thread == 1 { now - behind } else { now });
-                if halves.take(&rule, thread, read, cost) == Verdict::Admitted {
-                    admitted.extend((0..cost).map(|_| now));
-                }
-            }
-            for window in admitted.windows(count as usize + 1) {
-                prop_assert!(window[count as usize] - window[0] >= rule.per() - behind);
-            }
-        }
-    }
-
-    #[test]
-    fn a_thread_that_goes_on_has_all_places_in_its_half_before_long() {
-        let rule = rule(64, 1);
-        let halves = Halves::new(&rule);
-        for period in 0..2 {
-            for _ in 0..64 {
-                assert_eq!(halves.take(&rule, 1, START + period * rule.per(), 1), Verdict::Admitted);
-            }
-        }
-        let [first, second] = halves.lock().map(|half| half.as_ref().unwrap().len);
-        assert_eq!((first, second), (0, 64));
-    }
-
-    #[test]
-    fn a_half_gets_half_of_what_is_free_in_the_other() {
-        let rule = rule(64, 1);
-        let halves = Halves::new(&rule);
-        for _ in 0..33 {
-            assert_eq!(halves.take(&rule, 0, START, 1), Verdict::Admitted);
-        }
-        let [first, second] = halves.lock().map(|half| half.as_ref().unwrap().len);
-        assert_eq!((first, second), (48, 16));
-    }
-
-    /// A window of two permits that both threads are denied.
-    fn used_up(rule: &Rule) -> Halves {
-        let halves = Halves::new(rule);
-        assert_eq!(halves.take(rule, 0, START, 2), Verdict::Admitted);
-        assert_eq!(halves.take(rule, 0, START, 1), Verdict::Denied(START + rule.per()));
-        for half in &halves.0 {
-            assert_eq!(half.0.denied_until.load(Ordering::Relaxed), START + rule.per());
-        }
-        halves
-    }
-
-    #[test]
-    fn once_it_is_kept_elsewhere_no_half_decides() {
-        let rule = rule(2, 1);
-        let halves = used_up(&rule);
-        assert!(halves.move_away().is_some() && halves.move_away().is_none() && halves.record().is_none());
-        for (thread, cost) in [(0, 1), (1, 1), (0, 2)] {
-            assert_eq!(halves.take(&rule, thread, START, cost), Verdict::Unknown);
-        }
-        halves.reset(&rule);
-        assert_eq!(halves.take(&rule, 0, START, 2), Verdict::Admitted);
-    }
-
-    #[test]
-    fn once_it_is_reset_neither_half_denies() {
-        let rule = rule(2, 1);
-        for thread in [0, 1] {
-            let halves = used_up(&rule);
-            halves.reset(&rule);
-            assert_eq!([1; 2].map(|cost| halves.take(&rule, thread, START, cost)), [Verdict::Admitted; 2]);
-        }
-    }
+fn window(both: &Both<'_>) -> Option<Window> {
+    let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
+    let mut times: Times = first.times().chain(second.times()).filter(|time| *time > 0).collect();
+    times.sort_unstable();
+    Some(Window::of_singles(&times))
 }

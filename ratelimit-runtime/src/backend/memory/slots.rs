@@ -5,7 +5,7 @@
 //! compared without a branch in between, since which of them it is no processor can guess. A line that is full goes on in the
 //! next one. What is removed leaves no mark behind: later slots move up.
 
-use super::compact::Compact;
+use super::state::State;
 
 /// Of four slots, at most three are taken.
 const TAKEN: (usize, usize) = (3, 4);
@@ -34,9 +34,9 @@ pub(super) struct Place {
     slot: usize,
 }
 
-impl<S: Compact> Slot<S> {
+impl<S: State> Slot<S> {
     fn empty() -> Slot<S> {
-        Slot { fingerprint: 0, state: S::fresh() }
+        Slot { fingerprint: 0, state: S::idle() }
     }
 
     pub(super) fn fingerprint(&self) -> u64 {
@@ -54,7 +54,7 @@ impl<S, const W: usize> Line<S, W> {
     }
 }
 
-impl<S: Compact, const W: usize> Slots<S, W> {
+impl<S: State, const W: usize> Slots<S, W> {
     pub(super) fn new() -> Slots<S, W> {
         Slots { lines: Box::new([]), len: 0 }
     }
@@ -141,6 +141,20 @@ impl<S: Compact, const W: usize> Slots<S, W> {
         }
         self.put(Slot { fingerprint, state });
         self.len += 1;
+    }
+
+    /// Takes out what is at `place`.
+    pub(super) fn take(&mut self, place: Place) -> Option<S> {
+        let slot = self.lines.get_mut(place.line)?.0.get_mut(place.slot)?;
+        let state = std::mem::replace(&mut slot.state, S::idle());
+        self.remove(place);
+        Some(state)
+    }
+
+    /// All states with their fingerprints.
+    pub(super) fn into_states(self) -> impl Iterator<Item = (u64, S)> {
+        let slots = self.lines.into_iter().flat_map(|line| line.0);
+        slots.filter(|slot| slot.fingerprint != 0).map(|slot| (slot.fingerprint, slot.state))
     }
 
     /// Removes what is at `place`.

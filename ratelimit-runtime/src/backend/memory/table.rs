@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use super::WhenFull;
-use super::compact::Compact;
-use super::slots::{self, Place, Slot, Slots};
+use super::queue::Queue;
+use super::slots::{self, Slots};
+use super::state::{Standing, State};
 use crate::algorithm::Rule;
-use crate::algorithm::record::Record;
+use crate::clock::Now;
 use crate::observe::KeysWatch;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
@@ -16,20 +17,28 @@ use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 const SHARDS: usize = 64;
 #[cfg(loom_model)]
 const SHARDS: usize = 2;
-/// Slots that are looked at for buckets which nobody uses any more, for each call that brings a new key.
+/// Slots that are swept for each call that brings a new key.
 pub(super) const SWEPT: usize = 8;
-/// As many are looked at by one call for several: lines that follow each other come from memory much faster.
+/// Slots that are swept in one go: sequential cache lines prefetch.
 const SWEPT_AT_ONCE: usize = 256;
-/// Slots that one in 256 of a shard's calls looks at though it brings no new key.
+/// Slots that one in 256 of a shard's calls sweeps though it brings no new key.
 const SWEPT_SELDOM: usize = 32;
-/// Buckets among which one is chosen where the backend is full.
-const SAMPLED: usize = 16;
+/// Buckets among which an eviction chooses, unless the backend has few.
+const SAMPLED: usize = 32;
+/// So few buckets are all looked at.
+const FEW: usize = 1_024;
+/// A bucket stays for so long after it became idle, in nanoseconds: a key that is called more often finds it again.
+const GRACE: u64 = 2_000_000;
+/// Keys of a shard that are known to be called often.
+const FREQUENT: usize = 8;
 
 /// How many buckets all tables of a backend hold, and may.
 pub(super) struct Bound {
     pub(super) max_keys: usize,
     pub(super) when_full: WhenFull,
     len: AtomicUsize,
+    /// Keys for which calls wait.
+    waited: AtomicUsize,
     pub(super) evicted: AtomicU64,
     pub(super) untracked: AtomicU64,
     watch: KeysWatch,
@@ -41,6 +50,7 @@ impl Bound {
             max_keys: max_keys.max(1),
             when_full,
             len: AtomicUsize::new(0),
+            waited: AtomicUsize::new(0),
             evicted: AtomicU64::new(0),
             untracked: AtomicU64::new(0),
             watch: KeysWatch::default(),
@@ -61,7 +71,12 @@ impl Bound {
         claimed.is_ok()
     }
 
-    fn release(&self, buckets: usize) {
+    /// Whether calls may begin to wait for one more key: such keys cannot be evicted, so they get half of the room.
+    pub(super) fn may_wait(&self) -> bool {
+        self.waited.load(Ordering::Relaxed) < self.max_keys.div_ceil(2)
+    }
+
+    pub(super) fn release(&self, buckets: usize) {
         let before = self.len.fetch_sub(buckets, Ordering::Relaxed);
         self.watch.tracked(before - buckets);
     }
@@ -83,66 +98,90 @@ pub(super) struct Table<S, const W: usize> {
 #[repr(align(128))]
 struct Padded<S, const W: usize> {
     shard: Lock<Shard<S, W>>,
-    /// Lines of the shard's slots when somebody looked last: beside the lock, to be read before it is taken.
+    /// Lines of the shard's slots when it was changed last: beside the lock, to be read before it is taken.
     lines: AtomicUsize,
 }
 
 struct Shard<S, const W: usize> {
     slots: Slots<S, W>,
-    /// States that are more than a small one can say.
-    #[expect(clippy::box_collection, reason = "all else is in the cache line of the lock")]
-    moved: Box<HashMap<u64, Moved, BuildHasherDefault<Fingerprint>>>,
-    /// The line that was looked at last.
-    cursor: usize,
-    /// New keys for which no line has been looked at yet.
-    unswept: u32,
-    /// Wraps when it is time for a look though there is no new key.
+    /// Wraps when it is time for a sweep though there is no new key.
     calls: u8,
+    /// There are queues.
+    is_waited: bool,
+    /// No bucket is made here any more: new ones are elsewhere.
+    is_closed: bool,
+    /// New keys for which nothing was swept yet.
+    unswept: u32,
+    /// All else: out of the cache line of the lock.
+    rest: Box<Rest>,
 }
 
-/// A full record, with what eviction has to know of it.
 #[derive(Default)]
-pub(super) struct Moved {
-    pub(super) record: Record,
-    /// When the record is as if nobody had used it.
-    pub(super) fresh_at: u64,
-    /// The key was denied until then.
-    pub(super) denied_until: u64,
-    /// Permits are booked until then.
-    pub(super) booked_until: u64,
+struct Rest {
+    /// Calls that wait, by fingerprint of their key.
+    queues: HashMap<u64, Box<Queue>, BuildHasherDefault<Fingerprint>>,
+    /// The line that was swept last.
+    cursor: usize,
+    /// When the sweep began that goes on now, and how long the last one took.
+    began: u64,
+    took: u64,
+    /// Fingerprints of the keys of every 256th call: a flood of keys that are called a few times each seldom gets in.
+    frequent: [u64; FREQUENT],
+    calls: usize,
 }
 
-/// Why a call was not decided by [`Table::try_with`].
-pub(crate) enum Why {
-    /// It is its turn to sweep.
-    Sweep,
-    /// There is no such state, or it is kept as a record, or another thread has the lock, or nobody has looked since there
-    /// are more slots, or fewer.
-    Other,
+/// What a table's states are judged by when no call is at hand.
+pub(super) struct Context<'a, S: State> {
+    pub(super) bound: &'a Bound,
+    pub(super) form: &'a S::Form,
+    pub(super) written: &'a [Rule],
 }
 
-/// Whether a call has looked for buckets that nobody uses any more.
-pub(super) enum Looked {
-    Nowhere,
+impl<S: State> Clone for Context<'_, S> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: State> Copy for Context<'_, S> {}
+
+/// What became of a call on a bucket.
+pub(super) enum With<R> {
+    Done(R),
+    /// Others wait for the key.
+    Waited,
+    /// There is no room for a new key, unless another one goes.
+    Full,
+    /// New keys are elsewhere.
+    Closed,
+}
+
+/// Whether a call has swept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Swept {
+    Nothing,
     ForNewKey,
-    /// It was its turn.
     InTurn,
 }
 
-/// What a key is known by in its shard, which goes by the lowest bits of the hash and the place in it by the highest.
+/// What a key is known by in its shard. The shard goes by the lowest bits of the hash, which are known soonest.
 ///
-/// Zero is what an empty slot has: the one hash in 2⁶⁴ that it is of shares another's fingerprint.
+/// Zero marks an empty slot: the one hash in 2⁶⁴ that it is shares another's fingerprint.
 #[inline]
 pub(super) fn fingerprint(hash: u64) -> u64 {
     hash.max(1)
 }
 
-/// There was no room for a new key, unless another one goes.
-pub(super) struct Full;
-
-impl<S: Compact, const W: usize> Table<S, W> {
+impl<S: State, const W: usize> Table<S, W> {
     pub(super) fn new() -> Table<S, W> {
-        let shard = || Shard { slots: Slots::new(), moved: Box::default(), cursor: 0, calls: 0, unswept: 0 };
+        let shard = || Shard {
+            slots: Slots::new(),
+            calls: 0,
+            is_waited: false,
+            is_closed: false,
+            unswept: 0,
+            rest: Box::default(),
+        };
         let padded = |_| Padded { shard: Lock::new(shard()), lines: AtomicUsize::new(0) };
         Table { shards: Box::new(std::array::from_fn(padded)) }
     }
@@ -155,115 +194,161 @@ impl<S: Compact, const W: usize> Table<S, W> {
         (&self.shards[shard], fingerprint(hash))
     }
 
-    fn shard(&self, hash: u64) -> (&Lock<Shard<S, W>>, u64) {
-        let (padded, fingerprint) = self.padded(hash);
-        (&padded.shard, fingerprint)
-    }
-
-    /// As [`with`](Table::with), where nothing else is to be done than that. Calls nothing, so that all of it stays in
-    /// registers.
+    /// The fast path of [`with`](Table::with): runs `f` on the state of a key that has one, unless there is anything else to
+    /// do. Calls nothing, so that all of it stays in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Result<R, Why> {
+    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
-        // A multiplication that what comes behind the lock then need not wait for. By a number that is no longer right it is
-        // looked for at a wrong place, and not found.
+        // A multiplication for which what comes behind the lock need not wait. A stale number of lines leads to a wrong
+        // place, where the key is not found.
         let home = slots::home(fingerprint, lines.load(Ordering::Relaxed));
-        let Some(mut shard) = shard.try_lock() else { return Err(Why::Other) };
-        shard.calls = shard.calls.wrapping_add(1);
-        if shard.calls == 0 {
-            return Err(Why::Sweep);
+        let mut shard = shard.try_lock()?;
+        let calls = shard.calls.wrapping_add(1);
+        if calls == 0 || shard.is_waited {
+            return None;
         }
-        match shard.slots.get_near(home, fingerprint) {
-            Some(state) if !state.is_moved() => Ok(f(state)),
-            _ => Err(Why::Other),
-        }
+        shard.calls = calls;
+        shard.slots.get_near(home, fingerprint).map(f)
     }
 
-    /// Runs `f` on a small state, which is made where there is none; not on one that is kept as a record, nor where there is
-    /// no room for a new one. Looks for buckets that nobody uses any more if it `sweeps`.
+    /// Runs `f` on a state, which is made if there is none. Sweeps a few slots for each new key, and now and then.
     pub(super) fn with<R>(
         &self,
-        bound: &Bound,
-        rule: &Rule,
+        context: Context<'_, S>,
         hash: u64,
-        now: u64,
-        sweeps: bool,
+        now: Now,
         f: impl FnOnce(&mut S) -> R,
-    ) -> (Option<R>, Looked) {
+    ) -> (With<R>, Swept) {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
         shard.calls = shard.calls.wrapping_add(1);
-        let sweeps = sweeps || shard.calls == 0;
-        if sweeps {
-            shard.sweep(bound, rule, now, SWEPT_SELDOM);
+        let is_due = shard.calls == 0;
+        if is_due {
+            shard.count_frequent(fingerprint);
+            shard.sweep(context, now, SWEPT_SELDOM);
         }
-        let looked = if sweeps { Looked::InTurn } else { Looked::Nowhere };
-        let done = match shard.slots.get_mut(fingerprint) {
-            Some(state) if state.is_moved() => (None, looked),
-            Some(state) => (Some(f(state)), looked),
-            None => (shard.with_new(bound, rule, fingerprint, now, f), Looked::ForNewKey),
+        let swept = if is_due { Swept::InTurn } else { Swept::Nothing };
+        let done = if shard.is_waited && shard.rest.queues.contains_key(&fingerprint) {
+            (With::Waited, swept)
+        } else if let Some(state) = shard.slots.get_mut(fingerprint) {
+            (With::Done(f(state)), swept)
+        } else {
+            (shard.with_new(context, fingerprint, now, f), Swept::ForNewKey)
         };
         lines.store(shard.slots.lines(), Ordering::Relaxed);
         done
     }
 
-    /// Runs `f` on the record of a bucket, whatever its state is kept as, and keeps it as small as it can be: on a record
-    /// where the limits of the call are not the usual ones, by which small states are judged.
-    pub(super) fn with_record<R>(
+    /// Runs `f` on a state and the queue of its key. Both are made if there are none.
+    pub(super) fn with_queue<R>(
         &self,
-        bound: &Bound,
-        rule: &Rule,
+        context: Context<'_, S>,
         hash: u64,
-        now: u64,
-        is_usual: bool,
-        f: impl FnOnce(&mut Moved) -> R,
-    ) -> Result<R, Full> {
-        let (shard, fingerprint) = self.shard(hash);
+        now: Now,
+        f: impl FnOnce(&mut S, &mut Queue) -> R,
+    ) -> With<R> {
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
-        if shard.slots.find(fingerprint).is_none() {
-            shard.make_room(bound, rule, now)?;
-            shard.slots.insert(fingerprint, S::fresh());
+        let queue = shard.rest.queues.remove(&fingerprint);
+        let (was_waited, mut queue) = (queue.is_some(), queue.unwrap_or_default());
+        let queued = &mut queue;
+        let done = match shard.slots.get_mut(fingerprint) {
+            Some(state) => With::Done(f(state, queued)),
+            None => shard.with_new(context, fingerprint, now, |state| f(state, queued)),
+        };
+        match (was_waited, queue.is_empty()) {
+            (false, false) => _ = context.bound.waited.fetch_add(1, Ordering::Relaxed),
+            (true, true) => _ = context.bound.waited.fetch_sub(1, Ordering::Relaxed),
+            _ => {}
         }
-        let Shard { slots, moved, .. } = &mut *shard;
-        let Some(state) = slots.get_mut(fingerprint) else { return Err(Full) };
-        let mut full = moved.remove(&fingerprint).unwrap_or_default();
-        if !state.is_moved() {
-            full.record = state.to_record(rule, now);
+        if !queue.is_empty() {
+            shard.rest.queues.insert(fingerprint, queue);
         }
-        let result = f(&mut full);
-        let small = if is_usual { S::from_record(&full.record, rule, now) } else { None };
-        *state = small.unwrap_or_else(|| {
-            moved.insert(fingerprint, full);
-            S::moved()
-        });
-        Ok(result)
+        shard.is_waited = !shard.rest.queues.is_empty();
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
+        done
     }
 
-    /// The record of a bucket, if there is one.
-    pub(super) fn record(&self, rule: &Rule, hash: u64, now: u64) -> Option<Record> {
-        let (shard, fingerprint) = self.shard(hash);
-        let shard = shard.lock();
-        let state = shard.slots.get(fingerprint)?;
-        if state.is_moved() {
-            return shard.moved.get(&fingerprint).map(|moved| moved.record.clone());
-        }
-        Some(state.to_record(rule, now))
-    }
-
-    /// Whether there is a bucket.
-    pub(super) fn contains(&self, hash: u64) -> bool {
-        let (shard, fingerprint) = self.shard(hash);
-        shard.lock().slots.find(fingerprint).is_some()
-    }
-
-    pub(super) fn remove(&self, bound: &Bound, hash: u64) {
-        let (shard, fingerprint) = self.shard(hash);
+    /// Runs `f` on the state of a key that has one, which may be removed afterwards; not if calls wait for it.
+    pub(super) fn with_existing<R>(
+        &self,
+        context: Context<'_, S>,
+        hash: u64,
+        f: impl FnOnce(&mut S, Option<&mut Queue>) -> (R, bool),
+    ) -> Option<R> {
+        let (Padded { shard, .. }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
-        if let Some(place) = shard.slots.find(fingerprint) {
-            shard.remove(place, fingerprint);
-            bound.release(1);
+        let Shard { slots, rest, .. } = &mut *shard;
+        let place = slots.find(fingerprint)?;
+        let queue = rest.queues.get_mut(&fingerprint).map(|queue| &mut **queue);
+        let is_waited = queue.is_some();
+        let (result, is_idle) = f(slots.get_mut(fingerprint)?, queue);
+        if is_idle && !is_waited {
+            slots.remove(place);
+            context.bound.release(1);
         }
+        Some(result)
+    }
+
+    /// Hands the state of a key, and those that wait for it, over to `to`, under the lock.
+    pub(super) fn hand_over(&self, hash: u64, to: impl FnOnce(S, Option<Box<Queue>>)) {
+        let (Padded { shard, .. }, fingerprint) = self.padded(hash);
+        let mut shard = shard.lock();
+        let Some(place) = shard.slots.find(fingerprint) else { return };
+        let queue = shard.rest.queues.remove(&fingerprint);
+        shard.is_waited = !shard.rest.queues.is_empty();
+        if let Some(state) = shard.slots.take(place) {
+            to(state, queue);
+        }
+    }
+
+    /// Takes over what another table hands over, which is counted already.
+    pub(super) fn take_over(&self, hash: u64, state: S, queue: Option<Box<Queue>>) {
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
+        let mut shard = shard.lock();
+        if let Some(queue) = queue {
+            shard.rest.queues.insert(fingerprint, queue);
+            shard.is_waited = true;
+        }
+        shard.slots.insert(fingerprint, state);
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
+    }
+
+    /// Makes no more buckets.
+    pub(super) fn close(&self) {
+        self.shards.iter().for_each(|shard| shard.shard.lock().is_closed = true);
+    }
+
+    /// Runs `f` on every queue and its key's state.
+    pub(super) fn each_queue(&self, mut f: impl FnMut(&mut S, &mut Queue)) {
+        for shard in self.shards.iter() {
+            let mut shard = shard.shard.lock();
+            let Shard { slots, rest, is_waited, .. } = &mut *shard;
+            for (fingerprint, queue) in &mut rest.queues {
+                if let Some(state) = slots.get_mut(*fingerprint) {
+                    f(state, queue);
+                }
+            }
+            // An empty one stays until the next call of its key.
+            *is_waited = !rest.queues.is_empty();
+        }
+    }
+
+    /// All states, taken out.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = (usize, u64, S)> + '_ {
+        self.shards.iter().enumerate().flat_map(|(shard, padded)| {
+            let slots = std::mem::replace(&mut padded.shard.lock().slots, Slots::new());
+            slots.into_states().map(move |(fingerprint, state)| (shard, fingerprint, state))
+        })
+    }
+
+    /// Puts back what was [drained](Table::drain).
+    pub(super) fn refill(&self, shard: usize, fingerprint: u64, state: S) {
+        let Padded { shard, lines } = &self.shards[shard % SHARDS];
+        let mut shard = shard.lock();
+        shard.slots.insert(fingerprint, state);
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
     }
 
     pub(super) fn clear(&self, bound: &Bound) {
@@ -271,12 +356,20 @@ impl<S: Compact, const W: usize> Table<S, W> {
             let mut shard = shard.shard.lock();
             bound.release(shard.slots.len());
             shard.slots = Slots::new();
-            *shard.moved = HashMap::default();
+            let waited = shard.rest.queues.drain().count();
+            bound.waited.fetch_sub(waited, Ordering::Relaxed);
+            shard.is_waited = false;
         }
     }
 
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum()
+    }
+
+    /// Calls that wait.
+    pub(super) fn waiting(&self) -> usize {
+        let waiting = |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
+        self.shards.iter().map(waiting).sum()
     }
 
     /// Places for buckets, taken or not.
@@ -285,115 +378,138 @@ impl<S: Compact, const W: usize> Table<S, W> {
         self.shards.iter().map(|shard| shard.shard.lock().slots.places()).sum()
     }
 
-    /// Reclaims buckets as if nobody had used them from one shard, whether there were any.
-    pub(super) fn sweep(&self, bound: &Bound, rule: &Rule, shard: usize, now: u64, slots: usize) -> bool {
+    /// Reclaims idle buckets of one shard; whether there were any.
+    pub(super) fn sweep(&self, context: Context<'_, S>, shard: usize, now: Now, slots: usize) -> bool {
         let shard = &self.shards[shard % SHARDS].shard;
-        shard.try_lock().is_some_and(|mut shard| shard.sweep(bound, rule, now, slots))
+        shard.try_lock().is_some_and(|mut shard| shard.sweep(context, now, slots))
     }
 
-    /// Evicts one bucket from a shard that nobody holds, first from that of `hash`: so all shards give as many as they
-    /// get. One that is being denied only where `denying` says so.
-    pub(super) fn evict(&self, bound: &Bound, rule: &Rule, hash: u64, now: u64, denying: bool) -> bool {
+    /// Evicts one bucket from a shard whose lock is free, beginning with that of `hash`, so that all shards give as many as
+    /// they get. One whose key is being denied goes only if all that were looked at are, and only where `denying` says so.
+    pub(super) fn evict(&self, context: Context<'_, S>, hash: u64, now: Now, denying: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
-        let (before, after) = self.shards.split_at(hash as usize % SHARDS);
-        let mut shards = after.iter().chain(before).filter_map(|shard| shard.shard.try_lock());
-        shards.any(|mut shard| shard.evict(bound, rule, now, denying))
+        let first = hash as usize % SHARDS;
+        let enough = if context.bound.max_keys <= FEW { usize::MAX } else { SAMPLED };
+        let (mut best, mut looked_at): (Option<(Rank, usize, u64)>, usize) = (None, 0);
+        for index in (first..SHARDS).chain(0..first) {
+            let Some(mut shard) = self.shards[index].shard.try_lock() else { continue };
+            let (candidate, sampled) = shard.sample(context, now);
+            looked_at += sampled;
+            if let Some((rank, fingerprint)) = candidate
+                && (denying || !rank.is_denying)
+                && best.is_none_or(|(best, ..)| rank < best)
+            {
+                best = Some((rank, index, fingerprint));
+            }
+            if looked_at >= enough || best.is_some_and(|(rank, ..)| !rank.is_denying && !rank.is_frequent) {
+                break;
+            }
+        }
+        let Some((rank, shard, fingerprint)) = best else { return false };
+        let Some(mut shard) = self.shards[shard].shard.try_lock() else { return false };
+        let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint)) else {
+            return false;
+        };
+        shard.slots.remove(place);
+        if rank.idle_at > now.earliest { context.bound.evict() } else { context.bound.release(1) }
+        shard.shrink();
+        true
     }
 }
 
-impl<S: Compact, const W: usize> Shard<S, W> {
+/// Which bucket goes first: one whose key is not being denied, then one that is not called often, then the one closest to idle.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rank {
+    is_denying: bool,
+    is_frequent: bool,
+    idle_at: u64,
+}
+
+impl<S: State, const W: usize> Shard<S, W> {
     #[inline(never)]
     fn with_new<R>(
         &mut self,
-        bound: &Bound,
-        rule: &Rule,
+        context: Context<'_, S>,
         fingerprint: u64,
-        now: u64,
+        now: Now,
         f: impl FnOnce(&mut S) -> R,
-    ) -> Option<R> {
-        let mut state = S::fresh();
-        if state.is_moved() || self.make_room(bound, rule, now).is_err() {
-            return None;
+    ) -> With<R> {
+        if self.is_closed {
+            return With::Closed;
         }
+        if !self.make_room(context, now) {
+            return With::Full;
+        }
+        let mut state = S::idle();
         let result = f(&mut state);
         self.slots.insert(fingerprint, state);
-        Some(result)
+        With::Done(result)
     }
 
     /// Makes room for one bucket and counts it, without evicting one that is in use.
-    fn make_room(&mut self, bound: &Bound, rule: &Rule, now: u64) -> Result<(), Full> {
-        let has_room = bound.claim() || self.sweep(bound, rule, now, SWEPT) && bound.claim();
+    fn make_room(&mut self, context: Context<'_, S>, now: Now) -> bool {
+        let bound = context.bound;
+        let has_room = bound.claim() || self.sweep_idle(context, now, now.earliest, SWEPT) && bound.claim();
         if !has_room {
-            return Err(Full);
+            return false;
         }
         self.unswept += 1;
         let is_due = self.unswept as usize * SWEPT >= SWEPT_AT_ONCE.min(self.slots.places());
-        // A table does not grow for buckets that nobody uses.
+        // A table does not grow for buckets that are idle.
         if is_due || self.slots.is_to_grow() {
             self.unswept = 0;
-            self.sweep(bound, rule, now, SWEPT_AT_ONCE);
+            self.sweep(context, now, SWEPT_AT_ONCE);
         }
-        Ok(())
+        true
     }
 
-    /// When a slot's bucket is as if nobody had used it, whether it is being denied, and whether permits are booked ahead.
-    fn standing(&self, slot: &Slot<S>, rule: &Rule, now: u64) -> Standing {
-        if !slot.state.is_moved() {
-            let fresh_at = slot.state.fresh_at(rule);
-            let is_denying = fresh_at > now && slot.state.is_denying(rule, now);
-            return Standing { fresh_at, is_denying, is_booked: false };
-        }
-        match self.moved.get(&slot.fingerprint()) {
-            Some(moved) => Standing {
-                fresh_at: moved.fresh_at,
-                is_denying: moved.denied_until > now,
-                is_booked: moved.booked_until > now,
-            },
-            None => Standing { fresh_at: 0, is_denying: false, is_booked: false },
-        }
-    }
-
-    /// Whether a slot's bucket is as if nobody had used it.
-    fn is_fresh(&self, slot: &Slot<S>, rule: &Rule, now: u64) -> bool {
-        if slot.state.is_moved() {
-            return self.moved.get(&slot.fingerprint()).is_none_or(|moved| moved.fresh_at <= now);
-        }
-        S::are_fresh(rule, now)(&slot.state)
-    }
-
-    fn remove(&mut self, place: Place, fingerprint: u64) {
-        self.slots.remove(place);
-        self.moved.remove(&fingerprint);
+    /// Whoever calls when it is a sweep's turn probably calls often.
+    fn count_frequent(&mut self, fingerprint: u64) {
+        let place = self.rest.calls % FREQUENT;
+        self.rest.frequent[place] = fingerprint;
+        self.rest.calls = self.rest.calls.wrapping_add(1);
     }
 
     /// The next line that is to be looked at.
-    fn step(&mut self) -> usize {
-        self.cursor = if self.cursor + 1 < self.slots.lines() { self.cursor + 1 } else { 0 };
-        self.cursor
+    fn step(&mut self, now: u64) -> usize {
+        let rest = &mut *self.rest;
+        if rest.cursor + 1 < self.slots.lines() {
+            rest.cursor += 1;
+        } else {
+            (rest.cursor, rest.took, rest.began) = (0, now.saturating_sub(rest.began), now);
+        }
+        rest.cursor
     }
 
-    /// Looks at the next few lines and removes the buckets that are as if nobody had used them.
+    /// Looks at the next few lines and removes buckets that have been idle for [`GRACE`], and for as long as a sweep of the
+    /// shard takes. The key of one that became idle since is probably called again.
     #[inline(never)]
-    fn sweep(&mut self, bound: &Bound, rule: &Rule, now: u64, slots: usize) -> bool {
+    fn sweep(&mut self, context: Context<'_, S>, now: Now, slots: usize) -> bool {
+        let by = now.earliest.saturating_sub(self.rest.took.max(GRACE));
+        self.sweep_idle(context, now, by, slots)
+    }
+
+    /// The same of buckets that were idle at the time `by`.
+    fn sweep_idle(&mut self, context: Context<'_, S>, now: Now, by: u64, slots: usize) -> bool {
         let mut removed = 0;
-        let are_fresh = S::are_fresh(rule, now);
-        for _ in 0..(slots / W).min(self.slots.lines()) {
-            let line = self.step();
-            if !self.slots.any_of(line, |state| state.is_moved() | are_fresh(state)) {
+        let are_idle = S::are_idle(context.form, context.written, by);
+        for _ in 0..(slots / W).max(1).min(self.slots.lines()) {
+            let line = self.step(now.earliest);
+            if !self.slots.any_of(line, &are_idle) {
                 continue;
             }
             for place in Slots::<S, W>::places_of(line) {
                 if let Some(slot) = self.slots.at(place)
-                    && self.is_fresh(slot, rule, now)
+                    && are_idle(&slot.state)
+                    && !(self.is_waited && self.rest.queues.contains_key(&slot.fingerprint()))
                 {
-                    let fingerprint = slot.fingerprint();
-                    self.remove(place, fingerprint);
+                    self.slots.remove(place);
                     removed += 1;
                 }
             }
         }
         if removed > 0 {
-            bound.release(removed);
+            context.bound.release(removed);
             self.shrink();
         }
         removed > 0
@@ -403,49 +519,34 @@ impl<S: Compact, const W: usize> Shard<S, W> {
     fn shrink(&mut self) {
         if self.slots.places() > 64 && self.slots.len() * 8 < self.slots.places() {
             self.slots.shrink();
-            self.moved.shrink_to(self.moved.len() * 2);
         }
     }
 
-    /// Removes, of the next few buckets, the one closest to fresh: one that is being denied only where `denying` says so, and
-    /// never one for which permits are booked ahead.
-    fn evict(&mut self, bound: &Bound, rule: &Rule, now: u64, denying: bool) -> bool {
-        let mut victim: Option<((bool, u64), Place, u64)> = None;
-        let mut sampled = 0;
+    /// Of the next few buckets, the one whose loss matters least, unless calls wait for all of them; and how many there were.
+    fn sample(&mut self, context: Context<'_, S>, now: Now) -> (Option<(Rank, u64)>, usize) {
+        let (mut best, mut sampled) = (None, 0);
         for _ in 0..self.slots.lines() {
-            let line = self.step();
+            let line = self.step(now.earliest);
             for place in Slots::<S, W>::places_of(line) {
                 let Some(slot) = self.slots.at(place) else { continue };
                 sampled += 1;
-                let standing = self.standing(slot, rule, now);
-                let rank = (standing.is_denying, standing.fresh_at);
-                if !standing.is_booked
-                    && (denying || !standing.is_denying)
-                    && victim.is_none_or(|(best, ..)| rank < best)
-                {
-                    victim = Some((rank, place, slot.fingerprint()));
+                let fingerprint = slot.fingerprint();
+                if self.is_waited && self.rest.queues.contains_key(&fingerprint) {
+                    continue;
+                }
+                let is_frequent = self.rest.frequent.contains(&fingerprint);
+                let Standing { is_denying, idle_at } = slot.state.standing(context.form, context.written, now);
+                let rank = Rank { is_denying, is_frequent, idle_at };
+                if best.is_none_or(|(best, _)| rank < best) {
+                    best = Some((rank, fingerprint));
                 }
             }
             if sampled >= SAMPLED {
                 break;
             }
         }
-        let Some(((_, fresh_at), place, fingerprint)) = victim else { return false };
-        self.remove(place, fingerprint);
-        if fresh_at > now {
-            bound.evict();
-        } else {
-            bound.release(1);
-        }
-        self.shrink();
-        true
+        (best, sampled)
     }
-}
-
-struct Standing {
-    fresh_at: u64,
-    is_denying: bool,
-    is_booked: bool,
 }
 
 /// A fingerprint is a hash already.
@@ -465,125 +566,5 @@ impl Hasher for Fingerprint {
 
     fn write_u64(&mut self, fingerprint: u64) {
         self.0 = fingerprint;
-    }
-}
-
-/// Every order in which two threads can take a table's locks and count its buckets.
-#[cfg(all(test, loom_model))]
-mod model {
-    use std::time::Duration;
-
-    use loom::sync::Arc;
-    use loom::thread;
-
-    use super::super::compact::Tat;
-    use super::super::window::Window;
-    use super::*;
-    use crate::algorithm::record::Ask;
-    use crate::clock;
-    use crate::limit::{Algorithm, Limit};
-
-    struct Shared<S> {
-        table: Table<S, 2>,
-        bound: Bound,
-        rule: Rule,
-    }
-
-    impl<S: Compact> Shared<S> {
-        fn new(algorithm: Algorithm, count: u32, max_keys: usize) -> Shared<S> {
-            let rule = Rule::new(Limit::new(count, Duration::from_secs(60)).with_algorithm(algorithm));
-            Shared { table: Table::new(), bound: Bound::new(max_keys, WhenFull::Admit), rule }
-        }
-
-        /// As most calls: the quick way, else the other.
-        fn take(&self, fingerprint: u64) -> Option<bool> {
-            let take = |state: &mut S| state.take(&self.rule, now(), 1).is_ok();
-            let quick = self.table.try_with(fingerprint, take);
-            let usual = || self.table.with(&self.bound, &self.rule, fingerprint, now(), false, take).0;
-            quick.ok().or_else(usual).or_else(|| {
-                self.table.evict(&self.bound, &self.rule, fingerprint, now(), false);
-                usual()
-            })
-        }
-
-        /// As a call that is decided on a record.
-        fn take_on_record(&self, fingerprint: u64) -> bool {
-            let ask = Ask { rules: &[self.rule], backoff: None, cost: 1, max_wait: 0 };
-            let take = |moved: &mut Moved| moved.record.take(&ask, now().max(moved.record.clock)).is_ok();
-            self.table.with_record(&self.bound, &self.rule, fingerprint, now(), true, take).unwrap_or(false)
-        }
-
-        /// What is counted is what is there, and no more than may be.
-        fn check(&self) {
-            let kept: usize = self.table.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum();
-            assert_eq!(self.bound.len(), kept);
-            assert!(kept <= self.bound.max_keys);
-        }
-    }
-
-    fn now() -> u64 {
-        clock::origin() + 1_000_000_000
-    }
-
-    fn at_once<S: Compact + 'static, A: 'static, B: 'static>(
-        shared: Shared<S>,
-        one: impl FnOnce(&Shared<S>) -> A + 'static,
-        two: impl FnOnce(&Shared<S>) -> B + 'static,
-    ) -> (Arc<Shared<S>>, A, B) {
-        let shared = Arc::new(shared);
-        let other = Arc::clone(&shared);
-        let handle = thread::spawn(move || two(&other));
-        let a = one(&shared);
-        let b = handle.join().unwrap();
-        shared.check();
-        (shared, a, b)
-    }
-
-    fn a_new_keys_permit_is_given_to_one_of_two<S: Compact + 'static>(algorithm: Algorithm) {
-        loom::model(move || {
-            let shared = Shared::<S>::new(algorithm, 1, 10);
-            let (shared, a, b) = at_once(shared, |it| it.take(7), |it| it.take(7));
-            assert_eq!([a, b].into_iter().filter(|taken| *taken == Some(true)).count(), 1);
-            assert_eq!(shared.bound.len(), 1);
-        });
-    }
-
-    #[test]
-    fn a_new_keys_token_is_given_to_one_of_two() {
-        a_new_keys_permit_is_given_to_one_of_two::<Tat>(Algorithm::TokenBucket);
-    }
-
-    #[test]
-    fn a_new_keys_place_in_a_window_is_given_to_one_of_two() {
-        a_new_keys_permit_is_given_to_one_of_two::<Window>(Algorithm::SlidingWindow);
-    }
-
-    #[test]
-    fn both_ways_together_give_a_key_its_count() {
-        loom::model(|| {
-            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 2, 10);
-            let quick = |it: &Shared<Tat>| u32::from(it.take(7) == Some(true)) + u32::from(it.take(7) == Some(true));
-            let (_, a, b) = at_once(shared, quick, |it| u32::from(it.take_on_record(7)));
-            assert_eq!(a + b, 2);
-        });
-    }
-
-    #[test]
-    fn keys_of_two_shards_share_the_bound() {
-        loom::model(|| {
-            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 2, 1);
-            // Each finds room, or makes it by evicting the other, which is not being denied.
-            let (shared, ..) = at_once(shared, |it| it.take(2), |it| it.take(3));
-            assert_eq!(shared.bound.len(), 1);
-        });
-    }
-
-    #[test]
-    fn a_bucket_that_is_removed_meanwhile_is_counted_off_once() {
-        loom::model(|| {
-            let shared = Shared::<Tat>::new(Algorithm::TokenBucket, 1, 10);
-            assert_eq!(shared.take(7), Some(true));
-            let (_, (), ()) = at_once(shared, |it| it.table.remove(&it.bound, 7), |it| it.table.remove(&it.bound, 7));
-        });
     }
 }

@@ -1,0 +1,119 @@
+//! A fixed window: the permits taken in the window of the last charge.
+
+use crate::algorithm::Rule;
+
+use super::super::queue::Ahead;
+use super::{Permit, Verdict};
+use crate::clock::Now;
+
+/// Windows are aligned to the Unix epoch. The permits count in whichever window holds their last charge, so that a limit
+/// whose period is another one from call to call counts on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Fixed {
+    /// Time of the last charge.
+    pub(crate) last: u64,
+    pub(crate) taken: u32,
+}
+
+impl Fixed {
+    /// Bits of a word that are left for a count beside the number of a window; 0 if the count does not fit.
+    pub(super) fn bits(rule: &Rule) -> u32 {
+        let bits = rule.window(u64::MAX).leading_zeros();
+        if bits > 0 && u64::from(rule.limit.count()) >> bits == 0 { bits } else { 0 }
+    }
+
+    #[inline]
+    pub(super) fn from_word(rule: &Rule, bits: u32, word: u64) -> Fixed {
+        #[expect(clippy::cast_possible_truncation, reason = "a count fits into the bits, see `bits`")]
+        let taken = (word & ((1 << bits) - 1)) as u32;
+        Fixed { last: (word >> bits).saturating_mul(rule.per()), taken }
+    }
+
+    #[inline]
+    pub(super) fn to_word(self, rule: &Rule, bits: u32) -> u64 {
+        rule.window(self.last) << bits | u64::from(self.taken)
+    }
+
+    /// Permits taken in the window of `now`. A clock that is behind counts as one that stands still.
+    #[inline]
+    fn taken(self, rule: &Rule, now: u64) -> u32 {
+        if self.last >= now || rule.window(self.last) == rule.window(now) { self.taken } else { 0 }
+    }
+
+    #[inline]
+    pub(super) fn fits_at(self, rule: &Rule, now: u64, cost: u32) -> u64 {
+        if u64::from(self.taken(rule, now)) + u64::from(cost) <= u64::from(rule.capacity()) {
+            return now;
+        }
+        (rule.window(now.max(self.last)) + 1).saturating_mul(rule.per())
+    }
+
+    pub(super) fn fits_behind(self, rule: &Rule, now: u64, cost: u32, ahead: Ahead) -> u64 {
+        let (step, calls) = ahead.steps(cost);
+        let (capacity, left) = (rule.capacity() / step.max(1), self.remaining(rule, now) / step.max(1));
+        match (calls.checked_sub(left.into()), u64::from(capacity)) {
+            (None | Some(0), _) => now,
+            (_, 0) => super::NEVER,
+            (Some(behind), capacity) => {
+                let windows = (behind - 1) / capacity + 1;
+                (rule.window(now.max(self.last)).saturating_add(windows)).saturating_mul(rule.per())
+            }
+        }
+    }
+
+    #[inline]
+    pub(super) fn charge(&mut self, rule: &Rule, now: u64, cost: u32) {
+        let taken = self.taken(rule, now);
+        *self = Fixed { last: now.max(self.last), taken: taken.saturating_add(cost) };
+    }
+
+    #[inline]
+    pub(super) fn take(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let until = self.fits_at(rule, now.earliest, cost);
+        if until > now.earliest {
+            return Verdict::Denied { until, position: 0 };
+        }
+        self.charge(rule, now.earliest, cost);
+        Verdict::Admitted { at: now.latest }
+    }
+
+    /// Gives permits back if their window is still the one on record.
+    pub(super) fn refund(&mut self, rule: &Rule, permit: Permit) {
+        if rule.window(permit.at) == rule.window(self.last) {
+            self.taken = self.taken.saturating_sub(permit.cost);
+        }
+    }
+
+    pub(super) fn remaining(self, rule: &Rule, now: u64) -> u32 {
+        rule.capacity().saturating_sub(self.taken(rule, now))
+    }
+
+    /// When the window on record ends.
+    pub(super) fn end(self, rule: &Rule) -> u64 {
+        (rule.window(self.last) + 1).saturating_mul(rule.per())
+    }
+
+    /// The same permits, the last of them taken as late as the window and the clock allow.
+    pub(super) fn as_late_as_possible(self, rule: &Rule, now: u64) -> Fixed {
+        Fixed { last: self.last.max(now.min(self.end(rule) - 1)), ..self }
+    }
+
+    pub(super) fn idle_at(self, rule: &Rule) -> u64 {
+        if self.taken == 0 { 0 } else { self.end(rule) }
+    }
+
+    /// The fast path of a word: one permit in a window that is counted already takes no multiplication more.
+    #[inline]
+    pub(super) fn take_one(word: &mut u64, rule: &Rule, bits: u32, now: u64) -> Result<(), u64> {
+        let (window, on_record) = (rule.window(now), *word >> bits);
+        if on_record < window {
+            *word = window << bits | 1;
+            return Ok(());
+        }
+        if (*word & ((1 << bits) - 1)) >= u64::from(rule.capacity()) {
+            return Err((on_record + 1).saturating_mul(rule.per()));
+        }
+        *word += 1;
+        Ok(())
+    }
+}

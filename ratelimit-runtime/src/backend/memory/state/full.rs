@@ -1,0 +1,388 @@
+//! The state of any limits: several, of any algorithm and rate, replaced while running or read at each call, with denials
+//! that count.
+//!
+//! It says by itself what it is: each part can be read by a limit that has changed. What is taken when a limit's algorithm
+//! changes counts as taken at that moment.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::algorithm::Rule;
+use crate::algorithm::offences::{Backoff, Offences};
+use crate::algorithm::token_bucket::TokenBucket;
+use crate::clock::{Now, nanos};
+use crate::limit::{Algorithm, MAX_LIMITS};
+use smallvec::{SmallVec, smallvec};
+
+use super::fixed::Fixed;
+use super::super::queue::Ahead;
+use super::window::{Groups, Window};
+use super::words::{self, Layout, Words};
+use super::{Call, Permit, Standing, State, Tat, Verdict, take_bucket};
+
+/// In one allocation, made by the first call.
+#[derive(Debug, Default)]
+pub(crate) struct Full(Option<Box<Parts<[Part]>>>);
+
+#[derive(Debug)]
+struct Parts<P: ?Sized> {
+    offences: Offences,
+    /// No call's permits last longer than this, by the limits of the calls.
+    idle_at: u64,
+    /// The last call was denied until then.
+    denied_until: u64,
+    limits: P,
+}
+
+#[derive(Debug)]
+pub(crate) enum Part {
+    Token(TokenBucket),
+    Fixed(Fixed),
+    Window(Window),
+}
+
+/// What the windows among the limits depend on besides the call's rules.
+#[derive(Debug)]
+pub(crate) struct Forms {
+    groups: SmallVec<[Groups; 1]>,
+    backoff: Option<Backoff>,
+    written: SmallVec<[Rule; 1]>,
+    /// Limits are read at each call, or were replaced: buckets cannot be judged by those that were written down.
+    varies: AtomicBool,
+}
+
+impl Forms {
+    pub(crate) fn new(rules: &[Rule], backoff: Option<Backoff>, varies: bool) -> Forms {
+        let groups = rules.iter().map(|rule| Groups::new(rule, varies)).collect();
+        Forms { groups, backoff, written: rules.into(), varies: AtomicBool::new(varies) }
+    }
+
+    /// Calls by `rules` come.
+    pub(crate) fn expect(&self, rules: &[Rule]) {
+        self.groups.iter().zip(rules).for_each(|(groups, rule)| groups.expect(rule));
+    }
+
+    /// Calls by other limits come from now on.
+    pub(crate) fn vary(&self) {
+        self.varies.store(true, Ordering::Relaxed);
+    }
+
+    #[inline]
+    fn varies(&self) -> bool {
+        self.varies.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    fn of(&self, position: usize) -> &Groups {
+        // Limits can be added to those that were written down: they are judged as the first one's neighbours.
+        self.groups.get(position).unwrap_or(&self.groups[0])
+    }
+}
+
+impl Part {
+    fn idle(algorithm: Algorithm) -> Part {
+        match algorithm {
+            Algorithm::SlidingWindow => Part::Window(Window::idle()),
+            Algorithm::TokenBucket => Part::Token(TokenBucket::default()),
+            Algorithm::FixedWindow => Part::Fixed(Fixed::default()),
+        }
+    }
+
+    fn is_of(&self, algorithm: Algorithm) -> bool {
+        matches!(
+            (self, algorithm),
+            (Part::Window(_), Algorithm::SlidingWindow)
+                | (Part::Token(_), Algorithm::TokenBucket)
+                | (Part::Fixed(_), Algorithm::FixedWindow)
+        )
+    }
+
+    /// Permits of another algorithm that are taken at `now` in a period of `rule`.
+    fn taken(&self, groups: &Groups, rule: &Rule, now: Now) -> u32 {
+        let taken = match self {
+            Part::Token(bucket) => bucket.permits_missing(&groups.written, now.earliest),
+            Part::Fixed(fixed) => return if fixed.idle_at(rule) > now.earliest { fixed.taken } else { 0 },
+            Part::Window(window) => window.permits_since(groups, now.earliest.saturating_sub(rule.per())),
+        };
+        u32::try_from(taken).unwrap_or(u32::MAX)
+    }
+}
+
+fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
+    fn of<const N: usize>(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[Part]>>> {
+        let limits: [Part; N] = limits.into_vec().try_into().ok()?;
+        Some(Box::new(Parts { offences, idle_at: 0, denied_until: 0, limits }))
+    }
+    const { assert!(MAX_LIMITS == 8) };
+    match limits.len() {
+        1 => of::<1>(offences, limits),
+        2 => of::<2>(offences, limits),
+        3 => of::<3>(offences, limits),
+        4 => of::<4>(offences, limits),
+        5 => of::<5>(offences, limits),
+        6 => of::<6>(offences, limits),
+        7 => of::<7>(offences, limits),
+        _ => of::<8>(offences, limits),
+    }
+}
+
+impl Full {
+    /// A state that was kept in words, by the limits that those were written by.
+    pub(crate) fn of_words<const N: usize>(words: &Words<N>, layout: &Layout, rules: &[Rule], now: Now) -> Full {
+        let part = |(position, rule): (usize, &Rule)| match words.part(layout, position, rule) {
+            words::Part::Tat(tat) => Part::Token(tat.bucket(rule, now.earliest)),
+            words::Part::Bucket(bucket) => Part::Token(bucket),
+            words::Part::Fixed(fixed) => Part::Fixed(fixed.as_late_as_possible(rule, now.earliest)),
+        };
+        let mut full = Full(boxed(Offences::default(), rules.iter().enumerate().map(part).collect()));
+        if let Some(parts) = &mut full.0 {
+            let idle_at = |(position, rule)| words.idle_at(layout, position, rule);
+            parts.idle_at = rules.iter().enumerate().map(idle_at).max().unwrap_or(0);
+        }
+        full
+    }
+
+    pub(crate) fn of_token(bucket: TokenBucket) -> Full {
+        Full(boxed(Offences::default(), smallvec![Part::Token(bucket)]))
+    }
+
+    pub(crate) fn of_window(window: Window) -> Full {
+        Full(boxed(Offences::default(), smallvec![Part::Window(window)]))
+    }
+
+    /// The one token bucket as one number.
+    pub(crate) fn tat(&self, rule: &Rule) -> Option<Tat> {
+        match self.0.as_ref().map(|parts| &parts.limits) {
+            None => Some(Tat(0)),
+            Some([Part::Token(bucket)]) => Tat::of(bucket, rule),
+            Some(_) => None,
+        }
+    }
+
+    /// The times of the one window's single permits.
+    pub(crate) fn singles(&self, forms: &Forms) -> Option<SmallVec<[u64; 64]>> {
+        match self.0.as_ref().map(|parts| &parts.limits) {
+            None => Some(SmallVec::new()),
+            Some([Part::Window(window)]) => window.singles(forms.of(0)),
+            Some(_) => None,
+        }
+    }
+
+    /// When all of it is idle, by the limits of the last call and the longest period so far.
+    fn idle_at_last(&self, forms: &Forms) -> u64 {
+        let Some(parts) = &self.0 else { return 0 };
+        if !forms.varies() && self.is_of(&forms.written) {
+            let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1 };
+            return written.idle_at(self, forms);
+        }
+        let windows = parts.limits.iter().enumerate().map(|(position, part)| match part {
+            Part::Window(window) => window.until(forms.of(position).longest()),
+            Part::Token(_) | Part::Fixed(_) => 0,
+        });
+        windows.max().unwrap_or(0).max(parts.idle_at)
+    }
+
+    #[inline]
+    fn is_of(&self, rules: &[Rule]) -> bool {
+        self.0.as_ref().is_some_and(|parts| {
+            parts.limits.len() == rules.len()
+                && parts.limits.iter().zip(rules).all(|(part, rule)| part.is_of(rule.limit.algorithm()))
+        })
+    }
+
+    #[inline]
+    fn part(&self, position: usize) -> Option<&Part> {
+        self.0.as_ref()?.limits.get(position)
+    }
+
+    #[inline]
+    fn part_mut(&mut self, position: usize) -> Option<&mut Part> {
+        self.0.as_mut()?.limits.get_mut(position)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn convert(&mut self, forms: &Forms, rules: &[Rule], now: Now) {
+        let (offences, mut before): (_, SmallVec<[Part; 1]>) = match &mut self.0 {
+            Some(parts) => {
+                let take = |part: &mut Part| std::mem::replace(part, Part::Fixed(Fixed::default()));
+                (parts.offences, parts.limits.iter_mut().map(take).collect())
+            }
+            None => (Offences::default(), SmallVec::new()),
+        };
+        before.reverse();
+        let part = |(position, rule): (usize, &Rule)| {
+            let algorithm = rule.limit.algorithm();
+            let Some(part) = before.pop() else { return Part::idle(algorithm) };
+            if part.is_of(algorithm) {
+                return part;
+            }
+            match (part.taken(forms.of(position), rule, now), algorithm) {
+                (0, _) => Part::idle(algorithm),
+                (taken, Algorithm::SlidingWindow) => Part::Window(Window::One { permits: taken, at: now.latest }),
+                (taken, Algorithm::FixedWindow) => Part::Fixed(Fixed { last: now.earliest, taken }),
+                (taken, Algorithm::TokenBucket) => {
+                    let debt = u64::from(taken).saturating_mul(rule.permit()).min(u64::MAX / 2);
+                    Part::Token(TokenBucket { last: now.latest, debt, unit: rule.permit() })
+                }
+            }
+        };
+        self.0 = boxed(offences, rules.iter().enumerate().map(part).collect());
+    }
+}
+
+impl State for Full {
+    type Form = Forms;
+
+    fn idle() -> Full {
+        Full(None)
+    }
+
+    fn newest(&self) -> u64 {
+        let newest = |part: &Part| if let Part::Window(window) = part { window.newest() } else { 0 };
+        self.0.as_ref().and_then(|parts| parts.limits.iter().map(newest).max()).unwrap_or(0)
+    }
+
+    #[inline]
+    fn prepare(&mut self, forms: &Forms, rules: &[Rule], now: Now) {
+        if !self.is_of(rules) {
+            self.convert(forms, rules, now);
+        }
+        let Some(parts) = &mut self.0 else { return };
+        for (part, rule) in parts.limits.iter_mut().zip(rules) {
+            if let Part::Token(bucket) = part {
+                bucket.convert(rule);
+            }
+        }
+    }
+
+    fn is_decidable(&self, _: &Forms, _: Now) -> bool {
+        true
+    }
+
+    #[inline]
+    fn fits_at(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
+        match self.part(position) {
+            Some(Part::Token(bucket)) => bucket.earliest(rule, now.earliest, cost),
+            Some(Part::Fixed(fixed)) => fixed.fits_at(rule, now.earliest, cost),
+            Some(Part::Window(window)) => window.fits_at(forms.of(position), 0, rule, now, cost),
+            None => now.earliest,
+        }
+    }
+
+    fn fits_behind(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
+        match self.part(position) {
+            Some(Part::Token(bucket)) => bucket.fits_behind(rule, now.earliest, cost, ahead.permits),
+            Some(Part::Fixed(fixed)) => fixed.fits_behind(rule, now.earliest, cost, ahead),
+            Some(Part::Window(window)) => window.fits_behind(forms.of(position), 0, rule, now, cost, ahead),
+            None => now.earliest,
+        }
+    }
+
+    #[inline]
+    fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
+        match self.part_mut(position) {
+            Some(Part::Token(bucket)) => bucket.charge(rule, rule.recorded(now), cost),
+            Some(Part::Fixed(fixed)) => fixed.charge(rule, now.earliest, cost),
+            Some(Part::Window(window)) => window.charge(forms.of(position), 0, rule, now, cost),
+            None => {}
+        }
+    }
+
+    fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
+        match self.part_mut(position) {
+            Some(Part::Token(bucket)) => bucket.refund(rule, now.latest, permit.at, permit.cost),
+            Some(Part::Fixed(fixed)) => fixed.refund(rule, permit),
+            Some(Part::Window(window)) => window.refund(forms.of(position), 0, rule, now, permit),
+            None => {}
+        }
+    }
+
+    fn remaining(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> u32 {
+        match self.part(position) {
+            Some(Part::Token(bucket)) => bucket.remaining(rule, now.earliest),
+            Some(Part::Fixed(fixed)) => fixed.remaining(rule, now.earliest),
+            Some(Part::Window(window)) => window.remaining(forms.of(position), 0, rule, now),
+            None => rule.capacity(),
+        }
+    }
+
+    fn idle_at(&self, forms: &Forms, position: usize, rule: &Rule) -> u64 {
+        match self.part(position) {
+            Some(Part::Token(bucket)) => bucket.fresh_at(rule),
+            Some(Part::Fixed(fixed)) => fixed.idle_at(rule),
+            Some(Part::Window(window)) => window.idle_at(forms.of(position), 0, rule),
+            None => 0,
+        }
+    }
+
+    #[inline]
+    fn note(&mut self, call: &Call<'_>, forms: &Forms, now: Now, denied_until: u64) {
+        if !forms.varies() {
+            return;
+        }
+        let lasts = call.rules.iter().map(Rule::lasts).max().unwrap_or(0);
+        let lasts = lasts.max(call.backoff.map_or(0, |backoff| nanos(backoff.max())));
+        let Some(parts) = &mut self.0 else { return };
+        parts.denied_until = denied_until;
+        parts.idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
+        for (part, rule) in parts.limits.iter().zip(call.rules) {
+            // A smaller bucket than the one whose debt it is takes longer to fill.
+            if let Part::Token(bucket) = part
+                && bucket.debt > rule.full()
+            {
+                parts.idle_at = parts.idle_at.max(bucket.fresh_at(rule));
+            }
+        }
+    }
+
+    fn are_idle<'a>(forms: &'a Forms, _: &'a [Rule], by: u64) -> impl Fn(&Full) -> bool + 'a {
+        move |state| state.idle_at_last(forms) <= by
+    }
+
+    fn standing(&self, forms: &Forms, _: &[Rule], now: Now) -> Standing {
+        let denied_until = self.0.as_ref().map_or(0, |parts| parts.denied_until);
+        let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1 };
+        let is_denying = denied_until > now.earliest
+            || !forms.varies()
+                && self.is_of(&forms.written)
+                && matches!(written.judge(self, forms, now), Verdict::Denied { .. });
+        Standing { is_denying, idle_at: self.idle_at_last(forms) }
+    }
+
+    #[inline]
+    fn take_one(&mut self, forms: &Forms, rule: &Rule, now: Now) -> Verdict {
+        match self.0.as_mut().map(|parts| &mut parts.limits) {
+            Some([Part::Window(window)]) if !forms.varies() => window.take_one(forms.of(0), rule, now),
+            _ => self.take_some(forms, rule, now, 1),
+        }
+    }
+
+    #[inline]
+    fn take_some(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let call = Call::of(rule, cost);
+        let Some([part]) = self.0.as_mut().map(|parts| &mut parts.limits) else {
+            return call.take(self, forms, now);
+        };
+        let verdict = match (part, rule.limit.algorithm()) {
+            (Part::Window(window), Algorithm::SlidingWindow) => window.take_some(forms.of(0), rule, now, cost),
+            (Part::Token(bucket), Algorithm::TokenBucket) => {
+                bucket.convert(rule);
+                take_bucket(bucket, rule, now, cost)
+            }
+            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.take(rule, now, cost),
+            _ => return call.take(self, forms, now),
+        };
+        self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        verdict
+    }
+
+    fn offences(&mut self) -> Option<&mut Offences> {
+        self.0.as_mut().map(|parts| &mut parts.offences)
+    }
+
+    #[inline]
+    fn offended(&self) -> Offences {
+        self.0.as_ref().map_or_else(Offences::default, |parts| parts.offences)
+    }
+}
+

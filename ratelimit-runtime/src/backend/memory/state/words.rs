@@ -1,0 +1,293 @@
+//! Token buckets and fixed windows in one or two words each, read by the limits as they were written down.
+
+use crate::algorithm::Rule;
+use crate::algorithm::offences::{Backoff, Offences};
+use crate::algorithm::token_bucket::TokenBucket;
+use crate::clock::Now;
+use crate::limit::Algorithm;
+
+use super::fixed::Fixed;
+use super::super::queue::Ahead;
+use super::{Call, Permit, State, Tat, Verdict, take_bucket};
+
+/// The state of one to three limits.
+#[derive(Debug)]
+pub(crate) struct Words<const N: usize>(pub(super) [u64; N]);
+
+/// The most words of a state.
+const MOST: usize = 3;
+
+/// How one limit's state is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Code {
+    /// A theoretical arrival time.
+    Tat,
+    /// The time of the last change, and the debt by then.
+    Bucket,
+    /// The number of a window, and so many bits for its count.
+    Window { bits: u32 },
+    /// The time of the last charge, and the count.
+    Count,
+}
+
+/// What one word can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Word {
+    Tat,
+    Window { bits: u32 },
+}
+
+/// Which words are which limit's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Layout {
+    parts: [(Code, usize); MOST],
+    words: usize,
+    has_tat: bool,
+}
+
+impl Layout {
+    /// The layout of these limits, if they fit.
+    pub(crate) fn of(rules: &[Rule], backoff: Option<&Backoff>) -> Option<Layout> {
+        if rules.len() > MOST || backoff.is_some() {
+            return None;
+        }
+        let (mut parts, mut words, mut has_tat) = ([(Code::Tat, 0); MOST], 0, false);
+        for (part, rule) in parts.iter_mut().zip(rules) {
+            let code = match rule.limit.algorithm() {
+                _ if rule.capacity() == 0 => return None,
+                Algorithm::TokenBucket if Tat::fits(rule) => Code::Tat,
+                Algorithm::TokenBucket => Code::Bucket,
+                Algorithm::FixedWindow => match Fixed::bits(rule) {
+                    0 => Code::Count,
+                    bits => Code::Window { bits },
+                },
+                Algorithm::SlidingWindow => return None,
+            };
+            *part = (code, words);
+            has_tat |= code == Code::Tat;
+            words += if matches!(code, Code::Tat | Code::Window { .. }) { 1 } else { 2 };
+        }
+        (words <= MOST).then_some(Layout { parts, words, has_tat })
+    }
+
+    /// What the one word of a state is, if it has only one.
+    pub(crate) fn word(&self) -> Option<Word> {
+        match self.parts[0].0 {
+            _ if self.words > 1 => None,
+            Code::Tat => Some(Word::Tat),
+            Code::Window { bits } => Some(Word::Window { bits }),
+            Code::Bucket | Code::Count => None,
+        }
+    }
+
+    /// Words of a state.
+    pub(crate) fn words(&self) -> usize {
+        self.words
+    }
+}
+
+/// One limit's state, taken apart.
+pub(super) enum Part {
+    Tat(Tat),
+    Bucket(TokenBucket),
+    Fixed(Fixed),
+}
+
+impl<const N: usize> Words<N> {
+    #[inline]
+    fn word(&self, index: usize) -> u64 {
+        self.0.get(index).copied().unwrap_or_default()
+    }
+
+    #[inline]
+    fn set(&mut self, index: usize, word: u64) {
+        if let Some(place) = self.0.get_mut(index) {
+            *place = word;
+        }
+    }
+
+    #[inline]
+    pub(super) fn part(&self, layout: &Layout, position: usize, rule: &Rule) -> Part {
+        let (code, at) = layout.parts[position % MOST];
+        match code {
+            Code::Tat => Part::Tat(Tat(self.word(at))),
+            Code::Bucket => {
+                Part::Bucket(TokenBucket { last: self.word(at), debt: self.word(at + 1), unit: rule.permit() })
+            }
+            Code::Window { bits } => Part::Fixed(Fixed::from_word(rule, bits, self.word(at))),
+            #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
+            Code::Count => Part::Fixed(Fixed { last: self.word(at), taken: self.word(at + 1) as u32 }),
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, layout: &Layout, position: usize, rule: &Rule, part: &Part) {
+        let (code, at) = layout.parts[position % MOST];
+        match (code, part) {
+            (_, Part::Tat(tat)) => self.set(at, tat.0),
+            (Code::Window { bits }, Part::Fixed(fixed)) => self.set(at, fixed.to_word(rule, bits)),
+            (_, Part::Fixed(Fixed { last, taken })) => {
+                self.set(at, *last);
+                self.set(at + 1, (*taken).into());
+            }
+            (_, Part::Bucket(bucket)) => {
+                self.set(at, bucket.last);
+                self.set(at + 1, bucket.debt);
+            }
+        }
+    }
+}
+
+#[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+impl<const N: usize> Words<N> {
+    /// Takes `cost` permits of a bucket that is one number.
+    #[inline(always)]
+    pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
+        let mut tat = Tat(*word);
+        let verdict = tat.take(rule, now, cost);
+        *word = tat.0;
+        verdict
+    }
+
+    /// Takes a permit of a fixed window whose count is in so many bits.
+    #[inline(always)]
+    pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now) -> Verdict {
+        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
+        match Fixed::take_one(word, rule, bits, now.earliest) {
+            Ok(()) => Verdict::Admitted { at: now.latest },
+            Err(until) => Verdict::Denied { until, position: 0 },
+        }
+    }
+}
+
+impl<const N: usize> State for Words<N> {
+    type Form = Layout;
+
+    fn idle() -> Words<N> {
+        Words([0; N])
+    }
+
+    /// The time is in a word's range: nine years from the start of the process.
+    #[inline]
+    fn is_decidable(&self, layout: &Layout, now: Now) -> bool {
+        !layout.has_tat || Tat::is_in_range(now.earliest)
+    }
+
+    #[inline]
+    fn fits_at(&self, layout: &Layout, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
+        match self.part(layout, position, rule) {
+            Part::Tat(tat) => tat.fits_at(rule, now.earliest, cost),
+            Part::Bucket(bucket) => bucket.earliest(rule, now.earliest, cost),
+            Part::Fixed(fixed) => fixed.fits_at(rule, now.earliest, cost),
+        }
+    }
+
+    fn fits_behind(&self, layout: &Layout, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
+        match self.part(layout, position, rule) {
+            Part::Tat(tat) => tat.bucket(rule, now.earliest).fits_behind(rule, now.earliest, cost, ahead.permits),
+            Part::Bucket(bucket) => bucket.fits_behind(rule, now.earliest, cost, ahead.permits),
+            Part::Fixed(fixed) => fixed.fits_behind(rule, now.earliest, cost, ahead),
+        }
+    }
+
+    #[inline]
+    fn charge(&mut self, layout: &Layout, position: usize, rule: &Rule, now: Now, cost: u32) {
+        let mut part = self.part(layout, position, rule);
+        match &mut part {
+            Part::Tat(tat) => tat.charge(rule, rule.recorded(now), cost),
+            Part::Bucket(bucket) => bucket.charge(rule, rule.recorded(now), cost),
+            Part::Fixed(fixed) => fixed.charge(rule, now.earliest, cost),
+        }
+        self.put(layout, position, rule, &part);
+    }
+
+    fn refund(&mut self, layout: &Layout, position: usize, rule: &Rule, now: Now, permit: Permit) {
+        let mut part = self.part(layout, position, rule);
+        match &mut part {
+            Part::Tat(tat) => tat.refund(rule, now, permit),
+            Part::Bucket(bucket) => bucket.refund(rule, now.latest, permit.at, permit.cost),
+            Part::Fixed(fixed) => fixed.refund(rule, permit),
+        }
+        self.put(layout, position, rule, &part);
+    }
+
+    #[inline]
+    fn remaining(&self, layout: &Layout, position: usize, rule: &Rule, now: Now) -> u32 {
+        match self.part(layout, position, rule) {
+            Part::Tat(tat) => tat.remaining(rule, now.earliest),
+            Part::Bucket(bucket) => bucket.remaining(rule, now.earliest),
+            Part::Fixed(fixed) => fixed.remaining(rule, now.earliest),
+        }
+    }
+
+    #[inline]
+    fn idle_at(&self, layout: &Layout, position: usize, rule: &Rule) -> u64 {
+        match self.part(layout, position, rule) {
+            Part::Tat(tat) => tat.idle_at(rule),
+            Part::Bucket(bucket) => bucket.fresh_at(rule),
+            Part::Fixed(fixed) => fixed.idle_at(rule),
+        }
+    }
+
+    fn offences(&mut self) -> Option<&mut Offences> {
+        None
+    }
+
+    fn offended(&self) -> Offences {
+        Offences::default()
+    }
+
+    #[inline]
+    fn take_one(&mut self, layout: &Layout, rule: &Rule, now: Now) -> Verdict {
+        match layout.parts[0].0 {
+            Code::Tat if N == 1 => self.take_tat(rule, now, 1),
+            Code::Window { bits } if N == 1 => self.take_window(rule, bits, now),
+            _ => self.take_some(layout, rule, now, 1),
+        }
+    }
+
+    #[inline]
+    fn take_some(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        match (layout.parts[0].0, &mut self.0[..]) {
+            (Code::Tat, [_]) => self.take_tat(rule, now, cost),
+            (Code::Bucket, [last, debt]) => {
+                let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit() };
+                let verdict = take_bucket(&mut bucket, rule, now, cost);
+                (*last, *debt) = (bucket.last, bucket.debt);
+                verdict
+            }
+            (Code::Window { bits }, [word]) => {
+                let mut fixed = Fixed::from_word(rule, bits, *word);
+                let verdict = fixed.take(rule, now, cost);
+                *word = fixed.to_word(rule, bits);
+                verdict
+            }
+            (_, [last, taken]) => {
+                #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
+                let mut fixed = Fixed { last: *last, taken: *taken as u32 };
+                let verdict = fixed.take(rule, now, cost);
+                (*last, *taken) = (fixed.last, fixed.taken.into());
+                verdict
+            }
+            _ => Call::of(rule, cost).take(self, layout, now),
+        }
+    }
+
+    fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {
+        // Without a division for each.
+        let units = match (layout.parts[0].0, written) {
+            (Code::Tat, [rule]) => Tat::units(rule, by),
+            _ => None,
+        };
+        move |state| match (units, &state.0[..]) {
+            (Some(units), [word]) => *word <= units,
+            _ => written.iter().enumerate().all(|(position, rule)| match state.part(layout, position, rule) {
+                Part::Tat(tat) => tat.idle_at(rule) <= by,
+                Part::Bucket(bucket) => bucket.fresh_at(rule).max(bucket.last) <= by,
+                // Also if all was given back: its key may go on in the same window.
+                Part::Fixed(fixed) => fixed.end(rule) <= by,
+            }),
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! A call that waits for its permits in memory.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use super::call::{Call, OwnedCall, polled_again};
+use super::core::{Core, Venue};
+use crate::algorithm::Rule;
+use crate::algorithm::offences::Backoff;
+use crate::backend::memory::{Ask, Joining, Left, Limits, NEVER, Store, Turn, Verdict, Waiter};
+use crate::clock::{self, Now};
+use crate::decision::{Address, Decision};
+use crate::error::RateLimitExceeded;
+use crate::limit::Limit;
+use crate::switches::{Switch, Switches};
+#[cfg(feature = "test-util")]
+use crate::test_util::Scope;
+use crate::timer::Alarm;
+
+/// How many may wait before a call, and who goes first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Options {
+    pub(crate) queue: usize,
+    /// Nanoseconds by which the call counts as having come earlier.
+    pub(crate) ahead: u64,
+}
+
+impl Options {
+    pub(crate) const DEFAULT: Options = Options { queue: usize::MAX, ahead: 0 };
+    /// By how much each step of priority counts as an earlier arrival: nobody starves.
+    pub(crate) const AGE: Duration = Duration::from_secs(60);
+    /// The longest that a call can count as having come earlier.
+    const FURTHEST: u64 = 256 * clock::nanos(Options::AGE);
+}
+
+/// By which clock a call waits.
+enum Timing {
+    /// The monotonic one. The alarm is for the end of the call's patience.
+    Real(Option<Alarm>),
+    /// That of a tokio runtime in which a test has paused it.
+    #[cfg(feature = "tokio")]
+    Paused(Sleep),
+    #[cfg(feature = "test-util")]
+    Test(Arc<Scope>, Sleep),
+}
+
+/// What is left of a wait.
+#[derive(Clone, Copy)]
+struct Until {
+    /// When the first of those that wait is due.
+    first_due: u64,
+    is_first: bool,
+    deadline: u64,
+}
+
+impl Until {
+    /// Whoever is not first is woken by the one before it.
+    fn wake_up(self) -> u64 {
+        if self.is_first { self.first_due.min(self.deadline) } else { self.deadline }
+    }
+}
+
+/// See the module. Dropped, the call holds nothing.
+pub(crate) struct Waiting {
+    call: OwnedCall,
+    waiter: Waiter,
+    arrived: u64,
+    deadline: u64,
+    resets: u32,
+    store: Arc<Store>,
+    timing: Timing,
+    is_done: bool,
+}
+
+/// The limits that were read at the call.
+struct Read {
+    core: Arc<Core>,
+    limits: Box<[Limit]>,
+}
+
+impl Limits for Read {
+    fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>)) {
+        self.core.with_rules(Some(&self.limits), |rules| judge(rules, self.core.backoff()));
+    }
+}
+
+impl Waiting {
+    /// Takes the permits now, or a place among those that wait.
+    pub(super) fn join(
+        call: Call<'_>,
+        store: &Arc<Store>,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        venue: &Venue<'_>,
+    ) -> Result<(Verdict, Left), Box<Waiting>> {
+        let limits: Arc<dyn Limits> = match call.limits {
+            None => Arc::<Core>::clone(call.core),
+            Some(limits) => Arc::new(Read { core: Arc::clone(call.core), limits: limits.into() }),
+        };
+        let deadline = now.earliest.saturating_add(call.wait.nanos());
+        let rank = now.earliest.saturating_add(Options::FURTHEST).saturating_sub(call.options.ahead);
+        let timing = Timing::of(call, venue);
+        let by_timer = call.is_async && matches!(timing, Timing::Real(_));
+        let joining = Joining::new(&limits, deadline, call.options.queue, rank, by_timer);
+        let resets = store.resets(address);
+        store.join(address, ask, now, &joining).map_err(|waiter| {
+            let call = OwnedCall::of(call, call.key_text());
+            let (store, arrived) = (Arc::clone(store), now.earliest);
+            Box::new(Waiting { call, waiter, arrived, deadline, resets, store, timing, is_done: false })
+        })
+    }
+
+    /// What has come of the call by now; `None` if it waits on, and until when at the most.
+    fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
+        let now = self.timing.now();
+        if Switches::load().has(Switch::Disabled) {
+            self.leave();
+            return Ok(Ok(self.call.call().free()));
+        }
+        let turn = self.waiter.look(now, waker);
+        let (call, store, address) = (self.call.call(), &self.store, self.waiter.address());
+        match turn {
+            Turn::Waiting { first_due, is_first } if now.earliest < self.deadline => {
+                Err(Until { first_due, is_first, deadline: self.deadline })
+            }
+            Turn::Waiting { .. } => {
+                self.leave();
+                let call = self.call.call();
+                Ok(call.core.with_ask(&self.store, call.limits, call.cost, |ask| {
+                    let (verdict, left) = self.store.peek(address, ask, now);
+                    let until = if let Verdict::Denied { until, .. } = verdict { until } else { now.earliest };
+                    call.denied_in_memory(ask, until, left, now)
+                }))
+            }
+            Turn::Refused => {
+                self.is_done = true;
+                Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
+                    call.denied_in_memory(ask, NEVER, Left::default(), now)
+                }))
+            }
+            Turn::Admitted { permit, due } => {
+                self.is_done = true;
+                let waited = due.saturating_sub(self.arrived);
+                if waited > 0 {
+                    call.core.waits(Duration::from_nanos(waited));
+                }
+                Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
+                    let left = store.peek(address, ask, now).1;
+                    call.admitted(store, address, ask, permit.at, self.resets, left, now, waited)
+                })))
+            }
+        }
+    }
+
+    /// Blocks the thread.
+    pub(super) fn wait(mut self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            match self.look(&waker) {
+                Ok(decided) => return decided,
+                Err(until) => self.timing.block(until),
+            }
+        }
+    }
+
+    fn leave(&mut self) {
+        if std::mem::replace(&mut self.is_done, true) {
+            return;
+        }
+        let now = self.timing.now();
+        let call = self.call.call();
+        call.core.with_ask(&self.store, call.limits, call.cost, |ask| self.waiter.leave(ask, now));
+    }
+}
+
+impl Future for Waiting {
+    type Output = Result<Decision, RateLimitExceeded>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.is_done {
+            polled_again();
+        }
+        loop {
+            self.timing.listen(context);
+            match self.look(context.waker()) {
+                Ok(decided) => return Poll::Ready(decided),
+                Err(until) if self.timing.sleeps(until, context) => return Poll::Pending,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if !self.is_done {
+            self.call.core.abandoned();
+        }
+        self.leave();
+    }
+}
+
+impl Timing {
+    fn of(call: Call<'_>, venue: &Venue<'_>) -> Timing {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &venue.scope {
+            return Timing::Test(Arc::clone(scope), Sleep::default());
+        }
+        let _ = venue;
+        #[cfg(feature = "tokio")]
+        if call.is_async && clock::is_paused() {
+            return Timing::Paused(Sleep::default());
+        }
+        let _ = call;
+        Timing::Real(None)
+    }
+
+    fn now(&self) -> Now {
+        match self {
+            Timing::Real(_) => clock::clock().now(),
+            #[cfg(feature = "tokio")]
+            Timing::Paused(_) => clock::clock().now_in_runtime(),
+            #[cfg(feature = "test-util")]
+            Timing::Test(scope, _) => Now::exactly(scope.now()),
+        }
+    }
+
+    /// Blocks the thread until that time, or until it is woken.
+    fn block(&self, until: Until) {
+        let now = self.now().earliest;
+        match self {
+            // Nobody else moves a clock that stands still.
+            #[cfg(feature = "test-util")]
+            Timing::Test(scope, _) => {
+                scope.sleep(Duration::from_nanos(until.first_due.min(until.deadline).saturating_sub(now)));
+            }
+            _ => std::thread::park_timeout(Duration::from_nanos(until.wake_up().saturating_sub(now))),
+        }
+    }
+
+    /// Before the clock is read: so that an advance in between wakes the task.
+    fn listen(&self, context: &Context<'_>) {
+        #[cfg(feature = "test-util")]
+        if let Timing::Test(scope, _) = self {
+            scope.listen(context.waker());
+        }
+        let _ = context;
+    }
+
+    /// Sees to it that the task is woken in time; false if that time has come.
+    fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
+        let left = Duration::from_nanos(until.wake_up().saturating_sub(self.now().earliest));
+        match self {
+            // The store's timer charges the first of those that wait, and wakes it.
+            Timing::Real(alarm) => {
+                if until.deadline != u64::MAX && alarm.is_none() {
+                    let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
+                    *alarm = Instant::now().checked_add(left).and_then(|time| Alarm::new(time, context.waker()));
+                }
+                true
+            }
+            #[cfg(feature = "tokio")]
+            Timing::Paused(sleep) => sleep.sleeps(until, left, context),
+            #[cfg(feature = "test-util")]
+            Timing::Test(scope, sleep) => scope.is_manual() || sleep.sleeps(until, left, context),
+        }
+    }
+}
+
+/// A sleep by tokio's clock.
+#[cfg(feature = "tokio")]
+#[derive(Default)]
+struct Sleep(Option<Pin<Box<tokio::time::Sleep>>>);
+
+#[cfg(feature = "tokio")]
+impl Sleep {
+    fn sleeps(&mut self, until: Until, left: Duration, context: &mut Context<'_>) -> bool {
+        until.wake_up() == u64::MAX || self.0.insert(Box::pin(tokio::time::sleep(left))).as_mut().poll(context).is_pending()
+    }
+}
+
+#[cfg(not(feature = "tokio"))]
+#[derive(Default)]
+struct Sleep;
+
+#[cfg(not(feature = "tokio"))]
+impl Sleep {
+    /// Only a test's own clock stands still.
+    fn sleeps(&mut self, _: Until, _: Duration, _: &mut Context<'_>) -> bool {
+        true
+    }
+}
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}

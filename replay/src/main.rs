@@ -1,0 +1,7 @@
+//! The example `replay`, as a program: the tests run it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    ratelimit_replay::main()
+}
