@@ -1,53 +1,17 @@
 //! Buckets of backends by short numbers, for what this process knows of them.
 
-use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
 
-use foldhash::quality::RandomState;
-
-use crate::key::{HashSink, RateLimitKey};
+use crate::hash::{HashSink, Seed};
+use crate::key::RateLimitKey;
+use crate::key::sealed::Sink;
 use crate::limit::Limit;
 
 /// A bucket by its name, 128 bits of a hash whose seed is random in each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(u64, u64);
 
-static SEEDS: LazyLock<(RandomState, RandomState)> = LazyLock::new(Default::default);
-
-/// Two hashes of the same.
-struct Twin<H>(H, H);
-
-impl<H: Hasher> Hasher for Twin<H> {
-    #[inline]
-    fn write(&mut self, bytes: &[u8]) {
-        self.0.write(bytes);
-        self.1.write(bytes);
-    }
-
-    #[inline]
-    fn write_u64(&mut self, number: u64) {
-        self.0.write_u64(number);
-        self.1.write_u64(number);
-    }
-
-    #[inline]
-    fn finish(&self) -> u64 {
-        self.0.finish()
-    }
-}
-
-impl<H: Hasher> Twin<H> {
-    #[inline]
-    fn fingerprint(&self) -> Fingerprint {
-        Fingerprint(self.0.finish(), self.1.finish())
-    }
-}
-
-#[inline]
-fn twin() -> Twin<impl Hasher> {
-    let (one, other) = &*SEEDS;
-    Twin(one.build_hasher(), other.build_hasher())
-}
+static SEED: LazyLock<Seed<'static, 2>> = LazyLock::new(Seed::new);
 
 impl Fingerprint {
     /// Some of its bits.
@@ -58,12 +22,11 @@ impl Fingerprint {
 
     /// What the buckets of a limiter have in common: the parts of their name around the key.
     pub(crate) fn of_limiter(parts: &[&str]) -> Fingerprint {
-        let mut hash = twin();
+        let mut sink = HashSink::new(&SEED);
         for part in parts {
-            hash.write_u64(part.len() as u64);
-            hash.write(part.as_bytes());
+            sink.text(part);
         }
-        hash.fingerprint()
+        Fingerprint::of(sink)
     }
 
     /// The bucket of `key`.
@@ -72,25 +35,30 @@ impl Fingerprint {
         if !K::KEYED {
             return self;
         }
-        let mut hash = twin();
-        hash.write_u64(self.0);
-        hash.write_u64(self.1);
-        let mut sink = HashSink::new(hash);
+        let mut sink = HashSink::new(&SEED);
+        sink.word(self.0);
+        sink.word(self.1);
         key.write_to(&mut sink);
-        sink.into_hasher().fingerprint()
+        Fingerprint::of(sink)
+    }
+
+    #[inline]
+    fn of(sink: HashSink<'_, 2>) -> Fingerprint {
+        let [low, high] = sink.finish();
+        Fingerprint(low, high)
     }
 }
 
 /// Tells limits apart.
 pub(crate) fn of_limits(limits: &[Limit]) -> u64 {
-    let mut hash = SEEDS.0.build_hasher();
+    let mut sink = HashSink::new(&SEED);
     for limit in limits {
-        hash.write_u8(limit.algorithm() as u8);
-        hash.write_u32(limit.count());
-        hash.write_u32(limit.burst());
-        hash.write_u64(limit.per_micros());
+        sink.word(u64::from(limit.count()) << 8 | limit.algorithm() as u64);
+        sink.word(limit.burst().into());
+        sink.word(limit.per_micros());
     }
-    hash.finish()
+    let [hash, _] = sink.finish();
+    hash
 }
 
 #[cfg(all(test, not(loom_model)))]

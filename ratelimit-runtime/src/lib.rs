@@ -125,6 +125,7 @@ mod fingerprint;
 #[cfg(feature = "tonic")]
 mod grpc;
 mod guard;
+mod hash;
 #[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
 mod http;
 mod key;

@@ -137,7 +137,7 @@ impl Copy {
             return Ok(Fate::Invalid(format!("it does not compile:\n{}", errors(&built))));
         }
         let stdout = String::from_utf8_lossy(&built.stdout);
-        let program = stdout.lines().rev().find_map(executable);
+        let program = stdout.lines().filter(|line| line.contains(r#""name":"conformance""#)).find_map(executable);
         let program = program.ok_or_else(|| io::Error::other("cargo names no executable of the conformance suite"))?;
         self.run(program)
     }
@@ -175,7 +175,8 @@ impl Copy {
         Ok(Fate::Killed(match failed.split_first() {
             Some((first, [])) => (*first).to_owned(),
             Some((first, others)) => format!("{first} and {} more", others.len()),
-            None => format!("tests that ended with {status}"),
+            None if status.code().is_none() => format!("tests that ended with {status}"),
+            None => return Err(io::Error::other(format!("no test failed, and {program} ended with {status}"))),
         }))
     }
 }

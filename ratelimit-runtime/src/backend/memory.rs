@@ -70,9 +70,11 @@ pub enum WhenFull {
 ///
 /// The buckets of a limiter with a name outlive it: one that is made later under its name, with the same limits, goes on.
 ///
-/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, made with a hash whose seed is random in each
-/// process. Two of n live keys share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18
-/// million for any two of them.
+/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of one fingerprint share a bucket.
+/// The fingerprint is a universal hash, with random numbers that the process draws when it starts: two keys chosen by somebody
+/// who does not know these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB), and below 2⁻⁵⁹ if
+/// they are text, bytes or numbers of up to 32 bytes, whatever the keys are. Two of n live keys that were not chosen to collide
+/// share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18 million for any two of them.
 ///
 /// A cheap handle; clones share the buckets.
 #[derive(Clone)]

@@ -4,21 +4,20 @@
 
 use std::sync::Arc;
 
-use foldhash::fast::RandomState;
-
 use super::Shared;
 use super::state::{Call, Full, State, Window, Words};
 use super::store::{Keyed, Store, Written};
 use super::table::Table;
 use crate::algorithm::Rule;
 use crate::clock;
+use crate::hash::Seed;
 
 /// A bucket, with its shard and its fingerprint.
 type Bucket<S> = (usize, u64, S);
 
 pub(super) struct Retired {
     written: Written,
-    hasher: RandomState,
+    hasher: Seed<'static, 1>,
     unkeyed: Full,
     keyed: Keys,
     free: Vec<Bucket<Full>>,
@@ -107,7 +106,7 @@ impl Store {
             idle += gone;
         }
         self.shared.bound.release(idle);
-        let (written, hasher) = (self.written.clone(), self.hasher.clone());
+        let (written, hasher) = (self.written.clone(), self.hasher);
         let retired = Retired { written, hasher, unkeyed, keyed, free, idle_at };
         (retired.keys() > 0 || unkeyed_idle_at > clock::now()).then_some(retired)
     }

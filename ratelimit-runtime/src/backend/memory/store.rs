@@ -1,13 +1,11 @@
 //! The buckets of one limiter, or of several of one name.
 
 use std::collections::HashMap;
-use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
-use foldhash::fast::RandomState;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
@@ -21,7 +19,8 @@ use crate::algorithm::offences::Backoff;
 use crate::clock::{self, Clock, Now};
 use crate::counts;
 use crate::decision::Address;
-use crate::key::{HashSink, RateLimitKey};
+use crate::hash::{HashSink, Seed};
+use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
 use crate::timer::Alarm;
 
@@ -56,7 +55,7 @@ pub(crate) struct Store {
     pub(super) name: Option<String>,
     clock: &'static Clock,
     /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
-    pub(super) hasher: RandomState,
+    pub(super) hasher: Seed<'static, 1>,
     pub(super) written: Written,
     /// The first of the limits that were written down.
     rule: Rule,
@@ -255,7 +254,7 @@ impl Store {
             rule: rules[0],
             kind,
             clock: clock::clock(),
-            hasher: RandomState::default(),
+            hasher: Seed::new(),
             forms: Forms::new(rules, *backoff, *varies),
             unkeyed: Unkeyed::new(rules, backoff.is_none() && !varies),
             keyed,
@@ -301,10 +300,11 @@ impl Store {
 
     /// The hash of a key.
     #[inline]
-    pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<<RandomState as BuildHasher>::Hasher>)) -> u64 {
-        let mut sink = HashSink::new(self.hasher.build_hasher());
+    pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<'_, 1>)) -> u64 {
+        let mut sink = HashSink::new(&self.hasher);
         write(&mut sink);
-        sink.finish()
+        let [hash] = sink.finish();
+        hash
     }
 
     /// The present time.

@@ -9,7 +9,6 @@ use super::slots::{self, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
 use crate::clock::Now;
-use crate::key::folded;
 use crate::observe::KeysWatch;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
@@ -175,7 +174,7 @@ pub(super) enum Swept {
 /// Zero marks an empty slot: the one hash in 2⁶⁴ that it is shares another's fingerprint.
 #[inline]
 pub(super) fn fingerprint(hash: u64) -> u64 {
-    folded(hash).max(1)
+    hash.max(1)
 }
 
 impl<S: State, const W: usize> Table<S, W> {

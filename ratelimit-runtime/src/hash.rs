@@ -1,0 +1,220 @@
+//! The hash that buckets are found by: two keys that share it share a bucket.
+//!
+//! A hash table's hash only has to spread. Here whoever chooses the keys must not find two that collide, so the hash is a
+//! universal one, multilinear hashing: a key is a sequence of words xᵢ, and its hash is s + Σ ⌊wᵢ xᵢ / 2⁶⁴⌋ modulo 2⁶⁴ with
+//! random weights wᵢ of 128 bits. Any two keys of n words that were chosen without knowledge of the weights collide with a
+//! probability of at most (2n - 1) / 2⁶⁴. (Without the rounding of each product it would be 1 / 2⁶⁴: D. Lemire, O. Kaser,
+//! Strongly universal string hashing is fast, The Computer Journal 57, 2014. The rounding is off by less than n.) The random
+//! numbers are the output of std's `SipHash`, whose key comes from the operating system.
+//!
+//! Hashes made of folded multiplications (foldhash, wyhash, ahash without AES instructions) promise no such thing: with
+//! foldhash 0.2 an eight-byte text and its complement collided with one of 2²⁶ seeds, 2¹² times as often as they should.
+
+#![allow(clippy::inline_always, reason = "a key's words are counted by the compiler if all of it is one function")]
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::LazyLock;
+
+use crate::key::sealed::{Kind, Sink};
+
+/// Words that are hashed together. A longer key is hashed block by block, and the blocks' hashes one after the other by
+/// `SipHash`.
+const WORDS: usize = 32;
+
+/// The upper and the lower half of what a word is multiplied by.
+type Weight = (u64, u64);
+
+/// Weights by lane and word.
+type Weights = [[Weight; WORDS]; 2];
+
+/// The same for all limiters: a collision is as rare for each.
+static WEIGHTS: LazyLock<Weights> = LazyLock::new(weights);
+
+fn weights() -> Weights {
+    let random = RandomState::new();
+    let weight = |lane, word| (random.hash_one((lane, word, 0)), random.hash_one((lane, word, 1)));
+    std::array::from_fn(|lane| std::array::from_fn(|word| weight(lane, word)))
+}
+
+static BLOCKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+
+/// Hashes of one seed, of 64 bits a lane.
+#[derive(Clone, Copy)]
+pub(crate) struct Seed<'w, const LANES: usize> {
+    weights: &'w Weights,
+    starts: [u64; LANES],
+}
+
+impl<const LANES: usize> Seed<'static, LANES> {
+    /// Another seed each time.
+    pub(crate) fn new() -> Seed<'static, LANES> {
+        Seed::of(&WEIGHTS)
+    }
+}
+
+impl<'w, const LANES: usize> Seed<'w, LANES> {
+    fn of(weights: &'w Weights) -> Seed<'w, LANES> {
+        let random = RandomState::new();
+        Seed { weights, starts: std::array::from_fn(|lane| random.hash_one(lane)) }
+    }
+}
+
+/// Feeds a key to the hash, as a prefix code: no key's words begin another's.
+///
+/// Each part is a word that says of what kind and how long it is, which is never zero, and its bytes in as many words as that
+/// takes.
+pub(crate) struct HashSink<'a, const LANES: usize> {
+    seed: &'a Seed<'a, LANES>,
+    sums: [u64; LANES],
+    words: usize,
+    /// Hashes of the blocks before this one.
+    before: [u64; LANES],
+}
+
+/// Kinds of what is not a number; those of numbers begin at 16.
+const TEXT: u64 = 1;
+const BYTES: u64 = 2;
+const NONE: u64 = 3;
+const SOME: u64 = 4;
+const TUPLE: u64 = 5;
+
+impl<'a, const LANES: usize> HashSink<'a, LANES> {
+    #[inline]
+    pub(crate) fn new(seed: &'a Seed<'_, LANES>) -> HashSink<'a, LANES> {
+        HashSink { seed, sums: seed.starts, words: 0, before: [0; LANES] }
+    }
+
+    /// The hashes of what was written.
+    #[inline]
+    pub(crate) fn finish(self) -> [u64; LANES] {
+        if self.words <= WORDS { self.sums.map(folded) } else { chained(self.before, self.sums) }
+    }
+
+    /// One word, of a key that has its own way to tell its words apart.
+    #[inline(always)]
+    pub(crate) fn word(&mut self, word: u64) {
+        let place = self.words % WORDS;
+        if place == 0 && self.words > 0 {
+            self.before = chained(self.before, self.sums);
+            self.sums = self.seed.starts;
+        }
+        for (sum, weights) in self.sums.iter_mut().zip(self.seed.weights) {
+            let (high, low) = weights[place];
+            let product = u128::from(low) * u128::from(word);
+            *sum = sum.wrapping_add(high.wrapping_mul(word)).wrapping_add((product >> 64) as u64);
+        }
+        self.words += 1;
+    }
+
+    #[inline(always)]
+    fn tagged_bytes(&mut self, tag: u64, bytes: &[u8]) {
+        let length = bytes.len();
+        self.word((length as u64) << 8 | tag);
+        // Words overlap rather than being filled up: the length says how they do.
+        match length {
+            0 => {}
+            1..4 => self.word(u64::from_le_bytes([bytes[0], bytes[length / 2], bytes[length - 1], 0, 0, 0, 0, 0])),
+            4..8 => self.word(u64::from(half(bytes, 0)) << 32 | u64::from(half(bytes, length - 4))),
+            8..=16 => {
+                self.word(whole(bytes, 0));
+                self.word(whole(bytes, length - 8));
+            }
+            17..=24 => {
+                self.word(whole(bytes, 0));
+                self.word(whole(bytes, 8));
+                self.word(whole(bytes, length - 8));
+            }
+            25..=32 => {
+                self.word(whole(bytes, 0));
+                self.word(whole(bytes, 8));
+                self.word(whole(bytes, 16));
+                self.word(whole(bytes, length - 8));
+            }
+            _ => *self = many(HashSink { ..*self }, bytes),
+        }
+    }
+}
+
+/// Writes all words of `bytes`. The state is passed by value: a reference would keep it in memory for short keys too.
+#[cold]
+#[inline(never)]
+fn many<'a, const LANES: usize>(mut sink: HashSink<'a, LANES>, bytes: &[u8]) -> HashSink<'a, LANES> {
+    let (words, rest) = bytes.as_chunks();
+    for word in words {
+        sink.word(u64::from_le_bytes(*word));
+    }
+    if !rest.is_empty() {
+        sink.word(whole(bytes, bytes.len() - 8));
+    }
+    sink
+}
+
+/// A hash each bit of which depends on all bits of a sum: the halves of a product, put together. Words in sequence make sums in
+/// sequence, and products would be in sequence too if the sum's own halves were not mixed before. Two sums have the same hash
+/// with the probability that a random function has.
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "the halves")]
+fn folded(sum: u64) -> u64 {
+    // 2⁶⁴ divided by the golden ratio.
+    let product = u128::from(sum ^ sum >> 32) * 0x9e37_79b9_7f4a_7c15;
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// The hash of the blocks before and of one more.
+#[cold]
+#[inline(never)]
+fn chained<const LANES: usize>(before: [u64; LANES], sums: [u64; LANES]) -> [u64; LANES] {
+    std::array::from_fn(|lane| BLOCKS.hash_one((lane, before[lane], sums[lane])))
+}
+
+#[inline]
+fn whole(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
+}
+
+#[inline]
+fn half(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(std::array::from_fn(|index| bytes[at + index]))
+}
+
+impl<const LANES: usize> Sink for HashSink<'_, LANES> {
+    #[inline(always)]
+    fn number(&mut self, kind: Kind, value: u128) {
+        self.word(kind as u64);
+        #[expect(clippy::cast_possible_truncation, reason = "the halves are written one after the other")]
+        let (low, high) = (value as u64, (value >> 64) as u64);
+        self.word(low);
+        if kind.is_wide() {
+            self.word(high);
+        }
+    }
+
+    #[inline(always)]
+    fn text(&mut self, value: &str) {
+        self.tagged_bytes(TEXT, value.as_bytes());
+    }
+
+    #[inline(always)]
+    fn bytes(&mut self, value: &[u8]) {
+        self.tagged_bytes(BYTES, value);
+    }
+
+    #[inline(always)]
+    fn none(&mut self) {
+        self.word(NONE);
+    }
+
+    #[inline(always)]
+    fn some(&mut self) {
+        self.word(SOME);
+    }
+
+    #[inline(always)]
+    fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
+        self.word(u64::from(parts) << 8 | TUPLE);
+        write(self);
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests;
