@@ -104,6 +104,20 @@ impl Item {
         bound
     }
 
+    /// The name of `#[track_caller]`, also in `#[cfg_attr(..)]`.
+    pub(crate) fn track_caller(&self) -> Option<Ident> {
+        self.attrs.iter().find_map(|attr| match &attr.meta {
+            Meta::Path(path) => path.get_ident().filter(|name| *name == "track_caller").cloned(),
+            Meta::List(meta) if meta.path.is_ident("cfg_attr") => {
+                meta.tokens.clone().into_iter().find_map(|token| match token {
+                    TokenTree::Ident(name) if name == "track_caller" => Some(name),
+                    _ => None,
+                })
+            }
+            _ => None,
+        })
+    }
+
     /// How many `#[rate_limit]` are still to be expanded on this function.
     pub(crate) fn limits_to_come(&self) -> usize {
         self.attrs.iter().filter(|attr| is_rate_limit(attr)).count()

@@ -161,7 +161,8 @@ mod values;
 ///
 /// With `deduct_when`, and where `impl IntoResponse` or `impl Responder` is returned, the body runs in a closure or an
 /// `async` block of its own: arguments that it uses are dropped before `deduct_when` sees the outcome, which therefore
-/// cannot use what the body takes; `?` in `key` is not available where `impl` is returned.
+/// cannot use what the body takes; `?` in `key` is not available where `impl` is returned; and `#[track_caller]` is refused,
+/// because the body would not see the caller.
 ///
 /// Other attributes may stand above or below. Of two `#[rate_limit]` on one function the lower one is checked first, and
 /// its permits stay taken if the upper one denies; several `limit(..)` in one attribute are decided together. Under

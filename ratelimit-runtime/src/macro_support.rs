@@ -255,6 +255,24 @@ pub mod v1 {
         f(exceeded)
     }
 
+    /// As [`or_else`], in a function that never returns.
+    pub fn or_else_never(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> Never) -> ! {
+        f(exceeded)
+    }
+
+    /// `!`, which cannot be named yet.
+    pub type Never = <fn() -> ! as Returns>::Output;
+
+    /// What a function returns.
+    pub trait Returns {
+        /// Its return type.
+        type Output;
+    }
+
+    impl<T> Returns for fn() -> T {
+        type Output = T;
+    }
+
     /// Whether a call with that outcome counts.
     pub fn counts<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> bool) -> bool {
         f(outcome)
