@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
-pub(crate) use shared::{BackendKind, default_backend};
+pub(crate) use shared::{BackendKind, default_backend, made};
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.

@@ -45,16 +45,26 @@ impl Guard {
     pub(crate) fn of(backend: Arc<dyn Backend>) -> Arc<Guard> {
         // While a guard lives it holds its backend, so that no other is at the same address.
         let identity = backend.identity();
-        let mut guards = GUARDS.lock();
-        if let Some(guard) = guards.get(&identity).and_then(Weak::upgrade) {
+        let found = GUARDS.lock().get(&identity).and_then(Weak::upgrade);
+        if let Some(guard) = found {
             return guard;
         }
+        // Not under the lock: a backend may call a limited function to say what it is, or when it is dropped.
+        let new = Arc::new(Guard::new(backend));
+        let mut guards = GUARDS.lock();
         if guards.len().is_power_of_two() {
             guards.retain(|_, guard| guard.strong_count() > 0);
         }
-        let guard = Arc::new(Guard::new(backend));
-        guards.insert(identity, Arc::downgrade(&guard));
-        guard
+        match guards.get(&identity).and_then(Weak::upgrade) {
+            Some(guard) => {
+                drop(guards);
+                guard
+            }
+            None => {
+                guards.insert(identity, Arc::downgrade(&new));
+                new
+            }
+        }
     }
 
     fn new(backend: Arc<dyn Backend>) -> Guard {

@@ -64,6 +64,8 @@ fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> b
 
 impl Alarm {
     fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
+        // Not under the lock: what a waker does when it is cloned is not known.
+        let (waker, set) = (waker.clone(), waker.clone());
         let mut alarms = ALARMS.lock();
         let is_earlier = match alarms.thread {
             Some(Asleep::Until(time)) => deadline < time,
@@ -76,11 +78,12 @@ impl Alarm {
         };
         let place = (deadline, alarms.next);
         alarms.next += 1;
-        alarms.set.insert(place, waker.clone());
+        alarms.set.insert(place, set);
         if is_earlier {
             EARLIER.notify_one();
         }
-        Some(Alarm { place, waker: waker.clone() })
+        drop(alarms);
+        Some(Alarm { place, waker })
     }
 }
 

@@ -129,7 +129,10 @@ impl Helpers {
             match started {
                 Ok(_) => work.threads += 1,
                 Err(_) if work.threads == 0 => {
-                    work.jobs.clear();
+                    let jobs = std::mem::take(&mut work.jobs);
+                    drop(work);
+                    // Not under the lock: what a backend does when it is dropped is not known.
+                    drop(jobs);
                     return Err(busy("no thread can be started"));
                 }
                 // Those that there are do it.

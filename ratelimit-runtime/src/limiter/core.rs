@@ -15,7 +15,7 @@ use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Ask;
 use crate::backend::memory::{MemoryBackend, Store, process_memory};
-use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
+use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
 use crate::clock;
 use crate::counts::Counts;
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
@@ -386,7 +386,7 @@ impl Core {
     fn target(&self, switches: Switches) -> Target<'_> {
         let backend = match self.options.backend {
             _ if self.backend.get().is_some() => self.backend.get(),
-            BackendChoice::Made(make) => Some(self.backend.get_or_init(make)),
+            BackendChoice::Made(make) => Some(made(&self.backend, make)),
             BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
             BackendChoice::Default | BackendChoice::Memory => None,
         };
@@ -570,6 +570,7 @@ impl Core {
             let address = store.address(key);
             self.resets_in_memory(address).fetch_add(1, Ordering::Relaxed);
             store.reset(address);
+            observe::unlocked();
         };
         match &venue.target {
             Target::Memory(store) => {
