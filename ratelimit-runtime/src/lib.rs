@@ -123,6 +123,7 @@ mod limiter;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 mod noted;
 mod observe;
+mod process;
 mod registry;
 mod reply;
 #[cfg(feature = "serde")]

@@ -32,6 +32,7 @@ use std::time::{Duration, Instant};
 use super::{Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::process::{Owned, PerProcess};
 use crate::reply;
 use coalesce::{Coalescing, Entry};
 use connection::Connection;
@@ -90,9 +91,22 @@ pub use builder::RedisBackendBuilder;
 /// as time that has passed.
 #[derive(Clone)]
 pub struct RedisBackend {
+    shared: Arc<Shared>,
+}
+
+/// What the handles of a backend share.
+struct Shared {
+    clients: PerProcess<Client>,
+    make: Box<dyn Fn() -> Client + Send + Sync>,
+    denial_cache: bool,
+    keeps_denials: bool,
+}
+
+/// What one process has of a backend: connections, calls that are being merged, permits that it holds.
+#[derive(Clone)]
+struct Client {
     connection: Arc<Connection>,
     timeout: Duration,
-    denial_cache: bool,
     /// None where it is switched off.
     coalescing: Option<Arc<Coalescing>>,
     /// None unless they are switched on.
@@ -129,6 +143,12 @@ impl RedisBackend {
         RedisBackendBuilder::new()
     }
 
+    fn client(&self) -> Arc<Owned<Client>> {
+        self.shared.clients.get(&self.shared.make)
+    }
+}
+
+impl Client {
     /// Sends a request and waits for the answer. Ends by the deadline if asynchronous.
     fn call(
         &self,
@@ -157,7 +177,7 @@ impl RedisBackend {
             && let Outcome::Admitted(admitted) = answer.outcome
         {
             let action = Action::GiveBack(admitted.admission.permit);
-            self.decide_later(Request { action, ..request.clone() });
+            self.decide_later(&Request { action, ..request.clone() });
         }
     }
 
@@ -197,9 +217,7 @@ impl RedisBackend {
         let message = format!("Redis at {} did not answer within {:?}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
-}
 
-impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         if let Some(answer) = self.leased(request) {
             return Ok(answer);
@@ -212,32 +230,45 @@ impl Backend for RedisBackend {
         self.decoded(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        Box::pin(async move {
-            if let Some(answer) = self.leased(request) {
-                return Ok(answer);
-            }
-            let deadline = self.until();
-            let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
-                Some(Entry::Seated(seated)) => return seated.await,
-                Some(Entry::Alone(alone)) => Some(alone),
-                None => None,
-            };
-            let ask = self.ask(request);
-            let bytes = self.encode(request, ask.as_ref());
-            let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
-            Undropped { backend: self, request, call: Some(call), ask }.await
-        })
+    async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
+        if let Some(answer) = self.leased(request) {
+            return Ok(answer);
+        }
+        let deadline = self.until();
+        let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
+            Some(Entry::Seated(seated)) => return seated.await,
+            Some(Entry::Alone(alone)) => Some(alone),
+            None => None,
+        };
+        let ask = self.ask(request);
+        let bytes = self.encode(request, ask.as_ref());
+        let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
+        Undropped { client: self, request, call: Some(call), ask }.await
     }
 
-    fn decide_later(&self, request: Request) {
-        if self.leased(&request).is_some() {
+    fn decide_later(&self, request: &Request) {
+        if self.leased(request).is_some() {
             return;
         }
         // What is given back too late or never stays taken: the limit is kept.
         if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), self.encode(&request, None), self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Way::Async));
         }
+    }
+}
+
+impl Backend for RedisBackend {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        self.client().decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        let client = self.client();
+        Box::pin(async move { client.decide_async(request).await })
+    }
+
+    fn decide_later(&self, request: Request) {
+        self.client().decide_later(&request);
     }
 
     fn deadline(&self) -> Deadline {
@@ -245,7 +276,7 @@ impl Backend for RedisBackend {
     }
 
     fn keeps_denials(&self) -> bool {
-        self.denial_cache && self.leases.is_none()
+        self.shared.keeps_denials
     }
 
     fn kind(&self) -> &'static str {
@@ -253,18 +284,19 @@ impl Backend for RedisBackend {
     }
 
     fn identity(&self) -> Identity {
-        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.connection).addr() }
+        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.shared).addr() }
     }
 }
 
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = self.client();
         f.debug_struct("RedisBackend")
-            .field("address", &format_args!("{}", self.connection))
-            .field("timeout", &self.timeout)
-            .field("denial_cache", &self.denial_cache)
-            .field("coalescing", &self.coalescing.is_some())
-            .field("leases", &self.leases.is_some())
+            .field("address", &format_args!("{}", client.connection))
+            .field("timeout", &client.timeout)
+            .field("denial_cache", &self.shared.denial_cache)
+            .field("coalescing", &client.coalescing.is_some())
+            .field("leases", &client.leases.is_some())
             .finish()
     }
 }
@@ -289,7 +321,7 @@ type Calling = Pin<Box<dyn Future<Output = Replied> + Send>>;
 /// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
 /// permits that it brings are given back.
 struct Undropped<'a> {
-    backend: &'a RedisBackend,
+    client: &'a Client,
     request: &'a Request,
     /// None once it is done.
     call: Option<Calling>,
@@ -304,7 +336,7 @@ impl Future for Undropped<'_> {
         let bytes = ready!(call.as_mut().poll(context));
         self.call = None;
         let ask = self.ask.take();
-        Poll::Ready(bytes.and_then(|bytes| self.backend.decoded(&bytes, self.request, ask)))
+        Poll::Ready(bytes.and_then(|bytes| self.client.decoded(&bytes, self.request, ask)))
     }
 }
 
@@ -314,12 +346,12 @@ impl Drop for Undropped<'_> {
             && let Some(call) = self.call.take()
             && let Ok(background) = background::handle()
         {
-            let (backend, request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
+            let (client, request, ask) = (self.client.clone(), self.request.clone(), self.ask.take());
             background.spawn(async move {
                 if let Ok(bytes) = call.await
-                    && let Ok(answer) = backend.decoded(&bytes, &request, ask)
+                    && let Ok(answer) = client.decoded(&bytes, &request, ask)
                 {
-                    backend.give_back(&request, answer);
+                    client.give_back(&request, answer);
                 }
             });
         }
