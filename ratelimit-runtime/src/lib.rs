@@ -88,7 +88,7 @@
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
 //! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`] | serde's core |
-//! | `test-util` | `test_util`: a clock that tests pause and advance | nothing |
+//! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.
 

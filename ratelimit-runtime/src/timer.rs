@@ -31,7 +31,7 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
 }
 
 /// A task to wake. Dropped, it is not.
-struct Alarm {
+pub(crate) struct Alarm {
     timer: Arc<Owned<Timer>>,
     place: (Instant, u64),
     waker: Waker,
@@ -61,7 +61,7 @@ enum Asleep {
 static TIMER: PerProcess<Timer> = PerProcess::new();
 
 /// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
-fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
+pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
         Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
         _ => {

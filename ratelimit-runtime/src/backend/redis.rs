@@ -29,13 +29,17 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::{Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::process::{Owned, PerProcess};
 use crate::reply;
+use crate::timer;
 use coalesce::{Coalescing, Entry};
 use connection::Connection;
+use endpoint::no_thread;
 use leases::{Ask, Leases};
 use node::Way;
 use script::Question;
@@ -257,14 +261,45 @@ impl Client {
     }
 }
 
+/// What the background sends to a call whose own thread cannot run it.
+type Elsewhere = reply::Receiver<Result<Answer, BackendError>>;
+
+/// Whether the thread ends, and what tokio keeps of it is gone: to use tokio's locks and channels would panic.
+fn thread_ends() -> bool {
+    Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
+}
+
+/// A decision of the background's.
+fn decide_elsewhere(client: Arc<Owned<Client>>, request: Request) -> Result<Elsewhere, BackendError> {
+    let (sender, receiver) = reply::channel();
+    let background = background::handle().map_err(|error| no_thread(&error))?;
+    background.spawn(async move {
+        sender.send(client.decide_async(&request).await);
+    });
+    Ok(receiver)
+}
+
 impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        self.client().decide(request)
+        let client = self.client();
+        if thread_ends() {
+            let deadline = client.until();
+            let answer = decide_elsewhere(Arc::clone(&client), request.clone())?.wait(deadline);
+            return answer.unwrap_or_else(|| Err(client.late()));
+        }
+        client.decide(request)
     }
 
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         let client = self.client();
-        Box::pin(async move { client.decide_async(request).await })
+        Box::pin(async move {
+            if thread_ends() {
+                let deadline = client.until();
+                let answer = decide_elsewhere(Arc::clone(&client), request.clone())?;
+                return timer::bounded(answer, deadline).await.flatten().unwrap_or_else(|| Err(client.late()));
+            }
+            client.decide_async(request).await
+        })
     }
 
     fn decide_later(&self, request: Request) {

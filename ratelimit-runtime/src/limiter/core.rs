@@ -411,7 +411,7 @@ impl Core {
 
     #[cfg(feature = "test-util")]
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
-        scope.store(self.id, |memory| self.store(memory))
+        scope.store(self.id, |memory| self.store_in(memory, !scope.is_long_ago()))
     }
 
     /// Forgets the buckets in this process's memory.
@@ -423,7 +423,13 @@ impl Core {
     }
 
     fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
-        let plain = self.rules.len() == 1 && self.options.backoff.is_none() && self.reads_per | self.reads_count == 0;
+        self.store_in(memory, true)
+    }
+
+    /// A store of small states where the limits allow it and the times are those of the process.
+    fn store_in(&self, memory: &MemoryBackend, small: bool) -> Arc<Store> {
+        let plain =
+            small && self.rules.len() == 1 && self.options.backoff.is_none() && self.reads_per | self.reads_count == 0;
         memory.store(self.identity(), &self.rules, plain)
     }
 
