@@ -183,9 +183,11 @@ impl Scope {
         self.start.saturating_add(self.advanced.load(Ordering::SeqCst)).saturating_add(elapsed)
     }
 
-    /// Whether it shows times that small states in memory, which count from the process's start, cannot tell apart.
-    pub(crate) fn is_long_ago(&self) -> bool {
-        self.start < clock::origin()
+    /// Whether its times are some years from those of the process, as [`pause_at`] may have it: small states in memory
+    /// cannot tell them.
+    pub(crate) fn is_far(&self) -> bool {
+        let origin = clock::origin();
+        !(origin..origin + 4 * nanos(MAX_PER)).contains(&self.start)
     }
 
     pub(crate) fn store(&self, limiter: u64, make: impl FnOnce(&MemoryBackend) -> Arc<Store>) -> Arc<Store> {
@@ -395,6 +397,11 @@ pub struct TestHandle {
 }
 
 impl TestHandle {
+    /// Nanoseconds since the Unix epoch.
+    pub fn now(&self) -> u64 {
+        self.scope.now()
+    }
+
     /// Moves the clock forwards, as [`TestClock::advance`].
     pub fn advance(&self, by: Duration) {
         self.scope.advance(nanos(by));

@@ -411,7 +411,7 @@ impl Core {
 
     #[cfg(feature = "test-util")]
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
-        scope.store(self.id, |memory| self.store_in(memory, !scope.is_long_ago()))
+        scope.store(self.id, |memory| self.store_in(memory, !scope.is_far()))
     }
 
     /// Forgets the buckets in this process's memory.
