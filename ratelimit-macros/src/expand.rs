@@ -10,9 +10,9 @@ use syn::{Expr, UnOp};
 
 use crate::args::{Arg, bare};
 use crate::describe::doc_line;
-use crate::expand_limits::{LimitTokens, primitive};
+use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, OnBackendError, Own, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -252,7 +252,11 @@ impl Expansion<'_> {
         };
         let rt = &self.rt;
         let (here, spec) = match &own.name {
-            Some(name) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
+            Some(Name::Literal(name)) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
+            Some(Name::Constant(name)) => {
+                let name = checked_name(&name.value);
+                (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name)))
+            }
             // The type name of an item inside of the function has the function's path in it, its impl included.
             None => (
                 quote_spanned!(site()=> enum __Here {}),

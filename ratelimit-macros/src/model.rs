@@ -56,7 +56,7 @@ pub(crate) enum Limiter {
 }
 
 pub(crate) struct Own {
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Name>,
     /// At least one.
     pub(crate) limits: Vec<Limit>,
     pub(crate) backend: Option<Backend>,
@@ -64,6 +64,12 @@ pub(crate) struct Own {
     /// Nanoseconds: initial, max.
     pub(crate) backoff: Option<(u64, u64)>,
     pub(crate) dry_run: bool,
+}
+
+pub(crate) enum Name {
+    Literal(String),
+    /// An expression whose value the compiler knows.
+    Constant(Box<Arg<Expr>>),
 }
 
 pub(crate) struct Limit {

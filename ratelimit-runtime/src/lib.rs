@@ -110,6 +110,8 @@ mod background;
 mod clock;
 mod counts;
 mod decision;
+#[allow(dead_code, reason = "the attribute uses all of it")]
+mod duration;
 mod error;
 mod fingerprint;
 #[cfg(feature = "tonic")]
@@ -123,11 +125,14 @@ mod limiter;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 mod noted;
 mod observe;
+mod parse;
 mod process;
 mod registry;
 mod reply;
 #[cfg(feature = "serde")]
 mod serialize;
+#[allow(dead_code, reason = "the attribute uses all of it")]
+mod suggest;
 mod switches;
 mod sync;
 mod timer;
@@ -152,7 +157,8 @@ pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};
 #[cfg(feature = "tracing")]
 pub use observe::log_keys;
+pub use parse::ParseLimitError;
 #[cfg(feature = "macros")]
-pub use ratelimit_macros::rate_limit;
+pub use ratelimit_macros::{RateLimitKey, rate_limit};
 pub use registry::{LimiterInfo, Location, limiters, set_limits};
 pub use switches::{is_enabled, set_enabled};

@@ -11,7 +11,7 @@ pub mod v1 {
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
-    pub use crate::key::RateLimitKey;
+    pub use crate::key::{KeyWriter, RateLimitKey};
     pub use crate::limit::{Algorithm, Limit};
     pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
@@ -48,6 +48,12 @@ pub mod v1 {
     /// The path of a type, from which the function around it gets its name.
     pub fn path<T>() -> &'static str {
         std::any::type_name::<T>()
+    }
+
+    /// Writes the fields of a derived key as one value.
+    pub fn key_parts<W: KeyWriter>(writer: &mut W, parts: usize, write: impl FnOnce(&mut W)) {
+        // The number tells tuples of different lengths apart, and a type has one.
+        writer.tuple(u8::try_from(parts).unwrap_or(u8::MAX), write);
     }
 
     /// What most attributes say, in few tokens and few steps: they are compiled and computed for every function.
