@@ -364,7 +364,9 @@ pub(crate) fn wait(
 pub(crate) fn runtime(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<ExprPath> {
     let message = match bare(&arg.value) {
         Expr::Path(path)
-            if path.qself.is_none() && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
+            if path.attrs.is_empty()
+                && path.qself.is_none()
+                && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
         {
             return Some(path.clone());
         }
