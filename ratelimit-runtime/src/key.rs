@@ -904,8 +904,8 @@ mod tests {
     fn the_same_value_behind_a_pointer_is_the_same_key() {
         assert_eq!(hash("a"), hash(String::from("a")));
         assert_eq!(hash("a"), hash(Arc::new(Box::new(Cow::Borrowed("a")))));
-        assert_eq!(hash([1, 2]), hash(vec![1_u8, 2]));
-        assert_eq!(text([1, 2]), text(vec![1_u8, 2]));
+        assert_eq!(hash([1_u8, 2]), hash(vec![1_u8, 2]));
+        assert_eq!(text([1_u8, 2]), text(vec![1_u8, 2]));
     }
 
     #[test]

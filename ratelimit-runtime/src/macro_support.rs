@@ -194,16 +194,48 @@ pub mod v1 {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
             if !counts {
+                let told = self.told();
                 // A permit that cannot be given back stays taken: the limit is kept.
-                let _ = self.limiter.refund(self.decision);
+                if self.limiter.refund(self.decision).is_ok() {
+                    told.take_back();
+                }
             }
         }
 
         /// As `settle`, without blocking the thread.
         pub async fn settle_async(self, counts: bool) {
             if !counts {
-                let _ = self.limiter.refund_async(self.decision).await;
+                let told = self.told();
+                if self.limiter.refund_async(self.decision).await.is_ok() {
+                    told.take_back();
+                }
             }
+        }
+
+        fn told(&self) -> Told {
+            Told {
+                limit: self.decision.limit,
+                remaining: self.decision.remaining,
+                cost: self.decision.taken.as_ref().map_or(0, |taken| taken.permit.cost),
+            }
+        }
+    }
+
+    /// What the response's fields would tell of an admission.
+    #[cfg_attr(
+        not(any(feature = "tower", feature = "actix-web")),
+        expect(dead_code, reason = "only these have responses with fields")
+    )]
+    struct Told {
+        limit: Limit,
+        remaining: u32,
+        cost: u32,
+    }
+
+    impl Told {
+        fn take_back(self) {
+            #[cfg(any(feature = "tower", feature = "actix-web"))]
+            crate::noted::given_back(self.limit, self.remaining, self.cost);
         }
     }
 

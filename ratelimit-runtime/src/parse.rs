@@ -173,7 +173,7 @@ mod tests {
             ("100/1m token_bucket burst 0", "at least 1"),
             ("100/1m token_bucket burst 1 burst 2", "given twice"),
             ("100/1m token_bucket fixed_window", "given twice"),
-            ("100/1m please", "unit"),
+            ("100/1m please", "`please` does not belong"),
         ] {
             assert!(parsed(text).starts_with("error: ") && parsed(text).contains(message), "{text}: {}", parsed(text));
         }

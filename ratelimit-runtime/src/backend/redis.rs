@@ -102,6 +102,8 @@ pub struct RedisBackend {
 struct Shared {
     clients: PerProcess<Client>,
     make: Box<dyn Fn() -> Client + Send + Sync>,
+    /// Server and database, by which its buckets are known.
+    server: String,
     denial_cache: bool,
     keeps_denials: bool,
 }
@@ -316,6 +318,10 @@ impl Backend for RedisBackend {
 
     fn kind(&self) -> &'static str {
         "redis"
+    }
+
+    fn server(&self) -> Option<String> {
+        Some(self.shared.server.clone())
     }
 
     fn identity(&self) -> Identity {

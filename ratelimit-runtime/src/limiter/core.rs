@@ -480,7 +480,7 @@ impl Core {
         bucket.push_str("}:");
         bucket.push_str(&self.shape);
         let fingerprint = match &venue.target {
-            Target::Remote(guard) if guard.denials().is_some() => Some(self.fingerprint(venue, key)),
+            Target::Remote(guard) if guard.needs_fingerprint() => Some(self.fingerprint(venue, key)),
             _ => None,
         };
         let bucket = RemoteBucket { name: Core::scoped_name(venue, bucket), fingerprint };

@@ -226,6 +226,7 @@ impl RedisBackendBuilder {
         };
         let Settings { servers, login, encrypted } = settings;
         let timeout = self.timeout;
+        let server = server_name(&servers, &login);
         let connect: Box<dyn Fn() -> Connection + Send + Sync> = match servers {
             Servers::One(address) => {
                 let server = endpoint(address, login, encrypted);
@@ -269,6 +270,7 @@ impl RedisBackendBuilder {
         };
         Ok(RedisBackend {
             shared: Arc::new(Shared {
+                server,
                 clients: PerProcess::new(),
                 make: Box::new(make),
                 denial_cache: self.denial_cache,
@@ -303,6 +305,30 @@ impl RedisBackendBuilder {
         }
         Ok(settings)
     }
+}
+
+/// Server and database: what two handles have in common that lead to the same buckets.
+fn server_name(servers: &Servers, login: &Login) -> String {
+    let servers = match servers {
+        Servers::One(address) => address.to_string(),
+        #[cfg(feature = "redis-sentinel")]
+        Servers::Sentinel(sentinels, master) => {
+            let address = |sentinel: &Settings| match &sentinel.servers {
+                Servers::One(address) => address.to_string(),
+                _ => String::new(),
+            };
+            let mut addresses: Vec<String> = sentinels.iter().map(address).collect();
+            addresses.sort_unstable();
+            format!("{master} of {}", addresses.join(","))
+        }
+        #[cfg(feature = "redis-cluster")]
+        Servers::Cluster(nodes) => {
+            let mut addresses: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            addresses.sort_unstable();
+            addresses.join(",")
+        }
+    };
+    format!("{servers}/{}", login.database)
 }
 
 impl fmt::Debug for RedisBackendBuilder {

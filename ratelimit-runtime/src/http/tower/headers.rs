@@ -37,7 +37,7 @@ use crate::noted::{self, Note};
 /// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
 ///   by the tightest of them, or not at all where that is such a one.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
-/// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
+/// - Permits that `deduct_when` gives back are told as left. Exempt calls, dry runs' denials and peeks are not told, nor is
 ///   anything while limits are off or a backend's failure admits or denies.
 /// - Once such a layer was made, a decision in this process costs a few nanoseconds more: it takes the way on which it is
 ///   known what is left.
