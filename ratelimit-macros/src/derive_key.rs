@@ -2,7 +2,7 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{format_ident, quote};
-use syn::{Fields, Generics, Index, Item, Path, parse_quote};
+use syn::{Fields, Generics, Index, Item, Member, Path, parse_quote};
 
 /// The implementation, or what is wrong.
 pub(crate) fn expand(item: TokenStream) -> TokenStream {
@@ -61,12 +61,9 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
 
 /// `&self.name` or `&self.0` of each field.
 fn fields_of_self(fields: &Fields) -> Vec<TokenStream> {
-    let field = |(position, field): (usize, &syn::Field)| match &field.ident {
-        Some(name) => quote!(&self.#name),
-        None => {
-            let index = Index::from(position);
-            quote!(&self.#index)
-        }
+    let field = |(position, field): (usize, &syn::Field)| {
+        let name = field.ident.clone().map_or_else(|| Member::Unnamed(Index::from(position)), Member::Named);
+        quote!(&self.#name)
     };
     fields.iter().enumerate().map(field).collect()
 }

@@ -56,16 +56,12 @@ impl Guard {
         if guards.len().is_power_of_two() {
             guards.retain(|_, guard| guard.strong_count() > 0);
         }
-        match guards.get(&identity).and_then(Weak::upgrade) {
-            Some(guard) => {
-                drop(guards);
-                guard
-            }
-            None => {
-                guards.insert(identity, Arc::downgrade(&new));
-                new
-            }
+        if let Some(guard) = guards.get(&identity).and_then(Weak::upgrade) {
+            drop(guards);
+            return guard;
         }
+        guards.insert(identity, Arc::downgrade(&new));
+        new
     }
 
     fn new(backend: Arc<dyn Backend>) -> Guard {

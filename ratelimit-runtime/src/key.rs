@@ -13,14 +13,17 @@ use std::time::Duration;
 
 /// A value by which calls are told apart: each has a bucket of its own.
 ///
-/// Implemented for integers (`NonZero` ones too), `bool`, `char`, text, bytes, IP addresses, `Duration`, paths and `OsStr`,
-/// `Uuid` (feature `uuid`), `http`'s `Method` and `HeaderValue` (features `axum`, `tower`, `actix-web`), `Option`, arrays,
-/// slices and `Vec`s of keys, tuples of up to twelve, and references and owning pointers to them. Two keys share a bucket only if they are equal and of one kind:
-/// `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")`
-/// are the same.
+/// Implemented for integers (`NonZero` ones too), `bool`, `char`, text, bytes, IP addresses,
+/// `Duration`, paths and `OsStr`, `Uuid` (feature `uuid`), `Method` and `HeaderValue` of HTTP
+/// (features `axum`, `tower`, `actix-web`), `Option`, arrays, slices and `Vec`s of keys, tuples of up
+/// to twelve, and references and owning pointers to them. Two keys share a bucket only if they are
+/// equal and of one kind: `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are
+/// different; `"a"` and `String::from("a")` are the same.
 ///
-/// An IPv6 address counts as its /64 network, because one customer holds a whole /64. One that stands for an IPv4 address
-/// counts as that: IPv4-mapped, translated (SIIT, NAT64), Teredo and 6to4 addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes with every connection.
+/// An IPv6 address counts as its /64 network, because one customer holds a whole /64. One that stands
+/// for an IPv4 address counts as that address: IPv4-mapped, translated (SIIT, NAT64), Teredo and 6to4
+/// addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes
+/// with every connection.
 ///
 /// A type of your own derives it:
 ///
@@ -324,14 +327,16 @@ pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let bits_above = |low: u32| (u128::from(address) >> low) as u32;
     let last = bits_above(0);
     let v4 = match address.segments() {
-        // IPv4-mapped (RFC 4291), IPv4-translated (SIIT, RFC 7915), NAT64 (RFC 6052).
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0, 0, 0, 0, 0xffff, 0, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => last,
-        // NAT64 of a network of one's own (RFC 8215): with a prefix of 96 bits, or of 48, where bits 64 to 71 and the last
-        // 40 are zero.
-        [0x64, 0xff9b, 1, high, third, fourth, 0, 0] if third >> 8 == 0 && fourth & 0xff == 0 => {
+        // A NAT64 prefix of one's own (RFC 8215) of 48 bits. Bits 64 to 71 and the last 40 are zero.
+        [0x64, 0xff9b, 1, high, third, fourth, 0, 0] if third < 0x100 && fourth.trailing_zeros() >= 8 => {
             u32::from(high) << 16 | u32::from(third) << 8 | u32::from(fourth >> 8)
         }
-        [0x64, 0xff9b, 1, ..] => last,
+        // Of 96 bits, as that of everybody (RFC 6052). IPv4-mapped (RFC 4291), IPv4-translated
+        // (SIIT, RFC 7915).
+        [0x64, 0xff9b, 1, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..]
+        | [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..] => last,
         // Teredo (RFC 4380): the address of the client, inverted.
         [0x2001, 0, ..] => !last,
         // 6to4 (RFC 3056).

@@ -43,6 +43,8 @@
 //! [`limiters`] lists what the process has used, with counts. With the feature `serde` an operator's endpoint is
 //! `async fn rate_limits() -> Json<Vec<LimiterInfo>> { Json(limiters()) }`.
 //!
+//! What a subscriber or a recorder calls itself, inside of being told, is not told.
+//!
 //! With the feature `tracing` there are events of the target `ratelimit`, for a subscriber that looks at that level:
 //!
 //! | event | level | fields |
@@ -87,7 +89,7 @@
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
-//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`] | serde's core |
+//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | serde's core |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.

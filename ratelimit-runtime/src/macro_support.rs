@@ -222,10 +222,6 @@ pub mod v1 {
     }
 
     /// What the response's fields would tell of an admission.
-    #[cfg_attr(
-        not(any(feature = "tower", feature = "actix-web")),
-        expect(dead_code, reason = "only these have responses with fields")
-    )]
     struct Told {
         limit: Limit,
         remaining: u32,
@@ -234,8 +230,11 @@ pub mod v1 {
 
     impl Told {
         fn take_back(self) {
+            let Told { limit, remaining, cost } = self;
             #[cfg(any(feature = "tower", feature = "actix-web"))]
-            crate::noted::given_back(self.limit, self.remaining, self.cost);
+            crate::noted::given_back(limit, remaining, cost);
+            #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+            let _ = (limit, remaining, cost);
         }
     }
 

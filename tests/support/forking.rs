@@ -200,8 +200,8 @@ fn redis_lease(url: &str) -> ! {
     let counter = RateLimiter::builder("admitted").limit(Limit::new(1_000, HOUR)).backend(self::redis(url)).build();
     let counter = counter.unwrap();
     let spend = || {
-        let spent = (0..200).filter(|_| limiter.check("a", 1).is_ok()).count();
-        counter.check("all", u32::try_from(spent).unwrap()).unwrap();
+        let taken = (0..200).filter(|_| limiter.check("a", 1).is_ok()).count();
+        counter.check("all", u32::try_from(taken).unwrap()).unwrap();
     };
     let child = || {
         spend();
@@ -212,7 +212,7 @@ fn redis_lease(url: &str) -> ! {
         while counter.peek("children", 1_000).is_ok() {
             std::thread::yield_now();
         }
-        let spent = 1_000 - counter.peek("all", 0).unwrap().remaining();
-        assert!(admitted + spent <= 100, "{admitted} and {spent} of 100 are admitted");
+        let taken = 1_000 - counter.peek("all", 0).unwrap().remaining();
+        assert!(admitted + taken <= 100, "{admitted} and {taken} of 100 are admitted");
     })
 }

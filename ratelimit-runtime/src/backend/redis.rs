@@ -75,6 +75,9 @@ pub use builder::RedisBackendBuilder;
 /// `panic = "abort"` such a runtime must be given `enable_io`. A future that is dropped before its answer has come gives back
 /// what the answer brings.
 ///
+/// A forked child makes connections of its own. It must have a tokio runtime of its own, too, and be forked while no other
+/// thread is inside of a limited call.
+///
 /// ```no_run
 /// use std::time::Duration;
 /// use ratelimit_runtime::{Limit, RateLimiter, RedisBackend};
@@ -132,14 +135,14 @@ impl RedisBackend {
     /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature
     ///   `redis-cluster`).
     ///
-    /// `valkey` may stand for `redis` everywhere.
+    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }
 
-    /// The server that the environment names: by `REDIS_URL`, else by `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`,
-    /// `REDIS_USERNAME` and `REDIS_PASSWORD`, else the one on this machine. Does not connect yet; an error if a variable
-    /// is wrong.
+    /// The server that the environment names: by `REDIS_URL`, else by `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else the
+    /// one on this machine. `REDIS_USERNAME` and `REDIS_PASSWORD` are the login if the URL has no password. Does not connect
+    /// yet; an error if a variable is wrong.
     pub fn from_env() -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().build()
     }

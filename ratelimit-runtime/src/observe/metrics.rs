@@ -97,13 +97,13 @@ impl LimiterMeters {
         let register = |recorder: &dyn Recorder| recorder.register_histogram(&self.wait, &METADATA);
         tell(|| {
             with_recorder(|recorder| match self.find(recorder).map(|handles| &handles.wait) {
-                Some(wait) => match wait.get() {
-                    Some(wait) => wait.record(delay),
-                    None => {
+                Some(wait) => {
+                    let wait = wait.get().unwrap_or_else(|| {
                         let registered = register(recorder);
-                        wait.get_or_init(|| registered).record(delay);
-                    }
-                },
+                        wait.get_or_init(|| registered)
+                    });
+                    wait.record(delay);
+                }
                 None => register(recorder).record(delay),
             });
         });

@@ -11,6 +11,7 @@ thread_local! {
 }
 
 /// Whether what is decided now goes untold.
+#[cfg(feature = "tracing")]
 #[inline]
 pub(super) fn is_telling() -> bool {
     TELLING.get()

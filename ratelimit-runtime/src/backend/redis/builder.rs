@@ -313,9 +313,9 @@ fn server_name(servers: &Servers, login: &Login) -> String {
         Servers::One(address) => address.to_string(),
         #[cfg(feature = "redis-sentinel")]
         Servers::Sentinel(sentinels, master) => {
-            let address = |sentinel: &Settings| match &sentinel.servers {
-                Servers::One(address) => address.to_string(),
-                _ => String::new(),
+            let address = |sentinel: &Settings| {
+                // A sentinel is one server.
+                if let Servers::One(address) = &sentinel.servers { address.to_string() } else { String::new() }
             };
             let mut addresses: Vec<String> = sentinels.iter().map(address).collect();
             addresses.sort_unstable();
