@@ -356,49 +356,81 @@ fn minute(backend: &SharedBackend, name: &str) -> RateLimiter {
 }
 
 #[test]
-fn a_key_that_is_denied_is_asked_for_once() {
+fn a_key_that_is_denied_is_asked_for_once_a_second() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "denied");
     let clock = test_util::pause();
     let first = limiter.check("a", 2).unwrap();
     assert_eq!(first.remaining(), 0);
     let asked = store.asked();
-    for passed in 0..59 {
+    for passed in 0..590 {
         for exceeded in [
             limiter.check("a", 1).unwrap_err(),
             limiter.peek("a", 1).unwrap_err(),
             futures_executor::block_on(limiter.check_async("a", 1)).unwrap_err(),
         ] {
             assert_eq!(exceeded.kind(), ExceededKind::Limited);
-            assert_eq!(exceeded.retry_after(), Some(Duration::from_secs(60 - passed)));
+            assert_eq!(exceeded.retry_after(), Some(Duration::from_secs(60) - Duration::from_millis(100 * passed)));
             assert_eq!((exceeded.remaining(), exceeded.limit_index(), exceeded.limit().count()), (0, 0, 2));
         }
-        clock.advance(Duration::from_secs(1));
+        clock.advance(Duration::from_millis(100));
     }
-    assert_eq!(store.asked() - asked, 1);
+    assert_eq!(store.asked() - asked, 59);
     let info = ratelimit_runtime::limiters().into_iter().find(|limiter| limiter.name == "denied").unwrap();
-    assert_eq!((info.allowed, info.denied), (1, 59 * 2), "peeks do not count");
+    assert_eq!((info.allowed, info.denied), (1, 590 * 2), "peeks do not count");
     clock.advance(Duration::from_secs(1));
     assert!(limiter.check("a", 1).is_ok());
 }
 
 #[test]
-fn a_denial_for_one_cost_says_nothing_of_another() {
+fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "costs");
     let clock = test_util::pause();
     limiter.check("a", 1).unwrap();
-    clock.advance(Duration::from_secs(10));
-    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
+    clock.advance(Duration::from_millis(100));
+    let told = |exceeded: ratelimit_runtime::RateLimitExceeded| {
+        (exceeded.remaining(), exceeded.retry_after().map(|after| after.as_millis()))
+    };
+    assert_eq!(told(limiter.check("a", 2).unwrap_err()), (1, Some(59_900)));
     // This one fits, and puts off what was told.
     limiter.check("a", 1).unwrap();
-    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(60)));
-    assert_eq!(limiter.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
+    assert_eq!(told(limiter.peek("a", 2).unwrap_err()), (0, Some(60_000)));
+    assert_eq!(told(limiter.check("a", 2).unwrap_err()), (0, Some(60_000)));
+    clock.advance(Duration::from_millis(59_900));
+    assert_eq!(told(limiter.check("a", 2).unwrap_err()), (1, Some(100)));
+    assert_eq!(told(limiter.peek("a", 2).unwrap_err()), (1, Some(100)));
     let asked = store.asked();
-    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(60)));
-    assert_eq!(limiter.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_secs(50)));
     assert_eq!(limiter.check("a", 3).unwrap_err().kind(), ExceededKind::CostExceedsLimit);
-    assert_eq!(store.asked() - asked, 1, "only what never fits is asked for");
+    assert!(limiter.check("a", 2).is_err());
+    assert_eq!(store.asked() - asked, 2);
+}
+
+#[test]
+fn what_another_process_resets_is_seen_within_a_second() {
+    let (store, backend) = keeping();
+    // Behind another guard, as another process has it.
+    let elsewhere = Elsewhere(Arc::clone(&store)).into_backend();
+    let (limiter, operators) = (minute(&backend, "reset"), minute(&elsewhere, "reset"));
+    let clock = test_util::pause();
+    limiter.check("a", 2).unwrap();
+    assert!(limiter.check("a", 1).is_err());
+    operators.reset("a").unwrap();
+    assert!(limiter.check("a", 1).is_err());
+    clock.advance(Duration::from_secs(1));
+    limiter.check("a", 1).unwrap();
+}
+
+struct Elsewhere(Arc<Store>);
+
+impl Backend for Elsewhere {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        self.0.decide(request)
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
+    }
 }
 
 #[test]

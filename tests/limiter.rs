@@ -1,11 +1,13 @@
 //! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches, counts, threads.
 
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
     Algorithm, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter, limiters, set_limits,
-    test_util,
+    test_util, unused_limits,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -183,7 +185,6 @@ fn a_changed_count_applies_to_the_permits_on_record() {
 fn limits_are_replaced_by_name_from_the_next_call_on() {
     static LIMITER: RateLimiter = RateLimiter::new("replaced", &[Limit::new(1, MINUTE)]);
     let _clock = test_util::pause();
-    assert_eq!(set_limits("nobody has used this", &[Limit::new(1, MINUTE)]), Err(InvalidLimiter::UnknownName));
     LIMITER.check("a", 1).unwrap();
     assert!(LIMITER.check("a", 1).is_err());
     set_limits("replaced", &[Limit::new(3, MINUTE)]).unwrap();
@@ -191,6 +192,43 @@ fn limits_are_replaced_by_name_from_the_next_call_on() {
     assert_eq!(LIMITER.limits(), [Limit::new(3, MINUTE)]);
     assert_eq!(LIMITER.set_limits(&[]), Err(InvalidLimiter::NoLimit));
     assert_eq!(LIMITER.set_limits(&[Limit::new(1, SECOND); MAX_LIMITS + 1]), Err(InvalidLimiter::TooManyLimits));
+}
+
+#[test]
+fn limits_are_replaced_before_the_first_call() {
+    static LIMITER: RateLimiter = RateLimiter::new("configured", &[Limit::new(1, MINUTE)]);
+    set_limits("configured", &[Limit::new(3, MINUTE)]).unwrap();
+    set_limits("misspelt", &[Limit::new(3, MINUTE)]).unwrap();
+    let are_unused = |name: &str| unused_limits().iter().any(|unused| unused == name);
+    assert!(are_unused("configured") && are_unused("misspelt"));
+    let _clock = test_util::pause();
+    assert_eq!((0..9).filter(|_| LIMITER.check("a", 1).is_ok()).count(), 3);
+    assert!(!are_unused("configured") && are_unused("misspelt"));
+    set_limits("configured", &[Limit::new(4, MINUTE)]).unwrap();
+    assert!(!are_unused("configured"));
+    assert_eq!(set_limits("misspelt", &[]), Err(InvalidLimiter::NoLimit));
+}
+
+#[test]
+fn limits_that_are_set_while_a_limiter_is_first_used_apply() {
+    let many: Vec<_> = (0..2_000)
+        .map(|n| RateLimiter::builder(format!("one of many {n}")).limit(Limit::new(1, MINUTE)).build().unwrap())
+        .collect();
+    for round in 0..1_000 {
+        let name = format!("first used {round}");
+        let build = || RateLimiter::builder(name.as_str()).limit(Limit::new(1, MINUTE)).build().unwrap();
+        let barrier = Barrier::new(2);
+        let limiter = thread::scope(|scope| {
+            scope.spawn(|| {
+                barrier.wait();
+                set_limits(&name, &[Limit::new(2, MINUTE)]).unwrap();
+            });
+            barrier.wait();
+            build()
+        });
+        assert_eq!(limiter.limits(), [Limit::new(2, MINUTE)], "round {round}");
+    }
+    drop(many);
 }
 
 #[test]

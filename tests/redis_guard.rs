@@ -268,3 +268,27 @@ fn refunds_and_resets_are_bounded_too_and_fail_at_once_while_the_breaker_is_open
     stage.limiter.reset("a").unwrap_err();
     assert_eq!(stage.proxy.decisions(), asked);
 }
+
+#[test]
+fn a_reset_or_a_refund_through_another_handle_of_the_server_lifts_denials() {
+    let server = RedisServer::start();
+    let limiter = |denial_cache| {
+        let redis =
+            RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(5)).denial_cache(denial_cache);
+        let builder = RateLimiter::builder("lifted").limit(Limit::new(2, Duration::from_secs(3_600)));
+        builder.on_backend_error(OnBackendError::Deny).backend(redis.build().unwrap()).build().unwrap()
+    };
+    let (one, other, asking) = (limiter(true), limiter(true), limiter(false));
+    for lifting in [&other, &asking] {
+        let decision = lifting.check("a", 1).unwrap();
+        one.check("a", 1).unwrap();
+        assert!((0..3).all(|_| one.check("a", 1).is_err()));
+        lifting.refund(decision).unwrap();
+        one.check("a", 1).unwrap();
+        assert!(one.check("a", 1).is_err());
+        lifting.reset("a").unwrap();
+        one.check("a", 2).unwrap();
+        assert!(one.check("a", 1).is_err());
+        futures_executor::block_on(lifting.reset_async("a")).unwrap();
+    }
+}

@@ -10,9 +10,9 @@ use syn::{Expr, UnOp};
 
 use crate::args::{Arg, bare};
 use crate::describe::doc_line;
-use crate::expand_limits::{LimitTokens, primitive};
+use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, OnBackendError, Own, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -60,16 +60,20 @@ impl Expansion<'_> {
     /// its outcome is looked at; `None` in a blocking function.
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
         let prologue = self.prologue(block.is_some());
-        // Braces with the macro's hygiene: with the user's, the compiler would call them unused.
-        let own = braces(body.stream(), body.span());
+        let own = own_braces(body);
+        // A closure that clippy takes for the user's: what `implicit_return` says of the body, it says of the closure.
+        let closure = quote_spanned!(body.span()=> move ||);
+        // Inner attributes are for blocks that are statements, and the body of a closure is none.
+        let closed =
+            if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
         let tokens = match &self.model.deduct_when {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
-                    None => quote_spanned!(site()=> #rt::run(move || { #own })),
+                    None => quote_spanned!(site()=> #rt::run(#closure #closed)),
                     Some(keywords) => quote_spanned!(site()=> #keywords { #own }.await),
                 };
-                quote_spanned!(site()=> #prologue #rt::Limited::Admitted(#outcome))
+                quote_spanned!(site()=> #prologue return #rt::Limited::Admitted(#outcome))
             }
             None => quote_spanned!(site()=> #prologue #own),
             Some(predicate) => {
@@ -78,7 +82,7 @@ impl Expansion<'_> {
                 let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
                 let (outcome, settle) = match block {
                     None => (
-                        quote_spanned!(site()=> #rt::run(move || -> #ty { #own })),
+                        quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
                         quote_spanned!(site()=> __held.settle(#counts);),
                     ),
                     // The first statement tells the block its type, as the signature does where nothing is wrapped.
@@ -109,7 +113,7 @@ impl Expansion<'_> {
                     if let #rt::Some(__held) = __held {
                         #settle
                     }
-                    #result
+                    return #result
                 )
             }
         };
@@ -157,11 +161,11 @@ impl Expansion<'_> {
             Denial::Response => Some(quote_spanned!(site()=> return #rt::Limited::Denied(__exceeded))),
             Denial::OrElse(or_else) => {
                 let f = &or_else.value;
-                let call = self.call("or_else", or_else, quote_spanned!(site()=> __exceeded, #f));
-                // Returned even where it never returns: it must not come back to the body.
-                let allow = matches!(self.model.shape.returns, Returns::Never(_))
-                    .then(|| quote_spanned!(site()=> #[allow(clippy::diverging_sub_expression)]));
-                Some(quote_spanned!(site()=> #allow return #call))
+                let never = matches!(self.model.shape.returns, Returns::Never(_));
+                let function = if never { "or_else_never" } else { "or_else" };
+                let call = self.call(function, or_else, quote_spanned!(site()=> __exceeded, #f));
+                // A `return` of what never returns would be a diverging expression inside another.
+                Some(if never { call } else { quote_spanned!(site()=> return #call) })
             }
         };
         let exempt = self.model.exempt_when.as_ref().map(|arg| {
@@ -253,7 +257,11 @@ impl Expansion<'_> {
         };
         let rt = &self.rt;
         let (here, spec) = match &own.name {
-            Some(name) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
+            Some(Name::Literal(name)) => (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name))),
+            Some(Name::Constant(name)) => {
+                let name = checked_name(&name.value);
+                (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name)))
+            }
             // The type name of an item inside of the function has the function's path in it, its impl included.
             None => (
                 quote_spanned!(site()=> enum __Here {}),
@@ -406,10 +414,25 @@ fn names_impl(ty: TokenStream) -> bool {
     })
 }
 
-fn braces(tokens: TokenStream, at: Span) -> Group {
+/// The body in its own braces, with the user's spans: in braces of the macro's, clippy would take a macro call that stands
+/// directly in the body for a part of the expansion, and say nothing of it.
+fn own_braces(body: &Group) -> Group {
+    let mut tokens = TokenStream::new();
+    let ends_statement = |token: TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
+    if !has_inner_attributes(body) && !body.stream().into_iter().any(ends_statement) {
+        // `unused_braces` is about braces around a single expression, which the compiler must not see here.
+        tokens.extend(quote_spanned!(site()=> const _: () = ();));
+    }
+    tokens.extend(body.stream());
     let mut group = Group::new(Delimiter::Brace, tokens);
-    group.set_span(site().located_at(at));
+    group.set_span(body.span());
     group
+}
+
+fn has_inner_attributes(body: &Group) -> bool {
+    let mut tokens = body.stream().into_iter();
+    let mut is_next = |punct| matches!(tokens.next(), Some(TokenTree::Punct(it)) if it.as_char() == punct);
+    is_next('#') && is_next('!')
 }
 
 fn move_keywords() -> TokenStream {

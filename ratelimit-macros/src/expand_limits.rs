@@ -292,6 +292,18 @@ fn checked_item(value: &ExprPath, ty: &TokenStream, test: &TokenStream, message:
     })
 }
 
+/// A name that the compiler knows, with its check.
+pub(crate) fn checked_name(value: &Expr) -> TokenStream {
+    let at = place_of(value);
+    let str = primitive("str", at);
+    let message = "the name is empty: write what the limit is called in errors, logs and the backend";
+    quote_spanned!(at=> {
+        const __NAME: &#str = #value;
+        const _: () = ::core::assert!(!__NAME.is_empty(), #message);
+        __NAME
+    })
+}
+
 /// A constant that may be generic: checked where the function is compiled for its generics.
 fn checked_inline(value: &ExprPath, local: &Ident, ty: &TokenStream, test: &TokenStream, message: &str) -> Value {
     let at = place_of(value);

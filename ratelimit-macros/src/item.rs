@@ -3,6 +3,7 @@
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ext::IdentExt;
+use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, FnArg, Meta, Signature, Token, Visibility};
 
@@ -47,7 +48,26 @@ impl Item {
             input.parse::<TokenStream>()?;
             return Err(other.refusal());
         }
-        let sig = signature(input)?;
+        let ahead = input.fork();
+        let sig = match signature(&ahead) {
+            Ok(sig) => {
+                input.advance_to(&ahead);
+                sig
+            }
+            // Up to the 2018 edition a trait object may be written without `dyn`.
+            Err(error) => {
+                let tokens = with_dyn(input.fork().parse()?);
+                let semicolon = |input: ParseStream<'_>| {
+                    let sig = signature(input)?;
+                    Ok((sig, input.parse::<Option<Token![;]>>()?))
+                };
+                let Ok((sig, semicolon)) = semicolon.parse2(tokens) else { return Err(error) };
+                if semicolon.is_none() {
+                    input.parse::<TokenStream>()?;
+                }
+                sig
+            }
+        };
         match body {
             Some(body) if input.is_empty() => Ok(Item { attrs, head, sig, body }),
             None if input.peek(Token![;]) => {
@@ -103,6 +123,20 @@ impl Item {
             }
         }
         bound
+    }
+
+    /// The name of `#[track_caller]`, also in `#[cfg_attr(..)]`.
+    pub(crate) fn track_caller(&self) -> Option<Ident> {
+        self.attrs.iter().find_map(|attr| match &attr.meta {
+            Meta::Path(path) => path.get_ident().filter(|name| *name == "track_caller").cloned(),
+            Meta::List(meta) if meta.path.is_ident("cfg_attr") => {
+                meta.tokens.clone().into_iter().find_map(|token| match token {
+                    TokenTree::Ident(name) if name == "track_caller" => Some(name),
+                    _ => None,
+                })
+            }
+            _ => None,
+        })
     }
 
     /// How many `#[rate_limit]` are still to be expanded on this function.
@@ -179,6 +213,56 @@ fn signature(input: ParseStream<'_>) -> syn::Result<Signature> {
         input.call(Ident::parse_any)?;
     }
     input.parse()
+}
+
+/// Puts `dyn` in front of `Fn(..)` where a type may stand.
+fn with_dyn(tokens: TokenStream) -> TokenStream {
+    let mut written: Vec<TokenTree> = Vec::new();
+    for token in tokens {
+        if let TokenTree::Group(group) = &token {
+            if group.delimiter() == Delimiter::Parenthesis && ends_with_fn(&written) {
+                let start = path_start(&written);
+                if begins_type(written[..start].last()) {
+                    written.insert(start, TokenTree::Ident(Ident::new("dyn", Span::mixed_site())));
+                }
+            }
+            let mut inner = Group::new(group.delimiter(), with_dyn(group.stream()));
+            inner.set_span(group.span());
+            written.push(TokenTree::Group(inner));
+        } else {
+            written.push(token);
+        }
+    }
+    written.into_iter().collect()
+}
+
+/// Where the path begins whose last name is the last token.
+fn path_start(tokens: &[TokenTree]) -> usize {
+    let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
+    let mut start = tokens.len() - 1;
+    while start >= 2 && is_colon(tokens.get(start - 1)) && is_colon(tokens.get(start - 2)) {
+        start -= 2;
+        if start == 0 || !matches!(tokens[start - 1], TokenTree::Ident(_)) {
+            break;
+        }
+        start -= 1;
+    }
+    start
+}
+
+fn ends_with_fn(tokens: &[TokenTree]) -> bool {
+    let traits = ["Fn", "FnMut", "FnOnce"];
+    matches!(tokens.last(), Some(TokenTree::Ident(word)) if traits.iter().any(|name| word == name))
+}
+
+/// Whether a type may stand behind a token, and no bound.
+fn begins_type(before: Option<&TokenTree>) -> bool {
+    match before {
+        None => true,
+        Some(TokenTree::Punct(punct)) => matches!(punct.as_char(), '<' | ',' | '&' | '=' | '>'),
+        Some(TokenTree::Ident(word)) => word == "mut" || word == "const",
+        Some(_) => false,
+    }
 }
 
 /// A `macro_rules!` fragment may arrive as a group without delimiters.

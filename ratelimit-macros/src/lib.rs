@@ -7,6 +7,7 @@ use proc_macro::TokenStream;
 mod args;
 mod attribute;
 mod denial;
+mod derive_key;
 mod describe;
 mod diagnostics;
 mod duration;
@@ -52,7 +53,7 @@ mod values;
 /// | `burst` | integer or constant, of a `token_bucket` only: size of the bucket | `count` |
 /// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied | 1 |
 /// | `limit(count, per, algorithm, burst)` | instead of `count` and `per` at the top, up to eight times: several limits on one key, of which all are charged or none | one limit |
-/// | `name` | string: the limiter's name in the backend, in errors, logs and metrics | path of the function |
+/// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: its buckets are shared with whoever else uses it | a limiter of the function's own |
 /// | `backend` | `memory`, `redis` (feature `redis`), or an expression, evaluated once | the process's default |
 /// | `wait`, `wait = "2s"` | wait for the permits: as long as it takes; only if they come within that time, else fail at once. In an async function it needs the feature `tokio` | fail at once |
@@ -164,7 +165,8 @@ mod values;
 ///
 /// With `deduct_when`, and where `impl IntoResponse` or `impl Responder` is returned, the body runs in a closure or an
 /// `async` block of its own: arguments that it uses are dropped before `deduct_when` sees the outcome, which therefore
-/// cannot use what the body takes; `?` in `key` is not available where `impl` is returned.
+/// cannot use what the body takes; `?` in `key` is not available where `impl` is returned; and `#[track_caller]` is refused,
+/// because the body would not see the caller.
 ///
 /// Of two `#[rate_limit]` on one function the lower one is checked first, and
 /// its permits stay taken if the upper one denies; several `limit(..)` in one attribute are decided together. Under
@@ -193,4 +195,31 @@ mod values;
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()
+}
+
+/// Makes a struct or an enum a key: its fields, of which each is a key, are written as one value; of an enum the name of the
+/// variant before them.
+///
+/// A tuple struct of one field writes that field alone: `UserId(7)` is the same key as `7`. Where the runtime is renamed or
+/// re-exported, `#[rate_limit_key(crate = path::to::ratelimit_runtime)]` names it.
+///
+/// ```
+/// use ratelimit_runtime::{RateLimitExceeded, RateLimitKey, rate_limit};
+///
+/// #[derive(RateLimitKey)]
+/// enum Caller {
+///     Anonymous,
+///     Member { tenant: u64, roles: Vec<String> },
+/// }
+///
+/// #[rate_limit(count = 1, per = "1h", key = caller)]
+/// fn search(caller: Caller) -> Result<(), RateLimitExceeded> { Ok(()) }
+///
+/// assert!(search(Caller::Anonymous).is_ok());
+/// assert!(search(Caller::Member { tenant: 7, roles: vec!["admin".to_owned()] }).is_ok());
+/// assert!(search(Caller::Anonymous).is_err());
+/// ```
+#[proc_macro_derive(RateLimitKey, attributes(rate_limit_key))]
+pub fn derive_rate_limit_key(item: TokenStream) -> TokenStream {
+    derive_key::expand(item.into()).into()
 }

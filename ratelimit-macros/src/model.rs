@@ -58,7 +58,7 @@ pub(crate) enum Limiter {
 }
 
 pub(crate) struct Own {
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<Name>,
     /// At least one.
     pub(crate) limits: Vec<Limit>,
     pub(crate) backend: Option<Backend>,
@@ -66,6 +66,12 @@ pub(crate) struct Own {
     /// Nanoseconds: initial, max.
     pub(crate) backoff: Option<(u64, u64)>,
     pub(crate) dry_run: bool,
+}
+
+pub(crate) enum Name {
+    Literal(String),
+    /// An expression whose value the compiler knows.
+    Constant(Box<Arg<Expr>>),
 }
 
 pub(crate) struct Limit {
@@ -177,6 +183,9 @@ impl Model {
         {
             errors.at(arg.name.span(), "a function that never returns has no outcome for `deduct_when`: leave it out");
         }
+        if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
+            refuse_track_caller(item, args.deduct_when.as_ref(), &denial, errors);
+        }
         Some(Model {
             runtime,
             limiter: limiter?,
@@ -191,6 +200,23 @@ impl Model {
             ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
         })
     }
+}
+
+/// Where the body is wrapped in a closure, its `Location::caller()` would be the closure's.
+fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
+    let Some(track_caller) = item.track_caller() else {
+        return;
+    };
+    let reason = match (deduct_when, denial) {
+        (Some(_), _) => "`deduct_when` looks at what the body returns",
+        (None, Denial::Response) => "a denied call returns another response than the body's",
+        _ => return,
+    };
+    let message = format!(
+        "`#[track_caller]` has no effect here: {reason}, so the body runs in a closure and does not see the caller; \
+         move the body into a function of its own and pass it `Location::caller()`"
+    );
+    errors.at(track_caller.span(), message);
 }
 
 /// `#[async_trait]` takes patterns apart behind the place where the limit is checked.

@@ -97,13 +97,14 @@ impl Returns {
         }
     }
 
-    /// The type as a `let` may annotate it: every `impl Trait` in it left to inference.
+    /// The type as a `let` may annotate it: every `impl Trait` and every lifetime in it left to inference. A lifetime that
+    /// the body names is none that clippy calls needless.
     pub(crate) fn annotation(&self) -> TokenStream {
         match self {
             Returns::Nothing(_) => TokenTree::Group(Group::new(Delimiter::Parenthesis, TokenStream::new())).into(),
             Returns::Unknown(_) => TokenTree::Ident(Ident::new("_", Span::mixed_site())).into(),
             Returns::Unit(ty) | Returns::Never(ty) | Returns::Impl(ty, _) | Returns::Type(ty) => {
-                without_impl(ty.to_token_stream())
+                without_lifetimes(without_impl(ty.to_token_stream()))
             }
         }
     }
@@ -309,4 +310,42 @@ fn without_impl(tokens: TokenStream) -> TokenStream {
         }
     }
     result
+}
+
+/// Replaces every lifetime but `'static` by `'_`, in a type that binds none itself.
+fn without_lifetimes(tokens: TokenStream) -> TokenStream {
+    if names(&tokens, "for") { tokens } else { with_lifetimes_inferred(tokens) }
+}
+
+fn names(tokens: &TokenStream, word: &str) -> bool {
+    tokens.clone().into_iter().any(|token| match token {
+        TokenTree::Ident(ident) => ident == word,
+        TokenTree::Group(group) => names(&group.stream(), word),
+        TokenTree::Punct(_) | TokenTree::Literal(_) => false,
+    })
+}
+
+fn with_lifetimes_inferred(tokens: TokenStream) -> TokenStream {
+    let mut after_quote = false;
+    tokens
+        .into_iter()
+        .map(|token| {
+            let is_lifetime = std::mem::replace(&mut after_quote, is_quote(&token));
+            match token {
+                TokenTree::Ident(name) if is_lifetime && name != "static" => {
+                    TokenTree::Ident(Ident::new("_", name.span()))
+                }
+                TokenTree::Group(group) => {
+                    let mut inner = Group::new(group.delimiter(), with_lifetimes_inferred(group.stream()));
+                    inner.set_span(group.span());
+                    TokenTree::Group(inner)
+                }
+                other => other,
+            }
+        })
+        .collect()
+}
+
+fn is_quote(token: &TokenTree) -> bool {
+    matches!(token, TokenTree::Punct(punct) if punct.as_char() == '\'')
 }

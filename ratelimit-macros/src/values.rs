@@ -8,7 +8,7 @@ use crate::args::{Arg, BackoffArgs, bare};
 use crate::diagnostics::Diagnostics;
 use crate::duration;
 use crate::item::Item;
-use crate::model::{Algorithm, Backend, Cost, Features, OnBackendError, Per, Permits, Wait};
+use crate::model::{Algorithm, Backend, Cost, Features, Name, OnBackendError, Per, Permits, Wait};
 use crate::shape::Shape;
 use crate::suggest::nearest;
 
@@ -212,17 +212,34 @@ fn snake_case(name: &str) -> String {
     snake
 }
 
-pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<String> {
-    if let Expr::Lit(literal) = bare(&arg.value)
-        && let Lit::Str(text) = &literal.lit
-    {
-        if text.value().trim().is_empty() {
-            errors.at(text.span(), "the name is empty: write what the limit is called in errors, logs and the backend");
-            return None;
+/// Macros whose value is text that the compiler knows.
+const TEXT_MACROS: &[&str] = &["concat", "env", "module_path", "stringify"];
+
+pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Name> {
+    match bare(&arg.value) {
+        Expr::Lit(literal) => {
+            if let Lit::Str(text) = &literal.lit {
+                if text.value().trim().is_empty() {
+                    let message = "the name is empty: write what the limit is called in errors, logs and the backend";
+                    errors.at(text.span(), message);
+                    return None;
+                }
+                return Some(Name::Literal(text.value()));
+            }
         }
-        return Some(text.value());
+        Expr::Macro(text) => {
+            let name = text.mac.path.segments.last().map(|segment| segment.ident.to_string()).unwrap_or_default();
+            if TEXT_MACROS.contains(&name.as_str()) {
+                return Some(Name::Constant(Box::new(copy(arg))));
+            }
+        }
+        Expr::Path(path) if is_constant(path) => return Some(Name::Constant(Box::new(copy(arg)))),
+        _ => {}
     }
-    errors.over(&arg.value, "`name` is a string literal: write `name = \"api\"`");
+    errors.over(
+        &arg.value,
+        "`name` is text that the compiler knows: write `name = \"api\"`, an `UPPER_CASE` constant, or `concat!(..)`",
+    );
     None
 }
 
@@ -347,7 +364,9 @@ pub(crate) fn wait(
 pub(crate) fn runtime(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<ExprPath> {
     let message = match bare(&arg.value) {
         Expr::Path(path)
-            if path.qself.is_none() && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
+            if path.attrs.is_empty()
+                && path.qself.is_none()
+                && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
         {
             return Some(path.clone());
         }

@@ -22,7 +22,7 @@ use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
-pub(crate) use shared::{BackendKind, default_backend};
+pub(crate) use shared::{BackendKind, default_backend, made};
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.
@@ -307,10 +307,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether a call that was denied is denied again, until it would be admitted, without asking the backend: no, unless it
     /// says so. Asked once.
     ///
-    /// A key that is denied then costs the backend one decision. A refund or a reset through this process ends it, one
-    /// through another is not seen until the time is over; nor are permits that another process takes for another cost
-    /// meanwhile, so that `retry_after` may be told too early. Limiters with `backoff`, with `deduct_when`, with a `count` or
-    /// `per` read at each call, and calls that may wait always ask. 8,192 denials are kept at the most, in half a megabyte.
+    /// A key that is denied then costs the backend one decision a second. A refund or a reset through this process ends it at
+    /// once, one through another is seen within a second. Calls for more than one permit and calls that may wait always ask,
+    /// and so do limiters with `backoff`, with `deduct_when`, and with a `count` or `per` read at each call. 8,192 denials are
+    /// kept at the most, in half a megabyte.
     fn keeps_denials(&self) -> bool {
         false
     }
@@ -318,6 +318,12 @@ pub trait Backend: Send + Sync + 'static {
     /// What kind of store it is, as in `redis`: for logs and metrics.
     fn kind(&self) -> &'static str {
         "custom"
+    }
+
+    /// The server that holds the buckets, if several handles may lead to it.
+    #[doc(hidden)]
+    fn server(&self) -> Option<String> {
+        None
     }
 
     /// By what two handles are known to lead to one store.
@@ -364,6 +370,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).kind()
     }
 
+    fn server(&self) -> Option<String> {
+        (**self).server()
+    }
+
     fn identity(&self) -> Identity {
         (**self).identity()
     }
@@ -392,6 +402,10 @@ impl<B: Backend + ?Sized> Backend for &'static B {
 
     fn kind(&self) -> &'static str {
         (**self).kind()
+    }
+
+    fn server(&self) -> Option<String> {
+        (**self).server()
     }
 
     fn identity(&self) -> Identity {

@@ -5,15 +5,19 @@ use std::io;
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle};
 
+use crate::process::PerProcess;
+
 /// The runtime of the background thread. An error if the thread cannot be started; the next call tries again.
-pub(crate) fn handle() -> io::Result<&'static Handle> {
-    static HANDLE: OnceCell<Handle> = OnceCell::new();
-    HANDLE.get_or_try_init(|| {
+pub(crate) fn handle() -> io::Result<Handle> {
+    static HANDLE: PerProcess<OnceCell<Handle>> = PerProcess::new();
+    let this_process = HANDLE.get(OnceCell::new);
+    let handle = this_process.get_or_try_init(|| {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         std::thread::Builder::new().name("ratelimit".into()).spawn(move || {
             runtime.block_on(std::future::pending::<()>());
         })?;
-        Ok(handle)
-    })
+        Ok::<_, io::Error>(handle)
+    });
+    handle.cloned()
 }

@@ -76,6 +76,14 @@ pub(crate) enum Address {
 }
 
 impl Decision {
+    /// Permits that were taken.
+    pub(crate) fn cost(&self) -> u32 {
+        self.taken.as_ref().map_or(0, |taken| match &taken.place {
+            Place::Memory(held) => held.permit.cost,
+            Place::Remote(bucket) => bucket.permit.cost,
+        })
+    }
+
     /// The limit with the fewest permits left, of several.
     pub fn limit(&self) -> Limit {
         self.limit

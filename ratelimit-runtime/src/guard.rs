@@ -33,8 +33,9 @@ pub(crate) struct Guard {
     deadline: Deadline,
     breaker: Breaker,
     helpers: Helpers,
-    /// Where the backend lets denials be kept.
-    denials: Option<Denials>,
+    /// Denials that are kept, by this handle of the backend's store or by others.
+    denials: Option<Arc<Denials>>,
+    keeps_denials: bool,
 }
 
 /// The guards of the stores that are in use.
@@ -45,16 +46,22 @@ impl Guard {
     pub(crate) fn of(backend: Arc<dyn Backend>) -> Arc<Guard> {
         // While a guard lives it holds its backend, so that no other is at the same address.
         let identity = backend.identity();
-        let mut guards = GUARDS.lock();
-        if let Some(guard) = guards.get(&identity).and_then(Weak::upgrade) {
+        let found = GUARDS.lock().get(&identity).and_then(Weak::upgrade);
+        if let Some(guard) = found {
             return guard;
         }
+        // Not under the lock: a backend may call a limited function to say what it is, or when it is dropped.
+        let new = Arc::new(Guard::new(backend));
+        let mut guards = GUARDS.lock();
         if guards.len().is_power_of_two() {
             guards.retain(|_, guard| guard.strong_count() > 0);
         }
-        let guard = Arc::new(Guard::new(backend));
-        guards.insert(identity, Arc::downgrade(&guard));
-        guard
+        if let Some(guard) = guards.get(&identity).and_then(Weak::upgrade) {
+            drop(guards);
+            return guard;
+        }
+        guards.insert(identity, Arc::downgrade(&new));
+        new
     }
 
     fn new(backend: Arc<dyn Backend>) -> Guard {
@@ -63,12 +70,17 @@ impl Guard {
             Deadline::Imposed(longest) => nanos(longest).min(nanos(Duration::from_secs(3_600))),
             Deadline::Kept => 0,
         };
+        let keeps_denials = backend.keeps_denials();
         Guard {
             kind: backend.kind(),
             deadline,
             breaker: Breaker::new(longest),
             helpers: Helpers::new(),
-            denials: backend.keeps_denials().then(Denials::new),
+            denials: match backend.server() {
+                Some(server) => Some(Denials::of_server(&server)),
+                None => keeps_denials.then(|| Arc::new(Denials::new())),
+            },
+            keeps_denials,
             backend,
         }
     }
@@ -76,7 +88,12 @@ impl Guard {
     /// The denials that are kept, if they are.
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {
-        self.denials.as_ref()
+        self.denials.as_deref().filter(|_| self.keeps_denials)
+    }
+
+    /// Whether a request has to name its bucket in short, because what it changes may have been denied before.
+    pub(crate) fn needs_fingerprint(&self) -> bool {
+        self.denials.is_some()
     }
 
     /// Has a request carried out, on this thread or while it waits.

@@ -77,6 +77,9 @@ const BYTES: u64 = 2;
 const NONE: u64 = 3;
 const SOME: u64 = 4;
 const TUPLE: u64 = 5;
+const LIST: u64 = 6;
+const ITEM: u64 = 7;
+const END: u64 = 8;
 
 impl<'a, const LANES: usize> HashSink<'a, LANES> {
     #[inline]
@@ -207,6 +210,18 @@ impl<const LANES: usize> Sink for HashSink<'_, LANES> {
     #[inline(always)]
     fn some(&mut self) {
         self.word(SOME);
+    }
+
+    fn begin_list(&mut self) {
+        self.word(LIST);
+    }
+
+    fn item(&mut self) {
+        self.word(ITEM);
+    }
+
+    fn end_list(&mut self) {
+        self.word(END);
     }
 
     #[inline(always)]

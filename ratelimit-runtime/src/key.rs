@@ -1,22 +1,39 @@
 //! What limits are kept apart by.
 
 use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::num;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A value by which calls are told apart: each has a bucket of its own.
 ///
-/// Implemented for integers, `bool`, `char`, text, bytes, IP addresses, `Uuid` (feature `uuid`), `Option`, tuples of up to
-/// six, and references and owning pointers to them. Two keys share a bucket only if they are equal and of one kind:
-/// `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")`
-/// are the same.
+/// Implemented for integers (`NonZero` ones too), `bool`, `char`, text, bytes, IP addresses,
+/// `Duration`, paths and `OsStr`, `Uuid` (feature `uuid`), `Method` and `HeaderValue` of HTTP
+/// (features `axum`, `tower`, `actix-web`), `Option`, arrays, slices and `Vec`s of keys, tuples of up
+/// to twelve, and references and owning pointers to them. Two keys share a bucket only if they are
+/// equal and of one kind: `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are
+/// different; `"a"` and `String::from("a")` are the same.
 ///
-/// An IPv6 address counts as its /64 network, because one customer holds a whole /64, and an IPv4-mapped one as its IPv4
-/// address; [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes with every connection.
+/// An IPv6 address counts as its /64 network, because one customer holds a whole /64. One that stands
+/// for an IPv4 address counts as that address: IPv4-mapped, translated (SIIT, NAT64), Teredo and 6to4
+/// addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes
+/// with every connection.
 ///
-/// A type of your own writes the parts that make it up, as one:
+/// A type of your own derives it:
+///
+/// ```
+/// use ratelimit_runtime::RateLimitKey;
+///
+/// #[derive(RateLimitKey)]
+/// enum Caller { Anonymous, Member { tenant: u64, roles: Vec<String> } }
+/// ```
+///
+/// or writes the parts that make it up, as one:
 ///
 /// ```
 /// use ratelimit_runtime::{KeyWriter, RateLimitKey};
@@ -32,11 +49,21 @@ use std::sync::Arc;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of a rate limit",
     label = "not a rate limit key",
-    note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or implement `RateLimitKey`"
+    note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or `#[derive(RateLimitKey)]`"
 )]
 pub trait RateLimitKey {
     /// Writes the key's parts; two keys are the same if they write the same.
     fn write_to<W: KeyWriter>(&self, writer: &mut W);
+
+    /// Writes several keys of this type as one value: a list, but for bytes.
+    #[doc(hidden)]
+    #[inline]
+    fn write_slice<W: KeyWriter>(keys: &[Self], writer: &mut W)
+    where
+        Self: Sized,
+    {
+        writer.list(keys);
+    }
 
     /// Whether there is a key at all: false of the empty tuple, for which nothing needs to be looked up.
     #[doc(hidden)]
@@ -51,9 +78,36 @@ pub trait RateLimitKey {
 }
 
 /// Where a [`RateLimitKey`] writes itself. Implemented by this crate only.
-pub trait KeyWriter: sealed::Sink {}
+pub trait KeyWriter: sealed::Sink {
+    /// Writes keys as one value, which ends: lists side by side are told apart.
+    ///
+    /// ```
+    /// use std::collections::BTreeSet;
+    /// use ratelimit_runtime::{KeyWriter, RateLimitKey};
+    ///
+    /// struct Roles(BTreeSet<String>);
+    ///
+    /// impl RateLimitKey for Roles {
+    ///     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+    ///         writer.list(&self.0);
+    ///     }
+    /// }
+    /// ```
+    fn list<K: RateLimitKey>(&mut self, keys: impl IntoIterator<Item = K>)
+    where
+        Self: Sized;
+}
 
-impl<W: sealed::Sink> KeyWriter for W {}
+impl<W: sealed::Sink> KeyWriter for W {
+    fn list<K: RateLimitKey>(&mut self, keys: impl IntoIterator<Item = K>) {
+        self.begin_list();
+        for key in keys {
+            self.item();
+            key.write_to(self);
+        }
+        self.end_list();
+    }
+}
 
 /// Somebody who asks about a key. Implemented by this crate only.
 #[doc(hidden)]
@@ -84,6 +138,11 @@ pub(crate) mod sealed {
         fn none(&mut self);
         /// What is written next is inside `Some`.
         fn some(&mut self);
+        /// Items follow, until the end.
+        fn begin_list(&mut self);
+        /// What is written next is an item.
+        fn item(&mut self);
+        fn end_list(&mut self);
         /// So many parts follow.
         fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self));
     }
@@ -111,13 +170,14 @@ pub(crate) mod sealed {
         /// A full address.
         V6,
         Uuid,
+        Duration,
     }
 
     impl Kind {
         /// Whether the lower 64 bits are not enough to tell its numbers apart.
         #[inline]
         pub(crate) fn is_wide(self) -> bool {
-            matches!(self, Kind::U128 | Kind::I128 | Kind::V6 | Kind::Uuid)
+            matches!(self, Kind::U128 | Kind::I128 | Kind::V6 | Kind::Uuid | Kind::Duration)
         }
     }
 }
@@ -125,7 +185,7 @@ pub(crate) mod sealed {
 use sealed::{Kind, Sink};
 
 macro_rules! numbers {
-    ($($type:ty => $kind:ident $(by $short:ident)?,)*) => {$(
+    ($($type:ty => $kind:ident $(by $short:ident)? $(as $bytes:ident)?,)*) => {$(
         impl RateLimitKey for $type {
             #[allow(clippy::cast_lossless, clippy::cast_sign_loss, reason = "one pattern for all integers; the cast is injective")]
             #[inline]
@@ -140,12 +200,19 @@ macro_rules! numbers {
                     asker.$short(Kind::$kind, *self as u64)
                 }
             )?
+
+            $(
+                #[inline]
+                fn write_slice<W: KeyWriter>(keys: &[u8], writer: &mut W) {
+                    writer.$bytes(keys);
+                }
+            )?
         }
     )*};
 }
 
 numbers! {
-    u8 => U8 by number, u16 => U16 by number, u32 => U32 by number, u64 => U64 by number, u128 => U128,
+    u8 => U8 by number as bytes, u16 => U16 by number, u32 => U32 by number, u64 => U64 by number, u128 => U128,
     usize => Usize by number,
     i8 => I8 by number, i16 => I16 by number, i32 => I32 by number, i64 => I64 by number, i128 => I128,
     isize => Isize by number, bool => Bool by number, char => Char by number,
@@ -175,25 +242,73 @@ impl RateLimitKey for String {
     }
 }
 
-impl RateLimitKey for [u8] {
+macro_rules! lists {
+    ($([$($length:tt)*] $list:ty),*) => {$(
+        impl<K: RateLimitKey, $($length)*> RateLimitKey for $list {
+            #[inline]
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                K::write_slice(self, writer);
+            }
+        }
+    )*};
+}
+
+lists!([] [K], [const N: usize] [K; N], [] Vec<K>);
+
+macro_rules! non_zero {
+    ($($type:ident),*) => {$(
+        /// As the number.
+        impl RateLimitKey for num::$type {
+            #[inline]
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                self.get().write_to(writer);
+            }
+
+            #[inline]
+            fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
+                self.get().ask(asker)
+            }
+        }
+    )*};
+}
+
+non_zero!(NonZeroU8, NonZeroU16, NonZeroU32, NonZeroU64, NonZeroU128, NonZeroUsize);
+non_zero!(NonZeroI8, NonZeroI16, NonZeroI32, NonZeroI64, NonZeroI128, NonZeroIsize);
+
+impl RateLimitKey for Duration {
     #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
-        writer.bytes(self);
+        writer.number(Kind::Duration, self.as_nanos());
     }
 }
 
-impl<const N: usize> RateLimitKey for [u8; N] {
-    #[inline]
-    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
-        writer.bytes(self);
-    }
+macro_rules! bytes {
+    ($($(#[$attribute:meta])* $type:ty => $bytes:ident $(.$as_bytes:ident())?,)*) => {$(
+        $(#[$attribute])*
+        impl RateLimitKey for $type {
+            #[inline]
+            fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+                writer.bytes(self.$bytes()$(.$as_bytes())?);
+            }
+        }
+    )*};
 }
 
-impl RateLimitKey for Vec<u8> {
-    #[inline]
-    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
-        writer.bytes(self);
-    }
+bytes! {
+    OsStr => as_encoded_bytes,
+    OsString => as_encoded_bytes,
+    /// As it is written: `a/b` and `a//b` are two keys.
+    Path => as_os_str.as_encoded_bytes(),
+    /// As it is written: `a/b` and `a//b` are two keys.
+    PathBuf => as_os_str.as_encoded_bytes(),
+    #[cfg(any(feature = "axum", feature = "tower"))]
+    http::HeaderValue => as_bytes,
+    #[cfg(any(feature = "axum", feature = "tower"))]
+    http::Method => as_str.as_bytes(),
+    #[cfg(feature = "actix-web")]
+    actix_web::http::header::HeaderValue => as_bytes,
+    #[cfg(feature = "actix-web")]
+    actix_web::http::Method => as_str.as_bytes(),
 }
 
 impl RateLimitKey for Ipv4Addr {
@@ -211,7 +326,7 @@ impl RateLimitKey for Ipv4Addr {
 impl RateLimitKey for Ipv6Addr {
     #[inline]
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
-        match self.to_ipv4_mapped() {
+        match embedded_v4(*self) {
             Some(v4) => v4.write_to(writer),
             None => writer.number(Kind::V6Network, network(*self).into()),
         }
@@ -219,7 +334,7 @@ impl RateLimitKey for Ipv6Addr {
 
     #[inline]
     fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
-        match self.to_ipv4_mapped() {
+        match embedded_v4(*self) {
             Some(v4) => v4.ask(asker),
             None => asker.number(Kind::V6Network, network(*self)),
         }
@@ -230,6 +345,31 @@ impl RateLimitKey for Ipv6Addr {
 #[inline]
 fn network(address: Ipv6Addr) -> u64 {
     (u128::from(address) >> 64) as u64
+}
+
+/// The IPv4 address that an IPv6 address stands for: many customers' are in one /64 then.
+pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    #[expect(clippy::cast_possible_truncation, reason = "32 of the bits")]
+    let bits_above = |low: u32| (u128::from(address) >> low) as u32;
+    let last = bits_above(0);
+    let v4 = match address.segments() {
+        // A NAT64 prefix of one's own (RFC 8215) of 48 bits. Bits 64 to 71 and the last 40 are zero.
+        [0x64, 0xff9b, 1, high, third, fourth, 0, 0] if third < 0x100 && fourth.trailing_zeros() >= 8 => {
+            u32::from(high) << 16 | u32::from(third) << 8 | u32::from(fourth >> 8)
+        }
+        // Of 96 bits, as that of everybody (RFC 6052). IPv4-mapped (RFC 4291), IPv4-translated
+        // (SIIT, RFC 7915).
+        [0x64, 0xff9b, 1, ..]
+        | [0x64, 0xff9b, 0, 0, 0, 0, ..]
+        | [0, 0, 0, 0, 0, 0xffff, ..]
+        | [0, 0, 0, 0, 0xffff, 0, ..] => last,
+        // Teredo (RFC 4380): the address of the client, inverted.
+        [0x2001, 0, ..] => !last,
+        // 6to4 (RFC 3056).
+        [0x2002, ..] => bits_above(80),
+        _ => return None,
+    };
+    Some(Ipv4Addr::from(v4))
 }
 
 impl RateLimitKey for IpAddr {
@@ -348,10 +488,16 @@ tuples! {
     4: A 0, B 1, C 2, D 3;
     5: A 0, B 1, C 2, D 3, E 4;
     6: A 0, B 1, C 2, D 3, E 4, F 5;
+    7: A 0, B 1, C 2, D 3, E 4, F 5, G 6;
+    8: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7;
+    9: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8;
+    10: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9;
+    11: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10;
+    12: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11;
 }
 
 /// Writes a key as text that a person can read, for stores that name their buckets: `"alice"`, `7u64`, `10.0.0.1`,
-/// `(Some("a"),true)`. Quotes, braces, control characters and `%` inside text are escaped, so that the text is as
+/// `(Some("a"),true)`, `[1u8;2u8;]`. Quotes, braces, control characters and `%` inside text are escaped, so that the text is as
 /// injective as the key. No colon stands outside quotes and brackets.
 pub(crate) struct TextSink<'a> {
     text: &'a mut String,
@@ -359,11 +505,13 @@ pub(crate) struct TextSink<'a> {
     separate: bool,
     /// `Some(` that are open.
     open: u32,
+    /// Of each list that is open, the `Some(` that were open around it, and whether it has an item.
+    lists: Vec<(u32, bool)>,
 }
 
 impl<'a> TextSink<'a> {
     pub(crate) fn new(text: &'a mut String) -> TextSink<'a> {
-        TextSink { text, separate: false, open: 0 }
+        TextSink { text, separate: false, open: 0, lists: Vec::new() }
     }
 
     /// One part without parts of its own.
@@ -406,6 +554,7 @@ impl Sink for TextSink<'_> {
                 Kind::V4 => write!(text, "{}", Ipv4Addr::from(value as u32)),
                 Kind::V6Network => write!(text, "[{}/64]", Ipv6Addr::from(value << 64)),
                 Kind::V6 => write!(text, "[{}]", Ipv6Addr::from(value)),
+                Kind::Duration => write!(text, "{value}ns"),
                 // As a UUID is written: hexadecimal digits in groups of 8, 4, 4, 4 and 12.
                 Kind::Uuid => {
                     let digits = format!("{value:032x}");
@@ -449,6 +598,33 @@ impl Sink for TextSink<'_> {
         }
         self.text.push_str("Some(");
         self.open += 1;
+    }
+
+    fn begin_list(&mut self) {
+        if std::mem::take(&mut self.separate) {
+            self.text.push(',');
+        }
+        self.text.push('[');
+        self.lists.push((std::mem::take(&mut self.open), false));
+    }
+
+    fn item(&mut self) {
+        if let Some((_, has_item)) = self.lists.last_mut()
+            && std::mem::replace(has_item, true)
+        {
+            self.text.push(';');
+        }
+        self.separate = false;
+    }
+
+    fn end_list(&mut self) {
+        let (open, has_item) = self.lists.pop().unwrap_or_default();
+        // So that a list of one item that writes nothing is not an empty one.
+        self.text.push_str(if has_item { ";]" } else { "]" });
+        for _ in 0..open {
+            self.text.push(')');
+        }
+        self.separate = true;
     }
 
     fn tuple(&mut self, _: u8, write: impl FnOnce(&mut Self)) {
@@ -525,6 +701,61 @@ mod tests {
         assert_eq!(text("2001:db8:1:2:3::4".parse::<IpAddr>().unwrap()), "[2001:db8:1:2::/64]");
         assert_eq!(text(ExactIp("2001:db8:1:2:3::4".parse().unwrap())), "[2001:db8:1:2:3::4]");
         assert_eq!(text(()), "()");
+        assert_eq!(text((Some([1_u16, 2]), [""; 0], vec![Some("a")])), r#"(Some([1u16;2u16;]),[],[Some("a");])"#);
+        assert_eq!(text((Duration::from_micros(1), Path::new("a/b"))), r#"(1000ns,b"a/b")"#);
+    }
+
+    #[test]
+    fn lists_side_by_side_are_told_apart() {
+        let lists: [(&[&str], &[&str]); 6] = [
+            (&["a"], &["b", "c"]),
+            (&["a", "b"], &["c"]),
+            (&["a", "b", "c"], &[]),
+            (&[], &["a", "b", "c"]),
+            (&["a;b"], &["c"]),
+            (&["a", "b", "", "c"], &[]),
+        ];
+        for (i, one) in lists.iter().enumerate() {
+            for other in &lists[..i] {
+                assert_ne!(text(*one), text(*other));
+                assert_ne!(hash(*one), hash(*other));
+                let bare = |(a, b): (&'static [&'static str], &'static [&'static str])| Bare(a, b);
+                assert_ne!(text(bare(*one)), text(bare(*other)));
+                assert_ne!(hash(bare(*one)), hash(bare(*other)));
+            }
+        }
+        assert_ne!(text([[1_u32], [2]].as_slice()), text([[1_u32, 2]].as_slice()));
+        assert_ne!(hash([[1_u32], [2]].as_slice()), hash([[1_u32, 2]].as_slice()));
+        assert_ne!(text([1_u32].as_slice()), text(1_u32));
+        assert_ne!(text(Vec::<u32>::new()), text(vec![Vec::<u32>::new()]));
+    }
+
+    #[test]
+    fn an_address_counts_as_the_ipv4_address_that_it_stands_for() {
+        let v4 = Ipv4Addr::new(192, 0, 2, 33);
+        for address in [
+            "::ffff:192.0.2.33",
+            "::ffff:0:192.0.2.33",
+            "64:ff9b::192.0.2.33",
+            "64:ff9b:1::192.0.2.33",
+            "64:ff9b:1:fffe::192.0.2.33",
+            "64:ff9b:1:c000:2:2100::",
+            "2001:0:4136:e378:8000:63bf:3fff:fdde",
+            "2002:c000:221::1",
+        ] {
+            let v6: Ipv6Addr = address.parse().unwrap();
+            assert_eq!(embedded_v4(v6), Some(v4), "{address}");
+            assert_eq!((text(v6), hash(v6)), (text(v4), hash(v4)));
+        }
+        for address in ["::1", "::", "64:ff9b:2::1", "2001:db8::1", "2001:1::1", "2003::1", "fe80::1"] {
+            assert_eq!(embedded_v4(address.parse().unwrap()), None, "{address}");
+        }
+    }
+
+    #[test]
+    fn a_number_that_is_not_zero_is_the_number() {
+        assert_eq!(text(num::NonZeroU32::MIN), text(1_u32));
+        assert_eq!(hash(num::NonZeroI64::MIN), hash(i64::MIN));
     }
 
     #[cfg(feature = "uuid")]
@@ -586,8 +817,8 @@ mod tests {
     fn the_same_value_behind_a_pointer_is_the_same_key() {
         assert_eq!(hash("a"), hash(String::from("a")));
         assert_eq!(hash("a"), hash(Arc::new(Box::new(Cow::Borrowed("a")))));
-        assert_eq!(hash([1, 2]), hash(vec![1_u8, 2]));
-        assert_eq!(text([1, 2]), text(vec![1_u8, 2]));
+        assert_eq!(hash([1_u8, 2]), hash(vec![1_u8, 2]));
+        assert_eq!(text([1_u8, 2]), text(vec![1_u8, 2]));
     }
 
     #[test]

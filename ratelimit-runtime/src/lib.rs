@@ -45,6 +45,8 @@
 //! [`limiters`] lists what the process has used, with counts. With the feature `serde` an operator's endpoint is
 //! `async fn rate_limits() -> Json<Vec<LimiterInfo>> { Json(limiters()) }`.
 //!
+//! What a subscriber or a recorder calls itself, inside of being told, is not told.
+//!
 //! With the feature `tracing` there are events of the target `ratelimit`, for a subscriber that looks at that level:
 //!
 //! | event | level | fields |
@@ -91,8 +93,8 @@
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events of denials and of backends that fail | tracing without its default features |
 //! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
-//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`] | serde's core |
-//! | `test-util` | `test_util`: a clock that tests pause and advance | nothing |
+//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | serde's core |
+//! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.
 
@@ -120,6 +122,8 @@ mod background;
 mod clock;
 mod counts;
 mod decision;
+#[allow(dead_code, reason = "the attribute uses all of it")]
+mod duration;
 mod error;
 mod fingerprint;
 #[cfg(feature = "tonic")]
@@ -134,10 +138,14 @@ mod limiter;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 mod noted;
 mod observe;
+mod parse;
+mod process;
 mod registry;
 mod reply;
 #[cfg(feature = "serde")]
 mod serialize;
+#[allow(dead_code, reason = "the attribute uses all of it")]
+mod suggest;
 mod switches;
 mod sync;
 mod timer;
@@ -164,7 +172,8 @@ pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{Builder, InvalidLimiter, OnBackendError, RateLimiter};
 #[cfg(feature = "tracing")]
 pub use observe::log_keys;
+pub use parse::ParseLimitError;
 #[cfg(feature = "macros")]
-pub use ratelimit_macros::rate_limit;
-pub use registry::{LimiterInfo, Location, limiters, set_limits};
+pub use ratelimit_macros::{RateLimitKey, rate_limit};
+pub use registry::{LimiterInfo, Location, limiters, set_limits, unused_limits};
 pub use switches::{is_enabled, set_enabled};

@@ -122,6 +122,33 @@ impl Limit {
         Ok(Limit::clamped(count, per, Algorithm::SlidingWindow, count))
     }
 
+    /// At most `count` permits a second.
+    ///
+    /// # Panics
+    /// On a `count` of zero: in a `const` or `static` that is a compile error.
+    #[track_caller]
+    pub const fn per_second(count: u32) -> Limit {
+        Limit::new(count, Duration::from_secs(1))
+    }
+
+    /// At most `count` permits a minute. Panics as [`per_second`](Limit::per_second) does.
+    #[track_caller]
+    pub const fn per_minute(count: u32) -> Limit {
+        Limit::new(count, Duration::from_secs(60))
+    }
+
+    /// At most `count` permits an hour. Panics as [`per_second`](Limit::per_second) does.
+    #[track_caller]
+    pub const fn per_hour(count: u32) -> Limit {
+        Limit::new(count, Duration::from_secs(3_600))
+    }
+
+    /// At most `count` permits in 24 hours. Panics as [`per_second`](Limit::per_second) does.
+    #[track_caller]
+    pub const fn per_day(count: u32) -> Limit {
+        Limit::new(count, Duration::from_secs(86_400))
+    }
+
     /// A copy, made field by field: as a whole it would be written in one width and read in another, which stalls where an
     /// error is made from it.
     #[inline]

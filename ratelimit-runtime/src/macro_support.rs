@@ -12,7 +12,7 @@ pub mod v1 {
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
-    pub use crate::key::RateLimitKey;
+    pub use crate::key::{KeyWriter, RateLimitKey};
     pub use crate::limit::{Algorithm, Limit};
     pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
@@ -49,6 +49,12 @@ pub mod v1 {
     /// The path of a type, from which the function around it gets its name.
     pub fn path<T>() -> &'static str {
         std::any::type_name::<T>()
+    }
+
+    /// Writes the fields of a derived key as one value.
+    pub fn key_parts<W: KeyWriter>(writer: &mut W, parts: usize, write: impl FnOnce(&mut W)) {
+        // The number tells tuples of different lengths apart, and a type has one.
+        writer.tuple(u8::try_from(parts).unwrap_or(u8::MAX), write);
     }
 
     /// What most attributes say, in few tokens and few steps: they are compiled and computed for every function.
@@ -188,17 +194,54 @@ pub mod v1 {
     impl Held {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
-            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
+            if !counts {
+                let told = Told::of(&self.holding);
                 // A permit that cannot be given back stays taken: the limit is kept.
-                let _ = self.core.refund(decision);
+                let is_back = match self.core.give_back_held(self.holding) {
+                    Some(decision) => self.core.refund(decision).is_ok(),
+                    None => true,
+                };
+                if let Some(told) = told.filter(|_| is_back) {
+                    told.take_back();
+                }
             }
         }
 
         /// As `settle`, without blocking the thread.
         pub async fn settle_async(self, counts: bool) {
-            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
-                let _ = self.core.refund_async(decision).await;
+            if !counts {
+                let told = Told::of(&self.holding);
+                let is_back = match self.core.give_back_held(self.holding) {
+                    Some(decision) => self.core.refund_async(decision).await.is_ok(),
+                    None => true,
+                };
+                if let Some(told) = told.filter(|_| is_back) {
+                    told.take_back();
+                }
             }
+        }
+    }
+
+    /// What the response's fields would tell of an admission.
+    struct Told {
+        limit: Limit,
+        remaining: u32,
+        cost: u32,
+    }
+
+    impl Told {
+        /// While a response's fields are written, permits are held with the decision that took them.
+        fn of(holding: &Holding) -> Option<Told> {
+            let Holding::Other(decision) = holding else { return None };
+            Some(Told { limit: decision.limit, remaining: decision.remaining, cost: decision.cost() })
+        }
+
+        fn take_back(self) {
+            let Told { limit, remaining, cost } = self;
+            #[cfg(any(feature = "tower", feature = "actix-web"))]
+            crate::noted::given_back(limit, remaining, cost);
+            #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+            let _ = (limit, remaining, cost);
         }
     }
 
@@ -254,6 +297,24 @@ pub mod v1 {
     /// What a denied call returns, by the attribute's own word.
     pub fn or_else<R>(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> R) -> R {
         f(exceeded)
+    }
+
+    /// As [`or_else`], in a function that never returns.
+    pub fn or_else_never(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> Never) -> ! {
+        f(exceeded)
+    }
+
+    /// `!`, which cannot be named yet.
+    pub type Never = <fn() -> ! as Returns>::Output;
+
+    /// What a function returns.
+    pub trait Returns {
+        /// Its return type.
+        type Output;
+    }
+
+    impl<T> Returns for fn() -> T {
+        type Output = T;
     }
 
     /// Whether a call with that outcome counts.

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 use std::time::Duration;
 
 use crate::clock;
-use crate::limit::Limit;
+use crate::limit::{Algorithm, Limit};
 use crate::switches::{Switch, Switches, turn};
 
 thread_local! {
@@ -21,10 +21,14 @@ pub(crate) fn begin() {
     turn(Switch::Noted, true);
 }
 
+/// Decisions that are remembered, in case that the tightest one is taken back.
+const DECISIONS: usize = 4;
+
 /// What the decisions of a request left so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Note {
-    tightest: Option<Left>,
+    /// Those that can be told, the tightest first.
+    tightest: [Option<Left>; DECISIONS],
     /// A call was denied, and clients cannot be told by which limit.
     untold_denial: bool,
 }
@@ -48,6 +52,22 @@ impl Left {
         (self.reset_after != u64::MAX).then(|| Duration::from_nanos(self.reset_after.saturating_sub(elapsed)))
     }
 
+    /// With permits that came back. When a sliding or fixed window is as new then is known only if all have; else it is no
+    /// later than before.
+    fn with(self, cost: u32) -> Left {
+        let remaining = self.remaining.saturating_add(cost).min(self.limit.capacity());
+        let taken = self.limit.capacity() - remaining;
+        let reset_after = match self.limit.algorithm() {
+            _ if taken == 0 => 0,
+            Algorithm::TokenBucket => {
+                let refill = u128::from(taken) * self.limit.per().as_nanos() / u128::from(self.limit.count().max(1));
+                self.reset_after.min(u64::try_from(refill).unwrap_or(u64::MAX))
+            }
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => self.reset_after,
+        };
+        Left { remaining, reset_after, ..self }
+    }
+
     /// The greatest is the tightest: a denial; else the fewest permits left; else the latest reset.
     fn tightness(&self) -> impl Ord + use<> {
         (self.denied, Reverse(self.remaining), self.reset_after)
@@ -63,7 +83,7 @@ impl Note {
 
     /// The tightest decision of those that can be told.
     pub(crate) fn tightest(&self) -> Option<&Left> {
-        self.tightest.as_ref()
+        self.tightest[0].as_ref()
     }
 
     /// Whether a response that refuses the request may do so because of a limit that cannot be told: the numbers of another
@@ -73,8 +93,22 @@ impl Note {
     }
 
     fn write(&mut self, left: Left) {
-        if self.tightest.is_none_or(|tightest| tightest.tightness() < left.tightness()) {
-            self.tightest = Some(left);
+        let looser = |other: &Option<Left>| other.is_none_or(|other| other.tightness() < left.tightness());
+        if let Some(place) = self.tightest.iter().position(looser) {
+            self.tightest[place..].rotate_right(1);
+            self.tightest[place] = Some(left);
+        }
+    }
+
+    /// The permits of an admission came back.
+    fn take_back(&mut self, limit: Limit, remaining: u32, cost: u32) {
+        let is_it = |left: &Option<Left>| {
+            left.is_some_and(|left| left.limit == limit && left.remaining == remaining && !left.denied)
+        };
+        let Some(place) = self.tightest.iter().position(is_it) else { return };
+        self.tightest[place..].rotate_left(1);
+        if let Some(left) = self.tightest[DECISIONS - 1].take() {
+            self.write(left.with(cost));
         }
     }
 }
@@ -114,6 +148,11 @@ pub(crate) fn failed() {
     if Switches::load().has(Switch::Noted) {
         with_current(|note| note.untold_denial = true);
     }
+}
+
+/// Takes back what was written of an admission whose permits were given back.
+pub(crate) fn given_back(limit: Limit, remaining: u32, cost: u32) {
+    with_current(|note| note.take_back(limit, remaining, cost));
 }
 
 #[cold]
@@ -168,6 +207,33 @@ mod tests {
     #[test]
     fn a_denial_is_tighter_than_an_admission() {
         assert_eq!(left_of(&[(0, 9, false), (3, 1, true), (0, 9, false)]), Some((3, 1)));
+    }
+
+    #[test]
+    fn permits_that_come_back_are_told_as_left() {
+        let limit = |count| Limit::new(count, Duration::from_secs(60));
+        let mut note = Note::default();
+        begin();
+        {
+            let _entered = note.enter();
+            admitted(limit(10), 2, 9_000);
+            admitted(limit(5), 4, 9_000);
+            given_back(limit(10), 2, 5);
+        }
+        assert_eq!(note.tightest().map(|left| (left.limit, left.remaining)), Some((limit(5), 4)));
+        {
+            let _entered = note.enter();
+            given_back(limit(5), 4, 1);
+        }
+        assert_eq!(note.tightest().map(|left| (left.limit, left.remaining, left.reset_after)), Some((limit(5), 5, 0)));
+        let smooth = limit(60).with_algorithm(Algorithm::TokenBucket);
+        {
+            let _entered = note.enter();
+            admitted(smooth, 0, 60_000_000_000);
+            given_back(smooth, 0, 2);
+        }
+        let tightest = note.tightest().map(|left| (left.remaining, left.reset_after));
+        assert_eq!(tightest, Some((2, 58_000_000_000)));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Tells whoever watches what becomes of calls: events of `tracing`, figures of `metrics`.
 //!
-//! The one place that knows of either. Without these features all of it is empty and costs nothing.
+//! The one place that knows of either. Without these features all of it is empty and costs nothing. Both run code of
+//! somebody else, so nothing here is called while a lock is held, and nothing is told from inside of telling.
 
 #![cfg_attr(
     not(all(feature = "metrics", feature = "tracing")),
@@ -9,6 +10,8 @@
 
 #[cfg(feature = "metrics")]
 mod metrics;
+#[cfg(any(feature = "metrics", feature = "tracing"))]
+mod telling;
 #[cfg(feature = "tracing")]
 mod tracing;
 
@@ -81,7 +84,7 @@ pub(crate) struct KeysWatch {
 }
 
 impl KeysWatch {
-    /// So many keys are tracked now.
+    /// So many keys are tracked now. Told once the thread holds no lock.
     #[inline]
     pub(crate) fn tracked(&self, keys: usize) {
         let _ = keys;
@@ -89,12 +92,19 @@ impl KeysWatch {
         self.meters.tracked(keys);
     }
 
-    /// A key in use has made room for another.
+    /// A key in use has made room for another. Told once the thread holds no lock.
     #[inline]
     pub(crate) fn evicted(&self) {
         #[cfg(feature = "metrics")]
         self.meters.evicted();
     }
+}
+
+/// This thread has changed the number of keys, and holds no lock now. Each counted call says so by itself.
+#[inline]
+pub(crate) fn unlocked() {
+    #[cfg(feature = "metrics")]
+    metrics::tell_changed();
 }
 
 /// Whether anybody wants to be told of denials: asked before what would be told is made up.

@@ -9,10 +9,20 @@ use crate::limit::Limit;
 use crate::limiter::{Core, InvalidLimiter};
 use crate::observe;
 
-static LIMITERS: Mutex<Vec<Weak<Core>>> = Mutex::new(Vec::new());
+/// Under one lock, so that limits that are set while a limiter is used for the first time miss neither.
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), replaced: BTreeMap::new() });
 
-/// Limits that were set by name: for limiters that are used for the first time later.
-static REPLACED: Mutex<BTreeMap<String, Vec<Limit>>> = Mutex::new(BTreeMap::new());
+struct Registry {
+    limiters: Vec<Weak<Core>>,
+    /// Limits that were set by name: for limiters that are used for the first time later.
+    replaced: BTreeMap<String, Replaced>,
+}
+
+struct Replaced {
+    limits: Vec<Limit>,
+    /// A limiter has had the name.
+    is_used: bool,
+}
 
 /// A rate limiter that this process has used; see [`limiters`].
 #[derive(Clone, Debug)]
@@ -54,22 +64,24 @@ pub struct Location {
 }
 
 pub(crate) fn add(core: &Arc<Core>) {
-    let mut limiters = LIMITERS.lock();
-    if limiters.len() == limiters.capacity() {
-        limiters.retain(|limiter| limiter.strong_count() > 0);
+    let mut registry = REGISTRY.lock();
+    if registry.limiters.len() == registry.limiters.capacity() {
+        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
     }
-    let copies = limiters.iter().filter_map(Weak::upgrade).filter(|other| is_copy(other, core)).count();
-    limiters.push(Arc::downgrade(core));
-    drop(limiters);
+    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    registry.limiters.push(Arc::downgrade(core));
+    if let Some(replaced) = registry.replaced.get_mut(core.name()) {
+        replaced.is_used = true;
+        // Nothing waits for a limiter that nothing has called.
+        core.replace_limits(&replaced.limits);
+    }
+    // Telling runs somebody else's code, and so does the last handle of a limiter: not under the lock.
+    drop(registry);
     // Of three, the second is told of.
-    if copies == 1
+    if all.iter().filter(|other| is_copy(other, core)).count() == 1
         && let Some((file, line, column)) = core.options().location
     {
         observe::copied(core.name(), file, line, column);
-    }
-    if let Some(limits) = REPLACED.lock().get(core.name()) {
-        // They were checked when they were set.
-        let _ = core.set_limits(limits);
     }
 }
 
@@ -79,7 +91,7 @@ fn is_copy(one: &Core, other: &Core) -> bool {
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {
-    LIMITERS.lock().iter().filter_map(Weak::upgrade).collect()
+    REGISTRY.lock().limiters.iter().filter_map(Weak::upgrade).collect()
 }
 
 /// All rate limiters that this process has used and still holds, in the order of their first use.
@@ -128,17 +140,43 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
 }
 
 /// Replaces the limits of all limiters of that name in this process, from their next call on, as
-/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does; of those too that are used for the first time later. An
-/// error, which changes nothing, if no limiter of that name has been used yet.
+/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does; of those too that are used for the first time later. So
+/// limits may be loaded from configuration at start-up, before any limiter is used: a name that was misspelt there is
+/// among [`unused_limits`].
+///
+/// ```
+/// use ratelimit_runtime::{Limit, rate_limit, set_limits, unused_limits};
+///
+/// #[rate_limit(count = 1, per = "1h", name = "export")]
+/// fn export() -> Option<()> { Some(()) }
+///
+/// set_limits("export", &["2/1h".parse()?])?;
+/// set_limits("exprot", &[Limit::per_hour(2)])?;
+/// assert_eq!([export(), export(), export()], [Some(()), Some(()), None]);
+/// assert_eq!(unused_limits(), ["exprot"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
-    let mut found = false;
-    for core in all().iter().filter(|core| core.name() == name) {
-        core.set_limits(limits)?;
-        found = true;
+    InvalidLimiter::check(limits)?;
+    let mut registry = REGISTRY.lock();
+    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    let mut is_used = registry.replaced.get(name).is_some_and(|replaced| replaced.is_used);
+    for core in all.iter().filter(|core| core.name() == name) {
+        core.replace_limits(limits);
+        is_used = true;
     }
-    if !found {
-        return Err(InvalidLimiter::UnknownName);
-    }
-    REPLACED.lock().insert(name.to_owned(), limits.to_vec());
+    registry.replaced.insert(name.to_owned(), Replaced { limits: limits.to_vec(), is_used });
+    // Calls that wait are woken, and the last handle of a limiter drops what is somebody else's, a backend for instance: not
+    // under the lock.
+    drop(registry);
+    all.iter().filter(|core| core.name() == name).for_each(|core| core.wake_waiters());
+    drop(all);
     Ok(())
+}
+
+/// Names that [`set_limits`] was called with and that no limiter has had so far: once everything has been used, the ones that
+/// were misspelt. A limiter has its name from its first use on.
+pub fn unused_limits() -> Vec<String> {
+    let registry = REGISTRY.lock();
+    registry.replaced.iter().filter(|(_, replaced)| !replaced.is_used).map(|(name, _)| name.clone()).collect()
 }

@@ -72,19 +72,28 @@ impl<T> Future for Receiver<T> {
     type Output = Option<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        let mut slot = self.slot.lock();
-        match &mut *slot {
-            Slot::Waiting(waker) => {
-                match waker {
-                    Some(waker) => waker.clone_from(context.waker()),
-                    None => *waker = Some(context.waker().clone()),
+        let mut waker = None;
+        loop {
+            let mut slot = self.slot.lock();
+            match &mut *slot {
+                Slot::Waiting(Some(known)) if known.will_wake(context.waker()) => return Poll::Pending,
+                Slot::Waiting(known) => {
+                    if let Some(waker) = waker.take() {
+                        let old = known.replace(waker);
+                        drop(slot);
+                        drop(old);
+                        return Poll::Pending;
+                    }
                 }
-                Poll::Pending
+                Slot::Sent(_) | Slot::Closed => {
+                    let settled = std::mem::replace(&mut *slot, Slot::Closed);
+                    drop(slot);
+                    return Poll::Ready(if let Slot::Sent(answer) = settled { Some(answer) } else { None });
+                }
             }
-            Slot::Sent(_) | Slot::Closed => match std::mem::replace(&mut *slot, Slot::Closed) {
-                Slot::Sent(answer) => Poll::Ready(Some(answer)),
-                _ => Poll::Ready(None),
-            },
+            drop(slot);
+            // Not under the lock: what a waker does when it is cloned or dropped is not known.
+            waker = Some(context.waker().clone());
         }
     }
 }
@@ -126,7 +135,9 @@ pub(crate) fn block_on<F: Future>(future: F, deadline: Instant) -> Option<F::Out
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        let undelivered = std::mem::replace(&mut *self.slot.lock(), Slot::Closed);
+        let mut slot = self.slot.lock();
+        let undelivered = std::mem::replace(&mut *slot, Slot::Closed);
+        drop(slot);
         drop(undelivered);
     }
 }

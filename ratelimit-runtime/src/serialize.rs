@@ -1,12 +1,15 @@
-//! `Serialize`, by hand: what an operator's page or an error's body shows. Durations are seconds, algorithms are named as in
-//! the attribute.
+//! `Serialize` and `Deserialize`, by hand: what an operator's page or an error's body shows, and limits in configuration.
+//! Durations are seconds, algorithms are named as in the attribute.
 
+use std::fmt;
 use std::time::Duration;
 
+use serde_core::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_core::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::limit::{Algorithm, Limit};
+use crate::parse;
 use crate::registry::{LimiterInfo, Location};
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "dry_run": false, "remaining": 0, "keys": 0}`,
@@ -53,6 +56,117 @@ impl Serialize for Limit {
 impl Serialize for Algorithm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
+    }
+}
+
+/// As the attribute names it.
+impl<'de> Deserialize<'de> for Algorithm {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Algorithm, D::Error> {
+        struct Name;
+
+        impl Visitor<'_> for Name {
+            type Value = Algorithm;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("the name of an algorithm")
+            }
+
+            fn visit_str<E: Error>(self, name: &str) -> Result<Algorithm, E> {
+                parse::algorithm(name).map_err(E::custom)
+            }
+        }
+
+        deserializer.deserialize_str(Name)
+    }
+}
+
+/// A string, as [`FromStr`](std::str::FromStr) reads it (`"100/1m"`), or a table: `count`, `per` (`"1m"`, or a number of
+/// seconds), and perhaps `algorithm` and `burst`.
+impl<'de> Deserialize<'de> for Limit {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
+        struct TextOrTable;
+
+        impl<'de> Visitor<'de> for TextOrTable {
+            type Value = Limit;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a limit, as in `100/1m`, or a table of `count` and `per`")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Limit, E> {
+                text.parse().map_err(E::custom)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Limit, A::Error> {
+                table(map)
+            }
+        }
+
+        deserializer.deserialize_any(TextOrTable)
+    }
+}
+
+fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
+    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst"];
+
+    fn set<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
+        if slot.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
+    }
+
+    let (mut count, mut per, mut algorithm, mut burst) = (None, None, None, None);
+    while let Some(name) = map.next_key::<String>()? {
+        match name.as_str() {
+            "count" => set(&mut count, "count", map.next_value::<u32>()?)?,
+            "per" => set(&mut per, "per", map.next_value::<Per>()?.0)?,
+            "algorithm" => set(&mut algorithm, "algorithm", map.next_value::<Algorithm>()?)?,
+            // A limit that was serialized has one where it is a token bucket's only; others may say that there is none.
+            "burst" => set(&mut burst, "burst", map.next_value::<Option<u32>>()?)?,
+            other => return Err(Error::unknown_field(other, FIELDS)),
+        }
+    }
+    let count = count.ok_or_else(|| Error::missing_field("count"))?;
+    let per = per.ok_or_else(|| Error::missing_field("per"))?;
+    let limit = Limit::try_new(count, per).map_err(Error::custom)?.with_algorithm(algorithm.unwrap_or_default());
+    match burst.flatten() {
+        Some(burst) => limit.try_with_burst(burst).map_err(Error::custom),
+        None => Ok(limit),
+    }
+}
+
+/// A duration in words, or in seconds.
+struct Per(Duration);
+
+impl<'de> Deserialize<'de> for Per {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Per, D::Error> {
+        struct TextOrSeconds;
+
+        impl Visitor<'_> for TextOrSeconds {
+            type Value = Per;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a duration, as in `1m`, or a number of seconds")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Per, E> {
+                parse::period(text).map(Per).map_err(E::custom)
+            }
+
+            fn visit_u64<E: Error>(self, seconds: u64) -> Result<Per, E> {
+                Ok(Per(Duration::from_secs(seconds)))
+            }
+
+            fn visit_i64<E: Error>(self, seconds: i64) -> Result<Per, E> {
+                let positive = u64::try_from(seconds).map(Duration::from_secs);
+                positive.map(Per).map_err(|_| E::invalid_value(Unexpected::Signed(seconds), &self))
+            }
+
+            fn visit_f64<E: Error>(self, seconds: f64) -> Result<Per, E> {
+                let duration = Duration::try_from_secs_f64(seconds);
+                duration.map(Per).map_err(|_| E::invalid_value(Unexpected::Float(seconds), &self))
+            }
+        }
+
+        deserializer.deserialize_any(TextOrSeconds)
     }
 }
 

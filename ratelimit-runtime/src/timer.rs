@@ -5,10 +5,13 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex};
+
+use crate::process::{Owned, PerProcess};
 
 /// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
 pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
@@ -29,10 +32,19 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
 
 /// A task to wake. Dropped, it is not.
 pub(crate) struct Alarm {
+    timer: Arc<Owned<Timer>>,
     place: (Instant, u64),
     waker: Waker,
 }
 
+/// The thread's work.
+#[derive(Default)]
+struct Timer {
+    alarms: Mutex<Alarms>,
+    earlier: Condvar,
+}
+
+#[derive(Default)]
 struct Alarms {
     set: BTreeMap<(Instant, u64), Waker>,
     next: u64,
@@ -46,11 +58,10 @@ enum Asleep {
     UntilWoken,
 }
 
-static ALARMS: Mutex<Alarms> = Mutex::new(Alarms { set: BTreeMap::new(), next: 0, thread: None });
-static EARLIER: Condvar = Condvar::new();
+static TIMER: PerProcess<Timer> = PerProcess::new();
 
 /// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
-fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
+pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
         Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
         _ => {
@@ -64,50 +75,61 @@ fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> b
 
 impl Alarm {
     pub(crate) fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
-        let mut alarms = ALARMS.lock();
+        // Not under the lock: what a waker does when it is cloned is not known.
+        let (waker, set) = (waker.clone(), waker.clone());
+        let timer = TIMER.get(Timer::default);
+        let mut alarms = timer.alarms.lock();
         let is_earlier = match alarms.thread {
             Some(Asleep::Until(time)) => deadline < time,
             Some(Asleep::UntilWoken) => true,
             None => {
-                std::thread::Builder::new().name("ratelimit-timer".into()).spawn(run).ok()?;
+                let timer = Arc::clone(&timer);
+                std::thread::Builder::new().name("ratelimit-timer".into()).spawn(move || timer.run()).ok()?;
                 alarms.thread = Some(Asleep::UntilWoken);
                 false
             }
         };
         let place = (deadline, alarms.next);
         alarms.next += 1;
-        alarms.set.insert(place, waker.clone());
+        alarms.set.insert(place, set);
         if is_earlier {
-            EARLIER.notify_one();
+            timer.earlier.notify_one();
         }
-        Some(Alarm { place, waker: waker.clone() })
+        drop(alarms);
+        Some(Alarm { timer, place, waker })
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        let waker = ALARMS.lock().set.remove(&self.place);
+        // The lock of another process may be held for ever.
+        if !self.timer.is_own() {
+            return;
+        }
+        let waker = self.timer.alarms.lock().set.remove(&self.place);
         // Not under the lock: what a waker does when it is dropped is not known.
         drop(waker);
     }
 }
 
-/// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
-fn run() {
-    let mut alarms = ALARMS.lock();
-    loop {
-        match alarms.set.first_key_value().map(|(place, _)| *place) {
-            Some(place) if place.0 <= Instant::now() => {
-                let waker = alarms.set.remove(&place);
-                parking_lot::MutexGuard::unlocked(&mut alarms, || waker.map(Waker::wake));
-            }
-            Some((time, _)) => {
-                alarms.thread = Some(Asleep::Until(time));
-                EARLIER.wait_until(&mut alarms, time);
-            }
-            None => {
-                alarms.thread = Some(Asleep::UntilWoken);
-                EARLIER.wait(&mut alarms);
+impl Timer {
+    /// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
+    fn run(&self) {
+        let mut alarms = self.alarms.lock();
+        loop {
+            match alarms.set.first_key_value().map(|(place, _)| *place) {
+                Some(place) if place.0 <= Instant::now() => {
+                    let waker = alarms.set.remove(&place);
+                    parking_lot::MutexGuard::unlocked(&mut alarms, || waker.map(Waker::wake));
+                }
+                Some((time, _)) => {
+                    alarms.thread = Some(Asleep::Until(time));
+                    self.earlier.wait_until(&mut alarms, time);
+                }
+                None => {
+                    alarms.thread = Some(Asleep::UntilWoken);
+                    self.earlier.wait(&mut alarms);
+                }
             }
         }
     }
@@ -174,7 +196,7 @@ mod tests {
         let deadline = after(3_600_000);
         let mut future = Box::pin(bounded(pending::<()>(), deadline));
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        let is_set = || ALARMS.lock().set.keys().any(|(time, _)| *time == deadline);
+        let is_set = || TIMER.get(Timer::default).alarms.lock().set.keys().any(|(time, _)| *time == deadline);
         assert!(is_set());
         drop(future);
         assert!(!is_set());

@@ -192,7 +192,7 @@ fn with_built_in_attributes() -> Limited<u32> {
 }
 
 #[test]
-fn built_in_attributes_stay() {
+fn the_body_of_a_function_with_track_caller_sees_the_caller() {
     assert_eq!(with_built_in_attributes().ok(), Some(line!()));
     assert_eq!(admitted_of_five(with_built_in_attributes), 1);
 }

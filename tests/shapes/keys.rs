@@ -303,3 +303,126 @@ fn a_return_in_the_key_returns_from_the_function() {
     assert_eq!(ready(asynchronous(Some("a"))).unwrap(), 1);
     assert!(ready(asynchronous(Some("a"))).is_err());
 }
+
+#[derive(RateLimitKey)]
+struct Named<'a, T> {
+    id: u64,
+    region: &'a str,
+    rest: T,
+}
+
+#[derive(RateLimitKey)]
+struct UserId(u64);
+
+#[derive(RateLimitKey)]
+struct Pair(u64, Option<UserId>);
+
+#[derive(RateLimitKey)]
+struct Unit;
+
+#[derive(RateLimitKey)]
+enum Caller<const N: usize> {
+    Anonymous,
+    Robot,
+    Member { tenant: u64, roles: Vec<String> },
+    Address(IpAddr, [u16; N]),
+}
+
+/// Which of the keys, in order, have a bucket of their own.
+fn buckets<K: RateLimitKey>(keys: impl IntoIterator<Item = K>) -> Vec<bool> {
+    #[rate_limit(count = 1, per = "1h", key = key)]
+    #[expect(clippy::needless_pass_by_value, reason = "as keys are passed")]
+    fn call<K: RateLimitKey>(key: K) -> Limited {
+        Ok(())
+    }
+    let _clock = test_util::pause();
+    keys.into_iter().map(|key| call(key).is_ok()).collect()
+}
+
+#[test]
+fn a_derived_key_tells_its_fields_apart() {
+    let named = |id, region, rest: &'static [&'static str]| Named { id, region, rest };
+    let keys = [
+        named(1, "ab", &["c"]),
+        named(1, "a", &["bc"]),
+        named(1, "ab", &[]),
+        named(2, "ab", &["c"]),
+        named(1, "ab", &["c"]),
+    ];
+    assert_eq!(buckets(keys), [true, true, true, true, false]);
+    assert_eq!(buckets([Pair(1, None), Pair(1, Some(UserId(1))), Pair(1, Some(UserId(1)))]), [true, true, false]);
+    assert_eq!(buckets([Unit, Unit]), [true, false]);
+}
+
+#[test]
+fn a_derived_key_of_one_value_is_that_value() {
+    use ratelimit_runtime::{Limit, RateLimiter};
+
+    let limiter = RateLimiter::builder("a newtype").limit(Limit::per_day(1)).build().unwrap();
+    limiter.check(UserId(7), 1).unwrap();
+    assert!(limiter.check(7_u64, 1).is_err());
+    assert!(limiter.check((7_u64,), 1).is_ok());
+}
+
+#[test]
+fn a_derived_key_tells_its_variants_apart() {
+    let member = |tenant, roles: &[&str]| Caller::<2>::Member {
+        tenant,
+        roles: roles.iter().map(|role| (*role).to_owned()).collect(),
+    };
+    let address = |ports| Caller::Address([127, 0, 0, 1].into(), ports);
+    let keys = [
+        Caller::Anonymous,
+        Caller::Robot,
+        member(1, &[]),
+        member(1, &["a", "b"]),
+        member(1, &["ab"]),
+        address([1, 2]),
+        address([2, 1]),
+        Caller::Anonymous,
+        member(1, &["a", "b"]),
+    ];
+    assert_eq!(buckets(keys), [true, true, true, true, true, true, true, false, false]);
+}
+
+#[test]
+fn lists_side_by_side_are_keys_of_their_own() {
+    struct Two(Vec<&'static str>, Vec<&'static str>);
+
+    impl RateLimitKey for Two {
+        fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+            writer.list(&self.0);
+            writer.list(&self.1);
+        }
+    }
+
+    let keys = [Two(vec!["a"], vec!["b"]), Two(vec!["a", "b"], vec![]), Two(vec![], vec!["a", "b"])];
+    assert_eq!(buckets(keys), [true, true, true]);
+}
+
+#[test]
+fn keys_of_twelve_parts_and_of_other_types() {
+    use std::ffi::OsStr;
+    use std::num::NonZeroU32;
+    use std::path::Path;
+    use std::time::Duration;
+
+    let twelve = |last: u8| (1_u8, 2_u8, 3_u8, 4_u8, 5_u8, 6_u8, 7_u8, 8_u8, 9_u8, 10_u8, 11_u8, last);
+    assert_eq!(buckets([twelve(1), twelve(2), twelve(1)]), [true, true, false]);
+    assert_eq!(buckets([Duration::ZERO, Duration::from_nanos(1), Duration::ZERO]), [true, true, false]);
+    assert_eq!(buckets([NonZeroU32::MIN, NonZeroU32::MAX, NonZeroU32::MIN]), [true, true, false]);
+    assert_eq!(buckets([Path::new("a"), Path::new("b"), Path::new("a")]), [true, true, false]);
+    assert_eq!(buckets([OsStr::new("a"), OsStr::new("b"), OsStr::new("a")]), [true, true, false]);
+    assert_eq!(buckets([[Some(1_u8), None], [None, Some(1)], [Some(1), None]]), [true, true, false]);
+    use axum::http::{HeaderValue, Method};
+    assert_eq!(buckets([Method::GET, Method::POST, Method::GET]), [true, true, false]);
+    let value = HeaderValue::from_static;
+    assert_eq!(buckets([value("a"), value("b"), value("a")]), [true, true, false]);
+}
+
+#[test]
+fn addresses_that_stand_for_ipv4_addresses_count_as_those() {
+    let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+    let keys = ["64:ff9b::1.2.3.4", "64:ff9b::1.2.3.5", "::ffff:1.2.3.4", "2002:102:304:9::9", "64:ff9b:1::1.2.3.4"];
+    assert_eq!(buckets(keys.map(v6)), [true, true, false, false, false]);
+}

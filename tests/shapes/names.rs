@@ -183,3 +183,56 @@ fn a_default_name_is_the_full_path_with_the_type_of_the_impl() {
     assert!(names[2].contains("One") && names[2].contains("Named") && names[2].ends_with("::named"), "{names:?}");
     assert!(names[3].contains("bool"), "{names:?}");
 }
+
+const API: &str = "named by a constant";
+
+mod constants {
+    pub(super) const NESTED: &str = concat!("named by ", "a nested constant");
+}
+
+#[rate_limit(count = 1, per = "1h", name = API)]
+fn by_constant() -> crate::Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "1h", name = constants::NESTED, deduct_when = Result::is_ok)]
+async fn by_nested_constant() -> crate::Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "1h", name = concat!("named by ", stringify!(concat)))]
+fn by_concat() -> crate::Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "1h", name = env!("CARGO_PKG_NAME"))]
+fn by_environment() -> crate::Limited {
+    Ok(())
+}
+
+macro_rules! named {
+    ($name:ident) => {
+        #[rate_limit(count = 1, per = "1h", name = stringify!($name))]
+        fn $name() -> crate::Limited {
+            Ok(())
+        }
+    };
+}
+
+named!(by_macro);
+
+#[test]
+fn a_limiter_is_named_by_what_the_compiler_knows() {
+    let _clock = ::ratelimit_runtime::test_util::pause();
+    let name = |denied: crate::Limited| denied.unwrap_err().limiter().to_owned();
+    for (first, second, expected) in [
+        (by_constant(), by_constant(), API),
+        (crate::ready(by_nested_constant()), crate::ready(by_nested_constant()), constants::NESTED),
+        (by_concat(), by_concat(), "named by concat"),
+        (by_environment(), by_environment(), "ratelimit-tests"),
+        (by_macro(), by_macro(), "by_macro"),
+    ] {
+        first.unwrap();
+        assert_eq!(name(second), expected);
+    }
+}

@@ -46,6 +46,33 @@ async fn successes_tell_policy_and_permits_left() {
     assert_eq!(denied.headers.get_all("ratelimit").iter().count(), 1);
 }
 
+#[rate_limit(count = 4, per = "60s", deduct_when = |outcome| outcome.is_err())]
+async fn failures_count(fails: bool) -> Result<&'static str, RateLimitExceeded> {
+    if fails { fail() } else { Ok("hello") }
+}
+
+/// An error of some kind.
+fn fail() -> Result<&'static str, RateLimitExceeded> {
+    static NONE: RateLimiter = RateLimiter::new("none at all", &[Limit::new(1, Duration::from_millis(1))]);
+    NONE.check((), 2).map(|_| "never")
+}
+
+#[tokio::test]
+async fn permits_that_are_given_back_are_told_as_left() {
+    let handler = async || failures_count(false).await;
+    let router = Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new());
+    let failing = async || {
+        let _ = failures_count(true).await;
+        "failed"
+    };
+    let site = serve(router.route("/failing", get(failing).layer(RateLimitHeadersLayer::new()))).await;
+    for _ in 0..3 {
+        assert_eq!(left(&site.get("/").await, "4-per-60s"), (4, 0));
+    }
+    assert_eq!(left(&site.get("/failing").await, "4-per-60s").0, 3);
+    assert_eq!(left(&site.get("/").await, "4-per-60s").0, 3);
+}
+
 #[rate_limit(count = 7, per = "60s")]
 fn seven() -> Result<(), RateLimitExceeded> {
     Ok(())

@@ -67,7 +67,10 @@ fn a_method_with_several_limits() {
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
-                { self.store.put(files) }
+                {
+                    const _: () = ();
+                    self.store.put(files)
+                }
             }
         "#]],
     );
@@ -101,7 +104,10 @@ fn limits_that_are_read_at_each_call() {
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
-                { None }
+                {
+                    const _: () = ();
+                    None
+                }
             }
         "##]],
     );
@@ -166,7 +172,10 @@ fn constants() {
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
-                { None }
+                {
+                    const _: () = ();
+                    None
+                }
             }
         "##]],
     );
@@ -198,7 +207,10 @@ fn an_async_function() {
                         return rt::or_else(__exceeded, |exceeded| Response::too_many(exceeded));
                     }
                 }
-                { load(ip).await }
+                {
+                    const _: () = ();
+                    load(ip).await
+                }
             }
         "##]],
     );
@@ -259,7 +271,10 @@ fn a_future_behind_statements() {
                             Error,
                         > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
                     }
-                    { load(id, started).await }
+                    {
+                        const _: () = ();
+                        load(id, started).await
+                    }
                 }
             }
         "##]],
@@ -286,7 +301,10 @@ fn a_function_that_waits() {
                 };
                 let __checked = rt::Call::new(__limiter).wait().check(());
                 rt::admitted(__checked);
-                { post(mail) }
+                {
+                    const _: () = ();
+                    post(mail)
+                }
             }
         "##]],
     );
@@ -318,12 +336,13 @@ fn an_outcome_that_is_looked_at() {
                     }
                 };
                 let __outcome: Result<_, Error> = rt::run(move || -> Result<_, Error> {
-                    { open(user) }
+                    const _: () = ();
+                    open(user)
                 });
                 if let rt::Some(__held) = __held {
                     __held.settle(rt::counts(&__outcome, Result::is_err));
                 }
-                __outcome
+                return __outcome;
             }
         "##]],
     );
@@ -370,14 +389,17 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
                     if let rt::Some(__outcome) = rt::no_outcome::<Result<(), Error>>() {
                         return __outcome;
                     }
-                    { open(user).await }
+                    {
+                        const _: () = ();
+                        open(user).await
+                    }
                 }
                     .await;
                 if let rt::Some(__held) = __held {
                     let __counts = rt::counts(&__outcome, |outcome| outcome.is_err());
                     __held.settle_async(__counts).await;
                 }
-                __outcome
+                return __outcome;
             }
         "##]],
     );
@@ -410,7 +432,15 @@ fn a_response() {
                 if let __runtime::Err(__exceeded) = __checked {
                     return __runtime::Limited::Denied(__exceeded);
                 }
-                __runtime::Limited::Admitted(async move { { render().await } }.await)
+                return __runtime::Limited::Admitted(
+                    async move {
+                        {
+                            const _: () = ();
+                            render().await
+                        }
+                    }
+                        .await,
+                );
             }
         "##]],
     );

@@ -29,12 +29,17 @@ use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Handle;
+
 use super::{Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::process::{Owned, PerProcess};
 use crate::reply;
+use crate::timer;
 use coalesce::{Coalescing, Entry};
 use connection::Connection;
+use endpoint::no_thread;
 use leases::{Ask, Leases};
 use node::Way;
 use script::Question;
@@ -70,6 +75,9 @@ pub use builder::RedisBackendBuilder;
 /// `panic = "abort"` such a runtime must be given `enable_io`. A future that is dropped before its answer has come gives back
 /// what the answer brings.
 ///
+/// A forked child makes connections of its own. It must have a tokio runtime of its own, too, and be forked while no other
+/// thread is inside of a limited call.
+///
 /// ```no_run
 /// use std::time::Duration;
 /// use ratelimit_runtime::{Limit, RateLimiter, RedisBackend};
@@ -90,9 +98,24 @@ pub use builder::RedisBackendBuilder;
 /// as time that has passed.
 #[derive(Clone)]
 pub struct RedisBackend {
+    shared: Arc<Shared>,
+}
+
+/// What the handles of a backend share.
+struct Shared {
+    clients: PerProcess<Client>,
+    make: Box<dyn Fn() -> Client + Send + Sync>,
+    /// Server and database, by which its buckets are known.
+    server: String,
+    denial_cache: bool,
+    keeps_denials: bool,
+}
+
+/// What one process has of a backend: connections, calls that are being merged, permits that it holds.
+#[derive(Clone)]
+struct Client {
     connection: Arc<Connection>,
     timeout: Duration,
-    denial_cache: bool,
     /// None where it is switched off.
     coalescing: Option<Arc<Coalescing>>,
     /// None unless they are switched on.
@@ -112,14 +135,14 @@ impl RedisBackend {
     /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature
     ///   `redis-cluster`).
     ///
-    /// `valkey` may stand for `redis` everywhere.
+    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }
 
-    /// The server that the environment names: by `REDIS_URL`, else by `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`,
-    /// `REDIS_USERNAME` and `REDIS_PASSWORD`, else the one on this machine. Does not connect yet; an error if a variable
-    /// is wrong.
+    /// The server that the environment names: by `REDIS_URL`, else by `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else the
+    /// one on this machine. `REDIS_USERNAME` and `REDIS_PASSWORD` are the login if the URL has no password. Does not connect
+    /// yet; an error if a variable is wrong.
     pub fn from_env() -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().build()
     }
@@ -129,6 +152,12 @@ impl RedisBackend {
         RedisBackendBuilder::new()
     }
 
+    fn client(&self) -> Arc<Owned<Client>> {
+        self.shared.clients.get(&self.shared.make)
+    }
+}
+
+impl Client {
     /// Sends a request and waits for the answer. Ends by the deadline if asynchronous.
     fn call(
         &self,
@@ -157,7 +186,7 @@ impl RedisBackend {
             && let Outcome::Admitted(admitted) = answer.outcome
         {
             let action = Action::GiveBack(admitted.admission.permit);
-            self.decide_later(Request { action, ..request.clone() });
+            self.decide_later(&Request { action, ..request.clone() });
         }
     }
 
@@ -197,9 +226,7 @@ impl RedisBackend {
         let message = format!("Redis at {} did not answer within {:?}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
-}
 
-impl Backend for RedisBackend {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         if let Some(answer) = self.leased(request) {
             return Ok(answer);
@@ -212,32 +239,76 @@ impl Backend for RedisBackend {
         self.decoded(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        Box::pin(async move {
-            if let Some(answer) = self.leased(request) {
-                return Ok(answer);
-            }
-            let deadline = self.until();
-            let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
-                Some(Entry::Seated(seated)) => return seated.await,
-                Some(Entry::Alone(alone)) => Some(alone),
-                None => None,
-            };
-            let ask = self.ask(request);
-            let bytes = self.encode(request, ask.as_ref());
-            let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
-            Undropped { backend: self, request, call: Some(call), ask }.await
-        })
+    async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
+        if let Some(answer) = self.leased(request) {
+            return Ok(answer);
+        }
+        let deadline = self.until();
+        let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
+            Some(Entry::Seated(seated)) => return seated.await,
+            Some(Entry::Alone(alone)) => Some(alone),
+            None => None,
+        };
+        let ask = self.ask(request);
+        let bytes = self.encode(request, ask.as_ref());
+        let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
+        Undropped { client: self, request, call: Some(call), ask }.await
     }
 
-    fn decide_later(&self, request: Request) {
-        if self.leased(&request).is_some() {
+    fn decide_later(&self, request: &Request) {
+        if self.leased(request).is_some() {
             return;
         }
         // What is given back too late or never stays taken: the limit is kept.
         if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), self.encode(&request, None), self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Way::Async));
         }
+    }
+}
+
+/// What the background sends to a call whose own thread cannot run it.
+type Elsewhere = reply::Receiver<Result<Answer, BackendError>>;
+
+/// Whether the thread ends, and what tokio keeps of it is gone: to use tokio's locks and channels would panic.
+fn thread_ends() -> bool {
+    Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
+}
+
+/// A decision of the background's.
+fn decide_elsewhere(client: Arc<Owned<Client>>, request: Request) -> Result<Elsewhere, BackendError> {
+    let (sender, receiver) = reply::channel();
+    let background = background::handle().map_err(|error| no_thread(&error))?;
+    background.spawn(async move {
+        sender.send(client.decide_async(&request).await);
+    });
+    Ok(receiver)
+}
+
+impl Backend for RedisBackend {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        let client = self.client();
+        if thread_ends() {
+            let deadline = client.until();
+            let answer = decide_elsewhere(Arc::clone(&client), request.clone())?.wait(deadline);
+            return answer.unwrap_or_else(|| Err(client.late()));
+        }
+        client.decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+        let client = self.client();
+        Box::pin(async move {
+            if thread_ends() {
+                let deadline = client.until();
+                let answer = decide_elsewhere(Arc::clone(&client), request.clone())?;
+                return timer::bounded(answer, deadline).await.flatten().unwrap_or_else(|| Err(client.late()));
+            }
+            client.decide_async(request).await
+        })
+    }
+
+    fn decide_later(&self, request: Request) {
+        self.client().decide_later(&request);
     }
 
     fn deadline(&self) -> Deadline {
@@ -245,26 +316,31 @@ impl Backend for RedisBackend {
     }
 
     fn keeps_denials(&self) -> bool {
-        self.denial_cache && self.leases.is_none()
+        self.shared.keeps_denials
     }
 
     fn kind(&self) -> &'static str {
         "redis"
     }
 
+    fn server(&self) -> Option<String> {
+        Some(self.shared.server.clone())
+    }
+
     fn identity(&self) -> Identity {
-        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.connection).addr() }
+        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.shared).addr() }
     }
 }
 
 impl fmt::Debug for RedisBackend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let client = self.client();
         f.debug_struct("RedisBackend")
-            .field("address", &format_args!("{}", self.connection))
-            .field("timeout", &self.timeout)
-            .field("denial_cache", &self.denial_cache)
-            .field("coalescing", &self.coalescing.is_some())
-            .field("leases", &self.leases.is_some())
+            .field("address", &format_args!("{}", client.connection))
+            .field("timeout", &client.timeout)
+            .field("denial_cache", &self.shared.denial_cache)
+            .field("coalescing", &client.coalescing.is_some())
+            .field("leases", &client.leases.is_some())
             .finish()
     }
 }
@@ -289,7 +365,7 @@ type Calling = Pin<Box<dyn Future<Output = Replied> + Send>>;
 /// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
 /// permits that it brings are given back.
 struct Undropped<'a> {
-    backend: &'a RedisBackend,
+    client: &'a Client,
     request: &'a Request,
     /// None once it is done.
     call: Option<Calling>,
@@ -304,7 +380,7 @@ impl Future for Undropped<'_> {
         let bytes = ready!(call.as_mut().poll(context));
         self.call = None;
         let ask = self.ask.take();
-        Poll::Ready(bytes.and_then(|bytes| self.backend.decoded(&bytes, self.request, ask)))
+        Poll::Ready(bytes.and_then(|bytes| self.client.decoded(&bytes, self.request, ask)))
     }
 }
 
@@ -314,12 +390,12 @@ impl Drop for Undropped<'_> {
             && let Some(call) = self.call.take()
             && let Ok(background) = background::handle()
         {
-            let (backend, request, ask) = (self.backend.clone(), self.request.clone(), self.ask.take());
+            let (client, request, ask) = (self.client.clone(), self.request.clone(), self.ask.take());
             background.spawn(async move {
                 if let Ok(bytes) = call.await
-                    && let Ok(answer) = backend.decoded(&bytes, &request, ask)
+                    && let Ok(answer) = client.decoded(&bytes, &request, ask)
                 {
-                    backend.give_back(&request, answer);
+                    client.give_back(&request, answer);
                 }
             });
         }

@@ -1,10 +1,13 @@
 //! Backends as limiters share them, each behind its guard, and the process's default.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, LazyLock, OnceLock};
+
+use once_cell::sync::OnceCell;
 
 use super::{Answer, Backend, Deadline, MemoryBackend, Request};
-use crate::error::BackendError;
+use crate::error::{BackendError, BackendErrorKind};
 use crate::guard::Guard;
 use crate::switches::{self, Switch};
 
@@ -93,16 +96,46 @@ impl std::error::Error for DefaultBackendAlreadySet {}
 /// Sets the backend of all limiters that name none, in place of this process's memory. Once, at the start of the program;
 /// a second call is an error and changes nothing.
 pub fn set_default_backend(backend: impl IntoBackend) -> Result<(), DefaultBackendAlreadySet> {
-    let mut set = false;
-    DEFAULT.get_or_init(|| {
-        set = true;
-        backend.into_backend()
-    });
-    if !set {
-        return Err(DefaultBackendAlreadySet);
-    }
+    // Made before: a backend may call a limited function to say what it is.
+    DEFAULT.set(backend.into_backend()).map_err(|_| DefaultBackendAlreadySet)?;
     switches::turn(Switch::DefaultBackend, true);
     Ok(())
+}
+
+thread_local! {
+    /// The backends that this thread is making, by where they will be.
+    static MAKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The backend of a limiter, made at its first call. While it is being made, calls of the limiter on the same thread have one
+/// that fails: what makes a backend may be limited itself.
+pub(crate) fn made(cell: &OnceCell<SharedBackend>, make: fn() -> SharedBackend) -> &SharedBackend {
+    static UNFINISHED: LazyLock<SharedBackend> = LazyLock::new(|| {
+        let message = "the limiter was called while its backend was being made";
+        Failed(BackendError::new(BackendErrorKind::Configuration, message)).into_backend()
+    });
+
+    struct Making(usize);
+
+    impl Drop for Making {
+        fn drop(&mut self) {
+            let _ = MAKING.try_with(|making| making.borrow_mut().retain(|address| *address != self.0));
+        }
+    }
+
+    if let Some(backend) = cell.get() {
+        return backend;
+    }
+    let address = std::ptr::from_ref(cell).addr();
+    let is_nested = MAKING.try_with(|making| making.borrow().contains(&address));
+    if is_nested.unwrap_or(false) {
+        return &UNFINISHED;
+    }
+    cell.get_or_init(|| {
+        let _ = MAKING.try_with(|making| making.borrow_mut().push(address));
+        let _making = Making(address);
+        make()
+    })
 }
 
 /// The default backend, if it is not this process's memory.

@@ -1,13 +1,20 @@
 //! Denials that hold for a while: a call that would be denied again is, without asking the backend.
 //!
-//! What is kept belongs to one bucket, one cost and one set of limits, because a call of less may fit earlier. It ends a
-//! thousandth before its time, so that a server's clock that runs a little faster than this one is not denied for longer
-//! than the server would. Permits that come back through this process, and those that are taken of the same bucket for
-//! another cost, end it at once.
+//! What is kept belongs to one bucket and one set of limits, and to calls for one permit: of those nothing is left until one
+//! is admitted, while what is left to a call for more changes meanwhile. It ends a thousandth before its time, so that a
+//! server's clock that runs a little faster than this one is not denied for longer than the server would, and after a second
+//! at the latest, because another process may have reset the bucket. Permits that come back through this process, and those
+//! that are taken of the same bucket for another cost, end it at once.
+//!
+//! All handles of one server share them.
 //!
 //! Bounded: a fixed number of entries, of which a new one takes the place of the one that ends first among four.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 
 use crate::fingerprint::Fingerprint;
 use crate::sync::Lock;
@@ -17,6 +24,8 @@ const SETS: usize = 2_048;
 const WAYS: usize = 4;
 /// What this process sends without waiting for the answer is done within this time, in nanoseconds.
 const UNDER_WAY: u64 = 2_000_000_000;
+/// So long a denial is kept at most, in nanoseconds: hundreds of times a round trip.
+const LONGEST: u64 = 1_000_000_000;
 /// A clock gains or loses less than one part in so many.
 const DRIFT: u64 = 1_024;
 
@@ -76,6 +85,19 @@ impl Denials {
         Denials::default()
     }
 
+    /// Those of a server, by whatever handle it is reached.
+    pub(crate) fn of_server(server: &str) -> Arc<Denials> {
+        static SERVERS: Mutex<BTreeMap<String, Weak<Denials>>> = Mutex::new(BTreeMap::new());
+        let mut servers = SERVERS.lock();
+        if let Some(denials) = servers.get(server).and_then(Weak::upgrade) {
+            return denials;
+        }
+        servers.retain(|_, denials| denials.strong_count() > 0);
+        let denials = Arc::new(Denials::new());
+        servers.insert(server.to_owned(), Arc::downgrade(&denials));
+        denials
+    }
+
     /// What the call is told, if it is known.
     #[inline]
     pub(crate) fn find(&self, asked: Asked, now: u64) -> Option<Told> {
@@ -88,8 +110,11 @@ impl Denials {
 
     /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile.
     pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64) {
+        if asked.cost != 1 {
+            return;
+        }
         let lasts = told.admitted_at.saturating_sub(sent);
-        let until = told.admitted_at - lasts / DRIFT;
+        let until = sent.saturating_add((lasts - lasts / DRIFT).min(LONGEST));
         if until <= sent {
             return;
         }
@@ -171,38 +196,58 @@ mod tests {
         Told { admitted_at, remaining: 0, limit: 0 }
     }
 
-    /// Denied at 0 until 10 s.
-    fn with(calls: &[(&str, u32)]) -> Denials {
+    /// Denied at 0 until half a second.
+    fn with(keys: &[&str]) -> Denials {
         let denials = Denials::new();
-        for (key, cost) in calls {
-            denials.keep(asked(key, *cost), told(10 * SECOND), 0);
+        for key in keys {
+            denials.keep(asked(key, 1), told(SECOND / 2), 0);
         }
         denials
     }
 
     #[test]
-    fn a_denial_holds_for_its_bucket_cost_and_limits_until_a_thousandth_before_its_end() {
-        let denials = with(&[("a", 2)]);
-        let end = 10 * SECOND - 10 * SECOND / 1_000;
-        assert_eq!(denials.find(asked("a", 2), end), Some(told(10 * SECOND)));
-        assert_eq!(denials.find(asked("a", 2), 10 * SECOND - 1), None);
-        assert_eq!(denials.find(asked("a", 1), 0), None);
-        assert_eq!(denials.find(asked("a", 3), 0), None);
-        assert_eq!(denials.find(asked("b", 2), 0), None);
-        assert_eq!(denials.find(Asked { limits: 8, ..asked("a", 2) }, 0), None);
+    fn a_denial_holds_for_its_bucket_and_limits_until_a_thousandth_before_its_end() {
+        let denials = with(&["a"]);
+        let end = SECOND / 2 - SECOND / 2 / 1_000;
+        assert_eq!(denials.find(asked("a", 1), end), Some(told(SECOND / 2)));
+        assert_eq!(denials.find(asked("a", 1), SECOND / 2 - 1), None);
+        assert_eq!(denials.find(asked("a", 2), 0), None);
+        assert_eq!(denials.find(asked("b", 1), 0), None);
+        assert_eq!(denials.find(Asked { limits: 8, ..asked("a", 1) }, 0), None);
     }
 
     #[test]
-    fn permits_that_come_back_end_it_for_every_cost() {
-        let denials = with(&[("a", 1), ("a", 2), ("b", 1)]);
-        denials.lift(bucket("a"), SECOND);
-        assert_eq!([denials.find(asked("a", 1), SECOND), denials.find(asked("a", 2), SECOND)], [None, None]);
-        assert!(denials.find(asked("b", 1), SECOND).is_some());
+    fn a_denial_is_kept_for_a_second_at_most() {
+        let denials = Denials::new();
+        denials.keep(asked("a", 1), told(u64::MAX), 7);
+        assert_eq!(denials.find(asked("a", 1), 6 + LONGEST), Some(told(u64::MAX)));
+        assert_eq!(denials.find(asked("a", 1), 7 + LONGEST), None);
+    }
+
+    #[test]
+    fn what_is_left_to_a_call_for_more_changes_and_is_not_kept() {
+        let denials = Denials::new();
+        denials.keep(asked("a", 2), told(SECOND), 0);
+        assert_eq!(denials.find(asked("a", 2), 0), None);
+    }
+
+    #[test]
+    fn handles_of_one_server_share_what_is_kept() {
+        let (one, same, other) = (Denials::of_server("a"), Denials::of_server("a"), Denials::of_server("b"));
+        assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
+    }
+
+    #[test]
+    fn permits_that_come_back_end_it() {
+        let denials = with(&["a", "b"]);
+        denials.lift(bucket("a"), 1);
+        assert_eq!(denials.find(asked("a", 1), 1), None);
+        assert!(denials.find(asked("b", 1), 1).is_some());
     }
 
     #[test]
     fn what_was_asked_before_permits_came_back_is_not_kept() {
-        let denials = with(&[("a", 1)]);
+        let denials = with(&["a"]);
         denials.lift(bucket("a"), SECOND);
         denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1);
         assert_eq!(denials.find(asked("a", 1), SECOND), None);
@@ -212,7 +257,7 @@ mod tests {
 
     #[test]
     fn nothing_is_kept_while_permits_are_on_their_way_back() {
-        let denials = with(&[("a", 1)]);
+        let denials = with(&["a"]);
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
         let back = SECOND + UNDER_WAY;

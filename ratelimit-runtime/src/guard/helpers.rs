@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
 use crate::error::{BackendError, BackendErrorKind};
+use crate::process::{Owned, PerProcess};
 use crate::reply::{self, Receiver};
 
 /// Threads of one backend.
@@ -27,7 +28,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// The threads of one backend.
 #[derive(Clone)]
 pub(super) struct Helpers {
-    shared: Arc<Shared>,
+    shared: Arc<PerProcess<Shared>>,
 }
 
 struct Shared {
@@ -57,8 +58,11 @@ pub(super) struct Task {
 
 impl Helpers {
     pub(super) fn new() -> Helpers {
-        let shared = Shared { work: Mutex::default(), more: Condvar::new(), is_prompt: AtomicBool::new(true) };
-        Helpers { shared: Arc::new(shared) }
+        Helpers { shared: Arc::new(PerProcess::new()) }
+    }
+
+    fn shared(&self) -> Arc<Owned<Shared>> {
+        self.shared.get(|| Shared { work: Mutex::default(), more: Condvar::new(), is_prompt: AtomicBool::new(true) })
     }
 
     /// Has a decision made. If nobody waits any more when its turn comes, it is not; if whoever waited gave up before the
@@ -94,12 +98,13 @@ impl Helpers {
 
     /// Blocks the thread for an answer that mostly comes soon, at most until `patience`. Not at all while they are late.
     pub(super) fn wait_a_moment<T>(&self, receiver: &mut Receiver<T>, patience: Instant) -> Poll<Option<T>> {
-        if !self.shared.is_prompt.load(Ordering::Relaxed) {
+        let shared = self.shared();
+        if !shared.is_prompt.load(Ordering::Relaxed) {
             return Poll::Pending;
         }
         let answer = receiver.wait_until(patience);
         if answer.is_pending() {
-            self.shared.is_prompt.store(false, Ordering::Relaxed);
+            shared.is_prompt.store(false, Ordering::Relaxed);
         }
         answer
     }
@@ -107,13 +112,14 @@ impl Helpers {
     /// A decision was waited for without blocking the thread.
     pub(super) fn took(&self, took: Duration, prompt: Duration) {
         if took < prompt {
-            self.shared.is_prompt.store(true, Ordering::Relaxed);
+            self.shared().is_prompt.store(true, Ordering::Relaxed);
         }
     }
 
     fn submit(&self, job: Job, is_probe: bool) -> Result<(), BackendError> {
         let busy = |why| BackendError::new(BackendErrorKind::Unreachable, format!("the decision was not begun: {why}"));
-        let mut work = self.shared.work.lock();
+        let shared = self.shared();
+        let mut work = shared.work.lock();
         if work.jobs.len() >= QUEUE {
             return Err(busy("too many wait already"));
         }
@@ -124,12 +130,15 @@ impl Helpers {
         }
         let most = if is_probe { THREADS + FOR_PROBES } else { THREADS };
         if work.idle < work.jobs.len() && work.threads < most {
-            let shared = Arc::clone(&self.shared);
-            let started = std::thread::Builder::new().name("ratelimit-helper".into()).spawn(move || run(&shared));
+            let its = Arc::clone(&shared);
+            let started = std::thread::Builder::new().name("ratelimit-helper".into()).spawn(move || run(&its));
             match started {
                 Ok(_) => work.threads += 1,
                 Err(_) if work.threads == 0 => {
-                    work.jobs.clear();
+                    let jobs = std::mem::take(&mut work.jobs);
+                    drop(work);
+                    // Not under the lock: what a backend does when it is dropped is not known.
+                    drop(jobs);
                     return Err(busy("no thread can be started"));
                 }
                 // Those that there are do it.
@@ -137,7 +146,7 @@ impl Helpers {
             }
         }
         drop(work);
-        self.shared.more.notify_one();
+        shared.more.notify_one();
         Ok(())
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::key::{ExactIp, KeyWriter, RateLimitKey};
+use crate::key::{ExactIp, KeyWriter, RateLimitKey, embedded_v4};
 
 /// The address of the client that sends a request, as a key: an extractor of axum and actix-web handlers.
 ///
@@ -53,7 +53,7 @@ impl fmt::Display for ClientIp {
 impl RateLimitKey for ClientIp {
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self.address {
-            IpAddr::V6(address) if self.ipv6_prefix != DEFAULT_IPV6_PREFIX => {
+            IpAddr::V6(address) if self.ipv6_prefix != DEFAULT_IPV6_PREFIX && embedded_v4(address).is_none() => {
                 let host_bits = 128 - u32::from(self.ipv6_prefix);
                 let mask = u128::MAX.checked_shl(host_bits).unwrap_or(0);
                 let network = Ipv6Addr::from_bits(address.to_bits() & mask);

@@ -41,8 +41,6 @@ pub enum InvalidLimiter {
     NoLimit,
     /// There are more than 8 limits.
     TooManyLimits,
-    /// No limiter of this process has the name.
-    UnknownName,
 }
 
 impl fmt::Display for InvalidLimiter {
@@ -50,7 +48,6 @@ impl fmt::Display for InvalidLimiter {
         f.write_str(match self {
             InvalidLimiter::NoLimit => "a rate limiter needs at least one limit",
             InvalidLimiter::TooManyLimits => "a rate limiter has at most 8 limits",
-            InvalidLimiter::UnknownName => "no rate limiter of this name has been used in this process",
         })
     }
 }
@@ -58,7 +55,7 @@ impl fmt::Display for InvalidLimiter {
 impl std::error::Error for InvalidLimiter {}
 
 impl InvalidLimiter {
-    pub(super) fn check(limits: &[Limit]) -> Result<(), InvalidLimiter> {
+    pub(crate) fn check(limits: &[Limit]) -> Result<(), InvalidLimiter> {
         match limits.len() {
             0 => Err(InvalidLimiter::NoLimit),
             1..=MAX_LIMITS => Ok(()),

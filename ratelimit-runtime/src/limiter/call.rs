@@ -222,7 +222,7 @@ impl<'a> Call<'a> {
             match verdict {
                 Verdict::Admitted { at } => {
                     self.core.allowed();
-                    Some(Ok(self.holding(store, address, ask, at, resets)))
+                    Some(Ok(held(store, address, ask, at, resets).map_or(Holding::Nothing, Holding::Memory)))
                 }
                 Verdict::Denied { until, position } => {
                     let limit = ask.call.rules[usize::from(position)].limit;
@@ -231,13 +231,6 @@ impl<'a> Call<'a> {
                 Verdict::Undecided => None,
             }
         })
-    }
-
-    fn holding(&self, store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Holding {
-        match held(store, address, ask, at, resets) {
-            Some(held) => Holding::Memory(held),
-            None => Holding::Nothing,
-        }
     }
 
     /// As [`hold`](Call::hold), of a future.
@@ -407,21 +400,9 @@ impl<'a> Call<'a> {
         let reset_after = left.idle_at.saturating_sub(now.earliest);
         if !self.peek {
             self.core.allowed();
-            self.note_admitted(limit, left.remaining, reset_after);
+            note_admitted(limit, left.remaining, reset_after);
         }
         Decision { limit, remaining: left.remaining, position: left.position, reset_after, waited, taken }
-    }
-
-    #[cfg_attr(
-        not(any(feature = "tower", feature = "actix-web")),
-        expect(clippy::unused_self, reason = "nobody else notes it")
-    )]
-    #[inline]
-    fn note_admitted(&self, limit: Limit, remaining: u32, reset_after: u64) {
-        #[cfg(any(feature = "tower", feature = "actix-web"))]
-        crate::noted::admitted(limit, remaining, reset_after);
-        #[cfg(not(any(feature = "tower", feature = "actix-web")))]
-        let _ = (limit, remaining, reset_after);
     }
 
     /// As [`denied`](Call::denied), of a call for `key`.
@@ -486,6 +467,14 @@ impl<'a> Call<'a> {
             fallback: self.core.fallback(venue).address(key),
         }
     }
+}
+
+#[inline]
+fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
+    #[cfg(any(feature = "tower", feature = "actix-web"))]
+    crate::noted::admitted(limit, remaining, reset_after);
+    #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+    let _ = (limit, remaining, reset_after);
 }
 
 /// A denial until a time, in nanoseconds from `now`.
@@ -660,7 +649,7 @@ impl OwnedCall {
     }
 }
 
-impl<'a> Call<'a> {
+impl Call<'_> {
     pub(super) fn key_text(self) -> KeyText {
         self.key.to_text()
     }
@@ -780,7 +769,7 @@ impl RemoteCall {
             return Started::Done(Ok(decision));
         }
         core.allowed();
-        call.note_admitted(limit, remaining, reset_after);
+        note_admitted(limit, remaining, reset_after);
         if waited == 0 {
             return Started::Done(Ok(decision));
         }

@@ -15,7 +15,7 @@ use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::backend::memory::{self, Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
-use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend};
+use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
 use crate::clock::{self, Now};
 use crate::counts::Counts;
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
@@ -267,6 +267,13 @@ impl Core {
 
     pub(crate) fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
         InvalidLimiter::check(limits)?;
+        self.replace_limits(limits);
+        self.wake_waiters();
+        Ok(())
+    }
+
+    /// Replaces the limits by others that were checked. Calls that wait have to be woken then.
+    pub(crate) fn replace_limits(&self, limits: &[Limit]) {
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
         // Before the first call by the new limits: no bucket may forget what they count.
         self.each_store(|store| store.expect(&rules));
@@ -274,8 +281,6 @@ impl Core {
         self.replaced.store(true, Ordering::Release);
         self.path.store(SLOW, Ordering::Release);
         self.limits_hash.store(fingerprint::of_limits(limits), Ordering::Release);
-        self.wake_waiters();
-        Ok(())
     }
 
     /// Limits have changed, or do not apply any more: calls that wait look anew.
@@ -439,7 +444,7 @@ impl Core {
     fn target(&self, switches: Switches) -> Target<'_> {
         let backend = match self.options.backend {
             _ if self.backend.get().is_some() => self.backend.get(),
-            BackendChoice::Made(make) => Some(self.backend.get_or_init(make)),
+            BackendChoice::Made(make) => Some(made(&self.backend, make)),
             BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
             BackendChoice::Default | BackendChoice::Memory => None,
         };
@@ -533,7 +538,7 @@ impl Core {
         bucket.push_str("}:");
         bucket.push_str(&self.shape);
         let fingerprint = match &venue.target {
-            Target::Remote(guard) if guard.denials().is_some() => Some(self.fingerprint(venue, key)),
+            Target::Remote(guard) if guard.needs_fingerprint() => Some(self.fingerprint(venue, key)),
             _ => None,
         };
         self.request_for(venue, Core::scoped_name(venue, bucket), fingerprint, rules, action)
@@ -648,6 +653,7 @@ impl Core {
         let forget = |store: &Store| {
             let address = store.address(key);
             self.with_ask(store, None, 1, |ask| store.reset(address, ask, venue.now()));
+            observe::unlocked();
         };
         match &venue.target {
             Target::Memory(store) => {

@@ -19,7 +19,9 @@ use crate::switches::Switches;
 pub(super) enum Found {
     Admitted,
     /// By the one limit, of which nothing is left, for so many nanoseconds from now.
-    Denied { retry_after: u64 },
+    Denied {
+        retry_after: u64,
+    },
     /// It takes the slow path. Nothing was taken or counted.
     Nothing,
 }

@@ -17,8 +17,8 @@ use crate::error::RateLimitExceeded;
 use crate::limit::Limit;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
-use crate::test_util::Scope;
-use crate::timer::Alarm;
+use crate::test_util::{self, Scope};
+use crate::timer::{self, Alarm};
 
 /// How many may wait before a call, and who goes first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ enum Timing {
     #[cfg(feature = "tokio")]
     Paused(Sleep),
     #[cfg(feature = "test-util")]
-    Test(Arc<Scope>, Sleep),
+    Test(Arc<Scope>, Option<test_util::Sleep>),
 }
 
 /// What is left of a wait.
@@ -69,6 +69,8 @@ pub(crate) struct Waiting {
     waiter: Waiter,
     arrived: u64,
     deadline: u64,
+    /// Its place among those that wait.
+    rank: u64,
     resets: u32,
     store: Arc<Store>,
     timing: Timing,
@@ -97,20 +99,16 @@ impl Waiting {
         now: Now,
         venue: &Venue<'_>,
     ) -> Result<(Verdict, Left), Box<Waiting>> {
-        let limits: Arc<dyn Limits> = match call.limits {
-            None => Arc::<Core>::clone(call.core),
-            Some(limits) => Arc::new(Read { core: Arc::clone(call.core), limits: limits.into() }),
-        };
+        let limits = limits_of(call);
         let deadline = now.earliest.saturating_add(call.wait.nanos());
         let rank = now.earliest.saturating_add(Options::FURTHEST).saturating_sub(call.options.ahead);
         let timing = Timing::of(call, venue);
-        let by_timer = call.is_async && matches!(timing, Timing::Real(_));
-        let joining = Joining::new(&limits, deadline, call.options.queue, rank, by_timer);
+        let joining = Joining::new(&limits, deadline, call.options.queue, rank, timing.is_crates(call));
         let resets = store.resets(address);
         store.join(address, ask, now, &joining).map_err(|waiter| {
             let call = OwnedCall::of(call, call.key_text());
             let (store, arrived) = (Arc::clone(store), now.earliest);
-            Box::new(Waiting { call, waiter, arrived, deadline, resets, store, timing, is_done: false })
+            Box::new(Waiting { call, waiter, arrived, deadline, rank, resets, store, timing, is_done: false })
         })
     }
 
@@ -136,6 +134,7 @@ impl Waiting {
                     call.denied_in_memory(ask, until, left, now)
                 }))
             }
+            Turn::Lost => self.rejoin(now, waker),
             Turn::Refused => {
                 self.is_done = true;
                 Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
@@ -152,6 +151,41 @@ impl Waiting {
                     let left = store.peek(address, ask, now).1;
                     call.admitted(store, address, ask, permit.at, self.resets, left, now, waited)
                 })))
+            }
+        }
+    }
+
+    /// Takes a place anew, as if it had waited there all the time.
+    fn rejoin(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
+        let (call, store, address) = (self.call.call(), &self.store, self.waiter.address());
+        let resets = store.resets(address);
+        let limits = limits_of(call);
+        let joining = Joining::new(&limits, self.deadline, usize::MAX, self.rank, self.timing.is_crates(call));
+        let waiter = call.core.with_ask(store, call.limits, call.cost, |ask| {
+            let (verdict, left) = match store.join(address, ask, now, &joining) {
+                Ok(told) => told,
+                Err(waiter) => return Err(waiter),
+            };
+            Ok(match verdict {
+                Verdict::Admitted { at } => {
+                    let waited = now.earliest.saturating_sub(self.arrived);
+                    call.core.waits(Duration::from_nanos(waited));
+                    Ok(call.admitted(store, address, ask, at, resets, left, now, waited))
+                }
+                Verdict::Denied { until, .. } => call.denied_in_memory(ask, until, left, now),
+                // No state leaves a call undecided in the end; a limiter fails closed.
+                Verdict::Undecided => call.denied_in_memory(ask, NEVER, left, now),
+            })
+        });
+        match waiter {
+            Ok(decided) => {
+                self.is_done = true;
+                Ok(decided)
+            }
+            Err(waiter) => {
+                (self.waiter, self.resets) = (waiter, resets);
+                self.timing.forget_alarm();
+                self.look(waker)
             }
         }
     }
@@ -185,7 +219,6 @@ impl Future for Waiting {
             polled_again();
         }
         loop {
-            self.timing.listen(context);
             match self.look(context.waker()) {
                 Ok(decided) => return Poll::Ready(decided),
                 Err(until) if self.timing.sleeps(until, context) => return Poll::Pending,
@@ -204,11 +237,31 @@ impl Drop for Waiting {
     }
 }
 
+/// The limits that a waiting call is judged by when its turn comes.
+fn limits_of(call: Call<'_>) -> Arc<dyn Limits> {
+    match call.limits {
+        None => Arc::<Core>::clone(call.core),
+        Some(limits) => Arc::new(Read { core: Arc::clone(call.core), limits: limits.into() }),
+    }
+}
+
 impl Timing {
+    /// Whether the crate's timer has to see to it that the call is charged when it is due.
+    fn is_crates(&self, call: Call<'_>) -> bool {
+        call.is_async && matches!(self, Timing::Real(_))
+    }
+
+    /// The alarm may be another process's.
+    fn forget_alarm(&mut self) {
+        if let Timing::Real(alarm) = self {
+            *alarm = None;
+        }
+    }
+
     fn of(call: Call<'_>, venue: &Venue<'_>) -> Timing {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
-            return Timing::Test(Arc::clone(scope), Sleep::default());
+            return Timing::Test(Arc::clone(scope), None);
         }
         let _ = venue;
         #[cfg(feature = "tokio")]
@@ -231,24 +284,15 @@ impl Timing {
 
     /// Blocks the thread until that time, or until it is woken.
     fn block(&self, until: Until) {
-        let now = self.now().earliest;
         match self {
-            // Nobody else moves a clock that stands still.
+            // Nothing else moves a clock that stands still.
             #[cfg(feature = "test-util")]
-            Timing::Test(scope, _) => {
-                scope.sleep(Duration::from_nanos(until.first_due.min(until.deadline).saturating_sub(now)));
+            Timing::Test(scope, _) => scope.advance_to(until.first_due.min(until.deadline)),
+            _ => {
+                let left = until.wake_up().saturating_sub(self.now().earliest);
+                std::thread::park_timeout(Duration::from_nanos(left));
             }
-            _ => std::thread::park_timeout(Duration::from_nanos(until.wake_up().saturating_sub(now))),
         }
-    }
-
-    /// Before the clock is read: so that an advance in between wakes the task.
-    fn listen(&self, context: &Context<'_>) {
-        #[cfg(feature = "test-util")]
-        if let Timing::Test(scope, _) = self {
-            scope.listen(context.waker());
-        }
-        let _ = context;
     }
 
     /// Sees to it that the task is woken in time; false if that time has come.
@@ -257,16 +301,29 @@ impl Timing {
         match self {
             // The store's timer charges the first of those that wait, and wakes it.
             Timing::Real(alarm) => {
-                if until.deadline != u64::MAX && alarm.is_none() {
+                if until.deadline != u64::MAX {
                     let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
-                    *alarm = Instant::now().checked_add(left).and_then(|time| Alarm::new(time, context.waker()));
+                    if let Some(time) = Instant::now().checked_add(left) {
+                        timer::set(alarm, time, context);
+                    }
                 }
                 true
             }
             #[cfg(feature = "tokio")]
             Timing::Paused(sleep) => sleep.sleeps(until, left, context),
             #[cfg(feature = "test-util")]
-            Timing::Test(scope, sleep) => scope.is_manual() || sleep.sleeps(until, left, context),
+            Timing::Test(scope, sleep) => {
+                // Each looks when the first is due, whose own future may not be polled then.
+                let time = until.first_due.min(until.deadline);
+                if sleep.as_ref().is_none_or(|sleep| sleep.time() != time) {
+                    *sleep = Some(test_util::Sleep::until(scope, time));
+                }
+                let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(sleep).poll(context).is_ready());
+                if is_over {
+                    *sleep = None;
+                }
+                !is_over
+            }
         }
     }
 }
@@ -279,19 +336,8 @@ struct Sleep(Option<Pin<Box<tokio::time::Sleep>>>);
 #[cfg(feature = "tokio")]
 impl Sleep {
     fn sleeps(&mut self, until: Until, left: Duration, context: &mut Context<'_>) -> bool {
-        until.wake_up() == u64::MAX || self.0.insert(Box::pin(tokio::time::sleep(left))).as_mut().poll(context).is_pending()
-    }
-}
-
-#[cfg(not(feature = "tokio"))]
-#[derive(Default)]
-struct Sleep;
-
-#[cfg(not(feature = "tokio"))]
-impl Sleep {
-    /// Only a test's own clock stands still.
-    fn sleeps(&mut self, _: Until, _: Duration, _: &mut Context<'_>) -> bool {
-        true
+        until.wake_up() == u64::MAX
+            || self.0.insert(Box::pin(tokio::time::sleep(left))).as_mut().poll(context).is_pending()
     }
 }
 

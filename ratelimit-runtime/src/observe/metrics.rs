@@ -3,8 +3,9 @@
 //! Looking a figure up by its name takes a recorder longer than a decision may. So each limiter keeps handles, from the first
 //! call on that finds a recorder. One that is installed after a limiter's first calls counts from then on.
 
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use metrics::{
@@ -13,6 +14,7 @@ use metrics::{
 };
 
 use super::BreakerState;
+use super::telling::tell;
 use crate::error::{BackendError, BackendErrorKind};
 
 const DECISIONS: &str = "ratelimit_decisions_total";
@@ -61,94 +63,145 @@ impl LimiterMeters {
     #[inline]
     pub(super) fn count(&self, outcome: Outcome) {
         match self.handles.get() {
-            Some(handles) => handles.decisions[outcome as usize].increment(1),
+            Some(handles) => {
+                tell(|| handles.decisions[outcome as usize].increment(1));
+            }
             None => self.count_first(outcome),
         }
+        tell_changed();
     }
 
     /// Without handles: nobody records yet.
     #[inline(never)]
     fn count_first(&self, outcome: Outcome) {
-        with_recorder(|recorder| match self.find(recorder) {
-            Some(handles) => handles.decisions[outcome as usize].increment(1),
-            None => recorder.register_counter(&self.keys[outcome as usize], &METADATA).increment(1),
+        tell(|| {
+            with_recorder(|recorder| match self.find(recorder) {
+                Some(handles) => handles.decisions[outcome as usize].increment(1),
+                None => recorder.register_counter(&self.keys[outcome as usize], &METADATA).increment(1),
+            });
         });
     }
 
     fn find(&self, recorder: &dyn Recorder) -> Option<&Handles> {
         is_lasting(recorder).then(|| {
-            self.handles.get_or_init(|| {
+            self.handles.get().unwrap_or_else(|| {
                 describe(recorder);
+                // Not while the cell is locked: a recorder may call a limited function, or wait for a thread that does.
                 let decisions = self.keys.each_ref().map(|key| recorder.register_counter(key, &METADATA));
-                Handles { decisions, wait: OnceLock::new() }
+                self.handles.get_or_init(|| Handles { decisions, wait: OnceLock::new() })
             })
         })
     }
 
     pub(super) fn waits(&self, delay: Duration) {
-        with_recorder(|recorder| {
-            let register = || recorder.register_histogram(&self.wait, &METADATA);
-            match self.find(recorder) {
-                Some(handles) => handles.wait.get_or_init(register).record(delay),
-                None => register().record(delay),
-            }
+        let register = |recorder: &dyn Recorder| recorder.register_histogram(&self.wait, &METADATA);
+        tell(|| {
+            with_recorder(|recorder| match self.find(recorder).map(|handles| &handles.wait) {
+                Some(wait) => {
+                    let wait = wait.get().unwrap_or_else(|| {
+                        let registered = register(recorder);
+                        wait.get_or_init(|| registered)
+                    });
+                    wait.record(delay);
+                }
+                None => register(recorder).record(delay),
+            });
         });
     }
+}
+
+thread_local! {
+    /// Whether [`CHANGED`] holds anything. Without a destructor, and read after each decision.
+    static IS_CHANGED: Cell<bool> = const { Cell::new(false) };
+    /// A memory backend in which this thread has changed the number of keys: it was under a lock then, and tells of it when
+    /// it is no longer.
+    static CHANGED: Cell<Option<Arc<Keys>>> = const { Cell::new(None) };
 }
 
 /// The figures of one memory backend, which add up with those of others.
 #[derive(Default)]
 pub(super) struct KeysMeters {
+    keys: Arc<Keys>,
+}
+
+#[derive(Default)]
+struct Keys {
     handles: OnceLock<(Gauge, Counter)>,
+    tracked: AtomicUsize,
     /// What of the gauge is this backend's.
     told: AtomicUsize,
+    /// Evictions that the counter does not have yet.
+    evicted: AtomicU64,
 }
 
 impl KeysMeters {
-    /// Tells the gauge what is more than a 64th off: two locked instructions for each new key are too many.
+    /// Has the gauge told what is more than a 64th off: two locked instructions for each new key are too many.
     #[inline]
     pub(super) fn tracked(&self, keys: usize) {
-        let told = self.told.load(Ordering::Relaxed);
+        let told = self.keys.told.load(Ordering::Relaxed);
         if keys.abs_diff(told) > keys / 64 {
-            self.tell_tracked(keys);
-        }
-    }
-
-    #[inline(never)]
-    fn tell_tracked(&self, keys: usize) {
-        if let Some((gauge, _)) = self.handles() {
-            let told = self.told.swap(keys, Ordering::Relaxed);
-            // Whole numbers of keys are exact.
-            #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 keys")]
-            gauge.increment(keys as f64 - told as f64);
+            self.keys.tracked.store(keys, Ordering::Relaxed);
+            self.tell_soon();
         }
     }
 
     pub(super) fn evicted(&self) {
-        if let Some((_, counter)) = self.handles() {
-            counter.increment(1);
-        }
-    }
-
-    #[inline]
-    fn handles(&self) -> Option<&(Gauge, Counter)> {
-        match self.handles.get() {
-            Some(handles) => Some(handles),
-            None => self.find(),
-        }
+        self.keys.evicted.fetch_add(1, Ordering::Relaxed);
+        self.tell_soon();
     }
 
     #[inline(never)]
-    fn find(&self) -> Option<&(Gauge, Counter)> {
-        with_recorder(|recorder| {
-            is_lasting(recorder).then(|| {
-                self.handles.get_or_init(|| {
-                    (
-                        recorder.register_gauge(&Key::from_static_name(TRACKED_KEYS), &METADATA),
-                        recorder.register_counter(&Key::from_static_name(EVICTED_KEYS), &METADATA),
-                    )
+    fn tell_soon(&self) {
+        // One at a time: another backend's is told at its next change.
+        let _ = CHANGED.try_with(|changed| {
+            let first = changed.take().unwrap_or_else(|| Arc::clone(&self.keys));
+            changed.set(Some(first));
+            IS_CHANGED.set(true);
+        });
+    }
+}
+
+/// Tells what this thread has changed, now that it holds no lock.
+#[inline]
+pub(super) fn tell_changed() {
+    if IS_CHANGED.get() {
+        tell_keys();
+    }
+}
+
+#[inline(never)]
+fn tell_keys() {
+    tell(|| {
+        IS_CHANGED.set(false);
+        if let Ok(Some(keys)) = CHANGED.try_with(Cell::take) {
+            keys.tell();
+        }
+    });
+}
+
+impl Keys {
+    fn tell(&self) {
+        let Some((gauge, counter)) = self.handles() else { return };
+        let keys = self.tracked.load(Ordering::Relaxed);
+        let told = self.told.swap(keys, Ordering::Relaxed);
+        // Whole numbers of keys are exact.
+        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 keys")]
+        gauge.increment(keys as f64 - told as f64);
+        match self.evicted.swap(0, Ordering::Relaxed) {
+            0 => {}
+            evicted => counter.increment(evicted),
+        }
+    }
+
+    fn handles(&self) -> Option<&(Gauge, Counter)> {
+        self.handles.get().or_else(|| {
+            let handles = with_recorder(|recorder| {
+                is_lasting(recorder).then(|| {
+                    let gauge = recorder.register_gauge(&Key::from_static_name(TRACKED_KEYS), &METADATA);
+                    (gauge, recorder.register_counter(&Key::from_static_name(EVICTED_KEYS), &METADATA))
                 })
-            })
+            });
+            handles.map(|handles| self.handles.get_or_init(|| handles))
         })
     }
 }
@@ -167,7 +220,7 @@ pub(super) fn backend_decided(kind: &'static str, took: Duration, result: Result
         Err(BackendErrorKind::Refused) => "refused",
         Err(BackendErrorKind::Configuration) => "configuration",
     };
-    histogram!(LATENCY, "backend" => kind, "result" => result).record(took);
+    tell(|| histogram!(LATENCY, "backend" => kind, "result" => result).record(took));
 }
 
 pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
@@ -176,7 +229,7 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
         BreakerState::HalfOpen => 1,
         BreakerState::Open => 2,
     };
-    gauge!(BREAKER, "backend" => kind).set(state);
+    tell(|| gauge!(BREAKER, "backend" => kind).set(state));
 }
 
 fn describe(recorder: &dyn Recorder) {

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use tracing::{Level, debug, info, level_enabled, warn};
 
 use super::BreakerState;
+use super::telling::{is_telling, tell};
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::{RateLimitKey, TextSink};
 
@@ -21,35 +22,39 @@ pub fn log_keys(on: bool) {
     LOG_KEYS.store(on, Ordering::Relaxed);
 }
 
-/// Whether any subscriber may look at what is told of denials: one load.
+/// Whether any subscriber may look at what is told of denials: one load where none does.
 #[inline]
 pub(super) fn wants_denials() -> bool {
-    level_enabled!(Level::DEBUG)
+    level_enabled!(Level::DEBUG) && !is_telling()
 }
 
 #[inline]
 pub(super) fn key_text<K: RateLimitKey>(key: &K) -> Option<Box<str>> {
-    (K::KEYED && wants_denials() && LOG_KEYS.load(Ordering::Relaxed)).then(|| {
-        let mut text = String::new();
-        key.write_to(&mut TextSink::new(&mut text));
-        text.into()
-    })
+    if !(K::KEYED && wants_denials() && LOG_KEYS.load(Ordering::Relaxed)) {
+        return None;
+    }
+    let mut text = String::new();
+    // A key of somebody's own may call a limited function to write itself.
+    tell(|| key.write_to(&mut TextSink::new(&mut text)))?;
+    Some(text.into())
 }
 
 pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: Option<&str>) {
     let retry_after = exceeded.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000));
-    debug!(
-        target: TARGET,
-        limiter = exceeded.limiter(),
-        limit = %exceeded.limit(),
-        remaining = exceeded.remaining(),
-        retry_after_ms = retry_after.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
-        cost,
-        reason = exceeded.kind().name(),
-        dry_run,
-        key,
-        "call denied by rate limit"
-    );
+    tell(|| {
+        debug!(
+            target: TARGET,
+            limiter = exceeded.limiter(),
+            limit = %exceeded.limit(),
+            remaining = exceeded.remaining(),
+            retry_after_ms = retry_after.map(|millis| u64::try_from(millis).unwrap_or(u64::MAX)),
+            cost,
+            reason = exceeded.kind().name(),
+            dry_run,
+            key,
+            "call denied by rate limit"
+        );
+    });
 }
 
 pub(super) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
@@ -77,18 +82,22 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState, error: Op
     }
     // A subscriber may call a limited function.
     drop(failing);
+    tell(|| tell_of_breaker(kind, state, known.is_some(), error));
+}
+
+fn tell_of_breaker(kind: &'static str, state: BreakerState, was_failing: bool, error: Option<&BackendError>) {
     let error = error.map(tracing::field::display);
-    match (state, known) {
-        (BreakerState::Open, None) => {
+    match (state, was_failing) {
+        (BreakerState::Open, false) => {
             warn!(target: TARGET, backend = kind, error, "rate limit backend fails: limiters go by `on_backend_error`");
         }
-        (BreakerState::Closed, Some(_)) => {
+        (BreakerState::Closed, true) => {
             info!(target: TARGET, backend = kind, "rate limit backend works again");
         }
-        (BreakerState::Open, Some(_)) => {
+        (BreakerState::Open, true) => {
             debug!(target: TARGET, backend = kind, error, "rate limit backend still fails");
         }
         (BreakerState::HalfOpen, _) => debug!(target: TARGET, backend = kind, "rate limit backend is tried again"),
-        (BreakerState::Closed, None) => {}
+        (BreakerState::Closed, false) => {}
     }
 }

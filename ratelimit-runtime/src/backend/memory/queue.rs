@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::clock::Now;
+use crate::process;
 
 use super::state::{Call, NEVER, Permit, State};
 
@@ -44,7 +45,10 @@ pub(crate) struct First {
 enum Seated {
     Waiting(Option<Waker>),
     /// Charged, as of its due time.
-    Admitted { permit: Permit, due: u64 },
+    Admitted {
+        permit: Permit,
+        due: u64,
+    },
     /// The limits were replaced by ones that its cost can never fit into.
     Refused,
     /// The call took its permits, or left.
@@ -54,10 +58,18 @@ enum Seated {
 /// What a waiting call finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
-    Admitted { permit: Permit, due: u64 },
+    Admitted {
+        permit: Permit,
+        due: u64,
+    },
     Refused,
+    /// The place is gone: buckets were forgotten, or the process was forked.
+    Lost,
     /// The first of the queue is due then.
-    Waiting { first_due: u64, is_first: bool },
+    Waiting {
+        first_due: u64,
+        is_first: bool,
+    },
 }
 
 struct Waiting {
@@ -78,6 +90,8 @@ pub(crate) struct Queue {
     cost: Option<u32>,
     /// What the timer was set for last.
     armed: Option<(Place, u64)>,
+    /// The process in which the calls wait.
+    process: u32,
 }
 
 /// Calls ahead of one.
@@ -122,12 +136,26 @@ impl Seat {
 
     /// Whom to wake when there is something to look at.
     pub(crate) fn listen(&self, waker: &Waker) {
-        if let Seated::Waiting(listening) = &mut *self.state.lock() {
-            match listening {
-                Some(listening) => listening.clone_from(waker),
-                None => *listening = Some(waker.clone()),
-            }
+        let is_known = |known: &Option<Waker>| known.as_ref().is_some_and(|known| known.will_wake(waker));
+        if matches!(&*self.state.lock(), Seated::Waiting(known) if is_known(known)) {
+            return;
         }
+        // Not under the lock: what a waker does when it is cloned or dropped is not known.
+        let mut waker = Some(waker.clone());
+        let mut state = self.state.lock();
+        if let Seated::Waiting(listening) = &mut *state {
+            std::mem::swap(listening, &mut waker);
+        }
+        drop(state);
+        drop(waker);
+    }
+
+    /// Nothing is to be woken any more.
+    pub(crate) fn forget_waker(&self) {
+        let mut state = self.state.lock();
+        let waker = if let Seated::Waiting(waker) = &mut *state { waker.take() } else { None };
+        drop(state);
+        drop(waker);
     }
 }
 
@@ -156,6 +184,7 @@ impl Queue {
     ) -> (Place, Arc<Seat>) {
         if self.waiting.is_empty() {
             (self.since, self.cost) = (now.earliest, Some(cost));
+            self.process = process::id();
         } else if self.cost != Some(cost) {
             self.cost = None;
         }
@@ -175,6 +204,12 @@ impl Queue {
     /// The timer has fired: it has to be set again for whoever is first now.
     pub(crate) fn fired(&mut self) {
         self.armed = None;
+    }
+
+    /// The calls wait in the process that this one was forked from. Not dropped: what wakes them is that process's.
+    fn abandon(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.waiting));
+        (self.permits, self.cost, self.armed) = (0, None, None);
     }
 
     fn remove(&mut self, place: Place) -> Option<Waiting> {
@@ -201,6 +236,9 @@ impl Queue {
         now: Now,
         wakes: &mut Wakes,
     ) -> Option<First> {
+        if !self.waiting.is_empty() && self.process != process::id() {
+            self.abandon();
+        }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.waiting.first_key_value()?;
             let (place, cost, since) = (*place, first.cost, self.since);
@@ -250,6 +288,7 @@ impl Queue {
                 return Turn::Admitted { permit, due };
             }
             Seated::Refused => return Turn::Refused,
+            Seated::Waiting(_) | Seated::Left if !self.waiting.contains_key(&place) => return Turn::Lost,
             Seated::Waiting(_) | Seated::Left => {}
         }
         let is_first = self.waiting.first_key_value().is_some_and(|(first, _)| *first == place);

@@ -24,14 +24,9 @@ pub(super) use words::{Layout, Word, Words};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The permits are recorded with the time `at`.
-    Admitted {
-        at: u64,
-    },
+    Admitted { at: u64 },
     /// By the limit at `position`, which would admit the same call at `until`, or [`NEVER`].
-    Denied {
-        until: u64,
-        position: u8,
-    },
+    Denied { until: u64, position: u8 },
     /// This form of the state cannot tell, and is unchanged.
     Undecided,
 }

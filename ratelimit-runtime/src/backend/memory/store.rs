@@ -212,7 +212,13 @@ pub(crate) struct Joining<'a> {
 }
 
 impl<'a> Joining<'a> {
-    pub(crate) fn new(limits: &'a Arc<dyn Limits>, deadline: u64, queue: usize, rank: u64, by_timer: bool) -> Joining<'a> {
+    pub(crate) fn new(
+        limits: &'a Arc<dyn Limits>,
+        deadline: u64,
+        queue: usize,
+        rank: u64,
+        by_timer: bool,
+    ) -> Joining<'a> {
         Joining { limits, deadline, queue, rank, by_timer, may_begin: true }
     }
 }
@@ -612,6 +618,7 @@ impl Store {
         }
     }
 
+    #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
     fn perform_in<S: State, const W: usize>(
         &self,
         table: &Table<S, W>,
@@ -652,14 +659,7 @@ impl Store {
     }
 
     /// On the buckets of other limits than those that were written down; they come from the usual ones, if they are there.
-    fn perform_free(
-        &self,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> With<Done> {
+    fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
         let table = self.open();
         let rules = &self.written.rules;
         match &self.keyed {
@@ -756,10 +756,17 @@ impl Store {
     pub(crate) fn clear(&self) {
         self.resets.iter().for_each(|resets| _ = resets.fetch_add(1, Ordering::Relaxed));
         self.unkeyed.reset(&self.written.rules);
-        on_table!(self, (table, _form) => table.clear(&self.shared.bound));
+        // Calls that wait lose their places, and take new ones.
+        let mut wakes = Wakes::default();
+        on_table!(self, (table, _form) => {
+            table.each_queue(|_, queue| queue.wake_all(&mut wakes));
+            table.clear(&self.shared.bound);
+        });
         if let Some(table) = self.free.get() {
+            table.each_queue(|_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         }
+        wakes.wake();
     }
 
     #[cfg(test)]
@@ -925,7 +932,7 @@ impl Waiter {
         let store = &self.store;
         let done = store.perform(self.address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
         store.arm(self.address, done.first, now);
-        let turn = done.turn.unwrap_or(Turn::Refused);
+        let turn = done.turn.unwrap_or(Turn::Lost);
         self.is_left = !matches!(turn, Turn::Waiting { .. });
         turn
     }
@@ -933,6 +940,7 @@ impl Waiter {
     /// Gives the place up. Permits that were charged for it are given back, by the limits of the call.
     pub(crate) fn leave(&mut self, ask: &Ask<'_>, now: Now) {
         if !std::mem::replace(&mut self.is_left, true) {
+            self.seat.forget_waker();
             let done = self.store.perform(self.address, ask, now, &Task::Leave(self.place, &self.seat));
             self.store.arm(self.address, done.first, now);
         }

@@ -373,7 +373,8 @@ impl<S: State, const W: usize> Table<S, W> {
 
     /// Calls that wait.
     pub(super) fn waiting(&self) -> usize {
-        let waiting = |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
+        let waiting =
+            |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
         self.shards.iter().map(waiting).sum()
     }
 
@@ -412,11 +413,16 @@ impl<S: State, const W: usize> Table<S, W> {
         }
         let Some((rank, shard, fingerprint)) = best else { return false };
         let Some(mut shard) = self.shards[shard].shard.try_lock() else { return false };
-        let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint)) else {
+        let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint))
+        else {
             return false;
         };
         shard.slots.remove(place);
-        if rank.idle_at > now.earliest { context.bound.evict() } else { context.bound.release(1) }
+        if rank.idle_at > now.earliest {
+            context.bound.evict()
+        } else {
+            context.bound.release(1)
+        }
         shard.shrink();
         true
     }

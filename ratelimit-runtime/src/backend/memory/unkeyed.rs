@@ -228,7 +228,8 @@ impl Unkeyed {
                     return None;
                 }
                 let until = tat.fits_at(rule, now.earliest, call.cost);
-                let left = Left { remaining: tat.remaining(rule, now.earliest), position: 0, idle_at: tat.idle_at(rule) };
+                let left =
+                    Left { remaining: tat.remaining(rule, now.earliest), position: 0, idle_at: tat.idle_at(rule) };
                 Some((verdict(until, now), left))
             }
             Fast::Permits(halves) => {

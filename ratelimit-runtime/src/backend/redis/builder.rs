@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::RedisBackend;
 use super::coalesce::{Coalescing, Merging};
 use super::config::{self, Servers, Settings, invalid};
 use super::connection::Connection;
@@ -12,8 +11,10 @@ use super::endpoint::{Address, Endpoint, Login};
 use super::leases::Leases;
 #[cfg(feature = "redis-tls")]
 use super::tls;
+use super::{Client, RedisBackend, Shared};
 use crate::backend::TIMEOUT;
 use crate::error::BackendError;
+use crate::process::PerProcess;
 
 /// Makes a [`RedisBackend`].
 ///
@@ -213,7 +214,7 @@ impl RedisBackendBuilder {
             }
             if settings.encrypted { Some(tls::Tls::new(self.certificates)?) } else { None }
         };
-        let endpoint = |address: Address, login: Login, encrypted: bool| {
+        let endpoint = move |address: Address, login: Login, encrypted: bool| {
             #[cfg(not(feature = "redis-tls"))]
             let _ = encrypted;
             Endpoint::new(
@@ -225,8 +226,12 @@ impl RedisBackendBuilder {
         };
         let Settings { servers, login, encrypted } = settings;
         let timeout = self.timeout;
-        let connection = match servers {
-            Servers::One(address) => Connection::one(endpoint(address, login, encrypted), timeout),
+        let server = server_name(&servers, &login);
+        let connect: Box<dyn Fn() -> Connection + Send + Sync> = match servers {
+            Servers::One(address) => {
+                let server = endpoint(address, login, encrypted);
+                Box::new(move || Connection::one(server.clone(), timeout))
+            }
             #[cfg(feature = "redis-sentinel")]
             Servers::Sentinel(sentinels, master) => {
                 let mut endpoints = Vec::new();
@@ -235,8 +240,8 @@ impl RedisBackendBuilder {
                         endpoints.push(endpoint(address, sentinel.login, sentinel.encrypted));
                     }
                 }
-                let anywhere = Address::Tcp(String::new(), 0);
-                Connection::sentinel(endpoints, master, endpoint(anywhere, login, encrypted), timeout)
+                let server = endpoint(Address::Tcp(String::new(), 0), login, encrypted);
+                Box::new(move || Connection::sentinel(endpoints.clone(), master.clone(), server.clone(), timeout))
             }
             #[cfg(feature = "redis-cluster")]
             Servers::Cluster(_) if login.database != 0 => {
@@ -244,21 +249,33 @@ impl RedisBackendBuilder {
             }
             #[cfg(feature = "redis-cluster")]
             Servers::Cluster(seeds) => {
-                let anywhere = Address::Tcp(String::new(), 0);
-                Connection::cluster(seeds, endpoint(anywhere, login, encrypted), timeout)
+                let server = endpoint(Address::Tcp(String::new(), 0), login, encrypted);
+                Box::new(move || Connection::cluster(seeds.clone(), server.clone(), timeout))
             }
         };
-        let merging = match () {
-            () if self.lease.is_some() => Merging::LEASES,
-            () if connection.is_cluster() => Merging::BY_BUCKET,
-            () => Merging::ALL,
+        let (coalescing, lease) = (self.coalescing, self.lease);
+        let make = move || {
+            let connection = connect();
+            let merging = match () {
+                () if lease.is_some() => Merging::LEASES,
+                () if connection.is_cluster() => Merging::BY_BUCKET,
+                () => Merging::ALL,
+            };
+            Client {
+                connection: Arc::new(connection),
+                timeout,
+                coalescing: coalescing.then(|| Arc::new(Coalescing::new(merging))),
+                leases: lease.map(|(permits, valid_for)| Arc::new(Leases::new(permits, valid_for))),
+            }
         };
         Ok(RedisBackend {
-            connection: Arc::new(connection),
-            timeout,
-            denial_cache: self.denial_cache,
-            coalescing: self.coalescing.then(|| Arc::new(Coalescing::new(merging))),
-            leases: self.lease.map(|(permits, valid_for)| Arc::new(Leases::new(permits, valid_for))),
+            shared: Arc::new(Shared {
+                server,
+                clients: PerProcess::new(),
+                make: Box::new(make),
+                denial_cache: self.denial_cache,
+                keeps_denials: self.denial_cache && self.lease.is_none(),
+            }),
         })
     }
 
@@ -288,6 +305,30 @@ impl RedisBackendBuilder {
         }
         Ok(settings)
     }
+}
+
+/// Server and database: what two handles have in common that lead to the same buckets.
+fn server_name(servers: &Servers, login: &Login) -> String {
+    let servers = match servers {
+        Servers::One(address) => address.to_string(),
+        #[cfg(feature = "redis-sentinel")]
+        Servers::Sentinel(sentinels, master) => {
+            let address = |sentinel: &Settings| {
+                // A sentinel is one server.
+                if let Servers::One(address) = &sentinel.servers { address.to_string() } else { String::new() }
+            };
+            let mut addresses: Vec<String> = sentinels.iter().map(address).collect();
+            addresses.sort_unstable();
+            format!("{master} of {}", addresses.join(","))
+        }
+        #[cfg(feature = "redis-cluster")]
+        Servers::Cluster(nodes) => {
+            let mut addresses: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+            addresses.sort_unstable();
+            addresses.join(",")
+        }
+    };
+    format!("{servers}/{}", login.database)
 }
 
 impl fmt::Debug for RedisBackendBuilder {

@@ -30,7 +30,7 @@ use tokio::runtime::Handle;
 use super::codec::{self, Run};
 use super::leases::Ask;
 use super::script::Question;
-use super::{RedisBackend, key};
+use super::{Client, key};
 use crate::backend::{Action, Answer, Request};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
@@ -101,12 +101,7 @@ impl Coalescing {
     }
 
     /// The way of one call.
-    pub(super) fn enter<'a>(
-        self: &Arc<Self>,
-        backend: &'a RedisBackend,
-        request: &Request,
-        deadline: Instant,
-    ) -> Entry<'a> {
+    pub(super) fn enter<'a>(self: &Arc<Self>, backend: &'a Client, request: &Request, deadline: Instant) -> Entry<'a> {
         let runtime = Handle::try_current().ok();
         let number = self.number(request, runtime.as_ref());
         let mut lanes = self.shard(number).lock();
@@ -147,11 +142,11 @@ impl Coalescing {
     }
 
     /// Starts a driver of a lane.
-    fn start(self: &Arc<Self>, lane: u64, backend: &RedisBackend, runtime: Option<Handle>) {
+    fn start(self: &Arc<Self>, lane: u64, backend: &Client, runtime: Option<Handle>) {
         let driver =
             Driver { coalescing: Arc::clone(self), backend: backend.clone(), lane, batch: None, is_done: false };
         // Where the callers have no runtime it is the background's. Without that too it is dropped, which ends the calls.
-        if let Some(runtime) = runtime.or_else(|| background::handle().ok().cloned()) {
+        if let Some(runtime) = runtime.or_else(|| background::handle().ok()) {
             runtime.spawn(driver.run());
         }
     }
@@ -234,7 +229,7 @@ impl Seat {
 /// A call that waits for the answer to its batch.
 pub(super) struct Seated<'a> {
     seat: Arc<Seat>,
-    backend: &'a RedisBackend,
+    backend: &'a Client,
 }
 
 impl Future for Seated<'_> {
@@ -273,12 +268,12 @@ struct Group<'a> {
 }
 
 impl<'a> Group<'a> {
-    fn new(seats: &'a [Arc<Seat>], backend: &RedisBackend) -> Group<'a> {
+    fn new(seats: &'a [Arc<Seat>], backend: &Client) -> Group<'a> {
         let runs = if seats.len() > 1 { runs(seats) } else { Vec::new() };
         Group { seats, runs, ask: backend.ask(&seats[0].request) }
     }
 
-    fn question(&self, backend: &RedisBackend) -> Question<'a> {
+    fn question(&self, backend: &Client) -> Question<'a> {
         let request = &self.seats[0].request;
         let bytes = match &self.ask {
             _ if self.runs.is_empty() => backend.encode(request, self.ask.as_ref()),
@@ -289,7 +284,7 @@ impl<'a> Group<'a> {
     }
 
     /// Tells each call what was decided.
-    fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &RedisBackend) {
+    fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &Client) {
         let request = &self.seats[0].request;
         if self.runs.is_empty() {
             let answer = bytes.and_then(|bytes| backend.decoded(&bytes, request, self.ask));
@@ -311,7 +306,7 @@ impl<'a> Group<'a> {
     }
 }
 
-fn deliver(seat: &Seat, answer: Result<Answer, BackendError>, backend: &RedisBackend) {
+fn deliver(seat: &Seat, answer: Result<Answer, BackendError>, backend: &Client) {
     if let Some(Ok(undelivered)) = seat.answer(answer) {
         backend.give_back(&seat.request, undelivered);
     }
@@ -325,7 +320,7 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 
 impl Batch {
     /// Sends all that have not left yet, and tells each what was decided.
-    async fn send(&mut self, backend: &RedisBackend, hasher: &RandomState) {
+    async fn send(&mut self, backend: &Client, hasher: &RandomState) {
         self.seats.retain(|seat| !seat.is_left());
         if self.seats.is_empty() {
             return;
@@ -356,7 +351,7 @@ impl Batch {
 /// What sends batches of one lane, one after the other. Dropped before it is done, it ends the calls that wait.
 struct Driver {
     coalescing: Arc<Coalescing>,
-    backend: RedisBackend,
+    backend: Client,
     lane: u64,
     /// What is being sent.
     batch: Option<Batch>,

@@ -55,6 +55,8 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     if rest.contains('#') {
         return Err(invalid("the Redis URL has a part behind `#`, which means nothing here"));
     }
+    let known: &[&str] = if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass"] } else { &[] };
+    check_query(rest, known)?;
     match kind {
         #[cfg(feature = "redis-sentinel")]
         Some("sentinel") => sentinels_of_url(server, rest),
@@ -63,6 +65,34 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
         Some(kind) => Err(invalid(format!("the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"))),
         None => server_of_url(plain.unwrap_or(server), rest, plain.is_some()),
     }
+}
+
+/// Refuses what would be ignored: `?ssl=true` means to be encrypted.
+fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
+    let Some((_, query)) = rest.split_once('?') else { return Ok(()) };
+    let mut seen = Vec::new();
+    for part in query.split('&') {
+        let (name, value) = part.split_once('=').unwrap_or((part, ""));
+        let is_known = known.contains(&name);
+        if !is_known || seen.contains(&name) {
+            // A password with a `?` in it is to be shown by no error.
+            let is_name = name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+            let shown = if is_name && !query.contains('@') { format!("`{name}` in the") } else { "the".to_owned() };
+            let instead = match name {
+                "ssl" | "tls" => "; for TLS it begins with `rediss://`",
+                "db" => "; a database is the path, as in `redis://host:6379/2`",
+                "protocol" => "; the protocol is chosen by this crate",
+                _ if is_known => "; it is given twice",
+                _ => "",
+            };
+            return Err(invalid(format!("{shown} query of the Redis URL is not understood{instead}")));
+        }
+        if name == "db" && value.parse::<u32>().is_err() {
+            return Err(invalid("`db` in the Redis URL is no number of a database"));
+        }
+        seen.push(name);
+    }
+    Ok(())
 }
 
 fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, BackendError> {
@@ -82,9 +112,6 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         database: u32::try_from(login.db())
             .map_err(|_| invalid("the number of a Redis database is from 0 to 4294967295"))?,
     };
-    if login.username.is_some() && login.password.is_none() {
-        return Err(invalid("the Redis URL has a user, but no password"));
-    }
     Ok(Settings { servers: Servers::One(address), login, encrypted })
 }
 
@@ -167,16 +194,24 @@ fn unknown_scheme() -> BackendError {
     )
 }
 
-/// The server that the environment names: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT`, `REDIS_DB`, `REDIS_USERNAME` and
-/// `REDIS_PASSWORD`, else this machine. Empty variables count as unset.
+/// The server that the environment names: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else this machine.
+/// The login is the URL's; what it does not say of that, `REDIS_USERNAME` and `REDIS_PASSWORD` do. Empty variables count as
+/// unset.
 pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
     let read = |name: &str| match variable(name).map(OsString::into_string) {
         Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
         Some(Err(_)) => Err(invalid(format!("the environment variable {name} is not UTF-8"))),
         None => Ok(None),
     };
+    let (username, password) = (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?);
     if let Some(url) = read("REDIS_URL")? {
-        return from_url(&url);
+        let mut settings = from_url(&url)?;
+        // A password without its user's name is another user's.
+        if settings.login.password.is_none() {
+            settings.login.username = settings.login.username.or(username);
+            settings.login.password = password;
+        }
+        return Ok(settings);
     }
     let number = |name: &str| match read(name)? {
         Some(value) => match value.parse::<u16>() {
@@ -188,7 +223,6 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     let host = read("REDIS_HOST")?.unwrap_or_else(|| DEFAULT_HOST.to_owned());
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
     let database = number("REDIS_DB")?.unwrap_or(0).into();
-    let (username, password) = (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?);
     if username.is_some() && password.is_none() {
         return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
@@ -232,6 +266,53 @@ mod tests {
         assert_eq!(read(&[url, ("REDIS_HOST", "other"), ("REDIS_PORT", "x")]), "cache:7000 3 app s3cret");
         assert_eq!(read(&[("REDIS_URL", "unix:///run/redis.sock?db=2")]), "/run/redis.sock 2 - -");
         assert_eq!(read(&[("REDIS_URL", "valkey://cache")]), "cache:6379 0 - -");
+    }
+
+    #[test]
+    fn the_login_of_a_url_without_one_is_in_the_environment() {
+        let login = [("REDIS_USERNAME", "app"), ("REDIS_PASSWORD", "s3cret")];
+        let with = |url| read(&[("REDIS_URL", url), login[0], login[1]]);
+        assert_eq!(with("redis://cache"), "cache:6379 0 app s3cret");
+        assert_eq!(with("redis://other@cache"), "cache:6379 0 other s3cret");
+        assert_eq!(with("redis://:own@cache"), "cache:6379 0 - own");
+        assert_eq!(with("redis://other:own@cache"), "cache:6379 0 other own");
+        assert_eq!(with("unix:///run/redis.sock"), "/run/redis.sock 0 app s3cret");
+        assert_eq!(read(&[("REDIS_URL", "redis://cache"), login[1]]), "cache:6379 0 - s3cret");
+    }
+
+    #[test]
+    fn what_a_url_asks_for_and_would_not_get_is_refused_by_name() {
+        let message = |url: &str| from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
+        for (url, name) in [
+            ("redis://cache?ssl=true", "`ssl`"),
+            ("redis://cache:6379/0?tls", "`tls`"),
+            ("redis://cache?db=abc", "`db`"),
+            ("redis://cache?protocol=resp3", "`protocol`"),
+            ("redis://cache/0?timeout=1s", "`timeout`"),
+            ("redis://cache?", "query"),
+            ("unix:///run/redis.sock?db=abc", "`db`"),
+            ("unix:///run/redis.sock?db=-1", "`db`"),
+            ("unix:///run/redis.sock?db=1&db=2", "`db`"),
+            ("unix:///run/redis.sock?ssl=true", "`ssl`"),
+            ("redis+unix:///run/redis.sock?password=s3cret", "`password`"),
+        ] {
+            assert!(message(url).contains(name), "{url}: {}", message(url));
+            assert!(!message(url).contains("s3cret"));
+        }
+        for url in ["redis://user:s3cret?ssl@cache", "redis://:a?s3cret=b@cache"] {
+            assert!(message(url).contains("query") && !message(url).contains("s3cret"), "{}", message(url));
+        }
+        let socket = from_url("unix:///run/redis.sock?db=2&user=app&pass=s3cret").unwrap();
+        assert_eq!((socket.login.database, socket.login.username.as_deref()), (2, Some("app")));
+    }
+
+    #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
+    #[test]
+    fn what_a_url_of_several_servers_asks_for_is_refused_by_name() {
+        for url in ["redis+sentinel://one,two/main/0?ssl=true", "redis+cluster://one,two?ssl=true"] {
+            let error = from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
+            assert!(error.contains("`ssl`") || error.contains("needs the feature"), "{error}");
+        }
     }
 
     #[test]

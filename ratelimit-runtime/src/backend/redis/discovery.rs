@@ -40,7 +40,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
             return Ok(Arc::clone(found));
         }
         let background = background::handle().map_err(|error| no_thread(&error))?;
-        let mut attempt = self.attempt(background);
+        let mut attempt = self.attempt(&background);
         let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
         let outcome = match way {
             Way::Blocking => ended.await,

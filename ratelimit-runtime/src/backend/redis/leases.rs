@@ -20,7 +20,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use super::codec::{self, Back, Decided, Run, Terms};
-use super::{RedisBackend, Way};
+use super::{Client, Way};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
 use crate::background;
 use crate::clock;
@@ -145,7 +145,7 @@ impl Leases {
     }
 
     /// How the server is asked for one call or, in a batch, for the first; `None` of one that is asked the ordinary way.
-    pub(super) fn ask(self: &Arc<Self>, backend: &RedisBackend, request: &Request) -> Option<Ask> {
+    pub(super) fn ask(self: &Arc<Self>, backend: &Client, request: &Request) -> Option<Ask> {
         let Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } = request.action else { return None };
         if request.backoff.is_some() {
             return None;
@@ -214,7 +214,7 @@ impl Leases {
     }
 
     /// Has what is left of leases that have ended given back, in the background, as long as there are any.
-    fn sweep(self: &Arc<Self>, backend: &RedisBackend) {
+    fn sweep(self: &Arc<Self>, backend: &Client) {
         if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -241,7 +241,7 @@ impl Leases {
     }
 
     /// Ends what is over, and says whether there is more. What goes by a test's clock ends with the next call on its key.
-    fn end_old(&self, backend: &RedisBackend) -> bool {
+    fn end_old(&self, backend: &Client) -> bool {
         let now = clock::now();
         let mut is_more = false;
         for shard in &self.shards {
@@ -266,7 +266,7 @@ impl Leases {
 }
 
 /// Makes room in a shard. What is left of the oldest lease is given back.
-fn forget_oldest(shard: &mut HashMap<u64, Held, RandomState>, backend: &RedisBackend) {
+fn forget_oldest(shard: &mut HashMap<u64, Held, RandomState>, backend: &Client) {
     let oldest = shard.iter().filter(|(_, held)| held.led_by.is_none()).min_by_key(|(_, held)| held.until);
     if let Some(number) = oldest.map(|(number, _)| *number)
         && let Some(held) = shard.remove(&number)
@@ -444,7 +444,7 @@ impl Drop for Ask {
     }
 }
 
-impl RedisBackend {
+impl Client {
     /// Gives back what is left of a lease, without waiting for it. What cannot be given back stays charged, as does what
     /// goes by a test's clock, which may be another's by then.
     fn return_lease(&self, request: &Request, back: Back) {

@@ -134,12 +134,12 @@ impl Links {
         // What few calls wait for is in a box, for which the others need no room.
         let mut link = match self.places.of(runtime.id()) {
             Some(Place::Open(link)) => link,
-            _ => Box::pin(self.link(&runtime, background, deadline)).await?,
+            _ => Box::pin(self.link(&runtime, &background, deadline)).await?,
         };
         let usage = Arc::clone(&link.usage);
         if let Some(looked) = usage.look(deadline) {
             Box::pin(timer::bounded(looked, deadline)).await.ok_or_else(|| self.endpoint.late())?;
-            link = Box::pin(self.link(&runtime, background, deadline)).await?;
+            link = Box::pin(self.link(&runtime, &background, deadline)).await?;
         }
         let heard = link.usage.heard.load(Ordering::Relaxed);
         let mut sending = pin!(send(&mut link.connection, commands));

@@ -71,7 +71,8 @@ impl Opener {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let (outcome, attempt) = watch::channel(None);
         let (endpoint, patience, links) = (self.endpoint.clone(), self.patience, Arc::clone(&self.links));
-        background.spawn(async move { links.watch(background).await });
+        let its = background.clone();
+        background.spawn(async move { links.watch(&its).await });
         background.spawn_blocking(move || {
             let line = endpoint.open(patience).map(|connection| Mutex::new(Some(Line::new(connection))));
             outcome.send_replace(Some(line.map(|line| Arc::new(Opened { line, at: Instant::now() }))));

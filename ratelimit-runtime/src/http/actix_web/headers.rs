@@ -40,8 +40,8 @@ use crate::noted::{self, Note};
 ///   by the tightest of them, or not at all if that one is so short. Nothing is added to a response with a status from 400 on
 ///   if such a limit denied something meanwhile, or a failing backend did: the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
-/// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
-///   anything while limits are off or a backend's failure admits.
+/// - Permits that `deduct_when` gives back are told as left. Exempt calls, dry runs' denials and peeks are not told, nor is
+///   anything while limits are off or a backend's failure admits or denies.
 /// - Once such a middleware was made, a decision in this process costs a few nanoseconds more: it takes the way on which it
 ///   is known what is left.
 #[derive(Clone, Debug)]

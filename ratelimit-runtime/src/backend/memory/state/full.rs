@@ -13,8 +13,8 @@ use crate::clock::{Now, nanos};
 use crate::limit::{Algorithm, MAX_LIMITS};
 use smallvec::{SmallVec, smallvec};
 
-use super::fixed::Fixed;
 use super::super::queue::Ahead;
+use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
 use super::{Call, Permit, Standing, State, Tat, Verdict, take_bucket};
@@ -389,4 +389,3 @@ impl State for Full {
         self.0.as_ref().map_or_else(Offences::default, |parts| parts.offences)
     }
 }
-

@@ -119,7 +119,9 @@ impl Tat {
     pub(crate) fn of(bucket: &TokenBucket, rule: &Rule) -> Option<Tat> {
         match Tat::units(rule, bucket.last) {
             _ if bucket.debt == 0 => Some(Tat(0)),
-            Some(last) if bucket.unit == rule.permit() => last.checked_add(bucket.debt).map(Tat).filter(|tat| !tat.is_moved()),
+            Some(last) if bucket.unit == rule.permit() => {
+                last.checked_add(bucket.debt).map(Tat).filter(|tat| !tat.is_moved())
+            }
             _ => None,
         }
     }

@@ -23,30 +23,13 @@ use super::{Permit, State, Verdict};
 #[derive(Debug)]
 pub(crate) enum Window {
     /// The newest alone; a window that was never used has no permits in it.
-    One {
-        permits: u32,
-        at: u64,
-    },
+    One { permits: u32, at: u64 },
     /// Single permits in the order of their times.
-    Few {
-        len: u8,
-        older: [Time; FEW],
-        at: u64,
-    },
+    Few { len: u8, older: [Time; FEW], at: u64 },
     /// The older groups in a ring.
-    Several {
-        ring: Ring,
-        permits: u32,
-        at: u64,
-        older: Box<[u64; SEVERAL]>,
-    },
+    Several { ring: Ring, permits: u32, at: u64, older: Box<[u64; SEVERAL]> },
     /// The same, with places for as many as there can be.
-    Many {
-        ring: Ring,
-        permits: u32,
-        at: u64,
-        older: Box<[u64; MANY]>,
-    },
+    Many { ring: Ring, permits: u32, at: u64, older: Box<[u64; MANY]> },
     /// Groups of any size.
     Mixed(Box<SlidingWindow>),
 }
@@ -402,9 +385,7 @@ impl Window {
     #[inline(never)]
     fn take(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
         self.prepare_for(groups, rule, now);
-        let take = |window: &mut Window| {
-            on_log_mut!(window, log => log.take(groups, rule, now, cost), mixed => take_mixed(mixed, groups, rule, now, cost))
-        };
+        let take = |window: &mut Window| on_log_mut!(window, log => log.take(groups, rule, now, cost), mixed => take_mixed(mixed, groups, rule, now, cost));
         match take(self) {
             Verdict::Undecided => {
                 self.grow(groups, rule, cost);

@@ -6,8 +6,8 @@ use crate::algorithm::token_bucket::TokenBucket;
 use crate::clock::Now;
 use crate::limit::Algorithm;
 
-use super::fixed::Fixed;
 use super::super::queue::Ahead;
+use super::fixed::Fixed;
 use super::{Call, Permit, State, Tat, Verdict, take_bucket};
 
 /// The state of one to three limits.

@@ -1,0 +1,114 @@
+//! `#[derive(RateLimitKey)]`: a key writes its fields, as one value; of an enum the variant's name before them.
+
+use proc_macro2::{Ident, Span, TokenStream};
+use quote::{format_ident, quote};
+use syn::{Fields, Generics, Index, Item, Member, Path, parse_quote};
+
+/// The implementation, or what is wrong.
+pub(crate) fn expand(item: TokenStream) -> TokenStream {
+    match implementation(item) {
+        Ok(tokens) => tokens,
+        Err(error) => crate::diagnostics::compile_error(&error),
+    }
+}
+
+fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
+    let (attrs, name, mut generics, body) = match syn::parse2(item)? {
+        Item::Struct(item) => {
+            let fields = fields_of_self(&item.fields);
+            // A struct around one value is that value, as a newtype is meant to be.
+            let body = match (&item.fields, fields.as_slice()) {
+                (Fields::Unnamed(_), [field]) => quote!(__runtime::RateLimitKey::write_to(#field, __writer)),
+                _ => parts(&fields),
+            };
+            (item.attrs, item.ident, item.generics, body)
+        }
+        Item::Enum(item) => {
+            let arms = item.variants.iter().map(|variant| {
+                let name = &variant.ident;
+                let text = name.to_string();
+                let (pattern, bound) = pattern(&variant.fields);
+                let mut fields = vec![quote!(#text)];
+                fields.extend(bound.iter().map(|name| quote!(#name)));
+                let body = parts(&fields);
+                quote!(Self::#name #pattern => #body,)
+            });
+            // Without variants there is no value.
+            let body = if item.variants.is_empty() { quote!(match *self {}) } else { quote!(match self { #(#arms)* }) };
+            (item.attrs, item.ident, item.generics, body)
+        }
+        other => {
+            let message = "`#[derive(RateLimitKey)]` is for structs and enums: implement `RateLimitKey` by hand";
+            return Err(syn::Error::new_spanned(other, message));
+        }
+    };
+    let runtime = runtime(&attrs)?;
+    bound(&mut generics);
+    let (impl_generics, type_generics, where_clause) = generics.split_for_impl();
+    Ok(quote! {
+        const _: () = {
+            use #runtime::macro_support::v1 as __runtime;
+
+            #[automatically_derived]
+            impl #impl_generics __runtime::RateLimitKey for #name #type_generics #where_clause {
+                fn write_to<__W: __runtime::KeyWriter>(&self, __writer: &mut __W) {
+                    #body
+                }
+            }
+        };
+    })
+}
+
+/// `&self.name` or `&self.0` of each field.
+fn fields_of_self(fields: &Fields) -> Vec<TokenStream> {
+    let field = |(position, field): (usize, &syn::Field)| {
+        let name = field.ident.clone().map_or_else(|| Member::Unnamed(Index::from(position)), Member::Named);
+        quote!(&self.#name)
+    };
+    fields.iter().enumerate().map(field).collect()
+}
+
+/// What takes a variant apart, and the names that it binds.
+fn pattern(fields: &Fields) -> (TokenStream, Vec<Ident>) {
+    let bound: Vec<Ident> = (0..fields.len()).map(|position| format_ident!("__field{position}")).collect();
+    let pattern = match fields {
+        Fields::Unit => TokenStream::new(),
+        Fields::Unnamed(_) => quote!((#(#bound),*)),
+        Fields::Named(_) => {
+            let names = fields.iter().map(|field| &field.ident);
+            quote!({ #(#names: #bound),* })
+        }
+    };
+    (pattern, bound)
+}
+
+/// Writes fields as one value.
+fn parts(fields: &[TokenStream]) -> TokenStream {
+    let number = fields.len();
+    quote!(__runtime::key_parts(__writer, #number, |__writer| {
+        let _ = &__writer;
+        #(__runtime::RateLimitKey::write_to(#fields, __writer);)*
+    }))
+}
+
+/// Every type parameter has to be a key.
+fn bound(generics: &mut Generics) {
+    for parameter in generics.type_params_mut() {
+        parameter.bounds.push(parse_quote!(__runtime::RateLimitKey));
+    }
+}
+
+/// What `#[rate_limit_key(crate = path)]` names, else the runtime.
+fn runtime(attrs: &[syn::Attribute]) -> syn::Result<Path> {
+    let mut runtime: Path = syn::parse_quote_spanned!(Span::mixed_site()=> ::ratelimit_runtime);
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("rate_limit_key")) {
+        attr.parse_nested_meta(|meta| {
+            if meta.path.is_ident("crate") {
+                runtime = meta.value()?.parse()?;
+                return Ok(());
+            }
+            Err(meta.error("`#[rate_limit_key]` takes `crate = path::to::ratelimit_runtime` only"))
+        })?;
+    }
+    Ok(runtime)
+}

@@ -1,0 +1,1 @@
+../../ratelimit-macros/src/duration.rs

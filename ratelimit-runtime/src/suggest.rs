@@ -1,0 +1,1 @@
+../../ratelimit-macros/src/suggest.rs

@@ -1,0 +1,79 @@
+//! A process that forks: the child has threads and connections of its own. Each scenario is in `support/forking.rs`.
+
+use std::io::Read;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ratelimit_tests::RedisServer;
+
+/// Runs a scenario, and fails if parent or child does, or does not end.
+#[track_caller]
+fn run(scenario: &str, url: &str) {
+    let mut forking = Command::new(env!("CARGO_BIN_EXE_forking"));
+    let mut process = forking.args([scenario, url]).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    let status = loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            break status;
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            process.kill().unwrap();
+            panic!("it hangs");
+        }
+        thread::sleep(Duration::from_millis(5));
+    };
+    let mut errors = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut errors).unwrap();
+    assert!(status.success(), "{errors}");
+}
+
+#[test]
+fn buckets_in_memory_are_copied() {
+    run("memory", "");
+}
+
+#[test]
+fn a_future_of_the_child_that_waits_is_woken() {
+    run("wait", "");
+}
+
+#[test]
+fn the_child_does_not_wait_behind_calls_of_its_parent() {
+    run("wait-behind", "");
+}
+
+#[test]
+fn a_future_that_waits_when_the_process_forks_ends_in_both() {
+    run("wait-across", "");
+}
+
+#[test]
+fn the_child_asks_a_blocking_store() {
+    run("store", "");
+}
+
+#[test]
+fn the_deadline_of_a_store_that_hangs_fires_in_the_child() {
+    run("silent-store", "");
+}
+
+#[test]
+fn blocking_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+    run("redis-blocking", &RedisServer::start().url());
+}
+
+#[test]
+fn async_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+    run("redis-async", &RedisServer::start().url());
+}
+
+#[test]
+fn async_calls_of_parent_and_child_without_a_runtime_get_their_own_answers_of_redis() {
+    run("redis-without-runtime", &RedisServer::start().url());
+}
+
+#[test]
+fn the_child_does_not_spend_what_its_parent_holds() {
+    run("redis-lease", &RedisServer::start().url());
+}

@@ -1,0 +1,185 @@
+//! A test's clock: which one it is, and that each test has buckets of its own.
+
+use std::future::Future;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, SystemTime};
+
+use ratelimit_runtime::{Algorithm, Limit, RateLimitExceeded, RateLimiter, rate_limit, test_util};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const DAY: Duration = Duration::from_secs(86_400);
+
+#[rate_limit(count = 1, per = "1m")]
+async fn send() -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[rate_limit(count = 1, per = "1m", wait)]
+async fn send_in_turn() {}
+
+#[rate_limit(count = 1, per = "1m", wait)]
+fn send_blocking() {}
+
+/// Two tests of one function, which must not disturb each other.
+mod by_tokios_clock {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_admitted_once_the_clock_is_advanced() {
+        let _clock = test_util::pause();
+        assert!(send().await.is_ok());
+        assert!(send().await.is_err());
+        tokio::time::advance(MINUTE + SECOND).await;
+        assert!(send().await.is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_test_has_buckets_of_its_own() {
+        let _clock = test_util::pause();
+        assert!(send().await.is_ok());
+        assert!(send().await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn calls_that_wait_take_the_time_that_they_should() {
+        let _clock = test_util::pause();
+        let start = tokio::time::Instant::now();
+        for _ in 0..3 {
+            send_in_turn().await;
+        }
+        assert_eq!(start.elapsed(), 2 * MINUTE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_that_waits_moves_the_limits_clock_on() {
+        let clock = test_util::pause();
+        let start = clock.now();
+        for _ in 0..3 {
+            send_blocking();
+        }
+        assert_eq!(Duration::from_nanos(clock.now() - start), 2 * MINUTE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_limits_clock_can_be_advanced_by_itself() {
+        let clock = test_util::pause();
+        send_in_turn().await;
+        let waiting = tokio::spawn(send_in_turn());
+        tokio::task::yield_now().await;
+        clock.advance(MINUTE);
+        let start = tokio::time::Instant::now();
+        waiting.await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test]
+    async fn a_clock_that_is_paused_later_is_found_before_the_limits_are_paused() {
+        tokio::time::pause();
+        let _clock = test_util::pause();
+        send_in_turn().await;
+        send_in_turn().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_thread_sees_the_runtimes_clock() {
+        let clock = test_util::pause();
+        let handle = clock.handle();
+        let (before, now) = (clock.now(), || {
+            let handle = handle.clone();
+            let seen = std::thread::spawn(move || {
+                let _entered = handle.enter();
+                let limiter = RateLimiter::builder("another thread").limit(Limit::new(1, MINUTE)).build().unwrap();
+                limiter.check((), 1).unwrap();
+                handle.now()
+            });
+            seen.join().unwrap()
+        });
+        assert_eq!(now(), before);
+        tokio::time::advance(MINUTE).await;
+        assert_eq!(Duration::from_nanos(now() - before), MINUTE);
+    }
+}
+
+#[tokio::test]
+async fn without_a_paused_runtime_the_clock_stands_still() {
+    let clock = test_util::pause();
+    assert!(send().await.is_ok());
+    assert!(send().await.is_err());
+    clock.advance(MINUTE);
+    assert!(send().await.is_ok());
+}
+
+#[tokio::test]
+async fn a_future_that_the_test_waits_for_goes_on_by_itself() {
+    let clock = test_util::pause();
+    let start = clock.now();
+    for _ in 0..10 {
+        send_in_turn().await;
+    }
+    assert_eq!(Duration::from_nanos(clock.now() - start), 9 * MINUTE);
+}
+
+#[test]
+fn a_waiting_future_keeps_one_waker_however_often_it_is_polled() {
+    struct Nothing;
+
+    impl Wake for Nothing {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    let clock = test_util::pause();
+    let nothing = Arc::new(Nothing);
+    assert!(poll(pin!(send_in_turn())).is_ready());
+    let mut futures = Vec::from_iter((0..2).map(|_| Box::pin(send_in_turn())));
+    for _ in 0..1_000 {
+        // Another waker each time.
+        let waker = Waker::from(Arc::clone(&nothing));
+        for future in &mut futures {
+            assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+    }
+    // Each waits for the clock and for the end of its patience.
+    assert!(Arc::strong_count(&nothing) <= 1 + 2 * 3, "{}", Arc::strong_count(&nothing));
+    drop(futures);
+    assert_eq!(Arc::strong_count(&nothing), 1);
+    drop(clock);
+}
+
+#[test]
+fn an_advance_wakes_the_future_that_waits() {
+    let clock = test_util::pause();
+    assert!(poll(pin!(send_in_turn())).is_ready());
+    let mut waiting = pin!(send_in_turn());
+    assert!(poll(waiting.as_mut()).is_pending());
+    clock.advance(MINUTE - Duration::from_micros(1));
+    assert!(poll(waiting.as_mut()).is_pending());
+    clock.advance(Duration::from_micros(1));
+    assert!(poll(waiting).is_ready());
+}
+
+fn poll<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn a_test_may_begin_before_midnight_of_any_day() {
+    for day in [1_200, 5_000, 20_000, 30_000] {
+        for algorithm in [Algorithm::FixedWindow, Algorithm::SlidingWindow, Algorithm::TokenBucket] {
+            let clock = test_util::pause_at(SystemTime::UNIX_EPOCH + day * DAY - SECOND);
+            assert_eq!(Duration::from_nanos(clock.now()), day * DAY - SECOND);
+            let limit = Limit::new(2, DAY).with_algorithm(algorithm);
+            let limiter = RateLimiter::builder("daily").limit(limit).build().unwrap();
+            let admitted = || [(); 3].iter().filter(|()| limiter.check("a", 1).is_ok()).count();
+            let unkeyed = || [(); 3].iter().filter(|()| limiter.check((), 1).is_ok()).count();
+            assert_eq!((admitted(), unkeyed()), (2, 2));
+            clock.advance(SECOND);
+            let at_midnight = if algorithm == Algorithm::FixedWindow { 2 } else { 0 };
+            assert_eq!((admitted(), unkeyed()), (at_midnight, at_midnight), "{day}, {algorithm:?}");
+            clock.advance(DAY);
+            assert_eq!((admitted(), unkeyed()), (2, 2), "{day}, {algorithm:?}");
+        }
+    }
+}

@@ -1,8 +1,0 @@
-use ratelimit_runtime::{RateLimitExceeded, rate_limit};
-
-#[rate_limit(count = 1, per = "1s", name = NAME)]
-fn call(user: u32) -> Result<u32, RateLimitExceeded> {
-    Ok(user)
-}
-
-fn main() {}
