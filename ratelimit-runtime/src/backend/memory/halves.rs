@@ -60,7 +60,8 @@ impl Halves {
         let newest = first.newest.max(second.newest);
         let idle_at = if free == rule.capacity() as usize { 0 } else { newest.saturating_add(rule.per()) };
         let left = Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), position: 0, idle_at };
-        let until = if cost as usize <= free { 0 } else { fits_at(first.times().chain(second.times()).collect(), rule, cost) };
+        let until =
+            if cost as usize <= free { 0 } else { fits_at(first.times().chain(second.times()).collect(), rule, cost) };
         Some((until, left))
     }
 
@@ -267,3 +268,6 @@ fn window(both: &Both<'_>) -> Option<Window> {
     times.sort_unstable();
     Some(Window::of_singles(&times))
 }
+
+#[cfg(test)]
+mod tests;
