@@ -268,3 +268,6 @@ fn window(both: &Both<'_>) -> Option<Window> {
     times.sort_unstable();
     Some(Window::of_singles(&times))
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,7 @@ use super::{Call, Permit, State, Tat, Verdict, take_bucket};
 
 /// The state of one to three limits.
 #[derive(Debug)]
-pub(crate) struct Words<const N: usize>(pub(super) [u64; N]);
+pub(crate) struct Words<const N: usize>(pub(in super::super) [u64; N]);
 
 /// The most words of a state.
 const MOST: usize = 3;

@@ -1,0 +1,39 @@
+//! A table holds what a map holds.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::super::state::Words;
+use super::*;
+
+proptest! {
+    #[test]
+    fn it_holds_what_a_map_holds(
+        steps in prop::collection::vec((any::<bool>(), 0_u64..40, 0..40), 1..400),
+    ) {
+        // All in a few runs, at the end of the table too, where they go on at its beginning.
+        let fingerprint = |key: u64| if key < 20 { u64::MAX - key } else { (key - 19) << 58 };
+        let (mut slots, mut map) = (Slots::<Words<1>, 4>::new(), HashMap::new());
+        for (number, (insert, key, shrink)) in (1..).zip(steps) {
+            let fingerprint = fingerprint(key);
+            match (insert, slots.find(fingerprint)) {
+                (true, None) => slots.insert(fingerprint, Words([number])),
+                (true, Some(_)) => *slots.get_mut(fingerprint).unwrap() = Words([number]),
+                (false, Some(place)) => slots.remove(place),
+                (false, None) => {}
+            }
+            if insert { map.insert(fingerprint, number); } else { map.remove(&fingerprint); }
+            if shrink == 0 {
+                slots.shrink();
+            }
+            prop_assert_eq!(slots.len(), map.len());
+            prop_assert!(slots.get(1).is_none());
+            let places = (0..slots.lines()).flat_map(Slots::<Words<1>, 4>::places_of);
+            prop_assert_eq!(places.filter(|place| slots.at(*place).is_some()).count(), map.len());
+            for (fingerprint, number) in &map {
+                prop_assert_eq!(slots.get(*fingerprint).map(|words| words.0), Some([*number]));
+            }
+        }
+    }
+}

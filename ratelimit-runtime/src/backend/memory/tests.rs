@@ -1,0 +1,327 @@
+//! What a backend's stores keep, give up and give back, at times that the tests say.
+
+use std::time::Duration;
+
+use smallvec::smallvec;
+
+use super::state::{State, Words};
+use super::*;
+use crate::algorithm::Rule;
+use crate::clock;
+use crate::decision::Address;
+use crate::key::RateLimitKey;
+use crate::limit::{Algorithm, Limit};
+
+const HOUR: Rule = Rule::new(Limit::new(2, Duration::from_secs(3_600)));
+const START: u64 = 1_700_000_000_000_000_000;
+
+fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
+    of(backend, name, HOUR)
+}
+
+fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
+    let written = Written { rules: smallvec![rule], backoff: None, varies: false, by: 0 };
+    backend.store(name.map(str::to_owned), &written)
+}
+
+/// Whether a call is admitted.
+fn take(store: &Store, key: u64, now: u64) -> bool {
+    take_by(store, &HOUR, store.address(&key), now)
+}
+
+fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
+    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 1 };
+    let ask = Ask { call, is_foreign: false };
+    let (verdict, _) = store.take_or_tell(address, &ask, Now::exactly(now));
+    assert_ne!(verdict, Verdict::Undecided);
+    matches!(verdict, Verdict::Admitted { .. })
+}
+
+/// As an annotated function does: the fast path, then the other.
+fn admit(store: &Store, key: u64, now: u64) -> bool {
+    let address = store.address(&key);
+    let Address::Hash(hash) = address else { panic!("a key") };
+    let verdict = match store.try_window(hash, Now::exactly(now)) {
+        Verdict::Undecided => store.take_written(address, Now::exactly(now)),
+        verdict => verdict,
+    };
+    matches!(verdict, Verdict::Admitted { .. })
+}
+
+#[test]
+fn it_never_keeps_more_than_max_keys() {
+    for max_keys in [1, 7, 100, 1_000] {
+        let backend = MemoryBackend::with_max_keys(max_keys);
+        let store = store(&backend, None);
+        for key in 0..5_000 {
+            let _ = take(&store, key, START);
+            assert!(backend.tracked_keys() <= max_keys);
+        }
+        assert_eq!(backend.tracked_keys(), max_keys);
+    }
+}
+
+#[test]
+fn what_is_counted_is_what_is_kept() {
+    let backend = MemoryBackend::with_max_keys(300);
+    let store = store(&backend, None);
+    // Of the new keys of a flood, some find room that nobody uses any more in a full backend.
+    for key in 0..3_000 {
+        let now = START + key / 500 * 2 * 3_600_000_000_000;
+        assert!(take(&store, key, now));
+        assert_eq!(backend.tracked_keys(), store.keys());
+    }
+}
+
+#[test]
+fn up_to_max_keys_are_all_exact() {
+    let backend = MemoryBackend::with_max_keys(500);
+    let store = store(&backend, None);
+    for _ in 0..2 {
+        for key in 0..500 {
+            assert!(take(&store, key, START));
+        }
+    }
+    for key in 0..500 {
+        assert!(!take(&store, key, START));
+    }
+}
+
+#[test]
+fn a_flood_of_new_keys_does_not_free_one_that_is_being_denied() {
+    let backend = MemoryBackend::with_max_keys(1_000);
+    let store = store(&backend, None);
+    for _ in 0..3 {
+        let _ = take(&store, u64::MAX, START);
+    }
+    for key in 0..100_000 {
+        let _ = take(&store, key, START + 1);
+    }
+    assert!(!take(&store, u64::MAX, START + 2));
+}
+
+/// Calls by which the long-lived keys of a flood are denied from their second call on.
+fn once(backend: &MemoryBackend) -> (Arc<Store>, impl Fn(&Store, u64, u64) -> bool + use<>) {
+    const ONCE: Rule = Rule::new(Limit::new(1, Duration::from_secs(3_600)));
+    (of(backend, None, ONCE), |store: &Store, key: u64, now: u64| take_by(store, &ONCE, store.address(&key), now))
+}
+
+#[test]
+fn a_backend_that_nobody_has_any_more_is_gone() {
+    let backend = MemoryBackend::new();
+    drop(store(&backend, Some("named")));
+    let shared = Arc::downgrade(&backend.shared);
+    drop(backend);
+    assert_eq!(shared.strong_count(), 0);
+}
+
+#[test]
+fn of_keys_that_are_all_denied_the_latest_are_kept() {
+    let backend = MemoryBackend::with_max_keys(2_000);
+    let (store, take) = once(&backend);
+    for key in 0..20_000 {
+        assert!(take(&store, key, START + key));
+    }
+    let kept = (19_000..20_000).filter(|key| !take(&store, *key, START + 20_000)).count();
+    assert!(kept > 800, "{kept}");
+}
+
+#[test]
+fn buckets_that_another_limiter_has_left_make_room_before_ones_in_use() {
+    let backend = MemoryBackend::with_max_keys(10_000);
+    let (left, used) = (store(&backend, None), store(&backend, None));
+    for key in 0..10_000 {
+        assert!(take(&left, key, START));
+    }
+    for later in [START + 1, START + 2 * 3_600_000_000_000] {
+        for _ in 0..2 {
+            for key in 0..1_000 {
+                assert!(take(&used, key, later));
+            }
+        }
+        let denied = (0..1_000).filter(|key| !take(&used, *key, later)).count();
+        assert_eq!(denied, 1_000, "each key has been called twice before");
+    }
+}
+
+#[test]
+fn the_memory_of_a_limiter_that_is_not_called_any_more_is_given_back() {
+    for max_keys in [20_000, MAX_KEYS] {
+        let backend = MemoryBackend::with_max_keys(max_keys);
+        let (left, used) = (store(&backend, None), store(&backend, None));
+        for key in 0..20_000 {
+            assert!(take(&left, key, START));
+        }
+        let later = START + 2 * 3_600_000_000_000;
+        for key in 0..100_000_u64 {
+            assert!(admit(&used, key, later));
+        }
+        assert!(left.slots() < 5_000, "{}", left.slots());
+        assert!(backend.evicted() == 0 || max_keys == 20_000);
+    }
+}
+
+#[test]
+fn idle_buckets_are_reclaimed_by_calls_that_bring_new_keys() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    for key in 0..10_000 {
+        let _ = take(&store, key, START);
+    }
+    let later = START + 2 * 3_600_000_000_000;
+    for key in 10_000..20_000 {
+        let _ = take(&store, key, later);
+    }
+    assert!(backend.tracked_keys() < 11_000, "{}", backend.tracked_keys());
+}
+
+#[test]
+fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
+    const HOUR_LONG: u64 = 3_600_000_000_000;
+    for in_use in [1_000, 10_000] {
+        let backend = MemoryBackend::with_max_keys(in_use * 3 / 2);
+        let store = store(&backend, None);
+        let step = HOUR_LONG / in_use as u64;
+        for key in 0..8 * in_use as u64 {
+            let now = START + key * step;
+            assert!(admit(&store, key, now));
+            // One whose hour is over stays while the next sweep of its shard goes on, and goes in the one after.
+            assert!(backend.tracked_keys() < in_use * 3 / 2, "{} of {in_use}", backend.tracked_keys());
+        }
+        // Those whose hour is over make room for the new ones, not those in use.
+        assert_eq!(backend.evicted(), 0);
+        let slots = store.slots();
+        assert!(slots < in_use * 3, "{slots} for {in_use}");
+    }
+}
+
+#[test]
+fn a_table_does_not_grow_for_buckets_that_nobody_uses() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    let slots = || store.slots();
+    let admit = |key: u64, now| assert!(admit(&store, key, now));
+    // Half of the shards are just about to grow.
+    (0..27_000).for_each(|key| admit(key, START));
+    let before = slots();
+    for key in 27_000..28_000 {
+        admit(key, START + 2 * 3_600_000_000_000);
+        assert!(slots() <= before, "{} instead of {before}", slots());
+    }
+}
+
+#[test]
+fn stores_share_buckets_by_name_only() {
+    let backend = MemoryBackend::new();
+    let named = |name: Option<&str>| store(&backend, name);
+    let (a, b, other, anonymous) = (named(Some("a")), named(Some("a")), named(Some("b")), named(None));
+    for _ in 0..2 {
+        assert!(take(&a, 1, START));
+    }
+    assert!(!take(&b, 1, START));
+    assert!(take(&other, 1, START));
+    assert!(take(&anonymous, 1, START));
+}
+
+#[test]
+fn memory_is_given_back_after_a_flood() {
+    let backend = MemoryBackend::new();
+    let store = store(&backend, None);
+    let slots = || store.slots();
+    for key in 0..50_000 {
+        let _ = take(&store, key, START);
+    }
+    let flooded = slots();
+    let later = START + 2 * 3_600_000_000_000;
+    // No new keys: calls on a few old ones reclaim the rest.
+    for call in 0..2_000_000 {
+        let _ = admit(&store, call % 1_000, later);
+    }
+    assert!(backend.tracked_keys() < 2_000, "{}", backend.tracked_keys());
+    assert!(slots() * 4 < flooded, "{} of {flooded}", slots());
+}
+
+#[test]
+fn a_clock_that_goes_back_admits_no_more() {
+    for keyed in [false, true] {
+        let store = store(&MemoryBackend::new(), None);
+        let take = |now| {
+            let address = if keyed { store.address(&1_u8) } else { store.address(&()) };
+            take_by(&store, &HOUR, address, now)
+        };
+        let hour = 3_600_000_000_000;
+        assert!(take(START) && take(START - hour));
+        assert!(!take(START - 2 * hour) && !take(START + hour - 1));
+        assert!(take(START + hour));
+    }
+}
+
+#[test]
+fn keys_and_limiters_have_nothing_to_do_with_each_other() {
+    const KEYS: u32 = 100_000;
+    let backend = MemoryBackend::new();
+    let (a, b) = (store(&backend, None), store(&backend, None));
+    let hash = |store: &Store, key: u32| match store.address(&key) {
+        Address::Hash(hash) => hash,
+        Address::Unkeyed => panic!("a key"),
+    };
+    // What the shard goes by, and what the bucket goes by there.
+    for of in [|hash| hash, table::fingerprint] {
+        let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
+        // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
+        assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
+        for bit in 0..64 {
+            assert!(near(all.iter().filter(|it| **it >> bit & 1 == 1).count()), "bit {bit}");
+            for other in 0..bit {
+                let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
+                assert!(near(equal), "bits {bit} and {other}");
+            }
+            // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
+            let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
+            let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ of(hash(&b, *key))) >> bit & 1 == 0);
+            assert!(near(next) && near(elsewhere.count()), "bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn times_that_no_word_can_say_are_decided_elsewhere() {
+    let rule = Rule::new(Limit::new(1, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket));
+    let origin = clock::origin();
+    for now in [0, origin - 1, origin + (1 << 59), u64::MAX - (1 << 40)] {
+        let mut words = Words::<1>::idle();
+        assert_eq!(words.take_tat(&rule, Now::exactly(now), 1), Verdict::Undecided);
+        assert_eq!(words.0, [0]);
+        // The key's bucket goes on in a state that can say them.
+        let store = of(&MemoryBackend::new(), None, rule);
+        for key in [Address::Unkeyed, store.address(&1_u8)] {
+            assert!(take_by(&store, &rule, key, now) && !take_by(&store, &rule, key, now), "{now}, {key:?}");
+        }
+    }
+}
+
+#[test]
+fn keys_of_all_kinds_are_spread_over_the_shards() {
+    const KEYS: u32 = 64_000;
+    fn most<K: RateLimitKey>(key: impl Fn(u32) -> K) -> u32 {
+        let store = store(&MemoryBackend::new(), None);
+        let mut shards = [0; 64];
+        for number in 0..KEYS {
+            let Address::Hash(hash) = store.address(&key(number)) else { panic!("a key") };
+            shards[(hash % 64) as usize] += 1;
+        }
+        shards.into_iter().max().unwrap()
+    }
+    // A thousand keys a shard, and eight sigma of √1000 more.
+    for _ in 0..20 {
+        assert!(most(|number| number) < 1_253);
+        assert!(most(|number| u64::from(number) * 1_000) < 1_253);
+        assert!(most(|number| format!("user:{number}")) < 1_253);
+        assert!(most(|number| (number % 7, Some("a"), number / 7)) < 1_253);
+    }
+    // Long text is hashed in a hurry: with one seed in some hundreds, a shard has half as many more.
+    let mut of_long_text: Vec<u32> = (0..21).map(|_| most(|number| format!("customers/region/{number:08}"))).collect();
+    of_long_text.sort_unstable();
+    assert!(of_long_text[10] < 1_253, "{of_long_text:?}");
+}
