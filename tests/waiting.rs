@@ -225,6 +225,58 @@ fn a_thread_that_waits_is_released_when_its_permit_is_due() {
     assert!(start.elapsed() >= Duration::from_millis(40));
 }
 
+mod by_attribute {
+    use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+
+    use super::*;
+
+    #[rate_limit(count = 1, per = "1s", wait(queue = 2))]
+    async fn short_queue() -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+
+    #[test]
+    fn at_most_so_many_calls_wait() {
+        let clock = test_util::pause();
+        let [mut first, mut second, mut third, mut fourth] = [0; 4].map(|_| Box::pin(short_queue()));
+        assert!(poll_once(first.as_mut()).is_ready());
+        assert!(poll_once(second.as_mut()).is_pending());
+        assert!(poll_once(third.as_mut()).is_pending());
+        let Poll::Ready(Err(exceeded)) = poll_once(fourth.as_mut()) else { panic!("the queue is full") };
+        assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Limited, Some(3 * SECOND)));
+        drop(third);
+        assert!(poll_once(Box::pin(short_queue()).as_mut()).is_pending(), "there is a place again");
+        clock.advance(SECOND);
+        assert!(poll_once(second.as_mut()).is_ready());
+    }
+
+    #[rate_limit(count = 1, per = "1s", wait(priority = priority))]
+    async fn prioritized(priority: u8) {
+        let _ = priority;
+    }
+
+    #[test]
+    fn a_higher_priority_is_served_first_and_ages() {
+        let clock = test_util::pause();
+        let mut taken = Box::pin(prioritized(0));
+        assert!(poll_once(taken.as_mut()).is_ready());
+        let mut background: Vec<_> = (0..300).map(|_| Box::pin(prioritized(0))).collect();
+        for waiter in &mut background {
+            assert!(poll_once(waiter.as_mut()).is_pending());
+        }
+        let mut user = Box::pin(prioritized(10));
+        assert!(poll_once(user.as_mut()).is_pending());
+        clock.advance(SECOND);
+        assert!(poll_once(background[0].as_mut()).is_pending());
+        assert!(poll_once(user.as_mut()).is_ready(), "its turn comes before those in the background");
+        // Eleven minutes make up for ten steps.
+        clock.advance(Duration::from_secs(11 * 60));
+        let mut late = Box::pin(prioritized(10));
+        assert!(poll_once(late.as_mut()).is_ready(), "all others were served meanwhile");
+        assert!(background.iter_mut().all(|waiter| poll_once(waiter.as_mut()).is_ready()));
+    }
+}
+
 /// Runs in a test that has paused tokio's clock, and nothing else.
 mod by_tokios_clock_alone {
     use super::*;

@@ -5,7 +5,7 @@ use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
 use syn::punctuated::Punctuated;
-use syn::{Expr, Token, parenthesized};
+use syn::{Expr, Token, parenthesized, token};
 
 use crate::diagnostics::Diagnostics;
 use crate::suggest::{listed, nearest};
@@ -35,6 +35,7 @@ const NAMES: &[&str] = &[
 ];
 const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
+const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 
 /// Other names by which people know our arguments.
 const SYNONYMS: &[(&str, &str)] = &[
@@ -106,8 +107,7 @@ pub(crate) struct Args {
     pub(crate) name: Option<Arg<Expr>>,
     pub(crate) limiter: Option<Arg<Expr>>,
     pub(crate) backend: Option<Arg<Expr>>,
-    /// `wait` alone has no value.
-    pub(crate) wait: Option<Arg<Option<Expr>>>,
+    pub(crate) wait: Option<Arg<WaitArgs>>,
     pub(crate) or_else: Option<Arg<Expr>>,
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
@@ -137,6 +137,15 @@ pub(crate) struct LimitArgs {
 pub(crate) struct BackoffArgs {
     pub(crate) initial: Option<Arg<Expr>>,
     pub(crate) max: Option<Arg<Expr>>,
+    pub(crate) unread: Unread,
+}
+
+/// `wait` alone, `wait = ".."`, which is its `max`, or what `wait(..)` holds.
+#[derive(Default)]
+pub(crate) struct WaitArgs {
+    pub(crate) max: Option<Arg<Expr>>,
+    pub(crate) queue: Option<Arg<Expr>>,
+    pub(crate) priority: Option<Arg<Expr>>,
     pub(crate) unread: Unread,
 }
 
@@ -229,8 +238,25 @@ impl Args {
                 Ok(())
             }
             "wait" => {
-                let given = if at_end(input) { None } else { Some(value(name, input)?) };
-                set(&mut self.wait, name, given, errors);
+                let mut wait = WaitArgs::default();
+                if input.peek(token::Paren) {
+                    let mut unread = Unread::default();
+                    group(name, input, "wait(max = \"2s\", queue = 100)", &mut |content| {
+                        list(content, "wait", WAIT_NAMES, errors, &mut unread, &mut |name, input, errors| {
+                            let slot = match name.to_string().as_str() {
+                                "max" => &mut wait.max,
+                                "queue" => &mut wait.queue,
+                                _ => &mut wait.priority,
+                            };
+                            set(slot, name, value(name, input)?, errors);
+                            Ok(())
+                        });
+                    })?;
+                    wait.unread = unread;
+                } else if !at_end(input) {
+                    wait.max = Some(Arg { name: name.clone(), value: value(name, input)? });
+                }
+                set(&mut self.wait, name, wait, errors);
                 Ok(())
             }
             "dry_run" => {
@@ -392,6 +418,8 @@ fn example(name: &Ident) -> &'static str {
         "docs" => "docs = false",
         "initial" => "initial = \"1s\"",
         "max" => "max = \"1h\"",
+        "queue" => "queue = 100",
+        "priority" => "priority = 1",
         _ => "crate = path::to::ratelimit_runtime",
     }
 }
@@ -399,6 +427,7 @@ fn example(name: &Ident) -> &'static str {
 fn nameless(input: ParseStream<'_>, of: &str) -> syn::Error {
     let example = match of {
         "backoff" => "initial = \"1s\", max = \"1h\"",
+        "wait" => "max = \"2s\", queue = 100",
         _ => "count = 100, per = \"1s\"",
     };
     input.error(format!("expected the name of an argument: write `{example}`"))

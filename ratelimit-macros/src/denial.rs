@@ -4,7 +4,7 @@ use quote::ToTokens;
 
 use crate::args::Args;
 use crate::diagnostics::Diagnostics;
-use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Wait};
+use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Waiting};
 use crate::shape::{Returns, Shape};
 use crate::values::copy;
 
@@ -13,13 +13,13 @@ pub(crate) fn denial(
     args: &Args,
     limiter: Option<&Limiter>,
     cost: Option<&Cost>,
-    wait: Option<&Wait>,
+    wait: Option<&Waiting>,
     shape: Option<&Shape>,
     features: Features,
     errors: &mut Diagnostics,
 ) -> Denial {
     // A `wait` whose time could not be read is one with a time.
-    let unbounded = matches!(wait, Some(Wait::Forever));
+    let unbounded = wait.is_some_and(Waiting::is_unbounded);
     if unbounded {
         refuse_beside_unbounded_wait(args, limiter, cost, errors);
     }

@@ -49,7 +49,7 @@ pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
         line.push_str("; a call takes ");
         line.push_str(&count(&cost.permits, "permit", item));
     }
-    match &model.wait {
+    match model.wait.as_ref().map(|wait| &wait.bound) {
         Some(Wait::Forever) => line.push_str("; calls wait for it"),
         Some(Wait::AtMost(_, text)) => {
             line.push_str("; calls wait at most ");

@@ -219,7 +219,7 @@ impl Expansion<'_> {
         let currents = limits.iter().map(|limit| &limit.current);
         let limits =
             limits.iter().any(|limit| limit.is_read).then(|| quote_spanned!(site()=> .limits(&[#(#currents),*])));
-        let wait = match &self.model.wait {
+        let mut wait = match self.model.wait.as_ref().map(|wait| &wait.bound) {
             None => TokenStream::new(),
             Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
             Some(Wait::AtMost(nanos, _)) => {
@@ -227,6 +227,14 @@ impl Expansion<'_> {
                 quote_spanned!(site()=> .wait_at_most(#nanos))
             }
         };
+        if let Some(queue) = self.model.wait.as_ref().and_then(|wait| wait.queue) {
+            let queue = Literal::u32_unsuffixed(queue);
+            wait.extend(quote_spanned!(site()=> .queue(#queue)));
+        }
+        if let Some(priority) = self.model.wait.as_ref().and_then(|wait| wait.priority.as_ref()) {
+            let (at, priority) = (site().located_at(priority.name.span()), &priority.value);
+            wait.extend(quote_spanned!(at=> .priority(#priority)));
+        }
         let (key, key_span) = match &self.model.key {
             None => (quote_spanned!(site()=> ()), site()),
             Some(arg) => (key(&arg.value), site().located_at(arg.name.span())),

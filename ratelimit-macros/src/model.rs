@@ -39,7 +39,7 @@ pub(crate) struct Model {
     pub(crate) limiter: Limiter,
     pub(crate) key: Option<Arg<Expr>>,
     pub(crate) cost: Option<Cost>,
-    pub(crate) wait: Option<Wait>,
+    pub(crate) wait: Option<Waiting>,
     pub(crate) denial: Denial,
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
@@ -120,6 +120,20 @@ pub(crate) enum OnBackendError {
     Local,
     Allow,
     Deny,
+}
+
+pub(crate) struct Waiting {
+    pub(crate) bound: Wait,
+    /// The most calls of a key that wait.
+    pub(crate) queue: Option<u32>,
+    pub(crate) priority: Option<Arg<Expr>>,
+}
+
+impl Waiting {
+    /// Whether a call waits however long it takes, and however many others wait.
+    pub(crate) fn is_unbounded(&self) -> bool {
+        matches!(self.bound, Wait::Forever) && self.queue.is_none()
+    }
 }
 
 #[derive(Clone, PartialEq, Eq)]

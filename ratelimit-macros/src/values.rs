@@ -2,13 +2,13 @@
 
 use proc_macro2::Ident;
 use quote::ToTokens;
-use syn::{Expr, ExprPath, Lit, UnOp};
+use syn::{Expr, ExprLit, ExprPath, Lit, UnOp};
 
-use crate::args::{Arg, BackoffArgs, bare};
+use crate::args::{Arg, BackoffArgs, WaitArgs, bare};
 use crate::diagnostics::Diagnostics;
 use crate::duration;
 use crate::item::Item;
-use crate::model::{Algorithm, Backend, Cost, Features, Name, OnBackendError, Per, Permits, Wait};
+use crate::model::{Algorithm, Backend, Cost, Features, Name, OnBackendError, Per, Permits, Wait, Waiting};
 use crate::shape::Shape;
 use crate::suggest::nearest;
 
@@ -336,29 +336,58 @@ pub(crate) fn backoff(arg: &Arg<BackoffArgs>, errors: &mut Diagnostics) -> Optio
 }
 
 pub(crate) fn wait(
-    arg: &Arg<Option<Expr>>,
+    arg: &Arg<WaitArgs>,
     shape: Option<&Shape>,
     features: Features,
     errors: &mut Diagnostics,
-) -> Option<Wait> {
+) -> Option<Waiting> {
     if !features.tokio && shape.is_some_and(Shape::is_async) {
         let message =
             "`wait` in an async function needs the feature `tokio` of `ratelimit-runtime`: enable it in Cargo.toml";
         errors.at(arg.name.span(), message);
     }
-    let Some(value) = &arg.value else {
-        return Some(Wait::Forever);
+    let WaitArgs { max, queue, priority, unread } = &arg.value;
+    let queue = queue.as_ref().map(|queue| places(queue, errors));
+    let bound = match max {
+        None if unread.may_be("max") => return None,
+        None => Wait::Forever,
+        Some(max) => {
+            if let Expr::Lit(literal) = bare(&max.value)
+                && let Lit::Bool(_) = &literal.lit
+            {
+                let message = "`wait` takes no `bool`: write `wait` to wait as long as it takes, `wait = \"2s\"` to wait at most so \
+                               long, or leave it out";
+                errors.over(&max.value, message);
+                return None;
+            }
+            let example = if max.name == "wait" { "wait = \"2s\"" } else { "wait(max = \"2s\")" };
+            let (nanos, text) = fixed_duration(max, example, errors)?;
+            Wait::AtMost(nanos, text)
+        }
     };
-    if let Expr::Lit(literal) = bare(value)
-        && let Lit::Bool(_) = &literal.lit
-    {
-        let message = "`wait` takes no `bool`: write `wait` to wait as long as it takes, `wait = \"2s\"` to wait at most so long, \
-                           or leave it out";
-        errors.over(value, message);
+    // One that could not be read is one all the same.
+    let queue = if unread.may_be("queue") { Some(1) } else { queue.map(|queue| queue.unwrap_or(1)) };
+    Some(Waiting { bound, queue, priority: priority.as_ref().map(copy) })
+}
+
+/// The most calls that wait.
+fn places(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<u32> {
+    let Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) = bare(&arg.value) else {
+        errors.over(&arg.value, "`queue` is a number, the most calls of a key that wait: write `queue = 100`");
         return None;
+    };
+    match number.base10_parse::<u32>() {
+        Ok(0) => {
+            let message = "a `queue` of 0 lets no call wait: it is at least 1, or leave `wait` out";
+            errors.over(&arg.value, message);
+            None
+        }
+        Ok(calls) => Some(calls),
+        Err(_) => {
+            errors.over(&arg.value, "`queue` is at most 4294967295: write `queue = 100`");
+            None
+        }
     }
-    let arg = Arg { name: arg.name.clone(), value: value.clone() };
-    fixed_duration(&arg, "wait = \"2s\"", errors).map(|(nanos, text)| Wait::AtMost(nanos, text))
 }
 
 pub(crate) fn runtime(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<ExprPath> {

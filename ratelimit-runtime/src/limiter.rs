@@ -23,7 +23,6 @@ pub use builder::{Builder, InvalidLimiter};
 pub(crate) use call::{Begun, BegunHeld, Call, Holding, Started, Wait};
 pub(crate) use core::Core;
 pub use spec::Spec;
-pub(crate) use waiting::Options as WaitOptions;
 
 /// What happens to a call whose backend could not decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -130,6 +130,18 @@ pub mod v1 {
             Call { call: self.call.wait(Wait::AtMost(nanos)) }
         }
 
+        /// Waits only if fewer than so many calls of the key wait.
+        #[inline]
+        pub fn queue(self, calls: u32) -> Call<'a> {
+            Call { call: self.call.queue(calls) }
+        }
+
+        /// Calls of a higher priority are served first; each step counts as having come a minute earlier.
+        #[inline]
+        pub fn priority(self, priority: u8) -> Call<'a> {
+            Call { call: self.call.priority(priority) }
+        }
+
         /// Decides on this thread.
         #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
         #[inline(always)]

@@ -16,7 +16,7 @@ use super::waiting::{Options as WaitOptions, Waiting};
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock::Now;
+use crate::clock::{Now, nanos};
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::fingerprint;
@@ -113,10 +113,17 @@ impl<'a> Call<'a> {
         Call { wait, ..self }
     }
 
-    /// How many others may wait before the call, and who goes first.
+    /// Waits only if fewer than so many others do.
     #[inline]
-    pub(crate) fn options(self, options: WaitOptions) -> Call<'a> {
-        Call { options, ..self }
+    pub(crate) fn queue(self, calls: u32) -> Call<'a> {
+        Call { options: WaitOptions { queue: calls as usize, ..self.options }, ..self }
+    }
+
+    /// Counts as having come earlier than others.
+    #[inline]
+    pub(crate) fn priority(self, priority: u8) -> Call<'a> {
+        let ahead = u64::from(priority) * nanos(WaitOptions::AGE);
+        Call { options: WaitOptions { ahead, ..self.options }, ..self }
     }
 
     /// The call of a future, which goes by its runtime's clock if that is a test's.
