@@ -579,3 +579,6 @@ impl Hasher for Fingerprint {
         self.0 = fingerprint;
     }
 }
+
+#[cfg(all(test, loom_model))]
+mod model;

@@ -412,3 +412,6 @@ fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
         std::hint::spin_loop();
     }
 }
+
+#[cfg(all(test, loom_model))]
+mod model;
