@@ -1,9 +1,9 @@
 //! What a denied call answers over HTTP.
 //!
 //! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-11) and
-//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost can never fit, because
-//! clients repeat a 429. None of them may be stored (RFC 6585, section 4). A policy is named for its numbers: clients see
-//! neither the limiter's name nor the key.
+//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost
+//! can never fit, because clients repeat a 429. None of them may be stored (RFC 6585, section 4). A
+//! policy is named for its numbers: clients see neither the limiter's name nor the key.
 
 #[cfg(feature = "actix-web")]
 pub(crate) mod actix_web;

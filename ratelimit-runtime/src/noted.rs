@@ -66,8 +66,8 @@ impl Note {
         self.tightest.as_ref()
     }
 
-    /// Whether a response that refuses the request may do so because of a limit that cannot be told: the numbers of another
-    /// would be wrong.
+    /// Whether a response that refuses the request may do so because of a limit that cannot be
+    /// told: the numbers of another would be wrong.
     pub(crate) fn has_untold_denial(&self) -> bool {
         self.untold_denial
     }

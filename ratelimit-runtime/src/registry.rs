@@ -24,8 +24,9 @@ pub struct LimiterInfo {
     pub limits: Vec<Limit>,
     /// Where it was written down: file, line, column.
     pub location: Option<Location>,
-    /// Whether another limiter in this process has the same name and the same location: another macro has copied the attribute
-    /// to several functions, and a call that passes two of them is counted twice.
+    /// Whether another limiter in this process has the same name and the same location: another
+    /// macro has copied the attribute to several functions, and a call that passes two of them is
+    /// counted twice.
     pub copied: bool,
     /// Calls admitted since the process started.
     pub allowed: u64,

@@ -58,8 +58,9 @@ pub(super) enum Trio {
     Epoch,
 }
 
-/// The fields that tell what the decisions of a request left: the draft's, and the trio. A response that has fields of one
-/// kind keeps them, even if they are another limit's. A refusal that may be that of a limit which cannot be told gets none.
+/// The fields that tell what the decisions of a request left: the draft's, and the trio. A response
+/// that has fields of one kind keeps them, even if they are another limit's. A refusal that may be
+/// that of a limit which cannot be told gets none.
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
     let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_untold_denial()) else {
