@@ -14,7 +14,7 @@ const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// `RESOURCE_EXHAUSTED`, or `UNAVAILABLE` if the backend failed.
 ///
-/// The time to wait is told twice: as a `google.rpc.RetryInfo`, and as the trailer
+/// The time to wait is sent twice: as a `google.rpc.RetryInfo`, and as the trailer
 /// `grpc-retry-pushback-ms`, which clients with a retry policy obey. A call that can never fit has
 /// no `RetryInfo` and a pushback of -1, which keeps clients from trying again. Clients see neither
 /// the limiter's name nor the key.

@@ -174,7 +174,7 @@ mod tests {
             ("ratelimit-reset", "12"),
         ];
         assert_eq!(told(RateLimitFields::Draft6), owned(&six));
-        // Both require a time: without one, the policy alone is told.
+        // Both require a time: without one, only the policy is sent.
         for form in [RateLimitFields::Draft6, RateLimitFields::Draft7] {
             let headers = headers(form, &never_fits());
             assert!(headers.contains(&("ratelimit-policy", "5;w=60".to_owned())), "{headers:?}");

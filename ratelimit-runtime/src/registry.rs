@@ -62,7 +62,7 @@ pub(crate) fn add(core: &Arc<Core>) {
     let copies = limiters.iter().filter_map(Weak::upgrade).filter(|other| is_copy(other, core)).count();
     limiters.push(Arc::downgrade(core));
     drop(limiters);
-    // Of three, the second is told of.
+    // Once, however many copies follow.
     if copies == 1
         && let Some((file, line, column)) = core.options().location
     {

@@ -1,4 +1,4 @@
-//! What the process's HTTP answers look like, where that is a choice.
+//! The choices that a process has about its HTTP answers.
 
 use std::error::Error;
 use std::fmt;
@@ -22,7 +22,7 @@ pub struct HttpAnswers {
     retry_after_ms: bool,
 }
 
-/// In which form clients are told limits: that of a draft of the IETF's `RateLimit` header fields.
+/// The form in which limits are reported: a draft of the IETF's `RateLimit` header fields.
 ///
 /// Parsers read one form and often return nothing for the others: npm's `ratelimit-header-parser`
 /// 0.1 reads drafts 6 and 7.
@@ -143,8 +143,8 @@ impl fmt::Display for InvalidStatus {
 
 impl Error for InvalidStatus {}
 
-/// The header fields in which clients are told limits: for `Access-Control-Expose-Headers`, without
-/// which scripts of another origin see none of them.
+/// The header fields that report limits: for `Access-Control-Expose-Headers`, without which scripts
+/// of another origin see none of them.
 ///
 /// ```
 /// use axum::http::HeaderName;

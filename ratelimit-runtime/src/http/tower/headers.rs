@@ -33,13 +33,13 @@ use crate::noted::{self, Note};
 /// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
 ///
 /// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
-/// - The form of the fields is that of [`set_http_answers`](crate::set_http_answers): draft 11, or
-///   an older one.
+/// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
+///   older one.
 /// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
-/// - Limits of less than a second are not told: the draft cannot express them. A call whose limits
-///   are decided together is told by the tightest of them, or not at all if that one is so short.
-///   Nothing is added to a response with a status from 400 on if such a limit denied something
-///   meanwhile, or a failing backend did: the numbers of another limit would mislead.
+/// - Limits below a second are left out: the draft cannot express them. Of limits that are decided
+///   together, the tightest is reported, or none if that one is below a second. A response with a
+///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
+///   the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as taken. Exempt calls, dry runs' denials and peeks are not told, nor is
 ///   anything while limits are off or a backend's failure admits.
