@@ -7,6 +7,7 @@ use proc_macro::TokenStream;
 mod args;
 mod attribute;
 mod denial;
+mod dependency;
 mod describe;
 mod diagnostics;
 mod duration;
@@ -64,7 +65,7 @@ mod values;
 /// | `dry_run` | flag: count and report, but never deny | off |
 /// | `docs = false` | no line about the limit in the docs of the function | [one line](#docs) |
 /// | `allow(..)` | names of attributes below, such as `throws`, that are other macros than those refused by that name | [refused](#other-attributes) |
-/// | `crate` | path to the runtime where it is renamed or re-exported | `::ratelimit_runtime` |
+/// | `crate` | path to the runtime where it is re-exported | `::ratelimit_runtime`, or what `Cargo.toml` calls it |
 ///
 /// They are evaluated in the order `exempt_when`; `count`, `per`; `cost`; `key`, and none of them but the first if that
 /// is true.
