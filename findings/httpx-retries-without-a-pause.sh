@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# httpx-retries (PyPI) 0.6.0 with httpx 0.28.1, 28 November 2026.
+# httpx-retries (PyPI) 0.6.0 with httpx 0.28.1, 29 November 2026.
 #
 # By default the transport repeats a 429, up to ten times, and honours `Retry-After`. Without that
 # field one would guess a backoff, as its documentation speaks of one. The factor's default is 0:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# jsonrpsee (Rust) 0.26.1, 28 November 2026.
+# jsonrpsee (Rust) 0.26.1, 29 November 2026.
 #
 # `#[rpc(server)]` makes a server of a trait whose methods may have default bodies. One would guess
 # that an attribute macro on such a method is expanded, or that the compiler refuses it. It is

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# ratelimit-header-parser (npm) 0.1.0, with Node 20, 28 November 2026.
+# ratelimit-header-parser (npm) 0.1.0, with Node 20, 29 November 2026.
 #
 # The parser reads `X-RateLimit-*`, and the `RateLimit` fields of the IETF's drafts 6 and 7. One
 # would guess that a response with the `RateLimit` field of draft 11 (a list of structured fields
