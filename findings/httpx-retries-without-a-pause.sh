@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# httpx-retries (PyPI) 0.6.0 with httpx 0.28.1, 28 November 2026.
+# httpx-retries (PyPI) 0.6.0 with httpx 0.28.1, 29 November 2026.
 #
-# By default the transport repeats a 429, up to ten times, and honours `Retry-After`. Without that field one would guess
-# a backoff, as its documentation speaks of one. The factor's default is 0: all ten repetitions come within a fraction of a
-# second, to a server that has just said that it is asked too often.
+# By default the transport repeats a 429, up to ten times, and honours `Retry-After`. Without that
+# field one would guess a backoff, as its documentation speaks of one. The factor's default is 0:
+# all ten repetitions come within a fraction of a second, to a server that has just said that it is
+# asked too often.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# jsonrpsee (Rust) 0.26.1, 28 November 2026.
+# jsonrpsee (Rust) 0.26.1, 29 November 2026.
 #
-# `#[rpc(server)]` makes a server of a trait whose methods may have default bodies. One would guess that an attribute macro on
-# such a method is expanded, or that the compiler refuses it. It is dropped in silence: here an attribute that makes any
-# function return an error compiles and changes nothing. On the same method of the `impl`, it does what it should.
+# `#[rpc(server)]` makes a server of a trait whose methods may have default bodies. One would guess
+# that an attribute macro on such a method is expanded, or that the compiler refuses it. It is
+# dropped in silence: here an attribute that makes any function return an error compiles and changes
+# nothing. On the same method of the `impl`, it does what it should.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

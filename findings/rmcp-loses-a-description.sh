@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# rmcp (Rust, the SDK of the Model Context Protocol) 3.11.0, 28 November 2026.
+# rmcp (Rust, the SDK of the Model Context Protocol) 3.11.0, 29 November 2026.
 #
-# The doc comment of a `#[tool]` is the description that models read. One would guess that other attributes change nothing about
-# that. If one stands behind the doc comment, whatever it is (here `#[allow(dead_code)]`), the tool has no description, and no
-# warning says so. In front of the doc comment it does no harm.
+# The doc comment of a `#[tool]` is the description that models read. One would guess that other
+# attributes change nothing about that. If one stands behind the doc comment, whatever it is (here
+# `#[allow(dead_code)]`), the tool has no description, and no warning says so. In front of the doc
+# comment it does no harm.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

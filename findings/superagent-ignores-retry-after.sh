@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# superagent (npm) 10.4.2, with Node 20, 28 November 2026.
+# superagent (npm) 10.4.2, with Node 20, 29 November 2026.
 #
-# `.retry(3)` repeats a 429. One would guess that it waits as the response's `Retry-After: 2` says, or backs off. It sends all
-# three repetitions at once, within a fraction of a second, and ends with the 429. (got, ky, axios-retry and undici wait.)
+# `.retry(3)` repeats a 429. One would guess that it waits as the response's `Retry-After: 2` says,
+# or backs off. It sends all three repetitions at once, within a fraction of a second, and ends with
+# the 429. (got, ky, axios-retry and undici wait.)
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -1,5 +1,5 @@
 //! async-graphql: a denied field is an error whose extensions say when to try again, as in
-//! `{"message": "rate limit exceeded: 1 per 60s; retry after 60s", "extensions": {"code": "RATE_LIMITED", "retryAfter": 60}}`.
+//! `"extensions": {"code": "RATE_LIMITED", "retryAfter": 60}`.
 
 use async_graphql::{EmptyMutation, EmptySubscription, Error, ErrorExtensions, Object, Schema};
 use ratelimit_runtime::{RateLimitExceeded, rate_limit};

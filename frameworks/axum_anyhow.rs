@@ -1,5 +1,5 @@
-//! axum with one error for the whole application, made of `anyhow::Error`: a denial is found in it again. Without that, it
-//! would be a 500.
+//! axum with one error for the whole application, made of `anyhow::Error`: a denial is found in it
+//! again. Without that, it would be a 500.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};

@@ -1,5 +1,5 @@
-//! jsonrpsee: an error object whose data say when to try again. The attribute stands on the methods of the `impl`: on those of
-//! the `#[rpc]` trait jsonrpsee drops it, and nothing is limited.
+//! jsonrpsee: an error object whose data say when to try again. The attribute stands on the methods
+//! of the `impl`: on those of the `#[rpc]` trait jsonrpsee drops it, and nothing is limited.
 
 use ::jsonrpsee::core::{RpcResult, async_trait};
 use ::jsonrpsee::proc_macros::rpc;

@@ -1,4 +1,5 @@
-//! `lambda_http`: an `Err` of a handler is a failed invocation, so a denial is an `Ok` with the 429.
+//! `lambda_http`: an `Err` of a handler is a failed invocation, so a denial is an `Ok` with the
+//! 429.
 
 use ::lambda_http::{Body, Error, Request, Response};
 use ratelimit_runtime::{FromRateLimitExceeded, rate_limit};

@@ -1,4 +1,5 @@
-//! What a process chooses for all of its HTTP answers. A test binary of its own, and one test: the choice is the process's.
+//! What a process chooses for all of its HTTP answers. A test binary of its own, and one test: the
+//! choice is the process's.
 
 use axum::Router;
 use axum::body::Body;

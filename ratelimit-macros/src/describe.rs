@@ -27,8 +27,9 @@ pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> b
 
 /// `Rate limit: 100 calls per 1s for each ``user_id``; sliding window.`
 ///
-/// Macros hand docs to strangers: to readers of an `OpenAPI` document, users of a chat bot, language models. Of expressions,
-/// only names of arguments are shown, which the signature shows as well.
+/// Macros hand docs to strangers: to readers of an `OpenAPI` document, users of a chat bot,
+/// language models. Of expressions, only names of arguments are shown, which the signature shows as
+/// well.
 pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     let mut line = String::from("Rate limit: ");
     match &model.limiter {

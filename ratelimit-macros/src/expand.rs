@@ -33,10 +33,12 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     tokens
 }
 
-/// The line about the limit, unless `docs = false`. Where the function has no docs of its own, the line is for rustdoc only: to
-/// the compiler it would pass for docs, and `missing_docs` would fall silent.
+/// The line about the limit, unless `docs = false`. Where the function has no docs of its own, the
+/// line is for rustdoc only: to the compiler it would pass for docs, and `missing_docs` would fall
+/// silent.
 ///
-/// It begins with a blank as the text of `///` does: a macro that reads docs strips as many blanks as all lines have.
+/// It begins with a blank as the text of `///` does: a macro that reads docs strips as many blanks
+/// as all lines have.
 fn docs(model: &Model, item: &Item) -> TokenStream {
     if !model.docs {
         return TokenStream::new();
@@ -356,7 +358,8 @@ impl Expansion<'_> {
         quote_spanned!(at=> #rt::#function #parentheses)
     }
 
-    /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names or at the attribute.
+    /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names
+    /// or at the attribute.
     fn import(&self) -> TokenStream {
         let named = self.model.runtime.as_ref().map(ToTokens::to_token_stream);
         let path = named.unwrap_or_else(|| quote_spanned!(site()=> ::ratelimit_runtime));

@@ -7,6 +7,7 @@ use proc_macro::TokenStream;
 mod args;
 mod attribute;
 mod denial;
+mod dependency;
 mod derive_key;
 mod describe;
 mod diagnostics;
@@ -66,7 +67,7 @@ mod values;
 /// | `dry_run` | flag: count and report, but never deny | off |
 /// | `docs = false` | no line about the limit in the docs of the function | [one line](#docs) |
 /// | `allow(..)` | names of attributes below, such as `throws`, that are other macros than those refused by that name | [refused](#other-attributes) |
-/// | `crate` | path to the runtime where it is renamed or re-exported | `::ratelimit_runtime` |
+/// | `crate` | path to the runtime where it is re-exported | `::ratelimit_runtime`, or what `Cargo.toml` calls it |
 ///
 /// They are evaluated in the order `exempt_when`; `count`, `per`; `cost`; `key`, and none of them but the first if that
 /// is true.
@@ -176,11 +177,13 @@ mod values;
 ///
 /// # Other attributes
 ///
-/// Put `#[rate_limit]` below attributes that rewrite the body or the return type (`throws`, `ensures`, `maybe_async`), above
-/// those that store results or copy attributes (`cached`), and on the functions of an `impl` rather than on a macro's trait.
-/// `docs/beside-other-attributes.md` in the repository lists those that were tried, in both orders. Some are refused if they
-/// can be seen to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`, `test_ensures` and
-/// `must_be_sync` below, `memoize` below and above. If the name is that of another macro, `allow(throws)` lets it stand.
+/// Put `#[rate_limit]` below attributes that rewrite the body or the return type (`throws`,
+/// `ensures`, `maybe_async`), above those that store results or copy attributes (`cached`), and on
+/// the functions of an `impl` rather than on a macro's trait. `docs/beside-other-attributes.md` in
+/// the repository lists those that were tried, in both orders. Some are refused if they can be seen
+/// to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`,
+/// `test_ensures` and `must_be_sync` below, `memoize` below and above. If the name is that of
+/// another macro, `allow(throws)` lets it stand.
 ///
 /// # Mistakes
 ///
@@ -189,10 +192,11 @@ mod values;
 ///
 /// # Docs
 ///
-/// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding window.” Of
-/// expressions it shows only names of arguments, because other macros show docs to strangers: in `OpenAPI` documents, the help
-/// of chat bots, the tools of language models. `docs = false` leaves it out. A function without docs gets the line from rustdoc
-/// only, so that `missing_docs` still asks for its own.
+/// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each
+/// `user_id`; sliding window.” Of expressions it shows only names of arguments, because other
+/// macros show docs to strangers: in `OpenAPI` documents, the help of chat bots, the tools of
+/// language models. `docs = false` leaves it out. A function without docs gets the line from
+/// rustdoc only, so that `missing_docs` still asks for its own.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()

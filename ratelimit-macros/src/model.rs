@@ -7,6 +7,7 @@ use syn::{Expr, ExprPath};
 
 use crate::args::{Arg, Args, LimitArgs, Unread};
 use crate::denial::denial;
+use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
@@ -178,7 +179,10 @@ impl Model {
 
         crate::neighbours::refuse(&args, item, errors);
         let docs = crate::describe::is_wanted(args.docs.as_ref(), errors);
-        let runtime = args.runtime.as_ref().and_then(|arg| runtime(arg, errors));
+        let runtime = match &args.runtime {
+            Some(arg) => runtime(arg, errors),
+            None => default_runtime(&args, errors),
+        };
         let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
         let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
         let limiter = match &args.limiter {
@@ -231,6 +235,22 @@ fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &De
          move the body into a function of its own and pass it `Location::caller()`"
     );
     errors.at(track_caller.span(), message);
+}
+
+/// The runtime by the name that the crate around knows it by; `None` for `::ratelimit_runtime`.
+fn default_runtime(args: &Args, errors: &mut Diagnostics) -> Option<ExprPath> {
+    match dependency::runtime() {
+        Runtime::Usual => None,
+        Runtime::Renamed(name) => syn::parse_str(&format!("::{name}")).ok(),
+        Runtime::Absent => {
+            if !args.unread.may_be("crate") {
+                let message = "this crate has no dependency `ratelimit_runtime`: add it, or say where it is re-exported, as in \
+                               `crate = facade::ratelimit_runtime`";
+                errors.at(Span::call_site(), message);
+            }
+            None
+        }
+    }
 }
 
 /// `#[async_trait]` takes patterns apart behind the place where the limit is checked.

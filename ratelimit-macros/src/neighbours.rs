@@ -1,7 +1,7 @@
-//! Attributes of other crates that make a wrong answer of a denial where they stand.
+//! Attributes of other crates that turn a denial into a wrong answer.
 //!
-//! A macro sees the attributes below its own, and what one above has made of the function. Only names can be seen, and a name
-//! may belong to another macro: `allow(..)` says so.
+//! A macro sees the attributes below its own, and what one above has made of the function. Only
+//! names can be seen, and a name may belong to another macro: `allow(..)` says so.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use syn::Meta;

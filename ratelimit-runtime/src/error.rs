@@ -112,8 +112,9 @@ impl RateLimitExceeded {
     }
 }
 
-/// Fit for strangers, as most frameworks show it to callers: what was exceeded and when to retry. The limiter's name, which
-/// may hold paths of the program, is in `Debug` and in [`limiter`](RateLimitExceeded::limiter); the key is nowhere.
+/// Fit for strangers, as most frameworks show it to callers: what was exceeded and when to retry.
+/// The limiter's name, which may hold paths of the program, is in `Debug` and in
+/// [`limiter`](RateLimitExceeded::limiter); the key is nowhere.
 impl fmt::Display for RateLimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RateLimitExceeded { limit, .. } = self;

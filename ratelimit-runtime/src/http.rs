@@ -1,9 +1,9 @@
 //! What a denied call answers over HTTP.
 //!
 //! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-11) and
-//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost can never fit, because
-//! clients repeat a 429. None of them may be stored (RFC 6585, section 4). A policy is named for its numbers: clients see
-//! neither the limiter's name nor the key.
+//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost
+//! can never fit, because clients repeat a 429. None of them may be stored (RFC 6585, section 4). A
+//! policy is named for its numbers: clients see neither the limiter's name nor the key.
 
 #[cfg(feature = "actix-web")]
 pub(crate) mod actix_web;
@@ -174,7 +174,7 @@ mod tests {
             ("ratelimit-reset", "12"),
         ];
         assert_eq!(told(RateLimitFields::Draft6), owned(&six));
-        // Both require a time: without one, the policy alone is told.
+        // Both require a time: without one, only the policy is sent.
         for form in [RateLimitFields::Draft6, RateLimitFields::Draft7] {
             let headers = headers(form, &never_fits());
             assert!(headers.contains(&("ratelimit-policy", "5;w=60".to_owned())), "{headers:?}");

@@ -73,8 +73,9 @@
 //!
 //! With the feature of a framework, annotated handlers answer by themselves when they are denied. `ClientIp` is who is
 //! calling, as an extractor and a key; `RateLimitLayer` limits whole routers, tower services and clients;
-//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left. `DrainBodyLayer` reads on in the bodies of
-//! denied requests, and `set_http_answers` chooses what all answers look like.
+//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left.
+//! `DrainBodyLayer` reads on in the bodies of denied requests, and `set_http_answers` chooses what
+//! all answers look like.
 //!
 //! # Features
 //!

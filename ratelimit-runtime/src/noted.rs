@@ -27,10 +27,10 @@ const DECISIONS: usize = 4;
 /// What the decisions of a request left so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Note {
-    /// Those that can be told, the tightest first.
+    /// Those that can be reported, the tightest first.
     tightest: [Option<Left>; DECISIONS],
-    /// A call was denied, and clients cannot be told by which limit.
-    untold_denial: bool,
+    /// A call was denied by a limit that cannot be reported.
+    unreported_denial: bool,
 }
 
 /// What a decision left.
@@ -81,15 +81,15 @@ impl Note {
         Entered { note: self, around }
     }
 
-    /// The tightest decision of those that can be told.
+    /// The tightest decision that can be reported.
     pub(crate) fn tightest(&self) -> Option<&Left> {
         self.tightest[0].as_ref()
     }
 
-    /// Whether a response that refuses the request may do so because of a limit that cannot be told: the numbers of another
-    /// would be wrong.
-    pub(crate) fn has_untold_denial(&self) -> bool {
-        self.untold_denial
+    /// Whether a limit that cannot be reported may have caused a refusal: the numbers of another
+    /// limit would be wrong.
+    pub(crate) fn has_unreported_denial(&self) -> bool {
+        self.unreported_denial
     }
 
     fn write(&mut self, left: Left) {
@@ -146,7 +146,7 @@ pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
 #[inline]
 pub(crate) fn failed() {
     if Switches::load().has(Switch::Noted) {
-        with_current(|note| note.untold_denial = true);
+        with_current(|note| note.unreported_denial = true);
     }
 }
 
@@ -158,10 +158,10 @@ pub(crate) fn given_back(limit: Limit, remaining: u32, cost: u32) {
 #[cold]
 fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
     with_current(|note| {
-        if limit.per() >= SHORTEST_TOLD {
+        if limit.per() >= SHORTEST_REPORTED {
             note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
         } else {
-            note.untold_denial |= denied;
+            note.unreported_denial |= denied;
         }
     });
 }
@@ -174,7 +174,7 @@ fn with_current(change: impl FnOnce(&mut Note)) {
 }
 
 /// The header fields have whole seconds only.
-const SHORTEST_TOLD: Duration = Duration::from_secs(1);
+const SHORTEST_REPORTED: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {
@@ -278,7 +278,7 @@ mod tests {
                 admitted(Limit::new(10, Duration::from_secs(1)), 9, 0);
                 decide();
             }
-            (note.tightest().unwrap().remaining, note.has_untold_denial())
+            (note.tightest().unwrap().remaining, note.has_unreported_denial())
         };
         assert_eq!(note_of(&|| admitted(below_a_second, 0, 0)), (9, false));
         assert_eq!(note_of(&|| denied(below_a_second, 0, 0)), (9, true));

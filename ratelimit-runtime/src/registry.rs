@@ -34,8 +34,9 @@ pub struct LimiterInfo {
     pub limits: Vec<Limit>,
     /// Where it was written down: file, line, column.
     pub location: Option<Location>,
-    /// Whether another limiter in this process has the same name and the same location: another macro has copied the attribute
-    /// to several functions, and a call that passes two of them is counted twice.
+    /// Whether another limiter in this process has the same name and the same location: another
+    /// macro has copied the attribute to several functions, and a call that passes two of them is
+    /// counted twice.
     pub copied: bool,
     /// Calls admitted since the process started.
     pub allowed: u64,
@@ -77,7 +78,7 @@ pub(crate) fn add(core: &Arc<Core>) {
     }
     // Telling runs somebody else's code, and so does the last handle of a limiter: not under the lock.
     drop(registry);
-    // Of three, the second is told of.
+    // Once, however many copies follow.
     if all.iter().filter(|other| is_copy(other, core)).count() == 1
         && let Some((file, line, column)) = core.options().location
     {

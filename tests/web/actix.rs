@@ -77,6 +77,14 @@ async fn clients_behind_a_proxy_are_told_apart() {
 }
 
 #[actix_web::test]
+async fn a_header_of_one_address_is_read() {
+    let config = ClientIpConfig::header("X-Real-IP", ["127.0.0.1"]).unwrap();
+    let site = serve_actix!(App::new().app_data(config.clone()).service(responder));
+    let lines = [("x-real-ip", "198.51.100.9"), ("x-real-ip", "203.0.113.45")];
+    assert_eq!(site.get_with("/responder", &lines).await.body, "203.0.113.45");
+}
+
+#[actix_web::test]
 async fn a_configuration_in_shared_data_is_found() {
     let data = web::Data::new(ClientIpConfig::x_forwarded_for(["127.0.0.1"]).unwrap());
     let site = serve_actix!(App::new().app_data(data.clone()).service(responder));

@@ -51,7 +51,8 @@ fn uploads() -> Router {
     Router::new().route("/{path}", post(upload)).layer(DrainBodyLayer::new())
 }
 
-/// Behaves as axios, got and undici do: sends all of the body, and looks at the answer only then. An error is a broken pipe.
+/// Behaves as axios, got and undici do: sends all of the body, and looks at the answer only then.
+/// An error is a broken pipe.
 fn post_all(address: SocketAddr, head: &str, body: &[u8]) -> std::io::Result<String> {
     post_to(address, "/", head, body)
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use ratelimit_tests::free_port;
 
-/// The proxy runs as a child of a shell that kills it when its own standard input ends, at the latest with the test process.
+/// The proxy runs as a child of a shell that kills it when its own standard input ends, at the
+/// latest with the test process.
 const WATCHDOG: &str = r#"
 "$@" >"$LOG" 2>&1 </dev/null &
 server=$!

@@ -1,5 +1,5 @@
-//! Behind real proxies: who the client is, what it can forge, and that no proxy hands one client's denial to another. What
-//! `docs/web.md` says of nginx, haproxy and caddy is what these tests do.
+//! Behind real proxies: who the client is, what it can forge, and that no proxy hands one client's
+//! denial to another. What `docs/web.md` says of nginx, haproxy and caddy is what these tests do.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -114,7 +114,8 @@ async fn a_proxy_that_passes_the_header_on_lets_anybody_be_anybody() {
     }
 }
 
-/// Reads the line that the PROXY protocol puts in front of each connection, and takes the client's address from it.
+/// Reads the line that the PROXY protocol puts in front of each connection, and takes the client's
+/// address from it.
 struct ProxyProtocol(TcpListener);
 
 impl axum::serve::Listener for ProxyProtocol {

@@ -7,7 +7,8 @@ use super::{ALL, FUNCTION, NONE, limited, tokens};
 const ARGS: &[&str] = &[
     r#"count = 100, per = "1s", key = user"#,
     r#"limit(count = 2, per = "1s"), limit(count = N, per = PER, algorithm = token_bucket, burst = 5), cost = 2"#,
-    "count = self.calls, per = Duration::from_secs(1), or_else = |_| Err(()), exempt_when = a < b || c, dry_run",
+    "count = self.calls, per = Duration::from_secs(1), or_else = |_| Err(()), exempt_when = a < b || c, dry_run, docs = false, \
+     allow(throws, memoize)",
     r#"limiter = self.limiter, key = (self.a, (b, c[0])), wait = "2s", deduct_when = Result::is_ok"#,
     r#"count = 1, per = "1h", name = "n", backend = redis, on_backend_error = deny, backoff(initial = "1s", max = "1h")"#,
     r#"count = 1, per = "1s", wait, crate = a::b"#,

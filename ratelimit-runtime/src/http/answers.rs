@@ -1,4 +1,4 @@
-//! What the process's HTTP answers look like, where that is a choice.
+//! The choices that a process has about its HTTP answers.
 
 use std::error::Error;
 use std::fmt;
@@ -22,9 +22,10 @@ pub struct HttpAnswers {
     retry_after_ms: bool,
 }
 
-/// In which form clients are told limits: that of a draft of the IETF's `RateLimit` header fields.
+/// The form in which limits are reported: a draft of the IETF's `RateLimit` header fields.
 ///
-/// Parsers read one form and often return nothing for the others: npm's `ratelimit-header-parser` 0.1 reads drafts 6 and 7.
+/// Parsers read one form and often return nothing for the others: npm's `ratelimit-header-parser`
+/// 0.1 reads drafts 6 and 7.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RateLimitFields {
@@ -33,7 +34,8 @@ pub enum RateLimitFields {
     Draft11,
     /// `RateLimit: limit=100, remaining=0, reset=12` and `RateLimit-Policy: 100;w=60`.
     Draft7,
-    /// `RateLimit-Limit: 100`, `RateLimit-Remaining: 0`, `RateLimit-Reset: 12` and `RateLimit-Policy: 100;w=60`.
+    /// `RateLimit-Limit: 100`, `RateLimit-Remaining: 0`, `RateLimit-Reset: 12` and
+    /// `RateLimit-Policy: 100;w=60`.
     Draft6,
 }
 
@@ -41,24 +43,26 @@ pub enum RateLimitFields {
 const REPEATED: [u16; 5] = [408, 409, 413, 425, 429];
 
 impl HttpAnswers {
-    /// The answers of a process that says nothing else: draft 11, no `retry-after-ms`, 422 for a cost that never fits.
+    /// The answers of a process that says nothing else: draft 11, no `retry-after-ms`, 422 for a
+    /// cost that never fits.
     pub const fn new() -> HttpAnswers {
         HttpAnswers { never_fits: 422, fields: RateLimitFields::Draft11, retry_after_ms: false }
     }
 
-    /// The form of the `RateLimit` fields, in denials and in what `RateLimitHeadersLayer` and `RateLimitHeaders` add.
+    /// The form of the `RateLimit` fields, in denials and in what `RateLimitHeadersLayer` and
+    /// `RateLimitHeaders` add.
     pub const fn fields(self, fields: RateLimitFields) -> HttpAnswers {
         HttpAnswers { fields, ..self }
     }
 
-    /// Adds `retry-after-ms`, in milliseconds, to denials. `OpenAI`'s and Anthropic's clients obey it. `Retry-After` has whole
-    /// seconds, which is long for a limit of 200 ms.
+    /// Adds `retry-after-ms`, in milliseconds, to denials. `OpenAI`'s and Anthropic's clients obey
+    /// it. `Retry-After` has whole seconds, which is long for a limit of 200 ms.
     pub const fn retry_after_ms(self, is_sent: bool) -> HttpAnswers {
         HttpAnswers { retry_after_ms: is_sent, ..self }
     }
 
-    /// The status of a request whose cost can never fit into the limit, instead of 422. Statuses that clients repeat (408, 409,
-    /// 413, 425, 429) and those outside of 400 to 499 are an error.
+    /// The status of a request whose cost can never fit into the limit, instead of 422. Statuses
+    /// that clients repeat (408, 409, 413, 425, 429) and those outside of 400 to 499 are an error.
     pub const fn never_fits_status(self, status: u16) -> Result<HttpAnswers, InvalidStatus> {
         let mut index = 0;
         while index < REPEATED.len() {
@@ -139,8 +143,8 @@ impl fmt::Display for InvalidStatus {
 
 impl Error for InvalidStatus {}
 
-/// The header fields in which clients are told limits: for `Access-Control-Expose-Headers`, without which scripts of another
-/// origin see none of them.
+/// The header fields that report limits: for `Access-Control-Expose-Headers`, without which scripts
+/// of another origin see none of them.
 ///
 /// ```
 /// use axum::http::HeaderName;

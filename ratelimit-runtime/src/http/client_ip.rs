@@ -133,11 +133,13 @@ impl ClientIpConfig {
         ClientIpConfig::behind(Header::Forwarded, proxies)
     }
 
-    /// Connections from these networks and addresses come from proxies that write the client's address, and nothing else, into
-    /// the header of that name: `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`, `Fly-Client-IP`.
+    /// Connections from these networks and addresses come from proxies that write the client's
+    /// address, and nothing else, into the header of that name: `X-Real-IP`, `CF-Connecting-IP`,
+    /// `True-Client-IP`, `Fly-Client-IP`.
     ///
-    /// Every one of the proxies has to replace what the client sent under that name. Of several lines the last counts, and a
-    /// proxy that writes something else than one address is itself the client. `X-Forwarded-For` and `Forwarded` are read as
+    /// Every one of the proxies has to replace what the client sent under that name. Of several
+    /// lines the last counts, and a proxy that writes something else than one address is itself the
+    /// client. `X-Forwarded-For` and `Forwarded` are read as
     /// [`x_forwarded_for`](Self::x_forwarded_for) and [`forwarded`](Self::forwarded) read them.
     ///
     /// ```
@@ -186,8 +188,8 @@ impl ClientIpConfig {
         })
     }
 
-    /// The client of a request that came from the address `peer`, with these values of [`header_name`](Self::header_name), in
-    /// their order.
+    /// The client of a request that came from the address `peer`, with these values of
+    /// [`header_name`](Self::header_name), in their order.
     ///
     /// Where a proxy does not say for whom it asks, or says `unknown`, `_hidden` or something that is no address, the proxy
     /// itself is the client. Where all that is said are proxies, the first of them is.
@@ -208,7 +210,8 @@ impl ClientIpConfig {
         let mut address = peer.to_canonical();
         if let Some(proxies) = &self.proxies {
             let is_list = !matches!(proxies.header, Header::Address(_));
-            // A proxy that writes one address has seen that client itself: what stands in front of it is the client's own.
+            // A proxy that writes one address has seen that client itself: what stands in front of
+            // it is the client's own.
             let lines = lines.into_iter().rev().take(if is_list { usize::MAX } else { 1 });
             let mut hops = lines.flat_map(|line| match proxies.header {
                 Header::XForwardedFor => hops::x_forwarded_for(line),

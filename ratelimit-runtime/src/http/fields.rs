@@ -16,9 +16,9 @@ use crate::noted::{Left, Note};
 /// A header field: its name and its value.
 type Field = (&'static str, String);
 
-/// The fields of a draft that tell this limit; none for what a draft cannot express.
+/// The fields that report this limit in the form of a draft; none if the draft cannot express it.
 pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, reset_secs: Option<u64>) -> Vec<Field> {
-    // The drafts have whole seconds only: a window shorter than one is not told.
+    // The drafts have whole seconds only: a window below one is left out.
     if limit.per() < Duration::from_secs(1) {
         return Vec::new();
     }
@@ -58,11 +58,12 @@ pub(super) enum Trio {
     Epoch,
 }
 
-/// The fields that tell what the decisions of a request left: the draft's, and the trio. A response that has fields of one
-/// kind keeps them, even if they are another limit's. A refusal that may be that of a limit which cannot be told gets none.
+/// The fields that report what the decisions of a request left: the draft's, and the trio. A
+/// response that has fields of one kind keeps them, even if they are another limit's. A refusal gets
+/// none if a limit that cannot be reported may have caused it.
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
-    let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_untold_denial()) else {
+    let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_unreported_denial()) else {
         return Vec::new();
     };
     let Left { limit, remaining, .. } = *left;

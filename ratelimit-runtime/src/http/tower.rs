@@ -1,4 +1,5 @@
-//! For tower: layers that limit requests, tell clients what is left, and read the bodies of denied requests.
+//! For tower: layers that limit requests, report what is left, and read the bodies of denied
+//! requests.
 
 mod denial;
 mod drain;

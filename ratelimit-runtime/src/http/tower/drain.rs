@@ -1,7 +1,8 @@
 //! Reads on in the body of a request that is denied, and drops what it reads.
 //!
-//! A server that answers before it has read the body closes the connection, and what the client is still sending comes back
-//! as a reset: proxies make a 502 of the 429, and clients report a broken pipe. nginx calls the cure a lingering close.
+//! A server that answers before it has read the body closes the connection, and what the client is
+//! still sending comes back as a reset: proxies make a 502 of the 429, and clients report a broken
+//! pipe. nginx calls the cure a lingering close.
 
 use std::any::Any;
 use std::fmt;
@@ -22,14 +23,16 @@ use tower_service::Service;
 
 use crate::timer;
 
-/// How far the body of a denied request is read before it is answered: 2 MB (2 MiB) in 5 seconds, unless something else is
-/// said.
+/// How far the body of a denied request is read before it is answered: 2 MB (2 MiB) in 5 seconds,
+/// unless something else is said.
 ///
-/// - A body that is known to be longer is not read at all, nor is one that the client holds back (`Expect: 100-continue`).
-///   Beyond the bounds the request is answered all the same, and the server closes the connection.
-/// - At most 256 bodies are read at a time in a process, because a denial that has to read is one that can be made to cost.
-///   Further ones are answered at once.
-/// - gRPC calls and `CONNECT` are answered at once: their bodies may last as long as the conversation.
+/// - A body that is known to be longer is not read at all, nor is one that the client holds back
+///   (`Expect: 100-continue`). Beyond the bounds the request is answered all the same, and the
+///   server closes the connection.
+/// - At most 256 bodies are read at a time in a process, because a denial that has to read is one
+///   that can be made to cost. Further ones are answered at once.
+/// - gRPC calls and `CONNECT` are answered at once: their bodies may last as long as the
+///   conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyDrain {
     max_bytes: u64,
@@ -154,7 +157,8 @@ where
     limits.start(&head, request.into_body())
 }
 
-/// Of requests whose type is known only when the program runs: those of the servers that this crate has features for.
+/// Of requests whose type is known only when the program runs: those of the servers that this crate
+/// has features for.
 pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<Draining> {
     let mut request = Some(request);
     let request: &mut dyn Any = &mut request;
@@ -170,11 +174,13 @@ pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<D
     None
 }
 
-/// Reads on in bodies that annotated handlers have left unread when they deny: a layer around the routes.
+/// Reads on in bodies that annotated handlers have left unread when they deny: a layer around the
+/// routes.
 ///
-/// A handler that takes a `Body` (or a stream) denies before that is read. The server would then close the connection, and a
-/// proxy make a 502 of the 429. The layer does what [`BodyDrain`] says for every response with a status from 400 on whose
-/// request has not been read to its end. Handlers that take `Bytes`, `Json` and the like have read it, and need no layer;
+/// A handler that takes a `Body` (or a stream) denies before that is read. The server would then
+/// close the connection, and a proxy make a 502 of the 429. The layer does what [`BodyDrain`] says
+/// for every response with a status from 400 on whose request has not been read to its end.
+/// Handlers that take `Bytes`, `Json` and the like have read it, and need no layer;
 /// [`RateLimitLayer`](super::RateLimitLayer) does it by itself.
 ///
 /// ```
@@ -214,7 +220,8 @@ impl<S> Layer<S> for DrainBodyLayer {
     }
 }
 
-/// A service that reads on in bodies which the service within has left unread, by a [`DrainBodyLayer`].
+/// A service that reads on in bodies which the service within has left unread, by a
+/// [`DrainBodyLayer`].
 #[derive(Clone, Debug)]
 pub struct DrainBodyService<S> {
     inner: S,

@@ -33,11 +33,13 @@ use crate::noted::{self, Note};
 /// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
 ///
 /// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
-/// - The form of the fields is that of [`set_http_answers`](crate::set_http_answers): draft 11, or an older one.
+/// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
+///   older one.
 /// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
-/// - Limits of less than a second are not told: the draft cannot express them. A call whose limits are decided together is told
-///   by the tightest of them, or not at all if that one is so short. Nothing is added to a response with a status from 400 on
-///   if such a limit denied something meanwhile, or a failing backend did: the numbers of another limit would mislead.
+/// - Limits below a second are left out: the draft cannot express them. Of limits that are decided
+///   together, the tightest is reported, or none if that one is below a second. A response with a
+///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
+///   the numbers of another limit would mislead.
 /// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
 /// - Permits that `deduct_when` gives back are told as left. Exempt calls, dry runs' denials and peeks are not told, nor is
 ///   anything while limits are off or a backend's failure admits or denies.
@@ -55,17 +57,19 @@ impl RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that know only these: the permits
-    /// that the limit holds, those left, and the **seconds from now** until it is as new.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that
+    /// know only these: the permits that the limit holds, those left, and the **seconds from now**
+    /// until it is as new.
     ///
-    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and come back at once:
-    /// [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
+    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and
+    /// come back at once: [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Seconds }
     }
 
-    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds since the Unix epoch**, as GitHub
-    /// writes it: Octokit expects it so, and ky takes both. By this machine's clock, rounded up.
+    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds
+    /// since the Unix epoch**, as GitHub writes it: Octokit expects it so, and ky takes both. By
+    /// this machine's clock, rounded up.
     pub fn with_x_rate_limit_epoch(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Epoch }
     }

@@ -45,9 +45,9 @@ use crate::limiter::{Call, RateLimiter, Started, Wait};
 /// [`deny_with`](Self::deny_with) or [`error_on_denied`](Self::error_on_denied) says otherwise. With
 /// [`wait`](Self::wait) requests wait for their turn instead.
 ///
-/// Before a denied request is answered, its body is read on and dropped, up to the bounds of [`BodyDrain`]: a server that
-/// answers a body it has not read closes the connection, and proxies make a 502 of the 429.
-/// [`drain_body`](Self::drain_body) sets the bounds.
+/// Before a denied request is answered, its body is read on and dropped, up to the bounds of
+/// [`BodyDrain`]: a server that answers a body it has not read closes the connection, and proxies
+/// make a 502 of the 429. [`drain_body`](Self::drain_body) sets the bounds.
 ///
 /// It is decided when the response future is first polled. Dropping the future while it waits gives the permits back, unless
 /// others are booked behind them. The service within is called when it was ready (`poll_ready`) and the request is admitted:
@@ -157,9 +157,9 @@ impl<B, F, D> RateLimitLayer<Request<B>, F, D>
 where
     B: Body<Data: Send> + Send + 'static,
 {
-    /// How far the bodies of denied requests are read, so that the answer arrives. By default it is as [`BodyDrain::new`] says
-    /// for axum's and tonic's bodies, with the features `axum` and `tonic`, and other bodies are not read. With this, it is as
-    /// `limits` say, whatever the body.
+    /// How far the bodies of denied requests are read, so that the answer arrives. By default it is
+    /// as [`BodyDrain::new`] says for axum's and tonic's bodies, with the features `axum` and
+    /// `tonic`, and other bodies are not read. With this, it is as `limits` say, whatever the body.
     pub fn drain_body(mut self, limits: BodyDrain) -> Self {
         self.settings.drain = drain;
         self.settings.drains = limits;

@@ -1,0 +1,115 @@
+//! The name by which the crate that is being compiled knows the runtime.
+//!
+//! The compiler's command line lists the dependencies by name and file. It is no interface of the
+//! compiler's, so if it cannot be read (in an editor, or from a file of arguments), the runtime is
+//! taken to be `::ratelimit_runtime`.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+/// What the command line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Runtime {
+    /// `::ratelimit_runtime`, or nothing is known.
+    Usual,
+    /// Renamed in `Cargo.toml`.
+    Renamed(String),
+    /// No dependency: the attribute came through another crate.
+    Absent,
+}
+
+const NAME: &str = "ratelimit_runtime";
+
+/// Reads the command line once: it is the same for all attributes of a crate.
+pub(crate) fn runtime() -> &'static Runtime {
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| runtime_of(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())))
+}
+
+fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
+    let mut crate_name = None;
+    let mut dependencies = Vec::new();
+    let mut args = args.skip(1);
+    while let Some(arg) = args.next() {
+        // A file of more arguments.
+        if arg.starts_with('@') {
+            return Runtime::Usual;
+        }
+        let (option, value) = match arg.split_once('=') {
+            Some((option, value)) => (option, Some(value.to_owned())),
+            None => (&*arg, None),
+        };
+        match option {
+            "--crate-name" => crate_name = value.or_else(|| args.next()),
+            "--extern" => dependencies.extend(value.or_else(|| args.next())),
+            _ => {}
+        }
+    }
+    if crate_name.is_none_or(|name| name == NAME) || dependencies.is_empty() {
+        return Runtime::Usual;
+    }
+    let mut renamed = None;
+    for dependency in &dependencies {
+        let (name, file) = dependency.split_once('=').unwrap_or((dependency, ""));
+        // `priv:name=file`
+        let name = name.rsplit(':').next().unwrap_or(name);
+        if name == NAME {
+            return Runtime::Usual;
+        }
+        if is_runtime(file) {
+            renamed = Some(name.to_owned());
+        }
+    }
+    renamed.map_or(Runtime::Absent, Runtime::Renamed)
+}
+
+/// `libratelimit_runtime-0123456789abcdef.rmeta`, or without the hash.
+fn is_runtime(file: &str) -> bool {
+    let stem = Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    stem.strip_prefix("lib").map(|stem| stem.split('-').next()) == Some(Some(NAME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(line: &str) -> Runtime {
+        runtime_of(line.split_whitespace().map(str::to_owned))
+    }
+
+    #[test]
+    fn a_dependency_is_found_by_its_name_or_its_file() {
+        for (line, expected) in [
+            ("rustc --crate-name app --extern ratelimit_runtime=/t/libratelimit_runtime-0f.rmeta", Runtime::Usual),
+            ("rustc --crate-name app --extern=priv:ratelimit_runtime=/t/libx.rlib", Runtime::Usual),
+            (
+                "rustc --crate-name app --extern a=/t/liba-1.rlib --extern rl=/t/libratelimit_runtime-0f.rmeta",
+                renamed("rl"),
+            ),
+            ("clippy-driver rustc --crate-name=app --extern=priv:rl=/t/libratelimit_runtime.rlib", renamed("rl")),
+            ("rustc --crate-name app --extern facade=/t/libfacade-1.rlib --extern proc_macro", Runtime::Absent),
+            ("rustc --crate-name app --extern x=/t/libratelimit_runtime_more-1.rlib", Runtime::Absent),
+        ] {
+            assert_eq!(of(line), expected, "{line}");
+        }
+    }
+
+    fn renamed(name: &str) -> Runtime {
+        Runtime::Renamed(name.to_owned())
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_taken_for_the_usual() {
+        for line in [
+            "",
+            "rust-analyzer proc-macro",
+            "rustc --crate-name app",
+            "rustc @arguments --crate-name app --extern a=/t/liba.rlib",
+            "rustc --crate-name ratelimit_runtime --extern a=/t/liba.rlib",
+            "rustc --extern a=/t/liba.rlib",
+            "rustc --crate-name",
+        ] {
+            assert_eq!(of(line), Runtime::Usual, "{line}");
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! The runtime under another name, as `Cargo.toml` gives it: the attribute needs no `crate = ..`.
+
+use limits::{RateLimitExceeded, rate_limit};
+
+/// Limited.
+#[rate_limit(count = 1, per = "1h", key = user)]
+pub fn call(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+/// Limited, by the name as it is written.
+#[rate_limit(count = 1, per = "1h", key = user, crate = limits)]
+pub fn named(user: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(user)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_runtime_under_another_name_is_found() {
+        for call in [super::call, super::named] {
+            assert!(call(1).is_ok() && call(1).is_err() && call(2).is_ok());
+        }
+    }
+}
