@@ -86,7 +86,8 @@ fn errors(name: &str, edition: &str, source: &str) -> Vec<String> {
     let runtime = workspace.join("ratelimit-runtime");
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"{edition}\"\n[workspace]\n\
-         [dependencies]\nratelimit-runtime = {{ path = {runtime:?} }}\n"
+         [dependencies]\nratelimit-runtime = {{ path = \"{}\" }}\n",
+        runtime.display()
     );
     fs::write(package.join("Cargo.toml"), manifest).expect("the manifest");
     let output = Command::new(env!("CARGO"))

@@ -84,7 +84,8 @@ fn lints(name: &str, source: &str) -> BTreeSet<Lint> {
     let runtime = workspace.join("ratelimit-runtime");
     let manifest = format!(
         "[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n\
-         [dependencies]\nratelimit-runtime = {{ path = {runtime:?} }}\n"
+         [dependencies]\nratelimit-runtime = {{ path = \"{}\" }}\n",
+        runtime.display()
     );
     fs::write(package.join("Cargo.toml"), manifest).expect("the manifest");
     let output = Command::new(env!("CARGO"))

@@ -37,7 +37,7 @@ fn run(workspace: &Path, name: &str, manifest: &str, source: &str) {
     let runtime = workspace.join("ratelimit-runtime");
     let manifest = manifest
         .replace("ratelimit-runtime = \"0.1\"", "ratelimit-runtime = { version = \"0.1\" }")
-        .replace("ratelimit-runtime = {", &format!("ratelimit-runtime = {{ path = {runtime:?},"));
+        .replace("ratelimit-runtime = {", &format!("ratelimit-runtime = {{ path = \"{}\",", runtime.display()));
     let head = format!("[package]\nname = \"{name}\"\nversion = \"0.0.0\"\nedition = \"2024\"\n[workspace]\n");
     fs::write(package.join("Cargo.toml"), head + &manifest).expect("the manifest");
     let output = Command::new(env!("CARGO"))

@@ -1,6 +1,6 @@
 //! All mistakes of one attribute, reported together and never instead of the function.
 
-use proc_macro2::{Group, Span, TokenStream, TokenTree};
+use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 
 /// The mistakes found so far. Every check goes on after a mistake, so that one build shows them all.
@@ -44,24 +44,17 @@ impl Diagnostics {
     }
 }
 
-/// `::core::compile_error!` of each message. Placed where the mistake is, but in this crate's edition: in the 2015 edition a
-/// path that begins with `::` begins in the user's crate.
+/// `core::compile_error!` of each message, without the `::` in front: in the 2015 edition that is the user's crate.
 pub(crate) fn compile_error(error: &syn::Error) -> TokenStream {
-    with_own_edition(error.to_compile_error())
-}
-
-fn with_own_edition(tokens: TokenStream) -> TokenStream {
-    let own = |span: Span| Span::mixed_site().located_at(span);
-    let token = |token| match token {
-        TokenTree::Group(group) => {
-            let mut inner = Group::new(group.delimiter(), with_own_edition(group.stream()));
-            inner.set_span(own(group.span()));
-            TokenTree::Group(inner)
+    let mut tokens = TokenStream::new();
+    let mut begins = true;
+    for token in error.to_compile_error() {
+        let is_colon = matches!(&token, TokenTree::Punct(punct) if punct.as_char() == ':');
+        let is_leading = begins && is_colon;
+        begins = is_leading || matches!(token, TokenTree::Group(_));
+        if !is_leading {
+            tokens.extend([token]);
         }
-        mut other => {
-            other.set_span(own(other.span()));
-            other
-        }
-    };
-    tokens.into_iter().map(token).collect()
+    }
+    tokens
 }

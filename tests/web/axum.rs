@@ -196,3 +196,40 @@ async fn a_limit_that_cannot_be_decided_is_503() {
     site.get("/handler").await.assert_is_503();
     site.get("/layer").await.assert_is_503();
 }
+
+mod requests_that_an_extractor_refuses {
+    use super::*;
+    use ratelimit_runtime::{Limit, RateLimiter, test_util};
+
+    #[rate_limit(count = 1, per = "1h")]
+    async fn limited(Json(numbers): Json<Vec<u32>>) -> Result<String, RateLimitExceeded> {
+        Ok(numbers.len().to_string())
+    }
+
+    async fn post_to(router: &Router, body: &'static str) -> StatusCode {
+        let request = Request::post("/").header("content-type", "application/json").body(Body::from(body)).unwrap();
+        router.clone().oneshot(request).await.unwrap().status()
+    }
+
+    #[tokio::test]
+    async fn take_no_permit_of_the_handlers() {
+        let _clock = test_util::pause();
+        let router = Router::new().route("/", post(limited));
+        for _ in 0..3 {
+            assert_eq!(post_to(&router, "{").await, StatusCode::BAD_REQUEST);
+        }
+        assert_eq!(post_to(&router, "[1]").await, StatusCode::OK);
+        assert_eq!(post_to(&router, "{").await, StatusCode::BAD_REQUEST);
+        assert_eq!(post_to(&router, "[1]").await, StatusCode::TOO_MANY_REQUESTS);
+    }
+
+    #[tokio::test]
+    async fn take_a_permit_of_the_layers() {
+        static ALL: RateLimiter = RateLimiter::new("before the extractors", &[Limit::per_hour(2)]);
+        let _clock = test_util::pause();
+        let router = Router::new().route("/", post(limited)).layer(RateLimitLayer::unkeyed(&ALL));
+        assert_eq!(post_to(&router, "{").await, StatusCode::BAD_REQUEST);
+        assert_eq!(post_to(&router, "[1]").await, StatusCode::OK);
+        assert_eq!(post_to(&router, "{").await, StatusCode::TOO_MANY_REQUESTS);
+    }
+}
