@@ -42,6 +42,10 @@ pub struct LimiterInfo {
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: that would have been).
     pub denied: u64,
+    /// Calls that wait for their permits in this process's memory now.
+    pub waiting: usize,
+    /// Calls that were given up while they waited in memory.
+    pub abandoned: u64,
     /// Whether it only counts and never denies.
     pub dry_run: bool,
     /// Permits left now in the one bucket of a limiter without keys, of the limit that has fewest. `None` where calls have
@@ -125,6 +129,7 @@ pub fn limiters() -> Vec<LimiterInfo> {
 
 fn info(core: &Core, copied: bool) -> LimiterInfo {
     let (allowed, denied) = core.counts();
+    let (waiting, abandoned) = core.waiting();
     let options = core.options();
     let (remaining, keys) = core.in_memory().unzip();
     LimiterInfo {
@@ -134,6 +139,8 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
         copied,
         allowed,
         denied,
+        waiting,
+        abandoned,
         dry_run: options.dry_run,
         remaining: remaining.flatten(),
         keys,

@@ -214,6 +214,12 @@ impl Core {
         self.counts.sums()
     }
 
+    /// Calls that wait in memory now, and those that were given up while they waited.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        let stores = [self.local.get(), self.own.get()].into_iter().flatten();
+        (stores.map(|store| store.waiting()).sum(), self.abandoned.load(Ordering::Relaxed))
+    }
+
     /// Where buckets are in memory, the permits left in that of all calls, if they have no keys, and the number of keys.
     pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
         let venue = self.venue(Switches::load(), false);

@@ -90,6 +90,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.lines[line].0.iter().fold(false, |any, slot| any | (slot.fingerprint != 0) & is(&slot.state))
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, fingerprint: u64) -> Option<&S> {
         self.find(fingerprint).map(|Place { line, slot }| &self.lines[line].0[slot].state)
     }

@@ -419,9 +419,9 @@ impl<S: State, const W: usize> Table<S, W> {
         };
         shard.slots.remove(place);
         if rank.idle_at > now.earliest {
-            context.bound.evict()
+            context.bound.evict();
         } else {
-            context.bound.release(1)
+            context.bound.release(1);
         }
         shard.shrink();
         true
