@@ -297,3 +297,6 @@ fn take_bucket(bucket: &mut TokenBucket, rule: &Rule, now: Now, cost: u32) -> Ve
 fn position_u8(position: usize) -> u8 {
     position as u8
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,7 +83,7 @@ impl Groups {
     /// Whether what is older than the period of `rule` counts for no other call.
     #[inline]
     fn forgets(&self, rule: &Rule) -> bool {
-        !self.varies && rule.per() == self.written.per() && self.most.load(Ordering::Relaxed) == rule.capacity()
+        !self.varies && rule.per() == self.longest() && self.most.load(Ordering::Relaxed) == rule.capacity()
     }
 
     /// Whether windows can be judged by `rule` without the full log.
