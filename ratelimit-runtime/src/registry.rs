@@ -10,10 +10,12 @@ use crate::limiter::{Core, InvalidLimiter};
 use crate::observe;
 
 /// Under one lock, so that limits that are set while a limiter is used for the first time miss neither.
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), replaced: BTreeMap::new() });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new() });
 
 struct Registry {
     limiters: Vec<Weak<Core>>,
+    /// Limiters among them that are gone.
+    gone: usize,
     /// Limits that were set by name: for limiters that are used for the first time later.
     replaced: BTreeMap<String, Replaced>,
 }
@@ -70,9 +72,6 @@ pub struct Location {
 
 pub(crate) fn add(core: &Arc<Core>) {
     let mut registry = REGISTRY.lock();
-    if registry.limiters.len() == registry.limiters.capacity() {
-        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
-    }
     let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
     registry.limiters.push(Arc::downgrade(core));
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
@@ -87,6 +86,16 @@ pub(crate) fn add(core: &Arc<Core>) {
         && let Some((file, line, column)) = core.options().location
     {
         observe::copied(core.name(), file, line, column);
+    }
+}
+
+/// One more limiter is gone. The memory of each is given back once that is half of all.
+pub(crate) fn count_gone() {
+    let mut registry = REGISTRY.lock();
+    registry.gone += 1;
+    if registry.gone * 2 >= registry.limiters.len() {
+        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
+        registry.gone = 0;
     }
 }
 

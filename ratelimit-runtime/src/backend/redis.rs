@@ -135,7 +135,8 @@ impl RedisBackend {
     /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature
     ///   `redis-cluster`).
     ///
-    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error.
+    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error;
+    /// `protocol` may be named, and is RESP3 always.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }

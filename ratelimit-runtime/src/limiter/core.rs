@@ -680,6 +680,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         drop((self.fast.take(), self.memory.take()));
         [self.local.take(), self.own.take()].into_iter().flatten().for_each(memory::release);
+        registry::count_gone();
     }
 }
 
