@@ -255,6 +255,7 @@ impl<'a> Call<'a> {
         if Switches::load().are_off() { self.core.memory() } else { None }
     }
 
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
     #[inline]
     fn now(&self, store: &Store) -> Now {
         #[cfg(feature = "tokio")]

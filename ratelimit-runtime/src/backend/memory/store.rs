@@ -442,6 +442,9 @@ impl Store {
         if ask.is_foreign {
             return None;
         }
+        if self.written.varies {
+            self.expect(ask.call.rules);
+        }
         let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
     }
@@ -526,8 +529,11 @@ impl Store {
 
     /// Charges those that wait and are due.
     fn settle(self: &Arc<Store>, address: Address, now: Now) {
-        let done = self.perform(address, &self.written_ask(0), now, &Task::Settle);
+        let mut wakes = Wakes::default();
+        let done = self.perform_under_lock(address, &self.written_ask(0), now, &Task::Settle, &mut wakes);
         self.arm(address, done.first, now);
+        // Last, because whoever is woken may fork the process: the timer's thread holds no lock of the store's then.
+        wakes.wake();
     }
 
     /// Sees to it that the first of those that wait is charged when it is due, though no future may be polled then.
@@ -568,17 +574,32 @@ impl Store {
     #[inline(never)]
     fn perform(&self, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
         let mut wakes = Wakes::default();
-        let done = match address {
-            Address::Unkeyed => {
-                let Written { rules, varies, .. } = &self.written;
-                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-                    carry_out(&ask.call, task, state, &self.forms, queue, now, &mut wakes)
-                })
-            }
-            Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, &mut wakes),
-        };
+        let done = self.perform_under_lock(address, ask, now, task, &mut wakes);
         wakes.wake();
         done
+    }
+
+    #[inline]
+    fn perform_under_lock(
+        &self,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        task: &Task<'_>,
+        wakes: &mut Wakes,
+    ) -> Done {
+        match address {
+            Address::Unkeyed => {
+                let Written { rules, varies, .. } = &self.written;
+                if *varies {
+                    self.expect(ask.call.rules);
+                }
+                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
+                    carry_out(&ask.call, task, state, &self.forms, queue, now, wakes)
+                })
+            }
+            Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
+        }
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
@@ -753,6 +774,7 @@ impl Store {
     }
 
     /// Forgets all buckets.
+    #[cfg(feature = "test-util")]
     pub(crate) fn clear(&self) {
         self.resets.iter().for_each(|resets| _ = resets.fetch_add(1, Ordering::Relaxed));
         self.unkeyed.reset(&self.written.rules);

@@ -109,6 +109,10 @@ impl Tat {
     ///
     /// The clock of another core may have been ahead of `now` when the bucket was used.
     pub(crate) fn bucket(self, rule: &Rule, now: u64) -> TokenBucket {
+        if self.0 == 0 {
+            // Idle at any time, those included that a word cannot tell.
+            return TokenBucket { last: now, debt: 0, unit: rule.permit() };
+        }
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.units());
         let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last).unwrap_or(u64::MAX));
