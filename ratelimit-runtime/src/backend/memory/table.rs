@@ -210,7 +210,8 @@ impl<S: State, const W: usize> Table<S, W> {
             return None;
         }
         shard.calls = calls;
-        shard.slots.get_near(home, fingerprint).map(f)
+        let state = shard.slots.get_near(home, fingerprint)?;
+        Some(f(state))
     }
 
     /// Runs `f` on a state, which is made if there is none. Sweeps a few slots for each new key, and now and then.
@@ -369,7 +370,8 @@ impl<S: State, const W: usize> Table<S, W> {
 
     /// Calls that wait.
     pub(super) fn waiting(&self) -> usize {
-        let waiting = |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
+        let waiting =
+            |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
         self.shards.iter().map(waiting).sum()
     }
 
@@ -408,11 +410,16 @@ impl<S: State, const W: usize> Table<S, W> {
         }
         let Some((rank, shard, fingerprint)) = best else { return false };
         let Some(mut shard) = self.shards[shard].shard.try_lock() else { return false };
-        let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint)) else {
+        let Some(place) = shard.slots.find(fingerprint).filter(|_| !shard.rest.queues.contains_key(&fingerprint))
+        else {
             return false;
         };
         shard.slots.remove(place);
-        if rank.idle_at > now.earliest { context.bound.evict() } else { context.bound.release(1) }
+        if rank.idle_at > now.earliest {
+            context.bound.evict()
+        } else {
+            context.bound.release(1)
+        }
         shard.shrink();
         true
     }
