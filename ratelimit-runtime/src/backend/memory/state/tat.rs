@@ -142,11 +142,13 @@ impl Tat {
     /// Permits that are left at `now`.
     pub(crate) fn remaining(self, rule: &Rule, now: u64) -> u32 {
         let Some(units) = Tat::units(rule, now) else { return 0 };
-        let missing = self.0.saturating_sub(units).div_ceil(rule.permit());
+        // A full one needs no division.
+        let missing = if self.0 <= units { 0 } else { (self.0 - units).div_ceil(rule.permit()) };
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn idle_at(self, rule: &Rule) -> u64 {
-        if self.0 == 0 { 0 } else { clock::origin().saturating_add(self.0.div_ceil(rule.units())) }
+        let nanos = if rule.units() == 1 { self.0 } else { self.0.div_ceil(rule.units()) };
+        if self.0 == 0 { 0 } else { clock::origin().saturating_add(nanos) }
     }
 }

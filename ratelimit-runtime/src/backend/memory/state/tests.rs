@@ -357,7 +357,9 @@ proptest! {
         let plans: Vec<_> = counts.iter().zip(&pers).map(plan).collect();
         let mut trial = Trial::new(&plans[0], varies, is_keyed);
         // All of them have been called for before: so many permits are kept.
-        plans.iter().for_each(|plan| trial.store.expect(plan));
+        for plan in &plans {
+            trial.store.expect(plan);
+        }
         for step in steps {
             let now = trial.advance(step);
             match step.action {
@@ -397,7 +399,9 @@ proptest! {
         let plan = |count: u32| std::iter::once(of(count)).chain(several.then_some(wide)).collect::<SmallVec<[Rule; 1]>>();
         let (smallest, largest) = (of(*counts.iter().min().unwrap()), of(*counts.iter().max().unwrap()));
         let mut trial = Trial::new(&plan(counts[0]), varies, is_keyed);
-        counts.iter().for_each(|count| trial.store.expect(&plan(*count)));
+        for count in counts {
+            trial.store.expect(&plan(count));
+        }
         for step in steps {
             let now = trial.advance(step);
             match step.action {
