@@ -97,7 +97,7 @@ async fn waiters_are_not_later_for_others_that_give_up() {
 }
 
 /// Polls a future once.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -474,8 +474,7 @@ proptest! {
         let mut released = Vec::new();
         for (number, (ahead, event)) in events.into_iter().enumerate() {
             clock.advance(Duration::from_millis(ahead));
-            let now = clock.now().duration_since(std::time::UNIX_EPOCH).unwrap();
-            let now = u64::try_from(now.as_nanos()).unwrap();
+            let now = clock.now();
             // Looked at before anything else happens.
             model.settle(now);
             waits.retain_mut(|(number, wait)| match poll_once(wait.as_mut()) {
