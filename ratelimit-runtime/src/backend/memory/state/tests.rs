@@ -399,8 +399,8 @@ proptest! {
         let plan = |count: u32| std::iter::once(of(count)).chain(several.then_some(wide)).collect::<SmallVec<[Rule; 1]>>();
         let (smallest, largest) = (of(*counts.iter().min().unwrap()), of(*counts.iter().max().unwrap()));
         let mut trial = Trial::new(&plan(counts[0]), varies, is_keyed);
-        for count in counts {
-            trial.store.expect(&plan(count));
+        for count in &counts {
+            trial.store.expect(&plan(*count));
         }
         for step in steps {
             let now = trial.advance(step);
