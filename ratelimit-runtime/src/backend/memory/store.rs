@@ -287,6 +287,9 @@ impl Store {
         self.forms.expect(rules);
         if !self.is_for(rules) {
             self.forms.vary();
+            if !self.fits(rules) {
+                self.open();
+            }
         }
         if let (Keyed::Window(_, groups), [rule]) = (&self.keyed, rules) {
             groups.expect(rule);
@@ -548,7 +551,14 @@ impl Store {
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
             renew(state, &self.forms, queue, now, &mut wakes);
         });
-        on_table!(self, (table, form) => table.each_queue(|state, queue| renew(state, form, queue, now, &mut wakes)));
+        on_table!(self, (table, form) => table.each_queue(|state, queue| {
+            if self.free.get().is_none() {
+                return renew(state, form, queue, now, &mut wakes);
+            }
+            // This state cannot be judged by the new limits: whoever looks first takes it to the other table.
+            queue.changed(now);
+            queue.wake_all(&mut wakes);
+        }));
         if let Some(table) = self.free.get() {
             table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
         }
