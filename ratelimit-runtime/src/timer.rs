@@ -143,7 +143,7 @@ impl Timer {
 mod tests {
     use std::future::{pending, ready};
     use std::sync::atomic::{AtomicBool, Ordering};
-    use std::sync::{Arc, Condvar, Mutex, PoisonError};
+    use std::sync::Arc;
     use std::task::Wake;
     use std::thread::Thread;
     use std::time::Duration;
