@@ -43,8 +43,8 @@ enum Step {
     Change(Vec<Limit>),
 }
 
-/// The bucket as memory keeps it, and as Redis writes it down: where nothing is charged, a clock that has hardly moved is
-/// not written; and what is fresh by the limits of the call is forgotten.
+/// The bucket as the algorithms keep it, and as Redis writes it down: if nothing is charged, a clock that has hardly moved is
+/// not written.
 #[derive(Default)]
 struct Oracle {
     bucket: Bucket,
@@ -55,19 +55,20 @@ impl Oracle {
     fn decide(&mut self, request: &Request, now: u64) -> Answer {
         let mut next = self.bucket.clone();
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
+        let moved = now < self.clock || now - self.clock > CLOCK_UNSEEN;
         let kept = match (request.action(), &answer.outcome) {
-            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) | (Action::Reset, _) => true,
-            (Action::GiveBack(permit), _) => permit.cost() > 0,
+            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) | (Action::Reset | Action::GiveBack(_), _) => true,
             (Action::Take { .. }, Outcome::Denied(denied)) if request.backoff().is_some() => {
-                denied.admitted_at().is_some() || now < self.clock || now - self.clock > CLOCK_UNSEEN
+                denied.admitted_at().is_some() || moved
             }
-            (Action::Take { .. }, _) => now < self.clock || now - self.clock > CLOCK_UNSEEN,
+            (Action::Take { .. }, _) => moved,
             _ => false,
         };
         if kept {
-            let fresh = next.expires_at(request) <= Timestamp::from_nanos(now * 1_000);
-            self.bucket = if fresh { Bucket::default() } else { next };
-            self.clock = now;
+            // A refund that gives nothing back writes nothing.
+            let is_seen = next.to_bytes() != self.bucket.to_bytes();
+            self.bucket = next;
+            self.clock = if is_seen { now } else { self.clock };
         }
         answer
     }

@@ -7,6 +7,10 @@
 
 use super::Rule;
 
+/// The most units that are told from more, of a bucket whose limit was replaced: at least 142 years of a bucket that holds
+/// as much.
+const MOST: u64 = (1 << 53) - 1;
+
 /// What is missing from a full bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
@@ -16,18 +20,37 @@ pub(crate) struct TokenBucket {
     pub(crate) debt: u64,
     /// Units of a permit, by which `debt` is to be read.
     pub(crate) unit: u64,
+    /// Units that flow back, every so many nanoseconds, by the limit of the last change.
+    pub(crate) flow: (u64, u64),
 }
 
 impl TokenBucket {
-    /// Reads the state by the limit as it is now: a changed limit has other units, and a bucket holds no more than `burst`.
-    pub(crate) fn convert(&mut self, rule: &Rule) {
+    /// A bucket of which `taken` permits are missing at `now`.
+    pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> TokenBucket {
+        let debt = taken.saturating_mul(rule.permit());
+        TokenBucket { last: now, debt, unit: rule.permit(), ..TokenBucket::default() }
+    }
+
+    /// The state by the limit as it is now, which may have other units: as many permits are missing, rounded up to a unit
+    /// for times in microseconds, in memory as in Redis. That may be more than the bucket holds now.
+    pub(crate) fn converted(mut self, rule: &Rule) -> TokenBucket {
         let permit = rule.permit();
         if self.unit != permit {
-            let permits = if self.unit == 0 { 0 } else { self.debt.div_ceil(self.unit) };
-            self.debt = permits.min(u64::from(rule.limit.burst())) * permit;
+            if self.unit > 0 {
+                let fine = if rule.rate.step == 1 { 1_000 } else { 1 };
+                let debt = (u128::from(self.debt) * u128::from(permit / fine)).div_ceil(u128::from(self.unit));
+                self.debt = u64::try_from(debt).map_or(MOST, |debt| debt.min(MOST)) * fine;
+            }
             self.unit = permit;
         }
-        self.debt = self.debt.min(rule.full());
+        self
+    }
+
+    /// Permits that are missing at `now`, by the limit of the last change.
+    pub(crate) fn taken(&self, now: u64) -> u64 {
+        let (units, step) = self.flow;
+        let back = (now.saturating_sub(self.last) / step.max(1)).saturating_mul(units);
+        self.debt.saturating_sub(back).div_ceil(self.unit.max(1))
     }
 
     /// The state at `at`, which is not before `last`.
@@ -61,7 +84,8 @@ impl TokenBucket {
 
     /// Takes `cost` permits at `at`.
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
-        *self = self.at(rule, at);
+        let (units, _, step) = rule.rate.per_nano();
+        *self = TokenBucket { flow: (units, step), ..self.at(rule, at) };
         self.debt += u64::from(cost) * self.unit;
     }
 
@@ -70,14 +94,17 @@ impl TokenBucket {
     /// Without those permits the bucket would be fuller by at least cost − rate × elapsed now, and by not one unit more if
     /// it was full before: giving back more could admit what would never have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
-        let (units, permit, step) = rule.rate.per_nano();
         let now = now.max(self.last);
-        *self = self.at(rule, now);
-        let steps = now.saturating_sub(at).div_ceil(step);
-        // Where a smaller bucket has replaced the one they came from, the debt was cut to what this one holds.
-        let cost = u64::from(cost.min(rule.limit.burst()));
-        let back = (cost * permit).saturating_sub(steps.saturating_mul(units));
-        self.debt = self.debt.saturating_sub(back);
+        let (units, _, step) = rule.rate.per_nano();
+        *self = TokenBucket { flow: (units, step), ..self.at(rule, now) };
+        self.debt = self.debt.saturating_sub(TokenBucket::back(rule, now, at, cost));
+    }
+
+    /// Units of `cost` permits, taken at `at`, that have not flowed back at `now`.
+    pub(crate) fn back(rule: &Rule, now: u64, at: u64, cost: u32) -> u64 {
+        let (units, permit, step) = rule.rate.per_nano();
+        let flowed = now.saturating_sub(at).div_ceil(step).saturating_mul(units);
+        u64::from(cost).saturating_mul(permit).saturating_sub(flowed)
     }
 
     /// Whole permits left at `from`.

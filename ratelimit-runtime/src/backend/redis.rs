@@ -34,6 +34,7 @@ use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::reply;
 use coalesce::{Coalescing, Entry};
+use codec::Run;
 use connection::Connection;
 use leases::{Ask, Leases};
 use node::Way;
@@ -172,7 +173,7 @@ impl RedisBackend {
 
     fn encode(&self, request: &Request, ask: Option<&Ask>) -> Vec<u8> {
         match ask {
-            Some(ask) => ask.encode_one(request),
+            Some(ask) => ask.encode(request, Run::of(request)),
             None => codec::encode(request, self.leases.is_some()),
         }
     }
@@ -180,7 +181,7 @@ impl RedisBackend {
     /// What the script answered to a request, and to an ask for a lease where there was one.
     fn decoded(&self, bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
         if let Some(ask) = ask {
-            return ask.settle_one(bytes, request);
+            return Ok(ask.settle(bytes, request, Run::of(request))?.swap_remove(0));
         }
         let answer = codec::decode(bytes, request)?;
         if let Some(leases) = &self.leases {

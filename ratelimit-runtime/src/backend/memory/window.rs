@@ -292,7 +292,8 @@ impl Compact for Window {
 
     fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Window> {
         let State::Sliding(window) = record.limits.first()? else { return None };
-        let groups: Groups = window.groups.iter().copied().collect();
+        let counts = |group: &&Group| group.permits > 0 && group.at.saturating_add(rule.per()) > now;
+        let groups: Groups = window.groups.iter().filter(counts).copied().collect();
         let older = &groups[..groups.len().saturating_sub(1)];
         // Refunds leave holes.
         let is_full = |group: &Group| group.permits >= u64::from(rule.group);

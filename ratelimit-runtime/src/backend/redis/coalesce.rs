@@ -267,23 +267,23 @@ impl Drop for Seated<'_> {
 /// Calls of a batch that are one question to the script.
 struct Group<'a> {
     seats: &'a [Arc<Seat>],
-    /// Where there are several.
-    runs: Vec<Run>,
+    run: Run,
     ask: Option<Ask>,
 }
 
 impl<'a> Group<'a> {
     fn new(seats: &'a [Arc<Seat>], backend: &RedisBackend) -> Group<'a> {
-        let runs = if seats.len() > 1 { runs(seats) } else { Vec::new() };
-        Group { seats, runs, ask: backend.ask(&seats[0].request) }
+        let calls = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+        let run = Run { calls, ..Run::of(&seats[0].request) };
+        Group { seats, run, ask: backend.ask(&seats[0].request) }
     }
 
     fn question(&self, backend: &RedisBackend) -> Question<'a> {
         let request = &self.seats[0].request;
         let bytes = match &self.ask {
-            _ if self.runs.is_empty() => backend.encode(request, self.ask.as_ref()),
-            Some(ask) => ask.encode(request, &self.runs),
-            None => codec::encode_runs(request, &self.runs, None),
+            Some(ask) => ask.encode(request, self.run),
+            None if self.run.calls > 1 => codec::encode_run(request, self.run, None),
+            None => backend.encode(request, None),
         };
         (key::name(request.bucket()), bytes)
     }
@@ -291,14 +291,14 @@ impl<'a> Group<'a> {
     /// Tells each call what was decided.
     fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &RedisBackend) {
         let request = &self.seats[0].request;
-        if self.runs.is_empty() {
+        if self.run.calls == 1 {
             let answer = bytes.and_then(|bytes| backend.decoded(&bytes, request, self.ask));
             deliver(&self.seats[0], answer, backend);
             return;
         }
         let answers = bytes.and_then(|bytes| match self.ask {
-            Some(ask) => ask.settle(&bytes, request, &self.runs),
-            None => Ok(codec::decode_runs(&bytes, request, &self.runs, false)?.answers),
+            Some(ask) => ask.settle(&bytes, request, self.run),
+            None => Ok(codec::decode_run(&bytes, request, self.run)?.answers),
         });
         match answers {
             Ok(answers) => {
@@ -407,26 +407,18 @@ impl Drop for Driver {
     }
 }
 
-/// Whether two calls differ in nothing but the permits that they take at once or not at all.
+/// Whether two calls differ in nothing, and take permits at once or not at all. Of a denial with a backoff each makes it worse
+/// for the next.
 fn is_like(one: &Request, other: &Request) -> bool {
-    let takes_now = |request: &Request| matches!(request.action, Action::Take { cost: 1.., max_wait: Duration::ZERO });
-    takes_now(one)
-        && takes_now(other)
+    let cost = |request: &Request| match request.action {
+        Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } => Some(cost),
+        _ => None,
+    };
+    cost(one).is_some()
+        && cost(one) == cost(other)
         && one.bucket == other.bucket
         && one.limits == other.limits
-        && one.backoff == other.backoff
+        && one.backoff.is_none()
+        && other.backoff.is_none()
         && one.test_time == other.test_time
-}
-
-/// Costs that follow each other, shortened.
-fn runs(seats: &[Arc<Seat>]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for seat in seats {
-        let Action::Take { cost, .. } = seat.request.action else { continue };
-        match runs.last_mut() {
-            Some(run) if run.cost == cost => run.calls += 1,
-            _ => runs.push(Run { cost, calls: 1 }),
-        }
-    }
-    runs
 }

@@ -1,0 +1,137 @@
+-- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last permit does. What counts no
+-- more stays while its place is not needed: a longer period finds it again.
+local group, per, layout = a, b, kind
+local slot, round
+local per_was, largest, all, total, last, first, old, used, slots = b, 0, 0, 0, 0, 0, 0, 0, 0
+local last_at, was = newest, kind
+if is_there then
+  was, per_was, largest, all, total, last, first, old, used, slots = unpack_bytes(SLIDING_FRONT, stored, at)
+  if was < 256 then
+    --inline convert.lua
+    per_was, largest, all, total, last, first, old, used, slots = b, 0, taken, taken, taken, 0, 0, 0, 0
+    last_at, was = now, kind
+  elseif was > layout then
+    layout = was
+  end
+end
+-- Bookings may lie further apart than usual slots can tell.
+if t > now and not leases and charging then layout = 3072 end
+--inline slot.lua
+local width = layout / 256
+local source, base, rebuilt = stored, ring_at - slots * was / 256, false
+if not taken then edit_at, edit_end = base, ring_at end
+ring_at = base
+if slots > 0 and (was ~= layout or back > 0) then
+  local ring, to_slot, to_round = {}, slot, round
+  local to_layout = layout
+  layout = was
+  --inline slot.lua
+  for i = 0, old + used - 1 do
+    local time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * was / 256)
+    time = newest - (newest + back - time) % round
+    ring[i + 1] = pack(to_slot, math.max(0, time) % to_round, permits)
+  end
+  layout, slot, round = to_layout, to_slot, to_round
+  source, base, rebuilt, first, slots = table.concat(ring), 1, true, 0, old + used
+  edit, resized = source, true
+end
+
+-- Brings what counts to now, then to `t`.
+local x = (ahead or leases) and t or now
+while true do
+  local gone = last_at + per - x
+  if gone <= 0 then
+    total, old, used = 0, old + used, 0
+  else
+    while used > 0 do
+      local time, permits = unpack_bytes(slot, source, base + (first + old) % slots * width)
+      if (last_at - time) % round < gone then break end
+      total, old, used = total - permits, old + 1, used - 1
+    end
+    if per > per_was or x < newest then
+      while old > 0 do
+        local time, permits = unpack_bytes(slot, source, base + (first + old - 1) % slots * width)
+        if (last_at - time) % round >= gone then break end
+        total, old, used = total + permits, old - 1, used + 1
+      end
+    end
+  end
+  has = capacity - total
+  if x == now or leases then left = has > 0 and has or 0 end
+  if x >= t then break end
+  x = t
+end
+full_at = all > 0 and last_at + per or 0
+
+if keeping then
+  if last_at + per <= now then total = last end
+  if undoing then
+    local _, time, permits
+    _, time, permits, undo_at = unpack_bytes(UNDO_SLIDING, request, undo_at)
+    local gone = math.min(cost, last)
+    last, all, total = last - gone, all - gone, total - gone
+    local count = old + used
+    local i = count > 0 and (first + count - 1) % slots
+    if last == 0 and i then
+      local before, held = unpack_bytes(slot, source, base + i * width)
+      if last_at - (last_at - before) % round == undo_newest then
+        -- The group before is the last one again.
+        last = held
+        if used > 0 then used = used - 1 else old, total = old - 1, total + held end
+        if permits > 0 then
+          first, old, all = i, old + 1, all + permits
+          edit = pack(slot, math.max(0, time - shift) % round, permits)
+          edit_at, edit_end = edit_at + i * width, edit_at + i * width + width
+        end
+      end
+    end
+  elseif back_at <= last_at and back_at + per > now and back_at + per > lowest then
+    -- From the first group at or after the time.
+    local i, held, time = old + used, last, 0
+    while i > 0 do
+      local before, permits = unpack_bytes(slot, source, base + (first + i - 1) % slots * width)
+      if last_at - (last_at - before) % round < back_at then break end
+      i, held, time = i - 1, permits, before
+    end
+    local gone = math.min(back_cost, held)
+    all = all - gone
+    if i >= old then total = total - gone end
+    if i == old + used then
+      last = last - gone
+    else
+      local place = (first + i) % slots * width
+      edit = pack(slot, time, held - gone)
+      if rebuilt then
+        edit = sub(source, 1, place) .. edit .. sub(source, place + width + 1)
+      else
+        edit_at, edit_end = edit_at + place, edit_at + place + width
+      end
+    end
+  end
+  front = pack(SLIDING_FRONT, layout, per, largest, all, total, last, first, old, used, slots)
+else
+  local live = last_at + per > t
+  local moves = last == 0 or last_at == stamp or (live and last < group)
+  local over = total + charge + extra - capacity
+  if over > 0 and each <= capacity then
+    for i = old, old + used - 1 do
+      local time, permits = unpack_bytes(slot, source, base + (first + i) % slots * width)
+      over = over - permits
+      if over <= 0 then
+        until_at = last_at - (last_at - time) % round + per
+        break
+      end
+    end
+    if not until_at then
+      until_at = last_at + per
+      if extra > 0 and (moves or not live or over > last) then until_at = t + per end
+    end
+  end
+  if charging and total + charge <= capacity then
+    local dropped_at, dropped = 0, 0
+    --inline charge.lua
+    full_at = stamp + per
+    if stamp > now and not leases then undo = undo .. pack(UNDO_SLIDING, SLIDING, dropped_at, dropped) end
+    front = pack(SLIDING_FRONT, layout, per, largest, all, total, last, first, old, used, slots)
+  end
+end
