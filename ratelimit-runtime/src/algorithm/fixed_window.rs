@@ -14,8 +14,10 @@ pub(crate) struct FixedWindow {
 }
 
 impl FixedWindow {
-    /// The first moment at or after `from` at which `cost` more permits fit. No permit on record is in a later window.
+    /// The first moment at or after `from` at which `cost` more permits fit: not before the window of the last charge, which
+    /// is a later one if the clock went back.
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
+        let from = from.max(begin(rule.per(), self.charged));
         let room = u64::from(rule.capacity()).saturating_sub(u64::from(cost));
         if self.taken(rule.per(), from) <= room { from } else { begin(rule.per(), from).saturating_add(rule.per()) }
     }

@@ -1,6 +1,7 @@
 -- Inlined: the last group is closed and goes into the ring, and a new one begins.
 local count, permits = old + used, last
 if last_at + per <= now and count > 0 then
+  largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
   -- Neither it nor the one before counts: they become one, unless that is more than a group.
   local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
   if before + permits < math.ceil(largest / 64) then
@@ -48,11 +49,7 @@ if closes then
     edit, first, slots, resized = source, 0, slots + more, true
   else
     local place = (first + count) % slots * width
-    if rebuilt then
-      edit = sub(source, 1, place) .. entry .. sub(source, place + width + 1)
-    else
-      edit, edit_at, edit_end = entry, edit_at + place, edit_at + place + width
-    end
+    --inline slot_edit.lua
   end
   if live then used = used + 1 else old = old + 1 end
 end

@@ -41,7 +41,7 @@ numbers! {
     NEVER = 2;
     DONE = 3;
     RUN = 4;
-    /// Admitted: the head and the fronts of the record follow, as they are written down. That of other records is `RICH`.
+    /// Admitted: what most charges change of the record follows, as it is written down. That of other records is `RICH`.
     PLAIN = 20;
     #[allow(dead_code, reason = "only in the script")]
     RICH = 21;
@@ -165,6 +165,14 @@ fn slot_bytes(limit: Limit) -> u8 {
     }
 }
 
+/// A print of limits as they are sent, of 52 bits: FNV-1a. By it the script knows limits that it has charged before, the same
+/// in every process.
+fn print(rules: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = rules.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    (hash ^ hash >> 52) & ((1 << 52) - 1)
+}
+
 fn micros_up(duration: Duration) -> u64 {
     duration.as_nanos().div_ceil(1_000).try_into().unwrap_or(LONGEST).min(LONGEST)
 }
@@ -181,9 +189,14 @@ impl Writer {
         bytes.u8(how);
         bytes.u8(request.test_time.is_some().into());
         bytes.u32(cost);
+        let print_at = bytes.0.len();
+        bytes.u56(0);
+        let rules_at = bytes.0.len();
         for limit in request.limits() {
             bytes.rule(&Rule::new(*limit));
         }
+        let print = print(&bytes.0[rules_at..]).to_le_bytes();
+        bytes.0[print_at..rules_at].copy_from_slice(&print[..7]);
         bytes
     }
 
@@ -436,15 +449,13 @@ impl Reader<'_> {
         Some(Decided { answers, valid_for: ends.saturating_sub(now) })
     }
 
-    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it: the head
-    /// and the fronts.
+    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it.
     fn record(&mut self, request: &Request) -> Option<(u64, Last)> {
         let limits = request.limits();
         if usize::from(self.u8()?) != limits.len() {
             return None;
         }
-        let now = self.u56()?;
-        let sequence = self.u56()?;
+        let (now, sequence, _print) = (self.u56()?, self.u56()?, self.u56()?);
         let mut tightest: Option<Last> = None;
         for (position, limit) in limits.iter().enumerate() {
             let front = Last { sequence, limit: position, ..self.front(*limit, now)? };
@@ -457,31 +468,28 @@ impl Reader<'_> {
 
     /// What one limit says of an admission at `now`, in microseconds.
     fn front(&mut self, limit: Limit, now: u64) -> Option<Last> {
-        let (kind, _slot_bytes) = (self.u8()?, self.u8()?);
         let (mut debt_at, mut debt) = (0, 0);
-        let (taken, fresh_at) = match kind {
-            TOKEN => {
+        let (taken, fresh_at) = match limit.algorithm() {
+            Algorithm::TokenBucket => {
                 (debt_at, debt) = (self.u56()?, self.u56()?);
-                let taken = debt.div_ceil(self.u56()?.max(1));
-                // What flows back.
-                self.skip(7 + 4)?;
-                (u32::try_from(taken).unwrap_or(u32::MAX), full_at(debt_at, debt, Rule::new(limit).rate)?)
+                self.skip(4)?;
+                let rate = Rule::new(limit).rate;
+                (debt.div_ceil(rate.permit), full_at(debt_at, debt, rate)?)
             }
-            SLIDING => {
-                // Period, largest count, permits on record.
-                self.skip(7 + 4 + 7)?;
-                let taken = self.u40()?;
+            Algorithm::SlidingWindow => {
+                let (_on_record, taken) = (self.u40()?, self.u40()?);
                 // The last group, the ring.
-                self.skip(4 + 5)?;
-                (u32::try_from(taken).unwrap_or(u32::MAX), now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
+                self.skip(4 + 4)?;
+                (taken, now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
             }
-            FIXED => {
-                let (per, _charged, taken) = (self.u56()?, self.u56()?, self.u32()?);
-                self.skip(14)?;
-                (taken, (now - now % per.max(1)).checked_add(per)?.checked_mul(1_000)?)
+            Algorithm::FixedWindow => {
+                let (_charged, taken) = (self.u56()?, self.u32()?);
+                self.skip(7)?;
+                let per = limit.per_micros();
+                (u64::from(taken), (now - now % per).checked_add(per)?.checked_mul(1_000)?)
             }
-            _ => return None,
         };
+        let taken = u32::try_from(taken).unwrap_or(u32::MAX);
         Some(Last { sequence: 0, limit: 0, remaining: limit.capacity().saturating_sub(taken), fresh_at, debt, debt_at })
     }
 

@@ -2,10 +2,10 @@
 -- call; the numbers of actions, answers and algorithms are the crate's own, from `codec.rs`. A name and its value are a line;
 -- layouts are those of `struct`.
 
--- A request begins so: the action with 256 * limits, 65536 * how it is decided, and 16777216 if it is a test's; the cost; and
--- the first limit.
-local REQUEST = '<I4I4I2I4I4I7'
-local RULES_FROM = 9
+-- A request begins so: the action with 256 * limits, 65536 * how it is decided, and 16777216 if it is a test's; the cost; a
+-- print of all limits; and the first limit.
+local REQUEST = '<I4I4I7I2I4I4I7'
+local RULES_FROM = 16
 -- A limit: its kind, its capacity, then of a sliding window the permits of a group and the period, of a token bucket burst
 -- and units, behind which stand the units of a permit and the step, of a fixed window nothing and the period.
 local RULE = '<I2I4I4I7'
@@ -19,31 +19,32 @@ local REFUSAL = '<BI7BI4I7'
 -- remaining, full again at, and of a token bucket last and debt; of those denied DENIED or NEVER, limit, remaining, until.
 local RUN_ANSWER = '<BI7I7I7I4I7BI4I7I7I7BBI4I7'
 
--- A record begins with PLAIN or RICH and 256 * limits, the newest admission, and the number of the newest charge. What begins
--- with another byte is no record of this version.
-local HEAD = '<I2I7I7'
-local HEAD_BYTES = 16
--- Then the front of each limit. Of a sliding window: its layout, period, the largest count asked of it, permits on record,
--- those of them that count at the newest admission, those of the last group, and of the ring the first slot, slots that
--- count no more, slots that do, and slots. The last group is as of the newest admission, the groups before it are in the
--- ring, the oldest first.
-local SLIDING_FRONT = '<I2I7I4I7I5I4BBBBx'
--- Of a token bucket: its kind, last, debt, units of a permit, and the units that flowed back every step.
-local TOKEN_FRONT = '<I2I7I7I7I7I4'
--- Of a fixed window: its kind, period, the last charge, and permits in the window of that.
-local FIXED_FRONT = '<I2I7I7I4xxxxxxxxxxxxxx'
-local FRONT_BYTES = 34
--- Behind the fronts stand until when the key is kept, the latest time that a decision saw unless the newest admission of a
--- PLAIN record is later, and the number before the first charge.
-local TAIL = '<I7I7I7'
-local TAIL_BYTES = 21
--- Head and front of a record of one limit, and all that the usual way reads of it.
-local HEAD_SLIDING = '<I2I7I7I2I7I4I7I5I4BBBBx'
-local ONE_SLIDING = '<I2I7I7I2I7I4I7I5I4BBBBxI7I7'
-local HEAD_TOKEN = '<I2I7I7I2I7I7I7I7I4'
-local ONE_TOKEN = '<I2I7I7I2I7I7I7I7I4I7I7'
-local HEAD_FIXED = '<I2I7I7I2I7I7I4xxxxxxxxxxxxxx'
-local ONE_FIXED = '<I2I7I7I2I7I7I4xxxxxxxxxxxxxxI7I7'
+-- A record begins with PLAIN or RICH and 256 * limits, the newest admission, the number of the newest charge, and the print
+-- of the limits that were charged: with the same print all is as the limits of the call have it. What begins with another
+-- byte is no record of this version.
+local HEAD = '<I2I7I7I7'
+local HEAD_BYTES = 23
+-- Then of each limit what most charges change. Of a sliding window: permits on record, those of them that count at the newest
+-- admission, those of the last group, and of the ring the first slot, slots that count no more, slots that do, and slots.
+-- The last group is as of the newest admission, the groups before it are in the ring, the oldest first.
+local SLIDING_HOT = '<I5I5I4BBBB'
+-- Of a token bucket: last and debt.
+local TOKEN_HOT = '<I7I7xxxx'
+-- Of a fixed window: the last charge, and permits in the window of that.
+local FIXED_HOT = '<I7I4xxxxxxx'
+local HOT_BYTES = 18
+-- Until when the key is kept, and the latest time that a decision saw, unless the newest admission of a PLAIN record is later.
+local TAIL = '<I7I7'
+local TAIL_BYTES = 14
+-- The number before the first charge, and then of each limit what few charges change. Of a sliding window: its layout, its
+-- period, and the largest count that it was charged by.
+local START_BYTES = 7
+local SLIDING_COLD = '<I2I7I4xxxxxxx'
+-- Of a token bucket: its kind, units of a permit, and the units that flowed back every step.
+local TOKEN_COLD = '<I2I7I7I4'
+-- Of a fixed window: its kind and period.
+local FIXED_COLD = '<I2I7xxxxxxxxxxx'
+local COLD_BYTES = 20
 -- A RICH record goes on with offences: how many, the last, blocked until; the floor; and the number of the newest charge
 -- that stands. Then for each limit what was given back while bookings lie ahead: of a fixed window the window, else 0, and
 -- how much.
@@ -52,6 +53,14 @@ local EXTRA_BYTES = 32
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
 -- At the end, the last limit's first, stand the rings of the sliding windows.
+
+-- Of a record of one limit what the usual way reads, and writes.
+local READ_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7'
+local WRITTEN_SLIDING = '<I2I7I7I7I5I5I4BBBB'
+local READ_TOKEN = '<I2I7I7I7I7I7xxxxI7I7'
+local WRITTEN_TOKEN = '<I2I7I7I7I7I7xxxx'
+local READ_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7'
+local WRITTEN_FIXED = '<I2I7I7I7I7I4xxxxxxx'
 
 -- What takes a booking back: the newest admission, the floor, and the newest charge before; then of each limit its kind, of a
 -- sliding window time and permits of a group that was dropped, of a token bucket last, debt and unit before, of a fixed

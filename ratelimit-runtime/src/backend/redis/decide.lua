@@ -12,7 +12,7 @@
 
 local call, unpack_bytes = redis.call, struct.unpack
 local bucket, request = KEYS[1], ARGV[1]
-local asked, cost, kind, capacity, a, b, from = unpack_bytes(REQUEST, request)
+local asked, cost, print, kind, capacity, a, b, from = unpack_bytes(REQUEST, request)
 local now, tested
 if asked < 16777216 then
   local time = call('TIME')
@@ -25,7 +25,7 @@ else
 end
 local pack, sub = struct.pack, string.sub
 local stored, answer
-if (asked == 256 + TAKE or asked == 256 + TAKE_RUN) and cost > 0 then
+if asked < 65536 and (asked % 256 == TAKE or asked % 256 == TAKE_RUN) and cost > 0 then
   --inline usual.lua
 end
 
@@ -63,23 +63,24 @@ end
 repeat
   stored = stored or call('GET', bucket) or ''
   local size = #stored
-  local was_form, newest, number, kept, clock, start = PLAIN, 0, 0, 0, 0, 0
+  local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
   local offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
-  -- Limits on record, and where the fronts end, and what is behind them.
-  local were, fronts_end, rings_from = 0, 1, 1
+  -- Limits on record, and where what is behind their hot parts, their cold parts, and the rings begin.
+  local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
   if size > 0 then
-    if size >= HEAD_BYTES then was_form, newest, number = unpack_bytes(HEAD, stored) end
+    if size >= HEAD_BYTES then was_form, newest, number, was_print = unpack_bytes(HEAD, stored) end
     local form = was_form % 256
     were, was_form, top = (was_form - form) / 256, form, number
-    fronts_end = HEAD_BYTES + 1 + were * FRONT_BYTES
-    rings_from = fronts_end + TAIL_BYTES
-    if form == RICH then rings_from = rings_from + EXTRA_BYTES + were * GIVEN_BYTES end
-    if size < rings_from - 1 or were == 0 or (form ~= PLAIN and form ~= RICH) then
-      stored, size, was_form, newest, number, top, were = '', 0, PLAIN, 0, 0, 0, 0
+    tail_at = HEAD_BYTES + 1 + were * HOT_BYTES
+    colds_at = tail_at + TAIL_BYTES + START_BYTES
+    rings_at = colds_at + were * COLD_BYTES
+    if form == RICH then rings_at = rings_at + EXTRA_BYTES + were * GIVEN_BYTES end
+    if size < rings_at - 1 or were == 0 or (form ~= PLAIN and form ~= RICH) then
+      stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
     else
-      kept, clock, start = unpack_bytes(TAIL, stored, fronts_end)
+      kept, clock = unpack_bytes(TAIL, stored, tail_at)
       if form == RICH then
-        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, fronts_end + TAIL_BYTES)
+        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, colds_at + were * COLD_BYTES)
       elseif newest > clock then
         clock = newest
       end
@@ -94,11 +95,13 @@ repeat
   end
   if action ~= GIVE_BACK and how == BACKOFF and offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
 
-  -- The fronts are written anew without a charge: permits come back, or the clock went back.
+  -- The states are written anew without a charge: permits come back, or the clock went back.
   local keeping, undoing = back_cost > 0, false
   if keeping then
     undoing = undo_bytes > 0 and top == back_number and back_at > now
     -- What is from another record is not on this one. A booking goes if it is the newest, and stays before another.
+    local start = back_number
+    if size > 0 then start = unpack_bytes('<I7', stored, colds_at - START_BYTES) end
     if back_number <= start or back_number > number or were ~= limits or (back_at > now and not undoing and not leases) then keeping = false end
     if action == GIVE_BACK and not keeping then return pack('<BI7', DONE, now) end
   elseif action == GIVE_BACK then
@@ -136,27 +139,29 @@ repeat
   repeat
     if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
     again = false
-    local fronts, fresh, undo, givens = nil, 0, '', ''
+    local hots, colds, fresh, undo, givens = nil, '', 0, '', ''
     -- When the calls fit, and the limit that says so last; the limit with the least room; one that never has as much.
     local found, found_limit, found_left = t, nil, 0
     local tight, room, tight_left, tight_full, tight_debt_at, tight_debt = 0, FAR, 0, 0, 0, 0
     local never, never_left
-    local is_other, floor = were ~= limits, lowest
+    -- Bookings, and records with a ring of other slots than the limits' own, have no print.
+    local is_booking = t > now and charging and not leases
+    local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
     -- What is new in the rings, in the place of the stored bytes from `changed_at` up to `changed_end`.
     local ring_at = size + 1
     local changed, changed_at, changed_end, resized = nil, ring_at, ring_at, false
     for position = 0, limits - 1 do
       if position > 0 then kind, capacity, a, b, from = unpack_bytes(RULE, request, from) end
-      local at, is_there = HEAD_BYTES + 1 + position * FRONT_BYTES, position < were
+      local at, cold_at, is_there = HEAD_BYTES + 1 + position * HOT_BYTES, colds_at + position * COLD_BYTES, position < were
       local given_window, given = 0, 0
       if ahead and is_there and was_form == RICH then
-        given_window, given = unpack_bytes(GIVEN, stored, rings_from - (were - position) * GIVEN_BYTES)
+        given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
       end
       -- What is taken, if the limit on record is of another kind: it counts as taken now.
       local taken
-      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later; the front to keep; what
-      -- is new in the ring.
-      local left, has, full_at, until_at, front, edit, edit_at, edit_end = 0, 0, 0, nil, nil, nil, 0, 0
+      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later; what to keep; what is
+      -- new in the ring.
+      local left, has, full_at, until_at, hot, cold, edit, edit_at, edit_end = 0, 0, 0, nil, nil, nil, nil, 0, 0
       local debt_at, debt = 0, 0
       if kind > 255 then
         --inline sliding.lua
@@ -181,8 +186,9 @@ repeat
         tight, room, tight_left, tight_full, tight_debt_at, tight_debt = position, has, left, full_at, debt_at, debt
       end
       if full_at > fresh then fresh = full_at end
-      if front then
-        if fronts then fronts = fronts .. front else fronts = front end
+      if hot then
+        if hots then hots = hots .. hot else hots = hot end
+        if is_changed then colds = colds .. cold end
         if ahead or stamp > now then givens = givens .. pack(GIVEN, given_window, given) end
       else
         charging = false

@@ -3,8 +3,9 @@
 local per = b
 local charged, total = 0, 0
 if is_there then
-  local was, per_was
-  was, per_was, charged, total = unpack_bytes(FIXED_FRONT, stored, at)
+  local was, per_was = FIXED, per
+  if is_changed then was, per_was = unpack_bytes(FIXED_COLD, stored, cold_at) end
+  if was == FIXED then charged, total = unpack_bytes(FIXED_HOT, stored, at) end
   if was ~= FIXED then
     --inline convert.lua
     charged, total = now, taken
@@ -16,8 +17,8 @@ local counted, begin = 0, 0
 local x = (ahead or leases) and t or now
 while true do
   begin = x - x % per
-  -- A window has no room for what comes before a booking in a later one.
-  if leases and charged >= begin + per then begin = charged - charged % per end
+  -- A window has no room for what comes before a booking in a later one, nor before a charge before the clock went back.
+  if charged >= begin + per then begin = charged - charged % per end
   counted = charged >= begin and total or 0
   has = capacity - counted
   if x == now or leases then left = has > 0 and has or 0 end
@@ -28,7 +29,7 @@ full_at = total > 0 and charged - charged % per + per or 0
 if counted + charge + extra > capacity and each <= capacity then
   until_at = begin + per
 elseif begin > t then
-  until_at = newest
+  until_at = begin
 end
 if keeping then
   if undoing then
@@ -47,7 +48,8 @@ if keeping then
       given = given + back_cost
     end
   end
-  front = pack(FIXED_FRONT, FIXED, per, charged, total)
+  hot = pack(FIXED_HOT, charged, total)
+  if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 elseif charging and counted + charge <= capacity then
   if leases and begin + per - 1 < ends then ends = begin + per - 1 end
   if stamp > now and not leases then
@@ -56,5 +58,6 @@ elseif charging and counted + charge <= capacity then
   end
   begin = stamp - stamp % per
   full_at = begin + per
-  front = pack(FIXED_FRONT, FIXED, per, stamp, (charged >= begin and total or 0) + charge)
+  hot = pack(FIXED_HOT, stamp, (charged >= begin and total or 0) + charge)
+  if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 end

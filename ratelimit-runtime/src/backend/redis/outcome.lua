@@ -1,7 +1,7 @@
 -- Inlined: what comes of a pass.
 local writes, done, is_denied = false, nil, false
 local limit, limit_left = found_limit or tight, found_limit and found_left or tight_left
-local fitting = 0
+local fitting, start = 0, nil
 if keeping then
   if undoing then newest, lowest, top = undo_newest, undo_lowest, undo_top end
   if undoing and lowest > newest then newest = lowest end
@@ -32,7 +32,7 @@ else
   fitting = charge / each
   if is_other then
     number = unpack_bytes('<I7', request, #request - 6)
-    start = number
+    start = sub(request, -7)
   end
   number = number + fitting
   newest, lowest, top, writes = stamp, floor, number, true
@@ -47,12 +47,12 @@ if is_denied then
     fresh = math.min(now + longest, FAR)
     if back == 0 and was_form == RICH and fresh <= kept then
       clock = now
-      call('SETRANGE', bucket, fronts_end - 1,
-        pack('<I7I7I7I4I7I7I7I7', kept, now, start, offences, offended, blocked, lowest, top))
+      call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
+      call('SETRANGE', bucket, colds_at + were * COLD_BYTES - 1, pack('<I4I7I7', offences, offended, blocked))
     elseif back == 0 then
-      fronts, ring_at, shape, writes = sub(stored, HEAD_BYTES + 1, fronts_end - 1), rings_from, were * 256, true
-      if was_form == RICH then givens = sub(stored, rings_from - were * GIVEN_BYTES, rings_from - 1) end
-      changed, changed_at, changed_end = nil, size + 1, size + 1
+      hots, kept_print, is_changed, writes = sub(stored, HEAD_BYTES + 1, tail_at - 1), was_print, false, true
+      if was_form == RICH then givens = sub(stored, rings_at - were * GIVEN_BYTES, rings_at - 1) end
+      shape, ring_at, changed, changed_at, changed_end = were * 256, rings_at, nil, size + 1, size + 1
     end
   end
   if action == TAKE_RUN then
@@ -67,7 +67,7 @@ if done and action ~= PEEK and not writes and not keeping then
     answer, done, keeping, charging, again = done, nil, true, false, true
     t, stamp, back_at, back_cost = now, now, 0, 0
   elseif size > 0 and now - clock > CLOCK_UNSEEN then
-    call('SETRANGE', bucket, fronts_end + 6, pack('<I7', now))
+    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
 end
 
@@ -77,16 +77,22 @@ if writes then
   is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
   local sets = resized or size == 0
   --inline keep.lua
-  local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number) .. fronts
-  local behind = pack(TAIL, kept, now, start)
-  if is_rich then
-    local bytes = shape / 256 * GIVEN_BYTES
-    if #givens ~= bytes then givens = string.rep('\0', bytes) end
-    behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top) .. givens
+  local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
+  local behind = pack(TAIL, kept, now)
+  local value = head
+  if sets or is_changed or is_rich or was_form == RICH then
+    behind = behind .. (start or sub(stored, colds_at - START_BYTES, colds_at - 1))
+      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1))
+    if is_rich then
+      local bytes = shape / 256 * GIVEN_BYTES
+      if #givens ~= bytes then givens = string.rep('\0', bytes) end
+      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top) .. givens
+    end
+    value = head .. behind
+    if #value ~= ring_at - 1 then sets = true end
+  elseif keeping or back > 0 then
+    value = head .. behind
   end
-  -- That the key was kept longer, or the clock looked at, is written with a new expiry or a RICH record.
-  local value = (is_rich or was_form == RICH or keeping) and head .. behind or head
-  if #value + (value == head and #behind or 0) ~= ring_at - 1 then sets = true end
   --inline write.lua
   if keeping then
     if not answer and action == GIVE_BACK then answer = pack('<BI7', DONE, now) end

@@ -9,8 +9,11 @@ use redis::{Cmd, Script};
 use super::codec::NUMBERS;
 
 /// What stands in the place of `--inline` and a name, in this order: a function's call would cost more than what it does.
-const INLINED: [(&str, &str); 12] = [
+const INLINED: [(&str, &str); 16] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
+    ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
+    ("--inline token_now.lua\n", include_str!("token_now.lua")),
+    ("--inline fixed_now.lua\n", include_str!("fixed_now.lua")),
     ("--inline sliding.lua\n", include_str!("sliding.lua")),
     ("--inline token.lua\n", include_str!("token.lua")),
     ("--inline fixed.lua\n", include_str!("fixed.lua")),
@@ -20,6 +23,7 @@ const INLINED: [(&str, &str); 12] = [
     ("--inline keep.lua\n", include_str!("keep.lua")),
     ("--inline write.lua\n", include_str!("write.lua")),
     ("--inline convert.lua\n", include_str!("convert.lua")),
+    ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
     ("--inline flow.lua\n", include_str!("flow.lua")),
     ("--inline slot.lua\n", include_str!("slot.lua")),
 ];

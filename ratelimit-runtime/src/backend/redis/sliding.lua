@@ -1,25 +1,33 @@
 -- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last permit does. What counts no
 -- more stays while its place is not needed: a longer period finds it again.
-local group, per, layout = a, b, kind
+local group, per, layout, ring_before = a, b, kind, ring_at
 local slot, round
-local per_was, largest, all, total, last, first, old, used, slots = b, 0, 0, 0, 0, 0, 0, 0, 0
+local per_was, largest, all, total, last, first, old, used, slots = b, nil, 0, 0, 0, 0, 0, 0, 0
 local last_at, was = newest, kind
 if is_there then
-  was, per_was, largest, all, total, last, first, old, used, slots = unpack_bytes(SLIDING_FRONT, stored, at)
+  if is_changed then was, per_was, largest = unpack_bytes(SLIDING_COLD, stored, cold_at) end
+  if was > 255 then all, total, last, first, old, used, slots = unpack_bytes(SLIDING_HOT, stored, at) end
   if was < 256 then
     --inline convert.lua
-    per_was, largest, all, total, last, first, old, used, slots = b, 0, taken, taken, taken, 0, 0, 0, 0
+    per_was, largest, all, total, last = b, 0, taken, taken, taken
     last_at, was = now, kind
   elseif was > layout then
     layout = was
   end
+else
+  largest = 0
 end
--- Bookings may lie further apart than usual slots can tell.
-if t > now and not leases and charging then layout = 3072 end
+-- A ring of which nothing is used is laid out anew. Bookings may lie further apart than usual slots can tell.
+if old + used == 0 and slots > 0 then
+  ring_at, was, layout, first, slots = ring_at - slots * was / 256, kind, kind, 0, 0
+  edit, edit_at, edit_end, resized = '', ring_at, ring_before, true
+end
+if is_booking then layout = 3072 end
+if layout ~= kind then kept_print = 0 end
 --inline slot.lua
 local width = layout / 256
 local source, base, rebuilt = stored, ring_at - slots * was / 256, false
-if not taken then edit_at, edit_end = base, ring_at end
+if not taken and not edit then edit_at, edit_end = base, ring_at end
 ring_at = base
 if slots > 0 and (was ~= layout or back > 0) then
   local ring, to_slot, to_round = {}, slot, round
@@ -64,6 +72,8 @@ end
 full_at = all > 0 and last_at + per or 0
 
 if keeping then
+  -- A slot of the ring that changes, and its place.
+  local entry, place
   if last_at + per <= now then total = last end
   if undoing then
     local _, time, permits
@@ -80,8 +90,7 @@ if keeping then
         if used > 0 then used = used - 1 else old, total = old - 1, total + held end
         if permits > 0 then
           first, old, all = i, old + 1, all + permits
-          edit = pack(slot, math.max(0, time - shift) % round, permits)
-          edit_at, edit_end = edit_at + i * width, edit_at + i * width + width
+          entry, place = pack(slot, math.max(0, time - shift) % round, permits), i * width
         end
       end
     end
@@ -99,16 +108,12 @@ if keeping then
     if i == old + used then
       last = last - gone
     else
-      local place = (first + i) % slots * width
-      edit = pack(slot, time, held - gone)
-      if rebuilt then
-        edit = sub(source, 1, place) .. edit .. sub(source, place + width + 1)
-      else
-        edit_at, edit_end = edit_at + place, edit_at + place + width
-      end
+      entry, place = pack(slot, time, held - gone), (first + i) % slots * width
     end
   end
-  front = pack(SLIDING_FRONT, layout, per, largest, all, total, last, first, old, used, slots)
+  --inline slot_edit.lua
+  hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
+  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
 else
   local live = last_at + per > t
   local moves = last == 0 or last_at == stamp or (live and last < group)
@@ -132,6 +137,7 @@ else
     --inline charge.lua
     full_at = stamp + per
     if stamp > now and not leases then undo = undo .. pack(UNDO_SLIDING, SLIDING, dropped_at, dropped) end
-    front = pack(SLIDING_FRONT, layout, per, largest, all, total, last, first, old, used, slots)
+    hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
+  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
   end
 end

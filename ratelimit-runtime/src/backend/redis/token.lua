@@ -5,8 +5,9 @@ local permit, step
 permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
 local last, owed, unit = 0, 0, permit
 if is_there then
-  local was
-  was, last, owed, unit = unpack_bytes(TOKEN_FRONT, stored, at)
+  local was = TOKEN
+  if is_changed then was, unit = unpack_bytes(TOKEN_COLD, stored, cold_at) end
+  if was == TOKEN then last, owed = unpack_bytes(TOKEN_HOT, stored, at) end
   if was ~= TOKEN then
     --inline convert.lua
     last, owed, unit = now, taken * permit, permit
@@ -60,7 +61,8 @@ if keeping then
     real = math.max(0, back_cost * permit - math.max(0, math.ceil((math.max(now, debt_at) - back_at) / step)) * units)
     debt = math.max(0, debt - real)
   end
-  front = pack(TOKEN_FRONT, TOKEN, debt_at, debt, permit, units, step)
+  hot = pack(TOKEN_HOT, debt_at, debt)
+  if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 elseif charging and missing <= (capacity - charge) * permit then
   if stamp > now and not leases then
     if not ahead then given = 0 end
@@ -71,7 +73,8 @@ elseif charging and missing <= (capacity - charge) * permit then
     --inline flow.lua
   end
   debt = debt + charge * permit
-  front = pack(TOKEN_FRONT, TOKEN, debt_at, debt, permit, units, step)
+  hot = pack(TOKEN_HOT, debt_at, debt)
+  if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 end
 if debt > 0 then
   full_at = debt_at + math.ceil(debt / units) * step

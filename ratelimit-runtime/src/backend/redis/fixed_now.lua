@@ -1,0 +1,9 @@
+-- Inlined: as sliding_now.lua, of a fixed window.
+local begin = now - now % per
+if charged < begin then total = 0 end
+total = total + charge
+if total > capacity then
+  until_at, left = begin + per, capacity - total + charge
+elseif fresh and begin + per > fresh then
+  fresh = begin + per
+end

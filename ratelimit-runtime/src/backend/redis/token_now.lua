@@ -1,0 +1,13 @@
+-- Inlined: as sliding_now.lua, of a token bucket.
+local x = now
+--inline flow.lua
+local over = debt - (capacity - charge) * permit
+if over > 0 then
+  until_at = math.min(debt_at + math.ceil(over / units) * step, FAR)
+  left = capacity - math.ceil(debt / permit)
+elseif fresh then
+  debt = debt + charge * permit
+  local full_at = debt_at + math.ceil(debt / units) * step
+  if full_at > fresh then fresh = full_at end
+  if fresh > FAR then fresh = FAR end
+end
