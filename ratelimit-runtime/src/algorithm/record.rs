@@ -506,14 +506,17 @@ impl View<'_> {
         if let Some(never) = self.rules.iter().position(|rule| cost > rule.capacity()) {
             return Err(never);
         }
-        let blocked = backoff.map_or(0, |_| self.record.offences.until);
-        let from = now.max(self.record.newest).max(blocked);
+        let from = now.max(self.record.newest);
         let mut found = Found { at: from, limit: self.tightest(from) };
         for (position, (state, rule)) in self.states.iter().zip(self.rules).enumerate() {
             let at = state.earliest(rule, from, cost);
             if at > found.at {
                 found = Found { at, limit: position };
             }
+        }
+        let blocked = backoff.map_or(0, |_| self.record.offences.until);
+        if blocked > found.at {
+            found = Found { at: blocked, limit: self.tightest(from) };
         }
         Ok(found)
     }

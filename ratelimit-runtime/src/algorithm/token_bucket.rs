@@ -86,7 +86,8 @@ impl TokenBucket {
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
         let (units, _, step) = rule.rate.per_nano();
         *self = TokenBucket { flow: (units, step), ..self.at(rule, at) };
-        self.debt += u64::from(cost) * self.unit;
+        // What is booked for the end of time may be more than flows back by then.
+        self.debt = self.debt.saturating_add(u64::from(cost).saturating_mul(self.unit));
     }
 
     /// Gives back `cost` permits that were taken at `at`, less what has flowed back since.

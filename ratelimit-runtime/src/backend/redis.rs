@@ -195,7 +195,8 @@ impl RedisBackend {
     }
 
     fn late(&self) -> BackendError {
-        let message = format!("Redis at {} did not answer within {:?}", self.connection, self.timeout);
+        let doubt = self.connection.doubt();
+        let message = format!("Redis at {} did not answer within {:?}{doubt}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 }

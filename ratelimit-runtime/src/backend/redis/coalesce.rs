@@ -20,6 +20,7 @@ use std::hash::BuildHasher;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
 const SHARDS: usize = 16;
+/// A batch is to take the server no more of the timeout than one part in so many: two are under way, and each may wait for the
+/// other.
+const SHARE_OF_TIMEOUT: u32 = 5;
 
 /// How calls are merged.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,8 @@ pub(super) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
     merging: Merging,
+    /// Calls that a batch takes now: half as many after one that took long, a few more after each other.
+    seats: AtomicUsize,
 }
 
 /// Calls that may be sent together.
@@ -97,7 +103,7 @@ pub(super) enum Entry<'a> {
 
 impl Coalescing {
     pub(super) fn new(merging: Merging) -> Coalescing {
-        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), merging }
+        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), merging, seats: AtomicUsize::new(merging.seats) }
     }
 
     /// The way of one call.
@@ -116,7 +122,7 @@ impl Coalescing {
             return Entry::Alone(Alone { coalescing: Arc::clone(self), lane: number });
         }
         let seat = Arc::new(Seat { request: request.clone(), state: Mutex::new(State::Waiting(None)) });
-        let is_first = lane.seat(Arc::clone(&seat), deadline, self.merging.seats);
+        let is_first = lane.seat(Arc::clone(&seat), deadline, self.seats.load(Ordering::Relaxed));
         let starts = is_first && lane.drivers < self.merging.drivers || lane.has_paused(deadline, self.merging.pause);
         if starts {
             lane.drivers += 1;
@@ -127,6 +133,19 @@ impl Coalescing {
             self.start(number, backend, runtime);
         }
         Entry::Seated(Seated { seat, backend })
+    }
+
+    /// A batch took so long: of a server that is slow the next are smaller, so that none runs into the deadline.
+    fn took(&self, calls: usize, time: Duration, timeout: Duration) {
+        let seats = self.seats.load(Ordering::Relaxed);
+        let next = if time > timeout / SHARE_OF_TIMEOUT {
+            (calls.min(seats) / 2).max(1)
+        } else {
+            (seats + 4).min(self.merging.seats)
+        };
+        if next != seats {
+            self.seats.store(next, Ordering::Relaxed);
+        }
     }
 
     fn number(&self, request: &Request, runtime: Option<&Handle>) -> u64 {
@@ -370,7 +389,12 @@ impl Driver {
             tokio::task::yield_now().await;
             self.batch = self.next();
             match &mut self.batch {
-                Some(batch) => batch.send(&self.backend, &self.coalescing.hasher).await,
+                Some(batch) => {
+                    let sent = Instant::now();
+                    let calls = batch.seats.len();
+                    batch.send(&self.backend, &self.coalescing.hasher).await;
+                    self.coalescing.took(calls, sent.elapsed(), self.backend.timeout);
+                }
                 None => self.is_done = true,
             }
         }

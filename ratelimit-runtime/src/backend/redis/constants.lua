@@ -36,6 +36,10 @@ local HOT_BYTES = 18
 -- Until when the key is kept, and the latest time that a decision saw, unless the newest admission of a PLAIN record is later.
 local TAIL = '<I7I7'
 local TAIL_BYTES = 14
+-- A RICH record goes on with offences: how many, the last, blocked until; the floor; and the number of the newest charge
+-- that stands.
+local EXTRA = '<I4I7I7I7I7'
+local EXTRA_BYTES = 32
 -- The number before the first charge, and then of each limit what few charges change. Of a sliding window: its layout, its
 -- period, and the largest count that it was charged by.
 local START_BYTES = 7
@@ -45,11 +49,10 @@ local TOKEN_COLD = '<I2I7I7I4'
 -- Of a fixed window: its kind and period.
 local FIXED_COLD = '<I2I7xxxxxxxxxxx'
 local COLD_BYTES = 20
--- A RICH record goes on with offences: how many, the last, blocked until; the floor; and the number of the newest charge
--- that stands. Then for each limit what was given back while bookings lie ahead: of a fixed window the window, else 0, and
--- how much.
-local EXTRA = '<I4I7I7I7I7'
-local EXTRA_BYTES = 32
+-- Both parts of a limit.
+local ALL_BYTES = 38
+-- Of a RICH one, of each limit what was given back while bookings lie ahead: of a fixed window the window, else 0, and how
+-- much.
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
 -- At the end, the last limit's first, stand the rings of the sliding windows.

@@ -25,12 +25,13 @@ else
 end
 local pack, sub = struct.pack, string.sub
 local stored, answer
-if asked < 65536 and (asked % 256 == TAKE or asked % 256 == TAKE_RUN) and cost > 0 then
+local action = asked % 256
+if asked < 131072 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
   --inline usual.lua
 end
 
-local action, how = asked % 256, (asked - asked % 65536) / 65536
 local shape = asked % 65536 - action
+local how = (asked - action - shape) / 65536
 local limits = shape / 256
 if action == RESET then
   call('DEL', bucket)
@@ -73,14 +74,15 @@ repeat
     were, was_form, top = (was_form - form) / 256, form, number
     tail_at = HEAD_BYTES + 1 + were * HOT_BYTES
     colds_at = tail_at + TAIL_BYTES + START_BYTES
+    if form == RICH then colds_at = colds_at + EXTRA_BYTES end
     rings_at = colds_at + were * COLD_BYTES
-    if form == RICH then rings_at = rings_at + EXTRA_BYTES + were * GIVEN_BYTES end
+    if form == RICH then rings_at = rings_at + were * GIVEN_BYTES end
     if size < rings_at - 1 or were == 0 or (form ~= PLAIN and form ~= RICH) then
       stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
     else
       kept, clock = unpack_bytes(TAIL, stored, tail_at)
       if form == RICH then
-        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, colds_at + were * COLD_BYTES)
+        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
       elseif newest > clock then
         clock = newest
       end
@@ -93,7 +95,12 @@ repeat
     newest, lowest = math.max(0, newest - back), math.max(0, lowest - back)
     offended, blocked = math.max(0, offended - back), math.max(0, blocked - back)
   end
-  if action ~= GIVE_BACK and how == BACKOFF and offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
+  -- Until when denials block the key for this call.
+  local blocks = 0
+  if how == BACKOFF and action ~= GIVE_BACK then
+    if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
+    blocks = blocked
+  end
 
   -- The states are written anew without a charge: permits come back, or the clock went back.
   local keeping, undoing = back_cost > 0, false
@@ -126,14 +133,13 @@ repeat
     if lowest > t then t = lowest end
   elseif not keeping then
     if ahead then t = newest end
-    if how == BACKOFF and blocked > t and each > 0 then t = blocked end
   end
   local stamp, ends = t, t
   if leases and not keeping and action == TAKE_RUN then
     ends = now + initial
     stamp = math.max(newest, ends)
   end
-  local charging = not keeping and action ~= PEEK and each > 0 and t - now <= max_wait
+  local charging = not keeping and action ~= PEEK and each > 0 and t - now <= max_wait and blocks - now <= max_wait
   local again = false
 
   repeat
@@ -172,6 +178,7 @@ repeat
       end
       if taken then is_other = true end
       if has < 0 then has = 0 end
+      if leases or not ahead then left = has end
       if edit then
         if changed then
           changed = edit .. sub(stored, edit_end, changed_at - 1) .. changed

@@ -13,18 +13,11 @@ if is_there then
     charged = math.max(0, charged - (clock - clock % per_was - (now - now % per_was)))
   end
 end
-local counted, begin = 0, 0
-local x = (ahead or leases) and t or now
-while true do
-  begin = x - x % per
-  -- A window has no room for what comes before a booking in a later one, nor before a charge before the clock went back.
-  if charged >= begin + per then begin = charged - charged % per end
-  counted = charged >= begin and total or 0
-  has = capacity - counted
-  if x == now or leases then left = has > 0 and has or 0 end
-  if x >= t then break end
-  x = t
-end
+local begin = t - t % per
+-- A window has no room for what comes before a booking in a later one, nor before a charge before the clock went back.
+if charged >= begin + per then begin = charged - charged % per end
+local counted = charged >= begin and total or 0
+has = capacity - counted
 full_at = total > 0 and charged - charged % per + per or 0
 if counted + charge + extra > capacity and each <= capacity then
   until_at = begin + per

@@ -1,5 +1,6 @@
 -- Inlined: what comes of a pass.
 local writes, done, is_denied = false, nil, false
+if blocks > found and each > 0 then found, found_limit = blocks, nil end
 local limit, limit_left = found_limit or tight, found_limit and found_left or tight_left
 local fitting, start = 0, nil
 if keeping then
@@ -41,14 +42,16 @@ end
 local is_rich
 if is_denied then
   if action ~= PEEK and how == BACKOFF and not never and were > 0 then
-    local block = math.min(initial * 2 ^ math.min(offences, 63), longest)
-    offences, offended, blocked = math.min(offences + 1, 4294967295), now, math.min(now + block, FAR)
+    local block = offences < 64 and initial * 2 ^ offences or longest
+    if block > longest then block = longest end
+    if offences < 4294967295 then offences = offences + 1 end
+    offended, blocked, fresh = now, now + block, now + longest
+    if blocked > FAR then blocked = FAR end
+    if fresh > FAR then fresh = FAR end
     if blocked > found then found = blocked end
-    fresh = math.min(now + longest, FAR)
     if back == 0 and was_form == RICH and fresh <= kept then
       clock = now
-      call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
-      call('SETRANGE', bucket, colds_at + were * COLD_BYTES - 1, pack('<I4I7I7', offences, offended, blocked))
+      call('SETRANGE', bucket, tail_at + 6, pack('<I7I4I7I7', now, offences, offended, blocked))
     elseif back == 0 then
       hots, kept_print, is_changed, writes = sub(stored, HEAD_BYTES + 1, tail_at - 1), was_print, false, true
       if was_form == RICH then givens = sub(stored, rings_at - were * GIVEN_BYTES, rings_at - 1) end
@@ -81,13 +84,15 @@ if writes then
   local behind = pack(TAIL, kept, now)
   local value = head
   if sets or is_changed or is_rich or was_form == RICH then
-    behind = behind .. (start or sub(stored, colds_at - START_BYTES, colds_at - 1))
-      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1))
     if is_rich then
       local bytes = shape / 256 * GIVEN_BYTES
       if #givens ~= bytes then givens = string.rep('\0', bytes) end
-      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top) .. givens
+      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top)
+    else
+      givens = ''
     end
+    behind = behind .. (start or sub(stored, colds_at - START_BYTES, colds_at - 1))
+      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1)) .. givens
     value = head .. behind
     if #value ~= ring_at - 1 then sets = true end
   elseif keeping or back > 0 then

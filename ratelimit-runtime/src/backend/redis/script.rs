@@ -95,10 +95,26 @@ fn start(script: &Script, keys: usize, bytes: usize) -> Cmd {
 
 /// Makes the script that `call` calls known to the server.
 pub(super) fn load(call: &Cmd) -> Cmd {
-    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
     let mut command = redis::cmd("SCRIPT");
-    command.arg("LOAD").arg(if is_many { &*MANY_SOURCE } else { &*ONE_SOURCE });
+    command.arg("LOAD").arg(source(call));
     command
+}
+
+/// The same call with the script itself, which makes it known as well: for users who may not load scripts.
+pub(super) fn in_full(call: &Cmd) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(source(call));
+    for argument in call.args_iter().skip(2) {
+        if let redis::Arg::Simple(argument) = argument {
+            command.arg(argument);
+        }
+    }
+    command
+}
+
+fn source(call: &Cmd) -> &'static str {
+    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
+    if is_many { &MANY_SOURCE } else { &ONE_SOURCE }
 }
 
 #[cfg(test)]

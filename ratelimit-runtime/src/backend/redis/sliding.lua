@@ -44,31 +44,25 @@ if slots > 0 and (was ~= layout or back > 0) then
   edit, resized = source, true
 end
 
--- Brings what counts to now, then to `t`.
-local x = (ahead or leases) and t or now
-while true do
-  local gone = last_at + per - x
-  if gone <= 0 then
-    total, old, used = 0, old + used, 0
-  else
-    while used > 0 do
-      local time, permits = unpack_bytes(slot, source, base + (first + old) % slots * width)
-      if (last_at - time) % round < gone then break end
-      total, old, used = total - permits, old + 1, used - 1
-    end
-    if per > per_was or x < newest then
-      while old > 0 do
-        local time, permits = unpack_bytes(slot, source, base + (first + old - 1) % slots * width)
-        if (last_at - time) % round >= gone then break end
-        total, old, used = total + permits, old - 1, used + 1
-      end
+-- Brings what counts to `t`.
+local gone = last_at + per - t
+if gone <= 0 then
+  total, old, used = 0, old + used, 0
+else
+  while used > 0 do
+    local time, permits = unpack_bytes(slot, source, base + (first + old) % slots * width)
+    if (last_at - time) % round < gone then break end
+    total, old, used = total - permits, old + 1, used - 1
+  end
+  if per > per_was or t < newest then
+    while old > 0 do
+      local time, permits = unpack_bytes(slot, source, base + (first + old - 1) % slots * width)
+      if (last_at - time) % round >= gone then break end
+      total, old, used = total + permits, old - 1, used + 1
     end
   end
-  has = capacity - total
-  if x == now or leases then left = has > 0 and has or 0 end
-  if x >= t then break end
-  x = t
 end
+has = capacity - total
 full_at = all > 0 and last_at + per or 0
 
 if keeping then

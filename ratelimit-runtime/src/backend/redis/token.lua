@@ -31,18 +31,12 @@ if is_there then
     owed = math.min(whole * permit + quotient, FAR)
   end
 end
-local missing = 0
-local x = (ahead or leases) and t or now
-while true do
-  --inline flow.lua
-  missing = debt
-  -- Until a change that is still to come, as a lease finds it, the bucket has so much less to hold.
-  if leases and debt_at > x then missing = debt + math.ceil((debt_at - x) / step) * units end
-  has = capacity - math.ceil(missing / permit)
-  if x == now or leases then left = has > 0 and has or 0 end
-  if x >= t then break end
-  x = t
-end
+local x = t
+--inline flow.lua
+local missing = debt
+-- Until a change that is still to come, as a lease finds it, the bucket has so much less to hold.
+if leases and debt_at > t then missing = debt + math.ceil((debt_at - t) / step) * units end
+has = capacity - math.ceil(missing / permit)
 local over = missing - (capacity - charge - extra) * permit
 if over > 0 and each <= capacity then
   until_at = math.max(t, math.min(debt_at + math.ceil((debt - (capacity - charge - extra) * permit) / units) * step, FAR))

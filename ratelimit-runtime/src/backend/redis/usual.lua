@@ -2,17 +2,19 @@
 -- last, by a clock that goes forwards and with nothing ahead. What it cannot do it leaves to the loop, which decides the
 -- same, before anything is written.
 local calls, charge = 1, cost
-if asked % 256 ~= TAKE then calls = unpack_bytes('<I4', request, #request - 10) end
+if action ~= TAKE then calls = unpack_bytes('<I4', request, #request - 10) end
+local limits = (asked % 65536 - action) / 256
 stored = call('GET', bucket) or ''
 repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
-  if size < HEAD_BYTES then break end
+  if size < 44 + limits * ALL_BYTES then break end
+  if asked > 65535 and string.byte(stored) ~= PLAIN then break end
   -- Charged while there is no limit under which they do not fit: then until when, which, and what is left of it.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
   local t, stamp, ring_at, resized, sets = now, now, size + 1, false, false
   local changed, changed_at, changed_end = nil, ring_at, ring_at
   local tail_at, cold_at
-  if asked < 512 then
+  if limits == 1 then
     -- One limit, read and written at once.
     tail_at, cold_at, ring_at = HEAD_BYTES + HOT_BYTES + 1, HEAD_BYTES + HOT_BYTES + TAIL_BYTES + START_BYTES + 1,
       HEAD_BYTES + HOT_BYTES + TAIL_BYTES + START_BYTES + COLD_BYTES + 1
@@ -55,7 +57,6 @@ repeat -- Left by `break`.
     if edit then changed, changed_at, changed_end = edit, edit_at, edit_end end
   else
     form, newest, number, was_print = unpack_bytes(HEAD, stored)
-    local limits = (asked - asked % 256) / 256
     if was_print ~= print or form ~= PLAIN + limits * 256 or newest > now then break end
     tail_at = HEAD_BYTES + limits * HOT_BYTES + 1
     kept, clock = unpack_bytes(TAIL, stored, tail_at)
@@ -119,10 +120,10 @@ repeat -- Left by `break`.
     --inline write.lua
     return head
   end
-  if calls > 1 or charge > capacity then break end
+  if calls > 1 or charge > capacity or asked > 65535 then break end
   if now - newest > CLOCK_UNSEEN and now - clock > CLOCK_UNSEEN then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
   return pack(REFUSAL, DENIED, now, found_limit, found_left > 0 and found_left or 0, found)
 until true
-if asked > 511 then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
+if limits > 1 then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
