@@ -13,10 +13,12 @@ elseif never then
   limit, limit_left, is_denied = never, never_left, true
 elseif each == 0 then
   done = pack(ADMISSION, ADMITTED, now, now, number, tight, room, tight_full)
-elseif found > t and extra == 0 and room >= each and calls > 1 and t == now then
+elseif found > t and extra == 0 and calls > 1 then
   -- As many calls of the run as fit, and what the next is told.
-  fitting = math.floor(room / each)
-  charge, extra, charging, again = fitting * each, each, true, true
+  if t == now then fitting = math.floor(room / each) end
+  charge, extra, charging, again = fitting * each, each, fitting > 0, true
+elseif extra > 0 and charge == 0 then
+  is_denied = true
 elseif extra == 0 and found - now > max_wait then
   is_denied = true
 elseif extra == 0 and found > t then
