@@ -160,7 +160,7 @@ fn cases(cases: u32) -> ProptestConfig {
     ProptestConfig {
         cases,
         max_shrink_iters: u32::MAX,
-        max_shrink_time: 30_000,
+        max_shrink_time: 60_000,
         failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
         ..ProptestConfig::default()
     }
@@ -251,7 +251,7 @@ fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
 #[test]
 fn any_trace_is_answered_as_in_memory() {
     let backend = backend();
-    proptest!(cases(400), |(trace in traces(1..60))| {
+    proptest!(cases(400), |(trace in traces(1..300))| {
         let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });

@@ -29,8 +29,7 @@ impl FixedWindow {
 
     /// Gives back `cost` permits that were taken at `at`, if that window is still on record.
     pub(crate) fn refund(&mut self, rule: &Rule, at: u64, cost: u32) {
-        self.per = rule.per();
-        if begin(self.per, at) == begin(self.per, self.charged) {
+        if begin(rule.per(), at) == begin(rule.per(), self.charged) {
             self.taken = self.taken.saturating_sub(u64::from(cost));
         }
     }

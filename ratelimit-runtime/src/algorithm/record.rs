@@ -24,16 +24,17 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// The state by the limit as it is at `now`. Of what a limit of another algorithm has taken by then, as much is taken now.
-    fn converted(&self, rule: &Rule, now: u64) -> State {
+    /// The state by the limit as it is at `now`. What a limit of another algorithm has taken by then is taken `at` that time,
+    /// or at the newest booking.
+    fn converted(&self, rule: &Rule, now: u64, at: u64) -> State {
         let taken = || self.taken_by_itself(now).min(u64::from(u32::MAX));
         match (self, rule.limit.algorithm()) {
             (State::Token(bucket), Algorithm::TokenBucket) => State::Token(bucket.converted(rule)),
             _ if self.algorithm() == rule.limit.algorithm() => self.clone(),
-            (_, Algorithm::SlidingWindow) => State::Sliding(SlidingWindow::holding(rule, taken(), now)),
-            (_, Algorithm::TokenBucket) => State::Token(TokenBucket::holding(rule, taken(), now)),
+            (_, Algorithm::SlidingWindow) => State::Sliding(SlidingWindow::holding(rule, taken(), at)),
+            (_, Algorithm::TokenBucket) => State::Token(TokenBucket::holding(rule, taken(), at)),
             (_, Algorithm::FixedWindow) => {
-                State::Fixed(FixedWindow { per: rule.per(), charged: now, taken: taken() })
+                State::Fixed(FixedWindow { per: rule.per(), charged: at, taken: taken() })
             }
         }
     }
@@ -118,7 +119,18 @@ impl State {
         }
     }
 
+    /// Notes the limit of the last change.
+    fn changed_by(&mut self, rule: &Rule) {
+        let (units, _, step) = rule.rate.per_nano();
+        match self {
+            State::Sliding(window) => window.per = rule.per(),
+            State::Token(bucket) => bucket.flow = (units, step),
+            State::Fixed(window) => window.per = rule.per(),
+        }
+    }
+
     fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
+        self.changed_by(rule);
         match self {
             State::Sliding(window) => window.refund(rule, now, floor, at, cost),
             State::Token(bucket) => bucket.refund(rule, now, at, cost),
@@ -389,6 +401,7 @@ impl Record {
             let undo = &undo.shifted_back(permit.at.saturating_sub(self.newest));
             for (position, (state, previous)) in self.limits.iter_mut().zip(&undo.limits).enumerate() {
                 state.undo(&rules[position], undo, previous, given(position), permit.cost);
+                state.changed_by(&rules[position]);
             }
             self.top = undo.top;
             self.floor = undo.floor;
@@ -439,7 +452,7 @@ impl Record {
         let is_same = self.limits.len() == rules.len()
             && self.limits.iter().zip(rules).all(|(state, rule)| state.is_for(rule));
         let state = |(position, rule): (usize, &Rule)| match self.limits.get(position) {
-            Some(state) => state.converted(rule, now),
+            Some(state) => state.converted(rule, now, now.max(self.newest)),
             None => State::fresh(rule),
         };
         (!is_same).then(|| rules.iter().enumerate().map(state).collect())

@@ -104,7 +104,6 @@ impl SlidingWindow {
     /// Gives back `cost` permits that were taken at `at`, unless they no longer count at `now` or at the `floor`, where
     /// groups may have been forgotten for a booking: the first group at or after `at` would then be another one.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
-        self.per = rule.per();
         if at.saturating_add(rule.per()) > now.max(floor) {
             self.groups.take_from(at, u64::from(cost));
         }

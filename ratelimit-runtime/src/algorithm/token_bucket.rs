@@ -96,8 +96,7 @@ impl TokenBucket {
     /// it was full before: giving back more could admit what would never have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
         let now = now.max(self.last);
-        let (units, _, step) = rule.rate.per_nano();
-        *self = TokenBucket { flow: (units, step), ..self.at(rule, now) };
+        *self = self.at(rule, now);
         self.debt = self.debt.saturating_sub(TokenBucket::back(rule, now, at, cost));
     }
 

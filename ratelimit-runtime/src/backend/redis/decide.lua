@@ -150,6 +150,8 @@ repeat
     local found, found_limit, found_left = t, nil, 0
     local tight, room, tight_left, tight_full, tight_debt_at, tight_debt = 0, FAR, 0, 0, 0, 0
     local never, never_left
+    -- Whether it is too early for a window that was charged already.
+    local is_early = false
     -- Bookings, and records with a ring of other slots than the limits' own, have no print.
     local is_booking = t > now and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print

@@ -8,7 +8,7 @@ if is_there then
   if was == FIXED then charged, total = unpack_bytes(FIXED_HOT, stored, at) end
   if was ~= FIXED then
     --inline convert.lua
-    charged, total = now, taken
+    charged, total = ahead and newest or now, taken
   elseif back > 0 then
     charged = math.max(0, charged - (clock - clock % per_was - (now - now % per_was)))
   end
@@ -22,10 +22,10 @@ full_at = total > 0 and charged - charged % per + per or 0
 if counted + charge + extra > capacity and each <= capacity then
   until_at = begin + per
 elseif begin > t then
-  until_at = begin
+  until_at, is_early = begin, true
 end
 if keeping then
-  if undoing then
+  if undoing and not taken and not is_other then
     local _, was_charged, was_total, was_per, was_window, was_given
     _, was_charged, was_total, was_per, was_window, was_given, undo_at = unpack_bytes(UNDO_FIXED, request, undo_at)
     if was_per == per then

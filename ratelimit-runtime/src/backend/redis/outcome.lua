@@ -15,7 +15,7 @@ elseif each == 0 then
   done = pack(ADMISSION, ADMITTED, now, now, number, tight, room, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
   -- As many calls of the run as fit, and what the next is told.
-  if t == now then fitting = math.floor(room / each) end
+  if t == now and not is_early then fitting = math.floor(room / each) end
   charge, extra, charging, again = fitting * each, each, fitting > 0, true
 elseif extra > 0 and charge == 0 then
   is_denied = true

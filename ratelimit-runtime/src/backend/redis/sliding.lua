@@ -10,7 +10,7 @@ if is_there then
   if was < 256 then
     --inline convert.lua
     per_was, largest, all, total, last = b, 0, taken, taken, taken
-    last_at, was = now, kind
+    last_at, was = ahead and newest or now, kind
   elseif was > layout then
     layout = was
   end
@@ -27,7 +27,7 @@ if layout ~= kind then kept_print = 0 end
 --inline slot.lua
 local width = layout / 256
 local source, base, rebuilt = stored, ring_at - slots * was / 256, false
-if not taken and not edit then edit_at, edit_end = base, ring_at end
+if not edit then edit_at, edit_end = base, ring_at end
 ring_at = base
 if slots > 0 and (was ~= layout or back > 0) then
   local ring, to_slot, to_round = {}, slot, round
@@ -69,7 +69,7 @@ if keeping then
   -- A slot of the ring that changes, and its place.
   local entry, place
   if last_at + per <= now then total = last end
-  if undoing then
+  if undoing and not taken and not is_other then
     local _, time, permits
     _, time, permits, undo_at = unpack_bytes(UNDO_SLIDING, request, undo_at)
     local gone = math.min(cost, last)

@@ -10,7 +10,7 @@ if is_there then
   if was == TOKEN then last, owed = unpack_bytes(TOKEN_HOT, stored, at) end
   if was ~= TOKEN then
     --inline convert.lua
-    last, owed, unit = now, taken * permit, permit
+    last, owed, unit = ahead and newest or now, taken * permit, permit
   elseif back > 0 then
     last = math.max(0, last - back)
   end
@@ -43,7 +43,7 @@ if over > 0 and each <= capacity then
   if until_at == t then until_at = t + 1 end
 end
 if keeping then
-  if undoing then
+  if undoing and not taken and not is_other then
     local _, was_last, was_owed, was_unit, _, was_given
     _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)
     -- If the limit was replaced meanwhile, what was booked stays booked.
