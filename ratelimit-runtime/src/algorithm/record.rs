@@ -395,6 +395,8 @@ impl Record {
         let were_ahead = self.newest > now;
         if were_ahead {
             self.given.resize(rules.len(), Given::default());
+        } else {
+            self.given.clear();
         }
         let given = |position: usize| self.given.get(position).copied().unwrap_or_default();
         if let Some(undo) = undo {

@@ -10,7 +10,10 @@ while old > 0 do
   if stamp - time < round and (all - permits < largest or time + per > now) then break end
   all, old, first = all - permits, old - 1, (first + 1) % slots
 end
-if moves then
+if stamp - last_at >= round then
+  -- Longer ago than slots can tell.
+  all, last = all - last, charge
+elseif moves then
   last = last + charge
 else
   --inline close.lua
