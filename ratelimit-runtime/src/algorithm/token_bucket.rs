@@ -27,7 +27,8 @@ pub(crate) struct TokenBucket {
 impl TokenBucket {
     /// A bucket of which `taken` permits are missing at `now`.
     pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> TokenBucket {
-        let debt = taken.saturating_mul(rule.permit());
+        let fine = fine(rule);
+        let debt = taken.saturating_mul(rule.permit() / fine).min(MOST) * fine;
         TokenBucket { last: now, debt, unit: rule.permit(), ..TokenBucket::default() }
     }
 
@@ -37,7 +38,7 @@ impl TokenBucket {
         let permit = rule.permit();
         if self.unit != permit {
             if self.unit > 0 {
-                let fine = if rule.rate.step == 1 { 1_000 } else { 1 };
+                let fine = fine(rule);
                 let debt = (u128::from(self.debt) * u128::from(permit / fine)).div_ceil(u128::from(self.unit));
                 self.debt = u64::try_from(debt).map_or(MOST, |debt| debt.min(MOST)) * fine;
             }
@@ -122,6 +123,11 @@ impl TokenBucket {
     pub(crate) fn shift_back(&mut self, by: u64) {
         self.last = self.last.saturating_sub(by);
     }
+}
+
+/// Units of the rule, for times in nanoseconds, in one for times in microseconds; see [`Rate::per_nano`](super::Rate::per_nano).
+fn fine(rule: &Rule) -> u64 {
+    if rule.rate.step == 1 { 1_000 } else { 1 }
 }
 
 /// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is

@@ -10,7 +10,7 @@ if is_there then
   if was == TOKEN then last, owed = unpack_bytes(TOKEN_HOT, stored, at) end
   if was ~= TOKEN then
     --inline convert.lua
-    last, owed, unit = ahead and newest or now, taken * permit, permit
+    last, owed, unit = ahead and newest or now, math.min(taken * permit, FAR), permit
   elseif back > 0 then
     last = math.max(0, last - back)
   end
