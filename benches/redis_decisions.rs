@@ -1,4 +1,4 @@
-//! One kind of operation on a Redis server, so many times: what `scripts/callgrind --redis` counts in the server.
+//! One kind of operation on a Redis server, so many times: what `scripts/callgrind-redis` counts in the server.
 //! Without arguments, the names of the kinds.
 
 use std::time::Duration;
@@ -45,8 +45,12 @@ fn cases() -> Vec<Case> {
     let (two, three) = (vec![Limit::new(100_000, HOUR), Limit::new(1_000_000, 24 * HOUR)], 3);
     let few = |count| Limit::new(count, HOUR);
     let backoff = Some(Backoff::new(HOUR, 24 * HOUR));
-    let once = |name, limits: Vec<Limit>, before, action| {
-        Case { name, limits, backoff: None, before, operation: Operation::Once(action) }
+    let once = |name, limits: Vec<Limit>, before, action| Case {
+        name,
+        limits,
+        backoff: None,
+        before,
+        operation: Operation::Once(action),
     };
     let three = vec![window; three];
     vec![
@@ -67,15 +71,51 @@ fn cases() -> Vec<Case> {
             before: vec![take(1), take(1)],
             operation: Operation::Once(take(1)),
         },
-        Case { name: "backoff, allowed", limits: vec![window], backoff, before: vec![], operation: Operation::Once(take(1)) },
+        Case {
+            name: "backoff, allowed",
+            limits: vec![window],
+            backoff,
+            before: vec![],
+            operation: Operation::Once(take(1)),
+        },
         once("peek", vec![window], vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
         once("peek, two limits", two, vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
-        Case { name: "given back", limits: vec![window], backoff: None, before: vec![], operation: Operation::GivenBack },
-        Case { name: "given back, token_bucket", limits: vec![token], backoff: None, before: vec![], operation: Operation::GivenBack },
-        Case { name: "given back, three limits", limits: three, backoff: None, before: vec![], operation: Operation::GivenBack },
+        Case {
+            name: "given back",
+            limits: vec![window],
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
+        Case {
+            name: "given back, token_bucket",
+            limits: vec![token],
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
+        Case {
+            name: "given back, three limits",
+            limits: three,
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
         once("wait without need", vec![window], vec![], wait(1)),
-        Case { name: "a booking that waits", limits: vec![few(10)], backoff: None, before: vec![take(1); 10], operation: Operation::Booked },
-        Case { name: "a booking given up", limits: vec![few(10)], backoff: None, before: vec![take(1); 10], operation: Operation::GivenUp },
+        Case {
+            name: "a booking that waits",
+            limits: vec![few(10)],
+            backoff: None,
+            before: vec![take(1); 10],
+            operation: Operation::Booked,
+        },
+        Case {
+            name: "a booking given up",
+            limits: vec![few(10)],
+            backoff: None,
+            before: vec![take(1); 10],
+            operation: Operation::GivenUp,
+        },
         once("reset", vec![window], vec![], Action::Reset),
     ]
 }

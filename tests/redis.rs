@@ -311,6 +311,33 @@ fn resp2_works_where_the_url_asks_for_it() {
 }
 
 #[test]
+fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
+    let server = RedisServer::start_with(&["--rename-command", "HELLO", "", "--requirepass", "e"]);
+    let url = |query: &str| format!("redis://:e@127.0.0.1:{}/{query}", server.port());
+    let error = take(&patient(&url("")), "rl:1:{hello}:x").unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("protocol=resp2") && message.contains("refused: "), "{message}");
+    // The arguments are hidden, and nothing else: not each `e` of the message.
+    assert!(message.contains("with args beginning with: ***") && !message.contains("'e'"), "{message}");
+    let by_builder = RedisBackend::builder().url(url("")).resp2(true).timeout(Duration::from_secs(20)).build().unwrap();
+    for (number, backend) in [patient(&url("?protocol=resp2")), by_builder].iter().enumerate() {
+        let bucket = format!("rl:1:{{resp2 {number}}}:x");
+        assert!(take(backend, &bucket).unwrap());
+        assert!(!take(backend, &bucket).unwrap());
+        let request = Request::new(bucket, &[Limit::new(1, HOUR)], Action::Reset);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(backend.decide_async(&request)).unwrap();
+        // A connection that is gone is found by a call, and replaced.
+        redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut server.connection()).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while runtime.block_on(backend.decide_async(&request)).is_err() {
+            assert!(Instant::now() < until, "it does not get well");
+        }
+    }
+}
+
+#[test]
 fn a_unix_socket_works() {
     let (_server, socket) = RedisServer::start_with_socket();
     let backend = patient(&format!("unix://{socket}?db=1"));

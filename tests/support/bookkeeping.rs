@@ -61,7 +61,8 @@ fn a_refund_before_a_booking_is_given_up_is_not_lost(decide: Decide<'_>) {
     for algorithm in ALGORITHMS {
         let name = format!("refund {algorithm:?}");
         let limit = Limit::new(10, HOUR).with_algorithm(algorithm);
-        let (first, second) = (permit(&decide(&name, limit, take(4), 0.0)), permit(&decide(&name, limit, take(6), 0.0)));
+        let (first, second) =
+            (permit(&decide(&name, limit, take(4), 0.0)), permit(&decide(&name, limit, take(6), 0.0)));
         let booked = permit(&decide(&name, limit, book(3), 0.0));
         decide(&name, limit, Action::GiveBack(first), 0.0);
         decide(&name, limit, Action::GiveBack(booked), 0.0);

@@ -33,9 +33,7 @@ impl State {
             _ if self.algorithm() == rule.limit.algorithm() => self.clone(),
             (_, Algorithm::SlidingWindow) => State::Sliding(SlidingWindow::holding(rule, taken(), at)),
             (_, Algorithm::TokenBucket) => State::Token(TokenBucket::holding(rule, taken(), at)),
-            (_, Algorithm::FixedWindow) => {
-                State::Fixed(FixedWindow { per: rule.per(), charged: at, taken: taken() })
-            }
+            (_, Algorithm::FixedWindow) => State::Fixed(FixedWindow { per: rule.per(), charged: at, taken: taken() }),
         }
     }
 
@@ -451,8 +449,8 @@ impl Record {
 
     /// The states by the limits as they are, if these are others than those on record.
     fn replaced(&self, rules: &[Rule], now: u64) -> Option<SmallVec<[State; 1]>> {
-        let is_same = self.limits.len() == rules.len()
-            && self.limits.iter().zip(rules).all(|(state, rule)| state.is_for(rule));
+        let is_same =
+            self.limits.len() == rules.len() && self.limits.iter().zip(rules).all(|(state, rule)| state.is_for(rule));
         let state = |(position, rule): (usize, &Rule)| match self.limits.get(position) {
             Some(state) => state.converted(rule, now, now.max(self.newest)),
             None => State::fresh(rule),

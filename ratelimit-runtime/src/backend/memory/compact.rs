@@ -205,7 +205,10 @@ impl Compact for Tat {
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.rate.units);
         let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last));
-        Record { limits: smallvec![State::Token(TokenBucket { last, debt, unit: permit, ..TokenBucket::default() })], ..Record::default() }
+        Record {
+            limits: smallvec![State::Token(TokenBucket { last, debt, unit: permit, ..TokenBucket::default() })],
+            ..Record::default()
+        }
     }
 
     fn from_record(record: &Record, rule: &Rule, now: u64) -> Option<Tat> {

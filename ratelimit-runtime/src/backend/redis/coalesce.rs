@@ -103,7 +103,12 @@ pub(super) enum Entry<'a> {
 
 impl Coalescing {
     pub(super) fn new(merging: Merging) -> Coalescing {
-        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), merging, seats: AtomicUsize::new(merging.seats) }
+        Coalescing {
+            hasher: RandomState::default(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            merging,
+            seats: AtomicUsize::new(merging.seats),
+        }
     }
 
     /// The way of one call.
@@ -445,4 +450,28 @@ fn is_like(one: &Request, other: &Request) -> bool {
         && one.backoff.is_none()
         && other.backoff.is_none()
         && one.test_time == other.test_time
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_for_a_slow_server_get_smaller_and_grow_again() {
+        let (coalescing, timeout) = (Coalescing::new(Merging::ALL), Duration::from_millis(100));
+        let seats = || coalescing.seats.load(Ordering::Relaxed);
+        coalescing.took(128, Duration::from_millis(1), timeout);
+        assert_eq!(seats(), 128);
+        // A server that takes a millisecond a call.
+        while Duration::from_millis(seats() as u64) > timeout / SHARE_OF_TIMEOUT {
+            let before = seats();
+            coalescing.took(before, Duration::from_millis(before as u64), timeout);
+            assert!(seats() < before);
+        }
+        assert!((8..=20).contains(&seats()), "{}", seats());
+        for _ in 0..32 {
+            coalescing.took(seats(), Duration::from_millis(1), timeout);
+        }
+        assert_eq!(seats(), 128);
+    }
 }

@@ -82,9 +82,9 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         database: u32::try_from(login.db())
             .map_err(|_| invalid("the number of a Redis database is from 0 to 4294967295"))?,
         // Unless it is said, redis-rs takes version 2.
-        resp2: rest.split_once('?').is_some_and(|(_, query)| {
-            query.split('&').any(|pair| matches!(pair, "protocol=resp2" | "protocol=2"))
-        }),
+        resp2: rest
+            .split_once('?')
+            .is_some_and(|(_, query)| query.split('&').any(|pair| matches!(pair, "protocol=resp2" | "protocol=2"))),
     };
     if login.username.is_some() && login.password.is_none() {
         return Err(invalid("the Redis URL has a user, but no password"));

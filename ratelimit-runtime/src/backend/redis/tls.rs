@@ -1,11 +1,11 @@
 //! Encrypted connections: which certificates are trusted, and which are shown.
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
+use rustls::InconsistentKeys;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
-use rustls::InconsistentKeys;
 
 use super::config::invalid;
 use crate::error::BackendError;
