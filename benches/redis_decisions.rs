@@ -123,7 +123,9 @@ fn cases() -> Vec<Case> {
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [url, wanted, calls] = &arguments[..] else {
-        cases().iter().for_each(|case| println!("{}", case.name));
+        for case in cases() {
+            println!("{}", case.name);
+        }
         return;
     };
     let calls: usize = calls.parse().expect("a number of calls");

@@ -329,7 +329,14 @@ fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(backend.decide_async(&request)).unwrap();
         // A connection that is gone is found by a call, and replaced.
-        redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("normal").arg("SKIPME").arg("yes").exec(&mut server.connection()).unwrap();
+        redis::cmd("CLIENT")
+            .arg("KILL")
+            .arg("TYPE")
+            .arg("normal")
+            .arg("SKIPME")
+            .arg("yes")
+            .exec(&mut server.connection())
+            .unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while runtime.block_on(backend.decide_async(&request)).is_err() {
             assert!(Instant::now() < until, "it does not get well");

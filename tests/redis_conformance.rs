@@ -10,6 +10,7 @@ use proptest::test_runner::FileFailurePersistence;
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
 use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
+use ratelimit_tests::oracle::nanos;
 use ratelimit_tests::{RedisServer, bookkeeping};
 
 /// Microseconds since the Unix epoch.
@@ -370,7 +371,7 @@ fn windows_full_of_bookings_and_holes_are_answered_as_in_memory() {
 fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
     let backend = backend();
     bookkeeping::all(&mut |name, limit, action, seconds| {
-        let time = START * 1_000 + Duration::from_secs_f64(seconds).as_nanos() as u64;
+        let time = START * 1_000 + nanos(Duration::from_secs_f64(seconds));
         let request = Request::new(format!("rl:1:{{{name}}}:x"), &[limit], action).at(Timestamp::from_nanos(time));
         backend.decide(&request).unwrap().outcome
     });

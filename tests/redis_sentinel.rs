@@ -144,9 +144,8 @@ fn a_failover_by_hand_is_followed_though_the_sentinels_name_the_old_master() {
         std::thread::sleep(Duration::from_millis(5));
     }
     let since = Instant::now();
-    let is_decided = || {
-        backend.decide(&take()).is_ok() && futures_executor::block_on(backend.decide_async(&take())).is_ok()
-    };
+    let is_decided =
+        || backend.decide(&take()).is_ok() && futures_executor::block_on(backend.decide_async(&take())).is_ok();
     while !is_decided() {
         assert!(since.elapsed() < RECOVERY + SLACK, "the new master is not found");
         std::thread::sleep(Duration::from_millis(20));

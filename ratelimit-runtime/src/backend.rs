@@ -309,8 +309,9 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// A key that is denied then costs the backend one decision. A refund or a reset through this process ends it, one
     /// through another is not seen until the time is over; nor are permits that another process takes for another cost
-    /// meanwhile, so that `retry_after` may be told too early. Limiters with `backoff`, with `deduct_when`, with a `count` or
-    /// `per` read at each call, and calls that may wait always ask. 8,192 denials are kept at the most, in half a megabyte.
+    /// meanwhile, so that `retry_after` may be told too early. A key that `backoff` bans for the longest time there is costs it
+    /// one decision in each `initial`: what a call is told is exact, and to other processes the ban may end that much earlier.
+    /// Limiters with `deduct_when`, with a `count` or `per` read at each call, and calls that may wait always ask. 8,192 denials are kept at the most, in half a megabyte.
     fn keeps_denials(&self) -> bool {
         false
     }

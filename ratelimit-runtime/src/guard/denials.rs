@@ -37,6 +37,16 @@ pub(crate) struct Told {
     pub(crate) remaining: u32,
     /// Position of the limit that denies it.
     pub(crate) limit: u8,
+    /// Of a key that is banned as long as it ever is: each denial bans it for so long again, in nanoseconds. Else 0.
+    pub(crate) ban: u64,
+}
+
+impl Told {
+    /// What a call at `now` is told, which tries and is denied.
+    pub(crate) fn to_a_try(self, now: u64) -> Told {
+        let again = if self.ban == 0 { 0 } else { now.saturating_add(self.ban) };
+        Told { admitted_at: self.admitted_at.max(again), ..self }
+    }
 }
 
 #[derive(Default)]
@@ -86,10 +96,10 @@ impl Denials {
         })
     }
 
-    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile.
-    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64) {
+    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile, for `longest` at most.
+    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64, longest: u64) {
         let lasts = told.admitted_at.saturating_sub(sent);
-        let until = told.admitted_at - lasts / DRIFT;
+        let until = (told.admitted_at - lasts / DRIFT).min(sent.saturating_add(longest));
         if until <= sent {
             return;
         }
@@ -168,14 +178,14 @@ mod tests {
     }
 
     fn told(admitted_at: u64) -> Told {
-        Told { admitted_at, remaining: 0, limit: 0 }
+        Told { admitted_at, remaining: 0, limit: 0, ban: 0 }
     }
 
     /// Denied at 0 until 10 s.
     fn with(calls: &[(&str, u32)]) -> Denials {
         let denials = Denials::new();
         for (key, cost) in calls {
-            denials.keep(asked(key, *cost), told(10 * SECOND), 0);
+            denials.keep(asked(key, *cost), told(10 * SECOND), 0, u64::MAX);
         }
         denials
     }
@@ -204,9 +214,9 @@ mod tests {
     fn what_was_asked_before_permits_came_back_is_not_kept() {
         let denials = with(&[("a", 1)]);
         denials.lift(bucket("a"), SECOND);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), SECOND), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND, u64::MAX);
         assert!(denials.find(asked("a", 1), SECOND).is_some());
     }
 
@@ -216,9 +226,9 @@ mod tests {
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
         let back = SECOND + UNDER_WAY;
-        denials.keep(asked("a", 1), told(10 * SECOND), back - 1);
+        denials.keep(asked("a", 1), told(10 * SECOND), back - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), back), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), back);
+        denials.keep(asked("a", 1), told(10 * SECOND), back, u64::MAX);
         assert!(denials.find(asked("a", 1), back).is_some());
     }
 
@@ -227,7 +237,7 @@ mod tests {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
             let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
-            denials.keep(asked, told(SECOND + key), 0);
+            denials.keep(asked, told(SECOND + key), 0, u64::MAX);
         }
         let kept = (0..100_000_u64).filter(|key| {
             let asked = Asked { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
@@ -236,5 +246,17 @@ mod tests {
         });
         let kept = kept.count();
         assert!(kept <= SETS * WAYS && kept > SETS * WAYS / 2, "{kept}");
+    }
+
+    #[test]
+    fn a_ban_that_grows_no_more_is_kept_for_a_while_and_begins_anew_with_each_try() {
+        let denials = Denials::new();
+        let ban = Told { ban: 100 * SECOND, ..told(100 * SECOND) };
+        denials.keep(asked("a", 1), ban, 0, 10 * SECOND);
+        let found = denials.find(asked("a", 1), 9 * SECOND).unwrap();
+        assert_eq!(found.admitted_at, 100 * SECOND);
+        assert_eq!(found.to_a_try(9 * SECOND).admitted_at, 109 * SECOND);
+        assert_eq!(denials.find(asked("a", 1), 10 * SECOND), None);
+        assert_eq!(told(5 * SECOND).to_a_try(SECOND).admitted_at, 5 * SECOND);
     }
 }

@@ -14,6 +14,7 @@ use super::short;
 use crate::algorithm::record::{Admission, Ask, Permit, Refusal};
 use crate::backend::memory::{Left, Store, Verdict};
 use crate::backend::{Action, Answer, Outcome, Request};
+use crate::clock::nanos;
 use crate::decision::{Address, Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
 use crate::fingerprint;
@@ -183,7 +184,8 @@ impl<'a> Call<'a> {
     ) -> Option<Result<Decision, RateLimitExceeded>> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
-        let Told { admitted_at, remaining, limit } = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let Told { admitted_at, remaining, limit, .. } = if self.peek { told } else { told.to_a_try(now) };
         let position = usize::from(limit);
         let limit = self.core.with_rules(None, |rules| rules.get(position).map(|rule| rule.limit))?;
         Some(self.denied(limit, Refusal { limit: position, remaining, admitted_at: Some(admitted_at) }, now))
@@ -540,13 +542,26 @@ impl RemoteCall {
             return;
         };
         if self.call().is_denied_alike() {
+            // Each denial bans the key for longer, until the ban is the longest: then only its end moves on, and one call in
+            // each `initial` tells the backend.
+            let (ban, longest) = match self.request.backoff {
+                None => (0, u64::MAX),
+                // By a clock of microseconds.
+                Some(backoff)
+                    if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
+                {
+                    (nanos(backoff.max()), nanos(backoff.initial()))
+                }
+                Some(_) => return,
+            };
             let asked = Asked { bucket, cost: self.cost, limits: fingerprint::of_limits(&self.request.limits) };
             let told = Told {
                 admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
                 remaining: refusal.remaining,
                 limit: position_u8(refusal.limit),
+                ban,
             };
-            denials.keep(asked, told, self.sent);
+            denials.keep(asked, told, self.sent, longest);
         }
     }
 

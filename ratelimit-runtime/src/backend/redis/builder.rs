@@ -281,7 +281,9 @@ impl RedisBackendBuilder {
         settings.login.resp2 |= resp2;
         #[cfg(feature = "redis-sentinel")]
         if let Servers::Sentinel(sentinels, _) = &mut settings.servers {
-            sentinels.iter_mut().for_each(|sentinel| sentinel.login.resp2 |= resp2);
+            for sentinel in sentinels {
+                sentinel.login.resp2 |= resp2;
+            }
         }
         if username.is_some() {
             settings.login.username = username;
