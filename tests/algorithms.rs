@@ -355,7 +355,7 @@ fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
 /// within each other, or no one of them would be the strictest.
 fn ordered(algorithm: Algorithm) -> impl Strategy<Value = Vec<Limit>> {
     prop::collection::vec((1_u32..=20, 0_u64..=40), 2..=4).prop_map(move |steps| {
-        let (mut count, mut millis) = (0, 10_000);
+        let (mut count, mut millis) = (0, 10_368);
         let laxer = steps.into_iter().map(|(more, shorter)| {
             count += more;
             millis = match algorithm {

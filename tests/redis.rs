@@ -314,6 +314,7 @@ fn resp2_works_where_the_url_asks_for_it() {
 fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
     let server = RedisServer::start_with(&["--rename-command", "HELLO", "", "--requirepass", "e"]);
     let url = |query: &str| format!("redis://:e@127.0.0.1:{}/{query}", server.port());
+    let client = redis::Client::open(url("")).unwrap();
     let error = take(&patient(&url("")), "rl:1:{hello}:x").unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
     let message = error.to_string();
@@ -335,7 +336,7 @@ fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
             .arg("normal")
             .arg("SKIPME")
             .arg("yes")
-            .exec(&mut server.connection())
+            .exec(&mut client.get_connection().unwrap())
             .unwrap();
         let until = Instant::now() + Duration::from_secs(10);
         while runtime.block_on(backend.decide_async(&request)).is_err() {

@@ -8,14 +8,14 @@ if last_at + per <= now and count > 0 then
     count, old, permits = count - 1, old - 1, before + permits
   end
 end
-local closes = true
+local closes, in_last = true, charge
 if count == MOST - 1 then
   if old > 0 then
     -- The oldest goes: before it would have, nothing may be admitted, even if bookings are given up.
     dropped_at, dropped = unpack_bytes(slot, source, base + first * width)
     dropped_at = last_at - (last_at - dropped_at) % round
     all, old, first, count = all - dropped, old - 1, (first + 1) % slots, count - 1
-    if dropped_at + per > floor then floor = dropped_at + per end
+    if dropped > 0 and dropped_at + per > floor then floor = dropped_at + per end
   else
     -- The two neighbours that hold least become one, as of the later time.
     local times, held, smallest, least = {}, {}, 0, FAR
@@ -25,7 +25,7 @@ if count == MOST - 1 then
       if held[i] + held[i + 1] < least then smallest, least = i, held[i] + held[i + 1] end
     end
     if smallest == count + 1 then
-      closes, charge = false, charge + permits
+      closes, in_last = false, charge + permits
     else
       held[smallest + 1] = least
       permits = held[count + 1]
@@ -53,4 +53,4 @@ if closes then
   end
   if live then used = used + 1 else old = old + 1 end
 end
-last = charge
+last = in_last
