@@ -83,8 +83,14 @@ if keeping then
         last = held
         if used > 0 then used = used - 1 else old, total = old - 1, total + held end
         if permits > 0 then
-          first, old, all = i, old + 1, all + permits
-          entry, place = pack(slot, math.max(0, time - shift) % round, permits), i * width
+          time = math.max(0, time - shift)
+          first, all = i, all + permits
+          if old == 0 and time + per > now then
+            used, total = used + 1, total + permits
+          else
+            old = old + 1
+          end
+          entry, place = pack(slot, time % round, permits), i * width
         end
       end
     end
