@@ -149,11 +149,18 @@ impl Endpoint {
 
     /// A server without TLS waits for the rest of a command when it is greeted by TLS.
     pub(super) fn doubt(&self) -> &'static str {
-        #[cfg(feature = "redis-tls")]
-        if self.tls.is_some() {
-            return " (by TLS: if it never does, the port may be one without)";
-        }
-        ""
+        if self.is_encrypted() { " (by TLS: if it never does, the port may be one without)" } else { "" }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "redis-tls"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn is_encrypted(&self) -> bool {
+        false
     }
 
     pub(super) fn is_resp2(&self) -> bool {
