@@ -84,13 +84,13 @@ if keeping then
         if used > 0 then used = used - 1 else old, total = old - 1, total + held end
         if permits > 0 then
           time = math.max(0, time - shift)
-          first, all = i, all + permits
+          first, all = (first - 1) % slots, all + permits
           if old == 0 and time + per > now then
             used, total = used + 1, total + permits
           else
             old = old + 1
           end
-          entry, place = pack(slot, time % round, permits), i * width
+          entry, place = pack(slot, time % round, permits), first * width
         end
       end
     end
