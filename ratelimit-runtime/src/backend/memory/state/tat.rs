@@ -112,7 +112,7 @@ impl Tat {
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.units());
         let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last).unwrap_or(u64::MAX));
-        TokenBucket { last, debt, unit: rule.permit() }
+        TokenBucket { last, debt, unit: rule.permit(), ..TokenBucket::default() }
     }
 
     /// The same bucket in one word, if its time can be.

@@ -111,9 +111,12 @@ impl<const N: usize> Words<N> {
         let (code, at) = layout.parts[position % MOST];
         match code {
             Code::Tat => Part::Tat(Tat(self.word(at))),
-            Code::Bucket => {
-                Part::Bucket(TokenBucket { last: self.word(at), debt: self.word(at + 1), unit: rule.permit() })
-            }
+            Code::Bucket => Part::Bucket(TokenBucket {
+                last: self.word(at),
+                debt: self.word(at + 1),
+                unit: rule.permit(),
+                ..TokenBucket::default()
+            }),
             Code::Window { bits } => Part::Fixed(Fixed::from_word(rule, bits, self.word(at))),
             #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
             Code::Count => Part::Fixed(Fixed { last: self.word(at), taken: self.word(at + 1) as u32 }),
@@ -252,7 +255,8 @@ impl<const N: usize> State for Words<N> {
         match (layout.parts[0].0, &mut self.0[..]) {
             (Code::Tat, [_]) => self.take_tat(rule, now, cost),
             (Code::Bucket, [last, debt]) => {
-                let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit() };
+                let mut bucket =
+                    TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
                 let verdict = take_bucket(&mut bucket, rule, now, cost);
                 (*last, *debt) = (bucket.last, bucket.debt);
                 verdict
