@@ -26,7 +26,7 @@ end
 local pack, sub = struct.pack, string.sub
 local stored, answer
 local action = asked % 256
-if asked < 131072 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
+if asked < 196608 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
   --inline usual.lua
 end
 
