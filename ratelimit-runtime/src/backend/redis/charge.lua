@@ -1,5 +1,5 @@
--- Inlined: `charge` permits go into a sliding window as of `stamp`.
--- The largest count is read if it is needed: with the same print it is at least that of the call.
+-- Inlined: `charge` permits go into a sliding window as of `stamp`. The largest count is read if it
+-- is needed: with the same print it is at least that of the call.
 if largest and capacity > largest then largest = capacity end
 all = all + charge
 -- What counts no more goes once as many newer permits are on record as any count asked for.

@@ -11,7 +11,8 @@ end
 local closes, in_last = true, charge
 if count == MOST - 1 then
   if old > 0 then
-    -- The oldest goes: before it would have, nothing may be admitted, even if bookings are given up.
+    -- The oldest goes: before it would have, nothing may be admitted, even if bookings are given
+    -- up.
     dropped_at, dropped = unpack_bytes(slot, source, base + first * width)
     dropped_at = last_at - (last_at - dropped_at) % round
     all, old, first, count = all - dropped, old - 1, (first + 1) % slots, count - 1

@@ -33,8 +33,8 @@ numbers! {
 
     // How a decision is made, if not plainly.
     BACKOFF = 1;
-    LEASES = 2;
-    WAITS = 3;
+    WAITS = 2;
+    LEASES = 3;
 
     ADMITTED = 0;
     DENIED = 1;

@@ -1,4 +1,5 @@
--- Inlined: what is taken now of a limit on record of another kind, `was`, whose hot part is at `at`.
+-- Inlined: what is taken now of a limit on record of another kind, `was`, whose hot part is at
+-- `at`.
 if was == TOKEN then
   local last, owed = unpack_bytes(TOKEN_HOT, stored, at)
   local _, unit, flow, every = unpack_bytes(TOKEN_COLD, stored, cold_at)

@@ -1,14 +1,17 @@
--- One operation on one bucket: all limits of a call are charged, or none is. KEYS[1] is the bucket, ARGV[1] the request.
+-- One operation on one bucket: all limits of a call are charged, or none is. KEYS[1] is the bucket,
+-- ARGV[1] the request.
 --
--- Times are microseconds since the Unix epoch. All numbers are integers below 2^53, which a double holds exactly; they are
--- packed, never written as text, because Lua writes 14 digits. The answers are exactly those of the crate's `Record`.
+-- Times are microseconds since the Unix epoch. All numbers are integers below 2^53, which a double
+-- holds exactly; they are packed, never written as text, because Lua writes 14 digits. The answers
+-- are exactly those of the crate's `Record`.
 --
--- There are no functions: to make one at each call takes the server longer than most of what is done here. All operations
--- go through one loop over the limits, usually once: a booking, a run that is admitted in part, a lease that follows another
--- and a denial after the clock went back go through it again.
+-- There are no functions: to make one at each call takes the server longer than most of what is
+-- done here. All operations go through one loop over the limits, usually once: a booking, a run
+-- that is admitted in part, a lease that follows another and a denial after the clock went back go
+-- through it again.
 --
--- Redis hashes every byte of every string that a script gets or makes: therefore requests and records are short, and no
--- longer string is made than is needed.
+-- Redis hashes every byte of every string that a script gets or makes: therefore requests and
+-- records are short, and no longer string is made than is needed.
 
 local call, unpack_bytes = redis.call, struct.unpack
 local bucket, request = KEYS[1], ARGV[1]
@@ -26,7 +29,7 @@ end
 local pack, sub = struct.pack, string.sub
 local stored, answer
 local action = asked % 256
-if asked < 131072 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
+if asked < 196608 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
   --inline usual.lua
 end
 
@@ -38,9 +41,10 @@ if action == RESET then
   return pack('<BI7', DONE, now)
 end
 
--- The request's tail, from its end: the number before the first charge of a new record; of waits and backoffs their times, of
--- leases how long they are valid and what comes back; of runs the cost of each call and their number. Of a permit that is
--- given back its time, its number, and the bytes before that take it back.
+-- The request's tail, from its end: the number before the first charge of a new record; of waits
+-- and backoffs their times, of leases how long they are valid and what comes back; of runs the cost
+-- of each call and their number. Of a permit that is given back its time, its number, and the bytes
+-- before that take it back.
 local leases = how == LEASES
 local each, calls, charge, extra = cost, 1, cost, 0
 local initial, longest, max_wait = 0, 0, 0
@@ -66,7 +70,8 @@ repeat
   local size = #stored
   local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
   local offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
-  -- Limits on record, and where what is behind their hot parts, their cold parts, and the rings begin.
+  -- Limits on record, and where what is behind their hot parts, their cold parts, and the rings
+  -- begin.
   local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
   if size > 0 then
     if size >= HEAD_BYTES then was_form, newest, number, was_print = unpack_bytes(HEAD, stored) end
@@ -106,10 +111,12 @@ repeat
   local keeping, undoing = back_cost > 0, false
   if keeping then
     undoing = undo_bytes > 0 and top == back_number and back_at > now
-    -- What is from another record is not on this one. A booking goes if it is the newest, and stays before another.
+    -- What is from another record is not on this one. A booking goes if it is the newest, and stays
+    -- before another.
     local start = back_number
     if size > 0 then start = unpack_bytes('<I7', stored, colds_at - START_BYTES) end
-    if back_number <= start or back_number > number or were ~= limits or (back_at > now and not undoing and not leases) then keeping = false end
+    local is_ahead = back_at > now and not undoing and not leases
+    if back_number <= start or back_number > number or were ~= limits or is_ahead then keeping = false end
     if action == GIVE_BACK and not keeping then return pack('<BI7', DONE, now) end
   elseif action == GIVE_BACK then
     return pack('<BI7', DONE, now)
@@ -125,9 +132,10 @@ repeat
 
   -- Judged as of `t`, charged as of `stamp`.
   --
-  -- Who leases is judged as of now, with all that is charged for later: what is ahead counts. In no period are more spent
-  -- than fit: of those that are spent in one, look at what was decided last. It was decided at most a period after the
-  -- others were spent, so it has counted them, because none is charged as of a time before it is spent.
+  -- Who leases is judged as of now, with all that is charged for later: what is ahead counts. In no
+  -- period are more spent than fit: of those that are spent in one, look at what was decided last.
+  -- It was decided at most a period after the others were spent, so it has counted them, because
+  -- none is charged as of a time before it is spent.
   local t, ahead = now, newest > now
   if leases then
     if lowest > t then t = lowest end
@@ -146,7 +154,8 @@ repeat
     if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
     again = false
     local hots, colds, fresh, undo, givens = nil, '', 0, '', ''
-    -- When the calls fit, and the limit that says so last; the limit with the least room; one that never has as much.
+    -- When the calls fit, and the limit that says so last; the limit with the least room; one that
+    -- never has as much.
     local found, found_limit, found_left = t, nil, 0
     local tight, room, tight_left, tight_full, tight_debt_at, tight_debt = 0, FAR, 0, 0, 0, 0
     local never, never_left
@@ -155,20 +164,22 @@ repeat
     -- Bookings, and records with a ring of other slots than the limits' own, have no print.
     local is_booking = t > now and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
-    -- What is new in the rings, in the place of the stored bytes from `changed_at` up to `changed_end`.
+    -- What is new in the rings, in the place of the stored bytes from `changed_at` up to
+    -- `changed_end`.
     local ring_at = size + 1
     local changed, changed_at, changed_end, resized = nil, ring_at, ring_at, false
     for position = 0, limits - 1 do
       if position > 0 then kind, capacity, a, b, from = unpack_bytes(RULE, request, from) end
-      local at, cold_at, is_there = HEAD_BYTES + 1 + position * HOT_BYTES, colds_at + position * COLD_BYTES, position < were
+      local at, cold_at = HEAD_BYTES + 1 + position * HOT_BYTES, colds_at + position * COLD_BYTES
+      local is_there = position < were
       local given_window, given = 0, 0
       if ahead and is_there and was_form == RICH then
         given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
       end
       -- What is taken, if the limit on record is of another kind: it counts as taken now.
       local taken
-      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later; what to keep; what is
-      -- new in the ring.
+      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later;
+      -- what to keep; what is new in the ring.
       local left, has, full_at, until_at, hot, cold, edit, edit_at, edit_end = 0, 0, 0, nil, nil, nil, nil, 0, 0
       local debt_at, debt = 0, 0
       if kind > 255 then

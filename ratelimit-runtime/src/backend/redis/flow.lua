@@ -7,7 +7,8 @@ if x >= last then
     debt_at, debt = x, 0
   else
     debt = owed - steps * units
-    -- A begun step counts for the debt that is left; if it could pay more than that, it is forgotten.
+    -- A begun step counts for the debt that is left; if it could pay more than that, it is
+    -- forgotten.
     if debt < units then debt_at = x else debt_at = last + steps * step end
   end
 end

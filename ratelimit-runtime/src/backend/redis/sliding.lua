@@ -1,5 +1,6 @@
--- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last permit does. What counts no
--- more stays while its place is not needed: a longer period finds it again.
+-- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last
+-- permit does. What counts no more stays while its place is not needed: a longer period finds it
+-- again.
 local group, per, layout, ring_before = a, b, kind, ring_at
 local slot, round
 local per_was, largest, all, total, last, first, old, used, slots = b, nil, 0, 0, 0, 0, 0, 0, 0
@@ -17,7 +18,8 @@ if is_there then
 else
   largest = 0
 end
--- A ring of which nothing is used is laid out anew. Bookings may lie further apart than usual slots can tell.
+-- A ring of which nothing is used is laid out anew. Bookings may lie further apart than usual slots
+-- can tell.
 if old + used == 0 and slots > 0 then
   ring_at, was, layout, first, slots = ring_at - slots * was / 256, kind, kind, 0, 0
   edit, edit_at, edit_end, resized = '', ring_at, ring_before, true

@@ -1,5 +1,5 @@
--- Inlined: a token bucket, kept as the units that are missing from it and the time of the last change. A full bucket is below
--- 2^52 units, so that every sum here is an exact integer.
+-- Inlined: a token bucket, kept as the units that are missing from it and the time of the last
+-- change. A full bucket is below 2^52 units, so that every sum here is an exact integer.
 local units = b
 local permit, step
 permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
@@ -15,8 +15,8 @@ if is_there then
     last = math.max(0, last - back)
   end
   if unit ~= permit then
-    -- What is owed stays as many permits, in the units of the limit as it is now, rounded up: owed * permit / unit, bit by
-    -- bit because no double holds the product.
+    -- What is owed stays as many permits, in the units of the limit as it is now, rounded up: owed
+    -- * permit / unit, bit by bit because no double holds the product.
     local whole, rest = math.floor(owed / unit), owed % unit
     local bits, quotient, left_over = permit, 0, 0
     for bit = 51, 0, -1 do
@@ -39,7 +39,8 @@ if leases and debt_at > t then missing = debt + math.ceil((debt_at - t) / step) 
 has = capacity - math.ceil(missing / permit)
 local over = missing - (capacity - charge - extra) * permit
 if over > 0 and each <= capacity then
-  until_at = math.max(t, math.min(debt_at + math.ceil((debt - (capacity - charge - extra) * permit) / units) * step, FAR))
+  local steps = math.ceil((debt - (capacity - charge - extra) * permit) / units)
+  until_at = math.max(t, math.min(debt_at + steps * step, FAR))
   if until_at == t then until_at = t + 1 end
 end
 if keeping then
@@ -47,7 +48,9 @@ if keeping then
     local _, was_last, was_owed, was_unit, _, was_given
     _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)
     -- If the limit was replaced meanwhile, what was booked stays booked.
-    if was_unit == permit then debt_at, debt = math.min(math.max(0, was_last - shift), last), math.max(0, was_owed - given + was_given) end
+    if was_unit == permit then
+      debt_at, debt = math.min(math.max(0, was_last - shift), last), math.max(0, was_owed - given + was_given)
+    end
   else
     -- Less what has flowed back since.
     local real = math.max(0, back_cost * permit - math.max(0, math.ceil((now - back_at) / step)) * units)

@@ -1,6 +1,6 @@
--- Inlined: the usual call, or those that came together, straight through: permits to take now, by the limits that were charged
--- last, by a clock that goes forwards and with nothing ahead. What it cannot do it leaves to the loop, which decides the
--- same, before anything is written.
+-- Inlined: the usual call, or those that came together, straight through: permits to take now, by
+-- the limits that were charged last, by a clock that goes forwards and with nothing ahead. What it
+-- cannot do it leaves to the loop, which decides the same, before anything is written.
 local calls, charge = 1, cost
 if action ~= TAKE then calls = unpack_bytes('<I4', request, #request - 10) end
 local limits = (asked % 65536 - action) / 256
@@ -9,7 +9,8 @@ repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
   if size < 44 + limits * ALL_BYTES then break end
   if asked > 65535 and string.byte(stored) ~= PLAIN then break end
-  -- Charged while there is no limit under which they do not fit: then until when, which, and what is left of it.
+  -- Charged while there is no limit under which they do not fit: then until when, which, and what
+  -- is left of it.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
   local t, stamp, ring_at, resized, sets = now, now, size + 1, false, false
   local changed, changed_at, changed_end = nil, ring_at, ring_at
