@@ -5,7 +5,7 @@ use std::future::Future;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use ratelimit_runtime::{Algorithm, Decision, Limit, RateLimiter, test_util};
+use ratelimit_runtime::{Algorithm, Decision, Limit, MemoryBackend, RateLimiter, test_util};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -142,5 +142,128 @@ fn limiters_that_are_gone_take_only_what_their_buckets_take() {
         }
         // The shards of a live limiter take eight kilobytes alone.
         assert!(resident().saturating_sub(before) < 20_000_000, "{algorithm:?}: {}", resident() - before);
+    }
+}
+
+#[test]
+fn a_reset_through_another_handle_counts_for_refunds_and_waits() {
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limit = Limit::new(3, HOUR).with_algorithm(algorithm);
+        let name = format!("administrator {algorithm:?}");
+        let (limiter, administrators) = (limiter(&name, limit), limiter(&name, limit));
+        let before = limiter.check("a", 3).unwrap();
+        let leaves = begun(limiter.wait_async("a", 2));
+        administrators.reset("a").unwrap();
+        limiter.refund(before).unwrap();
+        drop(leaves);
+        assert_eq!(drain(&limiter, "a", 10), 3, "{algorithm:?}");
+        // The test clock's own reset too.
+        let before = limiter.check("b", 3).unwrap();
+        clock.reset();
+        limiter.refund(before).unwrap();
+        assert_eq!(drain(&limiter, "b", 10), 3, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn permits_from_before_the_limits_were_replaced_are_not_given_back_into_more_than_the_limit() {
+    for algorithm in ALGORITHMS {
+        for other in ALGORITHMS {
+            let _clock = test_util::pause();
+            let limiter = limiter("replaced", Limit::new(5, HOUR).with_algorithm(algorithm));
+            let before = limiter.check("a", 5).unwrap();
+            limiter.set_limits(&[Limit::new(5, 2 * HOUR).with_algorithm(other)]).unwrap();
+            let admitted = drain(&limiter, "a", 10);
+            limiter.refund(before).unwrap();
+            assert!(admitted + drain(&limiter, "a", 20) <= 5, "{algorithm:?} and {other:?}");
+        }
+    }
+}
+
+#[test]
+fn a_refund_while_somebody_waits_who_then_leaves_is_kept() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("kept", Limit::new(10, HOUR).with_algorithm(algorithm));
+        let taken = limiter.check("a", 8).unwrap();
+        let leaves = begun(limiter.wait_async("a", 10));
+        refund(&limiter, taken);
+        // Nothing is on record, so the wait is over before it leaves; its permits come back with it.
+        drop(leaves);
+        assert_eq!(drain(&limiter, "a", 20), 10, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_refund_gives_back_what_was_taken_and_nothing_of_later_calls() {
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limiter = limiter("later", Limit::new(1_000, HOUR).with_algorithm(algorithm));
+        let first = limiter.check("a", 100).unwrap();
+        for _ in 0..3 {
+            drop(begun(limiter.wait_async("a", 1_000)));
+            clock.advance(Duration::from_micros(1));
+            limiter.check("a", 100).unwrap();
+        }
+        refund(&limiter, first);
+        let left = drain(&limiter, "a", 1_000);
+        assert!((699..=700).contains(&left), "{algorithm:?}: {left}");
+    }
+}
+
+#[test]
+fn refunds_alone_leave_a_large_window_short_by_less_than_a_group() {
+    let clock = test_util::pause();
+    let (count, group) = (1_000_u32, 16);
+    let limiter = limiter("holes", Limit::new(count, HOUR));
+    let mut kept = 0;
+    let mut random = 1_u64;
+    for _ in 0..2_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        clock.advance(Duration::from_micros(1));
+        let cost = u32::try_from(random >> 60).unwrap() + 1;
+        let Ok(decision) = limiter.check("a", cost) else {
+            assert!(kept + cost + group > count, "{kept} kept, {cost} denied");
+            break;
+        };
+        if random >> 40 & 1 == 0 { refund(&limiter, decision) } else { kept += cost }
+    }
+    let more = drain(&limiter, "a", 1_000);
+    assert!(kept + more <= count && kept + more + group > count, "{kept} and {more}");
+}
+
+#[test]
+fn any_number_of_waits_given_up_newest_first_leaves_nothing() {
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limiter = limiter("newest first", Limit::new(1, SECOND).with_algorithm(algorithm));
+        limiter.check("a", 1).unwrap();
+        let mut waits: Vec<_> = (0..1_000).map(|_| begun(limiter.wait_async("a", 1))).collect();
+        while let Some(newest) = waits.pop() {
+            drop(newest);
+        }
+        clock.advance(SECOND);
+        assert!(limiter.check("a", 1).is_ok(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_flood_of_used_up_keys_does_not_reset_one_that_calls_on() {
+    for max_keys in [1_000, 10_000] {
+        for algorithm in ALGORITHMS {
+            let memory = MemoryBackend::with_max_keys(max_keys);
+            let limit = Limit::new(3, 24 * HOUR).with_algorithm(algorithm);
+            let limiter =
+                RateLimiter::builder(format!("flood {algorithm:?}")).limit(limit).backend(memory).build().unwrap();
+            let mut admitted = 0;
+            for key in 0..10 * max_keys {
+                for _ in 0..4 {
+                    let _ = limiter.check(key, 1);
+                }
+                admitted += drain(&limiter, "calls on", 1);
+            }
+            assert!(admitted <= 6, "{algorithm:?}, {max_keys}: {admitted}");
+        }
     }
 }

@@ -213,7 +213,9 @@ fn threads_whose_recorder_has_a_lock_of_its_own_get_through() {
                     })
                 })
                 .collect();
-            threads.into_iter().for_each(|thread| thread.join().unwrap());
+            for thread in threads {
+                thread.join().unwrap();
+            }
         }
     });
 }

@@ -7,7 +7,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use ratelimit_runtime::{Algorithm, ExceededKind, Limit, RateLimiter, test_util};
+use proptest::prelude::*;
+use ratelimit_runtime::test_util::TestClock;
+use ratelimit_runtime::{Algorithm, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util};
+use ratelimit_tests::oracle::{Entry, Log};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -94,7 +97,7 @@ async fn waiters_are_not_later_for_others_that_give_up() {
 }
 
 /// Polls a future once.
-fn poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
@@ -274,6 +277,251 @@ mod by_attribute {
         let mut late = Box::pin(prioritized(10));
         assert!(poll_once(late.as_mut()).is_ready(), "all others were served meanwhile");
         assert!(background.iter_mut().all(|waiter| poll_once(waiter.as_mut()).is_ready()));
+    }
+}
+
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + 'a>>;
+
+fn wait(limiter: &RateLimiter, cost: u32) -> Wait<'_> {
+    Box::pin(limiter.wait_async("a", cost))
+}
+
+/// Lets a call come each `every` for `during`, of which each gives up after `patience`; how many are served.
+fn served(limiter: &RateLimiter, clock: &TestClock, every: Duration, patience: Duration, during: Duration) -> u32 {
+    const STEP: Duration = Duration::from_millis(1);
+    let (mut waiting, mut served, mut passed, mut next) =
+        (Vec::<(Duration, Wait<'_>)>::new(), 0, Duration::ZERO, Duration::ZERO);
+    while passed < during {
+        if passed >= next {
+            waiting.push((passed + patience, wait(limiter, 1)));
+            next += every;
+        }
+        waiting.retain_mut(|(until, wait)| {
+            let is_served = matches!(poll_once(wait.as_mut()), Poll::Ready(Ok(_)));
+            served += u32::from(is_served);
+            !is_served && passed < *until
+        });
+        clock.advance(STEP);
+        passed += STEP;
+    }
+    served
+}
+
+#[test]
+fn callers_who_give_up_leave_the_limit_to_those_who_stay() {
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limiter = limiter("impatient", &[Limit::new(10, SECOND).with_algorithm(algorithm)]);
+        let served = served(&limiter, &clock, SECOND / 20, SECOND / 2, MINUTE);
+        assert!((570..=610).contains(&served), "{algorithm:?}: {served} of 600");
+    }
+}
+
+#[test]
+fn a_patient_call_waits_for_nobody_who_is_gone() {
+    const PERIOD: Duration = Duration::from_millis(100);
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limiter = limiter("patient", &[Limit::new(1, PERIOD).with_algorithm(algorithm)]);
+        let served = served(&limiter, &clock, Duration::from_millis(25), Duration::from_millis(150), 3 * SECOND);
+        assert!(served >= 29, "{algorithm:?}: {served} of 30");
+        assert!(limiter.wait("a", 1).unwrap().waited() <= PERIOD, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn raised_limits_and_a_reset_reach_those_who_wait() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("raised", &[Limit::new(1, MINUTE).with_algorithm(algorithm)]);
+        limiter.check("a", 1).unwrap();
+        let mut waits: Vec<_> = (0..5).map(|_| wait(&limiter, 1)).collect();
+        assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+        limiter.reset("a").unwrap();
+        let ready: Vec<bool> = waits.iter_mut().map(|wait| poll_once(wait.as_mut()).is_ready()).collect();
+        assert_eq!(ready, [true, false, false, false, false], "{algorithm:?}: one permit for the first");
+        limiter.set_limits(&[Limit::new(100, SECOND).with_algorithm(algorithm)]).unwrap();
+        assert!(waits[1..].iter_mut().all(|wait| poll_once(wait.as_mut()).is_ready()), "{algorithm:?}");
+        assert!(limiter.check("a", 1).is_ok(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_cost_that_fits_no_more_fails_at_once() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("too large", &[Limit::new(5, MINUTE).with_algorithm(algorithm)]);
+        limiter.check("a", 5).unwrap();
+        let (mut large, mut small) = (wait(&limiter, 5), wait(&limiter, 1));
+        assert!(poll_once(large.as_mut()).is_pending() && poll_once(small.as_mut()).is_pending());
+        limiter.set_limits(&[Limit::new(4, MINUTE).with_algorithm(algorithm)]).unwrap();
+        let Poll::Ready(Err(exceeded)) = poll_once(large.as_mut()) else { panic!("{algorithm:?}: it still waits") };
+        assert_eq!(exceeded.retry_after(), None);
+        assert!(poll_once(small.as_mut()).is_pending(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_call_behind_others_of_its_cost_is_told_when_its_turn_comes() {
+    for algorithm in ALGORITHMS {
+        for (cost, ahead) in [(1, 1), (1, 7), (2, 3), (3, 4)] {
+            let clock = test_util::pause();
+            let limiter = limiter("told", &[Limit::new(5, SECOND).with_algorithm(algorithm)]);
+            limiter.check("a", 2).unwrap();
+            clock.advance(SECOND / 4);
+            limiter.check("a", 3).unwrap();
+            let mut waits: Vec<_> = (0..ahead).map(|_| wait(&limiter, cost)).collect();
+            assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+            let told = limiter.check("a", cost).unwrap_err().retry_after().unwrap();
+            let mut last = wait(&limiter, cost);
+            assert!(poll_once(last.as_mut()).is_pending());
+            clock.advance(told - Duration::from_micros(1));
+            assert!(poll_once(last.as_mut()).is_pending(), "{algorithm:?}, {cost} behind {ahead}: before {told:?}");
+            clock.advance(Duration::from_micros(1));
+            let Poll::Ready(Ok(decision)) = poll_once(last.as_mut()) else {
+                panic!("{algorithm:?}, {cost} behind {ahead}: not after {told:?}");
+            };
+            assert_eq!(decision.waited(), told);
+        }
+    }
+}
+
+#[test]
+fn a_wait_is_a_small_future_in_a_runtime_without_a_timer() {
+    let limiter = limiter("no timer", &[Limit::new(1, Duration::from_millis(20))]);
+    assert!(size_of_val(&limiter.wait_async("a", 1)) <= 256);
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let waited = runtime.block_on(async {
+        limiter.wait_async("a", 1).await.unwrap();
+        limiter.wait_async("a", 1).await.unwrap().waited()
+    });
+    assert!(waited > Duration::ZERO);
+}
+
+/// Calls in the order in which they came, and what was admitted by now, recomputed from the full log.
+struct Model {
+    logs: Vec<Log>,
+    limits: Vec<Limit>,
+    /// Number and cost.
+    queue: Vec<(usize, u32)>,
+    admitted: Vec<usize>,
+    since: u64,
+}
+
+impl Model {
+    fn due(&self, from: u64, cost: u32) -> u64 {
+        let limits = self.limits.iter().zip(&self.logs);
+        limits.map(|(limit, log)| log.earliest(limit, from, cost)).max().unwrap()
+    }
+
+    fn settle(&mut self, now: u64) {
+        while let Some((number, cost)) = self.queue.first().copied() {
+            let due = self.due(self.since, cost);
+            if due > now {
+                break;
+            }
+            self.logs.iter_mut().for_each(|log| log.0.push(Entry { at: due, cost }));
+            self.since = due;
+            self.admitted.push(number);
+            self.queue.remove(0);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Event {
+    Arrive(u32),
+    /// Of those that wait, which leaves.
+    Leave(usize),
+    Check(u32),
+    Change(u32),
+}
+
+proptest! {
+    #[test]
+    fn a_queue_admits_what_a_full_log_admits_one_after_the_other(
+        algorithms in prop::collection::vec(prop::sample::select(&ALGORITHMS[..]), 1..4),
+        count in 3..12_u32,
+        events in prop::collection::vec(
+            (
+                prop_oneof![2 => Just(0_u64), 6 => 0..200_u64, 1 => 0..3_000_u64],
+                prop_oneof![
+                    8 => (1..4_u32).prop_map(Event::Arrive),
+                    4 => (0..20_usize).prop_map(Event::Leave),
+                    3 => (1..4_u32).prop_map(Event::Check),
+                    1 => (3..12_u32).prop_map(Event::Change),
+                ],
+            ),
+            1..80,
+        ),
+    ) {
+        let limits = |count: u32| -> Vec<Limit> {
+            let pers = [SECOND, SECOND / 2, 2 * SECOND];
+            let limits = algorithms.iter().zip(pers).zip(0..);
+            // A bucket's debt is not an exact log if its rate changes.
+            limits.map(|((algorithm, per), more)| {
+                let count = if *algorithm == Algorithm::TokenBucket { 5 } else { count };
+                Limit::new(count + more, per).with_algorithm(*algorithm)
+            }).collect()
+        };
+        let clock = test_util::pause();
+        let limiter = limiter("model", &limits(count));
+        let logs = algorithms.iter().map(|_| Log::default()).collect();
+        let mut model = Model { logs, limits: limits(count), queue: Vec::new(), admitted: Vec::new(), since: 0 };
+        let mut waits: Vec<(usize, Wait<'_>)> = Vec::new();
+        let mut released = Vec::new();
+        for (number, (ahead, event)) in events.into_iter().enumerate() {
+            clock.advance(Duration::from_millis(ahead));
+            let now = clock.now();
+            // Looked at before anything else happens.
+            model.settle(now);
+            waits.retain_mut(|(number, wait)| match poll_once(wait.as_mut()) {
+                Poll::Ready(decision) => {
+                    decision.unwrap();
+                    released.push(*number);
+                    false
+                }
+                Poll::Pending => true,
+            });
+            prop_assert_eq!(&released, &model.admitted, "at {} ms", ahead);
+            match event {
+                Event::Arrive(cost) => {
+                    if model.queue.is_empty() {
+                        model.since = now;
+                    }
+                    model.queue.push((number, cost));
+                    model.settle(now);
+                    let mut wait = wait(&limiter, cost);
+                    match poll_once(wait.as_mut()) {
+                        Poll::Ready(_) => released.push(number),
+                        Poll::Pending => waits.push((number, wait)),
+                    }
+                }
+                Event::Leave(which) => {
+                    if !waits.is_empty() {
+                        let (number, wait) = waits.remove(which % waits.len());
+                        drop(wait);
+                        model.queue.retain(|(waiting, _)| *waiting != number);
+                        model.settle(now);
+                    }
+                }
+                Event::Check(cost) => {
+                    let is_ok = model.queue.is_empty() && model.due(now, cost) == now;
+                    if is_ok {
+                        model.logs.iter_mut().for_each(|log| log.0.push(Entry { at: now, cost }));
+                    }
+                    prop_assert_eq!(limiter.check("a", cost).is_ok(), is_ok);
+                }
+                Event::Change(count) => {
+                    limiter.set_limits(&limits(count)).unwrap();
+                    model.limits = limits(count);
+                    model.since = model.since.max(now);
+                    model.settle(now);
+                }
+            }
+        }
     }
 }
 

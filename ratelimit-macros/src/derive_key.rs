@@ -1,8 +1,10 @@
 //! `#[derive(RateLimitKey)]`: a key writes its fields, as one value; of an enum the variant's name before them.
 
 use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{Fields, Generics, Index, Item, Member, Path, parse_quote};
+
+use crate::item::ends;
 
 /// The implementation, or what is wrong.
 pub(crate) fn expand(item: TokenStream) -> TokenStream {
@@ -18,7 +20,7 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
             let fields = fields_of_self(&item.fields);
             // A struct around one value is that value, as a newtype is meant to be.
             let body = match (&item.fields, fields.as_slice()) {
-                (Fields::Unnamed(_), [field]) => quote!(__runtime::RateLimitKey::write_to(#field, __writer)),
+                (Fields::Unnamed(_), [field]) => write(field),
                 _ => parts(&fields),
             };
             (item.attrs, item.ident, item.generics, body)
@@ -28,8 +30,9 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
                 let name = &variant.ident;
                 let text = name.to_string();
                 let (pattern, bound) = pattern(&variant.fields);
-                let mut fields = vec![quote!(#text)];
-                fields.extend(bound.iter().map(|name| quote!(#name)));
+                let types = variant.fields.iter().map(|field| place_of(&field.ty));
+                let mut fields = vec![Field { value: quote!(#text), place: place_of(name) }];
+                fields.extend(bound.iter().zip(types).map(|(name, place)| Field { value: quote!(#name), place }));
                 let body = parts(&fields);
                 quote!(Self::#name #pattern => #body,)
             });
@@ -59,11 +62,18 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
     })
 }
 
+/// What is written, and the type at which it is said that it is no key.
+struct Field {
+    value: TokenStream,
+    place: Span,
+}
+
 /// `&self.name` or `&self.0` of each field.
-fn fields_of_self(fields: &Fields) -> Vec<TokenStream> {
+fn fields_of_self(fields: &Fields) -> Vec<Field> {
     let field = |(position, field): (usize, &syn::Field)| {
         let name = field.ident.clone().map_or_else(|| Member::Unnamed(Index::from(position)), Member::Named);
-        quote!(&self.#name)
+        let place = place_of(&field.ty);
+        Field { value: quote_spanned!(place=> &self.#name), place }
     };
     fields.iter().enumerate().map(field).collect()
 }
@@ -83,12 +93,24 @@ fn pattern(fields: &Fields) -> (TokenStream, Vec<Ident>) {
 }
 
 /// Writes fields as one value.
-fn parts(fields: &[TokenStream]) -> TokenStream {
+fn parts(fields: &[Field]) -> TokenStream {
     let number = fields.len();
+    let writes = fields.iter().map(write);
     quote!(__runtime::key_parts(__writer, #number, |__writer| {
         let _ = &__writer;
-        #(__runtime::RateLimitKey::write_to(#fields, __writer);)*
+        #(#writes;)*
     }))
+}
+
+fn write(field: &Field) -> TokenStream {
+    let Field { value, place } = field;
+    let call = quote_spanned!(*place=> __runtime::RateLimitKey::write_to);
+    quote!(#call(#value, __writer))
+}
+
+/// The attribute's names at the first token of the user's.
+fn place_of(tokens: &dyn ToTokens) -> Span {
+    Span::call_site().located_at(ends(tokens).0)
 }
 
 /// Every type parameter has to be a key.

@@ -85,13 +85,6 @@ pub(crate) fn check() {
     }
 }
 
-/// [`now`] by [`Clock::now_in_runtime`].
-#[cfg(feature = "tokio")]
-#[inline]
-pub(crate) fn now_in_runtime() -> u64 {
-    CLOCK.get().unwrap_or_else(|| clock()).now_in_runtime().earliest
-}
-
 /// Whether tokio's clock stands still, or was moved: a running one is the monotonic clock.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_paused() -> bool {

@@ -20,7 +20,9 @@ use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
 pub use builder::{Builder, InvalidLimiter};
-pub(crate) use call::{Begun, BegunHeld, Call, Holding, Started, Wait};
+#[cfg(feature = "tower")]
+pub(crate) use call::Started;
+pub(crate) use call::{Begun, BegunHeld, Call, Holding, Wait};
 pub(crate) use core::Core;
 pub use spec::Spec;
 

@@ -10,10 +10,12 @@ use crate::limiter::{Core, InvalidLimiter};
 use crate::observe;
 
 /// Under one lock, so that limits that are set while a limiter is used for the first time miss neither.
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), replaced: BTreeMap::new() });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new() });
 
 struct Registry {
     limiters: Vec<Weak<Core>>,
+    /// Limiters among them that are gone.
+    gone: usize,
     /// Limits that were set by name: for limiters that are used for the first time later.
     replaced: BTreeMap<String, Replaced>,
 }
@@ -42,6 +44,10 @@ pub struct LimiterInfo {
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: that would have been).
     pub denied: u64,
+    /// Calls that wait for their permits in this process's memory now.
+    pub waiting: usize,
+    /// Calls that were given up while they waited in memory.
+    pub abandoned: u64,
     /// Whether it only counts and never denies.
     pub dry_run: bool,
     /// Permits left now in the one bucket of a limiter without keys, of the limit that has fewest. `None` where calls have
@@ -66,9 +72,6 @@ pub struct Location {
 
 pub(crate) fn add(core: &Arc<Core>) {
     let mut registry = REGISTRY.lock();
-    if registry.limiters.len() == registry.limiters.capacity() {
-        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
-    }
     let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
     registry.limiters.push(Arc::downgrade(core));
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
@@ -83,6 +86,16 @@ pub(crate) fn add(core: &Arc<Core>) {
         && let Some((file, line, column)) = core.options().location
     {
         observe::copied(core.name(), file, line, column);
+    }
+}
+
+/// One more limiter is gone. The memory of each is given back once that is half of all.
+pub(crate) fn count_gone() {
+    let mut registry = REGISTRY.lock();
+    registry.gone += 1;
+    if registry.gone * 2 >= registry.limiters.len() {
+        registry.limiters.retain(|limiter| limiter.strong_count() > 0);
+        registry.gone = 0;
     }
 }
 
@@ -125,6 +138,7 @@ pub fn limiters() -> Vec<LimiterInfo> {
 
 fn info(core: &Core, copied: bool) -> LimiterInfo {
     let (allowed, denied) = core.counts();
+    let (waiting, abandoned) = core.waiting();
     let options = core.options();
     let (remaining, keys) = core.in_memory().unzip();
     LimiterInfo {
@@ -134,6 +148,8 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
         copied,
         allowed,
         denied,
+        waiting,
+        abandoned,
         dry_run: options.dry_run,
         remaining: remaining.flatten(),
         keys,

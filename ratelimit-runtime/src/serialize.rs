@@ -12,12 +12,26 @@ use crate::limit::{Algorithm, Limit};
 use crate::parse;
 use crate::registry::{LimiterInfo, Location};
 
-/// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "dry_run": false, "remaining": 0, "keys": 0}`,
+/// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "waiting": 0,
+/// "abandoned": 0, "dry_run": false, "remaining": 0, "keys": 0}`,
 /// `null` for what is `None`; `"copied": true` if it is.
 impl Serialize for LimiterInfo {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let LimiterInfo { name, limits, location, copied, allowed, denied, dry_run, remaining, keys } = self;
-        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 9 } else { 8 })?;
+        let LimiterInfo {
+            name,
+            limits,
+            location,
+            copied,
+            allowed,
+            denied,
+            waiting,
+            abandoned,
+            dry_run,
+            remaining,
+            keys,
+            ..
+        } = self;
+        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 11 } else { 10 })?;
         fields.serialize_field("name", name.as_str())?;
         fields.serialize_field("limits", limits.as_slice())?;
         fields.serialize_field("location", location)?;
@@ -28,6 +42,8 @@ impl Serialize for LimiterInfo {
         }
         fields.serialize_field("allowed", allowed)?;
         fields.serialize_field("denied", denied)?;
+        fields.serialize_field("waiting", waiting)?;
+        fields.serialize_field("abandoned", abandoned)?;
         fields.serialize_field("dry_run", dry_run)?;
         fields.serialize_field("remaining", remaining)?;
         fields.serialize_field("keys", keys)?;

@@ -60,7 +60,9 @@ pub(crate) fn turn(switch: Switch, on: bool) {
 pub fn set_enabled(enabled: bool) {
     turn(Switch::Disabled, !enabled);
     if !enabled {
-        crate::registry::all().iter().for_each(|core| core.wake_waiters());
+        for core in crate::registry::all() {
+            core.wake_waiters();
+        }
     }
 }
 

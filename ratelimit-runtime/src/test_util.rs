@@ -59,7 +59,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant as TokioInstant;
 
-use crate::backend::memory::{MemoryBackend, Store};
+use crate::backend::memory::{MemoryBackend, NEVER, Store};
 use crate::clock::{self, nanos};
 use crate::limit::MAX_PER;
 use crate::registry;
@@ -70,6 +70,9 @@ use crate::timer::{self, Alarm};
 const PATIENCE: Duration = Duration::from_secs(5);
 /// In a test that did not once.
 const IMPATIENCE: Duration = Duration::from_millis(10);
+
+/// The end of a test's time. [`NEVER`] does not come.
+const LAST: u64 = NEVER - 1;
 
 thread_local! {
     static SCOPES: RefCell<Vec<Arc<Scope>>> = const { RefCell::new(Vec::new()) };
@@ -180,7 +183,8 @@ impl Scope {
 
     pub(crate) fn now(&self) -> u64 {
         let elapsed = self.tokio.as_ref().map_or(0, TokioClock::elapsed);
-        self.start.saturating_add(self.advanced.load(Ordering::SeqCst)).saturating_add(elapsed)
+        let now = self.start.saturating_add(self.advanced.load(Ordering::SeqCst)).saturating_add(elapsed);
+        now.min(LAST)
     }
 
     pub(crate) fn store(&self, limiter: u64, make: impl FnOnce(&MemoryBackend) -> Arc<Store>) -> Arc<Store> {

@@ -331,7 +331,6 @@ enum Caller<const N: usize> {
 /// Which of the keys, in order, have a bucket of their own.
 fn buckets<K: RateLimitKey>(keys: impl IntoIterator<Item = K>) -> Vec<bool> {
     #[rate_limit(count = 1, per = "1h", key = key)]
-    #[expect(clippy::needless_pass_by_value, reason = "as keys are passed")]
     fn call<K: RateLimitKey>(key: K) -> Limited {
         Ok(())
     }
@@ -407,6 +406,8 @@ fn keys_of_twelve_parts_and_of_other_types() {
     use std::path::Path;
     use std::time::Duration;
 
+    use axum::http::{HeaderValue, Method};
+
     let twelve = |last: u8| (1_u8, 2_u8, 3_u8, 4_u8, 5_u8, 6_u8, 7_u8, 8_u8, 9_u8, 10_u8, 11_u8, last);
     assert_eq!(buckets([twelve(1), twelve(2), twelve(1)]), [true, true, false]);
     assert_eq!(buckets([Duration::ZERO, Duration::from_nanos(1), Duration::ZERO]), [true, true, false]);
@@ -414,7 +415,6 @@ fn keys_of_twelve_parts_and_of_other_types() {
     assert_eq!(buckets([Path::new("a"), Path::new("b"), Path::new("a")]), [true, true, false]);
     assert_eq!(buckets([OsStr::new("a"), OsStr::new("b"), OsStr::new("a")]), [true, true, false]);
     assert_eq!(buckets([[Some(1_u8), None], [None, Some(1)], [Some(1), None]]), [true, true, false]);
-    use axum::http::{HeaderValue, Method};
     assert_eq!(buckets([Method::GET, Method::POST, Method::GET]), [true, true, false]);
     let value = HeaderValue::from_static;
     assert_eq!(buckets([value("a"), value("b"), value("a")]), [true, true, false]);

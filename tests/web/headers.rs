@@ -46,7 +46,7 @@ async fn successes_tell_policy_and_permits_left() {
     assert_eq!(denied.headers.get_all("ratelimit").iter().count(), 1);
 }
 
-#[rate_limit(count = 4, per = "60s", deduct_when = |outcome| outcome.is_err())]
+#[rate_limit(count = 4, per = "60s", deduct_when = Result::is_err)]
 async fn failures_count(fails: bool) -> Result<&'static str, RateLimitExceeded> {
     if fails { fail() } else { Ok("hello") }
 }

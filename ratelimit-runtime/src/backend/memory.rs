@@ -38,7 +38,7 @@ use table::{Bound, SWEPT};
 
 pub(crate) use queue::{Limits, Turn};
 pub(crate) use state::{Call, Left, NEVER, Permit, Verdict};
-pub(crate) use store::{Ask, Joining, Kind, Store, Waiter, Written};
+pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
 pub(crate) use unkeyed::Attempt;
 
 /// Most buckets that a backend keeps unless it is told otherwise.

@@ -139,7 +139,8 @@ impl RedisBackend {
     ///
     /// `?protocol=resp2` at the end is for servers and proxies that know no `HELLO`; see [`RedisBackendBuilder::resp2`].
     ///
-    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error.
+    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error;
+    /// `protocol` may be named, and is RESP3 always.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::OnBackendError;
-use super::core::{Core, Target, Venue, kinds_of};
+use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::waiting::{Options as WaitOptions, Waiting};
 use crate::algorithm::record::Admission;
@@ -73,6 +73,41 @@ struct Refusal {
     remaining: u32,
     /// Nanoseconds from now, or [`NEVER`].
     retry_after: u64,
+}
+
+/// How much the limits in memory are asked to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tell {
+    /// What is left, if the call is denied.
+    IfDenied,
+    Always,
+    AndTakeNothing,
+}
+
+/// A denial, and the limit that it is by.
+struct Denial {
+    limit: Limit,
+    refusal: Refusal,
+}
+
+/// What the limits in memory say.
+struct Ruling {
+    verdict: Verdict,
+    left: Left,
+    /// The one that the verdict or what is left is of.
+    limit: Limit,
+    /// How often the bucket had been reset before.
+    resets: u32,
+    kinds: u16,
+}
+
+impl Ruling {
+    /// What gives the permits back.
+    #[inline]
+    fn held(&self, store: &Store, address: Address, permit: Permit) -> Option<Held> {
+        let held = || Held { address, permit, resets: self.resets, kinds: self.kinds, store: store.id() };
+        (permit.cost > 0).then(held)
+    }
 }
 
 /// Permits that the outcome of a body decides upon.
@@ -143,7 +178,10 @@ impl<'a> Call<'a> {
     /// Decides on this thread.
     #[inline]
     pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
-        self.start(key).finish()
+        match self.decide_in_memory(key) {
+            Some(decided) => decided,
+            None => self.start_anywhere(key).finish(),
+        }
     }
 
     /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
@@ -154,13 +192,28 @@ impl<'a> Call<'a> {
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
         if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
-            return self.admit_any(&key).unwrap_or_else(|| self.decide(&key).map(drop));
+            return self.admit_some(&key);
         }
         match fast::admit(self.core, &key) {
             Found::Admitted => Ok(()),
             Found::Denied { retry_after } => Err(self.denial(key, retry_after)),
             Found::Nothing => admit_slowly(self.core, key),
         }
+    }
+
+    /// As [`admit`](Call::admit), of a call that asks for more than one permit by limits that were written down.
+    #[inline(never)]
+    fn admit_some<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
+        if self.taken(key).is_some() {
+            return Ok(());
+        }
+        self.admit_any(key).unwrap_or_else(|| self.decide(key).map(drop))
+    }
+
+    /// Takes the permits on the fast path, if that decides the call.
+    #[inline]
+    fn taken<K: RateLimitKey>(&self, key: &K) -> Option<fast::Taken<'a>> {
+        if self.limits.is_some() { None } else { fast::take(self.core, key, self.cost, self.is_async) }
     }
 
     /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
@@ -173,6 +226,8 @@ impl<'a> Call<'a> {
                 Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
                 Found::Nothing => {}
             }
+        } else if call.taken(&key).is_some() {
+            return Begun::of(Ok(()));
         }
         if let Some(decided) = call.admit_any(&key) {
             return Begun::of(decided);
@@ -188,31 +243,66 @@ impl<'a> Call<'a> {
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
         let (address, now) = (store.address(key), self.now(store));
-        self.core.with_ask(store, self.limits, self.cost, |ask| {
-            let (verdict, left) = self.take(store, address, ask, now)?;
-            match verdict {
-                Verdict::Admitted { .. } => {
-                    self.core.allowed();
-                    Some(Ok(()))
-                }
-                Verdict::Denied { until, position } => {
-                    let limit = ask.call.rules[usize::from(position)].limit;
-                    Some(self.denied_of(key, limit, refusal(until, left, now)).map(drop))
-                }
-                Verdict::Undecided => None,
+        Some(match self.is_admitted(store, address, now)? {
+            Ok(()) => {
+                self.core.allowed();
+                Ok(())
             }
+            Err(Denial { limit, refusal }) => self.denied_of(key, limit, refusal).map(drop),
         })
     }
 
-    /// Takes the permits, if that decides the call: one that may wait is not denied here.
+    /// Asks the limits in memory for the permits now, or only what they would say; `None` if that does not decide the call,
+    /// because it may wait.
     #[inline]
-    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+    fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
         let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
-        if may_wait && ask.call.backoff.is_some() {
+        if may_wait && self.core.backoff().is_some() {
             return None;
         }
-        let (verdict, left) = store.take_or_tell(address, ask, now);
-        (!may_wait || matches!(verdict, Verdict::Admitted { .. })).then_some((verdict, left))
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let resets = store.resets(address);
+            let (verdict, left) = match tell {
+                Tell::IfDenied => store.take_or_tell(address, ask, now),
+                Tell::Always => store.take_and_tell(address, ask, now),
+                Tell::AndTakeNothing => store.peek(address, ask, now),
+            };
+            if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
+                return None;
+            }
+            let rules = ask.call.rules;
+            let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
+            let kinds = if let [rule] = rules { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(rules) };
+            Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
+        })
+    }
+
+    /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: the denial if it is not.
+    #[inline(never)]
+    fn is_admitted(&self, store: &Store, address: Address, now: Now) -> Option<Result<(), Denial>> {
+        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        if may_wait && self.core.backoff().is_some() {
+            return None;
+        }
+        self.core.with_ask(store, self.limits, self.cost, |ask| match store.take_or_tell(address, ask, now) {
+            (Verdict::Admitted { .. }, _) => Some(Ok(())),
+            (Verdict::Denied { until, position }, left) if !may_wait => Some(Err(Denial {
+                limit: ask.call.rules[usize::from(position)].limit,
+                refusal: refusal(until, left, now),
+            })),
+            (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+        })
+    }
+
+    /// What a call for `key` gets that is not admitted; `None` of one that was not decided.
+    fn refused<K: RateLimitKey>(
+        &self,
+        key: &K,
+        ruling: &Ruling,
+        now: Now,
+    ) -> Option<Result<Decision, RateLimitExceeded>> {
+        let Verdict::Denied { until, .. } = ruling.verdict else { return None };
+        Some(self.denied_of(key, ruling.limit, refusal(until, ruling.left, now)))
     }
 
     /// Takes permits of a call whose outcome decides whether they are given back.
@@ -221,23 +311,20 @@ impl<'a> Call<'a> {
     }
 
     fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
+        if let Some(fast::Taken { store, address, resets, at }) = self.taken(key) {
+            let kinds = kinds_of_one(store.algorithm());
+            let permit = Permit { at, cost: self.cost };
+            return Some(Ok(Holding::Memory(Held { address, permit, resets, kinds, store: store.id() })));
+        }
         let store = self.memory().filter(|_| self.limits.is_none())?;
         let (address, now) = (store.address(key), self.now(store));
-        self.core.with_ask(store, None, self.cost, |ask| {
-            let resets = store.resets(address);
-            let (verdict, left) = self.take(store, address, ask, now)?;
-            match verdict {
-                Verdict::Admitted { at } => {
-                    self.core.allowed();
-                    Some(Ok(held(store, address, ask, at, resets).map_or(Holding::Nothing, Holding::Memory)))
-                }
-                Verdict::Denied { until, position } => {
-                    let limit = ask.call.rules[usize::from(position)].limit;
-                    Some(self.denied_of(key, limit, refusal(until, left, now)).map(|_| Holding::Nothing))
-                }
-                Verdict::Undecided => None,
-            }
-        })
+        let ruling = self.ask(store, address, now, Tell::IfDenied)?;
+        if let Verdict::Admitted { at } = ruling.verdict {
+            self.core.allowed();
+            let held = ruling.held(store, address, Permit { at, cost: self.cost });
+            return Some(Ok(held.map_or(Holding::Nothing, Holding::Memory)));
+        }
+        self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
     }
 
     /// As [`hold`](Call::hold), of a future.
@@ -255,6 +342,7 @@ impl<'a> Call<'a> {
         if Switches::load().are_off() { self.core.memory() } else { None }
     }
 
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
     #[inline]
     fn now(&self, store: &Store) -> Now {
         #[cfg(feature = "tokio")]
@@ -277,28 +365,23 @@ impl<'a> Call<'a> {
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
-        self.start_in_memory(key).unwrap_or_else(|| self.start_anywhere(key))
+        match self.decide_in_memory(key) {
+            Some(decided) => Started::Done(decided),
+            None => self.start_anywhere(key),
+        }
     }
 
     /// Decides in memory while all switches are off; `None` if it takes more than that.
     #[inline]
-    fn start_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Started> {
+    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Decision, RateLimitExceeded>> {
         let store = self.memory().filter(|_| self.wait == Wait::No)?;
         let (address, now) = (store.address(key), self.now(store));
-        self.core.with_ask(store, self.limits, self.cost, |ask| {
-            let resets = store.resets(address);
-            let told = if self.peek { store.peek(address, ask, now) } else { store.take_and_tell(address, ask, now) };
-            match told {
-                (Verdict::Admitted { at }, left) => {
-                    Some(Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0))))
-                }
-                (Verdict::Denied { until, position }, left) => {
-                    let limit = ask.call.rules[usize::from(position)].limit;
-                    Some(Started::Done(self.denied_of(key, limit, refusal(until, left, now))))
-                }
-                (Verdict::Undecided, _) => None,
-            }
-        })
+        let tell = if self.peek { Tell::AndTakeNothing } else { Tell::Always };
+        let ruling = self.ask(store, address, now, tell)?;
+        match ruling.verdict {
+            Verdict::Admitted { at } => Some(Ok(self.decision(store, address, &ruling, at, now, 0))),
+            Verdict::Denied { .. } | Verdict::Undecided => self.refused(key, &ruling, now),
+        }
     }
 
     #[inline(never)]
@@ -397,19 +480,28 @@ impl<'a> Call<'a> {
         now: Now,
         waited: u64,
     ) -> Decision {
-        let limit = ask.call.rules[usize::from(left.position)].limit;
-        let held = if self.peek { None } else { held(store, address, ask, at, resets) };
-        let taken = held.map(|held| Taken {
+        let rules = ask.call.rules;
+        let limit = rules[usize::from(left.position)].limit;
+        let ruling = Ruling { verdict: Verdict::Admitted { at }, left, limit, resets, kinds: kinds_of(rules) };
+        self.decision(store, address, &ruling, at, now, waited)
+    }
+
+    /// The decision on a call that was admitted in memory, made where it is returned.
+    #[inline]
+    fn decision(&self, store: &Store, address: Address, ruling: &Ruling, at: u64, now: Now, waited: u64) -> Decision {
+        let Ruling { left: Left { remaining, position, idle_at }, limit, .. } = *ruling;
+        let permit = Permit { at, cost: if self.peek { 0 } else { self.cost } };
+        let taken = ruling.held(store, address, permit).map(|held| Taken {
             place: Place::Memory(held),
             limits: self.limits.map(Into::into),
             limiter: self.core.id,
         });
-        let reset_after = left.idle_at.saturating_sub(now.earliest);
+        let reset_after = idle_at.saturating_sub(now.earliest);
         if !self.peek {
             self.core.allowed();
-            note_admitted(limit, left.remaining, reset_after);
+            note_admitted(limit, remaining, reset_after);
         }
-        Decision { limit, remaining: left.remaining, position: left.position, reset_after, waited, taken }
+        Decision { limit, remaining, position, reset_after, waited, taken }
     }
 
     /// As [`denied`](Call::denied), of a call for `key`.
@@ -488,13 +580,6 @@ fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
 fn refusal(until: u64, left: Left, now: Now) -> Refusal {
     let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
     Refusal { position: left.position, remaining: left.remaining, retry_after }
-}
-
-/// What gives permits back that were taken in memory.
-fn held(store: &Store, address: Address, ask: &Ask<'_>, at: u64, resets: u32) -> Option<Held> {
-    let permit = Permit { at, cost: ask.call.cost };
-    let held = || Held { address, permit, resets, kinds: kinds_of(ask.call.rules), store: store.id() };
-    (ask.call.cost > 0).then(held)
 }
 
 #[cold]
@@ -614,6 +699,15 @@ impl Core {
             Holding::Nothing => None,
             Holding::Memory(held) => {
                 let switches = Switches::load();
+                if switches.are_off()
+                    && let Some(store) = self.fast()
+                    && held.store == store.id()
+                    && held.kinds == kinds_of_one(store.algorithm())
+                    && held.resets == store.resets(held.address)
+                {
+                    store.refund_written(held.address, store.now(), held.permit);
+                    return None;
+                }
                 let venue = self.venue(switches, false);
                 if let Target::Memory(store) = &venue.target {
                     self.give_back(store, held, None, venue.now());

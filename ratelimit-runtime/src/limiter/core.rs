@@ -214,6 +214,12 @@ impl Core {
         self.counts.sums()
     }
 
+    /// Calls that wait in memory now, and those that were given up while they waited.
+    pub(crate) fn waiting(&self) -> (usize, u64) {
+        let stores = [self.local.get(), self.own.get()].into_iter().flatten();
+        (stores.map(|store| store.waiting()).sum(), self.abandoned.load(Ordering::Relaxed))
+    }
+
     /// Where buckets are in memory, the permits left in that of all calls, if they have no keys, and the number of keys.
     pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
         let venue = self.venue(Switches::load(), false);
@@ -353,7 +359,11 @@ impl Core {
     /// The store of the fast path. Only while all switches are off.
     #[inline]
     pub(super) fn fast(&self) -> Option<&Arc<Store>> {
-        if self.path.load(Ordering::Acquire) == FAST { self.fast.get() } else { self.first_fast() }
+        match self.path.load(Ordering::Acquire) {
+            FAST => self.fast.get(),
+            SLOW => None,
+            _ => self.first_fast(),
+        }
     }
 
     #[cold]
@@ -361,7 +371,7 @@ impl Core {
     fn first_fast(&self) -> Option<&Arc<Store>> {
         if self.path.load(Ordering::Acquire) == UNKNOWN {
             let path = match self.target(Switches::OFF) {
-                Target::Memory(StoreRef::Shared(store)) if self.is_plain() && store.is_for(&self.rules) => {
+                Target::Memory(StoreRef::Shared(store)) if self.is_plain() && store.is_written_for(&self.rules) => {
                     self.fast.get_or_init(|| Arc::clone(store));
                     FAST
                 }
@@ -381,7 +391,7 @@ impl Core {
 
     /// Whether a denied call for one permit is told by the one limit alone, of which then nothing is left.
     fn is_plain(&self) -> bool {
-        self.rules.len() == 1 && self.options.backoff.is_none() && !self.options.dry_run && !self.varies()
+        self.rules.len() == 1 && self.options.backoff.is_none() && !self.varies()
     }
 
     /// The store, if buckets are in memory. Only while all switches are off.
@@ -674,6 +684,7 @@ impl Drop for Core {
     fn drop(&mut self) {
         drop((self.fast.take(), self.memory.take()));
         [self.local.take(), self.own.take()].into_iter().flatten().for_each(memory::release);
+        registry::count_gone();
     }
 }
 
@@ -685,7 +696,12 @@ impl Limits for Core {
 
 /// The algorithms of limits, two bits each: permits of one cannot be given back to another.
 pub(super) fn kinds_of(rules: &[Rule]) -> u16 {
-    rules.iter().fold(0, |kinds, rule| kinds << 2 | (rule.limit.algorithm() as u16 + 1))
+    rules.iter().fold(0, |kinds, rule| kinds << 2 | kinds_of_one(rule.limit.algorithm()))
+}
+
+/// As [`kinds_of`], of one limit.
+pub(super) fn kinds_of_one(algorithm: Algorithm) -> u16 {
+    algorithm as u16 + 1
 }
 
 /// The beginning of a bucket's name, up to the key.

@@ -6,7 +6,7 @@
 //! afterwards. Between two locked instructions the processor waits for what the second one needs: the key's hash.
 
 use super::core::Core;
-use crate::backend::memory::{Attempt, Kind as State, Store, Verdict};
+use crate::backend::memory::{Attempt, Kind as State, OnePermit, Store, Verdict};
 use crate::clock::Now;
 use crate::counts;
 use crate::decision::Address;
@@ -127,6 +127,36 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) ->
     }
 }
 
+/// Permits that were taken on the fast path.
+pub(super) struct Taken<'a> {
+    pub(super) store: &'a Store,
+    pub(super) address: Address,
+    /// How often the bucket had been reset before.
+    pub(super) resets: u32,
+    /// The time that they are recorded with.
+    pub(super) at: u64,
+}
+
+/// Takes any number of permits, and counts the call, if they fit; else nothing has happened.
+#[inline]
+pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
+    core: &'a Core,
+    key: &K,
+    cost: u32,
+    is_async: bool,
+) -> Option<Taken<'a>> {
+    let store = store(core).filter(|store| store.admits(cost))?;
+    let address = store.address(key);
+    let resets = store.resets(address);
+    #[cfg(feature = "tokio")]
+    let now = if is_async { store.now_in_runtime() } else { store.now() };
+    #[cfg(not(feature = "tokio"))]
+    let (_, now) = (is_async, store.now());
+    let at = store.try_take(address, now, cost)?;
+    core.allowed();
+    Some(Taken { store, address, resets, at })
+}
+
 #[inline]
 fn store(core: &Core) -> Option<&Store> {
     if Switches::load().are_off() { core.fast().map(|store| &**store) } else { None }
@@ -140,11 +170,12 @@ fn admit_key(core: &Core, store: &Store, hash: u64) -> Found {
     admit_key_at(core, store, hash, store.now())
 }
 
-#[expect(clippy::inline_always, reason = "a jump to one of four functions")]
+#[expect(clippy::inline_always, reason = "a jump to one of five functions")]
 #[inline(always)]
 fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
     match store.kind() {
         State::Tat => admit_tat(core, store, hash, now),
+        State::Bucket => admit_bucket(core, store, hash, now),
         State::Window => admit_window(core, store, hash, now),
         State::Fixed { .. } => admit_fixed(core, store, hash, now),
         State::Any => admit_state(core, store, hash, now),
@@ -153,17 +184,22 @@ fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
 
 #[inline(never)]
 fn admit_tat(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_tat(hash, now))
+    end(core, store, hash, now, store.try_tat(hash, now, OnePermit))
+}
+
+#[inline(never)]
+fn admit_bucket(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+    end(core, store, hash, now, store.try_bucket(hash, now, OnePermit))
 }
 
 #[inline(never)]
 fn admit_window(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_window(hash, now))
+    end(core, store, hash, now, store.try_window(hash, now, OnePermit))
 }
 
 #[inline(never)]
 fn admit_fixed(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_fixed(hash, now))
+    end(core, store, hash, now, store.try_fixed(hash, now, OnePermit))
 }
 
 #[inline(never)]
@@ -204,6 +240,10 @@ fn admitted(core: &Core) -> Found {
 
 #[inline]
 fn denied(core: &Core, until: u64, now: Now) -> Found {
+    // In a dry run the call runs: the slow path says so. A denial has changed nothing.
+    if core.options.dry_run {
+        return Found::Nothing;
+    }
     core.denied();
     Found::Denied { retry_after: until.saturating_sub(now.earliest) }
 }

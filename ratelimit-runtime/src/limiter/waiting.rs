@@ -191,7 +191,7 @@ impl Waiting {
     }
 
     /// Blocks the thread.
-    pub(super) fn wait(mut self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+    pub(super) fn wait(mut self) -> Result<Decision, RateLimitExceeded> {
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
         loop {
             match self.look(&waker) {
@@ -253,8 +253,12 @@ impl Timing {
 
     /// The alarm may be another process's.
     fn forget_alarm(&mut self) {
-        if let Timing::Real(alarm) = self {
-            *alarm = None;
+        match self {
+            Timing::Real(alarm) => *alarm = None,
+            #[cfg(feature = "tokio")]
+            Timing::Paused(_) => {}
+            #[cfg(feature = "test-util")]
+            Timing::Test(..) => {}
         }
     }
 
@@ -297,7 +301,6 @@ impl Timing {
 
     /// Sees to it that the task is woken in time; false if that time has come.
     fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
-        let left = Duration::from_nanos(until.wake_up().saturating_sub(self.now().earliest));
         match self {
             // The store's timer charges the first of those that wait, and wakes it.
             Timing::Real(alarm) => {
@@ -310,7 +313,11 @@ impl Timing {
                 true
             }
             #[cfg(feature = "tokio")]
-            Timing::Paused(sleep) => sleep.sleeps(until, left, context),
+            Timing::Paused(sleep) => {
+                let now = clock::clock().now_in_runtime().earliest;
+                let left = Duration::from_nanos(until.wake_up().saturating_sub(now));
+                sleep.sleeps(until, left, context)
+            }
             #[cfg(feature = "test-util")]
             Timing::Test(scope, sleep) => {
                 // Each looks when the first is due, whose own future may not be polled then.

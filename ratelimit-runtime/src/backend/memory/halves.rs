@@ -136,12 +136,7 @@ impl Halves {
         true
     }
 
-    /// The window, unchanged; `None` if it is kept elsewhere.
-    pub(super) fn window(&self) -> Option<Window> {
-        window(&self.lock())
-    }
-
-    /// As [`window`](Halves::window), and it is kept elsewhere from now on.
+    /// The window, which is kept elsewhere from now on; `None` if it is already.
     pub(super) fn move_away(&self) -> Option<Window> {
         let mut both = self.lock();
         let window = window(&both)?;

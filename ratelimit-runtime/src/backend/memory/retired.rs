@@ -119,7 +119,9 @@ impl Store {
         store.put_unkeyed(unkeyed);
         macro_rules! refill {
             ($table:ident, $buckets:ident) => {
-                $buckets.into_iter().for_each(|(shard, fingerprint, state)| $table.refill(shard, fingerprint, state))
+                for (shard, fingerprint, state) in $buckets {
+                    $table.refill(shard, fingerprint, state);
+                }
             };
         }
         match (&store.keyed, keyed) {

@@ -90,6 +90,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.lines[line].0.iter().fold(false, |any, slot| any | (slot.fingerprint != 0) & is(&slot.state))
     }
 
+    #[cfg(test)]
     pub(super) fn get(&self, fingerprint: u64) -> Option<&S> {
         self.find(fingerprint).map(|Place { line, slot }| &self.lines[line].0[slot].state)
     }
@@ -100,7 +101,8 @@ impl<S: State, const W: usize> Slots<S, W> {
 
     /// As [`get_mut`](Slots::get_mut), but only in the two lines where nearly all are: `home` is that of the fingerprint among
     /// as many lines as there are.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     pub(super) fn get_near(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
         // There is none only in a table without any.
         let (line, slot) = match self.lines.get(home)?.find(fingerprint) {

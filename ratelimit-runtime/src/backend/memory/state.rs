@@ -15,7 +15,7 @@ use crate::clock::Now;
 
 use super::queue::Ahead;
 
-pub(super) use full::{Forms, Full};
+pub(super) use full::{Forms, Full, Part};
 pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
 pub(super) use words::{Layout, Word, Words};
@@ -95,6 +95,25 @@ pub(super) trait State: Sized {
     /// Records `cost` permits that fit, with the time `now.latest`.
     fn charge(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32);
 
+    /// Judges all limits of a call that takes something: the latest time from `until` on at which one of them fits, if one
+    /// is later.
+    #[inline]
+    fn judge_all(&self, form: &Self::Form, call: &Call<'_>, now: Now, until: u64) -> Judged {
+        let mut judged = Judged { until, position: None, newest: self.newest() };
+        for (position, rule) in call.rules.iter().enumerate() {
+            judged.add(position, rule, call.cost, || self.fits_at(form, position, rule, now, call.cost));
+        }
+        judged
+    }
+
+    /// [Charges](State::charge) all limits of a call.
+    #[inline]
+    fn charge_all(&mut self, form: &Self::Form, call: &Call<'_>, now: Now) {
+        for (position, rule) in call.rules.iter().enumerate() {
+            self.charge(form, position, rule, now, call.cost);
+        }
+    }
+
     /// Takes back what still counts of permits.
     fn refund(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, permit: Permit);
 
@@ -146,16 +165,43 @@ pub(super) trait State: Sized {
     }
 }
 
+/// What all limits say of a call.
+#[derive(Clone, Copy)]
+pub(super) struct Judged {
+    until: u64,
+    /// Of the limit that fits last, if that is after the time that was given.
+    position: Option<usize>,
+    newest: u64,
+}
+
+impl Judged {
+    #[inline]
+    fn add(&mut self, position: usize, rule: &Rule, cost: u32, fits_at: impl FnOnce() -> u64) {
+        // Not a matter of time, even at the end of time.
+        let (is_never, has_one) = (cost > rule.capacity(), self.position.is_some());
+        let fits_at = if is_never { NEVER } else { fits_at() };
+        if fits_at > self.until || is_never && !has_one {
+            (self.until, self.position) = (fits_at, Some(position));
+        }
+    }
+}
+
 impl<'a> Call<'a> {
     fn of(rule: &'a Rule, cost: u32) -> Call<'a> {
         Call { rules: std::slice::from_ref(rule), backoff: None, cost }
     }
 
     /// Takes the call's permits from all limits, or from none.
-    #[inline]
     pub(super) fn take<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
+        self.take_inline(state, form, now)
+    }
+
+    /// [`take`](Call::take) where most calls come by.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn take_inline<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
         state.prepare(form, self.rules, now);
-        match self.judge(state, form, now) {
+        match self.judge_inline(state, form, now) {
             Verdict::Admitted { at } if self.cost > 0 => {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
@@ -170,47 +216,44 @@ impl<'a> Call<'a> {
     }
 
     /// Takes permits that fit, and records them with the time `now.latest`.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     pub(super) fn charge<S: State>(&self, state: &mut S, form: &S::Form, now: Now) {
-        for (position, rule) in self.rules.iter().enumerate() {
-            state.charge(form, position, rule, now, self.cost);
-        }
+        state.charge_all(form, self, now);
         state.note(self, form, now, 0);
     }
 
     /// What [`take`](Call::take) would answer, without counting an offence.
-    #[inline]
     pub(super) fn judge<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
+        self.judge_inline(state, form, now)
+    }
+
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn judge_inline<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
         if !state.is_decidable(form, now) {
             return Verdict::Undecided;
         }
-        let admitted = Verdict::Admitted { at: now.latest.max(state.newest()) };
         if self.cost == 0 {
-            return admitted;
+            return Verdict::Admitted { at: now.latest.max(state.newest()) };
         }
-        let (mut until, mut position) = (now.earliest, usize::MAX);
+        let mut blocked_until = now.earliest;
         if let Some(backoff) = self.backoff {
             let offences = state.offended();
-            if offences.until > until && offences.fresh_at(backoff) > now.earliest {
-                until = offences.until;
+            if offences.until > blocked_until && offences.fresh_at(backoff) > now.earliest {
+                blocked_until = offences.until;
             }
         }
-        for (index, rule) in self.rules.iter().enumerate() {
-            if self.cost > rule.capacity() {
-                return Verdict::Denied { until: NEVER, position: position_u8(index) };
-            }
-            let fits_at = state.fits_at(form, index, rule, now, self.cost);
-            if fits_at > until {
-                (until, position) = (fits_at, index);
-            }
+        let Judged { until, position, newest } = state.judge_all(form, self, now, blocked_until);
+        if position.is_none() && until <= now.earliest {
+            return Verdict::Admitted { at: now.latest.max(newest) };
         }
-        if until <= now.earliest {
-            return admitted;
-        }
-        if position == usize::MAX {
-            position = usize::from(self.left(state, form, now).position);
-        }
-        Verdict::Denied { until, position: position_u8(position) }
+        let position = match position {
+            Some(position) => position_u8(position),
+            None if self.rules.len() == 1 => 0,
+            None => self.left(state, form, now).position,
+        };
+        Verdict::Denied { until, position }
     }
 
     /// The first moment at which the call is admitted if no other is, or [`NEVER`]; `None` if this form cannot tell.
@@ -250,6 +293,10 @@ impl<'a> Call<'a> {
     pub(super) fn told<S: State>(&self, state: &S, form: &S::Form, now: Now, verdict: Verdict) -> Left {
         match verdict {
             Verdict::Admitted { .. } => self.left(state, form, now),
+            // A limit that does not hold one permit has none.
+            Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() => {
+                Left { remaining: 0, position, idle_at: 0 }
+            }
             Verdict::Denied { position, .. } => {
                 let index = usize::from(position);
                 let remaining = state.remaining(form, index, &self.rules[index], now);
@@ -297,3 +344,6 @@ fn take_bucket(bucket: &mut TokenBucket, rule: &Rule, now: Now, cost: u32) -> Ve
 fn position_u8(position: usize) -> u8 {
     position as u8
 }
+
+#[cfg(test)]
+mod tests;

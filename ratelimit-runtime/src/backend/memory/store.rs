@@ -75,9 +75,33 @@ pub(crate) struct Store {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tat,
+    Bucket,
     Window,
     Fixed { bits: u32 },
     Any,
+}
+
+/// What a call on a fast path costs. A function is compiled for each, so that neither has a part outside of it.
+pub(crate) trait Cost: Copy {
+    fn permits(self) -> u32;
+}
+
+/// One permit, known to the compiler.
+#[derive(Clone, Copy)]
+pub(crate) struct OnePermit;
+
+impl Cost for OnePermit {
+    #[inline]
+    fn permits(self) -> u32 {
+        1
+    }
+}
+
+impl Cost for u32 {
+    #[inline]
+    fn permits(self) -> u32 {
+        self
+    }
 }
 
 /// Buckets by key, as small as the limits allow.
@@ -137,7 +161,8 @@ struct Peek;
 struct Refund(u64);
 
 impl Operation for Take {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let verdict = match call {
             // Permits of one limit take the state's own fast path, whoever asks for them.
@@ -145,7 +170,7 @@ impl Operation for Take {
             Call { rules: [rule], backoff: None, cost: 2.. } if call.cost <= rule.capacity() => {
                 state.take_some(form, rule, now, call.cost)
             }
-            _ => call.take(state, form, now),
+            _ => call.take_inline(state, form, now),
         };
         (verdict, Left::default())
     }
@@ -251,6 +276,7 @@ impl Store {
         let kind = match (&keyed, layout.and_then(|layout| layout.word())) {
             (Keyed::One(..), Some(Word::Tat)) => Kind::Tat,
             (Keyed::One(..), Some(Word::Window { bits })) => Kind::Fixed { bits },
+            (Keyed::Two(..), Some(Word::Bucket)) => Kind::Bucket,
             (Keyed::Window(..), _) if !varies => Kind::Window,
             _ => Kind::Any,
         };
@@ -279,6 +305,11 @@ impl Store {
     /// Whether the store was made for these limits.
     pub(crate) fn is_for(&self, rules: &[Rule]) -> bool {
         self.written.varies || *self.written.rules == *rules
+    }
+
+    /// Whether the store was made for these limits and nothing else, so that its fast path is theirs.
+    pub(crate) fn is_written_for(&self, rules: &[Rule]) -> bool {
+        !self.written.varies && self.written.backoff.is_none() && *self.written.rules == *rules
     }
 
     /// Whether the store was made by that limiter, and so for its limits as they were written down.
@@ -332,29 +363,69 @@ impl Store {
         self.kind
     }
 
-    /// The fast path of a call: one permit of a key, by one limit that was written down. There is one for each kind of state
-    /// that is frequent, so that all of it stays in registers.
+    /// The fast path of a call: permits of a key, from 1 to the capacity, by one limit that was written down. There is one
+    /// for each kind of state that is frequent, so that all of it stays in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(crate) fn try_tat(&self, hash: u64, now: Now) -> Verdict {
+    pub(crate) fn try_tat<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
         let Keyed::One(table, _) = &self.keyed else { return Verdict::Undecided };
-        table.try_with(hash, |state| state.take_tat(&self.rule, now, 1)).unwrap_or(Verdict::Undecided)
+        table.try_with(hash, |state| state.take_tat(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
     }
 
     /// See [`try_tat`](Store::try_tat).
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(crate) fn try_window(&self, hash: u64, now: Now) -> Verdict {
+    pub(crate) fn try_bucket<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
+        let Keyed::Two(table, _) = &self.keyed else { return Verdict::Undecided };
+        table.try_with(hash, |state| state.take_bucket(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
+    }
+
+    /// See [`try_tat`](Store::try_tat).
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn try_window<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
         let Keyed::Window(table, groups) = &self.keyed else { return Verdict::Undecided };
-        table.try_with(hash, |state| state.take_one(groups, &self.rule, now)).unwrap_or(Verdict::Undecided)
+        table
+            .try_with(hash, |state| state.take_now(groups, &self.rule, now, cost.permits()))
+            .unwrap_or(Verdict::Undecided)
     }
 
     /// See [`try_tat`](Store::try_tat).
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(crate) fn try_fixed(&self, hash: u64, now: Now) -> Verdict {
+    pub(crate) fn try_fixed<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
         let (Keyed::One(table, _), Kind::Fixed { bits }) = (&self.keyed, self.kind) else { return Verdict::Undecided };
-        table.try_with(hash, |state| state.take_window(&self.rule, bits, now)).unwrap_or(Verdict::Undecided)
+        table
+            .try_with(hash, |state| state.take_window(&self.rule, bits, now, cost.permits()))
+            .unwrap_or(Verdict::Undecided)
+    }
+
+    /// The algorithm of the first limit that was written down.
+    #[inline]
+    pub(crate) fn algorithm(&self) -> Algorithm {
+        self.rule.limit.algorithm()
+    }
+
+    /// Whether a call by the one limit that was written down can ever be admitted, and takes anything.
+    #[inline]
+    pub(crate) fn admits(&self, cost: u32) -> bool {
+        cost.wrapping_sub(1) < self.rule.capacity()
+    }
+
+    /// The fast path of a call that takes permits or is decided elsewhere: the time that they are recorded with.
+    #[inline(never)]
+    pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
+        let verdict = match (address, self.kind) {
+            (Address::Unkeyed, _) => {
+                self.unkeyed.take(&self.written_ask(cost).call, &self.forms, counts::thread(), now)
+            }
+            (Address::Hash(hash), Kind::Tat) => self.try_tat(hash, now, cost),
+            (Address::Hash(hash), Kind::Bucket) => self.try_bucket(hash, now, cost),
+            (Address::Hash(hash), Kind::Window) => self.try_window(hash, now, cost),
+            (Address::Hash(hash), Kind::Fixed { .. }) => self.try_fixed(hash, now, cost),
+            (Address::Hash(_), Kind::Any) => Verdict::Undecided,
+        };
+        if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
 
     /// See [`try_tat`](Store::try_tat): any other state.
@@ -432,7 +503,7 @@ impl Store {
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
             Address::Unkeyed if ask.is_foreign => None,
-            Address::Unkeyed => self.unkeyed.peek(&ask.call, now),
+            Address::Unkeyed => self.unkeyed.peek(&ask.call, &self.forms, now),
         };
         self.or_perform(told, address, ask, now, &Task::Peek)
     }
@@ -442,6 +513,9 @@ impl Store {
         if ask.is_foreign {
             return None;
         }
+        if self.written.varies {
+            self.expect(ask.call.rules);
+        }
         let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
     }
@@ -449,7 +523,7 @@ impl Store {
     /// What is left without a key: a moment after a decision, which others may have followed.
     fn unkeyed_left(&self, ask: &Ask<'_>, now: Now) -> Left {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
-        match self.unkeyed.peek(&nothing.call, now) {
+        match self.unkeyed.peek(&nothing.call, &self.forms, now) {
             Some((_, left)) => left,
             None => self.perform(Address::Unkeyed, &nothing, now, &Task::Peek).left,
         }
@@ -476,12 +550,17 @@ impl Store {
     /// Gives back permits that were taken by the same limits.
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
-            Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, now, permit),
+            Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
         if !is_done {
             self.perform(address, ask, now, &Task::Refund(permit));
         }
+    }
+
+    /// As [`refund`](Store::refund), of permits that were taken by the limits as they were written down.
+    pub(crate) fn refund_written(&self, address: Address, now: Now, permit: Permit) {
+        self.refund(address, &self.written_ask(permit.cost), now, permit);
     }
 
     /// Forgets the bucket, whoever has used it.
@@ -526,8 +605,11 @@ impl Store {
 
     /// Charges those that wait and are due.
     fn settle(self: &Arc<Store>, address: Address, now: Now) {
-        let done = self.perform(address, &self.written_ask(0), now, &Task::Settle);
+        let mut wakes = Wakes::default();
+        let done = self.perform_under_lock(address, &self.written_ask(0), now, &Task::Settle, &mut wakes);
         self.arm(address, done.first, now);
+        // Last, because whoever is woken may fork the process: the timer's thread holds no lock of the store's then.
+        wakes.wake();
     }
 
     /// Sees to it that the first of those that wait is charged when it is due, though no future may be polled then.
@@ -568,17 +650,32 @@ impl Store {
     #[inline(never)]
     fn perform(&self, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
         let mut wakes = Wakes::default();
-        let done = match address {
-            Address::Unkeyed => {
-                let Written { rules, varies, .. } = &self.written;
-                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-                    carry_out(&ask.call, task, state, &self.forms, queue, now, &mut wakes)
-                })
-            }
-            Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, &mut wakes),
-        };
+        let done = self.perform_under_lock(address, ask, now, task, &mut wakes);
         wakes.wake();
         done
+    }
+
+    #[inline]
+    fn perform_under_lock(
+        &self,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        task: &Task<'_>,
+        wakes: &mut Wakes,
+    ) -> Done {
+        match address {
+            Address::Unkeyed => {
+                let Written { rules, varies, .. } = &self.written;
+                if *varies {
+                    self.expect(ask.call.rules);
+                }
+                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
+                    carry_out(&ask.call, task, state, &self.forms, queue, now, wakes)
+                })
+            }
+            Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
+        }
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
@@ -753,6 +850,7 @@ impl Store {
     }
 
     /// Forgets all buckets.
+    #[cfg(feature = "test-util")]
     pub(crate) fn clear(&self) {
         self.resets.iter().for_each(|resets| _ = resets.fetch_add(1, Ordering::Relaxed));
         self.unkeyed.reset(&self.written.rules);

@@ -214,7 +214,8 @@ impl<S: State, const W: usize> Table<S, W> {
             return None;
         }
         shard.calls = calls;
-        shard.slots.get_near(home, fingerprint).map(f)
+        let state = shard.slots.get_near(home, fingerprint)?;
+        Some(f(state))
     }
 
     /// Runs `f` on a state, which is made if there is none. Sweeps a few slots for each new key, and now and then.
@@ -419,9 +420,9 @@ impl<S: State, const W: usize> Table<S, W> {
         };
         shard.slots.remove(place);
         if rank.idle_at > now.earliest {
-            context.bound.evict()
+            context.bound.evict();
         } else {
-            context.bound.release(1)
+            context.bound.release(1);
         }
         shard.shrink();
         true

@@ -41,7 +41,7 @@ fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
 fn admit(store: &Store, key: u64, now: u64) -> bool {
     let address = store.address(&key);
     let Address::Hash(hash) = address else { panic!("a key") };
-    let verdict = match store.try_window(hash, Now::exactly(now)) {
+    let verdict = match store.try_window(hash, Now::exactly(now), OnePermit) {
         Verdict::Undecided => store.take_written(address, Now::exactly(now)),
         verdict => verdict,
     };

@@ -15,11 +15,11 @@
 
 use super::halves::Halves;
 use super::queue::Queue;
-use super::state::{Call, Forms, Full, Left, Permit, State, Tat, Verdict};
+use super::state::{Call, Forms, Full, Left, Part, Permit, State, Tat, Verdict};
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
 use crate::clock::Now;
-use crate::sync::{AtomicU64, Lock, Ordering};
+use crate::sync::{AtomicU64, Guard, Lock, Ordering};
 
 /// The bucket of all calls.
 pub(super) struct Unkeyed {
@@ -33,8 +33,18 @@ enum Fast {
     Token { word: Line<AtomicU64>, seen: Line<Seen> },
     /// A sliding window of single permits.
     Permits(Halves),
-    /// Anything else is always under the lock; a call for one permit is known to be denied until then.
-    Locked { denied_until: Line<AtomicU64> },
+    /// Any other limit, if it is the only one.
+    One(Line<One>),
+    /// Anything else is always under the lock.
+    Locked,
+}
+
+/// A limit's state under a lock of its own, in one cache line with it.
+struct One {
+    /// A call for one permit is denied until then. Written under the lock.
+    denied_until: AtomicU64,
+    /// None while it is kept elsewhere.
+    part: Lock<Option<Part>>,
 }
 
 /// Any state, and those that wait for it. The other forms move here while somebody waits, and for good once the limit is
@@ -95,9 +105,13 @@ impl Unkeyed {
                 Fast::Token { word: Line(AtomicU64::new(0)), seen: Line(seen) }
             }
             [rule] if is_plain && Halves::fits(rule) => Fast::Permits(Halves::new(rule)),
-            _ => Fast::Locked { denied_until: Line(AtomicU64::new(0)) },
+            [rule] if is_plain && rule.capacity() > 0 => {
+                let part = Lock::new(Some(Part::idle(rule.limit.algorithm())));
+                Fast::One(Line(One { denied_until: AtomicU64::new(0), part }))
+            }
+            _ => Fast::Locked,
         };
-        let is_here = matches!(fast, Fast::Locked { .. });
+        let is_here = matches!(fast, Fast::Locked);
         let slow = Slow { full: Full::idle(), queue: Queue::default(), is_here, is_foreign: false };
         Unkeyed { fast, slow: Line(Lock::new(slow)) }
     }
@@ -109,23 +123,8 @@ impl Unkeyed {
         match &self.fast {
             Fast::Token { word, seen } => try_take_token(&word.0, &seen.0, rule, now),
             Fast::Permits(halves) => halves.try_take(rule, thread, now),
-            Fast::Locked { denied_until } => {
-                let denied = denied_until.0.load(Ordering::Acquire);
-                if now.earliest < denied {
-                    return Attempt::Denied(denied);
-                }
-                match self.slow.0.try_lock() {
-                    Some(mut slow) if slow.queue.is_empty() => match slow.full.take_one(forms, rule, now) {
-                        Verdict::Admitted { .. } => Attempt::Admitted,
-                        Verdict::Denied { until, .. } => {
-                            denied_until.0.store(until, Ordering::Release);
-                            Attempt::Denied(until)
-                        }
-                        Verdict::Undecided => Attempt::Contended,
-                    },
-                    _ => Attempt::Contended,
-                }
-            }
+            Fast::One(one) => one.0.try_take(forms, rule, now),
+            Fast::Locked => Attempt::Contended,
         }
     }
 
@@ -133,7 +132,7 @@ impl Unkeyed {
     pub(super) fn added(&self, rule: &Rule, now: Now, before: u64) -> Verdict {
         match &self.fast {
             Fast::Token { word, seen } => added(&word.0, &seen.0, rule, now, before),
-            Fast::Permits(_) | Fast::Locked { .. } => Verdict::Undecided,
+            Fast::Permits(_) | Fast::One(_) | Fast::Locked => Verdict::Undecided,
         }
     }
 
@@ -148,7 +147,8 @@ impl Unkeyed {
         match &self.fast {
             Fast::Token { word, seen } => take_token(&word.0, &seen.0, rule, now, call.cost),
             Fast::Permits(halves) => halves.take(rule, thread, now, call.cost),
-            Fast::Locked { .. } => self.take_locked(call, forms, now),
+            Fast::One(one) => one.0.take(forms, rule, now, call.cost),
+            Fast::Locked => self.take_locked(call, forms, now),
         }
     }
 
@@ -185,12 +185,14 @@ impl Unkeyed {
                         slow.full = Full::of_window(window);
                     }
                 }
-                Fast::Locked { .. } => {}
+                Fast::One(one) => {
+                    if let Some(part) = one.0.change().take() {
+                        slow.full = Full::of_part(part);
+                    }
+                }
+                Fast::Locked => {}
             }
             slow.is_here = true;
-        }
-        if let Fast::Locked { denied_until } = &self.fast {
-            denied_until.0.store(0, Ordering::Release);
         }
         let Slow { full, queue, .. } = &mut *slow;
         let result = f(full, queue);
@@ -212,14 +214,18 @@ impl Unkeyed {
                 let Some(times) = slow.full.singles(forms) else { return };
                 halves.move_back(rule, &times);
             }
-            Fast::Locked { .. } => return,
+            Fast::One(one) => {
+                let Some(part) = slow.full.take_part(rule.limit.algorithm()) else { return };
+                *one.0.change() = Some(part);
+            }
+            Fast::Locked => return,
         }
         (slow.full, slow.is_here) = (Full::idle(), false);
     }
 
     /// What a call would be told by the limits as they were written down, and what is left; undecided if the state is under
     /// the lock.
-    pub(super) fn peek(&self, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)> {
+    pub(super) fn peek(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
         let ([rule], true) = (call.rules, call.cost <= call.rules.first()?.capacity()) else { return None };
         match &self.fast {
             Fast::Token { word, .. } => {
@@ -236,12 +242,16 @@ impl Unkeyed {
                 let (until, left) = halves.peek(rule, now, call.cost)?;
                 Some((verdict(until, now), left))
             }
-            Fast::Locked { .. } => None,
+            Fast::One(one) => {
+                let (until, left) = one.0.part.lock().as_ref()?.peek(forms, rule, now, call.cost);
+                Some((verdict(until, now), left))
+            }
+            Fast::Locked => None,
         }
     }
 
     /// Takes back permits that were taken by the limits as they were written down; `false` if the state is under the lock.
-    pub(super) fn refund(&self, rules: &[Rule], now: Now, permit: Permit) -> bool {
+    pub(super) fn refund(&self, rules: &[Rule], forms: &Forms, now: Now, permit: Permit) -> bool {
         match (&self.fast, rules) {
             (Fast::Token { word, seen }, [rule]) => {
                 let refund = |word| {
@@ -257,6 +267,9 @@ impl Unkeyed {
             }
             (Fast::Permits(halves), [rule]) => {
                 now.earliest.saturating_sub(permit.at) >= rule.per() || halves.refund(permit)
+            }
+            (Fast::One(one), [rule]) => {
+                one.0.change().as_mut().map(|part| part.refund(forms, 0, rule, now, permit)).is_some()
             }
             _ => false,
         }
@@ -277,8 +290,12 @@ impl Unkeyed {
                     halves.reset(rule);
                 }
             }
-            (Fast::Permits(_), _) => {}
-            (Fast::Locked { denied_until }, _) => denied_until.0.store(0, Ordering::Release),
+            (Fast::One(one), [rule]) => {
+                if let Some(part) = &mut *one.0.change() {
+                    *part = Part::idle(rule.limit.algorithm());
+                }
+            }
+            (Fast::Permits(_) | Fast::One(_) | Fast::Locked, _) => {}
         }
         slow.full = Full::idle();
     }
@@ -286,6 +303,43 @@ impl Unkeyed {
     /// Calls that wait.
     pub(super) fn waiting(&self) -> usize {
         self.slow.0.lock().queue.len()
+    }
+}
+
+impl One {
+    /// One permit, if that needs nothing but a free lock.
+    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    #[inline(always)]
+    fn try_take(&self, forms: &Forms, rule: &Rule, now: Now) -> Attempt {
+        let denied_until = self.denied_until.load(Ordering::Acquire);
+        if now.earliest < denied_until {
+            return Attempt::Denied(denied_until);
+        }
+        let Some(mut part) = self.part.try_lock() else { return Attempt::Contended };
+        let Some(part) = &mut *part else { return Attempt::Contended };
+        match part.take(forms, rule, now, 1) {
+            Verdict::Admitted { .. } => Attempt::Admitted,
+            Verdict::Denied { until, .. } => {
+                self.denied_until.store(until, Ordering::Release);
+                Attempt::Denied(until)
+            }
+            Verdict::Undecided => Attempt::Contended,
+        }
+    }
+
+    /// Permits from 1 to the capacity; undecided if the state is elsewhere.
+    fn take(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        match &mut *self.part.lock() {
+            Some(part) => part.take(forms, rule, now, cost),
+            None => Verdict::Undecided,
+        }
+    }
+
+    /// The state, to be changed in another way than by taking permits: what was denied may not be any more.
+    fn change(&self) -> Guard<'_, Option<Part>> {
+        let part = self.part.lock();
+        self.denied_until.store(0, Ordering::Release);
+        part
     }
 }
 

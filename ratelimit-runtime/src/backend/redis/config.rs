@@ -55,7 +55,8 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     if rest.contains('#') {
         return Err(invalid("the Redis URL has a part behind `#`, which means nothing here"));
     }
-    let known: &[&str] = if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass"] } else { &[] };
+    let known: &[&str] =
+        if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
     check_query(rest, known)?;
     match kind {
         #[cfg(feature = "redis-sentinel")]
@@ -67,7 +68,8 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     }
 }
 
-/// Refuses what would be ignored: `?ssl=true` means to be encrypted.
+/// Refuses what would be ignored: `?ssl=true` means to be encrypted. Of the two protocols, which carry the same answers, RESP3
+/// is spoken whichever is named.
 fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
     let Some((_, query)) = rest.split_once('?') else { return Ok(()) };
     let mut seen = Vec::new();
@@ -81,7 +83,6 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
             let instead = match name {
                 "ssl" | "tls" => "; for TLS it begins with `rediss://`",
                 "db" => "; a database is the path, as in `redis://host:6379/2`",
-                "protocol" => "; the protocol is chosen by this crate",
                 _ if is_known => "; it is given twice",
                 _ => "",
             };
@@ -89,6 +90,9 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
         }
         if name == "db" && value.parse::<u32>().is_err() {
             return Err(invalid("`db` in the Redis URL is no number of a database"));
+        }
+        if name == "protocol" && !matches!(value, "2" | "3" | "resp2" | "resp3") {
+            return Err(invalid("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
         }
         seen.push(name);
     }
@@ -309,7 +313,7 @@ mod tests {
             ("redis://cache?ssl=true", "`ssl`"),
             ("redis://cache:6379/0?tls", "`tls`"),
             ("redis://cache?db=abc", "`db`"),
-            ("redis://cache?protocol=resp3", "`protocol`"),
+            ("redis://cache?protocol=resp4", "`protocol`"),
             ("redis://cache/0?timeout=1s", "`timeout`"),
             ("redis://cache?", "query"),
             ("unix:///run/redis.sock?db=abc", "`db`"),

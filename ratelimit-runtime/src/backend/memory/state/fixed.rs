@@ -37,7 +37,7 @@ impl Fixed {
     /// Permits taken in the window of `now`. A clock that is behind counts as one that stands still.
     #[inline]
     fn taken(self, rule: &Rule, now: u64) -> u32 {
-        if self.last >= now || rule.window(self.last) == rule.window(now) { self.taken } else { 0 }
+        if self.last >= now || now - rule.window(self.last) * rule.per() < rule.per() { self.taken } else { 0 }
     }
 
     #[inline]
@@ -69,11 +69,11 @@ impl Fixed {
 
     #[inline]
     pub(super) fn take(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let until = self.fits_at(rule, now.earliest, cost);
-        if until > now.earliest {
-            return Verdict::Denied { until, position: 0 };
+        let taken = self.taken(rule, now.earliest);
+        if u64::from(taken) + u64::from(cost) > u64::from(rule.capacity()) {
+            return Verdict::Denied { until: self.fits_at(rule, now.earliest, cost), position: 0 };
         }
-        self.charge(rule, now.earliest, cost);
+        *self = Fixed { last: now.earliest.max(self.last), taken: taken + cost };
         Verdict::Admitted { at: now.latest }
     }
 
@@ -102,18 +102,19 @@ impl Fixed {
         if self.taken == 0 { 0 } else { self.end(rule) }
     }
 
-    /// The fast path of a word: one permit in a window that is counted already takes no multiplication more.
+    /// The fast path of a word: `cost` permits, from 1 to the capacity. In a window that is counted already it takes no
+    /// multiplication more.
     #[inline]
-    pub(super) fn take_one(word: &mut u64, rule: &Rule, bits: u32, now: u64) -> Result<(), u64> {
+    pub(super) fn take_in(word: &mut u64, rule: &Rule, bits: u32, now: u64, cost: u32) -> Result<(), u64> {
         let (window, on_record) = (rule.window(now), *word >> bits);
         if on_record < window {
-            *word = window << bits | 1;
+            *word = window << bits | u64::from(cost);
             return Ok(());
         }
-        if (*word & ((1 << bits) - 1)) >= u64::from(rule.capacity()) {
+        if (*word & ((1 << bits) - 1)) + u64::from(cost) > u64::from(rule.capacity()) {
             return Err((on_record + 1).saturating_mul(rule.per()));
         }
-        *word += 1;
+        *word += u64::from(cost);
         Ok(())
     }
 }

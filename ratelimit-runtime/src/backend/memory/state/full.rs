@@ -17,7 +17,7 @@ use super::super::queue::Ahead;
 use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
-use super::{Call, Permit, Standing, State, Tat, Verdict, take_bucket};
+use super::{Call, Judged, Left, Permit, Standing, State, Tat, Verdict, take_bucket};
 
 /// In one allocation, made by the first call.
 #[derive(Debug, Default)]
@@ -79,7 +79,7 @@ impl Forms {
 }
 
 impl Part {
-    fn idle(algorithm: Algorithm) -> Part {
+    pub(crate) fn idle(algorithm: Algorithm) -> Part {
         match algorithm {
             Algorithm::SlidingWindow => Part::Window(Window::idle()),
             Algorithm::TokenBucket => Part::Token(TokenBucket::default()),
@@ -94,6 +94,68 @@ impl Part {
                 | (Part::Token(_), Algorithm::TokenBucket)
                 | (Part::Fixed(_), Algorithm::FixedWindow)
         )
+    }
+
+    #[inline]
+    fn fits_at(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
+        match self {
+            Part::Token(bucket) => bucket.earliest(rule, now.earliest, cost),
+            Part::Fixed(fixed) => fixed.fits_at(rule, now.earliest, cost),
+            Part::Window(window) => window.fits_now_at(forms.of(position), rule, now, cost),
+        }
+    }
+
+    #[inline]
+    fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
+        match self {
+            Part::Token(bucket) => bucket.charge(rule, rule.recorded(now), cost),
+            Part::Fixed(fixed) => fixed.charge(rule, now.earliest, cost),
+            Part::Window(window) => window.charge_now(forms.of(position), rule, now, cost),
+        }
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, if they fit.
+    #[inline]
+    pub(crate) fn take(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        match self {
+            Part::Window(window) => window.take_now(forms.of(0), rule, now, cost),
+            Part::Token(bucket) => {
+                bucket.convert(rule);
+                take_bucket(bucket, rule, now, cost)
+            }
+            Part::Fixed(fixed) => fixed.take(rule, now, cost),
+        }
+    }
+
+    /// The first moment at which the one limit admits `cost` permits, and what it has left.
+    pub(crate) fn peek(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> (u64, Left) {
+        let remaining = self.remaining(forms, 0, rule, now);
+        let until = if cost == 0 { now.earliest } else { self.fits_at(forms, 0, rule, now, cost) };
+        (until, Left { remaining, position: 0, idle_at: self.idle_at(forms, 0, rule) })
+    }
+
+    pub(crate) fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
+        match self {
+            Part::Token(bucket) => bucket.refund(rule, now.latest, permit.at, permit.cost),
+            Part::Fixed(fixed) => fixed.refund(rule, permit),
+            Part::Window(window) => window.refund(forms.of(position), 0, rule, now, permit),
+        }
+    }
+
+    fn remaining(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> u32 {
+        match self {
+            Part::Token(bucket) => bucket.remaining(rule, now.earliest),
+            Part::Fixed(fixed) => fixed.remaining(rule, now.earliest),
+            Part::Window(window) => window.remaining(forms.of(position), 0, rule, now),
+        }
+    }
+
+    fn idle_at(&self, forms: &Forms, position: usize, rule: &Rule) -> u64 {
+        match self {
+            Part::Token(bucket) => bucket.fresh_at(rule),
+            Part::Fixed(fixed) => fixed.idle_at(rule),
+            Part::Window(window) => window.idle_at(forms.of(position), 0, rule),
+        }
     }
 
     /// Permits of another algorithm that are taken at `now` in a period of `rule`.
@@ -142,11 +204,24 @@ impl Full {
     }
 
     pub(crate) fn of_token(bucket: TokenBucket) -> Full {
-        Full(boxed(Offences::default(), smallvec![Part::Token(bucket)]))
+        Full::of_part(Part::Token(bucket))
     }
 
     pub(crate) fn of_window(window: Window) -> Full {
-        Full(boxed(Offences::default(), smallvec![Part::Window(window)]))
+        Full::of_part(Part::Window(window))
+    }
+
+    pub(crate) fn of_part(part: Part) -> Full {
+        Full(boxed(Offences::default(), smallvec![part]))
+    }
+
+    /// The state of the one limit, if it is of that algorithm.
+    pub(crate) fn take_part(&mut self, algorithm: Algorithm) -> Option<Part> {
+        match self.0.as_mut().map(|parts| &mut parts.limits) {
+            None => Some(Part::idle(algorithm)),
+            Some([part]) if part.is_of(algorithm) => Some(std::mem::replace(part, Part::idle(algorithm))),
+            Some(_) => None,
+        }
     }
 
     /// The one token bucket as one number.
@@ -255,18 +330,34 @@ impl State for Full {
         }
     }
 
+    #[inline]
+    fn judge_all(&self, forms: &Forms, call: &Call<'_>, now: Now, until: u64) -> Judged {
+        let mut judged = Judged { until, position: None, newest: 0 };
+        let parts = self.0.as_ref().map_or(&[][..], |parts| &parts.limits);
+        for (position, (rule, part)) in call.rules.iter().zip(parts).enumerate() {
+            if let Part::Window(window) = part {
+                judged.newest = judged.newest.max(window.newest());
+            }
+            judged.add(position, rule, call.cost, || part.fits_at(forms, position, rule, now, call.cost));
+        }
+        judged
+    }
+
+    #[inline]
+    fn charge_all(&mut self, forms: &Forms, call: &Call<'_>, now: Now) {
+        let parts = self.0.as_mut().map_or(&mut [][..], |parts| &mut parts.limits);
+        for (position, (rule, part)) in call.rules.iter().zip(parts).enumerate() {
+            part.charge(forms, position, rule, now, call.cost);
+        }
+    }
+
     fn is_decidable(&self, _: &Forms, _: Now) -> bool {
         true
     }
 
     #[inline]
     fn fits_at(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
-        match self.part(position) {
-            Some(Part::Token(bucket)) => bucket.earliest(rule, now.earliest, cost),
-            Some(Part::Fixed(fixed)) => fixed.fits_at(rule, now.earliest, cost),
-            Some(Part::Window(window)) => window.fits_at(forms.of(position), 0, rule, now, cost),
-            None => now.earliest,
-        }
+        self.part(position).map_or(now.earliest, |part| part.fits_at(forms, position, rule, now, cost))
     }
 
     fn fits_behind(&self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
@@ -280,39 +371,23 @@ impl State for Full {
 
     #[inline]
     fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
-        match self.part_mut(position) {
-            Some(Part::Token(bucket)) => bucket.charge(rule, rule.recorded(now), cost),
-            Some(Part::Fixed(fixed)) => fixed.charge(rule, now.earliest, cost),
-            Some(Part::Window(window)) => window.charge(forms.of(position), 0, rule, now, cost),
-            None => {}
+        if let Some(part) = self.part_mut(position) {
+            part.charge(forms, position, rule, now, cost);
         }
     }
 
     fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
-        match self.part_mut(position) {
-            Some(Part::Token(bucket)) => bucket.refund(rule, now.latest, permit.at, permit.cost),
-            Some(Part::Fixed(fixed)) => fixed.refund(rule, permit),
-            Some(Part::Window(window)) => window.refund(forms.of(position), 0, rule, now, permit),
-            None => {}
+        if let Some(part) = self.part_mut(position) {
+            part.refund(forms, position, rule, now, permit);
         }
     }
 
     fn remaining(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> u32 {
-        match self.part(position) {
-            Some(Part::Token(bucket)) => bucket.remaining(rule, now.earliest),
-            Some(Part::Fixed(fixed)) => fixed.remaining(rule, now.earliest),
-            Some(Part::Window(window)) => window.remaining(forms.of(position), 0, rule, now),
-            None => rule.capacity(),
-        }
+        self.part(position).map_or(rule.capacity(), |part| part.remaining(forms, position, rule, now))
     }
 
     fn idle_at(&self, forms: &Forms, position: usize, rule: &Rule) -> u64 {
-        match self.part(position) {
-            Some(Part::Token(bucket)) => bucket.fresh_at(rule),
-            Some(Part::Fixed(fixed)) => fixed.idle_at(rule),
-            Some(Part::Window(window)) => window.idle_at(forms.of(position), 0, rule),
-            None => 0,
-        }
+        self.part(position).map_or(0, |part| part.idle_at(forms, position, rule))
     }
 
     #[inline]
@@ -354,29 +429,15 @@ impl State for Full {
     }
 
     #[inline]
-    fn take_one(&mut self, forms: &Forms, rule: &Rule, now: Now) -> Verdict {
-        match self.0.as_mut().map(|parts| &mut parts.limits) {
-            Some([Part::Window(window)]) if !forms.varies() => window.take_one(forms.of(0), rule, now),
-            _ => self.take_some(forms, rule, now, 1),
-        }
-    }
-
-    #[inline]
     fn take_some(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let call = Call::of(rule, cost);
-        let Some([part]) = self.0.as_mut().map(|parts| &mut parts.limits) else {
-            return call.take(self, forms, now);
-        };
-        let verdict = match (part, rule.limit.algorithm()) {
-            (Part::Window(window), Algorithm::SlidingWindow) => window.take_some(forms.of(0), rule, now, cost),
-            (Part::Token(bucket), Algorithm::TokenBucket) => {
-                bucket.convert(rule);
-                take_bucket(bucket, rule, now, cost)
-            }
-            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.take(rule, now, cost),
+        let verdict = match self.0.as_mut().map(|parts| &mut parts.limits) {
+            Some([part]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, cost),
             _ => return call.take(self, forms, now),
         };
-        self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        if forms.varies() {
+            self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        }
         verdict
     }
 

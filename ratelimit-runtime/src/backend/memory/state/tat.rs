@@ -109,6 +109,10 @@ impl Tat {
     ///
     /// The clock of another core may have been ahead of `now` when the bucket was used.
     pub(crate) fn bucket(self, rule: &Rule, now: u64) -> TokenBucket {
+        if self.0 == 0 {
+            // Idle at any time, those included that a word cannot tell.
+            return TokenBucket { last: now, debt: 0, unit: rule.permit(), ..TokenBucket::default() };
+        }
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.units());
         let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last).unwrap_or(u64::MAX));
@@ -138,11 +142,13 @@ impl Tat {
     /// Permits that are left at `now`.
     pub(crate) fn remaining(self, rule: &Rule, now: u64) -> u32 {
         let Some(units) = Tat::units(rule, now) else { return 0 };
-        let missing = self.0.saturating_sub(units).div_ceil(rule.permit());
+        // A full one needs no division.
+        let missing = if self.0 <= units { 0 } else { (self.0 - units).div_ceil(rule.permit()) };
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
     pub(crate) fn idle_at(self, rule: &Rule) -> u64 {
-        if self.0 == 0 { 0 } else { clock::origin().saturating_add(self.0.div_ceil(rule.units())) }
+        let nanos = if rule.units() == 1 { self.0 } else { self.0.div_ceil(rule.units()) };
+        if self.0 == 0 { 0 } else { clock::origin().saturating_add(nanos) }
     }
 }

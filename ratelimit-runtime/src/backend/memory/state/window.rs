@@ -83,7 +83,7 @@ impl Groups {
     /// Whether what is older than the period of `rule` counts for no other call.
     #[inline]
     fn forgets(&self, rule: &Rule) -> bool {
-        !self.varies && rule.per() == self.written.per() && self.most.load(Ordering::Relaxed) == rule.capacity()
+        !self.varies && rule.per() == self.longest() && self.most.load(Ordering::Relaxed) == rule.capacity()
     }
 
     /// Whether windows can be judged by `rule` without the full log.
@@ -381,6 +381,74 @@ impl<T: Stamp> LogMut<'_, T> {
 }
 
 impl Window {
+    /// Takes `cost` permits, from 1 to the capacity: the frequent windows in registers.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn take_now(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let verdict = match self {
+            _ if !groups.holds(rule) => Verdict::Undecided,
+            Window::One { permits, at } => {
+                LogMut::<u64> { ring: &mut Ring::default(), permits, at, older: &mut [] }.take(groups, rule, now, cost)
+            }
+            Window::Several { ring, permits, at, older } => {
+                LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, cost)
+            }
+            Window::Many { ring, permits, at, older } => {
+                LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, cost)
+            }
+            Window::Few { .. } | Window::Mixed(_) => Verdict::Undecided,
+        };
+        match verdict {
+            Verdict::Undecided => self.take(groups, rule, now, cost),
+            verdict => verdict,
+        }
+    }
+
+    /// When `cost` permits fit, or some time that has passed.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn fits_now_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> u64 {
+        match self {
+            _ if !groups.holds(rule) => self.fits_at(groups, 0, rule, now, cost),
+            Window::One { permits, at } => {
+                let log = Log::<u64> { ring: Ring::default(), permits: *permits, at: *at, older: &[] };
+                log.fits_at(groups, rule, cost)
+            }
+            Window::Several { ring, permits, at, older } => {
+                let log = Log { ring: *ring, permits: *permits, at: *at, older: &older[..] };
+                log.fits_at(groups, rule, cost)
+            }
+            Window::Many { ring, permits, at, older } => {
+                let log = Log { ring: *ring, permits: *permits, at: *at, older: &older[..] };
+                log.fits_at(groups, rule, cost)
+            }
+            Window::Few { .. } | Window::Mixed(_) => self.fits_at(groups, 0, rule, now, cost),
+        }
+    }
+
+    /// Records `cost` permits that fit.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn charge_now(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
+        let is_done = match self {
+            _ if !groups.holds(rule) => false,
+            Window::One { permits, at } => {
+                let mut log = LogMut::<u64> { ring: &mut Ring::default(), permits, at, older: &mut [] };
+                log.charge(groups, rule, now, now.latest, cost)
+            }
+            Window::Several { ring, permits, at, older } => {
+                LogMut { ring, permits, at, older: &mut older[..] }.charge(groups, rule, now, now.latest, cost)
+            }
+            Window::Many { ring, permits, at, older } => {
+                LogMut { ring, permits, at, older: &mut older[..] }.charge(groups, rule, now, now.latest, cost)
+            }
+            Window::Few { .. } | Window::Mixed(_) => false,
+        };
+        if !is_done {
+            self.record(groups, rule, now, cost);
+        }
+    }
+
     /// Takes `cost` permits, from 1 to the capacity, of any window.
     #[inline(never)]
     fn take(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
@@ -395,7 +463,8 @@ impl Window {
         }
     }
 
-    /// Records `cost` permits that fit.
+    /// As [`charge_now`](Window::charge_now), of any window.
+    #[inline(never)]
     fn record(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
         self.prepare_for(groups, rule, now);
         let record = |window: &mut Window| {
@@ -647,26 +716,14 @@ impl State for Window {
         Offences::default()
     }
 
-    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
-    #[inline(always)]
+    #[inline]
     fn take_one(&mut self, groups: &Groups, rule: &Rule, now: Now) -> Verdict {
-        let verdict = match self {
-            Window::Several { ring, permits, at, older } if groups.holds(rule) => {
-                LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, 1)
-            }
-            Window::Many { ring, permits, at, older } if groups.holds(rule) => {
-                LogMut { ring, permits, at, older: &mut older[..] }.take(groups, rule, now, 1)
-            }
-            _ => Verdict::Undecided,
-        };
-        match verdict {
-            Verdict::Undecided => self.take(groups, rule, now, 1),
-            verdict => verdict,
-        }
+        self.take_now(groups, rule, now, 1)
     }
 
+    #[inline]
     fn take_some(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        self.take(groups, rule, now, cost)
+        self.take_now(groups, rule, now, cost)
     }
 }
 

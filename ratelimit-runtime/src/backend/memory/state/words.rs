@@ -8,7 +8,7 @@ use crate::limit::Algorithm;
 
 use super::super::queue::Ahead;
 use super::fixed::Fixed;
-use super::{Call, Permit, State, Tat, Verdict, take_bucket};
+use super::{Call, Judged, Permit, State, Tat, Verdict, take_bucket};
 
 /// The state of one to three limits.
 #[derive(Debug)]
@@ -30,11 +30,15 @@ pub(super) enum Code {
     Count,
 }
 
-/// What one word can be.
+/// What the words of one limit can be that has a fast path of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     Tat,
-    Window { bits: u32 },
+    Window {
+        bits: u32,
+    },
+    /// Two words.
+    Bucket,
 }
 
 /// Which words are which limit's.
@@ -70,13 +74,13 @@ impl Layout {
         (words <= MOST).then_some(Layout { parts, words, has_tat })
     }
 
-    /// What the one word of a state is, if it has only one.
+    /// What the words of a state are, if they are one limit's.
     pub(crate) fn word(&self) -> Option<Word> {
-        match self.parts[0].0 {
-            _ if self.words > 1 => None,
-            Code::Tat => Some(Word::Tat),
-            Code::Window { bits } => Some(Word::Window { bits }),
-            Code::Bucket | Code::Count => None,
+        match (self.parts[0].0, self.words) {
+            (Code::Tat, 1) => Some(Word::Tat),
+            (Code::Window { bits }, 1) => Some(Word::Window { bits }),
+            (Code::Bucket, 2) => Some(Word::Bucket),
+            _ => None,
         }
     }
 
@@ -153,11 +157,21 @@ impl<const N: usize> Words<N> {
         verdict
     }
 
-    /// Takes a permit of a fixed window whose count is in so many bits.
+    /// Takes `cost` permits of a bucket whose time and debt are apart.
     #[inline(always)]
-    pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now) -> Verdict {
+    pub(crate) fn take_bucket(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let [last, debt, ..] = &mut self.0[..] else { return Verdict::Undecided };
+        let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
+        let verdict = take_bucket(&mut bucket, rule, now, cost);
+        (*last, *debt) = (bucket.last, bucket.debt);
+        verdict
+    }
+
+    /// Takes `cost` permits of a fixed window whose count is in so many bits.
+    #[inline(always)]
+    pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now, cost: u32) -> Verdict {
         let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
-        match Fixed::take_one(word, rule, bits, now.earliest) {
+        match Fixed::take_in(word, rule, bits, now.earliest, cost) {
             Ok(()) => Verdict::Admitted { at: now.latest },
             Err(until) => Verdict::Denied { until, position: 0 },
         }
@@ -183,6 +197,33 @@ impl<const N: usize> State for Words<N> {
             Part::Tat(tat) => tat.fits_at(rule, now.earliest, cost),
             Part::Bucket(bucket) => bucket.earliest(rule, now.earliest, cost),
             Part::Fixed(fixed) => fixed.fits_at(rule, now.earliest, cost),
+        }
+    }
+
+    #[inline]
+    fn judge_all(&self, layout: &Layout, call: &Call<'_>, now: Now, until: u64) -> Judged {
+        let mut judged = Judged { until, position: None, newest: 0 };
+        for (position, rule) in call.rules.iter().enumerate() {
+            let (code, at) = layout.parts[position % MOST];
+            judged.add(position, rule, call.cost, || match code {
+                Code::Tat => Tat(self.word(at)).fits_at(rule, now.earliest, call.cost),
+                _ => self.fits_at(layout, position, rule, now, call.cost),
+            });
+        }
+        judged
+    }
+
+    #[inline]
+    fn charge_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) {
+        for (position, rule) in call.rules.iter().enumerate() {
+            let (code, at) = layout.parts[position % MOST];
+            if code == Code::Tat {
+                let mut tat = Tat(self.word(at));
+                tat.charge(rule, rule.recorded(now), call.cost);
+                self.set(at, tat.0);
+            } else {
+                self.charge(layout, position, rule, now, call.cost);
+            }
         }
     }
 
@@ -242,31 +283,11 @@ impl<const N: usize> State for Words<N> {
     }
 
     #[inline]
-    fn take_one(&mut self, layout: &Layout, rule: &Rule, now: Now) -> Verdict {
-        match layout.parts[0].0 {
-            Code::Tat if N == 1 => self.take_tat(rule, now, 1),
-            Code::Window { bits } if N == 1 => self.take_window(rule, bits, now),
-            _ => self.take_some(layout, rule, now, 1),
-        }
-    }
-
-    #[inline]
     fn take_some(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match (layout.parts[0].0, &mut self.0[..]) {
             (Code::Tat, [_]) => self.take_tat(rule, now, cost),
-            (Code::Bucket, [last, debt]) => {
-                let mut bucket =
-                    TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
-                let verdict = take_bucket(&mut bucket, rule, now, cost);
-                (*last, *debt) = (bucket.last, bucket.debt);
-                verdict
-            }
-            (Code::Window { bits }, [word]) => {
-                let mut fixed = Fixed::from_word(rule, bits, *word);
-                let verdict = fixed.take(rule, now, cost);
-                *word = fixed.to_word(rule, bits);
-                verdict
-            }
+            (Code::Bucket, [_, _]) => self.take_bucket(rule, now, cost),
+            (Code::Window { bits }, [_]) => self.take_window(rule, bits, now, cost),
             (_, [last, taken]) => {
                 #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
                 let mut fixed = Fixed { last: *last, taken: *taken as u32 };
