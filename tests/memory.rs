@@ -302,3 +302,22 @@ fn if_nothing_can_go_a_new_key_is_treated_as_configured() {
         });
     }
 }
+
+#[test]
+fn a_full_bucket_admits_its_burst_however_fast_the_calls_come() {
+    for algorithm in [Algorithm::TokenBucket, Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+        let limit = Limit::new(5, Duration::from_secs(36_000)).with_algorithm(algorithm);
+        let odd = Limit::new(7, Duration::from_secs(36_001)).with_algorithm(algorithm);
+        for limits in [vec![limit], vec![odd], vec![limit, odd]] {
+            let burst = limits[0].count();
+            let builder = RateLimiter::builder("burst").backend(MemoryBackend::new());
+            let limiter = limits.iter().fold(builder, |builder, limit| builder.limit(*limit)).build().unwrap();
+            for key in 0..20_000_u64 {
+                let admitted = (0..=burst).filter(|_| limiter.check(key, 1).is_ok()).count();
+                assert_eq!(admitted, burst as usize, "{limits:?}");
+            }
+            let unkeyed = (0..=burst).filter(|_| limiter.check((), 1).is_ok()).count();
+            assert_eq!(unkeyed, burst as usize, "{limits:?}");
+        }
+    }
+}

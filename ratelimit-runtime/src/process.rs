@@ -3,7 +3,7 @@
 
 use std::mem;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
@@ -11,6 +11,12 @@ use arc_swap::ArcSwapOption;
 pub(crate) fn id() -> u32 {
     // There are no processes to tell apart, and no numbers of theirs.
     if cfg!(target_family = "wasm") { 0 } else { std::process::id() }
+}
+
+/// Locks a mutex of the standard library's. Threads that sleep until there is work use it and its condition variable:
+/// `parking_lot` has a table of all sleeping threads, which a child would inherit without the threads.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A value that each process makes for itself.

@@ -5,13 +5,11 @@
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::process::{Owned, PerProcess};
+use crate::process::{Owned, PerProcess, lock};
 
 /// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
 pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
@@ -78,7 +76,7 @@ impl Alarm {
         // Not under the lock: what a waker does when it is cloned is not known.
         let (waker, set) = (waker.clone(), waker.clone());
         let timer = TIMER.get(Timer::default);
-        let mut alarms = timer.alarms.lock();
+        let mut alarms = lock(&timer.alarms);
         let is_earlier = match alarms.thread {
             Some(Asleep::Until(time)) => deadline < time,
             Some(Asleep::UntilWoken) => true,
@@ -106,7 +104,7 @@ impl Drop for Alarm {
         if !self.timer.is_own() {
             return;
         }
-        let waker = self.timer.alarms.lock().set.remove(&self.place);
+        let waker = lock(&self.timer.alarms).set.remove(&self.place);
         // Not under the lock: what a waker does when it is dropped is not known.
         drop(waker);
     }
@@ -115,20 +113,26 @@ impl Drop for Alarm {
 impl Timer {
     /// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
     fn run(&self) {
-        let mut alarms = self.alarms.lock();
+        let mut alarms = lock(&self.alarms);
         loop {
             match alarms.set.first_key_value().map(|(place, _)| *place) {
                 Some(place) if place.0 <= Instant::now() => {
                     let waker = alarms.set.remove(&place);
-                    parking_lot::MutexGuard::unlocked(&mut alarms, || waker.map(Waker::wake));
+                    drop(alarms);
+                    if let Some(waker) = waker {
+                        waker.wake();
+                    }
+                    alarms = lock(&self.alarms);
                 }
                 Some((time, _)) => {
                     alarms.thread = Some(Asleep::Until(time));
-                    self.earlier.wait_until(&mut alarms, time);
+                    let left = time.saturating_duration_since(Instant::now());
+                    let waited = self.earlier.wait_timeout(alarms, left);
+                    alarms = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => {
                     alarms.thread = Some(Asleep::UntilWoken);
-                    self.earlier.wait(&mut alarms);
+                    alarms = self.earlier.wait(alarms).unwrap_or_else(PoisonError::into_inner);
                 }
             }
         }
@@ -138,8 +142,8 @@ impl Timer {
 #[cfg(all(test, not(loom_model)))]
 mod tests {
     use std::future::{pending, ready};
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
     use std::task::Wake;
     use std::thread::Thread;
     use std::time::Duration;
@@ -196,7 +200,7 @@ mod tests {
         let deadline = after(3_600_000);
         let mut future = Box::pin(bounded(pending::<()>(), deadline));
         assert!(future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-        let is_set = || TIMER.get(Timer::default).alarms.lock().set.keys().any(|(time, _)| *time == deadline);
+        let is_set = || lock(&TIMER.get(Timer::default).alarms).set.keys().any(|(time, _)| *time == deadline);
         assert!(is_set());
         drop(future);
         assert!(!is_set());

@@ -4,16 +4,14 @@
 //! decision that hangs keeps its thread, and when all are kept nothing more is begun, except for probes.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use crate::backend::{Action, Answer, Backend, Outcome, Request};
 use crate::error::{BackendError, BackendErrorKind};
-use crate::process::{Owned, PerProcess};
+use crate::process::{Owned, PerProcess, lock};
 use crate::reply::{self, Receiver};
 
 /// Threads of one backend.
@@ -119,7 +117,7 @@ impl Helpers {
     fn submit(&self, job: Job, is_probe: bool) -> Result<(), BackendError> {
         let busy = |why| BackendError::new(BackendErrorKind::Unreachable, format!("the decision was not begun: {why}"));
         let shared = self.shared();
-        let mut work = shared.work.lock();
+        let mut work = lock(&shared.work);
         if work.jobs.len() >= QUEUE {
             return Err(busy("too many wait already"));
         }
@@ -157,21 +155,24 @@ fn run(shared: &Shared) {
 
     impl Drop for Counted<'_> {
         fn drop(&mut self) {
-            self.0.work.lock().threads -= 1;
+            lock(&self.0.work).threads -= 1;
         }
     }
 
     let counted = Counted(shared);
-    let mut work = shared.work.lock();
+    let mut work = lock(&shared.work);
     loop {
         if let Some(job) = work.jobs.pop_front() {
-            parking_lot::MutexGuard::unlocked(&mut work, job);
+            drop(work);
+            job();
+            work = lock(&shared.work);
             continue;
         }
         work.idle += 1;
-        let timed_out = shared.more.wait_for(&mut work, IDLE).timed_out();
+        let (guard, waited) = shared.more.wait_timeout(work, IDLE).unwrap_or_else(PoisonError::into_inner);
+        work = guard;
         work.idle -= 1;
-        if timed_out && work.jobs.is_empty() {
+        if waited.timed_out() && work.jobs.is_empty() {
             break;
         }
     }

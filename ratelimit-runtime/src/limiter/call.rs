@@ -262,11 +262,15 @@ impl<'a> Call<'a> {
         }
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let resets = store.resets(address);
-            let (verdict, left) = match tell {
-                Tell::IfDenied => store.take_or_tell(address, ask, now),
-                Tell::Always => store.take_and_tell(address, ask, now),
-                Tell::AndTakeNothing => store.peek(address, ask, now),
-            };
+            let (verdict, left) = told(
+                now,
+                || self.now(store),
+                |now| match tell {
+                    Tell::IfDenied => store.take_or_tell(address, ask, now),
+                    Tell::Always => store.take_and_tell(address, ask, now),
+                    Tell::AndTakeNothing => store.peek(address, ask, now),
+                },
+            );
             if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
                 return None;
             }
@@ -284,13 +288,15 @@ impl<'a> Call<'a> {
         if may_wait && self.core.backoff().is_some() {
             return None;
         }
-        self.core.with_ask(store, self.limits, self.cost, |ask| match store.take_or_tell(address, ask, now) {
-            (Verdict::Admitted { .. }, _) => Some(Ok(())),
-            (Verdict::Denied { until, position }, left) if !may_wait => Some(Err(Denial {
-                limit: ask.call.rules[usize::from(position)].limit,
-                refusal: refusal(until, left, now),
-            })),
-            (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            match told(now, || self.now(store), |now| store.take_or_tell(address, ask, now)) {
+                (Verdict::Admitted { .. }, _) => Some(Ok(())),
+                (Verdict::Denied { until, position }, left) if !may_wait => Some(Err(Denial {
+                    limit: ask.call.rules[usize::from(position)].limit,
+                    refusal: refusal(until, left, now),
+                })),
+                (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+            }
         })
     }
 
@@ -444,9 +450,9 @@ impl<'a> Call<'a> {
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let resets = store.resets(address);
             let (verdict, left) = if self.peek {
-                store.peek(address, ask, now)
+                told(now, || venue.now(), |now| store.peek(address, ask, now))
             } else if self.wait == Wait::No {
-                store.take_and_tell(address, ask, now)
+                told(now, || venue.now(), |now| store.take_and_tell(address, ask, now))
             } else {
                 match Waiting::join(self, store, address, ask, now, venue) {
                     Ok(told) => told,
@@ -580,6 +586,21 @@ fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
 fn refusal(until: u64, left: Left, now: Now) -> Refusal {
     let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
     Refusal { position: left.position, remaining: left.remaining, retry_after }
+}
+
+/// Asks until the clock can tell the answer: a denial that ends within one reading is none yet. Without this, a burst that is
+/// faster than the clock is precise would find a full bucket one permit short.
+#[inline]
+fn told(mut now: Now, read: impl Fn() -> Now, mut ask: impl FnMut(Now) -> (Verdict, Left)) -> (Verdict, Left) {
+    // Far more than a reading's width takes.
+    const READINGS: u32 = 1_000;
+    for _ in 0..READINGS {
+        match ask(now) {
+            (Verdict::Denied { until, .. }, _) if until <= now.latest => now = read(),
+            answer => return answer,
+        }
+    }
+    ask(now)
 }
 
 #[cold]

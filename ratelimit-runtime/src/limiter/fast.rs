@@ -240,8 +240,9 @@ fn admitted(core: &Core) -> Found {
 
 #[inline]
 fn denied(core: &Core, until: u64, now: Now) -> Found {
-    // In a dry run the call runs: the slow path says so. A denial has changed nothing.
-    if core.options.dry_run {
+    // In a dry run the call runs, and a denial that ends within this reading of the clock is none yet: the slow path says so.
+    // A denial has changed nothing.
+    if core.options.dry_run || until <= now.latest {
         return Found::Nothing;
     }
     core.denied();

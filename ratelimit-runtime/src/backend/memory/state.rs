@@ -206,7 +206,8 @@ impl<'a> Call<'a> {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
             }
-            Verdict::Denied { until, position } if until != NEVER => {
+            // One that ends within this reading of the clock is asked again, and no offence.
+            Verdict::Denied { until, position } if until != NEVER && until > now.latest => {
                 let until = self.offend(state, now, until);
                 state.note(self, form, now, until);
                 Verdict::Denied { until, position }

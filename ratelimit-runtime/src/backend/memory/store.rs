@@ -66,7 +66,7 @@ pub(crate) struct Store {
     /// Buckets of keys whose limits are other ones than those that were written down, once there are such.
     pub(super) free: OnceLock<Box<Table<Full, 5>>>,
     /// What charges the first of those that wait on a timer.
-    alarms: Mutex<HashMap<Address, Alarm>>,
+    alarms: Mutex<HashMap<Address, (Instant, Alarm)>>,
     /// How often buckets were reset, by where they are: what was taken before is not given back after.
     resets: [AtomicU32; RESETS],
 }
@@ -323,6 +323,9 @@ impl Store {
         self.forms.expect(rules);
         if !self.is_for(rules) {
             self.forms.vary();
+            if !self.fits(rules) {
+                self.open();
+            }
         }
         if let (Keyed::Window(_, groups), [rule]) = (&self.keyed, rules) {
             groups.expect(rule);
@@ -614,23 +617,20 @@ impl Store {
 
     /// Sees to it that the first of those that wait is charged when it is due, though no future may be polled then.
     fn arm(self: &Arc<Store>, address: Address, first: Option<First>, now: Now) {
-        match first {
-            Some(First { due, arms: true }) => {
-                // By the end of the clock's uncertainty, so that the timer seldom fires too early.
-                let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
-                let waker = Waker::from(Arc::new(Due { store: Arc::downgrade(self), address }));
-                let alarm = Instant::now().checked_add(after).and_then(|deadline| Alarm::new(deadline, &waker));
-                if let Some(alarm) = alarm {
-                    let before = self.alarms.lock().insert(address, alarm);
-                    drop(before);
-                }
-            }
-            Some(_) => {}
-            None => {
-                let before = self.alarms.lock().remove(&address);
-                drop(before);
-            }
+        // One that is not needed any more stays until it fires: whoever is here may have been overtaken by a call that needs it.
+        let Some(First { due, arms: true }) = first else { return };
+        // By the end of the clock's uncertainty, so that the timer seldom fires too early.
+        let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
+        let Some(deadline) = Instant::now().checked_add(after) else { return };
+        let mut alarms = self.alarms.lock();
+        // One that fires too early is set again.
+        if alarms.get(&address).is_some_and(|(set_for, _)| *set_for <= deadline) {
+            return;
         }
+        let waker = Waker::from(Arc::new(Due { store: Arc::downgrade(self), address }));
+        let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (deadline, alarm)));
+        drop(alarms);
+        drop(before);
     }
 
     /// Limits have changed, or do not apply any more: everybody who waits looks anew.
@@ -639,7 +639,14 @@ impl Store {
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
             renew(state, &self.forms, queue, now, &mut wakes);
         });
-        on_table!(self, (table, form) => table.each_queue(|state, queue| renew(state, form, queue, now, &mut wakes)));
+        on_table!(self, (table, form) => table.each_queue(|state, queue| {
+            if self.free.get().is_none() {
+                return renew(state, form, queue, now, &mut wakes);
+            }
+            // This state cannot be judged by the new limits: whoever looks first takes it to the other table.
+            queue.changed(now);
+            queue.wake_all(&mut wakes);
+        }));
         if let Some(table) = self.free.get() {
             table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
         }
@@ -1017,6 +1024,9 @@ struct Due {
 impl Wake for Due {
     fn wake(self: Arc<Due>) {
         if let Some(store) = self.store.upgrade() {
+            // It has fired; settling sets another one if it is needed.
+            let fired = store.alarms.lock().remove(&self.address);
+            drop(fired);
             store.settle(self.address, store.now());
         }
     }
