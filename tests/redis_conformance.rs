@@ -264,6 +264,20 @@ fn any_trace_is_answered_as_in_memory() {
     });
 }
 
+/// A nanosecond clock divides the units of some rates further than those of others.
+#[test]
+fn what_is_taken_counts_on_in_a_bucket_of_any_rate() {
+    let backend = backend();
+    let before = [limit(8, 1_000, Algorithm::SlidingWindow, 1)];
+    for (count, per) in [(1, 1), (4, 1), (250, 1), (1_000, 1), (5_000, 3), (3, 7), (7, 1_000)] {
+        let bucket = |burst| Step::Change(vec![limit(count, per, Algorithm::TokenBucket, burst)]);
+        let take = |cost| Step::Take { cost, max_wait: 0 };
+        let peek = || Step::Peek { cost: 1, max_wait: 0 };
+        let steps = [take(3), bucket(9), peek(), take(1), bucket(4), peek(), Step::Forwards(1), peek(), take(2)];
+        compare(&backend, &before, None, &steps).unwrap();
+    }
+}
+
 #[test]
 fn a_long_trace_is_answered_as_in_memory() {
     let backend = backend();

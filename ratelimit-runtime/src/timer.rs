@@ -142,8 +142,8 @@ impl Timer {
 #[cfg(all(test, not(loom_model)))]
 mod tests {
     use std::future::{pending, ready};
-    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::Wake;
     use std::thread::Thread;
     use std::time::Duration;

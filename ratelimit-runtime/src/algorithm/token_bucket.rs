@@ -155,7 +155,7 @@ impl TokenBucket {
 
 /// Units of the rule, for times in nanoseconds, in one for times in microseconds; see [`Rate::per_nano`](super::Rate::per_nano).
 fn fine(rule: &Rule) -> u64 {
-    if rule.rate.step == 1 { 1_000 } else { 1 }
+    rule.permit() / rule.rate.permit
 }
 
 /// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is

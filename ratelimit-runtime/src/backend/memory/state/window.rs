@@ -612,7 +612,7 @@ fn take_mixed(mixed: &mut SlidingWindow, groups: &Groups, rule: &Rule, now: Now,
     }
     let at = now.latest.max(mixed.groups.last().map_or(0, |last| last.at));
     mixed.largest = mixed.largest.max(groups.most.load(Ordering::Relaxed));
-    // What is dropped early for want of room was never booked ahead of its time.
+    // Nothing is booked ahead here: a group that is dropped for room counts no more.
     let _ = mixed.charge(rule, at, now.earliest, cost);
     Verdict::Admitted { at }
 }
