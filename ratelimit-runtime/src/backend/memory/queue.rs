@@ -201,6 +201,11 @@ impl Queue {
         self.since = self.since.max(now.earliest);
     }
 
+    /// From when on what the bucket has room for is still to be given to those that wait.
+    pub(super) fn since(&self, now: Now) -> Now {
+        if self.is_empty() { now } else { Now::exactly(self.since.min(now.earliest)) }
+    }
+
     /// The timer has fired: it has to be set again for whoever is first now.
     pub(crate) fn fired(&mut self) {
         self.armed = None;
@@ -246,8 +251,9 @@ impl Queue {
             let mut permit = Permit { at: 0, cost };
             first.limits.with(&mut |rules, backoff| {
                 let call = Call { rules, backoff, cost };
-                state.prepare(form, rules, now);
-                due = call.fits_at(state, form, Now::exactly(since)).unwrap_or(NEVER);
+                let since = Now::exactly(since);
+                state.prepare(form, rules, since);
+                due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest {
                     permit.at = due.max(state.newest());
                     call.charge(state, form, Now { earliest: due, latest: permit.at });

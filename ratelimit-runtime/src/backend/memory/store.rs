@@ -766,15 +766,16 @@ impl Store {
     fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
         let table = self.open();
         let rules = &self.written.rules;
+        let since = |queue: &Option<Box<Queue>>| queue.as_ref().map_or(now, |queue| queue.since(now));
         match &self.keyed {
             Keyed::One(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, now), queue);
+                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
             }),
             Keyed::Two(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, now), queue);
+                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
             }),
             Keyed::Three(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, now), queue);
+                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
             }),
             Keyed::Window(from, _) => {
                 from.hand_over(hash, |state, queue| table.take_over(hash, Full::of_window(state), queue));
