@@ -35,6 +35,7 @@ fn main() {
     cases.extend(one_key(&peers, &tasks));
     cases.extend(beside_peers(&peers, &tasks));
     cases.extend(ways.cases());
+    cases.extend(whatever_is_asked(&tasks));
     let wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|part| name.contains(part.as_str()));
     let lines: Vec<String> = cases.into_iter().filter(|case| wanted(&case.name)).flat_map(Case::run).collect();
     rounds::print(&lines);
@@ -158,6 +159,39 @@ fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
             ],
         )
         .warm_up(Duration::from_millis(100)),
+    ]
+}
+
+/// Whatever else a limiter is asked, beside a plain decision: 64 tasks on 1,000 keys, no denials kept.
+fn whatever_is_asked(tasks: &Tasks) -> Vec<Case<'_>> {
+    macro_rules! case {
+        ($name:literal, $goal:literal, $call:expr) => {
+            Case::new(
+                concat!("64 tasks, 1,000 keys, ", $name, ", beside a plain call"),
+                $goal,
+                vec![
+                    tasks!("plain", tasks, 64, |number| async move { ours::plain(number % 1_000).await.is_ok() }),
+                    tasks!("ours", tasks, 64, $call),
+                ],
+            )
+            .warm_up(Duration::from_millis(300))
+        };
+    }
+    vec![
+        case!("token_bucket", 0.93, |number| async move { ours::token(number % 1_000).await.is_ok() }),
+        case!("fixed_window", 0.93, |number| async move { ours::fixed(number % 1_000).await.is_ok() }),
+        case!("window of 64", 0.90, |number| async move { ours::window_64_groups(number % 1_000).await.is_ok() }),
+        case!("cost of 3", 0.93, |number| async move { ours::cost_of_3(number % 1_000).await.is_ok() }),
+        case!("three limits", 0.80, |number| async move { ours::three_limits(number % 1_000).await.is_ok() }),
+        case!("denied by one of two limits", 1.0, |number| async move {
+            ours::denied_by_one_of_two(number % 1_000).await.is_ok()
+        }),
+        case!("banned", 1.0, |number| async move { ours::banned(number % 1_000).await.is_ok() }),
+        case!("with backoff, allowed", 0.93, |number| async move { ours::with_backoff(number % 1_000).await.is_ok() }),
+        case!("wait without need", 0.93, |number| async move { ours::wait_without_need(number % 1_000).await.is_ok() }),
+        case!("given back (two calls)", 0.5, |number| async move { ours::given_back(number % 1_000).await.is_ok() }),
+        case!("peek", 1.0, |number| async move { ours::handle().peek_async(number % 1_000, 1).await.is_ok() }),
+        case!("reset", 0.9, |number| async move { ours::handle().reset_async(number % 1_000).await.is_ok() }),
     ]
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use ratelimit_runtime::backend::{Action, Bucket, Outcome, Request, Timestamp};
 use ratelimit_runtime::{Algorithm, Limit};
+use ratelimit_tests::bookkeeping;
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 
 const START: u64 = 1_790_000_000_000_000_000;
@@ -334,6 +335,102 @@ proptest! {
                 }
                 trial.apply(Action::Take { cost: cost / 2, max_wait });
             }
+        }
+    }
+}
+
+#[test]
+fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
+    let mut buckets = std::collections::HashMap::<String, Bucket>::new();
+    bookkeeping::all(&mut |name, limit, action, seconds| {
+        let bucket = buckets.entry(name.to_owned()).or_default();
+        // Through bytes, as a store would keep it.
+        *bucket = Bucket::from_bytes(&bucket.to_bytes()).unwrap();
+        let time = Duration::from_nanos(START) + Duration::from_secs_f64(seconds);
+        bucket.apply(&Request::new(name, &[limit], action), Timestamp::from_nanos(nanos(time))).outcome
+    });
+}
+
+/// Limits of one algorithm, each of which is laxer than those before: a higher count in a shorter period. Fixed windows lie
+/// within each other, or no one of them would be the strictest.
+fn ordered(algorithm: Algorithm) -> impl Strategy<Value = Vec<Limit>> {
+    prop::collection::vec((1_u32..=20, 0_u64..=40), 2..=4).prop_map(move |steps| {
+        let (mut count, mut millis) = (0, 10_368);
+        let laxer = steps.into_iter().map(|(more, shorter)| {
+            count += more;
+            millis = match algorithm {
+                Algorithm::FixedWindow => millis / (1 + shorter % 3).min(millis),
+                _ => millis - millis * shorter / 100,
+            };
+            Limit::new(count, Duration::from_millis(millis)).with_algorithm(algorithm)
+        });
+        laxer.collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
+
+    /// A sliding window that has been charged by the largest count judges all that follow exactly, whatever their periods.
+    #[test]
+    fn sliding_windows_that_change_from_call_to_call_are_an_exact_log(
+        limits in prop::collection::vec((1_u32..=64, 1_u64..=10_000), 1..5),
+        calls in prop::collection::vec((0_usize..5, 1_u32..=3, 0_u64..=3_000), 1..150),
+    ) {
+        let limits: Vec<Limit> =
+            limits.iter().map(|(count, millis)| Limit::new(*count, Duration::from_millis(*millis))).collect();
+        let largest = *limits.iter().max_by_key(|limit| limit.count()).unwrap();
+        let mut trial = Trial::new(vec![largest]);
+        for (position, (choice, cost, advance)) in calls.into_iter().enumerate() {
+            trial.limits = vec![if position == 0 { largest } else { limits[choice % limits.len()] }];
+            let before = trial.bucket.to_bytes();
+            let left = trial.log.left(&trial.limits[0], trial.now);
+            match trial.apply(Action::Take { cost, max_wait: Duration::ZERO }) {
+                Outcome::Admitted(admitted) => {
+                    prop_assert!(u64::from(cost) <= left, "over");
+                    trial.record(&admitted, cost);
+                }
+                Outcome::Denied(_) => {
+                    prop_assert!(u64::from(cost) > left, "denied with {left} left");
+                    let (mut before, mut after) = (Bucket::from_bytes(&before).unwrap(), trial.bucket.clone());
+                    // Nothing but the clock.
+                    let look = Request::new("bucket", &[largest], Action::Peek { cost: 1, max_wait: Duration::MAX });
+                    let now = Timestamp::from_nanos(trial.now);
+                    let [one, other] = [&mut before, &mut after].map(|bucket| format!("{:?}", bucket.apply(&look, now)));
+                    prop_assert_eq!(one, other);
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            trial.now += advance * 1_000_000;
+        }
+    }
+
+    #[test]
+    fn no_sequence_of_limits_admits_more_than_the_laxest_nor_less_than_the_strictest(
+        (algorithm, limits) in proptest::sample::select(ALL).prop_flat_map(|algorithm| (Just(algorithm), ordered(algorithm))),
+        calls in prop::collection::vec((0_usize..4, 0_u64..=2_000), 1..200),
+    ) {
+        let (strictest, laxest) = (limits[0], limits[limits.len() - 1]);
+        let mut trial = Trial::new(vec![strictest]);
+        for (choice, advance) in calls {
+            trial.limits = vec![limits[choice % limits.len()]];
+            match trial.apply(Action::Take { cost: 1, max_wait: Duration::ZERO }) {
+                Outcome::Admitted(admitted) => {
+                    prop_assert!(trial.log.admits(&laxest, trial.now, 1), "{algorithm:?}: more than the laxest");
+                    trial.record(&admitted, 1);
+                }
+                Outcome::Denied(denied) => {
+                    // Debt of a token bucket is rounded up to a microsecond's refill by each change.
+                    let soon = trial.now + 200_000;
+                    let is_rounding = algorithm == Algorithm::TokenBucket
+                        && denied.admitted_at().is_some_and(|at| at.as_nanos() <= soon);
+                    prop_assert!(
+                        is_rounding || !trial.log.admits(&strictest, trial.now, 1), "{algorithm:?}: less than the strictest"
+                    );
+                }
+                other => prop_assert!(false, "{other:?}"),
+            }
+            trial.now += advance * 1_000_000;
         }
     }
 }

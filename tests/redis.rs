@@ -163,10 +163,10 @@ fn every_key_expires_when_its_bucket_is_fresh() {
     let keys = keys(&server);
     let expiries: Vec<i64> =
         keys.iter().map(|key| redis::cmd("PTTL").arg(key).query(&mut connection).unwrap()).collect();
-    // The used and the booked ones; of the others nothing is left that counts.
-    assert_eq!(expiries.len(), 6, "{keys:?}");
+    // The used, the booked, and the refunded ones, of which nothing is left that counts.
+    assert_eq!(expiries.len(), 9, "{keys:?}");
     for expiry in expiries {
-        assert!((1..=4 * 60_000).contains(&expiry), "{expiry} ms");
+        assert!((1..=5 * 60_000).contains(&expiry), "{expiry} ms");
     }
 }
 
@@ -308,6 +308,41 @@ fn resp2_works_where_the_url_asks_for_it() {
     let backend = patient(&format!("{}/?protocol=resp2", server.url()));
     assert!(take(&backend, "rl:1:{resp2}:x").unwrap());
     assert!(!take(&backend, "rl:1:{resp2}:x").unwrap());
+}
+
+#[test]
+fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
+    let server = RedisServer::start_with(&["--rename-command", "HELLO", "", "--requirepass", "e"]);
+    let url = |query: &str| format!("redis://:e@127.0.0.1:{}/{query}", server.port());
+    let client = redis::Client::open(url("")).unwrap();
+    let error = take(&patient(&url("")), "rl:1:{hello}:x").unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
+    let message = error.to_string();
+    assert!(message.contains("protocol=resp2") && message.contains("refused: "), "{message}");
+    // The arguments are hidden, and nothing else: not each `e` of the message.
+    assert!(message.contains("with args beginning with: ***") && !message.contains("'e'"), "{message}");
+    let by_builder = RedisBackend::builder().url(url("")).resp2(true).timeout(Duration::from_secs(20)).build().unwrap();
+    for (number, backend) in [patient(&url("?protocol=resp2")), by_builder].iter().enumerate() {
+        let bucket = format!("rl:1:{{resp2 {number}}}:x");
+        assert!(take(backend, &bucket).unwrap());
+        assert!(!take(backend, &bucket).unwrap());
+        let request = Request::new(bucket, &[Limit::new(1, HOUR)], Action::Reset);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(backend.decide_async(&request)).unwrap();
+        // A connection that is gone is found by a call, and replaced.
+        redis::cmd("CLIENT")
+            .arg("KILL")
+            .arg("TYPE")
+            .arg("normal")
+            .arg("SKIPME")
+            .arg("yes")
+            .exec(&mut client.get_connection().unwrap())
+            .unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        while runtime.block_on(backend.decide_async(&request)).is_err() {
+            assert!(Instant::now() < until, "it does not get well");
+        }
+    }
 }
 
 #[test]

@@ -193,10 +193,25 @@ fn what_is_no_cluster_is_an_error() {
     let none = RedisBackend::builder().cluster([server.url()]).timeout(Duration::from_secs(20)).build().unwrap();
     none.decide(&request).unwrap_err();
     futures_executor::block_on(none.decide_async(&request)).unwrap_err();
-    for wrong in ["redis+cluster://", "redis+cluster://h/1", "redis+cluster://h,"] {
+    for wrong in ["redis+cluster://", "redis+cluster://h/one", "redis+cluster://h,"] {
         let error = RedisBackend::new(wrong).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Configuration, "{wrong}");
     }
     assert!(RedisBackend::builder().cluster(["unix:///x"]).build().is_err());
-    assert!(RedisBackend::builder().cluster([server.url()]).database(1).build().is_err());
+}
+
+/// Valkey 9 has clusters with databases; this server says that it has none.
+#[test]
+fn a_database_that_a_cluster_does_not_have_is_told_as_such() {
+    let redis = RedisCluster::start(&[]);
+    let urls = redis.urls().iter().map(|url| url.replace("redis://", "")).collect::<Vec<_>>().join(",");
+    let request = Request::new("rl:1:{database}:x", &[Limit::new(1, HOUR)], Action::Reset);
+    let decide = |path: &str| {
+        let builder = RedisBackend::builder().url(format!("redis+cluster://{urls}{path}"));
+        builder.timeout(Duration::from_secs(20)).build().unwrap().decide(&request)
+    };
+    decide("/0").unwrap();
+    let error = decide("/3").unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
+    assert!(error.to_string().contains("no database"), "{error}");
 }

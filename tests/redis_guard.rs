@@ -292,3 +292,34 @@ fn a_reset_or_a_refund_through_another_handle_of_the_server_lifts_denials() {
         futures_executor::block_on(lifting.reset_async("a")).unwrap();
     }
 }
+
+/// A login under attack: the ban grows call by call up to its longest, and then costs the server one call in each `initial`.
+#[test]
+fn a_ban_that_grows_no_more_is_kept_in_the_process() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let (initial, longest) = (Duration::from_secs(20), Duration::from_secs(60));
+    let limiter = RateLimiter::builder("login")
+        .backend(backend)
+        .on_backend_error(OnBackendError::Deny)
+        .limit(Limit::new(1, Duration::from_secs(1)))
+        .backoff(initial, longest)
+        .build()
+        .unwrap();
+    limiter.check("a", 1).unwrap();
+    let told = || limiter.check("a", 1).unwrap_err().retry_after().unwrap();
+    let near = |told: Duration, exact: Duration| told <= exact && exact - told < Duration::from_secs(5);
+    for exact in [20, 40, 60] {
+        let told = told();
+        assert!(near(told, Duration::from_secs(exact)), "{told:?} of {exact} s");
+    }
+    let asked = server.calls_of("evalsha");
+    for _ in 0..1_000 {
+        assert!(near(told(), longest));
+    }
+    assert!(server.calls_of("evalsha") <= asked + 1);
+    assert!(limiter.peek("a", 1).is_err());
+    // A reset through this process ends it.
+    limiter.reset("a").unwrap();
+    limiter.check("a", 1).unwrap();
+}

@@ -105,6 +105,21 @@ fn none_of_them_can_be_left_out() {
 }
 
 #[test]
+fn a_user_who_may_not_load_scripts_may_send_them() {
+    let server = RedisServer::start();
+    let others: Vec<&str> = RIGHTS.into_iter().filter(|right| *right != "+script|load").collect();
+    allow(&server, "limiter", &[&others[..], &["+eval"]].concat());
+    everything(&builder(&server, "limiter"), &[&server]).unwrap();
+    // Where nothing helps, it is told what was refused first.
+    allow(&server, "limiter", &others);
+    redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.connection()).unwrap();
+    let limiter = RateLimiter::builder("rights").backend(builder(&server, "limiter").build());
+    let limiter = limiter.on_backend_error(OnBackendError::Deny).limit(Limit::new(1, HOUR)).build().unwrap();
+    let error = limiter.reset("a").unwrap_err().to_string();
+    assert!(error.contains("script|load"), "{error}");
+}
+
+#[test]
 fn another_database_needs_one_more() {
     let server = RedisServer::start();
     allow(&server, "limiter", &RIGHTS);

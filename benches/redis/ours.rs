@@ -1,9 +1,9 @@
 //! Ours: annotated functions, all on the bench's server.
 
-use std::sync::OnceLock;
+use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
-use ratelimit_runtime::{RateLimitExceeded, RedisBackend, rate_limit};
+use ratelimit_runtime::{Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, rate_limit};
 
 type Limited = Result<(), RateLimitExceeded>;
 
@@ -37,6 +37,12 @@ pub(crate) async fn leased_by_1_000() -> Limited {
 /// One that asks the server each time.
 fn asking() -> RedisBackend {
     backend()
+}
+
+/// One that keeps no denials either.
+fn uncached() -> RedisBackend {
+    let builder = RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
+    builder.denial_cache(false).build().unwrap()
 }
 
 #[rate_limit(count = 1_000_000_000, per = "1h", backend = backend(), on_backend_error = deny)]
@@ -115,4 +121,77 @@ pub(crate) async fn blocked() -> Limited {
 #[rate_limit(count = 1_000_000, per = "1h", algorithm = fixed_window, key = key, backend = backend(), on_backend_error = deny)]
 pub(crate) async fn fixed(key: u64) -> Limited {
     Ok(())
+}
+
+#[rate_limit(
+    limit(count = 1, per = "366d"),
+    limit(count = 100_000, per = "1h"),
+    key = key,
+    backend = uncached(),
+    on_backend_error = deny
+)]
+pub(crate) async fn denied_by_one_of_two(key: u64) -> Limited {
+    Ok(())
+}
+
+/// Asks for each call, and so is banned for longer.
+#[rate_limit(
+    count = 1,
+    per = "1h",
+    backoff(initial = "1h", max = "2h"),
+    key = key,
+    backend = uncached(),
+    on_backend_error = deny
+)]
+pub(crate) async fn banned(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    count = 1_000_000,
+    per = "1h",
+    backoff(initial = "1h", max = "2h"),
+    key = key,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn with_backoff(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    count = 1_000_000,
+    per = "1h",
+    key = key,
+    deduct_when = |_| false,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn given_back(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000, per = "1h", key = key, cost = 3, backend = backend(), on_backend_error = deny)]
+pub(crate) async fn cost_of_3(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = 1_000_000, per = "1h", key = key, wait = "1s", backend = backend(), on_backend_error = deny)]
+pub(crate) async fn wait_without_need(key: u64) -> Limited {
+    Ok(())
+}
+
+/// The yardstick of what a limiter can be asked.
+#[rate_limit(count = 100_000, per = "1h", key = key, backend = uncached(), on_backend_error = deny)]
+pub(crate) async fn plain(key: u64) -> Limited {
+    Ok(())
+}
+
+/// A limiter whose keys are looked at, and reset.
+pub(crate) fn handle() -> &'static RateLimiter {
+    static HANDLE: LazyLock<RateLimiter> = LazyLock::new(|| {
+        let limiter = RateLimiter::builder("handle").backend(uncached()).on_backend_error(OnBackendError::Deny);
+        limiter.limit(Limit::new(100_000, Duration::from_secs(3_600))).build().unwrap()
+    });
+    &HANDLE
 }

@@ -308,9 +308,10 @@ pub trait Backend: Send + Sync + 'static {
     /// says so. Asked once.
     ///
     /// A key that is denied then costs the backend one decision a second. A refund or a reset through this process ends it at
-    /// once, one through another is seen within a second. Calls for more than one permit and calls that may wait always ask,
-    /// and so do limiters with `backoff`, with `deduct_when`, and with a `count` or `per` read at each call. 8,192 denials are
-    /// kept at the most, in half a megabyte.
+    /// once, one through another is seen within a second. Of a key that `backoff` bans for the longest time there is, what a
+    /// call is told is exact, and to other processes the ban may end a second earlier. Calls for more than one permit and
+    /// calls that may wait always ask, and so do limiters with `deduct_when`, and with a `count` or `per` read at each call.
+    /// 8,192 denials are kept at the most, in half a megabyte.
     fn keeps_denials(&self) -> bool {
         false
     }

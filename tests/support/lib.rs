@@ -1,6 +1,7 @@
 //! Shared fixtures of the tests.
 
 mod admissions;
+pub mod bookkeeping;
 pub mod oracle;
 mod proxy;
 mod redis_server;

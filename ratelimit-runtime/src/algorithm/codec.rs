@@ -2,13 +2,13 @@
 
 use super::fixed_window::FixedWindow;
 use super::groups::{Group, Groups};
-use super::record::{Record, State};
+use super::record::{Given, Record, State};
 use super::sliding_window::SlidingWindow;
 use super::token_bucket::TokenBucket;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::MAX_LIMITS;
 
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 const SLIDING: u64 = 0;
 const TOKEN: u64 = 1;
 const FIXED: u64 = 2;
@@ -17,7 +17,7 @@ impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         let offences = &self.offences;
-        for number in [VERSION, self.clock, self.newest, self.floor, u64::from(self.sequence)] {
+        for number in [VERSION, self.clock, self.newest, self.floor, self.number, self.top, self.start] {
             write(&mut bytes, number);
         }
         for number in [u64::from(offences.count), offences.last, offences.until, self.limits.len() as u64] {
@@ -26,20 +26,27 @@ impl Record {
         for state in &self.limits {
             match state {
                 State::Sliding(window) => {
-                    write(&mut bytes, SLIDING);
+                    for number in [SLIDING, u64::from(window.largest), window.longest, window.per] {
+                        write(&mut bytes, number);
+                    }
                     write_groups(&mut bytes, &window.groups);
                 }
                 State::Token(bucket) => {
-                    for number in [TOKEN, bucket.last, bucket.debt, bucket.unit] {
+                    let (units, step) = bucket.flow;
+                    for number in [TOKEN, bucket.last, bucket.debt, bucket.unit, units, step] {
                         write(&mut bytes, number);
                     }
                 }
                 State::Fixed(window) => {
-                    write(&mut bytes, FIXED);
-                    write(&mut bytes, window.per);
-                    write_groups(&mut bytes, &window.groups);
+                    for number in [FIXED, window.per, window.charged, window.taken] {
+                        write(&mut bytes, number);
+                    }
                 }
             }
+        }
+        for given in &self.given {
+            write(&mut bytes, given.window);
+            write(&mut bytes, given.amount);
         }
         bytes
     }
@@ -63,7 +70,9 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
         clock: read(bytes)?,
         newest: read(bytes)?,
         floor: read(bytes)?,
-        sequence: read(bytes)?.try_into().ok()?,
+        number: read(bytes)?,
+        top: read(bytes)?,
+        start: read(bytes)?,
         ..Record::default()
     };
     record.offences.count = read(bytes)?.try_into().ok()?;
@@ -75,11 +84,21 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
     }
     for _ in 0..limits {
         record.limits.push(match read(bytes)? {
-            SLIDING => State::Sliding(SlidingWindow { groups: read_groups(bytes)? }),
-            TOKEN => State::Token(TokenBucket { last: read(bytes)?, debt: read(bytes)?, unit: read(bytes)? }),
-            FIXED => State::Fixed(FixedWindow { per: read(bytes)?, groups: read_groups(bytes)? }),
+            SLIDING => {
+                let largest = read(bytes)?.try_into().ok()?;
+                let (longest, per) = (read(bytes)?, read(bytes)?);
+                State::Sliding(SlidingWindow { groups: read_groups(bytes)?, largest, longest, per })
+            }
+            TOKEN => {
+                let (last, debt, unit) = (read(bytes)?, read(bytes)?, read(bytes)?);
+                State::Token(TokenBucket { last, debt, unit, flow: (read(bytes)?, read(bytes)?) })
+            }
+            FIXED => State::Fixed(FixedWindow { per: read(bytes)?, charged: read(bytes)?, taken: read(bytes)? }),
             _ => return None,
         });
+    }
+    while !bytes.is_empty() && record.given.len() < MAX_LIMITS {
+        record.given.push(Given { window: read(bytes)?, amount: read(bytes)? });
     }
     Some(record)
 }

@@ -1,11 +1,11 @@
-//! Permits on record, in groups ordered by time: what a sliding window and a fixed window keep.
+//! Permits on record, in groups ordered by time: what a sliding window keeps.
 
 use std::collections::VecDeque;
 
 /// Permits that count as taken at one time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// Time of the last of them; of a fixed window its beginning.
+    /// Time of the last of them.
     pub(crate) at: u64,
     pub(crate) permits: u64,
 }
@@ -25,6 +25,10 @@ impl Groups {
         self.total
     }
 
+    pub(crate) fn first(&self) -> Option<Group> {
+        self.groups.front().copied()
+    }
+
     pub(crate) fn last(&self) -> Option<Group> {
         self.groups.back().copied()
     }
@@ -34,7 +38,7 @@ impl Groups {
     }
 
     /// From the oldest to the newest.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Group> {
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = &Group> {
         self.groups.iter()
     }
 
@@ -53,27 +57,37 @@ impl Groups {
         }
     }
 
-    /// Takes `permits` from the last group, which then counts as of `at`; drops it where none are left.
-    pub(crate) fn shrink_last(&mut self, at: u64, permits: u64) {
+    /// Takes `permits` from the last group, which may be left with none.
+    pub(crate) fn shrink_last(&mut self, permits: u64) {
         let Some(last) = self.groups.back_mut() else { return };
         let taken = permits.min(last.permits);
         last.permits -= taken;
-        last.at = at;
         self.total -= taken;
-        if last.permits == 0 {
-            self.groups.pop_back();
+    }
+
+    /// Puts the last group at `at`.
+    pub(crate) fn move_last(&mut self, at: u64) {
+        if let Some(last) = self.groups.back_mut() {
+            last.at = at;
         }
     }
 
-    /// Forgets the groups up to the first whose time is above `expired`.
-    pub(crate) fn drop_until(&mut self, expired: u64) {
-        while let Some(first) = self.groups.front() {
-            if first.at > expired {
-                break;
-            }
-            self.total -= first.permits;
-            self.groups.pop_front();
-        }
+    /// Removes the last group.
+    pub(crate) fn pop(&mut self) {
+        self.total -= self.groups.pop_back().map_or(0, |last| last.permits);
+    }
+
+    /// Removes the oldest group.
+    pub(crate) fn pop_first(&mut self) -> Group {
+        let first = self.groups.pop_front().unwrap_or_default();
+        self.total -= first.permits;
+        first
+    }
+
+    /// Puts a group before the oldest.
+    pub(crate) fn push_first(&mut self, group: Group) {
+        self.total += group.permits;
+        self.groups.push_front(group);
     }
 
     /// Permits in the groups whose time is above `expired`.
@@ -82,49 +96,38 @@ impl Groups {
         self.total - gone
     }
 
-    /// Takes up to `permits` from the first group at or after `at` and returns that group's index.
-    pub(crate) fn take_from(&mut self, at: u64, permits: u64) -> Option<usize> {
-        let index = self.groups.iter().position(|group| group.at >= at)?;
-        let group = &mut self.groups[index];
-        let taken = permits.min(group.permits);
-        group.permits -= taken;
-        self.total -= taken;
-        if group.permits == 0 {
-            self.groups.remove(index);
-        }
-        Some(index)
-    }
-
-    /// Merges the group at `index` with each neighbour if the two together hold at most `most`, but never with a group
-    /// later than `now`: those permits are booked, and giving the booking up must leave no time ahead behind.
-    pub(crate) fn close_hole(&mut self, index: usize, most: u64, now: u64) {
-        for first in [index, index.wrapping_sub(1)] {
-            if let (Some(a), Some(b)) = (self.groups.get(first), self.groups.get(first.wrapping_add(1)))
-                && a.permits + b.permits <= most
-                && b.at <= now
-            {
-                self.merge(first);
-            }
+    /// Takes up to `permits` from the first group at or after `at`. A group that is left with none stays until its place is
+    /// needed.
+    pub(crate) fn take_from(&mut self, at: u64, permits: u64) {
+        if let Some(group) = self.groups.iter_mut().find(|group| group.at >= at) {
+            let taken = permits.min(group.permits);
+            group.permits -= taken;
+            self.total -= taken;
         }
     }
 
-    /// Brings the number of groups down to [`MOST`]. Groups up to `expired` are dropped, oldest first, and the time of
-    /// the last one dropped is returned; if none is that old, the two neighbours that hold least become one, as of the
-    /// later time.
-    pub(crate) fn bound(&mut self, expired: u64) -> Option<u64> {
-        let mut dropped = None;
-        while self.groups.len() > MOST {
-            if self.groups[0].at <= expired {
-                dropped = Some(self.groups[0].at);
-                self.total -= self.groups[0].permits;
-                self.groups.pop_front();
-            } else {
-                let pairs = self.groups.iter().zip(self.groups.iter().skip(1)).enumerate();
-                let smallest = pairs.min_by_key(|(_, (earlier, later))| earlier.permits + later.permits);
-                self.merge(smallest.map_or(0, |(first, _)| first));
-            }
+    /// Makes one of the last two groups, as of the later time, if it holds less than `group` permits.
+    pub(crate) fn merge_last(&mut self, group: u64) {
+        if let [.., earlier, later] = *self.groups.make_contiguous()
+            && earlier.permits + later.permits < group
+        {
+            self.merge(self.groups.len() - 2);
         }
-        dropped
+    }
+
+    /// Brings the number of groups down to [`MOST`]. A group up to `expired` is dropped and returned, the oldest first; if
+    /// none is that old, the two neighbours that hold least become one, as of the later time.
+    pub(crate) fn bound(&mut self, expired: Option<u64>) -> Option<Group> {
+        if self.groups.len() <= MOST {
+            return None;
+        }
+        if expired.is_some_and(|expired| self.groups[0].at <= expired) {
+            return Some(self.pop_first());
+        }
+        let pairs = self.groups.iter().zip(self.groups.iter().skip(1)).enumerate();
+        let smallest = pairs.min_by_key(|(_, (earlier, later))| earlier.permits + later.permits);
+        self.merge(smallest.map_or(0, |(first, _)| first));
+        None
     }
 
     fn merge(&mut self, first: usize) {

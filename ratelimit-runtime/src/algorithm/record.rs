@@ -1,9 +1,15 @@
 //! All that is on record for one key of one limiter, and the decision over several limits at once.
 
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher as _;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use smallvec::SmallVec;
 
 use super::Rule;
-use super::fixed_window::FixedWindow;
+use super::fixed_window::{FixedWindow, begin};
+use super::groups::Group;
 use super::offences::{Backoff, Offences};
 use super::sliding_window::SlidingWindow;
 use super::token_bucket::TokenBucket;
@@ -18,10 +24,23 @@ pub(crate) enum State {
 }
 
 impl State {
-    fn fresh(algorithm: Algorithm) -> State {
-        match algorithm {
+    /// The state by the limit as it is at `now`. What a limit of another algorithm has taken by then is taken `at` that time,
+    /// or at the newest booking.
+    fn converted(&self, rule: &Rule, now: u64, at: u64) -> State {
+        let taken = || self.taken_by_itself(now).min(u64::from(u32::MAX));
+        match (self, rule.limit.algorithm()) {
+            (State::Token(bucket), Algorithm::TokenBucket) => State::Token(bucket.converted(rule)),
+            _ if self.algorithm() == rule.limit.algorithm() => self.clone(),
+            (_, Algorithm::SlidingWindow) => State::Sliding(SlidingWindow::holding(rule, taken(), at)),
+            (_, Algorithm::TokenBucket) => State::Token(TokenBucket::holding(rule, taken(), at)),
+            (_, Algorithm::FixedWindow) => State::Fixed(FixedWindow { per: rule.per(), charged: at, taken: taken() }),
+        }
+    }
+
+    fn fresh(rule: &Rule) -> State {
+        match rule.limit.algorithm() {
             Algorithm::SlidingWindow => State::Sliding(SlidingWindow::default()),
-            Algorithm::TokenBucket => State::Token(TokenBucket::default()),
+            Algorithm::TokenBucket => State::Token(TokenBucket { unit: rule.permit(), ..TokenBucket::default() }),
             Algorithm::FixedWindow => State::Fixed(FixedWindow::default()),
         }
     }
@@ -34,11 +53,18 @@ impl State {
         }
     }
 
-    fn trim(&mut self, rule: &Rule, now: u64) {
+    /// Whether the rule can judge it as it is.
+    fn is_for(&self, rule: &Rule) -> bool {
+        let unit = if let State::Token(bucket) = self { bucket.unit } else { rule.permit() };
+        self.algorithm() == rule.limit.algorithm() && unit == rule.permit()
+    }
+
+    /// Permits that are taken at `now`, by the limit that charged them.
+    fn taken_by_itself(&self, now: u64) -> u64 {
         match self {
-            State::Sliding(window) => window.trim(rule, now),
-            State::Token(bucket) => bucket.convert(rule),
-            State::Fixed(window) => window.trim(rule, now),
+            State::Sliding(window) => window.taken(window.per, now),
+            State::Token(bucket) => bucket.taken(now),
+            State::Fixed(window) => window.taken(window.per, now),
         }
     }
 
@@ -50,61 +76,116 @@ impl State {
         }
     }
 
-    fn charge(&mut self, rule: &Rule, at: u64, cost: u32) -> Previous {
+    /// Charges `cost` permits at `at`; says what takes that back, and the time before which nothing may be admitted from now
+    /// on, because what would count then was forgotten.
+    fn charge(&mut self, rule: &Rule, at: u64, now: u64, given: Given, cost: u32) -> (Previous, u64) {
         match self {
-            State::Sliding(window) => Previous::Sliding(window.charge(rule, at, cost)),
+            State::Sliding(window) => {
+                let dropped = window.charge(rule, at, now, cost).unwrap_or_default();
+                let floor = if dropped.permits > 0 { dropped.at.saturating_add(rule.per()) } else { 0 };
+                (Previous::Sliding { dropped }, floor)
+            }
             State::Token(bucket) => {
                 let previous = *bucket;
                 bucket.charge(rule, at, cost);
-                Previous::Token(previous)
+                (Previous::Token { bucket: previous, given }, 0)
             }
             State::Fixed(window) => {
-                window.charge(at, cost);
-                Previous::Fixed
+                let previous = *window;
+                window.charge(rule, at, cost);
+                (Previous::Fixed { window: FixedWindow { per: rule.per(), ..previous }, given }, 0)
             }
         }
     }
 
-    fn bound(&mut self, rule: &Rule, at: u64) -> Option<u64> {
-        match self {
-            State::Sliding(window) => window.bound(rule, at),
-            State::Token(_) => None,
-            State::Fixed(window) => window.bound(at),
-        }
-    }
-
-    fn undo(&mut self, previous: &Previous, cost: u32) {
+    fn undo(&mut self, rule: &Rule, undo: &Undo, previous: &Previous, given: Given, cost: u32) {
         match (self, previous) {
-            (State::Sliding(window), Previous::Sliding(at)) => window.undo(*at, cost),
-            (State::Token(bucket), Previous::Token(previous)) if bucket.unit == previous.unit => *bucket = *previous,
-            (State::Fixed(window), Previous::Fixed) => window.undo(cost),
+            (State::Sliding(window), Previous::Sliding { dropped }) => window.undo(undo.newest, *dropped, cost),
+            (State::Token(bucket), Previous::Token { bucket: before, given: then }) if before.unit == rule.permit() => {
+                let debt = (before.debt + then.amount).saturating_sub(given.amount);
+                *bucket = TokenBucket { last: before.last.min(bucket.last), debt, ..*before };
+            }
+            (State::Fixed(window), Previous::Fixed { window: before, given: then }) if before.per == rule.per() => {
+                let then = if then.window == given.window { then.amount } else { 0 };
+                *window = FixedWindow { charged: before.charged.min(window.charged), ..*before };
+                if begin(window.per, window.charged) == given.window {
+                    window.taken = (window.taken + then).saturating_sub(given.amount);
+                }
+            }
             // The limit was replaced meanwhile: what was booked stays booked.
             _ => {}
         }
     }
 
+    /// Notes the limit of the last change.
+    fn changed_by(&mut self, rule: &Rule) {
+        let (units, _, step) = rule.rate.per_nano();
+        match self {
+            State::Sliding(window) => window.per = rule.per(),
+            State::Token(bucket) => bucket.flow = (units, step),
+            State::Fixed(window) => window.per = rule.per(),
+        }
+    }
+
     fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
+        self.changed_by(rule);
         match self {
             State::Sliding(window) => window.refund(rule, now, floor, at, cost),
             State::Token(bucket) => bucket.refund(rule, now, at, cost),
-            State::Fixed(window) => window.refund(at, cost),
+            State::Fixed(window) => window.refund(rule, at, cost),
         }
     }
 
     fn remaining(&self, rule: &Rule, from: u64) -> u32 {
         let taken = match self {
-            State::Sliding(window) => window.taken(rule, from),
+            State::Sliding(window) => window.taken(rule.per(), from),
             State::Token(bucket) => return bucket.remaining(rule, from),
-            State::Fixed(window) => window.taken(from),
+            State::Fixed(window) => window.taken(rule.per(), from),
         };
         rule.capacity().saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX))
     }
 
     fn fresh_at(&self, rule: &Rule) -> u64 {
         match self {
-            State::Sliding(window) => window.fresh_at(rule),
+            State::Sliding(window) => window.fresh_at(rule.per()),
             State::Token(bucket) => bucket.fresh_at(rule),
-            State::Fixed(window) => window.fresh_at(),
+            State::Fixed(window) => window.fresh_at(rule.per()),
+        }
+    }
+
+    /// When no limit that was asked of it needs the state any more.
+    fn kept_until(&self, rule: &Rule) -> u64 {
+        match self {
+            State::Sliding(window) => window.fresh_at(window.longest.max(rule.per())),
+            State::Token(bucket) => bucket.converted(rule).fresh_at(rule),
+            State::Fixed(window) => window.fresh_at(window.per.max(rule.per())),
+        }
+    }
+}
+
+/// What was given back to one limit while bookings lie ahead, of which one that is given up brings back an earlier state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Given {
+    /// Of a fixed window, which; else 0.
+    pub(crate) window: u64,
+    /// Permits, or units of a token bucket.
+    pub(crate) amount: u64,
+}
+
+impl Given {
+    fn add(&mut self, rule: &Rule, now: u64, permit: &Permit) {
+        match rule.limit.algorithm() {
+            Algorithm::SlidingWindow => {}
+            Algorithm::TokenBucket => {
+                self.amount = self.amount.saturating_add(TokenBucket::back(rule, now, permit.at, permit.cost));
+            }
+            Algorithm::FixedWindow => {
+                let window = begin(rule.per(), now);
+                if begin(rule.per(), permit.at) == window {
+                    let before = if self.window == window { self.amount } else { 0 };
+                    *self = Given { window, amount: before + u64::from(permit.cost) };
+                }
+            }
         }
     }
 }
@@ -112,24 +193,60 @@ impl State {
 /// What a charge changed in one limit, so that the newest one can be taken back without a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Previous {
-    /// Time of the newest group before.
-    Sliding(u64),
-    Token(TokenBucket),
-    Fixed,
+    /// What was forgotten for it.
+    Sliding {
+        dropped: Group,
+    },
+    Token {
+        bucket: TokenBucket,
+        given: Given,
+    },
+    Fixed {
+        window: FixedWindow,
+        given: Given,
+    },
 }
 
 /// What the newest charge changed in the whole bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Undo {
     pub(crate) newest: u64,
+    pub(crate) floor: u64,
+    pub(crate) top: u64,
     pub(crate) limits: SmallVec<[Previous; 1]>,
+}
+
+impl Undo {
+    /// The same for a clock that went back since.
+    fn shifted_back(&self, by: u64) -> Undo {
+        let shifted = |previous: &Previous| match *previous {
+            Previous::Sliding { dropped } => {
+                Previous::Sliding { dropped: Group { at: dropped.at.saturating_sub(by), ..dropped } }
+            }
+            Previous::Token { mut bucket, given } => {
+                bucket.shift_back(by);
+                Previous::Token { bucket, given }
+            }
+            Previous::Fixed { window, given } => {
+                let charged = window.charged.saturating_sub(by);
+                Previous::Fixed { window: FixedWindow { charged, ..window }, given }
+            }
+        };
+        Undo {
+            newest: self.newest.saturating_sub(by),
+            floor: self.floor.saturating_sub(by),
+            top: self.top,
+            limits: self.limits.iter().map(shifted).collect(),
+        }
+    }
 }
 
 /// Permits that were taken or booked: what is needed to give them back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     pub(crate) at: u64,
-    pub(crate) sequence: u32,
+    /// The number of the charge.
+    pub(crate) sequence: u64,
     pub(crate) cost: u32,
     pub(crate) undo: Option<Box<Undo>>,
 }
@@ -181,176 +298,261 @@ pub(crate) struct Record {
     pub(crate) newest: u64,
     /// Nothing may be admitted before this time even if bookings are given up, because what counted then is forgotten.
     pub(crate) floor: u64,
-    /// Number of the newest charge, by which a permit knows whether it is that.
-    pub(crate) sequence: u32,
+    /// Number of the newest charge. None is used again.
+    pub(crate) number: u64,
+    /// Number of the newest charge that was not taken back, by which a permit knows whether it is that.
+    pub(crate) top: u64,
+    /// The number before the first charge: another one after a reset, an expiry, or for other kinds of limits, so that permits
+    /// from before give nothing back. 0 if permits do not know it.
+    pub(crate) start: u64,
     pub(crate) offences: Offences,
     pub(crate) limits: SmallVec<[State; 1]>,
+    /// By limit; empty while no booking lies ahead.
+    pub(crate) given: SmallVec<[Given; 1]>,
+}
+
+/// A number to start from. That the numbers of two records meet has a chance of one in four billion, if either is charged less
+/// than a million times.
+pub(crate) fn new_start() -> u64 {
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| {
+        let random = RandomState::new().hash_one(std::process::id());
+        AtomicU32::new((random >> 32) as u32)
+    });
+    // An odd step passes all numbers. Below 2⁵², so that Redis's doubles can count on from there.
+    u64::from(NEXT.fetch_add(0x9E37_79B1, Ordering::Relaxed).max(1)) << 20
 }
 
 impl Record {
-    /// Decides whether a call is admitted, and if so charges all its limits. A refused call charges nothing.
+    /// Decides whether a call is admitted, and if so charges all its limits. A refused call changes nothing but the clock
+    /// and, with a backoff, the offences.
     pub(crate) fn take(&mut self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let Ask { rules, backoff, cost, max_wait } = *ask;
-        self.advance(rules, backoff, now);
-        let admission = match self.find(rules, cost, now) {
-            Ok(found) if found.at - now <= max_wait => found.at,
-            Ok(found) => {
-                let mut at = found.at;
-                if let Some(backoff) = backoff {
-                    self.offences.deny(backoff, now);
-                    at = at.max(self.offences.until);
-                }
-                return Err(self.refusal(rules, found.limit, now, Some(at)));
+        self.look(now);
+        if let Some(backoff) = backoff {
+            self.offences.trim(backoff, now);
+        }
+        let replaced = self.replaced(rules, now);
+        let view = self.view(rules, replaced.as_deref());
+        let found = match view.find(backoff, cost, now) {
+            Ok(found) => found,
+            Err(never) => return Err(view.refusal(never, now, None)),
+        };
+        if found.at - now > max_wait {
+            let mut refusal = view.refusal(found.limit, now, Some(found.at));
+            if let Some(backoff) = backoff {
+                self.offences.deny(backoff, now);
+                refusal.admitted_at = Some(found.at.max(self.offences.until));
             }
-            Err(never) => return Err(self.refusal(rules, never, now, None)),
-        };
-        let permit = if cost == 0 {
-            Permit { at: now, sequence: self.sequence, cost: 0, undo: None }
-        } else {
-            self.charge(rules, admission, now, cost)
-        };
-        Ok(self.admission(rules, permit))
+            return Err(refusal);
+        }
+        if cost == 0 {
+            return Ok(view.admission(self.permit(now, 0, None)));
+        }
+        if backoff.is_none() {
+            self.offences = Offences::default();
+        }
+        let permit = self.charge(rules, replaced, found.at, now, cost);
+        Ok(self.view(rules, None).admission(permit))
     }
 
     /// As [`take`](Self::take), but changes nothing.
     pub(crate) fn peek(&self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let mut copy = self.clone();
-        copy.advance(ask.rules, ask.backoff, now);
-        match copy.find(ask.rules, ask.cost, now) {
-            Ok(found) if found.at - now <= ask.max_wait => {
-                let permit = Permit { at: found.at, sequence: copy.sequence, cost: 0, undo: None };
-                Ok(copy.admission(ask.rules, permit))
-            }
-            Ok(found) => Err(copy.refusal(ask.rules, found.limit, now, Some(found.at))),
-            Err(never) => Err(copy.refusal(ask.rules, never, now, None)),
+        copy.look(now);
+        if let Some(backoff) = ask.backoff {
+            copy.offences.trim(backoff, now);
+        }
+        let replaced = copy.replaced(ask.rules, now);
+        let view = copy.view(ask.rules, replaced.as_deref());
+        match view.find(ask.backoff, ask.cost, now) {
+            Ok(found) if found.at - now <= ask.max_wait => Ok(view.admission(copy.permit(found.at, 0, None))),
+            Ok(found) => Err(view.refusal(found.limit, now, Some(found.at))),
+            Err(never) => Err(view.refusal(never, now, None)),
         }
     }
 
-    /// Gives permits back. The newest charge is taken back without a trace; of an older one what still counts; of a
-    /// booking that lies ahead with another behind it, nothing.
-    pub(crate) fn give_back(&mut self, rules: &[Rule], backoff: Option<&Backoff>, now: u64, permit: &Permit) {
-        if permit.cost == 0 {
+    /// Gives permits back. A booking that is the newest charge is taken back without a trace; one with another behind it
+    /// stays; of permits that were taken, what still counts comes back. Permits of another record, before a reset or of other
+    /// kinds of limits, give nothing back.
+    pub(crate) fn give_back(&mut self, rules: &[Rule], _: Option<&Backoff>, now: u64, permit: &Permit) {
+        let is_other = self.limits.len() != rules.len()
+            || self.limits.iter().zip(rules).any(|(state, rule)| state.algorithm() != rule.limit.algorithm());
+        let is_known = permit.sequence > self.start && permit.sequence <= self.number;
+        if permit.cost == 0 || is_other || !(is_known || self.start == 0 || permit.sequence == 0) {
             return;
         }
-        self.advance(rules, backoff, now);
-        let newest = permit.sequence == self.sequence && permit.at == self.newest;
-        match &permit.undo {
-            Some(undo) if newest => {
-                for (state, previous) in self.limits.iter_mut().zip(&undo.limits) {
-                    state.undo(previous, permit.cost);
-                }
-                self.sequence = self.sequence.wrapping_sub(1);
-                self.newest = undo.newest.max(self.floor);
+        let is_ahead = permit.at > now;
+        let undo = permit.undo.as_deref().filter(|_| is_ahead && permit.sequence == self.top);
+        if is_ahead && undo.is_none() {
+            return;
+        }
+        self.look(now);
+        if let Some(replaced) = self.replaced(rules, now) {
+            self.limits = replaced;
+        }
+        let were_ahead = self.newest > now;
+        if were_ahead {
+            self.given.resize(rules.len(), Given::default());
+        } else {
+            self.given.clear();
+        }
+        let given = |position: usize| self.given.get(position).copied().unwrap_or_default();
+        if let Some(undo) = undo {
+            let undo = &undo.shifted_back(permit.at.saturating_sub(self.newest));
+            for (position, (state, previous)) in self.limits.iter_mut().zip(&undo.limits).enumerate() {
+                state.undo(&rules[position], undo, previous, given(position), permit.cost);
+                state.changed_by(&rules[position]);
             }
-            _ if permit.at <= now => {
-                for (state, rule) in self.limits.iter_mut().zip(rules) {
-                    state.refund(rule, now, self.floor, permit.at, permit.cost);
+            self.top = undo.top;
+            self.floor = undo.floor;
+            self.newest = undo.newest.max(self.floor);
+            for state in &mut self.limits {
+                if let State::Sliding(window) = state {
+                    window.groups.move_last(self.newest);
                 }
             }
-            _ => {}
+            return;
+        }
+        for (position, (state, rule)) in self.limits.iter_mut().zip(rules).enumerate() {
+            if were_ahead {
+                self.given[position].add(rule, now, permit);
+            }
+            state.refund(rule, now, self.floor, permit.at, permit.cost);
         }
     }
 
     /// When all of it will be as if nobody had called.
     pub(crate) fn fresh_at(&self, rules: &[Rule], backoff: Option<&Backoff>) -> u64 {
-        let limits = self.limits.iter().zip(rules).map(|(state, rule)| state.fresh_at(rule)).max().unwrap_or(0);
+        let limits = self.limits.iter().zip(rules).map(|(state, rule)| state.kept_until(rule)).max().unwrap_or(0);
         let forgiven = backoff.map_or(0, |backoff| self.offences.fresh_at(backoff));
         // Nothing is admitted before the newest admission, even where all that led to it was given back.
         limits.max(forgiven).max(self.newest)
     }
 
-    /// Brings the record to `now` and to the limits as they are.
-    fn advance(&mut self, rules: &[Rule], backoff: Option<&Backoff>, now: u64) {
+    /// Brings the clock to `now`. If it goes back, ages are kept, as if no time had passed since it was read last.
+    fn look(&mut self, now: u64) {
         if now < self.clock {
-            self.shift_back(now);
+            let by = self.clock - now;
+            self.newest = self.newest.saturating_sub(by);
+            self.floor = self.floor.saturating_sub(by);
+            self.offences.shift_back(by);
+            for state in &mut self.limits {
+                match state {
+                    State::Sliding(window) => window.shift_back(by),
+                    State::Token(bucket) => bucket.shift_back(by),
+                    State::Fixed(window) => window.shift_back(self.clock, now),
+                }
+            }
         }
         self.clock = now;
-        self.limits.truncate(rules.len());
-        for (position, rule) in rules.iter().enumerate() {
-            match self.limits.get_mut(position) {
-                Some(state) if state.algorithm() == rule.limit.algorithm() => {}
-                Some(state) => *state = State::fresh(rule.limit.algorithm()),
-                None => self.limits.push(State::fresh(rule.limit.algorithm())),
-            }
-            self.limits[position].trim(rule, now);
-        }
-        match backoff {
-            Some(backoff) => self.offences.trim(backoff, now),
-            None => self.offences = Offences::default(),
-        }
     }
 
-    /// The clock went back: ages are kept, as if no time had passed since it was read last.
-    fn shift_back(&mut self, now: u64) {
-        let by = self.clock - now;
-        self.newest = self.newest.saturating_sub(by);
-        self.floor = self.floor.saturating_sub(by);
-        self.offences.shift_back(by);
-        for state in &mut self.limits {
-            match state {
-                State::Sliding(window) => window.shift_back(by),
-                State::Token(bucket) => bucket.shift_back(by),
-                State::Fixed(window) => window.shift_back(self.clock, now),
-            }
-        }
+    /// The states by the limits as they are, if these are others than those on record.
+    fn replaced(&self, rules: &[Rule], now: u64) -> Option<SmallVec<[State; 1]>> {
+        let is_same =
+            self.limits.len() == rules.len() && self.limits.iter().zip(rules).all(|(state, rule)| state.is_for(rule));
+        let state = |(position, rule): (usize, &Rule)| match self.limits.get(position) {
+            Some(state) => state.converted(rule, now, now.max(self.newest)),
+            None => State::fresh(rule),
+        };
+        (!is_same).then(|| rules.iter().enumerate().map(state).collect())
     }
 
+    fn view<'a>(&'a self, rules: &'a [Rule], replaced: Option<&'a [State]>) -> View<'a> {
+        View { record: self, rules, states: replaced.unwrap_or(&self.limits) }
+    }
+
+    fn permit(&self, at: u64, cost: u32, undo: Option<Box<Undo>>) -> Permit {
+        Permit { at, sequence: self.number, cost, undo }
+    }
+
+    fn charge(
+        &mut self,
+        rules: &[Rule],
+        replaced: Option<SmallVec<[State; 1]>>,
+        at: u64,
+        now: u64,
+        cost: u32,
+    ) -> Permit {
+        let mut is_other = false;
+        if let Some(replaced) = replaced {
+            let kinds = |states: &[State]| states.iter().map(State::algorithm).collect::<SmallVec<[_; 8]>>();
+            is_other = kinds(&replaced) != kinds(&self.limits);
+            self.limits = replaced;
+        }
+        if is_other {
+            self.start = new_start();
+            self.number = self.start;
+        }
+        if self.newest <= now {
+            self.given.clear();
+        }
+        let mut undo = Undo { newest: self.newest, floor: self.floor, top: self.top, limits: SmallVec::new() };
+        for (position, (state, rule)) in self.limits.iter_mut().zip(rules).enumerate() {
+            let given = self.given.get(position).copied().unwrap_or_default();
+            let (previous, floor) = state.charge(rule, at, now, given, cost);
+            undo.limits.push(previous);
+            self.floor = self.floor.max(floor);
+        }
+        self.number = self.number.wrapping_add(1);
+        self.top = self.number;
+        self.newest = at;
+        // What was replaced for it does not come back, and so neither does the booking.
+        self.permit(at, cost, (at > now && !is_other).then(|| Box::new(undo)))
+    }
+}
+
+/// A record by the limits of a call.
+struct View<'a> {
+    record: &'a Record,
+    rules: &'a [Rule],
+    states: &'a [State],
+}
+
+impl View<'_> {
     /// The first moment from `now` on at which `cost` fits, and the position of the limit that decides it; the position of
     /// a limit that can never hold as much, if there is one.
-    fn find(&self, rules: &[Rule], cost: u32, now: u64) -> Result<Found, usize> {
+    fn find(&self, backoff: Option<&Backoff>, cost: u32, now: u64) -> Result<Found, usize> {
         if cost == 0 {
             return Ok(Found { at: now, limit: 0 });
         }
-        if let Some(never) = rules.iter().position(|rule| cost > rule.capacity()) {
+        if let Some(never) = self.rules.iter().position(|rule| cost > rule.capacity()) {
             return Err(never);
         }
-        let from = now.max(self.newest).max(self.offences.until);
-        let mut found = Found { at: from, limit: self.tightest(rules, from) };
-        for (position, (state, rule)) in self.limits.iter().zip(rules).enumerate() {
+        let from = now.max(self.record.newest);
+        let mut found = Found { at: from, limit: self.tightest(from) };
+        for (position, (state, rule)) in self.states.iter().zip(self.rules).enumerate() {
             let at = state.earliest(rule, from, cost);
             if at > found.at {
                 found = Found { at, limit: position };
             }
         }
+        let blocked = backoff.map_or(0, |_| self.record.offences.until);
+        if blocked > found.at {
+            found = Found { at: blocked, limit: self.tightest(from) };
+        }
         Ok(found)
     }
 
-    fn charge(&mut self, rules: &[Rule], at: u64, now: u64, cost: u32) -> Permit {
-        let mut limits = SmallVec::new();
-        for (state, rule) in self.limits.iter_mut().zip(rules) {
-            let previous = state.charge(rule, at, cost);
-            if at > now {
-                limits.push(previous);
-            }
-            if let Some(floor) = state.bound(rule, at) {
-                self.floor = self.floor.max(floor);
-            }
-        }
-        let undo = (at > now).then(|| Box::new(Undo { newest: self.newest, limits }));
-        self.sequence = self.sequence.wrapping_add(1);
-        self.newest = at;
-        Permit { at, sequence: self.sequence, cost, undo }
-    }
-
     /// Position of the limit with the fewest permits left at `from`.
-    fn tightest(&self, rules: &[Rule], from: u64) -> usize {
-        let remaining = |position: usize| self.limits[position].remaining(&rules[position], from);
-        (0..rules.len()).min_by_key(|position| remaining(*position)).unwrap_or(0)
+    fn tightest(&self, from: u64) -> usize {
+        let remaining = |position: usize| self.states[position].remaining(&self.rules[position], from);
+        (0..self.rules.len()).min_by_key(|position| remaining(*position)).unwrap_or(0)
     }
 
-    fn admission(&self, rules: &[Rule], permit: Permit) -> Admission {
-        let from = permit.at.max(self.newest);
-        let limit = self.tightest(rules, from);
-        let (remaining, fresh_at) = match (self.limits.get(limit), rules.get(limit)) {
+    fn admission(&self, permit: Permit) -> Admission {
+        let from = permit.at.max(self.record.newest);
+        let limit = self.tightest(from);
+        let (remaining, fresh_at) = match (self.states.get(limit), self.rules.get(limit)) {
             (Some(state), Some(rule)) => (state.remaining(rule, from), state.fresh_at(rule)),
             _ => (0, 0),
         };
         Admission { permit, limit, remaining, fresh_at }
     }
 
-    fn refusal(&self, rules: &[Rule], limit: usize, now: u64, admitted_at: Option<u64>) -> Refusal {
-        let remaining = match (self.limits.get(limit), rules.get(limit)) {
-            (Some(state), Some(rule)) if self.newest <= now => state.remaining(rule, now),
+    fn refusal(&self, limit: usize, now: u64, admitted_at: Option<u64>) -> Refusal {
+        let remaining = match (self.states.get(limit), self.rules.get(limit)) {
+            (Some(state), Some(rule)) if self.record.newest <= now => state.remaining(rule, now),
             _ => 0,
         };
         Refusal { limit, remaining, admitted_at }

@@ -5,29 +5,40 @@
 //! permit is so counted for at least as long as the log would count it: never is one admitted that the log denies. What
 //! can be held back longer are the earlier permits of the one group that is just leaving, g − 1 at the most; for a
 //! `count` up to 64 that is none, and the answers are the log's own.
+//!
+//! Permits that count no more stay while their place is not needed: the newest, as many as the largest `count` asked for.
+//! A longer `per` finds them again.
 
-use super::Rule;
 use super::groups::{Group, Groups};
+use super::{GROUPS, Rule};
 
-/// Permits admitted less than `per` ago, and those booked ahead.
+/// Permits admitted less than `per` ago, those before them, and those booked ahead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     pub(crate) groups: Groups,
+    /// The largest count that was charged by.
+    pub(crate) largest: u32,
+    /// The longest period that was charged by.
+    pub(crate) longest: u64,
+    /// The period of the last change.
+    pub(crate) per: u64,
 }
 
 impl SlidingWindow {
-    /// Forgets what is older than `per` at the real time `now`; what a booking will push out stays until then.
-    pub(crate) fn trim(&mut self, rule: &Rule, now: u64) {
-        if let Some(expired) = now.checked_sub(rule.per()) {
-            self.groups.drop_until(expired);
+    /// A window of which `taken` permits are taken at `now`.
+    pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> SlidingWindow {
+        let mut window = SlidingWindow { per: rule.per(), ..SlidingWindow::default() };
+        if taken > 0 {
+            window.groups.push(Group { at: now, permits: taken });
         }
+        window
     }
 
     /// The first moment at or after `from` at which `cost` more permits fit. No permit on record is later than `from`,
     /// and `cost` is at most `count`.
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let room = u64::from(rule.capacity()).saturating_sub(u64::from(cost));
-        let mut taken = self.taken(rule, from);
+        let mut taken = self.taken(rule.per(), from);
         if taken <= room {
             return from;
         }
@@ -43,55 +54,72 @@ impl SlidingWindow {
         from
     }
 
-    /// Records `cost` permits at `at`; returns the time that the newest group had before, for [`undo`](Self::undo).
-    pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) -> u64 {
-        let permits = u64::from(cost);
-        match self.groups.last() {
-            Some(last) if last.at == at || last.permits < u64::from(rule.group) => {
-                self.groups.extend_last(at, permits);
-                last.at
+    /// Records `cost` permits at `at`, at or after the real time `now`; returns the group that was dropped for them before
+    /// it had to be, if one was: nothing may be admitted before it would have left.
+    pub(crate) fn charge(&mut self, rule: &Rule, at: u64, now: u64, cost: u32) -> Option<Group> {
+        let (permits, per) = (u64::from(cost), rule.per());
+        let is_gone = |group: &Group, now: u64| group.at.checked_add(per).is_some_and(|end| end <= now);
+        self.largest = self.largest.max(rule.capacity());
+        self.longest = self.longest.max(per);
+        self.per = per;
+        while self.groups.len() > 1 {
+            let first = self.groups.first().unwrap_or_default();
+            let newer = self.groups.total() + permits - first.permits;
+            if !is_gone(&first, now) || newer < u64::from(self.largest) {
+                break;
             }
-            _ => {
+            self.groups.pop_first();
+        }
+        match self.groups.last() {
+            Some(last)
+                if last.permits == 0
+                    || last.at == at
+                    || (!is_gone(&last, at) && last.permits < u64::from(rule.group)) =>
+            {
+                self.groups.extend_last(at, permits);
+                None
+            }
+            last => {
+                if last.is_some_and(|last| is_gone(&last, now)) {
+                    self.groups.merge_last(u64::from(self.largest.div_ceil(GROUPS)));
+                }
                 self.groups.push(Group { at, permits });
-                at
+                self.groups.bound(at.checked_sub(per))
             }
         }
     }
 
-    /// Keeps the number of groups bounded; see [`Groups::bound`]. Returns the time before which nothing may be admitted
-    /// from now on, because permits that would count by then were forgotten.
-    pub(crate) fn bound(&mut self, rule: &Rule, at: u64) -> Option<u64> {
-        let expired = at.saturating_sub(rule.per());
-        self.groups.bound(expired).map(|dropped| dropped.saturating_add(rule.per()))
-    }
-
-    /// Takes back the newest charge.
-    pub(crate) fn undo(&mut self, previous: u64, cost: u32) {
-        self.groups.shrink_last(previous, u64::from(cost));
+    /// Takes back the newest charge, before which the newest one was at `newest`, and puts back what was dropped for it.
+    pub(crate) fn undo(&mut self, newest: u64, dropped: Group, cost: u32) {
+        self.groups.shrink_last(u64::from(cost));
+        let before = self.groups.iter().rev().nth(1);
+        if self.groups.last().is_some_and(|last| last.permits == 0) && before.is_some_and(|group| group.at == newest) {
+            self.groups.pop();
+            if dropped.permits > 0 {
+                self.groups.push_first(dropped);
+            }
+        }
     }
 
     /// Gives back `cost` permits that were taken at `at`, unless they no longer count at `now` or at the `floor`, where
     /// groups may have been forgotten for a booking: the first group at or after `at` would then be another one.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
-        if at.saturating_add(rule.per()) <= now.max(floor) {
-            return;
-        }
-        if let Some(index) = self.groups.take_from(at, u64::from(cost)) {
-            self.groups.close_hole(index, u64::from(rule.group), now);
+        if at.saturating_add(rule.per()) > now.max(floor) {
+            self.groups.take_from(at, u64::from(cost));
         }
     }
 
-    /// Permits that count at `from`.
-    pub(crate) fn taken(&self, rule: &Rule, from: u64) -> u64 {
-        match from.checked_sub(rule.per()) {
+    /// Permits that count at `from`, by a period.
+    pub(crate) fn taken(&self, per: u64, from: u64) -> u64 {
+        match from.checked_sub(per) {
             Some(expired) => self.groups.total_after(expired),
             None => self.groups.total(),
         }
     }
 
-    /// When nothing is left on record.
-    pub(crate) fn fresh_at(&self, rule: &Rule) -> u64 {
-        self.groups.last().map_or(0, |last| last.at.saturating_add(rule.per()))
+    /// When nothing counts any more, by a period.
+    pub(crate) fn fresh_at(&self, per: u64) -> u64 {
+        self.groups.last().map_or(0, |last| last.at.saturating_add(per))
     }
 
     pub(crate) fn shift_back(&mut self, by: u64) {

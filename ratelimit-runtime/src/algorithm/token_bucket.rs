@@ -7,6 +7,10 @@
 
 use super::Rule;
 
+/// The most units that are told from more, of a bucket whose limit was replaced: at least 142 years of a bucket that holds
+/// as much.
+const MOST: u64 = (1 << 53) - 1;
+
 /// What is missing from a full bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
@@ -16,24 +20,49 @@ pub(crate) struct TokenBucket {
     pub(crate) debt: u64,
     /// Units of a permit, by which `debt` is to be read.
     pub(crate) unit: u64,
+    /// Units that flow back, every so many nanoseconds, by the limit of the last change.
+    pub(crate) flow: (u64, u64),
 }
 
 impl TokenBucket {
-    /// Reads the state by the limit as it is now. A changed limit has other units: debt is kept in fractions of permits,
-    /// rounded up by less than one unit. It may be more than a smaller bucket holds; it flows off at the new rate.
+    /// A bucket of which `taken` permits are missing at `now`.
+    pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> TokenBucket {
+        let fine = fine(rule);
+        let debt = taken.saturating_mul(rule.permit() / fine).min(MOST) * fine;
+        TokenBucket { last: now, debt, unit: rule.permit(), ..TokenBucket::default() }
+    }
+
+    /// Reads the state by the limit as it is now, which may have other units: as many permits are missing, rounded up to a
+    /// unit for times in microseconds, in memory as in Redis. That may be more than the bucket holds now; it flows off at the
+    /// new rate.
     #[inline]
     pub(crate) fn convert(&mut self, rule: &Rule) {
         if self.unit != rule.permit() {
-            self.convert_units(rule.permit());
+            self.convert_units(rule);
         }
     }
 
     #[cold]
-    fn convert_units(&mut self, permit: u64) {
-        let debt = u128::from(self.debt) * u128::from(permit);
-        let debt = debt.checked_div(self.unit.into()).map_or(0, |_| debt.div_ceil(self.unit.into()));
-        self.debt = u64::try_from(debt).unwrap_or(u64::MAX / 2).min(u64::MAX / 2);
+    fn convert_units(&mut self, rule: &Rule) {
+        let (permit, fine) = (rule.permit(), fine(rule));
+        if self.unit > 0 {
+            let debt = (u128::from(self.debt) * u128::from(permit / fine)).div_ceil(u128::from(self.unit));
+            self.debt = u64::try_from(debt).map_or(MOST, |debt| debt.min(MOST)) * fine;
+        }
         self.unit = permit;
+    }
+
+    /// As [`convert`](Self::convert).
+    pub(crate) fn converted(mut self, rule: &Rule) -> TokenBucket {
+        self.convert(rule);
+        self
+    }
+
+    /// Permits that are missing at `now`, by the limit of the last change.
+    pub(crate) fn taken(&self, now: u64) -> u64 {
+        let (units, step) = self.flow;
+        let back = (now.saturating_sub(self.last) / step.max(1)).saturating_mul(units);
+        self.debt.saturating_sub(back).div_ceil(self.unit.max(1))
     }
 
     /// The state at `at`, which is not before `last`.
@@ -79,8 +108,9 @@ impl TokenBucket {
     /// Takes `cost` permits at `at`.
     #[inline]
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
-        *self = self.at(rule, at);
-        self.debt = self.debt.saturating_add(u64::from(cost) * rule.permit());
+        *self = TokenBucket { flow: (rule.units(), rule.step()), ..self.at(rule, at) };
+        // What is booked for the end of time may be more than flows back by then.
+        self.debt = self.debt.saturating_add(u64::from(cost).saturating_mul(rule.permit()));
     }
 
     /// Gives back `cost` permits that were taken at `at`, less what has flowed back since.
@@ -88,14 +118,16 @@ impl TokenBucket {
     /// Without those permits the bucket would be fuller by at least cost − rate × elapsed now, and by not one unit more if
     /// it was full before: giving back more could admit what would never have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
-        let (units, permit, step) = (rule.units(), rule.permit(), rule.step());
         let now = now.max(self.last);
         *self = self.at(rule, now);
-        let steps = now.saturating_sub(at).div_ceil(step);
-        // Where a smaller bucket has replaced the one they came from, the debt was cut to what this one holds.
-        let cost = u64::from(cost.min(rule.limit.burst()));
-        let back = (cost * permit).saturating_sub(steps.saturating_mul(units));
-        self.debt = self.debt.saturating_sub(back);
+        self.debt = self.debt.saturating_sub(TokenBucket::back(rule, now, at, cost));
+    }
+
+    /// Units of `cost` permits, taken at `at`, that have not flowed back at `now`.
+    pub(crate) fn back(rule: &Rule, now: u64, at: u64, cost: u32) -> u64 {
+        let (units, permit, step) = (rule.units(), rule.permit(), rule.step());
+        let flowed = now.saturating_sub(at).div_ceil(step).saturating_mul(units);
+        u64::from(cost).saturating_mul(permit).saturating_sub(flowed)
     }
 
     /// Whole permits left at `from`.
@@ -119,6 +151,11 @@ impl TokenBucket {
     pub(crate) fn shift_back(&mut self, by: u64) {
         self.last = self.last.saturating_sub(by);
     }
+}
+
+/// Units of the rule, for times in nanoseconds, in one for times in microseconds; see [`Rate::per_nano`](super::Rate::per_nano).
+fn fine(rule: &Rule) -> u64 {
+    rule.permit() / rule.rate.permit
 }
 
 /// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is

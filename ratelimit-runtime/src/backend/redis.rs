@@ -38,6 +38,7 @@ use crate::process::{Owned, PerProcess};
 use crate::reply;
 use crate::timer;
 use coalesce::{Coalescing, Entry};
+use codec::Run;
 use connection::Connection;
 use endpoint::no_thread;
 use leases::{Ask, Leases};
@@ -50,7 +51,7 @@ pub use builder::RedisBackendBuilder;
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the server's clock. Every
 /// key has an expiry: it is kept for half as long again as its bucket counts, at least two seconds and at most a minute
-/// more, so that most decisions can write in place. A key of one limit takes the server 120 to 140 bytes, with a short name; a
+/// more, so that most decisions can write in place. A key of one limit takes the server 150 to 180 bytes, with a short name; a
 /// sliding window 4 to 12 more for each group of permits on record, of which there are mostly at most 64.
 ///
 /// Asynchronous calls that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may
@@ -91,8 +92,9 @@ pub use builder::RedisBackendBuilder;
 ///
 /// # Server
 /// Keys begin with `rl:1:`; what stands between braces is limiter and key. A user with few rights needs
-/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*`; `+select` for a database other than 0; in a cluster also
-/// `+asking +cluster|slots`; and at the sentinels `+sentinel|get-master-addr-by-name`. With `maxmemory` use the
+/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*` (with `+eval` no `+script|load`); `+select` for a database other
+/// than 0; in a cluster also `+asking +cluster|slots`; at the sentinels `+sentinel|get-master-addr-by-name`, and at the servers
+/// behind them `+role`, if a failover by hand is to be followed. With `maxmemory` use the
 /// policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets that are in use. Use
 /// a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a jump forwards counts
 /// as time that has passed.
@@ -132,8 +134,10 @@ impl RedisBackend {
     ///   that is the process's default in rustls; where there is none yet, ring is made it;
     /// - `redis+sentinel://user:password@host:port,host:port/master/database`, the master that these sentinels name (feature
     ///   `redis-sentinel`); the login is the master's;
-    /// - `redis+cluster://user:password@host:port,host:port`, the cluster that these nodes belong to (feature
-    ///   `redis-cluster`).
+    /// - `redis+cluster://user:password@host:port,host:port/database`, the cluster that these nodes belong to (feature
+    ///   `redis-cluster`); clusters have databases other than 0 from Valkey 9 on.
+    ///
+    /// `?protocol=resp2` at the end is for servers and proxies that know no `HELLO`; see [`RedisBackendBuilder::resp2`].
     ///
     /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error;
     /// `protocol` may be named, and is RESP3 always.
@@ -202,7 +206,7 @@ impl Client {
 
     fn encode(&self, request: &Request, ask: Option<&Ask>) -> Vec<u8> {
         match ask {
-            Some(ask) => ask.encode_one(request),
+            Some(ask) => ask.encode(request, Run::of(request)),
             None => codec::encode(request, self.leases.is_some()),
         }
     }
@@ -210,7 +214,7 @@ impl Client {
     /// What the script answered to a request, and to an ask for a lease where there was one.
     fn decoded(&self, bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
         if let Some(ask) = ask {
-            return ask.settle_one(bytes, request);
+            return Ok(ask.settle(bytes, request, Run::of(request))?.swap_remove(0));
         }
         let answer = codec::decode(bytes, request)?;
         if let Some(leases) = &self.leases {
@@ -224,7 +228,8 @@ impl Client {
     }
 
     fn late(&self) -> BackendError {
-        let message = format!("Redis at {} did not answer within {:?}", self.connection, self.timeout);
+        let doubt = self.connection.doubt();
+        let message = format!("Redis at {} did not answer within {:?}{doubt}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 

@@ -46,6 +46,16 @@ pub(crate) struct Told {
     pub(crate) remaining: u32,
     /// Position of the limit that denies it.
     pub(crate) limit: u8,
+    /// Of a key that is banned as long as it ever is: each denial bans it for so long again, in nanoseconds. Else 0.
+    pub(crate) ban: u64,
+}
+
+impl Told {
+    /// What a call at `now` is told, which tries and is denied.
+    pub(crate) fn to_a_try(self, now: u64) -> Told {
+        let again = if self.ban == 0 { 0 } else { now.saturating_add(self.ban) };
+        Told { admitted_at: self.admitted_at.max(again), ..self }
+    }
 }
 
 #[derive(Default)]
@@ -108,13 +118,13 @@ impl Denials {
         })
     }
 
-    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile.
-    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64) {
+    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile, for `longest` at most.
+    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64, longest: u64) {
         if asked.cost != 1 {
             return;
         }
         let lasts = told.admitted_at.saturating_sub(sent);
-        let until = sent.saturating_add((lasts - lasts / DRIFT).min(LONGEST));
+        let until = sent.saturating_add((lasts - lasts / DRIFT).min(LONGEST).min(longest));
         if until <= sent {
             return;
         }
@@ -193,14 +203,14 @@ mod tests {
     }
 
     fn told(admitted_at: u64) -> Told {
-        Told { admitted_at, remaining: 0, limit: 0 }
+        Told { admitted_at, remaining: 0, limit: 0, ban: 0 }
     }
 
     /// Denied at 0 until half a second.
     fn with(keys: &[&str]) -> Denials {
         let denials = Denials::new();
         for key in keys {
-            denials.keep(asked(key, 1), told(SECOND / 2), 0);
+            denials.keep(asked(key, 1), told(SECOND / 2), 0, u64::MAX);
         }
         denials
     }
@@ -219,7 +229,7 @@ mod tests {
     #[test]
     fn a_denial_is_kept_for_a_second_at_most() {
         let denials = Denials::new();
-        denials.keep(asked("a", 1), told(u64::MAX), 7);
+        denials.keep(asked("a", 1), told(u64::MAX), 7, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), 6 + LONGEST), Some(told(u64::MAX)));
         assert_eq!(denials.find(asked("a", 1), 7 + LONGEST), None);
     }
@@ -227,7 +237,7 @@ mod tests {
     #[test]
     fn what_is_left_to_a_call_for_more_changes_and_is_not_kept() {
         let denials = Denials::new();
-        denials.keep(asked("a", 2), told(SECOND), 0);
+        denials.keep(asked("a", 2), told(SECOND), 0, u64::MAX);
         assert_eq!(denials.find(asked("a", 2), 0), None);
     }
 
@@ -249,9 +259,9 @@ mod tests {
     fn what_was_asked_before_permits_came_back_is_not_kept() {
         let denials = with(&["a"]);
         denials.lift(bucket("a"), SECOND);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), SECOND), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), SECOND);
+        denials.keep(asked("a", 1), told(10 * SECOND), SECOND, u64::MAX);
         assert!(denials.find(asked("a", 1), SECOND).is_some());
     }
 
@@ -261,9 +271,9 @@ mod tests {
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
         let back = SECOND + UNDER_WAY;
-        denials.keep(asked("a", 1), told(10 * SECOND), back - 1);
+        denials.keep(asked("a", 1), told(10 * SECOND), back - 1, u64::MAX);
         assert_eq!(denials.find(asked("a", 1), back), None);
-        denials.keep(asked("a", 1), told(10 * SECOND), back);
+        denials.keep(asked("a", 1), told(10 * SECOND), back, u64::MAX);
         assert!(denials.find(asked("a", 1), back).is_some());
     }
 
@@ -272,7 +282,7 @@ mod tests {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
             let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
-            denials.keep(asked, told(SECOND + key), 0);
+            denials.keep(asked, told(SECOND + key), 0, u64::MAX);
         }
         let kept = (0..100_000_u64).filter(|key| {
             let asked = Asked { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
@@ -281,5 +291,17 @@ mod tests {
         });
         let kept = kept.count();
         assert!(kept <= SETS * WAYS && kept > SETS * WAYS / 2, "{kept}");
+    }
+
+    #[test]
+    fn a_ban_that_grows_no_more_is_kept_for_a_while_and_begins_anew_with_each_try() {
+        let denials = Denials::new();
+        let ban = Told { ban: 100 * SECOND, ..told(100 * SECOND) };
+        denials.keep(asked("a", 1), ban, 0, SECOND / 2);
+        let found = denials.find(asked("a", 1), SECOND / 4).unwrap();
+        assert_eq!(found.admitted_at, 100 * SECOND);
+        assert_eq!(found.to_a_try(SECOND / 4).admitted_at, 100 * SECOND + SECOND / 4);
+        assert_eq!(denials.find(asked("a", 1), SECOND / 2), None);
+        assert_eq!(told(5 * SECOND).to_a_try(SECOND).admitted_at, 5 * SECOND);
     }
 }

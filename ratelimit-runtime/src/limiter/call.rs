@@ -421,8 +421,8 @@ impl<'a> Call<'a> {
     ) -> Option<Result<Decision, RateLimitExceeded>> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
-        let Told { admitted_at, remaining, limit: position } =
-            denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let Told { admitted_at, remaining, limit: position, .. } = if self.peek { told } else { told.to_a_try(now) };
         let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
         Some(self.denied(limit, Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now) }))
     }
@@ -916,13 +916,26 @@ impl RemoteCall {
         };
         let call = self.call.call();
         if call.is_denied_alike() {
+            // Each denial bans the key for longer, until the ban is the longest: then only its end moves on, and one call in
+            // each `initial` tells the backend.
+            let (ban, longest) = match self.request.backoff {
+                None => (0, u64::MAX),
+                // By a clock of microseconds.
+                Some(backoff)
+                    if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
+                {
+                    (nanos(backoff.max()), nanos(backoff.initial()))
+                }
+                Some(_) => return,
+            };
             let asked = Asked { bucket, cost: call.cost, limits: fingerprint::of_limits(&self.request.limits) };
             let told = Told {
                 admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
                 remaining,
                 limit: position_u8(limit),
+                ban,
             };
-            denials.keep(asked, told, self.sent);
+            denials.keep(asked, told, self.sent, longest);
         }
     }
 

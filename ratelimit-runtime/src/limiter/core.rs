@@ -523,10 +523,10 @@ impl Core {
     }
 
     /// Whether the denials of its calls hold until they say that they end: not where permits come back from other
-    /// processes, nor where each denial is an offence.
+    /// processes.
     #[inline]
     pub(super) fn keeps_denials(&self) -> bool {
-        self.options.backoff.is_none() && !self.gives_back.load(Ordering::Relaxed)
+        !self.gives_back.load(Ordering::Relaxed)
     }
 
     /// What its calls return decides whether their permits come back.

@@ -101,9 +101,17 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The number of the database, instead of the URL's: 0 unless set, and always 0 in a cluster.
+    /// The number of the database, instead of the URL's: 0 unless set. A cluster has others from Valkey 9 on
+    /// (`cluster-databases`); where there are none, each call fails with what the server says.
     pub fn database(mut self, database: u32) -> RedisBackendBuilder {
         self.login.database = database;
+        self
+    }
+
+    /// Whether to speak version 2 of Redis's protocol, for servers and proxies that know no `HELLO`, as `?protocol=resp2` in
+    /// the URL: no unless set. That a connection has ended is then known only by the next asynchronous call, which fails.
+    pub fn resp2(mut self, on: bool) -> RedisBackendBuilder {
+        self.login.resp2 = on;
         self
     }
 
@@ -244,10 +252,6 @@ impl RedisBackendBuilder {
                 Box::new(move || Connection::sentinel(endpoints.clone(), master.clone(), server.clone(), timeout))
             }
             #[cfg(feature = "redis-cluster")]
-            Servers::Cluster(_) if login.database != 0 => {
-                return Err(invalid("a cluster has no database but 0"));
-            }
-            #[cfg(feature = "redis-cluster")]
             Servers::Cluster(seeds) => {
                 let server = endpoint(Address::Tcp(String::new(), 0), login, encrypted);
                 Box::new(move || Connection::cluster(seeds.clone(), server.clone(), timeout))
@@ -290,7 +294,14 @@ impl RedisBackendBuilder {
             Some(Named::Cluster(nodes)) => config::cluster(all(nodes)?)?,
             None => config::from_environment(|name| std::env::var_os(name))?,
         };
-        let Login { username, password, database } = self.login.clone();
+        let Login { username, password, database, resp2 } = self.login.clone();
+        settings.login.resp2 |= resp2;
+        #[cfg(feature = "redis-sentinel")]
+        if let Servers::Sentinel(sentinels, _) = &mut settings.servers {
+            for sentinel in sentinels {
+                sentinel.login.resp2 |= resp2;
+            }
+        }
         if username.is_some() {
             settings.login.username = username;
         }

@@ -20,6 +20,7 @@ use std::hash::BuildHasher;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,9 @@ use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
 const SHARDS: usize = 16;
+/// A batch is to take the server no more of the timeout than one part in so many: two are under way, and each may wait for the
+/// other.
+const SHARE_OF_TIMEOUT: u32 = 5;
 
 /// How calls are merged.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +73,8 @@ pub(super) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
     merging: Merging,
+    /// Calls that a batch takes now: half as many after one that took long, a few more after each other.
+    seats: AtomicUsize,
 }
 
 /// Calls that may be sent together.
@@ -97,7 +103,12 @@ pub(super) enum Entry<'a> {
 
 impl Coalescing {
     pub(super) fn new(merging: Merging) -> Coalescing {
-        Coalescing { hasher: RandomState::default(), shards: std::array::from_fn(|_| Mutex::default()), merging }
+        Coalescing {
+            hasher: RandomState::default(),
+            shards: std::array::from_fn(|_| Mutex::default()),
+            merging,
+            seats: AtomicUsize::new(merging.seats),
+        }
     }
 
     /// The way of one call.
@@ -111,7 +122,7 @@ impl Coalescing {
             return Entry::Alone(Alone { coalescing: Arc::clone(self), lane: number });
         }
         let seat = Arc::new(Seat { request: request.clone(), state: Mutex::new(State::Waiting(None)) });
-        let is_first = lane.seat(Arc::clone(&seat), deadline, self.merging.seats);
+        let is_first = lane.seat(Arc::clone(&seat), deadline, self.seats.load(Ordering::Relaxed));
         let starts = is_first && lane.drivers < self.merging.drivers || lane.has_paused(deadline, self.merging.pause);
         if starts {
             lane.drivers += 1;
@@ -122,6 +133,19 @@ impl Coalescing {
             self.start(number, backend, runtime);
         }
         Entry::Seated(Seated { seat, backend })
+    }
+
+    /// A batch took so long: of a server that is slow the next are smaller, so that none runs into the deadline.
+    fn took(&self, calls: usize, time: Duration, timeout: Duration) {
+        let seats = self.seats.load(Ordering::Relaxed);
+        let next = if time > timeout / SHARE_OF_TIMEOUT {
+            (calls.min(seats) / 2).max(1)
+        } else {
+            (seats + 4).min(self.merging.seats)
+        };
+        if next != seats {
+            self.seats.store(next, Ordering::Relaxed);
+        }
     }
 
     fn number(&self, request: &Request, runtime: Option<&Handle>) -> u64 {
@@ -262,23 +286,23 @@ impl Drop for Seated<'_> {
 /// Calls of a batch that are one question to the script.
 struct Group<'a> {
     seats: &'a [Arc<Seat>],
-    /// Where there are several.
-    runs: Vec<Run>,
+    run: Run,
     ask: Option<Ask>,
 }
 
 impl<'a> Group<'a> {
     fn new(seats: &'a [Arc<Seat>], backend: &Client) -> Group<'a> {
-        let runs = if seats.len() > 1 { runs(seats) } else { Vec::new() };
-        Group { seats, runs, ask: backend.ask(&seats[0].request) }
+        let calls = u32::try_from(seats.len()).unwrap_or(u32::MAX);
+        let run = Run { calls, ..Run::of(&seats[0].request) };
+        Group { seats, run, ask: backend.ask(&seats[0].request) }
     }
 
     fn question(&self, backend: &Client) -> Question<'a> {
         let request = &self.seats[0].request;
         let bytes = match &self.ask {
-            _ if self.runs.is_empty() => backend.encode(request, self.ask.as_ref()),
-            Some(ask) => ask.encode(request, &self.runs),
-            None => codec::encode_runs(request, &self.runs, None),
+            Some(ask) => ask.encode(request, self.run),
+            None if self.run.calls > 1 => codec::encode_run(request, self.run, None),
+            None => backend.encode(request, None),
         };
         (key::name(request.bucket()), bytes)
     }
@@ -286,14 +310,14 @@ impl<'a> Group<'a> {
     /// Tells each call what was decided.
     fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &Client) {
         let request = &self.seats[0].request;
-        if self.runs.is_empty() {
+        if self.run.calls == 1 {
             let answer = bytes.and_then(|bytes| backend.decoded(&bytes, request, self.ask));
             deliver(&self.seats[0], answer, backend);
             return;
         }
         let answers = bytes.and_then(|bytes| match self.ask {
-            Some(ask) => ask.settle(&bytes, request, &self.runs),
-            None => Ok(codec::decode_runs(&bytes, request, &self.runs, false)?.answers),
+            Some(ask) => ask.settle(&bytes, request, self.run),
+            None => Ok(codec::decode_run(&bytes, request, self.run)?.answers),
         });
         match answers {
             Ok(answers) => {
@@ -365,7 +389,12 @@ impl Driver {
             tokio::task::yield_now().await;
             self.batch = self.next();
             match &mut self.batch {
-                Some(batch) => batch.send(&self.backend, &self.coalescing.hasher).await,
+                Some(batch) => {
+                    let sent = Instant::now();
+                    let calls = batch.seats.len();
+                    batch.send(&self.backend, &self.coalescing.hasher).await;
+                    self.coalescing.took(calls, sent.elapsed(), self.backend.timeout);
+                }
                 None => self.is_done = true,
             }
         }
@@ -402,26 +431,42 @@ impl Drop for Driver {
     }
 }
 
-/// Whether two calls differ in nothing but the permits that they take at once or not at all.
+/// Whether two calls differ in nothing, and take permits at once or not at all. Of a denial with a backoff each makes it worse
+/// for the next.
 fn is_like(one: &Request, other: &Request) -> bool {
-    let takes_now = |request: &Request| matches!(request.action, Action::Take { cost: 1.., max_wait: Duration::ZERO });
-    takes_now(one)
-        && takes_now(other)
+    let cost = |request: &Request| match request.action {
+        Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } => Some(cost),
+        _ => None,
+    };
+    cost(one).is_some()
+        && cost(one) == cost(other)
         && one.bucket == other.bucket
         && one.limits == other.limits
-        && one.backoff == other.backoff
+        && one.backoff.is_none()
+        && other.backoff.is_none()
         && one.test_time == other.test_time
 }
 
-/// Costs that follow each other, shortened.
-fn runs(seats: &[Arc<Seat>]) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
-    for seat in seats {
-        let Action::Take { cost, .. } = seat.request.action else { continue };
-        match runs.last_mut() {
-            Some(run) if run.cost == cost => run.calls += 1,
-            _ => runs.push(Run { cost, calls: 1 }),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_for_a_slow_server_get_smaller_and_grow_again() {
+        let (coalescing, timeout) = (Coalescing::new(Merging::ALL), Duration::from_millis(100));
+        let seats = || coalescing.seats.load(Ordering::Relaxed);
+        coalescing.took(128, Duration::from_millis(1), timeout);
+        assert_eq!(seats(), 128);
+        // A server that takes a millisecond a call.
+        while Duration::from_millis(seats() as u64) > timeout / SHARE_OF_TIMEOUT {
+            let before = seats();
+            coalescing.took(before, Duration::from_millis(before as u64), timeout);
+            assert!(seats() < before);
         }
+        assert!((8..=20).contains(&seats()), "{}", seats());
+        for _ in 0..32 {
+            coalescing.took(seats(), Duration::from_millis(1), timeout);
+        }
+        assert_eq!(seats(), 128);
     }
-    runs
 }

@@ -6,39 +6,50 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use crate::algorithm::record::{Admission, Permit, Previous, Refusal, Undo};
+use crate::algorithm::fixed_window::FixedWindow;
+use crate::algorithm::groups::Group;
+use crate::algorithm::record::{self, Admission, Given, Permit, Previous, Refusal, Undo};
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::algorithm::{Rate, Rule};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::{Algorithm, Limit};
 
-const TAKE: u8 = 0;
-const PEEK: u8 = 1;
-const GIVE_BACK: u8 = 2;
-const RESET: u8 = 3;
-/// A take of permits that each limit has room for: what the script's short way is for.
-const TAKE_NOW: u8 = 4;
-const TAKE_RUNS: u8 = 5;
-/// One run, of as many permits: the same.
-const TAKE_RUN: u8 = 6;
+/// Numbers that this codec and the script share, and their names, by which `script.rs` puts them in the script.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
+        $($(#[$doc])* const $name: u8 = $value;)*
+        pub(super) const NUMBERS: &[(&str, u8)] = &[$((stringify!($name), $name)),*];
+    };
+}
 
-/// How a decision is made.
-const BACKOFF: u8 = 1;
-const LEASES: u8 = 2;
-const WAITS: u8 = 3;
+numbers! {
+    TAKE = 0;
+    PEEK = 1;
+    GIVE_BACK = 2;
+    RESET = 3;
+    /// Calls of one cost that came together, or for which permits are leased.
+    TAKE_RUN = 4;
 
-const ADMITTED: u8 = 0;
-const DENIED: u8 = 1;
-const NEVER: u8 = 2;
-const DONE: u8 = 3;
-const RUNS: u8 = 4;
-/// Admitted: the head and the front of the record follow, as they are written down.
-const RECORD: u8 = 18;
+    // How a decision is made, if not plainly.
+    BACKOFF = 1;
+    WAITS = 2;
+    LEASES = 3;
 
-const SLIDING: u8 = 0;
-const TOKEN: u8 = 1;
-const FIXED: u8 = 2;
+    ADMITTED = 0;
+    DENIED = 1;
+    NEVER = 2;
+    DONE = 3;
+    RUN = 4;
+    /// Admitted: what most charges change of the record follows, as it is written down. That of other records is `RICH`.
+    PLAIN = 20;
+    #[allow(dead_code, reason = "only in the script")]
+    RICH = 21;
+
+    SLIDING = 0;
+    TOKEN = 1;
+    FIXED = 2;
+}
 
 /// The longest duration that is sent, 142 years: with it a time of today stays an exact integer in the script's doubles.
 const LONGEST: u64 = 1 << 52;
@@ -53,6 +64,19 @@ pub(super) struct Run {
     pub(super) calls: u32,
 }
 
+impl Run {
+    /// The one call that a request is.
+    pub(super) fn of(request: &Request) -> Run {
+        let cost = if let Action::Take { cost, .. } = request.action { cost } else { 0 };
+        Run { cost, calls: 1 }
+    }
+
+    /// Of as many calls as one number of permits can say; those behind are denied with them.
+    fn permits(self) -> u32 {
+        self.cost.saturating_mul(self.calls)
+    }
+}
+
 /// What a lease is asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Terms {
@@ -63,10 +87,10 @@ pub(super) struct Terms {
 }
 
 /// Permits of a lease that were not spent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Back {
     pub(super) at: u64,
-    pub(super) sequence: u32,
+    pub(super) sequence: u64,
     pub(super) permits: u32,
 }
 
@@ -81,63 +105,51 @@ pub(super) struct Decided {
 /// What the script is asked, by one who `leases` where permits are leased.
 pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
-        Action::Take { cost, max_wait } if is_usual(request, *cost) => (TAKE_NOW, *cost, *max_wait),
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
-    let how = match request.backoff() {
-        Some(_) => BACKOFF,
-        None if !max_wait.is_zero() => WAITS,
-        None if leases => LEASES,
-        None => 0,
-    };
+    let how = how(request, max_wait, leases && action != TAKE);
     let mut bytes = Writer::new(action, request, cost, how);
-    if action != TAKE_NOW || how == BACKOFF || how == WAITS {
-        bytes.backoff_and_wait(request, max_wait);
-    }
-    if let Action::GiveBack(permit) = request.action() {
-        bytes.permit(permit);
+    match request.action() {
+        Action::GiveBack(permit) => bytes.permit(permit),
+        Action::Reset => {}
+        Action::Take { .. } | Action::Peek { .. } => {
+            if how == LEASES {
+                bytes.terms(&Terms::default());
+            } else if how != 0 {
+                bytes.backoff_and_wait(request, max_wait);
+            }
+            bytes.u56(record::new_start());
+        }
     }
     bytes.finish(request)
 }
 
-fn is_usual(request: &Request, cost: u32) -> bool {
-    cost > 0 && request.limits().iter().all(|limit| cost <= limit.capacity())
+fn how(request: &Request, max_wait: Duration, leases: bool) -> u8 {
+    match request.backoff() {
+        Some(_) => BACKOFF,
+        None if !max_wait.is_zero() => WAITS,
+        None if leases => LEASES,
+        None => 0,
+    }
 }
 
-/// The same for many calls that are like `request` but for their costs, and that take permits at once or not at all.
+/// The same for a run of calls that are like `request`, and that take permits at once or not at all.
 ///
 /// With the terms of a lease the last of the calls may be permits to be spent later.
-pub(super) fn encode_runs(request: &Request, runs: &[Run], terms: Option<&Terms>) -> Vec<u8> {
-    let how = match request.backoff() {
-        Some(_) => BACKOFF,
-        None if terms.is_some() => LEASES,
-        None => 0,
-    };
-    let permits = match runs {
-        [run] if terms.is_none() => run.cost.checked_mul(run.calls).filter(|permits| is_usual(request, *permits)),
-        _ => None,
-    };
-    let mut bytes = match permits {
-        Some(permits) => Writer::new(TAKE_RUN, request, permits, how),
-        None => Writer::new(TAKE_RUNS, request, u32::try_from(runs.len()).unwrap_or(u32::MAX), how),
-    };
+pub(super) fn encode_run(request: &Request, run: Run, terms: Option<&Terms>) -> Vec<u8> {
+    let how = how(request, Duration::ZERO, terms.is_some());
+    let mut bytes = Writer::new(TAKE_RUN, request, run.permits(), how);
+    bytes.u32(run.cost);
+    bytes.u32(run.calls);
     match terms {
-        None => bytes.backoff_and_wait(request, Duration::ZERO),
-        Some(Terms { valid_for, back }) => {
-            bytes.time(*valid_for);
-            bytes.time(back.map_or(0, |back| back.at));
-            bytes.u56(0);
-            bytes.u32(back.map_or(0, |back| back.sequence));
-            bytes.u32(back.map_or(0, |back| back.permits));
-        }
+        Some(terms) => bytes.terms(terms),
+        None if how != 0 => bytes.backoff_and_wait(request, Duration::ZERO),
+        None => {}
     }
-    for run in runs {
-        bytes.u32(run.cost);
-        bytes.u32(run.calls);
-    }
+    bytes.u56(record::new_start());
     bytes.finish(request)
 }
 
@@ -153,6 +165,14 @@ fn slot_bytes(limit: Limit) -> u8 {
     }
 }
 
+/// A print of limits as they are sent, of 52 bits: FNV-1a. By it the script knows limits that it has charged before, the same
+/// in every process.
+fn print(rules: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let hash = rules.iter().fold(0xcbf2_9ce4_8422_2325, step);
+    (hash ^ hash >> 52) & ((1 << 52) - 1)
+}
+
 fn micros_up(duration: Duration) -> u64 {
     duration.as_nanos().div_ceil(1_000).try_into().unwrap_or(LONGEST).min(LONGEST)
 }
@@ -166,12 +186,17 @@ impl Writer {
         bytes.u8(action);
         // At most 8.
         bytes.u8(request.limits().len().to_le_bytes()[0]);
-        bytes.u8(request.test_time.is_some().into());
         bytes.u8(how);
+        bytes.u8(request.test_time.is_some().into());
         bytes.u32(cost);
+        let print_at = bytes.0.len();
+        bytes.u56(0);
+        let rules_at = bytes.0.len();
         for limit in request.limits() {
             bytes.rule(&Rule::new(*limit));
         }
+        let print = print(&bytes.0[rules_at..]).to_le_bytes();
+        bytes.0[print_at..rules_at].copy_from_slice(&print[..7]);
         bytes
     }
 
@@ -235,25 +260,52 @@ impl Writer {
         self.u56(nanos / 1_000);
     }
 
+    fn terms(&mut self, terms: &Terms) {
+        let Back { at, sequence, permits } = terms.back.unwrap_or_default();
+        self.u56(sequence);
+        self.u32(permits);
+        self.time(terms.valid_for);
+        self.time(at);
+        self.u56(0);
+    }
+
     fn permit(&mut self, permit: &Permit) {
+        let start = self.0.len();
+        if let Some(undo) = &permit.undo {
+            self.undo(undo);
+        }
+        let undo_bytes = self.0.len() - start;
         self.time(permit.at);
-        self.u32(permit.sequence);
-        self.u8(permit.undo.is_some().into());
-        let Some(undo) = &permit.undo else { return };
+        self.u56(permit.sequence);
+        // At most 8 limits of 44 bytes.
+        self.0.extend_from_slice(&undo_bytes.to_le_bytes()[..2]);
+    }
+
+    fn undo(&mut self, undo: &Undo) {
         self.time(undo.newest);
+        self.time(undo.floor);
+        self.u56(undo.top);
         for previous in &undo.limits {
             match previous {
-                Previous::Sliding(at) => {
+                Previous::Sliding { dropped } => {
                     self.u8(SLIDING);
-                    self.time(*at);
+                    self.time(dropped.at);
+                    self.0.extend_from_slice(&dropped.permits.to_le_bytes()[..5]);
                 }
-                Previous::Token(bucket) => {
+                Previous::Token { bucket, given } => {
                     self.u8(TOKEN);
-                    self.time(bucket.last);
-                    self.u56(bucket.debt);
-                    self.u56(bucket.unit);
+                    for number in [bucket.last / 1_000, bucket.debt, bucket.unit, 0, given.amount] {
+                        self.u56(number);
+                    }
                 }
-                Previous::Fixed => self.u8(FIXED),
+                Previous::Fixed { window, given } => {
+                    self.u8(FIXED);
+                    self.time(window.charged);
+                    self.u32(u32::try_from(window.taken).unwrap_or(u32::MAX));
+                    self.time(window.per);
+                    self.time(given.window);
+                    self.u56(given.amount);
+                }
             }
         }
     }
@@ -265,17 +317,12 @@ pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendE
     rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-/// What the script answered to `runs`, on terms where permits are `leased`.
+/// What the script answered to a run of calls, on terms where permits are `leased`.
 ///
 /// The time of an admission is then that as of which it is charged, which may be later than the decision.
-pub(super) fn decode_runs(
-    bytes: &[u8],
-    request: &Request,
-    runs: &[Run],
-    leased: bool,
-) -> Result<Decided, BackendError> {
+pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
-    rest.answers(request, runs, leased).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+    rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
 pub(super) fn no_decision() -> BackendError {
@@ -289,7 +336,7 @@ fn full_at(last: u64, debt: u64, rate: Rate) -> Option<u64> {
 
 /// The last admission of a run, by its tightest limit.
 struct Last {
-    sequence: u32,
+    sequence: u64,
     limit: usize,
     remaining: u32,
     /// Nanoseconds.
@@ -312,9 +359,20 @@ impl Last {
                 full_at(self.debt_at, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?
             }
         };
-        let permit = Permit { at, sequence: self.sequence.wrapping_sub(behind), cost: run.cost, undo: None };
+        let permit = Permit { at, sequence: self.sequence.saturating_sub(behind.into()), cost: run.cost, undo: None };
         Some(Admission { permit, limit: self.limit, remaining: self.remaining.checked_add(after)?, fresh_at })
     }
+}
+
+/// The answers to the first `fit` calls of a run, decided at `now` and charged at `at`.
+fn answers(request: &Request, run: Run, fit: u32, now: u64, at: u64, last: &Last) -> Option<Vec<Answer>> {
+    let answer = |behind| {
+        let mut admission = last.admission(request, run, behind, at)?;
+        // As of when it is charged, or it would be taken for a booking.
+        admission.fresh_at = admission.fresh_at.saturating_add(at.saturating_sub(now));
+        Some(Answer { now: Timestamp::from_nanos(at), outcome: Outcome::Admitted(Admitted { admission }) })
+    };
+    (0..fit).rev().map(answer).collect()
 }
 
 struct Reader<'a>(&'a [u8]);
@@ -322,7 +380,7 @@ struct Reader<'a>(&'a [u8]);
 impl Reader<'_> {
     fn answer(&mut self, request: &Request) -> Option<Answer> {
         let kind = self.u8()?;
-        if kind == RECORD {
+        if kind == PLAIN {
             let Action::Take { cost, .. } = *request.action() else { return None };
             let (now, last) = self.record(request)?;
             let admission = last.admission(request, Run { cost, calls: 1 }, 0, now)?;
@@ -335,7 +393,7 @@ impl Reader<'_> {
         let outcome = match kind {
             ADMITTED => {
                 let at = self.time()?;
-                let sequence = self.u32()?;
+                let sequence = self.u56()?;
                 let limit = self.position(request)?;
                 let remaining = self.u32()?;
                 let fresh_at = self.time()?;
@@ -362,86 +420,42 @@ impl Reader<'_> {
         Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } }))
     }
 
-    fn answers(&mut self, request: &Request, runs: &[Run], leased: bool) -> Option<Decided> {
+    fn run(&mut self, request: &Request, run: Run) -> Option<Decided> {
         match self.u8()? {
-            RUNS => {}
-            RECORD => return self.run(request, runs),
+            RUN => {}
+            PLAIN => {
+                let (now, last) = self.record(request)?;
+                return Some(Decided { answers: answers(request, run, run.calls, now, now, &last)?, valid_for: 0 });
+            }
             _ => return None,
         }
-        let now = self.time()?;
-        let (at, ends) = if leased { (self.time()?, self.time()?) } else { (now, now) };
-        let mut outcomes = Vec::new();
-        for run in runs {
-            let fit = self.u32()?;
-            if fit > run.calls {
-                return None;
-            }
-            if fit > 0 {
-                let last = self.last()?;
-                for behind in (0..fit).rev() {
-                    let admission = last.admission(request, *run, behind, at)?;
-                    outcomes.push(Outcome::Admitted(Admitted { admission }));
-                }
-            }
-            let denied = run.calls - fit;
-            let told = if request.backoff().is_some() { denied } else { denied.min(1) };
-            for _ in 0..told {
-                let kind = self.u8().filter(|kind| matches!(*kind, DENIED | NEVER))?;
-                outcomes.push(self.denied(kind, request)?);
-            }
-            if let Some(last) = outcomes.last().cloned() {
-                outcomes.extend(std::iter::repeat_n(last, (denied - told) as usize));
-            }
-        }
-        let calls: usize = runs.iter().map(|run| run.calls as usize).sum();
-        if outcomes.len() != calls {
+        let (now, at, ends) = (self.time()?, self.time()?, self.time()?);
+        let fit = self.u32()?;
+        if fit > run.calls {
             return None;
         }
-        let answer = |mut outcome| {
-            let mut now = now;
-            // As of when it is charged, or it would be taken for a booking.
-            if let Outcome::Admitted(Admitted { admission }) = &mut outcome {
-                admission.fresh_at = admission.fresh_at.saturating_add(at.saturating_sub(now));
-                now = at;
-            }
-            Answer { now: Timestamp::from_nanos(now), outcome }
-        };
-        Some(Decided { answers: outcomes.into_iter().map(answer).collect(), valid_for: ends.saturating_sub(now) })
-    }
-
-    /// All calls of one run, which were admitted.
-    fn run(&mut self, request: &Request, runs: &[Run]) -> Option<Decided> {
-        let [run] = runs else { return None };
-        let (now, last) = self.record(request)?;
-        let answer = |behind| {
-            let admission = last.admission(request, *run, behind, now)?;
-            let outcome = Outcome::Admitted(Admitted { admission });
-            Some(Answer { now: Timestamp::from_nanos(now), outcome })
-        };
-        let answers = (0..run.calls).rev().map(answer).collect::<Option<_>>()?;
-        Some(Decided { answers, valid_for: 0 })
-    }
-
-    fn last(&mut self) -> Option<Last> {
-        Some(Last {
-            sequence: self.u32()?,
+        let last = Last {
+            sequence: self.u56()?,
             limit: self.u8()?.into(),
             remaining: self.u32()?,
             fresh_at: self.time()?,
             debt_at: self.u56()?,
             debt: self.u56()?,
-        })
+        };
+        let kind = self.u8().filter(|kind| matches!(*kind, DENIED | NEVER))?;
+        let denied = Answer { now: Timestamp::from_nanos(now), outcome: self.denied(kind, request)? };
+        let mut answers = answers(request, run, fit, now, at, &last)?;
+        answers.resize(run.calls as usize, denied);
+        Some(Decided { answers, valid_for: ends.saturating_sub(now) })
     }
 
-    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it: the head
-    /// and the fronts.
+    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it.
     fn record(&mut self, request: &Request) -> Option<(u64, Last)> {
         let limits = request.limits();
         if usize::from(self.u8()?) != limits.len() {
             return None;
         }
-        let now = self.u56()?;
-        let sequence = self.u32()?;
+        let (now, sequence, _print) = (self.u56()?, self.u56()?, self.u56()?);
         let mut tightest: Option<Last> = None;
         for (position, limit) in limits.iter().enumerate() {
             let front = Last { sequence, limit: position, ..self.front(*limit, now)? };
@@ -454,26 +468,28 @@ impl Reader<'_> {
 
     /// What one limit says of an admission at `now`, in microseconds.
     fn front(&mut self, limit: Limit, now: u64) -> Option<Last> {
-        let (kind, _slot_bytes) = (self.u8()?, self.u8()?);
         let (mut debt_at, mut debt) = (0, 0);
-        let (taken, fresh_at) = match kind {
-            TOKEN => {
+        let (taken, fresh_at) = match limit.algorithm() {
+            Algorithm::TokenBucket => {
                 (debt_at, debt) = (self.u56()?, self.u56()?);
-                let taken = debt.div_ceil(self.u56()?.max(1));
-                (u32::try_from(taken).unwrap_or(u32::MAX), full_at(debt_at, debt, Rule::new(limit).rate)?)
+                self.skip(4)?;
+                let rate = Rule::new(limit).rate;
+                (debt.div_ceil(rate.permit), full_at(debt_at, debt, rate)?)
             }
-            SLIDING => {
-                let taken = self.u32()?;
-                // The last group's permits, the ring's first slot, slots in use, slots.
-                self.skip(4 + 3)?;
+            Algorithm::SlidingWindow => {
+                let (_on_record, taken) = (self.u40()?, self.u40()?);
+                // The last group, the ring.
+                self.skip(4 + 4)?;
                 (taken, now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
             }
-            FIXED => {
-                let (per, taken) = (self.u56()?, self.u32()?);
-                (taken, (now - now % per.max(1)).checked_add(per)?.checked_mul(1_000)?)
+            Algorithm::FixedWindow => {
+                let (_charged, taken) = (self.u56()?, self.u32()?);
+                self.skip(7)?;
+                let per = limit.per_micros();
+                (u64::from(taken), (now - now % per).checked_add(per)?.checked_mul(1_000)?)
             }
-            _ => return None,
         };
+        let taken = u32::try_from(taken).unwrap_or(u32::MAX);
         Some(Last { sequence: 0, limit: 0, remaining: limit.capacity().saturating_sub(taken), fresh_at, debt, debt_at })
     }
 
@@ -482,18 +498,28 @@ impl Reader<'_> {
         if self.0.is_empty() {
             return Some(None);
         }
-        self.u8()?;
-        let newest = self.time()?;
+        let (newest, floor, top) = (self.time()?, self.time()?, self.u56()?);
         let mut limits = SmallVec::new();
         while !self.0.is_empty() {
             limits.push(match self.u8()? {
-                SLIDING => Previous::Sliding(self.time()?),
-                TOKEN => Previous::Token(TokenBucket { last: self.time()?, debt: self.u56()?, unit: self.u56()? }),
-                FIXED => Previous::Fixed,
+                SLIDING => {
+                    let dropped = Group { at: self.time()?, permits: self.u40()? };
+                    Previous::Sliding { dropped }
+                }
+                TOKEN => {
+                    let (last, debt, unit) = (self.time()?, self.u56()?, self.u56()?);
+                    let given = Given { window: self.u56()?, amount: self.u56()? };
+                    Previous::Token { bucket: TokenBucket { last, debt, unit, ..TokenBucket::default() }, given }
+                }
+                FIXED => {
+                    let (charged, taken) = (self.time()?, self.u32()?.into());
+                    let window = FixedWindow { per: self.time()?, charged, taken };
+                    Previous::Fixed { window, given: Given { window: self.time()?, amount: self.u56()? } }
+                }
                 _ => return None,
             });
         }
-        Some(Some(Box::new(Undo { newest, limits })))
+        Some(Some(Box::new(Undo { newest, floor, top, limits })))
     }
 
     /// The position of one of the limits of the request.
@@ -517,6 +543,11 @@ impl Reader<'_> {
         let (bytes, rest) = self.0.split_first_chunk::<4>()?;
         self.0 = rest;
         Some(u32::from_le_bytes(*bytes))
+    }
+
+    fn u40(&mut self) -> Option<u64> {
+        let (low, high) = (self.u32()?, self.u8()?);
+        Some(u64::from(high) << 32 | u64::from(low))
     }
 
     fn u56(&mut self) -> Option<u64> {

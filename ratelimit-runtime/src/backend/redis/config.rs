@@ -115,6 +115,10 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         password: login.password().map(str::to_owned),
         database: u32::try_from(login.db())
             .map_err(|_| invalid("the number of a Redis database is from 0 to 4294967295"))?,
+        // Unless it is said, redis-rs takes version 2.
+        resp2: rest
+            .split_once('?')
+            .is_some_and(|(_, query)| query.split('&').any(|pair| matches!(pair, "protocol=resp2" | "protocol=2"))),
     };
     Ok(Settings { servers: Servers::One(address), login, encrypted })
 }
@@ -135,12 +139,18 @@ fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> 
     let form =
         || invalid("the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`");
     let (mut sentinels, path) = list(scheme, rest)?;
+    let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let (master, database) = path.split_once('/').unwrap_or((path, ""));
     let database = if database.is_empty() { 0 } else { database.parse().map_err(|_| form())? };
+    let resp2 = match query {
+        "" | "protocol=resp3" | "protocol=3" => false,
+        "protocol=resp2" | "protocol=2" => true,
+        _ => return Err(form()),
+    };
     let (Some(first), false) = (sentinels.first(), master.is_empty()) else { return Err(form()) };
-    let (login, encrypted) = (Login { database, ..first.login.clone() }, first.encrypted);
+    let (login, encrypted) = (Login { database, resp2, ..first.login.clone() }, first.encrypted);
     for sentinel in &mut sentinels {
-        sentinel.login = Login::default();
+        sentinel.login = Login { resp2, ..Login::default() };
         if sentinel.encrypted != encrypted {
             return Err(form());
         }
@@ -152,10 +162,20 @@ fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> 
 #[cfg(feature = "redis-cluster")]
 fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
     let (nodes, path) = list(scheme, rest)?;
-    if !path.is_empty() {
-        return Err(invalid("the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port`"));
-    }
-    cluster(nodes)
+    let (database, query) = path.split_once('?').unwrap_or((path, ""));
+    let database = if database.is_empty() { Some(0) } else { database.parse().ok() };
+    let resp2 = match query {
+        "" | "protocol=resp3" | "protocol=3" => Some(false),
+        "protocol=resp2" | "protocol=2" => Some(true),
+        _ => None,
+    };
+    let (Some(database), Some(resp2)) = (database, resp2) else {
+        return Err(invalid("the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port/0`"));
+    };
+    let mut settings = cluster(nodes)?;
+    settings.login.database = database;
+    settings.login.resp2 |= resp2;
+    Ok(settings)
 }
 
 /// The cluster of some nodes that URLs name.
@@ -225,12 +245,14 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
         None => Ok(None),
     };
     let host = read("REDIS_HOST")?.unwrap_or_else(|| DEFAULT_HOST.to_owned());
+    // As in a URL.
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or(host.clone(), str::to_owned);
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
     let database = number("REDIS_DB")?.unwrap_or(0).into();
     if username.is_some() && password.is_none() {
         return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
-    let login = Login { username, password, database };
+    let login = Login { username, password, database, resp2: false };
     Ok(Settings { servers: Servers::One(Address::Tcp(host, port)), login, encrypted: false })
 }
 
@@ -331,6 +353,7 @@ mod tests {
         assert_eq!(read(&parts), "cache:7000 4 app s3cret");
         assert_eq!(read(&[("REDIS_PASSWORD", "s3cret")]), "127.0.0.1:6379 0 - s3cret");
         assert_eq!(read(&[("REDIS_URL", ""), ("REDIS_HOST", ""), ("REDIS_DB", "1")]), "127.0.0.1:6379 1 - -");
+        assert_eq!(read(&[("REDIS_HOST", "[::1]")]), read(&[("REDIS_HOST", "::1")]));
     }
 
     #[test]
@@ -378,6 +401,14 @@ mod tests {
         let Servers::Cluster(nodes) = settings.servers else { panic!("no cluster") };
         let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["one:1", "[::1]:2", "three:6379"]);
-        assert_eq!(settings.login.password.as_deref(), Some("s3cret"));
+        assert_eq!((settings.login.password.as_deref(), settings.login.database), (Some("s3cret"), 0));
+        let settings = from_url("redis+cluster://one:1,two:2/3?protocol=resp2").unwrap();
+        assert_eq!((settings.login.database, settings.login.resp2), (3, true));
+        for url in ["redis+cluster://one:1/0", "redis+cluster://one:1/"] {
+            assert_eq!(from_url(url).unwrap().login.database, 0);
+        }
+        for url in ["redis+cluster://one:1/first", "redis+cluster://one:1/-1", "redis+cluster://one:1/0?db=1"] {
+            assert_eq!(from_url(url).err().unwrap().kind(), BackendErrorKind::Configuration, "{url}");
+        }
     }
 }

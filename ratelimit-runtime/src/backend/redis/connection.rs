@@ -32,6 +32,7 @@ pub(super) struct Connection {
     topology: Topology,
     /// For messages.
     name: String,
+    doubt: &'static str,
 }
 
 enum Topology {
@@ -52,8 +53,8 @@ struct Place {
 impl Connection {
     /// One server. Does not connect yet.
     pub(super) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
-        let name = endpoint.address.to_string();
-        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name }
+        let (name, doubt) = (endpoint.address.to_string(), endpoint.doubt());
+        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, doubt }
     }
 
     /// The master of that name. `server` is how to log in to it.
@@ -64,16 +65,21 @@ impl Connection {
         server: Endpoint,
         timeout: Duration,
     ) -> Connection {
-        let name = format!("the master `{master}`");
-        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name }
+        let (name, doubt) = (format!("the master `{master}`"), server.doubt());
+        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name, doubt }
     }
 
     /// The cluster that nodes at `seeds` belong to. `server` is how to log in to all.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn cluster(seeds: Vec<super::endpoint::Address>, server: Endpoint, timeout: Duration) -> Connection {
         let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-        let name = format!("the cluster of {}", names.join(", "));
-        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name }
+        let (name, doubt) = (format!("the cluster of {}", names.join(", ")), server.doubt());
+        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, doubt }
+    }
+
+    /// What may be the matter if nothing is answered.
+    pub(super) fn doubt(&self) -> &'static str {
+        self.doubt
     }
 
     /// Whether buckets may be on several servers.
@@ -120,7 +126,7 @@ impl Connection {
     async fn reply(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<(Value, Arc<Node>), BackendError> {
         let mut commands = Cow::Borrowed(std::slice::from_ref(command));
         let mut place = self.place(command, deadline, way).await?;
-        let (mut loaded, mut asking, mut demoted) = (false, false, false);
+        let (mut script, mut asking, mut demoted) = (Script::Known, false, false);
         for _ in 0..HOPS {
             let mut unanswered = Unanswered { connection: self, place: (way == Way::Blocking).then_some(&place) };
             let answered = place.node.call(&commands, deadline, way).await;
@@ -139,7 +145,9 @@ impl Connection {
                 }
             };
             match refusal.code() {
-                "NOSCRIPT" if !loaded => loaded = true,
+                "NOSCRIPT" if script == Script::Known => script = Script::Loaded,
+                // It may not be loaded: perhaps it may be sent with the call.
+                "NOSCRIPT" if script == Script::Loaded => script = Script::Sent,
                 // The slot may be some other node's soon, or this one's in part.
                 #[cfg(feature = "redis-cluster")]
                 word @ ("MOVED" | "ASK")
@@ -150,7 +158,7 @@ impl Connection {
                     if !asking {
                         map.moved(*slot, Arc::clone(&node));
                     }
-                    (place.node, loaded) = (node, false);
+                    (place.node, script) = (node, Script::Known);
                 }
                 "READONLY" if !demoted => {
                     demoted = true;
@@ -160,7 +168,13 @@ impl Connection {
                         return Err(place.node.endpoint().refused(&refusal));
                     }
                     place = self.place(command, deadline, way).await?;
-                    (asking, loaded) = (false, false);
+                    (asking, script) = (false, Script::Known);
+                }
+                // Why it may not be loaded is what has to be known.
+                "NOPERM" | "ERR" if script == Script::Sent => {
+                    let reply = place.node.call(&[script::load(command)], deadline, way).await?;
+                    let refusal = if let Value::ServerError(first) = reply { first } else { refusal };
+                    return Err(place.node.endpoint().refused(&refusal));
                 }
                 word => {
                     if word == "CLUSTERDOWN" {
@@ -169,7 +183,7 @@ impl Connection {
                     return Err(place.node.endpoint().refused(&refusal));
                 }
             }
-            commands = in_front(command, loaded, asking);
+            commands = in_front(command, script, asking);
         }
         Err(no_decision())
     }
@@ -238,11 +252,20 @@ impl Drop for Unanswered<'_> {
     }
 }
 
+/// What a call does about the script.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Script {
+    Known,
+    Loaded,
+    Sent,
+}
+
 /// A call with what must come before it on the same connection.
-fn in_front(call: &Cmd, load: bool, asking: bool) -> Cow<'static, [Cmd]> {
-    let load = load.then(|| script::load(call));
+fn in_front(call: &Cmd, script: Script, asking: bool) -> Cow<'static, [Cmd]> {
+    let load = (script == Script::Loaded).then(|| script::load(call));
     let asking = asking.then(|| redis::cmd("ASKING"));
-    load.into_iter().chain(asking).chain([call.clone()]).collect()
+    let call = if script == Script::Sent { script::in_full(call) } else { call.clone() };
+    load.into_iter().chain(asking).chain([call]).collect()
 }
 
 /// The refusal of a server that takes no writes, among the answers to several: it has charged nothing for any of them.

@@ -1,176 +1,224 @@
--- The call, whatever it asks.
+-- One operation on one bucket: all limits of a call are charged, or none is. KEYS[1] is the bucket,
+-- ARGV[1] the request.
+--
+-- Times are microseconds since the Unix epoch. All numbers are integers below 2^53, which a double
+-- holds exactly; they are packed, never written as text, because Lua writes 14 digits. The answers
+-- are exactly those of the crate's `Record`.
+--
+-- There are no functions: to make one at each call takes the server longer than most of what is
+-- done here. All operations go through one loop over the limits, usually once: a booking, a run
+-- that is admitted in part, a lease that follows another and a denial after the clock went back go
+-- through it again.
+--
+-- Redis hashes every byte of every string that a script gets or makes: therefore requests and
+-- records are short, and no longer string is made than is needed.
 
+local call, unpack_bytes = redis.call, struct.unpack
+local bucket, request = KEYS[1], ARGV[1]
+local asked, cost, print, kind, capacity, a, b, from = unpack_bytes(REQUEST, request)
+local now, tested
+if asked < 16777216 then
+  local time = call('TIME')
+  now = time[1] * 1000000 + time[2]
+else
+  -- The time of a test stands at the end.
+  asked, tested = asked - 16777216, true
+  now = unpack_bytes('<I7', request, #request - 6)
+  request = string.sub(request, 1, -8)
+end
+local pack, sub = struct.pack, string.sub
+local stored, answer
+local action = asked % 256
+if asked < 196608 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
+  --inline usual.lua
+end
+
+local shape = asked % 65536 - action
+local how = (asked - action - shape) / 65536
+local limits = shape / 256
 if action == RESET then
   call('DEL', bucket)
   return pack('<BI7', DONE, now)
 end
-if action == GIVE_BACK and cost == 0 then return pack('<BI7', DONE, now) end
 
-local rules = {}
-from = RULES_FROM
-for position = 1, (asked - action) / 256 do
-  kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
-  if kind == TOKEN then
-    local permit, step
-    permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
-    rules[position] = { kind = TOKEN, capacity = capacity, burst = a, units = b, permit = permit, step = step }
-  elseif kind == FIXED then
-    rules[position] = { kind = FIXED, capacity = capacity, per = b }
-  else
-    rules[position] = { kind = SLIDING, layout = kind, capacity = capacity, group = a, per = b }
-  end
-end
-local backoff, max_wait, lease, back_at = nil, 0, 0, 0
-if action ~= TAKE_NOW or how == BACKOFF or how == WAITS then
-  local initial, longest
-  initial, longest, max_wait, from = unpack_bytes('<I7I7I7', request, from)
-  if how == BACKOFF then backoff = { initial = initial, max = longest } end
-  if leases then lease, back_at = initial, longest end
-end
-if action == TAKE_NOW then
-  action = TAKE
-elseif action == TAKE_RUN then
-  action, cost = TAKE_RUNS, 1
-end
-
-stored = stored or call('GET', bucket) or ''
-if stored ~= '' then read_record(stored) end
-local seen = clock
-advance(rules, backoff, now)
-
--- Keeps the record until all of it is as if nobody had called, in one command: no key is ever without an expiry.
-local function keep()
-  local fresh = newest
-  for position, rule in ipairs(rules) do fresh = max(fresh, fresh_at(rule, states[position])) end
-  if offences > 0 then fresh = max(fresh, min(offended + backoff.max, FAR)) end
-  if fresh <= now then
-    if stored ~= '' then call('DEL', bucket) end
-    return
-  end
-  local kept = fresh + max(SLACK_LEAST, min(floor((fresh - now) / 2), SLACK_MOST))
-  local record = plain(rules, kept) or full(rules)
-  if tested == 0 then
-    call('SET', bucket, record, 'PXAT', ceil(kept / 1000))
-  else
-    call('SET', bucket, record, 'PX', ceil((kept - now) / 1000) + TEST_SLACK)
-  end
-end
-
--- Nothing was charged: only the clock may have to be kept.
-local function keep_clock()
-  if stored ~= '' and (now < seen or now - seen > CLOCK_UNSEEN) then keep() end
-end
-
-local function admitted(at, admission, undo)
-  admission = max(admission, newest)
-  local limit, left = tightest(rules, admission)
-  local fresh = fresh_at(rules[limit + 1], states[limit + 1])
-  return pack(ADMISSION, ADMITTED, now, at, sequence, limit, left, fresh) .. (undo or '')
-end
-
-local function denied(limit, at)
-  local left = (leases or newest <= now) and remaining(rules[limit + 1], states[limit + 1], now) or 0
-  return pack(REFUSAL, at and DENIED or NEVER, now, limit, left, at or 0)
-end
-
+-- The request's tail, from its end: the number before the first charge of a new record; of waits
+-- and backoffs their times, of leases how long they are valid and what comes back; of runs the cost
+-- of each call and their number. Of a permit that is given back its time, its number, and the bytes
+-- before that take it back.
+local leases = how == LEASES
+local each, calls, charge, extra = cost, 1, cost, 0
+local initial, longest, max_wait = 0, 0, 0
+local back_at, back_number, back_cost, undo_bytes = 0, 0, 0, 0
+local tail = #request - 6
 if action == GIVE_BACK then
-  local at, taken, has_undo
-  at, taken, has_undo, from = unpack_bytes('<I7I4B', request, from)
-  if has_undo == 1 and taken == sequence and at == newest then
-    undo_charge(rules, cost, request, from)
-  elseif at <= now or leases then
-    -- Where permits are leased, what is ahead is no longer only what bookings wait behind.
-    refund(rules, now, at, cost)
+  tail, back_cost = #request - 15, cost
+  back_at, back_number, undo_bytes = unpack_bytes('<I7I7I2', request, tail)
+else
+  if how ~= 0 then
+    tail = tail - 21
+    initial, longest, max_wait = unpack_bytes('<I7I7I7', request, tail)
+    if leases then
+      tail, back_at = tail - 11, longest
+      back_number, back_cost = unpack_bytes('<I7I4', request, tail)
+    end
   end
-  keep()
-  return pack('<BI7', DONE, now)
+  if action == TAKE_RUN then each, calls = unpack_bytes('<I4I4', request, tail - 8) end
 end
 
--- Many calls that came together, as runs of calls of one cost: each is decided as if it had come alone, one after the other
--- at the same time. Permits that fit are charged for a whole run at once, which leaves the same on record.
---
--- Those of a lease are charged as of the last moment at which they may be spent: so long after now as is asked, at most to
--- the end of a fixed window. What is left of the lease before, if anything, comes back first.
-if action == TAKE_RUNS then
-  local answers, changed, stamp = { pack('<BI7', RUNS, now) }, false, now
-  if leases then
-    local back_sequence, back
-    back_sequence, back, from = unpack_bytes('<I4I4', request, from)
-    -- One that is ahead of the record is of a record before it.
-    if back > 0 and (sequence - back_sequence) % 4294967296 < 2147483648 then
-      refund(rules, now, back_at, back)
-      changed = true
-    end
-    local ends = now + lease
-    for position, rule in ipairs(rules) do
-      if rule.kind == FIXED then ends = min(ends, begin(states[position], now) + rule.per - 1) end
-    end
-    stamp = max(newest, ends)
-    answers[1] = answers[1] .. pack('<I7I7', stamp, ends)
-  end
-  for _ = 1, cost do
-    local each, calls
-    each, calls, from = unpack_bytes('<I4I4', request, from)
-    local at, limit = find(rules, each, now)
-    local fit = 0
-    if at == now then
-      local _, room = tightest(rules, now)
-      fit = min(calls, floor(room / each))
-      charge(rules, stamp, stamp, fit * each)
-      sequence, changed = (sequence + fit - 1) % 4294967296, true
-      local tight, left = tightest(rules, now)
-      local state = states[tight + 1]
-      answers[#answers + 1] = pack(
-        RUN_ADMITTED, fit, sequence, tight, left, fresh_at(rules[tight + 1], state), state.debt and state.last or 0,
-        state.debt or 0
-      )
+repeat
+  stored = stored or call('GET', bucket) or ''
+  local size = #stored
+  local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
+  local offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
+  -- Limits on record, and where what is behind their hot parts, their cold parts, and the rings
+  -- begin.
+  local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
+  if size > 0 then
+    if size >= HEAD_BYTES then was_form, newest, number, was_print = unpack_bytes(HEAD, stored) end
+    local form = was_form % 256
+    were, was_form, top = (was_form - form) / 256, form, number
+    tail_at = HEAD_BYTES + 1 + were * HOT_BYTES
+    colds_at = tail_at + TAIL_BYTES + START_BYTES
+    if form == RICH then colds_at = colds_at + EXTRA_BYTES end
+    rings_at = colds_at + were * COLD_BYTES
+    if form == RICH then rings_at = rings_at + were * GIVEN_BYTES end
+    if size < rings_at - 1 or were == 0 or (form ~= PLAIN and form ~= RICH) then
+      stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
     else
-      answers[#answers + 1] = pack('<I4', 0)
-    end
-    -- Those that do not fit are all told the same, unless each makes it worse for the next.
-    for _ = 1, backoff and calls - fit or min(1, calls - fit) do
-      at, limit = find(rules, each, now)
-      local left = (leases or newest <= now) and remaining(rules[limit + 1], states[limit + 1], now) or 0
-      if at and backoff then
-        deny(backoff, now)
-        at, changed = max(at, blocked), true
+      kept, clock = unpack_bytes(TAIL, stored, tail_at)
+      if form == RICH then
+        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
+      elseif newest > clock then
+        clock = newest
       end
-      answers[#answers + 1] = pack(RUN_DENIED, at and DENIED or NEVER, limit, left, at or 0)
     end
   end
-  if changed then keep() else keep_clock() end
-  return table.concat(answers)
-end
+  -- The clock went back: ages are kept, as if no time had passed since it was read last.
+  local back = 0
+  if clock > now then
+    back = clock - now
+    newest, lowest = math.max(0, newest - back), math.max(0, lowest - back)
+    offended, blocked = math.max(0, offended - back), math.max(0, blocked - back)
+  end
+  -- Until when denials block the key for this call.
+  local blocks = 0
+  if how == BACKOFF and action ~= GIVE_BACK then
+    if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
+    blocks = blocked
+  end
 
-local at, limit = find(rules, cost, now)
-if not at then
-  if action == TAKE then keep_clock() end
-  return denied(limit, nil)
-end
-if at - now > max_wait then
-  if action == TAKE then
-    if backoff then
-      deny(backoff, now)
-      at = max(at, blocked)
-      keep()
-    else
-      keep_clock()
-    end
+  -- The states are written anew without a charge: permits come back, or the clock went back.
+  local keeping, undoing = back_cost > 0, false
+  if keeping then
+    undoing = undo_bytes > 0 and top == back_number and back_at > now
+    -- What is from another record is not on this one. A booking goes if it is the newest, and stays
+    -- before another.
+    local start = back_number
+    if size > 0 then start = unpack_bytes('<I7', stored, colds_at - START_BYTES) end
+    local is_ahead = back_at > now and not undoing and not leases
+    if back_number <= start or back_number > number or were ~= limits or is_ahead then keeping = false end
+    if action == GIVE_BACK and not keeping then return pack('<BI7', DONE, now) end
+  elseif action == GIVE_BACK then
+    return pack('<BI7', DONE, now)
   end
-  return denied(limit, at)
-end
-if action == PEEK then return admitted(at, at, nil) end
-if cost == 0 then
-  keep_clock()
-  return admitted(now, now, nil)
-end
-if leases then
-  local stamp = max(at, newest)
-  charge(rules, stamp, stamp, cost)
-  keep()
-  now = stamp
-  return admitted(stamp, stamp, nil)
-end
-local undo = charge(rules, at, now, cost)
-keep()
-return admitted(at, at, undo)
+  local undo_newest, undo_lowest, undo_top, undo_at
+  -- How far the clock went back since.
+  local shift = 0
+  if undoing then
+    undo_newest, undo_lowest, undo_top, undo_at = unpack_bytes(UNDO, request, tail - undo_bytes)
+    if back_at > newest then shift = back_at - newest end
+    undo_newest, undo_lowest = math.max(0, undo_newest - shift), math.max(0, undo_lowest - shift)
+  end
+
+  -- Judged as of `t`, charged as of `stamp`.
+  --
+  -- Who leases is judged as of now, with all that is charged for later: what is ahead counts. In no
+  -- period are more spent than fit: of those that are spent in one, look at what was decided last.
+  -- It was decided at most a period after the others were spent, so it has counted them, because
+  -- none is charged as of a time before it is spent.
+  local t, ahead = now, newest > now
+  if leases then
+    if lowest > t then t = lowest end
+  elseif not keeping then
+    if ahead then t = newest end
+  end
+  local stamp, ends = t, t
+  if leases and not keeping and action == TAKE_RUN then
+    ends = now + initial
+    stamp = math.max(newest, ends)
+  end
+  local charging = not keeping and action ~= PEEK and each > 0 and t - now <= max_wait and blocks - now <= max_wait
+  local again = false
+
+  repeat
+    if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
+    again = false
+    local hots, colds, fresh, undo, givens = nil, '', 0, '', ''
+    -- When the calls fit, and the limit that says so last; the limit with the least room; one that
+    -- never has as much.
+    local found, found_limit, found_left = t, nil, 0
+    local tight, room, tight_left, tight_full, tight_debt_at, tight_debt = 0, FAR, 0, 0, 0, 0
+    local never, never_left
+    -- Whether it is too early for a window that was charged already.
+    local is_early = false
+    -- Bookings, and records with a ring of other slots than the limits' own, have no print.
+    local is_booking = t > now and charging and not leases
+    local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
+    -- What is new in the rings, in the place of the stored bytes from `changed_at` up to
+    -- `changed_end`.
+    local ring_at = size + 1
+    local changed, changed_at, changed_end, resized = nil, ring_at, ring_at, false
+    for position = 0, limits - 1 do
+      if position > 0 then kind, capacity, a, b, from = unpack_bytes(RULE, request, from) end
+      local at, cold_at = HEAD_BYTES + 1 + position * HOT_BYTES, colds_at + position * COLD_BYTES
+      local is_there = position < were
+      local given_window, given = 0, 0
+      if ahead and is_there and was_form == RICH then
+        given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
+      end
+      -- What is taken, if the limit on record is of another kind: it counts as taken now.
+      local taken
+      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later;
+      -- what to keep; what is new in the ring.
+      local left, has, full_at, until_at, hot, cold, edit, edit_at, edit_end = 0, 0, 0, nil, nil, nil, nil, 0, 0
+      local debt_at, debt = 0, 0
+      if kind > 255 then
+        --inline sliding.lua
+      elseif kind == TOKEN then
+        --inline token.lua
+      else
+        --inline fixed.lua
+      end
+      if taken then is_other = true end
+      if has < 0 then has = 0 end
+      if leases or not ahead then left = has end
+      if edit then
+        if changed then
+          changed = edit .. sub(stored, edit_end, changed_at - 1) .. changed
+        else
+          changed, changed_end = edit, edit_end
+        end
+        changed_at = edit_at
+      end
+      if each > capacity and not never then never, never_left = position, left end
+      if until_at and until_at > found then found, found_limit, found_left = until_at, position, left end
+      if has < room then
+        tight, room, tight_left, tight_full, tight_debt_at, tight_debt = position, has, left, full_at, debt_at, debt
+      end
+      if full_at > fresh then fresh = full_at end
+      if hot then
+        if hots then hots = hots .. hot else hots = hot end
+        if is_changed then colds = colds .. cold end
+        if ahead or stamp > now then givens = givens .. pack(GIVEN, given_window, given) end
+      else
+        charging = false
+      end
+    end
+    --inline outcome.lua
+  until not again
+  if not answer then
+    stored = nil
+    kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM)
+  end
+until answer
+return answer

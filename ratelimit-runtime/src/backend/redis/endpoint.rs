@@ -44,6 +44,8 @@ pub(super) struct Login {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: u32,
+    /// Version 2 of the protocol, for what does not know `HELLO`.
+    pub(super) resp2: bool,
 }
 
 /// All that it takes to open a connection.
@@ -91,10 +93,10 @@ impl Endpoint {
             (Some(tls), Address::Tcp(host, port)) => tls.address(host, *port),
             _ => address,
         };
-        // Of version 3 it is told at once that a connection is gone. The client's name and version are nothing that the
+        // With version 3 the end of a connection is known at once. The client's name and version are nothing that the
         // server has to know, and would be one more command to allow.
         let mut login = RedisConnectionInfo::default()
-            .set_protocol(ProtocolVersion::RESP3)
+            .set_protocol(if self.login.resp2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 })
             .set_skip_set_lib_name()
             .set_db(self.login.database.into());
         if let Some(username) = &self.login.username {
@@ -114,8 +116,11 @@ impl Endpoint {
         let address = &self.address;
         let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
         let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let (text, detail) = (error.to_string(), error.detail().unwrap_or_default());
+        let advice = self.advice(&text, detail);
         let kind = match error.kind() {
             _ if error.is_timeout() => return self.late(),
+            _ if advice.is_some() => BackendErrorKind::Configuration,
             _ if matches!(error.code(), Some("WRONGPASS" | "NOAUTH")) => BackendErrorKind::Configuration,
             ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
                 BackendErrorKind::Configuration
@@ -130,28 +135,68 @@ impl Endpoint {
             BackendErrorKind::Configuration if error.is_io_error() => {
                 format!("TLS with Redis at {address} failed: {error}")
             }
-            _ => format!("Redis at {address} refused: {error}"),
+            _ => format!("Redis at {address} refused: {}{}", without_arguments(&text), advice.unwrap_or_default()),
         };
-        BackendError::new(kind, self.without_password(message))
+        BackendError::new(kind, message)
     }
 
     /// The error of a server that does not answer before the deadline.
     pub(super) fn late(&self) -> BackendError {
         let address = &self.address;
-        BackendError::new(BackendErrorKind::Timeout, format!("Redis at {address} did not answer in time"))
+        let message = format!("Redis at {address} did not answer in time{}", self.doubt());
+        BackendError::new(BackendErrorKind::Timeout, message)
+    }
+
+    /// A server without TLS waits for the rest of a command when it is greeted by TLS.
+    pub(super) fn doubt(&self) -> &'static str {
+        if self.is_encrypted() { " (by TLS: if it never does, the port may be one without)" } else { "" }
+    }
+
+    #[cfg(feature = "redis-tls")]
+    fn is_encrypted(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    #[cfg(not(feature = "redis-tls"))]
+    #[expect(clippy::unused_self, reason = "as with the feature")]
+    fn is_encrypted(&self) -> bool {
+        false
+    }
+
+    pub(super) fn is_resp2(&self) -> bool {
+        self.login.resp2
+    }
+
+    /// What to do about a refusal that only another configuration helps against.
+    fn advice(&self, text: &str, detail: &str) -> Option<&'static str> {
+        let text = text.to_ascii_lowercase();
+        let detail = detail.to_ascii_lowercase();
+        let says = |what: &str| text.contains(what) || detail.contains(what);
+        if says("unknown command") && says("hello") {
+            return Some("; a server or proxy that knows no `HELLO` is reached with `?protocol=resp2` in the URL");
+        }
+        // The only option in the script that a server may not know.
+        if says("syntax error") && says("script") || says("err syntax error") {
+            return Some("; it is older than Redis 6.2, which is needed");
+        }
+        if self.login.database != 0 && (says("switch database") || says("select is not allowed")) {
+            return Some("; it has no database of that number (a cluster has others than 0 from Valkey 9 on)");
+        }
+        None
     }
 
     /// The error of a server that answers this in place of a result.
     pub(super) fn refused(&self, refusal: &ServerError) -> BackendError {
         self.failed(&refusal.clone().into())
     }
+}
 
-    /// Servers quote the commands that they do not understand, with their arguments.
-    fn without_password(&self, message: String) -> String {
-        match &self.login.password {
-            Some(password) if !password.is_empty() => message.replace(password.as_str(), "***"),
-            _ => message,
-        }
+/// Servers quote the arguments of commands that they do not understand: a password may be among them, whole or in part.
+fn without_arguments(message: &str) -> String {
+    const QUOTED: &str = "with args beginning with:";
+    match message.split_once(QUOTED) {
+        Some((command, _)) => format!("{command}{QUOTED} ***"),
+        None => message.to_owned(),
     }
 }
 

@@ -1,13 +1,9 @@
--- Inlined: a fixed window at `now`. From the rule, `newest` and `total` to `denied_until`, or to the `total` that is to be
--- kept; `left` of a denied call; `full_at`.
-
-local per = b
+-- Inlined: as sliding_now.lua, of a fixed window.
 local begin = now - now % per
-if newest < begin then total = 0 end
-total = total + cost
+if charged < begin then total = 0 end
+total = total + charge
 if total > capacity then
-  denied_until, left = begin + per, capacity - total + cost
-  if left < 0 then left = 0 end
-else
-  full_at = begin + per
+  until_at, left = begin + per, capacity - total + charge
+elseif fresh and begin + per > fresh then
+  fresh = begin + per
 end

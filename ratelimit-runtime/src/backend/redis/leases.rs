@@ -2,7 +2,7 @@
 //!
 //! A lease is charged, by the server's clock, as of the end of its validity, and spent before that: its validity is counted
 //! here from when it was asked for, which was before the server decided. So every permit is charged as of a time at or after
-//! that at which it is spent; record.lua says why no more are then ever spent in a period than a window holds. Of a token
+//! that at which it is spent; decide.lua says why no more are then ever spent in a period than a window holds. Of a token
 //! bucket the moment at which it is full again is then at or after that which the spending alone would make it, in whatever
 //! order the leases are spent; and a lease ends with the fixed window that it is charged to.
 //!
@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 
 use super::codec::{self, Back, Decided, Run, Terms};
 use super::{Client, Way};
-use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
+use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
 use crate::background;
 use crate::clock;
 use crate::error::BackendError;
@@ -347,46 +347,21 @@ impl Lease {
 }
 
 impl Ask {
-    /// What the server is asked for one call, and for the lease.
-    pub(super) fn encode_one(&self, request: &Request) -> Vec<u8> {
-        if self.is_for_one() { codec::encode(request, true) } else { self.encode(request, &one(request)) }
+    /// What the server is asked for a run of calls that are like `request`, and for the lease.
+    pub(super) fn encode(&self, request: &Request, run: Run) -> Vec<u8> {
+        codec::encode_run(request, self.with_lease(run), Some(&self.terms))
     }
 
-    /// The answer to one call; what the server has leased is kept.
-    pub(super) fn settle_one(self, bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
-        if !self.is_for_one() {
-            return Ok(self.settle(bytes, request, &one(request))?.swap_remove(0));
-        }
-        let answer = codec::decode(bytes, request)?;
-        self.keep(std::slice::from_ref(&answer), Vec::new(), 0);
-        Ok(answer)
-    }
-
-    /// There is nothing that only runs can say.
-    fn is_for_one(&self) -> bool {
-        self.extra == 0 && self.terms.back.is_none()
-    }
-
-    /// As [`encode_one`](Ask::encode_one), for calls that are like `request` but for their costs.
-    pub(super) fn encode(&self, request: &Request, runs: &[Run]) -> Vec<u8> {
-        codec::encode_runs(request, &self.with_lease(request, runs), Some(&self.terms))
-    }
-
-    /// As [`settle_one`](Ask::settle_one).
-    pub(super) fn settle(self, bytes: &[u8], request: &Request, runs: &[Run]) -> Result<Vec<Answer>, BackendError> {
-        let runs = self.with_lease(request, runs);
-        let Decided { mut answers, valid_for } = codec::decode_runs(bytes, request, &runs, true)?;
+    /// The answers to the calls; what the server has leased is kept.
+    pub(super) fn settle(self, bytes: &[u8], request: &Request, run: Run) -> Result<Vec<Answer>, BackendError> {
+        let Decided { mut answers, valid_for } = codec::decode_run(bytes, request, self.with_lease(run))?;
         let leased = answers.split_off(answers.len().saturating_sub(self.extra as usize));
         self.keep(&answers, leased, valid_for);
         Ok(answers)
     }
 
-    fn with_lease(&self, request: &Request, runs: &[Run]) -> Vec<Run> {
-        let mut runs = runs.to_vec();
-        if let (Action::Take { cost, .. }, 1..) = (&request.action, self.extra) {
-            runs.push(Run { cost: *cost, calls: self.extra });
-        }
-        runs
+    fn with_lease(&self, run: Run) -> Run {
+        Run { calls: run.calls + self.extra, ..run }
     }
 
     /// Whether the bucket has not been forgotten meanwhile.
@@ -427,12 +402,6 @@ impl Ask {
     }
 }
 
-/// The one call that a request is.
-fn one(request: &Request) -> [Run; 1] {
-    let cost = if let Action::Take { cost, .. } = request.action { cost } else { 0 };
-    [Run { cost, calls: 1 }]
-}
-
 impl Drop for Ask {
     fn drop(&mut self) {
         if self.leads.is_some()
@@ -451,7 +420,9 @@ impl Client {
         if request.test_time.is_none()
             && let Ok(background) = background::handle()
         {
-            let bytes = codec::encode_runs(request, &[], Some(&Terms { valid_for: 0, back: Some(back) }));
+            let permit = Permit { at: back.at, sequence: back.sequence, cost: back.permits, undo: None };
+            let request = Request { action: Action::GiveBack(permit), ..request.clone() };
+            let bytes = codec::encode(&request, true);
             background.spawn(self.call(request.bucket(), bytes, self.until(), Way::Async));
         }
     }

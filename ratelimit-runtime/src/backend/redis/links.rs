@@ -228,8 +228,7 @@ impl Links {
         places.push((id, Place::Opening(attempt.clone())));
         drop(places);
         let usage = Arc::new(Usage::new(runtime.clone()));
-        let end = End { places: Arc::downgrade(&self.places), usage: Arc::clone(&usage) };
-        let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, end));
+        let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, Arc::downgrade(&self.places)));
         let (places, until, late) = (Arc::clone(&self.places), Instant::now() + self.patience, self.endpoint.late());
         let background = background.clone();
         background.clone().spawn(async move {
@@ -288,17 +287,21 @@ impl Places {
 ///
 /// # Panics
 /// In a runtime without input and output.
-async fn open(endpoint: Endpoint, usage: Arc<Usage>, end: End) -> Result<Link, BackendError> {
-    let config = AsyncConnectionConfig::new()
+async fn open(endpoint: Endpoint, usage: Arc<Usage>, places: Weak<Places>) -> Result<Link, BackendError> {
+    let mut config = AsyncConnectionConfig::new()
         // Both need timers, which the runtime may not have; the calls' own deadlines are for all of it.
         .set_connection_timeout(None)
         .set_response_timeout(None)
-        .set_pipeline_buffer_size(QUEUE)
-        .set_push_sender(move |_: PushInfo| {
+        .set_pipeline_buffer_size(QUEUE);
+    // Only version 3 of the protocol has pushes.
+    if !endpoint.is_resp2() {
+        let end = End { places, usage: Arc::clone(&usage) };
+        config = config.set_push_sender(move |_: PushInfo| {
             // What counts is when it is dropped.
             let _ = &end;
             Ok::<(), SendError>(())
         });
+    }
     let client = endpoint.client()?;
     let connection = client.get_multiplexed_async_connection_with_config(&config).await;
     Ok(Link { connection: connection.map_err(|error| endpoint.failed(&error))?, usage })

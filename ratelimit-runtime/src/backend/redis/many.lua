@@ -1,5 +1,6 @@
--- Decisions on several buckets in one call: KEYS are the buckets, ARGV what is asked of each. Each is decided as if it had
--- come alone, in their order, at one time. One that fails, as where the key holds something else, does not fail the others.
+-- Decisions on several buckets in one call: KEYS are the buckets, ARGV what is asked of each. Each
+-- is decided as if it had come alone, in their order, at one time. One that fails, as where the key
+-- holds something else, does not fail the others.
 
 local time = redis.call('TIME')
 

@@ -6,27 +6,26 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
 
-/// What the usual call goes through, and what every call begins with.
-const USUAL: [&str; 3] = [include_str!("prelude.lua"), include_str!("one_now.lua"), include_str!("several_now.lua")];
+use super::codec::NUMBERS;
 
-/// All other calls, in the order in which the parts use each other.
-const ANY: [&str; 7] = [
-    include_str!("any.lua"),
-    include_str!("groups.lua"),
-    include_str!("sliding_window.lua"),
-    include_str!("token_bucket.lua"),
-    include_str!("fixed_window.lua"),
-    include_str!("record.lua"),
-    include_str!("decide.lua"),
-];
-
-/// What stands in the place of `--inline` and a name: a function's call would cost more than what it does.
-const INLINED: [(&str, &str); 5] = [
-    ("--inline slot.lua\n", include_str!("slot.lua")),
+/// What stands in the place of `--inline` and a name, in this order: a function's call would cost more than what it does.
+const INLINED: [(&str, &str); 16] = [
+    ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
     ("--inline fixed_now.lua\n", include_str!("fixed_now.lua")),
-    ("--inline write_now.lua\n", include_str!("write_now.lua")),
+    ("--inline sliding.lua\n", include_str!("sliding.lua")),
+    ("--inline token.lua\n", include_str!("token.lua")),
+    ("--inline fixed.lua\n", include_str!("fixed.lua")),
+    ("--inline outcome.lua\n", include_str!("outcome.lua")),
+    ("--inline charge.lua\n", include_str!("charge.lua")),
+    ("--inline close.lua\n", include_str!("close.lua")),
+    ("--inline keep.lua\n", include_str!("keep.lua")),
+    ("--inline write.lua\n", include_str!("write.lua")),
+    ("--inline convert.lua\n", include_str!("convert.lua")),
+    ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
+    ("--inline flow.lua\n", include_str!("flow.lua")),
+    ("--inline slot.lua\n", include_str!("slot.lua")),
 ];
 
 /// Decides on one bucket.
@@ -34,9 +33,8 @@ static ONE: LazyLock<Script> = LazyLock::new(|| Script::new(&ONE_SOURCE));
 /// Decides on several, each by the same script.
 static MANY: LazyLock<Script> = LazyLock::new(|| Script::new(&MANY_SOURCE));
 
-/// What is not usual is a function of its own: Lua clears the room for a function's locals whenever it is called.
 static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
-    let source = format!("{}return (function()\n{}end)()\n", USUAL.concat(), ANY.concat());
+    let source = include_str!("decide.lua").to_owned();
     with_constants(&INLINED.iter().fold(source, |source, (place, code)| source.replace(place, code)))
 });
 static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| {
@@ -45,18 +43,19 @@ static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| {
     include_str!("many.lua").replace("--inline decision\n", &decision)
 });
 
-/// The source with the values of `constants.lua` in the places of their names.
+/// The source with the values of `constants.lua`, and the codec's numbers, in the places of their names.
 fn with_constants(source: &str) -> String {
-    let constants: HashMap<&str, &str> = include_str!("constants.lua")
-        .lines()
-        .filter_map(|line| line.strip_prefix("local ")?.split_once(" = "))
-        .collect();
+    let numbers = NUMBERS.iter().map(|(name, number)| (*name, number.to_string()));
+    let layouts = include_str!("constants.lua").lines();
+    let layouts = layouts.filter_map(|line| line.strip_prefix("local ")?.split_once(" = "));
+    let constants: HashMap<&str, String> =
+        numbers.chain(layouts.map(|(name, value)| (name, value.to_owned()))).collect();
     let is_name = |character: char| character.is_ascii_alphanumeric() || character == '_';
     let mut rest = source;
     let mut result = String::with_capacity(source.len());
     while !rest.is_empty() {
         let (name, after) = rest.split_at(rest.find(|character| !is_name(character)).unwrap_or(rest.len()));
-        result.push_str(constants.get(name).unwrap_or(&name));
+        result.push_str(constants.get(name).map_or(name, String::as_str));
         let (between, next) = after.split_at(after.find(is_name).unwrap_or(after.len()));
         result.push_str(between);
         rest = next;
@@ -96,10 +95,26 @@ fn start(script: &Script, keys: usize, bytes: usize) -> Cmd {
 
 /// Makes the script that `call` calls known to the server.
 pub(super) fn load(call: &Cmd) -> Cmd {
-    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
     let mut command = redis::cmd("SCRIPT");
-    command.arg("LOAD").arg(if is_many { &*MANY_SOURCE } else { &*ONE_SOURCE });
+    command.arg("LOAD").arg(source(call));
     command
+}
+
+/// The same call with the script itself, which makes it known as well: for users who may not load scripts.
+pub(super) fn in_full(call: &Cmd) -> Cmd {
+    let mut command = redis::cmd("EVAL");
+    command.arg(source(call));
+    for argument in call.args_iter().skip(2) {
+        if let redis::Arg::Simple(argument) = argument {
+            command.arg(argument);
+        }
+    }
+    command
+}
+
+fn source(call: &Cmd) -> &'static str {
+    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
+    if is_many { &MANY_SOURCE } else { &ONE_SOURCE }
 }
 
 #[cfg(test)]
@@ -128,6 +143,6 @@ mod tests {
 
     #[test]
     fn only_whole_names_are_constants() {
-        assert_eq!(with_constants("TAKE, TAKE_NOW, X_TAKE, TAKE2 = 'TAKE'"), "0, 4, X_TAKE, TAKE2 = '0'");
+        assert_eq!(with_constants("TAKE, TAKE_RUN, X_TAKE, TAKE2 = 'TAKE'"), "0, 4, X_TAKE, TAKE2 = '0'");
     }
 }

@@ -12,6 +12,9 @@ use super::endpoint::{Address, Endpoint};
 use super::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
+/// Replicas of replicas that are followed.
+const MOST_FOLLOWED: usize = 4;
+
 /// The search for the master called `name`; `server` is how to log in there, wherever it is.
 pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
     let (next, last) = (AtomicUsize::new(0), Mutex::new(None::<Arc<Node>>));
@@ -24,8 +27,12 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
         for position in 0..sentinels.len() {
             let sentinel = &sentinels[(first + position) % sentinels.len()];
             match ask(sentinel, &command).and_then(|reply| address(&reply, sentinel, &name)) {
-                Ok(address) => {
+                Ok(named) => {
                     let mut last = last.lock();
+                    // Where the search led to before, and which was given up: after a failover by hand the sentinels name the
+                    // old master on, which knows whom it follows.
+                    let is_given_up = last.as_ref().is_some_and(|node| node.endpoint().address == named);
+                    let address = if is_given_up { followed(&server, named) } else { named };
                     // Where it is the same, its connections are.
                     let node = match last.take() {
                         Some(node) if node.endpoint().address == address => node,
@@ -39,6 +46,24 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
         }
         Err(failed.unwrap_or_else(|| super::config::invalid("there is no sentinel to ask")))
     })
+}
+
+/// The master that a server follows, if it is a replica of one that says so; else the server.
+fn followed(server: &Endpoint, named: Address) -> Address {
+    let role = redis::cmd("ROLE");
+    let mut address = named.clone();
+    for _ in 0..MOST_FOLLOWED {
+        let Ok(Value::Array(parts)) = ask(&server.at(address.clone()), &role) else { return named };
+        match parts.as_slice() {
+            [Value::BulkString(role), ..] if role == b"master" => return address,
+            [Value::BulkString(_), Value::BulkString(host), Value::Int(port), ..] => {
+                let (Ok(host), Ok(port)) = (std::str::from_utf8(host), u16::try_from(*port)) else { return named };
+                address = Address::Tcp(host.to_owned(), port);
+            }
+            _ => return named,
+        }
+    }
+    named
 }
 
 fn address(reply: &Value, sentinel: &Endpoint, name: &str) -> Result<Address, BackendError> {

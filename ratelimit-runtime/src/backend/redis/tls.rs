@@ -1,9 +1,11 @@
 //! Encrypted connections: which certificates are trusted, and which are shown.
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
+use rustls::InconsistentKeys;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 
 use super::config::invalid;
 use crate::error::BackendError;
@@ -39,6 +41,9 @@ impl Tls {
                 return Err(invalid(format!("the {what} certificate is not one as PEM")));
             }
         }
+        if let Some((chain, key)) = &client {
+            fit(chain, key)?;
+        }
         let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         let anywhere = address("", 0, None);
         let client = Client::build_with_tls(anywhere, TlsCertificates { client_tls, root_cert: authority })
@@ -48,6 +53,22 @@ impl Tls {
 
     pub(super) fn address(&self, host: &str, port: u16) -> ConnectionAddr {
         address(host, port, Some(&self.anywhere))
+    }
+}
+
+/// Whether a certificate is of the key that it is shown with, if the key is of a kind that says so.
+fn fit(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
+    let chain = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
+    let provider = CryptoProvider::get_default();
+    let key = PrivateKeyDer::from_pem_slice(key).ok().zip(provider);
+    let Some(Ok(key)) = key.map(|(key, provider)| provider.key_provider.load_private_key(key)) else {
+        return Err(invalid("the key of the client certificate is not one as PEM"));
+    };
+    match CertifiedKey::new(chain, key).keys_match() {
+        Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+            Err(invalid("the client certificate is not one of its key"))
+        }
+        _ => Ok(()),
     }
 }
 

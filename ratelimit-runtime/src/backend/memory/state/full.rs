@@ -297,7 +297,7 @@ impl Full {
                 (taken, Algorithm::FixedWindow) => Part::Fixed(Fixed { last: now.earliest, taken }),
                 (taken, Algorithm::TokenBucket) => {
                     let debt = u64::from(taken).saturating_mul(rule.permit()).min(u64::MAX / 2);
-                    Part::Token(TokenBucket { last: now.latest, debt, unit: rule.permit() })
+                    Part::Token(TokenBucket { last: now.latest, debt, unit: rule.permit(), ..TokenBucket::default() })
                 }
             }
         };

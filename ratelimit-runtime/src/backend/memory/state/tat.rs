@@ -111,12 +111,12 @@ impl Tat {
     pub(crate) fn bucket(self, rule: &Rule, now: u64) -> TokenBucket {
         if self.0 == 0 {
             // Idle at any time, those included that a word cannot tell.
-            return TokenBucket { last: now, debt: 0, unit: rule.permit() };
+            return TokenBucket { last: now, debt: 0, unit: rule.permit(), ..TokenBucket::default() };
         }
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.units());
         let last = now.max(clock::origin().saturating_add(over));
         let debt = self.0.saturating_sub(Tat::units(rule, last).unwrap_or(u64::MAX));
-        TokenBucket { last, debt, unit: rule.permit() }
+        TokenBucket { last, debt, unit: rule.permit(), ..TokenBucket::default() }
     }
 
     /// The same bucket in one word, if its time can be.

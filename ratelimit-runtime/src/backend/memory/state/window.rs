@@ -485,7 +485,7 @@ impl Window {
             self.mix(groups);
         } else if let Window::Mixed(mixed) = self
             && groups.forgets(rule)
-            && mixed.fresh_at(rule) <= now.earliest
+            && mixed.fresh_at(rule.per()) <= now.earliest
         {
             *self = Window::idle();
         }
@@ -606,16 +606,14 @@ fn fits_behind(rule: &Rule, now: Now, cost: u32, ahead: Ahead, live: u64, leaves
 }
 
 fn take_mixed(mixed: &mut SlidingWindow, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
-    if groups.forgets(rule) {
-        mixed.trim(rule, now.earliest);
-    }
     let until = mixed.earliest(rule, now.earliest, cost);
     if until > now.earliest {
         return Verdict::Denied { until, position: 0 };
     }
     let at = now.latest.max(mixed.groups.last().map_or(0, |last| last.at));
-    mixed.charge(rule, at, cost);
-    let _ = mixed.bound(rule, at);
+    mixed.largest = mixed.largest.max(groups.most.load(Ordering::Relaxed));
+    // Nothing is booked ahead here: a group that is dropped for room counts no more.
+    let _ = mixed.charge(rule, at, now.earliest, cost);
     Verdict::Admitted { at }
 }
 
@@ -646,7 +644,7 @@ impl State for Window {
     fn fits_behind(&self, groups: &Groups, _: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64 {
         let behind = |mixed: &SlidingWindow| {
             let expired = now.earliest.saturating_sub(rule.per());
-            let live = mixed.taken(rule, now.earliest);
+            let live = mixed.taken(rule.per(), now.earliest);
             let leaves = |permit: u64| {
                 let mut left = permit;
                 let live = mixed.groups.iter().filter(|group| group.at > expired || now.earliest < rule.per());
@@ -690,9 +688,9 @@ impl State for Window {
 
     fn remaining(&self, groups: &Groups, _: usize, rule: &Rule, now: Now) -> u32 {
         let live = if groups.holds(rule) {
-            on_log!(self, log => log.live(groups, rule, now), mixed => mixed.taken(rule, now.earliest))
+            on_log!(self, log => log.live(groups, rule, now), mixed => mixed.taken(rule.per(), now.earliest))
         } else {
-            self.log(groups).taken(rule, now.earliest)
+            self.log(groups).taken(rule.per(), now.earliest)
         };
         rule.capacity().saturating_sub(u32::try_from(live).unwrap_or(u32::MAX))
     }

@@ -115,9 +115,12 @@ impl<const N: usize> Words<N> {
         let (code, at) = layout.parts[position % MOST];
         match code {
             Code::Tat => Part::Tat(Tat(self.word(at))),
-            Code::Bucket => {
-                Part::Bucket(TokenBucket { last: self.word(at), debt: self.word(at + 1), unit: rule.permit() })
-            }
+            Code::Bucket => Part::Bucket(TokenBucket {
+                last: self.word(at),
+                debt: self.word(at + 1),
+                unit: rule.permit(),
+                ..TokenBucket::default()
+            }),
             Code::Window { bits } => Part::Fixed(Fixed::from_word(rule, bits, self.word(at))),
             #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
             Code::Count => Part::Fixed(Fixed { last: self.word(at), taken: self.word(at + 1) as u32 }),
@@ -158,7 +161,7 @@ impl<const N: usize> Words<N> {
     #[inline(always)]
     pub(crate) fn take_bucket(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let [last, debt, ..] = &mut self.0[..] else { return Verdict::Undecided };
-        let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit() };
+        let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
         let verdict = take_bucket(&mut bucket, rule, now, cost);
         (*last, *debt) = (bucket.last, bucket.debt);
         verdict

@@ -1,0 +1,162 @@
+//! One kind of operation on a Redis server, so many times: what `scripts/callgrind-redis` counts in the server.
+//! Without arguments, the names of the kinds.
+
+use std::time::Duration;
+
+use ratelimit_runtime::backend::{Action, Backend, Outcome, Permit, Request};
+use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+/// Buckets of a case: few, so that each is soon in use.
+const KEYS: usize = 16;
+
+/// A kind of operation.
+struct Case {
+    name: &'static str,
+    limits: Vec<Limit>,
+    backoff: Option<Backoff>,
+    /// Made before anything is counted, on each bucket.
+    before: Vec<Action>,
+    operation: Operation,
+}
+
+enum Operation {
+    Once(Action),
+    /// A take and its refund, which count as two operations.
+    GivenBack,
+    /// As many waits as there are rounds.
+    Booked,
+    /// A booking and its being given up, which count as two operations.
+    GivenUp,
+}
+
+fn take(cost: u32) -> Action {
+    Action::Take { cost, max_wait: Duration::ZERO }
+}
+
+fn wait(cost: u32) -> Action {
+    Action::Take { cost, max_wait: Duration::MAX }
+}
+
+fn cases() -> Vec<Case> {
+    let window = Limit::new(100_000, HOUR);
+    let token = window.with_algorithm(Algorithm::TokenBucket);
+    let fixed = window.with_algorithm(Algorithm::FixedWindow);
+    let (two, three) = (vec![Limit::new(100_000, HOUR), Limit::new(1_000_000, 24 * HOUR)], 3);
+    let few = |count| Limit::new(count, HOUR);
+    let backoff = Some(Backoff::new(HOUR, 24 * HOUR));
+    let once = |name, limits: Vec<Limit>, before, action| Case {
+        name,
+        limits,
+        backoff: None,
+        before,
+        operation: Operation::Once(action),
+    };
+    let three = vec![window; three];
+    vec![
+        once("sliding_window", vec![window], vec![], take(1)),
+        once("token_bucket", vec![token], vec![], take(1)),
+        once("fixed_window", vec![fixed], vec![], take(1)),
+        once("cost of 3", vec![window], vec![], take(3)),
+        once("sliding_window of 64, 64 on record", vec![few(64)], vec![take(1); 64], take(1)),
+        once("sliding_window of 64, 100 ms", vec![Limit::new(64, Duration::from_millis(100))], vec![], take(1)),
+        once("two limits", two.clone(), vec![], take(1)),
+        once("three limits", three.clone(), vec![], take(1)),
+        once("denied", vec![few(1)], vec![take(1)], take(1)),
+        once("denied, two limits", vec![few(1), Limit::new(10, 24 * HOUR)], vec![take(1)], take(1)),
+        Case {
+            name: "denied by backoff",
+            limits: vec![few(1)],
+            backoff,
+            before: vec![take(1), take(1)],
+            operation: Operation::Once(take(1)),
+        },
+        Case {
+            name: "backoff, allowed",
+            limits: vec![window],
+            backoff,
+            before: vec![],
+            operation: Operation::Once(take(1)),
+        },
+        once("peek", vec![window], vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
+        once("peek, two limits", two, vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
+        Case {
+            name: "given back",
+            limits: vec![window],
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
+        Case {
+            name: "given back, token_bucket",
+            limits: vec![token],
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
+        Case {
+            name: "given back, three limits",
+            limits: three,
+            backoff: None,
+            before: vec![],
+            operation: Operation::GivenBack,
+        },
+        once("wait without need", vec![window], vec![], wait(1)),
+        Case {
+            name: "a booking that waits",
+            limits: vec![few(10)],
+            backoff: None,
+            before: vec![take(1); 10],
+            operation: Operation::Booked,
+        },
+        Case {
+            name: "a booking given up",
+            limits: vec![few(10)],
+            backoff: None,
+            before: vec![take(1); 10],
+            operation: Operation::GivenUp,
+        },
+        once("reset", vec![window], vec![], Action::Reset),
+    ]
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let [url, wanted, calls] = &arguments[..] else {
+        for case in cases() {
+            println!("{}", case.name);
+        }
+        return;
+    };
+    let calls: usize = calls.parse().expect("a number of calls");
+    let backend = RedisBackend::builder().url(url.as_str()).timeout(Duration::from_secs(60)).build().expect("a URL");
+    let case = cases().into_iter().find(|case| case.name == wanted).expect("the name of a case");
+    let ask = |key: usize, action: Action| {
+        let request = Request::new(format!("rl:1:{{counted:{key:06}}}:x"), &case.limits, action);
+        let request = case.backoff.map_or(request.clone(), |backoff| request.with_backoff(backoff));
+        backend.decide(&request).expect("a server").outcome
+    };
+    let permit = |outcome: Outcome| -> Permit {
+        match outcome {
+            Outcome::Admitted(admitted) => admitted.permit().clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    for key in 0..KEYS {
+        for action in &case.before {
+            ask(key, action.clone());
+        }
+    }
+    match case.operation {
+        Operation::Once(action) => (0..calls).for_each(|call| drop(ask(call % KEYS, action.clone()))),
+        Operation::Booked => (0..calls).for_each(|call| drop(permit(ask(call % KEYS, wait(1))))),
+        Operation::GivenBack => (0..calls / 2).for_each(|call| {
+            let key = call % KEYS;
+            ask(key, Action::GiveBack(permit(ask(key, take(1)))));
+        }),
+        Operation::GivenUp => (0..calls / 2).for_each(|call| {
+            let key = call % KEYS;
+            ask(key, Action::GiveBack(permit(ask(key, wait(1)))));
+        }),
+    }
+}

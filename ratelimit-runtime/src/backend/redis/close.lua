@@ -1,0 +1,57 @@
+-- Inlined: the last group is closed and goes into the ring, and a new one begins.
+local count, permits = old + used, last
+if last_at + per <= now and count > 0 then
+  largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
+  -- Neither it nor the one before counts: they become one, unless that is more than a group.
+  local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
+  if before + permits < math.ceil(largest / 64) then
+    count, old, permits = count - 1, old - 1, before + permits
+  end
+end
+local closes, in_last = true, charge
+if count == MOST - 1 then
+  if old > 0 then
+    -- The oldest goes: before it would have, nothing may be admitted, even if bookings are given
+    -- up.
+    dropped_at, dropped = unpack_bytes(slot, source, base + first * width)
+    dropped_at = last_at - (last_at - dropped_at) % round
+    all, old, first, count = all - dropped, old - 1, (first + 1) % slots, count - 1
+    if dropped > 0 and dropped_at + per > floor then floor = dropped_at + per end
+  else
+    -- The two neighbours that hold least become one, as of the later time.
+    local times, held, smallest, least = {}, {}, 0, FAR
+    for i = 1, count do times[i], held[i] = unpack_bytes(slot, source, base + (first + i - 1) % slots * width) end
+    times[count + 1], held[count + 1], held[count + 2] = last_at % round, permits, charge
+    for i = 1, count + 1 do
+      if held[i] + held[i + 1] < least then smallest, least = i, held[i] + held[i + 1] end
+    end
+    if smallest == count + 1 then
+      closes, in_last = false, charge + permits
+    else
+      held[smallest + 1] = least
+      permits = held[count + 1]
+      local ring = {}
+      for i = 1, count do
+        if i ~= smallest then ring[#ring + 1] = pack(slot, times[i], held[i]) end
+      end
+      source, base, rebuilt, first, slots = table.concat(ring), 1, true, 0, count - 1
+      edit, resized, count, used = source, true, count - 1, used - 1
+    end
+  end
+end
+if closes then
+  local entry = pack(slot, last_at % round, permits)
+  if count == slots then
+    -- No more slots than a window without holes needs; else an eighth to spare.
+    local more = math.max(1, math.min(math.floor(slots / 8), USUAL - slots))
+    local head = base + first * width
+    source = sub(source, head, base + slots * width - 1) .. sub(source, base, head - 1) .. entry
+      .. string.rep('\0', (more - 1) * width)
+    edit, first, slots, resized = source, 0, slots + more, true
+  else
+    local place = (first + count) % slots * width
+    --inline slot_edit.lua
+  end
+  if live then used = used + 1 else old = old + 1 end
+end
+last = in_last

@@ -1,0 +1,14 @@
+-- Inlined: the bucket at `x`, from `last` and `owed` to `debt_at` and `debt`.
+debt_at, debt = last, owed
+if x >= last then
+  local since = x - last
+  local steps = (since - since % step) / step
+  if steps * units >= owed then
+    debt_at, debt = x, 0
+  else
+    debt = owed - steps * units
+    -- A begun step counts for the debt that is left; if it could pay more than that, it is
+    -- forgotten.
+    if debt < units then debt_at = x else debt_at = last + steps * step end
+  end
+end

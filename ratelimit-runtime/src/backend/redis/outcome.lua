@@ -1,0 +1,120 @@
+-- Inlined: what comes of a pass.
+local writes, done, is_denied = false, nil, false
+if blocks > found and each > 0 then found, found_limit = blocks, nil end
+local limit, limit_left = found_limit or tight, found_limit and found_left or tight_left
+local fitting, start = 0, nil
+if keeping then
+  if undoing then newest, lowest, top = undo_newest, undo_lowest, undo_top end
+  if undoing and lowest > newest then newest = lowest end
+  -- Nothing comes back to limits of other kinds.
+  if is_other then done, answer = pack('<BI7', DONE, now), answer or (action == GIVE_BACK and done) end
+  writes = not is_other
+elseif never then
+  limit, limit_left, is_denied = never, never_left, true
+elseif each == 0 then
+  done = pack(ADMISSION, ADMITTED, now, now, number, tight, room, tight_full)
+elseif found > t and extra == 0 and calls > 1 then
+  -- As many calls of the run as fit, and what the next is told.
+  if t == now and not is_early then fitting = math.floor(room / each) end
+  charge, extra, charging, again = fitting * each, each, fitting > 0, true
+elseif extra > 0 and charge == 0 then
+  is_denied = true
+elseif extra == 0 and found - now > max_wait then
+  is_denied = true
+elseif extra == 0 and found > t then
+  t, stamp, charging, again = found, found, action ~= PEEK, true
+elseif action == PEEK then
+  done = pack(ADMISSION, ADMITTED, now, t, number, tight, room, tight_full)
+elseif leases and stamp ~= math.max(newest, ends) then
+  -- A lease ends with the fixed window that it is charged to.
+  stamp, again = math.max(newest, ends), true
+else
+  if stamp > now and not leases then
+    undo = is_other and '' or pack(UNDO, newest, lowest, top) .. undo
+  end
+  fitting = charge / each
+  if is_other then
+    number = unpack_bytes('<I7', request, #request - 6)
+    start = sub(request, -7)
+  end
+  number = number + fitting
+  newest, lowest, top, writes = stamp, floor, number, true
+end
+
+local is_rich
+if is_denied then
+  if action ~= PEEK and how == BACKOFF and not never and were > 0 then
+    local block = offences < 64 and initial * 2 ^ offences or longest
+    if block > longest then block = longest end
+    if offences < 4294967295 then offences = offences + 1 end
+    offended, blocked, fresh = now, now + block, now + longest
+    if blocked > FAR then blocked = FAR end
+    if fresh > FAR then fresh = FAR end
+    if blocked > found then found = blocked end
+    if back == 0 and was_form == RICH and fresh <= kept then
+      clock = now
+      call('SETRANGE', bucket, tail_at + 6, pack('<I7I4I7I7', now, offences, offended, blocked))
+    elseif back == 0 then
+      hots, kept_print, is_changed, writes = sub(stored, HEAD_BYTES + 1, tail_at - 1), was_print, false, true
+      if was_form == RICH then givens = sub(stored, rings_at - were * GIVEN_BYTES, rings_at - 1) end
+      shape, ring_at, changed, changed_at, changed_end = were * 256, rings_at, nil, size + 1, size + 1
+    end
+  end
+  if action == TAKE_RUN then
+    done = pack(RUN_ANSWER, RUN, now, t, t, 0, 0, 0, 0, 0, 0, 0, never and NEVER or DENIED, limit, limit_left, found)
+  else
+    done = pack(REFUSAL, never and NEVER or DENIED, now, limit, limit_left, never and 0 or found)
+  end
+end
+if done and action ~= PEEK and not writes and not keeping then
+  -- Nothing was charged: only the clock may have to be kept.
+  if back > 0 and were == limits then
+    answer, done, keeping, charging, again = done, nil, true, false, true
+    t, stamp, back_at, back_cost = now, now, 0, 0
+  elseif size > 0 and now - clock > CLOCK_UNSEEN then
+    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
+  end
+end
+
+-- Once a lease before has come back, what was asked for is decided.
+if keeping then back_cost = 0 end
+if writes then
+  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
+  local sets = resized or size == 0
+  --inline keep.lua
+  local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
+  local behind = pack(TAIL, kept, now)
+  local value = head
+  if sets or is_changed or is_rich or was_form == RICH then
+    if is_rich then
+      local bytes = shape / 256 * GIVEN_BYTES
+      if #givens ~= bytes then givens = string.rep('\0', bytes) end
+      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top)
+    else
+      givens = ''
+    end
+    behind = behind .. (start or sub(stored, colds_at - START_BYTES, colds_at - 1))
+      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1)) .. givens
+    value = head .. behind
+    if #value ~= ring_at - 1 then sets = true end
+  elseif keeping or back > 0 then
+    value = head .. behind
+  end
+  --inline write.lua
+  if keeping then
+    if not answer and action == GIVE_BACK then answer = pack('<BI7', DONE, now) end
+  elseif is_denied then
+    answer = done
+  elseif action == TAKE_RUN and (leases or extra > 0 or is_rich) then
+    answer = pack(
+      RUN_ANSWER, RUN, now, stamp, ends, fitting, number, tight, room - charge, tight_full, tight_debt_at,
+      tight_debt, DENIED, limit, math.max(0, limit_left - charge), found
+    )
+  elseif is_rich then
+    answer = pack(ADMISSION, ADMITTED, now, t, number, tight, room - charge, tight_full) .. undo
+  else
+    answer = head
+  end
+elseif done and not keeping then
+  answer = done
+end

@@ -1,0 +1,145 @@
+-- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last
+-- permit does. What counts no more stays while its place is not needed: a longer period finds it
+-- again.
+local group, per, layout, ring_before = a, b, kind, ring_at
+local slot, round
+local per_was, largest, all, total, last, first, old, used, slots = b, nil, 0, 0, 0, 0, 0, 0, 0
+local last_at, was = newest, kind
+if is_there then
+  if is_changed then was, per_was, largest = unpack_bytes(SLIDING_COLD, stored, cold_at) end
+  if was > 255 then all, total, last, first, old, used, slots = unpack_bytes(SLIDING_HOT, stored, at) end
+  if was < 256 then
+    --inline convert.lua
+    per_was, largest, all, total, last = b, 0, taken, taken, taken
+    last_at, was = ahead and newest or now, kind
+  elseif was > layout then
+    layout = was
+  end
+else
+  largest = 0
+end
+-- A ring of which nothing is used is laid out anew. Bookings may lie further apart than usual slots
+-- can tell.
+if old + used == 0 and slots > 0 then
+  ring_at, was, layout, first, slots = ring_at - slots * was / 256, kind, kind, 0, 0
+  edit, edit_at, edit_end, resized = '', ring_at, ring_before, true
+end
+if is_booking then layout = 3072 end
+if layout ~= kind then kept_print = 0 end
+--inline slot.lua
+local width = layout / 256
+local source, base, rebuilt = stored, ring_at - slots * was / 256, false
+if not edit then edit_at, edit_end = base, ring_at end
+ring_at = base
+if slots > 0 and (was ~= layout or back > 0) then
+  local ring, to_slot, to_round = {}, slot, round
+  local to_layout = layout
+  layout = was
+  --inline slot.lua
+  for i = 0, old + used - 1 do
+    local time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * was / 256)
+    time = newest - (newest + back - time) % round
+    ring[i + 1] = pack(to_slot, math.max(0, time) % to_round, permits)
+  end
+  layout, slot, round = to_layout, to_slot, to_round
+  source, base, rebuilt, first, slots = table.concat(ring), 1, true, 0, old + used
+  edit, resized = source, true
+end
+
+-- Brings what counts to `t`.
+local gone = last_at + per - t
+if gone <= 0 then
+  total, old, used = 0, old + used, 0
+else
+  while used > 0 do
+    local time, permits = unpack_bytes(slot, source, base + (first + old) % slots * width)
+    if (last_at - time) % round < gone then break end
+    total, old, used = total - permits, old + 1, used - 1
+  end
+  if per > per_was or t < newest then
+    while old > 0 do
+      local time, permits = unpack_bytes(slot, source, base + (first + old - 1) % slots * width)
+      if (last_at - time) % round >= gone then break end
+      total, old, used = total + permits, old - 1, used + 1
+    end
+  end
+end
+has = capacity - total
+full_at = all > 0 and last_at + per or 0
+
+if keeping then
+  -- A slot of the ring that changes, and its place.
+  local entry, place
+  if last_at + per <= now then total = last end
+  if undoing and not taken and not is_other then
+    local _, time, permits
+    _, time, permits, undo_at = unpack_bytes(UNDO_SLIDING, request, undo_at)
+    local gone = math.min(cost, last)
+    last, all, total = last - gone, all - gone, total - gone
+    local count = old + used
+    local i = count > 0 and (first + count - 1) % slots
+    if last == 0 and i then
+      local before, held = unpack_bytes(slot, source, base + i * width)
+      if last_at - (last_at - before) % round == undo_newest then
+        -- The group before is the last one again.
+        last = held
+        if used > 0 then used = used - 1 else old, total = old - 1, total + held end
+        if permits > 0 then
+          time = math.max(0, time - shift)
+          first, all = (first - 1) % slots, all + permits
+          if old == 0 and time + per > now then
+            used, total = used + 1, total + permits
+          else
+            old = old + 1
+          end
+          entry, place = pack(slot, time % round, permits), first * width
+        end
+      end
+    end
+  elseif back_at <= last_at and back_at + per > now and back_at + per > lowest then
+    -- From the first group at or after the time.
+    local i, held, time = old + used, last, 0
+    while i > 0 do
+      local before, permits = unpack_bytes(slot, source, base + (first + i - 1) % slots * width)
+      if last_at - (last_at - before) % round < back_at then break end
+      i, held, time = i - 1, permits, before
+    end
+    local gone = math.min(back_cost, held)
+    all = all - gone
+    if i >= old then total = total - gone end
+    if i == old + used then
+      last = last - gone
+    else
+      entry, place = pack(slot, time, held - gone), (first + i) % slots * width
+    end
+  end
+  --inline slot_edit.lua
+  hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
+  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+else
+  local live = last_at + per > t
+  local moves = last == 0 or last_at == stamp or (live and last < group)
+  local over = total + charge + extra - capacity
+  if over > 0 and each <= capacity then
+    for i = old, old + used - 1 do
+      local time, permits = unpack_bytes(slot, source, base + (first + i) % slots * width)
+      over = over - permits
+      if over <= 0 then
+        until_at = last_at - (last_at - time) % round + per
+        break
+      end
+    end
+    if not until_at then
+      until_at = last_at + per
+      if extra > 0 and (moves or not live or over > last) then until_at = t + per end
+    end
+  end
+  if charging and total + charge <= capacity then
+    local dropped_at, dropped = 0, 0
+    --inline charge.lua
+    full_at = stamp + per
+    if stamp > now and not leases then undo = undo .. pack(UNDO_SLIDING, SLIDING, dropped_at, dropped) end
+    hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
+  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+  end
+end
