@@ -246,3 +246,35 @@ fn a_flood_of_used_up_keys_does_not_reset_one_that_calls_on() {
         }
     }
 }
+
+mod a_name_that_is_shared {
+    use std::sync::LazyLock;
+
+    use ratelimit_runtime::rate_limit;
+
+    use super::*;
+
+    static WRITTEN: LazyLock<RateLimiter> = LazyLock::new(|| limiter("read and written", Limit::new(10, HOUR)));
+
+    #[rate_limit(limiter = WRITTEN, key = key)]
+    fn written(key: &str) -> Option<()> {
+        let _ = key;
+        Some(())
+    }
+
+    #[rate_limit(name = "read and written", count = count, per = "1h", key = key)]
+    fn read(count: u32, key: &str) -> Option<()> {
+        let _ = key;
+        Some(())
+    }
+
+    #[test]
+    fn with_limits_that_are_read_at_each_call_leaves_each_its_own() {
+        let _clock = test_util::pause();
+        // Whoever is first makes the buckets.
+        assert!(read(3, "first").is_some());
+        assert_eq!((0..20).filter_map(|_| written("a")).count(), 10);
+        assert_eq!((0..20).filter_map(|_| read(3, "b")).count(), 3);
+        assert_eq!((0..20).filter_map(|_| read(12, "a")).count(), 2);
+    }
+}

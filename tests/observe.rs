@@ -403,6 +403,8 @@ fn limiters_are_listed_as_json() {
         "dry_run": false,
         "remaining": 1,
         "keys": 0,
+        "waiting": 0,
+        "abandoned": 0,
     });
     assert_eq!(json, expected);
 }

@@ -22,6 +22,7 @@ use crate::decision::Address;
 use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
+use crate::process;
 use crate::timer::Alarm;
 
 /// How often a call makes room before it goes without.
@@ -66,7 +67,8 @@ pub(crate) struct Store {
     /// Buckets of keys whose limits are other ones than those that were written down, once there are such.
     pub(super) free: OnceLock<Box<Table<Full, 5>>>,
     /// What charges the first of those that wait on a timer.
-    alarms: Mutex<HashMap<Address, (Instant, Alarm)>>,
+    /// By the process that set them: whoever is forked from it has another timer.
+    alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
     /// How often buckets were reset, by where they are: what was taken before is not given back after.
     resets: [AtomicU32; RESETS],
 }
@@ -624,11 +626,12 @@ impl Store {
         let Some(deadline) = Instant::now().checked_add(after) else { return };
         let mut alarms = self.alarms.lock();
         // One that fires too early is set again.
-        if alarms.get(&address).is_some_and(|(set_for, _)| *set_for <= deadline) {
+        let process = process::id();
+        if alarms.get(&address).is_some_and(|(by, set_for, _)| *by == process && *set_for <= deadline) {
             return;
         }
         let waker = Waker::from(Arc::new(Due { store: Arc::downgrade(self), address }));
-        let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (deadline, alarm)));
+        let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (process, deadline, alarm)));
         drop(alarms);
         drop(before);
     }
