@@ -148,7 +148,6 @@ fn with_keys(cases: &mut Vec<Case>) {
         "key, window 1000, old": [count = 1_000, per = "1us"];
         "key, window, denied": [count = 1, per = "1h"];
         "key, fixed": [count = 1_000_000, per = "1h", algorithm = fixed_window];
-        "key, fixed, old": [count = 100, per = "1us", algorithm = fixed_window];
         "key, fixed, denied": [count = 1, per = "1h", algorithm = fixed_window];
         "key, cost 3, bucket": [count = 3_000_000, per = "366d", algorithm = token_bucket, cost = 3];
         "key, cost 3, window 500, old": [count = 500, per = "1us", cost = 3];
@@ -175,7 +174,6 @@ fn with_keys(cases: &mut Vec<Case>) {
         "key, deduct, kept, window": [count = 64, per = "1h", deduct_when = Result::is_ok];
         "key, deduct, given back, bucket":
             [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_err];
-        "key, deduct, given back, window": [count = 10, per = "1h", deduct_when = Result::is_err];
         "key, deduct, given back, fixed":
             [count = 10, per = "1h", algorithm = fixed_window, deduct_when = Result::is_err];
         "key, backoff, bucket":
