@@ -458,10 +458,10 @@ proptest! {
         let limits = |count: u32| -> Vec<Limit> {
             let pers = [SECOND, SECOND / 2, 2 * SECOND];
             let limits = algorithms.iter().zip(pers).zip(0..);
-            // A bucket's debt is not an exact log if its rate changes, or if a permit takes no whole number of microseconds.
+            // A bucket's debt is not an exact log if its rate changes.
             limits.map(|((algorithm, per), more)| {
-                let count = if *algorithm == Algorithm::TokenBucket { 5 } else { count + more };
-                Limit::new(count, per).with_algorithm(*algorithm)
+                let count = if *algorithm == Algorithm::TokenBucket { 5 } else { count };
+                Limit::new(count + more, per).with_algorithm(*algorithm)
             }).collect()
         };
         let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_micros(1_795_951_900_000_000 + phase));
