@@ -652,10 +652,10 @@ mod scenarios {
     }
 }
 
-/// A backend in scenarios, called both ways.
+/// Scenarios with a backend, called both ways.
 macro_rules! staged {
-    ($backend:ident: $make:expr, [$($scenario:ident,)*]) => {
-        mod $backend {
+    ($name:ident: $make:expr, $blocking:expr, $asynchronous:expr, [$($scenario:ident,)*]) => {
+        mod $name {
             use super::*;
 
             fn stage(front: Front) -> Stage {
@@ -663,20 +663,25 @@ macro_rules! staged {
             }
 
             mod blocking {
-                $(#[test] fn $scenario() { super::super::scenarios::$scenario(&super::stage(super::Front::Blocking)); })*
+                use super::*;
+
+                $(#[test] fn $scenario() { scenarios::$scenario(&stage($blocking)); })*
             }
 
             mod asynchronous {
-                $(#[test] fn $scenario() { super::super::scenarios::$scenario(&super::stage(super::Front::Async)); })*
+                use super::*;
+
+                $(#[test] fn $scenario() { scenarios::$scenario(&stage($asynchronous)); })*
             }
         }
     };
 }
 
-macro_rules! conformance_while_no_time_passes {
-    ($($backend:ident: $make:expr $(, $other:ident)*;)*) => {$(
+/// [`staged`] with the scenarios that are for every backend and every key, and others.
+macro_rules! staged_in_common {
+    ($name:ident: $make:expr, $blocking:expr, $asynchronous:expr, [$($other:ident,)*]) => {
         staged! {
-            $backend: $make, [
+            $name: $make, $blocking, $asynchronous, [
                 count_calls_are_admitted_and_not_one_more,
                 the_window_slides,
                 a_token_bucket_holds_burst_and_refills_evenly,
@@ -687,9 +692,16 @@ macro_rules! conformance_while_no_time_passes {
                 waiting_books_in_order,
                 backoff_doubles_and_forgives,
                 limits_changed_at_run_time_judge_what_is_on_record,
-                hostile_keys_are_keys_like_others,
                 $($other,)*
             ]
+        }
+    };
+}
+
+macro_rules! conformance_while_no_time_passes {
+    ($($backend:ident: $make:expr $(, $other:ident)*;)*) => {$(
+        staged_in_common! {
+            $backend: $make, Front::Blocking, Front::Async, [hostile_keys_are_keys_like_others, $($other,)*]
         }
     )*};
 }
@@ -730,71 +742,44 @@ conformance_while_no_time_passes! {
     redis_cluster_leasing: leasing(redis_cluster());
 }
 
-/// Scenarios by way of annotated functions, blocking and async.
-macro_rules! by_attribute {
-    ($($form:ident: $name:ident [$($scenario:ident,)*];)*) => {
-        mod memory_by_attribute {
-            $(
-                mod $name {
-                    use super::super::*;
+/// By way of annotated functions, blocking and async.
+mod memory_by_attribute {
+    use super::*;
 
-                    fn stage(is_async: bool) -> Stage {
-                        let front = Front::Attribute { form: Form::$form, is_async };
-                        Stage { backend: MemoryBackend::new().into_backend(), front }
-                    }
+    const fn front(form: Form, is_async: bool) -> Front {
+        Front::Attribute { form, is_async }
+    }
 
-                    mod blocking {
-                        $(#[test] fn $scenario() { super::scenarios::$scenario(&super::stage(false)); })*
-                    }
+    fn memory() -> SharedBackend {
+        MemoryBackend::new().into_backend()
+    }
 
-                    mod asynchronous {
-                        $(#[test] fn $scenario() { super::scenarios::$scenario(&super::stage(true)); })*
-                    }
-                }
-            )*
-        }
-    };
-}
+    staged_in_common! {
+        keyed: memory(), front(Form::Keyed, false), front(Form::Keyed, true), [
+            hostile_keys_are_keys_like_others,
+            random_traces_are_what_a_full_log_says,
+            a_large_window_is_off_by_less_than_a_group,
+        ]
+    }
 
-by_attribute! {
-    Keyed: keyed [
-        count_calls_are_admitted_and_not_one_more,
-        the_window_slides,
-        a_token_bucket_holds_burst_and_refills_evenly,
-        a_fixed_window_begins_at_a_multiple_of_its_period,
-        several_limits_are_charged_together_or_not_at_all,
-        costs_are_taken_whole,
-        peek_refund_and_reset_do_what_they_say,
-        waiting_books_in_order,
-        backoff_doubles_and_forgives,
-        limits_changed_at_run_time_judge_what_is_on_record,
-        hostile_keys_are_keys_like_others,
-        random_traces_are_what_a_full_log_says,
-        a_large_window_is_off_by_less_than_a_group,
-    ];
-    Unkeyed: unkeyed [
-        count_calls_are_admitted_and_not_one_more,
-        the_window_slides,
-        a_token_bucket_holds_burst_and_refills_evenly,
-        a_fixed_window_begins_at_a_multiple_of_its_period,
-        several_limits_are_charged_together_or_not_at_all,
-        costs_are_taken_whole,
-        peek_refund_and_reset_do_what_they_say,
-        waiting_books_in_order,
-        backoff_doubles_and_forgives,
-        limits_changed_at_run_time_judge_what_is_on_record,
-        random_traces_are_what_a_full_log_says,
-        a_large_window_is_off_by_less_than_a_group,
-    ];
-    Read: read [
-        count_calls_are_admitted_and_not_one_more,
-        the_window_slides,
-        a_fixed_window_begins_at_a_multiple_of_its_period,
-        limits_changed_at_run_time_judge_what_is_on_record,
-        hostile_keys_are_keys_like_others,
-        random_traces_are_what_a_full_log_says,
-        a_large_window_is_off_by_less_than_a_group,
-    ];
+    staged_in_common! {
+        unkeyed: memory(), front(Form::Unkeyed, false), front(Form::Unkeyed, true), [
+            random_traces_are_what_a_full_log_says,
+            a_large_window_is_off_by_less_than_a_group,
+        ]
+    }
+
+    staged! {
+        read: memory(), front(Form::Read, false), front(Form::Read, true), [
+            count_calls_are_admitted_and_not_one_more,
+            the_window_slides,
+            a_fixed_window_begins_at_a_multiple_of_its_period,
+            limits_changed_at_run_time_judge_what_is_on_record,
+            hostile_keys_are_keys_like_others,
+            random_traces_are_what_a_full_log_says,
+            a_large_window_is_off_by_less_than_a_group,
+        ]
+    }
 }
 
 /// One server for all tests of this file.
