@@ -252,14 +252,19 @@ impl<'a> Call<'a> {
         })
     }
 
+    /// Whether a call that is denied now may wait. `None` if it is not to be asked before it does: its denial would be an
+    /// offence.
+    #[inline]
+    fn may_wait(&self) -> Option<bool> {
+        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        (!may_wait || self.core.backoff().is_none()).then_some(may_wait)
+    }
+
     /// Asks the limits in memory for the permits now, or only what they would say; `None` if that does not decide the call,
     /// because it may wait.
     #[inline]
     fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
-        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
-        if may_wait && self.core.backoff().is_some() {
-            return None;
-        }
+        let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             let resets = store.resets(address);
             let (verdict, left) = told(
@@ -284,10 +289,7 @@ impl<'a> Call<'a> {
     /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: the denial if it is not.
     #[inline(never)]
     fn is_admitted(&self, store: &Store, address: Address, now: Now) -> Option<Result<(), Denial>> {
-        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
-        if may_wait && self.core.backoff().is_some() {
-            return None;
-        }
+        let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
             match told(now, || self.now(store), |now| store.take_or_tell(address, ask, now)) {
                 (Verdict::Admitted { .. }, _) => Some(Ok(())),
