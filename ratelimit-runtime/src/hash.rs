@@ -12,10 +12,16 @@
 
 #![allow(clippy::inline_always, reason = "a key's words are counted by the compiler if all of it is one function")]
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 use std::sync::LazyLock;
 
 use crate::key::sealed::{Kind, Sink};
+
+/// Where seeds come from. Instructions are counted with the same in each run: how far keys are from their slots is by chance.
+#[cfg(not(callgrind))]
+type Random = std::hash::RandomState;
+#[cfg(callgrind)]
+type Random = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
 /// Words that are hashed together. A longer key is hashed block by block, and the blocks' hashes one after the other by
 /// `SipHash`.
@@ -31,12 +37,12 @@ type Weights = [[Weight; WORDS]; 2];
 static WEIGHTS: LazyLock<Weights> = LazyLock::new(weights);
 
 fn weights() -> Weights {
-    let random = RandomState::new();
+    let random = Random::default();
     let weight = |lane, word| (random.hash_one((lane, word, 0)), random.hash_one((lane, word, 1)));
     std::array::from_fn(|lane| std::array::from_fn(|word| weight(lane, word)))
 }
 
-static BLOCKS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+static BLOCKS: LazyLock<Random> = LazyLock::new(Random::default);
 
 /// Hashes of one seed, of 64 bits a lane.
 #[derive(Clone, Copy)]
@@ -54,7 +60,7 @@ impl<const LANES: usize> Seed<'static, LANES> {
 
 impl<'w, const LANES: usize> Seed<'w, LANES> {
     fn of(weights: &'w Weights) -> Seed<'w, LANES> {
-        let random = RandomState::new();
+        let random = Random::default();
         Seed { weights, starts: std::array::from_fn(|lane| random.hash_one(lane)) }
     }
 }

@@ -2,6 +2,7 @@
 //! `HASH_SEEDS=1000000` in the environment searches for longer.
 
 use std::hash::Hasher;
+use std::hash::RandomState;
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::*;
