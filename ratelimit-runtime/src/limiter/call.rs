@@ -461,18 +461,33 @@ impl<'a> Call<'a> {
                     Err(waiting) => return Started::Waiting(waiting),
                 }
             };
-            match verdict {
-                Verdict::Admitted { at } => {
-                    Started::Done(Ok(self.admitted(store, address, ask, at, resets, left, now, 0)))
-                }
-                Verdict::Denied { until, position } => {
-                    let limit = ask.call.rules[usize::from(position)].limit;
-                    Started::Done(self.denied(limit, refusal(until, left, now)))
-                }
-                // No state leaves a call undecided in the end; a limiter fails closed.
-                Verdict::Undecided => Started::Done(self.denied(ask.call.rules[0].limit, refusal(NEVER, left, now))),
-            }
+            Started::Done(self.decided(store, address, ask, verdict, resets, left, now, 0))
         })
+    }
+
+    /// What a call gets that was decided in memory, after it has waited for so many nanoseconds.
+    #[expect(clippy::too_many_arguments, reason = "see `admitted`")]
+    #[inline]
+    pub(super) fn decided(
+        self,
+        store: &Store,
+        address: Address,
+        ask: &Ask<'_>,
+        verdict: Verdict,
+        resets: u32,
+        left: Left,
+        now: Now,
+        waited: u64,
+    ) -> Result<Decision, RateLimitExceeded> {
+        match verdict {
+            Verdict::Admitted { at } => Ok(self.admitted(store, address, ask, at, resets, left, now, waited)),
+            Verdict::Denied { until, position } => {
+                let limit = ask.call.rules[usize::from(position)].limit;
+                self.denied(limit, refusal(until, left, now))
+            }
+            // No state leaves a call undecided in the end; a limiter fails closed.
+            Verdict::Undecided => self.denied(ask.call.rules[0].limit, refusal(NEVER, left, now)),
+        }
     }
 
     /// The decision on a call that was admitted in memory.

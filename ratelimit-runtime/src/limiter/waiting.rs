@@ -162,20 +162,12 @@ impl Waiting {
         let limits = limits_of(call);
         let joining = Joining::new(&limits, self.deadline, usize::MAX, self.rank, self.timing.is_crates(call));
         let waiter = call.core.with_ask(store, call.limits, call.cost, |ask| {
-            let (verdict, left) = match store.join(address, ask, now, &joining) {
-                Ok(told) => told,
-                Err(waiter) => return Err(waiter),
-            };
-            Ok(match verdict {
-                Verdict::Admitted { at } => {
-                    let waited = now.earliest.saturating_sub(self.arrived);
-                    call.core.waits(Duration::from_nanos(waited));
-                    Ok(call.admitted(store, address, ask, at, resets, left, now, waited))
-                }
-                Verdict::Denied { until, .. } => call.denied_in_memory(ask, until, left, now),
-                // No state leaves a call undecided in the end; a limiter fails closed.
-                Verdict::Undecided => call.denied_in_memory(ask, NEVER, left, now),
-            })
+            let (verdict, left) = store.join(address, ask, now, &joining)?;
+            let waited = now.earliest.saturating_sub(self.arrived);
+            if let Verdict::Admitted { .. } = verdict {
+                call.core.waits(Duration::from_nanos(waited));
+            }
+            Ok(call.decided(store, address, ask, verdict, resets, left, now, waited))
         });
         match waiter {
             Ok(decided) => {
