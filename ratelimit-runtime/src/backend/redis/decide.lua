@@ -192,14 +192,7 @@ repeat
       if taken then is_other = true end
       if has < 0 then has = 0 end
       if leases or not ahead then left = has end
-      if edit then
-        if changed then
-          changed = edit .. sub(stored, edit_end, changed_at - 1) .. changed
-        else
-          changed, changed_end = edit, edit_end
-        end
-        changed_at = edit_at
-      end
+      --inline edits.lua
       if each > capacity and not never then never, never_left = position, left end
       if until_at and until_at > found then found, found_limit, found_left = until_at, position, left end
       if has < room then

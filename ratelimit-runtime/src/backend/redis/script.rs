@@ -9,7 +9,7 @@ use redis::{Cmd, Script};
 use super::codec::NUMBERS;
 
 /// What stands in the place of `--inline` and a name, in this order: a function's call would cost more than what it does.
-const INLINED: [(&str, &str); 16] = [
+const INLINED: [(&str, &str); 17] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
@@ -24,6 +24,7 @@ const INLINED: [(&str, &str); 16] = [
     ("--inline write.lua\n", include_str!("write.lua")),
     ("--inline convert.lua\n", include_str!("convert.lua")),
     ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
+    ("--inline edits.lua\n", include_str!("edits.lua")),
     ("--inline flow.lua\n", include_str!("flow.lua")),
     ("--inline slot.lua\n", include_str!("slot.lua")),
 ];

@@ -95,14 +95,7 @@ repeat -- Left by `break`.
         if until_at > found then found, found_limit, found_left = until_at, position, left end
       elseif hot then
         if hots then hots = hots .. hot else hots = hot end
-        if edit then
-          if changed then
-            changed = edit .. sub(stored, edit_end, changed_at - 1) .. changed
-          else
-            changed, changed_end = edit, edit_end
-          end
-          changed_at = edit_at
-        end
+        --inline edits.lua
       end
       if charge > capacity then fits = false end
       position, at, cold_at = position + 1, at + HOT_BYTES, cold_at + COLD_BYTES
