@@ -2,9 +2,10 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{Fields, Generics, Index, Item, Member, Path, parse_quote};
+use syn::{ExprPath, Fields, Generics, Index, Item, Member, Path, parse_quote};
 
 use crate::item::ends;
+use crate::values::{RUNTIME_PATH, is_importable};
 
 /// The implementation, or what is wrong.
 pub(crate) fn expand(item: TokenStream) -> TokenStream {
@@ -126,7 +127,11 @@ fn runtime(attrs: &[syn::Attribute]) -> syn::Result<Path> {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("rate_limit_key")) {
         attr.parse_nested_meta(|meta| {
             if meta.path.is_ident("crate") {
-                runtime = meta.value()?.parse()?;
+                let path: ExprPath = meta.value()?.parse()?;
+                if path.qself.is_some() || !is_importable(&path.path) {
+                    return Err(syn::Error::new_spanned(path, RUNTIME_PATH));
+                }
+                runtime = path.path;
                 return Ok(());
             }
             Err(meta.error("`#[rate_limit_key]` takes `crate = path::to::ratelimit_runtime` only"))

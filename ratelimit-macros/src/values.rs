@@ -2,7 +2,7 @@
 
 use proc_macro2::Ident;
 use quote::ToTokens;
-use syn::{Expr, ExprLit, ExprPath, Lit, UnOp};
+use syn::{Expr, ExprLit, ExprPath, Lit, Path, UnOp};
 
 use crate::args::{Arg, BackoffArgs, WaitArgs, bare};
 use crate::diagnostics::Diagnostics;
@@ -390,20 +390,23 @@ fn places(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<u32> {
     }
 }
 
+/// What is wrong with a `crate` that no `use` can name.
+pub(crate) const RUNTIME_PATH: &str = "`crate` is the path to the runtime: write `crate = path::to::ratelimit_runtime`";
+
+/// Whether a `use` can name this path: without type arguments, and not by `Self`.
+pub(crate) fn is_importable(path: &Path) -> bool {
+    path.segments.iter().all(|segment| segment.arguments.is_none() && segment.ident != "Self")
+}
+
 pub(crate) fn runtime(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<ExprPath> {
     let message = match bare(&arg.value) {
-        Expr::Path(path)
-            if path.attrs.is_empty()
-                && path.qself.is_none()
-                && path.path.segments.iter().all(|segment| segment.arguments.is_none()) =>
-        {
+        Expr::Path(path) if path.attrs.is_empty() && path.qself.is_none() && is_importable(&path.path) => {
             return Some(path.clone());
         }
-        Expr::Lit(literal) => match &literal.lit {
-            Lit::Str(text) => format!("`crate` is a path, without quotes: write `crate = {}`", text.value()),
-            _ => "`crate` is the path to the runtime: write `crate = path::to::ratelimit_runtime`".to_owned(),
-        },
-        _ => "`crate` is the path to the runtime: write `crate = path::to::ratelimit_runtime`".to_owned(),
+        Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => {
+            format!("`crate` is a path, without quotes: write `crate = {}`", text.value())
+        }
+        _ => RUNTIME_PATH.to_owned(),
     };
     errors.over(&arg.value, message);
     None
