@@ -65,6 +65,34 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
     Answer { status, headers, body }
 }
 
+/// For responses of your own.
+impl RateLimitExceeded {
+    /// The HTTP status of this denial: 429; 503 if the backend failed; for a cost that can never
+    /// fit, 422 or the status that [`set_http_answers`](crate::set_http_answers) chose.
+    pub fn http_status(&self) -> u16 {
+        answer(self).status
+    }
+
+    /// The header fields of this denial, for a response with a body of its own: `Cache-Control`,
+    /// `Retry-After` (and `Retry-After-Ms` if it is switched on), `RateLimit-Policy` and `RateLimit`.
+    ///
+    /// ```
+    /// # #[cfg(feature = "axum")] {
+    /// use axum::{http::StatusCode, response::{AppendHeaders, IntoResponse}};
+    /// use ratelimit_runtime::RateLimitExceeded;
+    ///
+    /// fn slow_down(exceeded: RateLimitExceeded) -> impl IntoResponse {
+    ///     (StatusCode::TOO_MANY_REQUESTS, AppendHeaders(exceeded.http_headers()), "Slow down, please.")
+    /// }
+    /// # }
+    /// ```
+    ///
+    /// In actix-web, pass each of them to `HttpResponseBuilder::insert_header`.
+    pub fn http_headers(&self) -> impl Iterator<Item = (&'static str, String)> + use<> {
+        answer(self).headers.into_iter().filter(|(name, _)| *name != "content-type")
+    }
+}
+
 /// What an annotated function that returns `impl IntoResponse` or `impl Responder` really returns.
 #[cfg(any(feature = "axum", feature = "actix-web"))]
 #[derive(Debug)]

@@ -7,16 +7,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{AppendHeaders, Html, IntoResponse, Response};
 use axum::routing::get;
+use axum::{Json, Router};
+use ratelimit_runtime::tower::IntoDenialResponse;
 use ratelimit_runtime::{ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitLayer, RateLimiter};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::server::serve;
+use crate::server::{Answer, serve};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -86,6 +87,40 @@ async fn a_denied_request_gets_the_response_of_ones_own() {
     assert_eq!(site.get("/").await.status, 200);
     let denied = site.get("/").await;
     assert_eq!((denied.status, &*denied.body), (503, "Limited"));
+}
+
+#[tokio::test]
+async fn a_response_of_ones_own_keeps_the_fields_of_the_denial() {
+    let layer = RateLimitLayer::unkeyed(limiter("layer-own-body", 1)).deny_with(|exceeded| {
+        let status = StatusCode::from_u16(exceeded.http_status()).unwrap();
+        (status, AppendHeaders(exceeded.http_headers()), Json(["slow down"]))
+    });
+    let site = serve(Router::new().route("/", get(async || "hello")).layer(layer)).await;
+    assert_eq!(site.get("/").await.status, 200);
+    let denied = site.get("/").await;
+    assert_eq!((denied.status, &*denied.body), (429, r#"["slow down"]"#));
+    for name in ["retry-after", "cache-control", "ratelimit", "ratelimit-policy"] {
+        assert!(denied.headers.contains_key(name), "{name}");
+    }
+    assert_eq!(denied.headers.get_all("content-type").iter().collect::<Vec<_>>(), ["application/json"]);
+}
+
+/// What a closure of `deny_with` may return to axum.
+#[tokio::test]
+async fn a_denied_request_gets_whatever_is_a_response_of_axum() {
+    async fn denied<T: IntoDenialResponse<Response> + 'static>(name: &'static str, response: fn() -> T) -> Answer {
+        let layer = RateLimitLayer::<Request, _>::unkeyed(limiter(name, 1)).deny_with(move |_| response());
+        let site = serve(Router::new().route("/", get(async || "hello")).layer(layer)).await;
+        assert_eq!(site.get("/").await.status, 200);
+        site.get("/").await
+    }
+    assert_eq!(denied("layer-status", || StatusCode::CONFLICT).await.status, 409);
+    assert_eq!(denied("layer-text", || "no".to_owned()).await.body, "no");
+    assert_eq!(denied("layer-html", || Html("<p>no</p>")).await.body, "<p>no</p>");
+    let pair = denied("layer-pair", || ([("x-why", "limit")], "no")).await;
+    assert_eq!((pair.status, pair.headers["x-why"].as_bytes()), (200, &b"limit"[..]));
+    let result = denied("layer-result", || Err::<&str, _>((StatusCode::IM_A_TEAPOT, "no"))).await;
+    assert_eq!(result.status, 418);
 }
 
 /// A service whose requests and responses are numbers.

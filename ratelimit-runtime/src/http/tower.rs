@@ -6,7 +6,7 @@ mod drain;
 mod headers;
 mod limit;
 
-pub use denial::{BoxError, Denial, Fail, Respond, RespondWith};
+pub use denial::{BoxError, Denial, Fail, IntoDenialResponse, Respond, RespondWith};
 pub use drain::{BodyDrain, DrainBodyLayer, DrainBodyService, DrainFuture, ReturnedBody};
 pub use headers::{HeadersFuture, RateLimitHeadersLayer, RateLimitHeadersService};
 pub use limit::{LimitFuture, RateLimitLayer, RateLimitService};

@@ -44,15 +44,73 @@ impl<R: FromRateLimitExceeded, E> Denial<R, E> for Respond {
 #[derive(Clone, Copy, Debug)]
 pub struct RespondWith<F>(pub(super) F);
 
-impl<F: Fn(RateLimitExceeded) -> R, R, E> Denial<R, E> for RespondWith<F> {
+impl<F: Fn(RateLimitExceeded) -> T, T: IntoDenialResponse<R>, R, E> Denial<R, E> for RespondWith<F> {
     type Error = E;
 
     fn deny(&self, exceeded: RateLimitExceeded) -> Result<R, E> {
-        Ok((self.0)(exceeded))
+        Ok((self.0)(exceeded).into_denial_response())
     }
 
     fn pass(error: E) -> E {
         error
+    }
+}
+
+/// A value that a closure of [`deny_with`](super::RateLimitLayer::deny_with) may return for a service with responses `R`.
+///
+/// It is `R` itself. With the feature `axum`, for axum's responses, it is also a status, text, `Html` or a tuple that
+/// is an [`IntoResponse`](::axum::response::IntoResponse).
+#[diagnostic::on_unimplemented(
+    message = "`deny_with` cannot make the service's response `{R}` of `{Self}`",
+    note = "in axum, return a tuple such as `(StatusCode, String)`, or call `.into_response()`"
+)]
+pub trait IntoDenialResponse<R> {
+    /// The response.
+    fn into_denial_response(self) -> R;
+}
+
+#[diagnostic::do_not_recommend]
+impl<R> IntoDenialResponse<R> for R {
+    fn into_denial_response(self) -> R {
+        self
+    }
+}
+
+/// A blanket implementation for all of `IntoResponse` would overlap with that for the response itself.
+#[cfg(feature = "axum")]
+mod of_axum {
+    use axum::http::StatusCode;
+    use axum::response::{Html, IntoResponse, NoContent, Redirect, Response};
+
+    use super::IntoDenialResponse;
+
+    macro_rules! into_response {
+        ($([$($parameter:ident)*] $type:ty;)*) => {$(
+            #[diagnostic::do_not_recommend]
+            impl<$($parameter),*> IntoDenialResponse<Response> for $type
+            where
+                $type: IntoResponse,
+            {
+                fn into_denial_response(self) -> Response {
+                    self.into_response()
+                }
+            }
+        )*};
+    }
+
+    into_response! {
+        [] StatusCode;
+        [] String;
+        [] &'static str;
+        [] NoContent;
+        [] Redirect;
+        [] crate::RateLimitExceeded;
+        [T] Html<T>;
+        [T E] Result<T, E>;
+        [A B] (A, B);
+        [A B C] (A, B, C);
+        [A B C D] (A, B, C, D);
+        [A B C D E] (A, B, C, D, E);
     }
 }
 

@@ -131,8 +131,22 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self
     }
 
-    /// Denied requests get the response that `respond` makes. Of a whole tonic server:
-    /// `.deny_with(|exceeded| Status::from(exceeded).into_http())`.
+    /// Denied requests get the response that `respond` makes: the service's own type, or in axum a status, text or tuple.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{extract::Request, http::StatusCode, response::AppendHeaders};
+    /// use ratelimit_runtime::{Limit, RateLimitLayer, RateLimiter};
+    ///
+    /// static API: RateLimiter = RateLimiter::new("api", &[Limit::new(100, Duration::from_secs(1))]);
+    ///
+    /// let layer = RateLimitLayer::new(&API, |request: &Request| request.uri().path().to_owned()).deny_with(|exceeded| {
+    ///     (StatusCode::TOO_MANY_REQUESTS, AppendHeaders(exceeded.http_headers()), "Slow down, please.")
+    /// });
+    /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(async || "hello")).layer(layer);
+    /// ```
+    ///
+    /// For a whole tonic server: `.deny_with(|exceeded| Status::from(exceeded).into_http())`.
     pub fn deny_with<T, Response>(self, respond: T) -> RateLimitLayer<R, F, RespondWith<T>>
     where
         T: Fn(RateLimitExceeded) -> Response,
