@@ -147,12 +147,13 @@ impl Halves {
         Some(window)
     }
 
-    /// The window is kept here again.
+    /// The window is kept here again. Of more `times` than places, the newest count.
     pub(super) fn move_back(&self, rule: &Rule, times: &[u64]) {
+        let newest = &times[times.len().saturating_sub(rule.capacity() as usize)..];
         let mut both = self.lock();
         self.deny_until(0);
         let mut halves = Places::halves(rule);
-        for (index, time) in times.iter().enumerate() {
+        for (index, time) in newest.iter().enumerate() {
             halves[index % 2].put_last(*time);
         }
         both.iter_mut().zip(halves).for_each(|(half, places)| **half = Some(places));
