@@ -135,14 +135,7 @@ fn a_failover_by_hand_is_followed_though_the_sentinels_name_the_old_master() {
     let redis = RedisSentinel::start(&[], "");
     let backend = patient(&redis).build().unwrap();
     assert!(admitted(&backend));
-    let (old, new) = (&redis.servers[0], &redis.servers[1]);
-    let mut by_hand = redis::cmd("FAILOVER");
-    by_hand.arg("TO").arg("127.0.0.1").arg(new.port()).exec(&mut old.connection()).unwrap();
-    let until = Instant::now() + Duration::from_secs(10);
-    while !new.is_master() || old.is_master() {
-        assert!(Instant::now() < until, "the replica does not take over");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    redis.hand_over(0, 1);
     let since = Instant::now();
     let is_decided =
         || backend.decide(&take()).is_ok() && futures_executor::block_on(backend.decide_async(&take())).is_ok();

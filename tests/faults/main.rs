@@ -2,7 +2,8 @@
 //! replaced; all that they were admitted is held against the limits. `scripts/faults` runs it; CONTRIBUTING.md says what its
 //! figures mean.
 //!
-//! `faults [PHASE..]` runs the phases that are named, or all, each for `FAULTS_SECONDS` (12).
+//! `faults [PHASE..]` runs the phases that are named, or all, each for `FAULTS_SECONDS` (12). `migrate` runs if it is named:
+//! it needs Valkey 9, as `redis-server` on the `PATH`.
 //!
 //! # How admissions are timed
 //! By the clock of the server that decided, which its answer says: a limiter's backend here is Redis with a recorder in front.
@@ -28,7 +29,7 @@ mod worker;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use phases::PHASES;
+use phases::{OTHER_SERVERS, PHASES};
 use report::Row;
 
 fn main() -> ExitCode {
@@ -39,7 +40,8 @@ fn main() -> ExitCode {
         worker::run(rest);
         return ExitCode::SUCCESS;
     }
-    let names: Vec<&str> = PHASES.iter().map(|(name, _)| *name).collect();
+    let phases = || PHASES.iter().chain(OTHER_SERVERS);
+    let names: Vec<&str> = phases().map(|(name, _)| *name).collect();
     if let Some(unknown) = arguments.iter().find(|argument| !names.contains(&argument.as_str())) {
         eprintln!("there is no phase `{unknown}`; there are {}", names.join(", "));
         return ExitCode::FAILURE;
@@ -51,8 +53,9 @@ fn main() -> ExitCode {
     };
     println!("{}", Row::HEAD);
     let mut complaints = Vec::new();
-    for (name, phase) in PHASES {
-        if arguments.is_empty() || arguments.iter().any(|argument| argument == name) {
+    for (position, (name, phase)) in phases().enumerate() {
+        let is_usual = arguments.is_empty() && position < PHASES.len();
+        if is_usual || arguments.iter().any(|argument| argument == name) {
             let row = phase(Duration::from_secs(seconds));
             println!("{row}");
             complaints.extend(row.complaints());

@@ -17,17 +17,22 @@ type Phase = fn(Duration) -> Row;
 pub(crate) const PHASES: &[(&str, Phase)] = &[
     ("calm", calm),
     ("stop", stop),
+    ("slow", slow),
     ("flush", flush),
     ("packets", packets),
     ("network", network),
     ("restart", restart),
     ("leases", leases),
     ("slots", slots),
+    ("by-hand", by_hand),
     ("kill", kill),
     ("sentinel", sentinel),
     ("cluster", cluster),
     ("all", all),
 ];
+
+/// Phases for servers that not every machine has: run if they are named.
+pub(crate) const OTHER_SERVERS: &[(&str, Phase)] = &[("migrate", migrate)];
 
 /// A server that writes down each decision before it answers.
 struct Durable {
@@ -72,6 +77,23 @@ fn stop(length: Duration) -> Row {
         freeze(&server, &mut story);
     }
     Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server])
+}
+
+/// A server that has the processor for a fifth of the time: each script takes it longer.
+fn slow(length: Duration) -> Row {
+    let server = RedisServer::start();
+    let crowd = Crowd::start(&server.url(), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        for _ in 0..80 {
+            server.freeze();
+            std::thread::sleep(Duration::from_millis(16));
+            server.thaw();
+            std::thread::sleep(Duration::from_millis(4));
+        }
+        story.ended();
+    }
+    Row::new("slow: stopped 16 ms of each 20", &crowd.end(), &story, &[&server])
 }
 
 fn flush(length: Duration) -> Row {
@@ -210,6 +232,37 @@ fn sentinel(length: Duration) -> Row {
     }
     let records = crowd.end();
     Row::new("sentinel: master killed", &records, &story, &[&redis.servers[0], &redis.servers[1]])
+}
+
+/// A master is told to hand over to its replica, of which the sentinels know nothing at first: all data is kept.
+fn by_hand(length: Duration) -> Row {
+    let redis = RedisSentinel::start(&[], "");
+    let hosts: Vec<String> = redis.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
+    let crowd = Crowd::start(&format!("redis+sentinel://{}/mymaster", hosts.join(",")), false, None);
+    let mut story = Story::new(length);
+    while story.goes_on() {
+        let (master, replica) = if redis.servers[0].is_master() { (0, 1) } else { (1, 0) };
+        redis.hand_over(master, replica);
+        story.ended();
+    }
+    let records = crowd.end();
+    let serving = usize::from(redis.servers[1].is_master());
+    Row::new("sentinel: failover by hand", &records, &story, &[&redis.servers[serving]])
+}
+
+/// Valkey 9 moves the slots of a master to another one and back, with all keys.
+fn migrate(length: Duration) -> Row {
+    let redis = RedisCluster::start(&[]);
+    let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[0].port());
+    let crowd = Crowd::start(&url, false, None);
+    let mut story = Story::new(length);
+    let pair = [&redis.masters[1], &redis.masters[2]];
+    while story.goes_on() {
+        let turn = story.faults as usize;
+        RedisCluster::migrate_slots(pair[(turn + 1) % 2], pair[turn % 2], RedisCluster::SLOTS[1]);
+        story.ended();
+    }
+    Row::new("Valkey: slots migrated", &crowd.end(), &story, &[&redis.masters[0], pair[0], pair[1]])
 }
 
 fn cluster(length: Duration) -> Row {

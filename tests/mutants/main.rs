@@ -1,5 +1,7 @@
-//! Plants one fault at a time in the buckets in memory and in the fast paths to them, and runs the conformance suite through
-//! the attribute: each fault has to fail it. `scripts/mutants [PART OF A FAULT'S NAME..]`.
+//! Plants one fault at a time and runs the tests that have to find it: `scripts/mutants [PART OF A FAULT'S NAME..]`.
+//!
+//! Faults in the buckets in memory and in the fast paths to them have to fail the conformance suite through the attribute;
+//! faults in the Redis script have to fail the comparison of Redis with memory, on a real server.
 //!
 //! The faults are in `mutants.txt`. They are planted in a copy of the working tree in `target/mutants`, which has a target
 //! directory of its own: only what a fault touches is compiled again.
@@ -14,8 +16,26 @@ use std::{env, fs, io, thread};
 
 use list::Mutant;
 
-/// The tests that are run: those that call annotated functions.
-const TESTS: &str = "memory_by_attribute";
+/// Tests that are to find a fault.
+#[derive(Clone, Copy, Debug)]
+struct Suite {
+    /// The test binary.
+    name: &'static str,
+    /// Part of the names of its tests that are run.
+    filter: &'static str,
+}
+
+/// Calls annotated functions.
+const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute" };
+/// Compares each decision of a server with that of memory.
+const REDIS: Suite = Suite { name: "redis_conformance", filter: "" };
+
+impl Suite {
+    fn of(mutant: &Mutant) -> Suite {
+        if mutant.file.contains("/redis/") { REDIS } else { MEMORY }
+    }
+}
+
 /// A fault that keeps them busy for longer has been found.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
@@ -49,9 +69,14 @@ fn run(parts: &[String]) -> io::Result<usize> {
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
     let copy = Copy::new()?;
-    match copy.test()? {
-        Fate::Survived => {}
-        fate => return Err(io::Error::other(format!("the tests fail without a fault: {fate:?}"))),
+    for suite in [MEMORY, REDIS] {
+        if mutants.iter().all(|mutant| Suite::of(mutant).name != suite.name) {
+            continue;
+        }
+        match copy.test(suite)? {
+            Fate::Survived => {}
+            fate => return Err(io::Error::other(format!("{} fails without a fault: {fate:?}", suite.name))),
+        }
     }
     let mut failures = 0;
     for mutant in &mutants {
@@ -121,14 +146,14 @@ impl Copy {
             Err(why) => return Ok(Fate::Invalid(why)),
         };
         fs::write(&path, planted)?;
-        let fate = self.test();
+        let fate = self.test(Suite::of(mutant));
         fs::write(&path, text)?;
         fate
     }
 
-    fn test(&self) -> io::Result<Fate> {
+    fn test(&self, suite: Suite) -> io::Result<Fate> {
         let built = Command::new("cargo")
-            .args(["test", "-p", "ratelimit-tests", "--test", "conformance", "--no-run", "--message-format=json"])
+            .args(["test", "-p", "ratelimit-tests", "--test", suite.name, "--no-run", "--message-format=json"])
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
             .stderr(Stdio::piped())
@@ -137,15 +162,17 @@ impl Copy {
             return Ok(Fate::Invalid(format!("it does not compile:\n{}", errors(&built))));
         }
         let stdout = String::from_utf8_lossy(&built.stdout);
-        let program = stdout.lines().filter(|line| line.contains(r#""name":"conformance""#)).find_map(executable);
-        let program = program.ok_or_else(|| io::Error::other("cargo names no executable of the conformance suite"))?;
-        self.run(program)
+        let name = format!(r#""name":"{}""#, suite.name);
+        let program = stdout.lines().filter(|line| line.contains(&name)).find_map(executable);
+        let program =
+            program.ok_or_else(|| io::Error::other(format!("cargo names no executable of {}", suite.name)))?;
+        self.run(suite, program)
     }
 
-    fn run(&self, program: &str) -> io::Result<Fate> {
+    fn run(&self, suite: Suite, program: &str) -> io::Result<Fate> {
         let out = self.target.join("out.txt");
         let mut tests = Command::new(program)
-            .arg(TESTS)
+            .arg(suite.filter)
             .current_dir(self.tree.join("tests"))
             .env_remove("RUST_BACKTRACE")
             .stdin(Stdio::null())
@@ -168,7 +195,7 @@ impl Copy {
         if status.success() {
             // No test at all would find nothing.
             let ran = text.lines().any(|line| line.starts_with("test ") && line.ends_with("... ok"));
-            return if ran { Ok(Fate::Survived) } else { Err(io::Error::other(format!("no test is called {TESTS}"))) };
+            return if ran { Ok(Fate::Survived) } else { Err(io::Error::other(format!("no test was run: {suite:?}"))) };
         }
         let failed = text.lines().filter_map(|line| line.strip_prefix("test ")?.strip_suffix(" ... FAILED"));
         let failed: Vec<&str> = failed.collect();

@@ -187,6 +187,18 @@ impl RedisSentinel {
         agree("the failover", || self.servers[position].is_master().then_some(()));
     }
 
+    /// Has the server at `from` hand over to its replica at `to`, by hand, and waits until it has.
+    ///
+    /// # Panics
+    /// Where they do not obey or agree.
+    pub fn hand_over(&self, from: usize, to: usize) {
+        let (from, to) = (&self.servers[from], &self.servers[to]);
+        agree("the replica", || to.replication()?.contains("master_link_status:up").then_some(()));
+        let mut by_hand = redis::cmd("FAILOVER");
+        by_hand.arg("TO").arg("127.0.0.1").arg(to.port()).exec(&mut from.connection()).expect("the master obeys");
+        agree("the failover", || (to.is_master() && !from.is_master()).then_some(()));
+    }
+
     /// Starts a server that was killed again, as the other one's replica, and waits until all know of it.
     ///
     /// # Panics
@@ -218,9 +230,10 @@ pub struct RedisCluster {
     pub replica: RedisServer,
 }
 
-const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
-
 impl RedisCluster {
+    /// The first and the last slot of each master.
+    pub const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
+
     /// Starts one with options of all nodes and waits until it serves all slots. A node is taken for dead after 5 s unless
     /// they say otherwise, so that a busy machine ends none.
     ///
@@ -237,7 +250,7 @@ impl RedisCluster {
         };
         let masters: Vec<_> = (0..3).map(|_| start()).collect();
         let replica = start();
-        for ((master, _), (first, last)) in masters.iter().zip(SLOTS) {
+        for ((master, _), (first, last)) in masters.iter().zip(Self::SLOTS) {
             Self::cluster(master, &["ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
         }
         let nodes: Vec<_> = masters.iter().chain([&replica]).collect();
@@ -304,6 +317,26 @@ impl RedisCluster {
         Self::cluster(to, &["FAILOVER"]);
         agree("the failover", || Self::is_master(to));
         agree("the master that was", || from.replication()?.contains("role:slave").then_some(()));
+    }
+
+    /// Has `from` send slots to `to`, as Valkey does from version 9 on, and waits until both say that it has.
+    ///
+    /// # Panics
+    /// Where the server cannot do so, or they do not agree.
+    pub fn migrate_slots(from: &RedisServer, to: &RedisServer, (first, last): (u16, u16)) {
+        let (first, last) = (first.to_string(), last.to_string());
+        let mut migrate = redis::cmd("CLUSTER");
+        migrate.arg("MIGRATESLOTS").arg("SLOTSRANGE").arg(&[&first, &last]).arg("NODE").arg(Self::id(to));
+        migrate.exec(&mut from.connection()).expect("a server of Valkey 9: it can migrate slots");
+        let range = format!("{first}-{last}");
+        agree("the migration", || {
+            let has = |server| {
+                let nodes: String = look(server, redis::cmd("CLUSTER").arg("NODES"))?;
+                let own = nodes.lines().find(|line| line.contains("myself"))?;
+                Some(own.contains(&range))
+            };
+            (has(to)? && !has(from)?).then_some(())
+        });
     }
 
     fn is_master(server: &RedisServer) -> Option<()> {
