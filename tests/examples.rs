@@ -1,4 +1,4 @@
-//! The examples, run as the README says.
+//! The examples, run as the papers say.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
