@@ -123,10 +123,10 @@ impl fmt::Display for CallLog {
     }
 }
 
-/// The code in the README and in `docs` is compiled and run as doc tests. `scripts/check-papers` finds a paper that is
-/// missing here.
+/// The code in the README and in `docs` is compiled and run as doc tests. `scripts/check-papers` finds a document that
+/// is missing here.
 #[cfg(doctest)]
-pub mod papers {
+pub mod docs {
     #[doc = include_str!("../README.md")]
     pub struct Readme;
     #[doc = include_str!("../ratelimit-runtime/README.md")]

@@ -1,4 +1,4 @@
-//! The examples, run as the papers say.
+//! The examples, run as the docs say.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
