@@ -24,8 +24,7 @@ const COUNT: usize = 100;
 const PER: Duration = Duration::from_secs(1);
 
 /// What the limiter's clock and this program's may differ by in a second: Redis tells whole microseconds, and in memory the
-/// processor's counter is set by the monotonic clock every 0.2 ms. Calls so much closer than a second are no proof against
-/// the limit.
+/// processor's counter is set right every millisecond. Calls so much closer than a second are no proof against the limit.
 const CLOCKS: Duration = Duration::from_micros(10);
 
 /// The function. In memory, the limit needs no more than the attribute.

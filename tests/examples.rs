@@ -1,4 +1,4 @@
-//! The examples, run as the docs say.
+//! The examples, run as the README says.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;

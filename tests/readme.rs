@@ -1,14 +1,14 @@
-//! The tests in `docs/testing.md` run with the dependencies and the features that are printed above them.
+//! The tests in the README run with the dependencies and the features that it prints above them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
 #[test]
-fn printed_tests_pass_with_the_features_printed_above_them() {
+fn tests_in_the_readme_pass_with_the_features_that_it_prints() {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned();
-    let paper = fs::read_to_string(workspace.join("docs/testing.md")).expect("the paper");
-    let mut blocks = blocks(&paper);
+    let readme = fs::read_to_string(workspace.join("docs/testing.md")).expect("the doc");
+    let mut blocks = blocks(&readme);
     blocks.retain(|(kind, _)| *kind == "toml" || *kind == "rust,test_harness");
     let mut packages = 0;
     for [(_, manifest), (_, source)] in blocks.windows(2).filter_map(|pair| <&[_; 2]>::try_from(pair).ok()) {
@@ -16,7 +16,7 @@ fn printed_tests_pass_with_the_features_printed_above_them() {
             continue;
         }
         assert!(manifest.contains("[dev-dependencies]"), "no dependencies above the test:\n{source}");
-        run(&workspace, &format!("printed{packages}"), manifest, source);
+        run(&workspace, &format!("readme{packages}"), manifest, source);
         packages += 1;
     }
     assert_eq!(packages, 3);

@@ -58,8 +58,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Replays as the arguments of a command line say, without its name; returns the curve of the
-/// report that `docs/guide.md` shows.
+/// Replays as the arguments of a command line say, without its name; returns the curve that the
+/// README shows of the report.
 pub fn picture_of(arguments: &[&str]) -> Result<String, String> {
     let options = Options::try_parse_from(["replay"].iter().chain(arguments)).map_err(|error| error.to_string())?;
     let report = replay::replay(&options, &Arc::default())?;

@@ -1,4 +1,4 @@
-//! The examples, run as the docs say; those that are HTTP servers on a free port, ended when they are dropped.
+//! The examples, run as the README says; those that are HTTP servers on a free port, ended when they are dropped.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
