@@ -128,6 +128,33 @@ impl fmt::Display for CallLog {
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
+/// The code in `docs` and in the package's README likewise. `scripts/check-papers` finds a document that is missing.
+#[cfg(doctest)]
+pub mod docs {
+    #[doc = include_str!("../docs/beside-other-attributes.md")]
+    pub struct BesideOtherAttributes;
+    #[doc = include_str!("../docs/faults.md")]
+    pub struct Faults;
+    #[doc = include_str!("../docs/guide.md")]
+    pub struct Guide;
+    #[doc = include_str!("../docs/operating.md")]
+    pub struct Operating;
+    #[doc = include_str!("../ratelimit-runtime/README.md")]
+    pub struct Package;
+    #[doc = include_str!("../docs/recipes.md")]
+    pub struct Recipes;
+    #[doc = include_str!("../docs/redis.md")]
+    pub struct Redis;
+    #[doc = include_str!("../docs/security.md")]
+    pub struct Security;
+    #[doc = include_str!("../docs/speed.md")]
+    pub struct Speed;
+    #[doc = include_str!("../docs/testing.md")]
+    pub struct Testing;
+    #[doc = include_str!("../docs/web.md")]
+    pub struct Web;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
