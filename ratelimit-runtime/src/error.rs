@@ -217,6 +217,12 @@ impl BackendError {
         BackendError { kind, message: message.into(), to_be_blocked_for: false }
     }
 
+    /// What was configured cannot be used.
+    #[cfg(feature = "redis")]
+    pub(crate) fn configuration(message: impl Into<Arc<str>>) -> BackendError {
+        BackendError::new(BackendErrorKind::Configuration, message)
+    }
+
     /// What a backend without asynchronous decisions answers to a guard.
     pub(crate) fn to_be_blocked_for() -> BackendError {
         static ERROR: LazyLock<BackendError> = LazyLock::new(|| BackendError {

@@ -1,4 +1,4 @@
-//! What the attribute makes of ten shapes, to be read: a prologue, and the body behind it.
+//! What the attribute makes of eleven shapes, to be read: a prologue, and the body behind it.
 
 #![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 

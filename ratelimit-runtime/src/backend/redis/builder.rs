@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::coalesce::{Coalescing, Merging};
-use super::config::{self, Servers, Settings, invalid};
+use super::config::{self, Servers, Settings};
 use super::connection::Connection;
 use super::endpoint::{Address, Endpoint, Login};
 use super::leases::Leases;
@@ -205,18 +205,18 @@ impl RedisBackendBuilder {
     pub fn build(self) -> Result<RedisBackend, BackendError> {
         let settings = self.settings()?;
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
-            return Err(invalid("the timeout of a Redis backend is from 1 ms to 1 hour"));
+            return Err(BackendError::configuration("the timeout of a Redis backend is from 1 ms to 1 hour"));
         }
         if let Some((permits, valid_for)) = self.lease
             && (permits == 0 || !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&valid_for))
         {
-            return Err(invalid("a lease is of 1 permit at least, and valid for 1 ms to 10 s"));
+            return Err(BackendError::configuration("a lease is of 1 permit at least, and valid for 1 ms to 10 s"));
         }
         #[cfg(feature = "redis-tls")]
         let tls = {
             let given = self.certificates.authority.is_some() || self.certificates.client.is_some();
             if given && !settings.encrypted {
-                return Err(invalid(
+                return Err(BackendError::configuration(
                     "there are certificates for TLS, but the Redis URL does not begin with `rediss://`",
                 ));
             }
@@ -312,7 +312,7 @@ impl RedisBackendBuilder {
             settings.login.database = database;
         }
         if settings.login.username.is_some() && settings.login.password.is_none() {
-            return Err(invalid("a Redis user logs in with a password, and there is none"));
+            return Err(BackendError::configuration("a Redis user logs in with a password, and there is none"));
         }
         Ok(settings)
     }

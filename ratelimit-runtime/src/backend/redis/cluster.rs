@@ -44,7 +44,7 @@ pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> D
         // Whoever does not answer is not the first to be asked next time.
         let first = next.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
         asked.rotate_left(first);
-        let mut failed = super::config::invalid("there is no node of the cluster to ask");
+        let mut failed = BackendError::configuration("there is no node of the cluster to ask");
         for address in asked {
             let endpoint = nodes.server.at(address);
             let mut command = redis::cmd("CLUSTER");

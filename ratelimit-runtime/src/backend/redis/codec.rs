@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use redis::Value;
 use smallvec::SmallVec;
 
 use crate::algorithm::fixed_window::FixedWindow;
@@ -323,6 +324,17 @@ pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendE
 pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
     rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+}
+
+/// Whether a server that runs the script answers so: with its bytes, of which the first is a small number, or by refusing.
+/// After anything else nobody knows which answer is to which call, and the connection is of no use any more.
+pub(super) fn is_of_the_script(reply: &Value) -> bool {
+    match reply {
+        Value::BulkString(bytes) => bytes.first().is_some_and(|first| *first < b' '),
+        Value::Array(replies) => replies.iter().all(is_of_the_script),
+        Value::ServerError(_) => true,
+        _ => false,
+    }
 }
 
 pub(super) fn no_decision() -> BackendError {

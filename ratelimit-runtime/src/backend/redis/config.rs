@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use super::endpoint::{Address, Login};
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 6379;
@@ -32,10 +32,6 @@ pub(super) enum Servers {
     Cluster(Vec<Address>),
 }
 
-pub(super) fn invalid(message: impl Into<String>) -> BackendError {
-    BackendError::new(BackendErrorKind::Configuration, message.into())
-}
-
 /// The servers that a URL names.
 pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     let Some((scheme, rest)) = url.split_once("://") else { return Err(unknown_scheme()) };
@@ -50,10 +46,12 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
         _ => return Err(unknown_scheme()),
     }
     if plain.is_some() && !cfg!(feature = "redis-tls") {
-        return Err(invalid("the Redis URL asks for TLS, which needs the feature `redis-tls` of ratelimit-runtime"));
+        return Err(BackendError::configuration(
+            "the Redis URL asks for TLS, which needs the feature `redis-tls` of ratelimit-runtime",
+        ));
     }
     if rest.contains('#') {
-        return Err(invalid("the Redis URL has a part behind `#`, which means nothing here"));
+        return Err(BackendError::configuration("the Redis URL has a part behind `#`, which means nothing here"));
     }
     let known: &[&str] =
         if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
@@ -63,7 +61,9 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
         Some("sentinel") => sentinels_of_url(server, rest),
         #[cfg(feature = "redis-cluster")]
         Some("cluster") => cluster_of_url(server, rest),
-        Some(kind) => Err(invalid(format!("the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"))),
+        Some(kind) => Err(BackendError::configuration(format!(
+            "the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"
+        ))),
         None => server_of_url(plain.unwrap_or(server), rest, plain.is_some()),
     }
 }
@@ -86,13 +86,15 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
                 _ if is_known => "; it is given twice",
                 _ => "",
             };
-            return Err(invalid(format!("{shown} query of the Redis URL is not understood{instead}")));
+            return Err(BackendError::configuration(format!(
+                "{shown} query of the Redis URL is not understood{instead}"
+            )));
         }
         if name == "db" && value.parse::<u32>().is_err() {
-            return Err(invalid("`db` in the Redis URL is no number of a database"));
+            return Err(BackendError::configuration("`db` in the Redis URL is no number of a database"));
         }
         if name == "protocol" && !matches!(value, "2" | "3" | "resp2" | "resp3") {
-            return Err(invalid("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
+            return Err(BackendError::configuration("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
         }
         seen.push(name);
     }
@@ -102,7 +104,9 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
 fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, BackendError> {
     // redis's own message may quote a part of the URL.
     let info = format!("{scheme}://{rest}").into_connection_info().map_err(|_| {
-        invalid("the Redis URL is not of the form `redis://user:password@host:port/database` or `unix:///path?db=0`")
+        BackendError::configuration(
+            "the Redis URL is not of the form `redis://user:password@host:port/database` or `unix:///path?db=0`",
+        )
     })?;
     let address = match info.addr() {
         ConnectionAddr::Tcp(host, port) => Address::Tcp(host.clone(), *port),
@@ -114,7 +118,7 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         username: login.username().map(str::to_owned),
         password: login.password().map(str::to_owned),
         database: u32::try_from(login.db())
-            .map_err(|_| invalid("the number of a Redis database is from 0 to 4294967295"))?,
+            .map_err(|_| BackendError::configuration("the number of a Redis database is from 0 to 4294967295"))?,
         // Unless it is said, redis-rs takes version 2.
         resp2: rest
             .split_once('?')
@@ -136,8 +140,11 @@ fn list<'a>(scheme: &str, rest: &'a str) -> Result<(Vec<Settings>, &'a str), Bac
 /// Of `host:port,host:port/master/database`. The login is for the servers.
 #[cfg(feature = "redis-sentinel")]
 fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
-    let form =
-        || invalid("the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`");
+    let form = || {
+        BackendError::configuration(
+            "the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`",
+        )
+    };
     let (mut sentinels, path) = list(scheme, rest)?;
     let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let (master, database) = path.split_once('/').unwrap_or((path, ""));
@@ -170,7 +177,9 @@ fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
         _ => None,
     };
     let (Some(database), Some(resp2)) = (database, resp2) else {
-        return Err(invalid("the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port/0`"));
+        return Err(BackendError::configuration(
+            "the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port/0`",
+        ));
     };
     let mut settings = cluster(nodes)?;
     settings.login.database = database;
@@ -181,16 +190,18 @@ fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
 /// The cluster of some nodes that URLs name.
 #[cfg(feature = "redis-cluster")]
 pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
-    let Some(first) = nodes.first() else { return Err(invalid("a cluster needs a node to begin with")) };
+    let Some(first) = nodes.first() else {
+        return Err(BackendError::configuration("a cluster needs a node to begin with"));
+    };
     let (login, encrypted) = (first.login.clone(), first.encrypted);
     let mut addresses = Vec::new();
     for node in nodes {
         match node.servers {
             Servers::One(address @ Address::Tcp(..)) => addresses.push(address),
-            _ => return Err(invalid("a node of a cluster is named by `redis://host:port`")),
+            _ => return Err(BackendError::configuration("a node of a cluster is named by `redis://host:port`")),
         }
         if node.encrypted != encrypted {
-            return Err(invalid("the nodes of a cluster are all to be reached by TLS, or none"));
+            return Err(BackendError::configuration("the nodes of a cluster are all to be reached by TLS, or none"));
         }
     }
     Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })
@@ -200,10 +211,10 @@ pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
 #[cfg(feature = "redis-sentinel")]
 pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
     if master.is_empty() || sentinels.is_empty() {
-        return Err(invalid("a master is found by its name and one sentinel or more"));
+        return Err(BackendError::configuration("a master is found by its name and one sentinel or more"));
     }
     if !sentinels.iter().all(|sentinel| matches!(sentinel.servers, Servers::One(_))) {
-        return Err(invalid("a sentinel is named by `redis://host:port`"));
+        return Err(BackendError::configuration("a sentinel is named by `redis://host:port`"));
     }
     // Who encrypts what the sentinels say means the servers too.
     let encrypted = sentinels.iter().any(|sentinel| sentinel.encrypted);
@@ -212,7 +223,7 @@ pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Setti
 
 fn unknown_scheme() -> BackendError {
     // Whatever else it is may hold a password in any place.
-    invalid(
+    BackendError::configuration(
         "the Redis URL must begin with `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; \
          `valkey` may stand for `redis`",
     )
@@ -224,7 +235,7 @@ fn unknown_scheme() -> BackendError {
 pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
     let read = |name: &str| match variable(name).map(OsString::into_string) {
         Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
-        Some(Err(_)) => Err(invalid(format!("the environment variable {name} is not UTF-8"))),
+        Some(Err(_)) => Err(BackendError::configuration(format!("the environment variable {name} is not UTF-8"))),
         None => Ok(None),
     };
     let (username, password) = (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?);
@@ -240,7 +251,9 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     let number = |name: &str| match read(name)? {
         Some(value) => match value.parse::<u16>() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(invalid(format!("the environment variable {name} is not a number from 0 to 65535"))),
+            Err(_) => Err(BackendError::configuration(format!(
+                "the environment variable {name} is not a number from 0 to 65535"
+            ))),
         },
         None => Ok(None),
     };
@@ -250,7 +263,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
     let database = number("REDIS_DB")?.unwrap_or(0).into();
     if username.is_some() && password.is_none() {
-        return Err(invalid("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
+        return Err(BackendError::configuration("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
     let login = Login { username, password, database, resp2: false };
     Ok(Settings { servers: Servers::One(Address::Tcp(host, port)), login, encrypted: false })

@@ -21,9 +21,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{Cmd, Connection, RedisResult, Value};
 
-use super::codec::no_decision;
+use super::codec::{is_of_the_script, no_decision};
 use super::endpoint::Endpoint;
-use super::node::is_of_the_script;
 use super::opener::Opener;
 use crate::error::BackendError;
 
@@ -64,7 +63,7 @@ impl Lanes {
         };
         let mut line = match lead.line.take() {
             Some(line) => line,
-            None => Box::pin(opener.open()).await?,
+            None => Line::new(Box::pin(opener.open()).await?),
         };
         let (own, kept) = line.exchange(&opener.endpoint, &message, lead.batch(), deadline);
         lead.line = kept.then_some(line);
@@ -143,14 +142,14 @@ impl Message {
 }
 
 /// An open connection.
-pub(super) struct Line {
+struct Line {
     connection: Connection,
     /// What it has for reads and for writes.
     timeout: Duration,
 }
 
 impl Line {
-    pub(super) fn new(connection: Connection) -> Line {
+    fn new(connection: Connection) -> Line {
         // It has none yet.
         Line { connection, timeout: Duration::MAX }
     }

@@ -19,10 +19,8 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use super::codec::no_decision;
+use super::codec::{is_of_the_script, no_decision};
 use super::endpoint::{Endpoint, no_thread, unreachable};
-use super::lanes::Lanes;
-use super::node::is_of_the_script;
 use crate::background;
 use crate::error::BackendError;
 use crate::timer;
@@ -41,8 +39,8 @@ pub(super) struct Links {
 struct Places {
     /// By runtime. Few: programs have one or two.
     by_runtime: Mutex<Vec<(Id, Place)>>,
-    /// Blocking calls' connections to the same server.
-    lanes: Weak<Lanes>,
+    /// Closes the blocking calls' connections to the same server.
+    close_lanes: Box<dyn Fn() + Send + Sync>,
 }
 
 #[derive(Clone)]
@@ -124,8 +122,9 @@ impl Usage {
 }
 
 impl Links {
-    pub(super) fn new(endpoint: Endpoint, patience: Duration, lanes: Weak<Lanes>) -> Links {
-        Links { endpoint, patience, places: Arc::new(Places { by_runtime: Mutex::default(), lanes }) }
+    pub(super) fn new(endpoint: Endpoint, patience: Duration, close_lanes: impl Fn() + Send + Sync + 'static) -> Links {
+        let close_lanes = Box::new(close_lanes);
+        Links { endpoint, patience, places: Arc::new(Places { by_runtime: Mutex::default(), close_lanes }) }
     }
 
     pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
@@ -170,10 +169,8 @@ impl Links {
     /// too. Their connections tell nobody before they are used.
     pub(super) async fn watch(&self, background: &Handle) {
         let _ = self.open(background.clone(), background).await;
-        if !matches!(self.places.of(background.id()), Some(Place::Open(_)))
-            && let Some(lanes) = self.places.lanes.upgrade()
-        {
-            lanes.clear();
+        if !matches!(self.places.of(background.id()), Some(Place::Open(_))) {
+            (self.places.close_lanes)();
         }
     }
 
@@ -276,9 +273,8 @@ impl Places {
         drop(places);
         if let Some((id, _)) = gone
             && background::handle().is_ok_and(|background| background.id() == id)
-            && let Some(lanes) = self.lanes.upgrade()
         {
-            lanes.clear();
+            (self.close_lanes)();
         }
     }
 }

@@ -34,7 +34,10 @@ impl Node {
     pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Node {
         let patience = timeout.max(PATIENCE);
         let lanes = Arc::new(Lanes::default());
-        let links = Arc::new(Links::new(endpoint.clone(), patience, Arc::downgrade(&lanes)));
+        let links = Arc::new(Links::new(endpoint.clone(), patience, {
+            let lanes = Arc::downgrade(&lanes);
+            move || lanes.upgrade().iter().for_each(|lanes| lanes.clear())
+        }));
         Node { opener: Opener::new(endpoint, patience, Arc::clone(&links)), lanes, links }
     }
 
@@ -55,16 +58,5 @@ impl Node {
     pub(super) fn reconnect(&self) {
         self.lanes.clear();
         self.links.clear();
-    }
-}
-
-/// Whether a server that runs the script answers so: with its bytes, of which the first is a small number, or by refusing.
-/// After anything else nobody knows which answer is to which call, and the connection is of no use any more.
-pub(super) fn is_of_the_script(reply: &Value) -> bool {
-    match reply {
-        Value::BulkString(bytes) => bytes.first().is_some_and(|first| *first < b' '),
-        Value::Array(replies) => replies.iter().all(is_of_the_script),
-        Value::ServerError(_) => true,
-        _ => false,
     }
 }

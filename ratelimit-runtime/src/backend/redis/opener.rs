@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use redis::Connection;
 use tokio::sync::watch;
 
 use super::endpoint::{Endpoint, no_thread, unreachable};
-use super::lanes::Line;
 use super::links::Links;
 use crate::background;
 use crate::error::BackendError;
@@ -28,7 +28,7 @@ pub(super) struct Opener {
 type Attempt = watch::Receiver<Option<Result<Arc<Opened>, BackendError>>>;
 
 struct Opened {
-    line: Mutex<Option<Line>>,
+    connection: Mutex<Option<Connection>>,
     at: Instant,
 }
 
@@ -38,19 +38,19 @@ impl Opener {
     }
 
     /// A new connection. Takes as long as it takes.
-    pub(super) async fn open(&self) -> Result<Line, BackendError> {
+    pub(super) async fn open(&self) -> Result<Connection, BackendError> {
         loop {
             let mut attempt = self.attempt()?;
             let ended = attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());
             let outcome = ended.unwrap_or_else(|| Err(unreachable("the attempt to reach Redis ended")));
             // Taken under that lock alone: `attempt` takes it under the other one.
-            let line = outcome?.line.lock().take();
-            if let Some(line) = line {
+            let connection = outcome?.connection.lock().take();
+            if let Some(connection) = connection {
                 let mut current = self.attempt.lock();
                 if current.as_ref().is_some_and(|current| current.same_channel(&attempt)) {
                     *current = None;
                 }
-                return Ok(line);
+                return Ok(connection);
             }
         }
     }
@@ -61,7 +61,7 @@ impl Opener {
         if let Some(attempt) = &*current {
             let of_use = match &*attempt.borrow() {
                 None => attempt.has_changed().is_ok(),
-                Some(Ok(opened)) => opened.at.elapsed() < KEPT && opened.line.lock().is_some(),
+                Some(Ok(opened)) => opened.at.elapsed() < KEPT && opened.connection.lock().is_some(),
                 Some(Err(_)) => false,
             };
             if of_use {
@@ -74,8 +74,10 @@ impl Opener {
         let its = background.clone();
         background.spawn(async move { links.watch(&its).await });
         background.spawn_blocking(move || {
-            let line = endpoint.open(patience).map(|connection| Mutex::new(Some(Line::new(connection))));
-            outcome.send_replace(Some(line.map(|line| Arc::new(Opened { line, at: Instant::now() }))));
+            let opened = endpoint
+                .open(patience)
+                .map(|connection| Arc::new(Opened { connection: Mutex::new(Some(connection)), at: Instant::now() }));
+            outcome.send_replace(Some(opened));
         });
         *current = Some(attempt.clone());
         Ok(attempt)

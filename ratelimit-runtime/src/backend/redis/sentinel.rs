@@ -44,7 +44,7 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
                 Err(error) => failed = Some(error),
             }
         }
-        Err(failed.unwrap_or_else(|| super::config::invalid("there is no sentinel to ask")))
+        Err(failed.unwrap_or_else(|| BackendError::configuration("there is no sentinel to ask")))
     })
 }
 

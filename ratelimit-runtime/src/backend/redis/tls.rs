@@ -7,7 +7,6 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 
-use super::config::invalid;
 use crate::error::BackendError;
 
 /// What a builder was given; all as PEM.
@@ -38,7 +37,7 @@ impl Tls {
         let given = [(authority.as_ref(), "CA"), (client.as_ref().map(|(chain, _)| chain), "client")];
         for (pem, what) in given {
             if pem.is_some_and(|pem| !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)))) {
-                return Err(invalid(format!("the {what} certificate is not one as PEM")));
+                return Err(BackendError::configuration(format!("the {what} certificate is not one as PEM")));
             }
         }
         if let Some((chain, key)) = &client {
@@ -46,8 +45,9 @@ impl Tls {
         }
         let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         let anywhere = address("", 0, None);
-        let client = Client::build_with_tls(anywhere, TlsCertificates { client_tls, root_cert: authority })
-            .map_err(|error| invalid(format!("the certificates for TLS cannot be used: {error}")))?;
+        let client = Client::build_with_tls(anywhere, TlsCertificates { client_tls, root_cert: authority }).map_err(
+            |error| BackendError::configuration(format!("the certificates for TLS cannot be used: {error}")),
+        )?;
         Ok(Tls { anywhere: client.get_connection_info().addr().clone() })
     }
 
@@ -62,11 +62,11 @@ fn fit(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
     let provider = CryptoProvider::get_default();
     let key = PrivateKeyDer::from_pem_slice(key).ok().zip(provider);
     let Some(Ok(key)) = key.map(|(key, provider)| provider.key_provider.load_private_key(key)) else {
-        return Err(invalid("the key of the client certificate is not one as PEM"));
+        return Err(BackendError::configuration("the key of the client certificate is not one as PEM"));
     };
     match CertifiedKey::new(chain, key).keys_match() {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(invalid("the client certificate is not one of its key"))
+            Err(BackendError::configuration("the client certificate is not one of its key"))
         }
         _ => Ok(()),
     }
