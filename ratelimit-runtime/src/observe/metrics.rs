@@ -1,7 +1,8 @@
-//! Figures of the facade `metrics`; their names stand in a table in the crate's docs.
+//! Metrics of the facade `metrics`. The crate's docs list their names.
 //!
-//! Looking a figure up by its name takes a recorder longer than a decision may. So each limiter keeps handles, from the first
-//! call on that finds a recorder. One that is installed after a limiter's first calls counts from then on.
+//! Looking a metric up by its name may take a recorder longer than a decision. So each limiter
+//! caches handles, from the first call that finds a recorder. A recorder installed after a
+//! limiter's first calls counts from then on.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -26,7 +27,7 @@ const BREAKER: &str = "ratelimit_breaker_state";
 
 static METADATA: Metadata<'static> = Metadata::new("ratelimit", Level::INFO, Some(module_path!()));
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
     Allowed,
@@ -36,9 +37,9 @@ pub(super) enum Outcome {
 
 const OUTCOMES: [&str; 3] = ["allowed", "denied", "failed"];
 
-/// The figures of one limiter.
+/// The metrics of one limiter.
 pub(super) struct LimiterMeters {
-    /// By outcome.
+    /// Indexed by outcome.
     keys: [Key; 3],
     wait: Key,
     handles: OnceLock<Handles>,
@@ -71,7 +72,7 @@ impl LimiterMeters {
         tell_changed();
     }
 
-    /// Without handles: nobody records yet.
+    /// Counts without cached handles: no recorder has been seen yet.
     #[inline(never)]
     fn count_first(&self, outcome: Outcome) {
         tell(|| {
@@ -86,7 +87,8 @@ impl LimiterMeters {
         is_lasting(recorder).then(|| {
             self.handles.get().unwrap_or_else(|| {
                 describe(recorder);
-                // Not while the cell is locked: a recorder may call a limited function, or wait for a thread that does.
+                // Outside the cell's initialization: a recorder may call a limited function, or
+                // wait for a thread that does.
                 let decisions = self.keys.each_ref().map(|key| recorder.register_counter(key, &METADATA));
                 self.handles.get_or_init(|| Handles { decisions, wait: OnceLock::new() })
             })
@@ -111,14 +113,14 @@ impl LimiterMeters {
 }
 
 thread_local! {
-    /// Whether [`CHANGED`] holds anything. Without a destructor, and read after each decision.
+    /// Whether [`CHANGED`] holds anything. Has no destructor and is read after each decision.
     static IS_CHANGED: Cell<bool> = const { Cell::new(false) };
-    /// A memory backend in which this thread has changed the number of keys: it was under a lock then, and tells of it when
-    /// it is no longer.
+    /// A memory backend whose number of keys this thread has changed under a lock. Reported after
+    /// the lock is released.
     static CHANGED: Cell<Option<Arc<Keys>>> = const { Cell::new(None) };
 }
 
-/// The figures of one memory backend, which add up with those of others.
+/// The metrics of one memory backend. Several backends add up.
 #[derive(Default)]
 pub(super) struct KeysMeters {
     keys: Arc<Keys>,
@@ -128,14 +130,15 @@ pub(super) struct KeysMeters {
 struct Keys {
     handles: OnceLock<(Gauge, Counter)>,
     tracked: AtomicUsize,
-    /// What of the gauge is this backend's.
+    /// This backend's share of the gauge.
     told: AtomicUsize,
-    /// Evictions that the counter does not have yet.
+    /// Evictions not yet added to the counter.
     evicted: AtomicU64,
 }
 
 impl KeysMeters {
-    /// Has the gauge told what is more than a 64th off: two locked instructions for each new key are too many.
+    /// Updates the gauge if it is more than a 64th off: two locked instructions for each new key
+    /// are too many.
     #[inline]
     pub(super) fn tracked(&self, keys: usize) {
         let told = self.keys.told.load(Ordering::Relaxed);
@@ -152,7 +155,7 @@ impl KeysMeters {
 
     #[inline(never)]
     fn tell_soon(&self) {
-        // One at a time: another backend's is told at its next change.
+        // One backend at a time: another one is reported at its next change.
         let _ = CHANGED.try_with(|changed| {
             let first = changed.take().unwrap_or_else(|| Arc::clone(&self.keys));
             changed.set(Some(first));
@@ -161,7 +164,7 @@ impl KeysMeters {
     }
 }
 
-/// Tells what this thread has changed, now that it holds no lock.
+/// Reports this thread's changes, now that it holds no lock.
 #[inline]
 pub(super) fn tell_changed() {
     if IS_CHANGED.get() {
@@ -206,8 +209,8 @@ impl Keys {
     }
 }
 
-/// Whether handles of this recorder are worth keeping. It has no state where none is installed: the facade's stand-in has
-/// none, and its handles would do nothing for ever. A recorder of somebody's own without state is asked each time.
+/// Whether this recorder's handles are worth caching. The facade's no-op recorder has no state, and
+/// its handles would stay no-ops for ever. A real recorder without state is looked up each time.
 fn is_lasting(recorder: &dyn Recorder) -> bool {
     size_of_val(recorder) > 0
 }

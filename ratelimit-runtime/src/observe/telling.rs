@@ -1,23 +1,23 @@
-//! Whether this thread is telling somebody of a decision: what is decided inside of that is not told again.
+//! A reentrancy guard: decisions made inside a report are not reported.
 //!
-//! A subscriber or a recorder may call limited functions (to throttle a log, say). If their denials were told as well, the
-//! first would never end.
+//! A subscriber or a recorder may call limited functions, for example to throttle a log. Reporting
+//! their denials as well would never end.
 
 use std::cell::Cell;
 
 thread_local! {
-    /// Without a destructor, so that calls in other thread-locals' destructors find it.
+    /// Has no destructor, so that calls in destructors of other thread-locals find it.
     static TELLING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether what is decided now goes untold.
+/// Whether this thread is inside a report.
 #[cfg(feature = "tracing")]
 #[inline]
 pub(super) fn is_telling() -> bool {
     TELLING.get()
 }
 
-/// Runs what calls somebody else's code, unless this thread is inside of such a call already.
+/// Runs foreign code, unless this thread is already inside a report.
 #[inline]
 pub(super) fn tell<R>(f: impl FnOnce() -> R) -> Option<R> {
     struct End;
