@@ -1,4 +1,4 @@
-//! The attribute as a function over tokens.
+//! Tests of the attribute as a function over tokens.
 
 use proc_macro2::TokenStream;
 
@@ -8,12 +8,13 @@ mod arbitrary;
 mod expansions;
 mod lines;
 
-/// A runtime with all its features.
+/// A runtime with all features.
 const ALL: Features = Features { redis: true, responses: true, tokio: true };
-/// A runtime without any.
+/// A runtime without features.
 const NONE: Features = Features { redis: false, responses: false, tokio: false };
 
-/// `#[rate_limit(args)] item`, formatted, without the import of the runtime, which is called `rt`.
+/// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
+/// is `rt`.
 fn expanded(args: &str, item: &str) -> String {
     let import = "use :: ratelimit_runtime :: macro_support :: v1 as __runtime ;";
     let tokens = limited(args, item, ALL).to_string();

@@ -369,7 +369,7 @@ pub fn pause() -> TestClock {
 /// ```
 pub fn pause_at(time: SystemTime) -> TestClock {
     let time = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos) / 1_000 * 1_000;
-        // An unused bucket counts as used in 1970, which must be longer ago than any period.
+    // An unused bucket counts as used in 1970, which must be longer ago than any period.
     TestClock::new(time.max(3 * nanos(MAX_PER)), TokioClock::paused())
 }
 

@@ -1,4 +1,4 @@
-//! What the attribute makes of ten shapes, to be read: a prologue, and the body behind it.
+//! The expansion of ten shapes of functions, meant to be read: a prologue, then the body.
 
 #![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
@@ -259,7 +259,7 @@ fn a_future_behind_statements() {
         r#"limiter = API, key = id"#,
         "fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> { let started = now(); async move { load(id, started).await } }",
         expect![[r##"
-            #[cfg_attr(doc, doc = " Rate limit: that of a shared limiter for each `id`.")]
+            #[cfg_attr(doc, doc = " Rate limit: set by a shared limiter for each `id`.")]
             fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> {
                 let started = now();
                 async move {
@@ -289,7 +289,7 @@ fn a_function_that_waits() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = " Rate limit: 10 calls per 1s; sliding window; calls wait for it."
+                doc = " Rate limit: 10 calls per 1s; sliding window; waits."
             )]
             fn send(mail: Mail) {
                 let __limiter = {
@@ -356,7 +356,7 @@ fn an_outcome_that_is_looked_at_in_an_async_function() {
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = " Rate limit: 3 calls per 1h for each `user`; sliding window; not if `trusted`."
+                doc = " Rate limit: 3 calls per 1h for each `user`; sliding window; exempt if `trusted`."
             )]
             async fn log_in(user: &str, trusted: bool) -> Result<(), Error> {
                 let __held = {

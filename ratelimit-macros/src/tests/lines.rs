@@ -1,8 +1,8 @@
-//! The line in the docs.
+//! The line about the limit in the function's docs.
 
 use super::{FUNCTION, expanded};
 
-/// The documented line, without the marks around it.
+/// The text of the documented line, without its markers.
 fn line(args: &str) -> String {
     line_of(args, FUNCTION)
 }
@@ -41,9 +41,9 @@ fn it_states_the_limit_in_words() {
         ),
         (
             r#"count = 1, per = "1s", wait = "2s", dry_run, exempt_when = user == 0 || !ok(user)"#,
-            "Rate limit: 1 call per 1s; sliding window; calls wait at most 2s; some calls are exempt; counted, not enforced.",
+            "Rate limit: 1 call per 1s; sliding window; waits at most 2s; some calls are exempt; counted, not enforced.",
         ),
-        ("limiter = self.limiter, key = user", "Rate limit: that of a shared limiter for each `user`."),
+        ("limiter = self.limiter, key = user", "Rate limit: set by a shared limiter for each `user`."),
     ] {
         assert_eq!(line(args), expected);
     }
@@ -72,7 +72,7 @@ fn of_expressions_it_shows_only_names_of_arguments() {
     }
     assert_eq!(
         line("count = calls, per = window, cost = calls, exempt_when = admin"),
-        "Rate limit: `calls` permits per `window`; sliding window; a call takes `calls` permits; not if `admin`."
+        "Rate limit: `calls` permits per `window`; sliding window; a call takes `calls` permits; exempt if `admin`."
     );
 }
 

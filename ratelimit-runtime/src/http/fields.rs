@@ -18,7 +18,7 @@ type Field = (&'static str, String);
 
 /// The fields that report this limit in the form of a draft; none if the draft cannot express it.
 pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, reset_secs: Option<u64>) -> Vec<Field> {
-        // The drafts count whole seconds, so a window below one second cannot be reported.
+    // The drafts count whole seconds, so a window below one second cannot be reported.
     if limit.per() < Duration::from_secs(1) {
         return Vec::new();
     }
