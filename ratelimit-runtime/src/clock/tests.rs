@@ -10,20 +10,20 @@ use super::*;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 
-/// A machine whose time passes by its clocks' readings and by [`pass`](Fake::pass). What the monotonic clock says
-/// is the true time.
+/// A machine whose time passes with readings of its clocks and by [`pass`](Fake::pass). The
+/// monotonic clock shows the true time.
 struct Fake {
     now: Cell<u64>,
     /// With 32 fractional bits.
     ticks: Cell<u128>,
     /// Ticks a nanosecond, with 32 fractional bits.
     rate: Cell<u64>,
-    /// How far the counter of the processor that the thread is on is ahead.
+    /// How far ahead the counter of the thread's current processor is.
     ahead: Cell<i64>,
     monotonic_takes: Cell<u64>,
-    /// The thread loses the processor for so long after so many more readings.
+    /// After this many more readings, the thread loses the processor for this long.
     interruption: Cell<(u32, u64)>,
-    /// The same again after each interruption.
+    /// Repeats the interruption.
     is_always_interrupted: Cell<bool>,
     readings: Cell<usize>,
 }
@@ -80,14 +80,14 @@ impl Sources for Fake {
 }
 
 impl Clock<Fake> {
-    /// How far a reading was from the truth.
+    /// The distance of a reading from the true time.
     fn error(&self) -> u64 {
         let before = self.sources.now.get();
         let now = self.now();
         before.saturating_sub(now.latest).max(now.earliest.saturating_sub(self.sources.now.get()))
     }
 
-    /// Whether a reading, which has to be true, went by the counter.
+    /// Whether a reading used the counter. The reading must be true.
     fn goes_by_the_counter(&self) -> bool {
         let before = self.sources.now.get();
         let now = self.now();
@@ -95,7 +95,7 @@ impl Clock<Fake> {
         now.earliest != now.latest
     }
 
-    /// Passes the time in which the counter's rate is measured.
+    /// Lets the time pass in which the counter's rate is measured.
     fn run_in(self) -> Clock<Fake> {
         for _ in 0..1_000 {
             self.now();
@@ -127,7 +127,7 @@ fn the_monotonic_clock_is_read_until_the_counters_rate_is_known() {
 }
 
 proptest! {
-    /// NTP slews by 500 parts in a million at most.
+    /// NTP slews by at most 500 parts in a million.
     #[test]
     fn a_reading_by_a_steady_counter_is_true_whenever_it_is_taken(
         hertz in prop::sample::select(vec![19_200_000, 24_000_000, 1_000_000_000, 2_596_123_456, 5_800_000_000]),
@@ -184,7 +184,7 @@ fn a_counter_that_is_never_read_close_to_the_monotonic_clock_is_read_no_more() {
     assert_eq!(clock.sources.readings.get(), 1);
 }
 
-/// What happens to a counter, and a reading after it.
+/// Asserts that the next reading notices what `happens` to a counter.
 fn is_noticed_at_once(happens: impl Fn(&Fake), pauses: &[u64]) {
     for pause in pauses {
         let clock = Fake::new(2_600_000_000).run_in();
@@ -286,7 +286,7 @@ fn at_the_end_of_64_bits_the_clock_stands_still() {
     assert_eq!(clock.now(), Now::exactly(u64::MAX));
 }
 
-/// For so long each test by the real clock runs: `RATELIMIT_TEST_MILLIS`, or 300 ms.
+/// How long each test by the real clock runs: `RATELIMIT_TEST_MILLIS`, or 300 ms.
 fn duration() -> Duration {
     let millis = std::env::var("RATELIMIT_TEST_MILLIS").ok().and_then(|millis| millis.parse().ok());
     Duration::from_millis(millis.unwrap_or(300))
@@ -320,13 +320,13 @@ fn durations_longer_than_64_bits_saturate() {
     assert_eq!(nanos(Duration::MAX), u64::MAX);
 }
 
-/// In the builds of `scripts/test`, tokio is here with `test-util` and without.
+/// `scripts/test` builds this with tokio's `test-util` and without.
 #[cfg(feature = "tokio")]
 #[test]
 fn futures_go_by_tokios_clock_if_it_is_one_that_can_be_paused() {
     use tokio::runtime::Builder;
 
-    /// Stands in for the method of tokio's feature `test-util`, which comes before it.
+    /// Stands in for the method of tokio's feature `test-util`, which takes precedence.
     #[allow(dead_code, reason = "if there is that method")]
     trait StartPaused {
         fn start_paused(&mut self, _paused: bool) -> &mut Self {

@@ -1,29 +1,34 @@
-//! The circuit breaker: after a few failures in a row nobody asks the backend any more, except for one call at a time that
-//! finds out whether it is back.
+//! A circuit breaker. After several consecutive failures, calls skip the backend, except for one
+//! probe at a time.
 //!
 //! ```text
-//! closed ── 5 failures in a row ──▶ open ── its pause is over, a call comes ──▶ probing ── success ──▶ closed
+//! closed ── 5 failures in a row ──▶ open ── its pause ends, a call comes ──▶ probing ── success
+//! ──▶ closed
 //!                                    ▲                                            │
-//!                                    └── failure: twice the pause; given up: the same ──┘
+//!                                    └── failure: twice the pause; abandoned: the same ──┘
 //! ```
 //!
-//! While closed and without a failure a call costs two relaxed loads of one word. Each opening, probe and closing begins a
-//! new generation; what a call of an earlier one has met is not news any more and is ignored.
+//! While closed and without a failure, a call costs two relaxed loads of one word. Each opening,
+//! probe and closing starts a new generation; results of calls from an earlier generation are
+//! ignored.
 
 use crate::error::{BackendError, BackendErrorKind};
 use crate::sync::{AtomicU64, Lock, Ordering};
 
-/// So many failures in a row open it. More than the calls in a row without an answer after which a connection is replaced.
+/// Consecutive failures that open the breaker. Larger than the number of silent calls after which a
+/// connection is replaced.
 pub(super) const FAILURES: u32 = 5;
 /// From the opening to the first probe, in nanoseconds.
 pub(super) const FIRST_PAUSE: u64 = 50_000_000;
-/// Pauses double up to this: three probes fit into the two seconds in which limits have to be kept again.
+/// Pauses double up to this, in nanoseconds. Three probes fit into the two seconds within which
+/// limits must be enforced again.
 pub(super) const LONGEST_PAUSE: u64 = 500_000_000;
-/// A probe of which nothing is heard for so long is given up: its future may lie somewhere and not be polled.
+/// A probe without a result for this long is written off, in nanoseconds: its future may exist
+/// without being polled.
 pub(super) const LOST: u64 = 1_000_000_000;
 
 pub(super) struct Breaker {
-    /// The generation, and in the lowest bit whether anything is to be looked up under the lock.
+    /// The generation. The lowest bit says whether callers must look under the lock.
     word: AtomicU64,
     state: Lock<Generation>,
     lost: u64,
@@ -47,7 +52,7 @@ impl Default for State {
     }
 }
 
-/// Until then nobody asks; while probing, nobody else.
+/// No call passes until the pause ends; while probing, no other call.
 #[derive(Clone)]
 struct Pause {
     until: u64,
@@ -57,23 +62,23 @@ struct Pause {
     why: BackendError,
 }
 
-/// A call that may ask the backend. Whatever becomes of it has to be [told](Breaker::tell).
+/// A call that may use the backend. Its result must be [reported](Breaker::tell).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     generation: u64,
     pub(super) is_probe: bool,
 }
 
-/// What a call has met.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Met<'a> {
     Success,
     Failure(&'a BackendError),
-    /// The call was given up before it knew.
+    /// The call was abandoned before it had a result.
     Nothing,
 }
 
-/// What has become of the breaker.
+/// A state change of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Opened,
@@ -82,12 +87,13 @@ pub(super) enum Change {
 }
 
 impl Breaker {
-    /// For a backend that needs at most `longest` nanoseconds for a decision, if that is known.
+    /// A breaker for a backend whose decisions take at most `longest` nanoseconds, if that is
+    /// known.
     pub(super) fn new(longest: u64) -> Breaker {
         Breaker { word: AtomicU64::new(0), state: Lock::new(Generation::default()), lost: LOST.max(longest * 2) }
     }
 
-    /// Lets a call ask the backend, or says why not.
+    /// Lets a call use the backend, or returns the reason why not.
     #[inline]
     pub(super) fn enter(&self, now: impl FnOnce() -> u64) -> Result<Entry, BackendError> {
         let word = self.word.load(Ordering::Relaxed);
@@ -109,12 +115,12 @@ impl Breaker {
         Ok(Entry { generation: current.number, is_probe: true })
     }
 
-    /// Whether calls are kept away.
+    /// Whether calls skip the backend.
     pub(super) fn is_open(&self) -> bool {
         self.word.load(Ordering::Relaxed) & 1 == 1 && !matches!(self.state.lock().state, State::Closed { .. })
     }
 
-    /// Says what a call that was let in has met.
+    /// Reports the result of a call that was let in.
     #[inline]
     pub(super) fn tell(&self, entry: Entry, met: Met<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
         if matches!(met, Met::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
@@ -127,7 +133,7 @@ impl Breaker {
     fn tell_in_trouble(&self, entry: Entry, met: Met<'_>, now: u64) -> Option<Change> {
         let mut current = self.state.lock();
         if current.number != entry.generation {
-            // But for a probe that was given up too early: its success is one.
+            // A probe written off too early still counts if it succeeds.
             let is_of_this_opening = match &current.state {
                 State::Closed { .. } => false,
                 State::Open(pause) | State::Probing(pause) => pause.opening < entry.generation,
@@ -172,7 +178,7 @@ impl Breaker {
                 self.begin(&mut current, State::Open(pause));
                 Some(Change::StaysOpen)
             }
-            // An opening begins a generation, and lets nobody in.
+            // An opening starts a generation, and lets no call in.
             (State::Closed { .. } | State::Open(_), _) => None,
         }
     }
@@ -182,14 +188,14 @@ impl Breaker {
         self.publish(current);
     }
 
-    /// Writes the word anew, under the lock.
+    /// Updates the word, under the lock.
     fn publish(&self, current: &Generation) {
         let calm = matches!(current.state, State::Closed { failures: 0 });
         self.word.store(current.number << 1 | u64::from(!calm), Ordering::Relaxed);
     }
 }
 
-/// What calls get that do not reach the backend: made once, at the failure.
+/// The error of calls that skip the backend. Made once, at the failure.
 fn kept_away(error: &BackendError) -> BackendError {
     let kind = match error.kind() {
         // Nothing was sent, so nothing can have been charged.
@@ -321,17 +327,18 @@ mod tests {
         assert!(!breaker.is_open());
     }
 
-    /// The rules of the breaker, told as a story: what there was, and what it says.
+    /// A model of the breaker: its history, and what that implies.
     #[derive(Default)]
     struct Story {
-        /// Calls under way, each with the openings that there were when it began.
+        /// Calls under way, each with the number of openings when it began.
         under_way: Vec<(Entry, u32)>,
         openings: u32,
-        /// In a row, while closed.
+        /// Consecutive failures, while closed.
         failures: u32,
-        /// While open: when it was last found to be, and how many probes have failed.
+        /// While open: the time of the last opening or failed probe, and the number of failed
+        /// probes.
         open: Option<(u64, u32)>,
-        /// The probe under way, and when it began.
+        /// The probe under way, and its start.
         probe: Option<(Entry, u64)>,
     }
 
@@ -348,7 +355,7 @@ mod tests {
 
         fn end(&mut self, (entry, openings): (Entry, u32), met: Met<'_>, now: u64) -> Option<Change> {
             match (self.open, met) {
-                // A probe, this one or one that was given up too early.
+                // A probe: this one, or one written off too early.
                 (Some(_), Met::Success) if entry.is_probe && openings == self.openings => {
                     (self.open, self.probe, self.failures) = (None, None, 0);
                     Some(Change::Closed)
@@ -358,7 +365,7 @@ mod tests {
                     self.open = Some((now, failed + u32::from(matches!(met, Met::Failure(_)))));
                     Some(Change::StaysOpen)
                 }
-                // Of the calls that began before the last opening nothing is to be learned any more.
+                // Calls that began before the last opening say nothing any more.
                 (None, Met::Failure(_)) if !entry.is_probe && openings == self.openings => {
                     self.failures += 1;
                     (self.failures == FAILURES).then(|| {
@@ -435,7 +442,7 @@ mod tests {
     }
 }
 
-/// Every order in which threads can meet failures, successes and each other.
+/// All interleavings of failures, successes and state changes.
 #[cfg(all(test, loom_model))]
 mod model {
     use loom::sync::Arc;
@@ -451,7 +458,7 @@ mod model {
         breaker.tell(entry, Met::Failure(&error()), || 0)
     }
 
-    /// A breaker with so many failures.
+    /// A breaker after this many failures.
     fn after(failures: u32) -> Breaker {
         let breaker = Breaker::new(0);
         for _ in 0..failures {
