@@ -1,5 +1,5 @@
-//! Refunds, waits, resets and replaced limits together: whatever the order, no limit admits more than it says, and no key
-//! is denied longer than what was taken can explain.
+//! Refunds, waits, resets and replaced limits together. In any order, no limit admits more than it
+//! says, and no key is denied for longer than its charges explain.
 
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
@@ -20,7 +20,7 @@ fn drain(limiter: &RateLimiter, key: &str, calls: u32) -> u32 {
     (0..calls).map(|_| u32::from(limiter.check(key, 1).is_ok())).sum()
 }
 
-/// A wait that has begun.
+/// A wait that was polled once.
 fn begun<F: Future>(wait: F) -> std::pin::Pin<Box<F>> {
     let mut wait = Box::pin(wait);
     assert!(matches!(wait.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
@@ -31,7 +31,7 @@ fn begun<F: Future>(wait: F) -> std::pin::Pin<Box<F>> {
 fn a_refund_behind_which_somebody_waits_and_leaves_does_not_double_the_limit() {
     let clock = test_util::pause();
     let limiter = limiter("doubled", Limit::new(10_000, 10 * SECOND));
-    // Full groups, then one that the refund makes small enough to be merged with what comes behind it.
+    // Full groups, then one that the refund makes small enough to merge with the next.
     for cost in [157; 62].into_iter().chain([126]) {
         limiter.check("a", cost).unwrap();
         clock.advance(Duration::from_micros(1));
@@ -137,7 +137,7 @@ fn a_reset_through_another_handle_counts_for_refunds_and_waits() {
         limiter.refund(before).unwrap();
         drop(leaves);
         assert_eq!(drain(&limiter, "a", 10), 3, "{algorithm:?}");
-        // The test clock's own reset too.
+        // The same for the test clock's own reset.
         let before = limiter.check("b", 3).unwrap();
         clock.reset();
         limiter.refund(before).unwrap();
@@ -168,7 +168,7 @@ fn a_refund_while_somebody_waits_who_then_leaves_is_kept() {
         let taken = limiter.check("a", 8).unwrap();
         let leaves = begun(limiter.wait_async("a", 10));
         refund(&limiter, taken);
-        // Nothing is on record, so the wait is over before it leaves; its permits come back with it.
+        // Nothing is on record, so the wait ended before it was dropped, and its permits come back.
         drop(leaves);
         assert_eq!(drain(&limiter, "a", 20), 10, "{algorithm:?}");
     }
@@ -271,7 +271,7 @@ mod a_name_that_is_shared {
     #[test]
     fn with_limits_that_are_read_at_each_call_leaves_each_its_own() {
         let _clock = test_util::pause();
-        // Whoever is first makes the buckets.
+        // The first caller creates the buckets.
         assert!(read(3, "first").is_some());
         assert_eq!((0..20).filter_map(|_| written("a")).count(), 10);
         assert_eq!((0..20).filter_map(|_| read(3, "b")).count(), 3);

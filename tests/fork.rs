@@ -1,4 +1,5 @@
-//! A process that forks: the child has threads and connections of its own. Each scenario is in `support/forking.rs`.
+//! Forking processes: the child has its own threads and connections. The scenarios are in
+//! `support/forking.rs`.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ratelimit_tests::RedisServer;
 
-/// Runs a scenario, and fails if parent or child does, or does not end.
+/// Runs a scenario. Fails if parent or child fails or does not end.
 #[track_caller]
 fn run(scenario: &str, url: &str) {
     let mut forking = Command::new(env!("CARGO_BIN_EXE_forking"));

@@ -1,5 +1,5 @@
-//! What a process chooses for all of its HTTP answers. A test binary of its own, and one test: the
-//! choice is the process's.
+//! The process-wide choice of HTTP answers. One test in its own binary, because the choice applies
+//! to the whole process.
 
 use axum::Router;
 use axum::body::Body;

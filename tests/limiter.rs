@@ -245,7 +245,7 @@ fn a_replaced_period_is_handled_as_documented() {
         limiter.set_limits(&[Limit::new(4, SECOND).with_algorithm(algorithm)]).unwrap();
         (0..9).filter(|_| limiter.check((), 1).is_ok()).count()
     };
-    // The permits count for the new period; the debt stays; the window that they were taken in goes on.
+    // Permits count for the new period; debt stays; the window in which they were taken goes on.
     let sliding = limiter(Algorithm::SlidingWindow);
     assert_eq!(change(&sliding, Algorithm::SlidingWindow), 0);
     let bucket = limiter(Algorithm::TokenBucket);
@@ -377,8 +377,8 @@ fn no_interval_holds_more_than_count_on_the_real_clock() {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    // A call was admitted at some time from before to after it: of `COUNT` + 1 of them, all surely lie within an interval
-    // if the latest end is less than `per` after the earliest beginning.
+    // A call was admitted between its start and its end. `COUNT` + 1 of them surely lie within one
+    // interval if the latest end is less than `per` after the earliest start.
     admitted.sort_by_key(|(_, after)| *after);
     for window in admitted.windows(COUNT + 1) {
         let first = window.iter().map(|(before, _)| *before).min().unwrap();

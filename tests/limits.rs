@@ -83,7 +83,7 @@ proptest! {
         prop_assert_eq!(limit.to_string().parse(), Ok(limit));
         let read = from_value::<Limit>(serde_json::to_value(limit).unwrap()).unwrap();
         prop_assert_eq!((read.count(), read.burst(), read.algorithm()), (count, limit.burst(), limit.algorithm()));
-        // A number of seconds has 53 bits.
+        // Seconds as a number have 53 bits.
         prop_assert!(read.per().abs_diff(limit.per()) <= Duration::from_micros(1));
     }
 

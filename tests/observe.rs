@@ -1,4 +1,4 @@
-//! What is told to those who watch: events of `tracing`, figures of `metrics`, JSON.
+//! Observability: `tracing` events, `metrics` metrics, JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,7 +76,7 @@ impl Visit for Fields {
     }
 }
 
-/// The events that `f` causes on this thread, and whether keys are shown meanwhile.
+/// The events that `f` causes on this thread, with or without keys.
 fn events(keys: bool, f: impl FnOnce()) -> Vec<Told> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone: MutexGuard<'_, ()> = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -121,7 +121,7 @@ fn a_denial_is_an_event_with_limiter_limit_and_time_but_without_the_key() {
 
 #[test]
 fn keys_are_shown_where_that_is_asked_for() {
-    // On the short way, which a test's clock would turn off; in a future; at a backend.
+    // On the fast path, which a test's clock would turn off; in a future; in a remote backend.
     let elsewhere = RateLimiter::builder("elsewhere")
         .limit(Limit::new(1, HOUR))
         .backend(Broken)
@@ -211,7 +211,7 @@ fn looking_is_no_event_and_counts_nothing() {
     assert_eq!(listed("looked at broken")["denied"], 0);
 }
 
-/// What an exporter that `f` is recorded by shows.
+/// The output of a Prometheus exporter that records `f`.
 fn recorded(f: impl FnOnce(&PrometheusRecorder)) -> Vec<String> {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || f(&recorder));
@@ -355,7 +355,7 @@ fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
         RateLimiter::builder(name).limit(Limit::new(2, HOUR)).backend(memory).build().unwrap()
     };
     let (small, large) = (limiter("small memory", 10), limiter("large memory", 1_000));
-    // Before anybody watches.
+    // Before a recorder is installed.
     for key in 0..5 {
         large.check(key, 1).unwrap();
     }
@@ -375,7 +375,7 @@ fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
     assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 40");
 }
 
-/// As JSON, the limiter of that name.
+/// The limiter of that name, as JSON.
 fn listed(name: &str) -> Value {
     let json = serde_json::to_value(limiters()).unwrap();
     let limiters = json.as_array().unwrap().iter();
@@ -486,7 +486,7 @@ fn a_redis_that_fails_and_recovers_is_told_of_once_each_and_shown() {
             assert!(shows("ratelimit_backend_latency_seconds_count{backend=\"redis\",result=\"ok\"} 1"));
             server.kill();
             check_until_shown("ratelimit_breaker_state{backend=\"redis\"} 2");
-            // Probes that fail are no news.
+            // Failed probes are not reported.
             for _ in 0..100 {
                 limiter.check((), 1).unwrap();
                 std::thread::sleep(Duration::from_millis(5));

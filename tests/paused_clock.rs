@@ -1,4 +1,4 @@
-//! A test's clock: which one it is, and that each test has buckets of its own.
+//! A test's clock: which clock is used, and that each test has buckets of its own.
 
 use std::future::Future;
 use std::pin::pin;
@@ -135,13 +135,13 @@ fn a_waiting_future_keeps_one_waker_however_often_it_is_polled() {
     assert!(poll(pin!(send_in_turn())).is_ready());
     let mut futures: Vec<_> = (0..2).map(|_| Box::pin(send_in_turn())).collect();
     for _ in 0..1_000 {
-        // Another waker each time.
+        // A new waker each time.
         let waker = Waker::from(Arc::clone(&nothing));
         for future in &mut futures {
             assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
     }
-    // Each waits for its turn, for the clock and for the end of its patience.
+    // Each waits for its turn, for the clock, and for the end of its patience.
     assert!(Arc::strong_count(&nothing) <= 1 + 2 * 4, "{}", Arc::strong_count(&nothing));
     drop(futures);
     assert_eq!(Arc::strong_count(&nothing), 1);

@@ -1,5 +1,5 @@
-//! Code of the user's that is called in the course of a limited call may call limited functions itself, the same ones too:
-//! nothing hangs, and nothing goes on for ever.
+//! User code called during a limited call may call limited functions itself, including the same
+//! one. Nothing hangs, and nothing recurses for ever.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,7 +19,7 @@ use tracing::{Event, Subscriber};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Runs `f` on a thread of its own, and fails if it does not end.
+/// Runs `f` on its own thread, and fails if it does not end.
 #[track_caller]
 fn ends(f: impl FnOnce() + Send + 'static) {
     let (sender, done) = mpsc::channel();
@@ -37,7 +37,7 @@ fn limiter(name: &str) -> RateLimiter {
     RateLimiter::builder(name).limit(Limit::new(1, HOUR)).build().unwrap()
 }
 
-/// Throttles a log, and is denied most of the time.
+/// Throttles a log. Denied most of the time.
 #[rate_limit(count = 1, per = "1h", key = topic, or_else = |_| false)]
 fn throttled(topic: &str) -> bool {
     true
@@ -105,7 +105,7 @@ fn a_subscriber_that_is_limited_is_told_of_a_backend_that_fails() {
     });
 }
 
-/// Calls limited functions for whatever it is asked, some of them for the first time.
+/// Calls limited functions from every method, some of them for the first time.
 struct Recording(RateLimiter);
 
 struct Figure(RateLimiter);
@@ -198,7 +198,7 @@ fn a_recorder_may_call_the_function_that_is_recorded() {
 #[test]
 fn threads_whose_recorder_has_a_lock_of_its_own_get_through() {
     ends(|| {
-        // One recorder with a lock around everything, and a function that each thread uses for the first time.
+        // One recorder with a lock around everything, and a function that is new to each thread.
         let lock = Arc::new(std::sync::Mutex::new(()));
         for round in 0..50 {
             let shared = limiter(&format!("locked {round}"));
@@ -322,7 +322,7 @@ fn arguments_of_the_attribute_may_call_the_function() {
     });
 }
 
-/// A store that calls limited functions whatever it is asked, and when it is dropped.
+/// A store that calls limited functions from every method and when it is dropped.
 struct Chatty;
 
 impl Chatty {

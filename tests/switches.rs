@@ -1,5 +1,5 @@
-//! Switches for the whole process, and the short way that annotated functions take while all are off: in a binary of its own,
-//! because they concern every test around.
+//! Process-wide switches, and the fast path that annotated functions take while all are off. In its
+//! own binary, because switches affect all other tests.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -56,7 +56,7 @@ fn a_default_backend_is_set_once_and_applies_to_limiters_in_use() {
     assert_eq!(memory.tracked_keys(), 9);
 }
 
-/// An annotated function's name, and a call of it: whether it was admitted.
+/// An annotated function's name, and a call of it that returns whether it was admitted.
 type Function = (&'static str, fn() -> bool);
 
 macro_rules! functions {
@@ -80,7 +80,7 @@ macro_rules! functions {
     };
 }
 
-/// Two permits an hour each, for all ways to a bucket.
+/// Functions with two permits an hour, one for each path to a bucket.
 const FUNCTIONS: [Function; 12] = functions! {
     "text" "text async": "a", sliding_window;
     "number" "number async": 7_u64, sliding_window;

@@ -1,8 +1,10 @@
-//! Plants one fault at a time in the buckets in memory and in the fast paths to them, and runs the conformance suite through
-//! the attribute: each fault has to fail it. `scripts/mutants [PART OF A FAULT'S NAME..]`.
+//! Mutation testing: plants one fault at a time in the memory backend and its fast paths, and runs
+//! the conformance suite through the attribute, which must fail. `scripts/mutants [PART OF A
+//! FAULT'S NAME..]`.
 //!
-//! The faults are in `mutants.txt`. They are planted in a copy of the working tree in `target/mutants`, which has a target
-//! directory of its own: only what a fault touches is compiled again.
+//! The faults are listed in `mutants.txt`. They are planted in a copy of the working tree in
+//! `target/mutants` with its own target directory, so that only what a fault touches is compiled
+//! again.
 
 mod list;
 
@@ -14,17 +16,17 @@ use std::{env, fs, io, thread};
 
 use list::Mutant;
 
-/// The tests that are run: those that call annotated functions.
+/// The tests to run: those that call annotated functions.
 const TESTS: &str = "memory_by_attribute";
-/// A fault that keeps them busy for longer has been found.
+/// A fault that keeps the tests busy for longer counts as found.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What became of a fault.
+/// The result of planting a fault.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Killed(String),
     Survived,
-    /// It says nothing: the list has to be mended.
+    /// The fault proves nothing: the list has to be fixed.
     Invalid(String),
 }
 
@@ -43,7 +45,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many faults were not found.
+/// The number of faults that were not found.
 fn run(parts: &[String]) -> io::Result<usize> {
     let mutants = list::all(&root()).map_err(io::Error::other)?;
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
@@ -81,7 +83,8 @@ struct Copy {
 }
 
 impl Copy {
-    /// Copies what git knows or would add. Files that are as before stay as they are, with what was compiled from them.
+    /// Copies the files that git tracks or would add. Unchanged files stay as they are, with
+    /// everything compiled from them.
     fn new() -> io::Result<Copy> {
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
         let folder = target.join("mutants");
@@ -99,7 +102,7 @@ impl Copy {
                 continue;
             }
             fs::create_dir_all(to.parent().expect("a file has a folder"))?;
-            // With its permissions: scripts are run by tests.
+            // Keeps permissions: tests run scripts.
             fs::copy(root().join(file), &to)?;
             touch(&to)?;
         }
@@ -112,7 +115,7 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Plants a fault, tests, and takes it out again.
+    /// Plants a fault, runs the tests, and removes it again.
     fn plant(&self, mutant: &Mutant) -> io::Result<Fate> {
         let path = self.tree.join(&mutant.file);
         let text = fs::read_to_string(&path)?;
@@ -166,7 +169,7 @@ impl Copy {
         };
         let text = fs::read_to_string(&out)?;
         if status.success() {
-            // No test at all would find nothing.
+            // An empty test run finds nothing.
             let ran = text.lines().any(|line| line.starts_with("test ") && line.ends_with("... ok"));
             return if ran { Ok(Fate::Survived) } else { Err(io::Error::other(format!("no test is called {TESTS}"))) };
         }
@@ -181,12 +184,12 @@ impl Copy {
     }
 }
 
-/// Cargo goes by the time of a file: it is now.
+/// Sets a file's time to now, by which cargo detects changes.
 fn touch(path: &Path) -> io::Result<()> {
     fs::File::options().append(true).open(path)?.set_modified(std::time::SystemTime::now())
 }
 
-/// All files below a folder.
+/// All files in a folder and its subfolders.
 fn copied(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -200,7 +203,7 @@ fn copied(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The executable that a line of cargo's messages names.
+/// The executable named in a line of cargo's messages.
 fn executable(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(r#""executable":""#)?;
     rest.split_once('"').map(|(program, _)| program)

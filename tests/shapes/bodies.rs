@@ -1,4 +1,4 @@
-//! Bodies: what stands in them is untouched.
+//! Bodies stay untouched.
 
 use std::cell::RefCell;
 

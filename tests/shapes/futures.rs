@@ -203,7 +203,7 @@ fn async_trait_methods() {
     assert!(ready(job.above(0)).is_err());
 }
 
-/// What `#[async_trait]` leaves of a method if it is expanded first: the limit is written on that.
+/// A method as `#[async_trait]` leaves it if it is expanded first. The limit is on the result.
 struct Expanded(u32);
 
 #[async_trait]

@@ -1,4 +1,4 @@
-//! `deduct_when`: calls that count only by what they return.
+//! `deduct_when`: calls that count depending on what they return.
 
 use std::fmt::Display;
 use std::pin::pin;

@@ -58,7 +58,7 @@ fn caller(request: &Request<Text>) -> Result<String, Status> {
     token.map(str::to_owned).ok_or_else(|| Status::unauthenticated("a `token` is needed"))
 }
 
-/// What tonic's code generator makes of a `.proto` file.
+/// What tonic's code generator produces from a `.proto` file.
 #[derive(Clone)]
 struct GreeterServer(Arc<English>);
 
@@ -156,7 +156,7 @@ async fn a_call_that_can_never_fit_says_no_time_to_wait() {
     let status = client.call("Weigh", "a", "123456").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.get_details_retry_info().is_none(), "{status:?}");
-    // Clients never try again.
+    // Clients never retry.
     assert_eq!(pushback(&status), -1);
 }
 

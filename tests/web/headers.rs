@@ -1,4 +1,4 @@
-//! What is left, told in the headers of successful responses.
+//! The `RateLimit` headers of successful responses.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::server::{Answer, Site, serve, serve_actix};
 
-/// `r` and `t`, of a response that tells of this policy.
+/// `r` and `t` in a response, for this policy.
 fn left(answer: &Answer, policy: &str) -> (u32, u32) {
     let field = answer.header("ratelimit").unwrap_or_else(|| panic!("no RateLimit: {answer:?}"));
     let numbers = field.strip_prefix(&*format!("\"{policy}\";r=")).unwrap_or_else(|| panic!("{policy}: {field}"));
@@ -51,7 +51,7 @@ async fn failures_count(fails: bool) -> Result<&'static str, RateLimitExceeded> 
     if fails { fail() } else { Ok("hello") }
 }
 
-/// An error of some kind.
+/// An arbitrary error.
 fn fail() -> Result<&'static str, RateLimitExceeded> {
     static NONE: RateLimiter = RateLimiter::new("none at all", &[Limit::new(1, Duration::from_millis(1))]);
     NONE.check((), 2).map(|_| "never")
@@ -103,7 +103,8 @@ async fn the_tightest_of_several_decisions_is_told() {
 
     let site = serve(Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new())).await;
     assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 4);
-    // Seven less two a request is tighter by now: 3, where five has 3 too, but takes longer to be as new.
+    // Seven less two per request is now tighter: 3 left. Five has 3 left too, but takes longer to
+    // become idle.
     assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 3);
     assert_eq!(left(&site.get("/").await, "7-per-60s").0, 1);
     assert_eq!(site.get("/").await.status, 429);
@@ -254,7 +255,7 @@ async fn a_denial_that_cannot_be_told_tells_of_no_other_limit() {
     let site = serve(limited.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
     let admitted = site.get("/handler/a").await;
     assert_eq!((admitted.status, admitted.header("ratelimit-policy")), (200, Some(r#""1000-per-1s";q=1000;w=1"#)));
-    // In this process the window may have passed: as many tries as one needs.
+    // The window may pass between requests in this process: tries as often as needed.
     let mut denied = site.get("/handler/a").await;
     while denied.status == 200 {
         denied = site.get("/handler/a").await;
@@ -290,7 +291,7 @@ async fn the_seconds_left_are_rounded_up() {
         assert_eq!(answer.header("x-ratelimit-reset"), Some(&*reset.to_string()));
         told.push(reset);
     }
-    // 60.9, less what the answer took.
+    // 60.9 s, less the time of the answer.
     assert!(told.contains(&61) && told.iter().all(|&reset| reset <= 61), "{told:?}");
 }
 

@@ -2,15 +2,14 @@
 //! probe at a time.
 //!
 //! ```text
-//! closed ── 5 failures in a row ──▶ open ── its pause ends, a call comes ──▶ probing ── success
-//! ──▶ closed
-//!                                    ▲                                            │
-//!                                    └── failure: twice the pause; abandoned: the same ──┘
+//! closed ── 5 failures in a row ──▶ open ── pause over, a call ──▶ probing ── success ──▶ closed
+//!                                    ▲                                │
+//!                                    └──── failure: pause doubled ────┘
 //! ```
 //!
-//! While closed and without a failure, a call costs two relaxed loads of one word. Each opening,
-//! probe and closing starts a new generation; results of calls from an earlier generation are
-//! ignored.
+//! An abandoned probe reopens the breaker with the same pause. While closed and without a failure, a call
+//! costs two relaxed loads of one word. Each opening, probe and closing starts a new generation;
+//! results of calls from an earlier generation are ignored.
 
 use crate::error::{BackendError, BackendErrorKind};
 use crate::sync::{AtomicU64, Lock, Ordering};
