@@ -1,4 +1,5 @@
-//! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches, counts, threads.
+//! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches,
+//! counts, threads.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -40,9 +40,9 @@
 //! # }
 //! ```
 //!
-//! [`set_default_backend`] moves every limiter at once. [`Backend`] is the trait for a store of your
-//! own. All backends give the same answers to the same calls at the same times. If a backend fails
-//! or hangs, [`OnBackendError`] decides within 100 ms; while it keeps failing, at once.
+//! [`set_default_backend`] moves every limiter at once. [`Backend`] is the trait for a store of
+//! your own. All backends give the same answers to the same calls at the same times. If a backend
+//! fails or hangs, [`OnBackendError`] decides within 100 ms; while it keeps failing, at once.
 //!
 //! The default, [`MemoryBackend`], is bounded and needs no background thread.
 //!
@@ -93,8 +93,9 @@
 //! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch.
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
-//! - Waiting calls are served first come, first served within a process, and no call overtakes them.
-//!   In memory, a call that gives up leaves its place to the next, in whatever order callers leave.
+//! - Waiting calls are served first come, first served within a process, and no call overtakes
+//!   them. In memory, a call that gives up leaves its place to the next, in whatever order callers
+//!   leave.
 //! - The guarantees are about admission times, by the backend's clock, as long as the backend keeps
 //!   its data. In memory that is the monotonic clock, as a caller reads it before and after its
 //!   calls: permits return up to 0.4 µs late, and never early.
@@ -173,7 +174,8 @@ pub mod macro_support;
 pub mod test_util;
 #[cfg(feature = "tower")]
 pub mod tower {
-    //! [tower](https://docs.rs/tower) middleware: [`RateLimitLayer`], [`RateLimitHeadersLayer`] and their services.
+    //! [tower](https://docs.rs/tower) middleware: [`RateLimitLayer`], [`RateLimitHeadersLayer`] and
+    //! their services.
 
     pub use crate::http::tower::*;
 }

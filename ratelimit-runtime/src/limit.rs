@@ -24,7 +24,8 @@ pub enum Algorithm {
     /// used.
     #[default]
     SlidingWindow,
-    /// A bucket of `burst` permits, refilled evenly at `count / per` (the generic cell rate algorithm).
+    /// A bucket of `burst` permits, refilled evenly at `count / per` (the generic cell rate
+    /// algorithm).
     ///
     /// Admits at most `burst + count` permits in any interval of length `per`. State: one time and
     /// one amount.

@@ -7,9 +7,9 @@
 //!                                    └──── failure: pause doubled ────┘
 //! ```
 //!
-//! An abandoned probe reopens the breaker with the same pause. While closed and without a failure, a call
-//! costs two relaxed loads of one word. Each opening, probe and closing starts a new generation;
-//! results of calls from an earlier generation are ignored.
+//! An abandoned probe reopens the breaker with the same pause. While closed and without a failure,
+//! a call costs two relaxed loads of one word. Each opening, probe and closing starts a new
+//! generation; results of calls from an earlier generation are ignored.
 
 use crate::error::{BackendError, BackendErrorKind};
 use crate::sync::{AtomicU64, Lock, Ordering};
