@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_of_several_processes_may_overlap_and_come_in_any_order() {
+    fn overlapping_calls_of_processes_may_come_in_any_order() {
         assert_eq!(log([(500, 510), (0, 600), (495, 505)]).fullest(SECOND).admitted, 3);
         // The long call may have been decided last.
         assert_eq!(log([(10, 20), (0, 1_000), (995, 999)]).fullest(SECOND).admitted, 2);

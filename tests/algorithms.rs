@@ -250,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn a_large_sliding_window_is_never_over_and_short_by_less_than_a_group(
+    fn a_large_sliding_window_is_exact_to_a_group(
         limit in limit(65_u32..=100_000, &[Algorithm::SlidingWindow]),
         steps in prop::collection::vec(
             prop_oneof![
@@ -286,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_sliding_window_is_exact_from_one_period_after_the_change(
+    fn a_changed_sliding_window_is_exact_after_one_period(
         before in limit(1_u32..=64, &[Algorithm::SlidingWindow]),
         count in 1_u32..=64,
         factor in 1_u32..=8,
@@ -341,7 +341,7 @@ proptest! {
 }
 
 #[test]
-fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
+fn books_balance_after_resets_refunds_and_bookings() {
     let mut buckets = std::collections::HashMap::<String, Bucket>::new();
     bookkeeping::all(&mut |name, limit, action, seconds| {
         let bucket = buckets.entry(name.to_owned()).or_default();
@@ -376,7 +376,7 @@ proptest! {
     /// A sliding window that was charged by the largest count judges all later limits exactly,
     /// whatever their periods.
     #[test]
-    fn sliding_windows_that_change_from_call_to_call_are_an_exact_log(
+    fn sliding_windows_changed_at_each_call_are_exact(
         limits in prop::collection::vec((1_u32..=64, 1_u64..=10_000), 1..5),
         calls in prop::collection::vec((0_usize..5, 1_u32..=3, 0_u64..=3_000), 1..150),
     ) {
@@ -409,7 +409,7 @@ proptest! {
     }
 
     #[test]
-    fn no_sequence_of_limits_admits_more_than_the_laxest_nor_less_than_the_strictest(
+    fn changing_limits_stay_between_laxest_and_strictest(
         (algorithm, limits) in proptest::sample::select(ALL).prop_flat_map(|algorithm| (Just(algorithm), ordered(algorithm))),
         calls in prop::collection::vec((0_usize..4, 0_u64..=2_000), 1..200),
     ) {
@@ -442,7 +442,7 @@ proptest! {
 }
 
 #[test]
-fn bookings_far_ahead_stay_in_bounded_memory_and_can_be_given_up() {
+fn bookings_far_ahead_are_bounded_and_cancellable() {
     let limits = [Limit::new(100, Duration::from_secs(1))];
     let mut bucket = Bucket::default();
     let take = Action::Take { cost: 1, max_wait: Duration::MAX };

@@ -42,7 +42,7 @@ fn the_peer_is_the_client_by_default() {
 }
 
 #[test]
-fn nobody_but_a_trusted_proxy_is_believed() {
+fn only_trusted_proxies_are_believed() {
     assert_eq!(client(&x_forwarded_for(), "198.51.100.1", &["1.2.3.4"]), "198.51.100.1");
     assert_eq!(client(&forwarded(), "198.51.100.1", &["for=1.2.3.4"]), "198.51.100.1");
 }
@@ -136,7 +136,7 @@ fn a_header_that_cannot_be_is_an_error() {
 }
 
 #[test]
-fn what_is_no_address_leaves_the_proxy_that_wrote_it() {
+fn a_hop_without_an_address_makes_the_proxy_the_client() {
     for hop in
         ["unknown", "_hidden", "198.51.100.1x", "198.51.100.1:port", "198.51.100.1:99999", "[::1", "[1.2.3.4]", "1.2.3"]
     {
@@ -179,7 +179,7 @@ fn a_proxys_own_request_is_the_proxys() {
 }
 
 #[test]
-fn a_network_that_is_none_is_an_error() {
+fn an_invalid_network_is_an_error() {
     for text in ["", "10.0.0.0/33", "10.0.0", "example.com", "::ffff:10.0.0.0/104"] {
         let error = ClientIpConfig::x_forwarded_for([text]).unwrap_err();
         assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
@@ -313,7 +313,7 @@ proptest! {
     /// A client sends noise. The first proxy appends the client's address, each further proxy its
     /// predecessor's, to the last line or as a new line.
     #[test]
-    fn behind_proxies_the_client_is_who_asked_the_first_whatever_it_writes(
+    fn behind_proxies_the_client_is_the_first_ones_peer(
         caller in untrusted(),
         proxies in vec((trusted(), any::<u8>(), any::<bool>()), 1..5),
         lines in noise(),

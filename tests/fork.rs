@@ -60,17 +60,17 @@ fn the_deadline_of_a_store_that_hangs_fires_in_the_child() {
 }
 
 #[test]
-fn blocking_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+fn blocking_redis_calls_get_their_own_answers() {
     run("redis-blocking", &RedisServer::start().url());
 }
 
 #[test]
-fn async_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+fn async_redis_calls_get_their_own_answers() {
     run("redis-async", &RedisServer::start().url());
 }
 
 #[test]
-fn async_calls_of_parent_and_child_without_a_runtime_get_their_own_answers_of_redis() {
+fn async_redis_calls_without_a_runtime_get_their_own_answers() {
     run("redis-without-runtime", &RedisServer::start().url());
 }
 

@@ -167,7 +167,7 @@ fn storm(store: &Store, limiter: &RateLimiter, is_async: bool, lasting: Duration
 }
 
 #[test]
-fn a_blocking_backend_that_hangs_is_asked_by_few_and_keeps_nobody() {
+fn a_hanging_blocking_backend_holds_up_few_calls() {
     for is_async in [false, true] {
         let store = Store::new(Mood::Hangs);
         let limiter = denying(Arc::clone(&store));
@@ -183,7 +183,7 @@ fn a_blocking_backend_that_hangs_is_asked_by_few_and_keeps_nobody() {
 }
 
 #[test]
-fn an_asynchronous_backend_that_hangs_is_dropped_on_any_executor() {
+fn a_hanging_async_backend_is_dropped_on_any_executor() {
     let store = Store::new(Mood::Hangs);
     let limiter = denying(AsyncStore(Arc::clone(&store)));
     let (asked, calls) = storm(&store, &limiter, true, Duration::from_millis(500));
@@ -239,7 +239,7 @@ async fn a_backend_that_blocks_holds_up_no_other_task() {
 }
 
 #[test]
-fn every_kind_of_failure_opens_the_breaker_and_success_closes_it() {
+fn any_failure_opens_the_breaker_and_success_closes_it() {
     for mood in [Mood::Fails, Mood::Panics] {
         let store = Store::new(mood);
         let limiter = denying(Arc::clone(&store));
@@ -256,7 +256,7 @@ fn every_kind_of_failure_opens_the_breaker_and_success_closes_it() {
 }
 
 #[test]
-fn a_backend_that_keeps_its_deadline_is_asked_where_the_call_is() {
+fn a_kept_deadline_decides_on_the_calling_thread() {
     struct Here(std::thread::ThreadId, AtomicU64);
 
     impl Backend for Here {
@@ -278,7 +278,7 @@ fn a_backend_that_keeps_its_deadline_is_asked_where_the_call_is() {
 }
 
 #[test]
-fn while_it_is_open_calls_go_by_their_limiters_policy() {
+fn an_open_breaker_applies_each_limiters_policy() {
     let store = Store::new(Mood::Fails);
     let shared: SharedBackend = Arc::clone(&store).into_backend();
     let deny = denying(shared.clone());
@@ -295,7 +295,7 @@ fn while_it_is_open_calls_go_by_their_limiters_policy() {
 }
 
 #[test]
-fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
+fn a_dropped_probe_is_replaced() {
     let store = Store::new(Mood::Hangs);
     let limiter = denying(AsyncStore(Arc::clone(&store)));
     let mut context = Context::from_waker(Waker::noop());
@@ -328,7 +328,7 @@ fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
 }
 
 #[test]
-fn a_future_that_is_dropped_has_what_a_blocking_backend_took_given_back() {
+fn a_dropped_future_returns_a_blocking_backends_permits() {
     let store = Store::with(Mood::Hangs, Deadline::Imposed(Duration::from_secs(60)));
     let limiter = denying(Arc::clone(&store));
     {
@@ -357,7 +357,7 @@ fn minute(backend: &SharedBackend, name: &str) -> RateLimiter {
 }
 
 #[test]
-fn a_key_that_is_denied_is_asked_for_once_a_second() {
+fn a_denied_key_asks_the_backend_once_a_second() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "denied");
     let clock = test_util::pause();
@@ -384,7 +384,7 @@ fn a_key_that_is_denied_is_asked_for_once_a_second() {
 }
 
 #[test]
-fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
+fn larger_calls_always_ask_the_backend() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "costs");
     let clock = test_util::pause();
@@ -408,7 +408,7 @@ fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
 }
 
 #[test]
-fn what_another_process_resets_is_seen_within_a_second() {
+fn another_processs_reset_is_seen_within_a_second() {
     let (store, backend) = keeping();
     // Behind another guard, as in another process.
     let elsewhere = Elsewhere(Arc::clone(&store)).into_backend();
@@ -469,7 +469,7 @@ fn a_booking_that_is_given_up_lifts_denials() {
 }
 
 #[test]
-fn limits_that_change_are_asked_for_anew() {
+fn changed_limits_ask_the_backend_again() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "changing");
     let _clock = test_util::pause();
@@ -483,7 +483,7 @@ fn limits_that_change_are_asked_for_anew() {
 }
 
 #[test]
-fn offences_and_calls_that_may_wait_are_always_asked_for() {
+fn penalties_and_waiting_calls_always_ask_the_backend() {
     let (store, backend) = keeping();
     let builder = RateLimiter::builder("offences").backend(backend.clone()).on_backend_error(OnBackendError::Deny);
     let builder = builder.limit(Limit::new(1, Duration::from_secs(1)));
@@ -511,7 +511,7 @@ fn giving_back() -> SharedBackend {
 }
 
 #[test]
-fn functions_whose_outcome_gives_permits_back_are_always_asked_for() {
+fn deduct_when_always_asks_the_backend() {
     #[rate_limit(count = 2, per = "1m", key = user, backend = giving_back(), deduct_when = |ok: &Option<bool>| *ok != Some(true))]
     fn login(user: &str, ok: bool) -> Option<bool> {
         Some(ok)

@@ -55,7 +55,7 @@ fn a_denied_call_charges_no_limit_of_several() {
 }
 
 #[test]
-fn a_cost_of_zero_is_free_and_one_above_the_limit_is_an_error_of_its_own() {
+fn costs_of_zero_and_above_the_limit() {
     static LIMITER: RateLimiter = RateLimiter::new("cost", &[Limit::new(3, MINUTE)]);
     let _clock = test_util::pause();
     let exceeded = LIMITER.check("a", 4).unwrap_err();
@@ -389,7 +389,7 @@ fn no_interval_holds_more_than_count_on_the_real_clock() {
 }
 
 #[test]
-fn it_is_denied_on_the_thread_of_another_test_only_by_its_own_calls() {
+fn tests_on_other_threads_do_not_interfere() {
     static LIMITER: RateLimiter = RateLimiter::new("scoped", &[Limit::new(1, MINUTE)]);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -451,7 +451,7 @@ fn limits_replaced_by_larger_ones_keep_what_is_on_record() {
 }
 
 #[test]
-fn permits_are_judged_by_a_longer_period_that_was_set_though_other_keys_come() {
+fn a_longer_period_still_counts_old_permits() {
     let limiter = RateLimiter::builder("longer").limit(Limit::new(1, SECOND)).build().unwrap();
     let clock = test_util::pause();
     limiter.set_limits(&[Limit::new(1, MINUTE)]).unwrap();

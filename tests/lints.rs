@@ -15,7 +15,7 @@ const CORPUS: &str = include_str!("lints/corpus.rs");
 type Lint = (u64, u64, u64, u64, String);
 
 #[test]
-fn a_limited_body_draws_the_lints_that_it_draws_without_a_limit() {
+fn a_limited_body_draws_the_same_lints() {
     let plain = lints("plain", CORPUS);
     assert!(plain.len() > 200, "{} lints in the corpus", plain.len());
     for (name, arguments) in [
@@ -33,7 +33,7 @@ fn a_limited_body_draws_the_lints_that_it_draws_without_a_limit() {
 }
 
 #[test]
-fn a_limited_async_body_draws_the_lints_that_it_draws_without_a_limit() {
+fn a_limited_async_body_draws_the_same_lints() {
     let corpus = CORPUS.replace("\nfn ", "\nasync fn ").replace("\nasync fn old", "\nfn old");
     let plain = lints("async-plain", &corpus);
     let arguments = r#"count = 1, per = "1s""#;
@@ -46,7 +46,7 @@ fn a_limited_async_body_draws_the_lints_that_it_draws_without_a_limit() {
 }
 
 #[test]
-fn forbidden_lints_stay_forbidden_in_a_function_that_never_returns() {
+fn forbidden_lints_allow_functions_that_never_return() {
     let source = r#"
         #![forbid(clippy::diverging_sub_expression, clippy::implicit_return, unused_braces, unreachable_code)]
         #[ratelimit_runtime::rate_limit(count = 1, per = "1s", or_else = |_| std::process::exit(1))]

@@ -149,7 +149,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn no_calls_in_any_order_are_admitted_above_the_log_or_denied_after_their_time(
+    fn random_calls_agree_with_the_log(
         algorithm in prop::sample::select(&ALGORITHMS[..]),
         (count, per) in (1..150_u32, 1..3_000_u64),
         steps in prop::collection::vec(step(), 1..250),
@@ -248,7 +248,7 @@ fn flood() -> u64 {
 }
 
 #[test]
-fn a_blocked_key_stays_blocked_while_random_new_keys_go_by() {
+fn a_flood_of_new_keys_frees_no_blocked_key() {
     for algorithm in ALGORITHMS {
         let memory = MemoryBackend::with_max_keys(10_000);
         let limit = Limit::new(3, 366 * DAY).with_algorithm(algorithm);
@@ -285,7 +285,7 @@ fn a_flood_of_keys_that_are_all_denied_is_bounded_too() {
 }
 
 #[test]
-fn if_nothing_can_go_a_new_key_is_treated_as_configured() {
+fn a_full_backend_treats_new_keys_as_configured() {
     for when_full in [WhenFull::Admit, WhenFull::Deny] {
         let memory = MemoryBackend::with_max_keys_or(1, when_full);
         // On the real clock: a test's clock has a memory of its own.

@@ -33,7 +33,7 @@ fn ensured(user: u32) -> Result<u32, RateLimitExceeded> {
 }
 
 #[test]
-fn below_ensures_a_denial_is_returned_if_the_condition_lets_it() {
+fn below_ensures_a_denial_is_returned_if_allowed() {
     let _clock = test_util::pause();
     assert!(ensured(1).is_ok() && ensured(1).is_err() && ensured(2).is_ok());
     assert!(ensured_too_much(1).is_ok());
@@ -109,7 +109,7 @@ mod other_macros_of_these_names {
 type Outcome = Pin<Box<dyn Future<Output = Result<u32, RateLimitExceeded>>>>;
 
 #[test]
-fn a_macro_that_has_the_name_of_another_is_let_stand() {
+fn allow_accepts_other_macros_of_a_refused_name() {
     use other_macros_of_these_names as other;
 
     let _clock = test_util::pause();

@@ -76,7 +76,7 @@ mod by_tokios_clock {
     }
 
     #[tokio::test]
-    async fn a_clock_that_is_paused_later_is_found_before_the_limits_are_paused() {
+    async fn pause_finds_a_runtime_clock_paused_later() {
         tokio::time::pause();
         let _clock = test_util::pause();
         send_in_turn().await;
@@ -123,7 +123,7 @@ async fn a_future_that_the_test_waits_for_goes_on_by_itself() {
 }
 
 #[test]
-fn a_waiting_future_keeps_one_waker_however_often_it_is_polled() {
+fn a_waiting_future_keeps_only_its_last_waker() {
     struct Nothing;
 
     impl Wake for Nothing {

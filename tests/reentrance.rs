@@ -71,7 +71,7 @@ impl Subscriber for Throttling {
 }
 
 #[test]
-fn a_subscriber_that_is_limited_is_told_of_each_denial_once() {
+fn a_limited_subscriber_hears_of_each_denial_once() {
     ends(|| {
         let events = Arc::new(AtomicUsize::new(0));
         tracing::subscriber::with_default(Throttling(Arc::clone(&events)), || {
@@ -84,7 +84,7 @@ fn a_subscriber_that_is_limited_is_told_of_each_denial_once() {
 }
 
 #[test]
-fn a_subscriber_that_is_limited_is_told_of_a_backend_that_fails() {
+fn a_limited_subscriber_hears_of_a_failing_backend() {
     struct Broken;
 
     impl Backend for Broken {
@@ -398,7 +398,7 @@ fn limited_while_made(user: &str) -> Result<(), RateLimitExceeded> {
 }
 
 #[test]
-fn what_makes_a_backend_may_call_the_function_that_it_is_for() {
+fn making_a_backend_may_call_its_own_function() {
     ends(|| {
         assert!(limited_while_made("outer").is_ok());
         assert!(limited_while_made("outer").is_err());

@@ -109,7 +109,7 @@ fn redis_decides_while_a_thread_ends() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_fails_by_the_policy_while_a_thread_ends() {
+fn a_missing_redis_follows_the_policy_at_thread_end() {
     let redis = RedisBackend::new("redis://127.0.0.1:1").unwrap();
     let limiter = builder("ends, no redis").backend(redis).build().unwrap();
     for call in CALLS {

@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_strangers_the_limit_and_the_time_and_no_name() {
+    fn display_shows_the_limit_and_the_time_but_no_name() {
         let text = |kind, nanos| RateLimitExceeded { kind, ..exceeded(nanos) }.to_string();
         assert_eq!(text(ExceededKind::Limited, 1_500_000_000), "rate limit exceeded: 2 per 1s; retry after 1.5s");
         let never = text(ExceededKind::CostExceedsLimit, u64::MAX);

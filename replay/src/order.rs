@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_comes_too_late_is_decided_a_window_before_the_latest() {
+    fn a_late_call_is_decided_a_window_before_the_latest() {
         for (calls_before, late) in [(200_000_u64, 5), (100, 5), (100, 88)] {
             let mut order = Order::new(10);
             let times = (0..calls_before).chain([late]);

@@ -17,7 +17,7 @@ fn log(calls: impl IntoIterator<Item = (u64, &'static str)>) -> String {
 }
 
 #[test]
-fn what_is_no_log_is_refused_in_a_sentence_that_names_the_formats() {
+fn a_file_in_no_known_format_is_refused() {
     let folder = Folder::new();
     folder.file("empty", "");
     folder.file("blank", "\n \r\n");
@@ -83,7 +83,7 @@ fn other_mistakes_are_one_sentence_too() {
 }
 
 #[test]
-fn lines_that_do_not_parse_are_counted_and_the_first_shown_with_the_reason() {
+fn unparsed_lines_are_counted_and_the_first_is_shown() {
     let folder = Folder::new();
     let mut text = log([(1, "a"), (2, "a"), (3, "a")]);
     for number in 0..7 {

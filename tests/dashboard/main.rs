@@ -53,7 +53,7 @@ fn a_burst_shows_its_denials_live() {
 }
 
 #[test]
-fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
+fn the_page_loads_nothing_external_and_reports_errors() {
     let server = ServerExample::start("dashboard");
     let browser = Browser::start();
     browser.open(server.url());
@@ -78,7 +78,7 @@ fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
 }
 
 #[test]
-fn a_server_that_was_started_again_is_no_negative_number_of_calls() {
+fn a_restarted_server_shows_no_negative_calls() {
     let server = ServerExample::start("dashboard");
     let browser = Browser::start();
     browser.open(server.url());

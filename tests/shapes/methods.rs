@@ -307,7 +307,7 @@ impl<T: AsRef<str>> Blanket for T {
 }
 
 #[test]
-fn trait_objects_of_a_blanket_implementation_share_one_limiter() {
+fn trait_objects_of_a_blanket_impl_share_one_limiter() {
     let first: &dyn Blanket = &"a";
     let second: Box<dyn Blanket> = Box::new(String::from("a"));
     let _clock = test_util::pause();

@@ -196,7 +196,7 @@ async fn log_in(user: &str, password: &str, tries: &AtomicU32) -> Result<(), Box
 }
 
 #[test]
-fn of_a_thousand_wrong_passwords_at_once_only_as_many_are_tried_as_count_says() {
+fn a_thousand_concurrent_passwords_get_count_tries() {
     let clock = test_util::pause();
     let tries = Arc::new(AtomicU32::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
@@ -240,7 +240,7 @@ impl FromRateLimitExceeded for Tried {
 }
 
 #[test]
-fn of_a_thousand_on_threads_neither() {
+fn a_thousand_threads_get_count_tries() {
     let clock = test_util::pause();
     let tries = AtomicU32::new(0);
     std::thread::scope(|scope| {

@@ -166,7 +166,7 @@ async fn a_test_without_a_server_says_who_calls() {
 }
 
 #[tokio::test]
-async fn concurrent_requests_get_as_many_answers_as_the_limit_allows() {
+async fn concurrent_requests_get_exactly_the_limit() {
     #[rate_limit(count = 10, per = "60s")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         Ok("hello")

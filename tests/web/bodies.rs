@@ -119,7 +119,7 @@ async fn a_client_that_sends_chunks_sees_the_429_too() {
 }
 
 #[tokio::test]
-async fn the_layer_around_handlers_reads_what_they_have_left_unread() {
+async fn the_drain_layer_reads_what_handlers_left() {
     let address = serve_at(uploads()).await;
     let post = move || post_to(address, "/handlers", &sized(MEGABYTE), &vec![b'a'; MEGABYTE]).unwrap();
     // An admitted request gets its whole body.
@@ -155,7 +155,7 @@ async fn a_client_that_waits_for_100_continue_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody() {
+async fn a_client_that_disconnects_harms_no_other() {
     let address = serve_at(layered("bodies-aborted")).await;
     blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -244,7 +244,7 @@ async fn a_grpc_call_and_a_tunnel_are_answered_at_once() {
 }
 
 #[tokio::test]
-async fn the_layer_around_handlers_leaves_successes_and_bodies_held_elsewhere_alone() {
+async fn the_drain_layer_leaves_successes_alone() {
     type Incoming = http::Request<ratelimit_runtime::tower::ReturnedBody<Body>>;
     let admitted = tower::service_fn(async |_: Incoming| Ok::<_, Infallible>("hello".into_response()));
     assert_eq!(read_of(DrainBodyLayer::new().layer(admitted), 3_000, Request::post("/")).await, (0, StatusCode::OK));
@@ -279,7 +279,7 @@ async fn nginx_passes_the_429_of_an_upload_on() {
 
 /// The behaviour of plain actix-web.
 #[actix_web::test]
-async fn an_actix_handler_that_denies_before_it_reads_answers_429_too() {
+async fn an_actix_handler_answers_429_before_it_reads() {
     #[rate_limit(count = 1, per = "60s")]
     async fn upload(_: actix_web::web::Payload) -> Result<&'static str, actix_web::Error> {
         Ok("hello")

@@ -134,7 +134,7 @@ fn pushback(status: &Status) -> i64 {
 }
 
 #[tokio::test]
-async fn a_denied_method_is_resource_exhausted_with_the_time_to_wait() {
+async fn a_denied_method_is_resource_exhausted() {
     let mut client = Client::of(Server::builder().add_service(GreeterServer(Arc::new(English)))).await;
     for _ in 0..2 {
         assert_eq!(client.call("Greet", "private-token", "ann").await.unwrap(), "hello, ann");

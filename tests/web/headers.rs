@@ -111,7 +111,7 @@ async fn the_tightest_of_several_decisions_is_told() {
 }
 
 #[tokio::test]
-async fn requests_that_are_handled_at_once_do_not_see_each_others_decisions() {
+async fn concurrent_requests_see_only_their_own_decisions() {
     #[rate_limit(count = 1_000, per = "60s", key = name)]
     async fn of(name: String) -> Result<(), RateLimitExceeded> {
         Ok(())
@@ -176,7 +176,7 @@ async fn old_headers_of_a_handler_are_kept_too() {
 }
 
 #[tokio::test]
-async fn a_service_that_decides_before_it_returns_its_future_is_heard() {
+async fn decisions_before_the_future_are_reported() {
     #[rate_limit(count = 3, per = "60s")]
     fn decide() -> Option<()> {
         Some(())
@@ -326,7 +326,7 @@ async fn actix_successes_tell_policy_and_permits_left() {
 }
 
 #[actix_web::test]
-async fn an_actix_middleware_that_decides_before_it_returns_its_future_is_heard() {
+async fn actix_decisions_before_the_future_are_reported() {
     #[rate_limit(count = 3, per = "60s")]
     fn decide() -> Option<()> {
         Some(())

@@ -50,7 +50,7 @@ fn it_states_the_limit_in_words() {
 }
 
 #[test]
-fn of_expressions_it_shows_only_names_of_arguments() {
+fn expressions_show_only_names_of_arguments() {
     const FUNCTION: &str =
         "fn f(&self, user: u64, (region, admin): (u8, bool), calls: u32, window: Duration) -> Option<()> { None }";
     let line = |args: &str| line_of(args, FUNCTION);
@@ -77,7 +77,7 @@ fn of_expressions_it_shows_only_names_of_arguments() {
 }
 
 #[test]
-fn it_is_left_out_where_it_is_not_wanted() {
+fn docs_false_omits_the_line() {
     for function in [FUNCTION.to_owned(), format!("/// Documented.\n{FUNCTION}")] {
         assert!(!expanded("count = 1, per = \"1s\", docs = false", &function).contains("Rate limit"));
         assert!(expanded("count = 1, per = \"1s\", docs = true", &function).contains("Rate limit"));
@@ -85,7 +85,7 @@ fn it_is_left_out_where_it_is_not_wanted() {
 }
 
 #[test]
-fn it_is_the_last_paragraph_of_docs_and_only_for_rustdoc_where_there_are_none() {
+fn without_docs_the_line_is_for_rustdoc_only() {
     let documented = expanded("count = 1, per = \"1s\"", &format!("/// Documented.\n#[must_use] {FUNCTION}"));
     let before: Vec<&str> = documented.lines().take_while(|line| !line.starts_with("fn")).collect();
     assert_eq!(before, ["/// Documented.", "#[must_use]", "///", "/// Rate limit: 1 call per 1s; sliding window."]);

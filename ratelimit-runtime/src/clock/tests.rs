@@ -108,14 +108,14 @@ impl Clock<Fake> {
 }
 
 #[test]
-fn a_first_reading_takes_a_few_readings_of_the_machines_clocks() {
+fn a_first_reading_costs_few_clock_readings() {
     let clock = Fake::new(2_600_000_000);
     clock.now();
     assert!(clock.sources.readings.get() <= 3 * TRIES);
 }
 
 #[test]
-fn the_monotonic_clock_is_read_until_the_counters_rate_is_known() {
+fn until_the_rate_is_known_the_monotonic_clock_is_read() {
     let clock = Fake::new(2_600_000_000);
     let end = clock.sources.now.get() + FIRST;
     while clock.sources.now.get() < end {
@@ -164,7 +164,7 @@ fn a_calibration_that_is_interrupted_is_not_stored() {
 }
 
 #[test]
-fn while_a_thread_calibrates_the_others_read_the_monotonic_clock() {
+fn during_a_calibration_others_read_the_monotonic_clock() {
     let clock = Fake::new(2_600_000_000).run_in();
     clock.sources.pass(TRUSTED);
     clock.counter.while_calibrating(|| assert!(!clock.goes_by_the_counter()));
@@ -173,7 +173,7 @@ fn while_a_thread_calibrates_the_others_read_the_monotonic_clock() {
 }
 
 #[test]
-fn a_counter_that_is_never_read_close_to_the_monotonic_clock_is_read_no_more() {
+fn a_counter_without_close_samples_is_abandoned() {
     let clock = Fake::new(2_600_000_000);
     clock.sources.monotonic_takes.set(1_000);
     for _ in 0..10_000 {
@@ -200,14 +200,14 @@ fn is_noticed_at_once(happens: impl Fn(&Fake), pauses: &[u64]) {
 }
 
 #[test]
-fn a_processor_whose_counter_is_ahead_or_behind_by_a_millisecond_is_noticed_at_its_first_reading() {
+fn a_counter_off_by_a_millisecond_is_noticed_at_once() {
     for ahead in [i64::MIN, -260_000_000_000, -2_600_000, 2_600_000, 260_000_000_000, i64::MAX] {
         is_noticed_at_once(|fake| fake.ahead.set(ahead), &[0, 1_000, TRUSTED, SECOND]);
     }
 }
 
 #[test]
-fn processors_whose_counters_differ_by_less_are_noticed_at_a_calibration_and_lie_by_no_more() {
+fn a_counter_off_by_less_is_noticed_at_a_calibration() {
     for nanos in [-150_000_i64, -20_000, -2_000, 2_000, 20_000, 150_000] {
         let clock = Fake::new(2_600_000_000).run_in();
         for call in 0..10 * TRUSTED / 1_000 {
@@ -220,7 +220,7 @@ fn processors_whose_counters_differ_by_less_are_noticed_at_a_calibration_and_lie
 }
 
 #[test]
-fn processors_whose_counters_differ_from_the_start_are_noticed() {
+fn counters_that_always_differed_are_noticed() {
     for ahead in [-2_600_000, 2_600_000] {
         let clock = Fake::new(2_600_000_000);
         for call in 0..1_000 {
@@ -240,7 +240,7 @@ fn a_counter_that_jumps_is_noticed() {
 }
 
 #[test]
-fn a_counter_that_changes_its_rate_is_noticed_at_a_calibration() {
+fn a_changed_rate_is_noticed_at_a_calibration() {
     for percent in [10, 50, 90, 110, 200] {
         let clock = Fake::new(2_600_000_000).run_in();
         clock.sources.rate.set(clock.sources.rate.get() / 100 * percent);
@@ -293,7 +293,7 @@ fn duration() -> Duration {
 }
 
 #[test]
-fn a_reading_is_never_outside_of_two_readings_of_the_monotonic_clock() {
+fn a_reading_lies_between_two_monotonic_readings() {
     let clock = Clock::new(Machine::start(LEAST, &AtomicU64::new(0)));
     for threads in [1, 2, 4, 8] {
         let end = Instant::now() + duration();

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_holds_for_its_bucket_and_limits_until_a_thousandth_before_its_end() {
+    fn a_denial_ends_a_thousandth_early() {
         let denials = with(&["a"]);
         let end = SECOND / 2 - SECOND / 2 / 1_000;
         assert_eq!(denials.find(asked("a", 1), end), Some(told(SECOND / 2)));
@@ -241,20 +241,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_a_call_for_more_changes_and_is_not_kept() {
+    fn denials_of_larger_calls_are_not_cached() {
         let denials = Denials::new();
         denials.keep(asked("a", 2), told(SECOND), 0, u64::MAX);
         assert_eq!(denials.find(asked("a", 2), 0), None);
     }
 
     #[test]
-    fn handles_of_one_server_share_what_is_kept() {
+    fn handles_of_one_server_share_the_cache() {
         let (one, same, other) = (Denials::of_server("a"), Denials::of_server("a"), Denials::of_server("b"));
         assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
     }
 
     #[test]
-    fn permits_that_come_back_end_it() {
+    fn returned_permits_end_a_denial() {
         let denials = with(&["a", "b"]);
         denials.lift(bucket("a"), 1);
         assert_eq!(denials.find(asked("a", 1), 1), None);
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_before_permits_came_back_is_not_kept() {
+    fn denials_sent_before_a_refund_are_not_cached() {
         let denials = with(&["a"]);
         denials.lift(bucket("a"), SECOND);
         denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1, u64::MAX);
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_while_permits_are_on_their_way_back() {
+    fn nothing_is_cached_while_permits_are_returning() {
         let denials = with(&["a"]);
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_keys_takes_no_more_room_and_tells_none_a_lie() {
+    fn a_flood_of_keys_is_bounded_and_denies_no_other_key() {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
             let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_that_grows_no_more_is_kept_for_a_while_and_begins_anew_with_each_try() {
+    fn the_longest_ban_restarts_at_each_try() {
         let denials = Denials::new();
         let ban = Told { ban: 100 * SECOND, ..told(100 * SECOND) };
         denials.keep(asked("a", 1), ban, 0, SECOND / 2);

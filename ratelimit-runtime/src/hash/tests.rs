@@ -177,7 +177,7 @@ fn the_search_finds_pairs_for_another_hash() {
 }
 
 #[test]
-fn keys_in_sequence_are_spread_by_the_lowest_and_by_the_highest_bits() {
+fn sequential_keys_spread_in_low_and_high_bits() {
     const KEYS: u32 = 16_000;
     fn most<K: RateLimitKey>(seed: &Seed<'_, 1>, key: impl Fn(u32) -> K) -> u32 {
         let (mut low, mut high) = ([0_u32; 256], [0_u32; 256]);

@@ -14,7 +14,7 @@ fn timeout() -> BackendError {
 
 #[cfg(feature = "tracing")]
 #[test]
-fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
+fn failure_and_recovery_are_reported_once_each() {
     use std::fmt::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -80,7 +80,7 @@ fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
 
 #[cfg(feature = "metrics")]
 #[test]
-fn decisions_of_backends_are_timed_by_their_result_and_breakers_shown() {
+fn backend_latency_and_breaker_state_are_recorded() {
     use std::sync::{Arc, Mutex};
 
     use metrics::{
