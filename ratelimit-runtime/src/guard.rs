@@ -20,7 +20,7 @@ use crate::clock::{self, nanos};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe::{self, BreakerState};
 use crate::timer;
-use breaker::{Breaker, Change, Entry, Met};
+use breaker::{Breaker, CallResult, Change, Entry};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
 
@@ -203,11 +203,11 @@ impl Guard {
         BackendError::new(BackendErrorKind::Timeout, format!("the backend did not answer within {longest:?}"))
     }
 
-    fn tell(&self, entry: Entry, met: Met<'_>) {
-        let Some(change) = self.breaker.tell(entry, met, clock::now) else { return };
+    fn report(&self, entry: Entry, met: CallResult<'_>) {
+        let Some(change) = self.breaker.report(entry, met, clock::now) else { return };
         let error = match met {
-            Met::Failure(error) => Some(error),
-            Met::Success | Met::Nothing => None,
+            CallResult::Failure(error) => Some(error),
+            CallResult::Success | CallResult::Abandoned => None,
         };
         let state = match change {
             Change::Opened | Change::StaysOpen => BreakerState::Open,
@@ -246,11 +246,11 @@ impl<'a> Visit<'a> {
         self.ended = true;
         let took = Duration::from_nanos(clock::now().saturating_sub(self.started));
         let (met, result) = match &answer {
-            Ok(_) => (Met::Success, Ok(())),
-            Err(error) => (Met::Failure(error), Err(error)),
+            Ok(_) => (CallResult::Success, Ok(())),
+            Err(error) => (CallResult::Failure(error), Err(error)),
         };
         observe::backend_decided(self.guard.kind, took, result);
-        self.guard.tell(self.entry, met);
+        self.guard.report(self.entry, met);
         self.keep_denials_true(Some(&answer));
         answer
     }
@@ -277,7 +277,7 @@ impl<'a> Visit<'a> {
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.guard.tell(self.entry, Met::Nothing);
+            self.guard.report(self.entry, CallResult::Abandoned);
             self.keep_denials_true(None);
         }
     }

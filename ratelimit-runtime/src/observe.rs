@@ -12,7 +12,7 @@
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
-mod telling;
+mod reporting;
 #[cfg(feature = "tracing")]
 mod tracing;
 
@@ -105,7 +105,7 @@ impl KeysWatch {
 #[inline]
 pub(crate) fn unlocked() {
     #[cfg(feature = "metrics")]
-    metrics::tell_changed();
+    metrics::report_changed();
 }
 
 /// Whether denials are observed. Checked before a report is built.

@@ -6,7 +6,7 @@ use crate::support::{Folder, number, stderr, stdout};
 
 const LIMIT: [&str; 2] = ["--limit", "2/10s"];
 
-/// A line of a common log, so many seconds after midnight.
+/// A line of a common log, this many seconds after midnight.
 fn line(second: u64, client: &str) -> String {
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{client} - - [02/Jul/2026:{hour:02}:{minute:02}:{second:02} +0000] \"GET / HTTP/1.1\" 200 5\n")
@@ -92,7 +92,7 @@ fn unparsed_lines_are_counted_and_the_first_is_shown() {
     text += "192.0.2.1 - - [99/Jul/2026:00:00:04 +0000] \"GET / HTTP/1.1\" 200 5\n\n";
     text.extend([&"x".repeat(70_000), "\n"]);
     text += &line(4, "a");
-    // Longer than what is read at once, at the end of a log without a newline.
+    // Longer than one read, at the end of a log without a newline.
     text += &"y".repeat(3 << 20);
     folder.file("log", &text);
     let report = folder.report(&[&["log"], &LIMIT[..]].concat());
@@ -116,7 +116,7 @@ fn a_line_of_64_kib_is_read_wherever_blocks_end() {
         let line = line.trim_end();
         format!("{line} \"{}\"\n", "z".repeat(length - line.len() - 3))
     };
-    // A block is 1 MiB: one of the lines lies across its end at every offset that matters.
+    // A block is 1 MiB: a line crosses its end at every offset that matters.
     for offset in [0, 1, 77, 65_535, 65_536, 65_537] {
         let mut text = long(200 + offset % 50_000);
         while text.len() < (1 << 20) - 65_600 + offset {
@@ -219,7 +219,7 @@ fn what_comes_from_a_log_is_escaped_wherever_it_is_shown() {
     let report: Value = serde_json::from_str(&folder.read("report.json")).expect("JSON");
     assert_eq!(report["candidates"][0]["most_denied"][0]["client"], evil);
     assert!(!folder.read("report.json").contains('\u{1b}'));
-    // A name that the user gave is shown too.
+    // A name given by the user is shown too.
     let name = "\u{1b}[2J.log";
     folder.file(name, log([(1, "a")]));
     assert!(!stdout(&folder.replay(&[&[name], &LIMIT[..]].concat())).contains('\u{1b}'));

@@ -61,7 +61,7 @@ struct Pause {
     why: BackendError,
 }
 
-/// A call that may use the backend. Its result must be [reported](Breaker::tell).
+/// A call that may use the backend. Its result must be [reported](Breaker::report).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     generation: u64,
@@ -70,11 +70,11 @@ pub(super) struct Entry {
 
 /// The result of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Met<'a> {
+pub(super) enum CallResult<'a> {
     Success,
     Failure(&'a BackendError),
     /// The call was abandoned before it had a result.
-    Nothing,
+    Abandoned,
 }
 
 /// A state change of the breaker.
@@ -99,11 +99,11 @@ impl Breaker {
         if word & 1 == 0 {
             return Ok(Entry { generation: word >> 1, is_probe: false });
         }
-        self.enter_in_trouble(now())
+        self.enter_slowly(now())
     }
 
     #[cold]
-    fn enter_in_trouble(&self, now: u64) -> Result<Entry, BackendError> {
+    fn enter_slowly(&self, now: u64) -> Result<Entry, BackendError> {
         let mut current = self.state.lock();
         let pause = match &current.state {
             State::Closed { .. } => return Ok(Entry { generation: current.number, is_probe: false }),
@@ -121,15 +121,15 @@ impl Breaker {
 
     /// Reports the result of a call that was let in.
     #[inline]
-    pub(super) fn tell(&self, entry: Entry, met: Met<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
-        if matches!(met, Met::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
+    pub(super) fn report(&self, entry: Entry, met: CallResult<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
+        if matches!(met, CallResult::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
             return None;
         }
-        self.tell_in_trouble(entry, met, now())
+        self.report_slowly(entry, met, now())
     }
 
     #[cold]
-    fn tell_in_trouble(&self, entry: Entry, met: Met<'_>, now: u64) -> Option<Change> {
+    fn report_slowly(&self, entry: Entry, met: CallResult<'_>, now: u64) -> Option<Change> {
         let mut current = self.state.lock();
         if current.number != entry.generation {
             // A probe written off too early still counts if it succeeds.
@@ -137,19 +137,19 @@ impl Breaker {
                 State::Closed { .. } => false,
                 State::Open(pause) | State::Probing(pause) => pause.opening < entry.generation,
             };
-            if is_of_this_opening && matches!(met, Met::Success) {
+            if is_of_this_opening && matches!(met, CallResult::Success) {
                 self.begin(&mut current, State::default());
                 return Some(Change::Closed);
             }
             return None;
         }
         match (&mut current.state, met) {
-            (State::Closed { failures }, Met::Success) => {
+            (State::Closed { failures }, CallResult::Success) => {
                 *failures = 0;
                 self.publish(&current);
                 None
             }
-            (State::Closed { failures }, Met::Failure(error)) => {
+            (State::Closed { failures }, CallResult::Failure(error)) => {
                 *failures += 1;
                 if *failures < FAILURES {
                     self.publish(&current);
@@ -159,18 +159,18 @@ impl Breaker {
                     until: now.saturating_add(FIRST_PAUSE),
                     length: FIRST_PAUSE,
                     opening: current.number + 1,
-                    why: kept_away(error),
+                    why: rejection(error),
                 };
                 self.begin(&mut current, State::Open(pause));
                 Some(Change::Opened)
             }
-            (State::Probing(_), Met::Success) => {
+            (State::Probing(_), CallResult::Success) => {
                 self.begin(&mut current, State::default());
                 Some(Change::Closed)
             }
             (State::Probing(pause), met) => {
                 let (length, why) = match met {
-                    Met::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), kept_away(error)),
+                    CallResult::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), rejection(error)),
                     _ => (pause.length, pause.why.clone()),
                 };
                 let pause = Pause { until: now.saturating_add(length), length, opening: pause.opening, why };
@@ -195,7 +195,7 @@ impl Breaker {
 }
 
 /// The error of calls that skip the backend. Made once, at the failure.
-fn kept_away(error: &BackendError) -> BackendError {
+fn rejection(error: &BackendError) -> BackendError {
     let kind = match error.kind() {
         // Nothing was sent, so nothing can have been charged.
         BackendErrorKind::Timeout => BackendErrorKind::Unreachable,
@@ -219,11 +219,11 @@ mod tests {
     }
 
     fn fail(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
-        breaker.tell(entry, Met::Failure(&error()), || now)
+        breaker.report(entry, CallResult::Failure(&error()), || now)
     }
 
     fn succeed(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
-        breaker.tell(entry, Met::Success, || now)
+        breaker.report(entry, CallResult::Success, || now)
     }
 
     /// A breaker that has opened at `now`.
@@ -287,7 +287,7 @@ mod tests {
     fn a_probe_that_is_given_up_leaves_the_next_to_another_call() {
         let breaker = opened(0);
         let probe = enter(&breaker, FIRST_PAUSE).unwrap();
-        assert_eq!(breaker.tell(probe, Met::Nothing, || FIRST_PAUSE), Some(Change::StaysOpen));
+        assert_eq!(breaker.report(probe, CallResult::Abandoned, || FIRST_PAUSE), Some(Change::StaysOpen));
         assert_eq!(enter(&breaker, FIRST_PAUSE * 2 - 1), None);
         assert!(enter(&breaker, FIRST_PAUSE * 2).unwrap().is_probe, "the pause did not grow");
     }
@@ -352,20 +352,20 @@ mod tests {
             }
         }
 
-        fn end(&mut self, (entry, openings): (Entry, u32), met: Met<'_>, now: u64) -> Option<Change> {
+        fn end(&mut self, (entry, openings): (Entry, u32), met: CallResult<'_>, now: u64) -> Option<Change> {
             match (self.open, met) {
                 // A probe: this one, or one written off too early.
-                (Some(_), Met::Success) if entry.is_probe && openings == self.openings => {
+                (Some(_), CallResult::Success) if entry.is_probe && openings == self.openings => {
                     (self.open, self.probe, self.failures) = (None, None, 0);
                     Some(Change::Closed)
                 }
                 (Some((_, failed)), met) if self.probe.is_some_and(|(probe, _)| probe == entry) => {
                     self.probe = None;
-                    self.open = Some((now, failed + u32::from(matches!(met, Met::Failure(_)))));
+                    self.open = Some((now, failed + u32::from(matches!(met, CallResult::Failure(_)))));
                     Some(Change::StaysOpen)
                 }
                 // Calls that began before the last opening say nothing any more.
-                (None, Met::Failure(_)) if !entry.is_probe && openings == self.openings => {
+                (None, CallResult::Failure(_)) if !entry.is_probe && openings == self.openings => {
                     self.failures += 1;
                     (self.failures == FAILURES).then(|| {
                         self.openings += 1;
@@ -373,7 +373,7 @@ mod tests {
                         Change::Opened
                     })
                 }
-                (None, Met::Success) if !entry.is_probe && openings == self.openings => {
+                (None, CallResult::Success) if !entry.is_probe && openings == self.openings => {
                     self.failures = 0;
                     None
                 }
@@ -425,16 +425,16 @@ mod tests {
                         }
                         continue;
                     }
-                    Event::Succeed(of) => (of, Met::Success),
-                    Event::Fail(of) => (of, Met::Failure(&error())),
-                    Event::GiveUp(of) => (of, Met::Nothing),
+                    Event::Succeed(of) => (of, CallResult::Success),
+                    Event::Fail(of) => (of, CallResult::Failure(&error())),
+                    Event::GiveUp(of) => (of, CallResult::Abandoned),
                 };
                 if story.under_way.is_empty() {
                     continue;
                 }
                 let call = story.under_way.swap_remove(met.0 % story.under_way.len());
                 let expected = story.end(call, met.1, now);
-                prop_assert_eq!(breaker.tell(call.0, met.1, || now), expected);
+                prop_assert_eq!(breaker.report(call.0, met.1, || now), expected);
                 prop_assert_eq!(breaker.is_open(), story.open.is_some());
             }
         }
@@ -454,7 +454,7 @@ mod model {
     }
 
     fn fail(breaker: &Breaker, entry: Entry) -> Option<Change> {
-        breaker.tell(entry, Met::Failure(&error()), || 0)
+        breaker.report(entry, CallResult::Failure(&error()), || 0)
     }
 
     /// A breaker after this many failures.
@@ -503,7 +503,7 @@ mod model {
             let other = Arc::clone(&breaker);
             let handle = thread::spawn(move || {
                 let entry = other.enter(|| 0).unwrap();
-                other.tell(entry, Met::Success, || 0);
+                other.report(entry, CallResult::Success, || 0);
             });
             let entry = breaker.enter(|| 0).unwrap();
             fail(&breaker, entry);

@@ -15,7 +15,7 @@ use metrics::{
 };
 
 use super::BreakerState;
-use super::telling::tell;
+use super::reporting::report;
 use crate::error::{BackendError, BackendErrorKind};
 
 const DECISIONS: &str = "ratelimit_decisions_total";
@@ -65,17 +65,17 @@ impl LimiterMeters {
     pub(super) fn count(&self, outcome: Outcome) {
         match self.handles.get() {
             Some(handles) => {
-                tell(|| handles.decisions[outcome as usize].increment(1));
+                report(|| handles.decisions[outcome as usize].increment(1));
             }
             None => self.count_first(outcome),
         }
-        tell_changed();
+        report_changed();
     }
 
     /// Counts without cached handles: no recorder has been seen yet.
     #[inline(never)]
     fn count_first(&self, outcome: Outcome) {
-        tell(|| {
+        report(|| {
             with_recorder(|recorder| match self.find(recorder) {
                 Some(handles) => handles.decisions[outcome as usize].increment(1),
                 None => recorder.register_counter(&self.keys[outcome as usize], &METADATA).increment(1),
@@ -97,7 +97,7 @@ impl LimiterMeters {
 
     pub(super) fn waits(&self, delay: Duration) {
         let register = |recorder: &dyn Recorder| recorder.register_histogram(&self.wait, &METADATA);
-        tell(|| {
+        report(|| {
             with_recorder(|recorder| match self.find(recorder).map(|handles| &handles.wait) {
                 Some(wait) => {
                     let wait = wait.get().unwrap_or_else(|| {
@@ -131,7 +131,7 @@ struct Keys {
     handles: OnceLock<(Gauge, Counter)>,
     tracked: AtomicUsize,
     /// This backend's share of the gauge.
-    told: AtomicUsize,
+    reported: AtomicUsize,
     /// Evictions not yet added to the counter.
     evicted: AtomicU64,
 }
@@ -141,20 +141,20 @@ impl KeysMeters {
     /// are too many.
     #[inline]
     pub(super) fn tracked(&self, keys: usize) {
-        let told = self.keys.told.load(Ordering::Relaxed);
-        if keys.abs_diff(told) > keys / 64 {
+        let reported = self.keys.reported.load(Ordering::Relaxed);
+        if keys.abs_diff(reported) > keys / 64 {
             self.keys.tracked.store(keys, Ordering::Relaxed);
-            self.tell_soon();
+            self.report_soon();
         }
     }
 
     pub(super) fn evicted(&self) {
         self.keys.evicted.fetch_add(1, Ordering::Relaxed);
-        self.tell_soon();
+        self.report_soon();
     }
 
     #[inline(never)]
-    fn tell_soon(&self) {
+    fn report_soon(&self) {
         // One backend at a time: another one is reported at its next change.
         let _ = CHANGED.try_with(|changed| {
             let first = changed.take().unwrap_or_else(|| Arc::clone(&self.keys));
@@ -166,30 +166,30 @@ impl KeysMeters {
 
 /// Reports this thread's changes, now that it holds no lock.
 #[inline]
-pub(super) fn tell_changed() {
+pub(super) fn report_changed() {
     if IS_CHANGED.get() {
-        tell_keys();
+        report_keys();
     }
 }
 
 #[inline(never)]
-fn tell_keys() {
-    tell(|| {
+fn report_keys() {
+    report(|| {
         IS_CHANGED.set(false);
         if let Ok(Some(keys)) = CHANGED.try_with(Cell::take) {
-            keys.tell();
+            keys.report();
         }
     });
 }
 
 impl Keys {
-    fn tell(&self) {
+    fn report(&self) {
         let Some((gauge, counter)) = self.handles() else { return };
         let keys = self.tracked.load(Ordering::Relaxed);
-        let told = self.told.swap(keys, Ordering::Relaxed);
+        let reported = self.reported.swap(keys, Ordering::Relaxed);
         // Whole numbers of keys are exact.
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 keys")]
-        gauge.increment(keys as f64 - told as f64);
+        gauge.increment(keys as f64 - reported as f64);
         match self.evicted.swap(0, Ordering::Relaxed) {
             0 => {}
             evicted => counter.increment(evicted),
@@ -223,7 +223,7 @@ pub(super) fn backend_decided(kind: &'static str, took: Duration, result: Result
         Err(BackendErrorKind::Refused) => "refused",
         Err(BackendErrorKind::Configuration) => "configuration",
     };
-    tell(|| histogram!(LATENCY, "backend" => kind, "result" => result).record(took));
+    report(|| histogram!(LATENCY, "backend" => kind, "result" => result).record(took));
 }
 
 pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
@@ -232,7 +232,7 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
         BreakerState::HalfOpen => 1,
         BreakerState::Open => 2,
     };
-    tell(|| gauge!(BREAKER, "backend" => kind).set(state));
+    report(|| gauge!(BREAKER, "backend" => kind).set(state));
 }
 
 fn describe(recorder: &dyn Recorder) {

@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tracing::{Level, debug, info, level_enabled, warn};
 
 use super::BreakerState;
-use super::telling::{is_telling, tell};
+use super::reporting::{is_reporting, report};
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::{RateLimitKey, TextSink};
 
@@ -25,7 +25,7 @@ pub fn log_keys(on: bool) {
 /// Whether any subscriber may be interested in denials. Costs one load if none is.
 #[inline]
 pub(super) fn wants_denials() -> bool {
-    level_enabled!(Level::DEBUG) && !is_telling()
+    level_enabled!(Level::DEBUG) && !is_reporting()
 }
 
 #[inline]
@@ -35,13 +35,13 @@ pub(super) fn key_text<K: RateLimitKey>(key: &K) -> Option<Box<str>> {
     }
     let mut text = String::new();
     // A user's key type may call a limited function while it writes itself.
-    tell(|| key.write_to(&mut TextSink::new(&mut text)))?;
+    report(|| key.write_to(&mut TextSink::new(&mut text)))?;
     Some(text.into())
 }
 
 pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: Option<&str>) {
     let retry_after = exceeded.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000));
-    tell(|| {
+    report(|| {
         debug!(
             target: TARGET,
             limiter = exceeded.limiter(),
@@ -83,10 +83,10 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState, error: Op
     }
     // Outside the lock: a subscriber may call a limited function.
     drop(failing);
-    tell(|| tell_of_breaker(kind, state, known.is_some(), error));
+    report(|| report_breaker(kind, state, known.is_some(), error));
 }
 
-fn tell_of_breaker(kind: &'static str, state: BreakerState, was_failing: bool, error: Option<&BackendError>) {
+fn report_breaker(kind: &'static str, state: BreakerState, was_failing: bool, error: Option<&BackendError>) {
     let error = error.map(tracing::field::display);
     match (state, was_failing) {
         (BreakerState::Open, false) => {

@@ -7,28 +7,28 @@ use std::cell::Cell;
 
 thread_local! {
     /// Has no destructor, so that calls in destructors of other thread-locals find it.
-    static TELLING: Cell<bool> = const { Cell::new(false) };
+    static REPORTING: Cell<bool> = const { Cell::new(false) };
 }
 
 /// Whether this thread is inside a report.
 #[cfg(feature = "tracing")]
 #[inline]
-pub(super) fn is_telling() -> bool {
-    TELLING.get()
+pub(super) fn is_reporting() -> bool {
+    REPORTING.get()
 }
 
 /// Runs foreign code, unless this thread is already inside a report.
 #[inline]
-pub(super) fn tell<R>(f: impl FnOnce() -> R) -> Option<R> {
+pub(super) fn report<R>(f: impl FnOnce() -> R) -> Option<R> {
     struct End;
 
     impl Drop for End {
         fn drop(&mut self) {
-            TELLING.set(false);
+            REPORTING.set(false);
         }
     }
 
-    if TELLING.replace(true) {
+    if REPORTING.replace(true) {
         return None;
     }
     let _end = End;
