@@ -6,7 +6,9 @@ use std::time::Duration;
 use crate::clock::nanos;
 
 /// How long a denial blocks its key: `initial`, doubled by each further denial, up to `max`.
-///
+/// `max` without a denial resets it. The attribute's `backoff(..)` and the builder's
+/// [`backoff`](crate::Builder::backoff) set it; a [`Backend`](crate::Backend) reads it from
+/// [`Request::backoff`](crate::backend::Request::backoff).
 /// `max` without a denial resets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
