@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_certain_counts() {
+    fn only_certain_admissions_count() {
         // The second may have been decided at 1.002 s, a second after the first.
         assert_eq!(log([(0, 2), (998, 1_002)]).fullest(SECOND).admitted, 1);
     }

@@ -112,7 +112,7 @@ fn any_number_of_run_time_names_keep_their_buckets() {
 }
 
 #[test]
-fn the_bound_holds_for_limiters_that_are_gone_too() {
+fn the_bound_includes_dropped_limiters() {
     let memory = ratelimit_runtime::MemoryBackend::with_max_keys(100);
     for name in 0..1_000 {
         let builder = RateLimiter::builder(format!("gone {name}")).limit(Limit::new(3, HOUR));
@@ -269,7 +269,7 @@ mod a_name_that_is_shared {
     }
 
     #[test]
-    fn with_limits_that_are_read_at_each_call_leaves_each_its_own() {
+    fn limits_read_at_each_call_keep_their_buckets() {
         let _clock = test_util::pause();
         // The first caller creates the buckets.
         assert!(read(3, "first").is_some());

@@ -488,7 +488,7 @@ fn a_refused_call_charges_no_limit() {
 }
 
 #[test]
-fn the_long_run_rate_of_a_token_bucket_is_what_was_asked() {
+fn the_long_run_rate_of_a_token_bucket_is_exact() {
     for (count, per, burst) in [
         (1_000_000, Duration::from_secs(1), 1_000),
         (700_000, Duration::from_secs(1), 1),

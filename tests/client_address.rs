@@ -48,7 +48,7 @@ fn only_trusted_proxies_are_believed() {
 }
 
 #[test]
-fn the_client_is_the_right_most_address_that_is_not_trusted() {
+fn the_client_is_the_right_most_untrusted_address() {
     let config = x_forwarded_for();
     for (lines, expected) in [
         (&["198.51.100.1"][..], "198.51.100.1"),

@@ -53,7 +53,7 @@ fn quickstart_shares_the_limit_between_processes_through_redis() {
 }
 
 #[test]
-fn quickstart_says_how_to_get_a_redis_that_is_missing() {
+fn quickstart_says_how_to_get_a_missing_redis() {
     let mut command = example("quickstart");
     // No server listens on port 1.
     command.arg("--redis").env("REDIS_URL", "redis://127.0.0.1:1");

@@ -75,6 +75,6 @@ fn async_redis_calls_without_a_runtime_get_their_own_answers() {
 }
 
 #[test]
-fn the_child_does_not_spend_what_its_parent_holds() {
+fn the_child_does_not_spend_its_parents_lease() {
     run("redis-lease", &RedisServer::start().url());
 }

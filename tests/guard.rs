@@ -454,7 +454,7 @@ fn refunds_and_resets_through_this_process_lift_denials() {
 }
 
 #[test]
-fn a_booking_that_is_given_up_lifts_denials() {
+fn a_cancelled_booking_lifts_denials() {
     let (_, backend) = keeping();
     let limiter = minute(&backend, "given up");
     let clock = test_util::pause();

@@ -108,7 +108,7 @@ fn a_refund_makes_room_again_and_never_twice() {
 }
 
 #[test]
-fn a_refund_of_what_counts_no_more_gives_nothing() {
+fn a_refund_of_expired_permits_gives_nothing() {
     static LIMITER: RateLimiter = RateLimiter::new("late refund", &[Limit::new(2, SECOND)]);
     let clock = test_util::pause();
     let old = LIMITER.check("a", 2).unwrap();
@@ -211,7 +211,7 @@ fn limits_are_replaced_before_the_first_call() {
 }
 
 #[test]
-fn limits_that_are_set_while_a_limiter_is_first_used_apply() {
+fn limits_set_during_the_first_use_apply() {
     let many: Vec<_> = (0..2_000)
         .map(|n| RateLimiter::builder(format!("one of many {n}")).limit(Limit::new(1, MINUTE)).build().unwrap())
         .collect();
@@ -260,7 +260,7 @@ fn a_replaced_period_is_handled_as_documented() {
 }
 
 #[test]
-fn the_list_of_limiters_counts_and_says_where() {
+fn the_list_has_counts_and_locations() {
     static LIMITER: RateLimiter = RateLimiter::new("listed", &[Limit::new(2, MINUTE)]);
     let line = line!() - 1;
     let _clock = test_util::pause();
@@ -323,7 +323,7 @@ fn a_dry_run_counts_and_never_denies() {
 }
 
 #[test]
-fn a_memory_backend_of_its_own_is_bounded() {
+fn a_separate_memory_backend_is_bounded() {
     let memory = MemoryBackend::with_max_keys(100);
     let limiter = RateLimiter::builder("own").limit(Limit::new(1, MINUTE)).backend(memory.clone()).build().unwrap();
     for key in 0..1_000_u32 {
@@ -438,7 +438,7 @@ fn no_flood_frees_a_blocked_key_while_another_is_left() {
 }
 
 #[test]
-fn limits_replaced_by_larger_ones_keep_what_is_on_record() {
+fn larger_limits_keep_the_permits_on_record() {
     for keyed in [true, false] {
         let limit = |burst| Limit::new(1, MINUTE).with_algorithm(Algorithm::TokenBucket).with_burst(burst);
         let limiter = RateLimiter::builder("larger").limit(limit(1)).build().unwrap();
@@ -464,7 +464,7 @@ fn a_longer_period_still_counts_old_permits() {
 }
 
 #[test]
-fn what_was_taken_before_a_reset_is_not_given_back_after_it() {
+fn permits_from_before_a_reset_are_not_given_back() {
     for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
         let limiter = RateLimiter::builder("before reset")
             .limit(Limit::new(1, MINUTE).with_algorithm(algorithm))
@@ -503,7 +503,7 @@ fn a_limiter_made_anew_for_each_call_finds_its_buckets_again() {
 }
 
 #[test]
-fn limiters_that_are_gone_leave_nothing_to_others_in_a_test() {
+fn dropped_limiters_leave_no_buckets_in_a_test() {
     let _clock = test_util::pause();
     for number in 0..50 {
         let limiter = RateLimiter::builder(format!("gone {number}")).limit(Limit::new(1, MINUTE)).build().unwrap();

@@ -190,7 +190,7 @@ fn numbers_at_their_ends_neither_overflow_nor_admit_more() {
 }
 
 #[test]
-fn threads_together_admit_what_a_full_log_does() {
+fn threads_agree_with_a_full_log() {
     const COUNT: u32 = 40;
     for algorithm in ALGORITHMS {
         // Without refunds, states stay small.
@@ -274,7 +274,7 @@ fn a_flood_of_new_keys_frees_no_blocked_key() {
 }
 
 #[test]
-fn a_flood_of_keys_that_are_all_denied_is_bounded_too() {
+fn a_flood_of_denied_keys_is_bounded() {
     let memory = MemoryBackend::with_max_keys(1_000);
     let limiter = RateLimiter::builder("all denied").limit(Limit::new(1, DAY)).backend(memory.clone()).build().unwrap();
     for key in 0..20_000_u32 {

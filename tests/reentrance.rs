@@ -173,7 +173,7 @@ impl Recorder for Recording {
 }
 
 #[test]
-fn a_recorder_may_call_the_function_that_is_recorded() {
+fn a_recorder_may_call_the_recorded_function() {
     ends(|| {
         let limiter = limiter("recorded");
         let recording = Recording(limiter.clone());
@@ -196,7 +196,7 @@ fn a_recorder_may_call_the_function_that_is_recorded() {
 }
 
 #[test]
-fn threads_whose_recorder_has_a_lock_of_its_own_get_through() {
+fn a_recorder_with_a_lock_causes_no_deadlock() {
     ends(|| {
         // One recorder with a lock around everything, and a function that is new to each thread.
         let lock = Arc::new(std::sync::Mutex::new(()));

@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
 #[test]
-fn limiters_that_are_gone_take_only_what_their_buckets_take() {
+fn dropped_limiters_keep_only_their_buckets() {
     for algorithm in ALGORITHMS {
         let (bytes, ()) = heap::growth(|| {
             for name in 0..10_000 {

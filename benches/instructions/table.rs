@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_tolerance_is_a_difference() {
+    fn counts_beyond_the_tolerance_differ() {
         let before = table(&[("a", 100), ("b", 1_000), ("gone", 1)]);
         assert_eq!(before.differences(&table(&[("a", 104), ("b", 980), ("gone", 1)])), [""; 0]);
         assert_eq!(

@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_taken_for_the_usual() {
+    fn an_unreadable_command_line_means_the_default() {
         for line in [
             "",
             "rust-analyzer proc-macro",

@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_fixed_length_is_refused_with_the_reason() {
+    fn months_and_years_are_refused_with_the_reason() {
         assert_eq!(parse("1M"), Err(Mistake::Month("M".to_owned())));
         assert_eq!(parse("month"), Err(Mistake::Month("month".to_owned())));
         assert_eq!(parse("2 years"), Err(Mistake::Year("years".to_owned())));

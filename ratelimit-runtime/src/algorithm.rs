@@ -257,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rate_is_never_above_and_at_most_a_thousandth_below_what_was_asked(
+        fn a_rate_is_at_most_a_thousandth_below_its_limit(
             count in 1_u32..=u32::MAX, per in 1_u64..=366 * 86_400_000_000, burst in 1_u32..=u32::MAX,
         ) {
             let rate = Rate::new(count, per, burst);

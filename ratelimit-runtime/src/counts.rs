@@ -198,7 +198,7 @@ mod model {
     }
 
     #[test]
-    fn nothing_is_lost_when_a_thread_takes_over_the_cell_of_one_that_ended() {
+    fn nothing_is_lost_when_a_cell_changes_owner() {
         loom::model(|| {
             let state = Arc::new((AtomicU64::new(0), Mutex::new(true)));
             let first = Arc::clone(&state);

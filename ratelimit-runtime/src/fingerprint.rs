@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_keys_are_told_apart_however_they_are_cut() {
+    fn names_and_keys_do_not_run_together() {
         let of = |parts: &[&str], key: &str| Fingerprint::of_limiter(parts).of_key(&key);
         let all = [of(&["a", "b"], "c"), of(&["ab", ""], "c"), of(&["a", "bc"], ""), of(&["a", "b"], "cc")];
         for (position, one) in all.iter().enumerate() {

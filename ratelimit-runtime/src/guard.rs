@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_in_a_store_has_a_guard_of_its_own() {
+    fn a_nested_store_has_its_own_guard() {
         struct Outer(Store);
 
         impl Backend for Outer {
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn guards_of_stores_that_are_gone_are_forgotten() {
+    fn guards_of_dropped_stores_are_removed() {
         let kept: Vec<SharedBackend> = (0..3).map(|_| Store(0).into_backend()).collect();
         for _ in 0..10_000 {
             drop(Store(0).into_backend());

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_never_fits_gets_a_status_that_no_client_repeats_and_no_time() {
+    fn a_request_that_never_fits_gets_422_and_no_time() {
         let answer = answer(&never_fits());
         assert_eq!(answer.status, 422);
         assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("retry-after")));
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn milliseconds_are_sent_where_they_were_asked_for_rounded_up() {
+    fn retry_after_ms_is_rounded_up_and_optional() {
         let answers = HttpAnswers::new().retry_after_ms(true);
         let limit = Limit::new(5, Duration::from_millis(200));
         for (nanos, millis, seconds) in

@@ -726,7 +726,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_side_by_side_are_told_apart() {
+    fn adjacent_lists_differ() {
         let lists: [(&[&str], &[&str]); 6] = [
             (&["a"], &["b", "c"]),
             (&["a", "b"], &["c"]),
@@ -773,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_zero_is_the_number() {
+    fn a_non_zero_number_is_the_same_key() {
         assert_eq!(text(num::NonZeroU32::MIN), text(1_u32));
         assert_eq!(hash(num::NonZeroI64::MIN), hash(i64::MIN));
     }

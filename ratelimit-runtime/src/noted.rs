@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_that_come_back_are_told_as_left() {
+    fn returned_permits_count_as_left() {
         let limit = |count| Limit::new(count, Duration::from_secs(60));
         let mut note = Note::default();
         begin();
@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_left_out_and_a_denial_of_it_remembered() {
+    fn unreportable_limits_are_left_out() {
         let below_a_second = Limit::new(10, Duration::from_millis(999));
         begin();
         let note_of = |decide: &dyn Fn()| {

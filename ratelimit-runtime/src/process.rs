@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_made_is_made_anew_and_not_dropped() {
+    fn another_processs_value_is_replaced_and_not_dropped() {
         let value = PerProcess::new();
         let dropped = Arc::new(());
         let parents = Owned { process: id() + 1, value: Arc::clone(&dropped) };

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_takes_is_dropped() {
+    fn an_unwanted_answer_is_dropped() {
         let answer = Arc::new(());
         let (sender, receiver) = channel();
         sender.send(Arc::clone(&answer));

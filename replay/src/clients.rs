@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_keeps_its_number_even_where_hashes_collide() {
+    fn a_client_keeps_its_number_despite_collisions() {
         let mut clients = Clients::default();
         assert_eq!(clients.number(7, b"a"), 0);
         assert_eq!(clients.number(7, b"b"), 1);

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_shows_what_its_words_say() {
+    fn the_picture_matches_its_text() {
         let calls = calls();
         assert_eq!(calls.len(), 100);
         let most = |algorithm| {

@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn anything_else_is_no_time() {
         for text in [
             "",
             ".",
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_day_that_is_remembered_is_not_mistaken_for_another() {
+    fn the_cached_day_is_not_mistaken_for_another() {
         let mut times = Times::default();
         let first = times.parse(b"10/Oct/2000:00:00:00 +0000").expect("a time");
         assert_eq!(times.parse(b"11/Oct/2000:00:00:00 +0000"), Some(first + 86_400 * SECOND));

@@ -159,7 +159,7 @@ fn a_public_log_is_decided_as_by_brute_force() {
 }
 
 #[test]
-fn what_is_told_of_a_candidate_is_what_the_calls_say() {
+fn a_candidates_figures_match_its_calls() {
     const COUNT: u64 = 30;
     let log = server_log("nginx.log.gz");
     let calls = common(&gunzip(&log), 0);

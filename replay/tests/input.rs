@@ -138,7 +138,7 @@ fn a_line_of_64_kib_is_read_wherever_blocks_end() {
 }
 
 #[test]
-fn a_log_that_is_cut_off_is_reported_and_fails() {
+fn a_truncated_log_is_reported_and_fails() {
     let folder = Folder::new();
     let text = log((0..20_000).map(|second| (second, "a")));
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -192,7 +192,7 @@ fn calls_of_one_time_keep_the_order_of_the_log() {
 }
 
 #[test]
-fn costs_that_are_none_are_counted() {
+fn invalid_costs_are_counted() {
     let folder = Folder::new();
     folder.file("log", "time,user,cost\n1,a,x\n2,a,-\n3,a,\n4,a,1.2\n5,a,99999999999\n6,a,-7\n");
     let report = folder.report(&["log", "--key", "user", "--cost", "cost", "--limit", "4/1m"]);
@@ -202,7 +202,7 @@ fn costs_that_are_none_are_counted() {
 }
 
 #[test]
-fn what_comes_from_a_log_is_escaped_wherever_it_is_shown() {
+fn text_from_a_log_is_escaped_everywhere() {
     let folder = Folder::new();
     let evil = "</script><img src=x onerror=document.title=1>\u{1b}[31m\u{202e}'\"";
     let call = serde_json::json!({ "time": 1_700_000_000, "user": evil }).to_string();
@@ -250,7 +250,7 @@ fn anonymized_reports_name_no_address_and_no_user() {
 }
 
 #[test]
-fn nothing_is_written_but_where_it_is_said() {
+fn only_named_files_are_written() {
     let folder = Folder::new();
     folder.file("log", log([(1, "a"), (2, "a"), (3, "a")]));
     folder.replay(&[&["log"], &LIMIT[..]].concat());

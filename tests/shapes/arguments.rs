@@ -149,7 +149,7 @@ fn a_name_is_what_the_limiter_is_called() {
 static SHARED: RateLimiter = RateLimiter::new("shared by functions", &[Limit::new(2, MINUTE)]);
 
 #[test]
-fn a_static_limiter_is_shared_with_whoever_uses_it() {
+fn a_static_limiter_is_shared_by_its_users() {
     #[rate_limit(limiter = SHARED, key = user)]
     fn first(user: u32) -> Limited<u32> {
         Ok(user)
@@ -232,7 +232,7 @@ impl Backend for Broken {
 }
 
 #[test]
-fn the_backend_and_what_happens_if_it_fails() {
+fn backends_and_on_backend_error() {
     static MADE: AtomicU32 = AtomicU32::new(0);
     fn memory() -> MemoryBackend {
         MADE.fetch_add(1, Ordering::SeqCst);

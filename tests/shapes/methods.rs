@@ -255,7 +255,7 @@ impl Typed for Second {
 }
 
 #[test]
-fn a_trait_method_may_use_what_the_implementation_says() {
+fn a_trait_method_may_use_associated_items() {
     let _clock = test_util::pause();
     assert_eq!(First.call().ok(), Some(1));
     assert!(Second.call().unwrap_err().is::<RateLimitExceeded>());

@@ -222,7 +222,7 @@ macro_rules! named {
 named!(by_macro);
 
 #[test]
-fn a_limiter_is_named_by_what_the_compiler_knows() {
+fn a_name_may_be_a_constant_or_a_macro() {
     let _clock = ::ratelimit_runtime::test_util::pause();
     let name = |denied: crate::Limited| denied.unwrap_err().limiter().to_owned();
     for (first, second, expected) in [

@@ -49,7 +49,7 @@ fn copies_an_argument(weight: u32) -> Limited<u32> {
 }
 
 #[test]
-fn the_predicate_may_use_arguments_that_are_copied() {
+fn the_predicate_may_use_copied_arguments() {
     assert_eq!(admitted_of_five(|| copies_an_argument(1)), 5);
     assert_eq!(admitted_of_five(|| copies_an_argument(2)), 2);
 }
@@ -276,7 +276,7 @@ fn the_permit_is_taken_until_the_outcome_is_known() {
 }
 
 #[test]
-fn a_future_that_is_dropped_or_panics_counts() {
+fn a_dropped_or_panicking_future_counts() {
     let clock = test_util::pause();
     let mut context = Context::from_waker(Waker::noop());
     {

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_elsewhere_does_not_count() {
+    fn uncertain_admissions_do_not_count() {
         let between = |from, to| Admission { from, to };
         let two = [between(0, 4), between(3, 9)];
         for (third, expected) in [(between(5, 9), 1), (between(5, 10), 0), (between(9, 12), 0)] {

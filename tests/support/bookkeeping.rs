@@ -19,8 +19,8 @@ pub fn all(decide: Decide<'_>) {
     a_reset_leaves_nothing_to_give_back(decide);
     a_refund_before_a_booking_is_given_up_is_not_lost(decide);
     a_booking_is_given_up_once(decide);
-    many_bookings_that_are_given_up_leave_nothing(decide);
-    another_kind_of_limit_takes_over_what_is_taken(decide);
+    many_cancelled_bookings_leave_nothing(decide);
+    another_kind_of_limit_takes_over_taken_permits(decide);
 }
 
 fn take(cost: u32) -> Action {
@@ -92,7 +92,7 @@ fn a_booking_is_given_up_once(decide: Decide<'_>) {
     }
 }
 
-fn many_bookings_that_are_given_up_leave_nothing(decide: Decide<'_>) {
+fn many_cancelled_bookings_leave_nothing(decide: Decide<'_>) {
     for algorithm in ALGORITHMS {
         let name = format!("many {algorithm:?}");
         let limit = Limit::new(1, Duration::from_secs(10)).with_algorithm(algorithm);
@@ -106,7 +106,7 @@ fn many_bookings_that_are_given_up_leave_nothing(decide: Decide<'_>) {
     }
 }
 
-fn another_kind_of_limit_takes_over_what_is_taken(decide: Decide<'_>) {
+fn another_kind_of_limit_takes_over_taken_permits(decide: Decide<'_>) {
     for before in ALGORITHMS {
         for after in ALGORITHMS {
             let name = format!("{before:?} then {after:?}");

@@ -58,7 +58,7 @@ fn fail() -> Result<&'static str, RateLimitExceeded> {
 }
 
 #[tokio::test]
-async fn permits_that_are_given_back_are_told_as_left() {
+async fn refunded_permits_count_as_left() {
     let handler = async || failures_count(false).await;
     let router = Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new());
     let failing = async || {
@@ -90,7 +90,7 @@ fn one_in_a_moment() -> Option<()> {
 }
 
 #[tokio::test]
-async fn the_tightest_of_several_decisions_is_told() {
+async fn the_tightest_of_several_decisions_is_reported() {
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         seven()?;
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -154,7 +154,7 @@ fn seven_more() -> Result<(), RateLimitExceeded> {
 }
 
 #[tokio::test]
-async fn what_a_handler_tells_itself_is_kept() {
+async fn a_handlers_own_headers_are_kept() {
     let site = serve(Router::new().route("/", get(own_headers)).layer(RateLimitHeadersLayer::new())).await;
     let answer = site.get("/").await;
     assert_eq!(answer.header("ratelimit"), Some(r#""mine";r=1"#));
@@ -214,13 +214,13 @@ async fn assert_trio(site: &Site) {
 }
 
 #[tokio::test]
-async fn old_clients_are_told_by_three_headers() {
+async fn x_rate_limit_headers_for_older_clients() {
     let layer = RateLimitHeadersLayer::new().with_x_rate_limit();
     assert_trio(&serve(Router::new().route("/", get(one)).layer(layer)).await).await;
 }
 
 #[tokio::test]
-async fn clients_that_expect_an_epoch_are_told_one() {
+async fn x_rate_limit_reset_as_an_epoch() {
     #[rate_limit(count = 1, per = "60s")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         Ok("hello")
@@ -246,7 +246,7 @@ async fn below_a_second(
 }
 
 #[tokio::test]
-async fn a_denial_that_cannot_be_told_tells_of_no_other_limit() {
+async fn an_unreportable_denial_reports_no_other_limit() {
     static ALL: RateLimiter = RateLimiter::new("headers-below-a-second", &[Limit::new(1_000, Duration::from_secs(1))]);
     let limited = Router::new()
         .route("/handler/{id}", get(below_a_second))
@@ -296,7 +296,7 @@ async fn the_seconds_left_are_rounded_up() {
 }
 
 #[tokio::test]
-async fn a_limit_of_the_whole_router_is_told_too() {
+async fn a_limit_of_the_whole_router_is_reported_too() {
     static ALL: RateLimiter = RateLimiter::new("headers-of-all", &[Limit::new(2, Duration::from_secs(60))]);
     let router = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::unkeyed(&ALL));
     let site = serve(router.layer(RateLimitHeadersLayer::new())).await;
@@ -345,7 +345,7 @@ async fn actix_decisions_before_the_future_are_reported() {
 }
 
 #[actix_web::test]
-async fn old_clients_of_actix_are_told_by_three_headers() {
+async fn actix_x_rate_limit_headers_for_older_clients() {
     #[rate_limit(count = 1, per = "60s")]
     async fn one() -> Result<&'static str, actix_web::Error> {
         Ok("hello")

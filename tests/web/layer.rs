@@ -94,7 +94,7 @@ fn echo() -> impl Service<u32, Response = u32, Error = Infallible, Future = Read
 }
 
 #[tokio::test]
-async fn a_denied_request_fails_where_the_response_cannot_say_it() {
+async fn a_denied_request_fails_if_the_response_cannot_express_it() {
     let layer = RateLimitLayer::new(limiter("layer-error", 1), |number: &u32| *number % 2).error_on_denied();
     let service = layer.layer(echo());
     assert_eq!(service.clone().oneshot(2).await.unwrap(), 2);
@@ -155,7 +155,7 @@ impl Service<u32> for Strict {
 }
 
 #[tokio::test]
-async fn the_service_that_was_ready_is_the_one_that_is_called() {
+async fn the_ready_service_is_the_one_called() {
     let calls = Arc::new(AtomicUsize::new(0));
     let strict = Strict { is_ready: false, calls: calls.clone() };
     let mut service = RateLimitLayer::unkeyed(limiter("layer-ready", 3)).error_on_denied().layer(strict);

@@ -169,7 +169,7 @@ fn check(args: &str, item: &str) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn the_seeds_are_what_they_seem() {
+fn the_seeds_are_valid() {
     for args in ARGS {
         let output = limited(args, FUNCTION, ALL).to_string();
         assert!(!output.contains("compile_error"), "{args}: {output}");

@@ -147,7 +147,7 @@ proptest! {
 }
 
 #[test]
-fn a_calibration_that_is_interrupted_is_not_stored() {
+fn an_interrupted_calibration_is_not_stored() {
     for reading in 0..3 {
         let clock = Fake::new(2_600_000_000).run_in();
         clock.sources.pass(TRUSTED);

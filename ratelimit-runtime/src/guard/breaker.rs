@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_given_up_leaves_the_next_to_another_call() {
+    fn an_abandoned_probe_is_replaced_by_another_call() {
         let breaker = opened(0);
         let probe = enter(&breaker, FIRST_PAUSE).unwrap();
         assert_eq!(breaker.report(probe, CallResult::Abandoned, || FIRST_PAUSE), Some(Change::StaysOpen));
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_of_which_nothing_is_heard_is_replaced() {
+    fn a_silent_probe_is_replaced() {
         let breaker = opened(0);
         let lost = enter(&breaker, FIRST_PAUSE).unwrap();
         assert_eq!(enter(&breaker, FIRST_PAUSE + LOST - 1), None);
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_succeeds_after_it_was_replaced_closes_it_too() {
+    fn a_replaced_probe_still_closes_it_by_success() {
         let breaker = opened(0);
         let slow = enter(&breaker, FIRST_PAUSE).unwrap();
         let probe = enter(&breaker, FIRST_PAUSE + LOST).unwrap();
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_calls_met_before_a_change_is_ignored_after_it() {
+    fn results_from_before_a_change_are_ignored() {
         let breaker = Breaker::new(0);
         let early: Vec<Entry> = (0..100).map(|_| enter(&breaker, 0).unwrap()).collect();
         assert_eq!(early.iter().filter_map(|entry| fail(&breaker, *entry, 0)).count(), 1);
@@ -405,7 +405,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
         #[test]
-        fn it_does_what_its_story_says(events in prop::collection::vec(event(), 1..200)) {
+        fn it_agrees_with_the_model(events in prop::collection::vec(event(), 1..200)) {
             let (breaker, mut story, mut now) = (Breaker::new(0), Story::default(), 0_u64);
             for event in events {
                 let met = match event {
@@ -497,7 +497,7 @@ mod model {
     }
 
     #[test]
-    fn the_word_says_what_the_state_is() {
+    fn the_word_matches_the_state() {
         loom::model(|| {
             let breaker = Arc::new(after(1));
             let other = Arc::clone(&breaker);
