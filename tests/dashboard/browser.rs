@@ -1,4 +1,4 @@
-//! A headless Chromium, driven by the WebDriver protocol: a few JSON requests, for which no crate
+//! A headless Chromium, driven by the `WebDriver` protocol: a few JSON requests, for which no crate
 //! is needed.
 
 use std::io::{BufRead, BufReader};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// The key of an element in WebDriver's JSON.
+/// The key of an element in `WebDriver` JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
 /// How long a page may take to show something. Long, because a busy machine is no fault of the
