@@ -1,7 +1,9 @@
-//! What the attribute costs at compile time: `cargo check` of 2,000 functions without an attribute, with `#[rate_limit]`
-//! and with `#[tracing::instrument(skip_all)]`; and the clean build of the macro crate beside that of tokio-macros.
+//! The attribute's compile-time cost: `cargo check` of 2,000 functions without an attribute, with
+//! `#[rate_limit]`, and with `#[tracing::instrument(skip_all)]`. Also the clean build of the macro
+//! crate beside that of tokio-macros.
 //!
-//! `cargo bench -p benches --bench compile`. Three rounds, taking turns, of which the fastest counts: other load only adds.
+//! `cargo bench -p benches --bench compile`. Three interleaved rounds, of which the fastest counts:
+//! other load only adds time.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -12,9 +14,9 @@ use std::{env, fs, io};
 const FUNCTIONS: usize = 2_000;
 const ROUNDS: usize = 3;
 
-/// The attribute's surcharge may be so much of that of `#[instrument]`.
+/// The attribute may add at most this share of what `#[instrument]` adds.
 const LARGEST_SURCHARGE: f64 = 0.4;
-/// The macro crate's clean build may take so much of that of tokio-macros.
+/// The macro crate's clean build may take at most this share of tokio-macros'.
 const LONGEST_BUILD: f64 = 1.1;
 
 fn main() -> io::Result<()> {
@@ -43,7 +45,7 @@ fn report(what: &str, ratio: f64, bound: f64) {
     println!("{what:<36} {ratio:>7.2} x, {verdict} {bound}");
 }
 
-/// Times of a check without attribute, with ours, with tracing's.
+/// Times of a check without attribute, with ours, and with tracing's.
 fn check_functions(scratch: &Path) -> io::Result<[Duration; 3]> {
     let package = scratch.join("functions");
     let runtime = workspace().join("ratelimit-runtime");
@@ -58,7 +60,7 @@ fn check_functions(scratch: &Path) -> io::Result<[Duration; 3]> {
         ["", "#[rate_limit(count = 100, per = \"1s\", key = user_id)]\n", "#[tracing::instrument(skip_all)]\n"];
     let sources = attributes.map(source);
     write(&package.join("src/lib.rs"), &sources[0])?;
-    // Dependencies are built before anything is timed.
+    // Builds dependencies before anything is timed.
     run(&package, &["check"])?;
     fastest(|which| {
         write(&package.join("src/lib.rs"), &sources[which])?;
@@ -66,7 +68,7 @@ fn check_functions(scratch: &Path) -> io::Result<[Duration; 3]> {
     })
 }
 
-/// Functions as they are found in services: a few statements, a loop, an early return.
+/// Functions typical of services: a few statements, a loop, an early return.
 fn source(attribute: &str) -> String {
     let mut source =
         String::from("#![allow(unused_imports)]\nuse ratelimit_runtime::{RateLimitExceeded, rate_limit};\n\n");
@@ -118,7 +120,7 @@ fn build_macros(scratch: &Path) -> io::Result<[Duration; 2]> {
     })
 }
 
-/// The fastest time of each of `N`, which take turns.
+/// The fastest time of each of `N`, interleaved.
 fn fastest<const N: usize>(mut time: impl FnMut(usize) -> io::Result<Duration>) -> io::Result<[Duration; N]> {
     let mut fastest = [Duration::MAX; N];
     for _ in 0..ROUNDS {
@@ -155,7 +157,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text)
 }
 
-/// A folder of the build's own temporary files.
+/// A folder in the build's temporary directory.
 fn scratch() -> io::Result<PathBuf> {
     let scratch = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compile");
     fs::create_dir_all(&scratch)?;

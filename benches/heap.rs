@@ -1,9 +1,10 @@
-//! The system's allocator, with a count of the bytes and of the allocations while it is switched on.
+//! A counting allocator: the system's allocator, with counts of bytes and allocations while it is
+//! switched on.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
-/// An allocator that counts; made the global one by the benchmark.
+/// The allocator. The benchmark installs it as the global one.
 #[derive(Debug)]
 pub struct Counting;
 
@@ -11,7 +12,7 @@ static COUNTS: AtomicBool = AtomicBool::new(false);
 static BYTES: AtomicI64 = AtomicI64::new(0);
 static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
-/// Bytes that `f` allocates and does not free, less those that it frees and did not allocate.
+/// Net bytes that `f` allocates: those allocated less those freed.
 pub fn growth<R>(f: impl FnOnce() -> R) -> (i64, R) {
     BYTES.store(0, Ordering::SeqCst);
     COUNTS.store(true, Ordering::SeqCst);
@@ -28,7 +29,7 @@ pub fn allocations<R>(f: impl FnOnce() -> R) -> (u64, R) {
 }
 
 fn count(bytes: usize, sign: i64) {
-    // While it is off, one load: what is timed allocates at the system's speed.
+    // While off, it costs one load: timed code allocates at the system's speed.
     if COUNTS.load(Ordering::Relaxed) {
         if sign > 0 {
             ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
@@ -38,7 +39,7 @@ fn count(bytes: usize, sign: i64) {
 }
 
 #[expect(unsafe_code, reason = "an allocator's methods are; each is the system's own, with the caller's arguments")]
-// SAFETY: every call is passed to the system's allocator as it came; counting allocates nothing.
+// SAFETY: every call is passed to the system's allocator unchanged; counting does not allocate.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size(), 1);

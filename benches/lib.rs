@@ -1,4 +1,4 @@
-//! What the benchmarks share: contenders that take turns, a table of ratios, an allocator that counts.
+//! Shared by the benchmarks: interleaved contenders, a table of ratios, a counting allocator.
 
 pub mod heap;
 pub mod race;

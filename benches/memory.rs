@@ -1,5 +1,6 @@
-//! The memory backend beside its peers: `cargo bench -p benches --bench memory [-- PART OF A CASE'S NAME..]`. The parts `peers`
-//! and `grammar` are the two tables. With `ROUNDS=5` in the environment it is quicker and less exact.
+//! The memory backend beside its peers: `cargo bench -p benches --bench memory [-- PART OF A CASE'S
+//! NAME..]`. The parts `peers` and `grammar` select the two tables. `ROUNDS=5` in the environment
+//! is quicker and less exact.
 //!
 //! Ours is called through the attribute. All contenders of a case have the same limit.
 
@@ -26,13 +27,13 @@ static ALLOCATOR: Counting = Counting;
 const HOUR: Duration = Duration::from_secs(3_600);
 const CALLS: u32 = 200_000;
 const KEYS: usize = 1_000_000;
-/// Small limits are timed in bursts, at a distance that lets the limit recover.
+/// Small limits are timed in bursts, far enough apart for the limit to recover.
 const BURSTS: u32 = 1_000;
 const PERIOD: Duration = Duration::from_micros(40);
 
 type Limited = Result<(), RateLimitExceeded>;
 
-/// How many rounds are timed, after the first, which warms up.
+/// The number of timed rounds, after a warm-up round.
 fn rounds() -> u32 {
     race::rounds(15)
 }
@@ -67,7 +68,7 @@ fn window_100_000_denied() -> Limited {
     Ok(())
 }
 
-/// A backend of its own for each case, so that none meets another's bound.
+/// A separate backend for each case, so that none reaches another's bound.
 fn memory() -> MemoryBackend {
     MemoryBackend::with_max_keys(2 * KEYS)
 }
@@ -102,7 +103,7 @@ fn window_text_many(key: &str) -> Limited {
     Ok(())
 }
 
-/// Functions of which each has seen no key yet.
+/// Functions that have not seen any key yet.
 macro_rules! first_sights {
     ($($name:ident)*) => {
         $(
@@ -162,7 +163,7 @@ fn throttle_100_000_allowed() {}
 #[throttle(100_000, HOUR)]
 fn throttle_100_000_denied() {}
 
-/// The log of the tutorials.
+/// The log of timestamps that tutorials recommend.
 struct Log {
     count: usize,
     per: Duration,
@@ -216,7 +217,7 @@ impl Direct {
         }
     }
 
-    /// Uses the limit up.
+    /// Uses up the limit.
     fn exhausted(count: u32) -> Direct {
         let direct = Direct::new(count, HOUR);
         let turns: [&dyn Fn() -> bool; 4] = [
@@ -232,7 +233,7 @@ impl Direct {
     }
 }
 
-/// A case without keys: the limit of the peers, ours, that of `throttle_my_fn`, and how it is timed.
+/// A case without keys: the peers' limit, ours, that of `throttle_my_fn`, and how it is timed.
 macro_rules! direct {
     ($name:expr, $goal:expr, $peers:expr, $ours:ident, $throttle:ident, $time:ident($($how:expr),*)) => {{
         let peers = $peers;
@@ -249,7 +250,7 @@ macro_rules! direct {
     }};
 }
 
-/// Keys in an order that no cache foresees, another stretch of it at each turn.
+/// Keys in an order that caches cannot predict; each turn takes another stretch of it.
 struct Order {
     order: Vec<u32>,
     next: usize,
@@ -257,7 +258,7 @@ struct Order {
 
 impl Order {
     fn new(keys: usize) -> Order {
-        // A linear congruence that visits every key once in each 2ⁿ steps.
+        // A linear congruential generator that visits every key once in each 2ⁿ steps.
         let steps = keys.next_power_of_two();
         let mut step = 0;
         let all = (0..steps).map(|_| {
@@ -338,7 +339,7 @@ fn first_sight(name: &str) -> Row {
 
 fn bytes_a_key(name: &str, goal: f64, ours: fn(&str) -> Limited) -> Row {
     let keys = texts(KEYS, "bytes");
-    // What belongs to the limiter and not to a key.
+    // Memory of the limiter itself, not of a key.
     ours("once").unwrap();
     let bytes = |bytes: i64| Sample { cost: bytes as f64 / KEYS as f64, allowed: 1.0 };
     let turns: Vec<Option<Turn<'_>>> = vec![
@@ -355,7 +356,8 @@ fn bytes_a_key(name: &str, goal: f64, ours: fn(&str) -> Limited) -> Row {
     race(name, goal, 1, turns)
 }
 
-/// The longest of a million calls, in microseconds: as the thread's own time, and as the clock on the wall.
+/// The longest of a million calls, in microseconds: by the thread's own time, and by the wall
+/// clock.
 fn longest(mut call: impl FnMut(usize), end: impl Fn(usize) -> bool) -> (f64, f64) {
     let (mut own, mut wall) = (Duration::ZERO, Duration::ZERO);
     for index in (0..).take_while(|index| !end(*index)) {
@@ -367,7 +369,8 @@ fn longest(mut call: impl FnMut(usize), end: impl Fn(usize) -> bool) -> (f64, f6
     (own.as_secs_f64() * 1e6, wall.as_secs_f64() * 1e6)
 }
 
-/// One decision of many while a million idle keys go: inside our calls, beside governor's.
+/// The time of a decision while a million idle keys are reclaimed: inside our calls, beside
+/// governor's.
 fn reclaiming() {
     println!(
         "\nLongest single decision while {KEYS} idle keys are reclaimed, in µs: the thread's own time (on the wall)\n"
@@ -417,10 +420,10 @@ fn main() {
     }
 }
 
-/// The rows of one table, as far as they are wanted.
+/// The selected rows of one table.
 struct Cases<'a> {
     table: &'static str,
-    /// Parts of names, or names of tables; none: all.
+    /// Parts of names, or names of tables. Empty selects all.
     wanted: &'a [String],
     rows: Vec<Row>,
 }
@@ -435,7 +438,8 @@ impl Cases<'_> {
 
 fn beside_peers(cases: &mut Cases<'_>) {
     let mut case = |name: &str, run: &dyn Fn(&str) -> Row| cases.run(name, run);
-    // A log of a thousand million permits would be too much; what is allowed costs it the same.
+    // A log of a thousand million permits would be too large; its cost for an allowed call is the
+    // same.
     let token = || Direct { log: Log::new(1_000_000, HOUR / 36_000), ..Direct::new(1_000_000_000, HOUR) };
     case("token_bucket, allowed", &|name| direct!(name, 1.05, token(), token_allowed, throttle_allowed, calls(CALLS)));
     case("token_bucket, denied", &|name| {

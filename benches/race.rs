@@ -1,7 +1,8 @@
-//! Contenders that take turns in one process, and the table of their medians.
+//! Interleaved contenders in one process, and the table of their medians.
 //!
-//! Times on a shared machine drift by half from one second to the next. So each round runs all contenders of a case one
-//! after the other, and what is compared are the ratios within a round, of which the table shows the median.
+//! Times on a shared machine drift by half from one second to the next. So each round runs all
+//! contenders of a case one after the other. The table shows the median of the ratios within a
+//! round.
 
 use std::hint::black_box;
 use std::pin::pin;
@@ -10,10 +11,10 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What one contender does in one round: nanoseconds a call, and the share of calls that were allowed.
+/// One contender's turn: nanoseconds per call, and the share of allowed calls.
 pub type Turn<'a> = Box<dyn FnMut() -> Sample + 'a>;
 
-/// The outcome of a turn.
+/// The result of a turn.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// Nanoseconds, or bytes.
@@ -22,8 +23,8 @@ pub struct Sample {
     pub allowed: f64,
 }
 
-/// `calls` calls one after the other, by the time that the thread has run: on a machine that others use too, the clock on the
-/// wall tells as much about them.
+/// Times `calls` consecutive calls by the thread's own time: on a shared machine, the wall clock
+/// would also measure other processes.
 pub fn calls(calls: u32, mut allowed: impl FnMut() -> bool) -> Sample {
     let mut count = 0;
     let start = thread_time();
@@ -33,7 +34,8 @@ pub fn calls(calls: u32, mut allowed: impl FnMut() -> bool) -> Sample {
     sample(thread_time().saturating_sub(start), calls, count)
 }
 
-/// As [`calls`], on two threads that begin at once: what one call takes on one of them.
+/// Times `calls` calls on each of two threads that start together: the time of one call on one
+/// thread.
 pub fn on_two_threads(number: u32, allowed: impl Fn() -> bool + Sync) -> Sample {
     let barrier = Barrier::new(2);
     let run = || {
@@ -43,12 +45,12 @@ pub fn on_two_threads(number: u32, allowed: impl Fn() -> bool + Sync) -> Sample 
     mean(thread::scope(|scope| [scope.spawn(run), scope.spawn(run)].map(|thread| thread.join().unwrap())))
 }
 
-/// Bursts of `size` calls, one every `period`: a small limit that allows them all.
+/// Times bursts of `size` calls, one every `period`: a small limit that allows them all.
 pub fn bursts(bursts: u32, size: u32, period: Duration, allowed: impl FnMut() -> bool) -> Sample {
     burst_from(Instant::now(), bursts, size, period, allowed)
 }
 
-/// As [`bursts`], with half of each on either of two threads.
+/// Times bursts of `size` calls on two threads, half of each burst on either.
 pub fn bursts_on_two_threads(number: u32, size: u32, period: Duration, allowed: impl Fn() -> bool + Sync) -> Sample {
     let start = Instant::now() + Duration::from_millis(1);
     let run = || burst_from(start, number, size / 2, period, &allowed);
@@ -59,7 +61,7 @@ fn burst_from(start: Instant, bursts: u32, size: u32, period: Duration, mut allo
     let mut count = 0;
     let mut times = Vec::with_capacity(bursts as usize);
     for _ in 0..bursts {
-        // The next multiple of the period, so that two threads that lose time meet again.
+        // The next multiple of the period, so that two delayed threads meet again.
         let next = start.elapsed().as_nanos() / period.as_nanos() + 1;
         while start.elapsed().as_nanos() / period.as_nanos() < next {
             std::hint::spin_loop();
@@ -70,7 +72,7 @@ fn burst_from(start: Instant, bursts: u32, size: u32, period: Duration, mut allo
         }
         times.push(begin.elapsed());
     }
-    // A burst is short: one that was interrupted says nothing.
+    // A burst is short: an interrupted one is discarded.
     times.sort_unstable();
     let middle = &times[times.len() / 10..times.len() * 9 / 10];
     let sum = middle.iter().sum::<Duration>().saturating_sub(clock_reads() * u32::try_from(middle.len()).unwrap());
@@ -78,7 +80,7 @@ fn burst_from(start: Instant, bursts: u32, size: u32, period: Duration, mut allo
     Sample { cost, allowed: f64::from(count) / f64::from(bursts * size) }
 }
 
-/// What it takes to read the clock before and after.
+/// The time of the two clock readings.
 fn clock_reads() -> Duration {
     let mut times: Vec<Duration> = (0..101).map(|_| Instant::now().elapsed()).collect();
     times.sort_unstable();
@@ -101,29 +103,30 @@ fn nanos(time: Duration) -> f64 {
 #[derive(Debug)]
 pub struct Row {
     name: String,
-    /// What ours is compared with, in nanoseconds or bytes.
+    /// The yardstick, in nanoseconds or bytes.
     yardstick: f64,
     ours: f64,
-    /// Ours to the yardstick, and what that ratio is held to.
+    /// Ours relative to the yardstick, and the goal for that ratio.
     ratio: f64,
     goal: f64,
-    /// The ratios of all others; `None` for a peer that cannot do it.
+    /// The ratios of all others; `None` if a peer does not support the case.
     others: Vec<Option<f64>>,
-    /// Allocations of one call of ours, if they were counted.
+    /// Allocations per call of ours, if counted.
     allocations: Option<f64>,
 }
 
-/// The columns: this project, the one that all are compared with, the others.
+/// The columns: this project, the yardstick, the others.
 pub const COLUMNS: [&str; 7] =
     ["governor", "**ours**", "governor, ahash", "ratelimit", "leaky-bucket", "throttle_my_fn", "Mutex<VecDeque>"];
 
-/// How many rounds are timed: `default`, or the environment's `ROUNDS`, which is for a quick look.
+/// The number of timed rounds: `default`, or `ROUNDS` in the environment for a quick look.
 pub fn rounds(default: u32) -> u32 {
     std::env::var("ROUNDS").map_or(default, |rounds| rounds.parse().expect("ROUNDS is a number of rounds"))
 }
 
-/// Runs the contenders of one case in turns; the first of them is the one that the others are compared with, the second is
-/// ours. `None` where a peer cannot do it. `goal` is the ratio that ours is held to.
+/// Runs the contenders of one case in turns. The first is the yardstick, the second is ours. `None`
+/// stands for a peer that does not support the case. `goal` is the highest allowed ratio of ours to
+/// the yardstick.
 pub fn race(name: &str, goal: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>>>) -> Row {
     let mut costs = vec![Vec::new(); turns.len()];
     let mut ratios = vec![Vec::new(); turns.len()];
@@ -145,8 +148,8 @@ pub fn race(name: &str, goal: f64, rounds: u32, mut turns: Vec<Option<Turn<'_>>>
     }
     let mut others = Vec::new();
     for contender in 0..turns.len() {
-        // Denied cases deny all, allowed ones allow all; a peer that did else was not doing the same: leaky-bucket, which
-        // counts in milliseconds, in the short periods.
+        // Denied cases deny all calls, allowed ones allow all. A peer that differs measures
+        // something else: leaky-bucket, which counts in milliseconds, for short periods.
         let share = median(&mut allowed[contender]).unwrap_or(f64::NAN);
         let differs = (0.01..0.95).contains(&share);
         if differs {
@@ -177,7 +180,7 @@ impl Row {
         Row { allocations: Some(allocations), ..self }
     }
 
-    /// The figures that all tables have.
+    /// The columns common to all tables.
     fn line(&self) -> String {
         format!(
             "| {} | {:.1} | **{:.2}** ({:.1}) | {:.2} |",
@@ -186,7 +189,7 @@ impl Row {
     }
 
     fn meets_goal(&self) -> bool {
-        // As it is printed.
+        // Rounded as printed.
         (self.ratio * 100.0).round() <= (self.goal * 100.0).round()
     }
 }
@@ -200,7 +203,7 @@ pub fn print(rows: &[Row]) {
     });
 }
 
-/// Prints a table of ours beside the yardstick alone, with the allocations of a call.
+/// Prints a table of ours beside the yardstick alone, with allocations per call.
 pub fn print_pairs(rows: &[Row]) {
     print_table(rows, &["allocations"], |row| {
         vec![row.allocations.map_or("–".to_owned(), |allocations| format!("{allocations:.2}"))]
@@ -218,7 +221,7 @@ fn print_table(rows: &[Row], columns: &[&str], cells: impl Fn(&Row) -> Vec<Strin
     }
 }
 
-/// Prints what holds of all rows: the worst and the best ratio, and which of them miss their goals.
+/// Prints a summary of all rows: the worst and the best ratio, and which rows miss their goals.
 pub fn print_range(rows: &[Row]) {
     let mut sorted: Vec<&Row> = rows.iter().collect();
     sorted.sort_by(|a, b| a.ratio.total_cmp(&b.ratio));
@@ -231,7 +234,7 @@ pub fn print_range(rows: &[Row]) {
     }
 }
 
-/// What a future comes to that does not wait.
+/// The output of a future that does not wait.
 pub fn at_once<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -239,13 +242,13 @@ pub fn at_once<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// The middle one.
+/// The median.
 pub fn median(values: &mut [f64]) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied()
 }
 
-/// The time that this thread has run: what others did to it meanwhile does not count.
+/// The thread's own CPU time, which excludes other processes.
 pub fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))

@@ -1,7 +1,8 @@
-//! The Redis backend beside redis-rs and its peers: `cargo bench -p benches --bench redis [-- PART OF A CASE'S NAME]`.
+//! The Redis backend beside redis-rs and its peers: `cargo bench -p benches --bench redis [-- PART
+//! OF A CASE'S NAME]`.
 //!
-//! One server, started here. Ours is called through the attribute. The yardsticks are raw calls of redis-rs over the same
-//! kind of connection: `PING`, and a bare generic cell rate algorithm in a script of ten lines.
+//! One server, started here. Ours is called through the attribute. The yardsticks are raw redis-rs
+//! calls over the same kind of connection: `PING`, and a bare GCRA in a script of ten lines.
 
 #[path = "redis/blocking.rs"]
 mod blocking;
@@ -41,14 +42,14 @@ fn main() {
     rounds::print(&lines);
 }
 
-/// A contender of so many tasks, of which each call is given a number without a pattern.
+/// A contender of this many tasks. Each call gets a number without a pattern.
 macro_rules! tasks {
     ($name:literal, $tasks:ident, $number:literal, $call:expr) => {
         Contender::new($name, move |turn: Duration| $tasks.run($number, turn, $call))
     };
 }
 
-/// Beside `PING`, and the bare script, which is all that a decision can be.
+/// Beside `PING` and the bare script, which is the minimum of a decision.
 fn one_caller<'a>(server: &'a RedisServer, ways: &'a Ways, peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
     let blocking = vec![
         Contender::new("PING", move |turn| {
@@ -162,7 +163,8 @@ fn one_key<'a>(peers: &'a Peers, tasks: &'a Tasks) -> Vec<Case<'a>> {
     ]
 }
 
-/// Whatever else a limiter is asked, beside a plain decision: 64 tasks on 1,000 keys, no denials kept.
+/// Other requests to a limiter beside a plain decision: 64 tasks on 1,000 keys, without a denial
+/// cache.
 fn whatever_is_asked(tasks: &Tasks) -> Vec<Case<'_>> {
     macro_rules! case {
         ($name:literal, $goal:literal, $call:expr) => {

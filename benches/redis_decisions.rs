@@ -1,5 +1,5 @@
-//! One kind of operation on a Redis server, so many times: what `scripts/callgrind-redis` counts in the server.
-//! Without arguments, the names of the kinds.
+//! Repeats one kind of operation on a Redis server, for `scripts/callgrind-redis` to count in the
+//! server. Without arguments, prints the names of the kinds.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use ratelimit_runtime::backend::{Action, Backend, Outcome, Permit, Request};
 use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Buckets of a case: few, so that each is soon in use.
+/// Buckets per case: few, so that each is soon in use.
 const KEYS: usize = 16;
 
 /// A kind of operation.
@@ -15,7 +15,7 @@ struct Case {
     name: &'static str,
     limits: Vec<Limit>,
     backoff: Option<Backoff>,
-    /// Made before anything is counted, on each bucket.
+    /// Prepares each bucket, before anything is counted.
     before: Vec<Action>,
     operation: Operation,
 }
@@ -26,7 +26,7 @@ enum Operation {
     GivenBack,
     /// As many waits as there are rounds.
     Booked,
-    /// A booking and its being given up, which count as two operations.
+    /// A booking and its cancellation, which count as two operations.
     GivenUp,
 }
 

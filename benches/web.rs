@@ -1,10 +1,11 @@
-//! An axum server under load, with the attribute and without: `cargo bench -p benches --bench web`.
+//! An axum server under load, with and without the attribute: `cargo bench -p benches --bench web`.
 //!
-//! Two servers in one process, of handlers that differ in the attribute only, take turns under 64 connections that ask as
-//! fast as they are answered. Every answer is looked at. Then a limit that is passed: as many requests have to be answered
-//! with 200 as it allows, and all others with 429.
+//! Two servers in one process, whose handlers differ only in the attribute, take turns under 64
+//! connections that send requests as fast as they are answered. Every answer is checked. Then a
+//! limit is exceeded: exactly the allowed number of requests must be answered with 200, and all
+//! others with 429.
 //!
-//! Panics where an answer is wrong, so that figures printed are those of right answers.
+//! Panics on a wrong answer, so that printed figures are those of right answers.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -35,7 +36,7 @@ async fn limited(ConnectInfo(client): ConnectInfo<SocketAddr>) -> Result<&'stati
     Ok("hello")
 }
 
-/// As `limited`, by a limiter of its own.
+/// The same handler with a limiter of its own.
 #[rate_limit(count = 1_000_000_000, per = "1h", key = client.ip())]
 async fn told(ConnectInfo(client): ConnectInfo<SocketAddr>) -> Result<&'static str, RateLimitExceeded> {
     Ok("hello")
@@ -59,7 +60,7 @@ fn main() {
     println!(
         "{CONNECTIONS} connections, {ROUNDS} rounds of {TURN:?} a server; requests a second, and to the same without"
     );
-    // Before the layer of headers is made, which takes decisions another way.
+    // Before a header layer exists, which moves all decisions to the slow path.
     race("a twin without (noise)", plain, twin, ask);
     race("#[rate_limit]", plain, limited, ask);
     let told = serve(Router::new().route("/", get(told)).layer(RateLimitHeadersLayer::new()));
@@ -70,7 +71,7 @@ fn main() {
     assert!(ok == ALLOWED && denied > 0, "the limit allows {ALLOWED}");
 }
 
-/// The median of what two servers answer, turn by turn, and of the ratio.
+/// The medians of two servers' throughput, turn by turn, and of their ratio.
 fn race(name: &str, plain: SocketAddr, other: SocketAddr, ask: impl Fn(SocketAddr) -> Answers) {
     let mut rounds: Vec<(f64, f64)> = Vec::new();
     let all = |answers: Answers| {
@@ -85,7 +86,7 @@ fn race(name: &str, plain: SocketAddr, other: SocketAddr, ask: impl Fn(SocketAdd
             let first = all(ask(other));
             (all(ask(plain)), first)
         };
-        // The first is to warm up.
+        // The first turn warms up.
         if round > 0 {
             rounds.push(pair);
         }
@@ -113,7 +114,7 @@ struct Answers {
     denied: u64,
 }
 
-/// Asks a server for so long.
+/// Sends requests to a server for this long.
 async fn load(server: SocketAddr, turn: Duration) -> Answers {
     let is_over = Arc::new(AtomicBool::new(false));
     let totals = Arc::new([AtomicU64::new(0), AtomicU64::new(0)]);
@@ -140,7 +141,7 @@ async fn load(server: SocketAddr, turn: Duration) -> Answers {
     Answers { ok, denied }
 }
 
-/// One connection that is kept alive.
+/// One keep-alive connection.
 struct Connection {
     stream: TcpStream,
     buffer: Vec<u8>,
@@ -167,7 +168,7 @@ impl Connection {
     }
 }
 
-/// Whether an answer is a denial, once all of it is there.
+/// Whether an answer is a denial; `None` until it is complete.
 fn whole(answer: &[u8]) -> Option<bool> {
     let answer = std::str::from_utf8(answer).expect("text");
     let (head, body) = answer.split_once("\r\n\r\n")?;

@@ -1,21 +1,23 @@
-//! An actix-web server with two limited routes: five requests a minute from each client, and one report an hour for all.
+//! An actix-web server with two limited routes: five requests a minute from each client, and one
+//! report an hour in all.
 //!
-//! `cargo run --example actix` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0 is any
-//! that is free. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose `X-Forwarded-For` is believed.
+//! `cargo run --example actix` listens on 127.0.0.1:3000. `ADDR` or `PORT` in the environment
+//! change that; port 0 is any free port. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose
+//! `X-Forwarded-For` is trusted.
 
 use actix_web::{App, HttpResponse, HttpServer, Responder, get, web};
 use ratelimit_examples::{address, trusted_proxies};
 use ratelimit_runtime::{ClientIp, RateLimitHeaders, rate_limit};
 use serde_json::json;
 
-/// A denied request is answered with 429 and when to come back.
+/// A denied request is answered with 429 and `Retry-After`.
 #[get("/api/data")]
 #[rate_limit(count = 5, per = "60s", key = client)]
 async fn data(client: ClientIp) -> Result<HttpResponse, actix_web::Error> {
     Ok(HttpResponse::Ok().json(json!({ "data": [1, 2, 3], "you": client.address() })))
 }
 
-/// The attribute works above the route too, and with whatever answers.
+/// The attribute also works above the route, and with any responder.
 #[rate_limit(count = 1, per = "1h")]
 #[get("/api/report")]
 async fn report() -> impl Responder {
@@ -33,7 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(clients.clone())
-            // Tells clients in every response how much is left.
+            // Reports the remaining permits in every response.
             .wrap(RateLimitHeaders::new())
             .service(data)
             .service(report)

@@ -1,7 +1,9 @@
-//! An axum server with one limited route, five requests a minute from each client, and a limit on all of it.
+//! An axum server with one limited route, five requests a minute from each client, and a limit on
+//! all routes.
 //!
-//! `cargo run --example axum` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0 is any
-//! that is free. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose `X-Forwarded-For` is believed.
+//! `cargo run --example axum` listens on 127.0.0.1:3000. `ADDR` or `PORT` in the environment change
+//! that; port 0 is any free port. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose
+//! `X-Forwarded-For` is trusted.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,7 +20,8 @@ use serde_json::{Value, json};
 
 static ALL: RateLimiter = RateLimiter::new("all", &[Limit::new(1_000, Duration::from_secs(1))]);
 
-/// The limit is of this function, whoever calls it. An IPv6 client counts as its /64 network, which is all its own.
+/// Limits this function, whoever calls it. An IPv6 client counts as its /64 network, which one
+/// customer holds as a whole.
 #[rate_limit(count = 5, per = "60s", key = client)]
 async fn data(client: ClientIp) -> Result<Json<Value>, ApiError> {
     Ok(Json(json!({ "data": [1, 2, 3], "you": client.address() })))
@@ -28,12 +31,12 @@ async fn status() -> &'static str {
     "ok\n"
 }
 
-/// What a handler of this application fails with.
+/// The application's error type.
 enum ApiError {
     TooManyRequests(RateLimitExceeded),
 }
 
-/// All that the attribute asks of an error.
+/// The only conversion that the attribute needs.
 impl From<RateLimitExceeded> for ApiError {
     fn from(exceeded: RateLimitExceeded) -> ApiError {
         ApiError::TooManyRequests(exceeded)
@@ -49,7 +52,7 @@ impl IntoResponse for ApiError {
             "limit": exceeded.limit().to_string(),
             "retry_after": retry_after,
         });
-        // What is denied to one client must not be stored and served to others.
+        // A denial must not be stored and served to other clients.
         let no_store = [(header::CACHE_CONTROL, "no-store")];
         let mut response = (StatusCode::TOO_MANY_REQUESTS, no_store, Json(body)).into_response();
         if let Some(seconds) = retry_after {
@@ -61,12 +64,12 @@ impl IntoResponse for ApiError {
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // All clients together may ask 1,000 times a second.
+    // All clients together may send 1,000 requests a second.
     let all = RateLimitLayer::unkeyed(&ALL);
     let api = Router::new().route("/api/data", get(data)).route("/api/status", get(status));
     let router = api
         .layer(all)
-        // Tells clients in every response how much is left.
+        // Reports the remaining permits in every response.
         .layer(RateLimitHeadersLayer::new())
         .layer(Extension(trusted_proxies()?));
     let listener = tokio::net::TcpListener::bind(address(3000)).await?;

@@ -1,4 +1,5 @@
-//! Server code of the `tonic` example, from a description in Rust, so that no `protoc` is needed.
+//! Generates the server code of the `tonic` example from a description in Rust, so that no `protoc`
+//! is needed.
 
 use tonic_build::manual::{Builder, Method, Service};
 

@@ -1,7 +1,8 @@
-//! A page that shows every limiter of the process live, and sends bursts of calls at them.
+//! A page that shows every limiter of the process live, and sends bursts of calls to them.
 //!
-//! `cargo run --example dashboard` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0
-//! is any that is free. The page is `dashboard.html`: it loads nothing else, and listens to `/events`.
+//! `cargo run --example dashboard` listens on 127.0.0.1:3000. `ADDR` or `PORT` in the environment
+//! change that; port 0 is any free port. The page is `dashboard.html`: it loads nothing else, and
+//! listens to `/events`.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -44,7 +45,7 @@ fn login(user: u64) -> Option<()> {
 /// The most calls of one burst.
 const MOST: u64 = 10_000;
 
-/// `{"limiter": "search", "calls": 50}`: so many calls at once, those of `login` by ten users in turn.
+/// `{"limiter": "search", "calls": 50}`: this many calls at once, for `login` by ten users in turn.
 async fn burst(Json(burst): Json<Value>) -> Result<response::Json<Value>, StatusCode> {
     let call: fn(u64) -> Option<()> = match burst["limiter"].as_str() {
         Some("search") => |_| search(),
@@ -71,7 +72,7 @@ async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
-    // Listed is what has been used: this shows them from the start.
+    // Only used limiters are listed: this shows them from the start.
     for limiter in [&SEARCH, &UPLOAD, &LOGIN] {
         let _ = limiter.limits();
     }

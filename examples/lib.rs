@@ -1,4 +1,5 @@
-//! What the examples share: a record of calls, and the check that a limit was kept; how servers are configured.
+//! Shared by the examples: a record of calls, the check that a limit was kept, and servers'
+//! configuration.
 
 use std::env;
 use std::fmt;
@@ -6,12 +7,12 @@ use std::time::Duration;
 
 use ratelimit_runtime::{ClientIpConfig, InvalidNetwork};
 
-/// Where a server listens: at `ADDR` with a port, or at `PORT` on this machine.
+/// A server's address: `ADDR` with a port, or `PORT` on this machine.
 pub fn address(default_port: u16) -> String {
     env::var("ADDR").unwrap_or_else(|_| format!("127.0.0.1:{}", env::var("PORT").unwrap_or(default_port.to_string())))
 }
 
-/// By `TRUSTED_PROXIES`, how the addresses of clients are found.
+/// How clients' addresses are found, by `TRUSTED_PROXIES`.
 pub fn trusted_proxies() -> Result<ClientIpConfig, InvalidNetwork> {
     match env::var("TRUSTED_PROXIES") {
         Ok(proxies) => ClientIpConfig::x_forwarded_for(proxies.split(',')),
@@ -19,7 +20,7 @@ pub fn trusted_proxies() -> Result<ClientIpConfig, InvalidNetwork> {
     }
 }
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The limit admitted it.
@@ -32,24 +33,24 @@ pub enum Outcome {
 
 /// One call: its outcome, and two moments between which it was decided.
 ///
-/// Nobody but the limiter knows when it decided: some time after the call began and before it returned. Both moments are
-/// given since the start of the run.
+/// Only the limiter knows when it decided: after the call began and before it returned. Both
+/// moments count from the start of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Call {
-    /// Not after the decision.
+    /// Not later than the decision.
     pub before: Duration,
-    /// Not before the decision.
+    /// Not earlier than the decision.
     pub after: Duration,
-    /// What became of it.
+    /// The result.
     pub outcome: Outcome,
 }
 
-/// An interval and the admissions that it certainly held.
+/// An interval and the number of admissions that it certainly held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Fullest {
-    /// Where the interval starts.
+    /// The start of the interval.
     pub from: Duration,
-    /// How many calls were admitted in it.
+    /// The number of admissions.
     pub admitted: usize,
 }
 
@@ -60,35 +61,37 @@ pub struct CallLog {
 }
 
 impl CallLog {
-    /// One more call, in any order.
+    /// Adds a call, in any order.
     pub fn push(&mut self, call: Call) {
         self.calls.push(call);
     }
 
-    /// How many calls there were.
+    /// The number of calls.
     pub fn len(&self) -> usize {
         self.calls.len()
     }
 
-    /// Whether there were none.
+    /// Whether there were no calls.
     pub fn is_empty(&self) -> bool {
         self.calls.is_empty()
     }
 
-    /// How many calls had that outcome.
+    /// The number of calls with this outcome.
     pub fn count(&self, outcome: Outcome) -> usize {
         self.calls.iter().filter(|call| call.outcome == outcome).count()
     }
 
-    /// Of all half-open intervals `[from, from + length)`, wherever they start, the one that certainly held most admissions.
+    /// The fullest half-open interval `[from, from + length)`, wherever it starts, by the
+    /// admissions that it certainly held.
     ///
-    /// Of a set of admissions it is known that the first decision is not before the earliest `before`, and the last not after
-    /// the latest `after`. If these two are less than `length` apart, then so are the decisions: some interval held them
-    /// all. If they are not, the decisions may have been a whole `length` apart, and nothing is proved. So it is enough to
-    /// look, from the `before` of each admission, at those that had begun and returned less than `length` later.
+    /// Of a set of admissions, the first decision is not before the earliest `before`, and the last
+    /// is not after the latest `after`. If these two are less than `length` apart, so are the
+    /// decisions, and some interval held them all. Otherwise the decisions may have been a whole
+    /// `length` apart, and nothing is proved. So for each admission's `before`, it is enough to
+    /// count the admissions that began and returned less than `length` later.
     ///
-    /// A limit that is kept never fails this check. One that is broken is found out if the decisions in question are within
-    /// less than `length` minus twice the time of the longest call.
+    /// A limit that is kept never fails this check. An exceeded limit is detected if the decisions
+    /// in question lie within less than `length` minus twice the time of the longest call.
     pub fn fullest(&self, length: Duration) -> Fullest {
         let mut admitted: Vec<_> = self.calls.iter().filter(|call| call.outcome == Outcome::Allowed).collect();
         admitted.sort_unstable_by_key(|call| call.before);
@@ -105,7 +108,7 @@ impl CallLog {
     }
 }
 
-/// The calls of each second by when they began, and of all.
+/// The calls of each second, by when they began, and of the whole run.
 impl fmt::Display for CallLog {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let row = |f: &mut fmt::Formatter<'_>, title: &str, calls: &[Call]| {
@@ -123,7 +126,7 @@ impl fmt::Display for CallLog {
     }
 }
 
-/// The README's code is compiled and run as a doc test.
+/// Compiles and runs the README's code as a doc test.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
@@ -172,7 +175,8 @@ mod tests {
 
     #[test]
     fn an_interval_counts_wherever_it_starts() {
-        // Ten late in the first second and ten early in the next: never more than ten between two full seconds.
+        // Ten late in the first second and ten early in the next: never more than ten between two
+        // full seconds.
         let log = log((0..20).map(|n| (900 + 10 * n, 901 + 10 * n)));
         assert_eq!(log.fullest(SECOND), Fullest { from: Duration::from_millis(900), admitted: 20 });
     }
@@ -184,13 +188,13 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_certain_counts() {
+    fn only_certain_admissions_count() {
         // The second may have been decided at 1.002 s, a second after the first.
         assert_eq!(log([(0, 2), (998, 1_002)]).fullest(SECOND).admitted, 1);
     }
 
     #[test]
-    fn calls_of_several_processes_may_overlap_and_come_in_any_order() {
+    fn overlapping_calls_of_processes_may_come_in_any_order() {
         assert_eq!(log([(500, 510), (0, 600), (495, 505)]).fullest(SECOND).admitted, 3);
         // The long call may have been decided last.
         assert_eq!(log([(10, 20), (0, 1_000), (995, 999)]).fullest(SECOND).admitted, 2);

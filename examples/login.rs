@@ -1,11 +1,13 @@
-//! A login that cannot be guessed: failures count, successes do not.
+//! A login that resists guessing: failures count, successes do not.
 //!
-//! Five wrong passwords for a user from one address within 15 minutes lock that pair out; who keeps trying is locked out for
-//! longer each time, up to a day. The user is not locked out elsewhere, so that nobody can be locked out by a stranger. Against
-//! one password tried on many users, an address has 20 failures an hour, whoever they are for.
+//! Five wrong passwords for a user from one address within 15 minutes lock out that pair. Each
+//! further attempt extends the lockout, up to a day. The user can still log in from elsewhere, so
+//! strangers cannot lock users out. Against one password tried on many users, each address has 20
+//! failures an hour in all.
 //!
-//! `cargo run --example login` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0 is any
-//! that is free. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose `X-Forwarded-For` is believed.
+//! `cargo run --example login` listens on 127.0.0.1:3000. `ADDR` or `PORT` in the environment
+//! change that; port 0 is any free port. `TRUSTED_PROXIES=10.0.0.0/8,fd00::/8` names proxies whose
+//! `X-Forwarded-For` is trusted.
 //!
 //! `curl -d 'user=ann&password=guess' http://127.0.0.1:3000/login`
 
@@ -31,8 +33,8 @@ async fn login(client: ClientIp, Form(credentials): Form<Credentials>) -> Result
     Ok(format!("welcome, {}\n", credentials.user))
 }
 
-/// The permit is taken before the password is looked at, and given back if it was right: a thousand guesses at once get five
-/// tries.
+/// Takes the permit before it checks the password, and gives it back if the password was right: a
+/// thousand concurrent guesses get five tries.
 #[rate_limit(
     count = 5,
     per = "15m",
@@ -46,7 +48,7 @@ async fn check_from(client: ClientIp, credentials: &Credentials) -> Result<(), L
 
 #[rate_limit(count = 20, per = "1h", key = client, deduct_when = |outcome| matches!(outcome, Err(LoginError::Wrong)))]
 async fn check(client: ClientIp, credentials: &Credentials) -> Result<(), LoginError> {
-    // Stands for a look at a database, and a slow hash.
+    // Stands for a database lookup and a slow hash.
     if credentials.password == format!("{}'s secret", credentials.user) { Ok(()) } else { Err(LoginError::Wrong) }
 }
 
@@ -65,7 +67,7 @@ impl IntoResponse for LoginError {
     fn into_response(self) -> Response {
         match self {
             LoginError::Wrong => (StatusCode::UNAUTHORIZED, "wrong user or password\n").into_response(),
-            // 429, with the time to come back.
+            // 429 with `Retry-After`.
             LoginError::TooManyFailures(exceeded) => exceeded.into_response(),
         }
     }

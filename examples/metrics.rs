@@ -1,7 +1,8 @@
-//! An HTTP server that says what its limits do: `/quote`, three a minute from each client, and `/metrics`, for Prometheus.
+//! An HTTP server with metrics: `/quote`, three a minute from each client, and `/metrics` for
+//! Prometheus.
 //!
-//! `cargo run --example metrics` listens on 127.0.0.1:3000; `ADDR` or `PORT` in the environment say otherwise, and port 0 is
-//! any that is free.
+//! `cargo run --example metrics` listens on 127.0.0.1:3000. `ADDR` or `PORT` in the environment
+//! change that; port 0 is any free port.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,18 +16,18 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use ratelimit_examples::address;
 use ratelimit_runtime::{ClientIp, LimiterInfo, limiters, rate_limit};
 
-/// The name is the label `limiter` of the figures.
+/// The name is the label `limiter` of the metrics.
 #[rate_limit(count = 3, per = "1m", key = client, name = "quote")]
 async fn quote(client: ClientIp) -> impl IntoResponse {
     "Simplicity is prerequisite for reliability.\n"
 }
 
-/// What Prometheus reads.
+/// For Prometheus.
 async fn figures(State(recorder): State<PrometheusHandle>) -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], recorder.render())
 }
 
-/// What an operator reads.
+/// For operators.
 async fn rate_limits() -> Json<Vec<LimiterInfo>> {
     Json(limiters())
 }
@@ -35,7 +36,7 @@ async fn rate_limits() -> Json<Vec<LimiterInfo>> {
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let recorder = PrometheusBuilder::new().install_recorder()?;
     let upkeep = recorder.clone();
-    // Else what is recorded while nobody reads would pile up.
+    // Otherwise histograms grow until somebody reads them.
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(Duration::from_secs(5));
         loop {

@@ -1,7 +1,8 @@
-//! A function that may be called 100 times a second, called 200 times a second, and the proof that the limit was kept.
+//! Calls a function limited to 100 calls a second 200 times a second, and proves that the limit was
+//! kept.
 //!
-//! `cargo run --example quickstart` needs nothing else. With `-- --redis` the limit is kept by a Redis server, and with
-//! `-- --redis --processes 4` that many processes share it.
+//! `cargo run --example quickstart` needs nothing else. With `-- --redis` a Redis server keeps the
+//! limit, and with `-- --redis --processes 4` that many processes share it.
 
 use std::error::Error;
 use std::io::{self, BufRead, BufReader, Write};
@@ -18,23 +19,24 @@ use ratelimit_runtime::{
     rate_limit,
 };
 
-/// The limit: so many calls,
+/// The limit: this many calls,
 const COUNT: usize = 100;
 /// in every interval of this length.
 const PER: Duration = Duration::from_secs(1);
 
-/// What the limiter's clock and this program's may differ by in a second: Redis tells whole microseconds, and in memory the
-/// processor's counter is set right every millisecond. Calls so much closer than a second are no proof against the limit.
+/// How far the limiter's clock and this program's may drift apart in a second. Redis reports whole
+/// microseconds, and in memory the processor's counter is recalibrated every 0.2 ms. Calls
+/// that much closer than a second do not prove a violation.
 const CLOCKS: Duration = Duration::from_micros(10);
 
-/// The function. In memory, the limit needs no more than the attribute.
+/// The limited function. In memory, the attribute is all that it needs.
 #[rate_limit(count = 100, per = "1s", name = "quickstart")]
 fn in_memory() -> Result<(), RateLimitExceeded> {
     Ok(())
 }
 
-/// The same through Redis. Each run is a key of its own, so that two runs at once do not disturb each other's proof; and if
-/// Redis fails then calls are denied, instead of limited by each process for itself.
+/// The same function on Redis. Each run has its own key, so that concurrent runs do not disturb
+/// each other's proof. If Redis fails, calls are denied instead of being limited by each process.
 #[rate_limit(count = 100, per = "1s", key = run, name = "quickstart", backend = redis, on_backend_error = deny)]
 fn through_redis(run: u64) -> Result<(), RateLimitExceeded> {
     Ok(())
@@ -55,7 +57,7 @@ struct Options {
     /// Milliseconds from one call to the next.
     #[arg(long, value_name = "MS", default_value_t = 5)]
     every: u64,
-    /// Set for the processes that this program starts: the run that they are part of.
+    /// Set for the processes that this program starts: the run that they belong to.
     #[arg(long, hide = true)]
     run: Option<u64>,
 }
@@ -63,7 +65,7 @@ struct Options {
 fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(run) = options.run {
-        // The other end of the pipe is the process that started this one. If it has gone, so may this one.
+        // The parent process reads the other end of the pipe. If it has gone, so may this one.
         let mut stdout = io::stdout().lock();
         make_calls(&options, run, |call| writeln!(stdout, "{}", to_line(call)).is_ok());
         return ExitCode::SUCCESS;
@@ -100,7 +102,8 @@ There has to be a Redis server (6.2 or later) or Valkey. If none is installed:
     brew install redis                   (macOS)
 Start it with `redis-server`, or name another one: REDIS_URL=redis://host:6379";
 
-/// Asks the server for something before the run begins: the attribute has no place to tell why a server cannot be used.
+/// Sends the server a request before the run begins: a failure in the attribute has no place to be
+/// reported.
 fn reach_redis(run: u64) -> Result<(), Box<dyn Error>> {
     let limiter = RateLimiter::builder("quickstart")
         .limit(Limit::new(100, PER))
@@ -111,19 +114,20 @@ fn reach_redis(run: u64) -> Result<(), Box<dyn Error>> {
     Ok(limiter.reset(run)?)
 }
 
-/// Whether no server is there, or none that answers.
+/// Whether no server is there or none answers.
 fn is_missing(error: &(dyn Error + 'static)) -> bool {
     let kind = error.downcast_ref().map(BackendError::kind);
     matches!(kind, Some(BackendErrorKind::Unreachable | BackendErrorKind::Timeout))
 }
 
-/// Microseconds since the Unix epoch, a little ahead: time for all processes to start.
+/// Microseconds since the Unix epoch, slightly in the future: time for all processes to start.
 fn start_of_run() -> u64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     u64::try_from((now + Duration::from_millis(300)).as_micros()).unwrap_or(u64::MAX)
 }
 
-/// Makes the calls in this process, or starts the processes that make them, and collects what became of them.
+/// Makes the calls in this process, or starts the processes that make them, and collects the
+/// results.
 fn watch(options: &Options, run: u64) -> io::Result<CallLog> {
     let total = u64::from(options.calls) * u64::from(options.processes);
     let (sender, receiver) = mpsc::channel();
@@ -138,7 +142,7 @@ fn watch(options: &Options, run: u64) -> io::Result<CallLog> {
             let sender = sender.clone();
             thread::spawn(move || {
                 for call in lines.map_while(Result::ok).filter_map(|line| from_line(&line)) {
-                    // The receiver is there as long as this process is.
+                    // The receiver lives as long as this process.
                     let _ = sender.send(call);
                 }
             });
@@ -153,7 +157,7 @@ fn watch(options: &Options, run: u64) -> io::Result<CallLog> {
     if log.len() as u64 == total { Ok(log) } else { Err(io::Error::other("a process ended before its last call")) }
 }
 
-/// This program once more, as a part of the run.
+/// This program again, as a part of the run.
 fn start_process(options: &Options, run: u64) -> io::Result<Child> {
     Command::new(std::env::current_exe()?)
         .arg("--redis")
@@ -165,7 +169,7 @@ fn start_process(options: &Options, run: u64) -> io::Result<Child> {
         .spawn()
 }
 
-/// Makes a process's calls, each at its time, and tells of each. Ends early where nobody listens.
+/// Makes a process's calls, each at its time, and reports each. Ends early if the receiver is gone.
 fn make_calls(options: &Options, run: u64, mut tell: impl FnMut(Call) -> bool) {
     let clock = RunClock::new(run);
     for number in 0..options.calls {
@@ -186,9 +190,10 @@ fn make_calls(options: &Options, run: u64, mut tell: impl FnMut(Call) -> bool) {
 
 /// The time since the start of the run, for all of its processes.
 ///
-/// What they have in common is the wall clock, but that can be set at any moment. So each process reads it once, `late` after
-/// the start of the run, at some moment between two readings of its own steady clock, `earliest` and `latest`. As what is
-/// proved must hold wherever that moment was, a call's `before` counts from the latest and its `after` from the earliest.
+/// They share only the wall clock, which may be set at any moment. So each process reads it once,
+/// `late` after the start of the run, between two readings of its own steady clock: `earliest` and
+/// `latest`. The proof must hold for any moment between these two. So a call's `before` counts from
+/// the latest, and its `after` from the earliest.
 struct RunClock {
     late: Duration,
     earliest: Instant,
@@ -218,7 +223,7 @@ impl RunClock {
     }
 }
 
-/// Collects the calls, with a line that shows how far they are.
+/// Collects the calls, and prints their progress.
 fn collect(calls: &Receiver<Call>, total: u64) -> CallLog {
     let style = ProgressStyle::with_template("{elapsed:>4} {wide_bar} {human_pos}/{human_len} calls, {msg}");
     let bar = ProgressBar::new(total).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
@@ -237,7 +242,7 @@ fn collect(calls: &Receiver<Call>, total: u64) -> CallLog {
     log
 }
 
-/// What a process tells of a call: when it began and returned, in nanoseconds, and what became of it.
+/// A process's report of a call: when it began and returned, in nanoseconds, and its outcome.
 fn to_line(call: Call) -> String {
     let outcome = match call.outcome {
         Outcome::Allowed => "allowed",

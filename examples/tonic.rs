@@ -1,7 +1,7 @@
 //! A gRPC server with one limited method: three calls a minute for each token.
 //!
-//! `cargo run --example tonic` listens on 127.0.0.1:50051; `ADDR` or `PORT` in the environment say otherwise, and port 0 is
-//! any that is free.
+//! `cargo run --example tonic` listens on 127.0.0.1:50051. `ADDR` or `PORT` in the environment
+//! change that; port 0 is any free port.
 
 use ratelimit_examples::address;
 use ratelimit_runtime::rate_limit;
@@ -16,7 +16,7 @@ mod greeting {
     include!(concat!(env!("OUT_DIR"), "/greeting.Greeter.rs"));
 }
 
-/// Who is to be greeted.
+/// The person to greet.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Name {
     /// Their name.
@@ -24,7 +24,7 @@ pub struct Name {
     pub name: String,
 }
 
-/// How they are greeted.
+/// The greeting.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Greeting {
     /// One sentence.
@@ -36,14 +36,14 @@ struct English;
 
 #[tonic::async_trait]
 impl Greeter for English {
-    /// A denied call fails with `RESOURCE_EXHAUSTED`, and tells by a `RetryInfo` when to come back.
+    /// A denied call fails with `RESOURCE_EXHAUSTED` and a `RetryInfo` with the time to wait.
     #[rate_limit(count = 3, per = "60s", key = token(&request)?)]
     async fn greet(&self, request: Request<Name>) -> Result<Response<Greeting>, Status> {
         Ok(Response::new(Greeting { text: format!("hello, {}", request.into_inner().name) }))
     }
 }
 
-/// Calls without a token are refused before they are counted.
+/// Refuses calls without a token before they are counted.
 fn token(request: &Request<Name>) -> Result<Vec<u8>, Status> {
     let token = request.metadata().get("authorization");
     token.map(|token| token.as_bytes().to_vec()).ok_or_else(|| Status::unauthenticated("send a token"))

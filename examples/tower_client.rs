@@ -1,7 +1,8 @@
-//! A client that never exceeds the quota of the service that it asks: ten requests a second to each host.
+//! A client that never exceeds the quota of the service that it calls: ten requests a second to
+//! each host.
 //!
-//! `cargo run --example tower_client -- http://127.0.0.1:3000/api/status --requests 35` sends all of them at once, as far as its
-//! tasks are concerned. Each waits for its turn, first come, first served.
+//! `cargo run --example tower_client -- http://127.0.0.1:3000/api/status --requests 35` starts all
+//! of them at once. Each waits for its turn, first come, first served.
 
 use std::time::{Duration, Instant};
 
@@ -11,14 +12,14 @@ use reqwest::{Client, Method, Request, Url};
 use tokio::task::JoinSet;
 use tower::{BoxError, ServiceBuilder, ServiceExt};
 
-/// Shared by all clients of this process, and by other processes if its backend is Redis.
+/// Shared by all clients of this process, and by other processes with a Redis backend.
 static QUOTA: RateLimiter = RateLimiter::new("quota", &[Limit::new(10, Duration::from_secs(1))]);
 
 #[derive(Parser)]
 struct Arguments {
-    /// What to ask for.
+    /// The URL to request.
     url: Url,
-    /// How many times.
+    /// The number of requests.
     #[arg(long, default_value_t = 35)]
     requests: u32,
 }
@@ -32,7 +33,7 @@ async fn main() -> Result<(), BoxError> {
     let start = Instant::now();
     let mut tasks = JoinSet::new();
     for _ in 0..requests {
-        // A clone is a handle: the quota is one.
+        // A clone is a handle: there is one quota.
         tasks.spawn(client.clone().oneshot(Request::new(Method::GET, url.clone())));
     }
     let mut answered = 0;

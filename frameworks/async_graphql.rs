@@ -1,4 +1,4 @@
-//! async-graphql: a denied field is an error whose extensions say when to try again, as in
+//! async-graphql: a denied field is an error whose extensions say when to retry, such as
 //! `"extensions": {"code": "RATE_LIMITED", "retryAfter": 60}`.
 
 use async_graphql::{EmptyMutation, EmptySubscription, Error, ErrorExtensions, Object, Schema};
@@ -21,7 +21,7 @@ pub struct Query;
 
 #[Object]
 impl Query {
-    /// What is found, for each user once a minute.
+    /// A search, for each user once a minute.
     #[rate_limit(count = 1, per = "1m", key = user, or_else = limited)]
     async fn search(&self, user: u32) -> Result<String, Error> {
         Ok(format!("found for {user}"))
@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(denied["errors"][0]["message"], "rate limit exceeded: 1 per 60s; retry after 60s");
         assert_eq!(denied["errors"][0]["extensions"], json!({ "code": "RATE_LIMITED", "retryAfter": 60 }));
         assert!(!denied.to_string().contains("frameworks"), "{denied}");
-        // Nor does the schema, which clients can ask for.
+        // Nor does the schema, which clients can query.
         assert!(!schema.sdl().contains("self"), "{}", schema.sdl());
     }
 }

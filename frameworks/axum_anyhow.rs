@@ -1,11 +1,11 @@
-//! axum with one error for the whole application, made of `anyhow::Error`: a denial is found in it
-//! again. Without that, it would be a 500.
+//! axum with one application error around `anyhow::Error`. It recognizes a denial inside, which
+//! would otherwise be a 500.
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use ratelimit_runtime::{RateLimitExceeded, rate_limit};
 
-/// Whatever a handler fails with.
+/// Any error of a handler.
 #[derive(Debug)]
 pub struct AppError(anyhow::Error);
 

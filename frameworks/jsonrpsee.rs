@@ -1,12 +1,12 @@
-//! jsonrpsee: an error object whose data say when to try again. The attribute stands on the methods
-//! of the `impl`: on those of the `#[rpc]` trait jsonrpsee drops it, and nothing is limited.
+//! jsonrpsee: an error object whose data say when to retry. The attribute belongs on the methods of
+//! the `impl`: jsonrpsee drops it from those of the `#[rpc]` trait, and nothing is limited.
 
 use ::jsonrpsee::core::{RpcResult, async_trait};
 use ::jsonrpsee::proc_macros::rpc;
 use ::jsonrpsee::types::ErrorObject;
 use ratelimit_runtime::{RateLimitExceeded, rate_limit};
 
-/// A code of the application's own choice, of those that JSON-RPC leaves to servers.
+/// The application's own code, from the range that JSON-RPC leaves to servers.
 const RATE_LIMITED: i32 = -32_029;
 
 /// For the attribute's `or_else`.
@@ -20,7 +20,7 @@ pub fn limited<T>(exceeded: RateLimitExceeded) -> RpcResult<T> {
 /// Methods.
 #[rpc(server)]
 pub trait Api {
-    /// What is found.
+    /// A search.
     #[method(name = "search")]
     async fn search(&self, user: String) -> RpcResult<String>;
 }

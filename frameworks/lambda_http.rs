@@ -1,10 +1,9 @@
-//! `lambda_http`: an `Err` of a handler is a failed invocation, so a denial is an `Ok` with the
-//! 429.
+//! `lambda_http`: a handler's `Err` is a failed invocation, so a denial is an `Ok` with the 429.
 
 use ::lambda_http::{Body, Error, Request, Response};
 use ratelimit_runtime::{FromRateLimitExceeded, rate_limit};
 
-/// What is found, for each path once a minute.
+/// A page, for each path once a minute.
 ///
 /// # Errors
 /// If the response cannot be made.

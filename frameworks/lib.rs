@@ -1,6 +1,6 @@
-//! What denied handlers answer in frameworks that `ratelimit-runtime` has no feature for, a file
-//! each. The answer of the feature `tower` is an `http::Response` of any body that is made of a
-//! `String`; what follows turns it into each framework's own.
+//! Denied handlers in frameworks for which `ratelimit-runtime` has no feature, one file each. The
+//! feature `tower` answers with an `http::Response` whose body is made from a `String`. Each file
+//! converts that into the framework's own response.
 #![allow(clippy::needless_pass_by_value, reason = "`or_else` is handed the error by value")]
 
 pub mod async_graphql;

@@ -1,4 +1,4 @@
-//! poem: the 429 as it is elsewhere, by `or_else`.
+//! poem: the usual 429, by `or_else`.
 
 use ::poem::{Response, Route, handler, post};
 use ratelimit_runtime::{FromRateLimitExceeded, RateLimitExceeded, rate_limit};
@@ -16,7 +16,7 @@ pub fn routes() -> Route {
     Route::new().at("/search", post(search))
 }
 
-/// What is found, for each word once a minute.
+/// A search, for each word once a minute.
 #[handler]
 #[rate_limit(count = 1, per = "1m", key = word, or_else = limited)]
 async fn search(word: String) -> Response {

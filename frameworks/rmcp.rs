@@ -1,8 +1,8 @@
-//! rmcp: a denied tool tells the model when to try again, as a result with `isError: true`. An
-//! `Err(ErrorData)` would be an error of the protocol, which the model may never see.
+//! rmcp: a denied tool tells the model when to retry, as a result with `isError: true`. An
+//! `Err(ErrorData)` would be a protocol error, which the model may never see.
 //!
-//! The attribute stands above `#[tool]`: below it, rmcp drops the description that the doc comment
-//! is. `docs = false` keeps the limit out of the description.
+//! The attribute belongs above `#[tool]`: below it, rmcp drops the description in the doc comment.
+//! `docs = false` keeps the limit out of the description.
 
 use ratelimit_runtime::{RateLimitExceeded, rate_limit};
 use rmcp::model::{CallToolResult, ContentBlock};

@@ -1,4 +1,4 @@
-//! rocket: the 429 as it is elsewhere, by a responder of its own.
+//! rocket: the usual 429, by a custom responder.
 
 use std::io::Cursor;
 
@@ -31,7 +31,7 @@ impl<'r> Responder<'r, 'static> for Limited {
     }
 }
 
-/// What is found, for each word once a minute.
+/// A search, for each word once a minute.
 #[get("/search/<word>")]
 #[rate_limit(count = 1, per = "1m", key = word)]
 fn search(word: &str) -> Result<String, Limited> {

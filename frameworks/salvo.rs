@@ -1,4 +1,4 @@
-//! salvo: the 429 as it is elsewhere, rendered into the handler's response.
+//! salvo: the usual 429, rendered into the handler's response.
 
 use ::salvo::prelude::*;
 use ratelimit_runtime::{FromRateLimitExceeded, RateLimitExceeded, rate_limit};
@@ -8,7 +8,7 @@ pub fn limited(exceeded: RateLimitExceeded, response: &mut Response) {
     *response = http::Response::<String>::from_rate_limit_exceeded(exceeded).into();
 }
 
-/// What is found, for each address once a minute.
+/// A search, for each address once a minute.
 #[handler]
 #[rate_limit(
     count = 1,

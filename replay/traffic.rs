@@ -1,8 +1,8 @@
 //! Writes a synthetic combined log to standard output, for measuring: `cargo run --release
 //! --example traffic -- LINES`.
 //!
-//! The number of calls of a client falls with its rank (Zipf's law), a hundred thousand clients in
-//! all, a thousand calls a second. The same numbers make the same log.
+//! Calls per client fall with rank (Zipf's law): a hundred thousand clients in all, a thousand
+//! calls a second. The same arguments produce the same log.
 
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;

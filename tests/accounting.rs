@@ -1,5 +1,5 @@
-//! Refunds, waits, resets and replaced limits together: whatever the order, no limit admits more than it says, and no key
-//! is denied longer than what was taken can explain.
+//! Refunds, waits, resets and replaced limits together. In any order, no limit admits more than it
+//! says, and no key is denied for longer than its charges explain.
 
 use std::future::Future;
 use std::task::{Context, Poll, Waker};
@@ -20,7 +20,7 @@ fn drain(limiter: &RateLimiter, key: &str, calls: u32) -> u32 {
     (0..calls).map(|_| u32::from(limiter.check(key, 1).is_ok())).sum()
 }
 
-/// A wait that has begun.
+/// A wait that was polled once.
 fn begun<F: Future>(wait: F) -> std::pin::Pin<Box<F>> {
     let mut wait = Box::pin(wait);
     assert!(matches!(wait.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending));
@@ -28,10 +28,10 @@ fn begun<F: Future>(wait: F) -> std::pin::Pin<Box<F>> {
 }
 
 #[test]
-fn a_refund_behind_which_somebody_waits_and_leaves_does_not_double_the_limit() {
+fn a_wait_dropped_behind_a_refund_adds_no_permits() {
     let clock = test_util::pause();
     let limiter = limiter("doubled", Limit::new(10_000, 10 * SECOND));
-    // Full groups, then one that the refund makes small enough to be merged with what comes behind it.
+    // Full groups, then one that the refund makes small enough to merge with the next.
     for cost in [157; 62].into_iter().chain([126]) {
         limiter.check("a", cost).unwrap();
         clock.advance(Duration::from_micros(1));
@@ -49,7 +49,7 @@ fn a_refund_behind_which_somebody_waits_and_leaves_does_not_double_the_limit() {
 }
 
 #[test]
-fn threads_far_below_a_limit_are_never_denied_whatever_else_is_asked() {
+fn threads_far_below_a_limit_are_never_denied() {
     type Other = fn(&RateLimiter);
     let others: [(&str, Other); 4] = [
         ("set_limits", |limiter| limiter.set_limits(&limiter.limits()).unwrap()),
@@ -82,7 +82,7 @@ fn refund(limiter: &RateLimiter, decision: Decision) {
 }
 
 #[test]
-fn a_refund_of_a_permit_taken_just_now_makes_room_for_one_more() {
+fn a_refund_at_once_makes_room_for_one_call() {
     for algorithm in ALGORITHMS {
         let _clock = test_util::pause();
         let limiter = limiter("one more", Limit::new(200, HOUR).with_algorithm(algorithm));
@@ -94,7 +94,7 @@ fn a_refund_of_a_permit_taken_just_now_makes_room_for_one_more() {
 }
 
 #[test]
-fn names_made_while_running_keep_their_buckets_however_many_there_are() {
+fn any_number_of_run_time_names_keep_their_buckets() {
     let memory = ratelimit_runtime::MemoryBackend::new();
     let limiter = |name: usize| {
         let builder = RateLimiter::builder(format!("name {name}")).limit(Limit::new(3, HOUR));
@@ -112,7 +112,7 @@ fn names_made_while_running_keep_their_buckets_however_many_there_are() {
 }
 
 #[test]
-fn the_bound_holds_for_limiters_that_are_gone_too() {
+fn the_bound_includes_dropped_limiters() {
     let memory = ratelimit_runtime::MemoryBackend::with_max_keys(100);
     for name in 0..1_000 {
         let builder = RateLimiter::builder(format!("gone {name}")).limit(Limit::new(3, HOUR));
@@ -125,7 +125,7 @@ fn the_bound_holds_for_limiters_that_are_gone_too() {
 }
 
 #[test]
-fn a_reset_through_another_handle_counts_for_refunds_and_waits() {
+fn a_reset_through_another_handle_voids_refunds() {
     for algorithm in ALGORITHMS {
         let clock = test_util::pause();
         let limit = Limit::new(3, HOUR).with_algorithm(algorithm);
@@ -137,7 +137,7 @@ fn a_reset_through_another_handle_counts_for_refunds_and_waits() {
         limiter.refund(before).unwrap();
         drop(leaves);
         assert_eq!(drain(&limiter, "a", 10), 3, "{algorithm:?}");
-        // The test clock's own reset too.
+        // The same for the test clock's own reset.
         let before = limiter.check("b", 3).unwrap();
         clock.reset();
         limiter.refund(before).unwrap();
@@ -146,7 +146,7 @@ fn a_reset_through_another_handle_counts_for_refunds_and_waits() {
 }
 
 #[test]
-fn permits_from_before_the_limits_were_replaced_are_not_given_back_into_more_than_the_limit() {
+fn refunds_after_a_replacement_stay_within_the_limit() {
     for algorithm in ALGORITHMS {
         for other in ALGORITHMS {
             let _clock = test_util::pause();
@@ -161,21 +161,21 @@ fn permits_from_before_the_limits_were_replaced_are_not_given_back_into_more_tha
 }
 
 #[test]
-fn a_refund_while_somebody_waits_who_then_leaves_is_kept() {
+fn a_refund_survives_a_dropped_wait() {
     for algorithm in ALGORITHMS {
         let _clock = test_util::pause();
         let limiter = limiter("kept", Limit::new(10, HOUR).with_algorithm(algorithm));
         let taken = limiter.check("a", 8).unwrap();
         let leaves = begun(limiter.wait_async("a", 10));
         refund(&limiter, taken);
-        // Nothing is on record, so the wait is over before it leaves; its permits come back with it.
+        // Nothing is on record, so the wait ended before it was dropped, and its permits come back.
         drop(leaves);
         assert_eq!(drain(&limiter, "a", 20), 10, "{algorithm:?}");
     }
 }
 
 #[test]
-fn a_refund_gives_back_what_was_taken_and_nothing_of_later_calls() {
+fn a_refund_gives_back_nothing_of_later_calls() {
     for algorithm in ALGORITHMS {
         let clock = test_util::pause();
         let limiter = limiter("later", Limit::new(1_000, HOUR).with_algorithm(algorithm));
@@ -192,7 +192,7 @@ fn a_refund_gives_back_what_was_taken_and_nothing_of_later_calls() {
 }
 
 #[test]
-fn refunds_alone_leave_a_large_window_short_by_less_than_a_group() {
+fn refunds_cost_a_large_window_less_than_a_group() {
     let clock = test_util::pause();
     let (count, group) = (1_000_u32, 16);
     let limiter = limiter("holes", Limit::new(count, HOUR));
@@ -228,7 +228,7 @@ fn any_number_of_waits_given_up_newest_first_leaves_nothing() {
 }
 
 #[test]
-fn a_flood_of_used_up_keys_does_not_reset_one_that_calls_on() {
+fn a_flood_of_used_up_keys_resets_no_active_key() {
     for max_keys in [1_000, 10_000] {
         for algorithm in ALGORITHMS {
             let memory = MemoryBackend::with_max_keys(max_keys);
@@ -269,9 +269,9 @@ mod a_name_that_is_shared {
     }
 
     #[test]
-    fn with_limits_that_are_read_at_each_call_leaves_each_its_own() {
+    fn limits_read_at_each_call_keep_their_buckets() {
         let _clock = test_util::pause();
-        // Whoever is first makes the buckets.
+        // The first caller creates the buckets.
         assert!(read(3, "first").is_some());
         assert_eq!((0..20).filter_map(|_| written("a")).count(), 10);
         assert_eq!((0..20).filter_map(|_| read(3, "b")).count(), 3);

@@ -1,7 +1,7 @@
-//! The three algorithms, alone and together, against full logs of what was admitted.
+//! The three algorithms, alone and together, against full logs of all admissions.
 //!
-//! An oracle keeps every admission with its time and cost, and judges by the definition of its limit alone. Nothing in it
-//! is shared with the code under test.
+//! The oracle keeps each admission with its time and cost, and judges by the definition of its
+//! limit. It shares no code with the code under test.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use ratelimit_tests::oracle::{Entry, Log, nanos};
 
 const START: u64 = 1_790_000_000_000_000_000;
 
-/// What is done to a bucket; times are in thousandths of the first limit's period.
+/// An operation on a bucket. Times are in thousandths of the first limit's period.
 #[derive(Clone, Debug)]
 enum Step {
     Take {
@@ -25,7 +25,7 @@ enum Step {
     },
     Advance(u16),
     AdvanceNanos(u16),
-    /// Give back the nth last admission.
+    /// Gives back the nth last admission.
     GiveBack(usize),
     ClockBack(u16),
 }
@@ -44,7 +44,7 @@ fn step(refunds: bool, clock_back: bool) -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Periods from a microsecond to a year, with a weight on the edges.
+/// Periods from a microsecond to a year, weighted towards the edges.
 fn per() -> impl Strategy<Value = Duration> {
     prop_oneof![
         1 => Just(Duration::from_micros(1)),
@@ -64,7 +64,7 @@ fn limit(counts: impl Strategy<Value = u32>, algorithms: &'static [Algorithm]) -
 
 const ALL: &[Algorithm] = &[Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// A bucket and the log of what it admitted.
+/// A bucket and the log of its admissions.
 struct Trial {
     limits: Vec<Limit>,
     bucket: Bucket,
@@ -90,7 +90,7 @@ impl Trial {
         u64::try_from(self.limits[0].per().as_nanos() * u128::from(of) / 1_000).unwrap()
     }
 
-    /// When the logs admit a call, and whether any limit can ever hold it.
+    /// When the logs admit a call; `None` if a limit can never hold it.
     fn expected(&self, cost: u32) -> Option<u64> {
         if cost == 0 {
             return Some(self.now);
@@ -111,7 +111,8 @@ impl Trial {
         }
     }
 
-    /// Gives back the `nth` last admission; says whether the log still tells exactly what is to come.
+    /// Gives back the `nth` last admission. Returns whether the log still predicts exactly what
+    /// follows.
     fn give_back(&mut self, nth: usize) -> bool {
         let Some(index) = self.admitted.len().checked_sub(nth + 1) else { return true };
         let newest = nth == 0;
@@ -130,7 +131,7 @@ impl Trial {
         if newest && booked {
             self.newest = before;
         }
-        // A token bucket does not give back what has flowed in since, nor knows what a booking found.
+        // A token bucket does not return refilled permits, and does not know what a booking found.
         booked || self.limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket)
     }
 
@@ -147,7 +148,7 @@ fn cost_of(admitted: &ratelimit_runtime::backend::Admitted) -> u32 {
     admitted.permit().cost()
 }
 
-/// Runs a trace; every answer is what the logs say.
+/// Runs a trace, and compares every answer with the logs.
 fn exact(limits: Vec<Limit>, steps: &[Step]) -> Result<(), TestCaseError> {
     let mut trial = Trial::new(limits);
     let mut exact = true;
@@ -156,7 +157,7 @@ fn exact(limits: Vec<Limit>, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Advance(by) => trial.now += trial.thousandths(by),
             Step::AdvanceNanos(by) => trial.now += u64::from(by),
             Step::ClockBack(by) => {
-                // The bucket sees the time from which the clock goes back, and the one to which it goes.
+                // The bucket must see the time before and after the jump.
                 let look = Action::Take { cost: 0, max_wait: Duration::ZERO };
                 trial.apply(look.clone());
                 trial.clock_back(trial.thousandths(by));
@@ -249,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn a_large_sliding_window_is_never_over_and_short_by_less_than_a_group(
+    fn a_large_sliding_window_is_exact_to_a_group(
         limit in limit(65_u32..=100_000, &[Algorithm::SlidingWindow]),
         steps in prop::collection::vec(
             prop_oneof![
@@ -285,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn a_changed_sliding_window_is_exact_from_one_period_after_the_change(
+    fn a_changed_sliding_window_is_exact_after_one_period(
         before in limit(1_u32..=64, &[Algorithm::SlidingWindow]),
         count in 1_u32..=64,
         factor in 1_u32..=8,
@@ -340,7 +341,7 @@ proptest! {
 }
 
 #[test]
-fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
+fn books_balance_after_resets_refunds_and_bookings() {
     let mut buckets = std::collections::HashMap::<String, Bucket>::new();
     bookkeeping::all(&mut |name, limit, action, seconds| {
         let bucket = buckets.entry(name.to_owned()).or_default();
@@ -351,8 +352,8 @@ fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
     });
 }
 
-/// Limits of one algorithm, each of which is laxer than those before: a higher count in a shorter period. Fixed windows lie
-/// within each other, or no one of them would be the strictest.
+/// Limits of one algorithm, each laxer than the ones before: a higher count in a shorter period.
+/// Fixed windows nest, because otherwise none of them would be the strictest.
 fn ordered(algorithm: Algorithm) -> impl Strategy<Value = Vec<Limit>> {
     let more = prop_oneof![3 => 1_u32..=20, 1 => 1_u32..=200];
     prop::collection::vec((more, 0_u64..=40), 2..=4).prop_map(move |steps| {
@@ -372,9 +373,10 @@ fn ordered(algorithm: Algorithm) -> impl Strategy<Value = Vec<Limit>> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
 
-    /// A sliding window that has been charged by the largest count judges all that follow exactly, whatever their periods.
+    /// A sliding window that was charged by the largest count judges all later limits exactly,
+    /// whatever their periods.
     #[test]
-    fn sliding_windows_that_change_from_call_to_call_are_an_exact_log(
+    fn sliding_windows_changed_at_each_call_are_exact(
         limits in prop::collection::vec((1_u32..=64, 1_u64..=10_000), 1..5),
         calls in prop::collection::vec((0_usize..5, 1_u32..=3, 0_u64..=3_000), 1..150),
     ) {
@@ -394,7 +396,7 @@ proptest! {
                 Outcome::Denied(_) => {
                     prop_assert!(u64::from(cost) > left, "denied with {left} left");
                     let (mut before, mut after) = (Bucket::from_bytes(&before).unwrap(), trial.bucket.clone());
-                    // Nothing but the clock.
+                    // Only advances the clock.
                     let look = Request::new("bucket", &[largest], Action::Peek { cost: 1, max_wait: Duration::MAX });
                     let now = Timestamp::from_nanos(trial.now);
                     let [one, other] = [&mut before, &mut after].map(|bucket| format!("{:?}", bucket.apply(&look, now)));
@@ -407,12 +409,12 @@ proptest! {
     }
 
     #[test]
-    fn no_sequence_of_limits_admits_more_than_the_laxest_nor_less_than_the_strictest(
+    fn changing_limits_stay_between_laxest_and_strictest(
         (algorithm, limits) in proptest::sample::select(ALL).prop_flat_map(|algorithm| (Just(algorithm), ordered(algorithm))),
         calls in prop::collection::vec((0_usize..4, 0_u64..=2_000), 1..200),
     ) {
         let (strictest, laxest) = (limits[0], limits[limits.len() - 1]);
-        // Permits of the group that is just leaving, which a sliding window of more than 64 may hold back.
+        // A sliding window of more than 64 may hold back permits of its oldest group.
         let held_back = if algorithm == Algorithm::SlidingWindow { laxest.count().div_ceil(64) - 1 } else { 0 };
         let mut trial = Trial::new(vec![strictest]);
         for (choice, advance) in calls {
@@ -423,7 +425,7 @@ proptest! {
                     trial.record(&admitted, 1);
                 }
                 Outcome::Denied(denied) => {
-                    // Debt of a token bucket is rounded up to a microsecond's refill by each change.
+                    // Each change rounds a token bucket's debt up to a microsecond's refill.
                     let soon = trial.now + 200_000;
                     let is_rounding = algorithm == Algorithm::TokenBucket
                         && denied.admitted_at().is_some_and(|at| at.as_nanos() <= soon);
@@ -440,7 +442,7 @@ proptest! {
 }
 
 #[test]
-fn bookings_far_ahead_stay_in_bounded_memory_and_can_be_given_up() {
+fn bookings_far_ahead_are_bounded_and_cancellable() {
     let limits = [Limit::new(100, Duration::from_secs(1))];
     let mut bucket = Bucket::default();
     let take = Action::Take { cost: 1, max_wait: Duration::MAX };
@@ -454,7 +456,7 @@ fn bookings_far_ahead_stay_in_bounded_memory_and_can_be_given_up() {
     }
     assert!(bucket.to_bytes().len() < 2_200, "{} bytes", bucket.to_bytes().len());
     let mut log: Vec<u64> = booked.iter().map(|admitted| admitted.at().as_nanos()).collect();
-    // All but the first thousand are given up, the last one first, and the room is used again.
+    // Cancels all but the first thousand, the last one first, and uses the room again.
     while booked.len() > 1_000 {
         let permit = booked.pop().unwrap().permit().clone();
         log.pop();
@@ -486,7 +488,7 @@ fn a_refused_call_charges_no_limit() {
 }
 
 #[test]
-fn the_long_run_rate_of_a_token_bucket_is_what_was_asked() {
+fn the_long_run_rate_of_a_token_bucket_is_exact() {
     for (count, per, burst) in [
         (1_000_000, Duration::from_secs(1), 1_000),
         (700_000, Duration::from_secs(1), 1),
@@ -497,7 +499,7 @@ fn the_long_run_rate_of_a_token_bucket_is_what_was_asked() {
     ] {
         let limit = Limit::new(count, per).with_algorithm(Algorithm::TokenBucket).with_burst(burst);
         let mut trial = Trial::new(vec![limit]);
-        // Empty it, then take one permit at a time as soon as it comes.
+        // Empties the bucket, then takes one permit at a time as soon as it comes.
         trial.apply(Action::Take { cost: burst, max_wait: Duration::ZERO });
         let permits = 5_000_u64;
         for _ in 0..permits {
@@ -509,7 +511,7 @@ fn the_long_run_rate_of_a_token_bucket_is_what_was_asked() {
         let elapsed = u128::from(trial.now - START);
         let ideal = per.as_nanos() * u128::from(permits) / u128::from(count);
         assert!(elapsed + 1_000 >= ideal, "{limit}: too fast, {elapsed} ns for {ideal}");
-        // Booked times are on whole microseconds; a bucket of one permit loses up to one of them each time.
+        // Booked times are whole microseconds; a bucket of one permit loses up to one each time.
         let slack = if burst == 1 { ideal } else { ideal / 1_000 + 1_000 };
         assert!(elapsed <= ideal + slack, "{limit}: too slow, {elapsed} ns for {ideal}");
     }

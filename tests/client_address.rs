@@ -1,4 +1,4 @@
-//! The address of who is calling cannot be forged.
+//! Clients cannot forge their address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn client(config: &ClientIpConfig, peer: &str, lines: &[&str]) -> String {
     config.resolve(ip(peer), lines.iter().map(|line| line.as_bytes())).to_string()
 }
 
-/// Whether the two have one bucket.
+/// Whether the two keys share a bucket.
 fn share<A: RateLimitKey, B: RateLimitKey>(a: A, b: B) -> bool {
     let limiter = RateLimiter::builder("").limit(Limit::new(1, Duration::from_secs(60))).build().unwrap();
     limiter.reset(&a).unwrap();
@@ -42,13 +42,13 @@ fn the_peer_is_the_client_by_default() {
 }
 
 #[test]
-fn nobody_but_a_trusted_proxy_is_believed() {
+fn only_trusted_proxies_are_believed() {
     assert_eq!(client(&x_forwarded_for(), "198.51.100.1", &["1.2.3.4"]), "198.51.100.1");
     assert_eq!(client(&forwarded(), "198.51.100.1", &["for=1.2.3.4"]), "198.51.100.1");
 }
 
 #[test]
-fn the_client_is_the_right_most_address_that_is_not_trusted() {
+fn the_client_is_the_right_most_untrusted_address() {
     let config = x_forwarded_for();
     for (lines, expected) in [
         (&["198.51.100.1"][..], "198.51.100.1"),
@@ -102,7 +102,7 @@ fn a_header_of_one_address_is_believed_from_the_proxies_only() {
             (&["198.51.100.1"][..], "198.51.100.1"),
             (&[" 198.51.100.1:4711 "], "198.51.100.1"),
             (&["[2001:db8::1]:443"], "2001:db8::1"),
-            // A proxy that adds a line of its own to the client's.
+            // The proxy adds a line of its own to the client's.
             (&["1.2.3.4", "198.51.100.1"], "198.51.100.1"),
             (&["1.2.3.4", "10.2.2.2"], "10.2.2.2"),
             (&[], "10.0.0.1"),
@@ -136,7 +136,7 @@ fn a_header_that_cannot_be_is_an_error() {
 }
 
 #[test]
-fn what_is_no_address_leaves_the_proxy_that_wrote_it() {
+fn a_hop_without_an_address_makes_the_proxy_the_client() {
     for hop in
         ["unknown", "_hidden", "198.51.100.1x", "198.51.100.1:port", "198.51.100.1:99999", "[::1", "[1.2.3.4]", "1.2.3"]
     {
@@ -179,7 +179,7 @@ fn a_proxys_own_request_is_the_proxys() {
 }
 
 #[test]
-fn a_network_that_is_none_is_an_error() {
+fn an_invalid_network_is_an_error() {
     for text in ["", "10.0.0.0/33", "10.0.0", "example.com", "::ffff:10.0.0.0/104"] {
         let error = ClientIpConfig::x_forwarded_for([text]).unwrap_err();
         assert!(error.to_string().contains(&format!("{text:?}")), "{error}");
@@ -214,7 +214,7 @@ fn an_ipv6_client_counts_by_its_network() {
         let config = prefix.map_or_else(ClientIpConfig::peer, |bits| ClientIpConfig::peer().ipv6_prefix(bits));
         let shares = |other| share(of(&config, addresses[0]), of(&config, other));
         assert_eq!([shares(addresses[1]), shares(addresses[2]), shares(addresses[3]), shares(addresses[4])], shared);
-        // IPv4 is not concerned.
+        // IPv4 is not affected.
         assert!(!share(of(&config, "198.51.100.1"), of(&config, "198.51.100.2")));
     }
 }
@@ -226,7 +226,7 @@ fn a_network_is_not_the_address_that_it_begins_with() {
     assert!(!share(of(&config, "2001:db8:1::"), of(&ClientIpConfig::peer().ipv6_prefix(56), "2001:db8:1::")));
 }
 
-// What clients write: anything; and what proxies do: they append the address that they are asked from.
+// Clients write anything. Proxies append the address of their peer.
 
 fn any_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![
@@ -252,7 +252,7 @@ fn untrusted() -> impl Strategy<Value = IpAddr> {
     })
 }
 
-/// What a client sends in the header itself: lines of noise made of what matters to the parser.
+/// A client's own header: lines of noise from the characters that matter to the parser.
 fn noise() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let piece = prop_oneof![
         any_address().prop_map(|address| address.to_string().into_bytes()),
@@ -267,7 +267,7 @@ fn noise() -> impl Strategy<Value = Vec<Vec<u8>>> {
     vec(vec(piece, 0..12).prop_map(|pieces| pieces.concat()), 0..4)
 }
 
-/// A hop as a proxy writes it, of one of the ways that there are.
+/// A hop, in one of the styles in which proxies write it.
 fn written(address: IpAddr, style: u8, in_forwarded: bool) -> String {
     let bracketed = match address {
         IpAddr::V4(v4) => v4.to_string(),
@@ -310,10 +310,10 @@ proptest! {
         }
     }
 
-    /// A client sends noise; the first proxy appends the client's address, each further one the address of the one before, to
-    /// the last line or as a line of its own.
+    /// A client sends noise. The first proxy appends the client's address, each further proxy its
+    /// predecessor's, to the last line or as a new line.
     #[test]
-    fn behind_proxies_the_client_is_who_asked_the_first_whatever_it_writes(
+    fn behind_proxies_the_client_is_the_first_ones_peer(
         caller in untrusted(),
         proxies in vec((trusted(), any::<u8>(), any::<bool>()), 1..5),
         lines in noise(),
@@ -334,7 +334,7 @@ proptest! {
         prop_assert_eq!(found, caller.to_canonical(), "{:?}", lines.iter().map(|line| String::from_utf8_lossy(line)).collect::<Vec<_>>());
     }
 
-    /// An oracle that reads from the left, for what is well-formed.
+    /// An oracle for well-formed headers that reads from the left.
     #[test]
     fn a_well_formed_header_is_read_as_by_another_parser(
         hops in vec((any_address(), any::<u8>()), 1..6),

@@ -1,4 +1,5 @@
-//! Crates of older editions: what rustc takes there, the attribute takes, and its messages arrive.
+//! Crates of older editions: the attribute accepts what rustc accepts there, and its messages
+//! arrive.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

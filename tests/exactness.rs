@@ -1,9 +1,9 @@
-//! No interval of `per` holds more than `count` admitted calls, as an observer measures it: by the monotonic clock, read
-//! before and after each call.
+//! No interval of `per` holds more than `count` admitted calls, as an observer measures them: by
+//! the monotonic clock, read before and after each call.
 //!
-//! A call is admitted at some moment between the two readings. So if `count` + 1 calls lie wholly within less than `per`, the
-//! limit was exceeded, whatever those moments were. Threads hammer a limit for 0.3 s a case, or for the milliseconds in
-//! `RATELIMIT_TEST_MILLIS`.
+//! A call is admitted at some moment between the two readings. So if `count` + 1 calls lie wholly
+//! within less than `per`, the limit was exceeded, whatever those moments were. Threads hammer a
+//! limit for 0.3 s per case, or for `RATELIMIT_TEST_MILLIS` milliseconds.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,14 +15,15 @@ use ratelimit_runtime::{Algorithm, Limit, RateLimitExceeded, RateLimiter, rate_l
 
 const THREADS: [usize; 3] = [2, 4, 8];
 
-/// An admitted call, as its caller saw it.
+/// An admitted call, as its caller measured it.
 #[derive(Clone, Copy, Debug)]
 struct Admitted {
     begin: Instant,
     end: Instant,
 }
 
-/// Calls from several threads, and asserts that no interval of `per` holds more than `count` that were admitted.
+/// Calls from several threads, and asserts that no interval of `per` holds more than `count`
+/// admissions.
 #[track_caller]
 fn assert_exact(count: usize, per: Duration, call: impl Fn() -> bool + Sync) {
     let millis = std::env::var("RATELIMIT_TEST_MILLIS").ok().and_then(|millis| millis.parse().ok());
@@ -66,7 +67,8 @@ fn hammer(threads: usize, duration: Duration, call: &(impl Fn() -> bool + Sync))
     })
 }
 
-/// For each call that begins an interval of less than `per` with more than `count` calls in it, how long that is.
+/// The lengths of all intervals shorter than `per` that begin with a call and hold more than
+/// `count` calls.
 fn excesses(count: usize, per: Duration, admitted: &[Admitted]) -> Vec<Duration> {
     let mut calls = admitted.to_vec();
     calls.sort_by_key(|call| call.begin);
@@ -147,7 +149,7 @@ fn a_bucket_of_one_each_millisecond_by_key() {
     assert_exact(1, millis(1), || bucket_by_key("ann").is_ok());
 }
 
-/// One each 3,003,003.003 ns.
+/// One per 3,003,003.003 ns.
 #[rate_limit(count = 333, per = "1s", algorithm = token_bucket, burst = 1, key = key)]
 fn odd_bucket_by_key(key: &str) -> Result<(), RateLimitExceeded> {
     let _ = key;
@@ -193,7 +195,7 @@ async fn one_or_other_in_a_future(key: &str) -> Result<(), RateLimitExceeded> {
     Ok(())
 }
 
-/// Asynchronous calls may go by another clock.
+/// Asynchronous calls may use another clock.
 #[test]
 fn one_a_millisecond_of_both_kinds() {
     let is_blocking = AtomicBool::new(true);

@@ -1,4 +1,4 @@
-//! The examples, run as the README says.
+//! Runs the examples as the README describes.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -17,7 +17,7 @@ fn text(output: &Output) -> String {
     text(&output.stdout) + &text(&output.stderr)
 }
 
-/// The numbers in the row of the table that begins with `title`.
+/// The numbers in the table row that starts with `title`.
 fn row(text: &str, title: &str) -> Vec<u32> {
     let row = text.lines().find_map(|line| line.trim_start().strip_prefix(title).filter(|rest| rest.starts_with(' ')));
     let row = row.unwrap_or_else(|| panic!("no row `{title}` in:\n{text}"));
@@ -53,16 +53,16 @@ fn quickstart_shares_the_limit_between_processes_through_redis() {
 }
 
 #[test]
-fn quickstart_says_how_to_get_a_redis_that_is_missing() {
+fn quickstart_says_how_to_get_a_missing_redis() {
     let mut command = example("quickstart");
-    // Nothing listens on port 1.
+    // No server listens on port 1.
     command.arg("--redis").env("REDIS_URL", "redis://127.0.0.1:1");
     let output = command.output().expect("cargo can be started");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("apt-get install redis-server"), "{}", text(&output));
 }
 
-/// An example that is a server, and a client of it.
+/// An example server and a client for it.
 struct Server(ServerExample);
 
 impl Server {
@@ -91,7 +91,7 @@ fn agent() -> ureq::Agent {
     ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build())
 }
 
-/// What a server answered.
+/// A server's answer.
 #[derive(Debug)]
 struct Answer {
     status: u16,
@@ -133,7 +133,7 @@ fn axum_answers_429_with_retry_after_and_json_above_the_limit() {
     assert!((1..=60).contains(&denied.retry_after()), "{denied:?}");
     assert_eq!(denied.json()["error"], "too many requests");
     assert_eq!(denied.json()["retry_after"], denied.retry_after());
-    // No proxy of ours: it is not believed.
+    // Not a trusted proxy, so its header is ignored.
     assert_eq!(server.get_from("203.0.113.1", "/api/data").status, 429);
     for _ in 0..10 {
         let answer = server.get("/api/status");
@@ -183,7 +183,7 @@ fn login_counts_failures_only() {
     let locked = login("ann", "ann's secret");
     assert_eq!(locked.status, 429, "{locked:?}");
     assert!((800..=900).contains(&locked.retry_after()), "{locked:?}");
-    // One password on many users: 20 failures in all, 5 of which were on ann.
+    // One password on many users: 20 failures in all, 5 of them on ann.
     for user in 0..15 {
         assert_eq!(login(&format!("user{user}"), "12345").status, 401, "{user}");
     }
@@ -202,7 +202,7 @@ fn login_lets_a_thousand_guesses_at_once_have_five_tries() {
     assert_eq!((count(401), count(429)), (5, 995));
 }
 
-/// Answers every request with 200 until the test ends, and keeps when each came.
+/// Answers every request with 200 until the test ends, and records when each came.
 fn counting_server() -> (String, Arc<Mutex<Vec<Instant>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}/", listener.local_addr().expect("an address"));
@@ -235,14 +235,14 @@ fn tower_client_never_exceeds_its_quota() {
     assert!(text(&output).contains("35 requests answered"), "{}", text(&output));
     let requests = requests.lock().expect("no panic");
     assert_eq!(requests.len(), 35);
-    // Ten a second are sent. On its way, one may take longer than another, by less than three quarters of a second.
+    // Ten are sent per second. Transit times may differ by less than three quarters of a second.
     for (position, &last) in requests.iter().enumerate().skip(10) {
         let between = last - requests[position - 10];
         assert!(between > Duration::from_millis(250), "11 requests within {between:?}");
     }
 }
 
-/// What the `tonic` example is sent and answers: one text.
+/// The request and the answer of the `tonic` example: one text.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Text {
     #[prost(string, tag = "1")]

@@ -1,4 +1,5 @@
-//! A process that forks: the child has threads and connections of its own. Each scenario is in `support/forking.rs`.
+//! Forking processes: the child has its own threads and connections. The scenarios are in
+//! `support/forking.rs`.
 
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -7,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use ratelimit_tests::RedisServer;
 
-/// Runs a scenario, and fails if parent or child does, or does not end.
+/// Runs a scenario. Fails if parent or child fails or does not end.
 #[track_caller]
 fn run(scenario: &str, url: &str) {
     let mut forking = Command::new(env!("CARGO_BIN_EXE_forking"));
@@ -59,21 +60,21 @@ fn the_deadline_of_a_store_that_hangs_fires_in_the_child() {
 }
 
 #[test]
-fn blocking_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+fn blocking_redis_calls_get_their_own_answers() {
     run("redis-blocking", &RedisServer::start().url());
 }
 
 #[test]
-fn async_calls_of_parent_and_child_get_their_own_answers_of_redis() {
+fn async_redis_calls_get_their_own_answers() {
     run("redis-async", &RedisServer::start().url());
 }
 
 #[test]
-fn async_calls_of_parent_and_child_without_a_runtime_get_their_own_answers_of_redis() {
+fn async_redis_calls_without_a_runtime_get_their_own_answers() {
     run("redis-without-runtime", &RedisServer::start().url());
 }
 
 #[test]
-fn the_child_does_not_spend_what_its_parent_holds() {
+fn the_child_does_not_spend_its_parents_lease() {
     run("redis-lease", &RedisServer::start().url());
 }

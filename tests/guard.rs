@@ -1,4 +1,5 @@
-//! The guard around backends of users' own: ones that hang, fail, panic or are given up, blocking and asynchronous.
+//! The guard around user-defined backends that hang, fail, panic or are abandoned; blocking and
+//! asynchronous.
 
 use std::future::Future;
 use std::pin::pin;
@@ -14,9 +15,9 @@ use ratelimit_runtime::{
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// What a backend has unless it says otherwise.
+/// A backend's default deadline.
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// What a busy machine may add to any time.
+/// The delay that a busy machine may add to any time.
 const SLACK: Duration = Duration::from_millis(900);
 /// Failures that open the breaker.
 const FAILURES: u64 = 5;
@@ -29,7 +30,7 @@ enum Mood {
     Panics,
 }
 
-/// One bucket for all, in whatever mood.
+/// A store with one bucket, and a switchable behaviour.
 struct Store {
     mood: Mutex<Mood>,
     changed: Condvar,
@@ -94,7 +95,7 @@ impl Backend for Store {
     }
 }
 
-/// The same store for those who await it.
+/// The same store, asynchronous.
 struct AsyncStore(Arc<Store>);
 
 impl Backend for AsyncStore {
@@ -146,7 +147,7 @@ fn recovers(limiter: &RateLimiter) {
     }
 }
 
-/// Calls for a while, and says how often the backend was asked and how many calls there were.
+/// Calls for `lasting`. Returns how often the backend was asked, and the number of calls.
 fn storm(store: &Store, limiter: &RateLimiter, is_async: bool, lasting: Duration) -> (u64, u64) {
     let (before, calls, over) = (store.asked(), AtomicU64::new(0), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -166,23 +167,23 @@ fn storm(store: &Store, limiter: &RateLimiter, is_async: bool, lasting: Duration
 }
 
 #[test]
-fn a_blocking_backend_that_hangs_is_asked_by_few_and_keeps_nobody() {
+fn a_hanging_blocking_backend_holds_up_few_calls() {
     for is_async in [false, true] {
         let store = Store::new(Mood::Hangs);
         let limiter = denying(Arc::clone(&store));
         let (asked, calls) = storm(&store, &limiter, is_async, Duration::from_secs(1));
-        // Those under way when the breaker opened, and probes after 50, 100, 200 and 400 ms.
+        // Calls under way when the breaker opened, and probes after 50, 100, 200 and 400 ms.
         assert!(asked <= FAILURES + 8 + 4, "{asked} of {calls}");
         assert!(calls > 100, "{calls}");
         store.set(Mood::Well);
         recovers(&limiter);
-        // What hung was given up before it took a permit, or took it: the limit is kept.
+        // A hanging call was abandoned before it took a permit, or took it: the limit holds.
         assert!((0..4).filter(|_| check(&limiter, is_async).is_ok()).count() <= 2);
     }
 }
 
 #[test]
-fn an_asynchronous_backend_that_hangs_is_dropped_on_any_executor() {
+fn a_hanging_async_backend_is_dropped_on_any_executor() {
     let store = Store::new(Mood::Hangs);
     let limiter = denying(AsyncStore(Arc::clone(&store)));
     let (asked, calls) = storm(&store, &limiter, true, Duration::from_millis(500));
@@ -194,7 +195,7 @@ fn an_asynchronous_backend_that_hangs_is_dropped_on_any_executor() {
 
 #[tokio::test(start_paused = true)]
 async fn a_paused_clock_of_the_runtime_makes_no_backend_late() {
-    /// Answers after a moment of real time.
+    /// Answers after a short real time.
     struct Near(Arc<Store>);
 
     impl Backend for Near {
@@ -227,7 +228,7 @@ async fn a_backend_that_blocks_holds_up_no_other_task() {
     for _ in 0..50 {
         tokio::task::yield_now().await;
     }
-    // The first blocks for a moment, until it is known that the backend takes longer.
+    // The first blocks briefly, until the backend is known to be slow.
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     store.set(Mood::Well);
     let mut admitted = 0;
@@ -238,7 +239,7 @@ async fn a_backend_that_blocks_holds_up_no_other_task() {
 }
 
 #[test]
-fn every_kind_of_failure_opens_the_breaker_and_success_closes_it() {
+fn any_failure_opens_the_breaker_and_success_closes_it() {
     for mood in [Mood::Fails, Mood::Panics] {
         let store = Store::new(mood);
         let limiter = denying(Arc::clone(&store));
@@ -255,7 +256,7 @@ fn every_kind_of_failure_opens_the_breaker_and_success_closes_it() {
 }
 
 #[test]
-fn a_backend_that_keeps_its_deadline_is_asked_where_the_call_is() {
+fn a_kept_deadline_decides_on_the_calling_thread() {
     struct Here(std::thread::ThreadId, AtomicU64);
 
     impl Backend for Here {
@@ -277,7 +278,7 @@ fn a_backend_that_keeps_its_deadline_is_asked_where_the_call_is() {
 }
 
 #[test]
-fn while_it_is_open_calls_go_by_their_limiters_policy() {
+fn an_open_breaker_applies_each_limiters_policy() {
     let store = Store::new(Mood::Fails);
     let shared: SharedBackend = Arc::clone(&store).into_backend();
     let deny = denying(shared.clone());
@@ -294,11 +295,11 @@ fn while_it_is_open_calls_go_by_their_limiters_policy() {
 }
 
 #[test]
-fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
+fn a_dropped_probe_is_replaced() {
     let store = Store::new(Mood::Hangs);
     let limiter = denying(AsyncStore(Arc::clone(&store)));
     let mut context = Context::from_waker(Waker::noop());
-    // They hang and are given up, which is no failure of the backend's.
+    // They hang and are abandoned, which does not count as a failure.
     for _ in 0..FAILURES * 2 {
         let mut call = pin!(limiter.check_async((), 1));
         assert!(call.as_mut().poll(&mut context).is_pending());
@@ -308,7 +309,7 @@ fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
     (0..FAILURES).for_each(|_| assert!(check(&limiter, true).is_err()));
     store.set(Mood::Hangs);
     let asked = store.asked();
-    // The one that is not refused at once is the probe.
+    // The call that is not refused at once is the probe.
     loop {
         let mut call = pin!(limiter.check_async((), 1));
         if call.as_mut().poll(&mut context).is_pending() {
@@ -318,7 +319,7 @@ fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
     }
     assert_eq!(store.asked(), asked + 1);
     store.set(Mood::Well);
-    // After 50 ms again, and not only when one of which nothing is heard is given up.
+    // After another 50 ms, and not only when a silent probe is written off.
     let start = Instant::now();
     while check(&limiter, true).is_err() {
         assert!(start.elapsed() < Duration::from_millis(950), "the probe that was dropped is still waited for");
@@ -327,7 +328,7 @@ fn a_probe_that_is_dropped_leaves_the_next_one_to_others() {
 }
 
 #[test]
-fn a_future_that_is_dropped_has_what_a_blocking_backend_took_given_back() {
+fn a_dropped_future_returns_a_blocking_backends_permits() {
     let store = Store::with(Mood::Hangs, Deadline::Imposed(Duration::from_secs(60)));
     let limiter = denying(Arc::clone(&store));
     {
@@ -343,7 +344,7 @@ fn a_future_that_is_dropped_has_what_a_blocking_backend_took_given_back() {
     }
 }
 
-/// A store whose denials are kept, on a test's clock.
+/// A store with a denial cache, on a test's clock.
 fn keeping() -> (Arc<Store>, SharedBackend) {
     let store = Store::with(Mood::Well, Deadline::Kept);
     let store = Arc::new(Store { keeps_denials: true, ..Arc::into_inner(store).unwrap() });
@@ -356,7 +357,7 @@ fn minute(backend: &SharedBackend, name: &str) -> RateLimiter {
 }
 
 #[test]
-fn a_key_that_is_denied_is_asked_for_once_a_second() {
+fn a_denied_key_asks_the_backend_once_a_second() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "denied");
     let clock = test_util::pause();
@@ -383,7 +384,7 @@ fn a_key_that_is_denied_is_asked_for_once_a_second() {
 }
 
 #[test]
-fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
+fn larger_calls_always_ask_the_backend() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "costs");
     let clock = test_util::pause();
@@ -393,7 +394,7 @@ fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
         (exceeded.remaining(), exceeded.retry_after().map(|after| after.as_millis()))
     };
     assert_eq!(told(limiter.check("a", 2).unwrap_err()), (1, Some(59_900)));
-    // This one fits, and puts off what was told.
+    // This one fits, and delays the next admission.
     limiter.check("a", 1).unwrap();
     assert_eq!(told(limiter.peek("a", 2).unwrap_err()), (0, Some(60_000)));
     assert_eq!(told(limiter.check("a", 2).unwrap_err()), (0, Some(60_000)));
@@ -407,9 +408,9 @@ fn what_is_left_to_a_call_for_more_is_asked_for_each_time() {
 }
 
 #[test]
-fn what_another_process_resets_is_seen_within_a_second() {
+fn another_processs_reset_is_seen_within_a_second() {
     let (store, backend) = keeping();
-    // Behind another guard, as another process has it.
+    // Behind another guard, as in another process.
     let elsewhere = Elsewhere(Arc::clone(&store)).into_backend();
     let (limiter, operators) = (minute(&backend, "reset"), minute(&elsewhere, "reset"));
     let clock = test_util::pause();
@@ -453,7 +454,7 @@ fn refunds_and_resets_through_this_process_lift_denials() {
 }
 
 #[test]
-fn a_booking_that_is_given_up_lifts_denials() {
+fn a_cancelled_booking_lifts_denials() {
     let (_, backend) = keeping();
     let limiter = minute(&backend, "given up");
     let clock = test_util::pause();
@@ -468,7 +469,7 @@ fn a_booking_that_is_given_up_lifts_denials() {
 }
 
 #[test]
-fn limits_that_change_are_asked_for_anew() {
+fn changed_limits_ask_the_backend_again() {
     let (store, backend) = keeping();
     let limiter = minute(&backend, "changing");
     let _clock = test_util::pause();
@@ -482,7 +483,7 @@ fn limits_that_change_are_asked_for_anew() {
 }
 
 #[test]
-fn offences_and_calls_that_may_wait_are_always_asked_for() {
+fn penalties_and_waiting_calls_always_ask_the_backend() {
     let (store, backend) = keeping();
     let builder = RateLimiter::builder("offences").backend(backend.clone()).on_backend_error(OnBackendError::Deny);
     let builder = builder.limit(Limit::new(1, Duration::from_secs(1)));
@@ -510,7 +511,7 @@ fn giving_back() -> SharedBackend {
 }
 
 #[test]
-fn functions_whose_outcome_gives_permits_back_are_always_asked_for() {
+fn deduct_when_always_asks_the_backend() {
     #[rate_limit(count = 2, per = "1m", key = user, backend = giving_back(), deduct_when = |ok: &Option<bool>| *ok != Some(true))]
     fn login(user: &str, ok: bool) -> Option<bool> {
         Some(ok)
@@ -544,7 +545,7 @@ fn denials_of_one_test_are_not_those_of_another() {
     let limiter = minute(&backend, "tests");
     for _ in 0..2 {
         let clock = test_util::pause();
-        // The store has one bucket for all.
+        // The store has one bucket for all keys.
         limiter.reset("a").unwrap();
         limiter.check("a", 2).unwrap();
         let asked = store.asked();

@@ -1,5 +1,5 @@
-//! What a process chooses for all of its HTTP answers. A test binary of its own, and one test: the
-//! choice is the process's.
+//! The process-wide choice of HTTP answers. One test in its own binary, because the choice applies
+//! to the whole process.
 
 use axum::Router;
 use axum::body::Body;
@@ -28,7 +28,7 @@ fn told(headers: &HeaderMap) -> Vec<(&str, &str)> {
 }
 
 #[tokio::test]
-async fn a_choice_is_that_of_denials_and_of_the_layer() {
+async fn the_choice_applies_to_denials_and_to_the_layer() {
     let router = Router::new().route("/", get(handler)).route("/never", get(never)).layer(RateLimitHeadersLayer::new());
     let ask = async |path: &str| router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
     let seven = [("ratelimit", "limit=1, remaining=0, reset=60"), ("ratelimit-policy", "1;w=60")];

@@ -1,4 +1,5 @@
-//! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches, counts, threads.
+//! `RateLimiter` without the attribute: keys, costs, several limits, refund, reset, switches,
+//! counts, threads.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -54,7 +55,7 @@ fn a_denied_call_charges_no_limit_of_several() {
 }
 
 #[test]
-fn a_cost_of_zero_is_free_and_one_above_the_limit_is_an_error_of_its_own() {
+fn costs_of_zero_and_above_the_limit() {
     static LIMITER: RateLimiter = RateLimiter::new("cost", &[Limit::new(3, MINUTE)]);
     let _clock = test_util::pause();
     let exceeded = LIMITER.check("a", 4).unwrap_err();
@@ -107,7 +108,7 @@ fn a_refund_makes_room_again_and_never_twice() {
 }
 
 #[test]
-fn a_refund_of_what_counts_no_more_gives_nothing() {
+fn a_refund_of_expired_permits_gives_nothing() {
     static LIMITER: RateLimiter = RateLimiter::new("late refund", &[Limit::new(2, SECOND)]);
     let clock = test_util::pause();
     let old = LIMITER.check("a", 2).unwrap();
@@ -210,7 +211,7 @@ fn limits_are_replaced_before_the_first_call() {
 }
 
 #[test]
-fn limits_that_are_set_while_a_limiter_is_first_used_apply() {
+fn limits_set_during_the_first_use_apply() {
     let many: Vec<_> = (0..2_000)
         .map(|n| RateLimiter::builder(format!("one of many {n}")).limit(Limit::new(1, MINUTE)).build().unwrap())
         .collect();
@@ -245,7 +246,7 @@ fn a_replaced_period_is_handled_as_documented() {
         limiter.set_limits(&[Limit::new(4, SECOND).with_algorithm(algorithm)]).unwrap();
         (0..9).filter(|_| limiter.check((), 1).is_ok()).count()
     };
-    // The permits count for the new period; the debt stays; the window that they were taken in goes on.
+    // Permits count for the new period; debt stays; the window in which they were taken goes on.
     let sliding = limiter(Algorithm::SlidingWindow);
     assert_eq!(change(&sliding, Algorithm::SlidingWindow), 0);
     let bucket = limiter(Algorithm::TokenBucket);
@@ -259,7 +260,7 @@ fn a_replaced_period_is_handled_as_documented() {
 }
 
 #[test]
-fn the_list_of_limiters_counts_and_says_where() {
+fn the_list_has_counts_and_locations() {
     static LIMITER: RateLimiter = RateLimiter::new("listed", &[Limit::new(2, MINUTE)]);
     let line = line!() - 1;
     let _clock = test_util::pause();
@@ -322,7 +323,7 @@ fn a_dry_run_counts_and_never_denies() {
 }
 
 #[test]
-fn a_memory_backend_of_its_own_is_bounded() {
+fn a_separate_memory_backend_is_bounded() {
     let memory = MemoryBackend::with_max_keys(100);
     let limiter = RateLimiter::builder("own").limit(Limit::new(1, MINUTE)).backend(memory.clone()).build().unwrap();
     for key in 0..1_000_u32 {
@@ -377,8 +378,8 @@ fn no_interval_holds_more_than_count_on_the_real_clock() {
             .collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     });
-    // A call was admitted at some time from before to after it: of `COUNT` + 1 of them, all surely lie within an interval
-    // if the latest end is less than `per` after the earliest beginning.
+    // A call was admitted between its start and its end. `COUNT` + 1 of them surely lie within one
+    // interval if the latest end is less than `per` after the earliest start.
     admitted.sort_by_key(|(_, after)| *after);
     for window in admitted.windows(COUNT + 1) {
         let first = window.iter().map(|(before, _)| *before).min().unwrap();
@@ -388,7 +389,7 @@ fn no_interval_holds_more_than_count_on_the_real_clock() {
 }
 
 #[test]
-fn it_is_denied_on_the_thread_of_another_test_only_by_its_own_calls() {
+fn tests_on_other_threads_do_not_interfere() {
     static LIMITER: RateLimiter = RateLimiter::new("scoped", &[Limit::new(1, MINUTE)]);
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -437,7 +438,7 @@ fn no_flood_frees_a_blocked_key_while_another_is_left() {
 }
 
 #[test]
-fn limits_replaced_by_larger_ones_keep_what_is_on_record() {
+fn larger_limits_keep_the_permits_on_record() {
     for keyed in [true, false] {
         let limit = |burst| Limit::new(1, MINUTE).with_algorithm(Algorithm::TokenBucket).with_burst(burst);
         let limiter = RateLimiter::builder("larger").limit(limit(1)).build().unwrap();
@@ -450,7 +451,7 @@ fn limits_replaced_by_larger_ones_keep_what_is_on_record() {
 }
 
 #[test]
-fn permits_are_judged_by_a_longer_period_that_was_set_though_other_keys_come() {
+fn a_longer_period_still_counts_old_permits() {
     let limiter = RateLimiter::builder("longer").limit(Limit::new(1, SECOND)).build().unwrap();
     let clock = test_util::pause();
     limiter.set_limits(&[Limit::new(1, MINUTE)]).unwrap();
@@ -463,7 +464,7 @@ fn permits_are_judged_by_a_longer_period_that_was_set_though_other_keys_come() {
 }
 
 #[test]
-fn what_was_taken_before_a_reset_is_not_given_back_after_it() {
+fn permits_from_before_a_reset_are_not_given_back() {
     for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
         let limiter = RateLimiter::builder("before reset")
             .limit(Limit::new(1, MINUTE).with_algorithm(algorithm))
@@ -502,7 +503,7 @@ fn a_limiter_made_anew_for_each_call_finds_its_buckets_again() {
 }
 
 #[test]
-fn limiters_that_are_gone_leave_nothing_to_others_in_a_test() {
+fn dropped_limiters_leave_no_buckets_in_a_test() {
     let _clock = test_util::pause();
     for number in 0..50 {
         let limiter = RateLimiter::builder(format!("gone {number}")).limit(Limit::new(1, MINUTE)).build().unwrap();

@@ -38,7 +38,7 @@ fn limits_are_read_from_configuration() {
 }
 
 #[test]
-fn a_table_that_is_no_limit_says_why() {
+fn an_invalid_table_says_why() {
     let refused = |value: Value| from_value::<Limit>(value).unwrap_err().to_string();
     for (value, message) in [
         (json!({"count": 5}), "missing field `per`"),
@@ -61,14 +61,14 @@ fn a_table_that_is_no_limit_says_why() {
 }
 
 #[test]
-fn a_text_that_is_no_limit_says_why() {
+fn an_invalid_text_says_why() {
     let error: ParseLimitError = "100 a minute".parse::<Limit>().unwrap_err();
     assert_eq!(error.to_string(), "`100 a minute` is no limit: write for example `100/1m`");
 }
 
 proptest! {
     #[test]
-    fn what_is_written_is_read(
+    fn limits_survive_a_round_trip(
         count in 1..=u32::MAX,
         micros in 1..=366 * 86_400_000_000_u64,
         algorithm in 0..3,
@@ -83,7 +83,7 @@ proptest! {
         prop_assert_eq!(limit.to_string().parse(), Ok(limit));
         let read = from_value::<Limit>(serde_json::to_value(limit).unwrap()).unwrap();
         prop_assert_eq!((read.count(), read.burst(), read.algorithm()), (count, limit.burst(), limit.algorithm()));
-        // A number of seconds has 53 bits.
+        // Seconds as a number have 53 bits.
         prop_assert!(read.per().abs_diff(limit.per()) <= Duration::from_micros(1));
     }
 

@@ -1,4 +1,5 @@
-//! What rustc and clippy say of a function is the same with and without the attribute, in the same places.
+//! rustc and clippy report the same lints on a function, at the same places, with and without the
+//! attribute.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -7,14 +8,14 @@ use std::{env, fs};
 
 use serde_json::Value;
 
-/// Functions with a line `// limited` above each.
+/// Functions, each below a line `// limited`.
 const CORPUS: &str = include_str!("lints/corpus.rs");
 
-/// A lint, and from which line and column to which.
+/// A lint: its span (first and last line and column) and its name.
 type Lint = (u64, u64, u64, u64, String);
 
 #[test]
-fn a_limited_body_draws_the_lints_that_it_draws_without_a_limit() {
+fn a_limited_body_draws_the_same_lints() {
     let plain = lints("plain", CORPUS);
     assert!(plain.len() > 200, "{} lints in the corpus", plain.len());
     for (name, arguments) in [
@@ -24,7 +25,7 @@ fn a_limited_body_draws_the_lints_that_it_draws_without_a_limit() {
     ] {
         assert_same(&plain, &lints(name, &limited(CORPUS, arguments)), arguments);
     }
-    // What the body uses is moved into a closure, of which clippy does not say these.
+    // The body's captures are moved into a closure, on which clippy has no such lints.
     let of_functions = ["clippy::needless_pass_by_value", "clippy::redundant_locals", "clippy::unwrap_in_result"];
     let arguments = r#"count = 1, per = "1s", deduct_when = Option::is_some"#;
     let deducting = lints("deducting", &limited(CORPUS, arguments));
@@ -32,12 +33,12 @@ fn a_limited_body_draws_the_lints_that_it_draws_without_a_limit() {
 }
 
 #[test]
-fn a_limited_async_body_draws_the_lints_that_it_draws_without_a_limit() {
+fn a_limited_async_body_draws_the_same_lints() {
     let corpus = CORPUS.replace("\nfn ", "\nasync fn ").replace("\nasync fn old", "\nfn old");
     let plain = lints("async-plain", &corpus);
     let arguments = r#"count = 1, per = "1s""#;
     assert_same(&plain, &lints("async-denied", &limited(&corpus, arguments)), arguments);
-    // Of an async block, clippy does not say these.
+    // Clippy has no such lints on an async block.
     let of_functions = ["clippy::implicit_return", "clippy::needless_return", "clippy::redundant_locals"];
     let arguments = r#"count = 1, per = "1s", deduct_when = Option::is_some"#;
     let deducting = lints("async-deducting", &limited(&corpus, arguments));
@@ -45,7 +46,7 @@ fn a_limited_async_body_draws_the_lints_that_it_draws_without_a_limit() {
 }
 
 #[test]
-fn forbidden_lints_stay_forbidden_in_a_function_that_never_returns() {
+fn forbidden_lints_allow_functions_that_never_return() {
     let source = r#"
         #![forbid(clippy::diverging_sub_expression, clippy::implicit_return, unused_braces, unreachable_code)]
         #[ratelimit_runtime::rate_limit(count = 1, per = "1s", or_else = |_| std::process::exit(1))]
@@ -73,7 +74,7 @@ fn assert_same(plain: &BTreeSet<Lint>, limited: &BTreeSet<Lint>, arguments: &str
     assert!(lost.is_empty() && added.is_empty(), "{arguments}\nlost: {lost:#?}\nadded: {added:#?}");
 }
 
-/// What clippy says of a crate.
+/// clippy's lints on a crate.
 fn lints(name: &str, source: &str) -> BTreeSet<Lint> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned();
     let target = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("lints");

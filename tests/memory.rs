@@ -1,4 +1,4 @@
-//! The memory backend: random calls against a full log, threads, floods of keys, numbers at their ends.
+//! The memory backend: random calls against a full log, threads, floods of keys, extreme numbers.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -11,14 +11,14 @@ const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// What can be done to a limiter.
+/// An operation on a limiter.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Check {
         key: usize,
         cost: u32,
     },
-    /// A call that, if it is denied, comes again when it was told to.
+    /// A call that, if denied, retries at the time it was given.
     Insist {
         key: usize,
         cost: u32,
@@ -28,7 +28,7 @@ enum Step {
         cost: u32,
     },
     Advance(Duration),
-    /// Gives back one of the decisions that are left.
+    /// Gives back one of the remaining decisions.
     Refund(usize),
     Reset(usize),
     SetLimit {
@@ -55,7 +55,7 @@ fn limit(algorithm: Algorithm, count: u32, millis: u64) -> Limit {
     Limit::new(count, Duration::from_millis(millis)).with_algorithm(algorithm)
 }
 
-/// One limiter and the log of what it admitted, by key; the last is the bucket without a key.
+/// A limiter and the log of its admissions by key. The last log is for the bucket without a key.
 struct Watched {
     limiter: RateLimiter,
     limit: Limit,
@@ -73,7 +73,7 @@ impl Watched {
         if key == 2 { self.limiter.peek((), cost) } else { self.limiter.peek(key, cost) }
     }
 
-    /// A call, held against the log; when to come again, if it is denied.
+    /// A call, compared with the log. If it is denied, returns when to retry.
     fn check(&mut self, key: usize, cost: u32) -> Result<(), Option<Duration>> {
         let at = self.clock.now();
         match self.call(key, cost) {
@@ -131,7 +131,7 @@ impl Watched {
             Step::SetLimit { count, per } => {
                 self.limit = limit(self.limit.algorithm(), count, per);
                 self.limiter.set_limits(&[self.limit]).unwrap();
-                // What was admitted by other limits is judged by other rules: from here on by these.
+                // Admissions under other limits cannot be judged by these: starts new logs.
                 self.forget(|_| true);
             }
         }
@@ -149,7 +149,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn no_calls_in_any_order_are_admitted_above_the_log_or_denied_after_their_time(
+    fn random_calls_agree_with_the_log(
         algorithm in prop::sample::select(&ALGORITHMS[..]),
         (count, per) in (1..150_u32, 1..3_000_u64),
         steps in prop::collection::vec(step(), 1..250),
@@ -173,7 +173,7 @@ fn numbers_at_their_ends_neither_overflow_nor_admit_more() {
             let clock = test_util::pause();
             let limit = Limit::new(count, per).with_algorithm(algorithm);
             let limiter = RateLimiter::builder("ends").limit(limit).build().unwrap();
-            // 600 years: past what 64 bits of nanoseconds hold.
+            // 600 years: more than 64 bits of nanoseconds.
             for by in steps.into_iter().chain([100 * 365 * DAY; 6]) {
                 clock.advance(by);
                 for cost in [1, u32::MAX, count, 0, 1] {
@@ -190,10 +190,10 @@ fn numbers_at_their_ends_neither_overflow_nor_admit_more() {
 }
 
 #[test]
-fn threads_together_admit_what_a_full_log_does() {
+fn threads_agree_with_a_full_log() {
     const COUNT: u32 = 40;
     for algorithm in ALGORITHMS {
-        // Where nothing is given back, states stay small.
+        // Without refunds, states stay small.
         for (keyed, refunds) in [(false, true), (true, true), (false, false), (true, false)] {
             let per = Duration::from_millis(10);
             let limit = Limit::new(COUNT, per).with_algorithm(algorithm);
@@ -213,7 +213,8 @@ fn threads_together_admit_what_a_full_log_does() {
                                 let before = nanos(start.elapsed());
                                 let taken = if keyed { limiter.check("a", 1) } else { limiter.check((), 1) };
                                 let Ok(decision) = taken else { continue };
-                                // What is given back was not admitted; a peek changes nothing.
+                                // A refunded call does not count as admitted; a peek changes
+                                // nothing.
                                 if refunds && thread == 0 && calls.is_multiple_of(3) {
                                     limiter.refund(decision).unwrap();
                                     refunded.fetch_add(1, Ordering::Relaxed);
@@ -228,8 +229,8 @@ fn threads_together_admit_what_a_full_log_does() {
                     .collect();
                 threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
             });
-            // Each was admitted at some time from before to after the call. Of a sliding window no more than `COUNT`, of the
-            // others no more than twice as many, lie in any interval of `per`.
+            // Each was admitted between the start and the end of its call. Any interval of `per`
+            // holds at most `COUNT` for a sliding window, and at most twice as many for the others.
             let most = if algorithm == Algorithm::SlidingWindow { COUNT } else { 2 * COUNT } as usize;
             log.sort_by_key(|(_, after)| *after);
             for window in log.windows(most + 1) {
@@ -241,13 +242,13 @@ fn threads_together_admit_what_a_full_log_does() {
     }
 }
 
-/// How many keys a flood brings: `FLOOD=10000000` for the full one.
+/// The number of keys of a flood: `FLOOD=10000000` for the full one.
 fn flood() -> u64 {
     std::env::var("FLOOD").ok().and_then(|keys| keys.parse().ok()).unwrap_or(300_000)
 }
 
 #[test]
-fn a_blocked_key_stays_blocked_while_random_new_keys_go_by() {
+fn a_flood_of_new_keys_frees_no_blocked_key() {
     for algorithm in ALGORITHMS {
         let memory = MemoryBackend::with_max_keys(10_000);
         let limit = Limit::new(3, 366 * DAY).with_algorithm(algorithm);
@@ -273,7 +274,7 @@ fn a_blocked_key_stays_blocked_while_random_new_keys_go_by() {
 }
 
 #[test]
-fn a_flood_of_keys_that_are_all_denied_is_bounded_too() {
+fn a_flood_of_denied_keys_is_bounded() {
     let memory = MemoryBackend::with_max_keys(1_000);
     let limiter = RateLimiter::builder("all denied").limit(Limit::new(1, DAY)).backend(memory.clone()).build().unwrap();
     for key in 0..20_000_u32 {
@@ -284,16 +285,16 @@ fn a_flood_of_keys_that_are_all_denied_is_bounded_too() {
 }
 
 #[test]
-fn if_nothing_can_go_a_new_key_is_treated_as_configured() {
+fn a_full_backend_treats_new_keys_as_configured() {
     for when_full in [WhenFull::Admit, WhenFull::Deny] {
         let memory = MemoryBackend::with_max_keys_or(1, when_full);
-        // On the real clock, because a test's has a memory of its own.
+        // On the real clock: a test's clock has a memory of its own.
         let per = Duration::from_millis(400);
         let limiter = RateLimiter::builder("full").limit(Limit::new(1, per)).backend(memory.clone()).build().unwrap();
         std::thread::scope(|scope| {
             limiter.check(1_u8, 1).unwrap();
             scope.spawn(|| limiter.wait(1_u8, 1).unwrap());
-            // Behind a call that waits, one would have to wait for longer than one period.
+            // Behind a waiting call, it would have to wait for more than one period.
             while !limiter.peek(1_u8, 1).is_err_and(|denied| denied.retry_after() > Some(per)) {
                 std::thread::yield_now();
             }

@@ -1,4 +1,5 @@
-//! Attribute macros of other crates on one function with ours, in the order that the docs advise.
+//! Attribute macros of other crates on one function with ours, in the order that the docs
+//! recommend.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,7 +33,7 @@ fn ensured(user: u32) -> Result<u32, RateLimitExceeded> {
 }
 
 #[test]
-fn below_ensures_a_denial_is_returned_if_the_condition_lets_it() {
+fn below_ensures_a_denial_is_returned_if_allowed() {
     let _clock = test_util::pause();
     assert!(ensured(1).is_ok() && ensured(1).is_err() && ensured(2).is_ok());
     assert!(ensured_too_much(1).is_ok());
@@ -77,7 +78,7 @@ fn cached_below(user: u32) -> Result<u32, RateLimitExceeded> {
     Ok(user)
 }
 
-/// Names that belong to other macros, and say so.
+/// Other macros with the refused names, accepted by `allow`.
 mod other_macros_of_these_names {
     use contracts::{
         requires as debug_ensures, requires as ensures, requires as memoize, requires as must_be_sync,
@@ -108,7 +109,7 @@ mod other_macros_of_these_names {
 type Outcome = Pin<Box<dyn Future<Output = Result<u32, RateLimitExceeded>>>>;
 
 #[test]
-fn a_macro_that_has_the_name_of_another_is_let_stand() {
+fn allow_accepts_other_macros_of_a_refused_name() {
     use other_macros_of_these_names as other;
 
     let _clock = test_util::pause();
@@ -127,7 +128,7 @@ fn a_macro_that_has_the_name_of_another_is_let_stand() {
     assert_eq!([1, 1].map(other::memoized_original_it_is_not), [Some(1), None]);
 }
 
-/// What `allow` lets stand if the name was no other macro's.
+/// What `allow` permits if the name does belong to the refused macro.
 #[rate_limit(count = 1, per = "1h", allow(throws))]
 #[culpa::throws(RateLimitExceeded)]
 fn swallowed() -> Option<u32> {

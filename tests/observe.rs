@@ -1,4 +1,4 @@
-//! What is told to those who watch: events of `tracing`, figures of `metrics`, JSON.
+//! Observability: `tracing` events, `metrics` metrics, JSON.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -76,7 +76,7 @@ impl Visit for Fields {
     }
 }
 
-/// The events that `f` causes on this thread, and whether keys are shown meanwhile.
+/// The events that `f` causes on this thread, with or without keys.
 fn events(keys: bool, f: impl FnOnce()) -> Vec<Told> {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let _alone: MutexGuard<'_, ()> = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -98,7 +98,7 @@ async fn send_async(user: &str) -> Result<(), RateLimitExceeded> {
 }
 
 #[test]
-fn a_denial_is_an_event_with_limiter_limit_and_time_but_without_the_key() {
+fn a_denial_is_an_event_without_the_key() {
     let _clock = test_util::pause();
     let told = events(false, || {
         send("ann").unwrap();
@@ -120,8 +120,8 @@ fn a_denial_is_an_event_with_limiter_limit_and_time_but_without_the_key() {
 }
 
 #[test]
-fn keys_are_shown_where_that_is_asked_for() {
-    // On the short way, which a test's clock would turn off; in a future; at a backend.
+fn log_keys_shows_keys() {
+    // On the fast path, which a test's clock would turn off; in a future; in a remote backend.
     let elsewhere = RateLimiter::builder("elsewhere")
         .limit(Limit::new(1, HOUR))
         .backend(Broken)
@@ -141,7 +141,7 @@ fn keys_are_shown_where_that_is_asked_for() {
 }
 
 #[test]
-fn what_a_dry_run_would_deny_is_told_as_such() {
+fn a_dry_runs_denial_is_marked() {
     let dry = RateLimiter::builder("dry").limit(Limit::new(1, HOUR)).dry_run().build().unwrap();
     let told = events(false, || {
         for _ in 0..3 {
@@ -153,7 +153,7 @@ fn what_a_dry_run_would_deny_is_told_as_such() {
 }
 
 #[test]
-fn a_call_that_never_fits_is_told_without_a_time() {
+fn a_call_that_never_fits_is_reported_without_a_time() {
     let told = events(false, || {
         limiter("small", 2).check((), 3).unwrap_err();
     });
@@ -169,7 +169,7 @@ fn copied(user: u32) -> Option<u32> {
 }
 
 #[test]
-fn an_attribute_that_a_macro_has_copied_is_told_of_once() {
+fn a_copied_attribute_is_reported_once() {
     #[rate_limit(count = 9, per = "1h", name = "observe-copied")]
     fn of_the_same_name_elsewhere() -> Option<u32> {
         Some(1)
@@ -193,7 +193,7 @@ fn an_attribute_that_a_macro_has_copied_is_told_of_once() {
 }
 
 #[test]
-fn looking_is_no_event_and_counts_nothing() {
+fn a_peek_is_no_event_and_counts_nothing() {
     let limiter = limiter("looked at", 1);
     let broken = RateLimiter::builder("looked at broken")
         .limit(Limit::new(1, HOUR))
@@ -211,7 +211,7 @@ fn looking_is_no_event_and_counts_nothing() {
     assert_eq!(listed("looked at broken")["denied"], 0);
 }
 
-/// What an exporter that `f` is recorded by shows.
+/// The output of a Prometheus exporter that records `f`.
 fn recorded(f: impl FnOnce(&PrometheusRecorder)) -> Vec<String> {
     let recorder = PrometheusBuilder::new().build_recorder();
     metrics::with_local_recorder(&recorder, || f(&recorder));
@@ -267,7 +267,7 @@ fn decisions_are_counted_by_limiter_and_outcome() {
 }
 
 #[test]
-fn a_recorder_that_is_installed_after_the_first_calls_counts_from_then_on() {
+fn a_late_recorder_counts_from_then_on() {
     let limiter = limiter("early", 10);
     for _ in 0..4 {
         limiter.check((), 1).unwrap();
@@ -281,7 +281,7 @@ fn a_recorder_that_is_installed_after_the_first_calls_counts_from_then_on() {
 }
 
 #[test]
-fn a_recorder_is_asked_for_its_counters_once_but_one_without_state_each_time() {
+fn counters_are_cached_unless_the_recorder_is_stateless() {
     use metrics::{Counter, CounterFn, Gauge, Histogram, Key, KeyName, Recorder, SharedString, Unit};
     static COUNTED: Mutex<Vec<String>> = Mutex::new(Vec::new());
     static ASKED: Mutex<u32> = Mutex::new(0);
@@ -349,13 +349,13 @@ fn waits_are_recorded_in_seconds() {
 }
 
 #[test]
-fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
+fn tracked_keys_add_up_and_evictions_are_counted() {
     let limiter = |name: &str, max_keys| {
         let memory = MemoryBackend::with_max_keys(max_keys);
         RateLimiter::builder(name).limit(Limit::new(2, HOUR)).backend(memory).build().unwrap()
     };
     let (small, large) = (limiter("small memory", 10), limiter("large memory", 1_000));
-    // Before anybody watches.
+    // Before a recorder is installed.
     for key in 0..5 {
         large.check(key, 1).unwrap();
     }
@@ -375,7 +375,7 @@ fn tracked_keys_of_all_memories_add_up_and_evicted_ones_are_counted() {
     assert_shows(&rendered(&recorder), "ratelimit_tracked_keys 40");
 }
 
-/// As JSON, the limiter of that name.
+/// The limiter of that name, as JSON.
 fn listed(name: &str) -> Value {
     let json = serde_json::to_value(limiters()).unwrap();
     let limiters = json.as_array().unwrap().iter();
@@ -410,7 +410,7 @@ fn limiters_are_listed_as_json() {
 }
 
 #[test]
-fn the_list_says_how_many_keys_there_are_where_they_are_in_memory() {
+fn the_list_counts_keys_in_memory() {
     let keyed = limiter("listed by key", 3);
     for key in 0..5 {
         keyed.check(key, 1).unwrap();
@@ -425,7 +425,7 @@ fn the_list_says_how_many_keys_there_are_where_they_are_in_memory() {
 }
 
 #[test]
-fn what_is_left_is_known_only_of_limits_that_are_not_read_at_each_call() {
+fn remaining_is_unknown_for_limits_read_at_each_call() {
     #[rate_limit(count = count, per = "1h", name = "listed as read")]
     fn read(count: u32) -> Option<()> {
         Some(())
@@ -448,7 +448,7 @@ fn a_denial_is_json() {
 }
 
 #[test]
-fn the_example_shows_prometheus_and_operators_what_its_limit_does() {
+fn the_metrics_example_serves_prometheus_and_json() {
     let server = ServerExample::start("metrics");
     let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
     let get = |path: &str| {
@@ -466,7 +466,7 @@ fn the_example_shows_prometheus_and_operators_what_its_limit_does() {
 }
 
 #[test]
-fn a_redis_that_fails_and_recovers_is_told_of_once_each_and_shown() {
+fn a_redis_failure_and_recovery_are_reported_once_each() {
     let server = RedisServer::start();
     let redis = RedisBackend::builder().url(server.url()).build().unwrap();
     let limiter = RateLimiter::builder("told").limit(Limit::new(1_000_000, HOUR)).backend(redis).build().unwrap();
@@ -486,7 +486,7 @@ fn a_redis_that_fails_and_recovers_is_told_of_once_each_and_shown() {
             assert!(shows("ratelimit_backend_latency_seconds_count{backend=\"redis\",result=\"ok\"} 1"));
             server.kill();
             check_until_shown("ratelimit_breaker_state{backend=\"redis\"} 2");
-            // Probes that fail are no news.
+            // Failed probes are not reported.
             for _ in 0..100 {
                 limiter.check((), 1).unwrap();
                 std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! A test's clock: which one it is, and that each test has buckets of its own.
+//! A test's clock: which clock is used, and that each test has buckets of its own.
 
 use std::future::Future;
 use std::pin::pin;
@@ -76,7 +76,7 @@ mod by_tokios_clock {
     }
 
     #[tokio::test]
-    async fn a_clock_that_is_paused_later_is_found_before_the_limits_are_paused() {
+    async fn pause_finds_a_runtime_clock_paused_later() {
         tokio::time::pause();
         let _clock = test_util::pause();
         send_in_turn().await;
@@ -123,7 +123,7 @@ async fn a_future_that_the_test_waits_for_goes_on_by_itself() {
 }
 
 #[test]
-fn a_waiting_future_keeps_one_waker_however_often_it_is_polled() {
+fn a_waiting_future_keeps_only_its_last_waker() {
     struct Nothing;
 
     impl Wake for Nothing {
@@ -135,13 +135,13 @@ fn a_waiting_future_keeps_one_waker_however_often_it_is_polled() {
     assert!(poll(pin!(send_in_turn())).is_ready());
     let mut futures: Vec<_> = (0..2).map(|_| Box::pin(send_in_turn())).collect();
     for _ in 0..1_000 {
-        // Another waker each time.
+        // A new waker each time.
         let waker = Waker::from(Arc::clone(&nothing));
         for future in &mut futures {
             assert!(future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         }
     }
-    // Each waits for its turn, for the clock and for the end of its patience.
+    // Each waits for its turn, for the clock, and for the end of its patience.
     assert!(Arc::strong_count(&nothing) <= 1 + 2 * 4, "{}", Arc::strong_count(&nothing));
     drop(futures);
     assert_eq!(Arc::strong_count(&nothing), 1);

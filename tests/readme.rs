@@ -1,4 +1,4 @@
-//! The tests in the README run with the dependencies and the features that it prints above them.
+//! Runs the tests in the README with the dependencies and features that it prints above them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -22,7 +22,7 @@ fn tests_in_the_readme_pass_with_the_features_that_it_prints() {
     assert_eq!(packages, 3);
 }
 
-/// The blocks of code, each with what stands behind its first fence.
+/// The code blocks, each with the text after its first fence.
 fn blocks(text: &str) -> Vec<(&str, &str)> {
     let parts: Vec<&str> = text.split("```").collect();
     parts.chunks_exact(2).filter_map(|pair| pair[1].split_once('\n')).collect()

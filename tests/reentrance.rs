@@ -1,5 +1,5 @@
-//! Code of the user's that is called in the course of a limited call may call limited functions itself, the same ones too:
-//! nothing hangs, and nothing goes on for ever.
+//! User code called during a limited call may call limited functions itself, including the same
+//! one. Nothing hangs, and nothing recurses for ever.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
@@ -19,7 +19,7 @@ use tracing::{Event, Subscriber};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Runs `f` on a thread of its own, and fails if it does not end.
+/// Runs `f` on its own thread, and fails if it does not end.
 #[track_caller]
 fn ends(f: impl FnOnce() + Send + 'static) {
     let (sender, done) = mpsc::channel();
@@ -37,7 +37,7 @@ fn limiter(name: &str) -> RateLimiter {
     RateLimiter::builder(name).limit(Limit::new(1, HOUR)).build().unwrap()
 }
 
-/// Throttles a log, and is denied most of the time.
+/// Throttles a log. Denied most of the time.
 #[rate_limit(count = 1, per = "1h", key = topic, or_else = |_| false)]
 fn throttled(topic: &str) -> bool {
     true
@@ -71,7 +71,7 @@ impl Subscriber for Throttling {
 }
 
 #[test]
-fn a_subscriber_that_is_limited_is_told_of_each_denial_once() {
+fn a_limited_subscriber_hears_of_each_denial_once() {
     ends(|| {
         let events = Arc::new(AtomicUsize::new(0));
         tracing::subscriber::with_default(Throttling(Arc::clone(&events)), || {
@@ -84,7 +84,7 @@ fn a_subscriber_that_is_limited_is_told_of_each_denial_once() {
 }
 
 #[test]
-fn a_subscriber_that_is_limited_is_told_of_a_backend_that_fails() {
+fn a_limited_subscriber_hears_of_a_failing_backend() {
     struct Broken;
 
     impl Backend for Broken {
@@ -105,7 +105,7 @@ fn a_subscriber_that_is_limited_is_told_of_a_backend_that_fails() {
     });
 }
 
-/// Calls limited functions for whatever it is asked, some of them for the first time.
+/// Calls limited functions from every method, some of them for the first time.
 struct Recording(RateLimiter);
 
 struct Figure(RateLimiter);
@@ -173,7 +173,7 @@ impl Recorder for Recording {
 }
 
 #[test]
-fn a_recorder_may_call_the_function_that_is_recorded() {
+fn a_recorder_may_call_the_recorded_function() {
     ends(|| {
         let limiter = limiter("recorded");
         let recording = Recording(limiter.clone());
@@ -196,9 +196,9 @@ fn a_recorder_may_call_the_function_that_is_recorded() {
 }
 
 #[test]
-fn threads_whose_recorder_has_a_lock_of_its_own_get_through() {
+fn a_recorder_with_a_lock_causes_no_deadlock() {
     ends(|| {
-        // One recorder with a lock around everything, and a function that each thread uses for the first time.
+        // One recorder with a lock around everything, and a function that is new to each thread.
         let lock = Arc::new(std::sync::Mutex::new(()));
         for round in 0..50 {
             let shared = limiter(&format!("locked {round}"));
@@ -322,7 +322,7 @@ fn arguments_of_the_attribute_may_call_the_function() {
     });
 }
 
-/// A store that calls limited functions whatever it is asked, and when it is dropped.
+/// A store that calls limited functions from every method and when it is dropped.
 struct Chatty;
 
 impl Chatty {
@@ -398,7 +398,7 @@ fn limited_while_made(user: &str) -> Result<(), RateLimitExceeded> {
 }
 
 #[test]
-fn what_makes_a_backend_may_call_the_function_that_it_is_for() {
+fn making_a_backend_may_call_its_own_function() {
     ends(|| {
         assert!(limited_while_made("outer").is_ok());
         assert!(limited_while_made("outer").is_err());

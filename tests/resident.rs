@@ -1,4 +1,5 @@
-//! What limiters that are gone leave in memory; in a process of its own, because its allocations are counted.
+//! The memory that dropped limiters leave behind. In its own process, because its allocations are
+//! counted.
 
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
 #[test]
-fn limiters_that_are_gone_take_only_what_their_buckets_take() {
+fn dropped_limiters_keep_only_their_buckets() {
     for algorithm in ALGORITHMS {
         let (bytes, ()) = heap::growth(|| {
             for name in 0..10_000 {
@@ -24,7 +25,7 @@ fn limiters_that_are_gone_take_only_what_their_buckets_take() {
                 limiter.check("a", 1).unwrap();
             }
         });
-        // The shards of a live limiter take eight kilobytes alone.
+        // The shards of one live limiter take eight kilobytes.
         assert!(bytes < 20_000_000, "{algorithm:?}: {bytes}");
     }
 }

@@ -1,4 +1,4 @@
-//! Denied handlers of axum and actix-web answer 429, whatever they return.
+//! Denied handlers of axum and actix-web answer 429, whatever their return type.
 
 use actix_web::http::header::HeaderMap as ActixHeaders;
 use actix_web::{App, HttpResponse, Responder};

@@ -1,5 +1,5 @@
-//! Switches for the whole process, and the short way that annotated functions take while all are off: in a binary of its own,
-//! because they concern every test around.
+//! Process-wide switches, and the fast path that annotated functions take while all are off. In its
+//! own binary, because switches affect all other tests.
 
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -14,14 +14,14 @@ static LIMITER: RateLimiter = RateLimiter::new("switched", &[Limit::new(1, Durat
 
 #[test]
 fn switches_of_the_process() {
-    the_short_way_counts_each_call_once();
+    the_fast_path_counts_each_call_once();
     a_dry_run_counts_each_call_once();
-    the_short_way_ends_where_something_is_switched();
+    any_switch_ends_the_fast_path();
     a_future_goes_by_its_runtimes_clock();
     calls_that_bring_no_new_key_reclaim_idle_ones();
     limits_can_be_turned_off_and_on();
     everything_can_be_reset();
-    a_default_backend_is_set_once_and_applies_to_limiters_in_use();
+    a_default_backend_applies_to_limiters_in_use();
 }
 
 fn limits_can_be_turned_off_and_on() {
@@ -45,7 +45,7 @@ fn everything_can_be_reset() {
     assert!(LIMITER.check((), 1).is_ok());
 }
 
-fn a_default_backend_is_set_once_and_applies_to_limiters_in_use() {
+fn a_default_backend_applies_to_limiters_in_use() {
     let memory = MemoryBackend::new();
     assert!(FUNCTIONS.iter().all(|(_, call)| call() && call() && !call()));
     set_default_backend(memory.clone()).unwrap();
@@ -56,7 +56,7 @@ fn a_default_backend_is_set_once_and_applies_to_limiters_in_use() {
     assert_eq!(memory.tracked_keys(), 9);
 }
 
-/// An annotated function's name, and a call of it: whether it was admitted.
+/// An annotated function's name, and a call of it that returns whether it was admitted.
 type Function = (&'static str, fn() -> bool);
 
 macro_rules! functions {
@@ -80,7 +80,7 @@ macro_rules! functions {
     };
 }
 
-/// Two permits an hour each, for all ways to a bucket.
+/// Functions with two permits an hour, one for each path to a bucket.
 const FUNCTIONS: [Function; 12] = functions! {
     "text" "text async": "a", sliding_window;
     "number" "number async": 7_u64, sliding_window;
@@ -95,7 +95,7 @@ fn counts(name: &str) -> (u64, u64) {
     (listed.allowed, listed.denied)
 }
 
-fn the_short_way_counts_each_call_once() {
+fn the_fast_path_counts_each_call_once() {
     for (name, call) in FUNCTIONS {
         assert_eq!([(); 5].map(|()| call()), [true, true, false, false, false], "{name}");
         assert_eq!(counts(name), (2, 3), "{name}");
@@ -115,7 +115,7 @@ fn a_dry_run_counts_each_call_once() {
     assert_eq!((counts("dry"), counts("dry async")), ((2, 3), (2, 3)));
 }
 
-fn the_short_way_ends_where_something_is_switched() {
+fn any_switch_ends_the_fast_path() {
     for (name, call) in FUNCTIONS {
         set_enabled(false);
         assert!(call(), "{name} is off");

@@ -1,4 +1,5 @@
-//! Calls in the destructors of thread-locals, when other thread-locals are gone: they are decided, or fail by the policy.
+//! Calls in destructors of thread-locals, when other thread-locals are gone. They are decided, or
+//! follow the policy for failures.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -15,7 +16,7 @@ use ratelimit_tests::RedisServer;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Does something when the thread ends.
+/// Runs a closure when the thread ends.
 struct AtEnd(Option<Box<dyn FnOnce()>>);
 
 impl Drop for AtEnd {
@@ -31,8 +32,8 @@ thread_local! {
     static LAST: RefCell<AtEnd> = const { RefCell::new(AtEnd(None)) };
 }
 
-/// Runs `f` on a thread, and again while it ends: before and after the thread-locals that `f` uses are gone. How many of
-/// the three calls admitted something.
+/// Runs `f` on a thread, and again while the thread ends: before and after the thread-locals that
+/// `f` uses are gone. Returns how many of the three calls were admitted.
 fn admitted_at_the_end(limiter: &RateLimiter, f: fn(&RateLimiter) -> bool) -> usize {
     let (sender, receiver) = mpsc::channel();
     let limiter = limiter.clone();
@@ -54,7 +55,7 @@ fn admitted_at_the_end(limiter: &RateLimiter, f: fn(&RateLimiter) -> bool) -> us
     admitted.into_iter().filter(|admitted| *admitted).count()
 }
 
-/// Blocking and asynchronous.
+/// A blocking and two asynchronous calls.
 const CALLS: [fn(&RateLimiter) -> bool; 3] = [
     |limiter| limiter.check("a", 1).is_ok(),
     |limiter| block_on(limiter.check_async("a", 1)).is_ok(),
@@ -108,7 +109,7 @@ fn redis_decides_while_a_thread_ends() {
 }
 
 #[test]
-fn a_redis_that_is_not_there_fails_by_the_policy_while_a_thread_ends() {
+fn a_missing_redis_follows_the_policy_at_thread_end() {
     let redis = RedisBackend::new("redis://127.0.0.1:1").unwrap();
     let limiter = builder("ends, no redis").backend(redis).build().unwrap();
     for call in CALLS {

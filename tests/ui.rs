@@ -1,4 +1,4 @@
-//! What the compiler says: every mistake is explained where it was made, and what should compile does.
+//! Compiler output: every mistake is explained where it was made, and correct code compiles.
 
 #[test]
 fn mistakes_are_explained_and_the_rest_compiles() {

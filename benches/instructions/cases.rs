@@ -1,4 +1,4 @@
-//! The decisions that are counted. Names are keys of the committed table: they do not change.
+//! The decisions to count. Names are keys of the committed table and do not change.
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
@@ -18,13 +18,13 @@ const YEAR: Duration = Duration::from_secs(366 * 86_400);
 /// Keys that take turns.
 pub(super) const KEYS: usize = 500;
 
-/// One kind of decision: a name, and a call by its number.
+/// A kind of decision: a name, and a call by its number.
 pub(super) struct Case {
     pub(super) name: &'static str,
     pub(super) call: Box<dyn Fn(usize) -> bool>,
 }
 
-/// A backend of its own for each case, so that none sweeps another's buckets.
+/// A separate backend for each case, so that none sweeps another's buckets.
 fn memory() -> MemoryBackend {
     MemoryBackend::with_max_keys(10_000)
 }
@@ -39,7 +39,7 @@ fn address(call: usize) -> IpAddr {
     IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(call % KEYS).unwrap_or(0)))
 }
 
-/// What a future comes to that does not wait.
+/// The output of a future that does not wait.
 fn at_once<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
@@ -74,7 +74,7 @@ macro_rules! unkeyed {
     })*};
 }
 
-/// Cases of functions with a key, text unless it is another.
+/// Cases of functions with a key, which is text unless given otherwise.
 macro_rules! keyed {
     ($cases:ident, $($name:literal $($key:ident: $type:ty)?: [$($arguments:tt)*];)*) => {$(
         keyed!(@ $cases, $name, [$($key: $type)?], [$($arguments)*]);
@@ -127,8 +127,8 @@ fn without_keys(cases: &mut Vec<Case>) {
     }
 }
 
-/// Periods are so long that nothing comes back between two calls of a key, or so short that everything has: a count does not
-/// depend on the machine's speed.
+/// Periods are so long that no permit returns between two calls of a key, or so short that all do.
+/// So counts do not depend on the machine's speed.
 fn with_keys(cases: &mut Vec<Case>) {
     fn number(call: usize) -> u64 {
         call as u64 % KEYS as u64
@@ -221,7 +221,7 @@ fn read_or_replaced(cases: &mut Vec<Case>) {
         "key, replaced, bucket": [name = "bucket", count = 500_000, per = "366d", algorithm = token_bucket];
         "key, replaced, window": [name = "window", count = 500_000, per = "1h"];
     }
-    // A limiter is known from its first call on.
+    // A limiter is registered at its first call.
     for replaced in &cases[cases.len() - 2..] {
         (replaced.call)(0);
     }
@@ -272,7 +272,7 @@ fn limiters(cases: &mut Vec<Case>) {
     }
 }
 
-/// What ours is compared with elsewhere.
+/// The peer of the comparison.
 fn governor(cases: &mut Vec<Case>) {
     let (direct, denied) = (Governor::direct(quota(1_000_000)), Governor::direct(quota(1)));
     let (by_text, by_number) = (Governor::keyed(quota(1_000_000)), Governor::keyed(quota(1_000_000)));

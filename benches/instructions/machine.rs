@@ -1,4 +1,4 @@
-//! What counts depend on besides the code.
+//! The environment that counts depend on besides the code.
 
 use std::process::Command;
 
@@ -6,7 +6,7 @@ use std::process::Command;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Machine(pub(super) Vec<(String, String)>);
 
-/// Features of the processor by which libraries choose their code.
+/// Processor features by which libraries select code.
 const FEATURES: &[&str] =
     &["sse4_2", "avx", "avx2", "bmi2", "erms", "avx512f", "constant_tsc", "nonstop_tsc", "rdtscp"];
 
@@ -32,7 +32,7 @@ pub(super) fn here() -> Machine {
     Machine(named.map(|(name, value)| (name.to_owned(), value)).to_vec())
 }
 
-/// What a program prints; nothing if there is none.
+/// A program's output; empty if the program is missing.
 fn output(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()

@@ -1,8 +1,10 @@
-//! Counts the instructions of one decision with valgrind's callgrind, and holds them to a committed table.
+//! Counts the instructions of one decision with valgrind's callgrind, and compares them with a
+//! committed table.
 //!
-//! `scripts/callgrind [PART OF A NAME..]` prints counts, `--check` compares them with `benches/instructions.txt`,
-//! `--update` rewrites that file. One valgrind runs all cases; what it counts is the loop around the calls,
-//! after some that warm up: neither the start of the process nor the first use of a limiter.
+//! `scripts/callgrind [PART OF A NAME..]` prints counts, `--check` compares them with
+//! `benches/instructions.txt`, `--update` rewrites that file. One valgrind runs all cases. It
+//! counts the loop around the calls after a warm-up: neither the start of the process nor the first
+//! use of a limiter.
 
 mod cases;
 mod machine;
@@ -17,9 +19,9 @@ use table::Table;
 
 const CALLS: usize = 6 * KEYS;
 const WARM_UP: usize = 3 * KEYS;
-/// Processes of which the middle count is taken: hashes have other seeds in each.
+/// Processes per case, of which the median count is taken: hash seeds differ in each.
 const RUNS: usize = 5;
-/// The environment of the process that valgrind runs: the names of the cases, one a line.
+/// The environment variable for the process under valgrind: the names of the cases, one a line.
 const COUNTED: &str = "INSTRUCTIONS_COUNTED";
 
 fn main() -> ExitCode {
@@ -68,7 +70,7 @@ fn check(path: &Path, names: &[&'static str]) -> Result<(), String> {
     Ok(())
 }
 
-/// What to do about a difference.
+/// Advice for a difference.
 const HELP: &str = "If a count rose: find out why, and take the instructions out again. If the rise is worth it, run\n\
     `scripts/callgrind --update`, write the reason beside the number, and commit both.\n\
     If a count fell or a case is new, run `scripts/callgrind --update` and commit the table.";
@@ -87,7 +89,7 @@ fn update(path: &Path, names: &[&'static str]) -> Result<(), String> {
     Ok(())
 }
 
-/// Runs a case inside valgrind, which writes a count for each call of this function.
+/// Runs a case inside valgrind, which writes a count at each call of this function.
 #[inline(never)]
 fn run(case: &Case) {
     for number in 0..WARM_UP {
@@ -96,7 +98,7 @@ fn run(case: &Case) {
     counted(&case.call);
 }
 
-/// The calls that are counted. Valgrind knows both functions by their names, and does one thing for each.
+/// The counted calls. Valgrind knows both functions by name, and handles each differently.
 #[inline(never)]
 fn counted(call: &dyn Fn(usize) -> bool) {
     for number in 0..CALLS {
@@ -104,7 +106,7 @@ fn counted(call: &dyn Fn(usize) -> bool) {
     }
 }
 
-/// The instructions of one call of each case.
+/// Instructions per call of each case.
 fn counts(names: &[&'static str]) -> Result<Vec<(&'static str, u64)>, String> {
     let runs: Vec<Vec<u64>> = (0..RUNS).map(|_| counts_of_one_run(names)).collect::<Result<_, _>>()?;
     let middle = |index: usize| {
@@ -135,18 +137,18 @@ fn counts_of_one_run(names: &[&str]) -> Result<Vec<u64>, String> {
     (1..=names.len()).map(|dump| total(&folder.0.join(format!("out.{dump}")))).collect()
 }
 
-/// What one dump of callgrind has counted, a call.
+/// Instructions per call in one dump of callgrind.
 fn total(dump: &Path) -> Result<u64, String> {
     let text = std::fs::read_to_string(dump).map_err(|error| format!("{}: {error}", dump.display()))?;
     let total = text.lines().find_map(|line| line.strip_prefix("totals: "));
     match total.and_then(|total| total.trim().parse::<u64>().ok()) {
         Some(total) if total > 0 => Ok(total / CALLS as u64),
-        // The functions have other names.
+        // The dump also contains other functions.
         _ => Err(format!("{} counts nothing", dump.display())),
     }
 }
 
-/// A folder of this process, gone with it.
+/// A folder of this process, removed at its end.
 struct Folder(PathBuf);
 
 impl Folder {

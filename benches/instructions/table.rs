@@ -1,4 +1,5 @@
-//! The committed table: the machine it is of, a count for each case, and why a count was raised.
+//! The committed table: the machine that it was made on, a count for each case, and why a count was
+//! raised.
 
 use std::fmt;
 use std::path::Path;
@@ -16,10 +17,10 @@ struct Row {
     reason: String,
 }
 
-/// A reason that is still to be written.
+/// Placeholder for a missing reason.
 const MISSING: &str = "WHY?";
 
-/// How far a count may be off: seeds of hashes and the clock move it by one or two.
+/// Tolerance of a count: hash seeds and the clock move it by one or two.
 fn tolerance(count: u64) -> u64 {
     (count / 50).max(4)
 }
@@ -35,7 +36,8 @@ impl Table {
         Table::parse(&text)
     }
 
-    /// `# NAME: VALUE` of the machine, `CASE | COUNT | REASON` of a case; other lines with `#` are remarks.
+    /// `# NAME: VALUE` of the machine, `CASE | COUNT | REASON` of a case; other lines with `#` are
+    /// remarks.
     fn parse(text: &str) -> Result<Table, String> {
         let mut table = Table { machine: Machine(Vec::new()), rows: Vec::new() };
         for (index, line) in text.lines().enumerate() {
@@ -63,7 +65,7 @@ impl Table {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// A line for each case that is not as in this table.
+    /// A line for each case that differs from this table.
     pub(super) fn differences(&self, found: &Table) -> Vec<String> {
         let mut differences = Vec::new();
         for Row { name, count, reason } in &self.rows {
@@ -83,7 +85,7 @@ impl Table {
         differences
     }
 
-    /// Takes over reasons, and the counts that differ by no more than chance. A rise needs a reason of its own.
+    /// Takes over reasons, and counts that differ only by chance. A rise needs a new reason.
     pub(super) fn keep_reasons(&mut self, before: &Table) {
         for row in &mut self.rows {
             let Some(Row { count, reason, .. }) = before.row(&row.name) else { continue };
@@ -140,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_tolerance_is_a_difference() {
+    fn counts_beyond_the_tolerance_differ() {
         let before = table(&[("a", 100), ("b", 1_000), ("gone", 1)]);
         assert_eq!(before.differences(&table(&[("a", 104), ("b", 980), ("gone", 1)])), [""; 0]);
         assert_eq!(

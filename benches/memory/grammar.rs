@@ -1,9 +1,10 @@
-//! The whole grammar: every algorithm in use, idle between calls, denied and with awkward rates, and
-//! every argument of the attribute, each beside one check of governor on the same keys.
+//! The whole grammar: every algorithm in use, idle between calls, denied and with awkward rates,
+//! and every argument of the attribute. Each is compared with one check of governor on the same
+//! keys.
 //!
-//! A row has 1,000 `&str` keys unless it says otherwise. Governor's limit allows or denies what ours
-//! does. A call with several limits is held against one check of one limit, an async function against
-//! the blocking one.
+//! A row has 1,000 `&str` keys unless it says otherwise. Governor's limit allows or denies the same
+//! calls as ours. A call with several limits is compared with one check of one limit, an async
+//! function with the blocking one.
 
 use std::hash::Hash;
 use std::net::{IpAddr, Ipv4Addr};
@@ -34,7 +35,7 @@ fn pair(name: &str, goal: f64, mut yardstick: impl FnMut() -> bool, mut ours: im
     row.with_allocations(allocations as f64 / f64::from(CALLS))
 }
 
-/// Ours beside governor's keyed check, after `uses` calls a key of both.
+/// Ours beside governor's keyed check, after `uses` calls per key on both.
 fn beside<K: Clone + Eq + Hash>(
     name: &str,
     goal: f64,
@@ -61,7 +62,7 @@ fn beside<K: Clone + Eq + Hash>(
     )
 }
 
-/// Ours beside governor's check without a key, after `uses` calls of both.
+/// Ours beside governor's check without a key, after `uses` calls on both.
 fn beside_direct(name: &str, goal: f64, quota: Quota, uses: usize, ours: impl Fn() -> bool) -> Row {
     let governor: DefaultDirectRateLimiter = Governor::direct(quota);
     for _ in 0..uses {
@@ -70,8 +71,8 @@ fn beside_direct(name: &str, goal: f64, quota: Quota, uses: usize, ours: impl Fn
     pair(name, goal, || governor.check().is_ok(), ours)
 }
 
-/// A row of an annotated function with a key: its name and goal, governor's limit, the calls that
-/// each key has had before, and the arguments of the attribute.
+/// A row for an annotated function with a key: its name and goal, governor's limit, the number of
+/// earlier calls per key, and the arguments of the attribute.
 macro_rules! keyed {
     ($cases:ident, $name:expr, $goal:expr, $quota:expr, $uses:expr, [$($arguments:tt)*]) => {
         $cases.run($name, |name| {
@@ -84,7 +85,7 @@ macro_rules! keyed {
     };
 }
 
-/// As `keyed`, without a key.
+/// A row for an annotated function without a key; otherwise like `keyed`.
 macro_rules! unkeyed {
     ($cases:ident, $name:expr, $goal:expr, $quota:expr, $uses:expr, [$($arguments:tt)*]) => {
         $cases.run($name, |name| {
@@ -146,7 +147,8 @@ fn token_buckets(cases: &mut Cases<'_>) {
     }
 }
 
-/// Rates whose interval is no whole number of nanoseconds, or shares few divisors with the clock's units.
+/// Rates whose interval is not a whole number of nanoseconds, or shares few divisors with the
+/// clock's units.
 fn awkward_rates(cases: &mut Cases<'_>) {
     macro_rules! rate {
         ($text:literal, $count:literal, $per:literal, $duration:expr) => {
@@ -184,7 +186,7 @@ fn awkward_rates(cases: &mut Cases<'_>) {
         cases, "no key: token_bucket of 1,000,000,000 per second", 1.10, quota(1_000_000_000, SECOND), 1,
         [count = 1_000_000_000, per = "1s", algorithm = token_bucket]
     }
-    // Governor knows nothing shorter than a nanosecond.
+    // Governor's shortest interval is a nanosecond.
     keyed! {
         cases, "keys: token_bucket of 4,000,000,000 per second", 0.75, quota(1_000_000_000, SECOND), 1,
         [count = 4_000_000_000, per = "1s", algorithm = token_bucket]
@@ -195,7 +197,7 @@ fn awkward_rates(cases: &mut Cases<'_>) {
     }
 }
 
-/// A thousand keys come round in some 20 µs. A shorter period finds each window empty; the longer ones
+/// A thousand keys take some 20 µs per round. A shorter period finds each window empty; longer ones
 /// fill it by half or more.
 fn sliding_windows(cases: &mut Cases<'_>) {
     macro_rules! window {
@@ -299,7 +301,7 @@ fn costs(cases: &mut Cases<'_>) {
         cases, "keys: `cost = 3`, fixed_window", 0.80, ample(), 1,
         [count = 3_000_000, per = "1h", algorithm = fixed_window, cost = 3]
     }
-    // Read from where the compiler does not see it.
+    // Hides the value from the optimizer.
     keyed! {
         cases, "keys: `cost` read at each call, token_bucket", 0.80, ample(), 1,
         [count = 3_000_000, per = "1h", algorithm = token_bucket, cost = std::hint::black_box(2)]
@@ -575,7 +577,7 @@ fn keys(cases: &mut Cases<'_>) {
     }
 }
 
-/// `RateLimiter`, which says how much is left.
+/// `RateLimiter`, which also returns the remaining permits.
 fn without_the_attribute(cases: &mut Cases<'_>) {
     let bucket = Limit::new(1_000_000, HOUR).with_algorithm(Algorithm::TokenBucket);
     let fixed = Limit::new(1_000_000, HOUR).with_algorithm(Algorithm::FixedWindow);
@@ -593,7 +595,7 @@ fn without_the_attribute(cases: &mut Cases<'_>) {
                 for key in &keys {
                     limiter.check(key, 1).unwrap();
                 }
-                // A loop for each, as a caller's code knows which it calls.
+                // A separate loop for each, because a caller's code knows which one it calls.
                 if peeks {
                     beside(name, goal, quota, &keys, 1, |_, key: &String| limiter.peek(key, 1).is_ok())
                 } else {
@@ -657,14 +659,15 @@ fn futures(cases: &mut Cases<'_>) {
     }
 }
 
-/// The window of which the number and the count need more than 64 bits. There is time for one call a key.
+/// The window whose number and count need more than 64 bits together. There is time for one call
+/// per key.
 const SHORT: Option<Duration> = Some(Duration::from_millis(400));
 
-/// What a million keys take, after so many calls of each.
+/// The memory of a million keys after `uses` calls of each.
 fn bytes(cases: &mut Cases<'_>) {
     fn measured(name: &str, goal: f64, calls: usize, window: Option<Duration>, ours: fn(&str) -> Limited) -> Row {
         let keys = texts(KEYS, "bytes");
-        // What belongs to the limiter and not to a key.
+        // Memory of the limiter itself, not of a key.
         ours("once").unwrap();
         let bytes = |bytes: i64| Sample { cost: bytes as f64 / KEYS as f64, allowed: 1.0 };
         let all = |check: &dyn Fn(&String) -> bool| keys.iter().all(|key| (0..calls).all(|_| check(key)));
@@ -688,7 +691,7 @@ fn bytes(cases: &mut Cases<'_>) {
             ],
         )
     }
-    /// Waits for the beginning of a window: it is idle when it ends, and its memory given back.
+    /// Waits for the beginning of a window: at its end it is idle, and its memory is freed.
     fn begin(window: Duration) {
         let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_micros() % window.as_micros();
         while !(2_000..8_000).contains(&now()) {

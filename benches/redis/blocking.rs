@@ -1,4 +1,5 @@
-//! The ways in which blocking callers can share a server, each with the bare script, and ours beside them.
+//! The ways in which blocking callers can share a server, each with the bare script, and ours
+//! beside them.
 
 use std::cell::Cell;
 use std::sync::Mutex;
@@ -15,7 +16,7 @@ use super::server::RedisServer;
 
 const THREADS: [usize; 4] = [1, 4, 16, 64];
 
-/// What all ways need.
+/// Common to all ways.
 pub(crate) struct Ways {
     client: Client,
     script: Script,
@@ -41,7 +42,7 @@ impl Ways {
         }
     }
 
-    /// One case a number of threads.
+    /// One case for each number of threads.
     pub(crate) fn cases(&self) -> Vec<Case<'_>> {
         THREADS.iter().map(|number| self.case(*number)).collect()
     }
@@ -70,7 +71,7 @@ impl Ways {
         Case::new(format!("blocking, {number} threads, 10,000 keys"), 0.85, contenders).beside_the_best()
     }
 
-    /// By the bare script.
+    /// With the bare script.
     pub(crate) fn decide(&self, connection: &mut impl ConnectionLike) -> bool {
         let mut call = self.script.prepare_invoke();
         call.key(format!("gcra:{}", random_key())).arg(36_000).arg(3_600_000_000_u64);

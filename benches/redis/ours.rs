@@ -1,4 +1,4 @@
-//! Ours: annotated functions, all on the bench's server.
+//! Ours: annotated functions, all on the benchmark's server.
 
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
@@ -13,12 +13,13 @@ pub(crate) fn set_server(url: &str) {
     SERVER.set(url.to_owned()).unwrap();
 }
 
-/// A backend that fails the bench rather than let memory decide: see `on_backend_error`.
+/// A backend whose failure fails the benchmark instead of deciding in memory: see
+/// `on_backend_error`.
 fn backend() -> RedisBackend {
     RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5)).build().unwrap()
 }
 
-/// One that takes up to so many permits at once.
+/// A backend that leases up to this many permits at once.
 fn leasing(permits: u32) -> RedisBackend {
     let builder = RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
     builder.lease(permits, Duration::from_millis(50)).build().unwrap()
@@ -34,12 +35,12 @@ pub(crate) async fn leased_by_1_000() -> Limited {
     Ok(())
 }
 
-/// One that asks the server each time.
+/// A backend that asks the server at each call.
 fn asking() -> RedisBackend {
     backend()
 }
 
-/// One that keeps no denials either.
+/// The same without a denial cache.
 fn uncached() -> RedisBackend {
     let builder = RedisBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
     builder.denial_cache(false).build().unwrap()
@@ -134,7 +135,7 @@ pub(crate) async fn denied_by_one_of_two(key: u64) -> Limited {
     Ok(())
 }
 
-/// Asks for each call, and so is banned for longer.
+/// Asks at each call, and so extends the block.
 #[rate_limit(
     count = 1,
     per = "1h",
@@ -181,13 +182,13 @@ pub(crate) async fn wait_without_need(key: u64) -> Limited {
     Ok(())
 }
 
-/// The yardstick of what a limiter can be asked.
+/// The yardstick of the other requests.
 #[rate_limit(count = 100_000, per = "1h", key = key, backend = uncached(), on_backend_error = deny)]
 pub(crate) async fn plain(key: u64) -> Limited {
     Ok(())
 }
 
-/// A limiter whose keys are looked at, and reset.
+/// A limiter whose keys are peeked at and reset.
 pub(crate) fn handle() -> &'static RateLimiter {
     static HANDLE: LazyLock<RateLimiter> = LazyLock::new(|| {
         let limiter = RateLimiter::builder("handle").backend(uncached()).on_backend_error(OnBackendError::Deny);

@@ -1,4 +1,4 @@
-//! What ours is compared with: redis-rs as it is, and the peers that have a Redis store.
+//! The comparison: plain redis-rs, and peers that have a Redis store.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::server::RedisServer;
 
 pub(crate) const KEYS: u64 = 10_000;
 
-/// The generic cell rate algorithm as it is usually written: a theoretical arrival time in microseconds, as text.
+/// GCRA as usually written: a theoretical arrival time in microseconds, as text.
 pub(crate) const GCRA: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
@@ -24,7 +24,7 @@ redis.call('SET', KEYS[1], tat + interval, 'PX', math.ceil(ahead / 1000))
 return math.floor((burst - ahead) / interval)
 ";
 
-/// What limitador does for a decision: it reads the counter and its expiry in one script, and counts in another.
+/// limitador's decision: reads the counter and its expiry in one script, and counts in another.
 const LIMITADOR_READ: &str = "
 local answer = {}
 for _, key in ipairs(KEYS) do
@@ -64,14 +64,14 @@ impl Peers {
         true
     }
 
-    /// 100,000 an hour.
+    /// 100,000 per hour.
     pub(crate) async fn gcra(mut self, key: u64) -> bool {
         let mut call = self.gcra.prepare_invoke();
         call.key(format!("gcra:{key}")).arg(36_000).arg(3_600_000_000_u64);
         call.invoke_async::<i64>(&mut self.connection).await.unwrap() >= 0
     }
 
-    /// One in a year.
+    /// One per year.
     pub(crate) async fn gcra_denied(mut self, key: u64) -> bool {
         let mut call = self.gcra.prepare_invoke();
         call.key(format!("denied:{key}")).arg(31_536_000_000_000_u64).arg(31_536_000_000_000_u64);

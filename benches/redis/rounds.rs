@@ -1,6 +1,6 @@
-//! Contenders that take turns at the server, and the table of their medians.
+//! Interleaved contenders on one server, and the table of their medians.
 //!
-//! What is compared are the ratios within a round, in which each contender runs for the same short time.
+//! The table compares ratios within a round, in which each contender runs for the same short time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,19 +16,19 @@ const TURN: Duration = Duration::from_millis(300);
 /// The first round warms up.
 const ROUNDS: u32 = 8;
 
-/// What a contender did in one turn.
+/// The result of one contender's turn.
 pub(crate) struct Sample {
-    /// Calls a second.
+    /// Calls per second.
     pub(crate) rate: f64,
-    /// The middle of the times that calls took, in microseconds; of one task or thread only.
+    /// The median time of a call in microseconds; only for a single task or thread.
     pub(crate) p50: Option<f64>,
-    /// Share of the calls that were allowed.
+    /// The share of allowed calls.
     pub(crate) allowed: f64,
 }
 
 type Turn<'a> = Box<dyn FnMut(Duration) -> Sample + 'a>;
 
-/// One of those that are compared.
+/// One contender.
 pub(crate) struct Contender<'a> {
     name: String,
     turn: Turn<'a>,
@@ -40,13 +40,13 @@ impl<'a> Contender<'a> {
     }
 }
 
-/// Contenders at one thing. Ours is the last; the first is what ours is held to: at least `goal` times as fast, and where
-/// there is a `p50_goal`, p50 at most so many times as long.
+/// The contenders of one case. Ours is the last. The first is the yardstick: ours must be at least
+/// `goal` times as fast, and, with a `p50_goal`, its p50 at most that many times as long.
 pub(crate) struct Case<'a> {
     pub(crate) name: String,
     goal: f64,
     p50_goal: Option<f64>,
-    /// Ours is held to the fastest of the others, round by round.
+    /// Compares ours with the fastest of the others, round by round.
     beside_the_best: bool,
     /// How long ours runs before anything is timed.
     warm_up: Duration,
@@ -70,7 +70,7 @@ impl<'a> Case<'a> {
         Case { warm_up, ..self }
     }
 
-    /// Runs all rounds; one line of Markdown a contender beside the first, ours last.
+    /// Runs all rounds. Prints one line of Markdown for each contender but the first, ours last.
     pub(crate) fn run(mut self) -> Vec<String> {
         let number = self.contenders.len();
         let (mut rates, mut ratios, mut middles, mut middle_ratios, mut allowed) = (
@@ -143,7 +143,7 @@ pub(crate) fn print(lines: &[String]) {
     }
 }
 
-/// What all workers of a turn did together.
+/// The combined result of all workers in a turn.
 #[derive(Default)]
 struct Tally {
     stop: AtomicBool,
@@ -162,7 +162,7 @@ impl Tally {
     }
 }
 
-/// Threads that call one after the other, each with a state of its own; whether a call was allowed.
+/// Threads of consecutive calls, each with its own state. A call returns whether it was allowed.
 pub(crate) fn threads<S>(
     number: usize,
     turn: Duration,
@@ -210,7 +210,8 @@ impl Tasks {
         self.runtime.block_on(future)
     }
 
-    /// Tasks that call one after the other, with the number of a call that has no pattern; whether it was allowed.
+    /// Tasks of consecutive calls. Each call gets a number without a pattern, and returns whether
+    /// it was allowed.
     pub(crate) fn run<F, Fut>(&self, number: u32, turn: Duration, call: F) -> Sample
     where
         F: Fn(u64) -> Fut + Clone + Send + 'static,
@@ -236,7 +237,7 @@ impl Tasks {
                             }
                             calls += 1;
                             if calls % 1_000 == 0 {
-                                // Those that never wait would keep the others from running.
+                                // Calls that never wait would starve the other tasks.
                                 tokio::task::yield_now().await;
                             }
                         }

@@ -1,4 +1,4 @@
-//! The arguments as written: every value with its name, nothing checked but the grammar and duplicates.
+//! The arguments as written: names and values. Only the grammar and duplicates are checked here.
 
 use proc_macro2::{Ident, TokenStream};
 use syn::ext::IdentExt;
@@ -10,7 +10,7 @@ use syn::{Expr, Token, parenthesized, token};
 use crate::diagnostics::Diagnostics;
 use crate::suggest::{listed, nearest};
 
-/// What the attribute takes, in the order of its documentation.
+/// The arguments, in the order of the attribute's docs.
 const NAMES: &[&str] = &[
     "count",
     "per",
@@ -37,7 +37,7 @@ const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
 const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 
-/// Other names by which people know our arguments.
+/// Names that other crates give to our arguments.
 const SYNONYMS: &[(&str, &str)] = &[
     ("calls", "count"),
     ("requests", "count"),
@@ -97,7 +97,7 @@ pub(crate) struct Arg<T> {
     pub(crate) value: T,
 }
 
-/// What `#[rate_limit(..)]` holds.
+/// The contents of `#[rate_limit(..)]`.
 #[derive(Default)]
 pub(crate) struct Args {
     pub(crate) limit: LimitArgs,
@@ -118,11 +118,11 @@ pub(crate) struct Args {
     /// Names of attributes.
     pub(crate) allow: Option<Arg<Vec<Ident>>>,
     pub(crate) runtime: Option<Arg<Expr>>,
-    /// Names of arguments that were meant but could not be read, so that nobody misses them as well.
+    /// Arguments that could not be read, so that they are not reported as missing too.
     pub(crate) unread: Unread,
 }
 
-/// What `limit(..)` holds, and the attribute itself where it states one limit.
+/// The contents of `limit(..)`, or the top-level arguments of a single limit.
 #[derive(Default)]
 pub(crate) struct LimitArgs {
     pub(crate) count: Option<Arg<Expr>>,
@@ -132,7 +132,7 @@ pub(crate) struct LimitArgs {
     pub(crate) unread: Unread,
 }
 
-/// What `backoff(..)` holds.
+/// The contents of `backoff(..)`.
 #[derive(Default)]
 pub(crate) struct BackoffArgs {
     pub(crate) initial: Option<Arg<Expr>>,
@@ -140,7 +140,7 @@ pub(crate) struct BackoffArgs {
     pub(crate) unread: Unread,
 }
 
-/// `wait` alone, `wait = ".."`, which is its `max`, or what `wait(..)` holds.
+/// `wait` alone, `wait = ".."` (its `max`), or the contents of `wait(..)`.
 #[derive(Default)]
 pub(crate) struct WaitArgs {
     pub(crate) max: Option<Arg<Expr>>,
@@ -149,16 +149,16 @@ pub(crate) struct WaitArgs {
     pub(crate) unread: Unread,
 }
 
-/// The arguments that a mistake kept from being read.
+/// The arguments that could not be read because of a mistake.
 #[derive(Default)]
 pub(crate) struct Unread {
     names: Vec<String>,
-    /// Something was written of which nobody knows what it was meant to be.
+    /// Something unrecognizable was written, which may have been any argument.
     anything: bool,
 }
 
 impl Unread {
-    /// `name` may have been written, badly.
+    /// Whether a misread argument may have been `name`.
     pub(crate) fn may_be(&self, name: &str) -> bool {
         self.anything || self.names.iter().any(|unread| unread == name)
     }
@@ -172,7 +172,7 @@ impl Unread {
 }
 
 impl Args {
-    /// Reads what can be read, and reports the rest.
+    /// Reads every argument that can be read, and reports the others.
     pub(crate) fn parse(tokens: TokenStream, errors: &mut Diagnostics) -> Args {
         let mut args = Args::default();
         let mut unread = Unread::default();
@@ -180,7 +180,7 @@ impl Args {
             list(input, "", NAMES, errors, &mut unread, &mut |name, input, errors| args.argument(name, input, errors));
             Ok(())
         };
-        // Only tokens that were left over could fail here, and `list` leaves none.
+        // Fails only on leftover tokens, and `list` leaves none.
         if let Err(error) = parser.parse2(tokens) {
             errors.push(error);
         }
@@ -302,7 +302,7 @@ impl LimitArgs {
     }
 }
 
-/// The one place that finds duplicates.
+/// Sets an argument. The only place that finds duplicates.
 fn set<T>(slot: &mut Option<Arg<T>>, name: &Ident, value: T, errors: &mut Diagnostics) {
     if slot.is_some() {
         errors.at(name.span(), format!("`{name}` is given twice: keep one"));
@@ -311,7 +311,7 @@ fn set<T>(slot: &mut Option<Arg<T>>, name: &Ident, value: T, errors: &mut Diagno
     }
 }
 
-/// Arguments separated by commas. A mistake in one is reported, and reading goes on with the next.
+/// Arguments separated by commas. Reports a mistake in one, and goes on with the next.
 fn list(
     input: ParseStream<'_>,
     of: &str,
@@ -322,7 +322,7 @@ fn list(
 ) {
     while !input.is_empty() {
         let Ok(name) = input.call(Ident::parse_any) else {
-            // A second nameless value is the same misunderstanding.
+            // A second nameless value repeats the first misunderstanding.
             if !unread.anything {
                 errors.push(nameless(input, of));
             }
@@ -354,7 +354,7 @@ fn list(
         } else {
             errors.at(input.span(), format!("expected a comma behind `{name}`"));
             skip_token(input);
-            // `;` instead of it
+            // `;` instead of a comma
             if !starts_argument(input, known) {
                 skip_argument(input, known);
             }
@@ -362,7 +362,7 @@ fn list(
     }
 }
 
-/// `= value`. Says how to write it where something else follows the name.
+/// `= value`. If something else follows the name, the error shows how to write it.
 fn value(name: &Ident, input: ParseStream<'_>) -> syn::Result<Expr> {
     let example = example(name);
     if at_end(input) {
@@ -375,14 +375,15 @@ fn value(name: &Ident, input: ParseStream<'_>) -> syn::Result<Expr> {
     if at_end(input) {
         return Err(syn::Error::new(equals.span, format!("`{name}` has no value: write `{example}`")));
     }
-    // A failed expression may have eaten the following arguments: read ahead, and step over it only if it was one.
+    // A failed expression may have consumed the following arguments: parse a fork, and advance only
+    // if it succeeds.
     let ahead = input.fork();
     let value = ahead.parse::<Expr>()?;
     input.advance_to(&ahead);
     Ok(value)
 }
 
-/// `(..)` behind a name.
+/// `(..)` after a name.
 fn group(
     name: &Ident,
     input: ParseStream<'_>,
@@ -458,7 +459,8 @@ fn at_end(input: ParseStream<'_>) -> bool {
     input.is_empty() || input.peek(Token![,])
 }
 
-/// Skips to what looks like the next argument: a comma inside of the expression that could not be read is none.
+/// Skips to the likely start of the next argument. A comma inside the unreadable expression is not
+/// one.
 fn skip_argument(input: ParseStream<'_>, known: &[&str]) {
     while !input.is_empty() {
         let at_comma = input.peek(Token![,]);
@@ -488,11 +490,11 @@ fn skip_token(input: ParseStream<'_>) {
         Some((_, rest)) => Ok(((), rest)),
         None => Err(cursor.error("nothing left")),
     });
-    // The callers have seen that the input is not empty.
+    // The callers have checked that the input is not empty.
     drop(skipped);
 }
 
-/// The expression without the parentheses, visible or not, around it.
+/// The expression without enclosing parentheses or invisible groups.
 pub(crate) fn bare(expr: &Expr) -> &Expr {
     match expr {
         Expr::Group(it) if it.attrs.is_empty() => bare(&it.expr),

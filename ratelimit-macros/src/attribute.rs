@@ -1,4 +1,4 @@
-//! The way through the attribute, over tokens: arguments and item in, the item with its limit out.
+//! The attribute as a function over tokens: arguments and item in, limited item out.
 
 use proc_macro2::TokenStream;
 
@@ -7,7 +7,7 @@ use crate::diagnostics::Diagnostics;
 use crate::item::Item;
 use crate::model::{Features, Model};
 
-/// The function with its limit, or without it and beside all mistakes.
+/// The limited function; or, after a mistake, the unlimited function and all errors.
 pub(crate) fn expand(args: TokenStream, tokens: TokenStream, features: Features) -> TokenStream {
     let mut errors = Diagnostics::default();
     let args = Args::parse(args, &mut errors);

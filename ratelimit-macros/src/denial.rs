@@ -1,4 +1,4 @@
-//! Whether a call can be denied, and whether what the function returns can say so.
+//! Whether a call can be denied, and whether the return type can carry the error.
 
 use quote::ToTokens;
 
@@ -8,7 +8,7 @@ use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Wai
 use crate::shape::{Returns, Shape};
 use crate::values::copy;
 
-/// Whether a call can be denied, and what it returns then.
+/// Whether a call can be denied, and what it then returns.
 pub(crate) fn denial(
     args: &Args,
     limiter: Option<&Limiter>,
@@ -18,7 +18,7 @@ pub(crate) fn denial(
     features: Features,
     errors: &mut Diagnostics,
 ) -> Denial {
-    // A `wait` whose time could not be read is one with a time.
+    // A `wait` with an unreadable time counts as bounded.
     let unbounded = wait.is_some_and(Waiting::is_unbounded);
     if unbounded {
         refuse_beside_unbounded_wait(args, limiter, cost, errors);
@@ -34,7 +34,7 @@ pub(crate) fn denial(
     if unbounded && never_denied(limiter, cost) != Certainty::No {
         return Denial::Never;
     }
-    // Whoever tried to write an `or_else` or a `wait` needs no second lecture.
+    // An attempt at `or_else` or `wait` has its own error already.
     if args.unread.may_be("or_else") || args.unread.may_be("wait") || (args.wait.is_some() && wait.is_none()) {
         return Denial::Returned;
     }
@@ -46,7 +46,7 @@ pub(crate) fn denial(
     Denial::Returned
 }
 
-/// Whether a web framework makes responses of values of this trait.
+/// Whether a web framework turns values of this trait into responses.
 fn is_response(name: &str) -> bool {
     name == "IntoResponse" || name == "Responder"
 }
@@ -54,12 +54,12 @@ fn is_response(name: &str) -> bool {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Certainty {
     No,
-    /// As far as constants that the compiler checks, or a limiter from elsewhere, can be known.
+    /// Depends on constants that the compiler checks, or on a limiter defined elsewhere.
     Likely,
     Sure,
 }
 
-/// Whether a call that waits as long as it takes always gets its permits.
+/// Whether an unbounded wait always gets its permits.
 fn never_denied(limiter: Option<&Limiter>, cost: Option<&Cost>) -> Certainty {
     let of = |permits: &Permits| match permits {
         Permits::Literal(_) => Certainty::Sure,
@@ -100,7 +100,8 @@ fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Op
     }
 }
 
-/// What the macro can see of a return type that cannot carry the error; the compiler sees the rest.
+/// Reports return types that the macro can see are unable to carry the error. The compiler sees the
+/// rest.
 fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
     let ways_out = "return a `Result` whose error is `From<RateLimitExceeded>`, give `or_else = |exceeded| ..`, or let the call \
                     `wait` until it is admitted";

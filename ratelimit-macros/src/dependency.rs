@@ -1,26 +1,26 @@
-//! The name by which the crate that is being compiled knows the runtime.
+//! The name of the runtime in the crate being compiled.
 //!
-//! The compiler's command line lists the dependencies by name and file. It is no interface of the
-//! compiler's, so if it cannot be read (in an editor, or from a file of arguments), the runtime is
-//! taken to be `::ratelimit_runtime`.
+//! The compiler's command line lists dependencies by name and file. That is no stable interface, so
+//! if it cannot be read (in an editor, or from a file of arguments), the name is
+//! `::ratelimit_runtime`.
 
 use std::path::Path;
 use std::sync::OnceLock;
 
-/// What the command line says.
+/// The result of reading the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Runtime {
-    /// `::ratelimit_runtime`, or nothing is known.
+    /// `::ratelimit_runtime`, by default too.
     Usual,
     /// Renamed in `Cargo.toml`.
     Renamed(String),
-    /// No dependency: the attribute came through another crate.
+    /// Not a dependency: the attribute came through another crate.
     Absent,
 }
 
 const NAME: &str = "ratelimit_runtime";
 
-/// Reads the command line once: it is the same for all attributes of a crate.
+/// Reads the command line once per process: it is the same for all attributes of a crate.
 pub(crate) fn runtime() -> &'static Runtime {
     static RUNTIME: OnceLock<Runtime> = OnceLock::new();
     RUNTIME.get_or_init(|| runtime_of(std::env::args_os().map(|arg| arg.to_string_lossy().into_owned())))
@@ -31,7 +31,7 @@ fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
     let mut dependencies = Vec::new();
     let mut args = args.skip(1);
     while let Some(arg) = args.next() {
-        // A file of more arguments.
+        // `@file`: more arguments are in a file.
         if arg.starts_with('@') {
             return Runtime::Usual;
         }
@@ -63,7 +63,7 @@ fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
     renamed.map_or(Runtime::Absent, Runtime::Renamed)
 }
 
-/// `libratelimit_runtime-0123456789abcdef.rmeta`, or without the hash.
+/// `libratelimit_runtime-0123456789abcdef.rmeta`, with or without the hash.
 fn is_runtime(file: &str) -> bool {
     let stem = Path::new(file).file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     stem.strip_prefix("lib").map(|stem| stem.split('-').next()) == Some(Some(NAME))
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_taken_for_the_usual() {
+    fn an_unreadable_command_line_means_the_default() {
         for line in [
             "",
             "rust-analyzer proc-macro",

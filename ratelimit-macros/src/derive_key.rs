@@ -1,4 +1,5 @@
-//! `#[derive(RateLimitKey)]`: a key writes its fields, as one value; of an enum the variant's name before them.
+//! `#[derive(RateLimitKey)]`: writes the fields as one value; for an enum, the variant's name
+//! first.
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -7,7 +8,7 @@ use syn::{ExprPath, Fields, Generics, Index, Item, Member, Path, parse_quote};
 use crate::item::ends;
 use crate::values::{RUNTIME_PATH, is_importable};
 
-/// The implementation, or what is wrong.
+/// The implementation, or an error.
 pub(crate) fn expand(item: TokenStream) -> TokenStream {
     match implementation(item) {
         Ok(tokens) => tokens,
@@ -19,7 +20,7 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
     let (attrs, name, mut generics, body) = match syn::parse2(item)? {
         Item::Struct(item) => {
             let fields = fields_of_self(&item.fields);
-            // A struct around one value is that value, as a newtype is meant to be.
+            // A newtype is the same key as its value.
             let body = match (&item.fields, fields.as_slice()) {
                 (Fields::Unnamed(_), [field]) => write(field),
                 _ => parts(&fields),
@@ -37,7 +38,7 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
                 let body = parts(&fields);
                 quote!(Self::#name #pattern => #body,)
             });
-            // Without variants there is no value.
+            // An enum without variants has no values.
             let body = if item.variants.is_empty() { quote!(match *self {}) } else { quote!(match self { #(#arms)* }) };
             (item.attrs, item.ident, item.generics, body)
         }
@@ -63,7 +64,7 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
     })
 }
 
-/// What is written, and the type at which it is said that it is no key.
+/// A field to write, and the type at which an error is reported if it is not a key.
 struct Field {
     value: TokenStream,
     place: Span,
@@ -79,7 +80,7 @@ fn fields_of_self(fields: &Fields) -> Vec<Field> {
     fields.iter().enumerate().map(field).collect()
 }
 
-/// What takes a variant apart, and the names that it binds.
+/// The pattern that destructures a variant, and the names that it binds.
 fn pattern(fields: &Fields) -> (TokenStream, Vec<Ident>) {
     let bound: Vec<Ident> = (0..fields.len()).map(|position| format_ident!("__field{position}")).collect();
     let pattern = match fields {
@@ -109,19 +110,19 @@ fn write(field: &Field) -> TokenStream {
     quote!(#call(#value, __writer))
 }
 
-/// The attribute's names at the first token of the user's.
+/// The macro's hygiene, located at the user's first token.
 fn place_of(tokens: &dyn ToTokens) -> Span {
     Span::call_site().located_at(ends(tokens).0)
 }
 
-/// Every type parameter has to be a key.
+/// Requires every type parameter to be a key.
 fn bound(generics: &mut Generics) {
     for parameter in generics.type_params_mut() {
         parameter.bounds.push(parse_quote!(__runtime::RateLimitKey));
     }
 }
 
-/// What `#[rate_limit_key(crate = path)]` names, else the runtime.
+/// The path in `#[rate_limit_key(crate = path)]`, else the runtime.
 fn runtime(attrs: &[syn::Attribute]) -> syn::Result<Path> {
     let mut runtime: Path = syn::parse_quote_spanned!(Span::mixed_site()=> ::ratelimit_runtime);
     for attr in attrs.iter().filter(|attr| attr.path().is_ident("rate_limit_key")) {

@@ -1,4 +1,4 @@
-//! The line about the limit in the docs of the function.
+//! The line about the limit in the function's docs.
 
 use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -10,7 +10,7 @@ use crate::item::Item;
 use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, Wait};
 use crate::suggest::listed;
 
-/// Whether the docs get the line: `docs = false` says no.
+/// Whether the docs get the line: not with `docs = false`.
 pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> bool {
     let Some(arg) = docs else { return true };
     if let Expr::Lit(literal) = bare(&arg.value)
@@ -27,14 +27,13 @@ pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> b
 
 /// `Rate limit: 100 calls per 1s for each ``user_id``; sliding window.`
 ///
-/// Macros hand docs to strangers: to readers of an `OpenAPI` document, users of a chat bot,
-/// language models. Of expressions, only names of arguments are shown, which the signature shows as
-/// well.
+/// Shows no part of an expression but names of arguments, which the signature shows as well. Other
+/// macros publish docs: in `OpenAPI` documents, in the help of chat bots, to language models.
 pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     let mut line = String::from("Rate limit: ");
     match &model.limiter {
         Limiter::Own(own) => line.push_str(&limits(own, model, item)),
-        Limiter::Shared(_) => line.push_str("that of a shared limiter"),
+        Limiter::Shared(_) => line.push_str("set by a shared limiter"),
     }
     if let Some(key) = &model.key {
         line.push_str(" for each ");
@@ -51,9 +50,9 @@ pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
         line.push_str(&count(&cost.permits, "permit", item));
     }
     match model.wait.as_ref().map(|wait| &wait.bound) {
-        Some(Wait::Forever) => line.push_str("; calls wait for it"),
+        Some(Wait::Forever) => line.push_str("; waits"),
         Some(Wait::AtMost(_, text)) => {
-            line.push_str("; calls wait at most ");
+            line.push_str("; waits at most ");
             line.push_str(text);
         }
         None => {}
@@ -61,7 +60,7 @@ pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     if let Some(exempt) = &model.exempt_when {
         match arguments(&exempt.value, item) {
             Some(argument) => {
-                line.push_str("; not if ");
+                line.push_str("; exempt if ");
                 line.push_str(&argument);
             }
             None => line.push_str("; some calls are exempt"),
@@ -117,7 +116,7 @@ fn count(permits: &Permits, unit: &str, item: &Item) -> String {
     }
 }
 
-/// The algorithm that all limits share, in words.
+/// The algorithm in words, if all limits share it.
 fn one_algorithm(limits: &[Limit], item: &Item) -> Option<String> {
     let (first, rest) = limits.split_first()?;
     let words = algorithm(first, item);
@@ -136,7 +135,7 @@ fn algorithm(limit: &Limit, item: &Item) -> String {
     }
 }
 
-/// The arguments that an expression consists of: one, or a tuple of them.
+/// The arguments that make up an expression: one, or a tuple of them.
 fn arguments(value: &Expr, item: &Item) -> Option<String> {
     let mut names = Vec::new();
     collect(value, item, &mut names)?;
@@ -144,7 +143,7 @@ fn arguments(value: &Expr, item: &Item) -> Option<String> {
     (!names.is_empty()).then(|| listed(&names, " and "))
 }
 
-/// `None` if there is anything else in it.
+/// Collects names of arguments. `None` if the expression contains anything else.
 fn collect(value: &Expr, item: &Item, names: &mut Vec<String>) -> Option<()> {
     match bare(value) {
         Expr::Reference(it) => collect(&it.expr, item, names),
@@ -158,7 +157,7 @@ fn collect(value: &Expr, item: &Item, names: &mut Vec<String>) -> Option<()> {
     }
 }
 
-/// Source text of tokens on one line, spaced much as rustfmt would.
+/// The source text of tokens on one line, spaced roughly as rustfmt would.
 pub(crate) fn text(tokens: TokenStream) -> String {
     let mut writer = Writer { text: String::new(), space: false, after: After::Start, in_bars: false };
     writer.tokens(tokens);
@@ -167,7 +166,7 @@ pub(crate) fn text(tokens: TokenStream) -> String {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum After {
-    /// The beginning, an opening bracket or a prefix operator.
+    /// The beginning, or the position after an opening bracket or a prefix operator.
     Start,
     Word,
     Close,
@@ -178,7 +177,7 @@ struct Writer {
     text: String,
     space: bool,
     after: After,
-    /// Between the bars of a closure.
+    /// Inside the bars of a closure.
     in_bars: bool,
 }
 
@@ -193,7 +192,7 @@ impl Writer {
                 TokenTree::Punct(punct) => {
                     let mut operator = String::from(punct.as_char());
                     let mut last = punct;
-                    // `<` and `>` of generics stand alone even where they touch.
+                    // `<` and `>` of generics stand alone even if they touch.
                     while last.spacing() == Spacing::Joint && !matches!(last.as_char(), '\'' | '<' | '>') {
                         let Some(TokenTree::Punct(next)) = tokens.peek() else { break };
                         let pair = format!("{}{}", last.as_char(), next.as_char());
@@ -257,7 +256,7 @@ impl Writer {
                 self.space = true;
                 self.after = After::Operator;
             }
-            // In front of a value: `&x`, `*x`, `!x`, `'a`, `|x|`.
+            // A prefix operator: `&x`, `*x`, `!x`, `'a`, `|x|`.
             _ if !is_behind_value || operator == "!" || operator == "'" => {
                 if self.space || operator == "'" && self.after == After::Word {
                     self.text.push(' ');

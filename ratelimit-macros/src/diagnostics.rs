@@ -1,26 +1,27 @@
-//! All mistakes of one attribute, reported together and never instead of the function.
+//! Collects all mistakes of one attribute and reports them together, beside the function.
 
 use proc_macro2::{Span, TokenStream, TokenTree};
 use quote::ToTokens;
 
-/// The mistakes found so far. Every check goes on after a mistake, so that one build shows them all.
+/// The mistakes found so far. Every check continues after a mistake, so that one build shows them
+/// all.
 #[derive(Default)]
 pub(crate) struct Diagnostics {
     found: Option<syn::Error>,
 }
 
 impl Diagnostics {
-    /// A mistake at one place.
+    /// Reports a mistake at one place.
     pub(crate) fn at(&mut self, span: Span, message: impl Into<String>) {
         self.push(syn::Error::new(span, message.into()));
     }
 
-    /// A mistake that spans all of `tokens`.
+    /// Reports a mistake that spans all of `tokens`.
     pub(crate) fn over(&mut self, tokens: &dyn ToTokens, message: impl Into<String>) {
         self.push(syn::Error::new_spanned(tokens.to_token_stream(), message.into()));
     }
 
-    /// A mistake that a parser found.
+    /// Reports a parser's error.
     pub(crate) fn push(&mut self, error: syn::Error) {
         match &mut self.found {
             None => self.found = Some(error),
@@ -28,13 +29,14 @@ impl Diagnostics {
         }
     }
 
-    /// What the attribute becomes: the limited function, or, if a mistake was found, the item as it stands and all mistakes
-    /// behind it. The item stays so that nothing that refers to it fails as well.
+    /// The expansion: the limited function, or, after a mistake, the unchanged item followed by all
+    /// errors. The item stays so that references to it still resolve.
     pub(crate) fn or_limited(self, limited: Option<TokenStream>, item: TokenStream) -> TokenStream {
         match (self.found, limited) {
             (None, Some(limited)) => limited,
             (found, _) => {
-                // Nothing is refused without a mistake; if it were, it must not pass for limited.
+                // A refusal always has a mistake. If it had none, the item must still not pass for
+                // limited.
                 let found = found.unwrap_or_else(|| syn::Error::new(Span::call_site(), "`#[rate_limit]` failed"));
                 let mut tokens = item;
                 tokens.extend(compile_error(&found));
@@ -44,7 +46,8 @@ impl Diagnostics {
     }
 }
 
-/// `core::compile_error!` of each message, without the `::` in front: in the 2015 edition that is the user's crate.
+/// `core::compile_error!` for each message. Without a leading `::`, which in the 2015 edition is
+/// the user's crate.
 pub(crate) fn compile_error(error: &syn::Error) -> TokenStream {
     let mut tokens = TokenStream::new();
     let mut begins = true;

@@ -1,7 +1,7 @@
-//! Duration literals: `"250ms"`, `"1h30m"`, `"2 minutes"`, `"second"` to nanoseconds.
+//! Parses duration literals into nanoseconds: `"250ms"`, `"1h30m"`, `"2 minutes"`, `"second"`.
 //!
-//! The grammar is that of the humantime crate, less what has no fixed length (months, years), plus a bare unit for one of
-//! it.
+//! The grammar of the humantime crate without units of no fixed length (months, years), plus a bare
+//! unit for one of it.
 
 use std::fmt;
 use std::iter::Peekable;
@@ -15,9 +15,9 @@ const MINUTE: u64 = 60 * SECOND;
 const HOUR: u64 = 60 * MINUTE;
 const DAY: u64 = 24 * HOUR;
 
-/// The shortest duration that a limit can have: 1 µs.
+/// The shortest duration of a limit: 1 µs.
 pub(crate) const SHORTEST: u64 = MICROSECOND;
-/// The longest: 366 days.
+/// The longest duration of a limit: 366 days.
 pub(crate) const LONGEST: u64 = 366 * DAY;
 
 const UNITS: &[(&str, u64)] = &[
@@ -55,15 +55,15 @@ const UNITS: &[(&str, u64)] = &[
     ("nanos", 1),
 ];
 
-/// What is wrong with a duration.
+/// Why a text is not a duration.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Mistake {
     Empty,
     Sign,
     UnexpectedCharacter(char),
-    /// A unit without a number in front of it.
+    /// A unit without a number before it.
     NumberExpected(String),
-    /// A word that is no unit either.
+    /// A word that is not a unit either.
     UnexpectedWord(String),
     UnitMissing(String),
     UnknownUnit(String),
@@ -159,7 +159,7 @@ fn in_range(nanos: u64) -> Result<u64, Mistake> {
     }
 }
 
-/// A decimal number, as far as it could be told apart from its unit.
+/// A decimal number and its fraction.
 struct Number {
     written: String,
     whole: Option<u64>,
@@ -173,7 +173,7 @@ impl Number {
         let Some((numerator, denominator)) = self.fraction else {
             return Ok(whole);
         };
-        // From an hour on, a fraction is one of whole seconds.
+        // For units of an hour and longer, a fraction must come to whole seconds.
         let grain = if unit >= HOUR { SECOND } else { 1 };
         let scaled = numerator.checked_mul(unit / grain).filter(|scaled| scaled % denominator == 0 && unit > 1);
         let part = scaled.ok_or_else(|| Mistake::Fraction(self.written.clone(), unit >= HOUR))? / denominator * grain;
@@ -181,7 +181,7 @@ impl Number {
     }
 }
 
-/// `10`, `1 000`, `1.5`, up to the unit. There is at least one character left.
+/// A number up to its unit: `10`, `1 000`, `1.5`. At least one character must be left.
 fn number(rest: &mut Peekable<Chars<'_>>) -> Result<Number, Mistake> {
     match rest.peek() {
         Some('0'..='9') => {}
@@ -213,7 +213,7 @@ fn number(rest: &mut Peekable<Chars<'_>>) -> Result<Number, Mistake> {
     Ok(number)
 }
 
-/// Digits, with whatever blanks stand between and behind them left out.
+/// Digits, with blanks between and after them skipped.
 fn digits(rest: &mut Peekable<Chars<'_>>) -> String {
     let mut digits = take_while(rest, |character| character.is_ascii_digit() || character.is_whitespace());
     digits.retain(|character| character.is_ascii_digit());
@@ -240,7 +240,7 @@ fn likely_unit(written: &str) -> Option<&'static str> {
         _ => {
             let names: Vec<&'static str> = UNITS.iter().map(|(name, _)| *name).collect();
             names.iter().find(|name| **name == lower).copied().or_else(|| {
-                // One or two letters are near to everything.
+                // One or two letters resemble every unit.
                 if lower.chars().count() > 2 { nearest(&lower, &names) } else { None }
             })
         }
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What humantime makes of a text, as this crate should see it: in range and of fixed length.
+    /// humantime's result, restricted to what this crate accepts: in range and of fixed length.
     fn oracle(text: &str) -> Option<u64> {
         let duration = humantime::parse_duration(text).ok()?;
         let is_calendar = text
@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_fixed_length_is_refused_with_the_reason() {
+    fn months_and_years_are_refused_with_the_reason() {
         assert_eq!(parse("1M"), Err(Mistake::Month("M".to_owned())));
         assert_eq!(parse("month"), Err(Mistake::Month("month".to_owned())));
         assert_eq!(parse("2 years"), Err(Mistake::Year("years".to_owned())));

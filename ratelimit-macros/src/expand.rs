@@ -1,8 +1,9 @@
-//! From the model to tokens: a prologue in front of the user's own body.
+//! Generates the tokens: a prologue before the user's own body.
 //!
-//! Everything that is emitted has the macro's hygiene (`mixed_site`), at most placed at a token of the user's, so that no
-//! name and no lint of the user's code meets it. Local names start with two underscores all the same: a pattern would match
-//! a constant of its name instead of binding it, and constants are not hygienic.
+//! All emitted tokens have the macro's hygiene (`mixed_site`), at most located at one of the user's
+//! tokens, so no name and no lint of the user's code applies to them. Local names start with two
+//! underscores all the same: a pattern named like a constant would match it instead of binding, and
+//! constants are not hygienic.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
@@ -33,12 +34,11 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
     tokens
 }
 
-/// The line about the limit, unless `docs = false`. Where the function has no docs of its own, the
-/// line is for rustdoc only: to the compiler it would pass for docs, and `missing_docs` would fall
-/// silent.
+/// The line about the limit, unless `docs = false`. If the function has no docs, the line is for
+/// rustdoc only: the compiler would take it for docs, and `missing_docs` would fall silent.
 ///
-/// It begins with a blank as the text of `///` does: a macro that reads docs strips as many blanks
-/// as all lines have.
+/// It starts with a blank, like the text of `///`: macros that read docs strip as many blanks as
+/// all lines share.
 fn docs(model: &Model, item: &Item) -> TokenStream {
     if !model.docs {
         return TokenStream::new();
@@ -53,19 +53,20 @@ fn docs(model: &Model, item: &Item) -> TokenStream {
 
 pub(crate) struct Expansion<'a> {
     pub(crate) model: &'a Model,
-    /// The path to what expanded code may name.
+    /// The path to the runtime's support module.
     pub(crate) rt: TokenStream,
 }
 
 impl Expansion<'_> {
-    /// The function's own body behind its prologue. `block` are the keywords of the `async` block that the body runs in if
-    /// its outcome is looked at; `None` in a blocking function.
+    /// The function's own body after its prologue. `block` holds the keywords of the `async` block
+    /// in which the body runs if its outcome is read; `None` in a blocking function.
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
         let prologue = self.prologue(block.is_some());
         let own = own_braces(body);
-        // A closure that clippy takes for the user's: what `implicit_return` says of the body, it says of the closure.
+        // Spanned so that clippy takes the closure for the user's: `implicit_return` then applies
+        // to it as to the body.
         let closure = quote_spanned!(body.span()=> move ||);
-        // Inner attributes are for blocks that are statements, and the body of a closure is none.
+        // Inner attributes need a block that is a statement; the body of a closure is not one.
         let closed =
             if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
@@ -87,7 +88,8 @@ impl Expansion<'_> {
                         quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
                         quote_spanned!(site()=> __held.settle(#counts);),
                     ),
-                    // The first statement tells the block its type, as the signature does where nothing is wrapped.
+                    // The first statement fixes the block's type, as the signature does for an
+                    // unwrapped body.
                     Some(keywords) => (
                         quote_spanned!(site()=>
                             #keywords {
@@ -120,14 +122,14 @@ impl Expansion<'_> {
             }
         };
         let import = self.import();
-        // The outer braces stay the user's: by them the compiler tells the function from one that a macro made up, in which
-        // `dead_code` for instance says nothing.
+        // The outer braces keep the user's span. By it the compiler tells the function from
+        // generated code, where lints such as `dead_code` are silent.
         let mut limited = Group::new(Delimiter::Brace, quote_spanned!(site()=> #import #tokens));
         limited.set_span(body.span());
         limited
     }
 
-    /// The body with the prologue inside of the `async` block at its end.
+    /// The body with the prologue inside its trailing `async` block.
     fn inside(&self, trailing: &TrailingBlock) -> Group {
         let TrailingBlock { braces: outer, before, boxed, keywords, block } = trailing;
         let limited = self.limited(block, Some(keywords));
@@ -147,7 +149,8 @@ impl Expansion<'_> {
         body
     }
 
-    /// Statements that end where the call is admitted; with `deduct_when` an expression for the permits it holds.
+    /// Statements that end with the call admitted. With `deduct_when`, an expression for the
+    /// permits that it holds.
     fn prologue(&self, is_async: bool) -> TokenStream {
         let holds = self.model.deduct_when.is_some();
         let rt = &self.rt;
@@ -166,7 +169,7 @@ impl Expansion<'_> {
                 let never = matches!(self.model.shape.returns, Returns::Never(_));
                 let function = if never { "or_else_never" } else { "or_else" };
                 let call = self.call(function, or_else, quote_spanned!(site()=> __exceeded, #f));
-                // A `return` of what never returns would be a diverging expression inside another.
+                // `return` around a diverging expression would be a second one: unreachable code.
                 Some(if never { call } else { quote_spanned!(site()=> return #call) })
             }
         };
@@ -211,7 +214,7 @@ impl Expansion<'_> {
         }
     }
 
-    /// `let __checked = ..;`, a statement of its own: temporaries of the key end with it.
+    /// `let __checked = ..;`, a separate statement, so that temporaries of the key end with it.
     fn checked(&self, limits: &[LimitTokens], cost: &TokenStream, is_async: bool, holds: bool) -> TokenStream {
         let rt = &self.rt;
         let limiter = match &self.model.limiter {
@@ -250,7 +253,7 @@ impl Expansion<'_> {
         let method = Ident::new(method, key_span);
         let call = quote_spanned!(site()=> #limiter #limits #cost #wait . #method(#key));
         if is_async {
-            // Begun in a statement of its own, so that nothing that the key borrows lives across the await.
+            // A separate statement, so that nothing borrowed by the key lives across the await.
             quote_spanned!(site()=>
                 let __begun = #call;
                 let __checked = __begun.finish().await;
@@ -272,7 +275,8 @@ impl Expansion<'_> {
                 let name = checked_name(&name.value);
                 (TokenStream::new(), quote_spanned!(site()=> #rt::Spec::named(#name)))
             }
-            // The type name of an item inside of the function has the function's path in it, its impl included.
+            // The type name of an item inside the function contains the function's path, including
+            // its impl.
             None => (
                 quote_spanned!(site()=> enum __Here {}),
                 quote_spanned!(site()=> #rt::Spec::unnamed(#rt::path::<__Here>)),
@@ -282,7 +286,8 @@ impl Expansion<'_> {
             let ordinal = Literal::u32_unsuffixed(self.model.ordinal);
             quote_spanned!(site()=> .ordinal(#ordinal))
         });
-        // A function rather than a closure: of an argument of the user's in it, the compiler says what is wrong.
+        // A function, not a closure: if the expression uses an argument, the compiler's error says
+        // so.
         let backend = match &own.backend {
             Some(Backend::Made(arg)) => {
                 let made = self.call("backend", arg, arg.value.to_token_stream());
@@ -332,14 +337,15 @@ impl Expansion<'_> {
         settings
     }
 
-    /// What the trait makes of the error for the return type, spanned at the type: its message shows there.
+    /// The trait's value of the error for the return type. Spanned at the type, where its error
+    /// shows.
     fn returned(&self) -> TokenStream {
         let (first, last) = self.model.shape.returns.ends();
         let (first, last) = (site().located_at(first), site().located_at(last));
         let rt = self.runtime(first);
         let method = Ident::new("from_rate_limit_exceeded", last);
         let implementation = match (&self.model.shape.body, &self.model.shape.returns) {
-            // What an `async` block resolves to is inferred from its first `return`, which is this one.
+            // An `async` block infers its output from its first `return`, which is this one.
             (Body::Future(_), Returns::Type(ty)) if !names_impl(ty.to_token_stream()) => {
                 quote_spanned!(first=> <#ty as #rt::FromRateLimitExceeded>)
             }
@@ -348,7 +354,7 @@ impl Expansion<'_> {
         quote_spanned!(first=> return #implementation::#method(__exceeded))
     }
 
-    /// A call of a function of the runtime, placed at the argument that makes it necessary.
+    /// A call of a runtime function, located at the argument that requires it.
     fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
         let at = site().located_at(argument.name.span());
         let rt = self.runtime(at);
@@ -358,15 +364,15 @@ impl Expansion<'_> {
         quote_spanned!(at=> #rt::#function #parentheses)
     }
 
-    /// Imports the runtime: a path that leads nowhere is one error, at the path that `crate` names
-    /// or at the attribute.
+    /// Imports the runtime. A wrong path is then one error, at the `crate` argument or at the
+    /// attribute.
     fn import(&self) -> TokenStream {
         let named = self.model.runtime.as_ref().map(ToTokens::to_token_stream);
         let path = named.unwrap_or_else(|| quote_spanned!(site()=> ::ratelimit_runtime));
         quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;)
     }
 
-    /// The runtime as it is imported, placed there.
+    /// The imported runtime's path, located at `at`.
     pub(crate) fn runtime(&self, at: Span) -> TokenStream {
         let placed = self.rt.clone().into_iter().map(|mut token| {
             token.set_span(at);
@@ -376,7 +382,8 @@ impl Expansion<'_> {
     }
 }
 
-/// The key as it is passed: places are borrowed, in tuples too; anything else is evaluated as written.
+/// The key as passed: places are borrowed, also inside tuples; any other expression is evaluated as
+/// written.
 fn key(expr: &Expr) -> TokenStream {
     if is_place(expr) {
         return borrowed(expr);
@@ -392,7 +399,7 @@ fn key(expr: &Expr) -> TokenStream {
     }
 }
 
-/// Whether an expression is a place: a name, a field, an element, what a pointer points to.
+/// Whether an expression is a place: a name, a field, an element or a dereference.
 fn is_place(expr: &Expr) -> bool {
     match expr {
         Expr::Path(it) => it.attrs.is_empty(),
@@ -405,7 +412,7 @@ fn is_place(expr: &Expr) -> bool {
     }
 }
 
-/// `&expr`, in parentheses where `&` would bind to a part of it.
+/// `&expr`, parenthesized if `&` would bind to a part of it.
 fn borrowed(expr: &Expr) -> TokenStream {
     let at = place_of(expr);
     let binds_weaker = matches!(
@@ -416,7 +423,7 @@ fn borrowed(expr: &Expr) -> TokenStream {
     if binds_weaker { quote_spanned!(at=> &(#expr)) } else { quote_spanned!(at=> & #expr) }
 }
 
-/// Whether a type is an `impl Trait` or has one in it.
+/// Whether a type is or contains an `impl Trait`.
 fn names_impl(ty: TokenStream) -> bool {
     ty.into_iter().any(|token| match token {
         TokenTree::Ident(word) => word == "impl",
@@ -425,13 +432,13 @@ fn names_impl(ty: TokenStream) -> bool {
     })
 }
 
-/// The body in its own braces, with the user's spans: in braces of the macro's, clippy would take a macro call that stands
-/// directly in the body for a part of the expansion, and say nothing of it.
+/// The body in its own braces, with the user's spans. In braces of the macro's, clippy would take a
+/// macro call directly in the body for part of the expansion, and stay silent.
 fn own_braces(body: &Group) -> Group {
     let mut tokens = TokenStream::new();
     let ends_statement = |token: TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
     if !has_inner_attributes(body) && !body.stream().into_iter().any(ends_statement) {
-        // `unused_braces` is about braces around a single expression, which the compiler must not see here.
+        // Keeps `unused_braces` silent, which is about braces around a single expression.
         tokens.extend(quote_spanned!(site()=> const _: () = ();));
     }
     tokens.extend(body.stream());
@@ -450,7 +457,7 @@ fn move_keywords() -> TokenStream {
     quote_spanned!(site()=> async move)
 }
 
-/// The macro's hygiene at the place of some tokens of the user's.
+/// The macro's hygiene, located at the user's tokens.
 pub(crate) fn place_of(tokens: &dyn ToTokens) -> Span {
     site().located_at(ends(tokens).0)
 }

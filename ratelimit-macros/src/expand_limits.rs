@@ -1,4 +1,4 @@
-//! The numbers of the attribute as tokens: what stands in the static, what is read at each call, what the compiler checks.
+//! The attribute's numbers as tokens: in the static, at each call, and as compile-time checks.
 
 use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
@@ -9,7 +9,7 @@ use crate::duration::{LONGEST, SHORTEST};
 use crate::expand::{Expansion, place_of, site};
 use crate::model::{Algorithm, Limit, Limiter, Per, Permits};
 
-/// What one limit is made of: in the static, and at a call if anything of it is read there.
+/// One limit: in the static, and at a call if any part of it is read there.
 pub(crate) struct LimitTokens {
     pub(crate) template: TokenStream,
     pub(crate) current: TokenStream,
@@ -17,7 +17,7 @@ pub(crate) struct LimitTokens {
     pub(crate) is_read: bool,
 }
 
-/// A value in the two places where it may be needed.
+/// A value in the two places that may need it.
 struct Value {
     /// In the static.
     fixed: Option<TokenStream>,
@@ -26,7 +26,7 @@ struct Value {
 }
 
 impl Expansion<'_> {
-    /// The limits of a limiter of the function's own.
+    /// The limits of the function's own limiter.
     pub(crate) fn limits(&self) -> Vec<LimitTokens> {
         let Limiter::Own(own) = &self.model.limiter else {
             return Vec::new();
@@ -99,14 +99,14 @@ impl Expansion<'_> {
                             lets: TokenStream::new(),
                         }
                     }
-                    // As a generic argument it is checked by `cargo check` already.
+                    // As a generic argument, so that `cargo check` evaluates it too.
                     Scope::Name => {
                         let rt = self.runtime(at);
                         let u32 = primitive("u32", name.span());
                         let lets = quote_spanned!(at=>
                             let #local: #u32 = {
                                 use #rt::AtLeastOne as _;
-                                // Of a const generic it is known only where the function is compiled for it.
+                                // A const generic is known only in the instantiated function.
                                 const {
                                     let __constant = #rt::Constant::<{ #value }>;
                                     ::core::assert!(__constant.permits() >= 1, #message);
@@ -145,7 +145,7 @@ impl Expansion<'_> {
                 let test = |nanos: TokenStream| quote_spanned!(at=> #nanos.as_nanos() >= #shortest && #nanos.as_nanos() <= #longest);
                 let duration = duration(name);
                 match scope(value) {
-                    // A duration is no const generic, so a static can name it.
+                    // A duration cannot be a const generic, so a static can name it.
                     Scope::Module | Scope::Name => {
                         let test = test(quote_spanned!(at=> __VALUE));
                         Value {
@@ -162,7 +162,7 @@ impl Expansion<'_> {
         }
     }
 
-    /// The statements that read the cost, and the part of the call that names it.
+    /// The statements that read the cost, and the part of the call that passes it.
     pub(crate) fn cost(&self) -> (TokenStream, TokenStream) {
         let Some(cost) = &self.model.cost else {
             return (TokenStream::new(), TokenStream::new());
@@ -185,7 +185,7 @@ impl Expansion<'_> {
         (lets, quote_spanned!(site()=> .cost(#local)))
     }
 
-    /// A cost above the limit, where one of the two is a constant.
+    /// Checks a cost against the limit if one of the two is a constant.
     fn check_constant_cost(&self, lets: &mut TokenStream) {
         let (Limiter::Own(own), Some(cost)) = (&self.model.limiter, &self.model.cost) else {
             return;
@@ -193,7 +193,7 @@ impl Expansion<'_> {
         for limit in &own.limits {
             let capacity = limit.capacity();
             if matches!((&cost.permits, capacity), (Permits::Literal(_), Permits::Literal(_))) {
-                // Checked already.
+                // Both are literals and checked already.
                 continue;
             }
             let (Some((cost_value, cost_scope)), Some((capacity, capacity_scope))) =
@@ -206,7 +206,7 @@ impl Expansion<'_> {
                 _ => site().located_at(cost.name.span()),
             };
             let u64 = primitive("u64", site());
-            // Compared as what both can be cast to: that they are `u32` is said where they are read.
+            // Compared as `u64`, to which both can be cast. Their types are checked elsewhere.
             let check = quote_spanned!(at=>
                 ::core::assert!(#cost_value as #u64 <= #capacity as #u64, "`cost` is above the limit: the call never fits")
             );
@@ -219,13 +219,13 @@ impl Expansion<'_> {
     }
 }
 
-/// A limit of literals, as most are.
+/// A limit of literals: the common case.
 fn literal(limit: &Limit) -> Option<LimitTokens> {
     let (Permits::Literal(count), Per::Literal(nanos, _)) = (&limit.count, &limit.per) else {
         return None;
     };
     let count = Literal::u32_unsuffixed(*count);
-    // As the runtime has it, and rounded as there: a fraction of a microsecond counts as a whole one.
+    // Rounded as in the runtime: a fraction of a microsecond counts as a whole one.
     let micros = Literal::u64_unsuffixed(nanos.div_ceil(1_000));
     let template = match (limit.algorithm, &limit.burst) {
         (Algorithm::SlidingWindow, _) => quote_spanned!(site()=> .sliding_window(#count, #micros)),
@@ -247,9 +247,9 @@ fn local(name: &str, index: usize) -> Ident {
 /// Where a constant can be named.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// From a nested item too: its path starts with a module.
+    /// Also in a nested item: its path starts with a module.
     Module,
-    /// A single name: a constant, or a const generic of which a nested item knows nothing.
+    /// A single name: a constant, or a const generic, which a nested item cannot see.
     Name,
     /// Through a type, which may be a generic parameter or `Self`.
     Type,
@@ -259,7 +259,7 @@ fn scope(path: &ExprPath) -> Scope {
     let segments = &path.path.segments;
     let first = segments.first().map(|segment| segment.ident.to_string()).unwrap_or_default();
     let is_module = path.path.leading_colon.is_some()
-        // Whoever calls a type parameter `Duration` has other troubles.
+        // A type parameter called `Duration` is not supported.
         || first == "Duration"
         || first.starts_with(|letter: char| !letter.is_uppercase());
     if path.qself.is_some() {
@@ -273,7 +273,7 @@ fn scope(path: &ExprPath) -> Scope {
     }
 }
 
-/// Permits that the compiler knows, and from where.
+/// Permits known to the compiler, and where they can be named.
 fn known(permits: &Permits) -> Option<(TokenStream, Scope)> {
     match permits {
         Permits::Literal(number) => Some((Literal::u32_unsuffixed(*number).into_token_stream(), Scope::Module)),
@@ -282,7 +282,7 @@ fn known(permits: &Permits) -> Option<(TokenStream, Scope)> {
     }
 }
 
-/// A constant with its check as items, which `cargo check` evaluates.
+/// A constant and its check as items, which `cargo check` evaluates.
 fn checked_item(value: &ExprPath, ty: &TokenStream, test: &TokenStream, message: &str) -> TokenStream {
     let at = place_of(value);
     quote_spanned!(at=> {
@@ -292,7 +292,7 @@ fn checked_item(value: &ExprPath, ty: &TokenStream, test: &TokenStream, message:
     })
 }
 
-/// A name that the compiler knows, with its check.
+/// A name known to the compiler, with its check.
 pub(crate) fn checked_name(value: &Expr) -> TokenStream {
     let at = place_of(value);
     let str = primitive("str", at);
@@ -304,7 +304,7 @@ pub(crate) fn checked_name(value: &Expr) -> TokenStream {
     })
 }
 
-/// A constant that may be generic: checked where the function is compiled for its generics.
+/// A possibly generic constant, checked in each instantiation of the function.
 fn checked_inline(value: &ExprPath, local: &Ident, ty: &TokenStream, test: &TokenStream, message: &str) -> Value {
     let at = place_of(value);
     let lets = quote_spanned!(at=>
@@ -332,7 +332,7 @@ fn duration(name: &Ident) -> TokenStream {
     quote_spanned!(site().located_at(name.span())=> ::core::time::Duration)
 }
 
-/// `::core::primitive::u32`: the bare name may be a type of the user's.
+/// `::core::primitive::u32`: the bare name may be the user's type.
 pub(crate) fn primitive(name: &str, at: Span) -> TokenStream {
     let at = site().located_at(at);
     let name = Ident::new(name, at);

@@ -1,4 +1,4 @@
-//! The function as a shell: attributes, signature, and the body as one token group that nobody looks into.
+//! The function: attributes, signature, and the body as one unparsed token group.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -7,7 +7,7 @@ use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
 use syn::{Attribute, FnArg, Meta, Signature, Token, Visibility};
 
-/// What the attribute is called, unless its import renames it.
+/// The attribute's name, unless its import renames it.
 const ATTRIBUTE: &str = "rate_limit";
 
 /// A function with a body.
@@ -16,17 +16,18 @@ pub(crate) struct Item {
     pub(crate) attrs: Vec<Attribute>,
     /// Visibility and signature, as written.
     pub(crate) head: TokenStream,
-    /// The signature once more, parsed.
+    /// The signature, parsed.
     pub(crate) sig: Signature,
-    /// The braces and what is in them.
+    /// The body with its braces.
     pub(crate) body: Group,
 }
 
 impl Item {
-    /// Takes the item apart; an error says what it is instead of a function with a body.
+    /// Splits the item into its parts. The error says what the item is instead of a function with a
+    /// body.
     pub(crate) fn parse(tokens: TokenStream) -> syn::Result<Item> {
         let mut tokens: Vec<TokenTree> = without_invisible_groups(tokens).into_iter().collect();
-        // The body is set aside before anything is parsed: to look at its tokens takes longer than all the rest.
+        // Sets the body aside before parsing: parsing its tokens takes longer than all the rest.
         let body = match tokens.pop() {
             Some(TokenTree::Group(group)) if matches!(group.delimiter(), Delimiter::Brace | Delimiter::None) => {
                 Some(braces(group))
@@ -44,7 +45,7 @@ impl Item {
         let attrs = Attribute::parse_outer(input)?;
         let head: TokenStream = input.fork().parse()?;
         if let Some(other) = what_it_is(head.clone()) {
-            // Parsers complain of what is left over.
+            // Parsers reject leftover tokens.
             input.parse::<TokenStream>()?;
             return Err(other.refusal());
         }
@@ -54,7 +55,7 @@ impl Item {
                 input.advance_to(&ahead);
                 sig
             }
-            // Up to the 2018 edition a trait object may be written without `dyn`.
+            // Before the 2021 edition, trait objects may be written without `dyn`.
             Err(error) => {
                 let tokens = with_dyn(input.fork().parse()?);
                 let semicolon = |input: ParseStream<'_>| {
@@ -86,12 +87,12 @@ impl Item {
         }
     }
 
-    /// A doc comment is written on it.
+    /// Whether the function has a doc comment.
     pub(crate) fn is_documented(&self) -> bool {
         self.attrs.iter().any(|attr| matches!(&attr.meta, Meta::NameValue(meta) if meta.path.is_ident("doc")))
     }
 
-    /// The first of the function's arguments that `expression` names as a value.
+    /// The first of the function's arguments that `expression` uses as a value.
     pub(crate) fn argument_in(&self, expression: TokenStream) -> Option<Ident> {
         let mut arguments = Vec::new();
         for input in &self.sig.inputs {
@@ -103,7 +104,7 @@ impl Item {
         value_among(expression, &arguments)
     }
 
-    /// Arguments that `#[async_trait]` binds only inside of `block`, because they are patterns.
+    /// Arguments that `#[async_trait]` binds only inside `block`, because they are patterns.
     pub(crate) fn bound_by_async_trait(&self, block: &Group) -> Vec<String> {
         let mut bound = Vec::new();
         if !self.sig.generics.lifetimes().any(|parameter| parameter.lifetime.ident == "async_trait") {
@@ -139,13 +140,13 @@ impl Item {
         })
     }
 
-    /// How many `#[rate_limit]` are still to be expanded on this function.
+    /// Number of further `#[rate_limit]` on this function.
     pub(crate) fn limits_to_come(&self) -> usize {
         self.attrs.iter().filter(|attr| is_rate_limit(attr)).count()
     }
 }
 
-/// Whether a value is an argument that `#[async_trait]` has named.
+/// Whether a value is an argument named by `#[async_trait]`.
 fn names_argument(value: &TokenTree) -> bool {
     match value {
         TokenTree::Ident(word) => word.to_string().starts_with("__arg"),
@@ -154,7 +155,7 @@ fn names_argument(value: &TokenTree) -> bool {
     }
 }
 
-/// The names that a pattern binds, and those of fields, which do no harm.
+/// The names that a pattern binds. Includes names of fields, which do no harm.
 fn names(pattern: TokenStream, found: &mut Vec<String>) {
     for token in pattern {
         match token {
@@ -165,7 +166,8 @@ fn names(pattern: TokenStream, found: &mut Vec<String>) {
     }
 }
 
-/// The first of `names` that stands in `tokens` by itself: no method, field, function, or part of a path.
+/// The first of `names` that `tokens` uses as a value: not as a method, field, function or part of
+/// a path.
 pub(crate) fn value_among(tokens: TokenStream, names: &[String]) -> Option<Ident> {
     let mut before = None;
     let mut tokens = tokens.into_iter().peekable();
@@ -208,14 +210,14 @@ fn is_rate_limit(attr: &Attribute) -> bool {
 
 fn signature(input: ParseStream<'_>) -> syn::Result<Signature> {
     input.parse::<Visibility>()?;
-    // `default fn` of specialization.
+    // `default fn` (specialization)
     if input.peek(syn::Ident) && input.fork().call(Ident::parse_any)? == "default" {
         input.call(Ident::parse_any)?;
     }
     input.parse()
 }
 
-/// Puts `dyn` in front of `Fn(..)` where a type may stand.
+/// Adds `dyn` before a bare `Fn(..)` in a type position.
 fn with_dyn(tokens: TokenStream) -> TokenStream {
     let mut written: Vec<TokenTree> = Vec::new();
     for token in tokens {
@@ -236,7 +238,7 @@ fn with_dyn(tokens: TokenStream) -> TokenStream {
     written.into_iter().collect()
 }
 
-/// Where the path begins whose last name is the last token.
+/// The start of the path that ends with the last token.
 fn path_start(tokens: &[TokenTree]) -> usize {
     let is_colon = |token: Option<&TokenTree>| matches!(token, Some(TokenTree::Punct(punct)) if punct.as_char() == ':');
     let mut start = tokens.len() - 1;
@@ -255,7 +257,7 @@ fn ends_with_fn(tokens: &[TokenTree]) -> bool {
     matches!(tokens.last(), Some(TokenTree::Ident(word)) if traits.iter().any(|name| word == name))
 }
 
-/// Whether a type may stand behind a token, and no bound.
+/// Whether a type may follow a token, and not a bound.
 fn begins_type(before: Option<&TokenTree>) -> bool {
     match before {
         None => true,
@@ -265,7 +267,7 @@ fn begins_type(before: Option<&TokenTree>) -> bool {
     }
 }
 
-/// A `macro_rules!` fragment may arrive as a group without delimiters.
+/// Unwraps the invisible group of a `macro_rules!` fragment.
 fn without_invisible_groups(tokens: TokenStream) -> TokenStream {
     let mut outer = tokens.clone().into_iter();
     match (outer.next(), outer.next()) {
@@ -276,7 +278,7 @@ fn without_invisible_groups(tokens: TokenStream) -> TokenStream {
     }
 }
 
-/// The braces of the body, also where it is a `$body:block`.
+/// The braces of the body, also of a `$body:block`.
 fn braces(group: Group) -> Group {
     let mut inner = group.stream().into_iter();
     match (group.delimiter(), inner.next(), inner.next()) {
@@ -285,7 +287,7 @@ fn braces(group: Group) -> Group {
     }
 }
 
-/// Something else than a function.
+/// An item other than a function.
 struct Other {
     span: Span,
     what: &'static str,
@@ -299,14 +301,14 @@ impl Other {
     }
 }
 
-/// Reads up to `fn`; what else stands there says what the item is.
+/// Reads the tokens before `fn`. Anything else there says what the item is.
 fn what_it_is(tokens: TokenStream) -> Option<Other> {
     let mut constant = None;
     let first = tokens.clone().into_iter().next();
     for token in tokens {
         let word = match &token {
             TokenTree::Ident(word) => word,
-            // `pub(crate)`, `extern "C"`, a visibility that came through a macro
+            // `pub(crate)`, `extern "C"`, or a visibility passed through a macro
             TokenTree::Group(group) if matches!(group.delimiter(), Delimiter::Parenthesis | Delimiter::None) => {
                 continue;
             }
@@ -344,7 +346,8 @@ fn what_it_is(tokens: TokenStream) -> Option<Other> {
     Some(Other { span, what, instead: "" })
 }
 
-/// First and last span of some tokens: where one span cannot be had, an error is underlined from here to there.
+/// First and last span of some tokens. On stable Rust, where spans cannot be joined, an error
+/// underlines from one to the other.
 pub(crate) fn ends(tokens: &dyn ToTokens) -> (Span, Span) {
     let mut spans = tokens.to_token_stream().into_iter().map(|token| token.span());
     let first = spans.next().unwrap_or_else(Span::call_site);

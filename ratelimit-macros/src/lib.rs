@@ -1,6 +1,7 @@
-//! The `#[rate_limit]` attribute of [`ratelimit-runtime`](https://docs.rs/ratelimit-runtime), which re-exports it: depend on
-//! that crate and write `use ratelimit_runtime::rate_limit;`. This crate is of no use by itself, since what it expands to
-//! calls the runtime.
+//! The `#[rate_limit]` attribute of [`ratelimit-runtime`](https://docs.rs/ratelimit-runtime).
+//!
+//! Depend on that crate, which re-exports it, and write `use ratelimit_runtime::rate_limit;`. The
+//! expansion calls the runtime, so this crate is of no use by itself.
 
 use proc_macro::TokenStream;
 
@@ -39,43 +40,44 @@ mod values;
 /// # }
 /// ```
 ///
-/// The check runs in front of the body, which stays as it is written: signature, lifetimes, `?`, `.await`, drop order and
-/// lints are what they are without the attribute. The hundred and first call of one user within any second returns the
-/// error, and the body does not run.
+/// The check runs before the body, which stays as written: signature, lifetimes, `?`, `.await`,
+/// drop order and lints are the same as without the attribute. Here, a user's 101st call within any
+/// second returns the error and does not run the body.
 ///
 /// # Arguments
 ///
 /// | argument | takes | without it |
 /// | --- | --- | --- |
-/// | `count` | integer from 1, or a `u32` expression over the arguments of the function, read at each call (0 denies) | required |
+/// | `count` | integer from 1, or a `u32` expression over the function's arguments, read at each call (0 denies) | required |
 /// | `per` | [duration](#durations) in quotes, or a `Duration` expression, read at each call | required |
-/// | `key` | expression over the arguments, `self` included, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
+/// | `key` | expression over the arguments, including `self`, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
 /// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
-/// | `burst` | integer or constant, of a `token_bucket` only: size of the bucket | `count` |
+/// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
 /// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied | 1 |
-/// | `limit(count, per, algorithm, burst)` | instead of `count` and `per` at the top, up to eight times: several limits on one key, of which all are charged or none | one limit |
+/// | `limit(count, per, algorithm, burst)` | instead of a top-level `count` and `per`, up to eight times: several limits on one key. A call is charged to all of them or to none | one limit |
 /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
-/// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: its buckets are shared with whoever else uses it | a limiter of the function's own |
+/// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
 /// | `backend` | `memory`, `redis` (feature `redis`), or an expression, evaluated once | the process's default |
-/// | `wait`, `wait = "2s"` | wait for the permits: as long as it takes; only if they come within that time, else fail at once. In an async function it needs the feature `tokio` | fail at once |
-/// | `wait(max = "2s", queue = 100, priority = expr)` | the same with bounds: only if fewer than `queue` calls of the key wait, and those of a higher `priority` (`u8`) first; each step counts as having come a minute earlier, so that none starves. Through a backend calls wait without `queue` and `priority` | – |
-/// | `or_else` | closure or path, from `RateLimitExceeded` to what the function returns; it may use the arguments | see [below](#a-denied-call) |
+/// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time, else fails at once. An async function needs the feature `tokio` | fails at once |
+/// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so that no call starves. In a remote backend, calls wait without `queue` and `priority` | – |
+/// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
 /// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
-/// | `deduct_when` | closure or path, from `&R` to `bool`, `R` being what the body returned: if false, the permits are given back | every call counts |
-/// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial forgives | off |
-/// | `on_backend_error` | what happens while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
-/// | `dry_run` | flag: count and report, but never deny | off |
-/// | `docs = false` | no line about the limit in the docs of the function | [one line](#docs) |
-/// | `allow(..)` | names of attributes below, such as `throws`, that are other macros than those refused by that name | [refused](#other-attributes) |
-/// | `crate` | path to the runtime where it is re-exported | `::ratelimit_runtime`, or what `Cargo.toml` calls it |
+/// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
+/// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
+/// | `on_backend_error` | while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
+/// | `dry_run` | flag: counts and reports, but never denies | off |
+/// | `docs = false` | omits the line about the limit from the function's docs | [one line](#docs) |
+/// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
+/// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
 ///
-/// They are evaluated in the order `exempt_when`; `count`, `per`; `cost`; `key`, and none of them but the first if that
-/// is true.
+/// They are evaluated in this order: `exempt_when`; `count`, `per`; `cost`; `key`. If `exempt_when`
+/// is true, none of the others is evaluated.
 ///
-/// A place as `key` (`user`, `self.tenant`) is borrowed, and so are the places in a tuple; anything else is evaluated as
-/// written, which moves what it names: write `&name` or `name.clone()` in it if the body needs it.
+/// If `key` is a place (`user`, `self.tenant`) it is borrowed, and so are the places in a tuple.
+/// Any other expression is evaluated as written, which moves what it names. If the body needs the
+/// value, write `&name` or `name.clone()`.
 ///
-/// A constant (a path in `UPPER_CASE`) is checked by the compiler as a literal is.
+/// The compiler checks constants (paths in `UPPER_CASE`) just like literals.
 ///
 /// ```
 /// use std::time::Duration;
@@ -115,7 +117,7 @@ mod values;
 ///     (password == "sesame").then_some(1)
 /// }
 ///
-/// // A job that takes its time rather than fail.
+/// // A job that waits instead of failing.
 /// #[rate_limit(count = 10, per = "1s", wait)]
 /// fn send_mail(address: &str) {
 ///     println!("mail to {address}");
@@ -128,14 +130,15 @@ mod values;
 ///
 /// # A denied call
 ///
-/// It returns what `FromRateLimitExceeded` makes of the error for the return type that is written:
+/// A denied call returns what `FromRateLimitExceeded` makes of the error for the declared return
+/// type:
 ///
 /// | return type | a denied call returns |
 /// | --- | --- |
 /// | `Result<T, E>` with `E: From<RateLimitExceeded>` | `Err(E::from(exceeded))` |
 /// | `Option<T>` | `None` |
 /// | response types of web frameworks, `impl IntoResponse`, `impl Responder` (with their features) | 429 with its headers |
-/// | any other | does not compile, unless `or_else` is given, or `wait` lets no call be denied |
+/// | any other | does not compile without `or_else`, or a `wait` that can never be denied |
 ///
 /// ```
 /// use ratelimit_runtime::rate_limit;
@@ -151,62 +154,74 @@ mod values;
 ///
 /// # Durations
 ///
-/// `"250ms"`, `"10us"`, `"1s"`, `"1m"`, `"1h"`, `"1d"`, `"1w"`; compounds such as `"1h30m"`; words such as `"2 minutes"`;
-/// a bare unit such as `"second"` is one of it. From one microsecond to 366 days. Months and years have no fixed length
-/// and are refused.
+/// - `"250ms"`, `"10us"`, `"1s"`, `"1m"`, `"1h"`, `"1d"`, `"1w"`;
+/// - compounds such as `"1h30m"`;
+/// - words such as `"2 minutes"`; a bare unit such as `"second"` means one of it.
+///
+/// The range is 1 µs to 366 days. Months and years have no fixed length and are refused.
 ///
 /// # Functions
 ///
-/// Free and associated functions; methods, whatever their `self`; methods of traits that have a body; generic functions
-/// (which have one limiter for all their instantiations); `async fn`, and functions that end with `async move { .. }` or
-/// `Box::pin(async move { .. })` (so those of `#[async_trait]` too); `unsafe` and `extern` functions; functions made by
-/// `macro_rules!`.
+/// The attribute works on:
 ///
-/// An async function is checked when its future is first polled, and its future is `Send` where it was. In a function that
-/// ends with an `async` block, `key` is evaluated inside the block, and the statements before the block run unlimited.
+/// - free and associated functions, and methods with any `self`;
+/// - trait methods that have a body;
+/// - generic functions (all instantiations share one limiter);
+/// - `async fn`, and functions that end with `async move { .. }` or `Box::pin(async move { .. })`,
+///   including those of `#[async_trait]`;
+/// - `unsafe` and `extern` functions, and functions made by `macro_rules!`.
 ///
-/// With `deduct_when`, and where `impl IntoResponse` or `impl Responder` is returned, the body runs in a closure or an
-/// `async` block of its own: arguments that it uses are dropped before `deduct_when` sees the outcome, which therefore
-/// cannot use what the body takes; `?` in `key` is not available where `impl` is returned; and `#[track_caller]` is refused,
-/// because the body would not see the caller.
+/// An async function is checked when its future is first polled. The future stays `Send` if it was
+/// `Send`. In a function that ends with an `async` block, `key` is evaluated inside the block, and
+/// statements before the block run unlimited.
 ///
-/// Of two `#[rate_limit]` on one function the lower one is checked first, and
-/// its permits stay taken if the upper one denies; several `limit(..)` in one attribute are decided together. Under
-/// `#[async_trait]`, an argument that is a pattern has no name that `key` could use: give it one, and take it apart in the
-/// body.
+/// With `deduct_when`, or a return type of `impl IntoResponse` or `impl Responder`, the body runs
+/// in a closure or an `async` block of its own. Then:
+///
+/// - arguments that the body uses are dropped before `deduct_when` sees the outcome, so
+///   `deduct_when` cannot use what the body takes;
+/// - `?` in `key` is not available with an `impl` return type;
+/// - `#[track_caller]` is refused, because the body would not see the caller.
+///
+/// With two `#[rate_limit]` on one function, the lower one is checked first, and its permits stay
+/// taken if the upper one denies. Several `limit(..)` in one attribute are decided together. Under
+/// `#[async_trait]`, an argument that is a pattern has no name that `key` could use: name the
+/// argument and destructure it in the body.
 ///
 /// # Other attributes
 ///
 /// Put `#[rate_limit]` below attributes that rewrite the body or the return type (`throws`,
-/// `ensures`, `maybe_async`), above those that store results or copy attributes (`cached`), and on
-/// the functions of an `impl` rather than on a macro's trait. `docs/beside-other-attributes.md` in
-/// the repository lists those that were tried, in both orders. Some are refused if they can be seen
-/// to make a wrong answer of a denial: `throws`, `try_fn`, `ensures`, `debug_ensures`,
-/// `test_ensures` and `must_be_sync` below, `memoize` below and above. If the name is that of
-/// another macro, `allow(throws)` lets it stand.
+/// `ensures`, `maybe_async`) and above those that store results or copy attributes (`cached`). Put
+/// it on the functions of an `impl`, not on a macro's trait. `docs/beside-other-attributes.md` in
+/// the repository lists the attributes that were tested, in both orders.
+///
+/// Attributes that visibly turn a denial into a wrong answer are refused: `throws`, `try_fn`,
+/// `ensures`, `debug_ensures`, `test_ensures` and `must_be_sync` below, `memoize` below and above.
+/// If another macro merely has the same name, `allow(throws)` accepts it.
 ///
 /// # Mistakes
 ///
-/// All mistakes of one attribute are reported at once, each at the token that is wrong. The function is still compiled,
-/// without its limit, so that nothing else fails because of them.
+/// All mistakes of one attribute are reported at once, each at the wrong token. The function is
+/// still compiled, without its limit, so that one mistake causes no further errors.
 ///
 /// # Docs
 ///
-/// The docs of the function end with a line such as “Rate limit: 100 calls per 1s for each
-/// `user_id`; sliding window.” Of expressions it shows only names of arguments, because other
-/// macros show docs to strangers: in `OpenAPI` documents, the help of chat bots, the tools of
-/// language models. `docs = false` leaves it out. A function without docs gets the line from
-/// rustdoc only, so that `missing_docs` still asks for its own.
+/// The function's docs end with a line such as “Rate limit: 100 calls per 1s for each `user_id`;
+/// sliding window.” Of expressions, it shows only the names of arguments, because other macros
+/// publish docs: in `OpenAPI` documents, the help of chat bots, the tools of language models. `docs
+/// = false` omits the line. A function without docs gets the line from rustdoc only, so
+/// `missing_docs` still asks for docs.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()
 }
 
-/// Makes a struct or an enum a key: its fields, of which each is a key, are written as one value; of an enum the name of the
-/// variant before them.
+/// Makes a struct or an enum a rate limit key.
 ///
-/// A tuple struct of one field writes that field alone: `UserId(7)` is the same key as `7`. Where the runtime is renamed or
-/// re-exported, `#[rate_limit_key(crate = path::to::ratelimit_runtime)]` names it.
+/// The fields, each of which must be a key, are written as one value. An enum writes the variant's
+/// name before them. A tuple struct with one field writes that field alone: `UserId(7)` is the same
+/// key as `7`. If the runtime is renamed or re-exported, `#[rate_limit_key(crate =
+/// path::to::ratelimit_runtime)]` names it.
 ///
 /// ```
 /// use ratelimit_runtime::{RateLimitExceeded, RateLimitKey, rate_limit};

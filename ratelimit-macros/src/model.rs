@@ -1,5 +1,5 @@
-//! The attribute on its function, validated: what the expansion is made from. Nothing in it can be missing or contradict
-//! something else.
+//! The validated attribute and its function, from which the expansion is generated. Complete and
+//! free of contradictions by construction.
 
 use proc_macro2::{Ident, Span};
 use quote::ToTokens;
@@ -14,15 +14,15 @@ use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
 use crate::values::{algorithm, backend, backoff, copy, cost, name, on_backend_error, per, permits, runtime, wait};
 
-/// As many limits as a limiter holds.
+/// The most limits that a limiter holds.
 const MAX_LIMITS: usize = 8;
 
-/// What the runtime was built with.
+/// The features of the runtime that matter to the attribute.
 #[derive(Clone, Copy)]
 pub(crate) struct Features {
     pub(crate) redis: bool,
     pub(crate) tokio: bool,
-    /// A web framework's responses.
+    /// A web framework's responses are supported.
     pub(crate) responses: bool,
 }
 
@@ -45,14 +45,14 @@ pub(crate) struct Model {
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
     pub(crate) shape: Shape,
-    /// The docs of the function state the limit.
+    /// Whether the function's docs state the limit.
     pub(crate) docs: bool,
-    /// First, second, .. attribute on the function, from below.
+    /// Counts the attributes on the function, from below.
     pub(crate) ordinal: u32,
 }
 
 pub(crate) enum Limiter {
-    /// A static of the function's own.
+    /// The function's own static.
     Own(Box<Own>),
     /// `limiter = ..`
     Shared(Arg<Expr>),
@@ -64,14 +64,14 @@ pub(crate) struct Own {
     pub(crate) limits: Vec<Limit>,
     pub(crate) backend: Option<Backend>,
     pub(crate) on_backend_error: Option<OnBackendError>,
-    /// Nanoseconds: initial, max.
+    /// Initial and maximum, in nanoseconds.
     pub(crate) backoff: Option<(u64, u64)>,
     pub(crate) dry_run: bool,
 }
 
 pub(crate) enum Name {
     Literal(String),
-    /// An expression whose value the compiler knows.
+    /// An expression whose value is known at compile time.
     Constant(Box<Arg<Expr>>),
 }
 
@@ -97,7 +97,7 @@ pub(crate) struct Cost {
 }
 
 pub(crate) enum Per {
-    /// Nanoseconds, and how they were written.
+    /// The nanoseconds, and the text as written.
     Literal(u64, String),
     Constant(Arg<ExprPath>),
     Read(Arg<Expr>),
@@ -125,13 +125,13 @@ pub(crate) enum OnBackendError {
 
 pub(crate) struct Waiting {
     pub(crate) bound: Wait,
-    /// The most calls of a key that wait.
+    /// The most calls of one key that may wait.
     pub(crate) queue: Option<u32>,
     pub(crate) priority: Option<Arg<Expr>>,
 }
 
 impl Waiting {
-    /// Whether a call waits however long it takes, and however many others wait.
+    /// Whether a call waits for any length of time, behind any number of others.
     pub(crate) fn is_unbounded(&self) -> bool {
         matches!(self.bound, Wait::Forever) && self.queue.is_none()
     }
@@ -140,23 +140,23 @@ impl Waiting {
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Wait {
     Forever,
-    /// Nanoseconds, and how they were written.
+    /// The nanoseconds, and the text as written.
     AtMost(u64, String),
 }
 
-/// What becomes of a denied call.
+/// What a denied call returns.
 pub(crate) enum Denial {
-    /// There is none.
+    /// No call can be denied.
     Never,
     /// The return type carries the error.
     Returned,
-    /// The return type is what a web framework makes a response of, and so is the error.
+    /// The return type and the error are both turned into a response by a web framework.
     Response,
     OrElse(Box<Arg<Expr>>),
 }
 
 impl Model {
-    /// Checks everything and reports all that is wrong. `None` only if something was reported.
+    /// Checks everything and reports all mistakes. Returns `None` only if it reported one.
     pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Model> {
         if let Some(token) = &item.sig.constness {
             let message = "a `const fn` cannot be limited: it has no state and no clock at compile time; remove `const`, or \
@@ -220,7 +220,8 @@ impl Model {
     }
 }
 
-/// Where the body is wrapped in a closure, its `Location::caller()` would be the closure's.
+/// Refuses `#[track_caller]` if the body is wrapped in a closure: `Location::caller()` would be the
+/// closure's.
 fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
     let Some(track_caller) = item.track_caller() else {
         return;
@@ -237,7 +238,7 @@ fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &De
     errors.at(track_caller.span(), message);
 }
 
-/// The runtime by the name that the crate around knows it by; `None` for `::ratelimit_runtime`.
+/// The runtime's name in the surrounding crate; `None` for `::ratelimit_runtime`.
 fn default_runtime(args: &Args, errors: &mut Diagnostics) -> Option<ExprPath> {
     match dependency::runtime() {
         Runtime::Usual => None,
@@ -253,7 +254,8 @@ fn default_runtime(args: &Args, errors: &mut Diagnostics) -> Option<ExprPath> {
     }
 }
 
-/// `#[async_trait]` takes patterns apart behind the place where the limit is checked.
+/// Refuses names that `#[async_trait]` binds only after the limit is checked, because they come
+/// from patterns.
 fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics) {
     if names.is_empty() {
         return;
@@ -275,7 +277,8 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
     }
 }
 
-/// `limiter = ..` brings limits, name, backend and all that belongs to them. One mistake, however many there are.
+/// Refuses limits, name, backend and related arguments beside `limiter = ..`. All of them are one
+/// mistake.
 fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
     let limit = &args.limit;
     let excluded = present(&[
@@ -336,7 +339,7 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
     limits
 }
 
-/// One limit: of `limit(..)`, whose name is `of`, or of the attribute itself.
+/// One limit: from `limit(..)`, named by `of`, or from the top level.
 fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Diagnostics) -> Option<Limit> {
     let place = match of {
         Some(_) => "`limit(..)`",
@@ -385,7 +388,7 @@ fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Dia
     Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst })
 }
 
-/// A literal cost that never fits.
+/// Refuses a literal cost that never fits.
 fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics) {
     let Permits::Literal(cost) = cost.permits else {
         return;
@@ -423,7 +426,7 @@ fn present<'a>(arguments: &[Option<&'a Ident>]) -> Vec<&'a Ident> {
     present
 }
 
-/// `count`, `per` and `burst` of several arguments.
+/// A list such as `count`, `per` and `burst`.
 fn names(arguments: &[&Ident]) -> String {
     let mut names = Vec::new();
     for argument in arguments {

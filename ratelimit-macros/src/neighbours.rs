@@ -1,7 +1,7 @@
-//! Attributes of other crates that turn a denial into a wrong answer.
+//! Other crates' attributes that turn a denial into a wrong answer.
 //!
-//! A macro sees the attributes below its own, and what one above has made of the function. Only
-//! names can be seen, and a name may belong to another macro: `allow(..)` says so.
+//! A macro sees the attributes below its own, and the result of those above. It sees only names,
+//! which may belong to another macro: `allow(..)` accepts those.
 
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use syn::Meta;
@@ -11,14 +11,14 @@ use crate::diagnostics::Diagnostics;
 use crate::item::Item;
 use crate::suggest::listed;
 
-/// What `allow(..)` takes.
+/// The names that `allow(..)` accepts.
 pub(crate) const NAMES: &[&str] =
     &["throws", "try_fn", "ensures", "debug_ensures", "test_ensures", "must_be_sync", "memoize"];
 
-/// What `#[memoize]` calls the function that it has wrapped.
+/// The prefix of the function that `#[memoize]` has wrapped.
 const MEMOIZED: &str = "memoized_original_";
 
-/// Refuses each of them at its place.
+/// Refuses each of them at its own tokens.
 pub(crate) fn refuse(args: &Args, item: &Item, errors: &mut Diagnostics) {
     let allowed = args.allow.as_ref().map_or(&[][..], |arg| &arg.value);
     for name in allowed {
@@ -46,7 +46,7 @@ pub(crate) fn refuse(args: &Args, item: &Item, errors: &mut Diagnostics) {
     }
 }
 
-/// What goes wrong if an attribute of that name stands below.
+/// The problem with an attribute of that name below ours, if any.
 fn trouble(name: &str, item: &Item) -> Option<String> {
     let below = format!("put `#[rate_limit]` below `#[{name}]`");
     match name {
@@ -62,7 +62,7 @@ fn trouble(name: &str, item: &Item) -> Option<String> {
     }
 }
 
-/// The last segment of an attribute's path; of a `cfg_attr`, those of the attributes in it.
+/// The last segment of an attribute's path; for a `cfg_attr`, those of the attributes in it.
 fn attribute_names(meta: &Meta) -> Vec<Ident> {
     match meta {
         Meta::List(list) if list.path.is_ident("cfg_attr") => {
@@ -85,7 +85,7 @@ fn split_at_commas(tokens: TokenStream, parts: &mut Vec<TokenStream>) {
     parts.push(part);
 }
 
-/// Of `contracts::ensures(ret > 0)`: `ensures`.
+/// `ensures` for `contracts::ensures(ret > 0)`.
 fn last_segment(attribute: TokenStream) -> Option<Ident> {
     let mut last = None;
     for token in attribute {

@@ -1,4 +1,4 @@
-//! What kind of function it is: where its body runs, and what a denied call would have to return.
+//! The kind of function: where its body runs, and what a denied call has to return.
 
 use proc_macro2::{Delimiter, Group, Ident, Span, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -8,30 +8,30 @@ use crate::item::Item;
 
 /// Where the check goes.
 pub(crate) enum Body {
-    /// In front of the body.
+    /// Before the body.
     Blocking(Group),
-    /// In front of the body of an `async fn`.
+    /// Before the body of an `async fn`.
     Async(Group),
-    /// Into the `async` block that the function ends with.
+    /// Into the trailing `async` block.
     Future(TrailingBlock),
 }
 
 /// A body that ends with `async move { .. }` or `Box::pin(async move { .. })`.
 pub(crate) struct TrailingBlock {
-    /// The braces of the function's own body: only their place is of interest.
+    /// The function's own braces, for their span only.
     pub(crate) braces: Group,
-    /// The statements in front of it: they run unlimited, and at the call.
+    /// The statements before the block. They run unlimited, and at the call.
     pub(crate) before: TokenStream,
-    /// `Box::pin` and the parentheses.
+    /// `Box::pin` and its parentheses.
     pub(crate) boxed: Option<(TokenStream, Group)>,
     /// `async move` or `async`.
     pub(crate) keywords: TokenStream,
     pub(crate) block: Group,
 }
 
-/// What the caller gets, in a future what it resolves to.
+/// What the caller gets; for a future, its output.
 pub(crate) enum Returns {
-    /// No return type is written; the name of the function.
+    /// No return type is written. Holds the function's name.
     Nothing(Ident),
     /// `()`
     Unit(Type),
@@ -40,7 +40,7 @@ pub(crate) enum Returns {
     /// `impl Trait`, with the name of the first trait.
     Impl(Type, String),
     Type(Type),
-    /// The output of a future whose type is an alias. The alias.
+    /// The output of a future behind a type alias. Holds the alias.
     Unknown(Type),
 }
 
@@ -49,7 +49,7 @@ pub(crate) struct Shape {
     pub(crate) returns: Returns,
 }
 
-/// The return type is a future, but the function does not end with an `async` block into which the check could go.
+/// The return type is a future, but there is no trailing `async` block for the check.
 pub(crate) struct NoAsyncBlock(pub(crate) Box<Type>);
 
 impl Shape {
@@ -97,8 +97,8 @@ impl Returns {
         }
     }
 
-    /// The type as a `let` may annotate it: every `impl Trait` and every lifetime in it left to inference. A lifetime that
-    /// the body names is none that clippy calls needless.
+    /// The type as a `let` annotation: every `impl Trait` and every lifetime is left to inference.
+    /// A lifetime named in the body would silence clippy's `needless_lifetimes`.
     pub(crate) fn annotation(&self) -> TokenStream {
         match self {
             Returns::Nothing(_) => TokenTree::Group(Group::new(Delimiter::Parenthesis, TokenStream::new())).into(),
@@ -109,7 +109,7 @@ impl Returns {
         }
     }
 
-    /// First and last token of what an error about the return type should underline.
+    /// First and last token to underline in an error about the return type.
     pub(crate) fn ends(&self) -> (Span, Span) {
         match self {
             Returns::Nothing(name) => (name.span(), name.span()),
@@ -125,7 +125,7 @@ impl Returns {
 impl TrailingBlock {
     fn of(body: &Group) -> Option<TrailingBlock> {
         let mut before: Vec<TokenTree> = body.stream().into_iter().collect();
-        // `$body:expr` is one token without delimiters.
+        // `$body:expr` arrives as one token without delimiters.
         while let Some(TokenTree::Group(fragment)) = before.pop_if(is_fragment) {
             before.extend(fragment.stream());
         }
@@ -150,7 +150,8 @@ impl TrailingBlock {
             }
             _ => return None,
         };
-        // Only where a statement may begin is it the value of the body: behind a statement or a block.
+        // The block is the body's value only where a statement may begin: after a statement or a
+        // block.
         let begins_a_statement = match before.last() {
             None => true,
             Some(TokenTree::Punct(punct)) => punct.as_char() == ';',
@@ -173,7 +174,7 @@ fn is_fragment(token: &mut TokenTree) -> bool {
     matches!(token, TokenTree::Group(group) if group.delimiter() == Delimiter::None)
 }
 
-/// Takes `async` or `async move` off the end.
+/// Pops `async` or `async move` off the end.
 fn pop_async(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
     let moves = tokens.pop_if(|token| is_word(token, "move"));
     let keyword = tokens.pop_if(|token| is_word(token, "async"))?;
@@ -182,7 +183,7 @@ fn pop_async(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
     Some(keywords)
 }
 
-/// Takes `Box::pin`, with whatever path stands before it, off the end.
+/// Pops `Box::pin`, with any path before it, off the end.
 fn pop_box_pin(tokens: &mut Vec<TokenTree>) -> Option<TokenStream> {
     let is_path = |token: &&TokenTree| match token {
         TokenTree::Ident(_) => true,
@@ -202,7 +203,7 @@ fn is_word(token: &TokenTree, word: &str) -> bool {
     matches!(token, TokenTree::Ident(ident) if ident == word)
 }
 
-/// Whether a type can be a future, under whatever name. Most functions return what cannot.
+/// Whether a type can be a future, under any name. Most return types cannot.
 fn may_be_future(ty: &Type) -> bool {
     match bare(ty) {
         Type::Path(it) => {
@@ -213,9 +214,9 @@ fn may_be_future(ty: &Type) -> bool {
     }
 }
 
-/// A type that is a future by its looks.
+/// A type that looks like a future.
 struct Future<'a> {
-    /// What it resolves to, where that is written.
+    /// Its output type, if written.
     output: Option<&'a Type>,
 }
 
@@ -266,7 +267,7 @@ fn last_type(segment: &PathSegment) -> Option<&Type> {
     })
 }
 
-/// The type inside parentheses, visible or not.
+/// The type without enclosing parentheses or invisible groups.
 fn bare(ty: &Type) -> &Type {
     match ty {
         Type::Group(it) => bare(&it.elem),
@@ -275,8 +276,8 @@ fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// Replaces every `impl Bounds` by `_`. On tokens, because a type may nest them at any depth: the bounds end at the comma
-/// or the closing bracket that encloses them.
+/// Replaces every `impl Bounds` by `_`. Works on tokens, because a type may nest them at any depth:
+/// the bounds end at the enclosing comma or closing bracket.
 fn without_impl(tokens: TokenStream) -> TokenStream {
     let mut result = TokenStream::new();
     let mut tokens = tokens.into_iter().peekable();
@@ -312,7 +313,7 @@ fn without_impl(tokens: TokenStream) -> TokenStream {
     result
 }
 
-/// Replaces every lifetime but `'static` by `'_`, in a type that binds none itself.
+/// Replaces every lifetime except `'static` by `'_`, if the type binds no lifetimes itself.
 fn without_lifetimes(tokens: TokenStream) -> TokenStream {
     if names(&tokens, "for") { tokens } else { with_lifetimes_inferred(tokens) }
 }

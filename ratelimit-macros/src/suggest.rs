@@ -1,6 +1,6 @@
-//! The known name that was probably meant.
+//! "Did you mean": the known name nearest to a misspelt one.
 
-/// The one of `known` that `written` most likely stands for, if any is near enough to be worth a suggestion.
+/// The known name that `written` most likely stands for, if any is near enough to suggest.
 pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     let lower = written.to_ascii_lowercase();
     // A third of the letters may be wrong: `cout` is `count`, but `foo` is not `per`.
@@ -17,7 +17,7 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     nearest
 }
 
-/// `count`, `per` and `burst`, each as code.
+/// A list such as `count`, `per` and `burst`, each as code.
 pub(crate) fn listed(names: &[&str], last: &str) -> String {
     let mut text = String::new();
     for (index, name) in names.iter().enumerate() {
@@ -31,7 +31,8 @@ pub(crate) fn listed(names: &[&str], last: &str) -> String {
     text
 }
 
-/// Letters to insert, remove, replace or swap with their neighbour to turn `a` into `b` (optimal string alignment).
+/// Letters to insert, remove, replace or swap with a neighbour to turn `a` into `b` (optimal string
+/// alignment).
 fn distance(a: &str, b: &str) -> usize {
     let a: Vec<char> = a.chars().collect();
     let b: Vec<char> = b.chars().collect();

@@ -1,4 +1,4 @@
-//! The attribute as a function over tokens.
+//! Tests of the attribute as a function over tokens.
 
 use proc_macro2::TokenStream;
 
@@ -8,12 +8,13 @@ mod arbitrary;
 mod expansions;
 mod lines;
 
-/// A runtime with all its features.
+/// A runtime with all features.
 const ALL: Features = Features { redis: true, responses: true, tokio: true };
-/// A runtime without any.
+/// A runtime without features.
 const NONE: Features = Features { redis: false, responses: false, tokio: false };
 
-/// `#[rate_limit(args)] item`, formatted, without the import of the runtime, which is called `rt`.
+/// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
+/// is `rt`.
 fn expanded(args: &str, item: &str) -> String {
     let import = "use :: ratelimit_runtime :: macro_support :: v1 as __runtime ;";
     let tokens = limited(args, item, ALL).to_string();
@@ -52,14 +53,14 @@ fn mistakes(args: &str, item: &str, features: Features) -> Vec<String> {
 const FUNCTION: &str = "fn call(user: u32) -> Result<u32, RateLimitExceeded> { Ok(user) }";
 
 #[test]
-fn a_runtime_that_is_not_found_is_one_error() {
+fn a_missing_runtime_is_one_error() {
     let args = "limit(count = N, per = P), limit(count = user, per = q(), algorithm = token_bucket, burst = B), backend = b(), \
                 key = user, cost = C, deduct_when = d, backoff(initial = \"1s\", max = \"2s\"), exempt_when = e, dry_run";
     assert_eq!(limited(args, FUNCTION, ALL).to_string().matches("ratelimit_runtime").count(), 1);
 }
 
 #[test]
-fn what_a_neighbour_is_called_is_not_taken_from_a_condition() {
+fn a_condition_is_no_neighbours_name() {
     let function = |attribute: &str| format!("#[cfg_attr({attribute})] {FUNCTION}");
     let mistakes = |attribute: &str| mistakes("count = 1, per = \"1s\"", &function(attribute), ALL).len();
     assert_eq!(mistakes("all(throws, memoize), inline, doc(ensures)"), 0);
@@ -81,7 +82,7 @@ fn all_mistakes_of_an_attribute_are_reported_at_once() {
 }
 
 #[test]
-fn what_may_have_been_meant_is_not_missed_as_well() {
+fn unreadable_arguments_are_not_reported_missing() {
     for args in ["cout = 1, per = \"1s\"", "count = @, per = \"1s\"", "1, 2, 3", "frequency = 5", "count: 1, per: 2"] {
         let found = mistakes(args, FUNCTION, ALL);
         assert!(!found.iter().any(|message| message.contains("needs")), "{args}: {found:#?}");
@@ -89,7 +90,7 @@ fn what_may_have_been_meant_is_not_missed_as_well() {
 }
 
 #[test]
-fn what_the_runtime_was_built_without_is_refused_with_the_name_of_the_feature() {
+fn missing_features_are_named() {
     let redis = mistakes("count = 1, per = \"1s\", backend = redis", FUNCTION, NONE);
     assert!(matches!(redis.as_slice(), [message] if message.contains("`redis`")), "{redis:?}");
     let tokio = mistakes("count = 1, per = \"1s\", wait", "async fn call() {}", NONE);
@@ -100,14 +101,14 @@ fn what_the_runtime_was_built_without_is_refused_with_the_name_of_the_feature() 
 }
 
 #[test]
-fn what_follows_a_broken_value_is_still_read() {
+fn arguments_after_a_broken_value_are_read() {
     let found =
         mistakes("count = 1, per = \"1s\", key = (user +), colour = red, cost = 2 +, dry_run = 1", FUNCTION, ALL);
     assert_eq!(found.len(), 4, "{found:#?}");
 }
 
 #[test]
-fn a_pattern_that_async_trait_has_moved_into_the_body_is_no_key() {
+fn a_pattern_moved_by_async_trait_is_no_key() {
     let method = "fn call<'life0, 'async_trait>(&'life0 self, __arg1: (u32, u32)) -> Pin<Box<dyn Future<Output = Option<u32>> + 'async_trait>> {
         Box::pin(async move { let __self = self; let (a, b) = { let __arg1 = __arg1; __arg1 }; let __ret: Option<u32> = { Some(a + b) }; __ret })
     }";

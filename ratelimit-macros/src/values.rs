@@ -1,4 +1,5 @@
-//! What single values of the attribute mean: numbers, durations, words, each with the message for what it is not.
+//! Parses single values of the attribute: numbers, durations, words. Each has a message for
+//! anything else.
 
 use proc_macro2::Ident;
 use quote::ToTokens;
@@ -12,7 +13,7 @@ use crate::model::{Algorithm, Backend, Cost, Features, Name, OnBackendError, Per
 use crate::shape::Shape;
 use crate::suggest::nearest;
 
-/// `count`, `burst`, or `cost`, which may be zero.
+/// A number of permits: `count`, `burst`, or `cost`, which may be zero.
 pub(crate) fn permits(arg: &Arg<Expr>, at_least_one: bool, errors: &mut Diagnostics) -> Option<Permits> {
     let Arg { name, value } = arg;
     match bare(value) {
@@ -64,7 +65,8 @@ fn zero(name: &Ident) -> String {
     }
 }
 
-/// A path whose last name is in upper case: a constant, an associated one, or a const generic.
+/// Whether a path's last name is in upper case: a constant, an associated constant or a const
+/// generic.
 fn is_constant(path: &ExprPath) -> bool {
     let Some(last) = path.path.segments.last() else {
         return false;
@@ -90,9 +92,9 @@ pub(crate) fn per(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Per> {
 
 enum Literal {
     Duration(u64, String),
-    /// Reported.
+    /// A mistake, reported already.
     Mistake,
-    /// No literal.
+    /// Not a literal.
     None,
 }
 
@@ -105,7 +107,7 @@ fn literal_duration(name: &Ident, value: &Expr, errors: &mut Diagnostics) -> Lit
             },
             Lit::Int(number) => {
                 let written = number.to_string();
-                // `1s` is an integer literal with a suffix to the compiler.
+                // The compiler lexes `1s` as an integer literal with a suffix.
                 let meant = if duration::parse(&written).is_ok() {
                     written.clone()
                 } else {
@@ -125,7 +127,7 @@ fn literal_duration(name: &Ident, value: &Expr, errors: &mut Diagnostics) -> Lit
     Literal::Mistake
 }
 
-/// A duration that must be a literal.
+/// A duration that has to be a literal.
 fn fixed_duration(arg: &Arg<Expr>, example: &str, errors: &mut Diagnostics) -> Option<(u64, String)> {
     match literal_duration(&arg.name, &arg.value, errors) {
         Literal::Duration(nanos, text) => Some((nanos, text)),
@@ -137,7 +139,7 @@ fn fixed_duration(arg: &Arg<Expr>, example: &str, errors: &mut Diagnostics) -> O
     }
 }
 
-/// A value that is one of a few words. `Err` if it is no word at all.
+/// A value that has to be one of a few words. `Err` if it is not a word at all.
 fn word(value: &Expr) -> Result<&Ident, &Expr> {
     match bare(value) {
         Expr::Path(path) => path.path.get_ident().ok_or(value),
@@ -212,7 +214,7 @@ fn snake_case(name: &str) -> String {
     snake
 }
 
-/// Macros whose value is text that the compiler knows.
+/// Macros that expand to text known at compile time.
 const TEXT_MACROS: &[&str] = &["concat", "env", "module_path", "stringify"];
 
 pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Name> {
@@ -272,7 +274,7 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
     }
     let written = word.to_string();
     match nearest(&written, &["memory", "redis"]) {
-        // Another name is a constant or a variable.
+        // Any other name is a constant or a variable.
         Some(meant) if !written.starts_with(|letter: char| letter.is_ascii_uppercase()) => {
             errors.at(word.span(), format!("unknown backend `{written}`: did you mean `{meant}`?"));
             None
@@ -281,7 +283,7 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
     }
 }
 
-/// An expression for a backend, which the arguments of a call cannot be part of.
+/// An expression for a backend. Arguments of the call cannot appear in it.
 fn made(arg: &Arg<Expr>, item: &Item, errors: &mut Diagnostics) -> Option<Backend> {
     let Some(argument) = item.argument_in(arg.value.to_token_stream()) else {
         return Some(Backend::Made(copy(arg)));
@@ -365,12 +367,12 @@ pub(crate) fn wait(
             Wait::AtMost(nanos, text)
         }
     };
-    // One that could not be read is one all the same.
+    // An unreadable `queue` still counts as one.
     let queue = if unread.may_be("queue") { Some(1) } else { queue.map(|queue| queue.unwrap_or(1)) };
     Some(Waiting { bound, queue, priority: priority.as_ref().map(copy) })
 }
 
-/// The most calls that wait.
+/// The most calls that may wait.
 fn places(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<u32> {
     let Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) = bare(&arg.value) else {
         errors.over(&arg.value, "`queue` is a number, the most calls of a key that wait: write `queue = 100`");

@@ -1,9 +1,10 @@
-//! The algorithms: pure functions over integers. No clock, no lock, no input or output.
+//! The algorithms: pure functions over integers, without clock, lock or I/O.
 //!
-//! A [`Record`](record::Record) holds the state of all limits of one key. Times are nanoseconds since the Unix epoch.
-//! Each algorithm answers two questions about its own state: when a call of some cost fits ([`earliest`]), and what the
-//! state is after it has been charged. The record asks all limits of a call and charges all of them or none. The same
-//! rules stand in `backend/redis/*.lua`, in microseconds.
+//! A [`Record`](record::Record) holds the state of all limits of one key. Times are nanoseconds
+//! since the Unix epoch. Each algorithm answers two questions about its own state: when a call of a
+//! given cost fits ([`earliest`]), and what the state is after the charge. The record asks all
+//! limits of a call, and charges all of them or none. `backend/redis/*.lua` holds the same rules,
+//! in microseconds.
 //!
 //! [`earliest`]: sliding_window::SlidingWindow::earliest
 
@@ -20,31 +21,32 @@ use std::cell::Cell;
 use crate::clock::Now;
 use crate::limit::{Algorithm, Limit};
 
-/// The most groups that a sliding window is divided into.
+/// The most groups of a sliding window.
 pub(crate) const GROUPS: u32 = 64;
 
-/// A limit with what its algorithm derives from it once, so that no decision has to.
+/// A limit and the values derived from it once, so that no decision has to compute them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rule {
     pub(crate) limit: Limit,
-    /// Permits that one group of a sliding window holds before the next one begins: ⌈count / 64⌉.
+    /// Permits in one full group of a sliding window: ⌈count / 64⌉.
     pub(crate) group: u32,
-    /// Refill of a token bucket.
+    /// The refill rate of a token bucket.
     pub(crate) rate: Rate,
     /// The period in nanoseconds.
     per: u64,
-    /// Permits that one call can take at the most.
+    /// The most permits that one call can take.
     capacity: u32,
-    /// Units that flow back in each `step` nanoseconds, units of a permit and of a full bucket: [`Rate::per_nano`].
+    /// From [`Rate::per_nano`]: the units that flow back in each `step` nanoseconds, the units of a
+    /// permit, and those of a full bucket.
     units: u64,
     step: u64,
     permit: u64,
     full: u64,
-    /// Nanoseconds by which a charge may be recorded late, for the clock's uncertainty.
+    /// How late a charge may be recorded because of the clock's uncertainty, in nanoseconds.
     late: u64,
-    /// Nanoseconds after which a permit counts no more, or an empty bucket is full.
+    /// How long a permit counts, or an empty bucket takes to fill, in nanoseconds.
     lasts: u64,
-    /// Of a fixed window: 2⁶⁴ divided by the period.
+    /// For a fixed window: 2⁶⁴ divided by the period.
     reciprocal: u64,
 }
 
@@ -69,7 +71,7 @@ impl Rule {
             units,
             step,
             permit,
-            // Below 2⁵² × 1000; other algorithms have units of one.
+            // Below 2⁵² × 1000. Other algorithms have one unit per permit.
             full,
             lasts: match limit.algorithm() {
                 Algorithm::TokenBucket => (full / units + 1).saturating_mul(step),
@@ -83,13 +85,13 @@ impl Rule {
         }
     }
 
-    /// As [`new`](Rule::new), remembered by the thread: for limits that are read at each call. A token bucket's fraction
-    /// takes some twenty divisions to reduce.
+    /// The rule of a limit that is read at each call, from a per-thread cache. Reducing a token
+    /// bucket's fraction takes some twenty divisions.
     pub(crate) fn remembered(limit: Limit) -> Rule {
         const REMEMBERED: usize = 16;
         const UNUSED: Rule = Rule::new(Limit::literal(1, 1, Algorithm::SlidingWindow, 1));
         thread_local! {
-            /// Without a destructor, so that it is there until the thread's very end.
+            /// Has no destructor, so it is there until the thread's very end.
             static RULES: [Cell<Rule>; REMEMBERED] = const { [const { Cell::new(UNUSED) }; REMEMBERED] };
         }
         if limit.algorithm() != Algorithm::TokenBucket {
@@ -138,7 +140,7 @@ impl Rule {
         self.lasts
     }
 
-    /// Nanoseconds by which a charge may be recorded late.
+    /// How late a charge may be recorded, in nanoseconds.
     #[inline]
     pub(crate) const fn late(&self) -> u64 {
         self.late
@@ -149,14 +151,15 @@ impl Rule {
         self.step
     }
 
-    /// When a call that is judged at `now.earliest` counts as made: at the end of the clock's uncertainty. Whatever the
-    /// true times were, the interval that is measured between two calls is never longer than the true one.
+    /// The recorded time of a call that is judged at `now.earliest`: the end of the clock's
+    /// uncertainty. So the measured interval between two calls is never longer than the true one.
     #[inline]
     pub(crate) fn recorded(&self, now: Now) -> u64 {
         now.latest.min(now.earliest.saturating_add(self.late))
     }
 
-    /// Number of the fixed window that holds `time`, without a division: the estimate is short by at most two.
+    /// The number of the fixed window that holds `time`. Computed without a division: the estimate
+    /// is short by at most two.
     #[inline]
     pub(crate) const fn window(&self, time: u64) -> u64 {
         let mut window = ((time as u128 * self.reciprocal as u128) >> 64) as u64;
@@ -168,15 +171,18 @@ impl Rule {
     }
 }
 
-/// 2⁶⁴ divided by the golden ratio: its products spread over the high bits.
+/// 2⁶⁴ divided by the golden ratio: Fibonacci hashing spreads products over the high bits.
 const FOLD: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// The longest uncertainty of the clock, in nanoseconds.
+/// The largest uncertainty of the clock, in nanoseconds.
 pub(crate) const RESOLUTION: u64 = 1_000;
 
-/// A token bucket of several permits that lasts longer than the clock's uncertainty never runs empty for it, so the whole
-/// margin costs no rate. A bucket of one permit pays it with each permit: there it is bounded by a two-thousandth of the
-/// permit's own time, which keeps the rate. A window pays it once a period.
+/// How late a rule's charges may be recorded, in nanoseconds.
+///
+/// A token bucket of several permits that lasts longer than the clock's uncertainty never runs
+/// empty because of it, so the full margin costs no rate. A bucket of one permit pays the margin
+/// with each permit: there it is at most a two-thousandth of the permit's own time, which keeps the
+/// rate. A window pays it once per period.
 const fn late(limit: &Limit, units: u64, permit: u64, step: u64) -> u64 {
     if !matches!(limit.algorithm(), Algorithm::TokenBucket) {
         return u64::MAX;
@@ -185,10 +191,12 @@ const fn late(limit: &Limit, units: u64, permit: u64, step: u64) -> u64 {
     if spare >= (RESOLUTION / step + 1).saturating_mul(units) { u64::MAX } else { permit / units * step / 2_000 }
 }
 
-/// The refill of a token bucket in integers: `units` units flow back every `step` microseconds, and a permit is `permit`
-/// units. `units / (permit × step)` is `count / per`, exactly where the numbers fit, else at most 2⁻¹⁹ below it.
+/// A token bucket's refill rate in integers: `units` units flow back every `step` microseconds, and
+/// a permit is `permit` units.
 ///
-/// A full bucket's units stay below 2⁵², so that sums of two such amounts are exact in the doubles of Redis's Lua.
+/// `units / (permit × step)` is `count / per`: exactly if the numbers fit, else at most 2⁻¹⁹ below
+/// it. A full bucket's units stay below 2⁵², so that sums of two amounts are exact in the doubles
+/// of Redis's Lua.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     pub(crate) units: u64,
@@ -198,10 +206,10 @@ pub(crate) struct Rate {
 
 impl Rate {
     const UNUSED: Rate = Rate { units: 1, permit: 1, step: 1 };
-    /// Bound on the units of a full bucket.
+    /// Upper bound on the units of a full bucket.
     const FULL: u64 = 1 << 52;
 
-    /// `count` ≥ 1 permits in `per` ≥ 1 microseconds, in a bucket of `burst` permits.
+    /// The rate of `count` ≥ 1 permits in `per` ≥ 1 microseconds, for a bucket of `burst` permits.
     #[expect(clippy::cast_possible_truncation, reason = "each quotient is bounded by its divisor's construction")]
     const fn new(count: u32, per: u64, burst: u32) -> Rate {
         let divisor = gcd(count as u64, per);
@@ -211,7 +219,8 @@ impl Rate {
         if permit <= largest {
             return Rate { units, permit, step: 1 };
         }
-        // Too fine to fit. Steps long enough for at least one unit in each, then the finest fraction not above the rate.
+        // Too fine to fit: use steps long enough for at least one unit each, and the finest
+        // fraction not above the rate.
         let (count, per) = (count as u128, per as u128);
         let step = per.div_ceil(count * largest as u128);
         let step = if step == 0 { 1 } else { step };
@@ -223,8 +232,8 @@ impl Rate {
 
     /// The same rate for times in nanoseconds: (units a step, units a permit, nanoseconds a step).
     ///
-    /// Where a step is one microsecond it is divided further, because a nanosecond clock can say more; a longer step is
-    /// kept, so that memory and Redis forget the same fractions.
+    /// A step of one microsecond is divided further, because a nanosecond clock is finer. A longer
+    /// step is kept, so that memory and Redis drop the same fractions.
     pub(crate) const fn per_nano(&self) -> (u64, u64, u64) {
         if self.step != 1 {
             return (self.units, self.permit, self.step * 1_000);
@@ -248,7 +257,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_rate_is_never_above_and_at_most_a_thousandth_below_what_was_asked(
+        fn a_rate_is_at_most_a_thousandth_below_its_limit(
             count in 1_u32..=u32::MAX, per in 1_u64..=366 * 86_400_000_000, burst in 1_u32..=u32::MAX,
         ) {
             let rate = Rate::new(count, per, burst);

@@ -1,4 +1,4 @@
-//! The seam to where buckets are kept: an operation is data on its way in and data on its way out.
+//! The backend interface. A request is plain data on its way in, and an answer on its way out.
 
 pub(crate) mod memory;
 #[cfg(feature = "redis")]
@@ -25,7 +25,7 @@ pub use memory::{MemoryBackend, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
-/// A moment in nanoseconds since the Unix epoch, by the clock of whoever says it.
+/// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -40,25 +40,25 @@ impl Timestamp {
         self.0
     }
 
-    /// The time from `earlier` to `self`; zero if it is not earlier.
+    /// The time from `earlier` to `self`; zero if `earlier` is not earlier.
     pub const fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
 }
 
-/// What a backend is asked to do.
+/// One operation on one bucket: the input of [`Backend::decide`].
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// Shared with what remembers where permits were taken.
+    /// Shared with the record of where permits were taken.
     pub(crate) bucket: Arc<str>,
     pub(crate) limits: SmallVec<[Limit; 2]>,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) action: Action,
-    /// The time by a test's clock, where there is one.
+    /// The time by a test's clock, if there is one.
     pub(crate) test_time: Option<Timestamp>,
-    /// The bucket, where its denials may be kept.
+    /// The key of the denial cache, if the bucket's denials may be cached.
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// Asked by a guard, which knows what to do where the backend can only block.
+    /// Sent by a guard, which handles backends that can only block.
     pub(crate) by_guard: bool,
 }
 
@@ -66,30 +66,41 @@ pub struct Request {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Action {
-    /// Take `cost` permits now, or book them for the first moment at which they fit if that is at most `max_wait` away.
+    /// Takes `cost` permits now, or books them for the first moment at which they fit, if that is
+    /// at most `max_wait` away.
     Take {
-        /// Permits to take, from every limit.
+        /// Permits to take from every limit.
         cost: u32,
-        /// The longest wait; zero to be admitted now or not at all.
+        /// The longest wait. Zero admits now or denies.
         max_wait: Duration,
     },
-    /// Say what `Take` would, and change nothing.
+    /// Reports what `Take` would do, and changes nothing.
     Peek {
         /// Permits that would be taken.
         cost: u32,
         /// The longest wait.
         max_wait: Duration,
     },
-    /// Give back permits that were taken or booked.
+    /// Gives back permits that were taken or booked.
     GiveBack(Permit),
-    /// Forget the bucket.
+    /// Forgets the bucket.
     Reset,
 }
 
 impl Request {
-    /// A request by hand, as a limiter makes it: for testing a backend.
+    /// Builds a request as a limiter would, at this process's time. For testing a backend.
     ///
-    /// The time is this process's.
+    /// ```
+    /// use std::time::Duration;
+    /// use ratelimit_runtime::Limit;
+    /// use ratelimit_runtime::backend::{Action, Bucket, Outcome, Request};
+    ///
+    /// let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+    /// let request = Request::new("api:alice", &[Limit::per_minute(1)], take);
+    /// let mut bucket = Bucket::default();
+    /// assert!(matches!(bucket.apply(&request, request.now()).outcome, Outcome::Admitted(_)));
+    /// assert!(matches!(bucket.apply(&request, request.now()).outcome, Outcome::Denied(_)));
+    /// ```
     pub fn new(bucket: impl Into<Box<str>>, limits: &[Limit], action: Action) -> Request {
         Request {
             bucket: Arc::from(bucket.into()),
@@ -102,63 +113,65 @@ impl Request {
         }
     }
 
-    /// The same request for a key that denials block.
+    /// The same request, for a key that denials block.
     pub fn with_backoff(self, backoff: Backoff) -> Request {
         Request { backoff: Some(backoff), ..self }
     }
 
-    /// The same request at a time that a test says.
+    /// The same request at a test's time.
     #[cfg(feature = "test-util")]
     pub fn at(self, time: Timestamp) -> Request {
         Request { test_time: Some(time), ..self }
     }
 
-    /// The bucket's name: unique for limiter, limits and key, and the same in every process. Text without control
-    /// characters, as long as the key makes it; between `{` and `}` stands what a Redis Cluster hashes.
+    /// The bucket's name: unique for limiter, limits and key, and the same in every process.
+    ///
+    /// Text without control characters, of any length. A Redis Cluster hashes the part between `{`
+    /// and `}`.
     pub fn bucket(&self) -> &str {
         &self.bucket
     }
 
-    /// The limits of the call, 1 to 8, decided together.
+    /// The call's limits, 1 to 8, decided together.
     pub fn limits(&self) -> &[Limit] {
         &self.limits
     }
 
-    /// How denials of the bucket's key block it, if they do.
+    /// How denials block the bucket's key, if they do.
     pub fn backoff(&self) -> Option<Backoff> {
         self.backoff
     }
 
-    /// What to do.
+    /// The operation.
     pub fn action(&self) -> &Action {
         &self.action
     }
 
-    /// The time by this process's clock (in a test, the test's). A store with a clock of its own that all processes share
-    /// should go by that.
+    /// The time by this process's clock, or by the test's clock in a test. A store with a clock
+    /// that all processes share should use that instead.
     pub fn now(&self) -> Timestamp {
         self.test_time.unwrap_or_else(|| Timestamp(clock::now()))
     }
 }
 
-/// What a backend answers.
+/// A backend's answer to a [`Request`].
 #[derive(Clone, Debug)]
 pub struct Answer {
-    /// When it was decided, by the backend's clock.
+    /// The time of the decision, by the backend's clock.
     pub now: Timestamp,
-    /// What was decided.
+    /// The decision.
     pub outcome: Outcome,
 }
 
-/// What was decided.
+/// The decision on a [`Request`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The permits are taken, from the time that they are booked for.
+    /// The permits are taken, as of the time that they are booked for.
     Admitted(Admitted),
-    /// Nothing is taken.
+    /// Nothing was taken.
     Denied(Denied),
-    /// Given back, or reset.
+    /// Permits were given back, or the bucket was reset.
     Done,
 }
 
@@ -168,14 +181,14 @@ pub struct Admitted {
     pub(crate) admission: Admission,
 }
 
-/// A call that is not admitted.
+/// A denied call.
 #[derive(Clone, Copy, Debug)]
 pub struct Denied {
     pub(crate) refusal: Refusal,
 }
 
 impl Admitted {
-    /// When the permits are taken: now, or later where they are booked.
+    /// When the permits are taken: now, or later if they are booked.
     pub fn at(&self) -> Timestamp {
         Timestamp(self.admission.permit.at)
     }
@@ -185,19 +198,19 @@ impl Admitted {
         self.admission.remaining
     }
 
-    /// The position of that limit.
+    /// The position of that limit, from 0.
     pub fn limit_index(&self) -> usize {
         self.admission.limit
     }
 
-    /// What gives the permits back, by [`Action::GiveBack`].
+    /// The permits, to be given back by [`Action::GiveBack`].
     pub fn permit(&self) -> &Permit {
         &self.admission.permit
     }
 }
 
 impl Denied {
-    /// When the same call would be admitted if nobody else called; `None` if never.
+    /// When the same call would be admitted if nobody else called; `None` if it never would.
     pub fn admitted_at(&self) -> Option<Timestamp> {
         self.refusal.admitted_at.map(Timestamp)
     }
@@ -207,35 +220,39 @@ impl Denied {
         self.refusal.remaining
     }
 
-    /// The position of the limit that denies.
+    /// The position of that limit, from 0.
     pub fn limit_index(&self) -> usize {
         self.refusal.limit
     }
 }
 
-/// A future that a backend returns.
+/// The future of an asynchronous decision.
 pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send + 'a>>;
 
-/// How long a decision of a backend may take, and who sees to it.
+/// How long a backend's decision may take, and who enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Deadline {
-    /// The limiters see to it: a decision that takes longer fails with [`BackendErrorKind::Timeout`]. A blocking one is made
-    /// on a helper thread, of which a backend has 32 at the most, and costs about 15 µs more; an asynchronous one is bounded
-    /// by a timer, for about a microsecond. What came too late may have been charged. A decision that never returns keeps its
-    /// thread; with all of them kept, only probes are still begun, on 16 more.
+    /// The limiters enforce it: a longer decision fails with [`BackendErrorKind::Timeout`], and may
+    /// still be charged.
+    ///
+    /// A blocking decision runs on a helper thread, of which a backend has at most 32. That costs
+    /// about 15 µs more. An asynchronous decision is bounded by a timer, for about 1 µs more. A
+    /// decision that never returns keeps its thread. Once all threads are kept, only probes still
+    /// start, on 16 more.
     ///
     /// [`BackendErrorKind::Timeout`]: crate::BackendErrorKind::Timeout
     Imposed(Duration),
-    /// The backend itself: each of its methods returns in good time, whatever its store does. Decisions are made where they
-    /// are asked for and cost nothing more; one that hangs hangs its caller.
+    /// The backend enforces it: each of its methods returns in good time, whatever its store does.
+    /// Decisions run on the calling thread at no extra cost; one that hangs hangs its caller.
     Kept,
 }
 
 /// A store of buckets.
 ///
-/// All of a [`Request`] is decided in one step that no other decision on the same bucket interleaves with. [`Bucket`] does
-/// the arithmetic: a store that can read and write bytes under a lock, or compare and swap them, needs no more:
+/// Implementations decide a whole [`Request`] in one step, atomically with respect to other
+/// decisions on the same bucket. [`Bucket`] does the arithmetic. A store needs only to read and
+/// write bytes under a lock, or to compare and swap them:
 ///
 /// ```
 /// use std::collections::HashMap;
@@ -256,34 +273,46 @@ pub enum Deadline {
 ///         Ok(answer)
 ///     }
 ///
-///     // It cannot hang, so nobody has to see to it that it does not. Left out, a decision has 100 ms.
+///     // It cannot hang, so no deadline has to be imposed. The default is 100 ms.
 ///     fn deadline(&self) -> Deadline {
 ///         Deadline::Kept
 ///     }
 /// }
 /// ```
 ///
-/// # On its bad days
-/// No limiter waits for a backend longer than its [deadline](Backend::deadline). After five failures in a row, of whatever
-/// kind, nobody waits for it at all: a circuit breaker opens, and calls go by their limiter's
-/// [`OnBackendError`](crate::OnBackendError) at once. After 50 ms one call tries the backend, and if that fails another one
-/// after twice the time, up to half a second, while all others go on without. The first success closes the breaker: limits
-/// are kept again within two seconds of a recovery. Refunds and resets have the same deadline, and fail at once while the
-/// breaker is open. A call that is given up before the deadline counts as neither success nor failure.
+/// # Failures
+/// No limiter waits for a backend longer than its [deadline](Backend::deadline). Five consecutive
+/// failures of any kind open a circuit breaker. Then calls follow their limiter's
+/// [`OnBackendError`](crate::OnBackendError) at once.
 ///
-/// All limiters that use one backend share its breaker: hand them an `Arc` or a `&'static` of it, clones of one
-/// [`SharedBackend`], or set it as the [default](set_default_backend). Each value that is handed over by itself is a backend
-/// of its own.
+/// The first probe runs after 50 ms: one call tries the backend while all others go on without it.
+/// After each failed probe the interval doubles, up to 500 ms. The first success closes the
+/// breaker, so limits are enforced again within two seconds of a recovery. Refunds and resets have
+/// the same deadline, and fail at once while the breaker is open. A call abandoned before the
+/// deadline counts as neither success nor failure.
+///
+/// All limiters on one backend share its breaker. To share a backend, pass an `Arc` or a `&'static`
+/// of it or clones of one [`SharedBackend`], or set it as the [default](set_default_backend). Each
+/// value passed by itself is a backend of its own.
 pub trait Backend: Send + Sync + 'static {
-    /// Carries out one request, and blocks the thread for it: where the [deadline](Backend::deadline) is kept, the calling
-    /// one; where it is imposed, a helper, outside of any async runtime.
+    /// Carries out one request and blocks the thread meanwhile.
+    ///
+    /// With a [kept deadline](Deadline::Kept) that is the calling thread; with an imposed one, a
+    /// helper thread outside any async runtime.
+    ///
+    /// # Errors
+    /// If the store cannot decide. The limiter's [`OnBackendError`](crate::OnBackendError) then
+    /// applies.
     fn decide(&self, request: &Request) -> Result<Answer, BackendError>;
 
-    /// As [`decide`](Backend::decide), without blocking the thread. Dropping the future gives the decision up; what was taken
-    /// by then should be given back.
+    /// Carries out one request without blocking the thread.
     ///
-    /// Without an implementation it is `decide`, and where the deadline is imposed that is called on a helper thread, while
-    /// the task waits (its first 10 ms on its thread, as long as answers come within that).
+    /// Dropping the future abandons the decision. Implementations should give back what was taken
+    /// by then.
+    ///
+    /// The default implementation calls [`decide`](Backend::decide). If the deadline is imposed,
+    /// that runs on a helper thread while the task waits. The first 10 ms of the wait block the
+    /// task's thread, as long as answers come within that.
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         if request.by_guard {
             return Box::pin(ready(Err(BackendError::to_be_blocked_for())));
@@ -291,32 +320,38 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(ready(self.decide(request)))
     }
 
-    /// Carries out a request whose answer nobody waits for: permits given back where a future was dropped. Called on a helper
-    /// thread where the [deadline](Backend::deadline) is imposed, else on threads that should not be blocked; without an
-    /// implementation it calls `decide`.
+    /// Carries out a request whose answer is ignored: permits given back after a future was
+    /// dropped.
+    ///
+    /// Runs on a helper thread if the [deadline](Backend::deadline) is imposed, else on threads
+    /// that should not be blocked. The default implementation calls [`decide`](Backend::decide).
     fn decide_later(&self, request: Request) {
-        // A permit that cannot be given back stays taken: the guarantee holds.
+        // A permit that cannot be given back stays taken, so the limit holds.
         let _ = self.decide(&request);
     }
 
-    /// How long a decision may take: 100 ms, imposed, unless it says otherwise. Asked once.
+    /// How long a decision may take. The default is 100 ms, imposed. Read once.
     fn deadline(&self) -> Deadline {
         Deadline::Imposed(TIMEOUT)
     }
 
-    /// Whether a call that was denied is denied again, until it would be admitted, without asking the backend: no, unless it
-    /// says so. Asked once.
+    /// Whether a denied call is denied again without asking the backend, until it would be admitted
+    /// (a denial cache). The default is no. Read once.
     ///
-    /// A key that is denied then costs the backend one decision a second. A refund or a reset through this process ends it at
-    /// once, one through another is seen within a second. Of a key that `backoff` bans for the longest time there is, what a
-    /// call is told is exact, and to other processes the ban may end a second earlier. Calls for more than one permit and
-    /// calls that may wait always ask, and so do limiters with `deduct_when`, and with a `count` or `per` read at each call.
-    /// 8,192 denials are kept at the most, in half a megabyte.
+    /// A denied key then costs the backend one decision a second.
+    /// - A refund or a reset through this process takes effect at once, one through another process
+    ///   within a second.
+    /// - For a key that `backoff` blocks for its longest time, `retry_after` is exact. Other
+    ///   processes may see the block end up to a second early.
+    /// - These calls always ask the backend: calls for more than one permit, calls that may wait,
+    ///   and calls of limiters with `deduct_when` or with a `count` or `per` read at each call.
+    ///
+    /// The cache holds at most 8,192 denials, in half a megabyte.
     fn keeps_denials(&self) -> bool {
         false
     }
 
-    /// What kind of store it is, as in `redis`: for logs and metrics.
+    /// The kind of store, such as `redis`, for logs and metrics.
     fn kind(&self) -> &'static str {
         "custom"
     }
@@ -327,21 +362,21 @@ pub trait Backend: Send + Sync + 'static {
         None
     }
 
-    /// By what two handles are known to lead to one store.
+    /// Identifies the store: two handles of one store have the same identity.
     #[doc(hidden)]
     fn identity(&self) -> Identity {
         Identity { of: TypeId::of::<Self>(), address: std::ptr::from_ref(self).cast::<()>().addr() }
     }
 }
 
-/// The longest that a decision takes unless a backend says otherwise.
+/// The longest decision, unless a backend sets its own deadline.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
 
 /// See [`Backend::identity`].
 #[doc(hidden)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Identity {
-    /// What stands at the address: a value and its first field have the same one.
+    /// The type at the address: a value and its first field share an address.
     pub(crate) of: TypeId,
     pub(crate) address: usize,
 }
@@ -414,19 +449,23 @@ impl<B: Backend + ?Sized> Backend for &'static B {
     }
 }
 
-/// The state of one bucket, for a store that keeps bytes.
+/// The state of one bucket, for a store that keeps bytes. See [`Backend`] for an example.
 #[derive(Clone, Debug, Default)]
 pub struct Bucket {
     record: Record,
 }
 
 impl Bucket {
-    /// Reads what [`to_bytes`](Bucket::to_bytes) wrote; no bytes are a bucket that nobody has used.
+    /// Reads what [`to_bytes`](Bucket::to_bytes) wrote. No bytes are an unused bucket.
+    ///
+    /// # Errors
+    /// [`BackendErrorKind::Refused`](crate::BackendErrorKind::Refused) if the bytes are malformed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Bucket, BackendError> {
         Ok(Bucket { record: Record::decode(bytes)? })
     }
 
-    /// The state as bytes: at most about 2 KiB a sliding window, 50 for the other algorithms.
+    /// The state as bytes: at most about 2 KiB for a sliding window, 50 bytes for the other
+    /// algorithms.
     pub fn to_bytes(&self) -> Vec<u8> {
         self.record.encode()
     }
@@ -455,7 +494,7 @@ impl Bucket {
         Answer { now, outcome }
     }
 
-    /// When the bucket is as if nobody had used it, and may be forgotten.
+    /// When the bucket is idle again and may be forgotten.
     pub fn expires_at(&self, request: &Request) -> Timestamp {
         let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
         Timestamp(self.record.fresh_at(&rules, request.backoff.as_ref()))

@@ -1,4 +1,5 @@
-//! One thread with a runtime of its own, started at the first use: for what has to go on whatever executor a caller has.
+//! A background thread with its own runtime, started at the first use, for work that must go on
+//! independently of the caller's executor.
 
 use std::io;
 
@@ -7,7 +8,8 @@ use tokio::runtime::{Builder, Handle};
 
 use crate::process::PerProcess;
 
-/// The runtime of the background thread. An error if the thread cannot be started; the next call tries again.
+/// The background thread's runtime. Fails if the thread cannot be started; the next call tries
+/// again.
 pub(crate) fn handle() -> io::Result<Handle> {
     static HANDLE: PerProcess<OnceCell<Handle>> = PerProcess::new();
     let this_process = HANDLE.get(OnceCell::new);

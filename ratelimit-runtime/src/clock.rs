@@ -1,14 +1,14 @@
-//! The one source of time: nanoseconds since the Unix epoch by the system's monotonic clock.
+//! The only source of time: nanoseconds since the Unix epoch, by the system's monotonic clock.
 //!
-//! The wall clock is read once, at the first use, and the time that has passed since is added. Setting
-//! the wall clock later changes nothing, and a fixed window begins at midnight UTC as the wall clock had
-//! it at the start.
+//! The wall clock is read once, at the first use; elapsed monotonic time is added to it. Setting
+//! the wall clock later changes nothing, and a fixed window begins at midnight UTC by the wall
+//! clock as it was at the start.
 //!
-//! A decision reads the processor's counter of ticks, at a third of the monotonic clock's cost. The
-//! module [`counter`] says how the one follows the other. A reading by the counter is a bracket of
-//! [`MARGIN`] nanoseconds, see [`Now`]; a reading of the monotonic clock itself is exact.
+//! A decision reads the processor's tick counter, at a third of the monotonic clock's cost.
+//! [`counter`] describes how the counter is calibrated. A reading by the counter is a bracket of
+//! [`MARGIN`] nanoseconds, see [`Now`]; a reading of the monotonic clock is exact.
 //!
-//! 64 bits last until the year 2554; sums saturate there.
+//! 64 bits last until the year 2554. Sums saturate there.
 
 mod counter;
 mod sources;
@@ -27,9 +27,9 @@ use crate::limit::MAX_PER;
 
 /// A reading of the clock, in nanoseconds since the Unix epoch.
 ///
-/// An observer who reads `CLOCK_MONOTONIC` before and after never finds `latest` to be earlier than
-/// before, nor `earliest` to be later than after. If a call is recorded at its `latest`, and a later one
-/// is judged at its `earliest`, no observer can show that less time lay between them.
+/// An observer who reads `CLOCK_MONOTONIC` before and after never finds `latest` earlier than the
+/// first reading, nor `earliest` later than the second. If a call is recorded at its `latest` and a
+/// later one is judged at its `earliest`, no observer can show that less time lay between them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Now {
     pub(crate) earliest: u64,
@@ -45,7 +45,8 @@ impl Now {
     }
 }
 
-/// The process's clock. A frequent reader keeps the reference, to skip the check that it has started.
+/// The process's clock. A frequent reader keeps the reference, which skips the check that the clock
+/// has started.
 pub(crate) struct Clock<S = Machine> {
     counter: Counter,
     sources: S,
@@ -54,17 +55,18 @@ pub(crate) struct Clock<S = Machine> {
 /// The wall clock at the start, or 0 until it is known.
 static UNIX: AtomicU64 = AtomicU64::new(0);
 
-/// Threads that start the clock at once do not wait for each other: the first to finish wins.
+/// Threads that start the clock at the same time do not wait for each other: the first to finish
+/// wins.
 static CLOCK: OnceBox<Clock> = OnceBox::new();
 
-/// The clock, started at the first use. Out of line, so that a decision's own instructions stay few.
+/// The clock, started at the first use. Out of line, to keep a decision's own instructions few.
 #[cold]
 #[inline(never)]
 pub(crate) fn clock() -> &'static Clock {
     CLOCK.get_or_init(|| Box::new(Clock::new(Machine::start(LEAST, &UNIX))))
 }
 
-/// [`Now::earliest`], for callers that only want a time.
+/// [`Now::earliest`], for callers that need a single time.
 #[inline]
 pub(crate) fn now() -> u64 {
     match CLOCK.get() {
@@ -75,8 +77,8 @@ pub(crate) fn now() -> u64 {
 
 /// Compares the counter with the monotonic clock.
 ///
-/// A counter that stands still would be trusted for ever. But by a time that stands still a limit denies sooner
-/// or later, so some of the denials call this.
+/// A counter that stands still would be trusted for ever. But with a stopped clock a limit denies
+/// sooner or later, so some denials call this.
 #[cold]
 #[inline(never)]
 pub(crate) fn check() {
@@ -85,7 +87,7 @@ pub(crate) fn check() {
     }
 }
 
-/// Whether tokio's clock stands still, or was moved: a running one is the monotonic clock.
+/// Whether tokio's clock is paused or was advanced. If it runs, it is the monotonic clock.
 #[cfg(feature = "tokio")]
 pub(crate) fn is_paused() -> bool {
     sources::TOKIO_CAN_PAUSE && {
@@ -95,15 +97,16 @@ pub(crate) fn is_paused() -> bool {
     }
 }
 
-/// How much earlier than the clock's first reading a time may be: by a test's clock, which was paused before.
+/// How far before the clock's first reading a time may lie: a test's clock may have been paused
+/// earlier.
 const EARLIER: u64 = 3_600_000_000_000;
 
-/// The least that the wall clock is taken to say, in 1972. If it was never set, time 0, which is taken for
-/// never, is longer ago than any period all the same.
+/// The lower bound on the wall clock, in 1972. Time 0 stands for never, and must be longer ago than
+/// any period even if the wall clock was never set.
 const LEAST: u64 = 2 * nanos(MAX_PER);
 const _: () = assert!(LEAST - EARLIER > nanos(MAX_PER));
 
-/// None of the times that matter is earlier than this.
+/// No relevant time is earlier than this.
 #[inline]
 pub(crate) fn origin() -> u64 {
     if UNIX.load(Ordering::Relaxed) == 0 {
@@ -112,7 +115,7 @@ pub(crate) fn origin() -> u64 {
     started_origin()
 }
 
-/// The [`origin`], for whoever has started the clock.
+/// The [`origin`], for callers that have started the clock.
 #[inline]
 pub(crate) fn started_origin() -> u64 {
     UNIX.load(Ordering::Relaxed).wrapping_sub(EARLIER)
@@ -132,7 +135,7 @@ impl<S: Sources> Clock<S> {
         }
     }
 
-    /// The present time by the monotonic clock. Sets the counter by it, if that is possible.
+    /// The present time by the monotonic clock. Calibrates the counter if possible.
     #[cold]
     #[inline(never)]
     fn exact(&self) -> Now {
@@ -142,14 +145,14 @@ impl<S: Sources> Clock<S> {
 
 #[cfg(feature = "tokio")]
 impl Clock {
-    /// The present time by the clock of the tokio runtime around, which a test may have paused.
+    /// The present time by the current tokio runtime's clock, which a test may have paused.
     #[inline]
     pub(crate) fn now_in_runtime(&self) -> Now {
         if sources::TOKIO_CAN_PAUSE { Now::exactly(self.sources.tokio()) } else { self.now() }
     }
 }
 
-/// A duration in nanoseconds, `u64::MAX` (584 years) where it is longer.
+/// A duration in nanoseconds. Saturates at `u64::MAX` (584 years).
 pub(crate) const fn nanos(duration: Duration) -> u64 {
     let nanos = duration.as_nanos();
     #[expect(clippy::cast_possible_truncation, reason = "compared before")]

@@ -1,8 +1,9 @@
-//! Counters that many threads raise and few read.
+//! Counters that many threads raise and few read: a `LongAdder` (striped counters, as in
+//! `java.util.concurrent`).
 //!
-//! A counter that all threads share costs a locked instruction each time, and a cache line that wanders between cores. So
-//! each thread has a cell of its own, which it alone writes to, with plain loads and stores; only where there are more
-//! threads than cells do the rest share one.
+//! A shared counter costs a locked instruction each time, and a cache line that moves between
+//! cores. So each thread has its own cell, which only it writes, with plain loads and stores. If
+//! there are more threads than cells, the rest share one.
 
 use std::cell::Cell;
 
@@ -11,12 +12,12 @@ use parking_lot::Mutex;
 use crate::clock;
 use crate::sync::{AtomicU64, Ordering};
 
-/// Threads with a cell of their own.
+/// Threads with their own cell.
 const OWN: usize = 15;
-/// The cell of all others.
+/// The index of the shared cell.
 const SHARED: usize = OWN;
 
-/// One denial in so many has the clock checked: see [`clock::check`].
+/// One denial in this many checks the clock: see [`clock::check`].
 const CHECKED: u64 = 1_024;
 
 /// Calls allowed and denied.
@@ -25,7 +26,7 @@ pub(crate) struct Counts {
     cells: [Counted; OWN + 1],
 }
 
-/// On a cache line of its own.
+/// One cell, on its own cache line.
 #[derive(Default)]
 #[repr(align(64))]
 struct Counted {
@@ -68,7 +69,7 @@ impl Counts {
         }
     }
 
-    /// Allowed and denied so far.
+    /// The totals of allowed and denied calls.
     pub(crate) fn sums(&self) -> (u64, u64) {
         let sum = |of: fn(&Counted) -> &AtomicU64| {
             self.cells.iter().map(|cell| of(cell).load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
@@ -77,13 +78,14 @@ impl Counts {
     }
 }
 
-/// A number by which threads can be spread: those that run at the same time have different ones, once they have counted.
+/// A small per-thread index for sharding. Threads that run concurrently get distinct ones after
+/// their first count.
 #[inline]
 pub(crate) fn thread() -> usize {
     CELL.get()
 }
 
-/// Raises the counter of a cell of this thread's own. Returns what it was before.
+/// Raises a counter that only this thread writes. Returns its previous value.
 #[inline]
 fn raise(counter: &AtomicU64) -> u64 {
     let before = counter.load(Ordering::Relaxed);
@@ -99,19 +101,19 @@ fn raise_in<'a>(cell: usize, counter: impl FnOnce(usize) -> &'a AtomicU64) -> u6
 static TAKEN: Mutex<Taken> = Mutex::new(Taken { cells: 0, others: 0 });
 
 struct Taken {
-    /// Cells that belong to a thread, a bit each.
+    /// Cells owned by a thread, one bit each.
     cells: u32,
-    /// Threads so far for which there was no cell.
+    /// Threads so far that found no free cell.
     others: usize,
 }
 
 const UNKNOWN: usize = usize::MAX;
 
 thread_local! {
-    /// This thread's cell, [`SHARED`] or more where it has none of its own; a plain value, so that it can be read until the
-    /// thread's very end.
+    /// This thread's cell; [`SHARED`] or more if it has none of its own. A plain value, readable
+    /// until the thread's very end.
     static CELL: Cell<usize> = const { Cell::new(UNKNOWN) };
-    /// Gives the cell back when the thread ends.
+    /// Releases the cell when the thread ends.
     static OWNER: Owner = const { Owner };
 }
 
@@ -135,7 +137,7 @@ fn cell() -> usize {
 
 #[cold]
 fn claim() -> usize {
-    // A thread that is ending has no owner any more, and shares.
+    // An ending thread has no owner any more, and shares.
     if OWNER.try_with(|_| {}).is_err() {
         return SHARED;
     }
@@ -175,7 +177,7 @@ mod tests {
     }
 }
 
-/// Every order in which threads can raise a counter and hand its cell on.
+/// All interleavings of threads that raise a counter and hand its cell on.
 #[cfg(all(test, loom_model))]
 mod model {
     use loom::sync::{Arc, Mutex};
@@ -196,7 +198,7 @@ mod model {
     }
 
     #[test]
-    fn nothing_is_lost_when_a_thread_takes_over_the_cell_of_one_that_ended() {
+    fn nothing_is_lost_when_a_cell_changes_owner() {
         loom::model(|| {
             let state = Arc::new((AtomicU64::new(0), Mutex::new(true)));
             let first = Arc::clone(&state);

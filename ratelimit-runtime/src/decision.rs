@@ -1,4 +1,4 @@
-//! What an admitted call gets.
+//! The result of an admitted call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,8 +10,19 @@ use crate::limit::Limit;
 
 /// A call was admitted.
 ///
-/// It borrows nothing. [`RateLimiter::refund`](crate::RateLimiter::refund) takes it to give its permits back; dropping it
-/// keeps them taken.
+/// Borrows nothing. [`RateLimiter::refund`](crate::RateLimiter::refund) gives the permits back;
+/// dropping the decision keeps them taken.
+///
+/// ```
+/// use ratelimit_runtime::{Limit, RateLimiter};
+///
+/// static API: RateLimiter = RateLimiter::new("api", &[Limit::per_minute(10)]);
+/// let decision = API.check("alice", 3)?;
+/// assert_eq!(decision.remaining(), 7);
+/// API.refund(decision)?;
+/// assert_eq!(API.check("alice", 10)?.remaining(), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Decision {
     pub(crate) limit: Limit,
@@ -47,7 +58,7 @@ pub(crate) enum Place {
 pub(crate) struct Held {
     pub(crate) address: Address,
     pub(crate) permit: memory::Permit,
-    /// How often the bucket had been reset when they were taken.
+    /// The bucket's reset count when the permits were taken.
     pub(crate) resets: u32,
     /// The algorithms that took them.
     pub(crate) kinds: u16,
@@ -55,23 +66,23 @@ pub(crate) struct Held {
     pub(crate) store: usize,
 }
 
-/// Permits in a backend.
+/// Permits in a remote backend.
 #[derive(Debug)]
 pub(crate) struct RemoteBucket {
     pub(crate) name: Arc<str>,
-    /// By what denials are kept, if they are.
+    /// The key of the denial cache, if the backend has one.
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) permit: Permit,
-    /// How often this process had reset the bucket when they were taken.
+    /// This process's count of the bucket's resets when the permits were taken.
     pub(crate) resets: u64,
 }
 
 /// A bucket in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
-    /// The one bucket of a limiter without keys.
+    /// The only bucket of a limiter without keys.
     Unkeyed,
-    /// The key of this hash.
+    /// The bucket of the key with this hash.
     Hash(u64),
 }
 
@@ -84,27 +95,27 @@ impl Decision {
         })
     }
 
-    /// The limit with the fewest permits left, of several.
+    /// Of the call's limits, the one with the fewest permits left.
     pub fn limit(&self) -> Limit {
         self.limit
     }
 
-    /// Position of [`limit`](Self::limit) among the limiter's limits, from 0.
+    /// The position of [`limit`](Self::limit) among the limiter's limits, from 0.
     pub fn limit_index(&self) -> usize {
         usize::from(self.position)
     }
 
-    /// Permits that limit has left after this call.
+    /// Permits left in that limit after this call.
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
 
-    /// The time until that limit is as if nobody had called, if nobody else calls.
+    /// How long until that limit is idle again, if nobody else calls.
     pub fn reset_after(&self) -> Duration {
         Duration::from_nanos(self.reset_after)
     }
 
-    /// How long the call was made to wait for its permits; zero if it was not.
+    /// How long the call waited for its permits; zero if it did not.
     pub fn waited(&self) -> Duration {
         Duration::from_nanos(self.waited)
     }

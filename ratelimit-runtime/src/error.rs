@@ -1,4 +1,4 @@
-//! What a denied call gets.
+//! Errors: a denied call, and a backend that cannot decide.
 
 use std::fmt;
 use std::io;
@@ -9,8 +9,8 @@ use crate::limit::Limit;
 
 /// A call was denied by a rate limit.
 ///
-/// At most 64 bytes, cheap to clone, `Send + Sync + 'static`: it fits `anyhow`, `eyre`, `Box<dyn Error + Send + Sync>`
-/// and a `#[from]` of `thiserror`, and it converts into [`std::io::Error`] (kind
+/// At most 64 bytes, cheap to clone, `Send + Sync + 'static`. Works with `anyhow`, `eyre`, `Box<dyn
+/// Error + Send + Sync>` and `#[from]` of `thiserror`, and converts into [`std::io::Error`] (kind
 /// [`ResourceBusy`](io::ErrorKind::ResourceBusy)).
 ///
 /// ```
@@ -41,15 +41,15 @@ pub struct RateLimitExceeded {
 pub enum ExceededKind {
     /// The limit is used up for now.
     Limited,
-    /// The call's cost is above what the limit can ever hold: waiting does not help.
+    /// The call costs more than the limit can ever hold. Waiting does not help.
     CostExceedsLimit,
-    /// The backend could not decide, and the limiter is set to deny then.
+    /// The backend could not decide, and the limiter denies in that case.
     BackendFailed,
 }
 
 #[cfg(any(feature = "serde", feature = "tracing"))]
 impl ExceededKind {
-    /// As it stands in JSON and in events.
+    /// The name in JSON and in events.
     pub(crate) fn name(self) -> &'static str {
         match self {
             ExceededKind::Limited => "limited",
@@ -59,7 +59,7 @@ impl ExceededKind {
     }
 }
 
-/// A limiter's name, without an allocation where it stands in the program.
+/// A limiter's name. A static name costs no allocation.
 #[derive(Clone)]
 pub(crate) enum Name {
     Static(&'static str),
@@ -76,32 +76,34 @@ impl Name {
 }
 
 impl RateLimitExceeded {
-    /// Name of the limiter that denied the call.
+    /// The name of the limiter that denied the call.
     pub fn limiter(&self) -> &str {
         self.limiter.as_str()
     }
 
-    /// The limit that denied the call: of several, the one that holds it back longest.
+    /// The limit that denied the call. Of several, the one that holds it back longest.
     pub fn limit(&self) -> Limit {
         self.limit
     }
 
-    /// Position of [`limit`](Self::limit) among the limiter's limits, from 0.
+    /// The position of [`limit`](Self::limit) among the limiter's limits, from 0.
     pub fn limit_index(&self) -> usize {
         usize::from(self.position)
     }
 
-    /// Permits that the limit has left: fewer than the call's cost, not always 0.
+    /// Permits left in that limit: fewer than the call's cost, not always 0.
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
 
-    /// The time from the call until the same call would be admitted if nobody else called; `None` if it never would.
+    /// How long until the same call would be admitted if nobody else called; `None` if it never
+    /// would.
     pub fn retry_after(&self) -> Option<Duration> {
         (self.retry_after != u64::MAX).then(|| Duration::from_nanos(self.retry_after))
     }
 
-    /// [`retry_after`](Self::retry_after) in whole seconds, rounded up and never 0, as an HTTP `Retry-After` wants it.
+    /// [`retry_after`](Self::retry_after) in whole seconds for an HTTP `Retry-After`, rounded up
+    /// and never 0.
     pub fn retry_after_secs(&self) -> Option<u64> {
         self.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000_000).max(1)).and_then(|s| s.try_into().ok())
     }
@@ -112,9 +114,10 @@ impl RateLimitExceeded {
     }
 }
 
-/// Fit for strangers, as most frameworks show it to callers: what was exceeded and when to retry.
-/// The limiter's name, which may hold paths of the program, is in `Debug` and in
-/// [`limiter`](RateLimitExceeded::limiter); the key is nowhere.
+/// Safe to show to callers: says what was exceeded and when to retry.
+///
+/// The limiter's name may contain paths of the program. It is in `Debug` and in
+/// [`limiter`](RateLimitExceeded::limiter) only. The key is in neither.
 impl fmt::Display for RateLimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RateLimitExceeded { limit, .. } = self;
@@ -156,10 +159,28 @@ impl From<RateLimitExceeded> for io::Error {
     }
 }
 
-/// What a denied call of an annotated function returns.
+/// A return type that can carry a denial of an annotated function.
 ///
-/// Implemented for `Result<T, E>` where `E: From<RateLimitExceeded>`, and for `Option<T>` (`None`). Implement it for a
-/// return type of your own, or say `or_else = |exceeded| ..` in the attribute.
+/// Implemented for `Result<T, E>` if `E: From<RateLimitExceeded>`, and for `Option<T>` (`None`).
+/// Implement it for your own return type, or use `or_else = |exceeded| ..` in the attribute.
+///
+/// ```
+/// use ratelimit_runtime::{FromRateLimitExceeded, RateLimitExceeded, rate_limit};
+///
+/// #[derive(Debug, PartialEq)]
+/// enum Reply { Text(&'static str), Busy }
+///
+/// impl FromRateLimitExceeded for Reply {
+///     fn from_rate_limit_exceeded(_: RateLimitExceeded) -> Reply {
+///         Reply::Busy
+///     }
+/// }
+///
+/// #[rate_limit(count = 1, per = "1h")]
+/// fn greet() -> Reply { Reply::Text("hello") }
+///
+/// assert_eq!([greet(), greet()], [Reply::Text("hello"), Reply::Busy]);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a call denied by `#[rate_limit]` cannot be returned as `{Self}`",
     label = "a denied call has to return this type",
@@ -186,14 +207,14 @@ impl<T> FromRateLimitExceeded for Option<T> {
     }
 }
 
-/// A store that decides could not: not reached in time, or it answered with an error.
+/// A backend could not decide: it was not reached in time, or it answered with an error.
 ///
-/// Never shows a password.
+/// The message never contains a password.
 #[derive(Clone, Debug)]
 pub struct BackendError {
     kind: BackendErrorKind,
     message: Arc<str>,
-    /// No failure: the backend has no way to decide but to block.
+    /// Not a failure: tells the guard that the backend can only block.
     to_be_blocked_for: bool,
 }
 
@@ -201,11 +222,11 @@ pub struct BackendError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BackendErrorKind {
-    /// No answer within the backend's timeout. The decision may have been charged all the same.
+    /// No answer within the backend's timeout. The call may have been charged all the same.
     Timeout,
-    /// The store cannot be reached, or was not asked because it has failed several times in a row.
+    /// The store cannot be reached, or the circuit breaker is open after several failures in a row.
     Unreachable,
-    /// The store answered with an error, or with something that is no answer.
+    /// The store answered with an error or with an invalid reply.
     Refused,
     /// The backend is configured wrongly.
     Configuration,
@@ -223,7 +244,7 @@ impl BackendError {
         BackendError::new(BackendErrorKind::Configuration, message)
     }
 
-    /// What a backend without asynchronous decisions answers to a guard.
+    /// Tells the guard that the backend has no asynchronous decisions.
     pub(crate) fn to_be_blocked_for() -> BackendError {
         static ERROR: LazyLock<BackendError> = LazyLock::new(|| BackendError {
             to_be_blocked_for: true,
@@ -277,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn it_tells_strangers_the_limit_and_the_time_and_no_name() {
+    fn display_shows_the_limit_and_the_time_but_no_name() {
         let text = |kind, nanos| RateLimitExceeded { kind, ..exceeded(nanos) }.to_string();
         assert_eq!(text(ExceededKind::Limited, 1_500_000_000), "rate limit exceeded: 2 per 1s; retry after 1.5s");
         let never = text(ExceededKind::CostExceedsLimit, u64::MAX);

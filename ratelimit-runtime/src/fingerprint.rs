@@ -1,4 +1,4 @@
-//! Buckets of backends by short numbers, for what this process knows of them.
+//! 128-bit bucket IDs, used as keys of per-process caches.
 
 use std::sync::LazyLock;
 
@@ -7,20 +7,20 @@ use crate::key::RateLimitKey;
 use crate::key::sealed::Sink;
 use crate::limit::Limit;
 
-/// A bucket by its name, 128 bits of a hash whose seed is random in each process.
+/// A hash of a bucket's name with a seed that is random in each process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Fingerprint(u64, u64);
 
 static SEED: LazyLock<Seed<'static, 2>> = LazyLock::new(Seed::new);
 
 impl Fingerprint {
-    /// Some of its bits.
+    /// 64 of its bits.
     #[inline]
     pub(crate) fn low(self) -> u64 {
         self.0
     }
 
-    /// What the buckets of a limiter have in common: the parts of their name around the key.
+    /// The common part of a limiter's buckets: the parts of their name around the key.
     pub(crate) fn of_limiter(parts: &[&str]) -> Fingerprint {
         let mut sink = HashSink::new(&SEED);
         for part in parts {
@@ -49,7 +49,7 @@ impl Fingerprint {
     }
 }
 
-/// Tells limits apart.
+/// A hash of a set of limits.
 pub(crate) fn of_limits(limits: &[Limit]) -> u64 {
     let mut sink = HashSink::new(&SEED);
     for limit in limits {
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_and_keys_are_told_apart_however_they_are_cut() {
+    fn names_and_keys_do_not_run_together() {
         let of = |parts: &[&str], key: &str| Fingerprint::of_limiter(parts).of_key(&key);
         let all = [of(&["a", "b"], "c"), of(&["ab", ""], "c"), of(&["a", "bc"], ""), of(&["a", "b"], "cc")];
         for (position, one) in all.iter().enumerate() {

@@ -1,4 +1,4 @@
-//! What a denied call answers over gRPC: denied tonic methods.
+//! The gRPC answer to a denied call: tonic's `Status`.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use tonic_types::{ErrorDetails, StatusExt};
 
 use crate::error::{ExceededKind, RateLimitExceeded};
 
-/// Milliseconds that a client has to wait before it tries again, by its retry policy; -1 forbids it
-/// to try. (gRFC A6)
+/// Milliseconds that a client's retry policy must wait before it tries again; -1 forbids retries
+/// (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
 /// `RESOURCE_EXHAUSTED`, or `UNAVAILABLE` if the backend failed.
 ///
 /// The time to wait is sent twice: as a `google.rpc.RetryInfo`, and as the trailer
 /// `grpc-retry-pushback-ms`, which clients with a retry policy obey. A call that can never fit has
-/// no `RetryInfo` and a pushback of -1, which keeps clients from trying again. Clients see neither
-/// the limiter's name nor the key.
+/// no `RetryInfo` and a pushback of -1, which stops retries. Clients see neither the limiter's name
+/// nor the key.
 impl From<RateLimitExceeded> for Status {
     fn from(exceeded: RateLimitExceeded) -> Status {
         let (code, message) = match exceeded.kind() {
@@ -38,8 +38,8 @@ impl From<RateLimitExceeded> for Status {
     }
 }
 
-/// Whole milliseconds, rounded up, and never 0, which would mean at once. Clients read an `i32`:
-/// more would pass for -1.
+/// Whole milliseconds, rounded up. Never 0, which means at once, and capped at `i32::MAX`, because
+/// clients read a larger value as -1.
 fn pushback(after: Option<Duration>) -> i32 {
     let millis = after.map(|after| after.as_nanos().div_ceil(1_000_000).max(1));
     millis.map_or(-1, |millis| millis.try_into().unwrap_or(i32::MAX))

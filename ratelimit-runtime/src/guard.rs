@@ -1,7 +1,8 @@
-//! What stands around every backend that is not this process's memory: a deadline on each decision, a circuit breaker, and
-//! the denials that need not be asked for again.
+//! The guard around every remote backend: a deadline on each decision, a circuit breaker, and the
+//! denial cache.
 //!
-//! One guard per store, however many limiters use it, so that what one of them finds out holds for all.
+//! Each store has one guard, however many limiters use it, so that all of them share what one finds
+//! out.
 
 mod breaker;
 pub(crate) mod denials;
@@ -19,38 +20,40 @@ use crate::clock::{self, nanos};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe::{self, BreakerState};
 use crate::timer;
-use breaker::{Breaker, Change, Entry, Met};
+use breaker::{Breaker, CallResult, Change, Entry};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
 
-/// For a backend that only blocks a future may block its thread so long, and not longer than a tenth of the deadline.
+/// How long a future may block its thread on a blocking-only backend; capped at a tenth of the
+/// deadline.
 const PATIENCE: Duration = Duration::from_millis(10);
 
-/// A backend, and what keeps its bad days from callers.
+/// A backend, with its failures contained.
 pub(crate) struct Guard {
     backend: Arc<dyn Backend>,
     kind: &'static str,
     deadline: Deadline,
     breaker: Breaker,
     helpers: Helpers,
-    /// Denials that are kept, by this handle of the backend's store or by others.
+    /// The denial cache of this store, if this handle or another one uses it.
     denials: Option<Arc<Denials>>,
     keeps_denials: bool,
 }
 
-/// The guards of the stores that are in use.
+/// The guards of all stores in use.
 static GUARDS: Mutex<BTreeMap<Identity, Weak<Guard>>> = Mutex::new(BTreeMap::new());
 
 impl Guard {
-    /// The guard of `backend`: the one that there is, if another limiter uses the same store.
+    /// The guard of `backend`. Shared with other limiters that use the same store.
     pub(crate) fn of(backend: Arc<dyn Backend>) -> Arc<Guard> {
-        // While a guard lives it holds its backend, so that no other is at the same address.
+        // A live guard keeps its backend alive, so no other backend can have its address.
         let identity = backend.identity();
         let found = GUARDS.lock().get(&identity).and_then(Weak::upgrade);
         if let Some(guard) = found {
             return guard;
         }
-        // Not under the lock: a backend may call a limited function to say what it is, or when it is dropped.
+        // Outside the lock: a backend may call a limited function while it describes itself or is
+        // dropped.
         let new = Arc::new(Guard::new(backend));
         let mut guards = GUARDS.lock();
         if guards.len().is_power_of_two() {
@@ -85,18 +88,18 @@ impl Guard {
         }
     }
 
-    /// The denials that are kept, if they are.
+    /// The denial cache, if this handle uses it.
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {
         self.denials.as_deref().filter(|_| self.keeps_denials)
     }
 
-    /// Whether a request has to name its bucket in short, because what it changes may have been denied before.
+    /// Whether requests need a fingerprint, because a change may invalidate a cached denial.
     pub(crate) fn needs_fingerprint(&self) -> bool {
         self.denials.is_some()
     }
 
-    /// Has a request carried out, on this thread or while it waits.
+    /// Carries out a request, on this thread or while it waits.
     pub(crate) fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         let visit = Visit::begin(self, request)?;
         let answer = match self.deadline {
@@ -110,12 +113,12 @@ impl Guard {
         visit.end(answer)
     }
 
-    /// As [`decide`](Guard::decide), without blocking the thread.
+    /// Carries out a request without blocking the thread.
     pub(crate) async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
         let visit = Visit::begin(self, request)?;
         let answer = match self.deadline {
             Deadline::Kept => self.backend.decide_async(request).await,
-            // In a box: what most calls' futures need no room for is not moved along with them.
+            // Boxed, so that most calls' futures do not carry the space for it.
             Deadline::Imposed(longest) => Box::pin(self.decide_in_time(request, longest, visit.entry.is_probe)).await,
         };
         visit.end(answer)
@@ -138,7 +141,7 @@ impl Guard {
         }
     }
 
-    /// Has a request carried out whose answer nobody waits for, unless the backend fails anyway.
+    /// Carries out a request whose answer is ignored, unless the breaker is open.
     pub(crate) fn decide_later(&self, request: Request) {
         if self.breaker.is_open() {
             return;
@@ -155,7 +158,7 @@ impl Guard {
         }
     }
 
-    /// The blocking decision of a backend that has no other, for a future.
+    /// Runs a blocking-only backend's decision for a future.
     async fn decide_elsewhere(
         &self,
         request: Request,
@@ -165,7 +168,7 @@ impl Guard {
         let started = Instant::now();
         let patience = PATIENCE.min(deadline.saturating_duration_since(started) / 10);
         let mut receiver = self.ask(request, deadline, is_probe)?;
-        // Most answers are there before a task could be put aside and woken again.
+        // Most answers arrive sooner than a task could be suspended and woken again.
         if let Poll::Ready(delivery) = self.helpers.wait_a_moment(&mut receiver, started + patience) {
             return self.delivered(delivery, deadline);
         }
@@ -200,11 +203,11 @@ impl Guard {
         BackendError::new(BackendErrorKind::Timeout, format!("the backend did not answer within {longest:?}"))
     }
 
-    fn tell(&self, entry: Entry, met: Met<'_>) {
-        let Some(change) = self.breaker.tell(entry, met, clock::now) else { return };
+    fn report(&self, entry: Entry, met: CallResult<'_>) {
+        let Some(change) = self.breaker.report(entry, met, clock::now) else { return };
         let error = match met {
-            Met::Failure(error) => Some(error),
-            Met::Success | Met::Nothing => None,
+            CallResult::Failure(error) => Some(error),
+            CallResult::Success | CallResult::Abandoned => None,
         };
         let state = match change {
             Change::Opened | Change::StaysOpen => BreakerState::Open,
@@ -219,7 +222,7 @@ fn after(longest: Duration) -> Instant {
     now.checked_add(longest).unwrap_or_else(|| now + Duration::from_secs(3_600))
 }
 
-/// A call that asks the backend. Dropped before its end, it was given up.
+/// A call that has passed the breaker. Dropping it early reports an abandoned call.
 struct Visit<'a> {
     guard: &'a Guard,
     request: &'a Request,
@@ -229,7 +232,7 @@ struct Visit<'a> {
 }
 
 impl<'a> Visit<'a> {
-    /// The error of a backend that is not to be asked now.
+    /// Fails if the breaker is open.
     fn begin(guard: &'a Guard, request: &'a Request) -> Result<Visit<'a>, BackendError> {
         let started = clock::now();
         let entry = guard.breaker.enter(|| started)?;
@@ -243,22 +246,23 @@ impl<'a> Visit<'a> {
         self.ended = true;
         let took = Duration::from_nanos(clock::now().saturating_sub(self.started));
         let (met, result) = match &answer {
-            Ok(_) => (Met::Success, Ok(())),
-            Err(error) => (Met::Failure(error), Err(error)),
+            Ok(_) => (CallResult::Success, Ok(())),
+            Err(error) => (CallResult::Failure(error), Err(error)),
         };
         observe::backend_decided(self.guard.kind, took, result);
-        self.guard.tell(self.entry, met);
+        self.guard.report(self.entry, met);
         self.keep_denials_true(Some(&answer));
         answer
     }
 
-    /// Forgets the denials of a bucket that has changed.
+    /// Invalidates the cached denials of a bucket that has changed.
     fn keep_denials_true(&self, answer: Option<&Result<Answer, BackendError>>) {
         let (Some(denials), Some(bucket)) = (&self.guard.denials, self.request.fingerprint) else { return };
         let now = || self.request.now().as_nanos();
         match (self.request.action(), answer) {
             (Action::GiveBack(_) | Action::Reset, Some(Ok(_))) => denials.lift(bucket, now()),
-            // It may be carried out yet; what a call took that was given up will be given back.
+            // The request may still be carried out, and permits of an abandoned call are given back
+            // later.
             (Action::GiveBack(_) | Action::Reset, _) | (Action::Take { cost: 1.., .. }, None) => {
                 denials.suspend(bucket, now());
             }
@@ -273,7 +277,7 @@ impl<'a> Visit<'a> {
 impl Drop for Visit<'_> {
     fn drop(&mut self) {
         if !self.ended {
-            self.guard.tell(self.entry, Met::Nothing);
+            self.guard.report(self.entry, CallResult::Abandoned);
             self.keep_denials_true(None);
         }
     }
@@ -316,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_in_a_store_has_a_guard_of_its_own() {
+    fn a_nested_store_has_its_own_guard() {
         struct Outer(Store);
 
         impl Backend for Outer {
@@ -331,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn guards_of_stores_that_are_gone_are_forgotten() {
+    fn guards_of_dropped_stores_are_removed() {
         let kept: Vec<SharedBackend> = (0..3).map(|_| Store(0).into_backend()).collect();
         for _ in 0..10_000 {
             drop(Store(0).into_backend());

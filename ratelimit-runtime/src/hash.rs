@@ -1,14 +1,18 @@
-//! The hash that buckets are found by: two keys that share it share a bucket.
+//! The hash that finds buckets: two keys with one hash share a bucket.
 //!
-//! A hash table's hash only has to spread. Here whoever chooses the keys must not find two that collide, so the hash is a
-//! universal one, multilinear hashing: a key is a sequence of words xᵢ, and its hash is s + Σ ⌊wᵢ xᵢ / 2⁶⁴⌋ modulo 2⁶⁴ with
-//! random weights wᵢ of 128 bits. Any two keys of n words that were chosen without knowledge of the weights collide with a
-//! probability of at most (2n - 1) / 2⁶⁴. (Without the rounding of each product it would be 1 / 2⁶⁴: D. Lemire, O. Kaser,
-//! Strongly universal string hashing is fast, The Computer Journal 57, 2014. The rounding is off by less than n.) The random
-//! numbers are the output of std's `SipHash`, whose key comes from the operating system.
+//! The hash of an ordinary table only has to spread keys. This one must also withstand an attacker
+//! who chooses keys to collide, so it is universal: multilinear hashing. A key is a sequence of
+//! words xᵢ; its hash is s + Σ ⌊wᵢ xᵢ / 2⁶⁴⌋ modulo 2⁶⁴, with random weights wᵢ of 128 bits.
 //!
-//! Hashes made of folded multiplications (foldhash, wyhash, ahash without AES instructions) promise no such thing: with
-//! foldhash 0.2 an eight-byte text and its complement collided with one of 2²⁶ seeds, 2¹² times as often as they should.
+//! Any two keys of n words, chosen without knowledge of the weights, collide with a probability of
+//! at most (2n - 1) / 2⁶⁴. Without the rounding of each product it would be 1 / 2⁶⁴ (D. Lemire, O.
+//! Kaser, Strongly universal string hashing is fast, The Computer Journal 57, 2014); the rounding
+//! is off by less than n. The random numbers come from std's `SipHash`, whose key comes from the
+//! operating system.
+//!
+//! Hashes built on folded multiplications (foldhash, wyhash, ahash without AES instructions) give
+//! no such guarantee. With foldhash 0.2, an eight-byte text and its complement collided for one of
+//! 2²⁶ seeds, 2¹² times as often as they should.
 
 #![allow(clippy::inline_always, reason = "a key's words are counted by the compiler if all of it is one function")]
 
@@ -17,23 +21,23 @@ use std::sync::LazyLock;
 
 use crate::key::sealed::{Kind, Sink};
 
-/// Where seeds come from. Instructions are counted with the same in each run: how far keys are from their slots is by chance.
+/// The source of seeds. Counting instructions needs the same seeds in each run: they decide how far
+/// keys are from their slots.
 #[cfg(not(callgrind))]
 type Random = std::hash::RandomState;
 #[cfg(callgrind)]
 type Random = std::hash::BuildHasherDefault<std::hash::DefaultHasher>;
 
-/// Words that are hashed together. A longer key is hashed block by block, and the blocks' hashes one after the other by
-/// `SipHash`.
+/// Words per block. A longer key is hashed block by block, and `SipHash` hashes the blocks' hashes.
 const WORDS: usize = 32;
 
-/// The upper and the lower half of what a word is multiplied by.
+/// The upper and lower half of a word's multiplier.
 type Weight = (u64, u64);
 
 /// Weights by lane and word.
 type Weights = [[Weight; WORDS]; 2];
 
-/// The same for all limiters: a collision is as rare for each.
+/// Shared by all limiters: collisions are equally rare for each.
 static WEIGHTS: LazyLock<Weights> = LazyLock::new(weights);
 
 fn weights() -> Weights {
@@ -44,7 +48,7 @@ fn weights() -> Weights {
 
 static BLOCKS: LazyLock<Random> = LazyLock::new(Random::default);
 
-/// Hashes of one seed, of 64 bits a lane.
+/// A family member: 64 bits of hash per lane.
 #[derive(Clone, Copy)]
 pub(crate) struct Seed<'w, const LANES: usize> {
     weights: &'w Weights,
@@ -52,7 +56,7 @@ pub(crate) struct Seed<'w, const LANES: usize> {
 }
 
 impl<const LANES: usize> Seed<'static, LANES> {
-    /// Another seed each time.
+    /// A new seed at each call.
     pub(crate) fn new() -> Seed<'static, LANES> {
         Seed::of(&WEIGHTS)
     }
@@ -65,10 +69,10 @@ impl<'w, const LANES: usize> Seed<'w, LANES> {
     }
 }
 
-/// Feeds a key to the hash, as a prefix code: no key's words begin another's.
+/// Feeds a key to the hash, as a prefix code: no key's words are a prefix of another's.
 ///
-/// Each part is a word that says of what kind and how long it is, which is never zero, and its bytes in as many words as that
-/// takes.
+/// Each part is a word for its kind and length, which is never zero, then its bytes in as many
+/// words as needed.
 pub(crate) struct HashSink<'a, const LANES: usize> {
     seed: &'a Seed<'a, LANES>,
     sums: [u64; LANES],
@@ -77,7 +81,7 @@ pub(crate) struct HashSink<'a, const LANES: usize> {
     before: [u64; LANES],
 }
 
-/// Kinds of what is not a number; those of numbers begin at 16.
+/// Kinds other than numbers. The kinds of numbers begin at 16.
 const TEXT: u64 = 1;
 const BYTES: u64 = 2;
 const NONE: u64 = 3;
@@ -93,13 +97,13 @@ impl<'a, const LANES: usize> HashSink<'a, LANES> {
         HashSink { seed, sums: seed.starts, words: 0, before: [0; LANES] }
     }
 
-    /// The hashes of what was written.
+    /// The hashes of everything written.
     #[inline]
     pub(crate) fn finish(self) -> [u64; LANES] {
         if self.words <= WORDS { self.sums.map(folded) } else { chained(self.before, self.sums) }
     }
 
-    /// One word, of a key that has its own way to tell its words apart.
+    /// Writes one word of a key that keeps its own words apart.
     #[inline(always)]
     pub(crate) fn word(&mut self, word: u64) {
         let place = self.words % WORDS;
@@ -119,7 +123,7 @@ impl<'a, const LANES: usize> HashSink<'a, LANES> {
     fn tagged_bytes(&mut self, tag: u64, bytes: &[u8]) {
         let length = bytes.len();
         self.word((length as u64) << 8 | tag);
-        // Words overlap rather than being filled up: the length says how they do.
+        // Words overlap instead of being padded: the length determines how.
         match length {
             0 => {}
             1..4 => self.word(u64::from_le_bytes([bytes[0], bytes[length / 2], bytes[length - 1], 0, 0, 0, 0, 0])),
@@ -144,7 +148,8 @@ impl<'a, const LANES: usize> HashSink<'a, LANES> {
     }
 }
 
-/// Writes all words of `bytes`. The state is passed by value: a reference would keep it in memory for short keys too.
+/// Writes all words of `bytes`. The state is passed by value: a reference would force it into
+/// memory even for short keys.
 #[cold]
 #[inline(never)]
 fn many<'a, const LANES: usize>(mut sink: HashSink<'a, LANES>, bytes: &[u8]) -> HashSink<'a, LANES> {
@@ -158,9 +163,10 @@ fn many<'a, const LANES: usize>(mut sink: HashSink<'a, LANES>, bytes: &[u8]) -> 
     sink
 }
 
-/// A hash each bit of which depends on all bits of a sum: the halves of a product, put together. Words in sequence make sums in
-/// sequence, and products would be in sequence too if the sum's own halves were not mixed before. Two sums have the same hash
-/// with the probability that a random function has.
+/// Folds a sum so that each bit of the result depends on all bits of the sum: the XOR of the two
+/// halves of a product. Sequential words make sequential sums; without mixing the sum's halves
+/// first, products would be sequential too. Two sums fold to one hash with the probability of a
+/// random function.
 #[inline]
 #[expect(clippy::cast_possible_truncation, reason = "the halves")]
 fn folded(sum: u64) -> u64 {
@@ -169,7 +175,7 @@ fn folded(sum: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// The hash of the blocks before and of one more.
+/// Chains the hash of the earlier blocks with one more.
 #[cold]
 #[inline(never)]
 fn chained<const LANES: usize>(before: [u64; LANES], sums: [u64; LANES]) -> [u64; LANES] {

@@ -1,9 +1,10 @@
-//! What a denied call answers over HTTP.
+//! The HTTP answer to a denied call.
 //!
-//! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF draft-ietf-httpapi-ratelimit-headers-11) and
-//! a problem document (RFC 9457) of the draft's type; 503 if the backend failed; 422 if the cost
-//! can never fit, because clients repeat a 429. None of them may be stored (RFC 6585, section 4). A
-//! policy is named for its numbers: clients see neither the limiter's name nor the key.
+//! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF
+//! draft-ietf-httpapi-ratelimit-headers-11) and a problem document (RFC 9457) of the draft's type.
+//! 503 if the backend failed; 422 if the cost can never fit, because clients repeat a 429. None may
+//! be stored (RFC 6585, section 4). A policy is named after its numbers, so clients see neither the
+//! limiter's name nor the key.
 
 #[cfg(feature = "actix-web")]
 pub(crate) mod actix_web;
@@ -21,7 +22,7 @@ pub(crate) mod tower;
 use self::answers::HttpAnswers;
 use crate::error::{ExceededKind, RateLimitExceeded};
 
-/// An answer, for whatever framework.
+/// An answer, independent of the framework.
 struct Answer {
     status: u16,
     headers: Vec<(&'static str, String)>,
@@ -47,7 +48,7 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
         }
     }
     if exceeded.kind() == ExceededKind::BackendFailed {
-        // A problem without a type has its status's own title.
+        // A problem without a type takes the title of its status.
         let body =
             r#"{"title":"Service Unavailable","status":503,"detail":"The rate limit cannot be decided at the moment"}"#;
         return Answer { status: 503, headers, body: body.to_owned() };
@@ -93,7 +94,8 @@ impl RateLimitExceeded {
     }
 }
 
-/// What an annotated function that returns `impl IntoResponse` or `impl Responder` really returns.
+/// The real return type of an annotated function that is declared as `impl IntoResponse` or `impl
+/// Responder`.
 #[cfg(any(feature = "axum", feature = "actix-web"))]
 #[derive(Debug)]
 pub enum Limited<T> {
@@ -151,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_that_never_fits_gets_a_status_that_no_client_repeats_and_no_time() {
+    fn a_request_that_never_fits_gets_422_and_no_time() {
         let answer = answer(&never_fits());
         assert_eq!(answer.status, 422);
         assert!(answer.headers.iter().all(|(name, _)| !name.starts_with("retry-after")));
@@ -169,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn milliseconds_are_sent_where_they_were_asked_for_rounded_up() {
+    fn retry_after_ms_is_rounded_up_and_optional() {
         let answers = HttpAnswers::new().retry_after_ms(true);
         let limit = Limit::new(5, Duration::from_millis(200));
         for (nanos, millis, seconds) in
@@ -202,7 +204,7 @@ mod tests {
             ("ratelimit-reset", "12"),
         ];
         assert_eq!(told(RateLimitFields::Draft6), owned(&six));
-        // Both require a time: without one, only the policy is sent.
+        // Both drafts require a time: without one, only the policy is sent.
         for form in [RateLimitFields::Draft6, RateLimitFields::Draft7] {
             let headers = headers(form, &never_fits());
             assert!(headers.contains(&("ratelimit-policy", "5;w=60".to_owned())), "{headers:?}");

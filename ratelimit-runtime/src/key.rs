@@ -1,4 +1,4 @@
-//! What limits are kept apart by.
+//! Rate limit keys, and the two sinks that write them: a hash and readable text.
 
 use std::borrow::Cow;
 use std::ffi::{OsStr, OsString};
@@ -10,21 +10,26 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// A value by which calls are told apart: each has a bucket of its own.
+/// The key of a limited call. Each key has a bucket of its own.
 ///
-/// Implemented for integers (`NonZero` ones too), `bool`, `char`, text, bytes, IP addresses,
-/// `Duration`, paths and `OsStr`, `Uuid` (feature `uuid`), `Method` and `HeaderValue` of HTTP
-/// (features `axum`, `tower`, `actix-web`), `Option`, arrays, slices and `Vec`s of keys, tuples of up
-/// to twelve, and references and owning pointers to them. Two keys share a bucket only if they are
-/// equal and of one kind: `("a", "bc")` and `("ab", "c")`, `None` and `Some("")`, `1_u8` and `"1"` are
-/// different; `"a"` and `String::from("a")` are the same.
+/// Implemented for:
+/// - integers and `NonZero` integers, `bool`, `char`, text, bytes;
+/// - IP addresses, `Duration`, paths and `OsStr`;
+/// - `Uuid` (feature `uuid`);
+/// - `Method` and `HeaderValue` of HTTP (features `axum`, `tower`, `actix-web`);
+/// - `Option`, arrays, slices and `Vec`s of keys, and tuples of up to twelve keys;
+/// - references and owning pointers to keys.
 ///
-/// An IPv6 address counts as its /64 network, because one customer holds a whole /64. One that stands
-/// for an IPv4 address counts as that address: IPv4-mapped, translated (SIIT, NAT64), Teredo and 6to4
-/// addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is no key, since its port changes
-/// with every connection.
+/// Two keys share a bucket only if they are equal and of the same kind. `("a", "bc")` and `("ab",
+/// "c")`, `None` and `Some("")`, `1_u8` and `"1"` are different; `"a"` and `String::from("a")` are
+/// the same.
 ///
-/// A type of your own derives it:
+/// An IPv6 address counts as its /64 network, because one customer holds a whole /64. An IPv6
+/// address that embeds an IPv4 address counts as that address: IPv4-mapped, translated (SIIT,
+/// NAT64), Teredo and 6to4 addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is not a
+/// key, because its port changes with every connection.
+///
+/// Derive it for your own type:
 ///
 /// ```
 /// use ratelimit_runtime::RateLimitKey;
@@ -33,7 +38,7 @@ use std::time::Duration;
 /// enum Caller { Anonymous, Member { tenant: u64, roles: Vec<String> } }
 /// ```
 ///
-/// or writes the parts that make it up, as one:
+/// or write its parts as one key:
 ///
 /// ```
 /// use ratelimit_runtime::{KeyWriter, RateLimitKey};
@@ -52,10 +57,10 @@ use std::time::Duration;
     note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or `#[derive(RateLimitKey)]`"
 )]
 pub trait RateLimitKey {
-    /// Writes the key's parts; two keys are the same if they write the same.
+    /// Writes the key's parts. Two keys are the same if they write the same parts.
     fn write_to<W: KeyWriter>(&self, writer: &mut W);
 
-    /// Writes several keys of this type as one value: a list, but for bytes.
+    /// Writes several keys of this type as one value: as bytes if the type is `u8`, else as a list.
     #[doc(hidden)]
     #[inline]
     fn write_slice<W: KeyWriter>(keys: &[Self], writer: &mut W)
@@ -65,11 +70,11 @@ pub trait RateLimitKey {
         writer.list(keys);
     }
 
-    /// Whether there is a key at all: false of the empty tuple, for which nothing needs to be looked up.
+    /// Whether this type is a key at all: false for the empty tuple, which needs no lookup.
     #[doc(hidden)]
     const KEYED: bool = true;
 
-    /// Hands the key to `asker`, by the shortest way for what it is.
+    /// Hands the key to `asker` in the cheapest form for its type.
     #[doc(hidden)]
     #[inline]
     fn ask<A: KeyAsker>(&self, asker: A) -> A::Answer {
@@ -77,9 +82,9 @@ pub trait RateLimitKey {
     }
 }
 
-/// Where a [`RateLimitKey`] writes itself. Implemented by this crate only.
+/// The sink that a [`RateLimitKey`] writes itself to. Sealed: implemented by this crate only.
 pub trait KeyWriter: sealed::Sink {
-    /// Writes keys as one value, which ends: lists side by side are told apart.
+    /// Writes keys as one delimited value, so that adjacent lists stay distinct.
     ///
     /// ```
     /// use std::collections::BTreeSet;
@@ -109,7 +114,7 @@ impl<W: sealed::Sink> KeyWriter for W {
     }
 }
 
-/// Somebody who asks about a key. Implemented by this crate only.
+/// A consumer of a key. Sealed: implemented by this crate only.
 #[doc(hidden)]
 pub trait KeyAsker: sealed::Asker {}
 
@@ -118,32 +123,32 @@ impl<A: sealed::Asker> KeyAsker for A {}
 pub(crate) mod sealed {
     use super::RateLimitKey;
 
-    /// Somebody who asks about a key: those of the usual types are handed over in registers, so that one function does for
-    /// all that are text, and one for all that are numbers.
+    /// A consumer of a key. Common types are passed in registers, so that one function serves all
+    /// text keys and one all numeric keys.
     pub trait Asker {
         type Answer;
 
         fn text(self, key: &str) -> Self::Answer;
-        /// A number of a `kind` that is not wide; a negative one as its complement of two.
+        /// A number of a `kind` that is not wide; a negative one in two's complement.
         fn number(self, kind: Kind, key: u64) -> Self::Answer;
         fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Self::Answer;
     }
 
     /// The parts of a key.
     pub trait Sink {
-        /// A number; `kind` names its type, as Rust does.
+        /// A number; `kind` names its Rust type.
         fn number(&mut self, kind: Kind, value: u128);
         fn text(&mut self, value: &str);
         fn bytes(&mut self, value: &[u8]);
         fn none(&mut self);
-        /// What is written next is inside `Some`.
+        /// The next part is inside `Some`.
         fn some(&mut self);
-        /// Items follow, until the end.
+        /// Starts a list of items.
         fn begin_list(&mut self);
-        /// What is written next is an item.
+        /// The next part is an item.
         fn item(&mut self);
         fn end_list(&mut self);
-        /// So many parts follow.
+        /// Writes a tuple of `parts` parts.
         fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self));
     }
 
@@ -174,7 +179,7 @@ pub(crate) mod sealed {
     }
 
     impl Kind {
-        /// Whether the lower 64 bits are not enough to tell its numbers apart.
+        /// Whether its numbers need more than 64 bits.
         #[inline]
         pub(crate) fn is_wide(self) -> bool {
             matches!(self, Kind::U128 | Kind::I128 | Kind::V6 | Kind::Uuid | Kind::Duration)
@@ -257,7 +262,7 @@ lists!([] [K], [const N: usize] [K; N], [] Vec<K>);
 
 macro_rules! non_zero {
     ($($type:ident),*) => {$(
-        /// As the number.
+        /// The same key as the plain number.
         impl RateLimitKey for num::$type {
             #[inline]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
@@ -297,9 +302,9 @@ macro_rules! bytes {
 bytes! {
     OsStr => as_encoded_bytes,
     OsString => as_encoded_bytes,
-    /// As it is written: `a/b` and `a//b` are two keys.
+    /// Byte by byte: `a/b` and `a//b` are two keys.
     Path => as_os_str.as_encoded_bytes(),
-    /// As it is written: `a/b` and `a//b` are two keys.
+    /// Byte by byte: `a/b` and `a//b` are two keys.
     PathBuf => as_os_str.as_encoded_bytes(),
     #[cfg(any(feature = "axum", feature = "tower"))]
     http::HeaderValue => as_bytes,
@@ -341,29 +346,30 @@ impl RateLimitKey for Ipv6Addr {
     }
 }
 
-/// The upper half of an address.
+/// The upper 64 bits: the /64 network.
 #[inline]
 fn network(address: Ipv6Addr) -> u64 {
     (u128::from(address) >> 64) as u64
 }
 
-/// The IPv4 address that an IPv6 address stands for: many customers' are in one /64 then.
+/// The IPv4 address embedded in an IPv6 address. One /64 then holds the addresses of many
+/// customers.
 pub(crate) fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {
     #[expect(clippy::cast_possible_truncation, reason = "32 of the bits")]
     let bits_above = |low: u32| (u128::from(address) >> low) as u32;
     let last = bits_above(0);
     let v4 = match address.segments() {
-        // A NAT64 prefix of one's own (RFC 8215) of 48 bits. Bits 64 to 71 and the last 40 are zero.
+        // A local-use NAT64 prefix (RFC 8215) of 48 bits. Bits 64 to 71 and the last 40 are zero.
         [0x64, 0xff9b, 1, high, third, fourth, 0, 0] if third < 0x100 && fourth.trailing_zeros() >= 8 => {
             u32::from(high) << 16 | u32::from(third) << 8 | u32::from(fourth >> 8)
         }
-        // Of 96 bits, as that of everybody (RFC 6052). IPv4-mapped (RFC 4291), IPv4-translated
-        // (SIIT, RFC 7915).
+        // A local-use or well-known NAT64 prefix of 96 bits (RFC 8215, RFC 6052). IPv4-mapped (RFC
+        // 4291), IPv4-translated (SIIT, RFC 7915).
         [0x64, 0xff9b, 1, ..]
         | [0x64, 0xff9b, 0, 0, 0, 0, ..]
         | [0, 0, 0, 0, 0, 0xffff, ..]
         | [0, 0, 0, 0, 0xffff, 0, ..] => last,
-        // Teredo (RFC 4380): the address of the client, inverted.
+        // Teredo (RFC 4380): the client's address, inverted.
         [0x2001, 0, ..] => !last,
         // 6to4 (RFC 3056).
         [0x2002, ..] => bits_above(80),
@@ -398,7 +404,19 @@ impl RateLimitKey for uuid::Uuid {
     }
 }
 
-/// Keys by the full IP address, where an IPv6 address would otherwise count as its /64 network.
+/// Keys by the full IP address, while a plain IPv6 address counts as its /64 network.
+///
+/// ```
+/// use ratelimit_runtime::{ExactIp, Limit, RateLimiter};
+/// use std::net::IpAddr;
+///
+/// static PER_HOST: RateLimiter = RateLimiter::new("host", &[Limit::per_minute(1)]);
+/// let (one, other): (IpAddr, IpAddr) = ("2001:db8::1".parse()?, "2001:db8::2".parse()?);
+/// assert!(PER_HOST.check(ExactIp(one), 1).is_ok());
+/// assert!(PER_HOST.check(ExactIp(other), 1).is_ok());
+/// assert!(PER_HOST.check(one, 1).is_ok() && PER_HOST.check(other, 1).is_err());
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ExactIp(pub IpAddr);
 
@@ -471,7 +489,7 @@ impl RateLimitKey for () {
 macro_rules! tuples {
     ($($parts:literal: $($part:ident $index:tt),*;)*) => {$(
         impl<$($part: RateLimitKey),*> RateLimitKey for ($($part,)*) {
-            // One function for all parts, in which the compiler counts the hash's words.
+            // Writes all parts in one function, so that the compiler counts the hash's words.
             #[allow(clippy::inline_always, reason = "measured: a fifth less for two parts")]
             #[inline(always)]
             fn write_to<W: KeyWriter>(&self, writer: &mut W) {
@@ -496,16 +514,18 @@ tuples! {
     12: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11;
 }
 
-/// Writes a key as text that a person can read, for stores that name their buckets: `"alice"`, `7u64`, `10.0.0.1`,
-/// `(Some("a"),true)`, `[1u8;2u8;]`. Quotes, braces, control characters and `%` inside text are escaped, so that the text is as
-/// injective as the key. No colon stands outside quotes and brackets.
+/// Writes a key as readable text, for stores that name their buckets: `"alice"`, `7u64`,
+/// `10.0.0.1`, `(Some("a"),true)`, `[1u8;2u8;]`.
+///
+/// Quotes, braces, control characters and `%` inside text are escaped, so the text is as injective
+/// as the key. No colon appears outside quotes and brackets.
 pub(crate) struct TextSink<'a> {
     text: &'a mut String,
-    /// A part was written before: a comma is due.
+    /// A comma is due before the next part.
     separate: bool,
-    /// `Some(` that are open.
+    /// Number of open `Some(`.
     open: u32,
-    /// Of each list that is open, the `Some(` that were open around it, and whether it has an item.
+    /// For each open list: the `Some(` open around it, and whether it has an item.
     lists: Vec<(u32, bool)>,
 }
 
@@ -514,7 +534,7 @@ impl<'a> TextSink<'a> {
         TextSink { text, separate: false, open: 0, lists: Vec::new() }
     }
 
-    /// One part without parts of its own.
+    /// Writes one part that has no parts of its own.
     fn part(&mut self, write: impl FnOnce(&mut String)) {
         if std::mem::take(&mut self.separate) {
             self.text.push(',');
@@ -555,7 +575,7 @@ impl Sink for TextSink<'_> {
                 Kind::V6Network => write!(text, "[{}/64]", Ipv6Addr::from(value << 64)),
                 Kind::V6 => write!(text, "[{}]", Ipv6Addr::from(value)),
                 Kind::Duration => write!(text, "{value}ns"),
-                // As a UUID is written: hexadecimal digits in groups of 8, 4, 4, 4 and 12.
+                // A UUID: hexadecimal digits in groups of 8, 4, 4, 4 and 12.
                 Kind::Uuid => {
                     let digits = format!("{value:032x}");
                     let groups = [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..]];
@@ -619,7 +639,7 @@ impl Sink for TextSink<'_> {
 
     fn end_list(&mut self) {
         let (open, has_item) = self.lists.pop().unwrap_or_default();
-        // So that a list of one item that writes nothing is not an empty one.
+        // Tells a list of one item that writes nothing from an empty list.
         self.text.push_str(if has_item { ";]" } else { "]" });
         for _ in 0..open {
             self.text.push(')');
@@ -642,7 +662,7 @@ impl Sink for TextSink<'_> {
     }
 }
 
-/// Appends `value` with `%`, quotes, braces and control characters as `%XX`.
+/// Appends `value`, with `%`, quotes, braces and control characters escaped as `%XX`.
 pub(crate) fn escape(text: &mut String, value: &str) {
     for character in value.chars() {
         if matches!(character, '%' | '"' | '\'' | '{' | '}') || character.is_control() {
@@ -681,7 +701,7 @@ mod tests {
         hash
     }
 
-    /// A key of two parts that does not write them as one.
+    /// A key that writes two parts without a tuple around them.
     #[derive(Clone, Copy)]
     struct Bare<A, B>(A, B);
 
@@ -706,7 +726,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_side_by_side_are_told_apart() {
+    fn adjacent_lists_differ() {
         let lists: [(&[&str], &[&str]); 6] = [
             (&["a"], &["b", "c"]),
             (&["a", "b"], &["c"]),
@@ -753,7 +773,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_that_is_not_zero_is_the_number() {
+    fn a_non_zero_number_is_the_same_key() {
         assert_eq!(text(num::NonZeroU32::MIN), text(1_u32));
         assert_eq!(hash(num::NonZeroI64::MIN), hash(i64::MIN));
     }

@@ -1,4 +1,9 @@
-//! Rate limits by an attribute: exact, in memory or shared through Redis.
+//! Exact rate limits from an attribute, kept in memory or shared through Redis.
+//!
+//! ```toml
+//! [dependencies]
+//! ratelimit-runtime = "0.1"
+//! ```
 //!
 //! ```
 //! use ratelimit_runtime::{RateLimitExceeded, rate_limit};
@@ -9,95 +14,158 @@
 //! }
 //!
 //! assert!((0..100).all(|_| greet("alice").is_ok()));
-//! assert!(greet("alice").is_err());
+//! assert_eq!(greet("alice").unwrap_err().retry_after_secs(), Some(1));
 //! assert!(greet("bob").is_ok());
 //! ```
 //!
-//! The attribute works on any function, blocking or async. A denied call does not run the body; what it returns is made of
-//! the [`RateLimitExceeded`] by [`FromRateLimitExceeded`], or by the attribute's `or_else`. All arguments are described at
-//! [`rate_limit`](macro@rate_limit). Without the attribute, [`RateLimiter`] does the same.
+//! Each user may call `greet` 100 times a second. The next call returns the error and does not run
+//! the body. The attribute works on any function, blocking or async;
+//! [`rate_limit`](macro@rate_limit) describes all arguments. [`FromRateLimitExceeded`] turns the
+//! error into the function's return type; `or_else` replaces it. [`RateLimiter`] does the same
+//! without the attribute.
 //!
-//! # What is guaranteed
+//! # Sharing a limit between processes
 //!
-//! - [`Algorithm::SlidingWindow`], the default, is exact: no half-open interval `[t, t + per)`, wherever it starts, ever
-//!   holds more than `count` admitted permits. For a `count` up to 64 it admits precisely what a full log of all calls
-//!   would admit; above, it may deny a call while such a log had fewer than ⌈`count` / 64⌉ permits left.
-//! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`, [`Algorithm::FixedWindow`] at most `count` in
-//!   each window from the Unix epoch on.
-//! - A denied call charges nothing, in none of several limits. [`RateLimitExceeded::retry_after`] is the earliest moment at
-//!   which the same call would be admitted if nobody else called.
-//! - Calls that wait are served first come, first served within a process, and no call overtakes them. In memory a call that
-//!   gives up leaves its place to the next, whatever the order in which callers leave.
-//! - The guarantee is about the times at which calls are admitted, by the clock of the backend, as long as the backend keeps
-//!   its data. In memory it holds by the monotonic clock, as a caller reads it before and after its calls: permits return up
-//!   to 0.4 µs late, and never early.
+//! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` says which;
+//! `RedisBackend` has a builder for everything else.
 //!
-//! # Where buckets are kept
+//! ```no_run
+//! # #[cfg(feature = "redis")] {
+//! use ratelimit_runtime::rate_limit;
 //!
-//! In this process's memory unless something else is said: bounded, without a background thread ([`MemoryBackend`]). With
-//! the feature `redis` in a Redis or Valkey server, shared by all processes (`RedisBackend`, `backend = redis`,
-//! [`set_default_backend`]). Or in a store of your own ([`Backend`]). All give the same answers to the same calls at the
-//! same times. Where a backend fails or hangs, [`OnBackendError`] says what becomes of a call, within 100 ms, and at once
-//! while it goes on failing ([`Backend`] says how).
+//! #[rate_limit(count = 100, per = "1m", name = "search", backend = redis)]
+//! fn search() -> Option<Vec<String>> {
+//!     Some(Vec::new())
+//! }
+//! # }
+//! ```
 //!
-//! # Watching it
+//! [`set_default_backend`] moves every limiter at once. [`Backend`] is the trait for a store of
+//! your own. All backends give the same answers to the same calls at the same times. If a backend
+//! fails or hangs, [`OnBackendError`] decides within 100 ms; while it keeps failing, at once.
 //!
-//! [`limiters`] lists what the process has used, with counts. With the feature `serde` an operator's endpoint is
+//! The default, [`MemoryBackend`], is bounded and needs no background thread.
+//!
+//! # Waiting instead of failing
+//!
+//! ```
+//! use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+//!
+//! /// Waits up to 2 s for a permit. Fails at once, without waiting, if that is not enough.
+//! #[rate_limit(count = 50, per = "1s", wait = "2s")]
+//! fn fetch(url: &str) -> Result<String, RateLimitExceeded> {
+//!     Ok(format!("fetched {url}"))
+//! }
+//!
+//! assert!(fetch("https://example.com").is_ok());
+//! ```
+//!
+//! On an `async fn`, `wait` needs the feature `tokio`.
+//!
+//! # Testing
+//!
+//! The feature `test-util` gives each test a clock that it advances, and buckets of its own.
+//!
+//! ```
+//! # #[cfg(feature = "test-util")] {
+//! use ratelimit_runtime::{rate_limit, test_util};
+//! use std::time::Duration;
+//!
+//! #[rate_limit(count = 1, per = "1h")]
+//! fn report() -> Option<()> {
+//!     Some(())
+//! }
+//!
+//! let clock = test_util::pause();
+//! assert_eq!([report(), report()], [Some(()), None]);
+//! clock.advance(Duration::from_secs(3600));
+//! assert_eq!(report(), Some(()));
+//! # }
+//! ```
+//!
+//! # Guarantees
+//!
+//! - [`Algorithm::SlidingWindow`], the default, is exact: no half-open interval `[t, t + per)`,
+//!   wherever it starts, ever holds more than `count` admitted permits. For a `count` up to 64 it
+//!   admits precisely what a full log of all calls would admit. Above 64 it may deny a call while
+//!   such a log had fewer than ⌈`count` / 64⌉ permits left.
+//! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`.
+//! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch.
+//! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
+//!   earliest moment at which the same call would be admitted if nobody else called.
+//! - Waiting calls are served first come, first served within a process, and no call overtakes
+//!   them. In memory, a call that gives up leaves its place to the next, in whatever order callers
+//!   leave.
+//! - The guarantees are about admission times, by the backend's clock, as long as the backend keeps
+//!   its data. In memory that is the monotonic clock, as a caller reads it before and after its
+//!   calls: permits return up to 0.4 µs late, and never early.
+//!
+//! # Web services
+//!
+//! With a framework's feature, denied handlers answer by themselves: 429 with `Retry-After`, or
+//! `RESOURCE_EXHAUSTED` over gRPC.
+//!
+//! - `ClientIp` is the caller's address, as an extractor and a key.
+//! - `RateLimitLayer` limits whole routers, tower services and clients.
+//! - `RateLimitHeadersLayer` (`RateLimitHeaders` in actix-web) tells clients what is left.
+//! - `DrainBodyLayer` reads and drops the bodies of denied requests, so that the answer arrives.
+//! - `set_http_answers` chooses what all answers look like.
+//!
+//! # Monitoring
+//!
+//! [`limiters`] lists every limiter that the process has used, with counts. With the feature
+//! `serde`, an operator's endpoint is
 //! `async fn rate_limits() -> Json<Vec<LimiterInfo>> { Json(limiters()) }`.
 //!
-//! What a subscriber or a recorder calls itself, inside of being told, is not told.
-//!
-//! With the feature `tracing` there are events of the target `ratelimit`, for a subscriber that looks at that level:
+//! The feature `tracing` emits events with the target `ratelimit`:
 //!
 //! | event | level | fields |
 //! | --- | --- | --- |
 //! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
-//! | two limiters of one name are from one place in the source: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
+//! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
-//! With the feature `metrics` there are these figures, for the recorder that the program installs. One that comes after a
-//! limiter's first calls counts from then on. A limiter keeps to the first recorder that it finds: a test with one of its own
-//! (`metrics::with_local_recorder`) needs limiters of its own. A decision takes 2 to 4 ns more.
+//! The feature `metrics` adds these metrics, for the recorder that the program installs. A recorder
+//! installed after a limiter's first calls counts from then on. A limiter keeps the first recorder
+//! that it finds, so a test with a recorder of its own (`metrics::with_local_recorder`) needs
+//! limiters of its own. Metrics add 2 to 4 ns to a decision.
 //!
-//! | figure | kind | labels |
+//! | metric | kind | labels |
 //! | --- | --- | --- |
-//! | `ratelimit_decisions_total` | counter | `limiter`; `outcome`: `allowed`, `denied` (in a dry run: that would have been), `failed` (denied because the backend failed) |
-//! | `ratelimit_wait_seconds` | histogram: how long admitted calls were made to wait, where they were | `limiter` |
+//! | `ratelimit_decisions_total` | counter | `limiter`; `outcome`: `allowed`, `denied` (in a dry run: would have been), `failed` (denied because the backend failed) |
+//! | `ratelimit_wait_seconds` | histogram: how long admitted calls waited, if they did | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
-//! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 the backend works, 1 it is tried again, 2 it fails and is not asked | `backend` |
+//! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
-//! | `ratelimit_evicted_keys_total` | counter: keys in use that made room for others | |
+//! | `ratelimit_evicted_keys_total` | counter: keys in use that were evicted for others | |
 //!
-//! # In web services
-//!
-//! With the feature of a framework, annotated handlers answer by themselves when they are denied. `ClientIp` is who is
-//! calling, as an extractor and a key; `RateLimitLayer` limits whole routers, tower services and clients;
-//! `RateLimitHeadersLayer`, in actix-web `RateLimitHeaders`, tells clients what is left.
-//! `DrainBodyLayer` reads on in the bodies of denied requests, and `set_http_answers` chooses what
-//! all answers look like.
+//! Rate-limited calls that a subscriber or a recorder makes while it handles an event are not
+//! reported.
 //!
 //! # Features
 //!
-//! | feature | what it adds | to the dependency tree |
+//! | feature | adds | dependencies |
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
-//! | `redis-tls` | Redis by TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
-//! | `redis-sentinel` | a Redis master that sentinels watch over | nothing |
-//! | `redis-cluster` | a Redis Cluster | nothing |
+//! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
+//! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
+//! | `redis-cluster` | a Redis Cluster | none |
 //! | `tokio` | waiting in futures: `wait` on an `async fn`, `RateLimiter::wait_async` | tokio (`rt`, `time`) |
-//! | `axum` | 429 answers of axum handlers and of whatever returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
-//! | `actix-web` | 429 answers of actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
-//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer`, `DrainBodyLayer` | tower-layer, tower-service, http, http-body, pin-project-lite, sfv: 15 crates with what they need |
-//! | `tonic` | `RESOURCE_EXHAUSTED` of denied methods, with `RetryInfo` and `grpc-retry-pushback-ms` | tonic without its default features, tonic-types, prost: 33 crates |
+//! | `axum` | 429 answers for axum handlers and for any function that returns an `http::Response`; `ClientIp` | axum with its feature `tokio` only, ipnet, sfv: 37 crates |
+//! | `actix-web` | 429 answers for actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
+//! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer`, `DrainBodyLayer` | tower-layer, tower-service, http, http-body, pin-project-lite, sfv: 15 crates in all |
+//! | `tonic` | `RESOURCE_EXHAUSTED` for denied methods, with `RetryInfo` and `grpc-retry-pushback-ms` | tonic without its default features, tonic-types, prost: 33 crates |
 //! | `uuid` | `Uuid` as a key | uuid |
-//! | `tracing` | events of denials and of backends that fail | tracing without its default features |
-//! | `metrics` | figures for dashboards and alerts | the facade metrics, rapidhash |
-//! | `serde` | `Serialize` for what [`limiters`] lists, and for [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | serde's core |
+//! | `tracing` | events for denials and failing backends | tracing without its default features |
+//! | `metrics` | metrics for dashboards and alerts | the facade metrics, rapidhash |
+//! | `serde` | `Serialize` for [`LimiterInfo`] and [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | serde_core |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.
+
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 pub mod backend;
 #[doc(hidden)]
@@ -106,7 +174,8 @@ pub mod macro_support;
 pub mod test_util;
 #[cfg(feature = "tower")]
 pub mod tower {
-    //! For [tower](https://docs.rs/tower): [`RateLimitLayer`] and [`RateLimitHeadersLayer`], and what they are made of.
+    //! [tower](https://docs.rs/tower) middleware: [`RateLimitLayer`], [`RateLimitHeadersLayer`] and
+    //! their services.
 
     pub use crate::http::tower::*;
 }

@@ -1,33 +1,44 @@
-//! What was asked for: a count of permits per period, and the algorithm that enforces it.
+//! A limit: a count of permits per period, and the algorithm that enforces it.
 
 use std::fmt;
 use std::time::Duration;
 
 /// How a [`Limit`] is enforced.
 ///
-/// The default is [`SlidingWindow`](Algorithm::SlidingWindow), the only one of the three that never admits more than
-/// `count` calls in any interval of the length `per`, wherever it starts.
+/// The default is [`SlidingWindow`](Algorithm::SlidingWindow), the only one of the three that never
+/// admits more than `count` calls in any interval of length `per`, wherever it starts.
+///
+/// ```
+/// use ratelimit_runtime::{Algorithm, Limit};
+///
+/// assert_eq!(Limit::per_second(5).algorithm(), Algorithm::SlidingWindow);
+/// let smooth = Limit::per_second(5).with_algorithm(Algorithm::TokenBucket).with_burst(10);
+/// assert_eq!((smooth.count(), smooth.burst()), (5, 10));
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Algorithm {
     /// Exact: no half-open interval `[t, t + per)` ever holds more than `count` admitted permits.
     ///
-    /// State: at most 64 groups of permits (128 where bookings or refunds leave holes), grown only as used.
+    /// State: at most 64 groups of permits (128 if bookings or refunds leave holes), grown only as
+    /// used.
     #[default]
     SlidingWindow,
-    /// A bucket of `burst` permits, refilled evenly at `count / per` (the generic cell rate algorithm).
+    /// A bucket of `burst` permits, refilled evenly at `count / per` (the generic cell rate
+    /// algorithm).
     ///
-    /// At most `burst + count` permits in any interval of the length `per`. State: one time and one amount.
+    /// Admits at most `burst + count` permits in any interval of length `per`. State: one time and
+    /// one amount.
     TokenBucket,
-    /// At most `count` per window; windows are aligned to the Unix epoch in UTC, so that a window of one day begins at
-    /// midnight UTC. Up to twice `count` around a window's edge.
+    /// At most `count` per window.
     ///
-    /// State: window and counter.
+    /// Windows are aligned to the Unix epoch in UTC, so a window of one day begins at midnight UTC.
+    /// Up to twice `count` may pass around the edge of a window. State: window number and counter.
     FixedWindow,
 }
 
 impl Algorithm {
-    /// The name by which the attribute calls it: `sliding_window`, `token_bucket`, `fixed_window`.
+    /// The algorithm's name in the attribute: `sliding_window`, `token_bucket`, `fixed_window`.
     pub const fn name(self) -> &'static str {
         match self {
             Algorithm::SlidingWindow => "sliding_window",
@@ -41,10 +52,13 @@ impl Algorithm {
 pub const MIN_PER: Duration = Duration::from_micros(1);
 /// The longest period of a limit: 366 days.
 pub const MAX_PER: Duration = Duration::from_secs(366 * 86_400);
-/// The most limits that one limiter holds.
+/// The most limits that one limiter holds: 8.
 pub const MAX_LIMITS: usize = 8;
 
 /// At most `count` permits per `per`.
+///
+/// The default algorithm is [`Algorithm::SlidingWindow`]. [`FromStr`](std::str::FromStr) reads a
+/// limit from text, such as `100/1m`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -62,7 +76,7 @@ pub struct Limit {
     algorithm: Algorithm,
 }
 
-/// Why a [`Limit`] cannot be made.
+/// Why [`Limit::try_new`] or [`Limit::try_with_burst`] refused its values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidLimit {
@@ -96,12 +110,13 @@ impl fmt::Display for InvalidLimit {
 impl std::error::Error for InvalidLimit {}
 
 impl Limit {
-    /// At most `count` permits (at least 1) in every `per` (1 µs to 366 days; a fraction of a microsecond counts as a
-    /// whole one), by the sliding window.
+    /// At most `count` permits in every `per`, by the sliding window.
+    ///
+    /// `count` is at least 1. `per` is 1 µs to 366 days and is rounded up to whole microseconds.
     ///
     /// # Panics
-    /// On a `count` of zero and a `per` out of range: in a `const` or `static` that is a compile error. For values that
-    /// are known at run time only, use [`Limit::try_new`].
+    /// If `count` is zero or `per` is out of range (a compile error in a `const` or `static`). Use
+    /// [`Limit::try_new`] for values that are known only at run time.
     #[track_caller]
     pub const fn new(count: u32, per: Duration) -> Limit {
         match Limit::try_new(count, per) {
@@ -110,7 +125,11 @@ impl Limit {
         }
     }
 
-    /// As [`Limit::new`], with an error instead of a panic.
+    /// At most `count` permits in every `per`, by the sliding window, for values that are known
+    /// only at run time.
+    ///
+    /// # Errors
+    /// [`InvalidLimit`] if `count` is zero, or `per` is shorter than 1 µs or longer than 366 days.
     pub const fn try_new(count: u32, per: Duration) -> Result<Limit, InvalidLimit> {
         if count == 0 {
             return Err(InvalidLimit::ZeroCount);
@@ -125,39 +144,49 @@ impl Limit {
     /// At most `count` permits a second.
     ///
     /// # Panics
-    /// On a `count` of zero: in a `const` or `static` that is a compile error.
+    /// If `count` is zero (a compile error in a `const` or `static`).
     #[track_caller]
     pub const fn per_second(count: u32) -> Limit {
         Limit::new(count, Duration::from_secs(1))
     }
 
-    /// At most `count` permits a minute. Panics as [`per_second`](Limit::per_second) does.
+    /// At most `count` permits a minute.
+    ///
+    /// # Panics
+    /// If `count` is zero (a compile error in a `const` or `static`).
     #[track_caller]
     pub const fn per_minute(count: u32) -> Limit {
         Limit::new(count, Duration::from_secs(60))
     }
 
-    /// At most `count` permits an hour. Panics as [`per_second`](Limit::per_second) does.
+    /// At most `count` permits an hour.
+    ///
+    /// # Panics
+    /// If `count` is zero (a compile error in a `const` or `static`).
     #[track_caller]
     pub const fn per_hour(count: u32) -> Limit {
         Limit::new(count, Duration::from_secs(3_600))
     }
 
-    /// At most `count` permits in 24 hours. Panics as [`per_second`](Limit::per_second) does.
+    /// At most `count` permits in 24 hours.
+    ///
+    /// # Panics
+    /// If `count` is zero (a compile error in a `const` or `static`).
     #[track_caller]
     pub const fn per_day(count: u32) -> Limit {
         Limit::new(count, Duration::from_secs(86_400))
     }
 
-    /// A copy, made field by field: as a whole it would be written in one width and read in another, which stalls where an
-    /// error is made from it.
+    /// Copied field by field to avoid a store-forwarding stall: a plain copy is written in one
+    /// width and read in another when an error is built from it.
     #[inline]
     pub(crate) const fn by_parts(&self) -> Limit {
         Limit { per_micros: self.per_micros, count: self.count, burst: self.burst, algorithm: self.algorithm }
     }
 
-    /// The limit of a call whose `count`, `per` or `burst` are read at each call: a count of zero denies, a period out
-    /// of range is moved to the nearest one in range. Infallible, because a request path has nobody to tell.
+    /// The limit of a call that reads `count`, `per` or `burst` at each call. A count of zero
+    /// denies; a period out of range is moved to the nearest one in range. Infallible, because a
+    /// request path cannot report an error.
     pub(crate) const fn clamped(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {
         let nanos = per.as_nanos();
         let micros = nanos.div_ceil(1_000);
@@ -173,20 +202,20 @@ impl Limit {
         Limit { per_micros: per_micros as u64, count, burst, algorithm }
     }
 
-    /// A limit whose values the attribute has checked. A constant is computed once for every attribute: without a division.
+    /// A limit whose values the attribute has checked. Const and free of divisions.
     pub(crate) const fn literal(count: u32, per_micros: u64, algorithm: Algorithm, burst: u32) -> Limit {
         Limit { per_micros, count, burst, algorithm }
     }
 
-    /// The same limit, enforced by `algorithm`; a token bucket starts with a burst of `count`.
+    /// The same limit, enforced by `algorithm`. A token bucket gets a burst of `count`.
     pub const fn with_algorithm(self, algorithm: Algorithm) -> Limit {
         Limit { algorithm, burst: self.count, ..self }
     }
 
-    /// The same token bucket, holding at most `burst` permits (at least 1).
+    /// The same token bucket with a capacity of `burst` permits (at least 1).
     ///
     /// # Panics
-    /// On a `burst` of zero, and where the algorithm is not [`Algorithm::TokenBucket`].
+    /// If `burst` is zero, or if the algorithm is not [`Algorithm::TokenBucket`].
     #[track_caller]
     pub const fn with_burst(self, burst: u32) -> Limit {
         match self.try_with_burst(burst) {
@@ -195,7 +224,11 @@ impl Limit {
         }
     }
 
-    /// As [`Limit::with_burst`], with an error instead of a panic.
+    /// The same token bucket with a capacity of `burst` permits, for values that are known only at
+    /// run time.
+    ///
+    /// # Errors
+    /// [`InvalidLimit`] if `burst` is zero, or if the algorithm is not [`Algorithm::TokenBucket`].
     pub const fn try_with_burst(self, burst: u32) -> Result<Limit, InvalidLimit> {
         if !matches!(self.algorithm, Algorithm::TokenBucket) {
             return Err(InvalidLimit::BurstWithoutTokenBucket);
@@ -211,7 +244,7 @@ impl Limit {
         self.count
     }
 
-    /// The period, a whole number of microseconds.
+    /// The period: a whole number of microseconds.
     pub const fn per(&self) -> Duration {
         Duration::from_micros(self.per_micros)
     }
@@ -221,16 +254,16 @@ impl Limit {
         self.algorithm
     }
 
-    /// Size of the bucket of a token bucket; `count` for the other algorithms.
+    /// Capacity of a token bucket; `count` for the other algorithms.
     pub const fn burst(&self) -> u32 {
         self.burst
     }
 
-    /// The most permits that one call can ever take: `burst` of a token bucket, else `count`.
+    /// The most permits that one call can ever take: `burst` for a token bucket, else `count`.
     pub const fn capacity(&self) -> u32 {
         match self.algorithm {
             Algorithm::TokenBucket => {
-                // A count of zero (possible only where it is read at each call) never refills.
+                // A count of zero never refills. Only a count read at each call can be zero.
                 if self.count == 0 { 0 } else { self.burst }
             }
             Algorithm::SlidingWindow | Algorithm::FixedWindow => self.count,

@@ -1,7 +1,8 @@
-//! What the tightest decision of the request at hand left, for the layers that tell it to clients.
+//! Response-header context: records the tightest decision of the current request for the
+//! `RateLimit` headers.
 //!
-//! Such a layer keeps a [`Note`] for each request and has it entered while it polls what handles the request. Decisions on
-//! that thread meanwhile are written down: those of the request itself, and of no other.
+//! A header layer keeps a [`Note`] per request and enters it while it polls the request's handler.
+//! Meanwhile, decisions on that thread are recorded: those of this request, and no other.
 
 use std::cell::Cell;
 use std::cmp::Reverse;
@@ -12,33 +13,33 @@ use crate::limit::{Algorithm, Limit};
 use crate::switches::{Switch, Switches, turn};
 
 thread_local! {
-    /// The note of the request that is being polled.
+    /// The note of the request being polled.
     static CURRENT: Cell<Option<Note>> = const { Cell::new(None) };
 }
 
-/// From now on, decisions take the way on which it is known what they leave.
+/// From now on, decisions take the slow path, which knows the remaining permits.
 pub(crate) fn begin() {
     turn(Switch::Noted, true);
 }
 
-/// Decisions that are remembered, in case that the tightest one is taken back.
+/// How many decisions are remembered, in case the tightest one is taken back.
 const DECISIONS: usize = 4;
 
-/// What the decisions of a request left so far.
+/// The decisions of a request so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Note {
-    /// Those that can be reported, the tightest first.
+    /// The reportable decisions, the tightest first.
     tightest: [Option<Left>; DECISIONS],
-    /// A call was denied by a limit that cannot be reported.
+    /// Whether a limit that cannot be reported has denied a call.
     unreported_denial: bool,
 }
 
-/// What a decision left.
+/// What one decision left.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Left {
     pub(crate) limit: Limit,
     pub(crate) remaining: u32,
-    /// Until the limit is as if nobody had called; of a denied call, until it would be admitted. Nanoseconds from `at`;
+    /// Nanoseconds from `at` until the limit is idle, or until a denied call would be admitted;
     /// `u64::MAX` for never.
     reset_after: u64,
     at: u64,
@@ -46,14 +47,14 @@ pub(crate) struct Left {
 }
 
 impl Left {
-    /// What is left of the time until the reset, by the clock of this process; `None` if it never comes.
+    /// The rest of the time until the reset, by this process's clock; `None` if it never comes.
     pub(crate) fn reset_after(&self) -> Option<Duration> {
         let elapsed = clock::now().saturating_sub(self.at);
         (self.reset_after != u64::MAX).then(|| Duration::from_nanos(self.reset_after.saturating_sub(elapsed)))
     }
 
-    /// With permits that came back. When a sliding or fixed window is as new then is known only if all have; else it is no
-    /// later than before.
+    /// The same decision after `cost` permits came back. For a sliding or fixed window the new
+    /// reset is known only if all permits came back; else it is at most the old one.
     fn with(self, cost: u32) -> Left {
         let remaining = self.remaining.saturating_add(cost).min(self.limit.capacity());
         let taken = self.limit.capacity() - remaining;
@@ -68,14 +69,15 @@ impl Left {
         Left { remaining, reset_after, ..self }
     }
 
-    /// The greatest is the tightest: a denial; else the fewest permits left; else the latest reset.
+    /// The tightest decision is the greatest: a denial, else the fewest permits left, else the
+    /// latest reset.
     fn tightness(&self) -> impl Ord + use<> {
         (self.denied, Reverse(self.remaining), self.reset_after)
     }
 }
 
 impl Note {
-    /// Has decisions on this thread written down here until it is dropped.
+    /// Records this thread's decisions here until the guard is dropped.
     pub(crate) fn enter(&mut self) -> Entered<'_> {
         let around = CURRENT.replace(Some(std::mem::take(self)));
         Entered { note: self, around }
@@ -86,8 +88,8 @@ impl Note {
         self.tightest[0].as_ref()
     }
 
-    /// Whether a limit that cannot be reported may have caused a refusal: the numbers of another
-    /// limit would be wrong.
+    /// Whether an unreportable limit may have caused a refusal. The numbers of another limit would
+    /// then mislead.
     pub(crate) fn has_unreported_denial(&self) -> bool {
         self.unreported_denial
     }
@@ -100,7 +102,7 @@ impl Note {
         }
     }
 
-    /// The permits of an admission came back.
+    /// An admission's permits came back.
     fn take_back(&mut self, limit: Limit, remaining: u32, cost: u32) {
         let is_it = |left: &Option<Left>| {
             left.is_some_and(|left| left.limit == limit && left.remaining == remaining && !left.denied)
@@ -113,7 +115,7 @@ impl Note {
     }
 }
 
-/// While it lives, decisions on this thread are written down.
+/// While it lives, this thread's decisions are recorded.
 pub(crate) struct Entered<'a> {
     note: &'a mut Note,
     around: Option<Note>,
@@ -126,7 +128,7 @@ impl Drop for Entered<'_> {
     }
 }
 
-/// Writes an admission down, if a request is being polled.
+/// Records an admission, if a request is being polled.
 #[inline]
 pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
     if Switches::load().has(Switch::Noted) {
@@ -134,7 +136,7 @@ pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
     }
 }
 
-/// Writes a denial down, if a request is being polled.
+/// Records a denial, if a request is being polled.
 #[inline]
 pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
     if Switches::load().has(Switch::Noted) {
@@ -142,7 +144,7 @@ pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
     }
 }
 
-/// Writes a denial down that a failing backend caused: nothing is known of the limit.
+/// Records a denial caused by a failing backend: nothing is known about the limit.
 #[inline]
 pub(crate) fn failed() {
     if Switches::load().has(Switch::Noted) {
@@ -150,7 +152,7 @@ pub(crate) fn failed() {
     }
 }
 
-/// Takes back what was written of an admission whose permits were given back.
+/// Adjusts the record of an admission whose permits were given back.
 pub(crate) fn given_back(limit: Limit, remaining: u32, cost: u32) {
     with_current(|note| note.take_back(limit, remaining, cost));
 }
@@ -173,7 +175,7 @@ fn with_current(change: impl FnOnce(&mut Note)) {
     }
 }
 
-/// The header fields have whole seconds only.
+/// The shortest reportable period: header fields count whole seconds.
 const SHORTEST_REPORTED: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
@@ -210,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn permits_that_come_back_are_told_as_left() {
+    fn returned_permits_count_as_left() {
         let limit = |count| Limit::new(count, Duration::from_secs(60));
         let mut note = Note::default();
         begin();
@@ -268,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_told_is_left_out_and_a_denial_of_it_remembered() {
+    fn unreportable_limits_are_left_out() {
         let below_a_second = Limit::new(10, Duration::from_millis(999));
         begin();
         let note_of = |decide: &dyn Fn()| {

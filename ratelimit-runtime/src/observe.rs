@@ -1,7 +1,8 @@
-//! Tells whoever watches what becomes of calls: events of `tracing`, figures of `metrics`.
+//! Observability: `tracing` events and `metrics` metrics.
 //!
-//! The one place that knows of either. Without these features all of it is empty and costs nothing. Both run code of
-//! somebody else, so nothing here is called while a lock is held, and nothing is told from inside of telling.
+//! The only module that uses either crate. Without these features it is empty and costs nothing.
+//! Both run foreign code, so no function here is called with a lock held, and nothing is reported
+//! from inside a report.
 
 #![cfg_attr(
     not(all(feature = "metrics", feature = "tracing")),
@@ -11,7 +12,7 @@
 #[cfg(feature = "metrics")]
 mod metrics;
 #[cfg(any(feature = "metrics", feature = "tracing"))]
-mod telling;
+mod reporting;
 #[cfg(feature = "tracing")]
 mod tracing;
 
@@ -23,7 +24,7 @@ use crate::key::RateLimitKey;
 #[cfg(feature = "tracing")]
 pub use tracing::log_keys;
 
-/// Two limiters of one name were written down at one place.
+/// Two limiters share a name and a place in the source.
 pub(crate) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
     #[cfg(feature = "tracing")]
     tracing::copied(limiter, file, line, column);
@@ -31,7 +32,7 @@ pub(crate) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
     let _ = (limiter, file, line, column);
 }
 
-/// What is told of one limiter.
+/// The metrics of one limiter.
 pub(crate) struct Watch {
     #[cfg(feature = "metrics")]
     meters: metrics::LimiterMeters,
@@ -53,7 +54,7 @@ impl Watch {
         self.meters.count(metrics::Outcome::Allowed);
     }
 
-    /// A call is denied by a limit (in a dry run: would be).
+    /// A call is denied by a limit (in a dry run: would have been).
     #[inline]
     pub(crate) fn denied(&self) {
         #[cfg(feature = "metrics")]
@@ -67,7 +68,7 @@ impl Watch {
         self.meters.count(metrics::Outcome::Failed);
     }
 
-    /// An admitted call is made to wait for so long.
+    /// An admitted call waits for `delay`.
     #[inline]
     pub(crate) fn waits(&self, delay: Duration) {
         let _ = delay;
@@ -76,7 +77,7 @@ impl Watch {
     }
 }
 
-/// What is told of the keys in one memory backend.
+/// The metrics of the keys in one memory backend.
 #[derive(Default)]
 pub(crate) struct KeysWatch {
     #[cfg(feature = "metrics")]
@@ -84,7 +85,7 @@ pub(crate) struct KeysWatch {
 }
 
 impl KeysWatch {
-    /// So many keys are tracked now. Told once the thread holds no lock.
+    /// The backend tracks `keys` keys now. Reported once the thread holds no lock.
     #[inline]
     pub(crate) fn tracked(&self, keys: usize) {
         let _ = keys;
@@ -92,7 +93,7 @@ impl KeysWatch {
         self.meters.tracked(keys);
     }
 
-    /// A key in use has made room for another. Told once the thread holds no lock.
+    /// A key in use was evicted for another. Reported once the thread holds no lock.
     #[inline]
     pub(crate) fn evicted(&self) {
         #[cfg(feature = "metrics")]
@@ -100,14 +101,14 @@ impl KeysWatch {
     }
 }
 
-/// This thread has changed the number of keys, and holds no lock now. Each counted call says so by itself.
+/// Reports what this thread deferred while it held locks. Counted calls do so by themselves.
 #[inline]
 pub(crate) fn unlocked() {
     #[cfg(feature = "metrics")]
-    metrics::tell_changed();
+    metrics::report_changed();
 }
 
-/// Whether anybody wants to be told of denials: asked before what would be told is made up.
+/// Whether denials are observed. Checked before a report is built.
 #[inline]
 pub(crate) fn wants_denials() -> bool {
     #[cfg(feature = "tracing")]
@@ -116,7 +117,7 @@ pub(crate) fn wants_denials() -> bool {
     false
 }
 
-/// A call for `cost` permits is denied (in a dry run: would be). Only if [`wants_denials`].
+/// A call for `cost` permits is denied (in a dry run: would have been). Only if [`wants_denials`].
 #[cold]
 #[inline(never)]
 pub(crate) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: ShownKey<'_>) {
@@ -125,14 +126,14 @@ pub(crate) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key
     tracing::denied(exceeded, cost, dry_run, key.text);
 }
 
-/// A call's key as text, where keys are to be shown and somebody looks.
+/// A call's key as text, if keys are to be shown and events are observed.
 #[derive(Default)]
 pub(crate) struct KeyText {
     #[cfg(feature = "tracing")]
     text: Option<Box<str>>,
 }
 
-/// A [`KeyText`] that a call carries along.
+/// A borrowed or owned [`KeyText`] that a call carries.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct ShownKey<'a> {
     #[cfg(feature = "tracing")]
@@ -161,7 +162,7 @@ impl KeyText {
 }
 
 impl ShownKey<'_> {
-    /// For a call that outlives the key.
+    /// An owned copy, for a call that outlives the key.
     pub(crate) fn to_text(self) -> KeyText {
         KeyText {
             #[cfg(feature = "tracing")]
@@ -170,25 +171,25 @@ impl ShownKey<'_> {
     }
 }
 
-/// What a circuit breaker lets through.
+/// The state of a circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BreakerState {
-    /// All calls: the backend works.
+    /// All calls pass: the backend works.
     Closed,
-    /// None: the backend fails.
+    /// No call passes: the backend fails.
     Open,
-    /// One, to find out.
+    /// One call passes, as a probe.
     HalfOpen,
 }
 
-/// A remote backend of this kind (`redis`, ..) has decided or failed to.
+/// A remote backend of this kind (`redis`, ..) has decided, or has failed to.
 pub(crate) fn backend_decided(kind: &'static str, took: Duration, result: Result<(), &BackendError>) {
     let _ = (kind, took, result);
     #[cfg(feature = "metrics")]
     metrics::backend_decided(kind, took, result);
 }
 
-/// The circuit breaker of a backend has changed its state, because of `error` where it opens.
+/// A backend's circuit breaker has changed its state; `error` is the reason if it opens.
 pub(crate) fn breaker_changed(kind: &'static str, state: BreakerState, error: Option<&BackendError>) {
     let _ = (kind, state, error);
     #[cfg(feature = "metrics")]

@@ -10,7 +10,7 @@ use crate::suggest::{listed, nearest};
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// Why a text is no [`Limit`]; `Display` says what to write.
+/// Why a text is not a [`Limit`]. `Display` says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParseLimitError {
     message: String,
@@ -36,8 +36,8 @@ impl fmt::Display for ParseLimitError {
 
 impl std::error::Error for ParseLimitError {}
 
-/// `count/per` or `count per per`, then an algorithm and a `burst`, which may stand in parentheses. Durations are those of
-/// the attribute. What `Display` writes is read.
+/// Reads `count/per` or `count per per`, then an optional algorithm and `burst`, with or without
+/// parentheses. Durations are written as in the attribute. Reads everything that `Display` writes.
 ///
 /// ```
 /// use std::time::Duration;
@@ -91,12 +91,12 @@ impl FromStr for Limit {
     }
 }
 
-/// A duration as the attribute has it.
+/// A duration, written as in the attribute.
 pub(crate) fn period(text: &str) -> Result<Duration, ParseLimitError> {
     duration::parse(text).map(Duration::from_nanos).map_err(|mistake| ParseLimitError::new(mistake.to_string()))
 }
 
-/// As [`Algorithm::name`] has it.
+/// An algorithm, by its [name](Algorithm::name).
 pub(crate) fn algorithm(name: &str) -> Result<Algorithm, ParseLimitError> {
     let names = ALGORITHMS.map(Algorithm::name);
     let known = ALGORITHMS.into_iter().find(|algorithm| algorithm.name() == name);
@@ -112,7 +112,7 @@ fn is_of_number(character: char) -> bool {
     character.is_ascii_digit() || character == '_'
 }
 
-/// Whether a word begins what stands behind the duration.
+/// Whether `word` starts the options after the duration.
 fn is_option(word: &str) -> bool {
     word == "burst" || word.contains('_') || matches!(word, "gcra" | "log")
 }

@@ -1,5 +1,6 @@
-//! State that belongs to one process. A child that is forked has a copy of all memory, but not of the threads, and its
-//! sockets are the parent's too: it must not wait for the ones, nor read from the others.
+//! State that belongs to one process. A forked child has a copy of all memory but none of the
+//! threads, and shares the parent's sockets. It must not wait for those threads or read from those
+//! sockets.
 
 use std::mem;
 use std::ops::Deref;
@@ -7,22 +8,23 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwapOption;
 
-/// Tells this process from the ones that it was forked from. Asks the system, some 50 ns.
+/// Identifies this process after a fork. A system call of some 50 ns.
 pub(crate) fn id() -> u32 {
-    // There are no processes to tell apart, and no numbers of theirs.
+    // WebAssembly has no processes and no process IDs.
     if cfg!(target_family = "wasm") { 0 } else { std::process::id() }
 }
 
-/// Locks a mutex of the standard library's. Threads that sleep until there is work use it and its condition variable:
-/// `parking_lot` has a table of all sleeping threads, which a child would inherit without the threads.
+/// Locks a mutex of the standard library. Threads that sleep until there is work use it and its
+/// condition variable: `parking_lot` keeps a table of all sleeping threads, which a child would
+/// inherit without the threads.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A value that each process makes for itself.
 ///
-/// What a child finds of its parent's is neither used nor dropped: a lock in it may be held by a thread that is not there,
-/// and to close a socket of tokio's would take it from the parent's poll as well.
+/// A child neither uses nor drops its parent's value. A missing thread may hold a lock in it, and
+/// closing a tokio socket would also remove it from the parent's poll.
 #[derive(Debug)]
 pub(crate) struct PerProcess<T> {
     current: ArcSwapOption<Owned<T>>,
@@ -40,7 +42,7 @@ impl<T> PerProcess<T> {
         PerProcess { current: ArcSwapOption::const_empty() }
     }
 
-    /// This process's value. See [`id`] for what it costs.
+    /// This process's value. Costs an [`id`].
     pub(crate) fn get(&self, make: impl Fn() -> T) -> Arc<Owned<T>> {
         let process = id();
         loop {
@@ -50,7 +52,7 @@ impl<T> PerProcess<T> {
             }
             let new = Arc::new(Owned { process, value: make() });
             let before = self.current.compare_and_swap(&*current, Some(Arc::clone(&new)));
-            // If not, another thread was faster.
+            // Otherwise another thread was faster.
             if before.as_ref().map(Arc::as_ptr) == current.as_ref().map(Arc::as_ptr) {
                 mem::forget(before.clone());
                 return new;
@@ -66,7 +68,7 @@ impl<T> Drop for PerProcess<T> {
 }
 
 impl<T> Owned<T> {
-    /// Whether it belongs to this process, and not to the one that this was forked from.
+    /// Whether the value belongs to this process, and not to its parent.
     pub(crate) fn is_own(&self) -> bool {
         self.process == id()
     }
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_process_made_is_made_anew_and_not_dropped() {
+    fn another_processs_value_is_replaced_and_not_dropped() {
         let value = PerProcess::new();
         let dropped = Arc::new(());
         let parents = Owned { process: id() + 1, value: Arc::clone(&dropped) };

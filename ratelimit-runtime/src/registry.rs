@@ -1,4 +1,4 @@
-//! What rate limiters this process has used.
+//! The rate limiters that this process has used.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -9,52 +9,53 @@ use crate::limit::Limit;
 use crate::limiter::{Core, InvalidLimiter};
 use crate::observe;
 
-/// Under one lock, so that limits that are set while a limiter is used for the first time miss neither.
+/// One lock for both, so that limits set during a limiter's first use reach it.
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new() });
 
 struct Registry {
     limiters: Vec<Weak<Core>>,
-    /// Limiters among them that are gone.
+    /// How many of `limiters` are dropped.
     gone: usize,
-    /// Limits that were set by name: for limiters that are used for the first time later.
+    /// Limits set by name, for limiters that are first used later.
     replaced: BTreeMap<String, Replaced>,
 }
 
 struct Replaced {
     limits: Vec<Limit>,
-    /// A limiter has had the name.
+    /// Whether a limiter has had the name.
     is_used: bool,
 }
 
-/// A rate limiter that this process has used; see [`limiters`].
+/// A snapshot of one rate limiter that this process has used; see [`limiters`].
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LimiterInfo {
-    /// The limiter's name: what was given to it, or the path of the annotated function.
+    /// The limiter's name: the one given to it, or the path of the annotated function.
     pub name: String,
-    /// The limits that apply now. Of a limit whose `count` or `per` is read at each call, that value is 1 or a second.
+    /// The limits that apply now. A `count` read at each call shows as 1, a `per` as one second.
     pub limits: Vec<Limit>,
-    /// Where it was written down: file, line, column.
+    /// The limiter's place in the source.
     pub location: Option<Location>,
-    /// Whether another limiter in this process has the same name and the same location: another
-    /// macro has copied the attribute to several functions, and a call that passes two of them is
-    /// counted twice.
+    /// Whether another limiter in this process has the same name and location. Then another macro
+    /// has copied the attribute to several functions, and a call that passes two of them is counted
+    /// twice.
     pub copied: bool,
     /// Calls admitted since the process started.
     pub allowed: u64,
-    /// Calls denied since the process started (with `dry_run`: that would have been).
+    /// Calls denied since the process started (with `dry_run`: calls that would have been).
     pub denied: u64,
-    /// Calls that wait for their permits in this process's memory now.
+    /// Calls now waiting for permits in this process's memory.
     pub waiting: usize,
-    /// Calls that were given up while they waited in memory.
+    /// Calls that were given up while they waited in memory, since the process started.
     pub abandoned: u64,
-    /// Whether it only counts and never denies.
+    /// Whether the limiter only counts and never denies.
     pub dry_run: bool,
-    /// Permits left now in the one bucket of a limiter without keys, of the limit that has fewest. `None` where calls have
-    /// keys, where buckets are not in this process's memory, and where `count` or `per` is read at each call.
+    /// Permits left now in the only bucket of a limiter without keys; of several limits, the
+    /// fewest. `None` if calls have keys, if buckets are not in this process's memory, or if
+    /// `count` or `per` is read at each call.
     pub remaining: Option<u32>,
-    /// Keys that have a bucket in this process's memory, those included that nobody uses any more and that no call has
-    /// reclaimed yet. `None` where buckets are elsewhere.
+    /// Keys that have a bucket in this process's memory, including idle ones not yet reclaimed.
+    /// `None` if buckets are elsewhere.
     pub keys: Option<usize>,
 }
 
@@ -62,7 +63,7 @@ pub struct LimiterInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Location {
-    /// The file, as the compiler was given it.
+    /// The file, as passed to the compiler.
     pub file: &'static str,
     /// The line, from 1.
     pub line: u32,
@@ -76,12 +77,12 @@ pub(crate) fn add(core: &Arc<Core>) {
     registry.limiters.push(Arc::downgrade(core));
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
         replaced.is_used = true;
-        // Nothing waits for a limiter that nothing has called.
+        // No waiters to wake: nothing has called the limiter yet.
         core.replace_limits(&replaced.limits);
     }
-    // Telling runs somebody else's code, and so does the last handle of a limiter: not under the lock.
+    // Outside the lock: reporting runs foreign code, and so may dropping a limiter's last handle.
     drop(registry);
-    // Once, however many copies follow.
+    // Reported once, however many copies follow.
     if all.iter().filter(|other| is_copy(other, core)).count() == 1
         && let Some((file, line, column)) = core.options().location
     {
@@ -89,7 +90,7 @@ pub(crate) fn add(core: &Arc<Core>) {
     }
 }
 
-/// One more limiter is gone. The memory of each is given back once that is half of all.
+/// Counts a dropped limiter. Compacts the list once half of it is dropped.
 pub(crate) fn count_gone() {
     let mut registry = REGISTRY.lock();
     registry.gone += 1;
@@ -99,7 +100,7 @@ pub(crate) fn count_gone() {
     }
 }
 
-/// Whether the two were written down at one place, under one name.
+/// Whether both have one name and one place in the source.
 fn is_copy(one: &Core, other: &Core) -> bool {
     one.options().location.is_some() && one.options().location == other.options().location && one.name() == other.name()
 }
@@ -108,10 +109,10 @@ pub(crate) fn all() -> Vec<Arc<Core>> {
     REGISTRY.lock().limiters.iter().filter_map(Weak::upgrade).collect()
 }
 
-/// All rate limiters that this process has used and still holds, in the order of their first use.
+/// All rate limiters that this process has used and still holds, in order of first use.
 ///
-/// For an operator's page, not for each request: it allocates, and takes the locks of each limiter's buckets for a moment.
-/// With the feature `serde` what it returns is `Serialize`.
+/// For an operator's page, not for each request: it allocates, and briefly locks each limiter's
+/// buckets. With the feature `serde` the result is `Serialize`.
 ///
 /// ```
 /// use ratelimit_runtime::{limiters, rate_limit};
@@ -156,10 +157,14 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
     }
 }
 
-/// Replaces the limits of all limiters of that name in this process, from their next call on, as
-/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does; of those too that are used for the first time later. So
-/// limits may be loaded from configuration at start-up, before any limiter is used: a name that was misspelt there is
-/// among [`unused_limits`].
+/// Replaces the limits of all limiters called `name` in this process, from their next call on.
+///
+/// Also applies to limiters first used later, so configuration may be loaded at start-up before any
+/// limiter is used. [`unused_limits`] lists misspelt names.
+/// [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) does the same for one limiter.
+///
+/// # Errors
+/// [`InvalidLimiter`] if there are no limits or more than [`MAX_LIMITS`](crate::MAX_LIMITS).
 ///
 /// ```
 /// use ratelimit_runtime::{Limit, rate_limit, set_limits, unused_limits};
@@ -183,16 +188,18 @@ pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
         is_used = true;
     }
     registry.replaced.insert(name.to_owned(), Replaced { limits: limits.to_vec(), is_used });
-    // Calls that wait are woken, and the last handle of a limiter drops what is somebody else's, a backend for instance: not
-    // under the lock.
+    // Outside the lock: this wakes waiters, and dropping a limiter's last handle may drop foreign
+    // code, such as a backend.
     drop(registry);
     all.iter().filter(|core| core.name() == name).for_each(|core| core.wake_waiters());
     drop(all);
     Ok(())
 }
 
-/// Names that [`set_limits`] was called with and that no limiter has had so far: once everything has been used, the ones that
-/// were misspelt. A limiter has its name from its first use on.
+/// Names passed to [`set_limits`] that no limiter has had so far.
+///
+/// A limiter has its name from its first use on. Once everything has been used, the remaining names
+/// are misspelt.
 pub fn unused_limits() -> Vec<String> {
     let registry = REGISTRY.lock();
     registry.replaced.iter().filter(|(_, replaced)| !replaced.is_used).map(|(name, _)| name.clone()).collect()

@@ -1,7 +1,7 @@
-//! One answer from another thread to whoever waits for it: a thread, or a future on any executor.
+//! A oneshot channel: one answer from another thread to a thread, or to a future on any executor.
 //!
-//! Not a channel of tokio's: those count against the budget of the task around, and a thread that blocks inside a task
-//! would never get a new one.
+//! Tokio's channels count against the current task's budget. A thread that blocks inside a task
+//! would never get a new budget.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -15,16 +15,16 @@ use parking_lot::Mutex;
 enum Slot<T> {
     Waiting(Option<Waker>),
     Sent(T),
-    /// Taken, or one of the two sides is gone.
+    /// Taken, or one side is gone.
     Closed,
 }
 
-/// Where the answer is put.
+/// The sending side.
 pub(crate) struct Sender<T> {
     slot: Arc<Mutex<Slot<T>>>,
 }
 
-/// Where the answer arrives; `None` if it never will.
+/// The receiving side. Resolves to `None` if no answer will come.
 pub(crate) struct Receiver<T> {
     slot: Arc<Mutex<Slot<T>>>,
 }
@@ -35,12 +35,12 @@ pub(crate) fn channel<T>() -> (Sender<T>, Receiver<T>) {
 }
 
 impl<T> Sender<T> {
-    /// Drops the answer where nobody waits any more.
+    /// Sends the answer. Drops it if the receiver is gone.
     pub(crate) fn send(self, answer: T) {
         self.settle(Slot::Sent(answer));
     }
 
-    /// Whether anybody waits for it.
+    /// Whether the receiver still waits.
     pub(crate) fn is_awaited(&self) -> bool {
         matches!(*self.slot.lock(), Slot::Waiting(_))
     }
@@ -55,7 +55,7 @@ impl<T> Sender<T> {
                 waker.wake();
             }
         } else {
-            // What an undelivered answer does when it is dropped, it does without the lock.
+            // Outside the lock: dropping an undelivered answer runs foreign code.
             drop(slot);
             drop(settled);
         }
@@ -92,14 +92,14 @@ impl<T> Future for Receiver<T> {
                 }
             }
             drop(slot);
-            // Not under the lock: what a waker does when it is cloned or dropped is not known.
+            // Outside the lock: cloning or dropping a waker runs foreign code.
             waker = Some(context.waker().clone());
         }
     }
 }
 
 impl<T> Receiver<T> {
-    /// Blocks the thread, at most until `deadline`.
+    /// Blocks the thread for the answer, until `deadline` at most.
     pub(crate) fn wait(mut self, deadline: Instant) -> Option<T> {
         match self.wait_until(deadline) {
             Poll::Ready(answer) => answer,
@@ -107,13 +107,14 @@ impl<T> Receiver<T> {
         }
     }
 
-    /// As [`wait`](Receiver::wait), and an answer that is not there by then can be waited for on.
+    /// Blocks the thread for the answer, until `deadline` at most. `Pending` means that it can
+    /// still be waited for.
     pub(crate) fn wait_until(&mut self, deadline: Instant) -> Poll<Option<T>> {
         block_on(self, deadline).map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// Blocks the thread until the future is done, at most until `deadline`; inside an async runtime too.
+/// Blocks the thread on a future, until `deadline` at most. Works inside an async runtime too.
 pub(crate) fn block_on<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
     let mut future = pin!(future);
     if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_nobody_takes_is_dropped() {
+    fn an_unwanted_answer_is_dropped() {
         let answer = Arc::new(());
         let (sender, receiver) = channel();
         sender.send(Arc::clone(&answer));

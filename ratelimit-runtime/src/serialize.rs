@@ -1,5 +1,5 @@
-//! `Serialize` and `Deserialize`, by hand: what an operator's page or an error's body shows, and limits in configuration.
-//! Durations are seconds, algorithms are named as in the attribute.
+//! Hand-written `Serialize` and `Deserialize`, for operators' pages, error bodies and
+//! configuration. Durations are seconds; algorithms have their names from the attribute.
 
 use std::fmt;
 use std::time::Duration;
@@ -13,8 +13,9 @@ use crate::parse;
 use crate::registry::{LimiterInfo, Location};
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "waiting": 0,
-/// "abandoned": 0, "dry_run": false, "remaining": 0, "keys": 0}`,
-/// `null` for what is `None`; `"copied": true` if it is.
+/// "abandoned": 0, "dry_run": false, "remaining": 0, "keys": 0}`.
+///
+/// `None` is `null`. `"copied": true` is present only if it is true.
 impl Serialize for LimiterInfo {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let LimiterInfo {
@@ -51,7 +52,8 @@ impl Serialize for LimiterInfo {
     }
 }
 
-/// `{"count": 100, "per": 1.0, "algorithm": "token_bucket", "burst": 10}`: `per` in seconds, `burst` of a token bucket only.
+/// `{"count": 100, "per": 1.0, "algorithm": "token_bucket", "burst": 10}`: `per` in seconds,
+/// `burst` only for a token bucket.
 impl Serialize for Limit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let has_burst = self.algorithm() == Algorithm::TokenBucket;
@@ -68,14 +70,14 @@ impl Serialize for Limit {
     }
 }
 
-/// As the attribute names it: `"sliding_window"`.
+/// The name in the attribute: `"sliding_window"`.
 impl Serialize for Algorithm {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())
     }
 }
 
-/// As the attribute names it.
+/// The name in the attribute: `"sliding_window"`.
 impl<'de> Deserialize<'de> for Algorithm {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Algorithm, D::Error> {
         struct Name;
@@ -96,8 +98,8 @@ impl<'de> Deserialize<'de> for Algorithm {
     }
 }
 
-/// A string, as [`FromStr`](std::str::FromStr) reads it (`"100/1m"`), or a table: `count`, `per` (`"1m"`, or a number of
-/// seconds), and perhaps `algorithm` and `burst`.
+/// A string that [`FromStr`](std::str::FromStr) reads (`"100/1m"`), or a table: `count`, `per`
+/// (`"1m"`, or a number of seconds), and optionally `algorithm` and `burst`.
 impl<'de> Deserialize<'de> for Limit {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Limit, D::Error> {
         struct TextOrTable;
@@ -135,7 +137,7 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
             "count" => set(&mut count, "count", map.next_value::<u32>()?)?,
             "per" => set(&mut per, "per", map.next_value::<Per>()?.0)?,
             "algorithm" => set(&mut algorithm, "algorithm", map.next_value::<Algorithm>()?)?,
-            // A limit that was serialized has one where it is a token bucket's only; others may say that there is none.
+            // Serialized limits have a burst only for token buckets. Other formats may write null.
             "burst" => set(&mut burst, "burst", map.next_value::<Option<u32>>()?)?,
             other => return Err(Error::unknown_field(other, FIELDS)),
         }
@@ -149,7 +151,7 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
     }
 }
 
-/// A duration in words, or in seconds.
+/// A duration as text or in seconds.
 struct Per(Duration);
 
 impl<'de> Deserialize<'de> for Per {
@@ -198,8 +200,10 @@ impl Serialize for Location {
     }
 }
 
-/// `{"limiter": "api", "kind": "limited", "limit": {..}, "remaining": 0, "retry_after": 0.25}`: `retry_after` in seconds, `null`
-/// where it is never. The limiter's name is an internal one: think before it goes to strangers.
+/// `{"limiter": "api", "kind": "limited", "limit": {..}, "remaining": 0, "retry_after": 0.25}`:
+/// `retry_after` in seconds, `null` for never.
+///
+/// The limiter's name is internal: think twice before you send it to strangers.
 impl Serialize for RateLimitExceeded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("RateLimitExceeded", 5)?;

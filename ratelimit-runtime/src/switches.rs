@@ -1,10 +1,10 @@
-//! Process-wide switches, one word that every decision loads: all off on the usual path.
+//! Process-wide switches in one word, which every decision loads. All are off on the fast path.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
 static SWITCHES: AtomicU8 = AtomicU8::new(0);
 
-/// Something that takes a decision off the usual path.
+/// Takes decisions off the fast path.
 #[derive(Clone, Copy, Debug)]
 #[repr(u8)]
 pub(crate) enum Switch {
@@ -12,20 +12,20 @@ pub(crate) enum Switch {
     Disabled = 1,
     /// A default backend was set.
     DefaultBackend = 2,
-    /// A test has a clock and buckets of its own.
+    /// A test has its own clock and buckets.
     #[cfg(feature = "test-util")]
     Test = 4,
-    /// Some requests' decisions are written down, to be told to clients.
+    /// Some requests record their decisions for response headers.
     #[cfg(any(feature = "tower", feature = "actix-web"))]
     Noted = 64,
 }
 
-/// The switches that are on.
+/// A loaded set of switches.
 #[derive(Clone, Copy)]
 pub(crate) struct Switches(u8);
 
 impl Switches {
-    /// All are off.
+    /// No switch is on.
     pub(crate) const OFF: Switches = Switches(0);
 
     #[inline]
@@ -33,7 +33,7 @@ impl Switches {
         Switches(SWITCHES.load(Ordering::Relaxed))
     }
 
-    /// Whether all are off.
+    /// Whether no switch is on.
     #[inline]
     pub(crate) fn are_off(self) -> bool {
         self.0 == 0
@@ -53,10 +53,25 @@ pub(crate) fn turn(switch: Switch, on: bool) {
     }
 }
 
-/// Turns all limits of this process off (`false`) and on again (`true`): a kill switch for operators.
+/// Turns all limits of this process off (`false`) or on again (`true`): a kill switch for
+/// operators.
 ///
-/// While off, every call is admitted at once, nothing is charged, counted or sent to a backend. Takes effect on calls that
-/// begin afterwards; costs a call one relaxed load, which it makes anyway.
+/// While limits are off, every call is admitted at once. Nothing is charged, counted or sent to a
+/// backend. Takes effect on calls that begin afterwards. Costs a call nothing beyond the one
+/// relaxed load that it makes anyway.
+///
+/// ```
+/// use ratelimit_runtime::{is_enabled, rate_limit, set_enabled};
+///
+/// #[rate_limit(count = 1, per = "1h")]
+/// fn send() -> Option<()> { Some(()) }
+///
+/// set_enabled(false);
+/// assert_eq!([send(), send()], [Some(()), Some(())]);
+/// set_enabled(true);
+/// assert!(is_enabled());
+/// assert_eq!([send(), send()], [Some(()), None]);
+/// ```
 pub fn set_enabled(enabled: bool) {
     turn(Switch::Disabled, !enabled);
     if !enabled {

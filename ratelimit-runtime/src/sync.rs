@@ -1,4 +1,5 @@
-//! Locks and atomics of what many threads decide upon; in a run of the model checker (`--cfg loom_model`), the checker's.
+//! Locks and atomics of the decision path. In a run of the model checker (`--cfg loom_model`),
+//! loom's.
 
 #[cfg(loom_model)]
 pub(crate) use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -10,15 +11,16 @@ pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(loom_model))]
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
-/// A lock for a few instructions at a time.
+/// A spin lock for a few instructions at a time.
 ///
-/// Where nobody else holds it, it costs one locked instruction: the holder lets go of it by a plain store. That of a lock
-/// with a queue is a second one, and a locked instruction is what most of a decision's time goes to. Whoever meets a holder
-/// spins for a moment, then gives the processor away, then sleeps, so that a holder without a processor is not waited for
-/// in vain, whatever the priorities are.
+/// Uncontended it costs one locked instruction: unlock is a plain store, while a queue lock needs a
+/// second locked instruction, and those dominate the time of a decision. A contended thread spins,
+/// then yields, then sleeps. So a holder without a processor always gets one, whatever the
+/// priorities.
 ///
-/// `parking_lot`'s in its place took a tenth longer for a decision on the shared window or a key's token bucket and a
-/// twenty-fifth for a key's window (medians of nine interleaved rounds), and 7, 2 and 3 % more instructions.
+/// With `parking_lot` instead, a decision took a tenth longer on the shared window and on a key's
+/// token bucket, and a twenty-fifth longer on a key's window (medians of nine interleaved rounds).
+/// It took 7, 2 and 3 % more instructions.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T> {
     #[cfg(not(loom_model))]
@@ -49,14 +51,14 @@ impl<T> Lock<T> {
     #[cold]
     #[inline(never)]
     fn wait(&self) -> Guard<'_, T> {
-        /// Looks at the lock before the thread gives its processor away, and before it sleeps.
+        /// Attempts before the thread yields, and before it sleeps.
         const SPINS: u32 = 1_000;
         const YIELDS: u32 = SPINS + 1_000;
         const SLEEP: std::time::Duration = std::time::Duration::from_micros(50);
         let mut tries = 0_u32;
         loop {
             tries = tries.saturating_add(1);
-            // Read first: a failed attempt to take it would take the cache line away from the holder.
+            // Read first: a failed attempt to lock would take the cache line from the holder.
             if !self.inner.is_locked()
                 && let Some(guard) = self.inner.try_lock()
             {

@@ -1,8 +1,9 @@
 //! A clock that tests pause and advance, and buckets that belong to one test.
 //!
-//! [`pause`] gives the thread a clock that stands still and buckets of its own, until the returned guard is dropped: two
-//! tests of one function, in parallel in one process, do not disturb each other. Annotated functions and
-//! [`RateLimiter`](crate::RateLimiter)s go by it, those with a Redis backend too.
+//! [`pause`] gives the thread a clock that stands still, and buckets of its own, until the returned
+//! guard is dropped. Tests of one function may run in parallel in one process. Annotated functions
+//! and [`RateLimiter`](crate::RateLimiter)s use that clock, including limiters with a Redis
+//! backend.
 //!
 //! ```
 //! use std::time::Duration;
@@ -17,13 +18,14 @@
 //! assert_eq!(send(), Some(()));
 //! ```
 //!
-//! A thread that has to wait for permits moves the paused clock on by itself, because nothing else would. A future that has
-//! to wait goes on when the test advances the clock, or after five seconds in which it does not.
+//! A thread that waits for permits advances the paused clock by itself, because nothing else would.
+//! A future that waits resumes when the test advances the clock, or after five seconds without an
+//! advance.
 //!
 //! # With tokio
-//! In a test that has paused tokio's clock (`#[tokio::test(start_paused = true)]`), limits go by that: with
-//! `tokio::time::advance`, and with sleeps, for which tokio moves its clock on by itself. [`pause`] finds out which it is,
-//! so call it after `tokio::time::pause`.
+//! If the test has paused tokio's clock (`#[tokio::test(start_paused = true)]`), limits follow that
+//! clock: `tokio::time::advance`, and the automatic advance for sleeps. [`pause`] detects it, so
+//! call it after `tokio::time::pause`.
 //!
 //! ```
 //! use std::time::Duration;
@@ -42,8 +44,8 @@
 //! ```
 //!
 //! # Threads
-//! Other threads and tasks on other threads join by [`TestClock::handle`]. An asynchronous test on tokio's current-thread
-//! runtime needs nothing more.
+//! Other threads, and tasks on other threads, join the test through [`TestClock::handle`]. An
+//! asynchronous test on tokio's current-thread runtime needs nothing more.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -66,22 +68,22 @@ use crate::registry;
 use crate::switches::{self, Switch};
 use crate::timer::{self, Alarm};
 
-/// So long a future waits for the test to advance the clock, in real time.
+/// How long a future waits for the test to advance the clock, in real time.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// In a test that did not once.
+/// The same, in a test that has let a future wait in vain.
 const IMPATIENCE: Duration = Duration::from_millis(10);
 
-/// The end of a test's time. [`NEVER`] does not come.
+/// The latest time of a test's clock. [`NEVER`] is not reached.
 const LAST: u64 = NEVER - 1;
 
 thread_local! {
     static SCOPES: RefCell<Vec<Arc<Scope>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Scopes alive in the process.
+/// Number of live scopes in the process.
 static ALIVE: Mutex<usize> = Mutex::new(0);
 
-/// The test around, on this thread. None in the destructors of a thread that ends.
+/// This thread's innermost test scope. None inside destructors of an ending thread.
 pub(crate) fn current() -> Option<Arc<Scope>> {
     SCOPES.try_with(|scopes| scopes.borrow().last().cloned()).ok().flatten()
 }
@@ -91,9 +93,9 @@ pub(crate) struct Scope {
     id: String,
     /// Nanoseconds since the Unix epoch.
     start: u64,
-    /// By how much it was advanced.
+    /// How far it was advanced, in nanoseconds.
     advanced: AtomicU64,
-    /// Where it goes as tokio's does.
+    /// The tokio clock that it follows, if any.
     tokio: Option<TokioClock>,
     memory: MemoryBackend,
     /// Stores by limiter.
@@ -104,22 +106,22 @@ pub(crate) struct Scope {
 struct TokioClock {
     runtime: Handle,
     start: TokioInstant,
-    /// What it showed last.
+    /// The last reading, in nanoseconds.
     elapsed: AtomicU64,
 }
 
 /// Futures that wait for the clock.
 struct Sleepers {
-    /// By when they wait for, and a number.
+    /// Keyed by the time waited for, and a sequence number.
     wakers: BTreeMap<(u64, u64), Waker>,
     next: u64,
-    /// When the clock was advanced last, or somebody began to wait for it.
+    /// When the clock was last advanced, or a future last began to wait for it.
     last: Instant,
     patience: Duration,
 }
 
 impl TokioClock {
-    /// The clock of the runtime around, if it stands still.
+    /// The current runtime's clock, if it is paused.
     fn paused() -> Option<TokioClock> {
         let clock = TokioClock::current()?;
         let started = Instant::now();
@@ -138,7 +140,7 @@ impl TokioClock {
         let elapsed = match Handle::try_current() {
             Ok(current) if current.id() == self.runtime.id() => self.start.elapsed(),
             Err(error) if error.is_thread_local_destroyed() => return self.elapsed.load(Ordering::SeqCst),
-            // Only inside of a runtime its clock is to be seen.
+            // The clock is visible only inside its runtime.
             _ => {
                 let _entered = self.runtime.enter();
                 self.start.elapsed()
@@ -147,7 +149,7 @@ impl TokioClock {
         self.elapsed.fetch_max(nanos(elapsed), Ordering::SeqCst).max(nanos(elapsed))
     }
 
-    /// A sleep by its timer, on a thread that is in the runtime.
+    /// A sleep by its timer, if this thread is in the runtime.
     fn sleep(&self, delay: u64) -> Option<Pin<Box<tokio::time::Sleep>>> {
         let current = Handle::try_current().ok()?;
         (current.id() == self.runtime.id()).then(|| Box::pin(tokio::time::sleep(Duration::from_nanos(delay))))
@@ -201,7 +203,8 @@ impl Scope {
         self.advanced();
     }
 
-    /// Of several that advance it to one time, each finds that time.
+    /// Advances the clock to `time`, if it is not there yet: concurrent calls with one time advance
+    /// it once.
     pub(crate) fn advance_to(&self, time: u64) {
         let elapsed = self.tokio.as_ref().map_or(0, TokioClock::elapsed);
         let advanced = time.saturating_sub(self.start).saturating_sub(elapsed);
@@ -217,12 +220,12 @@ impl Scope {
         wakers.into_values().for_each(Waker::wake);
     }
 
-    /// A thread that waits: a clock that stands still goes on by itself, because nothing else would move it.
+    /// A thread waits: a paused clock is advanced, because nothing else would.
     pub(crate) fn sleep(&self, delay: Duration) {
         self.advance_to(self.now().saturating_add(nanos(delay)));
     }
 
-    /// A task that waits: until the clock is advanced far enough.
+    /// A task waits until the clock is advanced far enough.
     pub(crate) async fn sleep_async(self: &Arc<Scope>, delay: Duration) {
         Sleep::until(self, self.now().saturating_add(nanos(delay))).await;
     }
@@ -238,7 +241,7 @@ impl Scope {
     }
 
     pub(crate) fn enter(self: &Arc<Scope>) -> Entered {
-        // On a thread that ends there is nothing to enter.
+        // An ending thread has no scopes left.
         let _ = SCOPES.try_with(|scopes| scopes.borrow_mut().push(Arc::clone(self)));
         Entered { scope: Arc::clone(self), thread: PhantomData }
     }
@@ -254,11 +257,11 @@ impl Drop for Scope {
     }
 }
 
-/// A future that waits for the clock, and for no other future's time.
+/// A future that waits for the clock. Each sleep has a place of its own.
 pub(crate) struct Sleep {
     scope: Arc<Scope>,
     place: (u64, u64),
-    /// And by how much the clock was advanced when it was set.
+    /// The tokio sleep, and how far the clock had been advanced when it was set.
     by_tokio: Option<(u64, Pin<Box<tokio::time::Sleep>>)>,
     alarm: Option<Alarm>,
 }
@@ -267,7 +270,7 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        // Before the clock is read, so that an advance in between wakes it.
+        // Registered before the clock is read, so that an advance in between wakes it.
         let deadline = self.register(context.waker());
         let now = self.scope.now();
         if now >= self.place.0 {
@@ -284,7 +287,7 @@ impl Future for Sleep {
             }
         }
         if Instant::now() >= deadline && self.is_first() {
-            // The test waits for this future instead of moving the clock on.
+            // The test waits for this future instead of advancing the clock.
             scope.sleepers.lock().patience = IMPATIENCE;
             scope.advance_to(self.place.0);
             return Poll::Ready(());
@@ -296,7 +299,7 @@ impl Future for Sleep {
 }
 
 impl Sleep {
-    /// Until that time, in nanoseconds since the Unix epoch.
+    /// Sleeps until `time`, in nanoseconds since the Unix epoch.
     pub(crate) fn until(scope: &Arc<Scope>, time: u64) -> Sleep {
         Sleep { scope: Arc::clone(scope), place: scope.place(time), by_tokio: None, alarm: None }
     }
@@ -305,9 +308,9 @@ impl Sleep {
         self.place.0
     }
 
-    /// Has the waker woken at an advance; until when the future waits for one, in real time.
+    /// Registers the waker for the next advance. Returns the real-time deadline of that advance.
     fn register(&self, waker: &Waker) -> Instant {
-        // Not under the lock: what a waker does when it is cloned or dropped is not known.
+        // Outside the lock: cloning or dropping a waker runs foreign code.
         let waker = waker.clone();
         let mut sleepers = self.scope.sleepers.lock();
         if sleepers.wakers.is_empty() {
@@ -332,18 +335,24 @@ impl Drop for Sleep {
     }
 }
 
-/// The present time, on a whole microsecond as a token bucket's times are.
+/// The present time, on a whole microsecond like a token bucket's times.
 fn present() -> u64 {
     clock::now() / 1_000 * 1_000
 }
 
-/// Pauses the clock for rate limits on this thread, at the present microsecond, and gives them buckets of their own, until the
-/// guard is dropped. Where the test has paused tokio's clock, limits go by that. Pauses may be nested: the inner one counts.
+/// Pauses the clock for rate limits on this thread, at the present microsecond, until the guard is
+/// dropped.
+///
+/// The thread also gets buckets of its own. If the test has paused tokio's clock, limits follow
+/// that. Pauses may be nested: the innermost counts. While any guard lives, all limiters of the
+/// process leave the fast path.
 pub fn pause() -> TestClock {
     TestClock::new(present(), TokioClock::paused())
 }
 
-/// As [`pause`], at a time of day: for fixed windows, which begin at midnight UTC. From 1973 on.
+/// Pauses the clock at a time of day, for fixed windows, which begin at midnight UTC.
+///
+/// `time` is from 1973 on; an earlier one counts as about 1973. Otherwise the same as [`pause`].
 ///
 /// ```
 /// use std::time::{Duration, SystemTime};
@@ -360,16 +369,37 @@ pub fn pause() -> TestClock {
 /// ```
 pub fn pause_at(time: SystemTime) -> TestClock {
     let time = time.duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos) / 1_000 * 1_000;
-    // A bucket that was never used is so since 1970, which must be longer ago than any period.
+    // An unused bucket counts as used in 1970, which must be longer ago than any period.
     TestClock::new(time.max(3 * nanos(MAX_PER)), TokioClock::paused())
 }
 
-/// As [`pause`], with a clock that goes as that of the tokio runtime around does, whether it is paused now or later.
+/// Makes limits on this thread follow the current tokio runtime's clock, whether it is paused now
+/// or later.
+///
+/// The thread also gets buckets of its own, until the guard is dropped.
+///
+/// ```
+/// use std::time::Duration;
+/// use ratelimit_runtime::{rate_limit, test_util};
+///
+/// #[rate_limit(count = 1, per = "1m")]
+/// async fn send() -> Option<()> { Some(()) }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let _clock = test_util::pause_with_tokio();
+/// tokio::time::pause();
+/// assert_eq!([send().await, send().await], [Some(()), None]);
+/// tokio::time::advance(Duration::from_secs(60)).await;
+/// assert_eq!(send().await, Some(()));
+/// # }
+/// ```
 pub fn pause_with_tokio() -> TestClock {
     TestClock::new(present(), TokioClock::current())
 }
 
-/// Forgets all buckets: those of the test around, or where there is none all that are in this process's memory.
+/// Forgets all buckets of the test on this thread. Without a test, all buckets in this process's
+/// memory.
 pub fn reset() {
     if let Some(scope) = current() {
         scope.reset();
@@ -380,7 +410,7 @@ pub fn reset() {
     }
 }
 
-/// A test's clock; see [`pause`]. Dropping it ends the test's time and buckets on this thread.
+/// A test's clock; see [`pause`]. Dropping it ends the test's clock and buckets on this thread.
 #[must_use = "the clock runs again when this is dropped"]
 pub struct TestClock {
     entered: Entered,
@@ -391,12 +421,13 @@ impl TestClock {
         TestClock { entered: Scope::new(start, tokio).enter() }
     }
 
-    /// Moves the clock forwards and wakes the tasks that wait for it. Tokio's own clock stays where it is.
+    /// Advances the clock and wakes the tasks that wait for it. Tokio's own clock stays where it
+    /// is.
     pub fn advance(&self, by: Duration) {
         self.handle().advance(by);
     }
 
-    /// Nanoseconds since the Unix epoch.
+    /// The time in nanoseconds since the Unix epoch.
     pub fn now(&self) -> u64 {
         self.entered.scope.now()
     }
@@ -406,7 +437,23 @@ impl TestClock {
         self.entered.scope.reset();
     }
 
-    /// For other threads, and tasks that may move to them.
+    /// A handle for other threads, and for tasks that may move to them.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{rate_limit, test_util};
+    ///
+    /// #[rate_limit(count = 1, per = "1h")]
+    /// fn send() -> Option<()> { Some(()) }
+    ///
+    /// let clock = test_util::pause();
+    /// assert_eq!(send(), Some(()));
+    /// let handle = clock.handle();
+    /// let other = std::thread::spawn(move || {
+    ///     let _entered = handle.enter();
+    ///     send()
+    /// });
+    /// assert_eq!(other.join().unwrap(), None);
+    /// ```
     pub fn handle(&self) -> TestHandle {
         TestHandle { scope: Arc::clone(&self.entered.scope) }
     }
@@ -419,22 +466,23 @@ pub struct TestHandle {
 }
 
 impl TestHandle {
-    /// Nanoseconds since the Unix epoch.
+    /// The time in nanoseconds since the Unix epoch.
     pub fn now(&self) -> u64 {
         self.scope.now()
     }
 
-    /// Moves the clock forwards, as [`TestClock::advance`].
+    /// Advances the clock and wakes the tasks that wait for it. Tokio's own clock stays where it
+    /// is.
     pub fn advance(&self, by: Duration) {
         self.scope.advance(nanos(by));
     }
 
-    /// Joins the test on this thread, until the guard is dropped.
+    /// Joins this thread to the test, until the guard is dropped.
     pub fn enter(&self) -> Entered {
         self.scope.enter()
     }
 
-    /// The same future, joined to the test on whatever thread it runs.
+    /// The same future, joined to the test on whatever thread polls it.
     pub fn scope<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F> {
         let handle = self.clone();
         let mut future = Box::pin(future);
@@ -445,17 +493,17 @@ impl TestHandle {
     }
 }
 
-/// A thread's part in a test; see [`TestHandle::enter`].
+/// A thread's membership in a test; see [`TestHandle::enter`].
 #[must_use = "the thread leaves the test when this is dropped"]
 pub struct Entered {
     scope: Arc<Scope>,
-    /// It is to be dropped on the thread that it was made on, as a mutex guard is.
+    /// Not `Send`: must be dropped on the thread that made it, like a mutex guard.
     thread: PhantomData<MutexGuard<'static, ()>>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        // Dropped without the borrow: what wakers do when they are dropped is not known.
+        // The scope is dropped after the borrow ends: dropping wakers runs foreign code.
         let _scope = SCOPES.try_with(|scopes| {
             let mut scopes = scopes.borrow_mut();
             let position = scopes.iter().rposition(|scope| Arc::ptr_eq(scope, &self.scope));

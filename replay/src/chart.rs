@@ -1,4 +1,4 @@
-//! Curves and bars as SVG, without scripts.
+//! Line and bar charts as SVG, without scripts.
 
 use std::fmt::Write as _;
 
@@ -7,7 +7,7 @@ use crate::escape;
 /// Colours of the candidates: the colour-blind safe palette of Okabe and Ito.
 pub(crate) const COLOURS: [&str; 6] = ["#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
 
-/// The look of every chart. A page repeats it once, a file that stands alone carries it.
+/// The style of every chart. A page includes it once; a separate file carries its own.
 pub(crate) const STYLE: &str = "\
 svg{font:12px system-ui,sans-serif;fill:#444}\
 svg .title{font-size:14px;font-weight:600;fill:#222}\
@@ -18,7 +18,7 @@ svg .line{fill:none;stroke-width:2;stroke-linejoin:round}\
 svg .end{text-anchor:end}svg .middle{text-anchor:middle}\
 @media(prefers-color-scheme:dark){svg{fill:#bbb}svg .title{fill:#eee}}";
 
-/// How a value is placed on an axis.
+/// The scale of an axis.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Scale {
     Linear,
@@ -83,7 +83,7 @@ pub(crate) fn nice(value: f64) -> f64 {
     [1.0, 2.0, 5.0, 10.0].into_iter().map(|digit| digit * decade).find(|step| *step >= value * 0.999).unwrap_or(value)
 }
 
-/// A chart that is being drawn.
+/// A chart under construction.
 #[derive(Debug)]
 pub(crate) struct Chart {
     pub(crate) width: f64,
@@ -96,7 +96,7 @@ impl Chart {
         Chart { width, height, body: String::new() }
     }
 
-    /// The element; alone with its style, if it is a file of its own.
+    /// The SVG element; with its own style if it is a separate file.
     pub(crate) fn svg(&self, label: &str, alone: bool) -> String {
         let style = if alone { format!("<style>{STYLE}</style>\n") } else { String::new() };
         format!(
@@ -114,7 +114,7 @@ impl Chart {
         let _ = writeln!(self.body, "<text x=\"{x:.1}\" y=\"{y:.1}\" class=\"{class}\">{text}</text>");
     }
 
-    /// Text in a colour, as the name of a line is written.
+    /// Text in a colour, for the name of a line.
     pub(crate) fn legend(&mut self, x: f64, y: f64, colour: &str, text: &str) {
         let _ = writeln!(
             self.body,
@@ -132,7 +132,7 @@ impl Chart {
         );
     }
 
-    /// A bar, which says `title` when the pointer rests on it.
+    /// A bar with a tooltip.
     pub(crate) fn bar(&mut self, x: f64, y: f64, width: f64, height: f64, title: &str) {
         let title = escape::html(title);
         let _ = writeln!(
@@ -146,7 +146,7 @@ impl Chart {
         let _ = writeln!(self.body, "<polyline points=\"{}\" class=\"line\" stroke=\"{colour}\"/>", points.join(" "));
     }
 
-    /// A point, which says `title` when the pointer rests on it.
+    /// A point with a tooltip.
     pub(crate) fn point(&mut self, (x, y): (f64, f64), radius: f64, colour: &str, title: &str) {
         let title = escape::html(title);
         let _ = writeln!(
@@ -155,7 +155,7 @@ impl Chart {
         );
     }
 
-    /// A ring: what was not admitted.
+    /// A ring: a call that was not admitted.
     pub(crate) fn ring(&mut self, (x, y): (f64, f64), radius: f64, colour: &str) {
         let _ = writeln!(
             self.body,
@@ -163,7 +163,7 @@ impl Chart {
         );
     }
 
-    /// Lines across at round values of `y`, with labels at their left.
+    /// Grid lines at round values of `y`, with labels on their left.
     pub(crate) fn grid(&mut self, x: &Axis, y: &Axis, label: impl Fn(f64) -> String) {
         for tick in y.ticks(5) {
             let at = y.at(tick);
@@ -173,7 +173,7 @@ impl Chart {
     }
 }
 
-/// A number as people read it: `12,345`, `0.25`.
+/// A number for people: `12,345`, `0.25`.
 pub(crate) fn number(value: f64) -> String {
     if value.abs() >= 1_000.0 && value.fract() == 0.0 {
         #[expect(
@@ -200,7 +200,7 @@ pub(crate) fn grouped(number: u64) -> String {
     text
 }
 
-/// `12.3 %`, with as many decimals as a small share needs.
+/// `12.3 %`, with enough decimals for a small share.
 pub(crate) fn percent(share: f64) -> String {
     let percent = share * 100.0;
     if percent == 0.0 || percent >= 10.0 {

@@ -1,4 +1,4 @@
-//! The clients of a log, each with a number: all that is kept by client is an array.
+//! The clients of a log, numbered, so that everything kept per client is an array.
 
 use hashbrown::HashTable;
 
@@ -6,22 +6,22 @@ use hashbrown::HashTable;
 pub(crate) struct Clients {
     table: HashTable<Entry>,
     hashes: Vec<u64>,
-    /// All keys, one after the other, and where each ends.
+    /// All keys, concatenated, and the end of each.
     keys: Vec<u8>,
     ends: Vec<usize>,
-    /// Calls of each.
+    /// Calls of each client.
     pub(crate) calls: Vec<u64>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Entry {
-    /// Of the hash, so that most others are told apart without a look at their keys.
+    /// Bits of the hash, which reject most other clients without comparing keys.
     tag: u32,
     number: u32,
 }
 
 impl Clients {
-    /// The number of a client, who makes a call. At most 2³² − 1 clients; those behind share the
+    /// The number of the client that makes a call. At most 2³² − 1 clients; further ones share the
     /// last number.
     pub(crate) fn number(&mut self, hash: u64, key: &[u8]) -> u32 {
         let Clients { table, hashes, keys, ends, calls } = self;
@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_client_keeps_its_number_even_where_hashes_collide() {
+    fn a_client_keeps_its_number_despite_collisions() {
         let mut clients = Clients::default();
         assert_eq!(clients.number(7, b"a"), 0);
         assert_eq!(clients.number(7, b"b"), 1);

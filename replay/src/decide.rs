@@ -1,5 +1,5 @@
-//! Decides every call by one candidate, with the product's own buckets, and keeps the figures of
-//! the report.
+//! Decides every call by one candidate, with the product's own buckets, and collects the report's
+//! figures.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
@@ -13,7 +13,7 @@ use crate::limit::Candidate;
 use crate::measure::{Histogram, Timeline};
 use crate::order::Call;
 
-/// Requests of one candidate. Most calls cost one permit, so that request is kept.
+/// One candidate's requests. The request for one permit, which most calls need, is reused.
 #[derive(Debug)]
 pub(crate) struct Requests {
     limits: Vec<Limit>,
@@ -35,20 +35,19 @@ fn request(limits: &[Limit], cost: u32, max_wait: Duration) -> Request {
     Request::new("", limits, Action::Take { cost, max_wait })
 }
 
-/// The record of one client.
+/// The state of one client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Client {
     /// Its bucket, or `IDLE`.
     bucket: u32,
-    /// The fewest permits that were left after a call, or at a denial.
+    /// The fewest permits left after any call or denial.
     pub(crate) least_remaining: u32,
     pub(crate) denied: u64,
-    /// When its calls began to be denied; 0 while they are admitted.
+    /// When the client's calls began to be denied; 0 while they are admitted.
     denied_since: u64,
-    /// The longest time from a denied call until a call would have been admitted again, in
-    /// nanoseconds.
+    /// The longest time from a denied call until a call would be admitted again, in nanoseconds.
     pub(crate) longest_denial: u64,
-    /// The period of its last call, and the permits requested in it.
+    /// The period of the last call, and the permits requested in it.
     period: u64,
     in_period: u64,
 }
@@ -73,19 +72,19 @@ pub(crate) struct Decisions {
     requests: Requests,
     per: u64,
     pub(crate) clients: Vec<Client>,
-    /// Buckets in use, and those that are free.
+    /// Buckets in use, and free ones.
     buckets: Vec<Bucket>,
     free: Vec<u32>,
-    /// When each bucket becomes idle, at the earliest: one entry per bucket in use, corrected when
+    /// When each bucket becomes idle, at the earliest. One entry per bucket in use, corrected when
     /// it is due.
     expiries: BinaryHeap<Reverse<(u64, u32)>>,
     pub(crate) denied: u64,
     pub(crate) denials: Timeline,
-    /// The waits of calls that had to, in nanoseconds.
+    /// The waits of calls that had to wait, in nanoseconds.
     pub(crate) waits: Histogram,
     /// Permits that a client requested in a period.
     pub(crate) demand: Histogram,
-    /// The most buckets in use at once.
+    /// The most buckets in use at the same time.
     pub(crate) peak: usize,
 }
 
@@ -107,7 +106,7 @@ impl Decisions {
         }
     }
 
-    /// Decides calls in order, of clients that are numbered below `clients`.
+    /// Decides calls in order, from clients with numbers below `clients`.
     pub(crate) fn decide(&mut self, calls: &[Call], clients: usize) {
         self.clients.resize(clients.max(self.clients.len()), Client::NEW);
         for call in calls {
@@ -131,7 +130,7 @@ impl Decisions {
         if is_idle {
             client.bucket = self.free.pop().unwrap_or_else(|| {
                 self.buckets.push(Bucket::default());
-                // As many as clients, whose numbers are of 32 bits.
+                // At most one per client, and clients have 32-bit numbers.
                 u32::try_from(self.buckets.len() - 1).unwrap_or(0)
             });
         }
@@ -165,7 +164,7 @@ impl Decisions {
                 self.expiries.push(Reverse((expires_at, call.client)));
                 self.peak = self.peak.max(self.buckets.len() - self.free.len());
             } else {
-                // It took nothing: no cost, or more than can ever fit.
+                // It took nothing: its cost is zero, or more than can ever fit.
                 self.free.push(client.bucket);
                 client.bucket = IDLE;
             }
@@ -191,7 +190,7 @@ impl Decisions {
         }
     }
 
-    /// The log has ended.
+    /// Completes the figures at the end of the log.
     pub(crate) fn finish(&mut self) {
         for client in self.clients.iter().filter(|client| client.in_period > 0) {
             self.demand.record(client.in_period);

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
-/// For a terminal: control characters, and those that turn the direction of text around, are shown
-/// by their numbers.
+/// For a terminal: shows control characters, and characters that change the direction of text, by
+/// their numbers.
 pub(crate) fn terminal(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {

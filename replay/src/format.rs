@@ -1,4 +1,4 @@
-//! The formats of logs: which one a log has, and the columns of a line.
+//! The formats of logs: detection, and the columns of a line.
 
 mod alb;
 mod common;
@@ -11,7 +11,7 @@ use std::fmt;
 use crate::key::{Field, Wanted};
 use crate::time::Times;
 
-/// Named in each message about a log that cannot be read.
+/// Named in each message about an unreadable log.
 pub(crate) const FORMATS: &str = "common and combined (nginx, Apache), caddy, traefik, alb (AWS load balancers), w3c (IIS, \
      CloudFront), csv, json (one object a line), times (one time a line), each plain or compressed by gzip or zstd";
 
@@ -54,10 +54,10 @@ impl fmt::Display for Format {
     }
 }
 
-/// Why a line is no call.
+/// Why a line is not a call.
 pub(crate) type Reason = &'static str;
 
-/// What a line is.
+/// The kind of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Line {
     Call,
@@ -112,7 +112,7 @@ enum Kind {
 }
 
 impl Parser {
-    /// A parser of `format` for the wanted columns; an error where the format has no such column.
+    /// A parser of `format` for the wanted columns. Fails if the format lacks one of them.
     pub(crate) fn new(format: Format, wanted: &Wanted) -> Result<Parser, String> {
         let fields = wanted.fields();
         if let Some(name) = &wanted.time
@@ -154,17 +154,17 @@ impl Parser {
         }
     }
 
-    /// Whether the key of this log is of columns: a log of times has none.
+    /// Whether this log's key consists of columns: a log of times has none.
     pub(crate) fn has_columns(&self) -> bool {
         self.format != Format::Times
     }
 }
 
-/// Lines by which a format is detected.
+/// The first lines of a log, by which its format is detected.
 const LOOKED_AT: usize = 200;
 
-/// The format that reads the most of a log's first lines; an error that names the formats if none
-/// reads any.
+/// The format that parses the most of a log's first lines. If none parses any, the error names the
+/// formats.
 pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String> {
     let mut best: Option<(usize, Format)> = None;
     let mut problem = None;
@@ -172,7 +172,7 @@ pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String>
         let mut parser = match Parser::new(format, wanted) {
             Ok(parser) => parser,
             Err(error) => {
-                // A format whose lines these are, without the column: worth saying.
+                // The format matches but lacks the column: worth reporting.
                 let plain = Wanted { time: None, key: None, key_is_explicit: false, cost: None };
                 if let Ok(mut parser) = Parser::new(format, &plain)
                     && calls(&mut parser, lines, &plain) > 0
@@ -198,7 +198,7 @@ pub(crate) fn detect(lines: &[&[u8]], wanted: &Wanted) -> Result<Parser, String>
     }
 }
 
-/// The missing column, if a log names its columns and has one with the time.
+/// The missing column, if the log names its columns and one holds the time.
 fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
     let fields = wanted.fields();
     let directive = lines.iter().find_map(|line| line.strip_prefix(b"#Fields:"));
@@ -210,7 +210,7 @@ fn missing_column(lines: &[&[u8]], wanted: &Wanted) -> Option<String> {
     resolve(&fields, &names).err()
 }
 
-/// Fails if none of the first lines has one of the wanted columns: all clients would be one.
+/// Fails if no first line has a wanted column: all clients would be one.
 pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) -> Result<(), String> {
     let (mut parser, mut values, fields) = (Parser::new(format, wanted)?, Values::default(), wanted.fields());
     let mut is_set = vec![false; fields.len()];
@@ -222,7 +222,7 @@ pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) ->
             is_set.iter_mut().enumerate().for_each(|(field, is_set)| *is_set |= values.is_set(field));
         }
     }
-    // Not every call has a user or every header, but every object of one kind has the same other
+    // Not every call has a user or every header. But every object of one kind has the same other
     // columns.
     let is_needed = |field: &Field| match format {
         Format::Json => !matches!(field, Field::Header(_)),
@@ -236,13 +236,13 @@ pub(crate) fn check_columns(format: Format, lines: &[&[u8]], wanted: &Wanted) ->
     }
 }
 
-/// The lines by which a format is detected.
+/// The lines that determine the format.
 pub(crate) fn first_lines(text: &[u8]) -> Vec<&[u8]> {
     let lines = text.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
     lines.filter(|line| !line.is_empty()).take(LOOKED_AT).collect()
 }
 
-/// The formats that a log with these lines can have, the most specific first.
+/// The formats that match these lines, the most specific first.
 fn candidates(lines: &[&[u8]], wanted: &Wanted) -> Vec<Format> {
     let json = lines.iter().any(|line| line.starts_with(b"{"));
     let directives = lines.iter().any(|line| line.starts_with(b"#Fields:"));
@@ -279,7 +279,7 @@ fn unknown(lines: &[&[u8]], wanted: &Wanted) -> String {
     format!("is no log of a known format{hint}. The formats are: {FORMATS}")
 }
 
-/// Positions in `names` of the first alternative of each field that is there.
+/// For each field, the position in `names` of its first alternative that is present.
 fn resolve(fields: &[Field], names: &[String]) -> Result<Vec<usize>, String> {
     fields.iter().map(|field| column(field, names)).collect()
 }
@@ -303,7 +303,7 @@ fn column(field: &Field, names: &[String]) -> Result<usize, String> {
     }
 }
 
-/// The names that a field has in logs with named columns, the likeliest first.
+/// The possible names of a field in logs with named columns, the likeliest first.
 fn alternatives(field: &Field) -> Vec<String> {
     let names: &[&str] = match field {
         Field::Time => &[
@@ -362,7 +362,7 @@ mod tests {
     use crate::key::write_parts;
     use proptest::prelude::*;
 
-    /// A line of each format, to be broken.
+    /// A line of each format, to be mutated.
     const LINES: [(Format, &str); 9] = [
         (
             Format::Common,
@@ -406,7 +406,7 @@ mod tests {
             for format in LINES.map(|(format, _)| format) {
                 let mut parser = Parser::new(format, &wanted).expect("columns");
                 for (line, from, length, bytes) in &lines {
-                    // A piece of a line of any format is replaced.
+                    // Replaces a piece with one from a line of any format.
                     let line = LINES[*line].1.as_bytes();
                     let from = (*from).min(line.len());
                     let rest = (from + length).min(line.len());

@@ -1,5 +1,5 @@
-//! Reads logs from files and standard input into blocks of calls. Each log has a thread that reads,
-//! decompresses and parses.
+//! Reads logs from files and standard input into blocks of calls. Each log has its own thread,
+//! which reads, decompresses and parses.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -15,22 +15,22 @@ use crate::format::{FORMATS, Format, Line, Parser, Reason, Values, check_columns
 use crate::key::{self, Wanted};
 use crate::time::Times;
 
-/// Bytes read at once. The format of a log is detected in its first block.
+/// Bytes read at a time. The format of a log is detected in its first block.
 const BLOCK: usize = 1 << 20;
 /// Longer lines are counted and skipped.
 pub(crate) const LONGEST_LINE: usize = 64 << 10;
-/// Unparsed lines kept for the report, for each log.
+/// Unparsed lines kept for the report, per log.
 const SHOWN: usize = 5;
-/// Blocks that a reading thread may be ahead of the decisions.
+/// How many blocks a reading thread may be ahead of the decisions.
 const AHEAD: usize = 3;
 
-/// A call as it stands in a log.
+/// A call in a log.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Row {
     pub(crate) time: u64,
-    /// Hash of the key.
+    /// The key's hash.
     pub(crate) hash: u64,
-    /// Where the key ends in the block's keys; it begins where the one before ends.
+    /// The end of the key in the block's keys. It starts at the end of the previous one.
     pub(crate) key_end: u32,
     pub(crate) cost: u32,
 }
@@ -41,12 +41,12 @@ pub(crate) struct Block {
     pub(crate) rows: Vec<Row>,
     pub(crate) keys: Vec<u8>,
     pub(crate) counts: Counts,
-    /// The log could not be read on.
+    /// Why the log could not be read to its end.
     pub(crate) error: Option<String>,
     pub(crate) is_last: bool,
 }
 
-/// Lines by what became of them.
+/// Counts of lines by result.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) lines: u64,
@@ -54,7 +54,7 @@ pub(crate) struct Counts {
     pub(crate) headers: u64,
     pub(crate) unparsed: u64,
     pub(crate) too_long: u64,
-    /// Costs that are no number, or above the largest.
+    /// Costs that are not numbers, or are above the largest cost.
     pub(crate) odd_costs: u64,
     pub(crate) first_unparsed: Vec<Unparsed>,
 }
@@ -80,7 +80,7 @@ impl Counts {
     }
 }
 
-/// A log that is being read.
+/// A log being read.
 #[derive(Debug)]
 pub(crate) struct Log {
     pub(crate) name: String,
@@ -90,7 +90,7 @@ pub(crate) struct Log {
     pub(crate) blocks: Receiver<Block>,
 }
 
-/// Bytes to read and bytes read.
+/// Bytes in total, and bytes read so far.
 #[derive(Debug, Default)]
 pub(crate) struct Progress {
     /// 0 if unknown.
@@ -98,7 +98,7 @@ pub(crate) struct Progress {
     pub(crate) read: AtomicU64,
 }
 
-/// Opens a log, finds its format and begins to read it. `-` is standard input.
+/// Opens a log, detects its format and starts to read it. `-` is standard input.
 pub(crate) fn open(
     name: &str,
     format: Option<Format>,
@@ -169,7 +169,7 @@ fn file(path: &Path, progress: &Progress) -> Result<Box<dyn Read + Send>, String
     Ok(Box::new(file))
 }
 
-/// Counts the bytes read of a log, before decompression.
+/// Counts a log's bytes as they are read, before decompression.
 struct Counted {
     raw: Box<dyn Read + Send>,
     progress: Arc<Progress>,
@@ -209,7 +209,7 @@ fn unpack(mut raw: Counted) -> Result<(Option<&'static str>, Text), String> {
     }
 }
 
-/// Fills the buffer from `filled` on. Returns how far it is filled and whether the log ended.
+/// Fills the buffer from `filled` on. Returns how much is filled, and whether the log ended.
 fn fill(text: &mut impl Read, buffer: &mut [u8], mut filled: usize) -> io::Result<(usize, bool)> {
     while filled < buffer.len() {
         match text.read(&mut buffer[filled..]) {
@@ -241,14 +241,14 @@ struct Reading {
     wanted: Keys,
     parser: Parser,
     times: Times,
-    /// Lines before the block that is read.
+    /// The number of lines before the current block.
     lines: u64,
-    /// Within a line that is too long.
+    /// Whether the current position is inside an overlong line.
     skipping: bool,
 }
 
 impl Reading {
-    /// Sends block after block until the log ends or the receiver is gone.
+    /// Sends block after block, until the log ends or the receiver is gone.
     fn run(&mut self, mut buffer: Vec<u8>, mut filled: usize, mut ended: bool, blocks: &SyncSender<Block>) {
         let mut values = Values::default();
         loop {

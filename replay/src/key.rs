@@ -1,4 +1,4 @@
-//! What a client is: the columns that `--key` names, as bytes that tell clients apart.
+//! The definition of a client: the columns in `--key`, as bytes that identify it.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -53,27 +53,26 @@ impl Field {
         }
     }
 
-    /// Whether a value says who somebody is: `--anonymize` replaces it.
+    /// Whether a value identifies somebody, so that `--anonymize` replaces it.
     fn is_personal(&self) -> bool {
         !matches!(self, Field::Time | Field::Path | Field::Method | Field::Host | Field::Status | Field::Bytes)
     }
 }
 
-/// The columns that a replay reads: the time, those of the key, the cost.
+/// The columns that a replay reads: the time, the key's columns, the cost.
 #[derive(Clone, Debug)]
 pub(crate) struct Wanted {
-    /// The column with the time, where the format does not say which.
+    /// The column with the time, if the format does not define it.
     pub(crate) time: Option<String>,
-    /// `None` is one client for the whole log; unless it was said, also where the format has no
-    /// columns.
+    /// `None` makes the whole log one client. Also the default if the format has no columns.
     pub(crate) key: Option<Vec<Field>>,
-    /// Whether the key was said.
+    /// Whether the key was given explicitly.
     pub(crate) key_is_explicit: bool,
     pub(crate) cost: Option<Field>,
 }
 
 impl Wanted {
-    /// Time, key, cost: the order of all values of a line.
+    /// Time, key, cost: the order of a line's values.
     pub(crate) fn fields(&self) -> Vec<Field> {
         let time = self.time.as_ref().map_or(Field::Time, |name| Field::Column(name.clone()));
         let mut fields = vec![time];
@@ -83,10 +82,10 @@ impl Wanted {
     }
 }
 
-/// Appends a client's value of one column: the network of an address, the path without its query,
-/// else the value itself.
+/// Appends a client's value of one column: the network of an address, a path without its query,
+/// otherwise the value itself.
 pub(crate) fn write(field: &Field, value: Option<&[u8]>, key: &mut Vec<u8>) {
-    // As logs write what is missing. It is a client of its own, never a bypass.
+    // Logs write `-` for a missing value. It is a client of its own, never a bypass.
     let value = value.filter(|value| !value.is_empty()).unwrap_or(b"-");
     match field {
         Field::Ip => write_address(value, key),
@@ -95,8 +94,8 @@ pub(crate) fn write(field: &Field, value: Option<&[u8]>, key: &mut Vec<u8>) {
     }
 }
 
-/// An address as the product counts it: IPv6 by its /64 network, an IPv4-mapped one as IPv4. A port
-/// is left out; of a list of addresses the first counts; what is no address, such as a host's name,
+/// An address as the product counts it: IPv6 by its /64 network, IPv4-mapped as IPv4. Drops a port;
+/// of a list of addresses the first counts. Anything that is not an address, such as a host name,
 /// stays as it is.
 fn write_address(value: &[u8], key: &mut Vec<u8>) {
     let first = &value[..memchr::memchr(b',', value).unwrap_or(value.len())];
@@ -131,7 +130,7 @@ pub(crate) fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
-/// Appends all of a client's columns. Several are kept apart by their lengths, so that no value can
+/// Appends all of a client's columns. Several are prefixed with their lengths, so that no value can
 /// pass for another.
 pub(crate) fn write_parts<'a>(fields: &[Field], mut value: impl FnMut(usize) -> Option<&'a [u8]>, key: &mut Vec<u8>) {
     if let [field] = fields {
@@ -161,8 +160,7 @@ fn parts<'a>(fields: &[Field], mut key: &'a [u8]) -> Vec<&'a [u8]> {
     parts
 }
 
-/// A client as the report names it. `number` replaces what says who it is, if names must not be
-/// shown.
+/// A client's name in the report. With hidden names, `number` replaces identifying values.
 pub(crate) fn label(fields: Option<&[Field]>, key: &[u8], number: Option<u32>) -> String {
     let Some(fields) = fields else { return "all calls".to_owned() };
     let mut label = String::new();

@@ -1,10 +1,10 @@
-//! Finds which clients each of up to 64 counts would ever deny, in one pass.
+//! For each of up to 64 counts, finds the clients that it would ever deny, in one pass.
 //!
-//! A count's first denial of a client ends its work on that client. Until then it has admitted all
-//! calls, so counts share a bucket if their states do not depend on the count: all counts of a
-//! fixed window do, and those of a sliding window whose permits are kept in groups of one size. A
-//! count that holds all permits requested since the client was idle cannot deny it and needs no
-//! bucket yet: the client's calls are kept, and replayed into a new bucket when one is needed.
+//! A count is done with a client after the first denial. Until then it has admitted all calls, so
+//! counts share a bucket if their states do not depend on the count. That holds for all counts of a
+//! fixed window, and for sliding windows with the same group size. A count that holds all permits
+//! requested since the client was idle cannot deny it, and needs no bucket yet. The client's calls
+//! are recorded, and replayed into a new bucket when one is needed.
 
 use std::time::Duration;
 
@@ -17,47 +17,47 @@ use crate::order::Call;
 
 /// The most counts: one bit each.
 pub(crate) const MOST: usize = 64;
-/// Calls of a client that are kept. With more, every count gets a bucket.
+/// Recorded calls per client. With more, every count gets a bucket.
 const KEPT: usize = 64;
 
-/// The counts that are tried, and the clients of one shard.
+/// The counts to try, and the clients of one shard.
 #[derive(Debug)]
 pub(crate) struct Ladder {
-    /// From the lowest to the highest count.
+    /// Sorted from the lowest to the highest count.
     rungs: Vec<Rung>,
-    /// First and last rung of those that share a state.
+    /// First and last rung of each class, whose rungs share a state.
     classes: Vec<(usize, usize)>,
-    /// After so long without a call, all buckets of a client are idle.
+    /// How long after a client's last call all its buckets are idle.
     idle_after: u64,
-    /// Divisor and remainder: this ladder decides the clients whose number has that remainder.
+    /// Divisor and remainder: this ladder decides the clients whose number has this remainder.
     shard: (u32, u32),
     clients: Vec<Client>,
-    /// Calls since idle clients were looked for.
+    /// Calls since the last search for idle clients.
     calls: usize,
 }
 
 #[derive(Debug)]
 struct Rung {
     requests: Requests,
-    /// Permits that fit at once.
+    /// Permits that fit at the same time.
     capacity: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Client {
-    /// A bit for each rung that has denied it.
+    /// One bit for each rung that has denied the client.
     denied: u64,
     last: u64,
-    /// Permits since it was idle.
+    /// Permits requested since the client was idle.
     permits: u64,
-    /// Its calls since it was idle: empty once every class has a bucket.
+    /// Calls since the client was idle. Empty once every class has a bucket.
     kept: Vec<(u64, u32)>,
     /// A bucket for each class that needs one.
     buckets: Vec<Option<Box<Bucket>>>,
 }
 
 impl Ladder {
-    /// A ladder over limits that differ in their count.
+    /// A ladder over limits that differ only in their count.
     pub(crate) fn new(steps: &[Candidate], max_wait: Duration, shard: (u32, u32)) -> Ladder {
         let rungs: Vec<Rung> = steps
             .iter()
@@ -80,7 +80,7 @@ impl Ladder {
         Ladder { rungs, classes, idle_after: longest.saturating_add(max_wait), shard, clients: Vec::new(), calls: 0 }
     }
 
-    /// Tries calls in order, of clients that are numbered below `clients`.
+    /// Tries calls in order, from clients with numbers below `clients`.
     pub(crate) fn decide(&mut self, calls: &[Call], clients: usize) {
         let (shards, remainder) = self.shard;
         self.clients.resize_with(clients.div_ceil(shards as usize).max(self.clients.len()), Client::default);
@@ -94,7 +94,7 @@ impl Ladder {
             client.call(rungs, classes, call.time, call.cost);
             self.calls += 1;
         }
-        // Amortized: one look per call. States of idle clients are not kept for long.
+        // Amortized: one look per call. States of idle clients are dropped soon.
         if self.calls >= self.clients.len()
             && let Some(last) = calls.last()
         {
@@ -107,7 +107,7 @@ impl Ladder {
         }
     }
 
-    /// How many clients each count has denied.
+    /// For each count, the number of clients that it has denied.
     pub(crate) fn denied(&self) -> Vec<u64> {
         let denied = |rung: usize| self.clients.iter().filter(|client| client.denied & (1 << rung) != 0).count() as u64;
         (0..self.rungs.len()).map(denied).collect()
@@ -115,7 +115,7 @@ impl Ladder {
 }
 
 impl Client {
-    /// What was called before no longer matters.
+    /// Drops the record of calls that no longer matter.
     fn forget(&mut self) {
         self.permits = 0;
         self.kept = Vec::new();
@@ -164,8 +164,8 @@ impl Client {
     }
 }
 
-/// Makes a call of the lowest count that has admitted all others, and of the next one where that
-/// denies it.
+/// Makes a call of the lowest count that has admitted all others; if it is denied, of the next
+/// count.
 fn step(bucket: &mut Bucket, rungs: &[Rung], first: usize, denied: &mut u64, time: u64, cost: u32) {
     for (position, rung) in rungs.iter().enumerate() {
         let bit = 1 << (first + position);
@@ -179,7 +179,7 @@ fn step(bucket: &mut Bucket, rungs: &[Rung], first: usize, denied: &mut u64, tim
     }
 }
 
-/// Whether two candidates keep the same state for calls that both admit.
+/// Whether two candidates have the same state after calls that both admit.
 fn share_state(one: &Candidate, other: &Candidate) -> bool {
     one.limits.iter().zip(&other.limits).all(|(one, other)| match one.algorithm() {
         Algorithm::FixedWindow => true,
@@ -188,7 +188,7 @@ fn share_state(one: &Candidate, other: &Candidate) -> bool {
     })
 }
 
-/// How long after its last call a bucket of a limit is idle, at the latest.
+/// The longest time after its last call until a bucket of a limit is idle.
 fn idle_after(limit: Limit) -> u64 {
     let per = u64::try_from(limit.per().as_nanos()).unwrap_or(u64::MAX);
     match limit.algorithm() {
@@ -214,7 +214,7 @@ pub(crate) fn around(count: u32) -> Vec<u32> {
     counts
 }
 
-/// Round counts, from 1 on. Costs, such as bytes, need larger ones and so wider steps.
+/// Round counts, from 1 on. Costs such as bytes need larger counts, and so wider steps.
 pub(crate) fn round(with_costs: bool) -> Vec<u32> {
     let digits: &[u64] = if with_costs { &[10, 15, 20, 30, 50, 75] } else { &[10, 12, 15, 20, 25, 30, 40, 50, 60, 80] };
     let decades = (0..10).map(|power| 10_u64.pow(power));
@@ -223,7 +223,7 @@ pub(crate) fn round(with_costs: bool) -> Vec<u32> {
     whole.filter_map(|count| u32::try_from(count).ok()).take(MOST).collect()
 }
 
-/// A candidate with another count in its first limit. A burst that was the count goes with it.
+/// The candidate with another count in its first limit. A burst equal to the count changes with it.
 pub(crate) fn with_count(candidate: &Candidate, count: u32) -> Candidate {
     let mut moved = candidate.clone();
     if let Some(limit) = moved.limits.first_mut() {
@@ -242,7 +242,7 @@ mod tests {
     use crate::decide::Decisions;
     use proptest::prelude::*;
 
-    /// How many clients a run of each count by itself denies.
+    /// How many clients each count denies, by a separate run.
     fn one_by_one(steps: &[Candidate], max_wait: Duration, calls: &[Call], clients: usize) -> Vec<u64> {
         let denied = |step: &Candidate| {
             let mut decisions = Decisions::new(step, max_wait);

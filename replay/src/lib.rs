@@ -1,10 +1,10 @@
 //! Replays an access log through candidate rate limits, and says whom each would have denied.
 //!
 //! The decisions are the product's own: [`Bucket`](ratelimit_runtime::backend::Bucket) decides each
-//! call at the time that the log says. A log is read on a thread of its own (`input`), its calls
-//! are put in order (`order`) and decided in batches (`replay`): by each candidate (`decide`), and
-//! for the curves over `count` by up to 64 counts at once (`ladder`). What is found is one
-//! `report`, shown as a table, as JSON and as a page.
+//! call at the time in the log. Each log is read on its own thread (`input`), its calls are sorted
+//! (`order`) and decided in batches (`replay`): by each candidate (`decide`), and for the curves
+//! over `count` by up to 64 counts at once (`ladder`). The result is one `report`, shown as a
+//! table, as JSON and as a page.
 
 #![expect(clippy::cast_precision_loss, reason = "shares and seconds are for reading")]
 
@@ -46,7 +46,7 @@ use report::Report;
 
 pub use picture::algorithms;
 
-/// The command: reads the arguments of the process, writes where they say.
+/// The command: reads the process's arguments and writes the requested outputs.
 pub fn main() -> ExitCode {
     let options = Options::parse();
     match run(&options) {
@@ -58,8 +58,8 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Replays as the arguments of a command line say, without its name; returns the curve that the
-/// README shows of the report.
+/// Runs a replay with command line arguments, without the program's name. Returns the curve that
+/// the README shows.
 pub fn picture_of(arguments: &[&str]) -> Result<String, String> {
     let options = Options::try_parse_from(["replay"].iter().chain(arguments)).map_err(|error| error.to_string())?;
     let report = replay::replay(&options, &Arc::default())?;
@@ -90,18 +90,18 @@ fn run(options: &Options) -> Result<(), String> {
     for (path, text) in files {
         fs::write(path, text).map_err(|error| format!("{} cannot be written: {error}", path.display()))?;
     }
-    // Instead of the table, so that what reads it finds nothing else.
+    // Replaces the table, so that standard output contains nothing else.
     print(&on_stdout.unwrap_or_else(|| table::table(&report)))?;
     failed_logs(&report)
 }
 
-/// A log that could not be read to its end is a failure, though what was read is reported.
+/// A log that could not be read to its end is a failure, but the calls read so far are reported.
 fn failed_logs(report: &Report) -> Result<(), String> {
     let failed = report.logs.iter().find_map(|log| Some(format!("{} {}", log.name, log.error.as_ref()?)));
     failed.map_or(Ok(()), Err)
 }
 
-/// Prints; a reader that has seen enough (`| head`) is no error.
+/// Prints. A reader that closes early (`| head`) is not an error.
 fn print(text: &str) -> Result<(), String> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -120,12 +120,12 @@ fn with_progress<T>(work: impl FnOnce(&Arc<Progress>) -> T) -> T {
     let (done, is_done) = mpsc::channel::<()>();
     let shown = Arc::clone(&progress);
     let bar = thread::spawn(move || {
-        // Logs are open by then. Quick ones need no bar.
+        // Logs are open by now. Quick ones need no bar.
         if is_done.recv_timeout(Duration::from_millis(300)) != Err(mpsc::RecvTimeoutError::Timeout) {
             return;
         }
         let bar = ProgressBar::no_length();
-        // How much will come of a pipe is not known.
+        // The size of a pipe's input is unknown.
         let style = match shown.total.load(Ordering::Relaxed) {
             0 => "{spinner} {bytes}, {bytes_per_sec}",
             _ => "{bar:40} {percent:>3} %  {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",

@@ -1,4 +1,4 @@
-//! A candidate as it is written: `100/1m`, `5 per second token_bucket burst 10`, `10/1s + 100/1m`.
+//! Parses and prints candidates: `100/1m`, `5 per second token_bucket burst 10`, `10/1s + 100/1m`.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ impl Candidate {
         Ok(Candidate { limits })
     }
 
-    /// The shortest way to write it.
+    /// The shortest notation.
     pub(crate) fn name(&self) -> String {
         self.limits.iter().map(|limit| name(*limit)).collect::<Vec<_>>().join(" + ")
     }
@@ -38,7 +38,7 @@ pub(crate) fn name(limit: Limit) -> String {
     name
 }
 
-/// `1m`, `1h30m`: as it is written in a limit.
+/// `1m`, `1h30m`: the notation in a limit.
 pub(crate) fn period(per: Duration) -> String {
     let seconds = per.as_secs();
     if per.subsec_nanos() == 0 {

@@ -1,4 +1,4 @@
-//! The example `replay`, as a program: the tests run it.
+//! The example `replay` as a binary, for the tests.
 
 use std::process::ExitCode;
 

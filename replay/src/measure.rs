@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// Numbers in bins that are at most 1/16 wide of what they hold; below 16 each has its own.
+/// A histogram. Bins are at most 1/16 of their values wide; below 16 each value has its own.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Histogram {
     bins: Vec<u64>,
@@ -53,7 +53,8 @@ impl Histogram {
         self.largest
     }
 
-    /// The number that `share` of all are at or below, up to the width of a bin above it.
+    /// The number that is greater than or equal to `share` of all numbers, up to the width of a bin
+    /// above it.
     pub(crate) fn quantile(&self, share: f64) -> u64 {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a count")]
         let rank = ((self.count as f64 * share).ceil() as u64).max(1);
@@ -67,7 +68,7 @@ impl Histogram {
         self.largest
     }
 
-    /// The bins that hold anything: from, to (inclusive), how many.
+    /// The non-empty bins: from, to (inclusive), count.
     pub(crate) fn ranges(&self) -> Vec<Range> {
         let range = |(bin, count): (usize, &u64)| Range {
             from: Histogram::floor(bin),
@@ -78,7 +79,7 @@ impl Histogram {
     }
 }
 
-/// How many numbers lie in a range.
+/// The number of values in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Range {
     pub(crate) from: u64,
@@ -86,12 +87,11 @@ pub(crate) struct Range {
     pub(crate) count: u64,
 }
 
-/// Counts over time, in at most [`Timeline::MOST`] steps: with more, the steps become twice as
-/// long.
+/// Counts over time, in at most [`Timeline::MOST`] steps. When full, the steps double in length.
 #[derive(Clone, Debug)]
 pub(crate) struct Timeline {
-    /// Nanoseconds of a step. Steps are aligned to the epoch by this, so that timelines of one
-    /// width match.
+    /// The length of a step in nanoseconds. Steps are aligned to the epoch, so that timelines of
+    /// one step length match.
     step: u64,
     /// The first step's number since the epoch.
     first: u64,
@@ -142,8 +142,8 @@ impl Timeline {
         self.first * self.step
     }
 
-    /// The counts from the first step of `all` to its last, in its steps: those of a part of what
-    /// it counts.
+    /// These counts in the steps of `all`, from its first to its last. For timelines that count a
+    /// part of it.
     pub(crate) fn along(mut self, all: &Timeline) -> Vec<u64> {
         let mut counts = vec![0; all.counts.len()];
         if self.counts.is_empty() {
@@ -166,7 +166,7 @@ impl Timeline {
     }
 }
 
-/// The value at each of `shares` of a sorted list, from its beginning.
+/// The value at each of `shares` of a sorted list, from its start.
 pub(crate) fn quantiles<T: Copy>(sorted: &[T], shares: &[f64]) -> Vec<(f64, T)> {
     let last = sorted.len().saturating_sub(1);
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a length")]

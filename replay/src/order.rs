@@ -1,4 +1,4 @@
-//! Sorts calls that a log has a little out of order, as servers with buffers and several workers
+//! Sorts calls that are slightly out of order in a log, as servers with buffers and several workers
 //! write them.
 
 /// A call, to be decided.
@@ -13,23 +13,21 @@ pub(crate) struct Call {
 #[derive(Debug)]
 pub(crate) struct Order {
     window: u64,
-    /// In the order of the log, sorted up to `sorted`.
+    /// In the log's order, sorted up to `sorted`.
     held: Vec<Call>,
     is_sorted: bool,
     /// The latest time seen, and the latest released.
     latest: u64,
     released: u64,
-    /// Calls that came before one that stands in front of them.
+    /// Calls that came after a later one.
     pub(crate) reordered: u64,
-    /// Calls that came too late to be put in order: decided at the earliest time that still could
-    /// be.
+    /// Calls that came too late to be sorted. They are decided at the earliest possible time.
     pub(crate) late: u64,
 }
 
-/// The most calls that are held. With more in one window, calls are sorted only as far as this
-/// reaches.
+/// The most calls held. With more in one window, calls are sorted only within this many.
 const MOST: usize = 1 << 20;
-/// Calls are released only when so many are held, because each release moves the rest.
+/// Calls are released in batches of this size, because each release moves the rest.
 const FEWEST: usize = 1 << 14;
 
 impl Order {
@@ -59,8 +57,8 @@ impl Order {
                 && self.held.first().is_some_and(|first| self.latest - first.time > 2 * self.window)
     }
 
-    /// Moves out the calls that no later line can precede, or all at the end. Calls of one time
-    /// keep the order of the log.
+    /// Moves out the calls that no later line can precede, or all at the end. Calls with equal
+    /// times keep the log's order.
     pub(crate) fn release(&mut self, all: bool, calls: &mut Vec<Call>) {
         if !self.is_sorted {
             self.held.sort_by_key(|call| call.time);
@@ -114,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_that_comes_too_late_is_decided_a_window_before_the_latest() {
+    fn a_late_call_is_decided_a_window_before_the_latest() {
         for (calls_before, late) in [(200_000_u64, 5), (100, 5), (100, 88)] {
             let mut order = Order::new(10);
             let times = (0..calls_before).chain([late]);

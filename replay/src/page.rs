@@ -1,5 +1,4 @@
-//! The report as one HTML page that needs nothing else: no script, no font, no picture from
-//! elsewhere.
+//! The report as a self-contained HTML page: no scripts, fonts or pictures from elsewhere.
 
 use std::fmt::Write as _;
 
@@ -73,7 +72,7 @@ pub(crate) fn page(report: &Report) -> String {
     )
 }
 
-/// The picture of a report in a file of its own: calls and denials over time beside the curves over
+/// The picture of a report as a separate file: calls and denials over time beside the curves over
 /// the count.
 pub(crate) fn summary(report: &Report) -> String {
     let mut chart = Chart::new(900.0, 300.0);
@@ -92,7 +91,7 @@ pub(crate) fn summary(report: &Report) -> String {
     chart.svg("Calls and denials over time, and the share of clients denied by the count of the limit", true)
 }
 
-/// One sentence about what was read.
+/// A sentence about the input.
 pub(crate) fn overview(report: &Report) -> String {
     let clients = match &report.key[..] {
         [] => "counted together".to_owned(),
@@ -106,7 +105,7 @@ fn counted(number: u64, what: &str) -> String {
     format!("{} {what}{}", grouped(number), if number == 1 { "" } else { "s" })
 }
 
-/// One sentence about a log.
+/// A sentence about a log.
 pub(crate) fn log_line(log: &LogReport) -> String {
     let compression = log.compression.map_or_else(String::new, |compression| format!(", {compression}"));
     let (lines, calls) = (counted(log.lines, "line"), counted(log.calls, "call"));
@@ -127,7 +126,7 @@ pub(crate) fn log_line(log: &LogReport) -> String {
     line
 }
 
-/// What a reader has to know of the order, the costs and the waits.
+/// Notes about order, costs and waits.
 pub(crate) fn notes(report: &Report) -> Vec<String> {
     let mut notes = Vec::new();
     let order = &report.order;
@@ -154,13 +153,13 @@ pub(crate) fn notes(report: &Report) -> Vec<String> {
     notes
 }
 
-/// What limits count.
+/// The unit of limits: calls or permits.
 pub(crate) fn unit(report: &Report) -> &'static str {
     if report.cost.is_some() { "permits" } else { "calls" }
 }
 
-/// The rows that compare candidates: a name, whether it belongs to the row above, one text a
-/// candidate.
+/// The rows that compare candidates: a name, whether it belongs to the row above, and a text for
+/// each candidate.
 pub(crate) fn rows(report: &Report) -> Vec<(String, bool, Vec<String>)> {
     let mut rows = Vec::new();
     let mut row = |name: &str, is_sub: bool, text: &dyn Fn(&CandidateReport) -> String| {
@@ -326,7 +325,7 @@ fn draw_over_time(chart: &mut Chart, report: &Report, left: f64, right: f64, hei
     }
 }
 
-/// Where the name of each candidate stands: how far to the right, in which row.
+/// The position of each candidate's name: the distance from the left, and the row.
 fn legend(report: &Report, left: f64, right: f64) -> Vec<((f64, f64), String)> {
     let (mut at, mut row) = (left, 0.0);
     let mut places = Vec::new();
@@ -342,7 +341,7 @@ fn legend(report: &Report, left: f64, right: f64) -> Vec<((f64, f64), String)> {
     places
 }
 
-/// The time at a share of a span that begins at `start`, as fine as the span needs.
+/// The time at a share of a span that starts at `start`, as precise as the span needs.
 fn clock(start: u64, seconds: f64, share: f64) -> String {
     #[expect(clippy::cast_possible_truncation, reason = "nanoseconds of a span")]
     let at = i128::from(start) + (seconds * share * 1e9) as i128;
@@ -422,7 +421,7 @@ fn demand(candidate: &CandidateReport, position: usize, unit: &str) -> Chart {
     let most = demand.histogram.iter().map(|range| range.count).max().unwrap_or(1).max(1) as f64;
     let high = (demand.largest.max(1) + 1) as f64;
     let x = Axis { low: 1.0, high: high.max(2.0), from: 60.0, to: 700.0, scale: Scale::Logarithmic };
-    // One is above the ground, so that it is seen.
+    // Raised above the ground so that it is visible.
     let y = Axis { low: 0.5, high: most.max(2.0), from: 220.0, to: 36.0, scale: Scale::Logarithmic };
     let period = time_span(demand.period_seconds);
     chart.text(20.0, 20.0, "title", &format!("Clients and periods of {period}, by their number of {unit}"));

@@ -1,4 +1,4 @@
-//! What each algorithm admits: the picture of the guide.
+//! What each algorithm admits: the picture in the guide.
 
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub fn algorithms() -> String {
         let (most, from) = fullest(&times);
         let summary = format!("{} admitted, at most {most} in 10 s (from {from:.1} s on). {what}", times.len());
         chart.text(130.0, top + 30.0, "", &summary);
-        // What is admitted lies on top.
+        // Admitted calls are drawn on top.
         for (call, _) in calls.iter().zip(&admitted).filter(|(_, admitted)| !**admitted) {
             chart.ring((x.at(*call), top), 2.0, "#8888");
         }
@@ -53,8 +53,8 @@ pub fn algorithms() -> String {
     chart.svg("What a fixed window, a token bucket and a sliding window admit of the same hundred calls", true)
 }
 
-/// A hundred calls in forty seconds, in three crowds: around the edge of two fixed windows, after a
-/// pause, and steadily.
+/// A hundred calls in forty seconds: a crowd around the edge of two fixed windows, one after a
+/// pause, and a steady one.
 fn calls() -> Vec<f64> {
     let crowd = |from: f64, gap: f64, number: u32| (0..number).map(move |call| from + gap * f64::from(call));
     crowd(7.0, 0.13, 46).chain(crowd(19.0, 0.3, 14)).chain(crowd(24.0, 0.4, 40)).collect()
@@ -64,8 +64,7 @@ fn admitted(algorithm: Algorithm, calls: &[f64]) -> Vec<bool> {
     let limit = Limit::new(COUNT, PER).with_algorithm(algorithm);
     let request = Request::new("", &[limit], Action::Take { cost: 1, max_wait: Duration::ZERO });
     let mut bucket = Bucket::default();
-    // The beginning of a window, for windows of ten seconds begin when the Unix time is a multiple
-    // of ten.
+    // The start of a window: windows of ten seconds start at Unix times that are multiples of ten.
     let start = Duration::from_secs(1_700_000_000);
     let mut admits = |call: f64| {
         let at = start + Duration::from_secs_f64(call);
@@ -75,7 +74,7 @@ fn admitted(algorithm: Algorithm, calls: &[f64]) -> Vec<bool> {
     calls.iter().map(|call| admits(*call)).collect()
 }
 
-/// The most calls in any ten seconds, and when the first such ten seconds begin.
+/// The most calls in any ten seconds, and the first time when such ten seconds start.
 fn fullest(times: &[f64]) -> (usize, f64) {
     let within = |from: f64| times.iter().filter(|time| (from..from + PER.as_secs_f64()).contains(time)).count();
     let mut best = (0, 0.0);
@@ -92,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_picture_shows_what_its_words_say() {
+    fn the_picture_matches_its_text() {
         let calls = calls();
         assert_eq!(calls.len(), 100);
         let most = |algorithm| {

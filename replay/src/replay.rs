@@ -1,4 +1,4 @@
-//! The replay: logs in, merged and in order; every candidate decides every call; a report out.
+//! The replay: merges logs in order, lets every candidate decide every call, and builds a report.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -22,9 +22,9 @@ use crate::report::{
     TimelineReport, Waits, rfc3339, seconds, share,
 };
 
-/// Calls that are decided at once.
+/// Calls per batch.
 const BATCH: usize = 1 << 16;
-/// A client's ladders are climbed by as many threads.
+/// The number of threads for a candidate's ladders.
 const SHARDS: u32 = 2;
 
 /// Reads all logs through all candidates.
@@ -45,7 +45,7 @@ pub(crate) fn replay(options: &Options, progress: &Arc<Progress>) -> Result<Repo
     replay.report(options, key.as_deref(), wanted.cost.as_ref(), &sources)
 }
 
-/// A log, with the block that is being taken from it.
+/// A log, and its current block.
 struct Source {
     log: Log,
     block: Block,
@@ -60,14 +60,14 @@ impl Source {
         Source { log, block: Block::default(), next: 0, calls: 0, counts: Counts::default(), error: None }
     }
 
-    /// The time of the next call, after waiting for it; none at the end.
+    /// Waits for the next call and returns its time; none at the end.
     fn peek(&mut self) -> Option<u64> {
         while self.next == self.block.rows.len() {
             if self.block.is_last {
                 return None;
             }
             let Ok(mut block) = self.log.blocks.recv() else {
-                // A panic, which has been printed.
+                // A panic, which has printed its own message.
                 self.error = Some("was not read to its end: the reading thread stopped".to_owned());
                 self.block = Block { is_last: true, ..Block::default() };
                 self.next = 0;
@@ -82,7 +82,7 @@ impl Source {
     }
 }
 
-/// One piece of work over all calls, independent of the others.
+/// An independent piece of work over all calls.
 enum Work {
     Decisions(Box<Decisions>),
     /// A shard of the ladder with this position.
@@ -99,8 +99,7 @@ struct Replay {
     calls: u64,
     work: Vec<Mutex<Work>>,
     threads: usize,
-    /// The limits of each ladder: first the candidates' curves, if there are any, then the
-    /// suggestions.
+    /// The limits of each ladder: the candidates' curves, if any, then the suggestions.
     ladders: Vec<Vec<Candidate>>,
 }
 
@@ -153,7 +152,7 @@ impl Replay {
                 }
             }
         } else {
-            // Of calls of one time, the log that is named first comes first.
+            // Of calls with equal times, the log named first comes first.
             while let Some((_, position)) =
                 (0..sources.len()).filter_map(|position| Some((sources[position].peek()?, position))).min()
             {
@@ -184,7 +183,7 @@ impl Replay {
         }
     }
 
-    /// Has every piece of work go through the batch.
+    /// Runs every piece of work over the batch.
     fn decide(&mut self) {
         let Some((first, last)) = self.batch.first().zip(self.batch.last()) else { return };
         if self.calls == 0 {
@@ -359,7 +358,7 @@ fn nothing_read(logs: &[LogReport]) -> String {
     }
 }
 
-/// The quantiles of what well-behaved clients had left: their lower end is what matters.
+/// The quantiles of the permits that well-behaved clients had left. Their lower end matters.
 const LEAST: [f64; 5] = [0.01, 0.05, 0.1, 0.25, 0.5];
 const DEMAND: [f64; 5] = [0.5, 0.9, 0.99, 0.999, 0.9999];
 
@@ -388,7 +387,7 @@ fn candidate_report(
     let of = |number: u32| &decisions.clients[number as usize];
     let longest = denied.iter().copied().max_by_key(|number| (of(*number).longest_denial, std::cmp::Reverse(*number)));
     let clients_denied = denied.len() as u64;
-    // The first of equals is the one that came first.
+    // Of equals, the first one that came.
     denied.sort_by_key(|number| std::cmp::Reverse(of(*number).denied));
     let most_denied = denied
         .iter()

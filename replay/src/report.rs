@@ -1,4 +1,4 @@
-//! The result of a replay, from which the table, the page and JSON are made.
+//! The result of a replay, the source of the table, the page and JSON.
 
 use serde::Serialize;
 
@@ -9,19 +9,19 @@ use crate::measure::Range;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Report {
     pub(crate) logs: Vec<LogReport>,
-    /// Calls that were decided.
+    /// Decided calls.
     pub(crate) calls: u64,
     /// Times of the first and the last call, RFC 3339.
     pub(crate) from: String,
     pub(crate) to: String,
-    /// The columns that tell clients apart; empty if all calls count as one client.
+    /// The columns of the key; empty if all calls count as one client.
     pub(crate) key: Vec<String>,
     pub(crate) cost: Option<String>,
     /// The longest wait in seconds, if calls wait.
     pub(crate) max_wait_seconds: Option<f64>,
     pub(crate) clients: u64,
     pub(crate) order: OrderReport,
-    /// Costs that are no number (they count as 1) or above 2³² − 1 (they count as that).
+    /// Costs that are not numbers (they count as 1) or are above 2³² − 1 (they count as that).
     pub(crate) odd_costs: u64,
     pub(crate) candidates: Vec<CandidateReport>,
     pub(crate) suggestions: Vec<Suggestion>,
@@ -47,10 +47,9 @@ pub(crate) struct LogReport {
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct OrderReport {
     pub(crate) window_seconds: f64,
-    /// Calls whose line stood behind a later one's.
+    /// Calls whose line came after a later one's.
     pub(crate) out_of_order: u64,
-    /// Of those, calls that were further out of order than the window: decided a window before the
-    /// latest.
+    /// Of those, calls further out of order than the window: decided a window before the latest.
     pub(crate) too_late: u64,
 }
 
@@ -71,14 +70,14 @@ pub(crate) struct CandidateReport {
     pub(crate) clients_denied: u64,
     pub(crate) clients_denied_share: f64,
     pub(crate) most_denied: Vec<MostDenied>,
-    /// The longest time from a client's denied call until one would have been admitted again.
+    /// The longest time from a client's denied call until a call would have been admitted again.
     pub(crate) longest_denial_seconds: f64,
     pub(crate) longest_denial_client: Option<String>,
-    /// Of the clients that were never denied, the fewest permits that each had left: the value that
-    /// `share` of them are at or below.
+    /// The fewest permits that each never-denied client had left: the value that `share` of these
+    /// clients are at or below.
     pub(crate) least_remaining: Vec<Quantile>,
     pub(crate) waits: Option<Waits>,
-    /// The most keys that had to be kept at once.
+    /// The most keys kept at the same time.
     pub(crate) peak_keys: u64,
     pub(crate) denied_over_time: Vec<u64>,
     pub(crate) demand: Demand,
@@ -109,8 +108,8 @@ pub(crate) struct Waits {
     pub(crate) longest_seconds: f64,
 }
 
-/// Calls (permits, if calls have costs) that a client made in a period, over all clients and
-/// periods with any; periods are aligned to the Unix epoch.
+/// Calls (permits, if calls have costs) of a client in a period, over all clients and all periods
+/// with calls. Periods are aligned to the Unix epoch.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Demand {
     pub(crate) period_seconds: f64,
@@ -119,7 +118,7 @@ pub(crate) struct Demand {
     pub(crate) histogram: Vec<Range>,
 }
 
-/// What another count would do.
+/// The result of another count.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct CurvePoint {
     pub(crate) count: u32,
@@ -131,7 +130,7 @@ pub(crate) struct CurvePoint {
 pub(crate) struct Suggestion {
     pub(crate) algorithm: &'static str,
     pub(crate) period_seconds: f64,
-    /// None if no round count denies so few.
+    /// `None` if no round count denies so few.
     pub(crate) limit: Option<String>,
     pub(crate) clients_denied: u64,
     pub(crate) share: f64,

@@ -1,4 +1,4 @@
-//! The report in a terminal.
+//! The report as a table in a terminal.
 
 use std::fmt::Write as _;
 
@@ -67,7 +67,7 @@ fn candidates(text: &mut String, report: &Report) {
     columns(text, &lines);
 }
 
-/// The first column to the left, the others to the right.
+/// Aligns the first column left, the others right.
 fn columns(text: &mut String, lines: &[Vec<String>]) {
     let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
     let widths: Vec<usize> = (0..).map_while(width).collect();

@@ -1,4 +1,4 @@
-//! Times of logs, to nanoseconds since the Unix epoch.
+//! Parses the times in logs, to nanoseconds since the Unix epoch.
 
 use jiff::civil::{Date, DateTime};
 use jiff::tz::TimeZone;
@@ -6,8 +6,8 @@ use jiff::tz::TimeZone;
 const SECOND: u64 = 1_000_000_000;
 const DAY: i64 = 86_400;
 
-/// Reads times. Remembers the last day of a common log, because computing a date costs more than
-/// the rest of the line.
+/// A parser that caches the last day of a common log: computing a date costs more than the rest of
+/// the line.
 #[derive(Debug, Default)]
 pub(crate) struct Times {
     day: [u8; 11],
@@ -15,12 +15,12 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    /// Nanoseconds since the Unix epoch. A time without a zone is UTC. `None` if it is not a time,
-    /// or before 1970.
+    /// Nanoseconds since the Unix epoch. A time without a zone is UTC. `None` if the text is not a
+    /// time, or is before 1970.
     ///
-    /// Read are `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), Unix times
+    /// Accepts `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), Unix times
     /// in seconds, milliseconds, microseconds or nanoseconds (distinguished by their size), RFC
-    /// 3339 and ISO 8601 (also with a blank, a slash or a decimal comma), RFC 2822.
+    /// 3339, ISO 8601 (also with a blank, a slash or a decimal comma), and RFC 2822.
     pub(crate) fn parse(&mut self, text: &[u8]) -> Option<u64> {
         let text = text.trim_ascii();
         let text = text.strip_prefix(b"[").and_then(|text| text.strip_suffix(b"]")).unwrap_or(text);
@@ -33,7 +33,7 @@ impl Times {
         written(std::str::from_utf8(text).ok()?)
     }
 
-    /// `10/Oct/2000:13:55:36 -0700`; the zone may be missing.
+    /// `10/Oct/2000:13:55:36 -0700`, with an optional zone.
     fn common(&mut self, text: &[u8]) -> Option<u64> {
         let (day, clock) = text.split_at(11);
         if day != self.day {
@@ -65,7 +65,7 @@ impl Times {
     }
 }
 
-/// Seconds from the epoch to the beginning of `10/Oct/2000`, in UTC.
+/// Seconds from the epoch to the start of `10/Oct/2000`, in UTC.
 fn day_start(day: &[u8]) -> Option<i64> {
     const MONTHS: [&[u8; 3]; 12] =
         [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
@@ -82,7 +82,7 @@ fn two_digits(text: &[u8], most: u8) -> Option<u8> {
     (number <= most).then_some(number)
 }
 
-/// The nanoseconds of the digits behind a decimal point; what is finer is cut off.
+/// The nanoseconds of the digits after a decimal point, truncated.
 fn fraction_nanos(digits: &[u8]) -> Option<u64> {
     let mut nanos = 0;
     for place in 0..9 {
@@ -123,7 +123,7 @@ fn written(text: &str) -> Option<u64> {
     if let Ok(timestamp) = text.parse::<jiff::Timestamp>() {
         return nanos(timestamp);
     }
-    // `+0000` behind a blank.
+    // `+0000` after a blank.
     let joined = text
         .rsplit_once(' ')
         .filter(|(_, zone)| zone.starts_with(['+', '-']))
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_is_none() {
+    fn anything_else_is_no_time() {
         for text in [
             "",
             ".",
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_day_that_is_remembered_is_not_mistaken_for_another() {
+    fn the_cached_day_is_not_mistaken_for_another() {
         let mut times = Times::default();
         let first = times.parse(b"10/Oct/2000:00:00:00 +0000").expect("a time");
         assert_eq!(times.parse(b"11/Oct/2000:00:00:00 +0000"), Some(first + 86_400 * SECOND));

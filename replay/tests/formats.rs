@@ -1,4 +1,4 @@
-//! The same calls in every format are decided alike.
+//! The same calls in every format lead to the same decisions.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::oracle::{self, Limit};
 use crate::support::{Folder, number, stdout};
 
-/// A call as all formats can say it: second, address, user, path, bytes.
+/// A call with the fields that all formats have: second, address, user, path, bytes.
 struct Call {
     second: i64,
     ip: String,
@@ -38,7 +38,7 @@ fn lines(line: impl Fn(&Call) -> String) -> String {
     })
 }
 
-/// `form` in the letters of `strftime`.
+/// The time of a call, by a `strftime` format.
 fn time(call: &Call, form: &str) -> String {
     let timestamp = jiff::Timestamp::from_second(START + call.second).expect("a time");
     timestamp.strftime(form).to_string()
@@ -107,7 +107,7 @@ fn ndjson() -> String {
     })
 }
 
-/// What must be the same of each format.
+/// The part of the report that must be the same for each format.
 fn outcome(report: &Value) -> (Value, Vec<Value>) {
     let candidate = &report["candidates"][0];
     (
@@ -191,7 +191,7 @@ fn logs_are_unpacked_from_files_and_from_standard_input() {
         encoder.finish().expect("gzip")
     };
     let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 1).expect("zstd");
-    // A frame that is skipped, as parallel tools write.
+    // A skippable frame, as parallel tools write it.
     let skipped = [&[0x50, 0x2a, 0x4d, 0x18, 4, 0, 0, 0, 1, 2, 3, 4][..], &zstd(&text)].concat();
     for (name, packed, compression) in [
         ("gzip", gzip(&text), json!("gzip")),
@@ -218,7 +218,7 @@ fn several_logs_are_merged_by_time() {
     let text = common();
     let whole = folder.file("whole.log", &text);
     let expected = outcome(&folder.report(&[&whole, "--limit", "6/10s"]));
-    // Two servers, of which one writes JSON; and a log that was rotated, named in the wrong order.
+    // Two servers, one of which writes JSON; and a rotated log, named in the wrong order.
     let every_other = |text: &str, first: usize| {
         text.lines().skip(first).step_by(2).fold(String::new(), |all, line| all + line + "\n")
     };

@@ -1,4 +1,4 @@
-//! Logs of real servers, decided as a brute-force log of all admissions decides them.
+//! Logs of real servers: the replay must agree with a brute-force log of all admissions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv6Addr;
@@ -97,8 +97,8 @@ fn assert_like_the_oracle(arguments: &[&str], calls: &[Call]) {
         assert!(!denied.is_empty() && denied.len() < calls.len(), "{limit} tells nothing");
         assert_denied(candidate, calls, &denied);
     }
-    // The curve of the first: each count as if it had been tried by itself. Above 64 the window is
-    // exact to a group.
+    // The curve of the first candidate: each count must match a separate run. Above 64 the window
+    // is exact to a group.
     for point in report["candidates"][0]["curve"].as_array().expect("points") {
         let count = number(&point["count"]);
         if count <= 64 {
@@ -133,7 +133,7 @@ fn a_log_of_caddy_is_decided_as_by_brute_force() {
     let calls_of_one: Vec<Call> = calls.iter().map(|(time, client, _)| (*time, client.clone(), 1)).collect();
     assert_like_the_oracle(&[&log], &calls_of_one);
 
-    // Bytes as permits; a call that is larger than the limit is denied for ever.
+    // Bytes as permits: a call above the limit is denied for ever.
     let report = Folder::new().report(&[&log, "--cost", "bytes", "--limit", "60/10s", "--top", "1000"]);
     let denied = oracle::denied(&calls, &[Limit::Sliding { count: 60, per: 10 * SECOND }]);
     assert_denied(&report["candidates"][0], &calls, &denied);
@@ -159,7 +159,7 @@ fn a_public_log_is_decided_as_by_brute_force() {
 }
 
 #[test]
-fn what_is_told_of_a_candidate_is_what_the_calls_say() {
+fn a_candidates_figures_match_its_calls() {
     const COUNT: u64 = 30;
     let log = server_log("nginx.log.gz");
     let calls = common(&gunzip(&log), 0);
@@ -231,7 +231,7 @@ fn calls_that_wait_wait_as_long_as_by_brute_force() {
     }
 }
 
-/// A limit with a count.
+/// The limit with another count.
 type OfCount = fn(u64) -> Limit;
 
 #[test]

@@ -6,7 +6,7 @@ use crate::support::{Folder, number, stderr, stdout};
 
 const LIMIT: [&str; 2] = ["--limit", "2/10s"];
 
-/// A line of a common log, so many seconds after midnight.
+/// A line of a common log, this many seconds after midnight.
 fn line(second: u64, client: &str) -> String {
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
     format!("{client} - - [02/Jul/2026:{hour:02}:{minute:02}:{second:02} +0000] \"GET / HTTP/1.1\" 200 5\n")
@@ -17,7 +17,7 @@ fn log(calls: impl IntoIterator<Item = (u64, &'static str)>) -> String {
 }
 
 #[test]
-fn what_is_no_log_is_refused_in_a_sentence_that_names_the_formats() {
+fn a_file_in_no_known_format_is_refused() {
     let folder = Folder::new();
     folder.file("empty", "");
     folder.file("blank", "\n \r\n");
@@ -83,7 +83,7 @@ fn other_mistakes_are_one_sentence_too() {
 }
 
 #[test]
-fn lines_that_do_not_parse_are_counted_and_the_first_shown_with_the_reason() {
+fn unparsed_lines_are_counted_and_the_first_is_shown() {
     let folder = Folder::new();
     let mut text = log([(1, "a"), (2, "a"), (3, "a")]);
     for number in 0..7 {
@@ -92,7 +92,7 @@ fn lines_that_do_not_parse_are_counted_and_the_first_shown_with_the_reason() {
     text += "192.0.2.1 - - [99/Jul/2026:00:00:04 +0000] \"GET / HTTP/1.1\" 200 5\n\n";
     text.extend([&"x".repeat(70_000), "\n"]);
     text += &line(4, "a");
-    // Longer than what is read at once, at the end of a log without a newline.
+    // Longer than one read, at the end of a log without a newline.
     text += &"y".repeat(3 << 20);
     folder.file("log", &text);
     let report = folder.report(&[&["log"], &LIMIT[..]].concat());
@@ -116,7 +116,7 @@ fn a_line_of_64_kib_is_read_wherever_blocks_end() {
         let line = line.trim_end();
         format!("{line} \"{}\"\n", "z".repeat(length - line.len() - 3))
     };
-    // A block is 1 MiB: one of the lines lies across its end at every offset that matters.
+    // A block is 1 MiB: a line crosses its end at every offset that matters.
     for offset in [0, 1, 77, 65_535, 65_536, 65_537] {
         let mut text = long(200 + offset % 50_000);
         while text.len() < (1 << 20) - 65_600 + offset {
@@ -138,7 +138,7 @@ fn a_line_of_64_kib_is_read_wherever_blocks_end() {
 }
 
 #[test]
-fn a_log_that_is_cut_off_is_reported_and_fails() {
+fn a_truncated_log_is_reported_and_fails() {
     let folder = Folder::new();
     let text = log((0..20_000).map(|second| (second, "a")));
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
@@ -192,7 +192,7 @@ fn calls_of_one_time_keep_the_order_of_the_log() {
 }
 
 #[test]
-fn costs_that_are_none_are_counted() {
+fn invalid_costs_are_counted() {
     let folder = Folder::new();
     folder.file("log", "time,user,cost\n1,a,x\n2,a,-\n3,a,\n4,a,1.2\n5,a,99999999999\n6,a,-7\n");
     let report = folder.report(&["log", "--key", "user", "--cost", "cost", "--limit", "4/1m"]);
@@ -202,7 +202,7 @@ fn costs_that_are_none_are_counted() {
 }
 
 #[test]
-fn what_comes_from_a_log_is_escaped_wherever_it_is_shown() {
+fn text_from_a_log_is_escaped_everywhere() {
     let folder = Folder::new();
     let evil = "</script><img src=x onerror=document.title=1>\u{1b}[31m\u{202e}'\"";
     let call = serde_json::json!({ "time": 1_700_000_000, "user": evil }).to_string();
@@ -219,7 +219,7 @@ fn what_comes_from_a_log_is_escaped_wherever_it_is_shown() {
     let report: Value = serde_json::from_str(&folder.read("report.json")).expect("JSON");
     assert_eq!(report["candidates"][0]["most_denied"][0]["client"], evil);
     assert!(!folder.read("report.json").contains('\u{1b}'));
-    // A name that the user gave is shown too.
+    // A name given by the user is shown too.
     let name = "\u{1b}[2J.log";
     folder.file(name, log([(1, "a")]));
     assert!(!stdout(&folder.replay(&[&[name], &LIMIT[..]].concat())).contains('\u{1b}'));
@@ -250,7 +250,7 @@ fn anonymized_reports_name_no_address_and_no_user() {
 }
 
 #[test]
-fn nothing_is_written_but_where_it_is_said() {
+fn only_named_files_are_written() {
     let folder = Folder::new();
     folder.file("log", log([(1, "a"), (2, "a"), (3, "a")]));
     folder.replay(&[&["log"], &LIMIT[..]].concat());

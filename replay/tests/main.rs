@@ -1,4 +1,4 @@
-//! The replay tool, run as a user runs it.
+//! The replay tool, run like a user runs it.
 
 #![expect(clippy::cast_precision_loss, reason = "shares and seconds")]
 

@@ -1,4 +1,4 @@
-//! What a log of all admissions says, by brute force: nothing of the product's, nothing clever.
+//! A brute-force oracle: a log of all admissions, which shares nothing with the product.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,8 @@ pub(crate) enum Limit {
     Token { count: u64, per: u64, burst: u64 },
 }
 
-/// The positions of the calls that are denied by any of the limits, which are charged together or
-/// not at all.
+/// The positions of the calls that any of the limits denies. The limits are charged together or not
+/// at all.
 pub(crate) fn denied(calls: &[Call], limits: &[Limit]) -> BTreeSet<usize> {
     let mut admitted: BTreeMap<&str, Vec<(u64, u64)>> = BTreeMap::new();
     let mut denied = BTreeSet::new();
@@ -48,8 +48,8 @@ fn fits(limit: Limit, log: &[(u64, u64)], now: u64, cost: u64) -> bool {
     }
 }
 
-/// Of a sliding window: how long each call that is admitted waits, `None` for those that would wait
-/// longer than `longest`.
+/// For a sliding window: how long each admitted call waits; `None` for calls that would wait longer
+/// than `longest`.
 pub(crate) fn waits(calls: &[Call], count: u64, per: u64, longest: u64) -> Vec<Option<u64>> {
     let mut booked: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
     let mut waits = Vec::new();
@@ -67,7 +67,7 @@ pub(crate) fn waits(calls: &[Call], count: u64, per: u64, longest: u64) -> Vec<O
     waits
 }
 
-/// Denied calls of each client that has any.
+/// The denied calls of each client that has any.
 pub(crate) fn by_client(calls: &[Call], denied: &BTreeSet<usize>) -> BTreeMap<String, u64> {
     let mut clients = BTreeMap::new();
     for position in denied {

@@ -21,8 +21,8 @@ fn the_page_shows_the_report_and_needs_nothing_else() {
     assert_eq!(cells, [denied(0), denied(1)]);
     assert!(browser.text("#suggestions").contains("token_bucket"));
 
-    // Calls over time, a curve for each candidate, the demand for each period: all drawn, within
-    // the page.
+    // Calls over time, a curve for each candidate, the demand for each period: all are drawn,
+    // within the page.
     let drawn = browser.run(
         "return [...document.querySelectorAll('svg')].map(svg => {
              const box = svg.getBoundingClientRect();

@@ -1,4 +1,4 @@
-//! The pictures of the docs are what the code draws. `UPDATE_PICTURES=1` draws them anew.
+//! The pictures in the docs match the code. `UPDATE_PICTURES=1` redraws them.
 
 use std::path::Path;
 
@@ -25,7 +25,7 @@ fn the_picture_of_the_algorithms_is_up_to_date() {
 #[test]
 fn the_picture_of_a_replay_is_up_to_date() {
     let log = server_log("nginx.log.gz");
-    // `--json` for the curves: nothing is written by this call.
+    // `--json` adds the curves; this call writes nothing.
     let arguments = [&log, "--limit", "30/10s", "--limit", "60/1m token_bucket", "--json", "-"];
     assert_up_to_date("replay.svg", &ratelimit_replay::picture_of(&arguments).expect("a picture"));
 }

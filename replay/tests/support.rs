@@ -1,4 +1,4 @@
-//! Runs the program, in a folder of its own that is removed at the end.
+//! Runs the program in its own folder, which is removed at the end.
 
 use std::fs;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 
-/// A folder for a test.
+/// A test's folder.
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
@@ -24,7 +24,7 @@ impl Folder {
         &self.0
     }
 
-    /// Writes a file; returns its name, for the program runs in the folder.
+    /// Writes a file. Returns its name: the program runs in the folder.
     pub(crate) fn file(&self, name: &str, content: impl AsRef<[u8]>) -> String {
         fs::write(self.0.join(name), content).expect("a file");
         name.to_owned()
@@ -46,7 +46,7 @@ impl Folder {
         self.replay_with(arguments, b"")
     }
 
-    /// With this on its standard input.
+    /// Runs the program with this standard input.
     pub(crate) fn replay_with(&self, arguments: &[&str], input: &[u8]) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_replay"));
         command
@@ -57,7 +57,7 @@ impl Folder {
             .stderr(Stdio::piped());
         let mut process = command.spawn().expect("the program can be started");
         let mut stdin = process.stdin.take().expect("a pipe");
-        // It may end without having read all.
+        // The program may end without reading everything.
         let input = input.to_vec();
         let writer = std::thread::spawn(move || drop(stdin.write_all(&input)));
         let output = process.wait_with_output().expect("output");
@@ -78,7 +78,7 @@ impl Folder {
         serde_json::from_slice(&output.stdout).expect("JSON")
     }
 
-    /// The one line that the program says when it fails.
+    /// The single line that the program prints when it fails.
     #[track_caller]
     pub(crate) fn failure(&self, arguments: &[&str]) -> String {
         let output = self.replay(arguments);
@@ -103,7 +103,7 @@ pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A log that a real server wrote.
+/// A log written by a real server.
 pub(crate) fn server_log(name: &str) -> String {
     format!("{}/tests/logs/{name}", env!("CARGO_MANIFEST_DIR"))
 }

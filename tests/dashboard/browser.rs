@@ -1,4 +1,5 @@
-//! A headless Chromium, by the protocol of its driver: a few requests with JSON bodies, for which no crate is needed.
+//! A headless Chromium, driven by the `WebDriver` protocol: a few JSON requests, for which no crate
+//! is needed.
 
 use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
@@ -8,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// The name under which a driver hands out elements.
+/// The key of an element in `WebDriver` JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// How long a page may take to show what it should: long, because a busy machine is no mistake of the page.
+/// How long a page may take to show something. Long, because a busy machine is no fault of the
+/// page.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 10] = [
@@ -55,7 +57,7 @@ impl Browser {
                 break port.to_owned();
             }
         };
-        // What it goes on to say is read, so that it never waits for a reader.
+        // Drains its output, so that it never blocks on a full pipe.
         std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
 
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE * 2));
@@ -95,12 +97,12 @@ impl Browser {
         self.post("/url", &json!({ "url": url }));
     }
 
-    /// What the body of a function returns that runs in the page.
+    /// Runs a function body in the page and returns its result.
     pub(crate) fn run(&self, script: &str) -> Value {
         self.post("/execute/sync", &json!({ "script": script, "args": [] }))
     }
 
-    /// What the element shows, as a reader sees it; `""` while there is none.
+    /// The element's visible text; `""` if it does not exist.
     pub(crate) fn text(&self, selector: &str) -> String {
         let script = format!("return document.querySelector({})?.innerText ?? ''", json!(selector));
         self.run(&script).as_str().expect("text").to_owned()
@@ -111,19 +113,19 @@ impl Browser {
         format!("/element/{}", element[ELEMENT].as_str().unwrap_or_else(|| panic!("no `{selector}`: {element}")))
     }
 
-    /// Clicks as a hand would: an error where something lies over the element.
+    /// Clicks like a user. Fails if another element covers it.
     pub(crate) fn click(&self, selector: &str) {
         self.post(&format!("{}/click", self.element(selector)), &json!({}));
     }
 
-    /// Types into an element that is emptied first.
+    /// Clears an element and types into it.
     pub(crate) fn enter(&self, selector: &str, text: &str) {
         let element = self.element(selector);
         self.post(&format!("{element}/clear"), &json!({}));
         self.post(&format!("{element}/value"), &json!({ "text": text }));
     }
 
-    /// Waits until the page shows what `is_shown` looks for; then returns it.
+    /// Waits until `is_shown` finds something in the page, and returns that.
     #[track_caller]
     pub(crate) fn wait_for<T: std::fmt::Debug>(
         &self,
@@ -142,7 +144,7 @@ impl Browser {
         }
     }
 
-    /// Writes a picture of the window where the variable `SCREENSHOTS` names a folder.
+    /// Writes a screenshot into the folder that the variable `SCREENSHOTS` names, if it is set.
     pub(crate) fn picture(&self, name: &str) {
         let Some(folder) = std::env::var_os("SCREENSHOTS") else { return };
         let answer = self.agent.get(format!("{}/screenshot", self.session)).call();
@@ -154,7 +156,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Closes the browser, which the driver's end would leave running.
+        // Closes the browser, which would outlive its driver.
         let _ = self.agent.delete(&self.session).call();
         let _ = self.driver.kill();
         let _ = self.driver.wait();

@@ -1,4 +1,4 @@
-//! The example `dashboard`, as somebody sees it who opens it in a browser.
+//! The example `dashboard`, as a user sees it in a browser.
 
 mod browser;
 
@@ -6,12 +6,12 @@ use browser::Browser;
 use ratelimit_tests::ServerExample;
 use serde_json::json;
 
-/// Allowed, denied, and what is left, as the card of a limiter shows them.
+/// Allowed, denied and remaining, as the card of a limiter shows them.
 fn figures(browser: &Browser, limiter: &str) -> [String; 3] {
     ["allowed", "denied", "remaining"].map(|figure| browser.text(&format!("[data-limiter={limiter}] .{figure}")))
 }
 
-/// Bars of the chart of a limiter: how many show denials, and where the last one of these stands.
+/// The bars with denials in a limiter's chart: their number, and the position of the last one.
 fn denied_bars(browser: &Browser, limiter: &str) -> (u64, f64) {
     let bars = browser.run(&format!(
         "const bars = [...document.querySelectorAll('[data-limiter={limiter}] rect.bar-denied')]
@@ -53,7 +53,7 @@ fn a_burst_shows_its_denials_live() {
 }
 
 #[test]
-fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
+fn the_page_loads_nothing_external_and_reports_errors() {
     let server = ServerExample::start("dashboard");
     let browser = Browser::start();
     browser.open(server.url());
@@ -78,7 +78,7 @@ fn the_page_loads_nothing_from_elsewhere_and_says_what_is_wrong() {
 }
 
 #[test]
-fn a_server_that_was_started_again_is_no_negative_number_of_calls() {
+fn a_restarted_server_shows_no_negative_calls() {
     let server = ServerExample::start("dashboard");
     let browser = Browser::start();
     browser.open(server.url());

@@ -1,5 +1,5 @@
-//! Bodies of which rustc and clippy have something to say. Each function is checked with and without the attribute, which
-//! stands in place of the lines that say `limited`.
+//! Bodies with lints of rustc and clippy. Each function is checked with and without the attribute,
+//! which replaces the lines that say `limited`.
 
 #![allow(clippy::blanket_clippy_restriction_lints, reason = "all that clippy can say is of interest")]
 #![warn(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction)]

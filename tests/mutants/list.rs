@@ -1,4 +1,4 @@
-//! The faults, and how one is planted.
+//! The list of faults, and how a fault is planted.
 
 use std::fs;
 use std::path::Path;
@@ -7,22 +7,22 @@ use std::path::Path;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Mutant {
     pub(super) name: String,
-    /// From the root of the repository.
+    /// Relative to the root of the repository.
     pub(super) file: String,
-    /// What is replaced, and by what: whole lines.
+    /// The lines to replace, and their replacement.
     pub(super) original: String,
     pub(super) replacement: String,
 }
 
-/// The faults of `mutants.txt`.
+/// The faults in `mutants.txt`.
 pub(super) fn all(root: &Path) -> Result<Vec<Mutant>, String> {
     let path = root.join("tests/mutants/mutants.txt");
     let text = fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     parse(&text)
 }
 
-/// `== NAME`, `file: PATH`, then lines that begin with `-` and lines that begin with `+`, as in a patch; `#` is a remark.
-/// A file stays that of the fault before.
+/// `== NAME`, `file: PATH`, then lines that begin with `-` and lines that begin with `+`, as in a
+/// patch; `#` starts a remark. A fault without a file is in the same file as the one before.
 fn parse(text: &str) -> Result<Vec<Mutant>, String> {
     let mut mutants: Vec<Mutant> = Vec::new();
     let mut file = String::new();
@@ -60,7 +60,7 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
 }
 
 impl Mutant {
-    /// The text with the fault. Indentation does not count, so that a list survives a line that moves.
+    /// The text with the fault. Ignores indentation, so that the list survives moved lines.
     pub(super) fn planted(&self, text: &str) -> Result<String, String> {
         let lines: Vec<&str> = text.lines().collect();
         let original: Vec<&str> = self.original.lines().map(str::trim).collect();

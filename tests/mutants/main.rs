@@ -1,10 +1,12 @@
-//! Plants one fault at a time and runs the tests that have to find it: `scripts/mutants [PART OF A FAULT'S NAME..]`.
+//! Mutation testing: plants one fault at a time and runs the tests that must find it.
+//! `scripts/mutants [PART OF A FAULT'S NAME..]`.
 //!
-//! Faults in the buckets in memory and in the fast paths to them have to fail the conformance suite through the attribute;
-//! faults in the Redis script have to fail the comparison of Redis with memory, on a real server.
+//! Faults in the memory backend and its fast paths must fail the conformance suite through the
+//! attribute. Faults in the Redis script must fail the comparison of a real server with memory.
 //!
-//! The faults are in `mutants.txt`. They are planted in a copy of the working tree in `target/mutants`, which has a target
-//! directory of its own: only what a fault touches is compiled again.
+//! The faults are listed in `mutants.txt`. They are planted in a copy of the working tree in
+//! `target/mutants` with its own target directory, so that only what a fault touches is compiled
+//! again.
 
 mod list;
 
@@ -16,12 +18,12 @@ use std::{env, fs, io, thread};
 
 use list::Mutant;
 
-/// Tests that are to find a fault.
+/// Tests that must find a fault.
 #[derive(Clone, Copy, Debug)]
 struct Suite {
     /// The test binary.
     name: &'static str,
-    /// Part of the names of its tests that are run.
+    /// Part of the names of the tests to run.
     filter: &'static str,
 }
 
@@ -36,15 +38,15 @@ impl Suite {
     }
 }
 
-/// A fault that keeps them busy for longer has been found.
+/// A fault that keeps the tests busy for longer counts as found.
 const TIMEOUT: Duration = Duration::from_secs(180);
 
-/// What became of a fault.
+/// The result of planting a fault.
 #[derive(Debug, PartialEq)]
 enum Fate {
     Killed(String),
     Survived,
-    /// It says nothing: the list has to be mended.
+    /// The fault proves nothing: the list has to be fixed.
     Invalid(String),
 }
 
@@ -63,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// How many faults were not found.
+/// The number of faults that were not found.
 fn run(parts: &[String]) -> io::Result<usize> {
     let mutants = list::all(&root()).map_err(io::Error::other)?;
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
@@ -106,7 +108,8 @@ struct Copy {
 }
 
 impl Copy {
-    /// Copies what git knows or would add. Files that are as before stay as they are, with what was compiled from them.
+    /// Copies the files that git tracks or would add. Unchanged files stay as they are, with
+    /// everything compiled from them.
     fn new() -> io::Result<Copy> {
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
         let folder = target.join("mutants");
@@ -124,7 +127,7 @@ impl Copy {
                 continue;
             }
             fs::create_dir_all(to.parent().expect("a file has a folder"))?;
-            // With its permissions: scripts are run by tests.
+            // Keeps permissions: tests run scripts.
             fs::copy(root().join(file), &to)?;
             touch(&to)?;
         }
@@ -137,7 +140,7 @@ impl Copy {
         Ok(copy)
     }
 
-    /// Plants a fault, tests, and takes it out again.
+    /// Plants a fault, runs the tests, and removes it again.
     fn plant(&self, mutant: &Mutant) -> io::Result<Fate> {
         let path = self.tree.join(&mutant.file);
         let text = fs::read_to_string(&path)?;
@@ -193,7 +196,7 @@ impl Copy {
         };
         let text = fs::read_to_string(&out)?;
         if status.success() {
-            // No test at all would find nothing.
+            // An empty test run finds nothing.
             let ran = text.lines().any(|line| line.starts_with("test ") && line.ends_with("... ok"));
             return if ran { Ok(Fate::Survived) } else { Err(io::Error::other(format!("no test was run: {suite:?}"))) };
         }
@@ -208,12 +211,12 @@ impl Copy {
     }
 }
 
-/// Cargo goes by the time of a file: it is now.
+/// Sets a file's time to now, by which cargo detects changes.
 fn touch(path: &Path) -> io::Result<()> {
     fs::File::options().append(true).open(path)?.set_modified(std::time::SystemTime::now())
 }
 
-/// All files below a folder.
+/// All files in a folder and its subfolders.
 fn copied(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -227,7 +230,7 @@ fn copied(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The executable that a line of cargo's messages names.
+/// The executable named in a line of cargo's messages.
 fn executable(line: &str) -> Option<&str> {
     let (_, rest) = line.split_once(r#""executable":""#)?;
     rest.split_once('"').map(|(program, _)| program)

@@ -1,14 +1,14 @@
-//! The runtime under another name, as `Cargo.toml` gives it: the attribute needs no `crate = ..`.
+//! The runtime renamed in `Cargo.toml`: the attribute needs no `crate = ..`.
 
 use limits::{RateLimitExceeded, rate_limit};
 
-/// Limited.
+/// A limited function.
 #[rate_limit(count = 1, per = "1h", key = user)]
 pub fn call(user: u32) -> Result<u32, RateLimitExceeded> {
     Ok(user)
 }
 
-/// Limited, by the name as it is written.
+/// A limited function that names the runtime.
 #[rate_limit(count = 1, per = "1h", key = user, crate = limits)]
 pub fn named(user: u32) -> Result<u32, RateLimitExceeded> {
     Ok(user)

@@ -1,4 +1,4 @@
-//! What the arguments do, one by one.
+//! The arguments of the attribute, one by one.
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -149,7 +149,7 @@ fn a_name_is_what_the_limiter_is_called() {
 static SHARED: RateLimiter = RateLimiter::new("shared by functions", &[Limit::new(2, MINUTE)]);
 
 #[test]
-fn a_static_limiter_is_shared_with_whoever_uses_it() {
+fn a_static_limiter_is_shared_by_its_users() {
     #[rate_limit(limiter = SHARED, key = user)]
     fn first(user: u32) -> Limited<u32> {
         Ok(user)
@@ -222,7 +222,7 @@ fn an_expression_as_the_limiter_is_borrowed() {
     assert!(by_argument(limiter).is_err());
 }
 
-/// A store that is out of order.
+/// A store that always fails.
 struct Broken;
 
 impl Backend for Broken {
@@ -232,7 +232,7 @@ impl Backend for Broken {
 }
 
 #[test]
-fn the_backend_and_what_happens_if_it_fails() {
+fn backends_and_on_backend_error() {
     static MADE: AtomicU32 = AtomicU32::new(0);
     fn memory() -> MemoryBackend {
         MADE.fetch_add(1, Ordering::SeqCst);
@@ -336,7 +336,7 @@ thread_local! {
     static READ: RefCell<Vec<&'static str>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that an argument was evaluated.
+/// Records that an argument was evaluated.
 fn noted<T>(what: &'static str, value: T) -> T {
     READ.with_borrow_mut(|read| read.push(what));
     value
@@ -424,7 +424,7 @@ fn a_dry_run_counts_and_never_denies() {
     assert_eq!((info.allowed, info.denied, info.dry_run), (1, 4, true));
 }
 
-/// As a framework that re-exports the runtime would.
+/// A framework that re-exports the runtime.
 mod framework {
     pub(crate) mod limits {
         pub(crate) use ratelimit_runtime::*;

@@ -117,7 +117,7 @@ fn returns_alias(user: &str) -> BoxFuture<'_, Limited<usize>> {
 }
 
 #[tokio::test]
-async fn functions_that_return_a_future_are_limited_when_it_is_polled() {
+async fn returned_futures_are_limited_when_polled() {
     drop(returns_impl_future(1));
     assert_eq!(admitted_of_five_async(|| returns_impl_future(1)).await, 2);
     assert_eq!(admitted_of_five_async(|| assert_send(returns_impl_future_send(1))).await, 2);

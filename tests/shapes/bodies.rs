@@ -1,4 +1,4 @@
-//! Bodies: what stands in them is untouched.
+//! Bodies stay untouched.
 
 use std::cell::RefCell;
 
@@ -83,7 +83,7 @@ fn drops_without(first: Noisy, _: Noisy, _third: Noisy) -> Limited {
 }
 
 #[test]
-fn arguments_are_dropped_in_the_order_they_are_without_the_attribute() {
+fn the_drop_order_of_arguments_stays() {
     let _ = drops_without(Noisy("first"), Noisy("second"), Noisy("third"));
     let without = DROPPED.take();
     let _ = drops(Noisy("first"), Noisy("second"), Noisy("third"));

@@ -160,14 +160,14 @@ fn a_key_may_be_an_argument_that_the_body_ignores() {
 /// `number` points to a number.
 #[rate_limit(count = 2, per = "1h")]
 unsafe fn dangerous(number: *const u32) -> Limited<u32> {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     Ok(unsafe { *number } + 1)
 }
 
 #[test]
 fn a_function_may_be_unsafe() {
     let number = 1;
-    // SAFETY: it is a number.
+    // SAFETY: the pointer is a reference to a number.
     assert_eq!(admitted_of_five(|| unsafe { dangerous(&raw const number) }), 2);
 }
 
@@ -295,7 +295,7 @@ fn a_pattern_may_borrow() {
 /// `number` points to a number.
 #[rate_limit(count = 1, per = "1h", or_else = |_| -1)]
 unsafe extern "C" fn dangerous_and_foreign(number: *const i32) -> i32 {
-    // SAFETY: the caller's promise.
+    // SAFETY: guaranteed by the caller.
     unsafe { *number }
 }
 
@@ -303,6 +303,6 @@ unsafe extern "C" fn dangerous_and_foreign(number: *const i32) -> i32 {
 fn a_function_may_be_unsafe_and_of_another_abi() {
     let number = 5;
     let call: unsafe extern "C" fn(*const i32) -> i32 = dangerous_and_foreign;
-    // SAFETY: it is a number.
+    // SAFETY: the pointer is a reference to a number.
     assert_eq!(unsafe { [call(&raw const number), call(&raw const number)] }, [5, -1]);
 }

@@ -79,7 +79,7 @@ fn a_pinned_box_by_other_ways_to_write_it() {
 }
 
 #[test]
-fn the_check_happens_at_the_first_poll_and_what_stands_before_the_block_at_the_call() {
+fn the_check_happens_at_the_first_poll_in_the_block() {
     static CALLED: AtomicU32 = AtomicU32::new(0);
     #[rate_limit(count = 1, per = "1m")]
     fn call() -> impl Future<Output = Limited<u32>> {
@@ -203,7 +203,7 @@ fn async_trait_methods() {
     assert!(ready(job.above(0)).is_err());
 }
 
-/// What `#[async_trait]` leaves of a method if it is expanded first: the limit is written on that.
+/// A method as `#[async_trait]` leaves it if it is expanded first. The limit is on the result.
 struct Expanded(u32);
 
 #[async_trait]

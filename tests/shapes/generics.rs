@@ -12,7 +12,7 @@ fn by_type<T: Display>(value: T) -> Limited<String> {
 }
 
 #[test]
-fn a_generic_function_has_one_limiter_for_all_its_instantiations() {
+fn instantiations_of_a_generic_function_share_a_limiter() {
     assert!(by_type(1).is_ok());
     assert!(by_type("a").is_ok());
     assert!(by_type('c').is_err());

@@ -328,7 +328,7 @@ enum Caller<const N: usize> {
     Address(IpAddr, [u16; N]),
 }
 
-/// Which of the keys, in order, have a bucket of their own.
+/// For each key in order, whether it is the first with its bucket.
 fn buckets<K: RateLimitKey>(keys: impl IntoIterator<Item = K>) -> Vec<bool> {
     #[rate_limit(count = 1, per = "1h", key = key)]
     fn call<K: RateLimitKey>(key: K) -> Limited {

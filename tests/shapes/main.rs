@@ -1,7 +1,8 @@
-//! Every shape of function that the attribute takes: each is limited, and does otherwise what it does without.
+//! Every shape of function that the attribute accepts. Each is limited, and otherwise behaves as
+//! without the attribute.
 //!
-//! The functions are written as users write them, and none of them draws a warning: what clippy says of annotated code, it
-//! says of this.
+//! The functions are written as users write them and must be free of warnings, with clippy's
+//! strictest groups denied.
 #![deny(warnings, clippy::all, clippy::pedantic, clippy::nursery)]
 #![allow(clippy::redundant_closure_for_method_calls, reason = "inside of the attribute, written as most would")]
 #![allow(clippy::redundant_pub_crate, reason = "the compiler's `unreachable_pub` says the opposite")]
@@ -29,7 +30,7 @@ use std::task::{Context, Poll, Waker};
 
 use ratelimit_runtime::{RateLimitExceeded, test_util};
 
-/// What most functions here return.
+/// The return type of most functions here.
 type Limited<T = ()> = Result<T, RateLimitExceeded>;
 
 /// How many of five calls in a row are admitted.
@@ -46,7 +47,7 @@ async fn admitted_of_five_async<T, E, F: Future<Output = Result<T, E>>>(mut call
     admitted
 }
 
-/// What the first call returns; the second is denied. For limits of one call.
+/// The result of the first call; asserts that the second is denied. For limits of one call.
 #[track_caller]
 fn once<T, E: Debug>(mut call: impl FnMut() -> Result<T, E>) -> T {
     let _clock = test_util::pause();
@@ -55,13 +56,13 @@ fn once<T, E: Debug>(mut call: impl FnMut() -> Result<T, E>) -> T {
     value
 }
 
-/// As [`once`], of futures that never wait.
+/// The output of the first call; asserts that the second is denied. For futures that never wait.
 #[track_caller]
 fn once_ready<T, E: Debug, F: Future<Output = Result<T, E>>>(mut call: impl FnMut() -> F) -> T {
     once(|| ready(call()))
 }
 
-/// What a future resolves to that never waits, as none does with a backend in memory.
+/// The output of a future that never waits. With a memory backend, none does.
 #[track_caller]
 fn ready<F: Future>(future: F) -> F::Output {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -70,7 +71,7 @@ fn ready<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Compiles only for what may move to another thread.
+/// Compiles only for values that may move to another thread.
 const fn assert_send<T: Send>(value: T) -> T {
     value
 }

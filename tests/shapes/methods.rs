@@ -255,7 +255,7 @@ impl Typed for Second {
 }
 
 #[test]
-fn a_trait_method_may_use_what_the_implementation_says() {
+fn a_trait_method_may_use_associated_items() {
     let _clock = test_util::pause();
     assert_eq!(First.call().ok(), Some(1));
     assert!(Second.call().unwrap_err().is::<RateLimitExceeded>());
@@ -307,7 +307,7 @@ impl<T: AsRef<str>> Blanket for T {
 }
 
 #[test]
-fn trait_objects_of_a_blanket_implementation_share_one_limiter() {
+fn trait_objects_of_a_blanket_impl_share_one_limiter() {
     let first: &dyn Blanket = &"a";
     let second: Box<dyn Blanket> = Box::new(String::from("a"));
     let _clock = test_util::pause();

@@ -1,4 +1,4 @@
-//! Names that could collide with those of the expansion.
+//! Names that could collide with those in the expansion.
 
 #![allow(non_upper_case_globals, dead_code, non_snake_case, non_camel_case_types)]
 
@@ -97,7 +97,7 @@ fn names_may_be_raw() {
     assert_eq!(admitted_of_five(|| r#match(1)), 2);
 }
 
-/// The name of the limiter of a function, found by its place in the source.
+/// The name of a function's limiter, found by its source line.
 fn name_of(line: u32) -> String {
     let is_there = |limiter: &ratelimit_runtime::LimiterInfo| {
         limiter.location.is_some_and(|location| location.file == file!() && location.line == line)
@@ -222,7 +222,7 @@ macro_rules! named {
 named!(by_macro);
 
 #[test]
-fn a_limiter_is_named_by_what_the_compiler_knows() {
+fn a_name_may_be_a_constant_or_a_macro() {
     let _clock = ::ratelimit_runtime::test_util::pause();
     let name = |denied: crate::Limited| denied.unwrap_err().limiter().to_owned();
     for (first, second, expected) in [

@@ -1,4 +1,4 @@
-//! `deduct_when`: calls that count only by what they return.
+//! `deduct_when`: calls that count depending on what they return.
 
 use std::fmt::Display;
 use std::pin::pin;
@@ -49,7 +49,7 @@ fn copies_an_argument(weight: u32) -> Limited<u32> {
 }
 
 #[test]
-fn the_predicate_may_use_arguments_that_are_copied() {
+fn the_predicate_may_use_copied_arguments() {
     assert_eq!(admitted_of_five(|| copies_an_argument(1)), 5);
     assert_eq!(admitted_of_five(|| copies_an_argument(2)), 2);
 }
@@ -196,7 +196,7 @@ async fn log_in(user: &str, password: &str, tries: &AtomicU32) -> Result<(), Box
 }
 
 #[test]
-fn of_a_thousand_wrong_passwords_at_once_only_as_many_are_tried_as_count_says() {
+fn a_thousand_concurrent_passwords_get_count_tries() {
     let clock = test_util::pause();
     let tries = Arc::new(AtomicU32::new(0));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
@@ -240,7 +240,7 @@ impl FromRateLimitExceeded for Tried {
 }
 
 #[test]
-fn of_a_thousand_on_threads_neither() {
+fn a_thousand_threads_get_count_tries() {
     let clock = test_util::pause();
     let tries = AtomicU32::new(0);
     std::thread::scope(|scope| {
@@ -276,7 +276,7 @@ fn the_permit_is_taken_until_the_outcome_is_known() {
 }
 
 #[test]
-fn a_future_that_is_dropped_or_panics_counts() {
+fn a_dropped_or_panicking_future_counts() {
     let clock = test_util::pause();
     let mut context = Context::from_waker(Waker::noop());
     {

@@ -95,7 +95,7 @@ fn never(flag: bool) -> ! {
 }
 
 #[tokio::test]
-async fn a_denied_call_returns_what_its_type_or_or_else_says() {
+async fn a_denied_call_returns_by_its_type_or_or_else() {
     assert_eq!(own_error(), Ok(1));
     assert_eq!(own_error(), Err(AppError::Limited("of an error of one's own".to_owned())));
     assert_eq!(admitted_of_five(boxed_error), 1);

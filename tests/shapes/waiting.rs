@@ -63,7 +63,7 @@ fn may_be_denied_otherwise(cost: u32) -> u32 {
 }
 
 #[test]
-fn what_never_fits_is_denied_at_once() {
+fn a_cost_that_never_fits_is_denied_at_once() {
     let clock = test_util::pause();
     let start = clock.now();
     assert!(may_be_denied(1, 1).is_ok());

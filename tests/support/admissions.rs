@@ -1,4 +1,4 @@
-//! How many admissions are above a limit, by its definition alone: told from when they were made, and from nothing else.
+//! By how much admissions exceed a limit, judged by the limit's definition from their times alone.
 
 use std::cmp::Reverse;
 
@@ -6,8 +6,8 @@ use ratelimit_runtime::{Algorithm, Limit};
 
 use crate::oracle::nanos;
 
-/// An admission, not before `from` and not after `to`: one moment, where the clock that it was decided by said which. Both
-/// in microseconds since the Unix epoch.
+/// An admission at some moment from `from` to `to`, in microseconds since the Unix epoch. Both are
+/// equal if the deciding clock reported the moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Admission {
     /// Not before this.
@@ -17,18 +17,19 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// One at a known moment.
+    /// An admission at a known moment.
     pub fn at(moment: u64) -> Admission {
         Admission { from: moment, to: moment }
     }
 }
 
-/// By how many permits the interval that exceeds `limit` the most is above it, where each admission took one. What may have
-/// been made inside of an interval or beside it does not count: where this is not 0, the limit was not kept for sure.
+/// By how many permits the worst interval exceeds `limit`, if each admission took one permit.
+/// Counts only admissions that certainly lie in the interval: a result other than 0 proves that the
+/// limit was exceeded.
 pub fn above(limit: &Limit, admissions: &[Admission]) -> u64 {
     let mut latest_first = admissions.to_vec();
     latest_first.sort_unstable_by_key(|admission| Reverse(admission.from));
-    // When those were made, at the latest, that were not made before the one at hand.
+    // The latest times of the admissions that did not precede the current one.
     let mut ends = Vec::with_capacity(latest_first.len());
     let mut most = 0;
     for admission in latest_first {
@@ -39,16 +40,16 @@ pub fn above(limit: &Limit, admissions: &[Admission]) -> u64 {
     most
 }
 
-/// The same for the intervals that begin at `start`, and for admissions that were not made before.
+/// The same for intervals that begin at `start`, and for admissions not before it.
 fn above_from(limit: &Limit, start: u64, ends: &[u64]) -> u64 {
     let (count, per) = (u64::from(limit.count()), nanos(limit.per()) / 1_000);
     let before = |end: u64| ends.partition_point(|made| *made < end) as u64;
     match limit.algorithm() {
-        // No half-open interval of the length `per` holds more than `count`.
+        // No half-open interval of length `per` holds more than `count`.
         Algorithm::SlidingWindow => before(start + per).saturating_sub(count),
-        // No window from the epoch on holds more than `count`.
+        // No window, counted from the epoch, holds more than `count`.
         Algorithm::FixedWindow => before((start / per + 1) * per).saturating_sub(count),
-        // Nothing flows out but what the bucket held and what flowed in meanwhile.
+        // No more flows out than the bucket held and what flowed in meanwhile.
         Algorithm::TokenBucket => {
             let burst = u64::from(limit.burst());
             let out = ends.iter().zip(1_u64..);
@@ -96,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_have_been_elsewhere_does_not_count() {
+    fn uncertain_admissions_do_not_count() {
         let between = |from, to| Admission { from, to };
         let two = [between(0, 4), between(3, 9)];
         for (third, expected) in [(between(5, 9), 1), (between(5, 10), 0), (between(9, 12), 0)] {

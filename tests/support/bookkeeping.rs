@@ -1,25 +1,26 @@
-//! What holds of a bucket's books whatever keeps them: resets, refunds and bookings in any order.
+//! Invariants of a bucket for any backend: resets, refunds and bookings in any order.
 //!
-//! Each function takes what carries out an action on one bucket by one limit, at a time in seconds.
+//! Each function takes a closure that carries out an action on one bucket by one limit, at a time
+//! in seconds.
 
 use std::time::Duration;
 
 use ratelimit_runtime::backend::{Action, Outcome, Permit};
 use ratelimit_runtime::{Algorithm, Limit};
 
-/// Carries out an action by a limit at a time, on a bucket of its own for each name.
+/// Carries out an action by a limit at a time, in a separate bucket for each name.
 pub type Decide<'a> = &'a mut dyn FnMut(&str, Limit, Action, f64) -> Outcome;
 
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// All of them.
+/// Runs all scenarios.
 pub fn all(decide: Decide<'_>) {
     a_reset_leaves_nothing_to_give_back(decide);
     a_refund_before_a_booking_is_given_up_is_not_lost(decide);
     a_booking_is_given_up_once(decide);
-    many_bookings_that_are_given_up_leave_nothing(decide);
-    another_kind_of_limit_takes_over_what_is_taken(decide);
+    many_cancelled_bookings_leave_nothing(decide);
+    another_kind_of_limit_takes_over_taken_permits(decide);
 }
 
 fn take(cost: u32) -> Action {
@@ -37,7 +38,7 @@ fn permit(outcome: &Outcome) -> Permit {
     }
 }
 
-/// Single permits that are admitted at a time.
+/// The number of single permits admitted at a time.
 fn drain(decide: Decide<'_>, name: &str, limit: Limit, at: f64) -> u32 {
     let is_admitted = |outcome| matches!(outcome, Outcome::Admitted(_));
     (0..1_000).take_while(|_| is_admitted(decide(name, limit, take(1), at))).count().try_into().unwrap()
@@ -79,7 +80,7 @@ fn a_booking_is_given_up_once(decide: Decide<'_>) {
         decide(&name, limit, take(100), 0.0);
         let first = permit(&decide(&name, limit, book(10), 0.0));
         decide(&name, limit, Action::GiveBack(first.clone()), 0.0);
-        // As large, at the same time.
+        // Of the same size, at the same time.
         let second = permit(&decide(&name, limit, book(10), 0.0));
         decide(&name, limit, Action::GiveBack(first), 0.0);
         let third = permit(&decide(&name, limit, book(10), 0.0));
@@ -91,7 +92,7 @@ fn a_booking_is_given_up_once(decide: Decide<'_>) {
     }
 }
 
-fn many_bookings_that_are_given_up_leave_nothing(decide: Decide<'_>) {
+fn many_cancelled_bookings_leave_nothing(decide: Decide<'_>) {
     for algorithm in ALGORITHMS {
         let name = format!("many {algorithm:?}");
         let limit = Limit::new(1, Duration::from_secs(10)).with_algorithm(algorithm);
@@ -105,14 +106,14 @@ fn many_bookings_that_are_given_up_leave_nothing(decide: Decide<'_>) {
     }
 }
 
-fn another_kind_of_limit_takes_over_what_is_taken(decide: Decide<'_>) {
+fn another_kind_of_limit_takes_over_taken_permits(decide: Decide<'_>) {
     for before in ALGORITHMS {
         for after in ALGORITHMS {
             let name = format!("{before:?} then {after:?}");
             let limit = |algorithm| Limit::new(10, HOUR).with_algorithm(algorithm);
             let taken = permit(&decide(&name, limit(before), take(7), 1.0));
             assert_eq!(drain(decide, &name, limit(after), 1.0), 3, "{name}");
-            // What was taken of another kind of limit gives nothing back to this one.
+            // Permits taken under another kind of limit give nothing back to this one.
             decide(&name, limit(after), Action::GiveBack(taken), 1.0);
             assert_eq!(drain(decide, &name, limit(after), 1.0), if before == after { 7 } else { 0 }, "{name}");
         }

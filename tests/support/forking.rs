@@ -1,4 +1,4 @@
-//! A process that has limited some calls, and then forks: what `fork.rs` starts. Prints nothing unless something is wrong.
+//! The scenarios of `fork.rs`: a process limits some calls, and then forks. Prints only failures.
 
 #![allow(unsafe_code, reason = "nothing safe forks a process")]
 
@@ -23,13 +23,14 @@ unsafe extern "C" {
     fn waitpid(process: i32, status: *mut i32, options: i32) -> i32;
 }
 
-/// Runs `child` in a forked process and `parent` in this one meanwhile; ends as the worse of the two.
+/// Runs `child` in a forked process and `parent` in this one. Exits with the worse result of the
+/// two.
 fn forked(child: impl FnOnce(), parent: impl FnOnce()) -> ! {
-    // SAFETY: the child goes on with what is its own: this thread. No other thread holds a lock of the allocator's, because
-    // those of this process wait.
+    // SAFETY: the child continues with this thread only. No other thread holds an allocator lock,
+    // because all others of this process are waiting.
     let process = unsafe { fork() };
     assert!(process >= 0, "fork fails");
-    // SAFETY: it ends the process that calls it, after a time in which both are done.
+    // SAFETY: only ends this process, after a time in which both are done.
     unsafe { alarm(120) };
     if process == 0 {
         child();
@@ -65,7 +66,7 @@ fn limiter(count: u32, per: Duration) -> ratelimit_runtime::Builder {
     RateLimiter::builder("forked").limit(Limit::new(count, per)).on_backend_error(OnBackendError::Deny)
 }
 
-/// Buckets in memory are copied: each process goes on for itself.
+/// Buckets in memory are copied: each process goes on with its own.
 fn memory() -> ! {
     let limiter = limiter(3, HOUR).build().unwrap();
     limiter.check("a", 1).unwrap();
@@ -75,7 +76,7 @@ fn memory() -> ! {
     forked(two_more, two_more)
 }
 
-/// Without a runtime around, on the timer of the background thread.
+/// Waits outside a runtime, on the timer of the background thread.
 fn wait() -> ! {
     let limiter = limiter(1, Duration::from_millis(50)).build().unwrap();
     let wait = || {
@@ -86,7 +87,7 @@ fn wait() -> ! {
     forked(wait, wait)
 }
 
-/// A thread and a future of the parent wait for the key, neither of which goes on in the child.
+/// A thread and a future of the parent wait for the key. Neither exists in the child.
 fn wait_behind() -> ! {
     let limiter = limiter(1, Duration::from_millis(200)).build().unwrap();
     limiter.check("a", 1).unwrap();
@@ -94,7 +95,7 @@ fn wait_behind() -> ! {
     let thread = std::thread::spawn(move || in_thread.wait("a", 1).unwrap());
     let mut waiting = Box::pin(limiter.wait_async("a", 1));
     assert!(waiting.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-    // Until the thread sleeps.
+    // Waits until the thread sleeps.
     std::thread::sleep(Duration::from_millis(20));
     let child = || {
         limiter.wait("a", 1).unwrap();
@@ -120,7 +121,7 @@ fn wait_across() -> ! {
     forked(go_on, go_on)
 }
 
-/// A store whose decisions are made on helper threads.
+/// A store whose decisions run on helper threads.
 struct Slow;
 
 impl Backend for Slow {
@@ -176,7 +177,7 @@ fn redis(url: &str) -> RedisBackend {
     redis.build().unwrap()
 }
 
-/// Calls that tell by their answers whether they are their own: of one key permits are left, of the other none.
+/// Checks that calls get their own answers: one key has permits left, the other has none.
 fn check_answers(limiter: &RateLimiter, check: impl Fn(&str) -> Option<u32>) {
     let own = format!("of process {}", std::process::id());
     let mut left = limiter.limits()[0].count();
@@ -193,7 +194,7 @@ fn redis_limiter(redis: RedisBackend) -> RateLimiter {
     limiter
 }
 
-/// What is left; `None` of a call that is denied by its limit.
+/// Permits left; `None` if the call was denied by its limit.
 fn left(checked: Result<Decision, RateLimitExceeded>) -> Option<u32> {
     match checked {
         Ok(decision) => Some(decision.remaining()),
@@ -231,7 +232,7 @@ fn redis_without_runtime(url: &str) -> ! {
     forked(check, check)
 }
 
-/// What the parent holds, it spends: the child takes permits of its own.
+/// Permits leased by the parent are spent by the parent; the child takes its own.
 fn redis_lease(url: &str) -> ! {
     let redis = RedisBackend::builder().url(url).timeout(Duration::from_secs(5)).lease(100, Duration::from_secs(10));
     let limiter = limiter(100, HOUR).backend(redis.build().unwrap()).build().unwrap();

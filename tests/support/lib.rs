@@ -1,4 +1,4 @@
-//! Shared fixtures of the tests.
+//! Fixtures shared by the tests.
 
 mod admissions;
 pub mod bookkeeping;

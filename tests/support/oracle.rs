@@ -1,4 +1,4 @@
-//! What a limit admits, by its definition alone: a full log of what was admitted, and no algorithm.
+//! An oracle that judges by a limit's definition alone: a full log of admissions, and no algorithm.
 
 use std::time::Duration;
 
@@ -13,24 +13,27 @@ pub struct Entry {
     pub cost: u32,
 }
 
-/// All admissions of a bucket, in the order of their times.
+/// All admissions of a bucket, ordered by time.
 #[derive(Clone, Debug, Default)]
 pub struct Log(pub Vec<Entry>);
 
 impl Log {
-    /// Whether `cost` more permits at `at`, which is not before any on record, keep to the definition of `limit`.
+    /// Whether `cost` more permits at `at` satisfy the definition of `limit`. No admission on
+    /// record is later than `at`.
     pub fn admits(&self, limit: &Limit, at: u64, cost: u32) -> bool {
         let per = nanos(limit.per());
         let sum = |entries: &mut dyn Iterator<Item = &Entry>| entries.map(|entry| u64::from(entry.cost)).sum::<u64>();
         let (count, burst, cost) = (u64::from(limit.count()), u64::from(limit.burst()), u64::from(cost));
         match limit.algorithm() {
-            // No half-open interval of the length `per` that ends with this call holds more than `count`.
+            // No half-open interval of length `per` that ends with this call holds more than
+            // `count`.
             Algorithm::SlidingWindow => sum(&mut self.0.iter().filter(|entry| at - entry.at < per)) + cost <= count,
-            // No window from the epoch on holds more than `count`.
+            // No window, counted from the epoch, holds more than `count`.
             Algorithm::FixedWindow => {
                 sum(&mut self.0.iter().filter(|entry| entry.at / per == at / per)) + cost <= count
             }
-            // From no admission to this call has more flowed out than the bucket held and what flowed in meanwhile.
+            // From no admission to this call has more flowed out than the bucket held and what
+            // flowed in meanwhile.
             Algorithm::TokenBucket => {
                 let mut out = u128::from(cost);
                 if out > u128::from(burst) {
@@ -46,9 +49,11 @@ impl Log {
         }
     }
 
-    /// The first moment from `from` on at which `limit` admits `cost`; of a token bucket, if later,
-    /// on a whole microsecond where `from` is one.
-    /// What one limit admits once it admits later too, if nothing is taken meanwhile.
+    /// The first moment from `from` on at which `limit` admits `cost`.
+    ///
+    /// For a token bucket, a later moment is a whole microsecond if `from` is one. Binary search is
+    /// valid because a call that is admitted at one moment is admitted later too, if nothing is
+    /// taken meanwhile.
     pub fn earliest(&self, limit: &Limit, from: u64, cost: u32) -> u64 {
         if self.admits(limit, from, cost) {
             return from;
@@ -62,7 +67,7 @@ impl Log {
         admitted * grain
     }
 
-    /// Permits of the sliding window that are left at `at`.
+    /// Permits of the sliding window left at `at`.
     pub fn left(&self, limit: &Limit, at: u64) -> u64 {
         let per = nanos(limit.per());
         let taken = self.0.iter().filter(|entry| at - entry.at < per).map(|entry| u64::from(entry.cost)).sum::<u64>();
@@ -73,7 +78,7 @@ impl Log {
 /// A duration in nanoseconds.
 ///
 /// # Panics
-/// Where it is longer than 584 years.
+/// If the duration is longer than 584 years.
 pub fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap()
 }

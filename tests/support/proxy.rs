@@ -1,4 +1,4 @@
-//! A network between a test and a server that can be made to fail: a TCP proxy on 127.0.0.1.
+//! A faulty network between a test and a server: a TCP proxy on 127.0.0.1.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -6,20 +6,20 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What the network does to what goes to the server.
+/// What the network does to traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Passes it on.
+    /// Passes everything on.
     Fine,
-    /// Swallows what comes over the connections that there are; new ones are fine.
+    /// Drops everything on existing connections. New ones work.
     LosesConnections,
-    /// Swallows all; connections are accepted.
+    /// Drops everything. Connections are accepted.
     LosesAll,
-    /// Swallows what the server answers: it does what it is asked, and nobody is told.
+    /// Drops the server's answers: it carries out requests without a reply.
     LosesAnswers,
-    /// Passes it on after so long.
+    /// Passes everything on after this delay.
     Slow(Duration),
-    /// Answers with this in the server's place.
+    /// Answers with these bytes instead of the server.
     Garbage(&'static [u8]),
 }
 
@@ -32,18 +32,18 @@ pub struct Proxy {
 struct Shared {
     server: u16,
     network: Mutex<Network>,
-    /// Connections so far.
+    /// The number of connections so far.
     accepted: AtomicU64,
-    /// Those before this one are lost.
+    /// Connections with a lower number are lost.
     lost: AtomicU64,
     decisions: AtomicU64,
 }
 
 impl Proxy {
-    /// Starts one in front of the port `server`.
+    /// Starts a proxy in front of the port `server`.
     ///
     /// # Panics
-    /// Where no port is free.
+    /// If no port is free.
     pub fn start(server: u16) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
         let port = listener.local_addr().expect("it is bound").port();
@@ -64,17 +64,17 @@ impl Proxy {
         proxy
     }
 
-    /// Where it listens.
+    /// The port on which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its address as that of a Redis server.
+    /// Its address, as the URL of a Redis server.
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Makes the network so from now on.
+    /// Sets the behaviour of the network from now on.
     pub fn set(&self, network: Network) {
         if network == Network::LosesConnections {
             self.shared.lost.store(self.connections(), Ordering::SeqCst);
@@ -82,12 +82,12 @@ impl Proxy {
         *self.shared.network() = network;
     }
 
-    /// Connections that were made so far.
+    /// The number of connections so far.
     pub fn connections(&self) -> u64 {
         self.shared.accepted.load(Ordering::SeqCst)
     }
 
-    /// Calls of a script that came from clients so far, whatever became of them.
+    /// Script calls that clients have sent so far, whatever became of them.
     pub fn decisions(&self) -> u64 {
         self.shared.decisions.load(Ordering::SeqCst)
     }
@@ -98,13 +98,13 @@ impl Shared {
         self.network.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A server that cannot be reached closes the connection.
+    /// If the server is unreachable, closes the client's connection.
     fn connect(shared: &Arc<Shared>, client: &TcpStream, number: u64) {
         let Ok(server) = TcpStream::connect(("127.0.0.1", shared.server)) else { return };
         let both = || Some((client.try_clone().ok()?, server.try_clone().ok()?));
         let (Some((from, to)), Some((back_to, back_from))) = (both(), both()) else { return };
         for stream in [client, &server] {
-            // A delay of its own would look like one of the server.
+            // Nagle's delay would look like one of the server.
             let _ = stream.set_nodelay(true);
         }
         let there = Arc::clone(shared);
@@ -126,7 +126,7 @@ impl Shared {
                 Network::Garbage(garbage) => from.write_all(garbage),
                 Network::Slow(delay) => {
                     let due = Instant::now() + delay;
-                    // Until it is due or the network is fine again.
+                    // Until it is due or the behaviour changes.
                     while Instant::now() < due && *self.network() == network {
                         std::thread::sleep(Duration::from_millis(1));
                     }

@@ -1,7 +1,8 @@
-//! A process of its own that uses the Redis server which the environment names.
+//! A separate process that uses the Redis server named by the environment.
 //!
-//! `redis_client once` asks for one permit; `redis_client run <algorithm> <count> <per in ms> <for ms>` asks for permits as
-//! fast as it can and prints the server's time of each that it gets, in microseconds.
+//! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
+//! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
+//! microseconds.
 
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ fn request(limit: Limit) -> Request {
 }
 
 fn once() {
-    // The environment's server, without a deadline that a busy machine could miss.
+    // Without a deadline that a busy machine could miss.
     let answer = RedisBackend::from_env()
         .and_then(|_| RedisBackend::builder().timeout(Duration::from_secs(20)).build())
         .and_then(|backend| backend.decide(&request(Limit::new(1, Duration::from_secs(3_600)))));

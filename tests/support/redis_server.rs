@@ -1,4 +1,5 @@
-//! A real Redis server of the tests' own: on a free port, with nothing on disk, gone with the test process.
+//! A private, real Redis server for tests: on a free port, without persistence, ended with the test
+//! process.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The server runs as a child of a shell that kills it when its own standard input ends, at the latest with the test
-/// process, however that ends. The shell itself ends with the server.
+/// The server runs as a child of a shell. The shell kills it when its standard input closes, at the
+/// latest when the test process ends for any reason. The shell ends with the server.
 const WATCHDOG: &str = r#"
 directory=$(mktemp -d) || exit 1
 if [ -n "$SENTINEL" ]; then
@@ -25,14 +26,14 @@ wait "$server" 2>/dev/null
 rm -rf "$directory"
 "#;
 
-/// So long may a server take to start.
+/// How long a server may take to start.
 const START: Duration = Duration::from_secs(20);
 
 /// A running `redis-server`. Dropping it kills the server.
 pub struct RedisServer {
     port: u16,
     options: Vec<String>,
-    /// The configuration of a sentinel, if it is one.
+    /// The configuration, for a sentinel.
     sentinel: String,
     process: Mutex<Option<Process>>,
 }
@@ -46,23 +47,23 @@ impl RedisServer {
     /// Starts a server.
     ///
     /// # Panics
-    /// Where `redis-server` is not installed or does not start: these tests do not pass without one.
+    /// If `redis-server` is not installed or does not start: these tests do not pass without one.
     pub fn start() -> RedisServer {
         RedisServer::start_with(&[])
     }
 
-    /// Starts a server with more options, as in `--requirepass s3cret`.
+    /// Starts a server with more options, such as `--requirepass s3cret`.
     ///
     /// # Panics
-    /// As [`start`](RedisServer::start).
+    /// If the server does not start.
     pub fn start_with(options: &[&str]) -> RedisServer {
         RedisServer::run(options, "")
     }
 
-    /// Starts a sentinel with the lines of a configuration.
+    /// Starts a sentinel with these lines of configuration.
     ///
     /// # Panics
-    /// As [`start`](RedisServer::start).
+    /// If the sentinel does not start.
     pub fn start_sentinel(configuration: &str) -> RedisServer {
         RedisServer::run(&[], configuration)
     }
@@ -90,13 +91,13 @@ impl RedisServer {
         panic!("redis-server does not start with {options:?}");
     }
 
-    /// A server that the tests of one binary share.
+    /// A server shared by the tests of one binary.
     pub fn shared() -> &'static RedisServer {
         static SHARED: OnceLock<RedisServer> = OnceLock::new();
         SHARED.get_or_init(RedisServer::start)
     }
 
-    /// Where it listens.
+    /// The port on which it listens.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -106,10 +107,11 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// Starts a server that listens at a unix socket too, and says where that is. It goes with the server.
+    /// Starts a server that also listens on a unix socket, and returns the socket's path. The
+    /// socket is removed with the server.
     ///
     /// # Panics
-    /// As [`start`](RedisServer::start).
+    /// If the server does not start.
     pub fn start_with_socket() -> (RedisServer, String) {
         let server = RedisServer::start_with(&["--unixsocket", "redis.sock"]);
         let directory = redis::cmd("CONFIG").arg("GET").arg("dir").query(&mut server.connection());
@@ -117,19 +119,20 @@ impl RedisServer {
         (server, format!("{directory}/redis.sock"))
     }
 
-    /// A connection for looking at it from the side.
+    /// A separate connection for inspecting the server.
     ///
     /// # Panics
-    /// Where it cannot be reached.
+    /// If it is unreachable.
     pub fn connection(&self) -> redis::Connection {
         let client = redis::Client::open(self.url()).expect("the URL is right");
         client.get_connection().expect("the server is running")
     }
 
-    /// How often it has carried out `command`, as in `evalsha` or `script|load`; with those in scripts.
+    /// How often the server has carried out `command`, such as `evalsha` or `script|load`. Includes
+    /// commands in scripts.
     ///
     /// # Panics
-    /// Where it cannot be reached.
+    /// If it is unreachable.
     pub fn calls_of(&self, command: &str) -> u64 {
         let stats: String = redis::cmd("INFO").arg("commandstats").query(&mut self.connection()).expect("INFO works");
         let prefix = format!("cmdstat_{command}:calls=");
@@ -137,22 +140,22 @@ impl RedisServer {
         line.and_then(|line| line.split(',').next()).map_or(0, |calls| calls.parse().expect("a number of calls"))
     }
 
-    /// Whether it is a master, by what it says itself; one that does not answer is none.
+    /// Whether it reports to be a master; false if it does not answer.
     pub fn is_master(&self) -> bool {
         self.replication().is_some_and(|stats| stats.contains("role:master"))
     }
 
-    /// What it says about masters and replicas, if it answers.
+    /// Its replication info, if it answers.
     pub(crate) fn replication(&self) -> Option<String> {
         let password = self.options.iter().skip_while(|option| *option != "--requirepass").nth(1);
         let login = password.map_or(String::new(), |password| format!(":{password}@"));
         let client = redis::Client::open(format!("redis://{login}127.0.0.1:{}", self.port)).ok()?;
-        // It ends its connections when its role changes.
+        // The server closes connections when its role changes.
         let mut connection = client.get_connection().ok()?;
         redis::cmd("INFO").arg("replication").query(&mut connection).ok()
     }
 
-    /// Kills it, as a crash would.
+    /// Kills it, like a crash.
     pub fn kill(&self) {
         drop(self.process().take());
     }
@@ -160,19 +163,19 @@ impl RedisServer {
     /// Starts it again on the same port, empty.
     ///
     /// # Panics
-    /// Where it does not start.
+    /// If it does not start.
     pub fn restart(&self) {
         self.kill();
         let process = Process::start(self.port, &self.options, &self.sentinel).expect("redis-server starts again");
         *self.process() = Some(process);
     }
 
-    /// Stops it without ending it: connections stay, nothing is answered.
+    /// Suspends it: connections stay open, and nothing is answered.
     pub fn freeze(&self) {
         self.signal("-STOP");
     }
 
-    /// Lets it go on.
+    /// Resumes it.
     pub fn thaw(&self) {
         self.signal("-CONT");
     }
@@ -195,10 +198,10 @@ impl fmt::Debug for RedisServer {
     }
 }
 
-/// A port that nobody listens at.
+/// A port without a listener.
 ///
 /// # Panics
-/// Where none is free.
+/// If none is free.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     listener.local_addr().expect("it is bound").port()
@@ -222,7 +225,7 @@ impl Process {
         let until = Instant::now() + START;
         while Instant::now() < until && process.is_alive() {
             if answers(port) {
-                // Another server may have the port: then ours is gone by now.
+                // Another server may have the port: then ours has ended by now.
                 return process.is_alive().then_some(process);
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -238,12 +241,12 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         drop(self.watchdog.stdin.take());
-        // Nothing is left to do where it cannot be waited for.
+        // Nothing is left to do if the wait fails.
         let _ = self.watchdog.wait();
     }
 }
 
-/// Whether a Redis server is at the port; one that wants a password answers too.
+/// Whether a Redis server answers on the port, including one that asks for a password.
 fn answers(port: u16) -> bool {
     let ask = || -> std::io::Result<u8> {
         let mut stream = TcpStream::connect(("127.0.0.1", port))?;

@@ -1,4 +1,4 @@
-//! Redis servers as they are put together: with TLS, watched over by sentinels, as a cluster. All are real ones.
+//! Real Redis servers in each topology: with TLS, with Sentinel, as a cluster.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,25 +9,25 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, 
 
 use crate::{RedisServer, free_port};
 
-/// So long may servers take to agree on something.
+/// How long servers may take to agree on something.
 const AGREE: Duration = Duration::from_secs(30);
 
-/// A certificate authority, and certificates that it signed, as PEM.
+/// A certificate authority and two certificates that it signed, as PEM.
 #[derive(Debug)]
 pub struct Certificates {
     /// The authority's certificate.
     pub authority: String,
-    /// For a server at 127.0.0.1, and its key.
+    /// For a server at 127.0.0.1, with its key.
     pub server: (String, String),
-    /// For a client, and its key.
+    /// For a client, with its key.
     pub client: (String, String),
 }
 
 impl Certificates {
-    /// Makes new ones.
+    /// Creates new certificates.
     ///
     /// # Panics
-    /// Where cryptography fails.
+    /// If cryptography fails.
     pub fn new() -> Certificates {
         let mut params = CertificateParams::new(Vec::default()).expect("no names are good names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -52,22 +52,22 @@ impl Default for Certificates {
     }
 }
 
-/// A server that speaks TLS at a port of its own.
+/// A server with a TLS port.
 #[derive(Debug)]
 pub struct RedisTls {
-    /// The server; its own port is without TLS.
+    /// The server. Its own port is without TLS.
     pub server: RedisServer,
-    /// What it shows, and what it wants to see.
+    /// The certificates that it shows and accepts.
     pub certificates: Certificates,
     port: u16,
     directory: PathBuf,
 }
 
 impl RedisTls {
-    /// Starts one, which wants a client certificate or does not.
+    /// Starts a server, which may require a client certificate.
     ///
     /// # Panics
-    /// As [`RedisServer::start`].
+    /// If the server does not start.
     pub fn start(client_certificates: bool) -> RedisTls {
         let certificates = Certificates::new();
         let directory = directory();
@@ -92,17 +92,17 @@ impl RedisTls {
         RedisTls { server, certificates, port, directory }
     }
 
-    /// Where it listens with TLS.
+    /// The TLS port.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Its address, by the IP address that the certificate is for.
+    /// Its address, by the IP address in the certificate.
     pub fn url(&self) -> String {
         format!("rediss://127.0.0.1:{}", self.port)
     }
 
-    /// The same server by a name that the certificate is not for.
+    /// The same server, by a name that is not in the certificate.
     pub fn url_by_name(&self) -> String {
         format!("rediss://localhost:{}", self.port)
     }
@@ -110,7 +110,7 @@ impl RedisTls {
 
 impl Drop for RedisTls {
     fn drop(&mut self) {
-        // What is left is in the directory for such things.
+        // A leftover folder is in the system's temporary directory.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -123,23 +123,24 @@ fn directory() -> PathBuf {
     Path::new(&directory).to_owned()
 }
 
-/// A master, a replica, and three sentinels that watch over them under the name `mymaster`.
+/// A master, a replica, and three sentinels that monitor them under the name `mymaster`.
 #[derive(Debug)]
 pub struct RedisSentinel {
-    /// The master at first, and its replica.
+    /// The initial master and its replica.
     pub servers: [RedisServer; 2],
     /// The sentinels.
     pub sentinels: Vec<RedisServer>,
 }
 
 impl RedisSentinel {
-    /// Starts them with options of the servers and lines of the sentinels' configuration, and waits until all know each
-    /// other and the replica knows what the master does. The master is taken for dead after 5 s unless those lines say otherwise.
+    /// Starts them with options for the servers and configuration lines for the sentinels. Waits
+    /// until all know each other and the replica is in sync. The master counts as dead after 5 s
+    /// unless those lines say otherwise.
     ///
     /// # Panics
-    /// As [`RedisServer::start`], or where they do not agree.
+    /// If a server does not start, or they do not agree.
     pub fn start(options: &[&str], configuration: &str) -> RedisSentinel {
-        // The replica is not made to wait for others.
+        // Starts replication without waiting for further replicas.
         let options = &[&["--repl-diskless-sync-delay", "0"], options].concat()[..];
         let master = RedisServer::start_with(options);
         let port = master.port().to_string();
@@ -154,7 +155,7 @@ impl RedisSentinel {
             })
             .collect();
         let redis = RedisSentinel { servers: [master, replica], sentinels };
-        // Before that it is a replica that knows nothing, and could be made master.
+        // Before that, an empty replica could be promoted.
         agree("the replica", || redis.servers[1].replication()?.contains("master_link_status:up").then_some(()));
         for sentinel in &redis.sentinels {
             agree("the sentinels", || {
@@ -166,7 +167,7 @@ impl RedisSentinel {
         redis
     }
 
-    /// Where the sentinels are.
+    /// The URLs of the sentinels.
     pub fn urls(&self) -> Vec<String> {
         self.sentinels.iter().map(RedisServer::url).collect()
     }
@@ -174,15 +175,15 @@ impl RedisSentinel {
     /// Waits until the replica is master.
     ///
     /// # Panics
-    /// Where it does not become one.
+    /// If it does not become one.
     pub fn wait_for_failover(&self) {
         self.wait_for_master(1);
     }
 
-    /// Waits until the server at this position is master.
+    /// Waits until the server at this position is the master.
     ///
     /// # Panics
-    /// Where it does not become one.
+    /// If it does not become one.
     pub fn wait_for_master(&self, position: usize) {
         agree("the failover", || self.servers[position].is_master().then_some(()));
     }
@@ -190,7 +191,7 @@ impl RedisSentinel {
     /// Has the server at `from` hand over to its replica at `to`, by hand, and waits until it has.
     ///
     /// # Panics
-    /// Where they do not obey or agree.
+    /// If they do not obey or agree.
     pub fn hand_over(&self, from: usize, to: usize) {
         let (from, to) = (&self.servers[from], &self.servers[to]);
         agree("the replica", || to.replication()?.contains("master_link_status:up").then_some(()));
@@ -199,14 +200,14 @@ impl RedisSentinel {
         agree("the failover", || (to.is_master() && !from.is_master()).then_some(()));
     }
 
-    /// Starts a server that was killed again, as the other one's replica, and waits until all know of it.
+    /// Restarts a killed server as the other one's replica, and waits until all know it.
     ///
     /// # Panics
-    /// Where it does not start, or they do not agree.
+    /// If it does not start, or they do not agree.
     pub fn rejoin(&self, position: usize) {
         let (server, master) = (&self.servers[position], &self.servers[1 - position]);
         let port = master.port().to_string();
-        // Nobody is led to it before it knows its place.
+        // No client may be sent to it before it knows its role.
         for sentinel in &self.sentinels {
             agree("the sentinels", || {
                 let told: HashMap<String, String> =
@@ -221,7 +222,7 @@ impl RedisSentinel {
     }
 }
 
-/// Three masters, with a third of the slots each, and a replica of the first.
+/// Three masters with a third of the slots each, and a replica of the first.
 #[derive(Debug)]
 pub struct RedisCluster {
     /// The masters.
@@ -234,14 +235,15 @@ impl RedisCluster {
     /// The first and the last slot of each master.
     pub const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
 
-    /// Starts one with options of all nodes and waits until it serves all slots. A node is taken for dead after 5 s unless
-    /// they say otherwise, so that a busy machine ends none.
+    /// Starts a cluster with options for all nodes, and waits until it serves all slots. A node
+    /// counts as dead after 5 s unless the options say otherwise, so that a busy machine loses
+    /// none.
     ///
     /// # Panics
-    /// As [`RedisServer::start`], or where they do not agree.
+    /// If a server does not start, or they do not agree.
     pub fn start(options: &[&str]) -> RedisCluster {
         let start = || {
-            // The usual one, 10,000 above the other, may not be there.
+            // The default bus port, 10,000 above, may be out of range or taken.
             let bus = free_port();
             let port = bus.to_string();
             let cluster = ["--cluster-enabled", "yes", "--cluster-node-timeout", "5000", "--cluster-port", &port];
@@ -257,7 +259,7 @@ impl RedisCluster {
         let info = |node: &RedisServer, what: &str| Self::text(node, "INFO").contains(what);
         let mut met = None::<Instant>;
         agree("the cluster's nodes", || {
-            // On a busy machine a greeting may be given up.
+            // On a busy machine a handshake may time out.
             if met.is_none_or(|met| met.elapsed() > Duration::from_secs(2)) {
                 met = Some(Instant::now());
                 for (other, bus) in &nodes[1..] {
@@ -275,23 +277,23 @@ impl RedisCluster {
         cluster
     }
 
-    /// Where the nodes are.
+    /// The URLs of the nodes.
     pub fn urls(&self) -> Vec<String> {
         self.masters.iter().map(RedisServer::url).collect()
     }
 
-    /// A node's identity in the cluster.
+    /// A node's ID in the cluster.
     ///
     /// # Panics
-    /// Where it does not answer.
+    /// If it does not answer.
     pub fn id(server: &RedisServer) -> String {
         Self::text(server, "MYID")
     }
 
-    /// Runs a subcommand of `CLUSTER` at a node.
+    /// Runs a subcommand of `CLUSTER` on a node.
     ///
     /// # Panics
-    /// Where that fails.
+    /// If that fails.
     pub fn cluster(server: &RedisServer, arguments: &[&str]) {
         redis::cmd("CLUSTER").arg(arguments).exec(&mut server.connection()).expect("the cluster obeys");
     }
@@ -300,18 +302,18 @@ impl RedisCluster {
         redis::cmd("CLUSTER").arg(subcommand).query(&mut server.connection()).expect("the cluster answers")
     }
 
-    /// Waits until the replica of the first master is master itself.
+    /// Waits until the first master's replica is promoted.
     ///
     /// # Panics
-    /// Where it does not become one.
+    /// If it is not.
     pub fn wait_for_failover(&self) {
         agree("the failover", || Self::is_master(&self.replica));
     }
 
-    /// Has a master hand over to its replica, with all that it knows, and waits until it has.
+    /// Makes a master hand over to its replica without loss, and waits until it has.
     ///
     /// # Panics
-    /// Where they do not obey or agree.
+    /// If they refuse or do not agree.
     pub fn hand_over(&self, from: &RedisServer, to: &RedisServer) {
         agree("the replica", || to.replication()?.contains("master_link_status:up").then_some(()));
         Self::cluster(to, &["FAILOVER"]);
@@ -347,15 +349,15 @@ impl RedisCluster {
     /// The slot of a key.
     ///
     /// # Panics
-    /// Where the node does not answer.
+    /// If the node does not answer.
     pub fn slot(server: &RedisServer, key: &str) -> u16 {
         redis::cmd("CLUSTER").arg("KEYSLOT").arg(key).query(&mut server.connection()).expect("the cluster answers")
     }
 
-    /// Begins to move a slot: what is not at `from` any more is at `to` from now on.
+    /// Starts to migrate a slot: keys no longer at `from` are at `to` from now on.
     ///
     /// # Panics
-    /// Where the nodes do not obey.
+    /// If a node refuses.
     pub fn open_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
         let slot = slot.to_string();
         Self::cluster(to, &["SETSLOT", &slot, "IMPORTING", &Self::id(from)]);
@@ -365,7 +367,7 @@ impl RedisCluster {
     /// Moves all keys of an open slot.
     ///
     /// # Panics
-    /// Where the nodes do not obey.
+    /// If a node refuses.
     pub fn empty_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
         let mut connection = from.connection();
         loop {
@@ -382,10 +384,10 @@ impl RedisCluster {
         }
     }
 
-    /// Ends the move of a slot that is empty by now.
+    /// Completes the migration of an emptied slot.
     ///
     /// # Panics
-    /// Where the nodes do not obey.
+    /// If a node refuses.
     pub fn assign_slot(slot: u16, from: &RedisServer, to: &RedisServer) {
         for server in [to, from] {
             Self::cluster(server, &["SETSLOT", &slot.to_string(), "NODE", &Self::id(to)]);
@@ -404,7 +406,7 @@ fn agree<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What a server answers, if it does.
+/// A server's answer, if there is one.
 fn look<T: redis::FromRedisValue>(server: &RedisServer, command: &redis::Cmd) -> Option<T> {
     command.query(&mut redis::Client::open(server.url()).ok()?.get_connection().ok()?).ok()
 }

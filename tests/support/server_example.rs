@@ -1,14 +1,15 @@
-//! The examples, run as the README says; those that are HTTP servers on a free port, ended when they are dropped.
+//! Runs the examples. Those that are HTTP servers listen on a free port and end when they are
+//! dropped.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 
-/// `cargo run --example NAME`, its arguments to be added, at the root of the workspace.
+/// `cargo run --example NAME` at the root of the workspace, to which arguments can be added.
 ///
 /// # Panics
-/// Where the examples do not build.
+/// If the examples do not build.
 pub fn example(name: &str) -> Command {
     static BUILT: Once = Once::new();
     BUILT.call_once(|| {
@@ -34,18 +35,18 @@ pub struct ServerExample {
 }
 
 impl ServerExample {
-    /// Runs it until it says where it listens.
+    /// Runs it until it prints its address.
     ///
     /// # Panics
-    /// Where it does not.
+    /// If it does not.
     pub fn start(name: &str) -> ServerExample {
         ServerExample::start_with(name, &[])
     }
 
-    /// With these variables in its environment.
+    /// Runs it with these environment variables.
     ///
     /// # Panics
-    /// As [`start`](ServerExample::start).
+    /// If it does not print its address.
     pub fn start_with(name: &str, variables: &[(&str, &str)]) -> ServerExample {
         let mut process = example(name)
             .env_remove("ADDR")
@@ -64,7 +65,7 @@ impl ServerExample {
         ServerExample { process, url }
     }
 
-    /// Where it listens: `http://` and an address.
+    /// Its base URL: `http://` and an address.
     pub fn url(&self) -> &str {
         &self.url
     }

@@ -95,7 +95,7 @@ async fn a_configuration_in_shared_data_is_found() {
 async fn a_client_whose_address_is_not_known_is_no_bypass() {
     let app = App::new().service(responder).route("/", web::get().to(routed));
     let app = actix_web::test::init_service(app).await;
-    // From no peer.
+    // Without a peer address.
     let status = async |path: &str| {
         let request = actix_web::test::TestRequest::with_uri(path).to_request();
         actix_web::test::call_service(&app, request).await.status().as_u16()

@@ -31,7 +31,7 @@ async fn extractors(
     Ok(Json(json!({ "says": greeting.0, "to": name, "agent": headers.contains_key("user-agent"), "body": body })))
 }
 
-/// What a handler of an application fails with.
+/// An application's own error type.
 enum AppError {
     Limited(RateLimitExceeded),
 }
@@ -114,7 +114,7 @@ async fn clients_behind_a_proxy_are_told_apart() {
     let status = async |forwarded: &str| site.get_with("/", &[("x-forwarded-for", forwarded)]).await.status;
     assert_eq!(status("203.0.113.1").await, 200);
     assert_eq!(status("203.0.113.2").await, 200);
-    // What a client wrote itself stands further left, or in a line further up.
+    // The client's own entries are further left, or in an earlier line.
     let lines = [("x-forwarded-for", "198.51.100.99"), ("x-forwarded-for", "203.0.113.1")];
     assert_eq!(site.get_with("/", &lines).await.status, 429);
     assert_eq!(status("198.51.100.99, 203.0.113.1").await, 429);
@@ -166,7 +166,7 @@ async fn a_test_without_a_server_says_who_calls() {
 }
 
 #[tokio::test]
-async fn concurrent_requests_get_as_many_answers_as_the_limit_allows() {
+async fn concurrent_requests_get_exactly_the_limit() {
     #[rate_limit(count = 10, per = "60s")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         Ok("hello")

@@ -1,4 +1,4 @@
-//! Bodies of denied requests: read on, so that the answer arrives, and not for ever.
+//! Bodies of denied requests are read, so that the answer arrives, but not for ever.
 
 use std::convert::Infallible;
 use std::future::pending;
@@ -26,7 +26,7 @@ use crate::server::{Site, serve_at};
 const MINUTE: Duration = Duration::from_secs(60);
 const MEGABYTE: usize = 1 << 20;
 
-/// A limiter that denies everything from now on.
+/// A used-up limiter.
 fn exhausted(name: &str) -> RateLimiter {
     let limiter = RateLimiter::builder(name).limit(Limit::new(1, MINUTE)).build().unwrap();
     limiter.check((), 1).unwrap();
@@ -40,7 +40,7 @@ fn layered(name: &str) -> Router {
         .layer(RateLimitLayer::unkeyed(exhausted(name)))
 }
 
-/// Denies before it reads the body. Each test has a path of its own.
+/// Denies before it reads the body. Each test has its own path.
 #[rate_limit(count = 1, per = "60s", key = path)]
 async fn upload(Path(path): Path<String>, body: Body) -> Result<String, RateLimitExceeded> {
     let bytes = axum::body::to_bytes(body, 8 * MEGABYTE).await.map_or(0, |bytes| bytes.len());
@@ -51,8 +51,8 @@ fn uploads() -> Router {
     Router::new().route("/{path}", post(upload)).layer(DrainBodyLayer::new())
 }
 
-/// Behaves as axios, got and undici do: sends all of the body, and looks at the answer only then.
-/// An error is a broken pipe.
+/// Behaves like axios, got and undici: sends the whole body before it reads the answer. An error is
+/// a broken pipe.
 fn post_all(address: SocketAddr, head: &str, body: &[u8]) -> std::io::Result<String> {
     post_to(address, "/", head, body)
 }
@@ -66,7 +66,7 @@ fn post_to(address: SocketAddr, path: &str, head: &str, body: &[u8]) -> std::io:
     read_answer(&mut stream)
 }
 
-/// Reads as much as the answer says it has, whenever the server closes the connection.
+/// Reads as much as the answer announces, whenever the server closes the connection.
 fn read_answer(stream: &mut TcpStream) -> std::io::Result<String> {
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
     let mut answer = String::new();
@@ -119,10 +119,10 @@ async fn a_client_that_sends_chunks_sees_the_429_too() {
 }
 
 #[tokio::test]
-async fn the_layer_around_handlers_reads_what_they_have_left_unread() {
+async fn the_drain_layer_reads_what_handlers_left() {
     let address = serve_at(uploads()).await;
     let post = move || post_to(address, "/handlers", &sized(MEGABYTE), &vec![b'a'; MEGABYTE]).unwrap();
-    // What is admitted gets all of its body.
+    // An admitted request gets its whole body.
     assert!(blocking(post).await.ends_with("\r\n\r\n1048576"));
     for _ in 0..5 {
         assert!(blocking(post).await.starts_with("HTTP/1.1 429 "));
@@ -134,7 +134,7 @@ async fn a_body_beyond_the_bound_is_answered_unread() {
     let address = serve_at(layered("bodies-too-large")).await;
     let answer = blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
-        // Nothing of the body is ever sent: whoever waits for it waits for ever.
+        // The body is never sent: a server that waits for it waits for ever.
         write!(stream, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 60000000\r\n\r\n").unwrap();
         read_answer(&mut stream).unwrap()
     });
@@ -155,7 +155,7 @@ async fn a_client_that_waits_for_100_continue_is_answered_at_once() {
 }
 
 #[tokio::test]
-async fn a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody() {
+async fn a_client_that_disconnects_harms_no_other() {
     let address = serve_at(layered("bodies-aborted")).await;
     blocking(move || {
         let mut stream = TcpStream::connect(address).unwrap();
@@ -167,10 +167,10 @@ async fn a_client_that_goes_away_in_the_middle_of_its_body_harms_nobody() {
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
 }
 
-/// A body that says how much of it was read.
+/// A body that reports how much of it was read.
 struct Watched {
     read: Arc<AtomicU64>,
-    /// Bytes that it still yields; then it is silent.
+    /// Bytes still to yield; after that it is pending for ever.
     left: u64,
     hint: SizeHint,
 }
@@ -193,7 +193,7 @@ impl http_body::Body for Watched {
     }
 }
 
-/// How much is read of a body of so many bytes behind this layer, the answer's status besides.
+/// How much of a body of `left` bytes is read behind this layer, and the status of the answer.
 async fn read_of<S>(service: S, left: u64, request: http::request::Builder) -> (u64, StatusCode)
 where
     S: Service<Request, Response = axum::response::Response, Error: std::fmt::Debug>,
@@ -244,11 +244,11 @@ async fn a_grpc_call_and_a_tunnel_are_answered_at_once() {
 }
 
 #[tokio::test]
-async fn the_layer_around_handlers_leaves_successes_and_bodies_held_elsewhere_alone() {
+async fn the_drain_layer_leaves_successes_alone() {
     type Incoming = http::Request<ratelimit_runtime::tower::ReturnedBody<Body>>;
     let admitted = tower::service_fn(async |_: Incoming| Ok::<_, Infallible>("hello".into_response()));
     assert_eq!(read_of(DrainBodyLayer::new().layer(admitted), 3_000, Request::post("/")).await, (0, StatusCode::OK));
-    // A task of the handler's own holds on to the body.
+    // A task spawned by the handler keeps the body.
     let held = tower::service_fn(async |request: Incoming| {
         tokio::spawn(async move {
             let _held = request;
@@ -277,9 +277,9 @@ async fn nginx_passes_the_429_of_an_upload_on() {
     }
 }
 
-/// What actix-web does by itself.
+/// The behaviour of plain actix-web.
 #[actix_web::test]
-async fn an_actix_handler_that_denies_before_it_reads_answers_429_too() {
+async fn an_actix_handler_answers_429_before_it_reads() {
     #[rate_limit(count = 1, per = "60s")]
     async fn upload(_: actix_web::web::Payload) -> Result<&'static str, actix_web::Error> {
         Ok("hello")

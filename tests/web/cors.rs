@@ -1,4 +1,4 @@
-//! Browsers of another origin: tower-http's `CorsLayer` around a limit, as `docs/web.md` says.
+//! Browsers of another origin: tower-http's `CorsLayer` around a limit, as in `docs/web.md`.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A limiter whose backend always fails, and which denies then.
+//! A limiter that denies because its backend always fails.
 
 use std::sync::LazyLock;
 use std::time::Duration;

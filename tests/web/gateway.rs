@@ -1,4 +1,4 @@
-//! Real proxies in front of a test's server: nginx, haproxy and caddy of this system.
+//! Real proxies in front of a test's server: the system's nginx, haproxy and caddy.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use ratelimit_tests::free_port;
 
-/// The proxy runs as a child of a shell that kills it when its own standard input ends, at the
-/// latest with the test process.
+/// The proxy runs as a child of a shell. The shell kills it when its standard input closes, at the
+/// latest when the test process ends.
 const WATCHDOG: &str = r#"
 "$@" >"$LOG" 2>&1 </dev/null &
 server=$!
@@ -17,7 +17,7 @@ exec 3<&0
 wait "$server" 2>/dev/null
 "#;
 
-/// So long may a proxy take to start.
+/// How long a proxy may take to start.
 const START: Duration = Duration::from_secs(20);
 
 /// A running proxy. Dropping it ends it.
@@ -28,7 +28,7 @@ pub(crate) struct Gateway {
 }
 
 impl Gateway {
-    /// nginx with these lines in its one `server` block and these around it.
+    /// nginx with the lines `server` in its only `server` block and the lines `http` around it.
     pub(crate) fn nginx(server: &str, http: &str) -> Gateway {
         Gateway::start("nginx", "nginx-light", |directory, port| {
             let paths = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
@@ -115,14 +115,14 @@ impl Gateway {
 
 impl Drop for Gateway {
     fn drop(&mut self) {
-        // The end of its input has the shell kill the proxy.
+        // Closing the shell's input makes it kill the proxy.
         drop(self.watchdog.stdin.take());
         let _ = self.watchdog.wait();
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
 
-/// Debian has servers where the search path of a user does not lead.
+/// Debian installs servers outside a user's search path.
 fn program(name: &str, package: &str) -> String {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));

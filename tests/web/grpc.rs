@@ -58,7 +58,7 @@ fn caller(request: &Request<Text>) -> Result<String, Status> {
     token.map(str::to_owned).ok_or_else(|| Status::unauthenticated("a `token` is needed"))
 }
 
-/// What tonic's code generator makes of a `.proto` file.
+/// What tonic's code generator produces from a `.proto` file.
 #[derive(Clone)]
 struct GreeterServer(Arc<English>);
 
@@ -134,7 +134,7 @@ fn pushback(status: &Status) -> i64 {
 }
 
 #[tokio::test]
-async fn a_denied_method_is_resource_exhausted_with_the_time_to_wait() {
+async fn a_denied_method_is_resource_exhausted() {
     let mut client = Client::of(Server::builder().add_service(GreeterServer(Arc::new(English)))).await;
     for _ in 0..2 {
         assert_eq!(client.call("Greet", "private-token", "ann").await.unwrap(), "hello, ann");
@@ -156,7 +156,7 @@ async fn a_call_that_can_never_fit_says_no_time_to_wait() {
     let status = client.call("Weigh", "a", "123456").await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert!(status.get_details_retry_info().is_none(), "{status:?}");
-    // Clients never try again.
+    // Clients never retry.
     assert_eq!(pushback(&status), -1);
 }
 

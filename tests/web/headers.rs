@@ -1,4 +1,4 @@
-//! What is left, told in the headers of successful responses.
+//! The `RateLimit` headers of successful responses.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tower::{Layer, ServiceExt};
 
 use crate::server::{Answer, Site, serve, serve_actix};
 
-/// `r` and `t`, of a response that tells of this policy.
+/// `r` and `t` in a response, for this policy.
 fn left(answer: &Answer, policy: &str) -> (u32, u32) {
     let field = answer.header("ratelimit").unwrap_or_else(|| panic!("no RateLimit: {answer:?}"));
     let numbers = field.strip_prefix(&*format!("\"{policy}\";r=")).unwrap_or_else(|| panic!("{policy}: {field}"));
@@ -51,14 +51,14 @@ async fn failures_count(fails: bool) -> Result<&'static str, RateLimitExceeded> 
     if fails { fail() } else { Ok("hello") }
 }
 
-/// An error of some kind.
+/// An arbitrary error.
 fn fail() -> Result<&'static str, RateLimitExceeded> {
     static NONE: RateLimiter = RateLimiter::new("none at all", &[Limit::new(1, Duration::from_millis(1))]);
     NONE.check((), 2).map(|_| "never")
 }
 
 #[tokio::test]
-async fn permits_that_are_given_back_are_told_as_left() {
+async fn refunded_permits_count_as_left() {
     let handler = async || failures_count(false).await;
     let router = Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new());
     let failing = async || {
@@ -90,7 +90,7 @@ fn one_in_a_moment() -> Option<()> {
 }
 
 #[tokio::test]
-async fn the_tightest_of_several_decisions_is_told() {
+async fn the_tightest_of_several_decisions_is_reported() {
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         seven()?;
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -103,14 +103,15 @@ async fn the_tightest_of_several_decisions_is_told() {
 
     let site = serve(Router::new().route("/", get(handler)).layer(RateLimitHeadersLayer::new())).await;
     assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 4);
-    // Seven less two a request is tighter by now: 3, where five has 3 too, but takes longer to be as new.
+    // Seven less two per request is now tighter: 3 left. Five has 3 left too, but takes longer to
+    // become idle.
     assert_eq!(left(&site.get("/").await, "5-per-3600s").0, 3);
     assert_eq!(left(&site.get("/").await, "7-per-60s").0, 1);
     assert_eq!(site.get("/").await.status, 429);
 }
 
 #[tokio::test]
-async fn requests_that_are_handled_at_once_do_not_see_each_others_decisions() {
+async fn concurrent_requests_see_only_their_own_decisions() {
     #[rate_limit(count = 1_000, per = "60s", key = name)]
     async fn of(name: String) -> Result<(), RateLimitExceeded> {
         Ok(())
@@ -153,7 +154,7 @@ fn seven_more() -> Result<(), RateLimitExceeded> {
 }
 
 #[tokio::test]
-async fn what_a_handler_tells_itself_is_kept() {
+async fn a_handlers_own_headers_are_kept() {
     let site = serve(Router::new().route("/", get(own_headers)).layer(RateLimitHeadersLayer::new())).await;
     let answer = site.get("/").await;
     assert_eq!(answer.header("ratelimit"), Some(r#""mine";r=1"#));
@@ -175,7 +176,7 @@ async fn old_headers_of_a_handler_are_kept_too() {
 }
 
 #[tokio::test]
-async fn a_service_that_decides_before_it_returns_its_future_is_heard() {
+async fn decisions_before_the_future_are_reported() {
     #[rate_limit(count = 3, per = "60s")]
     fn decide() -> Option<()> {
         Some(())
@@ -213,13 +214,13 @@ async fn assert_trio(site: &Site) {
 }
 
 #[tokio::test]
-async fn old_clients_are_told_by_three_headers() {
+async fn x_rate_limit_headers_for_older_clients() {
     let layer = RateLimitHeadersLayer::new().with_x_rate_limit();
     assert_trio(&serve(Router::new().route("/", get(one)).layer(layer)).await).await;
 }
 
 #[tokio::test]
-async fn clients_that_expect_an_epoch_are_told_one() {
+async fn x_rate_limit_reset_as_an_epoch() {
     #[rate_limit(count = 1, per = "60s")]
     async fn handler() -> Result<&'static str, RateLimitExceeded> {
         Ok("hello")
@@ -245,7 +246,7 @@ async fn below_a_second(
 }
 
 #[tokio::test]
-async fn a_denial_that_cannot_be_told_tells_of_no_other_limit() {
+async fn an_unreportable_denial_reports_no_other_limit() {
     static ALL: RateLimiter = RateLimiter::new("headers-below-a-second", &[Limit::new(1_000, Duration::from_secs(1))]);
     let limited = Router::new()
         .route("/handler/{id}", get(below_a_second))
@@ -254,7 +255,7 @@ async fn a_denial_that_cannot_be_told_tells_of_no_other_limit() {
     let site = serve(limited.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
     let admitted = site.get("/handler/a").await;
     assert_eq!((admitted.status, admitted.header("ratelimit-policy")), (200, Some(r#""1000-per-1s";q=1000;w=1"#)));
-    // In this process the window may have passed: as many tries as one needs.
+    // The window may pass between requests in this process: tries as often as needed.
     let mut denied = site.get("/handler/a").await;
     while denied.status == 200 {
         denied = site.get("/handler/a").await;
@@ -290,12 +291,12 @@ async fn the_seconds_left_are_rounded_up() {
         assert_eq!(answer.header("x-ratelimit-reset"), Some(&*reset.to_string()));
         told.push(reset);
     }
-    // 60.9, less what the answer took.
+    // 60.9 s, less the time of the answer.
     assert!(told.contains(&61) && told.iter().all(|&reset| reset <= 61), "{told:?}");
 }
 
 #[tokio::test]
-async fn a_limit_of_the_whole_router_is_told_too() {
+async fn a_limit_of_the_whole_router_is_reported_too() {
     static ALL: RateLimiter = RateLimiter::new("headers-of-all", &[Limit::new(2, Duration::from_secs(60))]);
     let router = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::unkeyed(&ALL));
     let site = serve(router.layer(RateLimitHeadersLayer::new())).await;
@@ -325,7 +326,7 @@ async fn actix_successes_tell_policy_and_permits_left() {
 }
 
 #[actix_web::test]
-async fn an_actix_middleware_that_decides_before_it_returns_its_future_is_heard() {
+async fn actix_decisions_before_the_future_are_reported() {
     #[rate_limit(count = 3, per = "60s")]
     fn decide() -> Option<()> {
         Some(())
@@ -344,7 +345,7 @@ async fn an_actix_middleware_that_decides_before_it_returns_its_future_is_heard(
 }
 
 #[actix_web::test]
-async fn old_clients_of_actix_are_told_by_three_headers() {
+async fn actix_x_rate_limit_headers_for_older_clients() {
     #[rate_limit(count = 1, per = "60s")]
     async fn one() -> Result<&'static str, actix_web::Error> {
         Ok("hello")

@@ -1,4 +1,4 @@
-//! `RateLimitLayer`: whole routers and services, and what clients send.
+//! `RateLimitLayer` on whole routers and services.
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
@@ -41,7 +41,7 @@ async fn a_whole_router_is_limited_by_key() {
     assert_eq!(site.get_with("/b", &token("bob")).await.body, "b");
     // No token is a bucket of its own, not a bypass.
     assert_eq!(site.statuses("/a", 2).await, [200, 429]);
-    // One limiter: whoever else asks it is limited too.
+    // One limiter: its other callers are limited too.
     assert!(API.check(Some(b"bob".to_vec()), 1).is_err());
 }
 
@@ -129,7 +129,7 @@ fn echo() -> impl Service<u32, Response = u32, Error = Infallible, Future = Read
 }
 
 #[tokio::test]
-async fn a_denied_request_fails_where_the_response_cannot_say_it() {
+async fn a_denied_request_fails_if_the_response_cannot_express_it() {
     let layer = RateLimitLayer::new(limiter("layer-error", 1), |number: &u32| *number % 2).error_on_denied();
     let service = layer.layer(echo());
     assert_eq!(service.clone().oneshot(2).await.unwrap(), 2);
@@ -160,7 +160,7 @@ async fn a_request_is_decided_when_its_future_is_polled() {
     assert!(limiter.check((), 1).is_ok());
 }
 
-/// Panics where it is called without having been ready. A clone is not ready.
+/// Panics if it is called before it is ready. A clone is not ready.
 struct Strict {
     is_ready: bool,
     calls: Arc<AtomicUsize>,
@@ -190,7 +190,7 @@ impl Service<u32> for Strict {
 }
 
 #[tokio::test]
-async fn the_service_that_was_ready_is_the_one_that_is_called() {
+async fn the_ready_service_is_the_one_called() {
     let calls = Arc::new(AtomicUsize::new(0));
     let strict = Strict { is_ready: false, calls: calls.clone() };
     let mut service = RateLimitLayer::unkeyed(limiter("layer-ready", 3)).error_on_denied().layer(strict);
@@ -213,7 +213,7 @@ async fn a_denied_request_gives_its_readiness_back() {
     let layer = RateLimitLayer::unkeyed(limiter("layer-readiness", 1)).error_on_denied();
     let mut service = ServiceBuilder::new().layer(layer).layer(ConcurrencyLimitLayer::new(1)).service(echo());
     for number in 0..3 {
-        // Would hang if a denied request kept the one permit.
+        // Hangs if a denied request keeps the only permit.
         let ready = tokio::time::timeout(Duration::from_secs(10), service.ready()).await.unwrap().unwrap();
         assert_eq!(ready.call(number).await.is_ok(), number == 0);
     }

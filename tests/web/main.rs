@@ -1,4 +1,4 @@
-//! Web services under limits: real servers on 127.0.0.1, asked by real clients.
+//! Limited web services: real servers on 127.0.0.1, called by real clients.
 
 mod actix;
 mod axum;

@@ -1,5 +1,5 @@
-//! Behind real proxies: who the client is, what it can forge, and that no proxy hands one client's
-//! denial to another. What `docs/web.md` says of nginx, haproxy and caddy is what these tests do.
+//! Real proxies: who counts as the client, what it can forge, and that no proxy serves one client's
+//! denial to another. These tests verify what `docs/web.md` says about nginx, haproxy and caddy.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::gateway::Gateway;
 use crate::server::{Site, serve_at};
 
-/// What a client at 127.0.0.2 sends to pass for 6.6.6.6.
+/// Headers with which a client at 127.0.0.2 poses as 6.6.6.6.
 const FORGED: [&[(&str, &str)]; 5] = [
     &[],
     &[("x-forwarded-for", "6.6.6.6")],
@@ -32,7 +32,7 @@ fn x_forwarded_for() -> ClientIpConfig {
     ClientIpConfig::x_forwarded_for(["127.0.0.1"]).unwrap()
 }
 
-/// Whom the application takes a client at 127.0.0.2 for, by what it forges.
+/// The address that the application sees for a client at 127.0.0.2, for each forgery.
 async fn seen(gateway: &Gateway) -> Vec<String> {
     let site = Site::asked_from_elsewhere(gateway.address());
     let mut seen = Vec::new();
@@ -101,7 +101,7 @@ async fn caddy_as_it_is_and_with_trusted_proxies() {
     }
 }
 
-/// The set-ups that the page warns of.
+/// The configurations that the page warns about.
 #[tokio::test]
 async fn a_proxy_that_passes_the_header_on_lets_anybody_be_anybody() {
     let upstream = serve_at(who(x_forwarded_for())).await;
@@ -114,8 +114,8 @@ async fn a_proxy_that_passes_the_header_on_lets_anybody_be_anybody() {
     }
 }
 
-/// Reads the line that the PROXY protocol puts in front of each connection, and takes the client's
-/// address from it.
+/// Reads the PROXY protocol's line at the start of each connection, and takes the client's address
+/// from it.
 struct ProxyProtocol(TcpListener);
 
 impl axum::serve::Listener for ProxyProtocol {
@@ -153,7 +153,7 @@ async fn the_proxy_protocol() {
 
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    // axum knows the address of a listener's own only behind `tap_io`.
+    // axum accepts the address type of a custom listener only behind `tap_io`.
     let listener = ProxyProtocol(listener).tap_io(|_| {});
     let service = who(ClientIpConfig::peer()).into_make_service_with_connect_info::<SocketAddr>();
     tokio::spawn(async move { axum::serve(listener, service).await.unwrap() });

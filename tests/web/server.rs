@@ -1,4 +1,4 @@
-//! Servers of a test, and a client of theirs.
+//! Servers for tests, and a client for them.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ pub(crate) async fn serve(router: Router) -> Site {
     Site::at(serve_at(router).await)
 }
 
-/// As `serve`; where it listens.
+/// Serves until the test's runtime ends. Returns its address.
 pub(crate) async fn serve_at(router: Router) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -20,7 +20,7 @@ pub(crate) async fn serve_at(router: Router) -> SocketAddr {
     address
 }
 
-/// Serves until the test's system ends.
+/// Serves until the test's actix system ends.
 macro_rules! serve_actix {
     ($app:expr) => {{
         let server = actix_web::HttpServer::new(move || $app).workers(1).bind("127.0.0.1:0").unwrap();
@@ -32,7 +32,7 @@ macro_rules! serve_actix {
 
 pub(crate) use serve_actix;
 
-/// A server, by name.
+/// A running server and a client for it.
 pub(crate) struct Site {
     url: String,
     client: Client,
@@ -43,7 +43,7 @@ impl Site {
         Site { url: format!("http://{address}"), client: Client::builder().no_proxy().build().unwrap() }
     }
 
-    /// Asked by a client at 127.0.0.2.
+    /// A request from a client at 127.0.0.2.
     pub(crate) fn asked_from_elsewhere(address: SocketAddr) -> Site {
         let client = Client::builder().no_proxy().local_address(std::net::IpAddr::from([127, 0, 0, 2]));
         Site { url: format!("http://{address}"), client: client.build().unwrap() }
@@ -75,7 +75,7 @@ impl Site {
         Answer::of(request.send().await.unwrap()).await
     }
 
-    /// The statuses of so many requests, one after the other.
+    /// The statuses of this many requests, one after the other.
     pub(crate) async fn statuses(&self, path: &str, requests: usize) -> Vec<u16> {
         let mut statuses = Vec::new();
         for _ in 0..requests {
@@ -105,12 +105,12 @@ impl Answer {
         self.headers.get(name).map(|value| value.to_str().unwrap())
     }
 
-    /// Whether a text is anywhere in it.
+    /// Whether the answer contains a text anywhere.
     pub(crate) fn tells(&self, text: &str) -> bool {
         self.body.contains(text) || format!("{:?}", self.headers).contains(text)
     }
 
-    /// The 429 as this crate makes it, of a limit of one a minute.
+    /// Asserts this crate's 429, for a limit of one a minute.
     pub(crate) fn assert_is_429(&self, name: &str) {
         assert_eq!(self.status, 429, "{name}: {self:?}");
         let retry_after: u64 = self.header("retry-after").expect(name).parse().unwrap();
@@ -124,7 +124,7 @@ impl Answer {
         assert_eq!(problem["violated-policies"], serde_json::json!(["1-per-60s"]), "{name}");
     }
 
-    /// The 503 as this crate makes it where a backend failed, which tells of no limit.
+    /// Asserts this crate's 503 for a failed backend, which reports no limit.
     pub(crate) fn assert_is_503(&self) {
         assert_eq!(self.status, 503, "{self:?}");
         assert_eq!(self.header("retry-after"), Some("1"), "{self:?}");

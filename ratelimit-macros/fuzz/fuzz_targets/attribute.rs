@@ -1,4 +1,5 @@
-//! Arguments and item from one text, divided at the first line feed: no panic, and a valid item stays one that parses.
+//! Splits the input at its first line feed into arguments and item. The macro never panics, and a
+//! valid item still parses.
 //!
 //! A proc-macro crate exports nothing but its macros, so its sources are compiled in.
 //!

@@ -1,4 +1,4 @@
-//! Any tokens: the macro never panics, and what it limits still parses.
+//! Arbitrary tokens: the macro never panics, and what it limits still parses.
 
 use proptest::prelude::*;
 
@@ -27,7 +27,7 @@ const ITEMS: &[&str] = &[
     "async fn f() -> impl IntoResponse { \"\" }",
 ];
 
-/// Tokens from which everything else is made.
+/// The tokens from which inputs are built.
 const WORDS: &[&str] = &[
     "count",
     "per",
@@ -136,13 +136,13 @@ fn mutated(seeds: &'static [&'static str]) -> impl Strategy<Value = String> {
     })
 }
 
-/// Any tokens at all.
+/// Arbitrary tokens.
 fn any_tokens() -> impl Strategy<Value = String> {
     proptest::collection::vec(0..WORDS.len(), 0..12)
         .prop_map(|words| words.into_iter().map(|word| WORDS[word]).collect::<Vec<_>>().join(" "))
 }
 
-/// The text in pieces that can be exchanged: words, literals, single signs and brackets.
+/// The text in exchangeable pieces: words, literals, single signs and brackets.
 fn split(text: &str) -> Vec<String> {
     let spaced: String = text
         .chars()
@@ -152,7 +152,7 @@ fn split(text: &str) -> Vec<String> {
 }
 
 fn check(args: &str, item: &str) -> Result<(), TestCaseError> {
-    // What does not lex never reaches a macro.
+    // Text that does not lex never reaches a macro.
     let (Ok(_), Ok(item_tokens)) = (args.parse::<proc_macro2::TokenStream>(), item.parse::<proc_macro2::TokenStream>())
     else {
         return Ok(());
@@ -169,7 +169,7 @@ fn check(args: &str, item: &str) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn the_seeds_are_what_they_seem() {
+fn the_seeds_are_valid() {
     for args in ARGS {
         let output = limited(args, FUNCTION, ALL).to_string();
         assert!(!output.contains("compile_error"), "{args}: {output}");

@@ -1,4 +1,4 @@
-//! What the attribute makes of eleven shapes, to be read: a prologue, and the body behind it.
+//! The expansion of eleven shapes of functions, meant to be read: a prologue, then the body.
 
 #![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
@@ -77,7 +77,7 @@ fn a_method_with_several_limits() {
 }
 
 #[test]
-fn limits_that_are_read_at_each_call() {
+fn limits_read_at_each_call() {
     check(
         "count = self.plan.calls, per = self.plan.period",
         "fn call<T: Send>(self: Pin<&mut Self>) -> Option<T> { None }",
@@ -259,7 +259,7 @@ fn a_future_behind_statements() {
         r#"limiter = API, key = id"#,
         "fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> { let started = now(); async move { load(id, started).await } }",
         expect![[r##"
-            #[cfg_attr(doc, doc = " Rate limit: that of a shared limiter for each `id`.")]
+            #[cfg_attr(doc, doc = " Rate limit: set by a shared limiter for each `id`.")]
             fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> {
                 let started = now();
                 async move {
@@ -287,10 +287,7 @@ fn a_function_that_waits() {
         r#"count = 10, per = "1s", wait"#,
         "fn send(mail: Mail) { post(mail) }",
         expect![[r##"
-            #[cfg_attr(
-                doc,
-                doc = " Rate limit: 10 calls per 1s; sliding window; calls wait for it."
-            )]
+            #[cfg_attr(doc, doc = " Rate limit: 10 calls per 1s; sliding window; waits.")]
             fn send(mail: Mail) {
                 let __limiter = {
                     enum __Here {}
@@ -311,7 +308,7 @@ fn a_function_that_waits() {
 }
 
 #[test]
-fn an_outcome_that_is_looked_at() {
+fn a_deducted_outcome() {
     check(
         r#"count = 3, per = "1h", key = user, deduct_when = Result::is_err, backoff(initial = "1s", max = "1h")"#,
         "fn log_in(user: &str) -> Result<impl Session, Error> { open(user) }",
@@ -349,14 +346,14 @@ fn an_outcome_that_is_looked_at() {
 }
 
 #[test]
-fn an_outcome_that_is_looked_at_in_an_async_function() {
+fn a_deducted_outcome_in_an_async_function() {
     check(
         r#"count = 3, per = "1h", key = user, deduct_when = |outcome| outcome.is_err(), exempt_when = trusted, backend = redis, on_backend_error = deny"#,
         "async fn log_in(user: &str, trusted: bool) -> Result<(), Error> { open(user).await }",
         expect![[r##"
             #[cfg_attr(
                 doc,
-                doc = " Rate limit: 3 calls per 1h for each `user`; sliding window; not if `trusted`."
+                doc = " Rate limit: 3 calls per 1h for each `user`; sliding window; exempt if `trusted`."
             )]
             async fn log_in(user: &str, trusted: bool) -> Result<(), Error> {
                 let __held = {

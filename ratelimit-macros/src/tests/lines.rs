@@ -1,8 +1,8 @@
-//! The line in the docs.
+//! The line about the limit in the function's docs.
 
 use super::{FUNCTION, expanded};
 
-/// The documented line, without the marks around it.
+/// The text of the documented line, without its markers.
 fn line(args: &str) -> String {
     line_of(args, FUNCTION)
 }
@@ -41,16 +41,16 @@ fn it_states_the_limit_in_words() {
         ),
         (
             r#"count = 1, per = "1s", wait = "2s", dry_run, exempt_when = user == 0 || !ok(user)"#,
-            "Rate limit: 1 call per 1s; sliding window; calls wait at most 2s; some calls are exempt; counted, not enforced.",
+            "Rate limit: 1 call per 1s; sliding window; waits at most 2s; some calls are exempt; counted, not enforced.",
         ),
-        ("limiter = self.limiter, key = user", "Rate limit: that of a shared limiter for each `user`."),
+        ("limiter = self.limiter, key = user", "Rate limit: set by a shared limiter for each `user`."),
     ] {
         assert_eq!(line(args), expected);
     }
 }
 
 #[test]
-fn of_expressions_it_shows_only_names_of_arguments() {
+fn expressions_show_only_names_of_arguments() {
     const FUNCTION: &str =
         "fn f(&self, user: u64, (region, admin): (u8, bool), calls: u32, window: Duration) -> Option<()> { None }";
     let line = |args: &str| line_of(args, FUNCTION);
@@ -72,12 +72,12 @@ fn of_expressions_it_shows_only_names_of_arguments() {
     }
     assert_eq!(
         line("count = calls, per = window, cost = calls, exempt_when = admin"),
-        "Rate limit: `calls` permits per `window`; sliding window; a call takes `calls` permits; not if `admin`."
+        "Rate limit: `calls` permits per `window`; sliding window; a call takes `calls` permits; exempt if `admin`."
     );
 }
 
 #[test]
-fn it_is_left_out_where_it_is_not_wanted() {
+fn docs_false_omits_the_line() {
     for function in [FUNCTION.to_owned(), format!("/// Documented.\n{FUNCTION}")] {
         assert!(!expanded("count = 1, per = \"1s\", docs = false", &function).contains("Rate limit"));
         assert!(expanded("count = 1, per = \"1s\", docs = true", &function).contains("Rate limit"));
@@ -85,7 +85,7 @@ fn it_is_left_out_where_it_is_not_wanted() {
 }
 
 #[test]
-fn it_is_the_last_paragraph_of_docs_and_only_for_rustdoc_where_there_are_none() {
+fn without_docs_the_line_is_for_rustdoc_only() {
     let documented = expanded("count = 1, per = \"1s\"", &format!("/// Documented.\n#[must_use] {FUNCTION}"));
     let before: Vec<&str> = documented.lines().take_while(|line| !line.starts_with("fn")).collect();
     assert_eq!(before, ["/// Documented.", "#[must_use]", "///", "/// Rate limit: 1 call per 1s; sliding window."]);

@@ -1,4 +1,4 @@
-//! A record as bytes: a version, then numbers of seven bits a byte, the usual variable-length code (LEB128).
+//! A record as bytes: a version, then variable-length integers (LEB128, seven bits a byte).
 
 use super::fixed_window::FixedWindow;
 use super::groups::{Group, Groups};
@@ -51,7 +51,7 @@ impl Record {
         bytes
     }
 
-    /// No bytes are a record that nobody has used.
+    /// Empty bytes are an unused record.
     pub(crate) fn decode(mut bytes: &[u8]) -> Result<Record, BackendError> {
         if bytes.is_empty() {
             return Ok(Record::default());

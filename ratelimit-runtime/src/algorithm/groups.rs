@@ -1,23 +1,24 @@
-//! Permits on record, in groups ordered by time: what a sliding window keeps.
+//! A sliding window's permits, in groups ordered by time.
 
 use std::collections::VecDeque;
 
-/// Permits that count as taken at one time.
+/// Permits that count as taken at the same time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Group {
-    /// Time of the last of them.
+    /// The time of its last permit.
     pub(crate) at: u64,
     pub(crate) permits: u64,
 }
 
-/// Groups in the order of their times, never two of one time, and the sum of their permits.
+/// Groups ordered by time, with distinct times, and the sum of their permits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Groups {
     groups: VecDeque<Group>,
     total: u64,
 }
 
-/// The most groups on record: 64 of a full window, and as many again where bookings or refunds leave holes.
+/// The most groups on record: 64 for a full window, and as many again for the holes left by
+/// bookings or refunds.
 pub(crate) const MOST: usize = 128;
 
 impl Groups {
@@ -42,7 +43,7 @@ impl Groups {
         self.groups.iter()
     }
 
-    /// Appends a group, which is not older than the last.
+    /// Appends a group that is not older than the last one.
     pub(crate) fn push(&mut self, group: Group) {
         self.total += group.permits;
         self.groups.push_back(group);
@@ -57,7 +58,7 @@ impl Groups {
         }
     }
 
-    /// Takes `permits` from the last group, which may be left with none.
+    /// Removes `permits` from the last group. It may be left empty.
     pub(crate) fn shrink_last(&mut self, permits: u64) {
         let Some(last) = self.groups.back_mut() else { return };
         let taken = permits.min(last.permits);
@@ -65,7 +66,7 @@ impl Groups {
         self.total -= taken;
     }
 
-    /// Puts the last group at `at`.
+    /// Sets the time of the last group.
     pub(crate) fn move_last(&mut self, at: u64) {
         if let Some(last) = self.groups.back_mut() {
             last.at = at;
@@ -84,20 +85,20 @@ impl Groups {
         first
     }
 
-    /// Puts a group before the oldest.
+    /// Inserts a group before the oldest.
     pub(crate) fn push_first(&mut self, group: Group) {
         self.total += group.permits;
         self.groups.push_front(group);
     }
 
-    /// Permits in the groups whose time is above `expired`.
+    /// Permits in groups later than `expired`.
     pub(crate) fn total_after(&self, expired: u64) -> u64 {
         let gone: u64 = self.groups.iter().take_while(|group| group.at <= expired).map(|group| group.permits).sum();
         self.total - gone
     }
 
-    /// Takes up to `permits` from the first group at or after `at`. A group that is left with none stays until its place is
-    /// needed.
+    /// Removes up to `permits` from the first group at or after `at`. An emptied group stays until
+    /// its place is needed.
     pub(crate) fn take_from(&mut self, at: u64, permits: u64) {
         if let Some(group) = self.groups.iter_mut().find(|group| group.at >= at) {
             let taken = permits.min(group.permits);
@@ -106,7 +107,8 @@ impl Groups {
         }
     }
 
-    /// Makes one of the last two groups, as of the later time, if it holds less than `group` permits.
+    /// Merges the last two groups, as of the later time, if the earlier one holds fewer than
+    /// `group` permits.
     pub(crate) fn merge_last(&mut self, group: u64) {
         if let [.., earlier, later] = *self.groups.make_contiguous()
             && earlier.permits + later.permits < group
@@ -115,8 +117,9 @@ impl Groups {
         }
     }
 
-    /// Brings the number of groups down to [`MOST`]. A group up to `expired` is dropped and returned, the oldest first; if
-    /// none is that old, the two neighbours that hold least become one, as of the later time.
+    /// Bounds the number of groups to [`MOST`]. Drops and returns the oldest group if it is not
+    /// later than `expired`. Otherwise merges the two neighbours with the fewest permits, as of the
+    /// later time.
     pub(crate) fn bound(&mut self, expired: Option<u64>) -> Option<Group> {
         if self.groups.len() <= MOST {
             return None;

@@ -1,11 +1,15 @@
-//! Denials of a key in a row, each of which blocks it for longer.
+//! Penalties: consecutive denials of a key, each of which blocks it for longer (exponential
+//! backoff).
 
 use std::time::Duration;
 
 use crate::clock::nanos;
 
-/// How long a denied key is blocked: for `initial` after the first denial, twice that after the next, up to `max`; a time
-/// of `max` without a denial forgives it all.
+/// How long a denial blocks its key: `initial`, doubled by each further denial, up to `max`.
+/// `max` without a denial resets it. The attribute's `backoff(..)` and the builder's
+/// [`backoff`](crate::Builder::backoff) set it; a [`Backend`](crate::Backend) reads it from
+/// [`Request::backoff`](crate::backend::Request::backoff).
+/// `max` without a denial resets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     initial: Duration,
@@ -13,7 +17,8 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// A block of `initial`, doubled by each further denial up to `max`. A `max` below `initial` counts as `initial`.
+    /// Blocks for `initial`, doubled by each further denial up to `max`. A `max` below `initial`
+    /// counts as `initial`.
     pub const fn new(initial: Duration, max: Duration) -> Backoff {
         let max = if max.as_nanos() < initial.as_nanos() { initial } else { max };
         Backoff { initial, max }
@@ -24,31 +29,31 @@ impl Backoff {
         self.initial
     }
 
-    /// The longest block, and the time without a denial that forgives.
+    /// The longest block, and the time without a denial that resets it.
     pub const fn max(&self) -> Duration {
         self.max
     }
 }
 
-/// The denials on record.
+/// The penalties of one key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Offences {
     pub(crate) count: u32,
-    /// Time of the last denial.
+    /// When the last denial was.
     pub(crate) last: u64,
-    /// The key is blocked until then.
+    /// When the block ends.
     pub(crate) until: u64,
 }
 
 impl Offences {
-    /// Forgets everything after `max` without a denial.
+    /// Resets the penalties after `max` without a denial.
     pub(crate) fn trim(&mut self, backoff: &Backoff, now: u64) {
         if self.count > 0 && now >= self.fresh_at(backoff) {
             *self = Offences::default();
         }
     }
 
-    /// One more denial at `now`.
+    /// Records a denial at `now`.
     pub(crate) fn deny(&mut self, backoff: &Backoff, now: u64) {
         let doublings = self.count.min(63);
         let block = nanos(backoff.initial).saturating_mul(1 << doublings).min(nanos(backoff.max));

@@ -1,4 +1,4 @@
-//! All that is on record for one key of one limiter, and the decision over several limits at once.
+//! Everything on record for one key of one limiter, and the decision over several limits at once.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
@@ -24,8 +24,8 @@ pub(crate) enum State {
 }
 
 impl State {
-    /// The state by the limit as it is at `now`. What a limit of another algorithm has taken by then is taken `at` that time,
-    /// or at the newest booking.
+    /// The state converted to the limit in force at `now`. Permits taken under another algorithm
+    /// count as taken `at` that time, or at the newest booking.
     fn converted(&self, rule: &Rule, now: u64, at: u64) -> State {
         let taken = || self.taken_by_itself(now).min(u64::from(u32::MAX));
         match (self, rule.limit.algorithm()) {
@@ -53,13 +53,13 @@ impl State {
         }
     }
 
-    /// Whether the rule can judge it as it is.
+    /// Whether the rule can judge the state without conversion.
     fn is_for(&self, rule: &Rule) -> bool {
         let unit = if let State::Token(bucket) = self { bucket.unit } else { rule.permit() };
         self.algorithm() == rule.limit.algorithm() && unit == rule.permit()
     }
 
-    /// Permits that are taken at `now`, by the limit that charged them.
+    /// Permits taken at `now`, by the limit that charged them.
     fn taken_by_itself(&self, now: u64) -> u64 {
         match self {
             State::Sliding(window) => window.taken(window.per, now),
@@ -76,8 +76,8 @@ impl State {
         }
     }
 
-    /// Charges `cost` permits at `at`; says what takes that back, and the time before which nothing may be admitted from now
-    /// on, because what would count then was forgotten.
+    /// Charges `cost` permits at `at`. Returns what undoes the charge, and a floor: nothing may be
+    /// admitted before that time any more, because permits that count until then were forgotten.
     fn charge(&mut self, rule: &Rule, at: u64, now: u64, given: Given, cost: u32) -> (Previous, u64) {
         match self {
             State::Sliding(window) => {
@@ -112,12 +112,12 @@ impl State {
                     window.taken = (window.taken + then).saturating_sub(given.amount);
                 }
             }
-            // The limit was replaced meanwhile: what was booked stays booked.
+            // The limit was replaced meanwhile: the booking stays.
             _ => {}
         }
     }
 
-    /// Notes the limit of the last change.
+    /// Records the limit of the last change.
     fn changed_by(&mut self, rule: &Rule) {
         let (units, _, step) = rule.rate.per_nano();
         match self {
@@ -153,7 +153,7 @@ impl State {
         }
     }
 
-    /// When no limit that was asked of it needs the state any more.
+    /// When no limit that the state was charged by needs it any more.
     fn kept_until(&self, rule: &Rule) -> u64 {
         match self {
             State::Sliding(window) => window.fresh_at(window.longest.max(rule.per())),
@@ -163,12 +163,13 @@ impl State {
     }
 }
 
-/// What was given back to one limit while bookings lie ahead, of which one that is given up brings back an earlier state.
+/// Refunds to one limit while bookings lie ahead. A cancelled booking restores an earlier state,
+/// less these refunds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Given {
-    /// Of a fixed window, which; else 0.
+    /// The window, for a fixed window; else 0.
     pub(crate) window: u64,
-    /// Permits, or units of a token bucket.
+    /// Permits, or the units of a token bucket.
     pub(crate) amount: u64,
 }
 
@@ -190,10 +191,11 @@ impl Given {
     }
 }
 
-/// What a charge changed in one limit, so that the newest one can be taken back without a trace.
+/// The change that a charge made to one limit, with which the newest charge is undone without a
+/// trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Previous {
-    /// What was forgotten for it.
+    /// The group forgotten for it.
     Sliding {
         dropped: Group,
     },
@@ -207,7 +209,7 @@ pub(crate) enum Previous {
     },
 }
 
-/// What the newest charge changed in the whole bucket.
+/// The change that the newest charge made to the whole bucket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Undo {
     pub(crate) newest: u64,
@@ -217,7 +219,7 @@ pub(crate) struct Undo {
 }
 
 impl Undo {
-    /// The same for a clock that went back since.
+    /// The same change after the clock went back by `by`.
     fn shifted_back(&self, by: u64) -> Undo {
         let shifted = |previous: &Previous| match *previous {
             Previous::Sliding { dropped } => {
@@ -241,90 +243,93 @@ impl Undo {
     }
 }
 
-/// Permits that were taken or booked: what is needed to give them back.
+/// Permits that were taken or booked, with what is needed to give them back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Permit {
     pub(crate) at: u64,
-    /// The number of the charge.
+    /// The number of its charge.
     pub(crate) sequence: u64,
     pub(crate) cost: u32,
     pub(crate) undo: Option<Box<Undo>>,
 }
 
 impl Permit {
-    /// Number of permits.
+    /// The number of permits.
     pub fn cost(&self) -> u32 {
         self.cost
     }
 }
 
-/// Why, and until when, a call is not admitted.
+/// Why and until when a call is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Refusal {
-    /// Position of the limit that holds the call back longest.
+    /// The position of the limit that holds the call back longest.
     pub(crate) limit: usize,
     pub(crate) remaining: u32,
-    /// When the same call would be admitted if nobody else called; `None` if never.
+    /// When the same call would be admitted if nobody else called; `None` if it never would.
     pub(crate) admitted_at: Option<u64>,
 }
 
-/// A call that is admitted, at once or at a later time that is booked for it.
+/// An admitted call, at once or at a later time booked for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Admission {
     pub(crate) permit: Permit,
-    /// Position of the limit with the fewest permits left.
+    /// The position of the limit with the fewest permits left.
     pub(crate) limit: usize,
     pub(crate) remaining: u32,
-    /// When that limit will be as if nobody had called.
+    /// When that limit is idle again.
     pub(crate) fresh_at: u64,
 }
 
-/// What a call may ask for.
+/// A call's request for permits.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ask<'a> {
     pub(crate) rules: &'a [Rule],
     pub(crate) backoff: Option<&'a Backoff>,
     pub(crate) cost: u32,
-    /// The longest wait in nanoseconds; 0 to be admitted now or not at all.
+    /// The longest wait in nanoseconds; 0 admits now or denies.
     pub(crate) max_wait: u64,
 }
 
-/// All that is on record for one key: the state of each limit, the newest admission, the denials.
+/// Everything on record for one key: the state of each limit, the newest admission, the penalties.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// The latest time that a decision saw.
+    /// The latest time of any decision.
     pub(crate) clock: u64,
-    /// Time of the newest admission, ahead of the clock where it is a booking. Nothing is admitted before it.
+    /// The time of the newest admission; ahead of the clock for a booking. Nothing is admitted
+    /// before it.
     pub(crate) newest: u64,
-    /// Nothing may be admitted before this time even if bookings are given up, because what counted then is forgotten.
+    /// Nothing is admitted before this time, even if bookings are cancelled, because permits that
+    /// count until then are forgotten.
     pub(crate) floor: u64,
-    /// Number of the newest charge. None is used again.
+    /// The number of the newest charge. Numbers are not reused.
     pub(crate) number: u64,
-    /// Number of the newest charge that was not taken back, by which a permit knows whether it is that.
+    /// The number of the newest charge that was not undone. A permit compares it to see whether it
+    /// is that charge.
     pub(crate) top: u64,
-    /// The number before the first charge: another one after a reset, an expiry, or for other kinds of limits, so that permits
-    /// from before give nothing back. 0 if permits do not know it.
+    /// The number before the first charge. It changes with a reset, an expiry or other kinds of
+    /// limits, so that permits from before give nothing back. 0 if no permit depends on it.
     pub(crate) start: u64,
     pub(crate) offences: Offences,
     pub(crate) limits: SmallVec<[State; 1]>,
-    /// By limit; empty while no booking lies ahead.
+    /// By limit. Empty while no booking lies ahead.
     pub(crate) given: SmallVec<[Given; 1]>,
 }
 
-/// A number to start from. That the numbers of two records meet has a chance of one in four billion, if either is charged less
-/// than a million times.
+/// A start number. The numbers of two records collide with a probability of one in four billion, if
+/// either is charged less than a million times.
 pub(crate) fn new_start() -> u64 {
     static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| {
         let random = RandomState::new().hash_one(std::process::id());
         AtomicU32::new((random >> 32) as u32)
     });
-    // An odd step passes all numbers. Below 2⁵², so that Redis's doubles can count on from there.
+    // An odd step visits all numbers. Below 2⁵², so that Redis's doubles can count on from there.
     u64::from(NEXT.fetch_add(0x9E37_79B1, Ordering::Relaxed).max(1)) << 20
 }
 
 impl Record {
-    /// Decides whether a call is admitted, and if so charges all its limits. A refused call changes nothing but the clock
-    /// and, with a backoff, the offences.
+    /// Decides whether a call is admitted, and charges all its limits if it is. A denied call
+    /// changes only the clock and, with a backoff, the penalties.
     pub(crate) fn take(&mut self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let Ask { rules, backoff, cost, max_wait } = *ask;
         self.look(now);
@@ -355,7 +360,7 @@ impl Record {
         Ok(self.view(rules, None).admission(permit))
     }
 
-    /// As [`take`](Self::take), but changes nothing.
+    /// The same decision as [`take`](Self::take), without any change.
     pub(crate) fn peek(&self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let mut copy = self.clone();
         copy.look(now);
@@ -371,9 +376,12 @@ impl Record {
         }
     }
 
-    /// Gives permits back. A booking that is the newest charge is taken back without a trace; one with another behind it
-    /// stays; of permits that were taken, what still counts comes back. Permits of another record, before a reset or of other
-    /// kinds of limits, give nothing back.
+    /// Gives permits back.
+    ///
+    /// - A booking that is the newest charge is undone without a trace; an older booking stays.
+    /// - Of permits already taken, those that still count come back.
+    /// - Permits of another record (from before a reset, or of other kinds of limits) give nothing
+    ///   back.
     pub(crate) fn give_back(&mut self, rules: &[Rule], _: Option<&Backoff>, now: u64, permit: &Permit) {
         let is_other = self.limits.len() != rules.len()
             || self.limits.iter().zip(rules).any(|(state, rule)| state.algorithm() != rule.limit.algorithm());
@@ -421,15 +429,17 @@ impl Record {
         }
     }
 
-    /// When all of it will be as if nobody had called.
+    /// When the whole record is idle again.
     pub(crate) fn fresh_at(&self, rules: &[Rule], backoff: Option<&Backoff>) -> u64 {
         let limits = self.limits.iter().zip(rules).map(|(state, rule)| state.kept_until(rule)).max().unwrap_or(0);
         let forgiven = backoff.map_or(0, |backoff| self.offences.fresh_at(backoff));
-        // Nothing is admitted before the newest admission, even where all that led to it was given back.
+        // Nothing is admitted before the newest admission, even if all permits that led to it were
+        // given back.
         limits.max(forgiven).max(self.newest)
     }
 
-    /// Brings the clock to `now`. If it goes back, ages are kept, as if no time had passed since it was read last.
+    /// Advances the clock to `now`. If `now` is earlier, keeps all ages, as if no time had passed
+    /// since the last reading.
     fn look(&mut self, now: u64) {
         if now < self.clock {
             let by = self.clock - now;
@@ -447,7 +457,7 @@ impl Record {
         self.clock = now;
     }
 
-    /// The states by the limits as they are, if these are others than those on record.
+    /// The states converted to the limits in force, if these differ from those on record.
     fn replaced(&self, rules: &[Rule], now: u64) -> Option<SmallVec<[State; 1]>> {
         let is_same =
             self.limits.len() == rules.len() && self.limits.iter().zip(rules).all(|(state, rule)| state.is_for(rule));
@@ -497,12 +507,12 @@ impl Record {
         self.number = self.number.wrapping_add(1);
         self.top = self.number;
         self.newest = at;
-        // What was replaced for it does not come back, and so neither does the booking.
+        // States replaced for the charge do not come back, and so neither does the booking.
         self.permit(at, cost, (at > now && !is_other).then(|| Box::new(undo)))
     }
 }
 
-/// A record by the limits of a call.
+/// A record, judged by the limits of a call.
 struct View<'a> {
     record: &'a Record,
     rules: &'a [Rule],
@@ -510,8 +520,8 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// The first moment from `now` on at which `cost` fits, and the position of the limit that decides it; the position of
-    /// a limit that can never hold as much, if there is one.
+    /// The first moment from `now` on at which `cost` fits, and the position of the limit that
+    /// decides it. `Err` holds the position of a limit that can never hold `cost`.
     fn find(&self, backoff: Option<&Backoff>, cost: u32, now: u64) -> Result<Found, usize> {
         if cost == 0 {
             return Ok(Found { at: now, limit: 0 });
@@ -534,7 +544,7 @@ impl View<'_> {
         Ok(found)
     }
 
-    /// Position of the limit with the fewest permits left at `from`.
+    /// The position of the limit with the fewest permits left at `from`.
     fn tightest(&self, from: u64) -> usize {
         let remaining = |position: usize| self.states[position].remaining(&self.rules[position], from);
         (0..self.rules.len()).min_by_key(|position| remaining(*position)).unwrap_or(0)

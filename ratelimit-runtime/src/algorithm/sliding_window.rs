@@ -1,31 +1,33 @@
 //! The exact sliding window in bounded memory.
 //!
-//! A full log keeps the time of every admitted permit and counts those younger than `per`. This one keeps the permits in
-//! groups of g = ⌈count / 64⌉, each with the time of its *last* permit, and a group leaves when its last permit does. A
-//! permit is so counted for at least as long as the log would count it: never is one admitted that the log denies. What
-//! can be held back longer are the earlier permits of the one group that is just leaving, g − 1 at the most; for a
-//! `count` up to 64 that is none, and the answers are the log's own.
+//! A full log keeps the time of every admitted permit and counts those younger than `per`. This
+//! window keeps permits in groups of g = ⌈count / 64⌉, each with the time of its *last* permit, and
+//! drops a group when that permit expires. So each permit counts at least as long as in the log,
+//! and no call is admitted that the log denies.
 //!
-//! Permits that count no more stay while their place is not needed: the newest, as many as the largest `count` asked for.
-//! A longer `per` finds them again.
+//! Only the earlier permits of the oldest group can count longer than in the log: at most g − 1.
+//! For a `count` up to 64 that is none, and the answers equal the log's.
+//!
+//! Expired permits stay while their place is not needed: the newest ones, up to the largest `count`
+//! used. A longer `per` counts them again.
 
 use super::groups::{Group, Groups};
 use super::{GROUPS, Rule};
 
-/// Permits admitted less than `per` ago, those before them, and those booked ahead.
+/// Permits admitted less than `per` ago, older ones still kept, and permits booked ahead.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SlidingWindow {
     pub(crate) groups: Groups,
-    /// The largest count that was charged by.
+    /// The largest count of any charge.
     pub(crate) largest: u32,
-    /// The longest period that was charged by.
+    /// The longest period of any charge.
     pub(crate) longest: u64,
-    /// The period of the last change.
+    /// The period at the last change.
     pub(crate) per: u64,
 }
 
 impl SlidingWindow {
-    /// A window of which `taken` permits are taken at `now`.
+    /// A window with `taken` permits taken at `now`.
     pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> SlidingWindow {
         let mut window = SlidingWindow { per: rule.per(), ..SlidingWindow::default() };
         if taken > 0 {
@@ -34,8 +36,8 @@ impl SlidingWindow {
         window
     }
 
-    /// The first moment at or after `from` at which `cost` more permits fit. No permit on record is later than `from`,
-    /// and `cost` is at most `count`.
+    /// The first moment at or after `from` at which `cost` more permits fit. Requires that no
+    /// permit on record is later than `from`, and that `cost` is at most `count`.
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let room = u64::from(rule.capacity()).saturating_sub(u64::from(cost));
         let mut taken = self.taken(rule.per(), from);
@@ -54,8 +56,9 @@ impl SlidingWindow {
         from
     }
 
-    /// Records `cost` permits at `at`, at or after the real time `now`; returns the group that was dropped for them before
-    /// it had to be, if one was: nothing may be admitted before it would have left.
+    /// Records `cost` permits at `at`, which is not before the real time `now`. If a group was
+    /// dropped before it had to be, returns it: nothing may be admitted before it would have
+    /// expired.
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, now: u64, cost: u32) -> Option<Group> {
         let (permits, per) = (u64::from(cost), rule.per());
         let is_gone = |group: &Group, now: u64| group.at.checked_add(per).is_some_and(|end| end <= now);
@@ -89,7 +92,8 @@ impl SlidingWindow {
         }
     }
 
-    /// Takes back the newest charge, before which the newest one was at `newest`, and puts back what was dropped for it.
+    /// Undoes the newest charge and restores the group dropped for it. `newest` is the time of the
+    /// charge before it.
     pub(crate) fn undo(&mut self, newest: u64, dropped: Group, cost: u32) {
         self.groups.shrink_last(u64::from(cost));
         let before = self.groups.iter().rev().nth(1);
@@ -101,15 +105,16 @@ impl SlidingWindow {
         }
     }
 
-    /// Gives back `cost` permits that were taken at `at`, unless they no longer count at `now` or at the `floor`, where
-    /// groups may have been forgotten for a booking: the first group at or after `at` would then be another one.
+    /// Gives back `cost` permits taken at `at`, unless they no longer count at `now` or at the
+    /// `floor`. Before the floor, groups may have been forgotten for a booking, and the first group
+    /// at or after `at` would be a different one.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, floor: u64, at: u64, cost: u32) {
         if at.saturating_add(rule.per()) > now.max(floor) {
             self.groups.take_from(at, u64::from(cost));
         }
     }
 
-    /// Permits that count at `from`, by a period.
+    /// Permits that count at `from`, for this period.
     pub(crate) fn taken(&self, per: u64, from: u64) -> u64 {
         match from.checked_sub(per) {
             Some(expired) => self.groups.total_after(expired),
@@ -117,7 +122,7 @@ impl SlidingWindow {
         }
     }
 
-    /// When nothing counts any more, by a period.
+    /// When no permit counts any more, for this period.
     pub(crate) fn fresh_at(&self, per: u64) -> u64 {
         self.groups.last().map_or(0, |last| last.at.saturating_add(per))
     }

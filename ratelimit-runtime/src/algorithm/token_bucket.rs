@@ -1,40 +1,41 @@
-//! The token bucket, kept as the amount that is missing from it: the generic cell rate algorithm in two numbers.
+//! The token bucket, stored as the amount missing from it: the generic cell rate algorithm (GCRA)
+//! in two numbers.
 //!
-//! GCRA's theoretical arrival time is `last + debt / rate`. Keeping debt and time apart makes the arithmetic exact: debt is
-//! an integer of units of which a permit has a whole number and a microsecond (or nanosecond) gives back a whole number,
-//! so that nothing is rounded at any rate. Source of the algorithm: ITU-T I.371, the virtual scheduling and the
-//! continuous-state leaky bucket form are equal.
+//! GCRA's theoretical arrival time is `last + debt / rate`. Storing debt and time separately makes
+//! the arithmetic exact. Debt is an integer of units: a permit is a whole number of units, and so
+//! is the refill of a microsecond (or nanosecond). Nothing is rounded at any rate. Source: ITU-T
+//! I.371, which shows that virtual scheduling and the continuous-state leaky bucket are equivalent.
 
 use super::Rule;
 
-/// The most units that are told from more, of a bucket whose limit was replaced: at least 142 years of a bucket that holds
-/// as much.
+/// Units saturate here, for a bucket whose limit was replaced. At least 142 years of a bucket of
+/// that size.
 const MOST: u64 = (1 << 53) - 1;
 
-/// What is missing from a full bucket.
+/// The amount missing from a full bucket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TokenBucket {
-    /// When `debt` was as it says.
+    /// The time at which `debt` was missing.
     pub(crate) last: u64,
     /// Units missing at `last`.
     pub(crate) debt: u64,
-    /// Units of a permit, by which `debt` is to be read.
+    /// Units per permit, in which `debt` is counted.
     pub(crate) unit: u64,
-    /// Units that flow back, every so many nanoseconds, by the limit of the last change.
+    /// Units that flow back, and the nanoseconds that this takes, by the limit of the last change.
     pub(crate) flow: (u64, u64),
 }
 
 impl TokenBucket {
-    /// A bucket of which `taken` permits are missing at `now`.
+    /// A bucket with `taken` permits missing at `now`.
     pub(crate) fn holding(rule: &Rule, taken: u64, now: u64) -> TokenBucket {
         let fine = fine(rule);
         let debt = taken.saturating_mul(rule.permit() / fine).min(MOST) * fine;
         TokenBucket { last: now, debt, unit: rule.permit(), ..TokenBucket::default() }
     }
 
-    /// Reads the state by the limit as it is now, which may have other units: as many permits are missing, rounded up to a
-    /// unit for times in microseconds, in memory as in Redis. That may be more than the bucket holds now; it flows off at the
-    /// new rate.
+    /// Converts the state to a limit that may count in other units. The same number of permits
+    /// stays missing, rounded up to a unit for times in microseconds, in memory as in Redis. That
+    /// may exceed the bucket's capacity; the excess flows off at the new rate.
     #[inline]
     pub(crate) fn convert(&mut self, rule: &Rule) {
         if self.unit != rule.permit() {
@@ -52,20 +53,20 @@ impl TokenBucket {
         self.unit = permit;
     }
 
-    /// As [`convert`](Self::convert).
+    /// The state converted to the limit `rule`.
     pub(crate) fn converted(mut self, rule: &Rule) -> TokenBucket {
         self.convert(rule);
         self
     }
 
-    /// Permits that are missing at `now`, by the limit of the last change.
+    /// Permits missing at `now`, by the limit of the last change.
     pub(crate) fn taken(&self, now: u64) -> u64 {
         let (units, step) = self.flow;
         let back = (now.saturating_sub(self.last) / step.max(1)).saturating_mul(units);
         self.debt.saturating_sub(back).div_ceil(self.unit.max(1))
     }
 
-    /// The state at `at`, which is not before `last`.
+    /// The state at `at`, which must not be before `last`.
     #[inline]
     fn at(self, rule: &Rule, at: u64) -> TokenBucket {
         let (units, step) = (rule.units(), rule.step());
@@ -78,13 +79,14 @@ impl TokenBucket {
             return TokenBucket { last: at, debt: 0, ..self };
         }
         let debt = self.debt - steps * units;
-        // A begun step counts for the debt that is left; where it could pay more than that, it is forgotten.
+        // A started step counts towards the remaining debt. If it could pay more than that, it is
+        // dropped.
         let last = if debt < units { at } else { self.last + steps * step };
         TokenBucket { last, debt, ..self }
     }
 
-    /// The first moment at or after `from` at which `cost` more permits fit, if it is later on a tick of the clock; see
-    /// [`tick`].
+    /// The first moment at or after `from` at which `cost` more permits fit. A later moment falls
+    /// on a tick of the clock; see [`tick`].
     #[inline]
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let state = self.at(rule, from);
@@ -98,7 +100,8 @@ impl TokenBucket {
         if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
     }
 
-    /// As [`earliest`](Self::earliest), behind `ahead` permits of others that wait.
+    /// The first moment at or after `from` at which `cost` permits fit behind `ahead` permits of
+    /// other waiters.
     pub(crate) fn fits_behind(&self, rule: &Rule, from: u64, cost: u32, ahead: u64) -> u64 {
         let mut state = self.at(rule, from);
         state.debt = state.debt.saturating_add(ahead.saturating_mul(rule.permit())).min(u64::MAX / 2);
@@ -109,21 +112,22 @@ impl TokenBucket {
     #[inline]
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
         *self = TokenBucket { flow: (rule.units(), rule.step()), ..self.at(rule, at) };
-        // What is booked for the end of time may be more than flows back by then.
+        // A booking for the end of time may exceed what flows back by then.
         self.debt = self.debt.saturating_add(u64::from(cost).saturating_mul(rule.permit()));
     }
 
-    /// Gives back `cost` permits that were taken at `at`, less what has flowed back since.
+    /// Gives back `cost` permits taken at `at`, less what has flowed back since.
     ///
-    /// Without those permits the bucket would be fuller by at least cost − rate × elapsed now, and by not one unit more if
-    /// it was full before: giving back more could admit what would never have been admitted.
+    /// Without those permits the bucket would now be fuller by at least cost − rate × elapsed, and
+    /// by not one unit more if it was full before. Giving back more could admit calls that would
+    /// never have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
         let now = now.max(self.last);
         *self = self.at(rule, now);
         self.debt = self.debt.saturating_sub(TokenBucket::back(rule, now, at, cost));
     }
 
-    /// Units of `cost` permits, taken at `at`, that have not flowed back at `now`.
+    /// Units of `cost` permits, taken at `at`, that have not flowed back by `now`.
     pub(crate) fn back(rule: &Rule, now: u64, at: u64, cost: u32) -> u64 {
         let (units, permit, step) = (rule.units(), rule.permit(), rule.step());
         let flowed = now.saturating_sub(at).div_ceil(step).saturating_mul(units);
@@ -136,7 +140,7 @@ impl TokenBucket {
         rule.capacity().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
-    /// Permits that are missing at `now`, by the limit `rule` if the state was changed by it last.
+    /// Permits missing at `now`, by `rule` if that limit changed the state last.
     pub(crate) fn permits_missing(&self, rule: &Rule, now: u64) -> u64 {
         let state = if self.unit == rule.permit() { self.at(rule, now) } else { *self };
         state.debt.div_ceil(state.unit.max(1))
@@ -153,13 +157,15 @@ impl TokenBucket {
     }
 }
 
-/// Units of the rule, for times in nanoseconds, in one for times in microseconds; see [`Rate::per_nano`](super::Rate::per_nano).
+/// Units of the rule, for times in nanoseconds, in one unit for times in microseconds; see
+/// [`Rate::per_nano`](super::Rate::per_nano).
 fn fine(rule: &Rule) -> u64 {
     rule.permit() / rule.rate.permit
 }
 
-/// The resolution, in nanoseconds, of the clock that tells `time`: a microsecond where that is a whole one, as it always is
-/// of Redis's clock and of a test's. A bucket that refills between two ticks can be used from the later one on.
+/// The resolution of the clock that read `time`, in nanoseconds. A whole microsecond is taken for a
+/// clock of microseconds, such as Redis's or a test's. A bucket that refills between two ticks can
+/// be used from the later one on.
 #[inline]
 pub(crate) fn tick(time: u64) -> u64 {
     if time.is_multiple_of(1_000) { 1_000 } else { 1 }

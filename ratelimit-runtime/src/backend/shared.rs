@@ -1,4 +1,4 @@
-//! Backends as limiters share them, each behind its guard, and the process's default.
+//! Backends shared by limiters, each behind its guard, and the process's default backend.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -11,7 +11,8 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::guard::Guard;
 use crate::switches::{self, Switch};
 
-/// A backend that limiters share: what [`IntoBackend`] makes.
+/// A backend that limiters share, made by [`IntoBackend`]. A cheap handle: clones share one circuit
+/// breaker.
 #[derive(Clone)]
 pub struct SharedBackend {
     pub(crate) kind: BackendKind,
@@ -32,8 +33,10 @@ impl fmt::Debug for SharedBackend {
     }
 }
 
-/// What can be set as a limiter's backend: a [`MemoryBackend`], any [`Backend`] (behind an `Arc` or a `&'static` too), or
-/// the `Result` of making one, whose error then is the answer to every decision.
+/// A value that can be set as a limiter's backend.
+///
+/// Implemented for [`MemoryBackend`], for any [`Backend`] (also behind an `Arc` or a `&'static`),
+/// and for the `Result` of making one. An `Err` becomes the answer to every decision.
 pub trait IntoBackend {
     /// The backend to share.
     fn into_backend(self) -> SharedBackend;
@@ -66,7 +69,7 @@ impl<B: IntoBackend> IntoBackend for Result<B, BackendError> {
     }
 }
 
-/// A backend that could not be made.
+/// A backend that could not be created.
 struct Failed(BackendError);
 
 impl Backend for Failed {
@@ -81,7 +84,7 @@ impl Backend for Failed {
 
 static DEFAULT: OnceLock<SharedBackend> = OnceLock::new();
 
-/// The process's default backend was set before.
+/// The process's default backend was already set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DefaultBackendAlreadySet;
 
@@ -93,22 +96,32 @@ impl fmt::Display for DefaultBackendAlreadySet {
 
 impl std::error::Error for DefaultBackendAlreadySet {}
 
-/// Sets the backend of all limiters that name none, in place of this process's memory. Once, at the start of the program;
-/// a second call is an error and changes nothing.
+/// Sets the backend of all limiters that name none, instead of this process's memory. Call it once,
+/// at the start of the program.
+///
+/// ```
+/// use ratelimit_runtime::{MemoryBackend, set_default_backend};
+///
+/// assert!(set_default_backend(MemoryBackend::with_max_keys(10_000)).is_ok());
+/// assert!(set_default_backend(MemoryBackend::new()).is_err());
+/// ```
+///
+/// # Errors
+/// [`DefaultBackendAlreadySet`] on a second call, which changes nothing.
 pub fn set_default_backend(backend: impl IntoBackend) -> Result<(), DefaultBackendAlreadySet> {
-    // Made before: a backend may call a limited function to say what it is.
+    // Made first: a backend may call a limited function while it describes itself.
     DEFAULT.set(backend.into_backend()).map_err(|_| DefaultBackendAlreadySet)?;
     switches::turn(Switch::DefaultBackend, true);
     Ok(())
 }
 
 thread_local! {
-    /// The backends that this thread is making, by where they will be.
+    /// The backends that this thread is making, by the address of their cell.
     static MAKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The backend of a limiter, made at its first call. While it is being made, calls of the limiter on the same thread have one
-/// that fails: what makes a backend may be limited itself.
+/// A limiter's backend, made at its first call. While it is being made, the limiter's calls on this
+/// thread get a failing backend: making a backend may call a limited function.
 pub(crate) fn made(cell: &OnceCell<SharedBackend>, make: fn() -> SharedBackend) -> &SharedBackend {
     static UNFINISHED: LazyLock<SharedBackend> = LazyLock::new(|| {
         let message = "the limiter was called while its backend was being made";

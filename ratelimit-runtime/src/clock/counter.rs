@@ -1,19 +1,19 @@
-//! The processor's counter as a clock: set by the monotonic clock every 0.2 ms, and given up if it is not
-//! steady.
+//! The processor's counter as a clock: calibrated by the monotonic clock every 0.2 ms, and
+//! abandoned if it is not steady.
 //!
-//! A calibration reads the counter, the monotonic clock and the counter again. The monotonic clock's
-//! reading was taken between the two, so if they are close ([`WIDEST`]) the moment is known that well. A
-//! thread that was interrupted in between tries again, and in the end leaves the calibration to the next
-//! call. From there on the time is extrapolated, for [`TRUSTED`] and no longer: the system may slew its
-//! clock meanwhile (NTP: by 500 ppm), which [`DRIFT`] allows for. The counter's rate is measured over the
-//! last 50 to 100 ms.
+//! A calibration reads the counter, the monotonic clock and the counter again. If both counter
+//! readings are close ([`WIDEST`]), the moment of the clock's reading is known that precisely. A
+//! thread that was interrupted in between tries again, and finally leaves the calibration to the
+//! next call. From a calibration the time is extrapolated for [`TRUSTED`] and no longer, because
+//! the system may slew its clock meanwhile (NTP: by 500 ppm), which [`DRIFT`] allows for. The
+//! counter's rate is measured over the last 50 to 100 ms.
 //!
-//! Each calibration compares the time that the last one predicts with the true one. If they differ by more
-//! than the bracket allows, the counters of two processors differ, or the counter stood still, jumped, or
-//! changed its rate: from then on the process goes by the monotonic clock. So it does if calibrations are
-//! never close, because the system does not use the counter for its own clock, or reading the counter
-//! traps. A processor whose counter is behind the last calibration, or more than [`TRUSTED`] ahead, is
-//! noticed at its first reading.
+//! Each calibration compares the time predicted by the previous one with the true time. If they
+//! differ by more than the bracket allows, the counters of two processors differ, or the counter
+//! stopped, jumped or changed its rate. From then on the process uses the monotonic clock. The same
+//! happens if calibrations are never close, because the system does not use the counter for its own
+//! clock, or because reading the counter traps. A processor whose counter is behind the last
+//! calibration, or more than [`TRUSTED`] ahead, is detected at its first reading.
 //!
 //! No thread waits for another: while one calibrates, the others read the monotonic clock.
 
@@ -38,41 +38,43 @@ const DRIFT: u64 = 125;
 /// After a pause, the counter may have drifted by one part in this many.
 const STEADY: u64 = 2_000;
 
-/// The counter's rate is first measured over this time. Until then, the monotonic clock is read.
+/// The counter's rate is first measured over this time; until then, the monotonic clock is read.
 pub(super) const FIRST: u64 = if IS_SLOWED { 0 } else { 2_000_000 };
 
 /// The rate is measured over once to twice this time.
 const SPAN: u64 = 50_000_000;
 
-/// How often a call tries to read both clocks at once.
+/// Attempts per call to read both clocks at the same time.
 pub(super) const TRIES: usize = 4;
 
-/// After this many calls in a row that did not succeed, the counter is given up.
+/// Consecutive calls without a close sample after which the counter is abandoned.
 pub(super) const FAILURES: u32 = 64;
 
-/// Under valgrind a program runs fifty times slower than its clocks. `scripts/callgrind` sets the flag, so that the fast path
-/// is counted all the same.
+/// Under valgrind a program runs fifty times slower than its clocks. `scripts/callgrind` sets this
+/// flag so that the fast path is still counted.
 const IS_SLOWED: bool = cfg!(callgrind);
 
 /// Fractional bits of the nanoseconds per tick.
 const SHIFT: u32 = 32;
 
-/// The counter, and how it stands to the monotonic clock. What [`read`](Counter::read) needs is one cache line.
+/// The counter and its calibration. [`read`](Counter::read) touches one cache line.
 #[derive(Default)]
 #[repr(C, align(64))]
 pub(super) struct Counter {
-    /// How many ticks a calibration is trusted for; 0 before the first, and when the counter was given up.
+    /// How many ticks a calibration is trusted for; 0 before the first one and after the counter
+    /// was abandoned.
     trusted: AtomicU64,
-    /// Which calibration is the last one.
+    /// The index of the latest calibration.
     current: AtomicUsize,
-    /// The last one and the one before. A reader that is interrupted may find its calibration overwritten by the
-    /// next but one, but that began after the reader read the counter, so the reader sees itself behind it.
+    /// The latest and the one before. If a reader is interrupted, the next calibration but one may
+    /// overwrite its own. That one began after the reader read the counter, so the reader finds
+    /// itself behind it.
     calibrations: [Calibration; 2],
     is_given_up: AtomicBool,
     progress: Mutex<Progress>,
 }
 
-/// At `ticks`, it was not earlier than `time`.
+/// A calibration: at `ticks`, the time was not earlier than `time`.
 #[derive(Default)]
 struct Calibration {
     ticks: AtomicU64,
@@ -81,15 +83,15 @@ struct Calibration {
     scale: AtomicU64,
 }
 
-/// What is known of the counter, to the thread that calibrates.
+/// The calibrating thread's state.
 #[derive(Default)]
 struct Progress {
-    /// The rate is measured from here,
+    /// Where the current measurement of the rate began.
     from: Option<Sample>,
-    /// and from here when this is [`SPAN`] ago.
+    /// Where the next one begins: takes over once it is [`SPAN`] old.
     next: Option<Sample>,
     last: Option<Course>,
-    /// Calls in a row that did not find a close sample.
+    /// Consecutive calls without a close sample.
     failures: u32,
 }
 
@@ -110,7 +112,7 @@ struct Sample {
 }
 
 enum Step {
-    /// The monotonic clock was read, and nothing was changed.
+    /// The monotonic clock was read; nothing was changed.
     Read(u64),
     Set(Course, u64),
     TooWide,
@@ -118,7 +120,7 @@ enum Step {
 }
 
 impl Counter {
-    /// The present time at the earliest. None if there is no calibration to trust.
+    /// The earliest possible present time. `None` without a trusted calibration.
     #[inline]
     pub(super) fn read<S: Sources>(&self, sources: &S) -> Option<u64> {
         if !S::COUNTS {
@@ -128,31 +130,32 @@ impl Counter {
         if trusted == 0 {
             return None;
         }
-        // Before the calibration is looked up, and the calibration's own ticks last: see `calibrations`.
+        // Read before the calibration is looked up, and the calibration's own ticks last: see
+        // `calibrations`.
         let now = sources.ticks();
         let calibration = &self.calibrations[self.current.load(Ordering::Acquire) & 1];
         let time = calibration.time.load(Ordering::Acquire);
         let scale = calibration.scale.load(Ordering::Acquire);
-        // A counter that is behind wraps, and is not trusted either.
+        // The difference of a counter that is behind wraps, and is not trusted either.
         let passed = now.wrapping_sub(calibration.ticks.load(Ordering::Relaxed));
         (passed < trusted).then(|| time.wrapping_add(passed.wrapping_mul(scale) >> SHIFT))
     }
 
-    /// Whether the monotonic clock alone is read from now on.
+    /// Whether only the monotonic clock is read from now on.
     #[cfg(test)]
     pub(super) fn is_given_up(&self) -> bool {
         self.is_given_up.load(Ordering::Relaxed)
     }
 
-    /// Has another thread calibrate meanwhile.
+    /// Runs `run` as if another thread were calibrating.
     #[cfg(test)]
     pub(super) fn while_calibrating<T>(&self, run: impl FnOnce() -> T) -> T {
         let _progress = self.progress.lock();
         run()
     }
 
-    /// Sets the counter by the monotonic clock, whose reading is returned. None if the clock was not read: another
-    /// thread is calibrating, or the counter was given up.
+    /// Calibrates the counter and returns the monotonic clock's reading. `None` if the clock was
+    /// not read: another thread is calibrating, or the counter was abandoned.
     pub(super) fn calibrate<S: Sources>(&self, sources: &S) -> Option<u64> {
         if !S::COUNTS || self.is_given_up.load(Ordering::Relaxed) {
             return None;
@@ -177,7 +180,7 @@ impl Counter {
         }
     }
 
-    /// In the reverse order of [`read`](Counter::read).
+    /// Stores in the reverse order of [`read`](Counter::read).
     fn store(&self, course: &Course) {
         let next = (self.current.load(Ordering::Relaxed) & 1) ^ 1;
         let calibration = &self.calibrations[next];
@@ -231,8 +234,8 @@ impl Progress {
 }
 
 impl Course {
-    /// The monotonic clock was read before the tick after `sample.after` began: so it was not later than
-    /// `sample.time`, less one tick, when `sample.after` began.
+    /// The monotonic clock was read before the tick after `sample.after` began. So when
+    /// `sample.after` began, it was not later than `sample.time` less one tick.
     fn new(sample: &Sample, scale: u64) -> Course {
         Course { ticks: sample.after, time: sample.time - nanos(1, scale).saturating_add(1 + DRIFT), scale }
     }
@@ -251,7 +254,7 @@ impl Course {
 }
 
 impl Sample {
-    /// The closest of some samples, or the first that takes no more than `enough` ticks.
+    /// The closest of several samples, or the first that takes at most `enough` ticks.
     fn closest(sources: &impl Sources, enough: u64) -> Sample {
         let sample = || Sample { before: sources.ticks(), time: sources.monotonic(), after: sources.ticks() };
         let mut closest = sample();
@@ -267,7 +270,8 @@ impl Sample {
         closest
     }
 
-    /// In ticks, of which the first and the last had begun before or may end after.
+    /// The width in ticks. Includes the first and the last tick, which had begun before or may end
+    /// after.
     fn width(&self) -> u64 {
         self.after.checked_sub(self.before).map_or(u64::MAX, |ticks| ticks.saturating_add(2))
     }
@@ -276,7 +280,8 @@ impl Sample {
         self.width() <= ticks(WIDEST, scale)
     }
 
-    /// Nanoseconds per tick from here to a later sample. None if the counter did not go on, or out of all proportion.
+    /// Nanoseconds per tick from this sample to a later one. `None` if the counter did not advance,
+    /// or advanced absurdly.
     fn scale_to(&self, later: &Sample) -> Option<u64> {
         let ticks = later.after.checked_sub(self.after)?;
         let nanos = later.time.checked_sub(self.time)?;

@@ -1,10 +1,10 @@
-//! What the clock is made of: the system's clocks and the processor's counter.
+//! The clock's sources: the system's clocks and the processor's counter.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 #[cfg(any(feature = "tokio", not(all(target_family = "wasm", target_os = "unknown"))))]
 use std::time::{Instant, SystemTime};
 
-// The standard library's clocks panic there, and tokio's are made of them.
+// The standard library's clocks panic there, and tokio's are built on them.
 #[cfg(not(any(feature = "tokio", not(all(target_family = "wasm", target_os = "unknown")))))]
 use web_time::{Instant, SystemTime};
 
@@ -17,7 +17,7 @@ pub(crate) trait Sources {
 
     fn ticks(&self) -> u64;
 
-    /// Nanoseconds since the Unix epoch: the wall clock at the start and what has passed since.
+    /// Nanoseconds since the Unix epoch: the wall clock at the start plus the time elapsed since.
     fn monotonic(&self) -> u64;
 }
 
@@ -29,8 +29,8 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Begins at the wall clock, or at `least`. The first thread writes that to `unix`; the others take it
-    /// from there.
+    /// Starts at the wall clock, or at `least`. The first thread writes that to `unix`, and the
+    /// others read it from there.
     pub(super) fn start(least: u64, unix: &AtomicU64) -> Machine {
         let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos).max(least);
         let started = Instant::now();
@@ -41,7 +41,7 @@ impl Machine {
         Machine { started, unix }
     }
 
-    /// The time by tokio's clock. Unless it is paused, that is the monotonic clock.
+    /// The time by tokio's clock, which is the monotonic clock unless it is paused.
     #[cfg(feature = "tokio")]
     pub(super) fn tokio(&self) -> u64 {
         let tokio = tokio::time::Instant::now().into_std();
@@ -66,8 +66,9 @@ impl Sources for Machine {
     }
 }
 
-/// The processor's counter where a process may read one, and all processors' counters are meant to agree:
-/// x86-64's TSC, `CNTVCT_EL0` of ARM. The condition is that of the dependency in `Cargo.toml`.
+/// The processor's counter, if a process may read it and all processors' counters should agree: the
+/// TSC of x86-64, `CNTVCT_EL0` of ARM. The condition repeats that of the dependency in
+/// `Cargo.toml`.
 #[cfg(all(
     any(target_arch = "x86_64", target_arch = "aarch64"),
     any(target_os = "linux", target_os = "android", target_os = "macos", target_os = "windows", target_os = "freebsd"),
@@ -98,11 +99,12 @@ mod hardware {
     }
 }
 
-/// Whether this tokio has `tokio::time::pause`, which comes with its feature `test-util`. Without it, no test can
-/// pause tokio's clock.
+/// Whether this tokio has `tokio::time::pause`, which its feature `test-util` adds. Without it, no
+/// test can pause tokio's clock.
 ///
-/// Cargo does not tell a crate the features of its dependencies. But a glob import in an inner block shadows
-/// one in an outer block, so `pause` below is tokio's function if there is one, and else ours.
+/// Cargo does not tell a crate which features its dependencies have. But a glob import in an inner
+/// block shadows one in an outer block. So `pause` below is tokio's function if there is one, else
+/// ours.
 #[cfg(feature = "tokio")]
 #[allow(clippy::wildcard_imports, reason = "only they shadow each other")]
 pub(super) const TOKIO_CAN_PAUSE: bool = {

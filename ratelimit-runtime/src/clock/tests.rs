@@ -10,20 +10,20 @@ use super::*;
 const MILLISECOND: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MILLISECOND;
 
-/// A machine whose time passes by its clocks' readings and by [`pass`](Fake::pass). What the monotonic clock says
-/// is the true time.
+/// A machine whose time passes with readings of its clocks and by [`pass`](Fake::pass). The
+/// monotonic clock shows the true time.
 struct Fake {
     now: Cell<u64>,
     /// With 32 fractional bits.
     ticks: Cell<u128>,
     /// Ticks a nanosecond, with 32 fractional bits.
     rate: Cell<u64>,
-    /// How far the counter of the processor that the thread is on is ahead.
+    /// How far ahead the counter of the thread's current processor is.
     ahead: Cell<i64>,
     monotonic_takes: Cell<u64>,
-    /// The thread loses the processor for so long after so many more readings.
+    /// After this many more readings, the thread loses the processor for this long.
     interruption: Cell<(u32, u64)>,
-    /// The same again after each interruption.
+    /// Repeats the interruption.
     is_always_interrupted: Cell<bool>,
     readings: Cell<usize>,
 }
@@ -80,14 +80,14 @@ impl Sources for Fake {
 }
 
 impl Clock<Fake> {
-    /// How far a reading was from the truth.
+    /// The distance of a reading from the true time.
     fn error(&self) -> u64 {
         let before = self.sources.now.get();
         let now = self.now();
         before.saturating_sub(now.latest).max(now.earliest.saturating_sub(self.sources.now.get()))
     }
 
-    /// Whether a reading, which has to be true, went by the counter.
+    /// Whether a reading used the counter. The reading must be true.
     fn goes_by_the_counter(&self) -> bool {
         let before = self.sources.now.get();
         let now = self.now();
@@ -95,7 +95,7 @@ impl Clock<Fake> {
         now.earliest != now.latest
     }
 
-    /// Passes the time in which the counter's rate is measured.
+    /// Lets the time pass in which the counter's rate is measured.
     fn run_in(self) -> Clock<Fake> {
         for _ in 0..1_000 {
             self.now();
@@ -108,14 +108,14 @@ impl Clock<Fake> {
 }
 
 #[test]
-fn a_first_reading_takes_a_few_readings_of_the_machines_clocks() {
+fn a_first_reading_costs_few_clock_readings() {
     let clock = Fake::new(2_600_000_000);
     clock.now();
     assert!(clock.sources.readings.get() <= 3 * TRIES);
 }
 
 #[test]
-fn the_monotonic_clock_is_read_until_the_counters_rate_is_known() {
+fn until_the_rate_is_known_the_monotonic_clock_is_read() {
     let clock = Fake::new(2_600_000_000);
     let end = clock.sources.now.get() + FIRST;
     while clock.sources.now.get() < end {
@@ -127,7 +127,7 @@ fn the_monotonic_clock_is_read_until_the_counters_rate_is_known() {
 }
 
 proptest! {
-    /// NTP slews by 500 parts in a million at most.
+    /// NTP slews by at most 500 parts in a million.
     #[test]
     fn a_reading_by_a_steady_counter_is_true_whenever_it_is_taken(
         hertz in prop::sample::select(vec![19_200_000, 24_000_000, 1_000_000_000, 2_596_123_456, 5_800_000_000]),
@@ -147,7 +147,7 @@ proptest! {
 }
 
 #[test]
-fn a_calibration_that_is_interrupted_is_not_stored() {
+fn an_interrupted_calibration_is_not_stored() {
     for reading in 0..3 {
         let clock = Fake::new(2_600_000_000).run_in();
         clock.sources.pass(TRUSTED);
@@ -164,7 +164,7 @@ fn a_calibration_that_is_interrupted_is_not_stored() {
 }
 
 #[test]
-fn while_a_thread_calibrates_the_others_read_the_monotonic_clock() {
+fn during_a_calibration_others_read_the_monotonic_clock() {
     let clock = Fake::new(2_600_000_000).run_in();
     clock.sources.pass(TRUSTED);
     clock.counter.while_calibrating(|| assert!(!clock.goes_by_the_counter()));
@@ -173,7 +173,7 @@ fn while_a_thread_calibrates_the_others_read_the_monotonic_clock() {
 }
 
 #[test]
-fn a_counter_that_is_never_read_close_to_the_monotonic_clock_is_read_no_more() {
+fn a_counter_without_close_samples_is_abandoned() {
     let clock = Fake::new(2_600_000_000);
     clock.sources.monotonic_takes.set(1_000);
     for _ in 0..10_000 {
@@ -184,7 +184,7 @@ fn a_counter_that_is_never_read_close_to_the_monotonic_clock_is_read_no_more() {
     assert_eq!(clock.sources.readings.get(), 1);
 }
 
-/// What happens to a counter, and a reading after it.
+/// Asserts that the next reading notices what `happens` to a counter.
 fn is_noticed_at_once(happens: impl Fn(&Fake), pauses: &[u64]) {
     for pause in pauses {
         let clock = Fake::new(2_600_000_000).run_in();
@@ -200,14 +200,14 @@ fn is_noticed_at_once(happens: impl Fn(&Fake), pauses: &[u64]) {
 }
 
 #[test]
-fn a_processor_whose_counter_is_ahead_or_behind_by_a_millisecond_is_noticed_at_its_first_reading() {
+fn a_counter_off_by_a_millisecond_is_noticed_at_once() {
     for ahead in [i64::MIN, -260_000_000_000, -2_600_000, 2_600_000, 260_000_000_000, i64::MAX] {
         is_noticed_at_once(|fake| fake.ahead.set(ahead), &[0, 1_000, TRUSTED, SECOND]);
     }
 }
 
 #[test]
-fn processors_whose_counters_differ_by_less_are_noticed_at_a_calibration_and_lie_by_no_more() {
+fn a_counter_off_by_less_is_noticed_at_a_calibration() {
     for nanos in [-150_000_i64, -20_000, -2_000, 2_000, 20_000, 150_000] {
         let clock = Fake::new(2_600_000_000).run_in();
         for call in 0..10 * TRUSTED / 1_000 {
@@ -220,7 +220,7 @@ fn processors_whose_counters_differ_by_less_are_noticed_at_a_calibration_and_lie
 }
 
 #[test]
-fn processors_whose_counters_differ_from_the_start_are_noticed() {
+fn counters_that_always_differed_are_noticed() {
     for ahead in [-2_600_000, 2_600_000] {
         let clock = Fake::new(2_600_000_000);
         for call in 0..1_000 {
@@ -240,7 +240,7 @@ fn a_counter_that_jumps_is_noticed() {
 }
 
 #[test]
-fn a_counter_that_changes_its_rate_is_noticed_at_a_calibration() {
+fn a_changed_rate_is_noticed_at_a_calibration() {
     for percent in [10, 50, 90, 110, 200] {
         let clock = Fake::new(2_600_000_000).run_in();
         clock.sources.rate.set(clock.sources.rate.get() / 100 * percent);
@@ -286,14 +286,14 @@ fn at_the_end_of_64_bits_the_clock_stands_still() {
     assert_eq!(clock.now(), Now::exactly(u64::MAX));
 }
 
-/// For so long each test by the real clock runs: `RATELIMIT_TEST_MILLIS`, or 300 ms.
+/// How long each test by the real clock runs: `RATELIMIT_TEST_MILLIS`, or 300 ms.
 fn duration() -> Duration {
     let millis = std::env::var("RATELIMIT_TEST_MILLIS").ok().and_then(|millis| millis.parse().ok());
     Duration::from_millis(millis.unwrap_or(300))
 }
 
 #[test]
-fn a_reading_is_never_outside_of_two_readings_of_the_monotonic_clock() {
+fn a_reading_lies_between_two_monotonic_readings() {
     let clock = Clock::new(Machine::start(LEAST, &AtomicU64::new(0)));
     for threads in [1, 2, 4, 8] {
         let end = Instant::now() + duration();
@@ -320,13 +320,13 @@ fn durations_longer_than_64_bits_saturate() {
     assert_eq!(nanos(Duration::MAX), u64::MAX);
 }
 
-/// In the builds of `scripts/test`, tokio is here with `test-util` and without.
+/// `scripts/test` builds this with tokio's `test-util` and without.
 #[cfg(feature = "tokio")]
 #[test]
 fn futures_go_by_tokios_clock_if_it_is_one_that_can_be_paused() {
     use tokio::runtime::Builder;
 
-    /// Stands in for the method of tokio's feature `test-util`, which comes before it.
+    /// Stands in for the method of tokio's feature `test-util`, which takes precedence.
     #[allow(dead_code, reason = "if there is that method")]
     trait StartPaused {
         fn start_paused(&mut self, _paused: bool) -> &mut Self {

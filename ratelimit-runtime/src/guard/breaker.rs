@@ -1,29 +1,33 @@
-//! The circuit breaker: after a few failures in a row nobody asks the backend any more, except for one call at a time that
-//! finds out whether it is back.
+//! A circuit breaker. After several consecutive failures, calls skip the backend, except for one
+//! probe at a time.
 //!
 //! ```text
-//! closed ── 5 failures in a row ──▶ open ── its pause is over, a call comes ──▶ probing ── success ──▶ closed
-//!                                    ▲                                            │
-//!                                    └── failure: twice the pause; given up: the same ──┘
+//! closed ── 5 failures in a row ──▶ open ── pause over, a call ──▶ probing ── success ──▶ closed
+//!                                    ▲                                │
+//!                                    └──── failure: pause doubled ────┘
 //! ```
 //!
-//! While closed and without a failure a call costs two relaxed loads of one word. Each opening, probe and closing begins a
-//! new generation; what a call of an earlier one has met is not news any more and is ignored.
+//! An abandoned probe reopens the breaker with the same pause. While closed and without a failure,
+//! a call costs two relaxed loads of one word. Each opening, probe and closing starts a new
+//! generation; results of calls from an earlier generation are ignored.
 
 use crate::error::{BackendError, BackendErrorKind};
 use crate::sync::{AtomicU64, Lock, Ordering};
 
-/// So many failures in a row open it. More than the calls in a row without an answer after which a connection is replaced.
+/// Consecutive failures that open the breaker. Larger than the number of silent calls after which a
+/// connection is replaced.
 pub(super) const FAILURES: u32 = 5;
 /// From the opening to the first probe, in nanoseconds.
 pub(super) const FIRST_PAUSE: u64 = 50_000_000;
-/// Pauses double up to this: three probes fit into the two seconds in which limits have to be kept again.
+/// Pauses double up to this, in nanoseconds. Three probes fit into the two seconds within which
+/// limits must be enforced again.
 pub(super) const LONGEST_PAUSE: u64 = 500_000_000;
-/// A probe of which nothing is heard for so long is given up: its future may lie somewhere and not be polled.
+/// A probe without a result for this long is written off, in nanoseconds: its future may exist
+/// without being polled.
 pub(super) const LOST: u64 = 1_000_000_000;
 
 pub(super) struct Breaker {
-    /// The generation, and in the lowest bit whether anything is to be looked up under the lock.
+    /// The generation. The lowest bit says whether callers must look under the lock.
     word: AtomicU64,
     state: Lock<Generation>,
     lost: u64,
@@ -47,7 +51,7 @@ impl Default for State {
     }
 }
 
-/// Until then nobody asks; while probing, nobody else.
+/// No call passes until the pause ends; while probing, no other call.
 #[derive(Clone)]
 struct Pause {
     until: u64,
@@ -57,23 +61,23 @@ struct Pause {
     why: BackendError,
 }
 
-/// A call that may ask the backend. Whatever becomes of it has to be [told](Breaker::tell).
+/// A call that may use the backend. Its result must be [reported](Breaker::report).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
     generation: u64,
     pub(super) is_probe: bool,
 }
 
-/// What a call has met.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Met<'a> {
+pub(super) enum CallResult<'a> {
     Success,
     Failure(&'a BackendError),
-    /// The call was given up before it knew.
-    Nothing,
+    /// The call was abandoned before it had a result.
+    Abandoned,
 }
 
-/// What has become of the breaker.
+/// A state change of the breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
     Opened,
@@ -82,23 +86,24 @@ pub(super) enum Change {
 }
 
 impl Breaker {
-    /// For a backend that needs at most `longest` nanoseconds for a decision, if that is known.
+    /// A breaker for a backend whose decisions take at most `longest` nanoseconds, if that is
+    /// known.
     pub(super) fn new(longest: u64) -> Breaker {
         Breaker { word: AtomicU64::new(0), state: Lock::new(Generation::default()), lost: LOST.max(longest * 2) }
     }
 
-    /// Lets a call ask the backend, or says why not.
+    /// Lets a call use the backend, or returns the reason why not.
     #[inline]
     pub(super) fn enter(&self, now: impl FnOnce() -> u64) -> Result<Entry, BackendError> {
         let word = self.word.load(Ordering::Relaxed);
         if word & 1 == 0 {
             return Ok(Entry { generation: word >> 1, is_probe: false });
         }
-        self.enter_in_trouble(now())
+        self.enter_slowly(now())
     }
 
     #[cold]
-    fn enter_in_trouble(&self, now: u64) -> Result<Entry, BackendError> {
+    fn enter_slowly(&self, now: u64) -> Result<Entry, BackendError> {
         let mut current = self.state.lock();
         let pause = match &current.state {
             State::Closed { .. } => return Ok(Entry { generation: current.number, is_probe: false }),
@@ -109,42 +114,42 @@ impl Breaker {
         Ok(Entry { generation: current.number, is_probe: true })
     }
 
-    /// Whether calls are kept away.
+    /// Whether calls skip the backend.
     pub(super) fn is_open(&self) -> bool {
         self.word.load(Ordering::Relaxed) & 1 == 1 && !matches!(self.state.lock().state, State::Closed { .. })
     }
 
-    /// Says what a call that was let in has met.
+    /// Reports the result of a call that was let in.
     #[inline]
-    pub(super) fn tell(&self, entry: Entry, met: Met<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
-        if matches!(met, Met::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
+    pub(super) fn report(&self, entry: Entry, met: CallResult<'_>, now: impl FnOnce() -> u64) -> Option<Change> {
+        if matches!(met, CallResult::Success) && self.word.load(Ordering::Relaxed) == entry.generation << 1 {
             return None;
         }
-        self.tell_in_trouble(entry, met, now())
+        self.report_slowly(entry, met, now())
     }
 
     #[cold]
-    fn tell_in_trouble(&self, entry: Entry, met: Met<'_>, now: u64) -> Option<Change> {
+    fn report_slowly(&self, entry: Entry, met: CallResult<'_>, now: u64) -> Option<Change> {
         let mut current = self.state.lock();
         if current.number != entry.generation {
-            // But for a probe that was given up too early: its success is one.
+            // A probe written off too early still counts if it succeeds.
             let is_of_this_opening = match &current.state {
                 State::Closed { .. } => false,
                 State::Open(pause) | State::Probing(pause) => pause.opening < entry.generation,
             };
-            if is_of_this_opening && matches!(met, Met::Success) {
+            if is_of_this_opening && matches!(met, CallResult::Success) {
                 self.begin(&mut current, State::default());
                 return Some(Change::Closed);
             }
             return None;
         }
         match (&mut current.state, met) {
-            (State::Closed { failures }, Met::Success) => {
+            (State::Closed { failures }, CallResult::Success) => {
                 *failures = 0;
                 self.publish(&current);
                 None
             }
-            (State::Closed { failures }, Met::Failure(error)) => {
+            (State::Closed { failures }, CallResult::Failure(error)) => {
                 *failures += 1;
                 if *failures < FAILURES {
                     self.publish(&current);
@@ -154,25 +159,25 @@ impl Breaker {
                     until: now.saturating_add(FIRST_PAUSE),
                     length: FIRST_PAUSE,
                     opening: current.number + 1,
-                    why: kept_away(error),
+                    why: rejection(error),
                 };
                 self.begin(&mut current, State::Open(pause));
                 Some(Change::Opened)
             }
-            (State::Probing(_), Met::Success) => {
+            (State::Probing(_), CallResult::Success) => {
                 self.begin(&mut current, State::default());
                 Some(Change::Closed)
             }
             (State::Probing(pause), met) => {
                 let (length, why) = match met {
-                    Met::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), kept_away(error)),
+                    CallResult::Failure(error) => ((pause.length * 2).min(LONGEST_PAUSE), rejection(error)),
                     _ => (pause.length, pause.why.clone()),
                 };
                 let pause = Pause { until: now.saturating_add(length), length, opening: pause.opening, why };
                 self.begin(&mut current, State::Open(pause));
                 Some(Change::StaysOpen)
             }
-            // An opening begins a generation, and lets nobody in.
+            // An opening starts a generation, and lets no call in.
             (State::Closed { .. } | State::Open(_), _) => None,
         }
     }
@@ -182,15 +187,15 @@ impl Breaker {
         self.publish(current);
     }
 
-    /// Writes the word anew, under the lock.
+    /// Updates the word, under the lock.
     fn publish(&self, current: &Generation) {
         let calm = matches!(current.state, State::Closed { failures: 0 });
         self.word.store(current.number << 1 | u64::from(!calm), Ordering::Relaxed);
     }
 }
 
-/// What calls get that do not reach the backend: made once, at the failure.
-fn kept_away(error: &BackendError) -> BackendError {
+/// The error of calls that skip the backend. Made once, at the failure.
+fn rejection(error: &BackendError) -> BackendError {
     let kind = match error.kind() {
         // Nothing was sent, so nothing can have been charged.
         BackendErrorKind::Timeout => BackendErrorKind::Unreachable,
@@ -214,11 +219,11 @@ mod tests {
     }
 
     fn fail(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
-        breaker.tell(entry, Met::Failure(&error()), || now)
+        breaker.report(entry, CallResult::Failure(&error()), || now)
     }
 
     fn succeed(breaker: &Breaker, entry: Entry, now: u64) -> Option<Change> {
-        breaker.tell(entry, Met::Success, || now)
+        breaker.report(entry, CallResult::Success, || now)
     }
 
     /// A breaker that has opened at `now`.
@@ -279,16 +284,16 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_is_given_up_leaves_the_next_to_another_call() {
+    fn an_abandoned_probe_is_replaced_by_another_call() {
         let breaker = opened(0);
         let probe = enter(&breaker, FIRST_PAUSE).unwrap();
-        assert_eq!(breaker.tell(probe, Met::Nothing, || FIRST_PAUSE), Some(Change::StaysOpen));
+        assert_eq!(breaker.report(probe, CallResult::Abandoned, || FIRST_PAUSE), Some(Change::StaysOpen));
         assert_eq!(enter(&breaker, FIRST_PAUSE * 2 - 1), None);
         assert!(enter(&breaker, FIRST_PAUSE * 2).unwrap().is_probe, "the pause did not grow");
     }
 
     #[test]
-    fn a_probe_of_which_nothing_is_heard_is_replaced() {
+    fn a_silent_probe_is_replaced() {
         let breaker = opened(0);
         let lost = enter(&breaker, FIRST_PAUSE).unwrap();
         assert_eq!(enter(&breaker, FIRST_PAUSE + LOST - 1), None);
@@ -298,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_that_succeeds_after_it_was_replaced_closes_it_too() {
+    fn a_replaced_probe_still_closes_it_by_success() {
         let breaker = opened(0);
         let slow = enter(&breaker, FIRST_PAUSE).unwrap();
         let probe = enter(&breaker, FIRST_PAUSE + LOST).unwrap();
@@ -308,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn what_calls_met_before_a_change_is_ignored_after_it() {
+    fn results_from_before_a_change_are_ignored() {
         let breaker = Breaker::new(0);
         let early: Vec<Entry> = (0..100).map(|_| enter(&breaker, 0).unwrap()).collect();
         assert_eq!(early.iter().filter_map(|entry| fail(&breaker, *entry, 0)).count(), 1);
@@ -321,17 +326,18 @@ mod tests {
         assert!(!breaker.is_open());
     }
 
-    /// The rules of the breaker, told as a story: what there was, and what it says.
+    /// A model of the breaker: its history, and what that implies.
     #[derive(Default)]
     struct Story {
-        /// Calls under way, each with the openings that there were when it began.
+        /// Calls under way, each with the number of openings when it began.
         under_way: Vec<(Entry, u32)>,
         openings: u32,
-        /// In a row, while closed.
+        /// Consecutive failures, while closed.
         failures: u32,
-        /// While open: when it was last found to be, and how many probes have failed.
+        /// While open: the time of the last opening or failed probe, and the number of failed
+        /// probes.
         open: Option<(u64, u32)>,
-        /// The probe under way, and when it began.
+        /// The probe under way, and its start.
         probe: Option<(Entry, u64)>,
     }
 
@@ -346,20 +352,20 @@ mod tests {
             }
         }
 
-        fn end(&mut self, (entry, openings): (Entry, u32), met: Met<'_>, now: u64) -> Option<Change> {
+        fn end(&mut self, (entry, openings): (Entry, u32), met: CallResult<'_>, now: u64) -> Option<Change> {
             match (self.open, met) {
-                // A probe, this one or one that was given up too early.
-                (Some(_), Met::Success) if entry.is_probe && openings == self.openings => {
+                // A probe: this one, or one written off too early.
+                (Some(_), CallResult::Success) if entry.is_probe && openings == self.openings => {
                     (self.open, self.probe, self.failures) = (None, None, 0);
                     Some(Change::Closed)
                 }
                 (Some((_, failed)), met) if self.probe.is_some_and(|(probe, _)| probe == entry) => {
                     self.probe = None;
-                    self.open = Some((now, failed + u32::from(matches!(met, Met::Failure(_)))));
+                    self.open = Some((now, failed + u32::from(matches!(met, CallResult::Failure(_)))));
                     Some(Change::StaysOpen)
                 }
-                // Of the calls that began before the last opening nothing is to be learned any more.
-                (None, Met::Failure(_)) if !entry.is_probe && openings == self.openings => {
+                // Calls that began before the last opening say nothing any more.
+                (None, CallResult::Failure(_)) if !entry.is_probe && openings == self.openings => {
                     self.failures += 1;
                     (self.failures == FAILURES).then(|| {
                         self.openings += 1;
@@ -367,7 +373,7 @@ mod tests {
                         Change::Opened
                     })
                 }
-                (None, Met::Success) if !entry.is_probe && openings == self.openings => {
+                (None, CallResult::Success) if !entry.is_probe && openings == self.openings => {
                     self.failures = 0;
                     None
                 }
@@ -399,7 +405,7 @@ mod tests {
         #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(500) })]
 
         #[test]
-        fn it_does_what_its_story_says(events in prop::collection::vec(event(), 1..200)) {
+        fn it_agrees_with_the_model(events in prop::collection::vec(event(), 1..200)) {
             let (breaker, mut story, mut now) = (Breaker::new(0), Story::default(), 0_u64);
             for event in events {
                 let met = match event {
@@ -419,23 +425,23 @@ mod tests {
                         }
                         continue;
                     }
-                    Event::Succeed(of) => (of, Met::Success),
-                    Event::Fail(of) => (of, Met::Failure(&error())),
-                    Event::GiveUp(of) => (of, Met::Nothing),
+                    Event::Succeed(of) => (of, CallResult::Success),
+                    Event::Fail(of) => (of, CallResult::Failure(&error())),
+                    Event::GiveUp(of) => (of, CallResult::Abandoned),
                 };
                 if story.under_way.is_empty() {
                     continue;
                 }
                 let call = story.under_way.swap_remove(met.0 % story.under_way.len());
                 let expected = story.end(call, met.1, now);
-                prop_assert_eq!(breaker.tell(call.0, met.1, || now), expected);
+                prop_assert_eq!(breaker.report(call.0, met.1, || now), expected);
                 prop_assert_eq!(breaker.is_open(), story.open.is_some());
             }
         }
     }
 }
 
-/// Every order in which threads can meet failures, successes and each other.
+/// All interleavings of failures, successes and state changes.
 #[cfg(all(test, loom_model))]
 mod model {
     use loom::sync::Arc;
@@ -448,10 +454,10 @@ mod model {
     }
 
     fn fail(breaker: &Breaker, entry: Entry) -> Option<Change> {
-        breaker.tell(entry, Met::Failure(&error()), || 0)
+        breaker.report(entry, CallResult::Failure(&error()), || 0)
     }
 
-    /// A breaker with so many failures.
+    /// A breaker after this many failures.
     fn after(failures: u32) -> Breaker {
         let breaker = Breaker::new(0);
         for _ in 0..failures {
@@ -491,13 +497,13 @@ mod model {
     }
 
     #[test]
-    fn the_word_says_what_the_state_is() {
+    fn the_word_matches_the_state() {
         loom::model(|| {
             let breaker = Arc::new(after(1));
             let other = Arc::clone(&breaker);
             let handle = thread::spawn(move || {
                 let entry = other.enter(|| 0).unwrap();
-                other.tell(entry, Met::Success, || 0);
+                other.report(entry, CallResult::Success, || 0);
             });
             let entry = breaker.enter(|| 0).unwrap();
             fail(&breaker, entry);

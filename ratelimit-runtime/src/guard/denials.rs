@@ -1,14 +1,16 @@
-//! Denials that hold for a while: a call that would be denied again is, without asking the backend.
+//! The denial cache: a 4-way set-associative cache. A call that would be denied again is denied
+//! without asking the backend.
 //!
-//! What is kept belongs to one bucket and one set of limits, and to calls for one permit: of those nothing is left until one
-//! is admitted, while what is left to a call for more changes meanwhile. It ends a thousandth before its time, so that a
-//! server's clock that runs a little faster than this one is not denied for longer than the server would, and after a second
-//! at the latest, because another process may have reset the bucket. Permits that come back through this process, and those
-//! that are taken of the same bucket for another cost, end it at once.
+//! An entry belongs to one bucket and one set of limits, and to calls for one permit. Such calls
+//! find no permit left until one is admitted; what is left for larger calls changes meanwhile.
 //!
-//! All handles of one server share them.
+//! An entry ends a thousandth before its time, so that a server whose clock runs slightly faster is
+//! not denied for longer than the server would. It ends after a second at the latest, because
+//! another process may have reset the bucket. Permits that come back through this process, or are
+//! taken from the same bucket at another cost, end it at once.
 //!
-//! Bounded: a fixed number of entries, of which a new one takes the place of the one that ends first among four.
+//! All handles of one server share the cache. Its size is fixed. A new entry replaces the one that
+//! ends first among the four of its set.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -19,17 +21,18 @@ use parking_lot::Mutex;
 use crate::fingerprint::Fingerprint;
 use crate::sync::Lock;
 
-/// Entries of one backend: half a megabyte, taken at its first denial.
+/// Sets of one backend's cache: half a megabyte, allocated at its first denial.
 const SETS: usize = 2_048;
 const WAYS: usize = 4;
-/// What this process sends without waiting for the answer is done within this time, in nanoseconds.
+/// How long a request that this process sent without waiting may still be under way, in
+/// nanoseconds.
 const UNDER_WAY: u64 = 2_000_000_000;
-/// So long a denial is kept at most, in nanoseconds: hundreds of times a round trip.
+/// The longest life of an entry, in nanoseconds: hundreds of round trips.
 const LONGEST: u64 = 1_000_000_000;
-/// A clock gains or loses less than one part in so many.
+/// A clock gains or loses less than one part in this many.
 const DRIFT: u64 = 1_024;
 
-/// A call that is denied again and again.
+/// A call whose denial is cached: the key of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Asked {
     pub(crate) bucket: Fingerprint,
@@ -38,20 +41,21 @@ pub(crate) struct Asked {
     pub(crate) limits: u64,
 }
 
-/// What it is told.
+/// A cached denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Told {
-    /// When it would be admitted, by this process's clock.
+    /// When the call would be admitted, by this process's clock.
     pub(crate) admitted_at: u64,
     pub(crate) remaining: u32,
-    /// Position of the limit that denies it.
+    /// The position of the limit that denies it.
     pub(crate) limit: u8,
-    /// Of a key that is banned as long as it ever is: each denial bans it for so long again, in nanoseconds. Else 0.
+    /// For a key blocked for its longest time: how long each denial blocks it again, in
+    /// nanoseconds. Else 0.
     pub(crate) ban: u64,
 }
 
 impl Told {
-    /// What a call at `now` is told, which tries and is denied.
+    /// The denial of a call at `now`, which itself counts as a denial.
     pub(crate) fn to_a_try(self, now: u64) -> Told {
         let again = if self.ban == 0 { 0 } else { now.saturating_add(self.ban) };
         Told { admitted_at: self.admitted_at.max(again), ..self }
@@ -71,10 +75,10 @@ enum Entry {
     Denied {
         asked: Asked,
         told: Told,
-        /// The backend is asked again from then on.
+        /// When the backend is asked again.
         until: u64,
     },
-    /// Denials of calls that were sent earlier say nothing.
+    /// Denials of calls sent before `until` are not cached.
     Changed {
         bucket: Fingerprint,
         until: u64,
@@ -95,7 +99,7 @@ impl Denials {
         Denials::default()
     }
 
-    /// Those of a server, by whatever handle it is reached.
+    /// The cache of a server, shared by all handles that lead to it.
     pub(crate) fn of_server(server: &str) -> Arc<Denials> {
         static SERVERS: Mutex<BTreeMap<String, Weak<Denials>>> = Mutex::new(BTreeMap::new());
         let mut servers = SERVERS.lock();
@@ -108,7 +112,7 @@ impl Denials {
         denials
     }
 
-    /// What the call is told, if it is known.
+    /// The cached denial of a call, if there is one.
     #[inline]
     pub(crate) fn find(&self, asked: Asked, now: u64) -> Option<Told> {
         let set = self.set(asked.bucket)?.lock();
@@ -118,7 +122,8 @@ impl Denials {
         })
     }
 
-    /// Keeps what a call was told that was sent at `sent`, unless the bucket has changed meanwhile, for `longest` at most.
+    /// Caches the denial of a call sent at `sent`, for at most `longest`, unless the bucket has
+    /// changed meanwhile.
     pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64, longest: u64) {
         if asked.cost != 1 {
             return;
@@ -138,7 +143,8 @@ impl Denials {
         put(&mut entries, is_same, Entry::Denied { asked, told, until });
     }
 
-    /// The bucket was changed by calls for other costs: they may have put off what was told.
+    /// Drops a bucket's denials after calls at other costs, which may have delayed the next
+    /// admission.
     pub(crate) fn forget(&self, bucket: Fingerprint) {
         let Some(set) = self.set(bucket) else { return };
         for entry in set.lock().iter_mut() {
@@ -148,12 +154,12 @@ impl Denials {
         }
     }
 
-    /// Permits of the bucket have come back by `now`.
+    /// Permits of the bucket came back by `now`.
     pub(crate) fn lift(&self, bucket: Fingerprint, now: u64) {
         self.change(bucket, now);
     }
 
-    /// Permits of the bucket are on their way back: nothing is kept until they are there.
+    /// Permits of the bucket are on their way back: caches nothing until they have arrived.
     pub(crate) fn suspend(&self, bucket: Fingerprint, now: u64) {
         self.change(bucket, now.saturating_add(UNDER_WAY));
     }
@@ -167,14 +173,14 @@ impl Denials {
         put(&mut set, is_same, Entry::Changed { bucket, until });
     }
 
-    /// Nothing before the first denial.
+    /// `None` before the first denial.
     #[inline]
     fn set(&self, bucket: Fingerprint) -> Option<&Lock<Set>> {
         self.sets.get().map(|sets| &sets[place(bucket)])
     }
 }
 
-/// Puts an entry in the place of one that is the same, else of the one that ends first.
+/// Replaces the matching entry, else the one that ends first.
 fn put(set: &mut Set, is_same: impl Fn(&Entry) -> bool, entry: Entry) {
     let place = set.iter().position(is_same);
     let place = place.or_else(|| (0..WAYS).min_by_key(|way| set[*way].ends()));
@@ -206,7 +212,7 @@ mod tests {
         Told { admitted_at, remaining: 0, limit: 0, ban: 0 }
     }
 
-    /// Denied at 0 until half a second.
+    /// A cache with keys denied from 0 to half a second.
     fn with(keys: &[&str]) -> Denials {
         let denials = Denials::new();
         for key in keys {
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_holds_for_its_bucket_and_limits_until_a_thousandth_before_its_end() {
+    fn a_denial_ends_a_thousandth_early() {
         let denials = with(&["a"]);
         let end = SECOND / 2 - SECOND / 2 / 1_000;
         assert_eq!(denials.find(asked("a", 1), end), Some(told(SECOND / 2)));
@@ -235,20 +241,20 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_to_a_call_for_more_changes_and_is_not_kept() {
+    fn denials_of_larger_calls_are_not_cached() {
         let denials = Denials::new();
         denials.keep(asked("a", 2), told(SECOND), 0, u64::MAX);
         assert_eq!(denials.find(asked("a", 2), 0), None);
     }
 
     #[test]
-    fn handles_of_one_server_share_what_is_kept() {
+    fn handles_of_one_server_share_the_cache() {
         let (one, same, other) = (Denials::of_server("a"), Denials::of_server("a"), Denials::of_server("b"));
         assert!(Arc::ptr_eq(&one, &same) && !Arc::ptr_eq(&one, &other));
     }
 
     #[test]
-    fn permits_that_come_back_end_it() {
+    fn returned_permits_end_a_denial() {
         let denials = with(&["a", "b"]);
         denials.lift(bucket("a"), 1);
         assert_eq!(denials.find(asked("a", 1), 1), None);
@@ -256,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_before_permits_came_back_is_not_kept() {
+    fn denials_sent_before_a_refund_are_not_cached() {
         let denials = with(&["a"]);
         denials.lift(bucket("a"), SECOND);
         denials.keep(asked("a", 1), told(10 * SECOND), SECOND - 1, u64::MAX);
@@ -266,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_kept_while_permits_are_on_their_way_back() {
+    fn nothing_is_cached_while_permits_are_returning() {
         let denials = with(&["a"]);
         denials.suspend(bucket("a"), SECOND);
         denials.lift(bucket("a"), SECOND);
@@ -278,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_keys_takes_no_more_room_and_tells_none_a_lie() {
+    fn a_flood_of_keys_is_bounded_and_denies_no_other_key() {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
             let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
@@ -294,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ban_that_grows_no_more_is_kept_for_a_while_and_begins_anew_with_each_try() {
+    fn the_longest_ban_restarts_at_each_try() {
         let denials = Denials::new();
         let ban = Told { ban: 100 * SECOND, ..told(100 * SECOND) };
         denials.keep(asked("a", 1), ban, 0, SECOND / 2);

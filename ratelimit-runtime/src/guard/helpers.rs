@@ -1,7 +1,8 @@
-//! Threads on which a backend's blocking decisions are made, so that whoever asked can go on where one hangs.
+//! A thread pool for a backend's blocking decisions, so that a hanging decision does not hang its
+//! caller.
 //!
-//! They are started as they are needed, end when nothing is to be done for a while, and are never more than so many: a
-//! decision that hangs keeps its thread, and when all are kept nothing more is begun, except for probes.
+//! Threads start on demand, end when idle, and are bounded in number. A decision that hangs keeps
+//! its thread; once all threads are kept, only probes still start.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,13 +15,14 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::process::{Owned, PerProcess, lock};
 use crate::reply::{self, Receiver};
 
-/// Threads of one backend.
+/// The most threads of one backend.
 const THREADS: usize = 32;
-/// More of them that only probes may start: the backend may be well again, and what hangs stay so.
+/// Further threads that only probes may start: the backend may be well again while the old
+/// decisions still hang.
 const FOR_PROBES: usize = 16;
-/// Decisions that wait for a thread.
+/// The most decisions that wait for a thread.
 const QUEUE: usize = 4_096;
-/// So long a thread waits for work before it ends.
+/// How long an idle thread waits for work before it ends.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// The threads of one backend.
@@ -32,7 +34,7 @@ pub(super) struct Helpers {
 struct Shared {
     work: Mutex<Work>,
     more: Condvar,
-    /// The last decision that was waited for came soon.
+    /// The last decision that was waited for came promptly.
     is_prompt: AtomicBool,
 }
 
@@ -49,7 +51,7 @@ type Job = Box<dyn FnOnce() + Send>;
 pub(super) struct Task {
     pub(super) backend: Arc<dyn Backend>,
     pub(super) request: Request,
-    /// Nobody waits any longer than this.
+    /// The caller waits no longer than this.
     pub(super) deadline: Instant,
     pub(super) is_probe: bool,
 }
@@ -63,8 +65,8 @@ impl Helpers {
         self.shared.get(|| Shared { work: Mutex::default(), more: Condvar::new(), is_prompt: AtomicBool::new(true) })
     }
 
-    /// Has a decision made. If nobody waits any more when its turn comes, it is not; if whoever waited gave up before the
-    /// deadline, what it took is given back.
+    /// Queues a decision. It is skipped if its deadline has passed when its turn comes. If the
+    /// caller gave up before the deadline, what the decision took is given back.
     pub(super) fn ask(&self, task: Task) -> Result<Receiver<Delivery>, BackendError> {
         let (sender, receiver) = reply::channel();
         let helpers = self.clone();
@@ -82,19 +84,20 @@ impl Helpers {
         Ok(receiver)
     }
 
-    /// Has a request carried out whose answer nobody needs; what cannot be begun is dropped.
+    /// Queues a request whose answer is ignored. Dropped if no thread can take it.
     pub(super) fn tell(&self, backend: Arc<dyn Backend>, request: Request) -> Receiver<()> {
         let (sender, receiver) = reply::channel();
         let job = Box::new(move || {
             backend.decide_later(request);
             sender.send(());
         });
-        // The receiver then hears that nothing will come.
+        // If it fails, dropping the job closes the channel.
         let _ = self.submit(job, false);
         receiver
     }
 
-    /// Blocks the thread for an answer that mostly comes soon, at most until `patience`. Not at all while they are late.
+    /// Blocks the thread for an answer that usually comes soon, until `patience` at most. Not at
+    /// all while answers are late.
     pub(super) fn wait_a_moment<T>(&self, receiver: &mut Receiver<T>, patience: Instant) -> Poll<Option<T>> {
         let shared = self.shared();
         if !shared.is_prompt.load(Ordering::Relaxed) {
@@ -107,7 +110,7 @@ impl Helpers {
         answer
     }
 
-    /// A decision was waited for without blocking the thread.
+    /// Records how long a decision took that was waited for without blocking.
     pub(super) fn took(&self, took: Duration, prompt: Duration) {
         if took < prompt {
             self.shared().is_prompt.store(true, Ordering::Relaxed);
@@ -135,11 +138,11 @@ impl Helpers {
                 Err(_) if work.threads == 0 => {
                     let jobs = std::mem::take(&mut work.jobs);
                     drop(work);
-                    // Not under the lock: what a backend does when it is dropped is not known.
+                    // Outside the lock: dropping a backend may run foreign code.
                     drop(jobs);
                     return Err(busy("no thread can be started"));
                 }
-                // Those that there are do it.
+                // Otherwise the existing threads do it.
                 Err(_) => {}
             }
         }
@@ -150,7 +153,7 @@ impl Helpers {
 }
 
 fn run(shared: &Shared) {
-    /// Counts the thread as gone, after a panic too.
+    /// Counts the thread as ended, after a panic too.
     struct Counted<'a>(&'a Shared);
 
     impl Drop for Counted<'_> {
@@ -180,7 +183,7 @@ fn run(shared: &Shared) {
     drop(counted);
 }
 
-/// An answer on its way to whoever asked.
+/// An answer on its way to the caller.
 pub(super) struct Delivery {
     answer: Option<Result<Answer, BackendError>>,
     undelivered: Option<Undelivered>,
@@ -202,7 +205,8 @@ impl Delivery {
 impl Drop for Delivery {
     fn drop(&mut self) {
         let (Some(Ok(answer)), Some(undelivered)) = (self.answer.take(), self.undelivered.take()) else { return };
-        // A call that had to decide for itself when the deadline came may have gone on: its permits stay taken.
+        // After the deadline the caller may have decided without the backend and gone on: its
+        // permits stay taken.
         if let Outcome::Admitted(admitted) = answer.outcome
             && Instant::now() < undelivered.deadline
         {

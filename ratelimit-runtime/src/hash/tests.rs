@@ -1,5 +1,5 @@
-//! Searches for keys that collide under many seeds at once: what one who chooses keys, and knows no seed, would try.
-//! `HASH_SEEDS=1000000` in the environment searches for longer.
+//! Searches for keys that collide under many seeds, as an attacker would who chooses keys without
+//! knowing the seed. `HASH_SEEDS=1000000` in the environment searches longer.
 
 use std::hash::Hasher;
 use std::hash::RandomState;
@@ -19,7 +19,7 @@ fn hash<K: RateLimitKey + ?Sized>(seed: &Seed<'_, 1>, key: &K) -> u64 {
     hash
 }
 
-/// How often each 16 bits of two hashes are the same.
+/// How often each 16-bit part of two hashes is the same.
 #[derive(Default)]
 struct Collisions([u32; 4]);
 
@@ -30,20 +30,20 @@ impl Collisions {
         }
     }
 
-    /// Whether that is no accident: an ideal hash does it once in 65,536 seeds.
+    /// Whether there are more than chance explains: an ideal hash collides once in 65,536 seeds.
     fn are_many(&self, seeds: u32) -> bool {
         self.0.iter().any(|count| *count > 9 + seeds / 65_536 * 2)
     }
 }
 
-/// A pair of keys, as what their hashes are under a seed.
+/// Two keys, as a function from a seed to their hashes.
 type Pair = (String, Box<dyn Fn(&Seed<'_, 1>) -> (u64, u64)>);
 
 fn pair<K: RateLimitKey + 'static, L: RateLimitKey + 'static>(name: String, one: K, other: L) -> Pair {
     (name, Box::new(move |seed| (hash(seed, &one), hash(seed, &other))))
 }
 
-/// Flips bits of some bytes.
+/// Flips bits in some of the bytes.
 fn flipped(bytes: &[u8], places: &[usize], bits: u8) -> Vec<u8> {
     let mut flipped = bytes.to_vec();
     for place in places {
@@ -54,7 +54,8 @@ fn flipped(bytes: &[u8], places: &[usize], bits: u8) -> Vec<u8> {
     flipped
 }
 
-/// Bytes of one length that differ by little, or in a pattern that multiplications are blind to.
+/// Pairs of byte strings of one length that differ little, or in patterns that multiplications are
+/// blind to.
 fn bytes_of(length: usize, pairs: &mut Vec<Pair>) {
     let counted: Vec<u8> = (0..length).map(|index| b'0' + u8::try_from(index % 10).unwrap()).collect();
     let all: Vec<usize> = (0..length).collect();
@@ -153,7 +154,7 @@ fn no_pair_of_keys_collides_under_many_seeds() {
     assert!(many.is_empty(), "of {seeds} seeds:\n{}", many.join("\n"));
 }
 
-/// The search is worth something: it finds what is known of a hash of folded multiplications.
+/// Validates the search: it finds the known collisions of a hash of folded multiplications.
 #[test]
 fn the_search_finds_pairs_for_another_hash() {
     let hash = |shared: &'static foldhash::SharedSeed, seed: u64, key: &[u8]| {
@@ -176,7 +177,7 @@ fn the_search_finds_pairs_for_another_hash() {
 }
 
 #[test]
-fn keys_in_sequence_are_spread_by_the_lowest_and_by_the_highest_bits() {
+fn sequential_keys_spread_in_low_and_high_bits() {
     const KEYS: u32 = 16_000;
     fn most<K: RateLimitKey>(seed: &Seed<'_, 1>, key: impl Fn(u32) -> K) -> u32 {
         let (mut low, mut high) = ([0_u32; 256], [0_u32; 256]);
@@ -198,6 +199,6 @@ fn keys_in_sequence_are_spread_by_the_lowest_and_by_the_highest_bits() {
         worst.push(most(&seed, |number| (number % 7, Some("a"), number / 7)));
     }
     worst.sort_unstable();
-    // 62.5 on average, and of a random hash no more than 110.
+    // The mean is 62.5; a random hash reaches no more than 110.
     assert!(worst[worst.len() / 2] < 110 && worst[worst.len() * 9 / 10] < 200, "{worst:?}");
 }

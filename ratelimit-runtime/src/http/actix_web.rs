@@ -1,4 +1,4 @@
-//! Denied actix-web handlers, who calls them, and a middleware that tells clients what is left.
+//! actix-web: denied handlers, the client's address, and a middleware that reports limits.
 
 mod headers;
 
@@ -27,7 +27,7 @@ fn response(exceeded: &RateLimitExceeded) -> HttpResponse {
     response.body(answer.body)
 }
 
-/// By this, `actix_web::Error` is made of it: handlers may return `Result<_, actix_web::Error>`.
+/// Converts into `actix_web::Error`, so that handlers may return `Result<_, actix_web::Error>`.
 impl ResponseError for RateLimitExceeded {
     fn status_code(&self) -> StatusCode {
         self.error_response().status()
@@ -55,8 +55,8 @@ impl<T: Responder> Responder for Limited<T> {
     }
 }
 
-/// Configured by `app_data`: a [`ClientIpConfig`], or one in a [`Data`]. With `Option<ClientIp>`, requests whose client is
-/// not known are `None`: a bucket of their own.
+/// Configured by `app_data`: a [`ClientIpConfig`], or one in a [`Data`]. With `Option<ClientIp>`,
+/// requests from unknown clients are `None`, which is a bucket of its own.
 impl FromRequest for ClientIp {
     type Error = UnknownClient;
     type Future = Ready<Result<ClientIp, UnknownClient>>;
@@ -78,5 +78,5 @@ fn client(request: &HttpRequest) -> Result<ClientIp, UnknownClient> {
     Ok(config.resolve(peer, lines))
 }
 
-/// 500.
+/// The answer is 500.
 impl ResponseError for UnknownClient {}

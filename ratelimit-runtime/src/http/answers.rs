@@ -1,10 +1,10 @@
-//! The choices that a process has about its HTTP answers.
+//! Process-wide choices about HTTP answers.
 
 use std::error::Error;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// How this process answers denied requests: a choice for all frameworks and all limits.
+/// How this process answers denied requests, for all frameworks and all limits.
 ///
 /// ```
 /// use ratelimit_runtime::{HttpAnswers, RateLimitFields, set_http_answers};
@@ -22,9 +22,9 @@ pub struct HttpAnswers {
     retry_after_ms: bool,
 }
 
-/// The form in which limits are reported: a draft of the IETF's `RateLimit` header fields.
+/// The form of the `RateLimit` header fields: which draft of the IETF's.
 ///
-/// Parsers read one form and often return nothing for the others: npm's `ratelimit-header-parser`
+/// Parsers read one form and often return nothing for the others. npm's `ratelimit-header-parser`
 /// 0.1 reads drafts 6 and 7.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -39,30 +39,31 @@ pub enum RateLimitFields {
     Draft6,
 }
 
-/// Statuses in the 400s that clients repeat by themselves.
+/// Statuses in the 400s that clients retry by themselves.
 const REPEATED: [u16; 5] = [408, 409, 413, 425, 429];
 
 impl HttpAnswers {
-    /// The answers of a process that says nothing else: draft 11, no `retry-after-ms`, 422 for a
-    /// cost that never fits.
+    /// The default answers: draft 11, no `retry-after-ms`, 422 for a cost that never fits.
     pub const fn new() -> HttpAnswers {
         HttpAnswers { never_fits: 422, fields: RateLimitFields::Draft11, retry_after_ms: false }
     }
 
-    /// The form of the `RateLimit` fields, in denials and in what `RateLimitHeadersLayer` and
-    /// `RateLimitHeaders` add.
+    /// The form of the `RateLimit` fields in denials, and in the fields that
+    /// `RateLimitHeadersLayer` and `RateLimitHeaders` add.
     pub const fn fields(self, fields: RateLimitFields) -> HttpAnswers {
         HttpAnswers { fields, ..self }
     }
 
     /// Adds `retry-after-ms`, in milliseconds, to denials. `OpenAI`'s and Anthropic's clients obey
-    /// it. `Retry-After` has whole seconds, which is long for a limit of 200 ms.
+    /// it. `Retry-After` counts whole seconds, which is long for a limit of 200 ms.
     pub const fn retry_after_ms(self, is_sent: bool) -> HttpAnswers {
         HttpAnswers { retry_after_ms: is_sent, ..self }
     }
 
-    /// The status of a request whose cost can never fit into the limit, instead of 422. Statuses
-    /// that clients repeat (408, 409, 413, 425, 429) and those outside of 400 to 499 are an error.
+    /// The status of a request whose cost can never fit the limit, instead of 422.
+    ///
+    /// # Errors
+    /// If `status` is outside 400 to 499, or one that clients retry (408, 409, 413, 425, 429).
     pub const fn never_fits_status(self, status: u16) -> Result<HttpAnswers, InvalidStatus> {
         let mut index = 0;
         while index < REPEATED.len() {
@@ -126,7 +127,7 @@ pub(super) fn current() -> HttpAnswers {
     HttpAnswers::unpacked(ANSWERS.load(Ordering::Relaxed))
 }
 
-/// No status for a request that no client should repeat.
+/// The status is not fit for a request that no client should retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidStatus(u16);
 
@@ -143,7 +144,7 @@ impl fmt::Display for InvalidStatus {
 
 impl Error for InvalidStatus {}
 
-/// The header fields that report limits: for `Access-Control-Expose-Headers`, without which scripts
+/// The header fields that report limits, for `Access-Control-Expose-Headers`. Without it, scripts
 /// of another origin see none of them.
 ///
 /// ```

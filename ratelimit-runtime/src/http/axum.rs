@@ -1,4 +1,4 @@
-//! Denied axum handlers, and who calls them.
+//! axum: denied handlers and the client's address.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -46,7 +46,7 @@ impl<S: Sync> FromRequestParts<S> for ClientIp {
     }
 }
 
-/// `None` where the address is not known: a bucket of its own.
+/// `None` if the address is unknown, which is a bucket of its own.
 impl<S: Sync> OptionalFromRequestParts<S> for ClientIp {
     type Rejection = Infallible;
 
@@ -62,8 +62,8 @@ impl IntoResponse for UnknownClient {
 }
 
 impl ClientIp {
-    /// The client of a request to an axum server, as the extractor finds it: for closures of layers, which have no
-    /// extractors.
+    /// The client of a request to an axum server, as the extractor finds it. For the closures of
+    /// layers, which have no extractors.
     ///
     /// ```
     /// use std::time::Duration;
@@ -76,20 +76,26 @@ impl ClientIp {
     /// let layer = RateLimitLayer::new(&API, |request: &Request| ClientIp::of(request).ok());
     /// ```
     ///
-    /// An `Extension` that configures it is to be added after (outside of) a layer that calls this.
+    /// Add an `Extension` with a [`ClientIpConfig`] after (outside) the layer that calls this.
+    ///
+    /// # Errors
+    /// [`UnknownClient`] if the request carries no peer address.
     pub fn of<B>(request: &http::Request<B>) -> Result<ClientIp, UnknownClient> {
         client(request.extensions(), request.headers(), None)
     }
 }
 
 impl ClientIpConfig {
-    /// As [`ClientIp::of`], by this configuration.
+    /// The client of a request to an axum server, by this configuration instead of the request's.
+    ///
+    /// # Errors
+    /// [`UnknownClient`] if the request carries no peer address.
     pub fn client_of<B>(&self, request: &http::Request<B>) -> Result<ClientIp, UnknownClient> {
         client(request.extensions(), request.headers(), Some(self))
     }
 }
 
-/// The client, by that configuration or else the request's.
+/// The client, by `config` or else by the request's configuration.
 fn client(
     extensions: &Extensions,
     headers: &HeaderMap,

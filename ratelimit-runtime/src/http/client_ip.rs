@@ -1,4 +1,4 @@
-//! [`ClientIp`]: the address of who is calling, which the caller cannot forge.
+//! [`ClientIp`]: the client's address, which the client cannot forge.
 
 mod hops;
 
@@ -11,11 +11,11 @@ use ipnet::IpNet;
 
 use crate::key::{ExactIp, KeyWriter, RateLimitKey, embedded_v4};
 
-/// The address of the client that sends a request, as a key: an extractor of axum and actix-web handlers.
+/// The client's address, as a key and as an extractor for axum and actix-web handlers.
 ///
-/// It is the address of the other end of the connection. Only where a [`ClientIpConfig`] says so, and the other end is one
-/// of the proxies that it names, is it taken from a header. An IPv6 address counts as its /64 network, because one customer
-/// holds a whole /64, and an IPv4-mapped one as its IPv4 address.
+/// It is the peer's address, unless a [`ClientIpConfig`] names the peer as a trusted proxy: then it
+/// comes from a header. An IPv6 address counts as its /64 network, because one customer holds a
+/// whole /64. An IPv4-mapped address counts as its IPv4 address.
 ///
 /// ```
 /// use ratelimit_runtime::{ClientIp, RateLimitExceeded, rate_limit};
@@ -26,10 +26,11 @@ use crate::key::{ExactIp, KeyWriter, RateLimitKey, embedded_v4};
 /// }
 /// ```
 ///
-/// In axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`. Where no address is known (without that, or on
-/// a unix socket), the request is answered with 500: it would be unlimited otherwise. With `Option<ClientIp>` such requests
-/// share a bucket of their own. Where a trusted proxy comes by a unix socket, axum's `MockConnectInfo` as a layer says for all
-/// requests from which address it is to count as coming.
+/// In axum, serve with `into_make_service_with_connect_info::<SocketAddr>()`. If the address is
+/// unknown (without that, or on a unix socket), the answer is 500, because the request would
+/// otherwise be unlimited. With `Option<ClientIp>`, such requests share a bucket of their own. If a
+/// trusted proxy connects through a unix socket, add axum's `MockConnectInfo` as a layer: its
+/// address stands for the peer of all requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientIp {
     address: IpAddr,
@@ -37,7 +38,7 @@ pub struct ClientIp {
 }
 
 impl ClientIp {
-    /// The client's full address; an IPv4-mapped one as IPv4.
+    /// The client's full address. An IPv4-mapped address is returned as IPv4.
     pub fn address(&self) -> IpAddr {
         self.address
     }
@@ -49,7 +50,8 @@ impl fmt::Display for ClientIp {
     }
 }
 
-/// The same bucket as that of its [`address`](ClientIp::address), unless IPv6 addresses count by other networks than /64.
+/// The same bucket as its [`address`](ClientIp::address), unless [`ClientIpConfig::ipv6_prefix`] is
+/// not 64.
 impl RateLimitKey for ClientIp {
     fn write_to<W: KeyWriter>(&self, writer: &mut W) {
         match self.address {
@@ -64,16 +66,18 @@ impl RateLimitKey for ClientIp {
     }
 }
 
-/// A customer holds at least one of these.
+/// Every customer holds at least one network of this length.
 const DEFAULT_IPV6_PREFIX: u8 = 64;
 
-/// How the address of a [`ClientIp`] is found.
+/// How [`ClientIp`] finds the client's address.
 ///
-/// Anybody can write anything into a header. Behind proxies of your own, name them, and the one header that they all write:
-/// the client is then the right-most address in it that is none of theirs, which the proxy next to it has seen itself. What
-/// stands further left is not looked at.
+/// Clients can write anything into a header. Behind your own proxies, name the proxies and the one
+/// header that all of them write. The client is then the right-most address in that header that is
+/// not a proxy, because the proxy next to it has seen that address itself. Everything further left
+/// is ignored.
 ///
-/// In axum it is an `Extension`, in actix-web `app_data`; without one, headers are never looked at.
+/// Add it as an `Extension` in axum and as `app_data` in actix-web. Without one, headers are never
+/// read.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -91,33 +95,36 @@ pub struct ClientIpConfig {
     ipv6_prefix: u8,
 }
 
-/// The proxies whose word is taken.
+/// The trusted proxies.
 #[derive(Clone, Debug)]
 struct Proxies {
     header: Header,
     networks: Arc<[IpNet]>,
 }
 
-/// In which header proxies say for whom they ask.
+/// The header in which proxies report their client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Header {
     XForwardedFor,
     Forwarded,
-    /// One address; the name in lower case.
+    /// A header with one address; the name is in lower case.
     Address(Arc<str>),
 }
 
 impl ClientIpConfig {
-    /// The other end of the connection is the client. The default.
+    /// The peer is the client. This is the default.
     pub fn peer() -> ClientIpConfig {
         ClientIpConfig { proxies: None, ipv6_prefix: DEFAULT_IPV6_PREFIX }
     }
 
-    /// Connections from these networks (`10.0.0.0/8`) and addresses (`203.0.113.7`) come from proxies that append the
-    /// address they are asked from to `X-Forwarded-For`.
+    /// Peers in these networks (`10.0.0.0/8`) and at these addresses (`203.0.113.7`) are proxies
+    /// that append their own peer's address to `X-Forwarded-For`.
     ///
-    /// Name no network of which clients may be, and make sure that every one of the proxies appends: a proxy that passes the
-    /// header on as it comes lets anybody be anybody.
+    /// Do not list networks that clients can be in, and make sure that every proxy appends. A proxy
+    /// that passes the header on unchanged lets clients forge their address.
+    ///
+    /// # Errors
+    /// [`InvalidNetwork`] for the first text that is neither a network nor an address.
     pub fn x_forwarded_for<I>(proxies: I) -> Result<ClientIpConfig, InvalidNetwork>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -125,7 +132,11 @@ impl ClientIpConfig {
         ClientIpConfig::behind(Header::XForwardedFor, proxies)
     }
 
-    /// As [`x_forwarded_for`](Self::x_forwarded_for), of proxies that append to `Forwarded` (RFC 7239).
+    /// Peers in these networks and at these addresses are proxies that append to `Forwarded` (RFC
+    /// 7239). The warnings of [`x_forwarded_for`](Self::x_forwarded_for) apply.
+    ///
+    /// # Errors
+    /// [`InvalidNetwork`] for the first text that is neither a network nor an address.
     pub fn forwarded<I>(proxies: I) -> Result<ClientIpConfig, InvalidNetwork>
     where
         I: IntoIterator<Item: AsRef<str>>,
@@ -133,14 +144,17 @@ impl ClientIpConfig {
         ClientIpConfig::behind(Header::Forwarded, proxies)
     }
 
-    /// Connections from these networks and addresses come from proxies that write the client's
-    /// address, and nothing else, into the header of that name: `X-Real-IP`, `CF-Connecting-IP`,
-    /// `True-Client-IP`, `Fly-Client-IP`.
+    /// Peers in these networks and at these addresses are proxies that write the client's address,
+    /// and nothing else, into the header `name`: `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`,
+    /// `Fly-Client-IP`.
     ///
-    /// Every one of the proxies has to replace what the client sent under that name. Of several
-    /// lines the last counts, and a proxy that writes something else than one address is itself the
-    /// client. `X-Forwarded-For` and `Forwarded` are read as
-    /// [`x_forwarded_for`](Self::x_forwarded_for) and [`forwarded`](Self::forwarded) read them.
+    /// Every proxy must replace what the client sent under that name. Of several header lines the
+    /// last counts. A proxy that writes anything but one address is itself the client.
+    /// `X-Forwarded-For` and `Forwarded` are read as by [`x_forwarded_for`](Self::x_forwarded_for)
+    /// and [`forwarded`](Self::forwarded).
+    ///
+    /// # Errors
+    /// If `name` is not a header name, or a text is neither a network nor an address.
     ///
     /// ```
     /// use ratelimit_runtime::ClientIpConfig;
@@ -173,13 +187,15 @@ impl ClientIpConfig {
         Ok(ClientIpConfig { proxies: Some(Proxies { header, networks }), ..ClientIpConfig::peer() })
     }
 
-    /// IPv6 addresses count by networks of this length, 0 to 128 bits (what is above counts as 128), instead of 64: 56 or 48
-    /// where customers hold that much, 128 for single addresses.
+    /// Counts IPv6 addresses by networks of `bits` bits instead of 64.
+    ///
+    /// Takes 0 to 128; a larger value counts as 128. Use 56 or 48 if customers hold that much, 128
+    /// for single addresses.
     pub fn ipv6_prefix(self, bits: u8) -> ClientIpConfig {
         ClientIpConfig { ipv6_prefix: bits.min(128), ..self }
     }
 
-    /// The name of the header that is looked at, if one is, in lower case.
+    /// The name of the header that is read, in lower case; `None` if no header is.
     pub fn header_name(&self) -> Option<&str> {
         self.proxies.as_ref().map(|proxies| match &proxies.header {
             Header::XForwardedFor => "x-forwarded-for",
@@ -188,11 +204,12 @@ impl ClientIpConfig {
         })
     }
 
-    /// The client of a request that came from the address `peer`, with these values of
-    /// [`header_name`](Self::header_name), in their order.
+    /// The client of a request from the address `peer`, given the values of
+    /// [`header_name`](Self::header_name) in their order.
     ///
-    /// Where a proxy does not say for whom it asks, or says `unknown`, `_hidden` or something that is no address, the proxy
-    /// itself is the client. Where all that is said are proxies, the first of them is.
+    /// If a proxy reports no client, or reports `unknown`, `_hidden` or anything else that is not
+    /// an address, the proxy itself is the client. If all reported addresses are proxies, the first
+    /// one is the client.
     ///
     /// ```
     /// use ratelimit_runtime::ClientIpConfig;
@@ -210,15 +227,16 @@ impl ClientIpConfig {
         let mut address = peer.to_canonical();
         if let Some(proxies) = &self.proxies {
             let is_list = !matches!(proxies.header, Header::Address(_));
-            // A proxy that writes one address has seen that client itself: what stands in front of
-            // it is the client's own.
+            // A proxy that writes one address has seen that client itself: earlier lines come from
+            // the client.
             let lines = lines.into_iter().rev().take(if is_list { usize::MAX } else { 1 });
             let mut hops = lines.flat_map(|line| match proxies.header {
                 Header::XForwardedFor => hops::x_forwarded_for(line),
                 Header::Forwarded => hops::forwarded(line),
                 Header::Address(_) => hops::address(line),
             });
-            // Each hop was written by the one to its right, and is believed only if that is a proxy of ours.
+            // Each hop was written by the one to its right, and is trusted only if that is a proxy
+            // of ours.
             while proxies.are_at(address)
                 && let Some(Some(hop)) = hops.next()
             {
@@ -241,7 +259,7 @@ impl Proxies {
     }
 }
 
-/// `10.0.0.0/8`, or an address by itself. An IPv4-mapped one is the IPv4 address that it is compared as.
+/// `10.0.0.0/8`, or a single address. Refuses IPv4-mapped networks, which would match no address.
 fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
     let invalid = || InvalidNetwork(text.into());
     if let Ok(address) = text.parse::<IpAddr>() {
@@ -253,7 +271,7 @@ fn network(text: &str) -> Result<IpNet, InvalidNetwork> {
     }
 }
 
-/// A text that is no network (`10.0.0.0/8`, `fd00::/8`) and no address.
+/// The text is neither a network (`10.0.0.0/8`, `fd00::/8`) nor an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidNetwork(Box<str>);
 
@@ -269,19 +287,19 @@ impl fmt::Display for InvalidNetwork {
 
 impl Error for InvalidNetwork {}
 
-/// A token of RFC 9110.
+/// Whether `name` is a token of RFC 9110.
 fn is_header_name(name: &str) -> bool {
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
     !name.is_empty() && name.bytes().all(is_token)
 }
 
-/// What [`ClientIpConfig::header`] cannot be made of.
+/// Why [`ClientIpConfig::header`] refused its arguments.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidClientIpConfig {
-    /// No header has that name.
+    /// The name is not a header name.
     HeaderName(Box<str>),
-    /// No network and no address.
+    /// The text is neither a network nor an address.
     Network(InvalidNetwork),
 }
 
@@ -298,7 +316,7 @@ impl fmt::Display for InvalidClientIpConfig {
 
 impl Error for InvalidClientIpConfig {}
 
-/// The address of a client is not known. As a response: 500, because the server is set up wrongly.
+/// The client's address is unknown. As a response: 500, because the server is misconfigured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UnknownClient;
 

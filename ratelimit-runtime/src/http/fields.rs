@@ -1,4 +1,4 @@
-//! The header fields that tell a limit to clients.
+//! The header fields that report limits to clients.
 
 use std::time::Duration;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
@@ -18,11 +18,12 @@ type Field = (&'static str, String);
 
 /// The fields that report this limit in the form of a draft; none if the draft cannot express it.
 pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, reset_secs: Option<u64>) -> Vec<Field> {
-    // The drafts have whole seconds only: a window below one is left out.
+    // The drafts count whole seconds, so a window below one second cannot be reported.
     if limit.per() < Duration::from_secs(1) {
         return Vec::new();
     }
-    // What cannot be written as a structured field is left out; the answer stands without.
+    // A value that cannot be written as a structured field is skipped; the answer stands without
+    // it.
     let mut fields = Vec::with_capacity(4);
     if form == RateLimitFields::Draft11 {
         let policy = policy_name(limit);
@@ -58,9 +59,9 @@ pub(super) enum Trio {
     Epoch,
 }
 
-/// The fields that report what the decisions of a request left: the draft's, and the trio. A
-/// response that has fields of one kind keeps them, even if they are another limit's. A refusal gets
-/// none if a limit that cannot be reported may have caused it.
+/// The draft's fields and the trio, for the decisions of one request. A response that already has
+/// fields of one kind keeps them, even for another limit. A refusal gets none if an unreportable
+/// limit may have caused it.
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str) -> bool) -> Vec<Field> {
     let Some(left) = note.tightest().filter(|_| status < 400 || !note.has_unreported_denial()) else {
@@ -91,13 +92,13 @@ pub(super) fn of_request(note: &Note, status: u16, trio: Trio, has: impl Fn(&str
     fields
 }
 
-/// Rounded up: who comes back then does not come too early.
+/// Rounded up, so that clients do not come back too early.
 #[cfg(any(feature = "tower", feature = "actix-web"))]
 fn whole_seconds(duration: Duration) -> Option<u64> {
     duration.as_nanos().div_ceil(1_000_000_000).try_into().ok()
 }
 
-/// As in `100-per-60s`: letters, digits and dashes only.
+/// A name such as `100-per-60s`: letters, digits and dashes only.
 pub(super) fn policy_name(limit: &Limit) -> String {
     let per = limit.per();
     if per.subsec_nanos() == 0 {
@@ -107,7 +108,7 @@ pub(super) fn policy_name(limit: &Limit) -> String {
     }
 }
 
-/// `"100-per-60s";q=100;w=60`, without `w` where the window is no whole number of seconds.
+/// `"100-per-60s";q=100;w=60`, without `w` if the window is not a whole number of seconds.
 fn policy_field(policy: &str, limit: &Limit) -> Result<Option<String>, Error> {
     let per = limit.per();
     let mut list = ListSerializer::new();
@@ -131,7 +132,7 @@ fn limit_field(policy: &str, remaining: u32, reset_secs: Option<u64>) -> Result<
     Ok(list.finish())
 }
 
-/// 584 years at the most, far below the 15 digits of a structured field.
+/// At most 584 years, far below the 15 digits of a structured field.
 fn integer(seconds: u64) -> sfv::Integer {
     sfv::Integer::try_from(seconds).unwrap_or(sfv::Integer::MAX)
 }

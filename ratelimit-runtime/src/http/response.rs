@@ -1,4 +1,4 @@
-//! Whatever answers with an [`http::Response`] when it is denied.
+//! The denial as an [`http::Response`].
 
 use http::{HeaderName, HeaderValue, StatusCode};
 

@@ -1,7 +1,8 @@
-//! Figures of the facade `metrics`; their names stand in a table in the crate's docs.
+//! Metrics of the facade `metrics`. The crate's docs list their names.
 //!
-//! Looking a figure up by its name takes a recorder longer than a decision may. So each limiter keeps handles, from the first
-//! call on that finds a recorder. One that is installed after a limiter's first calls counts from then on.
+//! Looking a metric up by its name may take a recorder longer than a decision. So each limiter
+//! caches handles, from the first call that finds a recorder. A recorder installed after a
+//! limiter's first calls counts from then on.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use metrics::{
 };
 
 use super::BreakerState;
-use super::telling::tell;
+use super::reporting::report;
 use crate::error::{BackendError, BackendErrorKind};
 
 const DECISIONS: &str = "ratelimit_decisions_total";
@@ -26,7 +27,7 @@ const BREAKER: &str = "ratelimit_breaker_state";
 
 static METADATA: Metadata<'static> = Metadata::new("ratelimit", Level::INFO, Some(module_path!()));
 
-/// What became of a call.
+/// The result of a call.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Outcome {
     Allowed,
@@ -36,9 +37,9 @@ pub(super) enum Outcome {
 
 const OUTCOMES: [&str; 3] = ["allowed", "denied", "failed"];
 
-/// The figures of one limiter.
+/// The metrics of one limiter.
 pub(super) struct LimiterMeters {
-    /// By outcome.
+    /// Indexed by outcome.
     keys: [Key; 3],
     wait: Key,
     handles: OnceLock<Handles>,
@@ -64,17 +65,17 @@ impl LimiterMeters {
     pub(super) fn count(&self, outcome: Outcome) {
         match self.handles.get() {
             Some(handles) => {
-                tell(|| handles.decisions[outcome as usize].increment(1));
+                report(|| handles.decisions[outcome as usize].increment(1));
             }
             None => self.count_first(outcome),
         }
-        tell_changed();
+        report_changed();
     }
 
-    /// Without handles: nobody records yet.
+    /// Counts without cached handles: no recorder has been seen yet.
     #[inline(never)]
     fn count_first(&self, outcome: Outcome) {
-        tell(|| {
+        report(|| {
             with_recorder(|recorder| match self.find(recorder) {
                 Some(handles) => handles.decisions[outcome as usize].increment(1),
                 None => recorder.register_counter(&self.keys[outcome as usize], &METADATA).increment(1),
@@ -86,7 +87,8 @@ impl LimiterMeters {
         is_lasting(recorder).then(|| {
             self.handles.get().unwrap_or_else(|| {
                 describe(recorder);
-                // Not while the cell is locked: a recorder may call a limited function, or wait for a thread that does.
+                // Outside the cell's initialization: a recorder may call a limited function, or
+                // wait for a thread that does.
                 let decisions = self.keys.each_ref().map(|key| recorder.register_counter(key, &METADATA));
                 self.handles.get_or_init(|| Handles { decisions, wait: OnceLock::new() })
             })
@@ -95,7 +97,7 @@ impl LimiterMeters {
 
     pub(super) fn waits(&self, delay: Duration) {
         let register = |recorder: &dyn Recorder| recorder.register_histogram(&self.wait, &METADATA);
-        tell(|| {
+        report(|| {
             with_recorder(|recorder| match self.find(recorder).map(|handles| &handles.wait) {
                 Some(wait) => {
                     let wait = wait.get().unwrap_or_else(|| {
@@ -111,14 +113,14 @@ impl LimiterMeters {
 }
 
 thread_local! {
-    /// Whether [`CHANGED`] holds anything. Without a destructor, and read after each decision.
+    /// Whether [`CHANGED`] holds anything. Has no destructor and is read after each decision.
     static IS_CHANGED: Cell<bool> = const { Cell::new(false) };
-    /// A memory backend in which this thread has changed the number of keys: it was under a lock then, and tells of it when
-    /// it is no longer.
+    /// A memory backend whose number of keys this thread has changed under a lock. Reported after
+    /// the lock is released.
     static CHANGED: Cell<Option<Arc<Keys>>> = const { Cell::new(None) };
 }
 
-/// The figures of one memory backend, which add up with those of others.
+/// The metrics of one memory backend. Several backends add up.
 #[derive(Default)]
 pub(super) struct KeysMeters {
     keys: Arc<Keys>,
@@ -128,31 +130,32 @@ pub(super) struct KeysMeters {
 struct Keys {
     handles: OnceLock<(Gauge, Counter)>,
     tracked: AtomicUsize,
-    /// What of the gauge is this backend's.
-    told: AtomicUsize,
-    /// Evictions that the counter does not have yet.
+    /// This backend's share of the gauge.
+    reported: AtomicUsize,
+    /// Evictions not yet added to the counter.
     evicted: AtomicU64,
 }
 
 impl KeysMeters {
-    /// Has the gauge told what is more than a 64th off: two locked instructions for each new key are too many.
+    /// Updates the gauge if it is more than a 64th off: two locked instructions for each new key
+    /// are too many.
     #[inline]
     pub(super) fn tracked(&self, keys: usize) {
-        let told = self.keys.told.load(Ordering::Relaxed);
-        if keys.abs_diff(told) > keys / 64 {
+        let reported = self.keys.reported.load(Ordering::Relaxed);
+        if keys.abs_diff(reported) > keys / 64 {
             self.keys.tracked.store(keys, Ordering::Relaxed);
-            self.tell_soon();
+            self.report_soon();
         }
     }
 
     pub(super) fn evicted(&self) {
         self.keys.evicted.fetch_add(1, Ordering::Relaxed);
-        self.tell_soon();
+        self.report_soon();
     }
 
     #[inline(never)]
-    fn tell_soon(&self) {
-        // One at a time: another backend's is told at its next change.
+    fn report_soon(&self) {
+        // One backend at a time: another one is reported at its next change.
         let _ = CHANGED.try_with(|changed| {
             let first = changed.take().unwrap_or_else(|| Arc::clone(&self.keys));
             changed.set(Some(first));
@@ -161,32 +164,32 @@ impl KeysMeters {
     }
 }
 
-/// Tells what this thread has changed, now that it holds no lock.
+/// Reports this thread's changes, now that it holds no lock.
 #[inline]
-pub(super) fn tell_changed() {
+pub(super) fn report_changed() {
     if IS_CHANGED.get() {
-        tell_keys();
+        report_keys();
     }
 }
 
 #[inline(never)]
-fn tell_keys() {
-    tell(|| {
+fn report_keys() {
+    report(|| {
         IS_CHANGED.set(false);
         if let Ok(Some(keys)) = CHANGED.try_with(Cell::take) {
-            keys.tell();
+            keys.report();
         }
     });
 }
 
 impl Keys {
-    fn tell(&self) {
+    fn report(&self) {
         let Some((gauge, counter)) = self.handles() else { return };
         let keys = self.tracked.load(Ordering::Relaxed);
-        let told = self.told.swap(keys, Ordering::Relaxed);
+        let reported = self.reported.swap(keys, Ordering::Relaxed);
         // Whole numbers of keys are exact.
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^52 keys")]
-        gauge.increment(keys as f64 - told as f64);
+        gauge.increment(keys as f64 - reported as f64);
         match self.evicted.swap(0, Ordering::Relaxed) {
             0 => {}
             evicted => counter.increment(evicted),
@@ -206,8 +209,8 @@ impl Keys {
     }
 }
 
-/// Whether handles of this recorder are worth keeping. It has no state where none is installed: the facade's stand-in has
-/// none, and its handles would do nothing for ever. A recorder of somebody's own without state is asked each time.
+/// Whether this recorder's handles are worth caching. The facade's no-op recorder has no state, and
+/// its handles would stay no-ops for ever. A real recorder without state is looked up each time.
 fn is_lasting(recorder: &dyn Recorder) -> bool {
     size_of_val(recorder) > 0
 }
@@ -220,7 +223,7 @@ pub(super) fn backend_decided(kind: &'static str, took: Duration, result: Result
         Err(BackendErrorKind::Refused) => "refused",
         Err(BackendErrorKind::Configuration) => "configuration",
     };
-    tell(|| histogram!(LATENCY, "backend" => kind, "result" => result).record(took));
+    report(|| histogram!(LATENCY, "backend" => kind, "result" => result).record(took));
 }
 
 pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
@@ -229,7 +232,7 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
         BreakerState::HalfOpen => 1,
         BreakerState::Open => 2,
     };
-    tell(|| gauge!(BREAKER, "backend" => kind).set(state));
+    report(|| gauge!(BREAKER, "backend" => kind).set(state));
 }
 
 fn describe(recorder: &dyn Recorder) {

@@ -1,4 +1,4 @@
-//! What is told of backends, by what the circuit breaker says.
+//! Events and metrics of the circuit breaker and of backend decisions.
 
 #[cfg(feature = "metrics")]
 use std::time::Duration;
@@ -14,7 +14,7 @@ fn timeout() -> BackendError {
 
 #[cfg(feature = "tracing")]
 #[test]
-fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
+fn failure_and_recovery_are_reported_once_each() {
     use std::fmt::{self, Write};
     use std::sync::{Arc, Mutex};
 
@@ -22,7 +22,7 @@ fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Level, Metadata, Subscriber};
 
-    /// Level and fields of each event, debugging left out.
+    /// Level and fields of each event, without debug events.
     #[derive(Clone, Default)]
     struct Log(Arc<Mutex<Vec<String>>>);
 
@@ -80,14 +80,14 @@ fn a_backend_that_fails_and_recovers_is_told_of_once_each() {
 
 #[cfg(feature = "metrics")]
 #[test]
-fn decisions_of_backends_are_timed_by_their_result_and_breakers_shown() {
+fn backend_latency_and_breaker_state_are_recorded() {
     use std::sync::{Arc, Mutex};
 
     use metrics::{
         Counter, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata, Recorder, SharedString, Unit,
     };
 
-    /// Writes down what is set and recorded.
+    /// Records what is set and recorded.
     #[derive(Default)]
     struct Log(Arc<Mutex<Vec<String>>>);
 

@@ -1,4 +1,4 @@
-//! Events of `tracing`, all of the target `ratelimit`.
+//! `tracing` events, all with the target `ratelimit`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use tracing::{Level, debug, info, level_enabled, warn};
 
 use super::BreakerState;
-use super::telling::{is_telling, tell};
+use super::reporting::{is_reporting, report};
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::{RateLimitKey, TextSink};
 
@@ -14,18 +14,18 @@ const TARGET: &str = "ratelimit";
 
 static LOG_KEYS: AtomicBool = AtomicBool::new(false);
 
-/// Shows the keys of denied calls in the events of `tracing`, as a field `key` (`true`), or no longer (`false`).
+/// Whether `tracing` events of denied calls carry the key, as the field `key`. Off by default.
 ///
-/// Off unless it is turned on: a key is often a customer's name, address or token. For the whole process, from the next call
-/// on. The text is that of the key's parts as they are told apart: `"ann"`, `(7u64,203.0.113.9)`.
+/// Off, because a key is often a customer's name, address or token. Applies to the whole process
+/// from the next call on. The text lists the key's parts: `"ann"`, `(7u64,203.0.113.9)`.
 pub fn log_keys(on: bool) {
     LOG_KEYS.store(on, Ordering::Relaxed);
 }
 
-/// Whether any subscriber may look at what is told of denials: one load where none does.
+/// Whether any subscriber may be interested in denials. Costs one load if none is.
 #[inline]
 pub(super) fn wants_denials() -> bool {
-    level_enabled!(Level::DEBUG) && !is_telling()
+    level_enabled!(Level::DEBUG) && !is_reporting()
 }
 
 #[inline]
@@ -34,14 +34,14 @@ pub(super) fn key_text<K: RateLimitKey>(key: &K) -> Option<Box<str>> {
         return None;
     }
     let mut text = String::new();
-    // A key of somebody's own may call a limited function to write itself.
-    tell(|| key.write_to(&mut TextSink::new(&mut text)))?;
+    // A user's key type may call a limited function while it writes itself.
+    report(|| key.write_to(&mut TextSink::new(&mut text)))?;
     Some(text.into())
 }
 
 pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key: Option<&str>) {
     let retry_after = exceeded.retry_after().map(|after| after.as_nanos().div_ceil(1_000_000));
-    tell(|| {
+    report(|| {
         debug!(
             target: TARGET,
             limiter = exceeded.limiter(),
@@ -66,10 +66,11 @@ pub(super) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
     );
 }
 
-/// Kinds of backends that fail and have been told of.
+/// Kinds of backends whose failure has been reported.
 static FAILING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-/// Tells once that backends of this kind fail, and once that they no longer do; what happens meanwhile is for who debugs.
+/// Reports once that backends of this kind fail, and once that they work again. Events in between
+/// are at debug level.
 pub(super) fn breaker_changed(kind: &'static str, state: BreakerState, error: Option<&BackendError>) {
     let mut failing = FAILING.lock();
     let known = failing.iter().position(|failing| *failing == kind);
@@ -80,12 +81,12 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState, error: Op
         }
         _ => {}
     }
-    // A subscriber may call a limited function.
+    // Outside the lock: a subscriber may call a limited function.
     drop(failing);
-    tell(|| tell_of_breaker(kind, state, known.is_some(), error));
+    report(|| report_breaker(kind, state, known.is_some(), error));
 }
 
-fn tell_of_breaker(kind: &'static str, state: BreakerState, was_failing: bool, error: Option<&BackendError>) {
+fn report_breaker(kind: &'static str, state: BreakerState, was_failing: bool, error: Option<&BackendError>) {
     let error = error.map(tracing::field::display);
     match (state, was_failing) {
         (BreakerState::Open, false) => {

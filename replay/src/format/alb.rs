@@ -1,4 +1,4 @@
-//! Access logs of AWS load balancers: application (the type of the connection comes first) and
+//! Access logs of AWS load balancers: application (which start with the connection's type) and
 //! classic.
 
 use super::common::{request, tokens};

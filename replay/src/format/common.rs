@@ -1,6 +1,6 @@
-//! The common and the combined log format of nginx and Apache: `host ident user [time] "request"
-//! status bytes "referer" "user agent"`, with or without a virtual host in front and further
-//! columns behind.
+//! The common and combined log formats of nginx and Apache: `host ident user [time] "request"
+//! status bytes "referer" "user agent"`, optionally with a virtual host before and further columns
+//! after them.
 
 use memchr::{memchr, memmem};
 
@@ -22,9 +22,9 @@ enum Column {
     Status,
     Bytes,
     VirtualHost,
-    /// Counted from 0: those behind the bytes are mostly the referer and the user agent.
+    /// Counted from 0. The columns after the bytes are usually the referer and the user agent.
     Behind(usize),
-    /// Any column, counted from 0, with what stands in brackets or quotes as one.
+    /// Any column, counted from 0. Text in brackets or quotes is one column.
     Nth(usize),
 }
 
@@ -81,13 +81,13 @@ impl Common {
     }
 }
 
-/// A line, divided at its time and its request.
+/// A line, split at its time and its request.
 struct Parts<'a> {
     before: &'a [u8],
     time: &'a [u8],
     request: &'a [u8],
     status: &'a [u8],
-    /// From the number of bytes on.
+    /// The rest, from the number of bytes on.
     rest: &'a [u8],
 }
 
@@ -109,7 +109,7 @@ impl<'a> Parts<'a> {
         Ok(Parts { before, time: &line[open + 1..close], request: &behind[..end], status, rest })
     }
 
-    /// The address and the user, which may be of several words.
+    /// The address and the user, whose name may contain several words.
     fn who(&self) -> (&'a [u8], &'a [u8]) {
         let (host, rest) = cut(self.before);
         let (second, behind) = cut(rest);
@@ -138,7 +138,7 @@ fn time(line: &[u8]) -> Option<(usize, usize)> {
     }
 }
 
-/// Where the quote that opened before `text` is closed. A backslash escapes.
+/// The end of the quoted text that starts before `text`. A backslash escapes.
 fn quote(text: &[u8]) -> Option<usize> {
     let mut from = 0;
     loop {
@@ -158,7 +158,7 @@ pub(super) fn request(request: &[u8]) -> Option<(&[u8], &[u8])> {
     (!path.is_empty()).then_some((method, path))
 }
 
-/// The first word and what follows.
+/// The first word and the rest.
 pub(super) fn cut(text: &[u8]) -> (&[u8], &[u8]) {
     match memchr(b' ', text) {
         Some(end) => (&text[..end], &text[end + 1..]),
@@ -170,7 +170,7 @@ fn is_address(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| address(text).is_some())
 }
 
-/// Words, with what stands in quotes or brackets as one.
+/// Splits into words. Text in quotes or brackets is one word.
 pub(super) fn tokens(mut text: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         text = text.trim_ascii_start();

@@ -1,5 +1,5 @@
-//! Comma, semicolon or tab separated columns. The first line names them, unless all that are wanted
-//! are numbers.
+//! Columns separated by commas, semicolons or tabs. The first line names them, unless all wanted
+//! columns are given by number.
 
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
@@ -64,9 +64,9 @@ pub(super) fn columns(line: &[u8]) -> Vec<String> {
     (0..columns).map(name).collect()
 }
 
-/// Divides a line; returns the number of columns.
+/// Splits a line. Returns the number of columns.
 fn split(reader: &mut Reader, line: &[u8], text: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<usize, Reason> {
-    // Both can hold all of the line, whatever it is.
+    // Both can hold the whole line, whatever it contains.
     if text.len() <= line.len() {
         text.resize(line.len() + 1, 0);
         ends.resize(line.len() + 2, 0);
@@ -82,7 +82,7 @@ fn split(reader: &mut Reader, line: &[u8], text: &mut Vec<u8>, ends: &mut Vec<us
         (read, written, columns) = (read + input, written + output, columns + fields);
         match result {
             ReadRecordResult::Record => return Ok(columns),
-            // Told again that there is no more: the record ends.
+            // An empty second input ends the record.
             ReadRecordResult::InputEmpty => {}
             ReadRecordResult::OutputFull => text.resize(text.len() * 2, 0),
             ReadRecordResult::OutputEndsFull => ends.resize(ends.len() * 2, 0),
@@ -91,7 +91,7 @@ fn split(reader: &mut Reader, line: &[u8], text: &mut Vec<u8>, ends: &mut Vec<us
     }
 }
 
-/// The separator that stands most often in the header.
+/// The most frequent separator in the header.
 fn delimiter(line: &[u8]) -> u8 {
     let count = |separator: &u8| memchr::memchr_iter(*separator, line).count();
     [b',', b';', b'\t', b'|'].into_iter().max_by_key(|separator| (count(separator), *separator == b',')).unwrap_or(b',')

@@ -1,4 +1,4 @@
-//! One JSON object a line, of Caddy, Traefik or any other program. Only the wanted columns are
+//! JSON objects, one a line, from Caddy, Traefik or any other program. Only the wanted columns are
 //! kept.
 
 use std::borrow::Cow;
@@ -14,16 +14,16 @@ pub(super) struct Json {
     paths: Vec<Path>,
     needed: &'static str,
     fields: usize,
-    /// Rank of the alternative that each value came from.
+    /// The rank of the alternative that each value came from.
     ranks: Vec<usize>,
 }
 
-/// Where a field may stand.
+/// A place where a field may be.
 #[derive(Debug)]
 struct Path {
     names: Vec<String>,
     field: usize,
-    /// The lower, the likelier: a value of a lower rank stays.
+    /// A lower rank is likelier, and its value stays.
     rank: usize,
 }
 
@@ -35,7 +35,7 @@ impl Json {
                 paths.push(Path { names, field: position, rank });
             }
         }
-        // Without it, a line is of another format.
+        // Without it, the line is in another format.
         let needed = match format {
             Format::Caddy => "request",
             Format::Traefik => "ClientHost",
@@ -78,7 +78,7 @@ fn places(format: Format, field: &Field) -> Vec<Vec<String>> {
         (Format::Caddy, Field::Host) => vec![request("host")],
         (Format::Caddy, Field::Bytes) => vec![path("size")],
         (Format::Caddy, Field::Header(name)) => vec![vec!["request".to_owned(), "headers".to_owned(), name.clone()]],
-        // The time at which the request came, before the one at which the line was written.
+        // When the request came, rather than when the line was written.
         (Format::Traefik, Field::Time) => vec![path("StartUTC"), path("time")],
         (Format::Traefik, Field::Ip) => vec![path("ClientHost"), path("ClientAddr")],
         (_, Field::Column(name)) if name.contains('.') => vec![vec![name.clone()], path(name)],
@@ -102,8 +102,7 @@ impl Reading<'_> {
     }
 }
 
-/// Visits an object for the paths that lead into it, each with the number of names that were
-/// followed.
+/// Visits an object along the paths into it, each with the number of names already followed.
 struct Object<'a, 'r, 'p> {
     paths: Vec<(&'p Path, usize)>,
     reading: &'r mut Reading<'a>,
@@ -143,7 +142,7 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
         Ok(())
     }
 
-    /// Of several values of a header the first counts.
+    /// Of several values of a header, the first counts.
     fn visit_seq<S: SeqAccess<'de>>(self, mut seq: S) -> Result<(), S::Error> {
         if seq.next_element_seed(Object { paths: self.paths, reading: self.reading, top: false })?.is_some() {
             while seq.next_element::<IgnoredAny>()?.is_some() {}
@@ -166,7 +165,7 @@ impl<'de> Visitor<'de> for Object<'_, '_, '_> {
         Ok(())
     }
 
-    /// In the fewest digits that say the same number: as it was written, unless in more than 17.
+    /// In the fewest digits of the same number: as written, if in at most 17 digits.
     fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<(), E> {
         self.value(number.to_string().as_bytes());
         Ok(())

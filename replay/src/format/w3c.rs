@@ -7,14 +7,14 @@ use crate::key::Field;
 #[derive(Debug)]
 pub(super) struct W3c {
     fields: Vec<Field>,
-    /// The date of `#Date:`, for logs whose lines have the time alone.
+    /// The date of `#Date:`, for logs whose lines have only a time.
     date: Vec<u8>,
     columns: Option<Columns>,
 }
 
 #[derive(Debug)]
 struct Columns {
-    /// Column of each wanted field. The first is used only if `--time` names it.
+    /// The column of each wanted field. The first is used only if `--time` names it.
     positions: Vec<usize>,
     date: Option<usize>,
     time: Option<usize>,

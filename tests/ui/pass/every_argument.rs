@@ -1,4 +1,4 @@
-//! Each argument as the documentation writes it, in code that allows no warning.
+//! Each argument as documented, in code that allows no warnings.
 #![deny(warnings)]
 #![deny(missing_docs)]
 

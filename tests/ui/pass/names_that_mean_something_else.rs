@@ -1,4 +1,4 @@
-//! A module in which the names of the prelude and of the runtime mean something else.
+//! A module that redefines names of the prelude and of the runtime.
 #![deny(warnings)]
 #![no_implicit_prelude]
 #![allow(non_camel_case_types, non_upper_case_globals, reason = "of names that the expansion must not meet")]

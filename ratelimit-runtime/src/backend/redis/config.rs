@@ -272,6 +272,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::BackendErrorKind;
 
     fn environment(variables: &[(&str, &str)]) -> Result<Settings, BackendError> {
         from_environment(|name| {

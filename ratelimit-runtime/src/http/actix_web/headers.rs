@@ -1,4 +1,4 @@
-//! [`RateLimitHeaders`]: tells clients in every response what is left.
+//! [`RateLimitHeaders`]: middleware that reports the remaining permits in every response.
 
 use std::future::{Future, Ready, ready};
 use std::pin::Pin;
@@ -13,8 +13,10 @@ use pin_project_lite::pin_project;
 use crate::http::fields::{self, Trio};
 use crate::noted::{self, Note};
 
-/// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers (and of whatever else asks a
-/// [`RateLimiter`](crate::RateLimiter)), successful or not: a middleware.
+/// Middleware that adds `RateLimit-Policy` and `RateLimit` to responses, successful or not.
+///
+/// It reports the decisions of annotated handlers and of every [`RateLimiter`](crate::RateLimiter)
+/// that the request uses.
 ///
 /// ```
 /// use actix_web::{App, web};
@@ -29,23 +31,27 @@ use crate::noted::{self, Note};
 /// let app = App::new().wrap(RateLimitHeaders::new()).route("/search", web::get().to(search));
 /// ```
 ///
-/// Where a request is decided upon several times, because its handler calls several annotated functions, the tightest
-/// decision is told: a denial; else the one with the fewest permits left (`r`); of those with as many, the one whose limit
-/// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
+/// If a request is decided several times, because its handler calls several annotated functions,
+/// the tightest decision is reported. That is a denial, else the decision with the fewest permits
+/// left (`r`), else the one whose limit takes longest to become idle. `t` is that time in whole
+/// seconds, rounded up; for a denial, the time until it would be admitted.
 ///
-/// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
+/// - A response that already has such fields keeps them unchanged: a 429 of this crate reports its
+///   own limit.
 /// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
 ///   older one.
-/// - What is decided in tasks that the handler spawns and in `web::block` is not seen.
+/// - Decisions in tasks that the handler spawns, and in `web::block`, are not seen.
 /// - Limits below a second are left out: the draft cannot express them. Of limits that are decided
 ///   together, the tightest is reported, or none if that one is below a second. A response with a
 ///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
 ///   the numbers of another limit would mislead.
-/// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
-/// - Permits that `deduct_when` gives back are told as left. Exempt calls, dry runs' denials and peeks are not told, nor is
-///   anything while limits are off or a backend's failure admits or denies.
-/// - Once such a middleware was made, a decision in this process costs a few nanoseconds more: it takes the way on which it
-///   is known what is left.
+/// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
+///   more than `q`.
+/// - Permits that `deduct_when` gives back count as left. Exempt calls, denials in a dry run and
+///   peeks are not reported. Nothing is reported while limits are off, or for a call that a
+///   backend's failure admits or denies.
+/// - Once such a middleware exists, every decision in this process costs a few nanoseconds more: it
+///   takes the slow path, which knows the remaining permits.
 #[derive(Clone, Debug)]
 pub struct RateLimitHeaders {
     trio: Trio,
@@ -58,19 +64,22 @@ impl RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that
-    /// know only these: the permits that the limit holds, those left, and the **seconds from now**
-    /// until it is as new.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` for clients that
+    /// know only these.
     ///
-    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and
-    /// come back at once: [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
+    /// They hold the limit's capacity, the permits left, and the **seconds from now** until the
+    /// limit is idle. Clients in the manner of GitHub's (Octokit) read the last one as a time since
+    /// the epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch)
+    /// for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Seconds }
     }
 
-    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds
-    /// since the Unix epoch**, as GitHub writes it: Octokit expects it so, and ky takes both. By
-    /// this machine's clock, rounded up.
+    /// Adds the same fields as [`with_x_rate_limit`](Self::with_x_rate_limit), with
+    /// `X-RateLimit-Reset` in **seconds since the Unix epoch**.
+    ///
+    /// GitHub writes it so and Octokit expects it; ky reads both. By this machine's clock, rounded
+    /// up.
     pub fn with_x_rate_limit_epoch(self) -> RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Epoch }
     }
@@ -98,7 +107,7 @@ where
     }
 }
 
-/// A service whose responses tell what is left.
+/// The service of [`RateLimitHeaders`].
 #[derive(Debug)]
 pub struct RateLimitHeadersService<S> {
     inner: S,
@@ -130,7 +139,7 @@ where
 }
 
 pin_project! {
-    /// The response future of a service whose responses tell what is left.
+    /// The response future of [`RateLimitHeadersService`].
     #[derive(Debug)]
     pub struct HeadersFuture<T> {
         #[pin]

@@ -1,12 +1,13 @@
 //! The addresses in `X-Forwarded-For` and `Forwarded`, from the right to the left.
 //!
-//! Each proxy appends on the right to what it was sent, which may be anything: an open quote, for one, that swallows the rest
-//! when it is read from the left. Read from the right, what a proxy appended is whole before anything is met that it did not
-//! write.
+//! Each proxy appends on the right to a value that may contain anything, such as an open quote that
+//! swallows the rest when it is read from the left. Read from the right, everything that a proxy
+//! appended is parsed before anything that it did not write.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The hops of a line, the last first; `None` for what is no address. Empty ones are left out.
+/// The hops of a line, the last one first; `None` for a hop that is not an address. Empty hops are
+/// skipped.
 pub(super) type Hops<'a> = Box<dyn Iterator<Item = Option<IpAddr>> + 'a>;
 
 pub(super) fn x_forwarded_for(line: &[u8]) -> Hops<'_> {
@@ -19,7 +20,7 @@ pub(super) fn forwarded(line: &[u8]) -> Hops<'_> {
     Box::new(elements.filter(|element| !element.is_empty()).map(|element| node(&for_value(element)?)))
 }
 
-/// The elements of a list, the last first, divided by commas outside of quoted strings.
+/// The elements of a list, the last one first, split at commas outside quoted strings.
 struct Elements<'a> {
     left: Option<&'a [u8]>,
 }
@@ -46,17 +47,18 @@ impl<'a> Iterator for Elements<'a> {
     }
 }
 
-/// Whether an odd number of backslashes stands in front.
+/// Whether an odd number of backslashes precedes `position`.
 fn is_escaped(line: &[u8], position: usize) -> bool {
     line[..position].iter().rev().take_while(|&&byte| byte == b'\\').count() % 2 == 1
 }
 
-/// The one address of a header such as `X-Real-IP`.
+/// The only address of a header such as `X-Real-IP`.
 pub(super) fn address(line: &[u8]) -> Hops<'_> {
     Box::new(std::iter::once(node(line.trim_ascii())))
 }
 
-/// The value of the one parameter `for`, without quotes. `None` where there is none or several, and of what is malformed.
+/// The value of the only parameter `for`, unquoted. `None` if there is none or several, or if the
+/// element is malformed.
 fn for_value(element: &[u8]) -> Option<Vec<u8>> {
     let mut found = None;
     let mut rest = Some(element);
@@ -82,7 +84,7 @@ fn for_value(element: &[u8]) -> Option<Vec<u8>> {
     found
 }
 
-/// A token or quoted string, and what follows the semicolon behind it, if there is one.
+/// A token or quoted string, and the text after the semicolon that follows it, if any.
 fn value(text: &[u8]) -> Option<(Vec<u8>, Option<&[u8]>)> {
     let Some(quoted) = text.strip_prefix(b"\"") else {
         let end = text.iter().position(|&byte| byte == b';');
@@ -120,7 +122,7 @@ fn node(text: &[u8]) -> Option<IpAddr> {
     is_port(port).then(|| address.parse::<Ipv4Addr>().ok().map(IpAddr::V4))?
 }
 
-/// A number, or the name that a proxy gave to one.
+/// A port number, or an obfuscated port such as `_hidden`.
 fn is_port(text: &str) -> bool {
     let is_name = |name: &str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
     text.parse::<u16>().is_ok() || text.strip_prefix('_').is_some_and(|name| !name.is_empty() && is_name(name))
