@@ -5,13 +5,14 @@
 //! underscores all the same: a pattern named like a constant would match it instead of binding, and
 //! constants are not hygienic.
 
-use proc_macro2::{Delimiter, Group, Ident, Literal, Span, TokenStream, TokenTree};
+use proc_macro2::{Delimiter, Group, Ident, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, UnOp};
 
 use crate::args::{Arg, bare};
 use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
+use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
 use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
@@ -49,12 +50,6 @@ fn docs(model: &Model, item: &Item) -> TokenStream {
     } else {
         quote_spanned!(site()=> #[cfg_attr(doc, doc = #line)])
     }
-}
-
-pub(crate) struct Expansion<'a> {
-    pub(crate) model: &'a Model,
-    /// The path to the runtime's support module.
-    pub(crate) rt: TokenStream,
 }
 
 impl Expansion<'_> {
@@ -371,15 +366,6 @@ impl Expansion<'_> {
         let path = named.unwrap_or_else(|| quote_spanned!(site()=> ::ratelimit_runtime));
         quote_spanned!(site()=> use #path::macro_support::v1 as __runtime;)
     }
-
-    /// The imported runtime's path, located at `at`.
-    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
-        let placed = self.rt.clone().into_iter().map(|mut token| {
-            token.set_span(at);
-            token
-        });
-        placed.collect()
-    }
 }
 
 /// The key as passed: places are borrowed, also inside tuples; any other expression is evaluated as
@@ -455,13 +441,4 @@ fn has_inner_attributes(body: &Group) -> bool {
 
 fn move_keywords() -> TokenStream {
     quote_spanned!(site()=> async move)
-}
-
-/// The macro's hygiene, located at the user's tokens.
-pub(crate) fn place_of(tokens: &dyn ToTokens) -> Span {
-    site().located_at(ends(tokens).0)
-}
-
-pub(crate) fn site() -> Span {
-    Span::mixed_site()
 }

@@ -6,7 +6,7 @@ use syn::{Expr, ExprPath};
 
 use crate::args::Arg;
 use crate::duration::{LONGEST, SHORTEST};
-use crate::expand::{Expansion, place_of, site};
+use crate::hygiene::{Expansion, place_of, site};
 use crate::model::{Algorithm, Limit, Limiter, Per, Permits};
 
 /// One limit: in the static, and at a call if any part of it is read there.

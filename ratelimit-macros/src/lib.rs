@@ -15,6 +15,7 @@ mod diagnostics;
 mod duration;
 mod expand;
 mod expand_limits;
+mod hygiene;
 mod item;
 mod model;
 mod neighbours;

@@ -1,0 +1,34 @@
+//! Where emitted tokens stand: the macro's hygiene, and the names that they go by.
+
+use proc_macro2::{Span, TokenStream};
+use quote::ToTokens;
+
+use crate::item::ends;
+use crate::model::Model;
+
+/// What all parts of an expansion refer to.
+pub(crate) struct Expansion<'a> {
+    pub(crate) model: &'a Model,
+    /// The path to the runtime's support module.
+    pub(crate) rt: TokenStream,
+}
+
+impl Expansion<'_> {
+    /// The imported runtime's path, located at `at`.
+    pub(crate) fn runtime(&self, at: Span) -> TokenStream {
+        let placed = self.rt.clone().into_iter().map(|mut token| {
+            token.set_span(at);
+            token
+        });
+        placed.collect()
+    }
+}
+
+/// The macro's hygiene, located at the user's tokens.
+pub(crate) fn place_of(tokens: &dyn ToTokens) -> Span {
+    site().located_at(ends(tokens).0)
+}
+
+pub(crate) fn site() -> Span {
+    Span::mixed_site()
+}
