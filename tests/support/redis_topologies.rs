@@ -233,7 +233,7 @@ pub struct RedisCluster {
 
 impl RedisCluster {
     /// The first and the last slot of each master.
-    pub const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
+    const SLOTS: [(u16, u16); 3] = [(0, 5_460), (5_461, 10_922), (10_923, 16_383)];
 
     /// Starts a cluster with options for all nodes, and waits until it serves all slots. A node
     /// counts as dead after 5 s unless the options say otherwise, so that a busy machine loses
@@ -325,20 +325,24 @@ impl RedisCluster {
     ///
     /// # Panics
     /// Where the server cannot do so, or they do not agree.
-    pub fn migrate_slots(from: &RedisServer, to: &RedisServer, (first, last): (u16, u16)) {
-        let (first, last) = (first.to_string(), last.to_string());
+    pub fn migrate_slots(from: &RedisServer, to: &RedisServer, slots: (u16, u16)) {
+        let (first, last) = (slots.0.to_string(), slots.1.to_string());
         let mut migrate = redis::cmd("CLUSTER");
         migrate.arg("MIGRATESLOTS").arg("SLOTSRANGE").arg(&[&first, &last]).arg("NODE").arg(Self::id(to));
         migrate.exec(&mut from.connection()).expect("a server of Valkey 9: it can migrate slots");
-        let range = format!("{first}-{last}");
-        agree("the migration", || {
-            let has = |server| {
-                let nodes: String = look(server, redis::cmd("CLUSTER").arg("NODES"))?;
-                let own = nodes.lines().find(|line| line.contains("myself"))?;
-                Some(own.contains(&range))
-            };
-            (has(to)? && !has(from)?).then_some(())
-        });
+
+        agree("the migration", || (Self::has(to, slots.1)? && !Self::has(from, slots.1)?).then_some(()));
+    }
+
+    /// Whether a node says that it serves a slot.
+    fn has(server: &RedisServer, slot: u16) -> Option<bool> {
+        let nodes: String = look(server, redis::cmd("CLUSTER").arg("NODES"))?;
+        let own = nodes.lines().find(|line| line.contains("myself"))?;
+        let range = |range: &str| {
+            let (first, last) = range.split_once('-').unwrap_or((range, range));
+            Some(first.parse::<u16>().ok()?..=last.parse().ok()?)
+        };
+        Some(own.split(' ').skip(8).filter_map(range).any(|range| range.contains(&slot)))
     }
 
     fn is_master(server: &RedisServer) -> Option<()> {
