@@ -160,7 +160,7 @@
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events for denials and failing backends | tracing without its default features |
 //! | `metrics` | metrics for dashboards and alerts | the facade metrics, rapidhash |
-//! | `serde` | `Serialize` for [`LimiterInfo`] and [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | serde_core |
+//! | `serde` | `Serialize` for [`LimiterInfo`] and [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | `serde_core` |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.
