@@ -13,7 +13,7 @@
 //!
 //! All are judged by one function, `Call::take`, and all calls come through `Store::take`: blocking and async, of the
 //! attribute and of `RateLimiter`, by the real clock and by a test's. Its fast path is `Table::try_with` with
-//! `State::take_one`, or `Unkeyed::try_take`. Calls that wait stand in a queue beside their key's state (`queue.rs`); no state
+//! `State::take_some`, or `Unkeyed::try_take`. Calls that wait stand in a queue beside their key's state (`queue.rs`); no state
 //! holds a time ahead of now.
 
 mod halves;

@@ -67,12 +67,12 @@ pub(crate) struct Call<'a> {
 }
 
 /// A denial as the one that denies tells it.
-#[derive(Clone, Copy)]
-struct Refusal {
-    position: u8,
-    remaining: u32,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) position: u8,
+    pub(super) remaining: u32,
     /// Nanoseconds from now, or [`NEVER`].
-    retry_after: u64,
+    pub(super) retry_after: u64,
 }
 
 /// How much the limits in memory are asked to say.
@@ -88,6 +88,13 @@ enum Tell {
 struct Denial {
     limit: Limit,
     refusal: Refusal,
+}
+
+/// What a call in memory comes to.
+enum Decided {
+    Admitted(Decision),
+    Denied(Denial),
+    Undecided,
 }
 
 /// What the limits in memory say.
@@ -179,8 +186,9 @@ impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
         match self.decide_in_memory(key) {
-            Some(decided) => decided,
-            None => self.start_anywhere(key).finish(),
+            Decided::Admitted(decision) => Ok(decision),
+            Decided::Denied(Denial { limit, refusal }) => self.denied_of(key, limit, refusal),
+            Decided::Undecided => self.start_anywhere(key).finish(),
         }
     }
 
@@ -197,7 +205,7 @@ impl<'a> Call<'a> {
         match fast::admit(self.core, &key) {
             Found::Admitted => Ok(()),
             Found::Denied { retry_after } => Err(self.denial(key, retry_after)),
-            Found::Nothing => admit_slowly(self.core, key),
+            Found::Else(found) => admit_slowly(found, self.core, key),
         }
     }
 
@@ -221,10 +229,14 @@ impl<'a> Call<'a> {
     pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
         let call = self.in_future();
         if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
-            match fast::admit_in_future(call.core, &key) {
+            match fast::admit_in_future(call.core, &key).found() {
                 Found::Admitted => return Begun::of(Ok(())),
                 Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
-                Found::Nothing => {}
+                Found::Else(found) => {
+                    if let Some(denied) = call.denied_fast(&key, found) {
+                        return Begun::of(denied);
+                    }
+                }
             }
         } else if call.taken(&key).is_some() {
             return Begun::of(Ok(()));
@@ -239,17 +251,13 @@ impl<'a> Call<'a> {
     }
 
     /// Decides any call in memory while all switches are off; `None` if it takes more than that.
-    #[inline(never)]
+    #[inline]
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
-        let (address, now) = (store.address(key), self.now(store));
-        Some(match self.is_admitted(store, address, now)? {
-            Ok(()) => {
-                self.core.allowed();
-                Ok(())
-            }
-            Err(Denial { limit, refusal }) => self.denied_of(key, limit, refusal).map(drop),
-        })
+        match self.is_admitted(store, store.address(key))? {
+            Ok(()) => Some(Ok(())),
+            Err(Denial { limit, refusal }) => Some(self.denied_of(key, limit, refusal).map(drop)),
+        }
     }
 
     /// Whether a call that is denied now may wait. `None` if it is not to be asked before it does: its denial would be an
@@ -265,41 +273,42 @@ impl<'a> Call<'a> {
     #[inline]
     fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
         let may_wait = self.may_wait()?;
-        self.core.with_ask(store, self.limits, self.cost, |ask| {
-            let resets = store.resets(address);
-            let (verdict, left) = told(
-                now,
-                || self.now(store),
-                |now| match tell {
-                    Tell::IfDenied => store.take_or_tell(address, ask, now),
-                    Tell::Always => store.take_and_tell(address, ask, now),
-                    Tell::AndTakeNothing => store.peek(address, ask, now),
-                },
-            );
-            if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
-                return None;
-            }
-            let rules = ask.call.rules;
-            let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
-            let kinds = if let [rule] = rules { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(rules) };
-            Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
-        })
+        let rules = self.core.rules(self.limits);
+        let (ask, resets) = (self.core.ask(store, &rules, self.cost), store.resets(address));
+        let (verdict, left) = told(
+            now,
+            || self.now(store),
+            |now| match tell {
+                Tell::IfDenied => store.take_or_tell(address, &ask, now),
+                Tell::Always => store.take_and_tell(address, &ask, now),
+                Tell::AndTakeNothing => store.peek(address, &ask, now),
+            },
+        );
+        if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
+            return None;
+        }
+        let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
+        let kinds = if let [rule] = &rules[..] { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(&rules) };
+        Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
     }
 
-    /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: the denial if it is not.
+    /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: it is counted, or denied.
     #[inline(never)]
-    fn is_admitted(&self, store: &Store, address: Address, now: Now) -> Option<Result<(), Denial>> {
-        let may_wait = self.may_wait()?;
-        self.core.with_ask(store, self.limits, self.cost, |ask| {
-            match told(now, || self.now(store), |now| store.take_or_tell(address, ask, now)) {
-                (Verdict::Admitted { .. }, _) => Some(Ok(())),
-                (Verdict::Denied { until, position }, left) if !may_wait => Some(Err(Denial {
-                    limit: ask.call.rules[usize::from(position)].limit,
-                    refusal: refusal(until, left, now),
-                })),
-                (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+    fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
+        let (may_wait, now) = (self.may_wait()?, self.now(store));
+        let rules = self.core.rules(self.limits);
+        let ask = self.core.ask(store, &rules, self.cost);
+        match told(now, || self.now(store), |now| store.take_or_tell(address, &ask, now)) {
+            (Verdict::Admitted { .. }, _) => {
+                self.core.allowed();
+                Some(Ok(()))
             }
-        })
+            (Verdict::Denied { until, position }, left) if !may_wait => {
+                let (limit, refusal) = (rules[usize::from(position)].limit, refusal(until, left, now));
+                Some(Err(Denial { limit, refusal }))
+            }
+            (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+        }
     }
 
     /// What a call for `key` gets that is not admitted; `None` of one that was not decided.
@@ -370,25 +379,43 @@ impl<'a> Call<'a> {
         self.core.exceeded(retry_after)
     }
 
+    /// What a call gets that was denied on the fast path by one of several limits, or by one whose denials count.
+    #[inline]
+    fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
+        let refusal = found.refusal()?;
+        Some(self.denied_of(key, self.core.written(refusal.position), refusal).map(drop))
+    }
+
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
         match self.decide_in_memory(key) {
-            Some(decided) => Started::Done(decided),
-            None => self.start_anywhere(key),
+            Decided::Admitted(decision) => Started::Done(Ok(decision)),
+            Decided::Denied(Denial { limit, refusal }) => Started::Done(self.denied_of(key, limit, refusal)),
+            Decided::Undecided => self.start_anywhere(key),
         }
     }
 
-    /// Decides in memory while all switches are off; `None` if it takes more than that.
+    /// Decides in memory while all switches are off, if it takes no more than that.
     #[inline]
-    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Decision, RateLimitExceeded>> {
-        let store = self.memory().filter(|_| self.wait == Wait::No)?;
-        let (address, now) = (store.address(key), self.now(store));
+    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Decided {
+        match self.memory().filter(|_| self.wait == Wait::No) {
+            Some(store) => self.decide_at(store, store.address(key)),
+            None => Decided::Undecided,
+        }
+    }
+
+    #[inline(never)]
+    fn decide_at(&self, store: &Store, address: Address) -> Decided {
+        let now = self.now(store);
         let tell = if self.peek { Tell::AndTakeNothing } else { Tell::Always };
-        let ruling = self.ask(store, address, now, tell)?;
+        let Some(ruling) = self.ask(store, address, now, tell) else { return Decided::Undecided };
         match ruling.verdict {
-            Verdict::Admitted { at } => Some(Ok(self.decision(store, address, &ruling, at, now, 0))),
-            Verdict::Denied { .. } | Verdict::Undecided => self.refused(key, &ruling, now),
+            Verdict::Admitted { at } => Decided::Admitted(self.decision(store, address, &ruling, at, now, 0)),
+            Verdict::Denied { until, .. } => {
+                Decided::Denied(Denial { limit: ruling.limit, refusal: refusal(until, ruling.left, now) })
+            }
+            Verdict::Undecided => Decided::Undecided,
         }
     }
 
@@ -600,7 +627,7 @@ fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
 }
 
 /// A denial until a time, in nanoseconds from `now`.
-fn refusal(until: u64, left: Left, now: Now) -> Refusal {
+pub(super) fn refusal(until: u64, left: Left, now: Now) -> Refusal {
     let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
     Refusal { position: left.position, remaining: left.remaining, retry_after }
 }
@@ -611,13 +638,14 @@ fn refusal(until: u64, left: Left, now: Now) -> Refusal {
 fn told(mut now: Now, read: impl Fn() -> Now, mut ask: impl FnMut(Now) -> (Verdict, Left)) -> (Verdict, Left) {
     // Far more than a reading's width takes. Under valgrind the clock may stand for longer.
     const READINGS: u32 = if cfg!(callgrind) { 0 } else { 100 };
-    for _ in 0..READINGS {
+    let mut readings = 0;
+    loop {
         match ask(now) {
-            (Verdict::Denied { until, .. }, _) if until <= now.latest => now = read(),
+            (Verdict::Denied { until, .. }, _) if until <= now.latest && readings < READINGS => now = read(),
             answer => return answer,
         }
+        readings += 1;
     }
-    ask(now)
 }
 
 #[cold]
@@ -626,10 +654,12 @@ fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
     core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(&key).shown());
 }
 
+#[cold]
 #[inline(never)]
-fn admit_slowly<K: RateLimitKey>(core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
     let call = Call::new(core);
-    call.admit_any(&key).unwrap_or_else(|| call.decide(&key).map(drop))
+    let decided = call.denied_fast(&key, found).or_else(|| call.admit_any(&key));
+    decided.unwrap_or_else(|| call.decide(&key).map(drop))
 }
 
 fn position_u8(position: usize) -> u8 {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard as Guarded};
 use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
@@ -94,6 +94,28 @@ pub(super) struct Venue<'a> {
     is_async: bool,
     #[cfg(feature = "test-util")]
     pub(super) scope: Option<Arc<Scope>>,
+}
+
+/// The rules that a call goes by.
+pub(super) enum Applying<'a> {
+    Written(&'a [Rule]),
+    Replaced(Guarded<Arc<Rules>>),
+    One([Rule; 1]),
+    Several(Rules),
+}
+
+impl Deref for Applying<'_> {
+    type Target = [Rule];
+
+    #[inline]
+    fn deref(&self) -> &[Rule] {
+        match self {
+            Applying::Written(rules) => rules,
+            Applying::Replaced(rules) => rules,
+            Applying::One(rules) => rules,
+            Applying::Several(rules) => rules,
+        }
+    }
 }
 
 pub(super) enum Target<'a> {
@@ -316,11 +338,15 @@ impl Core {
         cost: u32,
         f: impl FnOnce(&Ask<'_>) -> R,
     ) -> R {
-        self.with_rules(read, |rules| {
-            let call = MemoryCall { rules, backoff: self.backoff(), cost };
-            let is_written = read.is_none() && !self.replaced.load(Ordering::Relaxed) && store.is_made_by(self.id);
-            f(&Ask { call, is_foreign: !is_written && !store.is_for(rules) })
-        })
+        f(&self.ask(store, &self.rules(read), cost))
+    }
+
+    /// A call by these rules as `store` takes it.
+    #[inline]
+    pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a Applying<'_>, cost: u32) -> Ask<'a> {
+        let is_written = matches!(rules, Applying::Written(_)) && store.is_made_by(self.id);
+        let call = MemoryCall { rules, backoff: self.backoff(), cost };
+        Ask { call, is_foreign: !is_written && !store.is_for(rules) }
     }
 
     #[inline]
@@ -328,20 +354,22 @@ impl Core {
         self.options.backoff.as_ref()
     }
 
-    /// Runs `f` on the rules that apply: those read at the call, those set at run time, or those written down.
+    /// Runs `f` on the rules that apply.
     #[inline]
     pub(super) fn with_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
-        if read.is_none() && !self.replaced.load(Ordering::Acquire) {
-            return f(&self.rules);
-        }
-        self.with_other_rules(read, f)
+        f(&self.rules(read))
     }
 
-    fn with_other_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
+    /// The rules that apply: those read at the call, those set at run time, or those written down.
+    #[inline]
+    pub(super) fn rules(&self, read: Option<&[Limit]>) -> Applying<'_> {
+        let is_written = read.is_none() && !self.replaced.load(Ordering::Acquire);
+        if is_written { Applying::Written(&self.rules) } else { self.other_rules(read) }
+    }
+
+    #[inline(never)]
+    fn other_rules(&self, read: Option<&[Limit]>) -> Applying<'_> {
         let replacement = self.replaced.load(Ordering::Acquire).then(|| self.replacement.load());
-        let Some(read) = read else {
-            return f(replacement.as_deref().map_or(&self.rules, |rules| &**rules));
-        };
         let rule = |(position, limit): (usize, &Limit)| {
             let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {
@@ -349,11 +377,11 @@ impl Core {
                 _ => Rule::remembered(*limit),
             }
         };
-        if let [limit] = read {
-            return f(&[rule((0, limit))]);
+        match (read, &replacement) {
+            (None, _) => replacement.map_or(Applying::Written(&self.rules), Applying::Replaced),
+            (Some([limit]), None) => Applying::One([Rule::remembered(*limit)]),
+            (Some(limits), _) => Applying::Several(limits.iter().enumerate().map(rule).collect()),
         }
-        let rules: Rules = read.iter().enumerate().map(rule).collect();
-        f(&rules)
     }
 
     /// The store of the fast path. Only while all switches are off.
@@ -371,7 +399,9 @@ impl Core {
     fn first_fast(&self) -> Option<&Arc<Store>> {
         if self.path.load(Ordering::Acquire) == UNKNOWN {
             let path = match self.target(Switches::OFF) {
-                Target::Memory(StoreRef::Shared(store)) if self.is_plain() && store.is_written_for(&self.rules) => {
+                Target::Memory(StoreRef::Shared(store))
+                    if !self.varies() && store.is_written_for(&self.rules, self.backoff()) =>
+                {
                     self.fast.get_or_init(|| Arc::clone(store));
                     FAST
                 }
@@ -387,11 +417,6 @@ impl Core {
     #[inline]
     fn varies(&self) -> bool {
         self.reads_per | self.reads_count != 0
-    }
-
-    /// Whether a denied call for one permit is told by the one limit alone, of which then nothing is left.
-    fn is_plain(&self) -> bool {
-        self.rules.len() == 1 && self.options.backoff.is_none() && !self.varies()
     }
 
     /// The store, if buckets are in memory. Only while all switches are off.
@@ -427,6 +452,11 @@ impl Core {
             position: 0,
             kind: ExceededKind::Limited,
         }
+    }
+
+    /// One of the limits that were written down.
+    pub(super) fn written(&self, position: u8) -> Limit {
+        self.rules[usize::from(position)].limit
     }
 
     /// Where a call, in a future or not, is decided.

@@ -1,12 +1,13 @@
-//! The fast path: buckets in memory, no process-wide switch on, one limit as it was written down, one permit, and a caller
+//! The fast path: buckets in memory, no process-wide switch on, limits as they were written down, one permit, and a caller
 //! who only wants to know whether it is admitted.
 //!
 //! It is short for the compiler too. The call is not passed as a whole, and the error is made where it is returned. Keys of
 //! the usual types come in registers. Each function ends in a call of the next, which is a jump, and keeps nothing for
 //! afterwards. Between two locked instructions the processor waits for what the second one needs: the key's hash.
 
+use super::call::{Refusal, refusal};
 use super::core::Core;
-use crate::backend::memory::{Attempt, Kind as State, OnePermit, Store, Verdict};
+use crate::backend::memory::{Attempt, Kind as State, Left, OnePermit, Store, Verdict};
 use crate::clock::Now;
 use crate::counts;
 use crate::decision::Address;
@@ -15,59 +16,93 @@ use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::switches::Switches;
 
 /// What the fast path has found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum Found {
     Admitted,
     /// By the one limit, of which nothing is left, for so many nanoseconds from now.
     Denied {
         retry_after: u64,
     },
+    Else(Packed),
+}
+
+/// [`Found`] in two registers: which of them, and the time of a denial. A denial that is not by the one limit is not counted
+/// yet; its other parts are beside the number.
+#[derive(Clone, Copy)]
+pub(super) struct Packed(u64, u64);
+
+impl Packed {
+    const ADMITTED: Packed = Packed(0, 0);
     /// It takes the slow path. Nothing was taken or counted.
-    Nothing,
+    const NOTHING: Packed = Packed(1, 0);
+    const DENIED: u64 = 2;
+    const TOLD: u64 = 3;
+
+    #[inline]
+    fn told(Refusal { position, remaining, retry_after }: Refusal) -> Packed {
+        Packed(Packed::TOLD | u64::from(position) << 8 | u64::from(remaining) << 32, retry_after)
+    }
+
+    #[inline]
+    pub(super) fn found(self) -> Found {
+        match self {
+            Packed(0, _) => Found::Admitted,
+            Packed(Packed::DENIED, retry_after) => Found::Denied { retry_after },
+            other => Found::Else(other),
+        }
+    }
+
+    /// The denial by one of several limits, or by one whose denials count.
+    pub(super) fn refusal(self) -> Option<Refusal> {
+        let Packed(parts, retry_after) = self;
+        #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
+        let refusal = Refusal { position: (parts >> 8) as u8, remaining: (parts >> 32) as u32, retry_after };
+        (parts != Packed::NOTHING.0).then_some(refusal)
+    }
 }
 
 /// Takes one permit.
 #[expect(clippy::inline_always, reason = "the key is to be taken apart into registers")]
 #[inline(always)]
 pub(super) fn admit<K: RateLimitKey>(core: &Core, key: &K) -> Found {
-    key.ask(One(core))
+    key.ask(One(core)).found()
 }
 
 struct One<'a>(&'a Core);
 
 impl Asker for One<'_> {
-    type Answer = Found;
+    type Answer = Packed;
 
     #[inline]
-    fn text(self, key: &str) -> Found {
+    fn text(self, key: &str) -> Packed {
         admit_text(self.0, key)
     }
 
     #[inline]
-    fn number(self, kind: Kind, key: u64) -> Found {
+    fn number(self, kind: Kind, key: u64) -> Packed {
         admit_number(self.0, kind, key)
     }
 
     #[inline]
-    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Found {
+    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Packed {
         if K::KEYED { admit_any(self.0, key) } else { admit_unkeyed(self.0) }
     }
 }
 
 #[inline(never)]
-fn admit_text(core: &Core, key: &str) -> Found {
+fn admit_text(core: &Core, key: &str) -> Packed {
     let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| sink.text(key)))
 }
 
 #[inline(never)]
-fn admit_number(core: &Core, kind: Kind, key: u64) -> Found {
+fn admit_number(core: &Core, kind: Kind, key: u64) -> Packed {
     let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())))
 }
 
 #[inline(never)]
-fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Found {
+fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
     let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
@@ -75,7 +110,7 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Found {
 /// All in one function: if threads share a token bucket, a shorter path has each of them ask for its cache line sooner, and
 /// get it for fewer calls at a time.
 #[inline(never)]
-fn admit_unkeyed(core: &Core) -> Found {
+fn admit_unkeyed(core: &Core) -> Packed {
     let Some(store) = store(core) else { return nothing() };
     // Looked up first, because the processor does not work ahead of its counter's reading.
     let thread = counts::thread();
@@ -85,37 +120,37 @@ fn admit_unkeyed(core: &Core) -> Found {
 
 #[expect(clippy::inline_always, reason = "see `admit_unkeyed`")]
 #[inline(always)]
-fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: Now) -> Found {
+fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: Now) -> Packed {
     match store.try_take_unkeyed(thread, now) {
         Attempt::Admitted => admitted(core),
-        Attempt::Denied(until) => denied(core, until, now),
+        Attempt::Denied(until) => denied(core, until, None, now),
         Attempt::Added(before) => admit_added(core, store, now, before),
         Attempt::Contended => admit_contended(core, store, now),
     }
 }
 
 #[inline(never)]
-fn admit_contended(core: &Core, store: &Store, now: Now) -> Found {
+fn admit_contended(core: &Core, store: &Store, now: Now) -> Packed {
     settle(core, store.take_written(Address::Unkeyed, now), now)
 }
 
 #[cold]
 #[inline(never)]
-fn admit_added(core: &Core, store: &Store, now: Now, before: u64) -> Found {
-    settle(core, store.added(now, before), now)
+fn admit_added(core: &Core, store: &Store, now: Now, before: u64) -> Packed {
+    settle(core, (store.added(now, before), None), now)
 }
 
-/// [`Found::Nothing`], opaque to the optimizer, so that every exit of the callers is a tail call. Saves 1 ns.
+/// [`Packed::NOTHING`], opaque to the optimizer, so that every exit of the callers is a tail call. Saves 1 ns.
 #[cold]
 #[inline(never)]
-fn nothing() -> Found {
-    std::hint::black_box(Found::Nothing)
+fn nothing() -> Packed {
+    std::hint::black_box(Packed::NOTHING)
 }
 
 /// As [`admit`], by the clock of the runtime around.
 #[inline(never)]
-pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Found {
-    let Some(store) = store(core) else { return Found::Nothing };
+pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
+    let Some(store) = store(core) else { return Packed::NOTHING };
     let (address, thread) = (store.address(key), counts::thread());
     #[cfg(feature = "tokio")]
     let now = store.now_in_runtime();
@@ -166,13 +201,13 @@ fn store(core: &Core) -> Option<&Store> {
 /// long.
 #[expect(clippy::inline_always, reason = "a jump")]
 #[inline(always)]
-fn admit_key(core: &Core, store: &Store, hash: u64) -> Found {
+fn admit_key(core: &Core, store: &Store, hash: u64) -> Packed {
     admit_key_at(core, store, hash, store.now())
 }
 
 #[expect(clippy::inline_always, reason = "a jump to one of five functions")]
 #[inline(always)]
-fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
     match store.kind() {
         State::Tat => admit_tat(core, store, hash, now),
         State::Bucket => admit_bucket(core, store, hash, now),
@@ -183,68 +218,72 @@ fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
 }
 
 #[inline(never)]
-fn admit_tat(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_tat(hash, now, OnePermit))
+fn admit_tat(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    end(core, store, hash, now, (store.try_tat(hash, now, OnePermit), None))
 }
 
 #[inline(never)]
-fn admit_bucket(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_bucket(hash, now, OnePermit))
+fn admit_bucket(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    end(core, store, hash, now, (store.try_bucket(hash, now, OnePermit), None))
 }
 
 #[inline(never)]
-fn admit_window(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_window(hash, now, OnePermit))
+fn admit_window(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    end(core, store, hash, now, (store.try_window(hash, now, OnePermit), None))
 }
 
 #[inline(never)]
-fn admit_fixed(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
-    end(core, store, hash, now, store.try_fixed(hash, now, OnePermit))
+fn admit_fixed(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    end(core, store, hash, now, (store.try_fixed(hash, now, OnePermit), None))
 }
 
 #[inline(never)]
-fn admit_state(core: &Core, store: &Store, hash: u64, now: Now) -> Found {
+fn admit_state(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
     end(core, store, hash, now, store.try_any(hash, now))
 }
 
 #[expect(clippy::inline_always, reason = "each way out is one of its own")]
 #[inline(always)]
-fn end(core: &Core, store: &Store, hash: u64, now: Now, verdict: Verdict) -> Found {
+fn end(core: &Core, store: &Store, hash: u64, now: Now, (verdict, left): (Verdict, Option<Left>)) -> Packed {
     match verdict {
         Verdict::Admitted { .. } => admitted(core),
-        Verdict::Denied { until, .. } => denied(core, until, now),
+        Verdict::Denied { until, .. } => denied(core, until, left, now),
         Verdict::Undecided => admit_slowly(core, store, Address::Hash(hash), now),
     }
 }
 
 #[cold]
 #[inline(never)]
-fn admit_slowly(core: &Core, store: &Store, address: Address, now: Now) -> Found {
+fn admit_slowly(core: &Core, store: &Store, address: Address, now: Now) -> Packed {
     settle(core, store.take_written(address, now), now)
 }
 
 #[inline]
-fn settle(core: &Core, verdict: Verdict, now: Now) -> Found {
+fn settle(core: &Core, (verdict, left): (Verdict, Option<Left>), now: Now) -> Packed {
     match verdict {
         Verdict::Admitted { .. } => admitted(core),
-        Verdict::Denied { until, .. } => denied(core, until, now),
-        Verdict::Undecided => Found::Nothing,
+        Verdict::Denied { until, .. } => denied(core, until, left, now),
+        Verdict::Undecided => Packed::NOTHING,
     }
 }
 
 #[inline]
-fn admitted(core: &Core) -> Found {
+fn admitted(core: &Core) -> Packed {
     core.allowed();
-    Found::Admitted
+    Packed::ADMITTED
 }
 
+/// `left` is what the limit that denies has left, unless it is the one limit.
 #[inline]
-fn denied(core: &Core, until: u64, now: Now) -> Found {
-    // In a dry run the call runs, and a denial that ends within this reading of the clock is none yet: the slow path says so.
-    // A denial has changed nothing.
-    if core.options.dry_run || until <= now.latest {
-        return Found::Nothing;
+fn denied(core: &Core, until: u64, left: Option<Left>, now: Now) -> Packed {
+    // A denial that ends within this reading of the clock is none yet, and in a dry run the call runs: the slow path says so.
+    // Such a denial has changed nothing.
+    if until <= now.latest || left.is_none() && core.options.dry_run {
+        return Packed::NOTHING;
+    }
+    if let Some(left) = left {
+        return Packed::told(refusal(until, left, now));
     }
     core.denied();
-    Found::Denied { retry_after: until.saturating_sub(now.earliest) }
+    Packed(Packed::DENIED, until.saturating_sub(now.earliest))
 }

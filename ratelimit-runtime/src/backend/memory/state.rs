@@ -152,13 +152,7 @@ pub(super) trait State: Sized {
     /// As [`offences`](State::offences).
     fn offended(&self) -> Offences;
 
-    /// One permit by the one limit of a form: the fast path of [`Call::take`], with the same answers.
-    #[inline]
-    fn take_one(&mut self, form: &Self::Form, rule: &Rule, now: Now) -> Verdict {
-        self.take_some(form, rule, now, 1)
-    }
-
-    /// The same of `cost` permits, from 1 to the capacity.
+    /// Permits by the one limit of a form, from 1 to the capacity: the fast path of [`Call::take`], with the same answers.
     #[inline]
     fn take_some(&mut self, form: &Self::Form, rule: &Rule, now: Now, cost: u32) -> Verdict {
         Call { rules: std::slice::from_ref(rule), backoff: None, cost }.take(self, form, now)
@@ -275,7 +269,15 @@ impl<'a> Call<'a> {
     }
 
     /// What is left now.
+    #[inline]
     pub(super) fn left<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
+        let [rule] = self.rules else { return self.least(state, form, now) };
+        let (remaining, idle_at) = (state.remaining(form, 0, rule, now), state.idle_at(form, 0, rule));
+        Left { remaining, position: 0, idle_at }
+    }
+
+    /// What the limit has left that has fewest.
+    fn least<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
         let left = |position: usize| state.remaining(form, position, &self.rules[position], now);
         let mut tightest = (0, left(0));
         for position in 1..self.rules.len() {
@@ -315,6 +317,7 @@ impl<'a> Call<'a> {
     }
 
     /// Takes back what still counts of the permits of an earlier call by the same limits.
+    #[inline]
     pub(super) fn give_back<S: State>(&self, state: &mut S, form: &S::Form, now: Now, permit: Permit) {
         state.prepare(form, self.rules, now);
         for (position, rule) in self.rules.iter().enumerate() {
@@ -331,7 +334,8 @@ impl<'a> Call<'a> {
 }
 
 /// Permits of a token bucket.
-#[inline]
+#[expect(clippy::inline_always, reason = "most of a decision")]
+#[inline(always)]
 fn take_bucket(bucket: &mut TokenBucket, rule: &Rule, now: Now, cost: u32) -> Verdict {
     let until = bucket.earliest(rule, now.earliest, cost);
     if until > now.earliest {

@@ -60,6 +60,8 @@ pub(crate) struct Store {
     pub(super) written: Written,
     /// The first of the limits that were written down.
     rule: Rule,
+    /// Permits that a call can take by it at the most; none if it is not the only one, or denials count.
+    most: u32,
     kind: Kind,
     pub(super) forms: Forms,
     unkeyed: Unkeyed,
@@ -168,9 +170,8 @@ impl Operation for Take {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let verdict = match call {
             // Permits of one limit take the state's own fast path, whoever asks for them.
-            Call { rules: [rule], backoff: None, cost: 1 } => state.take_one(form, rule, now),
-            Call { rules: [rule], backoff: None, cost: 2.. } if call.cost <= rule.capacity() => {
-                state.take_some(form, rule, now, call.cost)
+            Call { rules: [rule], backoff: None, cost: cost @ 1.. } if *cost == 1 || *cost <= rule.capacity() => {
+                state.take_some(form, rule, now, *cost)
             }
             _ => call.take_inline(state, form, now),
         };
@@ -179,7 +180,8 @@ impl Operation for Take {
 }
 
 impl Operation for TakeAndTell {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let (verdict, _) = Take.run(call, state, form, now);
         (verdict, call.told(state, form, now, verdict))
@@ -187,7 +189,8 @@ impl Operation for TakeAndTell {
 }
 
 impl Operation for TakeOrTell {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let (verdict, left) = Take.run(call, state, form, now);
         (verdict, if let Verdict::Denied { .. } = verdict { call.told(state, form, now, verdict) } else { left })
@@ -195,7 +198,8 @@ impl Operation for TakeOrTell {
 }
 
 impl Operation for Peek {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         state.prepare(form, call.rules, now);
         let verdict = call.judge(state, form, now);
@@ -204,7 +208,8 @@ impl Operation for Peek {
 }
 
 impl Operation for Refund {
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         call.give_back(state, form, now, Permit { at: self.0, cost: call.cost });
         (Verdict::Admitted { at: now.latest }, Left::default())
@@ -286,6 +291,7 @@ impl Store {
             shared,
             name,
             rule: rules[0],
+            most: if rules.len() == 1 && backoff.is_none() { rules[0].capacity() } else { 0 },
             kind,
             clock: clock::clock(),
             hasher: Seed::new(),
@@ -310,8 +316,9 @@ impl Store {
     }
 
     /// Whether the store was made for these limits and nothing else, so that its fast path is theirs.
-    pub(crate) fn is_written_for(&self, rules: &[Rule]) -> bool {
-        !self.written.varies && self.written.backoff.is_none() && *self.written.rules == *rules
+    pub(crate) fn is_written_for(&self, rules: &[Rule], backoff: Option<&Backoff>) -> bool {
+        let Written { rules: written, backoff: written_backoff, varies, .. } = &self.written;
+        !varies && written_backoff.as_ref() == backoff && **written == *rules
     }
 
     /// Whether the store was made by that limiter, and so for its limits as they were written down.
@@ -322,13 +329,19 @@ impl Store {
 
     /// Calls by other limits come.
     pub(crate) fn expect(&self, rules: &[Rule]) {
-        self.forms.expect(rules);
+        self.keep_for(rules);
         if !self.is_for(rules) {
             self.forms.vary();
             if !self.fits(rules) {
                 self.open();
             }
         }
+    }
+
+    /// Windows keep what calls by these limits need.
+    #[inline]
+    fn keep_for(&self, rules: &[Rule]) {
+        self.forms.expect(rules);
         if let (Keyed::Window(_, groups), [rule]) = (&self.keyed, rules) {
             groups.expect(rule);
         }
@@ -414,7 +427,7 @@ impl Store {
     /// Whether a call by the one limit that was written down can ever be admitted, and takes anything.
     #[inline]
     pub(crate) fn admits(&self, cost: u32) -> bool {
-        cost.wrapping_sub(1) < self.rule.capacity()
+        cost.wrapping_sub(1) < self.most
     }
 
     /// The fast path of a call that takes permits or is decided elsewhere: the time that they are recorded with.
@@ -434,8 +447,11 @@ impl Store {
     }
 
     /// See [`try_tat`](Store::try_tat): any other state.
-    pub(crate) fn try_any(&self, hash: u64, now: Now) -> Verdict {
-        self.try_on_key(hash, &self.written_ask(1), now, Take).map_or(Verdict::Undecided, |(verdict, _)| verdict)
+    pub(crate) fn try_any(&self, hash: u64, now: Now) -> (Verdict, Option<Left>) {
+        match self.try_on_key(hash, &self.written_ask(1), now, TakeOrTell) {
+            Some((verdict, left)) => (verdict, Some(left)),
+            None => (Verdict::Undecided, None),
+        }
     }
 
     /// The fast path of a call: one permit without a key, by one limit that was written down.
@@ -449,17 +465,15 @@ impl Store {
         self.unkeyed.added(&self.rule, now, before)
     }
 
-    /// One permit by the limits that were written down, if the fast path has not decided.
-    pub(crate) fn take_written(&self, address: Address, now: Now) -> Verdict {
+    /// One permit by the limits that were written down, if the fast path has not decided; and what is left, unless one limit
+    /// alone denies.
+    pub(crate) fn take_written(&self, address: Address, now: Now) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(1);
-        let verdict = match address {
-            Address::Unkeyed => self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now),
-            Address::Hash(_) => Verdict::Undecided,
+        let (verdict, left) = match address {
+            Address::Unkeyed => self.take_or_tell(address, &ask, now),
+            Address::Hash(_) => self.perform_and_tell(address, &ask, now, &Task::Take),
         };
-        match verdict {
-            Verdict::Undecided => self.perform(address, &ask, now, &Task::Take).verdict,
-            verdict => verdict,
-        }
+        (verdict, (self.most == 0).then_some(left))
     }
 
     /// A call by the limits that were written down.
@@ -469,10 +483,11 @@ impl Store {
     }
 
     /// The fast path of whatever is asked of a key that has a bucket, and for which nobody waits.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a jump to one function of the operation and the table")]
+    #[inline(always)]
     fn try_on_key<O: Operation>(&self, hash: u64, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
         if self.written.varies {
-            self.expect(ask.call.rules);
+            self.keep_for(ask.call.rules);
         }
         if ask.is_foreign && !self.fits(ask.call.rules) {
             return try_in(self.free.get()?, &self.forms, hash, &ask.call, now, on);
@@ -485,9 +500,17 @@ impl Store {
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
-            Address::Unkeyed => self.take_unkeyed(ask, now).map(|verdict| (verdict, self.unkeyed_left(ask, now))),
+            Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
         self.or_perform(told, address, ask, now, &Task::Take)
+    }
+
+    #[inline(never)]
+    fn take_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        match self.take_unkeyed(ask, now) {
+            Some(verdict) => Some((verdict, self.unkeyed_left(ask, now))),
+            None => self.try_on_all(ask, now, TakeAndTell),
+        }
     }
 
     /// Takes the permits of a call now or not at all, and says what is left if it is denied.
@@ -495,31 +518,49 @@ impl Store {
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
-            Address::Unkeyed => self.take_unkeyed(ask, now).map(|verdict| match verdict {
-                Verdict::Admitted { .. } | Verdict::Undecided => (verdict, Left::default()),
-                Verdict::Denied { .. } => (verdict, self.unkeyed_left(ask, now)),
-            }),
+            Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
         self.or_perform(told, address, ask, now, &Task::Take)
     }
 
+    #[inline(never)]
+    fn take_unkeyed_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        match self.take_unkeyed(ask, now) {
+            Some(verdict @ Verdict::Denied { .. }) if ask.call.cost > 1 => Some((verdict, self.unkeyed_left(ask, now))),
+            Some(verdict) => Some((verdict, Left::default())),
+            None => self.try_on_all(ask, now, TakeOrTell),
+        }
+    }
+
     /// What [`take_and_tell`](Store::take_and_tell) would answer.
+    #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
             Address::Unkeyed if ask.is_foreign => None,
-            Address::Unkeyed => self.unkeyed.peek(&ask.call, &self.forms, now),
+            Address::Unkeyed => {
+                let told = self.unkeyed.peek(&ask.call, &self.forms, now);
+                told.or_else(|| self.try_on_all(ask, now, Peek))
+            }
         };
         self.or_perform(told, address, ask, now, &Task::Peek)
     }
 
+    /// The same without a key, if the state is under the lock.
+    #[inline]
+    fn try_on_all<O: Operation>(&self, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
+        let run = |full: &mut Full| on.run(&ask.call, full, &self.forms, now);
+        if ask.is_foreign { None } else { self.unkeyed.try_with(run) }
+    }
+
+    /// The fast path of one limit without a key.
     #[inline]
     fn take_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<Verdict> {
         if ask.is_foreign {
             return None;
         }
         if self.written.varies {
-            self.expect(ask.call.rules);
+            self.keep_for(ask.call.rules);
         }
         let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
@@ -545,14 +586,19 @@ impl Store {
     ) -> (Verdict, Left) {
         match told {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
-            _ => {
-                let done = self.perform(address, ask, now, task);
-                (done.verdict, done.left)
-            }
+            _ => self.perform_and_tell(address, ask, now, task),
         }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn perform_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> (Verdict, Left) {
+        let done = self.perform(address, ask, now, task);
+        (done.verdict, done.left)
+    }
+
     /// Gives back permits that were taken by the same limits.
+    #[inline]
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
             Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),

@@ -42,7 +42,7 @@ fn admit(store: &Store, key: u64, now: u64) -> bool {
     let address = store.address(&key);
     let Address::Hash(hash) = address else { panic!("a key") };
     let verdict = match store.try_window(hash, Now::exactly(now), OnePermit) {
-        Verdict::Undecided => store.take_written(address, Now::exactly(now)),
+        Verdict::Undecided => store.take_written(address, Now::exactly(now)).0,
         verdict => verdict,
     };
     matches!(verdict, Verdict::Admitted { .. })

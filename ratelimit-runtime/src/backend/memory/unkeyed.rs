@@ -140,25 +140,23 @@ impl Unkeyed {
     /// wait, or the state is under the lock for another reason.
     #[inline]
     pub(super) fn take(&self, call: &Call<'_>, forms: &Forms, thread: usize, now: Now) -> Verdict {
-        let ([rule], 1..) = (call.rules, call.cost) else { return self.take_locked(call, forms, now) };
+        let ([rule], 1..) = (call.rules, call.cost) else { return Verdict::Undecided };
         if call.cost > rule.capacity() {
-            return self.take_locked(call, forms, now);
+            return Verdict::Undecided;
         }
         match &self.fast {
             Fast::Token { word, seen } => take_token(&word.0, &seen.0, rule, now, call.cost),
             Fast::Permits(halves) => halves.take(rule, thread, now, call.cost),
             Fast::One(one) => one.0.take(forms, rule, now, call.cost),
-            Fast::Locked => self.take_locked(call, forms, now),
+            Fast::Locked => Verdict::Undecided,
         }
     }
 
+    /// Runs `f` on the whole state if it is under the lock and nobody waits.
     #[inline]
-    fn take_locked(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Verdict {
+    pub(super) fn try_with<R>(&self, f: impl FnOnce(&mut Full) -> R) -> Option<R> {
         let mut slow = self.slow.0.lock();
-        if !slow.is_here || !slow.queue.is_empty() {
-            return Verdict::Undecided;
-        }
-        call.take(&mut slow.full, forms, now)
+        (slow.is_here && slow.queue.is_empty()).then(|| f(&mut slow.full))
     }
 
     /// Runs `f` on the whole state and the queue, under the lock. By another limit than the one that was written down if it

@@ -57,6 +57,7 @@ impl Forms {
     }
 
     /// Calls by `rules` come.
+    #[inline]
     pub(crate) fn expect(&self, rules: &[Rule]) {
         self.groups.iter().zip(rules).for_each(|(groups, rule)| groups.expect(rule));
     }
@@ -115,7 +116,8 @@ impl Part {
     }
 
     /// Takes `cost` permits, from 1 to the capacity, if they fit.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     pub(crate) fn take(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match self {
             Part::Window(window) => window.take_now(forms.of(0), rule, now, cost),
@@ -428,7 +430,8 @@ impl State for Full {
         Standing { is_denying, idle_at: self.idle_at_last(forms) }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn take_some(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let call = Call::of(rule, cost);
         let verdict = match self.0.as_mut().map(|parts| &mut parts.limits) {

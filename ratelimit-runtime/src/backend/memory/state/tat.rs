@@ -130,6 +130,7 @@ impl Tat {
         }
     }
 
+    #[inline]
     pub(crate) fn refund(&mut self, rule: &Rule, now: Now, permit: Permit) {
         let Some(now_units) = Tat::units(rule, now.earliest) else { return };
         let elapsed = now.earliest.saturating_sub(permit.at).saturating_mul(rule.units());
@@ -140,6 +141,7 @@ impl Tat {
     }
 
     /// Permits that are left at `now`.
+    #[inline]
     pub(crate) fn remaining(self, rule: &Rule, now: u64) -> u32 {
         let Some(units) = Tat::units(rule, now) else { return 0 };
         // A full one needs no division.
@@ -147,6 +149,7 @@ impl Tat {
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
+    #[inline]
     pub(crate) fn idle_at(self, rule: &Rule) -> u64 {
         let nanos = if rule.units() == 1 { self.0 } else { self.0.div_ceil(rule.units()) };
         if self.0 == 0 { 0 } else { clock::origin().saturating_add(nanos) }

@@ -67,6 +67,7 @@ impl Groups {
     }
 
     /// A call by `rule` comes.
+    #[inline]
     pub(crate) fn expect(&self, rule: &Rule) {
         if rule.capacity() > self.most.load(Ordering::Relaxed) {
             self.most.fetch_max(rule.capacity(), Ordering::Relaxed);
@@ -714,11 +715,6 @@ impl State for Window {
 
     fn offended(&self) -> Offences {
         Offences::default()
-    }
-
-    #[inline]
-    fn take_one(&mut self, groups: &Groups, rule: &Rule, now: Now) -> Verdict {
-        self.take_now(groups, rule, now, 1)
     }
 
     #[inline]

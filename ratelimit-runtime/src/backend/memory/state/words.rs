@@ -246,6 +246,7 @@ impl<const N: usize> State for Words<N> {
         self.put(layout, position, rule, &part);
     }
 
+    #[inline]
     fn refund(&mut self, layout: &Layout, position: usize, rule: &Rule, now: Now, permit: Permit) {
         let mut part = self.part(layout, position, rule);
         match &mut part {
@@ -282,7 +283,8 @@ impl<const N: usize> State for Words<N> {
         Offences::default()
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn take_some(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match (layout.parts[0].0, &mut self.0[..]) {
             (Code::Tat, [_]) => self.take_tat(rule, now, cost),
