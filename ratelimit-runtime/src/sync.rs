@@ -11,6 +11,10 @@ pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(loom_model))]
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
+/// A value on cache lines of its own: other threads write what is beside it.
+#[repr(align(128))]
+pub(crate) struct Line<T>(pub(crate) T);
+
 /// A spin lock for a few instructions at a time.
 ///
 /// Uncontended it costs one locked instruction: unlock is a plain store, while a queue lock needs a

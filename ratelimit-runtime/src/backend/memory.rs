@@ -37,9 +37,8 @@ use retired::Retired;
 use table::{Bound, SWEPT};
 
 pub(crate) use queue::{Limits, Turn};
-pub(crate) use state::{Call, Left, NEVER, Permit, Verdict};
+pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
-pub(crate) use unkeyed::Attempt;
 
 /// Most buckets that a backend keeps unless it is told otherwise.
 const MAX_KEYS: usize = 1_000_000;

@@ -10,12 +10,11 @@
 
 use smallvec::SmallVec;
 
-use super::state::{Left, Permit, Verdict, Window};
-use super::unkeyed::{Attempt, Line};
+use super::state::{Attempt, Left, Permit, Verdict, Window};
 use crate::algorithm::{GROUPS, Rule};
 use crate::clock::Now;
 use crate::limit::Algorithm;
-use crate::sync::{AtomicU64, Guard, Lock, Ordering};
+use crate::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
 /// All places of a window.
 pub(super) struct Halves([Line<Half>; 2]);

@@ -20,6 +20,17 @@ pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
 pub(super) use words::{Layout, Word, Words};
 
+/// What the fast path has found out.
+pub(crate) enum Attempt {
+    Admitted,
+    /// Until that time.
+    Denied(u64),
+    /// A permit was added to a word that was this before, which may have been too much.
+    Added(u64),
+    /// It takes more than that. Nothing has changed.
+    Contended,
+}
+
 /// The answer to a call. Times are nanoseconds since the Unix epoch, whatever the state keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {

@@ -10,9 +10,11 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::queue::{First, Limits, Place, Queue, Seat, Turn, Wakes};
-use super::state::{Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words};
+use super::state::{
+    Attempt, Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
+};
 use super::table::{Context, Swept, Table, With};
-use super::unkeyed::{Attempt, Unkeyed};
+use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;

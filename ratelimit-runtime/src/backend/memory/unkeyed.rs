@@ -15,11 +15,11 @@
 
 use super::halves::Halves;
 use super::queue::Queue;
-use super::state::{Call, Forms, Full, Left, Part, Permit, State, Tat, Verdict};
+use super::state::{Attempt, Call, Forms, Full, Left, Part, Permit, State, Tat, Verdict};
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
 use crate::clock::Now;
-use crate::sync::{AtomicU64, Guard, Lock, Ordering};
+use crate::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
 /// The bucket of all calls.
 pub(super) struct Unkeyed {
@@ -56,10 +56,6 @@ struct Slow {
     is_foreign: bool,
 }
 
-/// On cache lines of its own: threads write it, and read what is beside it.
-#[repr(align(128))]
-pub(super) struct Line<T>(pub(super) T);
-
 /// What calls have found out about the word of a token bucket. It changes seldom: a call that it answers, or that can add to
 /// the word without reading it first, takes the word's cache line from other threads once or not at all.
 struct Seen {
@@ -68,17 +64,6 @@ struct Seen {
     denied_until: AtomicU64,
     /// There is room to spare while the word is ahead of the time by less than that.
     ample: u64,
-}
-
-/// What the fast path has found out.
-pub(crate) enum Attempt {
-    Admitted,
-    /// Until that time.
-    Denied(u64),
-    /// A permit was added to a word that was this before, which may have been too much.
-    Added(u64),
-    /// It takes more than that. Nothing has changed.
-    Contended,
 }
 
 /// There is room to spare if so many more calls fit than the one at hand. It takes more threads than that, all of them
