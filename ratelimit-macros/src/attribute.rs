@@ -5,16 +5,15 @@ use proc_macro2::TokenStream;
 use crate::args::Args;
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
-use crate::model::{Features, Model};
+use crate::model::Features;
+use crate::validate::validate;
 
 /// The limited function; or, after a mistake, the unlimited function and all errors.
 pub(crate) fn expand(args: TokenStream, tokens: TokenStream, features: Features) -> TokenStream {
     let mut errors = Diagnostics::default();
     let args = Args::parse(args, &mut errors);
     let limited = match Item::parse(tokens.clone()) {
-        Ok(item) => {
-            Model::validate(args, &item, features, &mut errors).map(|model| crate::expand::expand(&model, &item))
-        }
+        Ok(item) => validate(args, &item, features, &mut errors).map(|model| crate::expand::expand(&model, &item)),
         Err(error) => {
             errors.push(error);
             None

@@ -23,6 +23,7 @@ mod shape;
 mod suggest;
 #[cfg(test)]
 mod tests;
+mod validate;
 mod values;
 
 /// Limits how often a function is called.

@@ -1,0 +1,290 @@
+//! From the attribute as written to the model: all checks, each with its message.
+
+use proc_macro2::{Ident, Span};
+use quote::ToTokens;
+use syn::{Expr, ExprPath};
+
+use crate::args::{Arg, Args, LimitArgs, Unread};
+use crate::denial::denial;
+use crate::dependency::{self, Runtime};
+use crate::diagnostics::Diagnostics;
+use crate::item::{Item, value_among};
+use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Permits};
+use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
+use crate::suggest::listed;
+use crate::values::{algorithm, backend, backoff, copy, cost, name, on_backend_error, per, permits, runtime, wait};
+
+/// The most limits that a limiter holds.
+const MAX_LIMITS: usize = 8;
+
+/// Checks everything and reports all mistakes. Returns `None` only if it reported one.
+pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Model> {
+    if let Some(token) = &item.sig.constness {
+        let message = "a `const fn` cannot be limited: it has no state and no clock at compile time; remove `const`, or \
+                       limit the function that calls it";
+        errors.at(token.span, message);
+    }
+    let shape = match Shape::of(item) {
+        Ok(shape) => Some(shape),
+        Err(NoAsyncBlock(ty)) => {
+            let message = "the function returns a future, and the limit is checked when that is first polled: end the body with \
+                           `async move { .. }` or `Box::pin(async move { .. })`, or write an `async fn`";
+            errors.over(&ty, message);
+            None
+        }
+    };
+
+    if let Some(Shape { body: Body::Future(trailing), .. }) = &shape {
+        refuse_unbound_names(&args, &item.bound_by_async_trait(&trailing.block), errors);
+    }
+
+    crate::neighbours::refuse(&args, item, errors);
+    let docs = crate::describe::is_wanted(args.docs.as_ref(), errors);
+    let runtime = match &args.runtime {
+        Some(arg) => runtime(arg, errors),
+        None => default_runtime(&args, errors),
+    };
+    let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
+    let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
+    let limiter = match &args.limiter {
+        Some(shared) => {
+            refuse_beside_limiter(&args, errors);
+            Some(Limiter::Shared(copy(shared)))
+        }
+        None => own(&args, item, features, errors).map(|own| Limiter::Own(Box::new(own))),
+    };
+    if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
+        check_cost(own, cost, arg, errors);
+    }
+    let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+    if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when)
+        && matches!(shape.returns, Returns::Never(_))
+    {
+        errors.at(arg.name.span(), "a function that never returns has no outcome for `deduct_when`: leave it out");
+    }
+    if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
+        refuse_track_caller(item, args.deduct_when.as_ref(), &denial, errors);
+    }
+    Some(Model {
+        runtime,
+        limiter: limiter?,
+        key: args.key,
+        cost,
+        wait,
+        denial,
+        exempt_when: args.exempt_when,
+        deduct_when: args.deduct_when,
+        shape: shape?,
+        docs,
+        ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
+    })
+}
+
+/// Refuses `#[track_caller]` if the body is wrapped in a closure: `Location::caller()` would be the
+/// closure's.
+fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
+    let Some(track_caller) = item.track_caller() else {
+        return;
+    };
+    let reason = match (deduct_when, denial) {
+        (Some(_), _) => "`deduct_when` looks at what the body returns",
+        (None, Denial::Response) => "a denied call returns another response than the body's",
+        _ => return,
+    };
+    let message = format!(
+        "`#[track_caller]` has no effect here: {reason}, so the body runs in a closure and does not see the caller; \
+         move the body into a function of its own and pass it `Location::caller()`"
+    );
+    errors.at(track_caller.span(), message);
+}
+
+/// The runtime's name in the surrounding crate; `None` for `::ratelimit_runtime`.
+fn default_runtime(args: &Args, errors: &mut Diagnostics) -> Option<ExprPath> {
+    match dependency::runtime() {
+        Runtime::Usual => None,
+        Runtime::Renamed(name) => syn::parse_str(&format!("::{name}")).ok(),
+        Runtime::Absent => {
+            if !args.unread.may_be("crate") {
+                let message = "this crate has no dependency `ratelimit_runtime`: add it, or say where it is re-exported, as in \
+                               `crate = facade::ratelimit_runtime`";
+                errors.at(Span::call_site(), message);
+            }
+            None
+        }
+    }
+}
+
+/// Refuses names that `#[async_trait]` binds only after the limit is checked, because they come
+/// from patterns.
+fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics) {
+    if names.is_empty() {
+        return;
+    }
+    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
+    read.extend([&args.limit.count, &args.limit.per]);
+    for limit in &args.limits {
+        read.extend([&limit.value.count, &limit.value.per]);
+    }
+    for arg in read {
+        let Some(arg) = arg else { continue };
+        if let Some(name) = value_among(arg.value.to_token_stream(), names) {
+            let message = format!(
+                "`{name}` is part of a pattern, which `#[async_trait]` takes apart only behind the check: give the argument a name, and \
+                 take it apart in the body"
+            );
+            errors.at(name.span(), message);
+        }
+    }
+}
+
+/// Refuses limits, name, backend and related arguments beside `limiter = ..`. All of them are one
+/// mistake.
+fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
+    let limit = &args.limit;
+    let excluded = present(&[
+        limit.count.as_ref().map(|arg| &arg.name),
+        limit.per.as_ref().map(|arg| &arg.name),
+        limit.algorithm.as_ref().map(|arg| &arg.name),
+        limit.burst.as_ref().map(|arg| &arg.name),
+        args.limits.first().map(|arg| &arg.name),
+        args.name.as_ref().map(|arg| &arg.name),
+        args.backend.as_ref().map(|arg| &arg.name),
+        args.backoff.as_ref().map(|arg| &arg.name),
+        args.on_backend_error.as_ref().map(|arg| &arg.name),
+        args.dry_run.as_ref().map(|arg| &arg.name),
+    ]);
+    if let Some(first) = excluded.first() {
+        let names = names(&excluded);
+        errors.at(first.span(), format!("`limiter` has its own {names}: remove {names} here, or `limiter`"));
+    }
+}
+
+fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Own> {
+    let limits = limits(args, errors);
+    let name = args.name.as_ref().and_then(|arg| name(arg, errors));
+    let backend = args.backend.as_ref().and_then(|arg| backend(arg, item, features, errors));
+    let on_backend_error = args.on_backend_error.as_ref().and_then(|arg| on_backend_error(arg, errors));
+    let backoff = args.backoff.as_ref().and_then(|arg| backoff(arg, errors));
+    Some(Own { name, limits: limits?, backend, on_backend_error, backoff, dry_run: args.dry_run.is_some() })
+}
+
+fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
+    if args.limits.is_empty() {
+        if args.unread.may_be("limit") || args.unread.may_be("limiter") {
+            return None;
+        }
+        return limit(&args.limit, None, &args.unread, errors).map(|limit| vec![limit]);
+    }
+    let top = &args.limit;
+    let excluded =
+        present(&[&top.count, &top.per, &top.algorithm, &top.burst].map(|arg| arg.as_ref().map(|arg| &arg.name)));
+    if let Some(first) = excluded.first() {
+        let names = names(&excluded);
+        errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside of each `limit(..)`"));
+    }
+    if let Some(excess) = args.limits.get(MAX_LIMITS) {
+        let message = format!(
+            "a limiter holds at most {MAX_LIMITS} limits, and this is one more: leave out what another implies"
+        );
+        errors.at(excess.name.span(), message);
+    }
+    let mut limits = Some(Vec::new());
+    for arg in &args.limits {
+        let limit = limit(&arg.value, Some(&arg.name), &arg.value.unread, errors);
+        limits = limits.zip(limit).map(|(mut limits, limit)| {
+            limits.push(limit);
+            limits
+        });
+    }
+    limits
+}
+
+/// One limit: from `limit(..)`, named by `of`, or from the top level.
+fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Diagnostics) -> Option<Limit> {
+    let place = match of {
+        Some(_) => "`limit(..)`",
+        None => "`#[rate_limit]`",
+    };
+    let span = of.map_or_else(Span::call_site, Ident::span);
+    let has = |arg: &Option<Arg<Expr>>, name: &str| arg.is_some() || unread.may_be(name);
+    match (has(&args.count, "count"), has(&args.per, "per")) {
+        (true, true) => {}
+        (false, false) => {
+            errors.at(span, format!("{place} needs a `count` and a `per`: write `count = 100, per = \"1s\"`"));
+        }
+        (true, false) => {
+            let span = args.count.as_ref().map_or(span, |arg| arg.name.span());
+            errors.at(span, "a `count` needs the time in which it is allowed: add `per = \"1s\"`");
+        }
+        (false, true) => {
+            let span = args.per.as_ref().map_or(span, |arg| arg.name.span());
+            errors.at(span, "a `per` needs the number of calls that it allows: add `count = 100`");
+        }
+    }
+    let algorithm = match &args.algorithm {
+        Some(arg) => algorithm(arg, errors),
+        None => Some(Algorithm::SlidingWindow),
+    };
+    let burst = args.burst.as_ref().and_then(|arg| {
+        match algorithm {
+            Some(Algorithm::TokenBucket) | None => {}
+            Some(_) if unread.may_be("algorithm") => {}
+            Some(_) => {
+                let message = "only a token bucket has a `burst`: add `algorithm = token_bucket`, or leave `burst` out";
+                errors.at(arg.name.span(), message);
+                return None;
+            }
+        }
+        let burst = permits(arg, true, errors)?;
+        if let Permits::Read(arg) = &burst {
+            let message = "`burst` is the fixed size of the bucket: write a number or an `UPPER_CASE` constant";
+            errors.over(&arg.value, message);
+            return None;
+        }
+        Some(burst)
+    });
+    let count = args.count.as_ref().and_then(|arg| permits(arg, true, errors));
+    let per = args.per.as_ref().and_then(|arg| per(arg, errors));
+    Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst })
+}
+
+/// Refuses a literal cost that never fits.
+fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics) {
+    let Permits::Literal(cost) = cost.permits else {
+        return;
+    };
+    let mut least: Option<(u32, &str)> = None;
+    for limit in &own.limits {
+        let Permits::Literal(capacity) = *limit.capacity() else {
+            continue;
+        };
+        if least.is_none_or(|(least, _)| capacity < least) {
+            least = Some((capacity, if limit.burst.is_some() { "burst" } else { "count" }));
+        }
+    }
+    if let Some((capacity, of)) = least
+        && cost > capacity
+    {
+        let message =
+            format!("a call that costs {cost} never fits into a `{of}` of {capacity}: lower `cost` or raise `{of}`");
+        errors.over(&arg.value, message);
+    }
+}
+
+fn present<'a>(arguments: &[Option<&'a Ident>]) -> Vec<&'a Ident> {
+    let mut present = Vec::new();
+    for argument in arguments {
+        present.extend(*argument);
+    }
+    present
+}
+
+/// A list such as `count`, `per` and `burst`.
+fn names(arguments: &[&Ident]) -> String {
+    let mut names = Vec::new();
+    for argument in arguments {
+        names.push(argument.to_string());
+    }
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    listed(&names, " and ")
+}
