@@ -1021,6 +1021,19 @@ mod tests {
     use crate::limit::Algorithm;
     use crate::limiter::RateLimiter;
 
+    /// As a blocking annotated function and as one that is a future, each on a key of its own.
+    fn denied_twice(limiter: &RateLimiter, wait: Duration) -> [RateLimitExceeded; 2] {
+        let blocking = || Call::new(limiter.core()).admit("blocking");
+        let future = || match Call::new(limiter.core()).begin("future") {
+            Begun::Done(Some(decided)) => decided,
+            _ => panic!("it is decided at once"),
+        };
+        assert!(blocking().is_ok() && future().is_ok());
+        (_, _) = (blocking(), future());
+        std::thread::sleep(wait);
+        [blocking().unwrap_err(), future().unwrap_err()]
+    }
+
     #[test]
     fn a_futures_call_that_is_decided_at_once_allocates_no_future() {
         for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
@@ -1030,5 +1043,28 @@ mod tests {
                 assert!(matches!(Call::new(limiter.core()).begin("a"), Begun::Done(_)));
             }
         }
+    }
+
+    #[test]
+    fn the_fast_path_tells_which_of_several_limits_denies() {
+        let limits = [Limit::new(9, Duration::from_secs(60)), Limit::new(1, Duration::from_secs(30))];
+        let limiter = RateLimiter::builder("second").limit(limits[0]).limit(limits[1]).build().unwrap();
+        for exceeded in denied_twice(&limiter, Duration::ZERO) {
+            assert_eq!((exceeded.position, exceeded.limit, exceeded.remaining), (1, limits[1], 0));
+            assert_eq!(exceeded.kind, ExceededKind::Limited);
+        }
+        assert_eq!(limiter.core().counts(), (2, 4));
+    }
+
+    #[test]
+    fn the_fast_path_tells_what_is_left_of_a_blocked_key() {
+        let (limit, minute) = (Limit::new(1, Duration::from_millis(500)), Duration::from_secs(60));
+        let limiter = RateLimiter::builder("blocked").limit(limit).backoff(minute, 10 * minute).build().unwrap();
+        for exceeded in denied_twice(&limiter, Duration::from_millis(510)) {
+            assert_eq!((exceeded.position, exceeded.limit, exceeded.remaining), (0, limit, 1));
+            // Blocked for 120 s by the second denial: each was counted once.
+            assert!((119_000_000_000..=120_000_000_000).contains(&exceeded.retry_after));
+        }
+        assert_eq!(limiter.core().counts(), (2, 4));
     }
 }
