@@ -141,6 +141,7 @@ mod noted;
 mod observe;
 mod parse;
 mod process;
+mod queue;
 mod registry;
 mod reply;
 #[cfg(feature = "serde")]

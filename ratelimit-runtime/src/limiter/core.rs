@@ -14,7 +14,7 @@ use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{self, Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
+use crate::backend::memory::{self, Ask, Call as MemoryCall, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
 use crate::clock::{self, Now};
 use crate::counts::Counts;
@@ -26,6 +26,7 @@ use crate::guard::denials::Asked;
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 use crate::observe::{self, ShownKey, Watch};
+use crate::queue::Limits;
 use crate::registry;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]

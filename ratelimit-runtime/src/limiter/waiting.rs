@@ -10,11 +10,12 @@ use super::call::{Call, OwnedCall, polled_again};
 use super::core::{Core, Venue};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Ask, Joining, Left, Limits, NEVER, Store, Turn, Verdict, Waiter};
+use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Waiter};
 use crate::clock::{self, Now};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
 use crate::limit::Limit;
+use crate::queue::Limits;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};

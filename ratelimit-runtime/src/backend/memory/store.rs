@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::queue::{First, Limits, Place, Queue, Seat, Turn, Wakes};
+use super::queue::{First, Queue, Seat, Turn};
 use super::state::{Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words};
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Attempt, Unkeyed};
@@ -23,6 +23,7 @@ use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
 use crate::process;
+use crate::queue::{Limits, Place, Wakes};
 use crate::timer::Alarm;
 
 /// How often a call makes room before it goes without.
