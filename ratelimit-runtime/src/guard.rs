@@ -6,6 +6,7 @@
 mod breaker;
 pub(crate) mod denials;
 mod helpers;
+pub(crate) mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -22,6 +23,7 @@ use crate::timer;
 use breaker::{Breaker, Change, Entry, Met};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
+use queue::Queues;
 
 /// For a backend that only blocks a future may block its thread so long, and not longer than a tenth of the deadline.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -36,6 +38,10 @@ pub(crate) struct Guard {
     /// Denials that are kept, by this handle of the backend's store or by others.
     denials: Option<Arc<Denials>>,
     keeps_denials: bool,
+    /// A decision may block its thread, in a future too.
+    may_block: bool,
+    /// Calls of this process that wait.
+    pub(crate) queues: Queues,
 }
 
 /// The guards of the stores that are in use.
@@ -70,13 +76,15 @@ impl Guard {
             Deadline::Imposed(longest) => nanos(longest).min(nanos(Duration::from_secs(3_600))),
             Deadline::Kept => 0,
         };
-        let keeps_denials = backend.keeps_denials();
+        let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
         Guard {
+            may_block: server.is_none(),
+            queues: Queues::new(),
             kind: backend.kind(),
             deadline,
             breaker: Breaker::new(longest),
             helpers: Helpers::new(),
-            denials: match backend.server() {
+            denials: match server {
                 Some(server) => Some(Denials::of_server(&server)),
                 None => keeps_denials.then(|| Arc::new(Denials::new())),
             },
@@ -248,6 +256,9 @@ impl<'a> Visit<'a> {
         };
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.tell(self.entry, met);
+        if let (action @ (Action::GiveBack(_) | Action::Reset), Ok(_)) = (self.request.action(), &answer) {
+            self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
+        }
         self.keep_denials_true(Some(&answer));
         answer
     }

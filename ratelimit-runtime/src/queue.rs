@@ -92,6 +92,10 @@ impl<T> Seat<T> {
         }
     }
 
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Told(_))
+    }
+
     /// What the call was told, if it was. It is told once.
     pub(crate) fn told(&self) -> Option<T> {
         let mut state = self.state.lock();
@@ -192,12 +196,20 @@ impl<W> Line<W> {
         self.waiting.contains_key(&place)
     }
 
+    pub(crate) fn get(&self, place: Place) -> Option<&Entry<W>> {
+        self.waiting.get(&place)
+    }
+
     pub(crate) fn first(&self) -> Option<(Place, &Entry<W>)> {
         self.waiting.first_key_value().map(|(place, entry)| (*place, entry))
     }
 
     pub(crate) fn is_first(&self, place: Place) -> bool {
         self.first().is_some_and(|(first, _)| first == place)
+    }
+
+    pub(crate) fn is_last(&self, place: Place) -> bool {
+        self.waiting.last_key_value().is_some_and(|(last, _)| *last == place)
     }
 
     /// In order.

@@ -833,12 +833,6 @@ impl Store {
         on_table!(self, (table, _form) => table.len()) + self.free.get().map_or(0, |table| table.len())
     }
 
-    /// Calls that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        let free = self.free.get().map_or(0, |table| table.waiting());
-        on_table!(self, (table, _form) => table.waiting()) + free + self.unkeyed.waiting()
-    }
-
     /// Reclaims idle buckets in a few slots of one shard; whether there were any.
     pub(super) fn sweep(&self, shard: usize, now: Now, slots: usize) -> bool {
         let usual = on_table!(self, (table, form) => table.sweep(self.context(form), shard, now, slots));

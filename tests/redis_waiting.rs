@@ -1,0 +1,464 @@
+//! Calls that wait for permits in a Redis server, or in a store of somebody's own, by the real clock.
+//!
+//! A process is a backend of its own: backends share nothing but the server.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io::{BufRead, BufReader};
+use std::pin::Pin;
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, IntoBackend, Request, SharedBackend};
+use ratelimit_runtime::{
+    Algorithm, BackendError, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter,
+    RedisBackend, limiters, rate_limit,
+};
+use ratelimit_tests::RedisServer;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, sleep_until, timeout};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// So long a busy machine may take for what is sure to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn process(server: &RedisServer) -> SharedBackend {
+    RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap().into_backend()
+}
+
+fn limiter(backend: &SharedBackend, name: &str, limit: Limit) -> RateLimiter {
+    let builder = RateLimiter::builder(name).backend(backend.clone()).on_backend_error(OnBackendError::Deny);
+    builder.limit(limit).build().unwrap()
+}
+
+/// A store of somebody's own.
+#[derive(Default)]
+struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
+
+impl Backend for Shelf {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        let mut shelf = self.0.lock().unwrap();
+        let bytes = shelf.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
+        let mut bucket = Bucket::from_bytes(bytes)?;
+        let answer = bucket.apply(request, request.now());
+        shelf.insert(request.bucket().to_owned(), bucket.to_bytes());
+        Ok(answer)
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
+    }
+}
+
+type Wait = Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>;
+
+fn wait(limiter: &RateLimiter, cost: u32) -> Wait {
+    let limiter = limiter.clone();
+    Box::pin(async move { limiter.wait_async("a", cost).await })
+}
+
+fn poll_once(wait: &mut Wait) -> Poll<Result<Decision, RateLimitExceeded>> {
+    wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+fn waiting(name: &str) -> usize {
+    limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum()
+}
+
+/// Begins a wait, and returns when it stands in the queue.
+async fn begin(limiter: &RateLimiter, cost: u32) -> tokio::task::JoinHandle<Result<Decision, RateLimitExceeded>> {
+    let before = waiting(limiter.name());
+    let handle = tokio::spawn(wait(limiter, cost));
+    until(|| waiting(limiter.name()) > before).await;
+    handle
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < PATIENCE, "it does not happen");
+        sleep(millis(1)).await;
+    }
+}
+
+/// Lets a call come each `every` for `during`, of which each gives up after `patience`; how many are served.
+async fn served(limiter: &RateLimiter, every: Duration, patience: Duration, during: Duration) -> usize {
+    let start = tokio::time::Instant::now();
+    let mut calls = JoinSet::new();
+    let mut at = Duration::ZERO;
+    while at < during {
+        sleep_until(start + at).await;
+        calls.spawn(timeout(patience, wait(limiter, 1)));
+        at += every;
+    }
+    calls.join_all().await.into_iter().filter(|served| matches!(served, Ok(Ok(_)))).count()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_who_give_up_leave_the_limit_to_those_who_stay() {
+    let server = RedisServer::start();
+    let backends = [process(&server), Shelf::default().into_backend()];
+    let mut runs = JoinSet::new();
+    for (number, backend) in backends.iter().enumerate() {
+        for algorithm in ALGORITHMS {
+            let limit = Limit::new(20, SECOND).with_algorithm(algorithm);
+            let limiter = limiter(backend, &format!("impatient {algorithm:?}"), limit);
+            runs.spawn(async move {
+                let served = served(&limiter, SECOND / 40, SECOND / 4, 6 * SECOND).await;
+                assert!((114..=140).contains(&served), "{algorithm:?} in store {number}: {served} of 120");
+            });
+        }
+    }
+    runs.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_patient_call_waits_for_nobody_who_is_gone() {
+    const PERIOD: Duration = Duration::from_millis(200);
+    let server = RedisServer::start();
+    let backend = process(&server);
+    let mut runs = JoinSet::new();
+    for algorithm in ALGORITHMS {
+        let limit = Limit::new(1, PERIOD).with_algorithm(algorithm);
+        let limiter = limiter(&backend, &format!("patient {algorithm:?}"), limit);
+        runs.spawn(async move {
+            served(&limiter, millis(25), millis(300), 3 * SECOND).await;
+            // What was booked for the last is given back.
+            until(|| waiting(limiter.name()) == 0).await;
+            sleep(millis(50)).await;
+            let waited = limiter.wait_async("a", 1).await.unwrap().waited();
+            assert!(waited <= PERIOD + millis(20), "{algorithm:?}: {waited:?}");
+        });
+    }
+    runs.join_all().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raised_limits_reach_those_who_wait() {
+    let server = RedisServer::start();
+    let backend = process(&server);
+    for algorithm in ALGORITHMS {
+        let limiter =
+            limiter(&backend, &format!("raised {algorithm:?}"), Limit::new(1, MINUTE * 60).with_algorithm(algorithm));
+        limiter.check("a", 1).unwrap();
+        let mut waits = JoinSet::new();
+        for _ in 0..5 {
+            waits.spawn(wait(&limiter, 1));
+        }
+        until(|| waiting(limiter.name()) == 5).await;
+        limiter.set_limits(&[Limit::new(100, MINUTE * 60).with_algorithm(algorithm)]).unwrap();
+        let start = Instant::now();
+        waits.join_all().await;
+        assert!(start.elapsed() < SECOND / 2, "{algorithm:?}: after {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reset_by_another_process_reaches_those_who_wait_within_a_second() {
+    let server = RedisServer::start();
+    let limit = Limit::new(1, MINUTE);
+    let (one, other) = (limiter(&process(&server), "reset", limit), limiter(&process(&server), "reset", limit));
+    one.check("a", 1).unwrap();
+    let waits = begin(&one, 1).await;
+    // Not at the moment at which it asks for the first time.
+    sleep(millis(300)).await;
+    let start = Instant::now();
+    other.reset("a").unwrap();
+    waits.await.unwrap().unwrap();
+    assert!(start.elapsed() < SECOND + SECOND / 4, "after {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_served_in_order_and_those_who_leave_are_left_out() {
+    let server = RedisServer::start();
+    for backend in [process(&server), Shelf::default().into_backend()] {
+        let limiter = limiter(&backend, "order", Limit::new(40, SECOND).with_algorithm(Algorithm::TokenBucket));
+        limiter.check("a", 40).unwrap();
+        let mut waits = Vec::new();
+        for _ in 0..40 {
+            waits.push(begin(&limiter, 1).await);
+        }
+        let start = Instant::now();
+        for (number, wait) in waits.iter().enumerate() {
+            if number % 2 == 0 {
+                wait.abort();
+            }
+        }
+        let mut before = Duration::ZERO;
+        for (number, wait) in waits.into_iter().enumerate() {
+            if number % 2 == 1 {
+                let waited_until = wait.await.unwrap().unwrap().waited();
+                // They came one after the other, and are due one after the other.
+                let due = waited_until + millis(u64::try_from(number).unwrap());
+                assert!(due > before, "{number}");
+                before = waited_until;
+            }
+        }
+        assert!(start.elapsed() < SECOND, "twenty wait, at forty a second: {:?}", start.elapsed());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tasks_that_wait_wake_in_the_order_in_which_they_came() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "wake", Limit::new(1, millis(20)));
+    limiter.check("a", 1).unwrap();
+    let woken = Arc::new(Mutex::new(Vec::new()));
+    let mut tasks = JoinSet::new();
+    for number in 0..30 {
+        let (limiter, woken) = (limiter.clone(), Arc::clone(&woken));
+        tasks.spawn(async move {
+            limiter.wait_async("a", 1).await.unwrap();
+            woken.lock().unwrap().push(number);
+        });
+        until(|| woken_or_waiting(&limiters_of("wake")) > number).await;
+    }
+    tasks.join_all().await;
+    assert!(woken.lock().unwrap().is_sorted(), "{:?}", woken.lock().unwrap());
+}
+
+fn limiters_of(name: &str) -> ratelimit_runtime::LimiterInfo {
+    limiters().into_iter().find(|limiter| limiter.name == name).unwrap()
+}
+
+/// Calls that wait, or did; the first one did not.
+fn woken_or_waiting(info: &ratelimit_runtime::LimiterInfo) -> usize {
+    info.waiting + usize::try_from(info.allowed).unwrap() - 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_wait_overtakes_none_and_is_told_when_its_turn_comes() {
+    let server = RedisServer::start();
+    let backend = process(&server);
+    for algorithm in ALGORITHMS {
+        for (cost, ahead) in [(1, 1), (1, 7), (2, 3)] {
+            let limit = Limit::new(5, 2 * SECOND).with_algorithm(algorithm);
+            let limiter = limiter(&backend, &format!("told {algorithm:?} {cost} {ahead}"), limit);
+            limiter.check("a", 5).unwrap();
+            let mut waits = Vec::new();
+            for _ in 0..ahead {
+                waits.push(begin(&limiter, cost).await);
+            }
+            let asked = Instant::now();
+            let told = limiter.check("a", cost).unwrap_err().retry_after().unwrap();
+            let due = limiter.wait_async("a", cost).await.unwrap().waited();
+            let asked = asked.elapsed().saturating_sub(due);
+            assert!(told.abs_diff(due) < asked + millis(20), "{algorithm:?}, {cost} behind {ahead}: {told:?} {due:?}");
+            for wait in waits {
+                wait.await.unwrap().unwrap();
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wait_that_cannot_be_met_fails_at_once_and_one_that_is_put_off_at_its_end() {
+    let server = RedisServer::start();
+    let backend = process(&server);
+    let limiter = limiter(&backend, "bounded", Limit::new(1, SECOND).with_algorithm(Algorithm::TokenBucket));
+    limiter.check("a", 1).unwrap();
+    let start = Instant::now();
+    let exceeded = limiter.wait_at_most_async("a", 1, SECOND / 2).await.unwrap_err();
+    assert!(exceeded.retry_after().unwrap() > SECOND / 2);
+    let first = begin(&limiter, 1).await;
+    let exceeded = limiter.wait_at_most_async("a", 1, SECOND).await.unwrap_err();
+    assert_eq!(exceeded.kind(), ExceededKind::Limited);
+    assert!(exceeded.retry_after().unwrap() > SECOND, "{exceeded:?}");
+    assert!(start.elapsed() < SECOND / 2, "they did not wait");
+    let last = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.wait_at_most_async("a", 1, 3 * SECOND).await }
+    });
+    until(|| waiting("bounded") == 2).await;
+    // Another takes what it would have had.
+    first.await.unwrap().unwrap();
+    limiter.set_limits(&[Limit::new(1, MINUTE).with_algorithm(Algorithm::TokenBucket)]).unwrap();
+    let exceeded = last.await.unwrap().unwrap_err();
+    assert!(exceeded.retry_after().unwrap() > 3 * SECOND, "{exceeded:?}");
+    assert!(start.elapsed() < 2 * SECOND, "it cannot be met any more: {:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_at_the_end_of_its_patience_is_denied() {
+    let server = RedisServer::start();
+    let (one, other) = (process(&server), process(&server));
+    let limit = Limit::new(1, SECOND);
+    let (one, other) = (limiter(&one, "patience", limit), limiter(&other, "patience", limit));
+    one.check("a", 1).unwrap();
+    // The other process takes the permit for which this call waits, which then is not due in time.
+    let others = begin(&other, 1).await;
+    sleep(millis(900)).await;
+    let start = Instant::now();
+    let waited = one.wait_at_most_async("a", 1, millis(500)).await;
+    assert!(waited.is_err(), "{waited:?}");
+    assert!(start.elapsed() < millis(700), "{:?}", start.elapsed());
+    others.await.unwrap().unwrap();
+}
+
+#[rate_limit(limiter = limiter, key = "a", wait(queue = 2, priority = priority))]
+async fn queued(limiter: &RateLimiter, priority: u8) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_most_so_many_calls_wait_and_a_higher_priority_goes_first() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "queue", Limit::new(1, 2 * SECOND));
+    let begin = |priority| {
+        let limiter = limiter.clone();
+        tokio::spawn(async move { queued(&limiter, priority).await.map(|()| Instant::now()) })
+    };
+    begin(0).await.unwrap().unwrap();
+    let background = begin(0);
+    until(|| waiting("queue") == 1).await;
+    let user = begin(10);
+    until(|| waiting("queue") == 2).await;
+    let start = Instant::now();
+    let exceeded = begin(0).await.unwrap().unwrap_err();
+    assert!(start.elapsed() < SECOND, "it does not wait");
+    assert!(exceeded.retry_after().unwrap() > 4 * SECOND, "{exceeded:?}");
+    let (background, user) = (background.await.unwrap().unwrap(), user.await.unwrap().unwrap());
+    assert!(user + SECOND < background, "the user's call came later and went first");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_is_killed_holds_nothing_for_long() {
+    let server = RedisServer::start();
+    // A hundred calls of one process would take 25 seconds.
+    let limit = Limit::new(4, SECOND).with_algorithm(Algorithm::TokenBucket);
+    let limiter = limiter(&process(&server), "waiting", limit);
+    limiter.check("a", 4).unwrap();
+    let mut other = Command::new(env!("CARGO_BIN_EXE_redis_client"))
+        .args(["wait", "4", "1000", "100"])
+        .env("REDIS_URL", server.url())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(other.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "waiting\n");
+    sleep(millis(300)).await;
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let waited = limiter.wait_async("a", 1).await.unwrap().waited();
+    assert!(waited < 2 * SECOND, "{waited:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_that_wait_together_are_served_the_whole_limit_and_no_more() {
+    let server = RedisServer::start();
+    let limit = Limit::new(50, SECOND).with_algorithm(Algorithm::TokenBucket);
+    let processes: Vec<_> = (0..4).map(|_| limiter(&process(&server), "together", limit)).collect();
+    processes[0].check("a", 50).unwrap();
+    let start = Instant::now();
+    let mut waits = JoinSet::new();
+    for number in 0..100 {
+        let limiter = processes[number % processes.len()].clone();
+        waits.spawn(async move { limiter.wait_async("a", 1).await.unwrap() });
+    }
+    waits.join_all().await;
+    let took = start.elapsed();
+    assert!((millis(1_950)..millis(2_300)).contains(&took), "100 at 50 a second: {took:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_who_wait_cost_the_server_two_calls_each_and_hold_up_no_fast_limit() {
+    let server = RedisServer::start();
+    let limit = Limit::new(2_000, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(1);
+    let limiter = limiter(&process(&server), "many", limit);
+    limiter.check("a", 1).unwrap();
+    let (start, before) = (Instant::now(), server.calls_of("evalsha"));
+    let mut waits = JoinSet::new();
+    for _ in 0..2_000 {
+        waits.spawn(wait(&limiter, 1));
+    }
+    waits.join_all().await;
+    let (took, calls) = (start.elapsed(), server.calls_of("evalsha") - before);
+    assert!(took < millis(1_500), "{took:?} for a second's permits");
+    assert!(calls < 4_100, "{calls} calls of the script");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_leaves_none_waiting() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::builder().url(server.url()).timeout(millis(100)).build().unwrap().into_backend();
+    let limiter = |policy, name: &str| {
+        let builder = RateLimiter::builder(name).backend(backend.clone()).on_backend_error(policy);
+        builder.limit(Limit::new(1, MINUTE)).build().unwrap()
+    };
+    let denying = limiter(OnBackendError::Deny, "denying");
+    let (allowing, local) = (limiter(OnBackendError::Allow, "allowing"), limiter(OnBackendError::Local, "local"));
+    let mut waits = Vec::new();
+    for limiter in [&denying, &allowing, &local] {
+        limiter.check("a", 1).unwrap();
+        waits.push(begin(limiter, 1).await);
+        waits.push(begin(limiter, 1).await);
+    }
+    server.kill();
+    let start = Instant::now();
+    let [denied, denied_too, allowed, allowed_too, first, second] = waits.try_into().unwrap();
+    for denied in [denied, denied_too] {
+        assert_eq!(denied.await.unwrap().unwrap_err().kind(), ExceededKind::BackendFailed);
+    }
+    for allowed in [allowed, allowed_too, first] {
+        allowed.await.unwrap().unwrap();
+    }
+    assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
+    // The limiter in memory has one permit.
+    assert!(timeout(SECOND / 2, second).await.is_err());
+    assert_eq!(limiters_of("local").waiting, 1);
+}
+
+#[test]
+fn threads_that_wait_are_served_without_a_runtime() {
+    let server = RedisServer::start();
+    for backend in [process(&server), Shelf::default().into_backend()] {
+        let limiter = limiter(&backend, "threads", Limit::new(1, millis(50)));
+        let start = Instant::now();
+        std::thread::scope(|scope| {
+            for _ in 0..11 {
+                scope.spawn(|| limiter.wait("a", 1).unwrap());
+            }
+        });
+        let took = start.elapsed();
+        assert!((millis(499)..millis(800)).contains(&took), "{took:?}");
+    }
+}
+
+#[test]
+fn a_future_that_is_not_polled_delays_nobody() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "unpolled", Limit::new(1, millis(100)));
+    limiter.check("a", 1).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build().unwrap();
+    let _entered = runtime.enter();
+    let mut first = wait(&limiter, 1);
+    while waiting("unpolled") == 0 {
+        assert!(poll_once(&mut first).is_pending());
+        std::thread::sleep(millis(1));
+    }
+    // It is charged for the first one's permit, which it holds.
+    assert!(limiter.wait("a", 1).unwrap().waited() <= millis(220));
+    assert!(matches!(poll_once(&mut first), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn a_wait_with_backoff_commits_no_offence() {
+    let server = RedisServer::start();
+    let builder = RateLimiter::builder("offences").backend(process(&server)).backoff(MINUTE, MINUTE);
+    let limiter = builder.limit(Limit::new(1, millis(100))).build().unwrap();
+    for _ in 0..4 {
+        limiter.wait("a", 1).unwrap();
+    }
+    limiter.wait_at_most("a", 1, millis(300)).unwrap();
+    assert!(limiter.wait_at_most("a", 1, millis(10)).is_err());
+    assert!(limiter.peek("a", 1).unwrap_err().retry_after().unwrap() > SECOND, "it is blocked");
+}
