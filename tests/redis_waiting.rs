@@ -73,11 +73,17 @@ fn waiting(name: &str) -> usize {
     limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum()
 }
 
+/// Calls that wait, or were decided.
+fn begun(name: &str) -> u64 {
+    let limiters = limiters().into_iter().filter(|limiter| limiter.name == name);
+    limiters.map(|limiter| limiter.waiting as u64 + limiter.allowed + limiter.denied + limiter.abandoned).sum()
+}
+
 /// Begins a wait, and returns when it stands in the queue.
 async fn begin(limiter: &RateLimiter, cost: u32) -> tokio::task::JoinHandle<Result<Decision, RateLimitExceeded>> {
-    let before = waiting(limiter.name());
+    let before = begun(limiter.name());
     let handle = tokio::spawn(wait(limiter, cost));
-    until(|| waiting(limiter.name()) > before).await;
+    until(|| begun(limiter.name()) > before).await;
     handle
 }
 
@@ -113,7 +119,8 @@ async fn callers_who_give_up_leave_the_limit_to_those_who_stay() {
             let limiter = limiter(backend, &format!("impatient {algorithm:?}"), limit);
             runs.spawn(async move {
                 let served = served(&limiter, SECOND / 40, SECOND / 4, 6 * SECOND).await;
-                assert!((114..=140).contains(&served), "{algorithm:?} in store {number}: {served} of 120");
+                // A bucket begins with a burst of 20, and what comes in the last quarter of a second is served after it.
+                assert!((114..=146).contains(&served), "{algorithm:?} in store {number}: {served} of 120");
             });
         }
     }
@@ -219,7 +226,8 @@ async fn tasks_that_wait_wake_in_the_order_in_which_they_came() {
             limiter.wait_async("a", 1).await.unwrap();
             woken.lock().unwrap().push(number);
         });
-        until(|| woken_or_waiting(&limiters_of("wake")) > number).await;
+        // The first permit was taken before.
+        until(|| begun("wake") > number + 1).await;
     }
     tasks.join_all().await;
     assert!(woken.lock().unwrap().is_sorted(), "{:?}", woken.lock().unwrap());
@@ -229,34 +237,33 @@ fn limiters_of(name: &str) -> ratelimit_runtime::LimiterInfo {
     limiters().into_iter().find(|limiter| limiter.name == name).unwrap()
 }
 
-/// Calls that wait, or did; the first one did not.
-fn woken_or_waiting(info: &ratelimit_runtime::LimiterInfo) -> usize {
-    info.waiting + usize::try_from(info.allowed).unwrap() - 1
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_that_does_not_wait_overtakes_none_and_is_told_when_its_turn_comes() {
     let server = RedisServer::start();
     let backend = process(&server);
+    let mut runs = JoinSet::new();
     for algorithm in ALGORITHMS {
         for (cost, ahead) in [(1, 1), (1, 7), (2, 3)] {
             let limit = Limit::new(5, 2 * SECOND).with_algorithm(algorithm);
             let limiter = limiter(&backend, &format!("told {algorithm:?} {cost} {ahead}"), limit);
-            limiter.check("a", 5).unwrap();
-            let mut waits = Vec::new();
-            for _ in 0..ahead {
-                waits.push(begin(&limiter, cost).await);
-            }
-            let asked = Instant::now();
-            let told = limiter.check("a", cost).unwrap_err().retry_after().unwrap();
-            let due = limiter.wait_async("a", cost).await.unwrap().waited();
-            let asked = asked.elapsed().saturating_sub(due);
-            assert!(told.abs_diff(due) < asked + millis(20), "{algorithm:?}, {cost} behind {ahead}: {told:?} {due:?}");
-            for wait in waits {
-                wait.await.unwrap().unwrap();
-            }
+            runs.spawn(async move {
+                limiter.check_async("a", 5).await.unwrap();
+                let mut waits = Vec::new();
+                for _ in 0..ahead {
+                    waits.push(begin(&limiter, cost).await);
+                }
+                let asked = Instant::now();
+                let told = limiter.check_async("a", cost).await.unwrap_err().retry_after().unwrap();
+                let due = limiter.wait_async("a", cost).await.unwrap().waited();
+                let late = asked.elapsed().saturating_sub(due) + millis(20);
+                assert!(told.abs_diff(due) < late, "{algorithm:?}, {cost} behind {ahead}: {told:?} {due:?}");
+                for wait in waits {
+                    wait.await.unwrap().unwrap();
+                }
+            });
         }
     }
+    runs.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

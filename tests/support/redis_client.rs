@@ -73,7 +73,7 @@ fn wait(limit: Limit, calls: usize) {
         for _ in 0..calls {
             scope.spawn(|| limiter.wait("a", 1).unwrap());
         }
-        while limiters().iter().all(|limiter| limiter.waiting < calls) {
+        while limiters().iter().all(|limiter| limiter.waiting as u64 + limiter.allowed < calls as u64) {
             std::thread::sleep(Duration::from_millis(1));
         }
         println!("waiting");
