@@ -213,7 +213,7 @@ async fn calls_are_served_in_order_and_those_who_leave_are_left_out() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[tokio::test]
 async fn tasks_that_wait_wake_in_the_order_in_which_they_came() {
     let server = RedisServer::start();
     let limiter = limiter(&process(&server), "wake", Limit::new(1, millis(20)));

@@ -58,7 +58,7 @@ mod values;
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: its buckets are shared with whoever else uses it | a limiter of the function's own |
 /// | `backend` | `memory`, `redis` (feature `redis`), or an expression, evaluated once | the process's default |
 /// | `wait`, `wait = "2s"` | wait for the permits: as long as it takes; only if they come within that time, else fail at once. In an async function it needs the feature `tokio` | fail at once |
-/// | `wait(max = "2s", queue = 100, priority = expr)` | the same with bounds: only if fewer than `queue` calls of the key wait, and those of a higher `priority` (`u8`) first; each step counts as having come a minute earlier, so that none starves. Through a backend calls wait without `queue` and `priority` | – |
+/// | `wait(max = "2s", queue = 100, priority = expr)` | the same with bounds: only if fewer than `queue` calls of the key wait, and those of a higher `priority` (`u8`) first; each step counts as having come a minute earlier, so that none starves. Through a backend both are about the calls of this process | – |
 /// | `or_else` | closure or path, from `RateLimitExceeded` to what the function returns; it may use the arguments | see [below](#a-denied-call) |
 /// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
 /// | `deduct_when` | closure or path, from `&R` to `bool`, `R` being what the body returned: if false, the permits are given back | every call counts |

@@ -26,8 +26,9 @@
 //!   each window from the Unix epoch on.
 //! - A denied call charges nothing, in none of several limits. [`RateLimitExceeded::retry_after`] is the earliest moment at
 //!   which the same call would be admitted if nobody else called.
-//! - Calls that wait are served first come, first served within a process, and no call overtakes them. In memory a call that
-//!   gives up leaves its place to the next, whatever the order in which callers leave.
+//! - Calls that wait are served first come, first served within a process, and no call of it overtakes them. A call that gives
+//!   up leaves its place to the next, whatever the order in which callers leave. Through a backend, what one process gets and
+//!   what another is as they ask: see [`RateLimiter::wait`].
 //! - The guarantee is about the times at which calls are admitted, by the clock of the backend, as long as the backend keeps
 //!   its data. In memory it holds by the monotonic clock, as a caller reads it before and after its calls: permits return up
 //!   to 0.4 µs late, and never early.
@@ -64,6 +65,8 @@
 //! | --- | --- | --- |
 //! | `ratelimit_decisions_total` | counter | `limiter`; `outcome`: `allowed`, `denied` (in a dry run: that would have been), `failed` (denied because the backend failed) |
 //! | `ratelimit_wait_seconds` | histogram: how long admitted calls were made to wait, where they were | `limiter` |
+//! | `ratelimit_queue_waiting` | gauge: calls that wait | `limiter` |
+//! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 the backend works, 1 it is tried again, 2 it fails and is not asked | `backend` |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |

@@ -44,9 +44,9 @@ pub struct LimiterInfo {
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: that would have been).
     pub denied: u64,
-    /// Calls that wait for their permits in this process's memory now.
+    /// Calls of this process that wait for their permits now.
     pub waiting: usize,
-    /// Calls that were given up while they waited in memory.
+    /// Calls that were given up while they waited.
     pub abandoned: u64,
     /// Whether it only counts and never denies.
     pub dry_run: bool,

@@ -35,8 +35,10 @@ use crate::timer::{self, Alarm};
 /// The first call is booked if it is due within this time. All times are in nanoseconds.
 const AHEAD: u64 = 1_000_000_000;
 /// Further calls are booked as long as the last booking is due within half of this time, and if they are due within it:
-/// longer than most round trips and than a thread takes to wake.
+/// longer than most round trips, and than a thread takes to wake.
 const HORIZON: u64 = 50_000_000;
+/// If so many round trips take longer, that is the horizon.
+const ROUND_TRIPS: u64 = 4;
 /// So often the backend is asked for a first call that has no booking.
 const RENEWAL: u64 = 1_000_000_000;
 /// The least time between a denial and the next question, whatever a backend says.
@@ -76,8 +78,11 @@ struct State {
     unused: Vec<Booked>,
     /// What the backend said when it denied last.
     hint: Option<Hint>,
-    /// Calls to ask for at once: twice as many after each time that all were admitted.
+    /// Further calls to ask for at once, ahead of time: twice as many after each time that all were due soon, none after one
+    /// that was denied alone, so that a slow limit is asked once for each permit.
     at_once: usize,
+    /// What the last answer took.
+    round_trip: u64,
     /// There is something to do for the driver.
     is_changed: bool,
     driver: Option<Waker>,
@@ -159,6 +164,7 @@ pub(crate) enum Unqueued {
 
 /// A place among those that wait. Dropped, it is given up.
 pub(crate) struct Waiter {
+    guard: Arc<Guard>,
     queue: Arc<Queue>,
     place: Place,
     seat: Arc<Seat<Told>>,
@@ -280,7 +286,7 @@ impl Queues {
         }
         drop(state);
         wakes.wake();
-        Ok(Waiter { queue, place, seat, is_left: false })
+        Ok(Waiter { guard: Arc::clone(guard), queue, place, seat, is_left: false })
     }
 }
 
@@ -290,6 +296,10 @@ impl State {
         if let Some(driver) = self.driver.take() {
             wakes.add(driver);
         }
+    }
+
+    fn horizon(&self) -> u64 {
+        self.round_trip.saturating_mul(ROUND_TRIPS).clamp(HORIZON, AHEAD)
     }
 
     fn book(&mut self, booked: Booked) {
@@ -414,7 +424,8 @@ impl Queue {
         // What is booked is for the first of its cost.
         let mut free: SmallVec<[(usize, u32); MOST_BOOKED]> =
             state.booked.iter().map(|booked| booked.admission.permit.cost).enumerate().collect();
-        let room = MOST_BOOKED.saturating_sub(free.len()).min(state.at_once);
+        let is_head = free.is_empty();
+        let room = MOST_BOOKED.saturating_sub(free.len()).min(state.at_once.max(usize::from(is_head)));
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
         for (place, waiting) in state.line.iter().take(free.len() + LOOKED_AT) {
@@ -447,8 +458,9 @@ impl Queue {
         }
         let hint = state.hint.filter(|hint| hint.cost == cost);
         let (ahead, from) = match state.booked.back() {
-            None => (AHEAD, 0),
-            Some(last) => (HORIZON, last.due.saturating_sub(HORIZON / 2)),
+            None if asks.len() == 1 => (AHEAD, 0),
+            None => (state.horizon(), 0),
+            Some(last) => (state.horizon(), last.due.saturating_sub(state.horizon() / 2)),
         };
         // Half of the time that it may lie ahead: of many processes that wait for a permit, most find one when they ask.
         let again = hint.map_or(0, |Hint { denied, asked, .. }| {
@@ -469,7 +481,7 @@ impl Queue {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
         let received = clock::clock().now().latest;
-        let mut are_admitted = true;
+        let (mut are_admitted, mut last_due) = (true, 0);
         for (place, answer) in asked.places.iter().zip(answers) {
             let told = match answer {
                 Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
@@ -481,6 +493,7 @@ impl Queue {
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
                     };
+                    last_due = last_due.max(booked.due);
                     state.book(booked);
                     state.hint = None;
                     continue;
@@ -503,7 +516,12 @@ impl Queue {
                 waiting.with.seat.tell(told, &mut wakes);
             }
         }
-        state.at_once = if are_admitted { (2 * state.at_once).min(MOST_BOOKED) } else { 1 };
+        state.round_trip = received.saturating_sub(sent);
+        state.at_once = match state.at_once {
+            _ if !are_admitted => usize::from(last_due > 0),
+            at_once if last_due > received.saturating_add(state.horizon()) => at_once.min(1),
+            at_once => (2 * at_once).clamp(1, MOST_BOOKED),
+        };
         drop(state);
         wakes.wake();
     }
@@ -595,6 +613,10 @@ impl Waiter {
         self.seat.is_told()
     }
 
+    pub(crate) fn guard(&self) -> &Arc<Guard> {
+        &self.guard
+    }
+
     pub(crate) fn bucket(&self) -> (&Arc<str>, Option<Fingerprint>) {
         (&self.queue.bucket, self.queue.fingerprint)
     }
@@ -627,6 +649,10 @@ impl Waiter {
         self.queue.arm(&mut state);
         drop(state);
         wakes.wake();
+        // Others were told that their turn comes behind it.
+        if let (Some(denials), Some(bucket)) = (self.guard.denials(), self.queue.fingerprint) {
+            denials.forget(bucket);
+        }
     }
 }
 
@@ -678,7 +704,9 @@ impl Driver {
         if !state.line.is_empty() || !state.booked.is_empty() || !state.unused.is_empty() {
             return false;
         }
-        if queues.remove(&self.queue.bucket).is_some() {
+        // Once it is removed there may be another one.
+        if queues.get(&self.queue.bucket).is_some_and(|queue| Arc::ptr_eq(queue, &self.queue)) {
+            queues.remove(&self.queue.bucket);
             self.guard.queues.len.fetch_sub(1, Ordering::Release);
         }
         true
@@ -711,17 +739,19 @@ impl Drop for Driver {
 #[cfg(any(feature = "tokio", feature = "redis"))]
 fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     let Ok(background) = crate::background::handle() else { return false };
-    background.spawn(Driver { guard: Arc::clone(guard), queue: Arc::clone(queue) }.run());
+    let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
+    background.spawn(async move { Driver { guard, queue }.run().await });
     true
 }
 
 /// On a thread of its own: without a runtime only threads wait, one each.
 #[cfg(not(any(feature = "tokio", feature = "redis")))]
 fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
-    let driver = Driver { guard: Arc::clone(guard), queue: Arc::clone(queue) };
+    let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
+    // Made there, because a thread that cannot be started drops what it was given, under the locks that are held here.
     let run = move || {
         let far = Instant::now() + Duration::from_secs(1 << 30);
-        crate::reply::block_on(driver.run(), far);
+        crate::reply::block_on(Driver { guard, queue }.run(), far);
     };
     std::thread::Builder::new().name("ratelimit-wait".into()).spawn(run).is_ok()
 }

@@ -876,11 +876,11 @@ impl RemoteCall {
     /// Sees to the order of the calls of this process, and if need be makes the call one that waits.
     fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
+        let ahead = self.backend.queues.ahead(self.request.bucket());
         // Time that a test has stopped goes on for whoever sleeps: each such call books for itself.
-        if call.cost == 0 || !venue.is_real() {
+        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.is_real() {
             return Started::Remote(self);
         }
-        let ahead = self.backend.queues.ahead(self.request.bucket());
         let offends = self.request.backoff.is_some();
         if call.wait == Wait::No {
             // A denial that blocks the key is the backend's.
@@ -917,8 +917,8 @@ impl RemoteCall {
     }
 
     fn waits(self: Box<Self>, waiter: Waiter) -> Started {
-        let RemoteCall { call, options, backend, arrived, fallback, .. } = *self;
-        let place = BeforeBackend { waiter, guard: backend, fallback };
+        let RemoteCall { call, options, arrived, fallback, .. } = *self;
+        let place = BeforeBackend { waiter, fallback };
         Started::Waiting(Waiting::before_backend(call, options, place, arrived))
     }
 
@@ -962,6 +962,9 @@ impl RemoteCall {
                 if let Some((at, position, remaining)) = turn {
                     let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
                     let refusal = Refusal { position: position_u8(position), remaining, retry_after };
+                    if place.is_none() && retry_after > 0 {
+                        self.keep(at.map(|at| at.saturating_add(later)), remaining, position, now);
+                    }
                     match self.take_turn(refusal, place) {
                         Ok(started) => return started,
                         // What is peeked at is as the backend says.

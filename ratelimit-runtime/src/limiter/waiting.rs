@@ -15,7 +15,6 @@ use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Wa
 use crate::clock::{self, Now};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
-use crate::guard::Guard;
 use crate::guard::queue::{self as before_backend, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
 use crate::queue::Limits;
@@ -93,7 +92,6 @@ enum Queue {
 /// A place before a backend.
 pub(super) struct BeforeBackend {
     pub(super) waiter: before_backend::Waiter,
-    pub(super) guard: Arc<Guard>,
     /// The bucket in memory that decides if the backend fails.
     pub(super) fallback: Address,
 }
@@ -219,7 +217,7 @@ impl Waiting {
                 let bucket = Arc::clone(bucket);
                 let joining = joining_of(self.call.call(), Options::DEFAULT, self.arrived, None);
                 let joining = before_backend::Joining { rank: self.rank, ..joining };
-                match Queues::join(&place.guard, &bucket, fingerprint, joining) {
+                match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
                     Ok(waiter) => {
                         place.waiter = waiter;
                         return self.look_before_backend(now, waker);
