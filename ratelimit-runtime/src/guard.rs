@@ -39,6 +39,7 @@ pub(crate) struct Guard {
     denials: Option<Arc<Denials>>,
     keeps_denials: bool,
     /// A decision may block its thread, in a future too.
+    #[cfg(any(feature = "tokio", feature = "redis"))]
     may_block: bool,
     /// Calls of this process that wait.
     pub(crate) queues: Queues,
@@ -78,6 +79,7 @@ impl Guard {
         };
         let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
         Guard {
+            #[cfg(any(feature = "tokio", feature = "redis"))]
             may_block: server.is_none(),
             queues: Queues::new(),
             kind: backend.kind(),

@@ -143,6 +143,10 @@ impl Venue<'_> {
     }
 
     /// Whether time goes on by itself, and no test has stopped it.
+    #[cfg_attr(
+        not(any(feature = "test-util", feature = "tokio")),
+        expect(clippy::unused_self, reason = "there is no other clock")
+    )]
     pub(super) fn is_real(&self) -> bool {
         #[cfg(feature = "test-util")]
         if self.scope.is_some() {
