@@ -16,7 +16,7 @@ use ratelimit_runtime::{
     Algorithm, BackendError, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter,
     RedisBackend, limiters, rate_limit,
 };
-use ratelimit_tests::RedisServer;
+use ratelimit_tests::{Network, Proxy, RedisServer};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -166,6 +166,19 @@ async fn raised_limits_reach_those_who_wait() {
         waits.join_all().await;
         assert!(start.elapsed() < SECOND / 2, "{algorithm:?}: after {:?}", start.elapsed());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raised_limits_reach_a_call_that_is_booked() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "booked", Limit::new(1, 2 * SECOND));
+    limiter.check("a", 1).unwrap();
+    let waits = begin(&limiter, 1).await;
+    // It is booked when it is due within a second.
+    sleep(millis(1_600)).await;
+    limiter.set_limits(&[Limit::new(1_000, 2 * SECOND)]).unwrap();
+    let waited = waits.await.unwrap().unwrap().waited();
+    assert!(waited < millis(1_900), "{waited:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -394,6 +407,45 @@ async fn those_who_wait_cost_the_server_two_calls_each_and_hold_up_no_fast_limit
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_limit_is_asked_once_a_permit() {
+    let server = RedisServer::start();
+    let limit = Limit::new(25, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(1);
+    let limiter = limiter(&process(&server), "slow", limit);
+    limiter.check("a", 1).unwrap();
+    let before = server.calls_of("evalsha");
+    let mut waits = Vec::new();
+    for _ in 0..50 {
+        waits.push(begin(&limiter, 1).await);
+    }
+    for wait in waits {
+        wait.await.unwrap().unwrap();
+    }
+    let calls = server.calls_of("evalsha") - before;
+    assert!(calls <= 75, "{calls} calls of the script for 50 permits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_far_away_holds_up_no_fast_limit() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = RedisBackend::builder().url(proxy.url()).timeout(PATIENCE).build().unwrap().into_backend();
+    let limit = Limit::new(1_000, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(1);
+    let limiter = limiter(&backend, "far away", limit);
+    limiter.check("a", 1).unwrap();
+    let first = begin(&limiter, 1).await;
+    proxy.set(Network::Slow(millis(20)));
+    let start = Instant::now();
+    let mut waits = JoinSet::new();
+    for _ in 0..200 {
+        waits.spawn(wait(&limiter, 1));
+    }
+    waits.join_all().await;
+    first.await.unwrap().unwrap();
+    // One after the other they would take four seconds.
+    assert!(start.elapsed() < 2 * SECOND, "{:?}", start.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_fails_leaves_none_waiting() {
     let server = RedisServer::start();
     let backend = RedisBackend::builder().url(server.url()).timeout(millis(100)).build().unwrap().into_backend();
@@ -458,14 +510,35 @@ fn a_future_that_is_not_polled_delays_nobody() {
 }
 
 #[test]
+fn a_permit_that_a_call_has_not_taken_is_the_next_ones() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "not taken", Limit::new(1, SECOND));
+    limiter.check("a", 1).unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build().unwrap();
+    let _entered = runtime.enter();
+    let [mut first, mut second] = [0; 2].map(|_| wait(&limiter, 1));
+    for (number, wait) in [(1, &mut first), (2, &mut second)] {
+        while waiting("not taken") < number {
+            assert!(poll_once(wait).is_pending());
+            std::thread::sleep(millis(1));
+        }
+    }
+    std::thread::sleep(millis(1_200));
+    drop(first);
+    let Poll::Ready(Ok(second)) = poll_once(&mut second) else { panic!("the permit is lost") };
+    assert!(second.waited() <= SECOND, "it is charged as of when it was due: {:?}", second.waited());
+}
+
+#[test]
 fn a_wait_with_backoff_commits_no_offence() {
     let server = RedisServer::start();
     let builder = RateLimiter::builder("offences").backend(process(&server)).backoff(MINUTE, MINUTE);
-    let limiter = builder.limit(Limit::new(1, millis(100))).build().unwrap();
-    for _ in 0..4 {
+    // Longer than a call is booked ahead.
+    let limiter = builder.limit(Limit::new(1, millis(1_300))).build().unwrap();
+    for _ in 0..2 {
         limiter.wait("a", 1).unwrap();
     }
-    limiter.wait_at_most("a", 1, millis(300)).unwrap();
+    limiter.wait_at_most("a", 1, 2 * SECOND).unwrap();
     assert!(limiter.wait_at_most("a", 1, millis(10)).is_err());
     assert!(limiter.peek("a", 1).unwrap_err().retry_after().unwrap() > SECOND, "it is blocked");
 }

@@ -276,6 +276,9 @@ impl Queue {
 /// Hands out the first booking when it is due.
 impl Wake for Queue {
     fn wake(self: Arc<Queue>) {
+        // One that fires too early is set again.
+        let fired = self.state.lock().alarm.take();
+        drop(fired);
         self.settle(clock::now());
     }
 }
@@ -285,7 +288,9 @@ fn instant(time: u64) -> Option<Instant> {
     if time == NEVER {
         return None;
     }
-    Instant::now().checked_add(Duration::from_nanos(time.saturating_sub(clock::now())))
+    // By the end of the clock's uncertainty, so that an alarm seldom fires too early.
+    let left = time.saturating_sub(clock::now()).saturating_add(clock::MARGIN);
+    Instant::now().checked_add(Duration::from_nanos(left))
 }
 
 impl Waiter {

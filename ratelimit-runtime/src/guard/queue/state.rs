@@ -287,7 +287,8 @@ impl Queue {
         state.round_trip = received.saturating_sub(sent);
         state.at_once = match state.at_once {
             _ if !are_admitted => usize::from(last_due > 0),
-            at_once if last_due > received.saturating_add(state.horizon()) => at_once.min(1),
+            // The next one is due as much later again.
+            at_once if last_due > received.saturating_add(state.horizon() / 2) => at_once.min(1),
             at_once => (2 * at_once).clamp(1, MOST_BOOKED),
         };
         drop(state);
