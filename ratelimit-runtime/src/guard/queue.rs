@@ -119,6 +119,7 @@ impl Queues {
             queue.change(|state| {
                 state.hint = None;
                 if is_reset {
+                    state.changes += 1;
                     state.booked.clear();
                     state.unused.clear();
                 }
@@ -138,6 +139,7 @@ impl Queues {
             let mut wakes = Wakes::default();
             queue.change(|state| {
                 state.hint = None;
+                state.changes += 1;
                 state.unused.extend(state.booked.drain(..));
                 state.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(&mut wakes));
             });
@@ -218,9 +220,11 @@ impl Queue {
         if calls == 0 {
             return None;
         }
-        let booked = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
-        let calls = calls.saturating_sub(state.booked.len() as u64);
-        Some(Ahead { calls, permits: permits.saturating_sub(booked), cost })
+        let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
+        // What is being asked for may be booked by now: so nobody is told a later time than its turn's.
+        let (asked, asked_for) = state.asking;
+        let calls = calls.saturating_sub(state.booked.len() as u64 + asked);
+        Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
     }
 
     /// Changes the state, and has the driver look at it.

@@ -46,6 +46,10 @@ pub(super) struct State {
     /// Further calls to ask for at once, ahead of time: twice as many after each time that all were due soon, none after one
     /// that was denied alone, so that a slow limit is asked once for each permit.
     pub(super) at_once: usize,
+    /// Calls for which the backend is being asked, and their permits.
+    pub(super) asking: (u64, u64),
+    /// How often limits have changed or the bucket was reset: what was asked for before is not by them.
+    pub(super) changes: u64,
     /// What the last answer took.
     pub(super) round_trip: u64,
     /// There is something to do for the driver.
@@ -115,6 +119,7 @@ pub(super) struct Asked {
     /// They are booked if they are due within so many nanoseconds.
     pub(super) ahead: u64,
     pub(super) request: Request,
+    changes: u64,
 }
 
 impl State {
@@ -239,9 +244,10 @@ impl Queue {
         if now < at {
             return Next::Sleep(at);
         }
+        state.asking = (asks.len() as u64, asks.len() as u64 * u64::from(cost));
         let limits = Arc::clone(limits);
         let request = self.request(&*limits, Action::Take { cost, max_wait: Duration::from_nanos(ahead) });
-        Next::Ask(Asked { places: asks, limits, cost, ahead, request })
+        Next::Ask(Asked { places: asks, limits, cost, ahead, request, changes: state.changes })
     }
 
     /// What the backend has answered to one question for each of the places.
@@ -261,11 +267,16 @@ impl Queue {
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
                     };
+                    if asked.changes != state.changes {
+                        state.unused.push(booked);
+                        continue;
+                    }
                     last_due = last_due.max(booked.due);
                     state.book(booked);
                     state.hint = None;
                     continue;
                 }
+                Ok(Answer { outcome: Outcome::Denied(_), .. }) if asked.changes != state.changes => continue,
                 Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                     are_admitted = false;
                     let denied = Denied::of(&denied.refusal, now.as_nanos(), received, &asked.request);
@@ -284,6 +295,7 @@ impl Queue {
                 waiting.with.seat.tell(told, &mut wakes);
             }
         }
+        state.asking = (0, 0);
         state.round_trip = received.saturating_sub(sent);
         state.at_once = match state.at_once {
             _ if !are_admitted => usize::from(last_due > 0),
