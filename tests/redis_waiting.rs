@@ -289,20 +289,24 @@ async fn a_wait_that_cannot_be_met_fails_at_once_and_one_that_is_put_off_at_its_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_at_the_end_of_its_patience_is_denied() {
+async fn a_call_that_is_put_off_is_denied_at_the_end_of_its_patience() {
     let server = RedisServer::start();
-    let (one, other) = (process(&server), process(&server));
-    let limit = Limit::new(1, SECOND);
-    let (one, other) = (limiter(&one, "patience", limit), limiter(&other, "patience", limit));
-    one.check("a", 1).unwrap();
-    // The other process takes the permit for which this call waits, which then is not due in time.
-    let others = begin(&other, 1).await;
-    sleep(millis(900)).await;
+    let limit = |per| Limit::new(1, per).with_algorithm(Algorithm::TokenBucket);
+    let limiter = limiter(&process(&server), "patience", limit(2 * SECOND));
+    limiter.check("a", 1).unwrap();
+    let first = begin(&limiter, 1).await;
     let start = Instant::now();
-    let waited = one.wait_at_most_async("a", 1, millis(500)).await;
-    assert!(waited.is_err(), "{waited:?}");
-    assert!(start.elapsed() < millis(700), "{:?}", start.elapsed());
-    others.await.unwrap().unwrap();
+    let second = tokio::spawn({
+        let limiter = limiter.clone();
+        async move { limiter.wait_at_most_async("a", 1, 5 * SECOND).await }
+    });
+    until(|| waiting("patience") == 2).await;
+    // The one before it, which is in no hurry, waits for an hour now.
+    limiter.set_limits(&[limit(60 * MINUTE)]).unwrap();
+    let exceeded = second.await.unwrap().unwrap_err();
+    assert!((5 * SECOND..7 * SECOND).contains(&start.elapsed()), "{:?}", start.elapsed());
+    assert!(exceeded.retry_after().unwrap() > MINUTE, "{exceeded:?}");
+    first.abort();
 }
 
 #[rate_limit(limiter = limiter, key = "a", wait(queue = 2, priority = priority))]
@@ -390,19 +394,21 @@ async fn those_who_wait_cost_the_server_two_calls_each() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_limit_is_asked_once_a_permit() {
     let server = RedisServer::start();
-    let limit = Limit::new(25, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(1);
-    let limiter = limiter(&process(&server), "slow", limit);
-    limiter.check("a", 1).unwrap();
-    let before = server.calls_of("evalsha");
-    let mut waits = Vec::new();
-    for _ in 0..50 {
-        waits.push(begin(&limiter, 1).await);
+    for (rate, permits) in [(25, 50), (7, 14), (3, 6)] {
+        let limit = Limit::new(rate, SECOND).with_algorithm(Algorithm::TokenBucket).with_burst(1);
+        let limiter = limiter(&process(&server), &format!("slow {rate}"), limit);
+        limiter.check("a", 1).unwrap();
+        let before = server.calls_of("evalsha");
+        let mut waits = Vec::new();
+        for _ in 0..permits {
+            waits.push(begin(&limiter, 1).await);
+        }
+        for wait in waits {
+            wait.await.unwrap().unwrap();
+        }
+        let calls = server.calls_of("evalsha") - before;
+        assert!(calls <= permits * 3 / 2, "{calls} calls of the script for {permits} permits");
     }
-    for wait in waits {
-        wait.await.unwrap().unwrap();
-    }
-    let calls = server.calls_of("evalsha") - before;
-    assert!(calls <= 75, "{calls} calls of the script for 50 permits");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

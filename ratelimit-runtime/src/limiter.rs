@@ -155,7 +155,7 @@ impl RateLimiter {
     /// that wait.
     ///
     /// Through a backend each process has a queue of its own for a key, and asks the backend for all calls in it. It books
-    /// the permit of the first call when that is due within a second, and up to 32 when they are due within 50 ms. So a process
+    /// the permit of the first call when that is due within a second, and up to 32 when they are due within 200 ms. So a process
     /// that is killed leaves nothing behind that is due later than in a second. The order holds within a process; what each
     /// process gets of a limit that several wait for depends on when they ask. Limits and permits that change in other
     /// processes reach those who wait within a second. A call costs the backend about two round trips. A `backoff` adds one,

@@ -19,8 +19,9 @@ use crate::timer::Alarm;
 /// The first call is booked if it is due within this time. All times are in nanoseconds.
 pub(super) const AHEAD: u64 = 1_000_000_000;
 /// Further calls are booked as long as the last booking is due within half of this time, and if they are due within it:
-/// longer than most round trips, and than a thread takes to wake.
-pub(super) const HORIZON: u64 = 50_000_000;
+/// longer than most round trips, and than a thread takes to wake on a busy machine. What is asked for too late is charged
+/// too late.
+pub(super) const HORIZON: u64 = 200_000_000;
 /// If so many round trips take longer, that is the horizon.
 const ROUND_TRIPS: u64 = 4;
 /// So often the backend is asked for a first call that has no booking.
