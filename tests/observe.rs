@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
@@ -346,6 +347,26 @@ fn waits_are_recorded_in_seconds() {
     drop(clock);
     assert_shows(&lines, "ratelimit_wait_seconds_sum{limiter=\"patient\"} 3600");
     assert_shows(&lines, "ratelimit_wait_seconds_count{limiter=\"patient\"} 1");
+}
+
+#[test]
+fn calls_that_wait_and_those_that_are_given_up_are_counted() {
+    let _clock = test_util::pause();
+    let limiter = limiter("queued", 1);
+    limiter.check((), 1).unwrap();
+    let mut context = Context::from_waker(Waker::noop());
+    let lines = recorded(|recorder| {
+        let mut waits = [0; 3].map(|_| Box::pin(limiter.wait_async((), 1)));
+        assert!(waits.iter_mut().all(|wait| wait.as_mut().poll(&mut context).is_pending()));
+        assert_shows(&rendered(recorder), "ratelimit_queue_waiting{limiter=\"queued\"} 3");
+        let [gone, _, _] = waits;
+        drop(gone);
+        assert_shows(&rendered(recorder), "ratelimit_queue_waiting{limiter=\"queued\"} 2");
+        let listed = limiters().into_iter().find(|limiter| limiter.name == "queued").unwrap();
+        assert_eq!((listed.waiting, listed.abandoned), (2, 1));
+    });
+    assert_shows(&lines, "ratelimit_queue_waiting{limiter=\"queued\"} 0");
+    assert_shows(&lines, "ratelimit_waits_abandoned_total{limiter=\"queued\"} 3");
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use futures_executor::block_on;
 use ratelimit_runtime::{
-    DefaultBackendAlreadySet, Limit, MemoryBackend, RateLimiter, is_enabled, limiters, rate_limit, set_default_backend,
-    set_enabled, test_util,
+    DefaultBackendAlreadySet, Limit, MemoryBackend, RateLimiter, RedisBackend, is_enabled, limiters, rate_limit,
+    set_default_backend, set_enabled, test_util,
 };
+use ratelimit_tests::RedisServer;
 
 static LIMITER: RateLimiter = RateLimiter::new("switched", &[Limit::new(1, Duration::from_secs(3_600))]);
 
@@ -20,6 +21,7 @@ fn switches_of_the_process() {
     a_future_goes_by_its_runtimes_clock();
     calls_that_bring_no_new_key_reclaim_idle_ones();
     limits_can_be_turned_off_and_on();
+    calls_that_wait_go_when_limits_are_turned_off();
     everything_can_be_reset();
     a_default_backend_applies_to_limiters_in_use();
 }
@@ -35,6 +37,33 @@ fn limits_can_be_turned_off_and_on() {
     assert!(LIMITER.check("b", 1).is_ok(), "nothing was charged meanwhile");
     let listed = limiters().into_iter().find(|limiter| limiter.name == "switched").unwrap();
     assert_eq!((listed.allowed, listed.denied), (2, 1), "nothing was counted meanwhile");
+}
+
+fn calls_that_wait_go_when_limits_are_turned_off() {
+    let server = RedisServer::start();
+    let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let limit = Limit::new(1, Duration::from_secs(3_600));
+    let remote = RateLimiter::builder("waiting").limit(limit).backend(backend).build().unwrap();
+    let memory = RateLimiter::builder("waiting").limit(limit).build().unwrap();
+    for limiter in [remote, memory] {
+        limiter.check("a", 1).unwrap();
+        let waits: Vec<_> = (0..3)
+            .map(|_| {
+                let limiter = limiter.clone();
+                std::thread::spawn(move || limiter.wait("a", 1).unwrap())
+            })
+            .collect();
+        let waiting =
+            || limiters().iter().filter(|limiter| limiter.name == "waiting").map(|of| of.waiting).sum::<usize>();
+        while waiting() != 3 {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        set_enabled(false);
+        waits.into_iter().for_each(|wait| drop(wait.join().unwrap()));
+        set_enabled(true);
+        assert_eq!(waiting(), 0);
+        assert!(limiter.check("a", 1).is_err(), "nothing was given back");
+    }
 }
 
 fn everything_can_be_reset() {

@@ -397,6 +397,28 @@ fn a_wait_needs_no_timer_of_the_runtime() {
     assert!(waited > Duration::ZERO);
 }
 
+#[test]
+fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
+    const COUNT: u32 = 1_000;
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+        let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_secs(1_795_951_900));
+        let limiter = limiter("hundred thousand", &[Limit::new(COUNT, SECOND).with_algorithm(algorithm)]);
+        limiter.check("a", COUNT).unwrap();
+        let mut waits: Vec<_> = (0..100_000).map(|_| wait(&limiter, 1)).collect();
+        assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+        // Two of three leave, in an order of their own.
+        let mut waits: Vec<_> = waits.into_iter().enumerate().collect();
+        waits.sort_by_key(|(number, _)| number.wrapping_mul(0x9E37_79B9) % 100_003);
+        waits.truncate(33_333);
+        waits.sort_by_key(|(number, _)| *number);
+        clock.advance(100 * SECOND);
+        for ((_, wait), place) in waits.iter_mut().zip(0..) {
+            let Poll::Ready(Ok(decision)) = poll_once(wait.as_mut()) else { panic!("{algorithm:?}: {place} waits on") };
+            assert_eq!(decision.waited(), (1 + place / COUNT) * SECOND, "{algorithm:?}: {place}");
+        }
+    }
+}
+
 /// Calls in the order in which they came, and what was admitted by now, recomputed from the full log.
 struct Model {
     logs: Vec<Log>,

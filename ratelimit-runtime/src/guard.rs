@@ -7,6 +7,7 @@
 mod breaker;
 pub(crate) mod denials;
 mod helpers;
+pub(crate) mod queue;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
@@ -23,6 +24,7 @@ use crate::timer;
 use breaker::{Breaker, CallResult, Change, Entry};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
+use queue::Queues;
 
 /// How long a future may block its thread on a blocking-only backend; capped at a tenth of the
 /// deadline.
@@ -38,6 +40,11 @@ pub(crate) struct Guard {
     /// The denial cache of this store, if this handle or another one uses it.
     denials: Option<Arc<Denials>>,
     keeps_denials: bool,
+    /// A decision may block its thread, in a future too.
+    #[cfg(any(feature = "tokio", feature = "redis"))]
+    may_block: bool,
+    /// Calls of this process that wait.
+    pub(crate) queues: Queues,
 }
 
 /// The guards of all stores in use.
@@ -73,13 +80,16 @@ impl Guard {
             Deadline::Imposed(longest) => nanos(longest).min(nanos(Duration::from_secs(3_600))),
             Deadline::Kept => 0,
         };
-        let keeps_denials = backend.keeps_denials();
+        let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
         Guard {
+            #[cfg(any(feature = "tokio", feature = "redis"))]
+            may_block: server.is_none(),
+            queues: Queues::new(),
             kind: backend.kind(),
             deadline,
             breaker: Breaker::new(longest),
             helpers: Helpers::new(),
-            denials: match backend.server() {
+            denials: match server {
                 Some(server) => Some(Denials::of_server(&server)),
                 None => keeps_denials.then(|| Arc::new(Denials::new())),
             },
@@ -251,6 +261,9 @@ impl<'a> Visit<'a> {
         };
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.report(self.entry, met);
+        if let (action @ (Action::GiveBack(_) | Action::Reset), Ok(_)) = (self.request.action(), &answer) {
+            self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
+        }
         self.keep_denials_true(Some(&answer));
         answer
     }

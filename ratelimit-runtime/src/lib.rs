@@ -94,8 +94,8 @@
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
 //! - Waiting calls are served first come, first served within a process, and no call overtakes
-//!   them. In memory, a call that gives up leaves its place to the next, in whatever order callers
-//!   leave.
+//!   them. A call that gives up leaves its place to the next, in whatever order callers leave.
+//!   Through a backend, processes share permits as they ask: see [`RateLimiter::wait`].
 //! - The guarantees are about admission times, by the backend's clock, as long as the backend keeps
 //!   its data. In memory that is the monotonic clock, as a caller reads it before and after its
 //!   calls: permits return up to 0.4 µs late, and never early.
@@ -135,6 +135,8 @@
 //! | --- | --- | --- |
 //! | `ratelimit_decisions_total` | counter | `limiter`; `outcome`: `allowed`, `denied` (in a dry run: would have been), `failed` (denied because the backend failed) |
 //! | `ratelimit_wait_seconds` | histogram: how long admitted calls waited, if they did | `limiter` |
+//! | `ratelimit_queue_waiting` | gauge: calls that wait | `limiter` |
+//! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
@@ -210,6 +212,7 @@ mod noted;
 mod observe;
 mod parse;
 mod process;
+mod queue;
 mod registry;
 mod reply;
 #[cfg(feature = "serde")]

@@ -129,7 +129,7 @@ impl RateLimiter {
     /// was taken in the new window. If the algorithm is another one, what is taken at that moment counts as taken then. So no
     /// sequence of limits admits more than the largest of them would, nor less than the smallest.
     ///
-    /// Calls that wait in memory move with the change at once.
+    /// Calls that wait move with the change at once.
     ///
     /// If a `count` or `per` is an expression in the attribute, it goes on being read at each call.
     pub fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
@@ -150,9 +150,16 @@ impl RateLimiter {
 
     /// Takes `cost` permits for `key`, and blocks the thread until they are due: first come, first served.
     ///
-    /// In memory a call that waits holds a place in its key's queue, and no permit. It is charged when it is due. One that
-    /// gives up holds nothing: its place serves the next. Calls that do not wait are denied meanwhile, with a `retry_after`
-    /// behind those that wait. In a backend the permits are booked when the call comes.
+    /// A call that waits holds a place in its key's queue, and no permit. It is charged when it is due. One that gives up holds
+    /// nothing: its place serves the next. Calls that do not wait are denied meanwhile, with a `retry_after` behind those
+    /// that wait.
+    ///
+    /// Through a backend each process has a queue of its own for a key, and asks the backend for all calls in it. It books
+    /// the permit of the first call when that is due within a second, and up to 32 when they are due within 200 ms. So a process
+    /// that is killed leaves nothing behind that is due later than in a second. The order holds within a process; what each
+    /// process gets of a limit that several wait for depends on when they ask. Limits and permits that change in other
+    /// processes reach those who wait within a second. A call costs the backend about two round trips. A `backoff` adds one,
+    /// and lets calls that do not wait ask for themselves. By a test's clock that stands still, each call books for itself.
     ///
     /// Denied only if `cost` is above a limit, or the backend failed and the limiter is set to deny then. On a worker
     /// thread of an async runtime this blocks all other tasks of that worker: use [`wait_async`](Self::wait_async) there.

@@ -75,6 +75,27 @@ impl Watch {
         #[cfg(feature = "metrics")]
         self.meters.waits(delay);
     }
+
+    /// A call begins to wait.
+    #[inline]
+    pub(crate) fn queued(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.queued(1.0);
+    }
+
+    /// A call waits no longer.
+    #[inline]
+    pub(crate) fn unqueued(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.queued(-1.0);
+    }
+
+    /// A call is given up while it waits.
+    #[inline]
+    pub(crate) fn abandoned(&self) {
+        #[cfg(feature = "metrics")]
+        self.meters.abandoned();
+    }
 }
 
 /// The metrics of the keys in one memory backend.

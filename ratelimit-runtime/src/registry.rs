@@ -44,9 +44,9 @@ pub struct LimiterInfo {
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: calls that would have been).
     pub denied: u64,
-    /// Calls now waiting for permits in this process's memory.
+    /// Calls of this process that now wait for permits.
     pub waiting: usize,
-    /// Calls that were given up while they waited in memory, since the process started.
+    /// Calls that were given up while they waited, since the process started.
     pub abandoned: u64,
     /// Whether the limiter only counts and never denies.
     pub dry_run: bool,

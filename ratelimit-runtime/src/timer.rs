@@ -58,10 +58,11 @@ enum Asleep {
 
 static TIMER: PerProcess<Timer> = PerProcess::new();
 
-/// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
+/// Sets the alarm, or sets it anew if the task has another waker or the alarm has fired, which by another clock may have been
+/// too early; false if there is no thread to wake it.
 pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
-        Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
+        Some(alarm) if alarm.waker.will_wake(context.waker()) && alarm.place.0 > Instant::now() => true,
         _ => {
             // The old one goes first.
             *alarm = None;
@@ -193,6 +194,19 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn an_alarm_that_fired_too_early_is_set_again() {
+        let unpark = Arc::new(Unpark(std::thread::current(), AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&unpark));
+        let mut alarm = None;
+        for _ in 0..2 {
+            assert!(set(&mut alarm, after(1), &Context::from_waker(&waker)));
+            while !unpark.1.swap(false, Ordering::SeqCst) {
+                std::thread::park();
+            }
+        }
     }
 
     #[test]

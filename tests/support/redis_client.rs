@@ -2,12 +2,13 @@
 //!
 //! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
 //! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
-//! microseconds.
+//! microseconds. `redis_client wait <count> <per in ms> <calls>` lets that many calls
+//! wait for a permit each, and prints when.
 
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, Limit, RedisBackend};
+use ratelimit_runtime::{Algorithm, Limit, RateLimiter, RedisBackend, limiters};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -17,6 +18,9 @@ fn main() {
         ["run", algorithm, count, per, duration] => {
             let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
             run(limit, millis(duration));
+        }
+        ["wait", count, per, calls] => {
+            wait(Limit::new(count.parse().unwrap(), millis(per)), calls.parse().unwrap());
         }
         _ => panic!("unknown arguments: {arguments:?}"),
     }
@@ -61,4 +65,18 @@ fn run(limit: Limit, duration: Duration) {
     for admission in admissions {
         println!("{admission}");
     }
+}
+
+fn wait(limit: Limit, calls: usize) {
+    let backend = RedisBackend::builder().timeout(Duration::from_secs(20)).build().unwrap();
+    let limiter = RateLimiter::builder("waiting").limit(limit).backend(backend).build().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..calls {
+            scope.spawn(|| limiter.wait("a", 1).unwrap());
+        }
+        while limiters().iter().all(|limiter| limiter.waiting as u64 + limiter.allowed < calls as u64) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        println!("waiting");
+    });
 }

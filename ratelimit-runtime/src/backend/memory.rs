@@ -36,7 +36,7 @@ use crate::clock::Now;
 use retired::Retired;
 use table::{Bound, SWEPT};
 
-pub(crate) use queue::{Limits, Turn};
+pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
 

@@ -12,19 +12,22 @@ use std::time::Duration;
 use super::OnBackendError;
 use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
-use super::waiting::{Options as WaitOptions, Waiting};
+use super::waiting::{BeforeBackend, Options as WaitOptions, Waiting, joining_of};
 use crate::algorithm::record::Admission;
+use crate::algorithm::record::Refusal as BackendRefusal;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
-use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock::{Now, nanos};
+use crate::backend::{Action, Admitted, Answer, Denied as BackendDenied, Outcome, Request};
+use crate::clock::{self, Now, nanos};
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, RateLimitExceeded};
-use crate::fingerprint;
+use crate::fingerprint::{self, Fingerprint};
 use crate::guard::Guard;
 use crate::guard::denials::{Asked, Told};
+use crate::guard::queue::{Booked, Denied, Queues, Unqueued, Waiter};
 use crate::key::RateLimitKey;
-use crate::limit::Limit;
+use crate::limit::{Algorithm, Limit};
 use crate::observe::{self, KeyText, ShownKey};
+use crate::queue::Ahead;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
@@ -434,7 +437,7 @@ impl<'a> Call<'a> {
             Target::Memory(store) => call.decide_in(store, store.address(key), &venue),
             Target::Remote(backend) => match call.denied_already(key, backend, &venue) {
                 Some(denied) => Started::Done(denied),
-                None => Started::Remote(Box::new(call.remote(key, backend, &venue))),
+                None => Box::new(call.remote(key, backend, &venue)).begin(&venue),
             },
         }
     }
@@ -610,8 +613,11 @@ impl<'a> Call<'a> {
         };
         RemoteCall {
             call: OwnedCall::of(self, self.key.to_text()),
+            options: self.options,
             backend: Arc::clone(backend),
             request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
+            asks: Asks::Decision,
+            arrived: venue.backend_now(),
             sent: venue.backend_now(),
             fallback: self.core.fallback(venue).address(key),
         }
@@ -692,19 +698,17 @@ impl Started {
     /// Finishes without blocking the thread.
     #[inline]
     pub(crate) async fn finish_async(self) -> Result<Decision, RateLimitExceeded> {
-        let started = match self {
-            Started::Remote(call) => {
-                let answer = call.backend.decide_async(&call.request).await;
-                call.resolve(answer)
+        let mut started = self;
+        loop {
+            match started {
+                Started::Done(result) => return result,
+                Started::Waiting(waiting) => return waiting.await,
+                Started::Booked(booking) => return Ok(booking.wait_async().await),
+                Started::Remote(call) => {
+                    let answer = call.backend.decide_async(&call.request).await;
+                    started = call.resolve(answer);
+                }
             }
-            started => started,
-        };
-        match started {
-            Started::Done(result) => result,
-            Started::Waiting(waiting) => waiting.await,
-            Started::Booked(booking) => Ok(booking.wait_async().await),
-            // A failed backend's fallback is in memory.
-            Started::Remote(call) => call.failed(),
         }
     }
 }
@@ -877,16 +881,129 @@ impl Drop for Booking {
 /// A decision that is a backend's.
 pub(crate) struct RemoteCall {
     call: OwnedCall,
+    options: WaitOptions,
     backend: Arc<Guard>,
     request: Request,
+    asks: Asks,
+    arrived: u64,
     sent: u64,
     /// The bucket in memory that decides if the backend fails.
     fallback: Address,
 }
 
+/// What a backend is asked for a call.
+enum Asks {
+    /// To decide on it. If it waits, the permits are booked for it alone.
+    Decision,
+    /// For its permits; if they are denied it waits.
+    Now,
+    /// When its turn comes behind those that wait: so many nanoseconds later than the backend answers. Of a call that waits
+    /// too, its place.
+    Turn { later: u64, place: Option<(Waiter, bool)> },
+}
+
 impl RemoteCall {
+    /// Sees to the order of the calls of this process, and if need be makes the call one that waits.
+    fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
+        let call = self.call.call();
+        let ahead = self.backend.queues.ahead(self.request.bucket());
+        // Time that a test has stopped goes on for whoever sleeps: each such call books for itself.
+        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.is_real() {
+            return Started::Remote(self);
+        }
+        let offends = self.request.backoff.is_some();
+        if call.wait == Wait::No {
+            // A denial that blocks the key is the backend's.
+            if let Some(ahead) = ahead.filter(|_| !offends) {
+                self.ask_for_turn(ahead, Duration::ZERO, None);
+            }
+            return Started::Remote(self);
+        }
+        if ahead.is_none() && !offends {
+            self.asks = Asks::Now;
+            self.request.action = Action::Take { cost: call.cost, max_wait: Duration::ZERO };
+            return Started::Remote(self);
+        }
+        let wait = call.wait;
+        match self.join(None) {
+            Ok(waiter) if wait == Wait::Forever => self.waits(waiter),
+            Ok(waiter) => {
+                let max_wait = Duration::from_nanos(wait.nanos());
+                self.ask_for_turn(ahead.unwrap_or_default(), max_wait, Some((waiter, ahead.is_none())));
+                Started::Remote(self)
+            }
+            Err(Unqueued::Full) => {
+                self.ask_for_turn(ahead.unwrap_or_default(), Duration::ZERO, None);
+                Started::Remote(self)
+            }
+            Err(Unqueued::NoThread) => Started::Remote(self),
+        }
+    }
+
+    /// Takes a place among the calls of this process that wait.
+    fn join(&self, denied: Option<(Denied, u64)>) -> Result<Waiter, Unqueued> {
+        let joining = joining_of(self.call.call(), self.options, self.arrived, denied);
+        Queues::join(&self.backend, &self.request.bucket, self.request.fingerprint, joining)
+    }
+
+    fn waits(self: Box<Self>, waiter: Waiter) -> Started {
+        let RemoteCall { call, options, arrived, fallback, .. } = *self;
+        let place = BeforeBackend { waiter, fallback };
+        Started::Waiting(Waiting::before_backend(call, options, place, arrived))
+    }
+
+    fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<(Waiter, bool)>) {
+        let (cost, later) = behind(&self.request.limits, ahead, self.call.cost);
+        self.asks = Asks::Turn { later, place };
+        self.request.action = Action::Peek { cost, max_wait: max_wait.saturating_sub(Duration::from_nanos(later)) };
+    }
+
     /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
-    fn resolve(self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
+    fn resolve(mut self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
+        match (std::mem::replace(&mut self.asks, Asks::Decision), &answer) {
+            (Asks::Now, Ok(Answer { now, outcome: Outcome::Denied(denied) })) => {
+                let received = clock::clock().now().latest;
+                let denied = Denied::of(&denied.refusal, now.as_nanos(), received, &self.request);
+                if denied.admitted_at != NEVER
+                    && denied.admitted_at <= self.arrived.saturating_add(self.call.wait.nanos())
+                {
+                    match self.join(Some((denied, self.sent))) {
+                        Ok(waiter) => return self.waits(waiter),
+                        Err(Unqueued::Full) => {}
+                        Err(Unqueued::NoThread) => {
+                            let max_wait = Duration::from_nanos(self.call.wait.nanos());
+                            self.request.action = Action::Take { cost: self.call.cost, max_wait };
+                            return Started::Remote(self);
+                        }
+                    }
+                }
+            }
+            (Asks::Turn { later, place }, Ok(Answer { now, outcome })) => {
+                let now = now.as_nanos();
+                let turn = match outcome {
+                    Outcome::Admitted(Admitted { admission: Admission { permit, limit, .. } }) => {
+                        Some((Some(permit.at), *limit, 0))
+                    }
+                    Outcome::Denied(BackendDenied { refusal: BackendRefusal { limit, remaining, admitted_at } }) => {
+                        Some((*admitted_at, *limit, *remaining))
+                    }
+                    Outcome::Done => None,
+                };
+                if let Some((at, position, remaining)) = turn {
+                    let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
+                    let refusal = Refusal { position: position_u8(position), remaining, retry_after };
+                    if place.is_none() && retry_after > 0 {
+                        self.keep(at.map(|at| at.saturating_add(later)), remaining, position, now);
+                    }
+                    match self.take_turn(refusal, place) {
+                        Ok(started) => return started,
+                        // What is peeked at is as the backend says.
+                        Err(call) => self = call,
+                    }
+                }
+            }
+            _ => {}
+        }
         let limit = |position: usize| self.request.limits.get(position).copied();
         match answer {
             Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
@@ -906,7 +1023,7 @@ impl RemoteCall {
             }
             _ => {}
         }
-        let call = self.call.call();
+        let call = Call { options: self.options, ..self.call.call() };
         match call.core.options.on_backend_error {
             OnBackendError::Local => {
                 let venue = call.core.venue(Switches::load(), call.is_async);
@@ -918,28 +1035,50 @@ impl RemoteCall {
                 }
                 Started::Done(Ok(call.free()))
             }
-            OnBackendError::Deny => Started::Done(self.failed()),
+            OnBackendError::Deny => Started::Done(call.failed()),
+        }
+    }
+
+    /// What becomes of a call of which it is known when its turn would come; of one that is to be decided by what the
+    /// backend answered, itself.
+    fn take_turn(mut self: Box<Self>, refusal: Refusal, place: Option<(Waiter, bool)>) -> Result<Started, Box<Self>> {
+        let cost = self.call.cost;
+        match place {
+            // It may have been admitted meanwhile.
+            Some((waiter, _)) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
+                return Ok(self.waits(waiter));
+            }
+            Some((waiter, is_alone)) => {
+                drop(waiter);
+                if is_alone && self.request.backoff.is_some() && refusal.retry_after != NEVER {
+                    // It is denied as a call that does not wait.
+                    let max_wait = Duration::from_nanos(self.call.wait.nanos());
+                    self.request.action = Action::Take { cost, max_wait };
+                    return Ok(Started::Remote(self));
+                }
+            }
+            None if refusal.retry_after > 0 => {}
+            None if self.call.peek => return Err(self),
+            // There is enough for it and for all that wait.
+            None => {
+                self.request.action = Action::Take { cost, max_wait: Duration::ZERO };
+                return Ok(Started::Remote(self));
+            }
+        }
+        let limit = self.request.limits.get(usize::from(refusal.position)).or(self.request.limits.first());
+        match limit.copied() {
+            Some(limit) => Ok(Started::Done(self.call.call().denied(limit, refusal))),
+            None => Err(self),
         }
     }
 
     fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {
         let (call, core) = (self.call.call(), &self.call.core);
-        let Admission { permit, limit: position, remaining, fresh_at } = admission;
-        let waited = permit.at.saturating_sub(now);
-        let taken = (!call.peek && permit.cost > 0).then(|| {
-            let (name, fingerprint) = (self.request.bucket.clone(), self.request.fingerprint);
-            let resets = core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
-            let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
-            Taken { place, limits: call.limits.map(Into::into), limiter: core.id }
-        });
-        let reset_after = fresh_at.saturating_sub(now);
-        let decision = Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken };
-        if call.peek {
-            return Started::Done(Ok(decision));
-        }
-        core.allowed();
-        note_admitted(limit, remaining, reset_after);
-        if waited == 0 {
+        let waited = admission.permit.at.saturating_sub(now);
+        let reset_after = admission.fresh_at.saturating_sub(now);
+        let decision =
+            call.remote_decision(&self.request.bucket, self.request.fingerprint, limit, admission, reset_after, waited);
+        if call.peek || waited == 0 {
             return Started::Done(Ok(decision));
         }
         let waited = Duration::from_nanos(waited);
@@ -985,34 +1124,106 @@ impl RemoteCall {
             denials.keep(asked, told, self.sent, longest);
         }
     }
+}
+
+impl Call<'_> {
+    /// The decision on a call that a backend has admitted, after it has waited for so many nanoseconds.
+    fn remote_decision(
+        &self,
+        bucket: &Arc<str>,
+        fingerprint: Option<Fingerprint>,
+        limit: Limit,
+        admission: Admission,
+        reset_after: u64,
+        waited: u64,
+    ) -> Decision {
+        let Admission { permit, limit: position, remaining, .. } = admission;
+        let taken = (!self.peek && permit.cost > 0).then(|| {
+            let name = Arc::clone(bucket);
+            let resets = self.core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
+            let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
+            Taken { place, limits: self.limits.map(Into::into), limiter: self.core.id }
+        });
+        if !self.peek {
+            self.core.allowed();
+            note_admitted(limit, remaining, reset_after);
+        }
+        Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken }
+    }
+
+    /// The decision on a call that has waited before a backend.
+    pub(super) fn booked(
+        &self,
+        bucket: &Arc<str>,
+        fingerprint: Option<Fingerprint>,
+        booked: Booked,
+        waited: u64,
+    ) -> Decision {
+        if waited > 0 {
+            self.core.waits(Duration::from_nanos(waited));
+        }
+        let Booked { limit, admission, reset_after, .. } = booked;
+        self.remote_decision(bucket, fingerprint, limit, admission, reset_after, waited)
+    }
+
+    /// What a call gets at `now` that has waited before a backend and cannot be admitted in time.
+    pub(super) fn denied_by_backend(self, denied: &Denied, now: u64) -> Result<Decision, RateLimitExceeded> {
+        let Denied { limit, position, remaining, admitted_at } = *denied;
+        let retry_after = if admitted_at == NEVER { NEVER } else { admitted_at.saturating_sub(now).max(1) };
+        self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after })
+    }
 
     /// What a call gets if the backend failed and the policy is to deny.
-    fn failed(&self) -> Result<Decision, RateLimitExceeded> {
-        let call = self.call.call();
-        let decision = call.free();
+    pub(super) fn failed(self) -> Result<Decision, RateLimitExceeded> {
+        let decision = self.free();
         let exceeded = || RateLimitExceeded {
-            limiter: call.core.shared_name(),
+            limiter: self.core.shared_name(),
             limit: decision.limit,
             retry_after: RETRY_AFTER_FAILURE,
             remaining: 0,
             position: 0,
             kind: ExceededKind::BackendFailed,
         };
-        if call.cost == 0 && !call.peek {
-            call.core.allowed();
-        } else if !call.peek {
-            call.core.failed();
-            call.core.tell_denied(exceeded, call.cost, call.key);
+        if self.cost == 0 && !self.peek {
+            self.core.allowed();
+        } else if !self.peek {
+            self.core.failed();
+            self.core.tell_denied(exceeded, self.cost, self.key);
         }
-        if call.core.options.dry_run || call.cost == 0 {
+        if self.core.options.dry_run || self.cost == 0 {
             return Ok(decision);
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]
-        if !call.peek {
+        if !self.peek {
             crate::noted::failed();
         }
         Err(exceeded())
     }
+}
+
+/// For a call behind others: for how many permits a backend is asked in its place, and how much later than when these fit
+/// its turn comes, in nanoseconds. More than a limit holds cannot be asked for; what is above comes a period at a time, or
+/// at the rate of the bucket.
+fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
+    let (step, steps) = ahead.steps(cost);
+    let capacity = limits.iter().map(Limit::capacity).min().unwrap_or(0);
+    let at_once = u64::from(capacity / step);
+    if at_once == 0 || cost > capacity {
+        return (cost, 0);
+    }
+    let before = (steps - 1) / at_once * at_once;
+    let later = |limit: &Limit| {
+        let (per, count) = (u128::from(limit.per_nanos()), u128::from(limit.count().max(1)));
+        let later = match limit.algorithm() {
+            Algorithm::TokenBucket => u128::from(before) * u128::from(step) * per / count,
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => {
+                u128::from(before / u64::from(limit.capacity() / step).max(1)) * per
+            }
+        };
+        u64::try_from(later).unwrap_or(u64::MAX)
+    };
+    let permits = (steps - before) * u64::from(step);
+    (u32::try_from(permits).unwrap_or(u32::MAX), limits.iter().map(later).max().unwrap_or(0))
 }
 
 #[cfg(all(test, not(loom_model)))]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard as Guarded};
@@ -14,7 +14,7 @@ use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{self, Ask, Call as MemoryCall, Limits, MemoryBackend, Store, Written, process_memory};
+use crate::backend::memory::{self, Ask, Call as MemoryCall, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
 use crate::clock::{self, Now};
 use crate::counts::Counts;
@@ -26,6 +26,7 @@ use crate::guard::denials::Asked;
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 use crate::observe::{self, ShownKey, Watch};
+use crate::queue::Limits;
 use crate::registry;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
@@ -82,6 +83,8 @@ pub(crate) struct Core {
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
     counts: Counts,
+    /// Calls that wait.
+    queued: AtomicUsize,
     /// Calls that were given up while they waited.
     abandoned: AtomicU64,
     watch: Watch,
@@ -161,6 +164,23 @@ impl Venue<'_> {
         clock::clock().now()
     }
 
+    /// Whether time goes on by itself, and no test has stopped it.
+    #[cfg_attr(
+        not(any(feature = "test-util", feature = "tokio")),
+        expect(clippy::unused_self, reason = "there is no other clock")
+    )]
+    pub(super) fn is_real(&self) -> bool {
+        #[cfg(feature = "test-util")]
+        if self.scope.is_some() {
+            return false;
+        }
+        #[cfg(feature = "tokio")]
+        if self.is_async && clock::is_paused() {
+            return false;
+        }
+        true
+    }
+
     /// The time as backends count it: of the test, or real, whatever a runtime's clock says.
     #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     #[inline]
@@ -203,6 +223,7 @@ impl Core {
             fast: OnceCell::new(),
             memory: OnceCell::new(),
             counts: Counts::default(),
+            queued: AtomicUsize::new(0),
             abandoned: AtomicU64::new(0),
         });
         registry::add(&core);
@@ -236,10 +257,9 @@ impl Core {
         self.counts.sums()
     }
 
-    /// Calls that wait in memory now, and those that were given up while they waited.
+    /// Calls that wait now, and those that were given up while they waited.
     pub(crate) fn waiting(&self) -> (usize, u64) {
-        let stores = [self.local.get(), self.own.get()].into_iter().flatten();
-        (stores.map(|store| store.waiting()).sum(), self.abandoned.load(Ordering::Relaxed))
+        (self.queued.load(Ordering::Relaxed), self.abandoned.load(Ordering::Relaxed))
     }
 
     /// Where buckets are in memory, the permits left in that of all calls, if they have no keys, and the number of keys.
@@ -267,9 +287,22 @@ impl Core {
         self.watch.waits(delay);
     }
 
+    /// Counts a call that begins to wait.
+    pub(super) fn queued(&self) {
+        self.queued.fetch_add(1, Ordering::Relaxed);
+        self.watch.queued();
+    }
+
+    /// Counts a call that waits no longer.
+    pub(super) fn unqueued(&self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+        self.watch.unqueued();
+    }
+
     /// Counts a call that was given up while it waited.
     pub(super) fn abandoned(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
+        self.watch.abandoned();
     }
 
     /// Counts a denied call.
@@ -318,6 +351,14 @@ impl Core {
         #[cfg(not(feature = "test-util"))]
         let now = clock::clock().now();
         self.each_store(|store| store.wake_all(now));
+        let default = || Switches::load().has(Switch::DefaultBackend).then(default_backend).flatten();
+        let backend = match self.options.backend {
+            BackendChoice::Default => self.backend.get().or_else(default),
+            BackendChoice::Memory | BackendChoice::Made(_) => self.backend.get(),
+        };
+        if let Some(BackendKind::Remote(guard)) = backend.map(|backend| &backend.kind) {
+            guard.queues.renew(&self.prefix);
+        }
     }
 
     /// Runs `f` on the stores that there are.

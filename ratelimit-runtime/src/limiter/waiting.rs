@@ -1,4 +1,4 @@
-//! A call that waits for its permits in memory.
+//! A call that waits for its permits: in the queue of its key in memory, or in that before a backend.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -6,15 +6,18 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use super::OnBackendError;
 use super::call::{Call, OwnedCall, polled_again};
 use super::core::{Core, Venue};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Ask, Joining, Left, Limits, NEVER, Store, Turn, Verdict, Waiter};
+use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Waiter};
 use crate::clock::{self, Now};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
+use crate::guard::queue::{self as before_backend, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
+use crate::queue::Limits;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
@@ -34,6 +37,11 @@ impl Options {
     pub(crate) const AGE: Duration = Duration::from_secs(60);
     /// The longest that a call can count as having come earlier.
     const FURTHEST: u64 = 256 * clock::nanos(Options::AGE);
+
+    /// The place of a call that came at `arrived` among those that wait.
+    fn rank(self, arrived: u64) -> u64 {
+        arrived.saturating_add(Options::FURTHEST).saturating_sub(self.ahead)
+    }
 }
 
 /// By which clock a call waits.
@@ -66,15 +74,26 @@ impl Until {
 /// See the module. Dropped, the call holds nothing.
 pub(crate) struct Waiting {
     call: OwnedCall,
-    waiter: Waiter,
+    queue: Queue,
     arrived: u64,
     deadline: u64,
     /// Its place among those that wait.
     rank: u64,
-    resets: u32,
-    store: Arc<Store>,
     timing: Timing,
     is_done: bool,
+}
+
+/// Where it waits.
+enum Queue {
+    Memory { waiter: Waiter, store: Arc<Store>, resets: u32 },
+    Backend(Box<BeforeBackend>),
+}
+
+/// A place before a backend.
+pub(super) struct BeforeBackend {
+    pub(super) waiter: before_backend::Waiter,
+    /// The bucket in memory that decides if the backend fails.
+    pub(super) fallback: Address,
 }
 
 /// The limits that were read at the call.
@@ -101,15 +120,31 @@ impl Waiting {
     ) -> Result<(Verdict, Left), Box<Waiting>> {
         let limits = limits_of(call);
         let deadline = now.earliest.saturating_add(call.wait.nanos());
-        let rank = now.earliest.saturating_add(Options::FURTHEST).saturating_sub(call.options.ahead);
+        let rank = call.options.rank(now.earliest);
         let timing = Timing::of(call, venue);
         let joining = Joining::new(&limits, deadline, call.options.queue, rank, timing.is_crates(call));
         let resets = store.resets(address);
         store.join(address, ask, now, &joining).map_err(|waiter| {
-            let call = OwnedCall::of(call, call.key_text());
-            let (store, arrived) = (Arc::clone(store), now.earliest);
-            Box::new(Waiting { call, waiter, arrived, deadline, rank, resets, store, timing, is_done: false })
+            let queue = Queue::Memory { waiter, store: Arc::clone(store), resets };
+            Box::new(Waiting::new(OwnedCall::of(call, call.key_text()), queue, now.earliest, rank, timing))
         })
+    }
+
+    /// A call that has a place before a backend since `arrived`.
+    pub(super) fn before_backend(
+        call: OwnedCall,
+        options: Options,
+        place: BeforeBackend,
+        arrived: u64,
+    ) -> Box<Waiting> {
+        let rank = options.rank(arrived);
+        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, rank, Timing::Real(None)))
+    }
+
+    fn new(call: OwnedCall, queue: Queue, arrived: u64, rank: u64, timing: Timing) -> Waiting {
+        call.core.queued();
+        let deadline = arrived.saturating_add(call.call().wait.nanos());
+        Waiting { call, queue, arrived, deadline, rank, timing, is_done: false }
     }
 
     /// What has come of the call by now; `None` if it waits on, and until when at the most.
@@ -119,22 +154,30 @@ impl Waiting {
             self.leave();
             return Ok(Ok(self.call.call().free()));
         }
-        let turn = self.waiter.look(now, waker);
-        let (call, store, address) = (self.call.call(), &self.store, self.waiter.address());
+        let turn = match &mut self.queue {
+            Queue::Memory { waiter, .. } => waiter.look(now, waker),
+            Queue::Backend(_) => return self.look_before_backend(now, waker),
+        };
+        let Queue::Memory { waiter, store, resets } = &self.queue else { unreachable!("it waits in memory") };
+        let (call, address) = (self.call.call(), waiter.address());
         match turn {
             Turn::Waiting { first_due, is_first } if now.earliest < self.deadline => {
                 Err(Until { first_due, is_first, deadline: self.deadline })
             }
             Turn::Waiting { .. } => {
+                let store = Arc::clone(store);
                 self.leave();
                 let call = self.call.call();
-                Ok(call.core.with_ask(&self.store, call.limits, call.cost, |ask| {
-                    let (verdict, left) = self.store.peek(address, ask, now);
+                Ok(call.core.with_ask(&store, call.limits, call.cost, |ask| {
+                    let (verdict, left) = store.peek(address, ask, now);
                     let until = if let Verdict::Denied { until, .. } = verdict { until } else { now.earliest };
                     call.denied_in_memory(ask, until, left, now)
                 }))
             }
-            Turn::Lost => self.rejoin(now, waker),
+            Turn::Lost => {
+                let store = Arc::clone(store);
+                self.rejoin(&store, address, now, waker)
+            }
             Turn::Refused => {
                 self.is_done = true;
                 Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
@@ -149,15 +192,75 @@ impl Waiting {
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;
-                    call.admitted(store, address, ask, permit.at, self.resets, left, now, waited)
+                    call.admitted(store, address, ask, permit.at, *resets, left, now, waited)
                 })))
             }
         }
     }
 
-    /// Takes a place anew, as if it had waited there all the time.
-    fn rejoin(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
-        let (call, store, address) = (self.call.call(), &self.store, self.waiter.address());
+    /// As [`look`](Waiting::look), of a call that waits before a backend.
+    fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
+        let Queue::Backend(place) = &mut self.queue else { unreachable!("it waits before a backend") };
+        let told = match place.waiter.look(now.earliest, waker) {
+            RemoteTurn::Waiting if now.earliest < self.deadline => {
+                // It is told its time by the queue's alarm.
+                return Err(Until { first_due: u64::MAX, is_first: false, deadline: self.deadline });
+            }
+            RemoteTurn::Waiting => {
+                let denied = place.waiter.denied(now.earliest);
+                place.waiter.leave();
+                Told::Denied(Box::new(denied))
+            }
+            RemoteTurn::Lost => {
+                self.timing.forget_alarm();
+                let (bucket, fingerprint) = place.waiter.bucket();
+                let bucket = Arc::clone(bucket);
+                let joining = joining_of(self.call.call(), Options::DEFAULT, self.arrived, None);
+                let joining = before_backend::Joining { rank: self.rank, ..joining };
+                match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
+                    Ok(waiter) => {
+                        place.waiter = waiter;
+                        return self.look_before_backend(now, waker);
+                    }
+                    Err(_) => Told::Failed,
+                }
+            }
+            RemoteTurn::Told(told) => told,
+        };
+        let call = self.call.call();
+        let decided = match told {
+            Told::Admitted(booked) => {
+                let (bucket, fingerprint) = place.waiter.bucket();
+                let waited = booked.due.saturating_sub(self.arrived);
+                Ok(call.booked(bucket, fingerprint, *booked, waited))
+            }
+            Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
+            Told::Failed => match call.core.options().on_backend_error {
+                OnBackendError::Local => {
+                    let (address, venue) = (place.fallback, call.core.venue(Switches::load(), call.is_async));
+                    let store = Arc::clone(&*call.core.fallback(&venue));
+                    return self.rejoin(&store, address, now, waker);
+                }
+                OnBackendError::Allow => {
+                    call.core.allowed();
+                    Ok(call.free())
+                }
+                OnBackendError::Deny => call.failed(),
+            },
+        };
+        self.is_done = true;
+        Ok(decided)
+    }
+
+    /// Takes a place in memory anew, as if it had waited there all the time.
+    fn rejoin(
+        &mut self,
+        store: &Arc<Store>,
+        address: Address,
+        now: Now,
+        waker: &Waker,
+    ) -> Result<Result<Decision, RateLimitExceeded>, Until> {
+        let call = self.call.call();
         let resets = store.resets(address);
         let limits = limits_of(call);
         let joining = Joining::new(&limits, self.deadline, usize::MAX, self.rank, self.timing.is_crates(call));
@@ -175,7 +278,7 @@ impl Waiting {
                 Ok(decided)
             }
             Err(waiter) => {
-                (self.waiter, self.resets) = (waiter, resets);
+                self.queue = Queue::Memory { waiter, store: Arc::clone(store), resets };
                 self.timing.forget_alarm();
                 self.look(waker)
             }
@@ -199,7 +302,12 @@ impl Waiting {
         }
         let now = self.timing.now();
         let call = self.call.call();
-        call.core.with_ask(&self.store, call.limits, call.cost, |ask| self.waiter.leave(ask, now));
+        match &mut self.queue {
+            Queue::Memory { waiter, store, .. } => {
+                call.core.with_ask(store, call.limits, call.cost, |ask| waiter.leave(ask, now));
+            }
+            Queue::Backend(place) => place.waiter.leave(),
+        }
     }
 }
 
@@ -226,6 +334,24 @@ impl Drop for Waiting {
             self.call.core.abandoned();
         }
         self.leave();
+        self.call.core.unqueued();
+    }
+}
+
+/// What a queue before a backend is to know of a call that came at `arrived`.
+pub(super) fn joining_of(
+    call: Call<'_>,
+    options: Options,
+    arrived: u64,
+    denied: Option<(before_backend::Denied, u64)>,
+) -> before_backend::Joining {
+    before_backend::Joining {
+        cost: call.cost,
+        limits: limits_of(call),
+        rank: options.rank(arrived),
+        deadline: arrived.saturating_add(call.wait.nanos()),
+        queue: options.queue,
+        denied,
     }
 }
 

@@ -20,6 +20,8 @@ use crate::error::{BackendError, BackendErrorKind};
 
 const DECISIONS: &str = "ratelimit_decisions_total";
 const WAIT: &str = "ratelimit_wait_seconds";
+const WAITING: &str = "ratelimit_queue_waiting";
+const ABANDONED: &str = "ratelimit_waits_abandoned_total";
 const TRACKED_KEYS: &str = "ratelimit_tracked_keys";
 const EVICTED_KEYS: &str = "ratelimit_evicted_keys_total";
 const LATENCY: &str = "ratelimit_backend_latency_seconds";
@@ -42,12 +44,15 @@ pub(super) struct LimiterMeters {
     /// Indexed by outcome.
     keys: [Key; 3],
     wait: Key,
+    waiting: Key,
+    abandoned: Key,
     handles: OnceLock<Handles>,
 }
 
 struct Handles {
     decisions: [Counter; 3],
     wait: OnceLock<Histogram>,
+    waiting: OnceLock<Gauge>,
 }
 
 impl LimiterMeters {
@@ -57,6 +62,8 @@ impl LimiterMeters {
         LimiterMeters {
             keys: OUTCOMES.map(key),
             wait: Key::from_parts(WAIT, vec![limiter.clone()]),
+            waiting: Key::from_parts(WAITING, vec![limiter.clone()]),
+            abandoned: Key::from_parts(ABANDONED, vec![limiter.clone()]),
             handles: OnceLock::new(),
         }
     }
@@ -90,23 +97,40 @@ impl LimiterMeters {
                 // Outside the cell's initialization: a recorder may call a limited function, or
                 // wait for a thread that does.
                 let decisions = self.keys.each_ref().map(|key| recorder.register_counter(key, &METADATA));
-                self.handles.get_or_init(|| Handles { decisions, wait: OnceLock::new() })
+                self.handles.get_or_init(|| Handles { decisions, wait: OnceLock::new(), waiting: OnceLock::new() })
             })
         })
     }
 
     pub(super) fn waits(&self, delay: Duration) {
         let register = |recorder: &dyn Recorder| recorder.register_histogram(&self.wait, &METADATA);
+        self.with(|handles| &handles.wait, register, |wait| wait.record(delay));
+    }
+
+    /// The number of waiting calls changes by `more`.
+    pub(super) fn queued(&self, more: f64) {
+        let register = |recorder: &dyn Recorder| recorder.register_gauge(&self.waiting, &METADATA);
+        self.with(|handles| &handles.waiting, register, |waiting| waiting.increment(more));
+    }
+
+    pub(super) fn abandoned(&self) {
+        report(|| with_recorder(|recorder| recorder.register_counter(&self.abandoned, &METADATA).increment(1)));
+    }
+
+    /// Records a metric that few limiters have, whose handle is cached in `cell`.
+    fn with<H>(
+        &self,
+        cell: impl Fn(&Handles) -> &OnceLock<H>,
+        register: impl Fn(&dyn Recorder) -> H,
+        record: impl Fn(&H),
+    ) {
         report(|| {
-            with_recorder(|recorder| match self.find(recorder).map(|handles| &handles.wait) {
-                Some(wait) => {
-                    let wait = wait.get().unwrap_or_else(|| {
-                        let registered = register(recorder);
-                        wait.get_or_init(|| registered)
-                    });
-                    wait.record(delay);
-                }
-                None => register(recorder).record(delay),
+            with_recorder(|recorder| match self.find(recorder).map(&cell) {
+                Some(cell) => record(cell.get().unwrap_or_else(|| {
+                    let registered = register(recorder);
+                    cell.get_or_init(|| registered)
+                })),
+                None => record(&register(recorder)),
             });
         });
     }
@@ -240,6 +264,8 @@ fn describe(recorder: &dyn Recorder) {
     let text = SharedString::const_str;
     recorder.describe_counter(name(DECISIONS), Some(Unit::Count), text("Calls, by what became of them."));
     recorder.describe_histogram(name(WAIT), Some(Unit::Seconds), text("Waits of admitted calls for their permits."));
+    recorder.describe_gauge(name(WAITING), Some(Unit::Count), text("Calls that wait for their permits."));
+    recorder.describe_counter(name(ABANDONED), Some(Unit::Count), text("Calls that were given up while they waited."));
     recorder.describe_gauge(name(TRACKED_KEYS), Some(Unit::Count), text("Keys that this process keeps in memory."));
     recorder.describe_counter(
         name(EVICTED_KEYS),

@@ -12,8 +12,7 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::clock::Now;
-
-use super::queue::Ahead;
+use crate::queue::Ahead;
 
 pub(super) use full::{Forms, Full, Part};
 pub(super) use tat::Tat;

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::queue::{First, Limits, Place, Queue, Seat, Turn, Wakes};
+use super::queue::{First, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
 };
@@ -25,6 +25,7 @@ use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
 use crate::process;
+use crate::queue::{Limits, Place, Wakes};
 use crate::timer::Alarm;
 
 /// How often a call makes room before it goes without.
@@ -878,12 +879,6 @@ impl Store {
     /// Keys that have a bucket.
     pub(crate) fn keys(&self) -> usize {
         on_table!(self, (table, _form) => table.len()) + self.free.get().map_or(0, |table| table.len())
-    }
-
-    /// Calls that wait.
-    pub(crate) fn waiting(&self) -> usize {
-        let free = self.free.get().map_or(0, |table| table.waiting());
-        on_table!(self, (table, _form) => table.waiting()) + free + self.unkeyed.waiting()
     }
 
     /// Reclaims idle buckets in a few slots of one shard; whether there were any.

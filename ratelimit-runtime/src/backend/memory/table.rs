@@ -372,13 +372,6 @@ impl<S: State, const W: usize> Table<S, W> {
         self.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum()
     }
 
-    /// Calls that wait.
-    pub(super) fn waiting(&self) -> usize {
-        let waiting =
-            |shard: &Padded<S, W>| shard.shard.lock().rest.queues.values().map(|queue| queue.len()).sum::<usize>();
-        self.shards.iter().map(waiting).sum()
-    }
-
     /// Places for buckets, taken or not.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {

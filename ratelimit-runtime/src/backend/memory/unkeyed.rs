@@ -282,11 +282,6 @@ impl Unkeyed {
         }
         slow.full = Full::idle();
     }
-
-    /// Calls that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.slow.0.lock().queue.len()
-    }
 }
 
 impl One {

@@ -2,9 +2,9 @@
 
 use crate::algorithm::Rule;
 
-use super::super::queue::Ahead;
 use super::{Permit, Verdict};
 use crate::clock::Now;
+use crate::queue::Ahead;
 
 /// Windows are aligned to the Unix epoch. The permits count in whichever window holds their last charge, so that a limit
 /// whose period is another one from call to call counts on.

@@ -13,11 +13,11 @@ use crate::clock::{Now, nanos};
 use crate::limit::{Algorithm, MAX_LIMITS};
 use smallvec::{SmallVec, smallvec};
 
-use super::super::queue::Ahead;
 use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
 use super::{Call, Judged, Left, Permit, Standing, State, Tat, Verdict, take_bucket};
+use crate::queue::Ahead;
 
 /// In one allocation, made by the first call.
 #[derive(Debug, Default)]

@@ -16,8 +16,8 @@ use crate::clock::Now;
 
 use smallvec::SmallVec;
 
-use super::super::queue::Ahead;
 use super::{Permit, State, Verdict};
+use crate::queue::Ahead;
 
 /// Groups from the oldest to the newest, which is `permits` up to the time `at`.
 #[derive(Debug)]

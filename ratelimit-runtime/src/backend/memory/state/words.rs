@@ -6,9 +6,9 @@ use crate::algorithm::token_bucket::TokenBucket;
 use crate::clock::Now;
 use crate::limit::Algorithm;
 
-use super::super::queue::Ahead;
 use super::fixed::Fixed;
 use super::{Call, Judged, Permit, State, Tat, Verdict, take_bucket};
+use crate::queue::Ahead;
 
 /// The state of one to three limits.
 #[derive(Debug)]

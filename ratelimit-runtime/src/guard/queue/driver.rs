@@ -1,0 +1,167 @@
+//! Who asks the backend for a queue.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::Queue;
+use super::state::{Next, Told};
+use crate::algorithm::record::{Admission, Refusal};
+use crate::backend::{Action, Answer, Denied, Outcome, Request};
+use crate::clock;
+use crate::error::BackendError;
+#[cfg(any(feature = "tokio", feature = "redis"))]
+use crate::error::BackendErrorKind;
+use crate::guard::Guard;
+use crate::queue::Wakes;
+
+/// The driver of a queue. If it ends before its time, the calls that wait are told.
+struct Driver {
+    guard: Arc<Guard>,
+    queue: Arc<Queue>,
+}
+
+impl Driver {
+    async fn run(self) {
+        loop {
+            let mut wakes = Wakes::default();
+            let next = self.queue.next(clock::now(), &mut wakes);
+            wakes.wake();
+            match next {
+                Next::GiveBack(request) => {
+                    // What cannot be given back stays taken: the limit is kept.
+                    let _ = decide(&self.guard, request).await;
+                }
+                Next::Ask(asked) => {
+                    let sent = clock::now();
+                    let ask = |_| ask(&self.guard, asked.request.clone(), asked.cost, asked.ahead);
+                    let answers = all(asked.places.iter().map(ask).collect()).await;
+                    self.queue.answered(&asked, sent, answers);
+                }
+                Next::Sleep(until) => self.queue.pause(until).await,
+                Next::End if self.ends() => return,
+                Next::End => {}
+            }
+        }
+    }
+
+    /// Removes the queue, unless a call has joined it meanwhile.
+    fn ends(&self) -> bool {
+        let map = self.guard.queues.map();
+        let mut queues = map.lock();
+        let state = self.queue.state.lock();
+        if !state.line.is_empty() || !state.booked.is_empty() || !state.unused.is_empty() {
+            return false;
+        }
+        // Once it is removed there may be another one.
+        if queues.get(&self.queue.bucket).is_some_and(|queue| Arc::ptr_eq(queue, &self.queue)) {
+            queues.remove(&self.queue.bucket);
+            self.guard.queues.len.fetch_sub(1, Ordering::Release);
+        }
+        true
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        loop {
+            let mut wakes = Wakes::default();
+            let mut state = self.queue.state.lock();
+            while let Some((place, _)) = state.line.first()
+                && let Some(first) = state.line.remove(place)
+            {
+                first.with.seat.tell(Told::Failed, &mut wakes);
+            }
+            state.booked.clear();
+            state.unused.clear();
+            state.alarm = None;
+            drop(state);
+            wakes.wake();
+            if self.ends() {
+                return;
+            }
+        }
+    }
+}
+
+/// Starts the driver of a new queue.
+#[cfg(any(feature = "tokio", feature = "redis"))]
+pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
+    let Ok(background) = crate::background::handle() else { return false };
+    let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
+    background.spawn(async move { Driver { guard, queue }.run().await });
+    true
+}
+
+/// On a thread of its own: without a runtime only threads wait, one each.
+#[cfg(not(any(feature = "tokio", feature = "redis")))]
+pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
+    let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
+    // Made there, because a thread that cannot be started drops what it was given, under the locks that are held here.
+    let run = move || {
+        let far = std::time::Instant::now() + Duration::from_secs(1 << 30);
+        crate::reply::block_on(Driver { guard, queue }.run(), far);
+    };
+    std::thread::Builder::new().name("ratelimit-wait".into()).spawn(run).is_ok()
+}
+
+/// Books permits for a call that are due within `ahead`.
+async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64) -> Result<Answer, BackendError> {
+    if request.backoff.is_none() {
+        return decide(guard, request).await;
+    }
+    // A call that waits commits no offence: it asks before it takes.
+    let max_wait = Duration::MAX;
+    let Answer { now, outcome } =
+        decide(guard, Request { action: Action::Peek { cost, max_wait }, ..request.clone() }).await?;
+    match outcome {
+        Outcome::Admitted(admitted) if admitted.at().as_nanos().saturating_sub(now.as_nanos()) > ahead => {
+            let Admission { permit, limit, .. } = admitted.admission;
+            let refusal = Refusal { limit, remaining: 0, admitted_at: Some(permit.at) };
+            Ok(Answer { now, outcome: Outcome::Denied(Denied { refusal }) })
+        }
+        Outcome::Admitted(_) => decide(guard, Request { action: Action::Take { cost, max_wait }, ..request }).await,
+        outcome => Ok(Answer { now, outcome }),
+    }
+}
+
+#[cfg(any(feature = "tokio", feature = "redis"))]
+async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
+    if !guard.may_block {
+        return guard.decide_async(&request).await;
+    }
+    let guard = Arc::clone(guard);
+    let decided = tokio::task::spawn_blocking(move || guard.decide(&request)).await;
+    decided.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Refused, "the backend panicked")))
+}
+
+#[cfg(not(any(feature = "tokio", feature = "redis")))]
+#[expect(clippy::unused_async, reason = "stands for the one that awaits")]
+async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
+    guard.decide(&request)
+}
+
+/// What the futures resolve to, all of which go on at the same time.
+async fn all<F: Future>(futures: SmallVec<[F; 1]>) -> Vec<F::Output> {
+    let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
+    let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();
+    poll_fn(|context| {
+        let mut is_ready = true;
+        for (future, output) in futures.iter_mut().zip(&mut outputs) {
+            if output.is_none() {
+                match future.as_mut().poll(context) {
+                    Poll::Ready(ready) => *output = Some(ready),
+                    Poll::Pending => is_ready = false,
+                }
+            }
+        }
+        if is_ready { Poll::Ready(()) } else { Poll::Pending }
+    })
+    .await;
+    outputs.into_iter().flatten().collect()
+}

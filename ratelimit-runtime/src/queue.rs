@@ -1,0 +1,225 @@
+//! Calls that wait for one key's permits, in the order in which they are served: by rank, then by arrival.
+//!
+//! [`Line`] is that order, [`Seat`] is what a call and its line share. What permits are, and when they are due, is known to
+//! the two kinds of queues: in memory (`backend/memory/queue.rs`) and before a backend (`guard/queue.rs`).
+
+use std::collections::{BTreeMap, btree_map};
+use std::task::Waker;
+
+use parking_lot::Mutex;
+use smallvec::SmallVec;
+
+use crate::algorithm::Rule;
+use crate::algorithm::offences::Backoff;
+
+/// The limits that a waiting call is judged by, as they are when its turn comes.
+pub(crate) trait Limits: Send + Sync {
+    fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>));
+}
+
+/// The order in which calls are served: by rank, then by arrival.
+pub(crate) type Place = (u64, u64);
+
+/// What a waiting call and its queue share: what the call is told when its turn comes.
+pub(crate) struct Seat<T> {
+    state: Mutex<Seated<T>>,
+}
+
+enum Seated<T> {
+    Waiting(Option<Waker>),
+    Told(T),
+    /// The call took what it was told, or left.
+    Left,
+}
+
+/// Tasks and threads to wake once the lock is free.
+#[derive(Default)]
+pub(crate) struct Wakes(SmallVec<[Waker; 4]>);
+
+impl Wakes {
+    pub(crate) fn add(&mut self, waker: Waker) {
+        self.0.push(waker);
+    }
+
+    pub(crate) fn wake(self) {
+        self.0.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl<T> Seat<T> {
+    pub(crate) fn new() -> Seat<T> {
+        Seat { state: Mutex::new(Seated::Waiting(None)) }
+    }
+
+    /// Has the call look anew.
+    pub(crate) fn wakes(&self, wakes: &mut Wakes) {
+        if let Seated::Waiting(waker) = &mut *self.state.lock()
+            && let Some(waker) = waker.take()
+        {
+            wakes.add(waker);
+        }
+    }
+
+    /// Whom to wake when there is something to look at.
+    pub(crate) fn listen(&self, waker: &Waker) {
+        let is_known = |known: &Option<Waker>| known.as_ref().is_some_and(|known| known.will_wake(waker));
+        if matches!(&*self.state.lock(), Seated::Waiting(known) if is_known(known)) {
+            return;
+        }
+        // Not under the lock: what a waker does when it is cloned or dropped is not known.
+        let mut waker = Some(waker.clone());
+        let mut state = self.state.lock();
+        if let Seated::Waiting(listening) = &mut *state {
+            std::mem::swap(listening, &mut waker);
+        }
+        drop(state);
+        drop(waker);
+    }
+
+    /// Nothing is to be woken any more.
+    pub(crate) fn forget_waker(&self) {
+        let mut state = self.state.lock();
+        let waker = if let Seated::Waiting(waker) = &mut *state { waker.take() } else { None };
+        drop(state);
+        drop(waker);
+    }
+
+    /// Tells the call what has come of it.
+    pub(crate) fn tell(&self, told: T, wakes: &mut Wakes) {
+        let before = std::mem::replace(&mut *self.state.lock(), Seated::Told(told));
+        if let Seated::Waiting(Some(waker)) = before {
+            wakes.add(waker);
+        }
+    }
+
+    pub(crate) fn is_told(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Told(_))
+    }
+
+    /// What the call was told, if it was. It is told once.
+    pub(crate) fn told(&self) -> Option<T> {
+        let mut state = self.state.lock();
+        match *state {
+            Seated::Told(_) => match std::mem::replace(&mut *state, Seated::Left) {
+                Seated::Told(told) => Some(told),
+                Seated::Waiting(_) | Seated::Left => None,
+            },
+            Seated::Waiting(_) | Seated::Left => None,
+        }
+    }
+
+    /// The call leaves. What it was told meanwhile is returned.
+    pub(crate) fn leave(&self) -> Option<T> {
+        match std::mem::replace(&mut *self.state.lock(), Seated::Left) {
+            Seated::Told(told) => Some(told),
+            Seated::Waiting(_) | Seated::Left => None,
+        }
+    }
+}
+
+/// Waiting calls, of which `W` is what their queue knows.
+pub(crate) struct Line<W> {
+    waiting: BTreeMap<Place, Entry<W>>,
+    tickets: u64,
+    /// Permits of all that wait, and their cost if it is the same for all.
+    permits: u64,
+    cost: Option<u32>,
+}
+
+pub(crate) struct Entry<W> {
+    pub(crate) cost: u32,
+    pub(crate) with: W,
+}
+
+/// Calls ahead of one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ahead {
+    pub(crate) calls: u64,
+    pub(crate) permits: u64,
+    /// The cost of each, if it is the same.
+    pub(crate) cost: Option<u32>,
+}
+
+impl Ahead {
+    /// In what steps permits come, and how many of them have to come for a call of `cost` behind these: calls of one cost
+    /// come one after the other, of others only the permits are known.
+    pub(crate) fn steps(self, cost: u32) -> (u32, u64) {
+        if self.calls == 0 || self.cost == Some(cost) {
+            (cost, self.calls + 1)
+        } else {
+            (1, self.permits.saturating_add(cost.into()))
+        }
+    }
+}
+
+impl<W> Default for Line<W> {
+    fn default() -> Line<W> {
+        Line { waiting: BTreeMap::new(), tickets: 0, permits: 0, cost: None }
+    }
+}
+
+impl<W> Line<W> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The calls ahead of one that comes now.
+    pub(crate) fn ahead(&self) -> Ahead {
+        Ahead { calls: self.waiting.len() as u64, permits: self.permits, cost: self.cost }
+    }
+
+    /// Takes a place behind those of the same or a lower rank number.
+    pub(crate) fn join(&mut self, rank: u64, cost: u32, with: W) -> Place {
+        if self.waiting.is_empty() {
+            self.cost = Some(cost);
+        } else if self.cost != Some(cost) {
+            self.cost = None;
+        }
+        self.tickets += 1;
+        let place = (rank, self.tickets);
+        self.permits += u64::from(cost);
+        self.waiting.insert(place, Entry { cost, with });
+        place
+    }
+
+    pub(crate) fn remove(&mut self, place: Place) -> Option<Entry<W>> {
+        let entry = self.waiting.remove(&place)?;
+        self.permits -= u64::from(entry.cost);
+        Some(entry)
+    }
+
+    pub(crate) fn holds(&self, place: Place) -> bool {
+        self.waiting.contains_key(&place)
+    }
+
+    pub(crate) fn get(&self, place: Place) -> Option<&Entry<W>> {
+        self.waiting.get(&place)
+    }
+
+    pub(crate) fn first(&self) -> Option<(Place, &Entry<W>)> {
+        self.waiting.first_key_value().map(|(place, entry)| (*place, entry))
+    }
+
+    pub(crate) fn is_first(&self, place: Place) -> bool {
+        self.first().is_some_and(|(first, _)| first == place)
+    }
+
+    pub(crate) fn is_last(&self, place: Place) -> bool {
+        self.waiting.last_key_value().is_some_and(|(last, _)| *last == place)
+    }
+
+    /// In order.
+    pub(crate) fn iter(&self) -> btree_map::Iter<'_, Place, Entry<W>> {
+        self.waiting.iter()
+    }
+
+    /// The calls wait in the process that this one was forked from. Not dropped: what wakes them is that process's.
+    pub(crate) fn abandon(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.waiting));
+        (self.permits, self.cost) = (0, None);
+    }
+}
