@@ -1,6 +1,7 @@
-//! Deadlines of futures, on any executor: one thread of this crate wakes what is late.
+//! Deadlines of futures, on any executor: one thread of this crate wakes the late ones.
 //!
-//! Not the timer of the runtime around, which there need not be, and whose clock a test may have paused.
+//! The surrounding runtime's timer will not do: there may be no runtime, and a test may have paused
+//! its clock.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -11,10 +12,11 @@ use std::time::Instant;
 
 use crate::process::{Owned, PerProcess, lock};
 
-/// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
+/// Resolves to what `future` does; to `None` if it is not ready by `deadline`, or if no thread
+/// could wake it then.
 pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
     let mut future = pin!(future);
-    // Most futures of a healthy backend that is near are ready at once or soon: then nothing is set.
+    // Most futures of a healthy, nearby backend are ready at once or soon. Then no alarm is set.
     let mut alarm = None;
     poll_fn(move |context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
@@ -28,14 +30,14 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
     .await
 }
 
-/// A task to wake. Dropped, it is not.
+/// Wakes a task at its deadline, unless dropped.
 pub(crate) struct Alarm {
     timer: Arc<Owned<Timer>>,
-    place: (Instant, u64),
+    entry: (Instant, u64),
     waker: Waker,
 }
 
-/// The thread's work.
+/// The state of the timer thread.
 #[derive(Default)]
 struct Timer {
     alarms: Mutex<Alarms>,
@@ -46,24 +48,25 @@ struct Timer {
 struct Alarms {
     set: BTreeMap<(Instant, u64), Waker>,
     next: u64,
-    /// Until when the thread sleeps; `None` until there is one.
-    thread: Option<Asleep>,
+    /// Until when the thread sleeps; `None` before there is a thread.
+    thread: Option<Sleep>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asleep {
+enum Sleep {
     Until(Instant),
-    UntilWoken,
+    Indefinitely,
 }
 
 static TIMER: PerProcess<Timer> = PerProcess::new();
 
-/// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
+/// Sets the alarm, or resets it if the task has another waker. False if there is no thread to wake
+/// it.
 pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
         Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
         _ => {
-            // The old one goes first.
+            // The old alarm is dropped first.
             *alarm = None;
             *alarm = Alarm::new(deadline, context.waker());
             alarm.is_some()
@@ -73,51 +76,51 @@ pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Contex
 
 impl Alarm {
     pub(crate) fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
-        // Not under the lock: what a waker does when it is cloned is not known.
+        // Cloned outside the lock: a waker's `clone` may run any code.
         let (waker, set) = (waker.clone(), waker.clone());
         let timer = TIMER.get(Timer::default);
         let mut alarms = lock(&timer.alarms);
         let is_earlier = match alarms.thread {
-            Some(Asleep::Until(time)) => deadline < time,
-            Some(Asleep::UntilWoken) => true,
+            Some(Sleep::Until(time)) => deadline < time,
+            Some(Sleep::Indefinitely) => true,
             None => {
                 let timer = Arc::clone(&timer);
                 std::thread::Builder::new().name("ratelimit-timer".into()).spawn(move || timer.run()).ok()?;
-                alarms.thread = Some(Asleep::UntilWoken);
+                alarms.thread = Some(Sleep::Indefinitely);
                 false
             }
         };
-        let place = (deadline, alarms.next);
+        let entry = (deadline, alarms.next);
         alarms.next += 1;
-        alarms.set.insert(place, set);
+        alarms.set.insert(entry, set);
         if is_earlier {
             timer.earlier.notify_one();
         }
         drop(alarms);
-        Some(Alarm { timer, place, waker })
+        Some(Alarm { timer, entry, waker })
     }
 }
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // The lock of another process may be held for ever.
+        // After a fork, the parent's lock may never be released.
         if !self.timer.is_own() {
             return;
         }
-        let waker = lock(&self.timer.alarms).set.remove(&self.place);
-        // Not under the lock: what a waker does when it is dropped is not known.
+        let waker = lock(&self.timer.alarms).set.remove(&self.entry);
+        // Dropped outside the lock: a waker's `drop` may run any code.
         drop(waker);
     }
 }
 
 impl Timer {
-    /// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
+    /// Runs as long as the process. A dropped alarm may wake the thread once, for nothing.
     fn run(&self) {
         let mut alarms = lock(&self.alarms);
         loop {
-            match alarms.set.first_key_value().map(|(place, _)| *place) {
-                Some(place) if place.0 <= Instant::now() => {
-                    let waker = alarms.set.remove(&place);
+            match alarms.set.first_key_value().map(|(entry, _)| *entry) {
+                Some(entry) if entry.0 <= Instant::now() => {
+                    let waker = alarms.set.remove(&entry);
                     drop(alarms);
                     if let Some(waker) = waker {
                         waker.wake();
@@ -125,13 +128,13 @@ impl Timer {
                     alarms = lock(&self.alarms);
                 }
                 Some((time, _)) => {
-                    alarms.thread = Some(Asleep::Until(time));
+                    alarms.thread = Some(Sleep::Until(time));
                     let left = time.saturating_duration_since(Instant::now());
                     let waited = self.earlier.wait_timeout(alarms, left);
                     alarms = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => {
-                    alarms.thread = Some(Asleep::UntilWoken);
+                    alarms.thread = Some(Sleep::Indefinitely);
                     alarms = self.earlier.wait(alarms).unwrap_or_else(PoisonError::into_inner);
                 }
             }
