@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn futures_that_never_are_end_at_their_deadlines_whatever_their_order() {
+    fn pending_futures_end_at_their_deadlines_in_any_order() {
         std::thread::scope(|scope| {
             for millis in [60, 5, 30, 5, 1] {
                 scope.spawn(move || {

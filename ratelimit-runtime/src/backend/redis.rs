@@ -239,8 +239,8 @@ impl Client {
     }
 
     fn late(&self) -> BackendError {
-        let doubt = self.connection.doubt();
-        let message = format!("Redis at {} did not answer within {:?}{doubt}", self.connection, self.timeout);
+        let hint = self.connection.hint();
+        let message = format!("Redis at {} did not answer within {:?}{hint}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 

@@ -228,7 +228,7 @@ impl RedisBackendBuilder {
         if let Some((permits, valid_for)) = self.lease
             && (permits == 0 || !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&valid_for))
         {
-            return Err(BackendError::configuration("a lease is of 1 permit at least, and valid for 1 ms to 10 s"));
+            return Err(BackendError::configuration("a lease has at least 1 permit, and is valid for 1 ms to 10 s"));
         }
         #[cfg(feature = "redis-tls")]
         let tls = {

@@ -134,7 +134,7 @@ fn ranges(reply: &Value, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, B
         _ => None,
     };
     let mut ranges = ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(|| {
-        let message = format!("the node at {} serves no slots, or is none of a cluster", asked.address);
+        let message = format!("the node at {} serves no slots, or is not in a cluster", asked.address);
         BackendError::new(BackendErrorKind::Refused, message)
     })?;
     ranges.sort_unstable_by_key(|(first, _, _)| *first);

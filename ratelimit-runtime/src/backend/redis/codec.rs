@@ -343,7 +343,7 @@ pub(super) fn is_valid_reply(reply: &Value) -> bool {
 }
 
 pub(super) fn no_decision() -> BackendError {
-    BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
+    BackendError::new(BackendErrorKind::Refused, "Redis sent something other than a decision")
 }
 
 /// When a token bucket that lacks `debt` units at `last` (microseconds) is full, in nanoseconds.

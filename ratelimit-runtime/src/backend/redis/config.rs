@@ -51,7 +51,7 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
         ));
     }
     if rest.contains('#') {
-        return Err(BackendError::configuration("the Redis URL has a part behind `#`, which means nothing here"));
+        return Err(BackendError::configuration("the Redis URL has a fragment behind `#`, which has no meaning here"));
     }
     let known: &[&str] =
         if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
@@ -91,7 +91,7 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
             )));
         }
         if name == "db" && value.parse::<u32>().is_err() {
-            return Err(BackendError::configuration("`db` in the Redis URL is no number of a database"));
+            return Err(BackendError::configuration("`db` in the Redis URL is not the number of a database"));
         }
         if name == "protocol" && !matches!(value, "2" | "3" | "resp2" | "resp3") {
             return Err(BackendError::configuration("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
@@ -191,17 +191,17 @@ fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
 #[cfg(feature = "redis-cluster")]
 pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
     let Some(first) = nodes.first() else {
-        return Err(BackendError::configuration("a cluster needs a node to begin with"));
+        return Err(BackendError::configuration("a cluster needs at least one node"));
     };
     let (login, encrypted) = (first.login.clone(), first.encrypted);
     let mut addresses = Vec::new();
     for node in nodes {
         match node.servers {
             Servers::One(address @ Address::Tcp(..)) => addresses.push(address),
-            _ => return Err(BackendError::configuration("a node of a cluster is named by `redis://host:port`")),
+            _ => return Err(BackendError::configuration("the URL of a cluster node is `redis://host:port`")),
         }
         if node.encrypted != encrypted {
-            return Err(BackendError::configuration("the nodes of a cluster are all to be reached by TLS, or none"));
+            return Err(BackendError::configuration("either all nodes of a cluster use TLS, or none"));
         }
     }
     Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })
@@ -211,10 +211,10 @@ pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
 #[cfg(feature = "redis-sentinel")]
 pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
     if master.is_empty() || sentinels.is_empty() {
-        return Err(BackendError::configuration("a master is found by its name and one sentinel or more"));
+        return Err(BackendError::configuration("a master needs a name and at least one sentinel"));
     }
     if !sentinels.iter().all(|sentinel| matches!(sentinel.servers, Servers::One(_))) {
-        return Err(BackendError::configuration("a sentinel is named by `redis://host:port`"));
+        return Err(BackendError::configuration("the URL of a sentinel is `redis://host:port`"));
     }
     // If the sentinels are to be reached by TLS, so are the servers.
     let encrypted = sentinels.iter().any(|sentinel| sentinel.encrypted);
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_asks_for_and_would_not_get_is_refused_by_name() {
+    fn unknown_parameters_of_a_url_are_refused_by_name() {
         let message = |url: &str| from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
         for (url, name) in [
             ("redis://cache?ssl=true", "`ssl`"),
@@ -348,7 +348,7 @@ mod tests {
 
     #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
     #[test]
-    fn what_a_url_of_several_servers_asks_for_is_refused_by_name() {
+    fn unknown_parameters_of_a_url_of_several_servers_are_refused_by_name() {
         for url in ["redis+sentinel://one,two/main/0?ssl=true", "redis+cluster://one,two?ssl=true"] {
             let error = from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains("`ssl`") || error.contains("needs the feature"), "{error}");

@@ -14,6 +14,7 @@ use redis::{Cmd, ServerError, Value};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster;
+use super::codec::no_decision;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
 use super::discovery::Discovery;
 use super::endpoint::Endpoint;
@@ -21,7 +22,7 @@ use super::node::{Mode, Node};
 use super::script;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel;
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 
 /// Attempts for one call, redirects included.
 const ATTEMPTS: u32 = 6;
@@ -35,7 +36,7 @@ pub(super) struct Connection {
     topology: Topology,
     /// For messages.
     name: String,
-    doubt: &'static str,
+    hint: &'static str,
 }
 
 enum Topology {
@@ -56,8 +57,8 @@ struct Route {
 impl Connection {
     /// One server. Does not connect yet.
     pub(super) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
-        let (name, doubt) = (endpoint.address.to_string(), endpoint.doubt());
-        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, doubt }
+        let (name, hint) = (endpoint.address.to_string(), endpoint.hint());
+        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, hint }
     }
 
     /// The master called `master`. `server` holds the login to it.
@@ -68,21 +69,21 @@ impl Connection {
         server: Endpoint,
         timeout: Duration,
     ) -> Connection {
-        let (name, doubt) = (format!("the master `{master}`"), server.doubt());
-        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name, doubt }
+        let (name, hint) = (format!("the master `{master}`"), server.hint());
+        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name, hint }
     }
 
     /// The cluster of the nodes at `seeds`. `server` holds the login to all nodes.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn cluster(seeds: Vec<super::endpoint::Address>, server: Endpoint, timeout: Duration) -> Connection {
         let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-        let (name, doubt) = (format!("the cluster of {}", names.join(", ")), server.doubt());
-        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, doubt }
+        let (name, hint) = (format!("the cluster of {}", names.join(", ")), server.hint());
+        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, hint }
     }
 
     /// A guess at the cause if the server does not answer.
-    pub(super) fn doubt(&self) -> &'static str {
-        self.doubt
+    pub(super) fn hint(&self) -> &'static str {
+        self.hint
     }
 
     /// Whether buckets may be on several servers.
@@ -288,10 +289,6 @@ fn key(command: &Cmd) -> &[u8] {
         Some(redis::Arg::Simple(key)) => key,
         _ => &[],
     }
-}
-
-fn no_decision() -> BackendError {
-    BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
 }
 
 /// Where the servers are, for messages.

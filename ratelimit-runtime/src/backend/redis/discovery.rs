@@ -46,7 +46,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         let outcome = match mode {
             Mode::Blocking => ended.await,
             Mode::Async => timer::bounded(ended, deadline).await.unwrap_or_else(|| {
-                let message = "it was not found in time where the Redis servers are";
+                let message = "the Redis servers were not found in time";
                 Some(Err(BackendError::new(BackendErrorKind::Timeout, message)))
             }),
         };

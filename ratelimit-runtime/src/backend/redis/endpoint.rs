@@ -144,14 +144,14 @@ impl Endpoint {
     /// The error of a server that does not answer before the deadline.
     pub(super) fn late(&self) -> BackendError {
         let address = &self.address;
-        let message = format!("Redis at {address} did not answer in time{}", self.doubt());
+        let message = format!("Redis at {address} did not answer in time{}", self.hint());
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 
     /// A hint for the message: a server without TLS takes a TLS greeting for the start of a
     /// command, and waits for the rest.
-    pub(super) fn doubt(&self) -> &'static str {
-        if self.is_encrypted() { " (by TLS: if it never does, the port may be one without)" } else { "" }
+    pub(super) fn hint(&self) -> &'static str {
+        if self.is_encrypted() { " (over TLS; if it never does, the port may not use TLS)" } else { "" }
     }
 
     #[cfg(feature = "redis-tls")]

@@ -34,7 +34,7 @@ const LANES: usize = 4;
 /// Commands in one write, at most.
 const BATCH: usize = 128;
 /// The timeouts of a connection are set again only if they are off by more than this.
-const NEAR: Duration = Duration::from_millis(4);
+const TIMEOUT_SLACK: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
 pub(super) struct Lanes {
@@ -222,7 +222,7 @@ impl Line {
         if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        if self.timeout > left + NEAR || self.timeout + NEAR < left {
+        if self.timeout > left + TIMEOUT_SLACK || self.timeout + TIMEOUT_SLACK < left {
             self.connection.set_read_timeout(Some(left))?;
             self.connection.set_write_timeout(Some(left))?;
             self.timeout = left;

@@ -31,13 +31,13 @@ use crate::error::BackendError;
 use crate::limit::{Algorithm, Limit};
 
 /// Keys in a shard, at most. One more evicts the oldest.
-const HELD: usize = 256;
+const KEYS_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
 /// A lease takes at most 1/10 of a limit, and is valid for at most 1/20 of its period.
 const SHARE: u32 = 10;
 const SHARE_OF_PERIOD: u64 = 20;
 /// A lease that would be valid for less, in nanoseconds, is not worth it.
-const SHORTEST: u64 = 100_000;
+const MIN_VALIDITY: u64 = 100_000;
 /// Two clocks drift by less than 1/1000. Spending ends earlier by this fraction.
 const DRIFT: u64 = 1_000;
 
@@ -160,9 +160,9 @@ impl Leases {
         let mut ask =
             Ask { leases: Arc::clone(self), held: number, leads: None, sent, extra: 0, terms: Terms::default() };
         let valid_for = self.valid_for(&request.limits);
-        let most = if valid_for < SHORTEST { 1 } else { self.most(request, cost) };
+        let most = if valid_for < MIN_VALIDITY { 1 } else { self.most(request, cost) };
         let mut shard = self.shard(number).lock();
-        if !shard.contains_key(&number) && shard.len() >= HELD {
+        if !shard.contains_key(&number) && shard.len() >= KEYS_PER_SHARD {
             forget_oldest(&mut shard, backend);
         }
         let held = shard.entry(number).or_insert_with(|| Held::new(request, cost));

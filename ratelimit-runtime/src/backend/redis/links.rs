@@ -301,10 +301,10 @@ async fn open(endpoint: Endpoint, usage: Arc<Usage>, places: Weak<Places>) -> Re
         .set_pipeline_buffer_size(QUEUE);
     // Only RESP3 has pushes.
     if !endpoint.is_resp2() {
-        let end = End { places, usage: Arc::clone(&usage) };
+        let on_close = OnClose { places, usage: Arc::clone(&usage) };
         config = config.set_push_sender(move |_: PushInfo| {
             // Only its drop matters.
-            let _ = &end;
+            let _ = &on_close;
             Ok::<(), SendError>(())
         });
     }
@@ -327,12 +327,12 @@ async fn send(connection: &mut MultiplexedConnection, commands: &[Cmd]) -> Redis
 
 /// Runs when a connection ends, is lost, or goes with its runtime. The only sign of that is that
 /// redis-rs drops the push sender.
-struct End {
+struct OnClose {
     places: Weak<Places>,
     usage: Arc<Usage>,
 }
 
-impl Drop for End {
+impl Drop for OnClose {
     fn drop(&mut self) {
         // Set before the lock is taken: `settle` reads this under the lock before it stores the
         // link.

@@ -14,7 +14,7 @@ use super::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Chained replicas to follow, at most.
-const MOST_FOLLOWED: usize = 4;
+const MAX_FOLLOWED: usize = 4;
 
 /// The search for the master called `name`. `server` holds the login to it.
 pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
@@ -55,7 +55,7 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
 fn followed(server: &Endpoint, named: Address) -> Address {
     let role = redis::cmd("ROLE");
     let mut address = named.clone();
-    for _ in 0..MOST_FOLLOWED {
+    for _ in 0..MAX_FOLLOWED {
         let Ok(Value::Array(parts)) = ask(&server.at(address.clone()), &role) else { return named };
         match parts.as_slice() {
             [Value::BulkString(role), ..] if role == b"master" => return address,
@@ -83,6 +83,6 @@ fn address(reply: &Value, sentinel: &Endpoint, name: &str) -> Result<Address, Ba
             BackendErrorKind::Configuration,
             format!("the sentinel at {sentinel} knows no master `{name}`"),
         ),
-        _ => BackendError::new(BackendErrorKind::Refused, format!("what answers at {sentinel} is no sentinel")),
+        _ => BackendError::new(BackendErrorKind::Refused, format!("the server at {sentinel} is not a sentinel")),
     })
 }

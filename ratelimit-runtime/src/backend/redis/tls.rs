@@ -37,11 +37,11 @@ impl Tls {
         let given = [(authority.as_ref(), "CA"), (client.as_ref().map(|(chain, _)| chain), "client")];
         for (pem, what) in given {
             if pem.is_some_and(|pem| !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)))) {
-                return Err(BackendError::configuration(format!("the {what} certificate is not one as PEM")));
+                return Err(BackendError::configuration(format!("the {what} certificate is not in PEM format")));
             }
         }
         if let Some((chain, key)) = &client {
-            fit(chain, key)?;
+            check_key_matches(chain, key)?;
         }
         let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         let anywhere = address("", 0, None);
@@ -57,16 +57,16 @@ impl Tls {
 }
 
 /// Checks that a certificate belongs to its key, for kinds of keys that can tell.
-fn fit(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
+fn check_key_matches(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
     let chain = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
     let provider = CryptoProvider::get_default();
     let key = PrivateKeyDer::from_pem_slice(key).ok().zip(provider);
     let Some(Ok(key)) = key.map(|(key, provider)| provider.key_provider.load_private_key(key)) else {
-        return Err(BackendError::configuration("the key of the client certificate is not one as PEM"));
+        return Err(BackendError::configuration("the key of the client certificate is not in PEM format"));
     };
     match CertifiedKey::new(chain, key).keys_match() {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(BackendError::configuration("the client certificate is not one of its key"))
+            Err(BackendError::configuration("the client certificate does not match its key"))
         }
         _ => Ok(()),
     }

@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn so_many_bodies_are_read_at_a_time_and_no_more() {
+    fn bodies_drained_at_a_time_are_bounded() {
         let start = || drain(Request::new(Silent), BodyDrain::new());
         let mut draining = Vec::new();
         for _ in 0..MAX_AT_ONCE {
