@@ -12,8 +12,10 @@ use tower_service::Service;
 use crate::http::fields::{self, Trio};
 use crate::noted::{self, Note};
 
-/// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers and of other code
-/// that uses a [`RateLimiter`](crate::RateLimiter), successful or not.
+/// Adds `RateLimit-Policy` and `RateLimit` to responses, successful or not.
+///
+/// It reports the decisions of annotated handlers and of every [`RateLimiter`](crate::RateLimiter)
+/// that the request uses.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -28,13 +30,13 @@ use crate::noted::{self, Note};
 /// let app: Router = Router::new().route("/search", get(search)).layer(RateLimitHeadersLayer::new());
 /// ```
 ///
-/// If several decisions are made for a request, because its handler calls several annotated
-/// functions, the tightest is reported. That is a denial, else the decision with the fewest permits
-/// left (`r`). Of equal ones, it is the one whose limit takes the longest to be unused again (`t`,
-/// in whole seconds, rounded up; for a denial, the time until the call would be admitted).
+/// If a request is decided several times, because its handler calls several annotated functions,
+/// the tightest decision is reported. That is a denial, else the decision with the fewest permits
+/// left (`r`), else the one whose limit takes longest to become idle. `t` is that time in whole
+/// seconds, rounded up; for a denial, the time until it would be admitted.
 ///
-/// - Fields that a response already has are kept and not added to. A 429 of this crate brings its
-///   own.
+/// - A response that already has such fields keeps them unchanged: a 429 of this crate reports its
+///   own limit.
 /// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
 ///   older one.
 /// - Decisions in spawned tasks, on other threads and in `spawn_blocking` are not seen.
@@ -42,13 +44,13 @@ use crate::noted::{self, Note};
 ///   together, the tightest is reported, or none if that one is below a second. A response with a
 ///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
 ///   the numbers of another limit would mislead.
-/// - For a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may
-///   be more than `q`.
-/// - Permits that `deduct_when` gives back are reported as left. Exempt calls, denials of dry runs
-///   and peeks are not reported. Nothing is reported while limits are off, or when a backend's
-///   failure admits or denies.
-/// - Once such a layer exists, a decision in this process costs a few nanoseconds more: it takes
-///   the slow path, which knows what is left.
+/// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
+///   more than `q`.
+/// - Permits that `deduct_when` gives back count as left. Exempt calls, denials in a dry run and
+///   peeks are not reported. Nothing is reported while limits are off, or for a call that a
+///   backend's failure admits or denies.
+/// - Once such a layer exists, every decision in this process costs a few nanoseconds more: it
+///   takes the slow path, which knows the remaining permits.
 #[derive(Clone, Debug)]
 pub struct RateLimitHeadersLayer {
     trio: Trio,
@@ -61,12 +63,13 @@ impl RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that
-    /// know only these: the permits that the limit holds, those left, and the **seconds from now**
-    /// until it is unused again.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` for clients that
+    /// know only these.
     ///
-    /// Clients of GitHub's kind (Octokit) take the last for a time since the epoch and retry at
-    /// once. Use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) for them.
+    /// They hold the limit's capacity, the permits left, and the **seconds from now** until the
+    /// limit is idle. Clients in the manner of GitHub's (Octokit) read the last one as a time since
+    /// the epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch)
+    /// for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Seconds }
     }
