@@ -33,7 +33,7 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
 /// Wakes a task at its deadline, unless dropped.
 pub(crate) struct Alarm {
     timer: Arc<Owned<Timer>>,
-    entry: (Instant, u64),
+    place: (Instant, u64),
     waker: Waker,
 }
 
@@ -49,24 +49,23 @@ struct Alarms {
     set: BTreeMap<(Instant, u64), Waker>,
     next: u64,
     /// Until when the thread sleeps; `None` before there is a thread.
-    thread: Option<Sleep>,
+    thread: Option<Asleep>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Sleep {
+enum Asleep {
     Until(Instant),
-    Indefinitely,
+    UntilWoken,
 }
 
 static TIMER: PerProcess<Timer> = PerProcess::new();
 
-/// Sets the alarm, or resets it if the task has another waker. False if there is no thread to wake
-/// it.
+/// Sets the alarm, or sets it anew where the task has another waker; false if there is no thread to wake it.
 pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
         Some(alarm) if alarm.waker.will_wake(context.waker()) => true,
         _ => {
-            // The old alarm is dropped first.
+            // The old one goes first.
             *alarm = None;
             *alarm = Alarm::new(deadline, context.waker());
             alarm.is_some()
@@ -81,23 +80,23 @@ impl Alarm {
         let timer = TIMER.get(Timer::default);
         let mut alarms = lock(&timer.alarms);
         let is_earlier = match alarms.thread {
-            Some(Sleep::Until(time)) => deadline < time,
-            Some(Sleep::Indefinitely) => true,
+            Some(Asleep::Until(time)) => deadline < time,
+            Some(Asleep::UntilWoken) => true,
             None => {
                 let timer = Arc::clone(&timer);
                 std::thread::Builder::new().name("ratelimit-timer".into()).spawn(move || timer.run()).ok()?;
-                alarms.thread = Some(Sleep::Indefinitely);
+                alarms.thread = Some(Asleep::UntilWoken);
                 false
             }
         };
-        let entry = (deadline, alarms.next);
+        let place = (deadline, alarms.next);
         alarms.next += 1;
-        alarms.set.insert(entry, set);
+        alarms.set.insert(place, set);
         if is_earlier {
             timer.earlier.notify_one();
         }
         drop(alarms);
-        Some(Alarm { timer, entry, waker })
+        Some(Alarm { timer, place, waker })
     }
 }
 
@@ -107,7 +106,7 @@ impl Drop for Alarm {
         if !self.timer.is_own() {
             return;
         }
-        let waker = lock(&self.timer.alarms).set.remove(&self.entry);
+        let waker = lock(&self.timer.alarms).set.remove(&self.place);
         // Dropped outside the lock: a waker's `drop` may run any code.
         drop(waker);
     }
@@ -118,9 +117,9 @@ impl Timer {
     fn run(&self) {
         let mut alarms = lock(&self.alarms);
         loop {
-            match alarms.set.first_key_value().map(|(entry, _)| *entry) {
-                Some(entry) if entry.0 <= Instant::now() => {
-                    let waker = alarms.set.remove(&entry);
+            match alarms.set.first_key_value().map(|(place, _)| *place) {
+                Some(place) if place.0 <= Instant::now() => {
+                    let waker = alarms.set.remove(&place);
                     drop(alarms);
                     if let Some(waker) = waker {
                         waker.wake();
@@ -128,13 +127,13 @@ impl Timer {
                     alarms = lock(&self.alarms);
                 }
                 Some((time, _)) => {
-                    alarms.thread = Some(Sleep::Until(time));
+                    alarms.thread = Some(Asleep::Until(time));
                     let left = time.saturating_duration_since(Instant::now());
                     let waited = self.earlier.wait_timeout(alarms, left);
                     alarms = waited.unwrap_or_else(PoisonError::into_inner).0;
                 }
                 None => {
-                    alarms.thread = Some(Sleep::Indefinitely);
+                    alarms.thread = Some(Asleep::UntilWoken);
                     alarms = self.earlier.wait(alarms).unwrap_or_else(PoisonError::into_inner);
                 }
             }

@@ -321,11 +321,10 @@ impl RedisCluster {
         agree("the master that was", || from.replication()?.contains("role:slave").then_some(()));
     }
 
-    /// Makes `from` migrate slots to `to`, as Valkey does from version 9 on, and waits until both
-    /// report it.
+    /// Has `from` send slots to `to`, as Valkey does from version 9 on, and waits until both say that it has.
     ///
     /// # Panics
-    /// If the server cannot do so, or they do not agree.
+    /// Where the server cannot do so, or they do not agree.
     pub fn migrate_slots(from: &RedisServer, to: &RedisServer, (first, last): (u16, u16)) {
         let (first, last) = (first.to_string(), last.to_string());
         let mut migrate = redis::cmd("CLUSTER");
