@@ -163,9 +163,11 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self.denial(RespondWith(respond))
     }
 
-    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError). For
-    /// clients (reqwest's and hyper's) and other services whose responses cannot express a denial.
-    /// Without this or [`deny_with`](Self::deny_with), the layer does not make them services.
+    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError).
+    ///
+    /// For clients (reqwest's and hyper's) and other services whose responses cannot express a
+    /// denial. They need this or [`deny_with`](Self::deny_with); otherwise the limited service does
+    /// not implement `Service`.
     pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail> {
         self.denial(Fail)
     }
