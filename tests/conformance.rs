@@ -1,7 +1,8 @@
-//! One suite for every backend: the same calls at the same times get the same answers, and these are what a full log says.
+//! One suite for every backend: the same calls at the same times get the same answers, and a full
+//! log confirms them.
 //!
-//! Time is a test's clock, in whole microseconds, for Redis too. Buckets in memory are called through the attribute as well:
-//! with a key, without one, and with limits that are read at each call.
+//! Time is a test's clock, in whole microseconds, for Redis too. Buckets in memory are also called
+//! through the attribute: with a key, without one, and with limits that are read at each call.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -24,7 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// A store as a user would write one: bytes under a name.
+/// A store as a user would write it: bytes under a name.
 #[derive(Default)]
 struct Shelf {
     buckets: Mutex<HashMap<String, Vec<u8>>>,
@@ -41,7 +42,7 @@ impl Backend for Shelf {
         Ok(answer)
     }
 
-    /// Time enough for a busy machine.
+    /// Long enough for a busy machine.
     fn deadline(&self) -> Deadline {
         Deadline::Imposed(20 * SECOND)
     }
@@ -59,7 +60,7 @@ enum Front {
     Attribute { form: Form, is_async: bool },
 }
 
-/// What the attribute says.
+/// The form of the attribute.
 #[derive(Clone, Copy, PartialEq)]
 enum Form {
     /// A limiter and a key.
@@ -126,12 +127,12 @@ mod annotated {
     }
 }
 
-/// Limiters of one name and the same limits, called in one way.
+/// Limiters of one name and with the same limits, called through one front.
 struct Subject {
     limiter: RateLimiter,
     limits: RefCell<Vec<Limit>>,
     front: Front,
-    /// Limiters without keys, by what would be the key.
+    /// Limiters without keys, by the key that each stands for.
     unkeyed: RefCell<HashMap<String, RateLimiter>>,
     make: Box<dyn Fn(&str) -> RateLimiter>,
 }
@@ -140,7 +141,7 @@ struct Subject {
 struct Taken<'a> {
     subject: &'a Subject,
     key: String,
-    /// What the attribute keeps to itself.
+    /// None through the attribute, which keeps the decision.
     decision: Option<Decision>,
 }
 
@@ -159,7 +160,7 @@ impl Taken<'_> {
     }
 }
 
-/// Runs a future on this thread: backends wake it from other threads.
+/// Runs a future on this thread. Backends wake it from other threads.
 fn block_on<F: Future>(future: F) -> F::Output {
     futures_executor::block_on(future)
 }
@@ -200,7 +201,7 @@ impl Subject {
         }
     }
 
-    /// A call whose permits are given back when it returns.
+    /// Checks a call whose permits are given back when it returns.
     fn check_and_give_back(&self, key: &str, cost: u32) -> Result<(), RateLimitExceeded> {
         match self.front {
             Front::Attribute { form: Form::Keyed, is_async } => {
@@ -242,7 +243,7 @@ impl Subject {
     fn reset(&self, key: &str) {
         match self.front {
             Front::Attribute { form: Form::Unkeyed, .. } => self.limiter_of(key).reset(()),
-            // The functions' limiters have no handle.
+            // These functions' limiters have no handle.
             Front::Attribute { form: Form::Read, .. } => {
                 test_util::reset();
                 Ok(())
@@ -261,7 +262,7 @@ impl Subject {
         }
     }
 
-    /// Waits: the clock goes on by itself.
+    /// Waits. The clock advances by itself.
     fn wait_at_most(&self, key: &str, cost: u32, max: Duration) -> Result<Option<Decision>, RateLimitExceeded> {
         match self.front {
             Front::Attribute { form: Form::Keyed, .. } if max == Duration::MAX => {
@@ -279,7 +280,7 @@ impl Subject {
         (0..calls).filter(|_| self.check(key, 1).is_ok()).count()
     }
 
-    /// Whether a call by the attribute is all that there is: no handle to the limiter.
+    /// Whether there is only the attribute, and no handle to the limiter.
     fn is_read(&self) -> bool {
         matches!(self.front, Front::Attribute { form: Form::Read, .. })
     }
@@ -304,7 +305,7 @@ impl Stage {
         let (backend, all) = (self.backend.clone(), limits.to_vec());
         let make = move |name: &str| {
             let builder = RateLimiter::builder(format!("conformance{name}")).backend(backend.clone());
-            // A backend that fails is to be seen.
+            // Makes failures of the backend visible.
             let builder = builder.on_backend_error(OnBackendError::Deny);
             let builder = all.iter().fold(builder, |builder, limit| builder.limit(*limit));
             more(builder).build().unwrap()
@@ -379,7 +380,7 @@ mod scenarios {
             Limit::new(7, Duration::from_secs(3_600)).with_algorithm(Algorithm::FixedWindow),
         ]);
         let clock = test_util::pause();
-        // Well inside a window of the third.
+        // Well inside a window of the third limit.
         clock.advance(Duration::from_nanos(3_600_000_000_000 - clock.now() % 3_600_000_000_000));
         assert_eq!(subject.admitted("a", 20), 5);
         clock.advance(SECOND);
@@ -412,7 +413,7 @@ mod scenarios {
             subject.check("a", 1).unwrap();
             assert!(subject.peek("a", 1).is_err());
             let Some(first) = first.decision else {
-                // An annotated function gives back what it took itself.
+                // An annotated function gives back its permits itself.
                 subject.reset("a");
                 assert_eq!(subject.admitted("a", 1), 1);
                 subject.check_and_give_back("a", 1).unwrap();
@@ -467,7 +468,7 @@ mod scenarios {
             assert_eq!(subject.admitted("a", 9), 3);
             subject.set_limits(&[limit(5)]);
             let more = subject.admitted("a", 9);
-            // A token bucket's debt is kept in permits: three are missing from five.
+            // A token bucket's debt is kept in permits: three of five are missing.
             assert_eq!(more, 2, "{algorithm:?}");
             subject.set_limits(&[limit(1)]);
             assert_eq!(subject.admitted("a", 9), 0, "{algorithm:?}");
@@ -495,7 +496,8 @@ mod scenarios {
         runner.run(&trace, |(limits, steps)| follow(stage, &limits, &steps)).unwrap();
     }
 
-    /// Found by random traces: of 58 times for 57 places, an expired one was kept and a live one lost.
+    /// Found by random traces: of 58 times in 57 slots, an expired one was kept and a live one
+    /// lost.
     pub(super) fn a_wait_forgets_no_live_permit(stage: &Stage) {
         let (checks, waits) = ([1, 1, 1, 1, 1, 1].map(Step::Check), [Step::Wait(23, 998), Step::Wait(1, 873)]);
         let limits = [Limit::new(57, Duration::from_micros(40))];
@@ -512,8 +514,8 @@ mod scenarios {
         runner.run(&trace, |(count, per, ones, calls)| large_window(stage, count, per, ones, &calls)).unwrap();
     }
 
-    /// Calls, each some thousandths of the period after the one before and for some thousandths of the count: of one permit
-    /// each, or at once.
+    /// Calls at intervals in thousandths of the period, for costs in thousandths of the count: one
+    /// permit at a time, or all at once.
     fn large_window(
         stage: &Stage,
         count: u32,
@@ -586,7 +588,8 @@ mod scenarios {
             Duration::from_micros(u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap())
         };
         let (mut log, mut last) = (Log::default(), None);
-        // What a token bucket has been given back is less than a log without the call says.
+        // A token bucket that has got permits back holds less than a log without those calls
+        // suggests.
         let mut exact = true;
         for step in steps {
             let now = clock.now();
@@ -640,7 +643,7 @@ mod scenarios {
                     }
                     if cost > 0 && is_charged {
                         let entry = Entry { at, cost };
-                        // Two of one time and cost are told apart by neither log nor limit.
+                        // Neither log nor limit distinguishes two calls of one time and cost.
                         let twin = log.0.iter().any(|logged| logged.at == at && logged.cost == cost);
                         log.0.push(entry);
                         last = decision.filter(|_| !twin).map(|decision| (decision, entry));
@@ -661,7 +664,7 @@ mod scenarios {
     }
 }
 
-/// Scenarios with a backend, called both ways.
+/// Scenarios with a backend, blocking and async.
 macro_rules! staged {
     ($name:ident: $make:expr, $blocking:expr, $asynchronous:expr, [$($scenario:ident,)*]) => {
         mod $name {
@@ -686,7 +689,7 @@ macro_rules! staged {
     };
 }
 
-/// [`staged`] with the scenarios that are for every backend and every key, and others.
+/// [`staged`], with the scenarios common to every backend and key, and with others.
 macro_rules! staged_in_common {
     ($name:ident: $make:expr, $blocking:expr, $asynchronous:expr, [$($other:ident,)*]) => {
         staged! {
@@ -728,7 +731,7 @@ conformance_while_no_time_passes! {
         random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group;
 }
 
-// Redis needs more time for so many calls.
+// Redis needs more time for this many calls.
 conformance! {
     users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
     redis: plain(redis());
@@ -743,15 +746,15 @@ conformance! {
     redis_leasing_one: plain(redis().lease(1, SECOND / 20));
 }
 
-// What is leased is charged as of the end of its lease: to the letter a log says otherwise, so that what it does say is held
-// in `redis_leases.rs`. Whether it is admitted is the same as long as no time passes.
+// A lease is charged as of its end, so its times differ from a full log's; `redis_leases.rs` checks
+// what holds for them. While no time passes, the same calls are admitted.
 conformance_while_no_time_passes! {
     redis_leasing: leasing(redis());
     redis_sentinel_leasing: leasing(redis_sentinel());
     redis_cluster_leasing: leasing(redis_cluster());
 }
 
-/// By way of annotated functions, blocking and async.
+/// Through annotated functions, blocking and async.
 mod memory_by_attribute {
     use super::*;
 
@@ -793,7 +796,7 @@ mod memory_by_attribute {
     }
 }
 
-/// One server for all tests of this file.
+/// One server for all tests in this file.
 fn redis() -> RedisBackendBuilder {
     RedisBackend::builder().url(RedisServer::shared().url())
 }
@@ -803,7 +806,7 @@ fn redis_unix() -> RedisBackendBuilder {
     RedisBackend::builder().url(format!("unix://{}?db=5", SERVER.1))
 }
 
-/// Without a deadline that a busy machine could miss.
+/// With a deadline that a busy machine does not miss.
 fn plain(builder: RedisBackendBuilder) -> SharedBackend {
     builder.timeout(20 * SECOND).build().into_backend()
 }
@@ -832,7 +835,7 @@ fn redis_cluster() -> RedisBackendBuilder {
     RedisBackend::builder().cluster(SERVERS.urls())
 }
 
-/// A waiter that gives up does so in every backend.
+/// An abandoned wait is undone in every backend.
 #[test]
 fn a_dropped_wait_is_given_back_to_a_users_backend() {
     let stage = Stage { backend: Shelf::default().into_backend(), front: Front::Async };

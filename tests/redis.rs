@@ -1,4 +1,5 @@
-//! The Redis backend on a real server: what a decision costs there, what it leaves, and how it is reached.
+//! The Redis backend on a real server: the cost of a decision, what it stores, and how the server
+//! is reached.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -13,12 +14,12 @@ use ratelimit_tests::RedisServer;
 const HOUR: Duration = Duration::from_secs(3_600);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// A backend with time enough for a busy machine.
+/// A backend with a deadline for a busy machine.
 fn patient(url: &str) -> RedisBackend {
     RedisBackend::builder().url(url).timeout(Duration::from_secs(20)).build().unwrap()
 }
 
-/// A limiter that shows when its backend fails.
+/// A limiter that makes failures of its backend visible.
 fn limiter(server: &RedisServer, name: &str, limits: &[Limit]) -> RateLimiter {
     let builder = RateLimiter::builder(name).backend(patient(&server.url())).on_backend_error(OnBackendError::Deny);
     limits.iter().fold(builder, |builder, limit| builder.limit(*limit)).build().unwrap()
@@ -44,7 +45,7 @@ fn a_decision_is_one_call_of_the_script() {
     let limiter = limits.iter().fold(builder, |builder, limit| builder.limit(*limit)).build().unwrap();
     let counts = || ["evalsha", "get", "set", "time", "eval", "del"].map(|command| server.calls_of(command));
     assert_eq!((0..30).filter(|_| limiter.check("a", 1).is_ok()).count(), 10);
-    // The first call did not know the script; the denied ones wrote nothing.
+    // The first call did not know the script. The denied ones wrote nothing.
     assert_eq!(counts(), [31, 30, 10, 30, 0, 0]);
     assert_eq!(server.calls_of("script|load"), 1);
     limiter.peek("a", 0).unwrap();
@@ -68,7 +69,7 @@ fn a_key_that_is_denied_costs_the_server_one_decision_until_it_is_admitted() {
         assert!(after <= last, "it comes nearer");
         last = after;
     }
-    // One that did not know the script, one that was admitted, one that was denied.
+    // One that did not know the script, one admitted, one denied.
     assert_eq!(server.calls_of("evalsha"), 3);
     let mut admitted_after = None;
     while admitted_after.is_none() {
@@ -93,7 +94,8 @@ fn calls_that_come_together_share_few_connections() {
             scope.spawn(|| limiter.check("a", 1).unwrap());
         }
     });
-    // Four of them, the one that tells when the server closes them, and the one that looks.
+    // Four lanes, the link that notices when the server closes them, and the connection that
+    // counts.
     assert!(connections() - before <= 6);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let before = connections();
@@ -106,7 +108,7 @@ fn calls_that_come_together_share_few_connections() {
     for task in tasks {
         assert!(runtime.block_on(task).unwrap());
     }
-    // One for the runtime.
+    // The runtime's, and the connection that counts.
     assert_eq!(connections() - before, 2);
 }
 
@@ -140,7 +142,7 @@ fn every_key_expires_when_its_bucket_is_fresh() {
             .limit(limits[1])
             .build()
             .unwrap();
-        // Taken, denied, refunded, refunded while fresh, and with a cost of nothing.
+        // Taken, denied, refunded, refunded while idle, and with a cost of zero.
         let first = limiter.check("used", 1).unwrap();
         for _ in 0..4 {
             let _ = limiter.check("used", 1);
@@ -163,7 +165,7 @@ fn every_key_expires_when_its_bucket_is_fresh() {
     let keys = keys(&server);
     let expiries: Vec<i64> =
         keys.iter().map(|key| redis::cmd("PTTL").arg(key).query(&mut connection).unwrap()).collect();
-    // The used, the booked, and the refunded ones, of which nothing is left that counts.
+    // Those with permits taken or booked, and the refunded ones, in which nothing is left.
     assert_eq!(expiries.len(), 9, "{keys:?}");
     for expiry in expiries {
         assert!((1..=5 * 60_000).contains(&expiry), "{expiry} ms");
@@ -329,7 +331,7 @@ fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
         let request = Request::new(bucket, &[Limit::new(1, HOUR)], Action::Reset);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(backend.decide_async(&request)).unwrap();
-        // A connection that is gone is found by a call, and replaced.
+        // A call finds that the connection is gone, and replaces it.
         redis::cmd("CLIENT")
             .arg("KILL")
             .arg("TYPE")
@@ -394,7 +396,7 @@ fn a_wrong_url_is_an_error_at_once() {
 }
 
 #[test]
-fn what_is_wrong_with_a_url_is_said_without_its_password() {
+fn url_errors_do_not_show_the_password() {
     let mut refused = 0;
     for url in [
         "redis://:s3cret@",
@@ -441,7 +443,7 @@ fn what_is_wrong_with_a_url_is_said_without_its_password() {
 fn blocking_calls_work_inside_a_tokio_runtime() {
     let server = RedisServer::shared();
     let limiter = limiter(server, "in tokio", &[Limit::new(500, HOUR)]);
-    // More than the budget of one task.
+    // More than one task's budget.
     let work = |limiter: RateLimiter, key: &'static str| async move {
         (0..600).filter(|_| limiter.check(key, 1).is_ok()).count()
     };

@@ -1,4 +1,5 @@
-//! A cluster: every call finds the node of its key, while slots move under load and when a master is killed.
+//! A cluster: every call finds its key's node, while slots move under load and when a master is
+//! killed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ const SLACK: Duration = Duration::from_millis(900);
 const RECOVERY: Duration = Duration::from_secs(2);
 
 fn backend(redis: &RedisCluster, timeout: Duration) -> RedisBackend {
-    // One node is enough: the others are found.
+    // One node is enough; it names the others.
     RedisBackend::builder().cluster([redis.urls()[2].clone()]).timeout(timeout).build().unwrap()
 }
 
@@ -29,7 +30,7 @@ fn keys(server: &RedisServer) -> Vec<String> {
     redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap()
 }
 
-/// Ends the load when the test ends, on whatever way.
+/// Ends the load when the test ends, however it ends.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -50,7 +51,7 @@ fn every_key_is_decided_on_by_its_node() {
     let counts: Vec<usize> = redis.masters.iter().map(|master| keys(master).len()).collect();
     assert_eq!(counts.iter().sum::<usize>(), 60);
     assert!(counts.iter().all(|count| *count > 5), "{counts:?}");
-    // Scripts are forgotten by each node alone.
+    // Each node flushes only its own scripts.
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut redis.masters[1].connection()).unwrap();
     for key in 0..60_u32 {
         assert_eq!(limiter.check(key, 1).unwrap_err().kind(), ExceededKind::Limited);
@@ -101,7 +102,7 @@ fn slots_that_move_under_load_cost_and_give_nothing() {
         let before = to.calls_of("asking");
         RedisCluster::empty_slot(slot, from, to);
         std::thread::sleep(Duration::from_millis(100));
-        // The one that restores the key, and those that were sent on.
+        // The command that restores the key, and the redirected calls.
         let asked = to.calls_of("asking") - before;
         RedisCluster::assign_slot(slot, from, to);
         std::thread::sleep(Duration::from_millis(100));
@@ -110,7 +111,7 @@ fn slots_that_move_under_load_cost_and_give_nothing() {
     });
     assert_eq!(1 + admitted, COUNT);
     assert!(asked > 1, "no call was sent on by ASK");
-    // Those that learned of the move go there at once.
+    // Calls that learned of the move go there at once.
     let before = from.calls_of("evalsha");
     for _ in 0..10 {
         limiter.check("a", 1).unwrap_err();
@@ -160,7 +161,8 @@ fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
 fn a_node_that_stood_still_for_a_moment_is_used_again() {
     let redis = RedisCluster::start(&[]);
     let limiter = limiter(&redis, "stopped", Duration::from_millis(100), 1_000_000);
-    // Two of three nodes are well all the time, and the breaker is for all: what counts is that none is lost.
+    // Two of three nodes are well all the time, but they share the breaker. What counts is that
+    // none is lost.
     let all = || {
         (0..20_u32)
             .all(|key| limiter.check(key, 1).is_ok() && futures_executor::block_on(limiter.check_async(key, 1)).is_ok())
@@ -187,7 +189,7 @@ fn a_node_that_stood_still_for_a_moment_is_used_again() {
 }
 
 #[test]
-fn what_is_no_cluster_is_an_error() {
+fn a_server_outside_a_cluster_is_an_error() {
     let server = RedisServer::start();
     let request = Request::new("rl:1:{a}:x", &[Limit::new(1, HOUR)], Action::Reset);
     let none = RedisBackend::builder().cluster([server.url()]).timeout(Duration::from_secs(20)).build().unwrap();
@@ -200,7 +202,7 @@ fn what_is_no_cluster_is_an_error() {
     assert!(RedisBackend::builder().cluster(["unix:///x"]).build().is_err());
 }
 
-/// Valkey 9 has clusters with databases; this server says that it has none.
+/// Valkey 9 has clusters with databases; this server reports that it has none.
 #[test]
 fn a_database_that_a_cluster_does_not_have_is_told_as_such() {
     let redis = RedisCluster::start(&[]);

@@ -1,4 +1,4 @@
-//! Calls that come together, on one key or on many: they are sent as one, and answered as if each had come alone.
+//! Merged calls, on one key or on many: each is answered as if it had come alone.
 
 use std::future::Future;
 use std::task::{Context, Waker};
@@ -26,7 +26,7 @@ fn limiter(server: &RedisServer, name: &str, count: u32) -> RateLimiter {
     builder.limit(Limit::new(count, HOUR)).build().unwrap()
 }
 
-/// Small numbers without a pattern, the same in each run.
+/// A fixed sequence of small pseudo-random numbers.
 fn numbers(mut seed: u64) -> impl FnMut(u64) -> u64 {
     move |below| {
         seed ^= seed << 13;
@@ -87,7 +87,7 @@ async fn tasks_on_many_keys_admit_exactly_count_of_each_in_few_calls() {
     }
     assert_eq!(tasks.join_all().await.iter().sum::<u32>(), 100 * 50);
     let calls = server.calls_of("evalsha");
-    // What was denied once is not asked for again.
+    // A denied key is not asked for again.
     assert!(calls < 5_000 / 4, "{calls} calls of the script");
 }
 
@@ -105,7 +105,7 @@ async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
             for _ in 0..60 {
                 let cost = u32::try_from(1 + number(3)).unwrap();
                 let call = limiter.check_async("key", cost);
-                // Whatever the machine is busy with, some get their answer and some do not.
+                // However busy the machine, some calls get their answer and some do not.
                 let patience = match number(4) {
                     0 => Duration::from_secs(20),
                     _ => Duration::from_micros(number(3_000)),
@@ -123,7 +123,7 @@ async fn permits_of_futures_that_are_dropped_are_neither_lost_nor_doubled() {
     }
     let kept = tasks.join_all().await.iter().sum::<u32>();
     assert!(kept > 0);
-    // What was taken for nobody is given back a little later.
+    // Permits of abandoned calls are given back a little later.
     let until = Instant::now() + Duration::from_secs(20);
     let left = || async { limiter.peek_async("key", 0).await.unwrap().remaining() };
     while left().await != count - kept && Instant::now() < until {
@@ -139,7 +139,7 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
     let limiter = limiter(&server, "answered", count);
     let left = || async { limiter.peek_async("key", 0).await.unwrap().remaining() };
     assert_eq!(left().await, count);
-    // Polled once, they have their seats, and nobody looks at the answers.
+    // Polled once, they have their seats. Then the answers are ignored.
     let mut futures: Vec<_> = (0..calls).map(|_| Box::pin(limiter.check_async("key", 1))).collect();
     futures.retain_mut(|future| future.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     let kept = calls - u32::try_from(futures.len()).unwrap();
@@ -148,7 +148,7 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     assert!(left().await <= count - (calls - alone));
-    // The driver tells all of a batch right after the server has decided.
+    // The driver delivers a whole batch right after the server has decided.
     tokio::time::sleep(Duration::from_millis(50)).await;
     drop(futures);
     while left().await != count - kept && Instant::now() < until {
@@ -157,10 +157,11 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
     assert_eq!(left().await, count - kept);
 }
 
-/// Sends calls of these costs at once, and compares each answer with that of a bucket that is asked one after the other.
+/// Sends calls of these costs at once, and compares each answer with that of a bucket that is asked
+/// sequentially.
 async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Option<Backoff>, rounds: &[Vec<u32>]) {
     let backend = backend(server, true);
-    // Connected, calls are sent in the order in which they come.
+    // Once connected, calls are sent in the order in which they come.
     backend.decide_async(&Request::new(name, limits, Action::Reset)).await.unwrap();
     let mut bucket = Bucket::default();
     let mut now = START;
@@ -177,7 +178,7 @@ async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Op
                 }
             })
             .collect();
-        // They are first polled, and so take their seats, in this order.
+        // Polled first, and therefore seated, in this order.
         let mut calls = JoinSet::new();
         for (place, request) in requests.iter().cloned().enumerate() {
             let backend = backend.clone();
@@ -225,17 +226,17 @@ async fn a_batch_is_answered_as_its_calls_would_be_one_by_one() {
     assert!(calls < 36 * 8 * 40, "{calls} calls of the script");
 }
 
-/// All that can be asked of many buckets, in one batch after the other.
+/// Every action on many buckets, in one batch after the other.
 #[tokio::test]
 async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
     let server = RedisServer::start();
     let backend = backend(&server, true);
-    // Connected, calls are sent in the order in which they come.
+    // Once connected, calls are sent in the order in which they come.
     backend.decide_async(&Request::new("rl:1:{mixed:0}:x", &[Limit::new(1, HOUR)], Action::Reset)).await.unwrap();
     let mut number = numbers(11);
     let backoff = Backoff::new(Duration::from_millis(3), Duration::from_millis(100));
     let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-    // With the permits that each gave last, the server's and the oracle's.
+    // With the last permit of each, the server's and the oracle's.
     let mut buckets: Vec<(Bucket, Option<(Permit, Permit)>)> = (0..40).map(|_| Default::default()).collect();
     let mut now = START;
     for round in 0..60 {
@@ -323,7 +324,7 @@ async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
 async fn each_call_of_a_batch_is_told_when_its_own_permits_are_back() {
     let server = RedisServer::start();
     let builder = RateLimiter::builder("reset").backend(backend(&server, true)).on_backend_error(OnBackendError::Deny);
-    // A permit a millisecond.
+    // A permit per millisecond.
     let limit = Limit::new(1_000, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket);
     let limiter = builder.limit(limit).build().unwrap();
     let _clock = test_util::pause();
@@ -360,7 +361,8 @@ async fn calls_do_not_wait_for_batches_of_a_server_that_takes_its_time() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(calls.join_all().await.into_iter().all(|admitted| admitted));
-    // Eight that went alone, and two batches, are what there is under way otherwise before the rest goes as one.
+    // Without the pause, only eight calls alone and two batches are under way before the rest goes
+    // as one.
     let calls = server.calls_of("evalsha") - before;
     assert!((8 + 6..40).contains(&calls), "{calls} calls of the script");
 }
@@ -380,7 +382,7 @@ async fn without_coalescing_every_call_is_sent() {
         });
     }
     assert!(calls.join_all().await.into_iter().all(|admitted| admitted));
-    // Those that came before the script was known were sent again.
+    // Calls that came before the script was known were sent again.
     assert!(server.calls_of("evalsha") >= 200);
 }
 

@@ -1,6 +1,7 @@
-//! Redis answers as memory does: the same requests at the same times, decision by decision.
+//! Redis decides as memory does: the same requests at the same times get the same answers.
 //!
-//! The oracle is [`Bucket`], the algorithms as memory runs them, which full logs hold in `algorithms.rs`. Time is a test's.
+//! The oracle is [`Bucket`], the algorithms as memory runs them, which `algorithms.rs` checks
+//! against full logs. Time is a test's clock.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -15,16 +16,16 @@ use ratelimit_tests::{RedisServer, bookkeeping};
 
 /// Microseconds since the Unix epoch.
 const START: u64 = 1_790_000_000_000_000;
-/// A denial that charges nothing writes the clock down where the one on record is older than this.
+/// A denial without a charge stores the clock if the stored one is older than this.
 const CLOCK_UNSEEN: u64 = 1_000_000;
-/// A wait without an end, 100 years.
+/// An endless wait, 100 years.
 const FOREVER: u64 = 36_525 * 86_400_000_000;
-/// The last time that Redis tells from later ones.
+/// The latest time that Redis can express, in microseconds.
 const FAR: u64 = (1 << 53) - 1;
 
 const NEWEST: usize = usize::MAX;
 
-/// One step of a trace; times in microseconds.
+/// One step of a trace. Times are in microseconds.
 #[derive(Clone, Debug)]
 enum Step {
     Take {
@@ -35,7 +36,8 @@ enum Step {
         cost: u32,
         max_wait: u64,
     },
-    /// Gives back one of the permits that are out, chosen by the number; by [`NEWEST`] the last one.
+    /// Gives back one of the permits that are out, chosen by this number, or the last one if it is
+    /// [`NEWEST`].
     GiveBack(usize),
     Reset,
     Forwards(u64),
@@ -44,8 +46,8 @@ enum Step {
     Change(Vec<Limit>),
 }
 
-/// The bucket as the algorithms keep it, and as Redis writes it down: if nothing is charged, a clock that has hardly moved is
-/// not written.
+/// The bucket of the algorithms, stored as Redis stores it: without a charge, a clock that has
+/// hardly moved is not written.
 #[derive(Default)]
 struct Oracle {
     bucket: Bucket,
@@ -66,7 +68,7 @@ impl Oracle {
             _ => false,
         };
         if kept {
-            // A refund that gives nothing back writes nothing.
+            // A refund without effect writes nothing.
             let is_seen = next.to_bytes() != self.bucket.to_bytes();
             self.bucket = next;
             self.clock = if is_seen { now } else { self.clock };
@@ -75,7 +77,7 @@ impl Oracle {
     }
 }
 
-/// What an answer says.
+/// An answer in comparable form.
 fn said(answer: &Answer) -> String {
     let micros = |time: Timestamp| (time.as_nanos() / 1_000).min(FAR).wrapping_sub(START).cast_signed();
     let outcome = match &answer.outcome {
@@ -92,7 +94,7 @@ fn said(answer: &Answer) -> String {
     format!("{} at {}", outcome, micros(answer.now))
 }
 
-/// Runs a trace on a bucket of its own; the first answer that differs is an error.
+/// Runs a trace on a bucket of its own, and returns the first difference as an error.
 fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, steps: &[Step]) -> Result<(), String> {
     thread_local!(static BUCKETS: Cell<u64> = const { Cell::new(0) });
     let number = BUCKETS.replace(BUCKETS.get() + 1);
@@ -117,7 +119,7 @@ fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, s
                 let (ours, theirs) = out.remove(if *choice == NEWEST { newest } else { choice % out.len() });
                 (Action::GiveBack(ours), Action::GiveBack(theirs))
             }
-            // What was taken before it may come back after it.
+            // Permits from before the reset may come back after it.
             Step::Reset => (Action::Reset, Action::Reset),
             Step::Forwards(by) => {
                 now += by;
@@ -153,7 +155,7 @@ fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, s
 }
 
 fn backend() -> RedisBackend {
-    // Patient: what is compared are the answers, on a machine that may be busy.
+    // A long timeout: the answers are compared, on a machine that may be busy.
     RedisBackend::builder().url(RedisServer::shared().url()).timeout(Duration::from_secs(30)).build().unwrap()
 }
 
@@ -188,7 +190,8 @@ fn limits_of(per: u64) -> impl Strategy<Value = Limit> {
     (counts, pers, algorithms(), bursts).prop_map(|(count, per, algorithm, burst)| limit(count, per, algorithm, burst))
 }
 
-/// A limit whose period is `per` or up to half as long: as long ago as any of them counts, the slots of a ring can tell.
+/// A limit whose period is `per` or down to half of that, so that a ring's slots can express all
+/// times that count.
 fn limits_near(per: u64) -> impl Strategy<Value = Limit> {
     (limits_of(per), per.div_ceil(2)..=per).prop_map(|(of, per)| limit(of.count(), per, of.algorithm(), of.burst()))
 }
@@ -236,7 +239,7 @@ fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
             })
         ];
         let mostly = prop_oneof![20 => steps_of(per).boxed(), 1 => Just(Step::Reset).boxed()];
-        // Not both: that the clock went back is written down for the limits of the record, not for others.
+        // Not both: a clock that went back is stored for the limits on record, not for others.
         let kept = |clock_back: bool| {
             move |step: &Step| match step {
                 Step::Backwards(_) => clock_back,
@@ -264,7 +267,7 @@ fn any_trace_is_answered_as_in_memory() {
     });
 }
 
-/// A nanosecond clock divides the units of some rates further than those of others.
+/// A nanosecond clock divides the units of some rates more finely than those of others.
 #[test]
 fn what_is_taken_counts_on_in_a_bucket_of_any_rate() {
     let backend = backend();
@@ -287,8 +290,9 @@ fn a_long_trace_is_answered_as_in_memory() {
     });
 }
 
-/// Windows at either side of every length and count at which they are kept another way, filled evenly and over and over, so
-/// that groups leave one by one, all at once, or while the clock stands: what the short way of the script is for.
+/// Windows at either side of every period and count at which their layout changes. They are filled
+/// evenly and repeatedly, so that groups leave one by one, all at once, or while the clock stands.
+/// That is the script's fast path.
 #[test]
 fn windows_of_many_groups_are_answered_as_in_memory() {
     let backend = backend();
@@ -321,7 +325,7 @@ fn windows_of_many_groups_are_answered_as_in_memory() {
                 limit(1_000_000, per, Algorithm::TokenBucket, 1_000_000),
             ],
         };
-        // A group of a large window is closed by few calls.
+        // A few calls close a group of a large window.
         let closing = count.max(other).div_ceil(64);
         let take = |cost| Step::Take { cost, max_wait: 0 };
         let step = prop_oneof![
@@ -342,13 +346,13 @@ fn windows_of_many_groups_are_answered_as_in_memory() {
     });
 }
 
-/// Periods about 2 to the power of `bits`, in microseconds.
+/// Periods of about 2^`bits` microseconds.
 fn around(bits: u32) -> impl Strategy<Value = u64> {
     (1_u64 << bits) - 2..=(1 << bits) + 2
 }
 
-/// Bookings far ahead and refunds out of their middle, in so little time that nothing expires: what drives a window to
-/// more groups than it may have, so that some are dropped or merged.
+/// Bookings far ahead and refunds out of their middle, so close together that nothing expires. They
+/// drive a window beyond its maximum of groups, so that some are dropped or merged.
 #[test]
 fn windows_full_of_bookings_and_holes_are_answered_as_in_memory() {
     let backend = backend();
@@ -391,7 +395,8 @@ fn the_books_are_right_after_resets_refunds_and_bookings_in_any_order() {
     });
 }
 
-/// Under saturation as much is admitted as was asked for, within 0.1 %, from one permit a day to a million a second.
+/// Under saturation the admitted rate is the limit's, within 0.1 %, from one permit a day to a
+/// million a second.
 #[test]
 fn the_long_run_rate_is_what_was_asked() {
     const PERMITS: u64 = 3_000;
@@ -422,13 +427,13 @@ fn the_long_run_rate_is_what_was_asked() {
             now = admitted.at().as_nanos() / 1_000;
             now
         };
-        // All that there is at first; then what flows in, as soon as it does.
+        // All permits at first, then each refill as soon as it comes.
         let start = wait(limit.capacity());
         let end = (0..PERMITS).map(|_| wait(cost)).last().unwrap();
         let permits = u128::from(PERMITS) * u128::from(cost);
         let ideal = u64::try_from(permits * limit.per().as_micros() / u128::from(limit.count())).unwrap();
         let elapsed = end - start;
-        // The first window of a fixed one has begun already.
+        // The first fixed window has already begun.
         let begun = if limit.algorithm() == Algorithm::FixedWindow {
             start % u64::try_from(limit.per().as_micros()).unwrap()
         } else {

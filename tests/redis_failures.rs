@@ -1,4 +1,5 @@
-//! Redis on its bad days: no call hangs, none panics, the policy applies, and the limit is kept again afterwards.
+//! Redis failures: no call hangs or panics, the policy applies, and the limit is enforced again
+//! afterwards.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -13,16 +14,16 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// What a busy machine may add to a timeout. A call that hangs takes seconds.
 const SLACK: Duration = Duration::from_millis(900);
-/// After a recovery, limits are kept again within this.
+/// Limits are enforced again within this after a recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
 
-/// A limiter that asks Redis each time, so that its failures are seen.
+/// A limiter that asks Redis each time, so that failures are visible.
 fn limiter(name: &str, url: &str, policy: OnBackendError, count: u32) -> RateLimiter {
     let backend = RedisBackend::builder().url(url).timeout(TIMEOUT).denial_cache(false).build().unwrap();
     RateLimiter::builder(name).backend(backend).on_backend_error(policy).limit(Limit::new(count, HOUR)).build().unwrap()
 }
 
-/// As many of five calls as are admitted by a limiter with time enough for a busy machine.
+/// How many of five calls are admitted, with a deadline for a busy machine.
 fn admitted(name: &str, url: &str, key: &str, count: u32) -> usize {
     let timeout = Duration::from_secs(20);
     let backend = RedisBackend::builder().url(url).timeout(timeout).denial_cache(false).build().unwrap();
@@ -54,7 +55,7 @@ fn recover(limiter: &RateLimiter) {
     }
 }
 
-/// What the three policies do, each on a key that no decision was made on.
+/// Checks the three policies, each on an unused key.
 fn policies_apply(name: &str, url: &str) {
     let deny = limiter(name, url, OnBackendError::Deny, 2);
     let exceeded = bounded(|| deny.check("policy", 1)).unwrap_err();
@@ -79,7 +80,7 @@ fn a_killed_server_costs_its_limits_until_it_is_back() {
     assert!((0..20).all(|_| bounded(|| limiter.check("a", 1)).is_err()));
     server.restart();
     recover(&limiter);
-    // It came back empty.
+    // The server came back empty.
     assert_eq!(admitted("killed", &server.url(), "a", 3), 3);
 }
 
@@ -88,13 +89,13 @@ fn a_restart_between_two_calls_fails_neither() {
     let server = RedisServer::start();
     let limiter = limiter("restarted", &server.url(), OnBackendError::Deny, 3);
     limiter.check("a", 1).unwrap();
-    // The end of the connection is noticed when it comes, not by a call that fails.
+    // The end of the connection is noticed at once, not by a call that fails.
     server.restart();
     limiter.check("a", 1).unwrap();
 }
 
 #[test]
-fn a_restart_while_nobody_runs_the_runtime_fails_no_call() {
+fn a_restart_while_the_runtime_is_idle_fails_no_call() {
     let server = RedisServer::start();
     let limiter = limiter("unrun", &server.url(), OnBackendError::Deny, 100);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -147,7 +148,7 @@ fn a_connection_whose_packets_vanish_is_replaced() {
     assert!(bounded(|| limiter.check("a", 1)).is_err());
     recover(&limiter);
     assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 1);
-    // The one that was lost, the one that took its place, and the one that tells when the server closes them.
+    // The lost one, its replacement, and the link that notices when the server closes them.
     assert_eq!(proxy.connections(), 3);
 }
 
@@ -159,7 +160,7 @@ fn a_call_that_is_not_answered_was_charged_once_and_is_not_sent_again() {
     let limits = [Limit::new(100, HOUR)];
     let request = |action| Request::new("rl:1:{unanswered}:x", &limits, action);
     let take = request(Action::Take { cost: 1, max_wait: Duration::ZERO });
-    // Both ways are connected, and the server knows the script.
+    // Lane and link are connected, and the server knows the script.
     while backend.decide(&take).is_err() || futures_executor::block_on(backend.decide_async(&take)).is_err() {}
     let peek = request(Action::Peek { cost: 0, max_wait: Duration::ZERO });
     let left = |backend: &RedisBackend| match backend.decide(&peek).unwrap().outcome {
@@ -233,7 +234,7 @@ fn a_full_server_is_an_error_and_admits_nothing_twice() {
 }
 
 #[test]
-fn a_server_killed_under_load_hangs_and_panics_nobody() {
+fn a_server_killed_under_load_hangs_and_panics_no_call() {
     let server = RedisServer::start();
     let limiter = limiter("load", &server.url(), OnBackendError::Local, 1_000_000);
     let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -274,12 +275,12 @@ fn a_server_killed_under_load_hangs_and_panics_nobody() {
     }
 }
 
-/// An answer too few or too many would be taken for that of the next call, and so on for ever.
+/// One answer too few or too many would shift all later answers to other calls.
 #[test]
-fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonsense() {
+fn calls_get_their_own_answers_after_a_server_has_sent_nonsense() {
     const KEYS: u32 = 16;
     const EACH: u32 = 10_000;
-    /// Other tests want to run as well.
+    /// Lets other tests run.
     const PAUSE: Duration = Duration::from_millis(2);
     let server = RedisServer::start();
     for garbage in [&b"$5\r\nhello\r\n"[..], b"+OK\r\n", b"$0\r\n\r\n:1\r\n", b":1\r\n:2\r\n:3\r\n"] {
@@ -288,7 +289,7 @@ fn no_answer_is_taken_for_that_of_another_call_after_a_server_has_answered_nonse
         let bucket = |key: u32, action| {
             Request::new(format!("rl:1:{{own {key}}}:x"), &[Limit::new(EACH * (KEYS + 1), HOUR)], action)
         };
-        // Each key is told from the others by what is left of it.
+        // The permits left identify the key.
         let is_own = |key: u32, left: u32| (EACH * key..EACH * (key + 1)).contains(&left);
         for key in 0..KEYS {
             while backend.decide(&bucket(key, Action::Reset)).is_err() {}

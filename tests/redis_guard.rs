@@ -1,5 +1,5 @@
-//! Redis on its bad days, as many callers see it: none waits longer than the deadline, few ask while it fails, and limits are
-//! kept again within two seconds.
+//! Redis failures under many callers: no call waits longer than the deadline, few ask while it
+//! fails, and limits are enforced again within two seconds.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,20 +10,20 @@ use ratelimit_tests::{Network, Proxy, RedisServer};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// What is granted above the deadline.
+/// Tolerance above the deadline.
 const ALLOWANCE: Duration = Duration::from_millis(20);
-/// What a call takes at the most while the breaker is open.
+/// The longest call while the breaker is open.
 const WHILE_OPEN: Duration = Duration::from_micros(50);
 /// What a busy machine may add to any time. A call that hangs takes seconds.
 const SLACK: Duration = Duration::from_millis(900);
-/// After a recovery, limits are kept again within this.
+/// Limits are enforced again within this after a recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
 /// How long a fault lasts.
 const OUTAGE: Duration = Duration::from_millis(1_500);
 const CALLERS: u64 = 4;
 /// Failures that open the breaker.
 const FAILURES: u64 = 5;
-/// An outage has room for so many probes: after 50, 100, 200, 400 and then each 500 ms.
+/// Probes in one outage: after 50, 100, 200, 400 and then each 500 ms.
 const PROBES: u64 = 6;
 
 /// A server behind a network, and a limiter that uses it.
@@ -67,7 +67,7 @@ impl Stage {
         }
     }
 
-    /// Calls until Redis decides, and says how long that took.
+    /// Calls until Redis decides, and returns how long that took.
     fn recovers(&self) -> Duration {
         let start = Instant::now();
         while !self.is_decided(0) {
@@ -77,7 +77,7 @@ impl Stage {
         start.elapsed()
     }
 
-    /// Goes through an outage of which Redis does not decide anything.
+    /// Runs an outage in which Redis decides nothing.
     fn survives(&self, begin: impl FnOnce(), end: impl FnOnce()) {
         self.recovers();
         begin();
@@ -105,7 +105,7 @@ impl Stage {
         times.sort();
         let calls = times.len() as u64;
         let waits: Vec<Duration> = times.iter().copied().filter(|took| *took > TIMEOUT / 2).collect();
-        // Whoever is under way when the breaker opens has asked as well.
+        // Calls under way when the breaker opens have asked as well.
         assert!(asked <= FAILURES + CALLERS + PROBES, "{asked} of {calls} calls asked a Redis that is away");
         assert!(waits.len() as u64 <= FAILURES + CALLERS + PROBES, "{} of {calls} calls waited", waits.len());
         assert!(calls > 20 * asked, "only {calls} calls were made");
@@ -113,7 +113,7 @@ impl Stage {
         let usual = times[times.len() / 2];
         assert!(usual < WHILE_OPEN, "the usual call took {usual:?}");
         let late: Vec<&Duration> = waits.iter().filter(|took| **took > TIMEOUT + ALLOWANCE).collect();
-        // A busy machine makes some late that did not wait for Redis at all.
+        // A busy machine delays some calls that did not wait for Redis at all.
         assert!(late.len() <= waits.len() / 3 + 3, "of {} calls that waited, too long: {late:?}", waits.len());
         assert!(late.iter().all(|took| **took < TIMEOUT + SLACK), "{late:?}");
         end();
@@ -121,7 +121,7 @@ impl Stage {
         assert!(took < RECOVERY + SLACK, "it took {took:?}");
     }
 
-    /// A command from the side, around the network.
+    /// Runs a command on the server directly, not through the proxy.
     fn command(&self, words: &[&str]) {
         let mut command = redis::cmd(words[0]);
         command.arg(&words[1..]);
@@ -180,7 +180,7 @@ fn a_server_that_became_a_replica() {
 fn a_server_that_is_loading() {
     let stage = Stage::with("loading", &["--enable-debug-command", "yes"]);
     stage.command(&["DEBUG", "POPULATE", "1000000"]);
-    // Half a second each, and answers in between.
+    // Half a second each, with answers in between.
     stage.command(&["CONFIG", "SET", "key-load-delay", "1000", "loading-process-events-interval-bytes", "1024"]);
     let reloading = Mutex::new(None);
     let is_loading = || {
@@ -193,7 +193,7 @@ fn a_server_that_is_loading() {
             let port = stage.server.port();
             *reloading.lock().unwrap() = Some(std::thread::spawn(move || {
                 let client = redis::Client::open(format!("redis://127.0.0.1:{port}")).unwrap();
-                // It answers when it has loaded all, which nobody waits for.
+                // It answers once all is loaded. Nothing waits for that.
                 let _ = redis::cmd("DEBUG").arg("RELOAD").query::<()>(&mut client.get_connection().unwrap());
             }));
             while !is_loading() {
@@ -293,7 +293,8 @@ fn a_reset_or_a_refund_through_another_handle_of_the_server_lifts_denials() {
     }
 }
 
-/// A login under attack: the ban grows call by call up to its longest, and then costs the server one call in each `initial`.
+/// A login under attack: the ban grows with each call up to its maximum, and then costs the server
+/// one call in each `initial`.
 #[test]
 fn a_ban_that_grows_no_more_is_kept_in_the_process() {
     let server = RedisServer::start();
@@ -319,7 +320,7 @@ fn a_ban_that_grows_no_more_is_kept_in_the_process() {
     }
     assert!(server.calls_of("evalsha") <= asked + 1);
     assert!(limiter.peek("a", 1).is_err());
-    // A reset through this process ends it.
+    // A reset through this process ends the ban.
     limiter.reset("a").unwrap();
     limiter.check("a", 1).unwrap();
 }

@@ -1,6 +1,6 @@
-//! Permits that processes lease from a server: however they are spent, no more than the limits say, and none is lost.
+//! Leases: however permits are spent, limits hold and no permit is lost.
 //!
-//! A process is a backend of its own: backends share nothing but the server.
+//! Each process is a separate backend: backends share nothing but the server.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// So long a busy machine may take for what is sure to happen.
+/// The longest that a busy machine may take for what is certain to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 /// Microseconds since the Unix epoch.
@@ -35,12 +35,12 @@ fn process(server: &RedisServer, limit: Limit) -> RateLimiter {
     limiter(backend(server, 100, SECOND), limit)
 }
 
-/// What is left by the server, without a word from `leases` held here.
+/// Permits left on the server, not counting the leases of this process.
 fn left(server: &RedisServer, limit: Limit) -> u32 {
     process(server, limit).peek("key", 0).unwrap().remaining()
 }
 
-/// Waits until so many are left by the server.
+/// Waits until the server has this many permits left.
 fn comes_to(server: &RedisServer, limit: Limit, expected: u32) {
     let until = Instant::now() + PATIENCE;
     while left(server, limit) != expected && Instant::now() < until {
@@ -49,7 +49,8 @@ fn comes_to(server: &RedisServer, limit: Limit, expected: u32) {
     assert_eq!(left(server, limit), expected);
 }
 
-/// What three processes of two threads each are admitted for `time`, and the calls that this took.
+/// The admissions of three processes with two threads each during `time`, and the number of script
+/// calls.
 fn hammer(limit: Limit, time: Duration) -> (Vec<Admission>, u64) {
     let server = RedisServer::start();
     let stop = Arc::new(AtomicBool::new(false));
@@ -118,7 +119,7 @@ fn a_key_that_is_called_often_costs_few_calls_of_the_server() {
         limiter.check("key", 1).unwrap();
     }
     let calls = server.calls_of("evalsha");
-    // 100 at a time, and a few fewer at first.
+    // 100 at a time, and fewer at first.
     assert!((200..220).contains(&calls), "{calls} calls of the script");
 }
 
@@ -144,7 +145,7 @@ fn a_small_limit_is_asked_for_every_call() {
 }
 
 #[test]
-fn what_is_left_of_a_limit_is_leased_and_no_more() {
+fn only_the_rest_of_a_limit_is_leased() {
     for algorithm in ALGORITHMS {
         let server = RedisServer::start();
         let day = 24 * HOUR;
@@ -155,7 +156,7 @@ fn what_is_left_of_a_limit_is_leased_and_no_more() {
             admitted += 1;
             admitted += u32::from(other.check("key", 1).is_ok());
         }
-        // What the other still holds.
+        // What the other process still holds.
         while other.check("key", 1).is_ok() {
             admitted += 1;
         }
@@ -164,17 +165,17 @@ fn what_is_left_of_a_limit_is_leased_and_no_more() {
 }
 
 #[test]
-fn what_is_not_spent_comes_back() {
+fn unspent_permits_come_back() {
     for algorithm in ALGORITHMS {
         let server = RedisServer::start();
-        // A permit of the token bucket flows back in a day.
+        // One permit of the token bucket takes a day to refill.
         let limit = Limit::new(1_000, 366 * 24 * HOUR).with_algorithm(algorithm);
         let limiter = limiter(backend(&server, 100, Duration::from_millis(300)), limit);
         for _ in 0..70 {
             limiter.check("key", 1).unwrap();
         }
         let expected = match algorithm {
-            // What has flowed in while they were away is not given back, however little it is.
+            // What was refilled meanwhile, however little, is not given back.
             Algorithm::TokenBucket => 929..=930,
             _ => 930..=930,
         };
@@ -183,7 +184,7 @@ fn what_is_not_spent_comes_back() {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert!(expected.contains(&left(&server, limit)), "{algorithm:?}: {} left", left(&server, limit));
-        // And is not spent here any more.
+        // And is no longer spent here.
         let calls = server.calls_of("evalsha");
         limiter.check("key", 1).unwrap();
         assert_eq!(server.calls_of("evalsha"), calls + 1);
@@ -246,7 +247,7 @@ fn a_reset_drops_the_lease() {
     limiter.reset("key").unwrap();
     assert_eq!(left(&server, limit), 1_000);
     limiter.check("key", 1).unwrap();
-    // Nothing of the lease before comes back to the new bucket.
+    // Nothing of the old lease returns to the new bucket.
     std::thread::sleep(Duration::from_millis(400));
     assert_eq!(left(&server, limit), 999);
 }
@@ -327,7 +328,7 @@ fn a_lease_outlasts_a_server_that_does_not_answer() {
     let server = RedisServer::start();
     let builder = RedisBackend::builder().url(server.url()).timeout(Duration::from_millis(200));
     let limiter = limiter(builder.lease(100, Duration::from_secs(10)).build().unwrap(), Limit::new(10_000, HOUR));
-    // Asked with 1, 2, 4, .. 64: 127 by then.
+    // Leases of 1, 2, 4, .. 64: 127 permits by then.
     for _ in 0..64 {
         limiter.check("key", 1).unwrap();
     }
@@ -370,9 +371,9 @@ enum Step {
         process: usize,
         choice: usize,
     },
-    /// By thousandths of the first limit's period.
+    /// In thousandths of the first limit's period.
     Advance(u64),
-    /// To so many microseconds before the first limit's period begins anew.
+    /// To this many microseconds before the end of the first limit's period.
     AdvanceToEnd(u64),
 }
 
@@ -402,7 +403,7 @@ fn limit() -> impl Strategy<Value = Limit> {
         })
 }
 
-/// What is admitted, in the order of its times; an error where a full log says that it is too much.
+/// All admissions, in the order of their times. An error if a full log shows too many.
 fn follow(processes: &[RedisBackend], name: &str, limits: &[Limit], steps: &[Step]) -> Result<Log, String> {
     let per = u64::try_from(limits[0].per().as_micros()).unwrap();
     let mut now = START;
@@ -462,7 +463,7 @@ fn take(process: usize, calls: u32) -> Step {
     Step::Take { process, cost: 1, calls }
 }
 
-/// What two processes are admitted in so many milliseconds from the start, of 100 a second.
+/// The admissions of two processes between these milliseconds from the start, of 100 a second.
 fn admitted_in(algorithm: Algorithm, steps: &[Step], from: u64, to: u64) -> usize {
     let server = RedisServer::start();
     let processes = [backend(&server, 10, SECOND), backend(&server, 10, SECOND)];
@@ -474,7 +475,7 @@ fn admitted_in(algorithm: Algorithm, steps: &[Step], from: u64, to: u64) -> usiz
 
 #[test]
 fn permits_that_are_spent_late_count_until_a_period_later() {
-    // Asked with 1, 2, 4, 8 and 10: of these 9 are left.
+    // Leases of 1, 2, 4, 8 and 10, of which 9 are left.
     let steps = [
         take(0, 16),
         take(1, 100),

@@ -1,4 +1,5 @@
-//! Several processes on one limit: all their admissions together, by the server's clock, keep to it.
+//! Several processes on one limit: all their admissions together, by the server's clock, stay
+//! within it.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use ratelimit_tests::{Admission, RedisServer, above};
 
 const PROCESSES: usize = 4;
 
-/// Times of all admissions of all processes, in microseconds, in order.
+/// Times of all admissions of all processes, in microseconds, sorted.
 fn admissions(server: &RedisServer, algorithm: &str, count: u32, per_millis: u64, for_millis: u64) -> Vec<u64> {
     let start = || {
         Command::new(env!("CARGO_BIN_EXE_redis_client"))
@@ -30,7 +31,7 @@ fn admissions(server: &RedisServer, algorithm: &str, count: u32, per_millis: u64
     times
 }
 
-/// By how many permits the times are above the limit.
+/// By how many permits the times exceed the limit.
 fn above_at(times: &[u64], algorithm: Algorithm, count: u32, per_millis: u64) -> u64 {
     let limit = Limit::new(count, Duration::from_millis(per_millis)).with_algorithm(algorithm);
     above(&limit, &times.iter().copied().map(Admission::at).collect::<Vec<_>>())
@@ -51,7 +52,7 @@ fn no_window_holds_more_than_count() {
     let (count, per) = (20, 200);
     let times = admissions(&server, "sliding_window", count, per, 1_500);
     assert_eq!(above_at(&times, Algorithm::SlidingWindow, count, per), 0);
-    // Far more were asked for than could be admitted: each permit was taken soon after it was free.
+    // Demand far exceeds the limit: each permit is taken soon after it is free.
     assert!(times.len() >= 4 * count as usize, "{} in all", times.len());
 }
 
@@ -65,7 +66,7 @@ fn every_fixed_window_holds_exactly_count() {
     for number in first..=last {
         let held = times.iter().filter(|time| **time / window == number).count();
         assert!(held <= count as usize, "{held} in window {number}");
-        // The first and the last may have begun and ended without the processes.
+        // The first and the last window may have begun or ended without the processes.
         assert!(held == count as usize || number == first || number == last, "{held} in window {number}");
     }
     assert!(last - first >= 3);

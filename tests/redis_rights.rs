@@ -1,5 +1,6 @@
-//! What a user of a Redis server has to be allowed: the documented list is enough for all that is asked, and none of it is
-//! for nothing. So nothing else is ever asked of a server: no `KEYS`, no `SCAN`, no `FLUSHDB`.
+//! The rights of a user of a Redis server: the documented list suffices for all operations, and
+//! none of it is unused. Nothing else is therefore ever sent to a server: no `KEYS`, no `SCAN`, no
+//! `FLUSHDB`.
 
 use std::error::Error;
 use std::time::Duration;
@@ -16,7 +17,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const RIGHTS: [&str; 8] = ["+evalsha", "+script|load", "+time", "+get", "+set", "+setrange", "+del", "~rl:*"];
 const OF_A_CLUSTER: [&str; 2] = ["+asking", "+cluster|slots"];
 
-/// Makes a user with these rights and no others.
+/// Creates a user with exactly these rights.
 fn allow(server: &RedisServer, user: &str, rights: &[&str]) {
     let mut command = redis::cmd("ACL");
     command.arg("SETUSER").arg(user).arg(&["reset", "on", ">s3cret", "-@all"]).arg(rights);
@@ -27,13 +28,13 @@ fn builder(server: &RedisServer, user: &str) -> RedisBackendBuilder {
     RedisBackend::builder().url(server.url()).username(user).password("s3cret").timeout(Duration::from_secs(20))
 }
 
-/// What was refused, of all that servers were asked for.
+/// The number of refused commands on all servers.
 fn refused(server: &RedisServer) -> usize {
     let log: Vec<redis::Value> = redis::cmd("ACL").arg("LOG").query(&mut server.connection()).unwrap();
     log.len()
 }
 
-/// Fails where the backend did.
+/// Fails if the backend failed.
 fn decided<T>(result: Result<T, RateLimitExceeded>) -> Result<Option<T>, RateLimitExceeded> {
     match result {
         Err(exceeded) if exceeded.kind() == ExceededKind::BackendFailed => Err(exceeded),
@@ -41,7 +42,7 @@ fn decided<T>(result: Result<T, RateLimitExceeded>) -> Result<Option<T>, RateLim
     }
 }
 
-/// Does all that limiters do, in all ways, on a few keys.
+/// Runs every operation of limiters, blocking and async, on a few keys.
 fn everything(builder: &RedisBackendBuilder, script: &[&RedisServer]) -> Result<(), Box<dyn Error>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     for builder in [builder.clone().denial_cache(false), builder.clone().lease(100, Duration::from_millis(50))] {
@@ -110,7 +111,7 @@ fn a_user_who_may_not_load_scripts_may_send_them() {
     let others: Vec<&str> = RIGHTS.into_iter().filter(|right| *right != "+script|load").collect();
     allow(&server, "limiter", &[&others[..], &["+eval"]].concat());
     everything(&builder(&server, "limiter"), &[&server]).unwrap();
-    // Where nothing helps, it is told what was refused first.
+    // If nothing helps, the error names the first refusal.
     allow(&server, "limiter", &others);
     redis::cmd("SCRIPT").arg("FLUSH").exec(&mut server.connection()).unwrap();
     let limiter = RateLimiter::builder("rights").backend(builder(&server, "limiter").build());
@@ -154,7 +155,7 @@ fn a_cluster_needs_two_more() {
     let builder = RedisBackend::builder().url(url).timeout(Duration::from_secs(20));
     allow_everywhere(&[&RIGHTS[..], &OF_A_CLUSTER].concat());
     everything(&builder, &masters).unwrap();
-    // One of the keys is on its way from one node to another.
+    // One of the keys is being migrated between nodes.
     let limiter = RateLimiter::builder("rights").backend(builder.clone().build());
     let limiter = limiter.on_backend_error(OnBackendError::Deny).limit(Limit::new(1_000, HOUR)).build().unwrap();
     limiter.check(0_u32, 1).unwrap();

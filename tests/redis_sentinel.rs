@@ -1,4 +1,4 @@
-//! A master that sentinels watch over: found, and found again after a failover under load.
+//! A master under sentinels: found, and found again after a failover under load.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,7 +25,7 @@ fn patient(redis: &RedisSentinel) -> ratelimit_runtime::RedisBackendBuilder {
     RedisBackend::builder().sentinel("mymaster", redis.urls()).timeout(Duration::from_secs(20))
 }
 
-/// Ends the load when the test ends, on whatever way.
+/// Ends the load when the test ends, however it ends.
 struct Ends<'a>(&'a AtomicBool);
 
 impl Drop for Ends<'_> {
@@ -68,14 +68,15 @@ fn a_failover_under_load_is_followed() {
         redis.servers[0].freeze();
         redis.wait_for_failover();
         let promoted = Instant::now();
-        // Both ways, and many in a row: it is the new master that decides.
+        // Blocking and async, and many in a row: the new master decides.
         for key in 0..10_u32 {
             while limiter.check(key, 1).is_err() || futures_executor::block_on(limiter.check_async(key, 1)).is_err() {
                 assert!(promoted.elapsed() < RECOVERY + SLACK, "the new master is not used");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
-        // The old one comes back and is made a replica. Whoever still asks it is told so, and finds the new one.
+        // The old master comes back as a replica. Calls that still reach it are refused, and find
+        // the new one.
         redis.servers[0].thaw();
         std::thread::sleep(Duration::from_millis(500));
         for key in 100..120_u32 {
@@ -122,7 +123,7 @@ fn a_master_that_is_one_no_more_is_left_without_a_failed_call() {
     futures_executor::block_on(backend.decide_async(&take())).unwrap();
     redis::cmd("SENTINEL").arg("FAILOVER").arg("mymaster").exec(&mut redis.sentinels[0].connection()).unwrap();
     redis.wait_for_failover();
-    // The permits were replicated. No call fails, whatever the old master says by now.
+    // The permits were replicated. No call fails, whatever the old master still reports.
     for _ in 0..50 {
         assert!(!admitted(&backend));
         futures_executor::block_on(backend.decide_async(&take())).unwrap();
@@ -195,7 +196,7 @@ fn a_url_names_sentinels_master_and_database() {
 }
 
 #[test]
-fn what_is_no_sentinel_or_knows_no_such_master_is_an_error() {
+fn a_wrong_sentinel_or_master_name_is_an_error() {
     let redis = RedisSentinel::start(&[], "");
     let other = RedisBackend::builder().sentinel("other", redis.urls()).timeout(Duration::from_secs(20)).build();
     let error = other.unwrap().decide(&take()).unwrap_err();

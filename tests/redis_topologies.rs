@@ -1,4 +1,5 @@
-//! One server, however it is reached: all answer the same calls in the same way, and TLS trusts nobody it should not.
+//! One server through each kind of connection: the same calls get the same answers, and TLS rejects
+//! untrusted servers.
 
 use std::time::{Duration, Instant};
 
@@ -55,7 +56,7 @@ fn a_certificate_by_another_authority_or_for_another_name_is_refused() {
         assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
         assert_eq!(redis.server.calls_of("evalsha"), 0);
     }
-    // The authorities of the system do not know this one; where it has none, that is said at once.
+    // The system's authorities do not include this one. A system without any is reported at once.
     assert!(of_system.and_then(|backend| backend.decide(&take())).is_err());
 }
 
@@ -116,9 +117,9 @@ fn a_restart_between_two_calls_over_tls_fails_neither() {
     backend.decide(&take()).unwrap();
 }
 
-/// Through all of a bad day: a server that says nothing in the middle of a handshake too.
+/// A series of failures, including a server that goes silent in the middle of a handshake.
 #[test]
-fn a_server_or_network_that_is_silent_over_tls_holds_no_call_and_is_back_in_time() {
+fn silence_over_tls_holds_no_call_and_ends_in_time() {
     let redis = RedisTls::start(false);
     let proxy = Proxy::start(redis.port());
     let timeout = Duration::from_millis(100);
@@ -157,7 +158,7 @@ fn a_server_or_network_that_is_silent_over_tls_holds_no_call_and_is_back_in_time
     works();
     proxy.set(Network::LosesAll);
     fails();
-    // What began in between is never heard of again.
+    // Connections begun in between stay silent.
     proxy.set(Network::LosesConnections);
     works();
     redis.server.freeze();
@@ -177,13 +178,13 @@ fn a_link_lives_and_ends_with_its_runtime() {
     for _ in 0..20 {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (once, again) = (backend.clone(), backend.clone());
-        // One that ends while its answer is on the way.
+        // A runtime that ends while the answer is on its way.
         runtime.block_on(async move { once.decide_async(&take()).await.unwrap() });
         runtime.spawn(async move { again.decide_async(&take()).await });
         runtime.block_on(tokio::task::yield_now());
     }
     let until = Instant::now() + Duration::from_secs(20);
-    // What the calls that were cut off left to the background.
+    // The abandoned calls, which the background finishes.
     while clients() > 1 {
         assert!(Instant::now() < until, "{} connections are left", clients());
         std::thread::sleep(Duration::from_millis(5));
@@ -202,7 +203,7 @@ fn a_runtime_that_stands_still_holds_no_call() {
     let backend = RedisBackend::builder().url(server.url()).timeout(timeout).build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { while backend.decide_async(&take()).await.is_err() {} });
-    // Entered, but not run: nobody reads its link.
+    // Entered, but not run: its link is not polled.
     let _entered = runtime.enter();
     for _ in 0..3 {
         let start = Instant::now();
@@ -236,7 +237,8 @@ fn a_link_that_stays_silent_is_replaced() {
         while backend.decide_async(&take()).await.is_err() {
             assert!(thawed.elapsed() < Duration::from_secs(3), "the link does not recover");
         }
-        // The new link, and the one that looks: the old one may have come back to life, but is not trusted.
+        // The new link, and the connection that counts. The old one may have revived, but is not
+        // trusted.
         assert!(connections() - before >= 2);
     });
 }

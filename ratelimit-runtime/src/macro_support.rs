@@ -1,4 +1,5 @@
-//! What the expansion of `#[rate_limit]` may name. Not for use by hand: it changes with the attribute.
+//! The items that the expansion of `#[rate_limit]` may name. Not for use by hand: it changes with
+//! the attribute.
 
 /// The first version of the expansion.
 pub mod v1 {
@@ -36,7 +37,7 @@ pub mod v1 {
         Duration::from_nanos(nanos)
     }
 
-    /// A limit; a count of zero denies, a period out of range is moved to the nearest one in range.
+    /// A limit. A count of zero denies; a period out of range becomes the nearest in range.
     pub const fn limit(count: u32, per: Duration, algorithm: Algorithm) -> Limit {
         Limit::clamped(count, per, algorithm, count)
     }
@@ -46,20 +47,21 @@ pub mod v1 {
         Limit::clamped(count, per, algorithm, burst)
     }
 
-    /// The path of a type, from which the function around it gets its name.
+    /// The path of a type, which gives the surrounding function its name.
     pub fn path<T>() -> &'static str {
         std::any::type_name::<T>()
     }
 
     /// Writes the fields of a derived key as one value.
     pub fn key_parts<W: KeyWriter>(writer: &mut W, parts: usize, write: impl FnOnce(&mut W)) {
-        // The number tells tuples of different lengths apart, and a type has one.
+        // The number tells tuples of different lengths apart. A type has one length.
         writer.tuple(u8::try_from(parts).unwrap_or(u8::MAX), write);
     }
 
-    /// What most attributes say, in few tokens and few steps: they are compiled and computed for every function.
+    /// Short forms of the usual attributes, with few tokens and few steps, because they are
+    /// compiled and evaluated for every function.
     impl Spec {
-        /// A limit of literals, its period in microseconds.
+        /// A limit of literals. The period is in microseconds.
         pub const fn sliding_window(self, count: u32, micros: u64) -> Spec {
             self.limit(Limit::literal(count, micros, SLIDING_WINDOW, count))
         }
@@ -74,7 +76,7 @@ pub mod v1 {
             self.limit(Limit::literal(count, micros, TOKEN_BUCKET, burst))
         }
 
-        /// The limiter, written down where this is called: to the compiler, that is the attribute.
+        /// The limiter, located where this is called: for the compiler, that is the attribute.
         #[track_caller]
         pub const fn limiter_here(self) -> RateLimiter {
             let here = std::panic::Location::caller();
@@ -106,13 +108,13 @@ pub mod v1 {
             Call { call: crate::limiter::Call::new(limiter.core()) }
         }
 
-        /// The limits as they were read at this call.
+        /// The limits as read at this call.
         #[inline]
         pub fn limits(self, limits: &'a [Limit]) -> Call<'a> {
             Call { call: self.call.limits(limits) }
         }
 
-        /// Permits that the call takes.
+        /// The permits that the call takes.
         #[inline]
         pub fn cost(self, cost: u32) -> Call<'a> {
             Call { call: self.call.cost(cost) }
@@ -124,19 +126,19 @@ pub mod v1 {
             Call { call: self.call.wait(Wait::Forever) }
         }
 
-        /// Waits for the permits if they come within so many nanoseconds.
+        /// Waits for the permits if they come within this many nanoseconds.
         #[inline]
         pub fn wait_at_most(self, nanos: u64) -> Call<'a> {
             Call { call: self.call.wait(Wait::AtMost(nanos)) }
         }
 
-        /// Waits only if fewer than so many calls of the key wait.
+        /// Waits only if fewer than this many calls wait for the key.
         #[inline]
         pub fn queue(self, calls: u32) -> Call<'a> {
             Call { call: self.call.queue(calls) }
         }
 
-        /// Calls of a higher priority are served first; each step counts as having come a minute earlier.
+        /// Calls of a higher priority are served first. Each step counts as one minute earlier.
         #[inline]
         pub fn priority(self, priority: u8) -> Call<'a> {
             Call { call: self.call.priority(priority) }
@@ -149,20 +151,20 @@ pub mod v1 {
             self.call.admit(key)
         }
 
-        /// Decides on this thread; the permits can be given back.
+        /// Decides on this thread. The permits can be given back.
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
             let core = Arc::clone(self.call.core());
             core.gives_back();
             self.call.hold(&key).map(|holding| Held { core, holding })
         }
 
-        /// Does all that needs no waiting.
+        /// Does everything that needs no waiting.
         #[inline]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
             Begun { begun: self.call.begin(key) }
         }
 
-        /// As `begin`; the permits can be given back.
+        /// Like `begin`, but the permits can be given back.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> BegunHeld {
             let core = Arc::clone(self.call.core());
             core.gives_back();
@@ -170,7 +172,7 @@ pub mod v1 {
         }
     }
 
-    /// A call of an asynchronous function, on its way.
+    /// A call of an asynchronous function in progress.
     pub struct Begun {
         begun: crate::limiter::Begun,
     }
@@ -183,7 +185,7 @@ pub mod v1 {
         }
     }
 
-    /// As `Begun`, of a call whose permits can be given back.
+    /// A call in progress whose permits can be given back.
     pub struct BegunHeld {
         core: Arc<Core>,
         begun: crate::limiter::BegunHeld,
@@ -197,7 +199,7 @@ pub mod v1 {
         }
     }
 
-    /// Permits that the outcome of the body decides upon. Dropped, they stay taken.
+    /// Permits whose fate the outcome of the body decides. If dropped, they stay taken.
     pub struct Held {
         core: Arc<Core>,
         holding: Holding,
@@ -207,49 +209,49 @@ pub mod v1 {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
             if !counts {
-                let told = Told::of(&self.holding);
+                let reported = Reported::of(&self.holding);
                 // A permit that cannot be given back stays taken: the limit is kept.
                 let is_back = match self.core.give_back_held(self.holding) {
                     Some(decision) => self.core.refund(decision).is_ok(),
                     None => true,
                 };
-                if let Some(told) = told.filter(|_| is_back) {
-                    told.take_back();
+                if let Some(reported) = reported.filter(|_| is_back) {
+                    reported.take_back();
                 }
             }
         }
 
-        /// As `settle`, without blocking the thread.
+        /// Gives the permits back unless the call counts, without blocking the thread.
         pub async fn settle_async(self, counts: bool) {
             if !counts {
-                let told = Told::of(&self.holding);
+                let reported = Reported::of(&self.holding);
                 let is_back = match self.core.give_back_held(self.holding) {
                     Some(decision) => self.core.refund_async(decision).await.is_ok(),
                     None => true,
                 };
-                if let Some(told) = told.filter(|_| is_back) {
-                    told.take_back();
+                if let Some(reported) = reported.filter(|_| is_back) {
+                    reported.take_back();
                 }
             }
         }
     }
 
-    /// What the response's fields would tell of an admission.
-    struct Told {
+    /// What the response headers report about an admission.
+    struct Reported {
         limit: Limit,
         remaining: u32,
         cost: u32,
     }
 
-    impl Told {
-        /// While a response's fields are written, permits are held with the decision that took them.
-        fn of(holding: &Holding) -> Option<Told> {
+    impl Reported {
+        /// While response headers are recorded, permits are held with the decision that took them.
+        fn of(holding: &Holding) -> Option<Reported> {
             let Holding::Other(decision) = holding else { return None };
-            Some(Told { limit: decision.limit, remaining: decision.remaining, cost: decision.cost() })
+            Some(Reported { limit: decision.limit, remaining: decision.remaining, cost: decision.cost() })
         }
 
         fn take_back(self) {
-            let Told { limit, remaining, cost } = self;
+            let Reported { limit, remaining, cost } = self;
             #[cfg(any(feature = "tower", feature = "actix-web"))]
             crate::noted::given_back(limit, remaining, cost);
             #[cfg(not(any(feature = "tower", feature = "actix-web")))]
@@ -257,7 +259,7 @@ pub mod v1 {
         }
     }
 
-    /// A `count` or `burst` that is a constant, possibly a const generic.
+    /// A constant `count` or `burst`, possibly a const generic.
     #[derive(Clone, Copy)]
     pub struct Constant<const PERMITS: u32>;
 
@@ -269,8 +271,8 @@ pub mod v1 {
     }
 
     impl Constant<0> {
-        /// Found before the trait's method: of a constant of zero the compiler says that it is wrong, without running
-        /// anything.
+        /// Found before the trait's method. If the constant is zero, the compiler reports it
+        /// without running anything.
         pub fn at_least_one<T: Zero>(self, _: T) -> u32 {
             0
         }
@@ -296,22 +298,23 @@ pub mod v1 {
     )]
     pub trait Zero {}
 
-    /// Tells an `async` block what it resolves to.
+    /// Fixes the output type of an `async` block.
     #[inline]
     pub fn no_outcome<T>() -> Option<T> {
         None
     }
 
-    /// For a call that cannot be denied: where it was all the same, because limits were replaced meanwhile by ones that can
-    /// never hold its cost, or because a shared limiter denies while its backend fails, it runs.
+    /// For a call that cannot be denied. It runs even if it was denied, because limits were
+    /// replaced meanwhile by ones that can never hold its cost, or because a shared limiter denies
+    /// while its backend fails.
     pub fn admitted(_: Result<(), RateLimitExceeded>) {}
 
-    /// What a denied call returns, by the attribute's own word.
+    /// The return value of a denied call with `or_else`.
     pub fn or_else<R>(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> R) -> R {
         f(exceeded)
     }
 
-    /// As [`or_else`], in a function that never returns.
+    /// The return value of a denied call with `or_else`, in a function that never returns.
     pub fn or_else_never(exceeded: RateLimitExceeded, f: impl FnOnce(RateLimitExceeded) -> Never) -> ! {
         f(exceeded)
     }
@@ -319,7 +322,7 @@ pub mod v1 {
     /// `!`, which cannot be named yet.
     pub type Never = <fn() -> ! as Returns>::Output;
 
-    /// What a function returns.
+    /// Names the return type of a function pointer.
     pub trait Returns {
         /// Its return type.
         type Output;
@@ -329,12 +332,12 @@ pub mod v1 {
         type Output = T;
     }
 
-    /// Whether a call with that outcome counts.
+    /// Whether a call with this outcome counts.
     pub fn counts<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> bool) -> bool {
         f(outcome)
     }
 
-    /// Runs a body whose outcome is looked at.
+    /// Runs a body whose outcome is inspected.
     pub fn run<T>(f: impl FnOnce() -> T) -> T {
         f()
     }

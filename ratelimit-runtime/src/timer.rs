@@ -1,6 +1,7 @@
-//! Deadlines of futures, on any executor: one thread of this crate wakes what is late.
+//! Deadlines of futures, on any executor: one thread of this crate wakes the late ones.
 //!
-//! Not the timer of the runtime around, which there need not be, and whose clock a test may have paused.
+//! The surrounding runtime's timer will not do: there may be no runtime, and a test may have paused
+//! its clock.
 
 use std::collections::BTreeMap;
 use std::future::{Future, poll_fn};
@@ -11,10 +12,11 @@ use std::time::Instant;
 
 use crate::process::{Owned, PerProcess, lock};
 
-/// What `future` resolves to; `None` if it does not by `deadline`, or nothing could wake it then.
+/// Resolves to what `future` does; to `None` if it is not ready by `deadline`, or if no thread
+/// could wake it then.
 pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F::Output> {
     let mut future = pin!(future);
-    // Most futures of a healthy backend that is near are ready at once or soon: then nothing is set.
+    // Most futures of a healthy, nearby backend are ready at once or soon. Then no alarm is set.
     let mut alarm = None;
     poll_fn(move |context| {
         if let Poll::Ready(output) = future.as_mut().poll(context) {
@@ -28,14 +30,14 @@ pub(crate) async fn bounded<F: Future>(future: F, deadline: Instant) -> Option<F
     .await
 }
 
-/// A task to wake. Dropped, it is not.
+/// Wakes a task at its deadline, unless dropped.
 pub(crate) struct Alarm {
     timer: Arc<Owned<Timer>>,
     place: (Instant, u64),
     waker: Waker,
 }
 
-/// The thread's work.
+/// The state of the timer thread.
 #[derive(Default)]
 struct Timer {
     alarms: Mutex<Alarms>,
@@ -46,7 +48,7 @@ struct Timer {
 struct Alarms {
     set: BTreeMap<(Instant, u64), Waker>,
     next: u64,
-    /// Until when the thread sleeps; `None` until there is one.
+    /// Until when the thread sleeps; `None` before there is a thread.
     thread: Option<Asleep>,
 }
 
@@ -74,7 +76,7 @@ pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Contex
 
 impl Alarm {
     pub(crate) fn new(deadline: Instant, waker: &Waker) -> Option<Alarm> {
-        // Not under the lock: what a waker does when it is cloned is not known.
+        // Cloned outside the lock: a waker's `clone` may run any code.
         let (waker, set) = (waker.clone(), waker.clone());
         let timer = TIMER.get(Timer::default);
         let mut alarms = lock(&timer.alarms);
@@ -101,18 +103,18 @@ impl Alarm {
 
 impl Drop for Alarm {
     fn drop(&mut self) {
-        // The lock of another process may be held for ever.
+        // After a fork, the parent's lock may never be released.
         if !self.timer.is_own() {
             return;
         }
         let waker = lock(&self.timer.alarms).set.remove(&self.place);
-        // Not under the lock: what a waker does when it is dropped is not known.
+        // Dropped outside the lock: a waker's `drop` may run any code.
         drop(waker);
     }
 }
 
 impl Timer {
-    /// Lasts as long as the process. An alarm that was dropped may wake it once, for nothing.
+    /// Runs as long as the process. A dropped alarm may wake the thread once, for nothing.
     fn run(&self) {
         let mut alarms = lock(&self.alarms);
         loop {
@@ -184,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn futures_that_never_are_end_at_their_deadlines_whatever_their_order() {
+    fn pending_futures_end_at_their_deadlines_in_any_order() {
         std::thread::scope(|scope| {
             for millis in [60, 5, 30, 5, 1] {
                 scope.spawn(move || {

@@ -1,4 +1,4 @@
-//! The processes, from outside: started together, and heard when they end.
+//! The processes, seen from outside: started together, and collected when they end.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -17,7 +17,7 @@ struct Process {
 }
 
 impl Crowd {
-    /// Starts them, in a network of their own where there is one, and waits until Redis decides for all.
+    /// Starts them, in a network namespace if given, and waits until Redis decides for all.
     pub(crate) fn start(url: &str, lease: bool, namespace: Option<&Namespace>) -> Crowd {
         let own = std::env::current_exe().expect("the program has a path");
         let start = |_| {
@@ -38,7 +38,7 @@ impl Crowd {
         Crowd(processes)
     }
 
-    /// Ends them and says what each has seen.
+    /// Ends them and returns each one's record.
     pub(crate) fn end(mut self) -> Vec<Record> {
         for process in &mut self.0 {
             drop(process.child.stdin.take());

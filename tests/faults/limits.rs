@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ratelimit_runtime::{Algorithm, Limit};
 
-/// A limiter, by its name.
+/// A limiter, by name.
 pub(crate) struct Limited {
     pub(crate) name: &'static str,
     pub(crate) limits: &'static [Limit],
@@ -13,8 +13,8 @@ pub(crate) struct Limited {
 /// Keys of each limiter but [`TOTAL`].
 pub(crate) const KEYS: u32 = 4;
 
-/// The position of the limiter whose keys are used up one after another: nothing flows back to them, so that all that is
-/// taken from one can be counted.
+/// The position of the limiter whose keys are used up one after another. Nothing refills them, so
+/// that all permits taken from one can be counted.
 pub(crate) const TOTAL: usize = 0;
 
 const SECOND: Duration = Duration::from_secs(1);

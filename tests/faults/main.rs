@@ -1,22 +1,25 @@
-//! Redis on its bad days, counted: eight processes share limits while servers are stopped, killed, cut off, flushed and
-//! replaced; all that they were admitted is held against the limits. `scripts/faults` runs it; CONTRIBUTING.md says what its
-//! figures mean.
+//! Redis failures, counted. Eight processes share limits while servers are stopped, killed, cut
+//! off, flushed and replaced. All their admissions are checked against the limits. `scripts/faults`
+//! runs it; CONTRIBUTING.md explains its figures.
 //!
-//! `faults [PHASE..]` runs the phases that are named, or all, each for `FAULTS_SECONDS` (12). `migrate` runs if it is named:
-//! it needs Valkey 9, as `redis-server` on the `PATH`.
+//! `faults [PHASE..]` runs the named phases, or all, each for `FAULTS_SECONDS` (12). `migrate` runs
+//! only if named: it needs Valkey 9, as `redis-server` on the `PATH`.
 //!
 //! # How admissions are timed
-//! By the clock of the server that decided, which its answer says: a limiter's backend here is Redis with a recorder in front.
-//! All servers are on this machine, so that there is one clock, and what was decided before a server was killed is known from
-//! what was decided after. Permits that were leased are spent without a server: at some time during the call, so that only what
-//! was surely in an interval counts.
+//! By the clock of the server that decided, from its answer: a limiter's backend here is Redis with
+//! a recorder in front. All servers are on this machine and share its clock, so that decisions
+//! before and after a server was killed can be told apart. Leased permits are spent without a
+//! server, at some time during the call. Only those that were certainly in an interval count there.
 //!
-//! # What it is to keep data
-//! A server that is stopped, cut off, or has its scripts flushed keeps its data, and so does one that is killed but wrote down
-//! each decision before it answered (`appendfsync always`), and a master of a cluster that hands over to its replica: limits
-//! must be kept from the first to the last call. A server that is killed and kept nothing begins anew, and a replica that takes
-//! over from a master that was killed may lack its last decisions: limits must be kept between two such losses, and across all of
-//! them at most `count` (`burst`) permits a key and a loss may come on top.
+//! # When data is kept
+//! Limits must hold from the first call to the last if the server keeps its data. It does when it
+//! is stopped, cut off, or has its scripts flushed. It also does when it is killed but wrote each
+//! decision to disk before the answer (`appendfsync always`), and when a master of a cluster hands
+//! over to its replica.
+//!
+//! A server that is killed without persistence starts empty. A replica that takes over from a
+//! killed master may lack its last decisions. Limits must then hold between two such losses. Across
+//! all of them, each key may get at most `count` (`burst`) permits more for each loss.
 
 mod crowd;
 mod limits;

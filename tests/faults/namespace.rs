@@ -1,34 +1,34 @@
-//! A network between this machine and a part of it, over which packets can be lost: a network namespace of Linux, joined by a
-//! pair of virtual devices. Only root can make one.
+//! A lossy network between this machine and a part of it: a Linux network namespace, joined by a
+//! pair of virtual devices. Only root can create one.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// This machine, seen from there, and the other way round.
+/// The addresses of this machine, seen from the namespace, and of the namespace, seen from here.
 const OUTSIDE: &str = "10.231.71.1";
 const INSIDE: &str = "10.231.71.2";
-/// An address that no device has: what is sent to it is lost.
+/// An address of no device: packets to it are lost.
 const NOWHERE: &str = "02:00:00:00:00:01";
 
-/// A network namespace. It lives as long as a process does that ends with this one, however that ends, and takes the devices
-/// along.
+/// A network namespace. It is held by a process that ends with this one, however this one ends, and
+/// takes the devices along.
 pub(crate) struct Namespace {
     holder: Child,
     device: String,
 }
 
-/// What gets lost.
+/// The direction in which packets are lost.
 #[derive(Clone, Copy)]
 pub(crate) enum Lost {
-    /// What is sent from the namespace.
+    /// Packets from the namespace.
     Requests,
-    /// What is sent into it: what was asked for is done, and nobody is told.
+    /// Packets into it: requests are carried out without a reply.
     Answers,
 }
 
 impl Namespace {
-    /// Makes one, or says why it cannot be made.
+    /// Creates a namespace, or returns why it cannot.
     pub(crate) fn new() -> Result<Namespace, String> {
         let mut holder = Command::new("unshare");
         holder.args(["--net", "sh", "-c", "echo inside; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -36,7 +36,7 @@ impl Namespace {
         let mut said = String::new();
         let mut output = BufReader::new(holder.stdout.take().expect("it is piped"));
         output.read_line(&mut said).map_err(|error| error.to_string())?;
-        // A device's name has 15 letters at the most.
+        // A device name has at most 15 letters.
         let namespace = Namespace { device: format!("faults{}", std::process::id()), holder };
         if said.is_empty() {
             return Err("`unshare --net` is not allowed: be root".to_owned());
@@ -50,12 +50,12 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Where a server has to listen to be reached from there.
+    /// The address on which a server must listen to be reached from there.
     pub(crate) fn address() -> &'static str {
         OUTSIDE
     }
 
-    /// A program that runs there.
+    /// A program that runs in the namespace.
     pub(crate) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new("nsenter");
         command.arg(format!("--net=/proc/{}/ns/net", self.holder.id())).arg(program);
@@ -66,12 +66,12 @@ impl Namespace {
         self.command(Path::new("ip"))
     }
 
-    /// From now on packets are lost without a word.
+    /// Drops packets silently from now on.
     pub(crate) fn lose(&self, lost: Lost) {
-        self.lead(lost, NOWHERE);
+        self.set_neighbour(lost, NOWHERE);
     }
 
-    /// From now on packets arrive again, those of connections that there are too.
+    /// Delivers packets again, including those of existing connections.
     pub(crate) fn heal(&self, lost: Lost) {
         let shown = match lost {
             Lost::Requests => run(Command::new("ip").args(["-brief", "link", "show", &self.device])),
@@ -79,29 +79,29 @@ impl Namespace {
         };
         // A name, a state, and the address.
         let shown = shown.expect("the namespace is ours");
-        self.lead(lost, shown.split_whitespace().nth(2).expect("the device has an address"));
+        self.set_neighbour(lost, shown.split_whitespace().nth(2).expect("the device has an address"));
     }
 
-    /// Says which device has the address that the lost packets are for.
-    fn lead(&self, lost: Lost, device: &str) {
+    /// Sets the link-layer address to which the affected packets go.
+    fn set_neighbour(&self, lost: Lost, device: &str) {
         let (mut ip, to, over) = match lost {
             Lost::Requests => (self.ip(), OUTSIDE, "eth0"),
             Lost::Answers => (Command::new("ip"), INSIDE, self.device.as_str()),
         };
-        let led = ip.args(["neighbour", "replace", to, "lladdr", device, "dev", over, "nud", "permanent"]);
-        run(led).expect("the namespace is ours");
+        let set = ip.args(["neighbour", "replace", to, "lladdr", device, "dev", over, "nud", "permanent"]);
+        run(set).expect("the namespace is ours");
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
         drop(self.holder.stdin.take());
-        // Nothing is left to do where it cannot be waited for.
+        // Nothing is left to do if the wait fails.
         let _ = self.holder.wait();
     }
 }
 
-/// What a command says, or why it failed.
+/// The output of a command, or the reason for its failure.
 fn run(command: &mut Command) -> Result<String, String> {
     match command.stdin(Stdio::null()).output() {
         Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),

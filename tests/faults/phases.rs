@@ -1,4 +1,4 @@
-//! The faults, each by itself and then together, and which of them cost the servers what they knew.
+//! The faults, each alone and then together, and which of them lose data.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::namespace::{Lost, Namespace};
 use crate::report::Row;
 use crate::story::Story;
 
-/// A phase that lasts so long.
+/// A phase of this length.
 type Phase = fn(Duration) -> Row;
 
-/// All of them, by name.
+/// All phases, by name.
 pub(crate) const PHASES: &[(&str, Phase)] = &[
     ("calm", calm),
     ("stop", stop),
@@ -31,10 +31,10 @@ pub(crate) const PHASES: &[(&str, Phase)] = &[
     ("all", all),
 ];
 
-/// Phases for servers that not every machine has: run if they are named.
+/// Phases for servers that not every machine has. They run only if named.
 pub(crate) const OTHER_SERVERS: &[(&str, Phase)] = &[("migrate", migrate)];
 
-/// A server that writes down each decision before it answers.
+/// A server that writes each decision to disk before it answers.
 struct Durable {
     server: RedisServer,
     directory: PathBuf,
@@ -42,7 +42,8 @@ struct Durable {
 
 impl Durable {
     fn start() -> Durable {
-        // What is killed is the server, not the machine: in memory its files are as safe, and no busy disk stops it.
+        // The server is killed, not the machine: its files are as safe in memory, and no busy disk
+        // delays it.
         let memory = PathBuf::from("/dev/shm");
         let place = if memory.is_dir() { memory } else { std::env::temp_dir() };
         let directory = place.join(format!("faults-{}", std::process::id()));
@@ -56,7 +57,7 @@ impl Durable {
 impl Drop for Durable {
     fn drop(&mut self) {
         self.server.kill();
-        // What is left is in the directory for such things.
+        // Leftovers are in the temporary directory.
         let _ = std::fs::remove_dir_all(&self.directory);
     }
 }
@@ -79,7 +80,7 @@ fn stop(length: Duration) -> Row {
     Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server])
 }
 
-/// A server that has the processor for a fifth of the time: each script takes it longer.
+/// A server that gets a fifth of the processor time, so that each script takes longer.
 fn slow(length: Duration) -> Row {
     let server = RedisServer::start();
     let crowd = Crowd::start(&server.url(), false, None);
@@ -174,7 +175,8 @@ fn leases(length: Duration) -> Row {
     Row::new("stopped and flushed, leases on", &crowd.end(), &story, &[&server])
 }
 
-/// Masters hand over to their replicas and back, slots move, scripts are flushed, a node is stopped: all data is kept.
+/// Masters hand over to their replicas and back, slots move, scripts are flushed, a node is
+/// stopped. All data is kept.
 fn slots(length: Duration) -> Row {
     let redis = RedisCluster::start(&[]);
     let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[0].port());
@@ -234,7 +236,8 @@ fn sentinel(length: Duration) -> Row {
     Row::new("sentinel: master killed", &records, &story, &[&redis.servers[0], &redis.servers[1]])
 }
 
-/// A master is told to hand over to its replica, of which the sentinels know nothing at first: all data is kept.
+/// A master hands over to its replica by hand, which the sentinels do not notice at first. All data
+/// is kept.
 fn by_hand(length: Duration) -> Row {
     let redis = RedisSentinel::start(&[], "");
     let hosts: Vec<String> = redis.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port())).collect();
@@ -273,7 +276,7 @@ fn cluster(length: Duration) -> Row {
     let url = format!("redis+cluster://127.0.0.1:{}", redis.masters[2].port());
     let crowd = Crowd::start(&url, false, None);
     let mut story = Story::new(length);
-    // Once, for there is one replica.
+    // Once, because there is one replica.
     if story.goes_on() {
         redis.masters[0].kill();
         story.lost();
@@ -286,7 +289,7 @@ fn cluster(length: Duration) -> Row {
     Row::new("cluster: a master killed", &records, &story, &servers)
 }
 
-/// All that costs no data, in turn, for three times as long.
+/// All faults that lose no data, in turn, for three times as long.
 fn all(length: Duration) -> Row {
     let durable = Durable::start();
     let server = &durable.server;
@@ -327,7 +330,7 @@ fn flush_often(server: &RedisServer) {
     }
 }
 
-/// One misdeed of a network after another.
+/// One network fault after another.
 fn disturb(proxy: &Proxy, turn: u32, story: &mut Story) {
     let network = match turn % 4 {
         0 => Network::LosesAll,
@@ -338,8 +341,8 @@ fn disturb(proxy: &Proxy, turn: u32, story: &mut Story) {
     misbehave(proxy, network, story);
 }
 
-/// Has the network be so for a time. The connections that lived through it are never heard of again, as those of a partition:
-/// what is missing in them would be missing in no stream of TCP.
+/// Applies a network fault for a time. Then drops the connections that lived through it, as after a
+/// partition: a TCP stream never has gaps.
 fn misbehave(proxy: &Proxy, network: Network, story: &mut Story) {
     proxy.set(network);
     story.last();
@@ -347,7 +350,7 @@ fn misbehave(proxy: &Proxy, network: Network, story: &mut Story) {
     story.ended();
 }
 
-/// Moves the slots of a few keys that are in use.
+/// Moves the slots of a few keys in use.
 fn move_keys(from: &RedisServer, to: &RedisServer) {
     let mut connection = from.connection();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*0u32*").query(&mut connection).expect("the server is well");

@@ -1,4 +1,4 @@
-//! What the processes have seen, held against the limits.
+//! The processes' records, checked against the limits.
 
 use std::fmt;
 use std::time::Duration;
@@ -16,25 +16,26 @@ pub(crate) struct Row {
     calls: u64,
     admitted: usize,
     failed: u64,
-    /// Admissions above a limit, among those between two losses of data.
+    /// Admissions above a limit between two losses of data.
     above: u64,
-    /// The same as if nothing had been lost, and what losses may come to.
+    /// The same as if nothing had been lost, and the excess that the losses allow.
     after_losses: Option<(u64, u64)>,
-    /// Permits that are gone and that no call can have taken.
+    /// Permits that are gone although no call can have taken them.
     vanished: u64,
-    /// Keys at the end, and those of them that never expire.
+    /// Keys at the end, and how many of them never expire.
     keys: u64,
     eternal: u64,
     longest: Duration,
     late: u64,
     endless: u64,
     overslept: Duration,
-    /// The longest time from the end of a fault until Redis had decided for each process; none where that never was.
+    /// The longest time from the end of a fault until Redis had decided for each process. None if
+    /// it never did.
     back: Option<Duration>,
 }
 
 impl Row {
-    /// What became of the processes in a phase, at the end of which `servers` have the keys.
+    /// The result of a phase, after which `servers` hold the keys.
     pub(crate) fn new(name: &'static str, records: &[Record], story: &Story, servers: &[&RedisServer]) -> Row {
         let mut row = Row {
             name,
@@ -86,13 +87,14 @@ impl Row {
         }
     }
 
-    /// What a call may take: the deadline, what is granted above it, and twice what the machine kept a thread waiting that only
-    /// slept, for an asynchronous call is woken by a timer's thread and then by its own.
+    /// The longest that a call may take: the deadline, the tolerance, and twice the delay of a
+    /// thread that only slept, because an asynchronous call is woken by a timer thread and then by
+    /// its own.
     fn may_take(&self) -> Duration {
         TIMEOUT + ALLOWANCE + 2 * self.overslept
     }
 
-    /// What must not be.
+    /// Violations.
     pub(crate) fn complaints(&self) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut complain =
@@ -120,7 +122,7 @@ impl Row {
          | slept late | back after |\n|---|---|---|---|---|---|---|---|---|---|---|";
 }
 
-/// A line of the table.
+/// A row of the table.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Row { name, faults, calls, admitted, failed, above, vanished, keys, eternal, .. } = self;
@@ -150,7 +152,7 @@ fn all(records: &[Record]) -> impl Iterator<Item = ((usize, u32), Vec<Admission>
     all.into_iter()
 }
 
-/// The longest time from an end of a fault until each of the processes was admitted somewhere.
+/// The longest time from the end of a fault until each process was admitted by some limiter.
 fn back(records: &[Record], ends: &[u64]) -> Option<Duration> {
     let mut longest = Duration::ZERO;
     for end in ends {
@@ -163,7 +165,7 @@ fn back(records: &[Record], ends: &[u64]) -> Option<Duration> {
     Some(longest)
 }
 
-/// How many keys a server has, and how many of them stay for ever.
+/// How many keys a server has, and how many of them never expire.
 fn keys(server: &RedisServer) -> (u64, u64) {
     const COUNT: &str = "local keys, eternal = redis.call('KEYS', '*'), 0
         for _, key in ipairs(keys) do if redis.call('PTTL', key) == -1 then eternal = eternal + 1 end end
@@ -176,7 +178,7 @@ fn keys(server: &RedisServer) -> (u64, u64) {
 mod tests {
     use super::*;
 
-    /// What a process was admitted by the limit of [`TOTAL`], 200 permits an hour, on key 1.
+    /// A process's admissions by the limit of [`TOTAL`], 200 permits an hour, on key 1.
     fn record(moments: impl Iterator<Item = u64>) -> Record {
         let mut record = Record::default();
         moments.for_each(|moment| record.add(&format!("admitted {TOTAL} 1 {moment} {moment}")));

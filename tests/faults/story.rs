@@ -1,29 +1,29 @@
-//! What happened to a server, and when: by the clock that servers on this machine go by.
+//! The faults of a server and their times, by the clock that all servers on this machine share.
 
 use std::time::{Duration, Instant, SystemTime};
 
-/// After a fault, limits are kept again within this.
+/// Limits are enforced again within this after a fault.
 pub(crate) const RECOVERY: Duration = Duration::from_secs(2);
 
 /// The faults of one phase.
 pub(crate) struct Story {
     until: Instant,
     pub(crate) faults: u32,
-    /// What was admitted before these moments may be forgotten, what was admitted after them is not of it; in microseconds
-    /// since the Unix epoch.
+    /// Times of losses, in microseconds since the Unix epoch. Admissions before one may be
+    /// forgotten; those after it are not part of it.
     pub(crate) losses: Vec<u64>,
-    /// When servers could be reached again.
+    /// When servers became reachable again.
     pub(crate) ends: Vec<u64>,
 }
 
 impl Story {
-    /// One that lasts so long.
+    /// A phase of this length.
     pub(crate) fn new(length: Duration) -> Story {
         Story { until: Instant::now() + length, faults: 0, losses: Vec::new(), ends: Vec::new() }
     }
 
-    /// Whether there is time for one more fault, and for a recovery from it. It follows when there was time for a recovery
-    /// from the last one.
+    /// Whether there is time for one more fault and its recovery. Waits first until the last fault
+    /// had time for its own.
     pub(crate) fn goes_on(&mut self) -> bool {
         let calm = if self.faults == 0 { RECOVERY / 4 } else { RECOVERY + RECOVERY / 10 };
         std::thread::sleep(self.left().min(calm));
@@ -36,23 +36,24 @@ impl Story {
         goes_on
     }
 
-    /// Waits until it is over.
+    /// Waits until the phase is over.
     pub(crate) fn finish(&self) {
         std::thread::sleep(self.left());
     }
 
-    /// Lets a fault last: for more than a call waits, until callers ask rarely, and for less than a call waits, in turn.
+    /// Lets a fault last. In turn: longer than a call waits, until callers ask rarely; and shorter
+    /// than a call waits.
     pub(crate) fn last(&self) {
         let lengths = [60, 400, 1_600];
         std::thread::sleep(Duration::from_millis(lengths[self.faults as usize % lengths.len()]));
     }
 
-    /// The server is dead, and what it knew is lost, or may be.
+    /// The server is dead, and its data is lost or may be.
     pub(crate) fn lost(&mut self) {
         self.losses.push(now());
     }
 
-    /// A server can be reached again.
+    /// A server is reachable again.
     pub(crate) fn ended(&mut self) {
         self.ends.push(now());
     }

@@ -1,5 +1,5 @@
-//! One of the processes: threads and tasks that call limited functions as long as its standard input is open, and then says
-//! what became of the calls.
+//! One of the processes: threads and tasks that call limited functions until its standard input
+//! closes. It then reports the outcomes.
 
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
@@ -18,20 +18,21 @@ use ratelimit_tests::Admission;
 
 use crate::limits::{KEYS, LIMITED, TOTAL};
 
-/// A decision may take so long, which is the default.
+/// The deadline of a decision, which is the default.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
-/// What is granted above that.
+/// The tolerance above that.
 pub(crate) const ALLOWANCE: Duration = Duration::from_millis(20);
 const THREADS: u64 = 2;
 const TASKS: u64 = 16;
-/// Between two calls of one caller: so the processors have time left, and a call that is late was kept by Redis.
+/// Between two calls of one caller. The processors then have time left, so that a late call was
+/// delayed by Redis.
 const PAUSE: Duration = Duration::from_millis(10);
-/// A call that takes longer than this once all is over is one that never ends.
+/// A call that takes longer than this after the end of the run never ends.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// What a process leases, where it does: permits, and for how long.
+/// What a process leases, if it does: permits, and for how long.
 const LEASE: (u32, Duration) = (100, Duration::from_millis(50));
 
-/// What became of the calls of one process, or of all.
+/// The outcomes of the calls of one process, or of all.
 #[derive(Debug, Default)]
 pub(crate) struct Record {
     /// By limiter and key.
@@ -39,24 +40,24 @@ pub(crate) struct Record {
     pub(crate) calls: u64,
     /// Calls for which no server decided.
     pub(crate) failed: u64,
-    /// Those of [`TOTAL`] that a server was asked for, by key: they may have been charged.
+    /// Of those, calls on [`TOTAL`] that reached a server, by key: they may have been charged.
     pub(crate) asked_in_vain: HashMap<u32, u64>,
-    /// Keys of [`TOTAL`] of which nothing is left.
+    /// Used-up keys of [`TOTAL`].
     pub(crate) spent: HashSet<u32>,
     pub(crate) longest: Duration,
-    /// Calls that took longer than they may.
+    /// Calls that took longer than allowed.
     pub(crate) late: u64,
     /// Calls that never ended.
     pub(crate) endless: u64,
-    /// How much longer than it asked for a thread slept that does nothing else.
+    /// The largest delay of a thread that only sleeps.
     pub(crate) overslept: Duration,
 }
 
-/// Runs the process: `lease` where it leases permits.
+/// Runs the process, with leases if the arguments say `lease`.
 pub(crate) fn run(arguments: &[String]) {
     let leases = arguments == ["lease"];
     let calls = Arc::new(Calls::new(leases));
-    // Its connection is there before the first call counts.
+    // Connected before the first call counts.
     while calls.limiters[TOTAL].peek(0_u32, 1).is_err() {
         std::thread::sleep(Duration::from_millis(1));
     }
@@ -98,7 +99,7 @@ pub(crate) fn run(arguments: &[String]) {
     }
     let mut record = calls.record.lock().unwrap_or_else(PoisonError::into_inner);
     record.endless = calls.callers.load(Ordering::Acquire);
-    // The threads that are left end with the process.
+    // The remaining threads end with the process.
     print!("{}", record.write());
 }
 
@@ -120,7 +121,7 @@ struct Turn {
 }
 
 struct Begun {
-    /// By the clock that Redis servers on this machine go by.
+    /// By the clock that the Redis servers on this machine share.
     at: u64,
     started: Instant,
 }
@@ -152,7 +153,7 @@ impl Calls {
         }
     }
 
-    /// What a caller calls, until all is over: the limiters in turn, and of each the keys.
+    /// A caller's calls until the end: the limiters in turn, and the keys of each.
     fn turns(&self, caller: u64) -> impl Iterator<Item = Turn> + '_ {
         let turn = move |number: u64| {
             let limiter = usize::try_from(number).unwrap() % LIMITED.len();
@@ -176,7 +177,7 @@ impl Calls {
         match result.as_ref().map_err(RateLimitExceeded::kind) {
             Ok(_) => {
                 let admission = match noted {
-                    // Permits that were leased are spent here, at some time during the call.
+                    // Leased permits are spent here, at some time during the call.
                     _ if self.leases => Admission { from: begun.at, to: unix_micros() },
                     Noted::Admitted(at) => Admission::at(at),
                     _ => panic!("admitted, and Redis did not say so"),
@@ -190,7 +191,7 @@ impl Calls {
                 }
             }
             Err(_) if is_total => {
-                // What is leased is taken from the key, and may be spent by nobody in the end.
+                // Leased permits are taken from the key, and may never be spent.
                 if !self.leases {
                     record.spent.insert(turn.key);
                 }
@@ -200,7 +201,7 @@ impl Calls {
         }
     }
 
-    /// Finds out how late the system lets a thread run that only sleeps.
+    /// Measures how late the system wakes a thread that only sleeps.
     fn oversleep(&self) {
         let nap = Duration::from_millis(1);
         while !self.over.load(Ordering::Relaxed) {
@@ -218,7 +219,7 @@ fn unix_micros() -> u64 {
 }
 
 thread_local! {
-    /// What the backend said last on this thread: in the same poll as the limiter says it to the caller.
+    /// The backend's last answer on this thread. The limiter returns it in the same poll.
     static NOTED: Cell<Noted> = const { Cell::new(Noted::Nothing) };
 }
 
@@ -233,7 +234,7 @@ enum Noted {
     Failed,
 }
 
-/// Redis, and the times at which it admitted, which limiters tell nobody.
+/// Redis, with a record of the times of its admissions, which limiters do not report.
 struct Recorder(RedisBackend);
 
 fn noted(answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
@@ -272,7 +273,7 @@ impl Backend for Recorder {
 }
 
 impl Record {
-    /// As lines, which [`add`](Record::add) reads.
+    /// As lines for [`add`](Record::add).
     fn write(&self) -> String {
         let mut lines = String::new();
         for ((limiter, key), admissions) in &self.admitted {

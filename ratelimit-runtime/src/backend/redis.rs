@@ -42,42 +42,48 @@ use codec::Run;
 use connection::Connection;
 use endpoint::no_thread;
 use leases::{Ask, Leases};
-use node::Way;
+use node::Mode;
 use script::Question;
 
 pub use builder::RedisBackendBuilder;
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
-/// One decision is one round trip: one call of a script that decides on all limits at once, by the server's clock. Every
-/// key has an expiry: it is kept for half as long again as its bucket counts, at least two seconds and at most a minute
-/// more, so that most decisions can write in place. A key of one limit takes the server 150 to 180 bytes, with a short name; a
-/// sliding window 4 to 12 more for each group of permits on record, of which there are mostly at most 64.
+/// One decision is one round trip: one call of a script that decides on all limits at once, by the
+/// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
+/// least two seconds and at most a minute more, so that most decisions can write in place. With a
+/// short name, a key of one limit takes 150 to 180 bytes of the server's memory. A sliding window
+/// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
+/// 64.
 ///
-/// Asynchronous calls that come together are sent as one, see [`RedisBackendBuilder::coalescing`]. A process may
-/// take permits before they are called for, and spend them without a round trip: see [`RedisBackendBuilder::lease`].
+/// Concurrent asynchronous calls are merged, see [`RedisBackendBuilder::coalescing`]. A process can
+/// take permits in advance and spend them without a round trip, see [`RedisBackendBuilder::lease`].
 ///
-/// A cheap handle; clones share their connections, which are made when they are needed and again when they are lost. A
-/// decision takes at most the timeout (100 ms, connecting included), however the server behaves; then it is a
-/// [`BackendError`], and the limiter's [`OnBackendError`](crate::OnBackendError) says what becomes of the call. A decision
-/// that timed out may have been charged all the same, and is not sent again. While the server fails it is asked by few, and
-/// a key that is denied is asked for once: see [`Backend`], and [`denial_cache`](RedisBackendBuilder::denial_cache).
+/// A handle is cheap to clone. Clones share their connections, which are opened on demand and
+/// reopened after a loss. A decision takes at most the timeout (100 ms, connecting included),
+/// however the server behaves. After that it is a [`BackendError`], and the limiter's
+/// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
+/// have been charged all the same; it is not sent again. While the server fails, few calls reach it
+/// (see [`Backend`]), and a denied key is asked for once (see
+/// [`denial_cache`](RedisBackendBuilder::denial_cache)).
 ///
 /// # Threads and runtimes
-/// A blocking decision writes and reads on its own thread, without another's help; inside an async runtime too, where it
-/// keeps a worker from other tasks for a round trip. There are at most four such connections to a server, and one more of
-/// this crate's background thread, which learns at once that the server has ended them. Where more threads come at once
-/// they queue, and whoever has a connection sends what is queued in one write and hands out the answers: few threads are as
-/// fast as with a connection each, and many cost the system fewer calls.
+/// A blocking decision writes and reads on its own thread. Inside an async runtime it does the
+/// same, and keeps a worker from other tasks for a round trip. There are at most four such
+/// connections to a server, and one more of this crate's background thread, which notices at once
+/// that the server has closed them. When more threads call at once, they queue, and whoever has a
+/// connection sends the whole queue in one write and hands out the answers. Few threads are as fast
+/// as with a connection each, and many cost fewer system calls.
 ///
-/// An asynchronous decision uses the connection of the tokio runtime that it is polled in first, shared by all its tasks;
-/// on any other executor, or in a runtime without input and output, that of this crate's background thread. A runtime
-/// without input and output is found out by a panic that tokio catches: the panic hook sees it once, and with
-/// `panic = "abort"` such a runtime must be given `enable_io`. A future that is dropped before its answer has come gives back
-/// what the answer brings.
+/// An asynchronous decision uses the connection of the tokio runtime in which it is first polled,
+/// shared by all tasks of that runtime. On any other executor, or in a runtime without I/O, it uses
+/// the connection of this crate's background thread. A runtime without I/O is detected by a panic
+/// that tokio catches: the panic hook sees it once, and with `panic = "abort"` such a runtime needs
+/// `enable_io`. A future dropped before its answer has come gives back the permits that the answer
+/// brings.
 ///
-/// A forked child makes connections of its own. It must have a tokio runtime of its own, too, and be forked while no other
-/// thread is inside of a limited call.
+/// A forked child opens its own connections. It needs its own tokio runtime, too, and must be
+/// forked while no other thread is inside a limited call.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -91,68 +97,73 @@ pub use builder::RedisBackendBuilder;
 /// ```
 ///
 /// # Server
-/// Keys begin with `rl:1:`; what stands between braces is limiter and key. A user with few rights needs
-/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*` (with `+eval` no `+script|load`); `+select` for a database other
-/// than 0; in a cluster also `+asking +cluster|slots`; at the sentinels `+sentinel|get-master-addr-by-name`, and at the servers
-/// behind them `+role`, if a failover by hand is to be followed. With `maxmemory` use the
-/// policy `noeviction`, under which a full server is a backend that fails; any other may drop buckets that are in use. Use
-/// a server whose clock is kept by NTP: one that jumps back is compensated to within a second, and a jump forwards counts
-/// as time that has passed.
+/// Keys begin with `rl:1:`; limiter and key stand between braces. A user with few rights needs
+/// `+evalsha +script|load +time +get +set +setrange +del ~rl:*` (with `+eval`, no `+script|load`).
+/// It also needs `+select` for a database other than 0, and in a cluster `+asking +cluster|slots`.
+/// Sentinels need `+sentinel|get-master-addr-by-name`, and the servers behind them `+role` if a
+/// manual failover is to be followed.
+///
+/// With `maxmemory`, use the policy `noeviction`, under which a full server is a failing backend.
+/// Any other policy may drop buckets that are in use. Use a server whose clock is synchronized by
+/// NTP. A jump back is compensated to within a second; a jump forwards counts as elapsed time.
 #[derive(Clone)]
 pub struct RedisBackend {
     shared: Arc<Shared>,
 }
 
-/// What the handles of a backend share.
+/// State shared by the handles of a backend.
 struct Shared {
     clients: PerProcess<Client>,
     make: Box<dyn Fn() -> Client + Send + Sync>,
-    /// Server and database, by which its buckets are known.
+    /// Server and database, which identify its buckets.
     server: String,
     denial_cache: bool,
     keeps_denials: bool,
 }
 
-/// What one process has of a backend: connections, calls that are being merged, permits that it holds.
+/// One process's part of a backend: connections, calls that are being merged, leases.
 #[derive(Clone)]
 struct Client {
     connection: Arc<Connection>,
     timeout: Duration,
-    /// None where it is switched off.
+    /// None if coalescing is off.
     coalescing: Option<Arc<Coalescing>>,
-    /// None unless they are switched on.
+    /// None unless leases are on.
     leases: Option<Arc<Leases>>,
 }
 
 impl RedisBackend {
-    /// The server of a URL. Does not connect yet; an error if the URL is wrong, or needs a feature that is off.
+    /// The server of a URL. Does not connect yet. Fails if the URL is wrong or needs a feature that
+    /// is off.
     ///
-    /// - `redis://user:password@host:port/database`, where all but the host may be left out;
-    /// - `unix:///path/to/socket?db=0&user=..&pass=..`;
-    /// - `rediss://..`, by TLS (feature `redis-tls`): never without, and the server's certificate must be for that host and
-    ///   by an authority that the system trusts, or see [`RedisBackendBuilder::ca_certificate`]. Encrypted by the provider
-    ///   that is the process's default in rustls; where there is none yet, ring is made it;
-    /// - `redis+sentinel://user:password@host:port,host:port/master/database`, the master that these sentinels name (feature
-    ///   `redis-sentinel`); the login is the master's;
-    /// - `redis+cluster://user:password@host:port,host:port/database`, the cluster that these nodes belong to (feature
-    ///   `redis-cluster`); clusters have databases other than 0 from Valkey 9 on.
+    /// - `redis://user:password@host:port/database`; all but the host may be left out.
+    /// - `unix:///path/to/socket?db=0&user=..&pass=..`
+    /// - `rediss://..`: always TLS (feature `redis-tls`). The server's certificate must be for that
+    ///   host, by an authority that the system trusts or the one of
+    ///   [`RedisBackendBuilder::ca_certificate`]. Uses the process's default rustls provider; if
+    ///   there is none yet, ring becomes it.
+    /// - `redis+sentinel://user:password@host:port,host:port/master/database`: the master that
+    ///   these sentinels name (feature `redis-sentinel`). The login is the master's.
+    /// - `redis+cluster://user:password@host:port,host:port/database`: the cluster of these nodes
+    ///   (feature `redis-cluster`). Clusters have databases other than 0 from Valkey 9 on.
     ///
-    /// `?protocol=resp2` at the end is for servers and proxies that know no `HELLO`; see [`RedisBackendBuilder::resp2`].
+    /// Append `?protocol=resp2` for servers and proxies without `HELLO`; see
+    /// [`RedisBackendBuilder::resp2`].
     ///
-    /// `valkey` may stand for `redis` everywhere. A query of which nothing is known is an error;
-    /// `protocol` may be named, and is RESP3 always.
+    /// `valkey` may stand for `redis` everywhere. An unknown query parameter is an error.
+    /// `protocol` is `resp2` or `resp3`, the default.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }
 
-    /// The server that the environment names: by `REDIS_URL`, else by `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else the
-    /// one on this machine. `REDIS_USERNAME` and `REDIS_PASSWORD` are the login if the URL has no password. Does not connect
-    /// yet; an error if a variable is wrong.
+    /// The server in the environment: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`,
+    /// else the one on this machine. `REDIS_USERNAME` and `REDIS_PASSWORD` are the login if the URL
+    /// has no password. Does not connect yet. Fails if a variable is wrong.
     pub fn from_env() -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().build()
     }
 
-    /// For settings other than the server.
+    /// A builder, for settings other than the URL.
     pub fn builder() -> RedisBackendBuilder {
         RedisBackendBuilder::new()
     }
@@ -163,29 +174,29 @@ impl RedisBackend {
 }
 
 impl Client {
-    /// Sends a request and waits for the answer. Ends by the deadline if asynchronous.
+    /// Sends a request and waits for the answer. An asynchronous call ends by the deadline.
     fn call(
         &self,
         bucket: &str,
         request: Vec<u8>,
         deadline: Instant,
-        way: Way,
-    ) -> impl Future<Output = Replied> + Send + 'static {
+        mode: Mode,
+    ) -> impl Future<Output = ScriptReply> + Send + 'static {
         let command = script::call(&(key::name(bucket), request));
         let connection = Arc::clone(&self.connection);
-        async move { connection.call(&command, deadline, way).await }
+        async move { connection.call(&command, deadline, mode).await }
     }
 
-    /// Sends questions in one call and waits for the answer to each, at most until the deadline.
-    async fn ask_all(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<Replied>, BackendError> {
+    /// Sends questions in one call and waits for the answer to each, until the deadline at most.
+    async fn ask_all(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<ScriptReply>, BackendError> {
         if let [question] = questions {
-            let answer = self.connection.call(&script::call(question), deadline, Way::Async).await?;
+            let answer = self.connection.call(&script::call(question), deadline, Mode::Async).await?;
             return Ok(vec![Ok(answer)]);
         }
-        self.connection.call_many(&script::call_many(questions), questions.len(), deadline, Way::Async).await
+        self.connection.call_many(&script::call_many(questions), questions.len(), deadline, Mode::Async).await
     }
 
-    /// Gives back what was taken for a call that nobody waits for any more.
+    /// Gives back the permits of an abandoned call.
     fn give_back(&self, request: &Request, answer: Answer) {
         if takes(request)
             && let Outcome::Admitted(admitted) = answer.outcome
@@ -195,7 +206,7 @@ impl Client {
         }
     }
 
-    /// What is answered by permits that are held here.
+    /// An answer from permits leased by this process.
     fn leased(&self, request: &Request) -> Option<Answer> {
         self.leases.as_ref()?.answer(request)
     }
@@ -211,7 +222,7 @@ impl Client {
         }
     }
 
-    /// What the script answered to a request, and to an ask for a lease where there was one.
+    /// Decodes the script's answer to a request, and to the lease if `ask` requested one.
     fn decoded(&self, bytes: &[u8], request: &Request, ask: Option<Ask>) -> Result<Answer, BackendError> {
         if let Some(ask) = ask {
             return Ok(ask.settle(bytes, request, Run::of(request))?.swap_remove(0));
@@ -228,8 +239,8 @@ impl Client {
     }
 
     fn late(&self) -> BackendError {
-        let doubt = self.connection.doubt();
-        let message = format!("Redis at {} did not answer within {:?}{doubt}", self.connection, self.timeout);
+        let hint = self.connection.hint();
+        let message = format!("Redis at {} did not answer within {:?}{hint}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 
@@ -239,8 +250,9 @@ impl Client {
         }
         let deadline = self.until();
         let ask = self.ask(request);
-        let call = self.call(request.bucket(), self.encode(request, ask.as_ref()), deadline, Way::Blocking);
-        // What is of tokio's counts against the budget of the task around, which a thread that blocks would never get anew.
+        let call = self.call(request.bucket(), self.encode(request, ask.as_ref()), deadline, Mode::Blocking);
+        // tokio's primitives spend the surrounding task's cooperative budget, which a blocked
+        // thread would never get back.
         let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
         self.decoded(&answer.unwrap_or_else(|| Err(self.late()))?, request, ask)
     }
@@ -257,30 +269,31 @@ impl Client {
         };
         let ask = self.ask(request);
         let bytes = self.encode(request, ask.as_ref());
-        let call = Box::pin(self.call(request.bucket(), bytes, deadline, Way::Async));
-        Undropped { client: self, request, call: Some(call), ask }.await
+        let call = Box::pin(self.call(request.bucket(), bytes, deadline, Mode::Async));
+        InFlight { client: self, request, call: Some(call), ask }.await
     }
 
     fn decide_later(&self, request: &Request) {
         if self.leased(request).is_some() {
             return;
         }
-        // What is given back too late or never stays taken: the limit is kept.
+        // A permit that is given back late or never stays taken: the limit is kept.
         if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Mode::Async));
         }
     }
 }
 
-/// What the background sends to a call whose own thread cannot run it.
+/// The background's answer to a call that cannot run on its own thread.
 type Elsewhere = reply::Receiver<Result<Answer, BackendError>>;
 
-/// Whether the thread ends, and what tokio keeps of it is gone: to use tokio's locks and channels would panic.
+/// Whether the thread is ending and tokio's thread-locals are gone: tokio's locks and channels
+/// would panic.
 fn thread_ends() -> bool {
     Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed())
 }
 
-/// A decision of the background's.
+/// Decides in the background.
 fn decide_elsewhere(client: Arc<Owned<Client>>, request: Request) -> Result<Elsewhere, BackendError> {
     let (sender, receiver) = reply::channel();
     let background = background::handle().map_err(|error| no_thread(&error))?;
@@ -351,34 +364,34 @@ impl fmt::Debug for RedisBackend {
     }
 }
 
-/// The backend that the environment names, one for the whole process.
+/// The backend of the environment, one for the whole process.
 pub(crate) fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| RedisBackend::from_env().into_backend());
     ENVIRONMENT.clone()
 }
 
-/// Whether permits are gone if nobody gives them back.
+/// Whether the request takes permits, which are lost unless given back.
 fn takes(request: &Request) -> bool {
     matches!(request.action(), Action::Take { cost: 1.., .. })
 }
 
-/// What the script answered.
-type Replied = Result<Vec<u8>, BackendError>;
+/// The script's reply.
+type ScriptReply = Result<Vec<u8>, BackendError>;
 
-/// A call that waits for its answer.
-type Calling = Pin<Box<dyn Future<Output = Replied> + Send>>;
+/// A call in flight.
+type CallFuture = Pin<Box<dyn Future<Output = ScriptReply> + Send>>;
 
-/// A call on its way. Where the future around is dropped before the answer has come, it goes on in the background, and
-/// permits that it brings are given back.
-struct Undropped<'a> {
+/// A call in flight. If the surrounding future is dropped before the answer has come, the call
+/// continues in the background, and its permits are given back.
+struct InFlight<'a> {
     client: &'a Client,
     request: &'a Request,
     /// None once it is done.
-    call: Option<Calling>,
+    call: Option<CallFuture>,
     ask: Option<Ask>,
 }
 
-impl Future for Undropped<'_> {
+impl Future for InFlight<'_> {
     type Output = Result<Answer, BackendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -390,7 +403,7 @@ impl Future for Undropped<'_> {
     }
 }
 
-impl Drop for Undropped<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if takes(self.request)
             && let Some(call) = self.call.take()

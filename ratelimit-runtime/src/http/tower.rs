@@ -1,4 +1,4 @@
-//! For tower: layers that limit requests, report what is left, and read the bodies of denied
+//! For tower: layers that limit requests, report what is left, and drain the bodies of denied
 //! requests.
 
 mod denial;

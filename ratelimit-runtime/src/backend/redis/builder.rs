@@ -1,4 +1,4 @@
-//! How a Redis backend is set up: which servers, how to log in, and what may be done without asking them.
+//! Setting up a Redis backend: servers, login, and what needs no round trip.
 
 use std::fmt;
 use std::sync::Arc;
@@ -61,16 +61,16 @@ impl RedisBackendBuilder {
         }
     }
 
-    /// The server, instead of the one that the environment names; see [`RedisBackend::new`].
+    /// The server's URL, in place of the environment's; see [`RedisBackend::new`].
     pub fn url(mut self, url: impl Into<String>) -> RedisBackendBuilder {
         self.servers = Some(Named::One(url.into()));
         self
     }
 
-    /// The master called `master`, wherever these sentinels say that it is: URLs as in `redis://host:26379`, with the
-    /// sentinels' own login where they have one. That of the master is said by [`username`](Self::username),
-    /// [`password`](Self::password) and [`database`](Self::database). With a `rediss://` sentinel the master is reached by
-    /// TLS too.
+    /// The master called `master`, as these sentinels locate it. Their URLs are of the form
+    /// `redis://host:26379`, with the sentinels' own login if they have one.
+    /// [`username`](Self::username), [`password`](Self::password) and [`database`](Self::database)
+    /// are the master's. If a sentinel's URL is `rediss://`, the master is reached by TLS too.
     #[cfg(feature = "redis-sentinel")]
     pub fn sentinel<U: Into<String>>(
         mut self,
@@ -81,113 +81,130 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The cluster that these nodes belong to; URLs as in `redis://user:password@host:6379`. One that answers is enough,
-    /// the others are found.
+    /// The cluster of these nodes, by URLs such as `redis://user:password@host:6379`. One that
+    /// answers is enough; it names the others.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(mut self, nodes: impl IntoIterator<Item = U>) -> RedisBackendBuilder {
         self.servers = Some(Named::Cluster(nodes.into_iter().map(Into::into).collect()));
         self
     }
 
-    /// The user to log in as, instead of the URL's; needs a password.
+    /// The user to log in as, in place of the URL's. Needs a password.
     pub fn username(mut self, username: impl Into<String>) -> RedisBackendBuilder {
         self.login.username = Some(username.into());
         self
     }
 
-    /// The password to log in with, instead of the URL's.
+    /// The password to log in with, in place of the URL's.
     pub fn password(mut self, password: impl Into<String>) -> RedisBackendBuilder {
         self.login.password = Some(password.into());
         self
     }
 
-    /// The number of the database, instead of the URL's: 0 unless set. A cluster has others from Valkey 9 on
-    /// (`cluster-databases`); where there are none, each call fails with what the server says.
+    /// The number of the database, in place of the URL's. The default is 0. A cluster has others
+    /// from Valkey 9 on (`cluster-databases`); if the server has none, each call fails with its
+    /// message.
     pub fn database(mut self, database: u32) -> RedisBackendBuilder {
         self.login.database = database;
         self
     }
 
-    /// Whether to speak version 2 of Redis's protocol, for servers and proxies that know no `HELLO`, as `?protocol=resp2` in
-    /// the URL: no unless set. That a connection has ended is then known only by the next asynchronous call, which fails.
+    /// Whether to speak RESP2, for servers and proxies without `HELLO`, like `?protocol=resp2` in
+    /// the URL. Off by default. With it, the end of a connection is noticed only by the next
+    /// asynchronous call, which fails.
     pub fn resp2(mut self, on: bool) -> RedisBackendBuilder {
         self.login.resp2 = on;
         self
     }
 
-    /// Trusts this certificate authority (one certificate or more as PEM) instead of those that the system trusts. An
-    /// error at [`build`](Self::build) where the connection is not encrypted.
+    /// Trusts this certificate authority (one or more certificates as PEM) instead of the system's.
+    /// [`build`](Self::build) fails if the connection is not encrypted.
     #[cfg(feature = "redis-tls")]
     pub fn ca_certificate(mut self, pem: impl Into<Vec<u8>>) -> RedisBackendBuilder {
         self.certificates.authority = Some(pem.into());
         self
     }
 
-    /// Shows the server this certificate (with those that it is signed by, as PEM), whose private key is `key` (as PEM).
-    /// An error at [`build`](Self::build) where the connection is not encrypted.
+    /// Presents this certificate chain (as PEM), whose private key is `key` (as PEM), to the
+    /// server. [`build`](Self::build) fails if the connection is not encrypted.
     #[cfg(feature = "redis-tls")]
     pub fn client_certificate(mut self, pem: impl Into<Vec<u8>>, key: impl Into<Vec<u8>>) -> RedisBackendBuilder {
         self.certificates.client = Some((pem.into(), key.into()));
         self
     }
 
-    /// The longest that a decision takes, connecting included: 100 ms unless set, at least 1 ms.
+    /// The longest that a decision takes, connecting included. The default is 100 ms, the minimum 1
+    /// ms, the maximum 1 hour.
     pub fn timeout(mut self, timeout: Duration) -> RedisBackendBuilder {
         self.timeout = timeout;
         self
     }
 
-    /// Whether denials are kept: on unless set. What that means, [`Backend::keeps_denials`](crate::Backend::keeps_denials) says.
+    /// Whether denials are cached, as [`Backend::keeps_denials`](crate::Backend::keeps_denials)
+    /// describes. On by default.
     pub fn denial_cache(mut self, on: bool) -> RedisBackendBuilder {
         self.denial_cache = on;
         self
     }
 
-    /// Whether asynchronous calls that come together may be sent as one: yes unless set.
+    /// Whether concurrent asynchronous calls are merged into one (group commit). On by default.
     ///
-    /// While fewer than 8 calls of a tokio runtime are under way, each is sent at once. From then on those that come while
-    /// others are under way are sent together, up to 128 in one call of the script, and decided first come first served,
-    /// each as if it had come alone at that time. So many tasks get a third more decisions a second or so, and many that
-    /// share a key several times as many. Two such calls are under way at a time; to a server that takes longer for them
-    /// the next one is sent after half a millisecond all the same, and the timeout of each call holds. Where a round trip
-    /// fails, all its calls fail; a key that cannot be decided on, as one that holds something else, fails its own only.
+    /// While fewer than 8 calls of a tokio runtime are under way, each is sent at once. From then
+    /// on, calls that come while others are under way are sent together, up to 128 in one call of
+    /// the script. They are decided first come first served, each as if it had come alone at that
+    /// time. This gives many tasks about a third more decisions a second, and many that share a key
+    /// several times as many.
     ///
-    /// In a cluster and with [leases](RedisBackendBuilder::lease) only calls on one key are merged. Blocking calls never
-    /// are.
+    /// Two such batches are under way at a time. If the server takes longer for them, the next one
+    /// is sent after half a millisecond all the same. The timeout of each call holds. If a round
+    /// trip fails, all its calls fail. A key that cannot be decided on, for instance because it
+    /// holds something else, fails only its own calls.
+    ///
+    /// In a cluster and with [leases](RedisBackendBuilder::lease), only calls on one key are
+    /// merged. Blocking calls are never merged.
     pub fn coalescing(mut self, coalescing: bool) -> RedisBackendBuilder {
         self.coalescing = coalescing;
         self
     }
 
-    /// Leases permits: a process takes up to `permits` of a key at once and spends them without asking the server, for
-    /// `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a second make sense). Off unless set.
+    /// Leases permits: a process takes up to `permits` of a key at once and spends them without
+    /// asking the server, for `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a
+    /// second make sense). Off by default.
     ///
-    /// A key that is called often then costs the server one call for that many decisions, and a decision well under a
-    /// microsecond instead of a round trip. The limits are kept as without: never more than `count` in any `per`, over all
-    /// processes. A lease is charged when it is taken, as of its end, and is never spent after that.
+    /// A busy key then costs the server one call for that many decisions, and a decision takes well
+    /// under a microsecond instead of a round trip. The limits hold as without leases: never more
+    /// than `count` in any `per`, over all processes. A lease is charged when it is taken, as of
+    /// its end, and is never spent after that.
     ///
-    /// A process takes one permit at first; twice as many each time that it has used all within `valid_for`; as many as it
-    /// used, where some were left. No more than a tenth of the limit is taken at once (a limit below 20 is asked for every
-    /// call), and no lease is valid for longer than a twentieth of the shortest period (`1s`: 50 ms).
+    /// A process starts with one permit. It takes twice as many each time it has used all within
+    /// `valid_for`, and as many as it used if some were left. It takes at most a tenth of the limit
+    /// at once, so that with a limit below 20 every call asks the server. No lease is valid for
+    /// longer than a twentieth of the shortest period (`1s`: 50 ms).
     ///
     /// # What it costs
-    /// - *Fairness.* Who has a lease spends it while others are denied: with leases of 10 from 100 a second, ten processes
-    ///   can hold all there is, for 50 ms. First come first served is true of leases, not of calls.
-    /// - *Unused permits.* What is left at the end of a lease is given back, with the next call on the key or at most half of
-    ///   `valid_for` later; until then it is lost to others. While calls come steadily that is nothing; after they stop it is
-    ///   up to `permits`, for one and a half `valid_for`. A process that ends without that loses them for one `per`. What
-    ///   a `token_bucket` is given back is less what has flowed in since.
-    /// - *Rate.* A permit of a `sliding_window` counts from the end of its lease on: under saturation the rate is lower by
-    ///   `valid_for` / (`per` + `valid_for`), at most 4.8 %. Nothing of that with the other algorithms.
-    /// - *What is told.* `remaining` is as of when the lease was taken; the reset time is that of the whole lease, later by up
-    ///   to `valid_for`. A denial holds for calls of this process for at most `valid_for`, instead of until its
-    ///   `retry_after`: permits may come back from another process. So the [denial cache](Self::denial_cache) is off.
+    /// - *Fairness.* The holder of a lease spends it while others are denied. With leases of 10
+    ///   from 100 a second, ten processes can hold all permits for 50 ms. Leases are first come
+    ///   first served, calls are not.
+    /// - *Unused permits.* The rest of a lease is given back when it ends: with the next call on
+    ///   the key, or at most half of `valid_for` later. Until then others cannot use it. Under
+    ///   steady calls that is nothing; after they stop it is up to `permits`, for one and a half
+    ///   `valid_for`. A process that ends without giving them back leaves them charged for one
+    ///   `per`. A `token_bucket` gets back less: the permits, minus the refill since.
+    /// - *Rate.* A permit of a `sliding_window` counts from the end of its lease. Under saturation
+    ///   the rate is lower by `valid_for` / (`per` + `valid_for`), at most 4.8 %. The other
+    ///   algorithms lose nothing.
+    /// - *Reported values.* `remaining` is as of when the lease was taken. The reset time is that
+    ///   of the whole lease, later by up to `valid_for`. A denial holds for calls of this process
+    ///   for at most `valid_for`, instead of until its `retry_after`, because another process may
+    ///   give permits back. The [denial cache](Self::denial_cache) is therefore off.
     ///
-    /// Calls with `backoff`, those that wait where nothing is left of a lease, and those whose cost is not that of the calls
-    /// before always ask. Calls that wait come after what is leased, and calls that do not wait are no longer denied because
-    /// somebody waits. A refund goes back into its lease while that lasts, else to the server. A reset drops the lease of
-    /// this process; those of others are spent on top of the new bucket, or given back to it, within `valid_for`. Give all
-    /// processes that share a limit the same setting: one without leases is denied while the leases of others last.
+    /// Three kinds of calls always ask the server: those with `backoff`, those that wait when the
+    /// lease is used up, and those of another cost than the calls before. Calls that wait come
+    /// after the leased permits, and calls that do not wait are no longer denied because others
+    /// wait. A refund goes back into its lease while that lasts, else to the server. A reset drops
+    /// the lease of this process. Leases of other processes are spent on top of the new bucket, or
+    /// given back to it, within `valid_for`. Give all processes that share a limit the same
+    /// setting: one without leases is denied while the leases of others last.
     ///
     /// ```
     /// use std::time::Duration;
@@ -201,7 +218,8 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The backend; an error if a URL, an environment variable, a certificate or the timeout is wrong.
+    /// Builds the backend. Fails if a URL, an environment variable, a certificate, the lease or the
+    /// timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
         let settings = self.settings()?;
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
@@ -210,7 +228,7 @@ impl RedisBackendBuilder {
         if let Some((permits, valid_for)) = self.lease
             && (permits == 0 || !(Duration::from_millis(1)..=Duration::from_secs(10)).contains(&valid_for))
         {
-            return Err(BackendError::configuration("a lease is of 1 permit at least, and valid for 1 ms to 10 s"));
+            return Err(BackendError::configuration("a lease has at least 1 permit, and is valid for 1 ms to 10 s"));
         }
         #[cfg(feature = "redis-tls")]
         let tls = {
@@ -318,7 +336,7 @@ impl RedisBackendBuilder {
     }
 }
 
-/// Server and database: what two handles have in common that lead to the same buckets.
+/// Server and database. Handles with the same name share their buckets.
 fn server_name(servers: &Servers, login: &Login) -> String {
     let servers = match servers {
         Servers::One(address) => address.to_string(),
@@ -344,7 +362,7 @@ fn server_name(servers: &Servers, login: &Login) -> String {
 
 impl fmt::Debug for RedisBackendBuilder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // URLs and the rest may hold passwords and keys.
+        // URLs and the other fields may hold passwords and keys.
         f.debug_struct("RedisBackendBuilder")
             .field("timeout", &self.timeout)
             .field("denial_cache", &self.denial_cache)

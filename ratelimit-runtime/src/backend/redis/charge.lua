@@ -1,8 +1,8 @@
--- Inlined: `charge` permits go into a sliding window as of `stamp`. The largest count is read if it
--- is needed: with the same print it is at least that of the call.
+-- Inlined: charges `charge` permits to a sliding window as of `stamp`. The largest count is read
+-- only if needed: with the same print it is at least the call's.
 if largest and capacity > largest then largest = capacity end
 all = all + charge
--- What counts no more goes once as many newer permits are on record as any count asked for.
+-- Expired groups are dropped once as many newer permits as any count are on record.
 while old > 0 do
   largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
   local time, permits = unpack_bytes(slot, source, base + first * width)
@@ -11,7 +11,7 @@ while old > 0 do
   all, old, first = all - permits, old - 1, (first + 1) % slots
 end
 if stamp - last_at >= round then
-  -- Longer ago than slots can tell.
+  -- Longer ago than a slot's time can express.
   all, last = all - last, charge
 elseif moves then
   last = last + charge

@@ -1,8 +1,8 @@
--- Inlined: the last group is closed and goes into the ring, and a new one begins.
+-- Inlined: closes the last group, moves it into the ring, and begins a new one.
 local count, permits = old + used, last
 if last_at + per <= now and count > 0 then
   largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
-  -- Neither it nor the one before counts: they become one, unless that is more than a group.
+  -- Neither it nor the one before counts. They are merged, unless that is more than a group.
   local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
   if before + permits < math.ceil(largest / 64) then
     count, old, permits = count - 1, old - 1, before + permits
@@ -11,14 +11,14 @@ end
 local closes, in_last = true, charge
 if count == MOST - 1 then
   if old > 0 then
-    -- The oldest goes: before it would have, nothing may be admitted, even if bookings are given
-    -- up.
+    -- Drops the oldest. Nothing may be admitted before it would have expired, even if bookings are
+    -- undone.
     dropped_at, dropped = unpack_bytes(slot, source, base + first * width)
     dropped_at = last_at - (last_at - dropped_at) % round
     all, old, first, count = all - dropped, old - 1, (first + 1) % slots, count - 1
     if dropped > 0 and dropped_at + per > floor then floor = dropped_at + per end
   else
-    -- The two neighbours that hold least become one, as of the later time.
+    -- Merges the two neighbours that hold least, as of the later time.
     local times, held, smallest, least = {}, {}, 0, FAR
     for i = 1, count do times[i], held[i] = unpack_bytes(slot, source, base + (first + i - 1) % slots * width) end
     times[count + 1], held[count + 1], held[count + 2] = last_at % round, permits, charge

@@ -1,7 +1,8 @@
-//! The masters of a cluster, by the slots of keys that they serve.
+//! The masters of a cluster, by the hash slots that they serve.
 //!
-//! redis-rs has a client for clusters too, but that one sends a command again after its connection failed, when it may have
-//! been charged already: so only its connections to single nodes are used, and the way between them is found here.
+//! redis-rs has a cluster client, but it resends a command after a connection failure, when the
+//! command may already have been charged. This crate therefore uses redis-rs's connections to
+//! single nodes, and routes between them itself.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -18,30 +19,30 @@ use crate::error::{BackendError, BackendErrorKind};
 
 const SLOTS: u16 = 16_384;
 
-/// Who serves which slots, as some node said, and what was learned since.
+/// Which node serves which slots: one node's answer, and the redirects since.
 pub(super) struct Map {
-    /// First and last slot, in order.
+    /// First and last slot of each range, in order.
     ranges: Vec<(u16, u16, Arc<Node>)>,
     moved: Mutex<HashMap<u16, Arc<Node>>>,
     nodes: Arc<Nodes>,
 }
 
-/// All nodes that are in use, with their connections.
+/// All nodes in use, with their connections.
 struct Nodes {
     by_address: Mutex<HashMap<Address, Arc<Node>>>,
-    /// How to log in, wherever it is.
+    /// The login, to whichever node.
     server: Endpoint,
     timeout: Duration,
 }
 
-/// The search for the masters; any of `seeds` that answers knows them all.
+/// Finds the masters. Any of `seeds` that answers knows them all.
 pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> Discovery<Map> {
     let nodes = Arc::new(Nodes { by_address: Mutex::default(), server, timeout });
     let next = AtomicUsize::new(0);
     Discovery::new(move || {
         let mut asked: Vec<Address> = nodes.by_address.lock().keys().cloned().collect();
         asked.extend(seeds.iter().cloned());
-        // Whoever does not answer is not the first to be asked next time.
+        // Rotates, so that a silent node is not asked first every time.
         let first = next.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
         asked.rotate_left(first);
         let mut failed = BackendError::configuration("there is no node of the cluster to ask");
@@ -86,7 +87,7 @@ impl Map {
         Some(self.nodes.at(reached(host, port.parse().ok()?, &from.endpoint().address)))
     }
 
-    /// From now on a slot is served by another node.
+    /// Records that another node now serves a slot.
     pub(super) fn moved(&self, slot: u16, node: Arc<Node>) {
         self.moved.lock().insert(slot, node);
     }
@@ -103,7 +104,7 @@ impl Nodes {
     }
 }
 
-/// A node that does not know its own host is reached where it was asked.
+/// A node that does not know its own host has the host that was asked.
 fn reached(host: &str, port: u16, asked: &Address) -> Address {
     match asked {
         Address::Tcp(asked, _) if host.is_empty() || host == "?" => Address::Tcp(asked.clone(), port),
@@ -111,7 +112,8 @@ fn reached(host: &str, port: u16, asked: &Address) -> Address {
     }
 }
 
-/// What `CLUSTER SLOTS` answers: of each range the first slot, the last, the master and its replicas.
+/// Decodes the reply to `CLUSTER SLOTS`: for each range the first slot, the last, the master and
+/// its replicas.
 fn ranges(reply: &Value, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, BackendError> {
     let read = |range: &Value| {
         let Value::Array(parts) = range else { return None };
@@ -132,14 +134,15 @@ fn ranges(reply: &Value, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, B
         _ => None,
     };
     let mut ranges = ranges.filter(|ranges| !ranges.is_empty()).ok_or_else(|| {
-        let message = format!("the node at {} serves no slots, or is none of a cluster", asked.address);
+        let message = format!("the node at {} serves no slots, or is not in a cluster", asked.address);
         BackendError::new(BackendErrorKind::Refused, message)
     })?;
     ranges.sort_unstable_by_key(|(first, _, _)| *first);
     Ok(ranges)
 }
 
-/// The slot of a key: of what stands between its first `{` and the next `}`, if that is anything.
+/// The slot of a key: that of the part between its first `{` and the next `}`, unless that is
+/// empty.
 pub(super) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
@@ -149,7 +152,7 @@ pub(super) fn slot(key: &[u8]) -> u16 {
     crc16(tag.unwrap_or(key)) % SLOTS
 }
 
-/// CRC-16/XMODEM, as the Redis Cluster specification has it.
+/// CRC-16/XMODEM, as in the Redis Cluster specification.
 fn crc16(bytes: &[u8]) -> u16 {
     bytes.iter().fold(0, |crc, byte| {
         (0..8).fold(
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis() {
-        // By the specification, and by CLUSTER KEYSLOT.
+        // From the specification, and from `CLUSTER KEYSLOT`.
         assert_eq!(crc16(b"123456789"), 0x31c3);
         assert_eq!(slot(b"foo"), 12_182);
         assert_eq!(slot(b"{user1000}.following"), slot(b"user1000"));

@@ -1,18 +1,21 @@
-//! Decisions that come together are sent as one.
+//! Group commit: concurrent decisions are sent as one.
 //!
-//! A call is sent alone, without a delay, as long as few others are under way: then merging would only add work. From then
-//! on calls take a seat. A driver, a task of the runtime that the callers run on, sends all that are seated as one call of
-//! the script, which decides them first come first served, each as if it had come alone; calls on one bucket that differ in
-//! nothing but their costs are told to it as runs. Two such batches are under way at the same time, so that the server
-//! decides on one while this process takes apart another; more only where round trips are long. Meanwhile the next calls take
-//! their seats. A driver ends when nobody is left.
+//! While few calls are under way, each is sent alone and at once, because merging would only add
+//! work. Beyond that, calls take seats. A driver, which is a task of the callers' runtime, sends
+//! all seated calls as one call of the script. The script decides them first come first served,
+//! each as if it had come alone. Equal calls on one bucket are sent as a run.
 //!
-//! In a cluster, where a script has to stay within a slot, and with leases, for which all calls on a bucket are to wait, only
-//! calls on one bucket are merged.
+//! Two such batches are under way at a time: the server decides on one while this process decodes
+//! the other. Only long round trips allow more. Meanwhile the next calls take their seats. A driver
+//! ends when no seats are taken.
 //!
-//! Callers only wait for a driver, never for each other: a future that is dropped, or not polled, holds up no other. A
-//! seat that is left before it was sent is not sent; permits that come to a seat that was left are given back. Each batch
-//! has the deadline of its first call, which is the earliest, so that every call ends by its own.
+//! Only calls on one bucket are merged in two cases: in a cluster, because a script must stay
+//! within a slot, and with leases, because all calls on a bucket should wait for the lease.
+//!
+//! Callers wait for a driver only, never for each other. A future that is dropped or not polled
+//! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
+//! later are given back. Each batch has the deadline of its first call, the earliest, so that every
+//! call ends by its own.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -37,8 +40,8 @@ use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
 const SHARDS: usize = 16;
-/// A batch is to take the server no more of the timeout than one part in so many: two are under way, and each may wait for the
-/// other.
+/// A batch should take at most this fraction of the timeout (1/5): two are under way, and each may
+/// wait for the other.
 const SHARE_OF_TIMEOUT: u32 = 5;
 
 /// How calls are merged.
@@ -46,34 +49,34 @@ const SHARE_OF_TIMEOUT: u32 = 5;
 pub(super) struct Merging {
     /// Calls that are sent one by one before merging pays.
     alone: u32,
-    /// Calls that one batch takes.
+    /// Calls in one batch.
     seats: usize,
-    /// Batches that are under way at the same time.
+    /// Batches under way at the same time.
     drivers: u32,
-    /// After so long without one that was sent the next is, however many are under way: to a server that is far away calls
-    /// wait no longer than that before they go.
+    /// The next batch is sent this long after the last one, however many are under way. Bounds the
+    /// delay when the server is far away.
     pause: Duration,
-    /// Only calls on one bucket are sent together.
+    /// Merges only calls on one bucket.
     by_bucket: bool,
 }
 
 impl Merging {
-    /// Of buckets that one script may decide on.
+    /// For buckets on which one script may decide.
     pub(super) const ALL: Merging =
         Merging { alone: 8, seats: 128, drivers: 2, pause: Duration::from_micros(500), by_bucket: false };
-    /// Of buckets that are not on one server for certain.
+    /// For buckets that may be on several servers.
     pub(super) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
-    /// One call brings the permits of all that come meanwhile.
+    /// For leases: one call brings the permits of all that come meanwhile.
     pub(super) const LEASES: Merging =
         Merging { alone: 1, seats: 1_024, drivers: 1, pause: Duration::MAX, by_bucket: true };
 }
 
-/// The calls that are under way, by runtime and, where they are merged so, by bucket.
+/// Calls under way, by runtime and, if merged so, by bucket.
 pub(super) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
     merging: Merging,
-    /// Calls that a batch takes now: half as many after one that took long, a few more after each other.
+    /// The current size of a batch: halved after a slow batch, a few more after a fast one.
     seats: AtomicUsize,
 }
 
@@ -82,9 +85,10 @@ pub(super) struct Coalescing {
 struct Lane {
     alone: u32,
     drivers: u32,
-    /// The deadline of a call that comes when a driver starts, or takes a batch: how the time since then is told.
+    /// The latest deadline when a driver last started or took a batch. Later deadlines measure the
+    /// time since then.
     last: Option<Instant>,
-    /// What no driver has taken yet: all but the last are full.
+    /// Batches that no driver has taken. All but the last are full.
     batches: VecDeque<Batch>,
 }
 
@@ -95,7 +99,7 @@ struct Batch {
 
 /// How a call is made.
 pub(super) enum Entry<'a> {
-    /// On its own, under way until this is dropped.
+    /// Alone, under way until this is dropped.
     Alone(Alone),
     /// With others.
     Seated(Seated<'a>),
@@ -111,7 +115,7 @@ impl Coalescing {
         }
     }
 
-    /// The way of one call.
+    /// Decides whether a call goes alone or takes a seat.
     pub(super) fn enter<'a>(self: &Arc<Self>, backend: &'a Client, request: &Request, deadline: Instant) -> Entry<'a> {
         let runtime = Handle::try_current().ok();
         let number = self.number(request, runtime.as_ref());
@@ -135,7 +139,8 @@ impl Coalescing {
         Entry::Seated(Seated { seat, backend })
     }
 
-    /// A batch took so long: of a server that is slow the next are smaller, so that none runs into the deadline.
+    /// Adapts the size of the next batches to the time of the last. Against a slow server they
+    /// shrink, so that none runs into its deadline.
     fn took(&self, calls: usize, time: Duration, timeout: Duration) {
         let seats = self.seats.load(Ordering::Relaxed);
         let next = if time > timeout / SHARE_OF_TIMEOUT {
@@ -159,7 +164,7 @@ impl Coalescing {
         &self.shards[shard]
     }
 
-    /// Not for a bucket whose lane has the same number by chance.
+    /// False for a bucket whose lane has the same hash by chance.
     fn has_room(&self, lane: &Lane, request: &Request) -> bool {
         let other = lane.batches.back().and_then(|batch| batch.seats.first());
         !self.merging.by_bucket || other.is_none_or(|seat| seat.request.bucket == request.bucket)
@@ -169,7 +174,8 @@ impl Coalescing {
     fn start(self: &Arc<Self>, lane: u64, backend: &Client, runtime: Option<Handle>) {
         let driver =
             Driver { coalescing: Arc::clone(self), backend: backend.clone(), lane, batch: None, is_done: false };
-        // Where the callers have no runtime it is the background's. Without that too it is dropped, which ends the calls.
+        // Callers without a runtime use the background's. Without that, the driver is dropped,
+        // which ends the calls.
         if let Some(runtime) = runtime.or_else(|| background::handle().ok()) {
             runtime.spawn(driver.run());
         }
@@ -177,7 +183,7 @@ impl Coalescing {
 }
 
 impl Lane {
-    /// Whether it is the first of a batch.
+    /// Seats a call, and returns whether it is the first of its batch.
     fn seat(&mut self, seat: Arc<Seat>, deadline: Instant, most: usize) -> bool {
         if let Some(batch) = self.batches.back_mut()
             && batch.seats.len() < most
@@ -218,7 +224,7 @@ impl Drop for Alone {
     }
 }
 
-/// What one call of a batch asks, and where the answer to it is put.
+/// One call of a batch and the place for its answer.
 struct Seat {
     request: Request,
     state: Mutex<State>,
@@ -227,7 +233,7 @@ struct Seat {
 enum State {
     Waiting(Option<Waker>),
     Answered(Result<Answer, BackendError>),
-    /// The answer was taken, or nobody waits for it.
+    /// The answer was taken, or the call was abandoned.
     Left,
 }
 
@@ -236,7 +242,7 @@ impl Seat {
         matches!(&*self.state.lock(), State::Left)
     }
 
-    /// Gives the answer back where nobody waits for it.
+    /// Delivers the answer, or returns it if the call was abandoned.
     fn answer(&self, answer: Result<Answer, BackendError>) -> Option<Result<Answer, BackendError>> {
         let mut state = self.state.lock();
         let State::Waiting(waker) = &mut *state else { return Some(answer) };
@@ -307,7 +313,7 @@ impl<'a> Group<'a> {
         (key::name(request.bucket()), bytes)
     }
 
-    /// Tells each call what was decided.
+    /// Delivers the decisions to the calls.
     fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &Client) {
         let request = &self.seats[0].request;
         if self.run.calls == 1 {
@@ -343,18 +349,18 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 }
 
 impl Batch {
-    /// Sends all that have not left yet, and tells each what was decided.
+    /// Sends all calls not yet abandoned, and delivers the decisions.
     async fn send(&mut self, backend: &Client, hasher: &RandomState) {
         self.seats.retain(|seat| !seat.is_left());
         if self.seats.is_empty() {
             return;
         }
         if Instant::now() >= self.deadline {
-            // It has waited for others all the time.
+            // All its time has passed in the queue.
             fail(&self.seats, &backend.late());
             return;
         }
-        // Of one bucket they stay in their order.
+        // Stable: calls on one bucket keep their order.
         if self.seats.len() > 1 {
             self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
         }
@@ -372,12 +378,13 @@ impl Batch {
     }
 }
 
-/// What sends batches of one lane, one after the other. Dropped before it is done, it ends the calls that wait.
+/// Sends the batches of one lane, one after the other. If dropped before it is done, it fails the
+/// calls that wait.
 struct Driver {
     coalescing: Arc<Coalescing>,
     backend: Client,
     lane: u64,
-    /// What is being sent.
+    /// The batch being sent.
     batch: Option<Batch>,
     is_done: bool,
 }
@@ -385,7 +392,7 @@ struct Driver {
 impl Driver {
     async fn run(mut self) {
         while !self.is_done {
-            // Behind all tasks that can run now: those of them that call come along.
+            // Yields to all runnable tasks, so that their calls join the batch.
             tokio::task::yield_now().await;
             self.batch = self.next();
             match &mut self.batch {
@@ -400,7 +407,7 @@ impl Driver {
         }
     }
 
-    /// The next batch; without one, the driver is needed no more.
+    /// The next batch. Without one, the driver is no longer needed.
     fn next(&self) -> Option<Batch> {
         let mut lanes = self.coalescing.shard(self.lane).lock();
         let lane = lanes.get_mut(&self.lane)?;
@@ -431,8 +438,8 @@ impl Drop for Driver {
     }
 }
 
-/// Whether two calls differ in nothing, and take permits at once or not at all. Of a denial with a backoff each makes it worse
-/// for the next.
+/// Whether two calls are equal and take permits at once or not at all. With a backoff, each denial
+/// makes the next one worse, so such calls are never alike.
 fn is_like(one: &Request, other: &Request) -> bool {
     let cost = |request: &Request| match request.action {
         Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } => Some(cost),
@@ -457,7 +464,7 @@ mod tests {
         let seats = || coalescing.seats.load(Ordering::Relaxed);
         coalescing.took(128, Duration::from_millis(1), timeout);
         assert_eq!(seats(), 128);
-        // A server that takes a millisecond a call.
+        // A server that takes a millisecond for each call.
         while Duration::from_millis(seats() as u64) > timeout / SHARE_OF_TIMEOUT {
             let before = seats();
             coalescing.took(before, Duration::from_millis(before as u64), timeout);

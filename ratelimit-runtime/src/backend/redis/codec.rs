@@ -1,6 +1,8 @@
-//! Requests and answers as the script reads and writes them: little-endian integers, times in microseconds.
+//! Encodes requests to the script and decodes its answers: little-endian integers, times in
+//! microseconds.
 //!
-//! The server decides in whole microseconds: a time of this process is rounded down to one, a duration of a backoff up.
+//! The server decides in whole microseconds. A time of this process is rounded down, the duration
+//! of a backoff is rounded up.
 
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timesta
 use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::{Algorithm, Limit};
 
-/// Numbers that this codec and the script share, and their names, by which `script.rs` puts them in the script.
+/// Numbers shared with the script, and their names. `script.rs` replaces the names in the script.
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
         $($(#[$doc])* const $name: u8 = $value;)*
@@ -29,10 +31,10 @@ numbers! {
     PEEK = 1;
     GIVE_BACK = 2;
     RESET = 3;
-    /// Calls of one cost that came together, or for which permits are leased.
+    /// Calls of one cost, merged or asked for to lease permits.
     TAKE_RUN = 4;
 
-    // How a decision is made, if not plainly.
+    // The mode of a decision, if not the plain one.
     BACKOFF = 1;
     WAITS = 2;
     LEASES = 3;
@@ -42,7 +44,8 @@ numbers! {
     NEVER = 2;
     DONE = 3;
     RUN = 4;
-    /// Admitted: what most charges change of the record follows, as it is written down. That of other records is `RICH`.
+    /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
+    /// plain parts begins with `RICH`.
     PLAIN = 20;
     #[allow(dead_code, reason = "only in the script")]
     RICH = 21;
@@ -52,42 +55,43 @@ numbers! {
     FIXED = 2;
 }
 
-/// The longest duration that is sent, 142 years: with it a time of today stays an exact integer in the script's doubles.
+/// The longest duration that is sent, 142 years. With it, a current time is still an exact integer
+/// in the script's doubles.
 const LONGEST: u64 = 1 << 52;
-/// The latest time that the script tells, in microseconds.
+/// The latest time that the script reports, in microseconds.
 const FAR: u64 = (1 << 53) - 1;
 
-/// Calls of one cost that follow each other.
+/// Consecutive calls of one cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
-    /// Permits that each takes, at least one.
+    /// Permits for each call, at least one.
     pub(super) cost: u32,
     pub(super) calls: u32,
 }
 
 impl Run {
-    /// The one call that a request is.
+    /// The run of a single request.
     pub(super) fn of(request: &Request) -> Run {
         let cost = if let Action::Take { cost, .. } = request.action { cost } else { 0 };
         Run { cost, calls: 1 }
     }
 
-    /// Of as many calls as one number of permits can say; those behind are denied with them.
+    /// The permits of the run, saturating. Calls beyond that are denied with the rest.
     fn permits(self) -> u32 {
         self.cost.saturating_mul(self.calls)
     }
 }
 
-/// What a lease is asked for.
+/// The terms of a requested lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Terms {
     /// How long it may be spent, in nanoseconds.
     pub(super) valid_for: u64,
-    /// What is left of the one before.
+    /// The rest of the previous lease.
     pub(super) back: Option<Back>,
 }
 
-/// Permits of a lease that were not spent.
+/// Unspent permits of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Back {
     pub(super) at: u64,
@@ -95,15 +99,15 @@ pub(super) struct Back {
     pub(super) permits: u32,
 }
 
-/// What is decided of many calls.
+/// The decisions on a run of calls.
 pub(super) struct Decided {
-    /// One answer a call, in their order.
+    /// One answer for each call, in order.
     pub(super) answers: Vec<Answer>,
-    /// How long those may be spent that are leased, in nanoseconds.
+    /// How long the leased permits may be spent, in nanoseconds.
     pub(super) valid_for: u64,
 }
 
-/// What the script is asked, by one who `leases` where permits are leased.
+/// Encodes a request. `leases` says whether this process leases permits.
 pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
@@ -137,9 +141,9 @@ fn how(request: &Request, max_wait: Duration, leases: bool) -> u8 {
     }
 }
 
-/// The same for a run of calls that are like `request`, and that take permits at once or not at all.
+/// Encodes a run of calls that are like `request` and that take permits at once or not at all.
 ///
-/// With the terms of a lease the last of the calls may be permits to be spent later.
+/// With the terms of a lease, the last calls of the run may be permits to spend later.
 pub(super) fn encode_run(request: &Request, run: Run, terms: Option<&Terms>) -> Vec<u8> {
     let how = how(request, Duration::ZERO, terms.is_some());
     let mut bytes = Writer::new(TAKE_RUN, request, run.permits(), how);
@@ -154,8 +158,8 @@ pub(super) fn encode_run(request: &Request, run: Run, terms: Option<&Terms>) -> 
     bytes.finish(request)
 }
 
-/// Bytes that a group of a sliding window takes on record, as `slot.lua` lays them out: those of its time modulo a span of
-/// at least the period, and those of its permits, of which one call may take all.
+/// Bytes of a group of a sliding window on record, as laid out in `slot.lua`. They hold its time,
+/// modulo a span of at least the period, and its permits, of which one call may take all.
 fn slot_bytes(limit: Limit) -> u8 {
     match (limit.per_micros(), limit.capacity()) {
         (..=0x00FF_FFFF, ..=0xFF) => 3 + 1,
@@ -166,8 +170,8 @@ fn slot_bytes(limit: Limit) -> u8 {
     }
 }
 
-/// A print of limits as they are sent, of 52 bits: FNV-1a. By it the script knows limits that it has charged before, the same
-/// in every process.
+/// A 52-bit FNV-1a hash of the encoded limits, the same in every process. The script recognizes the
+/// limits of the last charge by it.
 fn print(rules: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = rules.iter().fold(0xcbf2_9ce4_8422_2325, step);
@@ -181,7 +185,7 @@ fn micros_up(duration: Duration) -> u64 {
 struct Writer(Vec<u8>);
 
 impl Writer {
-    /// All that is asked begins so; of runs, `cost` is their number.
+    /// The common start of all requests. For a run, `cost` is that of all its calls.
     fn new(action: u8, request: &Request, cost: u32, how: u8) -> Writer {
         let mut bytes = Writer(Vec::with_capacity(96));
         bytes.u8(action);
@@ -252,7 +256,7 @@ impl Writer {
         self.0.extend_from_slice(&number.to_le_bytes());
     }
 
-    /// Seven bytes hold every integer that a double holds.
+    /// Seven bytes hold every integer that a double can.
     fn u56(&mut self, number: u64) {
         self.0.extend_from_slice(&number.to_le_bytes()[..7]);
     }
@@ -312,36 +316,37 @@ impl Writer {
     }
 }
 
-/// What the script answered to `request`.
+/// Decodes the script's answer to `request`.
 pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
     let mut rest = Reader(bytes);
     rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-/// What the script answered to a run of calls, on terms where permits are `leased`.
+/// Decodes the script's answer to a run of calls, on the terms of a lease if permits are leased.
 ///
-/// The time of an admission is then that as of which it is charged, which may be later than the decision.
+/// The time of an admission is then that of its charge, which may be later than the decision.
 pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
     rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-/// Whether a server that runs the script answers so: with its bytes, of which the first is a small number, or by refusing.
-/// After anything else nobody knows which answer is to which call, and the connection is of no use any more.
-pub(super) fn is_of_the_script(reply: &Value) -> bool {
+/// Whether a reply can be the script's: its bytes, of which the first is a small number, or a
+/// refusal. After anything else, it is unknown which reply belongs to which call, and the
+/// connection is useless.
+pub(super) fn is_valid_reply(reply: &Value) -> bool {
     match reply {
         Value::BulkString(bytes) => bytes.first().is_some_and(|first| *first < b' '),
-        Value::Array(replies) => replies.iter().all(is_of_the_script),
+        Value::Array(replies) => replies.iter().all(is_valid_reply),
         Value::ServerError(_) => true,
         _ => false,
     }
 }
 
 pub(super) fn no_decision() -> BackendError {
-    BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
+    BackendError::new(BackendErrorKind::Refused, "Redis sent something other than a decision")
 }
 
-/// When a token bucket is full that misses `debt` units at `last`, in microseconds; in nanoseconds.
+/// When a token bucket that lacks `debt` units at `last` (microseconds) is full, in nanoseconds.
 fn full_at(last: u64, debt: u64, rate: Rate) -> Option<u64> {
     debt.div_ceil(rate.units).saturating_mul(rate.step).saturating_add(last).min(FAR).checked_mul(1_000)
 }
@@ -353,19 +358,20 @@ struct Last {
     remaining: u32,
     /// Nanoseconds.
     fresh_at: u64,
-    /// Of a token bucket its debt, in units, and as of when, in microseconds; of others 0.
+    /// For a token bucket its debt, in units, and the time of that, in microseconds; else 0.
     debt: u64,
     debt_at: u64,
 }
 
 impl Last {
-    /// That of the call so many `behind` it in its run, at `at` in nanoseconds.
+    /// The admission of the call `behind` places before the last of its run, at `at` in
+    /// nanoseconds.
     fn admission(&self, request: &Request, run: Run, behind: u32, at: u64) -> Option<Admission> {
         let limit = *request.limits().get(self.limit)?;
         let after = behind.checked_mul(run.cost)?;
         let fresh_at = match (behind, self.debt) {
             (0, _) | (_, 0) => self.fresh_at,
-            // Only of a token bucket does it depend on the permits that were taken later.
+            // It depends on permits taken later for a token bucket only.
             (_, debt) => {
                 let rate = Rule::new(limit).rate;
                 full_at(self.debt_at, debt.checked_sub(u64::from(after).checked_mul(rate.permit)?)?, rate)?
@@ -380,7 +386,7 @@ impl Last {
 fn answers(request: &Request, run: Run, fit: u32, now: u64, at: u64, last: &Last) -> Option<Vec<Answer>> {
     let answer = |behind| {
         let mut admission = last.admission(request, run, behind, at)?;
-        // As of when it is charged, or it would be taken for a booking.
+        // Relative to its charge, or it would be taken for a booking.
         admission.fresh_at = admission.fresh_at.saturating_add(at.saturating_sub(now));
         Some(Answer { now: Timestamp::from_nanos(at), outcome: Outcome::Admitted(Admitted { admission }) })
     };
@@ -461,7 +467,8 @@ impl Reader<'_> {
         Some(Decided { answers, valid_for: ends.saturating_sub(now) })
     }
 
-    /// When permits were taken, in nanoseconds, and the last admission then, read from what is on record after it.
+    /// The charge's time in nanoseconds, and the last admission, read from the record after the
+    /// charge.
     fn record(&mut self, request: &Request) -> Option<(u64, Last)> {
         let limits = request.limits();
         if usize::from(self.u8()?) != limits.len() {
@@ -478,7 +485,7 @@ impl Reader<'_> {
         Some((now.checked_mul(1_000)?, tightest?))
     }
 
-    /// What one limit says of an admission at `now`, in microseconds.
+    /// One limit's part of an admission at `now`, in microseconds.
     fn front(&mut self, limit: Limit, now: u64) -> Option<Last> {
         let (mut debt_at, mut debt) = (0, 0);
         let (taken, fresh_at) = match limit.algorithm() {
@@ -490,7 +497,7 @@ impl Reader<'_> {
             }
             Algorithm::SlidingWindow => {
                 let (_on_record, taken) = (self.u40()?, self.u40()?);
-                // The last group, the ring.
+                // Skips the last group and the ring.
                 self.skip(4 + 4)?;
                 (taken, now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
             }
@@ -534,7 +541,7 @@ impl Reader<'_> {
         Some(Some(Box::new(Undo { newest, floor, top, limits })))
     }
 
-    /// The position of one of the limits of the request.
+    /// The position of one of the request's limits.
     fn position(&mut self, request: &Request) -> Option<usize> {
         let position = usize::from(self.u8()?);
         (position < request.limits().len()).then_some(position)

@@ -1,4 +1,4 @@
-//! Where the servers are and how to log in: from URLs or the environment.
+//! Where the servers are and how to log in, from URLs or the environment.
 
 use std::ffi::OsString;
 
@@ -10,10 +10,10 @@ use crate::error::BackendError;
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 6379;
 
-/// Schemes of servers with TLS, and those that stand for the same without.
+/// URL schemes with TLS, and their equivalents without.
 const ENCRYPTED: [(&str, &str); 2] = [("rediss", "redis"), ("valkeys", "valkey")];
 
-/// What a URL or the environment says.
+/// Settings from a URL or the environment.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) servers: Servers,
@@ -51,7 +51,7 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
         ));
     }
     if rest.contains('#') {
-        return Err(BackendError::configuration("the Redis URL has a part behind `#`, which means nothing here"));
+        return Err(BackendError::configuration("the Redis URL has a fragment behind `#`, which has no meaning here"));
     }
     let known: &[&str] =
         if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
@@ -68,8 +68,8 @@ pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
     }
 }
 
-/// Refuses what would be ignored: `?ssl=true` means to be encrypted. Of the two protocols, which carry the same answers, RESP3
-/// is spoken whichever is named.
+/// Refuses parameters that would be ignored: `?ssl=true` asks for encryption. `protocol` must be
+/// `resp2` or `resp3`, which carry the same answers.
 fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
     let Some((_, query)) = rest.split_once('?') else { return Ok(()) };
     let mut seen = Vec::new();
@@ -77,7 +77,7 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
         let is_known = known.contains(&name);
         if !is_known || seen.contains(&name) {
-            // A password with a `?` in it is to be shown by no error.
+            // No error may show a password that contains a `?`.
             let is_name = name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
             let shown = if is_name && !query.contains('@') { format!("`{name}` in the") } else { "the".to_owned() };
             let instead = match name {
@@ -91,7 +91,7 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
             )));
         }
         if name == "db" && value.parse::<u32>().is_err() {
-            return Err(BackendError::configuration("`db` in the Redis URL is no number of a database"));
+            return Err(BackendError::configuration("`db` in the Redis URL is not the number of a database"));
         }
         if name == "protocol" && !matches!(value, "2" | "3" | "resp2" | "resp3") {
             return Err(BackendError::configuration("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
@@ -102,7 +102,7 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
 }
 
 fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, BackendError> {
-    // redis's own message may quote a part of the URL.
+    // redis-rs's own message may quote a part of the URL.
     let info = format!("{scheme}://{rest}").into_connection_info().map_err(|_| {
         BackendError::configuration(
             "the Redis URL is not of the form `redis://user:password@host:port/database` or `unix:///path?db=0`",
@@ -119,7 +119,7 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         password: login.password().map(str::to_owned),
         database: u32::try_from(login.db())
             .map_err(|_| BackendError::configuration("the number of a Redis database is from 0 to 4294967295"))?,
-        // Unless it is said, redis-rs takes version 2.
+        // redis-rs's default is RESP2.
         resp2: rest
             .split_once('?')
             .is_some_and(|(_, query)| query.split('&').any(|pair| matches!(pair, "protocol=resp2" | "protocol=2"))),
@@ -137,7 +137,7 @@ fn list<'a>(scheme: &str, rest: &'a str) -> Result<(Vec<Settings>, &'a str), Bac
     Ok((servers.collect::<Result<Vec<_>, _>>()?, path))
 }
 
-/// Of `host:port,host:port/master/database`. The login is for the servers.
+/// Parses `host:port,host:port/master/database`. The login is for the servers.
 #[cfg(feature = "redis-sentinel")]
 fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
     let form = || {
@@ -165,7 +165,7 @@ fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> 
     Ok(Settings { servers: Servers::Sentinel(sentinels, master.to_owned()), login, encrypted })
 }
 
-/// Of `host:port,host:port`.
+/// Parses `host:port,host:port`.
 #[cfg(feature = "redis-cluster")]
 fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
     let (nodes, path) = list(scheme, rest)?;
@@ -187,51 +187,51 @@ fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
     Ok(settings)
 }
 
-/// The cluster of some nodes that URLs name.
+/// The cluster of these nodes.
 #[cfg(feature = "redis-cluster")]
 pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
     let Some(first) = nodes.first() else {
-        return Err(BackendError::configuration("a cluster needs a node to begin with"));
+        return Err(BackendError::configuration("a cluster needs at least one node"));
     };
     let (login, encrypted) = (first.login.clone(), first.encrypted);
     let mut addresses = Vec::new();
     for node in nodes {
         match node.servers {
             Servers::One(address @ Address::Tcp(..)) => addresses.push(address),
-            _ => return Err(BackendError::configuration("a node of a cluster is named by `redis://host:port`")),
+            _ => return Err(BackendError::configuration("the URL of a cluster node is `redis://host:port`")),
         }
         if node.encrypted != encrypted {
-            return Err(BackendError::configuration("the nodes of a cluster are all to be reached by TLS, or none"));
+            return Err(BackendError::configuration("either all nodes of a cluster use TLS, or none"));
         }
     }
     Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })
 }
 
-/// The master that sentinels watch over, which URLs name.
+/// The master under these sentinels.
 #[cfg(feature = "redis-sentinel")]
 pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
     if master.is_empty() || sentinels.is_empty() {
-        return Err(BackendError::configuration("a master is found by its name and one sentinel or more"));
+        return Err(BackendError::configuration("a master needs a name and at least one sentinel"));
     }
     if !sentinels.iter().all(|sentinel| matches!(sentinel.servers, Servers::One(_))) {
-        return Err(BackendError::configuration("a sentinel is named by `redis://host:port`"));
+        return Err(BackendError::configuration("the URL of a sentinel is `redis://host:port`"));
     }
-    // Who encrypts what the sentinels say means the servers too.
+    // If the sentinels are to be reached by TLS, so are the servers.
     let encrypted = sentinels.iter().any(|sentinel| sentinel.encrypted);
     Ok(Settings { servers: Servers::Sentinel(sentinels, master), login: Login::default(), encrypted })
 }
 
 fn unknown_scheme() -> BackendError {
-    // Whatever else it is may hold a password in any place.
+    // The rest of the URL may hold a password in any place.
     BackendError::configuration(
         "the Redis URL must begin with `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; \
          `valkey` may stand for `redis`",
     )
 }
 
-/// The server that the environment names: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else this machine.
-/// The login is the URL's; what it does not say of that, `REDIS_USERNAME` and `REDIS_PASSWORD` do. Empty variables count as
-/// unset.
+/// The server in the environment: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else
+/// this machine. The login is the URL's, completed by `REDIS_USERNAME` and `REDIS_PASSWORD`. Empty
+/// variables count as unset.
 pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
     let read = |name: &str| match variable(name).map(OsString::into_string) {
         Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
@@ -241,7 +241,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     let (username, password) = (read("REDIS_USERNAME")?, read("REDIS_PASSWORD")?);
     if let Some(url) = read("REDIS_URL")? {
         let mut settings = from_url(&url)?;
-        // A password without its user's name is another user's.
+        // A password in the URL without a username does not belong to `REDIS_USERNAME`.
         if settings.login.password.is_none() {
             settings.login.username = settings.login.username.or(username);
             settings.login.password = password;
@@ -258,7 +258,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
         None => Ok(None),
     };
     let host = read("REDIS_HOST")?.unwrap_or_else(|| DEFAULT_HOST.to_owned());
-    // As in a URL.
+    // Brackets are allowed, as in a URL.
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or(host.clone(), str::to_owned);
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
     let database = number("REDIS_DB")?.unwrap_or(0).into();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_url_asks_for_and_would_not_get_is_refused_by_name() {
+    fn unknown_parameters_of_a_url_are_refused_by_name() {
         let message = |url: &str| from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
         for (url, name) in [
             ("redis://cache?ssl=true", "`ssl`"),
@@ -348,7 +348,7 @@ mod tests {
 
     #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
     #[test]
-    fn what_a_url_of_several_servers_asks_for_is_refused_by_name() {
+    fn unknown_parameters_of_a_url_of_several_servers_are_refused_by_name() {
         for url in ["redis+sentinel://one,two/main/0?ssl=true", "redis+cluster://one,two?ssl=true"] {
             let error = from_url(url).err().map(|error| error.to_string()).unwrap_or_default();
             assert!(error.contains("`ssl`") || error.contains("needs the feature"), "{error}");

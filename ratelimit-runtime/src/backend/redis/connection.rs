@@ -1,7 +1,9 @@
-//! The way of one call through a topology: which server it goes to, and what becomes of the answers that are none.
+//! Routes one call through a topology: which server gets it, and how replies other than an answer
+//! are handled.
 //!
-//! Nothing that may have been charged is sent twice. What is sent again is what a server says it did not do: `NOSCRIPT`
-//! (with the script in front), and in a topology of several servers `MOVED`, `ASK` and `READONLY`.
+//! Nothing that may have been charged is sent twice. A call is sent again only if a server says
+//! that it did not run it: on `NOSCRIPT` (with the script in front) and, in a topology of several
+//! servers, on `MOVED`, `ASK` and `READONLY`.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,27 +14,29 @@ use redis::{Cmd, ServerError, Value};
 
 #[cfg(feature = "redis-cluster")]
 use super::cluster;
+use super::codec::no_decision;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
 use super::discovery::Discovery;
 use super::endpoint::Endpoint;
-use super::node::{Node, Way};
+use super::node::{Mode, Node};
 use super::script;
 #[cfg(feature = "redis-sentinel")]
 use super::sentinel;
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 
-/// So often a call is sent on at most.
-const HOPS: u32 = 6;
-/// A map of a cluster that is younger is not asked for anew: while a node is down, calls to it fail one after another.
+/// Attempts for one call, redirects included.
+const ATTEMPTS: u32 = 6;
+/// A younger map of a cluster is not fetched again: while a node is down, its calls fail one after
+/// another.
 #[cfg(feature = "redis-cluster")]
-const FRESH: Duration = Duration::from_millis(100);
+const MIN_MAP_AGE: Duration = Duration::from_millis(100);
 
 /// The servers of a backend, and the connections to them.
 pub(super) struct Connection {
     topology: Topology,
     /// For messages.
     name: String,
-    doubt: &'static str,
+    hint: &'static str,
 }
 
 enum Topology {
@@ -43,8 +47,8 @@ enum Topology {
     Cluster(Discovery<cluster::Map>),
 }
 
-/// Where a call goes.
-struct Place {
+/// The server of a call.
+struct Route {
     node: Arc<Node>,
     #[cfg(feature = "redis-cluster")]
     map: Option<(Arc<cluster::Map>, u16)>,
@@ -53,11 +57,11 @@ struct Place {
 impl Connection {
     /// One server. Does not connect yet.
     pub(super) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
-        let (name, doubt) = (endpoint.address.to_string(), endpoint.doubt());
-        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, doubt }
+        let (name, hint) = (endpoint.address.to_string(), endpoint.hint());
+        Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, hint }
     }
 
-    /// The master of that name. `server` is how to log in to it.
+    /// The master called `master`. `server` holds the login to it.
     #[cfg(feature = "redis-sentinel")]
     pub(super) fn sentinel(
         sentinels: Vec<Endpoint>,
@@ -65,21 +69,21 @@ impl Connection {
         server: Endpoint,
         timeout: Duration,
     ) -> Connection {
-        let (name, doubt) = (format!("the master `{master}`"), server.doubt());
-        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name, doubt }
+        let (name, hint) = (format!("the master `{master}`"), server.hint());
+        Connection { topology: Topology::Sentinel(sentinel::master(sentinels, master, server, timeout)), name, hint }
     }
 
-    /// The cluster that nodes at `seeds` belong to. `server` is how to log in to all.
+    /// The cluster of the nodes at `seeds`. `server` holds the login to all nodes.
     #[cfg(feature = "redis-cluster")]
     pub(super) fn cluster(seeds: Vec<super::endpoint::Address>, server: Endpoint, timeout: Duration) -> Connection {
         let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
-        let (name, doubt) = (format!("the cluster of {}", names.join(", ")), server.doubt());
-        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, doubt }
+        let (name, hint) = (format!("the cluster of {}", names.join(", ")), server.hint());
+        Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, hint }
     }
 
-    /// What may be the matter if nothing is answered.
-    pub(super) fn doubt(&self) -> &'static str {
-        self.doubt
+    /// A guess at the cause if the server does not answer.
+    pub(super) fn hint(&self) -> &'static str {
+        self.hint
     }
 
     /// Whether buckets may be on several servers.
@@ -93,23 +97,25 @@ impl Connection {
         }
     }
 
-    /// Runs a command that calls the script, and returns the script's answer. Ends by the deadline if asynchronous.
-    pub(super) async fn call(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Vec<u8>, BackendError> {
-        match self.reply(command, deadline, way).await? {
+    /// Runs a command that calls the script, and returns the script's answer. An asynchronous call
+    /// ends by the deadline.
+    pub(super) async fn call(&self, command: &Cmd, deadline: Instant, mode: Mode) -> Result<Vec<u8>, BackendError> {
+        match self.reply(command, deadline, mode).await? {
             (Value::BulkString(answer), _) => Ok(answer),
             _ => Err(no_decision()),
         }
     }
 
-    /// As [`call`](Connection::call) of a command that asks of `number` buckets: an answer or a refusal of each.
+    /// Runs a command that calls the script on `number` buckets, and returns an answer or a refusal
+    /// for each.
     pub(super) async fn call_many(
         &self,
         command: &Cmd,
         number: usize,
         deadline: Instant,
-        way: Way,
+        mode: Mode,
     ) -> Result<Vec<Result<Vec<u8>, BackendError>>, BackendError> {
-        match self.reply(command, deadline, way).await? {
+        match self.reply(command, deadline, mode).await? {
             (Value::Array(answers), node) if answers.len() == number => {
                 let answer = |answer| match answer {
                     Value::BulkString(answer) => Ok(answer),
@@ -122,65 +128,65 @@ impl Connection {
         }
     }
 
-    /// What the server that is in charge replied, and which that was.
-    async fn reply(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<(Value, Arc<Node>), BackendError> {
+    /// The reply of the server in charge, and that server.
+    async fn reply(&self, command: &Cmd, deadline: Instant, mode: Mode) -> Result<(Value, Arc<Node>), BackendError> {
         let mut commands = Cow::Borrowed(std::slice::from_ref(command));
-        let mut place = self.place(command, deadline, way).await?;
+        let mut route = self.route(command, deadline, mode).await?;
         let (mut script, mut asking, mut demoted) = (Script::Known, false, false);
-        for _ in 0..HOPS {
-            let mut unanswered = Unanswered { connection: self, place: (way == Way::Blocking).then_some(&place) };
-            let answered = place.node.call(&commands, deadline, way).await;
-            unanswered.place = None;
-            drop(unanswered);
+        for _ in 0..ATTEMPTS {
+            let mut in_flight = BlockingCall { connection: self, route: (mode == Mode::Blocking).then_some(&route) };
+            let answered = route.node.call(&commands, deadline, mode).await;
+            in_flight.route = None;
+            drop(in_flight);
             let refusal = match answered {
                 Ok(Value::ServerError(refusal)) => refusal,
                 Ok(Value::Array(answers)) => match answers.iter().find_map(read_only) {
                     Some(refusal) => refusal,
-                    None => return Ok((Value::Array(answers), place.node)),
+                    None => return Ok((Value::Array(answers), route.node)),
                 },
-                Ok(reply) => return Ok((reply, place.node)),
+                Ok(reply) => return Ok((reply, route.node)),
                 Err(error) => {
-                    self.distrust(&place);
+                    self.distrust(&route);
                     return Err(error);
                 }
             };
             match refusal.code() {
                 "NOSCRIPT" if script == Script::Known => script = Script::Loaded,
-                // It may not be loaded: perhaps it may be sent with the call.
+                // Loading is not allowed; sending the script with the call may be.
                 "NOSCRIPT" if script == Script::Loaded => script = Script::Sent,
-                // The slot may be some other node's soon, or this one's in part.
+                // The slot may soon belong to another node, or to this one in part.
                 #[cfg(feature = "redis-cluster")]
                 word @ ("MOVED" | "ASK")
-                    if let Some((map, slot)) = &place.map
-                        && let Some(node) = map.named(&refusal, &place.node) =>
+                    if let Some((map, slot)) = &route.map
+                        && let Some(node) = map.named(&refusal, &route.node) =>
                 {
                     asking = word == "ASK";
                     if !asking {
                         map.moved(*slot, Arc::clone(&node));
                     }
-                    (place.node, script) = (node, Script::Known);
+                    (route.node, script) = (node, Script::Known);
                 }
                 "READONLY" if !demoted => {
                     demoted = true;
-                    place.node.reconnect();
-                    self.distrust(&place);
+                    route.node.reconnect();
+                    self.distrust(&route);
                     if matches!(self.topology, Topology::One(_)) {
-                        return Err(place.node.endpoint().refused(&refusal));
+                        return Err(route.node.endpoint().refused(&refusal));
                     }
-                    place = self.place(command, deadline, way).await?;
+                    route = self.route(command, deadline, mode).await?;
                     (asking, script) = (false, Script::Known);
                 }
-                // Why it may not be loaded is what has to be known.
+                // The user must learn why the script could not be loaded.
                 "NOPERM" | "ERR" if script == Script::Sent => {
-                    let reply = place.node.call(&[script::load(command)], deadline, way).await?;
+                    let reply = route.node.call(&[script::load(command)], deadline, mode).await?;
                     let refusal = if let Value::ServerError(first) = reply { first } else { refusal };
-                    return Err(place.node.endpoint().refused(&refusal));
+                    return Err(route.node.endpoint().refused(&refusal));
                 }
                 word => {
                     if word == "CLUSTERDOWN" {
-                        self.distrust(&place);
+                        self.distrust(&route);
                     }
-                    return Err(place.node.endpoint().refused(&refusal));
+                    return Err(route.node.endpoint().refused(&refusal));
                 }
             }
             commands = in_front(command, script, asking);
@@ -192,44 +198,44 @@ impl Connection {
         not(any(feature = "redis-sentinel", feature = "redis-cluster")),
         expect(clippy::unused_async, reason = "only one server has not to be looked for")
     )]
-    async fn place(&self, command: &Cmd, deadline: Instant, way: Way) -> Result<Place, BackendError> {
-        // By which another topology finds it.
-        let _ = (command, deadline, way);
+    async fn route(&self, command: &Cmd, deadline: Instant, mode: Mode) -> Result<Route, BackendError> {
+        // Only other topologies use these.
+        let _ = (command, deadline, mode);
         Ok(match &self.topology {
-            Topology::One(node) => Place::of(Arc::clone(node)),
+            Topology::One(node) => Route::of(Arc::clone(node)),
             #[cfg(feature = "redis-sentinel")]
-            Topology::Sentinel(master) => Place::of(master.get(deadline, way).await?),
+            Topology::Sentinel(master) => Route::of(master.get(deadline, mode).await?),
             #[cfg(feature = "redis-cluster")]
             Topology::Cluster(maps) => {
-                let map = maps.get(deadline, way).await?;
+                let map = maps.get(deadline, mode).await?;
                 let slot = cluster::slot(key(command));
-                let node = map.node(slot).inspect_err(|_| maps.forget(&map, FRESH))?;
-                Place { node, map: Some((map, slot)) }
+                let node = map.node(slot).inspect_err(|_| maps.forget(&map, MIN_MAP_AGE))?;
+                Route { node, map: Some((map, slot)) }
             }
         })
     }
 
-    /// What led to a server that failed is asked for anew.
-    fn distrust(&self, place: &Place) {
+    /// Makes the next call look for the servers again, because this one failed.
+    fn distrust(&self, route: &Route) {
         match &self.topology {
             Topology::One(_) => {
-                let _ = place;
+                let _ = route;
             }
             #[cfg(feature = "redis-sentinel")]
-            Topology::Sentinel(master) => master.forget(&place.node, Duration::ZERO),
+            Topology::Sentinel(master) => master.forget(&route.node, Duration::ZERO),
             #[cfg(feature = "redis-cluster")]
             Topology::Cluster(maps) => {
-                if let Some((map, _)) = &place.map {
-                    maps.forget(map, FRESH);
+                if let Some((map, _)) = &route.map {
+                    maps.forget(map, MIN_MAP_AGE);
                 }
             }
         }
     }
 }
 
-impl Place {
-    fn of(node: Arc<Node>) -> Place {
-        Place {
+impl Route {
+    fn of(node: Arc<Node>) -> Route {
+        Route {
             node,
             #[cfg(feature = "redis-cluster")]
             map: None,
@@ -237,22 +243,22 @@ impl Place {
     }
 }
 
-/// A blocking call under way: where its deadline ends it, it is dropped, as while it waits for a connection to a server that
-/// hangs. It says where that was.
-struct Unanswered<'a> {
+/// A blocking call in flight. If it is dropped at its deadline, for instance while connecting to a
+/// server that hangs, it distrusts the route.
+struct BlockingCall<'a> {
     connection: &'a Connection,
-    place: Option<&'a Place>,
+    route: Option<&'a Route>,
 }
 
-impl Drop for Unanswered<'_> {
+impl Drop for BlockingCall<'_> {
     fn drop(&mut self) {
-        if let Some(place) = self.place {
-            self.connection.distrust(place);
+        if let Some(route) = self.route {
+            self.connection.distrust(route);
         }
     }
 }
 
-/// What a call does about the script.
+/// How a call makes the script available.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Script {
     Known,
@@ -260,7 +266,7 @@ enum Script {
     Sent,
 }
 
-/// A call with what must come before it on the same connection.
+/// A call, preceded by the commands that it needs on the same connection.
 fn in_front(call: &Cmd, script: Script, asking: bool) -> Cow<'static, [Cmd]> {
     let load = (script == Script::Loaded).then(|| script::load(call));
     let asking = asking.then(|| redis::cmd("ASKING"));
@@ -268,7 +274,7 @@ fn in_front(call: &Cmd, script: Script, asking: bool) -> Cow<'static, [Cmd]> {
     load.into_iter().chain(asking).chain([call]).collect()
 }
 
-/// The refusal of a server that takes no writes, among the answers to several: it has charged nothing for any of them.
+/// A refusal of a read-only server among several answers. Such a server has charged none of them.
 fn read_only(answer: &Value) -> Option<ServerError> {
     match answer {
         Value::ServerError(refusal) if refusal.code() == "READONLY" => Some(refusal.clone()),
@@ -276,7 +282,7 @@ fn read_only(answer: &Value) -> Option<ServerError> {
     }
 }
 
-/// The key of a call of the script, the first of several: `EVALSHA sha 1 key ..`.
+/// The first key of a call of the script: `EVALSHA sha 1 key ..`.
 #[cfg(feature = "redis-cluster")]
 fn key(command: &Cmd) -> &[u8] {
     match command.args_iter().nth(3) {
@@ -285,11 +291,7 @@ fn key(command: &Cmd) -> &[u8] {
     }
 }
 
-fn no_decision() -> BackendError {
-    BackendError::new(BackendErrorKind::Refused, "Redis answered with something that is no decision")
-}
-
-/// Where the servers are.
+/// Where the servers are, for messages.
 impl fmt::Display for Connection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.name)

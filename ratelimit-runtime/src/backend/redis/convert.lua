@@ -1,4 +1,4 @@
--- Inlined: what is taken now of a limit on record of another kind, `was`, whose hot part is at
+-- Inlined: what is taken now under the limit on record, of another kind `was`. Its hot part is at
 -- `at`.
 if was == TOKEN then
   local last, owed = unpack_bytes(TOKEN_HOT, stored, at)

@@ -2,16 +2,15 @@
 -- ARGV[1] the request.
 --
 -- Times are microseconds since the Unix epoch. All numbers are integers below 2^53, which a double
--- holds exactly; they are packed, never written as text, because Lua writes 14 digits. The answers
+-- holds exactly. They are packed, never written as text, because Lua writes 14 digits. The answers
 -- are exactly those of the crate's `Record`.
 --
--- There are no functions: to make one at each call takes the server longer than most of what is
--- done here. All operations go through one loop over the limits, usually once: a booking, a run
--- that is admitted in part, a lease that follows another and a denial after the clock went back go
--- through it again.
+-- There are no functions: creating one at each call costs more than most of the work here. All
+-- operations share one loop over the limits. Most pass through it once; a booking, a partly
+-- admitted run, a lease that follows another, and a denial after the clock went back pass again.
 --
--- Redis hashes every byte of every string that a script gets or makes: therefore requests and
--- records are short, and no longer string is made than is needed.
+-- Redis hashes every byte of every string that a script gets or makes. Requests and records are
+-- therefore short, and no string is longer than needed.
 
 local call, unpack_bytes = redis.call, struct.unpack
 local bucket, request = KEYS[1], ARGV[1]
@@ -21,7 +20,7 @@ if asked < 16777216 then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 else
-  -- The time of a test stands at the end.
+  -- A test's time is the last field.
   asked, tested = asked - 16777216, true
   now = unpack_bytes('<I7', request, #request - 6)
   request = string.sub(request, 1, -8)
@@ -41,10 +40,9 @@ if action == RESET then
   return pack('<BI7', DONE, now)
 end
 
--- The request's tail, from its end: the number before the first charge of a new record; of waits
--- and backoffs their times, of leases how long they are valid and what comes back; of runs the cost
--- of each call and their number. Of a permit that is given back its time, its number, and the bytes
--- before that take it back.
+-- The request's tail, from its end: the number before the first charge of a new record; for waits
+-- and backoffs their times; for leases their validity and what comes back; for runs the cost and
+-- the number of calls. For a returned permit: its time, its number, and the bytes of its undo.
 local leases = how == LEASES
 local each, calls, charge, extra = cost, 1, cost, 0
 local initial, longest, max_wait = 0, 0, 0
@@ -70,8 +68,8 @@ repeat
   local size = #stored
   local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
   local offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
-  -- Limits on record, and where what is behind their hot parts, their cold parts, and the rings
-  -- begin.
+  -- The number of limits on record, and the starts of the parts behind their hot parts, of their
+  -- cold parts, and of the rings.
   local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
   if size > 0 then
     if size >= HEAD_BYTES then was_form, newest, number, was_print = unpack_bytes(HEAD, stored) end
@@ -93,26 +91,26 @@ repeat
       end
     end
   end
-  -- The clock went back: ages are kept, as if no time had passed since it was read last.
+  -- The clock went back: ages stay as they were when it was last read.
   local back = 0
   if clock > now then
     back = clock - now
     newest, lowest = math.max(0, newest - back), math.max(0, lowest - back)
     offended, blocked = math.max(0, offended - back), math.max(0, blocked - back)
   end
-  -- Until when denials block the key for this call.
+  -- When the block of this key by denials ends.
   local blocks = 0
   if how == BACKOFF and action ~= GIVE_BACK then
     if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
     blocks = blocked
   end
 
-  -- The states are written anew without a charge: permits come back, or the clock went back.
+  -- Whether states change without a charge: permits come back, or the clock went back.
   local keeping, undoing = back_cost > 0, false
   if keeping then
     undoing = undo_bytes > 0 and top == back_number and back_at > now
-    -- What is from another record is not on this one. A booking goes if it is the newest, and stays
-    -- before another.
+    -- Permits of another record are ignored. A booking is undone if it is the newest, and stays if
+    -- another follows it.
     local start = back_number
     if size > 0 then start = unpack_bytes('<I7', stored, colds_at - START_BYTES) end
     local is_ahead = back_at > now and not undoing and not leases
@@ -122,7 +120,7 @@ repeat
     return pack('<BI7', DONE, now)
   end
   local undo_newest, undo_lowest, undo_top, undo_at
-  -- How far the clock went back since.
+  -- How far the clock went back since the booking.
   local shift = 0
   if undoing then
     undo_newest, undo_lowest, undo_top, undo_at = unpack_bytes(UNDO, request, tail - undo_bytes)
@@ -132,10 +130,10 @@ repeat
 
   -- Judged as of `t`, charged as of `stamp`.
   --
-  -- Who leases is judged as of now, with all that is charged for later: what is ahead counts. In no
-  -- period are more spent than fit: of those that are spent in one, look at what was decided last.
-  -- It was decided at most a period after the others were spent, so it has counted them, because
-  -- none is charged as of a time before it is spent.
+  -- Leases are judged as of now, and all later charges count. No period then holds more spent
+  -- permits than a window allows. Of the permits spent in a period, take the one decided last. It
+  -- was decided at most a period after the others were spent. None is charged as of a time before
+  -- its spending, so the decision counted them all.
   local t, ahead = now, newest > now
   if leases then
     if lowest > t then t = lowest end
@@ -154,18 +152,17 @@ repeat
     if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
     again = false
     local hots, colds, fresh, undo, givens = nil, '', 0, '', ''
-    -- When the calls fit, and the limit that says so last; the limit with the least room; one that
-    -- never has as much.
+    -- When the calls fit, and the limit that fits last; the limit with the least room; a limit that
+    -- can never admit as much.
     local found, found_limit, found_left = t, nil, 0
     local tight, room, tight_left, tight_full, tight_debt_at, tight_debt = 0, FAR, 0, 0, 0, 0
     local never, never_left
-    -- Whether it is too early for a window that was charged already.
+    -- Whether it is too early for a window that was already charged.
     local is_early = false
-    -- Bookings, and records with a ring of other slots than the limits' own, have no print.
+    -- Bookings have no print, nor have records whose rings differ in slots from the limits' own.
     local is_booking = t > now and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
-    -- What is new in the rings, in the place of the stored bytes from `changed_at` up to
-    -- `changed_end`.
+    -- New bytes of the rings, which replace the stored bytes from `changed_at` to `changed_end`.
     local ring_at = size + 1
     local changed, changed_at, changed_end, resized = nil, ring_at, ring_at, false
     for position = 0, limits - 1 do
@@ -176,10 +173,10 @@ repeat
       if ahead and is_there and was_form == RICH then
         given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
       end
-      -- What is taken, if the limit on record is of another kind: it counts as taken now.
+      -- What is taken, if the limit on record is of another kind. It counts as taken now.
       local taken
-      -- Permits left now, and at `t`; when the limit is as if unused; when the calls fit, if later;
-      -- what to keep; what is new in the ring.
+      -- Permits left now, and at `t`; when the limit is idle again; when the calls fit, if later;
+      -- the parts to store; the change of the ring.
       local left, has, full_at, until_at, hot, cold, edit, edit_at, edit_end = 0, 0, 0, nil, nil, nil, nil, 0, 0
       local debt_at, debt = 0, 0
       if kind > 255 then

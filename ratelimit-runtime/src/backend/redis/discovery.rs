@@ -1,4 +1,5 @@
-//! Finding out where servers are: once for all calls that wait for it, away from them, and kept until it proves wrong.
+//! Finds servers in the background, once for all calls that wait, and keeps the result until it
+//! proves wrong.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,13 +9,13 @@ use redis::{Cmd, ConnectionLike, Value};
 use tokio::sync::watch;
 
 use super::endpoint::{Endpoint, no_thread, unreachable};
-use super::node::Way;
+use super::node::Mode;
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::timer;
 
-/// So long a server that is asked where others are may take, before the next one is asked.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// The timeout of one query for the servers' addresses.
+const QUERY_TIMEOUT: Duration = Duration::from_millis(250);
 
 pub(super) struct Discovery<T> {
     state: Arc<Mutex<State<T>>>,
@@ -34,25 +35,25 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         Discovery { state: Arc::new(Mutex::new(State { found: None, attempt: None })), find: Arc::new(find) }
     }
 
-    /// What was found. A blocking call's deadline is kept by whoever polls.
-    pub(super) async fn get(&self, deadline: Instant, way: Way) -> Result<Arc<T>, BackendError> {
+    /// What was found. The poller of a blocking call enforces its deadline.
+    pub(super) async fn get(&self, deadline: Instant, mode: Mode) -> Result<Arc<T>, BackendError> {
         if let Some((found, _)) = &self.state.lock().found {
             return Ok(Arc::clone(found));
         }
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let mut attempt = self.attempt(&background);
         let ended = async { attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone()) };
-        let outcome = match way {
-            Way::Blocking => ended.await,
-            Way::Async => timer::bounded(ended, deadline).await.unwrap_or_else(|| {
-                let message = "it was not found in time where the Redis servers are";
+        let outcome = match mode {
+            Mode::Blocking => ended.await,
+            Mode::Async => timer::bounded(ended, deadline).await.unwrap_or_else(|| {
+                let message = "the Redis servers were not found in time";
                 Some(Err(BackendError::new(BackendErrorKind::Timeout, message)))
             }),
         };
         outcome.unwrap_or_else(|| Err(unreachable("the search for the Redis servers ended")))
     }
 
-    /// The attempt that is under way, or a new one.
+    /// The attempt under way, or a new one.
     fn attempt(&self, background: &tokio::runtime::Handle) -> Attempt<T> {
         let mut state = self.state.lock();
         if let Some(attempt) = &state.attempt
@@ -75,7 +76,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
         attempt
     }
 
-    /// The next call searches anew, unless what was found is younger than `age`.
+    /// Makes the next call search again, unless the result is younger than `age`.
     pub(super) fn forget(&self, wrong: &Arc<T>, age: Duration) {
         let mut state = self.state.lock();
         if state.found.as_ref().is_some_and(|(found, at)| Arc::ptr_eq(found, wrong) && at.elapsed() >= age) {
@@ -86,11 +87,12 @@ impl<T: Send + Sync + 'static> Discovery<T> {
     }
 }
 
-/// What a server says of the others, asked on this thread.
+/// Queries a server for the addresses of others, on this thread.
 pub(super) fn ask(endpoint: &Endpoint, command: &Cmd) -> Result<Value, BackendError> {
-    let mut connection = endpoint.open(PATIENCE)?;
-    let limited =
-        connection.set_read_timeout(Some(PATIENCE)).and_then(|()| connection.set_write_timeout(Some(PATIENCE)));
+    let mut connection = endpoint.open(QUERY_TIMEOUT)?;
+    let limited = connection
+        .set_read_timeout(Some(QUERY_TIMEOUT))
+        .and_then(|()| connection.set_write_timeout(Some(QUERY_TIMEOUT)));
     match limited.and_then(|()| connection.req_command(command)) {
         Ok(Value::ServerError(refusal)) => Err(endpoint.refused(&refusal)),
         Ok(reply) => Ok(reply),

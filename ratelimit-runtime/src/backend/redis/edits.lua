@@ -1,4 +1,4 @@
--- Inlined: `edit`, if any, of a limit's ring, before those of the limits that came before it.
+-- Inlined: puts a limit's `edit`, if any, before those of the earlier limits.
 if edit then
   if changed then
     changed = edit .. sub(stored, edit_end, changed_at - 1) .. changed

@@ -1,4 +1,4 @@
-//! One server as redis-rs is told of it: where it is, how to log in, and what its errors mean here.
+//! One server for redis-rs: its address, the login, and the meaning of its errors.
 
 use std::error::Error;
 use std::fmt;
@@ -17,7 +17,7 @@ use redis::{
 use super::tls::Tls;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// Unacknowledged data for so long means that the connection is dead.
+/// The connection is dead if sent data stays unacknowledged for this long.
 #[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_millis(500);
 
@@ -38,17 +38,17 @@ impl fmt::Display for Address {
     }
 }
 
-/// Who one is to the server, and which of its databases is meant.
+/// The login and the database.
 #[derive(Clone, Default)]
 pub(super) struct Login {
     pub(super) username: Option<String>,
     pub(super) password: Option<String>,
     pub(super) database: u32,
-    /// Version 2 of the protocol, for what does not know `HELLO`.
+    /// RESP2, for servers without `HELLO`.
     pub(super) resp2: bool,
 }
 
-/// All that it takes to open a connection.
+/// Everything needed to open a connection.
 #[derive(Clone)]
 pub(super) struct Endpoint {
     pub(super) address: Address,
@@ -73,14 +73,15 @@ impl Endpoint {
         Endpoint { address, ..self.clone() }
     }
 
-    /// What opens connections.
+    /// The redis-rs client that opens connections.
     pub(super) fn client(&self) -> Result<Client, BackendError> {
         self.info().and_then(Client::open).map_err(|error| self.failed(&error))
     }
 
-    /// Opens a connection and logs in, on this thread. Resolving a host's name may take longer than the patience.
-    pub(super) fn open(&self, patience: Duration) -> Result<Connection, BackendError> {
-        self.client()?.get_connection_with_timeout(patience).map_err(|error| self.failed(&error))
+    /// Opens a connection and logs in, on this thread. Resolving a host name may exceed the
+    /// timeout.
+    pub(super) fn open(&self, connect_timeout: Duration) -> Result<Connection, BackendError> {
+        self.client()?.get_connection_with_timeout(connect_timeout).map_err(|error| self.failed(&error))
     }
 
     fn info(&self) -> Result<ConnectionInfo, RedisError> {
@@ -93,8 +94,8 @@ impl Endpoint {
             (Some(tls), Address::Tcp(host, port)) => tls.address(host, *port),
             _ => address,
         };
-        // With version 3 the end of a connection is known at once. The client's name and version are nothing that the
-        // server has to know, and would be one more command to allow.
+        // RESP3 reports the end of a connection at once. The client's name and version are of no
+        // use to the server, and sending them would need one more right.
         let mut login = RedisConnectionInfo::default()
             .set_protocol(if self.login.resp2 { ProtocolVersion::RESP2 } else { ProtocolVersion::RESP3 })
             .set_skip_set_lib_name()
@@ -111,7 +112,7 @@ impl Endpoint {
         Ok(address.into_connection_info()?.set_redis_settings(login).set_tcp_settings(tcp))
     }
 
-    /// The error of a connection that cannot be opened, or that fails.
+    /// The error of a connection that fails or cannot be opened.
     pub(super) fn failed(&self, error: &RedisError) -> BackendError {
         let address = &self.address;
         let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
@@ -125,7 +126,7 @@ impl Endpoint {
             ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig | ErrorKind::RESP3NotSupported => {
                 BackendErrorKind::Configuration
             }
-            // What rustls says of certificates and protocols.
+            // rustls's error for certificates and protocols.
             ErrorKind::Io if cause == Some(io::ErrorKind::InvalidData) => BackendErrorKind::Configuration,
             ErrorKind::Io => BackendErrorKind::Unreachable,
             _ => BackendErrorKind::Refused,
@@ -143,13 +144,14 @@ impl Endpoint {
     /// The error of a server that does not answer before the deadline.
     pub(super) fn late(&self) -> BackendError {
         let address = &self.address;
-        let message = format!("Redis at {address} did not answer in time{}", self.doubt());
+        let message = format!("Redis at {address} did not answer in time{}", self.hint());
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 
-    /// A server without TLS waits for the rest of a command when it is greeted by TLS.
-    pub(super) fn doubt(&self) -> &'static str {
-        if self.is_encrypted() { " (by TLS: if it never does, the port may be one without)" } else { "" }
+    /// A hint for the message: a server without TLS takes a TLS greeting for the start of a
+    /// command, and waits for the rest.
+    pub(super) fn hint(&self) -> &'static str {
+        if self.is_encrypted() { " (over TLS; if it never does, the port may not use TLS)" } else { "" }
     }
 
     #[cfg(feature = "redis-tls")]
@@ -167,7 +169,7 @@ impl Endpoint {
         self.login.resp2
     }
 
-    /// What to do about a refusal that only another configuration helps against.
+    /// What to change, if only another configuration helps.
     fn advice(&self, text: &str, detail: &str) -> Option<&'static str> {
         let text = text.to_ascii_lowercase();
         let detail = detail.to_ascii_lowercase();
@@ -185,13 +187,14 @@ impl Endpoint {
         None
     }
 
-    /// The error of a server that answers this in place of a result.
+    /// The error of a server that answers with an error.
     pub(super) fn refused(&self, refusal: &ServerError) -> BackendError {
         self.failed(&refusal.clone().into())
     }
 }
 
-/// Servers quote the arguments of commands that they do not understand: a password may be among them, whole or in part.
+/// Removes the arguments that servers quote from commands they do not understand: they may contain
+/// a password, or a part of it.
 fn without_arguments(message: &str) -> String {
     const QUOTED: &str = "with args beginning with:";
     match message.split_once(QUOTED) {

@@ -1,5 +1,5 @@
--- Inlined: a fixed window. Windows are aligned to the Unix epoch; what the last charge found taken
--- counts in the window that it is in by the period as it is now.
+-- Inlined: a fixed window. Windows are aligned to the Unix epoch. Permits of the last charge count
+-- in the window that contains it under the current period.
 local per = b
 local charged, total = 0, 0
 if is_there then
@@ -14,8 +14,8 @@ if is_there then
   end
 end
 local begin = t - t % per
--- A window has no room for what comes before a booking in a later one, nor before a charge before
--- the clock went back.
+-- Nothing fits into a window before a later booking, or before a charge after which the clock went
+-- back.
 if charged >= begin + per then begin = charged - charged % per end
 local counted = charged >= begin and total or 0
 has = capacity - counted

@@ -1,4 +1,4 @@
--- Inlined: as sliding_now.lua, of a fixed window.
+-- Inlined: a fixed window on the fast path, like sliding_now.lua.
 local begin = now - now % per
 if charged < begin then total = 0 end
 total = total + charge

@@ -1,4 +1,4 @@
--- Inlined: the bucket at `x`, from `last` and `owed` to `debt_at` and `debt`.
+-- Inlined: refills the bucket up to `x`, from `last` and `owed` to `debt_at` and `debt`.
 debt_at, debt = last, owed
 if x >= last then
   local since = x - last
@@ -7,7 +7,7 @@ if x >= last then
     debt_at, debt = x, 0
   else
     debt = owed - steps * units
-    -- A begun step counts for the debt that is left; if it could pay more than that, it is
+    -- A step under way counts for the remaining debt. If it could pay more than that, it is
     -- forgotten.
     if debt < units then debt_at = x else debt_at = last + steps * step end
   end

@@ -1,4 +1,4 @@
--- Inlined: a later expiry, if what is kept counts longer than it.
+-- Inlined: a later expiry, if the new state outlives it.
 if fresh > kept then
   local slack = (fresh - now) / 2
   if slack < SLACK_LEAST then slack = SLACK_LEAST elseif slack > SLACK_MOST then slack = SLACK_MOST end

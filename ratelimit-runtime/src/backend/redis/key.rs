@@ -7,13 +7,14 @@ use sha2::{Digest, Sha256};
 
 /// Names up to this many bytes are used as they are.
 const LONGEST: usize = 512;
-/// How much of a longer one stays readable.
+/// How much of a longer name stays readable, in bytes.
 const READABLE: usize = 128;
 
-/// The bucket's name, or where that is too long one that ends its hash tag with a SHA-256 of what it leaves out.
+/// The bucket's name. In a name that is too long, a SHA-256 at the end of the hash tag replaces
+/// what was left out.
 ///
-/// A shortened name equals no other: `%s` stands in none, because in a bucket's name a `%` comes before two hexadecimal
-/// digits. That two long names share a hash is as likely as a collision of SHA-256.
+/// A shortened name equals no other. It contains `%s`, and a `%` in a bucket's name always precedes
+/// two hexadecimal digits. Two long names share a hash only if SHA-256 collides.
 pub(super) fn name(bucket: &str) -> Cow<'_, str> {
     if bucket.len() <= LONGEST {
         return Cow::Borrowed(bucket);
@@ -23,7 +24,7 @@ pub(super) fn name(bucket: &str) -> Cow<'_, str> {
         Some((open, close)) if bucket.len() - (close - open) <= LONGEST / 2 => {
             (&bucket[..=open], &bucket[open + 1..close], &bucket[close..])
         }
-        // The parts around the tag are too long themselves.
+        // The parts around the tag are themselves too long.
         _ => ("rl:{", bucket, "}"),
     };
     let mut name = String::with_capacity(LONGEST);
@@ -38,7 +39,7 @@ pub(super) fn name(bucket: &str) -> Cow<'_, str> {
     Cow::Owned(name)
 }
 
-/// The beginning of `tag` up to a brace, which would end the hash tag early.
+/// The start of `tag` up to a brace, which would end the hash tag early.
 fn readable(tag: &str) -> &str {
     let mut end = READABLE.min(tag.len());
     while !tag.is_char_boundary(end) {

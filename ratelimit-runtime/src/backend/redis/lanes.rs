@@ -1,15 +1,18 @@
-//! The connections that blocking calls use, on their own threads: no hop to another thread, no runtime.
+//! Connections of blocking calls, used on the callers' own threads: no hop to another thread, no
+//! runtime.
 //!
-//! A call that finds a lane free sends its command and reads the answer there. Where all lanes are taken it queues at one:
-//! whoever has the lane next sends all that is queued in one write and hands out the answers, in the order of the
-//! commands. So few threads go as fast as with a connection each, and many share the cost of the system calls.
+//! Flat combining (Hendler et al., 2010): a call that finds a free lane sends its command and reads
+//! the answer there. If all lanes are taken, it queues at one. The next holder of that lane sends
+//! the whole queue in one write, and hands out the answers in the order of the commands. Few
+//! threads are as fast as with a connection each, and many share the cost of the system calls.
 //!
-//! A lane that becomes free is whoever's comes first, though the first in its queue is woken to look: a thread that runs
-//! anyway gets on faster than one that the system must give a processor first, and takes the whole queue along.
+//! A free lane goes to the first thread that takes it. The head of the queue is woken, but a thread
+//! that is already running gets on faster than one that must be scheduled first, and takes the
+//! whole queue along.
 //!
-//! A connection on which anything fails, comes late or is no answer is closed: none is ever taken for another call's. The
-//! time-outs of redis-rs are for each read and write; a server that sends an answer byte by byte, each in time, may hold the
-//! thread that reads it for longer than its deadline, which a server that is one does not.
+//! A connection is closed on any error, late answer or invalid reply. An answer therefore never
+//! goes to another call. The timeouts of redis-rs are for each read and write: a server that
+//! trickles a reply one byte at a time can hold the reader past its deadline. Real servers do not.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,17 +24,17 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{Cmd, Connection, RedisResult, Value};
 
-use super::codec::{is_of_the_script, no_decision};
+use super::codec::{is_valid_reply, no_decision};
 use super::endpoint::Endpoint;
 use super::opener::Opener;
 use crate::error::BackendError;
 
-/// Connections to one server, opened only where so many calls come at the same time.
+/// Connections to one server at most, opened on demand.
 const LANES: usize = 4;
-/// Commands that are sent in one write.
+/// Commands in one write, at most.
 const BATCH: usize = 128;
-/// The time-outs that a connection has may be this much longer than what is left: they are not set anew then.
-const NEAR: Duration = Duration::from_millis(4);
+/// The timeouts of a connection are set again only if they are off by more than this.
+const TIMEOUT_SLACK: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
 pub(super) struct Lanes {
@@ -43,80 +46,80 @@ pub(super) struct Lanes {
 struct Lane {
     taken: bool,
     line: Option<Line>,
-    queue: VecDeque<Arc<Turn>>,
+    queue: VecDeque<Arc<Waiter>>,
 }
 
-/// What a call gets.
+/// The reply to a call.
 type Replied = Result<Value, BackendError>;
 
 impl Lanes {
-    /// Sends commands and waits for the answer to the last on this thread. Only to open a connection takes more than one
-    /// poll.
+    /// Sends commands and waits for the reply to the last on this thread. Only opening a connection
+    /// takes more than one poll.
     pub(super) async fn call(&self, opener: &Opener, commands: &[Cmd], deadline: Instant) -> Replied {
         let message = Message::new(commands);
-        let mut lead = match self.free() {
-            Some(lead) => lead,
+        let mut combiner = match self.free() {
+            Some(combiner) => combiner,
             None => match self.queue(&message, deadline) {
-                Ok(lead) => lead,
+                Ok(combiner) => combiner,
                 Err(settled) => return settled.unwrap_or_else(|| Err(opener.endpoint.late())),
             },
         };
-        let mut line = match lead.line.take() {
+        let mut line = match combiner.line.take() {
             Some(line) => line,
             None => Line::new(Box::pin(opener.open()).await?),
         };
-        let (own, kept) = line.exchange(&opener.endpoint, &message, lead.batch(), deadline);
-        lead.line = kept.then_some(line);
+        let (own, kept) = line.exchange(&opener.endpoint, &message, combiner.batch(), deadline);
+        combiner.line = kept.then_some(line);
         own
     }
 
-    /// Closes the connections that nobody is using.
+    /// Closes the idle connections.
     pub(super) fn clear(&self) {
         for lane in &self.lanes {
             lane.lock().line = None;
         }
     }
 
-    /// Takes a lane that nobody has.
-    fn free(&self) -> Option<Lead<'_>> {
+    /// Takes a free lane.
+    fn free(&self) -> Option<Combiner<'_>> {
         self.lanes.iter().find_map(|lane| {
             let mut state = lane.try_lock()?;
             (!state.taken).then(|| {
                 state.taken = true;
-                Lead { lane, line: state.line.take() }
+                Combiner { lane, line: state.line.take() }
             })
         })
     }
 
-    /// Waits at a lane, for the answer (none if it comes too late) or for the lead.
-    fn queue(&self, message: &Message, deadline: Instant) -> Result<Lead<'_>, Option<Replied>> {
+    /// Queues at a lane and waits, for the answer (none if it is late) or to become the combiner.
+    fn queue(&self, message: &Message, deadline: Instant) -> Result<Combiner<'_>, Option<Replied>> {
         let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
-        let turn =
-            Arc::new(Turn { message: message.clone(), thread: std::thread::current(), answer: Mutex::default() });
+        let waiter =
+            Arc::new(Waiter { message: message.clone(), thread: std::thread::current(), answer: Mutex::default() });
         {
             let mut state = lane.lock();
             if !state.taken {
                 state.taken = true;
-                return Ok(Lead { lane, line: state.line.take() });
+                return Ok(Combiner { lane, line: state.line.take() });
             }
-            state.queue.push_back(Arc::clone(&turn));
+            state.queue.push_back(Arc::clone(&waiter));
         }
         loop {
-            if let Some(answer) = turn.answer() {
+            if let Some(answer) = waiter.answer() {
                 return Err(Some(answer));
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let mut state = lane.lock();
             if !state.taken || left.is_zero() {
                 let length = state.queue.len();
-                state.queue.retain(|queued| !Arc::ptr_eq(queued, &turn));
+                state.queue.retain(|queued| !Arc::ptr_eq(queued, &waiter));
                 let was_sent = length == state.queue.len();
-                // Who had the lane handed out all answers before it let go of it.
+                // A combiner hands out all answers before it releases the lane.
                 if was_sent || left.is_zero() {
-                    return Err(turn.answer());
+                    return Err(waiter.answer());
                 }
                 state.taken = true;
-                return Ok(Lead { lane, line: state.line.take() });
+                return Ok(Combiner { lane, line: state.line.take() });
             }
             drop(state);
             std::thread::park_timeout(left);
@@ -124,7 +127,7 @@ impl Lanes {
     }
 }
 
-/// Commands as they are sent. Only the last reply counts.
+/// Packed commands. Only the last reply counts.
 #[derive(Clone)]
 struct Message {
     bytes: Vec<u8>,
@@ -144,28 +147,29 @@ impl Message {
 /// An open connection.
 struct Line {
     connection: Connection,
-    /// What it has for reads and for writes.
+    /// The current read and write timeout.
     timeout: Duration,
 }
 
 impl Line {
     fn new(connection: Connection) -> Line {
-        // It has none yet.
+        // No timeout is set yet.
         Line { connection, timeout: Duration::MAX }
     }
 
-    /// Sends a message, and what is queued behind it, and hands out the answers. Whether the connection can be used on.
+    /// Sends a message and the queue behind it, and hands out the answers. Returns whether the
+    /// connection can still be used.
     fn exchange(
         &mut self,
         endpoint: &Endpoint,
         message: &Message,
-        batch: Vec<Arc<Turn>>,
+        batch: Vec<Arc<Waiter>>,
         deadline: Instant,
     ) -> (Replied, bool) {
         let sent = if batch.is_empty() {
             self.send(&message.bytes, deadline)
         } else {
-            let parts = std::iter::once(message).chain(batch.iter().map(|turn| &turn.message));
+            let parts = std::iter::once(message).chain(batch.iter().map(|waiter| &waiter.message));
             let parts: Vec<&[u8]> = parts.map(|message| message.bytes.as_slice()).collect();
             self.send(&parts.concat(), deadline)
         };
@@ -180,7 +184,7 @@ impl Line {
                     }
                 }
             }
-            if failed.is_none() && !is_of_the_script(&last) {
+            if failed.is_none() && !is_valid_reply(&last) {
                 failed = Some(no_decision());
             }
             match &failed {
@@ -189,9 +193,9 @@ impl Line {
             }
         };
         let own = answer(message);
-        for turn in batch {
-            let answer = answer(&turn.message);
-            turn.settle(answer);
+        for waiter in batch {
+            let answer = answer(&waiter.message);
+            waiter.settle(answer);
         }
         (own, failed.is_none())
     }
@@ -205,20 +209,20 @@ impl Line {
         self.limit(deadline)?;
         loop {
             match self.connection.recv_response()? {
-                // Nothing that anybody asked for.
+                // Unsolicited.
                 Value::Push { .. } => {}
                 reply => return Ok(reply),
             }
         }
     }
 
-    /// Reads and writes take until the deadline at most.
+    /// Bounds reads and writes by the deadline.
     fn limit(&mut self, deadline: Instant) -> RedisResult<()> {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        if self.timeout > left + NEAR || self.timeout + NEAR < left {
+        if self.timeout > left + TIMEOUT_SLACK || self.timeout + TIMEOUT_SLACK < left {
             self.connection.set_read_timeout(Some(left))?;
             self.connection.set_write_timeout(Some(left))?;
             self.timeout = left;
@@ -228,21 +232,21 @@ impl Line {
 }
 
 /// The right to use a lane's connection.
-struct Lead<'a> {
+struct Combiner<'a> {
     lane: &'a Mutex<Lane>,
     line: Option<Line>,
 }
 
-impl Lead<'_> {
-    /// What is queued, and now being sent.
-    fn batch(&self) -> Vec<Arc<Turn>> {
+impl Combiner<'_> {
+    /// Takes the queued calls, up to a batch.
+    fn batch(&self) -> Vec<Arc<Waiter>> {
         let mut state = self.lane.lock();
         let length = state.queue.len().min(BATCH);
         state.queue.drain(..length).collect()
     }
 }
 
-impl Drop for Lead<'_> {
+impl Drop for Combiner<'_> {
     fn drop(&mut self) {
         let mut state = self.lane.lock();
         state.taken = false;
@@ -255,14 +259,14 @@ impl Drop for Lead<'_> {
     }
 }
 
-/// A call that waits at a lane.
-struct Turn {
+/// A call queued at a lane.
+struct Waiter {
     message: Message,
     thread: Thread,
     answer: Mutex<Option<Replied>>,
 }
 
-impl Turn {
+impl Waiter {
     fn answer(&self) -> Option<Replied> {
         self.answer.lock().take()
     }

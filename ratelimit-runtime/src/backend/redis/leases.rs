@@ -1,14 +1,17 @@
-//! Permits that this process has taken before they are called for, to be spent without asking the server.
+//! Leases: permits taken in advance, to be spent without asking the server.
 //!
-//! A lease is charged, by the server's clock, as of the end of its validity, and spent before that: its validity is counted
-//! here from when it was asked for, which was before the server decided. So every permit is charged as of a time at or after
-//! that at which it is spent; decide.lua says why no more are then ever spent in a period than a window holds. Of a token
-//! bucket the moment at which it is full again is then at or after that which the spending alone would make it, in whatever
-//! order the leases are spent; and a lease ends with the fixed window that it is charged to.
+//! The limits hold because every permit is charged as of a time at or after that of its spending:
 //!
-//! How many are asked for follows the calls: one, until a key is asked for again within the validity; then twice as many as
-//! the last time while these are used up, and as many as were used where they are not. What is left when a lease ends goes
-//! back with the next call on the key, or soon, in the background.
+//! - The server charges a lease as of the end of its validity, by the server's clock.
+//! - This process counts the validity from when it sent the request, which is before the server
+//!   decided. It spends nothing later.
+//! - Why no period then holds more spent permits than a window allows: see `decide.lua`.
+//! - A token bucket is full again no earlier than the spending alone would make it, in whatever
+//!   order leases are spent. A lease ends with the fixed window to which it is charged.
+//!
+//! The size of a lease follows the calls. It is one until the key is asked for again within the
+//! validity. Then it doubles while leases are used up, and falls to what was used if some is left.
+//! The rest of a lease goes back with the next call on the key, or soon after in the background.
 
 use std::collections::HashMap;
 use std::hash::BuildHasher;
@@ -20,68 +23,69 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use super::codec::{self, Back, Decided, Run, Terms};
-use super::{Client, Way};
+use super::{Client, Mode};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
 use crate::background;
 use crate::clock;
 use crate::error::BackendError;
 use crate::limit::{Algorithm, Limit};
 
-/// Keys that are kept in a shard, at the most; for one more the oldest is forgotten.
-const HELD: usize = 256;
+/// Keys in a shard, at most. One more evicts the oldest.
+const KEYS_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
-/// No lease takes more of a limit than the whole divided by this, nor is it valid for more of its period.
+/// A lease takes at most 1/10 of a limit, and is valid for at most 1/20 of its period.
 const SHARE: u32 = 10;
 const SHARE_OF_PERIOD: u64 = 20;
-/// A lease that would be valid for less is not worth it.
-const SHORTEST: u64 = 100_000;
-/// Two clocks differ by less than this part of what they measure: spending ends earlier by it.
+/// A lease that would be valid for less, in nanoseconds, is not worth it.
+const MIN_VALIDITY: u64 = 100_000;
+/// Two clocks drift by less than 1/1000. Spending ends earlier by this fraction.
 const DRIFT: u64 = 1_000;
 
 /// The leases of one process, by bucket.
 pub(super) struct Leases {
     permits: u32,
-    /// In nanoseconds, like all times here.
+    /// In nanoseconds, as are all times here.
     valid_for: u64,
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Held, RandomState>>; SHARDS],
-    /// Calls that have led.
+    /// The number of calls that have led, which numbers the next leader.
     led: AtomicU64,
     is_swept: AtomicBool,
 }
 
-/// What is known of a bucket. One whose limits or costs change from call to call has no lease.
+/// The lease and the denial of a bucket. A bucket whose limits or costs change from call to call
+/// has no lease.
 struct Held {
-    /// The call that it is for.
+    /// The call that started it.
     request: Request,
     cost: u32,
-    /// The call that is asking for a lease: no other does meanwhile.
+    /// The call that is asking for a lease. There is one at a time.
     led_by: Option<u64>,
-    /// Calls that the last lease was for, with that which asked for it.
+    /// Calls that the last lease was for, including the one that asked.
     size: u32,
     lease: Option<Lease>,
-    /// Until when a lease asked for last may be spent, whether there was one or not.
+    /// The end of the last requested lease, whether it was granted or not.
     until: u64,
     refusal: Option<Refused>,
 }
 
 struct Lease {
-    /// Calls that are left.
+    /// Calls left.
     left: u32,
-    /// The last of its admissions.
+    /// The last admission of the lease.
     last: Admitted,
 }
 
-/// A denial, which holds for the next calls for a moment: permits may come back from other processes.
+/// A denial. It holds only briefly, because permits may come back from other processes.
 struct Refused {
     denied: Denied,
-    /// When it was decided, by the server's clock and, at the latest, by this process's.
+    /// The decision's time, by the server's clock and, at the latest, by this process's.
     now: u64,
     sent: u64,
     until: u64,
 }
 
-/// A call that asks the server for itself, and if it `leads`, for a lease.
+/// A call that asks the server for permits. If it `leads`, it also asks for a lease.
 pub(super) struct Ask {
     leases: Arc<Leases>,
     held: u64,
@@ -105,12 +109,12 @@ impl Leases {
         }
     }
 
-    /// What can be answered without the server.
+    /// An answer without the server, if there is one.
     pub(super) fn answer(&self, request: &Request) -> Option<Answer> {
         let number = self.number(request);
         let mut shard = self.shard(number).lock();
         if matches!(request.action, Action::Reset) {
-            // What it has is charged no more once the bucket is forgotten.
+            // A lease is no longer charged once the bucket is forgotten.
             shard.remove(&number);
             return None;
         }
@@ -135,7 +139,8 @@ impl Leases {
         }
     }
 
-    /// Forgets the denial of a bucket that a call has charged for another cost or a wait: it may last longer now.
+    /// Forgets a bucket's denial after a charge by a call of another cost or one that waits: the
+    /// denial may last longer now.
     pub(super) fn changed(&self, request: &Request, answer: &Answer) {
         if matches!((&request.action, &answer.outcome), (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)))
             && let Some(held) = self.shard(self.number(request)).lock().get_mut(&self.number(request))
@@ -144,7 +149,8 @@ impl Leases {
         }
     }
 
-    /// How the server is asked for one call or, in a batch, for the first; `None` of one that is asked the ordinary way.
+    /// The request for one call or, in a batch, for the first. `None` if the call is asked the
+    /// ordinary way.
     pub(super) fn ask(self: &Arc<Self>, backend: &Client, request: &Request) -> Option<Ask> {
         let Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } = request.action else { return None };
         if request.backoff.is_some() {
@@ -154,9 +160,9 @@ impl Leases {
         let mut ask =
             Ask { leases: Arc::clone(self), held: number, leads: None, sent, extra: 0, terms: Terms::default() };
         let valid_for = self.valid_for(&request.limits);
-        let most = if valid_for < SHORTEST { 1 } else { self.most(request, cost) };
+        let most = if valid_for < MIN_VALIDITY { 1 } else { self.most(request, cost) };
         let mut shard = self.shard(number).lock();
-        if !shard.contains_key(&number) && shard.len() >= HELD {
+        if !shard.contains_key(&number) && shard.len() >= KEYS_PER_SHARD {
             forget_oldest(&mut shard, backend);
         }
         let held = shard.entry(number).or_insert_with(|| Held::new(request, cost));
@@ -183,7 +189,7 @@ impl Leases {
         Some(ask)
     }
 
-    /// The most calls that a lease is for.
+    /// The largest lease, in calls.
     fn most(&self, request: &Request, cost: u32) -> u32 {
         let share = request.limits.iter().map(|limit| limit.capacity() / SHARE).min().unwrap_or(0);
         (self.permits.min(share) / cost).max(1)
@@ -191,7 +197,7 @@ impl Leases {
 
     fn valid_for(&self, limits: &[Limit]) -> u64 {
         let period = |limit: &Limit| match limit.algorithm() {
-            // Not longer than a bucket takes to fill, either.
+            // At most the time in which the bucket fills, too.
             Algorithm::TokenBucket => {
                 let fills =
                     u128::from(limit.per_nanos()) * u128::from(limit.burst()) / u128::from(limit.count().max(1));
@@ -213,7 +219,8 @@ impl Leases {
         &self.shards[shard]
     }
 
-    /// Has what is left of leases that have ended given back, in the background, as long as there are any.
+    /// Starts the background task that gives back what ended leases have left. It runs as long as
+    /// there are leases.
     fn sweep(self: &Arc<Self>, backend: &Client) {
         if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::AcqRel) {
             return;
@@ -232,7 +239,7 @@ impl Leases {
                     continue;
                 }
                 leases.is_swept.store(false, Ordering::Release);
-                // One that came meanwhile found the sweeper still at work.
+                // A lease that came meanwhile found the sweeper still running.
                 if !leases.end_old(&backend) || leases.is_swept.swap(true, Ordering::AcqRel) {
                     return;
                 }
@@ -240,7 +247,8 @@ impl Leases {
         });
     }
 
-    /// Ends what is over, and says whether there is more. What goes by a test's clock ends with the next call on its key.
+    /// Ends expired leases, and returns whether there are more. A lease by a test's clock ends with
+    /// the next call on its key.
     fn end_old(&self, backend: &Client) -> bool {
         let now = clock::now();
         let mut is_more = false;
@@ -265,7 +273,7 @@ impl Leases {
     }
 }
 
-/// Makes room in a shard. What is left of the oldest lease is given back.
+/// Makes room in a shard. The rest of the oldest lease is given back.
 fn forget_oldest(shard: &mut HashMap<u64, Held, RandomState>, backend: &Client) {
     let oldest = shard.iter().filter(|(_, held)| held.led_by.is_none()).min_by_key(|(_, held)| held.until);
     if let Some(number) = oldest.map(|(number, _)| *number)
@@ -300,7 +308,7 @@ impl Held {
         Some(lease.answer(self.cost))
     }
 
-    /// Puts permits that were charged as of `at` back into the lease that they are of, while it may be spent.
+    /// Returns permits that were charged as of `at` to their lease, while it may be spent.
     fn take_back(&mut self, at: u64, now: u64) -> bool {
         match &mut self.lease {
             Some(lease) if lease.last.permit().at == at && now < self.until => {
@@ -317,18 +325,18 @@ impl Held {
         Some(Answer { now, outcome: Outcome::Denied(refused.denied) })
     }
 
-    /// What is left of the lease.
+    /// The rest of the lease.
     fn back(&self) -> Option<Back> {
         let lease = self.lease.as_ref().filter(|lease| lease.left > 0)?;
         let permit = lease.last.permit();
         Some(Back { at: permit.at, sequence: permit.sequence, permits: lease.left.saturating_mul(self.cost) })
     }
 
-    /// How many calls the next lease is for.
+    /// The size of the next lease, in calls.
     fn next_size(&self, now: u64, valid_for: u64) -> u32 {
         match &self.lease {
             Some(lease) if lease.left > 0 => self.size.saturating_sub(lease.left).max(1),
-            // Used up before its time, or soon after.
+            // Used up before its end, or soon after.
             _ if now < self.until => self.size.saturating_mul(2).max(1),
             _ if now < self.until.saturating_add(valid_for) => self.size.max(1),
             _ => 1,
@@ -337,7 +345,7 @@ impl Held {
 }
 
 impl Lease {
-    /// The admission of a call, as it was when the lease was given, but for the permits left.
+    /// The admission of a call: that of the lease, with the permits left now.
     fn answer(&self, cost: u32) -> Answer {
         let mut admitted = self.last.clone();
         let after = self.left.saturating_mul(cost);
@@ -347,12 +355,12 @@ impl Lease {
 }
 
 impl Ask {
-    /// What the server is asked for a run of calls that are like `request`, and for the lease.
+    /// Encodes a run of calls that are like `request`, and the request for a lease.
     pub(super) fn encode(&self, request: &Request, run: Run) -> Vec<u8> {
         codec::encode_run(request, self.with_lease(run), Some(&self.terms))
     }
 
-    /// The answers to the calls; what the server has leased is kept.
+    /// Decodes the answers to the calls, and keeps the lease.
     pub(super) fn settle(self, bytes: &[u8], request: &Request, run: Run) -> Result<Vec<Answer>, BackendError> {
         let Decided { mut answers, valid_for } = codec::decode_run(bytes, request, self.with_lease(run))?;
         let leased = answers.split_off(answers.len().saturating_sub(self.extra as usize));
@@ -364,7 +372,7 @@ impl Ask {
         Run { calls: run.calls + self.extra, ..run }
     }
 
-    /// Whether the bucket has not been forgotten meanwhile.
+    /// Whether this call still leads: the bucket may have been forgotten meanwhile.
     fn leads(&self, held: &Held) -> bool {
         self.leads.is_some() && self.leads == held.led_by
     }
@@ -414,8 +422,8 @@ impl Drop for Ask {
 }
 
 impl Client {
-    /// Gives back what is left of a lease, without waiting for it. What cannot be given back stays charged, as does what
-    /// goes by a test's clock, which may be another's by then.
+    /// Gives back the rest of a lease in the background. What cannot be given back stays charged.
+    /// So do leases by a test's clock, which may be another test's by then.
     fn return_lease(&self, request: &Request, back: Back) {
         if request.test_time.is_none()
             && let Ok(background) = background::handle()
@@ -423,7 +431,7 @@ impl Client {
             let permit = Permit { at: back.at, sequence: back.sequence, cost: back.permits, undo: None };
             let request = Request { action: Action::GiveBack(permit), ..request.clone() };
             let bytes = codec::encode(&request, true);
-            background.spawn(self.call(request.bucket(), bytes, self.until(), Way::Async));
+            background.spawn(self.call(request.bucket(), bytes, self.until(), Mode::Async));
         }
     }
 }

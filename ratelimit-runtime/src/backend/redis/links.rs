@@ -1,11 +1,12 @@
-//! The connections of asynchronous calls: one for each tokio runtime that calls come from, whose own reads and writes need
-//! no other thread; and one on this crate's background thread for calls from anywhere else.
+//! Connections of asynchronous calls. Each tokio runtime from which calls come has one, driven by
+//! that runtime, so that no other thread takes part. Calls from anywhere else use one on this
+//! crate's background thread.
 //!
-//! What redis-rs's multiplexed connection leaves open is closed here. Each call has one deadline, connecting included, by
-//! a timer of this crate's: it goes off also where the runtime has no timers, or stands still. At most one attempt to connect
-//! is under way in a runtime, and a call whose deadline passes leaves it running for the next. A connection that is lost is
-//! gone at once; one that did not answer anything in all of a call's time, or something that is no answer, is replaced by the
-//! next call.
+//! This adds what the multiplexed connection of redis-rs lacks. Each call has one deadline,
+//! connecting included, by this crate's timer, which goes off even if the runtime has no timers or
+//! stands still. A runtime makes one attempt to connect at a time, and a call that gives up leaves
+//! it running for the next. A lost connection is dropped at once. The next call replaces a
+//! connection that was silent for all of a call's time, or that sent an invalid reply.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -19,25 +20,26 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use super::codec::{is_of_the_script, no_decision};
+use super::codec::{is_valid_reply, no_decision};
 use super::endpoint::{Endpoint, no_thread, unreachable};
 use crate::background;
 use crate::error::BackendError;
 use crate::timer;
 
-/// Commands that wait to be written.
+/// Commands that may wait to be written.
 const QUEUE: usize = 1_024;
-/// After so long without a call the runtime looks first whether the server has closed the connection.
+/// After this long without a call, the runtime first checks whether the server has closed the
+/// connection.
 const IDLE: Duration = Duration::from_millis(10);
 
 pub(super) struct Links {
     endpoint: Endpoint,
-    patience: Duration,
+    connect_timeout: Duration,
     places: Arc<Places>,
 }
 
 struct Places {
-    /// By runtime. Few: programs have one or two.
+    /// By runtime. A short list, because programs have one or two.
     by_runtime: Mutex<Vec<(Id, Place)>>,
     /// Closes the blocking calls' connections to the same server.
     close_lanes: Box<dyn Fn() + Send + Sync>,
@@ -47,39 +49,39 @@ struct Places {
 enum Place {
     Opening(Attempt),
     Open(Link),
-    /// A runtime without input and output.
-    Unfit,
+    /// A runtime without I/O.
+    NoIo,
 }
 
-/// The outcome once it is known; no link in a runtime that is unfit for one.
+/// The outcome, once it is known. No link if the runtime has no I/O.
 type Attempt = watch::Receiver<Option<Result<Option<Link>, BackendError>>>;
 
-/// When the last one goes, the connection ends.
+/// The connection ends when the last clone is dropped.
 #[derive(Clone)]
 struct Link {
     connection: MultiplexedConnection,
-    /// Also what tells one link from another.
+    /// Also the identity of the link.
     usage: Arc<Usage>,
 }
 
 struct Usage {
-    /// Which drives the connection.
+    /// The runtime that drives the connection.
     runtime: Handle,
     /// Replies so far.
     heard: AtomicU64,
     last: Mutex<Last>,
-    looked: Notify,
+    checked: Notify,
     /// The connection is gone.
     ended: AtomicBool,
-    /// Something came over it that is no answer.
-    babbles: AtomicBool,
+    /// An invalid reply came, so that later replies may belong to other calls.
+    desynced: AtomicBool,
 }
 
 struct Last {
-    /// The deadline of the last call: how the time between two calls is told.
+    /// The deadline of the last call. Deadlines measure the time between calls.
     deadline: Instant,
-    /// After that time: it is being looked whether the server has closed the connection, and all calls wait for that.
-    is_looking: bool,
+    /// A check for a closed connection is running after an idle time. All calls wait for it.
+    is_checking: bool,
 }
 
 impl Usage {
@@ -87,57 +89,63 @@ impl Usage {
         Usage {
             runtime,
             heard: AtomicU64::new(0),
-            last: Mutex::new(Last { deadline: Instant::now(), is_looking: false }),
-            looked: Notify::new(),
+            last: Mutex::new(Last { deadline: Instant::now(), is_checking: false }),
+            checked: Notify::new(),
             ended: AtomicBool::new(false),
-            babbles: AtomicBool::new(false),
+            desynced: AtomicBool::new(false),
         }
     }
 
-    /// What a call has to wait for, if there has been none for a time. Calls go on in the order in which they came.
-    fn look(self: &Arc<Self>, deadline: Instant) -> Option<Notified<'_>> {
+    /// Returns what a call must wait for if the link was idle. Calls continue in the order in which
+    /// they came.
+    fn check_if_idle(self: &Arc<Self>, deadline: Instant) -> Option<Notified<'_>> {
         let mut last = self.last.lock();
         let is_idle = deadline > last.deadline + IDLE;
         last.deadline = deadline;
-        if !is_idle && !last.is_looking {
+        if !is_idle && !last.is_checking {
             return None;
         }
-        let looked = self.looked.notified();
-        if !std::mem::replace(&mut last.is_looking, true) {
+        let checked = self.checked.notified();
+        if !std::mem::replace(&mut last.is_checking, true) {
             let usage = Arc::clone(self);
-            // A task, which a caller that is not polled any more does not hold up.
+            // A task, so that a caller that is no longer polled cannot delay it.
             self.runtime.spawn(async move {
-                // A runtime that nobody ran looks at its sockets in the first turn, and the link does in the second.
+                // A runtime that was idle polls its sockets in the first turn, and the link in the
+                // second.
                 tokio::task::yield_now().await;
                 tokio::task::yield_now().await;
-                usage.looked.notify_waiters();
-                // Those go first; who comes between waits as well.
+                usage.checked.notify_waiters();
+                // The waiting calls go first. Those that come in between wait as well.
                 tokio::task::yield_now().await;
-                usage.last.lock().is_looking = false;
-                usage.looked.notify_waiters();
+                usage.last.lock().is_checking = false;
+                usage.checked.notify_waiters();
             });
         }
-        Some(looked)
+        Some(checked)
     }
 }
 
 impl Links {
-    pub(super) fn new(endpoint: Endpoint, patience: Duration, close_lanes: impl Fn() + Send + Sync + 'static) -> Links {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        connect_timeout: Duration,
+        close_lanes: impl Fn() + Send + Sync + 'static,
+    ) -> Links {
         let close_lanes = Box::new(close_lanes);
-        Links { endpoint, patience, places: Arc::new(Places { by_runtime: Mutex::default(), close_lanes }) }
+        Links { endpoint, connect_timeout, places: Arc::new(Places { by_runtime: Mutex::default(), close_lanes }) }
     }
 
     pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
-        // What few calls wait for is in a box, for which the others need no room.
+        // The rare waits are boxed, so that other calls need no room for them.
         let mut link = match self.places.of(runtime.id()) {
             Some(Place::Open(link)) => link,
             _ => Box::pin(self.link(&runtime, &background, deadline)).await?,
         };
         let usage = Arc::clone(&link.usage);
-        if let Some(looked) = usage.look(deadline) {
-            Box::pin(timer::bounded(looked, deadline)).await.ok_or_else(|| self.endpoint.late())?;
+        if let Some(checked) = usage.check_if_idle(deadline) {
+            Box::pin(timer::bounded(checked, deadline)).await.ok_or_else(|| self.endpoint.late())?;
             link = Box::pin(self.link(&runtime, &background, deadline)).await?;
         }
         let heard = link.usage.heard.load(Ordering::Relaxed);
@@ -145,12 +153,12 @@ impl Links {
         match timer::bounded(sending.as_mut(), deadline).await {
             Some(Ok(reply)) => {
                 link.usage.heard.fetch_add(1, Ordering::Relaxed);
-                if !is_of_the_script(&reply) {
-                    link.usage.babbles.store(true, Ordering::Relaxed);
+                if !is_valid_reply(&reply) {
+                    link.usage.desynced.store(true, Ordering::Relaxed);
                     self.places.close(&link.usage);
                 }
-                // Later answers may be to other calls than they seem to be.
-                if link.usage.babbles.load(Ordering::Relaxed) { Err(no_decision()) } else { Ok(reply) }
+                // Later replies may belong to other calls.
+                if link.usage.desynced.load(Ordering::Relaxed) { Err(no_decision()) } else { Ok(reply) }
             }
             Some(Err(error)) => {
                 self.places.close(&link.usage);
@@ -165,8 +173,8 @@ impl Links {
         }
     }
 
-    /// Opens the background's link if there is none: when the server closes it, or it cannot be opened, the lanes are closed
-    /// too. Their connections tell nobody before they are used.
+    /// Opens the background's link if there is none. When the server closes that link, or it cannot
+    /// be opened, the lanes are closed too: a lane does not notice before it is used.
     pub(super) async fn watch(&self, background: &Handle) {
         let _ = self.open(background.clone(), background).await;
         if !matches!(self.places.of(background.id()), Some(Place::Open(_))) {
@@ -174,7 +182,7 @@ impl Links {
         }
     }
 
-    /// Closes the links; calls that wait for answers go on waiting.
+    /// Closes the links. Calls in flight keep waiting for their answers.
     pub(super) fn clear(&self) {
         let open = |(_, place): &mut (Id, Place)| matches!(place, Place::Open(_));
         let gone: Vec<_> = self.places.by_runtime.lock().extract_if(.., open).collect();
@@ -189,16 +197,16 @@ impl Links {
         opened.unwrap_or_else(|| Err(self.endpoint.late()))
     }
 
-    /// The link of a runtime, or of the background where the runtime is unfit.
+    /// The link of a runtime, or the background's if the runtime has no I/O.
     async fn open(&self, mut runtime: Handle, background: &Handle) -> Result<Link, BackendError> {
         loop {
             let mut attempt = match self.attempt(&runtime, background) {
                 Place::Open(link) => return Ok(link),
                 Place::Opening(attempt) => attempt,
-                Place::Unfit if runtime.id() == background.id() => {
+                Place::NoIo if runtime.id() == background.id() => {
                     return Err(unreachable("the background thread has ended"));
                 }
-                Place::Unfit => {
+                Place::NoIo => {
                     runtime = background.clone();
                     continue;
                 }
@@ -210,12 +218,12 @@ impl Links {
         }
     }
 
-    /// What there is for a runtime; an attempt to open a link is begun where there is nothing.
+    /// The place of a runtime. If it is empty, starts an attempt to open a link.
     fn attempt(&self, runtime: &Handle, background: &Handle) -> Place {
         let id = runtime.id();
         let mut places = self.places.by_runtime.lock();
         if let Some(position) = places.iter().position(|(other, _)| *other == id) {
-            // An attempt whose end nobody will tell is over.
+            // An attempt whose sender is gone is over.
             if !matches!(&places[position].1, Place::Opening(attempt) if attempt.has_changed().is_err()) {
                 return places[position].1.clone();
             }
@@ -226,13 +234,14 @@ impl Links {
         drop(places);
         let usage = Arc::new(Usage::new(runtime.clone()));
         let mut opening = runtime.spawn(open(self.endpoint.clone(), usage, Arc::downgrade(&self.places)));
-        let (places, until, late) = (Arc::clone(&self.places), Instant::now() + self.patience, self.endpoint.late());
+        let (places, until, late) =
+            (Arc::clone(&self.places), Instant::now() + self.connect_timeout, self.endpoint.late());
         let background = background.clone();
         background.clone().spawn(async move {
             let outcome = match timer::bounded(&mut opening, until).await {
                 Some(Ok(Ok(link))) => Ok(Some(link)),
                 Some(Ok(Err(error))) => Err(error),
-                // Without input and output, tokio's sockets panic.
+                // Without I/O, tokio's sockets panic.
                 Some(Err(error)) if error.is_panic() => Ok(None),
                 Some(Err(_)) => Err(unreachable("the runtime ended")),
                 None => {
@@ -252,24 +261,25 @@ impl Places {
         self.by_runtime.lock().iter().find(|(other, _)| *other == id).map(|(_, place)| place.clone())
     }
 
-    /// Puts what came of an attempt in its place.
+    /// Stores the outcome of an attempt.
     fn settle(&self, id: Id, outcome: &Result<Option<Link>, BackendError>) {
         let mut places = self.by_runtime.lock();
         let place = match outcome {
             Ok(Some(link)) if !link.usage.ended.load(Ordering::Relaxed) => Some(Place::Open(link.clone())),
-            Ok(None) => Some(Place::Unfit),
+            Ok(None) => Some(Place::NoIo),
             Ok(Some(_)) | Err(_) => None,
         };
         places.retain(|(other, _)| *other != id);
         places.extend(place.map(|place| (id, place)));
     }
 
-    /// Gives up a link; calls that wait for its answers go on waiting. The background's takes the lanes along.
+    /// Drops a link. Calls in flight keep waiting for their answers. The background's link takes
+    /// the lanes along.
     fn close(&self, usage: &Arc<Usage>) {
         let mut places = self.by_runtime.lock();
         let is = |(_, place): &(Id, Place)| matches!(place, Place::Open(link) if Arc::ptr_eq(&link.usage, usage));
         let gone = places.iter().position(is).map(|position| places.swap_remove(position));
-        // Dropped without the lock.
+        // Dropped outside the lock.
         drop(places);
         if let Some((id, _)) = gone
             && background::handle().is_ok_and(|background| background.id() == id)
@@ -279,22 +289,22 @@ impl Places {
     }
 }
 
-/// Opens a link in the runtime around, which drives it.
+/// Opens a link in the current runtime, which drives it.
 ///
 /// # Panics
-/// In a runtime without input and output.
+/// If the runtime has no I/O.
 async fn open(endpoint: Endpoint, usage: Arc<Usage>, places: Weak<Places>) -> Result<Link, BackendError> {
     let mut config = AsyncConnectionConfig::new()
-        // Both need timers, which the runtime may not have; the calls' own deadlines are for all of it.
+        // Both need timers, which the runtime may lack. The calls' own deadlines cover everything.
         .set_connection_timeout(None)
         .set_response_timeout(None)
         .set_pipeline_buffer_size(QUEUE);
-    // Only version 3 of the protocol has pushes.
+    // Only RESP3 has pushes.
     if !endpoint.is_resp2() {
-        let end = End { places, usage: Arc::clone(&usage) };
+        let on_close = OnClose { places, usage: Arc::clone(&usage) };
         config = config.set_push_sender(move |_: PushInfo| {
-            // What counts is when it is dropped.
-            let _ = &end;
+            // Only its drop matters.
+            let _ = &on_close;
             Ok::<(), SendError>(())
         });
     }
@@ -315,15 +325,17 @@ async fn send(connection: &mut MultiplexedConnection, commands: &[Cmd]) -> Redis
     Ok(replies.pop().unwrap_or(Value::Nil))
 }
 
-/// What is to be done when a connection ends, is lost, or goes with its runtime: it is all that redis-rs drops then.
-struct End {
+/// Runs when a connection ends, is lost, or goes with its runtime. The only sign of that is that
+/// redis-rs drops the push sender.
+struct OnClose {
     places: Weak<Places>,
     usage: Arc<Usage>,
 }
 
-impl Drop for End {
+impl Drop for OnClose {
     fn drop(&mut self) {
-        // Before the lock is taken: whoever puts the link in its place looks at this with it.
+        // Set before the lock is taken: `settle` reads this under the lock before it stores the
+        // link.
         self.usage.ended.store(true, Ordering::Relaxed);
         if let Some(places) = self.places.upgrade() {
             places.close(&self.usage);

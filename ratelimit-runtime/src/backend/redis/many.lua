@@ -1,5 +1,5 @@
--- Decisions on several buckets in one call: KEYS are the buckets, ARGV what is asked of each. Each
--- is decided as if it had come alone, in their order, at one time. One that fails, as where the key
+-- Decides on several buckets in one call: KEYS are the buckets, ARGV the requests. Each is decided
+-- as if it had come alone, in order, at one time. One that fails, for instance because the key
 -- holds something else, does not fail the others.
 
 local time = redis.call('TIME')
@@ -12,7 +12,7 @@ local answers, key, request = {}, {}, {}
 for position = 1, #KEYS do
   key[1], request[1] = KEYS[position], ARGV[position]
   local is_decided, answer = pcall(decide, key, request)
-  -- Before Redis 7 an error is a text.
+  -- Before Redis 7 an error is a string.
   if not is_decided and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end
   answers[position] = answer
 end

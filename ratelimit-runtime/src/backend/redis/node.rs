@@ -1,4 +1,4 @@
-//! One server: the connections to it, of blocking calls and of asynchronous ones.
+//! One server: the connections to it, of blocking and of asynchronous calls.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,13 +11,13 @@ use super::links::Links;
 use super::opener::Opener;
 use crate::error::BackendError;
 
-/// An attempt to connect may take this long where a call's own timeout is shorter: a server that takes longer than that to
-/// say hello can be reached by a later call.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// The minimum timeout of an attempt to connect. If it exceeds the call's own, the attempt
+/// continues, and a later call uses the connection.
+const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a call waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Mode {
     /// On its own thread, which it blocks in its first poll.
     Blocking,
     Async,
@@ -32,29 +32,29 @@ pub(super) struct Node {
 impl Node {
     /// Does not connect yet.
     pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Node {
-        let patience = timeout.max(PATIENCE);
+        let connect_timeout = timeout.max(MIN_CONNECT_TIMEOUT);
         let lanes = Arc::new(Lanes::default());
-        let links = Arc::new(Links::new(endpoint.clone(), patience, {
+        let links = Arc::new(Links::new(endpoint.clone(), connect_timeout, {
             let lanes = Arc::downgrade(&lanes);
             move || lanes.upgrade().iter().for_each(|lanes| lanes.clear())
         }));
-        Node { opener: Opener::new(endpoint, patience, Arc::clone(&links)), lanes, links }
+        Node { opener: Opener::new(endpoint, connect_timeout, Arc::clone(&links)), lanes, links }
     }
 
     pub(super) fn endpoint(&self) -> &Endpoint {
         &self.opener.endpoint
     }
 
-    /// Sends commands together and waits for the reply to the last, at most until the deadline; a blocking call's is kept by
-    /// whoever polls.
-    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant, way: Way) -> Result<Value, BackendError> {
-        match way {
-            Way::Blocking => self.lanes.call(&self.opener, commands, deadline).await,
-            Way::Async => self.links.call(commands, deadline).await,
+    /// Sends commands together and waits for the reply to the last, until the deadline at most. The
+    /// poller of a blocking call enforces its deadline.
+    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant, mode: Mode) -> Result<Value, BackendError> {
+        match mode {
+            Mode::Blocking => self.lanes.call(&self.opener, commands, deadline).await,
+            Mode::Async => self.links.call(commands, deadline).await,
         }
     }
 
-    /// Later calls use new connections: these lead to a server that takes no writes any more.
+    /// Makes later calls use new connections, because these lead to a read-only server.
     pub(super) fn reconnect(&self) {
         self.lanes.clear();
         self.links.clear();

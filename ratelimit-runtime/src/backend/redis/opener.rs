@@ -1,5 +1,5 @@
-//! Opening the connections of blocking calls away from whoever waits for one: at most one attempt at a time, which nobody's
-//! deadline ends.
+//! Opens the connections of blocking calls in the background. There is at most one attempt at a
+//! time, and no caller's deadline ends it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,18 +13,18 @@ use super::links::Links;
 use crate::background;
 use crate::error::BackendError;
 
-/// A connection that nobody took for so long is not used.
-const KEPT: Duration = Duration::from_secs(1);
+/// An opened connection is discarded if no call takes it for this long.
+const MAX_UNUSED: Duration = Duration::from_secs(1);
 
 /// Opens the connections to one server.
 pub(super) struct Opener {
     pub(super) endpoint: Endpoint,
-    patience: Duration,
+    connect_timeout: Duration,
     links: Arc<Links>,
     attempt: Mutex<Option<Attempt>>,
 }
 
-/// The outcome, once it is known, is an error for all who wait or a connection for the first.
+/// The outcome, once it is known: an error for all who wait, or a connection for the first.
 type Attempt = watch::Receiver<Option<Result<Arc<Opened>, BackendError>>>;
 
 struct Opened {
@@ -33,11 +33,11 @@ struct Opened {
 }
 
 impl Opener {
-    pub(super) fn new(endpoint: Endpoint, patience: Duration, links: Arc<Links>) -> Opener {
-        Opener { endpoint, patience, links, attempt: Mutex::default() }
+    pub(super) fn new(endpoint: Endpoint, connect_timeout: Duration, links: Arc<Links>) -> Opener {
+        Opener { endpoint, connect_timeout, links, attempt: Mutex::default() }
     }
 
-    /// A new connection. Takes as long as it takes.
+    /// A new connection. Has no deadline of its own.
     pub(super) async fn open(&self) -> Result<Connection, BackendError> {
         loop {
             let mut attempt = self.attempt()?;
@@ -55,27 +55,27 @@ impl Opener {
         }
     }
 
-    /// The attempt that is under way or has brought a connection that nobody took; or else a new one.
+    /// The attempt under way, or one whose connection was not taken; else a new one.
     fn attempt(&self) -> Result<Attempt, BackendError> {
         let mut current = self.attempt.lock();
         if let Some(attempt) = &*current {
-            let of_use = match &*attempt.borrow() {
+            let is_usable = match &*attempt.borrow() {
                 None => attempt.has_changed().is_ok(),
-                Some(Ok(opened)) => opened.at.elapsed() < KEPT && opened.connection.lock().is_some(),
+                Some(Ok(opened)) => opened.at.elapsed() < MAX_UNUSED && opened.connection.lock().is_some(),
                 Some(Err(_)) => false,
             };
-            if of_use {
+            if is_usable {
                 return Ok(attempt.clone());
             }
         }
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let (outcome, attempt) = watch::channel(None);
-        let (endpoint, patience, links) = (self.endpoint.clone(), self.patience, Arc::clone(&self.links));
-        let its = background.clone();
-        background.spawn(async move { links.watch(&its).await });
+        let (endpoint, connect_timeout, links) = (self.endpoint.clone(), self.connect_timeout, Arc::clone(&self.links));
+        let handle = background.clone();
+        background.spawn(async move { links.watch(&handle).await });
         background.spawn_blocking(move || {
             let opened = endpoint
-                .open(patience)
+                .open(connect_timeout)
                 .map(|connection| Arc::new(Opened { connection: Mutex::new(Some(connection)), at: Instant::now() }));
             outcome.send_replace(Some(opened));
         });

@@ -1,4 +1,4 @@
--- Inlined: what comes of a pass.
+-- Inlined: the outcome of a pass.
 local writes, done, is_denied = false, nil, false
 if blocks > found and each > 0 then found, found_limit = blocks, nil end
 local limit, limit_left = found_limit or tight, found_limit and found_left or tight_left
@@ -14,7 +14,7 @@ elseif never then
 elseif each == 0 then
   done = pack(ADMISSION, ADMITTED, now, now, number, tight, room, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
-  -- As many calls of the run as fit, and what the next is told.
+  -- The calls of the run that fit, and the answer to the next.
   if t == now and not is_early then fitting = math.floor(room / each) end
   charge, extra, charging, again = fitting * each, each, fitting > 0, true
 elseif extra > 0 and charge == 0 then
@@ -26,7 +26,7 @@ elseif extra == 0 and found > t then
 elseif action == PEEK then
   done = pack(ADMISSION, ADMITTED, now, t, number, tight, room, tight_full)
 elseif leases and stamp ~= math.max(newest, ends) then
-  -- A lease ends with the fixed window that it is charged to.
+  -- A lease ends with the fixed window to which it is charged.
   stamp, again = math.max(newest, ends), true
 else
   if stamp > now and not leases then
@@ -67,7 +67,7 @@ if is_denied then
   end
 end
 if done and action ~= PEEK and not writes and not keeping then
-  -- Nothing was charged: only the clock may have to be kept.
+  -- Nothing was charged, but the clock may have to be stored.
   if back > 0 and were == limits then
     answer, done, keeping, charging, again = done, nil, true, false, true
     t, stamp, back_at, back_cost = now, now, 0, 0
@@ -76,7 +76,7 @@ if done and action ~= PEEK and not writes and not keeping then
   end
 end
 
--- Once a lease before has come back, what was asked for is decided.
+-- The rest of the last lease is back: now the request is decided.
 if keeping then back_cost = 0 end
 if writes then
   is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number

@@ -1,4 +1,4 @@
-//! The script that decides, and how it is called.
+//! The script that decides, and the commands that call it.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -8,7 +8,8 @@ use redis::{Cmd, Script};
 
 use super::codec::NUMBERS;
 
-/// What stands in the place of `--inline` and a name, in this order: a function's call would cost more than what it does.
+/// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
+/// would cost more than these do.
 const INLINED: [(&str, &str); 17] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
@@ -44,7 +45,7 @@ static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| {
     include_str!("many.lua").replace("--inline decision\n", &decision)
 });
 
-/// The source with the values of `constants.lua`, and the codec's numbers, in the places of their names.
+/// Replaces the names in `constants.lua` and the codec's numbers by their values.
 fn with_constants(source: &str) -> String {
     let numbers = NUMBERS.iter().map(|(name, number)| (*name, number.to_string()));
     let layouts = include_str!("constants.lua").lines();
@@ -64,17 +65,17 @@ fn with_constants(source: &str) -> String {
     result
 }
 
-/// What is asked of one bucket: its key and the request.
+/// A question about one bucket: its key and the request.
 pub(super) type Question<'a> = (Cow<'a, str>, Vec<u8>);
 
-/// Decides on the bucket `key` what `request` asks, by a script that the server knows.
+/// Calls the script, by its hash, on the bucket `key`.
 pub(super) fn call((key, request): &Question<'_>) -> Cmd {
     let mut command = start(&ONE, 1, key.len() + request.len());
     command.arg(&**key).arg(request);
     command
 }
 
-/// As [`call`], of several buckets; the reply is one of replies.
+/// Calls the script on several buckets. The reply is an array of replies.
 pub(super) fn call_many(questions: &[Question<'_>]) -> Cmd {
     let bytes = questions.iter().map(|(key, request)| key.len() + request.len()).sum();
     let mut command = start(&MANY, questions.len(), bytes);
@@ -87,21 +88,21 @@ pub(super) fn call_many(questions: &[Question<'_>]) -> Cmd {
     command
 }
 
-/// A command with room for what follows, so that it need not grow.
+/// A command with enough capacity for its arguments.
 fn start(script: &Script, keys: usize, bytes: usize) -> Cmd {
     let mut command = Cmd::with_capacity(3 + 2 * keys, bytes + 64);
     command.arg("EVALSHA").arg(script.get_hash()).arg(keys);
     command
 }
 
-/// Makes the script that `call` calls known to the server.
+/// Loads the script of `call` into the server.
 pub(super) fn load(call: &Cmd) -> Cmd {
     let mut command = redis::cmd("SCRIPT");
     command.arg("LOAD").arg(source(call));
     command
 }
 
-/// The same call with the script itself, which makes it known as well: for users who may not load scripts.
+/// The same call with the script itself, which also loads it. For users who may not load scripts.
 pub(super) fn in_full(call: &Cmd) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(source(call));
@@ -126,7 +127,7 @@ mod tests {
     fn every_constant_has_its_value_in_the_script() {
         let code =
             MANY_SOURCE.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
-        // Every other part is a text.
+        // Every other part is a string literal.
         let code: String = code.split('\'').step_by(2).collect();
         let words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
         let mut names: Vec<&str> =

@@ -1,4 +1,5 @@
-//! A master that sentinels watch over: found by asking them, and again when it fails or says that it is master no more.
+//! The master that sentinels watch, found by asking them. It is asked for again when it fails or
+//! reports that it is no longer master.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,16 +13,17 @@ use super::endpoint::{Address, Endpoint};
 use super::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// Replicas of replicas that are followed.
-const MOST_FOLLOWED: usize = 4;
+/// Chained replicas to follow, at most.
+const MAX_FOLLOWED: usize = 4;
 
-/// The search for the master called `name`; `server` is how to log in there, wherever it is.
+/// The search for the master called `name`. `server` holds the login to it.
 pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
     let (next, last) = (AtomicUsize::new(0), Mutex::new(None::<Arc<Node>>));
     Discovery::new(move || {
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(&name);
-        // One that is cut off from the others may not know better: the next search begins with the next.
+        // A sentinel that is cut off from the others may have old news, so that each search starts
+        // with the next one.
         let first = next.fetch_add(1, Ordering::Relaxed);
         let mut failed = None;
         for position in 0..sentinels.len() {
@@ -29,11 +31,11 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
             match ask(sentinel, &command).and_then(|reply| address(&reply, sentinel, &name)) {
                 Ok(named) => {
                     let mut last = last.lock();
-                    // Where the search led to before, and which was given up: after a failover by hand the sentinels name the
-                    // old master on, which knows whom it follows.
+                    // The last master, which was given up. After a manual failover, the sentinels
+                    // still name the old master, which knows whom it follows.
                     let is_given_up = last.as_ref().is_some_and(|node| node.endpoint().address == named);
                     let address = if is_given_up { followed(&server, named) } else { named };
-                    // Where it is the same, its connections are.
+                    // The same address keeps its connections.
                     let node = match last.take() {
                         Some(node) if node.endpoint().address == address => node,
                         _ => Arc::new(Node::new(server.at(address), timeout)),
@@ -48,11 +50,12 @@ pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
     })
 }
 
-/// The master that a server follows, if it is a replica of one that says so; else the server.
+/// The master that a server follows if it is a replica whose master confirms its role; else the
+/// server.
 fn followed(server: &Endpoint, named: Address) -> Address {
     let role = redis::cmd("ROLE");
     let mut address = named.clone();
-    for _ in 0..MOST_FOLLOWED {
+    for _ in 0..MAX_FOLLOWED {
         let Ok(Value::Array(parts)) = ask(&server.at(address.clone()), &role) else { return named };
         match parts.as_slice() {
             [Value::BulkString(role), ..] if role == b"master" => return address,
@@ -80,6 +83,6 @@ fn address(reply: &Value, sentinel: &Endpoint, name: &str) -> Result<Address, Ba
             BackendErrorKind::Configuration,
             format!("the sentinel at {sentinel} knows no master `{name}`"),
         ),
-        _ => BackendError::new(BackendErrorKind::Refused, format!("what answers at {sentinel} is no sentinel")),
+        _ => BackendError::new(BackendErrorKind::Refused, format!("the server at {sentinel} is not a sentinel")),
     })
 }

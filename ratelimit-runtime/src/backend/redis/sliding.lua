@@ -1,6 +1,5 @@
--- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves when its last
--- permit does. What counts no more stays while its place is not needed: a longer period finds it
--- again.
+-- Inlined: a sliding window. Permits lie in groups of ⌈count / 64⌉; a group leaves with its last
+-- permit. Expired groups stay until their slots are needed, for a longer period to find.
 local group, per, layout, ring_before = a, b, kind, ring_at
 local slot, round
 local per_was, largest, all, total, last, first, old, used, slots = b, nil, 0, 0, 0, 0, 0, 0, 0
@@ -18,8 +17,7 @@ if is_there then
 else
   largest = 0
 end
--- A ring of which nothing is used is laid out anew. Bookings may lie further apart than usual slots
--- can tell.
+-- An unused ring is laid out anew. Bookings may lie further apart than its slots can express.
 if old + used == 0 and slots > 0 then
   ring_at, was, layout, first, slots = ring_at - slots * was / 256, kind, kind, 0, 0
   edit, edit_at, edit_end, resized = '', ring_at, ring_before, true
@@ -46,7 +44,7 @@ if slots > 0 and (was ~= layout or back > 0) then
   edit, resized = source, true
 end
 
--- Brings what counts to `t`.
+-- Drops what has expired at `t`.
 local gone = last_at + per - t
 if gone <= 0 then
   total, old, used = 0, old + used, 0

@@ -1,5 +1,5 @@
--- Inlined: a sliding window at `now`, with the print on record: when the calls fit, if later, and
--- what is left; else what is to be kept once they are charged.
+-- Inlined: a sliding window at `now` on the fast path. Computes when the calls fit, if later, and
+-- what is left; else the state after their charge.
 local gone = newest + per - now
 local live = gone > 0
 if live then

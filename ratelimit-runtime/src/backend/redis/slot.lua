@@ -1,5 +1,5 @@
--- Inlined: a slot of a ring of the kind `layout`, which is 256 times its bytes: how it is packed,
--- and what its times are counted modulo. All groups lie less than that behind the newest one.
+-- Inlined: a slot of a ring of the kind `layout` (256 times its bytes): its packing, and the
+-- modulus of its times. All groups lie less than that behind the newest one.
 slot, round = '<I3B', 16777216
 if layout ~= 1024 then
   if layout == 2048 then

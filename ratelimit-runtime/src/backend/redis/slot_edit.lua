@@ -1,4 +1,4 @@
--- Inlined: `entry`, if any, goes into the ring at `place`.
+-- Inlined: puts `entry`, if any, into the ring at `place`.
 if entry and rebuilt then
   edit = sub(source, 1, place) .. entry .. sub(source, place + width + 1)
 elseif entry then

@@ -1,4 +1,4 @@
-//! Encrypted connections: which certificates are trusted, and which are shown.
+//! Encrypted connections: trusted certificates and the client's own.
 
 use redis::{Client, ClientTlsConfig, ConnectionAddr, TlsCertificates};
 use rustls::InconsistentKeys;
@@ -9,12 +9,12 @@ use rustls::sign::CertifiedKey;
 
 use crate::error::BackendError;
 
-/// What a builder was given; all as PEM.
+/// The builder's certificates and key, all as PEM.
 #[derive(Clone, Default)]
 pub(super) struct Certificates {
-    /// Whom to trust instead of whom the system trusts.
+    /// Trusted instead of the system's authorities.
     pub(super) authority: Option<Vec<u8>>,
-    /// What the client shows, and its key.
+    /// The client's certificate chain and its key.
     pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
@@ -26,22 +26,22 @@ pub(super) struct Tls {
 
 impl Tls {
     pub(super) fn new(certificates: Certificates) -> Result<Tls, BackendError> {
-        // redis-rs uses the process's provider of cryptography, and would panic where there is none, or more than one to
-        // choose from.
+        // redis-rs uses the process's crypto provider, and would panic if there is none, or more
+        // than one to choose from.
         if CryptoProvider::get_default().is_none() {
-            // Fails where another thread was faster, which is as good.
+            // Fails if another thread was faster, which is just as good.
             let _ = ring::default_provider().install_default();
         }
         let Certificates { authority, client } = certificates;
-        // redis-rs takes a text without certificates for none at all.
+        // redis-rs ignores a text without certificates.
         let given = [(authority.as_ref(), "CA"), (client.as_ref().map(|(chain, _)| chain), "client")];
         for (pem, what) in given {
             if pem.is_some_and(|pem| !matches!(CertificateDer::pem_slice_iter(pem).next(), Some(Ok(_)))) {
-                return Err(BackendError::configuration(format!("the {what} certificate is not one as PEM")));
+                return Err(BackendError::configuration(format!("the {what} certificate is not in PEM format")));
             }
         }
         if let Some((chain, key)) = &client {
-            fit(chain, key)?;
+            check_key_matches(chain, key)?;
         }
         let client_tls = client.map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         let anywhere = address("", 0, None);
@@ -56,23 +56,23 @@ impl Tls {
     }
 }
 
-/// Whether a certificate is of the key that it is shown with, if the key is of a kind that says so.
-fn fit(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
+/// Checks that a certificate belongs to its key, for kinds of keys that can tell.
+fn check_key_matches(chain: &[u8], key: &[u8]) -> Result<(), BackendError> {
     let chain = CertificateDer::pem_slice_iter(chain).filter_map(Result::ok).collect();
     let provider = CryptoProvider::get_default();
     let key = PrivateKeyDer::from_pem_slice(key).ok().zip(provider);
     let Some(Ok(key)) = key.map(|(key, provider)| provider.key_provider.load_private_key(key)) else {
-        return Err(BackendError::configuration("the key of the client certificate is not one as PEM"));
+        return Err(BackendError::configuration("the key of the client certificate is not in PEM format"));
     };
     match CertifiedKey::new(chain, key).keys_match() {
         Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-            Err(BackendError::configuration("the client certificate is not one of its key"))
+            Err(BackendError::configuration("the client certificate does not match its key"))
         }
         _ => Ok(()),
     }
 }
 
-/// With the certificates of another address.
+/// An address with the certificates of another one.
 fn address(host: &str, port: u16, other: Option<&ConnectionAddr>) -> ConnectionAddr {
     let tls_params = match other {
         Some(ConnectionAddr::TcpTls { tls_params, .. }) => tls_params.clone(),

@@ -1,5 +1,5 @@
--- Inlined: a token bucket, kept as the units that are missing from it and the time of the last
--- change. A full bucket is below 2^52 units, so that every sum here is an exact integer.
+-- Inlined: a token bucket, stored as the missing units and the time of the last change. A full
+-- bucket is below 2^52 units, so every sum here is an exact integer.
 local units = b
 local permit, step
 permit, step, from = unpack_bytes(TOKEN_RULE, request, from)
@@ -15,8 +15,8 @@ if is_there then
     last = math.max(0, last - back)
   end
   if unit ~= permit then
-    -- What is owed stays as many permits, in the units of the limit as it is now, rounded up: owed
-    -- * permit / unit, bit by bit because no double holds the product.
+    -- The same permits in the units of the current limit, rounded up: owed * permit / unit, bit by
+    -- bit, because no double holds the product.
     local whole, rest = math.floor(owed / unit), owed % unit
     local bits, quotient, left_over = permit, 0, 0
     for bit = 51, 0, -1 do
@@ -34,7 +34,7 @@ end
 local x = t
 --inline flow.lua
 local missing = debt
--- Until a change that is still to come, as a lease finds it, the bucket has so much less to hold.
+-- A lease finds this much less room until a later change has come.
 if leases and debt_at > t then missing = debt + math.ceil((debt_at - t) / step) * units end
 has = capacity - math.ceil(missing / permit)
 local over = missing - (capacity - charge - extra) * permit
@@ -47,12 +47,12 @@ if keeping then
   if undoing and not taken and not is_other then
     local _, was_last, was_owed, was_unit, _, was_given
     _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)
-    -- If the limit was replaced meanwhile, what was booked stays booked.
+    -- If the limit was replaced meanwhile, the booking stays.
     if was_unit == permit then
       debt_at, debt = math.min(math.max(0, was_last - shift), last), math.max(0, was_owed - given + was_given)
     end
   else
-    -- Less what has flowed back since.
+    -- Less the refill since.
     local real = math.max(0, back_cost * permit - math.max(0, math.ceil((now - back_at) / step)) * units)
     if ahead then given = given + real end
     real = math.max(0, back_cost * permit - math.max(0, math.ceil((math.max(now, debt_at) - back_at) / step)) * units)

@@ -1,4 +1,4 @@
--- Inlined: as sliding_now.lua, of a token bucket.
+-- Inlined: a token bucket on the fast path, like sliding_now.lua.
 local x = now
 --inline flow.lua
 local over = debt - (capacity - charge) * permit

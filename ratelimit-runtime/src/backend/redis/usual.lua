@@ -1,6 +1,6 @@
--- Inlined: the usual call, or those that came together, straight through: permits to take now, by
--- the limits that were charged last, by a clock that goes forwards and with nothing ahead. What it
--- cannot do it leaves to the loop, which decides the same, before anything is written.
+-- Inlined: the fast path, for a call or a run that takes permits now, under the limits of the last
+-- charge, with a clock that goes forwards and without bookings. Everything else goes to the loop,
+-- which decides the same, before anything is written.
 local calls, charge = 1, cost
 if action ~= TAKE then calls = unpack_bytes('<I4', request, #request - 10) end
 local limits = (asked % 65536 - action) / 256
@@ -9,8 +9,8 @@ repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
   if size < 44 + limits * ALL_BYTES then break end
   if asked > 65535 and string.byte(stored) ~= PLAIN then break end
-  -- Charged while there is no limit under which they do not fit: then until when, which, and what
-  -- is left of it.
+  -- Charges while all limits fit. Otherwise: until when they do not, which limit, and what is left
+  -- of it.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
   local t, stamp, ring_at, resized, sets = now, now, size + 1, false, false
   local changed, changed_at, changed_end = nil, ring_at, ring_at
@@ -102,7 +102,7 @@ repeat -- Left by `break`.
       if position == limits then break end
       kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
     until false
-    -- The rings have other slots, or there is a limit that never has as much.
+    -- A ring has other slots, or a limit can never admit as much.
     if ring_at ~= cold_at or not fits then break end
     if fresh then head = pack(HEAD, form, now, number + calls, print) .. hots end
   end

@@ -1,6 +1,6 @@
--- Inlined: writes the record: `head` with the fronts, what is `behind` them, and the rings, which
--- is what is stored from `ring_at` on with what is changed. In one command if its expiry or its
--- length is another, else in place as much as changes.
+-- Inlined: writes the record: `head`, the parts `behind` it, and the rings, which are the stored
+-- bytes from `ring_at` on with the changes. A new expiry or length needs one SET; else only the
+-- changed bytes are written in place.
 if sets then
   local record = head .. behind .. sub(stored, ring_at, changed_at - 1) .. (changed or '') .. sub(stored, changed_end)
   if tested then

@@ -1,4 +1,4 @@
-//! What a request that is denied by a [`RateLimitLayer`](super::RateLimitLayer) gets.
+//! The outcome of a request denied by a [`RateLimitLayer`](super::RateLimitLayer).
 
 use std::error::Error;
 
@@ -7,23 +7,24 @@ use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
 /// Any error.
 pub type BoxError = Box<dyn Error + Send + Sync>;
 
-/// What a denied request gets from a service with responses `R` and errors `E`.
+/// The outcome of a denied request, for a service with responses `R` and errors `E`.
 #[diagnostic::on_unimplemented(
     message = "a request denied by a `RateLimitLayer` cannot be answered with a `{R}`",
     note = "say what it gets: `.deny_with(|exceeded| ..)`, or let it fail: `.error_on_denied()`"
 )]
 pub trait Denial<R, E>: sealed::Sealed {
-    /// Errors of the limited service.
+    /// The error type of the limited service.
     type Error;
 
-    /// What a denied request gets.
+    /// Answers a denied request.
     fn deny(&self, exceeded: RateLimitExceeded) -> Result<R, Self::Error>;
 
-    /// An error of the service within.
+    /// Converts an error of the inner service.
     fn pass(error: E) -> Self::Error;
 }
 
-/// A response: of an [`http::Response`], the 429 (503 where the backend failed). Errors stay what they are.
+/// Answers with a response. For an [`http::Response`] that is a 429, or a 503 if the backend
+/// failed. Errors pass unchanged.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Respond;
 
@@ -40,7 +41,7 @@ impl<R: FromRateLimitExceeded, E> Denial<R, E> for Respond {
     }
 }
 
-/// The response that a closure makes. Errors stay what they are.
+/// Answers with the response of a closure. Errors pass unchanged.
 #[derive(Clone, Copy, Debug)]
 pub struct RespondWith<F>(pub(super) F);
 
@@ -56,16 +57,17 @@ impl<F: Fn(RateLimitExceeded) -> T, T: IntoDenialResponse<R>, R, E> Denial<R, E>
     }
 }
 
-/// A value that a closure of [`deny_with`](super::RateLimitLayer::deny_with) may return for a service with responses `R`.
+/// The return value of a closure of [`deny_with`](super::RateLimitLayer::deny_with), for a service
+/// with responses `R`.
 ///
-/// It is `R` itself. With the feature `axum`, for axum's responses, it is also a status, text, `Html` or a tuple that
-/// is an [`IntoResponse`](::axum::response::IntoResponse).
+/// It is `R` itself. With the feature `axum`, and for axum's responses, it may also be a status,
+/// text, `Html` or a tuple that implements [`IntoResponse`](::axum::response::IntoResponse).
 #[diagnostic::on_unimplemented(
     message = "`deny_with` cannot make the service's response `{R}` of `{Self}`",
     note = "in axum, return a tuple such as `(StatusCode, String)`, or call `.into_response()`"
 )]
 pub trait IntoDenialResponse<R> {
-    /// The response.
+    /// Converts into the response.
     fn into_denial_response(self) -> R;
 }
 
@@ -76,7 +78,8 @@ impl<R> IntoDenialResponse<R> for R {
     }
 }
 
-/// A blanket implementation for all of `IntoResponse` would overlap with that for the response itself.
+/// Not a blanket implementation for `IntoResponse`: it would overlap with that for the response
+/// itself.
 #[cfg(feature = "axum")]
 mod of_axum {
     use axum::http::StatusCode;
@@ -114,7 +117,7 @@ mod of_axum {
     }
 }
 
-/// The [`RateLimitExceeded`] as an error, in a box as those of the service within.
+/// Fails with the [`RateLimitExceeded`], boxed like the errors of the inner service.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Fail;
 

@@ -1,8 +1,8 @@
-//! Reads on in the body of a request that is denied, and drops what it reads.
+//! Drains the body of a denied request: reads it and drops what it reads.
 //!
-//! A server that answers before it has read the body closes the connection, and what the client is
-//! still sending comes back as a reset: proxies make a 502 of the 429, and clients report a broken
-//! pipe. nginx calls the cure a lingering close.
+//! A server that answers before it has read the body closes the connection. What the client is
+//! still sending then comes back as a reset: proxies turn the 429 into a 502, and clients report a
+//! broken pipe. nginx calls the cure a lingering close.
 
 use std::any::Any;
 use std::fmt;
@@ -23,14 +23,14 @@ use tower_service::Service;
 
 use crate::timer;
 
-/// How far the body of a denied request is read before it is answered: 2 MB (2 MiB) in 5 seconds,
-/// unless something else is said.
+/// How much of a denied request's body is read before the answer: by default 2 MB (2 MiB), for at
+/// most 5 seconds.
 ///
-/// - A body that is known to be longer is not read at all, nor is one that the client holds back
-///   (`Expect: 100-continue`). Beyond the bounds the request is answered all the same, and the
-///   server closes the connection.
-/// - At most 256 bodies are read at a time in a process, because a denial that has to read is one
-///   that can be made to cost. Further ones are answered at once.
+/// - A body known to be longer is not read at all, nor is one that the client holds back (`Expect:
+///   100-continue`). Beyond the bounds the request is answered all the same, and the server closes
+///   the connection.
+/// - A process drains at most 256 bodies at a time, because clients could make each denial cost a
+///   read. Any others are answered at once.
 /// - gRPC calls and `CONNECT` are answered at once: their bodies may last as long as the
 ///   conversation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub struct BodyDrain {
     max_duration: Duration,
 }
 
-/// Bodies that are read at a time.
+/// Bodies drained at a time.
 const MAX_AT_ONCE: usize = 256;
 
 static AT_ONCE: AtomicUsize = AtomicUsize::new(0);
@@ -50,17 +50,17 @@ impl BodyDrain {
         BodyDrain { max_bytes: 2 << 20, max_duration: Duration::from_secs(5) }
     }
 
-    /// Reads at most so many bytes. 0 reads nothing.
+    /// Reads at most this many bytes. 0 reads nothing.
     pub const fn max_bytes(self, bytes: u64) -> BodyDrain {
         BodyDrain { max_bytes: bytes, ..self }
     }
 
-    /// Reads for at most so long, however much the client still has to send. Zero reads nothing.
+    /// Reads for at most this long, however much the client still has to send. Zero reads nothing.
     pub const fn max_duration(self, duration: Duration) -> BodyDrain {
         BodyDrain { max_duration: duration, ..self }
     }
 
-    /// Whether the answer to such a request has to wait for its body.
+    /// Whether the answer must wait for the request's body.
     fn applies(self, head: &Head, body: &impl Body) -> bool {
         !self.max_duration.is_zero()
             && head.has_drainable_body
@@ -75,7 +75,7 @@ impl BodyDrain {
         if self.max_bytes == 0 || !self.applies(head, &body) {
             return None;
         }
-        let place = Place::take()?;
+        let permit = DrainPermit::take()?;
         Some(Box::pin(async move {
             let deadline = Instant::now().checked_add(self.max_duration);
             let read = read(body, self.max_bytes);
@@ -83,7 +83,7 @@ impl BodyDrain {
                 Some(deadline) => drop(timer::bounded(read, deadline).await),
                 None => read.await,
             }
-            drop(place);
+            drop(permit);
         }))
     }
 }
@@ -94,7 +94,7 @@ impl Default for BodyDrain {
     }
 }
 
-/// Reads to the end, to an error, or until so many bytes have come.
+/// Reads to the end, to an error, or until `max_bytes` have come.
 async fn read<B: Body>(body: B, max_bytes: u64) {
     let mut body = pin!(body);
     let mut left = max_bytes;
@@ -107,23 +107,23 @@ async fn read<B: Body>(body: B, max_bytes: u64) {
     }
 }
 
-/// One of the bodies that may be read at a time.
-struct Place;
+/// The right to drain a body, one of [`MAX_AT_ONCE`].
+struct DrainPermit;
 
-impl Place {
-    fn take() -> Option<Place> {
+impl DrainPermit {
+    fn take() -> Option<DrainPermit> {
         let more = |taken| (taken < MAX_AT_ONCE).then_some(taken + 1);
-        AT_ONCE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Place)
+        AT_ONCE.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| DrainPermit)
     }
 }
 
-impl Drop for Place {
+impl Drop for DrainPermit {
     fn drop(&mut self) {
         AT_ONCE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// What a request's head says of its body.
+/// What a request's head says about its body.
 struct Head {
     has_drainable_body: bool,
 }
@@ -142,13 +142,13 @@ impl Head {
     }
 }
 
-/// A body on its way to the end.
+/// A body being drained.
 pub(super) type Draining = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// Begins to read the body of a denied request, if there is one to be read.
+/// Starts to drain the body of a denied request, if it is to be read.
 pub(super) type Drain<R> = fn(R, BodyDrain) -> Option<Draining>;
 
-/// Of requests of any body.
+/// For requests with any body.
 pub(super) fn drain<B>(request: Request<B>, limits: BodyDrain) -> Option<Draining>
 where
     B: Body<Data: Send> + Send + 'static,
@@ -157,8 +157,8 @@ where
     limits.start(&head, request.into_body())
 }
 
-/// Of requests whose type is known only when the program runs: those of the servers that this crate
-/// has features for.
+/// For requests whose type is known only at run time: the bodies of the servers that this crate has
+/// features for.
 pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<Draining> {
     let mut request = Some(request);
     let request: &mut dyn Any = &mut request;
@@ -174,14 +174,14 @@ pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<D
     None
 }
 
-/// Reads on in bodies that annotated handlers have left unread when they deny: a layer around the
+/// Drains bodies that annotated handlers leave unread when they deny. The layer goes around the
 /// routes.
 ///
-/// A handler that takes a `Body` (or a stream) denies before that is read. The server would then
-/// close the connection, and a proxy make a 502 of the 429. The layer does what [`BodyDrain`] says
-/// for every response with a status from 400 on whose request has not been read to its end.
-/// Handlers that take `Bytes`, `Json` and the like have read it, and need no layer;
-/// [`RateLimitLayer`](super::RateLimitLayer) does it by itself.
+/// A handler that takes a `Body` (or a stream) denies before it has read it. The server would then
+/// close the connection, and a proxy would turn the 429 into a 502. The layer drains, within the
+/// bounds of [`BodyDrain`], for every response with a status of 400 or more whose request was not
+/// read to its end. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
+/// [`RateLimitLayer`](super::RateLimitLayer) drains by itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::post};
@@ -201,12 +201,12 @@ pub struct DrainBodyLayer {
 }
 
 impl DrainBodyLayer {
-    /// A layer that reads as far as [`BodyDrain::new`] says.
+    /// A layer with the bounds of [`BodyDrain::new`].
     pub const fn new() -> DrainBodyLayer {
         DrainBodyLayer { limits: BodyDrain::new() }
     }
 
-    /// A layer that reads as far as `limits` say.
+    /// A layer with the bounds `limits`.
     pub const fn within(limits: BodyDrain) -> DrainBodyLayer {
         DrainBodyLayer { limits }
     }
@@ -220,8 +220,7 @@ impl<S> Layer<S> for DrainBodyLayer {
     }
 }
 
-/// A service that reads on in bodies which the service within has left unread, by a
-/// [`DrainBodyLayer`].
+/// The service of a [`DrainBodyLayer`].
 #[derive(Clone, Debug)]
 pub struct DrainBodyService<S> {
     inner: S,
@@ -244,7 +243,7 @@ where
     fn call(&mut self, request: Request<B>) -> DrainFuture<S::Future, B, Response<T>> {
         let head = Head::of(&request);
         let (parts, body) = request.into_parts();
-        // Most requests have no body: nothing is allocated for them.
+        // Most requests have no body, and allocate nothing here.
         let slot = self.limits.applies(&head, &body).then(|| Arc::new(Mutex::new(None)));
         let body = ReturnedBody { body: Some(body), slot: slot.clone() };
         let response = self.inner.call(Request::from_parts(parts, body));
@@ -252,10 +251,10 @@ where
     }
 }
 
-/// Where a body that was not read to its end is put when it is dropped.
+/// Receives a body that is dropped before its end.
 type Slot<B> = Arc<Mutex<Option<B>>>;
 
-/// A request's body, which a [`DrainBodyLayer`] gets back if it is dropped before its end.
+/// A request's body. If it is dropped before its end, the [`DrainBodyLayer`] gets it back.
 pub struct ReturnedBody<B: Body + Unpin> {
     body: Option<B>,
     slot: Option<Slot<B>>,
@@ -359,7 +358,7 @@ impl<F, B, T> fmt::Debug for DrainFuture<F, B, T> {
 mod tests {
     use super::*;
 
-    /// Never ends, and yields nothing.
+    /// A body that never ends and yields nothing.
     struct Silent;
 
     impl Body for Silent {
@@ -375,14 +374,14 @@ mod tests {
     }
 
     #[test]
-    fn so_many_bodies_are_read_at_a_time_and_no_more() {
+    fn bodies_drained_at_a_time_are_bounded() {
         let start = || drain(Request::new(Silent), BodyDrain::new());
         let mut draining = Vec::new();
         for _ in 0..MAX_AT_ONCE {
-            draining.push(start().expect("a place is free"));
+            draining.push(start().expect("a permit is free"));
         }
         assert!(start().is_none());
-        // Given up, whether it was polled or not.
+        // Abandoned, whether it was polled or not.
         let mut given_up = draining.pop().expect("there are many");
         assert!(given_up.as_mut().poll(&mut Context::from_waker(std::task::Waker::noop())).is_pending());
         drop(given_up);
@@ -393,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_no_reading_takes_no_place() {
+    fn unread_bodies_take_no_permit() {
         let is_read =
             |request: http::request::Builder| drain(request.body(Silent).unwrap(), BodyDrain::new()).is_some();
         assert!(is_read(Request::post("/")) && is_read(Request::get("/")));

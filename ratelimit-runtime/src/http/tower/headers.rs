@@ -1,4 +1,4 @@
-//! [`RateLimitHeadersLayer`]: tells clients in every response what is left.
+//! [`RateLimitHeadersLayer`]: reports in every response what is left.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -12,8 +12,10 @@ use tower_service::Service;
 use crate::http::fields::{self, Trio};
 use crate::noted::{self, Note};
 
-/// Adds `RateLimit-Policy` and `RateLimit` to the responses of annotated handlers (and of whatever else asks a
-/// [`RateLimiter`](crate::RateLimiter)), successful or not.
+/// Adds `RateLimit-Policy` and `RateLimit` to responses, successful or not.
+///
+/// It reports the decisions of annotated handlers and of every [`RateLimiter`](crate::RateLimiter)
+/// that the request uses.
 ///
 /// ```
 /// use axum::{Router, routing::get};
@@ -28,48 +30,53 @@ use crate::noted::{self, Note};
 /// let app: Router = Router::new().route("/search", get(search)).layer(RateLimitHeadersLayer::new());
 /// ```
 ///
-/// Where a request is decided upon several times, because its handler calls several annotated functions, the tightest
-/// decision is told: a denial; else the one with the fewest permits left (`r`); of those with as many, the one whose limit
-/// takes the longest to be as new (`t`, in whole seconds, rounded up; of a denial, the time until it would be admitted).
+/// If a request is decided several times, because its handler calls several annotated functions,
+/// the tightest decision is reported. That is a denial, else the decision with the fewest permits
+/// left (`r`), else the one whose limit takes longest to become idle. `t` is that time in whole
+/// seconds, rounded up; for a denial, the time until it would be admitted.
 ///
-/// - What a response tells already is kept, and nothing added to it: a 429 of this crate speaks for itself.
+/// - A response that already has such fields keeps them unchanged: a 429 of this crate reports its
+///   own limit.
 /// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
 ///   older one.
-/// - What is decided in tasks that the handler spawns, on other threads and in `spawn_blocking` is not seen.
+/// - Decisions in spawned tasks, on other threads and in `spawn_blocking` are not seen.
 /// - Limits below a second are left out: the draft cannot express them. Of limits that are decided
 ///   together, the tightest is reported, or none if that one is below a second. A response with a
 ///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
 ///   the numbers of another limit would mislead.
-/// - Of a token bucket, `q` and `w` are its rate; `r` counts what is left of its burst, which may be more than `q`.
-/// - Permits that `deduct_when` gives back are told as left. Exempt calls, dry runs' denials and peeks are not told, nor is
-///   anything while limits are off or a backend's failure admits or denies.
-/// - Once such a layer was made, a decision in this process costs a few nanoseconds more: it takes the way on which it is
-///   known what is left.
+/// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
+///   more than `q`.
+/// - Permits that `deduct_when` gives back count as left. Exempt calls, denials in a dry run and
+///   peeks are not reported. Nothing is reported while limits are off, or for a call that a
+///   backend's failure admits or denies.
+/// - Once such a layer exists, every decision in this process costs a few nanoseconds more: it
+///   takes the slow path, which knows the remaining permits.
 #[derive(Clone, Debug)]
 pub struct RateLimitHeadersLayer {
     trio: Trio,
 }
 
 impl RateLimitHeadersLayer {
-    /// A layer that adds the fields of the draft.
+    /// A layer that adds the draft's fields.
     pub fn new() -> RateLimitHeadersLayer {
         noted::begin();
         RateLimitHeadersLayer { trio: Trio::Absent }
     }
 
-    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset`, for clients that
-    /// know only these: the permits that the limit holds, those left, and the **seconds from now**
-    /// until it is as new.
+    /// Adds `X-RateLimit-Limit`, `X-RateLimit-Remaining` and `X-RateLimit-Reset` for clients that
+    /// know only these.
     ///
-    /// Clients in the manner of GitHub's (Octokit) take the last for a time since the epoch and
-    /// come back at once: [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) is for them.
+    /// They hold the limit's capacity, the permits left, and the **seconds from now** until the
+    /// limit is idle. Clients in the manner of GitHub's (Octokit) read the last one as a time since
+    /// the epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch)
+    /// for them.
     pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Seconds }
     }
 
-    /// As [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset` in **seconds
-    /// since the Unix epoch**, as GitHub writes it: Octokit expects it so, and ky takes both. By
-    /// this machine's clock, rounded up.
+    /// Adds the fields of [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset`
+    /// in **seconds since the Unix epoch**, as GitHub does. Octokit expects that; ky takes both
+    /// forms. The time is by this machine's clock, rounded up.
     pub fn with_x_rate_limit_epoch(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Epoch }
     }
@@ -89,7 +96,7 @@ impl<S> Layer<S> for RateLimitHeadersLayer {
     }
 }
 
-/// A service whose responses tell what is left, by a [`RateLimitHeadersLayer`].
+/// The service of a [`RateLimitHeadersLayer`].
 #[derive(Clone, Debug)]
 pub struct RateLimitHeadersService<S> {
     inner: S,
@@ -146,7 +153,7 @@ where
             let status = response.status().as_u16();
             let headers = response.headers_mut();
             for (name, value) in fields::of_request(this.note, status, *this.trio, |name| headers.contains_key(name)) {
-                // All of them are visible ASCII.
+                // All values are visible ASCII.
                 if let Ok(value) = HeaderValue::try_from(value) {
                     headers.insert(HeaderName::from_static(name), value);
                 }

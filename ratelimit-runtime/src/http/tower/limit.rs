@@ -1,4 +1,4 @@
-//! [`RateLimitLayer`]: limits all requests to a service, or all that a client sends.
+//! [`RateLimitLayer`]: limits all requests to a service, or all requests of a client.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -22,10 +22,11 @@ use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
 use crate::limiter::{Call, RateLimiter, Started, Wait};
 
-/// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services, or what a client sends.
+/// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services,
+/// or the requests of a client.
 ///
-/// The key is made of the request by a closure. All services that the layer makes, and all clones of them, share the
-/// limiter, whose buckets are those of all its other handles too.
+/// A closure makes the key of a request. All services of the layer, and their clones, share the
+/// limiter and its buckets with its other handles.
 ///
 /// ```
 /// use std::time::Duration;
@@ -40,27 +41,29 @@ use crate::limiter::{Call, RateLimiter, Started, Wait};
 /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(by_token);
 /// ```
 ///
-/// A denied request does not reach the service within. It is answered with 429 and what else belongs to it, where responses
-/// are [`http::Response`]s (of other types: what their [`FromRateLimitExceeded`](crate::FromRateLimitExceeded) says), unless
-/// [`deny_with`](Self::deny_with) or [`error_on_denied`](Self::error_on_denied) says otherwise. With
-/// [`wait`](Self::wait) requests wait for their turn instead.
+/// A denied request does not reach the inner service. [`http::Response`]s become a 429 with its
+/// headers; other response types follow their
+/// [`FromRateLimitExceeded`](crate::FromRateLimitExceeded). [`deny_with`](Self::deny_with) and
+/// [`error_on_denied`](Self::error_on_denied) change that. With [`wait`](Self::wait), requests wait
+/// for their permits instead.
 ///
-/// Before a denied request is answered, its body is read on and dropped, up to the bounds of
-/// [`BodyDrain`]: a server that answers a body it has not read closes the connection, and proxies
-/// make a 502 of the 429. [`drain_body`](Self::drain_body) sets the bounds.
+/// Before a denied request is answered, its body is drained within the bounds of [`BodyDrain`]: a
+/// server that answers before it has read the body closes the connection, and proxies turn the 429
+/// into a 502. [`drain_body`](Self::drain_body) sets the bounds.
 ///
-/// It is decided when the response future is first polled. Dropping the future while it waits gives the permits back, unless
-/// others are booked behind them. The service within is called when it was ready (`poll_ready`) and the request is admitted:
-/// while it waits, a request holds what readiness took, such as a permit of a concurrency limit within. Where buckets are in
-/// memory and nothing has to wait, a request costs the decision and no allocation.
+/// The decision is made when the response future is first polled. Dropping the future while it
+/// waits gives the permits back, unless others are booked behind them. The inner service is called
+/// once it is ready (`poll_ready`) and the request is admitted. A waiting request therefore holds
+/// what readiness took, such as a permit of an inner concurrency limit. If buckets are in memory
+/// and nothing has to wait, a request costs the decision and no allocation.
 pub struct RateLimitLayer<R, F, D = Respond> {
     settings: Settings<R, F, D>,
 }
 
-/// What a closure reads from a request.
+/// A closure that reads a request.
 type Read<R, T> = Arc<dyn Fn(&R) -> T + Send + Sync>;
 
-/// See the methods of the layer.
+/// Set by the methods of the layer.
 struct Settings<R, F, D> {
     limiter: RateLimiter,
     key: F,
@@ -73,10 +76,13 @@ struct Settings<R, F, D> {
 }
 
 impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
-    /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of it.
+    /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of
+    /// it.
     ///
-    /// The closure says what it takes (`|request: &Request| ..`), and what it makes is owned: it may not borrow from the request.
-    /// A key of `None` is a bucket of its own. What a client can write into a request by itself, such as a header that no
+    /// The closure names its argument's type (`|request: &Request| ..`) and returns an owned key,
+    /// which may not borrow from the request. A key of `None` is a bucket of its own. Do not use a
+    /// key that clients can choose themselves, such as a header that none of your proxies sets: it
+    /// limits nobody.
     /// proxy of yours sets, is no key that limits it.
     pub fn new(limiter: impl Borrow<RateLimiter>, key: F) -> RateLimitLayer<R, F> {
         RateLimitLayer {
@@ -95,8 +101,8 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
 }
 
 impl<R: 'static> RateLimitLayer<R, fn(&R)> {
-    /// Limits all requests together, in one bucket. Where the compiler cannot tell of what type they are:
-    /// `RateLimitLayer::<Request, _>::unkeyed(..)`.
+    /// Limits all requests together, in one bucket. If the compiler cannot infer the type of the
+    /// requests, write `RateLimitLayer::<Request, _>::unkeyed(..)`.
     pub fn unkeyed(limiter: impl Borrow<RateLimiter>) -> RateLimitLayer<R, fn(&R)> {
         RateLimitLayer::new(limiter, |_: &R| {})
     }
@@ -109,29 +115,32 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self
     }
 
-    /// Requests for which that is true are neither limited nor counted.
+    /// Exempts the requests for which `exempt` returns true: they are neither limited nor counted.
     pub fn exempt_when(mut self, exempt: impl Fn(&R) -> bool + Send + Sync + 'static) -> Self {
         self.settings.exempt_when = Some(Arc::new(exempt));
         self
     }
 
-    /// Requests wait for their permits, first come, first served, however long that takes: for a client that keeps to the
-    /// limit of somebody else's service. Denied is then only what costs more than the limit holds, and what the limiter's
-    /// backend could not decide, if that denies.
+    /// Requests wait for their permits, first come, first served, however long it takes. For a
+    /// client that keeps to the limit of another service. Two kinds are still denied: requests that
+    /// cost more than the limit holds, and those that the limiter's backend could not decide, if
+    /// that denies.
     #[cfg(feature = "tokio")]
     pub fn wait(mut self) -> Self {
         self.settings.wait = Wait::Forever;
         self
     }
 
-    /// As [`wait`](Self::wait) where the permits come within `max`; other requests are denied at once.
+    /// Requests wait for their permits if these come within `max`. Other requests are denied at
+    /// once.
     #[cfg(feature = "tokio")]
     pub fn wait_at_most(mut self, max: std::time::Duration) -> Self {
         self.settings.wait = Wait::AtMost(nanos(max));
         self
     }
 
-    /// Denied requests get the response that `respond` makes: the service's own type, or in axum a status, text or tuple.
+    /// Answers denied requests with the response of `respond`: the service's own type, or in axum a
+    /// status, text or tuple.
     ///
     /// ```
     /// use std::time::Duration;
@@ -154,9 +163,11 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
         self.denial(RespondWith(respond))
     }
 
-    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError): for clients (reqwest's and
-    /// hyper's) and other services whose responses cannot say it. Without this or [`deny_with`](Self::deny_with) these are no
-    /// services.
+    /// Denied requests fail with the [`RateLimitExceeded`], in a [`BoxError`](super::BoxError).
+    ///
+    /// For clients (reqwest's and hyper's) and other services whose responses cannot express a
+    /// denial. They need this or [`deny_with`](Self::deny_with); otherwise the limited service does
+    /// not implement `Service`.
     pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail> {
         self.denial(Fail)
     }
@@ -171,9 +182,9 @@ impl<B, F, D> RateLimitLayer<Request<B>, F, D>
 where
     B: Body<Data: Send> + Send + 'static,
 {
-    /// How far the bodies of denied requests are read, so that the answer arrives. By default it is
-    /// as [`BodyDrain::new`] says for axum's and tonic's bodies, with the features `axum` and
-    /// `tonic`, and other bodies are not read. With this, it is as `limits` say, whatever the body.
+    /// How much of the bodies of denied requests is read, so that the answer arrives. By default,
+    /// axum's and tonic's bodies are drained as [`BodyDrain::new`] says, with the features `axum`
+    /// and `tonic`; other bodies are not read. With this, all bodies are drained within `limits`.
     pub fn drain_body(mut self, limits: BodyDrain) -> Self {
         self.settings.drain = drain;
         self.settings.drains = limits;
@@ -189,7 +200,7 @@ impl<S, R, F: Clone, D: Clone> Layer<S> for RateLimitLayer<R, F, D> {
     }
 }
 
-/// A service whose requests are limited by a [`RateLimitLayer`].
+/// The service of a [`RateLimitLayer`].
 pub struct RateLimitService<S, R, F, D = Respond> {
     inner: S,
     settings: Arc<Settings<R, F, D>>,
@@ -211,14 +222,14 @@ where
     }
 
     fn call(&mut self, request: R) -> LimitFuture<S, R, F, D> {
-        // The service that is ready serves this request; its clone has to become ready for the next.
+        // The ready service serves this request. Its clone must become ready for the next.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
         LimitFuture { settings: Arc::clone(&self.settings), request: Some((ready, request)), state: State::Undecided }
     }
 }
 
-/// A decision that is not known yet.
+/// A pending decision.
 type Deciding = Pin<Box<dyn Future<Output = Result<(), RateLimitExceeded>> + Send>>;
 
 pin_project! {
@@ -282,7 +293,7 @@ where
             match decided {
                 Ok(()) => this.state.set(State::Admitted { response: ready.call(request) }),
                 Err(exceeded) => {
-                    // The request is held for its body; what its readiness took is free for others.
+                    // Only the body is still needed. Releases what readiness took.
                     drop(ready);
                     let Some(draining) = (this.settings.drain)(request, this.settings.drains) else {
                         this.state.set(State::Undecided);
@@ -296,7 +307,7 @@ where
 }
 
 impl<R, K: RateLimitKey, F: Fn(&R) -> K, D> Settings<R, F, D> {
-    /// Does all that needs no waiting; `None` for a request that is exempt.
+    /// Does everything that needs no waiting. `None` if the request is exempt.
     fn start(&self, request: &R) -> Option<Started> {
         if self.exempt_when.as_ref().is_some_and(|exempt| exempt(request)) {
             return None;
