@@ -287,7 +287,7 @@ fn a_flood_of_denied_keys_is_bounded() {
 #[test]
 fn a_full_backend_treats_new_keys_as_configured() {
     for when_full in [WhenFull::Admit, WhenFull::Deny] {
-        let memory = MemoryBackend::with_max_keys_or(1, when_full);
+        let memory = MemoryBackend::with_max_keys(1).when_full(when_full);
         // On the real clock: a test's clock has a memory of its own.
         let per = Duration::from_millis(400);
         let limiter = RateLimiter::builder("full").limit(Limit::new(1, per)).backend(memory.clone()).build().unwrap();

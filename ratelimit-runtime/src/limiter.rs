@@ -19,7 +19,7 @@ use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
-pub use builder::{Builder, InvalidLimiter};
+pub use builder::{InvalidLimiter, RateLimiterBuilder};
 #[cfg(feature = "tower")]
 pub(crate) use call::Started;
 pub(crate) use call::{Begun, BegunHeld, Call, Holding, Wait};
@@ -82,8 +82,8 @@ impl RateLimiter {
     }
 
     /// A limiter of which more than name and limits is to be set, or these at run time only.
-    pub fn builder(name: impl Into<String>) -> Builder {
-        Builder::new(name.into())
+    pub fn builder(name: impl Into<String>) -> RateLimiterBuilder {
+        RateLimiterBuilder::new(name.into())
     }
 
     #[expect(clippy::large_types_passed_by_value, reason = "constant: it runs in the compiler")]

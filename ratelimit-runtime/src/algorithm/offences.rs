@@ -7,7 +7,7 @@ use crate::clock::nanos;
 
 /// How long a denial blocks its key: `initial`, doubled by each further denial, up to `max`.
 /// `max` without a denial resets it. The attribute's `backoff(..)` and the builder's
-/// [`backoff`](crate::Builder::backoff) set it; a [`Backend`](crate::Backend) reads it from
+/// [`backoff`](crate::RateLimiterBuilder::backoff) set it; a [`Backend`](crate::Backend) reads it from
 /// [`Request::backoff`](crate::backend::Request::backoff).
 /// `max` without a denial resets it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -202,11 +202,23 @@ impl MemoryBackend {
 
     /// At most `max_keys` buckets; 0 counts as 1.
     pub fn with_max_keys(max_keys: usize) -> MemoryBackend {
-        MemoryBackend::with_max_keys_or(max_keys, WhenFull::default())
+        MemoryBackend::bounded(max_keys, WhenFull::default())
     }
 
-    /// At most `max_keys` buckets, and what happens to a new key where none of them can go.
-    pub fn with_max_keys_or(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
+    /// Sets what happens to a new key if the backend is full and no bucket can go. Call it before
+    /// the first use: the backend that it returns has no buckets.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{MemoryBackend, WhenFull};
+    ///
+    /// let memory = MemoryBackend::with_max_keys(10_000).when_full(WhenFull::Deny);
+    /// ```
+    #[must_use]
+    pub fn when_full(self, when_full: WhenFull) -> MemoryBackend {
+        MemoryBackend::bounded(self.max_keys(), when_full)
+    }
+
+    fn bounded(max_keys: usize, when_full: WhenFull) -> MemoryBackend {
         let shared = Shared {
             bound: Bound::new(max_keys, when_full),
             stores: Mutex::default(),

@@ -26,7 +26,7 @@ use crate::limit::{Limit, MAX_LIMITS};
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct Builder {
+pub struct RateLimiterBuilder {
     name: String,
     limits: Vec<Limit>,
     options: Options,
@@ -64,38 +64,38 @@ impl InvalidLimiter {
     }
 }
 
-impl Builder {
-    pub(super) fn new(name: String) -> Builder {
-        Builder { name, limits: Vec::new(), options: Options::DEFAULT, backend: None }
+impl RateLimiterBuilder {
+    pub(super) fn new(name: String) -> RateLimiterBuilder {
+        RateLimiterBuilder { name, limits: Vec::new(), options: Options::DEFAULT, backend: None }
     }
 
     /// One more limit, up to 8; all are decided together.
-    pub fn limit(mut self, limit: Limit) -> Builder {
+    pub fn limit(mut self, limit: Limit) -> RateLimiterBuilder {
         self.limits.push(limit);
         self
     }
 
     /// Where the buckets are, instead of the process's default.
-    pub fn backend(mut self, backend: impl IntoBackend) -> Builder {
+    pub fn backend(mut self, backend: impl IntoBackend) -> RateLimiterBuilder {
         self.backend = Some(backend.into_backend());
         self
     }
 
     /// What happens to a call where the backend could not decide.
-    pub fn on_backend_error(mut self, policy: OnBackendError) -> Builder {
+    pub fn on_backend_error(mut self, policy: OnBackendError) -> RateLimiterBuilder {
         self.options.on_backend_error = policy;
         self
     }
 
     /// Each denial of a key blocks it for `initial`, the next one for twice that, up to `max`; `max` without a denial
     /// forgives.
-    pub fn backoff(mut self, initial: Duration, max: Duration) -> Builder {
+    pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
         self
     }
 
     /// Decides, counts and reports, but never denies.
-    pub fn dry_run(mut self) -> Builder {
+    pub fn dry_run(mut self) -> RateLimiterBuilder {
         self.options.dry_run = true;
         self
     }
