@@ -44,7 +44,7 @@ mod tests {
         let ask = async || serde_json::to_value(schema.execute("{ search(user: 7) }").await).unwrap();
         assert_eq!(ask().await["data"], json!({ "search": "found for 7" }));
         let denied = ask().await;
-        assert_eq!(denied["errors"][0]["message"], "rate limit exceeded: 1 per 60s; retry after 60s");
+        assert_eq!(denied["errors"][0]["message"], "rate limit exceeded: 1 per 1m; retry after 60s");
         assert_eq!(denied["errors"][0]["extensions"], json!({ "code": "RATE_LIMITED", "retryAfter": 60 }));
         assert!(!denied.to_string().contains("frameworks"), "{denied}");
         // Nor does the schema, which clients can query.

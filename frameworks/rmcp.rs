@@ -54,7 +54,7 @@ mod tests {
         let denied = call().await;
         assert_eq!(denied["isError"], true);
         let text = denied["content"][0]["text"].as_str().unwrap();
-        assert!(text.starts_with("rate limit exceeded: 1 per 60s; retry after "), "{text}");
+        assert!(text.starts_with("rate limit exceeded: 1 per 1m; retry after "), "{text}");
         client.cancel().await.unwrap();
         server.await.unwrap().unwrap();
     }

@@ -110,7 +110,7 @@ fn a_denial_is_an_event_without_the_key() {
     let expected = [
         ("message", "call denied by rate limit"),
         ("limiter", "send"),
-        ("limit", "1 per 3600s"),
+        ("limit", "1 per 1h"),
         ("remaining", "0"),
         ("retry_after_ms", "3600000"),
         ("cost", "1"),

@@ -8,7 +8,7 @@ use syn::punctuated::Punctuated;
 use syn::{Expr, Token, parenthesized, token};
 
 use crate::diagnostics::Diagnostics;
-use crate::suggest::{listed, nearest};
+use crate::suggest::{listed, nearest, nearest_three};
 
 /// The arguments, in the order of the attribute's docs.
 const NAMES: &[&str] = &[
@@ -442,7 +442,12 @@ fn unknown(written: &str, of: &str, known: &[&str], meant: Option<&str>) -> Stri
     if NAMES.contains(&written) {
         return format!("`{written}` does not belong in {place}: write it beside it, or leave it out");
     }
-    format!("{place} has no argument `{written}`: it takes {}", listed(known, ", "))
+    match nearest_three(written, known) {
+        three if known.len() > 2 * three.len() => {
+            format!("{place} has no argument `{written}`: the nearest are {}", listed(&three, " and "))
+        }
+        _ => format!("{place} has no argument `{written}`: it takes {}", listed(known, ", ")),
+    }
 }
 
 fn likely<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {

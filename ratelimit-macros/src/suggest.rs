@@ -17,6 +17,14 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
     nearest
 }
 
+/// The three known names that are nearest to `written`, the nearest first.
+pub(crate) fn nearest_three<'a>(written: &str, known: &[&'a str]) -> Vec<&'a str> {
+    let mut names = known.to_vec();
+    names.sort_by_key(|name| distance(&written.to_ascii_lowercase(), name));
+    names.truncate(3);
+    names
+}
+
 /// A list such as `count`, `per` and `burst`, each as code.
 pub(crate) fn listed(names: &[&str], last: &str) -> String {
     let mut text = String::new();

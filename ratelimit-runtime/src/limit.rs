@@ -281,12 +281,32 @@ impl Limit {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} per {:?}", self.count, self.per())?;
+        write!(f, "{} per {}", self.count, Period(self.per()))?;
         match self.algorithm {
             Algorithm::SlidingWindow => Ok(()),
             Algorithm::TokenBucket => write!(f, " (token_bucket, burst {})", self.burst),
             Algorithm::FixedWindow => f.write_str(" (fixed_window)"),
         }
+    }
+}
+
+/// A duration as it is written in a limit: `1d`, `1h30m`, `250ms`.
+struct Period(Duration);
+
+impl fmt::Display for Period {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Period(per) = *self;
+        if per.subsec_nanos() > 0 || per < Duration::from_secs(60) {
+            return write!(f, "{per:?}");
+        }
+        let mut seconds = per.as_secs();
+        for (unit, length) in [("d", 86_400), ("h", 3_600), ("m", 60), ("s", 1)] {
+            if seconds >= length {
+                write!(f, "{}{unit}", seconds / length)?;
+                seconds %= length;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -299,6 +319,22 @@ impl fmt::Debug for Limit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_displayed_as_it_is_written() {
+        for text in [
+            "5 per 1d",
+            "5 per 1h30m",
+            "5 per 1m1s",
+            "5 per 366d",
+            "5 per 59s",
+            "5 per 250ms",
+            "5 per 1.5s",
+            "5 per 90.5s",
+        ] {
+            assert_eq!(text.parse::<Limit>().unwrap().to_string(), text);
+        }
+    }
 
     #[test]
     fn a_period_is_rounded_up_to_whole_microseconds() {

@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn limits_are_read_as_they_are_written() {
         for (text, limit) in [
-            ("100/1m", "100 per 60s"),
-            (" 100 / 1 minute ", "100 per 60s"),
-            ("100 per minute", "100 per 60s"),
-            ("10_000/d", "10000 per 86400s"),
-            ("1/1h30m", "1 per 5400s"),
-            ("7 per 1h 30m fixed_window", "7 per 5400s (fixed_window)"),
+            ("100/1m", "100 per 1m"),
+            (" 100 / 1 minute ", "100 per 1m"),
+            ("100 per minute", "100 per 1m"),
+            ("10_000/d", "10000 per 1d"),
+            ("1/1h30m", "1 per 1h30m"),
+            ("7 per 1h 30m fixed_window", "7 per 1h30m (fixed_window)"),
             ("5/s token_bucket burst 10", "5 per 1s (token_bucket, burst 10)"),
             ("5/s burst 10 token_bucket", "5 per 1s (token_bucket, burst 10)"),
             ("5/s token_bucket", "5 per 1s (token_bucket, burst 5)"),

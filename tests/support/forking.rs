@@ -62,7 +62,7 @@ fn main() {
     }
 }
 
-fn limiter(count: u32, per: Duration) -> ratelimit_runtime::Builder {
+fn limiter(count: u32, per: Duration) -> ratelimit_runtime::RateLimiterBuilder {
     RateLimiter::builder("forked").limit(Limit::new(count, per)).on_backend_error(OnBackendError::Deny)
 }
 
