@@ -204,7 +204,7 @@ fn a_server_outside_a_cluster_is_an_error() {
 
 /// Valkey 9 has clusters with databases; this server reports that it has none.
 #[test]
-fn a_database_that_a_cluster_does_not_have_is_told_as_such() {
+fn a_database_that_a_cluster_lacks_is_reported() {
     let redis = RedisCluster::start(&[]);
     let urls = redis.urls().iter().map(|url| url.replace("redis://", "")).collect::<Vec<_>>().join(",");
     let request = Request::new("rl:1:{database}:x", &[Limit::new(1, HOUR)], Action::Reset);

@@ -321,7 +321,7 @@ async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
 }
 
 #[tokio::test]
-async fn each_call_of_a_batch_is_told_when_its_own_permits_are_back() {
+async fn each_call_of_a_batch_gets_its_own_retry_time() {
     let server = RedisServer::start();
     let builder = RateLimiter::builder("reset").backend(backend(&server, true)).on_backend_error(OnBackendError::Deny);
     // A permit per millisecond.
@@ -337,11 +337,11 @@ async fn each_call_of_a_batch_is_told_when_its_own_permits_are_back() {
             (decision.remaining(), decision.reset_after())
         });
     }
-    let mut told = calls.join_all().await;
-    told.sort_unstable();
-    told.reverse();
+    let mut retry_times = calls.join_all().await;
+    retry_times.sort_unstable();
+    retry_times.reverse();
     let expected: Vec<_> = (1..=200).map(|taken| (1_000 - taken, Duration::from_millis(taken.into()))).collect();
-    assert_eq!(told, expected);
+    assert_eq!(retry_times, expected);
     assert!(server.calls_of("evalsha") < 100);
 }
 

@@ -308,15 +308,15 @@ fn a_ban_that_grows_no_more_is_kept_in_the_process() {
         .build()
         .unwrap();
     limiter.check("a", 1).unwrap();
-    let told = || limiter.check("a", 1).unwrap_err().retry_after().unwrap();
-    let near = |told: Duration, exact: Duration| told <= exact && exact - told < Duration::from_secs(5);
+    let reported = || limiter.check("a", 1).unwrap_err().retry_after().unwrap();
+    let near = |reported: Duration, exact: Duration| reported <= exact && exact - reported < Duration::from_secs(5);
     for exact in [20, 40, 60] {
-        let told = told();
-        assert!(near(told, Duration::from_secs(exact)), "{told:?} of {exact} s");
+        let reported = reported();
+        assert!(near(reported, Duration::from_secs(exact)), "{reported:?} of {exact} s");
     }
     let asked = server.calls_of("evalsha");
     for _ in 0..1_000 {
-        assert!(near(told(), longest));
+        assert!(near(reported(), longest));
     }
     assert!(server.calls_of("evalsha") <= asked + 1);
     assert!(limiter.peek("a", 1).is_err());

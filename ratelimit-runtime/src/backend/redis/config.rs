@@ -201,7 +201,7 @@ pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
             _ => return Err(BackendError::configuration("the URL of a cluster node is `redis://host:port`")),
         }
         if node.encrypted != encrypted {
-            return Err(BackendError::configuration("either all nodes of a cluster use TLS, or none"));
+            return Err(BackendError::configuration("either all nodes of a cluster have TLS, or none"));
         }
     }
     Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })

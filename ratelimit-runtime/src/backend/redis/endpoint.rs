@@ -151,7 +151,7 @@ impl Endpoint {
     /// A hint for the message: a server without TLS takes a TLS greeting for the start of a
     /// command, and waits for the rest.
     pub(super) fn hint(&self) -> &'static str {
-        if self.is_encrypted() { " (over TLS; if it never does, the port may not use TLS)" } else { "" }
+        if self.is_encrypted() { " (over TLS; if it never does, this may be a port without TLS)" } else { "" }
     }
 
     #[cfg(feature = "redis-tls")]
