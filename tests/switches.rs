@@ -59,7 +59,9 @@ fn calls_that_wait_go_when_limits_are_turned_off() {
             std::thread::sleep(Duration::from_millis(1));
         }
         set_enabled(false);
-        waits.into_iter().for_each(|wait| drop(wait.join().unwrap()));
+        for wait in waits {
+            drop(wait.join().unwrap());
+        }
         set_enabled(true);
         assert_eq!(waiting(), 0);
         assert!(limiter.check("a", 1).is_err(), "nothing was given back");

@@ -1,4 +1,5 @@
-//! Sleeping until booked permits are due.
+//! Sleeping until booked permits are due, for calls that book for themselves: while a test's clock stands still, and if no
+//! thread can be started that asks a backend for them.
 
 use std::time::Duration;
 
