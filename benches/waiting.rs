@@ -59,9 +59,10 @@ impl Contender for LeakyBucket {
 
     fn new(runtime: &Runtime) -> LeakyBucket {
         let _entered = runtime.enter();
-        let builder =
-            leaky_bucket::RateLimiter::builder().initial(0).max(BURST as usize).refill(1).interval(SPACING).build();
-        LeakyBucket(builder)
+        // Its interval is of whole milliseconds.
+        let mut builder = leaky_bucket::RateLimiter::builder();
+        builder.initial(0).max(BURST as usize);
+        LeakyBucket(builder.refill(RATE as usize / 1_000).interval(Duration::from_millis(1)).build())
     }
 
     async fn wait(&self) {
