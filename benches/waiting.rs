@@ -125,6 +125,8 @@ struct Sample {
     cancelled: f64,
 }
 
+type Round = fn(&Runtime) -> Sample;
+
 fn sample<C: Contender>(runtime: &Runtime) -> Sample {
     let contender = Arc::new(C::new(runtime));
     let start = Instant::now();
@@ -177,7 +179,7 @@ fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
 
 fn main() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let contenders: [(&str, fn(&Runtime) -> Sample); 4] = [
+    let contenders: [(&str, Round); 4] = [
         (Ours::NAME, sample::<Ours>),
         (LeakyBucket::NAME, sample::<LeakyBucket>),
         (Governor::NAME, sample::<Governor>),
