@@ -59,9 +59,10 @@ impl Contender for LeakyBucket {
 
     fn new(runtime: &Runtime) -> LeakyBucket {
         let _entered = runtime.enter();
-        let builder =
-            leaky_bucket::RateLimiter::builder().initial(0).max(BURST as usize).refill(1).interval(SPACING).build();
-        LeakyBucket(builder)
+        // Its interval is of whole milliseconds.
+        let mut builder = leaky_bucket::RateLimiter::builder();
+        builder.initial(0).max(BURST as usize);
+        LeakyBucket(builder.refill(RATE as usize / 1_000).interval(Duration::from_millis(1)).build())
     }
 
     async fn wait(&self) {
@@ -124,6 +125,8 @@ struct Sample {
     cancelled: f64,
 }
 
+type Round = fn(&Runtime) -> Sample;
+
 fn sample<C: Contender>(runtime: &Runtime) -> Sample {
     let contender = Arc::new(C::new(runtime));
     let start = Instant::now();
@@ -176,7 +179,7 @@ fn median(samples: &[Sample], figure: impl Fn(&Sample) -> f64) -> f64 {
 
 fn main() {
     let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let contenders: [(&str, fn(&Runtime) -> Sample); 4] = [
+    let contenders: [(&str, Round); 4] = [
         (Ours::NAME, sample::<Ours>),
         (LeakyBucket::NAME, sample::<LeakyBucket>),
         (Governor::NAME, sample::<Governor>),

@@ -45,11 +45,11 @@ struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
 
 impl Backend for Shelf {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        let mut shelf = self.0.lock().unwrap();
-        let bytes = shelf.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
+        let mut buckets = self.0.lock().unwrap();
+        let bytes = buckets.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
         let mut bucket = Bucket::from_bytes(bytes)?;
         let answer = bucket.apply(request, request.now());
-        shelf.insert(request.bucket().to_owned(), bucket.to_bytes());
+        buckets.insert(request.bucket().to_owned(), bucket.to_bytes());
         Ok(answer)
     }
 
