@@ -300,7 +300,7 @@ impl Stage {
     fn with(
         &self,
         limits: &[Limit],
-        more: impl Fn(ratelimit_runtime::Builder) -> ratelimit_runtime::Builder + 'static,
+        more: impl Fn(ratelimit_runtime::RateLimiterBuilder) -> ratelimit_runtime::RateLimiterBuilder + 'static,
     ) -> Subject {
         let (backend, all) = (self.backend.clone(), limits.to_vec());
         let make = move |name: &str| {

@@ -86,7 +86,7 @@ fn block_on<F: Future>(future: F) -> F::Output {
     }
 }
 
-fn builder(name: &str) -> ratelimit_runtime::Builder {
+fn builder(name: &str) -> ratelimit_runtime::RateLimiterBuilder {
     RateLimiter::builder(name).limit(Limit::new(100, HOUR)).on_backend_error(OnBackendError::Deny)
 }
 
