@@ -3,8 +3,10 @@
 mod builder;
 mod call;
 mod core;
+mod decide;
 mod fast;
 mod spec;
+mod started;
 mod waiting;
 
 use std::fmt;
@@ -20,11 +22,12 @@ use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
-#[cfg(feature = "tower")]
-pub(crate) use call::Started;
-pub(crate) use call::{Begun, BegunHeld, Call, Holding, Wait};
+pub(crate) use call::{Call, Wait};
 pub(crate) use core::Core;
+pub(crate) use decide::{Begun, BegunHeld, Holding};
 pub use spec::Spec;
+#[cfg(feature = "tower")]
+pub(crate) use started::Started;
 
 /// What happens to a call whose backend could not decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -7,7 +7,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use super::OnBackendError;
-use super::call::{Call, OwnedCall, polled_again};
+use super::call::{Call, OwnedCall, WaitOptions, polled_again};
 use super::core::{Core, Venue};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
@@ -22,27 +22,6 @@ use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
 use crate::timer::{self, Alarm};
-
-/// How many may wait before a call, and who goes first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Options {
-    pub(crate) queue: usize,
-    /// Nanoseconds by which the call counts as having come earlier.
-    pub(crate) ahead: u64,
-}
-
-impl Options {
-    pub(crate) const DEFAULT: Options = Options { queue: usize::MAX, ahead: 0 };
-    /// By how much each step of priority counts as an earlier arrival: nobody starves.
-    pub(crate) const AGE: Duration = Duration::from_secs(60);
-    /// The longest that a call can count as having come earlier.
-    const FURTHEST: u64 = 256 * clock::nanos(Options::AGE);
-
-    /// The place of a call that came at `arrived` among those that wait.
-    fn rank(self, arrived: u64) -> u64 {
-        arrived.saturating_add(Options::FURTHEST).saturating_sub(self.ahead)
-    }
-}
 
 /// By which clock a call waits.
 enum Timing {
@@ -133,7 +112,7 @@ impl Waiting {
     /// A call that has a place before a backend since `arrived`.
     pub(super) fn before_backend(
         call: OwnedCall,
-        options: Options,
+        options: WaitOptions,
         place: BeforeBackend,
         arrived: u64,
     ) -> Box<Waiting> {
@@ -215,7 +194,7 @@ impl Waiting {
                 self.timing.forget_alarm();
                 let (bucket, fingerprint) = place.waiter.bucket();
                 let bucket = Arc::clone(bucket);
-                let joining = joining_of(self.call.call(), Options::DEFAULT, self.arrived, None);
+                let joining = joining_of(self.call.call(), WaitOptions::DEFAULT, self.arrived, None);
                 let joining = before_backend::Joining { rank: self.rank, ..joining };
                 match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
                     Ok(waiter) => {
@@ -341,7 +320,7 @@ impl Drop for Waiting {
 /// What a queue before a backend is to know of a call that came at `arrived`.
 pub(super) fn joining_of(
     call: Call<'_>,
-    options: Options,
+    options: WaitOptions,
     arrived: u64,
     denied: Option<(before_backend::Denied, u64)>,
 ) -> before_backend::Joining {

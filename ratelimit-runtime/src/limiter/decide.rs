@@ -1,0 +1,470 @@
+//! Decides calls: on this thread, or as far as that needs no blocking. If the buckets are in memory the
+//! decision is made in place; the rest is left to [`Started`].
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
+use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
+use super::fast::{self, Found};
+use super::started::Started;
+use crate::backend::memory::{Permit, Store, Verdict};
+use crate::clock::Now;
+use crate::decision::{Address, Decision, Held};
+use crate::error::RateLimitExceeded;
+use crate::guard::Guard;
+use crate::guard::denials::Told;
+use crate::key::RateLimitKey;
+use crate::limit::Limit;
+use crate::observe::{self, KeyText};
+use crate::switches::{Switch, Switches};
+
+/// How much the limits in memory are asked to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Tell {
+    /// What is left, if the call is denied.
+    IfDenied,
+    Always,
+    AndTakeNothing,
+}
+
+/// A denial, and the limit that it is by.
+struct Denial {
+    limit: Limit,
+    refusal: Refusal,
+}
+
+/// What a call in memory comes to.
+enum Decided {
+    Admitted(Decision),
+    Denied(Denial),
+    Undecided,
+}
+
+/// Permits that the outcome of a body decides upon.
+pub(crate) enum Holding {
+    Nothing,
+    Memory(Held),
+    Other(Box<Decision>),
+}
+
+impl<'a> Call<'a> {
+    /// Decides on this thread.
+    #[inline]
+    pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
+        match self.decide_in_memory(key) {
+            Decided::Admitted(decision) => Ok(decision),
+            Decided::Denied(Denial { limit, refusal }) => self.denied_of(key, limit, refusal),
+            Decided::Undecided => self.start_anywhere(key).finish(),
+        }
+    }
+
+    /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
+    ///
+    /// Takes the key as a value, and passes it on as one: a reference to it taken on the slow path would put it into memory on
+    /// the fast one too.
+    #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
+    #[inline(always)]
+    pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
+        if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
+            return self.admit_some(&key);
+        }
+        match fast::admit(self.core, &key) {
+            Found::Admitted => Ok(()),
+            Found::Denied { retry_after } => Err(self.denial(key, retry_after)),
+            Found::Else(found) => admit_slowly(found, self.core, key),
+        }
+    }
+
+    /// As [`admit`](Call::admit), of a call that asks for more than one permit by limits that were written down.
+    #[inline(never)]
+    fn admit_some<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
+        if self.taken(key).is_some() {
+            return Ok(());
+        }
+        self.admit_any(key).unwrap_or_else(|| self.decide(key).map(drop))
+    }
+
+    /// Takes the permits on the fast path, if that decides the call.
+    #[inline]
+    fn taken<K: RateLimitKey>(&self, key: &K) -> Option<fast::Taken<'a>> {
+        if self.limits.is_some() { None } else { fast::take(self.core, key, self.cost, self.is_async) }
+    }
+
+    /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
+    #[inline]
+    pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
+        let call = self.in_future();
+        if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
+            match fast::admit_in_future(call.core, &key).found() {
+                Found::Admitted => return Begun::of(Ok(())),
+                Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
+                Found::Else(found) => {
+                    if let Some(denied) = call.denied_fast(&key, found) {
+                        return Begun::of(denied);
+                    }
+                }
+            }
+        } else if call.taken(&key).is_some() {
+            return Begun::of(Ok(()));
+        }
+        if let Some(decided) = call.admit_any(&key) {
+            return Begun::of(decided);
+        }
+        match call.start(&key) {
+            Started::Done(decided) => Begun::of(decided.map(drop)),
+            started => Begun::Later(Box::pin(started.finish_async())),
+        }
+    }
+
+    /// Decides any call in memory while all switches are off; `None` if it takes more than that.
+    #[inline]
+    fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
+        let store = self.memory()?;
+        match self.is_admitted(store, store.address(key))? {
+            Ok(()) => Some(Ok(())),
+            Err(Denial { limit, refusal }) => Some(self.denied_of(key, limit, refusal).map(drop)),
+        }
+    }
+
+    /// Whether a call that is denied now may wait. `None` if it is not to be asked before it does: its denial would be an
+    /// offence.
+    #[inline]
+    fn may_wait(&self) -> Option<bool> {
+        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        (!may_wait || self.core.backoff().is_none()).then_some(may_wait)
+    }
+
+    /// Asks the limits in memory for the permits now, or only what they would say; `None` if that does not decide the call,
+    /// because it may wait.
+    #[inline]
+    fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
+        let may_wait = self.may_wait()?;
+        let rules = self.core.rules(self.limits);
+        let (ask, resets) = (self.core.ask(store, &rules, self.cost), store.resets(address));
+        let (verdict, left) = told(
+            now,
+            || self.now(store),
+            |now| match tell {
+                Tell::IfDenied => store.take_or_tell(address, &ask, now),
+                Tell::Always => store.take_and_tell(address, &ask, now),
+                Tell::AndTakeNothing => store.peek(address, &ask, now),
+            },
+        );
+        if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
+            return None;
+        }
+        let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
+        let kinds = if let [rule] = &rules[..] { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(&rules) };
+        Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
+    }
+
+    /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: it is counted, or denied.
+    #[inline(never)]
+    fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
+        let (may_wait, now) = (self.may_wait()?, self.now(store));
+        let rules = self.core.rules(self.limits);
+        let ask = self.core.ask(store, &rules, self.cost);
+        match told(now, || self.now(store), |now| store.take_or_tell(address, &ask, now)) {
+            (Verdict::Admitted { .. }, _) => {
+                self.core.allowed();
+                Some(Ok(()))
+            }
+            (Verdict::Denied { until, position }, left) if !may_wait => {
+                let (limit, refusal) = (rules[usize::from(position)].limit, refusal(until, left, now));
+                Some(Err(Denial { limit, refusal }))
+            }
+            (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
+        }
+    }
+
+    /// What a call for `key` gets that is not admitted; `None` of one that was not decided.
+    fn refused<K: RateLimitKey>(
+        &self,
+        key: &K,
+        ruling: &Ruling,
+        now: Now,
+    ) -> Option<Result<Decision, RateLimitExceeded>> {
+        let Verdict::Denied { until, .. } = ruling.verdict else { return None };
+        Some(self.denied_of(key, ruling.limit, refusal(until, ruling.left, now)))
+    }
+
+    /// Takes permits of a call whose outcome decides whether they are given back.
+    pub(crate) fn hold<K: RateLimitKey>(self, key: &K) -> Result<Holding, RateLimitExceeded> {
+        self.hold_in_memory(key).unwrap_or_else(|| self.decide(key).map(|decision| Holding::Other(Box::new(decision))))
+    }
+
+    fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
+        if let Some(fast::Taken { store, address, resets, at }) = self.taken(key) {
+            let kinds = kinds_of_one(store.algorithm());
+            let permit = Permit { at, cost: self.cost };
+            return Some(Ok(Holding::Memory(Held { address, permit, resets, kinds, store: store.id() })));
+        }
+        let store = self.memory().filter(|_| self.limits.is_none())?;
+        let (address, now) = (store.address(key), self.now(store));
+        let ruling = self.ask(store, address, now, Tell::IfDenied)?;
+        if let Verdict::Admitted { at } = ruling.verdict {
+            self.core.allowed();
+            let held = ruling.held(store, address, Permit { at, cost: self.cost });
+            return Some(Ok(held.map_or(Holding::Nothing, Holding::Memory)));
+        }
+        self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
+    }
+
+    /// As [`hold`](Call::hold), of a future.
+    pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
+        let call = self.in_future();
+        match call.hold_in_memory(key) {
+            Some(held) => BegunHeld::Done(held),
+            None => BegunHeld::Later(call.start(key)),
+        }
+    }
+
+    /// The store, if buckets are in memory, and all switches are off.
+    #[inline]
+    fn memory(&self) -> Option<&'a Arc<Store>> {
+        if Switches::load().are_off() { self.core.memory() } else { None }
+    }
+
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
+    #[inline]
+    fn now(&self, store: &Store) -> Now {
+        #[cfg(feature = "tokio")]
+        if self.is_async {
+            return store.now_in_runtime();
+        }
+        store.now()
+    }
+
+    /// The error of a call that was denied on the fast path, after whoever wants to be told of it was.
+    #[expect(clippy::inline_always, reason = "see `Core::exceeded`")]
+    #[inline(always)]
+    fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
+        if observe::wants_denials() {
+            tell_denied(self.core, key, retry_after);
+        }
+        self.core.exceeded(retry_after)
+    }
+
+    /// What a call gets that was denied on the fast path by one of several limits, or by one whose denials count.
+    #[inline]
+    fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
+        let refusal = found.refusal()?;
+        Some(self.denied_of(key, self.core.written(refusal.position), refusal).map(drop))
+    }
+
+    /// Does all that can be done without blocking.
+    #[inline]
+    pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
+        match self.decide_in_memory(key) {
+            Decided::Admitted(decision) => Started::Done(Ok(decision)),
+            Decided::Denied(Denial { limit, refusal }) => Started::Done(self.denied_of(key, limit, refusal)),
+            Decided::Undecided => self.start_anywhere(key),
+        }
+    }
+
+    /// Decides in memory while all switches are off, if it takes no more than that.
+    #[inline]
+    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Decided {
+        match self.memory().filter(|_| self.wait == Wait::No) {
+            Some(store) => self.decide_at(store, store.address(key)),
+            None => Decided::Undecided,
+        }
+    }
+
+    #[inline(never)]
+    fn decide_at(&self, store: &Store, address: Address) -> Decided {
+        let now = self.now(store);
+        let tell = if self.peek { Tell::AndTakeNothing } else { Tell::Always };
+        let Some(ruling) = self.ask(store, address, now, tell) else { return Decided::Undecided };
+        match ruling.verdict {
+            Verdict::Admitted { at } => Decided::Admitted(self.decision(store, address, &ruling, at, now, 0)),
+            Verdict::Denied { until, .. } => {
+                Decided::Denied(Denial { limit: ruling.limit, refusal: refusal(until, ruling.left, now) })
+            }
+            Verdict::Undecided => Decided::Undecided,
+        }
+    }
+
+    #[inline(never)]
+    fn start_anywhere<K: RateLimitKey>(self, key: &K) -> Started {
+        let switches = Switches::load();
+        if switches.has(Switch::Disabled) {
+            return Started::Done(Ok(self.free()));
+        }
+        // In a dry run, what would have to wait is counted as denied, and does not.
+        let wait = if self.core.options.dry_run { Wait::No } else { self.wait };
+        let text = KeyText::of(key);
+        let call = Call { wait, key: text.shown(), ..self };
+        let venue = call.core.venue(switches, call.is_async);
+        match &venue.target {
+            Target::Memory(store) => call.decide_in(store, store.address(key), &venue),
+            Target::Remote(backend) => match call.denied_already(key, backend, &venue) {
+                Some(denied) => Started::Done(denied),
+                None => Box::new(call.remote(key, backend, &venue)).begin(&venue),
+            },
+        }
+    }
+
+    /// The denial of a call like one that was denied by the backend until a time that has not come yet. A
+    /// [`peek`](Call::peek) is answered as well: it says what the call would.
+    #[inline]
+    fn denied_already<K: RateLimitKey>(
+        self,
+        key: &K,
+        backend: &Guard,
+        venue: &Venue<'_>,
+    ) -> Option<Result<Decision, RateLimitExceeded>> {
+        let denials = backend.denials().filter(|_| self.is_denied_alike())?;
+        let now = venue.backend_now();
+        let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
+        let Told { admitted_at, remaining, limit: position, .. } = if self.peek { told } else { told.to_a_try(now) };
+        let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
+        Some(self.denied(limit, Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now) }))
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
+    core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(&key).shown());
+}
+
+#[cold]
+#[inline(never)]
+fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+    let call = Call::new(core);
+    let decided = call.denied_fast(&key, found).or_else(|| call.admit_any(&key));
+    decided.unwrap_or_else(|| call.decide(&key).map(drop))
+}
+
+/// A call of a future that only wants to know whether it is admitted.
+pub(crate) enum Begun {
+    Done(Option<Result<(), RateLimitExceeded>>),
+    /// In a box, because few are, and the futures of all make room for it.
+    Later(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
+}
+
+impl Begun {
+    #[inline]
+    fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
+        Begun::Done(Some(decided))
+    }
+}
+
+impl Future for Begun {
+    type Output = Result<(), RateLimitExceeded>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Begun::Done(decided) => match decided.take() {
+                Some(decided) => Poll::Ready(decided),
+                None => polled_again(),
+            },
+            Begun::Later(future) => future.as_mut().poll(context).map(|decided| decided.map(drop)),
+        }
+    }
+}
+
+/// As [`Begun`], of a call whose permits can be given back.
+pub(crate) enum BegunHeld {
+    Done(Result<Holding, RateLimitExceeded>),
+    Later(Started),
+}
+
+impl BegunHeld {
+    pub(crate) async fn finish(self) -> Result<Holding, RateLimitExceeded> {
+        match self {
+            BegunHeld::Done(held) => held,
+            BegunHeld::Later(started) => {
+                started.finish_async().await.map(|decision| Holding::Other(Box::new(decision)))
+            }
+        }
+    }
+}
+
+impl Core {
+    /// Gives back what a body's outcome does not count. What is in a backend is returned as a decision.
+    pub(crate) fn give_back_held(&self, holding: Holding) -> Option<Decision> {
+        match holding {
+            Holding::Nothing => None,
+            Holding::Memory(held) => {
+                let switches = Switches::load();
+                if switches.are_off()
+                    && let Some(store) = self.fast()
+                    && held.store == store.id()
+                    && held.kinds == kinds_of_one(store.algorithm())
+                    && held.resets == store.resets(held.address)
+                {
+                    store.refund_written(held.address, store.now(), held.permit);
+                    return None;
+                }
+                let venue = self.venue(switches, false);
+                if let Target::Memory(store) = &venue.target {
+                    self.give_back(store, held, None, venue.now());
+                }
+                None
+            }
+            Holding::Other(decision) => Some(*decision),
+        }
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::error::ExceededKind;
+    use crate::limit::Algorithm;
+    use crate::limiter::RateLimiter;
+
+    /// As a blocking annotated function and as one that is a future, each on a key of its own.
+    fn denied_twice(limiter: &RateLimiter, wait: Duration) -> [RateLimitExceeded; 2] {
+        let blocking = || Call::new(limiter.core()).admit("blocking");
+        let future = || match Call::new(limiter.core()).begin("future") {
+            Begun::Done(Some(decided)) => decided,
+            _ => panic!("it is decided at once"),
+        };
+        assert!(blocking().is_ok() && future().is_ok());
+        (_, _) = (blocking(), future());
+        std::thread::sleep(wait);
+        [blocking().unwrap_err(), future().unwrap_err()]
+    }
+
+    #[test]
+    fn a_futures_call_that_is_decided_at_once_allocates_no_future() {
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+            let limit = Limit::new(2, Duration::from_secs(60)).with_algorithm(algorithm);
+            let limiter = RateLimiter::builder(format!("begun {algorithm:?}")).limit(limit).build().unwrap();
+            for _ in 0..3 {
+                assert!(matches!(Call::new(limiter.core()).begin("a"), Begun::Done(_)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_fast_path_tells_which_of_several_limits_denies() {
+        let limits = [Limit::new(9, Duration::from_secs(60)), Limit::new(1, Duration::from_secs(30))];
+        let limiter = RateLimiter::builder("second").limit(limits[0]).limit(limits[1]).build().unwrap();
+        for exceeded in denied_twice(&limiter, Duration::ZERO) {
+            assert_eq!((exceeded.position, exceeded.limit, exceeded.remaining), (1, limits[1], 0));
+            assert_eq!(exceeded.kind, ExceededKind::Limited);
+        }
+        assert_eq!(limiter.core().counts(), (2, 4));
+    }
+
+    #[test]
+    fn the_fast_path_tells_what_is_left_of_a_blocked_key() {
+        let (limit, minute) = (Limit::new(1, Duration::from_millis(500)), Duration::from_secs(60));
+        let limiter = RateLimiter::builder("blocked").limit(limit).backoff(minute, 10 * minute).build().unwrap();
+        for exceeded in denied_twice(&limiter, Duration::from_millis(510)) {
+            assert_eq!((exceeded.position, exceeded.limit, exceeded.remaining), (0, limit, 1));
+            // Blocked for 120 s by the second denial: each was counted once.
+            assert!((119_000_000_000..=120_000_000_000).contains(&exceeded.retry_after));
+        }
+        assert_eq!(limiter.core().counts(), (2, 4));
+    }
+}

@@ -1,0 +1,432 @@
+//! A call that is decided, or that waits: for its permits, for a booking, or for a backend. Owns what it
+//! needs, and is finished on the thread or in a future.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::OnBackendError;
+use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, position_u8, told};
+use super::core::{Core, Venue};
+use super::waiting::{BeforeBackend, Waiting, joining_of};
+use crate::algorithm::record::Admission;
+use crate::algorithm::record::Refusal as BackendRefusal;
+use crate::backend::memory::{NEVER, Store};
+use crate::backend::{Action, Admitted, Answer, Denied as BackendDenied, Outcome, Request};
+use crate::clock::{self, nanos};
+use crate::decision::{Address, Decision};
+use crate::error::{BackendError, RateLimitExceeded};
+use crate::fingerprint;
+use crate::guard::Guard;
+use crate::guard::denials::{Asked, Told};
+use crate::guard::queue::{Denied, Queues, Unqueued, Waiter};
+use crate::key::RateLimitKey;
+use crate::limit::{Algorithm, Limit};
+use crate::queue::Ahead;
+use crate::switches::Switches;
+#[cfg(feature = "test-util")]
+use crate::test_util::Scope;
+use crate::waiting;
+
+/// A call of which all is done that needs no waiting. Owns what it needs.
+pub(crate) enum Started {
+    Done(Result<Decision, RateLimitExceeded>),
+    Waiting(Box<Waiting>),
+    Booked(Box<Booking>),
+    Remote(Box<RemoteCall>),
+}
+
+impl Started {
+    /// Finishes on this thread.
+    #[inline]
+    pub(crate) fn finish(self) -> Result<Decision, RateLimitExceeded> {
+        match self {
+            Started::Done(result) => result,
+            Started::Waiting(waiting) => waiting.wait(),
+            Started::Booked(booking) => Ok(booking.wait()),
+            Started::Remote(call) => {
+                let answer = call.backend.decide(&call.request);
+                call.resolve(answer).finish()
+            }
+        }
+    }
+
+    /// Finishes without blocking the thread.
+    #[inline]
+    pub(crate) async fn finish_async(self) -> Result<Decision, RateLimitExceeded> {
+        let mut started = self;
+        loop {
+            match started {
+                Started::Done(result) => return result,
+                Started::Waiting(waiting) => return waiting.await,
+                Started::Booked(booking) => return Ok(booking.wait_async().await),
+                Started::Remote(call) => {
+                    let answer = call.backend.decide_async(&call.request).await;
+                    started = call.resolve(answer);
+                }
+            }
+        }
+    }
+}
+
+impl Call<'_> {
+    #[inline]
+    pub(super) fn decide_in(self, store: &Arc<Store>, address: Address, venue: &Venue<'_>) -> Started {
+        let now = venue.now();
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let resets = store.resets(address);
+            let (verdict, left) = if self.peek {
+                told(now, || venue.now(), |now| store.peek(address, ask, now))
+            } else if self.wait == Wait::No {
+                told(now, || venue.now(), |now| store.take_and_tell(address, ask, now))
+            } else {
+                match Waiting::join(self, store, address, ask, now, venue) {
+                    Ok(told) => told,
+                    Err(waiting) => return Started::Waiting(waiting),
+                }
+            };
+            Started::Done(self.decided(store, address, ask, verdict, resets, left, now, 0))
+        })
+    }
+
+    pub(super) fn remote<K: RateLimitKey>(self, key: &K, backend: &Arc<Guard>, venue: &Venue<'_>) -> RemoteCall {
+        let max_wait = Duration::from_nanos(self.wait.nanos());
+        let action = if self.peek {
+            Action::Peek { cost: self.cost, max_wait }
+        } else {
+            Action::Take { cost: self.cost, max_wait }
+        };
+        RemoteCall {
+            call: OwnedCall::of(self, self.key.to_text()),
+            options: self.options,
+            backend: Arc::clone(backend),
+            request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
+            asks: Asks::Decision,
+            arrived: venue.backend_now(),
+            sent: venue.backend_now(),
+            fallback: self.core.fallback(venue).address(key),
+        }
+    }
+}
+
+/// Permits that a backend has booked for later. Dropped before they are due, they are given back.
+pub(crate) struct Booking {
+    core: Arc<Core>,
+    decision: Option<Decision>,
+    delay: Duration,
+    #[cfg(feature = "test-util")]
+    scope: Option<Arc<Scope>>,
+}
+
+impl Booking {
+    fn wait(mut self) -> Decision {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            scope.sleep(self.delay);
+            return self.due();
+        }
+        waiting::sleep(self.delay);
+        self.due()
+    }
+
+    /// In its box, which a future need not make room for.
+    async fn wait_async(mut self: Box<Self>) -> Decision {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = &self.scope {
+            scope.sleep_async(self.delay).await;
+            return self.due();
+        }
+        waiting::sleep_async(self.delay).await;
+        self.due()
+    }
+
+    fn due(&mut self) -> Decision {
+        match self.decision.take() {
+            Some(decision) => decision,
+            // Taken once only, here, by the one caller that consumes the booking.
+            None => unreachable!("a booking is due once"),
+        }
+    }
+}
+
+impl Drop for Booking {
+    fn drop(&mut self) {
+        if let Some(decision) = self.decision.take() {
+            #[cfg(feature = "test-util")]
+            let _entered = self.scope.as_ref().map(Scope::enter);
+            self.core.give_back_later(decision);
+        }
+    }
+}
+
+/// A decision that is a backend's.
+pub(crate) struct RemoteCall {
+    call: OwnedCall,
+    options: WaitOptions,
+    backend: Arc<Guard>,
+    request: Request,
+    asks: Asks,
+    arrived: u64,
+    sent: u64,
+    /// The bucket in memory that decides if the backend fails.
+    fallback: Address,
+}
+
+/// What a backend is asked for a call.
+enum Asks {
+    /// To decide on it. If it waits, the permits are booked for it alone.
+    Decision,
+    /// For its permits; if they are denied it waits.
+    Now,
+    /// When its turn comes behind those that wait: so many nanoseconds later than the backend answers. Of a call that waits
+    /// too, its place.
+    Turn { later: u64, place: Option<(Waiter, bool)> },
+}
+
+impl RemoteCall {
+    /// Sees to the order of the calls of this process, and if need be makes the call one that waits.
+    pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
+        let call = self.call.call();
+        let ahead = self.backend.queues.ahead(self.request.bucket());
+        // Time that a test has stopped goes on for whoever sleeps: each such call books for itself.
+        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.is_real() {
+            return Started::Remote(self);
+        }
+        let offends = self.request.backoff.is_some();
+        if call.wait == Wait::No {
+            // A denial that blocks the key is the backend's.
+            if let Some(ahead) = ahead.filter(|_| !offends) {
+                self.ask_for_turn(ahead, Duration::ZERO, None);
+            }
+            return Started::Remote(self);
+        }
+        if ahead.is_none() && !offends {
+            self.asks = Asks::Now;
+            self.request.action = Action::Take { cost: call.cost, max_wait: Duration::ZERO };
+            return Started::Remote(self);
+        }
+        let wait = call.wait;
+        match self.join(None) {
+            Ok(waiter) if wait == Wait::Forever => self.waits(waiter),
+            Ok(waiter) => {
+                let max_wait = Duration::from_nanos(wait.nanos());
+                self.ask_for_turn(ahead.unwrap_or_default(), max_wait, Some((waiter, ahead.is_none())));
+                Started::Remote(self)
+            }
+            Err(Unqueued::Full) => {
+                self.ask_for_turn(ahead.unwrap_or_default(), Duration::ZERO, None);
+                Started::Remote(self)
+            }
+            Err(Unqueued::NoThread) => Started::Remote(self),
+        }
+    }
+
+    /// Takes a place among the calls of this process that wait.
+    fn join(&self, denied: Option<(Denied, u64)>) -> Result<Waiter, Unqueued> {
+        let joining = joining_of(self.call.call(), self.options, self.arrived, denied);
+        Queues::join(&self.backend, &self.request.bucket, self.request.fingerprint, joining)
+    }
+
+    fn waits(self: Box<Self>, waiter: Waiter) -> Started {
+        let RemoteCall { call, options, arrived, fallback, .. } = *self;
+        let place = BeforeBackend { waiter, fallback };
+        Started::Waiting(Waiting::before_backend(call, options, place, arrived))
+    }
+
+    fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<(Waiter, bool)>) {
+        let (cost, later) = behind(&self.request.limits, ahead, self.call.cost);
+        self.asks = Asks::Turn { later, place };
+        self.request.action = Action::Peek { cost, max_wait: max_wait.saturating_sub(Duration::from_nanos(later)) };
+    }
+
+    /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
+    fn resolve(mut self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
+        match (std::mem::replace(&mut self.asks, Asks::Decision), &answer) {
+            (Asks::Now, Ok(Answer { now, outcome: Outcome::Denied(denied) })) => {
+                let received = clock::clock().now().latest;
+                let denied = Denied::of(&denied.refusal, now.as_nanos(), received, &self.request);
+                if denied.admitted_at != NEVER
+                    && denied.admitted_at <= self.arrived.saturating_add(self.call.wait.nanos())
+                {
+                    match self.join(Some((denied, self.sent))) {
+                        Ok(waiter) => return self.waits(waiter),
+                        Err(Unqueued::Full) => {}
+                        Err(Unqueued::NoThread) => {
+                            let max_wait = Duration::from_nanos(self.call.wait.nanos());
+                            self.request.action = Action::Take { cost: self.call.cost, max_wait };
+                            return Started::Remote(self);
+                        }
+                    }
+                }
+            }
+            (Asks::Turn { later, place }, Ok(Answer { now, outcome })) => {
+                let now = now.as_nanos();
+                let turn = match outcome {
+                    Outcome::Admitted(Admitted { admission: Admission { permit, limit, .. } }) => {
+                        Some((Some(permit.at), *limit, 0))
+                    }
+                    Outcome::Denied(BackendDenied { refusal: BackendRefusal { limit, remaining, admitted_at } }) => {
+                        Some((*admitted_at, *limit, *remaining))
+                    }
+                    Outcome::Done => None,
+                };
+                if let Some((at, position, remaining)) = turn {
+                    let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
+                    let refusal = Refusal { position: position_u8(position), remaining, retry_after };
+                    if place.is_none() && retry_after > 0 {
+                        self.keep(at.map(|at| at.saturating_add(later)), remaining, position, now);
+                    }
+                    match self.take_turn(refusal, place) {
+                        Ok(started) => return started,
+                        // What is peeked at is as the backend says.
+                        Err(call) => self = call,
+                    }
+                }
+            }
+            _ => {}
+        }
+        let limit = |position: usize| self.request.limits.get(position).copied();
+        match answer {
+            Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
+                if let Some(limit) = limit(admitted.admission.limit) {
+                    return self.admitted(limit, admitted.admission, now.as_nanos());
+                }
+            }
+            Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
+                let refused = denied.refusal;
+                if let Some(limit) = limit(refused.limit) {
+                    self.keep(refused.admitted_at, refused.remaining, refused.limit, now.as_nanos());
+                    let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
+                    let position = position_u8(refused.limit);
+                    let refusal = Refusal { position, remaining: refused.remaining, retry_after };
+                    return Started::Done(self.call.call().denied(limit, refusal));
+                }
+            }
+            _ => {}
+        }
+        let call = Call { options: self.options, ..self.call.call() };
+        match call.core.options.on_backend_error {
+            OnBackendError::Local => {
+                let venue = call.core.venue(Switches::load(), call.is_async);
+                call.decide_in(&call.core.fallback(&venue), self.fallback, &venue)
+            }
+            OnBackendError::Allow => {
+                if !call.peek {
+                    call.core.allowed();
+                }
+                Started::Done(Ok(call.free()))
+            }
+            OnBackendError::Deny => Started::Done(call.failed()),
+        }
+    }
+
+    /// What becomes of a call of which it is known when its turn would come; of one that is to be decided by what the
+    /// backend answered, itself.
+    fn take_turn(mut self: Box<Self>, refusal: Refusal, place: Option<(Waiter, bool)>) -> Result<Started, Box<Self>> {
+        let cost = self.call.cost;
+        match place {
+            // It may have been admitted meanwhile.
+            Some((waiter, _)) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
+                return Ok(self.waits(waiter));
+            }
+            Some((waiter, is_alone)) => {
+                drop(waiter);
+                if is_alone && self.request.backoff.is_some() && refusal.retry_after != NEVER {
+                    // It is denied as a call that does not wait.
+                    let max_wait = Duration::from_nanos(self.call.wait.nanos());
+                    self.request.action = Action::Take { cost, max_wait };
+                    return Ok(Started::Remote(self));
+                }
+            }
+            None if refusal.retry_after > 0 => {}
+            None if self.call.peek => return Err(self),
+            // There is enough for it and for all that wait.
+            None => {
+                self.request.action = Action::Take { cost, max_wait: Duration::ZERO };
+                return Ok(Started::Remote(self));
+            }
+        }
+        let limit = self.request.limits.get(usize::from(refusal.position)).or(self.request.limits.first());
+        match limit.copied() {
+            Some(limit) => Ok(Started::Done(self.call.call().denied(limit, refusal))),
+            None => Err(self),
+        }
+    }
+
+    fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {
+        let (call, core) = (self.call.call(), &self.call.core);
+        let waited = admission.permit.at.saturating_sub(now);
+        let reset_after = admission.fresh_at.saturating_sub(now);
+        let decision =
+            call.remote_decision(&self.request.bucket, self.request.fingerprint, limit, admission, reset_after, waited);
+        if call.peek || waited == 0 {
+            return Started::Done(Ok(decision));
+        }
+        let waited = Duration::from_nanos(waited);
+        core.waits(waited);
+        Started::Booked(Box::new(Booking {
+            core: Arc::clone(core),
+            decision: Some(decision),
+            delay: waited,
+            #[cfg(feature = "test-util")]
+            scope: core.venue(Switches::load(), call.is_async).scope,
+        }))
+    }
+
+    /// Keeps a denial for the calls that are like this one. It was made after the call was sent, so that counted from then
+    /// it never lasts longer than the backend's.
+    fn keep(&self, admitted_at: Option<u64>, remaining: u32, limit: usize, now: u64) {
+        let (Some(denials), Some(bucket), Some(admitted_at)) =
+            (self.backend.denials(), self.request.fingerprint, admitted_at)
+        else {
+            return;
+        };
+        let call = self.call.call();
+        if call.is_denied_alike() {
+            // Each denial bans the key for longer, until the ban is the longest: then only its end moves on, and one call in
+            // each `initial` tells the backend.
+            let (ban, longest) = match self.request.backoff {
+                None => (0, u64::MAX),
+                // By a clock of microseconds.
+                Some(backoff)
+                    if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
+                {
+                    (nanos(backoff.max()), nanos(backoff.initial()))
+                }
+                Some(_) => return,
+            };
+            let asked = Asked { bucket, cost: call.cost, limits: fingerprint::of_limits(&self.request.limits) };
+            let told = Told {
+                admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
+                remaining,
+                limit: position_u8(limit),
+                ban,
+            };
+            denials.keep(asked, told, self.sent, longest);
+        }
+    }
+}
+
+/// For a call behind others: for how many permits a backend is asked in its place, and how much later than when these fit
+/// its turn comes, in nanoseconds. More than a limit holds cannot be asked for; what is above comes a period at a time, or
+/// at the rate of the bucket.
+fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
+    let (step, steps) = ahead.steps(cost);
+    let capacity = limits.iter().map(Limit::capacity).min().unwrap_or(0);
+    let at_once = u64::from(capacity / step);
+    if at_once == 0 || cost > capacity {
+        return (cost, 0);
+    }
+    let before = (steps - 1) / at_once * at_once;
+    let later = |limit: &Limit| {
+        let (per, count) = (u128::from(limit.per_nanos()), u128::from(limit.count().max(1)));
+        let later = match limit.algorithm() {
+            Algorithm::TokenBucket => u128::from(before) * u128::from(step) * per / count,
+            Algorithm::SlidingWindow | Algorithm::FixedWindow => {
+                u128::from(before / u64::from(limit.capacity() / step).max(1)) * per
+            }
+        };
+        u64::try_from(later).unwrap_or(u64::MAX)
+    };
+    let permits = (steps - before) * u64::from(step);
+    (u32::try_from(permits).unwrap_or(u32::MAX), limits.iter().map(later).max().unwrap_or(0))
+}
