@@ -1,7 +1,8 @@
-//! Calls that wait for one key's permits, in the order in which they are served: by rank, then by arrival.
+//! Calls that wait for one key's permits, in the order of service: by rank, then by arrival.
 //!
-//! [`Line`] is that order, [`Seat`] is what a call and its line share. What permits are, and when they are due, is known to
-//! the two kinds of queues: in memory (`backend/memory/queue.rs`) and before a backend (`guard/queue.rs`).
+//! [`Line`] is the order, [`Seat`] is the state that a call shares with its line. Permits and due
+//! times are up to the two kinds of queues: in memory (`backend/memory/queue.rs`) and before a
+//! backend (`guard/queue.rs`).
 
 use std::collections::{BTreeMap, btree_map};
 use std::task::Waker;
@@ -12,15 +13,15 @@ use smallvec::SmallVec;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 
-/// The limits that a waiting call is judged by, as they are when its turn comes.
+/// The limits of a waiting call, as they are when its turn comes.
 pub(crate) trait Limits: Send + Sync {
     fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>));
 }
 
-/// The order in which calls are served: by rank, then by arrival.
+/// The order of service: by rank, then by arrival.
 pub(crate) type Place = (u64, u64);
 
-/// What a waiting call and its queue share: what the call is told when its turn comes.
+/// Shared by a waiting call and its queue: passes the outcome to the call.
 pub(crate) struct Seat<T> {
     state: Mutex<Seated<T>>,
 }
@@ -28,11 +29,11 @@ pub(crate) struct Seat<T> {
 enum Seated<T> {
     Waiting(Option<Waker>),
     Told(T),
-    /// The call took what it was told, or left.
+    /// The call took its outcome, or left.
     Left,
 }
 
-/// Tasks and threads to wake once the lock is free.
+/// Tasks and threads to wake after the lock is released.
 #[derive(Default)]
 pub(crate) struct Wakes(SmallVec<[Waker; 4]>);
 
@@ -51,7 +52,7 @@ impl<T> Seat<T> {
         Seat { state: Mutex::new(Seated::Waiting(None)) }
     }
 
-    /// Has the call look anew.
+    /// Makes the call look again.
     pub(crate) fn wakes(&self, wakes: &mut Wakes) {
         if let Seated::Waiting(waker) = &mut *self.state.lock()
             && let Some(waker) = waker.take()
@@ -60,13 +61,13 @@ impl<T> Seat<T> {
         }
     }
 
-    /// Whom to wake when there is something to look at.
+    /// Sets the waker for when there is news.
     pub(crate) fn listen(&self, waker: &Waker) {
         let is_known = |known: &Option<Waker>| known.as_ref().is_some_and(|known| known.will_wake(waker));
         if matches!(&*self.state.lock(), Seated::Waiting(known) if is_known(known)) {
             return;
         }
-        // Not under the lock: what a waker does when it is cloned or dropped is not known.
+        // Outside the lock: cloning and dropping a waker runs foreign code.
         let mut waker = Some(waker.clone());
         let mut state = self.state.lock();
         if let Seated::Waiting(listening) = &mut *state {
@@ -76,7 +77,7 @@ impl<T> Seat<T> {
         drop(waker);
     }
 
-    /// Nothing is to be woken any more.
+    /// Removes the waker.
     pub(crate) fn forget_waker(&self) {
         let mut state = self.state.lock();
         let waker = if let Seated::Waiting(waker) = &mut *state { waker.take() } else { None };
@@ -84,7 +85,7 @@ impl<T> Seat<T> {
         drop(waker);
     }
 
-    /// Tells the call what has come of it.
+    /// Passes the outcome to the call.
     pub(crate) fn tell(&self, told: T, wakes: &mut Wakes) {
         let before = std::mem::replace(&mut *self.state.lock(), Seated::Told(told));
         if let Seated::Waiting(Some(waker)) = before {
@@ -96,7 +97,7 @@ impl<T> Seat<T> {
         matches!(*self.state.lock(), Seated::Told(_))
     }
 
-    /// What the call was told, if it was. It is told once.
+    /// The outcome, if there is one. It can be taken once.
     pub(crate) fn told(&self) -> Option<T> {
         let mut state = self.state.lock();
         match *state {
@@ -108,7 +109,7 @@ impl<T> Seat<T> {
         }
     }
 
-    /// The call leaves. What it was told meanwhile is returned.
+    /// The call leaves. Returns an outcome that it has not taken.
     pub(crate) fn leave(&self) -> Option<T> {
         match std::mem::replace(&mut *self.state.lock(), Seated::Left) {
             Seated::Told(told) => Some(told),
@@ -117,11 +118,11 @@ impl<T> Seat<T> {
     }
 }
 
-/// Waiting calls, of which `W` is what their queue knows.
+/// Waiting calls. `W` is what the queue knows of each.
 pub(crate) struct Line<W> {
     waiting: BTreeMap<Place, Entry<W>>,
     tickets: u64,
-    /// Permits of all that wait, and their cost if it is the same for all.
+    /// Permits of all waiting calls, and their cost if all have the same.
     permits: u64,
     cost: Option<u32>,
 }
@@ -136,13 +137,13 @@ pub(crate) struct Entry<W> {
 pub(crate) struct Ahead {
     pub(crate) calls: u64,
     pub(crate) permits: u64,
-    /// The cost of each, if it is the same.
+    /// The cost of each, if all have the same.
     pub(crate) cost: Option<u32>,
 }
 
 impl Ahead {
-    /// In what steps permits come, and how many of them have to come for a call of `cost` behind these: calls of one cost
-    /// come one after the other, of others only the permits are known.
+    /// The permits per step, and the steps until a call of `cost` behind these calls is served.
+    /// Calls of one cost are served one per step. Of mixed costs only the sum of permits is known.
     pub(crate) fn steps(self, cost: u32) -> (u32, u64) {
         if self.calls == 0 || self.cost == Some(cost) {
             (cost, self.calls + 1)
@@ -167,12 +168,12 @@ impl<W> Line<W> {
         self.waiting.len()
     }
 
-    /// The calls ahead of one that comes now.
+    /// The calls ahead of one that arrives now.
     pub(crate) fn ahead(&self) -> Ahead {
         Ahead { calls: self.waiting.len() as u64, permits: self.permits, cost: self.cost }
     }
 
-    /// Takes a place behind those of the same or a lower rank number.
+    /// Takes a place behind all calls of the same or a lower rank number.
     pub(crate) fn join(&mut self, rank: u64, cost: u32, with: W) -> Place {
         if self.waiting.is_empty() {
             self.cost = Some(cost);
@@ -217,7 +218,8 @@ impl<W> Line<W> {
         self.waiting.iter()
     }
 
-    /// The calls wait in the process that this one was forked from. Not dropped: what wakes them is that process's.
+    /// The calls wait in the process that this one was forked from. They are leaked: their wakers
+    /// belong to that process.
     pub(crate) fn abandon(&mut self) {
         std::mem::forget(std::mem::take(&mut self.waiting));
         (self.permits, self.cost) = (0, None);

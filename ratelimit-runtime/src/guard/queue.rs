@@ -1,13 +1,17 @@
-//! Calls of this process that wait for permits of a bucket in a backend: one queue a bucket.
+//! Waiting calls of this process, before a backend: one queue per bucket.
 //!
-//! The queue owns the bookings in the backend, not the calls. A booking that is due goes to the first call of its cost; so a
-//! call that leaves hands its booking on, and what no call can use is given back, the newest first. There are few bookings:
-//! one for the first call once it is due within [`AHEAD`](state::AHEAD), and more only while the last of them is due within [`HORIZON`](state::HORIZON),
-//! so that a fast limit is not held up by round trips. That is all that a process which is killed leaves behind.
+//! The queue owns the bookings in the backend; the calls do not. A due booking goes to the first
+//! call of its cost, so a call that leaves hands its booking on. Bookings that no call can use are
+//! given back, newest first.
 //!
-//! One driver a queue asks the backend, on the crate's background thread. It asks anew for a first call that has no
-//! booking once a [`RENEWAL`](state::RENEWAL), and so learns of what other processes have changed. Calls only wait for it, never for each
-//! other: a future that is not polled delays nobody.
+//! Bookings are few. The first call is booked once it is due within [`AHEAD`](state::AHEAD). Others
+//! are booked only while the last booking is due within [`HORIZON`](state::HORIZON), so that round
+//! trips do not hold up a fast limit. A killed process leaves nothing else behind.
+//!
+//! Each queue has one driver, which asks the backend on the crate's background thread. Once per
+//! [`RENEWAL`](state::RENEWAL) it asks again for a first call without a booking, and so learns what
+//! other processes have changed. Calls wait for the driver, never for each other: a future that is
+//! not polled delays no other call.
 
 mod driver;
 mod state;
@@ -36,7 +40,7 @@ use state::{Hint, NEVER, State, Waiting, soon};
 
 pub(crate) use state::{Booked, Denied, Told};
 
-/// Buckets for which calls of this process wait.
+/// The most buckets with waiting calls.
 const MOST_QUEUES: usize = 500_000;
 
 type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>, RandomState>>;
@@ -48,7 +52,7 @@ pub(crate) struct Queues {
     len: AtomicUsize,
 }
 
-/// See the module.
+/// The queue of one bucket; see the module.
 pub(crate) struct Queue {
     bucket: Arc<str>,
     fingerprint: Option<Fingerprint>,
@@ -56,7 +60,7 @@ pub(crate) struct Queue {
     state: Mutex<State>,
 }
 
-/// What a waiting call finds.
+/// The state of a waiting call.
 pub(crate) enum Turn {
     Told(Told),
     /// The process was forked.
@@ -64,7 +68,7 @@ pub(crate) enum Turn {
     Waiting,
 }
 
-/// A call that is to wait.
+/// A call that joins a queue.
 pub(crate) struct Joining {
     pub(crate) cost: u32,
     pub(crate) limits: Arc<dyn Limits>,
@@ -72,20 +76,20 @@ pub(crate) struct Joining {
     pub(crate) deadline: u64,
     /// The most calls that may wait.
     pub(crate) queue: usize,
-    /// What the backend has said, if it was asked for the call, and when.
+    /// The backend's denial of the call and when it was asked, if it was.
     pub(crate) denied: Option<(Denied, u64)>,
 }
 
-/// Why a call cannot wait.
+/// Why a call cannot join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unqueued {
-    /// So many wait already.
+    /// The queue is full.
     Full,
-    /// None can be started that asks the backend.
+    /// No thread can be started for the driver.
     NoThread,
 }
 
-/// A place among those that wait. Dropped, it is given up.
+/// A place in a queue. Dropping it gives it up.
 pub(crate) struct Waiter {
     guard: Arc<Guard>,
     queue: Arc<Queue>,
@@ -108,12 +112,12 @@ impl Queues {
         if self.len.load(Ordering::Acquire) == 0 { None } else { self.map().lock().get(bucket).map(Arc::clone) }
     }
 
-    /// The calls that wait for a bucket without a booking, if any call waits for it.
+    /// The calls that wait for a bucket without a booking; `None` if no call waits.
     pub(crate) fn ahead(&self, bucket: &str) -> Option<Ahead> {
         self.find(bucket)?.ahead()
     }
 
-    /// Permits have come back to a bucket, or it was reset: then no booking is left there.
+    /// Permits came back to a bucket, or it was reset. After a reset it has no bookings.
     pub(crate) fn changed(&self, bucket: &str, is_reset: bool) {
         if let Some(queue) = self.find(bucket) {
             queue.change(|state| {
@@ -127,8 +131,8 @@ impl Queues {
         }
     }
 
-    /// Limits have changed, or do not apply any more, of the buckets whose names begin so: bookings by the old ones are
-    /// given back, and everybody who waits looks anew.
+    /// The limits of the buckets with this name prefix changed or were switched off. Bookings by
+    /// the old limits are given back, and all waiting calls look again.
     pub(crate) fn renew(&self, prefix: &str) {
         if self.len.load(Ordering::Acquire) == 0 {
             return;
@@ -147,7 +151,7 @@ impl Queues {
         }
     }
 
-    /// Takes a place.
+    /// Joins the queue.
     pub(crate) fn join(
         guard: &Arc<Guard>,
         bucket: &Arc<str>,
@@ -186,7 +190,7 @@ impl Queues {
         let seat = Arc::new(Seat::new());
         let place = state.line.join(rank, cost, Waiting { seat: Arc::clone(&seat), limits, deadline });
         let mut wakes = Wakes::default();
-        // Behind others that are not booked it changes nothing.
+        // Behind calls without bookings, it changes nothing for the driver.
         if state.line.len() <= state.booked.len() + 1 || !state.line.is_last(place) {
             state.wake_driver(&mut wakes);
         }
@@ -221,13 +225,13 @@ impl Queue {
             return None;
         }
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
-        // What is being asked for may be booked by now: so nobody is told a later time than its turn's.
+        // A request under way may be booked by now. So no call is told a time later than its turn.
         let (asked, asked_for) = state.asking;
         let calls = calls.saturating_sub(state.booked.len() as u64 + asked);
         Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
     }
 
-    /// Changes the state, and has the driver look at it.
+    /// Changes the state and wakes the driver.
     fn change(self: &Arc<Queue>, change: impl FnOnce(&mut State)) {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
@@ -238,7 +242,7 @@ impl Queue {
         wakes.wake();
     }
 
-    /// Hands out what is due.
+    /// Hands out due bookings.
     fn settle(self: &Arc<Queue>, now: u64) {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
@@ -258,7 +262,7 @@ impl Queue {
         state.alarm = alarm;
     }
 
-    /// Waits until then, or until there is something to do.
+    /// Waits until that time, or until there is something to do.
     async fn pause(&self, until: u64) {
         let mut alarm = None;
         poll_fn(|context: &mut Context<'_>| {
@@ -280,31 +284,31 @@ impl Queue {
 /// Hands out the first booking when it is due.
 impl Wake for Queue {
     fn wake(self: Arc<Queue>) {
-        // One that fires too early is set again.
+        // An alarm that fires too early is set again.
         let fired = self.state.lock().alarm.take();
         drop(fired);
         self.settle(clock::now());
     }
 }
 
-/// A time by the standard library's clock; `None` if it never comes.
+/// The time by the standard library's clock; `None` if it never comes.
 fn instant(time: u64) -> Option<Instant> {
     if time == NEVER {
         return None;
     }
-    // By the end of the clock's uncertainty, so that an alarm seldom fires too early.
+    // At the end of the clock's uncertainty, so that alarms seldom fire too early.
     let left = time.saturating_sub(clock::now()).saturating_add(clock::MARGIN);
     Instant::now().checked_add(Duration::from_nanos(left))
 }
 
 impl Waiter {
-    /// Looks whether its turn has come; if not, `waker` is woken when there is something to look at.
+    /// Checks whether the call's turn has come. If not, `waker` is woken when there is news.
     pub(crate) fn look(&mut self, now: u64, waker: &Waker) -> Turn {
         if !self.is_own() {
             self.is_left = true;
             return Turn::Lost;
         }
-        // Before the look, so that nothing is missed in between.
+        // Before the check, so that nothing is missed in between.
         self.seat.listen(waker);
         self.queue.settle(now);
         match self.seat.told() {
@@ -316,7 +320,7 @@ impl Waiter {
         }
     }
 
-    /// What the call is told that does not wait any longer.
+    /// The outcome of a call that stops waiting.
     pub(crate) fn denied(&self, now: u64) -> Denied {
         let state = self.queue.state.lock();
         let cost = state.line.get(self.place).map_or(0, |waiting| waiting.cost);
@@ -329,7 +333,7 @@ impl Waiter {
         })
     }
 
-    /// Whether its turn has come, or never will.
+    /// Whether the call was admitted, denied or failed.
     pub(crate) fn is_told(&self) -> bool {
         self.seat.is_told()
     }
@@ -342,12 +346,12 @@ impl Waiter {
         (&self.queue.bucket, self.queue.fingerprint)
     }
 
-    /// Whether it waits in this process, and not in the one that this was forked from.
+    /// Whether the call waits in this process, not in the one that this was forked from.
     fn is_own(&self) -> bool {
         self.queue.process == process::id()
     }
 
-    /// Gives the place up. Permits that the call was told of meanwhile are the next one's.
+    /// Gives the place up. Permits that the call received meanwhile go to the next call.
     pub(crate) fn leave(&mut self) {
         if std::mem::replace(&mut self.is_left, true) {
             return;
@@ -370,7 +374,7 @@ impl Waiter {
         self.queue.arm(&mut state);
         drop(state);
         wakes.wake();
-        // Others were told that their turn comes behind it.
+        // Other calls were given times behind this one.
         if let (Some(denials), Some(bucket)) = (self.guard.denials(), self.queue.fingerprint) {
             denials.forget(bucket);
         }
@@ -381,7 +385,7 @@ impl Drop for Waiter {
     fn drop(&mut self) {
         self.leave();
         if !self.is_own() {
-            // What wakes the others is the other process's.
+            // The wakers belong to the other process.
             std::mem::forget(Arc::clone(&self.queue));
         }
     }

@@ -1,4 +1,4 @@
-//! Who asks the backend for a queue.
+//! The driver of a queue: asks the backend for bookings.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -20,7 +20,7 @@ use crate::error::BackendErrorKind;
 use crate::guard::Guard;
 use crate::queue::Wakes;
 
-/// The driver of a queue. If it ends before its time, the calls that wait are told.
+/// The driver of a queue. If it ends early, the waiting calls fail.
 struct Driver {
     guard: Arc<Guard>,
     queue: Arc<Queue>,
@@ -34,7 +34,7 @@ impl Driver {
             wakes.wake();
             match next {
                 Next::GiveBack(request) => {
-                    // What cannot be given back stays taken: the limit is kept.
+                    // Permits that cannot be given back stay taken: the limit holds.
                     let _ = decide(&self.guard, request).await;
                 }
                 Next::Ask(asked) => {
@@ -58,7 +58,7 @@ impl Driver {
         if !state.line.is_empty() || !state.booked.is_empty() || !state.unused.is_empty() {
             return false;
         }
-        // Once it is removed there may be another one.
+        // After the removal there may be a new queue.
         if queues.get(&self.queue.bucket).is_some_and(|queue| Arc::ptr_eq(queue, &self.queue)) {
             queues.remove(&self.queue.bucket);
             self.guard.queues.len.fetch_sub(1, Ordering::Release);
@@ -98,11 +98,12 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     true
 }
 
-/// On a thread of its own: without a runtime only threads wait, one each.
+/// Runs the driver on its own thread: without a runtime, only threads can wait.
 #[cfg(not(any(feature = "tokio", feature = "redis")))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
-    // Made there, because a thread that cannot be started drops what it was given, under the locks that are held here.
+    // Made on the thread: if it cannot be started, it drops what it was given, under locks held
+    // here.
     let run = move || {
         let far = std::time::Instant::now() + Duration::from_secs(1 << 30);
         crate::reply::block_on(Driver { guard, queue }.run(), far);
@@ -110,12 +111,12 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     std::thread::Builder::new().name("ratelimit-wait".into()).spawn(run).is_ok()
 }
 
-/// Books permits for a call that are due within `ahead`.
+/// Books permits for a call, if they are due within `ahead`.
 async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64) -> Result<Answer, BackendError> {
     if request.backoff.is_none() {
         return decide(guard, request).await;
     }
-    // A call that waits commits no offence: it asks before it takes.
+    // A waiting call must commit no offence, so it peeks before it takes.
     let max_wait = Duration::MAX;
     let Answer { now, outcome } =
         decide(guard, Request { action: Action::Peek { cost, max_wait }, ..request.clone() }).await?;
@@ -146,7 +147,7 @@ async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendE
     guard.decide(&request)
 }
 
-/// What the futures resolve to, all of which go on at the same time.
+/// The results of the futures, which run concurrently.
 async fn all<F: Future>(futures: SmallVec<[F; 1]>) -> Vec<F::Output> {
     let mut futures: Vec<Pin<Box<F>>> = futures.into_iter().map(Box::pin).collect();
     let mut outputs: Vec<Option<F::Output>> = futures.iter().map(|_| None).collect();

@@ -1,4 +1,4 @@
-//! What a queue knows: who waits, what is booked, and so what its driver does next.
+//! The state of a queue: waiting calls, bookings, and the driver's next step.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,21 +16,21 @@ use crate::limit::Limit;
 use crate::queue::{Limits, Line, Place, Seat, Wakes};
 use crate::timer::Alarm;
 
-/// The first call is booked if it is due within this time. All times are in nanoseconds.
+/// The first call is booked if it is due within this time, in nanoseconds, as all times here.
 pub(super) const AHEAD: u64 = 1_000_000_000;
-/// Further calls are booked as long as the last booking is due within half of this time, and if they are due within it:
-/// longer than most round trips, and than a thread takes to wake on a busy machine. What is asked for too late is charged
-/// too late.
+/// Other calls are booked while the last booking is due within half of this time, and if they are
+/// due within it. It is longer than most round trips, and than a thread takes to wake on a busy
+/// machine: a call that is booked too late is charged too late.
 pub(super) const HORIZON: u64 = 200_000_000;
-/// If so many round trips take longer, that is the horizon.
+/// The horizon is at least this many round trips.
 const ROUND_TRIPS: u64 = 4;
-/// So often the backend is asked for a first call that has no booking.
+/// How often the backend is asked for a first call without a booking.
 pub(super) const RENEWAL: u64 = 1_000_000_000;
-/// The least time between a denial and the next question, whatever a backend says.
+/// The least time between a denial and the next request, whatever the backend says.
 const PAUSE: u64 = 5_000_000;
-/// Bookings of one queue.
+/// The most bookings of one queue.
 const MOST_BOOKED: usize = 32;
-/// Calls behind those with bookings among which one is looked for that a booking is for.
+/// How many calls are searched for one with the cost of a booking.
 const LOOKED_AT: usize = 64;
 /// A time that never comes.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -38,25 +38,25 @@ pub(super) const NEVER: u64 = u64::MAX;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) line: Line<Waiting>,
-    /// The first is due first.
+    /// In the order in which they are due.
     pub(super) booked: VecDeque<Booked>,
-    /// Bookings to be given back, the last one first.
+    /// Bookings to give back, the last one first.
     pub(super) unused: Vec<Booked>,
-    /// What the backend said when it denied last.
+    /// The backend's last denial.
     pub(super) hint: Option<Hint>,
-    /// Further calls to ask for at once, ahead of time: twice as many after each time that all were due soon, none after one
-    /// that was denied alone, so that a slow limit is asked once for each permit.
+    /// How many more calls to book at once. Doubles after each batch that was due soon; 0 after a
+    /// denial of a single call, so that a slow limit is asked once per permit.
     pub(super) at_once: usize,
-    /// Calls for which the backend is being asked, and their permits.
+    /// Calls in the request under way, and their permits.
     pub(super) asking: (u64, u64),
-    /// How often limits have changed or the bucket was reset: what was asked for before is not by them.
+    /// Counts changes of limits and resets: answers to earlier requests are outdated.
     pub(super) changes: u64,
-    /// What the last answer took.
+    /// The duration of the last request.
     pub(super) round_trip: u64,
-    /// There is something to do for the driver.
+    /// The driver has something to do.
     pub(super) is_changed: bool,
     pub(super) driver: Option<Waker>,
-    /// Set for the first booking.
+    /// The alarm of the first booking.
     pub(super) alarm: Option<(u64, Alarm)>,
 }
 
@@ -66,14 +66,14 @@ pub(super) struct Waiting {
     pub(super) deadline: u64,
 }
 
-/// Permits that are booked in the backend, and due at a time by this process's clock.
+/// Permits booked in the backend, due at a time by this process's clock.
 pub(crate) struct Booked {
     pub(crate) due: u64,
     pub(crate) limit: Limit,
     pub(crate) admission: Admission,
-    /// From `due` on.
+    /// Counted from `due`.
     pub(crate) reset_after: u64,
-    /// By which it was asked for.
+    /// The limits by which it was booked.
     limits: Arc<dyn Limits>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct Denied {
     pub(crate) limit: Limit,
     pub(crate) position: usize,
     pub(crate) remaining: u32,
-    /// [`u64::MAX`] if never.
+    /// [`u64::MAX`]: never.
     pub(crate) admitted_at: u64,
 }
 
@@ -94,30 +94,30 @@ pub(super) struct Hint {
     pub(super) asked: u64,
 }
 
-/// What a waiting call is told.
+/// The outcome of a wait.
 pub(crate) enum Told {
     Admitted(Box<Booked>),
-    /// It cannot be admitted in time any more.
+    /// The call can no longer be admitted in time.
     Denied(Box<Denied>),
     /// The backend failed to decide.
     Failed,
 }
 
-/// What the driver does next.
+/// The driver's next step.
 pub(super) enum Next {
     GiveBack(Request),
     Ask(Asked),
     Sleep(u64),
-    /// Nobody waits, and nothing is booked.
+    /// No call waits, and nothing is booked.
     End,
 }
 
-/// Calls of one cost and the same limits that the backend is asked for.
+/// Calls of one cost and the same limits, for one batch of requests.
 pub(super) struct Asked {
     pub(super) places: SmallVec<[Place; 4]>,
     pub(super) limits: Arc<dyn Limits>,
     pub(super) cost: u32,
-    /// They are booked if they are due within so many nanoseconds.
+    /// They are booked if they are due within this many nanoseconds.
     pub(super) ahead: u64,
     pub(super) request: Request,
     changes: u64,
@@ -140,7 +140,7 @@ impl State {
         self.booked.insert(behind, booked);
     }
 
-    /// Hands out what is due.
+    /// Hands out due bookings.
     pub(super) fn settle(&mut self, now: u64, wakes: &mut Wakes) {
         while self.booked.front().is_some_and(|booked| booked.due <= now)
             && let Some(booked) = self.booked.pop_front()
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    /// When the first call is due at the earliest, as far as is known, and by which limit it is held back.
+    /// The earliest known time at which the first call is due, and the limit that holds it back.
     pub(super) fn first_due(&self, cost: u32) -> Option<Denied> {
         if let Some(Booked { due, limit, admission, .. }) = self.booked.front() {
             return Some(Denied { limit: *limit, position: admission.limit, remaining: 0, admitted_at: *due });
@@ -164,7 +164,7 @@ impl State {
         self.hint.filter(|hint| hint.cost <= cost).map(|hint| hint.denied)
     }
 
-    /// Denies the first calls as long as they cannot be admitted in time any more.
+    /// Denies the first calls while they can no longer be admitted in time.
     pub(super) fn refuse_late(&mut self, now: u64, wakes: &mut Wakes) {
         while let Some((place, first)) = self.line.first() {
             let (deadline, known) = (first.with.deadline, self.first_due(first.cost));
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-/// A denial of which nothing is known.
+/// A denial without details.
 pub(super) fn soon(limits: &dyn Limits, now: u64) -> Denied {
     let mut limit = None;
     limits.with(&mut |rules, _| limit = rules.first().map(|rule| rule.limit));
@@ -195,7 +195,7 @@ impl Queue {
         self.arm(state);
         state.refuse_late(now, wakes);
         state.is_changed = false;
-        // What is booked is for the first of its cost.
+        // A booking is for the first call of its cost.
         let mut free: SmallVec<[(usize, u32); MOST_BOOKED]> =
             state.booked.iter().map(|booked| booked.admission.permit.cost).enumerate().collect();
         let is_head = free.is_empty();
@@ -236,7 +236,8 @@ impl Queue {
             None => (state.horizon(), 0),
             Some(last) => (state.horizon(), last.due.saturating_sub(state.horizon() / 2)),
         };
-        // Half of the time that it may lie ahead: of many processes that wait for a permit, most find one when they ask.
+        // Half of how far it may lie ahead: of many processes that wait for permits, most find one
+        // when they ask.
         let again = hint.map_or(0, |Hint { denied, asked, .. }| {
             let due = denied.admitted_at.saturating_sub(ahead / 2);
             due.clamp(asked.saturating_add(PAUSE), asked.saturating_add(RENEWAL))
@@ -251,7 +252,7 @@ impl Queue {
         Next::Ask(Asked { places: asks, limits, cost, ahead, request, changes: state.changes })
     }
 
-    /// What the backend has answered to one question for each of the places.
+    /// Records the backend's answers, one per place.
     pub(super) fn answered(self: &Arc<Queue>, asked: &Asked, sent: u64, answers: Vec<Result<Answer, BackendError>>) {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
@@ -300,7 +301,7 @@ impl Queue {
         state.round_trip = received.saturating_sub(sent);
         state.at_once = match state.at_once {
             _ if !are_admitted => usize::from(last_due > 0),
-            // The next one is due as much later again.
+            // The next booking is due later by the same time again.
             at_once if last_due > received.saturating_add(state.horizon() / 2) => at_once.min(1),
             at_once => (2 * at_once).clamp(1, MOST_BOOKED),
         };
@@ -320,7 +321,7 @@ impl Denied {
     }
 }
 
-/// A store of somebody's own may name a limit that is none.
+/// A custom store may name a limit that does not exist.
 fn limit_at(request: &Request, position: usize) -> Limit {
     request.limits.get(position).or(request.limits.first()).copied().unwrap_or(Limit::per_second(1))
 }
