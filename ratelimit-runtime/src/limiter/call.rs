@@ -1,4 +1,4 @@
-//! What a call asks of a limiter, and how it ends: a decision, a denial, or the failure of a backend.
+//! A call's parameters, and its outcomes: a decision, a denial, or the failure of a backend.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -16,7 +16,7 @@ use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe::{KeyText, ShownKey};
 
-/// After a backend has failed: when to try again, in nanoseconds.
+/// The `retry_after` of a failed backend, in nanoseconds.
 const RETRY_AFTER_FAILURE: u64 = 1_000_000_000;
 
 /// How long a call may wait for its permits.
@@ -38,28 +38,28 @@ impl Wait {
     }
 }
 
-/// How many may wait before a call, and who goes first.
+/// The bound of the queue, and the call's priority.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct WaitOptions {
     pub(crate) queue: usize,
-    /// Nanoseconds by which the call counts as having come earlier.
+    /// By how much earlier the call counts as having arrived, in nanoseconds.
     pub(crate) ahead: u64,
 }
 
 impl WaitOptions {
     pub(crate) const DEFAULT: WaitOptions = WaitOptions { queue: usize::MAX, ahead: 0 };
-    /// By how much each step of priority counts as an earlier arrival: nobody starves.
+    /// How much earlier each step of priority counts. Finite, so that no call starves.
     pub(crate) const AGE: Duration = Duration::from_secs(60);
-    /// The longest that a call can count as having come earlier.
+    /// The most that [`ahead`](WaitOptions::ahead) can be.
     const FURTHEST: u64 = 256 * clock::nanos(WaitOptions::AGE);
 
-    /// The place of a call that came at `arrived` among those that wait.
+    /// The rank of a call that arrived at `arrived`; lower ranks go first.
     pub(super) fn rank(self, arrived: u64) -> u64 {
         arrived.saturating_add(WaitOptions::FURTHEST).saturating_sub(self.ahead)
     }
 }
 
-/// What a call asks of a limiter.
+/// The parameters of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(super) core: &'a Arc<Core>,
@@ -69,11 +69,11 @@ pub(crate) struct Call<'a> {
     pub(super) options: WaitOptions,
     pub(super) peek: bool,
     pub(super) is_async: bool,
-    /// The key, for whoever is told of denials.
+    /// The key, for events of denials.
     pub(super) key: ShownKey<'a>,
 }
 
-/// A denial as the one that denies tells it.
+/// A denial by one of the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     pub(super) position: u8,
@@ -82,19 +82,19 @@ pub(super) struct Refusal {
     pub(super) retry_after: u64,
 }
 
-/// What the limits in memory say.
+/// The answer of the limits in memory.
 pub(super) struct Ruling {
     pub(super) verdict: Verdict,
     pub(super) left: Left,
-    /// The one that the verdict or what is left is of.
+    /// The limit of the verdict, or of `left`.
     pub(super) limit: Limit,
-    /// How often the bucket had been reset before.
+    /// The bucket's resets so far.
     pub(super) resets: u32,
     pub(super) kinds: u16,
 }
 
 impl Ruling {
-    /// What gives the permits back.
+    /// The handle that gives the permits back.
     #[inline]
     pub(super) fn held(&self, store: &Store, address: Address, permit: Permit) -> Option<Held> {
         let held = || Held { address, permit, resets: self.resets, kinds: self.kinds, store: store.id() };
@@ -117,7 +117,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The limits as they were read at this call.
+    /// Sets the limits that were read at this call.
     #[inline]
     pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
         Call { limits: Some(limits), ..self }
@@ -133,20 +133,20 @@ impl<'a> Call<'a> {
         Call { wait, ..self }
     }
 
-    /// Waits only if fewer than so many others do.
+    /// Waits only if fewer than `calls` others wait.
     #[inline]
     pub(crate) fn queue(self, calls: u32) -> Call<'a> {
         Call { options: WaitOptions { queue: calls as usize, ..self.options }, ..self }
     }
 
-    /// Counts as having come earlier than others.
+    /// Sets the priority among waiting calls.
     #[inline]
     pub(crate) fn priority(self, priority: u8) -> Call<'a> {
         let ahead = u64::from(priority) * nanos(WaitOptions::AGE);
         Call { options: WaitOptions { ahead, ..self.options }, ..self }
     }
 
-    /// The call of a future, which goes by its runtime's clock if that is a test's.
+    /// Marks the call of a future, which uses its runtime's clock if a test has paused that.
     #[inline]
     pub(crate) fn in_future(self) -> Call<'a> {
         Call { is_async: true, ..self }
@@ -162,7 +162,7 @@ impl<'a> Call<'a> {
 }
 
 impl Call<'_> {
-    /// The decision on a call that no limit applies to.
+    /// The decision on a call without an applicable limit.
     pub(super) fn free(self) -> Decision {
         self.core.with_rules(self.limits, |rules| Decision {
             limit: rules[0].limit,
@@ -174,7 +174,7 @@ impl Call<'_> {
         })
     }
 
-    /// What a call gets that was decided in memory, after it has waited for so many nanoseconds.
+    /// The outcome of a call decided in memory, after it waited for `waited` nanoseconds.
     #[expect(clippy::too_many_arguments, reason = "see `admitted`")]
     #[inline]
     pub(super) fn decided(
@@ -194,7 +194,8 @@ impl Call<'_> {
                 let limit = ask.call.rules[usize::from(position)].limit;
                 self.denied(limit, refusal(until, left, now))
             }
-            // No state leaves a call undecided in the end; a limiter fails closed.
+            // The states decide every call in the end. If one did not, the limiter would fail
+            // closed.
             Verdict::Undecided => self.denied(ask.call.rules[0].limit, refusal(NEVER, left, now)),
         }
     }
@@ -218,7 +219,7 @@ impl Call<'_> {
         self.decision(store, address, &ruling, at, now, waited)
     }
 
-    /// The decision on a call that was admitted in memory, made where it is returned.
+    /// As [`admitted`](Call::admitted), from a ruling; inlined where the decision is returned.
     #[inline]
     pub(super) fn decision(
         &self,
@@ -244,7 +245,7 @@ impl Call<'_> {
         Decision { limit, remaining, position, reset_after, waited, taken }
     }
 
-    /// As [`denied`](Call::denied), of a call for `key`.
+    /// As [`denied`](Call::denied), for a call with this key.
     #[cold]
     #[inline(never)]
     pub(super) fn denied_of<K: RateLimitKey>(
@@ -257,7 +258,7 @@ impl Call<'_> {
         Call { key: text.shown(), ..*self }.denied(limit, refusal)
     }
 
-    /// What a call gets that is denied.
+    /// The outcome of a denied call: counted, reported, and an error unless in a dry run.
     pub(super) fn denied(self, limit: Limit, refusal: Refusal) -> Result<Decision, RateLimitExceeded> {
         let exceeded = || RateLimitExceeded {
             limiter: self.core.shared_name(),
@@ -279,7 +280,7 @@ impl Call<'_> {
         Err(exceeded())
     }
 
-    /// As [`denied`](Call::denied), of a call that has waited in memory until `now`.
+    /// As [`denied`](Call::denied), for a call that waited in memory until `now`.
     pub(super) fn denied_in_memory(
         self,
         ask: &Ask<'_>,
@@ -295,7 +296,7 @@ impl Call<'_> {
         self.key.to_text()
     }
 
-    /// The decision on a call that a backend has admitted, after it has waited for so many nanoseconds.
+    /// The decision on a call that a backend admitted, after it waited for `waited` nanoseconds.
     pub(super) fn remote_decision(
         &self,
         bucket: &Arc<str>,
@@ -319,7 +320,7 @@ impl Call<'_> {
         Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken }
     }
 
-    /// The decision on a call that has waited before a backend.
+    /// The decision on a call that waited before a backend.
     pub(super) fn booked(
         &self,
         bucket: &Arc<str>,
@@ -334,14 +335,14 @@ impl Call<'_> {
         self.remote_decision(bucket, fingerprint, limit, admission, reset_after, waited)
     }
 
-    /// What a call gets at `now` that has waited before a backend and cannot be admitted in time.
+    /// The outcome at `now` of a call that waited before a backend and cannot be admitted in time.
     pub(super) fn denied_by_backend(self, denied: &Denied, now: u64) -> Result<Decision, RateLimitExceeded> {
         let Denied { limit, position, remaining, admitted_at } = *denied;
         let retry_after = if admitted_at == NEVER { NEVER } else { admitted_at.saturating_sub(now).max(1) };
         self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after })
     }
 
-    /// What a call gets if the backend failed and the policy is to deny.
+    /// The outcome if the backend failed and the policy is to deny.
     pub(super) fn failed(self) -> Result<Decision, RateLimitExceeded> {
         let decision = self.free();
         let exceeded = || RateLimitExceeded {
@@ -368,13 +369,13 @@ impl Call<'_> {
         Err(exceeded())
     }
 
-    /// Whether a denial of the call says that it will be denied again. One that may wait is never told before it has asked.
+    /// Whether the denial cache may answer the call. A call that may wait always asks the backend.
     pub(super) fn is_denied_alike(self) -> bool {
         self.wait == Wait::No && self.limits.is_none() && self.cost > 0 && self.core.keeps_denials()
     }
 }
 
-/// What a call is, without what it borrows.
+/// A [`Call`] that owns its parts.
 pub(super) struct OwnedCall {
     pub(super) core: Arc<Core>,
     pub(super) limits: Option<Box<[Limit]>>,
@@ -419,15 +420,15 @@ pub(super) fn refusal(until: u64, left: Left, now: Now) -> Refusal {
     Refusal { position: left.position, remaining: left.remaining, retry_after }
 }
 
-/// Asks until the clock can tell the answer: a denial that ends within one reading is none yet. Without this, a burst that is
-/// faster than the clock is precise would find a full bucket one permit short.
+/// Asks again while a denial ends within one reading of the clock. Otherwise a burst faster than
+/// the clock's resolution would find a full bucket one permit short.
 #[inline]
 pub(super) fn told(
     mut now: Now,
     read: impl Fn() -> Now,
     mut ask: impl FnMut(Now) -> (Verdict, Left),
 ) -> (Verdict, Left) {
-    // Far more than a reading's width takes. Under valgrind the clock may stand for longer.
+    // Far more than a reading takes. Under valgrind the clock may stand for longer.
     const READINGS: u32 = if cfg!(callgrind) { 0 } else { 100 };
     let mut readings = 0;
     loop {

@@ -1,5 +1,5 @@
-//! Decides calls: on this thread, or as far as that needs no blocking. If the buckets are in memory the
-//! decision is made in place; the rest is left to [`Started`].
+//! Decides calls, blocking or not. If buckets are in memory, the decision is made in place. A wait
+//! or a request to a backend is left to [`Started`].
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,29 +20,29 @@ use crate::limit::Limit;
 use crate::observe::{self, KeyText};
 use crate::switches::{Switch, Switches};
 
-/// How much the limits in memory are asked to say.
+/// What the limits in memory are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tell {
-    /// What is left, if the call is denied.
+    /// To take the permits, and to report what is left if the call is denied.
     IfDenied,
     Always,
     AndTakeNothing,
 }
 
-/// A denial, and the limit that it is by.
+/// A denial and its limit.
 struct Denial {
     limit: Limit,
     refusal: Refusal,
 }
 
-/// What a call in memory comes to.
+/// The outcome of a call in memory.
 enum Decided {
     Admitted(Decision),
     Denied(Denial),
     Undecided,
 }
 
-/// Permits that the outcome of a body decides upon.
+/// Permits that are kept or given back by the outcome of the body.
 pub(crate) enum Holding {
     Nothing,
     Memory(Held),
@@ -60,10 +60,10 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// As [`decide`](Call::decide), for a caller that only wants to know whether it is admitted.
+    /// As [`decide`](Call::decide), for a caller that needs only yes or no.
     ///
-    /// Takes the key as a value, and passes it on as one: a reference to it taken on the slow path would put it into memory on
-    /// the fast one too.
+    /// Takes the key by value. A reference taken on the slow path would spill the key to memory on
+    /// the fast path too.
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
@@ -77,7 +77,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// As [`admit`](Call::admit), of a call that asks for more than one permit by limits that were written down.
+    /// As [`admit`](Call::admit), for any other call: of another cost, with limits read at the
+    /// call, or with a wait.
     #[inline(never)]
     fn admit_some<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
         if self.taken(key).is_some() {
@@ -92,7 +93,7 @@ impl<'a> Call<'a> {
         if self.limits.is_some() { None } else { fast::take(self.core, key, self.cost, self.is_async) }
     }
 
-    /// As [`start`](Call::start), for a future that only wants to know whether it is admitted.
+    /// As [`start`](Call::start), for a future that needs only yes or no.
     #[inline]
     pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
         let call = self.in_future();
@@ -118,7 +119,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Decides any call in memory while all switches are off; `None` if it takes more than that.
+    /// Decides any call in memory while all switches are off; `None` if it must take another path.
     #[inline]
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
@@ -128,16 +129,16 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Whether a call that is denied now may wait. `None` if it is not to be asked before it does: its denial would be an
-    /// offence.
+    /// Whether the call may wait if it is denied. `None` if it must wait without asking first,
+    /// because its denial would be an offence.
     #[inline]
     fn may_wait(&self) -> Option<bool> {
         let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
         (!may_wait || self.core.backoff().is_none()).then_some(may_wait)
     }
 
-    /// Asks the limits in memory for the permits now, or only what they would say; `None` if that does not decide the call,
-    /// because it may wait.
+    /// Takes the permits from the limits in memory, or peeks at them. `None` if the call is not
+    /// decided, because it may wait.
     #[inline]
     fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
         let may_wait = self.may_wait()?;
@@ -160,7 +161,7 @@ impl<'a> Call<'a> {
         Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
     }
 
-    /// As [`ask`](Call::ask), of a call that only wants to know whether it is admitted: it is counted, or denied.
+    /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
     #[inline(never)]
     fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
         let (may_wait, now) = (self.may_wait()?, self.now(store));
@@ -179,7 +180,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// What a call for `key` gets that is not admitted; `None` of one that was not decided.
+    /// The outcome of a denied call; `None` if the call was not decided.
     fn refused<K: RateLimitKey>(
         &self,
         key: &K,
@@ -190,7 +191,7 @@ impl<'a> Call<'a> {
         Some(self.denied_of(key, ruling.limit, refusal(until, ruling.left, now)))
     }
 
-    /// Takes permits of a call whose outcome decides whether they are given back.
+    /// Takes permits that the outcome of the body keeps or gives back.
     pub(crate) fn hold<K: RateLimitKey>(self, key: &K) -> Result<Holding, RateLimitExceeded> {
         self.hold_in_memory(key).unwrap_or_else(|| self.decide(key).map(|decision| Holding::Other(Box::new(decision))))
     }
@@ -212,7 +213,7 @@ impl<'a> Call<'a> {
         self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
     }
 
-    /// As [`hold`](Call::hold), of a future.
+    /// As [`hold`](Call::hold), for a future.
     pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
         let call = self.in_future();
         match call.hold_in_memory(key) {
@@ -221,7 +222,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The store, if buckets are in memory, and all switches are off.
+    /// The store, if buckets are in memory and all switches are off.
     #[inline]
     fn memory(&self) -> Option<&'a Arc<Store>> {
         if Switches::load().are_off() { self.core.memory() } else { None }
@@ -237,7 +238,7 @@ impl<'a> Call<'a> {
         store.now()
     }
 
-    /// The error of a call that was denied on the fast path, after whoever wants to be told of it was.
+    /// The error of a call denied on the fast path, after it was reported.
     #[expect(clippy::inline_always, reason = "see `Core::exceeded`")]
     #[inline(always)]
     fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
@@ -247,7 +248,7 @@ impl<'a> Call<'a> {
         self.core.exceeded(retry_after)
     }
 
-    /// What a call gets that was denied on the fast path by one of several limits, or by one whose denials count.
+    /// The outcome of a call denied on the fast path by one of several limits, or with `backoff`.
     #[inline]
     fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
         let refusal = found.refusal()?;
@@ -264,7 +265,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Decides in memory while all switches are off, if it takes no more than that.
+    /// Decides in memory if all switches are off and the call does not wait.
     #[inline]
     fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Decided {
         match self.memory().filter(|_| self.wait == Wait::No) {
@@ -293,7 +294,7 @@ impl<'a> Call<'a> {
         if switches.has(Switch::Disabled) {
             return Started::Done(Ok(self.free()));
         }
-        // In a dry run, what would have to wait is counted as denied, and does not.
+        // In a dry run, a call that would have to wait counts as denied, and runs at once.
         let wait = if self.core.options.dry_run { Wait::No } else { self.wait };
         let text = KeyText::of(key);
         let call = Call { wait, key: text.shown(), ..self };
@@ -307,8 +308,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The denial of a call like one that was denied by the backend until a time that has not come yet. A
-    /// [`peek`](Call::peek) is answered as well: it says what the call would.
+    /// The cached denial of the call, if there is one. It also answers a [`peek`](Call::peek).
     #[inline]
     fn denied_already<K: RateLimitKey>(
         self,
@@ -339,10 +339,10 @@ fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) 
     decided.unwrap_or_else(|| call.decide(&key).map(drop))
 }
 
-/// A call of a future that only wants to know whether it is admitted.
+/// The call of a future that needs only yes or no.
 pub(crate) enum Begun {
     Done(Option<Result<(), RateLimitExceeded>>),
-    /// In a box, because few are, and the futures of all make room for it.
+    /// Boxed: it is rare, and every future would reserve room for it.
     Later(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
 }
 
@@ -368,7 +368,7 @@ impl Future for Begun {
     }
 }
 
-/// As [`Begun`], of a call whose permits can be given back.
+/// As [`Begun`], for a call whose permits can be given back.
 pub(crate) enum BegunHeld {
     Done(Result<Holding, RateLimitExceeded>),
     Later(Started),
@@ -386,7 +386,7 @@ impl BegunHeld {
 }
 
 impl Core {
-    /// Gives back what a body's outcome does not count. What is in a backend is returned as a decision.
+    /// Gives back permits in memory. Permits in a backend are returned as a decision.
     pub(crate) fn give_back_held(&self, holding: Holding) -> Option<Decision> {
         match holding {
             Holding::Nothing => None,
@@ -421,7 +421,7 @@ mod tests {
     use crate::limit::Algorithm;
     use crate::limiter::RateLimiter;
 
-    /// As a blocking annotated function and as one that is a future, each on a key of its own.
+    /// Denials of a blocking and of an async call, each on its own key.
     fn denied_twice(limiter: &RateLimiter, wait: Duration) -> [RateLimitExceeded; 2] {
         let blocking = || Call::new(limiter.core()).admit("blocking");
         let future = || match Call::new(limiter.core()).begin("future") {

@@ -1,9 +1,10 @@
-//! The fast path: buckets in memory, no process-wide switch on, limits as they were written down, one permit, and a caller
-//! who only wants to know whether it is admitted.
+//! The fast path: buckets in memory, all process-wide switches off, the written limits, one permit,
+//! and a caller that needs only yes or no.
 //!
-//! It is short for the compiler too. The call is not passed as a whole, and the error is made where it is returned. Keys of
-//! the usual types come in registers. Each function ends in a call of the next, which is a jump, and keeps nothing for
-//! afterwards. Between two locked instructions the processor waits for what the second one needs: the key's hash.
+//! The code is arranged for the compiler. The call is not passed as a whole, and the error is built
+//! where it is returned. Keys of common types are passed in registers. Each function ends in a tail
+//! call of the next. Between two locked instructions the processor waits for what the second one
+//! needs: the key's hash.
 
 use super::call::{Refusal, refusal};
 use super::core::Core;
@@ -15,25 +16,25 @@ use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::switches::Switches;
 
-/// What the fast path has found.
+/// The result of the fast path.
 #[derive(Clone, Copy)]
 pub(super) enum Found {
     Admitted,
-    /// By the one limit, of which nothing is left, for so many nanoseconds from now.
+    /// By the only limit, which has nothing left. In nanoseconds from now.
     Denied {
         retry_after: u64,
     },
     Else(Packed),
 }
 
-/// [`Found`] in two registers: which of them, and the time of a denial. A denial that is not by the one limit is not counted
-/// yet; its other parts are beside the number.
+/// [`Found`] in two registers: the variant, and the time of a denial. A denial by one of several
+/// limits, or with `backoff`, is not counted yet; its other parts are packed beside the variant.
 #[derive(Clone, Copy)]
 pub(super) struct Packed(u64, u64);
 
 impl Packed {
     const ADMITTED: Packed = Packed(0, 0);
-    /// It takes the slow path. Nothing was taken or counted.
+    /// The call takes the slow path. Nothing was taken or counted.
     const NOTHING: Packed = Packed(1, 0);
     const DENIED: u64 = 2;
     const TOLD: u64 = 3;
@@ -52,7 +53,7 @@ impl Packed {
         }
     }
 
-    /// The denial by one of several limits, or by one whose denials count.
+    /// The denial by one of several limits, or with `backoff`.
     pub(super) fn refusal(self) -> Option<Refusal> {
         let Packed(parts, retry_after) = self;
         #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
@@ -107,12 +108,12 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
-/// All in one function: if threads share a token bucket, a shorter path has each of them ask for its cache line sooner, and
-/// get it for fewer calls at a time.
+/// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
+/// line sooner and get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed(core: &Core) -> Packed {
     let Some(store) = store(core) else { return nothing() };
-    // Looked up first, because the processor does not work ahead of its counter's reading.
+    // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
     let now = store.now();
     admit_unkeyed_at(core, store, thread, now)
@@ -140,14 +141,15 @@ fn admit_added(core: &Core, store: &Store, now: Now, before: u64) -> Packed {
     settle(core, (store.added(now, before), None), now)
 }
 
-/// [`Packed::NOTHING`], opaque to the optimizer, so that every exit of the callers is a tail call. Saves 1 ns.
+/// [`Packed::NOTHING`], opaque to the optimizer, so that every exit of the callers is a tail call.
+/// Saves 1 ns.
 #[cold]
 #[inline(never)]
 fn nothing() -> Packed {
     std::hint::black_box(Packed::NOTHING)
 }
 
-/// As [`admit`], by the clock of the runtime around.
+/// As [`admit`], by the clock of the surrounding runtime.
 #[inline(never)]
 pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
     let Some(store) = store(core) else { return Packed::NOTHING };
@@ -162,17 +164,17 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) ->
     }
 }
 
-/// Permits that were taken on the fast path.
+/// Permits taken on the fast path.
 pub(super) struct Taken<'a> {
     pub(super) store: &'a Store,
     pub(super) address: Address,
-    /// How often the bucket had been reset before.
+    /// The bucket's resets so far.
     pub(super) resets: u32,
-    /// The time that they are recorded with.
+    /// The time at which they are recorded.
     pub(super) at: u64,
 }
 
-/// Takes any number of permits, and counts the call, if they fit; else nothing has happened.
+/// Takes any number of permits and counts the call if they fit. Otherwise changes nothing.
 #[inline]
 pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
     core: &'a Core,
@@ -197,8 +199,8 @@ fn store(core: &Core) -> Option<&Store> {
     if Switches::load().are_off() { core.fast().map(|store| &**store) } else { None }
 }
 
-/// Reads the clock after the key has been hashed: the processor works on that while it reads the counter, which takes it as
-/// long.
+/// Reads the clock after the key was hashed: hashing and the reading of the counter overlap, and
+/// take equally long.
 #[expect(clippy::inline_always, reason = "a jump")]
 #[inline(always)]
 fn admit_key(core: &Core, store: &Store, hash: u64) -> Packed {
@@ -273,11 +275,11 @@ fn admitted(core: &Core) -> Packed {
     Packed::ADMITTED
 }
 
-/// `left` is what the limit that denies has left, unless it is the one limit.
+/// `left` is what the denying limit has left; `None` if it is the only limit.
 #[inline]
 fn denied(core: &Core, until: u64, left: Option<Left>, now: Now) -> Packed {
-    // A denial that ends within this reading of the clock is none yet, and in a dry run the call runs: the slow path says so.
-    // Such a denial has changed nothing.
+    // A denial that ends within this reading of the clock does not count yet, and in a dry run the
+    // call runs. The slow path handles both; such a denial has changed nothing.
     if until <= now.latest || left.is_none() && core.options.dry_run {
         return Packed::NOTHING;
     }

@@ -1,5 +1,5 @@
-//! A call that is decided, or that waits: for its permits, for a booking, or for a backend. Owns what it
-//! needs, and is finished on the thread or in a future.
+//! A call that is decided, or still waits: for its turn, for a booking, or for a backend's answer.
+//! It owns its parts, and is finished on the thread or in a future.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +27,7 @@ use crate::switches::Switches;
 use crate::test_util::Scope;
 use crate::waiting;
 
-/// A call of which all is done that needs no waiting. Owns what it needs.
+/// A call on which everything that needs no waiting is done.
 pub(crate) enum Started {
     Done(Result<Decision, RateLimitExceeded>),
     Waiting(Box<Waiting>),
@@ -108,7 +108,7 @@ impl Call<'_> {
     }
 }
 
-/// Permits that a backend has booked for later. Dropped before they are due, they are given back.
+/// Permits that a backend booked for later. If dropped before they are due, they are given back.
 pub(crate) struct Booking {
     core: Arc<Core>,
     decision: Option<Decision>,
@@ -128,7 +128,7 @@ impl Booking {
         self.due()
     }
 
-    /// In its box, which a future need not make room for.
+    /// Takes a box, so that the future needs no room for the booking.
     async fn wait_async(mut self: Box<Self>) -> Decision {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
@@ -142,7 +142,7 @@ impl Booking {
     fn due(&mut self) -> Decision {
         match self.decision.take() {
             Some(decision) => decision,
-            // Taken once only, here, by the one caller that consumes the booking.
+            // Taken only here, by the one caller that consumes the booking.
             None => unreachable!("a booking is due once"),
         }
     }
@@ -158,7 +158,7 @@ impl Drop for Booking {
     }
 }
 
-/// A decision that is a backend's.
+/// A call that a backend decides.
 pub(crate) struct RemoteCall {
     call: OwnedCall,
     options: WaitOptions,
@@ -167,33 +167,33 @@ pub(crate) struct RemoteCall {
     asks: Asks,
     arrived: u64,
     sent: u64,
-    /// The bucket in memory that decides if the backend fails.
+    /// The bucket in memory, for when the backend fails.
     fallback: Address,
 }
 
-/// What a backend is asked for a call.
+/// The question to the backend.
 enum Asks {
-    /// To decide on it. If it waits, the permits are booked for it alone.
+    /// A decision. If the call waits, the permits are booked for it alone.
     Decision,
-    /// For its permits; if they are denied it waits.
+    /// Permits at once. If they are denied, the call waits.
     Now,
-    /// When its turn comes behind those that wait: so many nanoseconds later than the backend answers. Of a call that waits
-    /// too, its place.
+    /// When the call's turn comes behind the waiting calls: `later` nanoseconds after the time in
+    /// the answer. With the call's place, if it waits too.
     Turn { later: u64, place: Option<(Waiter, bool)> },
 }
 
 impl RemoteCall {
-    /// Sees to the order of the calls of this process, and if need be makes the call one that waits.
+    /// Keeps the order of this process's calls: the call joins the queue if it has to.
     pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
         let ahead = self.backend.queues.ahead(self.request.bucket());
-        // Time that a test has stopped goes on for whoever sleeps: each such call books for itself.
+        // A test's paused clock moves on for each sleeper, so each such call books for itself.
         if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.is_real() {
             return Started::Remote(self);
         }
         let offends = self.request.backoff.is_some();
         if call.wait == Wait::No {
-            // A denial that blocks the key is the backend's.
+            // With `backoff`, only the backend may deny.
             if let Some(ahead) = ahead.filter(|_| !offends) {
                 self.ask_for_turn(ahead, Duration::ZERO, None);
             }
@@ -220,7 +220,7 @@ impl RemoteCall {
         }
     }
 
-    /// Takes a place among the calls of this process that wait.
+    /// Joins the queue of this process.
     fn join(&self, denied: Option<(Denied, u64)>) -> Result<Waiter, Unqueued> {
         let joining = joining_of(self.call.call(), self.options, self.arrived, denied);
         Queues::join(&self.backend, &self.request.bucket, self.request.fingerprint, joining)
@@ -238,7 +238,7 @@ impl RemoteCall {
         self.request.action = Action::Peek { cost, max_wait: max_wait.saturating_sub(Duration::from_nanos(later)) };
     }
 
-    /// Makes a decision of a backend's answer, or by the limiter's policy of its failure.
+    /// Turns the backend's answer into an outcome, or its failure by the limiter's policy.
     fn resolve(mut self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
         match (std::mem::replace(&mut self.asks, Asks::Decision), &answer) {
             (Asks::Now, Ok(Answer { now, outcome: Outcome::Denied(denied) })) => {
@@ -277,7 +277,7 @@ impl RemoteCall {
                     }
                     match self.take_turn(refusal, place) {
                         Ok(started) => return started,
-                        // What is peeked at is as the backend says.
+                        // A peek is answered by the backend's own answer.
                         Err(call) => self = call,
                     }
                 }
@@ -319,19 +319,19 @@ impl RemoteCall {
         }
     }
 
-    /// What becomes of a call of which it is known when its turn would come; of one that is to be decided by what the
-    /// backend answered, itself.
+    /// Continues a call whose turn is known. Returns the call if the backend's answer is to decide
+    /// it.
     fn take_turn(mut self: Box<Self>, refusal: Refusal, place: Option<(Waiter, bool)>) -> Result<Started, Box<Self>> {
         let cost = self.call.cost;
         match place {
-            // It may have been admitted meanwhile.
+            // The call may have been admitted meanwhile.
             Some((waiter, _)) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
                 return Ok(self.waits(waiter));
             }
             Some((waiter, is_alone)) => {
                 drop(waiter);
                 if is_alone && self.request.backoff.is_some() && refusal.retry_after != NEVER {
-                    // It is denied as a call that does not wait.
+                    // The call is denied like one that does not wait.
                     let max_wait = Duration::from_nanos(self.call.wait.nanos());
                     self.request.action = Action::Take { cost, max_wait };
                     return Ok(Started::Remote(self));
@@ -339,7 +339,7 @@ impl RemoteCall {
             }
             None if refusal.retry_after > 0 => {}
             None if self.call.peek => return Err(self),
-            // There is enough for it and for all that wait.
+            // There are permits enough for the call and for all waiting calls.
             None => {
                 self.request.action = Action::Take { cost, max_wait: Duration::ZERO };
                 return Ok(Started::Remote(self));
@@ -372,8 +372,8 @@ impl RemoteCall {
         }))
     }
 
-    /// Keeps a denial for the calls that are like this one. It was made after the call was sent, so that counted from then
-    /// it never lasts longer than the backend's.
+    /// Caches the denial for calls like this one. It is counted from when the call was sent, which
+    /// is before the backend denied, so it never lasts longer than the backend's.
     fn keep(&self, admitted_at: Option<u64>, remaining: u32, limit: usize, now: u64) {
         let (Some(denials), Some(bucket), Some(admitted_at)) =
             (self.backend.denials(), self.request.fingerprint, admitted_at)
@@ -382,11 +382,11 @@ impl RemoteCall {
         };
         let call = self.call.call();
         if call.is_denied_alike() {
-            // Each denial bans the key for longer, until the ban is the longest: then only its end moves on, and one call in
-            // each `initial` tells the backend.
+            // Each denial prolongs the ban up to the longest one. Then only its end moves on, and
+            // one call per `initial` tells the backend.
             let (ban, longest) = match self.request.backoff {
                 None => (0, u64::MAX),
-                // By a clock of microseconds.
+                // In microseconds, as the backend's clock.
                 Some(backoff)
                     if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
                 {
@@ -406,9 +406,9 @@ impl RemoteCall {
     }
 }
 
-/// For a call behind others: for how many permits a backend is asked in its place, and how much later than when these fit
-/// its turn comes, in nanoseconds. More than a limit holds cannot be asked for; what is above comes a period at a time, or
-/// at the rate of the bucket.
+/// For a call behind others: the permits to ask the backend for in its place, and how much later
+/// than these fit its turn comes, in nanoseconds. A backend cannot be asked for more than a limit
+/// holds; the rest comes a period at a time, or at the bucket's rate.
 fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
     let (step, steps) = ahead.steps(cost);
     let capacity = limits.iter().map(Limit::capacity).min().unwrap_or(0);

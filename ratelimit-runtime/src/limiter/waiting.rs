@@ -1,4 +1,4 @@
-//! A call that waits for its permits: in the queue of its key in memory, or in that before a backend.
+//! A call that waits for its turn: in its key's queue in memory, or in the queue before a backend.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -23,55 +23,55 @@ use crate::switches::{Switch, Switches};
 use crate::test_util::{self, Scope};
 use crate::timer::{self, Alarm};
 
-/// By which clock a call waits.
+/// The clock of a waiting call.
 enum Timing {
-    /// The monotonic one. The alarm is for the end of the call's patience.
+    /// The monotonic clock. The alarm is for the call's deadline.
     Real(Option<Alarm>),
-    /// That of a tokio runtime in which a test has paused it.
+    /// The clock of a tokio runtime that a test has paused.
     #[cfg(feature = "tokio")]
     Paused(Sleep),
     #[cfg(feature = "test-util")]
     Test(Arc<Scope>, Option<test_util::Sleep>),
 }
 
-/// What is left of a wait.
+/// The rest of a wait.
 #[derive(Clone, Copy)]
 struct Until {
-    /// When the first of those that wait is due.
+    /// When the first waiting call is due.
     first_due: u64,
     is_first: bool,
     deadline: u64,
 }
 
 impl Until {
-    /// Whoever is not first is woken by the one before it.
+    /// A call that is not first is woken by the one before it.
     fn wake_up(self) -> u64 {
         if self.is_first { self.first_due.min(self.deadline) } else { self.deadline }
     }
 }
 
-/// See the module. Dropped, the call holds nothing.
+/// A waiting call. Once dropped, it holds nothing.
 pub(crate) struct Waiting {
     call: OwnedCall,
     queue: Queue,
     arrived: u64,
     deadline: u64,
-    /// Its place among those that wait.
+    /// The call's place in the queue.
     rank: u64,
     timing: Timing,
     is_done: bool,
 }
 
-/// Where it waits.
+/// The queue of the call.
 enum Queue {
     Memory { waiter: Waiter, store: Arc<Store>, resets: u32 },
     Backend(Box<BeforeBackend>),
 }
 
-/// A place before a backend.
+/// A place in the queue before a backend.
 pub(super) struct BeforeBackend {
     pub(super) waiter: before_backend::Waiter,
-    /// The bucket in memory that decides if the backend fails.
+    /// The bucket in memory, for when the backend fails.
     pub(super) fallback: Address,
 }
 
@@ -88,7 +88,7 @@ impl Limits for Read {
 }
 
 impl Waiting {
-    /// Takes the permits now, or a place among those that wait.
+    /// Takes the permits now, or joins the queue.
     pub(super) fn join(
         call: Call<'_>,
         store: &Arc<Store>,
@@ -109,7 +109,7 @@ impl Waiting {
         })
     }
 
-    /// A call that has a place before a backend since `arrived`.
+    /// A call that has waited before a backend since `arrived`.
     pub(super) fn before_backend(
         call: OwnedCall,
         options: WaitOptions,
@@ -126,7 +126,7 @@ impl Waiting {
         Waiting { call, queue, arrived, deadline, rank, timing, is_done: false }
     }
 
-    /// What has come of the call by now; `None` if it waits on, and until when at the most.
+    /// The outcome, if there is one yet; otherwise until when to wait at most.
     fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let now = self.timing.now();
         if Switches::load().has(Switch::Disabled) {
@@ -177,12 +177,12 @@ impl Waiting {
         }
     }
 
-    /// As [`look`](Waiting::look), of a call that waits before a backend.
+    /// As [`look`](Waiting::look), for a call before a backend.
     fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let Queue::Backend(place) = &mut self.queue else { unreachable!("it waits before a backend") };
         let told = match place.waiter.look(now.earliest, waker) {
             RemoteTurn::Waiting if now.earliest < self.deadline => {
-                // It is told its time by the queue's alarm.
+                // The queue's alarm wakes it.
                 return Err(Until { first_due: u64::MAX, is_first: false, deadline: self.deadline });
             }
             RemoteTurn::Waiting => {
@@ -231,7 +231,7 @@ impl Waiting {
         Ok(decided)
     }
 
-    /// Takes a place in memory anew, as if it had waited there all the time.
+    /// Joins the queue in memory, as if the call had waited there all along.
     fn rejoin(
         &mut self,
         store: &Arc<Store>,
@@ -317,7 +317,7 @@ impl Drop for Waiting {
     }
 }
 
-/// What a queue before a backend is to know of a call that came at `arrived`.
+/// The call as the queue before a backend needs it.
 pub(super) fn joining_of(
     call: Call<'_>,
     options: WaitOptions,
@@ -334,7 +334,7 @@ pub(super) fn joining_of(
     }
 }
 
-/// The limits that a waiting call is judged by when its turn comes.
+/// The limits of a waiting call, as they are when its turn comes.
 fn limits_of(call: Call<'_>) -> Arc<dyn Limits> {
     match call.limits {
         None => Arc::<Core>::clone(call.core),
@@ -343,12 +343,12 @@ fn limits_of(call: Call<'_>) -> Arc<dyn Limits> {
 }
 
 impl Timing {
-    /// Whether the crate's timer has to see to it that the call is charged when it is due.
+    /// Whether the crate's timer must charge the call when it is due.
     fn is_crates(&self, call: Call<'_>) -> bool {
         call.is_async && matches!(self, Timing::Real(_))
     }
 
-    /// The alarm may be another process's.
+    /// The alarm may belong to the process that this one was forked from.
     fn forget_alarm(&mut self) {
         match self {
             Timing::Real(alarm) => *alarm = None,
@@ -383,10 +383,10 @@ impl Timing {
         }
     }
 
-    /// Blocks the thread until that time, or until it is woken.
+    /// Blocks the thread until that time or a wake-up.
     fn block(&self, until: Until) {
         match self {
-            // Nothing else moves a clock that stands still.
+            // Nothing else moves a paused clock.
             #[cfg(feature = "test-util")]
             Timing::Test(scope, _) => scope.advance_to(until.first_due.min(until.deadline)),
             _ => {
@@ -396,10 +396,10 @@ impl Timing {
         }
     }
 
-    /// Sees to it that the task is woken in time; false if that time has come.
+    /// Arranges that the task is woken in time. Returns false if that time has come.
     fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
         match self {
-            // The store's timer charges the first of those that wait, and wakes it.
+            // The store's timer charges the first waiting call, and wakes it.
             Timing::Real(alarm) => {
                 if until.deadline != u64::MAX {
                     let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
@@ -417,7 +417,8 @@ impl Timing {
             }
             #[cfg(feature = "test-util")]
             Timing::Test(scope, sleep) => {
-                // Each looks when the first is due, whose own future may not be polled then.
+                // Each task looks when the first call is due, because that call's future may not be
+                // polled.
                 let time = until.first_due.min(until.deadline);
                 if sleep.as_ref().is_none_or(|sleep| sleep.time() != time) {
                     *sleep = Some(test_util::Sleep::until(scope, time));
