@@ -1,4 +1,4 @@
-//! [`RateLimiter`]: the way from a key and a cost to a decision.
+//! [`RateLimiter`] takes a key and a cost, and returns a decision.
 
 mod builder;
 mod call;
@@ -29,26 +29,28 @@ pub use spec::Spec;
 #[cfg(feature = "tower")]
 pub(crate) use started::Started;
 
-/// What happens to a call whose backend could not decide.
+/// What happens to a call that the backend cannot decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum OnBackendError {
-    /// A limiter of the same limits in this process's memory decides.
+    /// The same limits decide, with buckets in this process's memory.
     #[default]
     Local,
     /// The call is admitted.
     Allow,
-    /// The call is denied, with [`ExceededKind::BackendFailed`](crate::ExceededKind::BackendFailed).
+    /// The call is denied, with
+    /// [`ExceededKind::BackendFailed`](crate::ExceededKind::BackendFailed).
     Deny,
 }
 
-/// One or several limits, and the buckets of all their keys.
+/// One to eight limits and the buckets of all their keys.
 ///
-/// What `#[rate_limit]` expands to, and of use without it. A `static` is made by [`new`](RateLimiter::new); whatever is not
-/// constant, by the [`builder`](RateLimiter::builder). It is a cheap handle: clones share the buckets.
+/// `#[rate_limit]` expands to a `RateLimiter`, which is also useful on its own. For a `static`, use
+/// [`new`](RateLimiter::new). For values known only at run time, use the
+/// [`builder`](RateLimiter::builder). A limiter is a cheap handle: clones share the buckets.
 ///
-/// A key is anything that is a [`RateLimitKey`]; `()` is one bucket for all calls. A cost is the number of permits that the
-/// call takes; 0 takes none and is never denied.
+/// A key is any [`RateLimitKey`]; `()` is one bucket for all calls. The cost of a call is the
+/// number of permits that it takes. A call of cost 0 takes none and is never denied.
 ///
 /// ```
 /// use std::time::Duration;
@@ -66,25 +68,30 @@ pub enum OnBackendError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RateLimiter {
-    /// Made at the first use where there is a specification, else there from the beginning.
+    /// Made at the first use if there is a specification; otherwise present from the start.
     core: OnceCell<Arc<Core>>,
     spec: Option<Spec>,
 }
 
 impl RateLimiter {
-    /// A limiter of 1 to 8 limits, decided together: all are charged or none is. Its name is what it is called in the
-    /// backend, in errors and in [`limiters`](crate::limiters): two of one name and the same limits share their buckets.
+    /// A limiter of 1 to 8 limits, which are decided together: a call takes its permits from all
+    /// limits or from none.
+    ///
+    /// The name identifies the limiter in the backend, in errors and in
+    /// [`limiters`](crate::limiters). Limiters with the same name and the same limits share their
+    /// buckets.
     ///
     /// # Panics
-    /// On no limits and on more than 8: in a `const` or `static` that is a compile error. For limits that are known at run
-    /// time only, use the [`builder`](RateLimiter::builder).
+    /// If there are no limits or more than 8. In a `const` or `static` this is a compile error. If
+    /// the limits are known only at run time, use the [`builder`](RateLimiter::builder).
     #[track_caller]
     pub const fn new(name: &'static str, limits: &[Limit]) -> RateLimiter {
         let location = std::panic::Location::caller();
         Spec::named(name).limits(limits).at(location.file(), location.line(), location.column()).limiter()
     }
 
-    /// A limiter of which more than name and limits is to be set, or these at run time only.
+    /// Builds a limiter with options beyond a name and limits, or with values known only at run
+    /// time.
     pub fn builder(name: impl Into<String>) -> RateLimiterBuilder {
         RateLimiterBuilder::new(name.into())
     }
@@ -124,22 +131,29 @@ impl RateLimiter {
         self.core().limits()
     }
 
-    /// Replaces the limits, from the next call on, for all clones and in this process: 1 to 8 of them. Costs the calls no
-    /// lock.
+    /// Replaces the limits with 1 to 8 others, from the next call on. Applies to all clones, in
+    /// this process. Calls take no lock for it.
     ///
-    /// The permits on record are judged by the new limits, position by position. A sliding window is exact from one new `per`
-    /// after the change. A token bucket keeps its debt, in fractions of permits. A fixed window counts on if the last permit
-    /// was taken in the new window. If the algorithm is another one, what is taken at that moment counts as taken then. So no
+    /// The new limits judge the permits on record, position by position. A sliding window is exact
+    /// from one new `per` after the change. A token bucket keeps its debt, in fractions of permits.
+    /// A fixed window keeps its count if the last permit was taken in the new window. If the
+    /// algorithm changes, the permits that are taken at that moment count as taken then. Thus no
     /// sequence of limits admits more than the largest of them would, nor less than the smallest.
     ///
-    /// Calls that wait move with the change at once.
+    /// Waiting calls follow the new limits at once.
     ///
-    /// If a `count` or `per` is an expression in the attribute, it goes on being read at each call.
+    /// If a `count` or `per` is an expression in the attribute, it is still read at each call.
+    ///
+    /// # Errors
+    /// [`InvalidLimiter`] if there are no limits or more than 8. The limits do not change then.
     pub fn set_limits(&self, limits: &[Limit]) -> Result<(), InvalidLimiter> {
         self.core().set_limits(limits)
     }
 
-    /// Takes `cost` permits for `key`, or denies at once.
+    /// Takes `cost` permits for `key`, or denies at once. May block the thread on a backend.
+    ///
+    /// # Errors
+    /// [`RateLimitExceeded`] if the call is denied.
     pub fn check<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).decide(&key)
     }
@@ -151,28 +165,37 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Takes `cost` permits for `key`, and blocks the thread until they are due: first come, first served.
+    /// Takes `cost` permits for `key`, and blocks the thread until they are due. Waiting calls are
+    /// served first come, first served.
     ///
-    /// A call that waits holds a place in its key's queue, and no permit. It is charged when it is due. One that gives up holds
-    /// nothing: its place serves the next. Calls that do not wait are denied meanwhile, with a `retry_after` behind those
-    /// that wait.
+    /// A waiting call holds a place in its key's queue, but no permit. It is charged when it is
+    /// due. A call that gives up holds nothing: its place goes to the next call. Meanwhile, calls
+    /// that do not wait are denied, with a `retry_after` behind the waiting calls.
     ///
-    /// Through a backend each process has a queue of its own for a key, and asks the backend for all calls in it. It books
-    /// the permit of the first call when that is due within a second, and up to 32 when they are due within 200 ms. So a process
-    /// that is killed leaves nothing behind that is due later than in a second. The order holds within a process; what each
-    /// process gets of a limit that several wait for depends on when they ask. Limits and permits that change in other
-    /// processes reach those who wait within a second. A call costs the backend about two round trips. A `backoff` adds one,
-    /// and lets calls that do not wait ask for themselves. By a test's clock that stands still, each call books for itself.
+    /// With a backend, each process has its own queue per key, and asks the backend for all calls
+    /// in it. It books the permit of the first call when that is due within a second. It books up
+    /// to 32 permits when they are due within 200 ms. A killed process therefore leaves nothing
+    /// behind that is due later than in a second.
     ///
-    /// Denied only if `cost` is above a limit, or the backend failed and the limiter is set to deny then. On a worker
-    /// thread of an async runtime this blocks all other tasks of that worker: use [`wait_async`](Self::wait_async) there.
+    /// The order holds within a process. If several processes wait on one limit, the share of each
+    /// depends on when it asks. Changes of limits and permits in other processes reach waiting
+    /// calls within a second. A call costs the backend about two round trips. A `backoff` adds one
+    /// round trip, and lets calls that do not wait ask for themselves. While a test's clock stands
+    /// still, each call books for itself.
+    ///
+    /// On a worker thread of an async runtime, this blocks all other tasks of that worker. Use
+    /// [`wait_async`](Self::wait_async) there.
+    ///
+    /// # Errors
+    /// Only if `cost` is above a limit, or if the backend failed and the limiter is set to deny
+    /// then.
     pub fn wait<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).wait(Wait::Forever).decide(&key)
     }
 
-    /// As [`wait`](Self::wait), without blocking the thread, on any executor: a timer thread of this crate charges the call
-    /// when it is due, though its future may not be polled then. If a test has paused tokio's clock, that clock counts.
-    /// Dropping the future gives the place up.
+    /// As [`wait`](Self::wait), without blocking the thread, on any executor. A timer thread of
+    /// this crate charges the call when it is due, even if its future is not polled then. If a test
+    /// has paused tokio's clock, that clock counts. Dropping the future gives up the place.
     #[cfg(feature = "tokio")]
     pub async fn wait_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::Forever).start(&key);
@@ -180,8 +203,9 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// As [`wait`](Self::wait) if the permits are due within `max`. Otherwise it denies at once and takes nothing; if it
-    /// turns out later that they are not, it denies at the end of `max`.
+    /// Takes `cost` permits for `key` if they are due within `max`, and blocks the thread until
+    /// then, as [`wait`](Self::wait) does. Otherwise it denies at once and takes nothing. If the
+    /// permits later turn out not to be due in time, it denies at the end of `max`.
     pub fn wait_at_most<K: RateLimitKey>(
         &self,
         key: K,
@@ -191,7 +215,7 @@ impl RateLimiter {
         Call::new(self.core()).cost(cost).wait(Wait::AtMost(nanos(max))).decide(&key)
     }
 
-    /// As [`wait_at_most`](Self::wait_at_most), sleeping as [`wait_async`](Self::wait_async) does.
+    /// As [`wait_at_most`](Self::wait_at_most), but waits as [`wait_async`](Self::wait_async) does.
     #[cfg(feature = "tokio")]
     pub async fn wait_at_most_async<K: RateLimitKey>(
         &self,
@@ -204,7 +228,8 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Says what [`check`](Self::check) would, and changes nothing: takes no permit, counts no denial.
+    /// Returns what [`check`](Self::check) would return, and changes nothing: it takes no permit
+    /// and counts no denial.
     pub fn peek<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).peek().decide(&key)
     }
@@ -216,10 +241,15 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Gives back the permits of a decision, as far as they still count: never does the limit admit more by it than if the
-    /// call had not been made. A decision of another limiter gives nothing back here, nor one from before a
-    /// [`reset`](Self::reset) of its key by this process, through whatever limiter of the name (or of one among 64 keys that
-    /// shares its counter of resets).
+    /// Gives back the permits of a decision, as far as they still count. A refund never lets the
+    /// limit admit more than if the call had not been made.
+    ///
+    /// A decision of another limiter gives nothing back. Neither does a decision from before a
+    /// [`reset`](Self::reset) of its key by this process, through any limiter of the same name. A
+    /// reset of another key that shares the key's reset counter, 1 key in 64, has the same effect.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Buckets in memory never fail.
     pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
         self.core().refund(decision)
     }
@@ -229,7 +259,10 @@ impl RateLimiter {
         self.core().refund_async(decision).await
     }
 
-    /// Forgets all that is on record for `key`.
+    /// Forgets everything on record for `key`.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Buckets in memory never fail.
     pub fn reset<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
         self.core().reset(&key)
     }

@@ -1,5 +1,5 @@
-//! Sleeping until booked permits are due, for calls that book for themselves: while a test's clock stands still, and if no
-//! thread can be started that asks a backend for them.
+//! Sleeps until booked permits are due, for calls that book for themselves. These are calls while a
+//! test's clock stands still, and calls for which no thread can be started to ask a backend.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ pub(crate) fn sleep(delay: Duration) {
     std::thread::sleep(delay);
 }
 
-/// Blocks the thread, which cannot sleep there.
+/// Blocks the thread by spinning: a thread cannot sleep on this target.
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 pub(crate) fn sleep(delay: Duration) {
     let due = crate::clock::now().saturating_add(crate::clock::nanos(delay));
@@ -18,7 +18,7 @@ pub(crate) fn sleep(delay: Duration) {
     }
 }
 
-/// Sleeps on the timer of the tokio runtime around; where there is none, on that of a thread of this crate.
+/// Sleeps on the timer of the current tokio runtime, or of a thread of this crate if there is none.
 #[cfg(feature = "tokio")]
 pub(crate) async fn sleep_async(delay: Duration) {
     use tokio::runtime::Handle;
@@ -36,7 +36,8 @@ pub(crate) async fn sleep_async(delay: Duration) {
     }
 }
 
-/// Without the feature `tokio` nothing can ask to wait in a future: the attribute refuses it and the methods are absent.
+/// Without the feature `tokio`, no call can wait in a future: the attribute rejects it and the
+/// methods are absent.
 #[cfg(not(feature = "tokio"))]
 #[expect(clippy::unused_async, reason = "stands for the one that awaits")]
 pub(crate) async fn sleep_async(delay: Duration) {

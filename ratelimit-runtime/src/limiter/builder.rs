@@ -1,4 +1,4 @@
-//! Makes a limiter of values that are known at run time only.
+//! Builds a limiter from values known only at run time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::backend::{IntoBackend, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Limit, MAX_LIMITS};
 
-/// Makes a [`RateLimiter`].
+/// Builds a [`RateLimiter`].
 ///
 /// ```
 /// use std::time::Duration;
@@ -33,7 +33,7 @@ pub struct RateLimiterBuilder {
     backend: Option<SharedBackend>,
 }
 
-/// Why a limiter cannot be made, or its limits not be replaced.
+/// Why a limiter cannot be built, or why its limits cannot be replaced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InvalidLimiter {
@@ -69,38 +69,42 @@ impl RateLimiterBuilder {
         RateLimiterBuilder { name, limits: Vec::new(), options: Options::DEFAULT, backend: None }
     }
 
-    /// One more limit, up to 8; all are decided together.
+    /// Adds a limit, up to 8. All limits are decided together.
     pub fn limit(mut self, limit: Limit) -> RateLimiterBuilder {
         self.limits.push(limit);
         self
     }
 
-    /// Where the buckets are, instead of the process's default.
+    /// Keeps the buckets in this backend instead of the process's default.
     pub fn backend(mut self, backend: impl IntoBackend) -> RateLimiterBuilder {
         self.backend = Some(backend.into_backend());
         self
     }
 
-    /// What happens to a call where the backend could not decide.
+    /// Sets what happens to a call that the backend cannot decide. The default is
+    /// [`OnBackendError::Local`].
     pub fn on_backend_error(mut self, policy: OnBackendError) -> RateLimiterBuilder {
         self.options.on_backend_error = policy;
         self
     }
 
-    /// Each denial of a key blocks it for `initial`, the next one for twice that, up to `max`; `max` without a denial
-    /// forgives.
+    /// A denial blocks the key for `initial`, and each further denial for twice as long, up to
+    /// `max`. `max` without a denial ends the doubling: the next denial blocks for `initial` again.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
         self
     }
 
-    /// Decides, counts and reports, but never denies.
+    /// Decides, counts and reports calls, but never denies one.
     pub fn dry_run(mut self) -> RateLimiterBuilder {
         self.options.dry_run = true;
         self
     }
 
-    /// The limiter; an error without limits and with more than 8.
+    /// Builds the limiter.
+    ///
+    /// # Errors
+    /// [`InvalidLimiter`] if there are no limits or more than 8.
     #[track_caller]
     pub fn build(mut self) -> Result<RateLimiter, InvalidLimiter> {
         InvalidLimiter::check(&self.limits)?;

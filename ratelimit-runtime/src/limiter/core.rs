@@ -1,4 +1,4 @@
-//! What a limiter's handles share: name, limits, where its buckets are, counts.
+//! The state that a limiter's handles share: name, limits, location of the buckets, counts.
 
 use std::fmt::Write as _;
 use std::ops::Deref;
@@ -41,51 +41,55 @@ const SLOW: u8 = 2;
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
 
-/// Counters of resets in a backend. Buckets that share one lose no more than the refunds of what was taken before the
-/// other's reset.
+/// The number of counters of resets in a backend. If buckets share a counter, a reset of one only
+/// voids refunds of earlier permits of the other.
 const RESETS: usize = 64;
 
 pub(crate) struct Core {
-    /// Tells the limiters of a process apart, those that are gone included.
+    /// Unique among the limiters of this process, including dropped ones.
     pub(super) id: u64,
-    /// How often buckets in a backend were reset, by where they are: what was taken before is not given back after.
+    /// How often buckets in a backend were reset, indexed by a hash of the bucket. Permits taken
+    /// before a reset are not given back after it.
     resets: [AtomicU64; RESETS],
     name: Name,
     named: bool,
-    /// Algorithms and literal periods of the limits as they were written down: part of every bucket's identity.
+    /// Algorithms and literal periods of the limits as written: part of every bucket's identity.
     shape: Box<str>,
-    /// What the names of its buckets in backends begin with.
+    /// The prefix of its buckets' names in backends.
     prefix: Box<str>,
     rules: Rules,
-    /// The first of the rules' limits.
+    /// The limit of the first rule.
     first: Limit,
     reads_per: u8,
     reads_count: u8,
     replaced: AtomicBool,
-    /// The limits that were set at run time, once `replaced` says so.
+    /// The limits set at run time, once `replaced` is set.
     replacement: ArcSwap<Rules>,
-    /// A hash of the limits that apply, where none is read at each call: a denial by others says nothing.
+    /// A hash of the limits that apply, if none is read at each call. A cached denial by other
+    /// limits does not apply.
     limits_hash: AtomicU64,
-    /// What the names of its buckets have in common.
+    /// The part of the fingerprint that all its buckets share.
     fingerprint: Fingerprint,
-    /// Permits come back by what calls return, in other processes too.
+    /// What a call returns decides whether its permits come back, in other processes too.
     gives_back: AtomicBool,
     pub(super) options: Options,
     backend: OnceCell<SharedBackend>,
-    /// Buckets in the process's own memory: all of them, or those that take over if a backend fails.
+    /// Buckets in the process's own memory: all of them, or the ones that take over if a backend
+    /// fails.
     local: OnceCell<Arc<Store>>,
-    /// Buckets in a memory backend that was made for it.
+    /// Buckets in a memory backend made for this limiter.
     own: OnceCell<Arc<Store>>,
-    /// Whether calls take the fast path while all switches are off: not known yet, they do, they do not for good.
+    /// Whether calls take the fast path while all switches are off: [`UNKNOWN`], [`FAST`], or
+    /// [`SLOW`] for good.
     path: AtomicU8,
     /// The store of the fast path.
     fast: OnceCell<Arc<Store>>,
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
     counts: Counts,
-    /// Calls that wait.
+    /// Waiting calls.
     queued: AtomicUsize,
-    /// Calls that were given up while they waited.
+    /// Calls that gave up while they waited.
     abandoned: AtomicU64,
     watch: Watch,
 }
@@ -99,7 +103,7 @@ pub(super) struct Venue<'a> {
     pub(super) scope: Option<Arc<Scope>>,
 }
 
-/// The rules that a call goes by.
+/// The rules that apply to a call.
 pub(super) enum Applying<'a> {
     Written(&'a [Rule]),
     Replaced(Guarded<Arc<Rules>>),
@@ -128,7 +132,7 @@ pub(super) enum Target<'a> {
 
 pub(super) enum StoreRef<'a> {
     Shared(&'a Arc<Store>),
-    /// Of a test.
+    /// The store of a test.
     #[cfg(feature = "test-util")]
     Scoped(Arc<Store>),
 }
@@ -164,7 +168,7 @@ impl Venue<'_> {
         clock::clock().now()
     }
 
-    /// Whether time goes on by itself, and no test has stopped it.
+    /// Whether time advances by itself: no test has stopped it.
     #[cfg_attr(
         not(any(feature = "test-util", feature = "tokio")),
         expect(clippy::unused_self, reason = "there is no other clock")
@@ -181,7 +185,8 @@ impl Venue<'_> {
         true
     }
 
-    /// The time as backends count it: of the test, or real, whatever a runtime's clock says.
+    /// The time as backends count it: the test's time or the real time, regardless of a runtime's
+    /// clock.
     #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     #[inline]
     pub(super) fn backend_now(&self) -> u64 {
@@ -234,7 +239,8 @@ impl Core {
         self.name.as_str()
     }
 
-    /// `fingerprint` is that of the bucket, where its backend goes by it.
+    /// The reset counter of a bucket. `fingerprint` is the bucket's, if its backend uses
+    /// fingerprints.
     pub(super) fn resets_of(&self, bucket: &str, fingerprint: Option<Fingerprint>) -> &AtomicU64 {
         let sum = || bucket.bytes().fold(0_u8, |sum, byte| sum.wrapping_mul(31).wrapping_add(byte));
         let number = fingerprint.map_or_else(sum, |fingerprint| fingerprint.low().to_le_bytes()[0]);
@@ -257,12 +263,13 @@ impl Core {
         self.counts.sums()
     }
 
-    /// Calls that wait now, and those that were given up while they waited.
+    /// Calls that wait now, and calls that gave up while they waited.
     pub(crate) fn waiting(&self) -> (usize, u64) {
         (self.queued.load(Ordering::Relaxed), self.abandoned.load(Ordering::Relaxed))
     }
 
-    /// Where buckets are in memory, the permits left in that of all calls, if they have no keys, and the number of keys.
+    /// For buckets in memory: the permits left in the bucket of all calls, and the number of keys.
+    /// The permits are `None` if there are keys or limits are read at each call.
     pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
         let venue = self.venue(Switches::load(), false);
         let Target::Memory(store) = &venue.target else { return None };
@@ -282,24 +289,24 @@ impl Core {
         self.watch.allowed();
     }
 
-    /// Tells that an admitted call is made to wait.
+    /// Reports that an admitted call has to wait.
     pub(super) fn waits(&self, delay: Duration) {
         self.watch.waits(delay);
     }
 
-    /// Counts a call that begins to wait.
+    /// Counts a call that starts to wait.
     pub(super) fn queued(&self) {
         self.queued.fetch_add(1, Ordering::Relaxed);
         self.watch.queued();
     }
 
-    /// Counts a call that waits no longer.
+    /// Counts a call that stops waiting.
     pub(super) fn unqueued(&self) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
         self.watch.unqueued();
     }
 
-    /// Counts a call that was given up while it waited.
+    /// Counts a call that gave up while it waited.
     pub(super) fn abandoned(&self) {
         self.abandoned.fetch_add(1, Ordering::Relaxed);
         self.watch.abandoned();
@@ -318,7 +325,7 @@ impl Core {
         self.watch.failed();
     }
 
-    /// Tells of a denied call, where somebody wants to be told.
+    /// Reports a denied call, if an observer wants denials.
     #[inline]
     pub(super) fn tell_denied(&self, exceeded: impl FnOnce() -> RateLimitExceeded, cost: u32, key: ShownKey<'_>) {
         if observe::wants_denials() {
@@ -333,10 +340,12 @@ impl Core {
         Ok(())
     }
 
-    /// Replaces the limits by others that were checked. Calls that wait have to be woken then.
+    /// Replaces the limits with others that are already checked. The caller must then wake waiting
+    /// calls.
     pub(crate) fn replace_limits(&self, limits: &[Limit]) {
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
-        // Before the first call by the new limits: no bucket may forget what they count.
+        // Before the first call by the new limits, so that no bucket forgets permits that they
+        // count.
         self.each_store(|store| store.expect(&rules));
         self.replacement.store(Arc::new(rules));
         self.replaced.store(true, Ordering::Release);
@@ -344,7 +353,7 @@ impl Core {
         self.limits_hash.store(fingerprint::of_limits(limits), Ordering::Release);
     }
 
-    /// Limits have changed, or do not apply any more: calls that wait look anew.
+    /// Makes waiting calls look again, because limits have changed or no longer apply.
     pub(crate) fn wake_waiters(&self) {
         #[cfg(feature = "test-util")]
         let now = test_util::current().map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
@@ -361,7 +370,7 @@ impl Core {
         }
     }
 
-    /// Runs `f` on the stores that there are.
+    /// Runs `f` on the existing stores.
     fn each_store(&self, f: impl Fn(&Store)) {
         #[cfg(feature = "test-util")]
         if let Some(store) = test_util::current().and_then(|scope| scope.existing(self.id)) {
@@ -370,7 +379,7 @@ impl Core {
         [self.local.get(), self.own.get()].into_iter().flatten().for_each(|store| f(store));
     }
 
-    /// Runs `f` on a call as `store` takes it.
+    /// Runs `f` on a call in the form that `store` takes.
     #[inline]
     pub(super) fn with_ask<R>(
         &self,
@@ -382,7 +391,7 @@ impl Core {
         f(&self.ask(store, &self.rules(read), cost))
     }
 
-    /// A call by these rules as `store` takes it.
+    /// A call by these rules in the form that `store` takes.
     #[inline]
     pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a Applying<'_>, cost: u32) -> Ask<'a> {
         let is_written = matches!(rules, Applying::Written(_)) && store.is_made_by(self.id);
@@ -401,7 +410,7 @@ impl Core {
         f(&self.rules(read))
     }
 
-    /// The rules that apply: those read at the call, those set at run time, or those written down.
+    /// The rules that apply: read at the call, set at run time, or as written.
     #[inline]
     pub(super) fn rules(&self, read: Option<&[Limit]>) -> Applying<'_> {
         let is_written = read.is_none() && !self.replaced.load(Ordering::Acquire);
@@ -425,7 +434,7 @@ impl Core {
         }
     }
 
-    /// The store of the fast path. Only while all switches are off.
+    /// The store of the fast path. Call only while all switches are off.
     #[inline]
     pub(super) fn fast(&self) -> Option<&Arc<Store>> {
         match self.path.load(Ordering::Acquire) {
@@ -448,7 +457,7 @@ impl Core {
                 }
                 _ => SLOW,
             };
-            // Not if limits were replaced meanwhile.
+            // Keeps `SLOW` if limits were replaced meanwhile.
             let _ = self.path.compare_exchange(UNKNOWN, path, Ordering::AcqRel, Ordering::Relaxed);
         }
         if self.path.load(Ordering::Acquire) == FAST { self.fast.get() } else { None }
@@ -460,7 +469,7 @@ impl Core {
         self.reads_per | self.reads_count != 0
     }
 
-    /// The store, if buckets are in memory. Only while all switches are off.
+    /// The store, if buckets are in memory. Call only while all switches are off.
     #[inline]
     pub(super) fn memory(&self) -> Option<&Arc<Store>> {
         match self.memory.get() {
@@ -478,10 +487,11 @@ impl Core {
         }
     }
 
-    /// The denial of a call for one permit by the one limit there is, of which then nothing is left.
+    /// The denial of a call for one permit by the only limit, which then has no permits left.
     ///
-    /// Inlined into the annotated function, so that the error is never moved through memory in one width after it was written
-    /// in another, which stalls a processor for longer than the whole decision takes.
+    /// Inlined into the annotated function, so that the error is never written to memory in one
+    /// width and moved in another. That stalls a processor for longer than the whole decision
+    /// takes.
     #[expect(clippy::inline_always, reason = "see above")]
     #[inline(always)]
     pub(super) fn exceeded(&self, retry_after: u64) -> RateLimitExceeded {
@@ -495,12 +505,12 @@ impl Core {
         }
     }
 
-    /// One of the limits that were written down.
+    /// The limit at `position`, as written.
     pub(super) fn written(&self, position: u8) -> Limit {
         self.rules[usize::from(position)].limit
     }
 
-    /// Where a call, in a future or not, is decided.
+    /// The venue of a call, in a future or not.
     #[inline]
     pub(super) fn venue(&self, switches: Switches, is_async: bool) -> Venue<'_> {
         #[cfg(feature = "test-util")]
@@ -538,7 +548,7 @@ impl Core {
         }
     }
 
-    /// The buckets that take over where a backend fails.
+    /// The buckets that take over if a backend fails.
     pub(super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
         #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
@@ -566,18 +576,19 @@ impl Core {
         let rules = self.rules.iter().copied().collect();
         let written = Written { rules, backoff: self.options.backoff, varies, by: self.id };
         let store = memory.store(self.identity(), &written);
-        // Others of the name may have been made for another count, and limits may have been replaced.
+        // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(&self.rules);
         self.with_rules(None, |rules| store.expect(rules));
         store
     }
 
-    /// By what limiters in one memory share their buckets, if they do.
+    /// The identity by which limiters in one memory share buckets; `None` if they do not.
     fn identity(&self) -> Option<String> {
         self.named.then(|| format!("{}\u{0}{}", self.name(), self.shape))
     }
 
-    /// What a call whose limits are not read asks again and again, where the answer may be known; see [`crate::guard::denials`].
+    /// The key of a call in the denial cache, if its limits are not read at each call. See
+    /// [`crate::guard::denials`].
     #[inline]
     pub(super) fn asked<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K, cost: u32) -> Asked {
         Asked { bucket: self.fingerprint(venue, key), cost, limits: self.limits_hash.load(Ordering::Acquire) }
@@ -593,19 +604,19 @@ impl Core {
         self.fingerprint.of_key(key)
     }
 
-    /// Whether the denials of its calls hold until they say that they end: not where permits come back from other
-    /// processes.
+    /// Whether its denials hold until the time that they give. They do not if permits come back
+    /// from other processes.
     #[inline]
     pub(super) fn keeps_denials(&self) -> bool {
         !self.gives_back.load(Ordering::Relaxed)
     }
 
-    /// What its calls return decides whether their permits come back.
+    /// Notes that what a call returns decides whether its permits come back.
     pub(crate) fn gives_back(&self) {
         self.gives_back.store(true, Ordering::Relaxed);
     }
 
-    /// What a store is asked, by name of the bucket.
+    /// The request to a backend for the bucket of `key`.
     pub(super) fn request<K: RateLimitKey>(
         &self,
         venue: &Venue<'_>,
@@ -672,14 +683,14 @@ impl Core {
         }
     }
 
-    /// Gives back without waiting for a backend.
+    /// Gives back the permits without waiting for a backend.
     pub(super) fn give_back_later(&self, decision: Decision) {
         if let Some((backend, request)) = self.start_give_back(decision) {
             backend.decide_later(request);
         }
     }
 
-    /// Gives back what was taken in memory; what was taken elsewhere is returned as a request.
+    /// Gives back permits taken in memory. For permits taken in a backend, returns the request.
     fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
         let Taken { place, limits, limiter } = decision.taken?;
         if limiter != self.id {
@@ -711,7 +722,8 @@ impl Core {
         }
     }
 
-    /// Gives back permits that are held in memory, unless their bucket was reset or its limits' algorithms have changed.
+    /// Gives back permits held in memory, unless their bucket was reset or an algorithm of its
+    /// limits has changed.
     pub(super) fn give_back(&self, store: &Store, held: Held, read: Option<&[Limit]>, now: Now) {
         let Held { address, permit, resets, kinds, store: of } = held;
         self.with_ask(store, read, permit.cost, |ask| {
@@ -728,7 +740,7 @@ impl Core {
         }
     }
 
-    /// Resets what is in memory; what is elsewhere is returned as a request.
+    /// Resets the bucket in memory. For a bucket in a backend, returns the request.
     pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<Guard>, Request)> {
         let venue = self.venue(Switches::load(), false);
         let forget = |store: &Store| {
@@ -765,17 +777,18 @@ impl Limits for Core {
     }
 }
 
-/// The algorithms of limits, two bits each: permits of one cannot be given back to another.
+/// The algorithms of limits, two bits each. Permits of one algorithm cannot be given back to
+/// another.
 pub(super) fn kinds_of(rules: &[Rule]) -> u16 {
     rules.iter().fold(0, |kinds, rule| kinds << 2 | kinds_of_one(rule.limit.algorithm()))
 }
 
-/// As [`kinds_of`], of one limit.
+/// [`kinds_of`] for one limit.
 pub(super) fn kinds_of_one(algorithm: Algorithm) -> u16 {
     algorithm as u16 + 1
 }
 
-/// The beginning of a bucket's name, up to the key.
+/// A bucket's name up to the key.
 fn prefix(name: &str) -> String {
     let mut prefix = "rl:1:{".to_owned();
     escape(&mut prefix, name);

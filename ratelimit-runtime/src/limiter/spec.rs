@@ -1,4 +1,4 @@
-//! A limiter as it stands in a `static`: constant, and not yet in use.
+//! The constant form of a limiter in a `static`, before its first use.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::backend::SharedBackend;
 use crate::error::Name;
 use crate::limit::{Algorithm, Limit, MAX_LIMITS};
 
-/// What a limiter is made from: name, limits, and what happens around a decision.
+/// The parts of a limiter: name, limits, and options around a decision.
 #[derive(Clone, Copy)]
 pub struct Spec {
     name: SpecName,
@@ -28,7 +28,7 @@ enum SpecName {
     Path(fn() -> &'static str),
 }
 
-/// Where a limiter's buckets are.
+/// The location of a limiter's buckets.
 #[derive(Clone, Copy)]
 pub(crate) enum BackendChoice {
     /// The process's default.
@@ -38,14 +38,14 @@ pub(crate) enum BackendChoice {
     Made(fn() -> SharedBackend),
 }
 
-/// What happens around a decision.
+/// Options around a decision.
 #[derive(Clone, Copy)]
 pub(crate) struct Options {
     pub(crate) backend: BackendChoice,
     pub(crate) on_backend_error: OnBackendError,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dry_run: bool,
-    /// Where the limiter was written down.
+    /// Source location of the limiter: file, line, column.
     pub(crate) location: Option<(&'static str, u32, u32)>,
 }
 
@@ -59,22 +59,22 @@ impl Options {
     };
 }
 
-/// A specification whose name is known.
+/// A specification with a known name.
 pub(crate) struct Resolved {
     pub(crate) name: Name,
     /// The name was given: limiters of the same name and limits share their buckets.
     pub(crate) named: bool,
     pub(crate) limits: Vec<Limit>,
-    /// Positions of limits whose `per` is read at each call, a bit each.
+    /// Positions of limits whose `per` is read at each call, one bit each.
     pub(crate) reads_per: u8,
-    /// Positions of limits whose `count` is read at each call, a bit each.
+    /// Positions of limits whose `count` is read at each call, one bit each.
     pub(crate) reads_count: u8,
     pub(crate) options: Options,
-    /// A backend that was made before.
+    /// A backend that already exists.
     pub(crate) backend: Option<SharedBackend>,
 }
 
-/// A constant, so that the compiler computes it once and not for every attribute.
+/// A constant: the compiler computes it once, not for every attribute.
 const UNUSED: [Limit; MAX_LIMITS] =
     [Limit::clamped(1, Duration::from_secs(1), Algorithm::SlidingWindow, 1); MAX_LIMITS];
 
@@ -83,25 +83,25 @@ impl Spec {
         Spec { name, ordinal: 1, limits: UNUSED, len: 0, options: Options::DEFAULT, reads_per: 0, reads_count: 0 }
     }
 
-    /// A limiter whose name was given.
+    /// A limiter with a given name.
     pub const fn named(name: &'static str) -> Spec {
         Spec::new(SpecName::Given(name))
     }
 
-    /// A limiter named for the function in which `here` names a local item.
+    /// A limiter named after the function that contains the local item named by `here`.
     pub const fn unnamed(here: fn() -> &'static str) -> Spec {
         Spec::new(SpecName::Path(here))
     }
 
-    /// The `n`th attribute of one function: from the second on, the name says so.
+    /// The `n`th attribute of one function. From the second on, the number is part of the name.
     pub const fn ordinal(self, n: u32) -> Spec {
         Spec { ordinal: n, ..self }
     }
 
-    /// One more limit.
+    /// Adds a limit.
     ///
     /// # Panics
-    /// On a ninth limit: in a `static` a compile error.
+    /// On a ninth limit. In a `static` this is a compile error.
     #[track_caller]
     pub const fn limit(mut self, limit: Limit) -> Spec {
         assert!(self.len < MAX_LIMITS, "a rate limiter has at most 8 limits");
@@ -133,25 +133,25 @@ impl Spec {
         self
     }
 
-    /// Buckets in this process's memory, whatever the default.
+    /// Keeps the buckets in this process's memory, regardless of the default.
     pub const fn memory(mut self) -> Spec {
         self.options.backend = BackendChoice::Memory;
         self
     }
 
-    /// Buckets in the Redis that the environment names.
+    /// Keeps the buckets in the Redis that the environment names.
     #[cfg(feature = "redis")]
     pub const fn redis(self) -> Spec {
         self.backend(crate::backend::redis::environment)
     }
 
-    /// Buckets in a backend that is made at the first use.
+    /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
         self.options.backend = BackendChoice::Made(make);
         self
     }
 
-    /// What happens where the backend could not decide.
+    /// What happens to a call that the backend cannot decide.
     pub const fn on_backend_error(mut self, policy: OnBackendError) -> Spec {
         self.options.on_backend_error = policy;
         self
@@ -169,7 +169,7 @@ impl Spec {
         self
     }
 
-    /// Where the limiter was written down.
+    /// Sets the source location of the limiter.
     pub const fn at(mut self, file: &'static str, line: u32, column: u32) -> Spec {
         self.options.location = Some((file, line, column));
         self

@@ -1,12 +1,17 @@
-//! The sliding window of all calls where its permits are kept one by one, which is up to a count of 64.
+//! The sliding window of a limiter without keys, for a count of up to 64: its permits are kept one
+//! by one.
 //!
-//! Each permit has a place that says when it was taken last, and may be taken again `per` after that. So no interval of `per`
-//! ever holds more permits than there are places, whichever of them a call takes. The places are in two halves, with a lock
-//! each, and a thread takes what is free in its own half: threads of both meet only where one half has nothing left and gets
-//! some of the other's. A call is denied where nothing is free in both.
+//! Each permit has a place, which holds the time of its last use. The place is free again `per`
+//! after that time. So no interval of `per` ever holds more permits than there are places,
+//! whichever places a call takes.
 //!
-//! A half takes the latest time that it has seen, as its caller's clock may be behind. By as much as the clocks of two cores
-//! differ, a permit can come back too early; so it can where all is under one lock.
+//! The places are in two halves, with one lock each. A thread takes free places of its own half.
+//! Threads of both halves meet only if one half is exhausted and gets places of the other. A call
+//! is denied if too few places are free in both halves together.
+//!
+//! A half records the latest time that it has seen, because its caller's clock may be behind. A
+//! permit can come back too early by the difference between the clocks of two cores. The same holds
+//! with all permits under one lock.
 
 use smallvec::SmallVec;
 
@@ -19,23 +24,25 @@ use crate::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 /// All places of a window.
 pub(super) struct Halves([Line<Half>; 2]);
 
-/// In one cache line, but for the times.
+/// In one cache line, except for the times.
 struct Half {
-    /// A call for one permit is denied until then. Both halves say so; it is written under both locks.
+    /// A call for one permit is denied until this time. Both halves hold the same value, written
+    /// under both locks.
     denied_until: AtomicU64,
-    /// None once the window is kept as a record elsewhere.
+    /// `None` while the window is kept elsewhere.
     places: Lock<Option<Places>>,
 }
 
-/// Places in a ring. First come free ones, in any order, then the others, from the one that is free first.
+/// A ring of places. The free places come first, in any order. The others follow, in the order in
+/// which they become free.
 #[derive(Debug)]
 struct Places {
-    /// When each was taken last: 0, in 1970, if never.
+    /// When each place was last taken; 0 (in 1970) if never.
     times: Box<[u64; MOST]>,
-    /// Index of the first place, but for whole turns.
+    /// Index of the first place, modulo the size of the ring.
     first: usize,
     len: usize,
-    /// No time is later.
+    /// No time in the ring is later.
     newest: u64,
 }
 
@@ -46,12 +53,12 @@ type Both<'a> = [Guard<'a, Option<Places>>; 2];
 type Times = SmallVec<[u64; MOST]>;
 
 impl Halves {
-    /// Whether a window of this rule is one of single permits.
+    /// Whether a window of this rule consists of single permits.
     pub(super) fn fits(rule: &Rule) -> bool {
         rule.limit.algorithm() == Algorithm::SlidingWindow && rule.group == 1 && rule.capacity() > 0
     }
 
-    /// When `cost` permits fit, and what is left; `None` if the window is kept elsewhere.
+    /// When `cost` permits fit, and the permits left. `None` if the window is kept elsewhere.
     pub(super) fn peek(&self, rule: &Rule, now: Now, cost: u32) -> Option<(u64, Left)> {
         let both = self.lock();
         let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
@@ -64,17 +71,17 @@ impl Halves {
         Some((until, left))
     }
 
-    /// For a rule of at most 64 permits.
+    /// For a rule with at most 64 permits.
     pub(super) fn new(rule: &Rule) -> Halves {
         let half = |places| Line(Half { denied_until: AtomicU64::new(0), places: Lock::new(Some(places)) });
         Halves(Places::halves(rule).map(half))
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, in a call of the thread of that number.
+    /// Takes `cost` permits, from 1 to the capacity, on thread number `thread`.
     #[inline]
     pub(super) fn take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
         let half = &self.0[thread % 2].0;
-        // Written under the locks, with the state that it tells of.
+        // Written under the locks, together with the state that it describes.
         let denied_until = half.denied_until.load(Ordering::Acquire);
         if cost == 1 && now.earliest < denied_until {
             return Verdict::Denied { until: denied_until, position: 0 };
@@ -87,7 +94,7 @@ impl Halves {
         }
     }
 
-    /// The fast path of [`take`](Halves::take): one permit, if that needs nothing but a free lock.
+    /// The fast path of [`take`](Halves::take): one permit, if that needs only a free lock.
     #[inline]
     pub(super) fn try_take(&self, rule: &Rule, thread: usize, now: Now) -> Attempt {
         let half = &self.0[thread % 2].0;
@@ -99,8 +106,9 @@ impl Halves {
         if taken.is_some() { Attempt::Admitted } else { Attempt::Contended }
     }
 
-    /// Takes permits of which too few are free in the thread's own half. From the other half it gets as many as are missing
-    /// and no less than half of those that are free there: a thread that goes on does not come back for each.
+    /// Takes permits if the thread's own half has too few free places. It moves as many places from
+    /// the other half as are missing, and at least half of the free ones there. A thread that goes
+    /// on calling then does not come back for each permit.
     #[cold]
     #[inline(never)]
     fn take_from_both(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
@@ -125,7 +133,7 @@ impl Halves {
         }
     }
 
-    /// Takes back permits that were taken at `permit.at`; `false` if the window is kept elsewhere.
+    /// Takes back permits that were taken at `permit.at`. `false` if the window is kept elsewhere.
     pub(super) fn refund(&self, permit: Permit) -> bool {
         let mut both = self.lock();
         let [Some(first), Some(second)] = both.each_mut().map(|half| (**half).as_mut()) else { return false };
@@ -135,7 +143,7 @@ impl Halves {
         true
     }
 
-    /// The window, which is kept elsewhere from now on; `None` if it is already.
+    /// Takes the window out, to be kept elsewhere from now on. `None` if it is elsewhere already.
     pub(super) fn move_away(&self) -> Option<Window> {
         let mut both = self.lock();
         let window = window(&both)?;
@@ -146,7 +154,7 @@ impl Halves {
         Some(window)
     }
 
-    /// The window is kept here again. Of more `times` than places, the newest count.
+    /// Puts the window back. If there are more `times` than places, the newest count.
     pub(super) fn move_back(&self, rule: &Rule, times: &[u64]) {
         let newest = &times[times.len().saturating_sub(rule.capacity() as usize)..];
         let mut both = self.lock();
@@ -158,26 +166,26 @@ impl Halves {
         both.iter_mut().zip(halves).for_each(|(half, places)| **half = Some(places));
     }
 
-    /// Forgets all.
+    /// Frees all places.
     pub(super) fn reset(&self, rule: &Rule) {
         let mut both = self.lock();
         self.deny_until(0);
         both.iter_mut().zip(Places::halves(rule)).for_each(|(half, fresh)| **half = Some(fresh));
     }
 
-    /// Always in this order.
+    /// Takes both locks, always in this order.
     fn lock(&self) -> Both<'_> {
         self.0.each_ref().map(|half| half.0.places.lock())
     }
 
-    /// Under both locks.
+    /// Call under both locks.
     fn deny_until(&self, until: u64) {
         self.0.iter().for_each(|half| half.0.denied_until.store(until, Ordering::Release));
     }
 }
 
 impl Places {
-    /// All of a window, free.
+    /// All places of a window, free.
     fn halves(rule: &Rule) -> [Places; 2] {
         let all = rule.capacity() as usize;
         [all.div_ceil(2), all / 2].map(|len| Places { times: Box::new([0; MOST]), first: 0, len, newest: 0 })
@@ -192,7 +200,7 @@ impl Places {
         (0..self.len).map(|place| self.times[self.index(place)])
     }
 
-    /// Takes the first `cost` places, if they are free; the time that they are taken at.
+    /// Takes the first `cost` places, if they are free. Returns the recorded time.
     #[inline]
     fn take(&mut self, rule: &Rule, now: Now, cost: u32) -> Option<u64> {
         let cost = cost as usize;
@@ -207,7 +215,7 @@ impl Places {
         Some(at)
     }
 
-    /// The first place is taken at `time`, and the last then.
+    /// Takes the first place at `time`, which makes it the last place.
     #[inline]
     fn put_last(&mut self, time: u64) {
         let behind_the_last = self.index(self.len);
@@ -216,12 +224,13 @@ impl Places {
         self.newest = self.newest.max(time);
     }
 
-    /// How many places are free.
+    /// The number of free places.
     fn free(&self, rule: &Rule, now: Now) -> usize {
         self.times().take_while(|time| now.earliest.saturating_sub(*time) >= rule.per()).count()
     }
 
-    /// Frees up to `permits` places that were taken at `at`; how many of the permits are left.
+    /// Frees up to `permits` places that were taken at `at`. Returns the number of permits left
+    /// over.
     fn give_back(&mut self, at: u64, permits: u32) -> u32 {
         let mut left = permits;
         let mut kept = Times::new();
@@ -251,7 +260,7 @@ impl Places {
     }
 }
 
-/// When `cost` permits fit: as many as are wanted were taken by then, and a period has passed.
+/// When `cost` permits fit: `per` after the `cost`th oldest time.
 fn fits_at(mut times: Times, rule: &Rule, cost: u32) -> u64 {
     let (_, last, _) = times.select_nth_unstable(cost as usize - 1);
     last.saturating_add(rule.per())

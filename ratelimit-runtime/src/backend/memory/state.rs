@@ -1,6 +1,7 @@
-//! States of buckets: what the limits of one key have on record, and the one decision over all of them.
+//! States of buckets: the permits on record for one key, and the single decision over all its
+//! limits.
 //!
-//! A state never holds a time ahead of now: a call that waits is charged when it is due, not before.
+//! A state never holds a time ahead of now: a waiting call is charged when it is due, not before.
 
 mod fixed;
 mod full;
@@ -19,41 +20,43 @@ pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
 pub(super) use words::{Layout, Word, Words};
 
-/// What the fast path has found out.
+/// The outcome of the fast path.
 pub(crate) enum Attempt {
     Admitted,
-    /// Until that time.
+    /// Denied until this time.
     Denied(u64),
-    /// A permit was added to a word that was this before, which may have been too much.
+    /// A permit was added to a word with this previous value. It may exceed the limit.
     Added(u64),
-    /// It takes more than that. Nothing has changed.
+    /// The slow path has to decide. Nothing has changed.
     Contended,
 }
 
-/// The answer to a call. Times are nanoseconds since the Unix epoch, whatever the state keeps.
+/// The answer to a call. Times are nanoseconds since the Unix epoch, in whatever unit the state
+/// keeps them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// The permits are recorded with the time `at`.
     Admitted { at: u64 },
-    /// By the limit at `position`, which would admit the same call at `until`, or [`NEVER`].
+    /// The limit at `position` denies the call. It would admit the same call at `until`, or
+    /// [`NEVER`].
     Denied { until: u64, position: u8 },
-    /// This form of the state cannot tell, and is unchanged.
+    /// This form of the state cannot decide, and is unchanged.
     Undecided,
 }
 
-/// When a call is admitted whose cost is above the limit.
+/// The time at which a call with a cost above the limit is admitted.
 pub(crate) const NEVER: u64 = u64::MAX;
 
-/// What a bucket has left, by the limit that has fewest.
+/// The permits left in a bucket, by the limit with the fewest.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Left {
     pub(crate) remaining: u32,
     pub(crate) position: u8,
-    /// When that limit is idle again.
+    /// When this limit is idle again.
     pub(crate) idle_at: u64,
 }
 
-/// What an eviction goes by.
+/// The criteria of an eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Standing {
     /// A call for one permit would be denied.
@@ -61,15 +64,15 @@ pub(super) struct Standing {
     pub(super) idle_at: u64,
 }
 
-/// Permits that were taken, as [`Call::give_back`] needs them.
+/// Taken permits, in the form that [`Call::give_back`] needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Permit {
-    /// The time that they are recorded with.
+    /// The time that the permits are recorded with.
     pub(crate) at: u64,
     pub(crate) cost: u32,
 }
 
-/// What a call is judged by.
+/// The rules and the cost of a call.
 #[derive(Clone, Copy)]
 pub(crate) struct Call<'a> {
     pub(crate) rules: &'a [Rule],
@@ -77,36 +80,39 @@ pub(crate) struct Call<'a> {
     pub(crate) cost: u32,
 }
 
-/// The state of one bucket. `position` is that of a limit among the call's rules.
+/// The state of one bucket. `position` is the index of a limit among the call's rules.
 pub(super) trait State: Sized {
-    /// What the form of the state depends on besides the call's rules: the limits as they were written down.
+    /// What the form of the state depends on besides the call's rules: the limits as written.
     type Form;
 
-    /// A bucket that was never used.
+    /// An idle bucket.
     fn idle() -> Self;
 
-    /// The latest time on record, before which nothing is recorded: the clock of another core may be a little behind.
+    /// The latest time on record. Nothing is recorded before it, because the clock of another core
+    /// may be a little behind.
     fn newest(&self) -> u64 {
         0
     }
 
-    /// Makes the state one of these limits, if they have changed.
+    /// Converts the state to these limits, if they have changed.
     fn prepare(&mut self, _: &Self::Form, _: &[Rule], _: Now) {}
 
     /// Whether the state can be judged at `now`.
     fn is_decidable(&self, form: &Self::Form, now: Now) -> bool;
 
-    /// The first moment at which `cost` permits fit, at most the capacity; `now.earliest` or before if they do now.
+    /// The first moment at which `cost` permits, at most the capacity, fit. `now.earliest` or
+    /// before if they fit now.
     fn fits_at(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32) -> u64;
 
-    /// When `cost` permits fit if others are taken first; a lower bound if those cost differently.
+    /// When `cost` permits fit after others are taken. A lower bound if the others have another
+    /// cost.
     fn fits_behind(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32, ahead: Ahead) -> u64;
 
-    /// Records `cost` permits that fit, with the time `now.latest`.
+    /// Records `cost` permits that fit, at the time `now.latest`.
     fn charge(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, cost: u32);
 
-    /// Judges all limits of a call that takes something: the latest time from `until` on at which one of them fits, if one
-    /// is later.
+    /// Judges all limits of a call with a cost above 0. Returns the latest time after `until` at
+    /// which one of them fits, if there is one.
     #[inline]
     fn judge_all(&self, form: &Self::Form, call: &Call<'_>, now: Now, until: u64) -> Judged {
         let mut judged = Judged { until, position: None, newest: self.newest() };
@@ -116,7 +122,7 @@ pub(super) trait State: Sized {
         judged
     }
 
-    /// [Charges](State::charge) all limits of a call.
+    /// [Charges](State::charge) a call to all its limits.
     #[inline]
     fn charge_all(&mut self, form: &Self::Form, call: &Call<'_>, now: Now) {
         for (position, rule) in call.rules.iter().enumerate() {
@@ -124,56 +130,57 @@ pub(super) trait State: Sized {
         }
     }
 
-    /// Takes back what still counts of permits.
+    /// Takes back permits, as far as they still count.
     fn refund(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, permit: Permit);
 
-    /// Permits left of one limit.
+    /// The permits left of one limit.
     fn remaining(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now) -> u32;
 
-    /// When one limit is as if it had never been used.
+    /// When one limit is idle.
     fn idle_at(&self, form: &Self::Form, position: usize, rule: &Rule) -> u64;
 
-    /// A call was decided, and denied until then: of use to a state that cannot be judged by the limits as they were written
-    /// down.
+    /// Notes that a call was decided, and denied until the last argument. Used by a state that
+    /// cannot be judged by the limits as written.
     #[inline]
     fn note(&mut self, _: &Call<'_>, _: &Self::Form, _: Now, _: u64) {}
 
-    /// Whether states are idle at the time `by`, judged by the limits as they were written down: what many of them are asked,
-    /// with the work that is the same for all done once.
+    /// Whether states are idle at the time `by`, judged by the limits as written. Callers check
+    /// many states, so shared work is done once.
     fn are_idle<'a>(form: &'a Self::Form, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {
         move |state| Call { rules: written, backoff: None, cost: 1 }.idle_at(state, form) <= by
     }
 
-    /// When [`are_idle`](State::are_idle) is true of it.
+    /// When [`are_idle`](State::are_idle) becomes true of the state.
     fn idle_by(&self, form: &Self::Form, written: &[Rule]) -> u64 {
         Call { rules: written, backoff: None, cost: 1 }.idle_at(self, form)
     }
 
-    /// How much an eviction would forget.
+    /// How much an eviction would lose.
     fn standing(&self, form: &Self::Form, written: &[Rule], now: Now) -> Standing {
         let call = Call { rules: written, backoff: None, cost: 1 };
         let is_denying = matches!(call.judge(self, form, now), Verdict::Denied { .. });
         Standing { is_denying, idle_at: call.idle_at(self, form) }
     }
 
-    /// Denials in a row, of a limiter that counts them.
+    /// The consecutive denials, if the limiter counts them.
     fn offences(&mut self) -> Option<&mut Offences>;
 
-    /// As [`offences`](State::offences).
+    /// [`offences`](State::offences), read only.
     fn offended(&self) -> Offences;
 
-    /// Permits by the one limit of a form, from 1 to the capacity: the fast path of [`Call::take`], with the same answers.
+    /// Takes `cost` permits, from 1 to the capacity, by the only limit. The fast path of
+    /// [`Call::take`], with the same answers.
     #[inline]
     fn take_some(&mut self, form: &Self::Form, rule: &Rule, now: Now, cost: u32) -> Verdict {
         Call { rules: std::slice::from_ref(rule), backoff: None, cost }.take(self, form, now)
     }
 }
 
-/// What all limits say of a call.
+/// The judgement of all limits on a call.
 #[derive(Clone, Copy)]
 pub(super) struct Judged {
     until: u64,
-    /// Of the limit that fits last, if that is after the time that was given.
+    /// The limit that fits last, if that is after the given time.
     position: Option<usize>,
     newest: u64,
 }
@@ -181,7 +188,7 @@ pub(super) struct Judged {
 impl Judged {
     #[inline]
     fn add(&mut self, position: usize, rule: &Rule, cost: u32, fits_at: impl FnOnce() -> u64) {
-        // Not a matter of time, even at the end of time.
+        // Never fits, not even at the last time that can be represented.
         let (is_never, has_one) = (cost > rule.capacity(), self.position.is_some());
         let fits_at = if is_never { NEVER } else { fits_at() };
         if fits_at > self.until || is_never && !has_one {
@@ -200,7 +207,7 @@ impl<'a> Call<'a> {
         self.take_inline(state, form, now)
     }
 
-    /// [`take`](Call::take) where most calls come by.
+    /// [`take`](Call::take), inlined for the hot callers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn take_inline<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
@@ -210,7 +217,7 @@ impl<'a> Call<'a> {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
             }
-            // One that ends within this reading of the clock is asked again, and no offence.
+            // A denial that ends within this reading of the clock is retried, and is no offence.
             Verdict::Denied { until, position } if until != NEVER && until > now.latest => {
                 let until = self.offend(state, now, until);
                 state.note(self, form, now, until);
@@ -220,7 +227,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Takes permits that fit, and records them with the time `now.latest`.
+    /// Takes permits that fit, and records them at the time `now.latest`.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn charge<S: State>(&self, state: &mut S, form: &S::Form, now: Now) {
@@ -228,7 +235,7 @@ impl<'a> Call<'a> {
         state.note(self, form, now, 0);
     }
 
-    /// What [`take`](Call::take) would answer, without counting an offence.
+    /// The answer of [`take`](Call::take), without counting an offence.
     pub(super) fn judge<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
         self.judge_inline(state, form, now)
     }
@@ -261,7 +268,8 @@ impl<'a> Call<'a> {
         Verdict::Denied { until, position }
     }
 
-    /// The first moment at which the call is admitted if no other is, or [`NEVER`]; `None` if this form cannot tell.
+    /// The first moment at which the call is admitted if no other call is, or [`NEVER`]. `None` if
+    /// this form cannot decide.
     pub(super) fn fits_at<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Option<u64> {
         match self.judge(state, form, now) {
             Verdict::Admitted { .. } => Some(now.earliest),
@@ -270,7 +278,8 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// Counts a denial where each blocks the key for longer; until when it is denied then.
+    /// Counts a denial if the limiter has a `backoff`. Returns the time until which the call is
+    /// then denied.
     fn offend<S: State>(&self, state: &mut S, now: Now, until: u64) -> u64 {
         let (Some(backoff), Some(offences)) = (self.backoff, state.offences()) else { return until };
         offences.trim(backoff, now.earliest);
@@ -278,7 +287,7 @@ impl<'a> Call<'a> {
         until.max(offences.until)
     }
 
-    /// What is left now.
+    /// The permits left now.
     #[inline]
     pub(super) fn left<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
         let [rule] = self.rules else { return self.least(state, form, now) };
@@ -286,7 +295,7 @@ impl<'a> Call<'a> {
         Left { remaining, position: 0, idle_at }
     }
 
-    /// What the limit has left that has fewest.
+    /// The permits left of the limit with the fewest.
     fn least<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
         let left = |position: usize| state.remaining(form, position, &self.rules[position], now);
         let mut tightest = (0, left(0));
@@ -301,12 +310,12 @@ impl<'a> Call<'a> {
         Left { remaining, position: position_u8(position), idle_at }
     }
 
-    /// What a decision tells: the limit that denies, or the one that has fewest left.
+    /// What a decision reports: the limit that denies, or the limit with the fewest permits left.
     #[inline]
     pub(super) fn told<S: State>(&self, state: &S, form: &S::Form, now: Now, verdict: Verdict) -> Left {
         match verdict {
             Verdict::Admitted { .. } => self.left(state, form, now),
-            // A limit that does not hold one permit has none.
+            // A limit that cannot admit one permit has none left.
             Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() => {
                 Left { remaining: 0, position, idle_at: 0 }
             }
@@ -319,14 +328,14 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// A moment at which the call can be admitted at the earliest, behind others: the moment itself if all cost the same and
-    /// there is one limit.
+    /// The earliest moment at which the call can be admitted behind others. Exact if all calls have
+    /// the same cost and there is one limit; otherwise a lower bound.
     pub(super) fn fits_behind<S: State>(&self, state: &S, form: &S::Form, now: Now, ahead: Ahead) -> u64 {
         let behind = |(position, rule)| state.fits_behind(form, position, rule, now, self.cost, ahead);
         self.rules.iter().enumerate().map(behind).max().unwrap_or(now.earliest)
     }
 
-    /// Takes back what still counts of the permits of an earlier call by the same limits.
+    /// Takes back the permits of an earlier call by the same limits, as far as they still count.
     #[inline]
     pub(super) fn give_back<S: State>(&self, state: &mut S, form: &S::Form, now: Now, permit: Permit) {
         state.prepare(form, self.rules, now);
@@ -335,7 +344,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// When all of the bucket is as if it had never been used.
+    /// When the whole bucket is idle.
     pub(super) fn idle_at<S: State>(&self, state: &S, form: &S::Form) -> u64 {
         let limits = self.rules.iter().enumerate().map(|(position, rule)| state.idle_at(form, position, rule)).max();
         let forgiven = self.backoff.map_or(0, |backoff| state.offended().fresh_at(backoff));
@@ -343,7 +352,7 @@ impl<'a> Call<'a> {
     }
 }
 
-/// Permits of a token bucket.
+/// Takes permits from a token bucket.
 #[expect(clippy::inline_always, reason = "most of a decision")]
 #[inline(always)]
 fn take_bucket(bucket: &mut TokenBucket, rule: &Rule, now: Now, cost: u32) -> Verdict {

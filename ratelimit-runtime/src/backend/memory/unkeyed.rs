@@ -1,17 +1,21 @@
-//! The one bucket of a limiter without keys: nothing is hashed, and if the limit allows it nothing is locked.
+//! The one bucket of a limiter without keys. Calls hash nothing, and lock nothing if the limit
+//! allows it.
 //!
 //! A token bucket is one word, a [`Tat`], with these invariants:
 //!
-//! 1. `word` only grows, except for a reset, a refund, and additions that are taken back. A thread that lowers it clears
-//!    `busy_until` and `denied_until` afterwards.
-//! 2. `busy_until` is a time whose units the word had reached when it was written. A call before that time may add its permit
-//!    without reading the word first; it decides by what the word was.
-//! 3. An addition that went too far is taken back only if nothing else has happened to the word since. Otherwise the permit
-//!    stays taken: the limit is kept.
-//! 4. `denied_until` is written by a thread that then reads the word again, and clears it if the word was lowered meanwhile.
-//!    Both threads exchange the same value, so one of them comes second and sees what the other did.
-//! 5. A word of [`Tat::MOVED`] or more is no time: the state is under the lock. Threads that have not seen the mark may still
-//!    add to it; whoever moves the state back overwrites what they added.
+//! 1. `word` only grows, except by a reset, a refund, or the removal of an excess addition. A
+//!    thread that lowers it clears `busy_until` and `denied_until` afterwards.
+//! 2. `busy_until` is a time whose units the word had reached when `busy_until` was written. A call
+//!    before that time may add its permit without reading the word first. The word's previous value
+//!    then decides the call.
+//! 3. An excess addition is taken back only if the word has not changed since. Otherwise the permit
+//!    stays taken, which keeps the limit.
+//! 4. The thread that writes `denied_until` reads the word again, and clears `denied_until` if the
+//!    word was lowered meanwhile. Both threads swap `denied_until`, so the second one sees what the
+//!    first did.
+//! 5. A word of [`Tat::MOVED`] or more is not a time: the state is under the lock. Threads that
+//!    have not seen the mark may still add to it. The thread that moves the state back overwrites
+//!    their additions.
 
 use super::halves::Halves;
 use super::queue::Queue;
@@ -27,28 +31,28 @@ pub(super) struct Unkeyed {
     slow: Line<Lock<Slow>>,
 }
 
-/// What most calls need.
+/// The state on the fast path.
 enum Fast {
     /// A token bucket in one word.
     Token { word: Line<AtomicU64>, seen: Line<Seen> },
     /// A sliding window of single permits.
     Permits(Halves),
-    /// Any other limit, if it is the only one.
+    /// Any other single limit.
     One(Line<One>),
-    /// Anything else is always under the lock.
+    /// Everything else: always under the lock.
     Locked,
 }
 
-/// A limit's state under a lock of its own, in one cache line with it.
+/// A limit's state under its own lock, in the same cache line.
 struct One {
-    /// A call for one permit is denied until then. Written under the lock.
+    /// A call for one permit is denied until this time. Written under the lock.
     denied_until: AtomicU64,
-    /// None while it is kept elsewhere.
+    /// `None` while the state is elsewhere.
     part: Lock<Option<Part>>,
 }
 
-/// Any state, and those that wait for it. The other forms move here while somebody waits, and for good once the limit is
-/// another one.
+/// Any state, and the queue of waiting calls. The other forms move here while calls wait, and for
+/// good once the limit is replaced.
 struct Slow {
     full: Full,
     queue: Queue,
@@ -56,25 +60,26 @@ struct Slow {
     is_foreign: bool,
 }
 
-/// What calls have found out about the word of a token bucket. It changes seldom: a call that it answers, or that can add to
-/// the word without reading it first, takes the word's cache line from other threads once or not at all.
+/// What calls have learned about the word of a token bucket. It seldom changes. A call that it
+/// answers takes the word's cache line from no other thread. A call that can add to the word
+/// without reading it first takes the line once.
 struct Seen {
     busy_until: AtomicU64,
-    /// A call for one permit is denied until then, to the nanosecond.
+    /// A call for one permit is denied until this time, to the nanosecond.
     denied_until: AtomicU64,
-    /// There is room to spare while the word is ahead of the time by less than that.
+    /// There is room to spare while the word is ahead of the time by less than this.
     ample: u64,
 }
 
-/// There is room to spare if so many more calls fit than the one at hand. It takes more threads than that, all of them
-/// between two instructions, for an addition to go too far.
+/// There is room to spare if this many more calls fit after the current one. An addition can exceed
+/// the limit only if more threads than this are between two instructions at once.
 #[cfg(not(loom_model))]
 const AMPLE: u64 = 64;
-/// Two threads are enough.
+/// With 0, two threads are enough.
 #[cfg(loom_model)]
 const AMPLE: u64 = 0;
 
-/// How often an addition that went too far is tried to be taken back.
+/// How many times a thread tries to take back an excess addition.
 #[cfg(not(loom_model))]
 const TRIES: u32 = 100;
 #[cfg(loom_model)]
@@ -101,7 +106,8 @@ impl Unkeyed {
         Unkeyed { fast, slow: Line(Lock::new(slow)) }
     }
 
-    /// The fast path of [`take`](Unkeyed::take): one permit by the limiter's one rule, as far as that calls nothing.
+    /// The fast path of [`take`](Unkeyed::take): one permit by the limiter's only rule, without a
+    /// function call.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
     pub(super) fn try_take(&self, forms: &Forms, rule: &Rule, thread: usize, now: Now) -> Attempt {
@@ -113,7 +119,8 @@ impl Unkeyed {
         }
     }
 
-    /// The rest of an attempt that has added a permit to a word that was `before`.
+    /// Completes an attempt that added a permit to the word. `before` is the word before the
+    /// addition.
     pub(super) fn added(&self, rule: &Rule, now: Now, before: u64) -> Verdict {
         match &self.fast {
             Fast::Token { word, seen } => added(&word.0, &seen.0, rule, now, before),
@@ -121,8 +128,8 @@ impl Unkeyed {
         }
     }
 
-    /// Takes the permits of a call by the limits as they were written down, in a thread of that number. Undecided if others
-    /// wait, or the state is under the lock for another reason.
+    /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
+    /// if calls wait, or if the state is under the lock for another reason.
     #[inline]
     pub(super) fn take(&self, call: &Call<'_>, forms: &Forms, thread: usize, now: Now) -> Verdict {
         let ([rule], 1..) = (call.rules, call.cost) else { return Verdict::Undecided };
@@ -137,15 +144,15 @@ impl Unkeyed {
         }
     }
 
-    /// Runs `f` on the whole state if it is under the lock and nobody waits.
+    /// Runs `f` on the whole state if it is under the lock and no call waits.
     #[inline]
     pub(super) fn try_with<R>(&self, f: impl FnOnce(&mut Full) -> R) -> Option<R> {
         let mut slow = self.slow.0.lock();
         (slow.is_here && slow.queue.is_empty()).then(|| f(&mut slow.full))
     }
 
-    /// Runs `f` on the whole state and the queue, under the lock. By another limit than the one that was written down if it
-    /// `is_foreign`.
+    /// Runs `f` on the whole state and the queue, under the lock. `is_foreign` means that the
+    /// call's limits differ from the limits as written.
     pub(super) fn with<R>(
         &self,
         rules: &[Rule],
@@ -185,7 +192,7 @@ impl Unkeyed {
         result
     }
 
-    /// The state is kept in its usual form again, if it can be.
+    /// Moves the state back to its usual form, if it fits.
     fn move_back(&self, slow: &mut Slow, rule: &Rule, forms: &Forms) {
         match &self.fast {
             Fast::Token { word, seen } => {
@@ -206,8 +213,8 @@ impl Unkeyed {
         (slow.full, slow.is_here) = (Full::idle(), false);
     }
 
-    /// What a call would be told by the limits as they were written down, and what is left; undecided if the state is under
-    /// the lock.
+    /// The verdict on a call by the limits as written, and the permits left. `None` if the state is
+    /// under the lock.
     pub(super) fn peek(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
         let ([rule], true) = (call.rules, call.cost <= call.rules.first()?.capacity()) else { return None };
         match &self.fast {
@@ -233,7 +240,8 @@ impl Unkeyed {
         }
     }
 
-    /// Takes back permits that were taken by the limits as they were written down; `false` if the state is under the lock.
+    /// Takes back permits that were taken by the limits as written. `false` if the state is under
+    /// the lock.
     pub(super) fn refund(&self, rules: &[Rule], forms: &Forms, now: Now, permit: Permit) -> bool {
         match (&self.fast, rules) {
             (Fast::Token { word, seen }, [rule]) => {
@@ -258,7 +266,7 @@ impl Unkeyed {
         }
     }
 
-    /// Forgets all, but for those that wait.
+    /// Forgets everything except waiting calls.
     pub(super) fn reset(&self, rules: &[Rule]) {
         let mut slow = self.slow.0.lock();
         match (&self.fast, rules) {
@@ -285,7 +293,7 @@ impl Unkeyed {
 }
 
 impl One {
-    /// One permit, if that needs nothing but a free lock.
+    /// Takes one permit, if that needs only a free lock.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
     fn try_take(&self, forms: &Forms, rule: &Rule, now: Now) -> Attempt {
@@ -305,7 +313,7 @@ impl One {
         }
     }
 
-    /// Permits from 1 to the capacity; undecided if the state is elsewhere.
+    /// Takes from 1 permit to the capacity. Undecided if the state is elsewhere.
     fn take(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
         match &mut *self.part.lock() {
             Some(part) => part.take(forms, rule, now, cost),
@@ -313,7 +321,8 @@ impl One {
         }
     }
 
-    /// The state, to be changed in another way than by taking permits: what was denied may not be any more.
+    /// The state, for a change other than taking permits. A recorded denial may no longer hold
+    /// after it, so it is cleared.
     fn change(&self) -> Guard<'_, Option<Part>> {
         let part = self.part.lock();
         self.denied_until.store(0, Ordering::Release);
@@ -340,12 +349,12 @@ fn take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost: u32) -
 
 #[inline]
 fn try_take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now) -> Attempt {
-    // An addition wins where threads meet, because it never has to be tried again.
+    // An addition wins under contention, because it is never retried.
     if now.latest < seen.busy_until.load(Ordering::Relaxed)
         && let Some(units) = Tat::units(rule, now.latest)
     {
         let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
-        // Neither a word that has moved nor one that is below `units` passes.
+        // A word that has moved fails this test, and so does a word below `units`.
         return if before.wrapping_sub(units) < seen.ample { Attempt::Admitted } else { Attempt::Added(before) };
     }
     let until = seen.denied_until.load(Ordering::Relaxed);
@@ -353,7 +362,7 @@ fn try_take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now) -> Attem
 }
 
 impl Seen {
-    /// Keeps until when a call for one permit is denied by a word that was `tat`.
+    /// Records the end of a denial for one permit, decided by the word `tat`.
     fn keep_denial(&self, word: &AtomicU64, tat: u64, until: u64) {
         self.denied_until.swap(until, Ordering::AcqRel);
         let now = word.load(Ordering::Relaxed);
@@ -366,14 +375,14 @@ impl Seen {
         self.denied_until.swap(0, Ordering::AcqRel);
     }
 
-    /// The word was lowered, or is no time any more.
+    /// Call after the word was lowered or has moved.
     fn forget(&self) {
         self.busy_until.store(0, Ordering::Relaxed);
         self.forget_denial();
     }
 }
 
-/// Takes `cost` permits, and notes what it finds.
+/// Takes `cost` permits, and updates `seen`.
 #[inline(never)]
 fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost: u32) -> Verdict {
     let recorded = rule.recorded(now);
@@ -389,7 +398,7 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost
             Ok(next) => next,
             Err(units) => {
                 let until = Tat::time(rule, units, now.earliest);
-                // By a coarser clock it would be denied until a tick, which is later.
+                // By a coarser clock the denial ends on a tick, which is later.
                 if cost == 1 && tick(now.earliest) == 1 {
                     seen.keep_denial(word, tat, until);
                 }
@@ -408,7 +417,7 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost
     }
 }
 
-/// The rest of a call that has added a permit to a word that was `before`, and found no room to spare there.
+/// Completes a call that added a permit to a word that was `before`, without room to spare.
 #[cold]
 #[inline(never)]
 fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64) -> Verdict {
@@ -419,7 +428,8 @@ fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64) -> V
     if Tat(before).is_moved() {
         return Verdict::Undecided;
     }
-    // A bucket that was reset meanwhile is below the present units: it is decided anew, and what was added to it stays taken.
+    // A bucket that was reset meanwhile is below the present units. The call is decided again, and
+    // the added permit stays taken.
     if before >= latest {
         let next = before + rule.permit();
         if next - earliest <= rule.full() {
@@ -430,11 +440,12 @@ fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64) -> V
     take_token_exactly(word, seen, rule, now, 1)
 }
 
-/// Takes an addition back that went too far and made the word `next`.
+/// Takes back an excess addition that made the word `next`.
 ///
-/// Only while nothing else has happened to the word: others may have found the bucket full since then, and so have forgotten
-/// the addition. Others that went too far take theirs back too, in the opposite order. If it never is as it was, the permit
-/// stays taken, though nobody got it.
+/// Does so only while the word is unchanged. Since a change, other threads may have found the
+/// bucket full and so have forgotten the addition. Threads with excess additions take them back in
+/// the opposite order. If the word never returns to `next`, the permit stays taken, although no
+/// call got it.
 fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
     for _ in 0..TRIES {
         if word.compare_exchange(next, next - price, Ordering::AcqRel, Ordering::Relaxed).is_ok() {

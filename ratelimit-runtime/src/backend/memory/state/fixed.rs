@@ -6,17 +6,18 @@ use super::{Permit, Verdict};
 use crate::clock::Now;
 use crate::queue::Ahead;
 
-/// Windows are aligned to the Unix epoch. The permits count in whichever window holds their last charge, so that a limit
-/// whose period is another one from call to call counts on.
+/// Windows are aligned to the Unix epoch. The permits count in the window that contains their last
+/// charge. The count therefore continues if the period differs from call to call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fixed {
-    /// Time of the last charge.
+    /// The time of the last charge.
     pub(crate) last: u64,
     pub(crate) taken: u32,
 }
 
 impl Fixed {
-    /// Bits of a word that are left for a count beside the number of a window; 0 if the count does not fit.
+    /// The bits of a word that are left for a count beside the number of a window. 0 if the count
+    /// does not fit.
     pub(super) fn bits(rule: &Rule) -> u32 {
         let bits = rule.window(u64::MAX).leading_zeros();
         if bits > 0 && u64::from(rule.limit.count()) >> bits == 0 { bits } else { 0 }
@@ -34,7 +35,7 @@ impl Fixed {
         rule.window(self.last) << bits | u64::from(self.taken)
     }
 
-    /// Permits taken in the window of `now`. A clock that is behind counts as one that stands still.
+    /// The permits taken in the window of `now`. A clock that is behind counts as standing still.
     #[inline]
     fn taken(self, rule: &Rule, now: u64) -> u32 {
         if self.last >= now || now - rule.window(self.last) * rule.per() < rule.per() { self.taken } else { 0 }
@@ -77,7 +78,7 @@ impl Fixed {
         Verdict::Admitted { at: now.latest }
     }
 
-    /// Gives permits back if their window is still the one on record.
+    /// Gives permits back if their window is still on record.
     pub(super) fn refund(&mut self, rule: &Rule, permit: Permit) {
         if rule.window(permit.at) == rule.window(self.last) {
             self.taken = self.taken.saturating_sub(permit.cost);
@@ -93,7 +94,7 @@ impl Fixed {
         (rule.window(self.last) + 1).saturating_mul(rule.per())
     }
 
-    /// The same permits, the last of them taken as late as the window and the clock allow.
+    /// The same permits, with the last charge as late as the window and the clock allow.
     pub(super) fn as_late_as_possible(self, rule: &Rule, now: u64) -> Fixed {
         Fixed { last: self.last.max(now.min(self.end(rule) - 1)), ..self }
     }
@@ -102,8 +103,8 @@ impl Fixed {
         if self.taken == 0 { 0 } else { self.end(rule) }
     }
 
-    /// The fast path of a word: `cost` permits, from 1 to the capacity. In a window that is counted already it takes no
-    /// multiplication more.
+    /// The fast path of a word: `cost` permits, from 1 to the capacity. In a window that already
+    /// has a count, it needs no further multiplication.
     #[inline]
     pub(super) fn take_in(word: &mut u64, rule: &Rule, bits: u32, now: u64, cost: u32) -> Result<(), u64> {
         let (window, on_record) = (rule.window(now), *word >> bits);

@@ -1,8 +1,8 @@
-//! The state of any limits: several, of any algorithm and rate, replaced while running or read at each call, with denials
-//! that count.
+//! The general form of the state. It holds several limits of any algorithm and rate, limits
+//! replaced at run time or read at each call, and counted denials.
 //!
-//! It says by itself what it is: each part can be read by a limit that has changed. What is taken when a limit's algorithm
-//! changes counts as taken at that moment.
+//! The state describes itself, so each part can be read by a limit that has changed. If a limit's
+//! algorithm changes, the permits taken at that moment count as taken then.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,16 +19,16 @@ use super::words::{self, Layout, Words};
 use super::{Call, Judged, Left, Permit, Standing, State, Tat, Verdict, take_bucket};
 use crate::queue::Ahead;
 
-/// In one allocation, made by the first call.
+/// One allocation, made by the first call.
 #[derive(Debug, Default)]
 pub(crate) struct Full(Option<Box<Parts<[Part]>>>);
 
 #[derive(Debug)]
 struct Parts<P: ?Sized> {
     offences: Offences,
-    /// No call's permits last longer than this, by the limits of the calls.
+    /// No permit lasts longer than this, by the limits of the calls.
     idle_at: u64,
-    /// The last call was denied until then.
+    /// The last call was denied until this time.
     denied_until: u64,
     limits: P,
 }
@@ -40,13 +40,14 @@ pub(crate) enum Part {
     Window(Window),
 }
 
-/// What the windows among the limits depend on besides the call's rules.
+/// What windows depend on besides the call's rules.
 #[derive(Debug)]
 pub(crate) struct Forms {
     groups: SmallVec<[Groups; 1]>,
     backoff: Option<Backoff>,
     written: SmallVec<[Rule; 1]>,
-    /// Limits are read at each call, or were replaced: buckets cannot be judged by those that were written down.
+    /// Limits are read at each call, or were replaced: the limits as written cannot judge the
+    /// buckets.
     varies: AtomicBool,
 }
 
@@ -56,13 +57,13 @@ impl Forms {
         Forms { groups, backoff, written: rules.into(), varies: AtomicBool::new(varies) }
     }
 
-    /// Calls by `rules` come.
+    /// Prepares for calls by `rules`.
     #[inline]
     pub(crate) fn expect(&self, rules: &[Rule]) {
         self.groups.iter().zip(rules).for_each(|(groups, rule)| groups.expect(rule));
     }
 
-    /// Calls by other limits come from now on.
+    /// Prepares for calls by other limits, from now on.
     pub(crate) fn vary(&self) {
         self.varies.store(true, Ordering::Relaxed);
     }
@@ -74,7 +75,8 @@ impl Forms {
 
     #[inline]
     fn of(&self, position: usize) -> &Groups {
-        // Limits can be added to those that were written down: they are judged as the first one's neighbours.
+        // A replacement can have more limits than were written. The additional ones are judged by
+        // the groups of the first.
         self.groups.get(position).unwrap_or(&self.groups[0])
     }
 }
@@ -129,7 +131,7 @@ impl Part {
         }
     }
 
-    /// The first moment at which the one limit admits `cost` permits, and what it has left.
+    /// The first moment at which the only limit admits `cost` permits, and the permits left.
     pub(crate) fn peek(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> (u64, Left) {
         let remaining = self.remaining(forms, 0, rule, now);
         let until = if cost == 0 { now.earliest } else { self.fits_at(forms, 0, rule, now, cost) };
@@ -160,7 +162,8 @@ impl Part {
         }
     }
 
-    /// Permits of another algorithm that are taken at `now` in a period of `rule`.
+    /// The permits that count as taken at `now` in a period of `rule`, if this part is of another
+    /// algorithm.
     fn taken(&self, groups: &Groups, rule: &Rule, now: Now) -> u32 {
         let taken = match self {
             Part::Token(bucket) => bucket.permits_missing(&groups.written, now.earliest),
@@ -190,7 +193,7 @@ fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[P
 }
 
 impl Full {
-    /// A state that was kept in words, by the limits that those were written by.
+    /// The state that `words` held, by the limits they were written by.
     pub(crate) fn of_words<const N: usize>(words: &Words<N>, layout: &Layout, rules: &[Rule], now: Now) -> Full {
         let part = |(position, rule): (usize, &Rule)| match words.part(layout, position, rule) {
             words::Part::Tat(tat) => Part::Token(tat.bucket(rule, now.earliest)),
@@ -217,7 +220,7 @@ impl Full {
         Full(boxed(Offences::default(), smallvec![part]))
     }
 
-    /// The state of the one limit, if it is of that algorithm.
+    /// The state of the only limit, if it is of this algorithm.
     pub(crate) fn take_part(&mut self, algorithm: Algorithm) -> Option<Part> {
         match self.0.as_mut().map(|parts| &mut parts.limits) {
             None => Some(Part::idle(algorithm)),
@@ -226,7 +229,7 @@ impl Full {
         }
     }
 
-    /// The one token bucket as one number.
+    /// The only token bucket as one number.
     pub(crate) fn tat(&self, rule: &Rule) -> Option<Tat> {
         match self.0.as_ref().map(|parts| &parts.limits) {
             None => Some(Tat(0)),
@@ -235,7 +238,7 @@ impl Full {
         }
     }
 
-    /// The times of the one window's single permits.
+    /// The times of the single permits of the only window.
     pub(crate) fn singles(&self, forms: &Forms) -> Option<SmallVec<[u64; 64]>> {
         match self.0.as_ref().map(|parts| &parts.limits) {
             None => Some(SmallVec::new()),
@@ -244,7 +247,7 @@ impl Full {
         }
     }
 
-    /// When all of it is idle, by the limits of the last call and the longest period so far.
+    /// When the whole state is idle, by the limits of the last call and the longest period so far.
     fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
         if !forms.varies() && self.is_of(&forms.written) {
@@ -403,7 +406,7 @@ impl State for Full {
         parts.denied_until = denied_until;
         parts.idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
         for (part, rule) in parts.limits.iter().zip(call.rules) {
-            // A smaller bucket than the one whose debt it is takes longer to fill.
+            // A debt above the capacity, from a larger bucket, takes longer to refill.
             if let Part::Token(bucket) = part
                 && bucket.debt > rule.full()
             {

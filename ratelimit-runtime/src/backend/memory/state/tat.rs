@@ -1,4 +1,4 @@
-//! A token bucket as one number, where its rate is simple enough.
+//! A token bucket as one number, if its rate is simple enough.
 
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::{TokenBucket, tick};
@@ -7,18 +7,19 @@ use crate::limit::Algorithm;
 
 use super::{Permit, Verdict};
 
-/// The theoretical arrival time of the generic cell rate algorithm, in units counted from the clock's origin: the units
-/// that are missing from the bucket at a time are what this is ahead of that time.
+/// The theoretical arrival time (TAT) of the generic cell rate algorithm (GCRA), in units since the
+/// clock's origin. At any time, the bucket lacks as many units as the TAT is ahead of that time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Tat(pub(crate) u64);
 
 impl Tat {
-    /// Times in units of this size do not overflow: 62 bits hold 9 years of 16 units a nanosecond.
+    /// Times in units of this size do not overflow: 62 bits hold 9 years of 16 units per
+    /// nanosecond.
     const MOST_UNITS: u64 = 16;
-    /// From here on a word shared by threads is no time, but the mark that the state is kept elsewhere. Threads that have
-    /// not seen the mark yet may add to it.
+    /// From this value on, a word shared by threads is not a time. It marks that the state is kept
+    /// elsewhere. Threads that have not seen the mark yet may add to it.
     pub(crate) const MOVED: u64 = 1 << 63;
-    /// The latest time after the origin that is counted, in nanoseconds.
+    /// The latest supported time after the origin, in nanoseconds.
     const LATEST: u64 = Tat::MOVED / 2 / Tat::MOST_UNITS;
 
     /// Whether the limit's numbers are small enough for one word.
@@ -30,7 +31,7 @@ impl Tat {
             && rule.full() < 1 << 61
     }
 
-    /// A time in units; `None` before the origin and long after it.
+    /// A time in units; `None` before the origin and more than [`LATEST`](Tat::LATEST) after it.
     #[inline]
     pub(crate) fn units(rule: &Rule, time: u64) -> Option<u64> {
         let since = time.wrapping_sub(clock::started_origin());
@@ -42,7 +43,7 @@ impl Tat {
         time.wrapping_sub(clock::started_origin()) <= Tat::LATEST
     }
 
-    /// The first moment at which `cost` permits fit, at a `now` in range.
+    /// The first moment at which `cost` permits fit, for a `now` in range.
     #[inline]
     pub(crate) fn fits_at(self, rule: &Rule, now: u64, cost: u32) -> u64 {
         let Some(units) = Tat::units(rule, now) else { return super::NEVER };
@@ -63,22 +64,23 @@ impl Tat {
         self.0 >= Tat::MOVED
     }
 
-    /// The time at which `units` have flowed, on a tick of the clock that says `now`.
+    /// The time at which `units` have flowed, rounded up to a tick of the clock that reads `now`.
     #[inline]
     pub(crate) fn time(rule: &Rule, units: u64, now: u64) -> u64 {
-        // A division takes as long as all the rest, and most rates need none.
+        // A division takes as long as everything else here, and most rates need none.
         let nanos = if rule.units() == 1 { units } else { units.div_ceil(rule.units()) };
         let nanos = clock::origin().saturating_add(nanos);
         let tick = tick(now);
         if tick == 1 { nanos } else { nanos.div_ceil(tick).saturating_mul(tick) }
     }
 
-    /// The last time of which the units are not above this.
+    /// The last time whose units do not exceed this value.
     pub(crate) fn begun(self, rule: &Rule) -> u64 {
         clock::origin().saturating_add(self.0 / rule.units())
     }
 
-    /// The state after `cost` permits at `now` in units, or the units at which they would be admitted.
+    /// The state after `cost` permits at `now` in units. If they do not fit, the units at which
+    /// they do.
     #[inline]
     pub(crate) fn after(self, rule: &Rule, now: u64, recorded: u64, cost: u32) -> Result<Tat, u64> {
         let price = u64::from(cost) * rule.permit();
@@ -105,12 +107,14 @@ impl Tat {
         }
     }
 
-    /// The state apart: what is missing at the first moment from `now` on at which the bucket is not over.
+    /// The general form of the bucket: its debt at the first moment from `now` on at which the debt
+    /// is at most the capacity.
     ///
-    /// The clock of another core may have been ahead of `now` when the bucket was used.
+    /// That moment can be after `now`: the clock of another core may have been ahead when the
+    /// bucket was used.
     pub(crate) fn bucket(self, rule: &Rule, now: u64) -> TokenBucket {
         if self.0 == 0 {
-            // Idle at any time, those included that a word cannot tell.
+            // Idle at any time, including times that a word cannot hold.
             return TokenBucket { last: now, debt: 0, unit: rule.permit(), ..TokenBucket::default() };
         }
         let over = self.0.saturating_sub(rule.full()).div_ceil(rule.units());
@@ -119,7 +123,7 @@ impl Tat {
         TokenBucket { last, debt, unit: rule.permit(), ..TokenBucket::default() }
     }
 
-    /// The same bucket in one word, if its time can be.
+    /// The same bucket in one word, if the word can hold its time.
     pub(crate) fn of(bucket: &TokenBucket, rule: &Rule) -> Option<Tat> {
         match Tat::units(rule, bucket.last) {
             _ if bucket.debt == 0 => Some(Tat(0)),
@@ -136,15 +140,15 @@ impl Tat {
         let elapsed = now.earliest.saturating_sub(permit.at).saturating_mul(rule.units());
         let cost = u64::from(permit.cost.min(rule.limit.burst()));
         let back = (cost * rule.permit()).saturating_sub(elapsed);
-        // Never below a full bucket.
+        // Does not fill the bucket above its capacity.
         self.0 = self.0.saturating_sub(back).max(self.0.min(now_units));
     }
 
-    /// Permits that are left at `now`.
+    /// The permits left at `now`.
     #[inline]
     pub(crate) fn remaining(self, rule: &Rule, now: u64) -> u32 {
         let Some(units) = Tat::units(rule, now) else { return 0 };
-        // A full one needs no division.
+        // A full bucket needs no division.
         let missing = if self.0 <= units { 0 } else { (self.0 - units).div_ceil(rule.permit()) };
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }

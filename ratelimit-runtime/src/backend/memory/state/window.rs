@@ -1,10 +1,13 @@
-//! One sliding window, as small as what is on record of it: nothing behind a pointer for the first few permits, then a
-//! time for each group of them.
+//! One sliding window, as small as its record allows. The first few permits need no pointer.
+//! Further permits take one time per group.
 //!
-//! Up to a count of 64 a group is one permit, and the window is a ring of times: `cost` permits fit if the youngest of those
-//! that would be too many is `per` old. That is exact for any `count` and `per` as long as enough of the newest permits are
-//! on record, so permits are not forgotten when they are old, but when their place is needed. Above 64 all groups but the
-//! newest hold the same number of permits. Whatever else calls have made of the groups is kept as the full log of groups.
+//! Up to a count of 64, a group is one permit, and the window is a ring of times. `cost` permits
+//! fit if the youngest permit that would exceed the limit is `per` old. This is exact for any
+//! `count` and `per`, as long as enough of the newest permits are on record. Therefore a permit is
+//! dropped when its place is needed, not when it is old.
+//!
+//! Above 64, all groups except the newest hold the same number of permits. Groups of other sizes
+//! are kept as a full log of groups.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -19,16 +22,16 @@ use smallvec::SmallVec;
 use super::{Permit, State, Verdict};
 use crate::queue::Ahead;
 
-/// Groups from the oldest to the newest, which is `permits` up to the time `at`.
+/// Groups from the oldest to the newest. The newest group is `permits`, taken up to the time `at`.
 #[derive(Debug)]
 pub(crate) enum Window {
-    /// The newest alone; a window that was never used has no permits in it.
+    /// Only the newest group. An idle window has 0 permits.
     One { permits: u32, at: u64 },
-    /// Single permits in the order of their times.
+    /// Single permits in order of time.
     Few { len: u8, older: [Time; FEW], at: u64 },
     /// The older groups in a ring.
     Several { ring: Ring, permits: u32, at: u64, older: Box<[u64; SEVERAL]> },
-    /// The same, with places for as many as there can be.
+    /// [`Several`](Window::Several) with places for the largest possible number of groups.
     Many { ring: Ring, permits: u32, at: u64, older: Box<[u64; MANY]> },
     /// Groups of any size.
     Mixed(Box<SlidingWindow>),
@@ -41,15 +44,15 @@ const MANY: usize = GROUPS as usize - 1;
 /// What a window's state depends on besides the call's rule.
 #[derive(Debug)]
 pub(crate) struct Groups {
-    /// Permits of each full group.
+    /// The number of permits in a full group.
     group: u32,
-    /// The largest `count` that was asked of the limiter: so many of the newest permits are kept.
+    /// The largest `count` that any call used. This many of the newest permits are kept.
     most: AtomicU32,
-    /// The longest `per`, in nanoseconds.
+    /// The longest `per` that any call used, in nanoseconds.
     longest: AtomicU64,
-    /// The limit as it was written down.
+    /// The limit as written.
     pub(super) written: Rule,
-    /// The limit was replaced, or is another one at each call.
+    /// The limit was replaced, or is read at each call.
     varies: bool,
 }
 
@@ -66,7 +69,7 @@ impl Groups {
         }
     }
 
-    /// A call by `rule` comes.
+    /// Prepares for calls by `rule`.
     #[inline]
     pub(crate) fn expect(&self, rule: &Rule) {
         if rule.capacity() > self.most.load(Ordering::Relaxed) {
@@ -81,7 +84,7 @@ impl Groups {
         self.longest.load(Ordering::Relaxed)
     }
 
-    /// Whether what is older than the period of `rule` counts for no other call.
+    /// Whether permits older than the period of `rule` count for no other call.
     #[inline]
     fn forgets(&self, rule: &Rule) -> bool {
         !self.varies && rule.per() == self.longest() && self.most.load(Ordering::Relaxed) == rule.capacity()
@@ -93,21 +96,21 @@ impl Groups {
         rule.group == self.group && (self.group == 1 || self.forgets(rule))
     }
 
-    /// Older groups that may be needed.
+    /// The most older groups that may be needed.
     fn most_older(&self) -> usize {
         ((self.most.load(Ordering::Relaxed).max(1) - 1) / self.group).min(GROUPS - 1) as usize
     }
 }
 
-/// Where the older groups are among the places of an array.
+/// The positions of the older groups in an array.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Ring {
-    /// Place of the oldest.
+    /// The place of the oldest.
     first: u8,
     len: u8,
 }
 
-/// The groups of a window whose older ones all hold as many permits, to be read.
+/// A read-only view of a window whose older groups all have the same size.
 #[derive(Clone, Copy)]
 struct Log<'a, T> {
     ring: Ring,
@@ -116,7 +119,7 @@ struct Log<'a, T> {
     older: &'a [T],
 }
 
-/// The same, to be changed.
+/// [`Log`] with write access.
 struct LogMut<'a, T> {
     ring: &'a mut Ring,
     permits: &'a mut u32,
@@ -124,7 +127,7 @@ struct LogMut<'a, T> {
     older: &'a mut [T],
 }
 
-/// Runs an expression on the log of whichever window it is, or another on groups of any size.
+/// Evaluates the first expression on the log of a window, or the second on groups of any size.
 macro_rules! on_log {
     ($window:expr, $log:ident => $result:expr, $mixed:ident => $other:expr) => {
         match $window {
@@ -149,7 +152,7 @@ macro_rules! on_log {
     };
 }
 
-/// The same of a log that is changed.
+/// `on_log!` with write access.
 macro_rules! on_log_mut {
     ($window:expr, $log:ident => $result:expr, $mixed:ident => $other:expr) => {
         match $window {
@@ -161,7 +164,7 @@ macro_rules! on_log_mut {
                 let (mut ring, mut permits) = (Ring { first: 0, len: *len }, 1);
                 let mut $log = LogMut { ring: &mut ring, permits: &mut permits, at, older: &mut older[..] };
                 let result = $result;
-                // In the slot they stand in order.
+                // The slot has no `first`: its times stay in order.
                 if ring.first == 1 {
                     older.swap(0, 1);
                 }
@@ -189,7 +192,7 @@ impl<T: Stamp> Log<'_, T> {
         if place < self.older.len() { place } else { place - self.older.len() }
     }
 
-    /// The time of a group, counted from the oldest.
+    /// The time of a group, indexed from the oldest.
     #[inline(always)]
     fn time(&self, index: usize) -> u64 {
         match self.older.get(self.place(index)) {
@@ -208,7 +211,8 @@ impl<T: Stamp> Log<'_, T> {
         self.permits == 0 || now.earliest.saturating_sub(self.at) >= rule.per()
     }
 
-    /// The index of the youngest group of which permits would be too many, if `cost` more are taken.
+    /// The index of the youngest group that would exceed the limit if `cost` more permits are
+    /// taken.
     #[inline(always)]
     fn in_the_way(&self, groups: &Groups, rule: &Rule, cost: u32) -> Option<usize> {
         let taken = u64::from(self.ring.len) * u64::from(groups.group) + u64::from(self.permits);
@@ -218,7 +222,7 @@ impl<T: Stamp> Log<'_, T> {
         Some(usize::try_from(index).unwrap_or(usize::MAX))
     }
 
-    /// When `cost` permits fit; some time that has passed if they do now.
+    /// When `cost` permits fit; a time in the past if they fit now.
     #[inline(always)]
     fn fits_at(&self, groups: &Groups, rule: &Rule, cost: u32) -> u64 {
         match self.in_the_way(groups, rule, cost) {
@@ -227,7 +231,7 @@ impl<T: Stamp> Log<'_, T> {
         }
     }
 
-    /// Permits younger than the period.
+    /// The permits younger than the period.
     fn live(&self, groups: &Groups, rule: &Rule, now: Now) -> u64 {
         if self.is_all_old(rule, now) {
             return 0;
@@ -252,7 +256,7 @@ impl<T: Stamp> Log<'_, T> {
         fits_behind(rule, now, cost, ahead, live, leaves)
     }
 
-    /// Runs `f` on all groups, of which some may be of one time.
+    /// Runs `f` on all groups. Several groups can have the same time.
     fn each(&self, groups: &Groups, mut f: impl FnMut(Group)) {
         for index in 0..usize::from(self.ring.len) {
             f(Group { at: self.time(index), permits: groups.group.into() });
@@ -270,8 +274,8 @@ impl<T: Stamp> LogMut<'_, T> {
         Log { ring: *self.ring, permits: *self.permits, at: *self.at, older: self.older }
     }
 
-    /// Takes `cost` permits, from 1 to the capacity. Nothing is written before all is known; [`Verdict::Undecided`]: they
-    /// fit, but there is no place for them.
+    /// Takes `cost` permits, from 1 to the capacity. Decides before it writes.
+    /// [`Verdict::Undecided`] means that the permits fit, but there is no place for them.
     #[inline(always)]
     fn take(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let log = self.read();
@@ -307,8 +311,8 @@ impl<T: Stamp> LogMut<'_, T> {
         true
     }
 
-    /// Adds the newest group to the older ones, as often as it has permits for a full one. The oldest make room if they are
-    /// not needed any more; `false` if they are.
+    /// Moves the newest group to the older ones, once per full group of permits in it. The oldest
+    /// groups make room if they are no longer needed. `false` if they are still needed.
     #[inline(always)]
     fn push_newest(&mut self, groups: &Groups, rule: &Rule, now: Now) -> bool {
         let log = self.read();
@@ -344,7 +348,8 @@ impl<T: Stamp> LogMut<'_, T> {
         }
     }
 
-    /// Takes back permits that were taken at `permit.at`; `false` if a group would not be full any more.
+    /// Takes back permits that were taken at `permit.at`. `false` if a group would no longer be
+    /// full.
     fn refund(&mut self, groups: &Groups, permit: Permit) -> bool {
         let before = self.ring.len.checked_sub(1).map_or(0, |last| self.read().time(last.into()));
         let mut left = permit.cost;
@@ -382,7 +387,7 @@ impl<T: Stamp> LogMut<'_, T> {
 }
 
 impl Window {
-    /// Takes `cost` permits, from 1 to the capacity: the frequent windows in registers.
+    /// Takes `cost` permits, from 1 to the capacity. Handles the frequent forms in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn take_now(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
@@ -405,7 +410,7 @@ impl Window {
         }
     }
 
-    /// When `cost` permits fit, or some time that has passed.
+    /// When `cost` permits fit; a time in the past if they fit now.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn fits_now_at(&self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> u64 {
@@ -464,7 +469,7 @@ impl Window {
         }
     }
 
-    /// As [`charge_now`](Window::charge_now), of any window.
+    /// [`charge_now`](Window::charge_now) for any window.
     #[inline(never)]
     fn record(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) {
         self.prepare_for(groups, rule, now);
@@ -479,7 +484,7 @@ impl Window {
         }
     }
 
-    /// Makes the window one that can be judged by `rule`.
+    /// Converts the window to a form that `rule` can judge.
     #[inline]
     fn prepare_for(&mut self, groups: &Groups, rule: &Rule, now: Now) {
         if !groups.holds(rule) {
@@ -492,7 +497,7 @@ impl Window {
         }
     }
 
-    /// Makes places for `cost` permits that fit.
+    /// Makes room for `cost` permits that fit.
     #[cold]
     #[inline(never)]
     fn grow(&mut self, groups: &Groups, rule: &Rule, cost: u32) {
@@ -518,7 +523,7 @@ impl Window {
         };
     }
 
-    /// Keeps the groups as a full log from now on.
+    /// Converts the groups to a full log.
     #[cold]
     #[inline(never)]
     fn mix(&mut self, groups: &Groups) {
@@ -528,7 +533,7 @@ impl Window {
         *self = Window::Mixed(Box::new(mixed(self, groups)));
     }
 
-    /// A window of single permits, from the oldest to the newest.
+    /// A window of single permits, with times from the oldest to the newest.
     pub(crate) fn of_singles(times: &[u64]) -> Window {
         let Some((at, older)) = times.split_last() else { return Window::idle() };
         let mut places = Box::new([0; MANY]);
@@ -538,7 +543,8 @@ impl Window {
         Window::Many { ring: Ring { first: 0, len }, permits: 1, at: *at, older: places }
     }
 
-    /// The times of single permits, from the oldest to the newest; `None` of other groups.
+    /// The times of single permits, from the oldest to the newest. `None` for groups that are not
+    /// single permits.
     pub(crate) fn singles(&self, groups: &Groups) -> Option<SmallVec<[u64; MANY + 1]>> {
         let (mut times, mut are_single) = (SmallVec::new(), groups.group == 1);
         self.each(groups, |group| {
@@ -558,7 +564,7 @@ impl Window {
         permits
     }
 
-    /// When all of it is `per` old.
+    /// When all permits are `per` old.
     #[inline]
     pub(super) fn until(&self, per: u64) -> u64 {
         let is_empty = on_log!(self, log => log.permits == 0, mixed => mixed.groups.total() == 0);
@@ -588,8 +594,8 @@ fn mixed(window: &Window, groups: &Groups) -> SlidingWindow {
     mixed
 }
 
-/// When a call fits behind others. The permits that are on record come back one after the other, `leaves` says which when;
-/// what is taken in one period comes back in the next.
+/// When a call fits behind others. The permits on record come back one after the other, `per` after
+/// the time that `leaves` gives. Permits taken in one period come back in the next.
 fn fits_behind(rule: &Rule, now: Now, cost: u32, ahead: Ahead, live: u64, leaves: impl Fn(u64) -> u64) -> u64 {
     let (step, calls) = ahead.steps(cost);
     let step = u64::from(step.max(1));
@@ -613,7 +619,7 @@ fn take_mixed(mixed: &mut SlidingWindow, groups: &Groups, rule: &Rule, now: Now,
     }
     let at = now.latest.max(mixed.groups.last().map_or(0, |last| last.at));
     mixed.largest = mixed.largest.max(groups.most.load(Ordering::Relaxed));
-    // Nothing is booked ahead here: a group that is dropped for room counts no more.
+    // Nothing is booked ahead here: a group that is dropped to make room no longer counts.
     let _ = mixed.charge(rule, at, now.earliest, cost);
     Verdict::Admitted { at }
 }
@@ -723,14 +729,14 @@ impl State for Window {
     }
 }
 
-/// The time of a group, in as many bytes as there are.
+/// The time of a group, in the available bytes.
 trait Stamp: Copy {
-    /// The newest group too is a single permit.
+    /// Whether the newest group is a single permit too.
     const IS_SINGLE: bool;
 
     fn new(time: u64) -> Self;
 
-    /// All of it, by a later one.
+    /// The full time, given a later time.
     fn full(self, later: u64) -> u64;
 }
 
@@ -748,7 +754,7 @@ impl Stamp for u64 {
     }
 }
 
-/// The low 56 bits of a time, which together with a later one say all of it.
+/// The low 56 bits of a time. Together with a later time, they give the full time.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Time {
     low: [u8; 4],
@@ -758,7 +764,8 @@ pub(crate) struct Time {
 
 impl Time {
     const BITS: u64 = (1 << 56) - 1;
-    /// 13 days: 64 of them, as far as a group on record can be behind the newest, fit into 56 bits.
+    /// 13 days. A group on record is at most 64 of these behind the newest, which fits into 56
+    /// bits.
     const LONGEST: u64 = 1 << 50;
 }
 

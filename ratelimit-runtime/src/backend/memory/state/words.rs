@@ -1,4 +1,4 @@
-//! Token buckets and fixed windows in one or two words each, read by the limits as they were written down.
+//! Token buckets and fixed windows in one or two words each, read by the limits as written.
 
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
@@ -14,23 +14,23 @@ use crate::queue::Ahead;
 #[derive(Debug)]
 pub(crate) struct Words<const N: usize>(pub(in super::super) [u64; N]);
 
-/// The most words of a state.
+/// The most words of one state.
 const MOST: usize = 3;
 
-/// How one limit's state is kept.
+/// The format of one limit's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Code {
     /// A theoretical arrival time.
     Tat,
-    /// The time of the last change, and the debt by then.
+    /// The time of the last change, and the debt at that time.
     Bucket,
-    /// The number of a window, and so many bits for its count.
+    /// The number of a window, with its count in the low `bits` bits.
     Window { bits: u32 },
     /// The time of the last charge, and the count.
     Count,
 }
 
-/// What the words of one limit can be that has a fast path of its own.
+/// The formats of a single limit that have their own fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
     Tat,
@@ -41,7 +41,7 @@ pub(crate) enum Word {
     Bucket,
 }
 
-/// Which words are which limit's.
+/// Maps limits to words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
     parts: [(Code, usize); MOST],
@@ -74,7 +74,7 @@ impl Layout {
         (words <= MOST).then_some(Layout { parts, words, has_tat })
     }
 
-    /// What the words of a state are, if they are one limit's.
+    /// The format of a state's words, if they belong to a single limit.
     pub(crate) fn word(&self) -> Option<Word> {
         match (self.parts[0].0, self.words) {
             (Code::Tat, 1) => Some(Word::Tat),
@@ -84,13 +84,13 @@ impl Layout {
         }
     }
 
-    /// Words of a state.
+    /// The number of words of a state.
     pub(crate) fn words(&self) -> usize {
         self.words
     }
 }
 
-/// One limit's state, taken apart.
+/// One limit's state, decoded.
 pub(super) enum Part {
     Tat(Tat),
     Bucket(TokenBucket),
@@ -147,7 +147,7 @@ impl<const N: usize> Words<N> {
 
 #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
 impl<const N: usize> Words<N> {
-    /// Takes `cost` permits of a bucket that is one number.
+    /// Takes `cost` permits of a bucket in one word.
     #[inline(always)]
     pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
@@ -157,7 +157,7 @@ impl<const N: usize> Words<N> {
         verdict
     }
 
-    /// Takes `cost` permits of a bucket whose time and debt are apart.
+    /// Takes `cost` permits of a bucket with its time and debt in separate words.
     #[inline(always)]
     pub(crate) fn take_bucket(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
         let [last, debt, ..] = &mut self.0[..] else { return Verdict::Undecided };
@@ -167,7 +167,7 @@ impl<const N: usize> Words<N> {
         verdict
     }
 
-    /// Takes `cost` permits of a fixed window whose count is in so many bits.
+    /// Takes `cost` permits of a fixed window with its count in `bits` bits.
     #[inline(always)]
     pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now, cost: u32) -> Verdict {
         let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
@@ -185,7 +185,7 @@ impl<const N: usize> State for Words<N> {
         Words([0; N])
     }
 
-    /// The time is in a word's range: nine years from the start of the process.
+    /// Whether the time is in the range of a word: 9 years from the start of the process.
     #[inline]
     fn is_decidable(&self, layout: &Layout, now: Now) -> bool {
         !layout.has_tat || Tat::is_in_range(now.earliest)
@@ -302,7 +302,7 @@ impl<const N: usize> State for Words<N> {
     }
 
     fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {
-        // Without a division for each.
+        // Avoids a division per state.
         let units = match (layout.parts[0].0, written) {
             (Code::Tat, [rule]) => Tat::units(rule, by),
             _ => None,
@@ -312,7 +312,8 @@ impl<const N: usize> State for Words<N> {
             _ => written.iter().enumerate().all(|(position, rule)| match state.part(layout, position, rule) {
                 Part::Tat(tat) => tat.idle_at(rule) <= by,
                 Part::Bucket(bucket) => bucket.fresh_at(rule).max(bucket.last) <= by,
-                // Also if all was given back: its key may go on in the same window.
+                // Also if all permits were given back: calls of the key may continue in the same
+                // window.
                 Part::Fixed(fixed) => fixed.end(rule) <= by,
             }),
         }
