@@ -1,20 +1,25 @@
-//! Buckets in this process's memory: bounded, sharded, correct under threads.
+//! Buckets in this process's memory: bounded, sharded and thread-safe.
 //!
 //! Which state serves a call:
 //!
 //! | key | limits | state |
 //! |---|---|---|
-//! | none | one `token_bucket` of a simple rate | a word without a lock (`unkeyed.rs`, `state/tat.rs`) |
+//! | none | one `token_bucket`, simple rate | a lock-free word (`unkeyed.rs`, `state/tat.rs`) |
 //! | none | one `sliding_window` up to 64 | two halves of single permits (`halves.rs`) |
-//! | none | all others | [`Full`](state::Full) under one lock |
-//! | some | up to three `token_bucket`s and `fixed_window`s | one or two words each (`state/words.rs`) |
-//! | some | one `sliding_window` | a ring of times (`state/window.rs`) |
-//! | some | all others: several with a window, `backoff`, read at each call, replaced | [`Full`](state::Full) (`state/full.rs`) |
+//! | none | any other single limit | its own state beside its lock (`One` in `unkeyed.rs`) |
+//! | none | several, `backoff`, read at each call | [`Full`](state::Full) under one lock |
+//! | some | up to three `token_bucket`s, `fixed_window`s | one to three words (`state/words.rs`) |
+//! | some | one `sliding_window`, also if read at each call | a ring of times (`state/window.rs`) |
+//! | some | all others: several with a window, `backoff` | [`Full`](state::Full), `state/full.rs` |
 //!
-//! All are judged by one function, `Call::take`, and all calls come through `Store::take`: blocking and async, of the
-//! attribute and of `RateLimiter`, by the real clock and by a test's. Its fast path is `Table::try_with` with
-//! `State::take_some`, or `Unkeyed::try_take`. Calls that wait stand in a queue beside their key's state (`queue.rs`); no state
-//! holds a time ahead of now.
+//! The keyed words serve limits that fit three words together. Other keyed limits that are read at
+//! each call are served by `Full`. So are replaced limits, except a window that replaces a window.
+//! While calls wait, an unkeyed limit is served by `Full` too.
+//!
+//! `Call::take` defines the decision for all states. All calls go through [`Store`]: blocking and
+//! async, of the attribute and of `RateLimiter`, by the real clock and by a test's clock. The fast
+//! path is `Table::try_with` with `State::take_some`, or `Unkeyed::try_take`. Waiting calls stand
+//! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod halves;
 mod queue;
@@ -40,40 +45,49 @@ pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
 
-/// Most buckets that a backend keeps unless it is told otherwise.
+/// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;
 
-/// Slots of another limiter that a sweep looks at.
+/// Slots of another limiter that one sweep examines.
 const SWEPT_OF_OTHERS: usize = 64;
 
-/// What happens to a call with a new key where [`max_keys`](MemoryBackend::with_max_keys) buckets are kept and none of
-/// those looked at can go, because permits are booked in all of them.
+/// What happens to a call with a new key if the backend is full and no bucket can be evicted.
+///
+/// The backend is full if it keeps [`max_keys`](MemoryBackend::with_max_keys) buckets. No bucket
+/// can be evicted if calls wait for the keys of all examined buckets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum WhenFull {
-    /// It is admitted without a bucket, and counted in [`untracked`](MemoryBackend::untracked). The default: the bound
-    /// protects this process's memory, and should not turn away customers who have done nothing.
+    /// Admits the call without a bucket, and counts it in [`untracked`](MemoryBackend::untracked).
+    /// The default: the bound protects this process's memory. It should not turn away customers who
+    /// have done nothing wrong.
     #[default]
     Admit,
-    /// It is denied.
+    /// Denies the call.
     Deny,
 }
 
 /// Buckets in this process's memory, the default backend.
 ///
-/// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Idle buckets are reclaimed inside calls, of
-/// which none looks at more than some hundred. There is no background thread, and no sweep that stops the world. When all
-/// are in use, a new key evicts one of a few buckets of the limiter that has the most. A key that is being denied goes only
-/// if all that were looked at are; of those, a key that is called often goes last, and then the one that is idle last. A key
-/// for which calls wait never goes ([`WhenFull`]).
+/// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Calls reclaim idle
+/// buckets, and no call examines more than a few hundred. There is no background thread and no
+/// stop-the-world sweep.
 ///
-/// The buckets of a limiter with a name outlive it: one that is made later under its name, with the same limits, goes on.
+/// If all buckets are in use, a new key evicts one of a few buckets of the limiter that has the
+/// most. A key that is being denied is evicted only if all examined keys are. Of the candidates, a
+/// key that is called seldom goes first, then the one whose bucket is idle first. A key with
+/// waiting calls is never evicted ([`WhenFull`]).
 ///
-/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of one fingerprint share a bucket.
-/// The fingerprint is a universal hash, with random numbers that the process draws when it starts: two keys chosen by somebody
-/// who does not know these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB), and below 2⁻⁵⁹ if
-/// they are text, bytes or numbers of up to 32 bytes, whatever the keys are. Two of n live keys that were not chosen to collide
-/// share a bucket with a probability of about n² / 2⁶⁴: for a million keys that is one in 18 million for any two of them.
+/// The buckets of a named limiter outlive it. A later limiter of the same name and the same limits
+/// continues with them.
+///
+/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of the
+/// same fingerprint share a bucket. The fingerprint is a universal hash, with random numbers that
+/// the process draws when it starts. Two keys chosen without knowledge of these numbers share a
+/// fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The probability is below 2⁻⁵⁹
+/// for text, bytes or numbers of up to 32 bytes. Both bounds hold for any two keys. Some two of n
+/// live keys that were not chosen to collide share a bucket with a probability of about n² / 2⁶⁴.
+/// For a million keys, this is one in 18 million.
 ///
 /// A cheap handle; clones share the buckets.
 #[derive(Clone)]
@@ -84,32 +98,33 @@ pub struct MemoryBackend {
 struct Shared {
     bound: Bound,
     stores: Mutex<Stores>,
-    /// The store that has the most buckets, as it was counted last.
+    /// The store with the most buckets, by the last count.
     largest: Mutex<Weak<Store>>,
     evictions: AtomicU32,
-    /// Where the next sweep goes.
+    /// Sweeps so far. Selects the store of the next one.
     turns: AtomicUsize,
 }
 
-/// Evictions after which stores are counted anew.
+/// Evictions between two counts of the stores.
 const RECOUNT: u32 = 64;
 
 impl Shared {
-    /// Looks for buckets to reclaim in a few slots of the next store in turn, which may be one that is not called any more;
-    /// whether there were any.
+    /// Sweeps a few slots of the next store in turn, which may no longer be called. Returns whether
+    /// it reclaimed any bucket.
     fn sweep(&self, now: Now, slots: usize) -> bool {
         self.stores.lock().forget_idle(&self.bound, now);
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
         let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
         let rounds = turn / stores.all.len().max(1);
-        // Not under the lock: a store whose last handle is dropped meanwhile may take it too.
+        // Outside the lock: a store whose last handle is dropped meanwhile may take it too.
         drop(stores);
         store.is_some_and(|store| store.sweep(rounds, now, slots))
     }
 
-    /// Evicts a bucket to make room for one of `store`: of the store that has the most, so that a flood of one limiter's keys
-    /// does not take the room of another's; of any store rather than one that is being denied.
+    /// Evicts a bucket to make room in `store`. It takes it from the store with the most buckets,
+    /// so that a flood of one limiter's keys does not take the room of another's. A bucket of any
+    /// store goes before one that is being denied.
     fn evict(&self, store: &Store, hash: u64, now: Now) -> bool {
         if self.evictions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECOUNT) {
             let largest = self.all().max_by_key(|store| store.keys());
@@ -130,7 +145,7 @@ impl Shared {
         evict(false) || self.stores.lock().evict_retired(&self.bound) || evict(true)
     }
 
-    /// All stores, not under the lock.
+    /// All stores. The iterator does not hold the lock.
     fn all(&self) -> impl Iterator<Item = Arc<Store>> + use<> {
         let stores = self.stores.lock().all.clone();
         stores.into_iter().filter_map(|store| store.upgrade())
@@ -140,21 +155,21 @@ impl Shared {
 #[derive(Default)]
 struct Stores {
     all: Vec<Weak<Store>>,
-    /// Stores of limiters with a name that was given to them.
+    /// Stores of limiters that were given a name.
     named: HashMap<String, Weak<Store>>,
-    /// What was in the stores of limiters with a name that are gone: one of that name finds its buckets again.
+    /// Buckets of named limiters that are gone. The next limiter of the name takes them over.
     retired: HashMap<String, Retired>,
-    /// Stores among `all` that are gone.
+    /// Dropped stores among `all`.
     gone: usize,
-    /// Names of the retired, by when all of their buckets are idle.
+    /// Names of the retired stores, by the time at which all of their buckets are idle.
     idle: BTreeSet<(u64, String)>,
 }
 
-/// Retired stores that one sweep forgets.
+/// The most retired stores that one sweep forgets.
 const FORGOTTEN_AT_ONCE: usize = 8;
 
 impl Stores {
-    /// One more store is gone. What is left of each is given back once that is half of all.
+    /// Counts a dropped store. Once half of `all` are dropped, removes their entries.
     fn count_gone(&mut self) {
         self.gone += 1;
         if self.gone * 2 >= self.all.len() {
@@ -173,7 +188,7 @@ impl Stores {
         }
     }
 
-    /// The number of keys that the retired store whose buckets are idle first had.
+    /// Forgets the retired store whose buckets are idle first. Returns its number of keys.
     fn forget_first(&mut self, bound: &Bound) -> usize {
         let Some((_, name)) = self.idle.pop_first() else { return 0 };
         let keys = self.retired.remove(&name).map_or(0, |retired| retired.keys());
@@ -181,7 +196,7 @@ impl Stores {
         keys
     }
 
-    /// Makes room by the buckets of a limiter that is gone.
+    /// Evicts the buckets of a limiter that is gone.
     fn evict_retired(&mut self, bound: &Bound) -> bool {
         while !self.idle.is_empty() {
             let keys = self.forget_first(bound);
@@ -195,12 +210,12 @@ impl Stores {
 }
 
 impl MemoryBackend {
-    /// At most 1,000,000 buckets.
+    /// A backend of at most 1,000,000 buckets.
     pub fn new() -> MemoryBackend {
         MemoryBackend::with_max_keys(MAX_KEYS)
     }
 
-    /// At most `max_keys` buckets; 0 counts as 1.
+    /// A backend of at most `max_keys` buckets; 0 counts as 1.
     pub fn with_max_keys(max_keys: usize) -> MemoryBackend {
         MemoryBackend::bounded(max_keys, WhenFull::default())
     }
@@ -229,28 +244,28 @@ impl MemoryBackend {
         MemoryBackend { shared: Arc::new(shared) }
     }
 
-    /// The most buckets that are kept.
+    /// The most buckets that the backend keeps.
     pub fn max_keys(&self) -> usize {
         self.shared.bound.max_keys
     }
 
-    /// Buckets that are kept now, those included that nobody uses any more and that no call has reclaimed yet.
+    /// The number of buckets now, including idle ones that no call has reclaimed yet.
     pub fn tracked_keys(&self) -> usize {
         self.shared.bound.len()
     }
 
-    /// Buckets in use that were given up for new keys since the backend was made.
+    /// Buckets in use that were evicted for new keys since the backend was made.
     pub fn evicted(&self) -> u64 {
         self.shared.bound.evicted.load(Ordering::Relaxed)
     }
 
-    /// Calls that were decided by [`WhenFull`], without a bucket, since the backend was made.
+    /// Calls that [`WhenFull`] decided, without a bucket, since the backend was made.
     pub fn untracked(&self) -> u64 {
         self.shared.bound.untracked.load(Ordering::Relaxed)
     }
 
-    /// The store of a limiter: with others of the same `identity`, if it is given, else its own. To be given up by
-    /// [`release`].
+    /// The store of a limiter. Limiters of the same `identity` share a store; without an
+    /// `identity`, the limiter gets its own. Pass it to [`release`] in the end.
     pub(crate) fn store(&self, identity: Option<String>, written: &Written) -> Arc<Store> {
         let mut stores = self.shared.stores.lock();
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
@@ -273,10 +288,10 @@ impl MemoryBackend {
     }
 }
 
-/// A limiter gives up its handle of a store. The last one of a name leaves the buckets in use behind.
+/// Drops a limiter's handle of a store. The last handle of a name leaves the buckets in use behind.
 pub(crate) fn release(store: Arc<Store>) {
     let shared = Arc::clone(&store.shared);
-    // Under the lock no other handle can be made.
+    // No other handle can be made under the lock.
     let mut stores = shared.stores.lock();
     let Some(mut store) = Arc::into_inner(store) else { return };
     if let Some(name) = store.name.clone()
@@ -285,7 +300,7 @@ pub(crate) fn release(store: Arc<Store>) {
         stores.idle.insert((retired.idle_at(), name.clone()));
         stores.retired.insert(name, retired);
     }
-    // Not under the lock: what a state does when it is dropped is not its business.
+    // Outside the lock: dropping states does not need it.
     drop(stores);
     drop(store);
     shared.stores.lock().count_gone();
@@ -319,7 +334,7 @@ impl fmt::Debug for MemoryBackend {
     }
 }
 
-/// The memory of limiters that name no other backend.
+/// The backend of limiters that name no other.
 pub(crate) fn process_memory() -> &'static MemoryBackend {
     static MEMORY: LazyLock<MemoryBackend> = LazyLock::new(MemoryBackend::new);
     &MEMORY

@@ -1,7 +1,8 @@
-//! Calls that wait for a key's permits: each holds a place, and no permit.
+//! The waiting calls of one key. Each holds a place, and no permit.
 //!
-//! When the first one's time has come it is charged as of that time, by whoever looks at the queue first: the waiting call
-//! itself, another one, or the timer. So a future that is not polled delays nobody, and one that is dropped leaves nothing.
+//! When the first call is due, it is charged as of its due time. Whichever looks at the queue first
+//! charges it: the waiting call itself, another call, or the timer. So a future that is not polled
+//! delays no other call, and a dropped future leaves nothing behind.
 
 use std::sync::Arc;
 
@@ -11,30 +12,30 @@ use crate::queue::{Ahead, Limits, Line, Place, Wakes};
 
 use super::state::{Call, NEVER, Permit, State};
 
-/// The most waiting calls that one call admits; it hands on to the next one then.
+/// The most waiting calls that one call admits. It then wakes the next one to go on.
 const ADMITTED_AT_ONCE: usize = 32;
 
-/// What a waiting call and its queue share.
+/// The state that a waiting call shares with its queue.
 pub(crate) type Seat = crate::queue::Seat<Told>;
 
-/// The first of a queue.
+/// The first call of a queue.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct First {
     pub(crate) due: u64,
-    /// The timer is to be set for it.
+    /// The timer must be set for it.
     pub(crate) arms: bool,
 }
 
-/// What a waiting call is told.
+/// The outcome of a waiting call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
-    /// Charged, as of its due time.
+    /// Charged as of its due time.
     Admitted { permit: Permit, due: u64 },
-    /// The limits were replaced by ones that its cost can never fit into.
+    /// The limits were replaced, and the cost can never fit the new ones.
     Refused,
 }
 
-/// What a waiting call finds.
+/// What a waiting call finds when it looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Admitted {
@@ -44,7 +45,7 @@ pub(crate) enum Turn {
     Refused,
     /// The place is gone: buckets were forgotten, or the process was forked.
     Lost,
-    /// The first of the queue is due then.
+    /// The call still waits. The first call of its queue is due at `first_due`.
     Waiting {
         first_due: u64,
         is_first: bool,
@@ -61,9 +62,9 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Queue {
     line: Line<Waiting>,
-    /// All that was charged or given back was so by then: the first call is due no earlier.
+    /// No charge or refund is later than this time, so the first call is due no earlier.
     since: u64,
-    /// What the timer was set for last.
+    /// The call and the due time for which the timer was set last.
     armed: Option<(Place, u64)>,
     /// The process in which the calls wait.
     process: u32,
@@ -78,12 +79,12 @@ impl Queue {
         self.line.len()
     }
 
-    /// The calls ahead of one that comes now.
+    /// The calls ahead of a new call.
     pub(crate) fn ahead(&self) -> Ahead {
         self.line.ahead()
     }
 
-    /// Takes a place behind those of the same or a lower rank number.
+    /// Takes a place behind all calls of the same or a lower rank.
     pub(crate) fn join(
         &mut self,
         rank: u64,
@@ -101,32 +102,33 @@ impl Queue {
         (place, seat)
     }
 
-    /// Something was given back, or limits were replaced: nobody is due before.
+    /// Permits were given back, or limits were replaced: no waiting call is due before now.
     pub(crate) fn changed(&mut self, now: Now) {
         self.since = self.since.max(now.earliest);
     }
 
-    /// From when on what the bucket has room for is still to be given to those that wait.
+    /// The time from which free permits still belong to the waiting calls.
     pub(super) fn since(&self, now: Now) -> Now {
         if self.is_empty() { now } else { Now::exactly(self.since.min(now.earliest)) }
     }
 
-    /// The timer has fired: it has to be set again for whoever is first now.
+    /// The timer has fired. It must be set again for the call that is first now.
     pub(crate) fn fired(&mut self) {
         self.armed = None;
     }
 
-    /// Gives a place up. Permits that were charged for it meanwhile are returned, to be given to the next.
+    /// Gives a place up. Returns the permits that were charged for it meanwhile, so that the next
+    /// call can get them.
     pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Option<Permit> {
         let told = seat.leave();
         let _ = self.line.remove(place);
         let Some(Told::Admitted { permit, .. }) = told else { return None };
-        // What is given back makes room from now on, not from when it was charged.
+        // A refund makes room from now on, not from the time of the charge.
         self.changed(now);
         Some(permit)
     }
 
-    /// Charges the calls whose time has come, in order. The time at which the first of the rest is due, if any waits.
+    /// Charges the calls that are due, in order. Returns the first call that still waits.
     pub(crate) fn settle<S: State>(
         &mut self,
         state: &mut S,
@@ -157,7 +159,7 @@ impl Queue {
             if due > now.earliest && due != NEVER {
                 let is_new = self.armed != Some((place, due));
                 self.armed = Some((place, due));
-                // Without the timer the first one itself has to know until when to sleep.
+                // Without the timer, the first call itself must know until when to sleep.
                 if is_new && !by_timer {
                     first.with.seat.wakes(wakes);
                 }
@@ -170,13 +172,14 @@ impl Queue {
                 waiting.with.seat.tell(told, wakes);
             }
         }
-        // More may be due: whoever is first goes on.
+        // More calls may be due: the first one goes on.
         let (_, first) = self.line.first()?;
         first.with.seat.wakes(wakes);
         Some(First { due: now.earliest, arms: first.with.by_timer })
     }
 
-    /// What a waiting call finds after [`settle`](Queue::settle); its permits are its own then.
+    /// What a waiting call finds after [`settle`](Queue::settle). An admitted call then owns its
+    /// permits.
     pub(crate) fn turn(&self, place: Place, seat: &Seat, first_due: u64) -> Turn {
         match seat.told() {
             Some(Told::Admitted { permit, due }) => Turn::Admitted { permit, due },
@@ -186,7 +189,7 @@ impl Queue {
         }
     }
 
-    /// Wakes everybody, to look anew at what has changed.
+    /// Wakes all waiting calls, so that they look again.
     pub(crate) fn wake_all(&mut self, wakes: &mut Wakes) {
         self.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(wakes));
     }

@@ -1,6 +1,8 @@
-//! What the store of a limiter leaves behind that is gone: a limiter of its name finds its buckets again.
+//! The buckets that the store of a dropped limiter leaves behind. A later limiter of the same name
+//! takes them over.
 //!
-//! A store takes eight kilobytes for its shards alone. Retired, it takes what its buckets in use take.
+//! The shards of a store alone take eight kilobytes. A retired store takes only the memory of its
+//! buckets in use.
 
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ enum Keys {
     Full(Vec<Bucket<Full>>),
 }
 
-/// Runs an expression on the buckets, whatever their states are.
+/// Evaluates an expression with the buckets, for any kind of state.
 macro_rules! on_keys {
     ($keys:expr, $buckets:ident => $result:expr) => {
         match $keys {
@@ -45,7 +47,8 @@ macro_rules! on_keys {
     };
 }
 
-/// Those of the buckets that are not idle; when the last of them is.
+/// Drains a table. Returns the buckets in use and the number of idle ones. Raises `idle_at` to the
+/// time at which all are idle.
 fn in_use<S: State, const W: usize>(
     table: &mut Table<S, W>,
     form: &S::Form,
@@ -72,14 +75,14 @@ impl Retired {
         on_keys!(&self.keyed, buckets => buckets.len()) + self.free.len()
     }
 
-    /// When all buckets are idle.
+    /// The time at which all buckets are idle.
     pub(super) fn idle_at(&self) -> u64 {
         self.idle_at
     }
 }
 
 impl Store {
-    /// Takes the buckets in use out of a store that nobody has any more; `None` if there are none.
+    /// Takes the buckets in use out of a store without handles; `None` if there are none.
     pub(super) fn retire(&mut self) -> Option<Retired> {
         let (unkeyed, rules) = (self.take_out_unkeyed(), self.written.rules.clone());
         let call = Call { rules: &rules, backoff: self.written.backoff.as_ref(), cost: 1 };
@@ -111,7 +114,7 @@ impl Store {
         (retired.keys() > 0 || unkeyed_idle_at > clock::now()).then_some(retired)
     }
 
-    /// A store with what another one of the name has left behind, which is counted already.
+    /// A store with the buckets of a retired store of its name, which are counted already.
     pub(super) fn revive(shared: Arc<Shared>, name: Option<String>, retired: Retired) -> Store {
         let Retired { written, hasher, unkeyed, keyed, free, .. } = retired;
         let mut store = Store::new(shared, name, written);
@@ -130,7 +133,7 @@ impl Store {
             (Keyed::Three(table, _), Keys::Three(buckets)) => refill!(table, buckets),
             (Keyed::Window(table, _), Keys::Window(buckets)) => refill!(table, buckets),
             (Keyed::Full(table), Keys::Full(buckets)) => refill!(table, buckets),
-            // The form of a store follows from the limits, which are the same.
+            // The form of a store follows from its limits, which are the same.
             _ => {}
         }
         if !free.is_empty() {

@@ -1,18 +1,21 @@
-//! A table from fingerprints to small states: open addressing by cache lines of four slots, or of two of larger states, so
-//! that nearly every hit touches one.
+//! A hash table from fingerprints to small states: linear probing by lines, with backward-shift
+//! deletion.
 //!
-//! A fingerprint is a hash already, and never zero. Its high bits say which line it is looked for in first. Its slots are
-//! compared without a branch in between, since which of them it is no processor can guess. A line that is full goes on in the
-//! next one. What is removed leaves no mark behind: later slots move up.
+//! A line has two, four or five slots, by the size of the state. It is aligned to cache lines, and
+//! nearly every hit touches one line.
+//!
+//! A fingerprint is a hash already, and never zero. Its high bits select its home line. The slots
+//! of a line are compared without a branch, because no processor can predict which one matches. A
+//! full line overflows into the next one. A removal leaves no tombstone: later slots move up.
 
 use super::state::State;
 
-/// Of four slots, at most three are taken.
+/// The load factor: at most three of four slots are taken.
 const TAKEN: (usize, usize) = (3, 4);
-/// Lines of a table that holds anything.
+/// The fewest lines of a table that is not empty.
 const LEAST: usize = 2;
 
-/// A table of lines of `W` slots each.
+/// A table of lines with `W` slots each.
 pub(super) struct Slots<S, const W: usize> {
     lines: Box<[Line<S, W>]>,
     len: usize,
@@ -22,12 +25,12 @@ pub(super) struct Slots<S, const W: usize> {
 struct Line<S, const W: usize>([Slot<S>; W]);
 
 pub(super) struct Slot<S> {
-    /// Zero: there is nothing here.
+    /// Zero if the slot is empty.
     fingerprint: u64,
     pub(super) state: S,
 }
 
-/// Where a slot is.
+/// The position of a slot.
 #[derive(Clone, Copy)]
 pub(super) struct Place {
     line: usize,
@@ -45,7 +48,7 @@ impl<S: State> Slot<S> {
 }
 
 impl<S, const W: usize> Line<S, W> {
-    /// Which slot has that fingerprint, if one does.
+    /// The slot with that fingerprint, if there is one.
     #[inline]
     fn find(&self, fingerprint: u64) -> Option<usize> {
         let is = |slot: usize| u32::from(self.0[slot].fingerprint == fingerprint) << slot;
@@ -68,7 +71,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.lines.len()
     }
 
-    /// Slots, taken or not.
+    /// Slots, taken or free.
     pub(super) fn places(&self) -> usize {
         self.lines.len() * W
     }
@@ -78,13 +81,13 @@ impl<S: State, const W: usize> Slots<S, W> {
         (0..W).map(move |slot| Place { line, slot })
     }
 
-    /// What is at a place of a line that there is.
+    /// The slot at a place of an existing line, if it is taken.
     pub(super) fn at(&self, Place { line, slot }: Place) -> Option<&Slot<S>> {
         let slot = &self.lines[line].0[slot];
         (slot.fingerprint != 0).then_some(slot)
     }
 
-    /// Whether `is` says so of a state in that line: without a branch in between, as long as `is` has none.
+    /// Whether `is` holds for a state in that line. Free of branches if `is` has none.
     #[inline]
     pub(super) fn any_of(&self, line: usize, is: impl Fn(&S) -> bool) -> bool {
         self.lines[line].0.iter().fold(false, |any, slot| any | (slot.fingerprint != 0) & is(&slot.state))
@@ -99,12 +102,12 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
-    /// As [`get_mut`](Slots::get_mut), but only in the two lines where nearly all are: `home` is that of the fingerprint among
-    /// as many lines as there are.
+    /// The state of a fingerprint, if it is in its home line or the next one, as nearly all are.
+    /// `home` is the home line among the current number of lines.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn get_near(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
-        // There is none only in a table without any.
+        // Missing only if the table has no lines, or if `home` is stale.
         let (line, slot) = match self.lines.get(home)?.find(fingerprint) {
             Some(slot) => (home, slot),
             None => (home + 1, self.lines.get(home + 1)?.find(fingerprint)?),
@@ -120,7 +123,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         }
     }
 
-    /// Goes on behind a line where it is not.
+    /// Searches on behind a line that does not have the fingerprint.
     fn find_after(&self, mut line: usize, fingerprint: u64) -> Option<Place> {
         while self.is_full(line) {
             line = self.after(line);
@@ -131,12 +134,12 @@ impl<S: State, const W: usize> Slots<S, W> {
         None
     }
 
-    /// Whether the next one is too many for so few lines.
+    /// Whether one more state would exceed the load factor.
     pub(super) fn is_to_grow(&self) -> bool {
         (self.len + 1) * TAKEN.1 > self.places() * TAKEN.0
     }
 
-    /// Adds a state, of a fingerprint that is not there yet.
+    /// Adds the state of a fingerprint that is not in the table.
     pub(super) fn insert(&mut self, fingerprint: u64, state: S) {
         if self.is_to_grow() {
             self.resize(self.lines.len() + self.lines.len() / 2);
@@ -145,7 +148,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.len += 1;
     }
 
-    /// Takes out what is at `place`.
+    /// Takes out the state at `place`.
     pub(super) fn take(&mut self, place: Place) -> Option<S> {
         let slot = self.lines.get_mut(place.line)?.0.get_mut(place.slot)?;
         let state = std::mem::replace(&mut slot.state, S::idle());
@@ -159,13 +162,14 @@ impl<S: State, const W: usize> Slots<S, W> {
         slots.filter(|slot| slot.fingerprint != 0).map(|slot| (slot.fingerprint, slot.state))
     }
 
-    /// Removes what is at `place`.
+    /// Removes the state at `place`, by backward-shift deletion.
     pub(super) fn remove(&mut self, place: Place) {
         let mut hole = place;
         let mut was_full = self.is_full(hole.line);
         self.lines[hole.line].0[hole.slot] = Slot::empty();
         self.len -= 1;
-        // Whoever went on from a full line is looked for there, and in all lines up to one that is not full.
+        // A fingerprint that overflowed from a full line is searched for in the next lines, up to
+        // one that is not full.
         let mut line = hole.line;
         while was_full {
             line = self.after(line);
@@ -182,7 +186,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         }
     }
 
-    /// Gives back the memory of slots beyond those of twice as many states as there are.
+    /// Frees slots beyond those that twice the current number of states need.
     pub(super) fn shrink(&mut self) {
         self.resize((self.len * 2 * TAKEN.1 / TAKEN.0).div_ceil(W));
     }
@@ -197,7 +201,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         }
     }
 
-    /// Writes to the first free slot from its home on.
+    /// Writes to the first free slot, beginning at the home line.
     fn put(&mut self, slot: Slot<S>) {
         let mut line = self.home(slot.fingerprint);
         loop {
@@ -223,13 +227,13 @@ impl<S: State, const W: usize> Slots<S, W> {
         if line + 1 < self.lines.len() { line + 1 } else { 0 }
     }
 
-    /// Steps from one line to another.
+    /// Steps forward from one line to another.
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from { to - from } else { to + self.lines.len() - from }
     }
 }
 
-/// Where a fingerprint is looked for first, among so many lines.
+/// The home line of a fingerprint among `lines` lines.
 #[inline]
 pub(super) fn home(fingerprint: u64, lines: usize) -> usize {
     #[expect(clippy::cast_possible_truncation, reason = "less than the number of lines")]

@@ -1,4 +1,4 @@
-//! The buckets of one limiter, or of several of one name.
+//! The buckets of one limiter, or of several limiters of the same name.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,57 +28,59 @@ use crate::process;
 use crate::queue::{Limits, Place, Wakes};
 use crate::timer::Alarm;
 
-/// How often a call makes room before it goes without.
+/// How often a call tries to make room before it goes without a bucket.
 const TRIES: u32 = 10;
 
-/// One in so many of the sweeps sweeps another limiter's buckets too, by what it was made for.
+/// One in this many sweeps, for a new key or in turn, also sweeps another limiter's buckets.
 const NEW_KEYS_SWEEP_OTHERS: u64 = 32;
 const TURNS_SWEEP_OTHERS: u64 = 8;
 
-/// When the new key of a call that finds the backend full is told to come back, in nanoseconds.
+/// `retry_after` for a new key if the backend is full, in nanoseconds.
 const RETRY_WHEN_FULL: u64 = 1_000_000_000;
 
-/// Counters of resets. Keys that share one lose no more than the refunds of what was taken before the other's reset.
+/// Counters of resets. If keys share a counter, a reset of one key loses at most the other keys'
+/// refunds of permits that were taken before it.
 const RESETS: usize = 64;
 
-/// What a limiter's buckets are made for.
+/// The limits that a store is made for.
 #[derive(Clone, Debug)]
 pub(crate) struct Written {
     pub(crate) rules: SmallVec<[Rule; 1]>,
     pub(crate) backoff: Option<Backoff>,
-    /// Limits are read at each call.
+    /// The limits are read at each call.
     pub(crate) varies: bool,
-    /// The limiter that they are for, of several of one name the first.
+    /// The limiter of these limits; the first one if several share a name.
     pub(crate) by: u64,
 }
 
 /// See the module.
 pub(crate) struct Store {
     pub(super) shared: Arc<Shared>,
-    /// What limiters that share it are known by.
+    /// The identity of the limiters that share the store.
     pub(super) name: Option<String>,
     clock: &'static Clock,
-    /// With a seed of its own, so that keys of two limiters have nothing to do with each other.
+    /// Has its own seed, so that keys of two limiters hash independently.
     pub(super) hasher: Seed<'static, 1>,
     pub(super) written: Written,
-    /// The first of the limits that were written down.
+    /// The first of the limits written down.
     rule: Rule,
-    /// Permits that a call can take by it at the most; none if it is not the only one, or denials count.
+    /// The most permits that a call can take by it; 0 if it is not the only limit, or if denials
+    /// count.
     most: u32,
     kind: Kind,
     pub(super) forms: Forms,
     unkeyed: Unkeyed,
     pub(super) keyed: Keyed,
-    /// Buckets of keys whose limits are other ones than those that were written down, once there are such.
+    /// Buckets of keys by limits other than those written down. Made for the first of these calls.
     pub(super) free: OnceLock<Box<Table<Full, 5>>>,
-    /// What charges the first of those that wait on a timer.
-    /// By the process that set them: whoever is forked from it has another timer.
+    /// Alarms that charge the first waiting call of a bucket, with the process that set them. A
+    /// forked process has another timer.
     alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
-    /// How often buckets were reset, by where they are: what was taken before is not given back after.
+    /// Resets so far, by address. Permits taken before a reset are not given back after it.
     resets: [AtomicU32; RESETS],
 }
 
-/// The states that have a fast path of their own.
+/// The states with their own fast path; `Any` is all others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Tat,
@@ -88,12 +90,13 @@ pub(crate) enum Kind {
     Any,
 }
 
-/// What a call on a fast path costs. A function is compiled for each, so that neither has a part outside of it.
+/// The cost of a call on a fast path. The path is compiled for each implementation, so that no copy
+/// has an out-of-line part.
 pub(crate) trait Cost: Copy {
     fn permits(self) -> u32;
 }
 
-/// One permit, known to the compiler.
+/// One permit, known at compile time.
 #[derive(Clone, Copy)]
 pub(crate) struct OnePermit;
 
@@ -111,7 +114,7 @@ impl Cost for u32 {
     }
 }
 
-/// Buckets by key, as small as the limits allow.
+/// Buckets by key, in the smallest state that the limits allow.
 pub(super) enum Keyed {
     One(Table<Words<1>, 4>, Layout),
     Two(Table<Words<2>, 5>, Layout),
@@ -120,7 +123,7 @@ pub(super) enum Keyed {
     Full(Table<Full, 5>),
 }
 
-/// Runs an expression on whichever table it is, and the form of its states.
+/// Evaluates an expression with the store's table and the form of its states.
 macro_rules! on_table {
     ($store:expr, ($table:ident, $form:ident) => $result:expr) => {
         match &$store.keyed {
@@ -140,11 +143,11 @@ macro_rules! on_table {
 #[derive(Clone, Copy)]
 pub(crate) struct Ask<'a> {
     pub(crate) call: Call<'a>,
-    /// The limits are other ones than those that the store was made for.
+    /// The limits are not those that the store was made for.
     pub(crate) is_foreign: bool,
 }
 
-/// What the fast path of a key's bucket is asked.
+/// An operation on a key's bucket on the fast path.
 trait Operation: Copy {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
@@ -152,18 +155,18 @@ trait Operation: Copy {
 #[derive(Clone, Copy)]
 struct Take;
 
-/// And what is left.
+/// Takes permits and reports what is left.
 #[derive(Clone, Copy)]
 struct TakeAndTell;
 
-/// And what is left, if the call is denied.
+/// Takes permits and reports what is left if the call is denied.
 #[derive(Clone, Copy)]
 struct TakeOrTell;
 
 #[derive(Clone, Copy)]
 struct Peek;
 
-/// Of permits that were taken then.
+/// Gives back permits that were recorded with this time.
 #[derive(Clone, Copy)]
 struct Refund(u64);
 
@@ -172,7 +175,7 @@ impl Operation for Take {
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let verdict = match call {
-            // Permits of one limit take the state's own fast path, whoever asks for them.
+            // Permits of one limit take the state's own fast path, in every operation.
             Call { rules: [rule], backoff: None, cost: cost @ 1.. } if *cost == 1 || *cost <= rule.capacity() => {
                 state.take_some(form, rule, now, *cost)
             }
@@ -219,7 +222,7 @@ impl Operation for Refund {
     }
 }
 
-/// What is asked of one bucket under its lock.
+/// An operation on one bucket under its lock.
 enum Task<'a> {
     Take,
     Peek,
@@ -231,18 +234,18 @@ enum Task<'a> {
     Settle,
 }
 
-/// A call that would wait.
+/// A call that waits if it is denied.
 pub(crate) struct Joining<'a> {
     pub(crate) limits: &'a Arc<dyn Limits>,
-    /// The latest time until which it waits.
+    /// The latest time until which the call waits.
     pub(crate) deadline: u64,
-    /// The most calls that may wait before it.
+    /// The most calls that may wait ahead of it.
     pub(crate) queue: usize,
-    /// Calls of a lower number go first.
+    /// Calls of a lower rank go first.
     pub(crate) rank: u64,
-    /// The crate's timer has to see to it that the call is charged when it is due.
+    /// The crate's timer must charge the call when it is due.
     pub(crate) by_timer: bool,
-    /// There is room for one more key that is waited for.
+    /// There is room for one more key with waiting calls.
     may_begin: bool,
 }
 
@@ -258,13 +261,13 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// What became of a task.
+/// The outcome of a task.
 struct Done {
     verdict: Verdict,
     left: Left,
     place: Option<(Place, Arc<Seat>)>,
     turn: Option<Turn>,
-    /// The first of those that wait.
+    /// The first waiting call.
     first: Option<First>,
 }
 
@@ -308,7 +311,7 @@ impl Store {
         }
     }
 
-    /// Tells the stores of a process apart that are there at one time.
+    /// Identifies the store among those that exist in the process at the same time.
     pub(crate) fn id(&self) -> usize {
         std::ptr::from_ref(self).addr()
     }
@@ -318,19 +321,19 @@ impl Store {
         self.written.varies || *self.written.rules == *rules
     }
 
-    /// Whether the store was made for these limits and nothing else, so that its fast path is theirs.
+    /// Whether the store was made for exactly these limits, so that its fast path applies to them.
     pub(crate) fn is_written_for(&self, rules: &[Rule], backoff: Option<&Backoff>) -> bool {
         let Written { rules: written, backoff: written_backoff, varies, .. } = &self.written;
         !varies && written_backoff.as_ref() == backoff && **written == *rules
     }
 
-    /// Whether the store was made by that limiter, and so for its limits as they were written down.
+    /// Whether that limiter made the store, and therefore for its limits as written down.
     #[inline]
     pub(crate) fn is_made_by(&self, limiter: u64) -> bool {
         self.written.by == limiter
     }
 
-    /// Calls by other limits come.
+    /// Prepares the store for calls by other limits.
     pub(crate) fn expect(&self, rules: &[Rule]) {
         self.keep_for(rules);
         if !self.is_for(rules) {
@@ -341,7 +344,7 @@ impl Store {
         }
     }
 
-    /// Windows keep what calls by these limits need.
+    /// Makes windows keep what calls by these limits need.
     #[inline]
     fn keep_for(&self, rules: &[Rule]) {
         self.forms.expect(rules);
@@ -350,13 +353,13 @@ impl Store {
         }
     }
 
-    /// Where the bucket of `key` is.
+    /// The address of the bucket of `key`.
     #[inline]
     pub(crate) fn address<K: RateLimitKey + ?Sized>(&self, key: &K) -> Address {
         if K::KEYED { Address::Hash(self.hash(|sink| key.write_to(sink))) } else { Address::Unkeyed }
     }
 
-    /// The hash of a key.
+    /// The hash of the key that `write` writes.
     #[inline]
     pub(crate) fn hash(&self, write: impl FnOnce(&mut HashSink<'_, 1>)) -> u64 {
         let mut sink = HashSink::new(&self.hasher);
@@ -365,27 +368,28 @@ impl Store {
         hash
     }
 
-    /// The present time.
     #[inline]
     pub(crate) fn now(&self) -> Now {
         self.clock.now()
     }
 
-    /// The present time by the runtime around, which a test may have paused.
+    /// The current time of the surrounding runtime, which a test may have paused.
     #[cfg(feature = "tokio")]
     #[inline]
     pub(crate) fn now_in_runtime(&self) -> Now {
         self.clock.now_in_runtime()
     }
 
-    /// Which fast path a key's permit takes.
+    /// The fast path that permits of a key take.
     #[inline]
     pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The fast path of a call: permits of a key, from 1 to the capacity, by one limit that was written down. There is one
-    /// for each kind of state that is frequent, so that all of it stays in registers.
+    /// The fast path of a token bucket in one word. Takes permits of a key, from 1 to the capacity,
+    /// by the one limit written down.
+    ///
+    /// Each frequent kind of state has its own function, so that all of it stays in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn try_tat<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
@@ -393,7 +397,7 @@ impl Store {
         table.try_with(hash, |state| state.take_tat(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
     }
 
-    /// See [`try_tat`](Store::try_tat).
+    /// The fast path of a token bucket in two words. See [`try_tat`](Store::try_tat).
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn try_bucket<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
@@ -401,7 +405,7 @@ impl Store {
         table.try_with(hash, |state| state.take_bucket(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
     }
 
-    /// See [`try_tat`](Store::try_tat).
+    /// The fast path of a sliding window. See [`try_tat`](Store::try_tat).
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn try_window<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
@@ -411,7 +415,7 @@ impl Store {
             .unwrap_or(Verdict::Undecided)
     }
 
-    /// See [`try_tat`](Store::try_tat).
+    /// The fast path of a fixed window in one word. See [`try_tat`](Store::try_tat).
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(crate) fn try_fixed<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
@@ -421,19 +425,20 @@ impl Store {
             .unwrap_or(Verdict::Undecided)
     }
 
-    /// The algorithm of the first limit that was written down.
+    /// The algorithm of the first limit written down.
     #[inline]
     pub(crate) fn algorithm(&self) -> Algorithm {
         self.rule.limit.algorithm()
     }
 
-    /// Whether a call by the one limit that was written down can ever be admitted, and takes anything.
+    /// Whether a call by the one limit written down takes permits and can ever be admitted.
     #[inline]
     pub(crate) fn admits(&self, cost: u32) -> bool {
         cost.wrapping_sub(1) < self.most
     }
 
-    /// The fast path of a call that takes permits or is decided elsewhere: the time that they are recorded with.
+    /// Takes permits on the fast path. Returns the time that they are recorded with; `None` if the
+    /// call must be decided elsewhere.
     #[inline(never)]
     pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
         let verdict = match (address, self.kind) {
@@ -449,7 +454,7 @@ impl Store {
         if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
 
-    /// See [`try_tat`](Store::try_tat): any other state.
+    /// The fast path of any other state, for one permit of a key.
     pub(crate) fn try_any(&self, hash: u64, now: Now) -> (Verdict, Option<Left>) {
         match self.try_on_key(hash, &self.written_ask(1), now, TakeOrTell) {
             Some((verdict, left)) => (verdict, Some(left)),
@@ -457,19 +462,19 @@ impl Store {
         }
     }
 
-    /// The fast path of a call: one permit without a key, by one limit that was written down.
+    /// The fast path of a call without a key: one permit by the one limit written down.
     #[inline]
     pub(crate) fn try_take_unkeyed(&self, thread: usize, now: Now) -> Attempt {
         self.unkeyed.try_take(&self.forms, &self.rule, thread, now)
     }
 
-    /// The rest of an attempt that has added a permit to what was `before`.
+    /// Decides an attempt that added a permit to a word that was `before`.
     pub(crate) fn added(&self, now: Now, before: u64) -> Verdict {
         self.unkeyed.added(&self.rule, now, before)
     }
 
-    /// One permit by the limits that were written down, if the fast path has not decided; and what is left, unless one limit
-    /// alone denies.
+    /// Takes one permit by the limits written down, after the fast path has not decided. Reports
+    /// what is left, unless there is a single limit without `backoff`.
     pub(crate) fn take_written(&self, address: Address, now: Now) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
@@ -479,13 +484,13 @@ impl Store {
         (verdict, (self.most == 0).then_some(left))
     }
 
-    /// A call by the limits that were written down.
+    /// A call by the limits written down.
     fn written_ask(&self, cost: u32) -> Ask<'_> {
         let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost };
         Ask { call, is_foreign: false }
     }
 
-    /// The fast path of whatever is asked of a key that has a bucket, and for which nobody waits.
+    /// The fast path of an operation on a key that has a bucket and no waiting calls.
     #[expect(clippy::inline_always, reason = "a jump to one function of the operation and the table")]
     #[inline(always)]
     fn try_on_key<O: Operation>(&self, hash: u64, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
@@ -498,7 +503,7 @@ impl Store {
         on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
     }
 
-    /// As [`take_or_tell`](Store::take_or_tell), and what is left in any case.
+    /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
@@ -516,7 +521,7 @@ impl Store {
         }
     }
 
-    /// Takes the permits of a call now or not at all, and says what is left if it is denied.
+    /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
@@ -535,7 +540,7 @@ impl Store {
         }
     }
 
-    /// What [`take_and_tell`](Store::take_and_tell) would answer.
+    /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
@@ -549,14 +554,14 @@ impl Store {
         self.or_perform(told, address, ask, now, &Task::Peek)
     }
 
-    /// The same without a key, if the state is under the lock.
+    /// The fast path of an operation without a key, if the state is under the lock.
     #[inline]
     fn try_on_all<O: Operation>(&self, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
         let run = |full: &mut Full| on.run(&ask.call, full, &self.forms, now);
         if ask.is_foreign { None } else { self.unkeyed.try_with(run) }
     }
 
-    /// The fast path of one limit without a key.
+    /// The fast path of permits of a single limit without a key.
     #[inline]
     fn take_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<Verdict> {
         if ask.is_foreign {
@@ -569,7 +574,7 @@ impl Store {
         (verdict != Verdict::Undecided).then_some(verdict)
     }
 
-    /// What is left without a key: a moment after a decision, which others may have followed.
+    /// What is left without a key. Read after the decision: other calls may have come in between.
     fn unkeyed_left(&self, ask: &Ask<'_>, now: Now) -> Left {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
         match self.unkeyed.peek(&nothing.call, &self.forms, now) {
@@ -612,12 +617,12 @@ impl Store {
         }
     }
 
-    /// As [`refund`](Store::refund), of permits that were taken by the limits as they were written down.
+    /// Gives back permits that were taken by the limits written down.
     pub(crate) fn refund_written(&self, address: Address, now: Now, permit: Permit) {
         self.refund(address, &self.written_ask(permit.cost), now, permit);
     }
 
-    /// Forgets the bucket, whoever has used it.
+    /// Forgets the bucket, and all permits that any caller took from it.
     pub(crate) fn reset(&self, address: Address, ask: &Ask<'_>, now: Now) {
         self.resets_of(address).fetch_add(1, Ordering::Relaxed);
         if address == Address::Unkeyed {
@@ -626,7 +631,7 @@ impl Store {
         self.perform(address, ask, now, &Task::Reset);
     }
 
-    /// How often the bucket was reset by now.
+    /// How often the bucket was reset so far.
     pub(crate) fn resets(&self, address: Address) -> u32 {
         self.resets_of(address).load(Ordering::Relaxed)
     }
@@ -639,8 +644,8 @@ impl Store {
         &self.resets[usize::from(hash.to_le_bytes()[7]) % RESETS]
     }
 
-    /// Takes the permits of a call now, or a place among those that wait: the verdict says which, and until when the call is
-    /// denied if it would wait too long.
+    /// Takes the permits of a call now, or a place in the queue as an `Err`. A call that would wait
+    /// too long is denied; the verdict says until when.
     pub(crate) fn join(
         self: &Arc<Store>,
         address: Address,
@@ -657,24 +662,27 @@ impl Store {
         }
     }
 
-    /// Charges those that wait and are due.
+    /// Charges the waiting calls that are due.
     fn settle(self: &Arc<Store>, address: Address, now: Now) {
         let mut wakes = Wakes::default();
         let done = self.perform_under_lock(address, &self.written_ask(0), now, &Task::Settle, &mut wakes);
         self.arm(address, done.first, now);
-        // Last, because whoever is woken may fork the process: the timer's thread holds no lock of the store's then.
+        // Last: a task that is woken may fork the process. The timer's thread then holds no lock of
+        // the store.
         wakes.wake();
     }
 
-    /// Sees to it that the first of those that wait is charged when it is due, though no future may be polled then.
+    /// Sets the timer to charge the first waiting call when it is due, even if no future is polled
+    /// then.
     fn arm(self: &Arc<Store>, address: Address, first: Option<First>, now: Now) {
-        // One that is not needed any more stays until it fires: whoever is here may have been overtaken by a call that needs it.
+        // An alarm that is no longer needed stays until it fires. A call that needs it may have
+        // overtaken this one.
         let Some(First { due, arms: true }) = first else { return };
-        // By the end of the clock's uncertainty, so that the timer seldom fires too early.
+        // At the end of the clock's uncertainty, so that alarms seldom fire too early.
         let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
         let Some(deadline) = Instant::now().checked_add(after) else { return };
         let mut alarms = self.alarms.lock();
-        // One that fires too early is set again.
+        // An alarm that fires too early is set again.
         let process = process::id();
         if alarms.get(&address).is_some_and(|(by, set_for, _)| *by == process && *set_for <= deadline) {
             return;
@@ -685,7 +693,7 @@ impl Store {
         drop(before);
     }
 
-    /// Limits have changed, or do not apply any more: everybody who waits looks anew.
+    /// Makes all waiting calls look again: limits have changed, or no longer apply.
     pub(crate) fn wake_all(&self, now: Now) {
         let mut wakes = Wakes::default();
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
@@ -695,7 +703,8 @@ impl Store {
             if self.free.get().is_none() {
                 return renew(state, form, queue, now, &mut wakes);
             }
-            // This state cannot be judged by the new limits: whoever looks first takes it to the other table.
+            // The new limits cannot judge this state. The first call that looks moves it to the
+            // other table.
             queue.changed(now);
             queue.wake_all(&mut wakes);
         }));
@@ -741,7 +750,7 @@ impl Store {
         if self.written.varies {
             self.expect(ask.call.rules);
         }
-        // Another thread may take the room that was made.
+        // Another thread may take the room that this one made.
         let mut tries = 0;
         loop {
             let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
@@ -754,7 +763,8 @@ impl Store {
             };
             match done {
                 With::Done(Done { verdict: Verdict::Undecided, .. }) | With::Closed => {
-                    // The form cannot tell, such as a word that has run out of time: the full one can.
+                    // This form cannot decide, for example a word that has run out of range. The
+                    // full form can.
                     self.open();
                 }
                 With::Done(done) => return done,
@@ -765,7 +775,7 @@ impl Store {
         }
     }
 
-    /// Whether buckets of limits that were replaced can be kept as those of the ones that were written down.
+    /// Whether buckets of these limits can stay in the table of the limits written down.
     fn fits(&self, rules: &[Rule]) -> bool {
         match (&self.keyed, rules) {
             (Keyed::Full(_), _) => true,
@@ -804,7 +814,7 @@ impl Store {
                     (done, matches!(task, Task::Reset))
                 };
                 let done = table.with_existing(context, hash, run);
-                // There is nothing to do on a bucket that is not there, and it is idle.
+                // A missing bucket is idle. Only a peek needs an answer.
                 With::Done(done.unwrap_or_else(|| {
                     let (mut state, mut queue) = (S::idle(), Queue::default());
                     let task = if matches!(task, Task::Peek) { task } else { &Task::Settle };
@@ -814,7 +824,8 @@ impl Store {
         }
     }
 
-    /// On the buckets of other limits than those that were written down; they come from the usual ones, if they are there.
+    /// Carries out a task on the bucket of limits other than those written down. If the bucket is
+    /// in the usual table, it is moved first.
     fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
         let table = self.open();
         let rules = &self.written.rules;
@@ -837,7 +848,7 @@ impl Store {
         self.perform_in(table, &self.forms, hash, call, now, task, wakes)
     }
 
-    /// The table of other limits; from now on no new bucket is made in the usual one.
+    /// The table of other limits. From then on, the usual table makes no new bucket.
     pub(super) fn open(&self) -> &Table<Full, 5> {
         self.free.get_or_init(|| {
             self.forms.vary();
@@ -850,7 +861,8 @@ impl Store {
         Context { bound: &self.shared.bound, form, written: &self.written.rules }
     }
 
-    /// A limiter that is not called any more reclaims nothing by itself.
+    /// Sometimes sweeps another limiter, because one that is no longer called reclaims nothing
+    /// itself.
     fn sweep_others(&self, swept: Swept, hash: u64, now: Now) {
         let one_in = match swept {
             Swept::Nothing => return,
@@ -862,7 +874,7 @@ impl Store {
         }
     }
 
-    /// The decision on a call for whose key there is no room.
+    /// Decides a call if there is no room for its key.
     #[cold]
     fn untracked(&self, ask: &Ask<'_>, now: Now) -> Done {
         self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
@@ -876,25 +888,25 @@ impl Store {
         done
     }
 
-    /// Keys that have a bucket.
+    /// The number of keys that have a bucket.
     pub(crate) fn keys(&self) -> usize {
         on_table!(self, (table, _form) => table.len()) + self.free.get().map_or(0, |table| table.len())
     }
 
-    /// Reclaims idle buckets in a few slots of one shard; whether there were any.
+    /// Reclaims idle buckets in a few slots of one shard. Returns whether there were any.
     pub(super) fn sweep(&self, shard: usize, now: Now, slots: usize) -> bool {
         let usual = on_table!(self, (table, form) => table.sweep(self.context(form), shard, now, slots));
         let free = self.free.get().is_some_and(|table| table.sweep(self.context(&self.forms), shard, now, slots));
         usual | free
     }
 
-    /// Evicts one bucket; one that is being denied, or is called often, only where `denying` says so.
+    /// Evicts one bucket. A bucket that is being denied goes only if `denying` is set.
     pub(super) fn evict(&self, hash: u64, now: Now, denying: bool) -> bool {
         self.free.get().is_some_and(|table| table.evict(self.context(&self.forms), hash, now, denying))
             || on_table!(self, (table, form) => table.evict(self.context(form), hash, now, denying))
     }
 
-    /// Takes out the state of all calls without a key.
+    /// Takes out the state of the bucket without a key.
     pub(super) fn take_out_unkeyed(&self) -> Full {
         self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| std::mem::take(state))
     }
@@ -908,7 +920,7 @@ impl Store {
     pub(crate) fn clear(&self) {
         self.resets.iter().for_each(|resets| _ = resets.fetch_add(1, Ordering::Relaxed));
         self.unkeyed.reset(&self.written.rules);
-        // Calls that wait lose their places, and take new ones.
+        // Waiting calls lose their places, and take new ones.
         let mut wakes = Wakes::default();
         on_table!(self, (table, _form) => {
             table.each_queue(|_, queue| queue.wake_all(&mut wakes));
@@ -927,7 +939,7 @@ impl Store {
     }
 }
 
-/// In a function for each table, so that what one needs is in registers.
+/// One function for each table, so that its values stay in registers.
 #[inline(never)]
 fn try_in<S: State, const W: usize, O: Operation>(
     table: &Table<S, W>,
@@ -955,7 +967,7 @@ impl Done {
     }
 }
 
-/// Carries out a task on a state and the queue of its key, which is empty if nobody waits.
+/// Carries out a task on a state and its key's queue, which is empty if no call waits.
 fn carry_out<S: State>(
     call: &Call<'_>,
     task: &Task<'_>,
@@ -1007,7 +1019,7 @@ fn carry_out<S: State>(
     };
     if let Task::Join(joining) = task {
         match done.verdict {
-            // Now, and without counting a denial.
+            // Takes the permits now, and counts no denial.
             Verdict::Admitted { .. } => done.verdict = call.take(state, form, now),
             Verdict::Denied { until, .. }
                 if until <= joining.deadline
@@ -1020,7 +1032,7 @@ fn carry_out<S: State>(
                 done.first = queue.settle(state, form, now, wakes);
             }
             Verdict::Denied { position, .. } => {
-                // Not soon enough: denied as a call that does not wait.
+                // The call cannot wait: it is denied like any other call.
                 if queue.is_empty()
                     && let Verdict::Denied { until, .. } = call.take(state, form, now)
                 {
@@ -1034,7 +1046,7 @@ fn carry_out<S: State>(
     done
 }
 
-/// The answer to a call that comes behind those that wait.
+/// The verdict on a call behind the waiting calls.
 fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, now: Now) -> Verdict {
     match call.judge(state, form, now) {
         Verdict::Denied { until: NEVER, position } => Verdict::Denied { until: NEVER, position },
@@ -1053,7 +1065,7 @@ fn renew<S: State>(state: &mut S, form: &S::Form, queue: &mut Queue, now: Now, w
     queue.wake_all(wakes);
 }
 
-/// A place among those that wait for a bucket.
+/// A place in the queue of a bucket.
 pub(crate) struct Waiter {
     store: Arc<Store>,
     address: Address,
@@ -1062,7 +1074,7 @@ pub(crate) struct Waiter {
     is_left: bool,
 }
 
-/// Charges the first of those that wait when it is due, whoever that is then.
+/// Charges the first waiting call when it is due, whichever call is first then.
 struct Due {
     store: Weak<Store>,
     address: Address,
@@ -1071,7 +1083,7 @@ struct Due {
 impl Wake for Due {
     fn wake(self: Arc<Due>) {
         if let Some(store) = self.store.upgrade() {
-            // It has fired; settling sets another one if it is needed.
+            // The alarm has fired. Settling sets another one if it is needed.
             let fired = store.alarms.lock().remove(&self.address);
             drop(fired);
             store.settle(self.address, store.now());
@@ -1080,9 +1092,9 @@ impl Wake for Due {
 }
 
 impl Waiter {
-    /// Looks whether its turn has come; if not, `waker` is woken when there is something to look at.
+    /// Checks whether the call's turn has come. If not, `waker` is woken when there is news.
     pub(crate) fn look(&mut self, now: Now, waker: &Waker) -> Turn {
-        // Before the look, so that nothing is missed in between.
+        // Before the check, so that nothing is missed in between.
         self.seat.listen(waker);
         let store = &self.store;
         let done = store.perform(self.address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
@@ -1092,7 +1104,8 @@ impl Waiter {
         turn
     }
 
-    /// Gives the place up. Permits that were charged for it are given back, by the limits of the call.
+    /// Gives the place up. Permits that were charged for it are given back, by the limits of the
+    /// call.
     pub(crate) fn leave(&mut self, ask: &Ask<'_>, now: Now) {
         if !std::mem::replace(&mut self.is_left, true) {
             self.seat.forget_waker();

@@ -1,4 +1,5 @@
-//! Tables from fingerprints to states, in shards with a lock each, that together never hold more than so many.
+//! Tables from fingerprints to states, in shards with a lock each. A [`Bound`] limits the buckets
+//! of all tables of a backend together.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -12,32 +13,32 @@ use crate::clock::Now;
 use crate::observe::KeysWatch;
 use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
-/// Shards of a table: more than the cores of most machines, so that two threads seldom meet.
+/// Shards of a table. More than the cores of most machines, so that two threads seldom meet.
 #[cfg(not(loom_model))]
 const SHARDS: usize = 64;
 #[cfg(loom_model)]
 const SHARDS: usize = 2;
-/// Slots that are swept for each call that brings a new key.
+/// Slots that are swept for each call with a new key.
 pub(super) const SWEPT: usize = 8;
-/// Slots that are swept in one go: sequential cache lines prefetch.
+/// Slots that are swept at once: processors prefetch sequential cache lines.
 const SWEPT_AT_ONCE: usize = 256;
-/// Slots that one in 256 of a shard's calls sweeps though it brings no new key.
+/// Slots that one in 256 of a shard's calls sweeps, even without a new key.
 const SWEPT_SELDOM: usize = 32;
-/// Buckets among which an eviction chooses, unless the backend has few.
+/// Buckets that an eviction samples, unless the backend has few.
 const SAMPLED: usize = 32;
-/// So few buckets are all looked at.
+/// If `max_keys` is no larger than this, an eviction examines all buckets.
 const FEW: usize = 1_024;
-/// A bucket stays for so long after it became idle, in nanoseconds: a key that is called more often finds it again.
+/// How long an idle bucket is kept, in nanoseconds. A key that is called more often finds it again.
 const GRACE: u64 = 2_000_000;
-/// Keys of a shard that are known to be called often.
+/// Keys that a shard knows to be called often.
 const FREQUENT: usize = 8;
 
-/// How many buckets all tables of a backend hold, and may.
+/// How many buckets all tables of a backend hold, and how many they may hold.
 pub(super) struct Bound {
     pub(super) max_keys: usize,
     pub(super) when_full: WhenFull,
     len: AtomicUsize,
-    /// Keys for which calls wait.
+    /// Keys with waiting calls.
     waited: AtomicUsize,
     pub(super) evicted: AtomicU64,
     pub(super) untracked: AtomicU64,
@@ -61,7 +62,7 @@ impl Bound {
         self.len.load(Ordering::Relaxed)
     }
 
-    /// Counts one more bucket if there is room.
+    /// Counts one more bucket, if there is room.
     fn claim(&self) -> bool {
         let claim = |len: usize| (len < self.max_keys).then_some(len + 1);
         let claimed = self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
@@ -71,7 +72,8 @@ impl Bound {
         claimed.is_ok()
     }
 
-    /// Whether calls may begin to wait for one more key: such keys cannot be evicted, so they get half of the room.
+    /// Whether calls may begin to wait for one more key. Keys with waiting calls cannot be evicted,
+    /// so they get half of the room.
     pub(super) fn may_wait(&self) -> bool {
         self.waited.load(Ordering::Relaxed) < self.max_keys.div_ceil(2)
     }
@@ -81,61 +83,63 @@ impl Bound {
         self.watch.tracked(before - buckets);
     }
 
-    /// Counts a bucket in use that goes.
+    /// Releases and counts an evicted bucket that was in use.
     fn evict(&self) {
         self.release(1);
         self.count_evicted(1);
     }
 
-    /// Counts buckets in use that have gone.
+    /// Counts evicted buckets that were in use and are released already.
     pub(super) fn count_evicted(&self, buckets: usize) {
         self.evicted.fetch_add(buckets as u64, Ordering::Relaxed);
         (0..buckets).for_each(|_| self.watch.evicted());
     }
 }
 
-/// The buckets of one store, in cache lines of `W`.
+/// The buckets of one store, in lines of `W` slots.
 pub(super) struct Table<S, const W: usize> {
     shards: Box<[Padded<S, W>; SHARDS]>,
 }
 
-/// On cache lines of its own (two, because processors fetch them in pairs).
+/// A shard on its own two cache lines, because processors fetch them in pairs.
 #[repr(align(128))]
 struct Padded<S, const W: usize> {
     shard: Lock<Shard<S, W>>,
-    /// Lines of the shard's slots when it was changed last: beside the lock, to be read before it is taken.
+    /// Lines of the shard's slots at the last change. Outside the lock, to be read before it is
+    /// taken.
     lines: AtomicUsize,
 }
 
 struct Shard<S, const W: usize> {
     slots: Slots<S, W>,
-    /// Wraps when it is time for a sweep though there is no new key.
+    /// Counts calls. When it wraps, a sweep is due even without a new key.
     calls: u8,
-    /// There are queues.
+    /// Some keys have queues.
     is_waited: bool,
-    /// No bucket is made here any more: new ones are elsewhere.
+    /// Makes no more buckets: new keys go to another table.
     is_closed: bool,
-    /// New keys for which nothing was swept yet.
+    /// New keys for which no slots were swept yet.
     unswept: u32,
-    /// All else: out of the cache line of the lock.
+    /// Everything else, outside the cache line of the lock.
     rest: Box<Rest>,
 }
 
 #[derive(Default)]
 struct Rest {
-    /// Calls that wait, by fingerprint of their key.
+    /// Waiting calls, by the fingerprint of their key.
     queues: HashMap<u64, Box<Queue>, BuildHasherDefault<Fingerprint>>,
     /// The line that was swept last.
     cursor: usize,
-    /// When the sweep began that goes on now, and how long the last one took.
+    /// When the current round of sweeps began, and how long the last round took.
     began: u64,
     took: u64,
-    /// Fingerprints of the keys of every 256th call: a flood of keys that are called a few times each seldom gets in.
+    /// Fingerprints of the keys of every 256th call. A flood of keys that are called a few times
+    /// each seldom gets in.
     frequent: [u64; FREQUENT],
     calls: usize,
 }
 
-/// What a table's states are judged by when no call is at hand.
+/// What judges a table's states if there is no call.
 pub(super) struct Context<'a, S: State> {
     pub(super) bound: &'a Bound,
     pub(super) form: &'a S::Form,
@@ -150,18 +154,18 @@ impl<S: State> Clone for Context<'_, S> {
 
 impl<S: State> Copy for Context<'_, S> {}
 
-/// What became of a call on a bucket.
+/// The outcome of a call on a bucket.
 pub(super) enum With<R> {
     Done(R),
-    /// Others wait for the key.
+    /// Other calls wait for the key.
     Waited,
-    /// There is no room for a new key, unless another one goes.
+    /// There is no room for a new key, unless a bucket is evicted.
     Full,
-    /// New keys are elsewhere.
+    /// New keys go to another table.
     Closed,
 }
 
-/// Whether a call has swept.
+/// Whether a call has swept, and why.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Swept {
     Nothing,
@@ -169,9 +173,10 @@ pub(super) enum Swept {
     InTurn,
 }
 
-/// What a key is known by in its shard. The shard goes by the lowest bits of the hash, which are known soonest.
+/// The fingerprint of a key in its shard. The lowest bits of the hash select the shard, because
+/// they are known first.
 ///
-/// Zero marks an empty slot: the one hash in 2⁶⁴ that it is shares another's fingerprint.
+/// Zero marks an empty slot. The one hash in 2⁶⁴ that is zero shares the fingerprint of another.
 #[inline]
 pub(super) fn fingerprint(hash: u64) -> u64 {
     hash.max(1)
@@ -191,7 +196,7 @@ impl<S: State, const W: usize> Table<S, W> {
         Table { shards: Box::new(std::array::from_fn(padded)) }
     }
 
-    /// The shard of a key by its hash, and its fingerprint there.
+    /// The shard of a key by its hash, and the key's fingerprint.
     #[inline]
     fn padded(&self, hash: u64) -> (&Padded<S, W>, u64) {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
@@ -199,14 +204,14 @@ impl<S: State, const W: usize> Table<S, W> {
         (&self.shards[shard], fingerprint(hash))
     }
 
-    /// The fast path of [`with`](Table::with): runs `f` on the state of a key that has one, unless there is anything else to
-    /// do. Calls nothing, so that all of it stays in registers.
+    /// The fast path of [`with`](Table::with): runs `f` on an existing state, unless there is
+    /// anything else to do. Calls no function, so that all of it stays in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
-        // A multiplication for which what comes behind the lock need not wait. A stale number of lines leads to a wrong
-        // place, where the key is not found.
+        // Multiplies early, so that code behind the lock need not wait for it. A stale number of
+        // lines leads to a wrong line, where the key is not found.
         let home = slots::home(fingerprint, lines.load(Ordering::Relaxed));
         let mut shard = shard.try_lock()?;
         let calls = shard.calls.wrapping_add(1);
@@ -218,7 +223,8 @@ impl<S: State, const W: usize> Table<S, W> {
         Some(f(state))
     }
 
-    /// Runs `f` on a state, which is made if there is none. Sweeps a few slots for each new key, and now and then.
+    /// Runs `f` on a key's state, and makes it if it is missing. Sweeps a few slots for each new
+    /// key, and at every 256th call.
     pub(super) fn with<R>(
         &self,
         context: Context<'_, S>,
@@ -246,7 +252,7 @@ impl<S: State, const W: usize> Table<S, W> {
         done
     }
 
-    /// Runs `f` on a state and the queue of its key. Both are made if there are none.
+    /// Runs `f` on a key's state and queue, and makes them if they are missing.
     pub(super) fn with_queue<R>(
         &self,
         context: Context<'_, S>,
@@ -276,7 +282,8 @@ impl<S: State, const W: usize> Table<S, W> {
         done
     }
 
-    /// Runs `f` on the state of a key that has one, which may be removed afterwards; not if calls wait for it.
+    /// Runs `f` on an existing state. Afterwards, the state is removed if `f` says so and no call
+    /// waits for it.
     pub(super) fn with_existing<R>(
         &self,
         context: Context<'_, S>,
@@ -297,7 +304,7 @@ impl<S: State, const W: usize> Table<S, W> {
         Some(result)
     }
 
-    /// Hands the state of a key, and those that wait for it, over to `to`, under the lock.
+    /// Hands a key's state and its waiting calls over to `to`, under the lock.
     pub(super) fn hand_over(&self, hash: u64, to: impl FnOnce(S, Option<Box<Queue>>)) {
         let (Padded { shard, .. }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
@@ -309,7 +316,7 @@ impl<S: State, const W: usize> Table<S, W> {
         }
     }
 
-    /// Takes over what another table hands over, which is counted already.
+    /// Takes over a bucket from another table. It is counted already.
     pub(super) fn take_over(&self, hash: u64, state: S, queue: Option<Box<Queue>>) {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
@@ -321,7 +328,7 @@ impl<S: State, const W: usize> Table<S, W> {
         lines.store(shard.slots.lines(), Ordering::Relaxed);
     }
 
-    /// Makes no more buckets.
+    /// Stops making buckets.
     pub(super) fn close(&self) {
         self.shards.iter().for_each(|shard| shard.shard.lock().is_closed = true);
     }
@@ -336,12 +343,12 @@ impl<S: State, const W: usize> Table<S, W> {
                     f(state, queue);
                 }
             }
-            // An empty one stays until the next call of its key.
+            // An empty queue stays until the next call of its key.
             *is_waited = !rest.queues.is_empty();
         }
     }
 
-    /// All states, taken out.
+    /// Takes out all states.
     pub(super) fn drain(&mut self) -> impl Iterator<Item = (usize, u64, S)> + '_ {
         self.shards.iter().enumerate().flat_map(|(shard, padded)| {
             let slots = std::mem::replace(&mut padded.shard.lock().slots, Slots::new());
@@ -349,7 +356,7 @@ impl<S: State, const W: usize> Table<S, W> {
         })
     }
 
-    /// Puts back what was [drained](Table::drain).
+    /// Puts back a [drained](Table::drain) state.
     pub(super) fn refill(&self, shard: usize, fingerprint: u64, state: S) {
         let Padded { shard, lines } = &self.shards[shard % SHARDS];
         let mut shard = shard.lock();
@@ -372,20 +379,22 @@ impl<S: State, const W: usize> Table<S, W> {
         self.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum()
     }
 
-    /// Places for buckets, taken or not.
+    /// Slots, taken or free.
     #[cfg(test)]
     pub(super) fn slots(&self) -> usize {
         self.shards.iter().map(|shard| shard.shard.lock().slots.places()).sum()
     }
 
-    /// Reclaims idle buckets of one shard; whether there were any.
+    /// Reclaims idle buckets of one shard. Returns whether there were any.
     pub(super) fn sweep(&self, context: Context<'_, S>, shard: usize, now: Now, slots: usize) -> bool {
         let shard = &self.shards[shard % SHARDS].shard;
         shard.try_lock().is_some_and(|mut shard| shard.sweep(context, now, slots))
     }
 
-    /// Evicts one bucket from a shard whose lock is free, beginning with that of `hash`, so that all shards give as many as
-    /// they get. One whose key is being denied goes only if all that were looked at are, and only where `denying` says so.
+    /// Evicts one bucket from a shard whose lock is free. Begins with the shard of `hash`, so that
+    /// all shards give as many as they get.
+    ///
+    /// A bucket that is being denied goes only if all sampled buckets are, and if `denying` is set.
     pub(super) fn evict(&self, context: Context<'_, S>, hash: u64, now: Now, denying: bool) -> bool {
         #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
         let first = hash as usize % SHARDS;
@@ -422,7 +431,8 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 }
 
-/// Which bucket goes first: one whose key is not being denied, then one that is not called often, then the one closest to idle.
+/// The order of eviction: first keys that are not being denied, then keys that are not called
+/// often, then the bucket closest to idle.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     is_denying: bool,
@@ -451,7 +461,7 @@ impl<S: State, const W: usize> Shard<S, W> {
         With::Done(result)
     }
 
-    /// Makes room for one bucket and counts it, without evicting one that is in use.
+    /// Makes room for one bucket and counts it. Evicts no bucket in use.
     fn make_room(&mut self, context: Context<'_, S>, now: Now) -> bool {
         let bound = context.bound;
         let has_room = bound.claim() || self.sweep_idle(context, now, now.earliest, SWEPT) && bound.claim();
@@ -460,7 +470,7 @@ impl<S: State, const W: usize> Shard<S, W> {
         }
         self.unswept += 1;
         let is_due = self.unswept as usize * SWEPT >= SWEPT_AT_ONCE.min(self.slots.places());
-        // A table does not grow for buckets that are idle.
+        // A table does not grow for idle buckets.
         if is_due || self.slots.is_to_grow() {
             self.unswept = 0;
             self.sweep(context, now, SWEPT_AT_ONCE);
@@ -468,14 +478,14 @@ impl<S: State, const W: usize> Shard<S, W> {
         true
     }
 
-    /// Whoever calls when it is a sweep's turn probably calls often.
+    /// Remembers the key of a call that finds a sweep due: it is probably called often.
     fn count_frequent(&mut self, fingerprint: u64) {
         let place = self.rest.calls % FREQUENT;
         self.rest.frequent[place] = fingerprint;
         self.rest.calls = self.rest.calls.wrapping_add(1);
     }
 
-    /// The next line that is to be looked at.
+    /// The next line to examine.
     fn step(&mut self, now: u64) -> usize {
         let rest = &mut *self.rest;
         if rest.cursor + 1 < self.slots.lines() {
@@ -486,15 +496,17 @@ impl<S: State, const W: usize> Shard<S, W> {
         rest.cursor
     }
 
-    /// Looks at the next few lines and removes buckets that have been idle for [`GRACE`], and for as long as a sweep of the
-    /// shard takes. The key of one that became idle since is probably called again.
+    /// Sweeps the next few lines. Removes buckets that have been idle for [`GRACE`], and for as
+    /// long as a sweep of the shard takes. A bucket that became idle since is probably called
+    /// again.
     #[inline(never)]
     fn sweep(&mut self, context: Context<'_, S>, now: Now, slots: usize) -> bool {
         let by = now.earliest.saturating_sub(self.rest.took.max(GRACE));
         self.sweep_idle(context, now, by, slots)
     }
 
-    /// The same of buckets that were idle at the time `by`.
+    /// Removes the buckets of the next few lines that were idle at the time `by`. Returns whether
+    /// there were any.
     fn sweep_idle(&mut self, context: Context<'_, S>, now: Now, by: u64, slots: usize) -> bool {
         let mut removed = 0;
         let are_idle = S::are_idle(context.form, context.written, by);
@@ -520,14 +532,15 @@ impl<S: State, const W: usize> Shard<S, W> {
         removed > 0
     }
 
-    /// Gives memory back once a flood of keys has gone.
+    /// Frees memory after a flood of keys has gone.
     fn shrink(&mut self) {
         if self.slots.places() > 64 && self.slots.len() * 8 < self.slots.places() {
             self.slots.shrink();
         }
     }
 
-    /// Of the next few buckets, the one whose loss matters least, unless calls wait for all of them; and how many there were.
+    /// Samples the next few buckets. Returns the first to evict, unless calls wait for all of them,
+    /// and how many it sampled.
     fn sample(&mut self, context: Context<'_, S>, now: Now) -> (Option<(Rank, u64)>, usize) {
         let (mut best, mut sampled) = (None, 0);
         for _ in 0..self.slots.lines() {
@@ -554,7 +567,7 @@ impl<S: State, const W: usize> Shard<S, W> {
     }
 }
 
-/// A fingerprint is a hash already.
+/// A hasher of fingerprints, which are hashes already.
 #[derive(Default)]
 struct Fingerprint(u64);
 
