@@ -9,48 +9,19 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::LazyLock;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
 use ratelimit_runtime::{
-    Algorithm, BackendError, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, test_util,
+    Algorithm, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded,
+    RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
-use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls};
+use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-
-/// A store as a user would write it: bytes under a name.
-#[derive(Default)]
-struct Shelf {
-    buckets: Mutex<HashMap<String, Vec<u8>>>,
-    keeps_denials: bool,
-}
-
-impl Backend for Shelf {
-    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        let mut buckets = self.buckets.lock().unwrap();
-        let bytes = buckets.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
-        let mut bucket = Bucket::from_bytes(bytes)?;
-        let answer = bucket.apply(request, request.now());
-        buckets.insert(request.bucket().to_owned(), bucket.to_bytes());
-        Ok(answer)
-    }
-
-    /// Long enough for a busy machine.
-    fn deadline(&self) -> Deadline {
-        Deadline::Imposed(20 * SECOND)
-    }
-
-    fn keeps_denials(&self) -> bool {
-        self.keeps_denials
-    }
-}
 
 /// How a limiter is called.
 #[derive(Clone, Copy)]
@@ -733,7 +704,7 @@ conformance_while_no_time_passes! {
 
 // Redis needs more time for this many calls.
 conformance! {
-    users_own_that_keeps_denials: Shelf { keeps_denials: true, ..Shelf::default() }.into_backend();
+    users_own_that_keeps_denials: Shelf::default().keeping_denials().into_backend();
     redis: plain(redis());
     redis_asked_each_time: plain(redis().denial_cache(false));
     redis_without_coalescing: plain(redis().coalescing(false));

@@ -2,21 +2,19 @@
 //!
 //! A process is a backend of its own: backends share nothing but the server.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::pin::Pin;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, IntoBackend, Request, SharedBackend};
+use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
 use ratelimit_runtime::{
-    Algorithm, BackendError, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter,
-    RedisBackend, limiters, rate_limit,
+    Algorithm, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
+    rate_limit,
 };
-use ratelimit_tests::{Network, Proxy, RedisServer};
+use ratelimit_tests::{Network, Proxy, RedisServer, Shelf};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -39,23 +37,9 @@ fn limiter(backend: &SharedBackend, name: &str, limit: Limit) -> RateLimiter {
     builder.limit(limit).build().unwrap()
 }
 
-/// A store of somebody's own.
-#[derive(Default)]
-struct Shelf(Mutex<HashMap<String, Vec<u8>>>);
-
-impl Backend for Shelf {
-    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        let mut buckets = self.0.lock().unwrap();
-        let bytes = buckets.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
-        let mut bucket = Bucket::from_bytes(bytes)?;
-        let answer = bucket.apply(request, request.now());
-        buckets.insert(request.bucket().to_owned(), bucket.to_bytes());
-        Ok(answer)
-    }
-
-    fn deadline(&self) -> Deadline {
-        Deadline::Kept
-    }
+/// A user's store that blocks the calling thread.
+fn users_own() -> SharedBackend {
+    Shelf::default().keeping_its_deadline().into_backend()
 }
 
 type Wait = Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>;
@@ -111,7 +95,7 @@ async fn served(limiter: &RateLimiter, every: Duration, patience: Duration, duri
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_who_give_up_leave_the_limit_to_those_who_stay() {
     let server = RedisServer::start();
-    let backends = [process(&server), Shelf::default().into_backend()];
+    let backends = [process(&server), users_own()];
     let mut runs = JoinSet::new();
     for (number, backend) in backends.iter().enumerate() {
         for algorithm in ALGORITHMS {
@@ -213,7 +197,7 @@ async fn a_reset_by_another_process_reaches_those_who_wait_within_a_second() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_served_in_order_and_those_who_leave_are_left_out() {
     let server = RedisServer::start();
-    for backend in [process(&server), Shelf::default().into_backend()] {
+    for backend in [process(&server), users_own()] {
         let limiter = limiter(&backend, "order", Limit::new(40, SECOND).with_algorithm(Algorithm::TokenBucket));
         limiter.check("a", 40).unwrap();
         let (start, mut waits) = (Instant::now(), Vec::new());
@@ -477,7 +461,7 @@ async fn a_server_that_fails_leaves_none_waiting() {
 #[test]
 fn threads_that_wait_are_served_without_a_runtime() {
     let server = RedisServer::start();
-    for backend in [process(&server), Shelf::default().into_backend()] {
+    for backend in [process(&server), users_own()] {
         let limiter = limiter(&backend, "threads", Limit::new(1, millis(50)));
         let start = Instant::now();
         std::thread::scope(|scope| {

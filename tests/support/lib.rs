@@ -7,9 +7,11 @@ mod proxy;
 mod redis_server;
 mod redis_topologies;
 mod server_example;
+mod shelf;
 
 pub use admissions::{Admission, above};
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
 pub use server_example::{ServerExample, example};
+pub use shelf::Shelf;

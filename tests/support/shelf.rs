@@ -1,0 +1,57 @@
+//! A store as users write it: the bytes of buckets in a map.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use ratelimit_runtime::BackendError;
+use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
+
+/// A user's own backend.
+#[derive(Debug)]
+pub struct Shelf {
+    buckets: Mutex<HashMap<String, Vec<u8>>>,
+    keeps_denials: bool,
+    deadline: Deadline,
+}
+
+impl Shelf {
+    /// Has denials cached.
+    #[must_use]
+    pub fn keeping_denials(self) -> Shelf {
+        Shelf { keeps_denials: true, ..self }
+    }
+
+    /// Decides on the calling thread, without a deadline.
+    #[must_use]
+    pub fn keeping_its_deadline(self) -> Shelf {
+        Shelf { deadline: Deadline::Kept, ..self }
+    }
+}
+
+impl Default for Shelf {
+    /// Without a denial cache, and with a deadline long enough for a busy machine.
+    fn default() -> Shelf {
+        let deadline = Deadline::Imposed(Duration::from_secs(20));
+        Shelf { buckets: Mutex::default(), keeps_denials: false, deadline }
+    }
+}
+
+impl Backend for Shelf {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let bytes = buckets.get(request.bucket()).map(Vec::as_slice).unwrap_or_default();
+        let mut bucket = Bucket::from_bytes(bytes)?;
+        let answer = bucket.apply(request, request.now());
+        buckets.insert(request.bucket().to_owned(), bucket.to_bytes());
+        Ok(answer)
+    }
+
+    fn deadline(&self) -> Deadline {
+        self.deadline
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.keeps_denials
+    }
+}
