@@ -120,13 +120,14 @@ impl Queues {
     /// Permits came back to a bucket, or it was reset. After a reset it has no bookings.
     pub(crate) fn changed(&self, bucket: &str, is_reset: bool) {
         if let Some(queue) = self.find(bucket) {
-            queue.change(|state| {
+            queue.update(|state, wakes| {
                 state.hint = None;
                 if is_reset {
                     state.changes += 1;
                     state.booked.clear();
                     state.unused.clear();
                 }
+                state.wake_driver(wakes);
             });
         }
     }
@@ -140,14 +141,13 @@ impl Queues {
         let all: Vec<Arc<Queue>> =
             self.map().lock().values().filter(|queue| queue.bucket.starts_with(prefix)).map(Arc::clone).collect();
         for queue in all {
-            let mut wakes = Wakes::default();
-            queue.change(|state| {
+            queue.update(|state, wakes| {
                 state.hint = None;
                 state.changes += 1;
                 state.unused.extend(state.booked.drain(..));
-                state.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(&mut wakes));
+                state.wake_driver(wakes);
+                state.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(wakes));
             });
-            wakes.wake();
         }
     }
 
@@ -231,12 +231,11 @@ impl Queue {
         Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
     }
 
-    /// Changes the state and wakes the driver.
-    fn change(self: &Arc<Queue>, change: impl FnOnce(&mut State)) {
+    /// Changes the state under the lock, and wakes tasks after it.
+    fn update(self: &Arc<Queue>, change: impl FnOnce(&mut State, &mut Wakes)) {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
-        change(&mut state);
-        state.wake_driver(&mut wakes);
+        change(&mut state, &mut wakes);
         self.arm(&mut state);
         drop(state);
         wakes.wake();
@@ -244,12 +243,7 @@ impl Queue {
 
     /// Hands out due bookings.
     fn settle(self: &Arc<Queue>, now: u64) {
-        let mut wakes = Wakes::default();
-        let mut state = self.state.lock();
-        state.settle(now, &mut wakes);
-        self.arm(&mut state);
-        drop(state);
-        wakes.wake();
+        self.update(|state, wakes| state.settle(now, wakes));
     }
 
     /// Sets the alarm for the first booking.
@@ -360,20 +354,17 @@ impl Waiter {
             return;
         }
         self.seat.forget_waker();
-        let mut wakes = Wakes::default();
-        let mut state = self.queue.state.lock();
-        let told = self.seat.leave();
-        let _ = state.line.remove(self.place);
-        if let Some(Told::Admitted(booked)) = told {
-            state.book(*booked);
-            state.settle(clock::now(), &mut wakes);
-        }
-        if state.line.len() <= state.booked.len() || state.line.ahead().cost.is_none() {
-            state.wake_driver(&mut wakes);
-        }
-        self.queue.arm(&mut state);
-        drop(state);
-        wakes.wake();
+        self.queue.update(|state, wakes| {
+            let told = self.seat.leave();
+            let _ = state.line.remove(self.place);
+            if let Some(Told::Admitted(booked)) = told {
+                state.book(*booked);
+                state.settle(clock::now(), wakes);
+            }
+            if state.line.len() <= state.booked.len() || state.line.ahead().cost.is_none() {
+                state.wake_driver(wakes);
+            }
+        });
         // Other calls were given times behind this one.
         if let (Some(denials), Some(bucket)) = (self.guard.denials(), self.queue.fingerprint) {
             denials.forget(bucket);
