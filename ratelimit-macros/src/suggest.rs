@@ -19,8 +19,8 @@ pub(crate) fn nearest<'a>(written: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// The three known names that are nearest to `written`, the nearest first.
 pub(crate) fn nearest_three<'a>(written: &str, known: &[&'a str]) -> Vec<&'a str> {
-    let mut names = known.to_vec();
-    names.sort_by_key(|name| distance(&written.to_ascii_lowercase(), name));
+    let (lower, mut names) = (written.to_ascii_lowercase(), known.to_vec());
+    names.sort_by_key(|name| distance(&lower, name));
     names.truncate(3);
     names
 }

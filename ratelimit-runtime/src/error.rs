@@ -239,7 +239,6 @@ impl BackendError {
     }
 
     /// What was configured cannot be used.
-    #[cfg(feature = "redis")]
     pub(crate) fn configuration(message: impl Into<Arc<str>>) -> BackendError {
         BackendError::new(BackendErrorKind::Configuration, message)
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 use once_cell::sync::OnceCell;
 
 use super::{Answer, Backend, Deadline, MemoryBackend, Request};
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 use crate::guard::Guard;
 use crate::switches::{self, Switch};
 
@@ -125,7 +125,7 @@ thread_local! {
 pub(crate) fn made(cell: &OnceCell<SharedBackend>, make: fn() -> SharedBackend) -> &SharedBackend {
     static UNFINISHED: LazyLock<SharedBackend> = LazyLock::new(|| {
         let message = "the limiter was called while its backend was being made";
-        Failed(BackendError::new(BackendErrorKind::Configuration, message)).into_backend()
+        Failed(BackendError::configuration(message)).into_backend()
     });
 
     struct Making(usize);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::OnBackendError;
 use super::core::{Core, kinds_of};
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
@@ -342,8 +343,23 @@ impl Call<'_> {
         self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after })
     }
 
+    /// The outcome by the limiter's policy if the backend failed. `None`: the limits decide in this
+    /// process's memory.
+    pub(super) fn undecided(self) -> Option<Result<Decision, RateLimitExceeded>> {
+        match self.core.options.on_backend_error {
+            OnBackendError::Local => None,
+            OnBackendError::Allow => {
+                if !self.peek {
+                    self.core.allowed();
+                }
+                Some(Ok(self.free()))
+            }
+            OnBackendError::Deny => Some(self.failed()),
+        }
+    }
+
     /// The outcome if the backend failed and the policy is to deny.
-    pub(super) fn failed(self) -> Result<Decision, RateLimitExceeded> {
+    fn failed(self) -> Result<Decision, RateLimitExceeded> {
         let decision = self.free();
         let exceeded = || RateLimitExceeded {
             limiter: self.core.shared_name(),

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::OnBackendError;
 use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, position_u8, told};
 use super::core::{Core, Venue};
 use super::waiting::{BeforeBackend, Waiting, joining_of};
@@ -304,19 +303,11 @@ impl RemoteCall {
             _ => {}
         }
         let call = Call { options: self.options, ..self.call.call() };
-        match call.core.options.on_backend_error {
-            OnBackendError::Local => {
-                let venue = call.core.venue(Switches::load(), call.is_async);
-                call.decide_in(&call.core.fallback(&venue), self.fallback, &venue)
-            }
-            OnBackendError::Allow => {
-                if !call.peek {
-                    call.core.allowed();
-                }
-                Started::Done(Ok(call.free()))
-            }
-            OnBackendError::Deny => Started::Done(call.failed()),
+        if let Some(decided) = call.undecided() {
+            return Started::Done(decided);
         }
+        let venue = call.core.venue(Switches::load(), call.is_async);
+        call.decide_in(&call.core.fallback(&venue), self.fallback, &venue)
     }
 
     /// Continues a call whose turn is known. Returns the call if the backend's answer is to decide

@@ -6,7 +6,6 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::OnBackendError;
 use super::call::{Call, OwnedCall, WaitOptions, polled_again};
 use super::core::{Core, Venue};
 use crate::algorithm::Rule;
@@ -214,18 +213,14 @@ impl Waiting {
                 Ok(call.booked(bucket, fingerprint, *booked, waited))
             }
             Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
-            Told::Failed => match call.core.options().on_backend_error {
-                OnBackendError::Local => {
+            Told::Failed => {
+                let Some(decided) = call.undecided() else {
                     let (address, venue) = (place.fallback, call.core.venue(Switches::load(), call.is_async));
                     let store = Arc::clone(&*call.core.fallback(&venue));
                     return self.rejoin(&store, address, now, waker);
-                }
-                OnBackendError::Allow => {
-                    call.core.allowed();
-                    Ok(call.free())
-                }
-                OnBackendError::Deny => call.failed(),
-            },
+                };
+                decided
+            }
         };
         self.is_done = true;
         Ok(decided)

@@ -79,10 +79,7 @@ fn address(reply: &Value, sentinel: &Endpoint, name: &str) -> Result<Address, Ba
     }
     let sentinel = &sentinel.address;
     Err(match reply {
-        Value::Nil => BackendError::new(
-            BackendErrorKind::Configuration,
-            format!("the sentinel at {sentinel} knows no master `{name}`"),
-        ),
+        Value::Nil => BackendError::configuration(format!("the sentinel at {sentinel} knows no master `{name}`")),
         _ => BackendError::new(BackendErrorKind::Refused, format!("the server at {sentinel} is not a sentinel")),
     })
 }
