@@ -83,8 +83,18 @@ pub enum Action {
     },
     /// Gives back permits that were taken or booked.
     GiveBack(Permit),
-    /// Forgets the bucket.
+    /// Forgets the bucket, except for a block.
     Reset,
+    /// Blocks the bucket's key: every call is denied for this long from now on, of cost 0 too. A
+    /// block that ends later stands.
+    Block {
+        /// At most 366 days.
+        time: Duration,
+    },
+    /// Ends a block.
+    Unblock,
+    /// Reports a block, and changes nothing.
+    Blocked,
 }
 
 impl Request {
@@ -173,6 +183,12 @@ pub enum Outcome {
     Denied(Denied),
     /// Permits were given back, or the bucket was reset.
     Done,
+    /// When the block of the key ends; `None` if it is not blocked. The answer to
+    /// [`Action::Block`], [`Action::Unblock`] and [`Action::Blocked`].
+    Blocked {
+        /// By the backend's clock.
+        until: Option<Timestamp>,
+    },
 }
 
 /// Permits taken or booked.
@@ -223,6 +239,11 @@ impl Denied {
     /// The position of that limit, from 0.
     pub fn limit_index(&self) -> usize {
         self.refusal.limit
+    }
+
+    /// Whether the key is blocked or banned, whatever its limits have left.
+    pub fn is_blocked(&self) -> bool {
+        self.refusal.is_blocked
     }
 }
 
@@ -483,15 +504,29 @@ impl Bucket {
                 return Answer { now, outcome: Outcome::Done };
             }
             Action::Reset => {
-                self.record = Record::default();
+                self.record.reset(now.0);
                 return Answer { now, outcome: Outcome::Done };
             }
+            Action::Block { time } => {
+                self.record.block(now.0, nanos(*time));
+                return self.blocked(now);
+            }
+            Action::Unblock => {
+                self.record.unblock(now.0);
+                return self.blocked(now);
+            }
+            Action::Blocked => return self.blocked(now),
         };
         let outcome = match decided {
             Ok(admission) => Outcome::Admitted(Admitted { admission }),
             Err(refusal) => Outcome::Denied(Denied { refusal }),
         };
         Answer { now, outcome }
+    }
+
+    fn blocked(&self, now: Timestamp) -> Answer {
+        let until = self.record.blocked_until(now.0).map(Timestamp);
+        Answer { now, outcome: Outcome::Blocked { until } }
     }
 
     /// When the bucket is idle again and may be forgotten.

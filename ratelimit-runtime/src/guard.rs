@@ -261,8 +261,12 @@ impl<'a> Visit<'a> {
         };
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.report(self.entry, met);
-        if let (action @ (Action::GiveBack(_) | Action::Reset), Ok(_)) = (self.request.action(), &answer) {
-            self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
+        match (self.request.action(), &answer) {
+            (action @ (Action::GiveBack(_) | Action::Reset | Action::Unblock), Ok(_)) => {
+                self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
+            }
+            (Action::Block { .. }, Ok(_)) => self.guard.queues.blocked(self.request.bucket()),
+            _ => {}
         }
         self.keep_denials_true(Some(&answer));
         answer
@@ -273,10 +277,13 @@ impl<'a> Visit<'a> {
         let (Some(denials), Some(bucket)) = (&self.guard.denials, self.request.fingerprint) else { return };
         let now = || self.request.now().as_nanos();
         match (self.request.action(), answer) {
-            (Action::GiveBack(_) | Action::Reset, Some(Ok(_))) => denials.lift(bucket, now()),
+            (Action::GiveBack(_) | Action::Reset | Action::Block { .. } | Action::Unblock, Some(Ok(_))) => {
+                denials.lift(bucket, now());
+            }
             // The request may still be carried out, and permits of an abandoned call are given back
             // later.
-            (Action::GiveBack(_) | Action::Reset, _) | (Action::Take { cost: 1.., .. }, None) => {
+            (Action::GiveBack(_) | Action::Reset | Action::Block { .. } | Action::Unblock, _)
+            | (Action::Take { cost: 1.., .. }, None) => {
                 denials.suspend(bucket, now());
             }
             (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {

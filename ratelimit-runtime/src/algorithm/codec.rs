@@ -9,6 +9,8 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::MAX_LIMITS;
 
 const VERSION: u64 = 2;
+/// The end of a block follows. Written only for a blocked key, so that older versions read the rest.
+const BLOCKED: u64 = 3;
 const SLIDING: u64 = 0;
 const TOKEN: u64 = 1;
 const FIXED: u64 = 2;
@@ -17,11 +19,15 @@ impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
         let offences = &self.offences;
-        for number in [VERSION, self.clock, self.newest, self.floor, self.number, self.top, self.start] {
+        let version = if self.blocked > 0 { BLOCKED } else { VERSION };
+        for number in [version, self.clock, self.newest, self.floor, self.number, self.top, self.start] {
             write(&mut bytes, number);
         }
         for number in [u64::from(offences.count), offences.last, offences.until, self.limits.len() as u64] {
             write(&mut bytes, number);
+        }
+        if version == BLOCKED {
+            write(&mut bytes, self.blocked);
         }
         for state in &self.limits {
             match state {
@@ -63,7 +69,8 @@ impl Record {
 }
 
 fn read_record(bytes: &mut &[u8]) -> Option<Record> {
-    if read(bytes)? != VERSION {
+    let version = read(bytes)?;
+    if version != VERSION && version != BLOCKED {
         return None;
     }
     let mut record = Record {
@@ -81,6 +88,9 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
     let limits = read(bytes)?;
     if limits > MAX_LIMITS as u64 {
         return None;
+    }
+    if version == BLOCKED {
+        record.blocked = read(bytes)?;
     }
     for _ in 0..limits {
         record.limits.push(match read(bytes)? {

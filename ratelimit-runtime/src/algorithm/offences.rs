@@ -1,5 +1,5 @@
-//! Penalties: consecutive denials of a key, each of which blocks it for longer (exponential
-//! backoff).
+//! Penalties: denials of a key block it, each for longer than the one before (exponential backoff),
+//! or one for a fixed time (a ban).
 
 use std::time::Duration;
 
@@ -9,19 +9,33 @@ use crate::clock::nanos;
 /// `max` without a denial resets it. The attribute's `backoff(..)` and the builder's
 /// [`backoff`](crate::RateLimiterBuilder::backoff) set it; a [`Backend`](crate::Backend) reads it from
 /// [`Request::backoff`](crate::backend::Request::backoff).
-/// `max` without a denial resets it.
+///
+/// A [`ban`](Backoff::ban) is the other kind: one denial blocks the key for a fixed time, and
+/// denials during it change nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Backoff {
     initial: Duration,
     max: Duration,
+    is_ban: bool,
 }
 
 impl Backoff {
+    /// The first denial blocks for `time`. Calls during that time do not prolong it. The limits
+    /// judge the next call anew.
+    pub const fn ban(time: Duration) -> Backoff {
+        Backoff { initial: time, max: time, is_ban: true }
+    }
+
+    /// Whether it is a [`ban`](Backoff::ban).
+    pub const fn is_ban(&self) -> bool {
+        self.is_ban
+    }
+
     /// Blocks for `initial`, doubled by each further denial up to `max`. A `max` below `initial`
     /// counts as `initial`.
     pub const fn new(initial: Duration, max: Duration) -> Backoff {
         let max = if max.as_nanos() < initial.as_nanos() { initial } else { max };
-        Backoff { initial, max }
+        Backoff { initial, max, is_ban: false }
     }
 
     /// The block after the first denial.
@@ -53,8 +67,16 @@ impl Offences {
         }
     }
 
+    /// Whether the key is banned at `now`.
+    pub(crate) fn are_banned(&self, backoff: &Backoff, now: u64) -> bool {
+        backoff.is_ban && self.count > 0 && self.until > now
+    }
+
     /// Records a denial at `now`.
     pub(crate) fn deny(&mut self, backoff: &Backoff, now: u64) {
+        if self.are_banned(backoff, now) {
+            return;
+        }
         let doublings = self.count.min(63);
         let block = nanos(backoff.initial).saturating_mul(1 << doublings).min(nanos(backoff.max));
         self.count = self.count.saturating_add(1);

@@ -268,6 +268,8 @@ pub(crate) struct Refusal {
     pub(crate) remaining: u32,
     /// When the same call would be admitted if nobody else called; `None` if it never would.
     pub(crate) admitted_at: Option<u64>,
+    /// The key is blocked or banned.
+    pub(crate) is_blocked: bool,
 }
 
 /// An admitted call, at once or at a later time booked for it.
@@ -311,6 +313,8 @@ pub(crate) struct Record {
     /// limits, so that permits from before give nothing back. 0 if no permit depends on it.
     pub(crate) start: u64,
     pub(crate) offences: Offences,
+    /// Every call is denied until then, by a block that was set for the key; 0 if none was.
+    pub(crate) blocked: u64,
     pub(crate) limits: SmallVec<[State; 1]>,
     /// By limit. Empty while no booking lies ahead.
     pub(crate) given: SmallVec<[Given; 1]>,
@@ -344,14 +348,16 @@ impl Record {
         };
         if found.at - now > max_wait {
             let mut refusal = view.refusal(found.limit, now, Some(found.at));
-            if let Some(backoff) = backoff {
+            refusal.is_blocked = self.is_blocked(backoff, now);
+            // A try on a blocked key is no offence.
+            if let Some(backoff) = backoff.filter(|_| cost > 0 && self.blocked <= now) {
                 self.offences.deny(backoff, now);
                 refusal.admitted_at = Some(found.at.max(self.offences.until));
             }
             return Err(refusal);
         }
         if cost == 0 {
-            return Ok(view.admission(self.permit(now, 0, None)));
+            return Ok(view.admission(self.permit(found.at, 0, None)));
         }
         if backoff.is_none() {
             self.offences = Offences::default();
@@ -371,7 +377,10 @@ impl Record {
         let view = copy.view(ask.rules, replaced.as_deref());
         match view.find(ask.backoff, ask.cost, now) {
             Ok(found) if found.at - now <= ask.max_wait => Ok(view.admission(copy.permit(found.at, 0, None))),
-            Ok(found) => Err(view.refusal(found.limit, now, Some(found.at))),
+            Ok(found) => {
+                let is_blocked = copy.is_blocked(ask.backoff, now);
+                Err(Refusal { is_blocked, ..view.refusal(found.limit, now, Some(found.at)) })
+            }
             Err(never) => Err(view.refusal(never, now, None)),
         }
     }
@@ -435,7 +444,38 @@ impl Record {
         let forgiven = backoff.map_or(0, |backoff| self.offences.fresh_at(backoff));
         // Nothing is admitted before the newest admission, even if all permits that led to it were
         // given back.
-        limits.max(forgiven).max(self.newest)
+        limits.max(forgiven).max(self.newest).max(self.blocked)
+    }
+
+    /// Blocks the key for `time` from `now` on, unless it is blocked for longer.
+    pub(crate) fn block(&mut self, now: u64, time: u64) {
+        self.look(now);
+        self.blocked = self.blocked.max(now.saturating_add(time));
+    }
+
+    pub(crate) fn unblock(&mut self, now: u64) {
+        self.look(now);
+        self.blocked = 0;
+    }
+
+    /// When the block of the key ends, if it is blocked at `now`.
+    pub(crate) fn blocked_until(&self, now: u64) -> Option<u64> {
+        let shift = self.clock.saturating_sub(now);
+        Some(self.blocked.saturating_sub(shift)).filter(|until| *until > now)
+    }
+
+    /// Forgets everything but a block.
+    pub(crate) fn reset(&mut self, now: u64) {
+        let blocked = self.blocked_until(now);
+        *self = Record::default();
+        if let Some(blocked) = blocked {
+            (self.clock, self.blocked) = (now, blocked);
+        }
+    }
+
+    /// Whether calls are denied at `now` whatever the limits say.
+    fn is_blocked(&self, backoff: Option<&Backoff>, now: u64) -> bool {
+        self.blocked > now || backoff.is_some_and(|backoff| self.offences.are_banned(backoff, now))
     }
 
     /// Advances the clock to `now`. If `now` is earlier, keeps all ages, as if no time had passed
@@ -446,6 +486,7 @@ impl Record {
             self.newest = self.newest.saturating_sub(by);
             self.floor = self.floor.saturating_sub(by);
             self.offences.shift_back(by);
+            self.blocked = self.blocked.saturating_sub(by);
             for state in &mut self.limits {
                 match state {
                     State::Sliding(window) => window.shift_back(by),
@@ -523,8 +564,14 @@ impl View<'_> {
     /// The first moment from `now` on at which `cost` fits, and the position of the limit that
     /// decides it. `Err` holds the position of a limit that can never hold `cost`.
     fn find(&self, backoff: Option<&Backoff>, cost: u32, now: u64) -> Result<Found, usize> {
+        let mut blocked = self.record.blocked;
+        if let Some(backoff) = backoff
+            && (cost > 0 || backoff.is_ban())
+        {
+            blocked = blocked.max(self.record.offences.until);
+        }
         if cost == 0 {
-            return Ok(Found { at: now, limit: 0 });
+            return Ok(Found { at: blocked.max(now), limit: self.tightest(now.max(self.record.newest)) });
         }
         if let Some(never) = self.rules.iter().position(|rule| cost > rule.capacity()) {
             return Err(never);
@@ -537,7 +584,6 @@ impl View<'_> {
                 found = Found { at, limit: position };
             }
         }
-        let blocked = backoff.map_or(0, |_| self.record.offences.until);
         if blocked > found.at {
             found = Found { at: blocked, limit: self.tightest(from) };
         }
@@ -565,7 +611,7 @@ impl View<'_> {
             (Some(state), Some(rule)) if self.record.newest <= now => state.remaining(rule, now),
             _ => 0,
         };
-        Refusal { limit, remaining, admitted_at }
+        Refusal { limit, remaining, admitted_at, is_blocked: false }
     }
 }
 

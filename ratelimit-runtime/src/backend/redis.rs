@@ -208,7 +208,14 @@ impl Client {
 
     /// An answer from permits leased by this process.
     fn leased(&self, request: &Request) -> Option<Answer> {
-        self.leases.as_ref()?.answer(request)
+        let leases = self.leases.as_ref()?;
+        if matches!(request.action(), Action::Block { .. } | Action::Unblock) {
+            if let Some((request, back)) = leases.end(request) {
+                self.return_lease(&request, back);
+            }
+            return None;
+        }
+        leases.answer(request)
     }
 
     fn ask(&self, request: &Request) -> Option<Ask> {

@@ -52,6 +52,8 @@ pub(crate) struct Told {
     /// For a key blocked for its longest time: how long each denial blocks it again, in
     /// nanoseconds. Else 0.
     pub(crate) ban: u64,
+    /// The key is blocked or banned.
+    pub(crate) is_blocked: bool,
 }
 
 impl Told {
@@ -209,7 +211,7 @@ mod tests {
     }
 
     fn told(admitted_at: u64) -> Told {
-        Told { admitted_at, remaining: 0, limit: 0, ban: 0 }
+        Told { admitted_at, remaining: 0, limit: 0, ban: 0, is_blocked: false }
     }
 
     /// A cache with keys denied from 0 to half a second.

@@ -132,6 +132,18 @@ impl Queues {
         }
     }
 
+    /// A bucket's key was blocked: bookings are given back, and calls wait for its end.
+    pub(crate) fn blocked(&self, bucket: &str) {
+        if let Some(queue) = self.find(bucket) {
+            queue.update(|state, wakes| {
+                state.hint = None;
+                state.changes += 1;
+                state.unused.extend(state.booked.drain(..));
+                state.wake_driver(wakes);
+            });
+        }
+    }
+
     /// The limits of the buckets with this name prefix changed or were switched off. Bookings by
     /// the old limits are given back, and all waiting calls look again.
     pub(crate) fn renew(&self, prefix: &str) {
@@ -324,6 +336,7 @@ impl Waiter {
             position: 0,
             remaining: 0,
             admitted_at: now,
+            is_blocked: false,
         })
     }
 

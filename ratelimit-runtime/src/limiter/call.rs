@@ -350,9 +350,9 @@ impl Call<'_> {
 
     /// The outcome at `now` of a call that waited before a backend and cannot be admitted in time.
     pub(super) fn denied_by_backend(self, denied: &Denied, now: u64) -> Result<Decision, RateLimitExceeded> {
-        let Denied { limit, position, remaining, admitted_at } = *denied;
+        let Denied { limit, position, remaining, admitted_at, is_blocked } = *denied;
         let retry_after = if admitted_at == NEVER { NEVER } else { admitted_at.saturating_sub(now).max(1) };
-        self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after, is_blocked: false })
+        self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after, is_blocked })
     }
 
     /// The outcome by the limiter's policy if the backend failed. `None`: the limits decide in this

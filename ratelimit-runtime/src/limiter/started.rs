@@ -261,19 +261,21 @@ impl RemoteCall {
                 let now = now.as_nanos();
                 let turn = match outcome {
                     Outcome::Admitted(Admitted { admission: Admission { permit, limit, .. } }) => {
-                        Some((Some(permit.at), *limit, 0))
+                        Some((Some(permit.at), *limit, 0, false))
                     }
-                    Outcome::Denied(BackendDenied { refusal: BackendRefusal { limit, remaining, admitted_at } }) => {
-                        Some((*admitted_at, *limit, *remaining))
+                    Outcome::Denied(BackendDenied { refusal }) => {
+                        let BackendRefusal { limit, remaining, admitted_at, is_blocked } = *refusal;
+                        Some((admitted_at, limit, remaining, is_blocked))
                     }
-                    Outcome::Done => None,
+                    Outcome::Done | Outcome::Blocked { .. } => None,
                 };
-                if let Some((at, position, remaining)) = turn {
+                if let Some((at, position, remaining, is_blocked)) = turn {
                     let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
                     let refusal =
-                        Refusal { position: position_u8(position), remaining, retry_after, is_blocked: false };
+                        Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
                     if place.is_none() && retry_after > 0 {
-                        self.keep(at.map(|at| at.saturating_add(later)), remaining, position, now);
+                        let admitted_at = at.map(|at| at.saturating_add(later));
+                        self.keep(BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);
                     }
                     match self.take_turn(refusal, place) {
                         Ok(started) => return started,
@@ -294,10 +296,11 @@ impl RemoteCall {
             Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                 let refused = denied.refusal;
                 if let Some(limit) = limit(refused.limit) {
-                    self.keep(refused.admitted_at, refused.remaining, refused.limit, now.as_nanos());
+                    self.keep(refused, now.as_nanos());
                     let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
                     let position = position_u8(refused.limit);
-                    let refusal = Refusal { position, remaining: refused.remaining, retry_after, is_blocked: false };
+                    let BackendRefusal { remaining, is_blocked, .. } = refused;
+                    let refusal = Refusal { position, remaining, retry_after, is_blocked };
                     return Started::Done(self.call.call().denied(limit, refusal));
                 }
             }
@@ -366,7 +369,8 @@ impl RemoteCall {
 
     /// Caches the denial for calls like this one. It is counted from when the call was sent, which
     /// is before the backend denied, so it never lasts longer than the backend's.
-    fn keep(&self, admitted_at: Option<u64>, remaining: u32, limit: usize, now: u64) {
+    fn keep(&self, refusal: BackendRefusal, now: u64) {
+        let BackendRefusal { limit, remaining, admitted_at, mut is_blocked } = refusal;
         let (Some(denials), Some(bucket), Some(admitted_at)) =
             (self.backend.denials(), self.request.fingerprint, admitted_at)
         else {
@@ -378,6 +382,12 @@ impl RemoteCall {
             // one call per `initial` tells the backend.
             let (ban, longest) = match self.request.backoff {
                 None => (0, u64::MAX),
+                // Tries on a blocked or banned key change nothing.
+                _ if is_blocked => (0, u64::MAX),
+                Some(backoff) if backoff.is_ban() => {
+                    is_blocked = true;
+                    (0, nanos(backoff.max()))
+                }
                 // In microseconds, as the backend's clock.
                 Some(backoff)
                     if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
@@ -392,6 +402,7 @@ impl RemoteCall {
                 remaining,
                 limit: position_u8(limit),
                 ban,
+                is_blocked,
             };
             denials.keep(asked, told, self.sent, longest);
         }

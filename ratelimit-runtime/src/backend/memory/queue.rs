@@ -161,7 +161,10 @@ impl Queue {
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest {
                     permit.at = due.max(state.newest());
-                    call.charge(state, form, Now { earliest: due, latest: permit.at });
+                    // A call of cost 0 waits for the end of a block alone.
+                    if cost > 0 {
+                        call.charge(state, form, Now { earliest: due, latest: permit.at });
+                    }
                 }
             });
             let told = if due == NEVER { Told::Refused } else { Told::Admitted { permit, due } };

@@ -227,7 +227,7 @@ impl<'a> Call<'a> {
             Verdict::Denied { until, position }
                 if until != NEVER && until > now.latest && !self.floor.is_blocked(now) =>
             {
-                let until = self.offend(state, now, until);
+                let until = if self.cost > 0 { self.offend(state, now, until) } else { until };
                 state.note(self, form, now, until);
                 Verdict::Denied { until, position }
             }
@@ -255,8 +255,8 @@ impl<'a> Call<'a> {
         if !state.is_decidable(form, as_of) {
             return Verdict::Undecided;
         }
-        if self.cost == 0 && !self.is_blocked(state, now) {
-            return Verdict::Admitted { at: now.latest.max(state.newest()) };
+        if self.cost == 0 {
+            return self.judge_nothing(state, form, now);
         }
         let mut blocked_until = as_of.earliest.max(self.floor.blocked_until);
         if let Some(backoff) = self.backoff {
@@ -265,9 +265,7 @@ impl<'a> Call<'a> {
                 blocked_until = offences.until;
             }
         }
-        let nothing = Judged { until: blocked_until, position: None, newest: 0 };
-        let judged = if self.cost == 0 { nothing } else { state.judge_all(form, self, as_of, blocked_until) };
-        let Judged { until, position, newest } = judged;
+        let Judged { until, position, newest } = state.judge_all(form, self, as_of, blocked_until);
         if position.is_none() && until <= now.earliest {
             return Verdict::Admitted { at: now.latest.max(newest) };
         }
@@ -279,6 +277,17 @@ impl<'a> Call<'a> {
         Verdict::Denied { until, position }
     }
 
+    /// The verdict on a call of cost 0, which only a block or a ban denies.
+    fn judge_nothing<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
+        if !self.is_blocked(state, now) {
+            return Verdict::Admitted { at: now.latest.max(state.newest()) };
+        }
+        let is_banned = self.backoff.is_some_and(|backoff| state.offended().are_banned(backoff, now.earliest));
+        let banned_until = if is_banned { state.offended().until } else { 0 };
+        let until = self.floor.blocked_until.max(banned_until);
+        Verdict::Denied { until, position: self.left(state, form, self.as_of(now)).position }
+    }
+
     /// The time as of which the limits are judged: the end of a debt.
     #[inline]
     fn as_of(&self, now: Now) -> Now {
@@ -287,8 +296,9 @@ impl<'a> Call<'a> {
 
     /// Whether the call is denied whatever its limits say: the key is blocked or banned.
     #[inline]
-    pub(super) fn is_blocked<S: State>(&self, _: &S, now: Now) -> bool {
-        self.floor.is_blocked(now)
+    pub(super) fn is_blocked<S: State>(&self, state: &S, now: Now) -> bool {
+        let is_banned = |backoff: &Backoff| state.offended().are_banned(backoff, now.earliest);
+        self.floor.is_blocked(now) || self.backoff.is_some_and(is_banned)
     }
 
     /// The first moment at which the call is admitted if no other call is, or [`NEVER`]. `None` if

@@ -169,7 +169,8 @@ impl RedisBackendBuilder {
 
     /// Leases permits: a process takes up to `permits` of a key at once and spends them without
     /// asking the server, for `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a
-    /// second make sense). Off by default.
+    /// second make sense). More than a second counts as one, so that a
+    /// [block](crate::RateLimiter::block) reaches all processes within that. Off by default.
     ///
     /// A busy key then costs the server one call for that many decisions, and a decision takes well
     /// under a microsecond instead of a round trip. The limits hold as without leases: never more

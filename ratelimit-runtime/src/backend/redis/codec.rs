@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use crate::algorithm::fixed_window::FixedWindow;
 use crate::algorithm::groups::Group;
+use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{self, Admission, Given, Permit, Previous, Refusal, Undo};
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::algorithm::{Rate, Rule};
@@ -33,6 +34,10 @@ numbers! {
     RESET = 3;
     /// Calls of one cost, merged or asked for to lease permits.
     TAKE_RUN = 4;
+    // All further actions concern a block.
+    BLOCK = 8;
+    UNBLOCK = 9;
+    BLOCKED_UNTIL = 10;
 
     // The mode of a decision, if not the plain one.
     BACKOFF = 1;
@@ -44,11 +49,14 @@ numbers! {
     NEVER = 2;
     DONE = 3;
     RUN = 4;
+    /// Denied because the key is blocked or banned.
+    BLOCKED = 8;
+    HELD = 9;
     /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
     /// plain parts begins with `RICH`.
     PLAIN = 20;
     #[allow(dead_code, reason = "only in the script")]
-    RICH = 21;
+    RICH = 22;
 
     SLIDING = 0;
     TOKEN = 1;
@@ -114,12 +122,18 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
+        Action::Block { .. } => (BLOCK, 0, Duration::ZERO),
+        Action::Unblock => (UNBLOCK, 0, Duration::ZERO),
+        Action::Blocked => (BLOCKED_UNTIL, 0, Duration::ZERO),
     };
-    let how = how(request, max_wait, leases && action != TAKE);
+    let how = if action >= BLOCK { 0 } else { how(request, max_wait, leases && action != TAKE) };
     let mut bytes = Writer::new(action, request, cost, how);
     match request.action() {
         Action::GiveBack(permit) => bytes.permit(permit),
-        Action::Reset => {}
+        Action::Block { time } => bytes.u56(micros_up(*time)),
+        Action::Unblock => bytes.u56(counts_for(request)),
+        // Not read.
+        Action::Reset | Action::Blocked => bytes.u56(0),
         Action::Take { .. } | Action::Peek { .. } => {
             if how == LEASES {
                 bytes.terms(&Terms::default());
@@ -176,6 +190,21 @@ fn print(rules: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = rules.iter().fold(0xcbf2_9ce4_8422_2325, step);
     (hash ^ hash >> 52) & ((1 << 52) - 1)
+}
+
+/// How long what is taken now counts by the request's limits, in microseconds.
+fn counts_for(request: &Request) -> u64 {
+    let fills = |limit: &Limit| match limit.algorithm() {
+        Algorithm::TokenBucket => {
+            let rule = Rule::new(*limit);
+            let units = u64::from(rule.capacity()).saturating_mul(rule.rate.permit);
+            units.div_ceil(rule.rate.units.max(1)).saturating_mul(rule.rate.step)
+        }
+        Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_micros(),
+    };
+    let limits = request.limits().iter().map(fills).max().unwrap_or(0);
+    let backoff = request.backoff().map_or(0, |backoff| micros_up(backoff.max()));
+    limits.max(backoff).min(LONGEST)
 }
 
 fn micros_up(duration: Duration) -> u64 {
@@ -243,7 +272,9 @@ impl Writer {
 
     fn backoff_and_wait(&mut self, request: &Request, max_wait: Duration) {
         let backoff = request.backoff();
-        self.u56(backoff.map_or(0, |backoff| micros_up(backoff.initial())));
+        // A ban is the longest block at once.
+        let initial = |backoff: Backoff| if backoff.is_ban() { LONGEST } else { micros_up(backoff.initial()) };
+        self.u56(backoff.map_or(0, initial));
         self.u56(backoff.map_or(0, |backoff| micros_up(backoff.max())));
         self.u56(max_wait.as_micros().try_into().unwrap_or(LONGEST).min(LONGEST));
     }
@@ -423,8 +454,12 @@ impl Reader<'_> {
                 let permit = Permit { at, sequence, cost, undo };
                 Outcome::Admitted(Admitted { admission: Admission { permit, limit, remaining, fresh_at } })
             }
-            DENIED | NEVER => self.denied(kind, request)?,
+            DENIED | BLOCKED | NEVER => self.denied(kind, request)?,
             DONE => Outcome::Done,
+            HELD => {
+                let until = Some(self.time()?).filter(|until| *until > 0);
+                Outcome::Blocked { until: until.map(Timestamp::from_nanos) }
+            }
             _ => return None,
         };
         Some(Answer { now, outcome })
@@ -434,8 +469,8 @@ impl Reader<'_> {
         let limit = self.position(request)?;
         let remaining = self.u32()?;
         let at = self.time()?;
-        let admitted_at = (kind == DENIED).then_some(at);
-        Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at } }))
+        let admitted_at = (kind != NEVER).then_some(at);
+        Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at, is_blocked: kind == BLOCKED } }))
     }
 
     fn run(&mut self, request: &Request, run: Run) -> Option<Decided> {
@@ -460,7 +495,7 @@ impl Reader<'_> {
             debt_at: self.u56()?,
             debt: self.u56()?,
         };
-        let kind = self.u8().filter(|kind| matches!(*kind, DENIED | NEVER))?;
+        let kind = self.u8().filter(|kind| matches!(*kind, DENIED | BLOCKED | NEVER))?;
         let denied = Answer { now: Timestamp::from_nanos(now), outcome: self.denied(kind, request)? };
         let mut answers = answers(request, run, fit, now, at, &last)?;
         answers.resize(run.calls as usize, denied);

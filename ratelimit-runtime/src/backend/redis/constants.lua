@@ -14,12 +14,15 @@ local TOKEN_RULE = '<I7I7'
 
 -- ADMITTED, now, permitted at, number, limit, remaining, full again at.
 local ADMISSION = '<BI7I7I7BI4I7'
--- DENIED or NEVER, now, limit, remaining, until.
+-- DENIED, BLOCKED or NEVER, now, limit, remaining, until.
 local REFUSAL = '<BI7BI4I7'
 -- RUN, now, the charge's time, the end of the lease, calls admitted; for the last of them number,
--- limit, remaining, full again at, and for a token bucket last and debt; for the denied ones DENIED
--- or NEVER, limit, remaining, until.
+-- limit, remaining, full again at, and for a token bucket last and debt; for the denied ones DENIED,
+-- BLOCKED or NEVER, limit, remaining, until.
 local RUN_ANSWER = '<BI7I7I7I4I7BI4I7I7I7BBI4I7'
+
+-- HELD, now, the end of the block or 0.
+local BLOCK_ANSWER = '<BI7I7'
 
 -- The head of a record: PLAIN or RICH plus 256 * limits, the newest admission, the number of the
 -- newest charge, and the print of the charged limits. The same print means the same limits. A
@@ -41,9 +44,10 @@ local HOT_BYTES = 18
 local TAIL = '<I7I7'
 local TAIL_BYTES = 14
 -- A RICH record continues with the penalties: how many, the last, blocked until; then the floor,
--- and the number of the newest charge that stands.
-local EXTRA = '<I4I7I7I7I7'
-local EXTRA_BYTES = 32
+-- the number of the newest charge that stands, and the end of a block that was set for the key. Only
+-- a blocked key has a record without limits.
+local EXTRA = '<I4I7I7I7I7I7'
+local EXTRA_BYTES = 39
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7

@@ -35,9 +35,8 @@ end
 local shape = asked % 65536 - action
 local how = (asked - action - shape) / 65536
 local limits = shape / 256
-if action == RESET then
-  call('DEL', bucket)
-  return pack('<BI7', DONE, now)
+if action == RESET or action >= BLOCK then
+  --inline block.lua
 end
 
 -- The request's tail, from its end: the number before the first charge of a new record; for waits
@@ -67,7 +66,7 @@ repeat
   stored = stored or call('GET', bucket) or ''
   local size = #stored
   local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
-  local offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
+  local offences, offended, blocked, lowest, top, held = 0, 0, 0, 0, 0, 0
   -- The number of limits on record, and the starts of the parts behind their hot parts, of their
   -- cold parts, and of the rings.
   local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
@@ -80,12 +79,12 @@ repeat
     if form == RICH then colds_at = colds_at + EXTRA_BYTES end
     rings_at = colds_at + were * COLD_BYTES
     if form == RICH then rings_at = rings_at + were * GIVEN_BYTES end
-    if size < rings_at - 1 or were == 0 or (form ~= PLAIN and form ~= RICH) then
+    if size < rings_at - 1 or (were == 0 and form ~= RICH) or (form ~= PLAIN and form ~= RICH) then
       stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
     else
       kept, clock = unpack_bytes(TAIL, stored, tail_at)
       if form == RICH then
-        offences, offended, blocked, lowest, top = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
+        offences, offended, blocked, lowest, top, held = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
       elseif newest > clock then
         clock = newest
       end
@@ -96,14 +95,17 @@ repeat
   if clock > now then
     back = clock - now
     newest, lowest = math.max(0, newest - back), math.max(0, lowest - back)
-    offended, blocked = math.max(0, offended - back), math.max(0, blocked - back)
+    offended, blocked, held = math.max(0, offended - back), math.max(0, blocked - back), math.max(0, held - back)
   end
-  -- When the block of this key by denials ends.
-  local blocks = 0
+  -- When the block of this key by denials ends, and until when every call is denied, of cost 0 too:
+  -- to the end of a block that was set for the key, or of a ban.
+  local blocks, bars = 0, held
   if how == BACKOFF and action ~= GIVE_BACK then
     if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
     blocks = blocked
+    if initial > longest and blocks > bars then bars = blocks end
   end
+  if bars > blocks then blocks = bars end
 
   -- Whether states change without a charge: permits come back, or the clock went back.
   local keeping, undoing = back_cost > 0, false

@@ -38,6 +38,8 @@ const SHARE: u32 = 10;
 const SHARE_OF_PERIOD: u64 = 20;
 /// A lease that would be valid for less, in nanoseconds, is not worth it.
 const MIN_VALIDITY: u64 = 100_000;
+/// The longest lease, in nanoseconds: within this time all processes learn of a block.
+const LONGEST: u64 = 1_000_000_000;
 /// Two clocks drift by less than 1/1000. Spending ends earlier by this fraction.
 const DRIFT: u64 = 1_000;
 
@@ -101,7 +103,7 @@ impl Leases {
     pub(super) fn new(permits: u32, valid_for: Duration) -> Leases {
         Leases {
             permits,
-            valid_for: clock::nanos(valid_for),
+            valid_for: clock::nanos(valid_for).min(LONGEST),
             hasher: RandomState::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
             led: AtomicU64::new(0),
@@ -137,6 +139,14 @@ impl Leases {
             }
             _ => None,
         }
+    }
+
+    /// Ends the lease of a bucket whose key was blocked or unblocked. Returns what is left of it.
+    pub(super) fn end(&self, request: &Request) -> Option<(Request, Back)> {
+        let number = self.number(request);
+        let held = self.shard(number).lock().remove(&number)?;
+        let back = held.back()?;
+        Some((held.request, back))
     }
 
     /// Forgets a bucket's denial after a charge by a call of another cost or one that waits: the
@@ -424,7 +434,7 @@ impl Drop for Ask {
 impl Client {
     /// Gives back the rest of a lease in the background. What cannot be given back stays charged.
     /// So do leases by a test's clock, which may be another test's by then.
-    fn return_lease(&self, request: &Request, back: Back) {
+    pub(super) fn return_lease(&self, request: &Request, back: Back) {
         if request.test_time.is_none()
             && let Ok(background) = background::handle()
         {

@@ -11,11 +11,13 @@ if keeping then
   writes = not is_other
 elseif never then
   limit, limit_left, is_denied = never, never_left, true
+elseif each == 0 and bars - now > max_wait then
+  found, is_denied = bars, true
 elseif each == 0 then
-  done = pack(ADMISSION, ADMITTED, now, now, number, tight, room, tight_full)
+  done = pack(ADMISSION, ADMITTED, now, math.max(now, bars), number, tight, room, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
   -- The calls of the run that fit, and the answer to the next.
-  if t == now and not is_early then fitting = math.floor(room / each) end
+  if t == now and blocks <= now and not is_early then fitting = math.floor(room / each) end
   charge, extra, charging, again = fitting * each, each, fitting > 0, true
 elseif extra > 0 and charge == 0 then
   is_denied = true
@@ -43,7 +45,8 @@ end
 
 local is_rich
 if is_denied then
-  if action ~= PEEK and how == BACKOFF and not never and were > 0 then
+  local is_banned = initial > longest and blocked > now
+  if action ~= PEEK and how == BACKOFF and not never and were > 0 and held <= now and not is_banned then
     local block = offences < 64 and initial * 2 ^ offences or longest
     if block > longest then block = longest end
     if offences < 4294967295 then offences = offences + 1 end
@@ -60,10 +63,11 @@ if is_denied then
       shape, ring_at, changed, changed_at, changed_end = were * 256, rings_at, nil, size + 1, size + 1
     end
   end
+  local why = never and NEVER or bars > now and BLOCKED or DENIED
   if action == TAKE_RUN then
-    done = pack(RUN_ANSWER, RUN, now, t, t, 0, 0, 0, 0, 0, 0, 0, never and NEVER or DENIED, limit, limit_left, found)
+    done = pack(RUN_ANSWER, RUN, now, t, t, 0, 0, 0, 0, 0, 0, 0, why, limit, limit_left, found)
   else
-    done = pack(REFUSAL, never and NEVER or DENIED, now, limit, limit_left, never and 0 or found)
+    done = pack(REFUSAL, why, now, limit, limit_left, never and 0 or found)
   end
 end
 if done and action ~= PEEK and not writes and not keeping then
@@ -71,6 +75,8 @@ if done and action ~= PEEK and not writes and not keeping then
   if back > 0 and were == limits then
     answer, done, keeping, charging, again = done, nil, true, false, true
     t, stamp, back_at, back_cost = now, now, 0, 0
+  elseif back > 0 and size > 0 and were == 0 then
+    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now) .. pack(EXTRA, 0, 0, 0, 0, 0, held))
   elseif size > 0 and now - clock > CLOCK_UNSEEN then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
@@ -79,7 +85,7 @@ end
 -- The rest of the last lease is back: now the request is decided.
 if keeping then back_cost = 0 end
 if writes then
-  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
+  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number or held > now
   local sets = resized or size == 0
   --inline keep.lua
   local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
@@ -89,7 +95,7 @@ if writes then
     if is_rich then
       local bytes = shape / 256 * GIVEN_BYTES
       if #givens ~= bytes then givens = string.rep('\0', bytes) end
-      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top)
+      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top, held)
     else
       givens = ''
     end

@@ -123,7 +123,7 @@ async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64) -> Res
     match outcome {
         Outcome::Admitted(admitted) if admitted.at().as_nanos().saturating_sub(now.as_nanos()) > ahead => {
             let Admission { permit, limit, .. } = admitted.admission;
-            let refusal = Refusal { limit, remaining: 0, admitted_at: Some(permit.at) };
+            let refusal = Refusal { limit, remaining: 0, admitted_at: Some(permit.at), is_blocked: false };
             Ok(Answer { now, outcome: Outcome::Denied(Denied { refusal }) })
         }
         Outcome::Admitted(_) => decide(guard, Request { action: Action::Take { cost, max_wait }, ..request }).await,

@@ -85,6 +85,7 @@ pub(crate) struct Denied {
     pub(crate) remaining: u32,
     /// [`u64::MAX`]: never.
     pub(crate) admitted_at: u64,
+    pub(crate) is_blocked: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -159,7 +160,8 @@ impl State {
     /// The earliest known time at which the first call is due, and the limit that holds it back.
     pub(super) fn first_due(&self, cost: u32) -> Option<Denied> {
         if let Some(Booked { due, limit, admission, .. }) = self.booked.front() {
-            return Some(Denied { limit: *limit, position: admission.limit, remaining: 0, admitted_at: *due });
+            let position = admission.limit;
+            return Some(Denied { limit: *limit, position, remaining: 0, admitted_at: *due, is_blocked: false });
         }
         self.hint.filter(|hint| hint.cost <= cost).map(|hint| hint.denied)
     }
@@ -184,7 +186,7 @@ pub(super) fn soon(limits: &dyn Limits, now: u64) -> Denied {
     let mut limit = None;
     limits.with(&mut |rules, _| limit = rules.first().map(|rule| rule.limit));
     let limit = limit.unwrap_or(Limit::per_second(1));
-    Denied { limit, position: 0, remaining: 0, admitted_at: now.saturating_add(1_000_000) }
+    Denied { limit, position: 0, remaining: 0, admitted_at: now.saturating_add(1_000_000), is_blocked: false }
 }
 
 impl Queue {
@@ -288,7 +290,7 @@ impl Queue {
                     }
                     Told::Denied(Box::new(denied))
                 }
-                Ok(Answer { outcome: Outcome::Done, .. }) | Err(_) => {
+                Ok(Answer { outcome: Outcome::Done | Outcome::Blocked { .. }, .. }) | Err(_) => {
                     are_admitted = false;
                     Told::Failed
                 }
@@ -317,6 +319,7 @@ impl Denied {
             position: refusal.limit,
             remaining: refusal.remaining,
             admitted_at: refusal.admitted_at.map_or(NEVER, |at| received.saturating_add(at.saturating_sub(now))),
+            is_blocked: refusal.is_blocked,
         }
     }
 }
