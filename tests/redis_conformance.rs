@@ -40,6 +40,9 @@ enum Step {
     /// [`NEWEST`].
     GiveBack(usize),
     Reset,
+    Block(u64),
+    Unblock,
+    Blocked,
     Forwards(u64),
     Backwards(u64),
     /// Other limits for the same bucket.
@@ -60,9 +63,10 @@ impl Oracle {
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
         let moved = now < self.clock || now - self.clock > CLOCK_UNSEEN;
         let kept = match (request.action(), &answer.outcome) {
-            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) | (Action::Reset | Action::GiveBack(_), _) => true,
+            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_))
+            | (Action::Reset | Action::GiveBack(_) | Action::Block { .. } | Action::Unblock, _) => true,
             (Action::Take { .. }, Outcome::Denied(denied)) if request.backoff().is_some() => {
-                denied.admitted_at().is_some() || moved
+                denied.admitted_at().is_some() && !denied.is_blocked() || moved
             }
             (Action::Take { .. }, _) => moved,
             _ => false,
@@ -71,7 +75,12 @@ impl Oracle {
             // A refund without effect writes nothing.
             let is_seen = next.to_bytes() != self.bucket.to_bytes();
             self.bucket = next;
-            self.clock = if is_seen { now } else { self.clock };
+            self.clock = match request.action() {
+                _ if !is_seen => self.clock,
+                // A clock that went back is left to the next decision.
+                Action::Block { .. } | Action::Unblock => self.clock.max(now),
+                _ => now,
+            };
         }
         answer
     }
@@ -87,8 +96,10 @@ fn said(answer: &Answer) -> String {
         }
         Outcome::Denied(denied) => {
             let (at, remaining, limit) = (denied.admitted_at().map(micros), denied.remaining(), denied.limit_index());
-            format!("denied until {at:?}, {remaining} left in limit {limit}")
+            let why = if denied.is_blocked() { "blocked" } else { "denied" };
+            format!("{why} until {at:?}, {remaining} left in limit {limit}")
         }
+        Outcome::Blocked { until } => format!("blocked until {:?}", until.map(micros)),
         other => format!("{other:?}"),
     };
     format!("{} at {}", outcome, micros(answer.now))
@@ -121,6 +132,12 @@ fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, s
             }
             // Permits from before the reset may come back after it.
             Step::Reset => (Action::Reset, Action::Reset),
+            Step::Block(time) => {
+                let action = Action::Block { time: wait(*time) };
+                (action.clone(), action)
+            }
+            Step::Unblock => (Action::Unblock, Action::Unblock),
+            Step::Blocked => (Action::Blocked, Action::Blocked),
             Step::Forwards(by) => {
                 now += by;
                 continue;
@@ -207,6 +224,8 @@ fn steps_of(per: u64) -> impl Strategy<Value = Step> {
         1 => any::<usize>().prop_map(|_| Step::GiveBack(NEWEST)),
         6 => times().prop_map(Step::Forwards),
         1 => times().prop_map(Step::Backwards),
+        1 => times().prop_map(Step::Block),
+        1 => prop_oneof![Just(Step::Unblock), Just(Step::Blocked)],
         1 => prop::collection::vec(limits_near(per), 1..=3).prop_map(Step::Change),
     ]
 }
@@ -236,7 +255,8 @@ fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
             3 => Just(None),
             1 => (1..=4 * per, 1..=50 * per).prop_map(|(initial, max)| {
                 Some(Backoff::new(Duration::from_micros(initial), Duration::from_micros(max)))
-            })
+            }),
+            1 => (1..=4 * per).prop_map(|time| Some(Backoff::ban(Duration::from_micros(time)))),
         ];
         let mostly = prop_oneof![20 => steps_of(per).boxed(), 1 => Just(Step::Reset).boxed()];
         // Not both: a clock that went back is stored for the limits on record, not for others.

@@ -1,5 +1,6 @@
 //! [`RateLimiter`] takes a key and a cost, and returns a decision.
 
+mod block;
 mod builder;
 mod call;
 mod core;
@@ -21,6 +22,7 @@ use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 
+pub(crate) use block::{Blockable, pause, pause_async};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 pub(crate) use core::Core;
@@ -50,7 +52,8 @@ pub enum OnBackendError {
 /// [`builder`](RateLimiter::builder). A limiter is a cheap handle: clones share the buckets.
 ///
 /// A key is any [`RateLimitKey`]; `()` is one bucket for all calls. The cost of a call is the
-/// number of permits that it takes. A call of cost 0 takes none and is never denied.
+/// number of permits that it takes. A call of cost 0 takes none and is never denied, unless its key
+/// is [blocked](RateLimiter::block) or banned.
 ///
 /// ```
 /// use std::time::Duration;
@@ -259,7 +262,8 @@ impl RateLimiter {
         self.core().refund_async(decision).await
     }
 
-    /// Forgets everything on record for `key`.
+    /// Forgets everything on record for `key`, including `backoff` and `ban`. A
+    /// [block](Self::block) stays.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails. Buckets in memory never fail.

@@ -1,6 +1,7 @@
 //! The rate limiters that this process has used.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -11,6 +12,9 @@ use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
 static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new() });
+
+/// Whether any two limiters were ever given the same name. Blocks then look for the others.
+static HAS_NAMESAKES: AtomicBool = AtomicBool::new(false);
 
 struct Registry {
     limiters: Vec<Weak<Core>>,
@@ -80,6 +84,9 @@ pub(crate) fn add(core: &Arc<Core>) {
         // No waiters to wake: nothing has called the limiter yet.
         core.replace_limits(&replaced.limits);
     }
+    if all.iter().any(|other| are_namesakes(other, core)) {
+        HAS_NAMESAKES.store(true, Ordering::Relaxed);
+    }
     // Outside the lock: reporting runs foreign code, and so may dropping a limiter's last handle.
     drop(registry);
     // Reported once, however many copies follow.
@@ -103,6 +110,16 @@ pub(crate) fn count_gone() {
 /// Whether both have one name and one place in the source.
 fn is_copy(one: &Core, other: &Core) -> bool {
     one.options().location.is_some() && one.options().location == other.options().location && one.name() == other.name()
+}
+
+/// Whether both were given one name.
+pub(crate) fn are_namesakes(one: &Core, other: &Core) -> bool {
+    one.is_named() && other.is_named() && one.name() == other.name()
+}
+
+/// Whether other limiters may have been given the name of `core`.
+pub(crate) fn has_namesakes(core: &Core) -> bool {
+    core.is_named() && HAS_NAMESAKES.load(Ordering::Relaxed)
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {

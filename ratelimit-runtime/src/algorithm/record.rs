@@ -449,13 +449,19 @@ impl Record {
 
     /// Blocks the key for `time` from `now` on, unless it is blocked for longer.
     pub(crate) fn block(&mut self, now: u64, time: u64) {
-        self.look(now);
-        self.blocked = self.blocked.max(now.saturating_add(time));
+        if time > 0 {
+            // A clock that went back is left to the next decision, which moves all times.
+            let back = self.clock.saturating_sub(now);
+            self.clock = self.clock.max(now);
+            self.blocked = self.blocked.max(now.saturating_add(time).saturating_add(back));
+        }
     }
 
     pub(crate) fn unblock(&mut self, now: u64) {
-        self.look(now);
-        self.blocked = 0;
+        if self.blocked_until(now).is_some() {
+            self.clock = self.clock.max(now);
+            self.blocked = 0;
+        }
     }
 
     /// When the block of the key ends, if it is blocked at `now`.

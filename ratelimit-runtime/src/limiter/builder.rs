@@ -11,6 +11,9 @@ use crate::backend::{IntoBackend, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Limit, MAX_LIMITS};
 
+/// The longest ban: 366 days.
+const LONGEST_BAN: Duration = Duration::from_secs(366 * 86_400);
+
 /// Builds a [`RateLimiter`].
 ///
 /// ```
@@ -92,6 +95,33 @@ impl RateLimiterBuilder {
     /// `max`. `max` without a denial ends the doubling: the next denial blocks for `initial` again.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
+        self
+    }
+
+    /// Bans a key that exceeds its limits: from the denied call on, every call on the key is denied
+    /// for `time`, of cost 0 too (at most 366 days). Calls during the ban do not prolong it. Then the
+    /// limits judge the next call anew, and a denial begins another ban.
+    ///
+    /// The denial that begins a ban is of the kind [`Limited`](crate::ExceededKind::Limited), those
+    /// during it are [`Blocked`](crate::ExceededKind::Blocked). `retry_after` is the end of the ban,
+    /// or the time at which the limits admit the call if that is later. A call that could never fit
+    /// bans nobody, nor does one that waits, or that is denied because the key is
+    /// [blocked](crate::RateLimiter::block). [`reset`](crate::RateLimiter::reset) ends a ban.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ratelimit_runtime::{ExceededKind, Limit, RateLimiter};
+    ///
+    /// let login = RateLimiter::builder("login").limit(Limit::per_minute(2)).ban(Duration::from_secs(600)).build()?;
+    /// let kind = || login.check("mallory", 1).map(drop).map_err(|exceeded| exceeded.kind());
+    /// assert_eq!([kind(), kind()], [Ok(()), Ok(())]);
+    /// assert_eq!([kind(), kind()], [Err(ExceededKind::Limited), Err(ExceededKind::Blocked)]);
+    /// # Ok::<(), ratelimit_runtime::InvalidLimiter>(())
+    /// ```
+    ///
+    /// Replaces a [`backoff`](Self::backoff).
+    pub fn ban(mut self, time: Duration) -> RateLimiterBuilder {
+        self.options.backoff = Some(Backoff::ban(time.min(LONGEST_BAN)));
         self
     }
 

@@ -239,6 +239,11 @@ impl Core {
         self.name.as_str()
     }
 
+    /// Whether the name was given to it.
+    pub(crate) fn is_named(&self) -> bool {
+        self.named
+    }
+
     /// The reset counter of a bucket. `fingerprint` is the bucket's, if its backend uses
     /// fingerprints.
     pub(super) fn resets_of(&self, bucket: &str, fingerprint: Option<Fingerprint>) -> &AtomicU64 {
@@ -636,7 +641,7 @@ impl Core {
         self.request_for(venue, Core::scoped_name(venue, bucket), fingerprint, rules, action)
     }
 
-    fn request_for(
+    pub(super) fn request_for(
         &self,
         venue: &Venue<'_>,
         bucket: Arc<str>,

@@ -320,12 +320,15 @@ impl<'a> Call<'a> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
         let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
-        let Told { admitted_at, remaining, limit: position, is_blocked, .. } = if self.peek { told } else { told.to_a_try(now) };
+        let Told { admitted_at, remaining, limit: position, is_blocked, .. } =
+            if self.peek { told } else { told.to_a_try(now) };
         let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
-        Some(self.denied(
-            limit,
-            Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now), is_blocked },
-        ))
+        Some(
+            self.denied(
+                limit,
+                Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now), is_blocked },
+            ),
+        )
     }
 }
 

@@ -163,6 +163,12 @@ impl Spec {
         self
     }
 
+    /// A denial bans its key.
+    pub const fn ban(mut self, time: Duration) -> Spec {
+        self.options.backoff = Some(Backoff::ban(time));
+        self
+    }
+
     /// Never denies.
     pub const fn dry_run(mut self) -> Spec {
         self.options.dry_run = true;

@@ -271,8 +271,7 @@ impl RemoteCall {
                 };
                 if let Some((at, position, remaining, is_blocked)) = turn {
                     let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
-                    let refusal =
-                        Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
+                    let refusal = Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
                     if place.is_none() && retry_after > 0 {
                         let admitted_at = at.map(|at| at.saturating_add(later));
                         self.keep(BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);

@@ -1,9 +1,15 @@
--- Inlined: blocks a key, ends or reports its block, or forgets all but a block. The request's tail
--- is how long to block, or how long the record counts without the block.
+-- Inlined: blocks a key, ends or reports its block, or forgets all but a block. To block, the
+-- request ends with the time.
 local size, form, were, newest, number, was_print, kept, clock = 0, 0, 0, 0, 0, 0, 0, 0
-local offences, offended, blocked, lowest, top, held = 0, 0, 0, 0, 0, 0
+local offences, offended, blocked, lowest, top, held, counts = 0, 0, 0, 0, 0, 0, 0
 local tail_at, start_at, rings_at = 1, 1, 1
-stored = call('GET', bucket) or ''
+stored = redis.pcall('GET', bucket) or ''
+if type(stored) == 'table' then
+  -- The key holds something else.
+  if action ~= RESET then return stored end
+  stored = ' '
+end
+local is_there = stored ~= ''
 size = #stored
 if size >= HEAD_BYTES then
   form, newest, number, was_print = unpack_bytes(HEAD, stored)
@@ -21,7 +27,7 @@ if size < rings_at - 1 or (form ~= PLAIN and form ~= RICH) then
 else
   kept, clock = unpack_bytes(TAIL, stored, tail_at)
   if form == RICH then
-    offences, offended, blocked, lowest, top, held = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
+    offences, offended, blocked, lowest, top, held, counts = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
   else
     top = number
     if newest > clock then clock = newest end
@@ -32,10 +38,11 @@ local back = 0
 if clock > now then back = clock - now else clock = now end
 local until_at = held - back
 if until_at <= now then until_at = 0 end
-if action == BLOCKED_UNTIL or (action == UNBLOCK and held == 0) then
+local time = action == BLOCK and unpack_bytes('<I7', request, #request - 6) or 0
+if action ~= RESET and time == 0 and (action ~= UNBLOCK or until_at == 0) then
   return pack(BLOCK_ANSWER, HELD, now, until_at)
 end
-local time = unpack_bytes('<I7', request, #request - 6)
+if until_at == 0 then counts = kept end
 if action == BLOCK then
   if now + time > until_at then until_at = now + time end
   if until_at > FAR - back then until_at = FAR - back end
@@ -44,13 +51,13 @@ elseif action == UNBLOCK then
 end
 held = until_at > 0 and until_at + back or 0
 if held == 0 and (action == RESET or were == 0) then
-  if size > 0 then call('DEL', bucket) end
+  if is_there then call('DEL', bucket) end
   if action == RESET then return pack('<BI7', DONE, now) end
   return pack(BLOCK_ANSWER, HELD, now, 0)
 end
 local hots, colds, start = '', '', string.rep('\0', START_BYTES)
 if action == RESET or size == 0 then
-  were, newest, number, was_print, kept, clock, held = 0, 0, 0, 0, 0, now, until_at
+  were, newest, number, was_print, kept, clock, held, counts = 0, 0, 0, 0, 0, now, until_at, 0
   offences, offended, blocked, lowest, top = 0, 0, 0, 0, 0
 else
   hots = sub(stored, HEAD_BYTES + 1, tail_at - 1)
@@ -62,17 +69,11 @@ else
     colds = colds .. string.rep('\0', were * GIVEN_BYTES) .. sub(stored, rings_at)
   end
 end
-local fresh = until_at + SLACK_LEAST
-if action == UNBLOCK then
-  fresh = math.max(now, newest) + time + SLACK_LEAST
-  if fresh < kept then kept = fresh end
-elseif fresh > kept then
-  kept = fresh
-end
+kept = math.max(counts, until_at + SLACK_LEAST)
 if kept > FAR - 1000 then kept = FAR - 1000 end
 kept = kept - kept % 1000 + 1000
 local record = pack(HEAD, RICH + 256 * were, newest, number, was_print) .. hots .. pack(TAIL, kept, clock)
-  .. pack(EXTRA, offences, offended, blocked, lowest, top, held) .. start .. colds
+  .. pack(EXTRA, offences, offended, blocked, lowest, top, held, counts) .. start .. colds
 if tested then
   call('SET', bucket, record, 'PX', math.ceil(math.max(0, kept - now) / 1000) + TEST_SLACK)
 else

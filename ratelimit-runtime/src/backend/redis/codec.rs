@@ -131,9 +131,7 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     match request.action() {
         Action::GiveBack(permit) => bytes.permit(permit),
         Action::Block { time } => bytes.u56(micros_up(*time)),
-        Action::Unblock => bytes.u56(counts_for(request)),
-        // Not read.
-        Action::Reset | Action::Blocked => bytes.u56(0),
+        Action::Reset | Action::Unblock | Action::Blocked => {}
         Action::Take { .. } | Action::Peek { .. } => {
             if how == LEASES {
                 bytes.terms(&Terms::default());
@@ -190,21 +188,6 @@ fn print(rules: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     let hash = rules.iter().fold(0xcbf2_9ce4_8422_2325, step);
     (hash ^ hash >> 52) & ((1 << 52) - 1)
-}
-
-/// How long what is taken now counts by the request's limits, in microseconds.
-fn counts_for(request: &Request) -> u64 {
-    let fills = |limit: &Limit| match limit.algorithm() {
-        Algorithm::TokenBucket => {
-            let rule = Rule::new(*limit);
-            let units = u64::from(rule.capacity()).saturating_mul(rule.rate.permit);
-            units.div_ceil(rule.rate.units.max(1)).saturating_mul(rule.rate.step)
-        }
-        Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_micros(),
-    };
-    let limits = request.limits().iter().map(fills).max().unwrap_or(0);
-    let backoff = request.backoff().map_or(0, |backoff| micros_up(backoff.max()));
-    limits.max(backoff).min(LONGEST)
 }
 
 fn micros_up(duration: Duration) -> u64 {
@@ -470,7 +453,9 @@ impl Reader<'_> {
         let remaining = self.u32()?;
         let at = self.time()?;
         let admitted_at = (kind != NEVER).then_some(at);
-        Some(Outcome::Denied(Denied { refusal: Refusal { limit, remaining, admitted_at, is_blocked: kind == BLOCKED } }))
+        Some(Outcome::Denied(Denied {
+            refusal: Refusal { limit, remaining, admitted_at, is_blocked: kind == BLOCKED },
+        }))
     }
 
     fn run(&mut self, request: &Request, run: Run) -> Option<Decided> {

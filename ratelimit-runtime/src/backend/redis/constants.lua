@@ -44,10 +44,10 @@ local HOT_BYTES = 18
 local TAIL = '<I7I7'
 local TAIL_BYTES = 14
 -- A RICH record continues with the penalties: how many, the last, blocked until; then the floor,
--- the number of the newest charge that stands, and the end of a block that was set for the key. Only
--- a blocked key has a record without limits.
-local EXTRA = '<I4I7I7I7I7I7'
-local EXTRA_BYTES = 39
+-- the number of the newest charge that stands; for a blocked key the end of the block, and how long
+-- the record counts without it. Only a blocked key has a record without limits.
+local EXTRA = '<I4I7I7I7I7I7I7'
+local EXTRA_BYTES = 46
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7

@@ -66,7 +66,7 @@ repeat
   stored = stored or call('GET', bucket) or ''
   local size = #stored
   local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
-  local offences, offended, blocked, lowest, top, held = 0, 0, 0, 0, 0, 0
+  local offences, offended, blocked, lowest, top, held, counts = 0, 0, 0, 0, 0, 0, 0
   -- The number of limits on record, and the starts of the parts behind their hot parts, of their
   -- cold parts, and of the rings.
   local were, tail_at, colds_at, rings_at = 0, 1, 1, 1
@@ -84,7 +84,7 @@ repeat
     else
       kept, clock = unpack_bytes(TAIL, stored, tail_at)
       if form == RICH then
-        offences, offended, blocked, lowest, top, held = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
+        offences, offended, blocked, lowest, top, held, counts = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
       elseif newest > clock then
         clock = newest
       end

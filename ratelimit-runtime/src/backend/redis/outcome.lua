@@ -13,6 +13,8 @@ elseif never then
   limit, limit_left, is_denied = never, never_left, true
 elseif each == 0 and bars - now > max_wait then
   found, is_denied = bars, true
+elseif each == 0 and bars > t then
+  t, again = bars, true
 elseif each == 0 then
   done = pack(ADMISSION, ADMITTED, now, math.max(now, bars), number, tight, room, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
@@ -76,7 +78,7 @@ if done and action ~= PEEK and not writes and not keeping then
     answer, done, keeping, charging, again = done, nil, true, false, true
     t, stamp, back_at, back_cost = now, now, 0, 0
   elseif back > 0 and size > 0 and were == 0 then
-    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now) .. pack(EXTRA, 0, 0, 0, 0, 0, held))
+    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now) .. pack(EXTRA, 0, 0, 0, 0, 0, held, 0))
   elseif size > 0 and now - clock > CLOCK_UNSEEN then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
@@ -95,7 +97,7 @@ if writes then
     if is_rich then
       local bytes = shape / 256 * GIVEN_BYTES
       if #givens ~= bytes then givens = string.rep('\0', bytes) end
-      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top, held)
+      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top, held, math.max(counts, fresh))
     else
       givens = ''
     end

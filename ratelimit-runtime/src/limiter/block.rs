@@ -1,0 +1,263 @@
+//! Blocks: keys that are denied for a time, whatever their limits have left.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::core::{Core, Target};
+use super::{Call, RateLimiter};
+use crate::backend::memory::Store;
+use crate::backend::{Action, Outcome, Request};
+use crate::clock::nanos;
+use crate::decision::Address;
+use crate::error::BackendError;
+use crate::fingerprint::Fingerprint;
+use crate::guard::Guard;
+use crate::key::RateLimitKey;
+use crate::observe;
+use crate::registry;
+use crate::switches::Switches;
+
+/// The longest block: 366 days.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
+/// A key's buckets, to be blocked now or later.
+pub(crate) struct Blockable(SmallVec<[Place; 1]>);
+
+/// The bucket of one limiter.
+struct Place {
+    core: Arc<Core>,
+    is_async: bool,
+    /// In memory, or that of the stand-in for a backend.
+    store: Arc<Store>,
+    address: Address,
+    remote: Option<(Arc<str>, Option<Fingerprint>)>,
+}
+
+/// What a backend is still to be told.
+type Requests = SmallVec<[(Arc<Guard>, Request); 1]>;
+
+impl Blockable {
+    /// The buckets of `key` in all limiters of this process that were given the same name.
+    pub(crate) fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Blockable {
+        let mut places: SmallVec<[Place; 1]> = SmallVec::new();
+        places.push(Place::of(core, key, is_async));
+        if registry::has_namesakes(core) {
+            for other in registry::all() {
+                if !Arc::ptr_eq(&other, core) && registry::are_namesakes(&other, core) {
+                    let place = Place::of(&other, key, is_async);
+                    if !places.iter().any(|known| known.is_same(&place)) {
+                        places.push(place);
+                    }
+                }
+            }
+        }
+        Blockable(places)
+    }
+
+    /// Blocks the key in this process's memory. Returns the requests to backends.
+    pub(crate) fn start_block(&self, time: Duration) -> Requests {
+        let time = time.min(LONGEST);
+        self.start(&Action::Block { time }, |place| {
+            let now = place.now();
+            place.store.block(place.address, now.earliest.saturating_add(nanos(time)), now);
+        })
+    }
+
+    fn start_unblock(&self) -> Requests {
+        self.start(&Action::Unblock, |place| place.store.unblock(place.address, place.now()))
+    }
+
+    fn start(&self, action: &Action, in_memory: impl Fn(&Place)) -> Requests {
+        let request = |place: &Place| {
+            in_memory(place);
+            observe::unlocked();
+            place.request(action.clone())
+        };
+        self.0.iter().filter_map(request).collect()
+    }
+}
+
+impl Place {
+    fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Place {
+        let venue = core.venue(Switches::load(), is_async);
+        let (store, remote) = match &venue.target {
+            Target::Memory(store) => (Arc::clone(store), None),
+            Target::Remote(_) => {
+                let request = core.with_rules(None, |rules| core.request(&venue, key, rules, Action::Blocked));
+                (Arc::clone(&core.fallback(&venue)), Some((request.bucket, request.fingerprint)))
+            }
+        };
+        Place { core: Arc::clone(core), is_async, address: store.address(key), store, remote }
+    }
+
+    fn is_same(&self, other: &Place) -> bool {
+        Arc::ptr_eq(&self.store, &other.store)
+            && self.remote.as_ref().map(|(bucket, _)| bucket) == other.remote.as_ref().map(|(bucket, _)| bucket)
+    }
+
+    fn now(&self) -> crate::clock::Now {
+        self.core.venue(Switches::load(), self.is_async).now()
+    }
+
+    /// The request to the limiter's backend, if it has one.
+    fn request(&self, action: Action) -> Option<(Arc<Guard>, Request)> {
+        let (bucket, fingerprint) = self.remote.clone()?;
+        let venue = self.core.venue(Switches::load(), self.is_async);
+        let Target::Remote(backend) = &venue.target else { return None };
+        let request =
+            |rules: &[_]| self.core.request_for(&venue, Arc::clone(&bucket), fingerprint, rules, action.clone());
+        Some((Arc::clone(backend), self.core.with_rules(None, request)))
+    }
+}
+
+/// Sends all requests, and returns the first failure.
+fn send(requests: Requests) -> Result<(), BackendError> {
+    let mut result = Ok(());
+    for (backend, request) in requests {
+        result = result.and(backend.decide(&request).map(drop));
+    }
+    result
+}
+
+async fn send_async(requests: Requests) -> Result<(), BackendError> {
+    let mut result = Ok(());
+    for (backend, request) in requests {
+        result = result.and(backend.decide_async(&request).await.map(drop));
+    }
+    result
+}
+
+/// Pauses a key after a call on it, for at most `max`. A backend that fails blocks it in this
+/// process's memory only.
+pub(crate) fn pause(blockable: &Blockable, time: Duration) {
+    let _ = send(blockable.start_block(time));
+}
+
+pub(crate) async fn pause_async(blockable: &Blockable, time: Duration) {
+    let _ = send_async(blockable.start_block(time)).await;
+}
+
+/// How long a block lasts by this answer.
+fn left(answer: &crate::backend::Answer) -> Option<Duration> {
+    match answer.outcome {
+        Outcome::Blocked { until } => until.map(|until| until.since(answer.now)).filter(|left| !left.is_zero()),
+        _ => None,
+    }
+}
+
+/// The block of a key in memory, or the question to a backend.
+fn start_blocked<K: RateLimitKey>(
+    core: &Arc<Core>,
+    key: &K,
+    is_async: bool,
+) -> Result<Option<Duration>, (Arc<Guard>, Request)> {
+    let place = Place::of(core, key, is_async);
+    if let Some(question) = place.request(Action::Blocked) {
+        return Err(question);
+    }
+    let now = place.now();
+    let left = place.store.hold_of(place.address, now).blocked_until.saturating_sub(now.earliest);
+    Ok((left > 0).then(|| Duration::from_nanos(left)))
+}
+
+impl RateLimiter {
+    /// Blocks `key` for `time` from now on, at most 366 days: every call on it is denied, whatever
+    /// its limits have left. For operators, fraud checks, and clients of an API that has answered
+    /// `429` with a `Retry-After`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ratelimit_runtime::{ExceededKind, Limit, RateLimiter};
+    ///
+    /// static API: RateLimiter = RateLimiter::new("api", &[Limit::per_second(10)]);
+    /// API.block("mallory", Duration::from_secs(600))?;
+    /// let exceeded = API.check("mallory", 1).unwrap_err();
+    /// assert_eq!((exceeded.kind(), exceeded.http_status()), (ExceededKind::Blocked, 429));
+    /// assert_eq!(exceeded.retry_after_secs(), Some(600));
+    /// assert!(API.blocked("mallory")?.is_some());
+    /// API.unblock("mallory")?;
+    /// API.check("mallory", 1)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// - Of several blocks the one that ends last stands. Only [`unblock`](Self::unblock) shortens
+    ///   one: [`reset`](Self::reset) does not, and neither do other limits.
+    /// - Calls of cost 0 are denied too. Calls that `exempt_when` exempts pass. A call that can wait
+    ///   for long enough waits for the end, and calls that wait already move behind it.
+    /// - The denials are of the kind [`Blocked`](crate::ExceededKind::Blocked). Their `retry_after`
+    ///   is the end of the block, or the time at which the limits admit the call if that is later.
+    ///   They charge nothing, and count as no offence for `backoff` and `ban`.
+    /// - A block belongs to the limiter's name and the key. In this process it holds for all
+    ///   limiters that were given the name and have been used, whatever their limits and backends.
+    ///   A limiter whose name is the path of its function is alone. In a backend it holds for all
+    ///   processes whose limiter of the name has the same algorithms and periods.
+    /// - Other processes learn of it with their next call to the backend: of a key that they deny
+    ///   already or hold a lease of, and for calls that wait, within a second. Until then a denial
+    ///   may tell an earlier `retry_after`.
+    /// - In memory a backend keeps at most as many blocks as it keeps buckets
+    ///   ([`max_keys`](crate::MemoryBackend::max_keys)) for each limiter. One more ends the block
+    ///   that would end first.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Then the key is blocked only for the calls that this
+    /// process decides in its memory while the backend fails. Blocks in memory never fail.
+    pub fn block<K: RateLimitKey>(&self, key: K, time: Duration) -> Result<(), BackendError> {
+        send(Blockable::of(self.core(), &key, false).start_block(time))
+    }
+
+    /// As [`block`](Self::block), without blocking the thread on a backend.
+    pub async fn block_async<K: RateLimitKey>(&self, key: K, time: Duration) -> Result<(), BackendError> {
+        let requests = Blockable::of(self.core(), &key, true).start_block(time);
+        drop(key);
+        send_async(requests).await
+    }
+
+    /// Ends the [block](Self::block) of `key`, or a pause that `pause_when` has set. Calls that wait
+    /// look again at once. A ban goes on; [`reset`](Self::reset) ends it.
+    ///
+    /// Other processes may go on to deny for up to a second.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Blocks in memory never fail.
+    pub fn unblock<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
+        send(Blockable::of(self.core(), &key, false).start_unblock())
+    }
+
+    /// As [`unblock`](Self::unblock), without blocking the thread on a backend.
+    pub async fn unblock_async<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
+        let requests = Blockable::of(self.core(), &key, true).start_unblock();
+        drop(key);
+        send_async(requests).await
+    }
+
+    /// How long `key` is still [blocked](Self::block) or paused; `None` if it is not. A ban is no
+    /// block: [`peek`](Self::peek) tells of it.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Blocks in memory never fail.
+    pub fn blocked<K: RateLimitKey>(&self, key: K) -> Result<Option<Duration>, BackendError> {
+        match start_blocked(self.core(), &key, false) {
+            Ok(left) => Ok(left),
+            Err((backend, request)) => backend.decide(&request).map(|answer| left(&answer)),
+        }
+    }
+
+    /// As [`blocked`](Self::blocked), without blocking the thread on a backend.
+    pub async fn blocked_async<K: RateLimitKey>(&self, key: K) -> Result<Option<Duration>, BackendError> {
+        let started = start_blocked(self.core(), &key, true);
+        drop(key);
+        match started {
+            Ok(left) => Ok(left),
+            Err((backend, request)) => backend.decide_async(&request).await.map(|answer| left(&answer)),
+        }
+    }
+}
+
+impl Call<'_> {
+    /// The buckets that the outcome of the body may pause.
+    pub(crate) fn blockable<K: RateLimitKey>(&self, key: &K) -> Blockable {
+        Blockable::of(self.core(), key, self.is_async)
+    }
+}
