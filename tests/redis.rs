@@ -51,7 +51,8 @@ fn a_decision_is_one_call_of_the_script() {
     limiter.peek("a", 0).unwrap();
     assert_eq!(counts(), [32, 31, 10, 31, 0, 0]);
     limiter.reset("a").unwrap();
-    assert_eq!(counts(), [33, 31, 10, 32, 0, 1]);
+    // A reset keeps a block, so it reads the record.
+    assert_eq!(counts(), [33, 32, 10, 32, 0, 1]);
     assert_eq!(keys(&server).len(), 0);
 }
 

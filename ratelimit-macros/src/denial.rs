@@ -91,12 +91,15 @@ fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Op
                            `wait = \"2s\"`";
         errors.over(&arg.value, message);
     }
-    if let Some(arg) = &args.backoff
-        && never_denied(limiter, cost) == Certainty::Sure
-    {
-        let message = "an unbounded `wait` is never denied, so nothing is ever blocked by `backoff`: remove one of them, or write \
-                           `wait = \"2s\"`";
-        errors.at(arg.name.span(), message);
+    let penalties = [args.backoff.as_ref().map(|arg| &arg.name), args.ban.as_ref().map(|arg| &arg.name)];
+    for name in penalties.into_iter().flatten() {
+        if never_denied(limiter, cost) == Certainty::Sure {
+            let message = format!(
+                "an unbounded `wait` is never denied, so nothing is ever blocked by `{name}`: remove one of them, or write \
+                 `wait = \"2s\"`"
+            );
+            errors.at(name.span(), message);
+        }
     }
 }
 

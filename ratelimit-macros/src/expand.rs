@@ -14,7 +14,7 @@ use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Penalty, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -65,7 +65,7 @@ impl Expansion<'_> {
         let closed =
             if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
-        let tokens = match &self.model.deduct_when {
+        let tokens = match self.model.looks_at_outcome() {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
                     None => quote_spanned!(site()=> #rt::run(#closure #closed)),
@@ -74,31 +74,21 @@ impl Expansion<'_> {
                 quote_spanned!(site()=> #prologue return #rt::Limited::Admitted(#outcome))
             }
             None => quote_spanned!(site()=> #prologue #own),
-            Some(predicate) => {
+            Some(_) => {
                 let ty = self.model.shape.returns.annotation();
-                let wanted = &predicate.value;
-                let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
-                let (outcome, settle) = match block {
-                    None => (
-                        quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
-                        quote_spanned!(site()=> __held.settle(#counts);),
-                    ),
+                let settle = self.settle(block.is_some());
+                let outcome = match block {
+                    None => quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
                     // The first statement fixes the block's type, as the signature does for an
                     // unwrapped body.
-                    Some(keywords) => (
-                        quote_spanned!(site()=>
-                            #keywords {
-                                if let #rt::Some(__outcome) = #rt::no_outcome::<#ty>() {
-                                    return __outcome;
-                                }
-                                #own
+                    Some(keywords) => quote_spanned!(site()=>
+                        #keywords {
+                            if let #rt::Some(__outcome) = #rt::no_outcome::<#ty>() {
+                                return __outcome;
                             }
-                            .await
-                        ),
-                        quote_spanned!(site()=>
-                            let __counts = #counts;
-                            __held.settle_async(__counts).await;
-                        ),
+                            #own
+                        }
+                        .await
                     ),
                 };
                 let result = if let Denial::Response = self.model.denial {
@@ -124,6 +114,36 @@ impl Expansion<'_> {
         limited
     }
 
+    /// Statements after the body, of which `__outcome` decides what they do with `__held`.
+    fn settle(&self, is_async: bool) -> TokenStream {
+        let mut settle = TokenStream::new();
+        if let Some(pause) = &self.model.pause_when {
+            let (wanted, max) = (&pause.when.value, Literal::u64_unsuffixed(pause.max));
+            let time = self.call("pause", &pause.when, quote_spanned!(site()=> &__outcome, #max, #wanted));
+            settle.extend(if is_async {
+                quote_spanned!(site()=>
+                    let __pause = #time;
+                    __held.pause_async(__pause).await;
+                )
+            } else {
+                quote_spanned!(site()=> __held.pause(#time);)
+            });
+        }
+        if let Some(predicate) = &self.model.deduct_when {
+            let wanted = &predicate.value;
+            let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
+            settle.extend(if is_async {
+                quote_spanned!(site()=>
+                    let __counts = #counts;
+                    __held.settle_async(__counts).await;
+                )
+            } else {
+                quote_spanned!(site()=> __held.settle(#counts);)
+            });
+        }
+        settle
+    }
+
     /// The body with the prologue inside its trailing `async` block.
     fn inside(&self, trailing: &TrailingBlock) -> Group {
         let TrailingBlock { braces: outer, before, boxed, keywords, block } = trailing;
@@ -144,10 +164,10 @@ impl Expansion<'_> {
         body
     }
 
-    /// Statements that end with the call admitted. With `deduct_when`, an expression for the
-    /// permits that it holds.
+    /// Statements that end with the call admitted. If the outcome is looked at, an expression for
+    /// what it decides about.
     fn prologue(&self, is_async: bool) -> TokenStream {
-        let holds = self.model.deduct_when.is_some();
+        let holds = self.model.looks_at_outcome().is_some();
         let rt = &self.rt;
         let limits = self.limits();
         let limiter = self.limiter(&limits);
@@ -246,7 +266,12 @@ impl Expansion<'_> {
             (true, true) => "begin_held",
         };
         let method = Ident::new(method, key_span);
-        let call = quote_spanned!(site()=> #limiter #limits #cost #wait . #method(#key));
+        let pausing = match (&self.model.pause_when, &self.model.deduct_when) {
+            (None, _) => None,
+            (Some(_), None) => Some(quote_spanned!(site()=> .pausing())),
+            (Some(_), Some(_)) => Some(quote_spanned!(site()=> .pausing().giving_back())),
+        };
+        let call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method(#key));
         if is_async {
             // A separate statement, so that nothing borrowed by the key lives across the await.
             quote_spanned!(site()=>
@@ -322,9 +347,16 @@ impl Expansion<'_> {
             };
             settings.extend(quote_spanned!(site()=> .on_backend_error(#rt::#policy)));
         }
-        if let Some((initial, max)) = own.backoff {
-            let (initial, max) = (Literal::u64_unsuffixed(initial), Literal::u64_unsuffixed(max));
-            settings.extend(quote_spanned!(site()=> .backoff(#rt::per(#initial), #rt::per(#max))));
+        match own.penalty {
+            None => {}
+            Some(Penalty::Backoff { initial, max }) => {
+                let (initial, max) = (Literal::u64_unsuffixed(initial), Literal::u64_unsuffixed(max));
+                settings.extend(quote_spanned!(site()=> .backoff(#rt::per(#initial), #rt::per(#max))));
+            }
+            Some(Penalty::Ban(time)) => {
+                let time = Literal::u64_unsuffixed(time);
+                settings.extend(quote_spanned!(site()=> .ban(#rt::per(#time))));
+            }
         }
         if own.dry_run {
             settings.extend(quote_spanned!(site()=> .dry_run()));

@@ -34,6 +34,7 @@ pub(crate) struct Model {
     pub(crate) denial: Denial,
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
+    pub(crate) pause_when: Option<Pause>,
     pub(crate) shape: Shape,
     /// Whether the function's docs state the limit.
     pub(crate) docs: bool,
@@ -54,8 +55,7 @@ pub(crate) struct Own {
     pub(crate) limits: Vec<Limit>,
     pub(crate) backend: Option<Backend>,
     pub(crate) on_backend_error: Option<OnBackendError>,
-    /// Initial and maximum, in nanoseconds.
-    pub(crate) backoff: Option<(u64, u64)>,
+    pub(crate) penalty: Option<Penalty>,
     pub(crate) dry_run: bool,
 }
 
@@ -113,6 +113,19 @@ pub(crate) enum OnBackendError {
     Deny,
 }
 
+/// What a denial does to its key. In nanoseconds.
+#[derive(Clone, Copy)]
+pub(crate) enum Penalty {
+    Backoff { initial: u64, max: u64 },
+    Ban(u64),
+}
+
+/// `pause_when`, and the longest pause in nanoseconds.
+pub(crate) struct Pause {
+    pub(crate) when: Arg<Expr>,
+    pub(crate) max: u64,
+}
+
 pub(crate) struct Waiting {
     pub(crate) bound: Wait,
     /// The most calls of one key that may wait.
@@ -143,6 +156,13 @@ pub(crate) enum Denial {
     /// The return type and the error are both turned into a response by a web framework.
     Response,
     OrElse(Box<Arg<Expr>>),
+}
+
+impl Model {
+    /// The argument that looks at what the body returns, if there is one.
+    pub(crate) fn looks_at_outcome(&self) -> Option<&Arg<Expr>> {
+        self.deduct_when.as_ref().or(self.pause_when.as_ref().map(|pause| &pause.when))
+    }
 }
 
 impl Limit {

@@ -9,10 +9,12 @@ use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
-use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Permits};
+use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Permits};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
-use crate::values::{algorithm, backend, backoff, copy, cost, name, on_backend_error, per, permits, runtime, wait};
+use crate::values::{
+    algorithm, backend, backoff, ban, copy, cost, name, on_backend_error, pause_max, per, permits, runtime, wait,
+};
 
 /// The most limits that a limiter holds.
 const MAX_LIMITS: usize = 8;
@@ -57,13 +59,22 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         check_cost(own, cost, arg, errors);
     }
     let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
-    if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when)
-        && matches!(shape.returns, Returns::Never(_))
-    {
-        errors.at(arg.name.span(), "a function that never returns has no outcome for `deduct_when`: leave it out");
+    for arg in [&args.deduct_when, &args.pause_when].into_iter().flatten() {
+        if let Some(Shape { returns: Returns::Never(_), .. }) = &shape {
+            let name = &arg.name;
+            let message = format!("a function that never returns has no outcome for `{name}`: leave it out");
+            errors.at(name.span(), message);
+        }
     }
     if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
-        refuse_track_caller(item, args.deduct_when.as_ref(), &denial, errors);
+        refuse_track_caller(item, args.deduct_when.as_ref().or(args.pause_when.as_ref()), &denial, errors);
+    }
+    let pause_max = pause_max(args.pause_max.as_ref(), errors);
+    if let (Some(arg), None) = (&args.pause_max, &args.pause_when)
+        && !args.unread.may_be("pause_when")
+    {
+        let message = "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
+        errors.at(arg.name.span(), message);
     }
     Some(Model {
         runtime,
@@ -74,6 +85,7 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         denial,
         exempt_when: args.exempt_when,
         deduct_when: args.deduct_when,
+        pause_when: args.pause_when.zip(pause_max).map(|(when, max)| Pause { when, max }),
         shape: shape?,
         docs,
         ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
@@ -82,13 +94,13 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
 
 /// Refuses `#[track_caller]` if the body is wrapped in a closure: `Location::caller()` would be the
 /// closure's.
-fn refuse_track_caller(item: &Item, deduct_when: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
+fn refuse_track_caller(item: &Item, looks: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
     let Some(track_caller) = item.track_caller() else {
         return;
     };
-    let reason = match (deduct_when, denial) {
-        (Some(_), _) => "`deduct_when` looks at what the body returns",
-        (None, Denial::Response) => "a denied call returns another response than the body's",
+    let reason = match (looks, denial) {
+        (Some(arg), _) => format!("`{}` looks at what the body returns", arg.name),
+        (None, Denial::Response) => "a denied call returns another response than the body's".to_owned(),
         _ => return,
     };
     let message = format!(
@@ -150,6 +162,7 @@ fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
         args.name.as_ref().map(|arg| &arg.name),
         args.backend.as_ref().map(|arg| &arg.name),
         args.backoff.as_ref().map(|arg| &arg.name),
+        args.ban.as_ref().map(|arg| &arg.name),
         args.on_backend_error.as_ref().map(|arg| &arg.name),
         args.dry_run.as_ref().map(|arg| &arg.name),
     ]);
@@ -165,7 +178,14 @@ fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -
     let backend = args.backend.as_ref().and_then(|arg| backend(arg, item, features, errors));
     let on_backend_error = args.on_backend_error.as_ref().and_then(|arg| on_backend_error(arg, errors));
     let backoff = args.backoff.as_ref().and_then(|arg| backoff(arg, errors));
-    Some(Own { name, limits: limits?, backend, on_backend_error, backoff, dry_run: args.dry_run.is_some() })
+    let ban = args.ban.as_ref().and_then(|arg| ban(arg, errors));
+    if let (Some(arg), Some(_)) = (&args.ban, &args.backoff) {
+        let message = "`ban` blocks for a fixed time and `backoff` for one that grows: keep one of them";
+        errors.at(arg.name.span(), message);
+    }
+    let backoff = backoff.map(|(initial, max)| Penalty::Backoff { initial, max });
+    let penalty = backoff.or(ban.map(Penalty::Ban));
+    Some(Own { name, limits: limits?, backend, on_backend_error, penalty, dry_run: args.dry_run.is_some() })
 }
 
 fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {

@@ -337,6 +337,20 @@ pub(crate) fn backoff(arg: &Arg<BackoffArgs>, errors: &mut Diagnostics) -> Optio
     Some((initial_nanos, max_nanos))
 }
 
+pub(crate) fn ban(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<u64> {
+    fixed_duration(arg, "ban = \"10m\"", errors).map(|(nanos, _)| nanos)
+}
+
+/// The longest pause, in nanoseconds.
+pub(crate) fn pause_max(arg: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> Option<u64> {
+    // An upstream chooses its `Retry-After`.
+    const HOUR: u64 = 3_600_000_000_000;
+    match arg {
+        None => Some(HOUR),
+        Some(arg) => fixed_duration(arg, "pause_max = \"1d\"", errors).map(|(nanos, _)| nanos),
+    }
+}
+
 pub(crate) fn wait(
     arg: &Arg<WaitArgs>,
     shape: Option<&Shape>,

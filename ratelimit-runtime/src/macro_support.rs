@@ -7,7 +7,7 @@ pub mod v1 {
 
     use std::sync::Arc;
 
-    use crate::limiter::{Core, Holding, Wait};
+    use crate::limiter::{Blockable, Core, Holding, Wait};
 
     pub use crate::backend::{IntoBackend, SharedBackend};
     pub use crate::error::{FromRateLimitExceeded, RateLimitExceeded};
@@ -170,6 +170,115 @@ pub mod v1 {
             core.gives_back();
             BegunHeld { core, begun: self.call.begin_held(&key) }
         }
+    }
+
+    /// A call whose outcome may pause its key.
+    #[derive(Clone, Copy)]
+    pub struct Pausing<'a> {
+        call: Call<'a>,
+        gives_back: bool,
+    }
+
+    impl<'a> Call<'a> {
+        /// The outcome of the body may pause the key.
+        pub fn pausing(self) -> Pausing<'a> {
+            Pausing { call: self, gives_back: false }
+        }
+    }
+
+    impl<'a> Pausing<'a> {
+        /// The permits can be given back, too.
+        pub fn giving_back(self) -> Pausing<'a> {
+            Pausing { gives_back: true, ..self }
+        }
+
+        /// Decides on this thread.
+        pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Pausable, RateLimitExceeded> {
+            let held = if self.gives_back {
+                Some(self.call.hold(&key)?)
+            } else {
+                self.call.check(&key)?;
+                None
+            };
+            Ok(Pausable { held, blockable: self.call.call.blockable(&key) })
+        }
+
+        /// Does everything that needs no waiting.
+        pub fn begin_held<K: RateLimitKey>(self, key: K) -> PausableBegun {
+            let blockable = self.call.call.in_future().blockable(&key);
+            let begun = if self.gives_back {
+                EitherBegun::Held(self.call.begin_held(key))
+            } else {
+                EitherBegun::Plain(self.call.begin(key))
+            };
+            PausableBegun { begun, blockable }
+        }
+    }
+
+    /// A call in progress whose outcome may pause its key.
+    pub struct PausableBegun {
+        begun: EitherBegun,
+        blockable: Blockable,
+    }
+
+    enum EitherBegun {
+        Held(BegunHeld),
+        Plain(Begun),
+    }
+
+    impl PausableBegun {
+        /// The decision.
+        pub async fn finish(self) -> Result<Pausable, RateLimitExceeded> {
+            let held = match self.begun {
+                EitherBegun::Held(begun) => Some(begun.finish().await?),
+                EitherBegun::Plain(begun) => {
+                    begun.finish().await?;
+                    None
+                }
+            };
+            Ok(Pausable { held, blockable: self.blockable })
+        }
+    }
+
+    /// An admitted call whose outcome may pause its key.
+    pub struct Pausable {
+        held: Option<Held>,
+        blockable: Blockable,
+    }
+
+    impl Pausable {
+        /// Pauses the key.
+        pub fn pause(&self, time: Option<Duration>) {
+            if let Some(time) = time {
+                crate::limiter::pause(&self.blockable, time);
+            }
+        }
+
+        /// Pauses the key without blocking the thread.
+        pub async fn pause_async(&self, time: Option<Duration>) {
+            if let Some(time) = time {
+                crate::limiter::pause_async(&self.blockable, time).await;
+            }
+        }
+
+        /// See [`Held::settle`].
+        pub fn settle(self, counts: bool) {
+            if let Some(held) = self.held {
+                held.settle(counts);
+            }
+        }
+
+        /// See [`Held::settle_async`].
+        pub async fn settle_async(self, counts: bool) {
+            if let Some(held) = self.held {
+                held.settle_async(counts).await;
+            }
+        }
+    }
+
+    /// For how long an outcome pauses the key, at most `max` nanoseconds.
+    pub fn pause<R: ?Sized>(outcome: &R, max: u64, f: impl FnOnce(&R) -> Option<Duration>) -> Option<Duration> {
+        f(outcome).map(|time| time.min(Duration::from_nanos(max)))
     }
 
     /// A call of an asynchronous function in progress.

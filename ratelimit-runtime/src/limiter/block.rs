@@ -129,8 +129,7 @@ async fn send_async(requests: Requests) -> Result<(), BackendError> {
     result
 }
 
-/// Pauses a key after a call on it, for at most `max`. A backend that fails blocks it in this
-/// process's memory only.
+/// Pauses a key after a call on it. If the backend fails, only this process's stand-in for it does.
 pub(crate) fn pause(blockable: &Blockable, time: Duration) {
     let _ = send(blockable.start_block(time));
 }
