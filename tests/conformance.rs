@@ -225,6 +225,39 @@ impl Subject {
         .unwrap();
     }
 
+    fn block(&self, key: &str, time: Duration) {
+        match self.front {
+            Front::Attribute { form: Form::Unkeyed, .. } => self.limiter_of(key).block((), time),
+            Front::Async => block_on(self.limiter.block_async(key, time)),
+            Front::Blocking | Front::Attribute { .. } => self.limiter.block(key, time),
+        }
+        .unwrap();
+    }
+
+    fn unblock(&self, key: &str) {
+        match self.front {
+            Front::Attribute { form: Form::Unkeyed, .. } => self.limiter_of(key).unblock(()),
+            Front::Async => block_on(self.limiter.unblock_async(key)),
+            Front::Blocking | Front::Attribute { .. } => self.limiter.unblock(key),
+        }
+        .unwrap();
+    }
+
+    fn blocked(&self, key: &str) -> Option<Duration> {
+        match self.front {
+            Front::Attribute { form: Form::Unkeyed, .. } => self.limiter_of(key).blocked(()),
+            Front::Async => block_on(self.limiter.blocked_async(key)),
+            Front::Blocking | Front::Attribute { .. } => self.limiter.blocked(key),
+        }
+        .unwrap()
+    }
+
+    /// The kind of a denial, and when the call would be admitted.
+    fn denied(&self, key: &str, cost: u32) -> (ExceededKind, Option<Duration>) {
+        let exceeded = self.check(key, cost).unwrap_err();
+        (exceeded.kind(), exceeded.retry_after())
+    }
+
     fn set_limits(&self, limits: &[Limit]) {
         *self.limits.borrow_mut() = limits.to_vec();
         self.limiter.set_limits(limits).unwrap();
@@ -431,6 +464,79 @@ mod scenarios {
         assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(5 * SECOND));
     }
 
+    pub(super) fn a_blocked_key_is_denied_whatever_it_has_left(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, MINUTE).with_algorithm(algorithm)]);
+            let clock = test_util::pause();
+            assert_eq!(subject.blocked("a"), None);
+            subject.check("a", 1).unwrap();
+            subject.block("a", 10 * SECOND);
+            // An earlier end changes nothing.
+            subject.block("a", SECOND);
+            assert_eq!(subject.blocked("a"), Some(10 * SECOND));
+            for cost in [0, 1] {
+                let exceeded = subject.check("a", cost).unwrap_err();
+                assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Blocked, Some(10 * SECOND)));
+                assert_eq!(exceeded.remaining(), 1, "it is charged nothing");
+                assert_eq!(subject.peek("a", cost).unwrap_err().kind(), ExceededKind::Blocked);
+            }
+            assert_eq!(subject.denied("a", 3), (ExceededKind::CostExceedsLimit, None));
+            assert_eq!(subject.admitted("b", 3), 2, "another key");
+            // A reset forgets what was taken, and no block.
+            subject.reset("a");
+            assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(10 * SECOND)));
+            clock.advance(10 * SECOND);
+            assert_eq!(subject.blocked("a"), None);
+            assert_eq!(subject.admitted("a", 3), 2, "{algorithm:?}");
+            assert_eq!(subject.check("a", 1).unwrap_err().kind(), ExceededKind::Limited);
+            subject.block("a", Duration::MAX);
+            assert_eq!(subject.blocked("a"), Some(Duration::from_secs(366 * 86_400)));
+            subject.unblock("a");
+            assert_eq!(subject.blocked("a"), None);
+            assert_eq!(subject.check("a", 1).unwrap_err().kind(), ExceededKind::Limited);
+        }
+    }
+
+    pub(super) fn a_call_that_waits_waits_for_the_end_of_a_block(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(2, MINUTE)]);
+        let clock = test_util::pause();
+        subject.block("a", 10 * SECOND);
+        let exceeded = subject.wait_at_most("a", 1, 9 * SECOND).unwrap_err();
+        assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Blocked, Some(10 * SECOND)));
+        let start = clock.now();
+        let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
+        assert_eq!(clock.now() - start, nanos(10 * SECOND));
+        assert_eq!(subject.peek("a", 1).unwrap().remaining(), 1);
+    }
+
+    pub(super) fn a_ban_lasts_as_long_as_it_says(stage: &Stage) {
+        for (per, ban) in [(SECOND, 10 * SECOND), (MINUTE, 10 * SECOND)] {
+            let subject = stage.with(&[Limit::new(2, per)], move |builder| builder.ban(ban));
+            let clock = test_util::pause();
+            // What can never fit bans nobody.
+            assert_eq!(subject.denied("a", 3), (ExceededKind::CostExceedsLimit, None));
+            assert_eq!(subject.admitted("a", 2), 2);
+            let first = subject.denied("a", 1);
+            assert_eq!(first, (ExceededKind::Limited, Some(per.max(ban))));
+            clock.advance(ban / 2);
+            // Tries do not prolong it.
+            for cost in [1, 2] {
+                assert_eq!(subject.denied("a", cost), (ExceededKind::Blocked, Some(per.max(ban) - ban / 2)));
+            }
+            assert_eq!(subject.denied("a", 0), (ExceededKind::Blocked, Some(ban / 2)));
+            assert_eq!(subject.blocked("a"), None, "a ban is no block");
+            assert_eq!(subject.admitted("b", 1), 1);
+            clock.advance(ban / 2);
+            if per > ban {
+                // The limit judges anew, and bans anew.
+                assert_eq!(subject.denied("a", 1), (ExceededKind::Limited, Some(per - ban)));
+                assert_eq!(subject.check("a", 1).unwrap_err().kind(), ExceededKind::Blocked);
+            }
+            subject.reset("a");
+            assert_eq!(subject.admitted("a", 3), 2);
+        }
+    }
+
     pub(super) fn limits_changed_at_run_time_judge_what_is_on_record(stage: &Stage) {
         for algorithm in ALGORITHMS {
             let limit = |count| Limit::new(count, MINUTE).with_algorithm(algorithm);
@@ -465,6 +571,144 @@ mod scenarios {
         let mut runner = proptest::test_runner::TestRunner::new(config);
         let trace = (prop::collection::vec(limit(), 1..=3), prop::collection::vec(step(), 1..60));
         runner.run(&trace, |(limits, steps)| follow(stage, &limits, &steps)).unwrap();
+    }
+
+    #[derive(Clone, Debug)]
+    enum Hold {
+        Check(u32),
+        Peek(u32),
+        Wait(u32, u32),
+        Advance(u32),
+        Block(u32),
+        Unblock,
+        Reset,
+    }
+
+    /// What a key with blocks and a ban should answer: a full log, and two ends.
+    struct Held {
+        limits: Vec<Limit>,
+        ban: Option<u64>,
+        log: Log,
+        blocked_until: u64,
+        banned_until: u64,
+    }
+
+    impl Held {
+        /// When the call is admitted, and the kind of its denial if that is not now.
+        fn judge(&self, now: u64, cost: u32) -> (u64, ExceededKind) {
+            let fits_at = |limit| self.log.earliest(limit, now, cost);
+            let bars = self.blocked_until.max(self.banned_until);
+            let kind = if bars > now { ExceededKind::Blocked } else { ExceededKind::Limited };
+            match cost {
+                0 => (bars.max(now), kind),
+                _ if self.limits.iter().any(|limit| cost > limit.capacity()) => {
+                    (u64::MAX, ExceededKind::CostExceedsLimit)
+                }
+                _ => (self.limits.iter().map(fits_at).max().unwrap().max(bars), kind),
+            }
+        }
+
+        /// The denial of a call that takes permits, which may ban the key.
+        fn deny(&mut self, now: u64, cost: u32) -> (u64, ExceededKind) {
+            let (until, kind) = self.judge(now, cost);
+            match self.ban {
+                Some(ban) if kind == ExceededKind::Limited => {
+                    self.banned_until = now + ban;
+                    (until.max(self.banned_until), kind)
+                }
+                _ => (until, kind),
+            }
+        }
+    }
+
+    pub(super) fn random_blocks_and_bans_are_what_a_full_log_says(stage: &Stage) {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let cost = || prop_oneof![8 => 1_u32..=3, 2 => 1_u32..=70, 2 => Just(0_u32)];
+        let step = prop_oneof![
+            12 => cost().prop_map(Hold::Check),
+            2 => cost().prop_map(Hold::Peek),
+            2 => (cost(), 0_u32..=2_000).prop_map(|(cost, wait)| Hold::Wait(cost, wait)),
+            5 => (0_u32..=500).prop_map(Hold::Advance),
+            2 => (0_u32..=1_500).prop_map(Hold::Block),
+            1 => Just(Hold::Unblock),
+            1 => Just(Hold::Reset),
+        ];
+        let bans = prop_oneof![1 => Just(None), 3 => (1_u32..=2_000).prop_map(Some)];
+        let trace = (prop::collection::vec(limit(), 1..=2), bans, prop::collection::vec(step, 1..60));
+        runner.run(&trace, |(limits, ban, steps)| hold(stage, &limits, ban, &steps)).unwrap();
+    }
+
+    fn hold(stage: &Stage, limits: &[Limit], ban: Option<u32>, steps: &[Hold]) -> Result<(), TestCaseError> {
+        let per = u64::try_from(limits[0].per().as_micros()).unwrap();
+        let thousandths = |of: u32| Duration::from_micros(per * u64::from(of) / 1_000);
+        // A ban of no time is none.
+        let ban = ban.map(|ban| thousandths(ban).max(Duration::from_micros(1)));
+        let subject = stage.with(limits, move |builder| match ban {
+            Some(ban) => builder.ban(ban),
+            None => builder,
+        });
+        let clock = test_util::pause();
+        let mut held = Held {
+            limits: limits.to_vec(),
+            ban: ban.map(nanos),
+            log: Log::default(),
+            blocked_until: 0,
+            banned_until: 0,
+        };
+        for step in steps {
+            let now = clock.now();
+            let (cost, max_wait) = match *step {
+                Hold::Advance(by) => {
+                    clock.advance(thousandths(by));
+                    continue;
+                }
+                Hold::Block(time) => {
+                    subject.block("key", thousandths(time));
+                    held.blocked_until = held.blocked_until.max(now + nanos(thousandths(time)));
+                    continue;
+                }
+                Hold::Unblock => {
+                    subject.unblock("key");
+                    held.blocked_until = 0;
+                    continue;
+                }
+                Hold::Reset => {
+                    subject.reset("key");
+                    (held.log, held.banned_until) = (Log::default(), 0);
+                    continue;
+                }
+                Hold::Check(cost) | Hold::Peek(cost) => (cost, Duration::ZERO),
+                Hold::Wait(cost, wait) => (cost, thousandths(wait)),
+            };
+            let left = held.blocked_until.checked_sub(now).filter(|left| *left > 0);
+            prop_assert_eq!(subject.blocked("key").map(nanos), left);
+            let (expected, kind) = held.judge(now, cost);
+            let result = match step {
+                Hold::Peek(_) => subject.peek("key", cost).map(drop),
+                Hold::Wait(..) => subject.wait_at_most("key", cost, max_wait).map(drop),
+                _ => subject.check("key", cost).map(drop),
+            };
+            match result {
+                Ok(()) => {
+                    prop_assert_eq!(clock.now(), expected);
+                    prop_assert!(expected - now <= nanos(max_wait), "admitted too early");
+                    if cost > 0 && !matches!(step, Hold::Peek(_)) {
+                        held.log.0.push(Entry { at: expected, cost });
+                    }
+                }
+                Err(exceeded) => {
+                    prop_assert!(expected > now && expected - now > nanos(max_wait), "admitted at {expected}");
+                    let (until, kind) = match step {
+                        Hold::Peek(_) => (expected, kind),
+                        _ => held.deny(now, cost),
+                    };
+                    prop_assert_eq!(exceeded.kind(), kind, "{:?}", exceeded);
+                    prop_assert_eq!(exceeded.retry_after().map_or(u64::MAX, |after| now + nanos(after)), until);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Found by random traces: of 58 times in 57 slots, an expired one was kept and a live one
@@ -674,6 +918,9 @@ macro_rules! staged_in_common {
                 peek_refund_and_reset_do_what_they_say,
                 waiting_books_in_order,
                 backoff_doubles_and_forgives,
+                a_blocked_key_is_denied_whatever_it_has_left,
+                a_call_that_waits_waits_for_the_end_of_a_block,
+                a_ban_lasts_as_long_as_it_says,
                 limits_changed_at_run_time_judge_what_is_on_record,
                 $($other,)*
             ]
@@ -697,16 +944,20 @@ macro_rules! conformance {
 
 conformance_while_no_time_passes! {
     memory: MemoryBackend::new().into_backend(),
-        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group;
+        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group,
+        random_blocks_and_bans_are_what_a_full_log_says;
     users_own: Shelf::default().into_backend(),
-        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group;
+        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group,
+        random_blocks_and_bans_are_what_a_full_log_says;
+    // A kept denial tells the kind that it was.
+    redis_asked_each_time: plain(redis().denial_cache(false)),
+        random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says;
 }
 
 // Redis needs more time for this many calls.
 conformance! {
     users_own_that_keeps_denials: Shelf::default().keeping_denials().into_backend();
     redis: plain(redis());
-    redis_asked_each_time: plain(redis().denial_cache(false));
     redis_without_coalescing: plain(redis().coalescing(false));
     redis_unix: plain(redis_unix());
     redis_tls: plain(redis_tls());
@@ -739,6 +990,7 @@ mod memory_by_attribute {
 
     staged_in_common! {
         keyed: memory(), front(Form::Keyed, false), front(Form::Keyed, true), [
+            random_blocks_and_bans_are_what_a_full_log_says,
             hostile_keys_are_keys_like_others,
             random_traces_are_what_a_full_log_says,
             a_wait_forgets_no_live_permit,
@@ -748,6 +1000,7 @@ mod memory_by_attribute {
 
     staged_in_common! {
         unkeyed: memory(), front(Form::Unkeyed, false), front(Form::Unkeyed, true), [
+            random_blocks_and_bans_are_what_a_full_log_says,
             random_traces_are_what_a_full_log_says,
             a_wait_forgets_no_live_permit,
             a_large_window_is_off_by_less_than_a_group,

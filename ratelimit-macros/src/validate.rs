@@ -73,7 +73,8 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     if let (Some(arg), None) = (&args.pause_max, &args.pause_when)
         && !args.unread.may_be("pause_when")
     {
-        let message = "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
+        let message =
+            "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
         errors.at(arg.name.span(), message);
     }
     Some(Model {

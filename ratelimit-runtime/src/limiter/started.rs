@@ -381,12 +381,16 @@ impl RemoteCall {
             // one call per `initial` tells the backend.
             let (ban, longest) = match self.request.backoff {
                 None => (0, u64::MAX),
-                // Tries on a blocked or banned key change nothing.
-                _ if is_blocked => (0, u64::MAX),
+                // Tries on a banned key change nothing. No limit denies for longer than such a ban, so
+                // none begins another one before the denial ends.
                 Some(backoff) if backoff.is_ban() => {
+                    if self.request.limits.iter().any(|limit| limit.per() > backoff.max()) {
+                        return;
+                    }
                     is_blocked = true;
-                    (0, nanos(backoff.max()))
+                    (0, u64::MAX)
                 }
+                Some(_) if is_blocked => return,
                 // In microseconds, as the backend's clock.
                 Some(backoff)
                     if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
