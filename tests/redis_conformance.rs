@@ -36,6 +36,8 @@ enum Step {
         cost: u32,
         max_wait: u64,
     },
+    /// Takes permits whatever is left.
+    Charge(u32),
     /// Gives back one of the permits that are out, chosen by this number, or the last one if it is
     /// [`NEWEST`].
     GiveBack(usize),
@@ -60,7 +62,8 @@ impl Oracle {
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
         let moved = now < self.clock || now - self.clock > CLOCK_UNSEEN;
         let kept = match (request.action(), &answer.outcome) {
-            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) | (Action::Reset | Action::GiveBack(_), _) => true,
+            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) => true,
+            (Action::Reset | Action::GiveBack(_) | Action::Charge { .. }, _) => true,
             (Action::Take { .. }, Outcome::Denied(denied)) if request.backoff().is_some() => {
                 denied.admitted_at().is_some() || moved
             }
@@ -113,6 +116,7 @@ fn compare(backend: &RedisBackend, limits: &[Limit], backoff: Option<Backoff>, s
                 let action = Action::Peek { cost: *cost, max_wait: wait(*max_wait) };
                 (action.clone(), action)
             }
+            Step::Charge(cost) => (Action::Charge { cost: *cost }, Action::Charge { cost: *cost }),
             Step::GiveBack(_) if out.is_empty() => continue,
             Step::GiveBack(choice) => {
                 let newest = out.len() - 1;
@@ -230,6 +234,11 @@ fn pers() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// Costs from one permit to several times a limit.
+fn charges() -> impl Strategy<Value = Step> {
+    prop_oneof![8 => 1_u32..=20, 3 => 1_u32..=300, 2 => 1_u32..=20_000, 1 => 1..=u32::MAX].prop_map(Step::Charge)
+}
+
 fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
     (pers(), length).prop_flat_map(|(per, length)| {
         let backoffs = prop_oneof![
@@ -262,6 +271,20 @@ fn traces(length: std::ops::Range<usize>) -> impl Strategy<Value = Trace> {
 fn any_trace_is_answered_as_in_memory() {
     let backend = backend();
     proptest!(cases(400), |(trace in traces(1..60))| {
+        let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
+#[test]
+fn any_trace_with_debts_is_answered_as_in_memory() {
+    let backend = backend();
+    let traces = (traces(1..60), prop::collection::vec((any::<prop::sample::Index>(), charges()), 1..6));
+    proptest!(cases(std::env::var("CASES").map_or(400, |c| c.parse().unwrap())), |((mut trace, charges) in traces)| {
+        for (index, charge) in charges {
+            let at = index.index(trace.steps.len() + 1);
+            trace.steps.insert(at, charge);
+        }
         let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });

@@ -33,6 +33,8 @@ numbers! {
     RESET = 3;
     /// Calls of one cost, merged or asked for to lease permits.
     TAKE_RUN = 4;
+    /// Takes permits whatever is left.
+    CHARGE = 8;
 
     // The mode of a decision, if not the plain one.
     BACKOFF = 1;
@@ -112,15 +114,17 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
+        Action::Charge { cost } => (CHARGE, *cost, Duration::ZERO),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
     };
-    let how = how(request, max_wait, leases && action != TAKE);
+    // Charges that lie ahead count for a charge, those of leases too.
+    let how = how(request, max_wait, leases && action != TAKE && action != CHARGE);
     let mut bytes = Writer::new(action, request, cost, how);
     match request.action() {
         Action::GiveBack(permit) => bytes.permit(permit),
         Action::Reset => {}
-        Action::Take { .. } | Action::Peek { .. } => {
+        Action::Take { .. } | Action::Peek { .. } | Action::Charge { .. } => {
             if how == LEASES {
                 bytes.terms(&Terms::default());
             } else if how != 0 {
