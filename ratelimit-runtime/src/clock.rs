@@ -43,6 +43,12 @@ impl Now {
     pub(crate) const fn exactly(at: u64) -> Now {
         Now { earliest: at, latest: at }
     }
+
+    /// The reading, or `time` if that is later.
+    #[inline]
+    pub(crate) fn at_least(self, time: u64) -> Now {
+        Now { earliest: self.earliest.max(time), latest: self.latest.max(time) }
+    }
 }
 
 /// The process's clock. A frequent reader keeps the reference, which skips the check that the clock

@@ -78,7 +78,7 @@ pub(crate) struct RemoteBucket {
 }
 
 /// A bucket in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Address {
     /// The only bucket of a limiter without keys.
     Unkeyed,

@@ -45,6 +45,9 @@ pub enum ExceededKind {
     CostExceedsLimit,
     /// The backend could not decide, and the limiter denies in that case.
     BackendFailed,
+    /// The key is blocked ([`block`](crate::RateLimiter::block)), paused (`pause_when`) or banned
+    /// (`ban`), whatever its limit has left.
+    Blocked,
 }
 
 #[cfg(any(feature = "serde", feature = "tracing"))]
@@ -55,6 +58,7 @@ impl ExceededKind {
             ExceededKind::Limited => "limited",
             ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
             ExceededKind::BackendFailed => "backend_failed",
+            ExceededKind::Blocked => "blocked",
         }
     }
 }
@@ -127,6 +131,7 @@ impl fmt::Display for RateLimitExceeded {
                 write!(f, "the call costs more permits than its rate limit can hold: {limit}")?;
             }
             ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
+            ExceededKind::Blocked => f.write_str("further calls are blocked for the time being")?,
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),
@@ -304,7 +309,11 @@ mod tests {
         assert_eq!(never, "the call costs more permits than its rate limit can hold: 2 per 1s");
         let failed = text(ExceededKind::BackendFailed, 1_000_000_000);
         assert_eq!(failed, "the rate limit cannot be decided at the moment; retry after 1s");
-        for kind in [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed] {
+        let blocked = text(ExceededKind::Blocked, 600_000_000_000);
+        assert_eq!(blocked, "further calls are blocked for the time being; retry after 600s");
+        for kind in
+            [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed, ExceededKind::Blocked]
+        {
             assert!(!text(kind, 1).contains("api") && format!("{:?}", exceeded(1)).contains("api"));
         }
     }

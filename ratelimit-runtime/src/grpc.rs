@@ -23,6 +23,9 @@ impl From<RateLimitExceeded> for Status {
         let (code, message) = match exceeded.kind() {
             ExceededKind::BackendFailed => (Code::Unavailable, "the rate limit cannot be decided at the moment"),
             ExceededKind::Limited => (Code::ResourceExhausted, "the rate limit of this method is exceeded"),
+            ExceededKind::Blocked => {
+                (Code::ResourceExhausted, "further calls of this method are blocked for the time being")
+            }
             ExceededKind::CostExceedsLimit => (Code::ResourceExhausted, "the call is larger than its rate limit"),
         };
         let after = exceeded.retry_after();

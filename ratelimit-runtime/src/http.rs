@@ -54,6 +54,9 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
         return Answer { status: 503, headers, body: body.to_owned() };
     }
     let (status, detail) = match exceeded.retry_after_secs() {
+        Some(_) if exceeded.kind() == ExceededKind::Blocked => {
+            (429, r#","detail":"Further requests are blocked for the time being""#)
+        }
         Some(_) => (429, ""),
         None => (answers.never_fits(), r#","detail":"The request is larger than the limit: waiting does not help""#),
     };

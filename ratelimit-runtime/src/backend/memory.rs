@@ -22,6 +22,7 @@
 //! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod halves;
+mod holds;
 mod queue;
 mod retired;
 mod slots;
@@ -41,6 +42,7 @@ use crate::clock::Now;
 use retired::Retired;
 use table::{Bound, SWEPT};
 
+pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};

@@ -81,6 +81,18 @@ pub(super) struct Refusal {
     pub(super) remaining: u32,
     /// Nanoseconds from now, or [`NEVER`].
     pub(super) retry_after: u64,
+    /// The key is blocked or banned.
+    pub(super) is_blocked: bool,
+}
+
+impl Refusal {
+    fn kind(&self) -> ExceededKind {
+        match (self.retry_after, self.is_blocked) {
+            (NEVER, _) => ExceededKind::CostExceedsLimit,
+            (_, true) => ExceededKind::Blocked,
+            (_, false) => ExceededKind::Limited,
+        }
+    }
 }
 
 /// The answer of the limits in memory.
@@ -231,7 +243,7 @@ impl Call<'_> {
         now: Now,
         waited: u64,
     ) -> Decision {
-        let Ruling { left: Left { remaining, position, idle_at }, limit, .. } = *ruling;
+        let Ruling { left: Left { remaining, position, idle_at, .. }, limit, .. } = *ruling;
         let permit = Permit { at, cost: if self.peek { 0 } else { self.cost } };
         let taken = ruling.held(store, address, permit).map(|held| Taken {
             place: Place::Memory(held),
@@ -267,7 +279,7 @@ impl Call<'_> {
             retry_after: refusal.retry_after,
             remaining: refusal.remaining,
             position: refusal.position,
-            kind: if refusal.retry_after == NEVER { ExceededKind::CostExceedsLimit } else { ExceededKind::Limited },
+            kind: refusal.kind(),
         };
         if !self.peek {
             self.core.denied();
@@ -340,7 +352,7 @@ impl Call<'_> {
     pub(super) fn denied_by_backend(self, denied: &Denied, now: u64) -> Result<Decision, RateLimitExceeded> {
         let Denied { limit, position, remaining, admitted_at } = *denied;
         let retry_after = if admitted_at == NEVER { NEVER } else { admitted_at.saturating_sub(now).max(1) };
-        self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after })
+        self.denied(limit, Refusal { position: position_u8(position), remaining, retry_after, is_blocked: false })
     }
 
     /// The outcome by the limiter's policy if the backend failed. `None`: the limits decide in this
@@ -433,7 +445,7 @@ pub(super) fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
 /// A denial until a time, in nanoseconds from `now`.
 pub(super) fn refusal(until: u64, left: Left, now: Now) -> Refusal {
     let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
-    Refusal { position: left.position, remaining: left.remaining, retry_after }
+    Refusal { position: left.position, remaining: left.remaining, retry_after, is_blocked: left.is_blocked }
 }
 
 /// Asks again while a denial ends within one reading of the clock. Otherwise a burst faster than

@@ -14,7 +14,7 @@ use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{self, Ask, Call as MemoryCall, MemoryBackend, Store, Written, process_memory};
+use crate::backend::memory::{self, Ask, Call as MemoryCall, Hold, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
 use crate::clock::{self, Now};
 use crate::counts::Counts;
@@ -395,7 +395,7 @@ impl Core {
     #[inline]
     pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a Applying<'_>, cost: u32) -> Ask<'a> {
         let is_written = matches!(rules, Applying::Written(_)) && store.is_made_by(self.id);
-        let call = MemoryCall { rules, backoff: self.backoff(), cost };
+        let call = MemoryCall { rules, backoff: self.backoff(), cost, floor: Hold::NONE };
         Ask { call, is_foreign: !is_written && !store.is_for(rules) }
     }
 

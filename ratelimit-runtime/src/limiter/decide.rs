@@ -222,10 +222,11 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The store, if buckets are in memory and all switches are off.
+    /// The store, if buckets are in memory and all switches are off. The store itself looks after
+    /// keys that are held.
     #[inline]
     fn memory(&self) -> Option<&'a Arc<Store>> {
-        if Switches::load().are_off() { self.core.memory() } else { None }
+        if Switches::load().are_off_but_holds() { self.core.memory() } else { None }
     }
 
     #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
@@ -321,7 +322,10 @@ impl<'a> Call<'a> {
         let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
         let Told { admitted_at, remaining, limit: position, .. } = if self.peek { told } else { told.to_a_try(now) };
         let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
-        Some(self.denied(limit, Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now) }))
+        Some(self.denied(
+            limit,
+            Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now), is_blocked: false },
+        ))
     }
 }
 

@@ -270,7 +270,8 @@ impl RemoteCall {
                 };
                 if let Some((at, position, remaining)) = turn {
                     let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
-                    let refusal = Refusal { position: position_u8(position), remaining, retry_after };
+                    let refusal =
+                        Refusal { position: position_u8(position), remaining, retry_after, is_blocked: false };
                     if place.is_none() && retry_after > 0 {
                         self.keep(at.map(|at| at.saturating_add(later)), remaining, position, now);
                     }
@@ -296,7 +297,7 @@ impl RemoteCall {
                     self.keep(refused.admitted_at, refused.remaining, refused.limit, now.as_nanos());
                     let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
                     let position = position_u8(refused.limit);
-                    let refusal = Refusal { position, remaining: refused.remaining, retry_after };
+                    let refusal = Refusal { position, remaining: refused.remaining, retry_after, is_blocked: false };
                     return Started::Done(self.call.call().denied(limit, refusal));
                 }
             }

@@ -65,7 +65,7 @@ impl Halves {
         let free = first.free(rule, now) + second.free(rule, now);
         let newest = first.newest.max(second.newest);
         let idle_at = if free == rule.capacity() as usize { 0 } else { newest.saturating_add(rule.per()) };
-        let left = Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), position: 0, idle_at };
+        let left = Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), idle_at, ..Left::default() };
         let until =
             if cost as usize <= free { 0 } else { fits_at(first.times().chain(second.times()).collect(), rule, cost) };
         Some((until, left))

@@ -10,6 +10,7 @@ use crate::clock::Now;
 use crate::process;
 use crate::queue::{Ahead, Limits, Line, Place, Wakes};
 
+use super::holds::Hold;
 use super::state::{Call, NEVER, Permit, State};
 
 /// The most waiting calls that one call admits. It then wakes the next one to go on.
@@ -62,7 +63,8 @@ struct Waiting {
 #[derive(Default)]
 pub(crate) struct Queue {
     line: Line<Waiting>,
-    /// No charge or refund is later than this time, so the first call is due no earlier.
+    /// No charge or refund is later than this time, so the first call is due no earlier. While the
+    /// key is held, the end of that.
     since: u64,
     /// The call and the due time for which the timer was set last.
     armed: Option<(Place, u64)>,
@@ -91,10 +93,11 @@ impl Queue {
         cost: u32,
         limits: Arc<dyn Limits>,
         by_timer: bool,
+        floor: Hold,
         now: Now,
     ) -> (Place, Arc<Seat>) {
         if self.line.is_empty() {
-            self.since = now.earliest;
+            self.held(floor, now);
             self.process = process::id();
         }
         let seat = Arc::new(Seat::new());
@@ -105,6 +108,11 @@ impl Queue {
     /// Permits were given back, or limits were replaced: no waiting call is due before now.
     pub(crate) fn changed(&mut self, now: Now) {
         self.since = self.since.max(now.earliest);
+    }
+
+    /// What holds the key has changed: no waiting call is due before it ends.
+    pub(crate) fn held(&mut self, floor: Hold, now: Now) {
+        self.since = now.earliest.max(floor.until());
     }
 
     /// The time from which free permits still belong to the waiting calls.
@@ -146,9 +154,10 @@ impl Queue {
             let mut due = NEVER;
             let mut permit = Permit { at: 0, cost };
             first.with.limits.with(&mut |rules, backoff| {
-                let call = Call { rules, backoff, cost };
+                let call = Call { rules, backoff, cost, floor: Hold::NONE };
+                // `since` lies ahead while the key is held.
+                state.prepare(form, rules, Now::exactly(since.min(now.earliest.max(state.newest()))));
                 let since = Now::exactly(since);
-                state.prepare(form, rules, since);
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest {
                     permit.at = due.max(state.newest());

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use super::Shared;
+use super::holds::{Held, Hold};
 use super::state::{Call, Full, State, Window, Words};
 use super::store::{Keyed, Store, Written};
 use super::table::Table;
@@ -23,6 +24,7 @@ pub(super) struct Retired {
     unkeyed: Full,
     keyed: Keys,
     free: Vec<Bucket<Full>>,
+    holds: Held,
     idle_at: u64,
 }
 
@@ -85,7 +87,7 @@ impl Store {
     /// Takes the buckets in use out of a store without handles; `None` if there are none.
     pub(super) fn retire(&mut self) -> Option<Retired> {
         let (unkeyed, rules) = (self.take_out_unkeyed(), self.written.rules.clone());
-        let call = Call { rules: &rules, backoff: self.written.backoff.as_ref(), cost: 1 };
+        let call = Call { rules: &rules, backoff: self.written.backoff.as_ref(), cost: 1, floor: Hold::NONE };
         let unkeyed_idle_at = call.idle_at(&unkeyed, &self.forms);
         let (mut idle_at, mut idle) = (unkeyed_idle_at, 0);
         macro_rules! keys {
@@ -109,17 +111,20 @@ impl Store {
             idle += gone;
         }
         self.shared.bound.release(idle);
-        let (written, hasher) = (self.written.clone(), self.hasher);
-        let retired = Retired { written, hasher, unkeyed, keyed, free, idle_at };
-        (retired.keys() > 0 || unkeyed_idle_at > clock::now()).then_some(retired)
+        let (written, hasher, holds) = (self.written.clone(), self.hasher, self.holds.take());
+        let held_until = holds.end();
+        idle_at = idle_at.max(held_until);
+        let retired = Retired { written, hasher, unkeyed, keyed, free, holds, idle_at };
+        (retired.keys() > 0 || unkeyed_idle_at.max(held_until) > clock::now()).then_some(retired)
     }
 
     /// A store with the buckets of a retired store of its name, which are counted already.
     pub(super) fn revive(shared: Arc<Shared>, name: Option<String>, retired: Retired) -> Store {
-        let Retired { written, hasher, unkeyed, keyed, free, .. } = retired;
+        let Retired { written, hasher, unkeyed, keyed, free, holds, .. } = retired;
         let mut store = Store::new(shared, name, written);
         store.hasher = hasher;
         store.put_unkeyed(unkeyed);
+        store.holds.put(holds);
         macro_rules! refill {
             ($table:ident, $buckets:ident) => {
                 for (shard, fingerprint, state) in $buckets {

@@ -9,6 +9,7 @@ mod tat;
 mod window;
 mod words;
 
+use super::holds::Hold;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::token_bucket::TokenBucket;
@@ -52,6 +53,8 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(crate) struct Left {
     pub(crate) remaining: u32,
     pub(crate) position: u8,
+    /// The call was denied because its key is blocked or banned.
+    pub(crate) is_blocked: bool,
     /// When this limit is idle again.
     pub(crate) idle_at: u64,
 }
@@ -78,6 +81,8 @@ pub(crate) struct Call<'a> {
     pub(crate) rules: &'a [Rule],
     pub(crate) backoff: Option<&'a Backoff>,
     pub(crate) cost: u32,
+    /// What stands beside the bucket. Nothing is admitted before it ends.
+    pub(crate) floor: Hold,
 }
 
 /// The state of one bucket. `position` is the index of a limit among the call's rules.
@@ -147,17 +152,17 @@ pub(super) trait State: Sized {
     /// Whether states are idle at the time `by`, judged by the limits as written. Callers check
     /// many states, so shared work is done once.
     fn are_idle<'a>(form: &'a Self::Form, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {
-        move |state| Call { rules: written, backoff: None, cost: 1 }.idle_at(state, form) <= by
+        move |state| Call { rules: written, backoff: None, cost: 1, floor: Hold::NONE }.idle_at(state, form) <= by
     }
 
     /// When [`are_idle`](State::are_idle) becomes true of the state.
     fn idle_by(&self, form: &Self::Form, written: &[Rule]) -> u64 {
-        Call { rules: written, backoff: None, cost: 1 }.idle_at(self, form)
+        Call { rules: written, backoff: None, cost: 1, floor: Hold::NONE }.idle_at(self, form)
     }
 
     /// How much an eviction would lose.
     fn standing(&self, form: &Self::Form, written: &[Rule], now: Now) -> Standing {
-        let call = Call { rules: written, backoff: None, cost: 1 };
+        let call = Call { rules: written, backoff: None, cost: 1, floor: Hold::NONE };
         let is_denying = matches!(call.judge(self, form, now), Verdict::Denied { .. });
         Standing { is_denying, idle_at: call.idle_at(self, form) }
     }
@@ -172,7 +177,7 @@ pub(super) trait State: Sized {
     /// [`Call::take`], with the same answers.
     #[inline]
     fn take_some(&mut self, form: &Self::Form, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        Call { rules: std::slice::from_ref(rule), backoff: None, cost }.take(self, form, now)
+        Call::of(rule, cost).take(self, form, now)
     }
 }
 
@@ -199,7 +204,7 @@ impl Judged {
 
 impl<'a> Call<'a> {
     fn of(rule: &'a Rule, cost: u32) -> Call<'a> {
-        Call { rules: std::slice::from_ref(rule), backoff: None, cost }
+        Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE }
     }
 
     /// Takes the call's permits from all limits, or from none.
@@ -211,14 +216,17 @@ impl<'a> Call<'a> {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn take_inline<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
-        state.prepare(form, self.rules, now);
+        state.prepare(form, self.rules, self.as_of(now));
         match self.judge_inline(state, form, now) {
             Verdict::Admitted { at } if self.cost > 0 => {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
             }
-            // A denial that ends within this reading of the clock is retried, and is no offence.
-            Verdict::Denied { until, position } if until != NEVER && until > now.latest => {
+            // A denial that ends within this reading of the clock is retried, and is no offence. Nor
+            // is a try on a blocked key.
+            Verdict::Denied { until, position }
+                if until != NEVER && until > now.latest && !self.floor.is_blocked(now) =>
+            {
                 let until = self.offend(state, now, until);
                 state.note(self, form, now, until);
                 Verdict::Denied { until, position }
@@ -243,29 +251,44 @@ impl<'a> Call<'a> {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn judge_inline<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
-        if !state.is_decidable(form, now) {
+        let as_of = self.as_of(now);
+        if !state.is_decidable(form, as_of) {
             return Verdict::Undecided;
         }
-        if self.cost == 0 {
+        if self.cost == 0 && !self.is_blocked(state, now) {
             return Verdict::Admitted { at: now.latest.max(state.newest()) };
         }
-        let mut blocked_until = now.earliest;
+        let mut blocked_until = as_of.earliest.max(self.floor.blocked_until);
         if let Some(backoff) = self.backoff {
             let offences = state.offended();
             if offences.until > blocked_until && offences.fresh_at(backoff) > now.earliest {
                 blocked_until = offences.until;
             }
         }
-        let Judged { until, position, newest } = state.judge_all(form, self, now, blocked_until);
+        let nothing = Judged { until: blocked_until, position: None, newest: 0 };
+        let judged = if self.cost == 0 { nothing } else { state.judge_all(form, self, as_of, blocked_until) };
+        let Judged { until, position, newest } = judged;
         if position.is_none() && until <= now.earliest {
             return Verdict::Admitted { at: now.latest.max(newest) };
         }
         let position = match position {
             Some(position) => position_u8(position),
             None if self.rules.len() == 1 => 0,
-            None => self.left(state, form, now).position,
+            None => self.left(state, form, as_of).position,
         };
         Verdict::Denied { until, position }
+    }
+
+    /// The time as of which the limits are judged: the end of a debt.
+    #[inline]
+    fn as_of(&self, now: Now) -> Now {
+        now.at_least(self.floor.owed_until)
+    }
+
+    /// Whether the call is denied whatever its limits say: the key is blocked or banned.
+    #[inline]
+    pub(super) fn is_blocked<S: State>(&self, _: &S, now: Now) -> bool {
+        self.floor.is_blocked(now)
     }
 
     /// The first moment at which the call is admitted if no other call is, or [`NEVER`]. `None` if
@@ -292,7 +315,7 @@ impl<'a> Call<'a> {
     pub(super) fn left<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
         let [rule] = self.rules else { return self.least(state, form, now) };
         let (remaining, idle_at) = (state.remaining(form, 0, rule, now), state.idle_at(form, 0, rule));
-        Left { remaining, position: 0, idle_at }
+        Left { remaining, position: 0, idle_at, ..Left::default() }
     }
 
     /// The permits left of the limit with the fewest.
@@ -307,30 +330,45 @@ impl<'a> Call<'a> {
         }
         let (position, remaining) = tightest;
         let idle_at = state.idle_at(form, position, &self.rules[position]);
-        Left { remaining, position: position_u8(position), idle_at }
+        Left { remaining, position: position_u8(position), idle_at, ..Left::default() }
     }
 
     /// What a decision reports: the limit that denies, or the limit with the fewest permits left.
+    /// `was_blocked`: the key was blocked or banned before the call.
     #[inline]
-    pub(super) fn told<S: State>(&self, state: &S, form: &S::Form, now: Now, verdict: Verdict) -> Left {
-        match verdict {
-            Verdict::Admitted { .. } => self.left(state, form, now),
+    pub(super) fn told<S: State>(
+        &self,
+        state: &S,
+        form: &S::Form,
+        now: Now,
+        verdict: Verdict,
+        was_blocked: bool,
+    ) -> Left {
+        let as_of = self.as_of(now);
+        let mut left = match verdict {
+            Verdict::Admitted { .. } => self.left(state, form, as_of),
             // A limit that cannot admit one permit has none left.
-            Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() => {
-                Left { remaining: 0, position, idle_at: 0 }
+            Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() && !was_blocked => {
+                Left { position, ..Left::default() }
             }
             Verdict::Denied { position, .. } => {
                 let index = usize::from(position);
-                let remaining = state.remaining(form, index, &self.rules[index], now);
-                Left { remaining, position, idle_at: 0 }
+                let remaining = state.remaining(form, index, &self.rules[index], as_of);
+                Left { remaining, position, is_blocked: was_blocked, idle_at: 0 }
             }
             Verdict::Undecided => Left::default(),
+        };
+        // A bucket in debt has nothing left.
+        if self.floor.owed_until > now.earliest {
+            left.remaining = 0;
         }
+        left
     }
 
     /// The earliest moment at which the call can be admitted behind others. Exact if all calls have
     /// the same cost and there is one limit; otherwise a lower bound.
     pub(super) fn fits_behind<S: State>(&self, state: &S, form: &S::Form, now: Now, ahead: Ahead) -> u64 {
+        let now = now.at_least(self.floor.until());
         let behind = |(position, rule)| state.fits_behind(form, position, rule, now, self.cost, ahead);
         self.rules.iter().enumerate().map(behind).max().unwrap_or(now.earliest)
     }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::holds::{Hold, Holds};
 use super::queue::{First, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
@@ -76,6 +77,8 @@ pub(crate) struct Store {
     /// Alarms that charge the first waiting call of a bucket, with the process that set them. A
     /// forked process has another timer.
     alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
+    /// Keys that are blocked or in debt.
+    pub(super) holds: Holds,
     /// Resets so far, by address. Permits taken before a reset are not given back after it.
     resets: [AtomicU32; RESETS],
 }
@@ -176,7 +179,7 @@ impl Operation for Take {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let verdict = match call {
             // Permits of one limit take the state's own fast path, in every operation.
-            Call { rules: [rule], backoff: None, cost: cost @ 1.. } if *cost == 1 || *cost <= rule.capacity() => {
+            Call { rules: [rule], backoff: None, cost: cost @ 1.., .. } if *cost == 1 || *cost <= rule.capacity() => {
                 state.take_some(form, rule, now, *cost)
             }
             _ => call.take_inline(state, form, now),
@@ -189,8 +192,9 @@ impl Operation for TakeAndTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_blocked = call.is_blocked(state, now);
         let (verdict, _) = Take.run(call, state, form, now);
-        (verdict, call.told(state, form, now, verdict))
+        (verdict, call.told(state, form, now, verdict, was_blocked))
     }
 }
 
@@ -198,8 +202,10 @@ impl Operation for TakeOrTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_blocked = call.is_blocked(state, now);
         let (verdict, left) = Take.run(call, state, form, now);
-        (verdict, if let Verdict::Denied { .. } = verdict { call.told(state, form, now, verdict) } else { left })
+        let is_denied = matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_denied { call.told(state, form, now, verdict, was_blocked) } else { left })
     }
 }
 
@@ -209,7 +215,7 @@ impl Operation for Peek {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         state.prepare(form, call.rules, now);
         let verdict = call.judge(state, form, now);
-        (verdict, call.told(state, form, now, verdict))
+        (verdict, call.told(state, form, now, verdict, call.is_blocked(state, now)))
     }
 }
 
@@ -232,6 +238,8 @@ enum Task<'a> {
     Look(Place, &'a Seat),
     Leave(Place, &'a Seat),
     Settle,
+    /// What holds the key has changed.
+    Held(&'a dyn Fn() -> Hold),
 }
 
 /// A call that waits if it is denied.
@@ -294,7 +302,6 @@ impl Store {
             _ => Kind::Any,
         };
         Store {
-            shared,
             name,
             rule: rules[0],
             most: if rules.len() == 1 && backoff.is_none() { rules[0].capacity() } else { 0 },
@@ -306,7 +313,9 @@ impl Store {
             keyed,
             free: OnceLock::new(),
             alarms: Mutex::default(),
+            holds: Holds::new(shared.bound.max_keys),
             resets: [const { AtomicU32::new(0) }; RESETS],
+            shared,
             written,
         }
     }
@@ -474,19 +483,19 @@ impl Store {
     }
 
     /// Takes one permit by the limits written down, after the fast path has not decided. Reports
-    /// what is left, unless there is a single limit without `backoff`.
+    /// what is left, unless there is a single limit without `backoff` and the key is not blocked.
     pub(crate) fn take_written(&self, address: Address, now: Now) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
             Address::Unkeyed => self.take_or_tell(address, &ask, now),
             Address::Hash(_) => self.perform_and_tell(address, &ask, now, &Task::Take),
         };
-        (verdict, (self.most == 0).then_some(left))
+        (verdict, (self.most == 0 || left.is_blocked).then_some(left))
     }
 
     /// A call by the limits written down.
     fn written_ask(&self, cost: u32) -> Ask<'_> {
-        let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost };
+        let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost, floor: Hold::NONE };
         Ask { call, is_foreign: false }
     }
 
@@ -507,6 +516,7 @@ impl Store {
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
+            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
             Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
@@ -525,6 +535,7 @@ impl Store {
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
+            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
@@ -544,6 +555,7 @@ impl Store {
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
+            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
             Address::Unkeyed if ask.is_foreign => None,
             Address::Unkeyed => {
@@ -609,6 +621,7 @@ impl Store {
     #[inline]
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
+            _ if self.holds.has_any() => false,
             Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
@@ -629,6 +642,38 @@ impl Store {
             self.unkeyed.reset(&self.written.rules);
         }
         self.perform(address, ask, now, &Task::Reset);
+    }
+
+    /// Blocks a key until `until`, in every way in which this store is asked. A block that ends later
+    /// stands.
+    pub(crate) fn block(self: &Arc<Store>, address: Address, until: u64, now: Now) {
+        self.holds.change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
+        self.held(address, now);
+    }
+
+    /// Ends the block of a key.
+    pub(crate) fn unblock(self: &Arc<Store>, address: Address, now: Now) {
+        self.holds.change(address, now, |hold| hold.blocked_until = 0);
+        self.held(address, now);
+    }
+
+    /// Whether any key is blocked or in debt.
+    #[inline]
+    pub(crate) fn holds_any(&self) -> bool {
+        self.holds.has_any()
+    }
+
+    /// What holds the calls of a key.
+    pub(crate) fn hold_of(&self, address: Address, now: Now) -> Hold {
+        self.holds.of(address, now)
+    }
+
+    /// Moves waiting calls behind what holds their key now.
+    fn held(self: &Arc<Store>, address: Address, now: Now) {
+        // Looked up under the bucket's lock, so that the last change is the last that they learn of.
+        let floor = || self.holds.of(address, now);
+        let done = self.perform(address, &self.written_ask(0), now, &Task::Held(&floor));
+        self.arm(address, done.first, now);
     }
 
     /// How often the bucket was reset so far.
@@ -732,6 +777,8 @@ impl Store {
         task: &Task<'_>,
         wakes: &mut Wakes,
     ) -> Done {
+        let floor = self.holds.of(address, now);
+        let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         match address {
             Address::Unkeyed => {
                 let Written { rules, varies, .. } = &self.written;
@@ -808,7 +855,13 @@ impl Store {
                 table.with_queue(context, hash, now, run)
             }
             Task::Join(_) => table.with_queue(context, hash, now, run),
-            Task::Peek | Task::Refund(_) | Task::Reset | Task::Look(..) | Task::Leave(..) | Task::Settle => {
+            Task::Peek
+            | Task::Refund(_)
+            | Task::Reset
+            | Task::Look(..)
+            | Task::Leave(..)
+            | Task::Settle
+            | Task::Held(_) => {
                 let run = |state: &mut S, queue: Option<&mut Queue>| {
                     let done = run(state, queue.unwrap_or(&mut Queue::default()));
                     (done, matches!(task, Task::Reset))
@@ -880,10 +933,14 @@ impl Store {
         self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
         let mut done = Done::of(Verdict::Admitted { at: now.latest });
         let capacity = ask.call.rules.first().map_or(0, Rule::capacity);
-        done.left = Left { remaining: capacity, position: 0, idle_at: 0 };
+        done.left = Left { remaining: capacity, ..Left::default() };
         if self.shared.bound.when_full == WhenFull::Deny && ask.call.cost > 0 {
             done.verdict = Verdict::Denied { until: now.earliest.saturating_add(RETRY_WHEN_FULL), position: 0 };
             done.left.remaining = 0;
+        }
+        if ask.call.floor.is_blocked(now) {
+            done.verdict = Verdict::Denied { until: ask.call.floor.until(), position: 0 };
+            done.left.is_blocked = true;
         }
         done
     }
@@ -920,6 +977,7 @@ impl Store {
     pub(crate) fn clear(&self) {
         self.resets.iter().for_each(|resets| _ = resets.fetch_add(1, Ordering::Relaxed));
         self.unkeyed.reset(&self.written.rules);
+        drop(self.holds.take());
         // Waiting calls lose their places, and take new ones.
         let mut wakes = Wakes::default();
         on_table!(self, (table, _form) => {
@@ -949,7 +1007,9 @@ fn try_in<S: State, const W: usize, O: Operation>(
     now: Now,
     on: O,
 ) -> Option<(Verdict, Left)> {
-    table.try_with(hash, |state| on.run(call, state, form, now))
+    // A key that may be held takes another path. The compiler is to know it.
+    let call = Call { floor: Hold::NONE, ..*call };
+    table.try_with(hash, |state| on.run(&call, state, form, now))
 }
 
 impl Drop for Store {
@@ -992,13 +1052,17 @@ fn carry_out<S: State>(
             }
         }
         Task::Settle => queue.fired(),
+        Task::Held(floor) => {
+            queue.held(floor(), now);
+            queue.wake_all(wakes);
+        }
         Task::Take | Task::Peek | Task::Join(_) | Task::Look(..) => {}
     }
     let first = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
     let mut done = Done::of(Verdict::Undecided);
     done.first = first;
     match task {
-        Task::Refund(_) | Task::Reset | Task::Leave(..) | Task::Settle => {
+        Task::Refund(_) | Task::Reset | Task::Leave(..) | Task::Settle | Task::Held(_) => {
             done.verdict = Verdict::Admitted { at: now.latest };
             return done;
         }
@@ -1009,7 +1073,8 @@ fn carry_out<S: State>(
         }
         Task::Take | Task::Peek | Task::Join(_) => {}
     }
-    state.prepare(form, call.rules, now);
+    state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
+    let was_blocked = call.is_blocked(state, now);
     done.verdict = if !queue.is_empty() && call.cost > 0 {
         behind(call, state, form, queue, now)
     } else if matches!(task, Task::Take) {
@@ -1028,7 +1093,7 @@ fn carry_out<S: State>(
                     && (joining.may_begin || !queue.is_empty()) =>
             {
                 let limits = Arc::clone(joining.limits);
-                done.place = Some(queue.join(joining.rank, call.cost, limits, joining.by_timer, now));
+                done.place = Some(queue.join(joining.rank, call.cost, limits, joining.by_timer, call.floor, now));
                 done.first = queue.settle(state, form, now, wakes);
             }
             Verdict::Denied { position, .. } => {
@@ -1042,7 +1107,7 @@ fn carry_out<S: State>(
             Verdict::Undecided => {}
         }
     }
-    done.left = call.told(state, form, now, done.verdict);
+    done.left = call.told(state, form, now, done.verdict, was_blocked);
     done
 }
 

@@ -30,7 +30,7 @@ fn take(store: &Store, key: u64, now: u64) -> bool {
 }
 
 fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
-    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 1 };
+    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 1, floor: Hold::NONE };
     let ask = Ask { call, is_foreign: false };
     let (verdict, _) = store.take_or_tell(address, &ask, Now::exactly(now));
     assert_ne!(verdict, Verdict::Undecided);
@@ -325,4 +325,50 @@ fn keys_of_all_kinds_are_spread_over_the_shards() {
     let mut of_long_text: Vec<u32> = (0..21).map(|_| most(|number| format!("customers/region/{number:08}"))).collect();
     of_long_text.sort_unstable();
     assert!(of_long_text[10] < 1_253, "{of_long_text:?}");
+}
+
+#[test]
+fn a_blocked_key_is_denied_until_the_later_of_its_block_and_its_limit() {
+    let backend = MemoryBackend::new();
+    for key in [Some(7), None] {
+        let store = store(&backend, None);
+        let address = key.map_or(Address::Unkeyed, |key: u64| store.address(&key));
+        let ask = |cost| {
+            let call = Call { rules: std::slice::from_ref(&HOUR), backoff: None, cost, floor: Hold::NONE };
+            Ask { call, is_foreign: false }
+        };
+        let until = |cost, now| store.take_and_tell(address, &ask(cost), Now::exactly(now));
+        assert!(take_by(&store, &HOUR, address, START));
+        store.block(address, START + 10, Now::exactly(START));
+        // An earlier end changes nothing.
+        store.block(address, START + 5, Now::exactly(START));
+        for cost in [0, 1] {
+            let (verdict, left) = until(cost, START + 9);
+            assert_eq!(verdict, Verdict::Denied { until: START + 10, position: 0 });
+            assert_eq!((left.remaining, left.is_blocked), (1, true));
+        }
+        let (verdict, _) = until(2, START + 9);
+        assert_eq!(verdict, Verdict::Denied { until: START + HOUR.per(), position: 0 });
+        assert_eq!(until(3, START + 9).0, Verdict::Denied { until: NEVER, position: 0 });
+        assert!(take_by(&store, &HOUR, address, START + 10));
+        assert!(!store.holds_any());
+        store.block(address, START + 100, Now::exactly(START + 20));
+        store.unblock(address, Now::exactly(START + 21));
+        let (verdict, left) = until(1, START + 22);
+        assert_eq!(verdict, Verdict::Denied { until: START + HOUR.per(), position: 0 });
+        assert!(!left.is_blocked);
+    }
+}
+
+#[test]
+fn a_block_outlives_the_limiter_that_set_it() {
+    let backend = MemoryBackend::new();
+    let now = clock::now();
+    let first = store(&backend, Some("blocked"));
+    first.block(first.address(&7_u64), now + 3_600_000_000_000, Now::exactly(now));
+    release(first);
+    let second = store(&backend, Some("blocked"));
+    assert!(second.holds_any());
+    assert!(!take(&second, 7, now + 1_000) && take(&second, 8, now + 1_000));
+    release(second);
 }

@@ -224,8 +224,8 @@ impl Unkeyed {
                     return None;
                 }
                 let until = tat.fits_at(rule, now.earliest, call.cost);
-                let left =
-                    Left { remaining: tat.remaining(rule, now.earliest), position: 0, idle_at: tat.idle_at(rule) };
+                let (remaining, idle_at) = (tat.remaining(rule, now.earliest), tat.idle_at(rule));
+                let left = Left { remaining, idle_at, ..Left::default() };
                 Some((verdict(until, now), left))
             }
             Fast::Permits(halves) => {

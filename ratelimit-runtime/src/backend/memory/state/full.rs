@@ -13,6 +13,7 @@ use crate::clock::{Now, nanos};
 use crate::limit::{Algorithm, MAX_LIMITS};
 use smallvec::{SmallVec, smallvec};
 
+use super::super::holds::Hold;
 use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
@@ -135,7 +136,7 @@ impl Part {
     pub(crate) fn peek(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> (u64, Left) {
         let remaining = self.remaining(forms, 0, rule, now);
         let until = if cost == 0 { now.earliest } else { self.fits_at(forms, 0, rule, now, cost) };
-        (until, Left { remaining, position: 0, idle_at: self.idle_at(forms, 0, rule) })
+        (until, Left { remaining, idle_at: self.idle_at(forms, 0, rule), ..Left::default() })
     }
 
     pub(crate) fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
@@ -251,7 +252,7 @@ impl Full {
     fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
         if !forms.varies() && self.is_of(&forms.written) {
-            let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1 };
+            let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
             return written.idle_at(self, forms);
         }
         let windows = parts.limits.iter().enumerate().map(|(position, part)| match part {
@@ -425,7 +426,7 @@ impl State for Full {
 
     fn standing(&self, forms: &Forms, _: &[Rule], now: Now) -> Standing {
         let denied_until = self.0.as_ref().map_or(0, |parts| parts.denied_until);
-        let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1 };
+        let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
         let is_denying = denied_until > now.earliest
             || !forms.varies()
                 && self.is_of(&forms.written)

@@ -165,7 +165,7 @@ impl Trial {
     }
 
     fn ask(&self, cost: u32) -> Ask<'_> {
-        Ask { call: Call { rules: &self.rules, backoff: None, cost }, is_foreign: self.is_foreign }
+        Ask { call: Call { rules: &self.rules, backoff: None, cost, floor: Hold::NONE }, is_foreign: self.is_foreign }
     }
 
     /// The latest time that a window has on record.
@@ -367,7 +367,7 @@ proptest! {
         for plan in &plans {
             trial.store.expect(plan);
             let is_foreign = !varies && plan != &plans[0];
-            let ask = Ask { call: Call { rules: plan, backoff: None, cost: 1 }, is_foreign };
+            let ask = Ask { call: Call { rules: plan, backoff: None, cost: 1, floor: Hold::NONE }, is_foreign };
             trial.store.peek(trial.address, &ask, Now { earliest: trial.now, latest: trial.now });
         }
         for step in steps {

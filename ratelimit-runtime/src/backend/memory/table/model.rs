@@ -5,6 +5,7 @@ use std::time::Duration;
 use loom::sync::Arc;
 use loom::thread;
 
+use super::super::holds::Hold;
 use super::super::state::{Call, Groups, Layout, Verdict, Window, Words};
 use super::*;
 use crate::clock;
@@ -45,7 +46,7 @@ impl<S: Formed> Shared<S> {
     }
 
     fn judge(&self, state: &mut S) -> bool {
-        let call = Call { rules: std::slice::from_ref(&self.rule), backoff: None, cost: 1 };
+        let call = Call { rules: std::slice::from_ref(&self.rule), backoff: None, cost: 1, floor: Hold::NONE };
         matches!(call.take(state, &self.form, now()), Verdict::Admitted { .. })
     }
 

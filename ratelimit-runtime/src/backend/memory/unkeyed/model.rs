@@ -5,6 +5,7 @@ use std::time::Duration;
 use loom::sync::Arc;
 use loom::thread;
 
+use super::super::holds::Hold;
 use super::*;
 use crate::clock;
 use crate::limit::{Algorithm, Limit};
@@ -45,7 +46,7 @@ fn forms(rule: &Rule) -> Forms {
 }
 
 fn verdict_at(bucket: &Unkeyed, rule: &Rule, thread: usize, at: u64, cost: u32) -> Verdict {
-    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost };
+    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE };
     bucket.take(&call, &forms(rule), thread, Now::exactly(at))
 }
 
@@ -63,7 +64,7 @@ fn take_as(thread: usize, bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
 }
 
 fn under_the_lock<R>(bucket: &Unkeyed, rule: &Rule, is_foreign: bool, f: impl FnOnce(&mut Full, &Call<'_>) -> R) -> R {
-    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 0 };
+    let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 0, floor: Hold::NONE };
     bucket.with(&[*rule], &forms(rule), Now::exactly(now()), is_foreign, |full, _| f(full, &call))
 }
 
