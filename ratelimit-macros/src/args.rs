@@ -26,6 +26,9 @@ const NAMES: &[&str] = &[
     "or_else",
     "exempt_when",
     "deduct_when",
+    "settle",
+    "settle_later",
+    "permit",
     "backoff",
     "on_backend_error",
     "dry_run",
@@ -77,6 +80,9 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("unless", "exempt_when"),
     ("refund_when", "deduct_when"),
     ("count_when", "deduct_when"),
+    ("actual", "settle"),
+    ("actual_cost", "settle"),
+    ("handle", "permit"),
     ("on_error", "on_backend_error"),
     ("fail_open", "on_backend_error"),
     ("fail_closed", "on_backend_error"),
@@ -111,6 +117,9 @@ pub(crate) struct Args {
     pub(crate) or_else: Option<Arg<Expr>>,
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
+    pub(crate) settle: Option<Arg<Expr>>,
+    pub(crate) settle_later: Option<Arg<()>>,
+    pub(crate) permit: Option<Arg<Expr>>,
     pub(crate) backoff: Option<Arg<BackoffArgs>>,
     pub(crate) on_backend_error: Option<Arg<Expr>>,
     pub(crate) dry_run: Option<Arg<()>>,
@@ -267,6 +276,14 @@ impl Args {
                 let message = "`dry_run` takes no value: write `dry_run` to count without denying, or leave it out";
                 Err(syn::Error::new(input.span(), message))
             }
+            "settle_later" => {
+                if at_end(input) {
+                    set(&mut self.settle_later, name, (), errors);
+                    return Ok(());
+                }
+                let message = "`settle_later` takes no value: write it beside `settle = |outcome| ..`, or leave it out";
+                Err(syn::Error::new(input.span(), message))
+            }
             other => {
                 let slot = match other {
                     "key" => &mut self.key,
@@ -277,6 +294,8 @@ impl Args {
                     "or_else" => &mut self.or_else,
                     "exempt_when" => &mut self.exempt_when,
                     "deduct_when" => &mut self.deduct_when,
+                    "settle" => &mut self.settle,
+                    "permit" => &mut self.permit,
                     "on_backend_error" => &mut self.on_backend_error,
                     "docs" => &mut self.docs,
                     "crate" => &mut self.runtime,
@@ -415,6 +434,8 @@ fn example(name: &Ident) -> &'static str {
         "or_else" => "or_else = |exceeded| ..",
         "exempt_when" => "exempt_when = user.is_admin()",
         "deduct_when" => "deduct_when = |outcome| outcome.is_ok()",
+        "settle" => "settle = |outcome| outcome.tokens()",
+        "permit" => "permit = permit",
         "on_backend_error" => "on_backend_error = deny",
         "docs" => "docs = false",
         "initial" => "initial = \"1s\"",

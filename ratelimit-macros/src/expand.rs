@@ -14,7 +14,7 @@ use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Settle, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -56,7 +56,7 @@ impl Expansion<'_> {
     /// The function's own body after its prologue. `block` holds the keywords of the `async` block
     /// in which the body runs if its outcome is read; `None` in a blocking function.
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
-        let prologue = self.prologue(block.is_some());
+        let mut prologue = self.prologue(block.is_some());
         let own = own_braces(body);
         // Spanned so that clippy takes the closure for the user's: `implicit_return` then applies
         // to it as to the body.
@@ -65,7 +65,10 @@ impl Expansion<'_> {
         let closed =
             if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
-        let tokens = match &self.model.deduct_when {
+        if let Some(name) = &self.model.permit {
+            prologue = quote_spanned!(site()=> let #name = #rt::permit(#prologue););
+        }
+        let tokens = match self.model.looks_at_outcome() {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
                     None => quote_spanned!(site()=> #rt::run(#closure #closed)),
@@ -77,11 +80,18 @@ impl Expansion<'_> {
             Some(predicate) => {
                 let ty = self.model.shape.returns.annotation();
                 let wanted = &predicate.value;
-                let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
+                let (function, settle, settle_async) = match &self.model.settle {
+                    None => ("counts", "settle", "settle_async"),
+                    Some(Settle { is_later: false, .. }) => ("actual", "took", "took_async"),
+                    Some(Settle { is_later: true, .. }) => ("actual", "took_later", "took_later"),
+                };
+                let waits = settle_async.ends_with("async").then(|| quote_spanned!(site()=> .await));
+                let [settle, settle_async] = [settle, settle_async].map(|name| Ident::new(name, site()));
+                let counts = self.call(function, predicate, quote_spanned!(site()=> &__outcome, #wanted));
                 let (outcome, settle) = match block {
                     None => (
                         quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
-                        quote_spanned!(site()=> __held.settle(#counts);),
+                        quote_spanned!(site()=> __held.#settle(#counts);),
                     ),
                     // The first statement fixes the block's type, as the signature does for an
                     // unwrapped body.
@@ -97,7 +107,7 @@ impl Expansion<'_> {
                         ),
                         quote_spanned!(site()=>
                             let __counts = #counts;
-                            __held.settle_async(__counts).await;
+                            __held.#settle_async(__counts)#waits;
                         ),
                     ),
                 };
@@ -144,10 +154,9 @@ impl Expansion<'_> {
         body
     }
 
-    /// Statements that end with the call admitted. With `deduct_when`, an expression for the
-    /// permits that it holds.
+    /// Statements that end with the call admitted. If its permits are held, an expression for them.
     fn prologue(&self, is_async: bool) -> TokenStream {
-        let holds = self.model.deduct_when.is_some();
+        let holds = self.model.holds();
         let rt = &self.rt;
         let limits = self.limits();
         let limiter = self.limiter(&limits);

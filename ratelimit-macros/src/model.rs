@@ -34,11 +34,33 @@ pub(crate) struct Model {
     pub(crate) denial: Denial,
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
+    pub(crate) settle: Option<Settle>,
+    /// The name that the body uses for the call's permits.
+    pub(crate) permit: Option<Ident>,
     pub(crate) shape: Shape,
     /// Whether the function's docs state the limit.
     pub(crate) docs: bool,
     /// Counts the attributes on the function, from below.
     pub(crate) ordinal: u32,
+}
+
+pub(crate) struct Settle {
+    /// From the outcome to what the call really cost.
+    pub(crate) actual: Arg<Expr>,
+    /// Nobody waits for it.
+    pub(crate) is_later: bool,
+}
+
+impl Model {
+    /// The argument that looks at what the body returned.
+    pub(crate) fn looks_at_outcome(&self) -> Option<&Arg<Expr>> {
+        self.deduct_when.as_ref().or(self.settle.as_ref().map(|settle| &settle.actual))
+    }
+
+    /// Whether the call's permits are held while the body runs.
+    pub(crate) fn holds(&self) -> bool {
+        self.looks_at_outcome().is_some() || self.permit.is_some()
+    }
 }
 
 pub(crate) enum Limiter {

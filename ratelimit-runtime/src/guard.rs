@@ -261,7 +261,9 @@ impl<'a> Visit<'a> {
         };
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.report(self.entry, met);
-        if let (action @ (Action::GiveBack(_) | Action::Reset), Ok(_)) = (self.request.action(), &answer) {
+        if let (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. }), Ok(_)) =
+            (self.request.action(), &answer)
+        {
             self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
         }
         self.keep_denials_true(Some(&answer));
@@ -279,7 +281,9 @@ impl<'a> Visit<'a> {
             (Action::GiveBack(_) | Action::Reset, _) | (Action::Take { cost: 1.., .. }, None) => {
                 denials.suspend(bucket, now());
             }
-            (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
+            // Denials may last longer now.
+            (Action::Charge { .. }, _)
+            | (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
                 denials.forget(bucket);
             }
             _ => {}

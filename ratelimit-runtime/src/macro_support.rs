@@ -15,7 +15,7 @@ pub mod v1 {
     pub use crate::http::Limited;
     pub use crate::key::{KeyWriter, RateLimitKey};
     pub use crate::limit::{Algorithm, Limit};
-    pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
+    pub use crate::limiter::{CallPermit, OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
     pub use std::result::Result::{self, Err, Ok};
 
@@ -236,6 +236,28 @@ pub mod v1 {
         }
     }
 
+    impl Held {
+        /// The call took `actual` permits. What cannot be settled stands as it was reserved.
+        pub fn took(self, actual: u32) {
+            let _ = self.core.settle_held(self.holding, actual);
+        }
+
+        /// Like `took`, without blocking the thread.
+        pub async fn took_async(self, actual: u32) {
+            let _ = self.core.settle_held_async(self.holding, actual).await;
+        }
+
+        /// Like `took`, without waiting for a backend.
+        pub fn took_later(self, actual: u32) {
+            self.core.settle_held_later(self.holding, actual);
+        }
+    }
+
+    /// `permit = ..`: permits that the body settles. `None` for an exempt call.
+    pub fn permit(held: Option<Held>) -> CallPermit {
+        CallPermit::new(held.map(|Held { core, holding }| (core, holding)))
+    }
+
     /// What the response headers report about an admission.
     struct Reported {
         limit: Limit,
@@ -334,6 +356,11 @@ pub mod v1 {
 
     /// Whether a call with this outcome counts.
     pub fn counts<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> bool) -> bool {
+        f(outcome)
+    }
+
+    /// What a call with this outcome really cost.
+    pub fn actual<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> u32) -> u32 {
         f(outcome)
     }
 

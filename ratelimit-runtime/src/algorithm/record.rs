@@ -426,6 +426,7 @@ impl Record {
             let mut end = from;
             for (state, rule) in self.limits.iter_mut().zip(rules) {
                 let (at, floor) = state.owe(rule, from, latest, now, cost);
+                state.changed_by(rule);
                 end = end.max(at);
                 self.floor = self.floor.max(floor);
             }

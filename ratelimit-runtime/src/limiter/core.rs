@@ -636,7 +636,7 @@ impl Core {
         self.request_for(venue, Core::scoped_name(venue, bucket), fingerprint, rules, action)
     }
 
-    fn request_for(
+    pub(super) fn request_for(
         &self,
         venue: &Venue<'_>,
         bucket: Arc<str>,
@@ -691,9 +691,10 @@ impl Core {
     }
 
     /// Gives back permits taken in memory. For permits taken in a backend, returns the request.
-    fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
+    pub(super) fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
+        let cost = decision.cost();
         let Taken { place, limits, limiter } = decision.taken?;
-        if limiter != self.id {
+        if limiter != self.id || cost == 0 {
             return None;
         }
         let read = limits.as_deref();

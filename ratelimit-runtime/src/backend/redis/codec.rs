@@ -114,6 +114,7 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
+        Action::Charge { cost: 0 } => (PEEK, 0, Duration::ZERO),
         Action::Charge { cost } => (CHARGE, *cost, Duration::ZERO),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
