@@ -466,3 +466,22 @@ fn the_long_run_rate_is_what_was_asked() {
         assert!(elapsed <= ideal + ideal / 1_000 + 1, "{limit}: too slow, {elapsed} µs for {ideal}");
     }
 }
+
+#[test]
+fn temporary() {
+    let backend = backend();
+    let step = || prop_oneof![
+        4 => (0_u32..=3).prop_map(|cost| Step::Take { cost, max_wait: 0 }),
+        2 => (1_u32..=3, 0_u64..5000).prop_map(|(cost, max_wait)| Step::Take { cost, max_wait }),
+        3 => (1_u32..=40).prop_map(Step::Charge), 1 => (1_u32..=20_000).prop_map(Step::Charge),
+        2 => any::<usize>().prop_map(Step::GiveBack),
+        3 => (1_u64..=3000).prop_map(Step::Forwards),
+        2 => (1_u64..=1500).prop_map(Step::Backwards),
+    ];
+    proptest!(ProptestConfig { max_shrink_time: 0, ..cases(std::env::var("CASES").map_or(400, |c| c.parse().unwrap())) }, |(steps in prop::collection::vec(step(), 1..40), count in 1_u32..8, algorithm in algorithms(), other in algorithms(), two: bool)| {
+        let mut limits = vec![limit(count, 1524, algorithm, 3)];
+        if two { limits.push(limit(5, 5000, other, 4)); }
+        let compared = compare(&backend, &limits, None, &steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
