@@ -280,7 +280,7 @@ fn any_trace_is_answered_as_in_memory() {
 fn any_trace_with_debts_is_answered_as_in_memory() {
     let backend = backend();
     let traces = (traces(1..60), prop::collection::vec((any::<prop::sample::Index>(), charges()), 1..6));
-    proptest!(cases(std::env::var("CASES").map_or(400, |c| c.parse().unwrap())), |((mut trace, charges) in traces)| {
+    proptest!(cases(25000), |((mut trace, charges) in traces)| {
         for (index, charge) in charges {
             let at = index.index(trace.steps.len() + 1);
             trace.steps.insert(at, charge);
@@ -288,6 +288,16 @@ fn any_trace_with_debts_is_answered_as_in_memory() {
         let compared = compare(&backend, &trace.limits, trace.backoff, &trace.steps);
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });
+}
+
+/// Found by random traces: after the clock went back, a window was charged ahead of now, although
+/// nothing else was, and the script's fast path did not see it.
+#[test]
+fn a_window_ahead_of_a_clock_that_went_back_is_not_overlooked() {
+    let take = || Step::Take { cost: 1, max_wait: 0 };
+    let steps = [take(), Step::Charge(17), Step::Backwards(1_000), take(), Step::Forwards(1_984)];
+    let steps = [&steps[..], &[Step::GiveBack(0), take()]].concat();
+    compare(&backend(), &[limit(7, 1_524, Algorithm::FixedWindow, 1)], None, &steps).unwrap();
 }
 
 /// A nanosecond clock divides the units of some rates more finely than those of others.
@@ -465,23 +475,4 @@ fn the_long_run_rate_is_what_was_asked() {
         assert!(elapsed + begun + 1 >= ideal, "{limit}: too fast, {elapsed} µs for {ideal}");
         assert!(elapsed <= ideal + ideal / 1_000 + 1, "{limit}: too slow, {elapsed} µs for {ideal}");
     }
-}
-
-#[test]
-fn temporary() {
-    let backend = backend();
-    let step = || prop_oneof![
-        4 => (0_u32..=3).prop_map(|cost| Step::Take { cost, max_wait: 0 }),
-        2 => (1_u32..=3, 0_u64..5000).prop_map(|(cost, max_wait)| Step::Take { cost, max_wait }),
-        3 => (1_u32..=40).prop_map(Step::Charge), 1 => (1_u32..=20_000).prop_map(Step::Charge),
-        2 => any::<usize>().prop_map(Step::GiveBack),
-        3 => (1_u64..=3000).prop_map(Step::Forwards),
-        2 => (1_u64..=1500).prop_map(Step::Backwards),
-    ];
-    proptest!(ProptestConfig { max_shrink_time: 0, ..cases(std::env::var("CASES").map_or(400, |c| c.parse().unwrap())) }, |(steps in prop::collection::vec(step(), 1..40), count in 1_u32..8, algorithm in algorithms(), other in algorithms(), two: bool)| {
-        let mut limits = vec![limit(count, 1524, algorithm, 3)];
-        if two { limits.push(limit(5, 5000, other, 4)); }
-        let compared = compare(&backend, &limits, None, &steps);
-        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
-    });
 }

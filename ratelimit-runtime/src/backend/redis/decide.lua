@@ -160,6 +160,9 @@ repeat
     local never, never_left
     -- Whether it is too early for a window that was already charged.
     local is_early = false
+    -- Whether a window is charged ahead of now, after the clock went back. The fast path does not
+    -- look for it.
+    local is_later = false
     -- Bookings have no print, nor have records whose rings differ in slots from the limits' own.
     local is_booking = (t > now or action == CHARGE and stamp > now) and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print

@@ -57,3 +57,4 @@ elseif charging and counted + charge <= capacity then
   hot = pack(FIXED_HOT, stamp, (charged >= begin and total or 0) + charge)
   if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 end
+if charged > now then is_later = true end

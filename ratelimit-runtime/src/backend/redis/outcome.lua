@@ -90,6 +90,7 @@ end
 if keeping then back_cost = 0 end
 if writes then
   is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
+    or is_later
   local sets = resized or size == 0
   --inline keep.lua
   local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
