@@ -85,6 +85,10 @@ mod annotated {
         keyed(limiter: &RateLimiter, key: &str, cost: u32) [limiter = limiter, key = key, cost = cost];
         keyed_given_back(limiter: &RateLimiter, key: &str, cost: u32)
             [limiter = limiter, key = key, cost = cost, deduct_when = Result::is_err];
+        keyed_settled(limiter: &RateLimiter, key: &str, cost: u32, actual: u32)
+            [limiter = limiter, key = key, cost = cost, settle = |_| actual];
+        unkeyed_settled(limiter: &RateLimiter, cost: u32, actual: u32)
+            [limiter = limiter, cost = cost, settle = |_| actual];
         unkeyed_one(limiter: &RateLimiter) [limiter = limiter];
         unkeyed(limiter: &RateLimiter, cost: u32) [limiter = limiter, cost = cost];
         unkeyed_given_back(limiter: &RateLimiter, cost: u32)
@@ -188,6 +192,37 @@ impl Subject {
                 Ok(())
             }
         }
+    }
+
+    /// Checks a call that turns out to take `actual` permits.
+    fn check_and_settle(&self, key: &str, cost: u32, actual: u32) -> Result<(), RateLimitExceeded> {
+        match self.front {
+            Front::Attribute { form: Form::Keyed, is_async } => {
+                annotated!(is_async, keyed_settled(&self.limiter, key, cost, actual))
+            }
+            Front::Attribute { form: Form::Unkeyed, is_async } => {
+                annotated!(is_async, unkeyed_settled(&self.limiter_of(key), cost, actual))
+            }
+            Front::Attribute { form: Form::Read, .. } => unreachable!("it is not settled"),
+            Front::Blocking | Front::Async => {
+                let decision = self.check(key, cost)?.decision.expect("a method's decision");
+                match self.front {
+                    Front::Async => block_on(self.limiter.settle_async(decision, actual)),
+                    _ => self.limiter.settle(decision, actual),
+                }
+                .unwrap();
+                Ok(())
+            }
+        }
+    }
+
+    fn charge(&self, key: &str, cost: u32) -> Decision {
+        match self.front {
+            Front::Attribute { form: Form::Unkeyed, .. } => self.limiter_of(key).charge((), cost),
+            Front::Async => block_on(self.limiter.charge_async(key, cost)),
+            Front::Blocking | Front::Attribute { .. } => self.limiter.charge(key, cost),
+        }
+        .unwrap()
     }
 
     fn limiter_of(&self, key: &str) -> RateLimiter {
@@ -428,6 +463,76 @@ mod scenarios {
             assert_eq!(subject.admitted("a", 3), 1, "{algorithm:?}");
             subject.reset("a");
             assert_eq!(subject.admitted("a", 3), 2, "{algorithm:?}");
+        }
+    }
+
+    pub(super) fn a_call_is_settled_by_what_it_really_cost(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(10, SECOND).with_algorithm(algorithm)]);
+            let clock = test_util::pause();
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            let left = || subject.peek("a", 0).unwrap().remaining();
+            subject.check_and_settle("a", 5, 2).unwrap();
+            assert_eq!(left(), 8, "{algorithm:?}");
+            subject.check_and_settle("a", 3, 3).unwrap();
+            subject.check_and_settle("a", 0, 1).unwrap();
+            assert_eq!(left(), 4, "{algorithm:?}");
+            // 1 permit is reserved, 3 more fit, and 21 are owed.
+            subject.check_and_settle("a", 1, 25).unwrap();
+            assert_eq!(left(), 0);
+            let exceeded = subject.check("a", 1).unwrap_err();
+            let owed = if algorithm == Algorithm::TokenBucket { 2_200 } else { 4_000 };
+            assert_eq!(exceeded.retry_after(), Some(Duration::from_millis(owed)), "{algorithm:?}");
+            assert_eq!((exceeded.kind(), exceeded.remaining()), (ExceededKind::Limited, 0));
+            assert!(subject.check("a", 0).is_ok());
+            clock.advance(Duration::from_millis(owed) - Duration::from_micros(1));
+            assert!(subject.check("a", 1).is_err(), "{algorithm:?}");
+            clock.advance(Duration::from_micros(1));
+            assert!(subject.check("a", 1).is_ok(), "{algorithm:?}");
+        }
+    }
+
+    pub(super) fn each_limit_is_charged_by_itself(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(10, SECOND), Limit::new(12, MINUTE)]);
+        let clock = test_util::pause();
+        assert_eq!(subject.charge("a", 4).remaining(), 6);
+        // One permit of the first limit is owed for a second, and none of the second limit.
+        assert_eq!(subject.charge("a", 7).remaining(), 0);
+        assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(SECOND));
+        clock.advance(SECOND);
+        assert_eq!(subject.peek("a", 0).unwrap().remaining(), 1);
+        subject.check("a", 1).unwrap();
+        let exceeded = subject.check("a", 1).unwrap_err();
+        assert_eq!((exceeded.limit_index(), exceeded.retry_after()), (1, Some(59 * SECOND)));
+    }
+
+    pub(super) fn a_debt_is_bounded_and_a_reset_forgets_it(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, MINUTE).with_algorithm(algorithm)]);
+            let _clock = test_util::pause();
+            let days = |days: u32| days * 24 * 60 * MINUTE;
+            assert_eq!(subject.charge("a", u32::MAX).remaining(), 0);
+            let after = subject.check("a", 2).unwrap_err().retry_after().unwrap();
+            assert!(after > days(366) - MINUTE && after <= days(366) + MINUTE, "{algorithm:?}: {after:?}");
+            subject.check_and_settle("b", 1, 9).unwrap();
+            subject.reset("a");
+            assert_eq!(subject.admitted("a", 3), 2, "{algorithm:?}");
+            assert_eq!(subject.admitted("b", 3), 0, "keys are apart");
+        }
+    }
+
+    pub(super) fn waiting_calls_wait_for_debts(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm)]);
+            let clock = test_util::pause();
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            let start = clock.now();
+            subject.charge("a", 5);
+            let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
+            let waited = Duration::from_nanos(clock.now() - start);
+            // What is owed is one permit, then two: in a window, after one and two periods.
+            let expected = if algorithm == Algorithm::TokenBucket { 2_000 } else { 3_000 };
+            assert_eq!(waited, Duration::from_millis(expected), "{algorithm:?}");
         }
     }
 
@@ -916,6 +1021,10 @@ macro_rules! staged_in_common {
                 several_limits_are_charged_together_or_not_at_all,
                 costs_are_taken_whole,
                 peek_refund_and_reset_do_what_they_say,
+                a_call_is_settled_by_what_it_really_cost,
+                each_limit_is_charged_by_itself,
+                a_debt_is_bounded_and_a_reset_forgets_it,
+                waiting_calls_wait_for_debts,
                 waiting_books_in_order,
                 backoff_doubles_and_forgives,
                 a_blocked_key_is_denied_whatever_it_has_left,

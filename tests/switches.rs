@@ -32,6 +32,8 @@ fn limits_can_be_turned_off_and_on() {
     set_enabled(false);
     assert!((0..10).all(|_| LIMITER.check("a", 1).is_ok()));
     assert!((0..10).all(|_| LIMITER.check("b", u32::MAX).is_ok()));
+    assert_eq!(LIMITER.charge("b", 1).unwrap().remaining(), 1);
+    LIMITER.settle(LIMITER.check("b", 1).unwrap(), 2).unwrap();
     set_enabled(true);
     assert!(LIMITER.check("a", 1).is_err());
     assert!(LIMITER.check("b", 1).is_ok(), "nothing was charged meanwhile");

@@ -28,6 +28,9 @@ const NAMES: &[&str] = &[
     "deduct_when",
     "pause_when",
     "pause_max",
+    "settle",
+    "settle_later",
+    "permit",
     "backoff",
     "ban",
     "on_backend_error",
@@ -85,6 +88,9 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("max_pause", "pause_max"),
     ("jail", "ban"),
     ("penalty", "ban"),
+    ("actual", "settle"),
+    ("actual_cost", "settle"),
+    ("handle", "permit"),
     ("on_error", "on_backend_error"),
     ("fail_open", "on_backend_error"),
     ("fail_closed", "on_backend_error"),
@@ -122,6 +128,9 @@ pub(crate) struct Args {
     pub(crate) pause_when: Option<Arg<Expr>>,
     pub(crate) pause_max: Option<Arg<Expr>>,
     pub(crate) ban: Option<Arg<Expr>>,
+    pub(crate) settle: Option<Arg<Expr>>,
+    pub(crate) settle_later: Option<Arg<()>>,
+    pub(crate) permit: Option<Arg<Expr>>,
     pub(crate) backoff: Option<Arg<BackoffArgs>>,
     pub(crate) on_backend_error: Option<Arg<Expr>>,
     pub(crate) dry_run: Option<Arg<()>>,
@@ -278,6 +287,14 @@ impl Args {
                 let message = "`dry_run` takes no value: write `dry_run` to count without denying, or leave it out";
                 Err(syn::Error::new(input.span(), message))
             }
+            "settle_later" => {
+                if at_end(input) {
+                    set(&mut self.settle_later, name, (), errors);
+                    return Ok(());
+                }
+                let message = "`settle_later` takes no value: write it beside `settle = |outcome| ..`, or leave it out";
+                Err(syn::Error::new(input.span(), message))
+            }
             other => {
                 let slot = match other {
                     "key" => &mut self.key,
@@ -291,6 +308,8 @@ impl Args {
                     "pause_when" => &mut self.pause_when,
                     "pause_max" => &mut self.pause_max,
                     "ban" => &mut self.ban,
+                    "settle" => &mut self.settle,
+                    "permit" => &mut self.permit,
                     "on_backend_error" => &mut self.on_backend_error,
                     "docs" => &mut self.docs,
                     "crate" => &mut self.runtime,
@@ -432,6 +451,8 @@ fn example(name: &Ident) -> &'static str {
         "pause_when" => "pause_when = |outcome| outcome.retry_after()",
         "pause_max" => "pause_max = \"1d\"",
         "ban" => "ban = \"10m\"",
+        "settle" => "settle = |outcome| outcome.tokens()",
+        "permit" => "permit = permit",
         "on_backend_error" => "on_backend_error = deny",
         "docs" => "docs = false",
         "initial" => "initial = \"1s\"",

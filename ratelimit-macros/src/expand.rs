@@ -14,7 +14,7 @@ use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Penalty, Wait};
+use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Penalty, Settle, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -56,7 +56,7 @@ impl Expansion<'_> {
     /// The function's own body after its prologue. `block` holds the keywords of the `async` block
     /// in which the body runs if its outcome is read; `None` in a blocking function.
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
-        let prologue = self.prologue(block.is_some());
+        let mut prologue = self.prologue(block.is_some());
         let own = own_braces(body);
         // Spanned so that clippy takes the closure for the user's: `implicit_return` then applies
         // to it as to the body.
@@ -65,6 +65,9 @@ impl Expansion<'_> {
         let closed =
             if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
+        if let (Some(name), None) = (&self.model.permit, self.model.looks_at_outcome()) {
+            prologue = quote_spanned!(site()=> let #name = #rt::permit(#prologue););
+        }
         let tokens = match self.model.looks_at_outcome() {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
@@ -77,6 +80,13 @@ impl Expansion<'_> {
             Some(_) => {
                 let ty = self.model.shape.returns.annotation();
                 let settle = self.settle(block.is_some());
+                let (held, permit) = match &self.model.permit {
+                    None => (quote_spanned!(site()=> __held), None),
+                    Some(name) => (
+                        quote_spanned!(site()=> mut __held),
+                        Some(quote_spanned!(site()=> let #name = #rt::permit_of(&mut __held);)),
+                    ),
+                };
                 let outcome = match block {
                     None => quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
                     // The first statement fixes the block's type, as the signature does for an
@@ -97,7 +107,8 @@ impl Expansion<'_> {
                     quote_spanned!(site()=> __outcome)
                 };
                 quote_spanned!(site()=>
-                    let __held = #prologue;
+                    let #held = #prologue;
+                    #permit
                     let __outcome: #ty = #outcome;
                     if let #rt::Some(__held) = __held {
                         #settle
@@ -129,16 +140,24 @@ impl Expansion<'_> {
                 quote_spanned!(site()=> __held.pause(#time);)
             });
         }
-        if let Some(predicate) = &self.model.deduct_when {
+        let (function, settles, settles_async) = match &self.model.settle {
+            None => ("counts", "settle", "settle_async"),
+            Some(Settle { is_later: false, .. }) => ("actual", "took", "took_async"),
+            Some(Settle { is_later: true, .. }) => ("actual", "took_later", "took_later"),
+        };
+        let predicate = self.model.deduct_when.as_ref().or(self.model.settle.as_ref().map(|settle| &settle.actual));
+        if let Some(predicate) = predicate {
             let wanted = &predicate.value;
-            let counts = self.call("counts", predicate, quote_spanned!(site()=> &__outcome, #wanted));
+            let counts = self.call(function, predicate, quote_spanned!(site()=> &__outcome, #wanted));
+            let method = Ident::new(if is_async { settles_async } else { settles }, site());
+            let waits = (is_async && settles_async.ends_with("async")).then(|| quote_spanned!(site()=> .await));
             settle.extend(if is_async {
                 quote_spanned!(site()=>
                     let __counts = #counts;
-                    __held.settle_async(__counts).await;
+                    __held.#method(__counts)#waits;
                 )
             } else {
-                quote_spanned!(site()=> __held.settle(#counts);)
+                quote_spanned!(site()=> __held.#method(#counts);)
             });
         }
         settle
@@ -164,10 +183,10 @@ impl Expansion<'_> {
         body
     }
 
-    /// Statements that end with the call admitted. If the outcome is looked at, an expression for
-    /// what it decides about.
+    /// Statements that end with the call admitted. If its permits are held, or its outcome is looked
+    /// at, an expression for what that decides about.
     fn prologue(&self, is_async: bool) -> TokenStream {
-        let holds = self.model.looks_at_outcome().is_some();
+        let holds = self.model.holds();
         let rt = &self.rt;
         let limits = self.limits();
         let limiter = self.limiter(&limits);
@@ -266,10 +285,10 @@ impl Expansion<'_> {
             (true, true) => "begin_held",
         };
         let method = Ident::new(method, key_span);
-        let pausing = match (&self.model.pause_when, &self.model.deduct_when) {
+        let pausing = match (&self.model.pause_when, self.model.settles()) {
             (None, _) => None,
-            (Some(_), None) => Some(quote_spanned!(site()=> .pausing())),
-            (Some(_), Some(_)) => Some(quote_spanned!(site()=> .pausing().giving_back())),
+            (Some(_), false) => Some(quote_spanned!(site()=> .pausing())),
+            (Some(_), true) => Some(quote_spanned!(site()=> .pausing().giving_back())),
         };
         let call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method(#key));
         if is_async {

@@ -35,11 +35,39 @@ pub(crate) struct Model {
     pub(crate) exempt_when: Option<Arg<Expr>>,
     pub(crate) deduct_when: Option<Arg<Expr>>,
     pub(crate) pause_when: Option<Pause>,
+    pub(crate) settle: Option<Settle>,
+    /// The name that the body uses for the call's permits.
+    pub(crate) permit: Option<Ident>,
     pub(crate) shape: Shape,
     /// Whether the function's docs state the limit.
     pub(crate) docs: bool,
     /// Counts the attributes on the function, from below.
     pub(crate) ordinal: u32,
+}
+
+pub(crate) struct Settle {
+    /// From the outcome to what the call really cost.
+    pub(crate) actual: Arg<Expr>,
+    /// Nobody waits for it.
+    pub(crate) is_later: bool,
+}
+
+impl Model {
+    /// The argument that looks at what the body returns, if there is one.
+    pub(crate) fn looks_at_outcome(&self) -> Option<&Arg<Expr>> {
+        let settle = self.settle.as_ref().map(|settle| &settle.actual);
+        self.deduct_when.as_ref().or(settle).or(self.pause_when.as_ref().map(|pause| &pause.when))
+    }
+
+    /// Whether the permits of a call may come back, or more be charged.
+    pub(crate) fn settles(&self) -> bool {
+        self.deduct_when.is_some() || self.settle.is_some() || self.permit.is_some()
+    }
+
+    /// Whether something of the call is held while the body runs.
+    pub(crate) fn holds(&self) -> bool {
+        self.settles() || self.pause_when.is_some()
+    }
 }
 
 pub(crate) enum Limiter {
@@ -156,13 +184,6 @@ pub(crate) enum Denial {
     /// The return type and the error are both turned into a response by a web framework.
     Response,
     OrElse(Box<Arg<Expr>>),
-}
-
-impl Model {
-    /// The argument that looks at what the body returns, if there is one.
-    pub(crate) fn looks_at_outcome(&self) -> Option<&Arg<Expr>> {
-        self.deduct_when.as_ref().or(self.pause_when.as_ref().map(|pause| &pause.when))
-    }
 }
 
 impl Limit {

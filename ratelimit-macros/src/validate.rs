@@ -9,11 +9,12 @@ use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
-use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Permits};
+use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Permits, Settle};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
 use crate::values::{
-    algorithm, backend, backoff, ban, copy, cost, name, on_backend_error, pause_max, per, permits, runtime, wait,
+    algorithm, backend, backoff, ban, copy, cost, name, on_backend_error, pause_max, per, permit, permits, runtime,
+    wait,
 };
 
 /// The most limits that a limiter holds.
@@ -59,15 +60,16 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         check_cost(own, cost, arg, errors);
     }
     let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
-    for arg in [&args.deduct_when, &args.pause_when].into_iter().flatten() {
+    refuse_two_that_settle(&args, errors);
+    let mut looks = [&args.deduct_when, &args.settle, &args.pause_when].into_iter().flatten().peekable();
+    if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
+        refuse_track_caller(item, looks.peek().copied(), &denial, errors);
+    }
+    for arg in looks {
         if let Some(Shape { returns: Returns::Never(_), .. }) = &shape {
             let name = &arg.name;
-            let message = format!("a function that never returns has no outcome for `{name}`: leave it out");
-            errors.at(name.span(), message);
+            errors.at(name.span(), format!("a function that never returns has no outcome for `{name}`: leave it out"));
         }
-    }
-    if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
-        refuse_track_caller(item, args.deduct_when.as_ref().or(args.pause_when.as_ref()), &denial, errors);
     }
     let pause_max = pause_max(args.pause_max.as_ref(), errors);
     if let (Some(arg), None) = (&args.pause_max, &args.pause_when)
@@ -77,6 +79,7 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
             "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
         errors.at(arg.name.span(), message);
     }
+    let permit = args.permit.as_ref().and_then(|arg| permit(arg, item, errors));
     Some(Model {
         runtime,
         limiter: limiter?,
@@ -87,19 +90,50 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         exempt_when: args.exempt_when,
         deduct_when: args.deduct_when,
         pause_when: args.pause_when.zip(pause_max).map(|(when, max)| Pause { when, max }),
+        settle: args.settle.map(|actual| Settle { actual, is_later: args.settle_later.is_some() }),
+        permit,
         shape: shape?,
         docs,
         ordinal: u32::try_from(item.limits_to_come()).unwrap_or(u32::MAX).saturating_add(1),
     })
 }
 
+/// Refuses two arguments of which each says what the call cost in the end, and `settle_later` without
+/// `settle`.
+fn refuse_two_that_settle(args: &Args, errors: &mut Diagnostics) {
+    let name = |arg: &Option<Arg<Expr>>| arg.as_ref().map(|arg| arg.name.clone());
+    let (deduct_when, settle, permit) = (name(&args.deduct_when), name(&args.settle), name(&args.permit));
+    for (first, second, instead) in [
+        (&deduct_when, &settle, "`settle` alone can give everything back, with a cost of 0"),
+        (&deduct_when, &permit, "`permit` alone can give everything back, by `permit.settle(0)`"),
+        (&settle, &permit, "a call is settled once, by its outcome or by its permit"),
+    ] {
+        if let (Some(first), Some(second)) = (first, second) {
+            let message = format!("`{second}` beside `{first}`, and each says what the call cost: keep one; {instead}");
+            errors.at(second.span(), message);
+            break;
+        }
+    }
+    if let Some(later) = &args.settle_later
+        && settle.is_none()
+        && !args.unread.may_be("settle")
+    {
+        let message = if permit.is_some() {
+            "`settle_later` belongs to `settle`: leave it out, and call `settle_later` of the permit in the body"
+        } else {
+            "`settle_later` says that nobody waits for `settle`: add `settle = |outcome| ..`, or leave it out"
+        };
+        errors.at(later.name.span(), message);
+    }
+}
+
 /// Refuses `#[track_caller]` if the body is wrapped in a closure: `Location::caller()` would be the
 /// closure's.
-fn refuse_track_caller(item: &Item, looks: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
+fn refuse_track_caller(item: &Item, looks_at_outcome: Option<&Arg<Expr>>, denial: &Denial, errors: &mut Diagnostics) {
     let Some(track_caller) = item.track_caller() else {
         return;
     };
-    let reason = match (looks, denial) {
+    let reason = match (looks_at_outcome, denial) {
         (Some(arg), _) => format!("`{}` looks at what the body returns", arg.name),
         (None, Denial::Response) => "a denied call returns another response than the body's".to_owned(),
         _ => return,

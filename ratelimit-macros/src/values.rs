@@ -53,6 +53,28 @@ pub(crate) fn permits(arg: &Arg<Expr>, at_least_one: bool, errors: &mut Diagnost
     None
 }
 
+/// The name of the call's permits in the body.
+pub(crate) fn permit(arg: &Arg<Expr>, item: &Item, errors: &mut Diagnostics) -> Option<Ident> {
+    let example = "write a name that the body uses, such as `permit = reserved`";
+    let Expr::Path(path) = bare(&arg.value) else {
+        errors.over(&arg.value, format!("`permit` takes a name: {example}"));
+        return None;
+    };
+    let Some(name) = path.path.get_ident().filter(|_| path.qself.is_none() && path.attrs.is_empty()) else {
+        errors.over(&arg.value, format!("`permit` takes a single name: {example}"));
+        return None;
+    };
+    if syn::parse2::<Ident>(name.to_token_stream()).is_err() {
+        errors.at(name.span(), format!("`{name}` cannot be a variable: {example}"));
+        return None;
+    }
+    if item.argument_in(name.to_token_stream()).is_some() {
+        errors.at(name.span(), format!("`{name}` is an argument, which the permit would hide: choose another name"));
+        return None;
+    }
+    Some(name.clone())
+}
+
 fn is_negative_number(unary: &syn::ExprUnary) -> bool {
     matches!(unary.op, UnOp::Neg(_)) && matches!(bare(&unary.expr), Expr::Lit(_))
 }

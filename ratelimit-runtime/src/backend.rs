@@ -81,6 +81,16 @@ pub enum Action {
         /// The longest wait.
         max_wait: Duration,
     },
+    /// Takes `cost` permits from every limit, whatever is left. Each limit is charged by itself: what
+    /// fits now is charged now, the rest as soon as it fits, as if calls waited for it. Nothing is
+    /// charged more than 366 days ahead.
+    ///
+    /// While charges lie ahead, nothing is admitted before the last of them, and nothing is left.
+    /// The answer is [`Outcome::Admitted`], with a permit of cost 0.
+    Charge {
+        /// Permits to take from every limit.
+        cost: u32,
+    },
     /// Gives back permits that were taken or booked.
     GiveBack(Permit),
     /// Forgets the bucket, except for a block.
@@ -499,6 +509,7 @@ impl Bucket {
         let decided = match &request.action {
             Action::Take { cost, max_wait } => self.record.take(&ask(*cost, *max_wait), now.0),
             Action::Peek { cost, max_wait } => self.record.peek(&ask(*cost, *max_wait), now.0),
+            Action::Charge { cost } => Ok(self.record.charge_all(&rules, backoff, *cost, now.0)),
             Action::GiveBack(permit) => {
                 self.record.give_back(&rules, backoff, now.0, permit);
                 return Answer { now, outcome: Outcome::Done };

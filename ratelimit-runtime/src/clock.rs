@@ -46,6 +46,11 @@ impl Now {
 
     /// The reading, or `time` if that is later.
     #[inline]
+    /// The same time, recorded as `time` if that is later.
+    pub(crate) fn at_least_recorded(self, time: u64) -> Now {
+        Now { latest: self.latest.max(time), ..self }
+    }
+
     pub(crate) fn at_least(self, time: u64) -> Now {
         Now { earliest: self.earliest.max(time), latest: self.latest.max(time) }
     }

@@ -262,7 +262,7 @@ impl<'a> Visit<'a> {
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.report(self.entry, met);
         match (self.request.action(), &answer) {
-            (action @ (Action::GiveBack(_) | Action::Reset | Action::Unblock), Ok(_)) => {
+            (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. } | Action::Unblock), Ok(_)) => {
                 self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
             }
             (Action::Block { .. }, Ok(_)) => self.guard.queues.blocked(self.request.bucket()),
@@ -286,7 +286,9 @@ impl<'a> Visit<'a> {
             | (Action::Take { cost: 1.., .. }, None) => {
                 denials.suspend(bucket, now());
             }
-            (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
+            // Denials may last longer now.
+            (Action::Charge { .. }, _)
+            | (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
                 denials.forget(bucket);
             }
             _ => {}

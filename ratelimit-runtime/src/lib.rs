@@ -242,7 +242,7 @@ pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, Inval
 pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
-pub use limiter::{InvalidLimiter, OnBackendError, RateLimiter, RateLimiterBuilder};
+pub use limiter::{CallPermit, InvalidLimiter, OnBackendError, RateLimiter, RateLimiterBuilder};
 #[cfg(feature = "tracing")]
 pub use observe::log_keys;
 pub use parse::ParseLimitError;

@@ -6,6 +6,7 @@ mod call;
 mod core;
 mod decide;
 mod fast;
+mod settle;
 mod spec;
 mod started;
 mod waiting;
@@ -27,6 +28,8 @@ pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 pub(crate) use core::Core;
 pub(crate) use decide::{Begun, BegunHeld, Holding};
+pub use settle::CallPermit;
+use settle::Charging;
 pub use spec::Spec;
 #[cfg(feature = "tower")]
 pub(crate) use started::Started;
@@ -260,6 +263,104 @@ impl RateLimiter {
     /// As [`refund`](Self::refund), without blocking the thread on a backend.
     pub async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
         self.core().refund_async(decision).await
+    }
+
+    /// Settles a call that really took `actual` permits, once that is known: tokens of a language
+    /// model, rows of a query, bytes of an upload.
+    ///
+    /// - If the call took less than its cost, the difference is given back, as by
+    ///   [`refund`](Self::refund).
+    /// - If it took more, the difference is charged now, as by [`charge`](Self::charge), to each of
+    ///   the limits. That also holds after a [`reset`](Self::reset) of its key, and after the permits
+    ///   of the call have expired or its limits were replaced.
+    /// - If it took its cost, nothing happens, and a backend is not asked.
+    ///
+    /// A decision of another limiter settles nothing. Neither does one of a call that no limit
+    /// decided, or of a [`peek`](Self::peek).
+    ///
+    /// ```
+    /// use ratelimit_runtime::{Limit, RateLimiter};
+    ///
+    /// static TOKENS: RateLimiter = RateLimiter::new("tokens", &[Limit::per_minute(1_000)]);
+    /// let reserved = TOKENS.check("alice", 100)?;
+    /// TOKENS.settle(reserved, 20)?;
+    /// assert_eq!(TOKENS.peek("alice", 0)?.remaining(), 980);
+    ///
+    /// let reserved = TOKENS.check("alice", 100)?;
+    /// TOKENS.settle(reserved, 1_200)?;
+    /// assert!(TOKENS.check("alice", 1).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails: the cost of the call then stands. Buckets in memory
+    /// never fail.
+    pub fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        self.core().settle(decision, actual)
+    }
+
+    /// As [`settle`](Self::settle), without blocking the thread on a backend.
+    ///
+    /// # Errors
+    /// As [`settle`](Self::settle).
+    pub async fn settle_async(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        self.core().settle_async(decision, actual).await
+    }
+
+    /// As [`settle`](Self::settle), without waiting for a backend: the request is sent, and its
+    /// answer is ignored. If the backend fails, the cost of the call stands.
+    pub fn settle_later(&self, decision: Decision, actual: u32) {
+        self.core().settle_later(decision, actual);
+    }
+
+    /// Takes `cost` permits for `key`, whatever is left, and says what is left then. For what has
+    /// happened already and cannot be denied any more.
+    ///
+    /// What does not fit is debt. Each limit is charged by itself: what fits now is charged now, and
+    /// the rest as soon as it fits, as if calls waited for it: at `count` per `per`, in a fixed
+    /// window in the next windows, and nothing later than 366 days from now. Until the debt is paid,
+    /// calls are denied with a `retry_after` behind it, [`remaining`](Decision::remaining) is 0, and
+    /// waiting calls wait for it. A [`reset`](Self::reset) forgets it.
+    ///
+    /// A charge is no decision: it counts neither as allowed nor as denied, is no offence for
+    /// `backoff`, and its [`Decision`] gives nothing back.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use ratelimit_runtime::{Algorithm, Limit, RateLimiter};
+    ///
+    /// let limit = Limit::new(10, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket);
+    /// let limiter = RateLimiter::builder("rows").limit(limit).build()?;
+    /// assert_eq!(limiter.charge("alice", 4)?.remaining(), 6);
+    /// assert_eq!(limiter.charge("alice", 36)?.remaining(), 0);
+    /// // 30 permits are owed, and one more is needed.
+    /// let retry_after = limiter.check("alice", 1).unwrap_err().retry_after().unwrap();
+    /// assert!(retry_after > Duration::from_secs(3));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Buckets in memory never fail.
+    pub fn charge<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, BackendError> {
+        match self.core().start_charge(&key, cost, false) {
+            Charging::Done(decision) => Ok(decision),
+            Charging::Sending(sending) => Ok(sending.send()?.unwrap_or_else(|| self.core().nothing_charged())),
+        }
+    }
+
+    /// As [`charge`](Self::charge), without blocking the thread on a backend.
+    ///
+    /// # Errors
+    /// As [`charge`](Self::charge).
+    pub async fn charge_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, BackendError> {
+        let charging = self.core().start_charge(&key, cost, true);
+        drop(key);
+        match charging {
+            Charging::Done(decision) => Ok(decision),
+            Charging::Sending(sending) => {
+                Ok(sending.send_async().await?.unwrap_or_else(|| self.core().nothing_charged()))
+            }
+        }
     }
 
     /// Forgets everything on record for `key`, including `backoff` and `ban`. A

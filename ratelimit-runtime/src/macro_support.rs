@@ -15,7 +15,7 @@ pub mod v1 {
     pub use crate::http::Limited;
     pub use crate::key::{KeyWriter, RateLimitKey};
     pub use crate::limit::{Algorithm, Limit};
-    pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
+    pub use crate::limiter::{CallPermit, OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
     pub use std::result::Result::{self, Err, Ok};
 
@@ -276,6 +276,34 @@ pub mod v1 {
         }
     }
 
+    impl Pausable {
+        /// See [`Held::took`].
+        pub fn took(self, actual: u32) {
+            if let Some(held) = self.held {
+                held.took(actual);
+            }
+        }
+
+        /// See [`Held::took_async`].
+        pub async fn took_async(self, actual: u32) {
+            if let Some(held) = self.held {
+                held.took_async(actual).await;
+            }
+        }
+
+        /// See [`Held::took_later`].
+        pub fn took_later(self, actual: u32) {
+            if let Some(held) = self.held {
+                held.took_later(actual);
+            }
+        }
+    }
+
+    /// `permit = ..` beside `pause_when`.
+    pub fn permit_of(held: &mut Option<Pausable>) -> CallPermit {
+        permit(held.as_mut().and_then(|pausable| pausable.held.take()))
+    }
+
     /// For how long an outcome pauses the key, at most `max` nanoseconds.
     pub fn pause<R: ?Sized>(outcome: &R, max: u64, f: impl FnOnce(&R) -> Option<Duration>) -> Option<Duration> {
         f(outcome).map(|time| time.min(Duration::from_nanos(max)))
@@ -343,6 +371,28 @@ pub mod v1 {
                 }
             }
         }
+    }
+
+    impl Held {
+        /// The call took `actual` permits. What cannot be settled stands as it was reserved.
+        pub fn took(self, actual: u32) {
+            let _ = self.core.settle_held(self.holding, actual);
+        }
+
+        /// Like `took`, without blocking the thread.
+        pub async fn took_async(self, actual: u32) {
+            let _ = self.core.settle_held_async(self.holding, actual).await;
+        }
+
+        /// Like `took`, without waiting for a backend.
+        pub fn took_later(self, actual: u32) {
+            self.core.settle_held_later(self.holding, actual);
+        }
+    }
+
+    /// `permit = ..`: permits that the body settles. `None` for an exempt call.
+    pub fn permit(held: Option<Held>) -> CallPermit {
+        CallPermit::new(held.map(|Held { core, holding }| (core, holding)))
     }
 
     /// What the response headers report about an admission.
@@ -443,6 +493,11 @@ pub mod v1 {
 
     /// Whether a call with this outcome counts.
     pub fn counts<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> bool) -> bool {
+        f(outcome)
+    }
+
+    /// What a call with this outcome really cost.
+    pub fn actual<R: ?Sized>(outcome: &R, f: impl FnOnce(&R) -> u32) -> u32 {
         f(outcome)
     }
 

@@ -98,6 +98,47 @@ impl State {
         }
     }
 
+    /// Charges `cost` permits at `from` and, as far as they do not fit, at later moments: first what
+    /// is left of the last bucketful, then whole bucketfuls, each as early as it fits. Nothing is
+    /// charged after `latest`. Returns the time of the last charge and the floor.
+    fn owe(&mut self, rule: &Rule, from: u64, latest: u64, now: u64, cost: u32) -> (u64, u64) {
+        let capacity = rule.capacity();
+        let (mut at, mut floor, mut left) = (from, 0, if capacity == 0 { 0 } else { cost });
+        if left > 0 && self.earliest(rule, from, 1) <= from {
+            let fits = self.remaining(rule, from).min(left);
+            floor = self.charge(rule, from, now, Given::default(), fits).1;
+            left -= fits;
+        }
+        let portion = left.checked_rem(capacity).unwrap_or(0);
+        if portion > 0 {
+            let fits_at = self.earliest(rule, at, portion);
+            if fits_at > latest {
+                return (at, floor);
+            }
+            floor = floor.max(self.charge(rule, fits_at, now, Given::default(), portion).1);
+            at = fits_at;
+        }
+        let bucketfuls = left.checked_div(capacity).unwrap_or(0);
+        if bucketfuls > 0 {
+            let first = self.earliest(rule, at, capacity);
+            if first > latest {
+                return (at, floor);
+            }
+            let interval = match self {
+                State::Token(bucket) => {
+                    let mut empty = *bucket;
+                    empty.charge(rule, first, capacity);
+                    empty.earliest(rule, first, capacity).saturating_sub(first)
+                }
+                State::Sliding(_) | State::Fixed(_) => rule.per(),
+            };
+            let most = (latest - first) / interval.max(1);
+            at = first.saturating_add(most.min(u64::from(bucketfuls - 1)).saturating_mul(interval));
+            floor = floor.max(self.charge(rule, at, now, Given::default(), capacity).1);
+        }
+        (at, floor)
+    }
+
     fn undo(&mut self, rule: &Rule, undo: &Undo, previous: &Previous, given: Given, cost: u32) {
         match (self, previous) {
             (State::Sliding(window), Previous::Sliding { dropped }) => window.undo(undo.newest, *dropped, cost),
@@ -320,6 +361,9 @@ pub(crate) struct Record {
     pub(crate) given: SmallVec<[Given; 1]>,
 }
 
+/// The longest time ahead for which permits are charged that do not fit, in nanoseconds.
+pub(crate) const LONGEST_DEBT: u64 = 366 * 86_400 * 1_000_000_000;
+
 /// A start number. The numbers of two records collide with a probability of one in four billion, if
 /// either is charged less than a million times.
 pub(crate) fn new_start() -> u64 {
@@ -357,13 +401,49 @@ impl Record {
             return Err(refusal);
         }
         if cost == 0 {
-            return Ok(view.admission(self.permit(found.at, 0, None)));
+            return Ok(view.told(self.permit(found.at, 0, None), now));
         }
         if backoff.is_none() {
             self.offences = Offences::default();
         }
         let permit = self.charge(rules, replaced, found.at, now, cost);
         Ok(self.view(rules, None).admission(permit))
+    }
+
+    /// Charges `cost` permits to each limit, whatever is left. What does not fit is charged ahead of
+    /// now, at most [`LONGEST_DEBT`] ahead, and nothing is admitted before the last of it. The
+    /// admission holds no permit: a charge is not given back.
+    pub(crate) fn charge_all(&mut self, rules: &[Rule], backoff: Option<&Backoff>, cost: u32, now: u64) -> Admission {
+        self.look(now);
+        match backoff {
+            Some(backoff) => self.offences.trim(backoff, now),
+            None => self.offences = Offences::default(),
+        }
+        let replaced = self.replaced(rules, now);
+        if cost > 0 {
+            self.begin_charge(replaced, now);
+            let (from, latest) = (now.max(self.newest), now.saturating_add(LONGEST_DEBT));
+            let mut end = from;
+            for (state, rule) in self.limits.iter_mut().zip(rules) {
+                let (at, floor) = state.owe(rule, from, latest, now, cost);
+                state.changed_by(rule);
+                end = end.max(at);
+                self.floor = self.floor.max(floor);
+            }
+            for (state, rule) in self.limits.iter_mut().zip(rules) {
+                if let State::Sliding(window) = state {
+                    window.close(rule, end, now);
+                }
+            }
+            if end > from {
+                self.floor = self.floor.max(end);
+            }
+            self.number = self.number.wrapping_add(1);
+            self.top = self.number;
+            self.newest = end;
+            return self.view(rules, None).told(self.permit(end, 0, None), now);
+        }
+        self.view(rules, replaced.as_deref()).told(self.permit(now, 0, None), now)
     }
 
     /// The same decision as [`take`](Self::take), without any change.
@@ -376,7 +456,10 @@ impl Record {
         let replaced = copy.replaced(ask.rules, now);
         let view = copy.view(ask.rules, replaced.as_deref());
         match view.find(ask.backoff, ask.cost, now) {
-            Ok(found) if found.at - now <= ask.max_wait => Ok(view.admission(copy.permit(found.at, 0, None))),
+            Ok(found) if found.at - now <= ask.max_wait => {
+                let permit = copy.permit(found.at, 0, None);
+                Ok(if ask.cost == 0 { view.told(permit, now) } else { view.admission(permit) })
+            }
             Ok(found) => {
                 let is_blocked = copy.is_blocked(ask.backoff, now);
                 Err(Refusal { is_blocked, ..view.refusal(found.limit, now, Some(found.at)) })
@@ -523,14 +606,9 @@ impl Record {
         Permit { at, sequence: self.number, cost, undo }
     }
 
-    fn charge(
-        &mut self,
-        rules: &[Rule],
-        replaced: Option<SmallVec<[State; 1]>>,
-        at: u64,
-        now: u64,
-        cost: u32,
-    ) -> Permit {
+    /// Prepares for a charge by the limits that `replaced` is for. Returns whether limits of other
+    /// kinds were on record.
+    fn begin_charge(&mut self, replaced: Option<SmallVec<[State; 1]>>, now: u64) -> bool {
         let mut is_other = false;
         if let Some(replaced) = replaced {
             let kinds = |states: &[State]| states.iter().map(State::algorithm).collect::<SmallVec<[_; 8]>>();
@@ -544,6 +622,18 @@ impl Record {
         if self.newest <= now {
             self.given.clear();
         }
+        is_other
+    }
+
+    fn charge(
+        &mut self,
+        rules: &[Rule],
+        replaced: Option<SmallVec<[State; 1]>>,
+        at: u64,
+        now: u64,
+        cost: u32,
+    ) -> Permit {
+        let is_other = self.begin_charge(replaced, now);
         let mut undo = Undo { newest: self.newest, floor: self.floor, top: self.top, limits: SmallVec::new() };
         for (position, (state, rule)) in self.limits.iter_mut().zip(rules).enumerate() {
             let given = self.given.get(position).copied().unwrap_or_default();
@@ -610,6 +700,13 @@ impl View<'_> {
             _ => (0, 0),
         };
         Admission { permit, limit, remaining, fresh_at }
+    }
+
+    /// As [`admission`](View::admission), of a call that takes nothing: nothing is left while
+    /// charges lie ahead.
+    fn told(&self, permit: Permit, now: u64) -> Admission {
+        let admission = self.admission(permit);
+        Admission { remaining: if self.record.newest > now { 0 } else { admission.remaining }, ..admission }
     }
 
     fn refusal(&self, limit: usize, now: u64, admitted_at: Option<u64>) -> Refusal {

@@ -61,35 +61,53 @@ impl SlidingWindow {
     /// expired.
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, now: u64, cost: u32) -> Option<Group> {
         let (permits, per) = (u64::from(cost), rule.per());
-        let is_gone = |group: &Group, now: u64| group.at.checked_add(per).is_some_and(|end| end <= now);
         self.largest = self.largest.max(rule.capacity());
         self.longest = self.longest.max(per);
         self.per = per;
-        while self.groups.len() > 1 {
-            let first = self.groups.first().unwrap_or_default();
-            let newer = self.groups.total() + permits - first.permits;
-            if !is_gone(&first, now) || newer < u64::from(self.largest) {
-                break;
-            }
-            self.groups.pop_first();
-        }
+        self.drop_gone(per, now, permits);
         match self.groups.last() {
             Some(last)
                 if last.permits == 0
                     || last.at == at
-                    || (!is_gone(&last, at) && last.permits < u64::from(rule.group)) =>
+                    || (!is_gone(&last, per, at) && last.permits < u64::from(rule.group)) =>
             {
                 self.groups.extend_last(at, permits);
                 None
             }
-            last => {
-                if last.is_some_and(|last| is_gone(&last, now)) {
-                    self.groups.merge_last(u64::from(self.largest.div_ceil(GROUPS)));
-                }
-                self.groups.push(Group { at, permits });
-                self.groups.bound(at.checked_sub(per))
-            }
+            _ => self.push(Group { at, permits }, per, now),
         }
+    }
+
+    /// Drops expired groups while as many newer permits as any count are on record, with `more`.
+    fn drop_gone(&mut self, per: u64, now: u64, more: u64) {
+        while self.groups.len() > 1 {
+            let first = self.groups.first().unwrap_or_default();
+            let newer = self.groups.total() + more - first.permits;
+            if !is_gone(&first, per, now) || newer < u64::from(self.largest) {
+                break;
+            }
+            self.groups.pop_first();
+        }
+    }
+
+    /// Appends a group. Returns a group that was dropped before it had to be.
+    fn push(&mut self, group: Group, per: u64, now: u64) -> Option<Group> {
+        if self.groups.last().is_some_and(|last| is_gone(&last, per, now)) {
+            self.groups.merge_last(u64::from(self.largest.div_ceil(GROUPS)));
+        }
+        self.groups.push(group);
+        self.groups.bound(group.at.checked_sub(per))
+    }
+
+    /// Begins an empty group at `at`, so that no later charge moves the last one.
+    pub(crate) fn close(&mut self, rule: &Rule, at: u64, now: u64) {
+        let Some(last) = self.groups.last().filter(|last| last.at < at) else { return };
+        if last.permits == 0 {
+            self.groups.move_last(at);
+            return;
+        }
+        self.drop_gone(rule.per(), now, 0);
+        self.push(Group { at, permits: 0 }, rule.per(), now);
     }
 
     /// Undoes the newest charge and restores the group dropped for it. `newest` is the time of the
@@ -130,4 +148,8 @@ impl SlidingWindow {
     pub(crate) fn shift_back(&mut self, by: u64) {
         self.groups.shift_back(by);
     }
+}
+
+fn is_gone(group: &Group, per: u64, now: u64) -> bool {
+    group.at.checked_add(per).is_some_and(|end| end <= now)
 }

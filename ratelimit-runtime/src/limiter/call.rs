@@ -109,9 +109,8 @@ pub(super) struct Ruling {
 impl Ruling {
     /// The handle that gives the permits back.
     #[inline]
-    pub(super) fn held(&self, store: &Store, address: Address, permit: Permit) -> Option<Held> {
-        let held = || Held { address, permit, resets: self.resets, kinds: self.kinds, store: store.id() };
-        (permit.cost > 0).then(held)
+    pub(super) fn held(&self, store: &Store, address: Address, permit: Permit) -> Held {
+        Held { address, permit, resets: self.resets, kinds: self.kinds, store: store.id() }
     }
 }
 
@@ -244,9 +243,9 @@ impl Call<'_> {
         waited: u64,
     ) -> Decision {
         let Ruling { left: Left { remaining, position, idle_at, .. }, limit, .. } = *ruling;
-        let permit = Permit { at, cost: if self.peek { 0 } else { self.cost } };
-        let taken = ruling.held(store, address, permit).map(|held| Taken {
-            place: Place::Memory(held),
+        // A call of cost 0 can be settled too.
+        let taken = (!self.peek).then(|| Taken {
+            place: Place::Memory(ruling.held(store, address, Permit { at, cost: self.cost })),
             limits: self.limits.map(Into::into),
             limiter: self.core.id,
         });
@@ -320,7 +319,7 @@ impl Call<'_> {
         waited: u64,
     ) -> Decision {
         let Admission { permit, limit: position, remaining, .. } = admission;
-        let taken = (!self.peek && permit.cost > 0).then(|| {
+        let taken = (!self.peek).then(|| {
             let name = Arc::clone(bucket);
             let resets = self.core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
             let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));

@@ -696,9 +696,10 @@ impl Core {
     }
 
     /// Gives back permits taken in memory. For permits taken in a backend, returns the request.
-    fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
+    pub(super) fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
+        let cost = decision.cost();
         let Taken { place, limits, limiter } = decision.taken?;
-        if limiter != self.id {
+        if limiter != self.id || cost == 0 {
             return None;
         }
         let read = limits.as_deref();

@@ -208,7 +208,7 @@ impl<'a> Call<'a> {
         if let Verdict::Admitted { at } = ruling.verdict {
             self.core.allowed();
             let held = ruling.held(store, address, Permit { at, cost: self.cost });
-            return Some(Ok(held.map_or(Holding::Nothing, Holding::Memory)));
+            return Some(Ok(Holding::Memory(held)));
         }
         self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
     }

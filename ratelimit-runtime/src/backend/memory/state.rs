@@ -1,7 +1,8 @@
 //! States of buckets: the permits on record for one key, and the single decision over all its
 //! limits.
 //!
-//! A state never holds a time ahead of now: a waiting call is charged when it is due, not before.
+//! A state never holds a time ahead of the one as of which it is judged: a waiting call is charged
+//! when it is due, not before, and a state in debt is judged as of the end of the debt.
 
 mod fixed;
 mod full;
@@ -12,6 +13,7 @@ mod words;
 use super::holds::Hold;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
+use crate::algorithm::record::LONGEST_DEBT;
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::clock::Now;
 use crate::queue::Ahead;
@@ -390,6 +392,80 @@ impl<'a> Call<'a> {
         for (position, rule) in self.rules.iter().enumerate() {
             state.refund(form, position, rule, now, permit);
         }
+    }
+
+    /// Charges the call's permits to each limit by itself, whatever is left: what fits now is charged
+    /// now, the rest as early as it fits, at most [`LONGEST_DEBT`] ahead. Returns the time of the last
+    /// charge. `None` if this form cannot hold it.
+    pub(super) fn owe<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<u64> {
+        let latest = now.latest.saturating_add(LONGEST_DEBT);
+        if !state.is_decidable(form, Now::exactly(latest)) {
+            return None;
+        }
+        let as_of = self.as_of(now);
+        state.prepare(form, self.rules, as_of);
+        let as_of = as_of.at_least_recorded(state.newest());
+        let mut end = as_of.earliest;
+        for (position, rule) in self.rules.iter().enumerate() {
+            end = end.max(self.owe_one(state, form, position, rule, as_of, latest));
+        }
+        state.note(self, form, Now::exactly(end.max(now.latest)), if end > now.earliest { end } else { 0 });
+        Some(end)
+    }
+
+    /// See [`owe`](Call::owe). What does not fit is first the rest of the last bucketful, then whole
+    /// bucketfuls. Each of those follows the one before after the same time, so only the last one is
+    /// on record in the end.
+    fn owe_one<S: State>(
+        &self,
+        state: &mut S,
+        form: &S::Form,
+        position: usize,
+        rule: &Rule,
+        as_of: Now,
+        latest: u64,
+    ) -> u64 {
+        let capacity = rule.capacity();
+        if capacity == 0 {
+            return as_of.earliest;
+        }
+        let recorded = |at: u64| Now { earliest: at, latest: at.max(as_of.latest) };
+        let (mut now, mut left) = (as_of, self.cost);
+        if left > 0 && state.fits_at(form, position, rule, now, 1) <= now.earliest {
+            let fits = state.remaining(form, position, rule, now).min(left);
+            if fits > 0 {
+                state.charge(form, position, rule, now, fits);
+            }
+            left -= fits;
+        }
+        let (portion, mut bucketfuls) = (left % capacity, left / capacity);
+        if portion > 0 {
+            let at = state.fits_at(form, position, rule, now, portion);
+            if at > latest {
+                return now.earliest;
+            }
+            now = recorded(at);
+            state.charge(form, position, rule, now, portion);
+        }
+        if bucketfuls > 0 {
+            let first = state.fits_at(form, position, rule, now, capacity);
+            if first > latest {
+                return now.earliest;
+            }
+            now = recorded(first);
+            state.charge(form, position, rule, now, capacity);
+            bucketfuls -= 1;
+        }
+        if bucketfuls > 0 {
+            let first = now.earliest;
+            let interval = state.fits_at(form, position, rule, now, capacity).saturating_sub(first);
+            let more = (latest - first).checked_div(interval).unwrap_or(0).min(bucketfuls.into());
+            if more > 0 {
+                now = recorded(first + more * interval);
+                state.charge(form, position, rule, now, capacity);
+            }
+        }
+        now.earliest
     }
 
     /// When the whole bucket is idle.

@@ -233,7 +233,10 @@ enum Task<'a> {
     Take,
     Peek,
     Refund(Permit),
-    Reset,
+    /// Takes permits whatever is left. The function notes until when they are owed.
+    Charge(&'a dyn Fn(u64) -> Hold),
+    /// Forgets the state. The function lifts the debt.
+    Reset(&'a dyn Fn() -> Hold),
     Join(&'a Joining<'a>),
     Look(Place, &'a Seat),
     Leave(Place, &'a Seat),
@@ -641,7 +644,18 @@ impl Store {
         if address == Address::Unkeyed {
             self.unkeyed.reset(&self.written.rules);
         }
-        self.perform(address, ask, now, &Task::Reset);
+        let lift = || {
+            if self.holds.has_any() { self.holds.change(address, now, |hold| hold.owed_until = 0) } else { Hold::NONE }
+        };
+        self.perform(address, ask, now, &Task::Reset(&lift));
+    }
+
+    /// Takes the permits of a call, whatever is left. Returns what is left then.
+    pub(crate) fn charge(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now) -> Left {
+        let owe = |until| self.holds.change(address, now, |hold| hold.owed_until = hold.owed_until.max(until));
+        let done = self.perform(address, ask, now, &Task::Charge(&owe));
+        self.arm(address, done.first, now);
+        done.left
     }
 
     /// Blocks a key until `until`, in every way in which this store is asked. A block that ends later
@@ -777,8 +791,6 @@ impl Store {
         task: &Task<'_>,
         wakes: &mut Wakes,
     ) -> Done {
-        let floor = self.holds.of(address, now);
-        let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         match address {
             Address::Unkeyed => {
                 let Written { rules, varies, .. } = &self.written;
@@ -786,7 +798,9 @@ impl Store {
                     self.expect(ask.call.rules);
                 }
                 self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-                    carry_out(&ask.call, task, state, &self.forms, queue, now, wakes)
+                    // Looked up under the bucket's lock: a debt is noted under it.
+                    let call = Call { floor: self.holds.of(address, now), ..ask.call };
+                    carry_out(&call, task, state, &self.forms, queue, now, wakes)
                 })
             }
             Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
@@ -816,7 +830,7 @@ impl Store {
                 }
                 With::Done(done) => return done,
                 With::Full | With::Waited if tries < TRIES && self.shared.evict(self, hash, now) => {}
-                With::Full | With::Waited => return self.untracked(ask, now),
+                With::Full | With::Waited => return self.untracked(hash, ask, now),
             }
             tries += 1;
         }
@@ -843,9 +857,12 @@ impl Store {
         wakes: &mut Wakes,
     ) -> With<Done> {
         let context = self.context::<S>(form);
-        let mut run = |state: &mut S, queue: &mut Queue| carry_out(call, task, state, form, queue, now, wakes);
+        let mut run = |state: &mut S, queue: &mut Queue| {
+            let call = Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
+            carry_out(&call, task, state, form, queue, now, wakes)
+        };
         match task {
-            Task::Take => {
+            Task::Take | Task::Charge(_) => {
                 let take = |state: &mut S| run(state, &mut Queue::default());
                 let (done, swept) = table.with(context, hash, now, take);
                 self.sweep_others(swept, hash, now);
@@ -857,20 +874,21 @@ impl Store {
             Task::Join(_) => table.with_queue(context, hash, now, run),
             Task::Peek
             | Task::Refund(_)
-            | Task::Reset
+            | Task::Reset(_)
             | Task::Look(..)
             | Task::Leave(..)
             | Task::Settle
             | Task::Held(_) => {
                 let run = |state: &mut S, queue: Option<&mut Queue>| {
                     let done = run(state, queue.unwrap_or(&mut Queue::default()));
-                    (done, matches!(task, Task::Reset))
+                    (done, matches!(task, Task::Reset(_)))
                 };
                 let done = table.with_existing(context, hash, run);
                 // A missing bucket is idle. Only a peek needs an answer.
                 With::Done(done.unwrap_or_else(|| {
                     let (mut state, mut queue) = (S::idle(), Queue::default());
-                    let task = if matches!(task, Task::Peek) { task } else { &Task::Settle };
+                    let task = if matches!(task, Task::Peek | Task::Reset(_)) { task } else { &Task::Settle };
+                    let call = &Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
                     carry_out(call, task, &mut state, form, &mut queue, now, wakes)
                 }))
             }
@@ -929,7 +947,7 @@ impl Store {
 
     /// Decides a call if there is no room for its key.
     #[cold]
-    fn untracked(&self, ask: &Ask<'_>, now: Now) -> Done {
+    fn untracked(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Done {
         self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
         let mut done = Done::of(Verdict::Admitted { at: now.latest });
         let capacity = ask.call.rules.first().map_or(0, Rule::capacity);
@@ -938,8 +956,9 @@ impl Store {
             done.verdict = Verdict::Denied { until: now.earliest.saturating_add(RETRY_WHEN_FULL), position: 0 };
             done.left.remaining = 0;
         }
-        if ask.call.floor.is_blocked(now) {
-            done.verdict = Verdict::Denied { until: ask.call.floor.until(), position: 0 };
+        let floor = self.holds.of(Address::Hash(hash), now);
+        if floor.is_blocked(now) {
+            done.verdict = Verdict::Denied { until: floor.until(), position: 0 };
             done.left.is_blocked = true;
         }
         done
@@ -1042,9 +1061,9 @@ fn carry_out<S: State>(
             call.give_back(state, form, now, *permit);
             queue.changed(now);
         }
-        Task::Reset => {
+        Task::Reset(lift) => {
             *state = S::idle();
-            queue.changed(now);
+            queue.held(lift(), now);
         }
         Task::Leave(place, seat) => {
             if let Some(permit) = queue.leave(*place, seat, now) {
@@ -1056,13 +1075,24 @@ fn carry_out<S: State>(
             queue.held(floor(), now);
             queue.wake_all(wakes);
         }
-        Task::Take | Task::Peek | Task::Join(_) | Task::Look(..) => {}
+        Task::Take | Task::Charge(_) | Task::Peek | Task::Join(_) | Task::Look(..) => {}
     }
     let first = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
     let mut done = Done::of(Verdict::Undecided);
     done.first = first;
     match task {
-        Task::Refund(_) | Task::Reset | Task::Leave(..) | Task::Settle | Task::Held(_) => {
+        Task::Charge(owe) => {
+            let Some(end) = call.owe(state, form, now) else { return done };
+            let floor = if end > now.earliest { owe(end) } else { call.floor };
+            if !queue.is_empty() {
+                queue.held(floor, now);
+                done.first = queue.settle(state, form, now, wakes);
+            }
+            done.verdict = Verdict::Admitted { at: now.latest };
+            done.left = Call { floor, ..*call }.told(state, form, now, done.verdict, false);
+            return done;
+        }
+        Task::Refund(_) | Task::Reset(_) | Task::Leave(..) | Task::Settle | Task::Held(_) => {
             done.verdict = Verdict::Admitted { at: now.latest };
             return done;
         }

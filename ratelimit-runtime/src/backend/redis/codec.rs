@@ -34,10 +34,12 @@ numbers! {
     RESET = 3;
     /// Calls of one cost, merged or asked for to lease permits.
     TAKE_RUN = 4;
+    /// Takes permits whatever is left.
+    CHARGE = 8;
     // All further actions concern a block.
-    BLOCK = 8;
-    UNBLOCK = 9;
-    BLOCKED_UNTIL = 10;
+    BLOCK = 9;
+    UNBLOCK = 10;
+    BLOCKED_UNTIL = 11;
 
     // The mode of a decision, if not the plain one.
     BACKOFF = 1;
@@ -120,19 +122,26 @@ pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
+        Action::Charge { cost: 0 } => (PEEK, 0, Duration::ZERO),
+        Action::Charge { cost } => (CHARGE, *cost, Duration::ZERO),
         Action::GiveBack(permit) => (GIVE_BACK, permit.cost, Duration::ZERO),
         Action::Reset => (RESET, 0, Duration::ZERO),
         Action::Block { .. } => (BLOCK, 0, Duration::ZERO),
         Action::Unblock => (UNBLOCK, 0, Duration::ZERO),
         Action::Blocked => (BLOCKED_UNTIL, 0, Duration::ZERO),
     };
-    let how = if action >= BLOCK { 0 } else { how(request, max_wait, leases && action != TAKE) };
+    let how = match action {
+        BLOCK | UNBLOCK | BLOCKED_UNTIL => 0,
+        // Charges that lie ahead count for a charge, those of leases too.
+        TAKE | CHARGE => how(request, max_wait, false),
+        _ => how(request, max_wait, leases),
+    };
     let mut bytes = Writer::new(action, request, cost, how);
     match request.action() {
         Action::GiveBack(permit) => bytes.permit(permit),
         Action::Block { time } => bytes.u56(micros_up(*time)),
         Action::Reset | Action::Unblock | Action::Blocked => {}
-        Action::Take { .. } | Action::Peek { .. } => {
+        Action::Take { .. } | Action::Peek { .. } | Action::Charge { .. } => {
             if how == LEASES {
                 bytes.terms(&Terms::default());
             } else if how != 0 {

@@ -88,6 +88,8 @@ local MOST = 128
 local USUAL = 63
 -- The latest time. Sums saturate here.
 local FAR = 9007199254740991
+-- The longest time ahead for which permits are charged that do not fit: 366 days.
+local LONGEST_DEBT = 31622400000000
 -- Denials persist the clock at most this often, so a backward jump smaller than this may be missed.
 local CLOCK_UNSEEN = 1000000
 -- A record is kept for half as long again as it counts, within these bounds. Until then it is

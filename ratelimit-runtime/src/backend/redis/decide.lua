@@ -102,8 +102,10 @@ repeat
   local blocks, bars = 0, held
   if how == BACKOFF and action ~= GIVE_BACK then
     if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
-    blocks = blocked
-    if initial > longest and blocks > bars then bars = blocks end
+    if action ~= CHARGE then
+      blocks = blocked
+      if initial > longest and blocks > bars then bars = blocks end
+    end
   end
   if bars > blocks then blocks = bars end
 
@@ -148,6 +150,7 @@ repeat
     stamp = math.max(newest, ends)
   end
   local charging = not keeping and action ~= PEEK and each > 0 and t - now <= max_wait and blocks - now <= max_wait
+  if action == CHARGE then charging = true end
   local again = false
 
   repeat
@@ -161,8 +164,11 @@ repeat
     local never, never_left
     -- Whether it is too early for a window that was already charged.
     local is_early = false
+    -- Whether a window is charged ahead of now, after the clock went back. The fast path does not
+    -- look for it.
+    local is_later = false
     -- Bookings have no print, nor have records whose rings differ in slots from the limits' own.
-    local is_booking = t > now and charging and not leases
+    local is_booking = (t > now or action == CHARGE and stamp > now) and charging and not leases
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
     -- New bytes of the rings, which replace the stored bytes from `changed_at` to `changed_end`.
     local ring_at = size + 1
@@ -192,7 +198,7 @@ repeat
       if has < 0 then has = 0 end
       if leases or not ahead then left = has end
       --inline edits.lua
-      if each > capacity and not never then never, never_left = position, left end
+      if each > capacity and not never and action ~= CHARGE then never, never_left = position, left end
       if until_at and until_at > found then found, found_limit, found_left = until_at, position, left end
       if has < room then
         tight, room, tight_left, tight_full, tight_debt_at, tight_debt = position, has, left, full_at, debt_at, debt

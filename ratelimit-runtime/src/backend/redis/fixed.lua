@@ -25,7 +25,9 @@ if counted + charge + extra > capacity and each <= capacity then
 elseif begin > t then
   until_at, is_early = begin, true
 end
-if keeping then
+if action == CHARGE then
+  --inline debt_fixed.lua
+elseif keeping then
   if undoing and not taken and not is_other then
     local _, was_charged, was_total, was_per, was_window, was_given
     _, was_charged, was_total, was_per, was_window, was_given, undo_at = unpack_bytes(UNDO_FIXED, request, undo_at)
@@ -55,3 +57,4 @@ elseif charging and counted + charge <= capacity then
   hot = pack(FIXED_HOT, stamp, (charged >= begin and total or 0) + charge)
   if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 end
+if charged > now then is_later = true end

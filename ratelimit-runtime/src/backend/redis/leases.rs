@@ -152,7 +152,12 @@ impl Leases {
     /// Forgets a bucket's denial after a charge by a call of another cost or one that waits: the
     /// denial may last longer now.
     pub(super) fn changed(&self, request: &Request, answer: &Answer) {
-        if matches!((&request.action, &answer.outcome), (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)))
+        let is_charged = match request.action {
+            Action::Take { cost, .. } | Action::Charge { cost } => cost > 0,
+            _ => false,
+        };
+        if is_charged
+            && matches!(answer.outcome, Outcome::Admitted(_))
             && let Some(held) = self.shard(self.number(request)).lock().get_mut(&self.number(request))
         {
             held.refusal = None;

@@ -9,6 +9,14 @@ if keeping then
   -- Nothing comes back to limits of other kinds.
   if is_other then done, answer = pack('<BI7', DONE, now), answer or (action == GIVE_BACK and done) end
   writes = not is_other
+elseif action == CHARGE then
+  -- Charged in a second pass, once it is known until when the last of it is.
+  if found > stamp then
+    stamp, again = found, true
+  else
+    if stamp > t and floor < stamp then floor = stamp end
+    fitting, writes = 1, true
+  end
 elseif never then
   limit, limit_left, is_denied = never, never_left, true
 elseif each == 0 and bars - now > max_wait then
@@ -16,7 +24,7 @@ elseif each == 0 and bars - now > max_wait then
 elseif each == 0 and bars > t then
   t, again = bars, true
 elseif each == 0 then
-  done = pack(ADMISSION, ADMITTED, now, math.max(now, bars), number, tight, room, tight_full)
+  done = pack(ADMISSION, ADMITTED, now, math.max(now, bars), number, tight, newest > now and not leases and 0 or room, tight_full)
 elseif found > t and extra == 0 and calls > 1 then
   -- The calls of the run that fit, and the answer to the next.
   if t == now and blocks <= now and not is_early then fitting = math.floor(room / each) end
@@ -36,13 +44,15 @@ else
   if stamp > now and not leases then
     undo = is_other and '' or pack(UNDO, newest, lowest, top) .. undo
   end
-  fitting = charge / each
+  fitting, writes = charge / each, true
+end
+if writes and not keeping then
   if is_other then
     number = unpack_bytes('<I7', request, #request - 6)
     start = sub(request, -7)
   end
   number = number + fitting
-  newest, lowest, top, writes = stamp, floor, number, true
+  newest, lowest, top = stamp, floor, number
 end
 
 local is_rich
@@ -87,7 +97,8 @@ end
 -- The rest of the last lease is back: now the request is decided.
 if keeping then back_cost = 0 end
 if writes then
-  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number or held > now
+  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
+    or held > now or is_later
   local sets = resized or size == 0
   --inline keep.lua
   local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
@@ -113,6 +124,8 @@ if writes then
     if not answer and action == GIVE_BACK then answer = pack('<BI7', DONE, now) end
   elseif is_denied then
     answer = done
+  elseif action == CHARGE then
+    answer = pack(ADMISSION, ADMITTED, now, stamp, number, tight, stamp > now and 0 or room, tight_full)
   elseif action == TAKE_RUN and (leases or extra > 0 or is_rich) then
     answer = pack(
       RUN_ANSWER, RUN, now, stamp, ends, fitting, number, tight, room - charge, tight_full, tight_debt_at,

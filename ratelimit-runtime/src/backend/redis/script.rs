@@ -10,7 +10,7 @@ use super::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 18] = [
+const INLINED: [(&str, &str); 21] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
@@ -19,6 +19,9 @@ const INLINED: [(&str, &str); 18] = [
     ("--inline token.lua\n", include_str!("token.lua")),
     ("--inline fixed.lua\n", include_str!("fixed.lua")),
     ("--inline block.lua\n", include_str!("block.lua")),
+    ("--inline debt_sliding.lua\n", include_str!("debt_sliding.lua")),
+    ("--inline debt_token.lua\n", include_str!("debt_token.lua")),
+    ("--inline debt_fixed.lua\n", include_str!("debt_fixed.lua")),
     ("--inline outcome.lua\n", include_str!("outcome.lua")),
     ("--inline charge.lua\n", include_str!("charge.lua")),
     ("--inline close.lua\n", include_str!("close.lua")),

@@ -114,6 +114,8 @@ if keeping then
   --inline slot_edit.lua
   hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
   if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+elseif action == CHARGE then
+  --inline debt_sliding.lua
 else
   local live = last_at + per > t
   local moves = last == 0 or last_at == stamp or (live and last < group)

@@ -43,7 +43,9 @@ if over > 0 and each <= capacity then
   until_at = math.max(t, math.min(debt_at + steps * step, FAR))
   if until_at == t then until_at = t + 1 end
 end
-if keeping then
+if action == CHARGE then
+  --inline debt_token.lua
+elseif keeping then
   if undoing and not taken and not is_other then
     local _, was_last, was_owed, was_unit, _, was_given
     _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)

@@ -137,7 +137,9 @@ impl Tat {
     #[inline]
     pub(crate) fn refund(&mut self, rule: &Rule, now: Now, permit: Permit) {
         let Some(now_units) = Tat::units(rule, now.earliest) else { return };
-        let elapsed = now.earliest.saturating_sub(permit.at).saturating_mul(rule.units());
+        // In debt, as of its end.
+        let owed = self.0.saturating_sub(rule.full()).saturating_sub(now_units);
+        let elapsed = now.earliest.saturating_sub(permit.at).saturating_mul(rule.units()).saturating_add(owed);
         let cost = u64::from(permit.cost.min(rule.limit.burst()));
         let back = (cost * rule.permit()).saturating_sub(elapsed);
         // Does not fill the bucket above its capacity.

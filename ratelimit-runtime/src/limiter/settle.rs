@@ -1,0 +1,321 @@
+//! Settles what a call really cost, and charges what cannot be denied.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::call::{Call, note_admitted, position_u8};
+use super::core::{Core, Target};
+use super::decide::Holding;
+use crate::backend::memory::{Left, Store};
+use crate::backend::{Action, Answer, Outcome, Request};
+use crate::clock::Now;
+use crate::decision::{Address, Decision, Place, Taken};
+use crate::error::BackendError;
+use crate::guard::Guard;
+use crate::key::RateLimitKey;
+use crate::limit::Limit;
+use crate::switches::{Switch, Switches};
+
+/// The permits of one call, to be settled by what the call really cost.
+///
+/// `permit = p` in `#[rate_limit]` binds one in the body. It can move into a spawned task, such as
+/// the one that streams an answer. Dropping it keeps what was reserved.
+///
+/// It settles as [`RateLimiter::settle`](crate::RateLimiter::settle) does. Of a call that took no
+/// permit, because it was exempt or because nothing decided on it, it settles nothing.
+///
+/// ```
+/// use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+///
+/// #[rate_limit(count = 1_000, per = "1m", cost = 100, permit = reserved)]
+/// fn ask(question: &'static str) -> Result<std::thread::JoinHandle<()>, RateLimitExceeded> {
+///     Ok(std::thread::spawn(move || {
+///         let tokens = question.len() as u32;
+///         if let Err(error) = reserved.settle(tokens) {
+///             eprintln!("{error}");
+///         }
+///     }))
+/// }
+///
+/// ask("How late is it?")?.join().unwrap();
+/// # Ok::<(), RateLimitExceeded>(())
+/// ```
+#[must_use = "a permit that is dropped keeps what was reserved"]
+pub struct CallPermit {
+    held: Option<(Arc<Core>, Holding)>,
+}
+
+impl CallPermit {
+    /// `None` for a call that took nothing.
+    pub(crate) fn new(held: Option<(Arc<Core>, Holding)>) -> CallPermit {
+        CallPermit { held }
+    }
+
+    /// The call took `actual` permits: gives back what it did not need of its `cost`, or charges
+    /// what it took beyond that. May block the thread on a backend.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Buckets in memory never fail.
+    pub fn settle(self, actual: u32) -> Result<(), BackendError> {
+        match self.held {
+            Some((core, holding)) => core.settle_held(holding, actual),
+            None => Ok(()),
+        }
+    }
+
+    /// As [`settle`](Self::settle), without blocking the thread on a backend.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails. Buckets in memory never fail.
+    pub async fn settle_async(self, actual: u32) -> Result<(), BackendError> {
+        match self.held {
+            Some((core, holding)) => core.settle_held_async(holding, actual).await,
+            None => Ok(()),
+        }
+    }
+
+    /// As [`settle`](Self::settle), without waiting for a backend. If that fails, what was reserved
+    /// stands.
+    pub fn settle_later(self, actual: u32) {
+        if let Some((core, holding)) = self.held {
+            core.settle_held_later(holding, actual);
+        }
+    }
+}
+
+impl fmt::Debug for CallPermit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limiter = self.held.as_ref().map(|(core, _)| core.name());
+        f.debug_struct("CallPermit").field("limiter", &limiter).finish_non_exhaustive()
+    }
+}
+
+/// A request to a backend that settles or charges.
+pub(crate) struct Sending {
+    backend: Arc<Guard>,
+    request: Request,
+}
+
+/// What is left after a charge.
+pub(crate) struct Charged {
+    limit: Limit,
+    left: Left,
+    now: u64,
+}
+
+/// A charge in progress.
+pub(crate) enum Charging {
+    Done(Decision),
+    Sending(Sending),
+}
+
+impl Charged {
+    fn decision(self) -> Decision {
+        let Charged { limit, left: Left { remaining, position, idle_at, .. }, now } = self;
+        let reset_after = idle_at.saturating_sub(now);
+        note_admitted(limit, remaining, reset_after);
+        Decision { limit, remaining, position, reset_after, waited: 0, taken: None }
+    }
+}
+
+impl Sending {
+    pub(crate) fn send(self) -> Result<Option<Decision>, BackendError> {
+        let answer = self.backend.decide(&self.request)?;
+        Ok(self.charged(&answer))
+    }
+
+    pub(crate) async fn send_async(self) -> Result<Option<Decision>, BackendError> {
+        let answer = self.backend.decide_async(&self.request).await?;
+        Ok(self.charged(&answer))
+    }
+
+    fn send_later(self) {
+        self.backend.decide_later(self.request);
+    }
+
+    /// What the answer to a charge says.
+    fn charged(&self, answer: &Answer) -> Option<Decision> {
+        let Outcome::Admitted(admitted) = &answer.outcome else { return None };
+        let admission = &admitted.admission;
+        let limit = *self.request.limits.get(admission.limit)?;
+        let position = position_u8(admission.limit);
+        let left = Left { remaining: admission.remaining, position, idle_at: admission.fresh_at, ..Left::default() };
+        Some(Charged { limit, left, now: answer.now.as_nanos() }.decision())
+    }
+}
+
+impl Core {
+    pub(crate) fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        match self.start_settle(decision, actual) {
+            Some(sending) => sending.send().map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn settle_async(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        match self.start_settle(decision, actual) {
+            Some(sending) => sending.send_async().await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) fn settle_later(&self, decision: Decision, actual: u32) {
+        if let Some(sending) = self.start_settle(decision, actual) {
+            sending.send_later();
+        }
+    }
+
+    pub(crate) fn settle_held(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
+        let Some(decision) = self.settle_in_memory(holding, actual) else { return Ok(()) };
+        let unused = Unused::of(&decision, actual);
+        self.settle(*decision, actual).inspect(|()| unused.take_back())
+    }
+
+    pub(crate) async fn settle_held_async(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
+        let Some(decision) = self.settle_in_memory(holding, actual) else { return Ok(()) };
+        let unused = Unused::of(&decision, actual);
+        self.settle_async(*decision, actual).await.inspect(|()| unused.take_back())
+    }
+
+    pub(crate) fn settle_held_later(&self, holding: Holding, actual: u32) {
+        if let Some(decision) = self.settle_in_memory(holding, actual) {
+            let unused = Unused::of(&decision, actual);
+            self.settle_later(*decision, actual);
+            unused.take_back();
+        }
+    }
+
+    /// Settles permits that are held in memory. Others are returned as a decision.
+    #[inline]
+    fn settle_in_memory(&self, holding: Holding, actual: u32) -> Option<Box<Decision>> {
+        match holding {
+            Holding::Nothing => {}
+            Holding::Memory(mut held) => {
+                let cost = held.permit.cost;
+                if actual < cost {
+                    held.permit.cost = cost - actual;
+                    self.give_back_held(Holding::Memory(held));
+                } else if actual > cost {
+                    self.overrun_in_memory(held.address, held.store, None, actual - cost);
+                }
+            }
+            Holding::Other(decision) => return Some(decision),
+        }
+        None
+    }
+
+    /// Settles permits taken in memory. For permits taken in a backend, returns the request.
+    fn start_settle(&self, mut decision: Decision, actual: u32) -> Option<Sending> {
+        let cost = decision.cost();
+        let taken = decision.taken.as_mut().filter(|taken| taken.limiter == self.id)?;
+        if actual < cost {
+            match &mut taken.place {
+                Place::Memory(held) => held.permit.cost = cost - actual,
+                Place::Remote(bucket) => {
+                    bucket.permit.cost = cost - actual;
+                    // It would undo the whole charge.
+                    bucket.permit.undo.take_if(|_| actual > 0);
+                }
+            }
+            return self.start_give_back(decision).map(|(backend, request)| Sending { backend, request });
+        }
+        let Taken { place, limits, .. } = decision.taken?;
+        if actual == cost {
+            return None;
+        }
+        match place {
+            Place::Memory(held) => {
+                self.overrun_in_memory(held.address, held.store, limits.as_deref(), actual - cost);
+                None
+            }
+            Place::Remote(bucket) => {
+                let switches = Switches::load();
+                let venue = self.venue(switches, true);
+                let Target::Remote(backend) = &venue.target else { return None };
+                if switches.has(Switch::Disabled) {
+                    return None;
+                }
+                self.with_rules(limits.as_deref(), |rules| {
+                    let action = Action::Charge { cost: actual - cost };
+                    let request = self.request_for(&venue, bucket.name, bucket.fingerprint, rules, action);
+                    Some(Sending { backend: Arc::clone(backend), request })
+                })
+            }
+        }
+    }
+
+    /// Charges what a call took beyond its cost, in the store that decided on it.
+    #[cold]
+    #[inline(never)]
+    fn overrun_in_memory(&self, address: Address, of: usize, read: Option<&[Limit]>, cost: u32) {
+        let switches = Switches::load();
+        if switches.has(Switch::Disabled) {
+            return;
+        }
+        let venue = self.venue(switches, true);
+        let charge = |store: &Arc<Store>| {
+            if store.id() == of {
+                let charged = self.charge_in(store, address, read, cost, venue.now());
+                drop(charged.decision());
+            }
+        };
+        match &venue.target {
+            Target::Memory(store) => charge(store),
+            Target::Remote(_) => charge(&self.fallback(&venue)),
+        }
+    }
+
+    fn charge_in(&self, store: &Arc<Store>, address: Address, read: Option<&[Limit]>, cost: u32, now: Now) -> Charged {
+        self.with_ask(store, read, cost, |ask| {
+            let left = store.charge(address, ask, now);
+            Charged { limit: ask.call.rules[usize::from(left.position)].limit, left, now: now.earliest }
+        })
+    }
+
+    /// Charges in memory. For a bucket in a backend, returns the request.
+    pub(crate) fn start_charge<K: RateLimitKey>(self: &Arc<Core>, key: &K, cost: u32, is_async: bool) -> Charging {
+        let switches = Switches::load();
+        if switches.has(Switch::Disabled) {
+            return Charging::Done(self.nothing_charged());
+        }
+        let venue = self.venue(switches, is_async);
+        match &venue.target {
+            Target::Memory(store) => {
+                Charging::Done(self.charge_in(store, store.address(key), None, cost, venue.now()).decision())
+            }
+            Target::Remote(backend) => {
+                let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Charge { cost }));
+                Charging::Sending(Sending { backend: Arc::clone(backend), request })
+            }
+        }
+    }
+
+    /// The answer to a charge that no limit applies to.
+    pub(crate) fn nothing_charged(self: &Arc<Core>) -> Decision {
+        Call::new(self).free()
+    }
+}
+
+/// The permits of a decision that the call did not need, as response headers reported them.
+struct Unused {
+    limit: Limit,
+    remaining: u32,
+    permits: u32,
+}
+
+impl Unused {
+    fn of(decision: &Decision, actual: u32) -> Unused {
+        let permits = decision.cost().saturating_sub(actual);
+        Unused { limit: decision.limit, remaining: decision.remaining, permits }
+    }
+
+    fn take_back(&self) {
+        let Unused { limit, remaining, permits } = *self;
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        if permits > 0 {
+            crate::noted::given_back(limit, remaining, permits);
+        }
+        #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+        let _ = (limit, remaining, permits);
+    }
+}
