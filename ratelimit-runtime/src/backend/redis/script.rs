@@ -10,7 +10,7 @@ use super::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 17] = [
+const INLINED: [(&str, &str); 19] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
@@ -18,6 +18,7 @@ const INLINED: [(&str, &str); 17] = [
     ("--inline sliding.lua\n", include_str!("sliding.lua")),
     ("--inline token.lua\n", include_str!("token.lua")),
     ("--inline fixed.lua\n", include_str!("fixed.lua")),
+    ("--inline calendar.lua\n", include_str!("calendar.lua")),
     ("--inline outcome.lua\n", include_str!("outcome.lua")),
     ("--inline charge.lua\n", include_str!("charge.lua")),
     ("--inline close.lua\n", include_str!("close.lua")),
@@ -27,6 +28,7 @@ const INLINED: [(&str, &str); 17] = [
     ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
     ("--inline edits.lua\n", include_str!("edits.lua")),
     ("--inline flow.lua\n", include_str!("flow.lua")),
+    ("--inline span.lua\n", include_str!("span.lua")),
     ("--inline slot.lua\n", include_str!("slot.lua")),
 ];
 
