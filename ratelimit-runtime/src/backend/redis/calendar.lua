@@ -1,8 +1,7 @@
 -- Inlined: a window of a calendar, like fixed.lua. The request brings the boundaries (`spans`), as
 -- `calendars.rs` writes them. The window's end is kept, because other limits than this one do not
 -- know it.
-local bounds = string.byte(spans, spans_at)
-local from_at, to_at = spans_at + 5, spans_at + bounds * 7 - 9
+local from_at, to_at = spans_at + 6, spans_at + unpack_bytes('<I2', spans, spans_at) * 7 - 8
 spans_at = to_at + 14
 local begin, over, x
 if unpack_bytes('<I7', spans, from_at) > now then missing = missing or now end

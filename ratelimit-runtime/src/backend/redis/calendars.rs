@@ -15,8 +15,9 @@ pub(super) const FLAGS_AT: usize = 3;
 /// How often a request is sent again with other boundaries. The second time is for a server whose
 /// clock is elsewhere, the third for bookings far ahead of it.
 pub(super) const TRIES: usize = 4;
-/// The most boundaries of a calendar in a request.
-const MOST: usize = 250;
+/// The most boundaries of a calendar in a request: days for more than ten years. More than a few
+/// are needed only while permits are booked that far ahead.
+const MOST: usize = 4_000;
 /// Bytes of a test's time, which comes last.
 const TEST_TIME: usize = 7;
 
@@ -43,14 +44,13 @@ pub(super) fn append(
                 return None;
             }
         }
-        // At most `MOST` + 1.
-        bytes.push(boundaries.len().to_le_bytes()[0]);
+        bytes.extend_from_slice(&u16::try_from(boundaries.len()).ok()?.to_le_bytes());
         bytes.extend_from_slice(&calendar.bits().to_le_bytes());
         for boundary in boundaries {
             bytes.extend_from_slice(&(boundary / 1_000).min(FAR).to_le_bytes()[..7]);
         }
     }
-    let length = u16::try_from(bytes.len() - start).ok()?;
+    let length = u32::try_from(bytes.len() - start).ok()?;
     bytes.extend_from_slice(&length.to_le_bytes());
     Some(())
 }
@@ -80,13 +80,14 @@ pub(super) fn widened(request: &[u8], reply: &[u8]) -> Option<Result<Vec<u8>, Ba
 fn with_boundaries(request: &[u8], from: u64, until: u64) -> Option<Vec<u8>> {
     let is_tested = request.get(FLAGS_AT)? & TESTED != 0;
     let (rest, test_time) = request.split_at_checked(request.len() - if is_tested { TEST_TIME } else { 0 })?;
-    let (rest, length) = rest.split_last_chunk::<2>()?;
-    let (start, mut before) = rest.split_at_checked(rest.len().checked_sub(u16::from_le_bytes(*length).into())?)?;
+    let (rest, length) = rest.split_last_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (start, mut before) = rest.split_at_checked(rest.len().checked_sub(length)?)?;
     let mut calendars = Vec::new();
-    while let Some((boundaries, behind)) = before.split_first() {
+    while let Some((boundaries, behind)) = before.split_first_chunk::<2>() {
         let (bits, behind) = behind.split_first_chunk::<4>()?;
         calendars.push(Calendar::from_bits(u32::from_le_bytes(*bits))?);
-        before = behind.get(usize::from(*boundaries) * 7..)?;
+        before = behind.get(usize::from(u16::from_le_bytes(*boundaries)) * 7..)?;
     }
     let mut bytes = start.to_vec();
     append(&mut bytes, calendars.into_iter(), from.saturating_mul(1_000), until.saturating_mul(1_000))?;
@@ -133,13 +134,13 @@ mod tests {
             };
             let hour = DAY / 24;
             let expected = [
-                &[0, 1, 0, flags, 9, 9, 6][..],
+                &[0, 1, 0, flags, 9, 9, 6, 0][..],
                 &Calendar::DAY.bits().to_le_bytes(),
                 &boundaries(9..15, 0),
-                &[6],
+                &[6, 0],
                 &Calendar::DAY.in_zone("Etc/GMT-1").bits().to_le_bytes(),
                 &boundaries(9..15, hour),
-                &[94, 0],
+                &[96, 0, 0, 0],
                 test_time,
             ];
             assert_eq!(widened, expected.concat());
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_booking_too_far_ahead_is_an_error() {
-        let widened = widened(&request(WITH_CALENDARS, &[]), &beyond(DAY, 500 * DAY)).unwrap();
+        let widened = widened(&request(WITH_CALENDARS, &[]), &beyond(DAY, 5_000 * DAY)).unwrap();
         assert_eq!(widened.unwrap_err().kind(), BackendErrorKind::Refused);
     }
 }

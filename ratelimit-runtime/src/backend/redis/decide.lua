@@ -32,9 +32,9 @@ else
   -- The boundaries of calendars come before it. Such a request stays above the bound of the fast
   -- path.
   if asked > 16777215 then
-    local bytes = unpack_bytes('<I2', request, #request - 1)
-    spans = string.sub(request, -2 - bytes, -3)
-    request = string.sub(request, 1, -3 - bytes)
+    local bytes = unpack_bytes('<I4', request, #request - 3)
+    spans = string.sub(request, -4 - bytes, -5)
+    request = string.sub(request, 1, -5 - bytes)
   end
 end
 local pack, sub = struct.pack, string.sub
