@@ -9,9 +9,9 @@ mod expansions;
 mod lines;
 
 /// A runtime with all features.
-const ALL: Features = Features { redis: true, responses: true, tokio: true };
+const ALL: Features = Features { calendar: true, redis: true, responses: true, tokio: true };
 /// A runtime without features.
-const NONE: Features = Features { redis: false, responses: false, tokio: false };
+const NONE: Features = Features { calendar: false, redis: false, responses: false, tokio: false };
 
 /// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
 /// is `rt`.

@@ -525,13 +525,14 @@ impl Calendar {
     fn start_of(self, zone: &TimeZone, time: u64) -> Date {
         let Ok(timestamp) = Timestamp::from_nanosecond(time.into()) else { return Date::MAX };
         let mut start = self.start_by_date(zone.to_datetime(timestamp).date());
-        // Clocks that are put back over midnight show a date twice: the second time belongs to the
-        // day that had begun.
-        while first_moment(zone, self.step(start, 1)) <= time && self.step(start, 1) > start {
-            start = self.step(start, 1);
-        }
-        while first_moment(zone, start) > time && self.step(start, -1) < start {
-            start = self.step(start, -1);
+        // Clocks that are put back over midnight, by a day at most, show a date twice: the second
+        // time belongs to the day that had begun.
+        for _ in 0..2 {
+            let next = self.step(start, 1);
+            if first_moment(zone, next) > time {
+                break;
+            }
+            start = next;
         }
         start
     }
@@ -606,3 +607,6 @@ fn first_moment(zone: &TimeZone, date: Date) -> u64 {
     let nanos = moment.map_or(if date.year() < 1970 { 0 } else { i128::MAX }, Timestamp::as_nanosecond);
     u64::try_from(nanos.max(0)).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
