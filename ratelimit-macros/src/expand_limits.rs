@@ -7,7 +7,7 @@ use syn::{Expr, ExprPath};
 use crate::args::Arg;
 use crate::duration::{LONGEST, SHORTEST};
 use crate::hygiene::{Expansion, place_of, site};
-use crate::model::{Algorithm, Calendar, CalendarUnit, Limit, Limiter, Per, Permits, StartsOn};
+use crate::model::{Algorithm, Calendar, Limit, Limiter, Per, Permits, StartsOn};
 
 /// One limit: in the static, and at a call if any part of it is read there.
 pub(crate) struct LimitTokens {
@@ -83,20 +83,15 @@ impl Expansion<'_> {
     /// A limit by the calendar.
     fn calendar(&self, calendar: &Calendar, count: Value, local: &Ident) -> LimitTokens {
         let rt = &self.rt;
-        let unit = match calendar.unit {
-            CalendarUnit::Day => quote_spanned!(site()=> #rt::DAY),
-            CalendarUnit::Week => quote_spanned!(site()=> #rt::WEEK),
-            CalendarUnit::Month => quote_spanned!(site()=> #rt::MONTH),
-            CalendarUnit::Year => quote_spanned!(site()=> #rt::YEAR),
-        };
+        let at = calendar.zone.as_ref().map_or_else(site, |zone| site().located_at(zone.span()));
+        let unit = Ident::new(&calendar.unit.name().to_uppercase(), at);
         let mut fixed = match &calendar.zone {
-            None => unit,
+            None => quote_spanned!(at=> #rt::#unit),
             // The compiler looks the zone up, as an item so that `cargo check` does so too.
             Some(zone) => {
-                let at = site().located_at(zone.span());
                 let rt = self.runtime(at);
                 quote_spanned!(at=> {
-                    const __ZONED: #rt::Calendar = #unit.in_zone(#zone);
+                    const __ZONED: #rt::Calendar = #rt::#unit.in_zone(#zone);
                     __ZONED
                 })
             }
@@ -108,7 +103,7 @@ impl Expansion<'_> {
         let day = calendar.starts_on.as_ref().map(|day| self.day_of_month(day, local));
         let is_fixed = day.as_ref().is_none_or(|day| day.fixed.is_some());
         if let Some(day) = day.as_ref().and_then(|day| day.fixed.as_ref()) {
-            fixed = quote_spanned!(site()=> #fixed.starts_on(#day));
+            fixed = quote_spanned!(site()=> #rt::starting_on(#fixed, #day));
         }
         let current = match &day {
             Some(Value { fixed: None, current, .. }) => quote_spanned!(site()=> #rt::starting_on(#fixed, #current)),

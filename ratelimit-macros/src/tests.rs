@@ -93,6 +93,8 @@ fn unreadable_arguments_are_not_reported_missing() {
 fn missing_features_are_named() {
     let redis = mistakes("count = 1, per = \"1s\", backend = redis", FUNCTION, NONE);
     assert!(matches!(redis.as_slice(), [message] if message.contains("`redis`")), "{redis:?}");
+    let calendar = mistakes("count = 1, calendar = \"day\", algorithm = fixed_window", FUNCTION, NONE);
+    assert!(matches!(calendar.as_slice(), [message] if message.contains("`calendar`")), "{calendar:?}");
     let tokio = mistakes("count = 1, per = \"1s\", wait", "async fn call() {}", NONE);
     assert!(matches!(tokio.as_slice(), [message] if message.contains("`tokio`")), "{tokio:?}");
     assert!(mistakes("count = 1, per = \"1s\", wait", "fn call() {}", NONE).is_empty());

@@ -71,8 +71,8 @@ pub mod v1 {
             Limit::of_calendar(count, calendar)
         }
 
-        /// The same months from a day on that is read at each call. One out of range is moved to the
-        /// nearest.
+        /// The same months from a day on that the attribute has checked, or that is read at each
+        /// call. One out of range is moved to the nearest.
         pub const fn starting_on(calendar: Calendar, day: u8) -> Calendar {
             calendar.starting_near(day)
         }

@@ -161,7 +161,7 @@ fn time_in(calendar: Calendar) -> impl Strategy<Value = u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
     #[test]
     fn bounds_are_those_of_a_calendar_walked_day_by_day(
