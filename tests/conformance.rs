@@ -9,12 +9,12 @@ use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use ratelimit_runtime::{
-    Algorithm, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded,
-    RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, test_util,
+    Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded,
+    RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
@@ -99,6 +99,9 @@ mod annotated {
             [count = limit.count(), per = limit.per(), algorithm = token_bucket, key = key, cost = cost];
         read_fixed(limit: Limit, key: &str, cost: u32)
             [count = limit.count(), per = limit.per(), algorithm = fixed_window, key = key, cost = cost];
+        read_month(limit: Limit, key: &str, cost: u32)
+            [count = limit.count(), calendar = "month", starts_on = limit.calendar().map_or(1, |month| month.first_day()),
+             algorithm = fixed_window, key = key, cost = cost];
     }
 }
 
@@ -165,6 +168,7 @@ impl Subject {
         let limits = self.limits.borrow();
         match (form, &limits[..], cost) {
             (Form::Read, [limit], _) if limit.burst() == limit.count() => match limit.algorithm() {
+                _ if limit.calendar().is_some() => annotated!(is_async, read_month(*limit, key, cost)),
                 Algorithm::TokenBucket => annotated!(is_async, read_bucket(*limit, key, cost)),
                 Algorithm::FixedWindow => annotated!(is_async, read_fixed(*limit, key, cost)),
                 _ => annotated!(is_async, read_window(*limit, key, cost)),
@@ -410,6 +414,103 @@ mod scenarios {
         clock.advance(Duration::from_micros(1));
         assert_eq!(subject.admitted("a", 3), 2);
         assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(SECOND));
+    }
+
+    /// The clock, `before` the time that is this many seconds after 1970.
+    fn clock_at(seconds: u64, before: Duration) -> test_util::TestClock {
+        test_util::pause_at(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds) - before)
+    }
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const TICK: Duration = Duration::from_micros(1);
+
+    pub(super) fn a_calendar_follows_the_clocks_of_its_zone(stage: &Stage) {
+        let berlin = Calendar::DAY.in_zone("Europe/Berlin");
+        for (calendar, begin, hours) in [
+            // Clocks skip an hour, and repeat one.
+            (berlin, 1_774_738_800, 23),
+            (berlin, 1_792_879_200, 25),
+            // Midnight is skipped.
+            (Calendar::DAY.in_zone("Asia/Beirut"), 1_743_285_600, 23),
+            (Calendar::WEEK.in_zone("America/New_York").week_starts(Weekday::Sunday), 1_793_505_600, 7 * 24 + 1),
+            // From 31 January to 28 February.
+            (Calendar::MONTH.starts_on(31), 1_801_353_600, 28 * 24),
+            (Calendar::YEAR.in_zone("Europe/Berlin"), 1_798_758_000, 365 * 24),
+        ] {
+            let subject = stage.subject(&[Limit::per_calendar(3, calendar)]);
+            let clock = clock_at(begin, TICK);
+            assert_eq!(subject.admitted("a", 9), 3, "{calendar}");
+            assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(TICK), "{calendar}");
+            clock.advance(TICK);
+            assert_eq!(subject.check("a", 2).unwrap().remaining(), 1, "{calendar}");
+            assert_eq!(subject.check("a", 2).unwrap_err().retry_after(), Some(hours * HOUR), "{calendar}");
+            assert_eq!(subject.peek("a", 1).unwrap().reset_after(), hours * HOUR, "{calendar}");
+            clock.advance(hours * HOUR - TICK);
+            assert_eq!(subject.admitted("a", 9), 1, "{calendar}");
+            clock.advance(TICK);
+            assert_eq!(subject.admitted("a", 9), 3, "{calendar}");
+        }
+    }
+
+    pub(super) fn calls_wait_for_the_next_windows_of_a_calendar(stage: &Stage) {
+        let calendar = Calendar::DAY.in_zone("Europe/Berlin");
+        let subject = stage.subject(&[Limit::per_calendar(2, calendar), Limit::new(100, MINUTE)]);
+        // From the day before clocks skip an hour.
+        let clock = clock_at(1_774_738_800, HOUR);
+        let start = clock.now();
+        let mut times = Vec::new();
+        for _ in 0..7 {
+            let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
+            times.push((clock.now() - start) / 3_600_000_000_000);
+        }
+        assert_eq!(times, [0, 0, 1, 1, 24, 24, 48]);
+        let exceeded = subject.wait_at_most("a", 2, HOUR).unwrap_err();
+        assert_eq!(exceeded.retry_after(), Some(24 * HOUR));
+    }
+
+    pub(super) fn a_month_may_start_on_another_day(stage: &Stage) {
+        let month = |day| Limit::per_calendar(3, Calendar::MONTH.starts_on(day));
+        let subject = stage.subject(&[month(1)]);
+        // Noon of 20 January 2027.
+        let clock = clock_at(1_800_446_400, Duration::ZERO);
+        let (noon, days) = (12 * HOUR, |days: u32| days * 24 * HOUR);
+        let until = |subject: &Subject| subject.check("a", 1).unwrap_err().retry_after();
+        assert_eq!(subject.admitted("a", 9), 3);
+        assert_eq!(until(&subject), Some(days(11) + noon));
+        // What was taken counts on in the window that contains it.
+        subject.set_limits(&[month(15)]);
+        assert_eq!(until(&subject), Some(days(25) + noon));
+        subject.set_limits(&[month(25)]);
+        assert_eq!(until(&subject), Some(days(4) + noon));
+        clock.advance(days(4) + noon);
+        assert_eq!(subject.admitted("a", 9), 3);
+        // Since 15 January the same three count, which were taken on the 25th.
+        subject.set_limits(&[month(15)]);
+        assert_eq!(until(&subject), Some(days(21)));
+        // And a limit without a calendar counts them until its own window ends.
+        if !subject.is_read() {
+            subject.set_limits(&[Limit::per_day(4).with_algorithm(Algorithm::FixedWindow)]);
+            assert_eq!(subject.admitted("a", 9), 1);
+            subject.set_limits(&[month(15)]);
+            assert_eq!(subject.admitted("a", 9), 0);
+        }
+    }
+
+    pub(super) fn random_traces_by_the_calendar_are_what_a_full_log_says(stage: &Stage) {
+        let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(12) };
+        let mut runner = proptest::test_runner::TestRunner::new(config);
+        let zones = prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("Asia/Beirut"), Just("America/St_Johns")];
+        let units = prop_oneof![
+            3 => Just(Calendar::DAY),
+            1 => Just(Calendar::WEEK.week_starts(Weekday::Saturday)),
+            2 => (1_u8..=31).prop_map(|day| Calendar::MONTH.starts_on(day)),
+        ];
+        let calendar =
+            (1_u32..=64, zones, units).prop_map(|(count, zone, unit)| Limit::per_calendar(count, unit.in_zone(zone)));
+        let limits = (calendar.clone(), prop::collection::vec(prop_oneof![calendar, limit()], 0..=2))
+            .prop_map(|(first, others)| [vec![first], others].concat());
+        let trace = (limits, prop::collection::vec(step(), 1..40));
+        runner.run(&trace, |(limits, steps)| follow(stage, &limits, &steps)).unwrap();
     }
 
     pub(super) fn several_limits_are_charged_together_or_not_at_all(stage: &Stage) {
@@ -1031,6 +1132,9 @@ macro_rules! staged_in_common {
                 a_call_that_waits_waits_for_the_end_of_a_block,
                 a_ban_lasts_as_long_as_it_says,
                 limits_changed_at_run_time_judge_what_is_on_record,
+                a_calendar_follows_the_clocks_of_its_zone,
+                calls_wait_for_the_next_windows_of_a_calendar,
+                a_month_may_start_on_another_day,
                 $($other,)*
             ]
         }
@@ -1047,17 +1151,18 @@ macro_rules! conformance_while_no_time_passes {
 
 macro_rules! conformance {
     ($($backend:ident: $make:expr;)*) => {
-        conformance_while_no_time_passes! { $($backend: $make, random_traces_are_what_a_full_log_says;)* }
+        conformance_while_no_time_passes! { $($backend: $make, random_traces_are_what_a_full_log_says,
+            random_traces_by_the_calendar_are_what_a_full_log_says;)* }
     };
 }
 
 conformance_while_no_time_passes! {
     memory: MemoryBackend::new().into_backend(),
-        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group,
-        random_blocks_and_bans_are_what_a_full_log_says;
+        random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
+        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says;
     users_own: Shelf::default().into_backend(),
-        random_traces_are_what_a_full_log_says, a_large_window_is_off_by_less_than_a_group,
-        random_blocks_and_bans_are_what_a_full_log_says;
+        random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
+        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says;
     // A kept denial tells the kind that it was.
     redis_asked_each_time: plain(redis().denial_cache(false)),
         random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says;
@@ -1102,6 +1207,7 @@ mod memory_by_attribute {
             random_blocks_and_bans_are_what_a_full_log_says,
             hostile_keys_are_keys_like_others,
             random_traces_are_what_a_full_log_says,
+            random_traces_by_the_calendar_are_what_a_full_log_says,
             a_wait_forgets_no_live_permit,
             a_large_window_is_off_by_less_than_a_group,
         ]
@@ -1111,6 +1217,7 @@ mod memory_by_attribute {
         unkeyed: memory(), front(Form::Unkeyed, false), front(Form::Unkeyed, true), [
             random_blocks_and_bans_are_what_a_full_log_says,
             random_traces_are_what_a_full_log_says,
+            random_traces_by_the_calendar_are_what_a_full_log_says,
             a_wait_forgets_no_live_permit,
             a_large_window_is_off_by_less_than_a_group,
         ]
@@ -1122,6 +1229,7 @@ mod memory_by_attribute {
             the_window_slides,
             a_fixed_window_begins_at_a_multiple_of_its_period,
             limits_changed_at_run_time_judge_what_is_on_record,
+            a_month_may_start_on_another_day,
             hostile_keys_are_keys_like_others,
             random_traces_are_what_a_full_log_says,
             a_large_window_is_off_by_less_than_a_group,

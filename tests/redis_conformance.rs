@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
-use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
+use ratelimit_runtime::{Algorithm, Backoff, Calendar, Limit, RedisBackend, Weekday};
 use ratelimit_tests::oracle::nanos;
 use ratelimit_tests::{RedisServer, bookkeeping};
 
@@ -435,6 +435,45 @@ fn windows_full_of_bookings_and_holes_are_answered_as_in_memory() {
         },
     );
     proptest!(cases(24), |(limits in limits, steps in runs)| {
+        let compared = compare(&backend, &limits, None, &steps);
+        prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
+    });
+}
+
+/// Calendars, whose windows begin when clocks change, alone and beside other limits.
+#[test]
+fn calendars_are_answered_as_in_memory() {
+    const HOUR: u64 = 3_600_000_000;
+    let backend = backend();
+    let zones = prop_oneof![Just("UTC"), Just("Europe/Berlin"), Just("Asia/Beirut"), Just("Australia/Lord_Howe")];
+    let calendars = (zones, 1_u8..=31).prop_flat_map(|(zone, day)| {
+        prop_oneof![
+            3 => Just(Calendar::DAY),
+            1 => Just(Calendar::WEEK.week_starts(Weekday::Sunday)),
+            2 => Just(Calendar::MONTH.starts_on(day)),
+            1 => Just(Calendar::YEAR),
+        ]
+        .prop_map(move |calendar| calendar.in_zone(zone))
+    });
+    let limits = || {
+        let calendar = (1_u32..=8, calendars.clone()).prop_map(|(count, of)| Limit::per_calendar(count, of));
+        prop::collection::vec(prop_oneof![4 => calendar, 1 => limits_of(24 * HOUR)], 1..=3)
+    };
+    let costs = || prop_oneof![8 => Just(1_u32), 1 => 0_u32..=9];
+    let waits = || prop_oneof![6 => Just(0), 2 => 0..=30 * HOUR, 1 => 0..=900 * HOUR, 1 => Just(FOREVER)];
+    let times = || prop_oneof![4 => 0..=30 * HOUR, 1 => 0..=900 * HOUR, 1 => 0..=9_000 * HOUR];
+    let steps = prop_oneof![
+        12 => (costs(), waits()).prop_map(|(cost, max_wait)| Step::Take { cost, max_wait }),
+        3 => (costs(), waits()).prop_map(|(cost, max_wait)| Step::Peek { cost, max_wait }),
+        3 => any::<usize>().prop_map(Step::GiveBack),
+        1 => Just(Step::GiveBack(NEWEST)),
+        6 => times().prop_map(Step::Forwards),
+        1 => times().prop_map(Step::Backwards),
+        1 => limits().prop_map(Step::Change),
+    ];
+    let traces = (limits(), prop::collection::vec(steps, 1..60), any::<bool>());
+    proptest!(cases(300), |((limits, mut steps, clock_back) in traces)| {
+        steps.retain(|step| !matches!((step, clock_back), (Step::Backwards(_), false) | (Step::Change(_), true)));
         let compared = compare(&backend, &limits, None, &steps);
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });

@@ -14,6 +14,10 @@ use crate::suggest::{listed, nearest, nearest_three};
 const NAMES: &[&str] = &[
     "count",
     "per",
+    "calendar",
+    "zone",
+    "week_starts",
+    "starts_on",
     "key",
     "algorithm",
     "burst",
@@ -39,7 +43,7 @@ const NAMES: &[&str] = &[
     "allow",
     "crate",
 ];
-const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
+const LIMIT_NAMES: &[&str] = &["count", "per", "calendar", "zone", "week_starts", "starts_on", "algorithm", "burst"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
 const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 
@@ -59,6 +63,12 @@ const SYNONYMS: &[(&str, &str)] = &[
     ("duration", "per"),
     ("every", "per"),
     ("time", "per"),
+    ("timezone", "zone"),
+    ("time_zone", "zone"),
+    ("tz", "zone"),
+    ("week_start", "week_starts"),
+    ("first_day", "starts_on"),
+    ("billing_day", "starts_on"),
     ("by", "key"),
     ("key_func", "key"),
     ("algo", "algorithm"),
@@ -147,6 +157,10 @@ pub(crate) struct Args {
 pub(crate) struct LimitArgs {
     pub(crate) count: Option<Arg<Expr>>,
     pub(crate) per: Option<Arg<Expr>>,
+    pub(crate) calendar: Option<Arg<Expr>>,
+    pub(crate) zone: Option<Arg<Expr>>,
+    pub(crate) week_starts: Option<Arg<Expr>>,
+    pub(crate) starts_on: Option<Arg<Expr>>,
     pub(crate) algorithm: Option<Arg<Expr>>,
     pub(crate) burst: Option<Arg<Expr>>,
     pub(crate) unread: Unread,
@@ -327,6 +341,10 @@ impl LimitArgs {
         let slot = match name.to_string().as_str() {
             "count" => &mut self.count,
             "per" => &mut self.per,
+            "calendar" => &mut self.calendar,
+            "zone" => &mut self.zone,
+            "week_starts" => &mut self.week_starts,
+            "starts_on" => &mut self.starts_on,
             "algorithm" => &mut self.algorithm,
             _ => &mut self.burst,
         };
@@ -437,6 +455,10 @@ fn example(name: &Ident) -> &'static str {
     match name.to_string().as_str() {
         "count" => "count = 100",
         "per" => "per = \"1s\"",
+        "calendar" => "calendar = \"month\"",
+        "zone" => "zone = \"Europe/Berlin\"",
+        "week_starts" => "week_starts = sunday",
+        "starts_on" => "starts_on = 15",
         "key" => "key = user_id",
         "algorithm" => "algorithm = token_bucket",
         "burst" => "burst = 20",

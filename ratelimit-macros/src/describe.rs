@@ -7,7 +7,7 @@ use syn::{Expr, Lit};
 use crate::args::{Arg, bare};
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
-use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, Wait};
+use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};
 use crate::suggest::listed;
 
 /// Whether the docs get the line: not with `docs = false`.
@@ -97,6 +97,20 @@ fn period(per: &Per, item: &Item) -> String {
     match per {
         Per::Literal(_, per) => format!("per {per}"),
         Per::Constant(_) => "in a fixed period".to_owned(),
+        Per::Calendar(calendar) => {
+            let zone = calendar.zone.as_ref().map_or_else(|| "UTC".to_owned(), syn::LitStr::value);
+            let from = match (&calendar.starts_on, calendar.week_starts) {
+                (Some(StartsOn::Literal(day)), _) => format!(" from day {day}"),
+                (Some(StartsOn::Constant(_)), _) => " from a fixed day".to_owned(),
+                (Some(StartsOn::Read(arg)), _) => match arguments(&arg.value, item) {
+                    Some(argument) => format!(" from day {argument}"),
+                    None => " from a varying day".to_owned(),
+                },
+                (None, Some(day)) => format!(" from {day}"),
+                (None, None) => String::new(),
+            };
+            format!("per calendar {}{from} ({zone})", calendar.unit.name())
+        }
         Per::Read(arg) => match arguments(&arg.value, item) {
             Some(argument) => format!("per {argument}"),
             None => "in a varying period".to_owned(),

@@ -7,7 +7,7 @@ use syn::{Expr, ExprPath};
 use crate::args::Arg;
 use crate::duration::{LONGEST, SHORTEST};
 use crate::hygiene::{Expansion, place_of, site};
-use crate::model::{Algorithm, Limit, Limiter, Per, Permits};
+use crate::model::{Algorithm, Calendar, Limit, Limiter, Per, Permits, StartsOn};
 
 /// One limit: in the static, and at a call if any part of it is read there.
 pub(crate) struct LimitTokens {
@@ -41,6 +41,9 @@ impl Expansion<'_> {
             .enumerate()
             .map(|(index, limit)| {
                 let count = self.permits(&limit.count, &local("count", index));
+                if let Per::Calendar(calendar) = &limit.per {
+                    return self.calendar(calendar, count, &local("starts_on", index));
+                }
                 let per = self.per(&limit.per, &local("per", index));
                 let burst = limit.burst.as_ref().map(|burst| self.permits(burst, &local("burst", index)));
                 let algorithm = match limit.algorithm {
@@ -75,6 +78,71 @@ impl Expansion<'_> {
                 LimitTokens { template, current, lets, is_read: reads_count || reads_per }
             })
             .collect()
+    }
+
+    /// A limit by the calendar.
+    fn calendar(&self, calendar: &Calendar, count: Value, local: &Ident) -> LimitTokens {
+        let rt = &self.rt;
+        let at = calendar.zone.as_ref().map_or_else(site, |zone| site().located_at(zone.span()));
+        let unit = Ident::new(&calendar.unit.name().to_uppercase(), at);
+        let mut fixed = match &calendar.zone {
+            None => quote_spanned!(at=> #rt::#unit),
+            // The compiler looks the zone up, as an item so that `cargo check` does so too.
+            Some(zone) => {
+                let rt = self.runtime(at);
+                quote_spanned!(at=> {
+                    const __ZONED: #rt::Calendar = #rt::#unit.in_zone(#zone);
+                    __ZONED
+                })
+            }
+        };
+        if let Some(day) = calendar.week_starts {
+            let day = Ident::new(&day.to_uppercase(), site());
+            fixed = quote_spanned!(site()=> #fixed.week_starts(#rt::#day));
+        }
+        let day = calendar.starts_on.as_ref().map(|day| self.day_of_month(day, local));
+        let is_fixed = day.as_ref().is_none_or(|day| day.fixed.is_some());
+        if let Some(day) = day.as_ref().and_then(|day| day.fixed.as_ref()) {
+            fixed = quote_spanned!(site()=> #rt::starting_on(#fixed, #day));
+        }
+        let current = match &day {
+            Some(Value { fixed: None, current, .. }) => quote_spanned!(site()=> #rt::starting_on(#fixed, #current)),
+            _ => fixed.clone(),
+        };
+        let is_read = count.fixed.is_none() || !is_fixed;
+        let one = quote_spanned!(site()=> 1);
+        let first = count.fixed.as_ref().unwrap_or(&one);
+        let mut template = quote_spanned!(site()=> .limit(#rt::calendar(#first, #fixed)));
+        if is_read {
+            template.extend(quote_spanned!(site()=> .reads_count()));
+        }
+        let count_now = &count.current;
+        let current = quote_spanned!(site()=> #rt::calendar(#count_now, #current));
+        let mut lets = count.lets;
+        lets.extend(day.map(|day| day.lets));
+        LimitTokens { template, current, lets, is_read }
+    }
+
+    fn day_of_month(&self, day: &StartsOn, local: &Ident) -> Value {
+        match day {
+            StartsOn::Literal(day) => {
+                let day = Literal::u8_unsuffixed(*day).into_token_stream();
+                Value { fixed: Some(day.clone()), current: day, lets: TokenStream::new() }
+            }
+            StartsOn::Read(arg) => read("u8", arg, local),
+            StartsOn::Constant(arg) => {
+                let Arg { name, value } = arg;
+                let at = place_of(value);
+                let message = "`starts_on` is a day of the month, from 1 to 31";
+                let u8 = primitive("u8", name.span());
+                if scope(value) == Scope::Module {
+                    let test = quote_spanned!(at=> __VALUE >= 1 && __VALUE <= 31);
+                    let value = checked_item(value, &u8, &test, message);
+                    return Value { fixed: Some(value.clone()), current: value, lets: TokenStream::new() };
+                }
+                checked_inline(value, local, &u8, &quote_spanned!(at=> __value >= 1 && __value <= 31), message)
+            }
+        }
     }
 
     /// `count` or `burst`.
@@ -135,6 +203,8 @@ impl Expansion<'_> {
                 let per = quote_spanned!(site()=> #rt::per(#nanos));
                 Value { fixed: Some(per.clone()), current: per, lets: TokenStream::new() }
             }
+            // Made into tokens as a whole, see `calendar`.
+            Per::Calendar(_) => Value { fixed: None, current: TokenStream::new(), lets: TokenStream::new() },
             Per::Read(arg) => read_as(&duration(&arg.name), arg, local),
             Per::Constant(arg) => {
                 let Arg { name, value } = arg;

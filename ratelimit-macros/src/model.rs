@@ -2,7 +2,7 @@
 //! free of contradictions by construction.
 
 use proc_macro2::Ident;
-use syn::{Expr, ExprPath};
+use syn::{Expr, ExprPath, LitStr};
 
 use crate::args::Arg;
 use crate::shape::Shape;
@@ -10,6 +10,7 @@ use crate::shape::Shape;
 /// The features of the runtime that matter to the attribute.
 #[derive(Clone, Copy)]
 pub(crate) struct Features {
+    pub(crate) calendar: bool,
     pub(crate) redis: bool,
     pub(crate) tokio: bool,
     /// A web framework's responses are supported.
@@ -18,6 +19,7 @@ pub(crate) struct Features {
 
 impl Features {
     pub(crate) const ENABLED: Features = Features {
+        calendar: cfg!(feature = "calendar"),
         redis: cfg!(feature = "redis"),
         tokio: cfg!(feature = "tokio"),
         responses: cfg!(feature = "responses"),
@@ -118,6 +120,44 @@ pub(crate) enum Per {
     /// The nanoseconds, and the text as written.
     Literal(u64, String),
     Constant(Arg<ExprPath>),
+    Read(Arg<Expr>),
+    Calendar(Calendar),
+}
+
+/// The windows of a calendar.
+pub(crate) struct Calendar {
+    pub(crate) unit: CalendarUnit,
+    /// The name of a time zone, which the runtime knows or not.
+    pub(crate) zone: Option<LitStr>,
+    /// A day of the week, in lower case.
+    pub(crate) week_starts: Option<&'static str>,
+    pub(crate) starts_on: Option<StartsOn>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum CalendarUnit {
+    Day,
+    Week,
+    Month,
+    Year,
+}
+
+impl CalendarUnit {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            CalendarUnit::Day => "day",
+            CalendarUnit::Week => "week",
+            CalendarUnit::Month => "month",
+            CalendarUnit::Year => "year",
+        }
+    }
+}
+
+/// A day of the month.
+pub(crate) enum StartsOn {
+    Literal(u8),
+    Constant(Arg<ExprPath>),
+    /// Read at each call.
     Read(Arg<Expr>),
 }
 

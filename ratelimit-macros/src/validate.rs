@@ -9,12 +9,14 @@ use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
-use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Permits, Settle};
+use crate::model::{
+    Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Per, Permits, Settle,
+};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
 use crate::values::{
-    algorithm, backend, backoff, ban, copy, cost, name, on_backend_error, pause_max, per, permit, permits, runtime,
-    wait,
+    algorithm, backend, backoff, ban, calendar, copy, cost, name, on_backend_error, pause_max, per, permit, permits,
+    runtime, wait,
 };
 
 /// The most limits that a limiter holds.
@@ -168,9 +170,9 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
         return;
     }
     let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
-    read.extend([&args.limit.count, &args.limit.per]);
+    read.extend([&args.limit.count, &args.limit.per, &args.limit.starts_on]);
     for limit in &args.limits {
-        read.extend([&limit.value.count, &limit.value.per]);
+        read.extend([&limit.value.count, &limit.value.per, &limit.value.starts_on]);
     }
     for arg in read {
         let Some(arg) = arg else { continue };
@@ -188,11 +190,8 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
 /// mistake.
 fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
     let limit = &args.limit;
-    let excluded = present(&[
-        limit.count.as_ref().map(|arg| &arg.name),
-        limit.per.as_ref().map(|arg| &arg.name),
-        limit.algorithm.as_ref().map(|arg| &arg.name),
-        limit.burst.as_ref().map(|arg| &arg.name),
+    let mut excluded = of_limit(limit);
+    excluded.extend(present(&[
         args.limits.first().map(|arg| &arg.name),
         args.name.as_ref().map(|arg| &arg.name),
         args.backend.as_ref().map(|arg| &arg.name),
@@ -200,7 +199,7 @@ fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
         args.ban.as_ref().map(|arg| &arg.name),
         args.on_backend_error.as_ref().map(|arg| &arg.name),
         args.dry_run.as_ref().map(|arg| &arg.name),
-    ]);
+    ]));
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
         errors.at(first.span(), format!("`limiter` has its own {names}: remove {names} here, or `limiter`"));
@@ -208,7 +207,7 @@ fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
 }
 
 fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Own> {
-    let limits = limits(args, errors);
+    let limits = limits(args, features, errors);
     let name = args.name.as_ref().and_then(|arg| name(arg, errors));
     let backend = args.backend.as_ref().and_then(|arg| backend(arg, item, features, errors));
     let on_backend_error = args.on_backend_error.as_ref().and_then(|arg| on_backend_error(arg, errors));
@@ -223,16 +222,14 @@ fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -
     Some(Own { name, limits: limits?, backend, on_backend_error, penalty, dry_run: args.dry_run.is_some() })
 }
 
-fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
+fn limits(args: &Args, features: Features, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
     if args.limits.is_empty() {
         if args.unread.may_be("limit") || args.unread.may_be("limiter") {
             return None;
         }
-        return limit(&args.limit, None, &args.unread, errors).map(|limit| vec![limit]);
+        return limit(&args.limit, None, &args.unread, features, errors).map(|limit| vec![limit]);
     }
-    let top = &args.limit;
-    let excluded =
-        present(&[&top.count, &top.per, &top.algorithm, &top.burst].map(|arg| arg.as_ref().map(|arg| &arg.name)));
+    let excluded = of_limit(&args.limit);
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
         errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside of each `limit(..)`"));
@@ -245,7 +242,7 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
     }
     let mut limits = Some(Vec::new());
     for arg in &args.limits {
-        let limit = limit(&arg.value, Some(&arg.name), &arg.value.unread, errors);
+        let limit = limit(&arg.value, Some(&arg.name), &arg.value.unread, features, errors);
         limits = limits.zip(limit).map(|(mut limits, limit)| {
             limits.push(limit);
             limits
@@ -255,14 +252,21 @@ fn limits(args: &Args, errors: &mut Diagnostics) -> Option<Vec<Limit>> {
 }
 
 /// One limit: from `limit(..)`, named by `of`, or from the top level.
-fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Diagnostics) -> Option<Limit> {
+fn limit(
+    args: &LimitArgs,
+    of: Option<&Ident>,
+    unread: &Unread,
+    features: Features,
+    errors: &mut Diagnostics,
+) -> Option<Limit> {
     let place = match of {
         Some(_) => "`limit(..)`",
         None => "`#[rate_limit]`",
     };
     let span = of.map_or_else(Span::call_site, Ident::span);
     let has = |arg: &Option<Arg<Expr>>, name: &str| arg.is_some() || unread.may_be(name);
-    match (has(&args.count, "count"), has(&args.per, "per")) {
+    let has_calendar = has(&args.calendar, "calendar");
+    match (has(&args.count, "count"), has(&args.per, "per") || has_calendar) {
         (true, true) => {}
         (false, false) => {
             errors.at(span, format!("{place} needs a `count` and a `per`: write `count = 100, per = \"1s\"`"));
@@ -272,8 +276,9 @@ fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Dia
             errors.at(span, "a `count` needs the time in which it is allowed: add `per = \"1s\"`");
         }
         (false, true) => {
-            let span = args.per.as_ref().map_or(span, |arg| arg.name.span());
-            errors.at(span, "a `per` needs the number of calls that it allows: add `count = 100`");
+            let arg = args.per.as_ref().or(args.calendar.as_ref());
+            let (span, name) = arg.map_or((span, "per".to_owned()), |arg| (arg.name.span(), arg.name.to_string()));
+            errors.at(span, format!("a `{name}` needs the number of calls that it allows: add `count = 100`"));
         }
     }
     let algorithm = match &args.algorithm {
@@ -299,7 +304,30 @@ fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Dia
         Some(burst)
     });
     let count = args.count.as_ref().and_then(|arg| permits(arg, true, errors));
-    let per = args.per.as_ref().and_then(|arg| per(arg, errors));
+    let mut per = args.per.as_ref().and_then(|arg| per(arg, errors));
+    if let Some(arg) = &args.calendar {
+        let is_fixed = algorithm == Some(Algorithm::FixedWindow) || unread.may_be("algorithm");
+        if !features.calendar {
+            let message = "`calendar` needs the feature `calendar` of `ratelimit-runtime`: enable it in Cargo.toml";
+            errors.at(arg.name.span(), message);
+        } else if args.per.is_some() {
+            let message =
+                "`calendar` beside `per`: keep `per` for windows of one length, or `calendar` for those of a time zone";
+            errors.at(arg.name.span(), message);
+        } else if let (Some(of), Some(_), false) = (&args.algorithm, algorithm, is_fixed) {
+            errors.over(&of.value, "a calendar counts in fixed windows: write `algorithm = fixed_window`");
+        } else if args.algorithm.is_none() && !is_fixed {
+            let message = "a calendar counts in fixed windows: add `algorithm = fixed_window`";
+            errors.at(arg.name.span(), message);
+        }
+        per = calendar(arg, args, errors).map(Per::Calendar);
+    } else if !has_calendar {
+        for arg in [&args.zone, &args.week_starts, &args.starts_on].into_iter().flatten() {
+            let name = &arg.name;
+            let message = format!("`{name}` is for a calendar: add `calendar = \"month\"`, or leave `{name}` out");
+            errors.at(name.span(), message);
+        }
+    }
     Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst })
 }
 
@@ -324,6 +352,13 @@ fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics)
             format!("a call that costs {cost} never fits into a `{of}` of {capacity}: lower `cost` or raise `{of}`");
         errors.over(&arg.value, message);
     }
+}
+
+/// The names of the arguments of a limit.
+fn of_limit(limit: &LimitArgs) -> Vec<&Ident> {
+    let LimitArgs { count, per, calendar, zone, week_starts, starts_on, algorithm, burst, unread: _ } = limit;
+    let arguments = [count, per, calendar, zone, week_starts, starts_on, algorithm, burst];
+    present(&arguments.map(|arg| arg.as_ref().map(|arg| &arg.name)))
 }
 
 fn present<'a>(arguments: &[Option<&'a Ident>]) -> Vec<&'a Ident> {

@@ -75,6 +75,7 @@ impl Rule {
             full,
             lasts: match limit.algorithm() {
                 Algorithm::TokenBucket => (full / units + 1).saturating_mul(step),
+                Algorithm::FixedWindow if limit.is_calendar() => limit.per_nanos() + LONGER,
                 Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
             },
             late: late(&limit, units, permit, step),
@@ -158,7 +159,53 @@ impl Rule {
         now.latest.min(now.earliest.saturating_add(self.late))
     }
 
-    /// The number of the fixed window that holds `time`. Computed without a division: the estimate
+    /// Whether the windows are a calendar's: of unequal lengths, and found by the zone's clocks.
+    #[inline]
+    pub(crate) const fn is_calendar(&self) -> bool {
+        self.limit.is_calendar()
+    }
+
+    /// The fixed window that holds `time`.
+    #[inline]
+    pub(crate) fn span(&self, time: u64) -> Span {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.limit.calendar() {
+            let (begin, end) = calendar.window(time);
+            return Span { begin, end };
+        }
+        let begin = fixed_window::begin(self.per, time);
+        Span { begin, end: begin.saturating_add(self.per) }
+    }
+
+    /// The moment that many intervals after `first`, or the last one that is not after `latest`. The
+    /// windows of a calendar are as long as they are.
+    pub(crate) fn later(&self, first: u64, interval: u64, intervals: u64, latest: u64) -> u64 {
+        if self.is_calendar() {
+            let mut at = first;
+            // At most one window a day for 366 days.
+            for _ in 0..intervals {
+                match self.span(at).end {
+                    next if next <= latest => at = next,
+                    _ => break,
+                }
+            }
+            return at;
+        }
+        let most = latest.saturating_sub(first).checked_div(interval).unwrap_or(0);
+        first.saturating_add(most.min(intervals).saturating_mul(interval))
+    }
+
+    /// When the fixed window begins that comes `windows` after the one of `time`.
+    pub(crate) fn begin_after(&self, time: u64, windows: u64) -> u64 {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.limit.calendar() {
+            return calendar.begin_after(time, windows);
+        }
+        self.window(time).saturating_add(windows).saturating_mul(self.per)
+    }
+
+    /// The number of the fixed window that holds `time`. Not for calendars, whose windows have no
+    /// numbers. Computed without a division: the estimate
     /// is short by at most two.
     #[inline]
     pub(crate) const fn window(&self, time: u64) -> u64 {
@@ -170,6 +217,18 @@ impl Rule {
         window
     }
 }
+
+/// A fixed window, in nanoseconds since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub(crate) begin: u64,
+    /// When the next window begins.
+    pub(crate) end: u64,
+}
+
+/// How much longer than usual a calendar's window can be: daylight saving time, and a zone that
+/// moves over the date line.
+const LONGER: u64 = 2 * 86_400_000_000_000;
 
 /// 2⁶⁴ divided by the golden ratio: Fibonacci hashing spreads products over the high bits.
 const FOLD: u64 = 0x9e37_79b9_7f4a_7c15;

@@ -56,6 +56,8 @@ pub(crate) fn of_limits(limits: &[Limit]) -> u64 {
         sink.word(u64::from(limit.count()) << 8 | limit.algorithm() as u64);
         sink.word(limit.burst().into());
         sink.word(limit.per_micros());
+        #[cfg(feature = "calendar")]
+        sink.word(limit.calendar().map_or(0, |calendar| calendar.bits().into()));
     }
     let [hash, _] = sink.finish();
     hash

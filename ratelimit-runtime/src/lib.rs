@@ -191,6 +191,8 @@ compile_error!(
 mod algorithm;
 #[cfg(any(feature = "tokio", feature = "redis"))]
 mod background;
+#[cfg(feature = "calendar")]
+mod calendar;
 mod clock;
 mod counts;
 mod decision;
@@ -230,6 +232,8 @@ pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{
     Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, WhenFull, set_default_backend,
 };
+#[cfg(feature = "calendar")]
+pub use calendar::{Calendar, CalendarUnit, InvalidCalendar, Weekday};
 pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 #[cfg(feature = "actix-web")]

@@ -3,6 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
+#[cfg(feature = "calendar")]
+use crate::calendar::Calendar;
+
 /// How a [`Limit`] is enforced.
 ///
 /// The default is [`SlidingWindow`](Algorithm::SlidingWindow), the only one of the three that never
@@ -32,8 +35,10 @@ pub enum Algorithm {
     TokenBucket,
     /// At most `count` per window.
     ///
-    /// Windows are aligned to the Unix epoch in UTC, so a window of one day begins at midnight UTC.
-    /// Up to twice `count` may pass around the edge of a window. State: window number and counter.
+    /// Windows are aligned to the Unix epoch in UTC, so a window of one day begins at midnight UTC,
+    /// and a window of one week (`1w`) on a Thursday, as the epoch did. For the days, weeks, months
+    /// and years of a calendar, see [`Limit::per_calendar`] (feature `calendar`). Up to twice
+    /// `count` may pass around the edge of a window. State: window number and counter.
     FixedWindow,
 }
 
@@ -74,6 +79,9 @@ pub struct Limit {
     count: u32,
     burst: u32,
     algorithm: Algorithm,
+    /// The windows of a [`FixedWindow`](Algorithm::FixedWindow), if they are a calendar's.
+    #[cfg(feature = "calendar")]
+    calendar: Option<Calendar>,
 }
 
 /// Why [`Limit::try_new`] or [`Limit::try_with_burst`] refused its values.
@@ -177,11 +185,78 @@ impl Limit {
         Limit::new(count, Duration::from_secs(86_400))
     }
 
+    /// At most `count` permits in each window of a calendar, such as a month of a time zone.
+    ///
+    /// The algorithm is [`Algorithm::FixedWindow`]: what was taken counts until the window ends.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{Calendar, Limit};
+    ///
+    /// const MONTHLY: Limit = Limit::per_calendar(1_000, Calendar::MONTH.in_zone("Europe/Berlin"));
+    /// assert_eq!(MONTHLY.to_string(), "1000 per calendar month (zone Europe/Berlin)");
+    /// ```
+    ///
+    /// # Panics
+    /// If `count` is zero (a compile error in a `const` or `static`). Use
+    /// [`Limit::try_per_calendar`] for values that are known only at run time.
+    #[cfg(feature = "calendar")]
+    #[track_caller]
+    pub const fn per_calendar(count: u32, calendar: Calendar) -> Limit {
+        match Limit::try_per_calendar(count, calendar) {
+            Ok(limit) => limit,
+            Err(error) => panic!("{}", error.message()),
+        }
+    }
+
+    /// At most `count` permits in each window of a calendar, for values that are known only at run
+    /// time.
+    ///
+    /// # Errors
+    /// [`InvalidLimit`] if `count` is zero.
+    #[cfg(feature = "calendar")]
+    pub const fn try_per_calendar(count: u32, calendar: Calendar) -> Result<Limit, InvalidLimit> {
+        if count == 0 {
+            return Err(InvalidLimit::ZeroCount);
+        }
+        Ok(Limit::of_calendar(count, calendar))
+    }
+
+    /// A calendar limit whose values the attribute has checked, or that is read at each call. A
+    /// count of zero denies.
+    #[cfg(feature = "calendar")]
+    pub(crate) const fn of_calendar(count: u32, calendar: Calendar) -> Limit {
+        let limit = Limit::clamped(count, calendar.longest(), Algorithm::FixedWindow, count);
+        Limit { calendar: Some(calendar), ..limit }
+    }
+
+    /// The windows of a [calendar limit](Limit::per_calendar).
+    #[cfg(feature = "calendar")]
+    pub const fn calendar(&self) -> Option<Calendar> {
+        self.calendar
+    }
+
+    /// Whether the windows are a calendar's.
+    #[cfg_attr(not(feature = "calendar"), expect(clippy::unused_self, reason = "there are no calendars"))]
+    #[inline]
+    pub(crate) const fn is_calendar(&self) -> bool {
+        #[cfg(feature = "calendar")]
+        return self.calendar.is_some();
+        #[cfg(not(feature = "calendar"))]
+        false
+    }
+
     /// Copied field by field to avoid a store-forwarding stall: a plain copy is written in one
     /// width and read in another when an error is built from it.
     #[inline]
     pub(crate) const fn by_parts(&self) -> Limit {
-        Limit { per_micros: self.per_micros, count: self.count, burst: self.burst, algorithm: self.algorithm }
+        Limit {
+            per_micros: self.per_micros,
+            count: self.count,
+            burst: self.burst,
+            algorithm: self.algorithm,
+            #[cfg(feature = "calendar")]
+            calendar: self.calendar,
+        }
     }
 
     /// The limit of a call that reads `count`, `per` or `burst` at each call. A count of zero
@@ -199,17 +274,31 @@ impl Limit {
             micros
         };
         #[expect(clippy::cast_possible_truncation, reason = "at most MAX_PER in microseconds, below 2^45")]
-        Limit { per_micros: per_micros as u64, count, burst, algorithm }
+        Limit::literal(count, per_micros as u64, algorithm, burst)
     }
 
     /// A limit whose values the attribute has checked. Const and free of divisions.
     pub(crate) const fn literal(count: u32, per_micros: u64, algorithm: Algorithm, burst: u32) -> Limit {
-        Limit { per_micros, count, burst, algorithm }
+        Limit {
+            per_micros,
+            count,
+            burst,
+            algorithm,
+            #[cfg(feature = "calendar")]
+            calendar: None,
+        }
     }
 
-    /// The same limit, enforced by `algorithm`. A token bucket gets a burst of `count`.
+    /// The same limit, enforced by `algorithm`. A token bucket gets a burst of `count`. A calendar
+    /// limit stays one only as a fixed window; another algorithm takes its [`per`](Limit::per).
     pub const fn with_algorithm(self, algorithm: Algorithm) -> Limit {
-        Limit { algorithm, burst: self.count, ..self }
+        Limit {
+            algorithm,
+            burst: self.count,
+            #[cfg(feature = "calendar")]
+            calendar: if matches!(algorithm, Algorithm::FixedWindow) { self.calendar } else { None },
+            ..self
+        }
     }
 
     /// The same token bucket with a capacity of `burst` permits (at least 1).
@@ -244,7 +333,8 @@ impl Limit {
         self.count
     }
 
-    /// The period: a whole number of microseconds.
+    /// The period: a whole number of microseconds. For a calendar limit the usual length of the
+    /// longest windows: 1, 7, 31 or 366 days.
     pub const fn per(&self) -> Duration {
         Duration::from_micros(self.per_micros)
     }
@@ -281,6 +371,10 @@ impl Limit {
 
 impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar {
+            return write!(f, "{} per {calendar}", self.count);
+        }
         write!(f, "{} per {}", self.count, Period(self.per()))?;
         match self.algorithm {
             Algorithm::SlidingWindow => Ok(()),

@@ -32,6 +32,52 @@ pub mod v1 {
     /// `on_backend_error = deny`.
     pub const DENY: OnBackendError = OnBackendError::Deny;
 
+    #[cfg(feature = "calendar")]
+    pub use calendars::*;
+
+    /// Limits by the calendar.
+    #[cfg(feature = "calendar")]
+    mod calendars {
+        use crate::calendar::Weekday;
+        use crate::limit::Limit;
+
+        pub use crate::calendar::Calendar;
+
+        /// `calendar = "day"`.
+        pub const DAY: Calendar = Calendar::DAY;
+        /// `calendar = "week"`.
+        pub const WEEK: Calendar = Calendar::WEEK;
+        /// `calendar = "month"`.
+        pub const MONTH: Calendar = Calendar::MONTH;
+        /// `calendar = "year"`.
+        pub const YEAR: Calendar = Calendar::YEAR;
+        /// `week_starts = monday`.
+        pub const MONDAY: Weekday = Weekday::Monday;
+        /// `week_starts = tuesday`.
+        pub const TUESDAY: Weekday = Weekday::Tuesday;
+        /// `week_starts = wednesday`.
+        pub const WEDNESDAY: Weekday = Weekday::Wednesday;
+        /// `week_starts = thursday`.
+        pub const THURSDAY: Weekday = Weekday::Thursday;
+        /// `week_starts = friday`.
+        pub const FRIDAY: Weekday = Weekday::Friday;
+        /// `week_starts = saturday`.
+        pub const SATURDAY: Weekday = Weekday::Saturday;
+        /// `week_starts = sunday`.
+        pub const SUNDAY: Weekday = Weekday::Sunday;
+
+        /// A calendar limit whose `count` the attribute has checked, or that is read at each call.
+        pub const fn calendar(count: u32, calendar: Calendar) -> Limit {
+            Limit::of_calendar(count, calendar)
+        }
+
+        /// The same months from a day on that the attribute has checked, or that is read at each
+        /// call. One out of range is moved to the nearest.
+        pub const fn starting_on(calendar: Calendar, day: u8) -> Calendar {
+            calendar.starting_near(day)
+        }
+    }
+
     /// A literal duration.
     pub const fn per(nanos: u64) -> Duration {
         Duration::from_nanos(nanos)

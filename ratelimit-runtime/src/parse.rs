@@ -1,9 +1,12 @@
-//! Limits as text, for configuration: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`.
+//! Limits as text, for configuration: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`,
+//! `1000 per calendar month zone Europe/Berlin`.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+#[cfg(feature = "calendar")]
+use crate::calendar::{CalendarUnit, InvalidCalendar, Weekday, unknown_zone};
 use crate::duration;
 use crate::limit::{Algorithm, InvalidLimit, Limit};
 use crate::suggest::{listed, nearest};
@@ -39,6 +42,9 @@ impl std::error::Error for ParseLimitError {}
 /// Reads `count/per` or `count per per`, then an optional algorithm and `burst`, with or without
 /// parentheses. Durations are written as in the attribute. Reads everything that `Display` writes.
 ///
+/// With the feature `calendar`, `calendar day`, `week`, `month` or `year` stands in place of a
+/// duration; `zone Europe/Berlin`, `week_starts sunday` and `starts_on 15` may follow.
+///
 /// ```
 /// use std::time::Duration;
 /// use ratelimit_runtime::{Algorithm, Limit};
@@ -68,6 +74,9 @@ impl FromStr for Limit {
         while let Some(word) = words.next_if(|word| !is_option(word)) {
             per.push(word);
         }
+        if let ["calendar", unit @ ..] = &per[..] {
+            return by_calendar(count, &unit.join(" "), words);
+        }
         let mut limit = Limit::try_new(count, period(&per.join(" "))?)?;
         let (mut chosen, mut burst) = (None, None);
         while let Some(word) = words.next() {
@@ -88,6 +97,85 @@ impl FromStr for Limit {
             Some(burst) => Ok(limit.try_with_burst(burst)?),
             None => Ok(limit),
         }
+    }
+}
+
+/// A limit by the calendar: the unit, then the words behind it.
+#[cfg(feature = "calendar")]
+fn by_calendar<'a>(count: u32, unit: &str, mut words: impl Iterator<Item = &'a str>) -> Result<Limit, ParseLimitError> {
+    let mut calendar = CalendarParts::default();
+    while let Some(word) = words.next() {
+        let mut value = |example: &str| {
+            words.next().ok_or_else(|| ParseLimitError::new(format!("`{word}` has no value: write `{word} {example}`")))
+        };
+        let is_given = match word {
+            "fixed_window" => false,
+            "zone" => calendar.zone.replace(value("Europe/Berlin")?.to_owned()).is_some(),
+            "week_starts" => calendar.week_starts.replace(value("sunday")?.to_owned()).is_some(),
+            "starts_on" => calendar.starts_on.replace(day(value("15")?)?).is_some(),
+            _ => {
+                let message =
+                    format!("`{word}` does not belong to a calendar: it has `zone`, `week_starts` and `starts_on`");
+                return Err(ParseLimitError::new(message));
+            }
+        };
+        if is_given {
+            return Err(ParseLimitError::new(format!("`{word}` is given twice")));
+        }
+    }
+    calendar.limit(count, unit)
+}
+
+#[cfg(not(feature = "calendar"))]
+fn by_calendar<'a>(_: u32, _: &str, _: impl Iterator<Item = &'a str>) -> Result<Limit, ParseLimitError> {
+    Err(ParseLimitError::new(NO_CALENDARS))
+}
+
+/// Why a calendar cannot be read.
+#[cfg(not(feature = "calendar"))]
+pub(crate) const NO_CALENDARS: &str = "a calendar limit needs the feature `calendar` of `ratelimit-runtime`";
+
+#[cfg(feature = "calendar")]
+fn day(text: &str) -> Result<u8, ParseLimitError> {
+    text.parse().map_err(|_| ParseLimitError::new(format!("`{text}` is no `starts_on`: it is a day from 1 to 31")))
+}
+
+/// The parts of a calendar in a configuration, besides its unit.
+#[cfg(feature = "calendar")]
+#[derive(Debug, Default)]
+pub(crate) struct CalendarParts {
+    pub(crate) zone: Option<String>,
+    pub(crate) week_starts: Option<String>,
+    pub(crate) starts_on: Option<u8>,
+}
+
+#[cfg(feature = "calendar")]
+impl CalendarParts {
+    /// The name of a part that is given.
+    #[cfg(feature = "serde")]
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        let CalendarParts { zone, week_starts, starts_on } = self;
+        let given =
+            [("zone", zone.is_some()), ("week_starts", week_starts.is_some()), ("starts_on", starts_on.is_some())];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+
+    /// The limit of these parts.
+    pub(crate) fn limit(&self, count: u32, unit: &str) -> Result<Limit, ParseLimitError> {
+        let invalid = |error: InvalidCalendar| ParseLimitError::new(error.to_string());
+        let mut calendar = CalendarUnit::named(unit).map_err(ParseLimitError::new)?.calendar();
+        if let Some(zone) = &self.zone {
+            let zoned = calendar.try_in_zone(zone);
+            calendar = zoned.map_err(|_| ParseLimitError::new(unknown_zone(zone)))?;
+        }
+        if let Some(day) = &self.week_starts {
+            let day = Weekday::named(day).map_err(ParseLimitError::new)?;
+            calendar = calendar.try_week_starts(day).map_err(invalid)?;
+        }
+        if let Some(day) = self.starts_on {
+            calendar = calendar.try_starts_on(day).map_err(invalid)?;
+        }
+        Ok(Limit::try_per_calendar(count, calendar)?)
     }
 }
 
@@ -114,7 +202,7 @@ fn is_of_number(character: char) -> bool {
 
 /// Whether `word` starts the options after the duration.
 fn is_option(word: &str) -> bool {
-    word == "burst" || word.contains('_') || matches!(word, "gcra" | "log")
+    matches!(word, "burst" | "zone") || word.contains('_') || matches!(word, "gcra" | "log")
 }
 
 fn number(text: &str, name: &str) -> Result<u32, ParseLimitError> {
@@ -148,6 +236,51 @@ mod tests {
         ] {
             assert_eq!(parsed(text), limit, "{text}");
             assert_eq!(parsed(limit), limit);
+        }
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn calendars_are_read_as_they_are_written() {
+        for (text, limit) in [
+            ("1000/calendar day", "1000 per calendar day (zone UTC)"),
+            ("5 per calendar month zone Europe/Berlin", "5 per calendar month (zone Europe/Berlin)"),
+            (
+                "5/calendar month starts_on 15 zone America/New_York",
+                "5 per calendar month (zone America/New_York, starts_on 15)",
+            ),
+            ("5/calendar week fixed_window week_starts sunday", "5 per calendar week (zone UTC, week_starts sunday)"),
+            ("5/calendar week week_starts monday", "5 per calendar week (zone UTC)"),
+            ("7 per calendar year zone Etc/GMT+5", "7 per calendar year (zone Etc/GMT+5)"),
+        ] {
+            assert_eq!(parsed(text), limit, "{text}");
+            assert_eq!(parsed(limit), limit);
+        }
+    }
+
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn mistakes_in_a_calendar_say_what_to_write() {
+        for (text, message) in [
+            ("5/calendar", "unknown calendar ``"),
+            ("5/calendar mont", "did you mean `month`?"),
+            ("5/calendar hour", "it is `day`, `week`, `month` or `year`"),
+            ("0/calendar day", "at least 1"),
+            ("5/calendar day zone", "`zone` has no value: write `zone Europe/Berlin`"),
+            ("5/calendar day zone Europe/Berlim", "did you mean `Europe/Berlin`?"),
+            ("5/calendar day zone europe/berlin", "did you mean `Europe/Berlin`?"),
+            ("5/calendar day zone +02:00", "unknown time zone `+02:00`"),
+            ("5/calendar day zone UTC zone UTC", "`zone` is given twice"),
+            ("5/calendar day starts_on 3", "for a calendar month"),
+            ("5/calendar month starts_on 32", "from 1 to 31"),
+            ("5/calendar month starts_on 300", "`300` is no `starts_on`"),
+            ("5/calendar month week_starts sunday", "for a calendar week"),
+            ("5/calendar week week_starts sundy", "did you mean `sunday`?"),
+            ("5/calendar day token_bucket", "`token_bucket` does not belong to a calendar"),
+            ("5/calendar day burst 3", "`burst` does not belong to a calendar"),
+            ("5/1d zone UTC", "unknown algorithm `zone`"),
+        ] {
+            assert!(parsed(text).starts_with("error: ") && parsed(text).contains(message), "{text}: {}", parsed(text));
         }
     }
 

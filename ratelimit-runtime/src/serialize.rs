@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_core::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
 use serde_core::ser::{Serialize, SerializeStruct, Serializer};
 
+#[cfg(feature = "calendar")]
+use crate::calendar::{Calendar, Weekday};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::limit::{Algorithm, Limit};
 use crate::parse;
@@ -54,8 +56,16 @@ impl Serialize for LimiterInfo {
 
 /// `{"count": 100, "per": 1.0, "algorithm": "token_bucket", "burst": 10}`: `per` in seconds,
 /// `burst` only for a token bucket.
+///
+/// A calendar limit is `{"count": 100, "algorithm": "fixed_window", "calendar": "month", "zone":
+/// "Europe/Berlin", "starts_on": 15}`, with `week_starts` and `starts_on` only if they are not the
+/// usual ones.
 impl Serialize for Limit {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = self.calendar() {
+            return by_calendar(self, calendar, serializer);
+        }
         let has_burst = self.algorithm() == Algorithm::TokenBucket;
         let mut fields = serializer.serialize_struct("Limit", if has_burst { 4 } else { 3 })?;
         fields.serialize_field("count", &self.count())?;
@@ -68,6 +78,28 @@ impl Serialize for Limit {
         }
         fields.end()
     }
+}
+
+#[cfg(feature = "calendar")]
+fn by_calendar<S: Serializer>(limit: &Limit, calendar: Calendar, serializer: S) -> Result<S::Ok, S::Error> {
+    let (weekday, day) = (calendar.first_weekday(), calendar.first_day());
+    let (has_weekday, has_day) = (weekday != Weekday::default(), day != 1);
+    let mut fields = serializer.serialize_struct("Limit", 4 + usize::from(has_weekday) + usize::from(has_day))?;
+    fields.serialize_field("count", &limit.count())?;
+    fields.serialize_field("algorithm", &limit.algorithm())?;
+    fields.serialize_field("calendar", calendar.unit().name())?;
+    fields.serialize_field("zone", calendar.zone())?;
+    if has_weekday {
+        fields.serialize_field("week_starts", weekday.name())?;
+    } else {
+        fields.skip_field("week_starts")?;
+    }
+    if has_day {
+        fields.serialize_field("starts_on", &day)?;
+    } else {
+        fields.skip_field("starts_on")?;
+    }
+    fields.end()
 }
 
 /// The name in the attribute: `"sliding_window"`.
@@ -125,13 +157,18 @@ impl<'de> Deserialize<'de> for Limit {
 }
 
 fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
+    #[cfg(not(feature = "calendar"))]
     const FIELDS: &[&str] = &["count", "per", "algorithm", "burst"];
+    #[cfg(feature = "calendar")]
+    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst", "calendar", "zone", "week_starts", "starts_on"];
 
     fn set<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
         if slot.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
     }
 
     let (mut count, mut per, mut algorithm, mut burst) = (None, None, None, None);
+    #[cfg(feature = "calendar")]
+    let (mut unit, mut parts) = (None, parse::CalendarParts::default());
     while let Some(name) = map.next_key::<String>()? {
         match name.as_str() {
             "count" => set(&mut count, "count", map.next_value::<u32>()?)?,
@@ -139,10 +176,34 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
             "algorithm" => set(&mut algorithm, "algorithm", map.next_value::<Algorithm>()?)?,
             // Serialized limits have a burst only for token buckets. Other formats may write null.
             "burst" => set(&mut burst, "burst", map.next_value::<Option<u32>>()?)?,
+            #[cfg(feature = "calendar")]
+            "calendar" => set(&mut unit, "calendar", map.next_value::<String>()?)?,
+            #[cfg(feature = "calendar")]
+            "zone" => set(&mut parts.zone, "zone", map.next_value::<String>()?)?,
+            #[cfg(feature = "calendar")]
+            "week_starts" => set(&mut parts.week_starts, "week_starts", map.next_value::<String>()?)?,
+            #[cfg(feature = "calendar")]
+            "starts_on" => set(&mut parts.starts_on, "starts_on", map.next_value::<u8>()?)?,
+            #[cfg(not(feature = "calendar"))]
+            "calendar" => return Err(Error::custom(parse::NO_CALENDARS)),
             other => return Err(Error::unknown_field(other, FIELDS)),
         }
     }
     let count = count.ok_or_else(|| Error::missing_field("count"))?;
+    #[cfg(feature = "calendar")]
+    if let Some(unit) = unit {
+        if per.is_some() {
+            return Err(Error::custom("a limit has a `per` or a `calendar`: leave out one of them"));
+        }
+        if algorithm.is_some_and(|algorithm| algorithm != Algorithm::FixedWindow) || burst.flatten().is_some() {
+            return Err(Error::custom("a calendar limit is a `fixed_window`, without `burst`"));
+        }
+        return parts.limit(count, &unit).map_err(Error::custom);
+    }
+    #[cfg(feature = "calendar")]
+    if let Some(name) = parts.first_given() {
+        return Err(Error::custom(format!("`{name}` is for a calendar: add `calendar`, or leave `{name}` out")));
+    }
     let per = per.ok_or_else(|| Error::missing_field("per"))?;
     let limit = Limit::try_new(count, per).map_err(Error::custom)?.with_algorithm(algorithm.unwrap_or_default());
     match burst.flatten() {

@@ -197,6 +197,8 @@ fn idle_after(limit: Limit) -> u64 {
             let full = u128::from(per) * u128::from(limit.burst()) / u128::from(limit.count().max(1));
             u64::try_from(full + full / 100_000 + 1_000_000).unwrap_or(u64::MAX)
         }
+        // The windows of a calendar can be a little longer than usual.
+        Algorithm::FixedWindow if limit.calendar().is_some() => per.saturating_add(2 * 86_400_000_000_000),
         _ => per,
     }
 }
@@ -227,7 +229,11 @@ pub(crate) fn round(with_costs: bool) -> Vec<u32> {
 pub(crate) fn with_count(candidate: &Candidate, count: u32) -> Candidate {
     let mut moved = candidate.clone();
     if let Some(limit) = moved.limits.first_mut() {
-        let mut other = Limit::try_new(count.max(1), limit.per()).unwrap_or(*limit).with_algorithm(limit.algorithm());
+        let other = match limit.calendar() {
+            Some(calendar) => Limit::try_per_calendar(count.max(1), calendar),
+            None => Limit::try_new(count.max(1), limit.per()),
+        };
+        let mut other = other.unwrap_or(*limit).with_algorithm(limit.algorithm());
         if limit.algorithm() == Algorithm::TokenBucket && limit.burst() != limit.count() {
             other = other.try_with_burst(limit.burst()).unwrap_or(other);
         }

@@ -1,8 +1,9 @@
-//! Parses and prints candidates: `100/1m`, `5 per second token_bucket burst 10`, `10/1s + 100/1m`.
+//! Parses and prints candidates: `100/1m`, `5 per second token_bucket burst 10`, `10/1s + 100/1m`,
+//! `1000/calendar month zone Europe/Berlin`.
 
 use std::time::Duration;
 
-use ratelimit_runtime::{Algorithm, Limit, MAX_LIMITS};
+use ratelimit_runtime::{Algorithm, Limit, MAX_LIMITS, ParseLimitError};
 
 /// Limits that are decided together.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +29,9 @@ impl Candidate {
 
 /// `100/1m`, with the algorithm unless it is the sliding window.
 pub(crate) fn name(limit: Limit) -> String {
+    if limit.calendar().is_some() {
+        return limit.to_string().replace(" per calendar", "/calendar").replace(['(', ')', ','], "");
+    }
     let mut name = format!("{}/{}", limit.count(), period(limit.per()));
     if limit.algorithm() != Algorithm::SlidingWindow {
         name = format!("{name} {}", limit.algorithm().name());
@@ -60,6 +64,9 @@ fn limit(text: &str) -> Result<Limit, String> {
         .or_else(|| text.split_once(" per "))
         .ok_or_else(|| format!("`{text}` is no limit: {FORM}"))?;
     let digits: String = count.chars().filter(|character| !matches!(character, '_' | ',' | ' ')).collect();
+    if rest.trim_start().starts_with("calendar") {
+        return format!("{digits}/{}", rest.trim()).parse().map_err(|error: ParseLimitError| error.to_string());
+    }
     let count = digits.parse().map_err(|_| format!("`{}` is no number of permits: {FORM}", count.trim()))?;
 
     let words: Vec<&str> = rest.split_whitespace().collect();
@@ -96,7 +103,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .split(|character: char| !character.is_alphabetic())
         .any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years"))
     {
-        return Err(format!("`{text}`: a month and a year have no fixed length: write days, as in `30d`"));
+        return Err(format!(
+            "`{text}`: a month and a year have no fixed length: write days, as in `30d`, or `calendar month`"
+        ));
     }
     let bare = !text.is_empty() && text.chars().all(char::is_alphabetic);
     let written = if bare { format!("1{text}") } else { text.to_owned() };
@@ -106,6 +115,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const CALENDARS: &str = "5/calendar day zone UTC + 90/calendar month zone Europe/Berlin starts_on 15";
 
     fn minute(count: u32) -> Limit {
         Limit::new(count, Duration::from_secs(60))
@@ -131,7 +142,7 @@ mod tests {
 
     #[test]
     fn a_name_is_read_back() {
-        for text in ["100/1m", "5/1s token_bucket burst 10 + 90/90m", "7/250ms fixed_window", "1/3d"] {
+        for text in ["100/1m", "5/1s token_bucket burst 10 + 90/90m", "7/250ms fixed_window", "1/3d", CALENDARS] {
             assert_eq!(Candidate::parse(text).expect("a limit").name(), text);
         }
     }
@@ -150,6 +161,7 @@ mod tests {
             ("5/s token_bucket burst", "does not belong"),
             ("5/s token_bucket 10", "does not belong"),
             ("1/s+1/s+1/s+1/s+1/s+1/s+1/s+1/s+1/s", "at most 8"),
+            ("5/calendar fortnight", "unknown calendar `fortnight`"),
             ("", "no limit"),
         ] {
             let message = Candidate::parse(text).expect_err(text);

@@ -1,6 +1,6 @@
 //! An oracle that judges by a limit's definition alone: a full log of admissions, and no algorithm.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ratelimit_runtime::{Algorithm, Limit};
 
@@ -29,6 +29,11 @@ impl Log {
             // `count`.
             Algorithm::SlidingWindow => sum(&mut self.0.iter().filter(|entry| at - entry.at < per)) + cost <= count,
             // No window, counted from the epoch, holds more than `count`.
+            Algorithm::FixedWindow if limit.calendar().is_some() => {
+                let window = limit.calendar().map(|calendar| calendar.window_at(time(at)));
+                let is_in = |entry: &&Entry| window.as_ref().is_some_and(|window| window.contains(&time(entry.at)));
+                sum(&mut self.0.iter().filter(is_in)) + cost <= count
+            }
             Algorithm::FixedWindow => {
                 sum(&mut self.0.iter().filter(|entry| entry.at / per == at / per)) + cost <= count
             }
@@ -73,6 +78,11 @@ impl Log {
         let taken = self.0.iter().filter(|entry| at - entry.at < per).map(|entry| u64::from(entry.cost)).sum::<u64>();
         u64::from(limit.count()).saturating_sub(taken)
     }
+}
+
+/// A time of a clock, from nanoseconds since the Unix epoch.
+fn time(nanos: u64) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_nanos(nanos)
 }
 
 /// A duration in nanoseconds.

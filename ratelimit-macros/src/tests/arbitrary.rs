@@ -31,6 +31,11 @@ const ITEMS: &[&str] = &[
 const WORDS: &[&str] = &[
     "count",
     "per",
+    "calendar",
+    "zone",
+    "week_starts",
+    "starts_on",
+    "\"month\"",
     "key",
     "cost",
     "limit",

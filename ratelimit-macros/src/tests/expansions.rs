@@ -1,4 +1,4 @@
-//! The expansion of eleven shapes of functions, meant to be read: a prologue, then the body.
+//! The expansion of twelve shapes of functions, meant to be read: a prologue, then the body.
 
 #![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them")]
 
@@ -438,6 +438,66 @@ fn a_response() {
                     }
                         .await,
                 );
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn calendars_on_a_function() {
+    check(
+        r#"limit(count = 9, calendar = "month", zone = "Europe/Berlin", starts_on = day, algorithm = fixed_window),
+           limit(count = 2, calendar = "week", week_starts = sunday, algorithm = fixed_window)"#,
+        "fn export(day: u8) -> Option<u8> { Some(day) }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = " Rate limit: 9 calls per calendar month from day `day` (Europe/Berlin) and 2 calls per calendar week from sunday (UTC); fixed window."
+            )]
+            fn export(day: u8) -> Option<u8> {
+                let __limiter = {
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                        .limit(
+                            rt::calendar(
+                                9,
+                                {
+                                    const __ZONED: rt::Calendar = rt::MONTH.in_zone("Europe/Berlin");
+                                    __ZONED
+                                },
+                            ),
+                        )
+                        .reads_count()
+                        .limit(rt::calendar(2, rt::WEEK.week_starts(rt::SUNDAY)))
+                        .limiter_here();
+                    &__LIMITER
+                };
+                let __starts_on0: ::core::primitive::u8 = day;
+                let __checked = rt::Call::new(__limiter)
+                    .limits(
+                        &[
+                            rt::calendar(
+                                9,
+                                rt::starting_on(
+                                    {
+                                        const __ZONED: rt::Calendar = rt::MONTH
+                                            .in_zone("Europe/Berlin");
+                                        __ZONED
+                                    },
+                                    __starts_on0,
+                                ),
+                            ),
+                            rt::calendar(2, rt::WEEK.week_starts(rt::SUNDAY)),
+                        ],
+                    )
+                    .check(());
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                {
+                    const _: () = ();
+                    Some(day)
+                }
             }
         "##]],
     );

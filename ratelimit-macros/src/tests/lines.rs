@@ -43,6 +43,15 @@ fn it_states_the_limit_in_words() {
             r#"count = 1, per = "1s", wait = "2s", dry_run, exempt_when = user == 0 || !ok(user)"#,
             "Rate limit: 1 call per 1s; sliding window; waits at most 2s; some calls are exempt; counted, not enforced.",
         ),
+        (
+            r#"count = 9, calendar = "month", zone = "Europe/Berlin", starts_on = user, algorithm = fixed_window"#,
+            "Rate limit: 9 calls per calendar month from day `user` (Europe/Berlin); fixed window.",
+        ),
+        (
+            r#"limit(count = 9, calendar = "week", week_starts = sunday, algorithm = fixed_window),
+               limit(count = 1, calendar = "day", algorithm = fixed_window)"#,
+            "Rate limit: 9 calls per calendar week from sunday (UTC) and 1 call per calendar day (UTC); fixed window.",
+        ),
         ("limiter = self.limiter, key = user", "Rate limit: set by a shared limiter for each `user`."),
     ] {
         assert_eq!(line(args), expected);

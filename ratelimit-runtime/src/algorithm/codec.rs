@@ -14,6 +14,8 @@ const BLOCKED: u64 = 3;
 const SLIDING: u64 = 0;
 const TOKEN: u64 = 1;
 const FIXED: u64 = 2;
+/// A fixed window of a calendar.
+const CALENDAR: u64 = 3;
 
 impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -44,8 +46,12 @@ impl Record {
                     }
                 }
                 State::Fixed(window) => {
-                    for number in [FIXED, window.per, window.charged, window.taken] {
+                    let kind = if window.end > 0 { CALENDAR } else { FIXED };
+                    for number in [kind, window.per, window.charged, window.taken] {
                         write(&mut bytes, number);
+                    }
+                    if kind == CALENDAR {
+                        write(&mut bytes, window.end);
                     }
                 }
             }
@@ -103,7 +109,11 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
                 let (last, debt, unit) = (read(bytes)?, read(bytes)?, read(bytes)?);
                 State::Token(TokenBucket { last, debt, unit, flow: (read(bytes)?, read(bytes)?) })
             }
-            FIXED => State::Fixed(FixedWindow { per: read(bytes)?, charged: read(bytes)?, taken: read(bytes)? }),
+            kind @ (FIXED | CALENDAR) => {
+                let (per, charged, taken) = (read(bytes)?, read(bytes)?, read(bytes)?);
+                let end = if kind == CALENDAR { read(bytes)? } else { 0 };
+                State::Fixed(FixedWindow { per, charged, taken, end })
+            }
             _ => return None,
         });
     }

@@ -1,6 +1,6 @@
-//! A counter per window; windows are aligned to the Unix epoch.
+//! A counter per window; windows are aligned to the Unix epoch, or those of a calendar.
 
-use super::Rule;
+use super::{Rule, Span};
 
 /// Permits taken in the window of the last charge. After a change of period, they count in the new
 /// window that contains that charge.
@@ -12,42 +12,86 @@ pub(crate) struct FixedWindow {
     pub(crate) charged: u64,
     /// Permits taken in the window of `charged`.
     pub(crate) taken: u64,
+    /// When the window of `charged` ends, if it is a calendar's; else 0.
+    pub(crate) end: u64,
 }
 
 impl FixedWindow {
     /// The first moment at or after `from` at which `cost` more permits fit. Not before the window
     /// of the last charge, which is later than `from` if the clock went back.
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
-        let from = from.max(begin(rule.per(), self.charged));
+        let from = from.max(rule.span(self.charged).begin);
         let room = u64::from(rule.capacity()).saturating_sub(u64::from(cost));
-        if self.taken(rule.per(), from) <= room { from } else { begin(rule.per(), from).saturating_add(rule.per()) }
+        if self.taken(rule, from) <= room { from } else { rule.span(from).end }
     }
 
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
-        let taken = self.taken(rule.per(), at) + u64::from(cost);
-        *self = FixedWindow { per: rule.per(), charged: at, taken };
+        *self = FixedWindow::holding(rule, self.taken(rule, at) + u64::from(cost), at);
     }
 
     /// Gives back `cost` permits taken at `at`, if that window is still on record.
     pub(crate) fn refund(&mut self, rule: &Rule, at: u64, cost: u32) {
-        if begin(rule.per(), at) == begin(rule.per(), self.charged) {
+        if rule.span(at) == rule.span(self.charged) {
             self.taken = self.taken.saturating_sub(u64::from(cost));
         }
     }
 
-    /// Permits taken in the window that contains `from`, for this period.
-    pub(crate) fn taken(&self, per: u64, from: u64) -> u64 {
-        if self.charged >= begin(per, from) { self.taken } else { 0 }
+    /// `taken` permits, charged at `at`.
+    pub(crate) fn holding(rule: &Rule, taken: u64, at: u64) -> FixedWindow {
+        let mut window = FixedWindow { charged: at, taken, ..FixedWindow::default() };
+        window.changed_by(rule);
+        window
+    }
+
+    /// Records the limit of the last change.
+    pub(crate) fn changed_by(&mut self, rule: &Rule) {
+        self.per = rule.per();
+        self.end = if rule.is_calendar() { rule.span(self.charged).end } else { 0 };
+    }
+
+    /// Permits taken in the window that contains `from`, for this limit.
+    pub(crate) fn taken(&self, rule: &Rule, from: u64) -> u64 {
+        if self.charged >= rule.span(from).begin { self.taken } else { 0 }
+    }
+
+    /// Permits taken in the window that contains `now`, for the limit that charged them.
+    pub(crate) fn taken_by_itself(&self, now: u64) -> u64 {
+        let counts = if self.end > 0 { now < self.end } else { self.charged >= begin(self.per, now) };
+        if counts { self.taken } else { 0 }
     }
 
     /// When the window of the last charge ends.
-    pub(crate) fn fresh_at(&self, per: u64) -> u64 {
-        if self.taken == 0 { 0 } else { begin(per, self.charged).saturating_add(per) }
+    pub(crate) fn fresh_at(&self, rule: &Rule) -> u64 {
+        if self.taken == 0 { 0 } else { rule.span(self.charged).end }
+    }
+
+    /// When neither this limit nor the one that charged the permits needs them any more.
+    pub(crate) fn kept_until(&self, rule: &Rule) -> u64 {
+        if self.taken == 0 || self.end > 0 || rule.is_calendar() {
+            return if self.taken == 0 { 0 } else { self.end.max(self.fresh_at(rule)) };
+        }
+        let per = self.per.max(rule.per());
+        begin(per, self.charged).saturating_add(per)
     }
 
     /// Moves the window back by as many whole windows as the clock went back, from `before` to
-    /// `now`.
-    pub(crate) fn shift_back(&mut self, before: u64, now: u64) {
+    /// `now`. A calendar's windows differ in length: permits of the window that was current at
+    /// `before` count in the current one, booked ones in the next, and older ones no more.
+    pub(crate) fn shift_back(&mut self, rule: Option<&Rule>, before: u64, now: u64) {
+        if self.end > 0 {
+            if self.end <= before {
+                (self.charged, self.taken) = (0, 0);
+            } else if let Some(rule) = rule.filter(|rule| rule.is_calendar()) {
+                let Span { begin, end } = rule.span(now);
+                if self.charged >= end {
+                    let moved = self.charged.saturating_sub(before - now).max(begin);
+                    self.charged = if self.charged > before { end } else { moved };
+                }
+            } else {
+                self.charged = self.charged.min(now);
+            }
+            return;
+        }
         let by = begin(self.per, before).saturating_sub(begin(self.per, now));
         self.charged = self.charged.saturating_sub(by);
     }

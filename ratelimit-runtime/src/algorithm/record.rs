@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use smallvec::SmallVec;
 
 use super::Rule;
-use super::fixed_window::{FixedWindow, begin};
+use super::fixed_window::FixedWindow;
 use super::groups::Group;
 use super::offences::{Backoff, Offences};
 use super::sliding_window::SlidingWindow;
@@ -33,7 +33,7 @@ impl State {
             _ if self.algorithm() == rule.limit.algorithm() => self.clone(),
             (_, Algorithm::SlidingWindow) => State::Sliding(SlidingWindow::holding(rule, taken(), at)),
             (_, Algorithm::TokenBucket) => State::Token(TokenBucket::holding(rule, taken(), at)),
-            (_, Algorithm::FixedWindow) => State::Fixed(FixedWindow { per: rule.per(), charged: at, taken: taken() }),
+            (_, Algorithm::FixedWindow) => State::Fixed(FixedWindow::holding(rule, taken(), at)),
         }
     }
 
@@ -64,7 +64,7 @@ impl State {
         match self {
             State::Sliding(window) => window.taken(window.per, now),
             State::Token(bucket) => bucket.taken(now),
-            State::Fixed(window) => window.taken(window.per, now),
+            State::Fixed(window) => window.taken_by_itself(now),
         }
     }
 
@@ -132,8 +132,7 @@ impl State {
                 }
                 State::Sliding(_) | State::Fixed(_) => rule.per(),
             };
-            let most = (latest - first) / interval.max(1);
-            at = first.saturating_add(most.min(u64::from(bucketfuls - 1)).saturating_mul(interval));
+            at = rule.later(first, interval, u64::from(bucketfuls - 1), latest);
             floor = floor.max(self.charge(rule, at, now, Given::default(), capacity).1);
         }
         (at, floor)
@@ -149,7 +148,7 @@ impl State {
             (State::Fixed(window), Previous::Fixed { window: before, given: then }) if before.per == rule.per() => {
                 let then = if then.window == given.window { then.amount } else { 0 };
                 *window = FixedWindow { charged: before.charged.min(window.charged), ..*before };
-                if begin(window.per, window.charged) == given.window {
+                if rule.span(window.charged).begin == given.window {
                     window.taken = (window.taken + then).saturating_sub(given.amount);
                 }
             }
@@ -164,7 +163,7 @@ impl State {
         match self {
             State::Sliding(window) => window.per = rule.per(),
             State::Token(bucket) => bucket.flow = (units, step),
-            State::Fixed(window) => window.per = rule.per(),
+            State::Fixed(window) => window.changed_by(rule),
         }
     }
 
@@ -181,7 +180,7 @@ impl State {
         let taken = match self {
             State::Sliding(window) => window.taken(rule.per(), from),
             State::Token(bucket) => return bucket.remaining(rule, from),
-            State::Fixed(window) => window.taken(rule.per(), from),
+            State::Fixed(window) => window.taken(rule, from),
         };
         rule.capacity().saturating_sub(u32::try_from(taken).unwrap_or(u32::MAX))
     }
@@ -190,7 +189,7 @@ impl State {
         match self {
             State::Sliding(window) => window.fresh_at(rule.per()),
             State::Token(bucket) => bucket.fresh_at(rule),
-            State::Fixed(window) => window.fresh_at(rule.per()),
+            State::Fixed(window) => window.fresh_at(rule),
         }
     }
 
@@ -199,7 +198,7 @@ impl State {
         match self {
             State::Sliding(window) => window.fresh_at(window.longest.max(rule.per())),
             State::Token(bucket) => bucket.converted(rule).fresh_at(rule),
-            State::Fixed(window) => window.fresh_at(window.per.max(rule.per())),
+            State::Fixed(window) => window.kept_until(rule),
         }
     }
 }
@@ -222,8 +221,8 @@ impl Given {
                 self.amount = self.amount.saturating_add(TokenBucket::back(rule, now, permit.at, permit.cost));
             }
             Algorithm::FixedWindow => {
-                let window = begin(rule.per(), now);
-                if begin(rule.per(), permit.at) == window {
+                let window = rule.span(now).begin;
+                if rule.span(permit.at).begin == window {
                     let before = if self.window == window { self.amount } else { 0 };
                     *self = Given { window, amount: before + u64::from(permit.cost) };
                 }
@@ -380,7 +379,7 @@ impl Record {
     /// changes only the clock and, with a backoff, the penalties.
     pub(crate) fn take(&mut self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let Ask { rules, backoff, cost, max_wait } = *ask;
-        self.look(now);
+        self.look(rules, now);
         if let Some(backoff) = backoff {
             self.offences.trim(backoff, now);
         }
@@ -414,7 +413,7 @@ impl Record {
     /// now, at most [`LONGEST_DEBT`] ahead, and nothing is admitted before the last of it. The
     /// admission holds no permit: a charge is not given back.
     pub(crate) fn charge_all(&mut self, rules: &[Rule], backoff: Option<&Backoff>, cost: u32, now: u64) -> Admission {
-        self.look(now);
+        self.look(rules, now);
         match backoff {
             Some(backoff) => self.offences.trim(backoff, now),
             None => self.offences = Offences::default(),
@@ -449,7 +448,7 @@ impl Record {
     /// The same decision as [`take`](Self::take), without any change.
     pub(crate) fn peek(&self, ask: &Ask<'_>, now: u64) -> Result<Admission, Refusal> {
         let mut copy = self.clone();
-        copy.look(now);
+        copy.look(ask.rules, now);
         if let Some(backoff) = ask.backoff {
             copy.offences.trim(backoff, now);
         }
@@ -486,7 +485,7 @@ impl Record {
         if is_ahead && undo.is_none() {
             return;
         }
-        self.look(now);
+        self.look(rules, now);
         if let Some(replaced) = self.replaced(rules, now) {
             self.limits = replaced;
         }
@@ -569,18 +568,18 @@ impl Record {
 
     /// Advances the clock to `now`. If `now` is earlier, keeps all ages, as if no time had passed
     /// since the last reading.
-    fn look(&mut self, now: u64) {
+    fn look(&mut self, rules: &[Rule], now: u64) {
         if now < self.clock {
             let by = self.clock - now;
             self.newest = self.newest.saturating_sub(by);
             self.floor = self.floor.saturating_sub(by);
             self.offences.shift_back(by);
             self.blocked = self.blocked.saturating_sub(by);
-            for state in &mut self.limits {
+            for (position, state) in self.limits.iter_mut().enumerate() {
                 match state {
                     State::Sliding(window) => window.shift_back(by),
                     State::Token(bucket) => bucket.shift_back(by),
-                    State::Fixed(window) => window.shift_back(self.clock, now),
+                    State::Fixed(window) => window.shift_back(rules.get(position), self.clock, now),
                 }
             }
         }

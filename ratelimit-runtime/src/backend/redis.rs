@@ -1,6 +1,8 @@
 //! Buckets in a Redis or Valkey server, shared by all processes that use it.
 
 mod builder;
+#[cfg(feature = "calendar")]
+mod calendars;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
 mod coalesce;
@@ -23,12 +25,16 @@ mod sentinel;
 mod tls;
 
 use std::any::TypeId;
+#[cfg(feature = "calendar")]
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::{Arc, LazyLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "calendar")]
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use super::{Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend};
@@ -182,13 +188,65 @@ impl Client {
         deadline: Instant,
         mode: Mode,
     ) -> impl Future<Output = ScriptReply> + Send + 'static {
-        let command = script::call(&(key::name(bucket), request));
+        let question = (key::name(bucket), request);
+        let command = script::call(&question);
         let connection = Arc::clone(&self.connection);
-        async move { connection.call(&command, deadline, mode).await }
+        #[cfg(feature = "calendar")]
+        let may_ask_again = calendars::are_in(&question.1).then(|| (question.0.into_owned(), question.1));
+        async move {
+            let answer = connection.call(&command, deadline, mode).await?;
+            #[cfg(feature = "calendar")]
+            if let Some((bucket, request)) = may_ask_again
+                && calendars::is_beyond(&answer)
+            {
+                return Box::pin(ask_again(connection, bucket, request, answer, deadline, mode)).await;
+            }
+            Ok(answer)
+        }
     }
 
     /// Sends questions in one call and waits for the answer to each, until the deadline at most.
     async fn ask_all(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<ScriptReply>, BackendError> {
+        #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
+        let mut answers = self.ask_once(questions, deadline).await?;
+        #[cfg(feature = "calendar")]
+        if answers.iter().flatten().any(|answer| calendars::is_beyond(answer)) {
+            Box::pin(self.ask_all_again(questions, &mut answers, deadline)).await;
+        }
+        Ok(answers)
+    }
+
+    /// Asks those questions again whose calendars did not reach as far as the server's time.
+    #[cfg(feature = "calendar")]
+    async fn ask_all_again(&self, questions: &[Question<'_>], answers: &mut [ScriptReply], deadline: Instant) {
+        let mut asked: SmallVec<[(usize, Vec<u8>); 1]> = SmallVec::new();
+        for _ in 0..calendars::TRIES {
+            let mut again: SmallVec<[(usize, Vec<u8>); 1]> = SmallVec::new();
+            for (place, answer) in answers.iter_mut().enumerate() {
+                let request = asked.iter().find(|(of, _)| *of == place).map_or(&questions[place].1, |(_, bytes)| bytes);
+                match answer.as_deref().ok().and_then(|answer| calendars::widened(request, answer)) {
+                    None => {}
+                    Some(Ok(request)) => again.push((place, request)),
+                    Some(Err(error)) => *answer = Err(error),
+                }
+            }
+            if again.is_empty() {
+                return;
+            }
+            let next: Vec<Question<'_>> =
+                again.iter().map(|(place, request)| (questions[*place].0.clone(), request.clone())).collect();
+            match self.ask_once(&next, deadline).await {
+                Ok(replies) => again.iter().zip(replies).for_each(|((place, _), reply)| answers[*place] = reply),
+                Err(error) => {
+                    again.iter().for_each(|(place, _)| answers[*place] = Err(error.clone()));
+                    return;
+                }
+            }
+            asked = again;
+        }
+    }
+
+    async fn ask_once(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<ScriptReply>, BackendError> {
         if let [question] = questions {
             let answer = self.connection.call(&script::call(question), deadline, Mode::Async).await?;
             return Ok(vec![Ok(answer)]);
@@ -289,6 +347,25 @@ impl Client {
             background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Mode::Async));
         }
     }
+}
+
+/// Asks a question again whose calendars did not reach as far as the server's time.
+#[cfg(feature = "calendar")]
+async fn ask_again(
+    connection: Arc<Connection>,
+    bucket: String,
+    mut request: Vec<u8>,
+    mut answer: Vec<u8>,
+    deadline: Instant,
+    mode: Mode,
+) -> ScriptReply {
+    for _ in 0..calendars::TRIES {
+        let Some(widened) = calendars::widened(&request, &answer) else { break };
+        request = widened?;
+        let command = script::call(&(Cow::Borrowed(&bucket), request.clone()));
+        answer = connection.call(&command, deadline, mode).await?;
+    }
+    Ok(answer)
 }
 
 /// The background's answer to a call that cannot run on its own thread.

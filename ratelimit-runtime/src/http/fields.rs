@@ -33,7 +33,7 @@ pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, res
         fields.extend(limit_field.map(|value| ("ratelimit", value)));
         return fields;
     }
-    let window = if limit.per().subsec_nanos() == 0 { format!(";w={}", limit.per().as_secs()) } else { String::new() };
+    let window = window_secs(limit).map_or_else(String::new, |seconds| format!(";w={seconds}"));
     fields.push(("ratelimit-policy", format!("{}{window}", limit.count())));
     if let Some(seconds) = reset_secs {
         let capacity = limit.capacity();
@@ -98,8 +98,12 @@ fn whole_seconds(duration: Duration) -> Option<u64> {
     duration.as_nanos().div_ceil(1_000_000_000).try_into().ok()
 }
 
-/// A name such as `100-per-60s`: letters, digits and dashes only.
+/// A name such as `100-per-60s` or `100-per-calendar-month`: letters, digits and dashes only.
 pub(super) fn policy_name(limit: &Limit) -> String {
+    #[cfg(feature = "calendar")]
+    if let Some(calendar) = limit.calendar() {
+        return format!("{}-per-calendar-{}", limit.count(), calendar.unit().name());
+    }
     let per = limit.per();
     if per.subsec_nanos() == 0 {
         format!("{}-per-{}s", limit.count(), per.as_secs())
@@ -108,15 +112,20 @@ pub(super) fn policy_name(limit: &Limit) -> String {
     }
 }
 
-/// `"100-per-60s";q=100;w=60`, without `w` if the window is not a whole number of seconds.
+/// The length of the limit's windows, if it is one, and a whole number of seconds.
+fn window_secs(limit: &Limit) -> Option<u64> {
+    let has_length = !limit.is_calendar() && limit.per().subsec_nanos() == 0;
+    has_length.then(|| limit.per().as_secs())
+}
+
+/// `"100-per-60s";q=100;w=60`, without `w` if the windows are not of one whole number of seconds.
 fn policy_field(policy: &str, limit: &Limit) -> Result<Option<String>, Error> {
-    let per = limit.per();
     let mut list = ListSerializer::new();
     let item = list
         .bare_item(StringRef::from_str(policy)?)
         .parameter(KeyRef::from_str("q")?, sfv::Integer::from(limit.count()));
-    if per.subsec_nanos() == 0 {
-        let _ = item.parameter(KeyRef::from_str("w")?, integer(per.as_secs()));
+    if let Some(seconds) = window_secs(limit) {
+        let _ = item.parameter(KeyRef::from_str("w")?, integer(seconds));
     }
     Ok(list.finish())
 }

@@ -802,12 +802,19 @@ fn prefix(name: &str) -> String {
     prefix
 }
 
-/// Algorithm and period of each limit; `*` for a period that is read at each call.
+/// Algorithm and period of each limit; `*` for a period that is read at each call. For a calendar
+/// its unit, the first day of the week, and the zone.
 fn shape(limits: &[Limit], reads_per: u8) -> String {
     let mut shape = String::new();
     for (position, limit) in limits.iter().enumerate() {
         if position > 0 {
             shape.push(',');
+        }
+        #[cfg(feature = "calendar")]
+        if let Some(calendar) = limit.calendar() {
+            shape.push('c');
+            calendar.write_identity(&mut shape);
+            continue;
         }
         shape.push(match limit.algorithm() {
             Algorithm::SlidingWindow => 's',

@@ -428,7 +428,9 @@ fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
         let later = match limit.algorithm() {
             Algorithm::TokenBucket => u128::from(before) * u128::from(step) * per / count,
             Algorithm::SlidingWindow | Algorithm::FixedWindow => {
-                u128::from(before / u64::from(limit.capacity() / step).max(1)) * per
+                // A calendar's windows may be shorter than usual, by three days a month.
+                let shortest = if limit.is_calendar() { per * 9 / 10 } else { per };
+                u128::from(before / u64::from(limit.capacity() / step).max(1)) * shortest
             }
         };
         u64::try_from(later).unwrap_or(u64::MAX)

@@ -8,6 +8,8 @@ use ratelimit_runtime::{Limit, MemoryBackend, RateLimitExceeded, RateLimiter, ra
 
 /// Calls.
 pub const COUNT: u32 = 10;
+/// A day of the month.
+pub const DAY: u8 = 15;
 /// Their time.
 pub const PER: Duration = Duration::from_secs(1);
 
@@ -49,6 +51,17 @@ pub fn several() -> Option<u32> {
     Some(1)
 }
 
+/// By the calendar, from a fixed day on and from one that is read at each call.
+#[rate_limit(
+    limit(count = COUNT, calendar = "week", week_starts = sunday, algorithm = fixed_window),
+    limit(count = 100, calendar = "month", zone = "Europe/Berlin", starts_on = DAY, algorithm = fixed_window),
+    limit(count = 100, calendar = "month", zone = "Asia/Tokyo", starts_on = day, algorithm = fixed_window),
+    limit(count = 1000, calendar = "year", algorithm = fixed_window)
+)]
+pub fn by_calendar(day: u8) -> Option<u8> {
+    Some(day)
+}
+
 /// By a limiter from elsewhere.
 #[rate_limit(limiter = API, key = user)]
 pub async fn shared(user: u64) -> Result<u64, RateLimitExceeded> {
@@ -85,6 +98,7 @@ fn main() {
     assert_eq!(keyed("alice").unwrap(), 5);
     assert_eq!(read(3, PER, 1, "bob".to_owned()).unwrap(), "bob>");
     assert_eq!(several(), Some(1));
+    assert_eq!(by_calendar(3), Some(3));
     assert_eq!(around(), 1);
     waits_a_while().unwrap();
     let _ = (shared(1), waits());

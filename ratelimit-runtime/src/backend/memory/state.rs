@@ -459,9 +459,9 @@ impl<'a> Call<'a> {
         if bucketfuls > 0 {
             let first = now.earliest;
             let interval = state.fits_at(form, position, rule, now, capacity).saturating_sub(first);
-            let more = (latest - first).checked_div(interval).unwrap_or(0).min(bucketfuls.into());
-            if more > 0 {
-                now = recorded(first + more * interval);
+            let last = rule.later(first, interval, bucketfuls.into(), latest);
+            if last > first {
+                now = recorded(last);
                 state.charge(form, position, rule, now, capacity);
             }
         }

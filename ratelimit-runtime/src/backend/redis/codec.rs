@@ -9,6 +9,8 @@ use std::time::Duration;
 use redis::Value;
 use smallvec::SmallVec;
 
+#[cfg(feature = "calendar")]
+use super::calendars;
 use crate::algorithm::fixed_window::FixedWindow;
 use crate::algorithm::groups::Group;
 use crate::algorithm::offences::Backoff;
@@ -22,7 +24,7 @@ use crate::limit::{Algorithm, Limit};
 /// Numbers shared with the script, and their names. `script.rs` replaces the names in the script.
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        $($(#[$doc])* const $name: u8 = $value;)*
+        $($(#[$doc])* pub(super) const $name: u8 = $value;)*
         pub(super) const NUMBERS: &[(&str, u8)] = &[$((stringify!($name), $name)),*];
     };
 }
@@ -54,6 +56,9 @@ numbers! {
     /// Denied because the key is blocked or banned.
     BLOCKED = 8;
     HELD = 9;
+    /// The request's boundaries of a calendar do not reach as far as a time that follows. Nothing
+    /// was decided.
+    BEYOND = 5;
     /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
     /// plain parts begins with `RICH`.
     PLAIN = 20;
@@ -63,13 +68,18 @@ numbers! {
     SLIDING = 0;
     TOKEN = 1;
     FIXED = 2;
+    /// A fixed window of a calendar.
+    CALENDAR = 3;
 }
 
 /// The longest duration that is sent, 142 years. With it, a current time is still an exact integer
 /// in the script's doubles.
 const LONGEST: u64 = 1 << 52;
 /// The latest time that the script reports, in microseconds.
-const FAR: u64 = (1 << 53) - 1;
+pub(super) const FAR: u64 = (1 << 53) - 1;
+/// Flags of a request: at a test's time, and with the boundaries of calendars.
+pub(super) const TESTED: u8 = 1;
+pub(super) const WITH_CALENDARS: u8 = 2;
 
 /// Consecutive calls of one cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,6 +213,18 @@ fn micros_up(duration: Duration) -> u64 {
     duration.as_nanos().div_ceil(1_000).try_into().unwrap_or(LONGEST).min(LONGEST)
 }
 
+/// What tells the calendars of one unit, zone and first day apart from others, the same in every
+/// process; 0 for a limit without a calendar.
+fn calendar_print(limit: Limit) -> u32 {
+    #[cfg(feature = "calendar")]
+    if let Some(calendar) = limit.calendar() {
+        let print = print(calendar.to_string().as_bytes());
+        return u32::try_from(print & u64::from(u32::MAX)).unwrap_or(0);
+    }
+    let _ = limit;
+    0
+}
+
 struct Writer(Vec<u8>);
 
 impl Writer {
@@ -213,7 +235,8 @@ impl Writer {
         // At most 8.
         bytes.u8(request.limits().len().to_le_bytes()[0]);
         bytes.u8(how);
-        bytes.u8(request.test_time.is_some().into());
+        let has_calendar = action != RESET && request.limits().iter().any(Limit::is_calendar);
+        bytes.u8(u8::from(request.test_time.is_some()) * TESTED | u8::from(has_calendar) * WITH_CALENDARS);
         bytes.u32(cost);
         let print_at = bytes.0.len();
         bytes.u56(0);
@@ -246,16 +269,22 @@ impl Writer {
                 self.u56(rule.rate.step);
             }
             Algorithm::FixedWindow => {
-                self.u8(FIXED);
+                self.u8(if rule.is_calendar() { CALENDAR } else { FIXED });
                 self.u8(0);
                 self.u32(rule.capacity());
-                self.u32(0);
+                self.u32(calendar_print(limit));
                 self.u56(limit.per_micros());
             }
         }
     }
 
     fn finish(mut self, request: &Request) -> Vec<u8> {
+        #[cfg(feature = "calendar")]
+        if calendars::are_in(&self.0) {
+            let now = request.now().as_nanos();
+            // A single time needs few boundaries.
+            let _ = calendars::append(&mut self.0, request.limits().iter().filter_map(Limit::calendar), now, now);
+        }
         if let Some(time) = request.test_time {
             self.time(time.as_nanos());
         }
@@ -531,10 +560,11 @@ impl Reader<'_> {
                 (taken, now.checked_add(limit.per_micros())?.checked_mul(1_000)?)
             }
             Algorithm::FixedWindow => {
-                let (_charged, taken) = (self.u56()?, self.u32()?);
-                self.skip(7)?;
+                // The end of the window is of calendars only.
+                let (_charged, taken, ended) = (self.u56()?, self.u32()?, self.u56()?);
                 let per = limit.per_micros();
-                (u64::from(taken), (now - now % per).checked_add(per)?.checked_mul(1_000)?)
+                let fresh_at = if limit.is_calendar() { ended } else { (now - now % per).checked_add(per)? };
+                (u64::from(taken), fresh_at.checked_mul(1_000)?)
             }
         };
         let taken = u32::try_from(taken).unwrap_or(u32::MAX);
@@ -561,7 +591,7 @@ impl Reader<'_> {
                 }
                 FIXED => {
                     let (charged, taken) = (self.time()?, self.u32()?.into());
-                    let window = FixedWindow { per: self.time()?, charged, taken };
+                    let window = FixedWindow { per: self.time()?, charged, taken, end: 0 };
                     Previous::Fixed { window, given: Given { window: self.time()?, amount: self.u56()? } }
                 }
                 _ => return None,

@@ -3,19 +3,24 @@
 -- Each name and its value stand on one line. Layouts are those of `struct`.
 
 -- The start of a request: the action, plus 256 * limits, plus 65536 * the mode of the decision,
--- plus 16777216 for a test; the cost; a print of all limits; and the first limit.
+-- plus 16777216 for a test and 33554432 for boundaries of calendars; the cost; a print of all limits; and the first limit.
 local REQUEST = '<I4I4I7I2I4I4I7'
 local RULES_FROM = 16
 -- A limit: its kind and capacity; for a sliding window the permits of a group and the period; for a
 -- token bucket burst and units, followed by the units of a permit and the step; for a fixed window
--- nothing and the period.
+-- nothing and the period; for a calendar a print of it and the usual length of the longest window.
 local RULE = '<I2I4I4I7'
 local TOKEN_RULE = '<I7I7'
+
+-- Two boundaries of a calendar: a window. See calendars.rs.
+local SPAN = '<I7I7'
 
 -- ADMITTED, now, permitted at, number, limit, remaining, full again at.
 local ADMISSION = '<BI7I7I7BI4I7'
 -- DENIED, BLOCKED or NEVER, now, limit, remaining, until.
 local REFUSAL = '<BI7BI4I7'
+-- BEYOND, now, and a time that the boundaries of a calendar do not reach.
+local MISSING = '<BI7I7'
 -- RUN, now, the charge's time, the end of the lease, calls admitted; for the last of them number,
 -- limit, remaining, full again at, and for a token bucket last and debt; for the denied ones DENIED,
 -- BLOCKED or NEVER, limit, remaining, until.
@@ -38,6 +43,8 @@ local SLIDING_HOT = '<I5I5I4BBBB'
 local TOKEN_HOT = '<I7I7xxxx'
 -- Fixed window: the last charge, and permits in its window.
 local FIXED_HOT = '<I7I4xxxxxxx'
+-- Of a calendar: the same, and the end of that window.
+local CALENDAR_HOT = '<I7I4I7'
 local HOT_BYTES = 18
 -- The key's expiry, and the latest time that a decision saw, unless the newest admission of a PLAIN
 -- record is later.
@@ -54,7 +61,7 @@ local START_BYTES = 7
 local SLIDING_COLD = '<I2I7I4xxxxxxx'
 -- Token bucket: its kind, units of a permit, and the units of each step.
 local TOKEN_COLD = '<I2I7I7I4'
--- Fixed window: its kind and period.
+-- Fixed window: its kind and period; for a calendar the usual length of the longest window.
 local FIXED_COLD = '<I2I7xxxxxxxxxxx'
 local COLD_BYTES = 20
 -- Both parts of a limit.

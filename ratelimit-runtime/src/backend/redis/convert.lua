@@ -11,6 +11,9 @@ elseif was == FIXED then
   local _, window = unpack_bytes(FIXED_COLD, stored, cold_at)
   if back > 0 then charged = charged - (clock - clock % window - (now - now % window)) end
   taken = charged >= now - now % window and total or 0
+elseif was == CALENDAR then
+  local _, total, ended = unpack_bytes(CALENDAR_HOT, stored, at)
+  taken = (back == 0 or ended > clock) and now < ended and total or 0
 else
   local _, _, last, first, old, used, slots = unpack_bytes(SLIDING_HOT, stored, at)
   local _, window = unpack_bytes(SLIDING_COLD, stored, cold_at)

@@ -15,15 +15,27 @@
 local call, unpack_bytes = redis.call, struct.unpack
 local bucket, request = KEYS[1], ARGV[1]
 local asked, cost, print, kind, capacity, a, b, from = unpack_bytes(REQUEST, request)
-local now, tested
+local now, tested, spans
 if asked < 16777216 then
   local time = call('TIME')
   now = time[1] * 1000000 + time[2]
 else
-  -- A test's time is the last field.
-  asked, tested = asked - 16777216, true
-  now = unpack_bytes('<I7', request, #request - 6)
-  request = string.sub(request, 1, -8)
+  if asked % 33554432 < 16777216 then
+    local time = call('TIME')
+    now = time[1] * 1000000 + time[2]
+  else
+    -- A test's time is the last field.
+    asked, tested = asked - 16777216, true
+    now = unpack_bytes('<I7', request, #request - 6)
+    request = string.sub(request, 1, -8)
+  end
+  -- The boundaries of calendars come before it. Such a request stays above the bound of the fast
+  -- path.
+  if asked > 16777215 then
+    local bytes = unpack_bytes('<I4', request, #request - 3)
+    spans = string.sub(request, -4 - bytes, -5)
+    request = string.sub(request, 1, -5 - bytes)
+  end
 end
 local pack, sub = struct.pack, string.sub
 local stored, answer
@@ -33,7 +45,7 @@ if asked < 196608 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
 end
 
 local shape = asked % 65536 - action
-local how = (asked - action - shape) / 65536
+local how = (asked - action - shape) / 65536 % 256
 local limits = shape / 256
 if action == RESET or action >= BLOCK then
   --inline block.lua
@@ -173,6 +185,8 @@ repeat
     -- New bytes of the rings, which replace the stored bytes from `changed_at` to `changed_end`.
     local ring_at = size + 1
     local changed, changed_at, changed_end, resized = nil, ring_at, ring_at, false
+    -- The place of the next calendar's boundaries, and a time beyond them.
+    local spans_at, missing = 1, nil
     for position = 0, limits - 1 do
       if position > 0 then kind, capacity, a, b, from = unpack_bytes(RULE, request, from) end
       local at, cold_at = HEAD_BYTES + 1 + position * HOT_BYTES, colds_at + position * COLD_BYTES
@@ -191,8 +205,10 @@ repeat
         --inline sliding.lua
       elseif kind == TOKEN then
         --inline token.lua
-      else
+      elseif kind == FIXED then
         --inline fixed.lua
+      else
+        --inline calendar.lua
       end
       if taken then is_other = true end
       if has < 0 then has = 0 end
@@ -212,6 +228,7 @@ repeat
         charging = false
       end
     end
+    if missing then return pack(MISSING, BEYOND, now, missing) end
     --inline outcome.lua
   until not again
   if not answer then

@@ -5,11 +5,20 @@ local charged, total = 0, 0
 if is_there then
   local was, per_was = FIXED, per
   if is_changed then was, per_was = unpack_bytes(FIXED_COLD, stored, cold_at) end
-  if was == FIXED then charged, total = unpack_bytes(FIXED_HOT, stored, at) end
-  if was ~= FIXED then
+  if was == FIXED then
+    charged, total = unpack_bytes(FIXED_HOT, stored, at)
+  elseif was == CALENDAR then
+    local ended
+    charged, total, ended = unpack_bytes(CALENDAR_HOT, stored, at)
+    if back > 0 then
+      charged, total = math.min(charged, now), ended > clock and total or 0
+      if total == 0 then charged = 0 end
+    end
+  end
+  if was ~= FIXED and was ~= CALENDAR then
     --inline convert.lua
     charged, total = ahead and newest or now, taken
-  elseif back > 0 then
+  elseif back > 0 and was == FIXED then
     charged = math.max(0, charged - (clock - clock % per_was - (now - now % per_was)))
   end
 end

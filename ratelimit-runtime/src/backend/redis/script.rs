@@ -10,7 +10,7 @@ use super::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 21] = [
+const INLINED: [(&str, &str); 24] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
@@ -22,6 +22,8 @@ const INLINED: [(&str, &str); 21] = [
     ("--inline debt_sliding.lua\n", include_str!("debt_sliding.lua")),
     ("--inline debt_token.lua\n", include_str!("debt_token.lua")),
     ("--inline debt_fixed.lua\n", include_str!("debt_fixed.lua")),
+    ("--inline calendar.lua\n", include_str!("calendar.lua")),
+    ("--inline debt_calendar.lua\n", include_str!("debt_calendar.lua")),
     ("--inline outcome.lua\n", include_str!("outcome.lua")),
     ("--inline charge.lua\n", include_str!("charge.lua")),
     ("--inline close.lua\n", include_str!("close.lua")),
@@ -31,6 +33,7 @@ const INLINED: [(&str, &str); 21] = [
     ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
     ("--inline edits.lua\n", include_str!("edits.lua")),
     ("--inline flow.lua\n", include_str!("flow.lua")),
+    ("--inline span.lua\n", include_str!("span.lua")),
     ("--inline slot.lua\n", include_str!("slot.lua")),
 ];
 

@@ -6,7 +6,7 @@ use super::{Permit, Verdict};
 use crate::clock::Now;
 use crate::queue::Ahead;
 
-/// Windows are aligned to the Unix epoch. The permits count in the window that contains their last
+/// Windows are aligned to the Unix epoch, or a calendar's. The permits count in the window that contains their last
 /// charge. The count therefore continues if the period differs from call to call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fixed {
@@ -38,6 +38,9 @@ impl Fixed {
     /// The permits taken in the window of `now`. A clock that is behind counts as standing still.
     #[inline]
     fn taken(self, rule: &Rule, now: u64) -> u32 {
+        if rule.is_calendar() {
+            return if self.last >= rule.span(now).begin { self.taken } else { 0 };
+        }
         if self.last >= now || now - rule.window(self.last) * rule.per() < rule.per() { self.taken } else { 0 }
     }
 
@@ -46,7 +49,7 @@ impl Fixed {
         if u64::from(self.taken(rule, now)) + u64::from(cost) <= u64::from(rule.capacity()) {
             return now;
         }
-        (rule.window(now.max(self.last)) + 1).saturating_mul(rule.per())
+        end(rule, now.max(self.last))
     }
 
     pub(super) fn fits_behind(self, rule: &Rule, now: u64, cost: u32, ahead: Ahead) -> u64 {
@@ -57,7 +60,7 @@ impl Fixed {
             (_, 0) => super::NEVER,
             (Some(behind), capacity) => {
                 let windows = (behind - 1) / capacity + 1;
-                (rule.window(now.max(self.last)).saturating_add(windows)).saturating_mul(rule.per())
+                rule.begin_after(now.max(self.last), windows)
             }
         }
     }
@@ -80,7 +83,12 @@ impl Fixed {
 
     /// Gives permits back if their window is still on record.
     pub(super) fn refund(&mut self, rule: &Rule, permit: Permit) {
-        if rule.window(permit.at) == rule.window(self.last) {
+        let is_same = if rule.is_calendar() {
+            rule.span(permit.at) == rule.span(self.last)
+        } else {
+            rule.window(permit.at) == rule.window(self.last)
+        };
+        if is_same {
             self.taken = self.taken.saturating_sub(permit.cost);
         }
     }
@@ -91,7 +99,7 @@ impl Fixed {
 
     /// When the window on record ends.
     pub(super) fn end(self, rule: &Rule) -> u64 {
-        (rule.window(self.last) + 1).saturating_mul(rule.per())
+        end(rule, self.last)
     }
 
     /// The same permits, with the last charge as late as the window and the clock allow.
@@ -118,4 +126,13 @@ impl Fixed {
         *word += u64::from(cost);
         Ok(())
     }
+}
+
+/// When the window that contains `time` ends.
+#[inline]
+fn end(rule: &Rule, time: u64) -> u64 {
+    if rule.is_calendar() {
+        return rule.span(time).end;
+    }
+    (rule.window(time) + 1).saturating_mul(rule.per())
 }

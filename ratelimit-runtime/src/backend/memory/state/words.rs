@@ -58,7 +58,8 @@ impl Layout {
         let (mut parts, mut words, mut has_tat) = ([(Code::Tat, 0); MOST], 0, false);
         for (part, rule) in parts.iter_mut().zip(rules) {
             let code = match rule.limit.algorithm() {
-                _ if rule.capacity() == 0 => return None,
+                // A calendar's windows have no numbers.
+                _ if rule.capacity() == 0 || rule.is_calendar() => return None,
                 Algorithm::TokenBucket if Tat::fits(rule) => Code::Tat,
                 Algorithm::TokenBucket => Code::Bucket,
                 Algorithm::FixedWindow => match Fixed::bits(rule) {

@@ -1,0 +1,93 @@
+-- Inlined: a window of a calendar, like fixed.lua. The request brings the boundaries (`spans`), as
+-- `calendars.rs` writes them. The window's end is kept, because other limits than this one do not
+-- know it.
+local from_at, to_at = spans_at + 6, spans_at + unpack_bytes('<I2', spans, spans_at) * 7 - 8
+spans_at = to_at + 14
+local begin, over, x
+if unpack_bytes('<I7', spans, from_at) > now then missing = missing or now end
+-- No pass may find out too late that a boundary is missing, after an earlier one has written.
+x = math.max(now, newest)
+if leases and now + initial > x then x = now + initial end
+--inline span.lua
+local charged, total = 0, 0
+if is_there then
+  local was, per_was, ended = CALENDAR, b, 0
+  if is_changed then was, per_was = unpack_bytes(FIXED_COLD, stored, cold_at) end
+  if was == CALENDAR then
+    charged, total, ended = unpack_bytes(CALENDAR_HOT, stored, at)
+  elseif was == FIXED then
+    charged, total = unpack_bytes(FIXED_HOT, stored, at)
+  else
+    --inline convert.lua
+    charged, total = ahead and newest or now, taken
+  end
+  if back > 0 and was == FIXED then
+    charged = math.max(0, charged - (clock - clock % per_was - (now - now % per_was)))
+  elseif back > 0 and was == CALENDAR and ended <= clock then
+    charged, total = 0, 0
+  elseif back > 0 and was == CALENDAR then
+    x = now
+    --inline span.lua
+    if charged >= over then charged = charged > clock and over or math.max(begin, charged - back) end
+  end
+end
+x = t
+--inline span.lua
+-- Nothing fits into a window before a later booking, or before a charge after which the clock went
+-- back.
+if charged >= over then
+  x = charged
+  --inline span.lua
+end
+local counted = charged >= begin and total or 0
+has = capacity - counted
+full_at = counted > 0 and over or 0
+if counted + charge + extra > capacity and each <= capacity then
+  until_at = over
+elseif begin > t then
+  until_at, is_early = begin, true
+end
+if action == CHARGE then
+  --inline debt_calendar.lua
+elseif keeping then
+  if undoing and not taken and not is_other then
+    local _, was_charged, was_total, was_per, was_window, was_given
+    _, was_charged, was_total, was_per, was_window, was_given, undo_at = unpack_bytes(UNDO_FIXED, request, undo_at)
+    if was_per == b then
+      if was_window ~= given_window then was_given = 0 end
+      charged, total = math.min(math.max(0, was_charged - shift), charged), was_total
+      x = charged
+      --inline span.lua
+      if begin == given_window then total = math.max(0, total - given + was_given) end
+    end
+  else
+    x = back_at
+    --inline span.lua
+    local window = begin
+    x = charged
+    --inline span.lua
+    if window == begin then total = math.max(0, total - back_cost) end
+    x = now
+    --inline span.lua
+    if ahead and window == begin then
+      if given_window ~= window then given_window, given = window, 0 end
+      given = given + back_cost
+    end
+  end
+  x = charged
+  --inline span.lua
+  hot = pack(CALENDAR_HOT, charged, total, over)
+  if is_changed then cold = pack(FIXED_COLD, CALENDAR, b) end
+elseif charging and counted + charge <= capacity then
+  if leases and over - 1 < ends then ends = over - 1 end
+  if stamp > now and not leases then
+    if not ahead then given_window, given = 0, 0 end
+    undo = undo .. pack(UNDO_FIXED, FIXED, charged, total, b, given_window, given)
+  end
+  x = stamp
+  --inline span.lua
+  full_at = over
+  hot = pack(CALENDAR_HOT, stamp, (charged >= begin and total or 0) + charge, over)
+  if is_changed then cold = pack(FIXED_COLD, CALENDAR, b) end
+end
+if charged > now then is_later = true end

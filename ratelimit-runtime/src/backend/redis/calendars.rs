@@ -1,0 +1,155 @@
+//! The boundaries of calendar windows in a request. The script decides by the server's clock but
+//! knows no time zones: it gets the previous window, the current one and the next, and asks for
+//! others if the server's time, or a booking, lies outside of them.
+//!
+//! They follow the rest of a request: for each calendar the number of boundaries, the calendar and
+//! the boundaries, and at last the number of all these bytes. `decide.lua` reads them.
+
+use super::codec::{BEYOND, FAR, TESTED, WITH_CALENDARS};
+use crate::calendar::Calendar;
+use crate::error::{BackendError, BackendErrorKind};
+
+/// The position of the request's flags.
+pub(super) const FLAGS_AT: usize = 3;
+
+/// How often a request is sent again with other boundaries. The second time is for a server whose
+/// clock is elsewhere, the third for bookings far ahead of it.
+pub(super) const TRIES: usize = 4;
+/// The most boundaries of a calendar in a request: days for more than ten years. More than a few
+/// are needed only while permits are booked that far ahead.
+const MOST: usize = 4_000;
+/// Bytes of a test's time, which comes last.
+const TEST_TIME: usize = 7;
+
+/// Appends the boundaries of the windows before, around and after the times `from` to `until`, in
+/// nanoseconds. `None` if there are too many.
+pub(super) fn append(
+    bytes: &mut Vec<u8>,
+    calendars: impl Iterator<Item = Calendar>,
+    from: u64,
+    until: u64,
+) -> Option<()> {
+    let start = bytes.len();
+    for calendar in calendars {
+        let (mut begin, mut end) = calendar.window(from);
+        let mut boundaries = vec![calendar.window(begin.saturating_sub(1)).0.min(begin), begin, end];
+        loop {
+            let is_last = end > until;
+            (begin, end) = calendar.window(end);
+            boundaries.push(end.max(begin));
+            if is_last {
+                break;
+            }
+            if boundaries.len() >= MOST {
+                return None;
+            }
+        }
+        bytes.extend_from_slice(&u16::try_from(boundaries.len()).ok()?.to_le_bytes());
+        bytes.extend_from_slice(&calendar.bits().to_le_bytes());
+        for boundary in boundaries {
+            bytes.extend_from_slice(&(boundary / 1_000).min(FAR).to_le_bytes()[..7]);
+        }
+    }
+    let length = u32::try_from(bytes.len() - start).ok()?;
+    bytes.extend_from_slice(&length.to_le_bytes());
+    Some(())
+}
+
+/// Whether a request has boundaries of calendars.
+pub(super) fn are_in(request: &[u8]) -> bool {
+    request.get(FLAGS_AT).is_some_and(|flags| flags & WITH_CALENDARS != 0)
+}
+
+/// Whether the script asks for other boundaries.
+pub(super) fn is_beyond(reply: &[u8]) -> bool {
+    reply.first() == Some(&BEYOND)
+}
+
+/// The same request with other boundaries, if the script asks for them in `reply`. It has decided
+/// nothing then.
+pub(super) fn widened(request: &[u8], reply: &[u8]) -> Option<Result<Vec<u8>, BackendError>> {
+    let times = reply.strip_prefix(&[BEYOND])?;
+    let times = times.split_first_chunk::<7>().map(|(now, time)| (micros(now), micros(time)));
+    let widened = times.and_then(|(now, time)| with_boundaries(request, now, time.max(now)));
+    Some(widened.ok_or_else(|| {
+        let message = "a calendar limit is booked further ahead than a request can say";
+        BackendError::new(BackendErrorKind::Refused, message)
+    }))
+}
+
+fn with_boundaries(request: &[u8], from: u64, until: u64) -> Option<Vec<u8>> {
+    let is_tested = request.get(FLAGS_AT)? & TESTED != 0;
+    let (rest, test_time) = request.split_at_checked(request.len() - if is_tested { TEST_TIME } else { 0 })?;
+    let (rest, length) = rest.split_last_chunk::<4>()?;
+    let length = usize::try_from(u32::from_le_bytes(*length)).ok()?;
+    let (start, mut before) = rest.split_at_checked(rest.len().checked_sub(length)?)?;
+    let mut calendars = Vec::new();
+    while let Some((boundaries, behind)) = before.split_first_chunk::<2>() {
+        let (bits, behind) = behind.split_first_chunk::<4>()?;
+        calendars.push(Calendar::from_bits(u32::from_le_bytes(*bits))?);
+        before = behind.get(usize::from(u16::from_le_bytes(*boundaries)) * 7..)?;
+    }
+    let mut bytes = start.to_vec();
+    append(&mut bytes, calendars.into_iter(), from.saturating_mul(1_000), until.saturating_mul(1_000))?;
+    bytes.extend_from_slice(test_time);
+    Some(bytes)
+}
+
+fn micros(bytes: &[u8]) -> u64 {
+    let mut number = [0; 8];
+    for (to, from) in number.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    u64::from_le_bytes(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Range;
+
+    use super::*;
+
+    const DAY: u64 = 86_400_000_000;
+
+    fn request(flags: u8, test_time: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0, 1, 0, flags, 9, 9];
+        append(&mut bytes, [Calendar::DAY, Calendar::DAY.in_zone("Etc/GMT-1")].into_iter(), 0, 0).unwrap();
+        bytes.extend_from_slice(test_time);
+        bytes
+    }
+
+    fn beyond(now: u64, time: u64) -> Vec<u8> {
+        [&[BEYOND][..], &now.to_le_bytes()[..7], &time.to_le_bytes()[..7]].concat()
+    }
+
+    #[test]
+    fn a_request_gets_the_boundaries_around_the_times_that_it_lacks() {
+        for (flags, test_time) in [(WITH_CALENDARS, &[][..]), (WITH_CALENDARS | TESTED, &[1, 2, 3, 4, 5, 6, 7])] {
+            let request = request(flags, test_time);
+            assert!(widened(&request, &[3, 0, 0, 0, 0, 0, 0, 0]).is_none());
+            let widened = widened(&request, &beyond(10 * DAY + 1, 12 * DAY)).unwrap().unwrap();
+            // Both calendars, from the day before the first time to the day after the second.
+            let boundaries = |days: Range<u64>, shift: u64| {
+                days.flat_map(|day| (day * DAY - shift).to_le_bytes()[..7].to_vec()).collect::<Vec<u8>>()
+            };
+            let hour = DAY / 24;
+            let expected = [
+                &[0, 1, 0, flags, 9, 9, 6, 0][..],
+                &Calendar::DAY.bits().to_le_bytes(),
+                &boundaries(9..15, 0),
+                &[6, 0],
+                &Calendar::DAY.in_zone("Etc/GMT-1").bits().to_le_bytes(),
+                &boundaries(9..15, hour),
+                &[96, 0, 0, 0],
+                test_time,
+            ];
+            assert_eq!(widened, expected.concat());
+        }
+    }
+
+    #[test]
+    fn a_booking_too_far_ahead_is_an_error() {
+        let widened = widened(&request(WITH_CALENDARS, &[]), &beyond(DAY, 5_000 * DAY)).unwrap();
+        assert_eq!(widened.unwrap_err().kind(), BackendErrorKind::Refused);
+    }
+}
