@@ -55,7 +55,7 @@ mod values;
 /// | `key` | expression over the arguments, including `self`, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
 /// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
 /// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
-/// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied | 1 |
+/// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied, unless the key is blocked or banned | 1 |
 /// | `limit(count, per, algorithm, burst)` | instead of a top-level `count` and `per`, up to eight times: several limits on one key. A call is charged to all of them or to none | one limit |
 /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
@@ -65,7 +65,10 @@ mod values;
 /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
 /// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
 /// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
+/// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses nobody | never |
+/// | `pause_max` | the longest pause, in quotes: an upstream chooses its `Retry-After` | `"1h"` |
 /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
+/// | `ban` | duration in quotes: from the call that exceeds the limit on, the key is denied for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
 /// | `on_backend_error` | while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
 /// | `dry_run` | flag: counts and reports, but never denies | off |
 /// | `docs = false` | omits the line about the limit from the function's docs | [one line](#docs) |
@@ -177,11 +180,11 @@ mod values;
 /// `Send`. In a function that ends with an `async` block, `key` is evaluated inside the block, and
 /// statements before the block run unlimited.
 ///
-/// With `deduct_when`, or a return type of `impl IntoResponse` or `impl Responder`, the body runs
+/// With `deduct_when` or `pause_when`, or a return type of `impl IntoResponse` or `impl Responder`, the body runs
 /// in a closure or an `async` block of its own. Then:
 ///
-/// - arguments that the body uses are dropped before `deduct_when` sees the outcome, so
-///   `deduct_when` cannot use what the body takes;
+/// - arguments that the body uses are dropped before `deduct_when` and `pause_when` see the outcome,
+///   so they cannot use what the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///

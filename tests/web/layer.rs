@@ -304,3 +304,24 @@ async fn a_client_of_reqwest_never_exceeds_the_limit() {
     // Five at once, five after half a second, two after a second.
     assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
 }
+
+#[tokio::test]
+async fn a_response_pauses_the_key_of_its_request() {
+    let limiter = limiter("layer-pauses", 100);
+    let layer = RateLimitLayer::new(&limiter, |request: &Request| request.uri().path().to_owned()).pause_when(
+        |response: &Response| {
+            let seconds = response.headers().get("retry-after")?.to_str().ok()?.parse().ok()?;
+            Some(Duration::from_secs(seconds))
+        },
+    );
+    let busy = async || (StatusCode::TOO_MANY_REQUESTS, [("retry-after", "30")], "busy");
+    let routes = Router::new().route("/busy", get(busy)).route("/idle", get(async || "idle"));
+    let site = serve(routes.layer(layer)).await;
+    assert_eq!(site.get_with("/busy", &[]).await.body, "busy");
+    site.get_with("/busy", &[]).await.assert_is_429("paused");
+    assert_eq!(site.statuses("/idle", 2).await, [200, 200]);
+    let left = limiter.blocked("/busy").unwrap().unwrap();
+    assert!(left <= Duration::from_secs(30) && left > Duration::from_secs(20), "{left:?}");
+    limiter.unblock("/busy").unwrap();
+    assert_eq!(site.get_with("/busy", &[]).await.body, "busy");
+}

@@ -12,6 +12,7 @@ const ARGS: &[&str] = &[
     r#"limiter = self.limiter, key = (self.a, (b, c[0])), wait = "2s", deduct_when = Result::is_ok"#,
     r#"count = 1, per = "1h", name = "n", backend = redis, on_backend_error = deny, backoff(initial = "1s", max = "1h")"#,
     r#"count = 1, per = "1s", wait, crate = a::b"#,
+    r#"count = 1, per = "1s", ban = "1m", pause_when = |it| it.after, pause_max = "1d""#,
 ];
 
 const ITEMS: &[&str] = &[

@@ -308,6 +308,54 @@ fn a_function_that_waits() {
 }
 
 #[test]
+fn an_outcome_that_pauses() {
+    check(
+        r#"count = 3, per = "1s", key = host, ban = "10m", pause_when = retry_after, deduct_when = Result::is_ok"#,
+        "async fn fetch(host: &str) -> Result<Page, Error> { get(host).await }",
+        expect![[r##"
+            #[cfg_attr(doc, doc = " Rate limit: 3 calls per 1s for each `host`; sliding window.")]
+            async fn fetch(host: &str) -> Result<Page, Error> {
+                let __held = {
+                    let __limiter = {
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(3, 1000000)
+                            .ban(rt::per(600000000000))
+                            .limiter_here();
+                        &__LIMITER
+                    };
+                    let __begun = rt::Call::new(__limiter).pausing().giving_back().begin_held(&host);
+                    let __checked = __begun.finish().await;
+                    match __checked {
+                        rt::Ok(__held) => rt::Some(__held),
+                        rt::Err(__exceeded) => {
+                            return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                        }
+                    }
+                };
+                let __outcome: Result<Page, Error> = async move {
+                    if let rt::Some(__outcome) = rt::no_outcome::<Result<Page, Error>>() {
+                        return __outcome;
+                    }
+                    {
+                        const _: () = ();
+                        get(host).await
+                    }
+                }
+                    .await;
+                if let rt::Some(__held) = __held {
+                    let __pause = rt::pause(&__outcome, 3600000000000, retry_after);
+                    __held.pause_async(__pause).await;
+                    let __counts = rt::counts(&__outcome, Result::is_ok);
+                    __held.settle_async(__counts).await;
+                }
+                return __outcome;
+            }
+        "##]],
+    );
+}
+
+#[test]
 fn a_deducted_outcome() {
     check(
         r#"count = 3, per = "1h", key = user, deduct_when = Result::is_err, backoff(initial = "1s", max = "1h")"#,

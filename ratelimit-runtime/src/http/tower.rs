@@ -5,8 +5,10 @@ mod denial;
 mod drain;
 mod headers;
 mod limit;
+mod pause;
 
 pub use denial::{BoxError, Denial, Fail, IntoDenialResponse, Respond, RespondWith};
 pub use drain::{BodyDrain, DrainBodyLayer, DrainBodyService, DrainFuture, ReturnedBody};
 pub use headers::{HeadersFuture, RateLimitHeadersLayer, RateLimitHeadersService};
 pub use limit::{LimitFuture, RateLimitLayer, RateLimitService};
+pub use pause::{Never, Pause, PauseWhen};

@@ -83,6 +83,19 @@ pub fn around() -> u64 {
     1
 }
 
+/// Blocks its key, in two ways.
+#[rate_limit(
+    count = 5,
+    per = "1s",
+    ban = "10m",
+    deduct_when = |outcome| outcome.is_ok(),
+    pause_when = |outcome| outcome.as_ref().is_ok_and(|secs| *secs > 0).then_some(PER),
+    pause_max = "1d"
+)]
+pub async fn blocks(secs: u32) -> Result<u32, RateLimitExceeded> {
+    Ok(secs)
+}
+
 /// Waits.
 #[rate_limit(count = 5, per = "1s", backend = memory, on_backend_error = local, wait)]
 pub async fn waits() {}
@@ -101,5 +114,5 @@ fn main() {
     assert_eq!(by_calendar(3), Some(3));
     assert_eq!(around(), 1);
     waits_a_while().unwrap();
-    let _ = (shared(1), waits());
+    let _ = (shared(1), waits(), blocks(0));
 }

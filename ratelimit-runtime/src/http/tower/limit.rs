@@ -7,6 +7,7 @@ use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http::Request;
 use http_body::Body;
@@ -16,11 +17,12 @@ use tower_service::Service;
 
 use super::denial::{Denial, Fail, Respond, RespondWith};
 use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
+use super::pause::{Never, Pause, PauseWhen, Pausing};
 #[cfg(feature = "tokio")]
 use crate::clock::nanos;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
-use crate::limiter::{Call, RateLimiter, Started, Wait};
+use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
 
 /// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services,
 /// or the requests of a client.
@@ -56,15 +58,15 @@ use crate::limiter::{Call, RateLimiter, Started, Wait};
 /// once it is ready (`poll_ready`) and the request is admitted. A waiting request therefore holds
 /// what readiness took, such as a permit of an inner concurrency limit. If buckets are in memory
 /// and nothing has to wait, a request costs the decision and no allocation.
-pub struct RateLimitLayer<R, F, D = Respond> {
-    settings: Settings<R, F, D>,
+pub struct RateLimitLayer<R, F, D = Respond, P = Never> {
+    settings: Settings<R, F, D, P>,
 }
 
 /// A closure that reads a request.
 type Read<R, T> = Arc<dyn Fn(&R) -> T + Send + Sync>;
 
 /// Set by the methods of the layer.
-struct Settings<R, F, D> {
+struct Settings<R, F, D, P> {
     limiter: RateLimiter,
     key: F,
     cost: Option<Read<R, u32>>,
@@ -73,6 +75,7 @@ struct Settings<R, F, D> {
     denial: D,
     drain: Drain<R>,
     drains: BodyDrain,
+    pause: P,
 }
 
 impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
@@ -95,6 +98,7 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
                 denial: Respond,
                 drain: drain_known,
                 drains: BodyDrain::new(),
+                pause: Never,
             },
         }
     }
@@ -108,8 +112,9 @@ impl<R: 'static> RateLimitLayer<R, fn(&R)> {
     }
 }
 
-impl<R, F, D> RateLimitLayer<R, F, D> {
-    /// The permits that a request takes, instead of one. 0 takes none and is never denied.
+impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
+    /// The permits that a request takes, instead of one. 0 takes none and is denied only if its key is
+    /// blocked or banned.
     pub fn cost(mut self, cost: impl Fn(&R) -> u32 + Send + Sync + 'static) -> Self {
         self.settings.cost = Some(Arc::new(cost));
         self
@@ -134,7 +139,7 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
     /// Requests wait for their permits if these come within `max`. Other requests are denied at
     /// once.
     #[cfg(feature = "tokio")]
-    pub fn wait_at_most(mut self, max: std::time::Duration) -> Self {
+    pub fn wait_at_most(mut self, max: Duration) -> Self {
         self.settings.wait = Wait::AtMost(nanos(max));
         self
     }
@@ -156,7 +161,7 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
     /// ```
     ///
     /// For a whole tonic server: `.deny_with(|exceeded| Status::from(exceeded).into_http())`.
-    pub fn deny_with<T, Response>(self, respond: T) -> RateLimitLayer<R, F, RespondWith<T>>
+    pub fn deny_with<T, Response>(self, respond: T) -> RateLimitLayer<R, F, RespondWith<T>, P>
     where
         T: Fn(RateLimitExceeded) -> Response,
     {
@@ -168,17 +173,48 @@ impl<R, F, D> RateLimitLayer<R, F, D> {
     /// For clients (reqwest's and hyper's) and other services whose responses cannot express a
     /// denial. They need this or [`deny_with`](Self::deny_with); otherwise the limited service does
     /// not implement `Service`.
-    pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail> {
+    pub fn error_on_denied(self) -> RateLimitLayer<R, F, Fail, P> {
         self.denial(Fail)
     }
 
-    fn denial<T>(self, denial: T) -> RateLimitLayer<R, F, T> {
-        let Settings { limiter, key, cost, exempt_when, wait, denial: _, drain, drains } = self.settings;
-        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains } }
+    fn denial<T>(self, denial: T) -> RateLimitLayer<R, F, T, P> {
+        let Settings { limiter, key, cost, exempt_when, wait, denial: _, drain, drains, pause } = self.settings;
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause } }
+    }
+
+    /// A response of the inner service may pause the key of its request: while it lasts, calls on
+    /// the key are denied, or wait. For clients of an API that answers `429` with a `Retry-After`.
+    ///
+    /// The closure names its argument's type (`|response: &Response| ..`) and returns for how long,
+    /// at most an hour. The pause is a [block](RateLimiter::block), in a backend for all processes,
+    /// and is set before the response is returned. Exempt requests pause nobody, nor does an error
+    /// of the service.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use axum::{extract::Request, http::header::RETRY_AFTER, response::Response};
+    /// use ratelimit_runtime::{Limit, RateLimitLayer, RateLimiter};
+    ///
+    /// static UPSTREAM: RateLimiter = RateLimiter::new("upstream", &[Limit::per_second(50)]);
+    ///
+    /// let layer = RateLimitLayer::new(&UPSTREAM, |request: &Request| request.uri().host().map(str::to_owned))
+    ///     .pause_when(|response: &Response| {
+    ///         let seconds = response.headers().get(RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
+    ///         (response.status() == 429).then_some(Duration::from_secs(seconds))
+    ///     });
+    /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(async || "hello")).layer(layer);
+    /// ```
+    pub fn pause_when<T, Response>(self, when: T) -> RateLimitLayer<R, F, D, PauseWhen<T>>
+    where
+        T: Fn(&Response) -> Option<Duration>,
+    {
+        let Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause: _ } = self.settings;
+        let pause = PauseWhen(when);
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause } }
     }
 }
 
-impl<B, F, D> RateLimitLayer<Request<B>, F, D>
+impl<B, F, D, P> RateLimitLayer<Request<B>, F, D, P>
 where
     B: Body<Data: Send> + Send + 'static,
 {
@@ -192,8 +228,8 @@ where
     }
 }
 
-impl<S, R, F: Clone, D: Clone> Layer<S> for RateLimitLayer<R, F, D> {
-    type Service = RateLimitService<S, R, F, D>;
+impl<S, R, F: Clone, D: Clone, P: Clone> Layer<S> for RateLimitLayer<R, F, D, P> {
+    type Service = RateLimitService<S, R, F, D, P>;
 
     fn layer(&self, inner: S) -> Self::Service {
         RateLimitService { inner, settings: Arc::new(self.settings.clone()) }
@@ -201,31 +237,37 @@ impl<S, R, F: Clone, D: Clone> Layer<S> for RateLimitLayer<R, F, D> {
 }
 
 /// The service of a [`RateLimitLayer`].
-pub struct RateLimitService<S, R, F, D = Respond> {
+pub struct RateLimitService<S, R, F, D = Respond, P = Never> {
     inner: S,
-    settings: Arc<Settings<R, F, D>>,
+    settings: Arc<Settings<R, F, D, P>>,
 }
 
-impl<S, R, K, F, D> Service<R> for RateLimitService<S, R, F, D>
+impl<S, R, K, F, D, P> Service<R> for RateLimitService<S, R, F, D, P>
 where
     S: Service<R> + Clone,
     F: Fn(&R) -> K,
     K: RateLimitKey,
     D: Denial<S::Response, S::Error>,
+    P: Pause<S::Response>,
 {
     type Response = S::Response;
     type Error = D::Error;
-    type Future = LimitFuture<S, R, F, D>;
+    type Future = LimitFuture<S, R, F, D, P>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), D::Error>> {
         self.inner.poll_ready(context).map_err(D::pass)
     }
 
-    fn call(&mut self, request: R) -> LimitFuture<S, R, F, D> {
+    fn call(&mut self, request: R) -> LimitFuture<S, R, F, D, P> {
         // The ready service serves this request. Its clone must become ready for the next.
         let clone = self.inner.clone();
         let ready = mem::replace(&mut self.inner, clone);
-        LimitFuture { settings: Arc::clone(&self.settings), request: Some((ready, request)), state: State::Undecided }
+        LimitFuture {
+            settings: Arc::clone(&self.settings),
+            request: Some((ready, request)),
+            blockable: None,
+            state: State::Undecided,
+        }
     }
 }
 
@@ -234,34 +276,38 @@ type Deciding = Pin<Box<dyn Future<Output = Result<(), RateLimitExceeded>> + Sen
 
 pin_project! {
     /// The response future of a [`RateLimitService`].
-    pub struct LimitFuture<S, R, F, D>
+    pub struct LimitFuture<S, R, F, D, P = Never>
     where
         S: Service<R>,
     {
-        settings: Arc<Settings<R, F, D>>,
+        settings: Arc<Settings<R, F, D, P>>,
         // Until it is admitted: the request, and the service that is ready for it.
         request: Option<(S, R)>,
+        // What the response may pause.
+        blockable: Option<Box<Blockable>>,
         #[pin]
-        state: State<S::Future>,
+        state: State<S::Future, S::Response>,
     }
 }
 
 pin_project! {
     #[project = StateProjection]
-    enum State<T> {
+    enum State<T, U> {
         Undecided,
         Deciding { decision: Deciding },
         Draining { draining: Draining, exceeded: Option<RateLimitExceeded> },
         Admitted { #[pin] response: T },
+        Pausing { pausing: Pausing, response: Option<U> },
     }
 }
 
-impl<S, R, K, F, D> Future for LimitFuture<S, R, F, D>
+impl<S, R, K, F, D, P> Future for LimitFuture<S, R, F, D, P>
 where
     S: Service<R>,
     F: Fn(&R) -> K,
     K: RateLimitKey,
     D: Denial<S::Response, S::Error>,
+    P: Pause<S::Response>,
 {
     type Output = Result<S::Response, D::Error>;
 
@@ -269,7 +315,21 @@ where
         let mut this = self.project();
         loop {
             let decided = match this.state.as_mut().project() {
-                StateProjection::Admitted { response } => return response.poll(context).map_err(D::pass),
+                StateProjection::Admitted { response } => {
+                    let response = match ready!(response.poll(context)) {
+                        Ok(response) => response,
+                        Err(error) => return Poll::Ready(Err(D::pass(error))),
+                    };
+                    let Some(blockable) = this.blockable.take() else { return Poll::Ready(Ok(response)) };
+                    let Some(time) = this.settings.pause.time(&response) else { return Poll::Ready(Ok(response)) };
+                    let pausing = Box::pin(async move { pause_async(&blockable, time).await });
+                    this.state.set(State::Pausing { pausing, response: Some(response) });
+                    continue;
+                }
+                StateProjection::Pausing { pausing, response } => {
+                    ready!(pausing.as_mut().poll(context));
+                    return Poll::Ready(Ok(response.take().expect("a future is not polled after it has resolved")));
+                }
                 StateProjection::Deciding { decision } => ready!(decision.as_mut().poll(context)),
                 StateProjection::Draining { draining, exceeded } => {
                     ready!(draining.as_mut().poll(context));
@@ -278,7 +338,7 @@ where
                 }
                 StateProjection::Undecided => {
                     let (_, request) = this.request.as_ref().expect("a future is not polled after it has resolved");
-                    match this.settings.start(request) {
+                    match this.settings.start(request, P::PAUSES.then_some(this.blockable)) {
                         None => Ok(()),
                         Some(Started::Done(decided)) => decided.map(drop),
                         Some(started) => {
@@ -306,19 +366,24 @@ where
     }
 }
 
-impl<R, K: RateLimitKey, F: Fn(&R) -> K, D> Settings<R, F, D> {
-    /// Does everything that needs no waiting. `None` if the request is exempt.
-    fn start(&self, request: &R) -> Option<Started> {
+impl<R, K: RateLimitKey, F: Fn(&R) -> K, D, P> Settings<R, F, D, P> {
+    /// Does everything that needs no waiting. `None` if the request is exempt. Notes what its
+    /// response may pause.
+    fn start(&self, request: &R, blockable: Option<&mut Option<Box<Blockable>>>) -> Option<Started> {
         if self.exempt_when.as_ref().is_some_and(|exempt| exempt(request)) {
             return None;
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
         let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
-        Some(call.start(&(self.key)(request)))
+        let key = (self.key)(request);
+        if let Some(blockable) = blockable {
+            *blockable = Some(Box::new(call.blockable(&key)));
+        }
+        Some(call.start(&key))
     }
 }
 
-impl<R, F: Clone, D: Clone> Clone for Settings<R, F, D> {
+impl<R, F: Clone, D: Clone, P: Clone> Clone for Settings<R, F, D, P> {
     fn clone(&self) -> Self {
         Settings {
             limiter: self.limiter.clone(),
@@ -329,29 +394,30 @@ impl<R, F: Clone, D: Clone> Clone for Settings<R, F, D> {
             denial: self.denial.clone(),
             drain: self.drain,
             drains: self.drains,
+            pause: self.pause.clone(),
         }
     }
 }
 
-impl<R, F: Clone, D: Clone> Clone for RateLimitLayer<R, F, D> {
+impl<R, F: Clone, D: Clone, P: Clone> Clone for RateLimitLayer<R, F, D, P> {
     fn clone(&self) -> Self {
         RateLimitLayer { settings: self.settings.clone() }
     }
 }
 
-impl<S: Clone, R, F, D> Clone for RateLimitService<S, R, F, D> {
+impl<S: Clone, R, F, D, P> Clone for RateLimitService<S, R, F, D, P> {
     fn clone(&self) -> Self {
         RateLimitService { inner: self.inner.clone(), settings: Arc::clone(&self.settings) }
     }
 }
 
-impl<R, F, D> fmt::Debug for RateLimitLayer<R, F, D> {
+impl<R, F, D, P> fmt::Debug for RateLimitLayer<R, F, D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitLayer").field("limiter", &self.settings.limiter).finish_non_exhaustive()
     }
 }
 
-impl<S: fmt::Debug, R, F, D> fmt::Debug for RateLimitService<S, R, F, D> {
+impl<S: fmt::Debug, R, F, D, P> fmt::Debug for RateLimitService<S, R, F, D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RateLimitService")
             .field("inner", &self.inner)
@@ -360,7 +426,7 @@ impl<S: fmt::Debug, R, F, D> fmt::Debug for RateLimitService<S, R, F, D> {
     }
 }
 
-impl<S: Service<R>, R, F, D> fmt::Debug for LimitFuture<S, R, F, D> {
+impl<S: Service<R>, R, F, D, P> fmt::Debug for LimitFuture<S, R, F, D, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LimitFuture").field("limiter", &self.settings.limiter).finish_non_exhaustive()
     }
