@@ -437,8 +437,8 @@ mod scenarios {
             1 => Just(Calendar::WEEK.week_starts(Weekday::Saturday)),
             2 => (1_u8..=31).prop_map(|day| Calendar::MONTH.starts_on(day)),
         ];
-        let calendar = (1_u32..=64, zones, units)
-            .prop_map(|(count, zone, unit)| Limit::per_calendar(count, unit.in_zone(zone)));
+        let calendar =
+            (1_u32..=64, zones, units).prop_map(|(count, zone, unit)| Limit::per_calendar(count, unit.in_zone(zone)));
         let limits = (calendar.clone(), prop::collection::vec(prop_oneof![calendar, limit()], 0..=2))
             .prop_map(|(first, others)| [vec![first], others].concat());
         let trace = (limits, prop::collection::vec(step(), 1..40));

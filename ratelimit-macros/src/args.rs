@@ -37,8 +37,7 @@ const NAMES: &[&str] = &[
     "allow",
     "crate",
 ];
-const LIMIT_NAMES: &[&str] =
-    &["count", "per", "calendar", "zone", "week_starts", "starts_on", "algorithm", "burst"];
+const LIMIT_NAMES: &[&str] = &["count", "per", "calendar", "zone", "week_starts", "starts_on", "algorithm", "burst"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
 const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 

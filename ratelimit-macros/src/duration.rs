@@ -103,7 +103,10 @@ impl fmt::Display for Mistake {
                 }
             }
             Mistake::Month(unit) => {
-                write!(f, "`{unit}` is a month, which has no fixed length: write `30d` for 30 days, `m` for minutes, or a `calendar`")
+                write!(
+                    f,
+                    "`{unit}` is a month, which has no fixed length: write `30d` for 30 days, `m` for minutes, or a `calendar`"
+                )
             }
             Mistake::Year(unit) => {
                 write!(f, "`{unit}` is a year, which has no fixed length: write `365d` for 365 days, or a `calendar`")

@@ -256,7 +256,8 @@ fn limit(
             let message = "`calendar` needs the feature `calendar` of `ratelimit-runtime`: enable it in Cargo.toml";
             errors.at(arg.name.span(), message);
         } else if args.per.is_some() {
-            let message = "`calendar` beside `per`: keep `per` for windows of one length, or `calendar` for those of a time zone";
+            let message =
+                "`calendar` beside `per`: keep `per` for windows of one length, or `calendar` for those of a time zone";
             errors.at(arg.name.span(), message);
         } else if let (Some(of), Some(_), false) = (&args.algorithm, algorithm, is_fixed) {
             errors.over(&of.value, "a calendar counts in fixed windows: write `algorithm = fixed_window`");

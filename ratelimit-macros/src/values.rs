@@ -10,7 +10,8 @@ use crate::diagnostics::Diagnostics;
 use crate::duration;
 use crate::item::Item;
 use crate::model::{
-    Algorithm, Backend, Calendar, CalendarUnit, Cost, Features, Name, OnBackendError, Per, Permits, StartsOn, Wait, Waiting,
+    Algorithm, Backend, Calendar, CalendarUnit, Cost, Features, Name, OnBackendError, Per, Permits, StartsOn, Wait,
+    Waiting,
 };
 use crate::shape::Shape;
 use crate::suggest::nearest;

@@ -325,8 +325,7 @@ impl Calendar {
 }
 
 impl CalendarUnit {
-    const ALL: [CalendarUnit; 4] =
-        [CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Year];
+    const ALL: [CalendarUnit; 4] = [CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Year];
 
     /// The unit's name in the attribute: `day`, `week`, `month`, `year`.
     pub const fn name(self) -> &'static str {

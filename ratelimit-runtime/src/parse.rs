@@ -102,11 +102,7 @@ impl FromStr for Limit {
 
 /// A limit by the calendar: the unit, then the words behind it.
 #[cfg(feature = "calendar")]
-fn by_calendar<'a>(
-    count: u32,
-    unit: &str,
-    mut words: impl Iterator<Item = &'a str>,
-) -> Result<Limit, ParseLimitError> {
+fn by_calendar<'a>(count: u32, unit: &str, mut words: impl Iterator<Item = &'a str>) -> Result<Limit, ParseLimitError> {
     let mut calendar = CalendarParts::default();
     while let Some(word) = words.next() {
         let mut value = |example: &str| {
@@ -118,7 +114,8 @@ fn by_calendar<'a>(
             "week_starts" => calendar.week_starts.replace(value("sunday")?.to_owned()).is_some(),
             "starts_on" => calendar.starts_on.replace(day(value("15")?)?).is_some(),
             _ => {
-                let message = format!("`{word}` does not belong to a calendar: it has `zone`, `week_starts` and `starts_on`");
+                let message =
+                    format!("`{word}` does not belong to a calendar: it has `zone`, `week_starts` and `starts_on`");
                 return Err(ParseLimitError::new(message));
             }
         };
@@ -158,7 +155,8 @@ impl CalendarParts {
     #[cfg(feature = "serde")]
     pub(crate) fn first_given(&self) -> Option<&'static str> {
         let CalendarParts { zone, week_starts, starts_on } = self;
-        let given = [("zone", zone.is_some()), ("week_starts", week_starts.is_some()), ("starts_on", starts_on.is_some())];
+        let given =
+            [("zone", zone.is_some()), ("week_starts", week_starts.is_some()), ("starts_on", starts_on.is_some())];
         given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
     }
 
@@ -247,7 +245,10 @@ mod tests {
         for (text, limit) in [
             ("1000/calendar day", "1000 per calendar day (zone UTC)"),
             ("5 per calendar month zone Europe/Berlin", "5 per calendar month (zone Europe/Berlin)"),
-            ("5/calendar month starts_on 15 zone America/New_York", "5 per calendar month (zone America/New_York, starts_on 15)"),
+            (
+                "5/calendar month starts_on 15 zone America/New_York",
+                "5 per calendar month (zone America/New_York, starts_on 15)",
+            ),
             ("5/calendar week fixed_window week_starts sunday", "5 per calendar week (zone UTC, week_starts sunday)"),
             ("5/calendar week week_starts monday", "5 per calendar week (zone UTC)"),
             ("7 per calendar year zone Etc/GMT+5", "7 per calendar year (zone Etc/GMT+5)"),

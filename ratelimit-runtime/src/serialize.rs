@@ -160,8 +160,7 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
     #[cfg(not(feature = "calendar"))]
     const FIELDS: &[&str] = &["count", "per", "algorithm", "burst"];
     #[cfg(feature = "calendar")]
-    const FIELDS: &[&str] =
-        &["count", "per", "algorithm", "burst", "calendar", "zone", "week_starts", "starts_on"];
+    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst", "calendar", "zone", "week_starts", "starts_on"];
 
     fn set<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
         if slot.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }

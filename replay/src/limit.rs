@@ -103,7 +103,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .split(|character: char| !character.is_alphabetic())
         .any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years"))
     {
-        return Err(format!("`{text}`: a month and a year have no fixed length: write days, as in `30d`, or `calendar month`"));
+        return Err(format!(
+            "`{text}`: a month and a year have no fixed length: write days, as in `30d`, or `calendar month`"
+        ));
     }
     let bare = !text.is_empty() && text.chars().all(char::is_alphabetic);
     let written = if bare { format!("1{text}") } else { text.to_owned() };
