@@ -52,11 +52,15 @@ mod values;
 /// | --- | --- | --- |
 /// | `count` | integer from 1, or a `u32` expression over the function's arguments, read at each call (0 denies) | required |
 /// | `per` | [duration](#durations) in quotes, or a `Duration` expression, read at each call | required |
+/// | `calendar` | `"day"`, `"week"`, `"month"`, `"year"`, instead of `per`, for a `fixed_window`: [windows of a time zone](#calendars) (feature `calendar`) | windows of `per` from the Unix epoch in UTC |
+/// | `zone` | name of a time zone in quotes, for a `calendar` | `"UTC"` |
+/// | `week_starts` | `monday` to `sunday`, for `calendar = "week"` | `monday` |
+/// | `starts_on` | day of the month, 1 to 31, or a `u8` expression over the function's arguments, read at each call, for `calendar = "month"` | 1 |
 /// | `key` | expression over the arguments, including `self`, whose type is a `RateLimitKey`: each key has its own bucket | one bucket for the whole function |
 /// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
 /// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
 /// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied, unless the key is blocked or banned | 1 |
-/// | `limit(count, per, algorithm, burst)` | instead of a top-level `count` and `per`, up to eight times: several limits on one key. A call is charged to all of them or to none | one limit |
+/// | `limit(count, per, algorithm, burst)`, `limit(count, calendar, ..)` | instead of a top-level `count` and `per`, up to eight times: several limits on one key. A call is charged to all of them or to none | one limit |
 /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
 /// | `backend` | `memory`, `redis` (feature `redis`), or an expression, evaluated once | the process's default |
@@ -75,7 +79,7 @@ mod values;
 /// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
 /// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
 ///
-/// They are evaluated in this order: `exempt_when`; `count`, `per`; `cost`; `key`. If `exempt_when`
+/// They are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`; `key`. If `exempt_when`
 /// is true, none of the others is evaluated.
 ///
 /// If `key` is a place (`user`, `self.tenant`) it is borrowed, and so are the places in a tuple.
@@ -163,7 +167,45 @@ mod values;
 /// - compounds such as `"1h30m"`;
 /// - words such as `"2 minutes"`; a bare unit such as `"second"` means one of it.
 ///
-/// The range is 1 µs to 366 days. Months and years have no fixed length and are refused.
+/// The range is 1 µs to 366 days. Months and years have no fixed length and are refused: see
+/// [calendars](#calendars). The windows of a `fixed_window` are counted from the Unix epoch in UTC:
+/// `"1d"` begins at midnight, and `"1w"` on a Thursday.
+///
+/// # Calendars
+///
+/// ```
+/// # #[cfg(feature = "calendar")] {
+/// use ratelimit_runtime::rate_limit;
+///
+/// struct Customer { id: u64, billing_day: u8 }
+///
+/// #[rate_limit(
+///     limit(count = 100, calendar = "day", zone = "Europe/Berlin", algorithm = fixed_window),
+///     limit(
+///         count = 1_000,
+///         calendar = "month",
+///         zone = "Europe/Berlin",
+///         starts_on = customer.billing_day,
+///         algorithm = fixed_window,
+///     ),
+///     key = customer.id,
+/// )]
+/// fn export(customer: &Customer) -> Option<String> {
+///     Some(String::new())
+/// }
+///
+/// assert!(export(&Customer { id: 7, billing_day: 31 }).is_some());
+/// # }
+/// ```
+///
+/// A day is what the zone's clocks show: it has 23 or 25 hours when they change. If midnight is
+/// skipped, the day begins at its first moment. In a month that is too short for `starts_on`, the
+/// last day takes its place. A `zone` is written as in the IANA time zone database; one that does
+/// not exist is a compile error. An expression for `starts_on` that is no day of a month counts as
+/// the nearest.
+///
+/// `calendar`, `zone` and `week_starts` belong to the bucket's identity, `starts_on` does not: if it
+/// changes, what was taken counts on in the window that contains it.
 ///
 /// # Functions
 ///

@@ -90,7 +90,9 @@
 //!   admits precisely what a full log of all calls would admit. Above 64 it may deny a call while
 //!   such a log had fewer than ⌈`count` / 64⌉ permits left.
 //! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`.
-//! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch.
+//! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch
+//!   (so a window of `1w` begins on a Thursday), or in each day, week, month or year of a time zone
+//!   (`Limit::per_calendar`, feature `calendar`).
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
 //! - Waiting calls are served first come, first served within a process, and no call overtakes
@@ -159,6 +161,7 @@
 //! | `actix-web` | 429 answers for actix-web handlers; `RateLimitHeaders`; `ClientIp` | actix-web without its default features, ipnet, sfv, pin-project-lite: 95 crates |
 //! | `tower` | `RateLimitLayer`, `RateLimitHeadersLayer`, `DrainBodyLayer` | tower-layer, tower-service, http, http-body, pin-project-lite, sfv: 15 crates in all |
 //! | `tonic` | `RESOURCE_EXHAUSTED` for denied methods, with `RetryInfo` and `grpc-retry-pushback-ms` | tonic without its default features, tonic-types, prost: 33 crates |
+//! | `calendar` | `calendar = "month"` and `Limit::per_calendar`: windows by the calendar of a time zone | jiff, with its zone data |
 //! | `uuid` | `Uuid` as a key | uuid |
 //! | `tracing` | events for denials and failing backends | tracing without its default features |
 //! | `metrics` | metrics for dashboards and alerts | the facade metrics, rapidhash |

@@ -22,7 +22,8 @@ pub(crate) struct Options {
     #[arg(value_name = "LOG")]
     pub(crate) logs: Vec<String>,
 
-    /// A candidate: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`, `100/1d fixed_window`;
+    /// A candidate: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`, `100/1d fixed_window`,
+    /// `1000/calendar month zone Europe/Berlin`;
     /// `10/1s+100/1m` are decided together. Repeated, each is a column
     #[arg(long = "limit", value_name = "LIMIT", value_parser = Candidate::parse)]
     pub(crate) limits: Vec<Candidate>,

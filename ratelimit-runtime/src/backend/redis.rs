@@ -197,7 +197,7 @@ impl Client {
             let answer = connection.call(&command, deadline, mode).await?;
             #[cfg(feature = "calendar")]
             if let Some((bucket, request)) = may_ask_again
-                && calendars::is_beyond(&answer)
+                && codec::beyond(&answer).is_some()
             {
                 return Box::pin(ask_again(connection, bucket, request, answer, deadline, mode)).await;
             }
@@ -210,7 +210,7 @@ impl Client {
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
         let mut answers = self.ask_once(questions, deadline).await?;
         #[cfg(feature = "calendar")]
-        if answers.iter().flatten().any(|answer| calendars::is_beyond(answer)) {
+        if answers.iter().flatten().any(|answer| codec::beyond(answer).is_some()) {
             Box::pin(self.ask_all_again(questions, &mut answers, deadline)).await;
         }
         Ok(answers)
@@ -223,11 +223,11 @@ impl Client {
         for _ in 0..calendars::TRIES {
             let mut again: SmallVec<[(usize, Vec<u8>); 1]> = SmallVec::new();
             for (place, answer) in answers.iter_mut().enumerate() {
+                let Some((now, time)) = answer.as_deref().ok().and_then(codec::beyond) else { continue };
                 let request = asked.iter().find(|(of, _)| *of == place).map_or(&questions[place].1, |(_, bytes)| bytes);
-                match answer.as_deref().ok().and_then(|answer| calendars::widened(request, answer)) {
-                    None => {}
-                    Some(Ok(request)) => again.push((place, request)),
-                    Some(Err(error)) => *answer = Err(error),
+                match calendars::widened(request, now, time) {
+                    Ok(request) => again.push((place, request)),
+                    Err(error) => *answer = Err(error),
                 }
             }
             if again.is_empty() {
@@ -360,8 +360,8 @@ async fn ask_again(
     mode: Mode,
 ) -> ScriptReply {
     for _ in 0..calendars::TRIES {
-        let Some(widened) = calendars::widened(&request, &answer) else { break };
-        request = widened?;
+        let Some((now, time)) = codec::beyond(&answer) else { break };
+        request = calendars::widened(&request, now, time)?;
         let command = script::call(&(Cow::Borrowed(&bucket), request.clone()));
         answer = connection.call(&command, deadline, mode).await?;
     }

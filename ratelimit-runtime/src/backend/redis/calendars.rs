@@ -5,12 +5,15 @@
 //! They follow the rest of a request: for each calendar the number of boundaries, the calendar and
 //! the boundaries, and at last the number of all these bytes. `decide.lua` reads them.
 
-use super::codec::{BEYOND, FAR, TESTED, WITH_CALENDARS};
 use crate::calendar::Calendar;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// The position of the request's flags.
-pub(super) const FLAGS_AT: usize = 3;
+/// The position of the request's flags, and these: at a test's time, with boundaries of calendars.
+const FLAGS_AT: usize = 3;
+const TESTED: u8 = 1;
+const WITH_CALENDARS: u8 = 2;
+/// The latest boundary, in microseconds: Lua's numbers are exact up to here.
+const FAR: u64 = (1 << 53) - 1;
 
 /// How often a request is sent again with other boundaries. The second time is for a server whose
 /// clock is elsewhere, the third for bookings far ahead of it.
@@ -55,26 +58,22 @@ pub(super) fn append(
     Some(())
 }
 
+/// The flag of a request with calendars.
+pub(super) fn flag(has_calendars: bool) -> u8 {
+    if has_calendars { WITH_CALENDARS } else { 0 }
+}
+
 /// Whether a request has boundaries of calendars.
 pub(super) fn are_in(request: &[u8]) -> bool {
     request.get(FLAGS_AT).is_some_and(|flags| flags & WITH_CALENDARS != 0)
 }
 
-/// Whether the script asks for other boundaries.
-pub(super) fn is_beyond(reply: &[u8]) -> bool {
-    reply.first() == Some(&BEYOND)
-}
-
-/// The same request with other boundaries, if the script asks for them in `reply`. It has decided
-/// nothing then.
-pub(super) fn widened(request: &[u8], reply: &[u8]) -> Option<Result<Vec<u8>, BackendError>> {
-    let times = reply.strip_prefix(&[BEYOND])?;
-    let times = times.split_first_chunk::<7>().map(|(now, time)| (micros(now), micros(time)));
-    let widened = times.and_then(|(now, time)| with_boundaries(request, now, time.max(now)));
-    Some(widened.ok_or_else(|| {
+/// The same request with the boundaries around the times `now` to `time`, in nanoseconds.
+pub(super) fn widened(request: &[u8], now: u64, time: u64) -> Result<Vec<u8>, BackendError> {
+    with_boundaries(request, now, time.max(now)).ok_or_else(|| {
         let message = "a calendar limit is booked further ahead than a request can say";
         BackendError::new(BackendErrorKind::Refused, message)
-    }))
+    })
 }
 
 fn with_boundaries(request: &[u8], from: u64, until: u64) -> Option<Vec<u8>> {
@@ -90,17 +89,9 @@ fn with_boundaries(request: &[u8], from: u64, until: u64) -> Option<Vec<u8>> {
         before = behind.get(usize::from(u16::from_le_bytes(*boundaries)) * 7..)?;
     }
     let mut bytes = start.to_vec();
-    append(&mut bytes, calendars.into_iter(), from.saturating_mul(1_000), until.saturating_mul(1_000))?;
+    append(&mut bytes, calendars.into_iter(), from, until)?;
     bytes.extend_from_slice(test_time);
     Some(bytes)
-}
-
-fn micros(bytes: &[u8]) -> u64 {
-    let mut number = [0; 8];
-    for (to, from) in number.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    u64::from_le_bytes(number)
 }
 
 #[cfg(test)]
@@ -109,6 +100,7 @@ mod tests {
 
     use super::*;
 
+    /// In microseconds.
     const DAY: u64 = 86_400_000_000;
 
     fn request(flags: u8, test_time: &[u8]) -> Vec<u8> {
@@ -118,16 +110,11 @@ mod tests {
         bytes
     }
 
-    fn beyond(now: u64, time: u64) -> Vec<u8> {
-        [&[BEYOND][..], &now.to_le_bytes()[..7], &time.to_le_bytes()[..7]].concat()
-    }
-
     #[test]
     fn a_request_gets_the_boundaries_around_the_times_that_it_lacks() {
         for (flags, test_time) in [(WITH_CALENDARS, &[][..]), (WITH_CALENDARS | TESTED, &[1, 2, 3, 4, 5, 6, 7])] {
             let request = request(flags, test_time);
-            assert!(widened(&request, &[3, 0, 0, 0, 0, 0, 0, 0]).is_none());
-            let widened = widened(&request, &beyond(10 * DAY + 1, 12 * DAY)).unwrap().unwrap();
+            let widened = widened(&request, (10 * DAY + 1) * 1_000, 12 * DAY * 1_000).unwrap();
             // Both calendars, from the day before the first time to the day after the second.
             let boundaries = |days: Range<u64>, shift: u64| {
                 days.flat_map(|day| (day * DAY - shift).to_le_bytes()[..7].to_vec()).collect::<Vec<u8>>()
@@ -149,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_booking_too_far_ahead_is_an_error() {
-        let widened = widened(&request(WITH_CALENDARS, &[]), &beyond(DAY, 5_000 * DAY)).unwrap();
+        let widened = widened(&request(WITH_CALENDARS, &[]), DAY * 1_000, 5_000 * DAY * 1_000);
         assert_eq!(widened.unwrap_err().kind(), BackendErrorKind::Refused);
     }
 }

@@ -24,7 +24,7 @@ use crate::limit::{Algorithm, Limit};
 /// Numbers shared with the script, and their names. `script.rs` replaces the names in the script.
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
-        $($(#[$doc])* pub(super) const $name: u8 = $value;)*
+        $($(#[$doc])* const $name: u8 = $value;)*
         pub(super) const NUMBERS: &[(&str, u8)] = &[$((stringify!($name), $name)),*];
     };
 }
@@ -58,6 +58,7 @@ numbers! {
     HELD = 9;
     /// The request's boundaries of a calendar do not reach as far as a time that follows. Nothing
     /// was decided.
+    #[cfg_attr(not(feature = "calendar"), allow(dead_code, reason = "only in the script"))]
     BEYOND = 5;
     /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
     /// plain parts begins with `RICH`.
@@ -76,10 +77,7 @@ numbers! {
 /// in the script's doubles.
 const LONGEST: u64 = 1 << 52;
 /// The latest time that the script reports, in microseconds.
-pub(super) const FAR: u64 = (1 << 53) - 1;
-/// Flags of a request: at a test's time, and with the boundaries of calendars.
-pub(super) const TESTED: u8 = 1;
-pub(super) const WITH_CALENDARS: u8 = 2;
+const FAR: u64 = (1 << 53) - 1;
 
 /// Consecutive calls of one cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,8 +233,10 @@ impl Writer {
         // At most 8.
         bytes.u8(request.limits().len().to_le_bytes()[0]);
         bytes.u8(how);
-        let has_calendar = action != RESET && request.limits().iter().any(Limit::is_calendar);
-        bytes.u8(u8::from(request.test_time.is_some()) * TESTED | u8::from(has_calendar) * WITH_CALENDARS);
+        let flags = u8::from(request.test_time.is_some());
+        #[cfg(feature = "calendar")]
+        let flags = flags | calendars::flag(action != RESET && request.limits().iter().any(Limit::is_calendar));
+        bytes.u8(flags);
         bytes.u32(cost);
         let print_at = bytes.0.len();
         bytes.u56(0);
@@ -380,6 +380,15 @@ pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendE
 pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
     rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
+}
+
+/// The server's time, and a time that the boundaries in the request do not reach, in nanoseconds,
+/// if the script asks for others. It has decided nothing then.
+#[cfg(feature = "calendar")]
+#[inline]
+pub(super) fn beyond(reply: &[u8]) -> Option<(u64, u64)> {
+    let mut times = Reader(reply.strip_prefix(&[BEYOND])?);
+    Some((times.time()?, times.time()?))
 }
 
 /// Whether a reply can be the script's: its bytes, of which the first is a small number, or a
