@@ -4,6 +4,7 @@ pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shared;
+mod together;
 
 use std::any::TypeId;
 use std::future::{Future, ready};
@@ -23,6 +24,7 @@ use smallvec::SmallVec;
 pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
+pub(crate) use together::given_back;
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
@@ -227,7 +229,7 @@ impl Denied {
 }
 
 /// The future of an asynchronous decision.
-pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send + 'a>>;
+pub type BackendFuture<'a, T = Answer> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
 /// How long a backend's decision may take, and who enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -320,6 +322,33 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(ready(self.decide(request)))
     }
 
+    /// Carries out `Take` requests for the buckets of one call, with different keys: all are
+    /// charged, or none is. The answers come in the order of the requests. If any of them is a
+    /// denial, nothing is charged, and the other answers say what a peek would.
+    ///
+    /// The default implementation is for stores without atomicity over several keys. It calls
+    /// [`decide`](Backend::decide) for one bucket after the other. If one denies, it gives back
+    /// what it has taken so far, and peeks at the rest (with a `backoff`, takes and gives back, so
+    /// that each limit that denies counts the denial). No limit is ever exceeded. But another call
+    /// may be denied for permits that are held until they are given back. If the process dies in
+    /// between, they stay taken until they expire.
+    ///
+    /// # Errors
+    /// If the store cannot decide on one of the buckets. What was taken from the others is given
+    /// back then.
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        together::in_order(self, requests)
+    }
+
+    /// [`decide_together`](Backend::decide_together) without blocking the thread.
+    ///
+    /// Dropping the future abandons the decision. Implementations should give back what was taken
+    /// by then. The default implementation calls [`decide_async`](Backend::decide_async) for one
+    /// bucket after the other.
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        Box::pin(together::in_order_async(self, requests))
+    }
+
     /// Carries out a request whose answer is ignored: permits given back after a future was
     /// dropped.
     ///
@@ -390,6 +419,14 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).decide_async(request)
     }
 
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        (**self).decide_together(requests)
+    }
+
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        (**self).decide_together_async(requests)
+    }
+
     fn decide_later(&self, request: Request) {
         (**self).decide_later(request);
     }
@@ -422,6 +459,14 @@ impl<B: Backend + ?Sized> Backend for &'static B {
 
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         (**self).decide_async(request)
+    }
+
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        (**self).decide_together(requests)
+    }
+
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        (**self).decide_together_async(requests)
     }
 
     fn decide_later(&self, request: Request) {

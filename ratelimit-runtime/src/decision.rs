@@ -51,6 +51,8 @@ pub(crate) enum Place {
     Memory(Held),
     /// In the limiter's backend.
     Remote(Box<RemoteBucket>),
+    /// In several buckets, with a key each.
+    Each(Box<[Taken]>),
 }
 
 /// Permits in memory.
@@ -89,9 +91,15 @@ pub(crate) enum Address {
 impl Decision {
     /// Permits that were taken.
     pub(crate) fn cost(&self) -> u32 {
-        self.taken.as_ref().map_or(0, |taken| match &taken.place {
+        let cost = |taken: &Taken| match &taken.place {
             Place::Memory(held) => held.permit.cost,
             Place::Remote(bucket) => bucket.permit.cost,
+            Place::Each(_) => 0,
+        };
+        self.taken.as_ref().map_or(0, |taken| match &taken.place {
+            // The same from each.
+            Place::Each(all) => all.first().map_or(0, cost),
+            Place::Memory(_) | Place::Remote(_) => cost(taken),
         })
     }
 

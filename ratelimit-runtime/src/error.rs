@@ -45,6 +45,10 @@ pub enum ExceededKind {
     CostExceedsLimit,
     /// The backend could not decide, and the limiter denies in that case.
     BackendFailed,
+    /// The call passed more or fewer keys to [`check_each`](crate::RateLimiter::check_each) than
+    /// the limiter has limits with keys of their own. A mistake of the program: every such call is
+    /// denied.
+    WrongKeys,
 }
 
 #[cfg(any(feature = "serde", feature = "tracing"))]
@@ -55,6 +59,7 @@ impl ExceededKind {
             ExceededKind::Limited => "limited",
             ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
             ExceededKind::BackendFailed => "backend_failed",
+            ExceededKind::WrongKeys => "wrong_keys",
         }
     }
 }
@@ -127,6 +132,7 @@ impl fmt::Display for RateLimitExceeded {
                 write!(f, "the call costs more permits than its rate limit can hold: {limit}")?;
             }
             ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
+            ExceededKind::WrongKeys => return f.write_str("the call passes more or fewer keys than its rate limit has"),
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),
@@ -304,7 +310,12 @@ mod tests {
         assert_eq!(never, "the call costs more permits than its rate limit can hold: 2 per 1s");
         let failed = text(ExceededKind::BackendFailed, 1_000_000_000);
         assert_eq!(failed, "the rate limit cannot be decided at the moment; retry after 1s");
-        for kind in [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed] {
+        for kind in [
+            ExceededKind::Limited,
+            ExceededKind::CostExceedsLimit,
+            ExceededKind::BackendFailed,
+            ExceededKind::WrongKeys,
+        ] {
             assert!(!text(kind, 1).contains("api") && format!("{:?}", exceeded(1)).contains("api"));
         }
     }

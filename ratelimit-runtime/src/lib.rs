@@ -205,6 +205,7 @@ mod hash;
 #[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
 mod http;
 mod key;
+mod keys;
 mod limit;
 mod limiter;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
@@ -241,6 +242,7 @@ pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, Inval
 #[cfg(feature = "tower")]
 pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
+pub use keys::RateLimitKeys;
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{InvalidLimiter, OnBackendError, RateLimiter, RateLimiterBuilder};
 #[cfg(feature = "tracing")]

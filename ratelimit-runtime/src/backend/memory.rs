@@ -28,6 +28,7 @@ mod slots;
 mod state;
 mod store;
 mod table;
+mod together;
 mod unkeyed;
 
 use std::collections::{BTreeSet, HashMap};
@@ -44,6 +45,7 @@ use table::{Bound, SWEPT};
 pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use together::{Bucket, Said, Spoken, peek as peek_together, take as take_together};
 
 /// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;

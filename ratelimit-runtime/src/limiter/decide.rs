@@ -230,7 +230,7 @@ impl<'a> Call<'a> {
 
     #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
     #[inline]
-    fn now(&self, store: &Store) -> Now {
+    pub(super) fn now(&self, store: &Store) -> Now {
         #[cfg(feature = "tokio")]
         if self.is_async {
             return store.now_in_runtime();

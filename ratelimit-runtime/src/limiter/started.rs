@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, position_u8, told};
 use super::core::{Core, Venue};
+use super::each::EachCall;
 use super::waiting::{BeforeBackend, Waiting, joining_of};
 use crate::algorithm::record::Admission;
 use crate::algorithm::record::Refusal as BackendRefusal;
@@ -32,6 +33,8 @@ pub(crate) enum Started {
     Waiting(Box<Waiting>),
     Booked(Box<Booking>),
     Remote(Box<RemoteCall>),
+    /// A call on several buckets, with a key each.
+    Each(Box<EachCall>),
 }
 
 impl Started {
@@ -42,6 +45,7 @@ impl Started {
             Started::Done(result) => result,
             Started::Waiting(waiting) => waiting.wait(),
             Started::Booked(booking) => Ok(booking.wait()),
+            Started::Each(call) => call.finish(),
             Started::Remote(call) => {
                 let answer = call.backend.decide(&call.request);
                 call.resolve(answer).finish()
@@ -58,6 +62,7 @@ impl Started {
                 Started::Done(result) => return result,
                 Started::Waiting(waiting) => return waiting.await,
                 Started::Booked(booking) => return Ok(booking.wait_async().await),
+                Started::Each(call) => return call.finish_async().await,
                 Started::Remote(call) => {
                     let answer = call.backend.decide_async(&call.request).await;
                     started = call.resolve(answer);
@@ -94,15 +99,28 @@ impl Call<'_> {
         } else {
             Action::Take { cost: self.cost, max_wait }
         };
+        let request = self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action));
+        self.remote_with(request, backend, venue, self.core.fallback(venue).address(key))
+    }
+
+    /// As [`remote`](Call::remote), with the request made already. `fallback` is the bucket in
+    /// memory.
+    pub(super) fn remote_with(
+        self,
+        request: Request,
+        backend: &Arc<Guard>,
+        venue: &Venue<'_>,
+        fallback: Address,
+    ) -> RemoteCall {
         RemoteCall {
             call: OwnedCall::of(self, self.key.to_text()),
             options: self.options,
             backend: Arc::clone(backend),
-            request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
+            request,
             asks: Asks::Decision,
             arrived: venue.backend_now(),
             sent: venue.backend_now(),
-            fallback: self.core.fallback(venue).address(key),
+            fallback,
         }
     }
 }
@@ -352,8 +370,8 @@ impl RemoteCall {
         if call.peek || waited == 0 {
             return Started::Done(Ok(decision));
         }
+        call.waits(waited);
         let waited = Duration::from_nanos(waited);
-        core.waits(waited);
         Started::Booked(Box::new(Booking {
             core: Arc::clone(core),
             decision: Some(decision),
@@ -363,38 +381,51 @@ impl RemoteCall {
         }))
     }
 
-    /// Caches the denial for calls like this one. It is counted from when the call was sent, which
-    /// is before the backend denied, so it never lasts longer than the backend's.
+    /// Caches the denial for calls like this one.
     fn keep(&self, admitted_at: Option<u64>, remaining: u32, limit: usize, now: u64) {
-        let (Some(denials), Some(bucket), Some(admitted_at)) =
-            (self.backend.denials(), self.request.fingerprint, admitted_at)
-        else {
-            return;
-        };
         let call = self.call.call();
         if call.is_denied_alike() {
-            // Each denial prolongs the ban up to the longest one. Then only its end moves on, and
-            // one call per `initial` tells the backend.
-            let (ban, longest) = match self.request.backoff {
-                None => (0, u64::MAX),
-                // In microseconds, as the backend's clock.
-                Some(backoff)
-                    if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
-                {
-                    (nanos(backoff.max()), nanos(backoff.initial()))
-                }
-                Some(_) => return,
-            };
-            let asked = Asked { bucket, cost: call.cost, limits: fingerprint::of_limits(&self.request.limits) };
-            let told = Told {
-                admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
-                remaining,
-                limit: position_u8(limit),
-                ban,
-            };
-            denials.keep(asked, told, self.sent, longest);
+            let refused = BackendRefusal { limit, remaining, admitted_at };
+            keep_denial(&self.backend, &self.request, call.cost, &refused, now, self.sent);
         }
     }
+}
+
+/// Caches a denial for calls like that one. It is counted from when the call was sent, which is
+/// before the backend denied at `now`, so it never lasts longer than the backend's.
+pub(super) fn keep_denial(
+    backend: &Guard,
+    request: &Request,
+    cost: u32,
+    refused: &BackendRefusal,
+    now: u64,
+    sent: u64,
+) {
+    let BackendRefusal { limit, remaining, admitted_at } = *refused;
+    let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at)
+    else {
+        return;
+    };
+    // Each denial prolongs the ban up to the longest one. Then only its end moves on, and one call
+    // per `initial` tells the backend.
+    let (ban, longest) = match request.backoff {
+        None => (0, u64::MAX),
+        // In microseconds, as the backend's clock.
+        Some(backoff)
+            if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
+        {
+            (nanos(backoff.max()), nanos(backoff.initial()))
+        }
+        Some(_) => return,
+    };
+    let asked = Asked { bucket, cost, limits: fingerprint::of_limits(&request.limits) };
+    let told = Told {
+        admitted_at: sent.saturating_add(admitted_at.saturating_sub(now)),
+        remaining,
+        limit: position_u8(limit),
+        ban,
+    };
+    denials.keep(asked, told, sent, longest);
 }
 
 /// For a call behind others: the permits to ask the backend for in its place, and how much later
