@@ -25,6 +25,8 @@ pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
 pub(crate) use together::given_back;
+#[cfg(feature = "redis")]
+pub(crate) use together::in_order;
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.

@@ -14,6 +14,7 @@ pub mod v1 {
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
     pub use crate::key::{KeyWriter, RateLimitKey};
+    pub use crate::keys::RateLimitKeys;
     pub use crate::limit::{Algorithm, Limit};
     pub use crate::limiter::{OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
@@ -156,6 +157,31 @@ pub mod v1 {
             let core = Arc::clone(self.call.core());
             core.gives_back();
             self.call.hold(&key).map(|holding| Held { core, holding })
+        }
+
+        /// Decides by a key for each limit, on this thread.
+        pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
+            self.call.admit_each(&keys)
+        }
+
+        /// As `check_each`. The permits can be given back.
+        pub fn hold_each<K: RateLimitKeys>(self, keys: K) -> Result<Held, RateLimitExceeded> {
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            let decision = self.call.start_each(&keys).finish()?;
+            Ok(Held { core, holding: Holding::Other(Box::new(decision)) })
+        }
+
+        /// As `check_each`, as far as it needs no waiting.
+        pub fn begin_each<K: RateLimitKeys>(self, keys: K) -> Begun {
+            Begun { begun: self.call.begin_each(&keys) }
+        }
+
+        /// As `begin_each`, but the permits can be given back.
+        pub fn begin_held_each<K: RateLimitKeys>(self, keys: K) -> BegunHeld {
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            BegunHeld { core, begun: crate::limiter::BegunHeld::Later(self.call.in_future().start_each(&keys)) }
         }
 
         /// Does everything that needs no waiting.

@@ -88,7 +88,7 @@ macro_rules! in_order {
 }
 
 /// See [`Backend::decide_together`].
-pub(super) fn in_order<B: Backend + ?Sized>(backend: &B, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+pub(crate) fn in_order<B: Backend + ?Sized>(backend: &B, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
     in_order!(backend, requests, |request| backend.decide(request))
 }
 

@@ -348,7 +348,7 @@ pub(crate) enum Begun {
 
 impl Begun {
     #[inline]
-    fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
+    pub(super) fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
         Begun::Done(Some(decided))
     }
 }

@@ -18,6 +18,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, note_admitted, position_u8};
+use super::decide::Begun;
 use super::core::{Applying, Core, Target, Venue, kinds_of};
 use super::started::{Started, keep_denial};
 use crate::algorithm::Rule;
@@ -270,6 +271,18 @@ impl<'a> Call<'a> {
         match self.each_at_once(keys) {
             Some(decided) => decided,
             None => self.start_each(keys).finish().map(drop),
+        }
+    }
+
+    /// As [`admit_each`](Call::admit_each), for a future.
+    pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
+        let call = self.in_future();
+        if let Some(decided) = call.each_at_once(keys) {
+            return Begun::of(decided);
+        }
+        match call.start_each(keys) {
+            Started::Done(decided) => Begun::of(decided.map(drop)),
+            started => Begun::Later(Box::pin(started.finish_async())),
         }
     }
 
