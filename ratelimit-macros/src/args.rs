@@ -21,6 +21,7 @@ const NAMES: &[&str] = &[
     "limit",
     "name",
     "limiter",
+    "keys",
     "backend",
     "wait",
     "or_else",
@@ -33,7 +34,7 @@ const NAMES: &[&str] = &[
     "allow",
     "crate",
 ];
-const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
+const LIMIT_NAMES: &[&str] = &["count", "per", "algorithm", "burst", "key"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
 const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 
@@ -106,6 +107,7 @@ pub(crate) struct Args {
     pub(crate) limits: Vec<Arg<LimitArgs>>,
     pub(crate) name: Option<Arg<Expr>>,
     pub(crate) limiter: Option<Arg<Expr>>,
+    pub(crate) keys: Option<Arg<Expr>>,
     pub(crate) backend: Option<Arg<Expr>>,
     pub(crate) wait: Option<Arg<WaitArgs>>,
     pub(crate) or_else: Option<Arg<Expr>>,
@@ -129,6 +131,8 @@ pub(crate) struct LimitArgs {
     pub(crate) per: Option<Arg<Expr>>,
     pub(crate) algorithm: Option<Arg<Expr>>,
     pub(crate) burst: Option<Arg<Expr>>,
+    /// Only inside of `limit(..)`.
+    pub(crate) key: Option<Arg<Expr>>,
     pub(crate) unread: Unread,
 }
 
@@ -273,6 +277,7 @@ impl Args {
                     "cost" => &mut self.cost,
                     "name" => &mut self.name,
                     "limiter" => &mut self.limiter,
+                    "keys" => &mut self.keys,
                     "backend" => &mut self.backend,
                     "or_else" => &mut self.or_else,
                     "exempt_when" => &mut self.exempt_when,
@@ -295,6 +300,7 @@ impl LimitArgs {
             "count" => &mut self.count,
             "per" => &mut self.per,
             "algorithm" => &mut self.algorithm,
+            "key" => &mut self.key,
             _ => &mut self.burst,
         };
         set(slot, name, value(name, input)?, errors);
@@ -410,6 +416,7 @@ fn example(name: &Ident) -> &'static str {
         "cost" => "cost = 5",
         "name" => "name = \"api\"",
         "limiter" => "limiter = API",
+        "keys" => "keys = (user, tenant, ())",
         "backend" => "backend = memory",
         "wait" => "wait = \"2s\"",
         "or_else" => "or_else = |exceeded| ..",

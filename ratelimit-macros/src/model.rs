@@ -29,6 +29,8 @@ pub(crate) struct Model {
     pub(crate) runtime: Option<ExprPath>,
     pub(crate) limiter: Limiter,
     pub(crate) key: Option<Arg<Expr>>,
+    /// Instead of `key`, if limits have different keys.
+    pub(crate) keys: Option<Keys>,
     pub(crate) cost: Option<Cost>,
     pub(crate) wait: Option<Waiting>,
     pub(crate) denial: Denial,
@@ -45,6 +47,14 @@ pub(crate) enum Limiter {
     /// The function's own static.
     Own(Box<Own>),
     /// `limiter = ..`
+    Shared(Arg<Expr>),
+}
+
+/// The keys of limits that have different ones, in the order in which they are evaluated.
+pub(crate) enum Keys {
+    /// Of the function's own limits, at least two. `None` is the bucket of the whole function.
+    Own(Vec<Option<Arg<Expr>>>),
+    /// `keys = (..)`, a tuple.
     Shared(Arg<Expr>),
 }
 
@@ -70,6 +80,8 @@ pub(crate) struct Limit {
     pub(crate) per: Per,
     pub(crate) algorithm: Algorithm,
     pub(crate) burst: Option<Permits>,
+    /// The index of its key, if limits have different keys.
+    pub(crate) key: usize,
 }
 
 /// A number of permits.

@@ -4,12 +4,12 @@ use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::{Expr, ExprPath};
 
-use crate::args::{Arg, Args, LimitArgs, Unread};
+use crate::args::{Arg, Args, LimitArgs, Unread, bare};
 use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
-use crate::model::{Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Permits};
+use crate::model::{Algorithm, Cost, Denial, Features, Keys, Limit, Limiter, Model, Own, Permits};
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
 use crate::values::{algorithm, backend, backoff, copy, cost, name, on_backend_error, per, permits, runtime, wait};
@@ -46,17 +46,18 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     };
     let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
     let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
-    let limiter = match &args.limiter {
+    let mut limiter = match &args.limiter {
         Some(shared) => {
             refuse_beside_limiter(&args, errors);
             Some(Limiter::Shared(copy(shared)))
         }
         None => own(&args, item, features, errors).map(|own| Limiter::Own(Box::new(own))),
     };
+    let (key, keys) = keys(&args, limiter.as_mut(), errors);
     if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
         check_cost(own, cost, arg, errors);
     }
-    let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+    let denial = denial(&args, limiter.as_ref(), keys.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
     if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when)
         && matches!(shape.returns, Returns::Never(_))
     {
@@ -68,7 +69,8 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     Some(Model {
         runtime,
         limiter: limiter?,
-        key: args.key,
+        key,
+        keys,
         cost,
         wait,
         denial,
@@ -120,10 +122,10 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
     if names.is_empty() {
         return;
     }
-    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
+    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.keys, &args.limiter, &args.or_else];
     read.extend([&args.limit.count, &args.limit.per]);
     for limit in &args.limits {
-        read.extend([&limit.value.count, &limit.value.per]);
+        read.extend([&limit.value.count, &limit.value.per, &limit.value.key]);
     }
     for arg in read {
         let Some(arg) = arg else { continue };
@@ -245,7 +247,77 @@ fn limit(args: &LimitArgs, of: Option<&Ident>, unread: &Unread, errors: &mut Dia
     });
     let count = args.count.as_ref().and_then(|arg| permits(arg, true, errors));
     let per = args.per.as_ref().and_then(|arg| per(arg, errors));
-    Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst })
+    Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst, key: 0 })
+}
+
+/// The one key of all limits, or the keys of limits that have different ones. Limits whose keys are
+/// written alike share one, and it is evaluated once.
+fn keys(args: &Args, limiter: Option<&mut Limiter>, errors: &mut Diagnostics) -> (Option<Arg<Expr>>, Option<Keys>) {
+    if let Some(keys) = &args.keys {
+        return (None, shared_keys(args, keys, errors));
+    }
+    let top = args.key.as_ref();
+    if args.limits.iter().all(|limit| limit.value.key.is_none()) {
+        return (top.map(copy), None);
+    }
+    if let Some(top) = top
+        && args.limits.iter().all(|limit| limit.value.key.is_some())
+    {
+        errors.at(top.name.span(), "no limit has this `key`, because each `limit(..)` has its own: remove it");
+    }
+    let (mut texts, mut keys): (Vec<String>, Vec<Option<Arg<Expr>>>) = (Vec::new(), Vec::new());
+    let mut of_limits = Vec::new();
+    for limit in &args.limits {
+        let key = limit.value.key.as_ref().or(top).filter(|key| !is_unit(&key.value));
+        let text = key.map(|key| bare(&key.value).to_token_stream().to_string()).unwrap_or_default();
+        let known = texts.iter().position(|known| *known == text);
+        of_limits.push(known.unwrap_or(texts.len()));
+        if known.is_none() {
+            texts.push(text);
+            keys.push(key.map(copy));
+        }
+    }
+    if keys.len() == 1 {
+        return (keys.pop().flatten(), None);
+    }
+    if let Some(Limiter::Own(own)) = limiter {
+        for (limit, key) in own.limits.iter_mut().zip(of_limits) {
+            limit.key = key;
+        }
+    }
+    (None, Some(Keys::Own(keys)))
+}
+
+/// `keys = (..)` beside `limiter`.
+fn shared_keys(args: &Args, keys: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Keys> {
+    if args.limiter.is_none() && !args.unread.may_be("limiter") {
+        let message = "`keys` are those of a `limiter` that is defined elsewhere: write the `key` of each limit inside of \
+                       its `limit(..)`";
+        errors.at(keys.name.span(), message);
+        return None;
+    }
+    if let Some(key) = &args.key {
+        errors.at(key.name.span(), "`key` beside `keys`: write one key for each limit into `keys`, or `key` alone");
+        return None;
+    }
+    match bare(&keys.value) {
+        Expr::Tuple(tuple) if (1..=MAX_LIMITS).contains(&tuple.elems.len()) => Some(Keys::Shared(copy(keys))),
+        Expr::Tuple(tuple) if tuple.elems.len() > MAX_LIMITS => {
+            errors.over(&keys.value, format!("a limiter has at most {MAX_LIMITS} limits, and so many keys"));
+            None
+        }
+        _ => {
+            let message = "`keys` is a tuple of one key for each limit of the limiter: write `keys = (user, tenant, ())`, \
+                           where `()` is the bucket of all calls";
+            errors.over(&keys.value, message);
+            None
+        }
+    }
+}
+
+/// `()`, the key of all calls.
+fn is_unit(value: &Expr) -> bool {
+    matches!(bare(value), Expr::Tuple(tuple) if tuple.attrs.is_empty() && tuple.elems.is_empty())
 }
 
 /// Refuses a literal cost that never fits.

@@ -178,6 +178,15 @@ impl Venue<'_> {
         clock::clock().now()
     }
 
+    /// The time by a test's clock, if there is one.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
+    pub(super) fn test_time(&self) -> Option<Timestamp> {
+        #[cfg(feature = "test-util")]
+        return self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
+        #[cfg(not(feature = "test-util"))]
+        None
+    }
+
     /// Whether time advances by itself: no test has stopped it.
     #[cfg_attr(
         not(any(feature = "test-util", feature = "tokio")),
@@ -736,11 +745,7 @@ impl Core {
         rules: &[Rule],
         action: Action,
     ) -> Request {
-        #[cfg(feature = "test-util")]
-        let test_time = venue.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
-        #[cfg(not(feature = "test-util"))]
-        let test_time: Option<Timestamp> = None;
-        let _ = venue;
+        let test_time = venue.test_time();
         Request {
             bucket,
             limits: rules.iter().map(|rule| rule.limit).collect(),

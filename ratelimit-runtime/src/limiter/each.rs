@@ -624,16 +624,19 @@ impl EachCall {
         };
         let members: SmallVec<[&Member; 4]> =
             self.members.iter().enumerate().filter(|(index, _)| but != Some(*index)).map(|(_, it)| it).collect();
+        let call = self.whole.call();
+        let (sent, test_time) = {
+            let venue = call.core.venue(Switches::load(), call.is_async);
+            (venue.backend_now(), venue.test_time())
+        };
         let requests: Vec<Request> = members
             .iter()
             .filter_map(|member| member.request.as_ref())
-            .map(|request| Request { action: action(&request.action), ..request.clone() })
+            .map(|request| Request { action: action(&request.action), test_time, ..request.clone() })
             .collect();
         if requests.is_empty() {
             return Ok(AllSay::new());
         }
-        let call = self.whole.call();
-        let sent = call.core.venue(Switches::load(), call.is_async).backend_now();
         let answers = match mode {
             Mode::Blocking => guard.decide_together(&requests)?,
             Mode::Async => guard.decide_together_async(&requests).await?,
@@ -731,7 +734,7 @@ impl EachCall {
                 (Target::Remote(guard), Some(request)) => {
                     let max_wait = Duration::from_nanos(wait.nanos());
                     let action = Action::Take { cost: call.cost, max_wait };
-                    let request = Request { action, ..request.clone() };
+                    let request = Request { action, test_time: venue.test_time(), ..request.clone() };
                     Box::new(call.remote_with(request, guard, &venue, member.address)).begin(&venue)
                 }
                 (Target::Memory(store), _) => call.decide_in(store, member.address, &venue),
