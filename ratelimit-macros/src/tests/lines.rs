@@ -43,7 +43,12 @@ fn it_states_the_limit_in_words() {
             r#"count = 1, per = "1s", wait = "2s", dry_run, exempt_when = user == 0 || !ok(user)"#,
             "Rate limit: 1 call per 1s; sliding window; waits at most 2s; some calls are exempt; counted, not enforced.",
         ),
+        (
+            r#"limit(count = 10, per = "1s", key = user), limit(count = 99, per = "1m"), limit(count = 5, per = "1h", key = ()), key = tenant()"#,
+            "Rate limit: 10 calls per 1s for each `user`, 99 calls per 1m for each key and 5 calls per 1h in all; sliding window.",
+        ),
         ("limiter = self.limiter, key = user", "Rate limit: set by a shared limiter for each `user`."),
+        ("limiter = self.limiter, keys = (user, ())", "Rate limit: set by a shared limiter for each `user`."),
     ] {
         assert_eq!(line(args), expected);
     }
