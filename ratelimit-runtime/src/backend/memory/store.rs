@@ -808,11 +808,14 @@ impl Store {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
         match self.reach_key(hash, &nothing, now, &Task::Take, wakes) {
             Some(_) => None,
-            None => {
-                let done = self.untracked(ask, now);
-                Some((done.verdict, done.left))
-            }
+            None => Some(self.without_room(ask, now)),
         }
+    }
+
+    /// The answer to a call whose key has no room.
+    pub(super) fn without_room(&self, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let done = self.untracked(ask, now);
+        (done.verdict, done.left)
     }
 
     /// [`Hold`] on the fast path: the bucket exists, its lock is free, and no call waits.

@@ -22,8 +22,8 @@ use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
 use crate::queue::Wakes;
 
-/// How often buckets are made anew that vanish before they are locked.
-const TRIES: u32 = 100;
+/// How often buckets are made anew that are evicted before they are locked.
+const TRIES: u32 = 10;
 
 /// One bucket of a call.
 pub(crate) struct Bucket<'a> {
@@ -180,13 +180,15 @@ impl Descent<'_, '_> {
         let order = self.order.clone();
         let mut fate = Fate::Unknown;
         let mut wakes = Wakes::default();
-        for _ in 0..TRIES {
+        for tries in 0..=TRIES {
             let mut is_denied = false;
             self.order.clear();
             for index in &order {
                 let Bucket { store, address, ask } = &self.buckets[usize::from(*index)];
                 let untracked = match address {
-                    Address::Hash(hash) => store.make(*hash, ask, self.now, &mut wakes),
+                    Address::Hash(hash) if tries < TRIES => store.make(*hash, ask, self.now, &mut wakes),
+                    // Others take the room as fast as it is made.
+                    Address::Hash(_) => Some(store.without_room(ask, self.now)),
                     Address::Unkeyed => None,
                 };
                 match untracked {
