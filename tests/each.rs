@@ -310,7 +310,9 @@ fn threads_charge_all_keys_or_none() {
         // Each permit is charged to all three keys. Windows may keep up to a group for longer.
         let other = (9, 9, ());
         assert_eq!(remaining(&limiter, other), 0);
-        limiter.set_limits(&[limits[0], limits[1].with_algorithm(algorithm)].map(|limit| limit.with_algorithm(algorithm))).unwrap();
+        limiter
+            .set_limits(&[limits[0], limits[1].with_algorithm(algorithm)].map(|limit| limit.with_algorithm(algorithm)))
+            .unwrap();
         for (user, tenant) in (0..8).flat_map(|user| (0..4).map(move |tenant| (user, tenant))) {
             let left = (3_000 - of_user(user)).min(8_000 - of_tenant(tenant));
             assert_eq!(remaining(&limiter, (user, tenant, ())), left, "{algorithm:?}");
@@ -388,7 +390,10 @@ fn a_call_waits_for_the_key_that_denies_and_gives_up_without_a_trace() {
         assert_eq!(decided.unwrap().waited(), HOUR);
     }
     assert_eq!(limiter.peek_each((3, 1, ()), 0).unwrap().remaining(), 1);
-    assert_eq!(limiters().iter().filter(|listed| listed.name == "waits").map(|listed| listed.waiting).sum::<usize>(), 0);
+    assert_eq!(
+        limiters().iter().filter(|listed| listed.name == "waits").map(|listed| listed.waiting).sum::<usize>(),
+        0
+    );
     // Waits for the user's key first, and then for the tenant's, which others have used up.
     let mut third = Box::pin(limiter.wait_each_async((1, 1, ()), 1));
     assert!(third.as_mut().poll(&mut context).is_pending());
@@ -526,7 +531,11 @@ fn all_keys_share_one_deadline() {
         let notes = Arc::new(Notes { takes, deadline, ..Notes::default() });
         let limiter = noting(&notes, "slow", OnBackendError::Deny);
         let start = Instant::now();
-        let decided = if is_async { block_on(limiter.check_each_async((1, 1, ()), 1)) } else { limiter.check_each((1, 1, ()), 1) };
+        let decided = if is_async {
+            block_on(limiter.check_each_async((1, 1, ()), 1))
+        } else {
+            limiter.check_each((1, 1, ()), 1)
+        };
         assert_eq!(decided.unwrap_err().kind(), ExceededKind::BackendFailed);
         assert!((100..1_000).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
     }

@@ -21,7 +21,8 @@ pub(crate) fn denial(
 ) -> Denial {
     // A `wait` with an unreadable time counts as bounded.
     let unbounded = wait.is_some_and(Waiting::is_unbounded);
-    let never_denied = |limiter, cost| if gives_up(limiter, keys) { Certainty::No } else { never_denied(limiter, cost) };
+    let never_denied =
+        |limiter, cost| if gives_up(limiter, keys) { Certainty::No } else { never_denied(limiter, cost) };
     if unbounded {
         refuse_beside_unbounded_wait(args, limiter, cost, errors);
     }

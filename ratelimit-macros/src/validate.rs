@@ -57,7 +57,8 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
         check_cost(own, cost, arg, errors);
     }
-    let denial = denial(&args, limiter.as_ref(), keys.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+    let denial =
+        denial(&args, limiter.as_ref(), keys.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
     if let (Some(shape), Some(arg)) = (&shape, &args.deduct_when)
         && matches!(shape.returns, Returns::Never(_))
     {

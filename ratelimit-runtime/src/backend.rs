@@ -24,10 +24,10 @@ use smallvec::SmallVec;
 pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
+pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
-pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -374,6 +374,8 @@ pub trait Backend: Send + Sync + 'static {
     ///   within a second.
     /// - For a key that `backoff` blocks for its longest time, `retry_after` is exact. Other
     ///   processes may see the block end up to a second early.
+    /// - The denial of a call with several keys is cached for the key that denied, whatever the other
+    ///   keys of the next call. Its `retry_after` is that key's.
     /// - These calls always ask the backend: calls for more than one permit, calls that may wait,
     ///   and calls of limiters with `deduct_when` or with a `count` or `per` read at each call.
     ///

@@ -132,7 +132,9 @@ impl fmt::Display for RateLimitExceeded {
                 write!(f, "the call costs more permits than its rate limit can hold: {limit}")?;
             }
             ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
-            ExceededKind::WrongKeys => return f.write_str("the call passes more or fewer keys than its rate limit has"),
+            ExceededKind::WrongKeys => {
+                return f.write_str("the call passes more or fewer keys than its rate limit has");
+            }
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),

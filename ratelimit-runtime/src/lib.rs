@@ -93,6 +93,10 @@
 //! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch.
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
+//! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory and on one
+//!   Redis server. In a cluster and in other stores, a call that is denied may hold permits for a
+//!   moment, until they are given back. A process killed in between leaves them until they expire.
+//!   No limit is exceeded.
 //! - Waiting calls are served first come, first served within a process, and no call overtakes
 //!   them. A call that gives up leaves its place to the next, in whatever order callers leave.
 //!   Through a backend, processes share permits as they ask: see [`RateLimiter::wait`].
@@ -121,7 +125,7 @@
 //!
 //! | event | level | fields |
 //! | --- | --- | --- |
-//! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`), `dry_run`; `key` only after `log_keys(true)` |
+//! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`, `wrong_keys`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |

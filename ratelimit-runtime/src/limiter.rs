@@ -4,7 +4,6 @@ mod builder;
 mod call;
 mod core;
 mod decide;
-mod each;
 mod fast;
 mod spec;
 mod started;

@@ -207,9 +207,8 @@ fn random_calls(stage: &Stage, tells_the_longest: bool) {
 fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: bool) -> Result<(), TestCaseError> {
     let subject = Subject::of(stage, &limits);
     let clock = test_util::pause();
-    let thousandths = |of: u32| {
-        Duration::from_micros(u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap())
-    };
+    let thousandths =
+        |of: u32| Duration::from_micros(u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap());
     let mut logs: HashMap<(usize, u8), Log> = HashMap::new();
     let buckets = |user: u8, tenant: u8| [(0, user), (1, tenant), (2, 0)];
     // A token bucket that has got permits back holds less than a log without those calls suggests.

@@ -1,5 +1,7 @@
 //! The state that a limiter's handles share: name, limits, location of the buckets, counts.
 
+mod parts;
+
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::builder::InvalidLimiter;
-use super::each::Each;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
@@ -33,6 +34,8 @@ use crate::registry;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
+
+pub(super) use parts::{Each, Part};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -266,8 +269,7 @@ impl Core {
     /// parts made before: a second one of the same shape is told apart by its number, since two
     /// keys of one value would be one bucket.
     pub(super) fn part(&self, positions: &[u8], shapes: &mut Vec<String>) -> Arc<Core> {
-        let limits: Vec<Limit> =
-            positions.iter().map(|position| self.rules[usize::from(*position)].limit).collect();
+        let limits: Vec<Limit> = positions.iter().map(|position| self.rules[usize::from(*position)].limit).collect();
         let bits = |bits: u8| {
             let own = positions.iter().enumerate();
             own.fold(0, |all, (own, position)| all | (bits >> position & 1) << own)

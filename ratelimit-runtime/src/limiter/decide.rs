@@ -16,6 +16,7 @@ use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
 use crate::guard::denials::Told;
 use crate::key::RateLimitKey;
+use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::observe::{self, KeyText};
 use crate::switches::{Switch, Switches};
@@ -255,6 +256,26 @@ impl<'a> Call<'a> {
         Some(self.denied_of(key, self.core.written(refusal.position), refusal).map(drop))
     }
 
+    /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
+    pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
+        match self.each_at_once(keys) {
+            Some(decided) => decided,
+            None => self.start_each(keys).finish().map(drop),
+        }
+    }
+
+    /// As [`admit_each`](Call::admit_each), for a future.
+    pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
+        let call = self.in_future();
+        if let Some(decided) = call.each_at_once(keys) {
+            return Begun::of(decided);
+        }
+        match call.start_each(keys) {
+            Started::Done(decided) => Begun::of(decided.map(drop)),
+            started => Begun::Later(Box::pin(started.finish_async())),
+        }
+    }
+
     /// Does all that can be done without blocking.
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
@@ -348,7 +369,7 @@ pub(crate) enum Begun {
 
 impl Begun {
     #[inline]
-    pub(super) fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
+    fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
         Begun::Done(Some(decided))
     }
 }

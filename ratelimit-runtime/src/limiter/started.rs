@@ -1,12 +1,13 @@
 //! A call that is decided, or still waits: for its turn, for a booking, or for a backend's answer.
 //! It owns its parts, and is finished on the thread or in a future.
 
+mod each;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, position_u8, told};
 use super::core::{Core, Venue};
-use super::each::EachCall;
 use super::waiting::{BeforeBackend, Waiting, joining_of};
 use crate::algorithm::record::Admission;
 use crate::algorithm::record::Refusal as BackendRefusal;
@@ -26,6 +27,7 @@ use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
 use crate::waiting;
+use each::EachCall;
 
 /// A call on which everything that needs no waiting is done.
 pub(crate) enum Started {
@@ -402,8 +404,7 @@ pub(super) fn keep_denial(
     sent: u64,
 ) {
     let BackendRefusal { limit, remaining, admitted_at } = *refused;
-    let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at)
-    else {
+    let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at) else {
         return;
     };
     // Each denial prolongs the ban up to the longest one. Then only its end moves on, and one call
@@ -411,9 +412,7 @@ pub(super) fn keep_denial(
     let (ban, longest) = match request.backoff {
         None => (0, u64::MAX),
         // In microseconds, as the backend's clock.
-        Some(backoff)
-            if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
-        {
+        Some(backoff) if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) => {
             (nanos(backoff.max()), nanos(backoff.initial()))
         }
         Some(_) => return,

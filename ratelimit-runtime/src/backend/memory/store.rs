@@ -175,7 +175,6 @@ struct Refund(u64);
 #[derive(Clone, Copy)]
 struct Hold<'a>(&'a dyn Fn(Verdict) -> Fate, bool);
 
-
 impl Operation for Take {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]

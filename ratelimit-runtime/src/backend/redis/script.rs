@@ -146,8 +146,7 @@ mod tests {
     #[test]
     fn every_constant_has_its_value_in_the_script() {
         let both = [&**MANY_SOURCE, &**TOGETHER_SOURCE].join("\n");
-        let code =
-            both.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+        let code = both.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
         // Every other part is a string literal.
         let code: String = code.split('\'').step_by(2).collect();
         let words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');

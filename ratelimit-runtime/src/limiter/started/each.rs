@@ -11,16 +11,15 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, note_admitted, position_u8};
-use super::decide::Begun;
-use super::core::{Applying, Core, Target, Venue, kinds_of};
-use super::started::{Started, keep_denial};
+use super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, note_admitted};
+use super::super::core::{Applying, Core, Each, Part, Target, Venue, kinds_of};
+use super::{Started, keep_denial};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Bucket, NEVER, Permit, Said, Spoken, Store, Verdict, peek_together, take_together};
@@ -32,93 +31,15 @@ use crate::guard::Guard;
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::keys::sealed::Visit;
-use crate::limit::{Limit, MAX_LIMITS};
+use crate::limit::Limit;
 use crate::observe::KeyText;
 use crate::switches::{Switch, Switches};
 
 /// How often a call that waits through a backend waits for another bucket, before it is denied.
 const ROUNDS: u32 = 4;
 
-/// Readings of the clock while a denial ends within one, as in [`told`](super::call::told).
+/// Readings of the clock while a denial ends within one, as in `told`.
 const READINGS: u32 = if cfg!(callgrind) { 0 } else { 100 };
-
-/// The parts of a limiter, one for each key of a call.
-pub(crate) struct Each {
-    parts: Box<[Part]>,
-}
-
-/// The limits that share a key.
-pub(crate) struct Part {
-    core: Arc<Core>,
-    /// The positions of the limits among all limits of the limiter.
-    positions: SmallVec<[u8; MAX_LIMITS]>,
-    /// Replaced limits have none for this key.
-    is_off: AtomicBool,
-}
-
-impl Each {
-    /// The parts of `core`, by the group of each limit.
-    pub(super) fn of(core: &Core) -> Each {
-        let groups = core.groups();
-        let mut order: SmallVec<[u8; MAX_LIMITS]> = SmallVec::new();
-        for group in groups {
-            if !order.contains(group) {
-                order.push(*group);
-            }
-        }
-        let mut shapes: Vec<String> = Vec::new();
-        let part = |group: u8| {
-            let of_group = |position: &u8| groups[usize::from(*position)] == group;
-            let positions: SmallVec<[u8; MAX_LIMITS]> =
-                (0..).take(groups.len()).filter(of_group).collect();
-            let core = core.part(&positions, &mut shapes);
-            Part { core, positions, is_off: AtomicBool::new(false) }
-        };
-        Each { parts: order.into_iter().map(part).collect() }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.parts.len()
-    }
-
-    pub(super) fn cores(&self) -> impl Iterator<Item = &Arc<Core>> {
-        self.parts.iter().map(|part| &part.core)
-    }
-
-    /// Hands out replaced limits by position. Those beyond the limits as written have the last key.
-    pub(super) fn replace_limits(&self, limits: &[Limit]) {
-        let written: usize = self.parts.iter().map(|part| part.positions.len()).sum();
-        for (index, part) in self.parts.iter().enumerate() {
-            let own = part.positions.iter().filter_map(|position| limits.get(usize::from(*position)));
-            let is_last = index + 1 == self.parts.len();
-            let beyond = limits.iter().skip(written).filter(|_| is_last);
-            let limits: SmallVec<[Limit; MAX_LIMITS]> = own.chain(beyond).copied().collect();
-            part.is_off.store(limits.is_empty(), Ordering::Release);
-            if !limits.is_empty() {
-                part.core.replace_limits(&limits);
-            }
-        }
-    }
-}
-
-impl Part {
-    fn is_off(&self) -> bool {
-        self.is_off.load(Ordering::Acquire)
-    }
-
-    /// The position of one of its limits among all limits, of which `written` were written down.
-    fn position(&self, own: usize, written: usize) -> u8 {
-        match self.positions.get(own) {
-            Some(position) => *position,
-            None => position_u8(written + own - self.positions.len()),
-        }
-    }
-
-    /// Its share of limits that were read at a call.
-    fn share(&self, limits: &[Limit]) -> SmallVec<[Limit; 2]> {
-        self.positions.iter().filter_map(|position| limits.get(usize::from(*position)).copied()).collect()
-    }
-}
 
 /// What one bucket's limits say about a call.
 enum Says {
@@ -266,26 +187,6 @@ impl Visit for Resets<'_> {
 }
 
 impl<'a> Call<'a> {
-    /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
-    pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
-        match self.each_at_once(keys) {
-            Some(decided) => decided,
-            None => self.start_each(keys).finish().map(drop),
-        }
-    }
-
-    /// As [`admit_each`](Call::admit_each), for a future.
-    pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
-        let call = self.in_future();
-        if let Some(decided) = call.each_at_once(keys) {
-            return Begun::of(decided);
-        }
-        match call.start_each(keys) {
-            Started::Done(decided) => Begun::of(decided.map(drop)),
-            started => Begun::Later(Box::pin(started.finish_async())),
-        }
-    }
-
     /// Does all that can be done without blocking.
     pub(crate) fn start_each<K: RateLimitKeys>(self, keys: &K) -> Started {
         match self.core.each() {
@@ -517,7 +418,7 @@ fn says(
 }
 
 impl EachCall {
-    pub(super) fn finish(self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+    pub(in super::super) fn finish(self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
         let mut future = self.run(Mode::Blocking);
         let mut context = Context::from_waker(Waker::noop());
         loop {
@@ -529,17 +430,14 @@ impl EachCall {
         }
     }
 
-    pub(super) fn finish_async(
+    pub(in super::super) fn finish_async(
         self: Box<Self>,
     ) -> Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>> {
         self.run(Mode::Async)
     }
 
     /// Boxed: a call that waits finishes calls of its parts.
-    fn run(
-        self: Box<Self>,
-        mode: Mode,
-    ) -> Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>> {
+    fn run(self: Box<Self>, mode: Mode) -> Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>> {
         Box::pin(async move {
             let arrived = self.now();
             let wait = self.whole.wait;
@@ -548,7 +446,8 @@ impl EachCall {
             loop {
                 // With `backoff`, a try that is denied is an offence, and a call that waits is none.
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
-                if looks && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
+                if looks
+                    && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
                     && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
                     && self.goes_on(retry_after, deadline, rounds)
                 {
@@ -766,12 +665,7 @@ impl EachCall {
     }
 
     /// The decision on a call that has all its permits.
-    fn admitted(
-        &self,
-        mut says: AllSay,
-        held: Option<Waited>,
-        waited: u64,
-    ) -> Result<Decision, RateLimitExceeded> {
+    fn admitted(&self, mut says: AllSay, held: Option<Waited>, waited: u64) -> Result<Decision, RateLimitExceeded> {
         let whole = self.whole.call();
         if let Some(mut held) = held
             && let Some(decision) = held.decision.take()
@@ -811,14 +705,5 @@ impl Core {
         let mut resets = Resets { each, requests: Vec::new() };
         keys.each(&mut resets);
         resets.requests
-    }
-
-    /// The permits of a decision on several buckets, by the part that took them.
-    pub(super) fn apart(&self, taken: Box<[Taken]>) -> impl Iterator<Item = (&Arc<Core>, Taken)> {
-        let cores = self.made_each().into_iter().flat_map(Each::cores);
-        let cores: SmallVec<[&Arc<Core>; MAX_LIMITS]> = cores.collect();
-        taken.into_iter().filter_map(move |taken| {
-            cores.iter().find(|core| core.id == taken.limiter).map(|core| (*core, taken))
-        })
     }
 }
