@@ -19,6 +19,9 @@ use ratelimit_runtime::{
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
 
+#[path = "conformance/each.rs"]
+mod each;
+
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
@@ -364,6 +367,7 @@ impl Stage {
 }
 
 mod scenarios {
+    pub(super) use super::each::*;
     use super::*;
 
     pub(super) fn count_calls_are_admitted_and_not_one_more(stage: &Stage) {
@@ -1144,25 +1148,38 @@ macro_rules! staged_in_common {
 macro_rules! conformance_while_no_time_passes {
     ($($backend:ident: $make:expr $(, $other:ident)*;)*) => {$(
         staged_in_common! {
-            $backend: $make, Front::Blocking, Front::Async, [hostile_keys_are_keys_like_others, $($other,)*]
+            $backend: $make, Front::Blocking, Front::Async, [
+                hostile_keys_are_keys_like_others,
+                keys_are_charged_together_or_not_at_all,
+                keys_are_peeked_at_given_back_and_reset,
+                a_backoff_blocks_the_key_whose_limit_denies,
+                replaced_limits_keep_their_keys,
+                $($other,)*
+            ]
         }
     )*};
 }
 
 macro_rules! conformance {
     ($($backend:ident: $make:expr;)*) => {
-        conformance_while_no_time_passes! { $($backend: $make, random_traces_are_what_a_full_log_says,
-            random_traces_by_the_calendar_are_what_a_full_log_says;)* }
+        conformance_while_no_time_passes! {$(
+            $backend: $make, random_traces_are_what_a_full_log_says,
+                random_traces_by_the_calendar_are_what_a_full_log_says,
+                random_calls_with_keys_are_admitted_as_full_logs_say,
+                a_wait_for_keys_ends_when_the_last_of_them_is_due;
+        )*}
     };
 }
 
 conformance_while_no_time_passes! {
     memory: MemoryBackend::new().into_backend(),
         random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
-        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says;
+        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says,
+        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due;
     users_own: Shelf::default().into_backend(),
         random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
-        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says;
+        a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says,
+        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due;
     // A kept denial tells the kind that it was.
     redis_asked_each_time: plain(redis().denial_cache(false)),
         random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says;

@@ -188,7 +188,47 @@ fn with_keys(cases: &mut Vec<Case>) {
         "key address, window 10, old" address: IpAddr: [count = 10, per = "1us"];
     }
     pairs_of_keys(cases);
+    keys_of_limits(cases);
     read_or_replaced(cases);
+}
+
+/// Limits with a key each, beside one call for each of these limits.
+fn keys_of_limits(cases: &mut Vec<Case>) {
+    fn tenant(call: usize) -> u64 {
+        call as u64 % 50
+    }
+    macro_rules! each {
+        ($name:literal, $apart:literal, [$($limit:tt)*]) => {{
+            #[rate_limit(limit($($limit)*, key = user), limit($($limit)*, key = tenant), backend = memory())]
+            fn together(user: &str, tenant: u64) -> Limited {
+                Ok(())
+            }
+            #[rate_limit($($limit)*, key = user, backend = memory())]
+            fn of_user(user: &str) -> Limited {
+                Ok(())
+            }
+            #[rate_limit($($limit)*, key = tenant, backend = memory())]
+            fn of_tenant(tenant: u64) -> Limited {
+                Ok(())
+            }
+            cases.push(Case { name: $name, call: Box::new(|call| together(text(call), tenant(call)).is_ok()) });
+            let apart = |call| of_user(text(call)).is_ok() && of_tenant(tenant(call)).is_ok();
+            cases.push(Case { name: $apart, call: Box::new(apart) });
+        }};
+    }
+    each!("two keys, buckets", "two calls, buckets", [count = 1_000_000, per = "366d", algorithm = token_bucket]);
+    each!("two keys, windows 1e6", "two calls, windows 1e6", [count = 1_000_000, per = "1h"]);
+    each!("two keys, fixed", "two calls, fixed", [count = 1_000_000, per = "1h", algorithm = fixed_window]);
+    each!("two keys, denied", "two calls, denied", [count = 1, per = "1h"]);
+    #[rate_limit(
+        limit(count = 1_000_000, per = "366d", algorithm = token_bucket, key = user),
+        limit(count = 1_000_000_000, per = "1h", algorithm = token_bucket),
+        backend = memory()
+    )]
+    fn of_user_and_all(user: &str) -> Limited {
+        Ok(())
+    }
+    cases.push(Case { name: "a key and all, buckets", call: Box::new(|call| of_user_and_all(text(call)).is_ok()) });
 }
 
 fn pairs_of_keys(cases: &mut Vec<Case>) {

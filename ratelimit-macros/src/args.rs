@@ -25,6 +25,7 @@ const NAMES: &[&str] = &[
     "limit",
     "name",
     "limiter",
+    "keys",
     "backend",
     "wait",
     "or_else",
@@ -43,7 +44,8 @@ const NAMES: &[&str] = &[
     "allow",
     "crate",
 ];
-const LIMIT_NAMES: &[&str] = &["count", "per", "calendar", "zone", "week_starts", "starts_on", "algorithm", "burst"];
+const LIMIT_NAMES: &[&str] =
+    &["count", "per", "calendar", "zone", "week_starts", "starts_on", "algorithm", "burst", "key"];
 const BACKOFF_NAMES: &[&str] = &["initial", "max"];
 const WAIT_NAMES: &[&str] = &["max", "queue", "priority"];
 
@@ -130,6 +132,7 @@ pub(crate) struct Args {
     pub(crate) limits: Vec<Arg<LimitArgs>>,
     pub(crate) name: Option<Arg<Expr>>,
     pub(crate) limiter: Option<Arg<Expr>>,
+    pub(crate) keys: Option<Arg<Expr>>,
     pub(crate) backend: Option<Arg<Expr>>,
     pub(crate) wait: Option<Arg<WaitArgs>>,
     pub(crate) or_else: Option<Arg<Expr>>,
@@ -163,6 +166,8 @@ pub(crate) struct LimitArgs {
     pub(crate) starts_on: Option<Arg<Expr>>,
     pub(crate) algorithm: Option<Arg<Expr>>,
     pub(crate) burst: Option<Arg<Expr>>,
+    /// Only inside of `limit(..)`.
+    pub(crate) key: Option<Arg<Expr>>,
     pub(crate) unread: Unread,
 }
 
@@ -315,6 +320,7 @@ impl Args {
                     "cost" => &mut self.cost,
                     "name" => &mut self.name,
                     "limiter" => &mut self.limiter,
+                    "keys" => &mut self.keys,
                     "backend" => &mut self.backend,
                     "or_else" => &mut self.or_else,
                     "exempt_when" => &mut self.exempt_when,
@@ -346,6 +352,7 @@ impl LimitArgs {
             "week_starts" => &mut self.week_starts,
             "starts_on" => &mut self.starts_on,
             "algorithm" => &mut self.algorithm,
+            "key" => &mut self.key,
             _ => &mut self.burst,
         };
         set(slot, name, value(name, input)?, errors);
@@ -465,6 +472,7 @@ fn example(name: &Ident) -> &'static str {
         "cost" => "cost = 5",
         "name" => "name = \"api\"",
         "limiter" => "limiter = API",
+        "keys" => "keys = (user, tenant, ())",
         "backend" => "backend = memory",
         "wait" => "wait = \"2s\"",
         "or_else" => "or_else = |exceeded| ..",

@@ -7,7 +7,7 @@ use syn::{Expr, Lit};
 use crate::args::{Arg, bare};
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
-use crate::model::{Algorithm, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};
+use crate::model::{Algorithm, Keys, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};
 use crate::suggest::listed;
 
 /// Whether the docs get the line: not with `docs = false`.
@@ -35,7 +35,8 @@ pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
         Limiter::Own(own) => line.push_str(&limits(own, model, item)),
         Limiter::Shared(_) => line.push_str("set by a shared limiter"),
     }
-    if let Some(key) = &model.key {
+    let shared_keys = if let Some(Keys::Shared(keys)) = &model.keys { Some(keys) } else { None };
+    if let Some(key) = model.key.as_ref().or(shared_keys) {
         line.push_str(" for each ");
         line.push_str(&arguments(&key.value, item).unwrap_or_else(|| "key".to_owned()));
     }
@@ -84,6 +85,15 @@ fn limits(own: &Own, model: &Model, item: &Item) -> String {
         text.push_str(&count(&limit.count, unit, item));
         text.push(' ');
         text.push_str(&period(&limit.per, item));
+        if let Some(Keys::Own(keys)) = &model.keys {
+            match keys.get(limit.key).and_then(Option::as_ref) {
+                Some(key) => {
+                    text.push_str(" for each ");
+                    text.push_str(&arguments(&key.value, item).unwrap_or_else(|| "key".to_owned()));
+                }
+                None => text.push_str(" in all"),
+            }
+        }
         if names_algorithm {
             text.push_str(" (");
             text.push_str(&algorithm(limit, item));

@@ -14,7 +14,7 @@ use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::item::{Item, ends};
-use crate::model::{Backend, Denial, Limiter, Model, Name, OnBackendError, Own, Penalty, Settle, Wait};
+use crate::model::{Backend, Denial, Keys, Limiter, Model, Name, OnBackendError, Own, Penalty, Settle, Wait};
 use crate::shape::{Body, Returns, TrailingBlock};
 
 /// The item with its prologue.
@@ -276,7 +276,18 @@ impl Expansion<'_> {
         }
         let (key, key_span) = match &self.model.key {
             None => (quote_spanned!(site()=> ()), site()),
-            Some(arg) => (key(&arg.value), site().located_at(arg.name.span())),
+            Some(arg) => (key_of(&arg.value), site().located_at(arg.name.span())),
+        };
+        let (key, key_span) = match &self.model.keys {
+            None => (key, key_span),
+            Some(Keys::Shared(arg)) => (each_key(&arg.value), site().located_at(arg.name.span())),
+            Some(Keys::Own(keys)) => {
+                let keys = keys.iter().map(|arg| match arg {
+                    None => quote_spanned!(site()=> ()),
+                    Some(arg) => key_of(&arg.value),
+                });
+                (quote_spanned!(site()=> (#(#keys,)*)), key_span)
+            }
         };
         let method = match (is_async, holds) {
             (false, false) => "check",
@@ -284,13 +295,18 @@ impl Expansion<'_> {
             (true, false) => "begin",
             (true, true) => "begin_held",
         };
-        let method = Ident::new(method, key_span);
+        let each = if self.model.keys.is_some() { "_each" } else { "" };
+        let method = Ident::new(&format!("{method}{each}"), key_span);
+        let at = self.model.pause_when.as_ref().and_then(|pause| pause.at).map(|at| {
+            let at = Literal::usize_unsuffixed(at);
+            quote_spanned!(site()=> ::<#at, _>)
+        });
         let pausing = match (&self.model.pause_when, self.model.settles()) {
             (None, _) => None,
             (Some(_), false) => Some(quote_spanned!(site()=> .pausing())),
             (Some(_), true) => Some(quote_spanned!(site()=> .pausing().giving_back())),
         };
-        let call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method(#key));
+        let call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method #at (#key));
         if is_async {
             // A separate statement, so that nothing borrowed by the key lives across the await.
             quote_spanned!(site()=>
@@ -334,7 +350,16 @@ impl Expansion<'_> {
             }
             _ => TokenStream::new(),
         };
-        let templates = limits.iter().map(|limit| &limit.template);
+        let has_keys = self.model.keys.is_some();
+        let templates = limits.iter().zip(&own.limits).enumerate().map(|(index, (limit, own))| {
+            let template = &limit.template;
+            if !has_keys || own.key == index {
+                return template.clone();
+            }
+            // By default, each limit has a key of its own.
+            let key = Literal::usize_unsuffixed(own.key);
+            quote_spanned!(site()=> #template .key(#key))
+        });
         let settings = self.settings(own);
         quote_spanned!(site()=>
             let __limiter = {
@@ -421,19 +446,24 @@ impl Expansion<'_> {
 
 /// The key as passed: places are borrowed, also inside tuples; any other expression is evaluated as
 /// written.
-fn key(expr: &Expr) -> TokenStream {
+fn key_of(expr: &Expr) -> TokenStream {
     if is_place(expr) {
         return borrowed(expr);
     }
     match bare(expr) {
         Expr::Tuple(tuple) if tuple.attrs.is_empty() && !tuple.elems.is_empty() => {
-            let elements = tuple.elems.iter().map(key);
+            let elements = tuple.elems.iter().map(key_of);
             let mut group = Group::new(Delimiter::Parenthesis, quote_spanned!(site()=> #(#elements,)*));
             group.set_span(site().located_at(tuple.paren_token.span.join()));
             group.into_token_stream()
         }
         _ => expr.to_token_stream(),
     }
+}
+
+/// A tuple of keys, in which also a tuple in parentheses is one.
+fn each_key(expr: &Expr) -> TokenStream {
+    key_of(bare(expr))
 }
 
 /// Whether an expression is a place: a name, a field, an element or a dereference.

@@ -60,9 +60,10 @@ mod values;
 /// | `algorithm` | `sliding_window`, `token_bucket`, `fixed_window` | `sliding_window` |
 /// | `burst` | integer or constant, for a `token_bucket` only: capacity of the bucket | `count` |
 /// | `cost` | `u32` expression: permits that the call takes; 0 takes none and is never denied, unless the key is blocked or banned | 1 |
-/// | `limit(count, per, algorithm, burst)`, `limit(count, calendar, ..)` | instead of a top-level `count` and `per`, up to eight times: several limits on one key. A call is charged to all of them or to none | one limit |
+/// | `limit(count, per, algorithm, burst, key)`, `limit(count, calendar, ..)` | instead of a top-level `count` and `per`, up to eight times: several limits. A call is charged to all of them or to none. A `key` inside is [that limit's own](#a-key-for-each-limit); `key = ()` is the bucket of the whole function | one limit |
 /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
+/// | `keys` | tuple of one key for each limit of the `limiter`, instead of `key` | one key for all its limits |
 /// | `backend` | `memory`, `redis` (feature `redis`), or an expression, evaluated once | the process's default |
 /// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time, else fails at once. An async function needs the feature `tokio` | fails at once |
 /// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so that no call starves. Through a backend, both are about the calls of this process | – |
@@ -79,8 +80,8 @@ mod values;
 /// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
 /// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
 ///
-/// They are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`; `key`. If `exempt_when`
-/// is true, none of the others is evaluated.
+/// They are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`; `key`, or all
+/// keys in order. If `exempt_when` is true, none of the others is evaluated.
 ///
 /// If `key` is a place (`user`, `self.tenant`) it is borrowed, and so are the places in a tuple.
 /// Any other expression is evaluated as written, which moves what it names. If the body needs the
@@ -136,6 +137,32 @@ mod values;
 /// # assert!(log_in("ann", "sesame").is_some());
 /// # send_mail("ann@example.org");
 /// ```
+///
+/// # A key for each limit
+///
+/// ```
+/// use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+///
+/// #[rate_limit(
+///     limit(count = 10, per = "1s", key = user),
+///     limit(count = 1_000, per = "1s", key = tenant),
+///     limit(count = 50_000, per = "1s"),
+/// )]
+/// fn search(user: &str, tenant: u64) -> Result<(), RateLimitExceeded> {
+///     println!("{user} of {tenant}");
+///     Ok(())
+/// }
+/// # assert!(search("ann", 7).is_ok());
+/// ```
+///
+/// All limits are charged or none is: a user whom the last limit denies loses none of their ten
+/// permits. A limit without a `key` has the attribute's `key`, else the bucket of the whole
+/// function. Limits whose keys are written alike share a bucket, and the key is evaluated once.
+///
+/// The decision is atomic in memory and on one Redis server. In a Redis Cluster and in other stores,
+/// a call that is denied may hold permits for a moment, until they are given back. There, a call
+/// waits for at most four of its keys in turn before it is denied. So with an unbounded `wait`, the
+/// return type must carry the error, unless `backend = memory`.
 ///
 /// # A denied call
 ///

@@ -31,6 +31,8 @@ pub(crate) struct Model {
     pub(crate) runtime: Option<ExprPath>,
     pub(crate) limiter: Limiter,
     pub(crate) key: Option<Arg<Expr>>,
+    /// Instead of `key`, if limits have different keys.
+    pub(crate) keys: Option<Keys>,
     pub(crate) cost: Option<Cost>,
     pub(crate) wait: Option<Waiting>,
     pub(crate) denial: Denial,
@@ -79,6 +81,14 @@ pub(crate) enum Limiter {
     Shared(Arg<Expr>),
 }
 
+/// The keys of limits that have different ones, in the order in which they are evaluated.
+pub(crate) enum Keys {
+    /// Of the function's own limits, at least two. `None` is the bucket of the whole function.
+    Own(Vec<Option<Arg<Expr>>>),
+    /// `keys = (..)`, a tuple.
+    Shared(Arg<Expr>),
+}
+
 pub(crate) struct Own {
     pub(crate) name: Option<Name>,
     /// At least one.
@@ -100,6 +110,8 @@ pub(crate) struct Limit {
     pub(crate) per: Per,
     pub(crate) algorithm: Algorithm,
     pub(crate) burst: Option<Permits>,
+    /// The index of its key, if limits have different keys.
+    pub(crate) key: usize,
 }
 
 /// A number of permits.
@@ -192,6 +204,8 @@ pub(crate) enum Penalty {
 pub(crate) struct Pause {
     pub(crate) when: Arg<Expr>,
     pub(crate) max: u64,
+    /// The position of the paused key, if limits have different ones.
+    pub(crate) at: Option<usize>,
 }
 
 pub(crate) struct Waiting {

@@ -4,13 +4,13 @@ use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::{Expr, ExprPath};
 
-use crate::args::{Arg, Args, LimitArgs, Unread};
+use crate::args::{Arg, Args, LimitArgs, Unread, bare};
 use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
 use crate::model::{
-    Algorithm, Cost, Denial, Features, Limit, Limiter, Model, Own, Pause, Penalty, Per, Permits, Settle,
+    Algorithm, Cost, Denial, Features, Keys, Limit, Limiter, Model, Own, Pause, Penalty, Per, Permits, Settle,
 };
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
@@ -51,17 +51,19 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     };
     let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
     let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
-    let limiter = match &args.limiter {
+    let mut limiter = match &args.limiter {
         Some(shared) => {
             refuse_beside_limiter(&args, errors);
             Some(Limiter::Shared(copy(shared)))
         }
         None => own(&args, item, features, errors).map(|own| Limiter::Own(Box::new(own))),
     };
+    let (key, keys) = keys(&args, limiter.as_mut(), errors);
     if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
         check_cost(own, cost, arg, errors);
     }
-    let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+    let denial =
+        denial(&args, limiter.as_ref(), keys.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
     refuse_two_that_settle(&args, errors);
     let mut looks = [&args.deduct_when, &args.settle, &args.pause_when].into_iter().flatten().peekable();
     if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
@@ -81,17 +83,22 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
             "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
         errors.at(arg.name.span(), message);
     }
+    let pause_at = match (&args.pause_when, &keys) {
+        (Some(pause), Some(keys)) => paused_key(pause, args.key.as_ref(), keys, errors),
+        _ => None,
+    };
     let permit = args.permit.as_ref().and_then(|arg| permit(arg, item, errors));
     Some(Model {
         runtime,
         limiter: limiter?,
-        key: args.key,
+        key,
+        keys,
         cost,
         wait,
         denial,
         exempt_when: args.exempt_when,
         deduct_when: args.deduct_when,
-        pause_when: args.pause_when.zip(pause_max).map(|(when, max)| Pause { when, max }),
+        pause_when: args.pause_when.zip(pause_max).map(|(when, max)| Pause { when, max, at: pause_at }),
         settle: args.settle.map(|actual| Settle { actual, is_later: args.settle_later.is_some() }),
         permit,
         shape: shape?,
@@ -169,10 +176,10 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
     if names.is_empty() {
         return;
     }
-    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.limiter, &args.or_else];
+    let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.keys, &args.limiter, &args.or_else];
     read.extend([&args.limit.count, &args.limit.per, &args.limit.starts_on]);
     for limit in &args.limits {
-        read.extend([&limit.value.count, &limit.value.per, &limit.value.starts_on]);
+        read.extend([&limit.value.count, &limit.value.per, &limit.value.starts_on, &limit.value.key]);
     }
     for arg in read {
         let Some(arg) = arg else { continue };
@@ -328,7 +335,92 @@ fn limit(
             errors.at(name.span(), message);
         }
     }
-    Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst })
+    Some(Limit { count: count?, per: per?, algorithm: algorithm?, burst, key: 0 })
+}
+
+/// The one key of all limits, or the keys of limits that have different ones. Limits whose keys are
+/// written alike share one, and it is evaluated once.
+fn keys(args: &Args, limiter: Option<&mut Limiter>, errors: &mut Diagnostics) -> (Option<Arg<Expr>>, Option<Keys>) {
+    if let Some(keys) = &args.keys {
+        return (None, shared_keys(args, keys, errors));
+    }
+    let top = args.key.as_ref();
+    if args.limits.iter().all(|limit| limit.value.key.is_none()) {
+        return (top.map(copy), None);
+    }
+    if let Some(top) = top
+        && args.limits.iter().all(|limit| limit.value.key.is_some())
+    {
+        errors.at(top.name.span(), "no limit has this `key`, because each `limit(..)` has its own: remove it");
+    }
+    let (mut texts, mut keys): (Vec<String>, Vec<Option<Arg<Expr>>>) = (Vec::new(), Vec::new());
+    let mut of_limits = Vec::new();
+    for limit in &args.limits {
+        let key = limit.value.key.as_ref().or(top).filter(|key| !is_unit(&key.value));
+        let text = key.map(|key| bare(&key.value).to_token_stream().to_string()).unwrap_or_default();
+        let known = texts.iter().position(|known| *known == text);
+        of_limits.push(known.unwrap_or(texts.len()));
+        if known.is_none() {
+            texts.push(text);
+            keys.push(key.map(copy));
+        }
+    }
+    if keys.len() == 1 {
+        return (keys.pop().flatten(), None);
+    }
+    if let Some(Limiter::Own(own)) = limiter {
+        for (limit, key) in own.limits.iter_mut().zip(of_limits) {
+            limit.key = key;
+        }
+    }
+    (None, Some(Keys::Own(keys)))
+}
+
+/// `keys = (..)` beside `limiter`.
+fn shared_keys(args: &Args, keys: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Keys> {
+    if args.limiter.is_none() && !args.unread.may_be("limiter") {
+        let message = "`keys` are those of a `limiter` that is defined elsewhere: write the `key` of each limit inside of \
+                       its `limit(..)`";
+        errors.at(keys.name.span(), message);
+        return None;
+    }
+    if let Some(key) = &args.key {
+        errors.at(key.name.span(), "`key` beside `keys`: write one key for each limit into `keys`, or `key` alone");
+        return None;
+    }
+    match bare(&keys.value) {
+        Expr::Tuple(tuple) if (1..=MAX_LIMITS).contains(&tuple.elems.len()) => Some(Keys::Shared(copy(keys))),
+        Expr::Tuple(tuple) if tuple.elems.len() > MAX_LIMITS => {
+            errors.over(&keys.value, format!("a limiter has at most {MAX_LIMITS} limits, and so many keys"));
+            None
+        }
+        _ => {
+            let message = "`keys` is a tuple of one key for each limit of the limiter: write `keys = (user, tenant, ())`, \
+                           where `()` is the bucket of all calls";
+            errors.over(&keys.value, message);
+            None
+        }
+    }
+}
+
+/// The position of the key that `pause_when` pauses: that of the limits without a `key` of their own.
+fn paused_key(pause: &Arg<Expr>, top: Option<&Arg<Expr>>, keys: &Keys, errors: &mut Diagnostics) -> Option<usize> {
+    let text = |arg: Option<&Arg<Expr>>| arg.map(|arg| bare(&arg.value).to_token_stream().to_string());
+    let at = match keys {
+        Keys::Own(keys) => keys.iter().position(|key| text(key.as_ref()) == text(top)),
+        Keys::Shared(_) => None,
+    };
+    if at.is_none() {
+        let message = "`pause_when` pauses the `key` of the call, and here each limit has a key of its own: leave `key` out of \
+                       one `limit(..)`, and write it beside them";
+        errors.at(pause.name.span(), message);
+    }
+    at
+}
+
+/// `()`, the key of all calls.
+fn is_unit(value: &Expr) -> bool {
+    matches!(bare(value), Expr::Tuple(tuple) if tuple.attrs.is_empty() && tuple.elems.is_empty())
 }
 
 /// Refuses a literal cost that never fits.
@@ -356,7 +448,7 @@ fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics)
 
 /// The names of the arguments of a limit.
 fn of_limit(limit: &LimitArgs) -> Vec<&Ident> {
-    let LimitArgs { count, per, calendar, zone, week_starts, starts_on, algorithm, burst, unread: _ } = limit;
+    let LimitArgs { count, per, calendar, zone, week_starts, starts_on, algorithm, burst, key: _, unread: _ } = limit;
     let arguments = [count, per, calendar, zone, week_starts, starts_on, algorithm, burst];
     present(&arguments.map(|arg| arg.as_ref().map(|arg| &arg.name)))
 }

@@ -4,6 +4,7 @@ pub(crate) mod memory;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shared;
+mod together;
 
 use std::any::TypeId;
 use std::future::{Future, ready};
@@ -24,6 +25,9 @@ pub use crate::algorithm::record::Permit;
 pub use memory::{MemoryBackend, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
+pub(crate) use together::given_back;
+#[cfg(feature = "redis")]
+pub(crate) use together::in_order;
 
 /// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -258,7 +262,7 @@ impl Denied {
 }
 
 /// The future of an asynchronous decision.
-pub type BackendFuture<'a> = Pin<Box<dyn Future<Output = Result<Answer, BackendError>> + Send + 'a>>;
+pub type BackendFuture<'a, T = Answer> = Pin<Box<dyn Future<Output = Result<T, BackendError>> + Send + 'a>>;
 
 /// How long a backend's decision may take, and who enforces it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -351,6 +355,33 @@ pub trait Backend: Send + Sync + 'static {
         Box::pin(ready(self.decide(request)))
     }
 
+    /// Carries out `Take` requests for the buckets of one call, with different keys: all are
+    /// charged, or none is. The answers come in the order of the requests. If any of them is a
+    /// denial, nothing is charged, and the other answers say what a peek would.
+    ///
+    /// The default implementation is for stores without atomicity over several keys. It calls
+    /// [`decide`](Backend::decide) for one bucket after the other. If one denies, it gives back
+    /// what it has taken so far, and peeks at the rest (with a `backoff`, takes and gives back, so
+    /// that each limit that denies counts the denial). No limit is ever exceeded. But another call
+    /// may be denied for permits that are held until they are given back. If the process dies in
+    /// between, they stay taken until they expire.
+    ///
+    /// # Errors
+    /// If the store cannot decide on one of the buckets. What was taken from the others is given
+    /// back then.
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        together::in_order(self, requests)
+    }
+
+    /// [`decide_together`](Backend::decide_together) without blocking the thread.
+    ///
+    /// Dropping the future abandons the decision. Implementations should give back what was taken
+    /// by then. The default implementation calls [`decide_async`](Backend::decide_async) for one
+    /// bucket after the other.
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        Box::pin(together::in_order_async(self, requests))
+    }
+
     /// Carries out a request whose answer is ignored: permits given back after a future was
     /// dropped.
     ///
@@ -374,6 +405,8 @@ pub trait Backend: Send + Sync + 'static {
     ///   within a second.
     /// - For a key that `backoff` blocks for its longest time, `retry_after` is exact. Other
     ///   processes may see the block end up to a second early.
+    /// - The denial of a call with several keys is cached for the key that denied, whatever the other
+    ///   keys of the next call. Its `retry_after` is that key's.
     /// - These calls always ask the backend: calls for more than one permit, calls that may wait,
     ///   and calls of limiters with `deduct_when` or with a `count` or `per` read at each call.
     ///
@@ -421,6 +454,14 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).decide_async(request)
     }
 
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        (**self).decide_together(requests)
+    }
+
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        (**self).decide_together_async(requests)
+    }
+
     fn decide_later(&self, request: Request) {
         (**self).decide_later(request);
     }
@@ -453,6 +494,14 @@ impl<B: Backend + ?Sized> Backend for &'static B {
 
     fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
         (**self).decide_async(request)
+    }
+
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        (**self).decide_together(requests)
+    }
+
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        (**self).decide_together_async(requests)
     }
 
     fn decide_later(&self, request: Request) {

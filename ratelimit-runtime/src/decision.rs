@@ -51,6 +51,8 @@ pub(crate) enum Place {
     Memory(Held),
     /// In the limiter's backend.
     Remote(Box<RemoteBucket>),
+    /// In several buckets, with a key each.
+    Each(Box<[Taken]>),
 }
 
 /// Permits in memory.
@@ -86,13 +88,21 @@ pub(crate) enum Address {
     Hash(u64),
 }
 
+impl Taken {
+    /// Permits that were taken, from each bucket.
+    pub(crate) fn cost(&self) -> u32 {
+        match &self.place {
+            Place::Memory(held) => held.permit.cost,
+            Place::Remote(bucket) => bucket.permit.cost,
+            Place::Each(all) => all.first().map_or(0, Taken::cost),
+        }
+    }
+}
+
 impl Decision {
     /// Permits that were taken.
     pub(crate) fn cost(&self) -> u32 {
-        self.taken.as_ref().map_or(0, |taken| match &taken.place {
-            Place::Memory(held) => held.permit.cost,
-            Place::Remote(bucket) => bucket.permit.cost,
-        })
+        self.taken.as_ref().map_or(0, Taken::cost)
     }
 
     /// Of the call's limits, the one with the fewest permits left.

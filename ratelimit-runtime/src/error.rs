@@ -48,6 +48,10 @@ pub enum ExceededKind {
     /// The key is blocked ([`block`](crate::RateLimiter::block)), paused (`pause_when`) or banned
     /// (`ban`), whatever its limit has left.
     Blocked,
+    /// The call passed more or fewer keys to [`check_each`](crate::RateLimiter::check_each) than
+    /// the limiter has limits with keys of their own. A mistake of the program: every such call is
+    /// denied.
+    WrongKeys,
 }
 
 #[cfg(any(feature = "serde", feature = "tracing"))]
@@ -59,6 +63,7 @@ impl ExceededKind {
             ExceededKind::CostExceedsLimit => "cost_exceeds_limit",
             ExceededKind::BackendFailed => "backend_failed",
             ExceededKind::Blocked => "blocked",
+            ExceededKind::WrongKeys => "wrong_keys",
         }
     }
 }
@@ -132,6 +137,9 @@ impl fmt::Display for RateLimitExceeded {
             }
             ExceededKind::BackendFailed => f.write_str("the rate limit cannot be decided at the moment")?,
             ExceededKind::Blocked => f.write_str("further calls are blocked for the time being")?,
+            ExceededKind::WrongKeys => {
+                return f.write_str("the call passes more or fewer keys than its rate limit has");
+            }
         }
         match self.retry_after() {
             Some(after) => write!(f, "; retry after {:?}", Duration::from_millis(rounded_up_millis(after))),
@@ -311,9 +319,13 @@ mod tests {
         assert_eq!(failed, "the rate limit cannot be decided at the moment; retry after 1s");
         let blocked = text(ExceededKind::Blocked, 600_000_000_000);
         assert_eq!(blocked, "further calls are blocked for the time being; retry after 600s");
-        for kind in
-            [ExceededKind::Limited, ExceededKind::CostExceedsLimit, ExceededKind::BackendFailed, ExceededKind::Blocked]
-        {
+        for kind in [
+            ExceededKind::Limited,
+            ExceededKind::CostExceedsLimit,
+            ExceededKind::BackendFailed,
+            ExceededKind::Blocked,
+            ExceededKind::WrongKeys,
+        ] {
             assert!(!text(kind, 1).contains("api") && format!("{:?}", exceeded(1)).contains("api"));
         }
     }

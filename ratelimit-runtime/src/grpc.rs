@@ -12,7 +12,8 @@ use crate::error::{ExceededKind, RateLimitExceeded};
 /// (gRFC A6).
 const PUSHBACK: &str = "grpc-retry-pushback-ms";
 
-/// `RESOURCE_EXHAUSTED`, or `UNAVAILABLE` if the backend failed.
+/// `RESOURCE_EXHAUSTED`, `UNAVAILABLE` if the backend failed, or `INTERNAL` if the call passed a
+/// wrong number of keys.
 ///
 /// The time to wait is sent twice: as a `google.rpc.RetryInfo`, and as the trailer
 /// `grpc-retry-pushback-ms`, which clients with a retry policy obey. A call that can never fit has
@@ -27,6 +28,7 @@ impl From<RateLimitExceeded> for Status {
                 (Code::ResourceExhausted, "further calls of this method are blocked for the time being")
             }
             ExceededKind::CostExceedsLimit => (Code::ResourceExhausted, "the call is larger than its rate limit"),
+            ExceededKind::WrongKeys => (Code::Internal, "the rate limit of this method is called wrongly"),
         };
         let after = exceeded.retry_after();
         let mut trailers = MetadataMap::new();

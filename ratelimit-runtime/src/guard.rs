@@ -134,6 +134,53 @@ impl Guard {
         visit.end(answer)
     }
 
+    /// Carries out the `Take` requests of one call, all or none. All of them share one deadline.
+    pub(crate) fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        let visit = Visit::of_all(self, requests)?;
+        let answers = match self.deadline {
+            Deadline::Kept => self.backend.decide_together(requests),
+            Deadline::Imposed(longest) => {
+                let deadline = after(longest);
+                let backend = Arc::clone(&self.backend);
+                let asked = self.helpers.ask_together(backend, requests.to_vec(), deadline, visit.entry.is_probe);
+                asked.and_then(|receiver| {
+                    let delivery = receiver.wait(deadline).and_then(helpers::Together::take);
+                    delivery.unwrap_or_else(|| Err(self.undelivered(deadline)))
+                })
+            }
+        };
+        visit.end_all(answers)
+    }
+
+    /// As [`decide_together`](Guard::decide_together), without blocking the thread.
+    pub(crate) async fn decide_together_async(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        let visit = Visit::of_all(self, requests)?;
+        let answers = match self.deadline {
+            Deadline::Kept => self.backend.decide_together_async(requests).await,
+            Deadline::Imposed(longest) => {
+                let deadline = after(longest);
+                let requests: Vec<Request> =
+                    requests.iter().map(|request| Request { by_guard: true, ..request.clone() }).collect();
+                match timer::bounded(self.backend.decide_together_async(&requests), deadline).await {
+                    Some(Err(error)) if error.is_to_be_blocked_for() => {
+                        let backend = Arc::clone(&self.backend);
+                        match self.helpers.ask_together(backend, requests, deadline, visit.entry.is_probe) {
+                            Ok(receiver) => {
+                                let delivery = timer::bounded(receiver, deadline).await.flatten();
+                                let answers = delivery.and_then(helpers::Together::take);
+                                answers.unwrap_or_else(|| Err(self.undelivered(deadline)))
+                            }
+                            Err(error) => Err(error),
+                        }
+                    }
+                    Some(answers) => answers,
+                    None => Err(self.late()),
+                }
+            }
+        };
+        visit.end_all(answers)
+    }
+
     async fn decide_in_time(
         &self,
         request: &Request,
@@ -197,12 +244,15 @@ impl Guard {
     }
 
     fn delivered(&self, delivery: Option<Delivery>, deadline: Instant) -> Result<Answer, BackendError> {
-        delivery.and_then(Delivery::take).unwrap_or_else(|| {
-            if Instant::now() >= deadline {
-                return Err(self.late());
-            }
-            Err(BackendError::new(BackendErrorKind::Refused, "the backend panicked"))
-        })
+        delivery.and_then(Delivery::take).unwrap_or_else(|| Err(self.undelivered(deadline)))
+    }
+
+    /// Why no answer has come.
+    fn undelivered(&self, deadline: Instant) -> BackendError {
+        if Instant::now() >= deadline {
+            return self.late();
+        }
+        BackendError::new(BackendErrorKind::Refused, "the backend panicked")
     }
 
     fn late(&self) -> BackendError {
@@ -235,7 +285,8 @@ fn after(longest: Duration) -> Instant {
 /// A call that has passed the breaker. Dropping it early reports an abandoned call.
 struct Visit<'a> {
     guard: &'a Guard,
-    request: &'a Request,
+    /// More than one only for the buckets of one call.
+    requests: &'a [Request],
     entry: Entry,
     started: u64,
     ended: bool,
@@ -244,15 +295,27 @@ struct Visit<'a> {
 impl<'a> Visit<'a> {
     /// Fails if the breaker is open.
     fn begin(guard: &'a Guard, request: &'a Request) -> Result<Visit<'a>, BackendError> {
+        Visit::of_all(guard, std::slice::from_ref(request))
+    }
+
+    fn of_all(guard: &'a Guard, requests: &'a [Request]) -> Result<Visit<'a>, BackendError> {
         let started = clock::now();
         let entry = guard.breaker.enter(|| started)?;
         if entry.is_probe {
             observe::breaker_changed(guard.kind, BreakerState::HalfOpen, None);
         }
-        Ok(Visit { guard, request, entry, started, ended: false })
+        Ok(Visit { guard, requests, entry, started, ended: false })
     }
 
-    fn end(mut self, answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
+    fn end(self, answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
+        self.end_with(answer, std::slice::from_ref)
+    }
+
+    fn end_all(self, answers: Result<Vec<Answer>, BackendError>) -> Result<Vec<Answer>, BackendError> {
+        self.end_with(answers, Vec::as_slice)
+    }
+
+    fn end_with<T>(mut self, answer: Result<T, BackendError>, all: fn(&T) -> &[Answer]) -> Result<T, BackendError> {
         self.ended = true;
         let took = Duration::from_nanos(clock::now().saturating_sub(self.started));
         let (met, result) = match &answer {
@@ -261,23 +324,28 @@ impl<'a> Visit<'a> {
         };
         observe::backend_decided(self.guard.kind, took, result);
         self.guard.report(self.entry, met);
-        match (self.request.action(), &answer) {
-            (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. } | Action::Unblock), Ok(_)) => {
-                self.guard.queues.changed(self.request.bucket(), matches!(action, Action::Reset));
+        for (position, request) in self.requests.iter().enumerate() {
+            match (request.action(), &answer) {
+                (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. } | Action::Unblock), Ok(_)) => {
+                    self.guard.queues.changed(request.bucket(), matches!(action, Action::Reset));
+                }
+                (Action::Block { .. }, Ok(_)) => self.guard.queues.blocked(request.bucket()),
+                _ => {}
             }
-            (Action::Block { .. }, Ok(_)) => self.guard.queues.blocked(self.request.bucket()),
-            _ => {}
+            let answer = answer.as_ref().map(|answers| all(answers).get(position));
+            self.keep_denials_true(request, Some(answer.ok().flatten()));
         }
-        self.keep_denials_true(Some(&answer));
         answer
     }
 
-    /// Invalidates the cached denials of a bucket that has changed.
-    fn keep_denials_true(&self, answer: Option<&Result<Answer, BackendError>>) {
-        let (Some(denials), Some(bucket)) = (&self.guard.denials, self.request.fingerprint) else { return };
-        let now = || self.request.now().as_nanos();
-        match (self.request.action(), answer) {
-            (Action::GiveBack(_) | Action::Reset | Action::Block { .. } | Action::Unblock, Some(Ok(_))) => {
+    /// Invalidates the cached denials of a bucket that has changed. `answer` is `None` if the call
+    /// was abandoned, and holds `None` if it failed.
+    #[expect(clippy::option_option, reason = "whether there was an end, and an answer")]
+    fn keep_denials_true(&self, request: &Request, answer: Option<Option<&Answer>>) {
+        let (Some(denials), Some(bucket)) = (&self.guard.denials, request.fingerprint) else { return };
+        let now = || request.now().as_nanos();
+        match (request.action(), answer) {
+            (Action::GiveBack(_) | Action::Reset | Action::Block { .. } | Action::Unblock, Some(Some(_))) => {
                 denials.lift(bucket, now());
             }
             // The request may still be carried out, and permits of an abandoned call are given back
@@ -288,7 +356,7 @@ impl<'a> Visit<'a> {
             }
             // Denials may last longer now.
             (Action::Charge { .. }, _)
-            | (Action::Take { cost: 1.., .. }, Some(Ok(Answer { outcome: Outcome::Admitted(_), .. }))) => {
+            | (Action::Take { cost: 1.., .. }, Some(Some(Answer { outcome: Outcome::Admitted(_), .. }))) => {
                 denials.forget(bucket);
             }
             _ => {}
@@ -300,7 +368,7 @@ impl Drop for Visit<'_> {
     fn drop(&mut self) {
         if !self.ended {
             self.guard.report(self.entry, CallResult::Abandoned);
-            self.keep_denials_true(None);
+            self.requests.iter().for_each(|request| self.keep_denials_true(request, None));
         }
     }
 }

@@ -53,6 +53,10 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
             r#"{"title":"Service Unavailable","status":503,"detail":"The rate limit cannot be decided at the moment"}"#;
         return Answer { status: 503, headers, body: body.to_owned() };
     }
+    if exceeded.kind() == ExceededKind::WrongKeys {
+        let body = r#"{"title":"Internal Server Error","status":500,"detail":"The rate limit is called wrongly"}"#;
+        return Answer { status: 500, headers, body: body.to_owned() };
+    }
     let (status, detail) = match exceeded.retry_after_secs() {
         Some(_) if exceeded.kind() == ExceededKind::Blocked => {
             (429, r#","detail":"Further requests are blocked for the time being""#)
@@ -71,8 +75,8 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
 
 /// For responses of your own.
 impl RateLimitExceeded {
-    /// The HTTP status of this denial: 429; 503 if the backend failed; for a cost that can never
-    /// fit, 422 or the status that [`set_http_answers`](crate::set_http_answers) chose.
+    /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call passed a wrong
+    /// number of keys; for a cost that can never fit, 422 or the status that [`set_http_answers`](crate::set_http_answers) chose.
     pub fn http_status(&self) -> u16 {
         answer(self).status
     }

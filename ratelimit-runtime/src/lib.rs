@@ -95,6 +95,10 @@
 //!   (`Limit::per_calendar`, feature `calendar`).
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
+//! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory and on one
+//!   Redis server. In a cluster and in other stores, a call that is denied may hold permits for a
+//!   moment, until they are given back. A process killed in between leaves them until they expire.
+//!   No limit is exceeded.
 //! - Waiting calls are served first come, first served within a process, and no call overtakes
 //!   them. A call that gives up leaves its place to the next, in whatever order callers leave.
 //!   Through a backend, processes share permits as they ask: see [`RateLimiter::wait`].
@@ -123,7 +127,7 @@
 //!
 //! | event | level | fields |
 //! | --- | --- | --- |
-//! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`), `dry_run`; `key` only after `log_keys(true)` |
+//! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`, `wrong_keys`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
@@ -210,6 +214,7 @@ mod hash;
 #[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
 mod http;
 mod key;
+mod keys;
 mod limit;
 mod limiter;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
@@ -248,6 +253,7 @@ pub use http::client_ip::{ClientIp, ClientIpConfig, InvalidClientIpConfig, Inval
 #[cfg(feature = "tower")]
 pub use http::tower::{BodyDrain, DrainBodyLayer, RateLimitHeadersLayer, RateLimitLayer};
 pub use key::{ExactIp, KeyWriter, RateLimitKey};
+pub use keys::RateLimitKeys;
 pub use limit::{Algorithm, InvalidLimit, Limit, MAX_LIMITS, MAX_PER, MIN_PER};
 pub use limiter::{CallPermit, InvalidLimiter, OnBackendError, RateLimiter, RateLimiterBuilder};
 #[cfg(feature = "tracing")]

@@ -21,6 +21,7 @@ use crate::clock::nanos;
 use crate::decision::Decision;
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
+use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 
 pub(crate) use block::{Blockable, pause, pause_async};
@@ -245,6 +246,144 @@ impl RateLimiter {
         let started = Call::new(self.core()).in_future().cost(cost).peek().start(&key);
         drop(key);
         started.finish_async().await
+    }
+
+    /// Takes `cost` permits from limits that have different keys, from all or from none. Each limit
+    /// has its own key: `keys` are as many, in the same order, as the limits. `()` is the bucket of
+    /// all calls.
+    ///
+    /// A call that one limit denies uses up nothing of the others. So a user whom the global limit
+    /// denies loses none of their own permits, and the denials of one user use up nobody else's.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{Limit, RateLimiter};
+    ///
+    /// // For each user, for each tenant, and in all.
+    /// static SEARCH: RateLimiter = RateLimiter::new(
+    ///     "search",
+    ///     &[Limit::per_second(2), Limit::per_second(3), Limit::per_second(50_000)],
+    /// );
+    ///
+    /// let decision = SEARCH.check_each(("ann", "acme", ()), 2)?;
+    /// assert_eq!((decision.remaining(), decision.limit_index()), (0, 0));
+    /// // Acme has one permit left, which is too few for Bob: he keeps both of his own.
+    /// let exceeded = SEARCH.check_each(("bob", "acme", ()), 2).unwrap_err();
+    /// assert_eq!((exceeded.limit_index(), exceeded.remaining()), (1, 1));
+    /// assert_eq!(SEARCH.check_each(("bob", "other", ()), 2)?.remaining(), 0);
+    /// # Ok::<(), ratelimit_runtime::RateLimitExceeded>(())
+    /// ```
+    ///
+    /// A limit that was added by
+    /// [`limit_of_same_key`](RateLimiterBuilder::limit_of_same_key) shares the key of the one
+    /// before it. The bucket of a key is identified by the limiter's name, the limits that share
+    /// the key, and the key. So it is another bucket than that of [`check`](Self::check), which
+    /// decides all limits by one key. [`set_limits`](Self::set_limits) replaces the limits position
+    /// by position; further limits share the last key.
+    ///
+    /// In memory and on one Redis server, the decision is atomic. In a Redis Cluster and in other
+    /// backends ([`Backend::decide_together`](crate::Backend::decide_together)), the buckets are
+    /// charged one after the other, and what was taken is given back on a denial. The limits are
+    /// kept at all times. But permits may be held for a moment by a call that is denied, and those
+    /// of a process killed in between stay taken until they expire. In a Cluster, this costs one
+    /// round trip for each key, under one deadline for all. Leases and coalescing do not apply.
+    ///
+    /// A `backoff` counts a denial at each key whose limit denies.
+    ///
+    /// # Errors
+    /// [`RateLimitExceeded`] if the call is denied, by the limit that holds it back longest. Of the
+    /// kind [`WrongKeys`](crate::ExceededKind::WrongKeys) if there are more or fewer keys than
+    /// limits with keys of their own.
+    pub fn check_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).start_each(&keys).finish()
+    }
+
+    /// As [`check_each`](Self::check_each), without blocking the thread on a backend.
+    pub async fn check_each_async<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).in_future().cost(cost).start_each(&keys);
+        drop(keys);
+        started.finish_async().await
+    }
+
+    /// As [`check_each`](Self::check_each), but blocks the thread until the permits are due.
+    ///
+    /// The call waits in the queue of the key that holds it back longest, as in
+    /// [`wait`](Self::wait), and takes that key's permits when they are due. Then it takes the rest
+    /// together. If another limit denies, it gives the permits back and waits for that one. So it
+    /// is first come, first served for each key, and a call may hold one key's permits for a moment
+    /// in vain. Through a backend, a call waits at most four times; then it is denied.
+    ///
+    /// # Errors
+    /// If `cost` is above a limit. Through a backend, also if another limit denies after each of
+    /// four waits, or if the backend failed and the limiter is set to deny then.
+    pub fn wait_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).wait(Wait::Forever).start_each(&keys).finish()
+    }
+
+    /// As [`wait_each`](Self::wait_each), without blocking the thread.
+    #[cfg(feature = "tokio")]
+    pub async fn wait_each_async<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::Forever).start_each(&keys);
+        drop(keys);
+        started.finish_async().await
+    }
+
+    /// As [`wait_each`](Self::wait_each), if the permits are due within `max`. Otherwise it denies
+    /// at once and takes nothing. If it turns out later that another limit denies for longer, it
+    /// denies then.
+    pub fn wait_each_at_most<K: RateLimitKeys>(
+        &self,
+        keys: K,
+        cost: u32,
+        max: Duration,
+    ) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).wait(Wait::AtMost(nanos(max))).start_each(&keys).finish()
+    }
+
+    /// As [`wait_each_at_most`](Self::wait_each_at_most), without blocking the thread.
+    #[cfg(feature = "tokio")]
+    pub async fn wait_each_at_most_async<K: RateLimitKeys>(
+        &self,
+        keys: K,
+        cost: u32,
+        max: Duration,
+    ) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::AtMost(nanos(max))).start_each(&keys);
+        drop(keys);
+        started.finish_async().await
+    }
+
+    /// Returns what [`check_each`](Self::check_each) would return, and changes nothing. Other calls
+    /// may come between the looks at two keys.
+    pub fn peek_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        Call::new(self.core()).cost(cost).peek().start_each(&keys).finish()
+    }
+
+    /// As [`peek_each`](Self::peek_each), without blocking the thread on a backend.
+    pub async fn peek_each_async<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
+        let started = Call::new(self.core()).in_future().cost(cost).peek().start_each(&keys);
+        drop(keys);
+        started.finish_async().await
+    }
+
+    /// Forgets everything on record for each of these keys. Does nothing if there are more or fewer
+    /// keys than limits with keys of their own.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails for one of the keys. Buckets in memory never fail.
+    pub fn reset_each<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
+        let resets = self.core().start_reset_each(&keys);
+        resets.into_iter().map(|(backend, request)| backend.decide(&request).map(drop)).fold(Ok(()), Result::and)
+    }
+
+    /// As [`reset_each`](Self::reset_each), without blocking the thread on a backend.
+    pub async fn reset_each_async<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
+        let resets = self.core().start_reset_each(&keys);
+        drop(keys);
+        let mut result = Ok(());
+        for (backend, request) in resets {
+            result = result.and(backend.decide_async(&request).await.map(drop));
+        }
+        result
     }
 
     /// Gives back the permits of a decision, as far as they still count. A refund never lets the

@@ -14,6 +14,7 @@ pub mod v1 {
     #[cfg(any(feature = "axum", feature = "actix-web"))]
     pub use crate::http::Limited;
     pub use crate::key::{KeyWriter, RateLimitKey};
+    pub use crate::keys::RateLimitKeys;
     pub use crate::limit::{Algorithm, Limit};
     pub use crate::limiter::{CallPermit, OnBackendError, RateLimiter, Spec};
     pub use std::option::Option::{self, None, Some};
@@ -204,6 +205,31 @@ pub mod v1 {
             self.call.hold(&key).map(|holding| Held { core, holding })
         }
 
+        /// Decides by a key for each limit, on this thread.
+        pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
+            self.call.admit_each(&keys)
+        }
+
+        /// As `check_each`. The permits can be given back.
+        pub fn hold_each<K: RateLimitKeys>(self, keys: K) -> Result<Held, RateLimitExceeded> {
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            let decision = self.call.start_each(&keys).finish()?;
+            Ok(Held { core, holding: Holding::Other(Box::new(decision)) })
+        }
+
+        /// As `check_each`, as far as it needs no waiting.
+        pub fn begin_each<K: RateLimitKeys>(self, keys: K) -> Begun {
+            Begun { begun: self.call.begin_each(&keys) }
+        }
+
+        /// As `begin_each`, but the permits can be given back.
+        pub fn begin_held_each<K: RateLimitKeys>(self, keys: K) -> BegunHeld {
+            let core = Arc::clone(self.call.core());
+            core.gives_back();
+            BegunHeld { core, begun: crate::limiter::BegunHeld::Later(self.call.in_future().start_each(&keys)) }
+        }
+
         /// Does everything that needs no waiting.
         #[inline]
         pub fn begin<K: RateLimitKey>(self, key: K) -> Begun {
@@ -247,6 +273,50 @@ pub mod v1 {
                 None
             };
             Ok(Pausable { held, blockable: self.call.call.blockable(&key) })
+        }
+
+        /// As `hold`, by a key for each limit. The outcome may pause the one at `AT`.
+        pub fn hold_each<const AT: usize, K: RateLimitKeys>(self, keys: K) -> Result<Pausable, RateLimitExceeded> {
+            let blockable = self.chosen(AT, &keys, false);
+            let held = if self.gives_back {
+                Some(self.call.hold_each(keys)?)
+            } else {
+                self.call.check_each(keys)?;
+                None
+            };
+            Ok(Pausable { held, blockable })
+        }
+
+        /// As `begin_held`, by a key for each limit. The outcome may pause the one at `AT`.
+        pub fn begin_held_each<const AT: usize, K: RateLimitKeys>(self, keys: K) -> PausableBegun {
+            let blockable = self.chosen(AT, &keys, true);
+            let begun = if self.gives_back {
+                EitherBegun::Held(self.call.begin_held_each(keys))
+            } else {
+                EitherBegun::Plain(self.call.begin_each(keys))
+            };
+            PausableBegun { begun, blockable }
+        }
+
+        fn chosen<K: RateLimitKeys>(&self, at: usize, keys: &K, is_async: bool) -> Blockable {
+            struct Chosen<'a> {
+                call: crate::limiter::Call<'a>,
+                at: usize,
+                blockable: Blockable,
+            }
+
+            impl crate::keys::sealed::Visit for Chosen<'_> {
+                fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
+                    if index == self.at {
+                        self.blockable = self.call.blockable(key);
+                    }
+                }
+            }
+
+            let call = if is_async { self.call.call.in_future() } else { self.call.call };
+            let mut chosen = Chosen { call, at, blockable: Blockable::default() };
+            keys.each(&mut chosen);
+            chosen.blockable
         }
 
         /// Does everything that needs no waiting.

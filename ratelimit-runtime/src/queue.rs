@@ -42,6 +42,10 @@ impl Wakes {
         self.0.push(waker);
     }
 
+    pub(crate) fn append(&mut self, mut others: Wakes) {
+        self.0.append(&mut others.0);
+    }
+
     pub(crate) fn wake(self) {
         self.0.into_iter().for_each(Waker::wake);
     }

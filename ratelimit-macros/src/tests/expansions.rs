@@ -77,6 +77,44 @@ fn a_method_with_several_limits() {
 }
 
 #[test]
+fn limits_with_a_key_each() {
+    check(
+        r#"limit(count = 10, per = "1s", key = user), limit(count = 99, per = "1m", key = user), limit(count = 500, per = "1s", key = self.tenant()), limit(count = 9, per = "1s")"#,
+        "async fn search(&self, user: &str) -> Option<u32> { self.find(user).await }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = " Rate limit: 10 calls per 1s for each `user`, 99 calls per 1m for each `user`, 500 calls per 1s for each key and 9 calls per 1s in all; sliding window."
+            )]
+            async fn search(&self, user: &str) -> Option<u32> {
+                let __limiter = {
+                    enum __Here {}
+                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                        .sliding_window(10, 1000000)
+                        .sliding_window(99, 60000000)
+                        .key(0)
+                        .sliding_window(500, 1000000)
+                        .key(1)
+                        .sliding_window(9, 1000000)
+                        .key(2)
+                        .limiter_here();
+                    &__LIMITER
+                };
+                let __begun = rt::Call::new(__limiter).begin_each((&user, self.tenant(), ()));
+                let __checked = __begun.finish().await;
+                if let rt::Err(__exceeded) = __checked {
+                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                }
+                {
+                    const _: () = ();
+                    self.find(user).await
+                }
+            }
+        "##]],
+    );
+}
+
+#[test]
 fn limits_read_at_each_call() {
     check(
         "count = self.plan.calls, per = self.plan.period",

@@ -52,7 +52,12 @@ fn it_states_the_limit_in_words() {
                limit(count = 1, calendar = "day", algorithm = fixed_window)"#,
             "Rate limit: 9 calls per calendar week from sunday (UTC) and 1 call per calendar day (UTC); fixed window.",
         ),
+        (
+            r#"limit(count = 10, per = "1s", key = user), limit(count = 99, per = "1m"), limit(count = 5, per = "1h", key = ()), key = tenant()"#,
+            "Rate limit: 10 calls per 1s for each `user`, 99 calls per 1m for each key and 5 calls per 1h in all; sliding window.",
+        ),
         ("limiter = self.limiter, key = user", "Rate limit: set by a shared limiter for each `user`."),
+        ("limiter = self.limiter, keys = (user, ())", "Rate limit: set by a shared limiter for each `user`."),
     ] {
         assert_eq!(line(args), expected);
     }

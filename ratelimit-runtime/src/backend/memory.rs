@@ -29,6 +29,7 @@ mod slots;
 mod state;
 mod store;
 mod table;
+mod together;
 mod unkeyed;
 
 use std::collections::{BTreeSet, HashMap};
@@ -46,6 +47,7 @@ pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use together::{Bucket, Said, Spoken, peek as peek_together, take as take_together};
 
 /// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;

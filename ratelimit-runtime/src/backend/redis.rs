@@ -23,6 +23,7 @@ mod script;
 mod sentinel;
 #[cfg(feature = "redis-tls")]
 mod tls;
+mod together;
 
 use std::any::TypeId;
 #[cfg(feature = "calendar")]
@@ -37,7 +38,9 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
-use super::{Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend};
+use super::{
+    Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend, in_order,
+};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::process::{Owned, PerProcess};
@@ -407,6 +410,28 @@ impl Backend for RedisBackend {
                 return timer::bounded(answer, deadline).await.flatten().unwrap_or_else(|| Err(client.late()));
             }
             client.decide_async(request).await
+        })
+    }
+
+    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+        let client = self.client();
+        if thread_ends() {
+            return in_order(self, requests);
+        }
+        let deadline = client.until();
+        let call = client.decide_together(requests, deadline, Mode::Blocking);
+        // As in `Client::decide`.
+        let answers = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
+        answers.unwrap_or_else(|| Err(client.late()))
+    }
+
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+        let client = self.client();
+        Box::pin(async move {
+            if thread_ends() {
+                return in_order(self, requests);
+            }
+            client.together_in_flight(requests).await
         })
     }
 

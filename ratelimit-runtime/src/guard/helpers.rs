@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use crate::backend::{Action, Answer, Backend, Outcome, Request};
+use crate::backend::{Action, Answer, Backend, Outcome, Request, given_back};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::process::{Owned, PerProcess, lock};
 use crate::reply::{self, Receiver};
@@ -79,6 +79,27 @@ impl Helpers {
             let undelivered = matches!(request.action(), Action::Take { cost: 1.., .. });
             let undelivered = undelivered.then_some(Undelivered { helpers, backend, request, deadline });
             sender.send(Delivery { answer: Some(answer), undelivered });
+        });
+        self.submit(job, is_probe)?;
+        Ok(receiver)
+    }
+
+    /// As [`ask`](Helpers::ask), for the buckets of one call.
+    pub(super) fn ask_together(
+        &self,
+        backend: Arc<dyn Backend>,
+        requests: Vec<Request>,
+        deadline: Instant,
+        is_probe: bool,
+    ) -> Result<Receiver<Together>, BackendError> {
+        let (sender, receiver) = reply::channel();
+        let helpers = self.clone();
+        let job = Box::new(move || {
+            if !sender.is_awaited() {
+                return;
+            }
+            let answers = backend.decide_together(&requests);
+            sender.send(Together { answers: Some(answers), helpers, backend, requests, deadline });
         });
         self.submit(job, is_probe)?;
         Ok(receiver)
@@ -213,6 +234,32 @@ impl Drop for Delivery {
             let Undelivered { helpers, backend, mut request, .. } = undelivered;
             request.action = Action::GiveBack(admitted.permit().clone());
             drop(helpers.tell(backend, request));
+        }
+    }
+}
+
+/// As [`Delivery`], for the buckets of one call.
+pub(super) struct Together {
+    answers: Option<Result<Vec<Answer>, BackendError>>,
+    helpers: Helpers,
+    backend: Arc<dyn Backend>,
+    requests: Vec<Request>,
+    deadline: Instant,
+}
+
+impl Together {
+    pub(super) fn take(mut self) -> Option<Result<Vec<Answer>, BackendError>> {
+        self.answers.take()
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        let Some(Ok(answers)) = self.answers.take() else { return };
+        if Instant::now() < self.deadline {
+            for back in given_back(&self.requests, &answers) {
+                drop(self.helpers.tell(Arc::clone(&self.backend), back));
+            }
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::core::{Core, Target};
+use super::core::{Core, Each, Target};
 use super::{Call, RateLimiter};
 use crate::backend::memory::Store;
 use crate::backend::{Action, Outcome, Request};
@@ -23,6 +23,7 @@ use crate::switches::Switches;
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
 /// A key's buckets, to be blocked now or later.
+#[derive(Default)]
 pub(crate) struct Blockable(SmallVec<[Place; 1]>);
 
 /// The bucket of one limiter.
@@ -42,14 +43,23 @@ impl Blockable {
     /// The buckets of `key` in all limiters of this process that were given the same name.
     pub(crate) fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Blockable {
         let mut places: SmallVec<[Place; 1]> = SmallVec::new();
-        places.push(Place::of(core, key, is_async));
+        let mut add = |core: &Arc<Core>| {
+            let place = Place::of(core, key, is_async);
+            if !places.iter().any(|known| known.is_same(&place)) {
+                places.push(place);
+            }
+        };
+        let mut add_all = |core: &Arc<Core>| {
+            add(core);
+            // Calls by several keys take their permits from the buckets of the parts.
+            let each = if core.groups().len() > 1 { core.each() } else { core.made_each() };
+            each.into_iter().flat_map(Each::cores).for_each(&mut add);
+        };
+        add_all(core);
         if registry::has_namesakes(core) {
             for other in registry::all() {
                 if !Arc::ptr_eq(&other, core) && registry::are_namesakes(&other, core) {
-                    let place = Place::of(&other, key, is_async);
-                    if !places.iter().any(|known| known.is_same(&place)) {
-                        places.push(place);
-                    }
+                    add_all(&other);
                 }
             }
         }

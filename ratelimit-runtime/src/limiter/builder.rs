@@ -32,6 +32,8 @@ const LONGEST_BAN: Duration = Duration::from_secs(366 * 86_400);
 pub struct RateLimiterBuilder {
     name: String,
     limits: Vec<Limit>,
+    /// The number of each limit's key.
+    groups: Vec<u8>,
     options: Options,
     backend: Option<SharedBackend>,
 }
@@ -69,12 +71,38 @@ impl InvalidLimiter {
 
 impl RateLimiterBuilder {
     pub(super) fn new(name: String) -> RateLimiterBuilder {
-        RateLimiterBuilder { name, limits: Vec::new(), options: Options::DEFAULT, backend: None }
+        RateLimiterBuilder { name, limits: Vec::new(), groups: Vec::new(), options: Options::DEFAULT, backend: None }
     }
 
     /// Adds a limit, up to 8. All limits are decided together.
+    ///
+    /// In [`check_each`](RateLimiter::check_each), the limit has a key of its own.
     pub fn limit(mut self, limit: Limit) -> RateLimiterBuilder {
+        let next = self.groups.last().map_or(0, |last| last.saturating_add(1));
         self.limits.push(limit);
+        self.groups.push(next);
+        self
+    }
+
+    /// Adds a limit that has the same key as the limit before it in
+    /// [`check_each`](RateLimiter::check_each). Both share one bucket, and one key of the call.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{Limit, RateLimiter};
+    ///
+    /// let limiter = RateLimiter::builder("search")
+    ///     .limit(Limit::per_second(10))
+    ///     .limit_of_same_key(Limit::per_hour(1_000))
+    ///     .limit(Limit::per_second(500))
+    ///     .build()?;
+    /// // The user's two limits, and the tenant's.
+    /// assert_eq!(limiter.check_each(("ann", 7), 1)?.remaining(), 9);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn limit_of_same_key(mut self, limit: Limit) -> RateLimiterBuilder {
+        let same = self.groups.last().copied().unwrap_or(0);
+        self.limits.push(limit);
+        self.groups.push(same);
         self
     }
 
@@ -144,6 +172,7 @@ impl RateLimiterBuilder {
             name: Name::Shared(Arc::from(self.name)),
             named: true,
             limits: self.limits,
+            groups: self.groups,
             reads_per: 0,
             reads_count: 0,
             options: self.options,

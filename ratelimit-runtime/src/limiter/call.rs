@@ -69,6 +69,8 @@ pub(crate) struct Call<'a> {
     pub(super) wait: Wait,
     pub(super) options: WaitOptions,
     pub(super) peek: bool,
+    /// Decides a part of a call. The whole call is counted and reported.
+    pub(super) quiet: bool,
     pub(super) is_async: bool,
     /// The key, for events of denials.
     pub(super) key: ShownKey<'a>,
@@ -124,6 +126,7 @@ impl<'a> Call<'a> {
             wait: Wait::No,
             options: WaitOptions::DEFAULT,
             peek: false,
+            quiet: false,
             is_async: false,
             key: ShownKey::default(),
         }
@@ -168,12 +171,23 @@ impl<'a> Call<'a> {
         Call { peek: true, ..self }
     }
 
+    /// The whole call is counted and reported, not this part of it.
+    pub(super) fn quiet(self) -> Call<'a> {
+        Call { quiet: true, ..self }
+    }
+
     pub(crate) fn core(&self) -> &'a Arc<Core> {
         self.core
     }
 }
 
 impl Call<'_> {
+    /// Whether the outcome is counted and reported.
+    #[inline]
+    fn is_counted(&self) -> bool {
+        !(self.peek | self.quiet)
+    }
+
     /// The decision on a call without an applicable limit.
     pub(super) fn free(self) -> Decision {
         self.core.with_rules(self.limits, |rules| Decision {
@@ -250,7 +264,7 @@ impl Call<'_> {
             limiter: self.core.id,
         });
         let reset_after = idle_at.saturating_sub(now.earliest);
-        if !self.peek {
+        if self.is_counted() {
             self.core.allowed();
             note_admitted(limit, remaining, reset_after);
         }
@@ -280,7 +294,7 @@ impl Call<'_> {
             position: refusal.position,
             kind: refusal.kind(),
         };
-        if !self.peek {
+        if self.is_counted() {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, self.key);
             if self.core.options.dry_run {
@@ -304,6 +318,13 @@ impl Call<'_> {
         self.denied(limit, refusal(until, left, now))
     }
 
+    /// Reports that the admitted call has waited for this many nanoseconds.
+    pub(super) fn waits(&self, waited: u64) {
+        if self.is_counted() {
+            self.core.waits(Duration::from_nanos(waited));
+        }
+    }
+
     pub(super) fn key_text(self) -> KeyText {
         self.key.to_text()
     }
@@ -325,7 +346,7 @@ impl Call<'_> {
             let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
             Taken { place, limits: self.limits.map(Into::into), limiter: self.core.id }
         });
-        if !self.peek {
+        if self.is_counted() {
             self.core.allowed();
             note_admitted(limit, remaining, reset_after);
         }
@@ -341,7 +362,7 @@ impl Call<'_> {
         waited: u64,
     ) -> Decision {
         if waited > 0 {
-            self.core.waits(Duration::from_nanos(waited));
+            self.waits(waited);
         }
         let Booked { limit, admission, reset_after, .. } = booked;
         self.remote_decision(bucket, fingerprint, limit, admission, reset_after, waited)
@@ -360,7 +381,7 @@ impl Call<'_> {
         match self.core.options.on_backend_error {
             OnBackendError::Local => None,
             OnBackendError::Allow => {
-                if !self.peek {
+                if self.is_counted() {
                     self.core.allowed();
                 }
                 Some(Ok(self.free()))
@@ -380,9 +401,9 @@ impl Call<'_> {
             position: 0,
             kind: ExceededKind::BackendFailed,
         };
-        if self.cost == 0 && !self.peek {
+        if self.cost == 0 && self.is_counted() {
             self.core.allowed();
-        } else if !self.peek {
+        } else if self.is_counted() {
             self.core.failed();
             self.core.tell_denied(exceeded, self.cost, self.key);
         }
@@ -390,7 +411,7 @@ impl Call<'_> {
             return Ok(decision);
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]
-        if !self.peek {
+        if self.is_counted() {
             crate::noted::failed();
         }
         Err(exceeded())
@@ -409,14 +430,15 @@ pub(super) struct OwnedCall {
     pub(super) cost: u32,
     pub(super) wait: Wait,
     pub(super) peek: bool,
+    quiet: bool,
     pub(super) is_async: bool,
     pub(super) key: KeyText,
 }
 
 impl OwnedCall {
     pub(super) fn of(call: Call<'_>, key: KeyText) -> OwnedCall {
-        let Call { core, limits, cost, wait, peek, is_async, .. } = call;
-        OwnedCall { core: Arc::clone(core), limits: limits.map(Into::into), cost, wait, peek, is_async, key }
+        let Call { core, limits, cost, wait, peek, quiet, is_async, .. } = call;
+        OwnedCall { core: Arc::clone(core), limits: limits.map(Into::into), cost, wait, peek, quiet, is_async, key }
     }
 
     pub(super) fn call(&self) -> Call<'_> {
@@ -427,6 +449,7 @@ impl OwnedCall {
             wait: self.wait,
             options: WaitOptions::DEFAULT,
             peek: self.peek,
+            quiet: self.quiet,
             is_async: self.is_async,
             key: self.key.shown(),
         }

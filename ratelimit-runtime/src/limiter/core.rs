@@ -1,5 +1,7 @@
 //! The state that a limiter's handles share: name, limits, location of the buckets, counts.
 
+mod parts;
+
 use std::fmt::Write as _;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -8,6 +10,7 @@ use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard as Guarded};
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::builder::InvalidLimiter;
@@ -31,6 +34,8 @@ use crate::registry;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
+
+pub(super) use parts::{Each, Part};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -60,6 +65,14 @@ pub(crate) struct Core {
     rules: Rules,
     /// The limit of the first rule.
     first: Limit,
+    /// The key of each limit, by its number, in calls with several keys.
+    groups: Box<[u8]>,
+    /// The parts with a key each. Made for the first call with several keys.
+    each: OnceCell<Each>,
+    /// Held while limits are replaced, or parts are made.
+    replacing: Mutex<()>,
+    /// A part of a limiter with several keys: not listed.
+    is_part: bool,
     reads_per: u8,
     reads_count: u8,
     replaced: AtomicBool,
@@ -168,6 +181,15 @@ impl Venue<'_> {
         clock::clock().now()
     }
 
+    /// The time by a test's clock, if there is one.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
+    pub(super) fn test_time(&self) -> Option<Timestamp> {
+        #[cfg(feature = "test-util")]
+        return self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
+        #[cfg(not(feature = "test-util"))]
+        None
+    }
+
     /// Whether time advances by itself: no test has stopped it.
     #[cfg_attr(
         not(any(feature = "test-util", feature = "tokio")),
@@ -200,10 +222,16 @@ impl Venue<'_> {
 
 impl Core {
     pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
-        let Resolved { name, named, limits, reads_per, reads_count, options, backend } = resolved;
+        let shape = shape(&resolved.limits, resolved.reads_per);
+        let core = Arc::new(Core::of(resolved, shape, false));
+        registry::add(&core);
+        core
+    }
+
+    fn of(resolved: Resolved, shape: String, is_part: bool) -> Core {
+        let Resolved { name, named, limits, groups, reads_per, reads_count, options, backend } = resolved;
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
-        let shape = shape(&limits, reads_per);
-        let core = Arc::new(Core {
+        Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             resets: [const { AtomicU64::new(0) }; RESETS],
             limits_hash: AtomicU64::new(fingerprint::of_limits(&limits)),
@@ -217,6 +245,10 @@ impl Core {
             replacement: ArcSwap::from_pointee(rules.clone()),
             first: limits[0],
             rules,
+            groups: groups.into(),
+            each: OnceCell::new(),
+            replacing: Mutex::new(()),
+            is_part,
             reads_per,
             reads_count,
             replaced: AtomicBool::new(false),
@@ -230,9 +262,71 @@ impl Core {
             counts: Counts::default(),
             queued: AtomicUsize::new(0),
             abandoned: AtomicU64::new(0),
-        });
-        registry::add(&core);
-        core
+        }
+    }
+
+    /// The part of the limits at these positions, which share a key. `shapes` are those of the
+    /// parts made before: a second one of the same shape is told apart by its number, since two
+    /// keys of one value would be one bucket.
+    pub(super) fn part(&self, positions: &[u8], shapes: &mut Vec<String>) -> Arc<Core> {
+        let limits: Vec<Limit> = positions.iter().map(|position| self.rules[usize::from(*position)].limit).collect();
+        let bits = |bits: u8| {
+            let own = positions.iter().enumerate();
+            own.fold(0, |all, (own, position)| all | (bits >> position & 1) << own)
+        };
+        let mut shape = shape(&limits, bits(self.reads_per));
+        let alike = shapes.iter().filter(|other| **other == shape).count();
+        shapes.push(shape.clone());
+        if alike > 0 {
+            // Writing to a String does not fail.
+            let _ = write!(shape, "#{}", alike + 1);
+        }
+        let resolved = Resolved {
+            name: self.name.clone(),
+            named: self.named,
+            groups: vec![0; limits.len()],
+            limits,
+            reads_per: bits(self.reads_per),
+            reads_count: bits(self.reads_count),
+            options: Options { dry_run: false, ..self.options },
+            backend: self.backend.get().cloned(),
+        };
+        Arc::new(Core::of(resolved, shape, true))
+    }
+
+    /// The key of each limit, by its number among the keys of a call.
+    pub(super) fn groups(&self) -> &[u8] {
+        &self.groups
+    }
+
+    /// The parts with a key each, if they are made.
+    #[inline]
+    pub(super) fn made_each(&self) -> Option<&Each> {
+        self.each.get()
+    }
+
+    /// The parts with a key each. `None` while this thread makes the backend: it would be made once
+    /// more for each part.
+    pub(super) fn each(&self) -> Option<&Each> {
+        if let Some(each) = self.each.get() {
+            return Some(each);
+        }
+        // Outside the lock: making a backend runs foreign code.
+        let _ = self.target(Switches::load());
+        if matches!(self.options.backend, BackendChoice::Made(_)) && self.backend.get().is_none() {
+            return None;
+        }
+        let _replacing = self.replacing.lock();
+        Some(self.each.get_or_init(|| {
+            let each = Each::of(self);
+            if self.replaced.load(Ordering::Acquire) {
+                each.replace_limits(&self.limits());
+            }
+            if self.gives_back.load(Ordering::Relaxed) {
+                each.cores().for_each(|core| core.gives_back());
+            }
+            each
+        }))
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -270,7 +364,9 @@ impl Core {
 
     /// Calls that wait now, and calls that gave up while they waited.
     pub(crate) fn waiting(&self) -> (usize, u64) {
-        (self.queued.load(Ordering::Relaxed), self.abandoned.load(Ordering::Relaxed))
+        let own = (self.queued.load(Ordering::Relaxed), self.abandoned.load(Ordering::Relaxed));
+        let parts = self.made_each().into_iter().flat_map(Each::cores).map(|core| core.waiting());
+        parts.fold(own, |(waiting, abandoned), part| (waiting + part.0, abandoned + part.1))
     }
 
     /// For buckets in memory: the permits left in the bucket of all calls, and the number of keys.
@@ -278,7 +374,8 @@ impl Core {
     pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
         let venue = self.venue(Switches::load(), false);
         let Target::Memory(store) = &venue.target else { return None };
-        let keys = store.keys();
+        let parts = self.made_each().into_iter().flat_map(Each::cores);
+        let keys = store.keys() + parts.filter_map(|core| core.in_memory()).map(|(_, keys)| keys).sum::<usize>();
         let is_known = keys == 0 && self.reads_per | self.reads_count == 0;
         let remaining = is_known.then(|| {
             let left = |ask: &Ask<'_>| store.peek(Address::Unkeyed, ask, venue.now()).1.remaining;
@@ -348,6 +445,10 @@ impl Core {
     /// Replaces the limits with others that are already checked. The caller must then wake waiting
     /// calls.
     pub(crate) fn replace_limits(&self, limits: &[Limit]) {
+        let _replacing = self.replacing.lock();
+        if let Some(each) = self.made_each() {
+            each.replace_limits(limits);
+        }
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
         // Before the first call by the new limits, so that no bucket forgets permits that they
         // count.
@@ -373,6 +474,7 @@ impl Core {
         if let Some(BackendKind::Remote(guard)) = backend.map(|backend| &backend.kind) {
             guard.queues.renew(&self.prefix);
         }
+        self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.wake_waiters());
     }
 
     /// Runs `f` on the existing stores.
@@ -619,6 +721,7 @@ impl Core {
     /// Notes that what a call returns decides whether its permits come back.
     pub(crate) fn gives_back(&self) {
         self.gives_back.store(true, Ordering::Relaxed);
+        self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.gives_back());
     }
 
     /// The request to a backend for the bucket of `key`.
@@ -649,11 +752,7 @@ impl Core {
         rules: &[Rule],
         action: Action,
     ) -> Request {
-        #[cfg(feature = "test-util")]
-        let test_time = venue.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
-        #[cfg(not(feature = "test-util"))]
-        let test_time: Option<Timestamp> = None;
-        let _ = venue;
+        let test_time = venue.test_time();
         Request {
             bucket,
             limits: rules.iter().map(|rule| rule.limit).collect(),
@@ -675,30 +774,40 @@ impl Core {
     }
 
     pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
-        match self.start_give_back(decision) {
-            Some((backend, request)) => backend.decide(&request).map(drop),
-            None => Ok(()),
-        }
+        let requests = self.start_give_back(decision);
+        requests.into_iter().map(|(backend, request)| backend.decide(&request).map(drop)).fold(Ok(()), Result::and)
     }
 
     pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
-        match self.start_give_back(decision) {
-            Some((backend, request)) => backend.decide_async(&request).await.map(drop),
-            None => Ok(()),
+        let mut result = Ok(());
+        for (backend, request) in self.start_give_back(decision) {
+            result = result.and(backend.decide_async(&request).await.map(drop));
         }
+        result
     }
 
     /// Gives back the permits without waiting for a backend.
     pub(super) fn give_back_later(&self, decision: Decision) {
-        if let Some((backend, request)) = self.start_give_back(decision) {
+        for (backend, request) in self.start_give_back(decision) {
             backend.decide_later(request);
         }
     }
 
-    /// Gives back permits taken in memory. For permits taken in a backend, returns the request.
-    pub(super) fn start_give_back(&self, decision: Decision) -> Option<(Arc<Guard>, Request)> {
-        let cost = decision.cost();
-        let Taken { place, limits, limiter } = decision.taken?;
+    /// Gives back permits taken in memory. For permits taken in a backend, returns the requests,
+    /// one for each bucket.
+    fn start_give_back(&self, decision: Decision) -> SmallVec<[(Arc<Guard>, Request); 1]> {
+        match decision.taken {
+            Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
+                self.apart(all).filter_map(|(part, taken)| part.give_back_taken(taken)).collect()
+            }
+            taken => taken.and_then(|taken| self.give_back_taken(taken)).into_iter().collect(),
+        }
+    }
+
+    /// As [`start_give_back`](Core::start_give_back), of one bucket.
+    pub(super) fn give_back_taken(&self, taken: Taken) -> Option<(Arc<Guard>, Request)> {
+        let cost = taken.cost();
+        let Taken { place, limits, limiter } = taken;
         if limiter != self.id || cost == 0 {
             return None;
         }
@@ -725,6 +834,7 @@ impl Core {
                     Some((Arc::clone(backend), request))
                 })
             }
+            Place::Each(_) => None,
         }
     }
 
@@ -773,7 +883,9 @@ impl Drop for Core {
     fn drop(&mut self) {
         drop((self.fast.take(), self.memory.take()));
         [self.local.take(), self.own.take()].into_iter().flatten().for_each(memory::release);
-        registry::count_gone();
+        if !self.is_part {
+            registry::count_gone();
+        }
     }
 }
 

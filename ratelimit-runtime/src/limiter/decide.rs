@@ -16,6 +16,7 @@ use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
 use crate::guard::denials::Told;
 use crate::key::RateLimitKey;
+use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::observe::{self, KeyText};
 use crate::switches::{Switch, Switches};
@@ -231,7 +232,7 @@ impl<'a> Call<'a> {
 
     #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
     #[inline]
-    fn now(&self, store: &Store) -> Now {
+    pub(super) fn now(&self, store: &Store) -> Now {
         #[cfg(feature = "tokio")]
         if self.is_async {
             return store.now_in_runtime();
@@ -254,6 +255,26 @@ impl<'a> Call<'a> {
     fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
         let refusal = found.refusal()?;
         Some(self.denied_of(key, self.core.written(refusal.position), refusal).map(drop))
+    }
+
+    /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
+    pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
+        match self.each_at_once(keys) {
+            Some(decided) => decided,
+            None => self.start_each(keys).finish().map(drop),
+        }
+    }
+
+    /// As [`admit_each`](Call::admit_each), for a future.
+    pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
+        let call = self.in_future();
+        if let Some(decided) = call.each_at_once(keys) {
+            return Begun::of(decided);
+        }
+        match call.start_each(keys) {
+            Started::Done(decided) => Begun::of(decided.map(drop)),
+            started => Begun::Later(Box::pin(started.finish_async())),
+        }
     }
 
     /// Does all that can be done without blocking.

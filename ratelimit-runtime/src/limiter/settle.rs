@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::call::{Call, note_admitted, position_u8};
 use super::core::{Core, Target};
 use super::decide::Holding;
@@ -146,23 +148,20 @@ impl Sending {
 
 impl Core {
     pub(crate) fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
-        match self.start_settle(decision, actual) {
-            Some(sending) => sending.send().map(drop),
-            None => Ok(()),
-        }
+        let sendings = self.start_settle(decision, actual);
+        sendings.into_iter().map(|sending| sending.send().map(drop)).fold(Ok(()), Result::and)
     }
 
     pub(crate) async fn settle_async(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
-        match self.start_settle(decision, actual) {
-            Some(sending) => sending.send_async().await.map(drop),
-            None => Ok(()),
+        let mut result = Ok(());
+        for sending in self.start_settle(decision, actual) {
+            result = result.and(sending.send_async().await.map(drop));
         }
+        result
     }
 
     pub(crate) fn settle_later(&self, decision: Decision, actual: u32) {
-        if let Some(sending) = self.start_settle(decision, actual) {
-            sending.send_later();
-        }
+        self.start_settle(decision, actual).into_iter().for_each(Sending::send_later);
     }
 
     pub(crate) fn settle_held(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
@@ -204,10 +203,23 @@ impl Core {
         None
     }
 
-    /// Settles permits taken in memory. For permits taken in a backend, returns the request.
-    fn start_settle(&self, mut decision: Decision, actual: u32) -> Option<Sending> {
-        let cost = decision.cost();
-        let taken = decision.taken.as_mut().filter(|taken| taken.limiter == self.id)?;
+    /// Settles permits taken in memory. For permits taken in a backend, returns the requests, one
+    /// for each bucket.
+    fn start_settle(&self, decision: Decision, actual: u32) -> SmallVec<[Sending; 1]> {
+        match decision.taken {
+            Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
+                self.apart(all).filter_map(|(part, taken)| part.settle_taken(taken, actual)).collect()
+            }
+            taken => taken.and_then(|taken| self.settle_taken(taken, actual)).into_iter().collect(),
+        }
+    }
+
+    /// As [`start_settle`](Core::start_settle), of one bucket.
+    fn settle_taken(&self, mut taken: Taken, actual: u32) -> Option<Sending> {
+        let cost = taken.cost();
+        if taken.limiter != self.id {
+            return None;
+        }
         if actual < cost {
             match &mut taken.place {
                 Place::Memory(held) => held.permit.cost = cost - actual,
@@ -216,10 +228,11 @@ impl Core {
                     // It would undo the whole charge.
                     bucket.permit.undo.take_if(|_| actual > 0);
                 }
+                Place::Each(_) => return None,
             }
-            return self.start_give_back(decision).map(|(backend, request)| Sending { backend, request });
+            return self.give_back_taken(taken).map(|(backend, request)| Sending { backend, request });
         }
-        let Taken { place, limits, .. } = decision.taken?;
+        let Taken { place, limits, .. } = taken;
         if actual == cost {
             return None;
         }
@@ -241,6 +254,7 @@ impl Core {
                     Some(Sending { backend: Arc::clone(backend), request })
                 })
             }
+            Place::Each(_) => None,
         }
     }
 

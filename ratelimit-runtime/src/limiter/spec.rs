@@ -15,6 +15,8 @@ pub struct Spec {
     name: SpecName,
     ordinal: u32,
     limits: [Limit; MAX_LIMITS],
+    /// The key of each limit, by its number among the keys of a call.
+    groups: [u8; MAX_LIMITS],
     len: usize,
     options: Options,
     reads_per: u8,
@@ -65,6 +67,8 @@ pub(crate) struct Resolved {
     /// The name was given: limiters of the same name and limits share their buckets.
     pub(crate) named: bool,
     pub(crate) limits: Vec<Limit>,
+    /// The key of each limit, by its number: what limits share in calls with several keys.
+    pub(crate) groups: Vec<u8>,
     /// Positions of limits whose `per` is read at each call, one bit each.
     pub(crate) reads_per: u8,
     /// Positions of limits whose `count` is read at each call, one bit each.
@@ -78,9 +82,21 @@ pub(crate) struct Resolved {
 const UNUSED: [Limit; MAX_LIMITS] =
     [Limit::clamped(1, Duration::from_secs(1), Algorithm::SlidingWindow, 1); MAX_LIMITS];
 
+/// Each limit has a key of its own.
+const EACH_ITS_OWN: [u8; MAX_LIMITS] = [0, 1, 2, 3, 4, 5, 6, 7];
+
 impl Spec {
     const fn new(name: SpecName) -> Spec {
-        Spec { name, ordinal: 1, limits: UNUSED, len: 0, options: Options::DEFAULT, reads_per: 0, reads_count: 0 }
+        Spec {
+            name,
+            ordinal: 1,
+            limits: UNUSED,
+            groups: EACH_ITS_OWN,
+            len: 0,
+            options: Options::DEFAULT,
+            reads_per: 0,
+            reads_count: 0,
+        }
     }
 
     /// A limiter with a given name.
@@ -118,6 +134,12 @@ impl Spec {
             self = self.limit(limits[next]);
             next += 1;
         }
+        self
+    }
+
+    /// The limit added last has the key of this number.
+    pub const fn key(mut self, number: u8) -> Spec {
+        self.groups[self.len - 1] = number;
         self
     }
 
@@ -195,6 +217,7 @@ impl Spec {
             name,
             named,
             limits: self.limits[..self.len].to_vec(),
+            groups: self.groups[..self.len].to_vec(),
             reads_per: self.reads_per,
             reads_count: self.reads_count,
             options: self.options,

@@ -1,6 +1,8 @@
 //! A call that is decided, or still waits: for its turn, for a booking, or for a backend's answer.
 //! It owns its parts, and is finished on the thread or in a future.
 
+mod each;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +27,7 @@ use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
 use crate::waiting;
+use each::EachCall;
 
 /// A call on which everything that needs no waiting is done.
 pub(crate) enum Started {
@@ -32,6 +35,8 @@ pub(crate) enum Started {
     Waiting(Box<Waiting>),
     Booked(Box<Booking>),
     Remote(Box<RemoteCall>),
+    /// A call on several buckets, with a key each.
+    Each(Box<EachCall>),
 }
 
 impl Started {
@@ -42,6 +47,7 @@ impl Started {
             Started::Done(result) => result,
             Started::Waiting(waiting) => waiting.wait(),
             Started::Booked(booking) => Ok(booking.wait()),
+            Started::Each(call) => call.finish(),
             Started::Remote(call) => {
                 let answer = call.backend.decide(&call.request);
                 call.resolve(answer).finish()
@@ -58,6 +64,7 @@ impl Started {
                 Started::Done(result) => return result,
                 Started::Waiting(waiting) => return waiting.await,
                 Started::Booked(booking) => return Ok(booking.wait_async().await),
+                Started::Each(call) => return call.finish_async().await,
                 Started::Remote(call) => {
                     let answer = call.backend.decide_async(&call.request).await;
                     started = call.resolve(answer);
@@ -94,15 +101,28 @@ impl Call<'_> {
         } else {
             Action::Take { cost: self.cost, max_wait }
         };
+        let request = self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action));
+        self.remote_with(request, backend, venue, self.core.fallback(venue).address(key))
+    }
+
+    /// As [`remote`](Call::remote), with the request made already. `fallback` is the bucket in
+    /// memory.
+    pub(super) fn remote_with(
+        self,
+        request: Request,
+        backend: &Arc<Guard>,
+        venue: &Venue<'_>,
+        fallback: Address,
+    ) -> RemoteCall {
         RemoteCall {
             call: OwnedCall::of(self, self.key.to_text()),
             options: self.options,
             backend: Arc::clone(backend),
-            request: self.core.with_rules(self.limits, |rules| self.core.request(venue, key, rules, action)),
+            request,
             asks: Asks::Decision,
             arrived: venue.backend_now(),
             sent: venue.backend_now(),
-            fallback: self.core.fallback(venue).address(key),
+            fallback,
         }
     }
 }
@@ -274,7 +294,7 @@ impl RemoteCall {
                     let refusal = Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
                     if place.is_none() && retry_after > 0 {
                         let admitted_at = at.map(|at| at.saturating_add(later));
-                        self.keep(BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);
+                        self.keep(&BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);
                     }
                     match self.take_turn(refusal, place) {
                         Ok(started) => return started,
@@ -295,7 +315,7 @@ impl RemoteCall {
             Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                 let refused = denied.refusal;
                 if let Some(limit) = limit(refused.limit) {
-                    self.keep(refused, now.as_nanos());
+                    self.keep(&refused, now.as_nanos());
                     let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
                     let position = position_u8(refused.limit);
                     let BackendRefusal { remaining, is_blocked, .. } = refused;
@@ -355,8 +375,8 @@ impl RemoteCall {
         if call.peek || waited == 0 {
             return Started::Done(Ok(decision));
         }
+        call.waits(waited);
         let waited = Duration::from_nanos(waited);
-        core.waits(waited);
         Started::Booked(Box::new(Booking {
             core: Arc::clone(core),
             decision: Some(decision),
@@ -366,50 +386,58 @@ impl RemoteCall {
         }))
     }
 
-    /// Caches the denial for calls like this one. It is counted from when the call was sent, which
-    /// is before the backend denied, so it never lasts longer than the backend's.
-    fn keep(&self, refusal: BackendRefusal, now: u64) {
-        let BackendRefusal { limit, remaining, admitted_at, mut is_blocked } = refusal;
-        let (Some(denials), Some(bucket), Some(admitted_at)) =
-            (self.backend.denials(), self.request.fingerprint, admitted_at)
-        else {
-            return;
-        };
+    /// Caches the denial for calls like this one.
+    fn keep(&self, refusal: &BackendRefusal, now: u64) {
         let call = self.call.call();
         if call.is_denied_alike() {
-            // Each denial prolongs the ban up to the longest one. Then only its end moves on, and
-            // one call per `initial` tells the backend.
-            let (ban, longest) = match self.request.backoff {
-                None => (0, u64::MAX),
-                // Tries on a banned key change nothing. No limit denies for longer than such a ban, so
-                // none begins another one before the denial ends.
-                Some(backoff) if backoff.is_ban() => {
-                    if self.request.limits.iter().any(|limit| limit.per() > backoff.max()) {
-                        return;
-                    }
-                    is_blocked = true;
-                    (0, u64::MAX)
-                }
-                Some(_) if is_blocked => return,
-                // In microseconds, as the backend's clock.
-                Some(backoff)
-                    if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) =>
-                {
-                    (nanos(backoff.max()), nanos(backoff.initial()))
-                }
-                Some(_) => return,
-            };
-            let asked = Asked { bucket, cost: call.cost, limits: fingerprint::of_limits(&self.request.limits) };
-            let told = Told {
-                admitted_at: self.sent.saturating_add(admitted_at.saturating_sub(now)),
-                remaining,
-                limit: position_u8(limit),
-                ban,
-                is_blocked,
-            };
-            denials.keep(asked, told, self.sent, longest);
+            keep_denial(&self.backend, &self.request, call.cost, refusal, now, self.sent);
         }
     }
+}
+
+/// Caches a denial for calls like that one. It is counted from when the call was sent, which is
+/// before the backend denied at `now`, so it never lasts longer than the backend's.
+pub(super) fn keep_denial(
+    backend: &Guard,
+    request: &Request,
+    cost: u32,
+    refused: &BackendRefusal,
+    now: u64,
+    sent: u64,
+) {
+    let BackendRefusal { limit, remaining, admitted_at, mut is_blocked } = *refused;
+    let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at) else {
+        return;
+    };
+    // Each denial prolongs the ban up to the longest one. Then only its end moves on, and one call
+    // per `initial` tells the backend.
+    let (ban, longest) = match request.backoff {
+        None => (0, u64::MAX),
+        // Tries on a banned key change nothing. No limit denies for longer than such a ban, so none
+        // begins another one before the denial ends.
+        Some(backoff) if backoff.is_ban() => {
+            if request.limits.iter().any(|limit| limit.per() > backoff.max()) {
+                return;
+            }
+            is_blocked = true;
+            (0, u64::MAX)
+        }
+        Some(_) if is_blocked => return,
+        // In microseconds, as the backend's clock.
+        Some(backoff) if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) => {
+            (nanos(backoff.max()), nanos(backoff.initial()))
+        }
+        Some(_) => return,
+    };
+    let asked = Asked { bucket, cost, limits: fingerprint::of_limits(&request.limits) };
+    let told = Told {
+        admitted_at: sent.saturating_add(admitted_at.saturating_sub(now)),
+        remaining,
+        limit: position_u8(limit),
+        ban,
+        is_blocked,
+    };
+    denials.keep(asked, told, sent, longest);
 }
 
 /// For a call behind others: the permits to ask the backend for in its place, and how much later

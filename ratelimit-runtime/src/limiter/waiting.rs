@@ -166,7 +166,7 @@ impl Waiting {
                 self.is_done = true;
                 let waited = due.saturating_sub(self.arrived);
                 if waited > 0 {
-                    call.core.waits(Duration::from_nanos(waited));
+                    call.waits(waited);
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;
@@ -242,7 +242,7 @@ impl Waiting {
             let (verdict, left) = store.join(address, ask, now, &joining)?;
             let waited = now.earliest.saturating_sub(self.arrived);
             if let Verdict::Admitted { .. } = verdict {
-                call.core.waits(Duration::from_nanos(waited));
+                call.waits(waited);
             }
             Ok(call.decided(store, address, ask, verdict, resets, left, now, waited))
         });

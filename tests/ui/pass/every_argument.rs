@@ -14,6 +14,7 @@ pub const DAY: u8 = 15;
 pub const PER: Duration = Duration::from_secs(1);
 
 static API: RateLimiter = RateLimiter::new("api", &[Limit::new(100, PER)]);
+static BOTH: RateLimiter = RateLimiter::new("both", &[Limit::new(100, PER), Limit::new(1_000, PER)]);
 
 /// Calls within a time.
 #[rate_limit(count = 100, per = "1s")]
@@ -60,6 +61,29 @@ pub fn several() -> Option<u32> {
 )]
 pub fn by_calendar(day: u8) -> Option<u8> {
     Some(day)
+}
+
+/// By several limits, with a key each.
+#[rate_limit(
+    limit(count = 10, per = "1s", key = user),
+    limit(count = COUNT, per = "1m", key = user),
+    limit(count = 1000, per = PER, key = &tenant),
+    limit(count = 50_000, per = "1s", key = ())
+)]
+pub fn each(user: &str, tenant: String) -> Result<usize, RateLimitExceeded> {
+    Ok(user.len() + tenant.len())
+}
+
+/// Waits for all keys, in memory.
+#[rate_limit(limit(count = 5, per = "1s", key = user), limit(count = 9, per = "1s"), backend = memory, wait)]
+pub async fn waits_for_each(user: u64) -> u64 {
+    user
+}
+
+/// By a limiter from elsewhere, with a key for each of its limits.
+#[rate_limit(limiter = BOTH, keys = (user, ()), deduct_when = |outcome| outcome.is_some())]
+pub async fn shared_by_each(user: String) -> Option<String> {
+    Some(user)
 }
 
 /// By a limiter from elsewhere.

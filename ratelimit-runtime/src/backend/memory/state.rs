@@ -47,6 +47,16 @@ pub(crate) enum Verdict {
     Undecided,
 }
 
+/// What becomes of a call on several buckets, as far as one of them is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// All buckets admit the call.
+    Charged,
+    Denied,
+    /// A bucket could not be reached or decided. Nothing has changed.
+    Unknown,
+}
+
 /// The time at which a call with a cost above the limit is admitted.
 pub(crate) const NEVER: u64 = u64::MAX;
 
@@ -234,6 +244,29 @@ impl<'a> Call<'a> {
                 Verdict::Denied { until, position }
             }
             other => other,
+        }
+    }
+
+    /// Ends a call on several buckets in this one, which has judged it: charges it, or counts the
+    /// denial if this bucket denies.
+    pub(super) fn held<S: State>(
+        &self,
+        state: &mut S,
+        form: &S::Form,
+        now: Now,
+        judged: Verdict,
+        fate: Fate,
+    ) -> Verdict {
+        match (fate, judged) {
+            (Fate::Unknown, _) | (_, Verdict::Undecided) => Verdict::Undecided,
+            (Fate::Charged, Verdict::Admitted { at }) => {
+                if self.cost > 0 {
+                    self.charge(state, form, Now { latest: at, ..now });
+                }
+                judged
+            }
+            (Fate::Denied, Verdict::Denied { .. }) => self.take(state, form, now),
+            (_, judged) => judged,
         }
     }
 

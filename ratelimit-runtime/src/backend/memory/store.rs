@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 use super::holds::{Hold, Holds};
 use super::queue::{First, Queue, Seat, Turn};
 use super::state::{
-    Attempt, Call, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::Unkeyed;
@@ -173,6 +173,11 @@ struct Peek;
 #[derive(Clone, Copy)]
 struct Refund(u64);
 
+/// Judges a call on this bucket, has its other buckets judged under this one's lock, and charges
+/// the call if all admit it. The flag says whether to report what is left.
+#[derive(Clone, Copy)]
+struct Together<'a>(&'a dyn Fn(Verdict) -> Fate, bool);
+
 impl Operation for Take {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
@@ -228,9 +233,26 @@ impl Operation for Refund {
     }
 }
 
+impl Operation for Together<'_> {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let Together(others, tells) = self;
+        let was_blocked = call.is_blocked(state, now);
+        state.prepare(form, call.rules, now);
+        let verdict = match call.judge(state, form, now) {
+            Verdict::Undecided => Verdict::Undecided,
+            verdict => call.held(state, form, now, verdict, others(verdict)),
+        };
+        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_told { call.told(state, form, now, verdict, was_blocked) } else { Left::default() })
+    }
+}
+
 /// An operation on one bucket under its lock.
 enum Task<'a> {
     Take,
+    Together(&'a dyn Fn(Verdict) -> Fate),
     Peek,
     Refund(Permit),
     /// Takes permits whatever is left. The function notes until when they are owed.
@@ -497,7 +519,7 @@ impl Store {
     }
 
     /// A call by the limits written down.
-    fn written_ask(&self, cost: u32) -> Ask<'_> {
+    pub(crate) fn written_ask(&self, cost: u32) -> Ask<'_> {
         let call = Call { rules: &self.written.rules, backoff: self.written.backoff.as_ref(), cost, floor: Hold::NONE };
         Ask { call, is_foreign: false }
     }
@@ -808,6 +830,11 @@ impl Store {
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
+        self.reach_key(hash, ask, now, task, wakes).unwrap_or_else(|| self.untracked(hash, ask, now))
+    }
+
+    /// `None` if there is no room for the key.
+    fn reach_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Option<Done> {
         if self.written.varies {
             self.expect(ask.call.rules);
         }
@@ -828,12 +855,141 @@ impl Store {
                     // full form can.
                     self.open();
                 }
-                With::Done(done) => return done,
+                With::Done(done) => return Some(done),
                 With::Full | With::Waited if tries < TRIES && self.shared.evict(self, hash, now) => {}
-                With::Full | With::Waited => return self.untracked(hash, ask, now),
+                With::Full | With::Waited => return None,
             }
             tries += 1;
         }
+    }
+
+    /// Makes the bucket of a key where [`hold`](Store::hold) finds it. Returns the answer to the
+    /// call if there is no room.
+    pub(super) fn make(&self, hash: u64, ask: &Ask<'_>, now: Now, wakes: &mut Wakes) -> Option<(Verdict, Left)> {
+        let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
+        match self.reach_key(hash, &nothing, now, &Task::Take, wakes) {
+            Some(_) => None,
+            None => Some(self.without_room(hash, ask, now)),
+        }
+    }
+
+    /// The answer to a call whose key has no room.
+    pub(super) fn without_room(&self, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let done = self.untracked(hash, ask, now);
+        (done.verdict, done.left)
+    }
+
+    /// [`Together`] on the fast path: the bucket exists, its lock is free, and no call waits.
+    #[inline]
+    pub(super) fn try_hold(
+        &self,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        tells: bool,
+        others: &dyn Fn(Verdict) -> Fate,
+    ) -> Option<(Verdict, Left)> {
+        if self.holds.has_any() {
+            return None;
+        }
+        match address {
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, Together(others, tells)),
+            Address::Unkeyed => self.try_on_all(ask, now, Together(others, tells)),
+        }
+    }
+
+    /// What the unkeyed bucket says to a call that another bucket denies. `None` if that cannot be
+    /// read in its usual form.
+    pub(super) fn peek_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        if ask.is_foreign || self.holds.has_any() { None } else { self.unkeyed.peek(&ask.call, &self.forms, now) }
+    }
+
+    /// [`Together`] on a bucket that [exists](Store::make). `None` if it is gone meanwhile.
+    ///
+    /// The caller holds locks of other buckets: nothing here sweeps, evicts or wakes.
+    pub(super) fn hold(
+        &self,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        wakes: &mut Wakes,
+        others: &dyn Fn(Verdict) -> Fate,
+    ) -> Option<(Verdict, Left)> {
+        let task = Task::Together(others);
+        let Address::Hash(hash) = address else {
+            let done = self.perform_under_lock(address, ask, now, &task, wakes);
+            return Some((done.verdict, done.left));
+        };
+        let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
+        let done = if is_free {
+            self.hold_in(self.free.get()?, &self.forms, hash, &ask.call, now, &task, wakes)
+        } else {
+            on_table!(self, (table, form) => self.hold_in(table, form, hash, &ask.call, now, &task, wakes))
+        };
+        done.map(|done| (done.verdict, done.left))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
+    fn hold_in<S: State, const W: usize>(
+        &self,
+        table: &Table<S, W>,
+        form: &S::Form,
+        hash: u64,
+        call: &Call<'_>,
+        now: Now,
+        task: &Task<'_>,
+        wakes: &mut Wakes,
+    ) -> Option<Done> {
+        table.with_existing(self.context(form), hash, |state, queue| {
+            let call = Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
+            (carry_out(&call, task, state, form, queue.unwrap_or(&mut Queue::default()), now, wakes), false)
+        })
+    }
+
+    /// Takes the permits of a call, as the last of its buckets, whose others admit it and are
+    /// locked. `None` if the bucket cannot be reached. With `wakes`, waits for the lock.
+    #[inline]
+    pub(super) fn take_last(
+        &self,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+        tells: bool,
+        wakes: Option<&mut Wakes>,
+    ) -> Option<(Verdict, Left)> {
+        let told = match (address, tells) {
+            _ if self.holds.has_any() => None,
+            (Address::Hash(hash), true) => self.try_on_key(hash, ask, now, TakeAndTell),
+            (Address::Hash(hash), false) => self.try_on_key(hash, ask, now, TakeOrTell),
+            (Address::Unkeyed, _) => self.take_last_unkeyed(ask, now, tells),
+        };
+        match (told, wakes) {
+            (Some((verdict, left)), _) if verdict != Verdict::Undecided => Some((verdict, left)),
+            (_, None) => None,
+            (_, Some(wakes)) => match address {
+                Address::Unkeyed => {
+                    let done = self.perform_under_lock(address, ask, now, &Task::Take, wakes);
+                    Some((done.verdict, done.left))
+                }
+                Address::Hash(_) => self.hold(address, ask, now, wakes, &|verdict| match verdict {
+                    Verdict::Admitted { .. } => Fate::Charged,
+                    Verdict::Denied { .. } => Fate::Denied,
+                    Verdict::Undecided => Fate::Unknown,
+                }),
+            },
+        }
+    }
+
+    /// What is left is read only where that takes no lock that other calls may hold for long.
+    #[inline(never)]
+    fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+        let Some(verdict) = self.take_unkeyed(ask, now) else {
+            return if tells { self.try_on_all(ask, now, TakeAndTell) } else { self.try_on_all(ask, now, TakeOrTell) };
+        };
+        let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
+        let nothing = Call { cost: 0, ..ask.call };
+        let left = is_told.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
+        Some((verdict, left.map_or_else(Left::default, |(_, left)| left)))
     }
 
     /// Whether buckets of these limits can stay in the table of the limits written down.
@@ -872,7 +1028,8 @@ impl Store {
                 table.with_queue(context, hash, now, run)
             }
             Task::Join(_) => table.with_queue(context, hash, now, run),
-            Task::Peek
+            Task::Together(_)
+            | Task::Peek
             | Task::Refund(_)
             | Task::Reset(_)
             | Task::Look(..)
@@ -1075,7 +1232,7 @@ fn carry_out<S: State>(
             queue.held(floor(), now);
             queue.wake_all(wakes);
         }
-        Task::Take | Task::Charge(_) | Task::Peek | Task::Join(_) | Task::Look(..) => {}
+        Task::Take | Task::Together(_) | Task::Charge(_) | Task::Peek | Task::Join(_) | Task::Look(..) => {}
     }
     let first = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
     let mut done = Done::of(Verdict::Undecided);
@@ -1101,7 +1258,7 @@ fn carry_out<S: State>(
             done.verdict = Verdict::Admitted { at: now.latest };
             return done;
         }
-        Task::Take | Task::Peek | Task::Join(_) => {}
+        Task::Take | Task::Together(_) | Task::Peek | Task::Join(_) => {}
     }
     state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
     let was_blocked = call.is_blocked(state, now);
@@ -1112,6 +1269,15 @@ fn carry_out<S: State>(
     } else {
         call.judge(state, form, now)
     };
+    if let (Task::Together(others), true) = (task, done.verdict != Verdict::Undecided) {
+        let fate = others(done.verdict);
+        // A denial behind waiting calls is no offence, like that of a call on one bucket.
+        let is_behind = !queue.is_empty() && call.cost > 0;
+        done.verdict = match fate {
+            Fate::Denied if is_behind => done.verdict,
+            fate => call.held(state, form, now, done.verdict, fate),
+        };
+    }
     if let Task::Join(joining) = task {
         match done.verdict {
             // Takes the permits now, and counts no denial.

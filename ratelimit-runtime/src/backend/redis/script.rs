@@ -41,16 +41,22 @@ const INLINED: [(&str, &str); 24] = [
 static ONE: LazyLock<Script> = LazyLock::new(|| Script::new(&ONE_SOURCE));
 /// Decides on several, each by the same script.
 static MANY: LazyLock<Script> = LazyLock::new(|| Script::new(&MANY_SOURCE));
+/// Decides on the buckets of one call: all are charged, or none is.
+static TOGETHER: LazyLock<Script> = LazyLock::new(|| Script::new(&TOGETHER_SOURCE));
 
 static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
     let source = include_str!("decide.lua").to_owned();
     with_constants(&INLINED.iter().fold(source, |source, (place, code)| source.replace(place, code)))
 });
-static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| {
+static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("many.lua")));
+static TOGETHER_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("together.lua")));
+
+/// A script around the decision on one bucket.
+fn on_several(script: &str) -> String {
     // The clock is read once for all.
     let decision = ONE_SOURCE.replace("call('TIME')", "time");
-    include_str!("many.lua").replace("--inline decision\n", &decision)
-});
+    with_constants(script).replace("--inline decision\n", &decision)
+}
 
 /// Replaces the names in `constants.lua` and the codec's numbers by their values.
 fn with_constants(source: &str) -> String {
@@ -84,8 +90,18 @@ pub(super) fn call((key, request): &Question<'_>) -> Cmd {
 
 /// Calls the script on several buckets. The reply is an array of replies.
 pub(super) fn call_many(questions: &[Question<'_>]) -> Cmd {
+    call_on(&MANY, questions)
+}
+
+/// Calls the script on the buckets of one call, of which all are charged or none is. The reply is an
+/// array of replies.
+pub(super) fn call_together(questions: &[Question<'_>]) -> Cmd {
+    call_on(&TOGETHER, questions)
+}
+
+fn call_on(script: &Script, questions: &[Question<'_>]) -> Cmd {
     let bytes = questions.iter().map(|(key, request)| key.len() + request.len()).sum();
-    let mut command = start(&MANY, questions.len(), bytes);
+    let mut command = start(script, questions.len(), bytes);
     for (key, _) in questions {
         command.arg(&**key);
     }
@@ -122,8 +138,12 @@ pub(super) fn in_full(call: &Cmd) -> Cmd {
 }
 
 fn source(call: &Cmd) -> &'static str {
-    let is_many = call.args_iter().nth(1) == Some(redis::Arg::Simple(MANY.get_hash().as_bytes()));
-    if is_many { &MANY_SOURCE } else { &ONE_SOURCE }
+    let is = |script: &Script| call.args_iter().nth(1) == Some(redis::Arg::Simple(script.get_hash().as_bytes()));
+    match () {
+        () if is(&MANY) => &MANY_SOURCE,
+        () if is(&TOGETHER) => &TOGETHER_SOURCE,
+        () => &ONE_SOURCE,
+    }
 }
 
 #[cfg(test)]
@@ -132,8 +152,8 @@ mod tests {
 
     #[test]
     fn every_constant_has_its_value_in_the_script() {
-        let code =
-            MANY_SOURCE.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
+        let both = [&**MANY_SOURCE, &**TOGETHER_SOURCE].join("\n");
+        let code = both.lines().map(|line| line.split("--").next().unwrap_or_default()).collect::<Vec<_>>().join("\n");
         // Every other part is a string literal.
         let code: String = code.split('\'').step_by(2).collect();
         let words = code.split(|character: char| !character.is_ascii_alphanumeric() && character != '_');
@@ -142,12 +162,14 @@ mod tests {
         names.sort_unstable();
         names.dedup();
         assert_eq!(names, ["ARGV", "KEYS"]);
-        assert!(!MANY_SOURCE.contains("--inline"));
+        assert!(!both.contains("--inline"));
     }
 
     #[test]
     fn decisions_on_several_buckets_read_the_clock_once() {
-        assert_eq!(MANY_SOURCE.matches("'TIME'").count(), 1);
+        for source in [&MANY_SOURCE, &TOGETHER_SOURCE] {
+            assert_eq!(source.matches("'TIME'").count(), 1);
+        }
     }
 
     #[test]

@@ -1,0 +1,217 @@
+//! Decides a call on several buckets, each of another limiter's part: all are charged, or none is.
+//!
+//! The buckets are judged one inside the other: each under its lock while the locks of those before
+//! it are held. Once all have admitted the call, they are charged on the way back. The last bucket
+//! is judged and charged in one step, since nothing can deny behind it.
+//!
+//! No deadlock: every call takes the locks in one order, keyed buckets before unkeyed ones and each
+//! kind by the address of its store. Each store has one bucket in a call, so no lock is taken
+//! twice. Whatever takes other locks (to make room, sweep, wake) happens before or afterwards. The
+//! unkeyed bucket, which all calls share, comes last, so its lock is held the shortest. A lock-free
+//! word can only be last.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::state::{Fate, Left, Verdict};
+use super::store::{Ask, Store};
+use crate::clock::Now;
+use crate::decision::Address;
+use crate::limit::MAX_LIMITS;
+use crate::queue::Wakes;
+
+/// How often buckets are made anew that are evicted before they are locked.
+const TRIES: u32 = 10;
+
+/// One bucket of a call.
+pub(crate) struct Bucket<'a> {
+    pub(crate) store: &'a Arc<Store>,
+    pub(crate) address: Address,
+    pub(crate) ask: Ask<'a>,
+}
+
+/// What one bucket's limits say about the call.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said {
+    pub(crate) verdict: Verdict,
+    pub(crate) left: Left,
+}
+
+/// What all buckets say. Of a call that is charged, all verdicts are admissions.
+pub(crate) struct Spoken {
+    pub(crate) is_charged: bool,
+    said: [Cell<Said>; MAX_LIMITS],
+}
+
+impl Spoken {
+    fn new() -> Spoken {
+        const NOTHING: Said = Said {
+            verdict: Verdict::Undecided,
+            left: Left { remaining: 0, position: 0, idle_at: 0, is_blocked: false },
+        };
+        Spoken { is_charged: false, said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
+    }
+
+    /// The answer of the bucket at `index` of the call.
+    pub(crate) fn of(&self, index: usize) -> Said {
+        self.said[index].get()
+    }
+}
+
+/// A call in progress.
+struct Descent<'a, 'b> {
+    buckets: &'b [Bucket<'a>],
+    /// Indices of the buckets in the order of their locks.
+    order: SmallVec<[u8; MAX_LIMITS]>,
+    now: Now,
+    /// Reports what is left of an admitted call too.
+    tells: bool,
+    spoken: Spoken,
+    /// Waits for locks. Tasks to wake are collected: waking runs foreign code.
+    wakes: Option<RefCell<Wakes>>,
+}
+
+/// Takes the call's permits from all buckets, or from none. `tells` asks what is left of an
+/// admitted call.
+pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool) -> Spoken {
+    let descent = Descent { buckets, order: order(buckets), now, tells, spoken: Spoken::new(), wakes: None };
+    match descent.level(0, false) {
+        Fate::Unknown => descent.take_slowly(),
+        fate => Spoken { is_charged: fate == Fate::Charged, ..descent.spoken },
+    }
+}
+
+/// What [`take`] would say. One bucket after the other, so others may have called in between.
+pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now) -> Spoken {
+    let spoken = Spoken::new();
+    for (bucket, said) in buckets.iter().zip(&spoken.said) {
+        let (verdict, left) = bucket.store.peek(bucket.address, &bucket.ask, now);
+        said.set(Said { verdict, left });
+    }
+    spoken
+}
+
+#[inline]
+fn order(buckets: &[Bucket<'_>]) -> SmallVec<[u8; MAX_LIMITS]> {
+    let rank = |index: u8| {
+        let bucket = &buckets[usize::from(index)];
+        (bucket.address == Address::Unkeyed, bucket.store.id())
+    };
+    let mut order: SmallVec<[u8; MAX_LIMITS]> = SmallVec::new();
+    for index in (0..).take(buckets.len()) {
+        order.push(index);
+        let mut place = order.len() - 1;
+        while place > 0 && rank(order[place]) < rank(order[place - 1]) {
+            order.swap(place, place - 1);
+            place -= 1;
+        }
+    }
+    order
+}
+
+impl Descent<'_, '_> {
+    /// Judges the bucket at this depth and all behind it, and charges them if all buckets admit.
+    fn level(&self, depth: usize, is_denied: bool) -> Fate {
+        let Some(index) = self.order.get(depth).copied().map(usize::from) else {
+            return if is_denied { Fate::Denied } else { Fate::Charged };
+        };
+        if depth + 1 == self.order.len() && !is_denied {
+            return self.last(index);
+        }
+        let Bucket { store, address, ask } = &self.buckets[index];
+        // A denial by another bucket is no offence here unless there is a `backoff`, so a look at
+        // the shared bucket is enough: it keeps its form and its lock.
+        if is_denied
+            && *address == Address::Unkeyed
+            && ask.call.backoff.is_none()
+            && let Some((verdict, left)) = store.peek_unkeyed(ask, self.now)
+        {
+            self.spoken.said[index].set(Said { verdict, left });
+            return self.level(depth + 1, true);
+        }
+        let fate = Cell::new(Fate::Unknown);
+        let others = |verdict: Verdict| {
+            let is_denied = is_denied || matches!(verdict, Verdict::Denied { .. });
+            fate.set(self.level(depth + 1, is_denied));
+            fate.get()
+        };
+        let told = match &self.wakes {
+            None => store.try_hold(*address, ask, self.now, self.tells, &others),
+            Some(all) => {
+                let mut wakes = Wakes::default();
+                let told = store.hold(*address, ask, self.now, &mut wakes, &others);
+                all.borrow_mut().append(wakes);
+                told
+            }
+        };
+        match told {
+            Some((verdict, left)) if verdict != Verdict::Undecided => {
+                self.spoken.said[index].set(Said { verdict, left });
+                fate.get()
+            }
+            _ => Fate::Unknown,
+        }
+    }
+
+    fn last(&self, index: usize) -> Fate {
+        let Bucket { store, address, ask } = &self.buckets[index];
+        let told = match &self.wakes {
+            None => store.take_last(*address, ask, self.now, self.tells, None),
+            Some(all) => {
+                let mut wakes = Wakes::default();
+                let told = store.take_last(*address, ask, self.now, self.tells, Some(&mut wakes));
+                all.borrow_mut().append(wakes);
+                told
+            }
+        };
+        let Some((verdict, left)) = told else { return Fate::Unknown };
+        self.spoken.said[index].set(Said { verdict, left });
+        match verdict {
+            Verdict::Admitted { .. } => Fate::Charged,
+            Verdict::Denied { .. } => Fate::Denied,
+            Verdict::Undecided => Fate::Unknown,
+        }
+    }
+
+    /// As [`take`], after the fast path did not decide: makes missing buckets and waits for locks.
+    #[cold]
+    #[inline(never)]
+    fn take_slowly(mut self) -> Spoken {
+        let order = self.order.clone();
+        let mut fate = Fate::Unknown;
+        let mut wakes = Wakes::default();
+        for tries in 0..=TRIES {
+            let mut is_denied = false;
+            self.order.clear();
+            for index in &order {
+                let Bucket { store, address, ask } = &self.buckets[usize::from(*index)];
+                let untracked = match address {
+                    Address::Hash(hash) if tries < TRIES => store.make(*hash, ask, self.now, &mut wakes),
+                    // Others take the room as fast as it is made.
+                    Address::Hash(hash) => Some(store.without_room(*hash, ask, self.now)),
+                    Address::Unkeyed => None,
+                };
+                match untracked {
+                    None => self.order.push(*index),
+                    // There is no room for the key, and the backend says what becomes of its calls.
+                    Some((verdict, left)) => {
+                        is_denied |= matches!(verdict, Verdict::Denied { .. });
+                        self.spoken.said[usize::from(*index)].set(Said { verdict, left });
+                    }
+                }
+            }
+            self.wakes = Some(RefCell::default());
+            fate = self.level(0, is_denied);
+            if let Some(others) = self.wakes.take() {
+                wakes.append(others.into_inner());
+            }
+            if fate != Fate::Unknown {
+                break;
+            }
+        }
+        wakes.wake();
+        Spoken { is_charged: fate == Fate::Charged, ..self.spoken }
+    }
+}

@@ -1,0 +1,57 @@
+//! [`RateLimitKeys`]: the keys of one call, each of which is a key of some of its limits.
+
+use crate::key::RateLimitKey;
+
+/// The keys of a call whose limits have different keys: a tuple of one to eight keys, in the order
+/// of the limits.
+///
+/// See [`RateLimiter::check_each`](crate::RateLimiter::check_each). `()` stands for the bucket of
+/// all calls.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` are no keys of a rate limit",
+    label = "not a tuple of one to eight keys",
+    note = "write one key for each limit, in a tuple: `(&user, &tenant, ())`; a single one is `(&user,)`"
+)]
+pub trait RateLimitKeys: RateLimitKey + sealed::Keys {}
+
+impl<K: RateLimitKey + sealed::Keys> RateLimitKeys for K {}
+
+pub(crate) mod sealed {
+    use super::RateLimitKey;
+
+    /// Hands out the keys, one after the other.
+    pub trait Keys {
+        /// How many there are.
+        const LEN: usize;
+
+        fn each(&self, visit: &mut impl Visit);
+    }
+
+    pub trait Visit {
+        fn key<K: RateLimitKey>(&mut self, index: usize, key: &K);
+    }
+}
+
+macro_rules! tuples {
+    ($($len:literal: $($part:ident $index:tt),*;)*) => {$(
+        impl<$($part: RateLimitKey),*> sealed::Keys for ($($part,)*) {
+            const LEN: usize = $len;
+
+            #[inline]
+            fn each(&self, visit: &mut impl sealed::Visit) {
+                $(visit.key($index, &self.$index);)*
+            }
+        }
+    )*};
+}
+
+tuples! {
+    1: A 0;
+    2: A 0, B 1;
+    3: A 0, B 1, C 2;
+    4: A 0, B 1, C 2, D 3;
+    5: A 0, B 1, C 2, D 3, E 4;
+    6: A 0, B 1, C 2, D 3, E 4, F 5;
+    7: A 0, B 1, C 2, D 3, E 4, F 5, G 6;
+    8: A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7;
+}

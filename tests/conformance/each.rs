@@ -1,0 +1,296 @@
+//! Scenarios of limits with a key each: all of them are charged, or none is.
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use ratelimit_runtime::{Algorithm, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util};
+use ratelimit_tests::oracle::{Entry, Log, nanos};
+
+use super::{ALGORITHMS, Duration, Front, HashMap, MINUTE, SECOND, Stage, block_on};
+
+type Decided = Result<Decision, RateLimitExceeded>;
+/// A user, a tenant, and everyone.
+type Keys = (u8, u8, ());
+
+/// A limiter whose limits have a key each.
+struct Subject {
+    limiter: RateLimiter,
+    is_async: bool,
+}
+
+impl Subject {
+    fn of(stage: &Stage, limits: &[Limit]) -> Subject {
+        Subject { limiter: stage.subject(limits).limiter, is_async: matches!(stage.front, Front::Async) }
+    }
+
+    fn check(&self, keys: Keys, cost: u32) -> Decided {
+        match self.is_async {
+            false => self.limiter.check_each(keys, cost),
+            true => block_on(self.limiter.check_each_async(keys, cost)),
+        }
+    }
+
+    fn peek(&self, keys: Keys, cost: u32) -> Decided {
+        match self.is_async {
+            false => self.limiter.peek_each(keys, cost),
+            true => block_on(self.limiter.peek_each_async(keys, cost)),
+        }
+    }
+
+    fn refund(&self, decision: Decision) {
+        match self.is_async {
+            false => self.limiter.refund(decision).unwrap(),
+            true => block_on(self.limiter.refund_async(decision)).unwrap(),
+        }
+    }
+
+    fn reset(&self, keys: Keys) {
+        match self.is_async {
+            false => self.limiter.reset_each(keys).unwrap(),
+            true => block_on(self.limiter.reset_each_async(keys)).unwrap(),
+        }
+    }
+
+    fn admitted(&self, keys: Keys, calls: usize) -> usize {
+        (0..calls).filter(|_| self.check(keys, 1).is_ok()).count()
+    }
+}
+
+/// All limits have one shape, and user and tenant one number: their buckets differ all the same.
+pub(super) fn keys_are_charged_together_or_not_at_all(stage: &Stage) {
+    for algorithm in ALGORITHMS {
+        let limits = [2, 3, 4].map(|count| Limit::new(count, MINUTE).with_algorithm(algorithm));
+        let subject = Subject::of(stage, &limits);
+        let _clock = test_util::pause();
+        let decision = subject.check((7, 7, ()), 1).unwrap();
+        assert_eq!((decision.remaining(), decision.limit_index(), decision.limit()), (1, 0, limits[0]));
+        let decision = subject.check((7, 7, ()), 1).unwrap();
+        assert_eq!((decision.remaining(), decision.limit_index()), (0, 0), "{algorithm:?}");
+        // Denied by the user's limit: the tenant keeps its last permit, and all keep two.
+        let exceeded = subject.check((7, 7, ()), 1).unwrap_err();
+        assert_eq!((exceeded.limit_index(), exceeded.limit(), exceeded.remaining()), (0, limits[0], 0));
+        assert_eq!(exceeded.limiter(), "conformance");
+        assert_eq!(subject.check((8, 7, ()), 1).unwrap().remaining(), 0);
+        // Denied by the tenant's limit: the user keeps a permit.
+        assert_eq!(subject.check((8, 7, ()), 1).unwrap_err().limit_index(), 1);
+        assert_eq!(subject.check((8, 8, ()), 1).unwrap().remaining(), 0);
+        // Denied by the limit of all: neither user nor tenant loses anything.
+        for _ in 0..5 {
+            assert_eq!(subject.check((9, 9, ()), 1).unwrap_err().limit_index(), 2);
+        }
+        subject.reset((7, 7, ()));
+        assert_eq!(subject.admitted((9, 9, ()), 5), 2);
+        // What never fits into one limit is charged to none.
+        let never = subject.check((10, 10, ()), 3).unwrap_err();
+        assert_eq!((never.kind(), never.limit_index(), never.retry_after()), (ExceededKind::CostExceedsLimit, 0, None));
+        assert_eq!(subject.peek((10, 10, ()), 0).unwrap().remaining(), 2);
+        assert!(subject.check((7, 9, ()), 0).is_ok());
+    }
+}
+
+pub(super) fn keys_are_peeked_at_given_back_and_reset(stage: &Stage) {
+    for algorithm in ALGORITHMS {
+        let limits = [3, 3, 3].map(|count| Limit::new(count, MINUTE).with_algorithm(algorithm));
+        let subject = Subject::of(stage, &limits);
+        let _clock = test_util::pause();
+        assert_eq!(subject.peek((1, 2, ()), 1).unwrap().remaining(), 3);
+        let decision = subject.check((1, 2, ()), 2).unwrap();
+        assert_eq!(subject.peek((1, 2, ()), 1).unwrap().remaining(), 1);
+        assert_eq!(subject.peek((3, 4, ()), 2).unwrap_err().limit_index(), 2);
+        subject.refund(decision);
+        for keys in [(1, 3, ()), (3, 2, ()), (3, 4, ())] {
+            assert_eq!(subject.peek(keys, 1).unwrap().remaining(), 3, "{algorithm:?}");
+        }
+        assert_eq!(subject.admitted((1, 2, ()), 5), 3);
+        subject.reset((1, 2, ()));
+        assert_eq!(subject.admitted((1, 2, ()), 5), 3);
+    }
+}
+
+pub(super) fn a_wait_for_keys_ends_when_the_last_of_them_is_due(stage: &Stage) {
+    let limits = [Limit::new(1, SECOND), Limit::new(2, 3 * SECOND), Limit::new(9, MINUTE)];
+    let subject = Subject::of(stage, &limits);
+    let clock = test_util::pause();
+    let start = clock.now();
+    for expected in [0, 1, 3, 4, 6] {
+        let decision = subject.limiter.wait_each((1_u8, 1_u8, ()), 1).unwrap();
+        assert_eq!(clock.now() - start, expected * 1_000_000_000);
+        drop(decision);
+    }
+    let denied = subject.limiter.wait_each_at_most((1_u8, 1_u8, ()), 1, SECOND / 2).unwrap_err();
+    assert_eq!((denied.limit_index(), denied.retry_after()), (0, Some(SECOND)));
+    // A denied wait has taken nothing: of the other tenant, and of the 9 of all, 4 are left.
+    assert_eq!(subject.peek((2, 2, ()), 1).unwrap().remaining(), 1);
+    assert_eq!(subject.admitted((2, 2, ()), 3), 1);
+    assert!(subject.limiter.wait_each((1_u8, 1_u8, ()), 2).is_err());
+}
+
+pub(super) fn a_backoff_blocks_the_key_whose_limit_denies(stage: &Stage) {
+    let limits = [Limit::new(1, SECOND), Limit::new(9, SECOND), Limit::new(99, SECOND)];
+    let limiter = stage.with(&limits, |builder| builder.backoff(5 * SECOND, 20 * SECOND)).limiter;
+    let subject = Subject { limiter, is_async: matches!(stage.front, Front::Async) };
+    let clock = test_util::pause();
+    subject.check((1, 1, ()), 1).unwrap();
+    for expected in [5, 10, 20, 20] {
+        let exceeded = subject.check((1, 1, ()), 1).unwrap_err();
+        assert_eq!((exceeded.limit_index(), exceeded.retry_after()), (0, Some(expected * SECOND)));
+    }
+    // Neither the tenant nor everyone is blocked.
+    assert!(subject.check((2, 1, ()), 1).is_ok());
+    clock.advance(20 * SECOND);
+    assert!(subject.check((1, 1, ()), 1).is_ok());
+}
+
+pub(super) fn replaced_limits_keep_their_keys(stage: &Stage) {
+    let limit = |count| Limit::new(count, MINUTE);
+    let subject = Subject::of(stage, &[limit(2), limit(5), limit(9)]);
+    let _clock = test_util::pause();
+    assert_eq!(subject.admitted((1, 1, ()), 3), 2);
+    subject.limiter.set_limits(&[limit(3), limit(4), limit(9)]).unwrap();
+    assert_eq!(subject.admitted((1, 1, ()), 3), 1);
+    assert_eq!(subject.admitted((2, 1, ()), 3), 1);
+    assert_eq!(subject.check((2, 1, ()), 1).unwrap_err().limit_index(), 1);
+    // Without a limit for everyone, nobody is counted there.
+    subject.limiter.set_limits(&[limit(3), limit(8)]).unwrap();
+    assert_eq!(subject.admitted((3, 1, ()), 9), 3);
+    // A limit more than were written has the last key.
+    subject.limiter.set_limits(&[limit(99), limit(99), limit(99), Limit::new(6, 2 * MINUTE)]).unwrap();
+    assert_eq!(subject.admitted((4, 4, ()), 9), 6);
+    assert_eq!(subject.check((5, 5, ()), 1).unwrap_err().limit_index(), 3);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Check(u8, u8, u32),
+    Peek(u8, u8, u32),
+    Wait(u8, u8, u32, u32),
+    Advance(u32),
+    Refund,
+    Reset(u8, u8),
+}
+
+fn limit() -> impl Strategy<Value = Limit> {
+    (1_u32..=12, 1_u64..=10_000_000, proptest::sample::select(&ALGORITHMS))
+        .prop_map(|(count, per, algorithm)| Limit::new(count, Duration::from_micros(per)).with_algorithm(algorithm))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let (user, tenant) = (0_u8..3, 0_u8..2);
+    let cost = prop_oneof![8 => 1_u32..=3, 1 => 1_u32..=13, 1 => Just(0_u32)];
+    prop_oneof![
+        12 => (user.clone(), tenant.clone(), cost.clone()).prop_map(|(user, tenant, cost)| Step::Check(user, tenant, cost)),
+        2 => (user.clone(), tenant.clone(), cost.clone()).prop_map(|(user, tenant, cost)| Step::Peek(user, tenant, cost)),
+        2 => (user.clone(), tenant.clone(), cost, 0_u32..=2_000)
+            .prop_map(|(user, tenant, cost, wait)| Step::Wait(user, tenant, cost, wait)),
+        4 => (0_u32..=500).prop_map(Step::Advance),
+        1 => Just(Step::Refund),
+        1 => (user, tenant).prop_map(|(user, tenant)| Step::Reset(user, tenant)),
+    ]
+}
+
+pub(super) fn random_calls_with_keys_are_what_full_logs_say(stage: &Stage) {
+    random_calls(stage, true);
+}
+
+/// A kept denial tells when its key admits again. Of the other keys it knows nothing.
+pub(super) fn random_calls_with_keys_are_admitted_as_full_logs_say(stage: &Stage) {
+    random_calls(stage, false);
+}
+
+fn random_calls(stage: &Stage, tells_the_longest: bool) {
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(60) };
+    let trace = ([limit(), limit(), limit()], prop::collection::vec(step(), 1..60));
+    let follow = |(limits, steps): ([Limit; 3], Vec<Step>)| follow(stage, limits, &steps, tells_the_longest);
+    TestRunner::new(config).run(&trace, follow).unwrap();
+}
+
+/// One full log for each limit and key.
+fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: bool) -> Result<(), TestCaseError> {
+    let subject = Subject::of(stage, &limits);
+    let clock = test_util::pause();
+    let thousandths =
+        |of: u32| Duration::from_micros(u64::try_from(limits[0].per().as_micros() * u128::from(of) / 1_000).unwrap());
+    let mut logs: HashMap<(usize, u8), Log> = HashMap::new();
+    let buckets = |user: u8, tenant: u8| [(0, user), (1, tenant), (2, 0)];
+    // A token bucket that has got permits back holds less than a log without those calls suggests.
+    let mut exact = true;
+    let mut last: Option<(Decision, [(usize, u8); 3], Entry)> = None;
+    for step in steps {
+        let now = clock.now();
+        let (user, tenant, cost, max_wait) = match *step {
+            Step::Advance(by) => {
+                clock.advance(thousandths(by));
+                continue;
+            }
+            Step::Refund => {
+                if let Some((decision, of, entry)) = last.take() {
+                    subject.refund(decision);
+                    for bucket in of {
+                        let log = logs.entry(bucket).or_default();
+                        log.0.retain(|logged| logged.at != entry.at || logged.cost != entry.cost);
+                    }
+                    exact &= limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket);
+                }
+                continue;
+            }
+            Step::Reset(user, tenant) => {
+                subject.reset((user, tenant, ()));
+                buckets(user, tenant).iter().for_each(|bucket| _ = logs.remove(bucket));
+                last = None;
+                continue;
+            }
+            Step::Check(user, tenant, cost) | Step::Peek(user, tenant, cost) => (user, tenant, cost, Duration::ZERO),
+            Step::Wait(user, tenant, cost, wait) => (user, tenant, cost, thousandths(wait)),
+        };
+        let of = buckets(user, tenant);
+        let possible = cost == 0 || limits.iter().all(|limit| cost <= limit.capacity());
+        let nothing = Log::default();
+        let earliest = of.map(|bucket| match cost {
+            0 => now,
+            _ if cost > limits[bucket.0].capacity() => u64::MAX,
+            _ => logs.get(&bucket).unwrap_or(&nothing).earliest(&limits[bucket.0], now, cost),
+        });
+        let expected = earliest.into_iter().max().unwrap();
+        let keys = (user, tenant, ());
+        let result = match step {
+            Step::Peek(..) => subject.peek(keys, cost),
+            Step::Wait(..) => subject.limiter.wait_each_at_most(keys, cost, max_wait),
+            _ => subject.check(keys, cost),
+        };
+        match result {
+            Ok(decision) => {
+                prop_assert!(possible && expected - now <= nanos(max_wait), "admitted too early");
+                let at = clock.now();
+                if exact {
+                    prop_assert_eq!(at, expected);
+                    prop_assert_eq!(nanos(decision.waited()), at - now);
+                }
+                if cost > 0 && !matches!(step, Step::Peek(..)) {
+                    let entry = Entry { at, cost };
+                    // Neither log nor limit distinguishes two calls of one time and cost.
+                    let is_twin = |bucket| {
+                        let log: &Log = logs.get(&bucket).unwrap_or(&nothing);
+                        log.0.iter().any(|logged| logged.at == at && logged.cost == cost)
+                    };
+                    let has_twin = of.into_iter().any(is_twin);
+                    for bucket in of {
+                        logs.entry(bucket).or_default().0.push(entry);
+                    }
+                    last = (!has_twin).then_some((decision, of, entry));
+                }
+            }
+            Err(exceeded) => {
+                prop_assert_ne!(exceeded.kind(), ExceededKind::BackendFailed);
+                prop_assert_eq!(exceeded.kind() == ExceededKind::CostExceedsLimit, !possible);
+                let after = exceeded.retry_after().map(nanos);
+                if exact {
+                    let told = earliest[exceeded.limit_index()];
+                    prop_assert_eq!(after, possible.then(|| told - now));
+                    prop_assert!(told == expected || !tells_the_longest && told > now, "not the longest");
+                    prop_assert_eq!(exceeded.limit(), limits[exceeded.limit_index()]);
+                }
+                prop_assert!(after.is_none_or(|after| after > nanos(max_wait)));
+            }
+        }
+    }
+    Ok(())
+}
