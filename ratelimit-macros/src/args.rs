@@ -435,7 +435,7 @@ fn example(name: &Ident) -> &'static str {
         "exempt_when" => "exempt_when = user.is_admin()",
         "deduct_when" => "deduct_when = |outcome| outcome.is_ok()",
         "settle" => "settle = |outcome| outcome.tokens()",
-        "permit" => "permit = permit",
+        "permit" => "permit = reserved",
         "on_backend_error" => "on_backend_error = deny",
         "docs" => "docs = false",
         "initial" => "initial = \"1s\"",

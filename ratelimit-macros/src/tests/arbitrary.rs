@@ -12,6 +12,8 @@ const ARGS: &[&str] = &[
     r#"limiter = self.limiter, key = (self.a, (b, c[0])), wait = "2s", deduct_when = Result::is_ok"#,
     r#"count = 1, per = "1h", name = "n", backend = redis, on_backend_error = deny, backoff(initial = "1s", max = "1h")"#,
     r#"count = 1, per = "1s", wait, crate = a::b"#,
+    r#"count = 9, per = "1s", cost = 3, settle = |outcome| outcome.tokens(), settle_later"#,
+    r#"count = 9, per = "1s", key = user, permit = reserved, exempt_when = c"#,
 ];
 
 const ITEMS: &[&str] = &[

@@ -70,6 +70,18 @@ pub fn around() -> u64 {
     1
 }
 
+/// Settled by what it returned, without waiting for that.
+#[rate_limit(count = 500, per = "1m", cost = 100, settle = |tokens| *tokens, settle_later, or_else = |_| 0)]
+pub fn settled() -> u32 {
+    70
+}
+
+/// Settled by its body.
+#[rate_limit(count = 500, per = "1m", cost = 100, permit = reserved)]
+pub async fn permitted() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Ok(reserved.settle_async(70).await?)
+}
+
 /// Waits.
 #[rate_limit(count = 5, per = "1s", backend = memory, on_backend_error = local, wait)]
 pub async fn waits() {}
@@ -86,6 +98,7 @@ fn main() {
     assert_eq!(read(3, PER, 1, "bob".to_owned()).unwrap(), "bob>");
     assert_eq!(several(), Some(1));
     assert_eq!(around(), 1);
+    assert_eq!(settled(), 70);
     waits_a_while().unwrap();
-    let _ = (shared(1), waits());
+    let _ = (shared(1), waits(), permitted());
 }
