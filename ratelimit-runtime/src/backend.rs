@@ -354,7 +354,8 @@ pub trait Backend: Send + Sync + 'static {
     /// - For a key that `backoff` blocks for its longest time, `retry_after` is exact. Other
     ///   processes may see the block end up to a second early.
     /// - These calls always ask the backend: calls for more than one permit, calls that may wait,
-    ///   and calls of limiters with `deduct_when` or with a `count` or `per` read at each call.
+    ///   and calls of limiters with `deduct_when`, `settle` or `permit`, or with a `count` or `per` read at
+    ///   each call.
     ///
     /// The cache holds at most 8,192 denials, in half a megabyte.
     fn keeps_denials(&self) -> bool {
