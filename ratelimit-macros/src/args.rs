@@ -482,7 +482,7 @@ fn example(name: &Ident) -> &'static str {
         "pause_max" => "pause_max = \"1d\"",
         "ban" => "ban = \"10m\"",
         "settle" => "settle = |outcome| outcome.tokens()",
-        "permit" => "permit = permit",
+        "permit" => "permit = reserved",
         "on_backend_error" => "on_backend_error = deny",
         "docs" => "docs = false",
         "initial" => "initial = \"1s\"",

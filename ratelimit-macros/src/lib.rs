@@ -70,6 +70,9 @@ mod values;
 /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
 /// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
 /// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
+/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. What it did not need of its `cost` is given back, what it took beyond that is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
+/// | `settle_later` | flag beside `settle`: the backend's answer is not waited for | waits for it |
+/// | `permit` | a name: binds a `CallPermit` in the body, which settles the call from there or from a spawned task | – |
 /// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses nobody | never |
 /// | `pause_max` | the longest pause, in quotes: an upstream chooses its `Retry-After` | `"1h"` |
 /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
@@ -188,6 +191,40 @@ mod values;
 /// assert!(greet("ann").starts_with("ann, come back later"));
 /// ```
 ///
+/// # What a call really costs
+///
+/// The cost of some calls is known only afterwards: tokens of a language model, rows of a query.
+/// `cost` is what is reserved before the body runs, and `settle` says what it was.
+///
+/// ```
+/// use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+///
+/// struct Answer { text: String, tokens: u32 }
+///
+/// #[rate_limit(count = 10_000, per = "1m", key = team, cost = 500, settle = |outcome| tokens(outcome))]
+/// fn ask(team: &str, question: &str) -> Result<Answer, RateLimitExceeded> {
+///     Ok(Answer { text: format!("{team}: {question}?"), tokens: 20 })
+/// }
+///
+/// fn tokens(outcome: &Result<Answer, RateLimitExceeded>) -> u32 {
+///     outcome.as_ref().map_or(0, |answer| answer.tokens)
+/// }
+///
+/// assert_eq!(ask("blue", "why")?.text, "blue: why?");
+/// # Ok::<(), RateLimitExceeded>(())
+/// ```
+///
+/// If the outcome does not know it, because the answer is streamed, `permit = reserved` binds a
+/// `CallPermit` named `reserved` in the body. It can move into a task, where
+/// `reserved.settle_async(tokens).await` settles the call.
+///
+/// - An overrun is charged when the call is settled. What does not fit is owed, by each limit for
+///   itself: calls are denied until it is paid, at `count` per `per`.
+/// - A panic, a cancelled future and a permit that is dropped keep the reservation.
+/// - A call that is exempt, denied in a dry run, or allowed because its backend failed has nothing to
+///   settle.
+/// - `settle`, `permit` and `deduct_when` exclude each other.
+///
 /// # Durations
 ///
 /// - `"250ms"`, `"10us"`, `"1s"`, `"1m"`, `"1h"`, `"1d"`, `"1w"`;
@@ -249,11 +286,11 @@ mod values;
 /// `Send`. In a function that ends with an `async` block, `key` is evaluated inside the block, and
 /// statements before the block run unlimited.
 ///
-/// With `deduct_when` or `pause_when`, or a return type of `impl IntoResponse` or `impl Responder`, the body runs
-/// in a closure or an `async` block of its own. Then:
+/// With `deduct_when`, `settle` or `pause_when`, or a return type of `impl IntoResponse` or `impl
+/// Responder`, the body runs in a closure or an `async` block of its own. Then:
 ///
-/// - arguments that the body uses are dropped before `deduct_when` and `pause_when` see the outcome,
-///   so they cannot use what the body takes;
+/// - arguments that the body uses are dropped before these see the outcome, so they cannot use what
+///   the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///

@@ -13,6 +13,8 @@ const ARGS: &[&str] = &[
     r#"count = 1, per = "1h", name = "n", backend = redis, on_backend_error = deny, backoff(initial = "1s", max = "1h")"#,
     r#"count = 1, per = "1s", wait, crate = a::b"#,
     r#"count = 1, per = "1s", ban = "1m", pause_when = |it| it.after, pause_max = "1d""#,
+    r#"count = 9, per = "1s", cost = 3, settle = |outcome| outcome.tokens(), settle_later"#,
+    r#"count = 9, per = "1s", key = user, permit = reserved, exempt_when = c"#,
 ];
 
 const ITEMS: &[&str] = &[

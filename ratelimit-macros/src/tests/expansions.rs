@@ -489,6 +489,90 @@ fn a_deducted_outcome_in_an_async_function() {
 }
 
 #[test]
+fn a_settled_outcome_in_an_async_function() {
+    check(
+        r#"count = 900, per = "1m", cost = 50, settle = |outcome| tokens(outcome), settle_later"#,
+        "async fn ask(question: &str) -> Result<Answer, Error> { model(question).await }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = " Rate limit: 900 permits per 1m; sliding window; a call takes 50 permits."
+            )]
+            async fn ask(question: &str) -> Result<Answer, Error> {
+                let __held = {
+                    let __limiter = {
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(900, 60000000)
+                            .limiter_here();
+                        &__LIMITER
+                    };
+                    let __begun = rt::Call::new(__limiter).cost(50).begin_held(());
+                    let __checked = __begun.finish().await;
+                    match __checked {
+                        rt::Ok(__held) => rt::Some(__held),
+                        rt::Err(__exceeded) => {
+                            return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                        }
+                    }
+                };
+                let __outcome: Result<Answer, Error> = async move {
+                    if let rt::Some(__outcome) = rt::no_outcome::<Result<Answer, Error>>() {
+                        return __outcome;
+                    }
+                    {
+                        const _: () = ();
+                        model(question).await
+                    }
+                }
+                    .await;
+                if let rt::Some(__held) = __held {
+                    let __counts = rt::actual(&__outcome, |outcome| tokens(outcome));
+                    __held.took_later(__counts);
+                }
+                return __outcome;
+            }
+        "##]],
+    );
+}
+
+#[test]
+fn a_permit_for_the_body() {
+    check(
+        r#"count = 900, per = "1m", cost = 50, key = user, permit = reserved"#,
+        "fn ask(user: u64) -> Result<Answer, Error> { stream(reserved) }",
+        expect![[r##"
+            #[cfg_attr(
+                doc,
+                doc = " Rate limit: 900 permits per 1m for each `user`; sliding window; a call takes 50 permits."
+            )]
+            fn ask(user: u64) -> Result<Answer, Error> {
+                let reserved = rt::permit({
+                    let __limiter = {
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(900, 60000000)
+                            .limiter_here();
+                        &__LIMITER
+                    };
+                    let __checked = rt::Call::new(__limiter).cost(50).hold(&user);
+                    match __checked {
+                        rt::Ok(__held) => rt::Some(__held),
+                        rt::Err(__exceeded) => {
+                            return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                        }
+                    }
+                });
+                {
+                    const _: () = ();
+                    stream(reserved)
+                }
+            }
+        "##]],
+    );
+}
+
+#[test]
 fn a_response() {
     check(
         r#"count = 3, per = "1h", backend = Store::open(), crate = web::limits"#,

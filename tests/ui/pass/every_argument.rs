@@ -120,6 +120,18 @@ pub async fn blocks(secs: u32) -> Result<u32, RateLimitExceeded> {
     Ok(secs)
 }
 
+/// Settled by what it returned, without waiting for that.
+#[rate_limit(count = 500, per = "1m", cost = 100, settle = |tokens| *tokens, settle_later, or_else = |_| 0)]
+pub fn settled() -> u32 {
+    70
+}
+
+/// Settled by its body.
+#[rate_limit(count = 500, per = "1m", cost = 100, permit = reserved)]
+pub async fn permitted() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Ok(reserved.settle_async(70).await?)
+}
+
 /// Waits.
 #[rate_limit(count = 5, per = "1s", backend = memory, on_backend_error = local, wait)]
 pub async fn waits() {}
@@ -137,6 +149,7 @@ fn main() {
     assert_eq!(several(), Some(1));
     assert_eq!(by_calendar(3), Some(3));
     assert_eq!(around(), 1);
+    assert_eq!(settled(), 70);
     waits_a_while().unwrap();
-    let _ = (shared(1), waits(), blocks(0));
+    let _ = (shared(1), waits(), blocks(0), permitted());
 }

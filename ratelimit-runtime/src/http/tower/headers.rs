@@ -46,8 +46,8 @@ use crate::noted::{self, Note};
 ///   the numbers of another limit would mislead.
 /// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
 ///   more than `q`.
-/// - Permits that `deduct_when` gives back count as left. Exempt calls, denials in a dry run and
-///   peeks are not reported. Nothing is reported while limits are off, or for a call that a
+/// - Permits that `deduct_when`, `settle` or a `CallPermit` gives back count as left, and what a call
+///   took beyond its cost does not. Exempt calls, denials in a dry run and peeks are not reported. Nothing is reported while limits are off, or for a call that a
 ///   backend's failure admits or denies.
 /// - Once such a layer exists, every decision in this process costs a few nanoseconds more: it
 ///   takes the slow path, which knows the remaining permits.
