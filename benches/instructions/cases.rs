@@ -98,6 +98,7 @@ pub(super) fn all() -> Vec<Case> {
     with_keys(&mut cases);
     futures(&mut cases);
     limiters(&mut cases);
+    blocks(&mut cases);
     governor(&mut cases);
     cases
 }
@@ -310,6 +311,29 @@ fn limiters(cases: &mut Vec<Case>) {
         cases.push(Case { name: check, call: Box::new(move |call| checked.check(text(call), 1).is_ok()) });
         cases.push(Case { name: peek, call: Box::new(move |call| peeked.peek(text(call), 1).is_ok()) });
     }
+}
+
+/// From the first call of these cases on, keys are blocked, so they are the last.
+fn blocks(cases: &mut Vec<Case>) {
+    #[rate_limit(limiter = limiter, key = key)]
+    fn ours(limiter: &RateLimiter, key: &str) -> Limited {
+        Ok(())
+    }
+    static BLOCKED: LazyLock<RateLimiter> = LazyLock::new(|| {
+        let limit = Limit::new(1_000_000, HOUR);
+        let limiter = RateLimiter::builder("blocked").limit(limit).backend(memory()).build().unwrap();
+        for call in (0..KEYS).step_by(2) {
+            ours(&limiter, text(call)).unwrap();
+            limiter.block(text(call), YEAR).unwrap();
+        }
+        limiter
+    });
+    let other = RateLimiter::builder("beside").limit(Limit::new(1_000_000, HOUR)).backend(memory()).build().unwrap();
+    cases.push(Case { name: "key, blocked", call: Box::new(|call| ours(&BLOCKED, text(call * 2)).is_ok()) });
+    let not_blocked = |call| ours(&BLOCKED, text(call * 2 + 1)).is_ok();
+    cases.push(Case { name: "key, beside blocked ones", call: Box::new(not_blocked) });
+    let call = move |call| ours(&other, text(call)).is_ok();
+    cases.push(Case { name: "key, of another limiter than blocked ones", call: Box::new(call) });
 }
 
 /// The peer of the comparison.

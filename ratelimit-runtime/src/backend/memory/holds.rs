@@ -6,6 +6,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
 use crate::clock::Now;
@@ -49,7 +50,7 @@ pub(super) struct Holds {
 /// The holds as such, which outlive their store.
 #[derive(Default)]
 pub(super) struct Held {
-    by_address: HashMap<Address, Hold>,
+    by_address: HashMap<Address, Hold, RandomState>,
     /// The same by the time at which they end.
     by_end: BTreeSet<(u64, Address)>,
 }
