@@ -280,11 +280,18 @@ impl Expansion<'_> {
         };
         let (key, key_span) = match &self.model.keys {
             None => (key, key_span),
-            Some(Keys::Shared(arg)) => (each_key(&arg.value), site().located_at(arg.name.span())),
+            Some(Keys::Shared(arg)) => {
+                let keys = match bare(&arg.value) {
+                    Expr::Tuple(tuple) => tuple.elems.iter().map(|key| self.one_key(key)).collect(),
+                    // Refused before.
+                    _ => Vec::new(),
+                };
+                (quote_spanned!(site()=> (#(#keys,)*)), site().located_at(arg.name.span()))
+            }
             Some(Keys::Own(keys)) => {
                 let keys = keys.iter().map(|arg| match arg {
                     None => quote_spanned!(site()=> ()),
-                    Some(arg) => key_of(&arg.value),
+                    Some(arg) => self.one_key(&arg.value),
                 });
                 (quote_spanned!(site()=> (#(#keys,)*)), key_span)
             }
@@ -316,6 +323,15 @@ impl Expansion<'_> {
         } else {
             quote_spanned!(site()=> let __checked = #call;)
         }
+    }
+
+    /// One key of several. Passed through a function, so that an error about its type is at the key.
+    fn one_key(&self, expr: &Expr) -> TokenStream {
+        let at = place_of(expr);
+        let (rt, key) = (self.runtime(at), key_of(expr));
+        let mut parentheses = Group::new(Delimiter::Parenthesis, key);
+        parentheses.set_span(site().located_at(ends(expr).1));
+        quote_spanned!(at=> #rt::key #parentheses)
     }
 
     /// `let __limiter = ..;`
@@ -459,11 +475,6 @@ fn key_of(expr: &Expr) -> TokenStream {
         }
         _ => expr.to_token_stream(),
     }
-}
-
-/// A tuple of keys, in which also a tuple in parentheses is one.
-fn each_key(expr: &Expr) -> TokenStream {
-    key_of(bare(expr))
 }
 
 /// Whether an expression is a place: a name, a field, an element or a dereference.

@@ -136,6 +136,31 @@ pub mod v1 {
         backend.into_backend()
     }
 
+    /// A key of a call with several. If it is none, the compiler knows nothing of what this returns,
+    /// and says so here alone.
+    #[inline]
+    pub fn key<K: IsKey>(key: K) -> K::Key {
+        key.itself()
+    }
+
+    /// See [`key`].
+    pub trait IsKey {
+        /// The type itself.
+        type Key: RateLimitKey;
+
+        /// The key itself.
+        fn itself(self) -> Self::Key;
+    }
+
+    impl<K: RateLimitKey> IsKey for K {
+        type Key = K;
+
+        #[inline]
+        fn itself(self) -> K {
+            self
+        }
+    }
+
     /// One call of an annotated function.
     #[derive(Clone, Copy)]
     pub struct Call<'a> {

@@ -100,7 +100,8 @@ fn limits_with_a_key_each() {
                         .limiter_here();
                     &__LIMITER
                 };
-                let __begun = rt::Call::new(__limiter).begin_each((&user, self.tenant(), ()));
+                let __begun = rt::Call::new(__limiter)
+                    .begin_each((rt::key(&user), rt::key(self.tenant()), ()));
                 let __checked = __begun.finish().await;
                 if let rt::Err(__exceeded) = __checked {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);

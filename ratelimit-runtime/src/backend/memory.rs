@@ -47,7 +47,10 @@ pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
-pub(crate) use together::{Bucket, Said, Spoken, peek as peek_together, take as take_together};
+pub(crate) use together::{
+    Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
+    try_take as try_take_together,
+};
 
 /// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;

@@ -898,6 +898,30 @@ impl Store {
         }
     }
 
+    /// Takes permits of a key by the one limit written down, if `others` take theirs under this
+    /// bucket's lock. Otherwise nothing has changed here. `false` also if the call must be decided
+    /// elsewhere.
+    #[inline(never)]
+    pub(super) fn try_take_with(&self, hash: u64, now: Now, cost: u32, others: &dyn Fn() -> bool) -> bool {
+        let rule = &self.rule;
+        let is_admitted = |verdict| matches!(verdict, Verdict::Admitted { .. });
+        let taken = match (&self.keyed, self.kind) {
+            (Keyed::One(table, _), Kind::Tat) => table
+                .try_with(hash, |state| state.or_as_before(|it| is_admitted(it.take_tat(rule, now, cost)) && others())),
+            (Keyed::Two(table, _), Kind::Bucket) => table.try_with(hash, |state| {
+                state.or_as_before(|it| is_admitted(it.take_bucket(rule, now, cost)) && others())
+            }),
+            (Keyed::One(table, _), Kind::Fixed { bits }) => table.try_with(hash, |state| {
+                state.or_as_before(|it| is_admitted(it.take_window(rule, bits, now, cost)) && others())
+            }),
+            (Keyed::Window(table, groups), Kind::Window) => {
+                table.try_with(hash, |state| state.take_with(groups, rule, now, cost, others))
+            }
+            _ => None,
+        };
+        taken.unwrap_or(false)
+    }
+
     /// What the unkeyed bucket says to a call that another bucket denies. `None` if that cannot be
     /// read in its usual form.
     pub(super) fn peek_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {

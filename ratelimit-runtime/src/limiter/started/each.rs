@@ -22,7 +22,9 @@ use super::super::core::{Applying, Core, Each, Part, Target, Venue, kinds_of};
 use super::{Started, keep_denial};
 use crate::algorithm::Rule;
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
-use crate::backend::memory::{Bucket, NEVER, Permit, Said, Spoken, Store, Verdict, peek_together, take_together};
+use crate::backend::memory::{
+    Bucket, NEVER, Permit, Said, Spoken, Store, Verdict, WrittenBucket, peek_together, take_together, try_take_together,
+};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::clock::Now;
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
@@ -91,7 +93,23 @@ enum Mode {
     Async,
 }
 
-/// The buckets of the fast path.
+/// The buckets of the fast path, as long as there is one.
+struct Quick<'a> {
+    each: &'a Each,
+    cost: u32,
+    buckets: SmallVec<[WrittenBucket<'a>; 4]>,
+}
+
+impl Visit for Quick<'_> {
+    #[inline]
+    fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
+        if let Some(store) = self.each.parts[index].core.fast().filter(|store| store.admits(self.cost)) {
+            self.buckets.push((store, store.address(key)));
+        }
+    }
+}
+
+/// The buckets of a call by the limits written down.
 struct FastBuckets<'a> {
     each: &'a Each,
     cost: u32,
@@ -210,6 +228,28 @@ impl<'a> Call<'a> {
             return None;
         }
         let each = self.core.made_each().filter(|each| each.len() == K::LEN)?;
+        let mut quick = Quick { each, cost: self.cost, buckets: SmallVec::new() };
+        keys.each(&mut quick);
+        let mut buckets = quick.buckets;
+        if buckets.len() == K::LEN {
+            let now = self.now(buckets[0].0);
+            if try_take_together(&mut buckets, now, self.cost) {
+                self.core.allowed();
+                return Some(Ok(()));
+            }
+        }
+        self.each_in_memory(each, keys, may_wait)
+    }
+
+    /// As [`each_at_once`](Call::each_at_once), for a call that is denied, or of several limits or
+    /// `backoff`.
+    #[inline(never)]
+    fn each_in_memory<K: RateLimitKeys>(
+        &self,
+        each: &Each,
+        keys: &K,
+        may_wait: bool,
+    ) -> Option<Result<(), RateLimitExceeded>> {
         let mut fast = FastBuckets { each, cost: self.cost, buckets: SmallVec::new() };
         keys.each(&mut fast);
         let buckets = fast.buckets;

@@ -410,6 +410,24 @@ impl Window {
         }
     }
 
+    /// Takes `cost` permits, from 1 to the capacity, if they fit and `others` return true.
+    #[inline]
+    pub(crate) fn take_with(
+        &mut self,
+        groups: &Groups,
+        rule: &Rule,
+        now: Now,
+        cost: u32,
+        others: impl FnOnce() -> bool,
+    ) -> bool {
+        if self.fits_now_at(groups, rule, now, cost) > now.earliest || !others() {
+            return false;
+        }
+        let latest = now.latest.max(self.newest());
+        self.charge_now(groups, rule, Now { latest, ..now }, cost);
+        true
+    }
+
     /// When `cost` permits fit; a time in the past if they fit now.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]

@@ -148,6 +148,17 @@ impl<const N: usize> Words<N> {
 
 #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
 impl<const N: usize> Words<N> {
+    /// Undoes what `f` has changed, unless it returns true.
+    #[inline(always)]
+    pub(crate) fn or_as_before(&mut self, f: impl FnOnce(&mut Self) -> bool) -> bool {
+        let before = self.0;
+        let is_kept = f(self);
+        if !is_kept {
+            self.0 = before;
+        }
+        is_kept
+    }
+
     /// Takes `cost` permits of a bucket in one word.
     #[inline(always)]
     pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
