@@ -23,7 +23,7 @@ use crate::limit::Limit;
 
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
-pub(crate) use core::Core;
+pub(crate) use core::{Core, Settings};
 pub(crate) use decide::{Begun, BegunHeld, Holding};
 pub use spec::Spec;
 #[cfg(feature = "tower")]

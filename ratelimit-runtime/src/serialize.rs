@@ -13,7 +13,7 @@ use crate::parse;
 use crate::registry::{LimiterInfo, Location};
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "waiting": 0,
-/// "abandoned": 0, "dry_run": false, "remaining": 0, "keys": 0}`.
+/// "abandoned": 0, "dry_run": false, "enabled": true, "remaining": 0, "keys": 0}`.
 ///
 /// `None` is `null`. `"copied": true` is present only if it is true.
 impl Serialize for LimiterInfo {
@@ -28,11 +28,12 @@ impl Serialize for LimiterInfo {
             waiting,
             abandoned,
             dry_run,
+            enabled,
             remaining,
             keys,
             ..
         } = self;
-        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 11 } else { 10 })?;
+        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 12 } else { 11 })?;
         fields.serialize_field("name", name.as_str())?;
         fields.serialize_field("limits", limits.as_slice())?;
         fields.serialize_field("location", location)?;
@@ -46,6 +47,7 @@ impl Serialize for LimiterInfo {
         fields.serialize_field("waiting", waiting)?;
         fields.serialize_field("abandoned", abandoned)?;
         fields.serialize_field("dry_run", dry_run)?;
+        fields.serialize_field("enabled", enabled)?;
         fields.serialize_field("remaining", remaining)?;
         fields.serialize_field("keys", keys)?;
         fields.end()
@@ -125,29 +127,65 @@ impl<'de> Deserialize<'de> for Limit {
 }
 
 fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
-    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst"];
-
-    fn set<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
-        if slot.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
-    }
-
-    let (mut count, mut per, mut algorithm, mut burst) = (None, None, None, None);
+    let mut fields = LimitFields::default();
     while let Some(name) = map.next_key::<String>()? {
-        match name.as_str() {
-            "count" => set(&mut count, "count", map.next_value::<u32>()?)?,
-            "per" => set(&mut per, "per", map.next_value::<Per>()?.0)?,
-            "algorithm" => set(&mut algorithm, "algorithm", map.next_value::<Algorithm>()?)?,
-            // Serialized limits have a burst only for token buckets. Other formats may write null.
-            "burst" => set(&mut burst, "burst", map.next_value::<Option<u32>>()?)?,
-            other => return Err(Error::unknown_field(other, FIELDS)),
+        if !fields.read(&name, &mut map)? {
+            return Err(Error::unknown_field(&name, LimitFields::NAMES));
         }
     }
-    let count = count.ok_or_else(|| Error::missing_field("count"))?;
-    let per = per.ok_or_else(|| Error::missing_field("per"))?;
-    let limit = Limit::try_new(count, per).map_err(Error::custom)?.with_algorithm(algorithm.unwrap_or_default());
-    match burst.flatten() {
-        Some(burst) => limit.try_with_burst(burst).map_err(Error::custom),
-        None => Ok(limit),
+    fields.finish()
+}
+
+/// The fields of a limit in a table, as far as they were read.
+#[derive(Default)]
+pub(crate) struct LimitFields {
+    count: Option<u32>,
+    per: Option<Per>,
+    algorithm: Option<Algorithm>,
+    /// Serialized limits have a burst only for token buckets. Other formats may write null.
+    #[expect(clippy::option_option, reason = "absent, null, or a number")]
+    burst: Option<Option<u32>>,
+}
+
+impl LimitFields {
+    pub(crate) const NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
+
+    /// Reads the value of a field. Returns false if a limit has no field of this name.
+    pub(crate) fn read<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+            slot: &mut Option<T>,
+            name: &'static str,
+            map: &mut A,
+        ) -> Result<bool, A::Error> {
+            if slot.replace(map.next_value()?).is_some() { Err(Error::duplicate_field(name)) } else { Ok(true) }
+        }
+
+        match name {
+            "count" => set(&mut self.count, "count", map),
+            "per" => set(&mut self.per, "per", map),
+            "algorithm" => set(&mut self.algorithm, "algorithm", map),
+            "burst" => set(&mut self.burst, "burst", map),
+            _ => Ok(false),
+        }
+    }
+
+    /// The limit of the fields.
+    pub(crate) fn finish<E: Error>(self) -> Result<Limit, E> {
+        let count = self.count.ok_or_else(|| E::missing_field("count"))?;
+        let Per(per) = self.per.ok_or_else(|| E::missing_field("per"))?;
+        let algorithm = self.algorithm.unwrap_or_default();
+        let limit = Limit::try_new(count, per).map_err(E::custom)?.with_algorithm(algorithm);
+        match self.burst.flatten() {
+            Some(burst) => limit.try_with_burst(burst).map_err(E::custom),
+            None => Ok(limit),
+        }
+    }
+
+    /// Whether no field was read.
+    #[cfg(feature = "configuration")]
+    pub(crate) fn is_empty(&self) -> bool {
+        let LimitFields { count, per, algorithm, burst } = self;
+        count.is_none() && per.is_none() && algorithm.is_none() && burst.is_none()
     }
 }
 

@@ -272,7 +272,7 @@ impl Call<'_> {
         if !self.peek {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, self.key);
-            if self.core.options.dry_run {
+            if self.core.dry_run() {
                 return Ok(self.free());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
@@ -375,7 +375,7 @@ impl Call<'_> {
             self.core.failed();
             self.core.tell_denied(exceeded, self.cost, self.key);
         }
-        if self.core.options.dry_run || self.cost == 0 {
+        if self.core.dry_run() || self.cost == 0 {
             return Ok(decision);
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]
