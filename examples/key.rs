@@ -59,9 +59,6 @@ impl FromStr for Key {
         }
         let (kind, value) =
             text.split_once(':').ok_or_else(|| format!("`{text}` has no type: write for example `str:{text}`"))?;
-        fn number<T: FromStr>(kind: &str, value: &str) -> Result<T, String> {
-            value.parse().map_err(|_| format!("`{value}` is no `{kind}`"))
-        }
         Ok(match kind {
             "str" => Key::Text(unescaped(value)),
             "bool" => Key::Bool(number(kind, value)?),
@@ -81,6 +78,10 @@ impl FromStr for Key {
             }
         })
     }
+}
+
+fn number<T: FromStr>(kind: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("`{value}` is no `{kind}`"))
 }
 
 /// The parts of a tuple: at the commas outside of inner parentheses.
@@ -142,6 +143,45 @@ impl RateLimitKey for Key {
                 // Not made by `from_str`.
                 _ => {}
             },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratelimit_runtime::{Limit, RateLimiter};
+
+    use super::*;
+
+    #[test]
+    fn a_typed_key_is_the_key_of_the_code() {
+        fn same(typed: &str, key: impl RateLimitKey) {
+            let limiter = RateLimiter::builder("typed").limit(Limit::per_day(1)).build().unwrap();
+            limiter.reset(&key).unwrap();
+            limiter.check(&key, 1).unwrap();
+            let typed: Key = typed.parse().unwrap();
+            assert_eq!(limiter.peek(&typed, 0).unwrap().remaining(), 0, "{typed:?}");
+        }
+        same("u64:42", 42_u64);
+        same("i32:-42", -42);
+        same("str:ann", "ann");
+        same("str:", "");
+        same("ip:203.0.113.9", "203.0.113.9".parse::<IpAddr>().unwrap());
+        same("(str:ann,u8:1)", ("ann", 1_u8));
+        same("(str:a\\,b\\),some:(bool:true,none))", ("a,b)", Some((true, None::<u8>))));
+    }
+
+    #[test]
+    fn a_mistyped_key_says_what_to_write() {
+        for (typed, message) in [
+            ("ann", "`ann` has no type: write for example `str:ann`"),
+            ("u8:256", "`256` is no `u8`"),
+            ("uuid:1", "`uuid` is no type of a key"),
+            ("((str:a)", "a `)` is missing"),
+            ("(str:a))", "a `)` too many"),
+        ] {
+            let told = typed.parse::<Key>().unwrap_err();
+            assert!(told.contains(message), "{typed}: {told}");
         }
     }
 }

@@ -18,7 +18,9 @@ use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use ratelimit_examples::key::Key;
-use ratelimit_runtime::{BackendError, Configuration, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{
+    BackendError, Configuration, Limit, OnBackendError, RateLimiter, RateLimiterBuilder, RedisBackend,
+};
 use serde_json::{Map, Value, json};
 
 /// Somebody at a terminal waits longer than a request can.
@@ -107,9 +109,10 @@ fn set(redis: &RedisBackend, limiter: &str, limits: &[Limit]) -> Result<(), Box<
 }
 
 fn replace(redis: &RedisBackend, before: &str, after: &str) -> Result<(), Box<dyn Error>> {
-    match redis.replace_configuration(before, after)? {
-        true => Ok(()),
-        false => Err("somebody else has just changed the document: look at it, and try again".into()),
+    if redis.replace_configuration(before, after)? {
+        Ok(())
+    } else {
+        Err("somebody else has just changed the document: look at it, and try again".into())
     }
 }
 
@@ -118,7 +121,7 @@ fn found(redis: &RedisBackend, name: &str) -> Result<RateLimiter, Box<dyn Error>
     let published = redis.published()?.into_iter().find(|limiter| limiter.name == name);
     let published = published.ok_or_else(|| format!("no process has published a limiter `{name}`"))?;
     let builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
-    let limiter = published.written.into_iter().fold(builder, |builder, limit| builder.limit(limit)).build()?;
+    let limiter = published.written.into_iter().fold(builder, RateLimiterBuilder::limit).build()?;
     limiter.set_limits(&published.limits)?;
     Ok(limiter)
 }

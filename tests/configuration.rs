@@ -182,7 +182,7 @@ fn one_command_changes_a_limit_in_every_process() {
         |name: &str| RateLimiter::builder(name).limit(Limit::per_hour(2)).backend(redis.clone()).build().unwrap();
     let limiter = build("fleet");
     assert!(limiter.check(("ann", 1_u8), 1).is_ok());
-    let _watch = redis.watch_configuration(LOOK).unwrap();
+    let watch = redis.watch_configuration(LOOK).unwrap();
 
     let run = |arguments: &[&str]| {
         let output = example("limits").args(arguments).env("REDIS_URL", server.url()).output().unwrap();
@@ -224,6 +224,6 @@ fn one_command_changes_a_limit_in_every_process() {
     let restarted = limiter.limits();
     assert!(restarted == [Limit::per_hour(7)] || restarted == [Limit::per_hour(2)], "{restarted:?}");
     wait_until("the empty server is followed", || limiter.limits() == [Limit::per_hour(2)]);
-    drop(_watch);
+    drop(watch);
     apply("");
 }
