@@ -131,6 +131,8 @@ impl fmt::Display for CallLog {
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
+pub mod key;
+
 /// The code in `docs` and in the package's README likewise. `scripts/check-papers` finds a document that is missing.
 #[cfg(doctest)]
 pub mod docs {

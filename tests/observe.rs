@@ -422,6 +422,7 @@ fn limiters_are_listed_as_json() {
         "allowed": 1,
         "denied": 1,
         "dry_run": false,
+        "enabled": true,
         "remaining": 1,
         "keys": 0,
         "waiting": 0,

@@ -98,6 +98,12 @@ impl Guard {
         }
     }
 
+    /// Whether it guards this backend.
+    #[cfg(all(feature = "configuration", feature = "redis"))]
+    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
+        self.backend.identity() == *identity
+    }
+
     /// The denial cache, if this handle uses it.
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {

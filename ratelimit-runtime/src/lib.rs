@@ -130,6 +130,8 @@
 //! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`, `wrong_keys`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
 //! | they work again | `INFO`, once | `backend` |
+//! | a document of limits cannot be applied | `WARN`, once a document | `error` |
+//! | a document of limits is applied while the process runs | `INFO` | |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! The feature `metrics` adds these metrics, for the recorder that the program installs. A recorder
@@ -145,6 +147,7 @@
 //! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
+//! | `ratelimit_configuration_failing` | gauge: 1 while a changed document of limits cannot be applied | |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
 //! | `ratelimit_evicted_keys_total` | counter: keys in use that were evicted for others | |
 //!
@@ -170,6 +173,7 @@
 //! | `tracing` | events for denials and failing backends | tracing without its default features |
 //! | `metrics` | metrics for dashboards and alerts | the facade metrics, rapidhash |
 //! | `serde` | `Serialize` for [`LimiterInfo`] and [`RateLimitExceeded`]; `Deserialize` for [`Limit`] | `serde_core` |
+//! | `configuration` | [`Configuration`]: limits from a TOML or JSON document, applied when it changes | toml, `serde_json` |
 //! | `test-util` | `test_util`: a clock that tests pause and advance | tokio (`rt`, `time`) |
 //!
 //! Without features there is no async runtime and no network code.
@@ -201,6 +205,8 @@ mod background;
 #[cfg(feature = "calendar")]
 mod calendar;
 mod clock;
+#[cfg(feature = "configuration")]
+mod configuration;
 mod counts;
 mod decision;
 #[allow(dead_code, reason = "the attribute uses all of it")]
@@ -242,6 +248,10 @@ pub use backend::{
 };
 #[cfg(feature = "calendar")]
 pub use calendar::{Calendar, CalendarUnit, InvalidCalendar, Weekday};
+#[cfg(all(feature = "configuration", feature = "redis"))]
+pub use configuration::PublishedLimiter;
+#[cfg(feature = "configuration")]
+pub use configuration::{Configuration, ConfigurationError, ConfigurationWatch};
 pub use decision::Decision;
 pub use error::{BackendError, BackendErrorKind, ExceededKind, FromRateLimitExceeded, RateLimitExceeded};
 #[cfg(feature = "actix-web")]

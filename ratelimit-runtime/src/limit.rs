@@ -360,6 +360,12 @@ impl Limit {
         }
     }
 
+    /// A limit of the same kind and period that denies nothing.
+    #[cfg(feature = "configuration")]
+    pub(crate) fn unlimited(self) -> Limit {
+        Limit { count: u32::MAX, burst: u32::MAX, ..self }
+    }
+
     pub(crate) const fn per_micros(&self) -> u64 {
         self.per_micros
     }

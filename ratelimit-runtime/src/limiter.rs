@@ -27,7 +27,7 @@ use crate::limit::Limit;
 pub(crate) use block::{Blockable, pause, pause_async};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
-pub(crate) use core::Core;
+pub(crate) use core::{Core, Settings};
 pub(crate) use decide::{Begun, BegunHeld, Holding};
 pub use settle::CallPermit;
 use settle::Charging;

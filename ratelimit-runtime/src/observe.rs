@@ -219,5 +219,15 @@ pub(crate) fn breaker_changed(kind: &'static str, state: BreakerState, error: Op
     tracing::breaker_changed(kind, state, error);
 }
 
+/// A changed document of limits was applied, or could not be.
+#[cfg(feature = "configuration")]
+pub(crate) fn configured(error: Option<&dyn std::error::Error>) {
+    let _ = error;
+    #[cfg(feature = "metrics")]
+    metrics::configured(error.is_some());
+    #[cfg(feature = "tracing")]
+    tracing::configured(error);
+}
+
 #[cfg(all(test, any(feature = "tracing", feature = "metrics")))]
-mod tests;
+pub(crate) mod tests;

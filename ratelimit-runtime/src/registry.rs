@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use crate::limit::Limit;
-use crate::limiter::{Core, InvalidLimiter};
+use crate::limiter::{Core, InvalidLimiter, Settings};
 use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
@@ -20,12 +20,12 @@ struct Registry {
     limiters: Vec<Weak<Core>>,
     /// How many of `limiters` are dropped.
     gone: usize,
-    /// Limits set by name, for limiters that are first used later.
+    /// Settings by name, for limiters that are first used later.
     replaced: BTreeMap<String, Replaced>,
 }
 
 struct Replaced {
-    limits: Vec<Limit>,
+    settings: Settings,
     /// Whether a limiter has had the name.
     is_used: bool,
 }
@@ -54,6 +54,8 @@ pub struct LimiterInfo {
     pub abandoned: u64,
     /// Whether the limiter only counts and never denies.
     pub dry_run: bool,
+    /// Whether the limiter limits at all. Configuration can turn it off.
+    pub enabled: bool,
     /// Permits left now in the only bucket of a limiter without keys; of several limits, the
     /// fewest. `None` if calls have keys, if buckets are not in this process's memory, or if
     /// `count` or `per` is read at each call.
@@ -82,7 +84,7 @@ pub(crate) fn add(core: &Arc<Core>) {
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
         replaced.is_used = true;
         // No waiters to wake: nothing has called the limiter yet.
-        core.replace_limits(&replaced.limits);
+        let _nothing_tried_before = core.configure(&replaced.settings);
     }
     if all.iter().any(|other| are_namesakes(other, core)) {
         HAS_NAMESAKES.store(true, Ordering::Relaxed);
@@ -168,7 +170,8 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
         denied,
         waiting,
         abandoned,
-        dry_run: options.dry_run,
+        dry_run: core.dry_run(),
+        enabled: core.is_enabled(),
         remaining: remaining.flatten(),
         keys,
     }
@@ -197,27 +200,52 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
 /// ```
 pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
     InvalidLimiter::check(limits)?;
-    let mut registry = REGISTRY.lock();
-    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
-    let mut is_used = registry.replaced.get(name).is_some_and(|replaced| replaced.is_used);
-    for core in all.iter().filter(|core| core.name() == name) {
-        core.replace_limits(limits);
-        is_used = true;
-    }
-    registry.replaced.insert(name.to_owned(), Replaced { limits: limits.to_vec(), is_used });
-    // Outside the lock: this wakes waiters, and dropping a limiter's last handle may drop foreign
-    // code, such as a backend.
-    drop(registry);
-    all.iter().filter(|core| core.name() == name).for_each(|core| core.wake_waiters());
-    drop(all);
+    set([(name, |settings: &mut Settings| settings.limits = Some(limits.to_vec()))]);
     Ok(())
 }
 
-/// Names passed to [`set_limits`] that no limiter has had so far.
+/// Changes the settings of the limiters of these names, all at once.
+fn set<'a, F: FnOnce(&mut Settings)>(changes: impl IntoIterator<Item = (&'a str, F)>) {
+    let mut registry = REGISTRY.lock();
+    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    let mut touched = Vec::new();
+    for (name, change) in changes {
+        let unused = || Replaced { settings: Settings::AS_WRITTEN, is_used: false };
+        let replaced = registry.replaced.entry(name.to_owned()).or_insert_with(unused);
+        change(&mut replaced.settings);
+        for core in all.iter().filter(|core| core.name() == name) {
+            touched.push((core, core.configure(&replaced.settings)));
+            replaced.is_used = true;
+        }
+    }
+    // Outside the lock: this wakes waiters, and dropping a limiter's last handle may drop foreign
+    // code, such as a backend.
+    drop(registry);
+    for (core, _tried_before) in touched {
+        core.wake_waiters();
+    }
+}
+
+/// Applies a document of settings. Limiters that it does not name, and the document before it did,
+/// are as written again.
+#[cfg(feature = "configuration")]
+pub(crate) fn configure(settings: &BTreeMap<String, Settings>) {
+    static CONFIGURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let mut configured = CONFIGURED.lock();
+    let left_out = configured.iter().filter(|name| !settings.contains_key(*name));
+    let as_written = left_out.map(|name| (name.as_str(), Settings::AS_WRITTEN));
+    let named = settings.iter().map(|(name, settings)| (name.as_str(), settings.clone()));
+    set(as_written.chain(named).map(|(name, new)| (name, |settings: &mut Settings| *settings = new)));
+    *configured = settings.keys().cloned().collect();
+}
+
+/// Names in configuration, or passed to [`set_limits`], that no limiter has had so far.
 ///
 /// A limiter has its name from its first use on. Once everything has been used, the remaining names
 /// are misspelt.
 pub fn unused_limits() -> Vec<String> {
     let registry = REGISTRY.lock();
-    registry.replaced.iter().filter(|(_, replaced)| !replaced.is_used).map(|(name, _)| name.clone()).collect()
+    let unused = registry.replaced.iter().filter(|(_, replaced)| !replaced.is_used);
+    let set = unused.filter(|(_, replaced)| replaced.settings != Settings::AS_WRITTEN);
+    set.map(|(name, _)| name.clone()).collect()
 }

@@ -15,7 +15,7 @@ use crate::parse;
 use crate::registry::{LimiterInfo, Location};
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "waiting": 0,
-/// "abandoned": 0, "dry_run": false, "remaining": 0, "keys": 0}`.
+/// "abandoned": 0, "dry_run": false, "enabled": true, "remaining": 0, "keys": 0}`.
 ///
 /// `None` is `null`. `"copied": true` is present only if it is true.
 impl Serialize for LimiterInfo {
@@ -30,11 +30,12 @@ impl Serialize for LimiterInfo {
             waiting,
             abandoned,
             dry_run,
+            enabled,
             remaining,
             keys,
             ..
         } = self;
-        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 11 } else { 10 })?;
+        let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 12 } else { 11 })?;
         fields.serialize_field("name", name.as_str())?;
         fields.serialize_field("limits", limits.as_slice())?;
         fields.serialize_field("location", location)?;
@@ -48,6 +49,7 @@ impl Serialize for LimiterInfo {
         fields.serialize_field("waiting", waiting)?;
         fields.serialize_field("abandoned", abandoned)?;
         fields.serialize_field("dry_run", dry_run)?;
+        fields.serialize_field("enabled", enabled)?;
         fields.serialize_field("remaining", remaining)?;
         fields.serialize_field("keys", keys)?;
         fields.end()
@@ -157,58 +159,102 @@ impl<'de> Deserialize<'de> for Limit {
 }
 
 fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Limit, A::Error> {
-    #[cfg(not(feature = "calendar"))]
-    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst"];
-    #[cfg(feature = "calendar")]
-    const FIELDS: &[&str] = &["count", "per", "algorithm", "burst", "calendar", "zone", "week_starts", "starts_on"];
-
-    fn set<T, E: Error>(slot: &mut Option<T>, name: &'static str, value: T) -> Result<(), E> {
-        if slot.replace(value).is_some() { Err(E::duplicate_field(name)) } else { Ok(()) }
-    }
-
-    let (mut count, mut per, mut algorithm, mut burst) = (None, None, None, None);
-    #[cfg(feature = "calendar")]
-    let (mut unit, mut parts) = (None, parse::CalendarParts::default());
+    let mut fields = LimitFields::default();
     while let Some(name) = map.next_key::<String>()? {
-        match name.as_str() {
-            "count" => set(&mut count, "count", map.next_value::<u32>()?)?,
-            "per" => set(&mut per, "per", map.next_value::<Per>()?.0)?,
-            "algorithm" => set(&mut algorithm, "algorithm", map.next_value::<Algorithm>()?)?,
-            // Serialized limits have a burst only for token buckets. Other formats may write null.
-            "burst" => set(&mut burst, "burst", map.next_value::<Option<u32>>()?)?,
+        if !fields.read(&name, &mut map)? {
+            return Err(Error::unknown_field(&name, LimitFields::NAMES));
+        }
+    }
+    fields.finish()
+}
+
+/// The fields of a limit in a table, as far as they were read.
+#[derive(Default)]
+pub(crate) struct LimitFields {
+    count: Option<u32>,
+    per: Option<Per>,
+    algorithm: Option<Algorithm>,
+    /// Serialized limits have a burst only for token buckets. Other formats may write null.
+    #[expect(clippy::option_option, reason = "absent, null, or a number")]
+    burst: Option<Option<u32>>,
+    #[cfg(feature = "calendar")]
+    unit: Option<String>,
+    #[cfg(feature = "calendar")]
+    parts: parse::CalendarParts,
+}
+
+impl LimitFields {
+    #[cfg(not(feature = "calendar"))]
+    pub(crate) const NAMES: &[&str] = &["count", "per", "algorithm", "burst"];
+    #[cfg(feature = "calendar")]
+    pub(crate) const NAMES: &[&str] =
+        &["count", "per", "algorithm", "burst", "calendar", "zone", "week_starts", "starts_on"];
+
+    /// Reads the value of a field. Returns false if a limit has no field of this name.
+    pub(crate) fn read<'de, A: MapAccess<'de>>(&mut self, name: &str, map: &mut A) -> Result<bool, A::Error> {
+        fn set<'de, T: Deserialize<'de>, A: MapAccess<'de>>(
+            slot: &mut Option<T>,
+            name: &'static str,
+            map: &mut A,
+        ) -> Result<bool, A::Error> {
+            if slot.replace(map.next_value()?).is_some() { Err(Error::duplicate_field(name)) } else { Ok(true) }
+        }
+
+        match name {
+            "count" => set(&mut self.count, "count", map),
+            "per" => set(&mut self.per, "per", map),
+            "algorithm" => set(&mut self.algorithm, "algorithm", map),
+            "burst" => set(&mut self.burst, "burst", map),
             #[cfg(feature = "calendar")]
-            "calendar" => set(&mut unit, "calendar", map.next_value::<String>()?)?,
+            "calendar" => set(&mut self.unit, "calendar", map),
             #[cfg(feature = "calendar")]
-            "zone" => set(&mut parts.zone, "zone", map.next_value::<String>()?)?,
+            "zone" => set(&mut self.parts.zone, "zone", map),
             #[cfg(feature = "calendar")]
-            "week_starts" => set(&mut parts.week_starts, "week_starts", map.next_value::<String>()?)?,
+            "week_starts" => set(&mut self.parts.week_starts, "week_starts", map),
             #[cfg(feature = "calendar")]
-            "starts_on" => set(&mut parts.starts_on, "starts_on", map.next_value::<u8>()?)?,
+            "starts_on" => set(&mut self.parts.starts_on, "starts_on", map),
             #[cfg(not(feature = "calendar"))]
-            "calendar" => return Err(Error::custom(parse::NO_CALENDARS)),
-            other => return Err(Error::unknown_field(other, FIELDS)),
+            "calendar" => Err(Error::custom(parse::NO_CALENDARS)),
+            _ => Ok(false),
         }
     }
-    let count = count.ok_or_else(|| Error::missing_field("count"))?;
-    #[cfg(feature = "calendar")]
-    if let Some(unit) = unit {
-        if per.is_some() {
-            return Err(Error::custom("a limit has a `per` or a `calendar`: leave out one of them"));
+
+    /// The limit of the fields.
+    pub(crate) fn finish<E: Error>(self) -> Result<Limit, E> {
+        let count = self.count.ok_or_else(|| E::missing_field("count"))?;
+        #[cfg(feature = "calendar")]
+        if let Some(unit) = self.unit {
+            if self.per.is_some() {
+                return Err(E::custom("a limit has a `per` or a `calendar`: leave out one of them"));
+            }
+            let is_fixed = self.algorithm.is_none_or(|algorithm| algorithm == Algorithm::FixedWindow);
+            if !is_fixed || self.burst.flatten().is_some() {
+                return Err(E::custom("a calendar limit is a `fixed_window`, without `burst`"));
+            }
+            return self.parts.limit(count, &unit).map_err(E::custom);
         }
-        if algorithm.is_some_and(|algorithm| algorithm != Algorithm::FixedWindow) || burst.flatten().is_some() {
-            return Err(Error::custom("a calendar limit is a `fixed_window`, without `burst`"));
+        #[cfg(feature = "calendar")]
+        if let Some(name) = self.parts.first_given() {
+            return Err(E::custom(format!("`{name}` is for a calendar: add `calendar`, or leave `{name}` out")));
         }
-        return parts.limit(count, &unit).map_err(Error::custom);
+        let Per(per) = self.per.ok_or_else(|| E::missing_field("per"))?;
+        let algorithm = self.algorithm.unwrap_or_default();
+        let limit = Limit::try_new(count, per).map_err(E::custom)?.with_algorithm(algorithm);
+        match self.burst.flatten() {
+            Some(burst) => limit.try_with_burst(burst).map_err(E::custom),
+            None => Ok(limit),
+        }
     }
-    #[cfg(feature = "calendar")]
-    if let Some(name) = parts.first_given() {
-        return Err(Error::custom(format!("`{name}` is for a calendar: add `calendar`, or leave `{name}` out")));
-    }
-    let per = per.ok_or_else(|| Error::missing_field("per"))?;
-    let limit = Limit::try_new(count, per).map_err(Error::custom)?.with_algorithm(algorithm.unwrap_or_default());
-    match burst.flatten() {
-        Some(burst) => limit.try_with_burst(burst).map_err(Error::custom),
-        None => Ok(limit),
+
+    /// Whether no field was read.
+    #[cfg(feature = "configuration")]
+    pub(crate) fn is_empty(&self) -> bool {
+        #[cfg(feature = "calendar")]
+        if self.unit.is_some() || self.parts.first_given().is_some() {
+            return false;
+        }
+        let LimitFields { count, per, algorithm, burst, .. } = self;
+        count.is_none() && per.is_none() && algorithm.is_none() && burst.is_none()
     }
 }
 

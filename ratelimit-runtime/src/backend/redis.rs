@@ -180,6 +180,21 @@ impl RedisBackend {
     fn client(&self) -> Arc<Owned<Client>> {
         self.shared.clients.get(&self.shared.make)
     }
+
+    /// Runs a script on one key, which returns text behind the byte 1: replies begin with a small
+    /// byte, or their connection is given up. Blocks the thread until the deadline at most.
+    #[cfg(feature = "configuration")]
+    pub(crate) fn eval(&self, script: &str, key: &str, arguments: &[&str]) -> Result<Vec<u8>, BackendError> {
+        let client = self.client();
+        let (connection, deadline) = (Arc::clone(&client.connection), client.until());
+        let mut command = ::redis::cmd("EVAL");
+        command.arg(script).arg(1).arg(key).arg(arguments);
+        let call = async { connection.call(&command, deadline, Mode::Blocking).await };
+        let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
+        let mut answer = answer.unwrap_or_else(|| Err(client.late()))?;
+        answer.drain(..1.min(answer.len()));
+        Ok(answer)
+    }
 }
 
 impl Client {

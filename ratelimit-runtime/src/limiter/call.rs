@@ -297,7 +297,7 @@ impl Call<'_> {
         if self.is_counted() {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, self.key);
-            if self.core.options.dry_run {
+            if self.core.dry_run() {
                 return Ok(self.free());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
@@ -407,7 +407,7 @@ impl Call<'_> {
             self.core.failed();
             self.core.tell_denied(exceeded, self.cost, self.key);
         }
-        if self.core.options.dry_run || self.cost == 0 {
+        if self.core.dry_run() || self.cost == 0 {
             return Ok(decision);
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use arc_swap::{ArcSwap, Guard as Guarded};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard as Guarded};
 use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
@@ -85,6 +85,15 @@ pub(crate) struct Core {
     fingerprint: Fingerprint,
     /// What a call returns decides whether its permits come back, in other processes too.
     gives_back: AtomicBool,
+    /// Calls are decided and counted, but not denied.
+    dry_run: AtomicBool,
+    /// Whether calls take neither the fast path nor the next one: the limiter is off, or it tries
+    /// limits.
+    is_special: AtomicBool,
+    /// All calls are admitted, and not counted.
+    is_off: AtomicBool,
+    /// Limits that are tried: they decide and count each call, and deny none.
+    tried: ArcSwapOption<Tried>,
     pub(super) options: Options,
     backend: OnceCell<SharedBackend>,
     /// Buckets in the process's own memory: all of them, or the ones that take over if a backend
@@ -105,6 +114,30 @@ pub(crate) struct Core {
     /// Calls that gave up while they waited.
     abandoned: AtomicU64,
     watch: Watch,
+}
+
+/// What configuration sets of a limiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The limits that apply; `None` for those written down.
+    pub(crate) limits: Option<Vec<Limit>>,
+    /// Limits that decide and count each call, and deny none.
+    pub(crate) tried: Vec<Limit>,
+    /// Whether calls are only counted; `None` as written.
+    pub(crate) dry_run: Option<bool>,
+    /// Whether calls are limited at all.
+    pub(crate) enabled: bool,
+}
+
+/// Limits that are tried.
+pub(crate) struct Tried {
+    limits: Vec<Limit>,
+    /// Made at the first call.
+    core: OnceCell<Arc<Core>>,
+}
+
+impl Settings {
+    pub(crate) const AS_WRITTEN: Settings = Settings { limits: None, tried: Vec::new(), dry_run: None, enabled: true };
 }
 
 /// Where a call is decided, and by which clock.
@@ -252,6 +285,10 @@ impl Core {
             reads_per,
             reads_count,
             replaced: AtomicBool::new(false),
+            dry_run: AtomicBool::new(options.dry_run),
+            is_special: AtomicBool::new(false),
+            is_off: AtomicBool::new(false),
+            tried: ArcSwapOption::empty(),
             options,
             backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
             local: OnceCell::new(),
@@ -319,6 +356,7 @@ impl Core {
         let _replacing = self.replacing.lock();
         Some(self.each.get_or_init(|| {
             let each = Each::of(self);
+            each.cores().for_each(|part| part.follow(self));
             if self.replaced.load(Ordering::Acquire) {
                 each.replace_limits(&self.limits());
             }
@@ -352,6 +390,22 @@ impl Core {
 
     pub(crate) fn limits(&self) -> Vec<Limit> {
         self.with_rules(None, |rules| rules.iter().map(|rule| rule.limit).collect())
+    }
+
+    /// The limits as written, by which another process can name the buckets; `None` if a period is
+    /// read at each call.
+    #[cfg(all(feature = "configuration", feature = "redis"))]
+    pub(crate) fn written_limits(&self) -> Option<Vec<Limit>> {
+        (self.reads_per == 0).then(|| self.rules.iter().map(|rule| rule.limit).collect())
+    }
+
+    /// Whether its buckets are in this backend, as far as it was used.
+    #[cfg(all(feature = "configuration", feature = "redis"))]
+    pub(crate) fn is_on(&self, identity: &crate::backend::Identity) -> bool {
+        match self.target(Switches::load()) {
+            Target::Memory(_) => false,
+            Target::Remote(guard) => guard.is_of(identity),
+        }
     }
 
     pub(crate) fn options(&self) -> &Options {
@@ -431,7 +485,7 @@ impl Core {
     #[inline]
     pub(super) fn tell_denied(&self, exceeded: impl FnOnce() -> RateLimitExceeded, cost: u32, key: ShownKey<'_>) {
         if observe::wants_denials() {
-            observe::denied(&exceeded(), cost, self.options.dry_run, key);
+            observe::denied(&exceeded(), cost, self.dry_run(), key);
         }
     }
 
@@ -457,6 +511,94 @@ impl Core {
         self.replaced.store(true, Ordering::Release);
         self.path.store(SLOW, Ordering::Release);
         self.limits_hash.store(fingerprint::of_limits(limits), Ordering::Release);
+    }
+
+    /// Whether calls are only counted and never denied.
+    #[inline]
+    pub(crate) fn dry_run(&self) -> bool {
+        self.dry_run.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls are admitted at once and not counted: all limits of the process are off, or
+    /// this limiter is.
+    pub(super) fn is_off(&self, switches: Switches) -> bool {
+        switches.has(Switch::Disabled) || !self.is_enabled()
+    }
+
+    /// Whether the limiter is on; see [`Settings::enabled`].
+    pub(crate) fn is_enabled(&self) -> bool {
+        !self.is_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls must be [started](super::Call::start) to be decided.
+    #[inline]
+    pub(super) fn is_special(&self) -> bool {
+        self.is_special.load(Ordering::Relaxed)
+    }
+
+    /// The limits that are tried, as a limiter of their own.
+    pub(super) fn tried(&self) -> Option<Arc<Core>> {
+        let tried = if self.is_special() { self.tried.load_full() } else { None }?;
+        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(tried.limits.clone())))))
+    }
+
+    /// Applies settings whose limits are already checked. The caller must then wake waiting calls,
+    /// and drop the result, both without holding a lock.
+    pub(crate) fn configure(&self, settings: &Settings) -> Option<Arc<Tried>> {
+        match &settings.limits {
+            Some(limits) => self.replace_limits(limits),
+            None if self.replaced.load(Ordering::Acquire) => {
+                let written: Vec<Limit> = self.rules.iter().map(|rule| rule.limit).collect();
+                self.replace_limits(&written);
+            }
+            None => {}
+        }
+        let before = self.tried.load_full();
+        let tried = if settings.tried.is_empty() {
+            None
+        } else if let Some(before) = before.filter(|before| before.limits == settings.tried) {
+            Some(before)
+        } else {
+            Some(Arc::new(Tried { limits: settings.tried.clone(), core: OnceCell::new() }))
+        };
+        let is_special = tried.is_some() || !settings.enabled;
+        self.dry_run.store(settings.dry_run.unwrap_or(self.options.dry_run), Ordering::Relaxed);
+        self.is_off.store(!settings.enabled, Ordering::Relaxed);
+        for part in self.made_each().into_iter().flat_map(Each::cores) {
+            part.follow(self);
+        }
+        let before = self.tried.swap(tried);
+        self.is_special.store(is_special, Ordering::Release);
+        if is_special {
+            self.path.store(SLOW, Ordering::Release);
+        }
+        before
+    }
+
+    /// Switches a part as the whole limiter is.
+    fn follow(&self, whole: &Core) {
+        self.dry_run.store(whole.dry_run(), Ordering::Relaxed);
+        self.is_off.store(!whole.is_enabled(), Ordering::Relaxed);
+    }
+
+    /// A limiter that tries these limits in this process's memory.
+    fn trying(&self, limits: Vec<Limit>) -> Resolved {
+        Resolved {
+            name: Name::Shared(format!("{} (dry run)", self.name()).into()),
+            named: true,
+            groups: vec![0; limits.len()],
+            limits,
+            reads_per: 0,
+            reads_count: 0,
+            options: Options {
+                backend: BackendChoice::Memory,
+                dry_run: true,
+                backoff: None,
+                location: self.options.location,
+                ..self.options
+            },
+            backend: None,
+        }
     }
 
     /// Makes waiting calls look again, because limits have changed or no longer apply.

@@ -19,7 +19,7 @@ use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::observe::{self, KeyText};
-use crate::switches::{Switch, Switches};
+use crate::switches::Switches;
 
 /// What the limits in memory are asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,7 +134,7 @@ impl<'a> Call<'a> {
     /// because its denial would be an offence.
     #[inline]
     fn may_wait(&self) -> Option<bool> {
-        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        let may_wait = self.wait != Wait::No && !self.core.dry_run();
         (!may_wait || self.core.backoff().is_none()).then_some(may_wait)
     }
 
@@ -227,7 +227,8 @@ impl<'a> Call<'a> {
     /// keys that are held.
     #[inline]
     fn memory(&self) -> Option<&'a Arc<Store>> {
-        if Switches::load().are_off_but_holds() { self.core.memory() } else { None }
+        let is_usual = Switches::load().are_off_but_holds() && !self.core.is_special();
+        if is_usual { self.core.memory() } else { None }
     }
 
     #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
@@ -313,11 +314,17 @@ impl<'a> Call<'a> {
     #[inline(never)]
     fn start_anywhere<K: RateLimitKey>(self, key: &K) -> Started {
         let switches = Switches::load();
-        if switches.has(Switch::Disabled) {
+        if self.core.is_off(switches) {
             return Started::Done(Ok(self.free()));
         }
+        if let Some(tried) = self.core.tried()
+            && !self.peek
+        {
+            // Never denies, and is decided at once: it is in memory and in a dry run.
+            let _ = Call { core: &tried, limits: None, wait: Wait::No, ..self }.start(key);
+        }
         // In a dry run, a call that would have to wait counts as denied, and runs at once.
-        let wait = if self.core.options.dry_run { Wait::No } else { self.wait };
+        let wait = if self.core.dry_run() { Wait::No } else { self.wait };
         let text = KeyText::of(key);
         let call = Call { wait, key: text.shown(), ..self };
         let venue = call.core.venue(switches, call.is_async);

@@ -310,7 +310,7 @@ fn admitted(core: &Core) -> Packed {
 fn denied(core: &Core, until: u64, left: Option<Left>, now: Now) -> Packed {
     // A denial that ends within this reading of the clock does not count yet, and in a dry run the
     // call runs. The slow path handles both; such a denial has changed nothing.
-    if until <= now.latest || left.is_none() && core.options.dry_run {
+    if until <= now.latest || left.is_none() && core.dry_run() {
         return Packed::NOTHING;
     }
     if let Some(left) = left {

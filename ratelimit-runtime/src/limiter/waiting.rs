@@ -17,7 +17,7 @@ use crate::error::RateLimitExceeded;
 use crate::guard::queue::{self as before_backend, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
 use crate::queue::Limits;
-use crate::switches::{Switch, Switches};
+use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
 use crate::timer::{self, Alarm};
@@ -128,7 +128,8 @@ impl Waiting {
     /// The outcome, if there is one yet; otherwise until when to wait at most.
     fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let now = self.timing.now();
-        if Switches::load().has(Switch::Disabled) {
+        // In a dry run no call waits, also if it has begun to before.
+        if self.call.core.is_off(Switches::load()) || self.call.core.dry_run() {
             self.leave();
             return Ok(Ok(self.call.call().free()));
         }

@@ -26,6 +26,8 @@ const TRACKED_KEYS: &str = "ratelimit_tracked_keys";
 const EVICTED_KEYS: &str = "ratelimit_evicted_keys_total";
 const LATENCY: &str = "ratelimit_backend_latency_seconds";
 const BREAKER: &str = "ratelimit_breaker_state";
+#[cfg(feature = "configuration")]
+const CONFIGURATION: &str = "ratelimit_configuration_failing";
 
 static METADATA: Metadata<'static> = Metadata::new("ratelimit", Level::INFO, Some(module_path!()));
 
@@ -259,6 +261,11 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
     report(|| gauge!(BREAKER, "backend" => kind).set(state));
 }
 
+#[cfg(feature = "configuration")]
+pub(super) fn configured(is_failing: bool) {
+    report(|| gauge!(CONFIGURATION).set(i32::from(is_failing)));
+}
+
 fn describe(recorder: &dyn Recorder) {
     let name = KeyName::from_const_str;
     let text = SharedString::const_str;
@@ -278,4 +285,6 @@ fn describe(recorder: &dyn Recorder) {
         None,
         text("0: the backend works, 1: it is tried again, 2: it fails and is not asked."),
     );
+    #[cfg(feature = "configuration")]
+    recorder.describe_gauge(name(CONFIGURATION), None, text("1 while a changed document of limits cannot be applied."));
 }

@@ -1,7 +1,18 @@
 //! Events and metrics of the circuit breaker and of backend decisions.
 
+#[cfg(feature = "tracing")]
+use std::fmt::{self, Write as _};
+#[cfg(feature = "tracing")]
+use std::sync::{Arc, Mutex};
 #[cfg(feature = "metrics")]
 use std::time::Duration;
+
+#[cfg(feature = "tracing")]
+use tracing::field::{Field, Visit};
+#[cfg(feature = "tracing")]
+use tracing::span::{Attributes, Id, Record};
+#[cfg(feature = "tracing")]
+use tracing::{Event, Level, Metadata, Subscriber};
 
 #[cfg(feature = "metrics")]
 use super::backend_decided;
@@ -12,55 +23,61 @@ fn timeout() -> BackendError {
     BackendError::new(BackendErrorKind::Timeout, "no answer from redis://cache:6379 within 100ms")
 }
 
+/// Level and fields of each event, without debug events.
+#[cfg(feature = "tracing")]
+#[derive(Clone, Default)]
+pub(crate) struct Log(Arc<Mutex<Vec<String>>>);
+
+#[cfg(feature = "tracing")]
+impl Log {
+    /// The events that `f` causes on this thread.
+    pub(crate) fn of(f: impl FnOnce()) -> Vec<String> {
+        let log = Log::default();
+        tracing::dispatcher::with_default(&log.clone().into(), f);
+        std::mem::take(&mut *log.0.lock().unwrap())
+    }
+}
+
+#[cfg(feature = "tracing")]
+impl Subscriber for Log {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::INFO
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line(event.metadata().level().to_string());
+        event.record(&mut line);
+        self.0.lock().unwrap().push(line.0);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+#[cfg(feature = "tracing")]
+struct Line(String);
+
+#[cfg(feature = "tracing")]
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        write!(self.0, " {field}={value:?}").unwrap();
+    }
+}
+
 #[cfg(feature = "tracing")]
 #[test]
 fn failure_and_recovery_are_reported_once_each() {
-    use std::fmt::{self, Write};
-    use std::sync::{Arc, Mutex};
-
-    use tracing::field::{Field, Visit};
-    use tracing::span::{Attributes, Id, Record};
-    use tracing::{Event, Level, Metadata, Subscriber};
-
-    /// Level and fields of each event, without debug events.
-    #[derive(Clone, Default)]
-    struct Log(Arc<Mutex<Vec<String>>>);
-
-    struct Line(String);
-
-    impl Visit for Line {
-        fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-            write!(self.0, " {field}={value:?}").unwrap();
-        }
-    }
-
-    impl Subscriber for Log {
-        fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-            *metadata.level() <= Level::INFO
-        }
-
-        fn new_span(&self, _: &Attributes<'_>) -> Id {
-            Id::from_u64(1)
-        }
-
-        fn record(&self, _: &Id, _: &Record<'_>) {}
-
-        fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-        fn event(&self, event: &Event<'_>) {
-            let mut line = Line(event.metadata().level().to_string());
-            event.record(&mut line);
-            self.0.lock().unwrap().push(line.0);
-        }
-
-        fn enter(&self, _: &Id) {}
-
-        fn exit(&self, _: &Id) {}
-    }
-
-    let log = Log::default();
     let error = timeout();
-    tracing::dispatcher::with_default(&log.clone().into(), || {
+    let log = Log::of(|| {
         for _ in 0..2 {
             breaker_changed("test", BreakerState::Closed, None);
             for _ in 0..3 {
@@ -70,7 +87,6 @@ fn failure_and_recovery_are_reported_once_each() {
             breaker_changed("test", BreakerState::Closed, None);
         }
     });
-    let log = log.0.lock().unwrap();
     let [fails, works, fails_again, works_again] = &log[..] else { panic!("{log:?}") };
     assert!(fails.starts_with("WARN ") && fails.contains("backend=\"test\""), "{fails}");
     assert!(fails.contains("error=no answer from redis://cache:6379 within 100ms"), "{fails}");

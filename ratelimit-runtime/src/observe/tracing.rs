@@ -66,6 +66,17 @@ pub(super) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
     );
 }
 
+#[cfg(feature = "configuration")]
+pub(super) fn configured(error: Option<&dyn std::error::Error>) {
+    report(|| {
+        if let Some(error) = error {
+            warn!(target: TARGET, %error, "rate limits cannot be configured: all limits stay as they are");
+        } else {
+            info!(target: TARGET, "rate limits are configured anew");
+        }
+    });
+}
+
 /// Kinds of backends whose failure has been reported.
 static FAILING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 

@@ -35,7 +35,7 @@ use crate::keys::RateLimitKeys;
 use crate::keys::sealed::Visit;
 use crate::limit::Limit;
 use crate::observe::KeyText;
-use crate::switches::{Switch, Switches};
+use crate::switches::Switches;
 
 /// How often a call that waits through a backend waits for another bucket, before it is denied.
 const ROUNDS: u32 = 4;
@@ -220,10 +220,10 @@ impl<'a> Call<'a> {
     /// changed then.
     #[inline]
     pub(crate) fn each_at_once<K: RateLimitKeys>(&self, keys: &K) -> Option<Result<(), RateLimitExceeded>> {
-        if !Switches::load().are_off() || self.limits.is_some() {
+        if !Switches::load().are_off() || self.core.is_special() || self.limits.is_some() {
             return None;
         }
-        let may_wait = self.wait != Wait::No && !self.core.options.dry_run;
+        let may_wait = self.wait != Wait::No && !self.core.dry_run();
         if may_wait && self.core.backoff().is_some() {
             return None;
         }
@@ -276,11 +276,11 @@ impl<'a> Call<'a> {
 
     fn start_with<K: RateLimitKeys>(self, each: &Each, keys: &K) -> Started {
         let switches = Switches::load();
-        if switches.has(Switch::Disabled) {
+        if self.core.is_off(switches) {
             return Started::Done(Ok(self.free()));
         }
         // In a dry run, a call that would have to wait counts as denied, and runs at once.
-        let wait = if self.core.options.dry_run { Wait::No } else { self.wait };
+        let wait = if self.core.dry_run() { Wait::No } else { self.wait };
         let text = KeyText::of(keys);
         let call = Call { wait, key: text.shown(), ..self };
         let mut cached = Cached { call, each, found: None };
@@ -397,7 +397,7 @@ impl<'a> Call<'a> {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, text.shown());
         }
-        if self.core.options.dry_run { Ok(decision) } else { Err(exceeded()) }
+        if self.core.dry_run() { Ok(decision) } else { Err(exceeded()) }
     }
 }
 

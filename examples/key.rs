@@ -1,0 +1,187 @@
+//! Keys typed in a terminal.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ratelimit_runtime::{KeyWriter, RateLimitKey};
+
+/// A key as typed: `u64:42`, `str:ann`, `ip:203.0.113.9`, `none`, `some:str:ann`, or several in
+/// parentheses, `(str:ann,u8:1)`. `()` is the bucket of all calls.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// `()`
+    All,
+    /// `str:ann`. In a tuple, `,`, `(`, `)` and `\` are written behind a `\`.
+    Text(String),
+    /// `bool:true`
+    Bool(bool),
+    /// `u64:42`
+    U64(u64),
+    /// `u32:42`
+    U32(u32),
+    /// `u16:42`
+    U16(u16),
+    /// `u8:42`
+    U8(u8),
+    /// `usize:42`
+    Usize(usize),
+    /// `i64:-42`
+    I64(i64),
+    /// `i32:-42`
+    I32(i32),
+    /// `ip:203.0.113.9`
+    Ip(IpAddr),
+    /// `none`
+    None,
+    /// `some:str:ann`
+    Some(Box<Key>),
+    /// `(str:ann,u8:1)`
+    Tuple(Vec<Key>),
+}
+
+impl FromStr for Key {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Key, String> {
+        let text = text.trim();
+        if let Some(inner) = text.strip_prefix('(').and_then(|rest| rest.strip_suffix(')')) {
+            if inner.trim().is_empty() {
+                return Ok(Key::All);
+            }
+            let parts: Result<Vec<Key>, String> = parts(inner)?.iter().map(|part| part.parse()).collect();
+            return match parts? {
+                parts if parts.len() <= 4 => Ok(Key::Tuple(parts)),
+                _ => Err("a tuple has at most four keys here".to_owned()),
+            };
+        }
+        if text == "none" {
+            return Ok(Key::None);
+        }
+        let (kind, value) =
+            text.split_once(':').ok_or_else(|| format!("`{text}` has no type: write for example `str:{text}`"))?;
+        Ok(match kind {
+            "str" => Key::Text(unescaped(value)),
+            "bool" => Key::Bool(number(kind, value)?),
+            "u64" => Key::U64(number(kind, value)?),
+            "u32" => Key::U32(number(kind, value)?),
+            "u16" => Key::U16(number(kind, value)?),
+            "u8" => Key::U8(number(kind, value)?),
+            "usize" => Key::Usize(number(kind, value)?),
+            "i64" => Key::I64(number(kind, value)?),
+            "i32" => Key::I32(number(kind, value)?),
+            "ip" => Key::Ip(number(kind, value)?),
+            "some" => Key::Some(Box::new(value.parse()?)),
+            _ => {
+                return Err(format!(
+                    "`{kind}` is no type of a key: u8, u16, u32, u64, usize, i32, i64, bool, str, ip, some"
+                ));
+            }
+        })
+    }
+}
+
+fn number<T: FromStr>(kind: &str, value: &str) -> Result<T, String> {
+    value.parse().map_err(|_| format!("`{value}` is no `{kind}`"))
+}
+
+/// The parts of a tuple: at the commas outside of inner parentheses.
+fn parts(text: &str) -> Result<Vec<String>, String> {
+    let (mut parts, mut depth, mut is_escaped) = (vec![String::new()], 0_usize, false);
+    for character in text.chars() {
+        match character {
+            _ if is_escaped => is_escaped = false,
+            '\\' => is_escaped = true,
+            '(' => depth += 1,
+            ')' => depth = depth.checked_sub(1).ok_or_else(|| format!("a `)` too many in `{text}`"))?,
+            ',' if depth == 0 => {
+                parts.push(String::new());
+                continue;
+            }
+            _ => {}
+        }
+        if let Some(part) = parts.last_mut() {
+            part.push(character);
+        }
+    }
+    if depth > 0 { Err(format!("a `)` is missing in `{text}`")) } else { Ok(parts) }
+}
+
+fn unescaped(text: &str) -> String {
+    let (mut plain, mut is_escaped) = (String::new(), false);
+    for character in text.chars() {
+        if character == '\\' && !is_escaped {
+            is_escaped = true;
+        } else {
+            plain.push(character);
+            is_escaped = false;
+        }
+    }
+    plain
+}
+
+impl RateLimitKey for Key {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        match self {
+            Key::All => ().write_to(writer),
+            Key::Text(text) => text.write_to(writer),
+            Key::Bool(value) => value.write_to(writer),
+            Key::U64(number) => number.write_to(writer),
+            Key::U32(number) => number.write_to(writer),
+            Key::U16(number) => number.write_to(writer),
+            Key::U8(number) => number.write_to(writer),
+            Key::Usize(number) => number.write_to(writer),
+            Key::I64(number) => number.write_to(writer),
+            Key::I32(number) => number.write_to(writer),
+            Key::Ip(address) => address.write_to(writer),
+            Key::None => None::<u8>.write_to(writer),
+            Key::Some(key) => Some(&**key).write_to(writer),
+            Key::Tuple(keys) => match &keys[..] {
+                [a] => (a,).write_to(writer),
+                [a, b] => (a, b).write_to(writer),
+                [a, b, c] => (a, b, c).write_to(writer),
+                [a, b, c, d] => (a, b, c, d).write_to(writer),
+                // Not made by `from_str`.
+                _ => {}
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ratelimit_runtime::{Limit, RateLimiter};
+
+    use super::*;
+
+    #[test]
+    fn a_typed_key_is_the_key_of_the_code() {
+        fn same(typed: &str, key: impl RateLimitKey) {
+            let limiter = RateLimiter::builder("typed").limit(Limit::per_day(1)).build().unwrap();
+            limiter.reset(&key).unwrap();
+            limiter.check(&key, 1).unwrap();
+            let typed: Key = typed.parse().unwrap();
+            assert_eq!(limiter.peek(&typed, 0).unwrap().remaining(), 0, "{typed:?}");
+        }
+        same("u64:42", 42_u64);
+        same("i32:-42", -42);
+        same("str:ann", "ann");
+        same("str:", "");
+        same("ip:203.0.113.9", "203.0.113.9".parse::<IpAddr>().unwrap());
+        same("(str:ann,u8:1)", ("ann", 1_u8));
+        same("(str:a\\,b\\),some:(bool:true,none))", ("a,b)", Some((true, None::<u8>))));
+    }
+
+    #[test]
+    fn a_mistyped_key_says_what_to_write() {
+        for (typed, message) in [
+            ("ann", "`ann` has no type: write for example `str:ann`"),
+            ("u8:256", "`256` is no `u8`"),
+            ("uuid:1", "`uuid` is no type of a key"),
+            ("((str:a)", "a `)` is missing"),
+            ("(str:a))", "a `)` too many"),
+        ] {
+            let told = typed.parse::<Key>().unwrap_err();
+            assert!(told.contains(message), "{typed}: {told}");
+        }
+    }
+}

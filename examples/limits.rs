@@ -1,0 +1,127 @@
+//! Looks at the limits of a fleet and changes them, from a terminal.
+//!
+//! ```console
+//! $ cargo run --example limits -- show
+//! $ cargo run --example limits -- set search 200/1m
+//! $ cargo run --example limits -- push limits.toml
+//! $ cargo run --example limits -- peek login u64:42
+//! $ cargo run --example limits -- reset login '(str:ann,u8:1)'
+//! ```
+//!
+//! The server is that of the environment (`REDIS_URL`, ..). The processes of the fleet call
+//! `RedisBackend::watch_configuration`: they follow the document that `set` and `push` write, and
+//! publish the limiters that `show` lists.
+
+use std::error::Error;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use ratelimit_examples::key::Key;
+use ratelimit_runtime::{
+    BackendError, Configuration, Limit, OnBackendError, RateLimiter, RateLimiterBuilder, RedisBackend,
+};
+use serde_json::{Map, Value, json};
+
+/// Somebody at a terminal waits longer than a request can.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Looks at the limits of a fleet and changes them.
+#[derive(Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Lists the limiters of all processes, and the shared document.
+    Show,
+    /// Sets the limits of a limiter in the shared document, such as `200/1m`.
+    Set {
+        limiter: String,
+        #[arg(required = true)]
+        limits: Vec<Limit>,
+    },
+    /// Replaces the shared document by a file in TOML or JSON.
+    Push { file: std::path::PathBuf },
+    /// Tells what a key has left.
+    Peek { limiter: String, key: Key },
+    /// Forgets what a key has taken.
+    Reset { limiter: String, key: Key },
+}
+
+fn main() -> ExitCode {
+    match RedisBackend::builder()
+        .timeout(TIMEOUT)
+        .build()
+        .map_err(Into::into)
+        .and_then(|redis| run(&redis, Arguments::parse().command))
+    {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("limits: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
+    match command {
+        Command::Show => show(redis)?,
+        Command::Set { limiter, limits } => set(redis, &limiter, &limits)?,
+        Command::Push { file } => {
+            Configuration::read(&file)?;
+            let (before, after) = (redis.configuration()?, std::fs::read_to_string(&file)?);
+            replace(redis, &before, &after)?;
+        }
+        Command::Peek { limiter, key } => match found(redis, &limiter)?.peek(key, 0) {
+            Ok(left) => println!("{} left of {}", left.remaining(), left.limit()),
+            Err(exceeded) => println!("{exceeded}"),
+        },
+        Command::Reset { limiter, key } => found(redis, &limiter)?.reset(key)?,
+    }
+    Ok(())
+}
+
+fn show(redis: &RedisBackend) -> Result<(), BackendError> {
+    for limiter in redis.published()? {
+        let limits: Vec<String> = limiter.limits.iter().map(ToString::to_string).collect();
+        println!("{}: {}", limiter.name, limits.join(", "));
+    }
+    let document = redis.configuration()?;
+    if !document.is_empty() {
+        println!("\n{document}");
+    }
+    Ok(())
+}
+
+/// Changes one line of the document.
+fn set(redis: &RedisBackend, limiter: &str, limits: &[Limit]) -> Result<(), Box<dyn Error>> {
+    let before = redis.configuration()?;
+    let mut document: Map<String, Value> = match before.trim() {
+        "" => Map::new(),
+        json => serde_json::from_str(json).map_err(|_| "the shared document is TOML: edit your file, and `push` it")?,
+    };
+    let limits: Vec<String> = limits.iter().map(ToString::to_string).collect();
+    document.insert(limiter.to_owned(), json!(limits));
+    replace(redis, &before, &serde_json::to_string_pretty(&document)?)
+}
+
+fn replace(redis: &RedisBackend, before: &str, after: &str) -> Result<(), Box<dyn Error>> {
+    if redis.replace_configuration(before, after)? {
+        Ok(())
+    } else {
+        Err("somebody else has just changed the document: look at it, and try again".into())
+    }
+}
+
+/// A handle of a limiter that a process of the fleet has published.
+fn found(redis: &RedisBackend, name: &str) -> Result<RateLimiter, Box<dyn Error>> {
+    let published = redis.published()?.into_iter().find(|limiter| limiter.name == name);
+    let published = published.ok_or_else(|| format!("no process has published a limiter `{name}`"))?;
+    let builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
+    let limiter = published.written.into_iter().fold(builder, RateLimiterBuilder::limit).build()?;
+    limiter.set_limits(&published.limits)?;
+    Ok(limiter)
+}

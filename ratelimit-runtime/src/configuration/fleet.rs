@@ -1,0 +1,159 @@
+//! One document for all processes, under a key in Redis, and the limiters that they publish beside
+//! it.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::watch::{self, Seen};
+use super::{Configuration, ConfigurationError, ConfigurationWatch};
+use crate::backend::Backend as _;
+use crate::backend::redis::RedisBackend;
+use crate::error::BackendError;
+use crate::limit::Limit;
+use crate::registry;
+
+/// The key of the document.
+const DOCUMENT: &str = "rl:1:configuration";
+/// The key of a hash: a limiter's name, and its limits as JSON.
+const LIMITERS: &str = "rl:1:limiters";
+
+const READ: &str = "return '\\1' .. (redis.call('GET', KEYS[1]) or '')";
+const REPLACE: &str = "if (redis.call('GET', KEYS[1]) or '') ~= ARGV[1] then return '\\1changed' end \
+                       redis.call('SET', KEYS[1], ARGV[2]) return '\\1'";
+const PUBLISH: &str =
+    "redis.call('HSET', KEYS[1], unpack(ARGV)) redis.call('PEXPIRE', KEYS[1], 604800000) return '\\1'";
+const PUBLISHED: &str = "return '\\1' .. cjson.encode(redis.call('HGETALL', KEYS[1]))";
+
+/// The hash of limiters expires a week after a process published last. Each does so this often.
+const PUBLISH_EVERY: Duration = Duration::from_secs(3_600);
+
+/// The most limiters that one command publishes.
+const AT_ONCE: usize = 100;
+
+/// A limiter that a process of the fleet has published; see [`RedisBackend::published`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PublishedLimiter {
+    /// The limiter's name.
+    pub name: String,
+    /// Its limits as written. Their algorithms and periods are part of the names of its buckets.
+    pub written: Vec<Limit>,
+    /// The limits that applied when it was published.
+    pub limits: Vec<Limit>,
+}
+
+/// Configuration of a fleet, with the feature `configuration`.
+impl RedisBackend {
+    /// Applies the document that all processes share, and again whenever it changes, which is
+    /// looked at every `every` (a few seconds). So one command changes a limit everywhere.
+    ///
+    /// The document is a string under the key `rl:1:configuration`, in JSON if it begins with `{`,
+    /// else in TOML; no key is an empty document. [`replace_configuration`] writes it. A document
+    /// that cannot be read or has a mistake changes no limit, and is reported as
+    /// [`Configuration::watch`] does, also when it is so from the start.
+    ///
+    /// Also publishes the limiters of this process that have their buckets in this backend, for
+    /// [`published`](RedisBackend::published). The user needs `+eval +get +hset +pexpire` on
+    /// `~rl:*`.
+    ///
+    /// [`replace_configuration`]: RedisBackend::replace_configuration
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] if no thread can be started.
+    pub fn watch_configuration(&self, every: Duration) -> Result<ConfigurationWatch, ConfigurationError> {
+        let mut seen = Seen::nothing();
+        seen.look(self.look(), parsed);
+        let (backend, mut published) = (self.clone(), Published::default());
+        watch::start(every, seen, parsed, move || {
+            published.publish(&backend);
+            backend.look()
+        })
+    }
+
+    /// The document that all processes share; empty if there is none.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the server fails.
+    pub fn configuration(&self) -> Result<String, BackendError> {
+        Ok(String::from_utf8_lossy(&self.eval(READ, DOCUMENT, &[])?).into_owned())
+    }
+
+    /// Replaces the document that all processes share. Returns whether it was replaced: not if it
+    /// is no longer `before`, because somebody else has changed it.
+    ///
+    /// ```no_run
+    /// use ratelimit_runtime::RedisBackend;
+    ///
+    /// let redis = RedisBackend::from_env()?;
+    /// let before = redis.configuration()?;
+    /// assert!(redis.replace_configuration(&before, r#"{"search": "200/1m"}"#)?);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConfigurationError`] if `after` has a mistake, or if the server fails.
+    pub fn replace_configuration(&self, before: &str, after: &str) -> Result<bool, ConfigurationError> {
+        parsed(after)?;
+        let answer = self.eval(REPLACE, DOCUMENT, &[before, after]);
+        answer.map(|answer| answer.is_empty()).map_err(|error| ConfigurationError::new(error, None))
+    }
+
+    /// The limiters that processes of the fleet have published, by name. A name is forgotten a week
+    /// after the last process has published anything.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the server fails.
+    pub fn published(&self) -> Result<Vec<PublishedLimiter>, BackendError> {
+        let answer = self.eval(PUBLISHED, LIMITERS, &[])?;
+        // What is no such list was written by somebody else.
+        let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
+        let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
+            let [name, limits] = pair else { return None };
+            let [written, limits]: [Vec<Limit>; 2] = serde_json::from_str(limits).ok()?;
+            Some(PublishedLimiter { name: name.clone(), written, limits })
+        };
+        let mut limiters: Vec<_> = fields.chunks(2).filter_map(limiter).collect();
+        limiters.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(limiters)
+    }
+
+    fn look(&self) -> watch::Look {
+        self.configuration().map_err(|error| ConfigurationError::new(error, None).in_source(DOCUMENT))
+    }
+}
+
+fn parsed(text: &str) -> Result<Configuration, ConfigurationError> {
+    let is_json = text.trim_start().starts_with('{');
+    let read = if is_json { Configuration::from_json(text) } else { Configuration::from_toml(text) };
+    read.map_err(|error| error.in_source(DOCUMENT))
+}
+
+/// What this process has published.
+#[derive(Default)]
+struct Published {
+    limiters: BTreeMap<String, String>,
+    at: Option<Instant>,
+}
+
+impl Published {
+    /// Publishes the limiters on this backend, if there are others than before or it is time.
+    fn publish(&mut self, backend: &RedisBackend) {
+        let limiters: BTreeMap<String, String> = registry::all()
+            .iter()
+            .filter(|core| core.is_on(&backend.identity()))
+            .filter_map(|core| {
+                let limits = serde_json::to_string(&[core.written_limits()?, core.limits()]).ok()?;
+                Some((core.name().to_owned(), limits))
+            })
+            .collect();
+        let is_due = self.at.is_none_or(|at| at.elapsed() >= PUBLISH_EVERY);
+        if limiters.is_empty() || self.limiters == limiters && !is_due {
+            return;
+        }
+        let fields: Vec<&str> = limiters.iter().flat_map(|(name, limits)| [name.as_str(), limits.as_str()]).collect();
+        // What cannot be published now is published at the next look.
+        if fields.chunks(2 * AT_ONCE).all(|fields| backend.eval(PUBLISH, LIMITERS, fields).is_ok()) {
+            (self.limiters, self.at) = (limiters, Some(Instant::now()));
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Looks at a source of configuration again and again, on a thread of its own.
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
+
+use super::{Configuration, ConfigurationError};
+use crate::observe;
+
+/// The shortest time between two looks.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Keeps the limits of this process as a document says; see [`Configuration::watch`]. The limits
+/// stay as they are when it is dropped.
+#[derive(Debug)]
+#[must_use = "the document is watched only as long as this is kept"]
+pub struct ConfigurationWatch {
+    /// Its end stops the thread.
+    _stop: mpsc::Sender<()>,
+}
+
+/// What a look at a source has found.
+pub(super) type Look = Result<String, ConfigurationError>;
+
+pub(super) fn read(path: &Path) -> Look {
+    fs::read_to_string(path).map_err(|error| ConfigurationError::new(error, None).in_source(path.display()))
+}
+
+pub(super) fn parsed(path: &Path, text: &str) -> Result<Configuration, ConfigurationError> {
+    let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let read = if is_json { Configuration::from_json(text) } else { Configuration::from_toml(text) };
+    read.map_err(|error| error.in_source(path.display()))
+}
+
+pub(super) fn file(path: &Path, every: Duration) -> Result<ConfigurationWatch, ConfigurationError> {
+    let path = path.to_owned();
+    let first = read(&path)?;
+    parsed(&path, &first)?.apply();
+    let seen = Seen { text: Some(first) };
+    let source = path.clone();
+    start(every, seen, move |text| parsed(&path, text), move || read(&source))
+}
+
+/// Starts the thread, which looks again and again for what differs from what was `seen` already.
+pub(super) fn start(
+    every: Duration,
+    mut seen: Seen,
+    parse: impl Fn(&str) -> Result<Configuration, ConfigurationError> + Send + 'static,
+    mut look: impl FnMut() -> Look + Send + 'static,
+) -> Result<ConfigurationWatch, ConfigurationError> {
+    let (stop, stopped) = mpsc::channel();
+    let watch = move || {
+        while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every.max(SHORTEST)) {
+            seen.look(look(), &parse);
+        }
+    };
+    let thread = thread::Builder::new().name("ratelimit-limits".into()).spawn(watch);
+    thread.map_err(|error| ConfigurationError::new(format_args!("no thread to watch it: {error}"), None))?;
+    Ok(ConfigurationWatch { _stop: stop })
+}
+
+/// What was seen of the source last.
+pub(super) struct Seen {
+    /// `None` if it could not be read.
+    text: Option<String>,
+}
+
+impl Seen {
+    /// Nothing has been looked at yet, and there is nothing.
+    #[cfg(feature = "redis")]
+    pub(super) fn nothing() -> Seen {
+        Seen { text: Some(String::new()) }
+    }
+
+    /// Applies what has changed, and reports once what cannot be applied.
+    pub(super) fn look(&mut self, look: Look, parse: impl Fn(&str) -> Result<Configuration, ConfigurationError>) {
+        let is_known = match &look {
+            Ok(text) => self.text.as_ref() == Some(text),
+            Err(_) => self.text.is_none(),
+        };
+        if is_known {
+            return;
+        }
+        let configuration = look.as_ref().map_err(Clone::clone).and_then(|text| parse(text));
+        self.text = look.ok();
+        if let Ok(configuration) = &configuration {
+            configuration.apply();
+        }
+        let error = configuration.err();
+        observe::configured(error.as_ref().map(|error| error as &dyn std::error::Error));
+    }
+}
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use super::*;
+    use crate::observe::tests::Log;
+
+    #[test]
+    fn a_document_that_cannot_be_applied_is_reported_once() {
+        let log = Log::of(|| {
+            let mut seen = Seen { text: Some(String::new()) };
+            for text in ["", "a = 1", "a = 1", "a = 2"] {
+                seen.look(Ok(text.to_owned()), Configuration::from_toml);
+            }
+            let gone = || Err(ConfigurationError::new("gone", None));
+            seen.look(gone(), Configuration::from_toml);
+            seen.look(gone(), Configuration::from_toml);
+            seen.look(Ok("# mended".to_owned()), Configuration::from_toml);
+        });
+        let [one, two, gone, mended] = &log[..] else { panic!("{log:?}") };
+        assert!(one.starts_with("WARN ") && one.contains("line 1: ") && one.contains("integer `1`"), "{one}");
+        assert!(two.starts_with("WARN ") && two.contains("integer `2`"), "{two}");
+        assert!(gone.starts_with("WARN ") && gone.contains("gone"), "{gone}");
+        assert!(mended.starts_with("INFO "), "{mended}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Limits from a document: a file that changes, and one document for a fleet through Redis.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::{
+    Configuration, Limit, LimiterInfo, RateLimiter, RedisBackend, limiters, set_limits, unused_limits,
+};
+use ratelimit_tests::{RedisServer, example};
+
+const LOOK: Duration = Duration::from_millis(20);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A document is the process's own, so tests that apply one take turns.
+fn alone() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn limiter(name: &str, count: u32) -> RateLimiter {
+    RateLimiter::builder(name).limit(Limit::new(count, HOUR)).build().unwrap()
+}
+
+fn apply(toml: &str) {
+    Configuration::from_toml(toml).unwrap().apply();
+}
+
+fn info(name: &str) -> LimiterInfo {
+    limiters().into_iter().find(|limiter| limiter.name == name).unwrap_or_else(|| panic!("no limiter `{name}`"))
+}
+
+/// How many of five calls are admitted.
+fn admitted(limiter: &RateLimiter) -> usize {
+    (0..5).filter(|_| limiter.check((), 1).is_ok()).count()
+}
+
+/// Waits until `done`, or panics after ten seconds.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(10), "waited in vain until {what}");
+        std::thread::sleep(LOOK / 4);
+    }
+}
+
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str) -> File {
+        File(std::env::temp_dir().join(format!("ratelimit-{}-{name}", std::process::id())))
+    }
+
+    /// Replaces the file as a whole, as configuration management does.
+    fn write(&self, text: &str) {
+        let new = self.0.with_extension("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(&new, &self.0).unwrap();
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+#[test]
+fn a_limiter_without_a_line_has_its_own_limits_again() {
+    let _alone = alone();
+    let limiter = limiter("configured", 2);
+    apply("configured = \"3/1h\"");
+    assert_eq!((limiter.limits(), admitted(&limiter)), (vec![Limit::per_hour(3)], 3));
+    apply("other = \"3/1h\"");
+    assert_eq!(limiter.limits(), [Limit::per_hour(2)]);
+    assert_eq!(unused_limits(), ["other"]);
+    // Before its first use.
+    apply("later = \"1/1h\"");
+    assert_eq!(admitted(&self::limiter("later", 2)), 1);
+    set_limits("configured", &[Limit::per_hour(9)]).unwrap();
+    apply("");
+    assert_eq!(limiter.limits(), [Limit::per_hour(9)], "a document changes what it names or named");
+    assert_eq!(unused_limits(), [""; 0]);
+    set_limits("configured", &[Limit::per_hour(2)]).unwrap();
+}
+
+#[test]
+fn a_limiter_is_switched_off_or_tried() {
+    let _alone = alone();
+    let limiter = limiter("switched", 2);
+    assert_eq!(admitted(&limiter), 2);
+    apply("switched = { enabled = false }");
+    assert_eq!(admitted(&limiter), 5);
+    let off = info("switched");
+    assert_eq!((off.allowed, off.denied, off.enabled), (2, 3, false), "calls are not counted while it is off");
+    apply("switched = { dry_run = true }");
+    assert_eq!(admitted(&limiter), 5);
+    let tried = info("switched");
+    assert_eq!((tried.allowed, tried.denied, tried.dry_run), (2, 8, true));
+    apply("");
+    assert_eq!(admitted(&limiter), 0, "the permits on record stay");
+    assert!(!info("switched").dry_run && info("switched").enabled);
+}
+
+#[test]
+fn one_limit_of_several_is_tried_or_off() {
+    let _alone = alone();
+    let limiter = RateLimiter::builder("partly").limit(Limit::per_hour(4)).limit(Limit::per_day(3)).build().unwrap();
+    apply(r#"partly = [{ count = 2, per = "1h", dry_run = true }, { count = 4, per = "1d" }]"#);
+    assert_eq!(admitted(&limiter), 4);
+    let tried = info("partly (dry run)");
+    assert_eq!((tried.allowed, tried.denied, tried.dry_run), (2, 3, true));
+    // Async calls, and calls that wait, are tried as well.
+    assert!(futures_executor::block_on(limiter.check_async((), 1)).is_err());
+    assert!(limiter.wait_at_most((), 1, Duration::ZERO).is_err());
+    assert_eq!(info("partly (dry run)").denied, 5);
+    assert!(limiter.peek((), 1).is_err());
+    assert_eq!(info("partly (dry run)").denied, 5, "a peek is no call");
+
+    apply(r#"partly = [{ count = 2, per = "1h" }, { count = 4, per = "1d", enabled = false }]"#);
+    limiter.reset(()).unwrap();
+    assert_eq!(admitted(&limiter), 2);
+    assert!(limiters().iter().all(|limiter| limiter.name != "partly (dry run)"));
+    apply("");
+}
+
+#[test]
+fn calls_that_wait_go_when_their_limiter_is_switched_off() {
+    let _alone = alone();
+    let limiter = limiter("waited for", 1);
+    limiter.check((), 1).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| limiter.wait((), 1).unwrap());
+        wait_until("a call waits", || info("waited for").waiting == 1);
+        apply("\"waited for\" = { enabled = false }");
+        waiting.join().unwrap();
+    });
+    apply("");
+}
+
+#[test]
+fn a_file_is_applied_whenever_it_changes_as_a_whole_or_not_at_all() {
+    let _alone = alone();
+    let (one, other) = (limiter("in file", 2), limiter("also in file", 2));
+    let limits = || (one.limits()[0].count(), other.limits()[0].count());
+    let file = File::new("limits.toml");
+    let missing = Configuration::watch(&file.0, LOOK).unwrap_err();
+    assert!(missing.to_string().contains("limits.toml: "), "{missing}");
+    file.write("\"in file\" = \"3/1x\"");
+    let wrong = Configuration::watch(&file.0, LOOK).unwrap_err();
+    assert!(wrong.to_string().contains("limits.toml, line 1: "), "{wrong}");
+    assert_eq!(limits(), (2, 2));
+
+    file.write("\"in file\" = \"3/1h\"");
+    let watch = Configuration::watch(&file.0, LOOK).unwrap();
+    assert_eq!(limits(), (3, 2));
+    file.write("\"in file\" = \"4/1h\"\n\"also in file\" = \"4/1h\"");
+    wait_until("the change is applied", || limits() == (4, 4));
+    // The first line is right, and must not be applied without the second.
+    file.write("\"in file\" = \"5/1h\"\n\"also in file\" = \"5 per\"");
+    std::thread::sleep(LOOK * 5);
+    assert_eq!(limits(), (4, 4));
+    std::fs::remove_file(&file.0).unwrap();
+    std::thread::sleep(LOOK * 5);
+    assert_eq!(limits(), (4, 4), "a file that is gone changes nothing");
+    file.write("\"in file\" = \"6/1h\"");
+    wait_until("the mended file is applied", || limits() == (6, 2));
+    drop(watch);
+    file.write("");
+    std::thread::sleep(LOOK * 5);
+    assert_eq!(limits(), (6, 2), "nobody looks any more");
+    apply("");
+}
+
+#[test]
+fn one_command_changes_a_limit_in_every_process() {
+    let _alone = alone();
+    let server = RedisServer::start();
+    // Not what is tested: a busy machine may take longer than the usual 100 ms.
+    let redis = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(5)).build().unwrap();
+    let build =
+        |name: &str| RateLimiter::builder(name).limit(Limit::per_hour(2)).backend(redis.clone()).build().unwrap();
+    let limiter = build("fleet");
+    assert!(limiter.check(("ann", 1_u8), 1).is_ok());
+    let watch = redis.watch_configuration(LOOK).unwrap();
+
+    let run = |arguments: &[&str]| {
+        let output = example("limits").args(arguments).env("REDIS_URL", server.url()).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+        (output.status.success(), text)
+    };
+    wait_until("it is published", || !redis.published().unwrap().is_empty());
+    assert_eq!(run(&["show"]), (true, "fleet: 2 per 1h\n".to_owned()));
+    assert_eq!(run(&["peek", "fleet", "(str:ann,u8:1)"]), (true, "1 left of 2 per 1h\n".to_owned()));
+    assert_eq!(run(&["reset", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
+    assert_eq!(limiter.peek(("ann", 1_u8), 0).unwrap().remaining(), 2);
+
+    assert_eq!(run(&["set", "fleet", "5/1h"]), (true, String::new()));
+    wait_until("the limit is another one", || limiter.limits() == [Limit::per_hour(5)]);
+    let (is_done, told) = run(&["set", "fleet", "5/1x"]);
+    assert!(!is_done && told.contains("5/1x"), "{told}");
+    let (is_done, told) = run(&["peek", "nobody's", "u64:1"]);
+    assert!(!is_done && told.contains("no process has published"), "{told}");
+
+    // A document that somebody else has changed meanwhile is not overwritten.
+    let before = redis.configuration().unwrap();
+    assert!(!redis.replace_configuration("", "{}").unwrap());
+    let mistake = redis.replace_configuration(&before, "fleet = 1").unwrap_err();
+    assert_eq!(mistake.line(), Some(1));
+    assert!(redis.replace_configuration(&before, "fleet = \"7/1h\"").unwrap());
+    wait_until("TOML is read as well", || limiter.limits() == [Limit::per_hour(7)]);
+
+    // Nothing but the document stays for ever.
+    let mut client = server.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
+    for key in keys.iter().filter(|key| *key != "rl:1:configuration") {
+        let left: i64 = redis::cmd("PTTL").arg(key).query(&mut client).unwrap();
+        assert!(left > 0, "{key} has no expiry");
+    }
+
+    // A server that fails changes no limit, and one that is back is followed again.
+    server.restart();
+    std::thread::sleep(LOOK * 5);
+    let restarted = limiter.limits();
+    assert!(restarted == [Limit::per_hour(7)] || restarted == [Limit::per_hour(2)], "{restarted:?}");
+    wait_until("the empty server is followed", || limiter.limits() == [Limit::per_hour(2)]);
+    drop(watch);
+    apply("");
+}
