@@ -63,7 +63,9 @@ impl Oracle {
     fn decide(&mut self, request: &Request, now: u64) -> Answer {
         let mut next = self.bucket.clone();
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
-        let moved = now < self.clock || now - self.clock > CLOCK_UNSEEN;
+        // Where nothing is on record, no clock is either.
+        let is_there = self.bucket.to_bytes() != Bucket::default().to_bytes();
+        let moved = is_there && (now < self.clock || now - self.clock > CLOCK_UNSEEN);
         let kept = match (request.action(), &answer.outcome) {
             (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) => true,
             (

@@ -110,8 +110,8 @@ repeat
     offended, blocked, held = math.max(0, offended - back), math.max(0, blocked - back), math.max(0, held - back)
   end
   -- When the block of this key by denials ends, and until when every call is denied, of cost 0 too:
-  -- to the end of a block that was set for the key, or of a ban.
-  local blocks, bars = 0, held
+  -- to the end of a block that was set for the key, or of a ban. A charge is not denied.
+  local blocks, bars = 0, action ~= CHARGE and held or 0
   if how == BACKOFF and action ~= GIVE_BACK then
     if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
     if action ~= CHARGE then
