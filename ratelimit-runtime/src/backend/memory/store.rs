@@ -150,7 +150,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) is_foreign: bool,
 }
 
-/// An operation on a key's bucket on the fast path.
+/// An operation on a key's bucket on the fast path, while no key of the store is held.
 trait Operation: Copy {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
@@ -182,7 +182,7 @@ impl Operation for Take {
             Call { rules: [rule], backoff: None, cost: cost @ 1.., .. } if *cost == 1 || *cost <= rule.capacity() => {
                 state.take_some(form, rule, now, *cost)
             }
-            _ => call.take_inline(state, form, now),
+            _ => call.take_inline::<S, false>(state, form, now),
         };
         (verdict, Left::default())
     }
@@ -192,9 +192,9 @@ impl Operation for TakeAndTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_blocked = call.is_blocked(state, now);
+        let was_banned = call.is_banned(state, now);
         let (verdict, _) = Take.run(call, state, form, now);
-        (verdict, call.told(state, form, now, verdict, was_blocked))
+        (verdict, call.told(state, form, now, verdict, was_banned))
     }
 }
 
@@ -202,10 +202,10 @@ impl Operation for TakeOrTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_blocked = call.is_blocked(state, now);
+        let was_banned = call.is_banned(state, now);
         let (verdict, left) = Take.run(call, state, form, now);
         let is_denied = matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_denied { call.told(state, form, now, verdict, was_blocked) } else { left })
+        (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
     }
 }
 
@@ -215,7 +215,7 @@ impl Operation for Peek {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         state.prepare(form, call.rules, now);
         let verdict = call.judge(state, form, now);
-        (verdict, call.told(state, form, now, verdict, call.is_blocked(state, now)))
+        (verdict, call.told(state, form, now, verdict, call.is_banned(state, now)))
     }
 }
 
@@ -1007,9 +1007,7 @@ fn try_in<S: State, const W: usize, O: Operation>(
     now: Now,
     on: O,
 ) -> Option<(Verdict, Left)> {
-    // A key that may be held takes another path. The compiler is to know it.
-    let call = Call { floor: Hold::NONE, ..*call };
-    table.try_with(hash, |state| on.run(&call, state, form, now))
+    table.try_with(hash, |state| on.run(call, state, form, now))
 }
 
 impl Drop for Store {
@@ -1074,18 +1072,18 @@ fn carry_out<S: State>(
         Task::Take | Task::Peek | Task::Join(_) => {}
     }
     state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
-    let was_blocked = call.is_blocked(state, now);
+    let was_banned = call.is_banned(state, now);
     done.verdict = if !queue.is_empty() && call.cost > 0 {
         behind(call, state, form, queue, now)
     } else if matches!(task, Task::Take) {
-        call.take(state, form, now)
+        call.take_behind_floor(state, form, now)
     } else {
-        call.judge(state, form, now)
+        call.judge_behind_floor(state, form, now)
     };
     if let Task::Join(joining) = task {
         match done.verdict {
             // Takes the permits now, and counts no denial.
-            Verdict::Admitted { .. } => done.verdict = call.take(state, form, now),
+            Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
             Verdict::Denied { until, .. }
                 if until <= joining.deadline
                     && until != NEVER
@@ -1099,7 +1097,7 @@ fn carry_out<S: State>(
             Verdict::Denied { position, .. } => {
                 // The call cannot wait: it is denied like any other call.
                 if queue.is_empty()
-                    && let Verdict::Denied { until, .. } = call.take(state, form, now)
+                    && let Verdict::Denied { until, .. } = call.take_behind_floor(state, form, now)
                 {
                     done.verdict = Verdict::Denied { until, position };
                 }
@@ -1107,13 +1105,13 @@ fn carry_out<S: State>(
             Verdict::Undecided => {}
         }
     }
-    done.left = call.told(state, form, now, done.verdict, was_blocked);
+    done.left = call.told_behind_floor(state, form, now, done.verdict, was_banned);
     done
 }
 
 /// The verdict on a call behind the waiting calls.
 fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, now: Now) -> Verdict {
-    match call.judge(state, form, now) {
+    match call.judge_behind_floor(state, form, now) {
         Verdict::Denied { until: NEVER, position } => Verdict::Denied { until: NEVER, position },
         Verdict::Undecided => Verdict::Undecided,
         verdict => {
