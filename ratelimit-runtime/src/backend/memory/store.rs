@@ -150,7 +150,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) is_foreign: bool,
 }
 
-/// An operation on a key's bucket on the fast path, while no key of the store is held.
+/// An operation on a key's bucket on the fast path. All but one are for keys that are not held.
 trait Operation: Copy {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
@@ -165,6 +165,10 @@ struct TakeAndTell;
 /// Takes permits and reports what is left if the call is denied.
 #[derive(Clone, Copy)]
 struct TakeOrTell;
+
+/// Takes permits behind the call's floor, and reports what is left.
+#[derive(Clone, Copy)]
+struct TakeBehindFloor;
 
 #[derive(Clone, Copy)]
 struct Peek;
@@ -206,6 +210,14 @@ impl Operation for TakeOrTell {
         let (verdict, left) = Take.run(call, state, form, now);
         let is_denied = matches!(verdict, Verdict::Denied { .. });
         (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
+    }
+}
+
+impl Operation for TakeBehindFloor {
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_banned = call.is_banned(state, now);
+        let verdict = call.take_behind_floor(state, form, now);
+        (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
     }
 }
 
@@ -515,8 +527,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        if self.holds.has_any() {
+            return self.take_beside_holds(address, ask, now);
+        }
         let told = match address {
-            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
             Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
@@ -534,8 +548,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        if self.holds.has_any() {
+            return self.take_beside_holds(address, ask, now);
+        }
         let told = match address {
-            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
@@ -549,6 +565,20 @@ impl Store {
             Some(verdict) => Some((verdict, Left::default())),
             None => self.try_on_all(ask, now, TakeOrTell),
         }
+    }
+
+    /// [`take_and_tell`](Store::take_and_tell), if any key of the store is held.
+    #[cold]
+    #[inline(never)]
+    fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let floor = self.holds.of(address, now);
+        let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
+        let told = match address {
+            Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
+            Address::Unkeyed => None,
+        };
+        self.or_perform(told, address, ask, now, &Task::Take)
     }
 
     /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
