@@ -292,7 +292,7 @@ impl<'a> Call<'a> {
 
     /// The verdict on a call of cost 0, which only a block or a ban denies.
     fn judge_nothing<S: State, const HELD: bool>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
-        if !(HELD && self.floor.is_blocked(now)) && !self.is_banned(state, now) {
+        if !(HELD && self.floor.is_blocked(now) || self.is_banned(state, now)) {
             return Verdict::Admitted { at: now.latest.max(state.newest()) };
         }
         let banned_until = if self.is_banned(state, now) { state.offended().until } else { 0 };

@@ -12,7 +12,7 @@ if keeping then
 elseif never then
   limit, limit_left, is_denied = never, never_left, true
 elseif each == 0 and bars - now > max_wait then
-  found, is_denied = bars, true
+  found, limit, limit_left, is_denied = bars, tight, tight_left, true
 elseif each == 0 and bars > t then
   t, again = bars, true
 elseif each == 0 then
