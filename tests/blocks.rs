@@ -119,9 +119,8 @@ mod in_memory {
         for algorithm in ALGORITHMS {
             for keyed in [true, false] {
                 let limiter = limiter("waits", &[Limit::new(1, SECOND / 20).with_algorithm(algorithm)]);
-                let wait = move |limiter: &RateLimiter| match keyed {
-                    true => limiter.wait("a", 1).unwrap(),
-                    false => limiter.wait((), 1).unwrap(),
+                let wait = move |limiter: &RateLimiter| {
+                    if keyed { limiter.wait("a", 1).unwrap() } else { limiter.wait((), 1).unwrap() }
                 };
                 let set = |blocks: bool| match (keyed, blocks) {
                     (true, true) => limiter.block("a", HOUR),
@@ -267,7 +266,7 @@ mod by_attribute {
     }
 
     #[rate_limit(
-        count = 9, per = "1s", key = host, pause_when = |outcome| Trouble::retry_after(outcome), exempt_when = host == "x"
+        count = 9, per = "1s", key = host, pause_when = Trouble::retry_after, exempt_when = host == "x"
     )]
     async fn fetch_async(host: &str, busy: Option<u64>) -> Result<u32, Trouble> {
         tokio::task::yield_now().await;
@@ -293,12 +292,13 @@ mod by_attribute {
         assert!(call("a", None).is_ok());
     }
 
+    fn is_send<T: Send>(future: T) -> T {
+        future
+    }
+
     #[tokio::test]
     async fn a_futures_outcome_pauses_the_key_of_its_call() {
         let clock = test_util::pause();
-        fn is_send<T: Send>(future: T) -> T {
-            future
-        }
         assert!(is_send(fetch_async("a", Some(30))).await.is_err());
         assert_eq!(fetch_async("a", None).await.unwrap_err().kind(), Some(ExceededKind::Blocked));
         // An exempt call pauses nobody.
@@ -317,9 +317,9 @@ mod by_attribute {
         #[rate_limit(
             limiter = self.limiter,
             key = self.host,
-            pause_when = |outcome| Trouble::retry_after(outcome),
+            pause_when = Trouble::retry_after,
             pause_max = "2h",
-            deduct_when = |outcome| outcome.is_ok(),
+            deduct_when = Result::is_ok,
         )]
         fn get(&mut self, busy: Option<u64>) -> Result<u32, Trouble> {
             self.host.push('x');
@@ -330,8 +330,8 @@ mod by_attribute {
         #[rate_limit(
             limiter = self.limiter,
             key = self.host,
-            pause_when = |outcome| Trouble::retry_after(outcome),
-            deduct_when = |outcome| outcome.is_ok(),
+            pause_when = Trouble::retry_after,
+            deduct_when = Result::is_ok,
         )]
         async fn get_async(&self, busy: Option<u64>) -> Result<u32, Trouble> {
             upstream(busy)

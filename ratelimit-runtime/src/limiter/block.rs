@@ -36,8 +36,9 @@ struct Place {
     remote: Option<(Arc<str>, Option<Fingerprint>)>,
 }
 
-/// What a backend is still to be told.
-type Requests = SmallVec<[(Arc<Guard>, Request); 1]>;
+/// What a backend is still to be asked.
+type Question = (Arc<Guard>, Request);
+type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
     /// The buckets of `key` in all limiters of this process that were given the same name.
@@ -83,7 +84,7 @@ impl Blockable {
         let request = |place: &Place| {
             in_memory(place);
             observe::unlocked();
-            place.request(action.clone())
+            place.request(action)
         };
         self.0.iter().filter_map(request).collect()
     }
@@ -112,7 +113,7 @@ impl Place {
     }
 
     /// The request to the limiter's backend, if it has one.
-    fn request(&self, action: Action) -> Option<(Arc<Guard>, Request)> {
+    fn request(&self, action: &Action) -> Option<Question> {
         let (bucket, fingerprint) = self.remote.clone()?;
         let venue = self.core.venue(Switches::load(), self.is_async);
         let Target::Remote(backend) = &venue.target else { return None };
@@ -161,10 +162,10 @@ fn start_blocked<K: RateLimitKey>(
     core: &Arc<Core>,
     key: &K,
     is_async: bool,
-) -> Result<Option<Duration>, (Arc<Guard>, Request)> {
+) -> Result<Option<Duration>, Box<Question>> {
     let place = Place::of(core, key, is_async);
-    if let Some(question) = place.request(Action::Blocked) {
-        return Err(question);
+    if let Some(question) = place.request(&Action::Blocked) {
+        return Err(Box::new(question));
     }
     let now = place.now();
     let left = place.store.hold_of(place.address, now).blocked_until.saturating_sub(now.earliest);
@@ -249,7 +250,7 @@ impl RateLimiter {
     pub fn blocked<K: RateLimitKey>(&self, key: K) -> Result<Option<Duration>, BackendError> {
         match start_blocked(self.core(), &key, false) {
             Ok(left) => Ok(left),
-            Err((backend, request)) => backend.decide(&request).map(|answer| left(&answer)),
+            Err(question) => question.0.decide(&question.1).map(|answer| left(&answer)),
         }
     }
 
@@ -259,7 +260,7 @@ impl RateLimiter {
         drop(key);
         match started {
             Ok(left) => Ok(left),
-            Err((backend, request)) => backend.decide_async(&request).await.map(|answer| left(&answer)),
+            Err(question) => question.0.decide_async(&question.1).await.map(|answer| left(&answer)),
         }
     }
 }

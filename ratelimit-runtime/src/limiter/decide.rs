@@ -370,6 +370,14 @@ fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
 #[inline(never)]
 fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
     let call = Call::new(core);
+    let found = match found.refusal() {
+        Some(_) => found,
+        None => match fast::admit_beside_holds(core, &key).found() {
+            Found::Admitted => return Ok(()),
+            Found::Denied { retry_after } => return Err(call.denial(key, retry_after)),
+            Found::Else(found) => found,
+        },
+    };
     let decided = call.denied_fast(&key, found).or_else(|| call.admit_any(&key));
     decided.unwrap_or_else(|| call.decide(&key).map(drop))
 }

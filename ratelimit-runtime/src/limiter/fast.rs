@@ -94,47 +94,43 @@ impl Asker for One<'_> {
 
 #[inline(never)]
 fn admit_text(core: &Core, key: &str) -> Packed {
-    let Some(store) = store(core) else { return admit_beside_holds(core, key) };
+    let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| sink.text(key)))
 }
 
 #[inline(never)]
 fn admit_number(core: &Core, kind: Kind, key: u64) -> Packed {
-    let Some(store) = store(core) else { return admit_number_beside_holds(core, kind, key) };
+    let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())))
 }
 
 #[inline(never)]
 fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
-    let Some(store) = store(core) else { return admit_beside_holds(core, key) };
+    let Some(store) = store(core) else { return nothing() };
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
-/// The fast path while keys of other stores are held. A copy, so that the usual one has nothing
-/// more to do.
+/// The fast path of a key while only keys of other stores are held. Tried after the usual one, which
+/// therefore has nothing more to do.
 #[cold]
 #[inline(never)]
-fn admit_beside_holds<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
-    let Some(store) = store_beside_holds(core) else { return nothing() };
-    match store.address(key) {
-        Address::Hash(hash) => admit_key(core, store, hash),
-        Address::Unkeyed => admit_unkeyed_at(core, store, counts::thread(), store.now()),
+pub(super) fn admit_beside_holds<K: RateLimitKey>(core: &Core, key: &K) -> Packed {
+    let switches = Switches::load();
+    if switches.are_off() || !switches.are_off_but_holds() {
+        return Packed::NOTHING;
     }
-}
-
-/// As [`admit_beside_holds`], for a key in registers.
-#[cold]
-#[inline(never)]
-fn admit_number_beside_holds(core: &Core, kind: Kind, key: u64) -> Packed {
-    let Some(store) = store_beside_holds(core) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())))
+    let Some(store) = core.fast().filter(|store| !store.holds_any()) else { return Packed::NOTHING };
+    match store.address(key) {
+        Address::Hash(hash) => admit_key_at(core, store, hash, store.now()),
+        Address::Unkeyed => Packed::NOTHING,
+    }
 }
 
 /// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
 /// line sooner and get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed(core: &Core) -> Packed {
-    let Some(store) = store(core) else { return admit_beside_holds(core, &()) };
+    let Some(store) = store(core) else { return nothing() };
     // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
     let now = store.now();
@@ -174,7 +170,7 @@ fn nothing() -> Packed {
 /// As [`admit`], by the clock of the surrounding runtime.
 #[inline(never)]
 pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
-    let Some(store) = store(core).or_else(|| store_beside_holds(core)) else { return Packed::NOTHING };
+    let Some(store) = store(core) else { return Packed::NOTHING };
     let (address, thread) = (store.address(key), counts::thread());
     #[cfg(feature = "tokio")]
     let now = store.now_in_runtime();
@@ -204,7 +200,7 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
     cost: u32,
     is_async: bool,
 ) -> Option<Taken<'a>> {
-    let store = store(core).or_else(|| store_beside_holds(core)).filter(|store| store.admits(cost))?;
+    let store = store(core).filter(|store| store.admits(cost))?;
     let address = store.address(key);
     let resets = store.resets(address);
     #[cfg(feature = "tokio")]
@@ -219,14 +215,6 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
 #[inline]
 fn store(core: &Core) -> Option<&Store> {
     if Switches::load().are_off() { core.fast().map(|store| &**store) } else { None }
-}
-
-/// The store, if no key of it is held.
-#[cold]
-#[inline(never)]
-fn store_beside_holds(core: &Core) -> Option<&Store> {
-    let store = if Switches::load().are_off_but_holds() { core.fast()? } else { return None };
-    (!store.holds_any()).then_some(&**store)
 }
 
 /// Reads the clock after the key was hashed: hashing and the reading of the counter overlap, and

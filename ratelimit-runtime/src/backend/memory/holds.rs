@@ -78,10 +78,10 @@ impl Holds {
     #[cold]
     #[inline(never)]
     fn look(&self, address: Address, now: Now) -> Hold {
-        let mut held = self.table.lock();
-        held.sweep(now);
-        let hold = held.by_address.get(&address).copied().unwrap_or_default();
-        self.update(&held);
+        let mut table = self.table.lock();
+        table.sweep(now);
+        let hold = table.by_address.get(&address).copied().unwrap_or_default();
+        self.update(&table);
         hold
     }
 
@@ -89,19 +89,19 @@ impl Holds {
     ///
     /// In a full table, the hold that ends first makes room.
     pub(super) fn change(&self, address: Address, now: Now, change: impl FnOnce(&mut Hold)) -> Hold {
-        let mut held = self.table.lock();
-        held.sweep(now);
-        let mut hold = held.remove(address);
+        let mut table = self.table.lock();
+        table.sweep(now);
+        let mut hold = table.remove(address);
         change(&mut hold);
         if hold.until() > now.earliest {
-            while held.by_address.len() >= self.most.max(1) {
-                let Some((_, first)) = held.by_end.first().copied() else { break };
-                held.remove(first);
+            while table.by_address.len() >= self.most.max(1) {
+                let Some((_, first)) = table.by_end.first().copied() else { break };
+                table.remove(first);
             }
-            held.by_end.insert((hold.until(), address));
-            held.by_address.insert(address, hold);
+            table.by_end.insert((hold.until(), address));
+            table.by_address.insert(address, hold);
         }
-        self.update(&held);
+        self.update(&table);
         hold
     }
 

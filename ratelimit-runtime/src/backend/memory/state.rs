@@ -219,17 +219,22 @@ impl<'a> Call<'a> {
         Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE }
     }
 
-    /// Takes the call's permits from all limits, or from none.
+    /// Takes the call's permits from all limits, or from none. Nothing holds the key.
     pub(super) fn take<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
-        self.take_inline(state, form, now)
+        self.take_inline::<S, false>(state, form, now)
     }
 
-    /// [`take`](Call::take), inlined for the hot callers.
+    /// [`take`](Call::take), behind the call's floor.
+    pub(super) fn take_behind_floor<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
+        self.take_inline::<S, true>(state, form, now)
+    }
+
+    /// [`take`](Call::take), inlined for the hot callers. The floor is looked at if `HELD`.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(super) fn take_inline<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
-        state.prepare(form, self.rules, self.as_of(now));
-        match self.judge_inline(state, form, now) {
+    pub(super) fn take_inline<S: State, const HELD: bool>(&self, state: &mut S, form: &S::Form, now: Now) -> Verdict {
+        state.prepare(form, self.rules, if HELD { self.as_of(now) } else { now });
+        match self.judge_inline::<S, HELD>(state, form, now) {
             Verdict::Admitted { at } if self.cost > 0 => {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
@@ -237,7 +242,7 @@ impl<'a> Call<'a> {
             // A denial that ends within this reading of the clock is retried, and is no offence. Nor
             // is a try on a blocked key.
             Verdict::Denied { until, position }
-                if until != NEVER && until > now.latest && !self.floor.is_blocked(now) =>
+                if until != NEVER && until > now.latest && !(HELD && self.floor.is_blocked(now)) =>
             {
                 let until = if self.cost > 0 { self.offend(state, now, until) } else { until };
                 state.note(self, form, now, until);
@@ -280,20 +285,28 @@ impl<'a> Call<'a> {
 
     /// The answer of [`take`](Call::take), without counting an offence.
     pub(super) fn judge<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
-        self.judge_inline(state, form, now)
+        self.judge_inline::<S, false>(state, form, now)
+    }
+
+    /// The answer of [`take_behind_floor`](Call::take_behind_floor), without counting an offence.
+    pub(super) fn judge_behind_floor<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
+        self.judge_inline::<S, true>(state, form, now)
     }
 
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    fn judge_inline<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
-        let as_of = self.as_of(now);
+    fn judge_inline<S: State, const HELD: bool>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
+        let as_of = if HELD { self.as_of(now) } else { now };
         if !state.is_decidable(form, as_of) {
             return Verdict::Undecided;
         }
         if self.cost == 0 {
-            return self.judge_nothing(state, form, now);
+            return self.judge_nothing::<S, HELD>(state, form, now);
         }
-        let mut blocked_until = as_of.earliest.max(self.floor.blocked_until);
+        let mut blocked_until = as_of.earliest;
+        if HELD {
+            blocked_until = blocked_until.max(self.floor.blocked_until);
+        }
         if let Some(backoff) = self.backoff {
             let offences = state.offended();
             if offences.until > blocked_until && offences.fresh_at(backoff) > now.earliest {
@@ -313,12 +326,11 @@ impl<'a> Call<'a> {
     }
 
     /// The verdict on a call of cost 0, which only a block or a ban denies.
-    fn judge_nothing<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
-        if !self.is_blocked(state, now) {
+    fn judge_nothing<S: State, const HELD: bool>(&self, state: &S, form: &S::Form, now: Now) -> Verdict {
+        if !(HELD && self.floor.is_blocked(now) || self.is_banned(state, now)) {
             return Verdict::Admitted { at: now.latest.max(state.newest()) };
         }
-        let is_banned = self.backoff.is_some_and(|backoff| state.offended().are_banned(backoff, now.earliest));
-        let banned_until = if is_banned { state.offended().until } else { 0 };
+        let banned_until = if self.is_banned(state, now) { state.offended().until } else { 0 };
         let until = self.floor.blocked_until.max(banned_until);
         Verdict::Denied { until, position: self.left(state, form, self.as_of(now)).position }
     }
@@ -329,11 +341,10 @@ impl<'a> Call<'a> {
         now.at_least(self.floor.owed_until)
     }
 
-    /// Whether the call is denied whatever its limits say: the key is blocked or banned.
+    /// Whether a ban denies the call, whatever its limits say.
     #[inline]
-    pub(super) fn is_blocked<S: State>(&self, state: &S, now: Now) -> bool {
-        let is_banned = |backoff: &Backoff| state.offended().are_banned(backoff, now.earliest);
-        self.floor.is_blocked(now) || self.backoff.is_some_and(is_banned)
+    pub(super) fn is_banned<S: State>(&self, state: &S, now: Now) -> bool {
+        self.backoff.is_some_and(|backoff| backoff.is_ban() && state.offended().are_banned(backoff, now.earliest))
     }
 
     /// The first moment at which the call is admitted if no other call is, or [`NEVER`]. `None` if
@@ -379,7 +390,7 @@ impl<'a> Call<'a> {
     }
 
     /// What a decision reports: the limit that denies, or the limit with the fewest permits left.
-    /// `was_blocked`: the key was blocked or banned before the call.
+    /// `was_banned`: before the call.
     #[inline]
     pub(super) fn told<S: State>(
         &self,
@@ -387,21 +398,40 @@ impl<'a> Call<'a> {
         form: &S::Form,
         now: Now,
         verdict: Verdict,
-        was_blocked: bool,
+        was_banned: bool,
+    ) -> Left {
+        match verdict {
+            Verdict::Admitted { .. } => self.left(state, form, now),
+            // A limit that cannot admit one permit has none left.
+            Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() => {
+                Left { position, ..Left::default() }
+            }
+            Verdict::Denied { position, .. } => self.left_of(state, form, position, now, was_banned),
+            Verdict::Undecided => Left::default(),
+        }
+    }
+
+    fn left_of<S: State>(&self, state: &S, form: &S::Form, position: u8, now: Now, is_blocked: bool) -> Left {
+        let index = usize::from(position);
+        let remaining = state.remaining(form, index, &self.rules[index], now);
+        Left { remaining, position, is_blocked, idle_at: 0 }
+    }
+
+    /// [`told`](Call::told), behind the call's floor.
+    pub(super) fn told_behind_floor<S: State>(
+        &self,
+        state: &S,
+        form: &S::Form,
+        now: Now,
+        verdict: Verdict,
+        was_banned: bool,
     ) -> Left {
         let as_of = self.as_of(now);
         let mut left = match verdict {
-            Verdict::Admitted { .. } => self.left(state, form, as_of),
-            // A limit that cannot admit one permit has none left.
-            Verdict::Denied { position, .. } if self.cost == 1 && self.backoff.is_none() && !was_blocked => {
-                Left { position, ..Left::default() }
+            Verdict::Denied { position, .. } if self.floor.is_blocked(now) => {
+                self.left_of(state, form, position, as_of, true)
             }
-            Verdict::Denied { position, .. } => {
-                let index = usize::from(position);
-                let remaining = state.remaining(form, index, &self.rules[index], as_of);
-                Left { remaining, position, is_blocked: was_blocked, idle_at: 0 }
-            }
-            Verdict::Undecided => Left::default(),
+            verdict => self.told(state, form, as_of, verdict, was_banned),
         };
         // A bucket in debt has nothing left.
         if self.floor.owed_until > now.earliest {

@@ -150,7 +150,7 @@ pub(crate) struct Ask<'a> {
     pub(crate) is_foreign: bool,
 }
 
-/// An operation on a key's bucket on the fast path.
+/// An operation on a key's bucket on the fast path. All but one are for keys that are not held.
 trait Operation: Copy {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
@@ -165,6 +165,10 @@ struct TakeAndTell;
 /// Takes permits and reports what is left if the call is denied.
 #[derive(Clone, Copy)]
 struct TakeOrTell;
+
+/// Takes permits behind the call's floor, and reports what is left.
+#[derive(Clone, Copy)]
+struct TakeBehindFloor;
 
 #[derive(Clone, Copy)]
 struct Peek;
@@ -187,7 +191,7 @@ impl Operation for Take {
             Call { rules: [rule], backoff: None, cost: cost @ 1.., .. } if *cost == 1 || *cost <= rule.capacity() => {
                 state.take_some(form, rule, now, *cost)
             }
-            _ => call.take_inline(state, form, now),
+            _ => call.take_inline::<S, false>(state, form, now),
         };
         (verdict, Left::default())
     }
@@ -197,9 +201,9 @@ impl Operation for TakeAndTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_blocked = call.is_blocked(state, now);
+        let was_banned = call.is_banned(state, now);
         let (verdict, _) = Take.run(call, state, form, now);
-        (verdict, call.told(state, form, now, verdict, was_blocked))
+        (verdict, call.told(state, form, now, verdict, was_banned))
     }
 }
 
@@ -207,10 +211,18 @@ impl Operation for TakeOrTell {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_blocked = call.is_blocked(state, now);
+        let was_banned = call.is_banned(state, now);
         let (verdict, left) = Take.run(call, state, form, now);
         let is_denied = matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_denied { call.told(state, form, now, verdict, was_blocked) } else { left })
+        (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
+    }
+}
+
+impl Operation for TakeBehindFloor {
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_banned = call.is_banned(state, now);
+        let verdict = call.take_behind_floor(state, form, now);
+        (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
     }
 }
 
@@ -220,7 +232,7 @@ impl Operation for Peek {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         state.prepare(form, call.rules, now);
         let verdict = call.judge(state, form, now);
-        (verdict, call.told(state, form, now, verdict, call.is_blocked(state, now)))
+        (verdict, call.told(state, form, now, verdict, call.is_banned(state, now)))
     }
 }
 
@@ -540,8 +552,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        if self.holds.has_any() {
+            return self.take_beside_holds(address, ask, now);
+        }
         let told = match address {
-            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
             Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
@@ -559,8 +573,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        if self.holds.has_any() {
+            return self.take_beside_holds(address, ask, now);
+        }
         let told = match address {
-            _ if self.holds.has_any() => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
@@ -574,6 +590,20 @@ impl Store {
             Some(verdict) => Some((verdict, Left::default())),
             None => self.try_on_all(ask, now, TakeOrTell),
         }
+    }
+
+    /// [`take_and_tell`](Store::take_and_tell), if any key of the store is held.
+    #[cold]
+    #[inline(never)]
+    fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let floor = self.holds.of(address, now);
+        let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
+        let told = match address {
+            Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
+            Address::Unkeyed => None,
+        };
+        self.or_perform(told, address, ask, now, &Task::Take)
     }
 
     /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
@@ -1207,9 +1237,7 @@ fn try_in<S: State, const W: usize, O: Operation>(
     now: Now,
     on: O,
 ) -> Option<(Verdict, Left)> {
-    // A key that may be held takes another path. The compiler is to know it.
-    let call = Call { floor: Hold::NONE, ..*call };
-    table.try_with(hash, |state| on.run(&call, state, form, now))
+    table.try_with(hash, |state| on.run(call, state, form, now))
 }
 
 impl Drop for Store {
@@ -1285,13 +1313,13 @@ fn carry_out<S: State>(
         Task::Take | Task::Together(_) | Task::Peek | Task::Join(_) => {}
     }
     state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
-    let was_blocked = call.is_blocked(state, now);
+    let was_banned = call.is_banned(state, now);
     done.verdict = if !queue.is_empty() && call.cost > 0 {
         behind(call, state, form, queue, now)
     } else if matches!(task, Task::Take) {
-        call.take(state, form, now)
+        call.take_behind_floor(state, form, now)
     } else {
-        call.judge(state, form, now)
+        call.judge_behind_floor(state, form, now)
     };
     if let (Task::Together(others), true) = (task, done.verdict != Verdict::Undecided) {
         let fate = others(done.verdict);
@@ -1305,7 +1333,7 @@ fn carry_out<S: State>(
     if let Task::Join(joining) = task {
         match done.verdict {
             // Takes the permits now, and counts no denial.
-            Verdict::Admitted { .. } => done.verdict = call.take(state, form, now),
+            Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
             Verdict::Denied { until, .. }
                 if until <= joining.deadline
                     && until != NEVER
@@ -1319,7 +1347,7 @@ fn carry_out<S: State>(
             Verdict::Denied { position, .. } => {
                 // The call cannot wait: it is denied like any other call.
                 if queue.is_empty()
-                    && let Verdict::Denied { until, .. } = call.take(state, form, now)
+                    && let Verdict::Denied { until, .. } = call.take_behind_floor(state, form, now)
                 {
                     done.verdict = Verdict::Denied { until, position };
                 }
@@ -1327,13 +1355,13 @@ fn carry_out<S: State>(
             Verdict::Undecided => {}
         }
     }
-    done.left = call.told(state, form, now, done.verdict, was_blocked);
+    done.left = call.told_behind_floor(state, form, now, done.verdict, was_banned);
     done
 }
 
 /// The verdict on a call behind the waiting calls.
 fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, now: Now) -> Verdict {
-    match call.judge(state, form, now) {
+    match call.judge_behind_floor(state, form, now) {
         Verdict::Denied { until: NEVER, position } => Verdict::Denied { until: NEVER, position },
         Verdict::Undecided => Verdict::Undecided,
         verdict => {
