@@ -26,8 +26,8 @@ pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 pub(crate) use core::Core;
 pub(crate) use decide::{Begun, BegunHeld, Holding};
-use settle::Charging;
 pub use settle::CallPermit;
+use settle::Charging;
 pub use spec::Spec;
 #[cfg(feature = "tower")]
 pub(crate) use started::Started;

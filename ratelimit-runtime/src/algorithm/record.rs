@@ -407,13 +407,7 @@ impl Record {
     /// Charges `cost` permits to each limit, whatever is left. What does not fit is charged ahead of
     /// now, at most [`LONGEST_DEBT`] ahead, and nothing is admitted before the last of it. The
     /// admission holds no permit: a charge is not given back.
-    pub(crate) fn charge_all(
-        &mut self,
-        rules: &[Rule],
-        backoff: Option<&Backoff>,
-        cost: u32,
-        now: u64,
-    ) -> Admission {
+    pub(crate) fn charge_all(&mut self, rules: &[Rule], backoff: Option<&Backoff>, cost: u32, now: u64) -> Admission {
         self.look(now);
         match backoff {
             Some(backoff) => self.offences.trim(backoff, now),

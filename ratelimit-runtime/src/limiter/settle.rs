@@ -139,8 +139,7 @@ impl Sending {
         let admission = &admitted.admission;
         let limit = *self.request.limits.get(admission.limit)?;
         let position = position_u8(admission.limit);
-        let left =
-            Left { remaining: admission.remaining, position, idle_at: admission.fresh_at, ..Left::default() };
+        let left = Left { remaining: admission.remaining, position, idle_at: admission.fresh_at, ..Left::default() };
         Some(Charged { limit, left, now: answer.now.as_nanos() }.decision())
     }
 }
@@ -290,8 +289,7 @@ impl Core {
                 Charging::Done(self.charge_in(store, store.address(key), None, cost, venue.now()).decision())
             }
             Target::Remote(backend) => {
-                let request =
-                    self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Charge { cost }));
+                let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Charge { cost }));
                 Charging::Sending(Sending { backend: Arc::clone(backend), request })
             }
         }
