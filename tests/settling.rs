@@ -526,9 +526,9 @@ fn calls_that_are_settled_at_once_lose_no_permit() {
             });
             let took: u32 = (0..THREADS).flat_map(|thread| (0..500).map(move |step| (step + thread) % 7)).sum();
             let left = if key.is_empty() { limiter.peek((), 0) } else { limiter.peek(key, 0) }.unwrap().remaining();
-            // A group of a large window counts until its last permit expires, and a bucket refills.
-            let refilled = if algorithm == Algorithm::TokenBucket { 1_000 } else { 0 };
-            assert!((1_000_000 - took..=1_000_000 - took + refilled).contains(&left), "{algorithm:?}: {left}, {took}");
+            // A bucket refills meanwhile, and what has flowed back does not come back once more.
+            let flows = if algorithm == Algorithm::TokenBucket { 1_000 } else { 0 };
+            assert!(left.abs_diff(1_000_000 - took) <= flows, "{algorithm:?}: {left} are left of {took} taken");
         }
     }
 }

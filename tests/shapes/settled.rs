@@ -40,12 +40,14 @@ fn a_call_of_cost_0_is_settled() {
     assert!(by_path().is_ok(), "it takes nothing before it is settled");
 }
 
+type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 struct Model {
     name: String,
 }
 
 impl Model {
-    #[rate_limit(count = 6, per = "1h", key = self.name, cost = 3, settle = |outcome| tokens(outcome))]
+    #[rate_limit(count = 6, per = "1h", key = self.name, cost = 3, settle = tokens)]
     async fn ask(&mut self, question: String) -> Limited<impl Iterator<Item = u32>> {
         self.name.push('!');
         std::future::ready(()).await;
@@ -53,7 +55,7 @@ impl Model {
     }
 
     #[rate_limit(count = 6, per = "1h", cost = 3, permit = reserved, exempt_when = free)]
-    fn stream<'a>(&'a self, free: bool) -> Pin<Box<dyn Future<Output = Limited<(&'a str, CallPermit)>> + Send + 'a>> {
+    fn stream(&self, free: bool) -> BoxFuture<'_, Limited<(&str, CallPermit)>> {
         Box::pin(async move { Ok((self.name.as_str(), reserved)) })
     }
 }
