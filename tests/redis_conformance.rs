@@ -304,7 +304,7 @@ fn any_trace_is_answered_as_in_memory() {
 fn any_trace_with_debts_is_answered_as_in_memory() {
     let backend = backend();
     let traces = (traces(1..60), prop::collection::vec((any::<prop::sample::Index>(), charges()), 1..6));
-    proptest!(cases(25000), |((mut trace, charges) in traces)| {
+    proptest!(cases(400), |((mut trace, charges) in traces)| {
         for (index, charge) in charges {
             let at = index.index(trace.steps.len() + 1);
             trace.steps.insert(at, charge);

@@ -472,3 +472,63 @@ fn a_kept_denial_does_not_hide_a_debt() {
     limiter.settle(call, 3).unwrap();
     assert!(limiter.check("a", 1).unwrap_err().retry_after().unwrap() > 2 * HOUR);
 }
+
+/// By the real clock: the timer charges waiting calls.
+#[test]
+fn a_call_that_waits_already_moves_behind_a_debt() {
+    let period = Duration::from_millis(200);
+    let limiter = RateLimiter::builder("moved").limit(Limit::new(1, period)).backend(MemoryBackend::new());
+    let limiter = limiter.build().unwrap();
+    let started = std::time::Instant::now();
+    limiter.check("a", 1).unwrap();
+    let waiting = {
+        let limiter = limiter.clone();
+        std::thread::spawn(move || limiter.wait("a", 1).map(drop))
+    };
+    std::thread::sleep(period / 4);
+    limiter.charge("a", 2).unwrap();
+    waiting.join().unwrap().unwrap();
+    assert!(started.elapsed() >= 3 * period, "it was admitted after {:?}", started.elapsed());
+}
+
+#[test]
+fn a_reset_admits_calls_that_wait_for_a_debt() {
+    let limiter = RateLimiter::builder("freed").limit(Limit::new(1, HOUR)).backend(MemoryBackend::new());
+    let limiter = limiter.build().unwrap();
+    limiter.charge("a", 5).unwrap();
+    let waiting = {
+        let limiter = limiter.clone();
+        std::thread::spawn(move || limiter.wait("a", 1).map(drop))
+    };
+    std::thread::sleep(Duration::from_millis(50));
+    limiter.reset("a").unwrap();
+    waiting.join().unwrap().unwrap();
+}
+
+/// Each permit that was not given back is on record once, whoever settled at the same time.
+#[test]
+fn calls_that_are_settled_at_once_lose_no_permit() {
+    const THREADS: u32 = 4;
+    for (number, algorithm) in ALGORITHMS.into_iter().enumerate() {
+        for key in ["", "a"] {
+            let limit = Limit::new(1_000_000, 24 * HOUR).with_algorithm(algorithm);
+            let limiter =
+                RateLimiter::builder(format!("at once {number}{key}")).limit(limit).backend(MemoryBackend::new());
+            let limiter = limiter.build().unwrap();
+            let call = |cost, actual| {
+                let decision = if key.is_empty() { limiter.check((), cost) } else { limiter.check(key, cost) };
+                limiter.settle(decision.unwrap(), actual).unwrap();
+            };
+            std::thread::scope(|scope| {
+                for thread in 0..THREADS {
+                    scope.spawn(move || (0..500).for_each(|step| call(3, (step + thread) % 7)));
+                }
+            });
+            let took: u32 = (0..THREADS).flat_map(|thread| (0..500).map(move |step| (step + thread) % 7)).sum();
+            let left = if key.is_empty() { limiter.peek((), 0) } else { limiter.peek(key, 0) }.unwrap().remaining();
+            // A bucket refills meanwhile, and what has flowed back does not come back once more.
+            let flows = if algorithm == Algorithm::TokenBucket { 1_000 } else { 0 };
+            assert!(left.abs_diff(1_000_000 - took) <= flows, "{algorithm:?}: {left} are left of {took} taken");
+        }
+    }
+}

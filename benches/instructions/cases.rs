@@ -177,6 +177,10 @@ fn with_keys(cases: &mut Vec<Case>) {
             [count = 1_000_000, per = "366d", algorithm = token_bucket, deduct_when = Result::is_err];
         "key, deduct, given back, fixed":
             [count = 10, per = "1h", algorithm = fixed_window, deduct_when = Result::is_err];
+        "key, settle, bucket":
+            [count = 3_000_000, per = "366d", algorithm = token_bucket, cost = 3, settle = |_| 2];
+        "key, settle, window 1e6": [count = 1_000_000, per = "1h", cost = 3, settle = |_| 2];
+        "key, settle, fixed": [count = 1_000_000, per = "1h", algorithm = fixed_window, cost = 3, settle = |_| 2];
         "key, backoff, bucket":
             [count = 1_000_000, per = "366d", algorithm = token_bucket, backoff(initial = "1s", max = "1h")];
         "key, backoff, window": [count = 64, per = "1h", backoff(initial = "1s", max = "1h")];
@@ -295,21 +299,23 @@ fn futures(cases: &mut Vec<Case>) {
 }
 
 fn limiters(cases: &mut Vec<Case>) {
-    for (algorithm, check, peek) in [
-        (Algorithm::TokenBucket, "check, bucket", "peek, bucket"),
-        (Algorithm::SlidingWindow, "check, window 1e6", "peek, window 1e6"),
-        (Algorithm::FixedWindow, "check, fixed", "peek, fixed"),
+    for (algorithm, check, peek, settle) in [
+        (Algorithm::TokenBucket, "check, bucket", "peek, bucket", "check and settle, bucket"),
+        (Algorithm::SlidingWindow, "check, window 1e6", "peek, window 1e6", "check and settle, window 1e6"),
+        (Algorithm::FixedWindow, "check, fixed", "peek, fixed", "check and settle, fixed"),
     ] {
         let limiter = |name| {
             let limit = Limit::new(1_000_000, YEAR).with_algorithm(algorithm);
             RateLimiter::builder(name).limit(limit).backend(memory()).build().unwrap()
         };
-        let (checked, peeked) = (limiter(check), limiter(peek));
+        let (checked, peeked, settled) = (limiter(check), limiter(peek), limiter(settle));
         for call in 0..KEYS {
             peeked.check(text(call), 1).unwrap();
         }
         cases.push(Case { name: check, call: Box::new(move |call| checked.check(text(call), 1).is_ok()) });
         cases.push(Case { name: peek, call: Box::new(move |call| peeked.peek(text(call), 1).is_ok()) });
+        let call = move |call| settled.check(text(call), 3).is_ok_and(|decision| settled.settle(decision, 2).is_ok());
+        cases.push(Case { name: settle, call: Box::new(call) });
     }
 }
 

@@ -256,24 +256,7 @@ impl Args {
                 Ok(())
             }
             "allow" => {
-                let mut names = Vec::new();
-                let mut mistake = None;
-                group(name, input, "allow(throws)", &mut |content| {
-                    match Punctuated::<Ident, Token![,]>::parse_terminated_with(content, Ident::parse_any) {
-                        Ok(parsed) => names.extend(parsed),
-                        Err(error) => {
-                            mistake = Some(error);
-                            while !content.is_empty() {
-                                skip_token(content);
-                            }
-                        }
-                    }
-                })?;
-                if let Some(mistake) = mistake {
-                    let message = "`allow(..)` takes names of attributes: write `allow(throws)`";
-                    return Err(syn::Error::new(mistake.span(), message));
-                }
-                set(&mut self.allow, name, names, errors);
+                set(&mut self.allow, name, names_of_attributes(name, input)?, errors);
                 Ok(())
             }
             "wait" => {
@@ -299,20 +282,14 @@ impl Args {
                 Ok(())
             }
             "dry_run" => {
-                if at_end(input) {
-                    set(&mut self.dry_run, name, (), errors);
-                    return Ok(());
-                }
-                let message = "`dry_run` takes no value: write `dry_run` to count without denying, or leave it out";
-                Err(syn::Error::new(input.span(), message))
+                flag(name, input, "write `dry_run` to count without denying, or leave it out")?;
+                set(&mut self.dry_run, name, (), errors);
+                Ok(())
             }
             "settle_later" => {
-                if at_end(input) {
-                    set(&mut self.settle_later, name, (), errors);
-                    return Ok(());
-                }
-                let message = "`settle_later` takes no value: write it beside `settle = |outcome| ..`, or leave it out";
-                Err(syn::Error::new(input.span(), message))
+                flag(name, input, "write it beside `settle = |outcome| ..`, or leave it out")?;
+                set(&mut self.settle_later, name, (), errors);
+                Ok(())
             }
             other => {
                 let slot = match other {
@@ -358,6 +335,38 @@ impl LimitArgs {
         set(slot, name, value(name, input)?, errors);
         Ok(())
     }
+}
+
+/// The contents of `allow(..)`.
+fn names_of_attributes(name: &Ident, input: ParseStream<'_>) -> syn::Result<Vec<Ident>> {
+    let mut names = Vec::new();
+    let mut mistake = None;
+    group(name, input, "allow(throws)", &mut |content| match Punctuated::<Ident, Token![,]>::parse_terminated_with(
+        content,
+        Ident::parse_any,
+    ) {
+        Ok(parsed) => names.extend(parsed),
+        Err(error) => {
+            mistake = Some(error);
+            while !content.is_empty() {
+                skip_token(content);
+            }
+        }
+    })?;
+    match mistake {
+        Some(mistake) => {
+            Err(syn::Error::new(mistake.span(), "`allow(..)` takes names of attributes: write `allow(throws)`"))
+        }
+        None => Ok(names),
+    }
+}
+
+/// Refuses a value.
+fn flag(name: &Ident, input: ParseStream<'_>, instead: &str) -> syn::Result<()> {
+    if at_end(input) {
+        return Ok(());
+    }
+    Err(syn::Error::new(input.span(), format!("`{name}` takes no value: {instead}")))
 }
 
 /// Sets an argument. The only place that finds duplicates.

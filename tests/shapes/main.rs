@@ -21,6 +21,7 @@ mod methods;
 mod names;
 mod outcomes;
 mod returns;
+mod settled;
 mod waiting;
 
 use std::fmt::Debug;

@@ -222,7 +222,12 @@ impl Core {
         }
         if actual < cost {
             match &mut taken.place {
-                Place::Memory(held) => held.permit.cost = cost - actual,
+                Place::Memory(held) => {
+                    held.permit.cost = cost - actual;
+                    if taken.limits.is_none() && self.give_back_fast(Switches::load(), *held, now) {
+                        return None;
+                    }
+                }
                 Place::Remote(bucket) => {
                     bucket.permit.cost = cost - actual;
                     // It would undo the whole charge.
@@ -308,6 +313,15 @@ impl Core {
     pub(crate) fn nothing_charged(self: &Arc<Core>) -> Decision {
         Call::new(self).free()
     }
+}
+
+/// The time at which a call is settled, in a future or not: by the clock of the runtime, if there is
+/// one.
+fn now(store: &Store) -> Now {
+    #[cfg(feature = "tokio")]
+    return store.now_in_runtime();
+    #[cfg(not(feature = "tokio"))]
+    store.now()
 }
 
 /// The permits of a decision that the call did not need, as response headers reported them.
