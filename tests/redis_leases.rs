@@ -526,6 +526,19 @@ fn any_spending_is_what_a_full_log_allows() {
     assert!(calls > 1_000, "{calls} calls of the script");
 }
 
+#[test]
+fn a_lease_ends_with_the_day_that_it_is_of() {
+    let server = RedisServer::start();
+    let processes = [backend(&server, 10, 10 * SECOND), backend(&server, 10, 10 * SECOND)];
+    let limits = [Limit::per_calendar(100, Calendar::DAY)];
+    let until = [Step::AdvanceToEnd(20_000), take(0, 16), Step::AdvanceToEnd(1_000), take(0, 1)];
+    let steps = [&until[..], &[Step::AdvanceToEnd(0), take(0, 1), take(1, 200), take(0, 20)]].concat();
+    let log = follow(&processes, "rl:1:{midnight}", &limits, &steps).unwrap();
+    let midnight = nanos(limits[0].per()) * (START * 1_000 / nanos(limits[0].per()) + 1);
+    assert_eq!(log.0.iter().filter(|entry| entry.at < midnight).count(), 17);
+    assert_eq!(log.0.iter().filter(|entry| entry.at >= midnight).count(), 100);
+}
+
 /// By the days of UTC, because the steps go by periods of one length.
 #[test]
 fn any_spending_by_the_calendar_is_what_a_full_log_allows() {
