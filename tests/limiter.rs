@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
-    Algorithm, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter, limiters, set_limits,
-    test_util, unused_limits,
+    Algorithm, Calendar, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter, Weekday,
+    limiters, set_limits, test_util, unused_limits,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -170,6 +170,29 @@ fn limiters_of_one_name_and_the_same_limits_share() {
     assert!(one.check("a", 1).is_ok());
     assert!(two.check("a", 1).is_err());
     assert!(other.check("a", 1).is_ok(), "another algorithm has a state of its own");
+}
+
+#[test]
+fn calendars_share_if_their_windows_differ_in_the_first_day_of_the_month_only() {
+    let make = |calendar| RateLimiter::builder("calendars").limit(Limit::per_calendar(2, calendar)).build().unwrap();
+    let clock = test_util::pause();
+    let first = make(Calendar::MONTH.starts_on(15));
+    assert!(first.check("a", 2).is_ok() && first.check("a", 1).is_err());
+    assert!(make(Calendar::MONTH.starts_on(15)).check("a", 1).is_err());
+    let other_day = make(Calendar::MONTH.starts_on(1));
+    assert!(other_day.check("a", 1).is_err(), "what was taken counts on in the month that contains it");
+    for other in [
+        Calendar::MONTH.in_zone("Europe/Berlin"),
+        Calendar::MONTH.in_zone("Etc/UTC"),
+        Calendar::YEAR,
+        Calendar::WEEK,
+        Calendar::WEEK.week_starts(Weekday::Sunday),
+    ] {
+        let other = make(other);
+        assert!(other.check("a", 2).is_ok() && other.check("a", 1).is_err(), "{:?}", other.limits());
+    }
+    clock.advance(Duration::from_secs(31 * 86_400));
+    assert!(first.check("a", 2).is_ok());
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use ratelimit_runtime::{Algorithm, Limit, ParseLimitError};
+use ratelimit_runtime::{Algorithm, Calendar, Limit, ParseLimitError, Weekday};
 use serde_json::{Value, from_value, json};
 
 const SMOOTH: Limit = Limit::per_second(5).with_algorithm(Algorithm::TokenBucket).with_burst(10);
@@ -38,6 +38,32 @@ fn limits_are_read_from_configuration() {
 }
 
 #[test]
+fn calendars_are_read_from_configuration_and_written() {
+    for (limit, table) in [
+        (
+            Limit::per_calendar(1_000, Calendar::DAY),
+            json!({"count": 1_000, "algorithm": "fixed_window", "calendar": "day", "zone": "UTC"}),
+        ),
+        (
+            Limit::per_calendar(5, Calendar::WEEK.week_starts(Weekday::Sunday).in_zone("Asia/Tokyo")),
+            json!({
+                "count": 5, "algorithm": "fixed_window", "calendar": "week", "zone": "Asia/Tokyo", "week_starts": "sunday",
+            }),
+        ),
+        (
+            Limit::per_calendar(5, Calendar::MONTH.starts_on(31)),
+            json!({"count": 5, "algorithm": "fixed_window", "calendar": "month", "zone": "UTC", "starts_on": 31}),
+        ),
+    ] {
+        assert_eq!(serde_json::to_value(limit).unwrap(), table);
+        assert_eq!(from_value::<Limit>(table).unwrap(), limit);
+        assert_eq!(from_value::<Limit>(json!(limit.to_string())).unwrap(), limit);
+    }
+    let short = json!({"count": 1_000, "calendar": "day"});
+    assert_eq!(from_value::<Limit>(short).unwrap(), Limit::per_calendar(1_000, Calendar::DAY));
+}
+
+#[test]
 fn an_invalid_table_says_why() {
     let refused = |value: Value| from_value::<Limit>(value).unwrap_err().to_string();
     for (value, message) in [
@@ -52,6 +78,16 @@ fn an_invalid_table_says_why() {
         (json!({"count": 5, "per": "1m", "burst": 5}), "only a token bucket"),
         (json!({"count": 5, "per": "1m", "algorithm": "token-bucket"}), "did you mean `token_bucket`?"),
         (json!({"count": 5, "per": "1m", "cost": 1}), "unknown field `cost`"),
+        (json!({"count": 5, "calendar": "day", "per": "1d"}), "a `per` or a `calendar`"),
+        (json!({"count": 5, "calendar": "day", "algorithm": "token_bucket"}), "is a `fixed_window`"),
+        (json!({"count": 5, "calendar": "day", "burst": 5}), "without `burst`"),
+        (json!({"count": 5, "calendar": "dya"}), "did you mean `day`?"),
+        (json!({"count": 5, "calendar": "day", "zone": "Europe/Berln"}), "did you mean `Europe/Berlin`?"),
+        (json!({"count": 5, "calendar": "month", "starts_on": 32}), "from 1 to 31"),
+        (json!({"count": 5, "calendar": "month", "starts_on": 300}), "300"),
+        (json!({"count": 5, "calendar": "day", "week_starts": "sunday"}), "for a calendar week"),
+        (json!({"count": 0, "calendar": "day"}), "at least 1"),
+        (json!({"count": 5, "per": "1d", "zone": "UTC"}), "`zone` is for a calendar: add `calendar`"),
         (json!("100/1y"), "no fixed length"),
         (json!(100), "a limit, as in `100/1m`"),
     ] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Outcome, Permit, Request, Timestamp};
 use ratelimit_runtime::macro_support::v1;
 use ratelimit_runtime::{
-    Algorithm, BackendErrorKind, Backoff, Limit, OnBackendError, RateLimiter, RedisBackend, test_util,
+    Algorithm, BackendErrorKind, Backoff, Calendar, Limit, OnBackendError, RateLimiter, RedisBackend, test_util,
 };
 use ratelimit_tests::RedisServer;
 use tokio::task::JoinSet;
@@ -440,5 +440,38 @@ fn a_server_that_does_not_answer_fails_all_of_a_batch_in_time() {
     let until = Instant::now() + Duration::from_secs(20);
     while !runtime.block_on(ask(backend.clone())).iter().all(|(decided, _)| *decided) {
         assert!(Instant::now() < until, "limiting does not resume");
+    }
+}
+
+/// Permits booked weeks ahead lie beyond the boundaries that calls bring with them at first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_of_calendars_that_are_booked_ahead_are_asked_again() {
+    const BUCKETS: u64 = 64;
+    let server = RedisServer::start();
+    let backend = std::sync::Arc::new(backend(&server, true));
+    let limits = [Limit::per_calendar(1, Calendar::DAY.in_zone("Europe/Berlin")), Limit::per_hour(1_000)];
+    let request = |bucket: u64, max_wait| {
+        let action = Action::Take { cost: 1, max_wait };
+        Request::new(format!("rl:1:{{booked {bucket}}}:x"), &limits, action).at(Timestamp::from_nanos(START))
+    };
+    let mut buckets: Vec<Bucket> = (0..BUCKETS).map(|_| Bucket::default()).collect();
+    for (number, bucket) in (0..).zip(&mut buckets) {
+        for _ in 0..=number % 40 {
+            let request = request(number, Duration::MAX);
+            let expected = said(&bucket.apply(&request, Timestamp::from_nanos(START)));
+            assert_eq!(said(&backend.decide(&request).unwrap()), expected);
+        }
+    }
+    for _ in 0..4 {
+        let mut tasks = JoinSet::new();
+        for number in 0..BUCKETS {
+            let (backend, request) = (std::sync::Arc::clone(&backend), request(number, Duration::ZERO));
+            tasks.spawn(async move { (number, said(&backend.decide_async(&request).await.unwrap())) });
+        }
+        for (number, answer) in tasks.join_all().await {
+            let mut bucket = buckets[usize::try_from(number).unwrap()].clone();
+            let expected = bucket.apply(&request(number, Duration::ZERO), Timestamp::from_nanos(START));
+            assert_eq!(answer, said(&expected), "{number}");
+        }
     }
 }

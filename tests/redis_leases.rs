@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Permit, Request, Timestamp};
-use ratelimit_runtime::{Algorithm, BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{Algorithm, BackendErrorKind, Calendar, Limit, OnBackendError, RateLimiter, RedisBackend};
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{Admission, RedisServer, above};
 use tokio::task::JoinSet;
@@ -524,4 +524,41 @@ fn any_spending_is_what_a_full_log_allows() {
     // They did lease.
     let calls = server.calls_of("evalsha");
     assert!(calls > 1_000, "{calls} calls of the script");
+}
+
+#[test]
+fn a_lease_ends_with_the_day_that_it_is_of() {
+    let server = RedisServer::start();
+    let processes = [backend(&server, 10, 10 * SECOND), backend(&server, 10, 10 * SECOND)];
+    let limits = [Limit::per_calendar(100, Calendar::DAY)];
+    let until = [Step::AdvanceToEnd(20_000), take(0, 16), Step::AdvanceToEnd(1_000), take(0, 1)];
+    let steps = [&until[..], &[Step::AdvanceToEnd(0), take(0, 1), take(1, 200), take(0, 20)]].concat();
+    let log = follow(&processes, "rl:1:{midnight}", &limits, &steps).unwrap();
+    let midnight = nanos(limits[0].per()) * (START * 1_000 / nanos(limits[0].per()) + 1);
+    assert_eq!(log.0.iter().filter(|entry| entry.at < midnight).count(), 17);
+    assert_eq!(log.0.iter().filter(|entry| entry.at >= midnight).count(), 100);
+}
+
+/// By the days of UTC, because the steps go by periods of one length.
+#[test]
+fn any_spending_by_the_calendar_is_what_a_full_log_allows() {
+    let server = RedisServer::start();
+    let config = ProptestConfig {
+        cases: 100,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Off)),
+        ..ProptestConfig::default()
+    };
+    let leases = || prop::collection::vec((2_u32..=100, 1_u64..=10), 3);
+    let days = (20_u32..=400).prop_map(|count| Limit::per_calendar(count, Calendar::DAY));
+    let limits = (days, prop::collection::vec(limit(), 0..=2)).prop_map(|(day, more)| [vec![day], more].concat());
+    let numbers = AtomicU32::new(0);
+    proptest!(config, |(leases in leases(), limits in limits, steps in prop::collection::vec(step(), 1..60))| {
+        let number = numbers.fetch_add(1, Ordering::Relaxed);
+        let processes: Vec<_> = leases
+            .iter()
+            .map(|(permits, seconds)| backend(&server, *permits, Duration::from_secs(*seconds)))
+            .collect();
+        let followed = follow(&processes, &format!("rl:1:{{days:{number}}}"), &limits, &steps);
+        prop_assert!(followed.is_ok(), "{}", followed.unwrap_err());
+    });
 }

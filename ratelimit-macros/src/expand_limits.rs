@@ -100,7 +100,7 @@ impl Expansion<'_> {
             let day = Ident::new(&day.to_uppercase(), site());
             fixed = quote_spanned!(site()=> #fixed.week_starts(#rt::#day));
         }
-        let day = calendar.starts_on.as_ref().map(|day| self.day_of_month(day, local));
+        let day = calendar.starts_on.as_ref().map(|day| day_of_month(day, local));
         let is_fixed = day.as_ref().is_none_or(|day| day.fixed.is_some());
         if let Some(day) = day.as_ref().and_then(|day| day.fixed.as_ref()) {
             fixed = quote_spanned!(site()=> #rt::starting_on(#fixed, #day));
@@ -121,28 +121,6 @@ impl Expansion<'_> {
         let mut lets = count.lets;
         lets.extend(day.map(|day| day.lets));
         LimitTokens { template, current, lets, is_read }
-    }
-
-    fn day_of_month(&self, day: &StartsOn, local: &Ident) -> Value {
-        match day {
-            StartsOn::Literal(day) => {
-                let day = Literal::u8_unsuffixed(*day).into_token_stream();
-                Value { fixed: Some(day.clone()), current: day, lets: TokenStream::new() }
-            }
-            StartsOn::Read(arg) => read("u8", arg, local),
-            StartsOn::Constant(arg) => {
-                let Arg { name, value } = arg;
-                let at = place_of(value);
-                let message = "`starts_on` is a day of the month, from 1 to 31";
-                let u8 = primitive("u8", name.span());
-                if scope(value) == Scope::Module {
-                    let test = quote_spanned!(at=> __VALUE >= 1 && __VALUE <= 31);
-                    let value = checked_item(value, &u8, &test, message);
-                    return Value { fixed: Some(value.clone()), current: value, lets: TokenStream::new() };
-                }
-                checked_inline(value, local, &u8, &quote_spanned!(at=> __value >= 1 && __value <= 31), message)
-            }
-        }
     }
 
     /// `count` or `burst`.
@@ -285,6 +263,29 @@ impl Expansion<'_> {
             } else {
                 quote_spanned!(at=> const { #check };)
             });
+        }
+    }
+}
+
+/// `starts_on`.
+fn day_of_month(day: &StartsOn, local: &Ident) -> Value {
+    match day {
+        StartsOn::Literal(day) => {
+            let day = Literal::u8_unsuffixed(*day).into_token_stream();
+            Value { fixed: Some(day.clone()), current: day, lets: TokenStream::new() }
+        }
+        StartsOn::Read(arg) => read("u8", arg, local),
+        StartsOn::Constant(arg) => {
+            let Arg { name, value } = arg;
+            let at = place_of(value);
+            let message = "`starts_on` is a day of the month, from 1 to 31";
+            let u8 = primitive("u8", name.span());
+            if scope(value) == Scope::Module {
+                let test = quote_spanned!(at=> __VALUE >= 1 && __VALUE <= 31);
+                let value = checked_item(value, &u8, &test, message);
+                return Value { fixed: Some(value.clone()), current: value, lets: TokenStream::new() };
+            }
+            checked_inline(value, local, &u8, &quote_spanned!(at=> __value >= 1 && __value <= 31), message)
         }
     }
 }

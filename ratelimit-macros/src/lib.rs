@@ -238,7 +238,6 @@ mod values;
 /// # Calendars
 ///
 /// ```
-/// # #[cfg(feature = "calendar")] {
 /// use ratelimit_runtime::rate_limit;
 ///
 /// struct Customer { id: u64, billing_day: u8 }
@@ -259,7 +258,6 @@ mod values;
 /// }
 ///
 /// assert!(export(&Customer { id: 7, billing_day: 31 }).is_some());
-/// # }
 /// ```
 ///
 /// A day is what the zone's clocks show: it has 23 or 25 hours when they change. If midnight is

@@ -9,6 +9,7 @@ use crate::shape::Shape;
 
 /// The features of the runtime that matter to the attribute.
 #[derive(Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "features are independent of each other")]
 pub(crate) struct Features {
     pub(crate) calendar: bool,
     pub(crate) redis: bool,

@@ -146,6 +146,23 @@ mod tests {
         assert!(!format!("{:?}{}", answer.headers, answer.body).contains("secret"));
     }
 
+    #[cfg(feature = "calendar")]
+    #[test]
+    fn a_calendar_tells_no_length_of_its_windows() {
+        use crate::calendar::Calendar;
+
+        let exceeded = exceeded(Limit::per_calendar(5, Calendar::MONTH), ExceededKind::Limited);
+        let told = |form| {
+            let headers = answer_as(&exceeded, HttpAnswers::new().fields(form)).headers;
+            let told = headers.into_iter().filter(|(name, _)| name.starts_with("ratelimit"));
+            told.map(|(_, value)| value).collect::<Vec<_>>()
+        };
+        let draft_11 = [r#""5-per-calendar-month";q=5"#, r#""5-per-calendar-month";r=2;t=12"#];
+        assert_eq!(told(RateLimitFields::Draft11), draft_11);
+        assert_eq!(told(RateLimitFields::Draft7), ["5", "limit=5, remaining=2, reset=12"]);
+        assert_eq!(told(RateLimitFields::Draft6), ["5", "5", "2", "12"]);
+    }
+
     #[test]
     fn windows_below_a_second_are_left_out() {
         let answer = answer(&exceeded(Limit::new(5, Duration::from_millis(10)), ExceededKind::Limited));
