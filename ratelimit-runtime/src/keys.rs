@@ -32,6 +32,15 @@ pub(crate) mod sealed {
     }
 }
 
+impl<K: sealed::Keys + ?Sized> sealed::Keys for &K {
+    const LEN: usize = K::LEN;
+
+    #[inline]
+    fn each(&self, visit: &mut impl sealed::Visit) {
+        (**self).each(visit);
+    }
+}
+
 macro_rules! tuples {
     ($($len:literal: $($part:ident $index:tt),*;)*) => {$(
         impl<$($part: RateLimitKey),*> sealed::Keys for ($($part,)*) {

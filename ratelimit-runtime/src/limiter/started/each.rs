@@ -131,7 +131,7 @@ struct Members<'a> {
     call: Call<'a>,
     each: &'a Each,
     switches: Switches,
-    members: SmallVec<[Member; 4]>,
+    all: SmallVec<[Member; 4]>,
     guard: Option<Arc<Guard>>,
 }
 
@@ -158,7 +158,7 @@ impl Visit for Members<'_> {
                 (part.core.fallback(&venue).address(key), Some(request))
             }
         };
-        self.members.push(Member { part: index, address, limits, request });
+        self.all.push(Member { part: index, address, limits, request });
     }
 }
 
@@ -204,7 +204,7 @@ impl Visit for Resets<'_> {
     }
 }
 
-impl<'a> Call<'a> {
+impl Call<'_> {
     /// Does all that can be done without blocking.
     pub(crate) fn start_each<K: RateLimitKeys>(self, keys: &K) -> Started {
         match self.core.each() {
@@ -287,9 +287,9 @@ impl<'a> Call<'a> {
         if let Some((limit, refusal)) = cached.found {
             return Started::Done(call.denied(limit, refusal));
         }
-        let mut members = Members { call, each, switches, members: SmallVec::new(), guard: None };
+        let mut members = Members { call, each, switches, all: SmallVec::new(), guard: None };
         keys.each(&mut members);
-        let Members { members, guard, .. } = members;
+        let Members { all: members, guard, .. } = members;
         if members.is_empty() {
             return Started::Done(Ok(call.free()));
         }
@@ -328,7 +328,7 @@ impl<'a> Call<'a> {
         let resets: SmallVec<[u32; 4]> = buckets.iter().map(|bucket| bucket.store.resets(bucket.address)).collect();
         let take = |now| if self.peek { peek_together(&buckets, now) } else { take_together(&buckets, now, true) };
         let (now, spoken) = spoken(|| venue.now(), take, buckets.len());
-        let takes = spoken.is_charged && !self.peek;
+        let is_taken = spoken.is_charged && !self.peek && self.cost > 0;
         let says = parts.iter().enumerate().map(|(index, (part, member, _, rules))| {
             let held = |at| Held {
                 address: member.address,
@@ -339,7 +339,7 @@ impl<'a> Call<'a> {
             };
             let limits = || member.limits.as_deref().map(Into::into);
             let taken = |at| Taken { place: Place::Memory(held(at)), limits: limits(), limiter: part.core.id };
-            let taken: Option<&dyn Fn(u64) -> Taken> = if takes && self.cost > 0 { Some(&taken) } else { None };
+            let taken: Option<&dyn Fn(u64) -> Taken> = if is_taken { Some(&taken) } else { None };
             says(self, part, rules, spoken.of(index), now, taken)
         });
         says.collect()
@@ -365,7 +365,7 @@ impl<'a> Call<'a> {
             let Says::Admits { limit, position, remaining, reset_after, taken } = says else { continue };
             all.extend(taken);
             if std::mem::take(&mut is_first) || (remaining, position) < (decision.remaining, decision.position) {
-                decision = Decision { limit, position, remaining, reset_after, ..decision };
+                decision = Decision { limit, remaining, position, reset_after, ..decision };
             }
         }
         if !self.peek {
@@ -502,16 +502,15 @@ impl EachCall {
                     rounds += 1;
                     continue;
                 }
-                let asked = self.ask(held.as_ref().map(|held| held.member), false, mode).await;
-                let says = match asked {
-                    Ok(says) => says,
-                    Err(_) => {
-                        if let Some(decided) = self.whole.call().undecided() {
-                            release(held.take(), mode).await;
-                            return decided;
-                        }
-                        self.in_memory(held.as_ref().map(|held| held.member), false)
+                let but = held.as_ref().map(|held| held.member);
+                let says = if let Ok(says) = self.ask(but, false, mode).await {
+                    says
+                } else {
+                    if let Some(decided) = self.whole.call().undecided() {
+                        release(held.take(), mode).await;
+                        return decided;
                     }
+                    self.in_memory(but, false)
                 };
                 let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
                     return self.admitted(says, held, waited);
@@ -584,12 +583,12 @@ impl EachCall {
             return Err(unanswered());
         }
         let is_charged = answers.iter().all(|answer| matches!(answer.outcome, Outcome::Admitted(_)));
-        let takes = is_charged && !looks && !call.peek;
+        let is_taken = is_charged && !looks && !call.peek;
         let says = members
             .iter()
             .zip(&requests)
             .zip(answers)
-            .map(|((member, request), answer)| self.said(guard, member, request, answer, takes, sent));
+            .map(|((member, request), answer)| self.said(guard, member, request, answer, is_taken, sent));
         says.collect()
     }
 
@@ -600,7 +599,7 @@ impl EachCall {
         member: &Member,
         request: &Request,
         answer: Answer,
-        takes: bool,
+        is_taken: bool,
         sent: u64,
     ) -> Result<Says, BackendError> {
         let Some(each) = self.whole.core.made_each() else { return Err(unanswered()) };
@@ -610,7 +609,7 @@ impl EachCall {
             Outcome::Admitted(admitted) => {
                 let Admission { permit, limit: own, remaining, fresh_at } = admitted.admission;
                 let limit = *request.limits.get(own).ok_or_else(unanswered)?;
-                let taken = (takes && permit.cost > 0).then(|| {
+                let taken = (is_taken && permit.cost > 0).then(|| {
                     let (name, fingerprint) = (Arc::clone(&request.bucket), request.fingerprint);
                     let resets = part.core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
                     let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
