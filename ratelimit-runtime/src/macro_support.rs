@@ -185,6 +185,7 @@ pub mod v1 {
         }
 
         /// Decides by a key for each limit, on this thread.
+        #[inline]
         pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
             self.call.admit_each(&keys)
         }

@@ -52,6 +52,11 @@ impl Spoken {
         Spoken { is_charged: false, said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
     }
 
+    /// Whether any bucket denies.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.said.iter().any(|said| matches!(said.get().verdict, Verdict::Denied { .. }))
+    }
+
     /// The answer of the bucket at `index` of the call.
     pub(crate) fn of(&self, index: usize) -> Said {
         self.said[index].get()
@@ -78,13 +83,11 @@ pub(crate) type Written<'a> = (&'a Arc<Store>, Address);
 /// a bucket denies, or if the call must be decided elsewhere; nothing has changed then.
 #[inline]
 pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool {
-    for end in 1..buckets.len() {
-        let mut place = end;
-        while place > 0 && rank(&buckets[place]) < rank(&buckets[place - 1]) {
-            buckets.swap(place, place - 1);
-            place -= 1;
-        }
+    if let [one, other] = buckets {
+        let (first, last) = if rank(other) < rank(one) { (other, one) } else { (one, other) };
+        return try_take_two(first.0, first.1, last, now, cost);
     }
+    buckets.sort_unstable_by_key(rank);
     try_take_in_order(buckets, now, cost)
 }
 
@@ -92,6 +95,12 @@ pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool
 #[inline]
 fn rank((store, address): &Written<'_>) -> (bool, usize) {
     (*address == Address::Unkeyed, store.id())
+}
+
+#[inline]
+fn try_take_two(store: &Store, address: Address, last: &Written<'_>, now: Now, cost: u32) -> bool {
+    let Address::Hash(hash) = address else { return false };
+    store.try_take_with(hash, now, cost, &|| last.0.try_take(last.1, now, cost).is_some())
 }
 
 #[inline(never)]
@@ -212,6 +221,13 @@ impl Descent<'_, '_> {
     #[cold]
     #[inline(never)]
     fn take_slowly(mut self) -> Spoken {
+        // A call that is denied needs no bucket, unless its denial is to be counted.
+        if self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
+            let seen = peek(self.buckets, self.now);
+            if seen.is_denied() {
+                return seen;
+            }
+        }
         let order = self.order.clone();
         let mut fate = Fate::Unknown;
         let mut wakes = Wakes::default();

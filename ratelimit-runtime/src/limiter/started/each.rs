@@ -31,8 +31,9 @@ use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
+use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::keys::RateLimitKeys;
-use crate::keys::sealed::Visit;
+use crate::keys::sealed::{Map, Visit};
 use crate::limit::Limit;
 use crate::observe::KeyText;
 use crate::switches::{Switch, Switches};
@@ -93,19 +94,41 @@ enum Mode {
     Async,
 }
 
-/// The buckets of the fast path, as long as there is one.
+/// The buckets of the fast path.
 struct Quick<'a> {
     each: &'a Each,
     cost: u32,
-    buckets: SmallVec<[WrittenBucket<'a>; 4]>,
 }
 
-impl Visit for Quick<'_> {
+impl<'a> Map for Quick<'a> {
+    type Value = WrittenBucket<'a>;
+
     #[inline]
-    fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
-        if let Some(store) = self.each.parts[index].core.fast().filter(|store| store.admits(self.cost)) {
-            self.buckets.push((store, store.address(key)));
-        }
+    fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
+        let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
+        Some((store, key.ask(Locate(store))))
+    }
+}
+
+/// Finds the bucket of a key, in the cheapest form for its type.
+struct Locate<'a>(&'a Store);
+
+impl Asker for Locate<'_> {
+    type Answer = Address;
+
+    #[inline]
+    fn text(self, key: &str) -> Address {
+        Address::Hash(self.0.hash(|sink| sink.text(key)))
+    }
+
+    #[inline]
+    fn number(self, kind: Kind, key: u64) -> Address {
+        Address::Hash(self.0.hash(|sink| sink.number(kind, key.into())))
+    }
+
+    #[inline]
+    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
+        self.0.address(key)
     }
 }
 
@@ -215,9 +238,26 @@ impl Call<'_> {
         }
     }
 
-    /// The fast path: all parts are on theirs. `None` if the call takes another path; nothing has
-    /// changed then.
+    /// The fast path: takes the permits if all buckets are on theirs and admit the call. Otherwise
+    /// nothing has changed.
     #[inline]
+    pub(crate) fn takes_each<K: RateLimitKeys>(&self, keys: &K) -> bool {
+        if !Switches::load().are_off() || self.limits.is_some() {
+            return false;
+        }
+        let Some(each) = self.core.made_each().filter(|each| each.len() == K::LEN) else { return false };
+        let Some(mut buckets) = keys.map(&Quick { each, cost: self.cost }) else { return false };
+        let Some(&(store, _)) = buckets.as_ref().first() else { return false };
+        let is_taken = try_take_together(buckets.as_mut(), self.now(store), self.cost);
+        if is_taken {
+            self.core.allowed();
+        }
+        is_taken
+    }
+
+    /// The outcome of a call in memory by the limits written down. `None` if the call takes another
+    /// path; nothing has changed then.
+    #[inline(never)]
     pub(crate) fn each_at_once<K: RateLimitKeys>(&self, keys: &K) -> Option<Result<(), RateLimitExceeded>> {
         if !Switches::load().are_off() || self.limits.is_some() {
             return None;
@@ -227,28 +267,6 @@ impl Call<'_> {
             return None;
         }
         let each = self.core.made_each().filter(|each| each.len() == K::LEN)?;
-        let mut quick = Quick { each, cost: self.cost, buckets: SmallVec::new() };
-        keys.each(&mut quick);
-        let mut buckets = quick.buckets;
-        if buckets.len() == K::LEN {
-            let now = self.now(buckets[0].0);
-            if try_take_together(&mut buckets, now, self.cost) {
-                self.core.allowed();
-                return Some(Ok(()));
-            }
-        }
-        self.each_in_memory(each, keys, may_wait)
-    }
-
-    /// As [`each_at_once`](Call::each_at_once), for a call that is denied, or of several limits or
-    /// `backoff`.
-    #[inline(never)]
-    fn each_in_memory<K: RateLimitKeys>(
-        &self,
-        each: &Each,
-        keys: &K,
-        may_wait: bool,
-    ) -> Option<Result<(), RateLimitExceeded>> {
         let mut fast = FastBuckets { each, cost: self.cost, buckets: SmallVec::new() };
         keys.each(&mut fast);
         let buckets = fast.buckets;
@@ -256,7 +274,13 @@ impl Call<'_> {
             return None;
         }
         let store = buckets[0].store;
-        let (now, spoken) = spoken(|| self.now(store), |now| take_together(&buckets, now, false), buckets.len());
+        // A denied call leaves no trace unless there is a `backoff`, so a look is enough for it.
+        let looks = self.core.backoff().is_none();
+        let take = |now| {
+            let seen = looks.then(|| peek_together(&buckets, now)).filter(Spoken::is_denied);
+            seen.unwrap_or_else(|| take_together(&buckets, now, false))
+        };
+        let (now, spoken) = spoken(|| self.now(store), take, buckets.len());
         if spoken.is_charged {
             self.core.allowed();
             return Some(Ok(()));
