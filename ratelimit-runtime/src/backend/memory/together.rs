@@ -264,3 +264,6 @@ impl Descent<'_, '_> {
         Spoken { is_charged: fate == Fate::Charged, ..self.spoken }
     }
 }
+
+#[cfg(all(test, loom_model))]
+mod model;
