@@ -16,7 +16,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::state::{Fate, Left, Verdict};
-use super::store::{Ask, Store};
+use super::store::{Ask, OnePermit, Store};
 use crate::clock::Now;
 use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
@@ -83,9 +83,17 @@ pub(crate) type Written<'a> = (&'a Arc<Store>, Address);
 /// a bucket denies, or if the call must be decided elsewhere; nothing has changed then.
 #[inline]
 pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool {
-    if let [one, other] = buckets {
-        let (first, last) = if rank(other) < rank(one) { (other, one) } else { (one, other) };
-        return try_take_two(first.0, first.1, last, now, cost);
+    if let [(one, Address::Hash(hash)), (other, Address::Hash(other_hash))] = buckets {
+        let (one, other) = ((&***one, *hash), (&***other, *other_hash));
+        let ((first, hash), last) = if other.0.id() < one.0.id() { (other, one) } else { (one, other) };
+        let taken = if cost == 1 {
+            first.try_take_two(hash, last, now, OnePermit)
+        } else {
+            first.try_take_two(hash, last, now, cost)
+        };
+        if let Some(is_taken) = taken {
+            return is_taken;
+        }
     }
     buckets.sort_unstable_by_key(rank);
     try_take_in_order(buckets, now, cost)
@@ -95,12 +103,6 @@ pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool
 #[inline]
 fn rank((store, address): &Written<'_>) -> (bool, usize) {
     (*address == Address::Unkeyed, store.id())
-}
-
-#[inline]
-fn try_take_two(store: &Store, address: Address, last: &Written<'_>, now: Now, cost: u32) -> bool {
-    let Address::Hash(hash) = address else { return false };
-    store.try_take_with(hash, now, cost, &|| last.0.try_take(last.1, now, cost).is_some())
 }
 
 #[inline(never)]
@@ -217,10 +219,27 @@ impl Descent<'_, '_> {
         }
     }
 
+    /// As [`level`](Descent::level) for all buckets, waiting for locks.
+    fn level_under_locks(&mut self, is_denied: bool, wakes: &mut Wakes) -> Fate {
+        self.wakes = Some(RefCell::default());
+        let fate = self.level(0, is_denied);
+        if let Some(others) = self.wakes.take() {
+            wakes.append(others.into_inner());
+        }
+        fate
+    }
+
     /// As [`take`], after the fast path did not decide: makes missing buckets and waits for locks.
     #[cold]
     #[inline(never)]
     fn take_slowly(mut self) -> Spoken {
+        // Most buckets exist: a key was not near its place in the table, or a lock was held.
+        let mut wakes = Wakes::default();
+        let mut fate = self.level_under_locks(false, &mut wakes);
+        if fate != Fate::Unknown {
+            wakes.wake();
+            return Spoken { is_charged: fate == Fate::Charged, ..self.spoken };
+        }
         // A call that is denied needs no bucket, unless its denial is to be counted.
         if self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
             let seen = peek(self.buckets, self.now);
@@ -229,8 +248,6 @@ impl Descent<'_, '_> {
             }
         }
         let order = self.order.clone();
-        let mut fate = Fate::Unknown;
-        let mut wakes = Wakes::default();
         for tries in 0..=TRIES {
             let mut is_denied = false;
             self.order.clear();
@@ -251,11 +268,7 @@ impl Descent<'_, '_> {
                     }
                 }
             }
-            self.wakes = Some(RefCell::default());
-            fate = self.level(0, is_denied);
-            if let Some(others) = self.wakes.take() {
-                wakes.append(others.into_inner());
-            }
+            fate = self.level_under_locks(is_denied, &mut wakes);
             if fate != Fate::Unknown {
                 break;
             }

@@ -274,12 +274,7 @@ impl Call<'_> {
             return None;
         }
         let store = buckets[0].store;
-        // A denied call leaves no trace unless there is a `backoff`, so a look is enough for it.
-        let looks = self.core.backoff().is_none();
-        let take = |now| {
-            let seen = looks.then(|| peek_together(&buckets, now)).filter(Spoken::is_denied);
-            seen.unwrap_or_else(|| take_together(&buckets, now, false))
-        };
+        let take = |now| take_together(&buckets, now, false);
         let (now, spoken) = spoken(|| self.now(store), take, buckets.len());
         if spoken.is_charged {
             self.core.allowed();

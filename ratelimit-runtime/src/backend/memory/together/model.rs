@@ -92,20 +92,34 @@ fn two_calls_that_list_their_keys_crosswise() {
     for algorithm in [Algorithm::TokenBucket, Algorithm::SlidingWindow] {
         // The buckets exist, and have one permit each.
         let begin = |two: &Two| assert!(two.take([0, 1]));
-        both(algorithm, 2, begin, |two| two.take([0, 1]), |two| two.take([1, 0]), |two, taken| {
-            assert_eq!(taken.map(u8::from).iter().sum::<u8>(), 1);
-            assert_eq!([two.left(0), two.left(1)], [0, 0]);
-        });
+        both(
+            algorithm,
+            2,
+            begin,
+            |two| two.take([0, 1]),
+            |two| two.take([1, 0]),
+            |two, taken| {
+                assert_eq!(taken.map(u8::from).iter().sum::<u8>(), 1);
+                assert_eq!([two.left(0), two.left(1)], [0, 0]);
+            },
+        );
     }
 }
 
 #[test]
 fn two_calls_that_make_their_buckets() {
     let nothing = |_: &Two| {};
-    both(Algorithm::SlidingWindow, 1, nothing, |two| two.take([0, 1]), |two| two.take([1, 0]), |two, taken| {
-        assert_eq!(taken.map(u8::from).iter().sum::<u8>(), 1);
-        assert_eq!([two.left(0), two.left(1)], [0, 0]);
-    });
+    both(
+        Algorithm::SlidingWindow,
+        1,
+        nothing,
+        |two| two.take([0, 1]),
+        |two| two.take([1, 0]),
+        |two, taken| {
+            assert_eq!(taken.map(u8::from).iter().sum::<u8>(), 1);
+            assert_eq!([two.left(0), two.left(1)], [0, 0]);
+        },
+    );
 }
 
 #[test]
