@@ -4,7 +4,7 @@ use quote::ToTokens;
 
 use crate::args::Args;
 use crate::diagnostics::Diagnostics;
-use crate::model::{Backend, Cost, Denial, Features, Keys, Limiter, OnBackendError, Permits, Waiting};
+use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Waiting};
 use crate::shape::{Returns, Shape};
 use crate::values::copy;
 
@@ -12,7 +12,6 @@ use crate::values::copy;
 pub(crate) fn denial(
     args: &Args,
     limiter: Option<&Limiter>,
-    keys: Option<&Keys>,
     cost: Option<&Cost>,
     wait: Option<&Waiting>,
     shape: Option<&Shape>,
@@ -21,8 +20,8 @@ pub(crate) fn denial(
 ) -> Denial {
     // A `wait` with an unreadable time counts as bounded.
     let unbounded = wait.is_some_and(Waiting::is_unbounded);
-    let never_denied =
-        |limiter, cost| if gives_up(limiter, keys) { Certainty::No } else { never_denied(limiter, cost) };
+    let gives_up = wait.is_some_and(|wait| wait.gives_up);
+    let never_denied = |limiter, cost| if gives_up { Certainty::No } else { never_denied(limiter, cost) };
     if unbounded {
         refuse_beside_unbounded_wait(args, limiter, cost, errors);
     }
@@ -60,12 +59,6 @@ enum Certainty {
     /// Depends on constants that the compiler checks, or on a limiter defined elsewhere.
     Likely,
     Sure,
-}
-
-/// Whether a call that waits for several keys may give up: through a backend, after a few rounds.
-fn gives_up(limiter: Option<&Limiter>, keys: Option<&Keys>) -> bool {
-    let is_memory = matches!(limiter, Some(Limiter::Own(own)) if matches!(own.backend, Some(Backend::Memory)));
-    keys.is_some() && !is_memory
 }
 
 /// Whether an unbounded wait always gets its permits.

@@ -214,6 +214,8 @@ pub(crate) struct Waiting {
     /// The most calls of one key that may wait.
     pub(crate) queue: Option<u32>,
     pub(crate) priority: Option<Arg<Expr>>,
+    /// Waits for several keys in turn, and through a backend only for a few.
+    pub(crate) gives_up: bool,
 }
 
 impl Waiting {

@@ -10,7 +10,7 @@ use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
 use crate::item::{Item, value_among};
 use crate::model::{
-    Algorithm, Cost, Denial, Features, Keys, Limit, Limiter, Model, Own, Pause, Penalty, Per, Permits, Settle,
+    Algorithm, Backend, Cost, Denial, Features, Keys, Limit, Limiter, Model, Own, Pause, Penalty, Per, Permits, Settle,
 };
 use crate::shape::{Body, NoAsyncBlock, Returns, Shape};
 use crate::suggest::listed;
@@ -50,7 +50,7 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         None => default_runtime(&args, errors),
     };
     let cost = args.cost.as_ref().and_then(|arg| cost(arg, errors));
-    let wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
+    let mut wait = args.wait.as_ref().and_then(|arg| wait(arg, shape.as_ref(), features, errors));
     let mut limiter = match &args.limiter {
         Some(shared) => {
             refuse_beside_limiter(&args, errors);
@@ -58,12 +58,15 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         }
         None => own(&args, item, features, errors).map(|own| Limiter::Own(Box::new(own))),
     };
-    let (key, keys) = keys(&args, limiter.as_mut(), errors);
+    let (key, keys) = keys(&args, &mut limiter, errors);
+    if let (Some(wait), Some(_)) = (&mut wait, &keys) {
+        let is_memory = matches!(&limiter, Some(Limiter::Own(own)) if matches!(own.backend, Some(Backend::Memory)));
+        wait.gives_up = !is_memory;
+    }
     if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {
         check_cost(own, cost, arg, errors);
     }
-    let denial =
-        denial(&args, limiter.as_ref(), keys.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
+    let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
     refuse_two_that_settle(&args, errors);
     let mut looks = [&args.deduct_when, &args.settle, &args.pause_when].into_iter().flatten().peekable();
     if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
@@ -340,7 +343,7 @@ fn limit(
 
 /// The one key of all limits, or the keys of limits that have different ones. Limits whose keys are
 /// written alike share one, and it is evaluated once.
-fn keys(args: &Args, limiter: Option<&mut Limiter>, errors: &mut Diagnostics) -> (Option<Arg<Expr>>, Option<Keys>) {
+fn keys(args: &Args, limiter: &mut Option<Limiter>, errors: &mut Diagnostics) -> (Option<Arg<Expr>>, Option<Keys>) {
     if let Some(keys) = &args.keys {
         return (None, shared_keys(args, keys, errors));
     }

@@ -535,7 +535,7 @@ pub(crate) fn wait(
     };
     // An unreadable `queue` still counts as one.
     let queue = if unread.may_be("queue") { Some(1) } else { queue.map(|queue| queue.unwrap_or(1)) };
-    Some(Waiting { bound, queue, priority: priority.as_ref().map(copy) })
+    Some(Waiting { bound, queue, priority: priority.as_ref().map(copy), gives_up: false })
 }
 
 /// The most calls that may wait.

@@ -23,8 +23,20 @@ pub(crate) mod sealed {
     pub trait Keys {
         /// How many there are.
         const LEN: usize;
+        /// As many values.
+        type Array<T>: AsRef<[T]> + AsMut<[T]>;
 
         fn each(&self, visit: &mut impl Visit);
+
+        /// A value for each key; `None` if there is none for one of them.
+        fn map<M: Map>(&self, map: &M) -> Option<Self::Array<M::Value>>;
+    }
+
+    /// Makes a value of each key.
+    pub trait Map {
+        type Value;
+
+        fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<Self::Value>;
     }
 
     pub trait Visit {
@@ -32,14 +44,35 @@ pub(crate) mod sealed {
     }
 }
 
+impl<K: sealed::Keys + ?Sized> sealed::Keys for &K {
+    const LEN: usize = K::LEN;
+    type Array<T> = K::Array<T>;
+
+    #[inline]
+    fn each(&self, visit: &mut impl sealed::Visit) {
+        (**self).each(visit);
+    }
+
+    #[inline]
+    fn map<M: sealed::Map>(&self, map: &M) -> Option<Self::Array<M::Value>> {
+        (**self).map(map)
+    }
+}
+
 macro_rules! tuples {
     ($($len:literal: $($part:ident $index:tt),*;)*) => {$(
         impl<$($part: RateLimitKey),*> sealed::Keys for ($($part,)*) {
             const LEN: usize = $len;
+            type Array<T> = [T; $len];
 
             #[inline]
             fn each(&self, visit: &mut impl sealed::Visit) {
                 $(visit.key($index, &self.$index);)*
+            }
+
+            #[inline]
+            fn map<Maps: sealed::Map>(&self, map: &Maps) -> Option<[Maps::Value; $len]> {
+                Some([$(map.key($index, &self.$index)?),*])
             }
         }
     )*};

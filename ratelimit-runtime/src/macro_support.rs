@@ -144,6 +144,11 @@ pub mod v1 {
     }
 
     /// See [`key`].
+    #[diagnostic::on_unimplemented(
+        message = "`{Self}` cannot be the key of a rate limit",
+        label = "not a rate limit key",
+        note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or `#[derive(RateLimitKey)]`"
+    )]
     pub trait IsKey {
         /// The type itself.
         type Key: RateLimitKey;
@@ -152,6 +157,7 @@ pub mod v1 {
         fn itself(self) -> Self::Key;
     }
 
+    #[diagnostic::do_not_recommend]
     impl<K: RateLimitKey> IsKey for K {
         type Key = K;
 
@@ -231,6 +237,7 @@ pub mod v1 {
         }
 
         /// Decides by a key for each limit, on this thread.
+        #[inline]
         pub fn check_each<K: RateLimitKeys>(self, keys: K) -> Result<(), RateLimitExceeded> {
             self.call.admit_each(&keys)
         }

@@ -259,7 +259,14 @@ impl<'a> Call<'a> {
     }
 
     /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
+    #[inline]
     pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
+        if self.takes_each(keys) { Ok(()) } else { self.admit_each_slowly(keys) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn admit_each_slowly<K: RateLimitKeys>(&self, keys: &K) -> Result<(), RateLimitExceeded> {
         match self.each_at_once(keys) {
             Some(decided) => decided,
             None => self.start_each(keys).finish().map(drop),
@@ -269,6 +276,9 @@ impl<'a> Call<'a> {
     /// As [`admit_each`](Call::admit_each), for a future.
     pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
         let call = self.in_future();
+        if call.takes_each(keys) {
+            return Begun::of(Ok(()));
+        }
         if let Some(decided) = call.each_at_once(keys) {
             return Begun::of(decided);
         }

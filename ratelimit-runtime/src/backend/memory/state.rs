@@ -270,7 +270,7 @@ impl<'a> Call<'a> {
                 }
                 judged
             }
-            (Fate::Denied, Verdict::Denied { .. }) => self.take(state, form, now),
+            (Fate::Denied, Verdict::Denied { .. }) => self.take_behind_floor(state, form, now),
             (_, judged) => judged,
         }
     }

@@ -250,14 +250,14 @@ impl Operation for Together<'_> {
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let Together(others, tells) = self;
-        let was_blocked = call.is_blocked(state, now);
+        let was_banned = call.is_banned(state, now);
         state.prepare(form, call.rules, now);
         let verdict = match call.judge(state, form, now) {
             Verdict::Undecided => Verdict::Undecided,
             verdict => call.held(state, form, now, verdict, others(verdict)),
         };
         let is_told = tells || matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_told { call.told(state, form, now, verdict, was_blocked) } else { Left::default() })
+        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
     }
 }
 
@@ -928,13 +928,69 @@ impl Store {
         }
     }
 
+    /// Takes permits of a key from this store and from `other`, each by the one limit written down,
+    /// the second under the lock of the first. `None` if the two are of different kinds.
+    ///
+    /// Each kind has its own function, so that all of it stays in registers.
+    #[inline]
+    pub(super) fn try_take_two<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> Option<bool> {
+        if self.kind != other.0.kind {
+            return None;
+        }
+        match self.kind {
+            Kind::Tat => Some(self.two_tats(hash, other, now, cost)),
+            Kind::Bucket => Some(self.two_buckets(hash, other, now, cost)),
+            Kind::Window => Some(self.two_windows(hash, other, now, cost)),
+            Kind::Fixed { .. } => Some(self.two_fixed(hash, other, now, cost)),
+            Kind::Any => None,
+        }
+    }
+
+    #[inline(never)]
+    fn two_tats<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
+        let Keyed::One(table, _) = &self.keyed else { return false };
+        let second = || is_admitted(other.0.try_tat(other.1, now, cost));
+        let take = |state: &mut Words<1>| {
+            state.or_as_before(|state| is_admitted(state.take_tat(&self.rule, now, cost.permits())) && second())
+        };
+        table.try_with(hash, take).unwrap_or(false)
+    }
+
+    #[inline(never)]
+    fn two_buckets<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
+        let Keyed::Two(table, _) = &self.keyed else { return false };
+        let second = || is_admitted(other.0.try_bucket(other.1, now, cost));
+        let take = |state: &mut Words<2>| {
+            state.or_as_before(|state| is_admitted(state.take_bucket(&self.rule, now, cost.permits())) && second())
+        };
+        table.try_with(hash, take).unwrap_or(false)
+    }
+
+    #[inline(never)]
+    fn two_windows<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
+        let Keyed::Window(table, groups) = &self.keyed else { return false };
+        let second = || is_admitted(other.0.try_window(other.1, now, cost));
+        let take = |state: &mut Window| state.take_with(groups, &self.rule, now, cost.permits(), second);
+        table.try_with(hash, take).unwrap_or(false)
+    }
+
+    #[inline(never)]
+    fn two_fixed<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
+        let (Keyed::One(table, _), Kind::Fixed { bits }) = (&self.keyed, self.kind) else { return false };
+        let second = || is_admitted(other.0.try_fixed(other.1, now, cost));
+        let take = |state: &mut Words<1>| {
+            state
+                .or_as_before(|state| is_admitted(state.take_window(&self.rule, bits, now, cost.permits())) && second())
+        };
+        table.try_with(hash, take).unwrap_or(false)
+    }
+
     /// Takes permits of a key by the one limit written down, if `others` take theirs under this
     /// bucket's lock. Otherwise nothing has changed here. `false` also if the call must be decided
     /// elsewhere.
     #[inline(never)]
     pub(super) fn try_take_with(&self, hash: u64, now: Now, cost: u32, others: &dyn Fn() -> bool) -> bool {
         let rule = &self.rule;
-        let is_admitted = |verdict| matches!(verdict, Verdict::Admitted { .. });
         let taken = match (&self.keyed, self.kind) {
             (Keyed::One(table, _), Kind::Tat) => table
                 .try_with(hash, |state| state.or_as_before(|it| is_admitted(it.take_tat(rule, now, cost)) && others())),
@@ -1227,6 +1283,11 @@ impl Store {
     }
 }
 
+#[inline]
+fn is_admitted(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Admitted { .. })
+}
+
 /// One function for each table, so that its values stay in registers.
 #[inline(never)]
 fn try_in<S: State, const W: usize, O: Operation>(
@@ -1298,7 +1359,7 @@ fn carry_out<S: State>(
                 done.first = queue.settle(state, form, now, wakes);
             }
             done.verdict = Verdict::Admitted { at: now.latest };
-            done.left = Call { floor, ..*call }.told(state, form, now, done.verdict, false);
+            done.left = Call { floor, ..*call }.told_behind_floor(state, form, now, done.verdict, false);
             return done;
         }
         Task::Refund(_) | Task::Reset(_) | Task::Leave(..) | Task::Settle | Task::Held(_) => {

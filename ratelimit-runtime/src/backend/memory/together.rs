@@ -16,7 +16,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::state::{Fate, Left, Verdict};
-use super::store::{Ask, Store};
+use super::store::{Ask, OnePermit, Store};
 use crate::clock::Now;
 use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
@@ -54,6 +54,11 @@ impl Spoken {
         Spoken { is_charged: false, said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
     }
 
+    /// Whether any bucket denies.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.said.iter().any(|said| matches!(said.get().verdict, Verdict::Denied { .. }))
+    }
+
     /// The answer of the bucket at `index` of the call.
     pub(crate) fn of(&self, index: usize) -> Said {
         self.said[index].get()
@@ -80,13 +85,19 @@ pub(crate) type Written<'a> = (&'a Arc<Store>, Address);
 /// a bucket denies, or if the call must be decided elsewhere; nothing has changed then.
 #[inline]
 pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool {
-    for end in 1..buckets.len() {
-        let mut place = end;
-        while place > 0 && rank(&buckets[place]) < rank(&buckets[place - 1]) {
-            buckets.swap(place, place - 1);
-            place -= 1;
+    if let [(one, Address::Hash(hash)), (other, Address::Hash(other_hash))] = buckets {
+        let (one, other) = ((&***one, *hash), (&***other, *other_hash));
+        let ((first, hash), last) = if other.0.id() < one.0.id() { (other, one) } else { (one, other) };
+        let taken = if cost == 1 {
+            first.try_take_two(hash, last, now, OnePermit)
+        } else {
+            first.try_take_two(hash, last, now, cost)
+        };
+        if let Some(is_taken) = taken {
+            return is_taken;
         }
     }
+    buckets.sort_unstable_by_key(rank);
     try_take_in_order(buckets, now, cost)
 }
 
@@ -210,13 +221,35 @@ impl Descent<'_, '_> {
         }
     }
 
+    /// As [`level`](Descent::level) for all buckets, waiting for locks.
+    fn level_under_locks(&mut self, is_denied: bool, wakes: &mut Wakes) -> Fate {
+        self.wakes = Some(RefCell::default());
+        let fate = self.level(0, is_denied);
+        if let Some(others) = self.wakes.take() {
+            wakes.append(others.into_inner());
+        }
+        fate
+    }
+
     /// As [`take`], after the fast path did not decide: makes missing buckets and waits for locks.
     #[cold]
     #[inline(never)]
     fn take_slowly(mut self) -> Spoken {
-        let order = self.order.clone();
-        let mut fate = Fate::Unknown;
+        // Most buckets exist: a key was not near its place in the table, or a lock was held.
         let mut wakes = Wakes::default();
+        let mut fate = self.level_under_locks(false, &mut wakes);
+        if fate != Fate::Unknown {
+            wakes.wake();
+            return Spoken { is_charged: fate == Fate::Charged, ..self.spoken };
+        }
+        // A call that is denied needs no bucket, unless its denial is to be counted.
+        if self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
+            let seen = peek(self.buckets, self.now);
+            if seen.is_denied() {
+                return seen;
+            }
+        }
+        let order = self.order.clone();
         for tries in 0..=TRIES {
             let mut is_denied = false;
             self.order.clear();
@@ -237,11 +270,7 @@ impl Descent<'_, '_> {
                     }
                 }
             }
-            self.wakes = Some(RefCell::default());
-            fate = self.level(0, is_denied);
-            if let Some(others) = self.wakes.take() {
-                wakes.append(others.into_inner());
-            }
+            fate = self.level_under_locks(is_denied, &mut wakes);
             if fate != Fate::Unknown {
                 break;
             }
@@ -250,3 +279,6 @@ impl Descent<'_, '_> {
         Spoken { is_charged: fate == Fate::Charged, ..self.spoken }
     }
 }
+
+#[cfg(all(test, loom_model))]
+mod model;

@@ -151,7 +151,9 @@ impl Drop for InFlight {
         {
             background.spawn(async move {
                 if let (client, requests, Ok(answers)) = call.await {
-                    given_back(&requests, &answers).iter().for_each(|back| client.decide_later(back));
+                    for back in given_back(&requests, &answers) {
+                        client.decide_later(&back);
+                    }
                 }
             });
         }

@@ -31,8 +31,9 @@ use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
+use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::keys::RateLimitKeys;
-use crate::keys::sealed::Visit;
+use crate::keys::sealed::{Map, Visit};
 use crate::limit::Limit;
 use crate::observe::KeyText;
 use crate::switches::Switches;
@@ -93,19 +94,41 @@ enum Mode {
     Async,
 }
 
-/// The buckets of the fast path, as long as there is one.
+/// The buckets of the fast path.
 struct Quick<'a> {
     each: &'a Each,
     cost: u32,
-    buckets: SmallVec<[WrittenBucket<'a>; 4]>,
 }
 
-impl Visit for Quick<'_> {
+impl<'a> Map for Quick<'a> {
+    type Value = WrittenBucket<'a>;
+
     #[inline]
-    fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
-        if let Some(store) = self.each.parts[index].core.fast().filter(|store| store.admits(self.cost)) {
-            self.buckets.push((store, store.address(key)));
-        }
+    fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
+        let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
+        Some((store, key.ask(Locate(store))))
+    }
+}
+
+/// Finds the bucket of a key, in the cheapest form for its type.
+struct Locate<'a>(&'a Store);
+
+impl Asker for Locate<'_> {
+    type Answer = Address;
+
+    #[inline]
+    fn text(self, key: &str) -> Address {
+        Address::Hash(self.0.hash(|sink| sink.text(key)))
+    }
+
+    #[inline]
+    fn number(self, kind: Kind, key: u64) -> Address {
+        Address::Hash(self.0.hash(|sink| sink.number(kind, key.into())))
+    }
+
+    #[inline]
+    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
+        self.0.address(key)
     }
 }
 
@@ -131,7 +154,7 @@ struct Members<'a> {
     call: Call<'a>,
     each: &'a Each,
     switches: Switches,
-    members: SmallVec<[Member; 4]>,
+    all: SmallVec<[Member; 4]>,
     guard: Option<Arc<Guard>>,
 }
 
@@ -158,7 +181,7 @@ impl Visit for Members<'_> {
                 (part.core.fallback(&venue).address(key), Some(request))
             }
         };
-        self.members.push(Member { part: index, address, limits, request });
+        self.all.push(Member { part: index, address, limits, request });
     }
 }
 
@@ -205,7 +228,7 @@ impl Visit for Resets<'_> {
     }
 }
 
-impl<'a> Call<'a> {
+impl Call<'_> {
     /// Does all that can be done without blocking.
     pub(crate) fn start_each<K: RateLimitKeys>(self, keys: &K) -> Started {
         match self.core.each() {
@@ -216,9 +239,26 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The fast path: all parts are on theirs. `None` if the call takes another path; nothing has
-    /// changed then.
+    /// The fast path: takes the permits if all buckets are on theirs and admit the call. Otherwise
+    /// nothing has changed.
     #[inline]
+    pub(crate) fn takes_each<K: RateLimitKeys>(&self, keys: &K) -> bool {
+        if !Switches::load().are_off() || self.core.is_special() || self.limits.is_some() {
+            return false;
+        }
+        let Some(each) = self.core.made_each().filter(|each| each.len() == K::LEN) else { return false };
+        let Some(mut buckets) = keys.map(&Quick { each, cost: self.cost }) else { return false };
+        let Some(&(store, _)) = buckets.as_ref().first() else { return false };
+        let is_taken = try_take_together(buckets.as_mut(), self.now(store), self.cost);
+        if is_taken {
+            self.core.allowed();
+        }
+        is_taken
+    }
+
+    /// The outcome of a call in memory by the limits written down. `None` if the call takes another
+    /// path; nothing has changed then.
+    #[inline(never)]
     pub(crate) fn each_at_once<K: RateLimitKeys>(&self, keys: &K) -> Option<Result<(), RateLimitExceeded>> {
         if !Switches::load().are_off() || self.core.is_special() || self.limits.is_some() {
             return None;
@@ -228,28 +268,6 @@ impl<'a> Call<'a> {
             return None;
         }
         let each = self.core.made_each().filter(|each| each.len() == K::LEN)?;
-        let mut quick = Quick { each, cost: self.cost, buckets: SmallVec::new() };
-        keys.each(&mut quick);
-        let mut buckets = quick.buckets;
-        if buckets.len() == K::LEN {
-            let now = self.now(buckets[0].0);
-            if try_take_together(&mut buckets, now, self.cost) {
-                self.core.allowed();
-                return Some(Ok(()));
-            }
-        }
-        self.each_in_memory(each, keys, may_wait)
-    }
-
-    /// As [`each_at_once`](Call::each_at_once), for a call that is denied, or of several limits or
-    /// `backoff`.
-    #[inline(never)]
-    fn each_in_memory<K: RateLimitKeys>(
-        &self,
-        each: &Each,
-        keys: &K,
-        may_wait: bool,
-    ) -> Option<Result<(), RateLimitExceeded>> {
         let mut fast = FastBuckets { each, cost: self.cost, buckets: SmallVec::new() };
         keys.each(&mut fast);
         let buckets = fast.buckets;
@@ -257,7 +275,8 @@ impl<'a> Call<'a> {
             return None;
         }
         let store = buckets[0].store;
-        let (now, spoken) = spoken(|| self.now(store), |now| take_together(&buckets, now, false), buckets.len());
+        let take = |now| take_together(&buckets, now, false);
+        let (now, spoken) = spoken(|| self.now(store), take, buckets.len());
         if spoken.is_charged {
             self.core.allowed();
             return Some(Ok(()));
@@ -288,9 +307,9 @@ impl<'a> Call<'a> {
         if let Some((limit, refusal)) = cached.found {
             return Started::Done(call.denied(limit, refusal));
         }
-        let mut members = Members { call, each, switches, members: SmallVec::new(), guard: None };
+        let mut members = Members { call, each, switches, all: SmallVec::new(), guard: None };
         keys.each(&mut members);
-        let Members { members, guard, .. } = members;
+        let Members { all: members, guard, .. } = members;
         if members.is_empty() {
             return Started::Done(Ok(call.free()));
         }
@@ -329,7 +348,7 @@ impl<'a> Call<'a> {
         let resets: SmallVec<[u32; 4]> = buckets.iter().map(|bucket| bucket.store.resets(bucket.address)).collect();
         let take = |now| if self.peek { peek_together(&buckets, now) } else { take_together(&buckets, now, true) };
         let (now, spoken) = spoken(|| venue.now(), take, buckets.len());
-        let takes = spoken.is_charged && !self.peek;
+        let is_taken = spoken.is_charged && !self.peek;
         let says = parts.iter().enumerate().map(|(index, (part, member, _, rules))| {
             let held = |at| Held {
                 address: member.address,
@@ -340,7 +359,7 @@ impl<'a> Call<'a> {
             };
             let limits = || member.limits.as_deref().map(Into::into);
             let taken = |at| Taken { place: Place::Memory(held(at)), limits: limits(), limiter: part.core.id };
-            let taken: Option<&dyn Fn(u64) -> Taken> = if takes { Some(&taken) } else { None };
+            let taken: Option<&dyn Fn(u64) -> Taken> = if is_taken { Some(&taken) } else { None };
             says(self, part, rules, spoken.of(index), now, taken)
         });
         says.collect()
@@ -366,7 +385,7 @@ impl<'a> Call<'a> {
             let Says::Admits { limit, position, remaining, reset_after, taken } = says else { continue };
             all.extend(taken);
             if std::mem::take(&mut is_first) || (remaining, position) < (decision.remaining, decision.position) {
-                decision = Decision { limit, position, remaining, reset_after, ..decision };
+                decision = Decision { limit, remaining, position, reset_after, ..decision };
             }
         }
         if !self.peek {
@@ -504,16 +523,15 @@ impl EachCall {
                     rounds += 1;
                     continue;
                 }
-                let asked = self.ask(held.as_ref().map(|held| held.member), false, mode).await;
-                let says = match asked {
-                    Ok(says) => says,
-                    Err(_) => {
-                        if let Some(decided) = self.whole.call().undecided() {
-                            release(held.take(), mode).await;
-                            return decided;
-                        }
-                        self.in_memory(held.as_ref().map(|held| held.member), false)
+                let but = held.as_ref().map(|held| held.member);
+                let says = if let Ok(says) = self.ask(but, false, mode).await {
+                    says
+                } else {
+                    if let Some(decided) = self.whole.call().undecided() {
+                        release(held.take(), mode).await;
+                        return decided;
                     }
+                    self.in_memory(but, false)
                 };
                 let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
                     return self.admitted(says, held, waited);
@@ -586,12 +604,12 @@ impl EachCall {
             return Err(unanswered());
         }
         let is_charged = answers.iter().all(|answer| matches!(answer.outcome, Outcome::Admitted(_)));
-        let takes = is_charged && !looks && !call.peek;
+        let is_taken = is_charged && !looks && !call.peek;
         let says = members
             .iter()
             .zip(&requests)
             .zip(answers)
-            .map(|((member, request), answer)| self.said(guard, member, request, answer, takes, sent));
+            .map(|((member, request), answer)| self.said(guard, member, request, answer, is_taken, sent));
         says.collect()
     }
 
@@ -602,7 +620,7 @@ impl EachCall {
         member: &Member,
         request: &Request,
         answer: Answer,
-        takes: bool,
+        is_taken: bool,
         sent: u64,
     ) -> Result<Says, BackendError> {
         let Some(each) = self.whole.core.made_each() else { return Err(unanswered()) };
@@ -612,7 +630,7 @@ impl EachCall {
             Outcome::Admitted(admitted) => {
                 let Admission { permit, limit: own, remaining, fresh_at } = admitted.admission;
                 let limit = *request.limits.get(own).ok_or_else(unanswered)?;
-                let taken = takes.then(|| {
+                let taken = is_taken.then(|| {
                     let (name, fingerprint) = (Arc::clone(&request.bucket), request.fingerprint);
                     let resets = part.core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
                     let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));

@@ -9,9 +9,9 @@ fn socket_address(client: SocketAddr) -> Result<u16, RateLimitExceeded> {
     Ok(client.port())
 }
 
-#[rate_limit(limiter = API, keys = (1.5, ()))]
-fn fraction() -> Result<(), RateLimitExceeded> {
-    Ok(())
+#[rate_limit(limiter = API, keys = ((), weight))]
+fn fraction(weight: f64) -> Result<f64, RateLimitExceeded> {
+    Ok(weight)
 }
 
 #[rate_limit(limit(count = 1, per = "1s", key = tenant), limit(count = 9, per = "1s"), key = user)]
