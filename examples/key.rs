@@ -1,9 +1,20 @@
-//! Keys typed in a terminal.
+//! Keys and times typed by an operator.
 
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
-use ratelimit_runtime::{KeyWriter, RateLimitKey};
+use ratelimit_runtime::{KeyWriter, Limit, RateLimitKey};
+
+/// A time as typed: `10m`, as in the attribute.
+///
+/// # Errors
+/// What to write instead.
+pub fn time(text: &str) -> Result<Duration, String> {
+    // A period of a limit, which is written alike.
+    let limit: Result<Limit, _> = format!("1/{text}").parse();
+    limit.map(|limit| limit.per()).map_err(|error| error.to_string())
+}
 
 /// A key as typed: `u64:42`, `str:ann`, `ip:203.0.113.9`, `none`, `some:str:ann`, or several in
 /// parentheses, `(str:ann,u8:1)`. `()` is the bucket of all calls.
@@ -149,9 +160,15 @@ impl RateLimitKey for Key {
 
 #[cfg(test)]
 mod tests {
-    use ratelimit_runtime::{Limit, RateLimiter};
+    use ratelimit_runtime::RateLimiter;
 
     use super::*;
+
+    #[test]
+    fn a_time_is_written_as_in_the_attribute() {
+        assert_eq!(time("1h30m"), Ok(Duration::from_secs(5_400)));
+        assert!(time("10").unwrap_err().contains("has no unit"));
+    }
 
     #[test]
     fn a_typed_key_is_the_key_of_the_code() {

@@ -6,6 +6,8 @@
 //! $ cargo run --example limits -- push limits.toml
 //! $ cargo run --example limits -- peek login u64:42
 //! $ cargo run --example limits -- reset login '(str:ann,u8:1)'
+//! $ cargo run --example limits -- block login u64:42 10m
+//! $ cargo run --example limits -- unblock login u64:42
 //! ```
 //!
 //! The server is that of the environment (`REDIS_URL`, ..). The processes of the fleet call
@@ -17,7 +19,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ratelimit_examples::key::Key;
+use ratelimit_examples::key::{Key, time};
 use ratelimit_runtime::{
     BackendError, Configuration, Limit, OnBackendError, RateLimiter, RateLimiterBuilder, RedisBackend,
 };
@@ -49,6 +51,15 @@ enum Command {
     Peek { limiter: String, key: Key },
     /// Forgets what a key has taken.
     Reset { limiter: String, key: Key },
+    /// Denies a key for a time, such as `10m`, in all processes.
+    Block {
+        limiter: String,
+        key: Key,
+        #[arg(value_parser = time)]
+        time: Duration,
+    },
+    /// Ends a block.
+    Unblock { limiter: String, key: Key },
 }
 
 fn main() -> ExitCode {
@@ -80,6 +91,8 @@ fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
             Err(exceeded) => println!("{exceeded}"),
         },
         Command::Reset { limiter, key } => found(redis, &limiter)?.reset(key)?,
+        Command::Block { limiter, key, time } => found(redis, &limiter)?.block(key, time)?,
+        Command::Unblock { limiter, key } => found(redis, &limiter)?.unblock(key)?,
     }
     Ok(())
 }

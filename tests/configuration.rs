@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
-    Configuration, Limit, LimiterInfo, RateLimiter, RedisBackend, limiters, set_limits, unused_limits,
+    Configuration, ExceededKind, Limit, LimiterInfo, RateLimiter, RedisBackend, limiters, set_limits, unused_limits,
 };
 use ratelimit_tests::{RedisServer, example};
 
@@ -194,6 +194,12 @@ fn one_command_changes_a_limit_in_every_process() {
     assert_eq!(run(&["peek", "fleet", "(str:ann,u8:1)"]), (true, "1 left of 2 per 1h\n".to_owned()));
     assert_eq!(run(&["reset", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
     assert_eq!(limiter.peek(("ann", 1_u8), 0).unwrap().remaining(), 2);
+
+    assert_eq!(run(&["block", "fleet", "(str:ann,u8:1)", "10m"]), (true, String::new()));
+    assert_eq!(limiter.check(("ann", 1_u8), 1).unwrap_err().kind(), ExceededKind::Blocked);
+    assert_eq!(run(&["unblock", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
+    // This process may keep a denial for a second.
+    wait_until("the block ends", || limiter.peek(("ann", 1_u8), 1).is_ok());
 
     assert_eq!(run(&["set", "fleet", "5/1h"]), (true, String::new()));
     wait_until("the limit is another one", || limiter.limits() == [Limit::per_hour(5)]);

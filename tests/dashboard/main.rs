@@ -2,6 +2,9 @@
 
 mod browser;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use browser::Browser;
 use ratelimit_tests::ServerExample;
 use serde_json::json;
@@ -75,6 +78,60 @@ fn the_page_loads_nothing_external_and_reports_errors() {
     browser.wait_for("that nobody answers", |page| page.text("#connection"), |text| text == lost);
     browser.click("#burst button");
     browser.wait_for("that it was not sent", |page| page.text("#result"), |text| text.starts_with("not sent: "));
+}
+
+/// What the server answers to a request with these header lines and this body: status line and text.
+fn answer(url: &str, path: &str, headers: &str, body: &str) -> (String, String) {
+    let address = url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).unwrap();
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.1\r\n{headers}Content-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer:?}"));
+    assert!(head.contains("content-security-policy: default-src 'none'") || head.contains(" 421 "), "{head}");
+    (head.lines().next().unwrap_or_default().to_owned(), body.to_owned())
+}
+
+#[test]
+fn only_who_has_the_token_changes_a_limiter() {
+    let server = ServerExample::start_with("dashboard", &[("DASHBOARD_TOKEN", "s3cret")]);
+    let block = r#"{"limiter": "login", "action": "block", "value": "10m", "key": "u64:3"}"#;
+    let act = |headers: &str, body: &str| answer(server.url(), "/act", headers, body);
+    let (host, token) = ("Host: localhost\r\n", "Host: 127.0.0.1:1\r\nAuthorization: Bearer s3cret\r\n");
+    assert_eq!(act(host, block).0, "HTTP/1.1 401 Unauthorized");
+    assert_eq!(act("Host: [::1]\r\nAuthorization: Bearer s3cre\r\n", block).0, "HTTP/1.1 401 Unauthorized");
+    // A name that somebody else points to this machine.
+    let foreign = "Host: elsewhere.example\r\nAuthorization: Bearer s3cret\r\n";
+    assert_eq!(act(foreign, block).0, "HTTP/1.1 421 Misdirected Request");
+    let peek = r#"{"limiter": "login", "action": "peek", "key": "u64:3"}"#;
+    assert_eq!(act(token, peek).1, "3 left of 3 per 30s");
+    assert_eq!(act(token, block), ("HTTP/1.1 200 OK".to_owned(), "blocked".to_owned()));
+    assert!(act(token, peek).1.starts_with("further calls are blocked"));
+    let wrong = r#"{"limiter": "login", "action": "block", "value": "10", "key": "u64:3"}"#;
+    assert_eq!(act(token, wrong).0, "HTTP/1.1 400 Bad Request");
+    // Without a token in the environment nobody does.
+    let closed = ServerExample::start("dashboard");
+    assert_eq!(answer(closed.url(), "/act", token, block).0, "HTTP/1.1 403 Forbidden");
+}
+
+#[test]
+fn a_limiter_is_changed_from_the_page() {
+    let server = ServerExample::start_with("dashboard", &[("DASHBOARD_TOKEN", "s3cret")]);
+    let browser = Browser::start();
+    browser.open(server.url());
+    browser.wait_for("that it is connected", |page| page.text("#connection"), |text| text == "live");
+    browser.click("#limiter option[value=search]");
+    browser.enter("#value", "7/1m");
+    browser.enter("#token", "s3cret");
+    browser.click("#act button");
+    browser.wait_for("the outcome", |page| page.text("#done"), |text| text == "set");
+    browser.wait_for("the limit", |page| page.text("[data-limiter=search] .limits"), |text| {
+        text == "7 per min · sliding window"
+    });
 }
 
 #[test]
