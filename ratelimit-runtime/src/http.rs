@@ -65,7 +65,9 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
         None => (answers.never_fits(), r#","detail":"The request is larger than the limit: waiting does not help""#),
     };
     let limit = exceeded.limit();
-    headers.extend(fields::standard(answers.form(), &limit, exceeded.remaining(), exceeded.retry_after_secs()));
+    // What a blocked key has left is of no use to it.
+    let remaining = if exceeded.kind() == ExceededKind::Blocked { 0 } else { exceeded.remaining() };
+    headers.extend(fields::standard(answers.form(), &limit, remaining, exceeded.retry_after_secs()));
     let policy = fields::policy_name(&limit);
     let body = format!(
         r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":{status}{detail},"violated-policies":["{policy}"]}}"#

@@ -318,7 +318,11 @@ async fn a_response_pauses_the_key_of_its_request() {
     let routes = Router::new().route("/busy", get(busy)).route("/idle", get(async || "idle"));
     let site = serve(routes.layer(layer)).await;
     assert_eq!(site.get_with("/busy", &[]).await.body, "busy");
-    site.get_with("/busy", &[]).await.assert_is_429("paused");
+    let paused = site.get_with("/busy", &[]).await;
+    let after = paused.header("retry-after").unwrap();
+    assert_eq!(paused.status, 429);
+    assert_eq!(paused.header("ratelimit"), Some(&*format!(r#""100-per-60s";r=0;t={after}"#)));
+    assert!(paused.tells("blocked"), "{paused:?}");
     assert_eq!(site.statuses("/idle", 2).await, [200, 200]);
     let left = limiter.blocked("/busy").unwrap().unwrap();
     assert!(left <= Duration::from_secs(30) && left > Duration::from_secs(20), "{left:?}");

@@ -301,7 +301,7 @@ impl Call<'_> {
                 return Ok(self.free());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
-            crate::noted::denied(limit, refusal.remaining, refusal.retry_after);
+            crate::noted::denied(limit, if refusal.is_blocked { 0 } else { refusal.remaining }, refusal.retry_after);
         }
         Err(exceeded())
     }
