@@ -290,8 +290,10 @@ impl<S: State, const W: usize> Table<S, W> {
         hash: u64,
         f: impl FnOnce(&mut S, Option<&mut Queue>) -> (R, bool),
     ) -> Option<R> {
-        let (Padded { shard, .. }, fingerprint) = self.padded(hash);
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
+        // A sweep may have changed it since.
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
         let Shard { slots, rest, .. } = &mut *shard;
         let place = slots.find(fingerprint)?;
         let queue = rest.queues.get_mut(&fingerprint).map(|queue| &mut **queue);
