@@ -100,7 +100,8 @@ impl RateLimitExceeded {
         usize::from(self.position)
     }
 
-    /// Permits left in that limit: fewer than the call's cost, not always 0.
+    /// Permits left in that limit: fewer than the call's cost, not always 0. A blocked or banned key
+    /// may have any number left.
     pub fn remaining(&self) -> u32 {
         self.remaining
     }
