@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use axum::extract::{Json, Request, State};
 use axum::http::header::{AUTHORIZATION, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{Html, IntoResponse, Response};
 use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Router, response};
 use futures_util::Stream;
@@ -88,7 +88,7 @@ async fn act(State(token): State<Option<String>>, headers: HeaderMap, Json(act):
     let Some(token) = token else {
         return (StatusCode::FORBIDDEN, "start the server with a DASHBOARD_TOKEN to change limits".to_owned());
     };
-    let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes()).unwrap_or_default();
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     if !bool::from(given.ct_eq(format!("Bearer {token}").as_bytes())) {
         return (StatusCode::UNAUTHORIZED, "wrong token".to_owned());
     }

@@ -129,9 +129,11 @@ fn a_limiter_is_changed_from_the_page() {
     browser.enter("#token", "s3cret");
     browser.click("#act button");
     browser.wait_for("the outcome", |page| page.text("#done"), |text| text == "set");
-    browser.wait_for("the limit", |page| page.text("[data-limiter=search] .limits"), |text| {
-        text == "7 per min · sliding window"
-    });
+    browser.wait_for(
+        "the limit",
+        |page| page.text("[data-limiter=search] .limits"),
+        |text| text == "7 per min · sliding window",
+    );
 }
 
 #[test]
