@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Deadline, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, Decision, ExceededKind, Limit, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, WhenFull, limiters, rate_limit, set_limits, test_util,
+    RateLimitExceeded, RateLimiter, RateLimiterBuilder, WhenFull, limiters, rate_limit, set_limits, test_util,
 };
 use ratelimit_tests::Shelf;
 
@@ -167,7 +167,7 @@ mod attribute {
         limit(count = 2, per = "1h", key = user),
         limit(count = 3, per = "1h"),
         deduct_when = |found: &Result<(), RateLimitExceeded>| found.is_ok(),
-        or_else = |exceeded| Err(exceeded)
+        or_else = Err
     )]
     async fn found_later(user: u32, is_there: Limited) -> Limited {
         is_there
@@ -325,7 +325,7 @@ fn limiters_of_one_name_lock_shared_buckets_in_one_order() {
     let memory = MemoryBackend::new();
     let limiter = |limits: [Limit; 2]| {
         let builder = RateLimiter::builder("both ways").backend(memory.clone());
-        limits.into_iter().fold(builder, |builder, limit| builder.limit(limit)).build().unwrap()
+        limits.into_iter().fold(builder, RateLimiterBuilder::limit).build().unwrap()
     };
     let (hour, day) = (Limit::new(10_000, HOUR), Limit::new(30_000, 24 * HOUR));
     let (one, other) = (limiter([hour, day]), limiter([day, hour]));
@@ -484,9 +484,8 @@ fn a_users_store_takes_in_order_and_gives_back_on_a_denial() {
         let notes = Arc::new(Notes { deadline, ..Notes::default() });
         let limiter = noting(&notes, "in order", OnBackendError::Deny);
         for is_async in [false, true] {
-            let check = |keys: (u32, u32, ())| match is_async {
-                false => limiter.check_each(keys, 1),
-                true => block_on(limiter.check_each_async(keys, 1)),
+            let check = |keys: (u32, u32, ())| {
+                if is_async { block_on(limiter.check_each_async(keys, 1)) } else { limiter.check_each(keys, 1) }
             };
             check((1, 1, ())).unwrap();
             assert_eq!(asked(&notes), ["take", "take", "take"]);
@@ -496,7 +495,9 @@ fn a_users_store_takes_in_order_and_gives_back_on_a_denial() {
             assert_eq!(check((1, 1, ())).unwrap_err().limit_index(), 1);
             assert_eq!(asked(&notes), ["take", "take", "peek", "give back"]);
             assert_eq!(limiter.peek_each((1, 2, ()), 1).unwrap().remaining(), 1);
-            [1_u32, 2, 3].iter().for_each(|key| limiter.reset_each((*key, 1_u32, ())).unwrap());
+            for key in [1_u32, 2, 3] {
+                limiter.reset_each((key, 1_u32, ())).unwrap();
+            }
             asked(&notes);
         }
     }
@@ -508,9 +509,8 @@ fn a_store_that_fails_at_one_key_gives_back_the_others() {
         let notes = Arc::new(Notes { fails_at: Some("7u32"), ..Notes::default() });
         // Buckets of one name in this process's memory would be shared.
         let limiter = |policy| noting(&notes, &format!("fails {policy:?} {is_async}"), policy);
-        let check = |limiter: &RateLimiter, keys: (u32, u32, ())| match is_async {
-            false => limiter.check_each(keys, 1),
-            true => block_on(limiter.check_each_async(keys, 1)),
+        let check = |limiter: &RateLimiter, keys: (u32, u32, ())| {
+            if is_async { block_on(limiter.check_each_async(keys, 1)) } else { limiter.check_each(keys, 1) }
         };
         let denies = limiter(OnBackendError::Deny);
         assert_eq!(check(&denies, (1, 7, ())).unwrap_err().kind(), ExceededKind::BackendFailed);

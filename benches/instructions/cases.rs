@@ -199,6 +199,14 @@ fn with_keys(cases: &mut Vec<Case>) {
 
 /// Limits with a key each, beside one call for each of these limits.
 fn keys_of_limits(cases: &mut Vec<Case>) {
+    #[rate_limit(
+        limit(count = 1_000_000, per = "366d", algorithm = token_bucket, key = user),
+        limit(count = 1_000_000_000, per = "1h", algorithm = token_bucket),
+        backend = memory()
+    )]
+    fn of_user_and_all(user: &str) -> Limited {
+        Ok(())
+    }
     fn tenant(call: usize) -> u64 {
         call as u64 % 50
     }
@@ -225,14 +233,6 @@ fn keys_of_limits(cases: &mut Vec<Case>) {
     each!("two keys, windows 1e6", "two calls, windows 1e6", [count = 1_000_000, per = "1h"]);
     each!("two keys, fixed", "two calls, fixed", [count = 1_000_000, per = "1h", algorithm = fixed_window]);
     each!("two keys, denied", "two calls, denied", [count = 1, per = "1h"]);
-    #[rate_limit(
-        limit(count = 1_000_000, per = "366d", algorithm = token_bucket, key = user),
-        limit(count = 1_000_000_000, per = "1h", algorithm = token_bucket),
-        backend = memory()
-    )]
-    fn of_user_and_all(user: &str) -> Limited {
-        Ok(())
-    }
     cases.push(Case { name: "a key and all, buckets", call: Box::new(|call| of_user_and_all(text(call)).is_ok()) });
 }
 

@@ -8,6 +8,8 @@ use ratelimit_tests::oracle::{Entry, Log, nanos};
 use super::{ALGORITHMS, Duration, Front, HashMap, MINUTE, SECOND, Stage, block_on};
 
 type Decided = Result<Decision, RateLimitExceeded>;
+/// Each bucket by the position of its limit, and its key.
+type Buckets = [(usize, u8); 3];
 /// A user, a tenant, and everyone.
 type Keys = (u8, u8, ());
 
@@ -23,30 +25,34 @@ impl Subject {
     }
 
     fn check(&self, keys: Keys, cost: u32) -> Decided {
-        match self.is_async {
-            false => self.limiter.check_each(keys, cost),
-            true => block_on(self.limiter.check_each_async(keys, cost)),
+        if self.is_async {
+            block_on(self.limiter.check_each_async(keys, cost))
+        } else {
+            self.limiter.check_each(keys, cost)
         }
     }
 
     fn peek(&self, keys: Keys, cost: u32) -> Decided {
-        match self.is_async {
-            false => self.limiter.peek_each(keys, cost),
-            true => block_on(self.limiter.peek_each_async(keys, cost)),
+        if self.is_async {
+            block_on(self.limiter.peek_each_async(keys, cost))
+        } else {
+            self.limiter.peek_each(keys, cost)
         }
     }
 
     fn refund(&self, decision: Decision) {
-        match self.is_async {
-            false => self.limiter.refund(decision).unwrap(),
-            true => block_on(self.limiter.refund_async(decision)).unwrap(),
+        if self.is_async {
+            block_on(self.limiter.refund_async(decision)).unwrap();
+        } else {
+            self.limiter.refund(decision).unwrap();
         }
     }
 
     fn reset(&self, keys: Keys) {
-        match self.is_async {
-            false => self.limiter.reset_each(keys).unwrap(),
-            true => block_on(self.limiter.reset_each_async(keys)).unwrap(),
+        if self.is_async {
+            block_on(self.limiter.reset_each_async(keys)).unwrap();
+        } else {
+            self.limiter.reset_each(keys).unwrap();
         }
     }
 
@@ -213,7 +219,7 @@ fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: 
     let buckets = |user: u8, tenant: u8| [(0, user), (1, tenant), (2, 0)];
     // A token bucket that has got permits back holds less than a log without those calls suggests.
     let mut exact = true;
-    let mut last: Option<(Decision, [(usize, u8); 3], Entry)> = None;
+    let mut last: Option<(Decision, Buckets, Entry)> = None;
     for step in steps {
         let now = clock.now();
         let (user, tenant, cost, max_wait) = match *step {
@@ -234,7 +240,9 @@ fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: 
             }
             Step::Reset(user, tenant) => {
                 subject.reset((user, tenant, ()));
-                buckets(user, tenant).iter().for_each(|bucket| _ = logs.remove(bucket));
+                for bucket in buckets(user, tenant) {
+                    logs.remove(&bucket);
+                }
                 last = None;
                 continue;
             }

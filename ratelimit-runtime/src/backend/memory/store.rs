@@ -893,6 +893,12 @@ impl Store {
         }
     }
 
+    /// Counts a call on several buckets that its fast path did not decide, and sweeps if that is due.
+    pub(super) fn take_turn(&self, hash: u64, now: Now) {
+        let swept = on_table!(self, (table, form) => table.take_turn(self.context(form), hash, now));
+        self.sweep_others(swept, hash, now);
+    }
+
     /// Makes the bucket of a key where [`hold`](Store::hold) finds it. Returns the answer to the
     /// call if there is no room.
     pub(super) fn make(&self, hash: u64, ask: &Ask<'_>, now: Now, wakes: &mut Wakes) -> Option<(Verdict, Left)> {

@@ -252,6 +252,21 @@ impl<S: State, const W: usize> Table<S, W> {
         done
     }
 
+    /// Counts a call that [`try_with`](Table::try_with) left to a slower path, and sweeps if that is
+    /// due: until then, it leaves all calls of the shard. Returns whether it was.
+    pub(super) fn take_turn(&self, context: Context<'_, S>, hash: u64, now: Now) -> Swept {
+        let (Padded { shard, lines }, fingerprint) = self.padded(hash);
+        let mut shard = shard.lock();
+        shard.calls = shard.calls.wrapping_add(1);
+        if shard.calls != 0 {
+            return Swept::Nothing;
+        }
+        shard.count_frequent(fingerprint);
+        shard.sweep(context, now, SWEPT_SELDOM);
+        lines.store(shard.slots.lines(), Ordering::Relaxed);
+        Swept::InTurn
+    }
+
     /// Runs `f` on a key's state and queue, and makes them if they are missing.
     pub(super) fn with_queue<R>(
         &self,

@@ -235,7 +235,12 @@ impl Descent<'_, '_> {
     #[cold]
     #[inline(never)]
     fn take_slowly(mut self) -> Spoken {
-        // Most buckets exist: a key was not near its place in the table, or a lock was held.
+        for Bucket { store, address, .. } in self.buckets {
+            if let Address::Hash(hash) = address {
+                store.take_turn(*hash, self.now);
+            }
+        }
+        // Most buckets exist: a sweep was due, a lock was held, or calls wait.
         let mut wakes = Wakes::default();
         let mut fate = self.level_under_locks(false, &mut wakes);
         if fate != Fate::Unknown {
