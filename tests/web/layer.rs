@@ -329,3 +329,29 @@ async fn a_response_pauses_the_key_of_its_request() {
     limiter.unblock("/busy").unwrap();
     assert_eq!(site.get_with("/busy", &[]).await.body, "busy");
 }
+
+#[tokio::test]
+async fn a_response_says_what_its_request_really_cost() {
+    let limiter = limiter("layer-settles", 100);
+    let layer = RateLimitLayer::new(&limiter, |request: &Request| request.method().to_string())
+        .cost(|_| 10)
+        .settle(|response: &Response| {
+            let used = response.headers().get("x-used").and_then(|used| used.to_str().ok()?.parse().ok());
+            used.unwrap_or(10)
+        })
+        .pause_when(|response: &Response| (response.status() == 503).then_some(Duration::from_secs(30)));
+    let routes = Router::new()
+        .route("/small", get(async || ([("x-used", "3")], "small")))
+        .route("/large", get(async || ([("x-used", "120")], "large")))
+        .route("/busy", get(async || StatusCode::SERVICE_UNAVAILABLE));
+    let site = serve(routes.layer(layer)).await;
+    let left = || limiter.peek("GET", 0).map(|left| left.remaining());
+    assert_eq!(site.statuses("/small", 2).await, [200, 200]);
+    assert_eq!(left().unwrap(), 94);
+    assert_eq!(site.statuses("/busy", 1).await, [503]);
+    limiter.unblock("GET").unwrap();
+    assert_eq!(left().unwrap(), 84);
+    assert_eq!(site.get_with("/large", &[]).await.body, "large");
+    assert_eq!(left().unwrap(), 0);
+    assert_eq!(site.statuses("/small", 1).await, [429]);
+}

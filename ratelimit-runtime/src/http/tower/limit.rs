@@ -15,11 +15,12 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
+use super::after::{After, Ending, Nothing, PauseWhen, Settle};
 use super::denial::{Denial, Fail, Respond, RespondWith};
 use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
-use super::pause::{Never, Pause, PauseWhen, Pausing};
 #[cfg(feature = "tokio")]
 use crate::clock::nanos;
+use crate::decision::Decision;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
 use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
@@ -58,7 +59,7 @@ use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
 /// once it is ready (`poll_ready`) and the request is admitted. A waiting request therefore holds
 /// what readiness took, such as a permit of an inner concurrency limit. If buckets are in memory
 /// and nothing has to wait, a request costs the decision and no allocation.
-pub struct RateLimitLayer<R, F, D = Respond, P = Never> {
+pub struct RateLimitLayer<R, F, D = Respond, P = Nothing> {
     settings: Settings<R, F, D, P>,
 }
 
@@ -75,7 +76,7 @@ struct Settings<R, F, D, P> {
     denial: D,
     drain: Drain<R>,
     drains: BodyDrain,
-    pause: P,
+    after: P,
 }
 
 impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
@@ -98,7 +99,7 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
                 denial: Respond,
                 drain: drain_known,
                 drains: BodyDrain::new(),
-                pause: Never,
+                after: Nothing,
             },
         }
     }
@@ -178,8 +179,8 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
     }
 
     fn denial<T>(self, denial: T) -> RateLimitLayer<R, F, T, P> {
-        let Settings { limiter, key, cost, exempt_when, wait, denial: _, drain, drains, pause } = self.settings;
-        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause } }
+        let Settings { limiter, key, cost, exempt_when, wait, denial: _, drain, drains, after } = self.settings;
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, after } }
     }
 
     /// A response of the inner service may pause the key of its request: while it lasts, calls on
@@ -204,13 +205,46 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
     ///     });
     /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(async || "hello")).layer(layer);
     /// ```
-    pub fn pause_when<T, Response>(self, when: T) -> RateLimitLayer<R, F, D, PauseWhen<T>>
+    pub fn pause_when<T, Response>(self, when: T) -> RateLimitLayer<R, F, D, (P, PauseWhen<T>)>
     where
         T: Fn(&Response) -> Option<Duration>,
     {
-        let Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause: _ } = self.settings;
-        let pause = PauseWhen(when);
-        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, pause } }
+        self.and_after(PauseWhen(when))
+    }
+
+    /// A response of the inner service says what its request really cost, as
+    /// [`RateLimiter::settle`] does: what is left of [`cost`](Self::cost) is given back, and what
+    /// was taken beyond it is charged, as a debt if need be.
+    ///
+    /// The closure names its argument's type (`|response: &Response| ..`). A backend has answered
+    /// before the response is returned. A request that fails, or is dropped, keeps its cost.
+    ///
+    /// ```
+    /// use axum::{extract::Request, response::Response};
+    /// use ratelimit_runtime::{Limit, RateLimitLayer, RateLimiter};
+    ///
+    /// static TOKENS: RateLimiter = RateLimiter::new("tokens", &[Limit::per_minute(10_000)]);
+    ///
+    /// let layer = RateLimitLayer::new(&TOKENS, |request: &Request| request.uri().host().map(str::to_owned))
+    ///     .cost(|_| 500)
+    ///     .settle(|response: &Response| {
+    ///         let used = response.headers().get("x-tokens-used").and_then(|used| used.to_str().ok()?.parse().ok());
+    ///         used.unwrap_or(500)
+    ///     });
+    /// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(async || "hello")).layer(layer);
+    /// ```
+    pub fn settle<T, Response>(self, actual: T) -> RateLimitLayer<R, F, D, (P, Settle<T>)>
+    where
+        T: Fn(&Response) -> u32,
+    {
+        self.settings.limiter.core().gives_back();
+        self.and_after(Settle(actual))
+    }
+
+    fn and_after<T>(self, also: T) -> RateLimitLayer<R, F, D, (P, T)> {
+        let Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, after } = self.settings;
+        let after = (after, also);
+        RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, after } }
     }
 }
 
@@ -237,7 +271,7 @@ impl<S, R, F: Clone, D: Clone, P: Clone> Layer<S> for RateLimitLayer<R, F, D, P>
 }
 
 /// The service of a [`RateLimitLayer`].
-pub struct RateLimitService<S, R, F, D = Respond, P = Never> {
+pub struct RateLimitService<S, R, F, D = Respond, P = Nothing> {
     inner: S,
     settings: Arc<Settings<R, F, D, P>>,
 }
@@ -248,7 +282,7 @@ where
     F: Fn(&R) -> K,
     K: RateLimitKey,
     D: Denial<S::Response, S::Error>,
-    P: Pause<S::Response>,
+    P: After<S::Response>,
 {
     type Response = S::Response;
     type Error = D::Error;
@@ -265,26 +299,33 @@ where
         LimitFuture {
             settings: Arc::clone(&self.settings),
             request: Some((ready, request)),
-            blockable: None,
+            held: Held::default(),
             state: State::Undecided,
         }
     }
 }
 
 /// A pending decision.
-type Deciding = Pin<Box<dyn Future<Output = Result<(), RateLimitExceeded>> + Send>>;
+type Deciding = Pin<Box<dyn Future<Output = Result<Option<Box<Decision>>, RateLimitExceeded>> + Send>>;
+
+/// What a response may pause and settle.
+#[derive(Default)]
+struct Held {
+    blockable: Option<Blockable>,
+    decision: Option<Box<Decision>>,
+}
 
 pin_project! {
     /// The response future of a [`RateLimitService`].
-    pub struct LimitFuture<S, R, F, D, P = Never>
+    pub struct LimitFuture<S, R, F, D, P = Nothing>
     where
         S: Service<R>,
     {
         settings: Arc<Settings<R, F, D, P>>,
         // Until it is admitted: the request, and the service that is ready for it.
         request: Option<(S, R)>,
-        // What the response may pause.
-        blockable: Option<Box<Blockable>>,
+        // What the response may pause and settle.
+        held: Held,
         #[pin]
         state: State<S::Future, S::Response>,
     }
@@ -297,7 +338,7 @@ pin_project! {
         Deciding { decision: Deciding },
         Draining { draining: Draining, exceeded: Option<RateLimitExceeded> },
         Admitted { #[pin] response: T },
-        Pausing { pausing: Pausing, response: Option<U> },
+        Ending { ending: Ending, response: Option<U> },
     }
 }
 
@@ -307,7 +348,7 @@ where
     F: Fn(&R) -> K,
     K: RateLimitKey,
     D: Denial<S::Response, S::Error>,
-    P: Pause<S::Response>,
+    P: After<S::Response>,
 {
     type Output = Result<S::Response, D::Error>;
 
@@ -320,14 +361,14 @@ where
                         Ok(response) => response,
                         Err(error) => return Poll::Ready(Err(D::pass(error))),
                     };
-                    let Some(blockable) = this.blockable.take() else { return Poll::Ready(Ok(response)) };
-                    let Some(time) = this.settings.pause.time(&response) else { return Poll::Ready(Ok(response)) };
-                    let pausing = Box::pin(async move { pause_async(&blockable, time).await });
-                    this.state.set(State::Pausing { pausing, response: Some(response) });
+                    let Some(ending) = this.settings.ending(mem::take(this.held), &response) else {
+                        return Poll::Ready(Ok(response));
+                    };
+                    this.state.set(State::Ending { ending, response: Some(response) });
                     continue;
                 }
-                StateProjection::Pausing { pausing, response } => {
-                    ready!(pausing.as_mut().poll(context));
+                StateProjection::Ending { ending, response } => {
+                    ready!(ending.as_mut().poll(context));
                     return Poll::Ready(Ok(response.take().expect("a future is not polled after it has resolved")));
                 }
                 StateProjection::Deciding { decision } => ready!(decision.as_mut().poll(context)),
@@ -338,11 +379,12 @@ where
                 }
                 StateProjection::Undecided => {
                     let (_, request) = this.request.as_ref().expect("a future is not polled after it has resolved");
-                    match this.settings.start(request, P::PAUSES.then_some(this.blockable)) {
-                        None => Ok(()),
-                        Some(Started::Done(decided)) => decided.map(drop),
+                    let held = |decision| P::SETTLES.then(|| Box::new(decision));
+                    match this.settings.start(request, P::PAUSES.then_some(&mut this.held.blockable)) {
+                        None => Ok(None),
+                        Some(Started::Done(decided)) => decided.map(held),
                         Some(started) => {
-                            let decision = Box::pin(async { started.finish_async().await.map(drop) });
+                            let decision = Box::pin(async move { started.finish_async().await.map(held) });
                             this.state.set(State::Deciding { decision });
                             continue;
                         }
@@ -351,7 +393,10 @@ where
             };
             let (mut ready, request) = this.request.take().expect("a future is not polled after it has resolved");
             match decided {
-                Ok(()) => this.state.set(State::Admitted { response: ready.call(request) }),
+                Ok(decision) => {
+                    this.held.decision = decision;
+                    this.state.set(State::Admitted { response: ready.call(request) });
+                }
                 Err(exceeded) => {
                     // Only the body is still needed. Releases what readiness took.
                     drop(ready);
@@ -369,7 +414,7 @@ where
 impl<R, K: RateLimitKey, F: Fn(&R) -> K, D, P> Settings<R, F, D, P> {
     /// Does everything that needs no waiting. `None` if the request is exempt. Notes what its
     /// response may pause.
-    fn start(&self, request: &R, blockable: Option<&mut Option<Box<Blockable>>>) -> Option<Started> {
+    fn start(&self, request: &R, blockable: Option<&mut Option<Blockable>>) -> Option<Started> {
         if self.exempt_when.as_ref().is_some_and(|exempt| exempt(request)) {
             return None;
         }
@@ -377,9 +422,31 @@ impl<R, K: RateLimitKey, F: Fn(&R) -> K, D, P> Settings<R, F, D, P> {
         let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
         let key = (self.key)(request);
         if let Some(blockable) = blockable {
-            *blockable = Some(Box::new(call.blockable(&key)));
+            *blockable = Some(call.blockable(&key));
         }
         Some(call.start(&key))
+    }
+
+    /// What is still to be done before a response is returned.
+    fn ending<T>(&self, held: Held, response: &T) -> Option<Ending>
+    where
+        P: After<T>,
+    {
+        let pause = held.blockable.and_then(|blockable| Some((blockable, self.after.pause(response)?)));
+        let settlement = held.decision.and_then(|decision| Some((decision, self.after.actual(response)?)));
+        if pause.is_none() && settlement.is_none() {
+            return None;
+        }
+        let limiter = self.limiter.clone();
+        Some(Box::pin(async move {
+            if let Some((blockable, time)) = pause {
+                pause_async(&blockable, time).await;
+            }
+            if let Some((decision, actual)) = settlement {
+                // If the backend fails, the cost stands.
+                let _ = limiter.settle_async(*decision, actual).await;
+            }
+        }))
     }
 }
 
@@ -394,7 +461,7 @@ impl<R, F: Clone, D: Clone, P: Clone> Clone for Settings<R, F, D, P> {
             denial: self.denial.clone(),
             drain: self.drain,
             drains: self.drains,
-            pause: self.pause.clone(),
+            after: self.after.clone(),
         }
     }
 }
