@@ -4,7 +4,7 @@
 //! change that; port 0 is any free port. The page is `dashboard.html` and `dashboard.js`: it loads
 //! nothing else, and listens to `/events`.
 //!
-//! With a `DASHBOARD_TOKEN` in the environment, whoever knows it changes limits, and blocks, looks
+//! With a `DASHBOARD_TOKEN` in the environment, on this machine's own addresses, whoever knows it changes limits, and blocks, looks
 //! at and resets keys. Each of these actions is a line on the standard error output. The server
 //! answers only to its own names, so that no foreign page can reach it through a name of its own.
 
@@ -90,6 +90,7 @@ async fn act(State(token): State<Option<String>>, headers: HeaderMap, Json(act):
     };
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes).unwrap_or_default();
     if !bool::from(given.ct_eq(format!("Bearer {token}").as_bytes())) {
+        eprintln!("dashboard: refused, wrong token");
         return (StatusCode::UNAUTHORIZED, "wrong token".to_owned());
     }
     let text = |name: &str| act[name].as_str().unwrap_or_default();
@@ -99,7 +100,10 @@ async fn act(State(token): State<Option<String>>, headers: HeaderMap, Json(act):
             eprintln!("dashboard: {action} {limiter:?} {value:?} {key:?}: {told}");
             (StatusCode::OK, told)
         }
-        Err(error) => (StatusCode::BAD_REQUEST, error),
+        Err(error) => {
+            eprintln!("dashboard: {action} {limiter:?} {value:?} {key:?} failed: {error}");
+            (StatusCode::BAD_REQUEST, error)
+        }
     }
 }
 
@@ -147,7 +151,10 @@ async fn main() -> std::io::Result<()> {
     }
     let page = get(|| async { Html(include_str!("dashboard.html")) });
     let script = get(|| async { ([(CONTENT_TYPE, "text/javascript")], include_str!("dashboard.js")) });
+    let listener = tokio::net::TcpListener::bind(address(3000)).await?;
+    // What is sent to other addresses can be read on its way.
     let token = std::env::var("DASHBOARD_TOKEN").ok().filter(|token| !token.is_empty());
+    let token = token.filter(|_| listener.local_addr().is_ok_and(|address| address.ip().is_loopback()));
     let router = Router::new()
         .route("/", page)
         .route("/dashboard.js", script)
@@ -156,7 +163,6 @@ async fn main() -> std::io::Result<()> {
         .route("/act", post(act))
         .with_state(token)
         .layer(middleware::from_fn(guarded));
-    let listener = tokio::net::TcpListener::bind(address(3000)).await?;
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, router).await
 }

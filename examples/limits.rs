@@ -47,9 +47,9 @@ enum Command {
     },
     /// Replaces the shared document by a file in TOML or JSON.
     Push { file: std::path::PathBuf },
-    /// Tells what a key has left.
+    /// Tells what a key has left, and whether it is blocked. Not of limits with keys of their own.
     Peek { limiter: String, key: Key },
-    /// Forgets what a key has taken.
+    /// Forgets what a key has taken. Not of limits with keys of their own.
     Reset { limiter: String, key: Key },
     /// Denies a key for a time, such as `10m`, in all processes.
     Block {
@@ -117,7 +117,14 @@ fn set(redis: &RedisBackend, limiter: &str, limits: &[Limit]) -> Result<(), Box<
         json => serde_json::from_str(json).map_err(|_| "the shared document is TOML: edit your file, and `push` it")?,
     };
     let limits: Vec<String> = limits.iter().map(ToString::to_string).collect();
-    document.insert(limiter.to_owned(), json!(limits));
+    let mut line = Map::new();
+    if let Some(Value::Object(before)) = document.get(limiter) {
+        // A limiter that is off, or only tried, stays so.
+        let switches = before.iter().filter(|(field, _)| matches!(field.as_str(), "dry_run" | "enabled"));
+        line = switches.map(|(field, value)| (field.clone(), value.clone())).collect();
+    }
+    line.insert("limits".to_owned(), json!(limits));
+    document.insert(limiter.to_owned(), Value::Object(line));
     replace(redis, &before, &serde_json::to_string_pretty(&document)?)
 }
 
@@ -134,7 +141,11 @@ fn found(redis: &RedisBackend, name: &str) -> Result<RateLimiter, Box<dyn Error>
     let published = redis.published()?.into_iter().find(|limiter| limiter.name == name);
     let published = published.ok_or_else(|| format!("no process has published a limiter `{name}`"))?;
     let builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
-    let limiter = published.written.into_iter().fold(builder, RateLimiterBuilder::limit).build()?;
+    let mut before = None;
+    let add = |builder: RateLimiterBuilder, (limit, key): (Limit, u8)| {
+        if before.replace(key) == Some(key) { builder.limit_of_same_key(limit) } else { builder.limit(limit) }
+    };
+    let limiter = published.written.into_iter().zip(published.keys).fold(builder, add).build()?;
     limiter.set_limits(&published.limits)?;
     Ok(limiter)
 }

@@ -1154,6 +1154,9 @@ macro_rules! conformance_while_no_time_passes {
                 keys_are_peeked_at_given_back_and_reset,
                 a_backoff_blocks_the_key_whose_limit_denies,
                 replaced_limits_keep_their_keys,
+                a_banned_or_blocked_key_takes_nothing_from_the_others,
+                a_call_by_several_keys_is_settled_at_each,
+                a_debt_of_days_is_told_beside_other_keys,
                 $($other,)*
             ]
         }

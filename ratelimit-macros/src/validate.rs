@@ -409,10 +409,12 @@ fn shared_keys(args: &Args, keys: &Arg<Expr>, errors: &mut Diagnostics) -> Optio
 /// The position of the key that `pause_when` pauses: that of the limits without a `key` of their own.
 fn paused_key(pause: &Arg<Expr>, top: Option<&Arg<Expr>>, keys: &Keys, errors: &mut Diagnostics) -> Option<usize> {
     let text = |arg: Option<&Arg<Expr>>| arg.map(|arg| bare(&arg.value).to_token_stream().to_string());
-    let at = match keys {
-        Keys::Own(keys) => keys.iter().position(|key| text(key.as_ref()) == text(top)),
-        Keys::Shared(_) => None,
+    let Keys::Own(keys) = keys else {
+        errors.at(pause.name.span(), "`pause_when` pauses the `key` of a call: it does not go with `keys`");
+        return None;
     };
+    let top = top.filter(|top| !is_unit(&top.value));
+    let at = keys.iter().position(|key| text(key.as_ref()) == text(top));
     if at.is_none() {
         let message = "`pause_when` pauses the `key` of the call, and here each limit has a key of its own: leave `key` out of \
                        one `limit(..)`, and write it beside them";

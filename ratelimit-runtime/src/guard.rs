@@ -98,10 +98,11 @@ impl Guard {
         }
     }
 
-    /// Whether it guards this backend.
+    /// Whether its buckets are on the server of this backend.
     #[cfg(all(feature = "configuration", feature = "redis"))]
-    pub(crate) fn is_of(&self, identity: &Identity) -> bool {
-        self.backend.identity() == *identity
+    pub(crate) fn is_of(&self, backend: &crate::backend::redis::RedisBackend) -> bool {
+        let server = self.backend.server();
+        server.is_some() && server == backend.server()
     }
 
     /// The denial cache, if this handle uses it.

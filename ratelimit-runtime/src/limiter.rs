@@ -461,6 +461,9 @@ impl RateLimiter {
     /// calls are denied with a `retry_after` behind it, [`remaining`](Decision::remaining) is 0, and
     /// waiting calls wait for it. A [`reset`](Self::reset) forgets it.
     ///
+    /// A limiter that is called with a key for each limit keeps these permits elsewhere: settle its
+    /// decisions instead.
+    ///
     /// A charge is no decision: it counts neither as allowed nor as denied, is no offence for
     /// `backoff`, and its [`Decision`] gives nothing back.
     ///

@@ -304,7 +304,7 @@ pub mod v1 {
                 self.call.check(&key)?;
                 None
             };
-            Ok(Pausable { held, blockable: self.call.call.blockable(&key) })
+            Ok(Pausable { held, blockable: self.call.call.blockable(&key, None) })
         }
 
         /// As `hold`, by a key for each limit. The outcome may pause the one at `AT`.
@@ -340,7 +340,7 @@ pub mod v1 {
             impl crate::keys::sealed::Visit for Chosen<'_> {
                 fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
                     if index == self.at {
-                        self.blockable = self.call.blockable(key);
+                        self.blockable = self.call.blockable(key, Some(index));
                     }
                 }
             }
@@ -353,7 +353,7 @@ pub mod v1 {
 
         /// Does everything that needs no waiting.
         pub fn begin_held<K: RateLimitKey>(self, key: K) -> PausableBegun {
-            let blockable = self.call.call.in_future().blockable(&key);
+            let blockable = self.call.call.in_future().blockable(&key, None);
             let begun = if self.gives_back {
                 EitherBegun::Held(self.call.begin_held(key))
             } else {

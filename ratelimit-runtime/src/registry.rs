@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::limit::Limit;
 use crate::limiter::{Core, InvalidLimiter, Settings};
 use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new() });
+static REGISTRY: Mutex<Registry> =
+    Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new(), configured: Vec::new() });
 
 /// Whether any two limiters were ever given the same name. Blocks then look for the others.
 static HAS_NAMESAKES: AtomicBool = AtomicBool::new(false);
@@ -22,6 +23,8 @@ struct Registry {
     gone: usize,
     /// Settings by name, for limiters that are first used later.
     replaced: BTreeMap<String, Replaced>,
+    /// The names in the last document of settings.
+    configured: Vec<String>,
 }
 
 struct Replaced {
@@ -206,7 +209,13 @@ pub fn set_limits(name: &str, limits: &[Limit]) -> Result<(), InvalidLimiter> {
 
 /// Changes the settings of the limiters of these names, all at once.
 fn set<'a, F: FnOnce(&mut Settings)>(changes: impl IntoIterator<Item = (&'a str, F)>) {
-    let mut registry = REGISTRY.lock();
+    set_in(REGISTRY.lock(), changes);
+}
+
+fn set_in<'a, F: FnOnce(&mut Settings)>(
+    mut registry: MutexGuard<'_, Registry>,
+    changes: impl IntoIterator<Item = (&'a str, F)>,
+) {
     let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
     let mut touched = Vec::new();
     for (name, change) in changes {
@@ -230,13 +239,12 @@ fn set<'a, F: FnOnce(&mut Settings)>(changes: impl IntoIterator<Item = (&'a str,
 /// are as written again.
 #[cfg(feature = "configuration")]
 pub(crate) fn configure(settings: &BTreeMap<String, Settings>) {
-    static CONFIGURED: Mutex<Vec<String>> = Mutex::new(Vec::new());
-    let mut configured = CONFIGURED.lock();
-    let left_out = configured.iter().filter(|name| !settings.contains_key(*name));
+    let mut registry = REGISTRY.lock();
+    let before = std::mem::replace(&mut registry.configured, settings.keys().cloned().collect());
+    let left_out = before.iter().filter(|name| !settings.contains_key(*name));
     let as_written = left_out.map(|name| (name.as_str(), Settings::AS_WRITTEN));
     let named = settings.iter().map(|(name, settings)| (name.as_str(), settings.clone()));
-    set(as_written.chain(named).map(|(name, new)| (name, |settings: &mut Settings| *settings = new)));
-    *configured = settings.keys().cloned().collect();
+    set_in(registry, as_written.chain(named).map(|(name, new)| (name, |settings: &mut Settings| *settings = new)));
 }
 
 /// Names in configuration, or passed to [`set_limits`], that no limiter has had so far.

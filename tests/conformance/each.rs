@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use ratelimit_runtime::{Algorithm, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util};
+use ratelimit_runtime::{
+    Algorithm, Calendar, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util,
+};
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 
 use super::{ALGORITHMS, Duration, Front, HashMap, MINUTE, SECOND, Stage, block_on};
@@ -301,4 +303,75 @@ fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: 
         }
     }
     Ok(())
+}
+
+pub(super) fn a_banned_or_blocked_key_takes_nothing_from_the_others(stage: &Stage) {
+    let limits = [Limit::new(1, SECOND), Limit::new(20, MINUTE), Limit::new(99, MINUTE)];
+    let limiter = stage.with(&limits, |builder| builder.ban(5 * SECOND)).limiter;
+    let subject = Subject { limiter, is_async: matches!(stage.front, Front::Async) };
+    let clock = test_util::pause();
+    subject.check((1, 1, ()), 1).unwrap();
+    let kind = |keys| subject.check(keys, 1).unwrap_err().kind();
+    assert_eq!(kind((1, 1, ())), ExceededKind::Limited);
+    for _ in 0..30 {
+        assert_eq!(kind((1, 1, ())), ExceededKind::Blocked);
+    }
+    assert_eq!(subject.check((2, 1, ()), 1).unwrap().remaining(), 0);
+    assert_eq!(subject.peek((3, 1, ()), 0).unwrap().remaining(), 1);
+    assert_eq!(subject.admitted((3, 1, ()), 1), 1);
+    assert_eq!(subject.limiter.set_limits(&[Limit::new(50, SECOND), limits[1], limits[2]]), Ok(()));
+    // Three of the tenant's twenty are taken, and none by the calls that a ban has denied.
+    assert_eq!(subject.admitted((4, 1, ()), 30), 17);
+
+    clock.advance(MINUTE);
+    subject.limiter.block(1_u8, 2 * MINUTE).unwrap();
+    for _ in 0..30 {
+        assert_eq!(kind((1, 2, ())), ExceededKind::Blocked);
+    }
+    assert_eq!(subject.admitted((5, 2, ()), 30), 20);
+    subject.limiter.unblock(1_u8).unwrap();
+    assert!(subject.check((1, 3, ()), 1).is_ok());
+}
+
+pub(super) fn a_call_by_several_keys_is_settled_at_each(stage: &Stage) {
+    let subject = Subject::of(stage, &[Limit::new(10, MINUTE), Limit::new(50, MINUTE), Limit::new(99, MINUTE)]);
+    let clock = test_util::pause();
+    let settle = |decision, actual| {
+        if subject.is_async {
+            block_on(subject.limiter.settle_async(decision, actual)).unwrap();
+        } else {
+            subject.limiter.settle(decision, actual).unwrap();
+        }
+    };
+    let left = |keys| subject.peek(keys, 0).map(|left| (left.limit_index(), left.remaining())).unwrap();
+    settle(subject.check((1, 1, ()), 8).unwrap(), 3);
+    assert_eq!(left((1, 1, ())), (0, 7));
+    // Eight more than the user has left: what the tenant has left pays them all.
+    settle(subject.check((1, 1, ()), 7).unwrap(), 15);
+    assert_eq!(left((1, 1, ())), (0, 0));
+    assert_eq!(left((2, 1, ())), (0, 10));
+    assert_eq!(subject.check((1, 2, ()), 1).unwrap_err().limit_index(), 0);
+    assert_eq!(subject.admitted((2, 1, ()), 20), 10);
+    settle(subject.check((3, 1, ()), 0).unwrap(), 10);
+    assert_eq!(subject.check((4, 1, ()), 10).unwrap().remaining(), 0);
+    assert_eq!(subject.check((5, 1, ()), 3).unwrap_err().limit_index(), 1);
+    clock.advance(2 * MINUTE);
+    assert!(subject.check((1, 1, ()), 10).is_ok());
+}
+
+pub(super) fn a_debt_of_days_is_told_beside_other_keys(stage: &Stage) {
+    let day = Limit::per_calendar(10, Calendar::DAY.in_zone("Europe/Berlin"));
+    let subject = Subject::of(stage, &[day, Limit::new(20, MINUTE), Limit::new(85, 24 * 60 * MINUTE)]);
+    let clock = test_util::pause();
+    let decision = subject.check((1, 1, ()), 1).unwrap();
+    subject.limiter.settle(decision, 75).unwrap();
+    for _ in 0..9 {
+        let exceeded = subject.check((1, 2, ()), 1).unwrap_err();
+        assert_eq!((exceeded.limit_index(), exceeded.kind()), (0, ExceededKind::Limited));
+        assert!(exceeded.retry_after().unwrap() > 5 * 24 * 60 * MINUTE);
+    }
+    // The tenant has paid what it owes, and the denied calls have taken nothing from anybody.
+    clock.advance(16 * MINUTE);
+    assert_eq!(subject.admitted((2, 1, ()), 30), 10);
+    assert_eq!(subject.check((3, 3, ()), 1).unwrap_err().limit_index(), 2);
 }

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use super::watch::{self, Seen};
 use super::{Configuration, ConfigurationError, ConfigurationWatch};
-use crate::backend::Backend as _;
 use crate::backend::redis::RedisBackend;
 use crate::error::BackendError;
 use crate::limit::Limit;
@@ -40,6 +39,9 @@ pub struct PublishedLimiter {
     pub written: Vec<Limit>,
     /// The limits that applied when it was published.
     pub limits: Vec<Limit>,
+    /// The key of each limit as written, by its number among the keys of a call. Without keys of
+    /// their own, limits have one number each.
+    pub keys: Vec<u8>,
 }
 
 /// Configuration of a fleet, with the feature `configuration`.
@@ -61,7 +63,7 @@ impl RedisBackend {
     /// # Errors
     /// [`ConfigurationError`] if no thread can be started.
     pub fn watch_configuration(&self, every: Duration) -> Result<ConfigurationWatch, ConfigurationError> {
-        let mut seen = Seen::nothing();
+        let mut seen = Seen::of(String::new());
         seen.look(self.look(), parsed);
         let (backend, mut published) = (self.clone(), Published::default());
         watch::start(every, seen, parsed, move || {
@@ -109,8 +111,8 @@ impl RedisBackend {
         let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
         let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
             let [name, limits] = pair else { return None };
-            let [written, limits]: [Vec<Limit>; 2] = serde_json::from_str(limits).ok()?;
-            Some(PublishedLimiter { name: name.clone(), written, limits })
+            let (written, limits, keys) = serde_json::from_str(limits).ok()?;
+            Some(PublishedLimiter { name: name.clone(), written, limits, keys })
         };
         let mut limiters: Vec<_> = fields.chunks(2).filter_map(limiter).collect();
         limiters.sort_by(|one, other| one.name.cmp(&other.name));
@@ -140,9 +142,10 @@ impl Published {
     fn publish(&mut self, backend: &RedisBackend) {
         let limiters: BTreeMap<String, String> = registry::all()
             .iter()
-            .filter(|core| core.is_on(&backend.identity()))
+            .filter(|core| core.is_on(backend))
             .filter_map(|core| {
-                let limits = serde_json::to_string(&[core.written_limits()?, core.limits()]).ok()?;
+                let limits = (core.written_limits()?, core.limits(), core.groups());
+                let limits = serde_json::to_string(&limits).ok()?;
                 Some((core.name().to_owned(), limits))
             })
             .collect();

@@ -38,7 +38,7 @@ pub(super) fn file(path: &Path, every: Duration) -> Result<ConfigurationWatch, C
     let path = path.to_owned();
     let first = read(&path)?;
     parsed(&path, &first)?.apply();
-    let seen = Seen { text: Some(first) };
+    let seen = Seen::of(first);
     let source = path.clone();
     start(every, seen, move |text| parsed(&path, text), move || read(&source))
 }
@@ -63,33 +63,40 @@ pub(super) fn start(
 
 /// What was seen of the source last.
 pub(super) struct Seen {
-    /// `None` if it could not be read.
-    text: Option<String>,
+    text: String,
+    /// The text has a mistake.
+    is_wrong: bool,
+    /// The last look failed.
+    is_lost: bool,
 }
 
 impl Seen {
-    /// Nothing has been looked at yet, and there is nothing.
-    #[cfg(feature = "redis")]
-    pub(super) fn nothing() -> Seen {
-        Seen { text: Some(String::new()) }
+    /// This text was applied.
+    pub(super) fn of(text: String) -> Seen {
+        Seen { text, is_wrong: false, is_lost: false }
     }
 
     /// Applies what has changed, and reports once what cannot be applied.
     pub(super) fn look(&mut self, look: Look, parse: impl Fn(&str) -> Result<Configuration, ConfigurationError>) {
-        let is_known = match &look {
-            Ok(text) => self.text.as_ref() == Some(text),
-            Err(_) => self.text.is_none(),
-        };
-        if is_known {
-            return;
+        let was_lost = std::mem::replace(&mut self.is_lost, look.is_err());
+        match look {
+            Err(error) if !was_lost => observe::configured(Some(&error)),
+            Err(_) => {}
+            Ok(text) if text == self.text => {
+                if was_lost && !self.is_wrong {
+                    observe::configured(None);
+                }
+            }
+            Ok(text) => {
+                let configuration = parse(&text);
+                (self.text, self.is_wrong) = (text, configuration.is_err());
+                if let Ok(configuration) = &configuration {
+                    configuration.apply();
+                }
+                let error = configuration.err();
+                observe::configured(error.as_ref().map(|error| error as &dyn std::error::Error));
+            }
         }
-        let configuration = look.as_ref().map_err(Clone::clone).and_then(|text| parse(text));
-        self.text = look.ok();
-        if let Ok(configuration) = &configuration {
-            configuration.apply();
-        }
-        let error = configuration.err();
-        observe::configured(error.as_ref().map(|error| error as &dyn std::error::Error));
     }
 }
 
@@ -101,7 +108,7 @@ mod tests {
     #[test]
     fn a_document_that_cannot_be_applied_is_reported_once() {
         let log = Log::of(|| {
-            let mut seen = Seen { text: Some(String::new()) };
+            let mut seen = Seen::of(String::new());
             for text in ["", "a = 1", "a = 1", "a = 2"] {
                 seen.look(Ok(text.to_owned()), Configuration::from_toml);
             }

@@ -41,30 +41,43 @@ type Question = (Arc<Guard>, Request);
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
-    /// The buckets of `key` in all limiters of this process that were given the same name.
+    /// The buckets of `key` in all limiters of this process that were given the same name. Of a
+    /// limiter whose limits have keys of their own, the buckets at each of these.
     pub(crate) fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Blockable {
-        let mut places: SmallVec<[Place; 1]> = SmallVec::new();
-        let mut add = |core: &Arc<Core>| {
-            let place = Place::of(core, key, is_async);
-            if !places.iter().any(|known| known.is_same(&place)) {
-                places.push(place);
-            }
-        };
-        let mut add_all = |core: &Arc<Core>| {
-            add(core);
-            // Calls by several keys take their permits from the buckets of the parts.
-            let each = if core.groups().len() > 1 { core.each() } else { core.made_each() };
-            each.into_iter().flat_map(Each::cores).for_each(&mut add);
-        };
-        add_all(core);
+        let parts = if core.groups().len() > 1 { core.each() } else { core.made_each() };
+        let mut blockable = Blockable::default();
+        blockable.add(core, key, is_async);
+        parts.into_iter().flat_map(Each::cores).for_each(|part| blockable.add(part, key, is_async));
+        blockable.add_namesakes(core, key, is_async);
+        blockable
+    }
+
+    /// The buckets of the key of a call; `at` is its position, if limits have keys of their own.
+    pub(crate) fn of_call<K: RateLimitKey>(core: &Arc<Core>, key: &K, at: Option<usize>, is_async: bool) -> Blockable {
+        let mut blockable = Blockable::default();
+        blockable.add(core, key, is_async);
+        if let Some(part) = at.and_then(|at| core.each()?.cores().nth(at)) {
+            blockable.add(part, key, is_async);
+        }
+        blockable.add_namesakes(core, key, is_async);
+        blockable
+    }
+
+    fn add<K: RateLimitKey>(&mut self, core: &Arc<Core>, key: &K, is_async: bool) {
+        let place = Place::of(core, key, is_async);
+        if !self.0.iter().any(|known| known.is_same(&place)) {
+            self.0.push(place);
+        }
+    }
+
+    fn add_namesakes<K: RateLimitKey>(&mut self, core: &Arc<Core>, key: &K, is_async: bool) {
         if registry::has_namesakes(core) {
             for other in registry::all() {
                 if !Arc::ptr_eq(&other, core) && registry::are_namesakes(&other, core) {
-                    add_all(&other);
+                    self.add(&other, key, is_async);
                 }
             }
         }
-        Blockable(places)
     }
 
     /// Blocks the key in this process's memory. Returns the requests to backends.
@@ -203,6 +216,8 @@ impl RateLimiter {
     ///   limiters that were given the name and have been used, whatever their limits and backends.
     ///   A limiter whose name is the path of its function is alone. In a backend it holds for all
     ///   processes whose limiter of the name has the same algorithms and periods.
+    /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
+    ///   7 and tenant 7 alike, if both are numbers of one type.
     /// - Other processes learn of it with their next call to the backend: of a key that they deny
     ///   already or hold a lease of, and for calls that wait, within a second. Until then a denial
     ///   may tell an earlier `retry_after`.
@@ -267,7 +282,7 @@ impl RateLimiter {
 
 impl Call<'_> {
     /// The buckets that the outcome of the body may pause.
-    pub(crate) fn blockable<K: RateLimitKey>(&self, key: &K) -> Blockable {
-        Blockable::of(self.core(), key, self.is_async)
+    pub(crate) fn blockable<K: RateLimitKey>(&self, key: &K, at: Option<usize>) -> Blockable {
+        Blockable::of_call(self.core(), key, at, self.is_async)
     }
 }

@@ -266,7 +266,9 @@ impl Call<'_> {
         let reset_after = idle_at.saturating_sub(now.earliest);
         if self.is_counted() {
             self.core.allowed();
-            note_admitted(limit, remaining, reset_after);
+            if !self.core.options.is_trial {
+                note_admitted(limit, remaining, reset_after);
+            }
         }
         Decision { limit, remaining, position, reset_after, waited, taken }
     }

@@ -332,7 +332,7 @@ impl Core {
     }
 
     /// The key of each limit, by its number among the keys of a call.
-    pub(super) fn groups(&self) -> &[u8] {
+    pub(crate) fn groups(&self) -> &[u8] {
         &self.groups
     }
 
@@ -401,10 +401,10 @@ impl Core {
 
     /// Whether its buckets are in this backend, as far as it was used.
     #[cfg(all(feature = "configuration", feature = "redis"))]
-    pub(crate) fn is_on(&self, identity: &crate::backend::Identity) -> bool {
+    pub(crate) fn is_on(&self, backend: &crate::backend::redis::RedisBackend) -> bool {
         match self.target(Switches::load()) {
             Target::Memory(_) => false,
-            Target::Remote(guard) => guard.is_of(identity),
+            Target::Remote(guard) => guard.is_of(backend),
         }
     }
 
@@ -593,6 +593,7 @@ impl Core {
             options: Options {
                 backend: BackendChoice::Memory,
                 dry_run: true,
+                is_trial: true,
                 backoff: None,
                 location: self.options.location,
                 ..self.options

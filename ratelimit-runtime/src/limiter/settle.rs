@@ -16,7 +16,7 @@ use crate::error::BackendError;
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
-use crate::switches::{Switch, Switches};
+use crate::switches::Switches;
 
 /// The permits of one call, to be settled by what the call really cost.
 ///
@@ -250,7 +250,7 @@ impl Core {
                 let switches = Switches::load();
                 let venue = self.venue(switches, true);
                 let Target::Remote(backend) = &venue.target else { return None };
-                if switches.has(Switch::Disabled) {
+                if self.is_off(switches) {
                     return None;
                 }
                 self.with_rules(limits.as_deref(), |rules| {
@@ -268,7 +268,7 @@ impl Core {
     #[inline(never)]
     fn overrun_in_memory(&self, address: Address, of: usize, read: Option<&[Limit]>, cost: u32) {
         let switches = Switches::load();
-        if switches.has(Switch::Disabled) {
+        if self.is_off(switches) {
             return;
         }
         let venue = self.venue(switches, true);
@@ -294,7 +294,7 @@ impl Core {
     /// Charges in memory. For a bucket in a backend, returns the request.
     pub(crate) fn start_charge<K: RateLimitKey>(self: &Arc<Core>, key: &K, cost: u32, is_async: bool) -> Charging {
         let switches = Switches::load();
-        if switches.has(Switch::Disabled) {
+        if self.is_off(switches) {
             return Charging::Done(self.nothing_charged());
         }
         let venue = self.venue(switches, is_async);

@@ -47,6 +47,8 @@ pub(crate) struct Options {
     pub(crate) on_backend_error: OnBackendError,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dry_run: bool,
+    /// Tries the limits of another limiter.
+    pub(crate) is_trial: bool,
     /// Source location of the limiter: file, line, column.
     pub(crate) location: Option<(&'static str, u32, u32)>,
 }
@@ -57,6 +59,7 @@ impl Options {
         on_backend_error: OnBackendError::Local,
         backoff: None,
         dry_run: false,
+        is_trial: false,
         location: None,
     };
 }

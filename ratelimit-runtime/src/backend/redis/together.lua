@@ -12,20 +12,24 @@ end
 
 local last, answers, key, request = #KEYS, {}, {}, {}
 local denies, is_denied, takes = {}, false, string.byte(ARGV[1]) ~= PEEK
+-- A request does not reach as far as it must: the client asks again, and nothing is charged.
+local is_missing = false
 for position = 1, last do
   key[1], request[1] = KEYS[position], ARGV[position]
-  local looks = position < last or is_denied
+  local looks = position < last or is_denied or is_missing
   if looks then request[1] = string.char(PEEK) .. string.sub(request[1], 2) end
   local answer = decide(key, request)
   local kind = string.byte(answer)
-  if kind == DENIED or kind == NEVER then
+  if kind == BEYOND then
+    is_missing = true
+  elseif kind == DENIED or kind == NEVER or kind == BLOCKED then
     is_denied = true
     -- Counted at the server only by a request to take, which also stores the clock.
     denies[position] = looks
   end
   answers[position] = answer
 end
-if takes then
+if takes and not is_missing then
   for position = 1, last do
     local charges = not is_denied and position < last
     if charges or denies[position] then

@@ -87,7 +87,9 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
     /// which may not borrow from the request. A key of `None` is a bucket of its own. Do not use a
     /// key that clients can choose themselves, such as a header that none of your proxies sets: it
     /// limits nobody.
-    /// proxy of yours sets, is no key that limits it.
+    ///
+    /// A tuple is one key for all limits of the limiter. A key for each limit is for the attribute and
+    /// for [`RateLimiter::check_each`].
     pub fn new(limiter: impl Borrow<RateLimiter>, key: F) -> RateLimitLayer<R, F> {
         RateLimitLayer {
             settings: Settings {
@@ -422,7 +424,7 @@ impl<R, K: RateLimitKey, F: Fn(&R) -> K, D, P> Settings<R, F, D, P> {
         let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
         let key = (self.key)(request);
         if let Some(blockable) = blockable {
-            *blockable = Some(call.blockable(&key));
+            *blockable = Some(call.blockable(&key, None));
         }
         Some(call.start(&key))
     }

@@ -48,4 +48,14 @@ fn caller(user: u32) -> Result<u32, RateLimitExceeded> {
     Ok(user)
 }
 
+#[rate_limit(limit(count = 5, per = "1s", key = user), limit(count = 9, per = "1s", key = tenant), pause_when = |_| None)]
+fn pauses_neither(user: u64, tenant: u32) -> Option<(u64, u32)> {
+    Some((user, tenant))
+}
+
+#[rate_limit(limiter = API, keys = (user, ()), pause_when = |_| None)]
+fn pauses_keys(user: u64) -> Option<u64> {
+    Some(user)
+}
+
 fn main() {}
