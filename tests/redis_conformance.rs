@@ -67,8 +67,8 @@ impl Oracle {
         let is_there = self.bucket.to_bytes() != Bucket::default().to_bytes();
         let moved = is_there && (now < self.clock || now - self.clock > CLOCK_UNSEEN);
         let kept = match (request.action(), &answer.outcome) {
-            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_)) => true,
-            (
+            (Action::Take { cost: 1.., .. }, Outcome::Admitted(_))
+            | (
                 Action::Reset | Action::GiveBack(_) | Action::Charge { .. } | Action::Block { .. } | Action::Unblock,
                 _,
             ) => true,

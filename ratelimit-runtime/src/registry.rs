@@ -11,8 +11,13 @@ use crate::limiter::{Core, InvalidLimiter, Settings};
 use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
-static REGISTRY: Mutex<Registry> =
-    Mutex::new(Registry { limiters: Vec::new(), gone: 0, replaced: BTreeMap::new(), configured: Vec::new() });
+static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+    limiters: Vec::new(),
+    gone: 0,
+    replaced: BTreeMap::new(),
+    #[cfg(feature = "configuration")]
+    configured: Vec::new(),
+});
 
 /// Whether any two limiters were ever given the same name. Blocks then look for the others.
 static HAS_NAMESAKES: AtomicBool = AtomicBool::new(false);
@@ -24,6 +29,7 @@ struct Registry {
     /// Settings by name, for limiters that are first used later.
     replaced: BTreeMap<String, Replaced>,
     /// The names in the last document of settings.
+    #[cfg(feature = "configuration")]
     configured: Vec<String>,
 }
 
