@@ -117,6 +117,18 @@ fn cases() -> Vec<Case> {
             operation: Operation::GivenUp,
         },
         once("reset", vec![window], vec![], Action::Reset),
+        once("charge", vec![window], vec![], Action::Charge { cost: 3 }),
+        once("charge in debt", vec![few(10)], vec![Action::Charge { cost: 25 }], Action::Charge { cost: 3 }),
+        once("denied in debt", vec![few(10)], vec![Action::Charge { cost: 25 }], take(1)),
+        once("block", vec![window], vec![take(1)], Action::Block { time: HOUR }),
+        once("denied by a block", vec![window], vec![take(1), Action::Block { time: HOUR }], take(1)),
+        Case {
+            name: "denied by a ban",
+            limits: vec![few(1)],
+            backoff: Some(Backoff::ban(HOUR)),
+            before: vec![take(1), take(1)],
+            operation: Operation::Once(take(1)),
+        },
     ]
 }
 

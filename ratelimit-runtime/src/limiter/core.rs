@@ -938,7 +938,7 @@ impl Core {
 
     /// Gives back permits taken in memory. For permits taken in a backend, returns the requests,
     /// one for each bucket.
-    fn start_give_back(&self, decision: Decision) -> SmallVec<[(Arc<Guard>, Request); 1]> {
+    fn start_give_back(&self, decision: Decision) -> Vec<(Arc<Guard>, Request)> {
         match decision.taken {
             Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
                 self.apart(all).filter_map(|(part, taken)| part.give_back_taken(taken)).collect()

@@ -110,8 +110,8 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
-/// The fast path of a key while only keys of other stores are held. Tried after the usual one, which
-/// therefore has nothing more to do.
+/// The fast path of a key while others are held. Tried after the usual one, which therefore has
+/// nothing more to do.
 #[cold]
 #[inline(never)]
 pub(super) fn admit_beside_holds<K: RateLimitKey>(core: &Core, key: &K) -> Packed {
@@ -119,10 +119,14 @@ pub(super) fn admit_beside_holds<K: RateLimitKey>(core: &Core, key: &K) -> Packe
     if switches.are_off() || !switches.are_off_but_holds() {
         return Packed::NOTHING;
     }
-    let Some(store) = core.fast().filter(|store| !store.holds_any()) else { return Packed::NOTHING };
-    match store.address(key) {
-        Address::Hash(hash) => admit_key_at(core, store, hash, store.now()),
-        Address::Unkeyed => Packed::NOTHING,
+    let Some(store) = core.fast() else { return Packed::NOTHING };
+    let (address, now) = (store.address(key), store.now());
+    let Address::Hash(hash) = address else { return Packed::NOTHING };
+    match store.take_if_held(address, now) {
+        None => admit_key_at(core, store, hash, now),
+        Some((Verdict::Denied { until, .. }, left)) => denied(core, until, Some(left), now),
+        Some((Verdict::Admitted { .. }, _)) => admitted(core),
+        Some((Verdict::Undecided, _)) => Packed::NOTHING,
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::call::{Call, note_admitted, position_u8};
 use super::core::{Core, Target};
 use super::decide::Holding;
@@ -204,8 +202,8 @@ impl Core {
     }
 
     /// Settles permits taken in memory. For permits taken in a backend, returns the requests, one
-    /// for each bucket.
-    fn start_settle(&self, decision: Decision, actual: u32) -> SmallVec<[Sending; 1]> {
+    /// for each bucket. A `Vec`, which is cheap while it is empty: requests are large.
+    fn start_settle(&self, decision: Decision, actual: u32) -> Vec<Sending> {
         match decision.taken {
             Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
                 self.apart(all).filter_map(|(part, taken)| part.settle_taken(taken, actual)).collect()

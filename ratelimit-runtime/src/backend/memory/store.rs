@@ -596,7 +596,16 @@ impl Store {
     #[cold]
     #[inline(never)]
     fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        self.take_behind(self.holds.of(address, now), address, ask, now)
+    }
+
+    /// Takes one permit of a held key, by the limits written down. `None` if the key is not held.
+    pub(crate) fn take_if_held(&self, address: Address, now: Now) -> Option<(Verdict, Left)> {
         let floor = self.holds.of(address, now);
+        (floor != Hold::NONE).then(|| self.take_behind(floor, address, &self.written_ask(1), now))
+    }
+
+    fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         let told = match address {
             Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
@@ -724,8 +733,8 @@ impl Store {
     }
 
     /// Whether any key is blocked or in debt.
-    #[inline]
-    pub(crate) fn holds_any(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn holds_any(&self) -> bool {
         self.holds.has_any()
     }
 

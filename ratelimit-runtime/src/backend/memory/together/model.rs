@@ -7,6 +7,7 @@ use loom::sync::Arc as Shared;
 use loom::thread;
 use smallvec::smallvec;
 
+use super::super::holds::Hold;
 use super::super::state::Call;
 use super::super::{MemoryBackend, WhenFull};
 use super::*;
@@ -38,7 +39,7 @@ impl Two {
     }
 
     fn call(&self, cost: u32) -> Call<'_> {
-        Call { rules: std::slice::from_ref(&self.rule), backoff: None, cost }
+        Call { rules: std::slice::from_ref(&self.rule), backoff: None, cost, floor: Hold::NONE }
     }
 
     /// Takes a permit from the buckets of both stores, which the call lists in this order.
