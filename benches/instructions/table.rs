@@ -20,9 +20,10 @@ struct Row {
 /// Placeholder for a missing reason.
 const MISSING: &str = "WHY?";
 
-/// Tolerance of a count: hash seeds and the clock move it by one or two.
+/// Tolerance of a count: hash seeds and the clock move it by one or two, and the folder of the build
+/// by up to 2 %, because it is part of the names by which the compiler orders functions.
 fn tolerance(count: u64) -> u64 {
-    (count / 50).max(4)
+    (count / 33).max(4)
 }
 
 impl Table {
@@ -144,12 +145,12 @@ mod tests {
     #[test]
     fn counts_beyond_the_tolerance_differ() {
         let before = table(&[("a", 100), ("b", 1_000), ("gone", 1)]);
-        assert_eq!(before.differences(&table(&[("a", 104), ("b", 980), ("gone", 1)])), [""; 0]);
+        assert_eq!(before.differences(&table(&[("a", 104), ("b", 970), ("gone", 1)])), [""; 0]);
         assert_eq!(
-            before.differences(&table(&[("a", 105), ("b", 979), ("new", 3)])),
+            before.differences(&table(&[("a", 105), ("b", 969), ("new", 3)])),
             [
                 "  a: 105 instead of 100 (+5)",
-                "  b: 979 instead of 1000 (-21)",
+                "  b: 969 instead of 1000 (-31)",
                 "  gone: there is no such case any more",
                 "  new: 3, not in the table"
             ]
