@@ -371,19 +371,14 @@ impl RateLimiter {
     /// # Errors
     /// [`BackendError`] if the backend fails for one of the keys. Buckets in memory never fail.
     pub fn reset_each<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
-        let resets = self.core().start_reset_each(&keys);
-        resets.into_iter().map(|(backend, request)| backend.decide(&request).map(drop)).fold(Ok(()), Result::and)
+        core::send(self.core().start_reset_each(&keys))
     }
 
     /// As [`reset_each`](Self::reset_each), without blocking the thread on a backend.
     pub async fn reset_each_async<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
         let resets = self.core().start_reset_each(&keys);
         drop(keys);
-        let mut result = Ok(());
-        for (backend, request) in resets {
-            result = result.and(backend.decide_async(&request).await.map(drop));
-        }
-        result
+        core::send_async(resets).await
     }
 
     /// Gives back the permits of a decision, as far as they still count. A refund never lets the

@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use smallvec::SmallVec;
 
-use super::core::{Core, Each, Target};
+use super::core::{Core, Each, Question, Target, send, send_async};
 use super::{Call, RateLimiter};
 use crate::backend::memory::Store;
-use crate::backend::{Action, Outcome, Request};
+use crate::backend::{Action, Outcome};
 use crate::clock::nanos;
 use crate::decision::Address;
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
-use crate::guard::Guard;
 use crate::key::RateLimitKey;
 use crate::observe;
 use crate::registry;
@@ -37,7 +36,6 @@ struct Place {
 }
 
 /// What a backend is still to be asked.
-type Question = (Arc<Guard>, Request);
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
@@ -134,23 +132,6 @@ impl Place {
             |rules: &[_]| self.core.request_for(&venue, Arc::clone(&bucket), fingerprint, rules, action.clone());
         Some((Arc::clone(backend), self.core.with_rules(None, request)))
     }
-}
-
-/// Sends all requests, and returns the first failure.
-fn send(requests: Requests) -> Result<(), BackendError> {
-    let mut result = Ok(());
-    for (backend, request) in requests {
-        result = result.and(backend.decide(&request).map(drop));
-    }
-    result
-}
-
-async fn send_async(requests: Requests) -> Result<(), BackendError> {
-    let mut result = Ok(());
-    for (backend, request) in requests {
-        result = result.and(backend.decide_async(&request).await.map(drop));
-    }
-    result
 }
 
 /// Pauses a key after a call on it. If the backend fails, only this process's stand-in for it does.

@@ -253,6 +253,22 @@ impl Venue<'_> {
     }
 }
 
+/// A request, and where it goes.
+pub(super) type Question = (Arc<Guard>, Request);
+
+/// Sends all requests, and returns the first failure.
+pub(super) fn send(requests: impl IntoIterator<Item = Question>) -> Result<(), BackendError> {
+    requests.into_iter().map(|(backend, request)| backend.decide(&request).map(drop)).fold(Ok(()), Result::and)
+}
+
+pub(super) async fn send_async(requests: impl IntoIterator<Item = Question>) -> Result<(), BackendError> {
+    let mut result = Ok(());
+    for (backend, request) in requests {
+        result = result.and(backend.decide_async(&request).await.map(drop));
+    }
+    result
+}
+
 impl Core {
     pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
         let shape = shape(&resolved.limits, resolved.reads_per);
@@ -917,16 +933,11 @@ impl Core {
     }
 
     pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
-        let requests = self.start_give_back(decision);
-        requests.into_iter().map(|(backend, request)| backend.decide(&request).map(drop)).fold(Ok(()), Result::and)
+        send(self.start_give_back(decision))
     }
 
     pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
-        let mut result = Ok(());
-        for (backend, request) in self.start_give_back(decision) {
-            result = result.and(backend.decide_async(&request).await.map(drop));
-        }
-        result
+        send_async(self.start_give_back(decision)).await
     }
 
     /// Gives back the permits without waiting for a backend.
@@ -938,7 +949,7 @@ impl Core {
 
     /// Gives back permits taken in memory. For permits taken in a backend, returns the requests,
     /// one for each bucket.
-    fn start_give_back(&self, decision: Decision) -> Vec<(Arc<Guard>, Request)> {
+    fn start_give_back(&self, decision: Decision) -> Vec<Question> {
         match decision.taken {
             Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
                 self.apart(all).filter_map(|(part, taken)| part.give_back_taken(taken)).collect()
@@ -948,7 +959,7 @@ impl Core {
     }
 
     /// As [`start_give_back`](Core::start_give_back), of one bucket.
-    pub(super) fn give_back_taken(&self, taken: Taken) -> Option<(Arc<Guard>, Request)> {
+    pub(super) fn give_back_taken(&self, taken: Taken) -> Option<Question> {
         let cost = taken.cost();
         let Taken { place, limits, limiter } = taken;
         if limiter != self.id || cost == 0 {
@@ -1000,7 +1011,7 @@ impl Core {
     }
 
     /// Resets the bucket in memory. For a bucket in a backend, returns the request.
-    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<(Arc<Guard>, Request)> {
+    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<Question> {
         let venue = self.venue(Switches::load(), false);
         let forget = |store: &Store| {
             let address = store.address(key);
