@@ -18,7 +18,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, note_admitted};
-use super::super::core::{Applying, Core, Each, Part, Target, Venue, kinds_of};
+use super::super::core::{Applying, Core, Each, Part, Question, Target, Venue, kinds_of};
 use super::{Started, keep_denial};
 use crate::algorithm::Rule;
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
@@ -219,7 +219,7 @@ impl Visit for Cached<'_> {
 /// Forgets the bucket of each key.
 struct Resets<'a> {
     each: &'a Each,
-    requests: Vec<(Arc<Guard>, Request)>,
+    requests: Vec<Question>,
 }
 
 impl Visit for Resets<'_> {
@@ -507,39 +507,34 @@ impl EachCall {
             loop {
                 // With `backoff`, a try that is denied is an offence, and a call that waits is none.
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
-                if looks
-                    && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
-                    && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
-                    && self.goes_on(retry_after, deadline, rounds)
-                {
-                    release(held.take(), mode).await;
-                    match self.wait_for(member, arrived, deadline, rounds, mode).await {
-                        Ok((decision, since)) => {
-                            waited = since;
-                            held = Some(decision);
-                        }
-                        Err(denied) => return denied,
-                    }
-                    rounds += 1;
-                    continue;
-                }
-                let but = held.as_ref().map(|held| held.member);
-                let says = if let Ok(says) = self.ask(but, false, mode).await {
-                    says
-                } else {
-                    if let Some(decided) = self.whole.call().undecided() {
+                let member = 'denier: {
+                    if looks
+                        && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
+                        && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
+                        && self.goes_on(retry_after, deadline, rounds)
+                    {
                         release(held.take(), mode).await;
-                        return decided;
+                        break 'denier member;
                     }
-                    self.in_memory(but, false)
+                    let but = held.as_ref().map(|held| held.member);
+                    let says = if let Ok(says) = self.ask(but, false, mode).await {
+                        says
+                    } else {
+                        if let Some(decided) = self.whole.call().undecided() {
+                            release(held.take(), mode).await;
+                            return decided;
+                        }
+                        self.in_memory(but, false)
+                    };
+                    let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
+                        return self.admitted(says, held, waited);
+                    };
+                    release(held.take(), mode).await;
+                    if !self.goes_on(retry_after, deadline, rounds) {
+                        return self.whole.call().conclude(says, 0);
+                    }
+                    member
                 };
-                let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
-                    return self.admitted(says, held, waited);
-                };
-                release(held.take(), mode).await;
-                if !self.goes_on(retry_after, deadline, rounds) {
-                    return self.whole.call().conclude(says, 0);
-                }
                 match self.wait_for(member, arrived, deadline, rounds, mode).await {
                     Ok((decision, since)) => {
                         waited = since;
@@ -763,7 +758,7 @@ fn unanswered() -> BackendError {
 
 impl Core {
     /// Forgets the buckets of all keys. Returns the requests to a backend.
-    pub(crate) fn start_reset_each<K: RateLimitKeys>(&self, keys: &K) -> Vec<(Arc<Guard>, Request)> {
+    pub(crate) fn start_reset_each<K: RateLimitKeys>(&self, keys: &K) -> Vec<Question> {
         let Some(each) = self.each().filter(|each| each.len() == K::LEN) else { return Vec::new() };
         let mut resets = Resets { each, requests: Vec::new() };
         keys.each(&mut resets);
