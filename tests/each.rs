@@ -555,13 +555,13 @@ fn a_dropped_call_gives_back_what_it_has_taken() {
             self.shelf.decide(request)
         }
 
-        fn decide_async<'a>(&'a self, request: &'a Request) -> ratelimit_runtime::backend::BackendFuture<'a> {
-            Box::pin(async move {
+        fn decide_async<'a>(&'a self, request: &'a Request) -> Option<ratelimit_runtime::backend::BackendFuture<'a>> {
+            Some(Box::pin(async move {
                 if self.asked.fetch_add(1, Ordering::Relaxed) == 1 {
                     std::future::pending::<()>().await;
                 }
                 self.shelf.decide(request)
-            })
+            }))
         }
 
         fn deadline(&self) -> Deadline {

@@ -103,8 +103,8 @@ impl Backend for AsyncStore {
         unreachable!("it is awaited")
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        Box::pin(async move {
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+        Some(Box::pin(async move {
             self.0.asked.fetch_add(1, Ordering::SeqCst);
             let mood = *self.0.mood.lock().unwrap();
             match mood {
@@ -112,7 +112,7 @@ impl Backend for AsyncStore {
                 Mood::Fails => Err(BackendError::new(BackendErrorKind::Refused, "not today")),
                 Mood::Well | Mood::Panics => Ok(self.0.answer(request)),
             }
-        })
+        }))
     }
 }
 

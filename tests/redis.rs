@@ -331,7 +331,7 @@ fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
         assert!(!take(backend, &bucket).unwrap());
         let request = Request::new(bucket, &[Limit::new(1, HOUR)], Action::Reset);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(backend.decide_async(&request)).unwrap();
+        runtime.block_on(backend.decide_async(&request).unwrap()).unwrap();
         // A call finds that the connection is gone, and replaces it.
         redis::cmd("CLIENT")
             .arg("KILL")
@@ -342,7 +342,7 @@ fn a_server_without_hello_is_reached_by_resp2_and_its_message_says_so() {
             .exec(&mut client.get_connection().unwrap())
             .unwrap();
         let until = Instant::now() + Duration::from_secs(10);
-        while runtime.block_on(backend.decide_async(&request)).is_err() {
+        while runtime.block_on(backend.decide_async(&request).unwrap()).is_err() {
             assert!(Instant::now() < until, "it does not get well");
         }
     }
@@ -356,7 +356,7 @@ fn a_unix_socket_works() {
     let (limits, take) = ([Limit::new(2, HOUR)], Action::Take { cost: 1, max_wait: Duration::ZERO });
     let request = Request::new("rl:1:{socket}:y", &limits, take);
     for left in [1, 0] {
-        let answer = futures_executor::block_on(backend.decide_async(&request)).unwrap();
+        let answer = futures_executor::block_on(backend.decide_async(&request).unwrap()).unwrap();
         assert!(matches!(answer.outcome, Outcome::Admitted(admitted) if admitted.remaining() == left));
     }
 }

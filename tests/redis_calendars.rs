@@ -108,7 +108,7 @@ async fn the_servers_clock_decides_on_calls_that_come_together() {
             let backend = Arc::clone(&backend);
             tasks.spawn(async move {
                 let request = request(&format!("{difference} {}", call % 32), Duration::ZERO);
-                said(&backend.decide_async(&request).await.unwrap())
+                said(&backend.decide_async(&request).unwrap().await.unwrap())
             });
         }
         let mut bucket = Bucket::default();

@@ -194,7 +194,7 @@ fn a_server_outside_a_cluster_is_an_error() {
     let request = Request::new("rl:1:{a}:x", &[Limit::new(1, HOUR)], Action::Reset);
     let none = RedisBackend::builder().cluster([server.url()]).timeout(Duration::from_secs(20)).build().unwrap();
     none.decide(&request).unwrap_err();
-    futures_executor::block_on(none.decide_async(&request)).unwrap_err();
+    futures_executor::block_on(none.decide_async(&request).unwrap()).unwrap_err();
     for wrong in ["redis+cluster://", "redis+cluster://h/one", "redis+cluster://h,"] {
         let error = RedisBackend::new(wrong).unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Configuration, "{wrong}");

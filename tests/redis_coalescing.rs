@@ -162,7 +162,7 @@ async fn permits_that_came_to_a_future_before_it_was_dropped_are_given_back() {
 async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Option<Backoff>, rounds: &[Vec<u32>]) {
     let backend = backend(server, true);
     // Once connected, calls are sent in the order in which they come.
-    backend.decide_async(&Request::new(name, limits, Action::Reset)).await.unwrap();
+    backend.decide_async(&Request::new(name, limits, Action::Reset)).unwrap().await.unwrap();
     let mut bucket = Bucket::default();
     let mut now = START;
     for (round, costs) in rounds.iter().enumerate() {
@@ -182,7 +182,7 @@ async fn compare(server: &RedisServer, name: &str, limits: &[Limit], backoff: Op
         let mut calls = JoinSet::new();
         for (place, request) in requests.iter().cloned().enumerate() {
             let backend = backend.clone();
-            calls.spawn(async move { (place, backend.decide_async(&request).await.unwrap()) });
+            calls.spawn(async move { (place, backend.decide_async(&request).unwrap().await.unwrap()) });
         }
         let mut answers = calls.join_all().await;
         answers.sort_by_key(|(place, _)| *place);
@@ -232,7 +232,11 @@ async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
     let server = RedisServer::start();
     let backend = backend(&server, true);
     // Once connected, calls are sent in the order in which they come.
-    backend.decide_async(&Request::new("rl:1:{mixed:0}:x", &[Limit::new(1, HOUR)], Action::Reset)).await.unwrap();
+    backend
+        .decide_async(&Request::new("rl:1:{mixed:0}:x", &[Limit::new(1, HOUR)], Action::Reset))
+        .unwrap()
+        .await
+        .unwrap();
     let mut number = numbers(11);
     let backoff = Backoff::new(Duration::from_millis(3), Duration::from_millis(100));
     let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
@@ -266,7 +270,7 @@ async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
         let mut calls = JoinSet::new();
         for (order, (_, request, _)) in asked.iter().cloned().enumerate() {
             let backend = backend.clone();
-            calls.spawn(async move { (order, backend.decide_async(&request).await.unwrap()) });
+            calls.spawn(async move { (order, backend.decide_async(&request).unwrap().await.unwrap()) });
         }
         let mut answers = calls.join_all().await;
         answers.sort_by_key(|(order, _)| *order);
@@ -296,7 +300,7 @@ async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
         let backend = backend.clone();
         async move {
             let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
-            backend.decide_async(&Request::new(bucket, &limits, take)).await
+            backend.decide_async(&Request::new(bucket, &limits, take)).unwrap().await
         }
     };
     ask("rl:1:{mine:1}:x".to_owned()).await.unwrap();
@@ -378,7 +382,7 @@ async fn without_coalescing_every_call_is_sent() {
         calls.spawn(async move {
             let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
             let request = Request::new("rl:1:{single}:x", &limits, take);
-            matches!(backend.decide_async(&request).await.unwrap().outcome, Outcome::Admitted(_))
+            matches!(backend.decide_async(&request).unwrap().await.unwrap().outcome, Outcome::Admitted(_))
         });
     }
     assert!(calls.join_all().await.into_iter().all(|admitted| admitted));
@@ -425,7 +429,7 @@ fn a_server_that_does_not_answer_fails_all_of_a_batch_in_time() {
                 let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
                 let request = Request::new("rl:1:{frozen}:x", &limits, take);
                 let start = Instant::now();
-                (backend.decide_async(&request).await.is_ok(), start.elapsed())
+                (backend.decide_async(&request).unwrap().await.is_ok(), start.elapsed())
             });
         }
         calls.join_all().await
@@ -466,7 +470,7 @@ async fn calls_of_calendars_that_are_booked_ahead_are_asked_again() {
         let mut tasks = JoinSet::new();
         for number in 0..BUCKETS {
             let (backend, request) = (std::sync::Arc::clone(&backend), request(number, Duration::ZERO));
-            tasks.spawn(async move { (number, said(&backend.decide_async(&request).await.unwrap())) });
+            tasks.spawn(async move { (number, said(&backend.decide_async(&request).unwrap().await.unwrap())) });
         }
         for (number, answer) in tasks.join_all().await {
             let mut bucket = buckets[usize::try_from(number).unwrap()].clone();

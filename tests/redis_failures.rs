@@ -131,7 +131,7 @@ fn a_future_times_out_without_a_timer_of_its_executor() {
     backend.decide(&take()).unwrap();
     server.freeze();
     let start = Instant::now();
-    let error = futures_executor::block_on(backend.decide_async(&take())).unwrap_err();
+    let error = futures_executor::block_on(backend.decide_async(&take()).unwrap()).unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Timeout);
     assert!(start.elapsed() < TIMEOUT + SLACK);
     server.thaw();
@@ -161,7 +161,7 @@ fn a_call_that_is_not_answered_was_charged_once_and_is_not_sent_again() {
     let request = |action| Request::new("rl:1:{unanswered}:x", &limits, action);
     let take = request(Action::Take { cost: 1, max_wait: Duration::ZERO });
     // Lane and link are connected, and the server knows the script.
-    while backend.decide(&take).is_err() || futures_executor::block_on(backend.decide_async(&take)).is_err() {}
+    while backend.decide(&take).is_err() || futures_executor::block_on(backend.decide_async(&take).unwrap()).is_err() {}
     let peek = request(Action::Peek { cost: 0, max_wait: Duration::ZERO });
     let left = |backend: &RedisBackend| match backend.decide(&peek).unwrap().outcome {
         Outcome::Admitted(admitted) => admitted.remaining(),
@@ -171,7 +171,7 @@ fn a_call_that_is_not_answered_was_charged_once_and_is_not_sent_again() {
     let (before, sent) = (left(&direct), proxy.decisions());
     proxy.set(Network::LosesAnswers);
     bounded(|| backend.decide(&take)).unwrap_err();
-    bounded(|| futures_executor::block_on(backend.decide_async(&take))).unwrap_err();
+    bounded(|| futures_executor::block_on(backend.decide_async(&take).unwrap())).unwrap_err();
     proxy.set(Network::Fine);
     std::thread::sleep(2 * TIMEOUT);
     assert_eq!(proxy.decisions() - sent, 2);
@@ -324,7 +324,7 @@ fn calls_get_their_own_answers_after_a_server_has_sent_nonsense() {
                     for key in KEYS / 4..KEYS {
                         let (backend, request) = (backend.clone(), request(key));
                         calls.spawn_on(
-                            async move { (key, backend.decide_async(&request).await.map(|answer| answer.outcome)) },
+                            async move { (key, backend.decide_async(&request).unwrap().await.map(|answer| answer.outcome)) },
                             runtime.handle(),
                         );
                     }

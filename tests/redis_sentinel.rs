@@ -120,13 +120,13 @@ fn a_master_that_is_one_no_more_is_left_without_a_failed_call() {
     let redis = RedisSentinel::start(&[], "");
     let backend = patient(&redis).build().unwrap();
     assert!(admitted(&backend));
-    futures_executor::block_on(backend.decide_async(&take())).unwrap();
+    futures_executor::block_on(backend.decide_async(&take()).unwrap()).unwrap();
     redis::cmd("SENTINEL").arg("FAILOVER").arg("mymaster").exec(&mut redis.sentinels[0].connection()).unwrap();
     redis.wait_for_failover();
     // The permits were replicated. No call fails, whatever the old master still reports.
     for _ in 0..50 {
         assert!(!admitted(&backend));
-        futures_executor::block_on(backend.decide_async(&take())).unwrap();
+        futures_executor::block_on(backend.decide_async(&take()).unwrap()).unwrap();
         std::thread::sleep(Duration::from_millis(10));
     }
 }
@@ -138,8 +138,9 @@ fn a_failover_by_hand_is_followed_though_the_sentinels_name_the_old_master() {
     assert!(admitted(&backend));
     redis.hand_over(0, 1);
     let since = Instant::now();
-    let is_decided =
-        || backend.decide(&take()).is_ok() && futures_executor::block_on(backend.decide_async(&take())).is_ok();
+    let is_decided = || {
+        backend.decide(&take()).is_ok() && futures_executor::block_on(backend.decide_async(&take()).unwrap()).is_ok()
+    };
     while !is_decided() {
         assert!(since.elapsed() < RECOVERY + SLACK, "the new master is not found");
         std::thread::sleep(Duration::from_millis(20));

@@ -23,7 +23,7 @@ fn tls_works_blocking_and_asynchronous() {
     let redis = RedisTls::start(false);
     let backend = of(&redis).ca_certificate(redis.certificates.authority.as_str()).build().unwrap();
     assert!(matches!(backend.decide(&take()).unwrap().outcome, Outcome::Admitted(_)));
-    let answer = futures_executor::block_on(backend.decide_async(&take())).unwrap();
+    let answer = futures_executor::block_on(backend.decide_async(&take()).unwrap()).unwrap();
     assert!(matches!(answer.outcome, Outcome::Denied(_)));
     // Many at once, over few connections.
     let limiter = RateLimiter::builder("tls").backend(backend).limit(Limit::new(500, HOUR)).build().unwrap();
@@ -110,7 +110,7 @@ fn a_restart_between_two_calls_over_tls_fails_neither() {
     let backend = of(&redis).ca_certificate(redis.certificates.authority.as_str()).build().unwrap();
     for _ in 0..2 {
         backend.decide(&take()).unwrap();
-        futures_executor::block_on(backend.decide_async(&take())).unwrap();
+        futures_executor::block_on(backend.decide_async(&take()).unwrap()).unwrap();
         redis.server.restart();
         std::thread::sleep(Duration::from_millis(50));
     }
@@ -179,8 +179,8 @@ fn a_link_lives_and_ends_with_its_runtime() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let (once, again) = (backend.clone(), backend.clone());
         // A runtime that ends while the answer is on its way.
-        runtime.block_on(async move { once.decide_async(&take()).await.unwrap() });
-        runtime.spawn(async move { again.decide_async(&take()).await });
+        runtime.block_on(async move { once.decide_async(&take()).unwrap().await.unwrap() });
+        runtime.spawn(async move { again.decide_async(&take()).unwrap().await });
         runtime.block_on(tokio::task::yield_now());
     }
     let until = Instant::now() + Duration::from_secs(20);
@@ -202,12 +202,12 @@ fn a_runtime_that_stands_still_holds_no_call() {
     let timeout = Duration::from_millis(100);
     let backend = RedisBackend::builder().url(server.url()).timeout(timeout).build().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { while backend.decide_async(&take()).await.is_err() {} });
+    runtime.block_on(async { while backend.decide_async(&take()).unwrap().await.is_err() {} });
     // Entered, but not run: its link is not polled.
     let _entered = runtime.enter();
     for _ in 0..3 {
         let start = Instant::now();
-        let _ = futures_executor::block_on(backend.decide_async(&take()));
+        let _ = futures_executor::block_on(backend.decide_async(&take()).unwrap());
         assert!(start.elapsed() < timeout + Duration::from_millis(900), "{:?}", start.elapsed());
     }
     backend.decide(&take()).unwrap();
@@ -225,16 +225,16 @@ fn a_link_that_stays_silent_is_replaced() {
         line.unwrap().parse().unwrap()
     };
     runtime.block_on(async {
-        while backend.decide_async(&take()).await.is_err() {}
+        while backend.decide_async(&take()).unwrap().await.is_err() {}
         let before = connections();
         server.freeze();
         let start = Instant::now();
-        let error = backend.decide_async(&take()).await.unwrap_err();
+        let error = backend.decide_async(&take()).unwrap().await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Timeout, "{error}");
         assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_millis(900));
         server.thaw();
         let thawed = Instant::now();
-        while backend.decide_async(&take()).await.is_err() {
+        while backend.decide_async(&take()).unwrap().await.is_err() {
             assert!(thawed.elapsed() < Duration::from_secs(3), "the link does not recover");
         }
         // The new link, and the connection that counts. The old one may have revived, but is not

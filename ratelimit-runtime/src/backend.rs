@@ -1,13 +1,17 @@
 //! The backend interface. A request is plain data on its way in, and an answer on its way out.
 
+#[cfg(feature = "_transport")]
+pub(crate) mod coalesce;
 pub(crate) mod memory;
+#[cfg(feature = "store")]
+mod name;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 mod shared;
 mod together;
 
 use std::any::TypeId;
-use std::future::{Future, ready};
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,8 +66,6 @@ pub struct Request {
     pub(crate) test_time: Option<Timestamp>,
     /// The key of the denial cache, if the bucket's denials may be cached.
     pub(crate) fingerprint: Option<Fingerprint>,
-    /// Sent by a guard, which handles backends that can only block.
-    pub(crate) by_guard: bool,
 }
 
 /// What to do with a bucket.
@@ -133,7 +135,6 @@ impl Request {
             action,
             test_time: None,
             fingerprint: None,
-            by_guard: false,
         }
     }
 
@@ -345,14 +346,13 @@ pub trait Backend: Send + Sync + 'static {
     /// Dropping the future abandons the decision. Implementations should give back what was taken
     /// by then.
     ///
-    /// The default implementation calls [`decide`](Backend::decide). If the deadline is imposed,
-    /// that runs on a helper thread while the task waits. The first 10 ms of the wait block the
-    /// task's thread, as long as answers come within that.
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        if request.by_guard {
-            return Box::pin(ready(Err(BackendError::to_be_blocked_for())));
-        }
-        Box::pin(ready(self.decide(request)))
+    /// `None`, the default, says that the store can only block: limiters call
+    /// [`decide`](Backend::decide). If the deadline is imposed, that runs on a helper thread while
+    /// the task waits. The first 10 ms of the wait block the task's thread, as long as answers come
+    /// within that.
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+        let _ = request;
+        None
     }
 
     /// Carries out `Take` requests for the buckets of one call, with different keys: all are
@@ -376,10 +376,12 @@ pub trait Backend: Send + Sync + 'static {
     /// [`decide_together`](Backend::decide_together) without blocking the thread.
     ///
     /// Dropping the future abandons the decision. Implementations should give back what was taken
-    /// by then. The default implementation calls [`decide_async`](Backend::decide_async) for one
-    /// bucket after the other.
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
-        Box::pin(together::in_order_async(self, requests))
+    /// by then. `None` says that the store can only block. The default implementation calls
+    /// [`decide_async`](Backend::decide_async) for one bucket after the other.
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
+        // Not polled, it does nothing: it says whether the store can only block.
+        drop(self.decide_async(requests.first()?)?);
+        Some(Box::pin(together::in_order_async(self, requests)))
     }
 
     /// Carries out a request whose answer is ignored: permits given back after a future was
@@ -421,29 +423,47 @@ pub trait Backend: Send + Sync + 'static {
         "custom"
     }
 
-    /// The server that holds the buckets, if several handles may lead to it.
-    #[doc(hidden)]
+    /// The server that holds the buckets, such as `db.local:5432/limits`, if several handles may
+    /// lead to it. They share a denial cache then. Never contains a password. The default is none.
     fn server(&self) -> Option<String> {
         None
     }
 
-    /// Identifies the store: two handles of one store have the same identity.
-    #[doc(hidden)]
+    /// Identifies the store. Handles of one identity share a circuit breaker and the places of
+    /// calls that wait.
+    ///
+    /// The default is the handle's own address. A handle that is cloned should name what its clones
+    /// share, and keep it alive:
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use ratelimit_runtime::backend::Identity;
+    ///
+    /// let (one, two) = (Arc::new("a store"), Arc::new("a store"));
+    /// assert_eq!(Identity::of(&*one), Identity::of(&*one.clone()));
+    /// assert_ne!(Identity::of(&*one), Identity::of(&*two));
+    /// ```
     fn identity(&self) -> Identity {
-        Identity { of: TypeId::of::<Self>(), address: std::ptr::from_ref(self).cast::<()>().addr() }
+        Identity::of(self)
     }
 }
 
 /// The longest decision, unless a backend sets its own deadline.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
 
-/// See [`Backend::identity`].
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// Which store a handle leads to, for as long as the store lives. See [`Backend::identity`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Identity {
     /// The type at the address: a value and its first field share an address.
-    pub(crate) of: TypeId,
-    pub(crate) address: usize,
+    of: TypeId,
+    address: usize,
+}
+
+impl Identity {
+    /// The store whose state is `shared`.
+    pub fn of<T: ?Sized + 'static>(shared: &T) -> Identity {
+        Identity { of: TypeId::of::<T>(), address: std::ptr::from_ref(shared).cast::<()>().addr() }
+    }
 }
 
 impl<B: Backend + ?Sized> Backend for Arc<B> {
@@ -451,7 +471,7 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).decide(request)
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
         (**self).decide_async(request)
     }
 
@@ -459,7 +479,7 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).decide_together(requests)
     }
 
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
         (**self).decide_together_async(requests)
     }
 
@@ -493,7 +513,7 @@ impl<B: Backend + ?Sized> Backend for &'static B {
         (**self).decide(request)
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
         (**self).decide_async(request)
     }
 
@@ -501,7 +521,7 @@ impl<B: Backend + ?Sized> Backend for &'static B {
         (**self).decide_together(requests)
     }
 
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
         (**self).decide_together_async(requests)
     }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::limit::Limit;
@@ -228,8 +228,6 @@ impl<T> FromRateLimitExceeded for Option<T> {
 pub struct BackendError {
     kind: BackendErrorKind,
     message: Arc<str>,
-    /// Not a failure: tells the guard that the backend can only block.
-    to_be_blocked_for: bool,
 }
 
 /// What kind of failure a [`BackendError`] is.
@@ -249,25 +247,12 @@ pub enum BackendErrorKind {
 impl BackendError {
     /// An error of `kind`; `message` must hold no secret.
     pub fn new(kind: BackendErrorKind, message: impl Into<Arc<str>>) -> BackendError {
-        BackendError { kind, message: message.into(), to_be_blocked_for: false }
+        BackendError { kind, message: message.into() }
     }
 
     /// What was configured cannot be used.
     pub(crate) fn configuration(message: impl Into<Arc<str>>) -> BackendError {
         BackendError::new(BackendErrorKind::Configuration, message)
-    }
-
-    /// Tells the guard that the backend has no asynchronous decisions.
-    pub(crate) fn to_be_blocked_for() -> BackendError {
-        static ERROR: LazyLock<BackendError> = LazyLock::new(|| BackendError {
-            to_be_blocked_for: true,
-            ..BackendError::new(BackendErrorKind::Configuration, "the backend can only block")
-        });
-        ERROR.clone()
-    }
-
-    pub(crate) fn is_to_be_blocked_for(&self) -> bool {
-        self.to_be_blocked_for
     }
 
     /// What kind of failure it is.

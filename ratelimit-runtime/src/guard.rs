@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::backend::{Action, Answer, Backend, Deadline, Identity, Outcome, Request};
+use crate::backend::{Action, Answer, Backend, BackendFuture, Deadline, Identity, Outcome, Request};
 use crate::clock::{self, nanos};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe::{self, BreakerState};
@@ -40,9 +40,6 @@ pub(crate) struct Guard {
     /// The denial cache of this store, if this handle or another one uses it.
     denials: Option<Arc<Denials>>,
     keeps_denials: bool,
-    /// A decision may block its thread, in a future too.
-    #[cfg(any(feature = "tokio", feature = "redis"))]
-    may_block: bool,
     /// Calls of this process that wait.
     pub(crate) queues: Queues,
 }
@@ -82,8 +79,6 @@ impl Guard {
         };
         let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
         Guard {
-            #[cfg(any(feature = "tokio", feature = "redis"))]
-            may_block: server.is_none(),
             queues: Queues::new(),
             kind: backend.kind(),
             deadline,
@@ -130,11 +125,20 @@ impl Guard {
         visit.end(answer)
     }
 
-    /// Carries out a request without blocking the thread.
+    /// Whether the store can only block. A future that is not polled does nothing.
+    #[cfg(any(feature = "tokio", feature = "_transport"))]
+    fn only_blocks(&self, request: &Request) -> bool {
+        self.backend.decide_async(request).is_none()
+    }
+
+    /// Carries out a request without blocking the thread, if the store can.
     pub(crate) async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
         let visit = Visit::begin(self, request)?;
         let answer = match self.deadline {
-            Deadline::Kept => self.backend.decide_async(request).await,
+            Deadline::Kept => match self.backend.decide_async(request) {
+                Some(decided) => decided.await,
+                None => self.backend.decide(request),
+            },
             // Boxed, so that most calls' futures do not carry the space for it.
             Deadline::Imposed(longest) => Box::pin(self.decide_in_time(request, longest, visit.entry.is_probe)).await,
         };
@@ -163,25 +167,15 @@ impl Guard {
     pub(crate) async fn decide_together_async(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
         let visit = Visit::of_all(self, requests)?;
         let answers = match self.deadline {
-            Deadline::Kept => self.backend.decide_together_async(requests).await,
+            Deadline::Kept => match self.backend.decide_together_async(requests) {
+                Some(decided) => decided.await,
+                None => self.backend.decide_together(requests),
+            },
             Deadline::Imposed(longest) => {
                 let deadline = after(longest);
-                let requests: Vec<Request> =
-                    requests.iter().map(|request| Request { by_guard: true, ..request.clone() }).collect();
-                match timer::bounded(self.backend.decide_together_async(&requests), deadline).await {
-                    Some(Err(error)) if error.is_to_be_blocked_for() => {
-                        let backend = Arc::clone(&self.backend);
-                        match self.helpers.ask_together(backend, requests, deadline, visit.entry.is_probe) {
-                            Ok(receiver) => {
-                                let delivery = timer::bounded(receiver, deadline).await.flatten();
-                                let answers = delivery.and_then(helpers::Together::take);
-                                answers.unwrap_or_else(|| Err(self.undelivered(deadline)))
-                            }
-                            Err(error) => Err(error),
-                        }
-                    }
-                    Some(answers) => answers,
-                    None => Err(self.late()),
+                match self.backend.decide_together_async(requests) {
+                    Some(decided) => self.in_time(decided, deadline).await,
+                    None => self.decide_together_elsewhere(requests, deadline, visit.entry.is_probe).await,
                 }
             }
         };
@@ -195,14 +189,14 @@ impl Guard {
         is_probe: bool,
     ) -> Result<Answer, BackendError> {
         let deadline = after(longest);
-        let request = Request { by_guard: true, ..request.clone() };
-        match timer::bounded(self.backend.decide_async(&request), deadline).await {
-            Some(Err(error)) if error.is_to_be_blocked_for() => {
-                self.decide_elsewhere(request, deadline, is_probe).await
-            }
-            Some(answer) => answer,
-            None => Err(self.late()),
+        match self.backend.decide_async(request) {
+            Some(decided) => self.in_time(decided, deadline).await,
+            None => self.decide_elsewhere(request.clone(), deadline, is_probe).await,
         }
+    }
+
+    async fn in_time<T>(&self, decided: BackendFuture<'_, T>, deadline: Instant) -> Result<T, BackendError> {
+        timer::bounded(decided, deadline).await.unwrap_or_else(|| Err(self.late()))
     }
 
     /// Carries out a request whose answer is ignored, unless the breaker is open.
@@ -239,6 +233,19 @@ impl Guard {
         let delivery = timer::bounded(receiver, deadline).await;
         self.helpers.took(started.elapsed(), patience);
         self.delivered(delivery.flatten(), deadline)
+    }
+
+    /// Runs a blocking-only backend's decision on several buckets for a future.
+    async fn decide_together_elsewhere(
+        &self,
+        requests: &[Request],
+        deadline: Instant,
+        is_probe: bool,
+    ) -> Result<Vec<Answer>, BackendError> {
+        let backend = Arc::clone(&self.backend);
+        let receiver = self.helpers.ask_together(backend, requests.to_vec(), deadline, is_probe)?;
+        let answers = timer::bounded(receiver, deadline).await.flatten().and_then(helpers::Together::take);
+        answers.unwrap_or_else(|| Err(self.undelivered(deadline)))
     }
 
     fn ask(

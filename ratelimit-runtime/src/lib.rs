@@ -160,6 +160,7 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
 //! | `redis-cluster` | a Redis Cluster | none |
@@ -200,7 +201,7 @@ compile_error!(
 );
 
 mod algorithm;
-#[cfg(any(feature = "tokio", feature = "redis"))]
+#[cfg(any(feature = "tokio", feature = "_transport"))]
 mod background;
 #[cfg(feature = "calendar")]
 mod calendar;

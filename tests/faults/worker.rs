@@ -251,8 +251,9 @@ impl Backend for Recorder {
         noted(self.0.decide(request))
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
-        Box::pin(async move { noted(self.0.decide_async(request).await) })
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+        let decided = self.0.decide_async(request)?;
+        Some(Box::pin(async move { noted(decided.await) }))
     }
 
     fn decide_later(&self, request: Request) {

@@ -152,8 +152,8 @@ impl Backend for Silent {
         }
     }
 
-    fn decide_async<'a>(&'a self, _: &'a Request) -> BackendFuture<'a> {
-        Box::pin(std::future::pending())
+    fn decide_async<'a>(&'a self, _: &'a Request) -> Option<BackendFuture<'a>> {
+        Some(Box::pin(std::future::pending()))
     }
 
     fn deadline(&self) -> Deadline {

@@ -5,19 +5,18 @@ mod builder;
 mod calendars;
 #[cfg(feature = "redis-cluster")]
 mod cluster;
-mod coalesce;
 mod codec;
 mod config;
 mod connection;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
 mod discovery;
 mod endpoint;
-mod key;
 mod lanes;
 mod leases;
 mod links;
 mod node;
 mod opener;
+mod runs;
 mod script;
 #[cfg(feature = "redis-sentinel")]
 mod sentinel;
@@ -25,8 +24,6 @@ mod sentinel;
 mod tls;
 mod together;
 
-use std::any::TypeId;
-#[cfg(feature = "calendar")]
 use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
@@ -38,15 +35,16 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
+use super::coalesce::{Coalescing, Entry, Transport as _};
 use super::{
-    Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Outcome, Request, SharedBackend, in_order,
+    Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Request, SharedBackend, in_order,
+    name as names,
 };
 use crate::background;
-use crate::error::{BackendError, BackendErrorKind};
+use crate::error::BackendError;
 use crate::process::{Owned, PerProcess};
 use crate::reply;
 use crate::timer;
-use coalesce::{Coalescing, Entry};
 use codec::Run;
 use connection::Connection;
 use endpoint::no_thread;
@@ -206,7 +204,7 @@ impl Client {
         deadline: Instant,
         mode: Mode,
     ) -> impl Future<Output = ScriptReply> + Send + 'static {
-        let question = (key::name(bucket), request);
+        let question = (name(bucket), request);
         let command = script::call(&question);
         let connection = Arc::clone(&self.connection);
         #[cfg(feature = "calendar")]
@@ -272,16 +270,6 @@ impl Client {
         self.connection.call_many(&script::call_many(questions), questions.len(), deadline, Mode::Async).await
     }
 
-    /// Gives back the permits of an abandoned call.
-    fn give_back(&self, request: &Request, answer: Answer) {
-        if takes(request)
-            && let Outcome::Admitted(admitted) = answer.outcome
-        {
-            let action = Action::GiveBack(admitted.admission.permit);
-            self.decide_later(&Request { action, ..request.clone() });
-        }
-    }
-
     /// An answer from permits leased by this process.
     fn leased(&self, request: &Request) -> Option<Answer> {
         let leases = self.leases.as_ref()?;
@@ -315,16 +303,6 @@ impl Client {
             leases.changed(request, &answer);
         }
         Ok(answer)
-    }
-
-    fn until(&self) -> Instant {
-        Instant::now() + self.timeout
-    }
-
-    fn late(&self) -> BackendError {
-        let hint = self.connection.hint();
-        let message = format!("Redis at {} did not answer within {:?}{hint}", self.connection, self.timeout);
-        BackendError::new(BackendErrorKind::Timeout, message)
     }
 
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
@@ -416,16 +394,16 @@ impl Backend for RedisBackend {
         client.decide(request)
     }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> BackendFuture<'a> {
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
         let client = self.client();
-        Box::pin(async move {
+        Some(Box::pin(async move {
             if thread_ends() {
                 let deadline = client.until();
                 let answer = decide_elsewhere(Arc::clone(&client), request.clone())?;
                 return timer::bounded(answer, deadline).await.flatten().unwrap_or_else(|| Err(client.late()));
             }
             client.decide_async(request).await
-        })
+        }))
     }
 
     fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
@@ -440,14 +418,14 @@ impl Backend for RedisBackend {
         answers.unwrap_or_else(|| Err(client.late()))
     }
 
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> BackendFuture<'a, Vec<Answer>> {
+    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
         let client = self.client();
-        Box::pin(async move {
+        Some(Box::pin(async move {
             if thread_ends() {
                 return in_order(self, requests);
             }
             client.together_in_flight(requests).await
-        })
+        }))
     }
 
     fn decide_later(&self, request: Request) {
@@ -471,7 +449,7 @@ impl Backend for RedisBackend {
     }
 
     fn identity(&self) -> Identity {
-        Identity { of: TypeId::of::<RedisBackend>(), address: Arc::as_ptr(&self.shared).addr() }
+        Identity::of(&*self.shared)
     }
 }
 
@@ -492,6 +470,13 @@ impl fmt::Debug for RedisBackend {
 pub(crate) fn environment() -> SharedBackend {
     static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| RedisBackend::from_env().into_backend());
     ENVIRONMENT.clone()
+}
+
+/// A bucket's name in Redis.
+fn name(bucket: &str) -> Cow<'_, str> {
+    /// In bytes.
+    const LONGEST: usize = 512;
+    names::within(bucket, LONGEST)
 }
 
 /// Whether the request takes permits, which are lost unless given back.

@@ -97,5 +97,8 @@ pub(super) async fn in_order_async<B: Backend + ?Sized>(
     backend: &B,
     requests: &[Request],
 ) -> Result<Vec<Answer>, BackendError> {
-    in_order!(backend, requests, |request| backend.decide_async(request).await)
+    in_order!(backend, requests, |request| match backend.decide_async(request) {
+        Some(decided) => decided.await,
+        None => backend.decide(request),
+    })
 }

@@ -221,7 +221,6 @@ impl Queue {
             action,
             test_time: None,
             fingerprint: self.fingerprint,
-            by_guard: false,
         };
         limits.with(&mut |rules, backoff| {
             request.limits = rules.iter().map(|rule| rule.limit).collect();

@@ -919,7 +919,6 @@ impl Core {
             action,
             test_time,
             fingerprint,
-            by_guard: false,
         }
     }
 

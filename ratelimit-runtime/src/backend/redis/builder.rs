@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::coalesce::{Coalescing, Merging};
 use super::config::{self, Servers, Settings};
 use super::connection::Connection;
 use super::endpoint::{Address, Endpoint, Login};
@@ -13,6 +12,7 @@ use super::leases::Leases;
 use super::tls;
 use super::{Client, RedisBackend, Shared};
 use crate::backend::TIMEOUT;
+use crate::backend::coalesce::{Coalescing, Merging};
 use crate::error::BackendError;
 use crate::process::PerProcess;
 

@@ -24,6 +24,7 @@ use parking_lot::Mutex;
 
 use super::codec::{self, Back, Decided, Run, Terms};
 use super::{Client, Mode};
+use crate::backend::coalesce::Transport as _;
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
 use crate::background;
 use crate::clock;

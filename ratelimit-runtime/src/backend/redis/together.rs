@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "calendar")]
 use super::calendars;
 use super::node::Mode;
-use super::{Client, codec, key, script};
+use super::{Client, codec, name, script};
+use crate::backend::coalesce::Transport as _;
 use crate::backend::{Action, Answer, Outcome, Request, given_back};
 use crate::background;
 use crate::error::BackendError;
@@ -91,7 +92,7 @@ impl Client {
     ) -> Result<Vec<Answer>, BackendError> {
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
         let mut questions: Vec<script::Question<'_>> =
-            requests.iter().map(|request| (key::name(request.bucket()), codec::encode(request, false))).collect();
+            requests.iter().map(|request| (name(request.bucket()), codec::encode(request, false))).collect();
         let command = script::call_together(&questions);
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
         let mut replies = self.connection.call_many(&command, questions.len(), deadline, mode).await?;
@@ -136,7 +137,7 @@ impl Client {
 
 #[cfg(feature = "redis-cluster")]
 fn slot(request: &Request) -> u16 {
-    super::cluster::slot(key::name(request.bucket()).as_bytes())
+    super::cluster::slot(name(request.bucket()).as_bytes())
 }
 
 #[cfg(not(feature = "redis-cluster"))]

@@ -15,7 +15,7 @@ use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Denied, Outcome, Request};
 use crate::clock;
 use crate::error::BackendError;
-#[cfg(any(feature = "tokio", feature = "redis"))]
+#[cfg(any(feature = "tokio", feature = "_transport"))]
 use crate::error::BackendErrorKind;
 use crate::guard::Guard;
 use crate::queue::Wakes;
@@ -90,7 +90,7 @@ impl Drop for Driver {
 }
 
 /// Starts the driver of a new queue.
-#[cfg(any(feature = "tokio", feature = "redis"))]
+#[cfg(any(feature = "tokio", feature = "_transport"))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     let Ok(background) = crate::background::handle() else { return false };
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
@@ -99,7 +99,7 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
 }
 
 /// Runs the driver on its own thread: without a runtime, only threads can wait.
-#[cfg(not(any(feature = "tokio", feature = "redis")))]
+#[cfg(not(any(feature = "tokio", feature = "_transport")))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
     // Made on the thread: if it cannot be started, it drops what it was given, under locks held
@@ -131,9 +131,9 @@ async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64) -> Res
     }
 }
 
-#[cfg(any(feature = "tokio", feature = "redis"))]
+#[cfg(any(feature = "tokio", feature = "_transport"))]
 async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
-    if !guard.may_block {
+    if !guard.only_blocks(&request) {
         return guard.decide_async(&request).await;
     }
     let guard = Arc::clone(guard);
@@ -141,7 +141,7 @@ async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendE
     decided.unwrap_or_else(|_| Err(BackendError::new(BackendErrorKind::Refused, "the backend panicked")))
 }
 
-#[cfg(not(any(feature = "tokio", feature = "redis")))]
+#[cfg(not(any(feature = "tokio", feature = "_transport")))]
 #[expect(clippy::unused_async, reason = "stands for the one that awaits")]
 async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
     guard.decide(&request)

@@ -2,15 +2,16 @@
 //!
 //! While few calls are under way, each is sent alone and at once, because merging would only add
 //! work. Beyond that, calls take seats. A driver, which is a task of the callers' runtime, sends
-//! all seated calls as one call of the script. The script decides them first come first served,
-//! each as if it had come alone. Equal calls on one bucket are sent as a run.
+//! all seated calls at once through the store's [`Transport`]. They are decided first come first
+//! served, each as if it had come alone.
 //!
 //! Two such batches are under way at a time: the server decides on one while this process decodes
 //! the other. Only long round trips allow more. Meanwhile the next calls take their seats. A driver
 //! ends when no seats are taken.
 //!
-//! Only calls on one bucket are merged in two cases: in a cluster, because a script must stay
-//! within a slot, and with leases, because all calls on a bucket should wait for the lease.
+//! Only calls on one bucket are merged where a decision is on one bucket: in a Redis Cluster,
+//! because a script must stay within a slot, and with leases, because all calls on a bucket should
+//! wait for the lease.
 //!
 //! Callers wait for a driver only, never for each other. A future that is dropped or not polled
 //! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
@@ -31,11 +32,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::codec::{self, Run};
-use super::leases::Ask;
-use super::script::Question;
-use super::{Client, key};
-use crate::backend::{Action, Answer, Request};
+use super::{Answer, Request};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
@@ -44,9 +41,34 @@ const SHARDS: usize = 16;
 /// wait for the other.
 const SHARE_OF_TIMEOUT: u32 = 5;
 
+/// The answers to requests that were sent together, or why none of them has one.
+pub(crate) type Answers = Result<Vec<Result<Answer, BackendError>>, BackendError>;
+
+/// How one store's requests get to it. A cheap handle.
+pub(crate) trait Transport: Clone + Send + Sync + 'static {
+    /// Sends requests at once, and waits for their answers until the deadline at most. The answers
+    /// come in the order of the requests. Requests on one bucket stand next to each other, and are
+    /// decided in their order.
+    fn send(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Answers> + Send;
+
+    /// Gives back what an abandoned call has taken. Does not wait.
+    fn give_back(&self, request: &Request, answer: Answer);
+
+    /// The longest time from a call to its answer.
+    fn timeout(&self) -> Duration;
+
+    /// The error of a call that took longer.
+    fn late(&self) -> BackendError;
+
+    /// The deadline of a call that begins now.
+    fn until(&self) -> Instant {
+        Instant::now() + self.timeout()
+    }
+}
+
 /// How calls are merged.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Merging {
+pub(crate) struct Merging {
     /// Calls that are sent one by one before merging pays.
     alone: u32,
     /// Calls in one batch.
@@ -62,17 +84,17 @@ pub(super) struct Merging {
 
 impl Merging {
     /// For buckets on which one script may decide.
-    pub(super) const ALL: Merging =
+    pub(crate) const ALL: Merging =
         Merging { alone: 8, seats: 128, drivers: 2, pause: Duration::from_micros(500), by_bucket: false };
     /// For buckets that may be on several servers.
-    pub(super) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
+    pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
     /// For leases: one call brings the permits of all that come meanwhile.
-    pub(super) const LEASES: Merging =
+    pub(crate) const LEASES: Merging =
         Merging { alone: 1, seats: 1_024, drivers: 1, pause: Duration::MAX, by_bucket: true };
 }
 
 /// Calls under way, by runtime and, if merged so, by bucket.
-pub(super) struct Coalescing {
+pub(crate) struct Coalescing {
     hasher: RandomState,
     shards: [Mutex<HashMap<u64, Lane, RandomState>>; SHARDS],
     merging: Merging,
@@ -98,15 +120,15 @@ struct Batch {
 }
 
 /// How a call is made.
-pub(super) enum Entry<'a> {
+pub(crate) enum Entry<'a, T: Transport> {
     /// Alone, under way until this is dropped.
     Alone(Alone),
     /// With others.
-    Seated(Seated<'a>),
+    Seated(Seated<'a, T>),
 }
 
 impl Coalescing {
-    pub(super) fn new(merging: Merging) -> Coalescing {
+    pub(crate) fn new(merging: Merging) -> Coalescing {
         Coalescing {
             hasher: RandomState::default(),
             shards: std::array::from_fn(|_| Mutex::default()),
@@ -116,7 +138,12 @@ impl Coalescing {
     }
 
     /// Decides whether a call goes alone or takes a seat.
-    pub(super) fn enter<'a>(self: &Arc<Self>, backend: &'a Client, request: &Request, deadline: Instant) -> Entry<'a> {
+    pub(crate) fn enter<'a, T: Transport>(
+        self: &Arc<Self>,
+        store: &'a T,
+        request: &Request,
+        deadline: Instant,
+    ) -> Entry<'a, T> {
         let runtime = Handle::try_current().ok();
         let number = self.number(request, runtime.as_ref());
         let mut lanes = self.shard(number).lock();
@@ -134,9 +161,9 @@ impl Coalescing {
         }
         drop(lanes);
         if starts {
-            self.start(number, backend, runtime);
+            self.start(number, store, runtime);
         }
-        Entry::Seated(Seated { seat, backend })
+        Entry::Seated(Seated { seat, store })
     }
 
     /// Adapts the size of the next batches to the time of the last. Against a slow server they
@@ -171,9 +198,8 @@ impl Coalescing {
     }
 
     /// Starts a driver of a lane.
-    fn start(self: &Arc<Self>, lane: u64, backend: &Client, runtime: Option<Handle>) {
-        let driver =
-            Driver { coalescing: Arc::clone(self), backend: backend.clone(), lane, batch: None, is_done: false };
+    fn start<T: Transport>(self: &Arc<Self>, lane: u64, store: &T, runtime: Option<Handle>) {
+        let driver = Driver { coalescing: Arc::clone(self), store: store.clone(), lane, batch: None, is_done: false };
         // Callers without a runtime use the background's. Without that, the driver is dropped,
         // which ends the calls.
         if let Some(runtime) = runtime.or_else(|| background::handle().ok()) {
@@ -207,7 +233,7 @@ impl Lane {
 }
 
 /// A call that is sent on its own.
-pub(super) struct Alone {
+pub(crate) struct Alone {
     coalescing: Arc<Coalescing>,
     lane: u64,
 }
@@ -257,12 +283,12 @@ impl Seat {
 }
 
 /// A call that waits for the answer to its batch.
-pub(super) struct Seated<'a> {
+pub(crate) struct Seated<'a, T: Transport> {
     seat: Arc<Seat>,
-    backend: &'a Client,
+    store: &'a T,
 }
 
-impl Future for Seated<'_> {
+impl<T: Transport> Future for Seated<'_, T> {
     type Output = Result<Answer, BackendError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -280,65 +306,12 @@ impl Future for Seated<'_> {
     }
 }
 
-impl Drop for Seated<'_> {
+impl<T: Transport> Drop for Seated<'_, T> {
     fn drop(&mut self) {
         let state = mem::replace(&mut *self.seat.state.lock(), State::Left);
         if let State::Answered(Ok(answer)) = state {
-            self.backend.give_back(&self.seat.request, answer);
+            self.store.give_back(&self.seat.request, answer);
         }
-    }
-}
-
-/// Calls of a batch that are one question to the script.
-struct Group<'a> {
-    seats: &'a [Arc<Seat>],
-    run: Run,
-    ask: Option<Ask>,
-}
-
-impl<'a> Group<'a> {
-    fn new(seats: &'a [Arc<Seat>], backend: &Client) -> Group<'a> {
-        let calls = u32::try_from(seats.len()).unwrap_or(u32::MAX);
-        let run = Run { calls, ..Run::of(&seats[0].request) };
-        Group { seats, run, ask: backend.ask(&seats[0].request) }
-    }
-
-    fn question(&self, backend: &Client) -> Question<'a> {
-        let request = &self.seats[0].request;
-        let bytes = match &self.ask {
-            Some(ask) => ask.encode(request, self.run),
-            None if self.run.calls > 1 => codec::encode_run(request, self.run, None),
-            None => backend.encode(request, None),
-        };
-        (key::name(request.bucket()), bytes)
-    }
-
-    /// Delivers the decisions to the calls.
-    fn settle(self, bytes: Result<Vec<u8>, BackendError>, backend: &Client) {
-        let request = &self.seats[0].request;
-        if self.run.calls == 1 {
-            let answer = bytes.and_then(|bytes| backend.decoded(&bytes, request, self.ask));
-            deliver(&self.seats[0], answer, backend);
-            return;
-        }
-        let answers = bytes.and_then(|bytes| match self.ask {
-            Some(ask) => ask.settle(&bytes, request, self.run),
-            None => Ok(codec::decode_run(&bytes, request, self.run)?.answers),
-        });
-        match answers {
-            Ok(answers) => {
-                for (seat, answer) in self.seats.iter().zip(answers) {
-                    deliver(seat, Ok(answer), backend);
-                }
-            }
-            Err(error) => fail(self.seats, &error),
-        }
-    }
-}
-
-fn deliver(seat: &Seat, answer: Result<Answer, BackendError>, backend: &Client) {
-    if let Some(Ok(undelivered)) = seat.answer(answer) {
-        backend.give_back(&seat.request, undelivered);
     }
 }
 
@@ -349,28 +322,28 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 }
 
 impl Batch {
-    /// Sends all calls not yet abandoned, and delivers the decisions.
-    async fn send(&mut self, backend: &Client, hasher: &RandomState) {
+    /// Sends all calls not yet abandoned, and delivers the answers.
+    async fn send<T: Transport>(&mut self, store: &T, hasher: &RandomState) {
         self.seats.retain(|seat| !seat.is_left());
         if self.seats.is_empty() {
             return;
         }
         if Instant::now() >= self.deadline {
             // All its time has passed in the queue.
-            fail(&self.seats, &backend.late());
+            fail(&self.seats, &store.late());
             return;
         }
         // Stable: calls on one bucket keep their order.
         if self.seats.len() > 1 {
             self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
         }
-        let like = |one: &Arc<Seat>, other: &Arc<Seat>| is_like(&one.request, &other.request);
-        let groups: Vec<Group<'_>> = self.seats.chunk_by(like).map(|seats| Group::new(seats, backend)).collect();
-        let questions: Vec<_> = groups.iter().map(|group| group.question(backend)).collect();
-        match backend.ask_all(&questions, self.deadline).await {
+        let requests: Vec<&Request> = self.seats.iter().map(|seat| &seat.request).collect();
+        match store.send(&requests, self.deadline).await {
             Ok(answers) => {
-                for (group, answer) in groups.into_iter().zip(answers) {
-                    group.settle(answer, backend);
+                for (seat, answer) in self.seats.iter().zip(answers) {
+                    if let Some(Ok(undelivered)) = seat.answer(answer) {
+                        store.give_back(&seat.request, undelivered);
+                    }
                 }
             }
             Err(error) => fail(&self.seats, &error),
@@ -380,16 +353,16 @@ impl Batch {
 
 /// Sends the batches of one lane, one after the other. If dropped before it is done, it fails the
 /// calls that wait.
-struct Driver {
+struct Driver<T: Transport> {
     coalescing: Arc<Coalescing>,
-    backend: Client,
+    store: T,
     lane: u64,
     /// The batch being sent.
     batch: Option<Batch>,
     is_done: bool,
 }
 
-impl Driver {
+impl<T: Transport> Driver<T> {
     async fn run(mut self) {
         while !self.is_done {
             // Yields to all runnable tasks, so that their calls join the batch.
@@ -399,8 +372,8 @@ impl Driver {
                 Some(batch) => {
                     let sent = Instant::now();
                     let calls = batch.seats.len();
-                    batch.send(&self.backend, &self.coalescing.hasher).await;
-                    self.coalescing.took(calls, sent.elapsed(), self.backend.timeout);
+                    batch.send(&self.store, &self.coalescing.hasher).await;
+                    self.coalescing.took(calls, sent.elapsed(), self.store.timeout());
                 }
                 None => self.is_done = true,
             }
@@ -413,7 +386,7 @@ impl Driver {
         let lane = lanes.get_mut(&self.lane)?;
         let batch = lane.batches.pop_front();
         if batch.is_some() {
-            lane.last = Some(self.backend.until());
+            lane.last = Some(self.store.until());
         } else {
             lane.drivers -= 1;
             if lane.is_idle() {
@@ -424,7 +397,7 @@ impl Driver {
     }
 }
 
-impl Drop for Driver {
+impl<T: Transport> Drop for Driver<T> {
     fn drop(&mut self) {
         if self.is_done {
             return;
@@ -436,22 +409,6 @@ impl Drop for Driver {
             fail(&batch.seats, &stopped);
         }
     }
-}
-
-/// Whether two calls are equal and take permits at once or not at all. With a backoff, each denial
-/// makes the next one worse, so such calls are never alike.
-fn is_like(one: &Request, other: &Request) -> bool {
-    let cost = |request: &Request| match request.action {
-        Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } => Some(cost),
-        _ => None,
-    };
-    cost(one).is_some()
-        && cost(one) == cost(other)
-        && one.bucket == other.bucket
-        && one.limits == other.limits
-        && one.backoff.is_none()
-        && other.backoff.is_none()
-        && one.test_time == other.test_time
 }
 
 #[cfg(test)]
