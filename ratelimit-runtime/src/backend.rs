@@ -7,6 +7,8 @@ pub(crate) mod memory;
 mod name;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
+#[cfg(any(feature = "memcached", feature = "postgres"))]
+pub(crate) mod remote;
 mod shared;
 mod together;
 

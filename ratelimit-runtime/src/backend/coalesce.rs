@@ -32,7 +32,7 @@ use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-use super::{Answer, Request};
+use super::{Action, Answer, Outcome, Request};
 use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
@@ -51,9 +51,6 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
     /// decided in their order.
     fn send(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Answers> + Send;
 
-    /// Gives back what an abandoned call has taken. Does not wait.
-    fn give_back(&self, request: &Request, answer: Answer);
-
     /// The longest time from a call to its answer.
     fn timeout(&self) -> Duration;
 
@@ -63,6 +60,22 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
     /// The deadline of a call that begins now.
     fn until(&self) -> Instant {
         Instant::now() + self.timeout()
+    }
+
+    /// Sends a request whose answer is ignored. Does not wait.
+    fn decide_later(&self, request: Request) {
+        // A permit that is given back late or never stays taken: the limit is kept.
+        let Ok(background) = background::handle() else { return };
+        let (store, deadline) = (self.clone(), self.until());
+        background.spawn(async move { drop(store.send(&[&request], deadline).await) });
+    }
+
+    /// Gives back what an abandoned call has taken. Does not wait.
+    fn give_back(&self, request: &Request, answer: Answer) {
+        if let (Action::Take { cost: 1.., .. }, Outcome::Admitted(admitted)) = (request.action(), answer.outcome) {
+            let action = Action::GiveBack(admitted.admission.permit);
+            self.decide_later(Request { action, ..request.clone() });
+        }
     }
 }
 
@@ -137,14 +150,15 @@ impl Coalescing {
         }
     }
 
-    /// Decides whether a call goes alone or takes a seat.
+    /// Decides whether a call goes alone or takes a seat. `runtime` is what drives it, if not the
+    /// background.
     pub(crate) fn enter<'a, T: Transport>(
         self: &Arc<Self>,
         store: &'a T,
         request: &Request,
         deadline: Instant,
+        runtime: Option<Handle>,
     ) -> Entry<'a, T> {
-        let runtime = Handle::try_current().ok();
         let number = self.number(request, runtime.as_ref());
         let mut lanes = self.shard(number).lock();
         let lane = lanes.entry(number).or_default();

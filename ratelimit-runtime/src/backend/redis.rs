@@ -323,7 +323,11 @@ impl Client {
             return Ok(answer);
         }
         let deadline = self.until();
-        let _alone = match self.coalescing.as_ref().map(|coalescing| coalescing.enter(self, request, deadline)) {
+        let _alone = match self
+            .coalescing
+            .as_ref()
+            .map(|coalescing| coalescing.enter(self, request, deadline, Handle::try_current().ok()))
+        {
             Some(Entry::Seated(seated)) => return seated.await,
             Some(Entry::Alone(alone)) => Some(alone),
             None => None,
@@ -332,16 +336,6 @@ impl Client {
         let bytes = self.encode(request, ask.as_ref());
         let call = Box::pin(self.call(request.bucket(), bytes, deadline, Mode::Async));
         InFlight { client: self, request, call: Some(call), ask }.await
-    }
-
-    fn decide_later(&self, request: &Request) {
-        if self.leased(request).is_some() {
-            return;
-        }
-        // A permit that is given back late or never stays taken: the limit is kept.
-        if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), self.encode(request, None), self.until(), Mode::Async));
-        }
     }
 }
 
@@ -429,7 +423,7 @@ impl Backend for RedisBackend {
     }
 
     fn decide_later(&self, request: Request) {
-        self.client().decide_later(&request);
+        self.client().decide_later(request);
     }
 
     fn deadline(&self) -> Deadline {

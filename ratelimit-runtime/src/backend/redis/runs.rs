@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use super::codec::{self, Run};
 use super::leases::Ask;
 use super::script::Question;
-use super::{Client, name, takes};
+use super::{Client, Mode, name};
 use crate::backend::coalesce::{Answers, Transport};
-use crate::backend::{Action, Answer, Outcome, Request};
+use crate::backend::{Action, Answer, Request};
+use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
 
 impl Transport for Client {
@@ -27,12 +28,12 @@ impl Transport for Client {
         Ok(answers)
     }
 
-    fn give_back(&self, request: &Request, answer: Answer) {
-        if takes(request)
-            && let Outcome::Admitted(admitted) = answer.outcome
-        {
-            let action = Action::GiveBack(admitted.admission.permit);
-            self.decide_later(&Request { action, ..request.clone() });
+    fn decide_later(&self, request: Request) {
+        if self.leased(&request).is_some() {
+            return;
+        }
+        if let Ok(background) = background::handle() {
+            background.spawn(self.call(request.bucket(), self.encode(&request, None), self.until(), Mode::Async));
         }
     }
 

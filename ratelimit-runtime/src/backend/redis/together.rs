@@ -23,7 +23,7 @@ struct Taken<'a> {
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.back.drain(..).for_each(|request| self.client.decide_later(&request));
+        self.back.drain(..).for_each(|request| self.client.decide_later(request));
     }
 }
 
@@ -173,7 +173,7 @@ impl Drop for InFlight {
             background.spawn(async move {
                 if let (client, requests, Ok(answers)) = call.await {
                     for back in given_back(&requests, &answers) {
-                        client.decide_later(&back);
+                        client.decide_later(back);
                     }
                 }
             });
