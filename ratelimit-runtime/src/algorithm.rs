@@ -18,8 +18,8 @@ pub(crate) mod token_bucket;
 
 use std::cell::Cell;
 
-use crate::clock::Now;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock::Now;
 
 /// The most groups of a sliding window.
 pub(crate) const GROUPS: u32 = 64;

@@ -21,10 +21,10 @@ use std::time::Duration;
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Record, Refusal};
-use crate::clock::{self, nanos};
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
 use crate::limit::{Limit, MAX_LIMITS};
+use crate::rt::clock::{self, nanos};
 use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;

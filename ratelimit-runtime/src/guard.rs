@@ -17,10 +17,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::backend::{Action, Answer, Backend, BackendFuture, Deadline, Identity, Outcome, Request};
-use crate::clock::{self, nanos};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe::{self, BreakerState};
-use crate::timer;
+use crate::rt::clock::{self, nanos};
+use crate::rt::timer;
 use breaker::{Breaker, CallResult, Change, Entry};
 use denials::Denials;
 use helpers::{Delivery, Helpers, Task};
@@ -253,7 +253,7 @@ impl Guard {
         request: Request,
         deadline: Instant,
         is_probe: bool,
-    ) -> Result<crate::reply::Receiver<Delivery>, BackendError> {
+    ) -> Result<crate::rt::reply::Receiver<Delivery>, BackendError> {
         self.helpers.ask(Task { backend: Arc::clone(&self.backend), request, deadline, is_probe })
     }
 

@@ -201,14 +201,10 @@ compile_error!(
 );
 
 mod algorithm;
-#[cfg(any(feature = "tokio", feature = "_transport"))]
-mod background;
 #[cfg(feature = "calendar")]
 mod calendar;
-mod clock;
 #[cfg(feature = "configuration")]
 mod configuration;
-mod counts;
 mod decision;
 #[allow(dead_code, reason = "the attribute uses all of it")]
 mod duration;
@@ -228,17 +224,14 @@ mod limiter;
 mod noted;
 mod observe;
 mod parse;
-mod process;
 mod queue;
 mod registry;
-mod reply;
+mod rt;
 #[cfg(feature = "serde")]
 mod serialize;
 #[allow(dead_code, reason = "the attribute uses all of it")]
 mod suggest;
 mod switches;
-mod sync;
-mod timer;
 mod waiting;
 
 pub use algorithm::offences::Backoff;

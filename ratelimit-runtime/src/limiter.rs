@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use crate::clock::nanos;
 use crate::decision::Decision;
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
+use crate::rt::clock::nanos;
 
 pub(crate) use block::{Blockable, pause, pause_async};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};

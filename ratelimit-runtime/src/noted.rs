@@ -8,8 +8,8 @@ use std::cell::Cell;
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::clock;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock;
 use crate::switches::{Switch, Switches, turn};
 
 thread_local! {

@@ -62,11 +62,11 @@ use tokio::runtime::Handle;
 use tokio::time::Instant as TokioInstant;
 
 use crate::backend::memory::{MemoryBackend, NEVER, Store};
-use crate::clock::{self, nanos};
 use crate::limit::MAX_PER;
 use crate::registry;
+use crate::rt::clock::{self, nanos};
+use crate::rt::timer::{self, Alarm};
 use crate::switches::{self, Switch};
-use crate::timer::{self, Alarm};
 
 /// How long a future waits for the test to advance the clock, in real time.
 const PATIENCE: Duration = Duration::from_secs(5);

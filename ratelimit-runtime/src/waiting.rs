@@ -12,8 +12,8 @@ pub(crate) fn sleep(delay: Duration) {
 /// Blocks the thread by spinning: a thread cannot sleep on this target.
 #[cfg(all(target_family = "wasm", target_os = "unknown"))]
 pub(crate) fn sleep(delay: Duration) {
-    let due = crate::clock::now().saturating_add(crate::clock::nanos(delay));
-    while crate::clock::now() < due {
+    let due = crate::rt::clock::now().saturating_add(crate::rt::clock::nanos(delay));
+    while crate::rt::clock::now() < due {
         std::hint::spin_loop();
     }
 }
@@ -27,7 +27,7 @@ pub(crate) async fn sleep_async(delay: Duration) {
         tokio::time::sleep(delay).await;
         return;
     }
-    match crate::background::handle() {
+    match crate::rt::background::handle() {
         Ok(timer) => {
             // The task ends by itself or with its runtime, which lives as long as the process.
             let _ = timer.spawn(async move { tokio::time::sleep(delay).await }).await;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::clock::nanos;
+use crate::rt::clock::nanos;
 
 /// How long a denial blocks its key: `initial`, doubled by each further denial, up to `max`.
 /// `max` without a denial resets it. The attribute's `backoff(..)` and the builder's

@@ -33,8 +33,8 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::{Action, Answer, Outcome, Request};
-use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::rt::background;
 
 const SHARDS: usize = 16;
 /// A batch should take at most this fraction of the timeout (1/5): two are under way, and each may

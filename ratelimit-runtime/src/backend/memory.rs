@@ -39,7 +39,7 @@ use std::sync::{Arc, LazyLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::clock::Now;
+use crate::rt::clock::Now;
 use retired::Retired;
 use table::{Bound, SWEPT};
 

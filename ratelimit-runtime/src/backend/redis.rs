@@ -40,11 +40,11 @@ use super::{
     Action, Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Request, SharedBackend, in_order,
     name as names,
 };
-use crate::background;
 use crate::error::BackendError;
-use crate::process::{Owned, PerProcess};
-use crate::reply;
-use crate::timer;
+use crate::rt::background;
+use crate::rt::process::{Owned, PerProcess};
+use crate::rt::reply;
+use crate::rt::timer;
 use codec::Run;
 use connection::Connection;
 use endpoint::no_thread;

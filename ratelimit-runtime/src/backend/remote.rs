@@ -13,10 +13,10 @@ use tokio::runtime::{Handle, Id};
 
 use super::coalesce::{Coalescing, Entry, Merging, Transport};
 use super::{Answer, Bucket, Request, Timestamp};
-use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
-use crate::reply;
-use crate::timer;
+use crate::rt::background;
+use crate::rt::reply;
+use crate::rt::timer;
 
 /// Runtimes of which it is remembered that they have no I/O.
 const REMEMBERED: usize = 16;

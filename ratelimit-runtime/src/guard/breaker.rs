@@ -12,7 +12,7 @@
 //! generation; results of calls from an earlier generation are ignored.
 
 use crate::error::{BackendError, BackendErrorKind};
-use crate::sync::{AtomicU64, Lock, Ordering};
+use crate::rt::sync::{AtomicU64, Lock, Ordering};
 
 /// Consecutive failures that open the breaker. Larger than the number of silent calls after which a
 /// connection is replaced.

@@ -19,7 +19,7 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 
 use crate::fingerprint::Fingerprint;
-use crate::sync::Lock;
+use crate::rt::sync::Lock;
 
 /// Sets of one backend's cache: half a megabyte, allocated at its first denial.
 const SETS: usize = 2_048;

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::backend::{Action, Answer, Backend, Outcome, Request, given_back};
 use crate::error::{BackendError, BackendErrorKind};
-use crate::process::{Owned, PerProcess, lock};
-use crate::reply::{self, Receiver};
+use crate::rt::process::{Owned, PerProcess, lock};
+use crate::rt::reply::{self, Receiver};
 
 /// The most threads of one backend.
 const THREADS: usize = 32;

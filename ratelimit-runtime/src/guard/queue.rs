@@ -29,12 +29,12 @@ use smallvec::SmallVec;
 
 use super::Guard;
 use crate::backend::{Action, Request};
-use crate::clock;
 use crate::fingerprint::Fingerprint;
 use crate::limit::Limit;
-use crate::process::{self, Owned, PerProcess};
 use crate::queue::{Ahead, Limits, Place, Seat, Wakes};
-use crate::timer::{self, Alarm};
+use crate::rt::clock;
+use crate::rt::process::{self, Owned, PerProcess};
+use crate::rt::timer::{self, Alarm};
 use driver::start;
 use state::{Hint, NEVER, State, Waiting, soon};
 

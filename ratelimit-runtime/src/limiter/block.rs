@@ -9,13 +9,13 @@ use super::core::{Core, Each, Question, Target, send, send_async};
 use super::{Call, RateLimiter};
 use crate::backend::memory::Store;
 use crate::backend::{Action, Outcome};
-use crate::clock::nanos;
 use crate::decision::Address;
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
 use crate::key::RateLimitKey;
 use crate::observe;
 use crate::registry;
+use crate::rt::clock::nanos;
 use crate::switches::Switches;
 
 /// The longest block: 366 days.
@@ -119,7 +119,7 @@ impl Place {
             && self.remote.as_ref().map(|(bucket, _)| bucket) == other.remote.as_ref().map(|(bucket, _)| bucket)
     }
 
-    fn now(&self) -> crate::clock::Now {
+    fn now(&self) -> crate::rt::clock::Now {
         self.core.venue(Switches::load(), self.is_async).now()
     }
 

@@ -8,7 +8,6 @@ use super::OnBackendError;
 use super::core::{Core, kinds_of};
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
-use crate::clock::{self, Now, nanos};
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::fingerprint::Fingerprint;
@@ -16,6 +15,7 @@ use crate::guard::queue::{Booked, Denied};
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe::{KeyText, ShownKey};
+use crate::rt::clock::{self, Now, nanos};
 
 /// The `retry_after` of a failed backend, in nanoseconds.
 const RETRY_AFTER_FAILURE: u64 = 1_000_000_000;

@@ -19,8 +19,6 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::backend::memory::{self, Ask, Call as MemoryCall, Hold, MemoryBackend, Store, Written, process_memory};
 use crate::backend::{Action, BackendKind, Request, SharedBackend, Timestamp, default_backend, made};
-use crate::clock::{self, Now};
-use crate::counts::Counts;
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, ExceededKind, Name, RateLimitExceeded};
 use crate::fingerprint::{self, Fingerprint};
@@ -31,6 +29,8 @@ use crate::limit::{Algorithm, Limit};
 use crate::observe::{self, ShownKey, Watch};
 use crate::queue::Limits;
 use crate::registry;
+use crate::rt::clock::{self, Now};
+use crate::rt::counts::Counts;
 use crate::switches::{Switch, Switches};
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};

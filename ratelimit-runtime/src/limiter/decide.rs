@@ -10,7 +10,6 @@ use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::Started;
 use crate::backend::memory::{Permit, Store, Verdict};
-use crate::clock::Now;
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
@@ -19,6 +18,7 @@ use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::observe::{self, KeyText};
+use crate::rt::clock::Now;
 use crate::switches::Switches;
 
 /// What the limits in memory are asked.

@@ -9,11 +9,11 @@
 use super::call::{Refusal, refusal};
 use super::core::Core;
 use crate::backend::memory::{Attempt, Kind as State, Left, OnePermit, Store, Verdict};
-use crate::clock::Now;
-use crate::counts;
 use crate::decision::Address;
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind, Sink as _};
+use crate::rt::clock::Now;
+use crate::rt::counts;
 use crate::switches::Switches;
 
 /// The result of the fast path.

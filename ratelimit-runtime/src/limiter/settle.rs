@@ -8,12 +8,12 @@ use super::core::{Core, Target};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Store};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock::Now;
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::BackendError;
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
+use crate::rt::clock::Now;
 use crate::switches::Switches;
 
 /// The permits of one call, to be settled by what the call really cost.

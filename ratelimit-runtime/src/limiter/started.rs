@@ -13,7 +13,6 @@ use crate::algorithm::record::Admission;
 use crate::algorithm::record::Refusal as BackendRefusal;
 use crate::backend::memory::{NEVER, Store};
 use crate::backend::{Action, Admitted, Answer, Denied as BackendDenied, Outcome, Request};
-use crate::clock::{self, nanos};
 use crate::decision::{Address, Decision};
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::fingerprint;
@@ -23,6 +22,7 @@ use crate::guard::queue::{Denied, Queues, Unqueued, Waiter};
 use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
 use crate::queue::Ahead;
+use crate::rt::clock::{self, nanos};
 use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;

@@ -11,16 +11,16 @@ use super::core::{Core, Venue};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Waiter};
-use crate::clock::{self, Now};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
 use crate::guard::queue::{self as before_backend, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
 use crate::queue::Limits;
+use crate::rt::clock::{self, Now};
+use crate::rt::timer::{self, Alarm};
 use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::{self, Scope};
-use crate::timer::{self, Alarm};
 
 /// The clock of a waiting call.
 enum Timing {

@@ -17,9 +17,9 @@ use smallvec::SmallVec;
 
 use super::state::{Attempt, Left, Permit, Verdict, Window};
 use crate::algorithm::{GROUPS, Rule};
-use crate::clock::Now;
 use crate::limit::Algorithm;
-use crate::sync::{AtomicU64, Guard, Line, Lock, Ordering};
+use crate::rt::clock::Now;
+use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
 /// All places of a window.
 pub(super) struct Halves([Line<Half>; 2]);

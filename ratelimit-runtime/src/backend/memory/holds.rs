@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use crate::clock::Now;
 use crate::decision::Address;
+use crate::rt::clock::Now;
 use crate::switches::{Switch, turn};
 
 /// How many ended holds one call removes.

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use crate::clock::Now;
-use crate::process;
 use crate::queue::{Ahead, Limits, Line, Place, Wakes};
+use crate::rt::clock::Now;
+use crate::rt::process;
 
 use super::holds::Hold;
 use super::state::{Call, NEVER, Permit, State};

@@ -12,8 +12,8 @@ use super::state::{Call, Full, State, Window, Words};
 use super::store::{Keyed, Store, Written};
 use super::table::Table;
 use crate::algorithm::Rule;
-use crate::clock;
 use crate::hash::Seed;
+use crate::rt::clock;
 
 /// A bucket, with its shard and its fingerprint.
 type Bucket<S> = (usize, u64, S);

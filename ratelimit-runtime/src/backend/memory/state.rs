@@ -15,8 +15,8 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::record::LONGEST_DEBT;
 use crate::algorithm::token_bucket::TokenBucket;
-use crate::clock::Now;
 use crate::queue::Ahead;
+use crate::rt::clock::Now;
 
 pub(super) use full::{Forms, Full, Part};
 pub(super) use tat::Tat;

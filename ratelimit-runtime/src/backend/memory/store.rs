@@ -19,15 +19,15 @@ use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::clock::{self, Clock, Now};
-use crate::counts;
 use crate::decision::Address;
 use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
-use crate::process;
 use crate::queue::{Limits, Place, Wakes};
-use crate::timer::Alarm;
+use crate::rt::clock::{self, Clock, Now};
+use crate::rt::counts;
+use crate::rt::process;
+use crate::rt::timer::Alarm;
 
 /// How often a call tries to make room before it goes without a bucket.
 const TRIES: u32 = 10;

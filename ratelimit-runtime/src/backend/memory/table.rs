@@ -9,9 +9,9 @@ use super::queue::Queue;
 use super::slots::{self, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
-use crate::clock::Now;
 use crate::observe::KeysWatch;
-use crate::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
+use crate::rt::clock::Now;
+use crate::rt::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
 
 /// Shards of a table. More than the cores of most machines, so that two threads seldom meet.
 #[cfg(not(loom_model))]

@@ -7,10 +7,10 @@ use smallvec::smallvec;
 use super::state::{State, Words};
 use super::*;
 use crate::algorithm::Rule;
-use crate::clock;
 use crate::decision::Address;
 use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock;
 
 const HOUR: Rule = Rule::new(Limit::new(2, Duration::from_secs(3_600)));
 const START: u64 = 1_700_000_000_000_000_000;

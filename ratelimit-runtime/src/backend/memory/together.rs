@@ -17,10 +17,10 @@ use smallvec::SmallVec;
 
 use super::state::{Fate, Left, Verdict};
 use super::store::{Ask, OnePermit, Store};
-use crate::clock::Now;
 use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
 use crate::queue::Wakes;
+use crate::rt::clock::Now;
 
 /// How often buckets are made anew that are evicted before they are locked.
 const TRIES: u32 = 10;

@@ -22,8 +22,8 @@ use super::queue::Queue;
 use super::state::{Attempt, Call, Forms, Full, Left, Part, Permit, State, Tat, Verdict};
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
-use crate::clock::Now;
-use crate::sync::{AtomicU64, Guard, Line, Lock, Ordering};
+use crate::rt::clock::Now;
+use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
 /// The bucket of all calls.
 pub(super) struct Unkeyed {

@@ -14,7 +14,7 @@ use super::{Client, RedisBackend, Shared};
 use crate::backend::TIMEOUT;
 use crate::backend::coalesce::{Coalescing, Merging};
 use crate::error::BackendError;
-use crate::process::PerProcess;
+use crate::rt::process::PerProcess;
 
 /// Makes a [`RedisBackend`].
 ///

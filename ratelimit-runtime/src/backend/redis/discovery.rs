@@ -10,9 +10,9 @@ use tokio::sync::watch;
 
 use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::node::Mode;
-use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
-use crate::timer;
+use crate::rt::background;
+use crate::rt::timer;
 
 /// The timeout of one query for the servers' addresses.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(250);

@@ -26,10 +26,10 @@ use super::codec::{self, Back, Decided, Run, Terms};
 use super::{Client, Mode};
 use crate::backend::coalesce::Transport as _;
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
-use crate::background;
-use crate::clock;
 use crate::error::BackendError;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::background;
+use crate::rt::clock;
 
 /// Keys in a shard, at most. One more evicts the oldest.
 const KEYS_PER_SHARD: usize = 256;

@@ -22,9 +22,9 @@ use tokio::sync::{Notify, watch};
 
 use super::codec::{is_valid_reply, no_decision};
 use super::endpoint::{Endpoint, no_thread, unreachable};
-use crate::background;
 use crate::error::BackendError;
-use crate::timer;
+use crate::rt::background;
+use crate::rt::timer;
 
 /// Commands that may wait to be written.
 const QUEUE: usize = 1_024;

@@ -10,8 +10,8 @@ use tokio::sync::watch;
 
 use super::endpoint::{Endpoint, no_thread, unreachable};
 use super::links::Links;
-use crate::background;
 use crate::error::BackendError;
+use crate::rt::background;
 
 /// An opened connection is discarded if no call takes it for this long.
 const MAX_UNUSED: Duration = Duration::from_secs(1);

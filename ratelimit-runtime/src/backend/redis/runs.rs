@@ -8,8 +8,8 @@ use super::script::Question;
 use super::{Client, Mode, name};
 use crate::backend::coalesce::{Answers, Transport};
 use crate::backend::{Action, Answer, Request};
-use crate::background;
 use crate::error::{BackendError, BackendErrorKind};
+use crate::rt::background;
 
 impl Transport for Client {
     async fn send(&self, requests: &[&Request], deadline: Instant) -> Answers {

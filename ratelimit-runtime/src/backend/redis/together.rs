@@ -12,8 +12,8 @@ use super::node::Mode;
 use super::{Client, codec, name, script};
 use crate::backend::coalesce::Transport as _;
 use crate::backend::{Action, Answer, Outcome, Request, given_back};
-use crate::background;
 use crate::error::BackendError;
+use crate::rt::background;
 
 /// Permits of earlier slots. Dropped, they are given back: the call failed or was abandoned.
 struct Taken<'a> {

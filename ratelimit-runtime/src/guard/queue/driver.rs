@@ -13,12 +13,12 @@ use super::Queue;
 use super::state::{Next, Told};
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Denied, Outcome, Request};
-use crate::clock;
 use crate::error::BackendError;
 #[cfg(any(feature = "tokio", feature = "_transport"))]
 use crate::error::BackendErrorKind;
 use crate::guard::Guard;
 use crate::queue::Wakes;
+use crate::rt::clock;
 
 /// The driver of a queue. If it ends early, the waiting calls fail.
 struct Driver {
@@ -92,7 +92,7 @@ impl Drop for Driver {
 /// Starts the driver of a new queue.
 #[cfg(any(feature = "tokio", feature = "_transport"))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
-    let Ok(background) = crate::background::handle() else { return false };
+    let Ok(background) = crate::rt::background::handle() else { return false };
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
     background.spawn(async move { Driver { guard, queue }.run().await });
     true
@@ -106,7 +106,7 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     // here.
     let run = move || {
         let far = std::time::Instant::now() + Duration::from_secs(1 << 30);
-        crate::reply::block_on(Driver { guard, queue }.run(), far);
+        crate::rt::reply::block_on(Driver { guard, queue }.run(), far);
     };
     std::thread::Builder::new().name("ratelimit-wait".into()).spawn(run).is_ok()
 }

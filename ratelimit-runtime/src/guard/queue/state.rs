@@ -10,11 +10,11 @@ use smallvec::SmallVec;
 use super::Queue;
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock;
 use crate::error::BackendError;
 use crate::limit::Limit;
 use crate::queue::{Limits, Line, Place, Seat, Wakes};
-use crate::timer::Alarm;
+use crate::rt::clock;
+use crate::rt::timer::Alarm;
 
 /// The first call is booked if it is due within this time, in nanoseconds, as all times here.
 pub(super) const AHEAD: u64 = 1_000_000_000;

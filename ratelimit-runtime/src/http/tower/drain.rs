@@ -21,7 +21,7 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::timer;
+use crate::rt::timer;
 
 /// How much of a denied request's body is read before the answer: by default 2 MB (2 MiB), for at
 /// most 5 seconds.

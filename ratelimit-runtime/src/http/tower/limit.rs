@@ -18,12 +18,12 @@ use tower_service::Service;
 use super::after::{After, Ending, Nothing, PauseWhen, Settle};
 use super::denial::{Denial, Fail, Respond, RespondWith};
 use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
-#[cfg(feature = "tokio")]
-use crate::clock::nanos;
 use crate::decision::Decision;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
 use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
+#[cfg(feature = "tokio")]
+use crate::rt::clock::nanos;
 
 /// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services,
 /// or the requests of a client.

@@ -26,7 +26,6 @@ use crate::backend::memory::{
     Bucket, NEVER, Permit, Said, Spoken, Store, Verdict, WrittenBucket, peek_together, take_together, try_take_together,
 };
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::clock::Now;
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
@@ -36,6 +35,7 @@ use crate::keys::RateLimitKeys;
 use crate::keys::sealed::{Map, Visit};
 use crate::limit::Limit;
 use crate::observe::KeyText;
+use crate::rt::clock::Now;
 use crate::switches::Switches;
 
 /// How often a call that waits through a backend waits for another bucket, before it is denied.

@@ -3,8 +3,8 @@
 use crate::algorithm::Rule;
 
 use super::{Permit, Verdict};
-use crate::clock::Now;
 use crate::queue::Ahead;
+use crate::rt::clock::Now;
 
 /// Windows are aligned to the Unix epoch, or a calendar's. The permits count in the window that contains their last
 /// charge. The count therefore continues if the period differs from call to call.

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::token_bucket::TokenBucket;
-use crate::clock::{Now, nanos};
 use crate::limit::{Algorithm, MAX_LIMITS};
+use crate::rt::clock::{Now, nanos};
 use smallvec::{SmallVec, smallvec};
 
 use super::super::holds::Hold;

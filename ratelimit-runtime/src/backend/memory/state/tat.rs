@@ -2,8 +2,8 @@
 
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::{TokenBucket, tick};
-use crate::clock::{self, Now};
 use crate::limit::Algorithm;
+use crate::rt::clock::{self, Now};
 
 use super::{Permit, Verdict};
 

@@ -12,7 +12,7 @@ use crate::limit::{Algorithm, Limit};
 
 /// A moment in the time of this process that is a whole hour.
 fn start() -> u64 {
-    (crate::clock::origin() + 1).next_multiple_of(3_600_000_000_000)
+    (crate::rt::clock::origin() + 1).next_multiple_of(3_600_000_000_000)
 }
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 

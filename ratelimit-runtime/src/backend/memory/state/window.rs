@@ -15,7 +15,7 @@ use crate::algorithm::groups::Group;
 use crate::algorithm::offences::Offences;
 use crate::algorithm::sliding_window::SlidingWindow;
 use crate::algorithm::{GROUPS, Rule};
-use crate::clock::Now;
+use crate::rt::clock::Now;
 
 use smallvec::SmallVec;
 

@@ -3,8 +3,8 @@
 use crate::algorithm::Rule;
 use crate::algorithm::offences::{Backoff, Offences};
 use crate::algorithm::token_bucket::TokenBucket;
-use crate::clock::Now;
 use crate::limit::Algorithm;
+use crate::rt::clock::Now;
 
 use super::fixed::Fixed;
 use super::{Call, Judged, Permit, State, Tat, Verdict, take_bucket};

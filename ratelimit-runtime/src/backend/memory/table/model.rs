@@ -8,8 +8,8 @@ use loom::thread;
 use super::super::holds::Hold;
 use super::super::state::{Call, Groups, Layout, Verdict, Window, Words};
 use super::*;
-use crate::clock;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock;
 
 /// The form of a rule's states.
 trait Formed: State {

@@ -13,8 +13,8 @@ use super::super::{MemoryBackend, WhenFull};
 use super::*;
 use crate::algorithm::Rule;
 use crate::backend::memory::Written as StoreWritten;
-use crate::clock;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock;
 
 /// The stores of two parts, in the order of their locks: that of two allocations varies, and loom
 /// repeats what it has seen.

@@ -7,8 +7,8 @@ use loom::thread;
 
 use super::super::holds::Hold;
 use super::*;
-use crate::clock;
 use crate::limit::{Algorithm, Limit};
+use crate::rt::clock;
 
 fn token(count: u32) -> Rule {
     Rule::new(Limit::new(count, Duration::from_secs(60)).with_algorithm(Algorithm::TokenBucket))

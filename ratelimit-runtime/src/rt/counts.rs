@@ -9,8 +9,8 @@ use std::cell::Cell;
 
 use parking_lot::Mutex;
 
-use crate::clock;
-use crate::sync::{AtomicU64, Ordering};
+use crate::rt::clock;
+use crate::rt::sync::{AtomicU64, Ordering};
 
 /// Threads with their own cell.
 const OWN: usize = 15;

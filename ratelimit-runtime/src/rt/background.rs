@@ -6,7 +6,7 @@ use std::io;
 use once_cell::sync::OnceCell;
 use tokio::runtime::{Builder, Handle};
 
-use crate::process::PerProcess;
+use crate::rt::process::PerProcess;
 
 /// The background thread's runtime. Fails if the thread cannot be started; the next call tries
 /// again.

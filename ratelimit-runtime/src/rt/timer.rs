@@ -10,7 +10,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use crate::process::{Owned, PerProcess, lock};
+use crate::rt::process::{Owned, PerProcess, lock};
 
 /// Resolves to what `future` does; to `None` if it is not ready by `deadline`, or if no thread
 /// could wake it then.
