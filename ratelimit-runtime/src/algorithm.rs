@@ -3,7 +3,7 @@
 //! A [`Record`](record::Record) holds the state of all limits of one key. Times are nanoseconds
 //! since the Unix epoch. Each algorithm answers two questions about its own state: when a call of a
 //! given cost fits ([`earliest`]), and what the state is after the charge. The record asks all
-//! limits of a call, and charges all of them or none. `backend/redis/*.lua` holds the same rules,
+//! limits of a call, and charges all of them or none. `backend/redis/script/*.lua` holds the same rules,
 //! in microseconds.
 //!
 //! [`earliest`]: sliding_window::SlidingWindow::earliest

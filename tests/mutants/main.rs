@@ -30,7 +30,7 @@ struct Suite {
 /// Calls annotated functions.
 const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute" };
 /// Compares each decision of a server with that of memory.
-const REDIS: Suite = Suite { name: "redis_conformance", filter: "" };
+const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
 
 impl Suite {
     fn of(mutant: &Mutant) -> Suite {

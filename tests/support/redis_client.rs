@@ -2,7 +2,7 @@
 //!
 //! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
 //! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
-//! microseconds. `redis_client wait <count> <per in ms> <calls>` lets that many calls
+//! microseconds; for 0 ms means until the first denial. `redis_client wait <count> <per in ms> <calls>` lets that many calls
 //! wait for a permit each, and prints when.
 
 use std::time::{Duration, Instant};
@@ -57,9 +57,11 @@ fn run(limit: Limit, duration: Duration) {
     let request = request(limit);
     let until = Instant::now() + duration;
     let mut admissions = Vec::new();
-    while Instant::now() < until {
-        if let Outcome::Admitted(admitted) = backend.decide(&request).unwrap().outcome {
-            admissions.push(admitted.at().as_nanos() / 1_000);
+    let mut is_denied = false;
+    while Instant::now() < until || duration.is_zero() && !is_denied {
+        match backend.decide(&request).unwrap().outcome {
+            Outcome::Admitted(admitted) => admissions.push(admitted.at().as_nanos() / 1_000),
+            _ => is_denied = true,
         }
     }
     for admission in admissions {

@@ -1,28 +1,10 @@
 //! Buckets in a Redis or Valkey server, shared by all processes that use it.
 
-mod builder;
-#[cfg(feature = "calendar")]
-mod calendars;
-#[cfg(feature = "redis-cluster")]
-mod cluster;
-mod codec;
-mod config;
-mod connection;
-#[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
-mod discovery;
-mod endpoint;
-mod lanes;
-mod leases;
-mod links;
-mod node;
-mod opener;
-mod runs;
+mod batch;
+mod route;
 mod script;
-#[cfg(feature = "redis-sentinel")]
-mod sentinel;
-#[cfg(feature = "redis-tls")]
-mod tls;
-mod together;
+mod setup;
+mod wire;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -45,14 +27,16 @@ use crate::rt::background;
 use crate::rt::process::{Owned, PerProcess};
 use crate::rt::reply;
 use crate::rt::timer;
-use codec::Run;
-use connection::Connection;
-use endpoint::no_thread;
-use leases::{Ask, Leases};
-use node::Mode;
+use batch::leases::{Ask, Leases};
+use route::connection::Connection;
 use script::Question;
+#[cfg(feature = "calendar")]
+use script::calendars;
+use script::codec::{self, Run};
+use setup::endpoint::no_thread;
+use wire::node::Mode;
 
-pub use builder::RedisBackendBuilder;
+pub use setup::builder::RedisBackendBuilder;
 
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///

@@ -1,40 +1,44 @@
 //! The script that decides, and the commands that call it.
 
+#[cfg(feature = "calendar")]
+pub(super) mod calendars;
+pub(super) mod codec;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use redis::{Cmd, Script};
 
-use super::codec::NUMBERS;
+use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
 const INLINED: [(&str, &str); 24] = [
-    ("--inline usual.lua\n", include_str!("usual.lua")),
-    ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
-    ("--inline token_now.lua\n", include_str!("token_now.lua")),
-    ("--inline fixed_now.lua\n", include_str!("fixed_now.lua")),
-    ("--inline sliding.lua\n", include_str!("sliding.lua")),
-    ("--inline token.lua\n", include_str!("token.lua")),
-    ("--inline fixed.lua\n", include_str!("fixed.lua")),
-    ("--inline block.lua\n", include_str!("block.lua")),
-    ("--inline debt_sliding.lua\n", include_str!("debt_sliding.lua")),
-    ("--inline debt_token.lua\n", include_str!("debt_token.lua")),
-    ("--inline debt_fixed.lua\n", include_str!("debt_fixed.lua")),
-    ("--inline calendar.lua\n", include_str!("calendar.lua")),
-    ("--inline debt_calendar.lua\n", include_str!("debt_calendar.lua")),
-    ("--inline outcome.lua\n", include_str!("outcome.lua")),
-    ("--inline charge.lua\n", include_str!("charge.lua")),
-    ("--inline close.lua\n", include_str!("close.lua")),
-    ("--inline keep.lua\n", include_str!("keep.lua")),
-    ("--inline write.lua\n", include_str!("write.lua")),
-    ("--inline convert.lua\n", include_str!("convert.lua")),
-    ("--inline slot_edit.lua\n", include_str!("slot_edit.lua")),
-    ("--inline edits.lua\n", include_str!("edits.lua")),
-    ("--inline flow.lua\n", include_str!("flow.lua")),
-    ("--inline span.lua\n", include_str!("span.lua")),
-    ("--inline slot.lua\n", include_str!("slot.lua")),
+    ("--inline usual.lua\n", include_str!("script/usual.lua")),
+    ("--inline sliding_now.lua\n", include_str!("script/sliding_now.lua")),
+    ("--inline token_now.lua\n", include_str!("script/token_now.lua")),
+    ("--inline fixed_now.lua\n", include_str!("script/fixed_now.lua")),
+    ("--inline sliding.lua\n", include_str!("script/sliding.lua")),
+    ("--inline token.lua\n", include_str!("script/token.lua")),
+    ("--inline fixed.lua\n", include_str!("script/fixed.lua")),
+    ("--inline block.lua\n", include_str!("script/block.lua")),
+    ("--inline debt_sliding.lua\n", include_str!("script/debt_sliding.lua")),
+    ("--inline debt_token.lua\n", include_str!("script/debt_token.lua")),
+    ("--inline debt_fixed.lua\n", include_str!("script/debt_fixed.lua")),
+    ("--inline calendar.lua\n", include_str!("script/calendar.lua")),
+    ("--inline debt_calendar.lua\n", include_str!("script/debt_calendar.lua")),
+    ("--inline outcome.lua\n", include_str!("script/outcome.lua")),
+    ("--inline charge.lua\n", include_str!("script/charge.lua")),
+    ("--inline close.lua\n", include_str!("script/close.lua")),
+    ("--inline keep.lua\n", include_str!("script/keep.lua")),
+    ("--inline write.lua\n", include_str!("script/write.lua")),
+    ("--inline convert.lua\n", include_str!("script/convert.lua")),
+    ("--inline slot_edit.lua\n", include_str!("script/slot_edit.lua")),
+    ("--inline edits.lua\n", include_str!("script/edits.lua")),
+    ("--inline flow.lua\n", include_str!("script/flow.lua")),
+    ("--inline span.lua\n", include_str!("script/span.lua")),
+    ("--inline slot.lua\n", include_str!("script/slot.lua")),
 ];
 
 /// Decides on one bucket.
@@ -45,11 +49,11 @@ static MANY: LazyLock<Script> = LazyLock::new(|| Script::new(&MANY_SOURCE));
 static TOGETHER: LazyLock<Script> = LazyLock::new(|| Script::new(&TOGETHER_SOURCE));
 
 static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
-    let source = include_str!("decide.lua").to_owned();
+    let source = include_str!("script/decide.lua").to_owned();
     with_constants(&INLINED.iter().fold(source, |source, (place, code)| source.replace(place, code)))
 });
-static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("many.lua")));
-static TOGETHER_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("together.lua")));
+static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/many.lua")));
+static TOGETHER_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/together.lua")));
 
 /// A script around the decision on one bucket.
 fn on_several(script: &str) -> String {
@@ -61,7 +65,7 @@ fn on_several(script: &str) -> String {
 /// Replaces the names in `constants.lua` and the codec's numbers by their values.
 fn with_constants(source: &str) -> String {
     let numbers = NUMBERS.iter().map(|(name, number)| (*name, number.to_string()));
-    let layouts = include_str!("constants.lua").lines();
+    let layouts = include_str!("script/constants.lua").lines();
     let layouts = layouts.filter_map(|line| line.strip_prefix("local ")?.split_once(" = "));
     let constants: HashMap<&str, String> =
         numbers.chain(layouts.map(|(name, value)| (name, value.to_owned()))).collect();
@@ -79,23 +83,23 @@ fn with_constants(source: &str) -> String {
 }
 
 /// A question about one bucket: its key and the request.
-pub(super) type Question<'a> = (Cow<'a, str>, Vec<u8>);
+pub(crate) type Question<'a> = (Cow<'a, str>, Vec<u8>);
 
 /// Calls the script, by its hash, on the bucket `key`.
-pub(super) fn call((key, request): &Question<'_>) -> Cmd {
+pub(crate) fn call((key, request): &Question<'_>) -> Cmd {
     let mut command = start(&ONE, 1, key.len() + request.len());
     command.arg(&**key).arg(request);
     command
 }
 
 /// Calls the script on several buckets. The reply is an array of replies.
-pub(super) fn call_many(questions: &[Question<'_>]) -> Cmd {
+pub(crate) fn call_many(questions: &[Question<'_>]) -> Cmd {
     call_on(&MANY, questions)
 }
 
 /// Calls the script on the buckets of one call, of which all are charged or none is. The reply is an
 /// array of replies.
-pub(super) fn call_together(questions: &[Question<'_>]) -> Cmd {
+pub(crate) fn call_together(questions: &[Question<'_>]) -> Cmd {
     call_on(&TOGETHER, questions)
 }
 
@@ -119,14 +123,14 @@ fn start(script: &Script, keys: usize, bytes: usize) -> Cmd {
 }
 
 /// Loads the script of `call` into the server.
-pub(super) fn load(call: &Cmd) -> Cmd {
+pub(crate) fn load(call: &Cmd) -> Cmd {
     let mut command = redis::cmd("SCRIPT");
     command.arg("LOAD").arg(source(call));
     command
 }
 
 /// The same call with the script itself, which also loads it. For users who may not load scripts.
-pub(super) fn in_full(call: &Cmd) -> Cmd {
+pub(crate) fn in_full(call: &Cmd) -> Cmd {
     let mut command = redis::cmd("EVAL");
     command.arg(source(call));
     for argument in call.args_iter().skip(2) {

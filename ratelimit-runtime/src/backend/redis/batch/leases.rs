@@ -22,9 +22,9 @@ use std::time::Duration;
 use foldhash::quality::RandomState;
 use parking_lot::Mutex;
 
-use super::codec::{self, Back, Decided, Run, Terms};
-use super::{Client, Mode};
 use crate::backend::coalesce::Transport as _;
+use crate::backend::redis::script::codec::{self, Back, Decided, Run, Terms};
+use crate::backend::redis::{Client, Mode};
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Permit, Request, Timestamp};
 use crate::error::BackendError;
 use crate::limit::{Algorithm, Limit};
@@ -45,7 +45,7 @@ const LONGEST: u64 = 1_000_000_000;
 const DRIFT: u64 = 1_000;
 
 /// The leases of one process, by bucket.
-pub(super) struct Leases {
+pub(crate) struct Leases {
     permits: u32,
     /// In nanoseconds, as are all times here.
     valid_for: u64,
@@ -89,7 +89,7 @@ struct Refused {
 }
 
 /// A call that asks the server for permits. If it `leads`, it also asks for a lease.
-pub(super) struct Ask {
+pub(crate) struct Ask {
     leases: Arc<Leases>,
     held: u64,
     /// Its number, if it leads.
@@ -101,7 +101,7 @@ pub(super) struct Ask {
 }
 
 impl Leases {
-    pub(super) fn new(permits: u32, valid_for: Duration) -> Leases {
+    pub(crate) fn new(permits: u32, valid_for: Duration) -> Leases {
         Leases {
             permits,
             valid_for: clock::nanos(valid_for).min(LONGEST),
@@ -113,7 +113,7 @@ impl Leases {
     }
 
     /// An answer without the server, if there is one.
-    pub(super) fn answer(&self, request: &Request) -> Option<Answer> {
+    pub(crate) fn answer(&self, request: &Request) -> Option<Answer> {
         let number = self.number(request);
         let mut shard = self.shard(number).lock();
         if matches!(request.action, Action::Reset) {
@@ -143,7 +143,7 @@ impl Leases {
     }
 
     /// Ends the lease of a bucket whose key was blocked or unblocked. Returns what is left of it.
-    pub(super) fn end(&self, request: &Request) -> Option<(Request, Back)> {
+    pub(crate) fn end(&self, request: &Request) -> Option<(Request, Back)> {
         let number = self.number(request);
         let held = self.shard(number).lock().remove(&number)?;
         let back = held.back()?;
@@ -152,7 +152,7 @@ impl Leases {
 
     /// Forgets a bucket's denial after a charge by a call of another cost or one that waits: the
     /// denial may last longer now.
-    pub(super) fn changed(&self, request: &Request, answer: &Answer) {
+    pub(crate) fn changed(&self, request: &Request, answer: &Answer) {
         let is_charged = match request.action {
             Action::Take { cost, .. } | Action::Charge { cost } => cost > 0,
             _ => false,
@@ -167,7 +167,7 @@ impl Leases {
 
     /// The request for one call or, in a batch, for the first. `None` if the call is asked the
     /// ordinary way.
-    pub(super) fn ask(self: &Arc<Self>, backend: &Client, request: &Request) -> Option<Ask> {
+    pub(crate) fn ask(self: &Arc<Self>, backend: &Client, request: &Request) -> Option<Ask> {
         let Action::Take { cost: cost @ 1.., max_wait: Duration::ZERO } = request.action else { return None };
         if request.backoff.is_some() {
             return None;
@@ -372,12 +372,12 @@ impl Lease {
 
 impl Ask {
     /// Encodes a run of calls that are like `request`, and the request for a lease.
-    pub(super) fn encode(&self, request: &Request, run: Run) -> Vec<u8> {
+    pub(crate) fn encode(&self, request: &Request, run: Run) -> Vec<u8> {
         codec::encode_run(request, self.with_lease(run), Some(&self.terms))
     }
 
     /// Decodes the answers to the calls, and keeps the lease.
-    pub(super) fn settle(self, bytes: &[u8], request: &Request, run: Run) -> Result<Vec<Answer>, BackendError> {
+    pub(crate) fn settle(self, bytes: &[u8], request: &Request, run: Run) -> Result<Vec<Answer>, BackendError> {
         let Decided { mut answers, valid_for } = codec::decode_run(bytes, request, self.with_lease(run))?;
         let leased = answers.split_off(answers.len().saturating_sub(self.extra as usize));
         self.keep(&answers, leased, valid_for);
@@ -440,7 +440,7 @@ impl Drop for Ask {
 impl Client {
     /// Gives back the rest of a lease in the background. What cannot be given back stays charged.
     /// So do leases by a test's clock, which may be another test's by then.
-    pub(super) fn return_lease(&self, request: &Request, back: Back) {
+    pub(crate) fn return_lease(&self, request: &Request, back: Back) {
         if request.test_time.is_none()
             && let Ok(background) = background::handle()
         {

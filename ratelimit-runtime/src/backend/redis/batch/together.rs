@@ -6,11 +6,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-#[cfg(feature = "calendar")]
-use super::calendars;
-use super::node::Mode;
-use super::{Client, codec, name, script};
 use crate::backend::coalesce::Transport as _;
+#[cfg(feature = "calendar")]
+use crate::backend::redis::script::calendars;
+use crate::backend::redis::script::codec;
+use crate::backend::redis::wire::node::Mode;
+use crate::backend::redis::{Client, name, script};
 use crate::backend::{Action, Answer, Outcome, Request, given_back};
 use crate::error::BackendError;
 use crate::rt::background;
@@ -29,7 +30,7 @@ impl Drop for Taken<'_> {
 
 impl Client {
     /// Decides on all buckets, all or none, by `deadline`.
-    pub(super) async fn decide_together(
+    pub(crate) async fn decide_together(
         &self,
         requests: &[Request],
         deadline: Instant,
@@ -124,7 +125,7 @@ impl Client {
 
     /// As [`decide_together`](Client::decide_together), in a future that gives back what was taken
     /// if it is dropped.
-    pub(super) fn together_in_flight(&self, requests: &[Request]) -> InFlight {
+    pub(crate) fn together_in_flight(&self, requests: &[Request]) -> InFlight {
         let (client, deadline) = (self.clone(), self.until());
         let requests = requests.to_vec();
         let call = Box::pin(async move {
@@ -137,7 +138,7 @@ impl Client {
 
 #[cfg(feature = "redis-cluster")]
 fn slot(request: &Request) -> u16 {
-    super::cluster::slot(name(request.bucket()).as_bytes())
+    crate::backend::redis::route::cluster::slot(name(request.bucket()).as_bytes())
 }
 
 #[cfg(not(feature = "redis-cluster"))]
@@ -149,7 +150,7 @@ type Answered = (Client, Vec<Request>, Result<Vec<Answer>, BackendError>);
 
 /// A call in flight. If it is dropped before the answer has come, it continues in the background,
 /// and its permits are given back.
-pub(super) struct InFlight {
+pub(crate) struct InFlight {
     /// None once it is done.
     call: Option<Pin<Box<dyn Future<Output = Answered> + Send>>>,
 }

@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use redis::Connection;
 use tokio::sync::watch;
 
-use super::endpoint::{Endpoint, no_thread, unreachable};
-use super::links::Links;
+use crate::backend::redis::setup::endpoint::{Endpoint, no_thread, unreachable};
+use crate::backend::redis::wire::links::Links;
 use crate::error::BackendError;
 use crate::rt::background;
 
@@ -17,8 +17,8 @@ use crate::rt::background;
 const MAX_UNUSED: Duration = Duration::from_secs(1);
 
 /// Opens the connections to one server.
-pub(super) struct Opener {
-    pub(super) endpoint: Endpoint,
+pub(crate) struct Opener {
+    pub(crate) endpoint: Endpoint,
     connect_timeout: Duration,
     links: Arc<Links>,
     attempt: Mutex<Option<Attempt>>,
@@ -33,12 +33,12 @@ struct Opened {
 }
 
 impl Opener {
-    pub(super) fn new(endpoint: Endpoint, connect_timeout: Duration, links: Arc<Links>) -> Opener {
+    pub(crate) fn new(endpoint: Endpoint, connect_timeout: Duration, links: Arc<Links>) -> Opener {
         Opener { endpoint, connect_timeout, links, attempt: Mutex::default() }
     }
 
     /// A new connection. Has no deadline of its own.
-    pub(super) async fn open(&self) -> Result<Connection, BackendError> {
+    pub(crate) async fn open(&self) -> Result<Connection, BackendError> {
         loop {
             let mut attempt = self.attempt()?;
             let ended = attempt.wait_for(Option::is_some).await.ok().and_then(|outcome| outcome.clone());

@@ -4,15 +4,15 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::config::{self, Servers, Settings};
-use super::connection::Connection;
-use super::endpoint::{Address, Endpoint, Login};
-use super::leases::Leases;
-#[cfg(feature = "redis-tls")]
-use super::tls;
-use super::{Client, RedisBackend, Shared};
 use crate::backend::TIMEOUT;
 use crate::backend::coalesce::{Coalescing, Merging};
+use crate::backend::redis::batch::leases::Leases;
+use crate::backend::redis::route::connection::Connection;
+use crate::backend::redis::setup::config::{self, Servers, Settings};
+use crate::backend::redis::setup::endpoint::{Address, Endpoint, Login};
+#[cfg(feature = "redis-tls")]
+use crate::backend::redis::setup::tls;
+use crate::backend::redis::{Client, RedisBackend, Shared};
 use crate::error::BackendError;
 use crate::rt::process::PerProcess;
 
@@ -48,7 +48,7 @@ enum Named {
 }
 
 impl RedisBackendBuilder {
-    pub(super) fn new() -> RedisBackendBuilder {
+    pub(crate) fn new() -> RedisBackendBuilder {
         RedisBackendBuilder {
             servers: None,
             login: Login::default(),

@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use redis::{Cmd, Connection, RedisResult, Value};
 
-use super::codec::{is_valid_reply, no_decision};
-use super::endpoint::Endpoint;
-use super::opener::Opener;
+use crate::backend::redis::script::codec::{is_valid_reply, no_decision};
+use crate::backend::redis::setup::endpoint::Endpoint;
+use crate::backend::redis::wire::opener::Opener;
 use crate::error::BackendError;
 
 /// Connections to one server at most, opened on demand.
@@ -37,7 +37,7 @@ const BATCH: usize = 128;
 const TIMEOUT_SLACK: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
-pub(super) struct Lanes {
+pub(crate) struct Lanes {
     lanes: [Mutex<Lane>; LANES],
     next: AtomicUsize,
 }
@@ -55,7 +55,7 @@ type Replied = Result<Value, BackendError>;
 impl Lanes {
     /// Sends commands and waits for the reply to the last on this thread. Only opening a connection
     /// takes more than one poll.
-    pub(super) async fn call(&self, opener: &Opener, commands: &[Cmd], deadline: Instant) -> Replied {
+    pub(crate) async fn call(&self, opener: &Opener, commands: &[Cmd], deadline: Instant) -> Replied {
         let message = Message::new(commands);
         let mut combiner = match self.free() {
             Some(combiner) => combiner,
@@ -74,7 +74,7 @@ impl Lanes {
     }
 
     /// Closes the idle connections.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         for lane in &self.lanes {
             lane.lock().line = None;
         }

@@ -14,7 +14,7 @@ use redis::{
 };
 
 #[cfg(feature = "redis-tls")]
-use super::tls::Tls;
+use crate::backend::redis::setup::tls::Tls;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// The connection is dead if sent data stays unacknowledged for this long.
@@ -23,7 +23,7 @@ const UNACKNOWLEDGED: Duration = Duration::from_millis(500);
 
 /// Where a server listens.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Address {
+pub(crate) enum Address {
     Tcp(String, u16),
     Unix(PathBuf),
 }
@@ -40,25 +40,25 @@ impl fmt::Display for Address {
 
 /// The login and the database.
 #[derive(Clone, Default)]
-pub(super) struct Login {
-    pub(super) username: Option<String>,
-    pub(super) password: Option<String>,
-    pub(super) database: u32,
+pub(crate) struct Login {
+    pub(crate) username: Option<String>,
+    pub(crate) password: Option<String>,
+    pub(crate) database: u32,
     /// RESP2, for servers without `HELLO`.
-    pub(super) resp2: bool,
+    pub(crate) resp2: bool,
 }
 
 /// Everything needed to open a connection.
 #[derive(Clone)]
-pub(super) struct Endpoint {
-    pub(super) address: Address,
+pub(crate) struct Endpoint {
+    pub(crate) address: Address,
     login: Login,
     #[cfg(feature = "redis-tls")]
     tls: Option<Tls>,
 }
 
 impl Endpoint {
-    pub(super) fn new(address: Address, login: Login, #[cfg(feature = "redis-tls")] tls: Option<Tls>) -> Endpoint {
+    pub(crate) fn new(address: Address, login: Login, #[cfg(feature = "redis-tls")] tls: Option<Tls>) -> Endpoint {
         Endpoint {
             address,
             login,
@@ -69,18 +69,18 @@ impl Endpoint {
 
     /// Another server with the same login.
     #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
-    pub(super) fn at(&self, address: Address) -> Endpoint {
+    pub(crate) fn at(&self, address: Address) -> Endpoint {
         Endpoint { address, ..self.clone() }
     }
 
     /// The redis-rs client that opens connections.
-    pub(super) fn client(&self) -> Result<Client, BackendError> {
+    pub(crate) fn client(&self) -> Result<Client, BackendError> {
         self.info().and_then(Client::open).map_err(|error| self.failed(&error))
     }
 
     /// Opens a connection and logs in, on this thread. Resolving a host name may exceed the
     /// timeout.
-    pub(super) fn open(&self, connect_timeout: Duration) -> Result<Connection, BackendError> {
+    pub(crate) fn open(&self, connect_timeout: Duration) -> Result<Connection, BackendError> {
         self.client()?.get_connection_with_timeout(connect_timeout).map_err(|error| self.failed(&error))
     }
 
@@ -113,7 +113,7 @@ impl Endpoint {
     }
 
     /// The error of a connection that fails or cannot be opened.
-    pub(super) fn failed(&self, error: &RedisError) -> BackendError {
+    pub(crate) fn failed(&self, error: &RedisError) -> BackendError {
         let address = &self.address;
         let cause = error.source().and_then(|cause| cause.downcast_ref::<Arc<dyn Error + Send + Sync>>());
         let cause = cause.and_then(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
@@ -142,7 +142,7 @@ impl Endpoint {
     }
 
     /// The error of a server that does not answer before the deadline.
-    pub(super) fn late(&self) -> BackendError {
+    pub(crate) fn late(&self) -> BackendError {
         let address = &self.address;
         let message = format!("Redis at {address} did not answer in time{}", self.hint());
         BackendError::new(BackendErrorKind::Timeout, message)
@@ -150,7 +150,7 @@ impl Endpoint {
 
     /// A hint for the message: a server without TLS takes a TLS greeting for the start of a
     /// command, and waits for the rest.
-    pub(super) fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         if self.is_encrypted() { " (over TLS; if it never does, this may be a port without TLS)" } else { "" }
     }
 
@@ -165,7 +165,7 @@ impl Endpoint {
         false
     }
 
-    pub(super) fn is_resp2(&self) -> bool {
+    pub(crate) fn is_resp2(&self) -> bool {
         self.login.resp2
     }
 
@@ -188,7 +188,7 @@ impl Endpoint {
     }
 
     /// The error of a server that answers with an error.
-    pub(super) fn refused(&self, refusal: &ServerError) -> BackendError {
+    pub(crate) fn refused(&self, refusal: &ServerError) -> BackendError {
         self.failed(&refusal.clone().into())
     }
 }
@@ -203,10 +203,10 @@ fn without_arguments(message: &str) -> String {
     }
 }
 
-pub(super) fn unreachable(message: &str) -> BackendError {
+pub(crate) fn unreachable(message: &str) -> BackendError {
     BackendError::new(BackendErrorKind::Unreachable, message)
 }
 
-pub(super) fn no_thread(error: &io::Error) -> BackendError {
+pub(crate) fn no_thread(error: &io::Error) -> BackendError {
     unreachable(&format!("no background thread can be started: {error}"))
 }

@@ -12,15 +12,15 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::{ServerError, Value};
 
-use super::discovery::{Discovery, ask};
-use super::endpoint::{Address, Endpoint};
-use super::node::Node;
+use crate::backend::redis::route::discovery::{Discovery, ask};
+use crate::backend::redis::setup::endpoint::{Address, Endpoint};
+use crate::backend::redis::wire::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
 const SLOTS: u16 = 16_384;
 
 /// Which node serves which slots: one node's answer, and the redirects since.
-pub(super) struct Map {
+pub(crate) struct Map {
     /// First and last slot of each range, in order.
     ranges: Vec<(u16, u16, Arc<Node>)>,
     moved: Mutex<HashMap<u16, Arc<Node>>>,
@@ -36,7 +36,7 @@ struct Nodes {
 }
 
 /// Finds the masters. Any of `seeds` that answers knows them all.
-pub(super) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> Discovery<Map> {
+pub(crate) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> Discovery<Map> {
     let nodes = Arc::new(Nodes { by_address: Mutex::default(), server, timeout });
     let next = AtomicUsize::new(0);
     Discovery::new(move || {
@@ -68,7 +68,7 @@ impl Map {
     }
 
     /// The node that serves a slot.
-    pub(super) fn node(&self, slot: u16) -> Result<Arc<Node>, BackendError> {
+    pub(crate) fn node(&self, slot: u16) -> Result<Arc<Node>, BackendError> {
         if let Some(node) = self.moved.lock().get(&slot) {
             return Ok(Arc::clone(node));
         }
@@ -82,13 +82,13 @@ impl Map {
     }
 
     /// The node that `from` named in `MOVED` or `ASK`, as in `MOVED 3999 127.0.0.1:6381`.
-    pub(super) fn named(&self, refusal: &ServerError, from: &Node) -> Option<Arc<Node>> {
+    pub(crate) fn named(&self, refusal: &ServerError, from: &Node) -> Option<Arc<Node>> {
         let (host, port) = refusal.details()?.split(' ').nth(1)?.rsplit_once(':')?;
         Some(self.nodes.at(reached(host, port.parse().ok()?, &from.endpoint().address)))
     }
 
     /// Records that another node now serves a slot.
-    pub(super) fn moved(&self, slot: u16, node: Arc<Node>) {
+    pub(crate) fn moved(&self, slot: u16, node: Arc<Node>) {
         self.moved.lock().insert(slot, node);
     }
 }
@@ -143,7 +143,7 @@ fn ranges(reply: &Value, asked: &Endpoint) -> Result<Vec<(u16, u16, Address)>, B
 
 /// The slot of a key: that of the part between its first `{` and the next `}`, unless that is
 /// empty.
-pub(super) fn slot(key: &[u8]) -> u16 {
+pub(crate) fn slot(key: &[u8]) -> u16 {
     let tag = key.iter().position(|byte| *byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];
         let close = rest.iter().position(|byte| *byte == b'}')?;

@@ -8,16 +8,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use redis::Value;
 
-use super::discovery::{Discovery, ask};
-use super::endpoint::{Address, Endpoint};
-use super::node::Node;
+use crate::backend::redis::route::discovery::{Discovery, ask};
+use crate::backend::redis::setup::endpoint::{Address, Endpoint};
+use crate::backend::redis::wire::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Chained replicas to follow, at most.
 const MAX_FOLLOWED: usize = 4;
 
 /// The search for the master called `name`. `server` holds the login to it.
-pub(super) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
+pub(crate) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, timeout: Duration) -> Discovery<Node> {
     let (next, last) = (AtomicUsize::new(0), Mutex::new(None::<Arc<Node>>));
     Discovery::new(move || {
         let mut command = redis::cmd("SENTINEL");

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::codec::{self, Run};
-use super::leases::Ask;
-use super::script::Question;
-use super::{Client, Mode, name};
 use crate::backend::coalesce::{Answers, Transport};
+use crate::backend::redis::batch::leases::Ask;
+use crate::backend::redis::script::Question;
+use crate::backend::redis::script::codec::{self, Run};
+use crate::backend::redis::{Client, Mode, name};
 use crate::backend::{Action, Answer, Request};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::background;

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
-use super::endpoint::{Address, Login};
+use crate::backend::redis::setup::endpoint::{Address, Login};
 use crate::error::BackendError;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -15,14 +15,14 @@ const ENCRYPTED: [(&str, &str); 2] = [("rediss", "redis"), ("valkeys", "valkey")
 
 /// Settings from a URL or the environment.
 #[derive(Clone)]
-pub(super) struct Settings {
-    pub(super) servers: Servers,
-    pub(super) login: Login,
-    pub(super) encrypted: bool,
+pub(crate) struct Settings {
+    pub(crate) servers: Servers,
+    pub(crate) login: Login,
+    pub(crate) encrypted: bool,
 }
 
 #[derive(Clone)]
-pub(super) enum Servers {
+pub(crate) enum Servers {
     One(Address),
     /// Sentinels, and the name of the master.
     #[cfg(feature = "redis-sentinel")]
@@ -33,7 +33,7 @@ pub(super) enum Servers {
 }
 
 /// The servers that a URL names.
-pub(super) fn from_url(url: &str) -> Result<Settings, BackendError> {
+pub(crate) fn from_url(url: &str) -> Result<Settings, BackendError> {
     let Some((scheme, rest)) = url.split_once("://") else { return Err(unknown_scheme()) };
     let (server, kind) = match scheme.split_once('+') {
         Some((server, kind @ ("sentinel" | "cluster"))) => (server, Some(kind)),
@@ -189,7 +189,7 @@ fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
 
 /// The cluster of these nodes.
 #[cfg(feature = "redis-cluster")]
-pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
+pub(crate) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
     let Some(first) = nodes.first() else {
         return Err(BackendError::configuration("a cluster needs at least one node"));
     };
@@ -209,7 +209,7 @@ pub(super) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
 
 /// The master under these sentinels.
 #[cfg(feature = "redis-sentinel")]
-pub(super) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
+pub(crate) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Settings, BackendError> {
     if master.is_empty() || sentinels.is_empty() {
         return Err(BackendError::configuration("a master needs a name and at least one sentinel"));
     }
@@ -232,7 +232,7 @@ fn unknown_scheme() -> BackendError {
 /// The server in the environment: `REDIS_URL`, else `REDIS_HOST`, `REDIS_PORT` and `REDIS_DB`, else
 /// this machine. The login is the URL's, completed by `REDIS_USERNAME` and `REDIS_PASSWORD`. Empty
 /// variables count as unset.
-pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
+pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Settings, BackendError> {
     let read = |name: &str| match variable(name).map(OsString::into_string) {
         Some(Ok(value)) => Ok(Some(value).filter(|value| !value.is_empty())),
         Some(Err(_)) => Err(BackendError::configuration(format!("the environment variable {name} is not UTF-8"))),

@@ -20,8 +20,8 @@ use tokio::runtime::{Handle, Id};
 use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, watch};
 
-use super::codec::{is_valid_reply, no_decision};
-use super::endpoint::{Endpoint, no_thread, unreachable};
+use crate::backend::redis::script::codec::{is_valid_reply, no_decision};
+use crate::backend::redis::setup::endpoint::{Endpoint, no_thread, unreachable};
 use crate::error::BackendError;
 use crate::rt::background;
 use crate::rt::timer;
@@ -32,7 +32,7 @@ const QUEUE: usize = 1_024;
 /// connection.
 const IDLE: Duration = Duration::from_millis(10);
 
-pub(super) struct Links {
+pub(crate) struct Links {
     endpoint: Endpoint,
     connect_timeout: Duration,
     places: Arc<Places>,
@@ -126,7 +126,7 @@ impl Usage {
 }
 
 impl Links {
-    pub(super) fn new(
+    pub(crate) fn new(
         endpoint: Endpoint,
         connect_timeout: Duration,
         close_lanes: impl Fn() + Send + Sync + 'static,
@@ -135,7 +135,7 @@ impl Links {
         Links { endpoint, connect_timeout, places: Arc::new(Places { by_runtime: Mutex::default(), close_lanes }) }
     }
 
-    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
+    pub(crate) async fn call(&self, commands: &[Cmd], deadline: Instant) -> Result<Value, BackendError> {
         let background = background::handle().map_err(|error| no_thread(&error))?;
         let runtime = Handle::try_current().unwrap_or_else(|_| background.clone());
         // The rare waits are boxed, so that other calls need no room for them.
@@ -175,7 +175,7 @@ impl Links {
 
     /// Opens the background's link if there is none. When the server closes that link, or it cannot
     /// be opened, the lanes are closed too: a lane does not notice before it is used.
-    pub(super) async fn watch(&self, background: &Handle) {
+    pub(crate) async fn watch(&self, background: &Handle) {
         let _ = self.open(background.clone(), background).await;
         if !matches!(self.places.of(background.id()), Some(Place::Open(_))) {
             (self.places.close_lanes)();
@@ -183,7 +183,7 @@ impl Links {
     }
 
     /// Closes the links. Calls in flight keep waiting for their answers.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let open = |(_, place): &mut (Id, Place)| matches!(place, Place::Open(_));
         let gone: Vec<_> = self.places.by_runtime.lock().extract_if(.., open).collect();
         drop(gone);

@@ -17,7 +17,7 @@ const FAR: u64 = (1 << 53) - 1;
 
 /// How often a request is sent again with other boundaries. The second time is for a server whose
 /// clock is elsewhere, the third for bookings far ahead of it.
-pub(super) const TRIES: usize = 4;
+pub(crate) const TRIES: usize = 4;
 /// The most boundaries of a calendar in a request: days for more than ten years. More than a few
 /// are needed only while permits are booked that far ahead.
 const MOST: usize = 4_000;
@@ -26,7 +26,7 @@ const TEST_TIME: usize = 7;
 
 /// Appends the boundaries of the windows before, around and after the times `from` to `until`, in
 /// nanoseconds. `None` if there are too many.
-pub(super) fn append(
+pub(crate) fn append(
     bytes: &mut Vec<u8>,
     calendars: impl Iterator<Item = Calendar>,
     from: u64,
@@ -59,17 +59,17 @@ pub(super) fn append(
 }
 
 /// The flag of a request with calendars.
-pub(super) fn flag(has_calendars: bool) -> u8 {
+pub(crate) fn flag(has_calendars: bool) -> u8 {
     if has_calendars { WITH_CALENDARS } else { 0 }
 }
 
 /// Whether a request has boundaries of calendars.
-pub(super) fn are_in(request: &[u8]) -> bool {
+pub(crate) fn are_in(request: &[u8]) -> bool {
     request.get(FLAGS_AT).is_some_and(|flags| flags & WITH_CALENDARS != 0)
 }
 
 /// The same request with the boundaries around the times `now` to `time`, in nanoseconds.
-pub(super) fn widened(request: &[u8], now: u64, time: u64) -> Result<Vec<u8>, BackendError> {
+pub(crate) fn widened(request: &[u8], now: u64, time: u64) -> Result<Vec<u8>, BackendError> {
     with_boundaries(request, now, time.max(now)).ok_or_else(|| {
         let message = "a calendar limit is booked further ahead than a request can say";
         BackendError::new(BackendErrorKind::Refused, message)

@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 use redis::{Cmd, ServerError, Value};
 
 #[cfg(feature = "redis-cluster")]
-use super::cluster;
-use super::codec::no_decision;
+use crate::backend::redis::route::cluster;
 #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
-use super::discovery::Discovery;
-use super::endpoint::Endpoint;
-use super::node::{Mode, Node};
-use super::script;
+use crate::backend::redis::route::discovery::Discovery;
 #[cfg(feature = "redis-sentinel")]
-use super::sentinel;
+use crate::backend::redis::route::sentinel;
+use crate::backend::redis::script;
+use crate::backend::redis::script::codec::no_decision;
+use crate::backend::redis::setup::endpoint::Endpoint;
+use crate::backend::redis::wire::node::{Mode, Node};
 use crate::error::BackendError;
 
 /// Attempts for one call, redirects included.
@@ -32,7 +32,7 @@ const ATTEMPTS: u32 = 6;
 const MIN_MAP_AGE: Duration = Duration::from_millis(100);
 
 /// The servers of a backend, and the connections to them.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     topology: Topology,
     /// For messages.
     name: String,
@@ -56,14 +56,14 @@ struct Route {
 
 impl Connection {
     /// One server. Does not connect yet.
-    pub(super) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
+    pub(crate) fn one(endpoint: Endpoint, timeout: Duration) -> Connection {
         let (name, hint) = (endpoint.address.to_string(), endpoint.hint());
         Connection { topology: Topology::One(Arc::new(Node::new(endpoint, timeout))), name, hint }
     }
 
     /// The master called `master`. `server` holds the login to it.
     #[cfg(feature = "redis-sentinel")]
-    pub(super) fn sentinel(
+    pub(crate) fn sentinel(
         sentinels: Vec<Endpoint>,
         master: String,
         server: Endpoint,
@@ -75,19 +75,23 @@ impl Connection {
 
     /// The cluster of the nodes at `seeds`. `server` holds the login to all nodes.
     #[cfg(feature = "redis-cluster")]
-    pub(super) fn cluster(seeds: Vec<super::endpoint::Address>, server: Endpoint, timeout: Duration) -> Connection {
+    pub(crate) fn cluster(
+        seeds: Vec<crate::backend::redis::setup::endpoint::Address>,
+        server: Endpoint,
+        timeout: Duration,
+    ) -> Connection {
         let names: Vec<String> = seeds.iter().map(ToString::to_string).collect();
         let (name, hint) = (format!("the cluster of {}", names.join(", ")), server.hint());
         Connection { topology: Topology::Cluster(cluster::map(seeds, server, timeout)), name, hint }
     }
 
     /// A guess at the cause if the server does not answer.
-    pub(super) fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         self.hint
     }
 
     /// Whether buckets may be on several servers.
-    pub(super) fn is_cluster(&self) -> bool {
+    pub(crate) fn is_cluster(&self) -> bool {
         match &self.topology {
             Topology::One(_) => false,
             #[cfg(feature = "redis-sentinel")]
@@ -99,7 +103,7 @@ impl Connection {
 
     /// Runs a command that calls the script, and returns the script's answer. An asynchronous call
     /// ends by the deadline.
-    pub(super) async fn call(&self, command: &Cmd, deadline: Instant, mode: Mode) -> Result<Vec<u8>, BackendError> {
+    pub(crate) async fn call(&self, command: &Cmd, deadline: Instant, mode: Mode) -> Result<Vec<u8>, BackendError> {
         match self.reply(command, deadline, mode).await? {
             (Value::BulkString(answer), _) => Ok(answer),
             _ => Err(no_decision()),
@@ -108,7 +112,7 @@ impl Connection {
 
     /// Runs a command that calls the script on `number` buckets, and returns an answer or a refusal
     /// for each.
-    pub(super) async fn call_many(
+    pub(crate) async fn call_many(
         &self,
         command: &Cmd,
         number: usize,

@@ -11,21 +11,21 @@ use crate::error::BackendError;
 
 /// The builder's certificates and key, all as PEM.
 #[derive(Clone, Default)]
-pub(super) struct Certificates {
+pub(crate) struct Certificates {
     /// Trusted instead of the system's authorities.
-    pub(super) authority: Option<Vec<u8>>,
+    pub(crate) authority: Option<Vec<u8>>,
     /// The client's certificate chain and its key.
-    pub(super) client: Option<(Vec<u8>, Vec<u8>)>,
+    pub(crate) client: Option<(Vec<u8>, Vec<u8>)>,
 }
 
 /// Makes the addresses of servers that are reached by TLS.
 #[derive(Clone)]
-pub(super) struct Tls {
+pub(crate) struct Tls {
     anywhere: ConnectionAddr,
 }
 
 impl Tls {
-    pub(super) fn new(certificates: Certificates) -> Result<Tls, BackendError> {
+    pub(crate) fn new(certificates: Certificates) -> Result<Tls, BackendError> {
         // redis-rs uses the process's crypto provider, and would panic if there is none, or more
         // than one to choose from.
         if CryptoProvider::get_default().is_none() {
@@ -51,7 +51,7 @@ impl Tls {
         Ok(Tls { anywhere: client.get_connection_info().addr().clone() })
     }
 
-    pub(super) fn address(&self, host: &str, port: u16) -> ConnectionAddr {
+    pub(crate) fn address(&self, host: &str, port: u16) -> ConnectionAddr {
         address(host, port, Some(&self.anywhere))
     }
 }

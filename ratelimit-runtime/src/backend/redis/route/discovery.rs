@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use redis::{Cmd, ConnectionLike, Value};
 use tokio::sync::watch;
 
-use super::endpoint::{Endpoint, no_thread, unreachable};
-use super::node::Mode;
+use crate::backend::redis::setup::endpoint::{Endpoint, no_thread, unreachable};
+use crate::backend::redis::wire::node::Mode;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::background;
 use crate::rt::timer;
@@ -17,7 +17,7 @@ use crate::rt::timer;
 /// The timeout of one query for the servers' addresses.
 const QUERY_TIMEOUT: Duration = Duration::from_millis(250);
 
-pub(super) struct Discovery<T> {
+pub(crate) struct Discovery<T> {
     state: Arc<Mutex<State<T>>>,
     find: Arc<dyn Fn() -> Result<Arc<T>, BackendError> + Send + Sync>,
 }
@@ -31,12 +31,12 @@ type Attempt<T> = watch::Receiver<Option<Result<Arc<T>, BackendError>>>;
 
 impl<T: Send + Sync + 'static> Discovery<T> {
     /// `find` may block.
-    pub(super) fn new(find: impl Fn() -> Result<Arc<T>, BackendError> + Send + Sync + 'static) -> Discovery<T> {
+    pub(crate) fn new(find: impl Fn() -> Result<Arc<T>, BackendError> + Send + Sync + 'static) -> Discovery<T> {
         Discovery { state: Arc::new(Mutex::new(State { found: None, attempt: None })), find: Arc::new(find) }
     }
 
     /// What was found. The poller of a blocking call enforces its deadline.
-    pub(super) async fn get(&self, deadline: Instant, mode: Mode) -> Result<Arc<T>, BackendError> {
+    pub(crate) async fn get(&self, deadline: Instant, mode: Mode) -> Result<Arc<T>, BackendError> {
         if let Some((found, _)) = &self.state.lock().found {
             return Ok(Arc::clone(found));
         }
@@ -77,7 +77,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
     }
 
     /// Makes the next call search again, unless the result is younger than `age`.
-    pub(super) fn forget(&self, wrong: &Arc<T>, age: Duration) {
+    pub(crate) fn forget(&self, wrong: &Arc<T>, age: Duration) {
         let mut state = self.state.lock();
         if state.found.as_ref().is_some_and(|(found, at)| Arc::ptr_eq(found, wrong) && at.elapsed() >= age) {
             let gone = state.found.take();
@@ -88,7 +88,7 @@ impl<T: Send + Sync + 'static> Discovery<T> {
 }
 
 /// Queries a server for the addresses of others, on this thread.
-pub(super) fn ask(endpoint: &Endpoint, command: &Cmd) -> Result<Value, BackendError> {
+pub(crate) fn ask(endpoint: &Endpoint, command: &Cmd) -> Result<Value, BackendError> {
     let mut connection = endpoint.open(QUERY_TIMEOUT)?;
     let limited = connection
         .set_read_timeout(Some(QUERY_TIMEOUT))

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use redis::{Cmd, Value};
 
-use super::endpoint::Endpoint;
-use super::lanes::Lanes;
-use super::links::Links;
-use super::opener::Opener;
+use crate::backend::redis::setup::endpoint::Endpoint;
+use crate::backend::redis::wire::lanes::Lanes;
+use crate::backend::redis::wire::links::Links;
+use crate::backend::redis::wire::opener::Opener;
 use crate::error::BackendError;
 
 /// The minimum timeout of an attempt to connect. If it exceeds the call's own, the attempt
@@ -17,13 +17,13 @@ const MIN_CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How a call waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// On its own thread, which it blocks in its first poll.
     Blocking,
     Async,
 }
 
-pub(super) struct Node {
+pub(crate) struct Node {
     opener: Opener,
     lanes: Arc<Lanes>,
     links: Arc<Links>,
@@ -31,7 +31,7 @@ pub(super) struct Node {
 
 impl Node {
     /// Does not connect yet.
-    pub(super) fn new(endpoint: Endpoint, timeout: Duration) -> Node {
+    pub(crate) fn new(endpoint: Endpoint, timeout: Duration) -> Node {
         let connect_timeout = timeout.max(MIN_CONNECT_TIMEOUT);
         let lanes = Arc::new(Lanes::default());
         let links = Arc::new(Links::new(endpoint.clone(), connect_timeout, {
@@ -41,13 +41,13 @@ impl Node {
         Node { opener: Opener::new(endpoint, connect_timeout, Arc::clone(&links)), lanes, links }
     }
 
-    pub(super) fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.opener.endpoint
     }
 
     /// Sends commands together and waits for the reply to the last, until the deadline at most. The
     /// poller of a blocking call enforces its deadline.
-    pub(super) async fn call(&self, commands: &[Cmd], deadline: Instant, mode: Mode) -> Result<Value, BackendError> {
+    pub(crate) async fn call(&self, commands: &[Cmd], deadline: Instant, mode: Mode) -> Result<Value, BackendError> {
         match mode {
             Mode::Blocking => self.lanes.call(&self.opener, commands, deadline).await,
             Mode::Async => self.links.call(commands, deadline).await,
@@ -55,7 +55,7 @@ impl Node {
     }
 
     /// Makes later calls use new connections, because these lead to a read-only server.
-    pub(super) fn reconnect(&self) {
+    pub(crate) fn reconnect(&self) {
         self.lanes.clear();
         self.links.clear();
     }

@@ -9,14 +9,14 @@ use std::time::Duration;
 use redis::Value;
 use smallvec::SmallVec;
 
-#[cfg(feature = "calendar")]
-use super::calendars;
 use crate::algorithm::fixed_window::FixedWindow;
 use crate::algorithm::groups::Group;
 use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{self, Admission, Given, Permit, Previous, Refusal, Undo};
 use crate::algorithm::token_bucket::TokenBucket;
 use crate::algorithm::{Rate, Rule};
+#[cfg(feature = "calendar")]
+use crate::backend::redis::script::calendars;
 use crate::backend::{Action, Admitted, Answer, Denied, Outcome, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::limit::{Algorithm, Limit};
@@ -25,7 +25,7 @@ use crate::limit::{Algorithm, Limit};
 macro_rules! numbers {
     ($($(#[$doc:meta])* $name:ident = $value:literal;)*) => {
         $($(#[$doc])* const $name: u8 = $value;)*
-        pub(super) const NUMBERS: &[(&str, u8)] = &[$((stringify!($name), $name)),*];
+        pub(crate) const NUMBERS: &[(&str, u8)] = &[$((stringify!($name), $name)),*];
     };
 }
 
@@ -81,15 +81,15 @@ const FAR: u64 = (1 << 53) - 1;
 
 /// Consecutive calls of one cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Run {
+pub(crate) struct Run {
     /// Permits for each call, at least one.
-    pub(super) cost: u32,
-    pub(super) calls: u32,
+    pub(crate) cost: u32,
+    pub(crate) calls: u32,
 }
 
 impl Run {
     /// The run of a single request.
-    pub(super) fn of(request: &Request) -> Run {
+    pub(crate) fn of(request: &Request) -> Run {
         let cost = if let Action::Take { cost, .. } = request.action { cost } else { 0 };
         Run { cost, calls: 1 }
     }
@@ -102,31 +102,31 @@ impl Run {
 
 /// The terms of a requested lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Terms {
+pub(crate) struct Terms {
     /// How long it may be spent, in nanoseconds.
-    pub(super) valid_for: u64,
+    pub(crate) valid_for: u64,
     /// The rest of the previous lease.
-    pub(super) back: Option<Back>,
+    pub(crate) back: Option<Back>,
 }
 
 /// Unspent permits of a lease.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Back {
-    pub(super) at: u64,
-    pub(super) sequence: u64,
-    pub(super) permits: u32,
+pub(crate) struct Back {
+    pub(crate) at: u64,
+    pub(crate) sequence: u64,
+    pub(crate) permits: u32,
 }
 
 /// The decisions on a run of calls.
-pub(super) struct Decided {
+pub(crate) struct Decided {
     /// One answer for each call, in order.
-    pub(super) answers: Vec<Answer>,
+    pub(crate) answers: Vec<Answer>,
     /// How long the leased permits may be spent, in nanoseconds.
-    pub(super) valid_for: u64,
+    pub(crate) valid_for: u64,
 }
 
 /// Encodes a request. `leases` says whether this process leases permits.
-pub(super) fn encode(request: &Request, leases: bool) -> Vec<u8> {
+pub(crate) fn encode(request: &Request, leases: bool) -> Vec<u8> {
     let (action, cost, max_wait) = match request.action() {
         Action::Take { cost, max_wait } => (TAKE, *cost, *max_wait),
         Action::Peek { cost, max_wait } => (PEEK, *cost, *max_wait),
@@ -173,7 +173,7 @@ fn how(request: &Request, max_wait: Duration, leases: bool) -> u8 {
 /// Encodes a run of calls that are like `request` and that take permits at once or not at all.
 ///
 /// With the terms of a lease, the last calls of the run may be permits to spend later.
-pub(super) fn encode_run(request: &Request, run: Run, terms: Option<&Terms>) -> Vec<u8> {
+pub(crate) fn encode_run(request: &Request, run: Run, terms: Option<&Terms>) -> Vec<u8> {
     let how = how(request, Duration::ZERO, terms.is_some());
     let mut bytes = Writer::new(TAKE_RUN, request, run.permits(), how);
     bytes.u32(run.cost);
@@ -369,7 +369,7 @@ impl Writer {
 }
 
 /// Decodes the script's answer to `request`.
-pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
+pub(crate) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendError> {
     let mut rest = Reader(bytes);
     rest.answer(request).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
@@ -377,7 +377,7 @@ pub(super) fn decode(bytes: &[u8], request: &Request) -> Result<Answer, BackendE
 /// Decodes the script's answer to a run of calls, on the terms of a lease if permits are leased.
 ///
 /// The time of an admission is then that of its charge, which may be later than the decision.
-pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
+pub(crate) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<Decided, BackendError> {
     let mut rest = Reader(bytes);
     rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
@@ -386,7 +386,7 @@ pub(super) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<De
 /// if the script asks for others. It has decided nothing then.
 #[cfg(feature = "calendar")]
 #[inline]
-pub(super) fn beyond(reply: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn beyond(reply: &[u8]) -> Option<(u64, u64)> {
     let mut times = Reader(reply.strip_prefix(&[BEYOND])?);
     Some((times.time()?, times.time()?))
 }
@@ -394,7 +394,7 @@ pub(super) fn beyond(reply: &[u8]) -> Option<(u64, u64)> {
 /// Whether a reply can be the script's: its bytes, of which the first is a small number, or a
 /// refusal. After anything else, it is unknown which reply belongs to which call, and the
 /// connection is useless.
-pub(super) fn is_valid_reply(reply: &Value) -> bool {
+pub(crate) fn is_valid_reply(reply: &Value) -> bool {
     match reply {
         Value::BulkString(bytes) => bytes.first().is_some_and(|first| *first < b' '),
         Value::Array(replies) => replies.iter().all(is_valid_reply),
@@ -403,7 +403,7 @@ pub(super) fn is_valid_reply(reply: &Value) -> bool {
     }
 }
 
-pub(super) fn no_decision() -> BackendError {
+pub(crate) fn no_decision() -> BackendError {
     BackendError::new(BackendErrorKind::Refused, "Redis sent something other than a decision")
 }
 
