@@ -2,7 +2,7 @@
 
 use proc_macro2::TokenStream;
 
-use crate::args::Args;
+use crate::args;
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
 use crate::model::Features;
@@ -11,7 +11,7 @@ use crate::validate::validate;
 /// The limited function; or, after a mistake, the unlimited function and all errors.
 pub(crate) fn expand(args: TokenStream, tokens: TokenStream, features: Features) -> TokenStream {
     let mut errors = Diagnostics::default();
-    let args = Args::parse(args, &mut errors);
+    let args = args::parse(args, &mut errors);
     let limited = match Item::parse(tokens.clone()) {
         Ok(item) => validate(args, &item, features, &mut errors).map(|model| crate::expand::expand(&model, &item)),
         Err(error) => {

@@ -2,7 +2,7 @@
 
 use quote::ToTokens;
 
-use crate::args::Args;
+use crate::arguments::Args;
 use crate::diagnostics::Diagnostics;
 use crate::model::{Cost, Denial, Features, Limiter, OnBackendError, Permits, Waiting};
 use crate::shape::{Returns, Shape};

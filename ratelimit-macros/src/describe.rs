@@ -4,7 +4,8 @@ use proc_macro2::{Delimiter, Spacing, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::{Expr, Lit};
 
-use crate::args::{Arg, bare};
+use crate::args::bare;
+use crate::arguments::Arg;
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
 use crate::model::{Algorithm, Keys, Limit, Limiter, Model, Own, Per, Permits, StartsOn, Wait};

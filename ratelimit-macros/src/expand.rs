@@ -9,7 +9,8 @@ use proc_macro2::{Delimiter, Group, Ident, Literal, TokenStream, TokenTree};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, UnOp};
 
-use crate::args::{Arg, bare};
+use crate::args::bare;
+use crate::arguments::Arg;
 use crate::describe::doc_line;
 use crate::expand_limits::{LimitTokens, checked_name, primitive};
 use crate::hygiene::{Expansion, place_of, site};

@@ -4,7 +4,7 @@ use proc_macro2::{Ident, Literal, Span, TokenStream};
 use quote::{ToTokens, quote_spanned};
 use syn::{Expr, ExprPath};
 
-use crate::args::Arg;
+use crate::arguments::Arg;
 use crate::duration::{LONGEST, SHORTEST};
 use crate::hygiene::{Expansion, place_of, site};
 use crate::model::{Algorithm, Calendar, Limit, Limiter, Per, Permits, StartsOn};

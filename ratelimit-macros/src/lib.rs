@@ -6,6 +6,7 @@
 use proc_macro::TokenStream;
 
 mod args;
+mod arguments;
 mod attribute;
 mod denial;
 mod dependency;

@@ -4,7 +4,7 @@
 use proc_macro2::Ident;
 use syn::{Expr, ExprPath, LitStr};
 
-use crate::args::Arg;
+use crate::arguments::Arg;
 use crate::shape::Shape;
 
 /// The features of the runtime that matter to the attribute.

@@ -6,7 +6,7 @@
 use proc_macro2::{Delimiter, Ident, TokenStream, TokenTree};
 use syn::Meta;
 
-use crate::args::Args;
+use crate::arguments::Args;
 use crate::diagnostics::Diagnostics;
 use crate::item::Item;
 use crate::suggest::listed;

@@ -1,7 +1,10 @@
 //! Tests of the attribute as a function over tokens.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::TokenStream;
 
+use crate::arguments::{self, Args, List as _};
 use crate::model::Features;
 
 mod arbitrary;
@@ -86,6 +89,26 @@ fn unreadable_arguments_are_not_reported_missing() {
     for args in ["cout = 1, per = \"1s\"", "count = @, per = \"1s\"", "1, 2, 3", "frequency = 5", "count: 1, per: 2"] {
         let found = mistakes(args, FUNCTION, ALL);
         assert!(!found.iter().any(|message| message.contains("needs")), "{args}: {found:#?}");
+    }
+}
+
+#[test]
+fn the_docs_list_every_argument_once() {
+    let docs = include_str!("lib.rs").lines().skip_while(|line| !line.starts_with("/// | argument |")).skip(2);
+    let rows = docs.map_while(|line| line.strip_prefix("/// | `"));
+    let documented: BTreeSet<&str> =
+        rows.filter_map(|row| row.split(|other: char| !other.is_ascii_lowercase() && other != '_').next()).collect();
+    let known: BTreeSet<&str> = Args::takes().iter().map(|argument| argument.name).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn rules_name_arguments_that_exist() {
+    let takes = Args::takes();
+    let exclusive = arguments::EXCLUSIVE.iter().chain(arguments::NEEDS);
+    let named = exclusive.flat_map(|(one, other, _)| [*one, *other]).chain(arguments::OF_LIMITER.iter().copied());
+    for name in named {
+        assert!(takes.iter().any(|argument| argument.name == name), "{name}");
     }
 }
 

@@ -4,7 +4,8 @@ use proc_macro2::{Ident, Span};
 use quote::ToTokens;
 use syn::{Expr, ExprPath};
 
-use crate::args::{Arg, Args, LimitArgs, Unread, bare};
+use crate::args::bare;
+use crate::arguments::{self, Arg, Args, LimitArgs, List as _, Unread};
 use crate::denial::denial;
 use crate::dependency::{self, Runtime};
 use crate::diagnostics::Diagnostics;
@@ -44,6 +45,7 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     }
 
     crate::neighbours::refuse(&args, item, errors);
+    refuse_by_name(&args, errors);
     let docs = crate::describe::is_wanted(args.docs.as_ref(), errors);
     let runtime = match &args.runtime {
         Some(arg) => runtime(arg, errors),
@@ -67,7 +69,6 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         check_cost(own, cost, arg, errors);
     }
     let denial = denial(&args, limiter.as_ref(), cost.as_ref(), wait.as_ref(), shape.as_ref(), features, errors);
-    refuse_two_that_settle(&args, errors);
     let mut looks = [&args.deduct_when, &args.settle, &args.pause_when].into_iter().flatten().peekable();
     if let Some(Shape { body: Body::Blocking(_), .. }) = &shape {
         refuse_track_caller(item, looks.peek().copied(), &denial, errors);
@@ -79,13 +80,6 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
         }
     }
     let pause_max = pause_max(args.pause_max.as_ref(), errors);
-    if let (Some(arg), None) = (&args.pause_max, &args.pause_when)
-        && !args.unread.may_be("pause_when")
-    {
-        let message =
-            "`pause_max` is the longest pause of `pause_when`: add `pause_when = |outcome| ..`, or leave it out";
-        errors.at(arg.name.span(), message);
-    }
     let pause_at = match (&args.pause_when, &keys) {
         (Some(pause), Some(keys)) => paused_key(pause, args.key.as_ref(), keys, errors),
         _ => None,
@@ -110,32 +104,25 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     })
 }
 
-/// Refuses two arguments of which each says what the call cost in the end, and `settle_later` without
-/// `settle`.
-fn refuse_two_that_settle(args: &Args, errors: &mut Diagnostics) {
-    let name = |arg: &Option<Arg<Expr>>| arg.as_ref().map(|arg| arg.name.clone());
-    let (deduct_when, settle, permit) = (name(&args.deduct_when), name(&args.settle), name(&args.permit));
-    for (first, second, instead) in [
-        (&deduct_when, &settle, "`settle` alone can give everything back, with a cost of 0"),
-        (&deduct_when, &permit, "`permit` alone can give everything back, by `permit.settle(0)`"),
-        (&settle, &permit, "a call is settled once, by its outcome or by its permit"),
-    ] {
-        if let (Some(first), Some(second)) = (first, second) {
-            let message = format!("`{second}` beside `{first}`, and each says what the call cost: keep one; {instead}");
-            errors.at(second.span(), message);
-            break;
+/// Refuses arguments that exclude each other, or that mean nothing without another.
+fn refuse_by_name(args: &Args, errors: &mut Diagnostics) {
+    let mut refused: Vec<&str> = Vec::new();
+    for (first, second, message) in arguments::EXCLUSIVE {
+        if let (Some(_), Some(at)) = (args.given(first), args.given(second))
+            && !refused.contains(first)
+            && !refused.contains(second)
+        {
+            errors.at(at.span(), *message);
+            refused.push(second);
         }
     }
-    if let Some(later) = &args.settle_later
-        && settle.is_none()
-        && !args.unread.may_be("settle")
-    {
-        let message = if permit.is_some() {
-            "`settle_later` belongs to `settle`: leave it out, and call `settle_later` of the permit in the body"
-        } else {
-            "`settle_later` says that nobody waits for `settle`: add `settle = |outcome| ..`, or leave it out"
-        };
-        errors.at(later.name.span(), message);
+    for (name, needed, message) in arguments::NEEDS {
+        if let (Some(at), None) = (args.given(name), args.given(needed))
+            && !refused.contains(name)
+            && !args.unread.may_be(needed)
+        {
+            errors.at(at.span(), *message);
+        }
     }
 }
 
@@ -199,17 +186,8 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
 /// Refuses limits, name, backend and related arguments beside `limiter = ..`. All of them are one
 /// mistake.
 fn refuse_beside_limiter(args: &Args, errors: &mut Diagnostics) {
-    let limit = &args.limit;
-    let mut excluded = of_limit(limit);
-    excluded.extend(present(&[
-        args.limits.first().map(|arg| &arg.name),
-        args.name.as_ref().map(|arg| &arg.name),
-        args.backend.as_ref().map(|arg| &arg.name),
-        args.backoff.as_ref().map(|arg| &arg.name),
-        args.ban.as_ref().map(|arg| &arg.name),
-        args.on_backend_error.as_ref().map(|arg| &arg.name),
-        args.dry_run.as_ref().map(|arg| &arg.name),
-    ]));
+    let mut excluded = of_limit(&args.limit);
+    excluded.extend(arguments::OF_LIMITER.iter().filter_map(|name| args.given(name)));
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
         errors.at(first.span(), format!("`limiter` has its own {names}: remove {names} here, or `limiter`"));
@@ -223,10 +201,6 @@ fn own(args: &Args, item: &Item, features: Features, errors: &mut Diagnostics) -
     let on_backend_error = args.on_backend_error.as_ref().and_then(|arg| on_backend_error(arg, errors));
     let backoff = args.backoff.as_ref().and_then(|arg| backoff(arg, errors));
     let ban = args.ban.as_ref().and_then(|arg| ban(arg, errors));
-    if let (Some(arg), Some(_)) = (&args.ban, &args.backoff) {
-        let message = "`ban` blocks for a fixed time and `backoff` for one that grows: keep one of them";
-        errors.at(arg.name.span(), message);
-    }
     let backoff = backoff.map(|(initial, max)| Penalty::Backoff { initial, max });
     let penalty = backoff.or(ban.map(Penalty::Ban));
     Some(Own { name, limits: limits?, backend, on_backend_error, penalty, dry_run: args.dry_run.is_some() })
@@ -381,14 +355,7 @@ fn keys(args: &Args, limiter: &mut Option<Limiter>, errors: &mut Diagnostics) ->
 
 /// `keys = (..)` beside `limiter`.
 fn shared_keys(args: &Args, keys: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Keys> {
-    if args.limiter.is_none() && !args.unread.may_be("limiter") {
-        let message = "`keys` are those of a `limiter` that is defined elsewhere: write the `key` of each limit inside of \
-                       its `limit(..)`";
-        errors.at(keys.name.span(), message);
-        return None;
-    }
-    if let Some(key) = &args.key {
-        errors.at(key.name.span(), "`key` beside `keys`: write one key for each limit into `keys`, or `key` alone");
+    if args.limiter.is_none() || args.key.is_some() {
         return None;
     }
     match bare(&keys.value) {
@@ -453,17 +420,12 @@ fn check_cost(own: &Own, cost: &Cost, arg: &Arg<Expr>, errors: &mut Diagnostics)
 
 /// The names of the arguments of a limit.
 fn of_limit(limit: &LimitArgs) -> Vec<&Ident> {
-    let LimitArgs { count, per, calendar, zone, week_starts, starts_on, algorithm, burst, key: _, unread: _ } = limit;
-    let arguments = [count, per, calendar, zone, week_starts, starts_on, algorithm, burst];
-    present(&arguments.map(|arg| arg.as_ref().map(|arg| &arg.name)))
-}
-
-fn present<'a>(arguments: &[Option<&'a Ident>]) -> Vec<&'a Ident> {
-    let mut present = Vec::new();
-    for argument in arguments {
-        present.extend(*argument);
-    }
-    present
+    let arguments = LimitArgs::takes();
+    arguments
+        .iter()
+        .filter(|argument| argument.name != "key")
+        .filter_map(|argument| limit.given(argument.name))
+        .collect()
 }
 
 /// A list such as `count`, `per` and `burst`.

@@ -5,7 +5,8 @@ use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path, UnOp};
 
-use crate::args::{Arg, BackoffArgs, LimitArgs, WaitArgs, bare};
+use crate::args::bare;
+use crate::arguments::{Arg, BackoffArgs, LimitArgs, WaitArgs};
 use crate::diagnostics::Diagnostics;
 use crate::duration;
 use crate::item::Item;
