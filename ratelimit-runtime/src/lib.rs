@@ -132,6 +132,7 @@
 //! | they work again | `INFO`, once | `backend` |
 //! | a document of limits cannot be applied | `WARN`, once a document | `error` |
 //! | a document of limits is applied while the process runs | `INFO` | |
+//! | a store has lost a bucket in use: evicted, flushed, or gone with the server (`memcached`) | `DEBUG` | `backend` |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! The feature `metrics` adds these metrics, for the recorder that the program installs. A recorder
@@ -146,6 +147,7 @@
 //! | `ratelimit_queue_waiting` | gauge: calls that wait | `limiter` |
 //! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
+//! | `ratelimit_lost_buckets_total` | counter: buckets in use that a store has evicted or forgotten (`memcached`) | `backend` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_configuration_failing` | gauge: 1 while a changed document of limits cannot be applied | |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
@@ -160,6 +162,7 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `memcached` | `MemcachedBackend` and `backend = memcached` | tokio, sha2 |
 //! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
@@ -242,6 +245,8 @@ mod timer;
 mod waiting;
 
 pub use algorithm::offences::Backoff;
+#[cfg(feature = "memcached")]
+pub use backend::memcached::{MemcachedBackend, MemcachedBackendBuilder};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{
