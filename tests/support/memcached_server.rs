@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -63,6 +64,16 @@ impl MemcachedServer {
             }
         }
         panic!("memcached does not start with {options:?}");
+    }
+
+    /// Starts a server on a unix socket, and no port.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub fn start_on_socket(path: &str) -> MemcachedServer {
+        let options = vec!["-s".to_owned(), path.to_owned()];
+        let process = Process::start(0, &options).expect("memcached starts");
+        MemcachedServer { port: 0, options, process: Mutex::new(Some(process)) }
     }
 
     /// A server shared by the tests of one binary.
@@ -153,21 +164,25 @@ impl fmt::Debug for MemcachedServer {
 
 impl Process {
     fn start(port: u16, options: &[String]) -> Option<Process> {
-        let mut watchdog = Command::new("sh")
-            .args(["-c", WATCHDOG, "memcached"])
-            .args(["-p", &port.to_string(), "-l", "127.0.0.1"])
-            .args(options)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("sh runs");
+        let mut watchdog = Command::new("sh");
+        watchdog.args(["-c", WATCHDOG, "memcached"]);
+        let socket = options.iter().skip_while(|option| *option != "-s").nth(1);
+        if socket.is_none() {
+            watchdog.args(["-p", &port.to_string(), "-l", "127.0.0.1"]);
+        }
+        let mut watchdog =
+            watchdog.args(options).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh runs");
         let mut server = String::new();
         let output = watchdog.stdout.take().expect("it is piped");
         BufReader::new(output).read_line(&mut server).expect("the watchdog says the server's id");
         let mut process = Process { watchdog, server: server.trim().to_owned() };
         let until = Instant::now() + START;
         while Instant::now() < until && process.is_alive() {
-            if TcpStream::connect(("127.0.0.1", port)).is_ok() {
+            let listens = match socket {
+                Some(path) => UnixStream::connect(path).is_ok(),
+                None => TcpStream::connect(("127.0.0.1", port)).is_ok(),
+            };
+            if listens {
                 // Another server may have the port: then ours has ended by now.
                 std::thread::sleep(Duration::from_millis(5));
                 return process.is_alive().then_some(process);

@@ -24,6 +24,9 @@ use crate::reply;
 /// What one system call reads at most, in bytes.
 const READ: usize = 16_384;
 
+/// A connection without a command for so long is idle.
+const IDLE: Duration = Duration::from_millis(1);
+
 /// A connection. Closed when the last handle of a caller is dropped.
 pub(super) struct Link {
     wire: Arc<Wire>,
@@ -47,6 +50,8 @@ struct State {
     written: usize,
     /// The number of the last command.
     number: u64,
+    /// When it was appended.
+    last: Option<Instant>,
     /// The I/O task, if it sleeps.
     task: Option<Waker>,
     closed: Option<BackendError>,
@@ -101,6 +106,13 @@ impl Link {
             self.wire.close(&self.wire.address.late());
         }
         !is_silent
+    }
+
+    /// Whether nothing was sent for a while, so that the server may have closed the connection without
+    /// the I/O task having run since.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.wire.state.lock();
+        state.awaited.is_empty() && state.last.is_none_or(|last| last.elapsed() > IDLE)
     }
 
     /// Asks for the value of a key.
@@ -179,7 +191,9 @@ impl State {
     fn awaits(&mut self, kind: Kind) -> Pending {
         self.number += 1;
         let (sender, receiver) = reply::channel();
-        self.awaited.push_back(Awaited { kind, number: self.number, since: Instant::now(), sender });
+        let now = Instant::now();
+        self.last = Some(now);
+        self.awaited.push_back(Awaited { kind, number: self.number, since: now, sender });
         receiver
     }
 }

@@ -36,7 +36,17 @@ impl Links {
     pub(super) async fn get(&self) -> Result<Arc<Link>, BackendError> {
         let slot = self.slot(Handle::current().id());
         if let Some(link) = self.usable(&slot) {
-            return Ok(link);
+            if !link.is_idle() {
+                return Ok(link);
+            }
+            // A runtime of one thread runs only while something blocks on it. The first turn polls
+            // the sockets, the second lets the I/O task see that the server has closed this one.
+            for _ in 0..2 {
+                tokio::task::yield_now().await;
+            }
+            if link.is_usable(self.patience) {
+                return Ok(link);
+            }
         }
         let _opening = slot.opening.lock().await;
         if let Some(link) = self.usable(&slot) {

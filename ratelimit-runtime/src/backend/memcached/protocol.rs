@@ -104,15 +104,13 @@ impl Incoming {
         self.bytes.extend_from_slice(&bytes[skipped..]);
     }
 
+    /// Whether nothing has come of a next reply. The rest of a long value is none.
     pub(super) fn is_empty(&self) -> bool {
-        self.start == self.bytes.len() && self.skipped == 0
+        self.start == self.bytes.len()
     }
 
     /// The next reply, if all of it has come, which must answer a command of this kind and number.
     pub(super) fn next(&mut self, kind: Kind, number: u64) -> Result<Option<Reply>, Unusable> {
-        if self.skipped > 0 {
-            return Ok(None);
-        }
         let rest = &self.bytes[self.start..];
         let window = &rest[..rest.len().min(LONGEST_LINE)];
         let Some(end) = window.windows(2).position(|pair| pair == b"\r\n") else {
