@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use metrics_exporter_prometheus::PrometheusBuilder;
 use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
 use ratelimit_runtime::{
     Algorithm, BackendErrorKind, Limit, MemcachedBackend, OnBackendError, RateLimitExceeded, RateLimiter, rate_limit,
@@ -341,12 +342,24 @@ fn a_full_server_is_an_error() {
 }
 
 #[test]
-fn flushed_buckets_begin_anew() {
+fn flushed_buckets_begin_anew_and_are_counted() {
+    // Calls on a background thread reach a global recorder alone. Other tests may lose buckets too.
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    metrics::set_global_recorder(recorder).unwrap();
+    let lost = || {
+        let text = metrics.render();
+        let line =
+            text.lines().find_map(|line| line.strip_prefix("ratelimit_lost_buckets_total{backend=\"memcached\"} "));
+        line.map_or(0, |number| number.parse::<u64>().unwrap())
+    };
     let server = MemcachedServer::start();
     let limiter = limiter(&server, "flushed", Limit::new(2, HOUR));
     assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 2);
+    let before = lost();
     server.ask("flush_all\r\n", "OK");
     assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 2);
+    assert!(lost() > before);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Exact rate limits from an attribute, kept in memory or shared through Redis.
+//! Exact rate limits from an attribute, kept in memory or shared through Redis or Memcached.
 //!
 //! ```toml
 //! [dependencies]
@@ -27,7 +27,8 @@
 //! # Sharing a limit between processes
 //!
 //! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` says which;
-//! `RedisBackend` has a builder for everything else.
+//! `RedisBackend` has a builder for everything else. The feature `memcached` does the same with
+//! Memcached.
 //!
 //! ```no_run
 //! # #[cfg(feature = "redis")] {
@@ -199,7 +200,7 @@ pub mod tower {
 
 #[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
 compile_error!(
-    "ratelimit-runtime's feature `tokio` (and `redis`, which needs it) does not work on wasm32-unknown-unknown: tokio has no clock \
+    "ratelimit-runtime's feature `tokio` (and `redis` and `memcached`, which need it) does not work on wasm32-unknown-unknown: tokio has no clock \
      there. Limits in memory work without it, with the attribute on blocking and async functions"
 );
 

@@ -69,10 +69,10 @@ pub use builder::MemcachedBackendBuilder;
 ///
 /// # Server
 /// Memcached forgets. A restart, `flush_all`, or an eviction loses buckets, and each bucket lost
-/// admits up to `count` (`burst`) more. Give limits a server with enough memory, watch `evictions`
-/// in its `stats`, or start it with `-M`, under which a full server is a failing backend. If a bucket
-/// that this process has seen is gone before its time, that is a `tracing` event and counts in the
-/// metric `ratelimit_lost_buckets_total`.
+/// admits up to `count` (`burst`) more. Give limits a server with enough memory, and watch `evictions`
+/// in its `stats`. Do not start it with `-M`: a full server then refuses to write, and removes the
+/// bucket that it could not replace. If a bucket that this process has seen is gone before its time,
+/// that is a `tracing` event and counts in the metric `ratelimit_lost_buckets_total`.
 ///
 /// Keys are names of buckets, at most 250 bytes. They expire at least four seconds after the bucket
 /// is idle. Connect to the server itself: behind a proxy that keeps connections open while the

@@ -263,9 +263,8 @@ fn expiry(seconds: u64) -> u64 {
 async fn pause(tries: u32) {
     let Some(beyond) = tries.checked_sub(WITHOUT_PAUSE) else { return };
     let most = (Duration::from_micros(100) * 2_u32.pow(beyond.min(5))).min(LONGEST_PAUSE);
-    let random = RandomState::new().hash_one(tries) % 1_024;
-    #[expect(clippy::cast_possible_truncation, reason = "below 1,024")]
-    let pause = most * random as u32 / 1_024;
+    let random = RandomState::new().hash_one(tries) >> 48;
+    let pause = Duration::from_nanos(u64::try_from(most.as_nanos()).unwrap_or(u64::MAX) / 65_536 * random);
     timer::bounded(std::future::pending::<()>(), Instant::now() + pause).await;
 }
 

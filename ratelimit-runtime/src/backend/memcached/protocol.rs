@@ -132,8 +132,8 @@ impl Incoming {
             }
             (Kind::Get, "VA") => {
                 let (size, flags) = parts.split_once(' ').ok_or(Unusable::Malformed)?;
-                let size = decimal(size).and_then(|size| usize::try_from(size).ok());
-                let size = size.filter(|size| *size <= u32::MAX as usize).ok_or(Unusable::Malformed)?;
+                let size = decimal(size).and_then(|size| u32::try_from(size).ok());
+                let size = size.and_then(|size| usize::try_from(size).ok()).ok_or(Unusable::Malformed)?;
                 let cas = Flags::read(flags).for_command(number)?.cas.ok_or(Unusable::Malformed)?;
                 if size > LONGEST_VALUE {
                     let used = behind.len().min(size + 2);

@@ -1,5 +1,6 @@
 //! Which of several servers holds a key: rendezvous hashing (Thaler and Ravishankar, 1998). Each
-//! process must find the same one, so the hash is fixed: FNV-1a, finished by SplitMix64's mixer.
+//! process must find the same one, so the hash is fixed: FNV-1a, finished by the mixer of
+//! `SplitMix64`.
 
 use std::fmt::Write;
 

@@ -11,7 +11,7 @@ use foldhash::fast::RandomState;
 /// How many states each of the two generations holds.
 const GENERATION: usize = 4_096;
 /// A longer state is not kept, in bytes.
-const LONGEST: usize = 4_096;
+const LONGEST: usize = 1_024;
 
 /// A stored state.
 #[derive(Clone, Debug, PartialEq, Eq)]
