@@ -10,10 +10,17 @@ use ratelimit_tests::{Admission, MemcachedServer, above};
 const PROCESSES: usize = 5;
 
 /// Times of all admissions of all processes, in microseconds, sorted.
-fn admissions(server: &MemcachedServer, how: &str, algorithm: &str, count: u32, per_millis: u64) -> Vec<u64> {
+fn admissions(
+    server: &MemcachedServer,
+    how: &str,
+    algorithm: &str,
+    count: u32,
+    per_millis: u64,
+    for_millis: u64,
+) -> Vec<u64> {
     let start = || {
         Command::new(env!("CARGO_BIN_EXE_memcached_client"))
-            .args([how, algorithm, &count.to_string(), &per_millis.to_string(), "600"])
+            .args([how, algorithm, &count.to_string(), &per_millis.to_string(), &for_millis.to_string()])
             .env("MEMCACHED_SERVERS", format!("127.0.0.1:{}", server.port()))
             .stdout(Stdio::piped())
             .spawn()
@@ -42,7 +49,7 @@ fn count_permits_are_admitted_in_all() {
     for how in ["blocking", "async"] {
         for algorithm in ["sliding_window", "token_bucket", "fixed_window"] {
             server.ask("flush_all\r\n", "OK");
-            let times = admissions(&server, how, algorithm, 500, 366 * 86_400_000);
+            let times = admissions(&server, how, algorithm, 500, 366 * 86_400_000, 0);
             assert_eq!(times.len(), 500, "{how}, {algorithm}");
         }
     }
@@ -54,7 +61,7 @@ fn no_window_holds_more_than_count() {
     let server = MemcachedServer::start();
     let (count, per) = (20, 100);
     for (name, algorithm) in [("sliding_window", Algorithm::SlidingWindow), ("token_bucket", Algorithm::TokenBucket)] {
-        let times = admissions(&server, "blocking", name, count, per);
+        let times = admissions(&server, "blocking", name, count, per, 1_000);
         assert_eq!(above_at(&times, algorithm, count, per), 0, "{name}");
         // Demand far exceeds the limit: each permit is taken soon after it is free.
         assert!(times.len() >= 3 * count as usize, "{} in all", times.len());

@@ -1,8 +1,8 @@
 //! A separate process that uses the Memcached server named by the environment.
 //!
 //! `memcached_client blocking <algorithm> <count> <per in ms> <for ms>` asks for permits of one key
-//! by three threads, and `async` by sixteen tasks, as fast as it can. Prints the time of each permit
-//! in microseconds.
+//! by three threads, and `async` by sixteen tasks, as fast as it can, for a time or, if that is 0,
+//! each until it is denied. Prints the time of each permit in microseconds.
 
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,7 @@ fn main() {
     let backend = MemcachedBackend::from_env()
         .and_then(|_| MemcachedBackend::builder().timeout(Duration::from_secs(20)).build())
         .unwrap();
-    let until = Instant::now() + millis(duration);
+    let until = Some(millis(duration)).filter(|time| !time.is_zero()).map(|time| Instant::now() + time);
     let times = match how {
         "blocking" => in_threads(&backend, &request, until),
         "async" => in_tasks(&backend, &request, until),
@@ -40,16 +40,22 @@ fn algorithm_of(name: &str) -> Algorithm {
     algorithms.into_iter().find(|algorithm| algorithm.name() == name).unwrap()
 }
 
-fn admitted_at(answer: &Answer) -> Option<u64> {
-    if let Outcome::Admitted(admitted) = &answer.outcome { Some(admitted.at().as_nanos() / 1_000) } else { None }
+/// Notes when a permit was taken. Returns whether it was the last call.
+fn takes(answer: &Answer, times: &mut Vec<u64>, until: Option<Instant>) -> bool {
+    let is_denied = match &answer.outcome {
+        Outcome::Admitted(admitted) => {
+            times.push(admitted.at().as_nanos() / 1_000);
+            false
+        }
+        _ => true,
+    };
+    until.map_or(is_denied, |until| Instant::now() >= until)
 }
 
-fn in_threads(backend: &MemcachedBackend, request: &Request, until: Instant) -> Vec<u64> {
+fn in_threads(backend: &MemcachedBackend, request: &Request, until: Option<Instant>) -> Vec<u64> {
     let work = || {
         let mut times = Vec::new();
-        while Instant::now() < until {
-            times.extend(admitted_at(&backend.decide(request).unwrap()));
-        }
+        while !takes(&backend.decide(request).unwrap(), &mut times, until) {}
         times
     };
     std::thread::scope(|scope| {
@@ -58,7 +64,7 @@ fn in_threads(backend: &MemcachedBackend, request: &Request, until: Instant) -> 
     })
 }
 
-fn in_tasks(backend: &MemcachedBackend, request: &Request, until: Instant) -> Vec<u64> {
+fn in_tasks(backend: &MemcachedBackend, request: &Request, until: Option<Instant>) -> Vec<u64> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
         let mut tasks = tokio::task::JoinSet::new();
@@ -66,9 +72,7 @@ fn in_tasks(backend: &MemcachedBackend, request: &Request, until: Instant) -> Ve
             let (backend, request) = (backend.clone(), request.clone());
             tasks.spawn(async move {
                 let mut times = Vec::new();
-                while Instant::now() < until {
-                    times.extend(admitted_at(&backend.decide_async(&request).unwrap().await.unwrap()));
-                }
+                while !takes(&backend.decide_async(&request).unwrap().await.unwrap(), &mut times, until) {}
                 times
             });
         }

@@ -135,8 +135,27 @@ impl MemcachedServer {
     }
 
     /// Suspends it: connections stay open, and nothing is answered.
+    ///
+    /// # Panics
+    /// If it does not stop.
     pub fn freeze(&self) {
         self.signal("-STOP");
+        let until = Instant::now() + START;
+        // The signal reaches its threads one after the other.
+        while !self.is_stopped() {
+            assert!(Instant::now() < until, "memcached does not stop");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let process = self.process();
+        let server = &process.as_ref().expect("the server is running").server;
+        let threads = std::fs::read_dir(format!("/proc/{server}/task")).expect("the server is running");
+        threads.flatten().all(|thread| {
+            let state = std::fs::read_to_string(thread.path().join("stat")).unwrap_or_default();
+            state.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+        })
     }
 
     /// Resumes it.
