@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use ratelimit_runtime::{
-    Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded,
-    RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
+    Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, MemoryBackend, OnBackendError,
+    RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
-use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
+use ratelimit_tests::{MemcachedServer, RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
 
 #[path = "conformance/each.rs"]
 mod each;
@@ -1191,6 +1191,7 @@ conformance_while_no_time_passes! {
 // Redis needs more time for this many calls.
 conformance! {
     users_own_that_keeps_denials: Shelf::default().keeping_denials().into_backend();
+    memcached: memcached();
     redis: plain(redis());
     redis_without_coalescing: plain(redis().coalescing(false));
     redis_unix: plain(redis_unix());
@@ -1260,6 +1261,11 @@ mod memory_by_attribute {
 /// One server for all tests in this file.
 fn redis() -> RedisBackendBuilder {
     RedisBackend::builder().url(RedisServer::shared().url())
+}
+
+/// One server for all tests in this file, and with a deadline that a busy machine does not miss.
+fn memcached() -> SharedBackend {
+    MemcachedBackend::builder().url(MemcachedServer::shared().url()).timeout(20 * SECOND).build().into_backend()
 }
 
 fn redis_unix() -> RedisBackendBuilder {

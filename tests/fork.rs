@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ratelimit_tests::RedisServer;
+use ratelimit_tests::{MemcachedServer, RedisServer};
 
 /// Runs a scenario. Fails if parent or child fails or does not end.
 #[track_caller]
@@ -72,6 +72,21 @@ fn async_redis_calls_get_their_own_answers() {
 #[test]
 fn async_redis_calls_without_a_runtime_get_their_own_answers() {
     run("redis-without-runtime", &RedisServer::start().url());
+}
+
+#[test]
+fn blocking_memcached_calls_get_their_own_answers() {
+    run("memcached-blocking", &MemcachedServer::start().url());
+}
+
+#[test]
+fn async_memcached_calls_get_their_own_answers() {
+    run("memcached-async", &MemcachedServer::start().url());
+}
+
+#[test]
+fn async_memcached_calls_without_a_runtime_get_their_own_answers() {
+    run("memcached-without-runtime", &MemcachedServer::start().url());
 }
 
 #[test]

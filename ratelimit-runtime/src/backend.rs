@@ -2,6 +2,8 @@
 
 #[cfg(feature = "_transport")]
 pub(crate) mod coalesce;
+#[cfg(feature = "memcached")]
+pub(crate) mod memcached;
 pub(crate) mod memory;
 #[cfg(feature = "store")]
 mod name;

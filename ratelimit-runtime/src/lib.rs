@@ -1,4 +1,4 @@
-//! Exact rate limits from an attribute, kept in memory or shared through Redis.
+//! Exact rate limits from an attribute, kept in memory or shared through Redis or Memcached.
 //!
 //! ```toml
 //! [dependencies]
@@ -27,7 +27,8 @@
 //! # Sharing a limit between processes
 //!
 //! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` says which;
-//! `RedisBackend` has a builder for everything else.
+//! `RedisBackend` has a builder for everything else. The feature `memcached` does the same with
+//! Memcached.
 //!
 //! ```no_run
 //! # #[cfg(feature = "redis")] {
@@ -132,6 +133,7 @@
 //! | they work again | `INFO`, once | `backend` |
 //! | a document of limits cannot be applied | `WARN`, once a document | `error` |
 //! | a document of limits is applied while the process runs | `INFO` | |
+//! | a store has lost a bucket in use: evicted, flushed, or gone with the server (`memcached`) | `DEBUG` | `backend` |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! The feature `metrics` adds these metrics, for the recorder that the program installs. A recorder
@@ -146,6 +148,7 @@
 //! | `ratelimit_queue_waiting` | gauge: calls that wait | `limiter` |
 //! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
+//! | `ratelimit_lost_buckets_total` | counter: buckets in use that a store has evicted or forgotten (`memcached`) | `backend` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_configuration_failing` | gauge: 1 while a changed document of limits cannot be applied | |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
@@ -160,6 +163,7 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `memcached` | `MemcachedBackend` and `backend = memcached` | tokio, sha2 |
 //! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
@@ -196,7 +200,7 @@ pub mod tower {
 
 #[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
 compile_error!(
-    "ratelimit-runtime's feature `tokio` (and `redis`, which needs it) does not work on wasm32-unknown-unknown: tokio has no clock \
+    "ratelimit-runtime's feature `tokio` (and `redis` and `memcached`, which need it) does not work on wasm32-unknown-unknown: tokio has no clock \
      there. Limits in memory work without it, with the attribute on blocking and async functions"
 );
 
@@ -235,6 +239,8 @@ mod switches;
 mod waiting;
 
 pub use algorithm::offences::Backoff;
+#[cfg(feature = "memcached")]
+pub use backend::memcached::{MemcachedBackend, MemcachedBackendBuilder};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{

@@ -219,6 +219,16 @@ pub(crate) fn breaker_changed(kind: &'static str, state: BreakerState, error: Op
     tracing::breaker_changed(kind, state, error);
 }
 
+/// A store of this kind has lost a bucket before its time: evicted, flushed, or gone with the server.
+#[cfg(feature = "memcached")]
+pub(crate) fn bucket_lost(kind: &'static str) {
+    let _ = kind;
+    #[cfg(feature = "metrics")]
+    metrics::bucket_lost(kind);
+    #[cfg(feature = "tracing")]
+    tracing::bucket_lost(kind);
+}
+
 /// A changed document of limits was applied, or could not be.
 #[cfg(feature = "configuration")]
 pub(crate) fn configured(error: Option<&dyn std::error::Error>) {

@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_executor::block_on;
 use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Bucket, Deadline, Request};
 use ratelimit_runtime::{
-    BackendError, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
+    BackendError, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, OnBackendError, RateLimitExceeded,
+    RateLimiter, RedisBackend,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -54,9 +55,12 @@ fn main() {
         Some("wait-across") => wait_across(),
         Some("store") => store(),
         Some("silent-store") => silent_store(),
-        Some("redis-blocking") => redis_blocking(url),
-        Some("redis-async") => redis_async(url),
-        Some("redis-without-runtime") => redis_without_runtime(url),
+        Some("redis-blocking") => blocking(&used_up(redis(url))),
+        Some("redis-async") => asynchronous(&used_up(redis(url))),
+        Some("redis-without-runtime") => without_runtime(&used_up(redis(url))),
+        Some("memcached-blocking") => blocking(&used_up(memcached(url))),
+        Some("memcached-async") => asynchronous(&used_up(memcached(url))),
+        Some("memcached-without-runtime") => without_runtime(&used_up(memcached(url))),
         Some("redis-lease") => redis_lease(url),
         other => panic!("no scenario {other:?}"),
     }
@@ -172,6 +176,10 @@ fn silent_store() -> ! {
     forked(fail, fail)
 }
 
+fn memcached(url: &str) -> MemcachedBackend {
+    MemcachedBackend::builder().url(url).denial_cache(false).timeout(Duration::from_secs(5)).build().unwrap()
+}
+
 fn redis(url: &str) -> RedisBackend {
     let redis = RedisBackend::builder().url(url).denial_cache(false).timeout(Duration::from_secs(5));
     redis.build().unwrap()
@@ -188,8 +196,9 @@ fn check_answers(limiter: &RateLimiter, check: impl Fn(&str) -> Option<u32>) {
     }
 }
 
-fn redis_limiter(redis: RedisBackend) -> RateLimiter {
-    let limiter = limiter(10_000, HOUR).backend(redis).build().unwrap();
+/// A limiter with a key that is used up.
+fn used_up(backend: impl IntoBackend) -> RateLimiter {
+    let limiter = limiter(10_000, HOUR).backend(backend).build().unwrap();
     limiter.check("used up", 10_000).unwrap();
     limiter
 }
@@ -205,9 +214,8 @@ fn left(checked: Result<Decision, RateLimitExceeded>) -> Option<u32> {
     }
 }
 
-fn redis_blocking(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
-    let check = || check_answers(&limiter, |key| left(limiter.check(key, 1)));
+fn blocking(limiter: &RateLimiter) -> ! {
+    let check = || check_answers(limiter, |key| left(limiter.check(key, 1)));
     forked(check, check)
 }
 
@@ -215,20 +223,18 @@ fn runtime() -> Runtime {
     Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-fn redis_async(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
+fn asynchronous(limiter: &RateLimiter) -> ! {
     let parents = runtime();
     assert_eq!(left(parents.block_on(limiter.check_async("used up", 1))), None);
     let check = |runtime: &Runtime| {
-        check_answers(&limiter, |key| left(runtime.block_on(limiter.check_async(key, 1))));
+        check_answers(limiter, |key| left(runtime.block_on(limiter.check_async(key, 1))));
     };
     forked(|| check(&runtime()), || check(&parents))
 }
 
-fn redis_without_runtime(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
+fn without_runtime(limiter: &RateLimiter) -> ! {
     assert_eq!(left(block_on(limiter.check_async("used up", 1))), None);
-    let check = || check_answers(&limiter, |key| left(block_on(limiter.check_async(key, 1))));
+    let check = || check_answers(limiter, |key| left(block_on(limiter.check_async(key, 1))));
     forked(check, check)
 }
 

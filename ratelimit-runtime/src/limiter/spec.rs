@@ -170,6 +170,12 @@ impl Spec {
         self.backend(crate::backend::redis::environment)
     }
 
+    /// Keeps the buckets in the Memcached that the environment names.
+    #[cfg(feature = "memcached")]
+    pub const fn memcached(self) -> Spec {
+        self.backend(crate::backend::memcached::environment)
+    }
+
     /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
         self.options.backend = BackendChoice::Made(make);

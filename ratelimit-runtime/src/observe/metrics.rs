@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+#[cfg(feature = "memcached")]
+use metrics::counter;
 use metrics::{
     Counter, Gauge, Histogram, Key, KeyName, Label, Level, Metadata, Recorder, SharedString, Unit, gauge, histogram,
     with_recorder,
@@ -24,6 +26,8 @@ const WAITING: &str = "ratelimit_queue_waiting";
 const ABANDONED: &str = "ratelimit_waits_abandoned_total";
 const TRACKED_KEYS: &str = "ratelimit_tracked_keys";
 const EVICTED_KEYS: &str = "ratelimit_evicted_keys_total";
+#[cfg(feature = "memcached")]
+const LOST_BUCKETS: &str = "ratelimit_lost_buckets_total";
 const LATENCY: &str = "ratelimit_backend_latency_seconds";
 const BREAKER: &str = "ratelimit_breaker_state";
 #[cfg(feature = "configuration")]
@@ -261,6 +265,11 @@ pub(super) fn breaker_changed(kind: &'static str, state: BreakerState) {
     report(|| gauge!(BREAKER, "backend" => kind).set(state));
 }
 
+#[cfg(feature = "memcached")]
+pub(super) fn bucket_lost(kind: &'static str) {
+    report(|| counter!(LOST_BUCKETS, "backend" => kind).increment(1));
+}
+
 #[cfg(feature = "configuration")]
 pub(super) fn configured(is_failing: bool) {
     report(|| gauge!(CONFIGURATION).set(i32::from(is_failing)));
@@ -278,6 +287,12 @@ fn describe(recorder: &dyn Recorder) {
         name(EVICTED_KEYS),
         Some(Unit::Count),
         text("Keys in use that have made room for others in this process's memory."),
+    );
+    #[cfg(feature = "memcached")]
+    recorder.describe_counter(
+        name(LOST_BUCKETS),
+        Some(Unit::Count),
+        text("Buckets in use that a store has evicted or forgotten."),
     );
     recorder.describe_histogram(name(LATENCY), Some(Unit::Seconds), text("Decisions of remote backends."));
     recorder.describe_gauge(

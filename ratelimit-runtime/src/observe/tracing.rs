@@ -77,6 +77,13 @@ pub(super) fn configured(error: Option<&dyn std::error::Error>) {
     });
 }
 
+#[cfg(feature = "memcached")]
+pub(super) fn bucket_lost(kind: &'static str) {
+    report(|| {
+        debug!(target: TARGET, backend = kind, "rate limit backend has lost a bucket in use: its limit begins anew");
+    });
+}
+
 /// Kinds of backends whose failure has been reported.
 static FAILING: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 

@@ -1,0 +1,176 @@
+//! Buckets in Memcached, shared by all processes that use it.
+
+mod address;
+mod builder;
+mod client;
+mod config;
+mod link;
+mod links;
+mod protocol;
+mod ring;
+mod seen;
+
+use std::fmt;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use super::coalesce::Transport as _;
+use super::remote::Remote;
+use super::{Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Request, SharedBackend};
+use crate::error::BackendError;
+use crate::process::{Owned, PerProcess};
+use client::Client;
+
+pub use builder::MemcachedBackendBuilder;
+
+/// Buckets in Memcached (1.6 or later), shared by all processes that use it.
+///
+/// A process decides on the bytes of a bucket and stores them by compare-and-swap. If no other
+/// process has used the bucket meanwhile, that is one round trip. If one has, the process reads the
+/// bucket and decides again, after the fourth time with pauses of random length, until the timeout.
+/// A call is admitted only after the server has confirmed the swap, and denied only on a state that
+/// was just read or swapped.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// use ratelimit_runtime::{Limit, MemcachedBackend, RateLimiter};
+///
+/// let limiter = RateLimiter::builder("search")
+///     .limit(Limit::new(100, Duration::from_secs(1)))
+///     .backend(MemcachedBackend::new("memcached://127.0.0.1:11211")?)
+///     .build()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// A handle is cheap to clone. Clones share their connections, one for each tokio runtime and server,
+/// which are opened on demand and reopened after a loss. Calls of one runtime on one key are merged.
+/// A decision takes at most the timeout (100 ms, connecting included), however the server behaves.
+/// After that it is a [`BackendError`], and the limiter's
+/// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
+/// have been charged all the same.
+///
+/// A blocking decision waits for this crate's background thread, which sends it. So do asynchronous
+/// ones on other executors than tokio, or in a tokio runtime without I/O. A future dropped before
+/// its answer has come gives back the permits that the answer brings. A forked child opens its own
+/// connections.
+///
+/// # Time
+/// Memcached tells no time, so each process goes by its own clock: the system's when it began, and
+/// the monotonic clock from there. A record's time never goes back. A decision is made at the
+/// process's time, or at that of the latest admission on record if that is later.
+///
+/// If the clocks of all processes lie within S of each other, the permits admitted in any real time
+/// T are at most those that the limit allows in T + S. For a `sliding_window` and S up to `per`,
+/// that is at most twice `count` in any `per`, and the long-run rate is not exceeded. A call may be
+/// denied for up to S too long. Synchronize clocks by NTP: then S is some milliseconds.
+///
+/// A clock that is far ahead denies for others until its record expires, one `per` and five seconds
+/// after the last admission.
+///
+/// # Server
+/// Memcached forgets. A restart, `flush_all`, or an eviction loses buckets, and each bucket lost
+/// admits up to `count` (`burst`) more. Give limits a server with enough memory, and watch `evictions`
+/// in its `stats`. Do not start it with `-M`: a full server then refuses to write, and removes the
+/// bucket that it could not replace. If a bucket that this process has seen is gone before its time,
+/// that is a `tracing` event and counts in the metric `ratelimit_lost_buckets_total`.
+///
+/// Keys are names of buckets, at most 250 bytes. They expire at least four seconds after the bucket
+/// is idle. Connect to the server itself: behind a proxy that keeps connections open while the
+/// server restarts, a swap may succeed that should not. There is no login and no TLS.
+#[derive(Clone)]
+pub struct MemcachedBackend {
+    shared: Arc<Shared>,
+}
+
+/// State shared by the handles of a backend.
+struct Shared {
+    /// All servers, which identify the buckets.
+    server: String,
+    timeout: Duration,
+    keeps_denials: bool,
+    remotes: PerProcess<Remote<Client>>,
+    make: Box<dyn Fn() -> Remote<Client> + Send + Sync>,
+}
+
+impl MemcachedBackend {
+    /// The servers of a URL. Does not connect yet. Fails if the URL is wrong.
+    ///
+    /// - `memcached://host:port`; without a port, 11211.
+    /// - `memcached:///path/to/socket`
+    /// - `memcached://host:port,host:port`: several servers. Each key is on one of them, chosen by
+    ///   rendezvous hashing of the names as they stand here: give all processes the same. The calls
+    ///   on the keys of a server that fails, fail. If the list changes, the keys that move begin
+    ///   anew.
+    ///
+    /// Append `?timeout=30ms` for another timeout than 100 ms. `memcache` may stand for `memcached`.
+    pub fn new(url: &str) -> Result<MemcachedBackend, BackendError> {
+        MemcachedBackend::builder().url(url).build()
+    }
+
+    /// The servers in the environment: `MEMCACHED_URL`, else `MEMCACHED_SERVERS`
+    /// (`host:port,host:port`), else the one on this machine. Does not connect yet. Fails if a
+    /// variable is wrong.
+    pub fn from_env() -> Result<MemcachedBackend, BackendError> {
+        MemcachedBackend::builder().build()
+    }
+
+    /// A builder, for settings other than the URL.
+    pub fn builder() -> MemcachedBackendBuilder {
+        MemcachedBackendBuilder::new()
+    }
+
+    fn remote(&self) -> Arc<Owned<Remote<Client>>> {
+        self.shared.remotes.get(&self.shared.make)
+    }
+}
+
+impl Backend for MemcachedBackend {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        self.remote().decide(request)
+    }
+
+    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+        let remote = self.remote();
+        Some(Box::pin(async move { remote.decide_async(request).await }))
+    }
+
+    fn decide_later(&self, request: Request) {
+        self.remote().transport.decide_later(request);
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
+    }
+
+    fn keeps_denials(&self) -> bool {
+        self.shared.keeps_denials
+    }
+
+    fn kind(&self) -> &'static str {
+        "memcached"
+    }
+
+    fn server(&self) -> Option<String> {
+        Some(self.shared.server.clone())
+    }
+
+    fn identity(&self) -> Identity {
+        Identity::of(&*self.shared)
+    }
+}
+
+impl fmt::Debug for MemcachedBackend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemcachedBackend")
+            .field("server", &self.shared.server)
+            .field("timeout", &self.shared.timeout)
+            .field("denial_cache", &self.shared.keeps_denials)
+            .finish()
+    }
+}
+
+/// The backend of the environment, one for the whole process.
+pub(crate) fn environment() -> SharedBackend {
+    static ENVIRONMENT: LazyLock<SharedBackend> = LazyLock::new(|| MemcachedBackend::from_env().into_backend());
+    ENVIRONMENT.clone()
+}
