@@ -18,7 +18,7 @@ use super::coalesce::Transport as _;
 use super::remote::Remote;
 use super::{Answer, Backend, BackendFuture, Deadline, Identity, IntoBackend, Request, SharedBackend};
 use crate::error::BackendError;
-use crate::process::{Owned, PerProcess};
+use crate::rt::process::{Owned, PerProcess};
 use client::Client;
 
 pub use builder::MemcachedBackendBuilder;

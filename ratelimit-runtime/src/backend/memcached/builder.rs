@@ -11,7 +11,7 @@ use crate::backend::TIMEOUT;
 use crate::backend::coalesce::Merging;
 use crate::backend::remote::Remote;
 use crate::error::BackendError;
-use crate::process::PerProcess;
+use crate::rt::process::PerProcess;
 
 /// Makes a [`MemcachedBackend`].
 ///

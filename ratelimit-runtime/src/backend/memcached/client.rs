@@ -23,7 +23,7 @@ use crate::backend::remote::{Applied, apply};
 use crate::backend::{Answer, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe;
-use crate::timer;
+use crate::rt::timer;
 
 /// A key is kept this much longer than its bucket counts, in seconds: the server's clock has steps
 /// of a second, and another process's clock may be ahead.

@@ -19,7 +19,7 @@ use super::address::{Address, Socket};
 use super::protocol::{self, Condition, Incoming, Kind, Reply, Unusable};
 use super::seen::Seen;
 use crate::error::{BackendError, BackendErrorKind};
-use crate::reply;
+use crate::rt::reply;
 
 /// What one system call reads at most, in bytes.
 const READ: usize = 16_384;
