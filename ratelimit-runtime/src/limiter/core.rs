@@ -773,7 +773,7 @@ impl Core {
 
     /// The limit at `position`, as written.
     pub(super) fn written(&self, position: u8) -> Limit {
-        self.rules[usize::from(position)].limit
+        if position == 0 { self.first.by_parts() } else { self.rules[usize::from(position)].limit }
     }
 
     /// The venue of a call, in a future or not.

@@ -586,7 +586,7 @@ impl<S: State, const W: usize> Shard<S, W> {
 
 /// A hasher of fingerprints, which are hashes already.
 #[derive(Default)]
-struct Fingerprint(u64);
+pub(super) struct Fingerprint(u64);
 
 impl Hasher for Fingerprint {
     fn finish(&self) -> u64 {

@@ -106,7 +106,8 @@ impl<'a> Map for Quick<'a> {
     #[inline]
     fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
         let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
-        Some((store, key.ask(Locate(store))))
+        let address = key.ask(Locate(store));
+        (!store.may_hold(address)).then_some((store, address))
     }
 }
 
