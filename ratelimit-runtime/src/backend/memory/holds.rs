@@ -125,12 +125,20 @@ impl Holds {
     /// Whether a key may be held; `false` is certain.
     #[inline]
     pub(super) fn may_hold(&self, address: Address) -> bool {
-        let key = held_by(address);
-        let has_bit = |shards: &Box<[Line<Shard>; SHARDS]>| {
-            let (shard, bit) = place(key);
-            shards[shard].0.filter.load(Ordering::Acquire) & bit != 0
-        };
-        self.has_any() && self.shards.get().is_some_and(has_bit)
+        self.has_any() && self.has_bit_of(address)
+    }
+
+    /// Out of line, so that calls of stores without holds carry none of it.
+    #[cold]
+    #[inline(never)]
+    fn has_bit_of(&self, address: Address) -> bool {
+        self.has_bit(held_by(address))
+    }
+
+    #[inline]
+    fn has_bit(&self, key: u64) -> bool {
+        let (shard, bit) = place(key);
+        self.shards.get().is_some_and(|shards| shards[shard].0.filter.load(Ordering::Acquire) & bit != 0)
     }
 
     /// What holds the calls of a key at `now`.
@@ -169,7 +177,7 @@ impl Holds {
     /// Whether a key is certainly not held, and no hold has ended.
     #[inline]
     pub(super) fn is_free(&self, address: Address, now: Now) -> bool {
-        self.first_end.load(Ordering::Relaxed) > now.earliest && !self.may_hold(address)
+        self.first_end.load(Ordering::Relaxed) > now.earliest && !self.has_bit(held_by(address))
     }
 
     #[inline(never)]
