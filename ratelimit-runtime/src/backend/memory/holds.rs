@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::table::{Fingerprint, fingerprint};
+use super::fingerprint::{Fingerprint, fingerprint};
 use crate::clock::Now;
 use crate::decision::Address;
 use crate::sync::{Line, Lock};
@@ -156,12 +156,12 @@ impl Holds {
         (holds_until > now.earliest).then_some((until, remaining))
     }
 
-    /// Notes the denial of a blocked key, for the next ones.
-    pub(super) fn note(&self, hash: u64, now: Now, denial: BlockedDenial) {
+    /// Notes the denial of a key that is held by `hold`, for the next ones.
+    pub(super) fn note(&self, hash: u64, now: Now, hold: Hold, denial: BlockedDenial) {
         let (Some(shards), key) = (self.shards.get(), fingerprint(hash)) else { return };
-        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key) {
-            let holds_until = denial.holds_until.min(now.earliest.saturating_add(REPEATED_FOR));
-            held.denial = BlockedDenial { holds_until, ..denial };
+        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key).filter(|held| held.hold == hold) {
+            let longest = now.earliest.saturating_add(REPEATED_FOR).min(hold.until());
+            held.denial = BlockedDenial { holds_until: denial.holds_until.min(longest), ..denial };
         }
     }
 
