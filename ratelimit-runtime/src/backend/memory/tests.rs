@@ -267,7 +267,7 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
         Address::Unkeyed => panic!("a key"),
     };
     // What the shard goes by, and what the bucket goes by there.
-    for of in [|hash| hash, table::fingerprint] {
+    for of in [|hash| hash, fingerprint::fingerprint] {
         let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
         // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
