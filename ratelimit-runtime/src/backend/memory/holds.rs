@@ -229,7 +229,9 @@ impl Holds {
 
     pub(super) fn put(&self, Held(held): Held) {
         let mut ends = self.ends.lock();
-        held.into_iter().for_each(|(key, hold)| self.insert(&mut ends, key, hold));
+        for (key, hold) in held {
+            self.insert(&mut ends, key, hold);
+        }
         self.update(&ends);
     }
 

@@ -67,23 +67,26 @@ impl ChargingEach {
     pub(crate) fn finish(self, core: &Arc<Core>) -> Result<Decision, BackendError> {
         let send = |(part, charging)| match charging {
             Charging::Done(decision) => Ok((part, decision)),
-            Charging::Sending(sending) => Ok((part, sending.send()?.unwrap_or_else(|| core.nothing_charged()))),
+            Charging::Sending(request) => {
+                let charged = request.send()?;
+                Ok((part, charged.unwrap_or_else(|| core.nothing_charged())))
+            }
         };
-        let sent: Vec<Result<_, BackendError>> = self.0.into_iter().map(send).collect();
-        sent.into_iter().collect::<Result<_, _>>().map(|charged| core.charged_each(charged))
+        let all: Vec<Result<_, BackendError>> = self.0.into_iter().map(send).collect();
+        all.into_iter().collect::<Result<_, _>>().map(|charged| core.charged_each(charged))
     }
 
     pub(crate) async fn finish_async(self, core: &Arc<Core>) -> Result<Decision, BackendError> {
-        let mut sent: Vec<Result<_, BackendError>> = Vec::new();
+        let mut all: Vec<Result<_, BackendError>> = Vec::new();
         for (part, charging) in self.0 {
-            sent.push(match charging {
+            all.push(match charging {
                 Charging::Done(decision) => Ok((part, decision)),
-                Charging::Sending(sending) => {
-                    let charged = sending.send_async().await;
+                Charging::Sending(request) => {
+                    let charged = request.send_async().await;
                     charged.map(|decision| (part, decision.unwrap_or_else(|| core.nothing_charged())))
                 }
             });
         }
-        sent.into_iter().collect::<Result<_, _>>().map(|charged| core.charged_each(charged))
+        all.into_iter().collect::<Result<_, _>>().map(|charged| core.charged_each(charged))
     }
 }
