@@ -18,9 +18,6 @@ pub(crate) enum Switch {
     /// Some requests record their decisions for response headers.
     #[cfg(any(feature = "tower", feature = "actix-web"))]
     Noted = 64,
-    /// Keys of some store in memory are blocked or in debt. Changes nothing but the way to the
-    /// decision.
-    Holds = 128,
 }
 
 /// A loaded set of switches.
@@ -40,12 +37,6 @@ impl Switches {
     #[inline]
     pub(crate) fn are_off(self) -> bool {
         self.0 == 0
-    }
-
-    /// Whether decisions in memory need look at nothing but keys that are [held](Switch::Holds).
-    #[inline]
-    pub(crate) fn are_off_but_holds(self) -> bool {
-        self.0 & !(Switch::Holds as u8) == 0
     }
 
     #[inline]

@@ -21,6 +21,7 @@
 //! path is `Table::try_with` with `State::take_some`, or `Unkeyed::try_take`. Waiting calls stand
 //! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
+mod fingerprint;
 mod halves;
 mod holds;
 mod queue;
@@ -84,6 +85,11 @@ pub enum WhenFull {
 /// most. A key that is being denied is evicted only if all examined keys are. Of the candidates, a
 /// key that is called seldom goes first, then the one whose bucket is idle first. A key with
 /// waiting calls is never evicted ([`WhenFull`]).
+///
+/// [Blocks](crate::RateLimiter::block) and debts stand beside the buckets: no flood of new keys ends
+/// one. Each limiter keeps at most `max_keys` of them; beyond that, the one that ends first goes.
+/// Named limiters that are gone keep at most `max_keys` in all; beyond that, those of the limiter
+/// whose last one ends first go.
 ///
 /// The buckets of a named limiter outlive it. A later limiter of the same name and the same limits
 /// continues with them.
@@ -149,7 +155,7 @@ impl Shared {
                 || !is_largest(store) && evict(store)
                 || self.all().any(|other| is_other(&other) && evict(&other))
         };
-        evict(false) || self.stores.lock().evict_retired(&self.bound) || evict(true)
+        evict(false) || self.stores.lock().evict_retired(&self.bound, now) || evict(true)
     }
 
     /// All stores. The iterator does not hold the lock.
@@ -168,8 +174,13 @@ struct Stores {
     retired: HashMap<String, Retired>,
     /// Dropped stores among `all`.
     gone: usize,
-    /// Names of the retired stores, by the time at which all of their buckets are idle.
+    /// Names of the retired stores, by the time at which all of their buckets are idle and all of
+    /// their blocks have ended.
     idle: BTreeSet<(u64, String)>,
+    /// The same of those whose buckets were evicted. They have kept their blocks.
+    held: BTreeSet<(u64, String)>,
+    /// Blocks and debts of all retired stores.
+    holds: usize,
 }
 
 /// The most retired stores that one sweep forgets.
@@ -187,26 +198,63 @@ impl Stores {
     }
 
     fn forget_idle(&mut self, bound: &Bound, now: Now) {
+        let is_over = |names: &BTreeSet<(u64, String)>| names.first().is_some_and(|(end, _)| *end <= now.earliest);
         for _ in 0..FORGOTTEN_AT_ONCE {
-            if self.idle.first().is_none_or(|(idle_at, _)| *idle_at > now.earliest) {
+            if is_over(&self.held) {
+                self.forget_held();
+            } else if is_over(&self.idle) {
+                self.forget_first(bound);
+            } else {
                 return;
             }
-            self.forget_first(bound);
         }
     }
 
-    /// Forgets the retired store whose buckets are idle first. Returns its number of keys.
-    fn forget_first(&mut self, bound: &Bound) -> usize {
-        let Some((_, name)) = self.idle.pop_first() else { return 0 };
-        let keys = self.retired.remove(&name).map_or(0, |retired| retired.keys());
-        bound.release(keys);
-        keys
+    /// Keeps the store of a limiter that is gone.
+    fn retire(&mut self, name: String, retired: Retired, bound: &Bound) {
+        self.holds += retired.holds();
+        let names = if retired.keys() > 0 || retired.holds() == 0 { &mut self.idle } else { &mut self.held };
+        names.insert((retired.idle_at(), name.clone()));
+        self.retired.insert(name, retired);
+        // A single limiter has at most as many.
+        while self.holds > bound.max_keys {
+            if !self.forget_held() {
+                self.forget_first(bound);
+            }
+        }
     }
 
-    /// Evicts the buckets of a limiter that is gone.
-    fn evict_retired(&mut self, bound: &Bound) -> bool {
-        while !self.idle.is_empty() {
-            let keys = self.forget_first(bound);
+    /// Hands out the retired store of that name.
+    fn revive(&mut self, name: &String) -> Option<Retired> {
+        let retired = self.retired.remove(name)?;
+        self.holds -= retired.holds();
+        let place = (retired.idle_at(), name.clone());
+        let _ = self.idle.remove(&place) || self.held.remove(&place);
+        Some(retired)
+    }
+
+    /// Forgets the blocks of the first store that has kept nothing else. `false` if there is none.
+    fn forget_held(&mut self) -> bool {
+        let Some((_, name)) = self.held.first().cloned() else { return false };
+        self.revive(&name);
+        true
+    }
+
+    /// Forgets the retired store whose buckets are idle first.
+    fn forget_first(&mut self, bound: &Bound) -> Option<(String, Retired)> {
+        let (_, name) = self.idle.first().cloned()?;
+        let retired = self.revive(&name)?;
+        bound.release(retired.keys());
+        Some((name, retired))
+    }
+
+    /// Evicts the buckets of a limiter that is gone, but not its blocks.
+    fn evict_retired(&mut self, bound: &Bound, now: Now) -> bool {
+        while let Some((name, retired)) = self.forget_first(bound) {
+            let keys = retired.keys();
+            if let Some(held) = retired.without_buckets(now) {
+                self.retire(name, held, bound);
+            }
             if keys > 0 {
                 bound.count_evicted(keys);
                 return true;
@@ -278,10 +326,7 @@ impl MemoryBackend {
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        let retired = identity.as_ref().and_then(|identity| stores.retired.remove(identity));
-        if let (Some(retired), Some(identity)) = (&retired, &identity) {
-            stores.idle.remove(&(retired.idle_at(), identity.clone()));
-        }
+        let retired = identity.as_ref().and_then(|identity| stores.revive(identity));
         let shared = Arc::clone(&self.shared);
         let store = Arc::new(match retired {
             Some(retired) => Store::revive(shared, identity.clone(), retired),
@@ -304,8 +349,7 @@ pub(crate) fn release(store: Arc<Store>) {
     if let Some(name) = store.name.clone()
         && let Some(retired) = store.retire()
     {
-        stores.idle.insert((retired.idle_at(), name.clone()));
-        stores.retired.insert(name, retired);
+        stores.retire(name, retired, &shared.bound);
     }
     // Outside the lock: dropping states does not need it.
     drop(stores);
@@ -318,9 +362,7 @@ impl MemoryBackend {
     /// Forgets all buckets.
     pub(crate) fn clear(&self) {
         let mut stores = self.shared.stores.lock();
-        while !stores.idle.is_empty() {
-            stores.forget_first(&self.shared.bound);
-        }
+        while stores.forget_held() || stores.forget_first(&self.shared.bound).is_some() {}
         drop(stores);
         self.shared.all().for_each(|store| store.clear());
     }

@@ -87,6 +87,15 @@ pub(super) struct Refusal {
     pub(super) is_blocked: bool,
 }
 
+impl Core {
+    /// The error of a denied call.
+    #[inline]
+    pub(super) fn refused(&self, limit: Limit, refusal: Refusal) -> RateLimitExceeded {
+        let Refusal { position, remaining, retry_after, .. } = refusal;
+        RateLimitExceeded { limiter: self.shared_name(), limit, retry_after, remaining, position, kind: refusal.kind() }
+    }
+}
+
 impl Refusal {
     fn kind(&self) -> ExceededKind {
         match (self.retry_after, self.is_blocked) {
@@ -288,14 +297,7 @@ impl Call<'_> {
 
     /// The outcome of a denied call: counted, reported, and an error unless in a dry run.
     pub(super) fn denied(self, limit: Limit, refusal: Refusal) -> Result<Decision, RateLimitExceeded> {
-        let exceeded = || RateLimitExceeded {
-            limiter: self.core.shared_name(),
-            limit,
-            retry_after: refusal.retry_after,
-            remaining: refusal.remaining,
-            position: refusal.position,
-            kind: refusal.kind(),
-        };
+        let exceeded = || self.core.refused(limit, refusal);
         if self.is_counted() {
             self.core.denied();
             self.core.tell_denied(exceeded, self.cost, self.key);

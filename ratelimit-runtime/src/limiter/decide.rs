@@ -227,7 +227,7 @@ impl<'a> Call<'a> {
     /// keys that are held.
     #[inline]
     fn memory(&self) -> Option<&'a Arc<Store>> {
-        let is_usual = Switches::load().are_off_but_holds() && !self.core.is_special();
+        let is_usual = Switches::load().are_off() && !self.core.is_special();
         if is_usual { self.core.memory() } else { None }
     }
 
@@ -251,11 +251,11 @@ impl<'a> Call<'a> {
         self.core.exceeded(retry_after)
     }
 
-    /// The outcome of a call denied on the fast path by one of several limits, or with `backoff`.
+    /// The outcome of a call denied on the fast path by one of several limits, with `backoff`, or
+    /// because its key is blocked.
     #[inline]
     fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
-        let refusal = found.refusal()?;
-        Some(self.denied_of(key, self.core.written(refusal.position), refusal).map(drop))
+        found.refusal().map(|refusal| refuse(self.core, key, refusal))
     }
 
     /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
@@ -379,17 +379,32 @@ fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
 #[cold]
 #[inline(never)]
 fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+    match found.refusal() {
+        Some(refusal) => refuse(core, &key, refusal),
+        None => admit_otherwise(core, &key),
+    }
+}
+
+#[inline(never)]
+fn admit_otherwise<K: RateLimitKey>(core: &Arc<Core>, key: &K) -> Result<(), RateLimitExceeded> {
     let call = Call::new(core);
-    let found = match found.refusal() {
-        Some(_) => found,
-        None => match fast::admit_beside_holds(core, &key).found() {
-            Found::Admitted => return Ok(()),
-            Found::Denied { retry_after } => return Err(call.denial(key, retry_after)),
-            Found::Else(found) => found,
-        },
-    };
-    let decided = call.denied_fast(&key, found).or_else(|| call.admit_any(&key));
-    decided.unwrap_or_else(|| call.decide(&key).map(drop))
+    call.admit_any(key).unwrap_or_else(|| call.decide(key).map(drop))
+}
+
+/// The outcome of a call denied by the limits written down, which is not counted yet.
+#[inline]
+fn refuse<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Result<(), RateLimitExceeded> {
+    if observe::wants_denials() || core.dry_run() || !Switches::load().are_off() {
+        return refuse_and_report(core, key, refusal);
+    }
+    core.denied();
+    Err(core.refused(core.written(refusal.position), refusal))
+}
+
+#[cold]
+#[inline(never)]
+fn refuse_and_report<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Result<(), RateLimitExceeded> {
+    Call::new(core).denied_of(key, core.written(refusal.position), refusal).map(drop)
 }
 
 /// The call of a future that needs only yes or no.

@@ -110,31 +110,14 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
     admit_key(core, store, store.hash(|sink| key.write_to(sink)))
 }
 
-/// The fast path of a key while others are held. Tried after the usual one, which therefore has
-/// nothing more to do.
-#[cold]
-#[inline(never)]
-pub(super) fn admit_beside_holds<K: RateLimitKey>(core: &Core, key: &K) -> Packed {
-    let switches = Switches::load();
-    if switches.are_off() || !switches.are_off_but_holds() {
-        return Packed::NOTHING;
-    }
-    let Some(store) = core.fast() else { return Packed::NOTHING };
-    let (address, now) = (store.address(key), store.now());
-    let Address::Hash(hash) = address else { return Packed::NOTHING };
-    match store.take_if_held(address, now) {
-        None => admit_key_at(core, store, hash, now),
-        Some((Verdict::Denied { until, .. }, left)) => denied(core, until, Some(left), now),
-        Some((Verdict::Admitted { .. }, _)) => admitted(core),
-        Some((Verdict::Undecided, _)) => Packed::NOTHING,
-    }
-}
-
 /// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
 /// line sooner and get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed(core: &Core) -> Packed {
     let Some(store) = store(core) else { return nothing() };
+    if store.holds_any() {
+        return nothing();
+    }
     // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
     let now = store.now();
@@ -181,8 +164,10 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) ->
     #[cfg(not(feature = "tokio"))]
     let now = store.now();
     match address {
-        Address::Unkeyed => admit_unkeyed_at(core, store, thread, now),
+        Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, store, hash, now),
         Address::Hash(hash) => admit_key_at(core, store, hash, now),
+        Address::Unkeyed if store.holds_any() => Packed::NOTHING,
+        Address::Unkeyed => admit_unkeyed_at(core, store, thread, now),
     }
 }
 
@@ -206,6 +191,9 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
 ) -> Option<Taken<'a>> {
     let store = store(core).filter(|store| store.admits(cost))?;
     let address = store.address(key);
+    if store.may_hold(address) {
+        return None;
+    }
     let resets = store.resets(address);
     #[cfg(feature = "tokio")]
     let now = if is_async { store.now_in_runtime() } else { store.now() };
@@ -226,7 +214,34 @@ fn store(core: &Core) -> Option<&Store> {
 #[expect(clippy::inline_always, reason = "a jump")]
 #[inline(always)]
 fn admit_key(core: &Core, store: &Store, hash: u64) -> Packed {
-    admit_key_at(core, store, hash, store.now())
+    let now = store.now();
+    if store.holds_any() { admit_beside_holds(core, store, hash, now) } else { admit_key_at(core, store, hash, now) }
+}
+
+/// The fast path of a key while keys of its store are held.
+#[inline(never)]
+fn admit_beside_holds(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    if store.is_free(hash, now) { admit_key_at(core, store, hash, now) } else { admit_held(core, store, hash, now) }
+}
+
+#[inline(never)]
+fn admit_held(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    if let Some((until, remaining)) = store.repeated_denial(hash, now)
+        && until > now.latest
+    {
+        let retry_after = until - now.earliest;
+        return Packed::told(Refusal { position: 0, remaining, retry_after, is_blocked: true });
+    }
+    admit_held_anew(core, store, hash, now)
+}
+
+#[cold]
+#[inline(never)]
+fn admit_held_anew(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+    match store.take_if_held(hash, now) {
+        None => admit_key_at(core, store, hash, now),
+        Some((verdict, left)) => settle(core, (verdict, Some(left)), now),
+    }
 }
 
 #[expect(clippy::inline_always, reason = "a jump to one of five functions")]

@@ -1,17 +1,26 @@
 //! Keys that are blocked, and keys in debt: what stands beside their buckets.
 //!
-//! Few keys are. So a store looks here only while its table has an entry, and no call leaves the
-//! fast path while no store of the process has one (`Switch::Holds`).
+//! Few keys are. A store looks here only while it holds any key, and then a filter of 64 bits a
+//! shard, read without a lock, tells most other keys apart.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::hash::BuildHasherDefault;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use foldhash::quality::RandomState;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
+use super::fingerprint::{Fingerprint, fingerprint};
 use crate::decision::Address;
 use crate::rt::clock::Now;
-use crate::switches::{Switch, turn};
+use crate::rt::sync::{Line, Lock};
+
+/// Shards of the holds of a store.
+const SHARDS: usize = 64;
+
+/// How long denials of a blocked key repeat the answer of an earlier one, in nanoseconds. Bounded,
+/// because a call that began before the block may still take permits.
+const REPEATED_FOR: u64 = 1_000_000_000;
 
 /// How many ended holds one call removes.
 const SWEPT: usize = 8;
@@ -40,123 +49,244 @@ impl Hold {
 }
 
 /// The holds of one store, at most as many as its backend has room for buckets.
+///
+/// Changed under the lock of `ends`, and looked up under the lock of a shard alone.
 pub(super) struct Holds {
-    /// A hint to be read without the lock: whether there are any. Changed under the lock.
+    /// A hint to be read without a lock: whether there are any.
     has_any: AtomicBool,
+    /// When the first of them ends.
+    first_end: AtomicU64,
     most: usize,
-    table: Mutex<Held>,
+    /// All holds by the time at which they end.
+    ends: Mutex<BTreeSet<(u64, u64)>>,
+    /// Made for the first hold.
+    shards: OnceLock<Box<[Line<Shard>; SHARDS]>>,
+}
+
+struct Shard {
+    /// A bit for each held key. It may be set for others too.
+    filter: AtomicU64,
+    held: Lock<HashMap<u64, HeldKey, BuildHasherDefault<Fingerprint>>>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct HeldKey {
+    hold: Hold,
+    denial: BlockedDenial,
+}
+
+/// The denial of one permit of a blocked key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct BlockedDenial {
+    pub(super) until: u64,
+    /// What the limit has left.
+    pub(super) remaining: u32,
+    /// The answer stays the same until then, if nobody charges the bucket.
+    pub(super) holds_until: u64,
 }
 
 /// The holds as such, which outlive their store.
-#[derive(Default)]
-pub(super) struct Held {
-    by_address: HashMap<Address, Hold, RandomState>,
-    /// The same by the time at which they end.
-    by_end: BTreeSet<(u64, Address)>,
+pub(super) struct Held(Vec<(u64, Hold)>);
+
+/// The fingerprint of a bucket. Zero stands for the bucket without a key.
+#[inline]
+fn held_by(address: Address) -> u64 {
+    match address {
+        Address::Unkeyed => 0,
+        Address::Hash(hash) => fingerprint(hash),
+    }
 }
 
-/// How many stores hold something.
-static HOLDING: Mutex<usize> = Mutex::new(0);
+/// The shard and the filter's bit of a fingerprint: the map within a shard selects by the lowest and
+/// the highest bits.
+#[inline]
+fn place(key: u64) -> (usize, u64) {
+    let [_, _, _, bit, shard, ..] = key.to_le_bytes();
+    (usize::from(shard) % SHARDS, 1 << (bit % 64))
+}
 
 impl Holds {
     pub(super) fn new(most: usize) -> Holds {
-        Holds { has_any: AtomicBool::new(false), most, table: Mutex::default() }
+        Holds {
+            has_any: AtomicBool::new(false),
+            first_end: AtomicU64::new(u64::MAX),
+            most: most.max(1),
+            ends: Mutex::default(),
+            shards: OnceLock::new(),
+        }
     }
 
-    /// Whether a call must look for its key.
+    /// Whether any key is held.
     #[inline]
     pub(super) fn has_any(&self) -> bool {
         self.has_any.load(Ordering::Acquire)
     }
 
+    /// Whether a key may be held; `false` is certain.
+    #[inline]
+    pub(super) fn may_hold(&self, address: Address) -> bool {
+        self.has_any() && self.has_bit_of(address)
+    }
+
+    /// Out of line, so that calls of stores without holds carry none of it.
+    #[cold]
+    #[inline(never)]
+    fn has_bit_of(&self, address: Address) -> bool {
+        self.has_bit(held_by(address))
+    }
+
+    #[inline]
+    fn has_bit(&self, key: u64) -> bool {
+        let (shard, bit) = place(key);
+        self.shards.get().is_some_and(|shards| shards[shard].0.filter.load(Ordering::Acquire) & bit != 0)
+    }
+
     /// What holds the calls of a key at `now`.
     #[inline]
     pub(super) fn of(&self, address: Address, now: Now) -> Hold {
-        if self.has_any() { self.look(address, now) } else { Hold::NONE }
+        if !self.has_any() || self.is_free(address, now) { Hold::NONE } else { self.look(held_by(address), now) }
     }
 
+    /// The denial that the last call of a key has got, if it still stands.
+    #[inline]
+    pub(super) fn repeated(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
+        let key = fingerprint(hash);
+        let held = self.shards.get()?[place(key).0].0.held.lock();
+        let BlockedDenial { until, remaining, holds_until } = held.get(&key)?.denial;
+        (holds_until > now.earliest).then_some((until, remaining))
+    }
+
+    /// Notes the denial of a key that is held by `hold`, for the next ones.
+    pub(super) fn note(&self, hash: u64, now: Now, hold: Hold, denial: BlockedDenial) {
+        let (Some(shards), key) = (self.shards.get(), fingerprint(hash)) else { return };
+        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key).filter(|held| held.hold == hold) {
+            let longest = now.earliest.saturating_add(REPEATED_FOR).min(hold.until());
+            held.denial = BlockedDenial { holds_until: denial.holds_until.min(longest), ..denial };
+        }
+    }
+
+    /// Forgets the denial of a key, because its bucket has changed.
     #[cold]
+    pub(super) fn forget_denial(&self, address: Address) {
+        let (Some(shards), key) = (self.shards.get(), held_by(address)) else { return };
+        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key) {
+            held.denial = BlockedDenial::default();
+        }
+    }
+
+    /// Whether a key is certainly not held, and no hold has ended.
+    #[inline]
+    pub(super) fn is_free(&self, address: Address, now: Now) -> bool {
+        self.first_end.load(Ordering::Relaxed) > now.earliest && !self.has_bit(held_by(address))
+    }
+
     #[inline(never)]
-    fn look(&self, address: Address, now: Now) -> Hold {
-        let mut table = self.table.lock();
-        table.sweep(now);
-        let hold = table.by_address.get(&address).copied().unwrap_or_default();
-        self.update(&table);
-        hold
+    fn look(&self, key: u64, now: Now) -> Hold {
+        if self.first_end.load(Ordering::Relaxed) <= now.earliest {
+            self.sweep(&mut self.ends.lock(), now);
+        }
+        let hold = self.get(key);
+        if hold.until() > now.earliest { hold } else { Hold::NONE }
     }
 
     /// Changes what holds the calls of a key. Returns what holds them then.
     ///
-    /// In a full table, the hold that ends first makes room.
+    /// If there are too many, the hold that ends first makes room.
     pub(super) fn change(&self, address: Address, now: Now, change: impl FnOnce(&mut Hold)) -> Hold {
-        let mut table = self.table.lock();
-        table.sweep(now);
-        let mut hold = table.remove(address);
+        let (mut ends, key) = (self.ends.lock(), held_by(address));
+        self.sweep(&mut ends, now);
+        let before = self.get(key);
+        let mut hold = before;
         change(&mut hold);
-        if hold.until() > now.earliest {
-            while table.by_address.len() >= self.most.max(1) {
-                let Some((_, first)) = table.by_end.first().copied() else { break };
-                table.remove(first);
+        if hold.until() <= now.earliest {
+            self.remove(&mut ends, key);
+        } else {
+            // In place: a look meanwhile finds the one or the other.
+            ends.remove(&(before.until(), key));
+            while ends.len() >= self.most {
+                let Some((_, first)) = ends.first().copied() else { break };
+                self.remove(&mut ends, first);
             }
-            table.by_end.insert((hold.until(), address));
-            table.by_address.insert(address, hold);
+            self.insert(&mut ends, key, hold);
         }
-        self.update(&table);
+        self.update(&ends);
         hold
+    }
+
+    fn get(&self, key: u64) -> Hold {
+        let shard = self.shards.get().map(|shards| &shards[place(key).0].0);
+        shard.and_then(|shard| shard.held.lock().get(&key).map(|held| held.hold)).unwrap_or_default()
     }
 
     /// Takes out all holds.
     pub(super) fn take(&self) -> Held {
-        let mut table = self.table.lock();
-        let held = std::mem::take(&mut *table);
-        self.update(&table);
-        held
+        let mut ends = self.ends.lock();
+        let keys: Vec<u64> = ends.iter().map(|(_, key)| *key).collect();
+        let held = keys.into_iter().map(|key| (key, self.remove(&mut ends, key))).collect();
+        self.update(&ends);
+        Held(held)
     }
 
-    pub(super) fn put(&self, held: Held) {
-        let mut table = self.table.lock();
-        *table = held;
-        self.update(&table);
-    }
-
-    /// Sets the hint, and the process's switch. The caller holds the table's lock.
-    fn update(&self, held: &Held) {
-        let has_any = !held.by_address.is_empty();
-        if self.has_any.swap(has_any, Ordering::AcqRel) == has_any {
-            return;
+    pub(super) fn put(&self, Held(held): Held) {
+        let mut ends = self.ends.lock();
+        for (key, hold) in held {
+            self.insert(&mut ends, key, hold);
         }
-        let mut holding = HOLDING.lock();
-        *holding = if has_any { *holding + 1 } else { holding.saturating_sub(1) };
-        turn(Switch::Holds, *holding > 0);
-    }
-}
-
-impl Held {
-    /// When the last of them ends; 0 if there are none.
-    pub(super) fn end(&self) -> u64 {
-        self.by_end.last().map_or(0, |(end, _)| *end)
+        self.update(&ends);
     }
 
-    fn remove(&mut self, address: Address) -> Hold {
-        let Some(hold) = self.by_address.remove(&address) else { return Hold::NONE };
-        self.by_end.remove(&(hold.until(), address));
+    fn insert(&self, ends: &mut Ends<'_>, key: u64, hold: Hold) {
+        let shard = || Line(Shard { filter: AtomicU64::new(0), held: Lock::new(HashMap::default()) });
+        let shards = self.shards.get_or_init(|| Box::new(std::array::from_fn(|_| shard())));
+        let (shard, bit) = place(key);
+        let Shard { filter, held } = &shards[shard].0;
+        ends.insert((hold.until(), key));
+        held.lock().insert(key, HeldKey { hold, ..HeldKey::default() });
+        filter.fetch_or(bit, Ordering::Release);
+    }
+
+    fn remove(&self, ends: &mut Ends<'_>, key: u64) -> Hold {
+        let (Some(shards), (shard, _)) = (self.shards.get(), place(key)) else { return Hold::NONE };
+        let Shard { filter, held } = &shards[shard].0;
+        let mut held = held.lock();
+        let Some(HeldKey { hold, .. }) = held.remove(&key) else { return Hold::NONE };
+        ends.remove(&(hold.until(), key));
+        // Of more keys, nearly all bits are set anyway.
+        if held.len() <= 64 {
+            let bits = held.keys().fold(0, |bits, key| bits | place(*key).1);
+            filter.store(bits, Ordering::Release);
+        }
         hold
     }
 
-    /// Removes a few of those that have ended.
-    fn sweep(&mut self, now: Now) {
+    /// Removes a few holds that have ended.
+    fn sweep(&self, ends: &mut Ends<'_>, now: Now) {
         for _ in 0..SWEPT {
-            match self.by_end.first().copied() {
-                Some((end, address)) if end <= now.earliest => _ = self.remove(address),
-                _ => return,
+            match ends.first().copied() {
+                Some((end, key)) if end <= now.earliest => _ = self.remove(ends, key),
+                _ => break,
             }
         }
+        self.update(ends);
+    }
+
+    /// Sets the hints.
+    fn update(&self, ends: &Ends<'_>) {
+        self.first_end.store(ends.first().map_or(u64::MAX, |(end, _)| *end), Ordering::Relaxed);
+        self.has_any.store(!ends.is_empty(), Ordering::Release);
     }
 }
 
-impl Drop for Holds {
-    fn drop(&mut self) {
-        drop(self.take());
+type Ends<'a> = MutexGuard<'a, BTreeSet<(u64, u64)>>;
+
+impl Held {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// When the last of them ends; 0 if there are none.
+    pub(super) fn end(&self) -> u64 {
+        self.0.iter().map(|(_, hold)| hold.until()).max().unwrap_or(0)
     }
 }
 
@@ -202,5 +332,42 @@ mod tests {
         assert_eq!(holds.of(Address::Hash(1), at(2)), Hold { blocked_until: 0, owed_until: 5 });
         assert_eq!(holds.of(Address::Hash(1), at(5)), Hold::NONE);
         assert!(!holds.has_any());
+    }
+
+    #[test]
+    fn holds_are_those_of_a_map() {
+        for keys in [3_u64, 200, 20_000] {
+            let (holds, mut map, mut random) = (Holds::new(50_000), HashMap::new(), 1_u64);
+            for now in 0..40_000 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let hash = ((random >> 33) % keys).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let until = if now % 3 == 0 { 0 } else { now + (random >> 20) % 9_000 };
+                holds.change(Address::Hash(hash), at(now), |hold| hold.blocked_until = until);
+                map.insert(hash, until);
+                let hash = ((random >> 41) % keys).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                let expected = map.get(&hash).copied().filter(|until| *until > now).unwrap_or(0);
+                let address = Address::Hash(hash);
+                assert!(expected == 0 || holds.may_hold(address) && !holds.is_free(address, at(now)));
+                assert_eq!(holds.of(address, at(now)).blocked_until, expected);
+            }
+            let held = holds.take();
+            assert!(!holds.has_any() && held.end() > 40_000);
+            holds.put(held);
+            let still = map.iter().filter(|(_, until)| **until > 40_000);
+            still.for_each(|(hash, until)| {
+                assert_eq!(holds.of(Address::Hash(*hash), at(40_000)).blocked_until, *until);
+            });
+        }
+    }
+
+    #[test]
+    fn most_keys_beside_few_held_ones_are_free() {
+        let holds = Holds::new(100);
+        let hash = |key: u64| key.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (0..20).for_each(|key| _ = block(&holds, hash(key), 0, 10));
+        let free =
+            |keys: std::ops::Range<u64>| keys.filter(|key| holds.is_free(Address::Hash(hash(*key)), at(1))).count();
+        assert_eq!(free(0..20), 0);
+        assert!(free(1_000..2_000) > 950);
     }
 }

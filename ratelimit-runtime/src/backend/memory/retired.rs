@@ -13,7 +13,7 @@ use super::store::{Keyed, Store, Written};
 use super::table::Table;
 use crate::algorithm::Rule;
 use crate::hash::Seed;
-use crate::rt::clock;
+use crate::rt::clock::{self, Now};
 
 /// A bucket, with its shard and its fingerprint.
 type Bucket<S> = (usize, u64, S);
@@ -77,7 +77,26 @@ impl Retired {
         on_keys!(&self.keyed, buckets => buckets.len()) + self.free.len()
     }
 
-    /// The time at which all buckets are idle.
+    /// Blocks and debts.
+    pub(super) fn holds(&self) -> usize {
+        self.holds.len()
+    }
+
+    /// Drops the buckets; `None` if no block or debt is left.
+    pub(super) fn without_buckets(self, now: Now) -> Option<Retired> {
+        let idle_at = self.holds.end();
+        let keyed = match self.keyed {
+            Keys::One(_) => Keys::One(Vec::new()),
+            Keys::Two(_) => Keys::Two(Vec::new()),
+            Keys::Three(_) => Keys::Three(Vec::new()),
+            Keys::Window(_) => Keys::Window(Vec::new()),
+            Keys::Full(_) => Keys::Full(Vec::new()),
+        };
+        let retired = Retired { unkeyed: Full::idle(), keyed, free: Vec::new(), idle_at, ..self };
+        (idle_at > now.earliest).then_some(retired)
+    }
+
+    /// The time at which all buckets are idle and all blocks have ended.
     pub(super) fn idle_at(&self) -> u64 {
         self.idle_at
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
-use super::holds::{Hold, Holds};
+use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
@@ -552,7 +552,7 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.has_any() {
+        if self.holds.may_hold(address) {
             return self.take_beside_holds(address, ask, now);
         }
         let told = match address {
@@ -573,7 +573,7 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.has_any() {
+        if self.holds.may_hold(address) {
             return self.take_beside_holds(address, ask, now);
         }
         let told = match address {
@@ -592,17 +592,58 @@ impl Store {
         }
     }
 
-    /// [`take_and_tell`](Store::take_and_tell), if any key of the store is held.
+    /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
     #[cold]
     #[inline(never)]
     fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         self.take_behind(self.holds.of(address, now), address, ask, now)
     }
 
-    /// Takes one permit of a held key, by the limits written down. `None` if the key is not held.
-    pub(crate) fn take_if_held(&self, address: Address, now: Now) -> Option<(Verdict, Left)> {
-        let floor = self.holds.of(address, now);
-        (floor != Hold::NONE).then(|| self.take_behind(floor, address, &self.written_ask(1), now))
+    /// Whether a key is certainly neither blocked nor in debt, and no block or debt has ended.
+    #[inline]
+    pub(crate) fn is_free(&self, hash: u64, now: Now) -> bool {
+        self.holds.is_free(Address::Hash(hash), now)
+    }
+
+    /// Until when one permit of a blocked key is denied, and what the limit has left, if its last
+    /// call has got that answer and nothing has changed.
+    #[inline]
+    pub(crate) fn repeated_denial(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
+        self.holds.repeated(hash, now)
+    }
+
+    /// Takes one permit of a key that may be held, by the limits written down. `None` if it is not
+    /// held.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+        let hold = self.hold_of(Address::Hash(hash), now);
+        if hold == Hold::NONE {
+            return None;
+        }
+        let denied = self.deny_blocked(hold, hash, now).map(|BlockedDenial { until, remaining, .. }| {
+            (Verdict::Denied { until, position: 0 }, Left { remaining, is_blocked: true, ..Left::default() })
+        });
+        denied.or_else(|| Some(self.take_behind(hold, Address::Hash(hash), &self.written_ask(1), now)))
+    }
+
+    /// Denies one permit of a blocked key by its only limit. `None` if the call must be decided
+    /// elsewhere.
+    fn deny_blocked(&self, hold: Hold, hash: u64, now: Now) -> Option<BlockedDenial> {
+        if self.most == 0 || hold.owed_until > now.earliest || self.free.get().is_some() {
+            return None;
+        }
+        let until = hold.blocked_until;
+        let denial = on_table!(self, (table, form) => {
+            let found = table.with_existing(self.context(form), hash, |state, queue| {
+                let denial = deny_blocked(state, form, &self.rule, now, until);
+                (if queue.is_none() { denial } else { None }, false)
+            });
+            // A missing bucket is idle.
+            found.unwrap_or(Some(BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }))
+        })?;
+        self.holds.note(hash, now, hold, denial);
+        Some(denial)
     }
 
     fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
@@ -619,7 +660,7 @@ impl Store {
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
-            _ if self.holds.has_any() => None,
+            _ if self.holds.may_hold(address) => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
             Address::Unkeyed if ask.is_foreign => None,
             Address::Unkeyed => {
@@ -685,7 +726,7 @@ impl Store {
     #[inline]
     pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
-            _ if self.holds.has_any() => false,
+            _ if self.holds.may_hold(address) => false,
             Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
@@ -723,28 +764,35 @@ impl Store {
     /// stands.
     pub(crate) fn block(self: &Arc<Store>, address: Address, until: u64, now: Now) {
         self.holds.change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
-        self.held(address, now);
+        self.held_anew(address, now);
     }
 
     /// Ends the block of a key.
     pub(crate) fn unblock(self: &Arc<Store>, address: Address, now: Now) {
         self.holds.change(address, now, |hold| hold.blocked_until = 0);
-        self.held(address, now);
+        self.held_anew(address, now);
     }
 
     /// Whether any key is blocked or in debt.
-    #[cfg(test)]
-    pub(super) fn holds_any(&self) -> bool {
+    #[inline]
+    pub(crate) fn holds_any(&self) -> bool {
         self.holds.has_any()
     }
 
+    /// Whether a key may be blocked or in debt; `false` is certain.
+    #[inline]
+    pub(crate) fn may_hold(&self, address: Address) -> bool {
+        self.holds.may_hold(address)
+    }
+
     /// What holds the calls of a key.
+    #[inline]
     pub(crate) fn hold_of(&self, address: Address, now: Now) -> Hold {
         self.holds.of(address, now)
     }
 
     /// Moves waiting calls behind what holds their key now.
-    fn held(self: &Arc<Store>, address: Address, now: Now) {
+    fn held_anew(self: &Arc<Store>, address: Address, now: Now) {
         // Looked up under the bucket's lock, so that the last change is the last that they learn of.
         let floor = || self.holds.of(address, now);
         let done = self.perform(address, &self.written_ask(0), now, &Task::Held(&floor));
@@ -852,7 +900,7 @@ impl Store {
         task: &Task<'_>,
         wakes: &mut Wakes,
     ) -> Done {
-        match address {
+        let done = match address {
             Address::Unkeyed => {
                 let Written { rules, varies, .. } = &self.written;
                 if *varies {
@@ -865,7 +913,11 @@ impl Store {
                 })
             }
             Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
+        };
+        if !matches!(task, Task::Take | Task::Peek) && self.holds.may_hold(address) {
+            self.holds.forget_denial(address);
         }
+        done
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
@@ -934,7 +986,7 @@ impl Store {
         tells: bool,
         others: &dyn Fn(Verdict) -> Fate,
     ) -> Option<(Verdict, Left)> {
-        if self.holds.has_any() {
+        if self.holds.may_hold(address) {
             return None;
         }
         match address {
@@ -1026,7 +1078,11 @@ impl Store {
     /// What the unkeyed bucket says to a call that another bucket denies. `None` if that cannot be
     /// read in its usual form.
     pub(super) fn peek_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        if ask.is_foreign || self.holds.has_any() { None } else { self.unkeyed.peek(&ask.call, &self.forms, now) }
+        if ask.is_foreign || self.holds.may_hold(Address::Unkeyed) {
+            None
+        } else {
+            self.unkeyed.peek(&ask.call, &self.forms, now)
+        }
     }
 
     /// [`Together`] on a bucket that [exists](Store::make). `None` if it is gone meanwhile.
@@ -1083,7 +1139,7 @@ impl Store {
         wakes: Option<&mut Wakes>,
     ) -> Option<(Verdict, Left)> {
         let told = match (address, tells) {
-            _ if self.holds.has_any() => None,
+            _ if self.holds.may_hold(address) => None,
             (Address::Hash(hash), true) => self.try_on_key(hash, ask, now, TakeAndTell),
             (Address::Hash(hash), false) => self.try_on_key(hash, ask, now, TakeOrTell),
             (Address::Unkeyed, _) => self.take_last_unkeyed(ask, now, tells),
@@ -1314,6 +1370,19 @@ fn try_in<S: State, const W: usize, O: Operation>(
     on: O,
 ) -> Option<(Verdict, Left)> {
     table.try_with(hash, |state| on.run(call, state, form, now))
+}
+
+/// Denies one permit of a key that is blocked until `until`, by its only limit.
+fn deny_blocked<S: State>(state: &mut S, form: &S::Form, rule: &Rule, now: Now, until: u64) -> Option<BlockedDenial> {
+    state.prepare(form, std::slice::from_ref(rule), now);
+    if !state.is_decidable(form, now) {
+        return None;
+    }
+    let remaining = state.remaining(form, 0, rule, now);
+    let one_more =
+        if remaining < rule.capacity() { state.fits_at(form, 0, rule, now, remaining + 1) } else { u64::MAX };
+    let until = if remaining > 0 { until } else { until.max(one_more) };
+    Some(BlockedDenial { until, remaining, holds_until: one_more })
 }
 
 impl Drop for Store {

@@ -267,7 +267,7 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
         Address::Unkeyed => panic!("a key"),
     };
     // What the shard goes by, and what the bucket goes by there.
-    for of in [|hash| hash, table::fingerprint] {
+    for of in [|hash| hash, fingerprint::fingerprint] {
         let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
         // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
@@ -371,4 +371,144 @@ fn a_block_outlives_the_limiter_that_set_it() {
     assert!(second.holds_any());
     assert!(!take(&second, 7, now + 1_000) && take(&second, 8, now + 1_000));
     release(second);
+}
+
+/// A blocked key's denial as the fast path gives it: what the last one has got, if that still stands.
+fn deny(store: &Store, address: Address, now: Now) -> (u64, u32) {
+    let Address::Hash(hash) = address else { panic!("a key") };
+    store.repeated_denial(hash, now).unwrap_or_else(|| match store.take_if_held(hash, now) {
+        Some((Verdict::Denied { until, position: 0 }, Left { remaining, is_blocked: true, .. })) => (until, remaining),
+        other => panic!("{other:?}"),
+    })
+}
+
+#[test]
+fn a_repeated_denial_of_a_blocked_key_is_what_the_limit_says_now() {
+    let limit =
+        |count, secs, algorithm| Rule::new(Limit::new(count, Duration::from_secs(secs)).with_algorithm(algorithm));
+    let rules = [
+        HOUR,
+        limit(5, 60, Algorithm::SlidingWindow),
+        limit(1_000, 60, Algorithm::SlidingWindow),
+        limit(5, 60, Algorithm::TokenBucket),
+        limit(17, 1, Algorithm::TokenBucket),
+        limit(5, 60, Algorithm::FixedWindow),
+    ];
+    for rule in rules {
+        let store = of(&MemoryBackend::new(), None, rule);
+        let (address, mut now, mut random) = (store.address(&1_u64), START, 7_u64);
+        let ask = |cost| {
+            let call = Call { rules: std::slice::from_ref(&rule), backoff: None, cost, floor: Hold::NONE };
+            Ask { call, is_foreign: false }
+        };
+        let mut taken = None;
+        for _ in 0..2_000 {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            now += (random >> 30) % [1_000, 300_000_000, 30_000_000_000][(random >> 60) as usize % 3];
+            let at = Now::exactly(now);
+            store.block(address, now + 5_000_000_000, at);
+            match (random >> 50) % 8 {
+                0 => _ = store.charge(address, &ask(1), at),
+                1 => store.reset(address, &ask(1), at),
+                2 => {
+                    store.unblock(address, at);
+                    if let (Verdict::Admitted { at }, _) = store.take_or_tell(address, &ask(1), at) {
+                        taken = Some(Permit { at, cost: 1 });
+                    }
+                    store.block(address, now + 50_000_000, at);
+                }
+                3 => taken.take().into_iter().for_each(|permit| store.refund(address, &ask(1), at, permit)),
+                _ => {}
+            }
+            // The first notes it, the second repeats it.
+            for _ in 0..2 {
+                let (Verdict::Denied { until, .. }, Left { remaining, .. }) = store.peek(address, &ask(1), at) else {
+                    panic!("it is blocked");
+                };
+                assert_eq!(deny(&store, address, at), (until, remaining), "{rule:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_denial_is_repeated_after_its_block() {
+    let store = store(&MemoryBackend::new(), None);
+    let address = store.address(&1_u64);
+    assert!(take(&store, 1, START) && take(&store, 1, START));
+    // The limit denies for longer than the block.
+    store.block(address, START + 1_000, Now::exactly(START));
+    for now in [START, START + 999] {
+        assert_eq!(deny(&store, address, Now::exactly(now)), (START + HOUR.per(), 0));
+    }
+    let Address::Hash(hash) = address else { panic!("a key") };
+    let over = Now::exactly(START + 1_000);
+    assert_eq!(store.repeated_denial(hash, over), None);
+    assert_eq!(store.take_if_held(hash, over), None);
+    // A block that is set anew, and ends sooner.
+    store.block(address, START + 9_000, Now::exactly(START + 2_000));
+    let _ = deny(&store, address, Now::exactly(START + 2_000));
+    store.unblock(address, Now::exactly(START + 2_001));
+    assert_eq!(store.repeated_denial(hash, Now::exactly(START + 2_002)), None);
+}
+
+#[test]
+fn a_denied_call_of_a_blocked_key_makes_no_bucket() {
+    let backend = MemoryBackend::with_max_keys(1);
+    let store = store(&backend, None);
+    store.block(store.address(&1_u64), START + 100, Now::exactly(START));
+    assert!(take(&store, 2, START));
+    let found = deny(&store, store.address(&1_u64), Now::exactly(START));
+    assert_eq!(found, (START + 100, 2));
+    assert_eq!((backend.tracked_keys(), backend.evicted()), (1, 0));
+}
+
+#[test]
+fn a_flood_of_new_keys_ends_no_block() {
+    let backend = MemoryBackend::with_max_keys(50);
+    let now = clock::now();
+    let hour = now + 3_600_000_000_000;
+    // One of the limiters is gone.
+    let gone = store(&backend, Some("gone"));
+    let blocked = store(&backend, Some("blocked"));
+    for store in [&gone, &blocked] {
+        (0..10).for_each(|key| assert!(take(store, key, now)));
+        (5..15_u64).for_each(|key| store.block(store.address(&key), hour, Now::exactly(now)));
+    }
+    release(gone);
+    let other = store(&backend, None);
+    for key in 0..5_000 {
+        let _ = (take(&other, key, now + 1), take(&blocked, 1_000 + key, now + 1));
+    }
+    assert!(backend.evicted() > 0 && backend.tracked_keys() <= 50);
+    let gone = store(&backend, Some("gone"));
+    for store in [&gone, &blocked] {
+        assert!((5..15).all(|key| !take(store, key, now + 2)));
+        assert!(take(store, 0, now + 2));
+        // They end as they were to.
+        assert!((5..15).all(|key| take(store, key, hour)));
+    }
+    [gone, blocked].into_iter().for_each(release);
+}
+
+#[test]
+fn limiters_that_are_gone_keep_as_many_blocks_as_the_backend_has_room_for_buckets() {
+    let backend = MemoryBackend::with_max_keys(10);
+    let now = clock::now();
+    let end = |limiter: u64| now + (limiter + 1) * 3_600_000_000_000;
+    let name = |limiter: u64| format!("limiter {limiter}");
+    for limiter in 0..5 {
+        let store = store(&backend, Some(&name(limiter)));
+        (0..4_u64).for_each(|key| store.block(store.address(&key), end(limiter), Now::exactly(now)));
+        release(store);
+    }
+    let blocked = |limiter| {
+        let store = store(&backend, Some(&name(limiter)));
+        let blocked = (0..4_u64).filter(|key| !take(&store, *key, now + 1)).count();
+        release(store);
+        blocked
+    };
+    assert_eq!([4, 3, 2, 1, 0].map(blocked), [4, 4, 0, 0, 0]);
+    let stores = backend.shared.stores.lock();
+    assert_eq!((stores.holds, stores.held.len()), (8, 2));
 }
