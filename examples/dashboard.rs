@@ -22,7 +22,7 @@ use axum::{Router, response};
 use futures_util::Stream;
 use futures_util::stream::unfold;
 use ratelimit_examples::address;
-use ratelimit_examples::key::{Key, time};
+use ratelimit_examples::key::{Key, Keys, time};
 use ratelimit_runtime::{Algorithm, Limit, RateLimiter, limiters, rate_limit, set_limits};
 use serde_json::{Value, json};
 use subtle::ConstantTimeEq;
@@ -116,12 +116,14 @@ fn acted(name: &str, action: &str, value: &str, key: &str) -> Result<String, Str
         set_limits(name, &limits.map_err(|error| told(&error))?).map_err(|error| told(&error))?;
         return Ok("set".to_owned());
     }
-    let key: Key = key.parse()?;
+    // One key, or one for each limit.
+    let one = || key.parse::<Key>();
+    let keys = || key.parse::<Keys>();
     match action {
-        "block" => limiter.block(key, time(value)?).map_err(|error| told(&error)).map(|()| "blocked".to_owned()),
-        "unblock" => limiter.unblock(key).map_err(|error| told(&error)).map(|()| "unblocked".to_owned()),
-        "reset" => limiter.reset(key).map_err(|error| told(&error)).map(|()| "reset".to_owned()),
-        "peek" => Ok(match limiter.peek(key, 0) {
+        "block" => limiter.block(one()?, time(value)?).map_err(|error| told(&error)).map(|()| "blocked".to_owned()),
+        "unblock" => limiter.unblock(one()?).map_err(|error| told(&error)).map(|()| "unblocked".to_owned()),
+        "reset" => keys()?.reset(limiter).map(|()| "reset".to_owned()),
+        "peek" => Ok(match keys()?.peek(limiter)? {
             Ok(left) => format!("{} left of {}", left.remaining(), left.limit()),
             Err(exceeded) => exceeded.to_string(),
         }),

@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ratelimit_runtime::{KeyWriter, Limit, RateLimitKey};
+use ratelimit_runtime::{
+    Decision, ExceededKind, KeyWriter, Limit, MAX_LIMITS, RateLimitExceeded, RateLimitKey, RateLimiter,
+};
 
 /// A time as typed: `10m`, as in the attribute.
 ///
@@ -14,6 +16,61 @@ pub fn time(text: &str) -> Result<Duration, String> {
     // A period of a limit, which is written alike.
     let limit: Result<Limit, _> = format!("1/{text}").parse();
     limit.map(|limit| limit.per()).map_err(|error| error.to_string())
+}
+
+/// The keys of one call, as typed: one key for all limits, or one for each limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Keys(pub Vec<Key>);
+
+/// Evaluates an expression with the only key, or one with a tuple of as many keys as limits.
+macro_rules! on_keys {
+    ($keys:expr, $key:ident => $one:expr, $tuple:ident => $each:expr) => {
+        on_keys!(@ $keys, $key => $one, $tuple => $each,
+            [a b] [a b c] [a b c d] [a b c d e] [a b c d e f] [a b c d e f g] [a b c d e f g h])
+    };
+    (@ $keys:expr, $key:ident => $one:expr, $tuple:ident => $each:expr, $([$($part:ident)*])*) => {
+        match &$keys[..] {
+            [$key] => $one,
+            $([$($part),*] => { let $tuple = ($($part,)*); $each })*
+            _ => return Err(format!("write from one to {MAX_LIMITS} keys")),
+        }
+    };
+}
+
+impl Keys {
+    /// What the keys have left.
+    ///
+    /// # Errors
+    /// If the limits have another number of keys.
+    pub fn peek(&self, limiter: &RateLimiter) -> Result<Result<Decision, RateLimitExceeded>, String> {
+        let told = on_keys!(self.0, key => limiter.peek(key, 0), keys => limiter.peek_each(keys, 0));
+        match told {
+            Err(exceeded) if exceeded.kind() == ExceededKind::WrongKeys => {
+                Err(format!("the limits of `{}` have another number of keys than {}", limiter.name(), self.0.len()))
+            }
+            told => Ok(told),
+        }
+    }
+
+    /// Forgets what the keys have taken.
+    ///
+    /// # Errors
+    /// If the limits have another number of keys, or the backend fails.
+    pub fn reset(&self, limiter: &RateLimiter) -> Result<(), String> {
+        // A reset of too many or too few keys does nothing.
+        let _ = self.peek(limiter)?;
+        let reset = on_keys!(self.0, key => limiter.reset(key), keys => limiter.reset_each(keys));
+        reset.map_err(|error| error.to_string())
+    }
+}
+
+/// Several keys have a `;` between them: `str:ann;u64:7;()`. In a text, it is written behind a `\`.
+impl FromStr for Keys {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Keys, String> {
+        parts(text, ';')?.iter().map(|part| part.parse()).collect::<Result<_, _>>().map(Keys)
+    }
 }
 
 /// A key as typed: `u64:42`, `str:ann`, `ip:203.0.113.9`, `none`, `some:str:ann`, or several in
@@ -59,7 +116,7 @@ impl FromStr for Key {
             if inner.trim().is_empty() {
                 return Ok(Key::All);
             }
-            let parts: Result<Vec<Key>, String> = parts(inner)?.iter().map(|part| part.parse()).collect();
+            let parts: Result<Vec<Key>, String> = parts(inner, ',')?.iter().map(|part| part.parse()).collect();
             return match parts? {
                 parts if parts.len() <= 4 => Ok(Key::Tuple(parts)),
                 _ => Err("a tuple has at most four keys here".to_owned()),
@@ -95,8 +152,8 @@ fn number<T: FromStr>(kind: &str, value: &str) -> Result<T, String> {
     value.parse().map_err(|_| format!("`{value}` is no `{kind}`"))
 }
 
-/// The parts of a tuple: at the commas outside of inner parentheses.
-fn parts(text: &str) -> Result<Vec<String>, String> {
+/// The parts of a text between separators outside of parentheses.
+fn parts(text: &str, separator: char) -> Result<Vec<String>, String> {
     let (mut parts, mut depth, mut is_escaped) = (vec![String::new()], 0_usize, false);
     for character in text.chars() {
         match character {
@@ -104,7 +161,7 @@ fn parts(text: &str) -> Result<Vec<String>, String> {
             '\\' => is_escaped = true,
             '(' => depth += 1,
             ')' => depth = depth.checked_sub(1).ok_or_else(|| format!("a `)` too many in `{text}`"))?,
-            ',' if depth == 0 => {
+            _ if character == separator && depth == 0 => {
                 parts.push(String::new());
                 continue;
             }
@@ -186,6 +243,26 @@ mod tests {
         same("ip:203.0.113.9", "203.0.113.9".parse::<IpAddr>().unwrap());
         same("(str:ann,u8:1)", ("ann", 1_u8));
         same("(str:a\\,b\\),some:(bool:true,none))", ("a,b)", Some((true, None::<u8>))));
+    }
+
+    #[test]
+    fn several_keys_are_those_of_limits_with_keys_of_their_own() {
+        let limits = [Limit::per_day(2), Limit::per_day(3), Limit::per_day(9)];
+        let builder = limits.iter().fold(RateLimiter::builder("keys"), |builder, limit| builder.limit(*limit));
+        let limiter = builder.ban(Duration::from_secs(600)).build().unwrap();
+        limiter.check_each(("a;b", 7_u64, ()), 2).unwrap();
+        let keys: Keys = r"str:a\;b;u64:7;()".parse().unwrap();
+        let left = keys.peek(&limiter).unwrap().unwrap();
+        assert_eq!((left.remaining(), left.limit()), (0, limits[0]));
+        let tenant: Keys = "str:other;u64:7;()".parse().unwrap();
+        assert_eq!(tenant.peek(&limiter).unwrap().unwrap().limit(), limits[1]);
+        // The next call bans the user.
+        limiter.check_each(("a;b", 7_u64, ()), 1).unwrap_err();
+        assert_eq!(keys.peek(&limiter).unwrap().unwrap_err().kind(), ExceededKind::Blocked);
+        keys.reset(&limiter).unwrap();
+        assert_eq!(keys.peek(&limiter).unwrap().unwrap().remaining(), 2);
+        let few: Keys = "str:a;u64:7".parse().unwrap();
+        assert!(few.peek(&limiter).is_err() && few.reset(&limiter).unwrap_err().contains("another number of keys"));
     }
 
     #[test]

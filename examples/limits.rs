@@ -5,6 +5,7 @@
 //! $ cargo run --example limits -- set search 200/1m
 //! $ cargo run --example limits -- push limits.toml
 //! $ cargo run --example limits -- peek login u64:42
+//! $ cargo run --example limits -- peek search str:ann str:acme '()'
 //! $ cargo run --example limits -- reset login '(str:ann,u8:1)'
 //! $ cargo run --example limits -- block login u64:42 10m
 //! $ cargo run --example limits -- unblock login u64:42
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use ratelimit_examples::key::{Key, time};
+use ratelimit_examples::key::{Key, Keys, time};
 use ratelimit_runtime::{
     BackendError, Configuration, Limit, OnBackendError, RateLimiter, RateLimiterBuilder, RedisBackend,
 };
@@ -47,10 +48,19 @@ enum Command {
     },
     /// Replaces the shared document by a file in TOML or JSON.
     Push { file: std::path::PathBuf },
-    /// Tells what a key has left, and whether it is blocked. Not of limits with keys of their own.
-    Peek { limiter: String, key: Key },
-    /// Forgets what a key has taken. Not of limits with keys of their own.
-    Reset { limiter: String, key: Key },
+    /// Tells what a key has left, and whether it is blocked or banned. Of limits with keys of their
+    /// own, write as many keys as a call has.
+    Peek {
+        limiter: String,
+        #[arg(required = true)]
+        keys: Vec<Key>,
+    },
+    /// Forgets what a key has taken, or a key for each limit.
+    Reset {
+        limiter: String,
+        #[arg(required = true)]
+        keys: Vec<Key>,
+    },
     /// Denies a key for a time, such as `10m`, in all processes.
     Block {
         limiter: String,
@@ -86,11 +96,11 @@ fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
             let (before, after) = (redis.configuration()?, std::fs::read_to_string(&file)?);
             replace(redis, &before, &after)?;
         }
-        Command::Peek { limiter, key } => match found(redis, &limiter)?.peek(key, 0) {
+        Command::Peek { limiter, keys } => match Keys(keys).peek(&found(redis, &limiter)?)? {
             Ok(left) => println!("{} left of {}", left.remaining(), left.limit()),
             Err(exceeded) => println!("{exceeded}"),
         },
-        Command::Reset { limiter, key } => found(redis, &limiter)?.reset(key)?,
+        Command::Reset { limiter, keys } => Keys(keys).reset(&found(redis, &limiter)?)?,
         Command::Block { limiter, key, time } => found(redis, &limiter)?.block(key, time)?,
         Command::Unblock { limiter, key } => found(redis, &limiter)?.unblock(key)?,
     }
@@ -140,7 +150,11 @@ fn replace(redis: &RedisBackend, before: &str, after: &str) -> Result<(), Box<dy
 fn found(redis: &RedisBackend, name: &str) -> Result<RateLimiter, Box<dyn Error>> {
     let published = redis.published()?.into_iter().find(|limiter| limiter.name == name);
     let published = published.ok_or_else(|| format!("no process has published a limiter `{name}`"))?;
-    let builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
+    let mut builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
+    if let Some(backoff) = published.backoff {
+        let (initial, max) = (backoff.initial(), backoff.max());
+        builder = if backoff.is_ban() { builder.ban(initial) } else { builder.backoff(initial, max) };
+    }
     let mut before = None;
     let add = |builder: RateLimiterBuilder, (limit, key): (Limit, u8)| {
         if before.replace(key) == Some(key) { builder.limit_of_same_key(limit) } else { builder.limit(limit) }

@@ -125,6 +125,39 @@ fn one_limit_of_several_is_tried_or_off() {
 }
 
 #[test]
+fn a_limit_with_a_key_of_its_own_is_tried_by_that_key() {
+    let _alone = alone();
+    let builder = RateLimiter::builder("keys").limit(Limit::per_hour(9)).limit(Limit::per_day(9));
+    let limiter = builder.limit(Limit::per_hour(8)).build().unwrap();
+    let call = |user: u8, tenant: u8| limiter.check_each((user, tenant, ()), 1).is_ok();
+    let counts = || {
+        let tried = info("keys (dry run)");
+        (tried.allowed, tried.denied)
+    };
+    // Per user as before, per tenant tried, in all no limit.
+    apply(r#"keys = ["9/1h", { count = 2, per = "1d", dry_run = true }, { count = 8, per = "1h", enabled = false }]"#);
+    assert!((0..3).all(|user| call(user, 1)));
+    // The third call of the tenant would have been denied, whoever the users are.
+    assert_eq!(counts(), (2, 1));
+    assert!((0..3).all(|tenant| call(9, tenant)));
+    assert_eq!(counts(), (4, 2));
+    assert!(limiter.peek_each((9_u8, 1_u8, ()), 1).is_ok());
+    assert!(futures_executor::block_on(limiter.check_each_async((9_u8, 1_u8, ()), 1)).is_ok());
+    assert!(limiter.wait_each_at_most((9_u8, 2_u8, ()), 1, Duration::ZERO).is_ok());
+    assert_eq!(counts(), (5, 3), "a peek is no call");
+    assert_eq!(info("keys").denied, 0);
+
+    // Two of the three are tried, and both deny.
+    apply(r#"keys = [{ count = 1, per = "1h", dry_run = true }, "9/1d", { count = 1, per = "1h", dry_run = true }]"#);
+    assert!(call(20, 20) && call(20, 21) && call(21, 20));
+    assert_eq!(counts(), (1, 2));
+    // A call with one key for all limits is tried too.
+    assert!(limiter.check("ann", 1).is_ok() && limiter.check("ann", 1).is_ok());
+    assert_eq!(counts(), (2, 3));
+    apply("");
+}
+
+#[test]
 fn calls_that_wait_go_when_their_limiter_is_switched_off() {
     let _alone = alone();
     let limiter = limiter("waited for", 1);
@@ -182,6 +215,10 @@ fn one_command_changes_a_limit_in_every_process() {
         |name: &str| RateLimiter::builder(name).limit(Limit::per_hour(2)).backend(redis.clone()).build().unwrap();
     let limiter = build("fleet");
     assert!(limiter.check(("ann", 1_u8), 1).is_ok());
+    // Two tries for each user, and nine for all; one more is a ban.
+    let builder = RateLimiter::builder("tries").limit(Limit::per_hour(2)).limit(Limit::per_hour(9)).ban(HOUR);
+    let tries = builder.backend(redis.clone()).build().unwrap();
+    assert!(tries.check_each(("ann", ()), 1).is_ok());
     let watch = redis.watch_configuration(LOOK).unwrap();
 
     let run = |arguments: &[&str]| {
@@ -189,8 +226,8 @@ fn one_command_changes_a_limit_in_every_process() {
         let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
         (output.status.success(), text)
     };
-    wait_until("it is published", || !redis.published().unwrap().is_empty());
-    assert_eq!(run(&["show"]), (true, "fleet: 2 per 1h\n".to_owned()));
+    wait_until("they are published", || redis.published().unwrap().len() == 2);
+    assert_eq!(run(&["show"]), (true, "fleet: 2 per 1h\ntries: 2 per 1h, 9 per 1h\n".to_owned()));
     assert_eq!(run(&["peek", "fleet", "(str:ann,u8:1)"]), (true, "1 left of 2 per 1h\n".to_owned()));
     assert_eq!(run(&["reset", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
     assert_eq!(limiter.peek(("ann", 1_u8), 0).unwrap().remaining(), 2);
@@ -200,6 +237,19 @@ fn one_command_changes_a_limit_in_every_process() {
     assert_eq!(run(&["unblock", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
     // This process may keep a denial for a second.
     wait_until("the block ends", || limiter.peek(("ann", 1_u8), 1).is_ok());
+
+    // Limits with keys of their own.
+    assert_eq!(run(&["peek", "tries", "str:ann", "()"]), (true, "1 left of 2 per 1h\n".to_owned()));
+    assert!(tries.check_each(("ann", ()), 1).is_ok() && tries.check_each(("ann", ()), 1).is_err());
+    let (is_done, told) = run(&["peek", "tries", "str:ann", "()"]);
+    assert!(is_done && told.starts_with("further calls are blocked"), "{told}");
+    assert_eq!(run(&["reset", "tries", "str:ann", "()"]), (true, String::new()));
+    assert_eq!(run(&["peek", "tries", "str:ann", "()"]), (true, "2 left of 2 per 1h\n".to_owned()));
+    assert_eq!(run(&["block", "tries", "str:ann", "10m"]), (true, String::new()));
+    let (is_done, told) = run(&["peek", "tries", "str:ann", "()"]);
+    assert!(is_done && told.starts_with("further calls are blocked"), "{told}");
+    let (is_done, told) = run(&["reset", "tries", "str:ann", "()", "()"]);
+    assert!(!is_done && told.contains("another number of keys than 3"), "{told}");
 
     assert_eq!(run(&["set", "fleet", "5/1h"]), (true, String::new()));
     wait_until("the limit is another one", || limiter.limits() == [Limit::per_hour(5)]);

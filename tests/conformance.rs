@@ -1152,6 +1152,7 @@ macro_rules! conformance_while_no_time_passes {
                 hostile_keys_are_keys_like_others,
                 keys_are_charged_together_or_not_at_all,
                 keys_are_peeked_at_given_back_and_reset,
+                each_key_is_charged_whatever_it_has_left,
                 a_backoff_blocks_the_key_whose_limit_denies,
                 replaced_limits_keep_their_keys,
                 a_banned_or_blocked_key_takes_nothing_from_the_others,

@@ -47,8 +47,7 @@ pub use watch::ConfigurationWatch;
 /// - `dry_run = true` of a limit: that limit denies nobody. It is tried by a limiter of its own,
 ///   `NAME (dry run)`, which [`limiters`](crate::limiters) lists with what it would have denied.
 ///   Its buckets are in this process's memory, and it knows nothing of permits that are given back
-///   or settled later. Of a limiter that is called with a key for each
-///   limit, such a limit is only off.
+///   or settled later. Of a limiter that is called with a key for each limit, it has its own key.
 /// - `enabled = false` of a limiter: its calls are admitted, and not counted. Of a limit: that limit
 ///   does not apply.
 ///

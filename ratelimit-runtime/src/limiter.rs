@@ -456,8 +456,8 @@ impl RateLimiter {
     /// calls are denied with a `retry_after` behind it, [`remaining`](Decision::remaining) is 0, and
     /// waiting calls wait for it. A [`reset`](Self::reset) forgets it.
     ///
-    /// A limiter that is called with a key for each limit keeps these permits elsewhere: settle its
-    /// decisions instead.
+    /// A limiter that is called with a key for each limit keeps these permits elsewhere:
+    /// [`charge_each`](Self::charge_each) charges them.
     ///
     /// A charge is no decision: it counts neither as allowed nor as denied, is no offence for
     /// `backoff`, and its [`Decision`] gives nothing back.
@@ -498,6 +498,43 @@ impl RateLimiter {
                 Ok(sending.send_async().await?.unwrap_or_else(|| self.core().nothing_charged()))
             }
         }
+    }
+
+    /// As [`charge`](Self::charge), for limits with keys of their own: `keys` are those of
+    /// [`check_each`](Self::check_each). The decision is that of the limit with the fewest permits
+    /// left.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{Limit, RateLimiter};
+    ///
+    /// // For each user, and in all.
+    /// static TOKENS: RateLimiter = RateLimiter::new("tokens", &[Limit::per_minute(100), Limit::per_minute(5_000)]);
+    /// let left = TOKENS.charge_each(("ann", ()), 120)?;
+    /// assert_eq!((left.remaining(), left.limit_index()), (0, 0));
+    /// assert!(TOKENS.check_each(("ann", ()), 1).is_err());
+    /// assert_eq!(TOKENS.peek_each(("bob", ()), 0)?.remaining(), 100);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// Nothing can deny a charge, so the keys are charged one after the other, through a backend by
+    /// one request each.
+    ///
+    /// # Errors
+    /// [`BackendError`] if the backend fails for one of the keys; the others are charged all the
+    /// same. Of the kind [`Configuration`](crate::BackendErrorKind::Configuration), and none is
+    /// charged, if there are more or fewer keys than limits with keys of their own.
+    pub fn charge_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, BackendError> {
+        self.core().start_charge_each(&keys, cost, false)?.finish(self.core())
+    }
+
+    /// As [`charge_each`](Self::charge_each), without blocking the thread on a backend.
+    ///
+    /// # Errors
+    /// As [`charge_each`](Self::charge_each).
+    pub async fn charge_each_async<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, BackendError> {
+        let charging = self.core().start_charge_each(&keys, cost, true);
+        drop(keys);
+        charging?.finish_async(self.core()).await
     }
 
     /// Forgets everything on record for `key`, including `backoff` and `ban`. A

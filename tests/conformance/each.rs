@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use ratelimit_runtime::{
-    Algorithm, Calendar, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util,
+    Algorithm, BackendErrorKind, Calendar, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 
@@ -47,6 +47,14 @@ impl Subject {
             block_on(self.limiter.refund_async(decision)).unwrap();
         } else {
             self.limiter.refund(decision).unwrap();
+        }
+    }
+
+    fn charge(&self, keys: Keys, cost: u32) -> Decision {
+        if self.is_async {
+            block_on(self.limiter.charge_each_async(keys, cost)).unwrap()
+        } else {
+            self.limiter.charge_each(keys, cost).unwrap()
         }
     }
 
@@ -111,6 +119,38 @@ pub(super) fn keys_are_peeked_at_given_back_and_reset(stage: &Stage) {
         assert_eq!(subject.admitted((1, 2, ()), 5), 3);
         subject.reset((1, 2, ()));
         assert_eq!(subject.admitted((1, 2, ()), 5), 3);
+    }
+}
+
+pub(super) fn each_key_is_charged_whatever_it_has_left(stage: &Stage) {
+    for algorithm in ALGORITHMS {
+        let limits = [2, 4, 9].map(|count| Limit::new(count, MINUTE).with_algorithm(algorithm));
+        let subject = Subject::of(stage, &limits);
+        let _clock = test_util::pause();
+        let charged = subject.charge((7, 7, ()), 1);
+        assert_eq!((charged.remaining(), charged.limit_index(), charged.limit()), (1, 0, limits[0]));
+        // Two permits of the user are owed, and none of the tenant.
+        let charged = subject.charge((7, 7, ()), 3);
+        assert_eq!((charged.remaining(), charged.limit_index()), (0, 0), "{algorithm:?}");
+        assert_eq!(subject.check((8, 7, ()), 1).unwrap_err().limit_index(), 1);
+        let denied = subject.check((7, 8, ()), 1).unwrap_err();
+        assert_eq!(denied.limit_index(), 0);
+        if algorithm == Algorithm::TokenBucket {
+            assert_eq!(denied.retry_after(), Some(3 * MINUTE / 2));
+        }
+        assert_eq!(subject.charge((9, 9, ()), 1).remaining(), 1);
+        // Five of nine are charged. Two more charges use up the limit of all.
+        subject.charge((10, 10, ()), 2);
+        let charged = subject.charge((11, 11, ()), 2);
+        assert_eq!((charged.remaining(), charged.limit_index()), (0, 0));
+        assert_eq!(subject.check((12, 12, ()), 1).unwrap_err().limit_index(), 2);
+        // A charge is no decision: it gives nothing back.
+        subject.refund(charged);
+        assert!(subject.check((11, 12, ()), 1).is_err());
+        subject.reset((7, 7, ()));
+        assert_eq!(subject.admitted((7, 7, ()), 5), 2);
+        let wrong = subject.limiter.charge_each((1_u8, ()), 1).unwrap_err();
+        assert_eq!(wrong.kind(), BackendErrorKind::Configuration);
     }
 }
 

@@ -13,7 +13,9 @@ use axum::response::{AppendHeaders, Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use ratelimit_runtime::tower::IntoDenialResponse;
-use ratelimit_runtime::{ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitLayer, RateLimiter};
+use ratelimit_runtime::{
+    ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, RateLimiter,
+};
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
@@ -354,4 +356,93 @@ async fn a_response_says_what_its_request_really_cost() {
     assert_eq!(site.get_with("/large", &[]).await.body, "large");
     assert_eq!(left().unwrap(), 0);
     assert_eq!(site.statuses("/small", 1).await, [429]);
+}
+
+/// Two for each user, three for each tenant, in all as many as `all`.
+fn of_each(name: &str, all: u32) -> RateLimiter {
+    let builder = RateLimiter::builder(name).limit(Limit::new(2, MINUTE)).limit(Limit::new(3, MINUTE));
+    builder.limit(Limit::new(all, MINUTE)).build().unwrap()
+}
+
+fn field(request: &Request, name: &str) -> Option<String> {
+    request.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+}
+
+fn user_and_tenant(request: &Request) -> (Option<String>, Option<String>, ()) {
+    (field(request, "x-user"), field(request, "x-tenant"), ())
+}
+
+#[tokio::test]
+async fn limits_have_a_key_each_and_are_decided_together() {
+    let limiter = of_each("layer-of-keys", 5);
+    let layer = RateLimitLayer::keys(&limiter, user_and_tenant)
+        .cost(|request: &Request| if request.uri().path() == "/big" { 2 } else { 1 })
+        .exempt_when(|request| request.uri().path() == "/health");
+    let routes = Router::new().route("/{*path}", get(async || "hello"));
+    let site = serve(routes.layer(layer).layer(RateLimitHeadersLayer::new())).await;
+    let ask = async |path: &str, user: &str, tenant: &str| {
+        site.get_with(path, &[("x-user", user), ("x-tenant", tenant)]).await
+    };
+    let left = |user: &str, tenant: &str| {
+        let decision = limiter.peek_each((Some(user), Some(tenant), ()), 0).unwrap();
+        (decision.limit_index(), decision.remaining())
+    };
+    let first = ask("/big", "ann", "acme").await;
+    assert_eq!(first.status, 200);
+    assert!(first.header("ratelimit").unwrap().starts_with(r#""2-per-60s";r=0"#), "{first:?}");
+    assert_eq!(ask("/small", "ann", "acme").await.status, 429);
+    // The tenant has one left, which is too few: Bob keeps both of his own.
+    let denied = ask("/big", "bob", "acme").await;
+    assert_eq!(denied.status, 429);
+    assert!(denied.header("ratelimit").unwrap().starts_with(r#""3-per-60s";r=1"#), "{denied:?}");
+    assert_eq!(left("bob", "other"), (0, 2));
+    assert_eq!(ask("/health", "ann", "acme").await.status, 200);
+    assert_eq!(ask("/big", "bob", "other").await.status, 200);
+    assert_eq!(left("carol", "third"), (2, 1));
+    assert_eq!(ask("/big", "carol", "third").await.status, 429);
+    assert_eq!(left("carol", "third"), (2, 1));
+}
+
+#[tokio::test]
+async fn a_response_pauses_the_first_of_several_keys() {
+    let limiter = of_each("layer-of-keys-pauses", 50);
+    let layer = RateLimitLayer::keys(&limiter, user_and_tenant)
+        .settle(|_: &Response| 0)
+        .pause_when(|response: &Response| (response.status() == 503).then_some(MINUTE));
+    let routes =
+        Router::new().route("/busy", get(async || StatusCode::SERVICE_UNAVAILABLE)).route("/", get(async || "hello"));
+    let site = serve(routes.layer(layer)).await;
+    let status = async |path: &str, user: &str, tenant: &str| {
+        site.get_with(path, &[("x-user", user), ("x-tenant", tenant)]).await.status
+    };
+    // What they really cost is nothing: no limit is used up.
+    for _ in 0..9 {
+        assert_eq!(status("/", "ann", "acme").await, 200);
+    }
+    assert_eq!(status("/busy", "ann", "acme").await, 503);
+    assert_eq!(status("/", "ann", "other").await, 429);
+    assert_eq!(status("/", "bob", "acme").await, 200);
+    // A tenant of the user's name is another key.
+    assert_eq!(status("/", "bob", "ann").await, 200);
+    limiter.unblock(Some("ann")).unwrap();
+    assert_eq!(status("/", "ann", "acme").await, 200);
+}
+
+#[tokio::test]
+async fn requests_of_several_keys_wait_for_the_last_of_them() {
+    let limits = [Limit::new(9, MINUTE), Limit::new(1, Duration::from_millis(200))];
+    let builder = RateLimiter::builder("layer-of-keys-waits").limit(limits[0]).limit(limits[1]);
+    let layer = RateLimitLayer::keys(builder.build().unwrap(), |request: &u32| (*request, ())).wait();
+    let service = layer.error_on_denied().layer(echo());
+    let start = Instant::now();
+    for request in 0..3 {
+        assert_eq!(service.clone().oneshot(request).await.unwrap(), request);
+    }
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+}
+
+#[test]
+#[should_panic(expected = "the limits of rate limiter `layer-of-too-few-keys` have 3 keys, but the closure")]
+fn a_layer_of_too_few_keys_is_not_made() {
+    let _ = RateLimitLayer::keys(of_each("layer-of-too-few-keys", 5), |request: &u32| (*request, ()));
 }

@@ -21,6 +21,7 @@
 //! path is `Table::try_with` with `State::take_some`, or `Unkeyed::try_take`. Waiting calls stand
 //! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
+mod fingerprint;
 mod halves;
 mod holds;
 mod queue;

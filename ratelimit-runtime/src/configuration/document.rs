@@ -212,7 +212,8 @@ fn line<E: Error>(limits: &[OneLimit], dry_run: Option<bool>, enabled: bool) -> 
         1..=MAX_LIMITS => {}
         _ => return Err(E::custom(format!("a limiter has at most {MAX_LIMITS} limits"))),
     }
-    let tried = limits.iter().filter(|limit| limit.dry_run && limit.enabled).map(|limit| limit.limit).collect();
+    let is_tried = |(_, limit): &(u8, &OneLimit)| limit.dry_run && limit.enabled;
+    let tried = (0..).zip(limits).filter(is_tried).map(|(position, limit)| (position, limit.limit)).collect();
     let limits = Some(limits.iter().map(OneLimit::applying).collect());
     Ok(Line(Settings { limits, tried, dry_run, enabled }))
 }
@@ -242,7 +243,8 @@ mod tests {
         let Settings { limits, tried, dry_run, enabled } = settings;
         let texts = |limits: &[Limit]| limits.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
         let limits = limits.as_deref().map_or("as written".to_owned(), texts);
-        format!("{limits}; tried: {}; {dry_run:?} {enabled}", texts(tried))
+        let tried: Vec<String> = tried.iter().map(|(position, limit)| format!("{position}: {limit}")).collect();
+        format!("{limits}; tried: {}; {dry_run:?} {enabled}", tried.join(" + "))
     }
 
     #[test]
@@ -261,7 +263,7 @@ mod tests {
                     login: 3 per 1m; tried: ; None false\n\
                     off: as written; tried: ; None false\n\
                     search: 200 per 1m; tried: ; None true\n\
-                    trial: 4294967295 per 1s + 9 per 1h; tried: 1 per 1s; None true\n\
+                    trial: 4294967295 per 1s + 9 per 1h; tried: 0: 1 per 1s; None true\n\
                     upload: 5 per 1s (token_bucket, burst 40) + 1000 per 1d; tried: ; None true\n";
         assert_eq!(toml(text), read);
         let json = r#"{

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::watch::{self, Seen};
 use super::{Configuration, ConfigurationError, ConfigurationWatch};
+use crate::algorithm::offences::Backoff;
 use crate::backend::redis::RedisBackend;
 use crate::error::BackendError;
 use crate::limit::Limit;
@@ -42,7 +43,12 @@ pub struct PublishedLimiter {
     /// The key of each limit as written, by its number among the keys of a call. Without keys of
     /// their own, limits have one number each.
     pub keys: Vec<u8>,
+    /// How denials block a key for longer, or ban it.
+    pub backoff: Option<Backoff>,
 }
+
+/// A [`Backoff`] as it is published: times in microseconds, and whether it is a ban.
+type PublishedBackoff = (u64, u64, bool);
 
 /// Configuration of a fleet, with the feature `configuration`.
 impl RedisBackend {
@@ -111,8 +117,13 @@ impl RedisBackend {
         let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
         let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
             let [name, limits] = pair else { return None };
-            let (written, limits, keys) = serde_json::from_str(limits).ok()?;
-            Some(PublishedLimiter { name: name.clone(), written, limits, keys })
+            let (written, limits, keys, backoff): (_, _, _, Option<PublishedBackoff>) =
+                serde_json::from_str(limits).ok()?;
+            let backoff = backoff.map(|(initial, max, is_ban)| {
+                let (initial, max) = (Duration::from_micros(initial), Duration::from_micros(max));
+                if is_ban { Backoff::ban(initial) } else { Backoff::new(initial, max) }
+            });
+            Some(PublishedLimiter { name: name.clone(), written, limits, keys, backoff })
         };
         let mut limiters: Vec<_> = fields.chunks(2).filter_map(limiter).collect();
         limiters.sort_by(|one, other| one.name.cmp(&other.name));
@@ -144,7 +155,9 @@ impl Published {
             .iter()
             .filter(|core| core.is_on(backend))
             .filter_map(|core| {
-                let limits = (core.written_limits()?, core.limits(), core.groups());
+                let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+                let backoff = core.options().backoff.map(|it| (micros(it.initial()), micros(it.max()), it.is_ban()));
+                let limits = (core.written_limits()?, core.limits(), core.groups(), backoff);
                 let limits = serde_json::to_string(&limits).ok()?;
                 Some((core.name().to_owned(), limits))
             })

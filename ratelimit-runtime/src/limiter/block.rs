@@ -195,8 +195,13 @@ impl RateLimiter {
     ///   They charge nothing, and count as no offence for `backoff` and `ban`.
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
     ///   limiters that were given the name and have been used, whatever their limits and backends.
-    ///   A limiter whose name is the path of its function is alone. In a backend it holds for all
-    ///   processes whose limiter of the name has the same algorithms and periods.
+    ///   A limiter whose name is the path of its function is alone.
+    /// - In a backend, the block is filed in the key's bucket of each of these limiters: so a call
+    ///   reads nothing beside its bucket. Buckets are named after the algorithms and periods of
+    ///   their limits. It holds for a limiter of another process if its algorithms and periods are
+    ///   those of any limiter of the name that this process has used. `count`, `burst`, and limits
+    ///   replaced at run time make no difference. Other limiters of the name are reached by a block
+    ///   from a process that uses them.
     /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
     ///   7 and tenant 7 alike, if both are numbers of one type.
     /// - Other processes learn of it with their next call to the backend: of a key that they deny
@@ -204,7 +209,7 @@ impl RateLimiter {
     ///   may tell an earlier `retry_after`.
     /// - In memory a backend keeps at most as many blocks as it keeps buckets
     ///   ([`max_keys`](crate::MemoryBackend::max_keys)) for each limiter. One more ends the block
-    ///   that would end first.
+    ///   that would end first. No flood of new keys ends one.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails. Then the key is blocked only for the calls that this

@@ -27,7 +27,7 @@ use crate::fingerprint::{self, Fingerprint};
 use crate::guard::Guard;
 use crate::guard::denials::Asked;
 use crate::key::{RateLimitKey, TextSink, escape};
-use crate::limit::{Algorithm, Limit};
+use crate::limit::{Algorithm, Limit, MAX_LIMITS};
 use crate::observe::{self, ShownKey, Watch};
 use crate::queue::Limits;
 use crate::registry;
@@ -121,8 +121,8 @@ pub(crate) struct Core {
 pub(crate) struct Settings {
     /// The limits that apply; `None` for those written down.
     pub(crate) limits: Option<Vec<Limit>>,
-    /// Limits that decide and count each call, and deny none.
-    pub(crate) tried: Vec<Limit>,
+    /// Limits that decide and count each call, and deny none, with their positions.
+    pub(crate) tried: Vec<(u8, Limit)>,
     /// Whether calls are only counted; `None` as written.
     pub(crate) dry_run: Option<bool>,
     /// Whether calls are limited at all.
@@ -131,7 +131,7 @@ pub(crate) struct Settings {
 
 /// Limits that are tried.
 pub(crate) struct Tried {
-    limits: Vec<Limit>,
+    limits: Vec<(u8, Limit)>,
     /// Made at the first call.
     core: OnceCell<Arc<Core>>,
 }
@@ -352,6 +352,23 @@ impl Core {
         &self.groups
     }
 
+    /// The key of the limit at `position`. Limits beyond those written down have the last key.
+    fn group_of(&self, position: usize) -> u8 {
+        let last = || self.keys().last().copied().unwrap_or_default();
+        self.groups.get(position).copied().unwrap_or_else(last)
+    }
+
+    /// The keys of a call whose limits have keys of their own, by their numbers.
+    pub(crate) fn keys(&self) -> SmallVec<[u8; MAX_LIMITS]> {
+        let mut keys = SmallVec::new();
+        for group in &self.groups {
+            if !keys.contains(group) {
+                keys.push(*group);
+            }
+        }
+        keys
+    }
+
     /// The parts with a key each, if they are made.
     #[inline]
     pub(super) fn made_each(&self) -> Option<&Each> {
@@ -555,7 +572,7 @@ impl Core {
     /// The limits that are tried, as a limiter of their own.
     pub(super) fn tried(&self) -> Option<Arc<Core>> {
         let tried = if self.is_special() { self.tried.load_full() } else { None }?;
-        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(tried.limits.clone())))))
+        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits)))))
     }
 
     /// Applies settings whose limits are already checked. The caller must then wake waiting calls,
@@ -597,13 +614,13 @@ impl Core {
         self.is_off.store(!whole.is_enabled(), Ordering::Relaxed);
     }
 
-    /// A limiter that tries these limits in this process's memory.
-    fn trying(&self, limits: Vec<Limit>) -> Resolved {
+    /// A limiter that tries these limits in this process's memory. Each has the key of its position.
+    fn trying(&self, tried: &[(u8, Limit)]) -> Resolved {
         Resolved {
             name: Name::Shared(format!("{} (dry run)", self.name()).into()),
             named: true,
-            groups: vec![0; limits.len()],
-            limits,
+            groups: tried.iter().map(|(position, _)| self.group_of(usize::from(*position))).collect(),
+            limits: tried.iter().map(|(_, limit)| *limit).collect(),
             reads_per: 0,
             reads_count: 0,
             options: Options {

@@ -114,7 +114,10 @@ fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
 /// line sooner and get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed(core: &Core) -> Packed {
-    let Some(store) = store(core).filter(|store| !store.holds_any()) else { return nothing() };
+    let Some(store) = store(core) else { return nothing() };
+    if store.holds_any() {
+        return nothing();
+    }
     // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
     let now = store.now();

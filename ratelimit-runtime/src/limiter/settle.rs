@@ -1,5 +1,7 @@
 //! Settles what a call really cost, and charges what cannot be denied.
 
+mod each;
+
 use std::fmt;
 use std::sync::Arc;
 

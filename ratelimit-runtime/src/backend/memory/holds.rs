@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
-use super::table::{Fingerprint, fingerprint};
+use super::fingerprint::{Fingerprint, fingerprint};
 use crate::clock::Now;
 use crate::decision::Address;
 use crate::sync::{Line, Lock};
@@ -125,12 +125,20 @@ impl Holds {
     /// Whether a key may be held; `false` is certain.
     #[inline]
     pub(super) fn may_hold(&self, address: Address) -> bool {
-        let key = held_by(address);
-        let has_bit = |shards: &Box<[Line<Shard>; SHARDS]>| {
-            let (shard, bit) = place(key);
-            shards[shard].0.filter.load(Ordering::Acquire) & bit != 0
-        };
-        self.has_any() && self.shards.get().is_some_and(has_bit)
+        self.has_any() && self.has_bit_of(address)
+    }
+
+    /// Out of line, so that calls of stores without holds carry none of it.
+    #[cold]
+    #[inline(never)]
+    fn has_bit_of(&self, address: Address) -> bool {
+        self.has_bit(held_by(address))
+    }
+
+    #[inline]
+    fn has_bit(&self, key: u64) -> bool {
+        let (shard, bit) = place(key);
+        self.shards.get().is_some_and(|shards| shards[shard].0.filter.load(Ordering::Acquire) & bit != 0)
     }
 
     /// What holds the calls of a key at `now`.
@@ -148,12 +156,12 @@ impl Holds {
         (holds_until > now.earliest).then_some((until, remaining))
     }
 
-    /// Notes the denial of a blocked key, for the next ones.
-    pub(super) fn note(&self, hash: u64, now: Now, denial: BlockedDenial) {
+    /// Notes the denial of a key that is held by `hold`, for the next ones.
+    pub(super) fn note(&self, hash: u64, now: Now, hold: Hold, denial: BlockedDenial) {
         let (Some(shards), key) = (self.shards.get(), fingerprint(hash)) else { return };
-        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key) {
-            let holds_until = denial.holds_until.min(now.earliest.saturating_add(REPEATED_FOR));
-            held.denial = BlockedDenial { holds_until, ..denial };
+        if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key).filter(|held| held.hold == hold) {
+            let longest = now.earliest.saturating_add(REPEATED_FOR).min(hold.until());
+            held.denial = BlockedDenial { holds_until: denial.holds_until.min(longest), ..denial };
         }
     }
 
@@ -169,7 +177,7 @@ impl Holds {
     /// Whether a key is certainly not held, and no hold has ended.
     #[inline]
     pub(super) fn is_free(&self, address: Address, now: Now) -> bool {
-        self.first_end.load(Ordering::Relaxed) > now.earliest && !self.may_hold(address)
+        self.first_end.load(Ordering::Relaxed) > now.earliest && !self.has_bit(held_by(address))
     }
 
     #[inline(never)]
@@ -221,7 +229,9 @@ impl Holds {
 
     pub(super) fn put(&self, Held(held): Held) {
         let mut ends = self.ends.lock();
-        held.into_iter().for_each(|(key, hold)| self.insert(&mut ends, key, hold));
+        for (key, hold) in held {
+            self.insert(&mut ends, key, hold);
+        }
         self.update(&ends);
     }
 

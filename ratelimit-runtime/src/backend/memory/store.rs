@@ -642,7 +642,7 @@ impl Store {
             // A missing bucket is idle.
             found.unwrap_or(Some(BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }))
         })?;
-        self.holds.note(hash, now, denial);
+        self.holds.note(hash, now, hold, denial);
         Some(denial)
     }
 

@@ -267,7 +267,7 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
         Address::Unkeyed => panic!("a key"),
     };
     // What the shard goes by, and what the bucket goes by there.
-    for of in [|hash| hash, table::fingerprint] {
+    for of in [|hash| hash, fingerprint::fingerprint] {
         let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
         // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
@@ -429,6 +429,27 @@ fn a_repeated_denial_of_a_blocked_key_is_what_the_limit_says_now() {
             }
         }
     }
+}
+
+#[test]
+fn no_denial_is_repeated_after_its_block() {
+    let store = store(&MemoryBackend::new(), None);
+    let address = store.address(&1_u64);
+    assert!(take(&store, 1, START) && take(&store, 1, START));
+    // The limit denies for longer than the block.
+    store.block(address, START + 1_000, Now::exactly(START));
+    for now in [START, START + 999] {
+        assert_eq!(deny(&store, address, Now::exactly(now)), (START + HOUR.per(), 0));
+    }
+    let Address::Hash(hash) = address else { panic!("a key") };
+    let over = Now::exactly(START + 1_000);
+    assert_eq!(store.repeated_denial(hash, over), None);
+    assert_eq!(store.take_if_held(hash, over), None);
+    // A block that is set anew, and ends sooner.
+    store.block(address, START + 9_000, Now::exactly(START + 2_000));
+    let _ = deny(&store, address, Now::exactly(START + 2_000));
+    store.unblock(address, Now::exactly(START + 2_001));
+    assert_eq!(store.repeated_denial(hash, Now::exactly(START + 2_002)), None);
 }
 
 #[test]

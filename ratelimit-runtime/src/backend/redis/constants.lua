@@ -3,7 +3,8 @@
 -- Each name and its value stand on one line. Layouts are those of `struct`.
 
 -- The start of a request: the action, plus 256 * limits, plus 65536 * the mode of the decision,
--- plus 16777216 for a test and 33554432 for boundaries of calendars; the cost; a print of all limits; and the first limit.
+-- plus 16777216 for a test and 33554432 for boundaries of calendars; the cost; a print of all
+-- limits; and the first limit.
 local REQUEST = '<I4I4I7I2I4I4I7'
 local RULES_FROM = 16
 -- A limit: its kind and capacity; for a sliding window the permits of a group and the period; for a

@@ -12,7 +12,9 @@ until_at = t
 local ends, stage, charge = stamp, 1, fits
 local stamp = t
 repeat
-  if stage == 2 then charge = portion elseif stage == 3 then charge = rest - portion elseif stage == 4 then charge = 0 end
+  if stage == 2 then charge = portion
+  elseif stage == 3 then charge = rest - portion
+  elseif stage == 4 then charge = 0 end
   local is_due = charge > 0
   if is_due and stage > 1 then
     if stage == 3 then charge = capacity end

@@ -18,17 +18,19 @@ use tower_service::Service;
 use super::after::{After, Ending, Nothing, PauseWhen, Settle};
 use super::denial::{Denial, Fail, Respond, RespondWith};
 use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
+use super::keying::{Asked, Asking, Keying, Keys};
 #[cfg(feature = "tokio")]
 use crate::clock::nanos;
 use crate::decision::Decision;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
+use crate::keys::RateLimitKeys;
 use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
 
 /// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services,
 /// or the requests of a client.
 ///
-/// A closure makes the key of a request. All services of the layer, and their clones, share the
+/// A closure makes the key of a request, or a key for each limit ([`keys`](Self::keys)). All services of the layer, and their clones, share the
 /// limiter and its buckets with its other handles.
 ///
 /// ```
@@ -88,22 +90,71 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
     /// key that clients can choose themselves, such as a header that none of your proxies sets: it
     /// limits nobody.
     ///
-    /// A tuple is one key for all limits of the limiter. A key for each limit is for the attribute and
-    /// for [`RateLimiter::check_each`].
+    /// A tuple is one key for all limits of the limiter. [`keys`](RateLimitLayer::keys) gives each
+    /// limit a key.
     pub fn new(limiter: impl Borrow<RateLimiter>, key: F) -> RateLimitLayer<R, F> {
-        RateLimitLayer {
-            settings: Settings {
-                limiter: limiter.borrow().clone(),
-                key,
-                cost: None,
-                exempt_when: None,
-                wait: Wait::No,
-                denial: Respond,
-                drain: drain_known,
-                drains: BodyDrain::new(),
-                after: Nothing,
-            },
-        }
+        RateLimitLayer::keyed_by(limiter.borrow(), key)
+    }
+}
+
+impl<R: 'static, K: RateLimitKeys, F: Fn(&R) -> K> RateLimitLayer<R, Keys<F>> {
+    /// Limits requests by `limiter`, whose limits have keys of their own: `keys` makes a tuple of as
+    /// many keys as limits, in their order. All limits are decided together, as by
+    /// [`RateLimiter::check_each`]: a denied request takes nothing from any of them. `()` is the
+    /// bucket of all requests.
+    ///
+    /// ```
+    /// use axum::{Router, extract::Request, http::HeaderMap, routing::get};
+    /// use ratelimit_runtime::{Limit, RateLimitLayer, RateLimiter};
+    ///
+    /// // For each user, for each tenant, and in all.
+    /// static API: RateLimiter =
+    ///     RateLimiter::new("api", &[Limit::per_second(10), Limit::per_second(100), Limit::per_second(5_000)]);
+    ///
+    /// fn field(headers: &HeaderMap, name: &str) -> Option<Vec<u8>> {
+    ///     headers.get(name).map(|value| value.as_bytes().to_vec())
+    /// }
+    ///
+    /// // Set by the proxy that has authenticated the request.
+    /// let layer = RateLimitLayer::keys(&API, |request: &Request| {
+    ///     (field(request.headers(), "x-user"), field(request.headers(), "x-tenant"), ())
+    /// });
+    /// let app: Router = Router::new().route("/", get(|| async { "hello" })).layer(layer);
+    /// ```
+    ///
+    /// The buckets are those of `check_each`, and of an attribute whose limits have keys of their
+    /// own. [`pause_when`](RateLimitLayer::pause_when) pauses the first key.
+    ///
+    /// # Panics
+    /// If the limiter has more or fewer limits with keys of their own than `keys` makes keys. So the
+    /// mistake shows when the server starts, and no request is answered with an error.
+    #[track_caller]
+    pub fn keys(limiter: impl Borrow<RateLimiter>, keys: F) -> RateLimitLayer<R, Keys<F>> {
+        let limiter = limiter.borrow();
+        let (wanted, made) = (limiter.core().keys().len(), K::LEN);
+        assert!(
+            wanted == made,
+            "the limits of rate limiter `{}` have {wanted} keys, but the closure of `RateLimitLayer::keys` makes {made}",
+            limiter.name(),
+        );
+        RateLimitLayer::keyed_by(limiter, Keys(keys))
+    }
+}
+
+impl<R: 'static, F> RateLimitLayer<R, F> {
+    fn keyed_by(limiter: &RateLimiter, key: F) -> RateLimitLayer<R, F> {
+        let settings = Settings {
+            limiter: limiter.clone(),
+            key,
+            cost: None,
+            exempt_when: None,
+            wait: Wait::No,
+            denial: Respond,
+            drain: drain_known,
+            drains: BodyDrain::new(),
+            after: Nothing,
+        };
+        RateLimitLayer { settings }
     }
 }
 
@@ -189,7 +240,7 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
     /// the key are denied, or wait. For clients of an API that answers `429` with a `Retry-After`.
     ///
     /// The closure names its argument's type (`|response: &Response| ..`) and returns for how long,
-    /// at most an hour. The pause is a [block](RateLimiter::block), in a backend for all processes,
+    /// at most an hour. Of several [`keys`](RateLimitLayer::keys) it pauses the first. The pause is a [block](RateLimiter::block), in a backend for all processes,
     /// and is set before the response is returned. Exempt requests pause nobody, nor does an error
     /// of the service.
     ///
@@ -278,11 +329,10 @@ pub struct RateLimitService<S, R, F, D = Respond, P = Nothing> {
     settings: Arc<Settings<R, F, D, P>>,
 }
 
-impl<S, R, K, F, D, P> Service<R> for RateLimitService<S, R, F, D, P>
+impl<S, R, F, D, P> Service<R> for RateLimitService<S, R, F, D, P>
 where
     S: Service<R> + Clone,
-    F: Fn(&R) -> K,
-    K: RateLimitKey,
+    F: Keying<R>,
     D: Denial<S::Response, S::Error>,
     P: After<S::Response>,
 {
@@ -344,11 +394,10 @@ pin_project! {
     }
 }
 
-impl<S, R, K, F, D, P> Future for LimitFuture<S, R, F, D, P>
+impl<S, R, F, D, P> Future for LimitFuture<S, R, F, D, P>
 where
     S: Service<R>,
-    F: Fn(&R) -> K,
-    K: RateLimitKey,
+    F: Keying<R>,
     D: Denial<S::Response, S::Error>,
     P: After<S::Response>,
 {
@@ -413,20 +462,20 @@ where
     }
 }
 
-impl<R, K: RateLimitKey, F: Fn(&R) -> K, D, P> Settings<R, F, D, P> {
+impl<R, F, D, P> Settings<R, F, D, P> {
     /// Does everything that needs no waiting. `None` if the request is exempt. Notes what its
     /// response may pause.
-    fn start(&self, request: &R, blockable: Option<&mut Option<Blockable>>) -> Option<Started> {
+    fn start(&self, request: &R, blockable: Option<&mut Option<Blockable>>) -> Option<Started>
+    where
+        F: Keying<R>,
+    {
         if self.exempt_when.as_ref().is_some_and(|exempt| exempt(request)) {
             return None;
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
         let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
-        let key = (self.key)(request);
-        if let Some(blockable) = blockable {
-            *blockable = Some(call.blockable(&key, None));
-        }
-        Some(call.start(&key))
+        let Asked(started) = self.key.ask(request, Asking { call, pausable: blockable });
+        Some(started)
     }
 
     /// What is still to be done before a response is returned.

@@ -27,12 +27,6 @@ impl Each {
     /// The parts of `core`, by the group of each limit.
     pub(in super::super) fn of(core: &Core) -> Each {
         let groups = core.groups();
-        let mut order: SmallVec<[u8; MAX_LIMITS]> = SmallVec::new();
-        for group in groups {
-            if !order.contains(group) {
-                order.push(*group);
-            }
-        }
         let mut shapes: Vec<String> = Vec::new();
         let part = |group: u8| {
             let of_group = |position: &u8| groups[usize::from(*position)] == group;
@@ -40,7 +34,7 @@ impl Each {
             let core = core.part(&positions, &mut shapes);
             Part { core, positions, is_off: AtomicBool::new(false) }
         };
-        Each { parts: order.into_iter().map(part).collect() }
+        Each { parts: core.keys().into_iter().map(part).collect() }
     }
 
     pub(in super::super) fn len(&self) -> usize {

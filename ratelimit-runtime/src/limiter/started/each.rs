@@ -186,6 +186,20 @@ impl Visit for Members<'_> {
     }
 }
 
+/// Hands out the keys of tried limits, by the part that each belongs to.
+struct TriedKeys<'a, 'b> {
+    parts: SmallVec<[Option<usize>; 4]>,
+    members: &'b mut Members<'a>,
+}
+
+impl Visit for TriedKeys<'_, '_> {
+    fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
+        if let Some(part) = self.parts[index] {
+            self.members.key(part, key);
+        }
+    }
+}
+
 /// The cached denial of any of the keys.
 struct Cached<'a> {
     call: Call<'a>,
@@ -299,6 +313,11 @@ impl Call<'_> {
         if self.core.is_off(switches) {
             return Started::Done(Ok(self.free()));
         }
+        if let Some(tried) = self.core.tried()
+            && !self.peek
+        {
+            self.try_each(&tried, switches, keys);
+        }
         // In a dry run, a call that would have to wait counts as denied, and runs at once.
         let wait = if self.core.dry_run() { Wait::No } else { self.wait };
         let text = KeyText::of(keys);
@@ -319,6 +338,19 @@ impl Call<'_> {
         }
         let whole = OwnedCall::of(call, call.key_text());
         Started::Each(Box::new(EachCall { whole, options: call.options, members, guard }))
+    }
+
+    /// Decides and counts the call by limits that are tried, each by its key among `keys`. They are
+    /// in memory and in a dry run.
+    fn try_each<K: RateLimitKeys>(&self, tried: &Arc<Core>, switches: Switches, keys: &K) {
+        let Some(each) = tried.each() else { return };
+        let (text, of_parts) = (KeyText::of(keys), tried.keys());
+        let call = Call { core: tried, limits: None, wait: Wait::No, key: text.shown(), ..*self };
+        let part = |key: &u8| of_parts.iter().position(|of_part| of_part == key);
+        let parts = self.core.keys().iter().map(part).collect();
+        let mut members = Members { call, each, switches, all: SmallVec::new(), guard: None };
+        keys.each(&mut TriedKeys { parts, members: &mut members });
+        let _ = call.conclude(call.in_memory(each, &members.all, None), 0);
     }
 
     /// Takes from, or peeks at, all buckets in memory but one.
@@ -391,7 +423,9 @@ impl Call<'_> {
         }
         if !self.peek {
             self.core.allowed();
-            note_admitted(decision.limit, decision.remaining, decision.reset_after);
+            if !self.core.options.is_trial {
+                note_admitted(decision.limit, decision.remaining, decision.reset_after);
+            }
         }
         if !all.is_empty() {
             let place = Place::Each(all.into());

@@ -1,0 +1,68 @@
+//! How a [`RateLimitLayer`](super::RateLimitLayer) asks its limiter: by one key of the request for
+//! all limits, or by a key for each limit.
+
+use crate::key::RateLimitKey;
+use crate::keys::RateLimitKeys;
+use crate::keys::sealed::Visit;
+use crate::limiter::{Blockable, Call, Started};
+
+/// What a request is limited by: a closure makes its key, or [`Keys`] makes a key for each limit.
+pub trait Keying<R>: sealed::Keying<R> {}
+
+impl<R, T: sealed::Keying<R>> Keying<R> for T {}
+
+/// A closure makes a key of the request for each limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Keys<F>(pub(super) F);
+
+/// A call for a request, without its keys.
+pub struct Asking<'a, 'b> {
+    pub(super) call: Call<'a>,
+    /// Where to note what the response may pause.
+    pub(super) pausable: Option<&'b mut Option<Blockable>>,
+}
+
+/// A call that has done all that needs no waiting.
+pub struct Asked(pub(super) Started);
+
+mod sealed {
+    use super::{Asked, Asking};
+
+    pub trait Keying<R> {
+        fn ask(&self, request: &R, asking: Asking<'_, '_>) -> Asked;
+    }
+}
+
+impl<R, K: RateLimitKey, F: Fn(&R) -> K> sealed::Keying<R> for F {
+    fn ask(&self, request: &R, Asking { call, pausable }: Asking<'_, '_>) -> Asked {
+        let key = self(request);
+        if let Some(pausable) = pausable {
+            *pausable = Some(call.blockable(&key, None));
+        }
+        Asked(call.start(&key))
+    }
+}
+
+impl<R, K: RateLimitKeys, F: Fn(&R) -> K> sealed::Keying<R> for Keys<F> {
+    fn ask(&self, request: &R, Asking { call, pausable }: Asking<'_, '_>) -> Asked {
+        let keys = (self.0)(request);
+        if let Some(pausable) = pausable {
+            keys.each(&mut First { call, pausable });
+        }
+        Asked(call.start_each(&keys))
+    }
+}
+
+/// Notes the first key, which a response pauses.
+struct First<'a, 'b> {
+    call: Call<'a>,
+    pausable: &'b mut Option<Blockable>,
+}
+
+impl Visit for First<'_, '_> {
+    fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
+        if index == 0 {
+            *self.pausable = Some(self.call.blockable(key, Some(0)));
+        }
+    }
+}
