@@ -26,6 +26,7 @@ mod holds;
 mod queue;
 mod retired;
 mod slots;
+mod snapshot;
 mod state;
 mod store;
 mod table;
@@ -35,16 +36,19 @@ mod unkeyed;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::clock::Now;
+use crate::clock::{self, Now};
+use crate::hash::Weights;
 use retired::Retired;
+use snapshot::Saved;
 use table::{Bound, SWEPT};
 
 pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
+pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
 pub(crate) use together::{
@@ -90,11 +94,13 @@ pub enum WhenFull {
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of the
 /// same fingerprint share a bucket. The fingerprint is a universal hash, with random numbers that
-/// the process draws when it starts. Two keys chosen without knowledge of these numbers share a
-/// fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The probability is below 2⁻⁵⁹
-/// for text, bytes or numbers of up to 32 bytes. Both bounds hold for any two keys. Some two of n
-/// live keys that were not chosen to collide share a bucket with a probability of about n² / 2⁶⁴.
-/// For a million keys, this is one in 18 million.
+/// the process draws when it starts, or takes from a snapshot. Two keys chosen without knowledge of
+/// these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The
+/// probability is below 2⁻⁵⁹ for text, bytes or numbers of up to 32 bytes. Both bounds hold for any
+/// two keys. Some two of n live keys that were not chosen to collide share a bucket with a
+/// probability of about n² / 2⁶⁴. For a million keys, this is one in 18 million.
+///
+/// Buckets end with the process, unless they are kept in a file ([`keep`](MemoryBackend::keep)).
 ///
 /// A cheap handle; clones share the buckets.
 #[derive(Clone)]
@@ -110,12 +116,23 @@ struct Shared {
     evictions: AtomicU32,
     /// Sweeps so far. Selects the store of the next one.
     turns: AtomicUsize,
+    /// The random numbers of a restored snapshot.
+    weights: OnceLock<&'static Weights>,
+    /// Held while a limiter takes over buckets of a snapshot.
+    reviving: Mutex<()>,
+    /// Held while a snapshot is made.
+    copying: Mutex<()>,
 }
 
 /// Evictions between two counts of the stores.
 const RECOUNT: u32 = 64;
 
 impl Shared {
+    /// The random numbers of the hash of keys.
+    fn weights(&self) -> &'static Weights {
+        self.weights.get().copied().unwrap_or_else(Weights::of_process)
+    }
+
     /// Sweeps a few slots of the next store in turn, which may no longer be called. Returns whether
     /// it reclaimed any bucket.
     fn sweep(&self, now: Now, slots: usize) -> bool {
@@ -165,17 +182,61 @@ struct Stores {
     /// Stores of limiters that were given a name.
     named: HashMap<String, Weak<Store>>,
     /// Buckets of named limiters that are gone. The next limiter of the name takes them over.
-    retired: HashMap<String, Retired>,
+    retired: HashMap<String, Orphans>,
+    /// Those of a snapshot that a limiter is taking over.
+    reviving: HashMap<String, Arc<Saved>>,
     /// Dropped stores among `all`.
     gone: usize,
     /// Names of the retired stores, by the time at which all of their buckets are idle.
     idle: BTreeSet<(u64, String)>,
 }
 
+/// Buckets without a limiter.
+#[derive(Clone)]
+enum Orphans {
+    /// Of a limiter that is gone.
+    Retired(Arc<Retired>),
+    /// Of a limiter that this process has not used so far.
+    Saved(Arc<Saved>),
+}
+
+impl Orphans {
+    fn keys(&self) -> usize {
+        match self {
+            Orphans::Retired(retired) => retired.keys(),
+            Orphans::Saved(saved) => saved.keys(),
+        }
+    }
+
+    /// The time at which all buckets are idle.
+    fn idle_at(&self) -> u64 {
+        match self {
+            Orphans::Retired(retired) => retired.idle_at(),
+            Orphans::Saved(saved) => saved.idle_at(),
+        }
+    }
+}
+
 /// The most retired stores that one sweep forgets.
 const FORGOTTEN_AT_ONCE: usize = 8;
 
 impl Stores {
+    fn orphan(&mut self, name: String, left: Orphans) {
+        self.idle.insert((left.idle_at(), name.clone()));
+        self.retired.insert(name, left);
+    }
+
+    /// Whether a snapshot's buckets wait for that limiter.
+    fn is_saved(&self, name: &str) -> bool {
+        matches!(self.retired.get(name), Some(Orphans::Saved(_))) || self.reviving.contains_key(name)
+    }
+
+    fn adopt(&mut self, name: &str) -> Option<Orphans> {
+        let left = self.retired.remove(name)?;
+        self.idle.remove(&(left.idle_at(), name.to_owned()));
+        Some(left)
+    }
+
     /// Counts a dropped store. Once half of `all` are dropped, removes their entries.
     fn count_gone(&mut self) {
         self.gone += 1;
@@ -198,7 +259,7 @@ impl Stores {
     /// Forgets the retired store whose buckets are idle first. Returns its number of keys.
     fn forget_first(&mut self, bound: &Bound) -> usize {
         let Some((_, name)) = self.idle.pop_first() else { return 0 };
-        let keys = self.retired.remove(&name).map_or(0, |retired| retired.keys());
+        let keys = self.retired.remove(&name).map_or(0, |left| left.keys());
         bound.release(keys);
         keys
     }
@@ -247,6 +308,9 @@ impl MemoryBackend {
             largest: Mutex::default(),
             evictions: AtomicU32::new(0),
             turns: AtomicUsize::new(0),
+            weights: OnceLock::new(),
+            reviving: Mutex::default(),
+            copying: Mutex::default(),
         };
         MemoryBackend { shared: Arc::new(shared) }
     }
@@ -278,19 +342,48 @@ impl MemoryBackend {
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        let retired = identity.as_ref().and_then(|identity| stores.retired.remove(identity));
-        if let (Some(retired), Some(identity)) = (&retired, &identity) {
-            stores.idle.remove(&(retired.idle_at(), identity.clone()));
+        if let Some(identity) = identity.as_ref().filter(|identity| stores.is_saved(identity)) {
+            drop(stores);
+            return self.revive_saved(identity, written, clock::clock().now());
         }
         let shared = Arc::clone(&self.shared);
-        let store = Arc::new(match retired {
-            Some(retired) => Store::revive(shared, identity.clone(), retired),
-            None => Store::new(shared, identity.clone(), written.clone()),
+        let store = Arc::new(match identity.as_ref().and_then(|identity| stores.adopt(identity)) {
+            Some(Orphans::Retired(retired)) => Store::revive(shared, identity.clone(), Arc::unwrap_or_clone(retired)),
+            Some(Orphans::Saved(_)) | None => Store::new(shared, identity.clone(), written.clone()),
         });
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
             stores.named.insert(identity, Arc::downgrade(&store));
         }
+        store
+    }
+}
+
+impl MemoryBackend {
+    /// The store of a limiter with the buckets that a snapshot held. Made without the lock of the
+    /// stores, because a million buckets take a while.
+    fn revive_saved(&self, identity: &str, written: &Written, now: Now) -> Arc<Store> {
+        let reviving = self.shared.reviving.lock();
+        let mut stores = self.shared.stores.lock();
+        let saved = match stores.retired.get(identity) {
+            Some(Orphans::Saved(saved)) => Some(Arc::clone(saved)),
+            // Left by a thread that panicked.
+            _ => stores.reviving.get(identity).cloned(),
+        };
+        let Some(saved) = saved else {
+            // Another thread was faster.
+            drop((stores, reviving));
+            return self.store(Some(identity.to_owned()), written);
+        };
+        stores.adopt(identity);
+        stores.reviving.insert(identity.to_owned(), Arc::clone(&saved));
+        drop(stores);
+        let shared = Arc::clone(&self.shared);
+        let store = Arc::new(saved.revive(shared, identity, written.clone(), now));
+        let mut stores = self.shared.stores.lock();
+        stores.reviving.remove(identity);
+        stores.all.push(Arc::downgrade(&store));
+        stores.named.insert(identity.to_owned(), Arc::downgrade(&store));
         store
     }
 }
@@ -304,8 +397,7 @@ pub(crate) fn release(store: Arc<Store>) {
     if let Some(name) = store.name.clone()
         && let Some(retired) = store.retire()
     {
-        stores.idle.insert((retired.idle_at(), name.clone()));
-        stores.retired.insert(name, retired);
+        stores.orphan(name, Orphans::Retired(Arc::new(retired)));
     }
     // Outside the lock: dropping states does not need it.
     drop(stores);
@@ -338,6 +430,24 @@ impl fmt::Debug for MemoryBackend {
             .field("max_keys", &self.max_keys())
             .field("tracked_keys", &self.tracked_keys())
             .finish()
+    }
+}
+
+impl MemoryBackend {
+    /// The backend in which limiters keep their buckets that name no other, or `backend = memory`,
+    /// and those of `on_backend_error = local`. Of 1,000,000 keys.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{MemoryBackend, rate_limit};
+    ///
+    /// #[rate_limit(count = 10, per = "1h", key = user, name = "export")]
+    /// fn export(user: &str) -> Option<()> { Some(()) }
+    ///
+    /// export("ann");
+    /// assert_eq!(MemoryBackend::of_process().tracked_keys(), 1);
+    /// ```
+    pub fn of_process() -> MemoryBackend {
+        process_memory().clone()
     }
 }
 

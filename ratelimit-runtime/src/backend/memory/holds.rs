@@ -4,6 +4,7 @@
 //! fast path while no store of the process has one (`Switch::Holds`).
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use foldhash::quality::RandomState;
@@ -15,6 +16,8 @@ use crate::switches::{Switch, turn};
 
 /// How many ended holds one call removes.
 const SWEPT: usize = 8;
+/// How many holds are copied at once, under the lock.
+const COPIED: usize = 256;
 
 /// The times before which a key's calls are not admitted, in nanoseconds; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -48,11 +51,13 @@ pub(super) struct Holds {
 }
 
 /// The holds as such, which outlive their store.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Held {
     by_address: HashMap<Address, Hold, RandomState>,
     /// The same by the time at which they end.
     by_end: BTreeSet<(u64, Address)>,
+    /// Addresses that have changed while the holds are being copied.
+    changed: Option<Vec<Address>>,
 }
 
 /// How many stores hold something.
@@ -93,6 +98,9 @@ impl Holds {
         table.sweep(now);
         let mut hold = table.remove(address);
         change(&mut hold);
+        if let Some(changed) = &mut table.changed {
+            changed.push(address);
+        }
         if hold.until() > now.earliest {
             while table.by_address.len() >= self.most.max(1) {
                 let Some((_, first)) = table.by_end.first().copied() else { break };
@@ -103,6 +111,30 @@ impl Holds {
         }
         self.update(&table);
         hold
+    }
+
+    /// Passes on all holds, a few at a time, without the lock. Those that change meanwhile come again
+    /// at the end. For one caller at a time.
+    pub(super) fn each_copied<E>(&self, mut f: impl FnMut(Address, Hold) -> Result<(), E>) -> Result<(), E> {
+        self.table.lock().changed = Some(Vec::new());
+        let mut from = Bound::Unbounded;
+        let copied = loop {
+            let table = self.table.lock();
+            let some: Vec<_> = table.by_end.range((from, Bound::Unbounded)).take(COPIED).copied().collect();
+            let holds: Vec<_> = some.iter().map(|(_, address)| (*address, table.of(*address))).collect();
+            drop(table);
+            let Some(last) = some.last() else { break Ok(()) };
+            from = Bound::Excluded(*last);
+            if let Err(error) = holds.into_iter().try_for_each(|(address, hold)| f(address, hold)) {
+                break Err(error);
+            }
+        };
+        let changed = self.table.lock().changed.take().unwrap_or_default();
+        for address in changed {
+            let hold = self.table.lock().of(address);
+            f(address, hold)?;
+        }
+        copied
     }
 
     /// Takes out all holds.
@@ -135,6 +167,14 @@ impl Held {
     /// When the last of them ends; 0 if there are none.
     pub(super) fn end(&self) -> u64 {
         self.by_end.last().map_or(0, |(end, _)| *end)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Address, Hold)> + '_ {
+        self.by_address.iter().map(|(address, hold)| (*address, *hold))
+    }
+
+    fn of(&self, address: Address) -> Hold {
+        self.by_address.get(&address).copied().unwrap_or_default()
     }
 
     fn remove(&mut self, address: Address) -> Hold {
