@@ -2,6 +2,7 @@
 
 mod admissions;
 pub mod bookkeeping;
+mod kept;
 pub mod oracle;
 mod proxy;
 mod redis_server;
@@ -10,6 +11,7 @@ mod server_example;
 mod shelf;
 
 pub use admissions::{Admission, above};
+pub use kept::{KEPT_KEYS, kept_limits};
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
