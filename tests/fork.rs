@@ -50,6 +50,13 @@ fn a_future_that_waits_when_the_process_forks_ends_in_both() {
 }
 
 #[test]
+fn the_child_leaves_the_snapshot_to_its_parent() {
+    let path = std::env::temp_dir().join(format!("ratelimit-fork-{}.snapshot", std::process::id()));
+    run("kept", path.to_str().unwrap());
+    std::fs::remove_file(path).unwrap();
+}
+
+#[test]
 fn the_child_asks_a_blocking_store() {
     run("store", "");
 }

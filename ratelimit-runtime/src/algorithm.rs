@@ -8,7 +8,7 @@
 //!
 //! [`earliest`]: sliding_window::SlidingWindow::earliest
 
-mod codec;
+pub(crate) mod codec;
 pub(crate) mod fixed_window;
 pub(crate) mod groups;
 pub(crate) mod offences;

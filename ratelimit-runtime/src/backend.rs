@@ -30,7 +30,7 @@ use crate::rt::clock::{self, nanos};
 use smallvec::SmallVec;
 
 pub use crate::algorithm::record::Permit;
-pub use memory::{MemoryBackend, WhenFull};
+pub use memory::{Kept, MemoryBackend, Restored, Snapshot, SnapshotError, WhenFull};
 pub(crate) use shared::{BackendKind, default_backend, made};
 pub use shared::{DefaultBackendAlreadySet, IntoBackend, SharedBackend, set_default_backend};
 pub(crate) use together::given_back;

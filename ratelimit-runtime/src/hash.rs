@@ -10,14 +10,18 @@
 //! is off by less than n. The random numbers come from std's `SipHash`, whose key comes from the
 //! operating system.
 //!
+//! The random numbers are values, so that a snapshot of buckets can hold them.
+//!
 //! Hashes built on folded multiplications (foldhash, wyhash, ahash without AES instructions) give
 //! no such guarantee. With foldhash 0.2, an eight-byte text and its complement collided for one of
 //! 2²⁶ seeds, 2¹² times as often as they should.
 
 #![allow(clippy::inline_always, reason = "a key's words are counted by the compiler if all of it is one function")]
 
-use std::hash::BuildHasher;
+use std::hash::{BuildHasher, Hasher};
 use std::sync::LazyLock;
+
+use parking_lot::Mutex;
 
 use crate::key::sealed::{Kind, Sink};
 
@@ -34,8 +38,14 @@ const WORDS: usize = 32;
 /// The upper and lower half of a word's multiplier.
 type Weight = (u64, u64);
 
-/// Weights by lane and word.
-type Weights = [[Weight; WORDS]; 2];
+/// The random numbers that all seeds of one family share.
+#[derive(PartialEq, Eq)]
+pub(crate) struct Weights {
+    /// By lane and word.
+    words: [[Weight; WORDS]; 2],
+    /// The key of the hash of blocks.
+    blocks: (u64, u64),
+}
 
 /// Shared by all limiters: collisions are equally rare for each.
 static WEIGHTS: LazyLock<Weights> = LazyLock::new(weights);
@@ -43,10 +53,45 @@ static WEIGHTS: LazyLock<Weights> = LazyLock::new(weights);
 fn weights() -> Weights {
     let random = Random::default();
     let weight = |lane, word| (random.hash_one((lane, word, 0)), random.hash_one((lane, word, 1)));
-    std::array::from_fn(|lane| std::array::from_fn(|word| weight(lane, word)))
+    let words = std::array::from_fn(|lane| std::array::from_fn(|word| weight(lane, word)));
+    Weights { words, blocks: (random.hash_one(0_u8), random.hash_one(1_u8)) }
 }
 
-static BLOCKS: LazyLock<Random> = LazyLock::new(Random::default);
+impl Weights {
+    /// How many numbers they are.
+    pub(crate) const NUMBERS: usize = 2 * 2 * WORDS + 2;
+
+    /// This process's own.
+    pub(crate) fn of_process() -> &'static Weights {
+        &WEIGHTS
+    }
+
+    pub(crate) fn numbers(&self) -> [u64; Weights::NUMBERS] {
+        let (first, second) = self.blocks;
+        let words = self.words.iter().flatten().flat_map(|(high, low)| [*high, *low]);
+        let mut numbers = words.chain([first, second]);
+        std::array::from_fn(|_| numbers.next().unwrap_or_default())
+    }
+
+    /// The weights of these numbers. They are never freed, because seeds refer to them for ever: one
+    /// kilobyte for each family that this process meets.
+    pub(crate) fn of(numbers: &[u64; Weights::NUMBERS]) -> &'static Weights {
+        static MET: Mutex<Vec<&'static Weights>> = Mutex::new(Vec::new());
+        let weight = |lane, word| {
+            let at = (lane * WORDS + word) * 2;
+            (numbers[at], numbers[at + 1])
+        };
+        let words = std::array::from_fn(|lane| std::array::from_fn(|word| weight(lane, word)));
+        let weights = Weights { words, blocks: (numbers[Weights::NUMBERS - 2], numbers[Weights::NUMBERS - 1]) };
+        let mut met = MET.lock();
+        if let Some(known) = met.iter().copied().chain([&*WEIGHTS]).find(|known| **known == weights) {
+            return known;
+        }
+        let weights = Box::leak(Box::new(weights));
+        met.push(weights);
+        weights
+    }
+}
 
 /// A family member: 64 bits of hash per lane.
 #[derive(Clone, Copy)]
@@ -62,8 +107,20 @@ impl<const LANES: usize> Seed<'static, LANES> {
     }
 }
 
+impl Seed<'static, 1> {
+    /// The seed that [`start`](Seed::start) is of.
+    pub(crate) fn at(weights: &'static Weights, start: u64) -> Seed<'static, 1> {
+        Seed { weights, starts: [start] }
+    }
+
+    pub(crate) fn start(&self) -> u64 {
+        self.starts[0]
+    }
+}
+
 impl<'w, const LANES: usize> Seed<'w, LANES> {
-    fn of(weights: &'w Weights) -> Seed<'w, LANES> {
+    /// A new seed of a family.
+    pub(crate) fn of(weights: &'w Weights) -> Seed<'w, LANES> {
         let random = Random::default();
         Seed { weights, starts: std::array::from_fn(|lane| random.hash_one(lane)) }
     }
@@ -100,7 +157,11 @@ impl<'a, const LANES: usize> HashSink<'a, LANES> {
     /// The hashes of everything written.
     #[inline]
     pub(crate) fn finish(self) -> [u64; LANES] {
-        if self.words <= WORDS { self.sums.map(folded) } else { chained(self.before, self.sums) }
+        if self.words <= WORDS {
+            self.sums.map(folded)
+        } else {
+            chained(self.seed.weights.blocks, self.before, self.sums)
+        }
     }
 
     /// Writes one word of a key that keeps its own words apart.
@@ -108,10 +169,10 @@ impl<'a, const LANES: usize> HashSink<'a, LANES> {
     pub(crate) fn word(&mut self, word: u64) {
         let place = self.words % WORDS;
         if place == 0 && self.words > 0 {
-            self.before = chained(self.before, self.sums);
+            self.before = chained(self.seed.weights.blocks, self.before, self.sums);
             self.sums = self.seed.starts;
         }
-        for (sum, weights) in self.sums.iter_mut().zip(self.seed.weights) {
+        for (sum, weights) in self.sums.iter_mut().zip(&self.seed.weights.words) {
             let (high, low) = weights[place];
             let product = u128::from(low) * u128::from(word);
             *sum = sum.wrapping_add(high.wrapping_mul(word)).wrapping_add((product >> 64) as u64);
@@ -178,8 +239,17 @@ fn folded(sum: u64) -> u64 {
 /// Chains the hash of the earlier blocks with one more.
 #[cold]
 #[inline(never)]
-fn chained<const LANES: usize>(before: [u64; LANES], sums: [u64; LANES]) -> [u64; LANES] {
-    std::array::from_fn(|lane| BLOCKS.hash_one((lane, before[lane], sums[lane])))
+fn chained<const LANES: usize>(key: (u64, u64), before: [u64; LANES], sums: [u64; LANES]) -> [u64; LANES] {
+    // `RandomState` does not tell its key, and its algorithm may change with the compiler.
+    #[expect(deprecated, reason = "SipHash 2-4 with a key, which nothing else in the standard library has")]
+    let sip = std::hash::SipHasher::new_with_keys(key.0, key.1);
+    std::array::from_fn(|lane| {
+        let mut sip = sip.clone();
+        for word in [lane as u64, before[lane], sums[lane]] {
+            sip.write(&word.to_le_bytes());
+        }
+        sip.finish()
+    })
 }
 
 #[inline]

@@ -46,6 +46,7 @@
 //! fails or hangs, [`OnBackendError`] decides within 100 ms; while it keeps failing, at once.
 //!
 //! The default, [`MemoryBackend`], is bounded and needs no background thread.
+//! [`keep`](MemoryBackend::keep) lets its buckets survive a restart.
 //!
 //! # Waiting instead of failing
 //!
@@ -134,6 +135,9 @@
 //! | a document of limits cannot be applied | `WARN`, once a document | `error` |
 //! | a document of limits is applied while the process runs | `INFO` | |
 //! | a store has lost a bucket in use: evicted, flushed, or gone with the server (`memcached`) | `DEBUG` | `backend` |
+//! | a snapshot of buckets is refused when the program starts ([`MemoryBackend::keep`]) | `WARN` | `path`, `error` |
+//! | snapshots begin to fail | `WARN`, once | `error` |
+//! | they succeed again | `INFO`, once | |
 //! | two limiters share a name and a source location: a macro has copied the attribute, and calls may be counted twice | `WARN`, once | `limiter`, `location` |
 //!
 //! The feature `metrics` adds these metrics, for the recorder that the program installs. A recorder
@@ -151,6 +155,7 @@
 //! | `ratelimit_lost_buckets_total` | counter: buckets in use that a store has evicted or forgotten (`memcached`) | `backend` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_configuration_failing` | gauge: 1 while a changed document of limits cannot be applied | |
+//! | `ratelimit_snapshot_failing` | gauge: 1 while buckets in memory cannot be saved ([`MemoryBackend::keep`]) | |
 //! | `ratelimit_tracked_keys` | gauge: keys in this process's memory, to a 64th | |
 //! | `ratelimit_evicted_keys_total` | counter: keys in use that were evicted for others | |
 //!
@@ -244,7 +249,8 @@ pub use backend::memcached::{MemcachedBackend, MemcachedBackendBuilder};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{
-    Backend, DefaultBackendAlreadySet, IntoBackend, MemoryBackend, SharedBackend, WhenFull, set_default_backend,
+    Backend, DefaultBackendAlreadySet, IntoBackend, Kept, MemoryBackend, Restored, SharedBackend, Snapshot,
+    SnapshotError, WhenFull, set_default_backend,
 };
 #[cfg(feature = "calendar")]
 pub use calendar::{Calendar, CalendarUnit, InvalidCalendar, Weekday};

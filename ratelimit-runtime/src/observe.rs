@@ -16,6 +16,7 @@ mod reporting;
 #[cfg(feature = "tracing")]
 mod tracing;
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{BackendError, RateLimitExceeded};
@@ -237,6 +238,23 @@ pub(crate) fn configured(error: Option<&dyn std::error::Error>) {
     metrics::configured(error.is_some());
     #[cfg(feature = "tracing")]
     tracing::configured(error);
+}
+
+/// A snapshot of a memory backend was made, or could not be.
+pub(crate) fn snapshot_made(error: Option<&dyn std::error::Error>) {
+    let _ = error;
+    #[cfg(feature = "metrics")]
+    metrics::snapshot_made(error.is_some());
+    #[cfg(feature = "tracing")]
+    tracing::snapshot_made(error);
+}
+
+/// The snapshot of an earlier process is not restored.
+pub(crate) fn snapshot_refused(path: &Path, error: &dyn std::error::Error) {
+    #[cfg(feature = "tracing")]
+    tracing::snapshot_refused(path, error);
+    #[cfg(not(feature = "tracing"))]
+    let _ = (path, error);
 }
 
 #[cfg(all(test, any(feature = "tracing", feature = "metrics")))]

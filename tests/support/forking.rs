@@ -11,8 +11,8 @@ use std::time::Duration;
 use futures_executor::block_on;
 use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Bucket, Deadline, Request};
 use ratelimit_runtime::{
-    BackendError, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, OnBackendError, RateLimitExceeded,
-    RateLimiter, RedisBackend,
+    BackendError, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, MemoryBackend, OnBackendError,
+    RateLimitExceeded, RateLimiter, RedisBackend,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -54,6 +54,7 @@ fn main() {
         Some("wait-behind") => wait_behind(),
         Some("wait-across") => wait_across(),
         Some("store") => store(),
+        Some("kept") => kept(url),
         Some("silent-store") => silent_store(),
         Some("redis-blocking") => blocking(&used_up(redis(url))),
         Some("redis-async") => asynchronous(&used_up(redis(url))),
@@ -123,6 +124,25 @@ fn wait_across() -> ! {
         assert!(!decision.waited().is_zero());
     };
     forked(go_on, go_on)
+}
+
+/// The child has no thread that makes snapshots, and leaves the file to its parent.
+fn kept(path: &str) -> ! {
+    let memory = MemoryBackend::new();
+    let kept = RefCell::new(Some(memory.keep(path, HOUR).unwrap()));
+    let limiter = limiter(3, HOUR).backend(memory.clone()).build().unwrap();
+    forked(
+        || {
+            limiter.check("of the child", 1).unwrap();
+            drop(kept.take());
+            assert!(!std::fs::exists(path).unwrap());
+        },
+        || {
+            // After the end of the child.
+            std::thread::sleep(Duration::from_millis(200));
+            assert_eq!(kept.take().unwrap().close().unwrap().keys, 0);
+        },
+    )
 }
 
 /// A store whose decisions run on helper threads.

@@ -2,6 +2,7 @@
 
 mod admissions;
 pub mod bookkeeping;
+mod kept;
 mod memcached_server;
 pub mod oracle;
 mod proxy;
@@ -11,6 +12,7 @@ mod server_example;
 mod shelf;
 
 pub use admissions::{Admission, above};
+pub use kept::{KEPT_KEYS, kept_limits};
 pub use memcached_server::MemcachedServer;
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};

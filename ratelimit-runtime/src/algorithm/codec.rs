@@ -20,47 +20,52 @@ const CALENDAR: u64 = 3;
 impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(64);
+        self.encode_to(&mut bytes);
+        bytes
+    }
+
+    /// Appends the bytes of [`encode`](Record::encode).
+    pub(crate) fn encode_to(&self, bytes: &mut Vec<u8>) {
         let offences = &self.offences;
         let version = if self.blocked > 0 { BLOCKED } else { VERSION };
         for number in [version, self.clock, self.newest, self.floor, self.number, self.top, self.start] {
-            write(&mut bytes, number);
+            write(bytes, number);
         }
         for number in [u64::from(offences.count), offences.last, offences.until, self.limits.len() as u64] {
-            write(&mut bytes, number);
+            write(bytes, number);
         }
         if version == BLOCKED {
-            write(&mut bytes, self.blocked);
+            write(bytes, self.blocked);
         }
         for state in &self.limits {
             match state {
                 State::Sliding(window) => {
                     for number in [SLIDING, u64::from(window.largest), window.longest, window.per] {
-                        write(&mut bytes, number);
+                        write(bytes, number);
                     }
-                    write_groups(&mut bytes, &window.groups);
+                    write_groups(bytes, &window.groups);
                 }
                 State::Token(bucket) => {
                     let (units, step) = bucket.flow;
                     for number in [TOKEN, bucket.last, bucket.debt, bucket.unit, units, step] {
-                        write(&mut bytes, number);
+                        write(bytes, number);
                     }
                 }
                 State::Fixed(window) => {
                     let kind = if window.end > 0 { CALENDAR } else { FIXED };
                     for number in [kind, window.per, window.charged, window.taken] {
-                        write(&mut bytes, number);
+                        write(bytes, number);
                     }
                     if kind == CALENDAR {
-                        write(&mut bytes, window.end);
+                        write(bytes, window.end);
                     }
                 }
             }
         }
         for given in &self.given {
-            write(&mut bytes, given.window);
-            write(&mut bytes, given.amount);
+            write(bytes, given.window);
+            write(bytes, given.amount);
         }
-        bytes
     }
 
     /// Empty bytes are an unused record.
@@ -145,7 +150,8 @@ fn read_groups(bytes: &mut &[u8]) -> Option<Groups> {
     Some(groups)
 }
 
-fn write(bytes: &mut Vec<u8>, mut number: u64) {
+/// Appends a number.
+pub(crate) fn write(bytes: &mut Vec<u8>, mut number: u64) {
     while number >= 0x80 {
         bytes.push(number.to_le_bytes()[0] | 0x80);
         number >>= 7;
@@ -153,7 +159,8 @@ fn write(bytes: &mut Vec<u8>, mut number: u64) {
     bytes.push(number.to_le_bytes()[0]);
 }
 
-fn read(bytes: &mut &[u8]) -> Option<u64> {
+/// Takes a number from the front.
+pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

@@ -22,6 +22,10 @@ pub(crate) struct Groups {
 pub(crate) const MOST: usize = 128;
 
 impl Groups {
+    pub(crate) fn reserve(&mut self, groups: usize) {
+        self.groups.reserve_exact(groups);
+    }
+
     pub(crate) fn total(&self) -> u64 {
         self.total
     }
@@ -141,8 +145,13 @@ impl Groups {
 
     /// Moves all groups back by `by`.
     pub(crate) fn shift_back(&mut self, by: u64) {
+        self.change_times(|at| at.saturating_sub(by));
+    }
+
+    /// Changes all times. Their order must stay.
+    pub(crate) fn change_times(&mut self, change: impl Fn(u64) -> u64) {
         for group in &mut self.groups {
-            group.at = group.at.saturating_sub(by);
+            group.at = change(group.at);
         }
     }
 }

@@ -568,7 +568,7 @@ impl Record {
 
     /// Advances the clock to `now`. If `now` is earlier, keeps all ages, as if no time had passed
     /// since the last reading.
-    fn look(&mut self, rules: &[Rule], now: u64) {
+    pub(crate) fn look(&mut self, rules: &[Rule], now: u64) {
         if now < self.clock {
             let by = self.clock - now;
             self.newest = self.newest.saturating_sub(by);

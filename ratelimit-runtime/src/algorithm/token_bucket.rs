@@ -68,7 +68,7 @@ impl TokenBucket {
 
     /// The state at `at`, which must not be before `last`.
     #[inline]
-    fn at(self, rule: &Rule, at: u64) -> TokenBucket {
+    pub(crate) fn at(self, rule: &Rule, at: u64) -> TokenBucket {
         let (units, step) = (rule.units(), rule.step());
         let Some(elapsed) = at.checked_sub(self.last) else { return self };
         if step == 1 {

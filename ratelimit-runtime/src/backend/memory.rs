@@ -27,6 +27,7 @@ mod holds;
 mod queue;
 mod retired;
 mod slots;
+mod snapshot;
 mod state;
 mod store;
 mod table;
@@ -36,16 +37,19 @@ mod unkeyed;
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Weak};
+use std::sync::{Arc, LazyLock, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
-use crate::rt::clock::Now;
+use crate::hash::Weights;
+use crate::rt::clock::{self, Now};
 use retired::Retired;
+use snapshot::Saved;
 use table::{Bound, SWEPT};
 
 pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
+pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
 pub(crate) use together::{
@@ -96,11 +100,13 @@ pub enum WhenFull {
 ///
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of the
 /// same fingerprint share a bucket. The fingerprint is a universal hash, with random numbers that
-/// the process draws when it starts. Two keys chosen without knowledge of these numbers share a
-/// fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The probability is below 2⁻⁵⁹
-/// for text, bytes or numbers of up to 32 bytes. Both bounds hold for any two keys. Some two of n
-/// live keys that were not chosen to collide share a bucket with a probability of about n² / 2⁶⁴.
-/// For a million keys, this is one in 18 million.
+/// the process draws when it starts, or takes from a snapshot. Two keys chosen without knowledge of
+/// these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The
+/// probability is below 2⁻⁵⁹ for text, bytes or numbers of up to 32 bytes. Both bounds hold for any
+/// two keys. Some two of n live keys that were not chosen to collide share a bucket with a
+/// probability of about n² / 2⁶⁴. For a million keys, this is one in 18 million.
+///
+/// Buckets end with the process, unless they are kept in a file ([`keep`](MemoryBackend::keep)).
 ///
 /// A cheap handle; clones share the buckets.
 #[derive(Clone)]
@@ -116,12 +122,23 @@ struct Shared {
     evictions: AtomicU32,
     /// Sweeps so far. Selects the store of the next one.
     turns: AtomicUsize,
+    /// The random numbers of a restored snapshot.
+    weights: OnceLock<&'static Weights>,
+    /// Held while a limiter takes over buckets of a snapshot.
+    reviving: Mutex<()>,
+    /// Held while a snapshot is made.
+    copying: Mutex<()>,
 }
 
 /// Evictions between two counts of the stores.
 const RECOUNT: u32 = 64;
 
 impl Shared {
+    /// The random numbers of the hash of keys.
+    fn weights(&self) -> &'static Weights {
+        self.weights.get().copied().unwrap_or_else(Weights::of_process)
+    }
+
     /// Sweeps a few slots of the next store in turn, which may no longer be called. Returns whether
     /// it reclaimed any bucket.
     fn sweep(&self, now: Now, slots: usize) -> bool {
@@ -171,7 +188,9 @@ struct Stores {
     /// Stores of limiters that were given a name.
     named: HashMap<String, Weak<Store>>,
     /// Buckets of named limiters that are gone. The next limiter of the name takes them over.
-    retired: HashMap<String, Retired>,
+    retired: HashMap<String, Orphans>,
+    /// Those of a snapshot that a limiter is taking over.
+    reviving: HashMap<String, Arc<Saved>>,
     /// Dropped stores among `all`.
     gone: usize,
     /// Names of the retired stores, by the time at which all of their buckets are idle and all of
@@ -181,6 +200,51 @@ struct Stores {
     held: BTreeSet<(u64, String)>,
     /// Blocks and debts of all retired stores.
     holds: usize,
+}
+
+/// Buckets without a limiter.
+#[derive(Clone)]
+enum Orphans {
+    /// Of a limiter that is gone.
+    Retired(Arc<Retired>),
+    /// Of a limiter that this process has not used so far.
+    Saved(Arc<Saved>),
+}
+
+impl Orphans {
+    fn keys(&self) -> usize {
+        match self {
+            Orphans::Retired(retired) => retired.keys(),
+            Orphans::Saved(saved) => saved.keys(),
+        }
+    }
+
+    /// Blocks and debts.
+    fn holds(&self) -> usize {
+        match self {
+            Orphans::Retired(retired) => retired.holds(),
+            Orphans::Saved(saved) => saved.holds(),
+        }
+    }
+
+    /// The time at which all buckets are idle and all blocks have ended.
+    fn idle_at(&self) -> u64 {
+        match self {
+            Orphans::Retired(retired) => retired.idle_at(),
+            Orphans::Saved(saved) => saved.idle_at(),
+        }
+    }
+
+    /// Drops the buckets; `None` if no block or debt is left.
+    fn without_buckets(self, now: Now) -> Option<Orphans> {
+        match self {
+            Orphans::Retired(retired) => {
+                let retired = Arc::unwrap_or_clone(retired).without_buckets(now)?;
+                Some(Orphans::Retired(Arc::new(retired)))
+            }
+            Orphans::Saved(saved) => Some(Orphans::Saved(Arc::new(saved.without_buckets()?))),
+        }
+    }
 }
 
 /// The most retired stores that one sweep forgets.
@@ -210,12 +274,12 @@ impl Stores {
         }
     }
 
-    /// Keeps the store of a limiter that is gone.
-    fn retire(&mut self, name: String, retired: Retired, bound: &Bound) {
-        self.holds += retired.holds();
-        let names = if retired.keys() > 0 || retired.holds() == 0 { &mut self.idle } else { &mut self.held };
-        names.insert((retired.idle_at(), name.clone()));
-        self.retired.insert(name, retired);
+    /// Keeps buckets for the next limiter of the name.
+    fn orphan(&mut self, name: String, left: Orphans, bound: &Bound) {
+        self.holds += left.holds();
+        let names = if left.keys() > 0 || left.holds() == 0 { &mut self.idle } else { &mut self.held };
+        names.insert((left.idle_at(), name.clone()));
+        self.retired.insert(name, left);
         // A single limiter has at most as many.
         while self.holds > bound.max_keys {
             if !self.forget_held() {
@@ -224,36 +288,41 @@ impl Stores {
         }
     }
 
-    /// Hands out the retired store of that name.
-    fn revive(&mut self, name: &String) -> Option<Retired> {
-        let retired = self.retired.remove(name)?;
-        self.holds -= retired.holds();
-        let place = (retired.idle_at(), name.clone());
+    /// Whether a snapshot's buckets wait for that limiter.
+    fn is_saved(&self, name: &str) -> bool {
+        matches!(self.retired.get(name), Some(Orphans::Saved(_))) || self.reviving.contains_key(name)
+    }
+
+    /// Hands out what was kept for that name.
+    fn adopt(&mut self, name: &str) -> Option<Orphans> {
+        let left = self.retired.remove(name)?;
+        self.holds -= left.holds();
+        let place = (left.idle_at(), name.to_owned());
         let _ = self.idle.remove(&place) || self.held.remove(&place);
-        Some(retired)
+        Some(left)
     }
 
     /// Forgets the blocks of the first store that has kept nothing else. `false` if there is none.
     fn forget_held(&mut self) -> bool {
         let Some((_, name)) = self.held.first().cloned() else { return false };
-        self.revive(&name);
+        self.adopt(&name);
         true
     }
 
     /// Forgets the retired store whose buckets are idle first.
-    fn forget_first(&mut self, bound: &Bound) -> Option<(String, Retired)> {
+    fn forget_first(&mut self, bound: &Bound) -> Option<(String, Orphans)> {
         let (_, name) = self.idle.first().cloned()?;
-        let retired = self.revive(&name)?;
-        bound.release(retired.keys());
-        Some((name, retired))
+        let left = self.adopt(&name)?;
+        bound.release(left.keys());
+        Some((name, left))
     }
 
     /// Evicts the buckets of a limiter that is gone, but not its blocks.
     fn evict_retired(&mut self, bound: &Bound, now: Now) -> bool {
-        while let Some((name, retired)) = self.forget_first(bound) {
-            let keys = retired.keys();
-            if let Some(held) = retired.without_buckets(now) {
-                self.retire(name, held, bound);
+        while let Some((name, left)) = self.forget_first(bound) {
+            let keys = left.keys();
+            if let Some(held) = left.without_buckets(now) {
+                self.orphan(name, held, bound);
             }
             if keys > 0 {
                 bound.count_evicted(keys);
@@ -295,6 +364,9 @@ impl MemoryBackend {
             largest: Mutex::default(),
             evictions: AtomicU32::new(0),
             turns: AtomicUsize::new(0),
+            weights: OnceLock::new(),
+            reviving: Mutex::default(),
+            copying: Mutex::default(),
         };
         MemoryBackend { shared: Arc::new(shared) }
     }
@@ -326,16 +398,48 @@ impl MemoryBackend {
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        let retired = identity.as_ref().and_then(|identity| stores.revive(identity));
+        if let Some(identity) = identity.as_ref().filter(|identity| stores.is_saved(identity)) {
+            drop(stores);
+            return self.revive_saved(identity, written, clock::clock().now());
+        }
         let shared = Arc::clone(&self.shared);
-        let store = Arc::new(match retired {
-            Some(retired) => Store::revive(shared, identity.clone(), retired),
-            None => Store::new(shared, identity.clone(), written.clone()),
+        let store = Arc::new(match identity.as_ref().and_then(|identity| stores.adopt(identity)) {
+            Some(Orphans::Retired(retired)) => Store::revive(shared, identity.clone(), Arc::unwrap_or_clone(retired)),
+            Some(Orphans::Saved(_)) | None => Store::new(shared, identity.clone(), written.clone()),
         });
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
             stores.named.insert(identity, Arc::downgrade(&store));
         }
+        store
+    }
+}
+
+impl MemoryBackend {
+    /// The store of a limiter with the buckets that a snapshot held. Made without the lock of the
+    /// stores, because a million buckets take a while.
+    fn revive_saved(&self, identity: &str, written: &Written, now: Now) -> Arc<Store> {
+        let reviving = self.shared.reviving.lock();
+        let mut stores = self.shared.stores.lock();
+        let saved = match stores.retired.get(identity) {
+            Some(Orphans::Saved(saved)) => Some(Arc::clone(saved)),
+            // Left by a thread that panicked.
+            _ => stores.reviving.get(identity).cloned(),
+        };
+        let Some(saved) = saved else {
+            // Another thread was faster.
+            drop((stores, reviving));
+            return self.store(Some(identity.to_owned()), written);
+        };
+        stores.adopt(identity);
+        stores.reviving.insert(identity.to_owned(), Arc::clone(&saved));
+        drop(stores);
+        let shared = Arc::clone(&self.shared);
+        let store = Arc::new(saved.revive(shared, identity, written.clone(), now));
+        let mut stores = self.shared.stores.lock();
+        stores.reviving.remove(identity);
+        stores.all.push(Arc::downgrade(&store));
+        stores.named.insert(identity.to_owned(), Arc::downgrade(&store));
         store
     }
 }
@@ -349,7 +453,7 @@ pub(crate) fn release(store: Arc<Store>) {
     if let Some(name) = store.name.clone()
         && let Some(retired) = store.retire()
     {
-        stores.retire(name, retired, &shared.bound);
+        stores.orphan(name, Orphans::Retired(Arc::new(retired)), &shared.bound);
     }
     // Outside the lock: dropping states does not need it.
     drop(stores);
@@ -380,6 +484,24 @@ impl fmt::Debug for MemoryBackend {
             .field("max_keys", &self.max_keys())
             .field("tracked_keys", &self.tracked_keys())
             .finish()
+    }
+}
+
+impl MemoryBackend {
+    /// The backend in which limiters keep their buckets that name no other, or `backend = memory`,
+    /// and those of `on_backend_error = local`. Of 1,000,000 keys.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{MemoryBackend, rate_limit};
+    ///
+    /// #[rate_limit(count = 10, per = "1h", key = user, name = "export")]
+    /// fn export(user: &str) -> Option<()> { Some(()) }
+    ///
+    /// export("ann");
+    /// assert_eq!(MemoryBackend::of_process().tracked_keys(), 1);
+    /// ```
+    pub fn of_process() -> MemoryBackend {
+        process_memory().clone()
     }
 }
 

@@ -857,7 +857,8 @@ impl Core {
     fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
         let varies = self.varies();
         let rules = self.rules.iter().copied().collect();
-        let written = Written { rules, backoff: self.options.backoff, varies, by: self.id };
+        let backoff = self.options.backoff;
+        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name() };
         let store = memory.store(self.identity(), &written);
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(&self.rules);

@@ -30,6 +30,7 @@ const EVICTED_KEYS: &str = "ratelimit_evicted_keys_total";
 const LOST_BUCKETS: &str = "ratelimit_lost_buckets_total";
 const LATENCY: &str = "ratelimit_backend_latency_seconds";
 const BREAKER: &str = "ratelimit_breaker_state";
+const SNAPSHOT: &str = "ratelimit_snapshot_failing";
 #[cfg(feature = "configuration")]
 const CONFIGURATION: &str = "ratelimit_configuration_failing";
 
@@ -270,6 +271,10 @@ pub(super) fn bucket_lost(kind: &'static str) {
     report(|| counter!(LOST_BUCKETS, "backend" => kind).increment(1));
 }
 
+pub(super) fn snapshot_made(is_failing: bool) {
+    report(|| gauge!(SNAPSHOT).set(i32::from(is_failing)));
+}
+
 #[cfg(feature = "configuration")]
 pub(super) fn configured(is_failing: bool) {
     report(|| gauge!(CONFIGURATION).set(i32::from(is_failing)));
@@ -278,6 +283,7 @@ pub(super) fn configured(is_failing: bool) {
 fn describe(recorder: &dyn Recorder) {
     let name = KeyName::from_const_str;
     let text = SharedString::const_str;
+    recorder.describe_gauge(name(SNAPSHOT), None, text("1 while buckets in memory cannot be saved."));
     recorder.describe_counter(name(DECISIONS), Some(Unit::Count), text("Calls, by what became of them."));
     recorder.describe_histogram(name(WAIT), Some(Unit::Seconds), text("Waits of admitted calls for their permits."));
     recorder.describe_gauge(name(WAITING), Some(Unit::Count), text("Calls that wait for their permits."));

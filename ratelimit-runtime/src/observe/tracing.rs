@@ -1,5 +1,6 @@
 //! `tracing` events, all with the target `ratelimit`.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
@@ -81,6 +82,31 @@ pub(super) fn configured(error: Option<&dyn std::error::Error>) {
 pub(super) fn bucket_lost(kind: &'static str) {
     report(|| {
         debug!(target: TARGET, backend = kind, "rate limit backend has lost a bucket in use: its limit begins anew");
+    });
+}
+
+/// Whether the failure of snapshots has been reported.
+static SNAPSHOTS_FAIL: AtomicBool = AtomicBool::new(false);
+
+pub(super) fn snapshot_made(error: Option<&dyn std::error::Error>) {
+    let failed = SNAPSHOTS_FAIL.swap(error.is_some(), Ordering::Relaxed);
+    report(|| match (error, failed) {
+        (Some(error), false) => {
+            warn!(target: TARGET, %error, "rate limits in memory are not saved: a restart loses what calls have taken");
+        }
+        (None, true) => info!(target: TARGET, "rate limits in memory are saved again"),
+        _ => {}
+    });
+}
+
+pub(super) fn snapshot_refused(path: &Path, error: &dyn std::error::Error) {
+    report(|| {
+        warn!(
+            target: TARGET,
+            path = %path.display(),
+            %error,
+            "the snapshot of rate limits is refused: all buckets are fresh"
+        );
     });
 }
 

@@ -108,6 +108,12 @@ pub(crate) fn is_paused() -> bool {
     }
 }
 
+/// The wall clock, in nanoseconds since the Unix epoch, as it is set now. Only for what outlives the
+/// process: [`clock`] does not follow it.
+pub(crate) fn wall() -> u64 {
+    sources::wall()
+}
+
 /// How far before the clock's first reading a time may lie: a test's clock may have been paused
 /// earlier.
 const EARLIER: u64 = 3_600_000_000_000;

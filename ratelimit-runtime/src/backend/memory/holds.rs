@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
+use std::ops::Bound;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -24,6 +25,8 @@ const REPEATED_FOR: u64 = 1_000_000_000;
 
 /// How many ended holds one call removes.
 const SWEPT: usize = 8;
+/// How many holds are copied at a time.
+const COPIED: usize = 256;
 
 /// The times before which a key's calls are not admitted, in nanoseconds; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -59,6 +62,8 @@ pub(super) struct Holds {
     most: usize,
     /// All holds by the time at which they end.
     ends: Mutex<BTreeSet<(u64, u64)>>,
+    /// Keys whose holds have changed while they are being copied. Changed under the lock of `ends`.
+    changed: Mutex<Option<Vec<u64>>>,
     /// Made for the first hold.
     shards: OnceLock<Box<[Line<Shard>; SHARDS]>>,
 }
@@ -86,6 +91,7 @@ pub(super) struct BlockedDenial {
 }
 
 /// The holds as such, which outlive their store.
+#[derive(Clone)]
 pub(super) struct Held(Vec<(u64, Hold)>);
 
 /// The fingerprint of a bucket. Zero stands for the bucket without a key.
@@ -95,6 +101,11 @@ fn held_by(address: Address) -> u64 {
         Address::Unkeyed => 0,
         Address::Hash(hash) => fingerprint(hash),
     }
+}
+
+fn address_of(key: u64) -> Address {
+    // The fingerprint of a fingerprint is itself.
+    if key == 0 { Address::Unkeyed } else { Address::Hash(key) }
 }
 
 /// The shard and the filter's bit of a fingerprint: the map within a shard selects by the lowest and
@@ -112,6 +123,7 @@ impl Holds {
             first_end: AtomicU64::new(u64::MAX),
             most: most.max(1),
             ends: Mutex::default(),
+            changed: Mutex::default(),
             shards: OnceLock::new(),
         }
     }
@@ -198,6 +210,9 @@ impl Holds {
         let before = self.get(key);
         let mut hold = before;
         change(&mut hold);
+        if let Some(changed) = &mut *self.changed.lock() {
+            changed.push(key);
+        }
         if hold.until() <= now.earliest {
             self.remove(&mut ends, key);
         } else {
@@ -216,6 +231,27 @@ impl Holds {
     fn get(&self, key: u64) -> Hold {
         let shard = self.shards.get().map(|shards| &shards[place(key).0].0);
         shard.and_then(|shard| shard.held.lock().get(&key).map(|held| held.hold)).unwrap_or_default()
+    }
+
+    /// Passes on all holds, a few at a time, without the lock. Those that change meanwhile come again
+    /// at the end. For one caller at a time.
+    pub(super) fn each_copied<E>(&self, mut f: impl FnMut(Address, Hold) -> Result<(), E>) -> Result<(), E> {
+        *self.changed.lock() = Some(Vec::new());
+        let mut from = Bound::Unbounded;
+        let copied = loop {
+            let ends = self.ends.lock();
+            let some: Vec<_> = ends.range((from, Bound::Unbounded)).take(COPIED).copied().collect();
+            let holds: Vec<_> = some.iter().map(|(_, key)| (address_of(*key), self.get(*key))).collect();
+            drop(ends);
+            let Some(last) = some.last() else { break Ok(()) };
+            from = Bound::Excluded(*last);
+            if let Err(error) = holds.into_iter().try_for_each(|(address, hold)| f(address, hold)) {
+                break Err(error);
+            }
+        };
+        let changed = self.changed.lock().take().unwrap_or_default();
+        changed.into_iter().try_for_each(|key| f(address_of(key), self.get(key)))?;
+        copied
     }
 
     /// Takes out all holds.
@@ -282,6 +318,10 @@ type Ends<'a> = MutexGuard<'a, BTreeSet<(u64, u64)>>;
 impl Held {
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Address, Hold)> + '_ {
+        self.0.iter().map(|(key, hold)| (address_of(*key), *hold))
     }
 
     /// When the last of them ends; 0 if there are none.

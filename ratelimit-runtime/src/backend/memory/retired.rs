@@ -18,17 +18,19 @@ use crate::rt::clock::{self, Now};
 /// A bucket, with its shard and its fingerprint.
 type Bucket<S> = (usize, u64, S);
 
+#[derive(Clone)]
 pub(super) struct Retired {
-    written: Written,
-    hasher: Seed<'static, 1>,
-    unkeyed: Full,
-    keyed: Keys,
-    free: Vec<Bucket<Full>>,
-    holds: Held,
+    pub(super) written: Written,
+    pub(super) hasher: Seed<'static, 1>,
+    pub(super) unkeyed: Full,
+    pub(super) keyed: Keys,
+    pub(super) free: Vec<Bucket<Full>>,
+    pub(super) holds: Held,
     idle_at: u64,
 }
 
-enum Keys {
+#[derive(Clone)]
+pub(super) enum Keys {
     One(Vec<Bucket<Words<1>>>),
     Two(Vec<Bucket<Words<2>>>),
     Three(Vec<Bucket<Words<3>>>),
@@ -142,7 +144,7 @@ impl Store {
         let Retired { written, hasher, unkeyed, keyed, free, holds, .. } = retired;
         let mut store = Store::new(shared, name, written);
         store.hasher = hasher;
-        store.put_unkeyed(unkeyed);
+        store.put_unkeyed(unkeyed, false);
         store.holds.put(holds);
         macro_rules! refill {
             ($table:ident, $buckets:ident) => {

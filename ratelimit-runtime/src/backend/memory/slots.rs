@@ -156,6 +156,29 @@ impl<S: State, const W: usize> Slots<S, W> {
         Some(state)
     }
 
+    /// Runs `f` on the states of the next few `lines`, in order of fingerprint from `from` on.
+    /// Returns the fingerprint to go on with. The table may change in between: each state that
+    /// stays in it is met once.
+    pub(super) fn each_from(&self, from: u64, lines: usize, mut f: impl FnMut(u64, &S)) -> Option<u64> {
+        let first = self.home(from);
+        let next = (first + lines < self.lines.len()).then(|| first_at(first + lines, self.lines.len()));
+        let range = from..=next.map_or(u64::MAX, |next| next - 1);
+        let lines = lines.min(self.lines.len() - first);
+        let mut line = first;
+        for seen in 1..=self.lines.len() {
+            let slots = self.lines[line].0.iter();
+            slots
+                .filter(|slot| slot.fingerprint != 0 && range.contains(&slot.fingerprint))
+                .for_each(|slot| f(slot.fingerprint, &slot.state));
+            // States overflow into the lines behind, up to one that is not full.
+            if seen >= lines && !self.is_full(line) {
+                break;
+            }
+            line = self.after(line);
+        }
+        next
+    }
+
     /// All states with their fingerprints.
     pub(super) fn into_states(self) -> impl Iterator<Item = (u64, S)> {
         let slots = self.lines.into_iter().flat_map(|line| line.0);
@@ -183,6 +206,14 @@ impl<S: State, const W: usize> Slots<S, W> {
                 self.lines[hole.line].0[hole.slot] = moved;
                 hole = Place { line, slot };
             }
+        }
+    }
+
+    /// Makes room for about so many states.
+    pub(super) fn reserve(&mut self, states: usize) {
+        let lines = (states * TAKEN.1 / TAKEN.0).div_ceil(W) + 1;
+        if lines > self.lines.len() {
+            self.resize(lines);
         }
     }
 
@@ -231,6 +262,12 @@ impl<S: State, const W: usize> Slots<S, W> {
     fn distance(&self, from: usize, to: usize) -> usize {
         if to >= from { to - from } else { to + self.lines.len() - from }
     }
+}
+
+/// The first fingerprint with this home line among `lines` lines.
+fn first_at(line: usize, lines: usize) -> u64 {
+    let first = ((line as u128) << 64).div_ceil(lines as u128);
+    u64::try_from(first).unwrap_or(u64::MAX)
 }
 
 /// The home line of a fingerprint among `lines` lines.

@@ -6,6 +6,7 @@
 
 mod fixed;
 mod full;
+mod stored;
 mod tat;
 mod window;
 mod words;
@@ -19,6 +20,7 @@ use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
 pub(super) use full::{Forms, Full, Part};
+pub(super) use stored::{Entry, Moment, Stored};
 pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
 pub(super) use words::{Layout, Word, Words};

@@ -20,6 +20,7 @@ use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::decision::Address;
+use crate::error::Name;
 use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::limit::Algorithm;
@@ -44,7 +45,7 @@ const RETRY_WHEN_FULL: u64 = 1_000_000_000;
 const RESETS: usize = 64;
 
 /// The limits that a store is made for.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Written {
     pub(crate) rules: SmallVec<[Rule; 1]>,
     pub(crate) backoff: Option<Backoff>,
@@ -52,6 +53,7 @@ pub(crate) struct Written {
     pub(crate) varies: bool,
     /// The limiter of these limits; the first one if several share a name.
     pub(crate) by: u64,
+    pub(crate) limiter: Name,
 }
 
 /// See the module.
@@ -141,6 +143,8 @@ macro_rules! on_table {
         }
     };
 }
+
+pub(super) use on_table;
 
 /// A call as a store takes it.
 #[derive(Clone, Copy)]
@@ -344,7 +348,7 @@ impl Store {
             most: if rules.len() == 1 && backoff.is_none() { rules[0].capacity() } else { 0 },
             kind,
             clock: clock::clock(),
-            hasher: Seed::new(),
+            hasher: Seed::of(shared.weights()),
             forms: Forms::new(rules, *backoff, *varies),
             unkeyed: Unkeyed::new(rules, backoff.is_none() && !varies),
             keyed,
@@ -1320,13 +1324,19 @@ impl Store {
             || on_table!(self, (table, form) => table.evict(self.context(form), hash, now, denying))
     }
 
+    /// A copy of the state of the bucket without a key.
+    pub(super) fn copied_unkeyed(&self, now: Now) -> Full {
+        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, _| state.clone())
+    }
+
     /// Takes out the state of the bucket without a key.
     pub(super) fn take_out_unkeyed(&self) -> Full {
         self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| std::mem::take(state))
     }
 
-    pub(super) fn put_unkeyed(&self, unkeyed: Full) {
-        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| *state = unkeyed);
+    /// `is_foreign`: other limits than those written down judge it.
+    pub(super) fn put_unkeyed(&self, unkeyed: Full, is_foreign: bool) {
+        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), is_foreign, |state, _| *state = unkeyed);
     }
 
     /// Forgets all buckets.

@@ -31,6 +31,8 @@ const SAMPLED: usize = 32;
 const FEW: usize = 1_024;
 /// How long an idle bucket is kept, in nanoseconds. A key that is called more often finds it again.
 const GRACE: u64 = 2_000_000;
+/// Slots that are copied at once, under a shard's lock.
+const COPIED_AT_ONCE: usize = 256;
 /// Keys that a shard knows to be called often.
 const FREQUENT: usize = 8;
 
@@ -64,7 +66,7 @@ impl Bound {
     }
 
     /// Counts one more bucket, if there is room.
-    fn claim(&self) -> bool {
+    pub(super) fn claim(&self) -> bool {
         let claim = |len: usize| (len < self.max_keys).then_some(len + 1);
         let claimed = self.len.fetch_update(Ordering::Relaxed, Ordering::Relaxed, claim);
         if let Ok(before) = claimed {
@@ -355,6 +357,41 @@ impl<S: State, const W: usize> Table<S, W> {
             // An empty queue stays until the next call of its key.
             *is_waited = !rest.queues.is_empty();
         }
+    }
+
+    /// Runs `f` on copies of all states with their fingerprints, a few at a time. Holds a shard's
+    /// lock only while those are copied. Each state that stays in the table is copied once.
+    pub(super) fn each_copied<E>(&self, mut f: impl FnMut(&[(u64, S)]) -> Result<(), E>) -> Result<(), E>
+    where
+        S: Clone,
+    {
+        let mut copies = Vec::with_capacity(COPIED_AT_ONCE);
+        for padded in self.shards.iter() {
+            let mut next = Some(0);
+            while let Some(from) = next {
+                copies.clear();
+                let shard = padded.shard.lock();
+                let copy = |fingerprint, state: &S| copies.push((fingerprint, state.clone()));
+                next = shard.slots.each_from(from, COPIED_AT_ONCE / W, copy);
+                drop(shard);
+                f(&copies)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes room for so many keys, spread over the shards as hashes are.
+    pub(super) fn reserve(&self, keys: usize) {
+        for Padded { shard, lines } in self.shards.iter() {
+            let mut shard = shard.lock();
+            shard.slots.reserve(keys / SHARDS);
+            lines.store(shard.slots.lines(), Ordering::Relaxed);
+        }
+    }
+
+    /// Keys with waiting calls.
+    pub(super) fn waited(&self) -> usize {
+        self.shards.iter().map(|shard| shard.shard.lock().rest.queues.len()).sum()
     }
 
     /// Takes out all states.

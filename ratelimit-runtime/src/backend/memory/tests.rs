@@ -8,6 +8,7 @@ use super::state::{State, Words};
 use super::*;
 use crate::algorithm::Rule;
 use crate::decision::Address;
+use crate::error::Name;
 use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
 use crate::rt::clock;
@@ -20,7 +21,8 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 }
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
-    let written = Written { rules: smallvec![rule], backoff: None, varies: false, by: 0 };
+    let written =
+        Written { rules: smallvec![rule], backoff: None, varies: false, by: 0, limiter: Name::Static("test") };
     backend.store(name.map(str::to_owned), &written)
 }
 

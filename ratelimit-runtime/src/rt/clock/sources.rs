@@ -28,11 +28,16 @@ pub(crate) struct Machine {
     unix: u64,
 }
 
+/// The wall clock, in nanoseconds since the Unix epoch; 0 before it.
+pub(super) fn wall() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos)
+}
+
 impl Machine {
     /// Starts at the wall clock, or at `least`. The first thread writes that to `unix`, and the
     /// others read it from there.
     pub(super) fn start(least: u64, unix: &AtomicU64) -> Machine {
-        let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, nanos).max(least);
+        let wall = wall().max(least);
         let started = Instant::now();
         let unix = match unix.compare_exchange(0, wall, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => wall,

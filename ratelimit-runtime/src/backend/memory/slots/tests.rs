@@ -37,3 +37,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn parts_of_a_table_are_all_of_it() {
+    let mut slots = Slots::<Words<1>, 4>::new();
+    let mut random = 0_u64;
+    // High fingerprints only, so that the last line overflows into the first ones.
+    for number in 0..3_000_u64 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let fingerprint = if number % 3 == 0 { random | 1 } else { u64::MAX - number };
+        slots.insert(fingerprint, Words([number]));
+    }
+    for lines in [1, 3, 64, 1_000_000] {
+        let (mut found, mut next) = (Vec::new(), Some(0));
+        while let Some(from) = next {
+            next = slots.each_from(from, lines, |fingerprint, _| found.push(fingerprint));
+        }
+        found.sort_unstable();
+        assert_eq!(found.len(), 3_000, "{lines}");
+        assert!(found.windows(2).all(|pair| pair[0] < pair[1]));
+    }
+}

@@ -34,7 +34,7 @@ struct Parts<P: ?Sized> {
     limits: P,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Part {
     Token(TokenBucket),
     Fixed(Fixed),
@@ -64,18 +64,28 @@ impl Forms {
         self.groups.iter().zip(rules).for_each(|(groups, rule)| groups.expect(rule));
     }
 
+    /// What the windows of each limit as written depend on.
+    pub(crate) fn groups(&self) -> &[Groups] {
+        &self.groups
+    }
+
+    /// The limits as written.
+    pub(super) fn written(&self) -> &[Rule] {
+        &self.written
+    }
+
     /// Prepares for calls by other limits, from now on.
     pub(crate) fn vary(&self) {
         self.varies.store(true, Ordering::Relaxed);
     }
 
     #[inline]
-    fn varies(&self) -> bool {
+    pub(super) fn varies(&self) -> bool {
         self.varies.load(Ordering::Relaxed)
     }
 
     #[inline]
-    fn of(&self, position: usize) -> &Groups {
+    pub(super) fn of(&self, position: usize) -> &Groups {
         // A replacement can have more limits than were written. The additional ones are judged by
         // the groups of the first.
         self.groups.get(position).unwrap_or(&self.groups[0])
@@ -221,6 +231,21 @@ impl Full {
         Full(boxed(Offences::default(), smallvec![part]))
     }
 
+    /// The state of these limits, with the penalties, the end of the last denial, and the time at
+    /// which it is idle.
+    pub(super) fn of_parts(limits: SmallVec<[Part; 1]>, offences: Offences, denied_until: u64, idle_at: u64) -> Full {
+        let mut full = Full(if limits.is_empty() { None } else { boxed(offences, limits) });
+        if let Some(parts) = &mut full.0 {
+            (parts.denied_until, parts.idle_at) = (denied_until, idle_at);
+        }
+        full
+    }
+
+    /// The states of the limits, and the end of the last denial.
+    pub(super) fn parts(&self) -> (&[Part], u64) {
+        self.0.as_ref().map_or((&[], 0), |parts| (&parts.limits, parts.denied_until))
+    }
+
     /// The state of the only limit, if it is of this algorithm.
     pub(crate) fn take_part(&mut self, algorithm: Algorithm) -> Option<Part> {
         match self.0.as_mut().map(|parts| &mut parts.limits) {
@@ -249,7 +274,7 @@ impl Full {
     }
 
     /// When the whole state is idle, by the limits of the last call and the longest period so far.
-    fn idle_at_last(&self, forms: &Forms) -> u64 {
+    pub(super) fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
         if !forms.varies() && self.is_of(&forms.written) {
             let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
@@ -308,6 +333,14 @@ impl Full {
             }
         };
         self.0 = boxed(offences, rules.iter().enumerate().map(part).collect());
+    }
+}
+
+impl Clone for Full {
+    fn clone(&self) -> Full {
+        let (limits, denied_until) = self.parts();
+        let idle_at = self.0.as_ref().map_or(0, |parts| parts.idle_at);
+        Full::of_parts(limits.into(), self.offended(), denied_until, idle_at)
     }
 }
 

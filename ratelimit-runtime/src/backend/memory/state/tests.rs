@@ -133,7 +133,13 @@ fn limit(counts: impl Strategy<Value = u32>) -> impl Strategy<Value = Limit> {
 }
 
 fn store(rules: &[Rule], varies: bool) -> std::sync::Arc<Store> {
-    let written = Written { rules: rules.iter().copied().collect(), backoff: None, varies, by: 0 };
+    let written = Written {
+        rules: rules.iter().copied().collect(),
+        backoff: None,
+        varies,
+        by: 0,
+        limiter: crate::error::Name::Static("test"),
+    };
     MemoryBackend::new().store(None, &written)
 }
 

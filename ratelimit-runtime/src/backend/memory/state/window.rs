@@ -23,7 +23,7 @@ use super::{Permit, State, Verdict};
 use crate::queue::Ahead;
 
 /// Groups from the oldest to the newest. The newest group is `permits`, taken up to the time `at`.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Window {
     /// Only the newest group. An idle window has 0 permits.
     One { permits: u32, at: u64 },
@@ -82,6 +82,17 @@ impl Groups {
 
     pub(super) fn longest(&self) -> u64 {
         self.longest.load(Ordering::Relaxed)
+    }
+
+    /// Prepares for calls of up to that `count` and `per`, in nanoseconds.
+    pub(crate) fn reach(&self, most: u32, longest: u64) {
+        self.most.fetch_max(most, Ordering::Relaxed);
+        self.longest.fetch_max(longest, Ordering::Relaxed);
+    }
+
+    /// The largest `count` and the longest `per` of any call.
+    pub(crate) fn reached(&self) -> (u32, u64) {
+        (self.most.load(Ordering::Relaxed), self.longest())
     }
 
     /// Whether permits older than the period of `rule` count for no other call.
@@ -589,8 +600,18 @@ impl Window {
         self.newest().saturating_add(if is_empty { 0 } else { per })
     }
 
+    pub(super) fn is_mixed(&self) -> bool {
+        matches!(self, Window::Mixed(_))
+    }
+
+    /// The window of a full log. If it need not stay `Mixed`, in the smallest form that holds it.
+    pub(super) fn of_log(log: SlidingWindow, groups: &Groups, is_mixed: bool) -> Window {
+        let compact = if is_mixed { None } else { compact(&log, groups) };
+        compact.unwrap_or_else(|| Window::Mixed(Box::new(log)))
+    }
+
     /// A copy of the full log.
-    fn log(&self, groups: &Groups) -> SlidingWindow {
+    pub(super) fn log(&self, groups: &Groups) -> SlidingWindow {
         match self {
             Window::Mixed(mixed) => (**mixed).clone(),
             window => mixed(window, groups),
@@ -602,9 +623,38 @@ impl Window {
     }
 }
 
+/// The smallest form of a full log, if it consists of full groups but for the newest.
+fn compact(log: &SlidingWindow, groups: &Groups) -> Option<Window> {
+    let Some(Group { at, permits }) = log.groups.last() else { return Some(Window::idle()) };
+    let (mut times, mut len) = ([0; MANY], 0);
+    for group in log.groups.iter().take(log.groups.len() - 1) {
+        if !group.permits.is_multiple_of(groups.group.into()) {
+            return None;
+        }
+        for _ in 0..group.permits / u64::from(groups.group) {
+            *times.get_mut(len)? = group.at;
+            len += 1;
+        }
+    }
+    let permits = u32::try_from(permits).ok().filter(|permits| *permits > 0)?;
+    let is_few = groups.group == 1 && permits == 1 && groups.longest() <= Time::LONGEST;
+    let ring = Ring { first: 0, len: u8::try_from(len).ok()? };
+    Some(match len {
+        0 => Window::One { permits, at },
+        1..=FEW if is_few && at - times[0] <= Time::LONGEST => {
+            Window::Few { len: ring.len, older: std::array::from_fn(|place| Time::new(times[place])), at }
+        }
+        1..=SEVERAL => {
+            Window::Several { ring, permits, at, older: Box::new(std::array::from_fn(|place| times[place])) }
+        }
+        _ => Window::Many { ring, permits, at, older: Box::new(times) },
+    })
+}
+
 /// The groups as a full log.
 fn mixed(window: &Window, groups: &Groups) -> SlidingWindow {
     let mut mixed = SlidingWindow::default();
+    mixed.groups.reserve(on_log!(window, log => usize::from(log.ring.len) + 1, _mixed => 0));
     window.each(groups, |group| match mixed.groups.last() {
         Some(last) if last.at == group.at => mixed.groups.extend_last(group.at, group.permits),
         _ => mixed.groups.push(group),

@@ -11,7 +11,7 @@ use super::{Call, Judged, Permit, State, Tat, Verdict, take_bucket};
 use crate::queue::Ahead;
 
 /// The state of one to three limits.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Words<const N: usize>(pub(in super::super) [u64; N]);
 
 /// The most words of one state.
@@ -129,7 +129,7 @@ impl<const N: usize> Words<N> {
     }
 
     #[inline]
-    fn put(&mut self, layout: &Layout, position: usize, rule: &Rule, part: &Part) {
+    pub(super) fn put(&mut self, layout: &Layout, position: usize, rule: &Rule, part: &Part) {
         let (code, at) = layout.parts[position % MOST];
         match (code, part) {
             (_, Part::Tat(tat)) => self.set(at, tat.0),

@@ -32,7 +32,13 @@ impl Two {
     fn new(algorithm: Algorithm, count: u32) -> Two {
         let rule = Rule::new(Limit::new(count, Duration::from_secs(60)).with_algorithm(algorithm));
         let backend = MemoryBackend::bounded(10, WhenFull::Admit);
-        let written = StoreWritten { rules: smallvec![rule], backoff: None, varies: false, by: 0 };
+        let written = StoreWritten {
+            rules: smallvec![rule],
+            backoff: None,
+            varies: false,
+            by: 0,
+            limiter: crate::error::Name::Static("test"),
+        };
         let mut stores = [backend.store(None, &written), backend.store(None, &written)];
         stores.sort_by_key(|store| store.id());
         Two { rule, stores, _backend: backend }

@@ -1,0 +1,195 @@
+//! Snapshots again and again, and when the program ends.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use super::super::MemoryBackend;
+use super::{Restored, Snapshot, SnapshotError, file};
+use crate::observe;
+use crate::rt::process;
+
+/// The shortest time between two snapshots.
+const SHORTEST: Duration = Duration::from_millis(10);
+
+/// Keeps the buckets of a backend in a file; see [`MemoryBackend::keep`].
+#[must_use = "dropped at once, it keeps nothing of what comes after: bind it in `main`, to a name"]
+pub struct Kept {
+    backend: MemoryBackend,
+    path: PathBuf,
+    restored: Result<Option<Restored>, SnapshotError>,
+    /// Its end stops the thread. `None` once it has ended.
+    thread: Option<(mpsc::Sender<()>, JoinHandle<()>)>,
+    /// A forked child has no thread, and leaves the file to its parent.
+    process: u32,
+}
+
+impl MemoryBackend {
+    /// Restores this backend from a file, if there is one, and writes it there `every` so often and
+    /// when the result is dropped. Call it before any limiter uses the backend.
+    ///
+    /// ```
+    /// use ratelimit_runtime::{MemoryBackend, RateLimitExceeded, SnapshotError, rate_limit};
+    /// use std::time::Duration;
+    ///
+    /// #[rate_limit(count = 100, per = "1d", name = "translate")]
+    /// fn translate(text: &str) -> Result<String, RateLimitExceeded> {
+    ///     Ok(text.to_uppercase())
+    /// }
+    ///
+    /// fn main() -> Result<(), SnapshotError> {
+    /// #   let folder = std::env::temp_dir().join(format!("ratelimit-keep-{}", std::process::id()));
+    /// #   std::fs::create_dir_all(&folder).unwrap();
+    /// #   let path = folder.join("limits.snapshot");
+    ///     let _kept = MemoryBackend::of_process().keep(&path, Duration::from_secs(60))?;
+    ///     assert!(translate("hello").is_ok());
+    /// #   drop(_kept);
+    /// #   assert!(path.exists());
+    /// #   std::fs::remove_dir_all(&folder).unwrap();
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// Limiters need a `name`. What a killed process has admitted since its last snapshot is lost,
+    /// each time at most `count` permits in each limit of a key. After an orderly end nothing is
+    /// lost: let `main` return with the result bound in it, after the last limited call.
+    /// `std::process::exit` and a panic that aborts drop nothing.
+    ///
+    /// A file that is refused does not stop the program. It starts with fresh buckets, and the file
+    /// is renamed to `PATH.refused`; [`restored`](Kept::restored) says why, and so does a `WARN`
+    /// event (feature `tracing`). A snapshot that fails later is a `WARN` event too, once until
+    /// one succeeds, and the metric `ratelimit_snapshot_failing` (feature `metrics`).
+    ///
+    /// The snapshots are made on one thread. `every` is at least 10 ms. A file is for one process at
+    /// a time: of two, the last that writes wins.
+    ///
+    /// # Errors
+    /// [`SnapshotError::InUse`] if a limiter has used the backend before.
+    /// [`SnapshotError::Io`] if files cannot be written there, or the thread cannot be started.
+    pub fn keep(&self, path: impl AsRef<Path>, every: Duration) -> Result<Kept, SnapshotError> {
+        let path = path.as_ref().to_owned();
+        file::prepare(&path)?;
+        let restored = match self.restore(&path) {
+            Err(SnapshotError::InUse) => return Err(SnapshotError::InUse),
+            Err(SnapshotError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(refused) => {
+                // If it cannot be moved, snapshots will say why.
+                let _ = file::set_aside(&path);
+                observe::snapshot_refused(&path, &refused);
+                Err(refused)
+            }
+            Ok(restored) => Ok(Some(restored)),
+        };
+        let (stop, stopped) = mpsc::channel();
+        let (backend, to) = (self.clone(), path.clone());
+        let work = move || {
+            while let Err(RecvTimeoutError::Timeout) = stopped.recv_timeout(every.max(SHORTEST)) {
+                report(&backend.snapshot(&to));
+            }
+        };
+        let thread = thread::Builder::new().name("ratelimit-keep".into()).spawn(work);
+        let thread = thread.map_err(|error| SnapshotError::io(&path, error))?;
+        Ok(Kept { backend: self.clone(), path, restored, thread: Some((stop, thread)), process: process::id() })
+    }
+}
+
+impl Kept {
+    /// What was taken from the file; `None` if there was none.
+    ///
+    /// # Errors
+    /// Why the file was refused.
+    pub fn restored(&self) -> Result<Option<&Restored>, &SnapshotError> {
+        self.restored.as_ref().map(Option::as_ref)
+    }
+
+    /// Makes the last snapshot and stops. Dropping does the same, and only reports an error.
+    ///
+    /// ```
+    /// # use ratelimit_runtime::{MemoryBackend, SnapshotError};
+    /// # use std::time::Duration;
+    /// # fn main() -> Result<(), SnapshotError> {
+    /// # let folder = std::env::temp_dir().join(format!("ratelimit-close-{}", std::process::id()));
+    /// # std::fs::create_dir_all(&folder).unwrap();
+    /// let kept = MemoryBackend::new().keep(folder.join("limits.snapshot"), Duration::from_secs(60))?;
+    /// let snapshot = kept.close()?;
+    /// assert_eq!(snapshot.left_out, [""; 0]);
+    /// # std::fs::remove_dir_all(&folder).unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// Those of [`MemoryBackend::snapshot`].
+    pub fn close(mut self) -> Result<Snapshot, SnapshotError> {
+        self.stop();
+        self.backend.snapshot(&self.path)
+    }
+
+    /// Ends the thread. Returns whether this has to be done.
+    fn stop(&mut self) -> bool {
+        let Some((stop, thread)) = self.thread.take() else { return false };
+        drop(stop);
+        if self.process != process::id() {
+            // Joining a thread that this process does not have never ends.
+            std::mem::forget(thread);
+            return false;
+        }
+        // It does not panic, and has nothing to say.
+        let _ = thread.join();
+        true
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if self.stop() {
+            report(&self.backend.snapshot(&self.path));
+        }
+    }
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").field("path", &self.path).field("restored", &self.restored).finish_non_exhaustive()
+    }
+}
+
+/// Tells observers how a snapshot went.
+fn report(result: &Result<Snapshot, SnapshotError>) {
+    observe::snapshot_made(result.as_ref().err().map(|error| error as &dyn std::error::Error));
+}
+
+#[cfg(all(test, feature = "tracing", not(loom_model)))]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::observe::tests::Log;
+
+    const HOUR: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn what_is_refused_and_what_is_not_saved_is_reported() {
+        let folder = std::env::temp_dir().join(format!("ratelimit-reports-{}", process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("limits.snapshot");
+        fs::write(&path, "nothing of ours").unwrap();
+        let log = Log::of(|| {
+            let kept = MemoryBackend::new().keep(&path, HOUR).unwrap();
+            fs::remove_dir_all(&folder).unwrap();
+            drop(kept);
+            report(&MemoryBackend::new().snapshot(&path));
+            fs::create_dir_all(&folder).unwrap();
+            drop(MemoryBackend::new().keep(&path, HOUR).unwrap());
+            drop(MemoryBackend::new().keep(&path, HOUR).unwrap());
+        });
+        fs::remove_dir_all(&folder).unwrap();
+        let [refused, lost, saved] = &log[..] else { panic!("{log:?}") };
+        assert!(refused.starts_with("WARN ") && refused.contains("not a snapshot"), "{refused}");
+        assert!(lost.starts_with("WARN ") && lost.contains("not saved"), "{lost}");
+        assert!(saved.starts_with("INFO ") && saved.contains("saved again"), "{saved}");
+    }
+}
