@@ -97,11 +97,19 @@ pub(crate) struct Merging {
 
 impl Merging {
     /// For buckets on which one script may decide.
+    #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const ALL: Merging =
         Merging { alone: 8, seats: 128, drivers: 2, pause: Duration::from_micros(500), by_bucket: false };
     /// For buckets that may be on several servers.
+    #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
+    /// For buckets that are compared and swapped: of two calls under way, one would have to try again.
+    /// The second driver of a bucket would be in the way of the first.
+    #[cfg(feature = "memcached")]
+    pub(crate) const ONE_AT_A_TIME: Merging =
+        Merging { alone: 0, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
     /// For leases: one call brings the permits of all that come meanwhile.
+    #[cfg(feature = "redis")]
     pub(crate) const LEASES: Merging =
         Merging { alone: 1, seats: 1_024, drivers: 1, pause: Duration::MAX, by_bucket: true };
 }

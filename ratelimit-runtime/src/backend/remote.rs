@@ -2,9 +2,11 @@
 //!
 //! A call is a task of the caller's tokio runtime, or of this crate's background thread if there is
 //! none. So it goes on when its caller gives up, no connection is left in the middle of a reply, and
-//! what it has taken by then is given back. A runtime without I/O is noticed by the panic of its
-//! first call, which the background thread then repeats.
+//! what it has taken by then is given back. Blocking calls are merged like others, on the background
+//! thread.
 
+use std::net::{Ipv4Addr, UdpSocket};
+use std::panic::catch_unwind;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -18,8 +20,8 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::reply;
 use crate::timer;
 
-/// Runtimes of which it is remembered that they have no I/O.
-const REMEMBERED: usize = 16;
+/// Runtimes of which it is remembered whether they have I/O.
+const REMEMBERED: usize = 64;
 /// A call is ended this long after its caller's deadline. A store that is slow, and not gone, may
 /// then still say that nothing was taken.
 const GRACE: Duration = Duration::from_millis(100);
@@ -28,40 +30,62 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Remote<T: Transport> {
     pub(crate) transport: T,
     coalescing: Arc<Coalescing>,
-    without_io: Arc<Mutex<Vec<Id>>>,
+    /// Runtimes, and whether they have I/O.
+    runtimes: Mutex<Vec<(Id, bool)>>,
 }
 
 /// The requests of one bucket, decided on its stored bytes.
 pub(crate) struct Applied {
     pub(crate) answers: Vec<Answer>,
-    /// What to store, if it has changed.
+    /// What to store, if more than the time of the latest decision has changed.
     pub(crate) bytes: Option<Vec<u8>>,
+    /// The time of the decisions.
+    #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "a server's clock is known to the store"))]
+    pub(crate) now: Timestamp,
     /// When the bucket is idle again and may be forgotten.
     pub(crate) expires_at: Timestamp,
 }
 
-/// Decides requests on one bucket in their order, at `now`. No bytes are an unused bucket. Fails if
-/// they are not a bucket's.
-pub(crate) fn apply(bytes: &[u8], requests: &[&Request], now: Timestamp) -> Result<Applied, BackendError> {
+/// Decides requests on one bucket in their order. No bytes are an unused bucket. Fails if they are
+/// not a bucket's.
+///
+/// `now` gets the latest time on record and returns the time of the decisions: the server's clock,
+/// or for want of one, a time that is not before the record's.
+///
+/// A denied call without `backoff`, and one that only looks, change nothing that has to be stored.
+pub(crate) fn apply(
+    bytes: &[u8],
+    requests: &[&Request],
+    now: impl FnOnce(Timestamp) -> Timestamp,
+) -> Result<Applied, BackendError> {
     let mut bucket = Bucket::from_bytes(bytes)?;
+    let now = now(Timestamp(bucket.record.clock));
+    let mut before = bucket.clone();
     let answers = requests.iter().map(|request| bucket.apply(request, now)).collect();
     let expires_at = requests.last().map_or(now, |request| bucket.expires_at(request));
-    let after = bucket.to_bytes();
-    Ok(Applied { answers, bytes: (after != bytes).then_some(after), expires_at })
+    before.record.clock = bucket.record.clock;
+    let has_changed = before.record != bucket.record;
+    Ok(Applied { answers, bytes: has_changed.then(|| bucket.to_bytes()), now, expires_at })
 }
 
 impl<T: Transport> Remote<T> {
-    /// Calls on one bucket that come together are merged.
-    pub(crate) fn new(transport: T) -> Remote<T> {
-        let coalescing = Arc::new(Coalescing::new(Merging::BY_BUCKET));
-        Remote { transport, coalescing, without_io: Arc::default() }
+    /// Calls that come together are merged.
+    pub(crate) fn new(transport: T, merging: Merging) -> Remote<T> {
+        Remote { transport, coalescing: Arc::new(Coalescing::new(merging)), runtimes: Mutex::default() }
     }
 
     /// Blocks the thread for the answer, until the deadline at most.
     pub(crate) fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         let deadline = self.transport.until();
-        let receiver = self.start(None, request, deadline)?;
-        self.delivered(receiver.wait(deadline))
+        let alone = match self.coalescing.enter(&self.transport, request, deadline, None) {
+            Entry::Seated(seated) => {
+                return reply::block_on(seated, deadline).unwrap_or_else(|| Err(self.transport.late()));
+            }
+            Entry::Alone(alone) => alone,
+        };
+        let delivery = self.start(None, request, deadline)?.wait(deadline);
+        drop(alone);
+        self.delivered(delivery)
     }
 
     pub(crate) async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
@@ -83,7 +107,17 @@ impl<T: Transport> Remote<T> {
     /// This thread's runtime, if it has I/O.
     fn runtime(&self) -> Option<Handle> {
         let runtime = Handle::try_current().ok()?;
-        let has_io = !self.without_io.lock().contains(&runtime.id());
+        let id = runtime.id();
+        let known = self.runtimes.lock().iter().find(|(known, _)| *known == id).map(|(_, has_io)| *has_io);
+        let has_io = known.unwrap_or_else(|| {
+            let has_io = has_io();
+            let mut runtimes = self.runtimes.lock();
+            if runtimes.len() >= REMEMBERED {
+                runtimes.remove(0);
+            }
+            runtimes.push((id, has_io));
+            has_io
+        });
         has_io.then_some(runtime)
     }
 
@@ -96,13 +130,14 @@ impl<T: Transport> Remote<T> {
     ) -> Result<reply::Receiver<Delivery<T>>, BackendError> {
         let (sender, receiver) = reply::channel();
         let (transport, request) = (self.transport.clone(), request.clone());
-        let without_io = runtime.is_some().then(|| Arc::clone(&self.without_io));
-        let call = Call { transport, request, deadline, sender: Some(sender), without_io };
         let runtime = match runtime {
             Some(runtime) => runtime,
             None => background::handle().map_err(|error| no_thread(&error))?,
         };
-        runtime.spawn(call.run());
+        runtime.spawn(async move {
+            let answer = call(&transport, &request, deadline).await;
+            sender.send(Delivery { answer: Some(answer), transport, request, deadline });
+        });
         Ok(receiver)
     }
 
@@ -111,51 +146,24 @@ impl<T: Transport> Remote<T> {
     }
 }
 
-/// A call under way.
-struct Call<T: Transport> {
-    transport: T,
-    request: Request,
-    deadline: Instant,
-    /// None once it has answered.
-    sender: Option<reply::Sender<Delivery<T>>>,
-    /// None in the background, which has I/O.
-    without_io: Option<Arc<Mutex<Vec<Id>>>>,
+/// Whether the current runtime has I/O. Without it, tokio's sockets panic: the panic hook sees it
+/// once, and with `panic = "abort"` such a runtime needs `enable_io`.
+fn has_io() -> bool {
+    let socket = || {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        socket.set_nonblocking(true)?;
+        tokio::net::UdpSocket::from_std(socket)
+    };
+    // A socket that the system refuses says nothing about the runtime.
+    catch_unwind(socket).is_ok()
 }
 
-impl<T: Transport> Call<T> {
-    async fn run(mut self) {
-        let requests = [&self.request];
-        let sent = self.transport.send(&requests, self.deadline);
-        let answer = match timer::bounded(sent, self.deadline + GRACE).await {
-            Some(Ok(mut answers)) => answers.pop().unwrap_or_else(|| Err(self.transport.late())),
-            Some(Err(error)) => Err(error),
-            None => Err(self.transport.late()),
-        };
-        if let Some(sender) = self.sender.take() {
-            let (transport, request) = (self.transport.clone(), self.request.clone());
-            sender.send(Delivery { answer: Some(answer), transport, request, deadline: self.deadline });
-        }
-    }
-}
-
-impl<T: Transport> Drop for Call<T> {
-    fn drop(&mut self) {
-        let (Some(sender), Some(without_io)) = (self.sender.take(), self.without_io.take()) else { return };
-        // Without I/O, tokio's sockets panic.
-        if !std::thread::panicking() {
-            return;
-        }
-        let Ok(background) = background::handle() else { return };
-        if let Ok(runtime) = Handle::try_current() {
-            let mut known = without_io.lock();
-            if known.len() >= REMEMBERED {
-                known.remove(0);
-            }
-            known.push(runtime.id());
-        }
-        let (transport, request) = (self.transport.clone(), self.request.clone());
-        let again = Call { transport, request, deadline: self.deadline, sender: Some(sender), without_io: None };
-        background.spawn(again.run());
+async fn call<T: Transport>(transport: &T, request: &Request, deadline: Instant) -> Result<Answer, BackendError> {
+    let requests = [request];
+    match timer::bounded(transport.send(&requests, deadline), deadline + GRACE).await {
+        Some(Ok(mut answers)) => answers.pop().unwrap_or_else(|| Err(transport.late())),
+        Some(Err(error)) => Err(error),
+        None => Err(transport.late()),
     }
 }
 
