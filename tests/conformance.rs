@@ -13,11 +13,11 @@ use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
 use ratelimit_runtime::{
-    Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded,
-    RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
+    Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError, PostgresBackend,
+    RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
-use ratelimit_tests::{RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
+use ratelimit_tests::{PostgresServer, RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
 
 #[path = "conformance/each.rs"]
 mod each;
@@ -1200,6 +1200,7 @@ conformance! {
     redis_cluster: plain(redis_cluster());
     redis_cluster_without_extras: without_extras(redis_cluster());
     redis_leasing_one: plain(redis().lease(1, SECOND / 20));
+    postgres: postgres();
 }
 
 // A lease is charged as of its end, so its times differ from a full log's; `redis_leases.rs` checks
@@ -1260,6 +1261,12 @@ mod memory_by_attribute {
 /// One server for all tests in this file.
 fn redis() -> RedisBackendBuilder {
     RedisBackend::builder().url(RedisServer::shared().url())
+}
+
+fn postgres() -> SharedBackend {
+    let postgres = PostgresBackend::builder().url(PostgresServer::shared().url()).timeout(20 * SECOND).build().unwrap();
+    postgres.create_table().unwrap();
+    postgres.into_backend()
 }
 
 fn redis_unix() -> RedisBackendBuilder {

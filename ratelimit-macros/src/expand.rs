@@ -396,6 +396,7 @@ impl Expansion<'_> {
         let mut settings = match &own.backend {
             None => TokenStream::new(),
             Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
+            Some(Backend::Postgres) => quote_spanned!(site()=> .postgres()),
             Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
             Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };

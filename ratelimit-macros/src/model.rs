@@ -12,6 +12,7 @@ use crate::shape::Shape;
 #[expect(clippy::struct_excessive_bools, reason = "features are independent of each other")]
 pub(crate) struct Features {
     pub(crate) calendar: bool,
+    pub(crate) postgres: bool,
     pub(crate) redis: bool,
     pub(crate) tokio: bool,
     /// A web framework's responses are supported.
@@ -21,6 +22,7 @@ pub(crate) struct Features {
 impl Features {
     pub(crate) const ENABLED: Features = Features {
         calendar: cfg!(feature = "calendar"),
+        postgres: cfg!(feature = "postgres"),
         redis: cfg!(feature = "redis"),
         tokio: cfg!(feature = "tokio"),
         responses: cfg!(feature = "responses"),
@@ -183,6 +185,7 @@ pub(crate) enum Algorithm {
 
 pub(crate) enum Backend {
     Memory,
+    Postgres,
     Redis,
     Made(Arg<Expr>),
 }

@@ -9,9 +9,9 @@ mod expansions;
 mod lines;
 
 /// A runtime with all features.
-const ALL: Features = Features { calendar: true, redis: true, responses: true, tokio: true };
+const ALL: Features = Features { calendar: true, postgres: true, redis: true, responses: true, tokio: true };
 /// A runtime without features.
-const NONE: Features = Features { calendar: false, redis: false, responses: false, tokio: false };
+const NONE: Features = Features { calendar: false, postgres: false, redis: false, responses: false, tokio: false };
 
 /// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
 /// is `rt`.
@@ -91,8 +91,14 @@ fn unreadable_arguments_are_not_reported_missing() {
 
 #[test]
 fn missing_features_are_named() {
-    let redis = mistakes("count = 1, per = \"1s\", backend = redis", FUNCTION, NONE);
-    assert!(matches!(redis.as_slice(), [message] if message.contains("`redis`")), "{redis:?}");
+    for backend in ["postgres", "redis"] {
+        let found = mistakes(&format!("count = 1, per = \"1s\", backend = {backend}"), FUNCTION, NONE);
+        assert!(
+            matches!(found.as_slice(), [message] if message.contains(&format!("feature `{backend}`"))),
+            "{found:?}"
+        );
+        assert!(mistakes(&format!("count = 1, per = \"1s\", backend = {backend}"), FUNCTION, ALL).is_empty());
+    }
     let calendar = mistakes("count = 1, calendar = \"day\", algorithm = fixed_window", FUNCTION, NONE);
     assert!(matches!(calendar.as_slice(), [message] if message.contains("`calendar`")), "{calendar:?}");
     let tokio = mistakes("count = 1, per = \"1s\", wait", "async fn call() {}", NONE);

@@ -397,6 +397,9 @@ pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Name> {
     None
 }
 
+/// The words for backends.
+const BACKENDS: [&str; 3] = ["memory", "postgres", "redis"];
+
 pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Backend> {
     let Ok(word) = word(&arg.value) else {
         if let Expr::Lit(literal) = bare(&arg.value) {
@@ -405,27 +408,39 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
                 _ => String::new(),
             };
             let message = match written.as_str() {
-                "memory" | "redis" => format!("a backend is written without quotes: `backend = {written}`"),
-                _ => "a literal is no backend: write `memory`, `redis`, or an expression that makes one".to_owned(),
+                written if BACKENDS.contains(&written) => {
+                    format!("a backend is written without quotes: `backend = {written}`")
+                }
+                _ => {
+                    let words = BACKENDS.map(|word| format!("`{word}`")).join(", ");
+                    format!("a literal is no backend: write {words}, or an expression that makes one")
+                }
             };
             errors.over(&arg.value, message);
             return None;
         }
         return made(arg, item, errors);
     };
-    if word == "memory" {
-        return Some(Backend::Memory);
-    }
-    if word == "redis" {
-        if features.redis {
-            return Some(Backend::Redis);
-        }
-        let message = "`backend = redis` needs the feature `redis` of `ratelimit-runtime`: enable it in Cargo.toml";
-        errors.at(word.span(), message);
+    let written = word.to_string();
+    let (backend, is_enabled) = match written.as_str() {
+        "memory" => (Some(Backend::Memory), true),
+        "postgres" => (Some(Backend::Postgres), features.postgres),
+        "redis" => (Some(Backend::Redis), features.redis),
+        _ => (None, true),
+    };
+    if !is_enabled {
+        errors.at(
+            word.span(),
+            format!(
+                "`backend = {written}` needs the feature `{written}` of `ratelimit-runtime`: enable it in Cargo.toml"
+            ),
+        );
         return None;
     }
-    let written = word.to_string();
-    match nearest(&written, &["memory", "redis"]) {
+    if backend.is_some() {
+        return backend;
+    }
+    match nearest(&written, &BACKENDS) {
         // Any other name is a constant or a variable.
         Some(meant) if !written.starts_with(|letter: char| letter.is_ascii_uppercase()) => {
             errors.at(word.span(), format!("unknown backend `{written}`: did you mean `{meant}`?"));

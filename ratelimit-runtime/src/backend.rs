@@ -5,6 +5,8 @@ pub(crate) mod coalesce;
 pub(crate) mod memory;
 #[cfg(feature = "store")]
 mod name;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "memcached", feature = "postgres"))]

@@ -242,6 +242,8 @@ mod timer;
 mod waiting;
 
 pub use algorithm::offences::Backoff;
+#[cfg(feature = "postgres")]
+pub use backend::postgres::{PostgresBackend, PostgresBackendBuilder, PostgresConnect};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{

@@ -3,6 +3,7 @@
 mod admissions;
 pub mod bookkeeping;
 pub mod oracle;
+mod postgres_server;
 mod proxy;
 mod redis_server;
 mod redis_topologies;
@@ -10,6 +11,7 @@ mod server_example;
 mod shelf;
 
 pub use admissions::{Admission, above};
+pub use postgres_server::{PgBouncer, PostgresServer, connect, sql_at, try_sql_at};
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};

@@ -103,6 +103,9 @@ impl Merging {
     /// For buckets that may be on several servers.
     #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
+    /// For buckets in transactions, of which two on one bucket wait for each other.
+    #[cfg(feature = "postgres")]
+    pub(crate) const TRANSACTIONS: Merging = Merging { alone: 4, seats: 64, ..Merging::ALL };
     /// For buckets that are compared and swapped: of two calls under way, one would have to try again.
     /// The second driver of a bucket would be in the way of the first.
     #[cfg(feature = "memcached")]

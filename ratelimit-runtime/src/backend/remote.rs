@@ -40,7 +40,6 @@ pub(crate) struct Applied {
     /// What to store, if more than the time of the latest decision has changed.
     pub(crate) bytes: Option<Vec<u8>>,
     /// The time of the decisions.
-    #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "a server's clock is known to the store"))]
     pub(crate) now: Timestamp,
     /// When the bucket is idle again and may be forgotten.
     pub(crate) expires_at: Timestamp,
@@ -105,7 +104,7 @@ impl<T: Transport> Remote<T> {
     }
 
     /// This thread's runtime, if it has I/O.
-    fn runtime(&self) -> Option<Handle> {
+    pub(crate) fn runtime(&self) -> Option<Handle> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
         let known = self.runtimes.lock().iter().find(|(known, _)| *known == id).map(|(_, has_io)| *has_io);
