@@ -81,7 +81,8 @@ fn main() {
     let window = limiter("window", &[Limit::new(1_000_000_000, Duration::from_secs(3_600))]);
     let denied = limiter("denied", &[Limit::new(0, Duration::from_secs(3_600))]);
     let tasks = Tasks::new();
-    let (one, sixteen) = tasks.block_on(async { (Peers::new(&server.url(), 1).await, Peers::new(&server.url(), 16).await) });
+    let (one, sixteen) =
+        tasks.block_on(async { (Peers::new(&server.url(), 1).await, Peers::new(&server.url(), 16).await) });
     let mut cases = Vec::new();
     for (number, keys, goal) in [(1, KEYS, 0.25), (16, KEYS, 0.4), (64, KEYS, 0.4), (64, 1, 1.0)] {
         let peers = || Arc::clone(if number == 1 { &one } else { &sixteen });

@@ -10,7 +10,8 @@ use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
 use ratelimit_runtime::{
     BackendError, BackendErrorKind, Limit, PostgresBackend, PostgresBackendBuilder, PostgresConnect, RateLimiter,
 };
-use ratelimit_tests::{PostgresServer, connect, sql_at, try_sql_at};
+use ratelimit_tests::{Certificates, PostgresServer, connect, sql_at, try_sql_at};
+use rustls::pki_types::pem::PemObject as _;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// With a deadline that a busy machine does not miss.
@@ -541,6 +542,34 @@ fn what_cannot_work_is_a_configuration_error() {
     }
     let tls = PostgresBackend::new("postgres://h/d?sslmode=require").unwrap_err();
     assert!(tls.to_string().contains("PostgresBackendBuilder::tls"), "{tls}");
+}
+
+#[test]
+fn tls_by_the_users_connector_is_used_and_checked() {
+    let certificates = Certificates::new();
+    let server = PostgresServer::start_with_tls(&certificates.server);
+    let url = format!("{}?sslmode=require", server.url());
+    let connector = |authority: &str| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(rustls::pki_types::CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
+        let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+        let config =
+            rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        tokio_postgres_rustls::MakeRustlsConnect::new(config.with_root_certificates(roots).with_no_client_auth())
+    };
+    let backend = builder(&url, "public").tls(connector(&certificates.authority)).build().unwrap();
+    backend.create_table().unwrap();
+    assert_eq!(admitted(&backend, "a", 3, 5), 3);
+    let plain = "SELECT count(*) FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) \
+                 WHERE application_name = 'ratelimit' AND NOT ssl";
+    assert_eq!(server.sql(plain), [["0"]]);
+    let stranger = builder(&url, "public").tls(connector(&Certificates::new().authority)).build().unwrap();
+    refused(stranger.decide(&take("b", 1)), BackendErrorKind::Unreachable, "TLS");
+    // A server without TLS is not fallen back to.
+    let server = PostgresServer::shared();
+    let url = format!("{}?sslmode=require", server.url());
+    let without = builder(&url, "public").tls(connector(&certificates.authority)).build().unwrap();
+    refused(without.decide(&take("b", 1)), BackendErrorKind::Unreachable, "TLS");
 }
 
 #[test]

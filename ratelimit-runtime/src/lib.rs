@@ -1,4 +1,4 @@
-//! Exact rate limits from an attribute, kept in memory or shared through Redis.
+//! Exact rate limits from an attribute, kept in memory or shared through Redis or PostgreSQL.
 //!
 //! ```toml
 //! [dependencies]
@@ -160,6 +160,7 @@
 //! | --- | --- | --- |
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
+//! | `postgres` | `PostgresBackend` and `backend = postgres` | tokio-postgres, tokio, sha2 |
 //! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
@@ -196,7 +197,7 @@ pub mod tower {
 
 #[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
 compile_error!(
-    "ratelimit-runtime's feature `tokio` (and `redis`, which needs it) does not work on wasm32-unknown-unknown: tokio has no clock \
+    "ratelimit-runtime's feature `tokio` (and `redis` and `postgres`, which need it) does not work on wasm32-unknown-unknown: tokio has no clock \
      there. Limits in memory work without it, with the attribute on blocking and async functions"
 );
 

@@ -11,7 +11,8 @@ use std::time::Duration;
 use futures_executor::block_on;
 use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Bucket, Deadline, Request};
 use ratelimit_runtime::{
-    BackendError, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
+    BackendError, Decision, ExceededKind, IntoBackend, Limit, OnBackendError, PostgresBackend, RateLimitExceeded,
+    RateLimiter, RedisBackend,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -57,6 +58,7 @@ fn main() {
         Some("redis-blocking") => redis_blocking(url),
         Some("redis-async") => redis_async(url),
         Some("redis-without-runtime") => redis_without_runtime(url),
+        Some("postgres") => postgres(url),
         Some("redis-lease") => redis_lease(url),
         other => panic!("no scenario {other:?}"),
     }
@@ -188,8 +190,8 @@ fn check_answers(limiter: &RateLimiter, check: impl Fn(&str) -> Option<u32>) {
     }
 }
 
-fn redis_limiter(redis: RedisBackend) -> RateLimiter {
-    let limiter = limiter(10_000, HOUR).backend(redis).build().unwrap();
+fn used_up(backend: impl IntoBackend) -> RateLimiter {
+    let limiter = limiter(10_000, HOUR).backend(backend).build().unwrap();
     limiter.check("used up", 10_000).unwrap();
     limiter
 }
@@ -206,7 +208,7 @@ fn left(checked: Result<Decision, RateLimitExceeded>) -> Option<u32> {
 }
 
 fn redis_blocking(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
+    let limiter = used_up(redis(url));
     let check = || check_answers(&limiter, |key| left(limiter.check(key, 1)));
     forked(check, check)
 }
@@ -216,7 +218,7 @@ fn runtime() -> Runtime {
 }
 
 fn redis_async(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
+    let limiter = used_up(redis(url));
     let parents = runtime();
     assert_eq!(left(parents.block_on(limiter.check_async("used up", 1))), None);
     let check = |runtime: &Runtime| {
@@ -226,10 +228,29 @@ fn redis_async(url: &str) -> ! {
 }
 
 fn redis_without_runtime(url: &str) -> ! {
-    let limiter = redis_limiter(redis(url));
+    let limiter = used_up(redis(url));
     assert_eq!(left(block_on(limiter.check_async("used up", 1))), None);
     let check = || check_answers(&limiter, |key| left(block_on(limiter.check_async(key, 1))));
     forked(check, check)
+}
+
+/// Blocking calls and those of a runtime, each with its connections.
+fn postgres(url: &str) -> ! {
+    let postgres = PostgresBackend::builder().url(url).denial_cache(false).timeout(Duration::from_secs(5));
+    let postgres = postgres.build().unwrap();
+    postgres.create_table().unwrap();
+    let limiter = used_up(postgres);
+    let parents = runtime();
+    assert_eq!(left(parents.block_on(limiter.check_async("used up", 1))), None);
+    let check = |runtime: &Runtime| {
+        check_answers(&limiter, |key| {
+            let before = left(limiter.check(key, 0));
+            let after = left(runtime.block_on(limiter.check_async(key, 1)));
+            assert!(after.is_none_or(|after| before == Some(after + 1)), "{before:?} and {after:?} are left");
+            after
+        });
+    };
+    forked(|| check(&runtime()), || check(&parents))
 }
 
 /// Permits leased by the parent are spent by the parent; the child takes its own.

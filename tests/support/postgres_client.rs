@@ -2,14 +2,15 @@
 //!
 //! `postgres_client run <algorithm> <count> <per in ms> <for ms>` asks for permits as fast as it can,
 //! by threads and by tasks, and prints the server's time of each permit, in microseconds.
-//! `postgres_client hold <timeout in ms>` takes one permit, prints `ready`, waits for a line, and
+//! `postgres_client attribute <calls>` calls functions with `backend = postgres`, blocking and async,
+//! and prints how many of the calls were admitted. `postgres_client hold <timeout in ms>` takes one permit, prints `ready`, waits for a line, and
 //! takes another.
 
 use std::io::stdin;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, Limit, PostgresBackend};
+use ratelimit_runtime::{Algorithm, Limit, PostgresBackend, RateLimitExceeded, rate_limit};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,6 +20,7 @@ fn main() {
             let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
             run(limit, millis(duration));
         }
+        ["attribute", calls] => attribute(calls.parse().unwrap()),
         ["hold", timeout] => hold(millis(timeout)),
         _ => panic!("unknown arguments: {arguments:?}"),
     }
@@ -86,6 +88,25 @@ fn run(limit: Limit, duration: Duration) {
     for permit in permits {
         println!("{permit}");
     }
+}
+
+#[rate_limit(count = 5, per = "1h", key = user, name = "attribute", backend = postgres, on_backend_error = deny)]
+fn blocking(user: &str) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[rate_limit(count = 5, per = "1h", key = user, name = "attribute", backend = postgres, on_backend_error = deny)]
+async fn asynchronous(user: &str) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+fn attribute(calls: usize) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let call = |number: &usize| match number % 2 {
+        0 => blocking("ann").is_ok(),
+        _ => runtime.block_on(asynchronous("ann")).is_ok(),
+    };
+    println!("{}", (0..calls).filter(call).count());
 }
 
 fn hold(timeout: Duration) {

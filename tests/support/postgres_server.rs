@@ -74,6 +74,23 @@ impl PostgresServer {
     /// # Panics
     /// If the server does not start.
     pub fn start_with(settings: &[&str]) -> PostgresServer {
+        PostgresServer::start_after(settings, |_| ())
+    }
+
+    /// Starts a server that speaks TLS too, with a certificate and its key as PEM.
+    ///
+    /// # Panics
+    /// If the server does not start.
+    pub fn start_with_tls((certificate, key): &(String, String)) -> PostgresServer {
+        PostgresServer::start_after(&["ssl = on"], |data| {
+            let script = r#"umask 077; printf '%s' "$1" >"$0""#;
+            for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+                succeed(as_user("sh").args(["-c", script]).arg(data.join(name)).arg(text));
+            }
+        })
+    }
+
+    fn start_after(settings: &[&str], prepare: impl FnOnce(&Path)) -> PostgresServer {
         let folder = Arc::new(Folder::new());
         let data = folder.path.join("data");
         let mut initdb = as_user(&program("initdb"));
@@ -92,6 +109,7 @@ impl PostgresServer {
         .chain(settings.iter().copied())
         .collect();
         append(&data, &lines);
+        prepare(&data);
         PostgresServer::run(folder, data)
     }
 
@@ -170,7 +188,11 @@ impl PostgresServer {
     /// If it does not start.
     pub fn restart(&self) {
         self.kill();
-        *self.server() = Some(Server::start(&self.data, self.port).expect("PostgreSQL starts again"));
+        // It does not start while a process of the one before it has not noticed its end.
+        let until = Instant::now() + START;
+        let started = std::iter::repeat_with(|| Server::start(&self.data, self.port));
+        let started = started.take_while(|_| Instant::now() < until).flatten().next();
+        *self.server() = Some(started.expect("PostgreSQL starts again"));
     }
 
     /// Makes a standby a primary.
