@@ -75,11 +75,10 @@ fn main() {
     server.sql("CREATE TABLE by_hand (key text PRIMARY KEY, count bigint, since timestamptz) WITH (fillfactor = 50)");
     let postgres = PostgresBackend::builder().url(server.url()).timeout(Duration::from_secs(5)).build().unwrap();
     postgres.create_table().unwrap();
-    let limiter = |name: &str, limits: &[Limit]| {
-        RateLimiter::builder(name).limits(limits).backend(postgres.clone()).build().unwrap()
-    };
-    let window = limiter("window", &[Limit::new(1_000_000_000, Duration::from_secs(3_600))]);
-    let denied = limiter("denied", &[Limit::new(0, Duration::from_secs(3_600))]);
+    let limiter =
+        |name: &str, limit: Limit| RateLimiter::builder(name).limit(limit).backend(postgres.clone()).build().unwrap();
+    let window = limiter("window", Limit::new(1_000_000_000, Duration::from_secs(3_600)));
+    let denied = limiter("denied", Limit::new(1, Duration::from_secs(3_600)));
     let tasks = Tasks::new();
     let (one, sixteen) =
         tasks.block_on(async { (Peers::new(&server.url(), 1).await, Peers::new(&server.url(), 16).await) });
@@ -108,13 +107,13 @@ fn main() {
         ];
         cases.push(Case::new(name, goal, contenders).warm_up(Duration::from_secs(1)));
     }
-    let peers = Arc::clone(&one);
+    let peers = &one;
     cases.push(Case::new(
         "1 task, denied, with a denial cache",
         10.0,
         vec![
             Contender::new("SELECT 1", |turn| {
-                let peers = Arc::clone(&peers);
+                let peers = Arc::clone(peers);
                 tasks.run(1, turn, move |random| Arc::clone(&peers).select(random))
             }),
             Contender::new("ours", |turn| {

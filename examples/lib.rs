@@ -154,6 +154,8 @@ pub mod docs {
     pub struct Security;
     #[doc = include_str!("../docs/speed.md")]
     pub struct Speed;
+    #[doc = include_str!("../docs/stores.md")]
+    pub struct Stores;
     #[doc = include_str!("../docs/testing.md")]
     pub struct Testing;
     #[doc = include_str!("../docs/web.md")]

@@ -221,6 +221,79 @@ fn a_lock_of_somebody_else_fails_calls_on_its_key_alone() {
 }
 
 #[test]
+fn merged_calls_on_other_keys_do_not_wait_for_a_key_that_is_held() {
+    let server = start();
+    let backend = backend(&server.url(), PATIENT);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let take = |key: &str| {
+        let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+        Request::new(format!("rl:1:{{merged:\"{key}\"}}:x"), &[Limit::new(1_000, HOUR)], take)
+    };
+    backend.decide(&take("held")).unwrap();
+    // Another process holds the bucket: its lock is the one that a call on it waits for.
+    let holder = runtime.block_on(ratelimit_tests::connect(&server.url())).unwrap();
+    let lock_table = "BEGIN; LOCK TABLE ratelimit_buckets IN ACCESS EXCLUSIVE MODE";
+    runtime.block_on(holder.batch_execute(lock_table)).unwrap();
+    let number = std::thread::scope(|scope| {
+        let call = scope.spawn(|| backend.decide(&take("held")));
+        let locks = "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks WHERE locktype = 'advisory'";
+        let number = loop {
+            if let Some(row) = server.sql(locks).pop() {
+                break row[0].clone();
+            }
+        };
+        runtime.block_on(holder.batch_execute("COMMIT")).unwrap();
+        call.join().unwrap().unwrap();
+        number
+    });
+    runtime.block_on(holder.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({number})"))).unwrap();
+    let call = |key: String| {
+        let (backend, request) = (backend.clone(), take(&key));
+        runtime.spawn(async move { backend.decide_async(&request).unwrap().await })
+    };
+    let calls = || (0..64).map(|call| if call % 8 == 0 { "held".to_owned() } else { format!("free {call}") });
+    let (held, free): (Vec<_>, Vec<_>) =
+        calls().map(|key| (key == "held", call(key))).partition(|(is_held, _)| *is_held);
+    for (_, call) in free {
+        runtime.block_on(call).unwrap().unwrap();
+    }
+    assert!(held.iter().all(|(_, call)| !call.is_finished()));
+    runtime.block_on(holder.batch_execute("COMMIT")).unwrap();
+    for (_, call) in held {
+        runtime.block_on(call).unwrap().unwrap();
+    }
+}
+
+#[test]
+fn merged_calls_end_while_nothing_answers_and_their_connections_are_replaced() {
+    let server = start();
+    let proxy = Proxy::start(server.port());
+    let url = format!("postgres://postgres@127.0.0.1:{}/postgres", proxy.port());
+    let limiter = limiter("merged", &url, OnBackendError::Deny, 1_000_000);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let calls = || {
+        let call = |number: usize| {
+            let limiter = limiter.clone();
+            runtime.spawn(async move { limiter.check_async(format!("{}", number % 4), 1).await.is_ok() })
+        };
+        let calls: Vec<_> = (0..64).map(call).collect();
+        calls.into_iter().map(|call| runtime.block_on(call).unwrap()).filter(|ok| *ok).count()
+    };
+    recover(&limiter);
+    for network in [Network::LosesConnections, Network::LosesAnswers, Network::LosesConnections] {
+        proxy.set(network);
+        for _ in 0..4 {
+            bounded(calls);
+        }
+        proxy.set(Network::Fine);
+        let until = Instant::now() + RECOVERY + 2 * SLACK;
+        while calls() == 0 {
+            assert!(Instant::now() < until, "no connection is replaced");
+        }
+    }
+}
+
+#[test]
 fn a_server_that_is_not_there_is_unreachable_at_once() {
     let server = start();
     let url = server.url();

@@ -5,6 +5,7 @@ mod config;
 mod connections;
 mod failure;
 mod pruning;
+mod server;
 mod store;
 mod table;
 mod together;
@@ -34,7 +35,8 @@ const CREATING: Duration = Duration::from_secs(30);
 /// Buckets in a table of PostgreSQL (12 or later), shared by all processes that use it.
 ///
 /// One decision is a transaction of two round trips. The first locks the bucket, and then reads it
-/// and the server's clock; the second writes and commits. A denied call needs the first only. Limits
+/// and the server's clock; the second writes and commits. The first call on a key needs one more, a denied one
+/// the first only. Limits
 /// are exact: times are the server's `clock_timestamp()`, read while the bucket is locked. Several
 /// limits, and several keys of one call, are decided in one transaction: all are charged, or none
 /// is.
@@ -42,6 +44,7 @@ const CREATING: Duration = Duration::from_secs(30);
 /// Concurrent calls of a process are merged (group commit). While fewer than 4 are under way, each
 /// has a transaction of its own. From then on, up to 64 calls share one, on one key or on many. Each
 /// is decided as if it had come alone. A bucket that somebody else holds delays only its own calls.
+/// Batches follow each other, or come every two milliseconds while one takes longer.
 ///
 /// A handle is cheap to clone. Clones share their connections, which are opened on demand and
 /// reopened after a loss. A decision takes at most the timeout (100 ms, connecting included),

@@ -24,7 +24,7 @@ use crate::timer;
 const REMEMBERED: usize = 64;
 /// A call is ended this long after its caller's deadline. A store that is slow, and not gone, may
 /// then still say that nothing was taken.
-const GRACE: Duration = Duration::from_millis(100);
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 /// Decisions through a transport: what a backend's methods call.
 pub(crate) struct Remote<T: Transport> {

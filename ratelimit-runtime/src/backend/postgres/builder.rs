@@ -9,6 +9,7 @@ use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{Config, NoTls, Socket};
 
 use super::connections::{Connections, Opener, Own, PostgresConnect, Users, opener};
+use super::server::Server;
 use super::store::Store;
 use super::table::Table;
 use super::{PostgresBackend, Shared, config, remote};
@@ -136,7 +137,7 @@ impl PostgresBackendBuilder {
         let (timeout, synchronous_commit) = (self.timeout, self.synchronous_commit);
         let store = {
             let table = table.clone();
-            move |connections| Store::new(connections, table.clone(), timeout, synchronous_commit)
+            move |connections| Store::new(Server::new(connections, table.clone(), timeout, synchronous_commit))
         };
         let shared = |server, make| Shared {
             remotes: PerProcess::new(),

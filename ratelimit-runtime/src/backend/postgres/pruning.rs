@@ -1,11 +1,12 @@
 //! Removes the rows of idle buckets, a few at a time, after a call that has written.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::store::Store;
+use super::server::Server;
 use super::transaction::{Locks, begin, run};
 use crate::error::BackendError;
 
@@ -30,34 +31,33 @@ impl Pruning {
     }
 
     /// A call has written, and made `new` rows. Removes others if it is time to. Does not wait.
-    pub(super) fn count(&self, store: &Store, new: usize) {
+    pub(super) fn count(self: &Arc<Self>, server: &Server, new: usize) {
         let made = self.new.fetch_add(new, Ordering::Relaxed) + new;
         if made < NEW && self.last.lock().elapsed() < PERIOD || self.is_running.swap(true, Ordering::AcqRel) {
             return;
         }
         self.new.store(0, Ordering::Relaxed);
         *self.last.lock() = Instant::now();
-        let store = store.clone();
+        let (server, running) = (server.clone(), Running(Arc::clone(self)));
         tokio::spawn(async move {
-            let running = Running(&store.pruning);
             let deadline = Instant::now() + TIMEOUT;
-            drop(prune(&store, deadline).await);
+            drop(prune(&server, deadline).await);
             drop(running);
         });
     }
 }
 
 /// Also if its runtime ends first.
-struct Running<'a>(&'a Pruning);
+struct Running(Arc<Pruning>);
 
-impl Drop for Running<'_> {
+impl Drop for Running {
     fn drop(&mut self) {
         self.0.is_running.store(false, Ordering::Release);
     }
 }
 
 /// Removes rows. A failure is of no consequence: the next time removes them.
-async fn prune(store: &Store, deadline: Instant) -> Result<(), BackendError> {
+async fn prune(server: &Server, deadline: Instant) -> Result<(), BackendError> {
     let begin = begin(&[], Locks::Skip, deadline, false);
-    run(store, &format!("{begin};{};COMMIT", store.statements.prune), deadline).await
+    run(server, &format!("{begin};{};COMMIT", server.statements.prune), deadline).await
 }

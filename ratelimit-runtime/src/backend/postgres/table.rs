@@ -30,6 +30,8 @@ pub(super) struct Statements {
     pub(super) prune: String,
 }
 
+/// The time, for a bucket without a row.
+pub(super) const TIME: &str = "SELECT pg_catalog.clock_timestamp(), NULL::bytea, NULL::timestamptz";
 /// Locks several buckets, those that nobody else holds.
 pub(super) const TRY_LOCKS: &str =
     "SELECT pg_catalog.pg_try_advisory_xact_lock(number) FROM pg_catalog.unnest($1) AS number";
@@ -71,10 +73,7 @@ CREATE INDEX IF NOT EXISTS ratelimit_buckets_expires_at ON {name} (expires_at);
         let Table { name, .. } = self;
         let upsert = "ON CONFLICT (key) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at";
         Statements {
-            read_one: format!(
-                "SELECT pg_catalog.clock_timestamp(), b.state, b.expires_at \
-                 FROM (VALUES (1)) AS always LEFT JOIN {name} AS b ON b.key = $1"
-            ),
+            read_one: format!("SELECT pg_catalog.clock_timestamp(), state, expires_at FROM {name} WHERE key = $1"),
             read_many: format!(
                 "SELECT pg_catalog.clock_timestamp(), b.state, b.expires_at \
                  FROM pg_catalog.unnest($1) WITH ORDINALITY AS asked (key, place) \

@@ -1,5 +1,6 @@
 //! One transaction on some buckets, in two round trips. The first locks the buckets, and then reads
-//! them and the server's clock. The second writes what has changed, and commits.
+//! them and the server's clock. The second writes what has changed, and commits. A bucket without a
+//! row takes one more.
 //!
 //! Locks are advisory locks of the transaction, on a hash of the schema and the key. They hold a
 //! bucket that has no row yet, write nothing, and go with the transaction, behind a pooler too. The
@@ -20,9 +21,8 @@ use tokio_postgres::types::{ToSql, Type};
 
 use super::connections::Lent;
 use super::failure::Failure;
-use super::store::Store;
-use super::table::{self, TRY_LOCKS};
-use crate::backend::coalesce::Transport as _;
+use super::server::Server;
+use super::table::{self, TIME, TRY_LOCKS};
 use crate::backend::{Request, Timestamp};
 use crate::error::BackendError;
 use crate::timer;
@@ -41,17 +41,17 @@ pub(super) struct Key<'a> {
 }
 
 impl<'a> Key<'a> {
-    pub(super) fn of(request: &'a Request, store: &Store) -> Key<'a> {
-        Key::new(request.bucket_within(LONGEST_KEY), store)
+    pub(super) fn of(request: &'a Request, server: &Server) -> Key<'a> {
+        Key::new(request.bucket_within(LONGEST_KEY), server)
     }
 
     /// What is locked while the table is created. No bucket has this name.
-    pub(super) fn of_migration(store: &Store) -> Key<'static> {
-        Key::new(Cow::Borrowed(""), store)
+    pub(super) fn of_migration(server: &Server) -> Key<'static> {
+        Key::new(Cow::Borrowed(""), server)
     }
 
-    fn new(name: Cow<'a, str>, store: &Store) -> Key<'a> {
-        let hash = Sha256::new().chain_update(store.table.name()).chain_update([0]).chain_update(&*name).finalize();
+    fn new(name: Cow<'a, str>, server: &Server) -> Key<'a> {
+        let hash = Sha256::new().chain_update(server.table.name()).chain_update([0]).chain_update(&*name).finalize();
         let mut number = [0; 8];
         number.copy_from_slice(&hash[..8]);
         Key { name, lock: i64::from_be_bytes(number) }
@@ -91,7 +91,7 @@ pub(super) struct Write<'a> {
 
 /// An open transaction. Dropped, it is rolled back, and its connection goes back.
 pub(super) struct Transaction {
-    store: Store,
+    server: Server,
     /// None once it has ended.
     lent: Option<Lent>,
     /// Whether the server owes an answer.
@@ -103,17 +103,21 @@ impl Transaction {
     /// Locks and reads the rows, of which the keys stand in the order of their locks. `None` for one
     /// that is skipped.
     pub(super) async fn begin(
-        store: &Store,
+        server: &Server,
         keys: &[Key<'_>],
         locks: Locks,
         deadline: Instant,
     ) -> Result<(Transaction, Vec<Option<Stored>>), BackendError> {
         let mut tries = 0;
         loop {
-            let lent = store.connections.get(deadline).await.unwrap_or_else(|| Err(store.late()))?;
+            let lent = server.connections.get(deadline).await.unwrap_or_else(|| Err(server.late()))?;
             let is_own = lent.is_own();
-            let mut transaction =
-                Transaction { store: store.clone(), lent: Some(lent), is_waiting: false, time: SystemTime::UNIX_EPOCH };
+            let mut transaction = Transaction {
+                server: server.clone(),
+                lent: Some(lent),
+                is_waiting: false,
+                time: SystemTime::UNIX_EPOCH,
+            };
             tries += 1;
             match transaction.lock_and_read(keys, locks, deadline).await {
                 Ok(stored) => return Ok((transaction, stored)),
@@ -137,18 +141,23 @@ impl Transaction {
         locks: Locks,
         deadline: Instant,
     ) -> Result<Vec<Option<Stored>>, Failure> {
-        let Some(lent) = &self.lent else { return Err(self.store.late().into()) };
-        let (client, statements) = (lent.client(), &self.store.statements);
-        let failed = |error| Failure::of(&error, &self.store.table);
-        let begin = self.store.begin(keys, locks, deadline);
+        let Some(lent) = &self.lent else { return Err(self.server.late().into()) };
+        let (client, statements) = (lent.client(), &self.server.statements);
+        let failed = |error| Failure::of(&error, &self.server.table);
+        let begin_sql = begin(keys, locks, deadline, self.server.commits_synchronously);
         let names: Vec<&[u8]> = keys.iter().map(|key| key.name.as_bytes()).collect();
         self.is_waiting = true;
         let (rows, locked) = if let [name] = names[..] {
             let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::BYTEA)];
             let read = client.query_typed(&statements.read_one, &parameters);
-            let (begun, rows) = both(client.batch_execute(&begin), read).await;
+            let (begun, rows) = both(client.batch_execute(&begin_sql), read).await;
             begun.map_err(failed)?;
-            (rows.map_err(failed)?, None)
+            let mut rows = rows.map_err(failed)?;
+            if rows.is_empty() {
+                // One round trip more for a new bucket, instead of a join for all others.
+                rows = client.query_typed(TIME, &[]).await.map_err(failed)?;
+            }
+            (rows, None)
         } else {
             let numbers: Vec<i64> = keys.iter().map(|key| key.lock).collect();
             let lock = async {
@@ -159,13 +168,13 @@ impl Transaction {
             };
             let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::BYTEA_ARRAY)];
             let read = client.query_typed(&statements.read_many, &parameters);
-            let (begun, (locked, rows)) = both(client.batch_execute(&begin), both(lock, read)).await;
+            let (begun, (locked, rows)) = both(client.batch_execute(&begin_sql), both(lock, read)).await;
             begun.map_err(failed)?;
             (rows.map_err(failed)?, locked.map_err(failed)?)
         };
         self.is_waiting = false;
         if rows.len() != keys.len() || locked.as_ref().is_some_and(|locked| locked.len() != keys.len()) {
-            return Err(self.store.malformed().into());
+            return Err(self.server.malformed().into());
         }
         let mut stored = Vec::with_capacity(rows.len());
         for (place, row) in rows.iter().enumerate() {
@@ -191,15 +200,13 @@ impl Transaction {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(self.store.late());
+            return Err(self.server.late());
         }
         let written = self.write(writes).await;
         match written {
             Ok(()) => {
                 self.is_waiting = false;
                 drop(self.lent.take());
-                let new = writes.iter().filter(|write| write.stored.state.is_none()).count();
-                self.store.pruning.count(&self.store, new);
                 Ok(())
             }
             Err(failure) => {
@@ -215,8 +222,8 @@ impl Transaction {
     }
 
     async fn write(&mut self, writes: &[Write<'_>]) -> Result<(), Failure> {
-        let Some(lent) = &self.lent else { return Err(self.store.late().into()) };
-        let (client, statements) = (lent.client(), &self.store.statements);
+        let Some(lent) = &self.lent else { return Err(self.server.late().into()) };
+        let (client, statements) = (lent.client(), &self.server.statements);
         let expiry = |write: &Write<'_>| table::expiry(self.time, write.idle_after, write.stored.expires_at);
         self.is_waiting = true;
         let commit = client.batch_execute("COMMIT");
@@ -236,7 +243,7 @@ impl Transaction {
             both(client.execute_typed(&statements.write_many, &parameters), commit).await
         };
         self.is_waiting = false;
-        let failed = |error| Failure::of(&error, &self.store.table);
+        let failed = |error| Failure::of(&error, &self.server.table);
         written.map_err(failed)?;
         committed.map_err(failed)
     }
@@ -256,13 +263,13 @@ impl Drop for Transaction {
 }
 
 /// Runs a transaction given as text.
-pub(super) async fn run(store: &Store, sql: &str, deadline: Instant) -> Result<(), BackendError> {
-    let lent = store.connections.get(deadline).await.unwrap_or_else(|| Err(store.late()))?;
+pub(super) async fn run(server: &Server, sql: &str, deadline: Instant) -> Result<(), BackendError> {
+    let lent = server.connections.get(deadline).await.unwrap_or_else(|| Err(server.late()))?;
     let mut transaction =
-        Transaction { store: store.clone(), lent: Some(lent), is_waiting: true, time: SystemTime::UNIX_EPOCH };
-    let Some(lent) = &transaction.lent else { return Err(store.late()) };
+        Transaction { server: server.clone(), lent: Some(lent), is_waiting: true, time: SystemTime::UNIX_EPOCH };
+    let Some(lent) = &transaction.lent else { return Err(server.late()) };
     let ran = timer::bounded(lent.client().batch_execute(sql), deadline).await;
-    let ran = ran.ok_or_else(|| store.late())?.map_err(|error| Failure::of(&error, &store.table));
+    let ran = ran.ok_or_else(|| server.late())?.map_err(|error| Failure::of(&error, &server.table));
     transaction.is_waiting = false;
     match ran {
         Ok(()) => {
