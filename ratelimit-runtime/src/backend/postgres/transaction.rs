@@ -151,11 +151,15 @@ impl Transaction {
             let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::BYTEA)];
             let read = client.query_typed(&statements.read_one, &parameters);
             let (begun, rows) = both(client.batch_execute(&begin_sql), read).await;
+            self.is_waiting = false;
             begun.map_err(failed)?;
             let mut rows = rows.map_err(failed)?;
             if rows.is_empty() {
                 // One round trip more for a new bucket, instead of a join for all others.
-                rows = client.query_typed(TIME, &[]).await.map_err(failed)?;
+                self.is_waiting = true;
+                let time = client.query_typed(TIME, &[]).await;
+                self.is_waiting = false;
+                rows = time.map_err(failed)?;
             }
             (rows, None)
         } else {
@@ -169,10 +173,10 @@ impl Transaction {
             let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::BYTEA_ARRAY)];
             let read = client.query_typed(&statements.read_many, &parameters);
             let (begun, (locked, rows)) = both(client.batch_execute(&begin_sql), both(lock, read)).await;
+            self.is_waiting = false;
             begun.map_err(failed)?;
             (rows.map_err(failed)?, locked.map_err(failed)?)
         };
-        self.is_waiting = false;
         if rows.len() != keys.len() || locked.as_ref().is_some_and(|locked| locked.len() != keys.len()) {
             return Err(self.server.malformed().into());
         }
@@ -203,22 +207,14 @@ impl Transaction {
             return Err(self.server.late());
         }
         let written = self.write(writes).await;
-        match written {
-            Ok(()) => {
-                self.is_waiting = false;
-                drop(self.lent.take());
-                Ok(())
-            }
-            Err(failure) => {
-                // Whether it was committed is unknown if the connection was lost. It is not repeated.
-                if failure.ends_connection {
-                    if let Some(lent) = self.lent.take() {
-                        lent.discard_all();
-                    }
-                }
-                Err(failure.error)
-            }
+        // The server has answered `COMMIT`, or the connection is lost.
+        if let Some(lent) = self.lent.take()
+            && written.as_ref().is_err_and(|failure| failure.ends_connection)
+        {
+            lent.discard_all();
         }
+        // Whether a lost one has committed is unknown. It is not repeated.
+        written.map_err(|failure| failure.error)
     }
 
     async fn write(&mut self, writes: &[Write<'_>]) -> Result<(), Failure> {
