@@ -329,17 +329,15 @@ fn program(name: &str) -> String {
         .unwrap_or_default();
     versions.retain(|path| path.exists());
     versions.sort();
-    match versions.pop() {
-        Some(path) => path.display().to_string(),
-        None => {
-            let installed = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
-            assert!(
-                installed.is_ok_and(|status| status.success()),
-                "PostgreSQL is not installed, and these tests need a real one: apt-get install postgresql"
-            );
-            name.to_owned()
-        }
+    if let Some(path) = versions.pop() {
+        return path.display().to_string();
     }
+    let installed = Command::new(name).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    assert!(
+        installed.is_ok_and(|status| status.success()),
+        "PostgreSQL is not installed, and these tests need a real one: apt-get install postgresql"
+    );
+    name.to_owned()
 }
 
 /// A command, as the user `postgres` if this is root.

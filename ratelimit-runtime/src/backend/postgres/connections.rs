@@ -247,13 +247,11 @@ impl Own {
 
     async fn open(&self) -> Result<Arc<Open>, BackendError> {
         let opened = timer::bounded((self.opener)(), Instant::now() + self.opening).await;
-        let (client, serve) = match opened {
-            Some(opened) => opened.map_err(|error| Failure::of(&error, &self.table).error)?,
-            None => {
-                let message = format!("PostgreSQL: no connection was made within {:?}", self.opening);
-                return Err(BackendError::new(BackendErrorKind::Unreachable, message));
-            }
+        let Some(opened) = opened else {
+            let message = format!("PostgreSQL: no connection was made within {:?}", self.opening);
+            return Err(BackendError::new(BackendErrorKind::Unreachable, message));
         };
+        let (client, serve) = opened.map_err(|error| Failure::of(&error, &self.table).error)?;
         Ok(Arc::new(Open { client, serving: tokio::spawn(serve).abort_handle() }))
     }
 

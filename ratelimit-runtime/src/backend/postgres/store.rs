@@ -48,7 +48,8 @@ impl Store {
 
     /// Decides in one transaction. `None` for requests on a bucket that is skipped.
     async fn decide(&self, requests: &[&Request], locks: Locks, deadline: Instant) -> Partly {
-        let decided = self.transact(requests, locks, deadline);
+        // Boxed: it is large.
+        let decided = Box::pin(self.transact(requests, locks, deadline));
         timer::bounded(decided, deadline + GRACE).await.unwrap_or_else(|| Err(self.server.late()))
     }
 
@@ -113,7 +114,8 @@ impl Store {
         requests: &[Request],
         deadline: Instant,
     ) -> Result<Vec<Answer>, BackendError> {
-        let decided = self.transact_together(requests, deadline);
+        // Boxed: it is large.
+        let decided = Box::pin(self.transact_together(requests, deadline));
         timer::bounded(decided, deadline + GRACE).await.unwrap_or_else(|| Err(self.server.late()))
     }
 
