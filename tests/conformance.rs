@@ -14,10 +14,11 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use ratelimit_runtime::{
     Algorithm, Calendar, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday, test_util,
+    PostgresBackend, RateLimitExceeded, RateLimiter, RedisBackend, RedisBackendBuilder, SharedBackend, Weekday,
+    test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
-use ratelimit_tests::{MemcachedServer, RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
+use ratelimit_tests::{MemcachedServer, PostgresServer, RedisCluster, RedisSentinel, RedisServer, RedisTls, Shelf};
 
 #[path = "conformance/each.rs"]
 mod each;
@@ -1202,6 +1203,7 @@ conformance! {
     redis_cluster: plain(redis_cluster());
     redis_cluster_without_extras: without_extras(redis_cluster());
     redis_leasing_one: plain(redis().lease(1, SECOND / 20));
+    postgres: postgres();
 }
 
 // A lease is charged as of its end, so its times differ from a full log's; `redis_leases.rs` checks
@@ -1267,6 +1269,12 @@ fn redis() -> RedisBackendBuilder {
 /// One server for all tests in this file, and with a deadline that a busy machine does not miss.
 fn memcached() -> SharedBackend {
     MemcachedBackend::builder().url(MemcachedServer::shared().url()).timeout(20 * SECOND).build().into_backend()
+}
+
+fn postgres() -> SharedBackend {
+    let postgres = PostgresBackend::builder().url(PostgresServer::shared().url()).timeout(20 * SECOND).build().unwrap();
+    postgres.create_table().unwrap();
+    postgres.into_backend()
 }
 
 fn redis_unix() -> RedisBackendBuilder {

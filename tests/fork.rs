@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ratelimit_tests::{MemcachedServer, RedisServer};
+use ratelimit_tests::{PostgresServer, RedisServer};
 
 /// Runs a scenario. Fails if parent or child fails or does not end.
 #[track_caller]
@@ -94,6 +94,11 @@ fn async_memcached_calls_get_their_own_answers() {
 #[test]
 fn async_memcached_calls_without_a_runtime_get_their_own_answers() {
     run("memcached-without-runtime", &MemcachedServer::start().url());
+}
+
+#[test]
+fn postgres_calls_get_their_own_answers() {
+    run("postgres", &PostgresServer::start().url());
 }
 
 #[test]

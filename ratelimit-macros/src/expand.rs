@@ -398,6 +398,7 @@ impl Expansion<'_> {
             None => TokenStream::new(),
             Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
             Some(Backend::Memcached) => quote_spanned!(site()=> .memcached()),
+            Some(Backend::Postgres) => quote_spanned!(site()=> .postgres()),
             Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
             Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };

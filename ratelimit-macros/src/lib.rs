@@ -65,7 +65,7 @@ mod values;
 /// | `name` | string, an `UPPER_CASE` constant, or `concat!(..)`, `stringify!(..)`, `env!(..)`: the limiter's name in the backend, in errors, logs and metrics | path of the function |
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
 /// | `keys` | tuple of one key for each limit of the `limiter`, instead of `key` | one key for all its limits |
-/// | `backend` | `memory`, `memcached` or `redis` (features of these names), or an expression, evaluated once | the process's default |
+/// | `backend` | `memory`, `memcached`, `postgres` or `redis` (features of these names), or an expression, evaluated once | the process's default |
 /// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time, else fails at once. An async function needs the feature `tokio` | fails at once |
 /// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so that no call starves. Through a backend, both are about the calls of this process | – |
 /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
@@ -163,7 +163,7 @@ mod values;
 /// permits. A limit without a `key` has the attribute's `key`, else the bucket of the whole
 /// function. Limits whose keys are written alike share a bucket, and the key is evaluated once.
 ///
-/// The decision is atomic in memory and on one Redis server. In a Redis Cluster and in other stores,
+/// The decision is atomic in memory, on one Redis server and in PostgreSQL. In a Redis Cluster and in other stores,
 /// a call that is denied may hold permits for a moment, until they are given back. There, a call
 /// waits for at most four of its keys in turn before it is denied. So with an unbounded `wait`, the
 /// return type must carry the error, unless `backend = memory`.

@@ -13,6 +13,7 @@ use crate::shape::Shape;
 pub(crate) struct Features {
     pub(crate) calendar: bool,
     pub(crate) memcached: bool,
+    pub(crate) postgres: bool,
     pub(crate) redis: bool,
     pub(crate) tokio: bool,
     /// A web framework's responses are supported.
@@ -23,6 +24,7 @@ impl Features {
     pub(crate) const ENABLED: Features = Features {
         calendar: cfg!(feature = "calendar"),
         memcached: cfg!(feature = "memcached"),
+        postgres: cfg!(feature = "postgres"),
         redis: cfg!(feature = "redis"),
         tokio: cfg!(feature = "tokio"),
         responses: cfg!(feature = "responses"),
@@ -186,6 +188,7 @@ pub(crate) enum Algorithm {
 pub(crate) enum Backend {
     Memory,
     Memcached,
+    Postgres,
     Redis,
     Made(Arg<Expr>),
 }

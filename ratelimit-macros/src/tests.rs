@@ -12,9 +12,11 @@ mod expansions;
 mod lines;
 
 /// A runtime with all features.
-const ALL: Features = Features { calendar: true, memcached: true, redis: true, responses: true, tokio: true };
+const ALL: Features =
+    Features { calendar: true, memcached: true, postgres: true, redis: true, responses: true, tokio: true };
 /// A runtime without features.
-const NONE: Features = Features { calendar: false, memcached: false, redis: false, responses: false, tokio: false };
+const NONE: Features =
+    Features { calendar: false, memcached: false, postgres: false, redis: false, responses: false, tokio: false };
 
 /// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
 /// is `rt`.
@@ -114,7 +116,7 @@ fn rules_name_arguments_that_exist() {
 
 #[test]
 fn missing_features_are_named() {
-    for backend in ["memcached", "redis"] {
+    for backend in ["memcached", "postgres", "redis"] {
         let found = mistakes(&format!("count = 1, per = \"1s\", backend = {backend}"), FUNCTION, NONE);
         assert!(
             matches!(found.as_slice(), [message] if message.contains(&format!("feature `{backend}`"))),

@@ -399,7 +399,7 @@ pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Name> {
 }
 
 /// The words for backends.
-const BACKENDS: [&str; 3] = ["memory", "memcached", "redis"];
+const BACKENDS: [&str; 4] = ["memory", "memcached", "postgres", "redis"];
 
 pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Backend> {
     let Ok(word) = word(&arg.value) else {
@@ -426,6 +426,7 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
     let (backend, is_enabled) = match written.as_str() {
         "memory" => (Some(Backend::Memory), true),
         "memcached" => (Some(Backend::Memcached), features.memcached),
+        "postgres" => (Some(Backend::Postgres), features.postgres),
         "redis" => (Some(Backend::Redis), features.redis),
         _ => (None, true),
     };

@@ -7,6 +7,8 @@ pub(crate) mod memcached;
 pub(crate) mod memory;
 #[cfg(feature = "store")]
 mod name;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres;
 #[cfg(feature = "redis")]
 pub(crate) mod redis;
 #[cfg(any(feature = "memcached", feature = "postgres"))]

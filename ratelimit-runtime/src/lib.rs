@@ -1,4 +1,5 @@
-//! Exact rate limits from an attribute, kept in memory or shared through Redis or Memcached.
+//! Exact rate limits from an attribute, kept in memory or shared through Redis, PostgreSQL or
+//! Memcached.
 //!
 //! ```toml
 //! [dependencies]
@@ -169,6 +170,7 @@
 //! | `macros` (default) | the attribute | syn, quote, proc-macro2, at compile time |
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
 //! | `memcached` | `MemcachedBackend` and `backend = memcached` | tokio, sha2 |
+//! | `postgres` | `PostgresBackend` and `backend = postgres` | tokio-postgres, tokio, sha2 |
 //! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
@@ -205,7 +207,7 @@ pub mod tower {
 
 #[cfg(all(feature = "tokio", target_family = "wasm", target_os = "unknown"))]
 compile_error!(
-    "ratelimit-runtime's feature `tokio` (and `redis` and `memcached`, which need it) does not work on wasm32-unknown-unknown: tokio has no clock \
+    "ratelimit-runtime's feature `tokio` (and `redis`, `postgres` and `memcached`, which need it) does not work on wasm32-unknown-unknown: tokio has no clock \
      there. Limits in memory work without it, with the attribute on blocking and async functions"
 );
 
@@ -246,6 +248,8 @@ mod waiting;
 pub use algorithm::offences::Backoff;
 #[cfg(feature = "memcached")]
 pub use backend::memcached::{MemcachedBackend, MemcachedBackendBuilder};
+#[cfg(feature = "postgres")]
+pub use backend::postgres::{PostgresBackend, PostgresBackendBuilder, PostgresConnect};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
 pub use backend::{

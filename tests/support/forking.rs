@@ -12,7 +12,7 @@ use futures_executor::block_on;
 use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Bucket, Deadline, Request};
 use ratelimit_runtime::{
     BackendError, Decision, ExceededKind, IntoBackend, Limit, MemcachedBackend, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, RedisBackend,
+    PostgresBackend, RateLimitExceeded, RateLimiter, RedisBackend,
 };
 use tokio::runtime::{Builder, Runtime};
 
@@ -62,6 +62,7 @@ fn main() {
         Some("memcached-blocking") => blocking(&used_up(memcached(url))),
         Some("memcached-async") => asynchronous(&used_up(memcached(url))),
         Some("memcached-without-runtime") => without_runtime(&used_up(memcached(url))),
+        Some("postgres") => postgres(url),
         Some("redis-lease") => redis_lease(url),
         other => panic!("no scenario {other:?}"),
     }
@@ -256,6 +257,25 @@ fn without_runtime(limiter: &RateLimiter) -> ! {
     assert_eq!(left(block_on(limiter.check_async("used up", 1))), None);
     let check = || check_answers(limiter, |key| left(block_on(limiter.check_async(key, 1))));
     forked(check, check)
+}
+
+/// Blocking calls and those of a runtime, each with its connections.
+fn postgres(url: &str) -> ! {
+    let postgres = PostgresBackend::builder().url(url).denial_cache(false).timeout(Duration::from_secs(5));
+    let postgres = postgres.build().unwrap();
+    postgres.create_table().unwrap();
+    let limiter = used_up(postgres);
+    let parents = runtime();
+    assert_eq!(left(parents.block_on(limiter.check_async("used up", 1))), None);
+    let check = |runtime: &Runtime| {
+        check_answers(&limiter, |key| {
+            let before = left(limiter.check(key, 0));
+            let after = left(runtime.block_on(limiter.check_async(key, 1)));
+            assert!(after.is_none_or(|after| before == Some(after + 1)), "{before:?} and {after:?} are left");
+            after
+        });
+    };
+    forked(|| check(&runtime()), || check(&parents))
 }
 
 /// Permits leased by the parent are spent by the parent; the child takes its own.

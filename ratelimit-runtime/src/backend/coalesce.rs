@@ -44,12 +44,21 @@ const SHARE_OF_TIMEOUT: u32 = 5;
 /// The answers to requests that were sent together, or why none of them has one.
 pub(crate) type Answers = Result<Vec<Result<Answer, BackendError>>, BackendError>;
 
+/// The same, without the answers to requests that were left out.
+pub(crate) type Partly = Result<Vec<Option<Result<Answer, BackendError>>>, BackendError>;
+
 /// How one store's requests get to it. A cheap handle.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
     /// Sends requests at once, and waits for their answers until the deadline at most. The answers
     /// come in the order of the requests. Requests on one bucket stand next to each other, and are
     /// decided in their order.
     fn send(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Answers> + Send;
+
+    /// Sends requests on several buckets. `None` is the answer to those whose bucket others hold: the
+    /// requests on such a bucket are then sent by themselves, so that no others wait with them.
+    fn send_merged(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Partly> + Send {
+        async move { Ok(self.send(requests, deadline).await?.into_iter().map(Some).collect()) }
+    }
 
     /// The longest time from a call to its answer.
     fn timeout(&self) -> Duration;
@@ -97,12 +106,17 @@ pub(crate) struct Merging {
 
 impl Merging {
     /// For buckets on which one script may decide.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "redis")]
     pub(crate) const ALL: Merging =
         Merging { alone: 8, seats: 128, drivers: 2, pause: Duration::from_micros(500), by_bucket: false };
     /// For buckets that may be on several servers.
-    #[cfg(any(feature = "redis", feature = "postgres"))]
+    #[cfg(feature = "redis")]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
+    /// For buckets in transactions, of which two on one bucket wait for each other: the next batch
+    /// waits for the last one, unless that takes long.
+    #[cfg(feature = "postgres")]
+    pub(crate) const TRANSACTIONS: Merging =
+        Merging { alone: 4, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
     /// For buckets that are compared and swapped: of two calls under way, one would have to try again.
     /// The second driver of a bucket would be in the way of the first.
     #[cfg(feature = "memcached")]
@@ -302,6 +316,13 @@ impl Seat {
         }
         None
     }
+
+    /// Delivers the answer, or gives back what it brings.
+    fn deliver<T: Transport>(&self, answer: Result<Answer, BackendError>, store: &T) {
+        if let Some(Ok(undelivered)) = self.answer(answer) {
+            store.give_back(&self.request, undelivered);
+        }
+    }
 }
 
 /// A call that waits for the answer to its batch.
@@ -360,14 +381,31 @@ impl Batch {
             self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
         }
         let requests: Vec<&Request> = self.seats.iter().map(|seat| &seat.request).collect();
-        match store.send(&requests, self.deadline).await {
-            Ok(answers) => {
-                for (seat, answer) in self.seats.iter().zip(answers) {
-                    if let Some(Ok(undelivered)) = seat.answer(answer) {
-                        store.give_back(&seat.request, undelivered);
-                    }
+        let answers = match store.send_merged(&requests, self.deadline).await {
+            Ok(answers) => answers,
+            Err(error) => return fail(&self.seats, &error),
+        };
+        let mut left_out: Vec<Batch> = Vec::new();
+        for (seat, answer) in self.seats.iter().zip(answers) {
+            match (answer, left_out.last_mut()) {
+                (Some(answer), _) => seat.deliver(answer, store),
+                (None, Some(batch)) if batch.seats[0].request.bucket == seat.request.bucket => {
+                    batch.seats.push(Arc::clone(seat));
                 }
+                (None, _) => left_out.push(Batch { deadline: self.deadline, seats: vec![Arc::clone(seat)] }),
             }
+        }
+        for batch in left_out {
+            let store = store.clone();
+            tokio::spawn(async move { batch.send_by_itself(&store).await });
+        }
+    }
+
+    /// Sends calls on one bucket.
+    async fn send_by_itself<T: Transport>(self, store: &T) {
+        let requests: Vec<&Request> = self.seats.iter().map(|seat| &seat.request).collect();
+        match store.send(&requests, self.deadline).await {
+            Ok(answers) => self.seats.iter().zip(answers).for_each(|(seat, answer)| seat.deliver(answer, store)),
             Err(error) => fail(&self.seats, &error),
         }
     }

@@ -24,7 +24,7 @@ use crate::rt::timer;
 const REMEMBERED: usize = 64;
 /// A call is ended this long after its caller's deadline. A store that is slow, and not gone, may
 /// then still say that nothing was taken.
-const GRACE: Duration = Duration::from_millis(100);
+pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 /// Decisions through a transport: what a backend's methods call.
 pub(crate) struct Remote<T: Transport> {
@@ -105,7 +105,7 @@ impl<T: Transport> Remote<T> {
     }
 
     /// This thread's runtime, if it has I/O.
-    fn runtime(&self) -> Option<Handle> {
+    pub(crate) fn runtime(&self) -> Option<Handle> {
         let runtime = Handle::try_current().ok()?;
         let id = runtime.id();
         let known = self.runtimes.lock().iter().find(|(known, _)| *known == id).map(|(_, has_io)| *has_io);

@@ -176,6 +176,12 @@ impl Spec {
         self.backend(crate::backend::memcached::environment)
     }
 
+    /// Keeps the buckets in the PostgreSQL that the environment names.
+    #[cfg(feature = "postgres")]
+    pub const fn postgres(self) -> Spec {
+        self.backend(crate::backend::postgres::environment)
+    }
+
     /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
         self.options.backend = BackendChoice::Made(make);
