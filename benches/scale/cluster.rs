@@ -121,7 +121,6 @@ fn uneven(cluster: &Cluster, load: &Load) {
             "hottest key",
             "hottest slot",
             "busiest node by the law",
-            "calls of the script at the busiest node",
             "CPU at the busiest node",
             "the same with batches",
         ],
@@ -142,8 +141,9 @@ fn uneven(cluster: &Cluster, load: &Load) {
         let limit = Limit::new(4_000_000_000, HOUR);
         let (_, alone) = cluster.under(load, false, limit, &keys);
         let (_, merged) = cluster.under(load, true, limit, &keys);
-        let share = |used: &[Usage], of: fn(&Usage) -> f64| {
-            most(&used.iter().map(of).collect::<Vec<_>>()) / used.iter().map(of).sum::<f64>()
+        let share = |used: &[Usage]| {
+            let cpu: Vec<f64> = used.iter().map(|used| used.cpu).collect();
+            most(&cpu) / cpu.iter().sum::<f64>()
         };
         let percent = |share: f64| format!("{:.1} %", share * 100.0);
         row(&[
@@ -151,9 +151,8 @@ fn uneven(cluster: &Cluster, load: &Load) {
             percent(weights[0]),
             percent(most(&by_slot)),
             percent(most(&by_node)),
-            percent(share(&alone, |used| used.scripts as f64)),
-            percent(share(&alone, |used| used.cpu)),
-            percent(share(&merged, |used| used.cpu)),
+            percent(share(&alone)),
+            percent(share(&merged)),
         ]);
     }
 }

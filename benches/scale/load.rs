@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::{ExceededKind, RateLimiter};
+use ratelimit_runtime::{ExceededKind, RateLimitExceeded, RateLimiter};
 use tokio::runtime::{Builder, Runtime};
 
 /// The key of the nth call.
@@ -31,7 +31,7 @@ impl Load {
         };
         if tasks == 0 {
             while let Some(number) = number() {
-                check(limiter.check(keys(number), 1).map_err(|exceeded| exceeded.kind()).err());
+                check(limiter.check(keys(number), 1).err());
                 done.fetch_add(1, Ordering::Relaxed);
             }
         }
@@ -42,8 +42,7 @@ impl Load {
                         (limiter.clone(), Arc::clone(keys), Arc::clone(&done), number.clone());
                     self.runtime.spawn(async move {
                         while let Some(number) = number() {
-                            let decided = limiter.check_async(keys(number), 1).await;
-                            check(decided.map_err(|exceeded| exceeded.kind()).err());
+                            check(limiter.check_async(keys(number), 1).await.err());
                             done.fetch_add(1, Ordering::Relaxed);
                             // A call that needs no server never waits, and would keep its worker.
                             tokio::task::consume_budget().await;
@@ -60,6 +59,8 @@ impl Load {
 }
 
 /// A failing server would make the figures worthless.
-fn check(denied: Option<ExceededKind>) {
-    assert!(denied != Some(ExceededKind::BackendFailed), "the server failed");
+fn check(denied: Option<RateLimitExceeded>) {
+    if let Some(exceeded) = denied.filter(|exceeded| exceeded.kind() == ExceededKind::BackendFailed) {
+        panic!("{exceeded:?}: {:?}", std::error::Error::source(&exceeded));
+    }
 }
