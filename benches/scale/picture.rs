@@ -28,8 +28,8 @@ pub(crate) fn draw(simulated: &Simulated) -> String {
                 .curve(&mut chart, &EXPONENTS, colour, name, |exponent| simulated.asked(limit, choice, exponent, RATE));
         }
     }
-    for (((name, _), colour), place) in limits().into_iter().zip(COLOURS).zip(0..) {
-        chart.legend(60.0 + 160.0 * f64::from(place), 322.0, colour, &plain(name));
+    for (((name, _), colour), left) in limits().into_iter().zip(COLOURS).zip([60.0, 200.0, 340.0, 560.0, 720.0]) {
+        chart.legend(left, 322.0, colour, &plain(name));
     }
     let mut panel = Panel::new(
         &mut chart,
