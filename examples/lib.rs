@@ -150,6 +150,8 @@ pub mod docs {
     pub struct Recipes;
     #[doc = include_str!("../docs/redis.md")]
     pub struct Redis;
+    #[doc = include_str!("../docs/scale.md")]
+    pub struct Scale;
     #[doc = include_str!("../docs/security.md")]
     pub struct Security;
     #[doc = include_str!("../docs/speed.md")]

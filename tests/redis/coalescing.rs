@@ -291,6 +291,43 @@ async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
     assert!(calls < 60 * 160 / 4, "{calls} calls of the script");
 }
 
+/// A bucket that is new, or idle for longer than a period, and a run of more calls than it holds.
+#[tokio::test]
+async fn a_run_larger_than_the_limit_admits_count_of_an_idle_bucket() {
+    let server = RedisServer::start();
+    for leases in [false, true] {
+        let builder = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20));
+        let builder = if leases { builder.lease(10, Duration::from_millis(50)) } else { builder };
+        let backend = builder.build().unwrap();
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+            let limits = [Limit::new(10, Duration::from_secs(60)).with_algorithm(algorithm)];
+            let ask = |bucket: String, now: u64| {
+                let backend = backend.clone();
+                let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+                let request = Request::new(bucket, &limits, take).at(Timestamp::from_nanos(now));
+                async move { backend.decide_async(&request).await.unwrap().outcome }
+            };
+            // Connected, and the script loaded: calls are sent in the order in which they come.
+            ask("rl:1:{first}:x".to_owned(), START).await;
+            for now in [START, START + 3_600_000_000_000] {
+                let mut calls = JoinSet::new();
+                // So many calls under way that the next ones are merged.
+                for place in 0..20 {
+                    calls.spawn(ask(format!("rl:1:{{other:{place}:{}:{leases}}}:x", algorithm.name()), now));
+                }
+                let mut run = JoinSet::new();
+                for _ in 0..50 {
+                    run.spawn(ask(format!("rl:1:{{idle:{}:{leases}}}:x", algorithm.name()), now));
+                }
+                calls.join_all().await;
+                let outcomes = run.join_all().await;
+                let admitted = outcomes.iter().filter(|outcome| matches!(outcome, Outcome::Admitted(_))).count();
+                assert_eq!(admitted, 10, "{algorithm:?}, leases {leases}, at {now}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
     let server = RedisServer::start();

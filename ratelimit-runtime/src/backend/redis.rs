@@ -43,7 +43,7 @@ pub use setup::builder::RedisBackendBuilder;
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
 /// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
 /// least two seconds and at most a minute more, so that most decisions can write in place. With a
-/// short name, a key of one limit takes 150 to 180 bytes of the server's memory. A sliding window
+/// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
 /// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
 /// 64.
 ///

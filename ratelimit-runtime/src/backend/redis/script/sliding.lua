@@ -131,7 +131,8 @@ else
     end
     if not until_at then
       until_at = last_at + per
-      if extra > 0 and (moves or not live or over > last) then until_at = t + per end
+      -- An idle window denies only a run of more calls than it holds.
+      if not live or (extra > 0 and (moves or over > last)) then until_at = t + per end
     end
   end
   if charging and total + charge <= capacity then
