@@ -84,7 +84,7 @@ impl Guard {
         Guard {
             #[cfg(any(feature = "tokio", feature = "redis"))]
             may_block: server.is_none(),
-            queues: Queues::new(),
+            queues: Queues::new(backend.max_waited_keys()),
             kind: backend.kind(),
             deadline,
             breaker: Breaker::new(longest),
