@@ -78,7 +78,7 @@ pub(crate) struct Booked {
     /// Counted from `due`.
     pub(crate) reset_after: u64,
     /// The limits by which it was booked.
-    limits: Arc<dyn Limits>,
+    pub(super) limits: Arc<dyn Limits>,
 }
 
 /// A denial, by this process's clock.
