@@ -2,16 +2,16 @@
 //! asynchronous.
 
 use std::future::Future;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Answer, Backend, BackendFuture, Bucket, Deadline, Request};
 use ratelimit_runtime::{
-    BackendError, BackendErrorKind, ExceededKind, IntoBackend, Limit, OnBackendError, RateLimiter, SharedBackend,
-    rate_limit, test_util,
+    BackendError, BackendErrorKind, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
+    RateLimitExceeded, RateLimiter, SharedBackend, rate_limit, test_util,
 };
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -38,6 +38,7 @@ struct Store {
     bucket: Mutex<Bucket>,
     deadline: Deadline,
     keeps_denials: bool,
+    max_waited_keys: usize,
 }
 
 impl Store {
@@ -53,6 +54,7 @@ impl Store {
             bucket: Mutex::default(),
             deadline,
             keeps_denials: false,
+            max_waited_keys: 2,
         })
     }
 
@@ -92,6 +94,10 @@ impl Backend for Store {
 
     fn keeps_denials(&self) -> bool {
         self.keeps_denials
+    }
+
+    fn max_waited_keys(&self) -> usize {
+        self.max_waited_keys
     }
 }
 
@@ -553,4 +559,111 @@ fn denials_of_one_test_are_not_those_of_another() {
         assert_eq!(store.asked() - asked, 1);
         drop(clock);
     }
+}
+
+type Wait<'a> = Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + 'a>>;
+
+fn poll_once(wait: &mut Wait<'_>) -> Poll<Result<Decision, RateLimitExceeded>> {
+    wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// A limit of one permit an hour, whose permit is taken, on a test's clock.
+fn used_up(policy: OnBackendError) -> (Arc<Store>, RateLimiter) {
+    let store = Store::with(Mood::Well, Deadline::Kept);
+    let builder = RateLimiter::builder("waiting").backend(Arc::clone(&store)).on_backend_error(policy);
+    let limiter = builder.limit(Limit::new(1, HOUR)).build().unwrap();
+    limiter.check("a", 1).unwrap();
+    (store, limiter)
+}
+
+#[test]
+fn waiting_calls_keep_their_order_when_the_backend_fails() {
+    let clock = test_util::pause();
+    let (store, limiter) = used_up(OnBackendError::Local);
+    let mut waits: Vec<Wait<'_>> = (0..4).map(|_| -> Wait<'_> { Box::pin(limiter.wait_async("a", 1)) }).collect();
+    assert!(waits.iter_mut().all(|wait| poll_once(wait).is_pending()));
+    store.set(Mood::Fails);
+    // Those that come now stand behind them, though the limiter in memory has a permit.
+    let mut late: Wait<'_> = Box::pin(limiter.wait_at_most_async("a", 1, 9 * HOUR));
+    assert!(poll_once(&mut late).is_pending());
+    assert!(limiter.check("a", 1).is_err());
+    clock.advance(HOUR);
+    // The last one asks first.
+    assert!(poll_once(&mut late).is_pending());
+    assert!(waits.iter_mut().skip(1).rev().all(|wait| poll_once(wait).is_pending()));
+    let Poll::Ready(Ok(first)) = poll_once(&mut waits[0]) else { panic!("it has waited longest") };
+    assert!(first.waited() <= HOUR);
+    assert!(limiter.check("a", 1).is_err());
+    // What the second one is given meanwhile goes to the third when it leaves.
+    clock.advance(HOUR);
+    drop(waits.remove(1));
+    assert!(poll_once(&mut late).is_pending() && poll_once(&mut waits[2]).is_pending());
+    assert!(matches!(poll_once(&mut waits[1]), Poll::Ready(Ok(_))));
+    clock.advance(HOUR);
+    assert!(poll_once(&mut late).is_pending());
+    assert!(matches!(poll_once(&mut waits[2]), Poll::Ready(Ok(_))));
+    clock.advance(HOUR);
+    assert!(matches!(poll_once(&mut late), Poll::Ready(Ok(_))));
+}
+
+#[test]
+fn waiting_calls_end_by_the_policy_when_the_backend_fails() {
+    for policy in [OnBackendError::Allow, OnBackendError::Deny] {
+        let clock = test_util::pause();
+        let (store, limiter) = used_up(policy);
+        let mut waits: Vec<Wait<'_>> = (0..2).map(|_| -> Wait<'_> { Box::pin(limiter.wait_async("a", 1)) }).collect();
+        assert!(waits.iter_mut().all(|wait| poll_once(wait).is_pending()));
+        store.set(Mood::Fails);
+        clock.advance(HOUR);
+        for wait in &mut waits {
+            match (policy, poll_once(wait)) {
+                (OnBackendError::Allow, Poll::Ready(Ok(_))) => {}
+                (OnBackendError::Deny, Poll::Ready(Err(exceeded))) => {
+                    assert_eq!(exceeded.kind(), ExceededKind::BackendFailed);
+                }
+                (_, other) => panic!("{policy:?}: {other:?}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn with_backoff_too_calls_that_do_not_wait_are_denied_while_others_wait() {
+    let (store, minute) = (Store::with(Mood::Well, Deadline::Kept), HOUR / 60);
+    for backend in [store.clone().into_backend(), MemoryBackend::new().into_backend()] {
+        let clock = test_util::pause();
+        let builder = RateLimiter::builder("behind").backend(backend).backoff(minute, HOUR);
+        let limiter = builder.limit(Limit::new(3, HOUR)).build().unwrap();
+        limiter.check("a", 2).unwrap();
+        let mut wait: Wait<'_> = Box::pin(limiter.wait_async("a", 2));
+        assert!(poll_once(&mut wait).is_pending());
+        let asked = store.asked();
+        // One is left, which belongs to the one that waits.
+        let exceeded = limiter.check("a", 1).unwrap_err();
+        assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Limited, Some(HOUR)));
+        assert!(store.asked() <= asked + 1);
+        assert!(limiter.peek("a", 1).is_err());
+        drop(wait);
+        // It was no offence.
+        limiter.check("a", 1).unwrap();
+        let exceeded = limiter.check("a", 1).unwrap_err();
+        assert!(exceeded.retry_after().unwrap() > HOUR - minute);
+        drop(clock);
+    }
+}
+
+#[test]
+fn calls_wait_for_so_many_keys_and_a_call_for_another_one_is_denied_at_once() {
+    let clock = test_util::pause();
+    let (_, limiter) = used_up(OnBackendError::Deny);
+    // The store has one bucket for all keys, and room for two that are waited for.
+    let wait = |key: &'static str| -> Wait<'_> { Box::pin(limiter.wait_async(key, 1)) };
+    let [mut first, mut second, mut third, mut more] = [wait("a"), wait("b"), wait("c"), wait("a")];
+    assert!(poll_once(&mut first).is_pending() && poll_once(&mut second).is_pending());
+    let Poll::Ready(Err(exceeded)) = poll_once(&mut third) else { panic!("it waits") };
+    assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Limited, Some(HOUR)));
+    assert!(poll_once(&mut more).is_pending(), "calls wait for this key already");
+    drop(second);
+    assert!(poll_once(&mut wait("c")).is_pending());
+    drop(clock);
 }

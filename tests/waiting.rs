@@ -4,13 +4,20 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
 use ratelimit_runtime::test_util::TestClock;
-use ratelimit_runtime::{Algorithm, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util};
+use ratelimit_runtime::{
+    Algorithm, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
+    rate_limit, test_util,
+};
 use ratelimit_tests::oracle::{Entry, Log};
+use ratelimit_tests::{RedisServer, Shelf};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -419,14 +426,28 @@ fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
     }
 }
 
-/// Calls in the order in which they came, and what was admitted by now, recomputed from the full log.
+/// A waiting call in the model.
+#[derive(Clone, Copy, Debug)]
+struct Queued {
+    number: usize,
+    cost: u32,
+    rank: u64,
+    arrived: u64,
+}
+
+/// The queue by its definition: the first call of the queue, by rank, is admitted as soon as the full log of admissions
+/// allows. All is recomputed from the log after each event.
 struct Model {
     logs: Vec<Log>,
     limits: Vec<Limit>,
-    /// Number and cost.
-    queue: Vec<(usize, u32)>,
-    admitted: Vec<usize>,
+    queue: Vec<Queued>,
+    /// Numbers of calls, and how long they have waited.
+    admitted: Vec<(usize, u64)>,
+    /// No call is admitted as of a time before this one.
     since: u64,
+    /// A backend decides as of the present time at the earliest. In memory, a call that is first all at once may be admitted
+    /// as of the time since when there was room for it.
+    is_backend: bool,
 }
 
 impl Model {
@@ -435,113 +456,230 @@ impl Model {
         limits.map(|(limit, log)| log.earliest(limit, from, cost)).max().unwrap()
     }
 
+    fn admit(&mut self, at: u64, cost: u32) {
+        self.logs.iter_mut().for_each(|log| log.0.push(Entry { at, cost }));
+    }
+
     fn settle(&mut self, now: u64) {
-        while let Some((number, cost)) = self.queue.first().copied() {
+        while let Some(Queued { number, cost, arrived, .. }) = self.queue.first().copied() {
             let due = self.due(self.since, cost);
             if due > now {
                 break;
             }
-            self.logs.iter_mut().for_each(|log| log.0.push(Entry { at: due, cost }));
+            self.admit(due, cost);
             self.since = due;
-            self.admitted.push(number);
+            self.admitted.push((number, due.saturating_sub(arrived)));
             self.queue.remove(0);
         }
+        if self.is_backend {
+            self.since = self.since.max(now);
+        }
+    }
+
+    /// Behind all calls of its rank and those before.
+    fn join(&mut self, call: Queued) {
+        if self.queue.is_empty() {
+            self.since = call.arrived;
+        }
+        let place = self.queue.partition_point(|other| other.rank <= call.rank);
+        self.queue.insert(place, call);
+        self.settle(call.arrived);
     }
 }
 
 #[derive(Clone, Copy, Debug)]
 enum Event {
-    Arrive(u32),
+    /// The cost and the priority.
+    Arrive(u32, u8),
     /// Of those that wait, which leaves.
     Leave(usize),
     Check(u32),
     Change(u32),
 }
 
-proptest! {
-    #[test]
-    fn a_queue_admits_what_a_full_log_admits_one_after_the_other(
-        algorithms in prop::collection::vec(prop::sample::select(&ALGORITHMS[..]), 1..4),
-        count in 3..12_u32,
-        phase in 0..2_000_000_u64,
-        events in prop::collection::vec(
-            (
-                prop_oneof![2 => Just(0_u64), 6 => 0..200_u64, 1 => 0..3_000_u64],
-                prop_oneof![
-                    8 => (1..4_u32).prop_map(Event::Arrive),
-                    4 => (0..20_usize).prop_map(Event::Leave),
-                    3 => (1..4_u32).prop_map(Event::Check),
-                    1 => (3..12_u32).prop_map(Event::Change),
-                ],
-            ),
-            1..80,
-        ),
-    ) {
-        let limits = |count: u32| -> Vec<Limit> {
-            let pers = [SECOND, SECOND / 2, 2 * SECOND];
-            let limits = algorithms.iter().zip(pers).zip(0..);
-            // A bucket's debt is not an exact log if its rate changes.
-            limits.map(|((algorithm, per), more)| {
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        8 => (1..4_u32, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]).prop_map(|(cost, priority)| Event::Arrive(cost, priority)),
+        4 => (0..20_usize).prop_map(Event::Leave),
+        3 => (1..4_u32).prop_map(Event::Check),
+        1 => (3..12_u32).prop_map(Event::Change),
+    ]
+}
+
+/// One run of the model: limits and what happens, each with the milliseconds before it.
+#[derive(Clone, Debug)]
+struct Run {
+    algorithms: Vec<Algorithm>,
+    count: u32,
+    /// Microseconds into a window.
+    phase: u64,
+    /// All times are so many times as long. At 60, priorities age while calls wait.
+    scale: u32,
+    events: Vec<(u64, Event)>,
+}
+
+fn run() -> impl Strategy<Value = Run> {
+    let ahead = prop_oneof![2 => Just(0_u64), 6 => 0..200_u64, 1 => 0..3_000_u64];
+    let algorithms = prop::collection::vec(prop::sample::select(&ALGORITHMS[..]), 1..4);
+    let events = prop::collection::vec((ahead, event()), 1..80);
+    (algorithms, 3..12_u32, 0..2_000_000_u64, prop::sample::select(&[1_u32, 60][..]), events)
+        .prop_map(|(algorithms, count, phase, scale, events)| Run { algorithms, count, phase, scale, events })
+}
+
+#[rate_limit(limiter = limiter, key = "a", cost = cost, wait(priority = priority))]
+async fn by_priority(limiter: &RateLimiter, cost: u32, priority: u8) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+/// How long the call has waited, if that can be seen.
+type Ranked<'a> = std::pin::Pin<Box<dyn Future<Output = Option<u64>> + 'a>>;
+
+fn ranked(limiter: &RateLimiter, cost: u32, priority: u8) -> Ranked<'_> {
+    if priority == 0 {
+        let wait = wait(limiter, cost);
+        return Box::pin(async move { Some(u64::try_from(wait.await.unwrap().waited().as_nanos()).unwrap()) });
+    }
+    Box::pin(async move {
+        by_priority(limiter, cost, priority).await.unwrap();
+        None
+    })
+}
+
+/// Polls a call until it is decided, or waits beside so many others: a server takes a moment to answer.
+fn begun(wait: &mut Ranked<'_>, name: &str, others: usize) -> Poll<Option<u64>> {
+    loop {
+        let polled = poll_once(wait.as_mut());
+        let waiting: usize =
+            limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum();
+        if polled.is_ready() || others < waiting {
+            return polled;
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn a_queue_is_what_the_full_log_makes_it(
+    name: &str,
+    backend: Option<&SharedBackend>,
+    run: Run,
+) -> Result<(), TestCaseError> {
+    let Run { algorithms, count, phase, scale, events } = run;
+    let limits = |count: u32| -> Vec<Limit> {
+        let pers = [SECOND, SECOND / 2, 2 * SECOND].map(|per| per * scale);
+        let limits = algorithms.iter().zip(pers).zip(0..);
+        // A bucket's debt is not an exact log if its rate changes.
+        limits
+            .map(|((algorithm, per), more)| {
                 let count = if *algorithm == Algorithm::TokenBucket { 5 } else { count };
                 Limit::new(count + more, per).with_algorithm(*algorithm)
-            }).collect()
-        };
-        let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_micros(1_795_951_900_000_000 + phase));
-        let limiter = limiter("model", &limits(count));
-        let logs = algorithms.iter().map(|_| Log::default()).collect();
-        let mut model = Model { logs, limits: limits(count), queue: Vec::new(), admitted: Vec::new(), since: 0 };
-        let mut waits: Vec<(usize, Wait<'_>)> = Vec::new();
+            })
+            .collect()
+    };
+    let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_micros(1_795_951_900_000_000 + phase));
+    let builder = limits(count).iter().fold(RateLimiter::builder(name), |builder, limit| builder.limit(*limit));
+    let builder = builder.on_backend_error(OnBackendError::Deny);
+    let limiter = backend.iter().fold(builder, |builder, backend| builder.backend((*backend).clone())).build().unwrap();
+    let mut model = Model {
+        logs: algorithms.iter().map(|_| Log::default()).collect(),
+        limits: limits(count),
+        queue: Vec::new(),
+        admitted: Vec::new(),
+        since: 0,
+        is_backend: backend.is_some(),
+    };
+    let mut waits: Vec<(usize, Ranked<'_>)> = Vec::new();
+    for (number, (ahead, event)) in events.into_iter().enumerate() {
+        clock.advance(Duration::from_millis(ahead) * scale);
+        let now = clock.now();
+        // Looked at before anything else happens, in an order of their own.
+        model.settle(now);
+        waits.reverse();
         let mut released = Vec::new();
-        for (number, (ahead, event)) in events.into_iter().enumerate() {
-            clock.advance(Duration::from_millis(ahead));
-            let now = clock.now();
-            // Looked at before anything else happens.
-            model.settle(now);
-            waits.retain_mut(|(number, wait)| match poll_once(wait.as_mut()) {
-                Poll::Ready(decision) => {
-                    decision.unwrap();
-                    released.push(*number);
-                    false
+        let look = |(number, wait): &mut (usize, Ranked<'_>)| match poll_once(wait.as_mut()) {
+            Poll::Ready(waited) => {
+                released.push((*number, waited));
+                false
+            }
+            Poll::Pending => true,
+        };
+        waits.retain_mut(look);
+        released.sort_unstable();
+        let mut expected = std::mem::take(&mut model.admitted);
+        expected.sort_unstable();
+        let numbers = |of: &[(usize, Option<u64>)]| of.iter().map(|(number, _)| *number).collect::<Vec<_>>();
+        prop_assert_eq!(numbers(&released), expected.iter().map(|(number, _)| *number).collect::<Vec<_>>());
+        for ((number, waited), (_, expected)) in released.into_iter().zip(expected) {
+            prop_assert!(waited.is_none_or(|waited| waited == expected), "{number}: {waited:?}, not {expected}");
+        }
+        match event {
+            Event::Arrive(cost, priority) => {
+                let rank = now + u64::from(255 - priority) * 60_000_000_000;
+                model.join(Queued { number, cost, rank, arrived: now });
+                let mut wait = ranked(&limiter, cost, priority);
+                match begun(&mut wait, name, waits.len()) {
+                    Poll::Ready(_) => prop_assert_eq!(model.admitted.pop(), Some((number, 0))),
+                    Poll::Pending => waits.push((number, wait)),
                 }
-                Poll::Pending => true,
-            });
-            prop_assert_eq!(&released, &model.admitted, "at {} ms", ahead);
-            match event {
-                Event::Arrive(cost) => {
-                    if model.queue.is_empty() {
-                        model.since = now;
-                    }
-                    model.queue.push((number, cost));
-                    model.settle(now);
-                    let mut wait = wait(&limiter, cost);
-                    match poll_once(wait.as_mut()) {
-                        Poll::Ready(_) => released.push(number),
-                        Poll::Pending => waits.push((number, wait)),
-                    }
-                }
-                Event::Leave(which) => {
-                    if !waits.is_empty() {
-                        let (number, wait) = waits.remove(which % waits.len());
-                        drop(wait);
-                        model.queue.retain(|(waiting, _)| *waiting != number);
-                        model.settle(now);
-                    }
-                }
-                Event::Check(cost) => {
-                    let is_ok = model.queue.is_empty() && model.due(now, cost) == now;
-                    if is_ok {
-                        model.logs.iter_mut().for_each(|log| log.0.push(Entry { at: now, cost }));
-                    }
-                    prop_assert_eq!(limiter.check("a", cost).is_ok(), is_ok);
-                }
-                Event::Change(count) => {
-                    limiter.set_limits(&limits(count)).unwrap();
-                    model.limits = limits(count);
-                    model.since = model.since.max(now);
+            }
+            Event::Leave(which) => {
+                if !waits.is_empty() {
+                    let (number, wait) = waits.remove(which % waits.len());
+                    drop(wait);
+                    model.queue.retain(|waiting| waiting.number != number);
                     model.settle(now);
                 }
             }
+            Event::Check(cost) => {
+                let is_ok = model.queue.is_empty() && model.due(now, cost) == now;
+                if is_ok {
+                    model.admit(now, cost);
+                }
+                prop_assert_eq!(limiter.check("a", cost).is_ok(), is_ok);
+            }
+            Event::Change(count) => {
+                limiter.set_limits(&limits(count)).unwrap();
+                model.limits = limits(count);
+                model.since = model.since.max(now);
+                model.settle(now);
+            }
         }
+    }
+    // After all have left, the next one waits for what was admitted alone.
+    drop(waits);
+    let waited = limiter.wait("a", 1).unwrap().waited();
+    // A place that was served and not looked at was given back.
+    let served: Vec<usize> = model.admitted.iter().map(|(number, _)| *number).collect();
+    if served.is_empty() {
+        let now = clock.now() - u64::try_from(waited.as_nanos()).unwrap();
+        prop_assert_eq!(clock.now(), model.due(now, 1));
+    }
+    Ok(())
+}
+
+proptest! {
+    #[test]
+    fn a_queue_in_memory_is_what_the_full_log_makes_it(run in run()) {
+        a_queue_is_what_the_full_log_makes_it("in memory", None, run)?;
+    }
+
+    #[test]
+    fn a_queue_before_a_store_is_what_the_full_log_makes_it(run in run()) {
+        let store = Shelf::default().keeping_its_deadline().into_backend();
+        a_queue_is_what_the_full_log_makes_it("before a store", Some(&store), run)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
+
+    #[test]
+    fn a_queue_before_redis_is_what_the_full_log_makes_it(run in run()) {
+        static BACKEND: LazyLock<(RedisServer, SharedBackend)> = LazyLock::new(|| {
+            let server = RedisServer::start();
+            let backend = RedisBackend::builder().url(server.url()).timeout(MINUTE).build().unwrap().into_backend();
+            (server, backend)
+        });
+        a_queue_is_what_the_full_log_makes_it("before redis", Some(&BACKEND.1), run)?;
     }
 }
 

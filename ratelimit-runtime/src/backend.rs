@@ -424,6 +424,16 @@ pub trait Backend: Send + Sync + 'static {
         false
     }
 
+    /// The most keys for which calls of this process may wait at the same time. 0 counts as 1. A
+    /// call that would wait for one more is denied at once.
+    ///
+    /// Each such key takes about 1 KiB in this process, and one request a second at least. The
+    /// default is 500,000, half of the keys that the [stand-in](crate::OnBackendError::Local) in
+    /// memory keeps: in it too, keys with waiting calls get half of the room.
+    fn max_waited_keys(&self) -> usize {
+        MAX_WAITED_KEYS
+    }
+
     /// The kind of store, such as `redis`, for logs and metrics.
     fn kind(&self) -> &'static str {
         "custom"
@@ -453,6 +463,9 @@ pub trait Backend: Send + Sync + 'static {
         Identity::of(self)
     }
 }
+
+/// The default of [`Backend::max_waited_keys`].
+pub(crate) const MAX_WAITED_KEYS: usize = 500_000;
 
 /// The longest decision, unless a backend sets its own deadline.
 pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
@@ -501,6 +514,10 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).keeps_denials()
     }
 
+    fn max_waited_keys(&self) -> usize {
+        (**self).max_waited_keys()
+    }
+
     fn kind(&self) -> &'static str {
         (**self).kind()
     }
@@ -541,6 +558,10 @@ impl<B: Backend + ?Sized> Backend for &'static B {
 
     fn keeps_denials(&self) -> bool {
         (**self).keeps_denials()
+    }
+
+    fn max_waited_keys(&self) -> usize {
+        (**self).max_waited_keys()
     }
 
     fn kind(&self) -> &'static str {

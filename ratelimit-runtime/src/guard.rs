@@ -79,7 +79,7 @@ impl Guard {
         };
         let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
         Guard {
-            queues: Queues::new(),
+            queues: Queues::new(backend.max_waited_keys()),
             kind: backend.kind(),
             deadline,
             breaker: Breaker::new(longest),

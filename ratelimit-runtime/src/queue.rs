@@ -7,11 +7,11 @@
 use std::collections::{BTreeMap, btree_map};
 use std::task::Waker;
 
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
+use crate::rt::sync::Mutex;
 
 /// The limits of a waiting call, as they are when its turn comes.
 pub(crate) trait Limits: Send + Sync {

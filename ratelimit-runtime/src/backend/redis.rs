@@ -110,6 +110,7 @@ struct Shared {
     server: String,
     denial_cache: bool,
     keeps_denials: bool,
+    max_waited_keys: usize,
 }
 
 /// One process's part of a backend: connections, calls that are being merged, leases.
@@ -416,6 +417,10 @@ impl Backend for RedisBackend {
 
     fn keeps_denials(&self) -> bool {
         self.shared.keeps_denials
+    }
+
+    fn max_waited_keys(&self) -> usize {
+        self.shared.max_waited_keys
     }
 
     fn kind(&self) -> &'static str {

@@ -11,37 +11,47 @@
 //! Each queue has one driver, which asks the backend on the crate's background thread. Once per
 //! [`RENEWAL`](state::RENEWAL) it asks again for a first call without a booking, and so learns what
 //! other processes have changed. Calls wait for the driver, never for each other: a future that is
-//! not polled delays no other call.
+//! not polled delays no other call. By a test's clock there is no thread: whoever looks drives the
+//! queue up to the present time (`by_test_clock.rs`).
+//!
+//! If the backend fails, the queue enters its calls in the stand-in's queue, in order
+//! (`stand_in.rs`).
 
+#[cfg(feature = "test-util")]
+mod by_test_clock;
 mod driver;
+#[cfg(all(test, loom_model))]
+mod model;
+mod stand_in;
 mod state;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
 use foldhash::quality::RandomState;
-use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::Guard;
-use crate::backend::{Action, Request};
+use crate::backend::{Action, Request, Timestamp};
 use crate::fingerprint::Fingerprint;
 use crate::limit::Limit;
 use crate::queue::{Ahead, Limits, Place, Seat, Wakes};
-use crate::rt::clock;
+use crate::rt::clock::{self, Now};
 use crate::rt::process::{self, Owned, PerProcess};
+use crate::rt::sync::{AtomicUsize, Mutex, Ordering};
 use crate::rt::timer::{self, Alarm};
+#[cfg(feature = "test-util")]
+use crate::test_util::Scope;
+#[cfg(feature = "test-util")]
+use by_test_clock::Stopped;
 use driver::start;
-use state::{Hint, NEVER, State, Waiting, soon};
+use state::{Hint, RENEWAL, State, Waiting, soon};
 
-pub(crate) use state::{Booked, Denied, Told};
-
-/// The most buckets with waiting calls.
-const MOST_QUEUES: usize = 500_000;
+pub(crate) use stand_in::{HandedOver, StandIn};
+pub(crate) use state::{Booked, Denied, NEVER, Told};
 
 type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>, RandomState>>;
 
@@ -50,6 +60,8 @@ pub(crate) struct Queues {
     by_bucket: PerProcess<ByBucket>,
     /// How many there are. Read first, because few buckets have one.
     len: AtomicUsize,
+    /// The most of them.
+    max: usize,
 }
 
 /// The queue of one bucket; see the module.
@@ -58,6 +70,9 @@ pub(crate) struct Queue {
     fingerprint: Option<Fingerprint>,
     process: u32,
     state: Mutex<State>,
+    /// By a test's clock.
+    #[cfg(feature = "test-util")]
+    stopped: Option<Stopped>,
 }
 
 /// The state of a waiting call.
@@ -65,7 +80,10 @@ pub(crate) enum Turn {
     Told(Told),
     /// The process was forked.
     Lost,
-    Waiting,
+    /// By a test's clock, it must look again at `until`. Otherwise it is woken.
+    Waiting {
+        until: u64,
+    },
 }
 
 /// A call that joins a queue.
@@ -78,6 +96,10 @@ pub(crate) struct Joining {
     pub(crate) queue: usize,
     /// The backend's denial of the call and when it was asked, if it was.
     pub(crate) denied: Option<(Denied, u64)>,
+    /// `None` if the limiter's policy is another one.
+    pub(crate) stand_in: Option<StandIn>,
+    #[cfg(feature = "test-util")]
+    pub(crate) scope: Option<Arc<Scope>>,
 }
 
 /// Why a call cannot join.
@@ -99,8 +121,9 @@ pub(crate) struct Waiter {
 }
 
 impl Queues {
-    pub(crate) const fn new() -> Queues {
-        Queues { by_bucket: PerProcess::new(), len: AtomicUsize::new(0) }
+    /// At most `max` queues.
+    pub(crate) fn new(max: usize) -> Queues {
+        Queues { by_bucket: PerProcess::new(), len: AtomicUsize::new(0), max: max.max(1) }
     }
 
     fn map(&self) -> Arc<Owned<ByBucket>> {
@@ -114,7 +137,20 @@ impl Queues {
 
     /// The calls that wait for a bucket without a booking; `None` if no call waits.
     pub(crate) fn ahead(&self, bucket: &str) -> Option<Ahead> {
-        self.find(bucket)?.ahead()
+        self.find_now(bucket)?.ahead()
+    }
+
+    /// The queue as it is now, also by a test's clock.
+    fn find_now(&self, bucket: &str) -> Option<Arc<Queue>> {
+        let queue = self.find(bucket)?;
+        queue.catch_up();
+        Some(queue)
+    }
+
+    /// Drives a queue by a test's clock before its bucket is changed.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn catch_up(&self, bucket: &str) {
+        let _ = self.find_now(bucket);
     }
 
     /// Permits came back to a bucket, or it was reset. After a reset it has no bookings.
@@ -153,7 +189,10 @@ impl Queues {
         let all: Vec<Arc<Queue>> =
             self.map().lock().values().filter(|queue| queue.bucket.starts_with(prefix)).map(Arc::clone).collect();
         for queue in all {
+            #[cfg(feature = "test-util")]
+            queue.reaches_now();
             queue.update(|state, wakes| {
+                state.settle(queue.now().earliest, wakes);
                 state.hint = None;
                 state.changes += 1;
                 state.unused.extend(state.booked.drain(..));
@@ -170,14 +209,26 @@ impl Queues {
         fingerprint: Option<Fingerprint>,
         joining: Joining,
     ) -> Result<Waiter, Unqueued> {
+        #[cfg(feature = "test-util")]
+        guard.queues.catch_up(bucket);
         let map = guard.queues.map();
         let mut queues = map.lock();
         let (queue, is_new) = match queues.get(bucket) {
             Some(queue) => (Arc::clone(queue), false),
-            None if queues.len() < MOST_QUEUES => {
+            None if queues.len() < guard.queues.max => {
                 let state = Mutex::new(State { at_once: 1, ..State::default() });
                 let (bucket, process) = (Arc::clone(bucket), process::id());
-                (Arc::new(Queue { bucket, fingerprint, process, state }), true)
+                #[cfg(feature = "test-util")]
+                let stopped = joining.scope.map(|scope| Stopped::new(scope, guard));
+                let queue = Queue {
+                    bucket,
+                    fingerprint,
+                    process,
+                    state,
+                    #[cfg(feature = "test-util")]
+                    stopped,
+                };
+                (Arc::new(queue), true)
             }
             None => return Err(Unqueued::Full),
         };
@@ -193,14 +244,14 @@ impl Queues {
             guard.queues.len.fetch_add(1, Ordering::Release);
         }
         drop(queues);
-        let Joining { cost, limits, rank, deadline, denied, .. } = joining;
+        let Joining { cost, limits, rank, deadline, denied, stand_in, .. } = joining;
         if state.line.is_empty()
             && let Some((denied, asked)) = denied
         {
-            state.hint = Some(Hint { cost, denied, asked });
+            state.hint = Some(Hint { cost, denied, asked, ahead: 0 });
         }
         let seat = Arc::new(Seat::new());
-        let place = state.line.join(rank, cost, Waiting { seat: Arc::clone(&seat), limits, deadline });
+        let place = state.line.join(rank, cost, Waiting { seat: Arc::clone(&seat), limits, deadline, stand_in });
         let mut wakes = Wakes::default();
         // Behind calls without bookings, it changes nothing for the driver.
         if state.line.len() <= state.booked.len() + 1 || !state.line.is_last(place) {
@@ -208,6 +259,7 @@ impl Queues {
         }
         drop(state);
         wakes.wake();
+        queue.catch_up();
         Ok(Waiter { guard: Arc::clone(guard), queue, place, seat, is_left: false })
     }
 }
@@ -219,7 +271,7 @@ impl Queue {
             limits: SmallVec::new(),
             backoff: None,
             action,
-            test_time: None,
+            test_time: self.test_time(),
             fingerprint: self.fingerprint,
         };
         limits.with(&mut |rules, backoff| {
@@ -242,23 +294,80 @@ impl Queue {
         Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
     }
 
+    /// The present time, up to which a queue by a test's clock was driven.
+    fn now(&self) -> Now {
+        #[cfg(feature = "test-util")]
+        if let Some(stopped) = &self.stopped {
+            return stopped.reached();
+        }
+        clock::clock().now()
+    }
+
+    fn test_time(&self) -> Option<Timestamp> {
+        #[cfg(feature = "test-util")]
+        return self.stopped.as_ref().map(|stopped| Timestamp::from_nanos(stopped.reached().earliest));
+        #[cfg(not(feature = "test-util"))]
+        None
+    }
+
+    /// Whether a test drives the queue.
+    fn is_stopped(&self) -> bool {
+        #[cfg(feature = "test-util")]
+        return self.stopped.is_some();
+        #[cfg(not(feature = "test-util"))]
+        false
+    }
+
+    /// Until when a queue by a test's clock has nothing to do.
+    fn woken(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if let Some(stopped) = &self.stopped {
+            return stopped.sleeps_until();
+        }
+        NEVER
+    }
+
+    /// Drives a queue by a test's clock up to the present time.
+    #[cfg(not(feature = "test-util"))]
+    fn catch_up(self: &Arc<Queue>) {
+        let _ = self;
+    }
+
+    /// When to ask again for a first call without a booking, because other processes may have
+    /// changed its bucket. A test's buckets are its own.
+    fn renewed(&self, asked: u64) -> u64 {
+        if self.is_stopped() { NEVER } else { asked.saturating_add(RENEWAL) }
+    }
+
     /// Changes the state under the lock, and wakes tasks after it.
     fn update(self: &Arc<Queue>, change: impl FnOnce(&mut State, &mut Wakes)) {
         let mut wakes = Wakes::default();
         let mut state = self.state.lock();
         change(&mut state, &mut wakes);
         self.arm(&mut state);
+        if self.is_stopped()
+            && let Some((_, first)) = state.line.first()
+        {
+            // It drives the queue on.
+            first.with.seat.wakes(&mut wakes);
+        }
         drop(state);
         wakes.wake();
     }
 
     /// Hands out due bookings.
     fn settle(self: &Arc<Queue>, now: u64) {
+        if self.is_stopped() {
+            return self.catch_up();
+        }
         self.update(|state, wakes| state.settle(now, wakes));
     }
 
     /// Sets the alarm for the first booking.
     fn arm(self: &Arc<Queue>, state: &mut State) {
+        if self.is_stopped() {
+            return;
+        }
         let due = state.booked.front().map(|booked| booked.due);
         if due == state.alarm.as_ref().map(|(set_for, _)| *set_for) {
             return;
@@ -321,8 +430,14 @@ impl Waiter {
                 self.is_left = true;
                 Turn::Told(told)
             }
-            None => Turn::Waiting,
+            None => Turn::Waiting { until: self.queue.woken() },
         }
+    }
+
+    /// The test's clock by which the call waits.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn scope(&self) -> Option<&Arc<Scope>> {
+        self.queue.stopped.as_ref().map(Stopped::scope)
     }
 
     /// The outcome of a call that stops waiting.
@@ -366,17 +481,28 @@ impl Waiter {
             return;
         }
         self.seat.forget_waker();
+        self.queue.catch_up();
+        let now = self.queue.now();
+        let mut handed_over = None;
         self.queue.update(|state, wakes| {
             let told = self.seat.leave();
             let _ = state.line.remove(self.place);
-            if let Some(Told::Admitted(booked)) = told {
-                state.book(*booked);
-                state.settle(clock::now(), wakes);
+            match told {
+                Some(Told::Admitted(booked)) => {
+                    state.book(*booked);
+                    state.settle(now.earliest, wakes);
+                }
+                Some(Told::Failed(place)) => handed_over = place,
+                Some(Told::Denied(_)) | None => {}
             }
             if state.line.len() <= state.booked.len() || state.line.ahead().cost.is_none() {
                 state.wake_driver(wakes);
             }
         });
+        self.queue.catch_up();
+        if let Some(handed_over) = handed_over {
+            handed_over.leave(now);
+        }
         // Other calls were given times behind this one.
         if let (Some(denials), Some(bucket)) = (self.guard.denials(), self.queue.fingerprint) {
             denials.forget(bucket);

@@ -13,6 +13,7 @@ use once_cell::sync::OnceCell;
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+use super::OnBackendError;
 use super::builder::InvalidLimiter;
 use super::spec::{BackendChoice, Options, Resolved};
 use crate::algorithm::Rule;
@@ -238,6 +239,16 @@ impl Venue<'_> {
             return false;
         }
         true
+    }
+
+    /// Whether a call can wait in a queue before a backend: not if a test has stopped its runtime's
+    /// clock alone. Nothing would keep that clock from going on while the queue asks.
+    pub(super) fn may_queue(&self) -> bool {
+        #[cfg(feature = "test-util")]
+        if self.scope.is_some() {
+            return true;
+        }
+        self.is_real()
     }
 
     /// The time as backends count it: the test's time or the real time, regardless of a runtime's
@@ -831,6 +842,11 @@ impl Core {
         }
     }
 
+    /// Whether buckets in memory take over if a backend fails.
+    pub(super) fn has_stand_in(&self) -> bool {
+        self.options.on_backend_error == OnBackendError::Local
+    }
+
     /// The buckets that take over if a backend fails.
     pub(super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
         #[cfg(feature = "test-util")]
@@ -930,6 +946,10 @@ impl Core {
         action: Action,
     ) -> Request {
         let test_time = venue.test_time();
+        #[cfg(feature = "test-util")]
+        if let (Some(_), Target::Remote(guard)) = (&test_time, &venue.target) {
+            guard.queues.catch_up(&bucket);
+        }
         Request {
             bucket,
             limits: rules.iter().map(|rule| rule.limit).collect(),

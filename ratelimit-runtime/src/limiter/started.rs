@@ -11,7 +11,7 @@ use super::core::{Core, Venue};
 use super::waiting::{BeforeBackend, Waiting, joining_of};
 use crate::algorithm::record::Admission;
 use crate::algorithm::record::Refusal as BackendRefusal;
-use crate::backend::memory::{NEVER, Store};
+use crate::backend::memory::{NEVER, Store, Verdict};
 use crate::backend::{Action, Admitted, Answer, Denied as BackendDenied, Outcome, Request};
 use crate::decision::{Address, Decision};
 use crate::error::{BackendError, RateLimitExceeded};
@@ -22,7 +22,7 @@ use crate::guard::queue::{Denied, Queues, Unqueued, Waiter};
 use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
 use crate::queue::Ahead;
-use crate::rt::clock::{self, nanos};
+use crate::rt::clock::{self, Now, nanos};
 use crate::switches::Switches;
 #[cfg(feature = "test-util")]
 use crate::test_util::Scope;
@@ -196,9 +196,11 @@ enum Asks {
     Decision,
     /// Permits at once. If they are denied, the call waits.
     Now,
+    /// Whether there are permits. If there are none, the call waits.
+    Look,
     /// When the call's turn comes behind the waiting calls: `later` nanoseconds after the time in
     /// the answer. With the call's place, if it waits too.
-    Turn { later: u64, place: Option<(Waiter, bool)> },
+    Turn { later: u64, place: Option<Waiter> },
 }
 
 impl RemoteCall {
@@ -206,33 +208,38 @@ impl RemoteCall {
     pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
         let ahead = self.backend.queues.ahead(self.request.bucket());
-        // A test's paused clock moves on for each sleeper, so each such call books for itself.
-        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.is_real() {
+        // A runtime's paused clock moves on for each sleeper, so each such call books for itself.
+        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.may_queue() {
             return Started::Remote(self);
         }
-        let offends = self.request.backoff.is_some();
         if call.wait == Wait::No {
-            // With `backoff`, only the backend may deny.
-            if let Some(ahead) = ahead.filter(|_| !offends) {
+            // Behind waiting calls a denial is no offence, as in memory.
+            if let Some(ahead) = ahead {
                 self.ask_for_turn(ahead, Duration::ZERO, None);
             }
             return Started::Remote(self);
         }
-        if ahead.is_none() && !offends {
-            self.asks = Asks::Now;
-            self.request.action = Action::Take { cost: call.cost, max_wait: Duration::ZERO };
+        let max_wait = Duration::from_nanos(call.wait.nanos());
+        let Some(ahead) = ahead else {
+            let (cost, max_wait) = (call.cost, Duration::ZERO);
+            // With `backoff` a denied try is an offence, and a call that waits commits none.
+            let offends = self.request.backoff.is_some();
+            (self.asks, self.request.action) = if offends {
+                (Asks::Look, Action::Peek { cost, max_wait })
+            } else {
+                (Asks::Now, Action::Take { cost, max_wait })
+            };
             return Started::Remote(self);
-        }
-        let wait = call.wait;
+        };
+        let is_unbounded = call.wait == Wait::Forever;
         match self.join(None) {
-            Ok(waiter) if wait == Wait::Forever => self.waits(waiter),
+            Ok(waiter) if is_unbounded => self.waits(waiter),
             Ok(waiter) => {
-                let max_wait = Duration::from_nanos(wait.nanos());
-                self.ask_for_turn(ahead.unwrap_or_default(), max_wait, Some((waiter, ahead.is_none())));
+                self.ask_for_turn(ahead, max_wait, Some(waiter));
                 Started::Remote(self)
             }
             Err(Unqueued::Full) => {
-                self.ask_for_turn(ahead.unwrap_or_default(), Duration::ZERO, None);
+                self.ask_for_turn(ahead, Duration::ZERO, None);
                 Started::Remote(self)
             }
             Err(Unqueued::NoThread) => Started::Remote(self),
@@ -241,7 +248,7 @@ impl RemoteCall {
 
     /// Joins the queue of this process.
     fn join(&self, denied: Option<(Denied, u64)>) -> Result<Waiter, Unqueued> {
-        let joining = joining_of(self.call.call(), self.options, self.arrived, denied);
+        let joining = joining_of(self.call.call(), self.fallback, self.options, self.arrived, denied);
         Queues::join(&self.backend, &self.request.bucket, self.request.fingerprint, joining)
     }
 
@@ -251,32 +258,55 @@ impl RemoteCall {
         Started::Waiting(Waiting::before_backend(call, options, place, arrived))
     }
 
-    fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<(Waiter, bool)>) {
+    fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<Waiter>) {
         let (cost, later) = behind(&self.request.limits, ahead, self.call.cost);
         self.asks = Asks::Turn { later, place };
         self.request.action = Action::Peek { cost, max_wait: max_wait.saturating_sub(Duration::from_nanos(later)) };
     }
 
+    /// Takes the permits now or not at all.
+    fn takes_now(mut self: Box<Self>) -> Started {
+        self.request.action = Action::Take { cost: self.call.cost, max_wait: Duration::ZERO };
+        Started::Remote(self)
+    }
+
+    /// Takes the permits if they are due in time, and waits for them without a place in a queue.
+    fn takes(mut self: Box<Self>) -> Started {
+        let max_wait = Duration::from_nanos(self.call.wait.nanos());
+        self.request.action = Action::Take { cost: self.call.cost, max_wait };
+        Started::Remote(self)
+    }
+
     /// Turns the backend's answer into an outcome, or its failure by the limiter's policy.
     fn resolve(mut self: Box<Self>, answer: Result<Answer, BackendError>) -> Started {
         match (std::mem::replace(&mut self.asks, Asks::Decision), &answer) {
-            (Asks::Now, Ok(Answer { now, outcome: Outcome::Denied(denied) })) => {
-                let received = clock::clock().now().latest;
-                let denied = Denied::of(&denied.refusal, now.as_nanos(), received, &self.request);
-                if denied.admitted_at != NEVER
-                    && denied.admitted_at <= self.arrived.saturating_add(self.call.wait.nanos())
-                {
+            // The queue hands its calls over to the stand-in, in order.
+            (Asks::Turn { place: Some(waiter), .. }, Err(_)) if self.call.core.has_stand_in() => {
+                return self.waits(waiter);
+            }
+            (Asks::Now | Asks::Look, Err(_))
+                if self.call.core.has_stand_in() && self.backend.queues.ahead(&self.request.bucket).is_some() =>
+            {
+                if let Ok(waiter) = self.join(None) {
+                    return self.waits(waiter);
+                }
+            }
+            (asks @ (Asks::Now | Asks::Look), Ok(Answer { now, outcome: Outcome::Denied(denied) })) => {
+                let denied = Denied::of(&denied.refusal, now.as_nanos(), self.received(), &self.request);
+                let is_ever = denied.admitted_at != NEVER;
+                if is_ever && denied.admitted_at <= self.arrived.saturating_add(self.call.wait.nanos()) {
                     match self.join(Some((denied, self.sent))) {
                         Ok(waiter) => return self.waits(waiter),
                         Err(Unqueued::Full) => {}
-                        Err(Unqueued::NoThread) => {
-                            let max_wait = Duration::from_nanos(self.call.wait.nanos());
-                            self.request.action = Action::Take { cost: self.call.cost, max_wait };
-                            return Started::Remote(self);
-                        }
+                        Err(Unqueued::NoThread) => return self.takes(),
                     }
                 }
+                if is_ever && matches!(asks, Asks::Look) {
+                    // The call is denied like one that does not wait.
+                    return self.takes_now();
+                }
             }
+            (Asks::Look, Ok(Answer { outcome: Outcome::Admitted(_), .. })) => return self.takes(),
             (Asks::Turn { later, place }, Ok(Answer { now, outcome })) => {
                 let now = now.as_nanos();
                 let turn = match outcome {
@@ -292,7 +322,8 @@ impl RemoteCall {
                 if let Some((at, position, remaining, is_blocked)) = turn {
                     let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
                     let refusal = Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
-                    if place.is_none() && retry_after > 0 {
+                    // With `backoff`, only denied tries may be cached.
+                    if place.is_none() && retry_after > 0 && self.request.backoff.is_none() {
                         let admitted_at = at.map(|at| at.saturating_add(later));
                         self.keep(&BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);
                     }
@@ -330,40 +361,56 @@ impl RemoteCall {
             return Started::Done(decided);
         }
         let venue = call.core.venue(Switches::load(), call.is_async);
-        call.decide_in(&call.core.fallback(&venue), self.fallback, &venue)
+        let store = call.core.fallback(&venue);
+        if call.wait == Wait::No
+            && call.cost > 0
+            && let Some(ahead) = self.backend.queues.ahead(&self.request.bucket)
+        {
+            return Started::Done(self.denied_by_stand_in(ahead, &store, venue.now()));
+        }
+        call.decide_in(&store, self.fallback, &venue)
+    }
+
+    /// Denies a call before those are served that waited when the backend failed.
+    fn denied_by_stand_in(&self, ahead: Ahead, store: &Store, now: Now) -> Result<Decision, RateLimitExceeded> {
+        let call = self.call.call();
+        let (cost, later) = behind(&self.request.limits, ahead, call.cost);
+        call.core.with_ask(store, call.limits, cost, |ask| {
+            let (verdict, left) = store.peek(self.fallback, ask, now);
+            let until = if let Verdict::Denied { until, .. } = verdict { until } else { now.earliest + 1 };
+            let until = if until == NEVER { NEVER } else { until.saturating_add(later) };
+            call.denied_in_memory(ask, until, left, now)
+        })
     }
 
     /// Continues a call whose turn is known. Returns the call if the backend's answer is to decide
     /// it.
-    fn take_turn(mut self: Box<Self>, refusal: Refusal, place: Option<(Waiter, bool)>) -> Result<Started, Box<Self>> {
-        let cost = self.call.cost;
+    fn take_turn(self: Box<Self>, refusal: Refusal, place: Option<Waiter>) -> Result<Started, Box<Self>> {
         match place {
             // The call may have been admitted meanwhile.
-            Some((waiter, _)) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
+            Some(waiter) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
                 return Ok(self.waits(waiter));
             }
-            Some((waiter, is_alone)) => {
-                drop(waiter);
-                if is_alone && self.request.backoff.is_some() && refusal.retry_after != NEVER {
-                    // The call is denied like one that does not wait.
-                    let max_wait = Duration::from_nanos(self.call.wait.nanos());
-                    self.request.action = Action::Take { cost, max_wait };
-                    return Ok(Started::Remote(self));
-                }
-            }
+            Some(waiter) => drop(waiter),
             None if refusal.retry_after > 0 => {}
             None if self.call.peek => return Err(self),
             // There are permits enough for the call and for all waiting calls.
-            None => {
-                self.request.action = Action::Take { cost, max_wait: Duration::ZERO };
-                return Ok(Started::Remote(self));
-            }
+            None => return Ok(self.takes_now()),
         }
         let limit = self.request.limits.get(usize::from(refusal.position)).or(self.request.limits.first());
         match limit.copied() {
             Some(limit) => Ok(Started::Done(self.call.call().denied(limit, refusal))),
             None => Err(self),
         }
+    }
+
+    /// The time of the answer, at the latest.
+    fn received(&self) -> u64 {
+        #[cfg(feature = "test-util")]
+        if let Some(time) = self.request.test_time {
+            return time.as_nanos();
+        }
+        clock::clock().now().latest
     }
 
     fn admitted(&self, limit: Limit, admission: Admission, now: u64) -> Started {

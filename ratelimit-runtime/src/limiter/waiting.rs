@@ -13,7 +13,7 @@ use crate::algorithm::offences::Backoff;
 use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Waiter};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
-use crate::guard::queue::{self as before_backend, Queues, Told, Turn as RemoteTurn};
+use crate::guard::queue::{self as before_backend, HandedOver, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
 use crate::queue::Limits;
 use crate::rt::clock::{self, Now};
@@ -116,7 +116,8 @@ impl Waiting {
         arrived: u64,
     ) -> Box<Waiting> {
         let rank = options.rank(arrived);
-        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, rank, Timing::Real(None)))
+        let timing = Timing::before(&place);
+        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, rank, timing))
     }
 
     fn new(call: OwnedCall, queue: Queue, arrived: u64, rank: u64, timing: Timing) -> Waiting {
@@ -181,11 +182,10 @@ impl Waiting {
     fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let Queue::Backend(place) = &mut self.queue else { unreachable!("it waits before a backend") };
         let told = match place.waiter.look(now.earliest, waker) {
-            RemoteTurn::Waiting if now.earliest < self.deadline => {
-                // The queue's alarm wakes it.
-                return Err(Until { first_due: u64::MAX, is_first: false, deadline: self.deadline });
+            RemoteTurn::Waiting { until } if now.earliest < self.deadline => {
+                return Err(Until { first_due: until, is_first: false, deadline: self.deadline });
             }
-            RemoteTurn::Waiting => {
+            RemoteTurn::Waiting { .. } => {
                 let denied = place.waiter.denied(now.earliest);
                 place.waiter.leave();
                 Told::Denied(Box::new(denied))
@@ -194,14 +194,14 @@ impl Waiting {
                 self.timing.forget_alarm();
                 let (bucket, fingerprint) = place.waiter.bucket();
                 let bucket = Arc::clone(bucket);
-                let joining = joining_of(self.call.call(), WaitOptions::DEFAULT, self.arrived, None);
+                let joining = joining_of(self.call.call(), place.fallback, WaitOptions::DEFAULT, self.arrived, None);
                 let joining = before_backend::Joining { rank: self.rank, ..joining };
                 match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
                     Ok(waiter) => {
                         place.waiter = waiter;
                         return self.look_before_backend(now, waker);
                     }
-                    Err(_) => Told::Failed,
+                    Err(_) => Told::Failed(None),
                 }
             }
             RemoteTurn::Told(told) => told,
@@ -214,7 +214,13 @@ impl Waiting {
                 Ok(call.booked(bucket, fingerprint, *booked, waited))
             }
             Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
-            Told::Failed => {
+            Told::Failed(Some(place)) => {
+                let HandedOver { waiter, store, resets, .. } = *place;
+                self.queue = Queue::Memory { waiter, store, resets };
+                self.timing.forget_alarm();
+                return self.look(waker);
+            }
+            Told::Failed(None) => {
                 let Some(decided) = call.undecided() else {
                     let (address, venue) = (place.fallback, call.core.venue(Switches::load(), call.is_async));
                     let store = Arc::clone(&*call.core.fallback(&venue));
@@ -316,11 +322,21 @@ impl Drop for Waiting {
 /// The call as the queue before a backend needs it.
 pub(super) fn joining_of(
     call: Call<'_>,
+    fallback: Address,
     options: WaitOptions,
     arrived: u64,
     denied: Option<(before_backend::Denied, u64)>,
 ) -> before_backend::Joining {
+    let venue = call.core.venue(Switches::load(), call.is_async);
+    let stand_in = call.core.has_stand_in().then(|| before_backend::StandIn {
+        store: Arc::clone(&*call.core.fallback(&venue)),
+        address: fallback,
+        by_timer: call.is_async && venue.is_real(),
+    });
     before_backend::Joining {
+        stand_in,
+        #[cfg(feature = "test-util")]
+        scope: venue.scope,
         cost: call.cost,
         limits: limits_of(call),
         rank: options.rank(arrived),
@@ -366,6 +382,16 @@ impl Timing {
             return Timing::Paused(Sleep::default());
         }
         let _ = call;
+        Timing::Real(None)
+    }
+
+    /// The clock of the queue before a backend.
+    fn before(place: &BeforeBackend) -> Timing {
+        #[cfg(feature = "test-util")]
+        if let Some(scope) = place.waiter.scope() {
+            return Timing::Test(Arc::clone(scope), None);
+        }
+        let _ = place;
         Timing::Real(None)
     }
 

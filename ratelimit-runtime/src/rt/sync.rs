@@ -11,6 +11,12 @@ pub(crate) type Guard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(loom_model))]
 pub(crate) type Guard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
+/// A lock off the decision path. Threads that wait for it sleep.
+#[cfg(not(loom_model))]
+pub(crate) type Mutex<T> = parking_lot::Mutex<T>;
+#[cfg(loom_model)]
+pub(crate) type Mutex<T> = Lock<T>;
+
 /// A value on cache lines of its own: other threads write what is beside it.
 #[repr(align(128))]
 pub(crate) struct Line<T>(pub(crate) T);

@@ -13,6 +13,9 @@ use crate::rt::process;
 use super::holds::Hold;
 use super::state::{Call, NEVER, Permit, State};
 
+#[cfg(all(test, loom_model))]
+mod model;
+
 /// The most waiting calls that one call admits. It then wakes the next one to go on.
 const ADMITTED_AT_ONCE: usize = 32;
 

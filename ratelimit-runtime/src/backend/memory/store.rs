@@ -296,6 +296,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) by_timer: bool,
     /// There is room for one more key with waiting calls.
     may_begin: bool,
+    /// The call has waited elsewhere: it takes a place also if there are permits for it.
+    is_handed_over: bool,
 }
 
 impl<'a> Joining<'a> {
@@ -306,7 +308,11 @@ impl<'a> Joining<'a> {
         rank: u64,
         by_timer: bool,
     ) -> Joining<'a> {
-        Joining { limits, deadline, queue, rank, by_timer, may_begin: true }
+        Joining { limits, deadline, queue, rank, by_timer, may_begin: true, is_handed_over: false }
+    }
+
+    pub(crate) fn handed_over(self) -> Joining<'a> {
+        Joining { is_handed_over: true, ..self }
     }
 }
 
@@ -1486,19 +1492,24 @@ fn carry_out<S: State>(
         };
     }
     if let Task::Join(joining) = task {
-        match done.verdict {
-            // Takes the permits now, and counts no denial.
-            Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
-            Verdict::Denied { until, .. }
-                if until <= joining.deadline
+        let waits = match done.verdict {
+            Verdict::Admitted { .. } => joining.is_handed_over,
+            Verdict::Denied { until, .. } => {
+                until <= joining.deadline
                     && until != NEVER
                     && queue.len() < joining.queue
-                    && (joining.may_begin || !queue.is_empty()) =>
-            {
+                    && (joining.may_begin || !queue.is_empty())
+            }
+            Verdict::Undecided => false,
+        };
+        match done.verdict {
+            _ if waits => {
                 let limits = Arc::clone(joining.limits);
                 done.place = Some(queue.join(joining.rank, call.cost, limits, joining.by_timer, call.floor, now));
                 done.first = queue.settle(state, form, now, wakes);
             }
+            // Takes the permits now, and counts no denial.
+            Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
             Verdict::Denied { position, .. } => {
                 // The call cannot wait: it is denied like any other call.
                 if queue.is_empty()

@@ -3,22 +3,21 @@
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
 use smallvec::SmallVec;
 
 use super::Queue;
-use super::state::{Next, Told};
+use super::state::Next;
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Denied, Outcome, Request};
 use crate::error::BackendError;
 #[cfg(any(feature = "tokio", feature = "_transport"))]
 use crate::error::BackendErrorKind;
 use crate::guard::Guard;
-use crate::queue::Wakes;
-use crate::rt::clock;
+use crate::queue::{Place, Wakes};
+use crate::rt::sync::Ordering;
 
 /// The driver of a queue. If it ends early, the waiting calls fail.
 struct Driver {
@@ -26,45 +25,73 @@ struct Driver {
     queue: Arc<Queue>,
 }
 
+/// How requests are sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum By {
+    /// Without blocking the thread.
+    Driver,
+    /// Blocking it.
+    #[cfg(feature = "test-util")]
+    Caller,
+}
+
+/// What a step of the driver leads to.
+pub(super) enum Step {
+    Again,
+    Sleep(u64),
+    End,
+}
+
 impl Driver {
     async fn run(self) {
         loop {
             let mut wakes = Wakes::default();
-            let next = self.queue.next(clock::now(), &mut wakes);
+            let step = step(&self.guard, &self.queue, By::Driver, &mut wakes).await;
             wakes.wake();
-            match next {
-                Next::GiveBack(request) => {
-                    // Permits that cannot be given back stay taken: the limit holds.
-                    let _ = decide(&self.guard, request).await;
-                }
-                Next::Ask(asked) => {
-                    let sent = clock::now();
-                    let ask = |_| ask(&self.guard, asked.request.clone(), asked.cost, asked.ahead);
-                    let answers = all(asked.places.iter().map(ask).collect()).await;
-                    self.queue.answered(&asked, sent, answers);
-                }
-                Next::Sleep(until) => self.queue.pause(until).await,
-                Next::End if self.ends() => return,
-                Next::End => {}
+            match step {
+                Step::Sleep(until) => self.queue.pause(until).await,
+                Step::End if ends(&self.guard, &self.queue) => return,
+                Step::Again | Step::End => {}
             }
         }
     }
+}
 
-    /// Removes the queue, unless a call has joined it meanwhile.
-    fn ends(&self) -> bool {
-        let map = self.guard.queues.map();
-        let mut queues = map.lock();
-        let state = self.queue.state.lock();
-        if !state.line.is_empty() || !state.booked.is_empty() || !state.unused.is_empty() {
-            return false;
+/// Hands out what is due, then sends at most one batch of requests.
+pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: &mut Wakes) -> Step {
+    match queue.next(queue.now().earliest, wakes) {
+        Next::GiveBack(request) => {
+            // Permits that cannot be given back stay taken: the limit holds.
+            let _ = decide(guard, request, by).await;
+            Step::Again
         }
-        // After the removal there may be a new queue.
-        if queues.get(&self.queue.bucket).is_some_and(|queue| Arc::ptr_eq(queue, &self.queue)) {
-            queues.remove(&self.queue.bucket);
-            self.guard.queues.len.fetch_sub(1, Ordering::Release);
+        Next::Ask(asked) => {
+            let sent = queue.now().earliest;
+            let ask = |_| ask(guard, asked.request.clone(), asked.cost, asked.ahead, by);
+            let answers = all(asked.places.iter().map(ask).collect()).await;
+            let failed = queue.answered(&asked, sent, queue.now().latest, answers, wakes);
+            queue.fail(&failed, queue.now(), wakes);
+            Step::Again
         }
-        true
+        Next::Sleep(until) => Step::Sleep(until),
+        Next::End => Step::End,
     }
+}
+
+/// Removes the queue, unless a call has joined it meanwhile.
+pub(super) fn ends(guard: &Guard, queue: &Arc<Queue>) -> bool {
+    let map = guard.queues.map();
+    let mut queues = map.lock();
+    let state = queue.state.lock();
+    if !state.line.is_empty() || !state.booked.is_empty() || !state.unused.is_empty() {
+        return false;
+    }
+    // After the removal there may be a new queue.
+    if queues.get(&queue.bucket).is_some_and(|other| Arc::ptr_eq(other, queue)) {
+        queues.remove(&queue.bucket);
+        guard.queues.len.fetch_sub(1, Ordering::Release);
+    }
+    true
 }
 
 impl Drop for Driver {
@@ -72,17 +99,14 @@ impl Drop for Driver {
         loop {
             let mut wakes = Wakes::default();
             let mut state = self.queue.state.lock();
-            while let Some((place, _)) = state.line.first()
-                && let Some(first) = state.line.remove(place)
-            {
-                first.with.seat.tell(Told::Failed, &mut wakes);
-            }
             state.booked.clear();
             state.unused.clear();
             state.alarm = None;
+            let all: Vec<Place> = state.line.iter().map(|(place, _)| *place).collect();
             drop(state);
+            self.queue.fail(&all, self.queue.now(), &mut wakes);
             wakes.wake();
-            if self.ends() {
+            if ends(&self.guard, &self.queue) {
                 return;
             }
         }
@@ -90,8 +114,11 @@ impl Drop for Driver {
 }
 
 /// Starts the driver of a new queue.
-#[cfg(any(feature = "tokio", feature = "_transport"))]
+#[cfg(all(any(feature = "tokio", feature = "_transport"), not(loom_model)))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
+    if queue.is_stopped() {
+        return true;
+    }
     let Ok(background) = crate::rt::background::handle() else { return false };
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
     background.spawn(async move { Driver { guard, queue }.run().await });
@@ -99,7 +126,7 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
 }
 
 /// Runs the driver on its own thread: without a runtime, only threads can wait.
-#[cfg(not(any(feature = "tokio", feature = "_transport")))]
+#[cfg(not(any(feature = "tokio", feature = "_transport", loom_model)))]
 pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     let (guard, queue) = (Arc::clone(guard), Arc::clone(queue));
     // Made on the thread: if it cannot be started, it drops what it was given, under locks held
@@ -111,28 +138,38 @@ pub(super) fn start(guard: &Arc<Guard>, queue: &Arc<Queue>) -> bool {
     std::thread::Builder::new().name("ratelimit-wait".into()).spawn(run).is_ok()
 }
 
+/// A model runs the driver's steps itself.
+#[cfg(loom_model)]
+pub(super) fn start(_: &Arc<Guard>, _: &Arc<Queue>) -> bool {
+    let _ = Driver::run;
+    true
+}
+
 /// Books permits for a call, if they are due within `ahead`.
-async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64) -> Result<Answer, BackendError> {
+async fn ask(guard: &Arc<Guard>, request: Request, cost: u32, ahead: u64, by: By) -> Result<Answer, BackendError> {
     if request.backoff.is_none() {
-        return decide(guard, request).await;
+        return decide(guard, request, by).await;
     }
     // A waiting call must commit no offence, so it peeks before it takes.
     let max_wait = Duration::MAX;
     let Answer { now, outcome } =
-        decide(guard, Request { action: Action::Peek { cost, max_wait }, ..request.clone() }).await?;
+        decide(guard, Request { action: Action::Peek { cost, max_wait }, ..request.clone() }, by).await?;
     match outcome {
         Outcome::Admitted(admitted) if admitted.at().as_nanos().saturating_sub(now.as_nanos()) > ahead => {
             let Admission { permit, limit, .. } = admitted.admission;
             let refusal = Refusal { limit, remaining: 0, admitted_at: Some(permit.at), is_blocked: false };
             Ok(Answer { now, outcome: Outcome::Denied(Denied { refusal }) })
         }
-        Outcome::Admitted(_) => decide(guard, Request { action: Action::Take { cost, max_wait }, ..request }).await,
+        Outcome::Admitted(_) => decide(guard, Request { action: Action::Take { cost, max_wait }, ..request }, by).await,
         outcome => Ok(Answer { now, outcome }),
     }
 }
 
 #[cfg(any(feature = "tokio", feature = "_transport"))]
-async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
+async fn decide(guard: &Arc<Guard>, request: Request, by: By) -> Result<Answer, BackendError> {
+    if by != By::Driver {
+        return guard.decide(&request);
+    }
     if !guard.only_blocks(&request) {
         return guard.decide_async(&request).await;
     }
@@ -143,7 +180,7 @@ async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendE
 
 #[cfg(not(any(feature = "tokio", feature = "_transport")))]
 #[expect(clippy::unused_async, reason = "stands for the one that awaits")]
-async fn decide(guard: &Arc<Guard>, request: Request) -> Result<Answer, BackendError> {
+async fn decide(guard: &Arc<Guard>, request: Request, _: By) -> Result<Answer, BackendError> {
     guard.decide(&request)
 }
 

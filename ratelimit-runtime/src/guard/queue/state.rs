@@ -8,12 +8,13 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Queue;
+use super::stand_in::{HandedOver, StandIn};
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::error::BackendError;
 use crate::limit::Limit;
-use crate::queue::{Limits, Line, Place, Seat, Wakes};
-use crate::rt::clock;
+use crate::queue::{Entry, Limits, Line, Place, Seat, Wakes};
+use crate::rt::clock::Now;
 use crate::rt::timer::Alarm;
 
 /// The first call is booked if it is due within this time, in nanoseconds, as all times here.
@@ -26,14 +27,14 @@ pub(super) const HORIZON: u64 = 200_000_000;
 const ROUND_TRIPS: u64 = 4;
 /// How often the backend is asked for a first call without a booking.
 pub(super) const RENEWAL: u64 = 1_000_000_000;
-/// The least time between a denial and the next request, whatever the backend says.
+/// The least time between a denied booking and the next request, whatever the backend says.
 const PAUSE: u64 = 5_000_000;
 /// The most bookings of one queue.
 const MOST_BOOKED: usize = 32;
-/// How many calls are searched for one with the cost of a booking.
+/// How many calls are searched for one that is still in time for a booking.
 const LOOKED_AT: usize = 64;
 /// A time that never comes.
-pub(super) const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 
 #[derive(Default)]
 pub(super) struct State {
@@ -60,10 +61,13 @@ pub(super) struct State {
     pub(super) alarm: Option<(u64, Alarm)>,
 }
 
+#[derive(Clone)]
 pub(super) struct Waiting {
     pub(super) seat: Arc<Seat<Told>>,
     pub(super) limits: Arc<dyn Limits>,
     pub(super) deadline: u64,
+    /// `None` if the limiter's policy is another one.
+    pub(super) stand_in: Option<StandIn>,
 }
 
 /// Permits booked in the backend, due at a time by this process's clock.
@@ -74,7 +78,7 @@ pub(crate) struct Booked {
     /// Counted from `due`.
     pub(crate) reset_after: u64,
     /// The limits by which it was booked.
-    limits: Arc<dyn Limits>,
+    pub(super) limits: Arc<dyn Limits>,
 }
 
 /// A denial, by this process's clock.
@@ -93,6 +97,8 @@ pub(super) struct Hint {
     pub(super) cost: u32,
     pub(super) denied: Denied,
     pub(super) asked: u64,
+    /// How far ahead the permits might have been due. 0: permits at once were denied.
+    pub(super) ahead: u64,
 }
 
 /// The outcome of a wait.
@@ -100,8 +106,8 @@ pub(crate) enum Told {
     Admitted(Box<Booked>),
     /// The call can no longer be admitted in time.
     Denied(Box<Denied>),
-    /// The backend failed to decide.
-    Failed,
+    /// The backend failed to decide. The place in the stand-in's queue, if the call has one there.
+    Failed(Option<Box<HandedOver>>),
 }
 
 /// The driver's next step.
@@ -124,6 +130,9 @@ pub(super) struct Asked {
     changes: u64,
 }
 
+/// Calls whose request failed, in order.
+pub(super) type Failed = SmallVec<[Place; 1]>;
+
 impl State {
     pub(super) fn wake_driver(&mut self, wakes: &mut Wakes) {
         self.is_changed = true;
@@ -141,20 +150,35 @@ impl State {
         self.booked.insert(behind, booked);
     }
 
-    /// Hands out due bookings.
+    /// Hands out due bookings: each to the first call that is in time for it. A booking that this
+    /// call cannot use is given back.
     pub(super) fn settle(&mut self, now: u64, wakes: &mut Wakes) {
         while self.booked.front().is_some_and(|booked| booked.due <= now)
             && let Some(booked) = self.booked.pop_front()
         {
-            let cost = booked.admission.permit.cost;
             let mut waiting = self.line.iter().take(LOOKED_AT);
-            let first = waiting.find(|(_, waiting)| waiting.cost == cost && waiting.with.deadline >= booked.due);
-            match first.map(|(place, _)| *place).and_then(|place| self.line.remove(place)) {
-                Some(waiting) => waiting.with.seat.tell(Told::Admitted(Box::new(booked)), wakes),
+            let first = waiting.find(|(_, waiting)| waiting.with.deadline >= booked.due);
+            let owner = first.filter(|(_, first)| first.can_use(&booked)).map(|(place, _)| *place);
+            match owner.and_then(|place| self.line.remove(place)) {
+                Some(owner) => owner.with.seat.tell(Told::Admitted(Box::new(booked)), wakes),
                 None => self.unused.push(booked),
             }
             self.wake_driver(wakes);
         }
+    }
+
+    /// How many bookings the waiting calls can use in their order, and behind how many calls the
+    /// next booking's would stand.
+    fn usable(&self) -> (usize, usize) {
+        let mut waiting = self.line.iter().take(self.booked.len() + LOOKED_AT).enumerate();
+        let mut behind = 0;
+        for (number, booked) in self.booked.iter().enumerate() {
+            match waiting.find(|(_, (_, waiting))| waiting.with.deadline >= booked.due) {
+                Some((at, (_, owner))) if owner.can_use(booked) => behind = at + 1,
+                _ => return (number, behind),
+            }
+        }
+        (self.booked.len(), behind)
     }
 
     /// The earliest known time at which the first call is due, and the limit that holds it back.
@@ -181,6 +205,25 @@ impl State {
     }
 }
 
+impl Entry<Waiting> {
+    /// Whether the permits were booked for a call like this one.
+    fn can_use(&self, booked: &Booked) -> bool {
+        self.cost == booked.admission.permit.cost && are_alike(&self.with.limits, &booked.limits)
+    }
+}
+
+/// Whether these are the same limits now.
+fn are_alike(one: &Arc<dyn Limits>, other: &Arc<dyn Limits>) -> bool {
+    if Arc::ptr_eq(one, other) {
+        return true;
+    }
+    let mut all: SmallVec<[Limit; 2]> = SmallVec::new();
+    one.with(&mut |rules, _| all.extend(rules.iter().map(|rule| rule.limit)));
+    let mut are_alike = false;
+    other.with(&mut |rules, _| are_alike = rules.iter().map(|rule| &rule.limit).eq(&all));
+    are_alike
+}
+
 /// A denial without details.
 pub(super) fn soon(limits: &dyn Limits, now: u64) -> Denied {
     let mut limit = None;
@@ -194,37 +237,32 @@ impl Queue {
         let mut state = self.state.lock();
         let state = &mut *state;
         state.settle(now, wakes);
-        self.arm(state);
-        state.refuse_late(now, wakes);
         state.is_changed = false;
-        // A booking is for the first call of its cost.
-        let mut free: SmallVec<[(usize, u32); MOST_BOOKED]> =
-            state.booked.iter().map(|booked| booked.admission.permit.cost).enumerate().collect();
-        let is_head = free.is_empty();
-        let room = MOST_BOOKED.saturating_sub(free.len()).min(state.at_once.max(usize::from(is_head)));
+        // The last booking goes first: a backend moves no booking forward.
+        let (usable, mut behind) = state.usable();
+        if usable < state.booked.len()
+            && let Some(last) = state.booked.pop_back()
+        {
+            state.unused.push(last);
+        }
+        self.arm(state);
+        if let Some(Booked { admission, limits, .. }) = state.unused.pop() {
+            return Next::GiveBack(self.request(&*limits, Action::GiveBack(admission.permit)));
+        }
+        let before = state.line.len();
+        state.refuse_late(now, wakes);
+        // They stood before all that is booked.
+        behind = behind.saturating_sub(before - state.line.len());
+        let is_head = state.booked.is_empty();
+        let room = MOST_BOOKED.saturating_sub(state.booked.len()).min(state.at_once.max(usize::from(is_head)));
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
-        for (place, waiting) in state.line.iter().take(free.len() + LOOKED_AT) {
-            if let Some(at) = free.iter().position(|(_, cost)| *cost == waiting.cost) {
-                free.remove(at);
-                continue;
-            }
+        for (place, waiting) in state.line.iter().skip(behind).take(room.max(1)) {
             let (cost, limits) = *first.get_or_insert((waiting.cost, &waiting.with.limits));
-            let is_alike = cost == waiting.cost && Arc::ptr_eq(limits, &waiting.with.limits);
-            if is_alike && asks.len() < room {
-                asks.push(*place);
-            } else if free.is_empty() {
+            if cost != waiting.cost || !are_alike(limits, &waiting.with.limits) || asks.len() == room {
                 break;
             }
-        }
-        if let Some((at, _)) = free.last()
-            && let Some(booked) = state.booked.remove(*at)
-        {
-            state.unused.push(booked);
-        }
-        if let Some(Booked { admission, limits, .. }) = state.unused.pop() {
-            self.arm(state);
-            return Next::GiveBack(self.request(&*limits, Action::GiveBack(admission.permit)));
+            asks.push(*place);
         }
         let Some((cost, limits)) = first else {
             return if state.line.is_empty() && state.booked.is_empty() { Next::End } else { Next::Sleep(NEVER) };
@@ -240,9 +278,12 @@ impl Queue {
         };
         // Half of how far it may lie ahead: of many processes that wait for permits, most find one
         // when they ask.
-        let again = hint.map_or(0, |Hint { denied, asked, .. }| {
-            let due = denied.admitted_at.saturating_sub(ahead / 2);
-            due.clamp(asked.saturating_add(PAUSE), asked.saturating_add(RENEWAL))
+        let again = hint.map_or(0, |Hint { denied, asked, ahead: within, .. }| {
+            // Permits that were near enough and not booked cannot be booked: the key is banned.
+            let is_near = denied.admitted_at <= asked.saturating_add(within);
+            let due = denied.admitted_at.saturating_sub(if is_near { 0 } else { ahead / 2 });
+            let earliest = asked.saturating_add(if within > 0 { PAUSE } else { 0 });
+            due.min(self.renewed(asked)).max(earliest)
         });
         let at = from.max(again);
         if now < at {
@@ -254,14 +295,20 @@ impl Queue {
         Next::Ask(Asked { places: asks, limits, cost, ahead, request, changes: state.changes })
     }
 
-    /// Records the backend's answers, one per place.
-    pub(super) fn answered(self: &Arc<Queue>, asked: &Asked, sent: u64, answers: Vec<Result<Answer, BackendError>>) {
-        let mut wakes = Wakes::default();
+    /// Records the backend's answers, one per place. Returns the calls for which there is none.
+    pub(super) fn answered(
+        self: &Arc<Queue>,
+        asked: &Asked,
+        sent: u64,
+        received: u64,
+        answers: Vec<Result<Answer, BackendError>>,
+        wakes: &mut Wakes,
+    ) -> Failed {
+        let mut failed = Failed::new();
         let mut state = self.state.lock();
-        let received = clock::clock().now().latest;
         let (mut are_admitted, mut last_due) = (true, 0);
         for (place, answer) in asked.places.iter().zip(answers) {
-            let told = match answer {
+            match answer {
                 Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                     let Admission { permit, limit, fresh_at, .. } = &admitted.admission;
                     let booked = Booked {
@@ -278,25 +325,21 @@ impl Queue {
                     last_due = last_due.max(booked.due);
                     state.book(booked);
                     state.hint = None;
-                    continue;
                 }
-                Ok(Answer { outcome: Outcome::Denied(_), .. }) if asked.changes != state.changes => continue,
+                Ok(Answer { outcome: Outcome::Denied(_), .. }) if asked.changes != state.changes => {}
                 Ok(Answer { now, outcome: Outcome::Denied(denied) }) => {
                     are_admitted = false;
                     let denied = Denied::of(&denied.refusal, now.as_nanos(), received, &asked.request);
                     if denied.admitted_at < NEVER {
-                        state.hint = Some(Hint { cost: asked.cost, denied, asked: sent });
-                        continue;
+                        state.hint = Some(Hint { cost: asked.cost, denied, asked: sent, ahead: asked.ahead });
+                    } else if let Some(waiting) = state.line.remove(*place) {
+                        waiting.with.seat.tell(Told::Denied(Box::new(denied)), wakes);
                     }
-                    Told::Denied(Box::new(denied))
                 }
                 Ok(Answer { outcome: Outcome::Done | Outcome::Blocked { .. }, .. }) | Err(_) => {
                     are_admitted = false;
-                    Told::Failed
+                    failed.push(*place);
                 }
-            };
-            if let Some(waiting) = state.line.remove(*place) {
-                waiting.with.seat.tell(told, &mut wakes);
             }
         }
         state.asking = (0, 0);
@@ -307,8 +350,28 @@ impl Queue {
             at_once if last_due > received.saturating_add(state.horizon() / 2) => at_once.min(1),
             at_once => (2 * at_once).clamp(1, MOST_BOOKED),
         };
-        drop(state);
-        wakes.wake();
+        failed
+    }
+
+    /// Tells calls that the backend failed, in their order, after each has its place before the
+    /// stand-in. Until then they keep their places here, so that no later call overtakes them.
+    pub(super) fn fail(&self, failed: &[Place], now: Now, wakes: &mut Wakes) {
+        for place in failed {
+            let waiting = self.state.lock().line.get(*place).map(|entry| (entry.cost, entry.with.clone()));
+            // It has left.
+            let Some((cost, with)) = waiting else { continue };
+            // Outside the lock: memory wakes other calls.
+            let handed_over = with.stand_in.and_then(|it| it.take_over(with.limits, cost, *place, with.deadline, now));
+            let mut state = self.state.lock();
+            if state.line.remove(*place).is_some() {
+                with.seat.tell(Told::Failed(handed_over.map(Box::new)), wakes);
+                continue;
+            }
+            drop(state);
+            if let Some(handed_over) = handed_over {
+                handed_over.leave(now);
+            }
+        }
     }
 }
 

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::backend::TIMEOUT;
 use crate::backend::coalesce::{Coalescing, Merging};
 use crate::backend::redis::batch::leases::Leases;
 use crate::backend::redis::route::connection::Connection;
@@ -13,6 +12,7 @@ use crate::backend::redis::setup::endpoint::{Address, Endpoint, Login};
 #[cfg(feature = "redis-tls")]
 use crate::backend::redis::setup::tls;
 use crate::backend::redis::{Client, RedisBackend, Shared};
+use crate::backend::{MAX_WAITED_KEYS, TIMEOUT};
 use crate::error::BackendError;
 use crate::rt::process::PerProcess;
 
@@ -31,6 +31,7 @@ pub struct RedisBackendBuilder {
     login: Login,
     timeout: Duration,
     denial_cache: bool,
+    max_waited_keys: usize,
     coalescing: bool,
     lease: Option<(u32, Duration)>,
     #[cfg(feature = "redis-tls")]
@@ -54,6 +55,7 @@ impl RedisBackendBuilder {
             login: Login::default(),
             timeout: TIMEOUT,
             denial_cache: true,
+            max_waited_keys: MAX_WAITED_KEYS,
             coalescing: true,
             lease: None,
             #[cfg(feature = "redis-tls")]
@@ -144,6 +146,16 @@ impl RedisBackendBuilder {
     /// describes. On by default.
     pub fn denial_cache(mut self, on: bool) -> RedisBackendBuilder {
         self.denial_cache = on;
+        self
+    }
+
+    /// The most keys for which calls of this process may wait at the same time, as
+    /// [`Backend::max_waited_keys`](crate::Backend::max_waited_keys) describes. The default is
+    /// 500,000.
+    ///
+    /// All backends of one server share what the first one in use says.
+    pub fn max_waited_keys(mut self, keys: usize) -> RedisBackendBuilder {
+        self.max_waited_keys = keys;
         self
     }
 
@@ -298,6 +310,7 @@ impl RedisBackendBuilder {
                 make: Box::new(make),
                 denial_cache: self.denial_cache,
                 keeps_denials: self.denial_cache && self.lease.is_none(),
+                max_waited_keys: self.max_waited_keys,
             }),
         })
     }

@@ -1,0 +1,60 @@
+//! The bucket in memory that takes over if the backend fails. The queue enters its calls there, one
+//! after the other, so that they keep their order whichever of them is polled first.
+
+use std::sync::Arc;
+
+use crate::backend::memory::{Ask, Call, Hold, Joining, Store, Waiter};
+use crate::decision::Address;
+use crate::queue::{Limits, Place};
+use crate::rt::clock::Now;
+
+#[derive(Clone)]
+pub(crate) struct StandIn {
+    pub(crate) store: Arc<Store>,
+    pub(crate) address: Address,
+    /// The crate's timer must charge the call when it is due.
+    pub(crate) by_timer: bool,
+}
+
+/// A place in the queue in memory.
+pub(crate) struct HandedOver {
+    pub(crate) waiter: Waiter,
+    pub(crate) store: Arc<Store>,
+    /// The bucket's resets before the call joined.
+    pub(crate) resets: u32,
+    limits: Arc<dyn Limits>,
+    cost: u32,
+}
+
+impl StandIn {
+    /// Enters a call. `None` if it cannot wait there.
+    pub(super) fn take_over(
+        self,
+        limits: Arc<dyn Limits>,
+        cost: u32,
+        (rank, _): Place,
+        deadline: u64,
+        now: Now,
+    ) -> Option<HandedOver> {
+        let StandIn { store, address, by_timer } = self;
+        let resets = store.resets(address);
+        let joining = Joining::new(&limits, deadline, usize::MAX, rank, by_timer).handed_over();
+        let mut joined = None;
+        with_ask(&*limits, &store, cost, |ask| joined = store.join(address, ask, now, &joining).err());
+        joined.map(|waiter| HandedOver { waiter, store, resets, limits, cost })
+    }
+}
+
+impl HandedOver {
+    /// Gives the place up.
+    pub(super) fn leave(mut self, now: Now) {
+        with_ask(&*self.limits, &self.store, self.cost, |ask| self.waiter.leave(ask, now));
+    }
+}
+
+fn with_ask(limits: &dyn Limits, store: &Store, cost: u32, mut f: impl FnMut(&Ask<'_>)) {
+    limits.with(&mut |rules, backoff| {
+        let call = Call { rules, backoff, cost, floor: Hold::NONE };
+        f(&Ask { call, is_foreign: !store.is_for(rules) });
+    });
+}
