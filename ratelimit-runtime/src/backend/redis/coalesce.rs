@@ -32,7 +32,9 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
 use super::codec::{self, Run};
+use super::later::{Along, With};
 use super::leases::Ask;
+use super::node::Mode;
 use super::script::Question;
 use super::{Client, key};
 use crate::backend::{Action, Answer, Request};
@@ -350,7 +352,9 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 
 impl Batch {
     /// Sends all calls not yet abandoned, and delivers the decisions.
-    async fn send(&mut self, backend: &Client, hasher: &RandomState) {
+    ///
+    /// Requests that nobody waits for go in front.
+    async fn send(&mut self, backend: &Client, coalescing: &Coalescing) {
         self.seats.retain(|seat| !seat.is_left());
         if self.seats.is_empty() {
             return;
@@ -362,19 +366,39 @@ impl Batch {
         }
         // Stable: calls on one bucket keep their order.
         if self.seats.len() > 1 {
-            self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
+            self.seats.sort_by_cached_key(|seat| coalescing.hasher.hash_one(seat.request.bucket()));
         }
         let like = |one: &Arc<Seat>, other: &Arc<Seat>| is_like(&one.request, &other.request);
         let groups: Vec<Group<'_>> = self.seats.chunk_by(like).map(|seats| Group::new(seats, backend)).collect();
-        let questions: Vec<_> = groups.iter().map(|group| group.question(backend)).collect();
-        match backend.ask_all(&questions, self.deadline).await {
+        let along = match self.along(backend, coalescing.merging).await {
+            Ok(along) => along,
+            Err(error) => return fail(&self.seats, &error),
+        };
+        let first = along.as_ref().map_or(0, Along::len);
+        let in_front = along.iter().flat_map(Along::questions);
+        let questions: Vec<_> = in_front.chain(groups.iter().map(|group| group.question(backend))).collect();
+        let call = backend.ask_all(&questions, self.deadline, Mode::Async);
+        let answers = match &along {
+            Some(along) => along.carried_by(call).await,
+            None => call.await,
+        };
+        match answers {
             Ok(answers) => {
-                for (group, answer) in groups.into_iter().zip(answers) {
+                for (group, answer) in groups.into_iter().zip(answers.into_iter().skip(first)) {
                     group.settle(answer, backend);
                 }
             }
             Err(error) => fail(&self.seats, &error),
         }
+    }
+
+    async fn along(&self, backend: &Client, merging: Merging) -> Result<Option<Along>, BackendError> {
+        if backend.later.is_empty() {
+            return Ok(None);
+        }
+        let buckets: Vec<&str> = self.seats.iter().map(|seat| seat.request.bucket()).collect();
+        let with = if merging.by_bucket { With::Own(&buckets[..1]) } else { With::All(&buckets) };
+        backend.along(with, self.deadline, Mode::Async).await.map(Some)
     }
 }
 
@@ -399,7 +423,7 @@ impl Driver {
                 Some(batch) => {
                     let sent = Instant::now();
                     let calls = batch.seats.len();
-                    batch.send(&self.backend, &self.coalescing.hasher).await;
+                    batch.send(&self.backend, &self.coalescing).await;
                     self.coalescing.took(calls, sent.elapsed(), self.backend.timeout);
                 }
                 None => self.is_done = true,

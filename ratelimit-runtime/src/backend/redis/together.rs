@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "calendar")]
 use super::calendars;
+use super::later::With;
 use super::node::Mode;
-use super::{Client, codec, key, script};
+use super::{Client, ScriptReply, codec, key, script};
 use crate::backend::{Action, Answer, Outcome, Request, given_back};
 use crate::background;
 use crate::error::BackendError;
@@ -92,9 +93,12 @@ impl Client {
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
         let mut questions: Vec<script::Question<'_>> =
             requests.iter().map(|request| (key::name(request.bucket()), codec::encode(request, false))).collect();
-        let command = script::call_together(&questions);
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
-        let mut replies = self.connection.call_many(&command, questions.len(), deadline, mode).await?;
+        let mut replies = if self.later.is_empty() {
+            self.connection.call_many(&script::call_together(&questions), questions.len(), deadline, mode).await?
+        } else {
+            Box::pin(self.ask_together_with_others(requests, &questions, deadline, mode)).await?
+        };
         // Nothing was charged if a calendar did not reach as far as the server's time.
         #[cfg(feature = "calendar")]
         for _ in 0..calendars::TRIES {
@@ -119,6 +123,22 @@ impl Client {
             Ok(answer)
         };
         requests.iter().zip(replies).map(answer).collect()
+    }
+
+    /// Sends the questions with what is queued for their buckets in front.
+    async fn ask_together_with_others(
+        &self,
+        requests: &[Request],
+        questions: &[script::Question<'_>],
+        deadline: Instant,
+        mode: Mode,
+    ) -> Result<Vec<ScriptReply>, BackendError> {
+        let buckets: Vec<&str> = requests.iter().map(Request::bucket).collect();
+        let along = self.along(With::Own(&buckets), deadline, mode).await?;
+        let all: Vec<script::Question<'_>> = along.questions().chain(questions.iter().cloned()).collect();
+        let command = script::call_together(&all);
+        let replies = along.carried_by(self.connection.call_many(&command, all.len(), deadline, mode)).await;
+        Ok(replies?.split_off(along.len()))
     }
 
     /// As [`decide_together`](Client::decide_together), in a future that gives back what was taken
