@@ -3,7 +3,8 @@
 -- Each name and its value stand on one line. Layouts are those of `struct`.
 
 -- The start of a request: the action, plus 256 * limits, plus 65536 * the mode of the decision,
--- plus 16777216 for a test and 33554432 for boundaries of calendars; the cost; a print of all limits; and the first limit.
+-- plus 16777216 for a test and 33554432 for boundaries of calendars; the cost; a print of all
+-- limits; and the first limit.
 local REQUEST = '<I4I4I7I2I4I4I7'
 local RULES_FROM = 16
 -- A limit: its kind and capacity; for a sliding window the permits of a group and the period; for a
@@ -55,6 +56,8 @@ local TAIL_BYTES = 14
 -- the record counts without it. Only a blocked key has a record without limits.
 local EXTRA = '<I4I7I7I7I7I7I7'
 local EXTRA_BYTES = 46
+local CLOCK_AND_EXTRA = '<I7I4I7I7I7I7I7I7'
+local RICH_TAIL = '<I7I7I4I7I7I7I7I7I7'
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7

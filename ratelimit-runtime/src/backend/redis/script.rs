@@ -10,8 +10,9 @@ use super::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 24] = [
+const INLINED: [(&str, &str); 25] = [
     ("--inline usual.lua\n", include_str!("usual.lua")),
+    ("--inline back_now.lua\n", include_str!("back_now.lua")),
     ("--inline sliding_now.lua\n", include_str!("sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("token_now.lua")),
     ("--inline fixed_now.lua\n", include_str!("fixed_now.lua")),
