@@ -42,6 +42,7 @@ fn wait(cost: u32) -> Action {
     Action::Take { cost, max_wait: Duration::MAX }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn cases() -> Vec<Case> {
     let window = Limit::new(100_000, HOUR);
     let token = window.with_algorithm(Algorithm::TokenBucket);

@@ -506,9 +506,13 @@ fn blocks(cases: &mut Cases<'_>) {
     }
     cases.run("`RateLimiter::check`, a blocked key", |name| {
         let (limiter, keys) = (limiter("blocked keys"), texts(1_000, "user"));
-        keys.iter().for_each(|key| limiter.block(key, HOUR).unwrap());
+        for key in &keys {
+            limiter.block(key, HOUR).unwrap();
+        }
         let row = beside(name, 3.00, used_up(), &keys, 2, |_, key: &String| limiter.check(key, 1).is_ok());
-        keys.iter().for_each(|key| limiter.unblock(key).unwrap());
+        for key in &keys {
+            limiter.unblock(key).unwrap();
+        }
         row
     });
     cases.run("keys: token_bucket, beside 100 blocked keys of its store", |name| {
@@ -521,15 +525,21 @@ fn blocks(cases: &mut Cases<'_>) {
             Ok(())
         }
         let blocked = texts(100, "blocked");
-        blocked.iter().for_each(|key| LIMITER.block(key, HOUR).unwrap());
+        for key in &blocked {
+            LIMITER.block(key, HOUR).unwrap();
+        }
         let row = beside(name, 1.50, ample(), &texts(1_000, "user"), 1, |_, key: &String| ours(key).is_ok());
-        blocked.iter().for_each(|key| LIMITER.unblock(key).unwrap());
+        for key in &blocked {
+            LIMITER.unblock(key).unwrap();
+        }
         row
     });
     cases.run("`RateLimiter::block`", |name| {
         let (limiter, keys) = (limiter("to block"), texts(1_000, "user"));
         let row = beside(name, 5.00, ample(), &keys, 1, |_, key: &String| limiter.block(key, HOUR).is_ok());
-        keys.iter().for_each(|key| limiter.unblock(key).unwrap());
+        for key in &keys {
+            limiter.unblock(key).unwrap();
+        }
         row
     });
 }

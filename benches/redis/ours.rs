@@ -254,7 +254,9 @@ pub(crate) fn blocked_keys(keys: u64) -> &'static RateLimiter {
     BLOCKED.get_or_init(|| {
         let builder = RateLimiter::builder("blocked").backend(uncached()).on_backend_error(OnBackendError::Deny);
         let limiter = builder.limit(Limit::new(100_000, Duration::from_secs(3_600))).build().unwrap();
-        (0..keys).for_each(|key| limiter.block(key, Duration::from_secs(3_600)).unwrap());
+        for key in 0..keys {
+            limiter.block(key, Duration::from_secs(3_600)).unwrap();
+        }
         limiter
     })
 }
