@@ -71,9 +71,14 @@ fn one_caller<'a>(server: &'a RedisServer, ways: &'a Ways, peers: &'a Peers, tas
         }),
         tasks!("ours", tasks, 1, |number| async move { ours::one_task(number % KEYS).await.is_ok() }),
     ];
+    let settled_later = vec![
+        tasks!("plain", tasks, 1, |number| async move { ours::one_task(number % KEYS).await.is_ok() }),
+        tasks!("ours", tasks, 1, |number| async move { ours::settled_later(number % KEYS).await.is_ok() }),
+    ];
     vec![
         Case::new("blocking, 1 thread, allowed", 0.80, blocking).p50_goal(1.25),
         Case::new("async, 1 task, allowed", 0.85, asynchronous).p50_goal(1.20),
+        Case::new("async, 1 task, settle_later, beside a plain call", 0.85, settled_later).p50_goal(1.05),
     ]
 }
 
@@ -191,7 +196,27 @@ fn whatever_is_asked(tasks: &Tasks) -> Vec<Case<'_>> {
         case!("banned", 1.0, |number| async move { ours::banned(number % 1_000).await.is_ok() }),
         case!("with backoff, allowed", 0.93, |number| async move { ours::with_backoff(number % 1_000).await.is_ok() }),
         case!("wait without need", 0.93, |number| async move { ours::wait_without_need(number % 1_000).await.is_ok() }),
+        case!("with backoff, denied, with the denial cache", 4.0, |number| async move {
+            ours::banned_and_cached(number % 1_000).await.is_ok()
+        }),
         case!("given back (two calls)", 0.5, |number| async move { ours::given_back(number % 1_000).await.is_ok() }),
+        case!("settle (two calls)", 0.5, |number| async move { ours::settled(number % 1_000).await.is_ok() }),
+        case!(
+            "settle_later (two calls)",
+            0.5,
+            |number| async move { ours::settled_later(number % 1_000).await.is_ok() }
+        ),
+        case!("charge", 0.93, |number| async move { ours::handle().charge_async(number % 1_000, 3).await.is_ok() }),
+        case!("blocked keys", 1.0, |number| async move {
+            ours::blocked_keys(1_000).check_async(number % 1_000, 1).await.is_ok()
+        }),
+        case!("two keys", 0.6, |number| async move { ours::two_keys(number % 1_000, number % 10).await.is_ok() }),
+        case!("a booking that waits, on 10,000 keys", 0.8, |number| async move {
+            ours::booked(number % KEYS).await.is_some()
+        }),
+        case!("a booking given up (two calls)", 0.4, |number| async move {
+            ours::booked_and_given_up(number % 1_000 + KEYS).await
+        }),
         case!("peek", 1.0, |number| async move { ours::handle().peek_async(number % 1_000, 1).await.is_ok() }),
         case!("reset", 0.9, |number| async move { ours::handle().reset_async(number % 1_000).await.is_ok() }),
     ]

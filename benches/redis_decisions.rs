@@ -9,6 +9,8 @@ use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Buckets per case: few, so that each is soon in use.
 const KEYS: usize = 16;
+/// Buckets per case whose operations change what the next one costs: as many as calls.
+const ONCE: usize = 1_920;
 
 /// A kind of operation.
 struct Case {
@@ -18,6 +20,8 @@ struct Case {
     /// Prepares each bucket, before anything is counted.
     before: Vec<Action>,
     operation: Operation,
+    /// Buckets.
+    keys: usize,
 }
 
 enum Operation {
@@ -38,6 +42,7 @@ fn wait(cost: u32) -> Action {
     Action::Take { cost, max_wait: Duration::MAX }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn cases() -> Vec<Case> {
     let window = Limit::new(100_000, HOUR);
     let token = window.with_algorithm(Algorithm::TokenBucket);
@@ -51,8 +56,10 @@ fn cases() -> Vec<Case> {
         backoff: None,
         before,
         operation: Operation::Once(action),
+        keys: KEYS,
     };
     let three = vec![window; three];
+    let full: Vec<Action> = std::iter::once(Action::Reset).chain(vec![take(1); 10]).collect();
     vec![
         once("sliding_window", vec![window], vec![], take(1)),
         once("token_bucket", vec![token], vec![], take(1)),
@@ -70,6 +77,7 @@ fn cases() -> Vec<Case> {
             backoff,
             before: vec![take(1), take(1)],
             operation: Operation::Once(take(1)),
+            keys: KEYS,
         },
         Case {
             name: "backoff, allowed",
@@ -77,6 +85,7 @@ fn cases() -> Vec<Case> {
             backoff,
             before: vec![],
             operation: Operation::Once(take(1)),
+            keys: KEYS,
         },
         once("peek", vec![window], vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
         once("peek, two limits", two, vec![take(1)], Action::Peek { cost: 1, max_wait: Duration::ZERO }),
@@ -86,6 +95,7 @@ fn cases() -> Vec<Case> {
             backoff: None,
             before: vec![],
             operation: Operation::GivenBack,
+            keys: KEYS,
         },
         Case {
             name: "given back, token_bucket",
@@ -93,6 +103,7 @@ fn cases() -> Vec<Case> {
             backoff: None,
             before: vec![],
             operation: Operation::GivenBack,
+            keys: KEYS,
         },
         Case {
             name: "given back, three limits",
@@ -100,14 +111,24 @@ fn cases() -> Vec<Case> {
             backoff: None,
             before: vec![],
             operation: Operation::GivenBack,
+            keys: KEYS,
         },
         once("wait without need", vec![window], vec![], wait(1)),
         Case {
             name: "a booking that waits",
             limits: vec![few(10)],
             backoff: None,
+            before: full.clone(),
+            operation: Operation::Booked,
+            keys: ONCE,
+        },
+        Case {
+            name: "a booking that waits behind 100",
+            limits: vec![few(10)],
+            backoff: None,
             before: vec![take(1); 10],
             operation: Operation::Booked,
+            keys: KEYS,
         },
         Case {
             name: "a booking given up",
@@ -115,10 +136,24 @@ fn cases() -> Vec<Case> {
             backoff: None,
             before: vec![take(1); 10],
             operation: Operation::GivenUp,
+            keys: KEYS,
         },
         once("reset", vec![window], vec![], Action::Reset),
         once("charge", vec![window], vec![], Action::Charge { cost: 3 }),
-        once("charge in debt", vec![few(10)], vec![Action::Charge { cost: 25 }], Action::Charge { cost: 3 }),
+        Case {
+            name: "charge in debt",
+            limits: vec![few(10)],
+            backoff: None,
+            before: vec![Action::Reset, Action::Charge { cost: 25 }],
+            operation: Operation::Once(Action::Charge { cost: 3 }),
+            keys: ONCE,
+        },
+        once(
+            "charge in debt after 100 others",
+            vec![few(10)],
+            vec![Action::Charge { cost: 25 }],
+            Action::Charge { cost: 3 },
+        ),
         once("denied in debt", vec![few(10)], vec![Action::Charge { cost: 25 }], take(1)),
         once("block", vec![window], vec![take(1)], Action::Block { time: HOUR }),
         once("denied by a block", vec![window], vec![take(1), Action::Block { time: HOUR }], take(1)),
@@ -128,6 +163,7 @@ fn cases() -> Vec<Case> {
             backoff: Some(Backoff::ban(HOUR)),
             before: vec![take(1), take(1)],
             operation: Operation::Once(take(1)),
+            keys: KEYS,
         },
     ]
 }
@@ -154,20 +190,20 @@ fn main() {
             other => panic!("{other:?}"),
         }
     };
-    for key in 0..KEYS {
+    for key in 0..case.keys {
         for action in &case.before {
             ask(key, action.clone());
         }
     }
     match case.operation {
-        Operation::Once(action) => (0..calls).for_each(|call| drop(ask(call % KEYS, action.clone()))),
-        Operation::Booked => (0..calls).for_each(|call| drop(permit(ask(call % KEYS, wait(1))))),
+        Operation::Once(action) => (0..calls).for_each(|call| drop(ask(call % case.keys, action.clone()))),
+        Operation::Booked => (0..calls).for_each(|call| drop(permit(ask(call % case.keys, wait(1))))),
         Operation::GivenBack => (0..calls / 2).for_each(|call| {
-            let key = call % KEYS;
+            let key = call % case.keys;
             ask(key, Action::GiveBack(permit(ask(key, take(1)))));
         }),
         Operation::GivenUp => (0..calls / 2).for_each(|call| {
-            let key = call % KEYS;
+            let key = call % case.keys;
             ask(key, Action::GiveBack(permit(ask(key, wait(1)))));
         }),
     }

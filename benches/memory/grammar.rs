@@ -125,6 +125,9 @@ pub(super) fn run(cases: &mut Cases<'_>) {
     several_limits(cases);
     read_at_each_call(cases);
     outcomes(cases);
+    settling(cases);
+    blocks(cases);
+    several_keys(cases);
     settings(cases);
     keys(cases);
     without_the_attribute(cases);
@@ -261,6 +264,10 @@ fn fixed_windows(cases: &mut Cases<'_>) {
     keyed! {
         cases, "keys: fixed_window, denied", 0.70, used_up(), 1,
         [count = 1, per = "1h", algorithm = fixed_window]
+    }
+    keyed! {
+        cases, "keys: `calendar = \"day\"`, allowed", 0.70, ample(), 1,
+        [count = 1_000_000, calendar = "day", algorithm = fixed_window]
     }
     unkeyed! {
         cases, "no key: fixed_window, allowed", 1.10, quota(1_000_000_000, HOUR), 1,
@@ -435,6 +442,131 @@ fn outcomes(cases: &mut Cases<'_>) {
         cases, "no key: `deduct_when`, given back, token_bucket", 1.50, quota(1_000_000_000, HOUR), 1,
         [count = 1_000_000_000, per = "1h", algorithm = token_bucket, deduct_when = Result::is_err]
     }
+}
+
+/// What a call really cost.
+fn settling(cases: &mut Cases<'_>) {
+    macro_rules! settled {
+        ($title:literal, $goal:literal, $really:literal, [$($limit:tt)*]) => {
+            keyed! {
+                cases, $title, $goal, ample(), 1,
+                [$($limit)*, cost = 3, settle = |_: &Limited| std::hint::black_box($really)]
+            }
+        };
+    }
+    settled!(
+        "keys: `settle`, as reserved, token_bucket",
+        1.50,
+        3,
+        [count = 1_000_000, per = "1h", algorithm = token_bucket]
+    );
+    settled!(
+        "keys: `settle`, two of three given back, token_bucket",
+        2.00,
+        1,
+        [count = 1_000_000, per = "1h", algorithm = token_bucket]
+    );
+    settled!(
+        "keys: `settle`, one more charged, token_bucket",
+        2.00,
+        4,
+        [count = 4_000_000_000, per = "1h", algorithm = token_bucket]
+    );
+    settled!("keys: `settle`, two of three given back, sliding_window", 2.50, 1, [count = 1_000_000, per = "1h"]);
+    cases.run("keys: `permit`, two of three given back, token_bucket", |name| {
+        #[rate_limit(
+            count = 1_000_000, per = "1h", algorithm = token_bucket, cost = 3, key = key, permit = reserved,
+            backend = memory()
+        )]
+        fn ours(key: &str) -> Limited {
+            reserved.settle(1).unwrap();
+            Ok(())
+        }
+        beside(name, 2.00, ample(), &texts(1_000, "user"), 1, |_, key: &String| ours(key).is_ok())
+    });
+    cases.run("`RateLimiter::charge`, token_bucket", |name| {
+        let limit = Limit::new(4_000_000_000, HOUR).with_algorithm(Algorithm::TokenBucket);
+        let limiter = RateLimiter::builder("charged").limit(limit).backend(memory()).build().unwrap();
+        beside(name, 2.00, ample(), &texts(1_000, "user"), 1, |_, key: &String| limiter.charge(key, 1).is_ok())
+    });
+}
+
+fn blocks(cases: &mut Cases<'_>) {
+    let limiter = |name: &str| {
+        let limit = Limit::new(1_000_000, HOUR).with_algorithm(Algorithm::TokenBucket);
+        RateLimiter::builder(name).limit(limit).backend(memory()).build().unwrap()
+    };
+    keyed! {
+        cases, "keys: `ban`, allowed, token_bucket", 1.00, ample(), 1,
+        [count = 1_000_000, per = "1h", algorithm = token_bucket, ban = "10m"]
+    }
+    keyed! {
+        cases, "keys: `ban`, denied", 1.00, used_up(), 2,
+        [count = 1, per = "1h", ban = "10m"]
+    }
+    cases.run("`RateLimiter::check`, a blocked key", |name| {
+        let (limiter, keys) = (limiter("blocked keys"), texts(1_000, "user"));
+        for key in &keys {
+            limiter.block(key, HOUR).unwrap();
+        }
+        let row = beside(name, 3.00, used_up(), &keys, 2, |_, key: &String| limiter.check(key, 1).is_ok());
+        for key in &keys {
+            limiter.unblock(key).unwrap();
+        }
+        row
+    });
+    cases.run("keys: token_bucket, beside 100 blocked keys of its store", |name| {
+        static LIMITER: LazyLock<RateLimiter> = LazyLock::new(|| {
+            let limit = Limit::new(1_000_000, HOUR).with_algorithm(Algorithm::TokenBucket);
+            RateLimiter::builder("beside blocked").limit(limit).backend(memory()).build().unwrap()
+        });
+        #[rate_limit(limiter = LIMITER, key = key)]
+        fn ours(key: &str) -> Limited {
+            Ok(())
+        }
+        let blocked = texts(100, "blocked");
+        for key in &blocked {
+            LIMITER.block(key, HOUR).unwrap();
+        }
+        let row = beside(name, 1.50, ample(), &texts(1_000, "user"), 1, |_, key: &String| ours(key).is_ok());
+        for key in &blocked {
+            LIMITER.unblock(key).unwrap();
+        }
+        row
+    });
+    cases.run("`RateLimiter::block`", |name| {
+        let (limiter, keys) = (limiter("to block"), texts(1_000, "user"));
+        let row = beside(name, 5.00, ample(), &keys, 1, |_, key: &String| limiter.block(key, HOUR).is_ok());
+        for key in &keys {
+            limiter.unblock(key).unwrap();
+        }
+        row
+    });
+}
+
+fn several_keys(cases: &mut Cases<'_>) {
+    cases.run("two keys: token_bucket each", |name| {
+        #[rate_limit(
+            limit(count = 1_000_000, per = "1h", algorithm = token_bucket, key = key),
+            limit(count = 1_000_000, per = "1h", algorithm = token_bucket, key = tenant),
+            backend = memory()
+        )]
+        fn ours(key: &str, tenant: usize) -> Limited {
+            Ok(())
+        }
+        beside(name, 2.00, ample(), &texts(1_000, "user"), 1, |index, key: &String| ours(key, index % 100).is_ok())
+    });
+    cases.run("two keys: denied by the second", |name| {
+        #[rate_limit(
+            limit(count = 1_000_000, per = "1h", algorithm = token_bucket, key = key),
+            limit(count = 1, per = "1h", algorithm = token_bucket, key = tenant),
+            backend = memory()
+        )]
+        fn ours(key: &str, tenant: usize) -> Limited {
+            Ok(())
+        }
+        beside(name, 2.00, used_up(), &texts(1_000, "user"), 2, |index, key: &String| ours(key, index % 100).is_ok())
+    });
 }
 
 fn settings(cases: &mut Cases<'_>) {

@@ -3,6 +3,7 @@
 use std::sync::{LazyLock, OnceLock};
 use std::time::Duration;
 
+use ratelimit_runtime::backend::{Action, Backend as _, Outcome, Permit, Request};
 use ratelimit_runtime::{Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, rate_limit};
 
 type Limited = Result<(), RateLimitExceeded>;
@@ -195,4 +196,90 @@ pub(crate) fn handle() -> &'static RateLimiter {
         limiter.limit(Limit::new(100_000, Duration::from_secs(3_600))).build().unwrap()
     });
     &HANDLE
+}
+
+#[rate_limit(
+    count = 1_000_000,
+    per = "1h",
+    key = key,
+    cost = 3,
+    settle = |_: &Limited| 1,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn settled(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    count = 1_000_000,
+    per = "1h",
+    key = key,
+    cost = 3,
+    settle = |_: &Limited| 1,
+    settle_later,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn settled_later(key: u64) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(
+    limit(count = 100_000, per = "1h", key = key),
+    limit(count = 1_000_000_000, per = "1h", key = tenant),
+    backend = uncached(),
+    on_backend_error = deny
+)]
+pub(crate) async fn two_keys(key: u64, tenant: u64) -> Limited {
+    Ok(())
+}
+
+/// As `banned`, with a denial cache.
+#[rate_limit(
+    count = 1,
+    per = "1h",
+    backoff(initial = "1h", max = "2h"),
+    key = key,
+    backend = backend(),
+    on_backend_error = deny
+)]
+pub(crate) async fn banned_and_cached(key: u64) -> Limited {
+    Ok(())
+}
+
+/// A limiter of which these keys are blocked.
+pub(crate) fn blocked_keys(keys: u64) -> &'static RateLimiter {
+    static BLOCKED: OnceLock<RateLimiter> = OnceLock::new();
+    BLOCKED.get_or_init(|| {
+        let builder = RateLimiter::builder("blocked").backend(uncached()).on_backend_error(OnBackendError::Deny);
+        let limiter = builder.limit(Limit::new(100_000, Duration::from_secs(3_600))).build().unwrap();
+        for key in 0..keys {
+            limiter.block(key, Duration::from_secs(3_600)).unwrap();
+        }
+        limiter
+    })
+}
+
+/// Books a permit of a key that has one an hour, as the queue of waiting calls does, without waiting
+/// until it is due.
+pub(crate) async fn booked(key: u64) -> Option<Permit> {
+    let action = Action::Take { cost: 1, max_wait: Duration::MAX };
+    match ask(format!("rl:1:{{booked:{key}}}:x"), action).await {
+        Outcome::Admitted(admitted) => Some(admitted.permit().clone()),
+        _ => None,
+    }
+}
+
+/// Books a permit and gives it up.
+pub(crate) async fn booked_and_given_up(key: u64) -> bool {
+    let Some(permit) = booked(key).await else { return false };
+    let answer = ask(format!("rl:1:{{booked:{key}}}:x"), Action::GiveBack(permit)).await;
+    matches!(answer, Outcome::Done)
+}
+
+async fn ask(bucket: String, action: Action) -> Outcome {
+    static BOOKING: LazyLock<RedisBackend> = LazyLock::new(uncached);
+    let request = Request::new(bucket, &[Limit::new(1, Duration::from_secs(3_600))], action);
+    BOOKING.decide_async(&request).await.unwrap().outcome
 }

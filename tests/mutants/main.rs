@@ -31,10 +31,13 @@ struct Suite {
 const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
+/// Only merged calls are sent as runs.
+const RUNS: Suite = Suite { name: "redis", filter: "coalescing::" };
 
 impl Suite {
-    fn of(mutant: &Mutant) -> Suite {
-        if mutant.file.contains("/redis/") { REDIS } else { MEMORY }
+    /// The suites that may find a fault, in order.
+    fn of(mutant: &Mutant) -> &'static [Suite] {
+        if mutant.file.contains("/redis/") { &[REDIS, RUNS] } else { &[MEMORY] }
     }
 }
 
@@ -71,8 +74,8 @@ fn run(parts: &[String]) -> io::Result<usize> {
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
     let copy = Copy::new()?;
-    for suite in [MEMORY, REDIS] {
-        if mutants.iter().all(|mutant| Suite::of(mutant).name != suite.name) {
+    for suite in [MEMORY, REDIS, RUNS] {
+        if mutants.iter().all(|mutant| Suite::of(mutant).iter().all(|own| own.name != suite.name)) {
             continue;
         }
         match copy.test(suite)? {
@@ -149,7 +152,13 @@ impl Copy {
             Err(why) => return Ok(Fate::Invalid(why)),
         };
         fs::write(&path, planted)?;
-        let fate = self.test(Suite::of(mutant));
+        let mut fate = Ok(Fate::Survived);
+        for suite in Suite::of(mutant) {
+            fate = self.test(*suite);
+            if !matches!(fate, Ok(Fate::Survived)) {
+                break;
+            }
+        }
         fs::write(&path, text)?;
         fate
     }

@@ -4,7 +4,7 @@
 //! against full logs. Time is a test's clock.
 
 use std::cell::Cell;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -337,6 +337,65 @@ fn what_is_taken_counts_on_in_a_bucket_of_any_rate() {
         let peek = || Step::Peek { cost: 1, max_wait: 0 };
         let steps = [take(3), bucket(9), peek(), take(1), bucket(4), peek(), Step::Forwards(1), peek(), take(2)];
         compare(&backend, &before, None, &steps).unwrap();
+    }
+}
+
+#[test]
+fn what_is_taken_is_rounded_up_in_a_bucket_of_another_rate() {
+    let backend = backend();
+    for count in [2, 3, 7, 11, 13, 29, 97] {
+        for other in [3, 5, 17, 31] {
+            let bucket = |count, per| limit(count, per, Algorithm::TokenBucket, 9);
+            let peek = |cost| Step::Peek { cost, max_wait: 0 };
+            let steps = [
+                Step::Take { cost: 9, max_wait: 0 },
+                Step::Forwards(37_211),
+                Step::Change(vec![bucket(other, 999_983)]),
+                peek(1),
+                peek(9),
+            ];
+            compare(&backend, &[bucket(count, 1_000_003)], None, &steps).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_denied_call_learns_what_is_left_in_a_bucket() {
+    let take = || Step::Take { cost: 2, max_wait: 0 };
+    compare(&backend(), &[limit(1, 3_600_000_000, Algorithm::TokenBucket, 3)], None, &[take(), take()]).unwrap();
+}
+
+#[test]
+fn a_longer_period_finds_permits_that_no_longer_counted() {
+    let (take, window) = (|| Step::Take { cost: 1, max_wait: 0 }, |per| limit(5, per, Algorithm::SlidingWindow, 1));
+    let longer = Step::Change(vec![window(10_000_000)]);
+    let steps = [take(), Step::Forwards(1_500_000), take(), take(), longer, Step::Peek { cost: 1, max_wait: 0 }];
+    compare(&backend(), &[window(1_000_000)], None, &steps).unwrap();
+}
+
+#[test]
+fn backoff_forgives_at_the_end_of_its_longest_block() {
+    let take = || Step::Take { cost: 1, max_wait: 0 };
+    let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(2));
+    let steps = [take(), take(), Step::Forwards(2_000_000), take(), take()];
+    compare(&backend(), &[limit(1, 1_000_000, Algorithm::SlidingWindow, 1)], Some(backoff), &steps).unwrap();
+}
+
+/// By the server's clock, because its keys expire by that.
+#[test]
+fn a_key_outlives_its_window() {
+    let (backend, per) = (backend(), Duration::from_millis(400));
+    let (limits, name) = ([Limit::new(1_000_000, per)], "rl:1:{outlives}:x");
+    let mut connection = RedisServer::shared().connection();
+    // Longer than a record is kept beyond its window.
+    let until = Instant::now() + Duration::from_millis(2_500);
+    while Instant::now() < until {
+        let start = Instant::now();
+        backend.decide(&Request::new(name, &limits, Action::Take { cost: 1, max_wait: Duration::ZERO })).unwrap();
+        let left: u64 = redis::cmd("PTTL").arg(name).query(&mut connection).unwrap();
+        let outlives = Duration::from_millis(left) + start.elapsed();
+        assert!(outlives >= per, "{outlives:?}");
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

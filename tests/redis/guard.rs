@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
 use ratelimit_tests::{Network, Proxy, RedisServer};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -293,34 +293,93 @@ fn a_reset_or_a_refund_through_another_handle_of_the_server_lifts_denials() {
     }
 }
 
-/// A login under attack: the ban grows with each call up to its maximum, and then costs the server
-/// one call in each `initial`.
+/// A login whose bans grow from `initial` to `longest`.
+fn login(server: &RedisServer, initial: Duration, longest: Duration) -> RateLimiter {
+    let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let builder = RateLimiter::builder("login").backend(backend).on_backend_error(OnBackendError::Deny);
+    builder.limit(Limit::new(1, Duration::from_secs(1))).backoff(initial, longest).build().unwrap()
+}
+
+fn retry_after(limiter: &RateLimiter) -> Duration {
+    limiter.check("a", 1).unwrap_err().retry_after().unwrap()
+}
+
+/// The ban of a login under attack grows up to its maximum, and then costs the server one call in
+/// each `initial`.
 #[test]
 fn a_ban_that_grows_no_more_is_kept_in_the_process() {
     let server = RedisServer::start();
-    let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
+    let _clock = test_util::pause();
     let (initial, longest) = (Duration::from_secs(20), Duration::from_secs(60));
-    let limiter = RateLimiter::builder("login")
-        .backend(backend)
-        .on_backend_error(OnBackendError::Deny)
-        .limit(Limit::new(1, Duration::from_secs(1)))
-        .backoff(initial, longest)
-        .build()
-        .unwrap();
+    let limiter = login(&server, initial, longest);
     limiter.check("a", 1).unwrap();
-    let reported = || limiter.check("a", 1).unwrap_err().retry_after().unwrap();
-    let near = |reported: Duration, exact: Duration| reported <= exact && exact - reported < Duration::from_secs(5);
     for exact in [20, 40, 60] {
-        let reported = reported();
-        assert!(near(reported, Duration::from_secs(exact)), "{reported:?} of {exact} s");
+        assert_eq!(retry_after(&limiter), Duration::from_secs(exact));
     }
     let asked = server.calls_of("evalsha");
     for _ in 0..1_000 {
-        assert!(near(reported(), longest));
+        assert_eq!(retry_after(&limiter), longest);
     }
     assert!(server.calls_of("evalsha") <= asked + 1);
     assert!(limiter.peek("a", 1).is_err());
     // A reset through this process ends the ban.
     limiter.reset("a").unwrap();
     limiter.check("a", 1).unwrap();
+}
+
+/// An attack of 100 tries a second, for half a minute, on a ban from a second to an hour.
+#[test]
+fn a_long_ban_that_grows_costs_one_call_in_each_initial() {
+    let server = RedisServer::start();
+    let clock = test_util::pause();
+    let limiter = login(&server, Duration::from_secs(1), HOUR);
+    limiter.check("a", 1).unwrap();
+    // All of the first are counted.
+    for doublings in 0..8 {
+        assert_eq!(retry_after(&limiter), Duration::from_secs(1 << doublings));
+    }
+    let asked = server.calls_of("evalsha");
+    let mut end = clock.now();
+    for _ in 0..3_000 {
+        let reported = retry_after(&limiter);
+        assert!(reported >= Duration::from_secs(127), "{reported:?}");
+        let next = clock.now() + u64::try_from(reported.as_nanos()).unwrap();
+        assert!(next >= end, "it never ends earlier");
+        end = next;
+        clock.advance(Duration::from_millis(10));
+    }
+    let asked = server.calls_of("evalsha") - asked;
+    assert!((25..=32).contains(&asked), "{asked} calls of the server for 3,000 tries");
+    assert_eq!(retry_after(&limiter), HOUR);
+}
+
+#[test]
+fn who_waits_for_the_end_of_a_long_ban_is_admitted_then() {
+    let server = RedisServer::start();
+    let clock = test_util::pause();
+    let limiter = login(&server, Duration::from_secs(1), HOUR);
+    limiter.check("a", 1).unwrap();
+    assert_eq!((0..8).map(|_| retry_after(&limiter)).last(), Some(Duration::from_secs(128)));
+    let asked = server.calls_of("evalsha");
+    clock.advance(Duration::from_millis(500));
+    // Not counted, and so no longer.
+    assert!((0..100).all(|_| retry_after(&limiter) == Duration::from_millis(127_500)));
+    assert_eq!(server.calls_of("evalsha"), asked);
+    clock.advance(Duration::from_millis(127_500));
+    limiter.check("a", 1).unwrap();
+}
+
+#[test]
+fn a_block_of_a_key_with_bans_that_grow_is_kept_in_the_process() {
+    let server = RedisServer::start();
+    let _clock = test_util::pause();
+    let limiter = login(&server, Duration::from_secs(5), Duration::from_secs(3_600));
+    limiter.block("a", HOUR).unwrap();
+    let asked = server.calls_of("evalsha");
+    assert!((0..100).all(|_| retry_after(&limiter) == HOUR));
+    assert_eq!(server.calls_of("evalsha"), asked + 1);
+    // Its denials were no offences.
+    limiter.unblock("a").unwrap();
+    limiter.check("a", 1).unwrap();
+    assert_eq!(retry_after(&limiter), Duration::from_secs(5));
 }

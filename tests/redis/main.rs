@@ -7,6 +7,7 @@ mod conformance;
 mod each;
 mod failures;
 mod guard;
+mod later;
 mod leases;
 mod processes;
 mod rights;

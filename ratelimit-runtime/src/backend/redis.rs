@@ -27,6 +27,7 @@ use crate::rt::background;
 use crate::rt::process::{Owned, PerProcess};
 use crate::rt::reply;
 use crate::rt::timer;
+use batch::later::{Along, Later, With};
 use batch::leases::{Ask, Leases};
 use route::connection::Connection;
 use script::Question;
@@ -122,6 +123,7 @@ struct Client {
     coalescing: Option<Arc<Coalescing>>,
     /// None unless leases are on.
     leases: Option<Arc<Leases>>,
+    later: Arc<Later>,
 }
 
 impl RedisBackend {
@@ -189,12 +191,20 @@ impl Client {
         deadline: Instant,
         mode: Mode,
     ) -> impl Future<Output = ScriptReply> + Send + 'static {
+        // Boxed: few calls take something along.
+        let with_others = (!self.later.is_empty()).then(|| {
+            let (client, bucket, request) = (self.clone(), bucket.to_owned(), request.clone());
+            Box::pin(async move { client.call_with_others(&bucket, request, deadline, mode).await })
+        });
         let question = (name(bucket), request);
         let command = script::call(&question);
         let connection = Arc::clone(&self.connection);
         #[cfg(feature = "calendar")]
         let may_ask_again = calendars::are_in(&question.1).then(|| (question.0.into_owned(), question.1));
         async move {
+            if let Some(call) = with_others {
+                return call.await;
+            }
             let answer = connection.call(&command, deadline, mode).await?;
             #[cfg(feature = "calendar")]
             if let Some((bucket, request)) = may_ask_again
@@ -206,20 +216,44 @@ impl Client {
         }
     }
 
+    /// Sends a request with what is queued for its bucket in front.
+    async fn call_with_others(&self, bucket: &str, request: Vec<u8>, deadline: Instant, mode: Mode) -> ScriptReply {
+        let along = self.along(With::Own(&[bucket]), deadline, mode).await?;
+        let questions: Vec<Question<'_>> = along.questions().chain([(name(bucket), request)]).collect();
+        let mut answers = along.carried_by(self.ask_all(&questions, deadline, mode)).await?;
+        answers.pop().unwrap_or_else(|| Err(codec::no_decision()))
+    }
+
+    /// What is to be sent with a decision.
+    async fn along(&self, with: With<'_>, deadline: Instant, mode: Mode) -> Result<Along, BackendError> {
+        timer::bounded(self.later.take(with, mode), deadline).await.ok_or_else(|| self.late())
+    }
+
     /// Sends questions in one call and waits for the answer to each, until the deadline at most.
-    async fn ask_all(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<ScriptReply>, BackendError> {
+    async fn ask_all(
+        &self,
+        questions: &[Question<'_>],
+        deadline: Instant,
+        mode: Mode,
+    ) -> Result<Vec<ScriptReply>, BackendError> {
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
-        let mut answers = self.ask_once(questions, deadline).await?;
+        let mut answers = self.ask_once(questions, deadline, mode).await?;
         #[cfg(feature = "calendar")]
         if answers.iter().flatten().any(|answer| codec::beyond(answer).is_some()) {
-            Box::pin(self.ask_all_again(questions, &mut answers, deadline)).await;
+            Box::pin(self.ask_all_again(questions, &mut answers, deadline, mode)).await;
         }
         Ok(answers)
     }
 
     /// Asks those questions again whose calendars did not reach as far as the server's time.
     #[cfg(feature = "calendar")]
-    async fn ask_all_again(&self, questions: &[Question<'_>], answers: &mut [ScriptReply], deadline: Instant) {
+    async fn ask_all_again(
+        &self,
+        questions: &[Question<'_>],
+        answers: &mut [ScriptReply],
+        deadline: Instant,
+        mode: Mode,
+    ) {
         let mut asked: SmallVec<[(usize, Vec<u8>); 1]> = SmallVec::new();
         for _ in 0..calendars::TRIES {
             let mut again: SmallVec<[(usize, Vec<u8>); 1]> = SmallVec::new();
@@ -236,7 +270,7 @@ impl Client {
             }
             let next: Vec<Question<'_>> =
                 again.iter().map(|(place, request)| (questions[*place].0.clone(), request.clone())).collect();
-            match self.ask_once(&next, deadline).await {
+            match self.ask_once(&next, deadline, mode).await {
                 Ok(replies) => again.iter().zip(replies).for_each(|((place, _), reply)| answers[*place] = reply),
                 Err(error) => {
                     again.iter().for_each(|(place, _)| answers[*place] = Err(error.clone()));
@@ -247,12 +281,17 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, questions: &[Question<'_>], deadline: Instant) -> Result<Vec<ScriptReply>, BackendError> {
+    async fn ask_once(
+        &self,
+        questions: &[Question<'_>],
+        deadline: Instant,
+        mode: Mode,
+    ) -> Result<Vec<ScriptReply>, BackendError> {
         if let [question] = questions {
-            let answer = self.connection.call(&script::call(question), deadline, Mode::Async).await?;
+            let answer = self.connection.call(&script::call(question), deadline, mode).await?;
             return Ok(vec![Ok(answer)]);
         }
-        self.connection.call_many(&script::call_many(questions), questions.len(), deadline, Mode::Async).await
+        self.connection.call_many(&script::call_many(questions), questions.len(), deadline, mode).await
     }
 
     /// An answer from permits leased by this process.

@@ -121,6 +121,10 @@ impl RateLimiterBuilder {
 
     /// A denial blocks the key for `initial`, and each further denial for twice as long, up to
     /// `max`. `max` without a denial ends the doubling: the next denial blocks for `initial` again.
+    ///
+    /// Buckets in a backend with a denial cache count each denial until the key is denied for 128
+    /// times `initial`. From then on, they count one in each `initial` (at most a second) from a
+    /// process. So a denial that was not counted comes at least 127 times `initial` before the end.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
         self

@@ -442,6 +442,10 @@ impl RemoteCall {
     }
 }
 
+/// All denials of a key are counted until it is denied for this many times the `initial` of its
+/// `backoff`.
+const COUNTED_EACH: u64 = 128;
+
 /// Caches a denial for calls like that one. It is counted from when the call was sent, which is
 /// before the backend denied at `now`, so it never lasts longer than the backend's.
 pub(super) fn keep_denial(
@@ -456,12 +460,12 @@ pub(super) fn keep_denial(
     let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at) else {
         return;
     };
-    // Each denial prolongs the ban up to the longest one. Then only its end moves on, and one call
-    // per `initial` tells the backend.
+    // Tries on a blocked key, and on one that is banned for a fixed time, change nothing. Other denials
+    // prolong the ban. Of a long ban, one call per `initial` tells the backend.
     let (ban, longest) = match request.backoff {
         None => (0, u64::MAX),
-        // Tries on a banned key change nothing. No limit denies for longer than such a ban, so none
-        // begins another one before the denial ends.
+        // No limit denies for longer than such a ban, so none begins another one before the denial
+        // ends.
         Some(backoff) if backoff.is_ban() => {
             if request.limits.iter().any(|limit| limit.per() > backoff.max()) {
                 return;
@@ -469,10 +473,13 @@ pub(super) fn keep_denial(
             is_blocked = true;
             (0, u64::MAX)
         }
-        Some(_) if is_blocked => return,
-        // In microseconds, as the backend's clock.
+        Some(_) if is_blocked => (0, u64::MAX),
+        // The longest ban: only its end moves on. In microseconds, as the backend's clock.
         Some(backoff) if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) => {
             (nanos(backoff.max()), nanos(backoff.initial()))
+        }
+        Some(backoff) if admitted_at.saturating_sub(now) / COUNTED_EACH >= nanos(backoff.initial()) => {
+            (0, nanos(backoff.initial()))
         }
         Some(_) => return,
     };

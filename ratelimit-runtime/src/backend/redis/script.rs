@@ -14,8 +14,9 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 24] = [
+const INLINED: [(&str, &str); 25] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
+    ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
     ("--inline sliding_now.lua\n", include_str!("script/sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("script/token_now.lua")),
     ("--inline fixed_now.lua\n", include_str!("script/fixed_now.lua")),

@@ -1,22 +1,32 @@
 //! Requests sent together, as questions to the script: equal calls on one bucket are one question.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backend::coalesce::{Answers, Transport};
+use crate::backend::redis::batch::later::{Along, With};
 use crate::backend::redis::batch::leases::Ask;
 use crate::backend::redis::script::Question;
 use crate::backend::redis::script::codec::{self, Run};
 use crate::backend::redis::{Client, Mode, name};
 use crate::backend::{Action, Answer, Request};
 use crate::error::{BackendError, BackendErrorKind};
-use crate::rt::background;
 
 impl Transport for Client {
     async fn send(&self, requests: &[&Request], deadline: Instant) -> Answers {
         let groups: Vec<Group<'_>> =
             requests.chunk_by(|one, other| is_like(one, other)).map(|group| Group::new(group, self)).collect();
-        let questions: Vec<_> = groups.iter().map(|group| group.question(self)).collect();
-        let replies = self.ask_all(&questions, deadline).await?;
+        // Requests that nobody waits for go in front.
+        let along = self.along_with(requests, deadline).await?;
+        let first = along.as_ref().map_or(0, Along::len);
+        let in_front = along.iter().flat_map(Along::questions);
+        let questions: Vec<_> = in_front.chain(groups.iter().map(|group| group.question(self))).collect();
+        let call = self.ask_all(&questions, deadline, Mode::Async);
+        let mut replies = match &along {
+            Some(along) => along.carried_by(call).await?,
+            None => call.await?,
+        };
+        let replies = replies.split_off(first);
         let mut answers = Vec::with_capacity(requests.len());
         for (group, reply) in groups.into_iter().zip(replies) {
             let calls = group.requests.len();
@@ -32,9 +42,7 @@ impl Transport for Client {
         if self.leased(&request).is_some() {
             return;
         }
-        if let Ok(background) = background::handle() {
-            background.spawn(self.call(request.bucket(), self.encode(&request, None), self.until(), Mode::Async));
-        }
+        self.later.push(self, Arc::clone(&request.bucket), self.encode(&request, None));
     }
 
     fn timeout(&self) -> Duration {
@@ -45,6 +53,20 @@ impl Transport for Client {
         let hint = self.connection.hint();
         let message = format!("Redis at {} did not answer within {:?}{hint}", self.connection, self.timeout);
         BackendError::new(BackendErrorKind::Timeout, message)
+    }
+}
+
+impl Client {
+    /// What is queued, to be sent with a batch.
+    async fn along_with(&self, requests: &[&Request], deadline: Instant) -> Result<Option<Along>, BackendError> {
+        if self.later.is_empty() {
+            return Ok(None);
+        }
+        let buckets: Vec<&str> = requests.iter().map(|request| request.bucket()).collect();
+        // The batch is of one bucket, and others may be on another server.
+        let is_of_one = self.connection.is_cluster() || self.leases.is_some();
+        let with = if is_of_one { With::Own(&buckets[..1]) } else { With::All(&buckets) };
+        self.along(with, deadline, Mode::Async).await.map(Some)
     }
 }
 

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use crate::backend::coalesce::Transport as _;
 #[cfg(feature = "calendar")]
+use crate::backend::redis::batch::later::With;
+#[cfg(feature = "calendar")]
 use crate::backend::redis::script::calendars;
 use crate::backend::redis::script::codec;
 use crate::backend::redis::wire::node::Mode;
-use crate::backend::redis::{Client, name, script};
+use crate::backend::redis::{Client, ScriptReply, name, script};
 use crate::backend::{Action, Answer, Outcome, Request, given_back};
 use crate::error::BackendError;
 use crate::rt::background;
@@ -94,9 +96,12 @@ impl Client {
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
         let mut questions: Vec<script::Question<'_>> =
             requests.iter().map(|request| (name(request.bucket()), codec::encode(request, false))).collect();
-        let command = script::call_together(&questions);
         #[cfg_attr(not(feature = "calendar"), expect(unused_mut, reason = "no question is asked again"))]
-        let mut replies = self.connection.call_many(&command, questions.len(), deadline, mode).await?;
+        let mut replies = if self.later.is_empty() {
+            self.connection.call_many(&script::call_together(&questions), questions.len(), deadline, mode).await?
+        } else {
+            Box::pin(self.ask_together_with_others(requests, &questions, deadline, mode)).await?
+        };
         // Nothing was charged if a calendar did not reach as far as the server's time.
         #[cfg(feature = "calendar")]
         for _ in 0..calendars::TRIES {
@@ -121,6 +126,22 @@ impl Client {
             Ok(answer)
         };
         requests.iter().zip(replies).map(answer).collect()
+    }
+
+    /// Sends the questions with what is queued for their buckets in front.
+    async fn ask_together_with_others(
+        &self,
+        requests: &[Request],
+        questions: &[script::Question<'_>],
+        deadline: Instant,
+        mode: Mode,
+    ) -> Result<Vec<ScriptReply>, BackendError> {
+        let buckets: Vec<&str> = requests.iter().map(Request::bucket).collect();
+        let along = self.along(With::Own(&buckets), deadline, mode).await?;
+        let all: Vec<script::Question<'_>> = along.questions().chain(questions.iter().cloned()).collect();
+        let command = script::call_together(&all);
+        let replies = along.carried_by(self.connection.call_many(&command, all.len(), deadline, mode)).await;
+        Ok(replies?.split_off(along.len()))
     }
 
     /// As [`decide_together`](Client::decide_together), in a future that gives back what was taken

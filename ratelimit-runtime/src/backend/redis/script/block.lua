@@ -25,10 +25,10 @@ if size < rings_at - 1 or (form ~= PLAIN and form ~= RICH) then
   -- No record of this version.
   size, form, were, newest, number, was_print, stored = 0, PLAIN, 0, 0, 0, 0, ''
 else
-  kept, clock = unpack_bytes(TAIL, stored, tail_at)
   if form == RICH then
-    offences, offended, blocked, lowest, top, held, counts = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
+    kept, clock, offences, offended, blocked, lowest, top, held, counts = unpack_bytes(RICH_TAIL, stored, tail_at)
   else
+    kept, clock = unpack_bytes(TAIL, stored, tail_at)
     top = number
     if newest > clock then clock = newest end
   end
@@ -55,6 +55,10 @@ if held == 0 and (action == RESET or were == 0) then
   if action == RESET then return pack('<BI7', DONE, now) end
   return pack(BLOCK_ANSWER, HELD, now, 0)
 end
+if action == BLOCK and form == RICH and back == 0 and until_at < kept then
+  call('SETRANGE', bucket, tail_at + 6, pack(CLOCK_AND_EXTRA, now, offences, offended, blocked, lowest, top, held, counts))
+  return pack(BLOCK_ANSWER, HELD, now, until_at)
+end
 local hots, colds, start = '', '', string.rep('\0', START_BYTES)
 if action == RESET or size == 0 then
   were, newest, number, was_print, kept, clock, held, counts = 0, 0, 0, 0, 0, now, until_at, 0
@@ -69,7 +73,7 @@ else
     colds = colds .. string.rep('\0', were * GIVEN_BYTES) .. sub(stored, rings_at)
   end
 end
-kept = math.max(counts, until_at + SLACK_LEAST)
+kept = math.max(counts, until_at + math.min(math.max((until_at - now) / 2, SLACK_LEAST), SLACK_MOST))
 if kept > FAR - 1000 then kept = FAR - 1000 end
 kept = kept - kept % 1000 + 1000
 local record = pack(HEAD, RICH + 256 * were, newest, number, was_print) .. hots .. pack(TAIL, kept, clock)

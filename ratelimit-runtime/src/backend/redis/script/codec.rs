@@ -460,7 +460,11 @@ impl Reader<'_> {
     fn answer(&mut self, request: &Request) -> Option<Answer> {
         let kind = self.u8()?;
         if kind == PLAIN {
-            let Action::Take { cost, .. } = *request.action() else { return None };
+            let cost = match *request.action() {
+                Action::Take { cost, .. } => cost,
+                Action::Charge { .. } => 0,
+                _ => return None,
+            };
             let (now, last) = self.record(request)?;
             let admission = last.admission(request, Run { cost, calls: 1 }, 0, now)?;
             return Some(Answer {

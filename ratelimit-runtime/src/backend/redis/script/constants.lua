@@ -56,6 +56,8 @@ local TAIL_BYTES = 14
 -- the record counts without it. Only a blocked key has a record without limits.
 local EXTRA = '<I4I7I7I7I7I7I7'
 local EXTRA_BYTES = 46
+local CLOCK_AND_EXTRA = '<I7I4I7I7I7I7I7I7'
+local RICH_TAIL = '<I7I7I4I7I7I7I7I7I7'
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7

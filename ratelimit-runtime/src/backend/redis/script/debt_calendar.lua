@@ -29,7 +29,7 @@ if rest > portion and (portion == 0 or until_at > t) then
     x, windowfuls = over, windowfuls - 1
   end
 end
-x = stamp
+x = owes_alone and math.max(stamp, until_at) or stamp
 --inline span.lua
 has = capacity - (charged >= begin and total or 0)
 x = charged

@@ -37,6 +37,7 @@ repeat
       until_at = stamp
     end
   elseif stage == 4 then
+    if owes_alone and until_at > ends then ends = until_at end
     stamp, is_due = ends, last > 0 and ends > last_at
   end
   -- Drops what has expired by then.

@@ -23,6 +23,6 @@ if rest > portion and (portion == 0 or until_at > t) then
 end
 hot = pack(TOKEN_HOT, debt_at, debt)
 if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
-last, owed, x = debt_at, debt, stamp
+last, owed, x = debt_at, debt, owes_alone and math.max(stamp, until_at) or stamp
 --inline flow.lua
 has = capacity - math.ceil(debt / permit)

@@ -38,10 +38,12 @@ else
   end
 end
 local pack, sub = struct.pack, string.sub
-local stored, answer
+local stored, answer, booked_at
 local action = asked % 256
-if asked < 196608 and (action == TAKE or action == TAKE_RUN) and cost > 0 then
+if asked < 196608 and cost > 0 and (action == TAKE or action == TAKE_RUN or action == CHARGE) then
   --inline usual.lua
+elseif action == GIVE_BACK and asked < 65536 then
+  --inline back_now.lua
 end
 
 local shape = asked % 65536 - action
@@ -94,11 +96,11 @@ repeat
     if size < rings_at - 1 or (were == 0 and form ~= RICH) or (form ~= PLAIN and form ~= RICH) then
       stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
     else
-      kept, clock = unpack_bytes(TAIL, stored, tail_at)
       if form == RICH then
-        offences, offended, blocked, lowest, top, held, counts = unpack_bytes(EXTRA, stored, tail_at + TAIL_BYTES)
-      elseif newest > clock then
-        clock = newest
+        kept, clock, offences, offended, blocked, lowest, top, held, counts = unpack_bytes(RICH_TAIL, stored, tail_at)
+      else
+        kept, clock = unpack_bytes(TAIL, stored, tail_at)
+        if newest > clock then clock = newest end
       end
     end
   end
@@ -154,7 +156,7 @@ repeat
   if leases then
     if lowest > t then t = lowest end
   elseif not keeping then
-    if ahead then t = newest end
+    if ahead then t = newest elseif booked_at then t = booked_at end
   end
   local stamp, ends = t, t
   if leases and not keeping and action == TAKE_RUN then
@@ -181,6 +183,8 @@ repeat
     local is_later = false
     -- Bookings have no print, nor have records whose rings differ in slots from the limits' own.
     local is_booking = (t > now or action == CHARGE and stamp > now) and charging and not leases
+    -- Of a debt, the last charge is known at once if there is only one limit.
+    local owes_alone = is_booking and action == CHARGE and limits == 1
     local is_other, is_changed, floor, kept_print = were ~= limits, was_print ~= print or is_booking, lowest, print
     -- New bytes of the rings, which replace the stored bytes from `changed_at` to `changed_end`.
     local ring_at = size + 1
@@ -216,6 +220,7 @@ repeat
       --inline edits.lua
       if each > capacity and not never and action ~= CHARGE then never, never_left = position, left end
       if until_at and until_at > found then found, found_limit, found_left = until_at, position, left end
+      if owes_alone and found > stamp then stamp = found end
       if has < room then
         tight, room, tight_left, tight_full, tight_debt_at, tight_debt = position, has, left, full_at, debt_at, debt
       end

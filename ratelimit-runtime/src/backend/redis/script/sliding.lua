@@ -17,12 +17,21 @@ if is_there then
 else
   largest = 0
 end
--- An unused ring is laid out anew. Bookings may lie further apart than its slots can express.
+-- An unused ring is laid out anew.
 if old + used == 0 and slots > 0 then
   ring_at, was, layout, first, slots = ring_at - slots * was / 256, kind, kind, 0, 0
   edit, edit_at, edit_end, resized = '', ring_at, ring_before, true
 end
-if is_booking then layout = 3072 end
+if is_booking and layout ~= 3072 then
+  -- Bookings and debts may lie further apart than its slots can express.
+  --inline slot.lua
+  local oldest, count = last_at, old + used
+  if count > 0 and was == layout then
+    local time = unpack_bytes(slot, stored, ring_at - (slots - first) * was / 256)
+    oldest = last_at - (last_at - time) % round
+  end
+  if action == CHARGE or back > 0 or was ~= layout or t - oldest >= round then layout = 3072 end
+end
 if layout ~= kind then kept_print = 0 end
 --inline slot.lua
 local width = layout / 256
@@ -30,17 +39,19 @@ local source, base, rebuilt = stored, ring_at - slots * was / 256, false
 if not edit then edit_at, edit_end = base, ring_at end
 ring_at = base
 if slots > 0 and (was ~= layout or back > 0) then
-  local ring, to_slot, to_round = {}, slot, round
-  local to_layout = layout
+  local to_layout, to_slot, to_round = layout, slot, round
   layout = was
   --inline slot.lua
+  -- All slots at once: each string made costs more than the slots in it.
+  local times, ring = {unpack_bytes('<' .. string.rep(sub(slot, 2), slots), stored, base)}, {}
   for i = 0, old + used - 1 do
-    local time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * was / 256)
-    time = newest - (newest + back - time) % round
-    ring[i + 1] = pack(to_slot, math.max(0, time) % to_round, permits)
+    local place = (first + i) % slots * 2
+    local time = newest - (newest + back - times[place + 1]) % round
+    if time < 0 then time = 0 end
+    ring[i * 2 + 1], ring[i * 2 + 2] = time % to_round, times[place + 2]
   end
-  layout, slot, round = to_layout, to_slot, to_round
-  source, base, rebuilt, first, slots = table.concat(ring), 1, true, 0, old + used
+  layout, slot, round, slots = to_layout, to_slot, to_round, old + used
+  source, base, rebuilt, first = pack('<' .. string.rep(sub(slot, 2), slots), unpack(ring)), 1, true, 0
   edit, resized = source, true
 end
 

@@ -1,14 +1,14 @@
--- Inlined: the fast path, for a call or a run that takes permits now, under the limits of the last
--- charge, with a clock that goes forwards and without bookings. Everything else goes to the loop,
--- which decides the same, before anything is written.
+-- Inlined: the fast path, for a call, a run or a charge that takes permits now, under the limits of
+-- the last charge, with a clock that goes forwards and without bookings. Everything else goes to the
+-- loop, which decides the same, before anything is written.
 local calls, charge = 1, cost
-if action ~= TAKE then calls = unpack_bytes('<I4', request, #request - 10) end
+if action == TAKE_RUN then calls = unpack_bytes('<I4', request, #request - 10) end
 local limits = (asked % 65536 - action) / 256
 stored = call('GET', bucket) or ''
 repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
   if size < 44 + limits * ALL_BYTES then break end
-  if asked > 65535 and string.byte(stored) ~= PLAIN then break end
+  if string.byte(stored) ~= PLAIN then break end
   -- Charges while all limits fit. Otherwise: until when they do not, which limit, and what is left
   -- of it.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
@@ -114,7 +114,12 @@ repeat -- Left by `break`.
     --inline write.lua
     return head
   end
-  if calls > 1 or charge > capacity or asked > 65535 then break end
+  if calls > 1 or charge > capacity or asked % 131072 > 65535 or action == CHARGE then break end
+  -- A call that may wait is booked in the loop, for when it fits.
+  if asked > 65535 and found - now <= unpack_bytes('<I7', request, #request - 13) then
+    booked_at = found
+    break
+  end
   if now - newest > CLOCK_UNSEEN and now - clock > CLOCK_UNSEEN then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end

@@ -301,6 +301,7 @@ impl RedisBackendBuilder {
                 timeout,
                 coalescing: coalescing.then(|| Arc::new(Coalescing::new(merging))),
                 leases: lease.map(|(permits, valid_for)| Arc::new(Leases::new(permits, valid_for))),
+                later: Arc::default(),
             }
         };
         Ok(RedisBackend {
