@@ -46,6 +46,10 @@ pub(crate) type Answers = Result<Vec<Result<Answer, BackendError>>, BackendError
 
 /// How one store's requests get to it. A cheap handle.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
+    /// Whether `send` ends by its deadline whatever happens. Otherwise its callers see to it.
+    #[cfg(any(feature = "memcached", feature = "postgres"))]
+    const KEEPS_DEADLINE: bool = false;
+
     /// Sends requests at once, and waits for their answers until the deadline at most. The answers
     /// come in the order of the requests. Requests on one bucket stand next to each other, and are
     /// decided in their order.
@@ -103,11 +107,11 @@ impl Merging {
     /// For buckets that may be on several servers.
     #[cfg(any(feature = "redis", feature = "postgres"))]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
-    /// For buckets that are compared and swapped: of two calls under way, one would have to try again.
-    /// The second driver of a bucket would be in the way of the first.
+    /// For buckets that are compared and swapped: of several calls under way, all but one have to try
+    /// again. The first goes alone, because nobody may wait for a call that its caller does not poll.
     #[cfg(feature = "memcached")]
-    pub(crate) const ONE_AT_A_TIME: Merging =
-        Merging { alone: 0, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
+    pub(crate) const BY_SWAP: Merging =
+        Merging { alone: 1, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
     /// For leases: one call brings the permits of all that come meanwhile.
     #[cfg(feature = "redis")]
     pub(crate) const LEASES: Merging =
