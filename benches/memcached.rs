@@ -124,37 +124,35 @@ impl Pool {
     }
 }
 
-macro_rules! tasks {
-    ($name:literal, $tasks:ident, $number:literal, $call:expr) => {
-        Contender::new($name, move |turn: Duration| $tasks.run($number, turn, $call))
-    };
-}
-
 macro_rules! case {
     ($name:literal, $number:literal, $goal:literal, $tasks:ident, $bare:ident, $pool:ident, $ours:expr) => {
         Case::new(
             concat!($number, " tasks, ", $name),
             $goal,
             vec![
-                tasks!("`mn`", $tasks, $number, {
-                    let bare = $bare.clone();
-                    move |_| {
-                        let bare = bare.clone();
-                        async move { bare.call().await }
-                    }
-                }),
-                tasks!("`incr`, else `add`", $tasks, $number, {
+                bare($tasks, $number, $bare),
+                Contender::new("`incr`, else `add`", |turn| {
                     let pool = $pool.clone();
-                    move |number| {
+                    $tasks.run($number, turn, move |number| {
                         let pool = pool.clone();
                         async move { pool.count(number % KEYS).await }
-                    }
+                    })
                 }),
-                tasks!("ours", $tasks, $number, $ours),
+                Contender::new("ours", |turn| $tasks.run($number, turn, $ours)),
             ],
         )
         .warm_up(Duration::from_secs(1))
     };
+}
+
+fn bare<'a>(tasks: &'a Tasks, number: u32, bare: &'a Bare) -> Contender<'a> {
+    Contender::new("`mn`", move |turn| {
+        let bare = bare.clone();
+        tasks.run(number, turn, move |_| {
+            let bare = bare.clone();
+            async move { bare.call().await }
+        })
+    })
 }
 
 fn main() {
@@ -163,8 +161,8 @@ fn main() {
     let server = MemcachedServer::start();
     SERVER.set(server.url()).unwrap();
     let tasks = &Tasks::new();
-    let bare = tasks.block_on(Bare::connect(server.port()));
-    let pool = tasks.block_on(Pool::connect(server.port()));
+    let bare = &tasks.block_on(Bare::connect(server.port()));
+    let pool = &tasks.block_on(Pool::connect(server.port()));
     // As many keys as each connection remembers, or fewer.
     let token = |number: u64| async move { token(number % 1_000).await.is_ok() };
     let many = |number: u64| async move { self::token(number % KEYS).await.is_ok() };
@@ -182,13 +180,7 @@ fn main() {
             "blocking, 1 thread",
             0.3,
             vec![
-                tasks!("`mn`", tasks, 1, {
-                    let bare = bare.clone();
-                    move |_| {
-                        let bare = bare.clone();
-                        async move { bare.call().await }
-                    }
-                }),
+                self::bare(tasks, 1, bare),
                 Contender::new("ours", |turn| threads(1, turn, || (), |()| blocking(1).is_ok())),
             ],
         ),

@@ -109,8 +109,8 @@ proptest! {
             }
         }
         for (first, from) in admitted.iter().enumerate() {
-            for (number, to) in admitted[first..].iter().enumerate() {
-                prop_assert!(number as u64 + 1 <= allowed(fleet.limit, to - from + 1));
+            for (sum, to) in (1..).zip(&admitted[first..]) {
+                prop_assert!(sum <= allowed(fleet.limit, to - from + 1));
             }
         }
     }

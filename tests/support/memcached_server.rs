@@ -100,7 +100,7 @@ impl MemcachedServer {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).expect("the server is running");
         stream.set_read_timeout(Some(START)).expect("the timeout is not zero");
         stream.write_all(commands.as_bytes()).expect("the server reads");
-        let (mut answer, mut buffer, end) = (Vec::new(), vec![0; 65_536], format!("{last}\r\n"));
+        let (mut answer, mut buffer, end) = (Vec::new(), [0; 8_192], format!("{last}\r\n"));
         while !answer.ends_with(end.as_bytes()) {
             let read = stream.read(&mut buffer).expect("the server answers");
             assert!(read > 0, "the server has closed the connection");

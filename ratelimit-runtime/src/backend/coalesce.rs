@@ -49,6 +49,10 @@ pub(crate) type Partly = Result<Vec<Option<Result<Answer, BackendError>>>, Backe
 
 /// How one store's requests get to it. A cheap handle.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
+    /// Whether `send` ends by its deadline whatever happens. Otherwise its callers see to it.
+    #[cfg(any(feature = "memcached", feature = "postgres"))]
+    const KEEPS_DEADLINE: bool = false;
+
     /// Sends requests at once, and waits for their answers until the deadline at most. The answers
     /// come in the order of the requests. Requests on one bucket stand next to each other, and are
     /// decided in their order.
@@ -117,11 +121,11 @@ impl Merging {
     #[cfg(feature = "postgres")]
     pub(crate) const TRANSACTIONS: Merging =
         Merging { alone: 4, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
-    /// For buckets that are compared and swapped: of two calls under way, one would have to try again.
-    /// The second driver of a bucket would be in the way of the first.
+    /// For buckets that are compared and swapped: of several calls under way, all but one have to try
+    /// again. The first goes alone, because nobody may wait for a call that its caller does not poll.
     #[cfg(feature = "memcached")]
-    pub(crate) const ONE_AT_A_TIME: Merging =
-        Merging { alone: 0, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
+    pub(crate) const BY_SWAP: Merging =
+        Merging { alone: 1, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
     /// For leases: one call brings the permits of all that come meanwhile.
     #[cfg(feature = "redis")]
     pub(crate) const LEASES: Merging =

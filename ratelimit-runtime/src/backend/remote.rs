@@ -1,19 +1,22 @@
 //! Stores over a network that keep the bytes of a bucket and leave the arithmetic to this process.
 //!
-//! A call is a task of the caller's tokio runtime, or of this crate's background thread if there is
-//! none. So it goes on when its caller gives up, no connection is left in the middle of a reply, and
-//! what it has taken by then is given back. Blocking calls are merged like others, on the background
-//! thread.
+//! A call is polled by its caller, and goes on as a task if the caller gives up: no connection is left
+//! in the middle of a reply, and what it has taken by then is given back. It uses the sockets of the
+//! caller's tokio runtime, or of this crate's background thread if there is none. Blocking calls use
+//! those of the background thread, and are merged like others.
 
+use std::future::Future;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::panic::catch_unwind;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 
-use super::coalesce::{Coalescing, Entry, Merging, Transport};
+use super::coalesce::{Alone, Coalescing, Entry, Merging, Transport};
 use super::{Answer, Bucket, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::background;
@@ -83,9 +86,19 @@ impl<T: Transport> Remote<T> {
             }
             Entry::Alone(alone) => alone,
         };
-        let delivery = self.start(None, request, deadline)?.wait(deadline);
-        drop(alone);
-        self.delivered(delivery)
+        let call = self.call(request, deadline, alone);
+        let background = background::handle().map_err(|error| no_thread(&error))?;
+        // In a thread that ends, tokio's thread-locals may be gone.
+        if Handle::try_current().is_err_and(|error| error.is_thread_local_destroyed()) {
+            return self.delivered(started(&background, call).wait(deadline));
+        }
+        // This thread decides, and the background thread writes and reads.
+        let _entered = background.enter();
+        let call = InFlight { call: Some(call), runtime: background.clone() };
+        // tokio's primitives spend the surrounding task's cooperative budget, which a blocked
+        // thread would never get back.
+        let answer = reply::block_on(tokio::task::coop::unconstrained(call), deadline);
+        answer.unwrap_or_else(|| Err(self.transport.late()))
     }
 
     pub(crate) async fn decide_async(&self, request: &Request) -> Result<Answer, BackendError> {
@@ -98,10 +111,26 @@ impl<T: Transport> Remote<T> {
             }
             Entry::Alone(alone) => alone,
         };
-        let receiver = self.start(runtime, request, deadline)?;
-        let delivery = timer::bounded(receiver, deadline).await;
-        drop(alone);
-        self.delivered(delivery.flatten())
+        let call = self.call(request, deadline, alone);
+        let Some(runtime) = runtime else {
+            let background = background::handle().map_err(|error| no_thread(&error))?;
+            return self.delivered(timer::bounded(started(&background, call), deadline).await.flatten());
+        };
+        let call = InFlight { call: Some(call), runtime };
+        if T::KEEPS_DEADLINE {
+            return call.await;
+        }
+        timer::bounded(call, deadline).await.unwrap_or_else(|| Err(self.transport.late()))
+    }
+
+    /// A call that is sent alone. Nothing happens before it is polled.
+    fn call(&self, request: &Request, deadline: Instant, alone: Alone) -> Call<T> {
+        let (transport, request) = (self.transport.clone(), request.clone());
+        Box::pin(async move {
+            let answer = sent(&transport, &request, deadline).await;
+            drop(alone);
+            Delivery { answer: Some(answer), transport, request, deadline }
+        })
     }
 
     /// This thread's runtime, if it has I/O.
@@ -121,26 +150,6 @@ impl<T: Transport> Remote<T> {
         has_io.then_some(runtime)
     }
 
-    /// Starts a call on a runtime, or in the background.
-    fn start(
-        &self,
-        runtime: Option<Handle>,
-        request: &Request,
-        deadline: Instant,
-    ) -> Result<reply::Receiver<Delivery<T>>, BackendError> {
-        let (sender, receiver) = reply::channel();
-        let (transport, request) = (self.transport.clone(), request.clone());
-        let runtime = match runtime {
-            Some(runtime) => runtime,
-            None => background::handle().map_err(|error| no_thread(&error))?,
-        };
-        runtime.spawn(async move {
-            let answer = call(&transport, &request, deadline).await;
-            sender.send(Delivery { answer: Some(answer), transport, request, deadline });
-        });
-        Ok(receiver)
-    }
-
     fn delivered(&self, delivery: Option<Delivery<T>>) -> Result<Answer, BackendError> {
         delivery.and_then(Delivery::take).unwrap_or_else(|| Err(self.transport.late()))
     }
@@ -158,9 +167,47 @@ fn has_io() -> bool {
     catch_unwind(socket).is_ok()
 }
 
-async fn call<T: Transport>(transport: &T, request: &Request, deadline: Instant) -> Result<Answer, BackendError> {
+/// A call under way.
+type Call<T> = Pin<Box<dyn Future<Output = Delivery<T>> + Send>>;
+
+/// A call that its caller polls. If the caller gives up, it goes on as a task.
+struct InFlight<T: Transport> {
+    /// None once it is done.
+    call: Option<Call<T>>,
+    runtime: Handle,
+}
+
+impl<T: Transport> Future for InFlight<T> {
+    type Output = Result<Answer, BackendError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(call) = &mut self.call else { return Poll::Pending };
+        let delivery = ready!(call.as_mut().poll(context));
+        self.call = None;
+        delivery.take().map_or(Poll::Pending, Poll::Ready)
+    }
+}
+
+impl<T: Transport> Drop for InFlight<T> {
+    fn drop(&mut self) {
+        if let Some(call) = self.call.take() {
+            self.runtime.spawn(async move { drop(call.await) });
+        }
+    }
+}
+
+/// Runs a call as a task.
+fn started<T: Transport>(runtime: &Handle, call: Call<T>) -> reply::Receiver<Delivery<T>> {
+    let (sender, receiver) = reply::channel();
+    runtime.spawn(async move { sender.send(call.await) });
+    receiver
+}
+
+async fn sent<T: Transport>(transport: &T, request: &Request, deadline: Instant) -> Result<Answer, BackendError> {
     let requests = [request];
-    match timer::bounded(transport.send(&requests, deadline), deadline + GRACE).await {
+    let answers = transport.send(&requests, deadline);
+    let answers = if T::KEEPS_DEADLINE { Some(answers.await) } else { timer::bounded(answers, deadline + GRACE).await };
+    match answers {
         Some(Ok(mut answers)) => answers.pop().unwrap_or_else(|| Err(transport.late())),
         Some(Err(error)) => Err(error),
         None => Err(transport.late()),

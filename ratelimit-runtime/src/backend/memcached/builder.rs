@@ -66,7 +66,7 @@ impl MemcachedBackendBuilder {
         }
         let servers = settings.servers;
         let names: Vec<String> = servers.iter().map(ToString::to_string).collect();
-        let make = move || Remote::new(Client::new(&servers, timeout), Merging::ONE_AT_A_TIME);
+        let make = move || Remote::new(Client::new(&servers, timeout), Merging::BY_SWAP);
         Ok(MemcachedBackend {
             shared: Arc::new(Shared {
                 server: names.join(","),

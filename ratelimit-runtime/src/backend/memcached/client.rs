@@ -61,13 +61,13 @@ enum Known {
 
 impl Client {
     pub(super) fn new(addresses: &[Address], timeout: Duration) -> Client {
-        let servers = addresses.iter().map(|address| Links::new(address.clone(), timeout + SILENCE)).collect();
+        let servers = addresses.iter().map(|address| Links::new(address.clone(), timeout, timeout + SILENCE)).collect();
         Client { servers, timeout }
     }
 
     /// The server of a key.
     fn server(&self, key: &str) -> &Links {
-        &self.servers[ring::place(self.servers.iter().map(|links| &links.address), key)]
+        &self.servers[ring::place(self.servers.iter().map(Links::address), key)]
     }
 
     /// Decides requests on one bucket, and counts how often others have changed it first.
@@ -76,7 +76,7 @@ impl Client {
         let key = first.bucket_within(LONGEST_KEY);
         let server = self.server(&key);
         if !protocol::is_key(&key) {
-            return Err(server.address.refused("the bucket's name has blanks or control characters"));
+            return Err(server.address().refused("the bucket's name has blanks or control characters"));
         }
         // A connection that was closed before it was used is opened again, once.
         let mut has_closed = false;
@@ -84,7 +84,7 @@ impl Client {
             let link = server.get().await?;
             match Swap::new(&link, &key, conflicts).decide(requests).await {
                 Err(Failure::Unsent) if !has_closed => has_closed = true,
-                Err(Failure::Unsent) => return Err(server.address.unreachable("it closes its connections")),
+                Err(Failure::Unsent) => return Err(server.address().unreachable("it closes its connections")),
                 Err(Failure::Lost(error)) => return Err(error),
                 Ok(answers) => return Ok(answers),
             }
@@ -104,6 +104,8 @@ impl Client {
 }
 
 impl Transport for Client {
+    const KEEPS_DEADLINE: bool = true;
+
     async fn send(&self, requests: &[&Request], deadline: Instant) -> Answers {
         let conflicts = AtomicU32::new(0);
         let decided = Box::pin(self.decide_all(requests, &conflicts));
@@ -124,7 +126,7 @@ impl Transport for Client {
 
     fn late(&self) -> BackendError {
         match &*self.servers {
-            [server] => server.address.late(),
+            [server] => server.address().late(),
             _ => BackendError::new(BackendErrorKind::Timeout, "a Memcached server did not answer in time"),
         }
     }

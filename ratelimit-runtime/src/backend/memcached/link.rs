@@ -88,8 +88,9 @@ impl Link {
         match received(alive, address).await {
             Ok(Reply::Alive) => Ok(link),
             Ok(_) => Err(address.refused("its first reply is no reply to a no-op")),
-            Err(Failure::Lost(error)) => Err(error),
-            Err(Failure::Unsent) => Err(address.unreachable("it closed the connection")),
+            Err(Failure::Lost(error)) if error.kind() != BackendErrorKind::Unreachable => Err(error),
+            // Some proxies do so, and servers that want TLS or the binary protocol.
+            Err(_) => Err(address.unreachable("it closed the connection at the first meta command (`mn`)")),
         }
     }
 

@@ -2,7 +2,7 @@
 //! loss.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
@@ -10,10 +10,17 @@ use tokio::runtime::{Handle, Id};
 use super::address::Address;
 use super::link::Link;
 use crate::error::BackendError;
+use crate::rt::background;
+use crate::rt::timer;
 
-/// Connections to one server.
-pub(super) struct Links {
-    pub(super) address: Address,
+/// Connections to one server. A cheap handle.
+#[derive(Clone)]
+pub(super) struct Links(Arc<Shared>);
+
+struct Shared {
+    address: Address,
+    /// The longest time to open a connection.
+    timeout: Duration,
     /// A connection without a reply for this long is given up.
     patience: Duration,
     slots: Mutex<Vec<(Id, Arc<Slot>)>>,
@@ -28,15 +35,22 @@ struct Slot {
 }
 
 impl Links {
-    pub(super) fn new(address: Address, patience: Duration) -> Links {
-        Links { address, patience, slots: Mutex::default() }
+    pub(super) fn new(address: Address, timeout: Duration, patience: Duration) -> Links {
+        Links(Arc::new(Shared { address, timeout, patience, slots: Mutex::default() }))
+    }
+
+    pub(super) fn address(&self) -> &Address {
+        &self.0.address
     }
 
     /// The connection of the current runtime.
     pub(super) async fn get(&self) -> Result<Arc<Link>, BackendError> {
-        let slot = self.slot(Handle::current().id());
+        let runtime = Handle::current().id();
+        let slot = self.slot(runtime);
         if let Some(link) = self.usable(&slot) {
-            if !link.is_idle() {
+            // The background thread polls its sockets all the time, and serves callers that block.
+            let is_polled = || background::handle().is_ok_and(|background| background.id() == runtime);
+            if !link.is_idle() || is_polled() {
                 return Ok(link);
             }
             // A runtime of one thread runs only while something blocks on it. The first turn polls
@@ -44,26 +58,36 @@ impl Links {
             for _ in 0..2 {
                 tokio::task::yield_now().await;
             }
-            if link.is_usable(self.patience) {
+            if link.is_usable(self.0.patience) {
                 return Ok(link);
             }
         }
+        // A task, because other calls wait for it, and this one may not be polled.
+        let (links, until) = (self.clone(), Instant::now() + self.0.timeout);
+        let opened = tokio::spawn(async move {
+            let opened = Box::pin(links.open(&slot));
+            timer::bounded(opened, until).await.unwrap_or_else(|| Err(links.address().late()))
+        });
+        opened.await.unwrap_or_else(|_| Err(self.address().unreachable("the runtime was shut down")))
+    }
+
+    async fn open(&self, slot: &Slot) -> Result<Arc<Link>, BackendError> {
         let _opening = slot.opening.lock().await;
-        if let Some(link) = self.usable(&slot) {
+        if let Some(link) = self.usable(slot) {
             return Ok(link);
         }
-        let link = Arc::new(Link::open(&self.address).await?);
+        let link = Arc::new(Link::open(self.address()).await?);
         *slot.current.lock() = Some(Arc::clone(&link));
         Ok(link)
     }
 
     fn usable(&self, slot: &Slot) -> Option<Arc<Link>> {
         let link = slot.current.lock().clone()?;
-        link.is_usable(self.patience).then_some(link)
+        link.is_usable(self.0.patience).then_some(link)
     }
 
     fn slot(&self, runtime: Id) -> Arc<Slot> {
-        let mut slots = self.slots.lock();
+        let mut slots = self.0.slots.lock();
         if let Some((_, slot)) = slots.iter().find(|(id, _)| *id == runtime) {
             return Arc::clone(slot);
         }
