@@ -106,7 +106,7 @@ fn a_process_stopped_in_a_transaction_holds_its_key_for_no_longer_than_its_timeo
         assert!(begun.elapsed() < TIMEOUT, "it does not lock the key");
     }
     let stop = |signal: &str| {
-        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success())
+        assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     };
     stop("-STOP");
     let limits = [Limit::new(1_000, Duration::from_secs(3_600))];
