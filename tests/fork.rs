@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ratelimit_tests::{PostgresServer, RedisServer};
+use ratelimit_tests::{MemcachedServer, PostgresServer, RedisServer};
 
 /// Runs a scenario. Fails if parent or child fails or does not end.
 #[track_caller]

@@ -305,7 +305,7 @@ async fn a_run_larger_than_the_limit_admits_count_of_an_idle_bucket() {
                 let backend = backend.clone();
                 let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
                 let request = Request::new(bucket, &limits, take).at(Timestamp::from_nanos(now));
-                async move { backend.decide_async(&request).await.unwrap().outcome }
+                async move { backend.decide_async(&request).unwrap().await.unwrap().outcome }
             };
             // Connected, and the script loaded: calls are sent in the order in which they come.
             ask("rl:1:{first}:x".to_owned(), START).await;
