@@ -6,7 +6,7 @@ use std::process::Output;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ratelimit_tests::{RedisServer, ServerExample, example};
+use ratelimit_tests::{RedisServer, ServerExample, example, quickstart};
 use serde_json::Value;
 use tonic::transport::Channel;
 use tonic_prost::ProstCodec;
@@ -26,7 +26,7 @@ fn row(text: &str, title: &str) -> Vec<u32> {
 
 #[test]
 fn quickstart_keeps_the_limit_in_memory() {
-    let output = example("quickstart").args(["--calls", "300", "--every", "4"]).output().expect("cargo can be started");
+    let output = quickstart().args(["--calls", "300", "--every", "4"]).output().expect("cargo can be started");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     assert!(row(&text, "1")[0] <= 100, "{text}");
@@ -40,7 +40,7 @@ fn quickstart_keeps_the_limit_in_memory() {
 #[test]
 fn quickstart_shares_the_limit_between_processes_through_redis() {
     let server = RedisServer::start();
-    let mut command = example("quickstart");
+    let mut command = quickstart();
     command.args(["--redis", "--processes", "4", "--calls", "200"]).env("REDIS_URL", server.url());
     let output = command.output().expect("cargo can be started");
     let text = text(&output);
@@ -54,7 +54,7 @@ fn quickstart_shares_the_limit_between_processes_through_redis() {
 
 #[test]
 fn quickstart_says_how_to_get_a_missing_redis() {
-    let mut command = example("quickstart");
+    let mut command = quickstart();
     // No server listens on port 1.
     command.arg("--redis").env("REDIS_URL", "redis://127.0.0.1:1");
     let output = command.output().expect("cargo can be started");

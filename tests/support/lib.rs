@@ -19,5 +19,5 @@ pub use postgres_server::{PgBouncer, PostgresServer, connect, sql_at, try_sql_at
 pub use proxy::{Network, Proxy};
 pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
-pub use server_example::{ServerExample, example};
+pub use server_example::{ServerExample, example, quickstart};
 pub use shelf::Shelf;

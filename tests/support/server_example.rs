@@ -21,6 +21,13 @@ pub fn example(name: &str) -> Command {
     command
 }
 
+/// The command that runs the quickstart, with Redis, as the README does.
+pub fn quickstart() -> Command {
+    let mut command = cargo();
+    command.args(["run", "--quiet", "--bin", "quickstart", "--features", "quickstart/redis", "--"]);
+    command
+}
+
 fn cargo() -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());

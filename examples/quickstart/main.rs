@@ -1,10 +1,14 @@
 //! Calls a function limited to 100 calls a second 200 times a second, and proves that the limit was
 //! kept.
 //!
-//! `cargo run --example quickstart` needs nothing else. With `-- --redis` a Redis server keeps the
-//! limit, and with `-- --redis --processes 4` that many processes share it.
+//! `cargo run -p quickstart` needs nothing else. `cargo run -p quickstart --features redis -- --redis`
+//! keeps the limit in a Redis server, and with `--processes 4` behind it, that many processes share
+//! it.
 
-use std::error::Error;
+mod calls;
+#[cfg_attr(not(feature = "redis"), path = "without_redis.rs")]
+mod redis;
+
 use std::io::{self, BufRead, BufReader, Write};
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -13,11 +17,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use clap::Parser;
 use indicatif::{HumanCount, ProgressBar, ProgressStyle};
-use ratelimit_examples::{Call, CallLog, Outcome};
-use ratelimit_runtime::{
-    BackendError, BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
-    rate_limit,
-};
+use ratelimit_runtime::{ExceededKind, RateLimitExceeded, rate_limit};
+
+use calls::{Call, CallLog, Outcome};
 
 /// The limit: this many calls,
 const COUNT: usize = 100;
@@ -32,13 +34,6 @@ const CLOCKS: Duration = Duration::from_micros(10);
 /// The limited function. In memory, the attribute is all that it needs.
 #[rate_limit(count = 100, per = "1s", name = "quickstart")]
 fn in_memory() -> Result<(), RateLimitExceeded> {
-    Ok(())
-}
-
-/// The same function on Redis. Each run has its own key, so that concurrent runs do not disturb
-/// each other's proof. If Redis fails, calls are denied instead of being limited by each process.
-#[rate_limit(count = 100, per = "1s", key = run, name = "quickstart", backend = redis, on_backend_error = deny)]
-fn through_redis(run: u64) -> Result<(), RateLimitExceeded> {
     Ok(())
 }
 
@@ -72,9 +67,9 @@ fn main() -> ExitCode {
     }
     let run = start_of_run();
     if options.redis
-        && let Err(error) = reach_redis(run)
+        && let Err(error) = redis::reach(run)
     {
-        return failure(&format!("{error}{}", if is_missing(&*error) { REDIS_HELP } else { "" }));
+        return failure(&error.to_string());
     }
     announce(&options);
     match watch(&options, run) {
@@ -93,31 +88,6 @@ fn announce(options: &Options) {
 fn failure(message: &str) -> ExitCode {
     eprintln!("quickstart: {message}");
     ExitCode::FAILURE
-}
-
-const REDIS_HELP: &str = "
-
-There has to be a Redis server (6.2 or later) or Valkey. If none is installed:
-    sudo apt-get install redis-server    (Debian, Ubuntu)
-    brew install redis                   (macOS)
-Start it with `redis-server`, or name another one: REDIS_URL=redis://host:6379";
-
-/// Sends the server a request before the run begins: a failure in the attribute has no place to be
-/// reported.
-fn reach_redis(run: u64) -> Result<(), Box<dyn Error>> {
-    let limiter = RateLimiter::builder("quickstart")
-        .limit(Limit::new(100, PER))
-        // A server that is slow to greet is there all the same.
-        .backend(RedisBackend::builder().timeout(Duration::from_secs(2)).build()?)
-        .on_backend_error(OnBackendError::Deny)
-        .build()?;
-    Ok(limiter.reset(run)?)
-}
-
-/// Whether no server is there or none answers.
-fn is_missing(error: &(dyn Error + 'static)) -> bool {
-    let kind = error.downcast_ref().map(BackendError::kind);
-    matches!(kind, Some(BackendErrorKind::Unreachable | BackendErrorKind::Timeout))
 }
 
 /// Microseconds since the Unix epoch, slightly in the future: time for all processes to start.
@@ -175,7 +145,7 @@ fn make_calls(options: &Options, run: u64, mut tell: impl FnMut(Call) -> bool) {
     for number in 0..options.calls {
         clock.sleep_until(Duration::from_millis(options.every) * number);
         let before = Instant::now();
-        let result = if options.redis { through_redis(run) } else { in_memory() };
+        let result = if options.redis { redis::call(run) } else { in_memory() };
         let after = Instant::now();
         let outcome = match result {
             Ok(()) => Outcome::Allowed,
