@@ -37,7 +37,7 @@ struct Store {
     asked: AtomicU64,
     bucket: Mutex<Bucket>,
     deadline: Deadline,
-    keeps_denials: bool,
+    denial_cache: bool,
     max_waited_keys: usize,
 }
 
@@ -53,7 +53,7 @@ impl Store {
             asked: AtomicU64::new(0),
             bucket: Mutex::default(),
             deadline,
-            keeps_denials: false,
+            denial_cache: false,
             max_waited_keys: 2,
         })
     }
@@ -92,8 +92,8 @@ impl Backend for Store {
         self.deadline
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.keeps_denials
+    fn denial_cache(&self) -> bool {
+        self.denial_cache
     }
 
     fn max_waited_keys(&self) -> usize {
@@ -353,7 +353,7 @@ fn a_dropped_future_returns_a_blocking_backends_permits() {
 /// A store with a denial cache, on a test's clock.
 fn keeping() -> (Arc<Store>, SharedBackend) {
     let store = Store::with(Mood::Well, Deadline::Kept);
-    let store = Arc::new(Store { keeps_denials: true, ..Arc::into_inner(store).unwrap() });
+    let store = Arc::new(Store { denial_cache: true, ..Arc::into_inner(store).unwrap() });
     (Arc::clone(&store), store.into_backend())
 }
 

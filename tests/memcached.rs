@@ -371,8 +371,8 @@ fn handles_of_one_backend_are_one_store() {
     assert_eq!(one.identity(), one.clone().identity());
     assert_ne!(one.identity(), other.identity());
     assert_eq!(one.server(), other.server());
-    assert_eq!((one.kind(), one.keeps_denials()), ("memcached", false));
-    assert!(MemcachedBackend::new(&server.url()).unwrap().keeps_denials());
+    assert_eq!((one.kind(), one.denial_cache()), ("memcached", false));
+    assert!(MemcachedBackend::new(&server.url()).unwrap().denial_cache());
 }
 
 #[test]

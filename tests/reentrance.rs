@@ -352,7 +352,7 @@ impl Backend for Chatty {
         Deadline::Kept
     }
 
-    fn keeps_denials(&self) -> bool {
+    fn denial_cache(&self) -> bool {
         Chatty::call();
         true
     }

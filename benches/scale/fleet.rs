@@ -80,8 +80,8 @@ impl Backend for Process {
         self.redis.deadline()
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.redis.keeps_denials()
+    fn denial_cache(&self) -> bool {
+        self.redis.denial_cache()
     }
 }
 

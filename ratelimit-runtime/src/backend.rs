@@ -420,7 +420,7 @@ pub trait Backend: Send + Sync + 'static {
     ///   each call.
     ///
     /// The cache holds at most 8,192 denials, in half a megabyte.
-    fn keeps_denials(&self) -> bool {
+    fn denial_cache(&self) -> bool {
         false
     }
 
@@ -510,8 +510,8 @@ impl<B: Backend + ?Sized> Backend for Arc<B> {
         (**self).deadline()
     }
 
-    fn keeps_denials(&self) -> bool {
-        (**self).keeps_denials()
+    fn denial_cache(&self) -> bool {
+        (**self).denial_cache()
     }
 
     fn max_waited_keys(&self) -> usize {
@@ -556,8 +556,8 @@ impl<B: Backend + ?Sized> Backend for &'static B {
         (**self).deadline()
     }
 
-    fn keeps_denials(&self) -> bool {
-        (**self).keeps_denials()
+    fn denial_cache(&self) -> bool {
+        (**self).denial_cache()
     }
 
     fn max_waited_keys(&self) -> usize {

@@ -39,7 +39,7 @@ pub(crate) struct Guard {
     helpers: Helpers,
     /// The denial cache of this store, if this handle or another one uses it.
     denials: Option<Arc<Denials>>,
-    keeps_denials: bool,
+    denial_cache: bool,
     /// Calls of this process that wait.
     pub(crate) queues: Queues,
 }
@@ -77,7 +77,7 @@ impl Guard {
             Deadline::Imposed(longest) => nanos(longest).min(nanos(Duration::from_secs(3_600))),
             Deadline::Kept => 0,
         };
-        let (keeps_denials, server) = (backend.keeps_denials(), backend.server());
+        let (denial_cache, server) = (backend.denial_cache(), backend.server());
         Guard {
             queues: Queues::new(backend.max_waited_keys()),
             kind: backend.kind(),
@@ -86,9 +86,9 @@ impl Guard {
             helpers: Helpers::new(),
             denials: match server {
                 Some(server) => Some(Denials::of_server(&server)),
-                None => keeps_denials.then(|| Arc::new(Denials::new())),
+                None => denial_cache.then(|| Arc::new(Denials::new())),
             },
-            keeps_denials,
+            denial_cache,
             backend,
         }
     }
@@ -103,7 +103,7 @@ impl Guard {
     /// The denial cache, if this handle uses it.
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {
-        self.denials.as_deref().filter(|_| self.keeps_denials)
+        self.denials.as_deref().filter(|_| self.denial_cache)
     }
 
     /// Whether requests need a fingerprint, because a change may invalidate a cached denial.

@@ -264,8 +264,8 @@ impl Backend for Recorder {
         self.0.deadline()
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.0.keeps_denials()
+    fn denial_cache(&self) -> bool {
+        self.0.denial_cache()
     }
 
     fn kind(&self) -> &'static str {

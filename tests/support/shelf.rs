@@ -11,7 +11,7 @@ use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
 #[derive(Debug)]
 pub struct Shelf {
     buckets: Mutex<HashMap<String, Vec<u8>>>,
-    keeps_denials: bool,
+    denial_cache: bool,
     deadline: Deadline,
 }
 
@@ -19,7 +19,7 @@ impl Shelf {
     /// Has denials cached.
     #[must_use]
     pub fn keeping_denials(self) -> Shelf {
-        Shelf { keeps_denials: true, ..self }
+        Shelf { denial_cache: true, ..self }
     }
 
     /// Decides on the calling thread, without a deadline.
@@ -33,7 +33,7 @@ impl Default for Shelf {
     /// Without a denial cache, and with a deadline long enough for a busy machine.
     fn default() -> Shelf {
         let deadline = Deadline::Imposed(Duration::from_secs(20));
-        Shelf { buckets: Mutex::default(), keeps_denials: false, deadline }
+        Shelf { buckets: Mutex::default(), denial_cache: false, deadline }
     }
 }
 
@@ -51,7 +51,7 @@ impl Backend for Shelf {
         self.deadline
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.keeps_denials
+    fn denial_cache(&self) -> bool {
+        self.denial_cache
     }
 }

@@ -87,7 +87,7 @@ struct Shared {
     /// All servers, which identify the buckets.
     server: String,
     timeout: Duration,
-    keeps_denials: bool,
+    uses_denial_cache: bool,
     remotes: PerProcess<Remote<Client>>,
     make: Box<dyn Fn() -> Remote<Client> + Send + Sync>,
 }
@@ -142,8 +142,8 @@ impl Backend for MemcachedBackend {
         Deadline::Kept
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.shared.keeps_denials
+    fn denial_cache(&self) -> bool {
+        self.shared.uses_denial_cache
     }
 
     fn kind(&self) -> &'static str {
@@ -164,7 +164,7 @@ impl fmt::Debug for MemcachedBackend {
         f.debug_struct("MemcachedBackend")
             .field("server", &self.shared.server)
             .field("timeout", &self.shared.timeout)
-            .field("denial_cache", &self.shared.keeps_denials)
+            .field("denial_cache", &self.shared.uses_denial_cache)
             .finish()
     }
 }

@@ -218,7 +218,7 @@ impl Backend for PostgresBackend {
         Deadline::Kept
     }
 
-    fn keeps_denials(&self) -> bool {
+    fn denial_cache(&self) -> bool {
         self.shared.denial_cache
     }
 

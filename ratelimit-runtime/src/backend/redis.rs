@@ -110,7 +110,6 @@ struct Shared {
     /// Server and database, which identify its buckets.
     server: String,
     denial_cache: bool,
-    keeps_denials: bool,
     max_waited_keys: usize,
 }
 
@@ -454,8 +453,8 @@ impl Backend for RedisBackend {
         Deadline::Kept
     }
 
-    fn keeps_denials(&self) -> bool {
-        self.shared.keeps_denials
+    fn denial_cache(&self) -> bool {
+        self.shared.denial_cache
     }
 
     fn max_waited_keys(&self) -> usize {

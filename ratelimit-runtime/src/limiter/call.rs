@@ -423,7 +423,7 @@ impl Call<'_> {
 
     /// Whether the denial cache may answer the call. A call that may wait always asks the backend.
     pub(super) fn is_denied_alike(self) -> bool {
-        self.wait == Wait::No && self.limits.is_none() && self.cost > 0 && self.core.keeps_denials()
+        self.wait == Wait::No && self.limits.is_none() && self.cost > 0 && self.core.denial_cache()
     }
 }
 

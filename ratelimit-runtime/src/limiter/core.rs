@@ -907,7 +907,7 @@ impl Core {
     /// Whether its denials hold until the time that they give. They do not if permits come back
     /// from other processes.
     #[inline]
-    pub(super) fn keeps_denials(&self) -> bool {
+    pub(super) fn denial_cache(&self) -> bool {
         !self.gives_back.load(Ordering::Relaxed)
     }
 

@@ -47,7 +47,7 @@ impl MemcachedBackendBuilder {
         self
     }
 
-    /// Whether denials are cached, as [`Backend::keeps_denials`](crate::Backend::keeps_denials)
+    /// Whether denials are cached, as [`Backend::denial_cache`](crate::Backend::denial_cache)
     /// describes. On by default.
     pub fn denial_cache(mut self, on: bool) -> MemcachedBackendBuilder {
         self.denial_cache = on;
@@ -71,7 +71,7 @@ impl MemcachedBackendBuilder {
             shared: Arc::new(Shared {
                 server: names.join(","),
                 timeout,
-                keeps_denials: self.denial_cache,
+                uses_denial_cache: self.denial_cache,
                 remotes: PerProcess::new(),
                 make: Box::new(make),
             }),

@@ -76,7 +76,7 @@ impl PostgresBackendBuilder {
         self
     }
 
-    /// Whether denials are cached, as [`Backend::keeps_denials`](crate::Backend::keeps_denials)
+    /// Whether denials are cached, as [`Backend::denial_cache`](crate::Backend::denial_cache)
     /// describes. On by default.
     pub fn denial_cache(mut self, on: bool) -> PostgresBackendBuilder {
         self.denial_cache = on;

@@ -80,6 +80,7 @@ pub(super) fn server_name(config: &Config) -> String {
         config.get_hostaddrs().iter().enumerate().map(|(place, host)| format!("{host}:{}", port(place))).collect()
     } else {
         let named = |(place, host): (usize, &Host)| match host {
+            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", port(place)),
             Host::Tcp(host) => format!("{host}:{}", port(place)),
             #[cfg(unix)]
             Host::Unix(path) => format!("{}:{}", path.display(), port(place)),

@@ -142,7 +142,7 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Whether denials are cached, as [`Backend::keeps_denials`](crate::Backend::keeps_denials)
+    /// Whether denials are cached, as [`Backend::denial_cache`](crate::Backend::denial_cache)
     /// describes. On by default.
     pub fn denial_cache(mut self, on: bool) -> RedisBackendBuilder {
         self.denial_cache = on;
@@ -309,8 +309,7 @@ impl RedisBackendBuilder {
                 server,
                 clients: PerProcess::new(),
                 make: Box::new(make),
-                denial_cache: self.denial_cache,
-                keeps_denials: self.denial_cache && self.lease.is_none(),
+                denial_cache: self.denial_cache && self.lease.is_none(),
                 max_waited_keys: self.max_waited_keys,
             }),
         })
