@@ -1,5 +1,5 @@
-//! Sleeps until booked permits are due, for calls that book for themselves. These are calls while a
-//! test's clock stands still, and calls for which no thread can be started to ask a backend.
+//! Sleeps until booked permits are due, for calls that book for themselves. These are calls in a
+//! runtime whose clock is paused, and calls for which no thread can be started to ask a backend.
 
 use std::time::Duration;
 
