@@ -426,7 +426,8 @@ mod in_redis {
         let mut connection = server.connection();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
         let left: u64 = redis::cmd("PTTL").arg(&keys).query(&mut connection).unwrap();
-        assert!((120_000..=125_000).contains(&left), "{left}");
+        // With a record's usual time to spare: half as long again, at most a minute.
+        assert!((120_000..=181_000).contains(&left), "{left}");
         limiter.check("b", 1).unwrap();
         limiter.block("b", HOUR).unwrap();
         limiter.unblock("a").unwrap();
