@@ -296,6 +296,7 @@ impl Queue {
     }
 
     /// The present time, up to which a queue by a test's clock was driven.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn now(&self) -> Now {
         #[cfg(feature = "test-util")]
         if let Some(stopped) = &self.stopped {
@@ -304,6 +305,7 @@ impl Queue {
         clock::clock().now()
     }
 
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn test_time(&self) -> Option<Timestamp> {
         #[cfg(feature = "test-util")]
         return self.stopped.as_ref().map(|stopped| Timestamp::from_nanos(stopped.reached().earliest));
@@ -312,6 +314,7 @@ impl Queue {
     }
 
     /// Whether a test drives the queue.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn is_stopped(&self) -> bool {
         #[cfg(feature = "test-util")]
         return self.stopped.is_some();
@@ -320,6 +323,7 @@ impl Queue {
     }
 
     /// Until when a queue by a test's clock has nothing to do.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn woken(&self) -> u64 {
         #[cfg(feature = "test-util")]
         if let Some(stopped) = &self.stopped {

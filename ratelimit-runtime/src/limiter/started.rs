@@ -405,6 +405,7 @@ impl RemoteCall {
     }
 
     /// The time of the answer, at the latest.
+    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn received(&self) -> u64 {
         #[cfg(feature = "test-util")]
         if let Some(time) = self.request.test_time {
