@@ -43,7 +43,6 @@ pub(crate) struct Applied {
     /// What to store, if more than the time of the latest decision has changed.
     pub(crate) bytes: Option<Vec<u8>>,
     /// The time of the decisions.
-    #[cfg_attr(not(feature = "memcached"), expect(dead_code, reason = "a server's clock is known to the store"))]
     pub(crate) now: Timestamp,
     /// When the bucket is idle again and may be forgotten.
     pub(crate) expires_at: Timestamp,

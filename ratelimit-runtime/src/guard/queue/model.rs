@@ -57,7 +57,13 @@ impl Bucket {
     fn new() -> Bucket {
         let rule = Rule::new(Limit::new(1, Duration::from_secs(3_600)));
         let memory = MemoryBackend::new();
-        let written = Written { rules: smallvec![rule], backoff: None, varies: false, by: 0 };
+        let written = Written {
+            rules: smallvec![rule],
+            backoff: None,
+            varies: false,
+            by: 0,
+            limiter: crate::error::Name::Static("model"),
+        };
         let store = memory.store(None, &written);
         Bucket { guard: Arc::new(Guard::new(Arc::new(Asleep))), name: "bucket".into(), rule, store, _memory: memory }
     }

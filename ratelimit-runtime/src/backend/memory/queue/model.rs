@@ -51,7 +51,13 @@ impl Bucket {
         let limit = Limit::new(1, Duration::from_secs(1)).with_algorithm(Algorithm::SlidingWindow);
         let rule = Rule::new(limit);
         let backend = MemoryBackend::bounded(10, WhenFull::Admit);
-        let written = Written { rules: smallvec![rule], backoff: None, varies: false, by: 0 };
+        let written = Written {
+            rules: smallvec![rule],
+            backoff: None,
+            varies: false,
+            by: 0,
+            limiter: crate::error::Name::Static("model"),
+        };
         let bucket = Bucket { rule, store: backend.store(None, &written), address, _backend: backend };
         assert!(bucket.takes(at(0)));
         bucket

@@ -7,7 +7,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use crate::backend::coalesce::Transport as _;
-#[cfg(feature = "calendar")]
 use crate::backend::redis::batch::later::With;
 #[cfg(feature = "calendar")]
 use crate::backend::redis::script::calendars;
