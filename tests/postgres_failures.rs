@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, PostgresBackend, RateLimiter};
-use ratelimit_tests::{Network, PostgresServer, Proxy};
+use ratelimit_tests::{Network, PostgresServer, Proxy, failures};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -55,11 +55,7 @@ fn left(backend: &PostgresBackend) -> u32 {
 
 /// Runs a call that must not hang.
 fn bounded<T>(call: impl FnOnce() -> T) -> T {
-    let start = Instant::now();
-    let result = call();
-    let took = start.elapsed();
-    assert!(took < TIMEOUT + SLACK, "a call took {took:?}");
-    result
+    failures::bounded(TIMEOUT + SLACK, call)
 }
 
 /// Calls until PostgreSQL decides again.
@@ -73,16 +69,7 @@ fn recover(limiter: &RateLimiter) {
 
 /// Checks the three policies, each on an unused key.
 fn policies_apply(name: &str, url: &str) {
-    let deny = limiter(name, url, OnBackendError::Deny, 2);
-    let exceeded = bounded(|| deny.check("policy", 1)).unwrap_err();
-    assert_eq!(exceeded.kind(), ExceededKind::BackendFailed);
-    let allow = limiter(name, url, OnBackendError::Allow, 2);
-    assert!((0..4).all(|_| bounded(|| allow.check("policy", 1)).is_ok()));
-    let local = limiter(name, url, OnBackendError::Local, 2);
-    let admitted: Vec<bool> = (0..4).map(|_| bounded(|| local.check("policy", 1)).is_ok()).collect();
-    assert_eq!(admitted, [true, true, false, false]);
-    let admitted = futures_executor::block_on(async { bounded(|| deny.check_async("policy", 1)).await });
-    assert_eq!(admitted.unwrap_err().kind(), ExceededKind::BackendFailed);
+    failures::policies_apply(TIMEOUT + SLACK, |policy| limiter(name, url, policy, 2));
 }
 
 #[test]

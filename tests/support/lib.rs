@@ -2,6 +2,7 @@
 
 mod admissions;
 pub mod bookkeeping;
+pub mod failures;
 mod kept;
 mod memcached_server;
 pub mod oracle;
