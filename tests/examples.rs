@@ -26,7 +26,7 @@ fn row(text: &str, title: &str) -> Vec<u32> {
 
 #[test]
 fn quickstart_keeps_the_limit_in_memory() {
-    let output = quickstart().args(["--calls", "300", "--every", "4"]).output().expect("cargo can be started");
+    let output = quickstart().args(["--calls", "300", "--every", "4"]).output().expect("it can be started");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     assert!(row(&text, "1")[0] <= 100, "{text}");
@@ -42,7 +42,7 @@ fn quickstart_shares_the_limit_between_processes_through_redis() {
     let server = RedisServer::start();
     let mut command = quickstart();
     command.args(["--redis", "--processes", "4", "--calls", "200"]).env("REDIS_URL", server.url());
-    let output = command.output().expect("cargo can be started");
+    let output = command.output().expect("it can be started");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
     let [allowed, denied] = row(&text, "all")[..] else { panic!("two columns in:\n{text}") };
@@ -57,7 +57,7 @@ fn quickstart_says_how_to_get_a_missing_redis() {
     let mut command = quickstart();
     // No server listens on port 1.
     command.arg("--redis").env("REDIS_URL", "redis://127.0.0.1:1");
-    let output = command.output().expect("cargo can be started");
+    let output = command.output().expect("it can be started");
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output).contains("apt-get install redis-server"), "{}", text(&output));
 }
@@ -230,7 +230,7 @@ fn counting_server() -> (String, Arc<Mutex<Vec<Instant>>>) {
 #[test]
 fn tower_client_never_exceeds_its_quota() {
     let (url, requests) = counting_server();
-    let output = example("tower_client").args([&url, "--requests", "35"]).output().expect("cargo can be started");
+    let output = example("tower_client").args([&url, "--requests", "35"]).output().expect("it can be started");
     assert!(output.status.success(), "{}", text(&output));
     assert!(text(&output).contains("35 requests answered"), "{}", text(&output));
     let requests = requests.lock().expect("no panic");

@@ -6,32 +6,45 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::Once;
 
-/// `cargo run --example NAME` at the root of the workspace, to which arguments can be added.
+/// The program that `cargo run --example NAME` runs, to which arguments can be added.
 ///
 /// # Panics
 /// If the examples do not build.
 pub fn example(name: &str) -> Command {
-    static BUILT: Once = Once::new();
-    BUILT.call_once(|| {
-        let built = cargo().args(["build", "--quiet", "--examples"]).status().expect("cargo can be started");
-        assert!(built.success(), "the examples do not build");
-    });
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--example", name, "--"]);
-    command
+    program("examples", name)
 }
 
-/// The command that runs the quickstart, with Redis, as the README does.
+/// The quickstart, with Redis.
 pub fn quickstart() -> Command {
-    let mut command = cargo();
-    command.args(["run", "--quiet", "--bin", "quickstart", "--features", "quickstart/redis", "--"]);
+    program("", "quickstart")
+}
+
+/// A program of the workspace, built with the features that the tests were built with. Other
+/// features would build all dependencies once more.
+fn program(folder: &str, name: &str) -> Command {
+    static BUILT: Once = Once::new();
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    BUILT.call_once(|| {
+        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--bins", "--examples", "--all-features"]);
+        // `ring` is built anew, and with it all that uses it, whenever these change.
+        for (name, _) in std::env::vars().filter(|(name, _)| is_of_package(name)) {
+            cargo.env_remove(name);
+        }
+        let built = cargo.current_dir(&root).stdin(Stdio::null()).status();
+        assert!(built.expect("cargo can be started").success(), "the examples do not build");
+    });
+    // The test's own program is in `deps`, beside `examples`.
+    let test = std::env::current_exe().expect("the test's program");
+    let profile = test.parent().and_then(Path::parent).expect("the folder of the profile");
+    let mut command = Command::new(profile.join(folder).join(name));
+    command.current_dir(root).stdin(Stdio::null());
     command
 }
 
-fn cargo() -> Command {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("..")).stdin(Stdio::null());
-    cargo
+/// Whether a variable is one that cargo sets for the package whose test it runs.
+fn is_of_package(variable: &str) -> bool {
+    ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| variable.starts_with(prefix))
 }
 
 /// A running example.
@@ -62,7 +75,7 @@ impl ServerExample {
             .envs(variables.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
-            .expect("cargo can be started");
+            .expect("the example can be started");
         let stdout = process.stdout.take().expect("a pipe");
         let mut line = String::new();
         BufReader::new(stdout).read_line(&mut line).expect("a line of text");
