@@ -326,6 +326,26 @@ fn a_window_ahead_of_a_clock_that_went_back_is_not_overlooked() {
     compare(&backend(), &[limit(7, 1_524, Algorithm::FixedWindow, 1)], None, &steps).unwrap();
 }
 
+/// Found by reading, after a random trace that was not kept: the script's fast path stored the clock
+/// for a call of cost 0 that was given back, so that a clock that went back found permits older than
+/// they were.
+#[test]
+fn giving_back_nothing_changes_nothing() {
+    let take = |cost| Step::Take { cost, max_wait: 0 };
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let steps = [
+            take(1),
+            take(0),
+            Step::Forwards(5_000),
+            Step::GiveBack(NEWEST),
+            Step::Backwards(3_000),
+            Step::Peek { cost: 1, max_wait: 0 },
+            take(1),
+        ];
+        compare(&backend(), &[limit(1, 5_000, algorithm, 1)], None, &steps).unwrap();
+    }
+}
+
 /// A nanosecond clock divides the units of some rates more finely than those of others.
 #[test]
 fn what_is_taken_counts_on_in_a_bucket_of_any_rate() {
