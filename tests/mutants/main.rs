@@ -33,7 +33,7 @@ const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute"
 /// On the fast path, which a test's clock does not take. So are the next two.
 const BLOCKS: Suite = Suite { name: "blocks", filter: "in_memory::" };
 const SETTLING: Suite = Suite { name: "settling", filter: "the_fast_path" };
-const EACH: Suite = Suite { name: "each", filter: "all_keys_or_none" };
+const EACH: Suite = Suite { name: "each", filter: "attribute::" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
 /// The scenarios of all backends, on a real server.
