@@ -726,7 +726,9 @@ mod scenarios {
         let subject = stage.subject(&[Limit::new(2, MINUTE)]);
         let _clock = test_util::pause();
         let keys: Vec<String> = (0..300).map(|number| format!("user {number}")).collect();
-        keys.iter().for_each(|key| subject.block(key, 10 * SECOND));
+        for key in &keys {
+            subject.block(key, 10 * SECOND);
+        }
         for (number, key) in keys.iter().enumerate() {
             if number.is_multiple_of(2) {
                 subject.unblock(key);
