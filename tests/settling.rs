@@ -13,6 +13,7 @@ use ratelimit_runtime::{
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{RedisServer, Shelf};
+use tokio::sync::Notify;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -287,7 +288,13 @@ mod annotated {
     }
 
     #[rate_limit(limiter = limiter, key = key, cost = cost, settle = |_| 0)]
-    pub(super) async fn never_ready(limiter: &RateLimiter, key: &str, cost: u32) -> Result<(), RateLimitExceeded> {
+    pub(super) async fn never_ready(
+        limiter: &RateLimiter,
+        key: &str,
+        cost: u32,
+        begun: &Notify,
+    ) -> Result<(), RateLimitExceeded> {
+        begun.notify_one();
         std::future::pending().await
     }
 }
@@ -323,8 +330,12 @@ fn a_cancelled_future_keeps_what_was_reserved() {
         let (limiter, _clock) = (limiter(backend), test_util::pause());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let call = annotated::never_ready(&limiter, "a", 4);
-            assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+            let begun = Notify::new();
+            tokio::select! {
+                ended = annotated::never_ready(&limiter, "a", 4, &begun) => panic!("{ended:?}"),
+                // Dropped once its body runs.
+                () = begun.notified() => {}
+            }
         });
         assert_eq!(left(&limiter), 6);
     }
