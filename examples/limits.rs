@@ -22,7 +22,7 @@ use std::time::Duration;
 use clap::{Parser, Subcommand};
 use ratelimit_examples::key::{Key, Keys, time};
 use ratelimit_runtime::{
-    BackendError, Configuration, Limit, OnBackendError, RateLimiter, RateLimiterBuilder, RedisBackend,
+    BackendError, Configuration, Limit, OnBackendError, PublishedLimiter, RateLimiter, RateLimiterBuilder, RedisBackend,
 };
 use serde_json::{Map, Value, json};
 
@@ -96,13 +96,25 @@ fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
             let (before, after) = (redis.configuration()?, std::fs::read_to_string(&file)?);
             replace(redis, &before, &after)?;
         }
-        Command::Peek { limiter, keys } => match Keys(keys).peek(&found(redis, &limiter)?)? {
-            Ok(left) => println!("{} left of {}", left.remaining(), left.limit()),
-            Err(exceeded) => println!("{exceeded}"),
-        },
-        Command::Reset { limiter, keys } => Keys(keys).reset(&found(redis, &limiter)?)?,
-        Command::Block { limiter, key, time } => found(redis, &limiter)?.block(key, time)?,
-        Command::Unblock { limiter, key } => found(redis, &limiter)?.unblock(key)?,
+        Command::Peek { limiter, keys } => {
+            let keys = Keys(keys);
+            for limiter in found(redis, &limiter)? {
+                match keys.peek(&limiter)? {
+                    Ok(left) => println!("{} left of {}", left.remaining(), left.limit()),
+                    Err(exceeded) => println!("{exceeded}"),
+                }
+            }
+        }
+        Command::Reset { limiter, keys } => {
+            let keys = Keys(keys);
+            found(redis, &limiter)?.iter().try_for_each(|limiter| keys.reset(limiter))?;
+        }
+        Command::Block { limiter, key, time } => {
+            found(redis, &limiter)?.iter().try_for_each(|limiter| limiter.block(&key, time))?;
+        }
+        Command::Unblock { limiter, key } => {
+            found(redis, &limiter)?.iter().try_for_each(|limiter| limiter.unblock(&key))?;
+        }
     }
     Ok(())
 }
@@ -146,11 +158,17 @@ fn replace(redis: &RedisBackend, before: &str, after: &str) -> Result<(), Box<dy
     }
 }
 
-/// A handle of a limiter that a process of the fleet has published.
-fn found(redis: &RedisBackend, name: &str) -> Result<RateLimiter, Box<dyn Error>> {
-    let published = redis.published()?.into_iter().find(|limiter| limiter.name == name);
-    let published = published.ok_or_else(|| format!("no process has published a limiter `{name}`"))?;
-    let mut builder = RateLimiter::builder(name).backend(redis.clone()).on_backend_error(OnBackendError::Deny);
+/// A handle of each limiter of this name that a process of the fleet has published: limiters whose
+/// algorithms or periods differ have buckets of their own.
+fn found(redis: &RedisBackend, name: &str) -> Result<Vec<RateLimiter>, Box<dyn Error>> {
+    let published = redis.published()?.into_iter().filter(|limiter| limiter.name == name);
+    let handles: Vec<RateLimiter> = published.map(|limiter| handle(redis, limiter)).collect::<Result<_, _>>()?;
+    if handles.is_empty() { Err(format!("no process has published a limiter `{name}`").into()) } else { Ok(handles) }
+}
+
+fn handle(redis: &RedisBackend, published: PublishedLimiter) -> Result<RateLimiter, Box<dyn Error>> {
+    let builder = RateLimiter::builder(published.name).backend(redis.clone());
+    let mut builder = builder.on_backend_error(OnBackendError::Deny);
     if let Some(backoff) = published.backoff {
         let (initial, max) = (backoff.initial(), backoff.max());
         builder = if backoff.is_ban() { builder.ban(initial) } else { builder.backoff(initial, max) };

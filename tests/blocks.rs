@@ -79,6 +79,51 @@ mod in_memory {
         assert_eq!(kind(text(&blocked, "a")), ExceededKind::Blocked);
     }
 
+    #[rate_limit(limiter = limiter, key = key, cost = 2)]
+    fn two(limiter: &RateLimiter, key: &str) -> Limited {
+        Ok(())
+    }
+
+    /// On the fast path, which repeats denials of a blocked key. A test's clock would take the other.
+    #[test]
+    fn each_denial_of_a_blocked_key_tells_what_its_limit_has_left() {
+        for algorithm in ALGORITHMS {
+            let limiter = limiter("left", &[Limit::new(9, 300 * 24 * HOUR).with_algorithm(algorithm)]);
+            let reserved = limiter.check("a", 4).unwrap();
+            limiter.block("a", HOUR).unwrap();
+            let left = |expected: u32| {
+                for _ in 0..3 {
+                    let exceeded = text(&limiter, "a").unwrap_err();
+                    assert_eq!((exceeded.kind(), exceeded.remaining()), (ExceededKind::Blocked, expected));
+                    assert!((3_000..=3_600).contains(&exceeded.retry_after_secs().unwrap()), "{algorithm:?}");
+                }
+                assert_eq!(kind(two(&limiter, "a")), ExceededKind::Blocked);
+            };
+            left(5);
+            limiter.settle(reserved, 2).unwrap();
+            left(7);
+            let _ = limiter.charge("a", 3).unwrap();
+            left(4);
+            limiter.reset("a").unwrap();
+            left(9);
+        }
+    }
+
+    #[test]
+    fn a_denial_of_a_blocked_key_lasts_as_long_as_its_limit_denies() {
+        for algorithm in ALGORITHMS {
+            let limiter = limiter("both", &[Limit::new(1, 300 * 24 * HOUR).with_algorithm(algorithm)]);
+            assert!(text(&limiter, "a").is_ok());
+            limiter.block("a", SECOND / 10).unwrap();
+            let after = |exceeded: RateLimitExceeded| exceeded.retry_after().unwrap();
+            for _ in 0..3 {
+                assert!(after(text(&limiter, "a").unwrap_err()) > MINUTE, "{algorithm:?}");
+            }
+            std::thread::sleep(SECOND / 10);
+            assert_eq!(kind(text(&limiter, "a")), ExceededKind::Limited, "{algorithm:?}");
+        }
+    }
+
     #[rate_limit(limiter = limiter, key = key)]
     fn by_attribute(limiter: &RateLimiter, key: u64) -> Limited {
         Ok(())

@@ -238,6 +238,17 @@ fn one_command_changes_a_limit_in_every_process() {
     // This process may keep a denial for a second.
     wait_until("the block ends", || limiter.peek(("ann", 1_u8), 1).is_ok());
 
+    // The tool reaches all limiters of a name, whatever their limits.
+    let daily = RateLimiter::builder("fleet").limit(Limit::per_day(90)).backend(redis.clone()).build().unwrap();
+    assert!(daily.check(("ann", 1_u8), 1).is_ok());
+    wait_until("it is published", || redis.published().unwrap().len() == 3);
+    assert_eq!(run(&["block", "fleet", "(str:ann,u8:1)", "10m"]), (true, String::new()));
+    for limiter in [&limiter, &daily] {
+        assert_eq!(limiter.check(("ann", 1_u8), 1).unwrap_err().kind(), ExceededKind::Blocked);
+    }
+    assert_eq!(run(&["unblock", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
+    wait_until("the blocks end", || limiter.peek(("ann", 1_u8), 1).is_ok() && daily.peek(("ann", 1_u8), 1).is_ok());
+
     // Limits with keys of their own.
     assert_eq!(run(&["peek", "tries", "str:ann", "()"]), (true, "1 left of 2 per 1h\n".to_owned()));
     assert!(tries.check_each(("ann", ()), 1).is_ok() && tries.check_each(("ann", ()), 1).is_err());

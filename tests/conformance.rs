@@ -708,6 +708,37 @@ mod scenarios {
         }
     }
 
+    pub(super) fn after_a_block_it_is_the_limit_that_denies(stage: &Stage) {
+        for algorithm in ALGORITHMS {
+            let subject = stage.subject(&[Limit::new(1, MINUTE).with_algorithm(algorithm)]);
+            let clock = test_util::pause();
+            clock.advance(Duration::from_nanos(60_000_000_000 - clock.now() % 60_000_000_000));
+            subject.check("a", 1).unwrap();
+            subject.block("a", SECOND / 2);
+            assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(MINUTE)));
+            assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(MINUTE)));
+            clock.advance(SECOND / 2);
+            assert_eq!(subject.denied("a", 1), (ExceededKind::Limited, Some(MINUTE - SECOND / 2)), "{algorithm:?}");
+        }
+    }
+
+    pub(super) fn the_end_of_a_block_ends_no_other(stage: &Stage) {
+        let subject = stage.subject(&[Limit::new(2, MINUTE)]);
+        let _clock = test_util::pause();
+        let keys: Vec<String> = (0..300).map(|number| format!("user {number}")).collect();
+        for key in &keys {
+            subject.block(key, 10 * SECOND);
+        }
+        for (number, key) in keys.iter().enumerate() {
+            if number.is_multiple_of(2) {
+                subject.unblock(key);
+            }
+        }
+        let blocked = |key: &&String| subject.check(key, 1).is_err();
+        assert_eq!(keys.iter().filter(blocked).count(), 150);
+        assert_eq!(keys.iter().step_by(2).filter(blocked).count(), 0);
+    }
+
     pub(super) fn a_call_that_waits_waits_for_the_end_of_a_block(stage: &Stage) {
         let subject = stage.subject(&[Limit::new(2, MINUTE)]);
         let clock = test_util::pause();
@@ -1187,7 +1218,8 @@ conformance_while_no_time_passes! {
         random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due;
     // A kept denial tells the kind that it was.
     redis_asked_each_time: plain(redis().denial_cache(false)),
-        random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says;
+        random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says,
+        the_end_of_a_block_ends_no_other, after_a_block_it_is_the_limit_that_denies;
 }
 
 // Redis needs more time for this many calls.
@@ -1228,6 +1260,8 @@ mod memory_by_attribute {
 
     staged_in_common! {
         keyed: memory(), front(Form::Keyed, false), front(Form::Keyed, true), [
+            the_end_of_a_block_ends_no_other,
+            after_a_block_it_is_the_limit_that_denies,
             random_blocks_and_bans_are_what_a_full_log_says,
             hostile_keys_are_keys_like_others,
             random_traces_are_what_a_full_log_says,

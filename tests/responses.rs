@@ -1,5 +1,7 @@
 //! Denied handlers of axum and actix-web answer 429, whatever their return type.
 
+use std::time::{Duration, SystemTime};
+
 use actix_web::http::header::HeaderMap as ActixHeaders;
 use actix_web::{App, HttpResponse, Responder};
 use axum::body::{Body, to_bytes};
@@ -82,6 +84,25 @@ async fn axum_handlers_answer_429() {
         assert_eq!(problem["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
         assert_eq!(problem["violated-policies"][0], "1-per-60s");
     }
+}
+
+#[rate_limit(count = 1, calendar = "day", zone = "Europe/Berlin", algorithm = fixed_window)]
+async fn daily() -> Result<&'static str, RateLimitExceeded> {
+    Ok("hello")
+}
+
+#[tokio::test]
+async fn a_quota_by_the_calendar_tells_its_reset_and_no_length() {
+    let app: Router = Router::new().route("/", routing::get(daily));
+    // Midnight of the day on which clocks in Berlin skip an hour.
+    let _clock = test_util::pause_at(SystemTime::UNIX_EPOCH + Duration::from_secs(1_774_738_800));
+    let call = || app.clone().oneshot(Request::new(Body::empty()));
+    assert_eq!(call().await.unwrap().status(), StatusCode::OK);
+    let denied = call().await.unwrap();
+    let header = |name: &str| denied.headers().get(name).map(|value| value.to_str().unwrap());
+    assert_eq!(header("retry-after"), Some("82800"));
+    assert_eq!(header("ratelimit-policy"), Some(r#""1-per-calendar-day";q=1"#));
+    assert_eq!(header("ratelimit"), Some(r#""1-per-calendar-day";r=0;t=82800"#));
 }
 
 #[actix_web::get("/responder")]

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use ratelimit_runtime::{
-    Algorithm, BackendError, CallPermit, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
-    RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, rate_limit, test_util,
+    Algorithm, BackendError, Calendar, CallPermit, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend,
+    OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend, rate_limit, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 use ratelimit_tests::{RedisServer, Shelf};
+use tokio::sync::Notify;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -98,7 +99,14 @@ fn limits() -> impl Strategy<Value = Vec<Limit>> {
             if algorithm == Algorithm::TokenBucket { limit.with_burst(burst) } else { limit }
         },
     );
-    prop::collection::vec(limit, 1..=3)
+    let calendars = prop_oneof![
+        2 => prop::sample::select(vec![Calendar::DAY, Calendar::WEEK]),
+        1 => (1_u8..=31).prop_map(|day| Calendar::MONTH.starts_on(day)),
+    ];
+    let zones = prop::sample::select(vec!["UTC", "Europe/Berlin", "Australia/Lord_Howe"]);
+    let calendar =
+        (1_u32..=64, calendars, zones).prop_map(|(count, unit, zone)| Limit::per_calendar(count, unit.in_zone(zone)));
+    prop::collection::vec(prop_oneof![6 => limit, 1 => calendar], 1..=3)
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -280,7 +288,13 @@ mod annotated {
     }
 
     #[rate_limit(limiter = limiter, key = key, cost = cost, settle = |_| 0)]
-    pub(super) async fn never_ready(limiter: &RateLimiter, key: &str, cost: u32) -> Result<(), RateLimitExceeded> {
+    pub(super) async fn never_ready(
+        limiter: &RateLimiter,
+        key: &str,
+        cost: u32,
+        begun: &Notify,
+    ) -> Result<(), RateLimitExceeded> {
+        begun.notify_one();
         std::future::pending().await
     }
 }
@@ -316,8 +330,12 @@ fn a_cancelled_future_keeps_what_was_reserved() {
         let (limiter, _clock) = (limiter(backend), test_util::pause());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let call = annotated::never_ready(&limiter, "a", 4);
-            assert!(tokio::time::timeout(Duration::from_millis(100), call).await.is_err());
+            let begun = Notify::new();
+            tokio::select! {
+                ended = annotated::never_ready(&limiter, "a", 4, &begun) => panic!("{ended:?}"),
+                // Dropped once its body runs.
+                () = begun.notified() => {}
+            }
         });
         assert_eq!(left(&limiter), 6);
     }
@@ -503,6 +521,19 @@ fn a_reset_admits_calls_that_wait_for_a_debt() {
     std::thread::sleep(Duration::from_millis(50));
     limiter.reset("a").unwrap();
     waiting.join().unwrap().unwrap();
+}
+
+/// On the fast path, which a test's clock does not take.
+#[test]
+fn the_fast_path_settles_by_what_a_call_took() {
+    for algorithm in ALGORITHMS {
+        let limit = Limit::new(100, 300 * 24 * HOUR).with_algorithm(algorithm);
+        let limiter = RateLimiter::builder("fast").limit(limit).backend(MemoryBackend::new()).build().unwrap();
+        for (cost, took, expected) in [(5, 2, 98), (5, 5, 93), (1, 4, 89), (3, 0, 89)] {
+            annotated::settled(&limiter, "a", cost, Some(took)).unwrap();
+            assert_eq!(left(&limiter), expected, "{algorithm:?}");
+        }
+    }
 }
 
 /// Each permit that was not given back is on record once, whoever settled at the same time.

@@ -2,7 +2,8 @@
 //! `scripts/mutants [PART OF A FAULT'S NAME..]`.
 //!
 //! Faults in the memory backend and its fast paths must fail the conformance suite through the
-//! attribute. Faults in the Redis script must fail the comparison of a real server with memory.
+//! attribute. Faults in the Redis script must fail the comparison of a real server with memory, or the
+//! conformance suite on such a server.
 //!
 //! The faults are listed in `mutants.txt`. They are planted in a copy of the working tree in
 //! `target/mutants` with its own target directory, so that only what a fault touches is compiled
@@ -29,15 +30,21 @@ struct Suite {
 
 /// Calls annotated functions.
 const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute" };
+/// On the fast path, which a test's clock does not take. So are the next two.
+const BLOCKS: Suite = Suite { name: "blocks", filter: "in_memory::" };
+const SETTLING: Suite = Suite { name: "settling", filter: "the_fast_path" };
+const EACH: Suite = Suite { name: "each", filter: "attribute::" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
+/// The scenarios of all backends, on a real server.
+const SCENARIOS: Suite = Suite { name: "conformance", filter: "redis_asked_each_time" };
 /// Only merged calls are sent as runs.
 const RUNS: Suite = Suite { name: "redis", filter: "coalescing::" };
 
 impl Suite {
     /// The suites that may find a fault, in order.
     fn of(mutant: &Mutant) -> &'static [Suite] {
-        if mutant.file.contains("/redis/") { &[REDIS, RUNS] } else { &[MEMORY] }
+        if mutant.file.contains("/redis/") { &[REDIS, RUNS, SCENARIOS] } else { &[MEMORY, BLOCKS, SETTLING, EACH] }
     }
 }
 
@@ -74,7 +81,7 @@ fn run(parts: &[String]) -> io::Result<usize> {
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
     let copy = Copy::new()?;
-    for suite in [MEMORY, REDIS, RUNS] {
+    for suite in [MEMORY, BLOCKS, SETTLING, EACH, REDIS, RUNS, SCENARIOS] {
         if mutants.iter().all(|mutant| Suite::of(mutant).iter().all(|own| own.name != suite.name)) {
             continue;
         }

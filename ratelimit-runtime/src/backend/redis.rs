@@ -191,7 +191,7 @@ impl Client {
         mode: Mode,
     ) -> impl Future<Output = ScriptReply> + Send + 'static {
         // Boxed: few calls take something along.
-        let with_others = (!self.later.is_empty()).then(|| {
+        let with_others = self.later.concerns(bucket).then(|| {
             let (client, bucket, request) = (self.clone(), bucket.to_owned(), request.clone());
             Box::pin(async move { client.call_with_others(&bucket, request, deadline, mode).await })
         });

@@ -14,7 +14,7 @@ use crate::registry;
 
 /// The key of the document.
 const DOCUMENT: &str = "rl:1:configuration";
-/// The key of a hash: a limiter's name, and its limits as JSON.
+/// The key of a hash: a limiter's name, NUL and the shape of its limits; and its limits as JSON.
 const LIMITERS: &str = "rl:1:limiters";
 
 const READ: &str = "return '\\1' .. (redis.call('GET', KEYS[1]) or '')";
@@ -30,7 +30,8 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(3_600);
 /// The most limiters that one command publishes.
 const AT_ONCE: usize = 100;
 
-/// A limiter that a process of the fleet has published; see [`RedisBackend::published`].
+/// A limiter that a process of the fleet has published; see [`RedisBackend::published`]. Limiters of
+/// one name whose algorithms, periods or keys differ have buckets of their own, and are listed each.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishedLimiter {
@@ -106,7 +107,7 @@ impl RedisBackend {
         answer.map(|answer| answer.is_empty()).map_err(|error| ConfigurationError::new(error, None))
     }
 
-    /// The limiters that processes of the fleet have published, by name. A name is forgotten a week
+    /// The limiters that processes of the fleet have published, by name. They are forgotten a week
     /// after the last process has published anything.
     ///
     /// # Errors
@@ -116,14 +117,15 @@ impl RedisBackend {
         // What is no such list was written by somebody else.
         let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
         let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
-            let [name, limits] = pair else { return None };
+            let [identity, limits] = pair else { return None };
+            let (name, _) = identity.split_once('\0').unwrap_or((identity, ""));
             let (written, limits, keys, backoff): (_, _, _, Option<PublishedBackoff>) =
                 serde_json::from_str(limits).ok()?;
             let backoff = backoff.map(|(initial, max, is_ban)| {
                 let (initial, max) = (Duration::from_micros(initial), Duration::from_micros(max));
                 if is_ban { Backoff::ban(initial) } else { Backoff::new(initial, max) }
             });
-            Some(PublishedLimiter { name: name.clone(), written, limits, keys, backoff })
+            Some(PublishedLimiter { name: name.to_owned(), written, limits, keys, backoff })
         };
         let mut limiters: Vec<_> = fields.chunks(2).filter_map(limiter).collect();
         limiters.sort_by(|one, other| one.name.cmp(&other.name));
@@ -159,14 +161,14 @@ impl Published {
                 let backoff = core.options().backoff.map(|it| (micros(it.initial()), micros(it.max()), it.is_ban()));
                 let limits = (core.written_limits()?, core.limits(), core.groups(), backoff);
                 let limits = serde_json::to_string(&limits).ok()?;
-                Some((core.name().to_owned(), limits))
+                Some((core.published_name(), limits))
             })
             .collect();
         let is_due = self.at.is_none_or(|at| at.elapsed() >= PUBLISH_EVERY);
         if limiters.is_empty() || self.limiters == limiters && !is_due {
             return;
         }
-        let fields: Vec<&str> = limiters.iter().flat_map(|(name, limits)| [name.as_str(), limits.as_str()]).collect();
+        let fields: Vec<&str> = limiters.iter().flat_map(|(name, limits)| [&**name, &**limits]).collect();
         // What cannot be published now is published at the next look.
         if fields.chunks(2 * AT_ONCE).all(|fields| backend.eval(PUBLISH, LIMITERS, fields).is_ok()) {
             (self.limiters, self.at) = (limiters, Some(Instant::now()));

@@ -201,7 +201,8 @@ impl RateLimiter {
     ///   their limits. It holds for a limiter of another process if its algorithms and periods are
     ///   those of any limiter of the name that this process has used. `count`, `burst`, and limits
     ///   replaced at run time make no difference. Other limiters of the name are reached by a block
-    ///   from a process that uses them.
+    ///   from a process that uses them, or from one that blocks all that the fleet has published, as
+    ///   `examples/limits.rs` does.
     /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
     ///   7 and tenant 7 alike, if both are numbers of one type.
     /// - Other processes learn of it with their next call to the backend: of a key that they deny

@@ -443,6 +443,12 @@ impl Core {
         (self.reads_per == 0).then(|| self.rules.iter().map(|rule| rule.limit).collect())
     }
 
+    /// Its name and the shape of its limits, which all of its buckets have in common.
+    #[cfg(all(feature = "configuration", feature = "redis"))]
+    pub(crate) fn published_name(&self) -> String {
+        format!("{}\u{0}{}", self.name(), self.shape)
+    }
+
     /// Whether its buckets are in this backend, as far as it was used.
     #[cfg(all(feature = "configuration", feature = "redis"))]
     pub(crate) fn is_on(&self, backend: &crate::backend::redis::RedisBackend) -> bool {

@@ -86,6 +86,17 @@ impl Later {
         self.len.load(Ordering::Acquire) == 0
     }
 
+    /// Whether anything is queued or under way for a bucket.
+    #[inline]
+    pub(crate) fn concerns(&self, bucket: &str) -> bool {
+        !self.is_empty() && self.has(bucket)
+    }
+
+    fn has(&self, bucket: &str) -> bool {
+        let state = self.state.lock();
+        state.under_way.contains_key(bucket) || state.queue.iter().any(|queued| *queued.bucket == *bucket)
+    }
+
     /// Queues a request.
     pub(crate) fn push(self: &Arc<Later>, client: &Client, bucket: Arc<str>, request: Vec<u8>) {
         // A permit that is given back late or never stays taken: the limit is kept.

@@ -42,7 +42,7 @@ local stored, answer, booked_at
 local action = asked % 256
 if asked < 196608 and cost > 0 and (action == TAKE or action == TAKE_RUN or action == CHARGE) then
   --inline usual.lua
-elseif action == GIVE_BACK and asked < 65536 then
+elseif action == GIVE_BACK and cost > 0 and asked < 65536 then
   --inline back_now.lua
 end
 
