@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Permit, Request};
-use ratelimit_runtime::{Algorithm, Backoff, Limit, RedisBackend};
+use ratelimit_runtime::{Algorithm, Backoff, IntoBackend as _, Limit, OnBackendError, RateLimiter, RedisBackend};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// Buckets per case: few, so that each is soon in use.
@@ -32,6 +32,8 @@ enum Operation {
     Booked,
     /// A booking and its cancellation, which count as two operations.
     GivenUp,
+    /// A hundred tries a second of a login with a `backoff` of a second, with the denial cache.
+    Attack,
 }
 
 fn take(cost: u32) -> Action {
@@ -158,6 +160,22 @@ fn cases() -> Vec<Case> {
         once("block", vec![window], vec![take(1)], Action::Block { time: HOUR }),
         once("denied by a block", vec![window], vec![take(1), Action::Block { time: HOUR }], take(1)),
         Case {
+            name: "a try of an attack on one login",
+            limits: vec![],
+            backoff: None,
+            before: vec![],
+            operation: Operation::Attack,
+            keys: 1,
+        },
+        Case {
+            name: "a try of an attack on 32 logins",
+            limits: vec![],
+            backoff: None,
+            before: vec![],
+            operation: Operation::Attack,
+            keys: 32,
+        },
+        Case {
             name: "denied by a ban",
             limits: vec![few(1)],
             backoff: Some(Backoff::ban(HOUR)),
@@ -190,6 +208,13 @@ fn main() {
             other => panic!("{other:?}"),
         }
     };
+    let login = RateLimiter::builder("login")
+        .backend(backend.clone().into_backend())
+        .on_backend_error(OnBackendError::Deny)
+        .limit(Limit::new(5, HOUR))
+        .backoff(Duration::from_secs(1), HOUR)
+        .build()
+        .expect("limits");
     for key in 0..case.keys {
         for action in &case.before {
             ask(key, action.clone());
@@ -201,6 +226,10 @@ fn main() {
         Operation::GivenBack => (0..calls / 2).for_each(|call| {
             let key = call % case.keys;
             ask(key, Action::GiveBack(permit(ask(key, take(1)))));
+        }),
+        Operation::Attack => (0..calls).for_each(|call| {
+            let _ = login.check(call % case.keys, 1);
+            std::thread::sleep(Duration::from_millis(10));
         }),
         Operation::GivenUp => (0..calls / 2).for_each(|call| {
             let key = call % case.keys;

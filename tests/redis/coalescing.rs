@@ -328,6 +328,40 @@ async fn a_run_larger_than_the_limit_admits_count_of_an_idle_bucket() {
     }
 }
 
+/// A refund is told from those of an earlier record by the number of its call.
+#[tokio::test]
+async fn every_permit_of_a_run_under_a_backoff_can_be_given_back() {
+    let server = RedisServer::start();
+    let backend = backend(&server, true);
+    let ask = |bucket: &str, action: Action| {
+        let (backend, limits) = (backend.clone(), [Limit::new(1_000, HOUR)]);
+        let request = Request::new(bucket.to_owned(), &limits, action).with_backoff(Backoff::new(HOUR, HOUR));
+        async move {
+            match backend.decide_async(&request).unwrap().await.unwrap().outcome {
+                Outcome::Admitted(admitted) => Some((admitted.remaining(), admitted.permit().clone())),
+                _ => None,
+            }
+        }
+    };
+    let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
+    ask("rl:1:{run}:x", take.clone()).await.unwrap();
+    let mut calls = JoinSet::new();
+    // So many calls under way that the next ones are merged.
+    for place in 0..20 {
+        calls.spawn(ask(&format!("rl:1:{{other:{place}}}:x"), take.clone()));
+    }
+    let mut run = JoinSet::new();
+    for _ in 0..50 {
+        run.spawn(ask("rl:1:{run}:x", take.clone()));
+    }
+    calls.join_all().await;
+    for admitted in run.join_all().await {
+        ask("rl:1:{run}:x", Action::GiveBack(admitted.unwrap().1)).await;
+    }
+    let (left, _) = ask("rl:1:{run}:x", Action::Peek { cost: 0, max_wait: Duration::ZERO }).await.unwrap();
+    assert_eq!(left, 999);
+}
+
 #[tokio::test]
 async fn a_key_that_cannot_be_decided_on_fails_no_call_but_its_own() {
     let server = RedisServer::start();

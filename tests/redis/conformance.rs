@@ -424,6 +424,24 @@ fn backoff_forgives_at_the_end_of_its_longest_block() {
     compare(&backend(), &[limit(1, 1_000_000, Algorithm::SlidingWindow, 1)], Some(backoff), &steps).unwrap();
 }
 
+/// Expired permits stay on record for the largest count of any charge, and a refund under other
+/// limits is no charge.
+#[test]
+fn a_longer_period_finds_what_was_charged_after_a_refund_under_other_limits() {
+    let window = |count, per| limit(count, per, Algorithm::SlidingWindow, 1);
+    let take = |times| vec![[Step::Take { cost: 1, max_wait: 0 }, Step::Forwards(10)]; times].concat();
+    let steps = [
+        take(3),
+        vec![Step::Change(vec![window(7, 1_000_000)]), Step::GiveBack(NEWEST)],
+        take(5),
+        vec![Step::Forwards(2_000_000)],
+        take(3),
+        vec![Step::Change(vec![window(6, 3_600_000_000)])],
+        take(1),
+    ];
+    compare(&backend(), &[window(3, 1_000_000)], None, &steps.concat()).unwrap();
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

@@ -14,9 +14,11 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 25] = [
+const INLINED: [(&str, &str); 31] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
+    ("--inline rich.lua\n", include_str!("script/rich.lua")),
     ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
+    ("--inline undo_now.lua\n", include_str!("script/undo_now.lua")),
     ("--inline sliding_now.lua\n", include_str!("script/sliding_now.lua")),
     ("--inline token_now.lua\n", include_str!("script/token_now.lua")),
     ("--inline fixed_now.lua\n", include_str!("script/fixed_now.lua")),
@@ -30,6 +32,10 @@ const INLINED: [(&str, &str); 25] = [
     ("--inline calendar.lua\n", include_str!("script/calendar.lua")),
     ("--inline debt_calendar.lua\n", include_str!("script/debt_calendar.lua")),
     ("--inline outcome.lua\n", include_str!("script/outcome.lua")),
+    ("--inline offence.lua\n", include_str!("script/offence.lua")),
+    ("--inline revive.lua\n", include_str!("script/revive.lua")),
+    ("--inline undo_sliding.lua\n", include_str!("script/undo_sliding.lua")),
+    ("--inline ring.lua\n", include_str!("script/ring.lua")),
     ("--inline charge.lua\n", include_str!("script/charge.lua")),
     ("--inline close.lua\n", include_str!("script/close.lua")),
     ("--inline keep.lua\n", include_str!("script/keep.lua")),

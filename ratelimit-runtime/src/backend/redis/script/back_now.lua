@@ -6,8 +6,11 @@ repeat -- Left by `break`.
   local limits = shape / 256
   if size < 44 + limits * ALL_BYTES then break end
   local back_at, back_number, undo_bytes = unpack_bytes('<I7I7I2', request, #request - 15)
+  if undo_bytes > 0 then
+    --inline undo_now.lua
+  end
   local form, newest, number, was_print = unpack_bytes(HEAD, stored)
-  if form ~= PLAIN + shape or was_print ~= print or newest > now or back_at > newest or undo_bytes > 0 then break end
+  if form ~= PLAIN + shape or was_print ~= print or newest > now or back_at > newest then break end
   local tail_at = HEAD_BYTES + limits * HOT_BYTES + 1
   local kept, clock, start = unpack_bytes('<I7I7I7', stored, tail_at)
   if clock > now or back_number <= start or back_number > number then break end

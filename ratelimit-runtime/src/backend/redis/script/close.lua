@@ -42,8 +42,10 @@ end
 if closes then
   local entry = pack(slot, last_at % round, permits)
   if count == slots then
-    -- No more slots than a window without holes needs; else an eighth to spare.
+    -- No more slots than a window without holes needs; else an eighth to spare. Bookings come one
+    -- after another, so they get more at once.
     local more = math.max(1, math.min(math.floor(slots / 8), USUAL - slots))
+    if stamp > now and asked < 196608 then more = math.min(SPARE, MOST - 1 - slots) end
     local head = base + first * width
     source = sub(source, head, base + slots * width - 1) .. sub(source, base, head - 1) .. entry
       .. string.rep('\0', (more - 1) * width)

@@ -58,6 +58,7 @@ local EXTRA = '<I4I7I7I7I7I7I7'
 local EXTRA_BYTES = 46
 local CLOCK_AND_EXTRA = '<I7I4I7I7I7I7I7I7'
 local RICH_TAIL = '<I7I7I4I7I7I7I7I7I7'
+local RICH_FRONT = '<I7I7I4I7I7I7I7'
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7
@@ -73,11 +74,14 @@ local ALL_BYTES = 38
 -- (0 unless it is fixed), and how much.
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
+-- All of a RICH record of one limit but its ring.
+local RICH_BYTES = 142
 -- At the end, the rings of the sliding windows, the last limit's first.
 
 -- What the fast path reads and writes of a record of one limit.
 local READ_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7'
 local WRITTEN_SLIDING = '<I2I7I7I7I5I5I4BBBB'
+local READ_RICH = '<I7I7I4I7I7I7I7xxxxxxxxxxxxxxI7'
 local READ_TOKEN = '<I2I7I7I7I7I7xxxxI7I7'
 local WRITTEN_TOKEN = '<I2I7I7I7I7I7xxxx'
 local READ_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7'
@@ -91,11 +95,17 @@ local UNDO = '<I7I7I7'
 local UNDO_SLIDING = '<BI7I5'
 local UNDO_TOKEN = '<BI7I7I7I7I7'
 local UNDO_FIXED = '<BI7I4I7I7I7'
+-- An admission with its undo, of one limit.
+local BOOKED_SLIDING = '<BI7I7I7BI4I7I7I7I7BI7I5'
+local BOOKED_TOKEN = '<BI7I7I7BI4I7I7I7I7BI7I7I7I7I7'
+local BOOKED_FIXED = '<BI7I7I7BI4I7I7I7I7BI7I4I7I7I7'
 
 -- The most groups of a window.
 local MOST = 128
 -- Slots of a window without holes.
 local USUAL = 63
+-- Slots added for bookings.
+local SPARE = 8
 -- The latest time. Sums saturate here.
 local FAR = 9007199254740991
 -- The longest time ahead for which permits are charged that do not fit: 366 days.

@@ -1,9 +1,10 @@
 -- Inlined: a fixed window on the fast path, like sliding_now.lua.
-local begin = now - now % per
-if charged < begin then total = 0 end
-total = total + charge
-if total > capacity then
-  until_at, left = begin + per, capacity - total + charge
-elseif fresh and begin + per > fresh then
-  fresh = begin + per
+local begin = t - t % per
+counted = charged >= begin and total or 0
+left = capacity - counted
+if charge > left then
+  until_at = begin + per
+elseif fresh then
+  counted = counted + charge
+  if begin + per > fresh then fresh = begin + per end
 end

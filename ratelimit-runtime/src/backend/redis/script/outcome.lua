@@ -61,11 +61,8 @@ local is_rich
 if is_denied then
   local is_banned = initial > longest and blocked > now
   if action ~= PEEK and how == BACKOFF and not never and were > 0 and held <= now and not is_banned then
-    local block = offences < 64 and initial * 2 ^ offences or longest
-    if block > longest then block = longest end
-    if offences < 4294967295 then offences = offences + 1 end
-    offended, blocked, fresh = now, now + block, now + longest
-    if blocked > FAR then blocked = FAR end
+    --inline offence.lua
+    fresh = now + longest
     if fresh > FAR then fresh = FAR end
     if blocked > found then found = blocked end
     if back == 0 and was_form == RICH and fresh <= kept then

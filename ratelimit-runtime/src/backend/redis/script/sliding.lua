@@ -66,11 +66,7 @@ else
     total, old, used = total - permits, old + 1, used - 1
   end
   if per > per_was or t < newest then
-    while old > 0 do
-      local time, permits = unpack_bytes(slot, source, base + (first + old - 1) % slots * width)
-      if (last_at - time) % round >= gone then break end
-      total, old, used = total + permits, old - 1, used + 1
-    end
+    --inline revive.lua
   end
 end
 has = capacity - total
@@ -81,30 +77,7 @@ if keeping then
   local entry, place
   if last_at + per <= now then total = last end
   if undoing and not taken and not is_other then
-    local _, time, permits
-    _, time, permits, undo_at = unpack_bytes(UNDO_SLIDING, request, undo_at)
-    local gone = math.min(cost, last)
-    last, all, total = last - gone, all - gone, total - gone
-    local count = old + used
-    local i = count > 0 and (first + count - 1) % slots
-    if last == 0 and i then
-      local before, held = unpack_bytes(slot, source, base + i * width)
-      if last_at - (last_at - before) % round == undo_newest then
-        -- The group before is the last one again.
-        last = held
-        if used > 0 then used = used - 1 else old, total = old - 1, total + held end
-        if permits > 0 then
-          time = math.max(0, time - shift)
-          first, all = (first - 1) % slots, all + permits
-          if old == 0 and time + per > now then
-            used, total = used + 1, total + permits
-          else
-            old = old + 1
-          end
-          entry, place = pack(slot, time % round, permits), first * width
-        end
-      end
-    end
+    --inline undo_sliding.lua
   elseif back_at <= last_at and back_at + per > now and back_at + per > lowest then
     -- From the first group at or after the time.
     local i, held, time = old + used, last, 0
@@ -125,6 +98,8 @@ if keeping then
   --inline slot_edit.lua
   hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
   if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+  -- Only a charge raises the largest count: the next one has to read it.
+  if is_changed and largest < capacity then kept_print = 0 end
 elseif action == CHARGE then
   --inline debt_sliding.lua
 else

@@ -1,6 +1,6 @@
--- Inlined: a sliding window at `now` on the fast path. Computes when the calls fit, if later, and
--- what is left; else the state after their charge.
-local gone = newest + per - now
+-- Inlined: a sliding window at `t` on the fast path. Computes what is left, and when the calls fit,
+-- if later; else the state after their charge.
+local gone = newest + per - t
 local live = gone > 0
 if live then
   while used > 0 do
@@ -11,8 +11,8 @@ if live then
 else
   total, old, used = 0, old + used, 0
 end
-if total + charge > capacity then
-  left = capacity - total
+left = capacity - total
+if charge > left then
   local over = charge - left
   for i = old, old + used - 1 do
     local time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * width)
@@ -24,8 +24,8 @@ if total + charge > capacity then
   end
   if not until_at then until_at = newest + per end
 elseif fresh then
-  local source, rebuilt, last_at, floor, largest, dropped_at, dropped = stored, false, newest, 0, nil, 0, 0
-  local moves = last == 0 or newest == now or (live and last < group)
+  local source, rebuilt, last_at, largest = stored, false, newest, nil
+  local moves = last == 0 or newest == t or (live and last < group)
   --inline charge.lua
-  if now + per > fresh then fresh = now + per end
+  if t + per > fresh then fresh = t + per end
 end

@@ -1,0 +1,24 @@
+-- Inlined: how late the fast path may charge, and what bookings, debts, penalties and a block add to
+-- a record. Nothing is charged before its newest admission, or while the key is blocked.
+offences, offended, blocked, lowest, held, counts, initial, longest, blocks = 0, 0, 0, 0, 0, 0, 0, 0, 0
+if asked > 131071 then
+  if charge <= capacity then latest = now + unpack_bytes('<I7', request, #request - 13) end
+elseif action == CHARGE and charge < capacity and kind ~= TOKEN then
+  latest = now + LONGEST_DEBT
+end
+if first_byte ~= PLAIN then
+  if first_byte ~= RICH or action == TAKE_RUN or size < 90 + limits * (ALL_BYTES + GIVEN_BYTES) then break end
+  newest = unpack_bytes('<I7', stored, 3)
+  offences, offended, blocked, lowest, top, held, counts =
+    unpack_bytes(EXTRA, stored, HEAD_BYTES + limits * HOT_BYTES + TAIL_BYTES + 1)
+  if newest > now then t, stamp, found = newest, newest, newest end
+  if action ~= CHARGE then blocks = held end
+  if asked % 131072 > 65535 then
+    local max_wait
+    initial, longest, max_wait = unpack_bytes('<I7I7I7', request, #request - 27)
+    if max_wait > 0 or (offences > 0 and now >= offended + longest) then break end
+    if blocked > blocks and action ~= CHARGE then blocks = blocked end
+  end
+  if blocks > now and latest > now then break end
+  if limits > 1 or blocks > now or (t > now and t > latest) then fresh = nil end
+end
