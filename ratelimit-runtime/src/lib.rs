@@ -238,6 +238,7 @@ mod parse;
 mod queue;
 mod registry;
 mod rt;
+mod scope;
 #[cfg(feature = "serde")]
 mod serialize;
 #[allow(dead_code, reason = "the attribute uses all of it")]

@@ -32,9 +32,8 @@ use crate::queue::Limits;
 use crate::registry;
 use crate::rt::clock::{self, Now};
 use crate::rt::counts::Counts;
+use crate::scope::{self, Scope};
 use crate::switches::{Switch, Switches};
-#[cfg(feature = "test-util")]
-use crate::test_util::{self, Scope};
 
 pub(super) use parts::{Each, Part};
 
@@ -146,8 +145,7 @@ pub(super) struct Venue<'a> {
     pub(super) target: Target<'a>,
     #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tokio's clock can be a test's"))]
     is_async: bool,
-    #[cfg(feature = "test-util")]
-    pub(super) scope: Option<Arc<Scope>>,
+    pub(super) scope: Option<Scope>,
 }
 
 /// The rules that apply to a call.
@@ -180,7 +178,6 @@ pub(super) enum Target<'a> {
 pub(super) enum StoreRef<'a> {
     Shared(&'a Arc<Store>),
     /// The store of a test.
-    #[cfg(feature = "test-util")]
     Scoped(Arc<Store>),
 }
 
@@ -191,20 +188,14 @@ impl Deref for StoreRef<'_> {
     fn deref(&self) -> &Arc<Store> {
         match self {
             StoreRef::Shared(store) => store,
-            #[cfg(feature = "test-util")]
             StoreRef::Scoped(store) => store,
         }
     }
 }
 
 impl Venue<'_> {
-    #[cfg_attr(
-        not(any(feature = "test-util", feature = "tokio")),
-        expect(clippy::unused_self, reason = "there is no other clock")
-    )]
     #[inline]
     pub(super) fn now(&self) -> Now {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             return Now::exactly(scope.now());
         }
@@ -216,21 +207,12 @@ impl Venue<'_> {
     }
 
     /// The time by a test's clock, if there is one.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     pub(super) fn test_time(&self) -> Option<Timestamp> {
-        #[cfg(feature = "test-util")]
-        return self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()));
-        #[cfg(not(feature = "test-util"))]
-        None
+        self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()))
     }
 
     /// Whether time advances by itself: no test has stopped it.
-    #[cfg_attr(
-        not(any(feature = "test-util", feature = "tokio")),
-        expect(clippy::unused_self, reason = "there is no other clock")
-    )]
     pub(super) fn is_real(&self) -> bool {
-        #[cfg(feature = "test-util")]
         if self.scope.is_some() {
             return false;
         }
@@ -244,7 +226,6 @@ impl Venue<'_> {
     /// Whether a call can wait in a queue before a backend: not if a test has stopped its runtime's
     /// clock alone. Nothing would keep that clock from going on while the queue asks.
     pub(super) fn may_queue(&self) -> bool {
-        #[cfg(feature = "test-util")]
         if self.scope.is_some() {
             return true;
         }
@@ -253,10 +234,8 @@ impl Venue<'_> {
 
     /// The time as backends count it: the test's time or the real time, regardless of a runtime's
     /// clock.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     #[inline]
     pub(super) fn backend_now(&self) -> u64 {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             return scope.now();
         }
@@ -648,10 +627,8 @@ impl Core {
 
     /// Makes waiting calls look again, because limits have changed or no longer apply.
     pub(crate) fn wake_waiters(&self) {
-        #[cfg(feature = "test-util")]
-        let now = test_util::current().map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
-        #[cfg(not(feature = "test-util"))]
-        let now = clock::clock().now();
+        let scope = scope::current(Switches::load());
+        let now = scope.map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
         self.each_store(|store| store.wake_all(now));
         let default = || Switches::load().has(Switch::DefaultBackend).then(default_backend).flatten();
         let backend = match self.options.backend {
@@ -666,8 +643,7 @@ impl Core {
 
     /// Runs `f` on the existing stores.
     fn each_store(&self, f: impl Fn(&Store)) {
-        #[cfg(feature = "test-util")]
-        if let Some(store) = test_util::current().and_then(|scope| scope.existing(self.id)) {
+        if let Some(store) = scope::current(Switches::load()).and_then(|scope| scope.existing(self.id)) {
             f(&store);
         }
         [self.local.get(), self.own.get()].into_iter().flatten().for_each(|store| f(store));
@@ -807,22 +783,14 @@ impl Core {
     /// The venue of a call, in a future or not.
     #[inline]
     pub(super) fn venue(&self, switches: Switches, is_async: bool) -> Venue<'_> {
-        #[cfg(feature = "test-util")]
-        if switches.has(Switch::Test)
-            && let Some(scope) = test_util::current()
-        {
+        if let Some(scope) = scope::current(switches) {
             let target = match self.target(switches) {
                 Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
                 remote @ Target::Remote(_) => remote,
             };
             return Venue { target, is_async, scope: Some(scope) };
         }
-        Venue {
-            target: self.target(switches),
-            is_async,
-            #[cfg(feature = "test-util")]
-            scope: None,
-        }
+        Venue { target: self.target(switches), is_async, scope: None }
     }
 
     #[inline]
@@ -849,15 +817,12 @@ impl Core {
 
     /// The buckets that take over if a backend fails.
     pub(super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
             return StoreRef::Scoped(self.scoped(scope));
         }
-        let _ = venue;
         StoreRef::Shared(self.local.get_or_init(|| self.store(process_memory())))
     }
 
-    #[cfg(feature = "test-util")]
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
         scope.store(self.id, |memory| self.store(memory))
     }
@@ -896,11 +861,9 @@ impl Core {
 
     #[inline]
     fn fingerprint<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K) -> Fingerprint {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
             return Fingerprint::of_limiter(&[self.name(), &self.shape, scope.id()]).of_key(key);
         }
-        let _ = venue;
         self.fingerprint.of_key(key)
     }
 
@@ -946,7 +909,6 @@ impl Core {
         action: Action,
     ) -> Request {
         let test_time = venue.test_time();
-        #[cfg(feature = "test-util")]
         if let (Some(_), Target::Remote(guard)) = (&test_time, &venue.target) {
             guard.queues.catch_up(&bucket);
         }
@@ -961,11 +923,9 @@ impl Core {
     }
 
     fn scoped_name(venue: &Venue<'_>, bucket: String) -> Arc<str> {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
             return format!("{bucket}:test{}", scope.id()).into();
         }
-        let _ = venue;
         bucket.into()
     }
 
