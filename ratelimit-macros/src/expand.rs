@@ -396,10 +396,10 @@ impl Expansion<'_> {
         let rt = &self.rt;
         let mut settings = match &own.backend {
             None => TokenStream::new(),
-            Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
-            Some(Backend::Memcached) => quote_spanned!(site()=> .memcached()),
-            Some(Backend::Postgres) => quote_spanned!(site()=> .postgres()),
-            Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
+            Some(Backend::Named(word)) => {
+                let method = Ident::new(&word.to_string(), site());
+                quote_spanned!(site()=> .#method())
+            }
             Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };
         if let Some(policy) = own.on_backend_error {
