@@ -282,5 +282,5 @@ pub use observe::log_keys;
 pub use parse::ParseLimitError;
 #[cfg(feature = "macros")]
 pub use ratelimit_macros::{RateLimitKey, rate_limit};
-pub use registry::{LimiterInfo, Location, limiters, set_limits, unused_limits};
+pub use registry::{LimiterInfo, limiters, set_limits, unused_limits};
 pub use switches::{is_enabled, set_enabled};

@@ -12,6 +12,7 @@ mod started;
 mod waiting;
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,8 +94,7 @@ impl RateLimiter {
     /// the limits are known only at run time, use the [`builder`](RateLimiter::builder).
     #[track_caller]
     pub const fn new(name: &'static str, limits: &[Limit]) -> RateLimiter {
-        let location = std::panic::Location::caller();
-        Spec::named(name).limits(limits).at(location.file(), location.line(), location.column()).limiter()
+        Spec::named(name).limits(limits).at(Location::caller()).limiter()
     }
 
     /// Builds a limiter with options beyond a name and limits, or with values known only at run

@@ -126,8 +126,7 @@ pub mod v1 {
         /// The limiter, located where this is called: for the compiler, that is the attribute.
         #[track_caller]
         pub const fn limiter_here(self) -> RateLimiter {
-            let here = std::panic::Location::caller();
-            self.at(here.file(), here.line(), here.column()).limiter()
+            self.at(std::panic::Location::caller()).limiter()
         }
     }
 
