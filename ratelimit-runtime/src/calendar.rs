@@ -20,8 +20,8 @@ use zones::ZONES;
 /// begins with the first one. The zone data is built in ([jiff]'s, of the IANA time zone database);
 /// the system's is not read.
 ///
-/// The zone, the unit and the first day of the week belong to the bucket's identity, so limits that
-/// differ in them do not share permits. The day of the month does not.
+/// The zone, the unit and the first day of the week belong to the bucket's identity: limits that
+/// differ in them share no permits. The day of the month does not belong to it.
 ///
 /// [jiff]: https://docs.rs/jiff
 ///

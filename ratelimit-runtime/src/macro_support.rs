@@ -610,9 +610,8 @@ pub mod v1 {
         None
     }
 
-    /// For a call that cannot be denied. It runs even if it was denied, because limits were
-    /// replaced meanwhile by ones that can never hold its cost, or because a shared limiter denies
-    /// while its backend fails.
+    /// For a call that cannot be denied. It runs even if it was denied. Replaced limits may be too
+    /// small for its cost, or a shared limiter denies while its backend fails.
     pub fn admitted(_: Result<(), RateLimitExceeded>) {}
 
     /// The return value of a denied call with `or_else`.
