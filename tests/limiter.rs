@@ -295,8 +295,8 @@ fn the_list_has_counts_and_locations() {
     assert_eq!((listed.allowed, listed.denied), (2, 3));
     assert_eq!(listed.limits, [Limit::new(2, MINUTE)]);
     let location = listed.location.unwrap();
-    assert!(location.file.ends_with("limiter.rs"));
-    assert_eq!(location.line, line);
+    assert!(location.file().ends_with("limiter.rs"));
+    assert_eq!(location.line(), line);
 }
 
 #[test]

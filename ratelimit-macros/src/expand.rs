@@ -6,7 +6,7 @@
 //! constants are not hygienic.
 
 use proc_macro2::{Delimiter, Group, Ident, Literal, TokenStream, TokenTree};
-use quote::{ToTokens, quote_spanned};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::{Expr, UnOp};
 
 use crate::args::bare;
@@ -28,12 +28,9 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
         Body::Async(body) => expansion.limited(body, Some(&move_keywords())),
         Body::Future(trailing) => expansion.inside(trailing),
     };
-    let mut tokens = TokenStream::new();
-    for attr in attrs {
-        attr.to_tokens(&mut tokens);
-    }
-    tokens.extend([docs, head.clone(), body.into_token_stream()]);
-    tokens
+    // The line about the limit is no part of a section such as `# Errors`.
+    let (before, after) = attrs.split_at(item.first_section().unwrap_or(attrs.len()));
+    quote!(#(#before)* #docs #(#after)* #head #body)
 }
 
 /// The line about the limit, unless `docs = false`. If the function has no docs, the line is for
@@ -47,7 +44,8 @@ fn docs(model: &Model, item: &Item) -> TokenStream {
     }
     let line = format!(" {}", doc_line(model, item));
     if item.is_documented() {
-        quote_spanned!(site()=> #[doc = ""] #[doc = #line])
+        let end = item.first_section().map(|_| quote_spanned!(site()=> #[doc = ""]));
+        quote_spanned!(site()=> #[doc = ""] #[doc = #line] #end)
     } else {
         quote_spanned!(site()=> #[cfg_attr(doc, doc = #line)])
     }
@@ -396,10 +394,10 @@ impl Expansion<'_> {
         let rt = &self.rt;
         let mut settings = match &own.backend {
             None => TokenStream::new(),
-            Some(Backend::Memory) => quote_spanned!(site()=> .memory()),
-            Some(Backend::Memcached) => quote_spanned!(site()=> .memcached()),
-            Some(Backend::Postgres) => quote_spanned!(site()=> .postgres()),
-            Some(Backend::Redis) => quote_spanned!(site()=> .redis()),
+            Some(Backend::Named(word)) => {
+                let method = Ident::new(&word.to_string(), site());
+                quote_spanned!(site()=> .#method())
+            }
             Some(Backend::Made(_)) => quote_spanned!(site()=> .backend(__backend)),
         };
         if let Some(policy) = own.on_backend_error {

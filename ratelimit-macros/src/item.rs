@@ -5,7 +5,7 @@ use quote::ToTokens;
 use syn::ext::IdentExt;
 use syn::parse::discouraged::Speculative;
 use syn::parse::{ParseStream, Parser};
-use syn::{Attribute, FnArg, Meta, Signature, Token, Visibility};
+use syn::{Attribute, Expr, ExprLit, FnArg, Lit, Meta, MetaNameValue, Signature, Token, Visibility};
 
 /// The attribute's name, unless its import renames it.
 const ATTRIBUTE: &str = "rate_limit";
@@ -92,6 +92,25 @@ impl Item {
         self.attrs.iter().any(|attr| matches!(&attr.meta, Meta::NameValue(meta) if meta.path.is_ident("doc")))
     }
 
+    /// The position of the attribute at which the first section of the docs begins, such as
+    /// `# Errors`. `None` if nothing comes before it, or if it is not at the start of a comment.
+    pub(crate) fn first_section(&self) -> Option<usize> {
+        let (mut has_text, mut is_code) = (false, false);
+        for (position, attr) in self.attrs.iter().enumerate() {
+            let Some(text) = docs_of(attr) else { continue };
+            for (number, line) in text.lines().enumerate() {
+                let line = line.trim_start();
+                if line.starts_with("```") || line.starts_with("~~~") {
+                    is_code = !is_code;
+                } else if !is_code && line.starts_with('#') && line.trim_start_matches('#').starts_with(' ') {
+                    return (has_text && number == 0).then_some(position);
+                }
+                has_text |= !line.is_empty();
+            }
+        }
+        None
+    }
+
     /// The first of the function's arguments that `expression` uses as a value.
     pub(crate) fn argument_in(&self, expression: TokenStream) -> Option<Ident> {
         let mut arguments = Vec::new();
@@ -143,6 +162,18 @@ impl Item {
     /// Number of further `#[rate_limit]` on this function.
     pub(crate) fn limits_to_come(&self) -> usize {
         self.attrs.iter().filter(|attr| is_rate_limit(attr)).count()
+    }
+}
+
+/// The text of a doc comment, or of one line of it.
+fn docs_of(attr: &Attribute) -> Option<String> {
+    match &attr.meta {
+        Meta::NameValue(MetaNameValue { path, value: Expr::Lit(ExprLit { lit: Lit::Str(text), .. }), .. })
+            if path.is_ident("doc") =>
+        {
+            Some(text.value())
+        }
+        _ => None,
     }
 }
 

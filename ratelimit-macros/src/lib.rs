@@ -316,11 +316,11 @@ mod values;
 ///
 /// # Docs
 ///
-/// The function's docs end with a line such as “Rate limit: 100 calls per 1s for each `user_id`;
-/// sliding window.” Of expressions, it shows only the names of arguments, because other macros
-/// publish docs: in `OpenAPI` documents, the help of chat bots, the tools of language models. `docs
-/// = false` omits the line. A function without docs gets the line from rustdoc only, so
-/// `missing_docs` still asks for docs.
+/// The function's docs get a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding
+/// window.” It comes before the first section (`# Errors`), else last. Of expressions, it shows only
+/// the names of arguments, because other macros publish docs: in `OpenAPI` documents, the help of
+/// chat bots, the tools of language models. `docs = false` omits the line. A function without docs
+/// gets the line from rustdoc only, so `missing_docs` still asks for docs.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()

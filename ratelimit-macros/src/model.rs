@@ -7,14 +7,16 @@ use syn::{Expr, ExprPath, LitStr};
 use crate::arguments::Arg;
 use crate::shape::Shape;
 
+/// The words for backends. Each but the first needs a feature of its name, and is a method of the
+/// runtime's `Spec`.
+pub(crate) const BACKENDS: [&str; 4] = ["memory", "memcached", "postgres", "redis"];
+
 /// The features of the runtime that matter to the attribute.
 #[derive(Clone, Copy)]
-#[expect(clippy::struct_excessive_bools, reason = "features are independent of each other")]
 pub(crate) struct Features {
+    /// Which of [`BACKENDS`] there are.
+    pub(crate) backends: [bool; BACKENDS.len()],
     pub(crate) calendar: bool,
-    pub(crate) memcached: bool,
-    pub(crate) postgres: bool,
-    pub(crate) redis: bool,
     pub(crate) tokio: bool,
     /// A web framework's responses are supported.
     pub(crate) responses: bool,
@@ -22,10 +24,8 @@ pub(crate) struct Features {
 
 impl Features {
     pub(crate) const ENABLED: Features = Features {
+        backends: [true, cfg!(feature = "memcached"), cfg!(feature = "postgres"), cfg!(feature = "redis")],
         calendar: cfg!(feature = "calendar"),
-        memcached: cfg!(feature = "memcached"),
-        postgres: cfg!(feature = "postgres"),
-        redis: cfg!(feature = "redis"),
         tokio: cfg!(feature = "tokio"),
         responses: cfg!(feature = "responses"),
     };
@@ -186,10 +186,8 @@ pub(crate) enum Algorithm {
 }
 
 pub(crate) enum Backend {
-    Memory,
-    Memcached,
-    Postgres,
-    Redis,
+    /// One of [`BACKENDS`].
+    Named(Ident),
     Made(Arg<Expr>),
 }
 

@@ -5,18 +5,16 @@ use std::collections::BTreeSet;
 use proc_macro2::TokenStream;
 
 use crate::arguments::{self, Args, List as _};
-use crate::model::Features;
+use crate::model::{BACKENDS, Features};
 
 mod arbitrary;
 mod expansions;
 mod lines;
 
 /// A runtime with all features.
-const ALL: Features =
-    Features { calendar: true, memcached: true, postgres: true, redis: true, responses: true, tokio: true };
+const ALL: Features = Features { backends: [true; BACKENDS.len()], calendar: true, responses: true, tokio: true };
 /// A runtime without features.
-const NONE: Features =
-    Features { calendar: false, memcached: false, postgres: false, redis: false, responses: false, tokio: false };
+const NONE: Features = Features { backends: [false; BACKENDS.len()], calendar: false, responses: false, tokio: false };
 
 /// `#[rate_limit(args)] item`, expanded and formatted. The runtime's import is removed and its path
 /// is `rt`.
@@ -116,7 +114,7 @@ fn rules_name_arguments_that_exist() {
 
 #[test]
 fn missing_features_are_named() {
-    for backend in ["memcached", "postgres", "redis"] {
+    for backend in &BACKENDS[1..] {
         let found = mistakes(&format!("count = 1, per = \"1s\", backend = {backend}"), FUNCTION, NONE);
         assert!(
             matches!(found.as_slice(), [message] if message.contains(&format!("feature `{backend}`"))),

@@ -62,7 +62,10 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     };
     let (key, keys) = keys(&args, &mut limiter, errors);
     if let (Some(wait), Some(_)) = (&mut wait, &keys) {
-        let is_memory = matches!(&limiter, Some(Limiter::Own(own)) if matches!(own.backend, Some(Backend::Memory)));
+        let is_memory = matches!(
+            &limiter,
+            Some(Limiter::Own(own)) if matches!(&own.backend, Some(Backend::Named(word)) if word == "memory")
+        );
         wait.gives_up = !is_memory;
     }
     if let (Some(Limiter::Own(own)), Some(cost), Some(arg)) = (&limiter, &cost, &args.cost) {

@@ -1,21 +1,22 @@
 //! Parses single values of the attribute: numbers, durations, words. Each has a message for
 //! anything else.
 
+mod calendar;
+
 use proc_macro2::Ident;
 use quote::ToTokens;
 use syn::{Expr, ExprLit, ExprPath, Lit, LitStr, Path, UnOp};
 
 use crate::args::bare;
-use crate::arguments::{Arg, BackoffArgs, LimitArgs, WaitArgs};
+use crate::arguments::{Arg, BackoffArgs, WaitArgs};
 use crate::diagnostics::Diagnostics;
 use crate::duration;
 use crate::item::Item;
-use crate::model::{
-    Algorithm, Backend, Calendar, CalendarUnit, Cost, Features, Name, OnBackendError, Per, Permits, StartsOn, Wait,
-    Waiting,
-};
+use crate::model::{Algorithm, BACKENDS, Backend, Cost, Features, Name, OnBackendError, Per, Permits, Wait, Waiting};
 use crate::shape::Shape;
 use crate::suggest::nearest;
+
+pub(crate) use calendar::calendar;
 
 /// A number of permits: `count`, `burst`, or `cost`, which may be zero.
 pub(crate) fn permits(arg: &Arg<Expr>, at_least_one: bool, errors: &mut Diagnostics) -> Option<Permits> {
@@ -228,131 +229,11 @@ pub(crate) fn algorithm(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Alg
     None
 }
 
-/// A calendar, with the arguments beside it.
-pub(crate) fn calendar(arg: &Arg<Expr>, beside: &LimitArgs, errors: &mut Diagnostics) -> Option<Calendar> {
-    let unit = unit(arg, errors);
-    let zone = beside.zone.as_ref().map(|arg| zone(arg, errors));
-    let week_starts = beside.week_starts.as_ref().map(|arg| weekday(arg, errors));
-    let starts_on = beside.starts_on.as_ref().map(|arg| day_of_month(arg, errors));
-    let unit = unit?;
-    for (arg, of) in [(&beside.week_starts, CalendarUnit::Week), (&beside.starts_on, CalendarUnit::Month)] {
-        if let Some(Arg { name, .. }) = arg
-            && unit != of
-        {
-            let (written, of) = (unit.name(), of.name());
-            let message = format!("`{name}` is for `calendar = \"{of}\"`, and this is a {written}: leave `{name}` out");
-            errors.at(name.span(), message);
-            return None;
-        }
-    }
-    Some(Calendar {
-        unit,
-        zone: zone.map_or(Some(None), |zone| zone.map(Some))?,
-        week_starts: week_starts.map_or(Some(None), |day| day.map(Some))?,
-        starts_on: starts_on.map_or(Some(None), |day| day.map(Some))?,
-    })
-}
-
-const UNITS: [CalendarUnit; 4] = [CalendarUnit::Day, CalendarUnit::Week, CalendarUnit::Month, CalendarUnit::Year];
-
-fn unit(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<CalendarUnit> {
-    let names = UNITS.map(CalendarUnit::name);
-    let choices = "`\"day\"`, `\"week\"`, `\"month\"` or `\"year\"`";
-    let Some(text) = text(&arg.value) else {
-        let message = match word(&arg.value).map(ToString::to_string) {
-            Ok(word) if names.contains(&word.as_str()) => {
-                format!("a calendar is written in quotes: `calendar = \"{word}\"`")
-            }
-            _ => format!("unknown calendar: write {choices}"),
-        };
-        errors.over(&arg.value, message);
-        return None;
-    };
-    let written = text.value();
-    let known = UNITS.into_iter().find(|unit| unit.name() == written);
-    if known.is_none() {
-        let message = match duration::parse(&written) {
-            Ok(_) if !matches!(written.as_str(), "1d" | "1w") => {
-                format!("`{written}` has one length: write `per = \"{written}\"`, or one of the calendars {choices}")
-            }
-            _ => match nearest(&written, &names) {
-                Some(meant) => format!("unknown calendar `{written}`: did you mean `\"{meant}\"`?"),
-                None => format!("unknown calendar `{written}`: write {choices}"),
-            },
-        };
-        errors.at(text.span(), message);
-    }
-    known
-}
-
 fn text(value: &Expr) -> Option<&LitStr> {
     match bare(value) {
         Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text),
         _ => None,
     }
-}
-
-/// The name of a time zone. The runtime knows which there are, so only what can be no name is
-/// refused here.
-fn zone(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<LitStr> {
-    let example = "write a name of the IANA time zone database, such as `zone = \"Europe/Berlin\"`";
-    let Some(text) = text(&arg.value) else {
-        errors.over(&arg.value, format!("`zone` is part of the bucket's identity, and a literal: {example}"));
-        return None;
-    };
-    let name = text.value();
-    let is_offset = name.starts_with(['+', '-']);
-    let is_name = !name.is_empty()
-        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || matches!(letter, '/' | '_' | '-' | '+'));
-    if is_offset {
-        errors.at(text.span(), format!("an offset has no daylight saving time: {example}"));
-        return None;
-    }
-    if !is_name {
-        errors.at(text.span(), format!("this is no time zone: {example}"));
-        return None;
-    }
-    Some(text.clone())
-}
-
-const WEEKDAYS: &[&str] = &["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
-
-fn weekday(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<&'static str> {
-    let known = |word: &str| WEEKDAYS.iter().find(|day| **day == word).copied();
-    let message = match word(&arg.value).map(ToString::to_string) {
-        Ok(word) => match known(&word) {
-            Some(day) => return Some(day),
-            None => match nearest(&word.to_lowercase(), WEEKDAYS) {
-                Some(meant) => format!("unknown day of the week `{word}`: did you mean `{meant}`?"),
-                None => format!("unknown day of the week `{word}`: write `monday` to `sunday`"),
-            },
-        },
-        Err(value) => match text(value).map(|text| text.value().to_lowercase()).as_deref().and_then(known) {
-            Some(day) => format!("a day of the week is written without quotes: `week_starts = {day}`"),
-            None => "`week_starts` is a day of the week: write `monday` to `sunday`".to_owned(),
-        },
-    };
-    errors.over(&arg.value, message);
-    None
-}
-
-fn day_of_month(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<StartsOn> {
-    let message = "`starts_on` is a day of the month: write a number from 1 to 31, or a `u8` expression";
-    match bare(&arg.value) {
-        Expr::Lit(ExprLit { lit: Lit::Int(number), .. }) if matches!(number.suffix(), "" | "u8") => {
-            if let Ok(day @ 1..=31) = number.base10_parse::<u8>() {
-                return Some(StartsOn::Literal(day));
-            }
-        }
-        Expr::Lit(_) => {}
-        Expr::Unary(unary) if is_negative_number(unary) => {}
-        Expr::Path(path) if is_constant(path) => {
-            return Some(StartsOn::Constant(Arg { name: arg.name.clone(), value: path.clone() }));
-        }
-        _ => return Some(StartsOn::Read(copy(arg))),
-    }
-    errors.over(&arg.value, message);
-    None
 }
 
 /// `TokenBucket` as `token_bucket`.
@@ -398,9 +279,6 @@ pub(crate) fn name(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<Name> {
     None
 }
 
-/// The words for backends.
-const BACKENDS: [&str; 4] = ["memory", "memcached", "postgres", "redis"];
-
 pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: &mut Diagnostics) -> Option<Backend> {
     let Ok(word) = word(&arg.value) else {
         if let Expr::Lit(literal) = bare(&arg.value) {
@@ -423,14 +301,10 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
         return made(arg, item, errors);
     };
     let written = word.to_string();
-    let (backend, is_enabled) = match written.as_str() {
-        "memory" => (Some(Backend::Memory), true),
-        "memcached" => (Some(Backend::Memcached), features.memcached),
-        "postgres" => (Some(Backend::Postgres), features.postgres),
-        "redis" => (Some(Backend::Redis), features.redis),
-        _ => (None, true),
-    };
-    if !is_enabled {
+    if let Some(known) = BACKENDS.iter().position(|backend| *backend == written) {
+        if features.backends[known] {
+            return Some(Backend::Named(word.clone()));
+        }
         errors.at(
             word.span(),
             format!(
@@ -438,9 +312,6 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
             ),
         );
         return None;
-    }
-    if backend.is_some() {
-        return backend;
     }
     match nearest(&written, &BACKENDS) {
         // Any other name is a constant or a variable.

@@ -93,9 +93,9 @@
 //!   admits precisely what a full log of all calls would admit. Above 64 it may deny a call while
 //!   such a log had fewer than ⌈`count` / 64⌉ permits left.
 //! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`.
-//! - [`Algorithm::FixedWindow`] admits at most `count` in each window, counted from the Unix epoch
-//!   (so a window of `1w` begins on a Thursday), or in each day, week, month or year of a time zone
-//!   (`Limit::per_calendar`, feature `calendar`).
+//! - [`Algorithm::FixedWindow`] admits at most `count` in each window. Windows are counted from the
+//!   Unix epoch, so `1w` begins on a Thursday; or they are the days, weeks, months or years of a
+//!   time zone (`Limit::per_calendar`, feature `calendar`).
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if nobody else called.
 //! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory and on one
@@ -198,9 +198,11 @@ pub mod macro_support;
 #[cfg(feature = "test-util")]
 pub mod test_util;
 #[cfg(feature = "tower")]
-pub mod tower {
+pub mod middleware {
     //! [tower](https://docs.rs/tower) middleware: [`RateLimitLayer`], [`RateLimitHeadersLayer`] and
     //! their services.
+    //!
+    //! Not called `tower`, so that `use ratelimit_runtime::*` hides no crate.
 
     pub use crate::http::tower::*;
 }
@@ -238,6 +240,7 @@ mod parse;
 mod queue;
 mod registry;
 mod rt;
+mod scope;
 #[cfg(feature = "serde")]
 mod serialize;
 #[allow(dead_code, reason = "the attribute uses all of it")]
@@ -252,6 +255,7 @@ pub use backend::memcached::{MemcachedBackend, MemcachedBackendBuilder};
 pub use backend::postgres::{PostgresBackend, PostgresBackendBuilder, PostgresConnect};
 #[cfg(feature = "redis")]
 pub use backend::redis::{RedisBackend, RedisBackendBuilder};
+#[doc(inline)]
 pub use backend::{
     Backend, DefaultBackendAlreadySet, IntoBackend, Kept, MemoryBackend, Restored, SharedBackend, Snapshot,
     SnapshotError, WhenFull, set_default_backend,
@@ -281,5 +285,5 @@ pub use observe::log_keys;
 pub use parse::ParseLimitError;
 #[cfg(feature = "macros")]
 pub use ratelimit_macros::{RateLimitKey, rate_limit};
-pub use registry::{LimiterInfo, Location, limiters, set_limits, unused_limits};
+pub use registry::{LimiterInfo, limiters, set_limits, unused_limits};
 pub use switches::{is_enabled, set_enabled};

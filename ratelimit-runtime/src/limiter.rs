@@ -12,6 +12,7 @@ mod started;
 mod waiting;
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,8 +94,7 @@ impl RateLimiter {
     /// the limits are known only at run time, use the [`builder`](RateLimiter::builder).
     #[track_caller]
     pub const fn new(name: &'static str, limits: &[Limit]) -> RateLimiter {
-        let location = std::panic::Location::caller();
-        Spec::named(name).limits(limits).at(location.file(), location.line(), location.column()).limiter()
+        Spec::named(name).limits(limits).at(Location::caller()).limiter()
     }
 
     /// Builds a limiter with options beyond a name and limits, or with values known only at run
@@ -304,17 +304,18 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// As [`check_each`](Self::check_each), but blocks the thread until the permits are due.
+    /// Takes permits as [`check_each`](Self::check_each) does, and blocks the thread until they are
+    /// due.
     ///
     /// The call waits in the queue of the key that holds it back longest, as in
-    /// [`wait`](Self::wait), and takes that key's permits when they are due. Then it takes the rest
+    /// [`wait`](Self::wait). When its turn comes, it takes that key's permits, then the rest
     /// together. If another limit denies, it gives the permits back and waits for that one. So it
     /// is first come, first served for each key, and a call may hold one key's permits for a moment
     /// in vain. Through a backend, a call waits at most four times; then it is denied.
     ///
     /// # Errors
     /// If `cost` is above a limit. Through a backend, also if another limit denies after each of
-    /// four waits, or if the backend failed and the limiter is set to deny then.
+    /// four waits, or if the backend fails and `on_backend_error` is `Deny`.
     pub fn wait_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).wait(Wait::Forever).start_each(&keys).finish()
     }

@@ -126,8 +126,7 @@ pub mod v1 {
         /// The limiter, located where this is called: for the compiler, that is the attribute.
         #[track_caller]
         pub const fn limiter_here(self) -> RateLimiter {
-            let here = std::panic::Location::caller();
-            self.at(here.file(), here.line(), here.column()).limiter()
+            self.at(std::panic::Location::caller()).limiter()
         }
     }
 
@@ -611,9 +610,8 @@ pub mod v1 {
         None
     }
 
-    /// For a call that cannot be denied. It runs even if it was denied, because limits were
-    /// replaced meanwhile by ones that can never hold its cost, or because a shared limiter denies
-    /// while its backend fails.
+    /// For a call that cannot be denied. It runs even if it was denied. Replaced limits may be too
+    /// small for its cost, or a shared limiter denies while its backend fails.
     pub fn admitted(_: Result<(), RateLimitExceeded>) {}
 
     /// The return value of a denied call with `or_else`.

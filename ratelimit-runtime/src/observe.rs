@@ -16,6 +16,7 @@ mod reporting;
 #[cfg(feature = "tracing")]
 mod tracing;
 
+use std::panic::Location;
 use std::path::Path;
 use std::time::Duration;
 
@@ -26,11 +27,11 @@ use crate::key::RateLimitKey;
 pub use tracing::log_keys;
 
 /// Two limiters share a name and a place in the source.
-pub(crate) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
+pub(crate) fn copied(limiter: &str, location: &Location<'_>) {
     #[cfg(feature = "tracing")]
-    tracing::copied(limiter, file, line, column);
+    tracing::copied(limiter, location);
     #[cfg(not(feature = "tracing"))]
-    let _ = (limiter, file, line, column);
+    let _ = (limiter, location);
 }
 
 /// The metrics of one limiter.

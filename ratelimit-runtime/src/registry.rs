@@ -1,6 +1,7 @@
 //! The rate limiters that this process has used.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -48,7 +49,7 @@ pub struct LimiterInfo {
     /// The limits that apply now. A `count` read at each call shows as 1, a `per` as one second.
     pub limits: Vec<Limit>,
     /// The limiter's place in the source.
-    pub location: Option<Location>,
+    pub location: Option<&'static Location<'static>>,
     /// Whether another limiter in this process has the same name and location. Then another macro
     /// has copied the attribute to several functions, and a call that passes two of them is counted
     /// twice.
@@ -74,18 +75,6 @@ pub struct LimiterInfo {
     pub keys: Option<usize>,
 }
 
-/// A place in the source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Location {
-    /// The file, as passed to the compiler.
-    pub file: &'static str,
-    /// The line, from 1.
-    pub line: u32,
-    /// The column, from 1.
-    pub column: u32,
-}
-
 pub(crate) fn add(core: &Arc<Core>) {
     let mut registry = REGISTRY.lock();
     let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
@@ -102,9 +91,9 @@ pub(crate) fn add(core: &Arc<Core>) {
     drop(registry);
     // Reported once, however many copies follow.
     if all.iter().filter(|other| is_copy(other, core)).count() == 1
-        && let Some((file, line, column)) = core.options().location
+        && let Some(location) = core.options().location
     {
-        observe::copied(core.name(), file, line, column);
+        observe::copied(core.name(), location);
     }
 }
 
@@ -173,7 +162,7 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
     LimiterInfo {
         name: core.name().to_owned(),
         limits: core.limits(),
-        location: options.location.map(|(file, line, column)| Location { file, line, column }),
+        location: options.location,
         copied,
         allowed,
         denied,

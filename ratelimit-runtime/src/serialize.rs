@@ -2,6 +2,7 @@
 //! configuration. Durations are seconds; algorithms have their names from the attribute.
 
 use std::fmt;
+use std::panic::Location;
 use std::time::Duration;
 
 use serde_core::de::{Deserialize, Deserializer, Error, MapAccess, Unexpected, Visitor};
@@ -12,7 +13,7 @@ use crate::calendar::{Calendar, Weekday};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::limit::{Algorithm, Limit};
 use crate::parse;
-use crate::registry::{LimiterInfo, Location};
+use crate::registry::LimiterInfo;
 
 /// `{"name": "api", "limits": [..], "location": {..}, "allowed": 2, "denied": 1, "waiting": 0,
 /// "abandoned": 0, "dry_run": false, "enabled": true, "remaining": 0, "keys": 0}`.
@@ -38,7 +39,7 @@ impl Serialize for LimiterInfo {
         let mut fields = serializer.serialize_struct("LimiterInfo", if *copied { 12 } else { 11 })?;
         fields.serialize_field("name", name.as_str())?;
         fields.serialize_field("limits", limits.as_slice())?;
-        fields.serialize_field("location", location)?;
+        fields.serialize_field("location", &location.map(Place))?;
         if *copied {
             fields.serialize_field("copied", copied)?;
         } else {
@@ -296,13 +297,14 @@ impl<'de> Deserialize<'de> for Per {
 }
 
 /// `{"file": "src/api.rs", "line": 12, "column": 1}`.
-impl Serialize for Location {
+struct Place(&'static Location<'static>);
+
+impl Serialize for Place {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let Location { file, line, column } = self;
         let mut fields = serializer.serialize_struct("Location", 3)?;
-        fields.serialize_field("file", file)?;
-        fields.serialize_field("line", line)?;
-        fields.serialize_field("column", column)?;
+        fields.serialize_field("file", self.0.file())?;
+        fields.serialize_field("line", &self.0.line())?;
+        fields.serialize_field("column", &self.0.column())?;
         fields.end()
     }
 }

@@ -143,7 +143,7 @@ fn a_name_is_what_the_limiter_is_called() {
     assert!(call().is_ok());
     assert_eq!(call().unwrap_err().limiter(), "the name of it");
     let info = limiters().into_iter().find(|limiter| limiter.name == "the name of it").unwrap();
-    assert_eq!((info.limits, info.location.unwrap().file), (vec![Limit::new(1, MINUTE)], file!()));
+    assert_eq!((info.limits, info.location.unwrap().file()), (vec![Limit::new(1, MINUTE)], file!()));
 }
 
 static SHARED: RateLimiter = RateLimiter::new("shared by functions", &[Limit::new(2, MINUTE)]);

@@ -100,7 +100,7 @@ fn names_may_be_raw() {
 /// The name of a function's limiter, found by its source line.
 fn name_of(line: u32) -> String {
     let is_there = |limiter: &ratelimit_runtime::LimiterInfo| {
-        limiter.location.is_some_and(|location| location.file == file!() && location.line == line)
+        limiter.location.is_some_and(|location| location.file() == file!() && location.line() == line)
     };
     let found: Vec<_> = ratelimit_runtime::limiters().into_iter().filter(is_there).collect();
     assert_eq!(found.len(), 1, "{found:?}");

@@ -227,10 +227,11 @@ async fn a_body_that_never_comes_is_waited_for_up_to_the_time() {
     let limits = BodyDrain::new().max_duration(Duration::from_millis(20));
     let (read, status) = read_of(denying("bodies-silent", limits), 3_000, Request::post("/")).await;
     assert_eq!((read, status), (3_000, StatusCode::TOO_MANY_REQUESTS));
-    let handler = tower::service_fn(async |request: http::Request<ratelimit_runtime::tower::ReturnedBody<Body>>| {
-        drop(request);
-        Ok::<_, Infallible>(StatusCode::TOO_MANY_REQUESTS.into_response())
-    });
+    let handler =
+        tower::service_fn(async |request: http::Request<ratelimit_runtime::middleware::ReturnedBody<Body>>| {
+            drop(request);
+            Ok::<_, Infallible>(StatusCode::TOO_MANY_REQUESTS.into_response())
+        });
     let (read, status) = read_of(DrainBodyLayer::within(limits).layer(handler), 3_000, Request::post("/")).await;
     assert_eq!((read, status), (3_000, StatusCode::TOO_MANY_REQUESTS));
 }
@@ -245,7 +246,7 @@ async fn a_grpc_call_and_a_tunnel_are_answered_at_once() {
 
 #[tokio::test]
 async fn the_drain_layer_leaves_successes_alone() {
-    type Incoming = http::Request<ratelimit_runtime::tower::ReturnedBody<Body>>;
+    type Incoming = http::Request<ratelimit_runtime::middleware::ReturnedBody<Body>>;
     let admitted = tower::service_fn(async |_: Incoming| Ok::<_, Infallible>("hello".into_response()));
     assert_eq!(read_of(DrainBodyLayer::new().layer(admitted), 3_000, Request::post("/")).await, (0, StatusCode::OK));
     // A task spawned by the handler keeps the body.

@@ -12,7 +12,7 @@ use axum::http::StatusCode;
 use axum::response::{AppendHeaders, Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use ratelimit_runtime::tower::IntoDenialResponse;
+use ratelimit_runtime::middleware::IntoDenialResponse;
 use ratelimit_runtime::{
     ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, RateLimiter,
 };

@@ -106,3 +106,31 @@ fn without_docs_the_line_is_for_rustdoc_only() {
     let undocumented = expanded("count = 1, per = \"1s\"", FUNCTION);
     assert!(undocumented.starts_with("#[cfg_attr(doc, doc = "), "{undocumented}");
 }
+
+#[test]
+fn the_line_is_in_no_section() {
+    let shown = |docs: &str| {
+        let text = expanded("count = 1, per = \"1s\"", &format!("{docs}\n{FUNCTION}"));
+        let docs: Vec<String> = text.lines().take_while(|line| !line.starts_with("fn")).map(str::to_owned).collect();
+        docs
+    };
+    let line = "/// Rate limit: 1 call per 1s; sliding window.";
+    let errors = shown("/// Sends.\n///\n/// ```\n/// # let x = 1;\n/// ```\n///\n/// # Errors\n/// If it fails.");
+    let expected = [
+        "/// Sends.",
+        "///",
+        "/// ```",
+        "/// # let x = 1;",
+        "/// ```",
+        "///",
+        "///",
+        line,
+        "///",
+        "/// # Errors",
+        "/// If it fails.",
+    ];
+    assert_eq!(errors, expected);
+    // The first line of docs is their summary.
+    assert_eq!(shown("/// # Errors\n/// If it fails."), ["/// # Errors", "/// If it fails.", "///", line]);
+    assert_eq!(shown("/// Sends #1.\n/// #2 too."), ["/// Sends #1.", "/// #2 too.", "///", line]);
+}

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use jiff::ToSpan as _;
+use jiff::civil::Date;
+use jiff::tz::{TimeZone, TimeZoneDatabase};
+use jiff::{Timestamp, ToSpan as _};
 use proptest::prelude::*;
 
 use super::*;

@@ -58,8 +58,8 @@ impl RedisBackend {
     ///
     /// The document is a string under the key `rl:1:configuration`, in JSON if it begins with `{`,
     /// else in TOML; no key is an empty document. [`replace_configuration`] writes it. A document
-    /// that cannot be read or has a mistake changes no limit, and is reported as
-    /// [`Configuration::watch`] does, also when it is so from the start.
+    /// that cannot be read or has a mistake changes no limit, and is reported as by
+    /// [`Configuration::watch`]. This also holds for the first one.
     ///
     /// Also publishes the limiters of this process that have their buckets in this backend, for
     /// [`published`](RedisBackend::published). The user needs `+eval +get +hset +pexpire` on

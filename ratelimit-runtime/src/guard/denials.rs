@@ -4,10 +4,10 @@
 //! An entry belongs to one bucket and one set of limits, and to calls for one permit. Such calls
 //! find no permit left until one is admitted; what is left for larger calls changes meanwhile.
 //!
-//! An entry ends a thousandth before its time, so that a server whose clock runs slightly faster is
-//! not denied for longer than the server would. It ends after a second at the latest, because
-//! another process may have reset the bucket. Permits that come back through this process, or are
-//! taken from the same bucket at another cost, end it at once.
+//! An entry ends a thousandth before its time, because the server's clock may run slightly faster.
+//! It ends after a second at the latest, because another process may have reset the bucket. Permits
+//! that come back through this process, or are taken from the same bucket at another cost, end it
+//! at once.
 //!
 //! All handles of one server share the cache. Its size is fixed. A new entry replaces the one that
 //! ends first among the four of its set.

@@ -17,7 +17,6 @@
 //! If the backend fails, the queue enters its calls in the stand-in's queue, in order
 //! (`stand_in.rs`).
 
-#[cfg(feature = "test-util")]
 mod by_test_clock;
 mod driver;
 #[cfg(all(test, loom_model))]
@@ -43,9 +42,7 @@ use crate::rt::clock::{self, Now};
 use crate::rt::process::{self, Owned, PerProcess};
 use crate::rt::sync::{AtomicUsize, Mutex, Ordering};
 use crate::rt::timer::{self, Alarm};
-#[cfg(feature = "test-util")]
-use crate::test_util::Scope;
-#[cfg(feature = "test-util")]
+use crate::scope::Scope;
 use by_test_clock::Stopped;
 use driver::start;
 use state::{Hint, RENEWAL, State, Waiting, soon};
@@ -71,7 +68,6 @@ pub(crate) struct Queue {
     process: u32,
     state: Mutex<State>,
     /// By a test's clock.
-    #[cfg(feature = "test-util")]
     stopped: Option<Stopped>,
 }
 
@@ -98,8 +94,7 @@ pub(crate) struct Joining {
     pub(crate) denied: Option<(Denied, u64)>,
     /// `None` if the limiter's policy is another one.
     pub(crate) stand_in: Option<StandIn>,
-    #[cfg(feature = "test-util")]
-    pub(crate) scope: Option<Arc<Scope>>,
+    pub(crate) scope: Option<Scope>,
 }
 
 /// Why a call cannot join.
@@ -148,7 +143,6 @@ impl Queues {
     }
 
     /// Drives a queue by a test's clock before its bucket is changed.
-    #[cfg(feature = "test-util")]
     pub(crate) fn catch_up(&self, bucket: &str) {
         let _ = self.find_now(bucket);
     }
@@ -189,7 +183,6 @@ impl Queues {
         let all: Vec<Arc<Queue>> =
             self.map().lock().values().filter(|queue| queue.bucket.starts_with(prefix)).map(Arc::clone).collect();
         for queue in all {
-            #[cfg(feature = "test-util")]
             queue.reaches_now();
             queue.update(|state, wakes| {
                 state.settle(queue.now().earliest, wakes);
@@ -209,7 +202,6 @@ impl Queues {
         fingerprint: Option<Fingerprint>,
         joining: Joining,
     ) -> Result<Waiter, Unqueued> {
-        #[cfg(feature = "test-util")]
         guard.queues.catch_up(bucket);
         let map = guard.queues.map();
         let mut queues = map.lock();
@@ -218,17 +210,8 @@ impl Queues {
             None if queues.len() < guard.queues.max => {
                 let state = Mutex::new(State { at_once: 1, ..State::default() });
                 let (bucket, process) = (Arc::clone(bucket), process::id());
-                #[cfg(feature = "test-util")]
                 let stopped = joining.scope.map(|scope| Stopped::new(scope, guard));
-                let queue = Queue {
-                    bucket,
-                    fingerprint,
-                    process,
-                    state,
-                    #[cfg(feature = "test-util")]
-                    stopped,
-                };
-                (Arc::new(queue), true)
+                (Arc::new(Queue { bucket, fingerprint, process, state, stopped }), true)
             }
             None => return Err(Unqueued::Full),
         };
@@ -295,46 +278,28 @@ impl Queue {
     }
 
     /// The present time, up to which a queue by a test's clock was driven.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn now(&self) -> Now {
-        #[cfg(feature = "test-util")]
         if let Some(stopped) = &self.stopped {
             return stopped.reached();
         }
         clock::clock().now()
     }
 
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn test_time(&self) -> Option<Timestamp> {
-        #[cfg(feature = "test-util")]
-        return self.stopped.as_ref().map(|stopped| Timestamp::from_nanos(stopped.reached().earliest));
-        #[cfg(not(feature = "test-util"))]
-        None
+        self.stopped.as_ref().map(|stopped| Timestamp::from_nanos(stopped.reached().earliest))
     }
 
     /// Whether a test drives the queue.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn is_stopped(&self) -> bool {
-        #[cfg(feature = "test-util")]
-        return self.stopped.is_some();
-        #[cfg(not(feature = "test-util"))]
-        false
+        self.stopped.is_some()
     }
 
     /// Until when a queue by a test's clock has nothing to do.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn woken(&self) -> u64 {
-        #[cfg(feature = "test-util")]
         if let Some(stopped) = &self.stopped {
             return stopped.sleeps_until();
         }
         NEVER
-    }
-
-    /// Drives a queue by a test's clock up to the present time.
-    #[cfg(not(feature = "test-util"))]
-    fn catch_up(self: &Arc<Queue>) {
-        let _ = self;
     }
 
     /// When to ask again for a first call without a booking, because other processes may have
@@ -439,8 +404,7 @@ impl Waiter {
     }
 
     /// The test's clock by which the call waits.
-    #[cfg(feature = "test-util")]
-    pub(crate) fn scope(&self) -> Option<&Arc<Scope>> {
+    pub(crate) fn scope(&self) -> Option<&Scope> {
         self.queue.stopped.as_ref().map(Stopped::scope)
     }
 

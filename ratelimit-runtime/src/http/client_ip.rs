@@ -73,8 +73,7 @@ const DEFAULT_IPV6_PREFIX: u8 = 64;
 ///
 /// Clients can write anything into a header. Behind your own proxies, name the proxies and the one
 /// header that all of them write. The client is then the right-most address in that header that is
-/// not a proxy, because the proxy next to it has seen that address itself. Everything further left
-/// is ignored.
+/// not a proxy: the proxy next to it has seen it. Everything further left is ignored.
 ///
 /// Add it as an `Extension` in axum and as `app_data` in actix-web. Without one, headers are never
 /// read.

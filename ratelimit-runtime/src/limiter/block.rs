@@ -198,10 +198,10 @@ impl RateLimiter {
     ///   A limiter whose name is the path of its function is alone.
     /// - In a backend, the block is filed in the key's bucket of each of these limiters: so a call
     ///   reads nothing beside its bucket. Buckets are named after the algorithms and periods of
-    ///   their limits. It holds for a limiter of another process if its algorithms and periods are
-    ///   those of any limiter of the name that this process has used. `count`, `burst`, and limits
-    ///   replaced at run time make no difference. Other limiters of the name are reached by a block
-    ///   from a process that uses them, or from one that blocks all that the fleet has published, as
+    ///   their limits. The block reaches a limiter of another process if this process has used one
+    ///   of that name, with the same algorithms and periods. `count`, `burst`, and limits replaced
+    ///   at run time make no difference. Other limiters of the name are reached by a block from a
+    ///   process that uses them, or from one that blocks all that the fleet has published, as
     ///   `examples/limits.rs` does.
     /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
     ///   7 and tenant 7 alike, if both are numbers of one type.

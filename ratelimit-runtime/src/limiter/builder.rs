@@ -1,6 +1,7 @@
 //! Builds a limiter from values known only at run time.
 
 use std::fmt;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -170,8 +171,7 @@ impl RateLimiterBuilder {
     #[track_caller]
     pub fn build(mut self) -> Result<RateLimiter, InvalidLimiter> {
         InvalidLimiter::check(&self.limits)?;
-        let location = std::panic::Location::caller();
-        self.options.location = Some((location.file(), location.line(), location.column()));
+        self.options.location = Some(Location::caller());
         Ok(RateLimiter::from_core(Core::new(Resolved {
             name: Name::Shared(Arc::from(self.name)),
             named: true,

@@ -1,5 +1,6 @@
 //! The constant form of a limiter in a `static`, before its first use.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,8 +50,8 @@ pub(crate) struct Options {
     pub(crate) dry_run: bool,
     /// Tries the limits of another limiter.
     pub(crate) is_trial: bool,
-    /// Source location of the limiter: file, line, column.
-    pub(crate) location: Option<(&'static str, u32, u32)>,
+    /// Source location of the limiter.
+    pub(crate) location: Option<&'static Location<'static>>,
 }
 
 impl Options {
@@ -213,8 +214,8 @@ impl Spec {
     }
 
     /// Sets the source location of the limiter.
-    pub const fn at(mut self, file: &'static str, line: u32, column: u32) -> Spec {
-        self.options.location = Some((file, line, column));
+    pub const fn at(mut self, location: &'static Location<'static>) -> Spec {
+        self.options.location = Some(location);
         self
     }
 

@@ -23,9 +23,8 @@ use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
 use crate::queue::Ahead;
 use crate::rt::clock::{self, Now, nanos};
+use crate::scope::Scope;
 use crate::switches::Switches;
-#[cfg(feature = "test-util")]
-use crate::test_util::Scope;
 use crate::waiting;
 use each::EachCall;
 
@@ -132,13 +131,11 @@ pub(crate) struct Booking {
     core: Arc<Core>,
     decision: Option<Decision>,
     delay: Duration,
-    #[cfg(feature = "test-util")]
-    scope: Option<Arc<Scope>>,
+    scope: Option<Scope>,
 }
 
 impl Booking {
     fn wait(mut self) -> Decision {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             scope.sleep(self.delay);
             return self.due();
@@ -149,7 +146,6 @@ impl Booking {
 
     /// Takes a box, so that the future needs no room for the booking.
     async fn wait_async(mut self: Box<Self>) -> Decision {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &self.scope {
             scope.sleep_async(self.delay).await;
             return self.due();
@@ -170,8 +166,7 @@ impl Booking {
 impl Drop for Booking {
     fn drop(&mut self) {
         if let Some(decision) = self.decision.take() {
-            #[cfg(feature = "test-util")]
-            let _entered = self.scope.as_ref().map(Scope::enter);
+            let _entered = self.scope.take().map(|scope| scope.enter());
             self.core.give_back_later(decision);
         }
     }
@@ -405,9 +400,7 @@ impl RemoteCall {
     }
 
     /// The time of the answer, at the latest.
-    #[cfg_attr(not(feature = "test-util"), expect(clippy::unused_self, reason = "there is no other clock"))]
     fn received(&self) -> u64 {
-        #[cfg(feature = "test-util")]
         if let Some(time) = self.request.test_time {
             return time.as_nanos();
         }
@@ -429,7 +422,6 @@ impl RemoteCall {
             core: Arc::clone(core),
             decision: Some(decision),
             delay: waited,
-            #[cfg(feature = "test-util")]
             scope: core.venue(Switches::load(), call.is_async).scope,
         }))
     }

@@ -18,9 +18,8 @@ use crate::limit::Limit;
 use crate::queue::Limits;
 use crate::rt::clock::{self, Now};
 use crate::rt::timer::{self, Alarm};
+use crate::scope::{self, Scope};
 use crate::switches::Switches;
-#[cfg(feature = "test-util")]
-use crate::test_util::{self, Scope};
 
 /// The clock of a waiting call.
 enum Timing {
@@ -29,8 +28,7 @@ enum Timing {
     /// The clock of a tokio runtime that a test has paused.
     #[cfg(feature = "tokio")]
     Paused(Sleep),
-    #[cfg(feature = "test-util")]
-    Test(Arc<Scope>, Option<test_util::Sleep>),
+    Test(Scope, Option<scope::Sleep>),
 }
 
 /// The rest of a wait.
@@ -335,7 +333,6 @@ pub(super) fn joining_of(
     });
     before_backend::Joining {
         stand_in,
-        #[cfg(feature = "test-util")]
         scope: venue.scope,
         cost: call.cost,
         limits: limits_of(call),
@@ -366,17 +363,14 @@ impl Timing {
             Timing::Real(alarm) => *alarm = None,
             #[cfg(feature = "tokio")]
             Timing::Paused(_) => {}
-            #[cfg(feature = "test-util")]
             Timing::Test(..) => {}
         }
     }
 
     fn of(call: Call<'_>, venue: &Venue<'_>) -> Timing {
-        #[cfg(feature = "test-util")]
         if let Some(scope) = &venue.scope {
-            return Timing::Test(Arc::clone(scope), None);
+            return Timing::Test(scope.clone(), None);
         }
-        let _ = venue;
         #[cfg(feature = "tokio")]
         if call.is_async && clock::is_paused() {
             return Timing::Paused(Sleep::default());
@@ -387,12 +381,7 @@ impl Timing {
 
     /// The clock of the queue before a backend.
     fn before(place: &BeforeBackend) -> Timing {
-        #[cfg(feature = "test-util")]
-        if let Some(scope) = place.waiter.scope() {
-            return Timing::Test(Arc::clone(scope), None);
-        }
-        let _ = place;
-        Timing::Real(None)
+        place.waiter.scope().map_or(Timing::Real(None), |scope| Timing::Test(scope.clone(), None))
     }
 
     fn now(&self) -> Now {
@@ -400,21 +389,18 @@ impl Timing {
             Timing::Real(_) => clock::clock().now(),
             #[cfg(feature = "tokio")]
             Timing::Paused(_) => clock::clock().now_in_runtime(),
-            #[cfg(feature = "test-util")]
             Timing::Test(scope, _) => Now::exactly(scope.now()),
         }
     }
 
     /// Blocks the thread until that time or a wake-up.
     fn block(&self, until: Until) {
-        match self {
+        if let Timing::Test(scope, _) = self {
             // Nothing else moves a paused clock.
-            #[cfg(feature = "test-util")]
-            Timing::Test(scope, _) => scope.advance_to(until.first_due.min(until.deadline)),
-            _ => {
-                let left = until.wake_up().saturating_sub(self.now().earliest);
-                std::thread::park_timeout(Duration::from_nanos(left));
-            }
+            scope.advance_to(until.first_due.min(until.deadline));
+        } else {
+            let left = until.wake_up().saturating_sub(self.now().earliest);
+            std::thread::park_timeout(Duration::from_nanos(left));
         }
     }
 
@@ -437,13 +423,12 @@ impl Timing {
                 let left = Duration::from_nanos(until.wake_up().saturating_sub(now));
                 sleep.sleeps(until, left, context)
             }
-            #[cfg(feature = "test-util")]
             Timing::Test(scope, sleep) => {
                 // Each task looks when the first call is due, because that call's future may not be
                 // polled.
                 let time = until.first_due.min(until.deadline);
                 if sleep.as_ref().is_none_or(|sleep| sleep.time() != time) {
-                    *sleep = Some(test_util::Sleep::until(scope, time));
+                    *sleep = Some(scope::Sleep::until(scope, time));
                 }
                 let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(sleep).poll(context).is_ready());
                 if is_over {

@@ -1,5 +1,6 @@
 //! `tracing` events, all with the target `ratelimit`.
 
+use std::panic::Location;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -58,11 +59,11 @@ pub(super) fn denied(exceeded: &RateLimitExceeded, cost: u32, dry_run: bool, key
     });
 }
 
-pub(super) fn copied(limiter: &str, file: &str, line: u32, column: u32) {
+pub(super) fn copied(limiter: &str, location: &Location<'_>) {
     warn!(
         target: TARGET,
         limiter,
-        location = format_args!("{file}:{line}:{column}"),
+        %location,
         "two rate limiters of one name are from one place: if a macro has copied the attribute, calls are counted twice"
     );
 }

@@ -28,8 +28,8 @@ use crate::limit::MAX_PER;
 /// A reading of the clock, in nanoseconds since the Unix epoch.
 ///
 /// An observer who reads `CLOCK_MONOTONIC` before and after never finds `latest` earlier than the
-/// first reading, nor `earliest` later than the second. If a call is recorded at its `latest` and a
-/// later one is judged at its `earliest`, no observer can show that less time lay between them.
+/// first reading, nor `earliest` later than the second. So calls are recorded at their `latest` and
+/// judged at their `earliest`: no observer can show that less time lay between two of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Now {
     pub(crate) earliest: u64,

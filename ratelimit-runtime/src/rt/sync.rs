@@ -23,14 +23,14 @@ pub(crate) struct Line<T>(pub(crate) T);
 
 /// A spin lock for a few instructions at a time.
 ///
-/// Uncontended it costs one locked instruction: unlock is a plain store, while a queue lock needs a
-/// second locked instruction, and those dominate the time of a decision. A contended thread spins,
+/// Uncontended it costs one locked instruction, because unlock is a plain store. A queue lock needs
+/// a second one, and locked instructions dominate the time of a decision. A contended thread spins,
 /// then yields, then sleeps. So a holder without a processor always gets one, whatever the
 /// priorities.
 ///
-/// With `parking_lot` instead, a decision took a tenth longer on the shared window and on a key's
-/// token bucket, and a twenty-fifth longer on a key's window (medians of nine interleaved rounds).
-/// It took 7, 2 and 3 % more instructions.
+/// With `parking_lot`, a decision took 10 % longer on the shared window and on a key's token
+/// bucket, and 4 % longer on a key's window (medians of nine interleaved rounds). It took 7, 2 and
+/// 3 % more instructions.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T> {
     #[cfg(not(loom_model))]

@@ -60,8 +60,8 @@ enum Asleep {
 
 static TIMER: PerProcess<Timer> = PerProcess::new();
 
-/// Sets the alarm, or sets it anew if the task has another waker or the alarm has fired, which by another clock may have been
-/// too early; false if there is no thread to wake it.
+/// Sets the alarm, or sets it anew if the task has another waker or the alarm has fired (by another
+/// clock perhaps too early). Returns false if there is no thread to wake the task.
 pub(crate) fn set(alarm: &mut Option<Alarm>, deadline: Instant, context: &Context<'_>) -> bool {
     match alarm {
         Some(alarm) if alarm.waker.will_wake(context.waker()) && alarm.place.0 > Instant::now() => true,

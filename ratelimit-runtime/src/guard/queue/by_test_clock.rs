@@ -12,13 +12,13 @@ use super::{Guard, NEVER, Queue};
 use crate::queue::Wakes;
 use crate::rt::clock::Now;
 use crate::rt::reply;
-use crate::test_util::Scope;
+use crate::scope::Scope;
 
 /// The most that a backend may take to answer, whatever its deadline.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Stopped {
-    scope: Arc<Scope>,
+    scope: Scope,
     guard: Weak<Guard>,
     /// Held by the thread that drives the queue.
     driving: Mutex<()>,
@@ -29,13 +29,13 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    pub(super) fn new(scope: Arc<Scope>, guard: &Arc<Guard>) -> Stopped {
+    pub(super) fn new(scope: Scope, guard: &Arc<Guard>) -> Stopped {
         let reached = AtomicU64::new(scope.now());
         let (driving, sleeps_until) = (Mutex::new(()), AtomicU64::new(NEVER));
         Stopped { scope, guard: Arc::downgrade(guard), driving, reached, sleeps_until }
     }
 
-    pub(super) fn scope(&self) -> &Arc<Scope> {
+    pub(super) fn scope(&self) -> &Scope {
         &self.scope
     }
 

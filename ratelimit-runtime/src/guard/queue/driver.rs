@@ -31,7 +31,6 @@ pub(super) enum By {
     /// Without blocking the thread.
     Driver,
     /// Blocking it.
-    #[cfg(feature = "test-util")]
     Caller,
 }
 

@@ -78,7 +78,6 @@ impl Bucket {
             queue: usize::MAX,
             denied: None,
             stand_in: Some(stand_in),
-            #[cfg(feature = "test-util")]
             scope: None,
         };
         Queues::join(&self.guard, &self.name, None, joining).ok().unwrap()

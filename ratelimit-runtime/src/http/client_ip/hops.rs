@@ -1,8 +1,8 @@
 //! The addresses in `X-Forwarded-For` and `Forwarded`, from the right to the left.
 //!
-//! Each proxy appends on the right to a value that may contain anything, such as an open quote that
-//! swallows the rest when it is read from the left. Read from the right, everything that a proxy
-//! appended is parsed before anything that it did not write.
+//! Each proxy appends on the right. What it appends to may contain anything, such as an open quote
+//! that swallows the rest of the line. Read from the right, a proxy's own addresses are parsed
+//! before anything that it did not write.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

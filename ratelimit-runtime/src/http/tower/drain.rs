@@ -178,9 +178,9 @@ pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<D
 /// routes.
 ///
 /// A handler that takes a `Body` (or a stream) denies before it has read it. The server would then
-/// close the connection, and a proxy would turn the 429 into a 502. The layer drains, within the
-/// bounds of [`BodyDrain`], for every response with a status of 400 or more whose request was not
-/// read to its end. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
+/// close the connection, and a proxy would turn the 429 into a 502. If a response has a status of
+/// 400 or more and its request was not read to the end, the layer drains the body within the bounds
+/// of [`BodyDrain`]. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
 /// [`RateLimitLayer`](super::RateLimitLayer) drains by itself.
 ///
 /// ```

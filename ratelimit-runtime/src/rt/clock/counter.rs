@@ -11,9 +11,9 @@
 //! Each calibration compares the time predicted by the previous one with the true time. If they
 //! differ by more than the bracket allows, the counters of two processors differ, or the counter
 //! stopped, jumped or changed its rate. From then on the process uses the monotonic clock. The same
-//! happens if calibrations are never close, because the system does not use the counter for its own
-//! clock, or because reading the counter traps. A processor whose counter is behind the last
-//! calibration, or more than [`TRUSTED`] ahead, is detected at its first reading.
+//! happens if calibrations are never close: the system's own clock may not be the counter, or
+//! reading the counter may trap. A processor whose counter is behind the last calibration, or more
+//! than [`TRUSTED`] ahead, is detected at its first reading.
 //!
 //! No thread waits for another: while one calibrates, the others read the monotonic clock.
 

@@ -1,0 +1,151 @@
+//! What configuration switches: limits that are tried, a dry run, a limiter that is off.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use once_cell::sync::OnceCell;
+
+use super::{Core, Each};
+use crate::error::Name;
+use crate::limit::Limit;
+use crate::limiter::spec::{BackendChoice, Options, Resolved};
+use crate::switches::{Switch, Switches};
+
+/// What is switched while calls are under way.
+pub(super) struct Modes {
+    /// Calls are decided and counted, but not denied.
+    dry_run: AtomicBool,
+    /// Whether calls take neither the fast path nor the next one: the limiter is off, or it tries
+    /// limits.
+    is_special: AtomicBool,
+    /// All calls are admitted, and not counted.
+    is_off: AtomicBool,
+    /// Limits that are tried: they decide and count each call, and deny none.
+    tried: ArcSwapOption<Tried>,
+}
+
+impl Modes {
+    pub(super) fn new(dry_run: bool) -> Modes {
+        Modes {
+            dry_run: AtomicBool::new(dry_run),
+            is_special: AtomicBool::new(false),
+            is_off: AtomicBool::new(false),
+            tried: ArcSwapOption::empty(),
+        }
+    }
+}
+
+/// What configuration sets of a limiter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Settings {
+    /// The limits that apply; `None` for those written down.
+    pub(crate) limits: Option<Vec<Limit>>,
+    /// Limits that decide and count each call, and deny none, with their positions.
+    pub(crate) tried: Vec<(u8, Limit)>,
+    /// Whether calls are only counted; `None` as written.
+    pub(crate) dry_run: Option<bool>,
+    /// Whether calls are limited at all.
+    pub(crate) enabled: bool,
+}
+
+/// Limits that are tried.
+pub(crate) struct Tried {
+    limits: Vec<(u8, Limit)>,
+    /// Made at the first call.
+    core: OnceCell<Arc<Core>>,
+}
+
+impl Settings {
+    pub(crate) const AS_WRITTEN: Settings = Settings { limits: None, tried: Vec::new(), dry_run: None, enabled: true };
+}
+
+impl Core {
+    /// Whether calls are only counted and never denied.
+    #[inline]
+    pub(crate) fn dry_run(&self) -> bool {
+        self.modes.dry_run.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls are admitted at once and not counted: all limits of the process are off, or
+    /// this limiter is.
+    pub(in super::super) fn is_off(&self, switches: Switches) -> bool {
+        switches.has(Switch::Disabled) || !self.is_enabled()
+    }
+
+    /// Whether the limiter is on; see [`Settings::enabled`].
+    pub(crate) fn is_enabled(&self) -> bool {
+        !self.modes.is_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls must be [started](super::Call::start) to be decided.
+    #[inline]
+    pub(in super::super) fn is_special(&self) -> bool {
+        self.modes.is_special.load(Ordering::Relaxed)
+    }
+
+    /// The limits that are tried, as a limiter of their own.
+    pub(in super::super) fn tried(&self) -> Option<Arc<Core>> {
+        let tried = if self.is_special() { self.modes.tried.load_full() } else { None }?;
+        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits)))))
+    }
+
+    /// Applies settings whose limits are already checked. The caller must then wake waiting calls,
+    /// and drop the result, both without holding a lock.
+    pub(crate) fn configure(&self, settings: &Settings) -> Option<Arc<Tried>> {
+        match &settings.limits {
+            Some(limits) => self.replace_limits(limits),
+            None if self.rules.are_replaced() => {
+                self.replace_limits(&self.rules.written_limits());
+            }
+            None => {}
+        }
+        let before = self.modes.tried.load_full();
+        let tried = if settings.tried.is_empty() {
+            None
+        } else if let Some(before) = before.filter(|before| before.limits == settings.tried) {
+            Some(before)
+        } else {
+            Some(Arc::new(Tried { limits: settings.tried.clone(), core: OnceCell::new() }))
+        };
+        let is_special = tried.is_some() || !settings.enabled;
+        self.modes.dry_run.store(settings.dry_run.unwrap_or(self.options.dry_run), Ordering::Relaxed);
+        self.modes.is_off.store(!settings.enabled, Ordering::Relaxed);
+        for part in self.made_each().into_iter().flat_map(Each::cores) {
+            part.follow(self);
+        }
+        let before = self.modes.tried.swap(tried);
+        self.modes.is_special.store(is_special, Ordering::Release);
+        if is_special {
+            self.stores.leave_fast_path();
+        }
+        before
+    }
+
+    /// Switches a part as the whole limiter is.
+    pub(super) fn follow(&self, whole: &Core) {
+        self.modes.dry_run.store(whole.dry_run(), Ordering::Relaxed);
+        self.modes.is_off.store(!whole.is_enabled(), Ordering::Relaxed);
+    }
+
+    /// A limiter that tries these limits in this process's memory. Each has the key of its position.
+    fn trying(&self, tried: &[(u8, Limit)]) -> Resolved {
+        Resolved {
+            name: Name::Shared(format!("{} (dry run)", self.name()).into()),
+            named: true,
+            groups: tried.iter().map(|(position, _)| self.group_of(usize::from(*position))).collect(),
+            limits: tried.iter().map(|(_, limit)| *limit).collect(),
+            reads_per: 0,
+            reads_count: 0,
+            options: Options {
+                backend: BackendChoice::Memory,
+                dry_run: true,
+                is_trial: true,
+                backoff: None,
+                location: self.options.location,
+                ..self.options
+            },
+            backend: None,
+        }
+    }
+}

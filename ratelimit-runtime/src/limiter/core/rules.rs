@@ -1,0 +1,146 @@
+//! The limits of a limiter: as written, set at run time, or read at each call.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use arc_swap::{ArcSwap, Guard as Guarded};
+use smallvec::SmallVec;
+
+use crate::algorithm::Rule;
+use crate::fingerprint;
+use crate::limit::{Algorithm, Limit};
+
+/// The rules of one call.
+pub(super) type Rules = SmallVec<[Rule; 2]>;
+
+/// The limits of a limiter, as rules.
+pub(super) struct RuleSet {
+    written: Rules,
+    /// The limit of the first rule.
+    pub(super) first: Limit,
+    /// Positions of limits whose `per` is read at each call, one bit each.
+    reads_per: u8,
+    /// The same for `count`.
+    reads_count: u8,
+    replaced: AtomicBool,
+    /// The limits set at run time, once `replaced` is set.
+    replacement: ArcSwap<Rules>,
+    /// A hash of the limits that apply, if none is read at each call. A cached denial by other
+    /// limits does not apply.
+    hash: AtomicU64,
+}
+
+/// The rules that apply to a call.
+pub(in super::super) enum Applying<'a> {
+    Written(&'a [Rule]),
+    Replaced(Guarded<Arc<Rules>>),
+    One([Rule; 1]),
+    Several(Rules),
+}
+
+impl Deref for Applying<'_> {
+    type Target = [Rule];
+
+    #[inline]
+    fn deref(&self) -> &[Rule] {
+        match self {
+            Applying::Written(rules) => rules,
+            Applying::Replaced(rules) => rules,
+            Applying::One(rules) => rules,
+            Applying::Several(rules) => rules,
+        }
+    }
+}
+
+impl RuleSet {
+    pub(super) fn new(limits: &[Limit], reads_per: u8, reads_count: u8) -> RuleSet {
+        let written: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        RuleSet {
+            hash: AtomicU64::new(fingerprint::of_limits(limits)),
+            replacement: ArcSwap::from_pointee(written.clone()),
+            first: limits[0],
+            written,
+            reads_per,
+            reads_count,
+            replaced: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn written(&self) -> &[Rule] {
+        &self.written
+    }
+
+    pub(super) fn written_limits(&self) -> Vec<Limit> {
+        self.written.iter().map(|rule| rule.limit).collect()
+    }
+
+    /// The limit at `position`, as written.
+    #[inline]
+    pub(super) fn written_at(&self, position: u8) -> Limit {
+        if position == 0 { self.first.by_parts() } else { self.written[usize::from(position)].limit }
+    }
+
+    /// Positions of the limits whose `per`, and whose `count`, is read at each call.
+    pub(super) fn read(&self) -> (u8, u8) {
+        (self.reads_per, self.reads_count)
+    }
+
+    /// Whether limits are read at each call.
+    #[inline]
+    pub(super) fn vary(&self) -> bool {
+        self.reads_per | self.reads_count != 0
+    }
+
+    #[inline]
+    pub(super) fn hash(&self) -> u64 {
+        self.hash.load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(super) fn are_replaced(&self) -> bool {
+        self.replaced.load(Ordering::Acquire)
+    }
+
+    /// The hash comes last: see the lock-free words in ARCHITECTURE.md.
+    pub(super) fn replace(&self, limits: &[Limit], rules: Rules) {
+        self.replacement.store(Arc::new(rules));
+        self.replaced.store(true, Ordering::Release);
+        self.hash.store(fingerprint::of_limits(limits), Ordering::Release);
+    }
+
+    /// The rules that apply: read at the call, set at run time, or as written.
+    #[inline]
+    pub(super) fn applying(&self, read: Option<&[Limit]>) -> Applying<'_> {
+        let is_written = read.is_none() && !self.are_replaced();
+        if is_written { Applying::Written(&self.written) } else { self.other(read) }
+    }
+
+    #[inline(never)]
+    fn other(&self, read: Option<&[Limit]>) -> Applying<'_> {
+        let replacement = self.are_replaced().then(|| self.replacement.load());
+        let rule = |(position, limit): (usize, &Limit)| {
+            let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
+            match replacement.as_deref().and_then(|rules| rules.get(position)) {
+                Some(rule) if !is_read => *rule,
+                _ => Rule::remembered(*limit),
+            }
+        };
+        match (read, &replacement) {
+            (None, _) => replacement.map_or(Applying::Written(&self.written), Applying::Replaced),
+            (Some([limit]), None) => Applying::One([Rule::remembered(*limit)]),
+            (Some(limits), _) => Applying::Several(limits.iter().enumerate().map(rule).collect()),
+        }
+    }
+}
+
+/// The algorithms of limits, two bits each. Permits of one algorithm cannot be given back to
+/// another.
+pub(in super::super) fn kinds_of(rules: &[Rule]) -> u16 {
+    rules.iter().fold(0, |kinds, rule| kinds << 2 | kinds_of_one(rule.limit.algorithm()))
+}
+
+/// [`kinds_of`] for one limit.
+pub(in super::super) fn kinds_of_one(algorithm: Algorithm) -> u16 {
+    algorithm as u16 + 1
+}

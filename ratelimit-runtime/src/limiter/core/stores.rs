@@ -1,0 +1,297 @@
+//! The way to a limiter's buckets: which store in memory, or which backend, and by which clock.
+
+use std::ops::Deref;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use once_cell::sync::OnceCell;
+
+use super::Core;
+use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory};
+use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend, made};
+use crate::guard::Guard;
+use crate::limiter::OnBackendError;
+use crate::limiter::spec::BackendChoice;
+use crate::rt::clock::{self, Now};
+use crate::scope::{self, Scope};
+use crate::switches::{Switch, Switches};
+
+const UNKNOWN: u8 = 0;
+const FAST: u8 = 1;
+const SLOW: u8 = 2;
+
+/// Where the buckets are, as far as calls have needed them.
+pub(super) struct Stores {
+    backend: OnceCell<SharedBackend>,
+    /// Buckets in the process's own memory: all of them, or the ones that take over if a backend
+    /// fails.
+    local: OnceCell<Arc<Store>>,
+    /// Buckets in a memory backend made for this limiter.
+    own: OnceCell<Arc<Store>>,
+    /// Whether calls take the fast path while all switches are off: [`UNKNOWN`], [`FAST`], or
+    /// [`SLOW`] for good.
+    path: AtomicU8,
+    /// The store of the fast path.
+    fast: OnceCell<Arc<Store>>,
+    /// The store of calls in memory while all switches are off.
+    memory: OnceCell<Arc<Store>>,
+}
+
+impl Stores {
+    pub(super) fn new(backend: Option<SharedBackend>) -> Stores {
+        Stores {
+            backend: backend.map_or_else(OnceCell::new, OnceCell::with_value),
+            local: OnceCell::new(),
+            own: OnceCell::new(),
+            path: AtomicU8::new(UNKNOWN),
+            fast: OnceCell::new(),
+            memory: OnceCell::new(),
+        }
+    }
+
+    /// The limiter's own backend, if it is made.
+    pub(super) fn backend(&self) -> Option<&SharedBackend> {
+        self.backend.get()
+    }
+
+    /// Takes the limiter off the fast path for good.
+    pub(super) fn leave_fast_path(&self) {
+        self.path.store(SLOW, Ordering::Release);
+    }
+
+    /// Drops the stores, before the limiter is counted as gone.
+    pub(super) fn release(&mut self) {
+        drop((self.fast.take(), self.memory.take()));
+        [self.local.take(), self.own.take()].into_iter().flatten().for_each(memory::release);
+    }
+
+    /// The existing stores.
+    fn existing(&self) -> impl Iterator<Item = &Arc<Store>> {
+        [self.local.get(), self.own.get()].into_iter().flatten()
+    }
+}
+
+/// Where a call is decided, and by which clock.
+pub(in super::super) struct Venue<'a> {
+    pub(in super::super) target: Target<'a>,
+    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tokio's clock can be a test's"))]
+    is_async: bool,
+    pub(in super::super) scope: Option<Scope>,
+}
+
+pub(in super::super) enum Target<'a> {
+    Memory(StoreRef<'a>),
+    Remote(&'a Arc<Guard>),
+}
+
+pub(in super::super) enum StoreRef<'a> {
+    Shared(&'a Arc<Store>),
+    /// The store of a test.
+    Scoped(Arc<Store>),
+}
+
+impl Deref for StoreRef<'_> {
+    type Target = Arc<Store>;
+
+    #[inline]
+    fn deref(&self) -> &Arc<Store> {
+        match self {
+            StoreRef::Shared(store) => store,
+            StoreRef::Scoped(store) => store,
+        }
+    }
+}
+
+impl Venue<'_> {
+    #[inline]
+    pub(in super::super) fn now(&self) -> Now {
+        if let Some(scope) = &self.scope {
+            return Now::exactly(scope.now());
+        }
+        #[cfg(feature = "tokio")]
+        if self.is_async {
+            return clock::clock().now_in_runtime();
+        }
+        clock::clock().now()
+    }
+
+    /// The time by a test's clock, if there is one.
+    pub(in super::super) fn test_time(&self) -> Option<Timestamp> {
+        self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()))
+    }
+
+    /// Whether time advances by itself: no test has stopped it.
+    pub(in super::super) fn is_real(&self) -> bool {
+        if self.scope.is_some() {
+            return false;
+        }
+        #[cfg(feature = "tokio")]
+        if self.is_async && clock::is_paused() {
+            return false;
+        }
+        true
+    }
+
+    /// Whether a call can wait in a queue before a backend: not if a test has stopped its runtime's
+    /// clock alone. Nothing would keep that clock from going on while the queue asks.
+    pub(in super::super) fn may_queue(&self) -> bool {
+        if self.scope.is_some() {
+            return true;
+        }
+        self.is_real()
+    }
+
+    /// The time as backends count it: the test's time or the real time, regardless of a runtime's
+    /// clock.
+    #[inline]
+    pub(in super::super) fn backend_now(&self) -> u64 {
+        if let Some(scope) = &self.scope {
+            return scope.now();
+        }
+        clock::now()
+    }
+}
+
+impl Core {
+    /// The venue of a call, in a future or not.
+    #[inline]
+    pub(in super::super) fn venue(&self, switches: Switches, is_async: bool) -> Venue<'_> {
+        if let Some(scope) = scope::current(switches) {
+            let target = match self.target(switches) {
+                Target::Memory(_) => Target::Memory(StoreRef::Scoped(self.scoped(&scope))),
+                remote @ Target::Remote(_) => remote,
+            };
+            return Venue { target, is_async, scope: Some(scope) };
+        }
+        Venue { target: self.target(switches), is_async, scope: None }
+    }
+
+    #[inline]
+    pub(super) fn target(&self, switches: Switches) -> Target<'_> {
+        let backend = match self.options.backend {
+            _ if self.stores.backend.get().is_some() => self.stores.backend.get(),
+            BackendChoice::Made(make) => Some(made(&self.stores.backend, make)),
+            BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
+            BackendChoice::Default | BackendChoice::Memory => None,
+        };
+        match backend.map(|backend| &backend.kind) {
+            None => Target::Memory(StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory())))),
+            Some(BackendKind::Memory(memory)) => {
+                Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory))))
+            }
+            Some(BackendKind::Remote(remote)) => Target::Remote(remote),
+        }
+    }
+
+    /// Whether buckets in memory take over if a backend fails.
+    pub(in super::super) fn has_stand_in(&self) -> bool {
+        self.options.on_backend_error == OnBackendError::Local
+    }
+
+    /// The buckets that take over if a backend fails.
+    pub(in super::super) fn fallback(&self, venue: &Venue<'_>) -> StoreRef<'_> {
+        if let Some(scope) = &venue.scope {
+            return StoreRef::Scoped(self.scoped(scope));
+        }
+        StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory())))
+    }
+
+    fn scoped(&self, scope: &Scope) -> Arc<Store> {
+        scope.store(self.id, |memory| self.store(memory))
+    }
+
+    /// The store of the fast path. Call only while all switches are off.
+    #[inline]
+    pub(in super::super) fn fast(&self) -> Option<&Arc<Store>> {
+        match self.stores.path.load(Ordering::Acquire) {
+            FAST => self.stores.fast.get(),
+            SLOW => None,
+            _ => self.first_fast(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_fast(&self) -> Option<&Arc<Store>> {
+        if self.stores.path.load(Ordering::Acquire) == UNKNOWN {
+            let path = match self.target(Switches::OFF) {
+                Target::Memory(StoreRef::Shared(store))
+                    if !self.rules.vary() && store.is_written_for(self.rules.written(), self.backoff()) =>
+                {
+                    self.stores.fast.get_or_init(|| Arc::clone(store));
+                    FAST
+                }
+                _ => SLOW,
+            };
+            // Keeps `SLOW` if limits were replaced meanwhile.
+            let _ = self.stores.path.compare_exchange(UNKNOWN, path, Ordering::AcqRel, Ordering::Relaxed);
+        }
+        if self.stores.path.load(Ordering::Acquire) == FAST { self.stores.fast.get() } else { None }
+    }
+
+    /// The store, if buckets are in memory. Call only while all switches are off.
+    #[inline]
+    pub(in super::super) fn memory(&self) -> Option<&Arc<Store>> {
+        match self.stores.memory.get() {
+            Some(store) => Some(store),
+            None => self.first_memory(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn first_memory(&self) -> Option<&Arc<Store>> {
+        match self.target(Switches::OFF) {
+            Target::Memory(StoreRef::Shared(store)) => Some(self.stores.memory.get_or_init(|| Arc::clone(store))),
+            _ => None,
+        }
+    }
+
+    /// Forgets the buckets in this process's memory.
+    #[cfg(feature = "test-util")]
+    pub(crate) fn clear_memory(&self) {
+        for store in self.stores.existing() {
+            store.clear();
+        }
+    }
+
+    /// Runs `f` on the existing stores.
+    pub(super) fn each_store(&self, f: impl Fn(&Store)) {
+        if let Some(store) = scope::current(Switches::load()).and_then(|scope| scope.existing(self.id)) {
+            f(&store);
+        }
+        self.stores.existing().for_each(|store| f(store));
+    }
+
+    /// The backend that the limiter uses, as far as it is made.
+    pub(super) fn existing_guard(&self) -> Option<&Arc<Guard>> {
+        let default = || Switches::load().has(Switch::DefaultBackend).then(default_backend).flatten();
+        let backend = match self.options.backend {
+            BackendChoice::Default => self.stores.backend().or_else(default),
+            BackendChoice::Memory | BackendChoice::Made(_) => self.stores.backend(),
+        };
+        match &backend?.kind {
+            BackendKind::Remote(guard) => Some(guard),
+            BackendKind::Memory(_) => None,
+        }
+    }
+
+    fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
+        let varies = self.rules.vary();
+        let rules = self.rules.written().iter().copied().collect();
+        let backoff = self.options.backoff;
+        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name() };
+        let store = memory.store(self.identity.shared(), &written);
+        // Limiters of the same name may have another count, and limits may have been replaced.
+        store.expect(self.rules.written());
+        self.with_rules(None, |rules| store.expect(rules));
+        store
+    }
+
+    /// Makes the limiter's backend, which runs foreign code. Returns false if this thread is already
+    /// making it.
+    pub(super) fn makes_backend(&self) -> bool {
+        let _ = self.target(Switches::load());
+        !matches!(self.options.backend, BackendChoice::Made(_)) || self.stores.backend.get().is_some()
+    }
+}

@@ -1,0 +1,332 @@
+//! A call on several buckets that may wait, or that a backend decides.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use smallvec::SmallVec;
+
+use super::super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions};
+use super::super::super::core::{Core, Part, Target};
+use super::super::keep_denial;
+use super::{AllSay, Member, Says};
+use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
+use crate::backend::memory::NEVER;
+use crate::backend::{Action, Answer, Outcome, Request};
+use crate::decision::{Decision, Place, RemoteBucket, Taken};
+use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
+use crate::guard::Guard;
+use crate::switches::Switches;
+
+/// How often a call that waits through a backend waits for another bucket, before it is denied.
+const ROUNDS: u32 = 4;
+
+/// A call that may wait, or that a backend decides.
+pub(crate) struct EachCall {
+    pub(super) whole: OwnedCall,
+    pub(super) options: WaitOptions,
+    pub(super) members: SmallVec<[Member; 4]>,
+    pub(super) guard: Option<Arc<Guard>>,
+}
+
+/// Permits of one bucket for which a call has waited. Dropped, they are given back.
+struct Waited {
+    core: Arc<Core>,
+    member: usize,
+    decision: Option<Decision>,
+}
+
+impl Drop for Waited {
+    fn drop(&mut self) {
+        if let Some(decision) = self.decision.take() {
+            self.core.give_back_later(decision);
+        }
+    }
+}
+
+/// Whether steps block the thread.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Blocking,
+    Async,
+}
+
+impl EachCall {
+    pub(in super::super::super) fn finish(self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+        let mut future = self.run(Mode::Blocking);
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            // Each step blocks the thread, so the first poll is the last.
+            if let Poll::Ready(decided) = future.as_mut().poll(&mut context) {
+                return decided;
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    pub(in super::super::super) fn finish_async(
+        self: Box<Self>,
+    ) -> Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>> {
+        self.run(Mode::Async)
+    }
+
+    /// Boxed: a call that waits finishes calls of its parts.
+    fn run(self: Box<Self>, mode: Mode) -> Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>> {
+        Box::pin(async move {
+            let arrived = self.now();
+            let wait = self.whole.wait;
+            let deadline = arrived.saturating_add(wait.nanos());
+            let (mut held, mut rounds, mut waited): (Option<Waited>, u32, u64) = (None, 0, 0);
+            loop {
+                // With `backoff`, a try that is denied is an offence, and a call that waits is none.
+                let looks = wait != Wait::No && self.whole.core.backoff().is_some();
+                let member = 'denier: {
+                    if looks
+                        && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
+                        && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
+                        && self.goes_on(retry_after, deadline, rounds)
+                    {
+                        release(held.take(), mode).await;
+                        break 'denier member;
+                    }
+                    let but = held.as_ref().map(|held| held.member);
+                    let says = if let Ok(says) = self.ask(but, false, mode).await {
+                        says
+                    } else {
+                        if let Some(decided) = self.whole.call().undecided() {
+                            release(held.take(), mode).await;
+                            return decided;
+                        }
+                        self.in_memory(but, false)
+                    };
+                    let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
+                        return self.admitted(says, held, waited);
+                    };
+                    release(held.take(), mode).await;
+                    if !self.goes_on(retry_after, deadline, rounds) {
+                        return self.whole.call().conclude(says, 0);
+                    }
+                    member
+                };
+                match self.wait_for(member, arrived, deadline, rounds, mode).await {
+                    Ok((decision, since)) => {
+                        waited = since;
+                        held = Some(decision);
+                    }
+                    Err(denied) => return denied,
+                }
+                rounds += 1;
+            }
+        })
+    }
+
+    fn now(&self) -> u64 {
+        let call = self.whole.call();
+        call.core.venue(Switches::load(), call.is_async).now().earliest
+    }
+
+    fn goes_on(&self, retry_after: u64, deadline: u64, rounds: u32) -> bool {
+        let may_wait = self.whole.wait != Wait::No && !self.whole.peek && retry_after != NEVER;
+        may_wait && (self.guard.is_none() || rounds < ROUNDS) && self.now().saturating_add(retry_after) <= deadline
+    }
+
+    /// The bucket that holds the call back longest: its index among the members.
+    fn denier(&self, says: &AllSay, held: Option<&Waited>) -> Option<(usize, u64)> {
+        let members = (0..self.members.len()).filter(|index| held.is_none_or(|held| held.member != *index));
+        let denies = |(member, says): (usize, &Says)| match says {
+            Says::Denies { refusal, .. } => Some((member, refusal.retry_after)),
+            Says::Admits { .. } => None,
+        };
+        // Of several that hold it back equally long, the first.
+        let denying: SmallVec<[(usize, u64); 4]> = members.zip(says).filter_map(denies).collect();
+        denying.into_iter().rev().max_by_key(|(_, retry_after)| *retry_after)
+    }
+
+    /// Takes from all buckets but one, which the call has waited for.
+    async fn ask(&self, but: Option<usize>, looks: bool, mode: Mode) -> Result<AllSay, BackendError> {
+        let Some(guard) = &self.guard else { return Ok(self.in_memory(but, looks)) };
+        let action = |action: &Action| match action {
+            Action::Take { cost, max_wait } if looks => Action::Peek { cost: *cost, max_wait: *max_wait },
+            action => action.clone(),
+        };
+        let members: SmallVec<[&Member; 4]> =
+            self.members.iter().enumerate().filter(|(index, _)| but != Some(*index)).map(|(_, it)| it).collect();
+        let call = self.whole.call();
+        let (sent, test_time) = {
+            let venue = call.core.venue(Switches::load(), call.is_async);
+            (venue.backend_now(), venue.test_time())
+        };
+        let requests: Vec<Request> = members
+            .iter()
+            .filter_map(|member| member.request.as_ref())
+            .map(|request| Request { action: action(&request.action), test_time, ..request.clone() })
+            .collect();
+        if requests.is_empty() {
+            return Ok(AllSay::new());
+        }
+        let answers = match mode {
+            Mode::Blocking => guard.decide_together(&requests)?,
+            Mode::Async => guard.decide_together_async(&requests).await?,
+        };
+        if answers.len() != requests.len() {
+            return Err(unanswered());
+        }
+        let is_charged = answers.iter().all(|answer| matches!(answer.outcome, Outcome::Admitted(_)));
+        let is_taken = is_charged && !looks && !call.peek;
+        let says = members
+            .iter()
+            .zip(&requests)
+            .zip(answers)
+            .map(|((member, request), answer)| self.said(guard, member, request, answer, is_taken, sent));
+        says.collect()
+    }
+
+    /// What one bucket of a backend says.
+    fn said(
+        &self,
+        guard: &Guard,
+        member: &Member,
+        request: &Request,
+        answer: Answer,
+        is_taken: bool,
+        sent: u64,
+    ) -> Result<Says, BackendError> {
+        let Some(each) = self.whole.core.made_each() else { return Err(unanswered()) };
+        let (part, written) = (&each.parts[member.part], self.whole.core.groups().len());
+        let Answer { now, outcome } = answer;
+        match outcome {
+            Outcome::Admitted(admitted) => {
+                let Admission { permit, limit: own, remaining, fresh_at } = admitted.admission;
+                let limit = *request.limits.get(own).ok_or_else(unanswered)?;
+                let taken = is_taken.then(|| {
+                    let (name, fingerprint) = (Arc::clone(&request.bucket), request.fingerprint);
+                    let resets = part.core.resets_of(&name, fingerprint).load(Ordering::Relaxed);
+                    let place = Place::Remote(Box::new(RemoteBucket { name, fingerprint, permit, resets }));
+                    let limits = member.limits.as_deref().map(Into::into);
+                    Taken { place, limits, limiter: part.core.id }
+                });
+                let (position, reset_after) = (part.position(own, written), fresh_at.saturating_sub(now.as_nanos()));
+                Ok(Says::Admits { limit, position, remaining, reset_after, taken })
+            }
+            Outcome::Denied(denied) => {
+                let refused = denied.refusal;
+                let limit = *request.limits.get(refused.limit).ok_or_else(unanswered)?;
+                let own = Call { core: &part.core, ..self.whole.call() };
+                if own.is_denied_alike() {
+                    keep_denial(guard, request, self.whole.cost, &refused, now.as_nanos(), sent);
+                }
+                let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
+                let position = part.position(refused.limit, written);
+                let BackendRefusal { remaining, is_blocked, .. } = refused;
+                Ok(Says::Denies { limit, refusal: Refusal { position, remaining, retry_after, is_blocked } })
+            }
+            Outcome::Done | Outcome::Blocked { .. } => Err(unanswered()),
+        }
+    }
+
+    fn in_memory(&self, but: Option<usize>, looks: bool) -> AllSay {
+        let call = self.whole.call();
+        let call = if looks { call.peek() } else { call };
+        match call.core.made_each() {
+            Some(each) => call.in_memory(each, &self.members, but),
+            None => AllSay::new(),
+        }
+    }
+
+    /// Waits for the permits of one bucket, and takes them. Also returns how long the call has
+    /// waited by then.
+    async fn wait_for(
+        &self,
+        index: usize,
+        arrived: u64,
+        deadline: u64,
+        rounds: u32,
+        mode: Mode,
+    ) -> Result<(Waited, u64), Result<Decision, RateLimitExceeded>> {
+        let (whole, member, now) = (self.whole.call(), &self.members[index], self.now());
+        let Some(each) = whole.core.made_each() else { return Err(Ok(whole.free())) };
+        let part = &each.parts[member.part];
+        let wait = match whole.wait {
+            Wait::AtMost(_) => Wait::AtMost(deadline.saturating_sub(now)),
+            other => other,
+        };
+        // In every queue, the call stands where it would if it had come there first.
+        let ahead = self.options.ahead.saturating_add(now.saturating_sub(arrived));
+        let queue = if rounds == 0 { self.options.queue } else { usize::MAX };
+        let options = WaitOptions { queue, ahead };
+        let started = {
+            let call = Call { core: &part.core, limits: member.limits.as_deref(), wait, options, ..whole };
+            let call = call.quiet();
+            let venue = part.core.venue(Switches::load(), call.is_async);
+            match (&venue.target, &member.request) {
+                (Target::Remote(guard), Some(request)) => {
+                    let max_wait = Duration::from_nanos(wait.nanos());
+                    let action = Action::Take { cost: call.cost, max_wait };
+                    let request = Request { action, test_time: venue.test_time(), ..request.clone() };
+                    Box::new(call.remote_with(request, guard, &venue, member.address)).begin(&venue)
+                }
+                (Target::Memory(store), _) => call.decide_in(store, member.address, &venue),
+                (Target::Remote(_), None) => call.decide_in(&part.core.fallback(&venue), member.address, &venue),
+            }
+        };
+        let decided = match mode {
+            Mode::Blocking => started.finish(),
+            Mode::Async => started.finish_async().await,
+        };
+        match decided {
+            Ok(decision) => {
+                let waited = now.saturating_sub(arrived).saturating_add(decision.waited);
+                Ok((Waited { core: Arc::clone(&part.core), member: index, decision: Some(decision) }, waited))
+            }
+            Err(exceeded) => Err(self.denied_by(part, &exceeded)),
+        }
+    }
+
+    /// The whole call's outcome, if a part denies it while it waits.
+    fn denied_by(&self, part: &Part, exceeded: &RateLimitExceeded) -> Result<Decision, RateLimitExceeded> {
+        let whole = self.whole.call();
+        if exceeded.kind == ExceededKind::BackendFailed {
+            return whole.undecided().unwrap_or_else(|| Err(exceeded.clone()));
+        }
+        let position = part.position(usize::from(exceeded.position), whole.core.groups().len());
+        let is_blocked = exceeded.kind == ExceededKind::Blocked;
+        let RateLimitExceeded { remaining, retry_after, .. } = *exceeded;
+        let refusal = Refusal { position, remaining, retry_after, is_blocked };
+        whole.denied(exceeded.limit, refusal)
+    }
+
+    /// The decision on a call that has all its permits.
+    fn admitted(&self, mut says: AllSay, held: Option<Waited>, waited: u64) -> Result<Decision, RateLimitExceeded> {
+        let whole = self.whole.call();
+        if let Some(mut held) = held
+            && let Some(decision) = held.decision.take()
+            && let Some(each) = whole.core.made_each()
+        {
+            let Decision { limit, remaining, position, reset_after, taken, .. } = decision;
+            let part = &each.parts[self.members[held.member].part];
+            let position = part.position(usize::from(position), whole.core.groups().len());
+            says.push(Says::Admits { limit, position, remaining, reset_after, taken });
+        }
+        if waited > 0 {
+            whole.core.waits(Duration::from_nanos(waited));
+        }
+        whole.conclude(says, waited)
+    }
+}
+
+/// Gives back what a call has waited for in vain.
+async fn release(held: Option<Waited>, mode: Mode) {
+    let Some(mut held) = held else { return };
+    let Some(decision) = held.decision.take() else { return };
+    // A permit that cannot be given back stays taken: the limit is kept.
+    let _ = match mode {
+        Mode::Blocking => held.core.refund(decision),
+        Mode::Async => held.core.refund_async(decision).await,
+    };
+}
+
+fn unanswered() -> BackendError {
+    BackendError::new(BackendErrorKind::Refused, "the backend has not decided on every bucket")
+}
