@@ -161,7 +161,7 @@ fn a_booking_is_handed_out_once_though_the_first_call_leaves() {
         let thread = thread::spawn(move || settling.settle(clock::now()));
         waiters[0].leave();
         thread.join().unwrap();
-        assert!(matches!(waiters[1].look(clock::now(), Waker::noop()), Turn::Told(Told::Admitted(_))));
+        assert!(matches!(waiters[1].look(clock::now()), Turn::Told(Told::Admitted(_))));
         let state = queue.state.lock();
         assert!(state.line.is_empty() && state.booked.is_empty() && state.unused.is_empty());
     });
@@ -178,7 +178,8 @@ fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
             queue.settle(clock::now());
         });
         let woken = Arc::new(Woken::default());
-        let turn = waiter.look(clock::now(), &Waker::from(Arc::clone(&woken)));
+        waiter.listen(&Waker::from(Arc::clone(&woken)));
+        let turn = waiter.look(clock::now());
         thread.join().unwrap();
         assert!(matches!(turn, Turn::Told(_)) || woken.0.load(Ordering::SeqCst));
     });
