@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
 use ratelimit_runtime::test_util::{self, TestClock};
@@ -285,4 +285,38 @@ fn a_limit_of_nothing_and_a_cost_that_never_fits_end_a_wait(store: Store) {
         drop(small);
         assert_eq!(poll_once(&mut large), Poll::Ready(false), "{}", limiter.name());
     });
+}
+
+/// Two processes wait before one server. The call that gives up has booked before the other process's.
+#[test]
+fn what_is_given_up_before_another_processs_booking_is_not_lost() {
+    let server = RedisServer::start();
+    let process = || RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap();
+    for algorithm in ALGORITHMS {
+        for comes_another in [false, true] {
+            let clock = test_util::pause_at(UNIX_EPOCH + 1_800_000_000 * SECOND);
+            let name = format!("given up before another {algorithm:?} {comes_another}");
+            let [one, other] = [process(), process()].map(|backend| {
+                let builder = RateLimiter::builder(&*name).backend(backend).on_backend_error(OnBackendError::Deny);
+                let limiter = builder.limit(Limit::new(5, SECOND).with_algorithm(algorithm)).build().unwrap();
+                Scene { limiter, front: Front::Limiter, is_bounded: false }
+            });
+            one.limiter.check("a", 5).unwrap();
+            let first = one.begin_to_wait();
+            let mut second = other.begin_to_wait();
+            drop(first);
+            let third = comes_another.then(|| one.begin_to_wait());
+            clock.advance(SECOND);
+            for mut wait in third {
+                assert_eq!(poll_once(&mut wait), Poll::Ready(true), "{name}");
+            }
+            assert_eq!(poll_once(&mut second), Poll::Ready(true), "{name}");
+            // Its process gives back what is due and not used.
+            let _ = one.limiter.peek("a", 1);
+            let left = (0..9).filter(|_| other.limiter.check("a", 1).is_ok()).count();
+            // By then a token bucket has refilled what the booking had taken.
+            let is_used = comes_another || algorithm == Algorithm::TokenBucket;
+            assert_eq!(left, if is_used { 3 } else { 4 }, "{name}");
+        }
+    }
 }

@@ -113,16 +113,16 @@ async fn what_callers_who_give_up_would_have_had_others_get() {
     runs.join_all().await;
 }
 
-/// If a process gives a booking back behind which another one has booked, that is lost. At least 95
-/// of 100 permits serve a call all the same.
+/// At most 5 of 100 permits serve no call, with few calls at a time and with many: a permit is lost
+/// if another process books while it is given back.
 #[test]
 fn what_callers_who_give_up_would_have_had_other_processes_get() {
     const IN_ALL: usize = 200;
-    for processes in [2, 4] {
+    for (processes, every, patience) in [(2, "20", "150"), (4, "20", "150"), (4, "60", "100")] {
         let server = RedisServer::start();
         let crowd = || {
             Command::new(env!("CARGO_BIN_EXE_redis_client"))
-                .args(["crowd", "50", "1000", &IN_ALL.to_string(), "20", "150"])
+                .args(["crowd", "sliding_window", "50", "1000", &IN_ALL.to_string(), every, patience])
                 .env("REDIS_URL", server.url())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -498,7 +498,8 @@ fn threads_that_wait_are_served_without_a_runtime() {
 #[test]
 fn a_future_that_is_not_polled_delays_nobody() {
     let server = RedisServer::start();
-    let limiter = limiter(&process(&server), "unpolled", Limit::new(1, SECOND));
+    // A busy machine begins to wait before the next permit is due.
+    let limiter = limiter(&process(&server), "unpolled", Limit::new(1, 3 * SECOND));
     limiter.check("a", 1).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build().unwrap();
     let _entered = runtime.enter();
@@ -508,7 +509,7 @@ fn a_future_that_is_not_polled_delays_nobody() {
         std::thread::sleep(millis(1));
     }
     // It is charged for the first one's permit, which it holds.
-    assert!(limiter.wait("a", 1).unwrap().waited() <= 3 * SECOND);
+    assert!(limiter.wait("a", 1).unwrap().waited() <= 9 * SECOND);
     assert!(matches!(poll_once(&mut first), Poll::Ready(Ok(_))));
 }
 

@@ -11,6 +11,10 @@ use tokio::time::{sleep, timeout};
 const HOPE: Duration = Duration::from_secs(2);
 
 /// A limiter of `limit` that has `in_all` permits.
+///
+/// # Panics
+///
+/// If `in_all` is 0.
 pub fn limiter(name: &str, backend: SharedBackend, limit: Limit, in_all: u32) -> RateLimiter {
     let in_all = Limit::new(in_all, Duration::from_secs(366 * 86_400)).with_algorithm(Algorithm::FixedWindow);
     let builder = RateLimiter::builder(name).backend(backend).on_backend_error(OnBackendError::Deny);

@@ -3,8 +3,8 @@
 //! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
 //! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
 //! microseconds; for 0 ms means until the first denial. `redis_client wait <count> <per in ms> <calls>` lets that many calls
-//! wait for a permit each, and prints when. `redis_client crowd <count> <per in ms> <in all> <every ms> <patience in ms>`
-//! lets calls come and give up until all permits are used up, and prints how many were served.
+//! wait for a permit each, and prints when. `redis_client crowd <algorithm> <count> <per in ms> <in all> <every ms>
+//! <patience in ms>` lets calls come and give up until all permits are used up, and prints how many were served.
 
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ fn main() {
         ["wait", count, per, calls] => {
             wait(Limit::new(count.parse().unwrap(), millis(per)), calls.parse().unwrap());
         }
-        ["crowd", count, per, all, every, patience] => {
-            let limit = Limit::new(count.parse().unwrap(), millis(per));
+        ["crowd", algorithm, count, per, all, every, patience] => {
+            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
             println!("{}", crowd(limit, all.parse().unwrap(), millis(every), millis(patience)));
         }
         _ => panic!("unknown arguments: {arguments:?}"),

@@ -2,7 +2,8 @@
 //!
 //! The queue owns the bookings in the backend; the calls do not. A due booking goes to the first
 //! call of its cost, so a call that leaves hands its booking on. Bookings that no call can use are
-//! given back, newest first.
+//! given back, newest first. If another process has booked behind one, it is kept until it is due,
+//! for a call that comes meanwhile, and given back then.
 //!
 //! Bookings are few. The first call is booked once it is due within [`AHEAD`](state::AHEAD). Others
 //! are booked only while the last booking is due within [`HORIZON`](state::HORIZON), so that round

@@ -284,7 +284,8 @@ impl RemoteCall {
                 return self.waits(waiter);
             }
             (Asks::Now | Asks::Look, Err(_))
-                if self.call.core.has_stand_in() && self.backend.queues.ahead(&self.request.bucket, u64::MAX).is_some() =>
+                if self.call.core.has_stand_in()
+                    && self.backend.queues.ahead(&self.request.bucket, u64::MAX).is_some() =>
             {
                 if let Ok(waiter) = self.join(None) {
                     return self.waits(waiter);

@@ -104,7 +104,15 @@ fn book(queue: &Queue) {
     let limits = Arc::clone(&first.with.limits);
     let admission =
         Admission { permit: Permit { at: 1, sequence: 1, cost: 1, undo: None }, limit: 0, remaining: 0, fresh_at: 1 };
-    state.book(Booked { due: 1, limit: Limit::per_second(1), admission, reset_after: 0, limits });
+    state.book(Booked {
+        due: 1,
+        limit: Limit::per_second(1),
+        admission,
+        reset_after: 0,
+        limits,
+        changes: 0,
+        is_kept: false,
+    });
 }
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
