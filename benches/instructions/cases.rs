@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -98,7 +98,6 @@ pub(super) fn all() -> Vec<Case> {
     with_keys(&mut cases);
     futures(&mut cases);
     limiters(&mut cases);
-    waits(&mut cases);
     blocks(&mut cases);
     governor(&mut cases);
     cases
@@ -317,36 +316,6 @@ fn limiters(cases: &mut Vec<Case>) {
         cases.push(Case { name: peek, call: Box::new(move |call| peeked.peek(text(call), 1).is_ok()) });
         let call = move |call| settled.check(text(call), 3).is_ok_and(|decision| settled.settle(decision, 2).is_ok());
         cases.push(Case { name: settle, call: Box::new(call) });
-    }
-}
-
-/// Waits that are given up as soon as they have begun, behind another call that waits.
-fn waits(cases: &mut Vec<Case>) {
-    fn begins<F: Future>(wait: Pin<&mut F>) -> bool {
-        wait.poll(&mut Context::from_waker(Waker::noop())).is_pending()
-    }
-    for (algorithm, unkeyed, keyed) in [
-        (Algorithm::TokenBucket, "wait given up, bucket", "key, wait given up, bucket"),
-        (Algorithm::SlidingWindow, "wait given up, window 64", "key, wait given up, window 64"),
-    ] {
-        let limiter = |name| {
-            let builder = RateLimiter::builder(name).limit(Limit::new(64, YEAR).with_algorithm(algorithm));
-            let limiter = builder.backend(memory()).build().unwrap();
-            limiter.check(text(0), 64).unwrap();
-            limiter.check((), 64).unwrap();
-            // They wait as long as the process runs.
-            let (unkeyed, keyed) = (limiter.clone(), limiter.clone());
-            let mut first = Box::pin(async move { unkeyed.wait_async((), 1).await });
-            assert!(begins(first.as_mut()));
-            std::mem::forget(first);
-            let mut first = Box::pin(async move { keyed.wait_async(text(0), 1).await });
-            assert!(begins(first.as_mut()));
-            std::mem::forget(first);
-            limiter
-        };
-        let (all, one) = (limiter(unkeyed), limiter(keyed));
-        cases.push(Case { name: unkeyed, call: Box::new(move |_| begins(pin!(all.wait_async((), 1)))) });
-        cases.push(Case { name: keyed, call: Box::new(move |_| begins(pin!(one.wait_async(text(0), 1)))) });
     }
 }
 

@@ -104,9 +104,9 @@ async fn what_callers_who_give_up_would_have_had_others_get() {
             let limit = Limit::new(20, SECOND).with_algorithm(algorithm);
             let limiter = impatient::limiter(&format!("impatient {algorithm:?}"), backend.clone(), limit, IN_ALL);
             runs.spawn(async move {
-                let served = impatient::served(&limiter, SECOND / 40, SECOND / 4).await;
+                let calls = impatient::served(&limiter, SECOND / 40, SECOND / 4).await;
                 let all = IN_ALL as usize;
-                assert!((all * 95 / 100..=all).contains(&served), "{algorithm:?} in store {number}: {served} of {all}");
+                assert!((all * 95 / 100..=all).contains(&calls), "{algorithm:?} in store {number}: {calls} of {all}");
             });
         }
     }
@@ -129,12 +129,12 @@ fn what_callers_who_give_up_would_have_had_other_processes_get() {
                 .unwrap()
         };
         let crowds: Vec<_> = (0..processes).map(|_| crowd()).collect();
-        let served = crowds.into_iter().map(|crowd| {
+        let calls = crowds.into_iter().map(|crowd| {
             let output = crowd.wait_with_output().unwrap();
             String::from_utf8(output.stdout).unwrap().trim().parse::<usize>().unwrap()
         });
-        let served: usize = served.sum();
-        assert!((IN_ALL * 95 / 100..=IN_ALL).contains(&served), "{processes} processes: {served} of {IN_ALL}");
+        let calls: usize = calls.sum();
+        assert!((IN_ALL * 95 / 100..=IN_ALL).contains(&calls), "{processes} processes: {calls} of {IN_ALL}");
     }
 }
 
