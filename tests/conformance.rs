@@ -1202,7 +1202,8 @@ macro_rules! conformance {
             $backend: $make, random_traces_are_what_a_full_log_says,
                 random_traces_by_the_calendar_are_what_a_full_log_says,
                 random_calls_with_keys_are_admitted_as_full_logs_say,
-                a_wait_for_keys_ends_when_the_last_of_them_is_due;
+                a_wait_for_keys_ends_when_the_last_of_them_is_due,
+                a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its_keys;
         )*}
     };
 }
@@ -1211,11 +1212,13 @@ conformance_while_no_time_passes! {
     memory: MemoryBackend::new().into_backend(),
         random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
         a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says,
-        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due;
+        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due,
+        a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its_keys;
     users_own: Shelf::default().into_backend(),
         random_traces_are_what_a_full_log_says, random_traces_by_the_calendar_are_what_a_full_log_says,
         a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says,
-        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due;
+        random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due,
+        a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its_keys;
     // A kept denial tells the kind that it was.
     redis_asked_each_time: plain(redis().denial_cache(false)),
         random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says,

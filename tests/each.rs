@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Deadline, Request};
+use ratelimit_runtime::backend::{Action, Answer, Backend, Bucket, Deadline, IntoBackend, Request, SharedBackend};
 use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, Decision, ExceededKind, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, RateLimiterBuilder, WhenFull, limiters, rate_limit, set_limits, test_util,
@@ -644,4 +644,37 @@ fn waits_through_a_store_end_after_four_rounds() {
     assert!(start.elapsed() >= Duration::from_millis(60));
     assert!(limiter.wait_each_at_most((1, 1), 1, Duration::from_millis(5)).is_err());
     assert!(limiter.wait_each_at_most((1, 1), 1, SECOND).is_ok());
+}
+
+/// Users whose calls wait for their own limit and for one that all share, all the time. Returns how
+/// many are served in 20 seconds.
+fn served_together(backend: SharedBackend, name: &str) -> usize {
+    const USERS: usize = 6;
+    const STEP: Duration = Duration::from_millis(10);
+    let clock = test_util::pause();
+    let builder = RateLimiter::builder(name).backend(backend).on_backend_error(OnBackendError::Deny);
+    // Any two users alone would not use up what all share.
+    let limiter = builder.limit(Limit::new(2, SECOND)).limit(Limit::new(5, SECOND)).build().unwrap();
+    let wait = |user: usize| Box::pin(limiter.wait_each_async((user, ()), 1));
+    let mut calls: Vec<_> = (0..3 * USERS).map(|number| wait(number % USERS)).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let mut served = 0;
+    for _ in 0..2_000 {
+        for (number, call) in calls.iter_mut().enumerate() {
+            if let Poll::Ready(decided) = call.as_mut().poll(&mut context) {
+                served += usize::from(decided.is_ok());
+                *call = wait(number % USERS);
+            }
+        }
+        clock.advance(STEP);
+    }
+    served
+}
+
+#[test]
+fn calls_of_several_keys_are_served_the_whole_limit_that_they_share() {
+    let served = served_together(MemoryBackend::new().into_backend(), "shared in memory");
+    assert!((95..=105).contains(&served), "{served} of 100");
+    let served = served_together(Shelf::default().keeping_its_deadline().into_backend(), "shared in a store");
+    assert!((95..=105).contains(&served), "{served} of 100");
 }

@@ -726,4 +726,48 @@ mod by_tokios_clock_alone {
         tokio::time::advance(MINUTE).await;
         assert!(limiter.check_async("key", 1).await.is_ok());
     }
+
+    /// Lets three calls wait, of which the second gives up. Returns when the others are released.
+    async fn without_the_second(limiter: &RateLimiter) -> [Duration; 2] {
+        limiter.check_async("key", 1).await.unwrap();
+        let start = Instant::now();
+        let mut waiters = Vec::new();
+        for number in 1..4 {
+            let limiter = limiter.clone();
+            waiters.push(tokio::spawn(async move {
+                limiter.wait_async("key", 1).await.unwrap();
+                start.elapsed()
+            }));
+            let waits = || {
+                let listed = limiters().into_iter().filter(|listed| listed.name == "without the second");
+                listed.map(|listed| listed.waiting).sum::<usize>() == number
+            };
+            // Before a backend, each call books for itself.
+            for _ in 0..20 {
+                tokio::task::yield_now().await;
+                if waits() {
+                    break;
+                }
+            }
+        }
+        let [first, second, third] = waiters.try_into().unwrap();
+        second.abort();
+        [first.await.unwrap(), third.await.unwrap()]
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_memory_a_call_that_gives_up_leaves_its_turn_to_the_next() {
+        let limiter = limiter("without the second", &[Limit::new(1, MINUTE)]);
+        assert_eq!(without_the_second(&limiter).await.map(|at| at.as_secs()), [60, 120]);
+    }
+
+    /// As documented: the store's clock goes on by itself, so there is no queue before it.
+    #[tokio::test(start_paused = true)]
+    async fn before_a_backend_each_call_keeps_the_time_that_it_has_booked() {
+        let builder = RateLimiter::builder("booked alone").backend(Shelf::default().keeping_its_deadline());
+        let limiter = builder.limit(Limit::new(1, 10 * MINUTE)).build().unwrap();
+        let [first, third] = without_the_second(&limiter).await;
+        assert!((9 * MINUTE..11 * MINUTE).contains(&first), "{first:?}");
+        assert!((29 * MINUTE..31 * MINUTE).contains(&third), "{third:?}");
+    }
 }

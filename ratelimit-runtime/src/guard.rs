@@ -18,8 +18,9 @@ use parking_lot::Mutex;
 
 use crate::backend::{Action, Answer, Backend, BackendFuture, Deadline, Identity, Outcome, Request};
 use crate::error::{BackendError, BackendErrorKind};
+use crate::fingerprint::Fingerprint;
 use crate::observe::{self, BreakerState};
-use crate::rt::clock::{self, nanos};
+use crate::rt::clock::{self, Now, nanos};
 use crate::rt::timer;
 use breaker::{Breaker, CallResult, Change, Entry};
 use denials::Denials;
@@ -104,6 +105,13 @@ impl Guard {
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {
         self.denials.as_deref().filter(|_| self.denial_cache)
+    }
+
+    /// Drops the cached denials of a bucket, and those of calls under way.
+    fn drop_denials(&self, bucket: Option<Fingerprint>, now: Now) {
+        if let (Some(denials), Some(bucket)) = (self.denials(), bucket) {
+            denials.lift(bucket, now.latest);
+        }
     }
 
     /// Whether requests need a fingerprint, because a change may invalidate a cached denial.

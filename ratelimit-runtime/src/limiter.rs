@@ -186,9 +186,9 @@ impl RateLimiter {
     ///
     /// The order holds within a process. If several processes wait on one limit, the share of each
     /// depends on when it asks. Changes of limits and permits in other processes reach waiting
-    /// calls within a second. A call costs the backend about two round trips. A `backoff` adds one
-    /// round trip, and lets calls that do not wait ask for themselves. While a test's clock stands
-    /// still, each call books for itself.
+    /// calls within a second. A call costs the backend about two round trips, and two more with a
+    /// `backoff`. If a test has paused tokio's clock and not this crate's, each call books for
+    /// itself.
     ///
     /// On a worker thread of an async runtime, this blocks all other tasks of that worker. Use
     /// [`wait_async`](Self::wait_async) there.

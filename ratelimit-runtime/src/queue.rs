@@ -28,6 +28,8 @@ pub(crate) struct Seat<T> {
 
 enum Seated<T> {
     Waiting(Option<Waker>),
+    /// Waiting; the call must look again, and has no waker here.
+    Woken,
     Told(T),
     /// The call took its outcome, or left.
     Left,
@@ -58,27 +60,33 @@ impl<T> Seat<T> {
 
     /// Makes the call look again.
     pub(crate) fn wakes(&self, wakes: &mut Wakes) {
-        if let Seated::Waiting(waker) = &mut *self.state.lock()
-            && let Some(waker) = waker.take()
-        {
-            wakes.add(waker);
+        let mut state = self.state.lock();
+        if let Seated::Waiting(waker) = &mut *state {
+            if let Some(waker) = waker.take() {
+                wakes.add(waker);
+            }
+            *state = Seated::Woken;
         }
     }
 
-    /// Sets the waker for when there is news.
-    pub(crate) fn listen(&self, waker: &Waker) {
-        let is_known = |known: &Option<Waker>| known.as_ref().is_some_and(|known| known.will_wake(waker));
-        if matches!(&*self.state.lock(), Seated::Waiting(known) if is_known(known)) {
-            return;
+    /// Sets the waker for when there is news. Returns whether there is news already.
+    pub(crate) fn listen(&self, waker: &Waker) -> bool {
+        match &*self.state.lock() {
+            Seated::Waiting(Some(known)) if known.will_wake(waker) => return false,
+            Seated::Waiting(_) | Seated::Woken => {}
+            Seated::Told(_) | Seated::Left => return true,
         }
         // Outside the lock: cloning and dropping a waker runs foreign code.
-        let mut waker = Some(waker.clone());
+        let waker = waker.clone();
         let mut state = self.state.lock();
-        if let Seated::Waiting(listening) = &mut *state {
-            std::mem::swap(listening, &mut waker);
-        }
+        let (before, is_news) = match &*state {
+            Seated::Waiting(_) => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), false),
+            Seated::Woken => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), true),
+            Seated::Told(_) | Seated::Left => (Seated::Waiting(Some(waker)), true),
+        };
         drop(state);
-        drop(waker);
+        drop(before);
+        is_news
     }
 
     /// Removes the waker.
@@ -107,9 +115,9 @@ impl<T> Seat<T> {
         match *state {
             Seated::Told(_) => match std::mem::replace(&mut *state, Seated::Left) {
                 Seated::Told(told) => Some(told),
-                Seated::Waiting(_) | Seated::Left => None,
+                Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
             },
-            Seated::Waiting(_) | Seated::Left => None,
+            Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
         }
     }
 
@@ -117,7 +125,7 @@ impl<T> Seat<T> {
     pub(crate) fn leave(&self) -> Option<T> {
         match std::mem::replace(&mut *self.state.lock(), Seated::Left) {
             Seated::Told(told) => Some(told),
-            Seated::Waiting(_) | Seated::Left => None,
+            Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
         }
     }
 }

@@ -1,9 +1,15 @@
 //! Scenarios of limits with a key each: all of them are charged, or none is.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::{Instant, UNIX_EPOCH};
+
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use ratelimit_runtime::{
-    Algorithm, BackendErrorKind, Calendar, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, test_util,
+    Algorithm, BackendErrorKind, Calendar, Decision, ExceededKind, Limit, RateLimitExceeded, RateLimiter, rate_limit,
+    test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
 
@@ -170,6 +176,61 @@ pub(super) fn a_wait_for_keys_ends_when_the_last_of_them_is_due(stage: &Stage) {
     assert_eq!(subject.peek((2, 2, ()), 1).unwrap().remaining(), 1);
     assert_eq!(subject.admitted((2, 2, ()), 3), 1);
     assert!(subject.limiter.wait_each((1_u8, 1_u8, ()), 2).is_err());
+}
+
+#[rate_limit(limiter = limiter, keys = (user, tenant, ()))]
+fn by_attribute(limiter: &RateLimiter, user: u8, tenant: u8) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+#[rate_limit(limiter = limiter, keys = (user, tenant, ()))]
+async fn by_attribute_async(limiter: &RateLimiter, user: u8, tenant: u8) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+pub(super) fn a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its_keys(stage: &Stage) {
+    for algorithm in ALGORITHMS {
+        let [many, one] = [9, 1].map(|count| Limit::new(count, MINUTE).with_algorithm(algorithm));
+        let subject = Subject::of(stage, &[many, many, one]);
+        let clock = test_util::pause_at(UNIX_EPOCH + 30_000_000 * MINUTE);
+        let told = |user: u8| {
+            let denied = subject.check((user, user, ()), 1).unwrap_err();
+            assert_eq!(denied.limit_index(), 2, "{algorithm:?}");
+            let peeked = subject.peek((user, user, ()), 1).unwrap_err();
+            let attributed = if subject.is_async {
+                block_on(by_attribute_async(&subject.limiter, user, user)).unwrap_err()
+            } else {
+                by_attribute(&subject.limiter, user, user).unwrap_err()
+            };
+            assert_eq!([peeked.retry_after(), attributed.retry_after()], [denied.retry_after(); 2], "{algorithm:?}");
+            denied.retry_after().unwrap()
+        };
+        subject.check((1, 1, ()), 1).unwrap();
+        assert_eq!(told(2), MINUTE);
+        let mut waits = Vec::new();
+        for ahead in 1..3 {
+            let mut wait = Box::pin(subject.limiter.wait_each_async((2_u8, 2_u8, ()), 1));
+            // A server takes a moment to answer.
+            let start = Instant::now();
+            while told(3) != (ahead + 1) * MINUTE {
+                assert!(poll_once(wait.as_mut()).is_pending() && start.elapsed() < 20 * SECOND, "{algorithm:?}");
+            }
+            waits.push(wait);
+        }
+        // The first is due, and polled by none.
+        clock.advance(MINUTE);
+        assert_eq!(told(3), 2 * MINUTE, "{algorithm:?}");
+        drop(waits.pop());
+        assert_eq!(told(3), MINUTE, "{algorithm:?}");
+        let first = block_on(waits.pop().unwrap()).unwrap();
+        assert_eq!(first.waited(), MINUTE, "{algorithm:?}");
+        clock.advance(MINUTE);
+        assert!(subject.check((3, 3, ()), 1).is_ok(), "{algorithm:?}");
+    }
+}
+
+fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 pub(super) fn a_backoff_blocks_the_key_whose_limit_denies(stage: &Stage) {

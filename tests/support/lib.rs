@@ -3,6 +3,7 @@
 mod admissions;
 pub mod bookkeeping;
 pub mod failures;
+pub mod impatient;
 mod kept;
 mod memcached_server;
 pub mod oracle;

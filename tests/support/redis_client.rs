@@ -3,12 +3,14 @@
 //! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
 //! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
 //! microseconds; for 0 ms means until the first denial. `redis_client wait <count> <per in ms> <calls>` lets that many calls
-//! wait for a permit each, and prints when.
+//! wait for a permit each, and prints when. `redis_client crowd <algorithm> <count> <per in ms> <in all> <every ms>
+//! <patience in ms>` lets calls come and give up until all permits are used up, and prints how many were served.
 
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, Limit, RateLimiter, RedisBackend, limiters};
+use ratelimit_runtime::{Algorithm, IntoBackend, Limit, RateLimiter, RedisBackend, limiters};
+use ratelimit_tests::impatient;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +23,10 @@ fn main() {
         }
         ["wait", count, per, calls] => {
             wait(Limit::new(count.parse().unwrap(), millis(per)), calls.parse().unwrap());
+        }
+        ["crowd", algorithm, count, per, all, every, patience] => {
+            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
+            println!("{}", crowd(limit, all.parse().unwrap(), millis(every), millis(patience)));
         }
         _ => panic!("unknown arguments: {arguments:?}"),
     }
@@ -81,4 +87,11 @@ fn wait(limit: Limit, calls: usize) {
         }
         println!("waiting");
     });
+}
+
+fn crowd(limit: Limit, in_all: u32, every: Duration, patience: Duration) -> usize {
+    let backend = RedisBackend::builder().timeout(Duration::from_secs(20)).build().unwrap();
+    let limiter = impatient::limiter("crowd", backend.into_backend(), limit, in_all);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(impatient::served(&limiter, every, patience))
 }

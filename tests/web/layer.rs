@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::future::{Ready, ready};
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -14,12 +16,12 @@ use axum::routing::get;
 use axum::{Json, Router};
 use ratelimit_runtime::middleware::IntoDenialResponse;
 use ratelimit_runtime::{
-    ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, RateLimiter,
+    ClientIp, ClientIpConfig, Limit, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, RateLimiter, limiters,
 };
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{Layer, Service, ServiceBuilder, ServiceExt, service_fn};
 
-use crate::server::{Answer, serve};
+use crate::server::{Answer, serve, serve_at};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -270,6 +272,36 @@ async fn a_request_given_up_while_it_waits_gives_its_permit_back() {
     assert!(given_up.is_err() && !was_called.load(Ordering::Relaxed));
     tokio::time::advance(Duration::from_secs(31)).await;
     assert!(limiter.check_async((), 1).await.is_ok(), "the booking was kept");
+}
+
+#[tokio::test]
+async fn clients_that_hang_up_delay_no_later_request() {
+    const CLIENTS: usize = 60;
+    let limiter = limiter("layer-hang-up", 1);
+    let listed = || limiters().into_iter().find(|listed| listed.name == "layer-hang-up").unwrap();
+    let layer = RateLimitLayer::unkeyed(&limiter).wait();
+    let address = serve_at(Router::new().route("/", get(async || "hello")).layer(layer)).await;
+    limiter.check_async((), 1).await.unwrap();
+    let mut clients = Vec::new();
+    for number in 1..=CLIENTS {
+        let mut client = TcpStream::connect(address).unwrap();
+        client.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").unwrap();
+        clients.push(client);
+        until(|| listed().waiting == number).await;
+    }
+    assert!(limiter.peek_async((), 1).await.unwrap_err().retry_after().unwrap() > 60 * MINUTE);
+    drop(clients);
+    until(|| listed().waiting == 0).await;
+    assert_eq!(listed().abandoned, CLIENTS as u64);
+    assert!(limiter.peek_async((), 1).await.unwrap_err().retry_after().unwrap() <= MINUTE, "one waits in vain");
+}
+
+async fn until(mut is_so: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !is_so() {
+        assert!(start.elapsed() < Duration::from_secs(20), "it does not happen");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 #[tokio::test]

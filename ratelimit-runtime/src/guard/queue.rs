@@ -2,7 +2,8 @@
 //!
 //! The queue owns the bookings in the backend; the calls do not. A due booking goes to the first
 //! call of its cost, so a call that leaves hands its booking on. Bookings that no call can use are
-//! given back, newest first.
+//! given back, newest first. If another process has booked behind one, it is kept until it is due,
+//! for a call that comes meanwhile, and given back then.
 //!
 //! Bookings are few. The first call is booked once it is due within [`AHEAD`](state::AHEAD). Others
 //! are booked only while the last booking is due within [`HORIZON`](state::HORIZON), so that round
@@ -130,9 +131,10 @@ impl Queues {
         if self.len.load(Ordering::Acquire) == 0 { None } else { self.map().lock().get(bucket).map(Arc::clone) }
     }
 
-    /// The calls that wait for a bucket without a booking; `None` if no call waits.
-    pub(crate) fn ahead(&self, bucket: &str) -> Option<Ahead> {
-        self.find_now(bucket)?.ahead()
+    /// The calls that wait for a bucket without a booking; `None` if none waits of a lower rank than
+    /// this.
+    pub(crate) fn ahead(&self, bucket: &str, rank: u64) -> Option<Ahead> {
+        self.find_now(bucket)?.ahead(rank)
     }
 
     /// The queue as it is now, also by a test's clock.
@@ -243,6 +245,8 @@ impl Queues {
         drop(state);
         wakes.wake();
         queue.catch_up();
+        // Other calls were given times at which it is this one's turn.
+        guard.drop_denials(fingerprint, queue.now());
         Ok(Waiter { guard: Arc::clone(guard), queue, place, seat, is_left: false })
     }
 }
@@ -264,12 +268,10 @@ impl Queue {
         request
     }
 
-    fn ahead(&self) -> Option<Ahead> {
+    fn ahead(&self, rank: u64) -> Option<Ahead> {
         let state = self.state.lock();
+        state.line.first().filter(|((first, _), _)| *first <= rank)?;
         let Ahead { calls, permits, cost } = state.line.ahead();
-        if calls == 0 {
-            return None;
-        }
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
         // A request under way may be booked by now. So no call is told a time later than its turn.
         let (asked, asked_for) = state.asking;
@@ -385,14 +387,17 @@ fn instant(time: u64) -> Option<Instant> {
 }
 
 impl Waiter {
-    /// Checks whether the call's turn has come. If not, `waker` is woken when there is news.
-    pub(crate) fn look(&mut self, now: u64, waker: &Waker) -> Turn {
+    /// From now on, news wakes `waker`. Returns whether there is news already.
+    pub(crate) fn listen(&self, waker: &Waker) -> bool {
+        self.is_own() && self.seat.listen(waker)
+    }
+
+    /// Checks whether the call's turn has come.
+    pub(crate) fn look(&mut self, now: u64) -> Turn {
         if !self.is_own() {
             self.is_left = true;
             return Turn::Lost;
         }
-        // Before the check, so that nothing is missed in between.
-        self.seat.listen(waker);
         self.queue.settle(now);
         match self.seat.told() {
             Some(told) => {
@@ -425,6 +430,10 @@ impl Waiter {
     /// Whether the call was admitted, denied or failed.
     pub(crate) fn is_told(&self) -> bool {
         self.seat.is_told()
+    }
+
+    pub(crate) fn rank(&self) -> u64 {
+        self.place.0
     }
 
     pub(crate) fn guard(&self) -> &Arc<Guard> {
@@ -472,9 +481,7 @@ impl Waiter {
             handed_over.leave(now);
         }
         // Other calls were given times behind this one.
-        if let (Some(denials), Some(bucket)) = (self.guard.denials(), self.queue.fingerprint) {
-            denials.forget(bucket);
-        }
+        self.guard.drop_denials(self.queue.fingerprint, now);
     }
 }
 

@@ -186,7 +186,7 @@ impl Core {
     /// Its name and the shape of its limits, which all of its buckets have in common.
     #[cfg(all(feature = "configuration", feature = "redis"))]
     pub(crate) fn published_name(&self) -> String {
-        format!("{}\u{0}{}", self.name(), self.shape)
+        self.identity.name_and_shape()
     }
 
     /// Whether its buckets are in this backend, as far as it was used.

@@ -202,7 +202,7 @@ impl RemoteCall {
     /// Keeps the order of this process's calls: the call joins the queue if it has to.
     pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
-        let ahead = self.backend.queues.ahead(self.request.bucket());
+        let ahead = self.backend.queues.ahead(self.request.bucket(), u64::MAX);
         // A runtime's paused clock moves on for each sleeper, so each such call books for itself.
         if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.may_queue() {
             return Started::Remote(self);
@@ -248,9 +248,8 @@ impl RemoteCall {
     }
 
     fn waits(self: Box<Self>, waiter: Waiter) -> Started {
-        let RemoteCall { call, options, arrived, fallback, .. } = *self;
-        let place = BeforeBackend { waiter, fallback };
-        Started::Waiting(Waiting::before_backend(call, options, place, arrived))
+        let RemoteCall { call, arrived, fallback, .. } = *self;
+        Started::Waiting(Waiting::before_backend(call, BeforeBackend { waiter, fallback }, arrived))
     }
 
     fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<Waiter>) {
@@ -280,7 +279,8 @@ impl RemoteCall {
                 return self.waits(waiter);
             }
             (Asks::Now | Asks::Look, Err(_))
-                if self.call.core.has_stand_in() && self.backend.queues.ahead(&self.request.bucket).is_some() =>
+                if self.call.core.has_stand_in()
+                    && self.backend.queues.ahead(&self.request.bucket, u64::MAX).is_some() =>
             {
                 if let Ok(waiter) = self.join(None) {
                     return self.waits(waiter);
@@ -359,7 +359,7 @@ impl RemoteCall {
         let store = call.core.fallback(&venue);
         if call.wait == Wait::No
             && call.cost > 0
-            && let Some(ahead) = self.backend.queues.ahead(&self.request.bucket)
+            && let Some(ahead) = self.backend.queues.ahead(&self.request.bucket, u64::MAX)
         {
             return Started::Done(self.denied_by_stand_in(ahead, &store, venue.now()));
         }

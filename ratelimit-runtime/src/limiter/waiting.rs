@@ -24,11 +24,11 @@ use crate::switches::Switches;
 /// The clock of a waiting call.
 enum Timing {
     /// The monotonic clock. The alarm is for the call's deadline.
-    Real(Option<Alarm>),
+    Real(Option<Box<Option<Alarm>>>),
     /// The clock of a tokio runtime that a test has paused.
     #[cfg(feature = "tokio")]
     Paused(Sleep),
-    Test(Scope, Option<scope::Sleep>),
+    Test(Scope, Option<Box<scope::Sleep>>),
 }
 
 /// The rest of a wait.
@@ -52,16 +52,15 @@ pub(crate) struct Waiting {
     call: OwnedCall,
     queue: Queue,
     arrived: u64,
-    deadline: u64,
-    /// The call's place in the queue.
-    rank: u64,
     timing: Timing,
+    /// It has just joined its queue, whose timer charges it.
+    is_new: bool,
     is_done: bool,
 }
 
 /// The queue of the call.
 enum Queue {
-    Memory { waiter: Waiter, store: Arc<Store>, resets: u32 },
+    Memory { waiter: Waiter, resets: u32 },
     Backend(Box<BeforeBackend>),
 }
 
@@ -101,46 +100,53 @@ impl Waiting {
         let joining = Joining::new(&limits, deadline, call.options.queue, rank, timing.is_crates(call));
         let resets = store.resets(address);
         store.join(address, ask, now, &joining).map_err(|waiter| {
-            let queue = Queue::Memory { waiter, store: Arc::clone(store), resets };
-            Box::new(Waiting::new(OwnedCall::of(call, call.key_text()), queue, now.earliest, rank, timing))
+            let queue = Queue::Memory { waiter, resets };
+            Box::new(Waiting::new(OwnedCall::of(call, call.key_text()), queue, now.earliest, timing))
         })
     }
 
     /// A call that has waited before a backend since `arrived`.
-    pub(super) fn before_backend(
-        call: OwnedCall,
-        options: WaitOptions,
-        place: BeforeBackend,
-        arrived: u64,
-    ) -> Box<Waiting> {
-        let rank = options.rank(arrived);
+    pub(super) fn before_backend(call: OwnedCall, place: BeforeBackend, arrived: u64) -> Box<Waiting> {
         let timing = Timing::before(&place);
-        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, rank, timing))
+        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, timing))
     }
 
-    fn new(call: OwnedCall, queue: Queue, arrived: u64, rank: u64, timing: Timing) -> Waiting {
+    fn new(call: OwnedCall, queue: Queue, arrived: u64, timing: Timing) -> Waiting {
         call.core.queued();
-        let deadline = arrived.saturating_add(call.call().wait.nanos());
-        Waiting { call, queue, arrived, deadline, rank, timing, is_done: false }
+        let is_new = timing.is_crates(call.call()) && matches!(queue, Queue::Memory { .. });
+        Waiting { call, queue, arrived, timing, is_new, is_done: false }
+    }
+
+    fn deadline(&self) -> u64 {
+        self.arrived.saturating_add(self.call.wait.nanos())
     }
 
     /// The outcome, if there is one yet; otherwise until when to wait at most.
     fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
-        let now = self.timing.now();
+        // Before all checks, so that nothing is missed in between.
+        let is_told = match &self.queue {
+            Queue::Memory { waiter, .. } => waiter.listen(waker),
+            Queue::Backend(place) => place.waiter.listen(waker),
+        };
+        let deadline = self.deadline();
         // In a dry run no call waits, also if it has begun to before.
         if self.call.core.is_off(Switches::load()) || self.call.core.dry_run() {
             self.leave();
             return Ok(Ok(self.call.call().free()));
         }
+        if std::mem::take(&mut self.is_new) && !is_told {
+            return Err(Until { first_due: NEVER, is_first: false, deadline });
+        }
+        let now = self.timing.now();
         let turn = match &mut self.queue {
-            Queue::Memory { waiter, .. } => waiter.look(now, waker),
+            Queue::Memory { waiter, .. } => waiter.look(now),
             Queue::Backend(_) => return self.look_before_backend(now, waker),
         };
-        let Queue::Memory { waiter, store, resets } = &self.queue else { unreachable!("it waits in memory") };
-        let (call, address) = (self.call.call(), waiter.address());
+        let Queue::Memory { waiter, resets } = &self.queue else { unreachable!("it waits in memory") };
+        let (call, store, address) = (self.call.call(), waiter.store(), waiter.address());
         match turn {
-            Turn::Waiting { first_due, is_first } if now.earliest < self.deadline => {
-                Err(Until { first_due, is_first, deadline: self.deadline })
+            Turn::Waiting { first_due, is_first } if now.earliest < deadline => {
+                Err(Until { first_due, is_first, deadline })
             }
             Turn::Waiting { .. } => {
                 let store = Arc::clone(store);
@@ -178,10 +184,11 @@ impl Waiting {
 
     /// As [`look`](Waiting::look), for a call before a backend.
     fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
+        let deadline = self.deadline();
         let Queue::Backend(place) = &mut self.queue else { unreachable!("it waits before a backend") };
-        let told = match place.waiter.look(now.earliest, waker) {
-            RemoteTurn::Waiting { until } if now.earliest < self.deadline => {
-                return Err(Until { first_due: until, is_first: false, deadline: self.deadline });
+        let told = match place.waiter.look(now.earliest) {
+            RemoteTurn::Waiting { until } if now.earliest < deadline => {
+                return Err(Until { first_due: until, is_first: false, deadline });
             }
             RemoteTurn::Waiting { .. } => {
                 let denied = place.waiter.denied(now.earliest);
@@ -193,10 +200,11 @@ impl Waiting {
                 let (bucket, fingerprint) = place.waiter.bucket();
                 let bucket = Arc::clone(bucket);
                 let joining = joining_of(self.call.call(), place.fallback, WaitOptions::DEFAULT, self.arrived, None);
-                let joining = before_backend::Joining { rank: self.rank, ..joining };
+                let joining = before_backend::Joining { rank: place.waiter.rank(), ..joining };
                 match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
                     Ok(waiter) => {
                         place.waiter = waiter;
+                        place.waiter.listen(waker);
                         return self.look_before_backend(now, waker);
                     }
                     Err(_) => Told::Failed(None),
@@ -213,8 +221,8 @@ impl Waiting {
             }
             Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
             Told::Failed(Some(place)) => {
-                let HandedOver { waiter, store, resets, .. } = *place;
-                self.queue = Queue::Memory { waiter, store, resets };
+                let HandedOver { waiter, resets, .. } = *place;
+                self.queue = Queue::Memory { waiter, resets };
                 self.timing.forget_alarm();
                 return self.look(waker);
             }
@@ -242,7 +250,11 @@ impl Waiting {
         let call = self.call.call();
         let resets = store.resets(address);
         let limits = limits_of(call);
-        let joining = Joining::new(&limits, self.deadline, usize::MAX, self.rank, self.timing.is_crates(call));
+        let rank = match &self.queue {
+            Queue::Memory { waiter, .. } => waiter.rank(),
+            Queue::Backend(place) => place.waiter.rank(),
+        };
+        let joining = Joining::new(&limits, self.deadline(), usize::MAX, rank, self.timing.is_crates(call));
         let waiter = call.core.with_ask(store, call.limits, call.cost, |ask| {
             let (verdict, left) = store.join(address, ask, now, &joining)?;
             let waited = now.earliest.saturating_sub(self.arrived);
@@ -257,7 +269,7 @@ impl Waiting {
                 Ok(decided)
             }
             Err(waiter) => {
-                self.queue = Queue::Memory { waiter, store: Arc::clone(store), resets };
+                self.queue = Queue::Memory { waiter, resets };
                 self.timing.forget_alarm();
                 self.look(waker)
             }
@@ -282,8 +294,9 @@ impl Waiting {
         let now = self.timing.now();
         let call = self.call.call();
         match &mut self.queue {
-            Queue::Memory { waiter, store, .. } => {
-                call.core.with_ask(store, call.limits, call.cost, |ask| waiter.leave(ask, now));
+            Queue::Memory { waiter, .. } => {
+                let store = Arc::clone(waiter.store());
+                call.core.with_ask(&store, call.limits, call.cost, |ask| waiter.leave(ask, now));
             }
             Queue::Backend(place) => place.waiter.leave(),
         }
@@ -412,7 +425,7 @@ impl Timing {
                 if until.deadline != u64::MAX {
                     let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
                     if let Some(time) = Instant::now().checked_add(left) {
-                        timer::set(alarm, time, context);
+                        timer::set(alarm.get_or_insert_default(), time, context);
                     }
                 }
                 true
@@ -428,9 +441,9 @@ impl Timing {
                 // polled.
                 let time = until.first_due.min(until.deadline);
                 if sleep.as_ref().is_none_or(|sleep| sleep.time() != time) {
-                    *sleep = Some(scope::Sleep::until(scope, time));
+                    *sleep = Some(Box::new(scope::Sleep::until(scope, time)));
                 }
-                let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(sleep).poll(context).is_ready());
+                let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(&mut **sleep).poll(context).is_ready());
                 if is_over {
                     *sleep = None;
                 }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::queue::{Ahead, Limits, Line, Place, Wakes};
+use crate::queue::{Ahead, Entry, Limits, Line, Place, Wakes};
 use crate::rt::clock::Now;
 use crate::rt::process;
 
@@ -56,10 +56,29 @@ pub(crate) enum Turn {
     },
 }
 
+/// What a call that gave up its place has left behind.
+pub(crate) enum Parted {
+    /// Permits that were charged for it meanwhile, for the next call.
+    Permits(Permit),
+    /// The first call is due when it was before.
+    Same,
+    Other,
+}
+
 struct Waiting {
     seat: Arc<Seat>,
     limits: Arc<dyn Limits>,
     by_timer: bool,
+}
+
+impl Entry<Waiting> {
+    /// Whether it would be due at the same time in the other's place, and is woken by the timer too.
+    fn is_alike(&self, other: &Entry<Waiting>) -> bool {
+        self.cost == other.cost
+            && self.with.by_timer
+            && other.with.by_timer
+            && Arc::ptr_eq(&self.with.limits, &other.with.limits)
+    }
 }
 
 /// The queue of one key.
@@ -71,6 +90,8 @@ pub(crate) struct Queue {
     since: u64,
     /// The call and the due time for which the timer was set last.
     armed: Option<(Place, u64)>,
+    /// Nothing has changed since that would change this due time.
+    is_known: bool,
     /// The process in which the calls wait.
     process: u32,
 }
@@ -111,11 +132,13 @@ impl Queue {
     /// Permits were given back, or limits were replaced: no waiting call is due before now.
     pub(crate) fn changed(&mut self, now: Now) {
         self.since = self.since.max(now.earliest);
+        self.is_known = false;
     }
 
     /// What holds the key has changed: no waiting call is due before it ends.
     pub(crate) fn held(&mut self, floor: Hold, now: Now) {
         self.since = now.earliest.max(floor.until());
+        self.is_known = false;
     }
 
     /// The time from which free permits still belong to the waiting calls.
@@ -128,15 +151,31 @@ impl Queue {
         self.armed = None;
     }
 
-    /// Gives a place up. Returns the permits that were charged for it meanwhile, so that the next
-    /// call can get them.
-    pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Option<Permit> {
+    /// Whether that call is served next.
+    pub(crate) fn is_first(&self, place: Place) -> bool {
+        self.line.is_first(place)
+    }
+
+    /// Gives a place up.
+    pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Parted {
         let told = seat.leave();
-        let _ = self.line.remove(place);
-        let Some(Told::Admitted { permit, .. }) = told else { return None };
-        // A refund makes room from now on, not from the time of the charge.
-        self.changed(now);
-        Some(permit)
+        let removed = self.line.remove(place);
+        if let Some(Told::Admitted { permit, .. }) = told {
+            // A refund makes room from now on, not from the time of the charge.
+            self.changed(now);
+            return Parted::Permits(permit);
+        }
+        match (removed, self.line.first(), self.armed) {
+            (Some(_), Some((first, _)), _) if first < place => Parted::Same,
+            // The next call takes over its due time, and its alarm.
+            (Some(left), Some((first, next)), Some((armed, due)))
+                if armed == place && due > now.earliest && next.is_alike(&left) =>
+            {
+                self.armed = Some((first, due));
+                Parted::Same
+            }
+            _ => Parted::Other,
+        }
     }
 
     /// Charges the calls that are due, in order. Returns the first call that still waits.
@@ -150,6 +189,12 @@ impl Queue {
         if !self.line.is_empty() && self.process != process::id() {
             self.line.abandon();
             self.armed = None;
+        }
+        if let (true, Some((place, _)), Some((armed, due))) = (self.is_known, self.line.first(), self.armed)
+            && armed == place
+            && due > now.earliest
+        {
+            return Some(First { due, arms: false });
         }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.line.first()?;
@@ -173,7 +218,7 @@ impl Queue {
             let told = if due == NEVER { Told::Refused } else { Told::Admitted { permit, due } };
             if due > now.earliest && due != NEVER {
                 let is_new = self.armed != Some((place, due));
-                self.armed = Some((place, due));
+                (self.armed, self.is_known) = (Some((place, due)), true);
                 // Without the timer, the first call itself must know until when to sleep.
                 if is_new && !by_timer {
                     first.with.seat.wakes(wakes);

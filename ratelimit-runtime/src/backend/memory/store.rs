@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::holds::{BlockedDenial, Hold, Holds};
-use super::queue::{First, Queue, Seat, Turn};
+use super::queue::{First, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
 };
@@ -1435,11 +1435,11 @@ fn carry_out<S: State>(
             *state = S::idle();
             queue.held(lift(), now);
         }
-        Task::Leave(place, seat) => {
-            if let Some(permit) = queue.leave(*place, seat, now) {
-                call.give_back(state, form, now, permit);
-            }
-        }
+        Task::Leave(place, seat) => match queue.leave(*place, seat, now) {
+            Parted::Permits(permit) => call.give_back(state, form, now, permit),
+            Parted::Same => return Done::of(Verdict::Admitted { at: now.latest }),
+            Parted::Other => {}
+        },
         Task::Settle => queue.fired(),
         Task::Held(floor) => {
             queue.held(floor(), now);
@@ -1505,8 +1505,12 @@ fn carry_out<S: State>(
         match done.verdict {
             _ if waits => {
                 let limits = Arc::clone(joining.limits);
-                done.place = Some(queue.join(joining.rank, call.cost, limits, joining.by_timer, call.floor, now));
-                done.first = queue.settle(state, form, now, wakes);
+                let (place, seat) = queue.join(joining.rank, call.cost, limits, joining.by_timer, call.floor, now);
+                if queue.is_first(place) {
+                    done.first = queue.settle(state, form, now, wakes);
+                }
+                done.place = Some((place, seat));
+                return done;
             }
             // Takes the permits now, and counts no denial.
             Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
@@ -1571,10 +1575,13 @@ impl Wake for Due {
 }
 
 impl Waiter {
-    /// Checks whether the call's turn has come. If not, `waker` is woken when there is news.
-    pub(crate) fn look(&mut self, now: Now, waker: &Waker) -> Turn {
-        // Before the check, so that nothing is missed in between.
-        self.seat.listen(waker);
+    /// From now on, news wakes `waker`. Returns whether there is news already.
+    pub(crate) fn listen(&self, waker: &Waker) -> bool {
+        self.seat.listen(waker)
+    }
+
+    /// Checks whether the call's turn has come.
+    pub(crate) fn look(&mut self, now: Now) -> Turn {
         let store = &self.store;
         let done = store.perform(self.address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
         store.arm(self.address, done.first, now);
@@ -1595,5 +1602,13 @@ impl Waiter {
 
     pub(crate) fn address(&self) -> Address {
         self.address
+    }
+
+    pub(crate) fn store(&self) -> &Arc<Store> {
+        &self.store
+    }
+
+    pub(crate) fn rank(&self) -> u64 {
+        self.place.0
     }
 }

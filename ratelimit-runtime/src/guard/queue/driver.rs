@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::Queue;
-use super::state::Next;
+use super::state::{Booked, Next};
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Denied, Outcome, Request};
 use crate::error::BackendError;
@@ -59,9 +59,8 @@ impl Driver {
 /// Hands out what is due, then sends at most one batch of requests.
 pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: &mut Wakes) -> Step {
     match queue.next(queue.now().earliest, wakes) {
-        Next::GiveBack(request) => {
-            // Permits that cannot be given back stay taken: the limit holds.
-            let _ = decide(guard, request, by).await;
+        Next::GiveBack(booked) => {
+            give_back(guard, queue, booked, by).await;
             Step::Again
         }
         Next::Ask(asked) => {
@@ -75,6 +74,23 @@ pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: 
         Next::Sleep(until) => Step::Sleep(until),
         Next::End => Step::End,
     }
+}
+
+/// Gives a booking back. Before it is due, a backend takes back its newest booking alone: another one
+/// is kept until then, for a call that comes in time.
+async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, by: By) {
+    if booked.due > queue.now().latest {
+        let peek = Action::Peek { cost: booked.admission.permit.cost, max_wait: Duration::MAX };
+        let peeked = decide(guard, queue.request(&*booked.limits, peek), by).await;
+        if let Ok(Answer { outcome: Outcome::Admitted(last), .. }) = peeked {
+            match queue.state.lock().keep(booked, last.admission.permit.sequence) {
+                Some(newest) => booked = newest,
+                None => return,
+            }
+        }
+    }
+    // Permits that cannot be given back stay taken: the limit holds.
+    let _ = decide(guard, queue.request(&*booked.limits, Action::GiveBack(booked.admission.permit)), by).await;
 }
 
 /// Removes the queue, unless a call has joined it meanwhile.

@@ -103,7 +103,15 @@ fn book(queue: &Queue) {
     let limits = Arc::clone(&first.with.limits);
     let admission =
         Admission { permit: Permit { at: 1, sequence: 1, cost: 1, undo: None }, limit: 0, remaining: 0, fresh_at: 1 };
-    state.book(Booked { due: 1, limit: Limit::per_second(1), admission, reset_after: 0, limits });
+    state.book(Booked {
+        due: 1,
+        limit: Limit::per_second(1),
+        admission,
+        reset_after: 0,
+        limits,
+        changes: 0,
+        is_kept: false,
+    });
 }
 
 fn check(model: impl Fn() + Sync + Send + 'static) {
@@ -160,7 +168,7 @@ fn a_booking_is_handed_out_once_though_the_first_call_leaves() {
         let thread = thread::spawn(move || settling.settle(clock::now()));
         waiters[0].leave();
         thread.join().unwrap();
-        assert!(matches!(waiters[1].look(clock::now(), Waker::noop()), Turn::Told(Told::Admitted(_))));
+        assert!(matches!(waiters[1].look(clock::now()), Turn::Told(Told::Admitted(_))));
         let state = queue.state.lock();
         assert!(state.line.is_empty() && state.booked.is_empty() && state.unused.is_empty());
     });
@@ -177,7 +185,8 @@ fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
             queue.settle(clock::now());
         });
         let woken = Arc::new(Woken::default());
-        let turn = waiter.look(clock::now(), &Waker::from(Arc::clone(&woken)));
+        waiter.listen(&Waker::from(Arc::clone(&woken)));
+        let turn = waiter.look(clock::now());
         thread.join().unwrap();
         assert!(matches!(turn, Turn::Told(_)) || woken.0.load(Ordering::SeqCst));
     });

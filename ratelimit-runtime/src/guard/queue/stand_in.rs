@@ -19,7 +19,6 @@ pub(crate) struct StandIn {
 /// A place in the queue in memory.
 pub(crate) struct HandedOver {
     pub(crate) waiter: Waiter,
-    pub(crate) store: Arc<Store>,
     /// The bucket's resets before the call joined.
     pub(crate) resets: u32,
     limits: Arc<dyn Limits>,
@@ -41,14 +40,15 @@ impl StandIn {
         let joining = Joining::new(&limits, deadline, usize::MAX, rank, by_timer).handed_over();
         let mut joined = None;
         with_ask(&*limits, &store, cost, |ask| joined = store.join(address, ask, now, &joining).err());
-        joined.map(|waiter| HandedOver { waiter, store, resets, limits, cost })
+        joined.map(|waiter| HandedOver { waiter, resets, limits, cost })
     }
 }
 
 impl HandedOver {
     /// Gives the place up.
     pub(super) fn leave(mut self, now: Now) {
-        with_ask(&*self.limits, &self.store, self.cost, |ask| self.waiter.leave(ask, now));
+        let store = Arc::clone(self.waiter.store());
+        with_ask(&*self.limits, &store, self.cost, |ask| self.waiter.leave(ask, now));
     }
 }
 

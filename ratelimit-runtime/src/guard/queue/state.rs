@@ -43,6 +43,8 @@ pub(super) struct State {
     pub(super) booked: VecDeque<Booked>,
     /// Bookings to give back, the last one first.
     pub(super) unused: Vec<Booked>,
+    /// The numbers of the bookings that were undone last, and of the last charge then.
+    pub(super) undone: Option<(u64, u64)>,
     /// The backend's last denial.
     pub(super) hint: Option<Hint>,
     /// How many more calls to book at once. Doubles after each batch that was due soon; 0 after a
@@ -79,6 +81,10 @@ pub(crate) struct Booked {
     pub(crate) reset_after: u64,
     /// The limits by which it was booked.
     pub(super) limits: Arc<dyn Limits>,
+    /// [`State::changes`] when it was booked.
+    pub(super) changes: u64,
+    /// Another process has booked behind it: it cannot be given back before it is due.
+    pub(super) is_kept: bool,
 }
 
 /// A denial, by this process's clock.
@@ -112,7 +118,7 @@ pub(crate) enum Told {
 
 /// The driver's next step.
 pub(super) enum Next {
-    GiveBack(Request),
+    GiveBack(Booked),
     Ask(Asked),
     Sleep(u64),
     /// No call waits, and nothing is booked.
@@ -167,18 +173,35 @@ impl State {
         }
     }
 
-    /// How many bookings the waiting calls can use in their order, and behind how many calls the
-    /// next booking's would stand.
-    fn usable(&self) -> (usize, usize) {
+    /// The last booking that no waiting call can use, and behind how many calls the next booking's
+    /// would stand. Bookings that are kept serve calls that come in time, and are no surplus.
+    fn surplus(&self) -> (Option<usize>, usize) {
         let mut waiting = self.line.iter().take(self.booked.len() + LOOKED_AT).enumerate();
         let mut behind = 0;
-        for (number, booked) in self.booked.iter().enumerate() {
-            match waiting.find(|(_, (_, waiting))| waiting.with.deadline >= booked.due) {
-                Some((at, (_, owner))) if owner.can_use(booked) => behind = at + 1,
-                _ => return (number, behind),
+        for booked in &self.booked {
+            let mut from = waiting.clone();
+            match from.find(|(_, (_, waiting))| waiting.with.deadline >= booked.due) {
+                Some((at, (_, owner))) if owner.can_use(booked) => (behind, waiting) = (at + 1, from),
+                _ if booked.is_kept => {}
+                _ => return (self.booked.iter().rposition(|booked| !booked.is_kept), behind),
             }
         }
-        (self.booked.len(), behind)
+        (None, behind)
+    }
+
+    /// Keeps a booking that cannot be undone: the backend's last charge has the number `last`, and not
+    /// all that came behind the booking were undone. Otherwise returns it, to be undone.
+    pub(super) fn keep(&mut self, booked: Booked, last: u64) -> Option<Booked> {
+        let sequence = booked.admission.permit.sequence;
+        if booked.changes != self.changes {
+            return Some(booked);
+        }
+        if sequence == last || self.undone == Some((sequence + 1, last)) {
+            self.undone = Some((sequence, last));
+            return Some(booked);
+        }
+        self.book(Booked { is_kept: true, ..booked });
+        None
     }
 
     /// The earliest known time at which the first call is due, and the limit that holds it back.
@@ -239,21 +262,17 @@ impl Queue {
         state.settle(now, wakes);
         state.is_changed = false;
         // The last booking goes first: a backend moves no booking forward.
-        let (usable, mut behind) = state.usable();
-        if usable < state.booked.len()
-            && let Some(last) = state.booked.pop_back()
-        {
-            state.unused.push(last);
-        }
+        let (surplus, mut behind) = state.surplus();
+        state.unused.extend(surplus.and_then(|last| state.booked.remove(last)));
         self.arm(state);
-        if let Some(Booked { admission, limits, .. }) = state.unused.pop() {
-            return Next::GiveBack(self.request(&*limits, Action::GiveBack(admission.permit)));
+        if let Some(booked) = state.unused.pop() {
+            return Next::GiveBack(booked);
         }
         let before = state.line.len();
         state.refuse_late(now, wakes);
         // They stood before all that is booked.
         behind = behind.saturating_sub(before - state.line.len());
-        let is_head = state.booked.is_empty();
+        let is_head = behind == 0;
         let room = MOST_BOOKED.saturating_sub(state.booked.len()).min(state.at_once.max(usize::from(is_head)));
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
@@ -271,7 +290,7 @@ impl Queue {
             return Next::Sleep(NEVER);
         }
         let hint = state.hint.filter(|hint| hint.cost == cost);
-        let (ahead, from) = match state.booked.back() {
+        let (ahead, from) = match state.booked.back().filter(|_| !is_head) {
             None if asks.len() == 1 => (AHEAD, 0),
             None => (state.horizon(), 0),
             Some(last) => (state.horizon(), last.due.saturating_sub(state.horizon() / 2)),
@@ -317,6 +336,8 @@ impl Queue {
                         reset_after: fresh_at.saturating_sub(permit.at),
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
+                        changes: asked.changes,
+                        is_kept: false,
                     };
                     if asked.changes != state.changes {
                         state.unused.push(booked);

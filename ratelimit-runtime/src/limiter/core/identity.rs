@@ -35,7 +35,12 @@ impl Identity {
 
     /// The identity by which limiters in one memory share buckets; `None` if they do not.
     pub(super) fn shared(&self) -> Option<String> {
-        self.named.then(|| format!("{}\u{0}{}", self.name.as_str(), self.shape))
+        self.named.then(|| self.name_and_shape())
+    }
+
+    /// The part of its buckets' names that all of them have in common.
+    pub(super) fn name_and_shape(&self) -> String {
+        format!("{}\u{0}{}", self.name.as_str(), self.shape)
     }
 }
 

@@ -7,7 +7,7 @@
 //!
 //! A call that waits does so in the queue of the bucket that holds it back longest. When its turn
 //! has come there, it takes the rest together. If another bucket denies then, it gives the permits
-//! back and waits for that one.
+//! back and waits for that one. A bucket also denies while calls of a lower rank wait for it.
 
 mod call;
 mod keys;

@@ -147,6 +147,12 @@ impl Counter {
         self.is_given_up.load(Ordering::Relaxed)
     }
 
+    /// Consecutive calls without a close sample.
+    #[cfg(test)]
+    pub(super) fn failures(&self) -> u32 {
+        self.progress.lock().failures
+    }
+
     /// Runs `run` as if another thread were calibrating.
     #[cfg(test)]
     pub(super) fn while_calibrating<T>(&self, run: impl FnOnce() -> T) -> T {

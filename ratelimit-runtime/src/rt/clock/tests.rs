@@ -142,7 +142,10 @@ proptest! {
             prop_assert_eq!(clock.error(), 0);
             prop_assert_eq!(clock.error(), 0);
         }
-        prop_assert!(!clock.counter.is_given_up());
+        // It is never found unsteady. A tick of the slow ones takes a third of the widest bracket or
+        // more, so they may run out of close samples.
+        let may_lack_samples = hertz < 1_000_000_000;
+        prop_assert!(!clock.counter.is_given_up() || may_lack_samples && clock.counter.failures() == FAILURES);
     }
 }
 

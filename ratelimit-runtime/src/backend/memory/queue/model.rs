@@ -86,7 +86,8 @@ fn at(seconds: u64) -> Now {
 }
 
 fn look(waiter: &mut Waiter, now: Now, waker: &Arc<Woken>) -> Turn {
-    waiter.look(now, &Waker::from(Arc::clone(waker)))
+    waiter.listen(&Waker::from(Arc::clone(waker)));
+    waiter.look(now)
 }
 
 /// Runs two threads on a bucket and the calls that wait for it.
@@ -132,6 +133,25 @@ fn a_call_that_is_charged_by_another_while_it_looks_is_woken_or_sees_it() {
         |bucket, _| assert!(!bucket.takes(at(1)), "the permit is the waiting call's"),
         |_, _, woken| assert!(woken.0.load(Ordering::SeqCst)),
     );
+}
+
+/// A call that has just joined does not look.
+#[test]
+fn a_call_that_only_listens_while_it_is_charged_is_woken_or_told_so() {
+    let by: [fn(&Bucket, &[Mutex<Waiter>]); 2] =
+        [|bucket, _| assert!(!bucket.takes(at(1))), |bucket, _| bucket.store.wake_all(at(0))];
+    for news in by {
+        both(
+            1,
+            |_, waiters, woken| {
+                if waiters[0].lock().unwrap().listen(&Waker::from(Arc::clone(woken))) {
+                    woken.0.store(true, Ordering::SeqCst);
+                }
+            },
+            news,
+            |_, _, woken| assert!(woken.0.load(Ordering::SeqCst)),
+        );
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions};
 use super::super::super::core::{Core, Part, Target};
-use super::super::keep_denial;
+use super::super::{behind, keep_denial};
 use super::{AllSay, Member, Says};
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
 use crate::backend::memory::NEVER;
@@ -18,6 +18,7 @@ use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::{Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
+use crate::queue::Ahead;
 use crate::switches::Switches;
 
 /// How often a call that waits through a backend waits for another bucket, before it is denied.
@@ -29,6 +30,16 @@ pub(crate) struct EachCall {
     pub(super) options: WaitOptions,
     pub(super) members: SmallVec<[Member; 4]>,
     pub(super) guard: Option<Arc<Guard>>,
+}
+
+/// A question to one bucket of a backend.
+struct Ask<'a> {
+    member: &'a Member,
+    request: Request,
+    /// Calls wait for the bucket that this one must not overtake.
+    is_behind: bool,
+    /// How much later than the answer says its turn comes, in nanoseconds.
+    later: u64,
 }
 
 /// Permits of one bucket for which a call has waited. Dropped, they are given back.
@@ -77,6 +88,7 @@ impl EachCall {
         Box::pin(async move {
             let arrived = self.now();
             let wait = self.whole.wait;
+            let rank = if wait == Wait::No { u64::MAX } else { self.options.rank(arrived) };
             let deadline = arrived.saturating_add(wait.nanos());
             let (mut held, mut rounds, mut waited): (Option<Waited>, u32, u64) = (None, 0, 0);
             loop {
@@ -84,7 +96,7 @@ impl EachCall {
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
                 let member = 'denier: {
                     if looks
-                        && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), true, mode).await
+                        && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), rank, true, mode).await
                         && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
                         && self.goes_on(retry_after, deadline, rounds)
                     {
@@ -92,7 +104,7 @@ impl EachCall {
                         break 'denier member;
                     }
                     let but = held.as_ref().map(|held| held.member);
-                    let says = if let Ok(says) = self.ask(but, false, mode).await {
+                    let says = if let Ok(says) = self.ask(but, rank, false, mode).await {
                         says
                     } else {
                         if let Some(decided) = self.whole.call().undecided() {
@@ -144,25 +156,56 @@ impl EachCall {
         denying.into_iter().rev().max_by_key(|(_, retry_after)| *retry_after)
     }
 
-    /// Takes from all buckets but one, which the call has waited for.
-    async fn ask(&self, but: Option<usize>, looks: bool, mode: Mode) -> Result<AllSay, BackendError> {
+    /// Takes from all buckets but one, which the call has waited for. Nothing is taken ahead of calls
+    /// of a lower rank, unless there are permits for them too.
+    async fn ask(&self, but: Option<usize>, rank: u64, looks: bool, mode: Mode) -> Result<AllSay, BackendError> {
         let Some(guard) = &self.guard else { return Ok(self.in_memory(but, looks)) };
-        let action = |action: &Action| match action {
-            Action::Take { cost, max_wait } if looks => Action::Peek { cost: *cost, max_wait: *max_wait },
+        let ahead = |member: &Member| {
+            let request = member.request.as_ref().filter(|_| self.whole.cost > 0)?;
+            guard.queues.ahead(request.bucket(), rank)
+        };
+        let asks = |ahead: &dyn Fn(&Member) -> Option<Ahead>, looks: bool| -> SmallVec<[Ask<'_>; 4]> {
+            let members = self.members.iter().enumerate().filter(|(index, _)| but != Some(*index));
+            members.filter_map(|(_, member)| self.request(member, ahead(member), looks)).collect()
+        };
+        let behind = asks(&ahead, true);
+        if behind.iter().any(|ask| ask.is_behind) {
+            let says = self.send(guard, behind, true, mode).await?;
+            if says.iter().any(|says| matches!(says, Says::Denies { .. })) {
+                return Ok(says);
+            }
+        }
+        self.send(guard, asks(&|_| None, looks), looks, mode).await
+    }
+
+    /// The question to one bucket of a backend, behind the calls that wait for it.
+    fn request<'a>(&self, member: &'a Member, ahead: Option<Ahead>, looks: bool) -> Option<Ask<'a>> {
+        let request = member.request.as_ref()?;
+        let (cost, later) = ahead.map_or((self.whole.cost, 0), |ahead| behind(&request.limits, ahead, self.whole.cost));
+        let action = match &request.action {
+            Action::Take { max_wait, .. } if looks => Action::Peek { cost, max_wait: *max_wait },
             action => action.clone(),
         };
-        let members: SmallVec<[&Member; 4]> =
-            self.members.iter().enumerate().filter(|(index, _)| but != Some(*index)).map(|(_, it)| it).collect();
         let call = self.whole.call();
-        let (sent, test_time) = {
-            let venue = call.core.venue(Switches::load(), call.is_async);
-            (venue.backend_now(), venue.test_time())
-        };
-        let requests: Vec<Request> = members
-            .iter()
-            .filter_map(|member| member.request.as_ref())
-            .map(|request| Request { action: action(&request.action), test_time, ..request.clone() })
-            .collect();
+        let test_time = call.core.venue(Switches::load(), call.is_async).test_time();
+        Some(Ask {
+            member,
+            request: Request { action, test_time, ..request.clone() },
+            is_behind: ahead.is_some(),
+            later,
+        })
+    }
+
+    async fn send(
+        &self,
+        guard: &Guard,
+        asks: SmallVec<[Ask<'_>; 4]>,
+        looks: bool,
+        mode: Mode,
+    ) -> Result<AllSay, BackendError> {
+        let call = self.whole.call();
+        let sent = call.core.venue(Switches::load(), call.is_async).backend_now();
+        let requests: Vec<Request> = asks.iter().map(|ask| ask.request.clone()).collect();
         if requests.is_empty() {
             return Ok(AllSay::new());
         }
@@ -175,11 +218,7 @@ impl EachCall {
         }
         let is_charged = answers.iter().all(|answer| matches!(answer.outcome, Outcome::Admitted(_)));
         let is_taken = is_charged && !looks && !call.peek;
-        let says = members
-            .iter()
-            .zip(&requests)
-            .zip(answers)
-            .map(|((member, request), answer)| self.said(guard, member, request, answer, is_taken, sent));
+        let says = asks.iter().zip(answers).map(|(ask, answer)| self.said(guard, ask, answer, is_taken, sent));
         says.collect()
     }
 
@@ -187,16 +226,21 @@ impl EachCall {
     fn said(
         &self,
         guard: &Guard,
-        member: &Member,
-        request: &Request,
+        ask: &Ask<'_>,
         answer: Answer,
         is_taken: bool,
         sent: u64,
     ) -> Result<Says, BackendError> {
         let Some(each) = self.whole.core.made_each() else { return Err(unanswered()) };
+        let Ask { member, ref request, is_behind, later } = *ask;
         let (part, written) = (&each.parts[member.part], self.whole.core.groups().len());
         let Answer { now, outcome } = answer;
-        match outcome {
+        let refused = match outcome {
+            // There are permits for some of the calls that wait.
+            Outcome::Admitted(admitted) if later > 0 => {
+                let Admission { permit, limit, .. } = admitted.admission;
+                BackendRefusal { limit, remaining: 0, admitted_at: Some(permit.at), is_blocked: false }
+            }
             Outcome::Admitted(admitted) => {
                 let Admission { permit, limit: own, remaining, fresh_at } = admitted.admission;
                 let limit = *request.limits.get(own).ok_or_else(unanswered)?;
@@ -208,22 +252,23 @@ impl EachCall {
                     Taken { place, limits, limiter: part.core.id }
                 });
                 let (position, reset_after) = (part.position(own, written), fresh_at.saturating_sub(now.as_nanos()));
-                Ok(Says::Admits { limit, position, remaining, reset_after, taken })
+                return Ok(Says::Admits { limit, position, remaining, reset_after, taken });
             }
-            Outcome::Denied(denied) => {
-                let refused = denied.refusal;
-                let limit = *request.limits.get(refused.limit).ok_or_else(unanswered)?;
-                let own = Call { core: &part.core, ..self.whole.call() };
-                if own.is_denied_alike() {
-                    keep_denial(guard, request, self.whole.cost, &refused, now.as_nanos(), sent);
-                }
-                let retry_after = refused.admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
-                let position = part.position(refused.limit, written);
-                let BackendRefusal { remaining, is_blocked, .. } = refused;
-                Ok(Says::Denies { limit, refusal: Refusal { position, remaining, retry_after, is_blocked } })
-            }
-            Outcome::Done | Outcome::Blocked { .. } => Err(unanswered()),
+            Outcome::Denied(denied) => denied.refusal,
+            Outcome::Done | Outcome::Blocked { .. } => return Err(unanswered()),
+        };
+        let admitted_at = refused.admitted_at.map(|at| at.saturating_add(later));
+        let refused = BackendRefusal { admitted_at, ..refused };
+        let limit = *request.limits.get(refused.limit).ok_or_else(unanswered)?;
+        let own = Call { core: &part.core, ..self.whole.call() };
+        // With `backoff`, only denied tries may be cached.
+        if own.is_denied_alike() && !(is_behind && request.backoff.is_some()) {
+            keep_denial(guard, request, self.whole.cost, &refused, now.as_nanos(), sent);
         }
+        let retry_after = admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
+        let position = part.position(refused.limit, written);
+        let BackendRefusal { remaining, is_blocked, .. } = refused;
+        Ok(Says::Denies { limit, refusal: Refusal { position, remaining, retry_after, is_blocked } })
     }
 
     fn in_memory(&self, but: Option<usize>, looks: bool) -> AllSay {

@@ -1,0 +1,175 @@
+//! Waiting on any executor and without one, in memory and through Redis, by the real clock.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::{
+    IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
+    rate_limit,
+};
+use ratelimit_tests::RedisServer;
+use tokio::runtime::{Builder, Runtime};
+
+const MINUTE: Duration = Duration::from_secs(60);
+/// How long a busy machine may take for what is sure to happen.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+/// Runs a scenario on a limiter in memory, and on one through Redis.
+fn in_memory_and_through_redis(name: &str, limit: Limit, run: impl Fn(&RateLimiter)) {
+    let server = RedisServer::start();
+    let redis = RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap();
+    for (store, backend) in [("memory", MemoryBackend::new().into_backend()), ("redis", redis.into_backend())] {
+        let builder = RateLimiter::builder(format!("{name} {store}")).backend(backend).limit(limit);
+        run(&builder.on_backend_error(OnBackendError::Deny).build().unwrap());
+    }
+}
+
+#[rate_limit(limiter = limiter, key = "a", wait)]
+async fn by_attribute(limiter: &RateLimiter) -> Result<(), RateLimitExceeded> {
+    Ok(())
+}
+
+/// Seven calls in a row, of which six have to wait.
+async fn calls(limiter: RateLimiter) {
+    let start = Instant::now();
+    by_attribute(&limiter).await.unwrap();
+    for _ in 0..3 {
+        limiter.wait_async("a", 1).await.unwrap();
+        limiter.wait_at_most_async("a", 1, MINUTE).await.unwrap();
+    }
+    assert!(start.elapsed() >= 6 * PERIOD);
+}
+
+const PERIOD: Duration = millis(20);
+
+fn waits_on(name: &str, block_on: impl Fn(RateLimiter)) {
+    in_memory_and_through_redis(name, Limit::new(1, PERIOD), |limiter| block_on(limiter.clone()));
+}
+
+#[test]
+fn on_tokios_multi_thread_runtime() {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    waits_on("multi-thread", |limiter| runtime.block_on(runtime.spawn(calls(limiter))).unwrap());
+}
+
+#[test]
+fn on_tokios_multi_thread_runtime_without_a_timer() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
+    waits_on("multi-thread without a timer", |limiter| runtime.block_on(runtime.spawn(calls(limiter))).unwrap());
+}
+
+#[test]
+fn on_tokios_current_thread_runtime() {
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    waits_on("current-thread", |limiter| runtime.block_on(calls(limiter)));
+}
+
+#[test]
+fn on_tokios_current_thread_runtime_without_a_timer() {
+    let runtime = Builder::new_current_thread().build().unwrap();
+    waits_on("current-thread without a timer", |limiter| runtime.block_on(calls(limiter)));
+}
+
+/// As on executors that move a task whenever it is woken, such as smol's and async-std's.
+#[test]
+fn on_another_thread_at_each_poll() {
+    struct Unpark(Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Unpark>) {
+            self.0.unpark();
+        }
+    }
+
+    waits_on("moved", |limiter| {
+        let mut task = Box::pin(calls(limiter));
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        loop {
+            let poll = || task.as_mut().poll(&mut Context::from_waker(&waker));
+            if std::thread::scope(|scope| scope.spawn(poll).join().unwrap()).is_ready() {
+                return;
+            }
+            std::thread::park();
+        }
+    });
+}
+
+#[test]
+fn on_an_executor_that_only_polls() {
+    waits_on("futures", |limiter| futures_executor::block_on(calls(limiter)));
+}
+
+#[test]
+fn threads_of_a_runtime_may_block() {
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    waits_on("blocking", |limiter| {
+        let waits = (0..4).map(|_| {
+            let limiter = limiter.clone();
+            runtime.spawn_blocking(move || limiter.wait("a", 1).unwrap())
+        });
+        for wait in waits.collect::<Vec<_>>() {
+            runtime.block_on(wait).unwrap();
+        }
+    });
+}
+
+fn waiting(limiter: &RateLimiter) -> usize {
+    limiters().iter().filter(|listed| listed.name == limiter.name()).map(|listed| listed.waiting).sum()
+}
+
+/// Begins a call in the runtime, and returns when it waits.
+fn begin<T: Send + 'static>(runtime: &Runtime, limiter: &RateLimiter, wait: impl Future<Output = T> + Send + 'static) {
+    let before = waiting(limiter);
+    drop(runtime.spawn(wait));
+    until_more_wait(limiter, before);
+}
+
+fn until_more_wait(limiter: &RateLimiter, before: usize) {
+    let start = Instant::now();
+    while waiting(limiter) == before {
+        assert!(start.elapsed() < PATIENCE, "it does not wait");
+        std::thread::sleep(millis(1));
+    }
+}
+
+#[test]
+fn a_runtime_that_shuts_down_leaves_no_call_waiting() {
+    in_memory_and_through_redis("shut down", Limit::new(1, MINUTE), |limiter| {
+        limiter.check("a", 1).unwrap();
+        let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        for number in 0..6 {
+            let limiter = limiter.clone();
+            if number % 2 == 0 {
+                begin(&runtime, &limiter.clone(), async move { limiter.wait_async("a", 1).await.map(drop) });
+            } else {
+                begin(&runtime, &limiter.clone(), async move { by_attribute(&limiter).await });
+            }
+        }
+        drop(runtime);
+        assert_eq!(waiting(limiter), 0);
+        assert!(limiter.check("a", 1).unwrap_err().retry_after().unwrap() <= MINUTE, "they hold nothing");
+    });
+}
+
+#[test]
+fn a_runtime_that_shuts_down_waits_for_threads_that_wait() {
+    in_memory_and_through_redis("hold up", Limit::new(1, millis(300)), |limiter| {
+        limiter.check("a", 1).unwrap();
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let (patient, bounded) = (limiter.clone(), limiter.clone());
+        let patient = runtime.spawn_blocking(move || patient.wait("a", 1).map(drop));
+        until_more_wait(limiter, 0);
+        let bounded = runtime.spawn_blocking(move || bounded.wait_at_most("a", 1, millis(1)).map(drop));
+        drop(runtime);
+        assert!(patient.is_finished() && bounded.is_finished());
+        let denied: u64 = limiters().iter().filter(|listed| listed.name == limiter.name()).map(|it| it.denied).sum();
+        assert_eq!((waiting(limiter), denied), (0, 1), "a bounded wait ends at its bound");
+    });
+}

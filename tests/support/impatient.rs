@@ -1,0 +1,50 @@
+//! Callers that come and give up until all permits are used up. What a limit admits and no call gets
+//! is counted, and not how long that takes: the count does not depend on the machine's load.
+
+use std::time::{Duration, Instant};
+
+use ratelimit_runtime::{Algorithm, Limit, OnBackendError, RateLimiter, SharedBackend};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// Permits that were given back are free after at most half of this time.
+const HOPE: Duration = Duration::from_secs(2);
+
+/// A limiter of `limit` that has `in_all` permits.
+///
+/// # Panics
+///
+/// If `in_all` is 0.
+pub fn limiter(name: &str, backend: SharedBackend, limit: Limit, in_all: u32) -> RateLimiter {
+    let in_all = Limit::new(in_all, Duration::from_secs(366 * 86_400)).with_algorithm(Algorithm::FixedWindow);
+    let builder = RateLimiter::builder(name).backend(backend).on_backend_error(OnBackendError::Deny);
+    builder.limit(limit).limit(in_all).build().unwrap()
+}
+
+/// Lets a call come each `every`, which gives up after `patience`, until no permit is left. Returns
+/// how many calls were served.
+///
+/// # Panics
+///
+/// If a call fails.
+pub async fn served(limiter: &RateLimiter, every: Duration, patience: Duration) -> usize {
+    let (mut calls, mut served, mut last_hope) = (JoinSet::new(), 0, Instant::now());
+    loop {
+        if last_hope.elapsed() < HOPE {
+            let limiter = limiter.clone();
+            let wait = async move { limiter.wait_at_most_async("a", 1, Duration::from_secs(60)).await };
+            calls.spawn(timeout(patience, wait));
+        } else if calls.is_empty() {
+            return served;
+        }
+        sleep(every).await;
+        while let Some(call) = calls.try_join_next() {
+            match call.expect("a call panics") {
+                Ok(Err(exceeded)) if exceeded.limit_index() == 1 => continue,
+                Ok(decision) => served += decision.map_or_else(|exceeded| panic!("{exceeded:?}"), |_| 1),
+                Err(_gave_up) => {}
+            }
+            last_hope = Instant::now();
+        }
+    }
+}
