@@ -64,6 +64,13 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
         async move { Ok(self.send(requests, deadline).await?.into_iter().map(Some).collect()) }
     }
 
+    /// Decides on the calling thread, which blocks until the deadline at most. `None` if it does not
+    /// do that: then the request is sent.
+    #[cfg(any(feature = "memcached", feature = "postgres"))]
+    fn decide_here(&self, _request: &Request, _deadline: Instant) -> Option<Result<Answer, BackendError>> {
+        None
+    }
+
     /// The longest time from a call to its answer.
     fn timeout(&self) -> Duration;
 
