@@ -48,6 +48,17 @@ async fn window(key: u64) -> Limited {
     Ok(())
 }
 
+/// The same with a denial cache, which is on unless it is switched off.
+fn caching() -> MemcachedBackend {
+    let builder = MemcachedBackend::builder().url(SERVER.get().unwrap()).timeout(Duration::from_secs(5));
+    builder.build().unwrap()
+}
+
+#[rate_limit(count = 60, per = "1m", key = key, backend = caching(), on_backend_error = deny)]
+async fn cached(key: u64) -> Limited {
+    Ok(())
+}
+
 #[rate_limit(count = 1_000_000_000, per = "1h", key = key, algorithm = token_bucket, backend = backend(), on_backend_error = deny)]
 fn blocking(key: u64) -> Limited {
     Ok(())
@@ -172,9 +183,18 @@ fn main() {
         case!("1,000 keys, token_bucket", 16, 0.8, tasks, bare, pool, token),
         case!("1,000 keys, token_bucket", 64, 0.8, tasks, bare, pool, token),
         case!("10,000 keys, token_bucket", 64, 0.4, tasks, bare, pool, many),
-        case!("1,000 keys, sliding_window of 60", 64, 0.5, tasks, bare, pool, |number| async move {
+        case!("1,000 keys, sliding_window of 60, no denial cache", 64, 0.5, tasks, bare, pool, |number| async move {
             window(number % 1_000).await.is_ok()
         }),
+        case!(
+            "1,000 keys, sliding_window of 60, denied by the cache",
+            64,
+            2.0,
+            tasks,
+            bare,
+            pool,
+            |number| async move { cached(number % 1_000).await.is_ok() }
+        ),
         case!("one key", 64, 1.0, tasks, bare, pool, hot),
         Case::new(
             "blocking, 1 thread",

@@ -173,11 +173,12 @@ fn a_connection_whose_packets_vanish_is_replaced() {
     let limiter = limiter("vanish", &url(&proxy), OnBackendError::Deny, 3);
     recover(&limiter);
     assert_eq!((0..2).filter(|_| limiter.check("a", 1).is_ok()).count(), 2);
+    let before = proxy.connections();
     proxy.set(Network::LosesConnections);
     assert!(bounded(|| limiter.check("a", 1)).is_err());
     recover(&limiter);
     assert_eq!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count(), 1);
-    assert_eq!(proxy.connections(), 2);
+    assert!(proxy.connections() > before, "{before}");
 }
 
 #[test]

@@ -58,7 +58,9 @@ fn runtime() -> tokio::runtime::Runtime {
 #[test]
 fn a_schema_may_have_any_name() {
     let server = PostgresServer::shared();
-    for schema in ["public", "plain", "With Capitals", "a \"quoted\" one", "'; DROP TABLE x; --", "größe", "a.b"] {
+    for schema in
+        ["public", "plain", "With Capitals", "a \"quoted\" one", "'; DROP TABLE x; --", "größe", "a.b", r"\", "$body0$"]
+    {
         let backend = backend(schema);
         assert_eq!(admitted(&backend, "schemas", 3, 5), 3, "{schema}");
         let quoted = format!("\"{}\"", schema.replace('"', "\"\""));
@@ -98,6 +100,42 @@ fn a_missing_table_is_an_error_that_says_what_to_do() {
     assert!(together.to_string().contains("create_table"), "{together}");
     backend.create_table().unwrap();
     assert_eq!(admitted(&backend, "a", 1, 2), 1);
+}
+
+#[test]
+fn a_missing_function_is_an_error_that_says_what_to_do() {
+    let server = PostgresServer::shared();
+    let backend = backend("functions");
+    for function in ["ratelimit_lock", "ratelimit_write"] {
+        server.sql(&format!("DROP FUNCTION functions.{function}"));
+        for _ in 0..2 {
+            refused(backend.decide(&take("a", 9)), BackendErrorKind::Configuration, "create_table");
+        }
+        backend.create_table().unwrap();
+        assert!(is_admitted(&backend.decide(&take("a", 9)).unwrap()));
+    }
+    // A failed call has left no transaction behind.
+    assert_eq!(admitted(&backend, "a", 9, 9), 7);
+}
+
+#[test]
+fn a_plan_that_was_made_for_a_small_table_reads_no_large_one() {
+    let server = PostgresServer::start();
+    let backend = builder(&server.url(), "public").connections(1).build().unwrap();
+    backend.create_table().unwrap();
+    server.sql("INSERT INTO ratelimit_buckets VALUES ('\\x00', '\\x00', now() + interval '1 day')");
+    // A page: to read it is cheaper than to read the index.
+    server.sql("VACUUM ANALYZE ratelimit_buckets");
+    admitted(&backend, "a", 1_000, 20);
+    // The connection's figures are there when it is closed.
+    drop(backend);
+    let figures = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'ratelimit_buckets'";
+    let scans = || -> Vec<u32> { server.sql(figures)[0].iter().map(|scans| scans.parse().unwrap()).collect() };
+    while scans()[1] == 0 {
+        assert!(scans()[0] < 20, "{:?}", scans());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(scans()[0] < 20 && scans()[1] >= 20, "{:?}", scans());
 }
 
 #[test]

@@ -17,7 +17,7 @@ struct Process {
 }
 
 impl Crowd {
-    /// Starts them, in a network namespace if given, and waits until Redis decides for all.
+    /// Starts them, in a network namespace if given, and waits until the server decides for all.
     pub(crate) fn start(url: &str, lease: bool, namespace: Option<&Namespace>) -> Crowd {
         let own = std::env::current_exe().expect("the program has a path");
         let start = |_| {
@@ -25,7 +25,7 @@ impl Crowd {
                 Some(namespace) => namespace.command(&own),
                 None => Command::new(&own),
             };
-            command.arg("worker").args(lease.then_some("lease")).env("REDIS_URL", url);
+            command.args(["worker", url]).args(lease.then_some("lease"));
             // It ends when its input does, at the latest with this process.
             let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a process starts");
             let output = BufReader::new(child.stdout.take().expect("it is piped"));

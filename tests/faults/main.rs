@@ -1,13 +1,13 @@
-//! Redis failures, counted. Eight processes share limits while servers are stopped, killed, cut
+//! Failures of servers, counted. Eight processes share limits while servers are stopped, killed, cut
 //! off, flushed and replaced. All their admissions are checked against the limits. `scripts/faults`
-//! runs it; CONTRIBUTING.md explains its figures.
+//! runs it; CONTRIBUTING.md explains its figures. The servers are Redis, Memcached and PostgreSQL.
 //!
 //! `faults [PHASE..]` runs the named phases, or all, each for `FAULTS_SECONDS` (12). `migrate` runs
 //! only if named: it needs Valkey 9, as `redis-server` on the `PATH`.
 //!
 //! # How admissions are timed
-//! By the clock of the server that decided, from its answer: a limiter's backend here is Redis with
-//! a recorder in front. All servers are on this machine and share its clock, so that decisions
+//! By the clock of the server that decided, from its answer: a limiter's backend here has a
+//! recorder in front. Memcached has no clock: there it is the clock of the process that decided. All servers are on this machine and share its clock, so that decisions
 //! before and after a server was killed can be told apart. Leased permits are spent without a
 //! server, at some time during the call. Only those that were certainly in an interval count there.
 //!
@@ -17,8 +17,9 @@
 //! decision to disk before the answer (`appendfsync always`), and when a master of a cluster hands
 //! over to its replica.
 //!
-//! A server that is killed without persistence starts empty. A replica that takes over from a
-//! killed master may lack its last decisions. Limits must then hold between two such losses. Across
+//! A Redis server that is killed without persistence starts empty, and so does Memcached. A replica
+//! that takes over from a killed master or primary may lack its last decisions, as does a PostgreSQL
+//! server that was killed: its transactions do not wait for the disk. Limits must then hold between two such losses. Across
 //! all of them, each key may get at most `count` (`burst`) permits more for each loss.
 
 mod crowd;
@@ -26,6 +27,7 @@ mod limits;
 mod namespace;
 mod phases;
 mod report;
+mod servers;
 mod story;
 mod worker;
 
@@ -37,10 +39,10 @@ use report::Row;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let Some((first, rest)) = arguments.split_first()
+    if let [first, url, rest @ ..] = &arguments[..]
         && first == "worker"
     {
-        worker::run(rest);
+        worker::run(url, rest);
         return ExitCode::SUCCESS;
     }
     let phases = || PHASES.iter().chain(OTHER_SERVERS);

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ratelimit_tests::{Network, Proxy, RedisCluster, RedisSentinel, RedisServer};
+use ratelimit_tests::{MemcachedServer, Network, Proxy, RedisCluster, RedisSentinel, RedisServer};
 
 use crate::crowd::Crowd;
 use crate::namespace::{Lost, Namespace};
 use crate::report::Row;
+use crate::servers::{Server, postgres};
 use crate::story::Story;
 
 /// A phase of this length.
@@ -29,6 +30,13 @@ pub(crate) const PHASES: &[(&str, Phase)] = &[
     ("sentinel", sentinel),
     ("cluster", cluster),
     ("all", all),
+    ("memcached-stop", memcached_stop),
+    ("memcached-slow", memcached_slow),
+    ("memcached-kill", memcached_kill),
+    ("postgres-stop", postgres_stop),
+    ("postgres-slow", postgres_slow),
+    ("postgres-kill", postgres_kill),
+    ("postgres-failover", postgres_failover),
 ];
 
 /// Phases for servers that not every machine has. They run only if named.
@@ -71,18 +79,40 @@ fn calm(length: Duration) -> Row {
 }
 
 fn stop(length: Duration) -> Row {
-    let server = RedisServer::start();
+    stopped("stopped (SIGSTOP)", &RedisServer::start(), length)
+}
+
+fn memcached_stop(length: Duration) -> Row {
+    stopped("Memcached: stopped (SIGSTOP)", &MemcachedServer::start(), length)
+}
+
+fn postgres_stop(length: Duration) -> Row {
+    stopped("PostgreSQL: stopped (SIGSTOP)", &postgres(), length)
+}
+
+fn stopped(name: &'static str, server: &impl Server, length: Duration) -> Row {
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
-        freeze(&server, &mut story);
+        freeze(server, &mut story);
     }
-    Row::new("stopped (SIGSTOP)", &crowd.end(), &story, &[&server])
+    Row::new(name, &crowd.end(), &story, &[server])
 }
 
-/// A server that gets a fifth of the processor time, so that each script takes longer.
 fn slow(length: Duration) -> Row {
-    let server = RedisServer::start();
+    slowed("slow: stopped 16 ms of each 20", &RedisServer::start(), length)
+}
+
+fn memcached_slow(length: Duration) -> Row {
+    slowed("Memcached: slow, stopped 16 ms of each 20", &MemcachedServer::start(), length)
+}
+
+fn postgres_slow(length: Duration) -> Row {
+    slowed("PostgreSQL: slow, stopped 16 ms of each 20", &postgres(), length)
+}
+
+/// A server that gets a fifth of the processor time, so that each decision takes longer.
+fn slowed(name: &'static str, server: &impl Server, length: Duration) -> Row {
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
@@ -94,7 +124,7 @@ fn slow(length: Duration) -> Row {
         }
         story.ended();
     }
-    Row::new("slow: stopped 16 ms of each 20", &crowd.end(), &story, &[&server])
+    Row::new(name, &crowd.end(), &story, &[server])
 }
 
 fn flush(length: Duration) -> Row {
@@ -200,12 +230,24 @@ fn slots(length: Duration) -> Row {
     }
     let records = crowd.end();
     let [serving, _] = if pair[0].is_master() { pair } else { [pair[1], pair[0]] };
-    let servers = [serving, &redis.masters[1], &redis.masters[2]];
+    let servers: [&dyn Server; 3] = [serving, &redis.masters[1], &redis.masters[2]];
     Row::new("cluster: handed over, slots moved, stopped, flushed", &records, &story, &servers)
 }
 
 fn kill(length: Duration) -> Row {
-    let server = RedisServer::start();
+    killed("killed, nothing kept", &RedisServer::start(), length)
+}
+
+fn memcached_kill(length: Duration) -> Row {
+    killed("Memcached: killed", &MemcachedServer::start(), length)
+}
+
+/// It forgets its last moments, because no transaction waits for the disk.
+fn postgres_kill(length: Duration) -> Row {
+    killed("PostgreSQL: killed", &postgres(), length)
+}
+
+fn killed(name: &'static str, server: &impl Server, length: Duration) -> Row {
     let crowd = Crowd::start(&server.url(), false, None);
     let mut story = Story::new(length);
     while story.goes_on() {
@@ -215,7 +257,27 @@ fn kill(length: Duration) -> Row {
         server.restart();
         story.ended();
     }
-    Row::new("killed, nothing kept", &crowd.end(), &story, &[&server])
+    Row::new(name, &crowd.end(), &story, &[server])
+}
+
+/// A primary is killed, and its standby promoted, which may lack the last decisions.
+fn postgres_failover(length: Duration) -> Row {
+    let primary = postgres();
+    let standby = primary.start_standby();
+    let hosts = format!("127.0.0.1:{},127.0.0.1:{}", primary.port(), standby.port());
+    let url = format!("postgres://postgres@{hosts}/postgres?target_session_attrs=read-write");
+    let crowd = Crowd::start(&url, false, None);
+    let mut story = Story::new(length);
+    // Once, because there is one standby.
+    if story.goes_on() {
+        primary.kill();
+        story.lost();
+        story.last();
+        standby.promote();
+        story.ended();
+        story.finish();
+    }
+    Row::new("PostgreSQL: primary killed, standby promoted", &crowd.end(), &story, &[&standby])
 }
 
 fn sentinel(length: Duration) -> Row {
@@ -285,7 +347,7 @@ fn cluster(length: Duration) -> Row {
         story.finish();
     }
     let records = crowd.end();
-    let servers = [&redis.replica, &redis.masters[1], &redis.masters[2]];
+    let servers: [&dyn Server; 3] = [&redis.replica, &redis.masters[1], &redis.masters[2]];
     Row::new("cluster: a master killed", &records, &story, &servers)
 }
 
@@ -308,14 +370,14 @@ fn all(length: Duration) -> Row {
     Row::new("all of one server, nothing lost", &crowd.end(), &story, &[server])
 }
 
-fn freeze(server: &RedisServer, story: &mut Story) {
+fn freeze(server: &impl Server, story: &mut Story) {
     server.freeze();
     story.last();
     server.thaw();
     story.ended();
 }
 
-fn kill_for_a_time(server: &RedisServer, story: &mut Story) {
+fn kill_for_a_time(server: &impl Server, story: &mut Story) {
     server.kill();
     story.last();
     server.restart();

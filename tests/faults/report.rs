@@ -3,9 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
-use ratelimit_tests::{Admission, RedisServer, above};
+use ratelimit_tests::{Admission, above};
 
 use crate::limits::{LIMITED, TOTAL};
+use crate::servers::Server;
 use crate::story::{RECOVERY, Story};
 use crate::worker::{ALLOWANCE, Record, TIMEOUT};
 
@@ -29,14 +30,14 @@ pub(crate) struct Row {
     late: u64,
     endless: u64,
     overslept: Duration,
-    /// The longest time from the end of a fault until Redis had decided for each process. None if
+    /// The longest time from the end of a fault until the server had decided for each process. None if
     /// it never did.
     back: Option<Duration>,
 }
 
 impl Row {
     /// The result of a phase, after which `servers` hold the keys.
-    pub(crate) fn new(name: &'static str, records: &[Record], story: &Story, servers: &[&RedisServer]) -> Row {
+    pub(crate) fn new(name: &'static str, records: &[Record], story: &Story, servers: &[&dyn Server]) -> Row {
         let mut row = Row {
             name,
             faults: story.faults,
@@ -63,7 +64,7 @@ impl Row {
             }
         }
         for server in servers {
-            let (keys, eternal) = keys(server);
+            let (keys, eternal) = server.keys();
             row.keys += keys;
             row.eternal += eternal;
         }
@@ -105,7 +106,7 @@ impl Row {
         }
         complain(self.vanished > 0, format!("{} permits charged that no call asked for", self.vanished));
         complain(self.eternal > 0, format!("{} keys without an expiry", self.eternal));
-        complain(self.keys == 0, "no keys: Redis decided nothing".to_owned());
+        complain(self.keys == 0, "no keys: the server decided nothing".to_owned());
         let (longest, may) = (self.longest, self.may_take());
         complain(longest > may, format!("a call took {longest:?} where it may have taken {may:?}"));
         complain(self.endless > 0, format!("{} calls never ended", self.endless));
@@ -163,15 +164,6 @@ fn back(records: &[Record], ends: &[u64]) -> Option<Duration> {
         }
     }
     Some(longest)
-}
-
-/// How many keys a server has, and how many of them never expire.
-fn keys(server: &RedisServer) -> (u64, u64) {
-    const COUNT: &str = "local keys, eternal = redis.call('KEYS', '*'), 0
-        for _, key in ipairs(keys) do if redis.call('PTTL', key) == -1 then eternal = eternal + 1 end end
-        return {#keys, eternal}";
-    let counted = redis::cmd("EVAL").arg(COUNT).arg(0).query(&mut server.connection());
-    counted.expect("the server is well")
 }
 
 #[cfg(test)]

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use ratelimit_runtime::backend::{Answer, Backend, BackendFuture, Deadline, Outcome, Request};
 use ratelimit_runtime::{
-    BackendError, Decision, ExceededKind, IntoBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
-    SharedBackend,
+    BackendError, Decision, ExceededKind, IntoBackend, MemcachedBackend, OnBackendError, PostgresBackend,
+    RateLimitExceeded, RateLimiter, RedisBackend, SharedBackend,
 };
 use ratelimit_tests::Admission;
 
@@ -25,8 +25,10 @@ pub(crate) const ALLOWANCE: Duration = Duration::from_millis(20);
 const THREADS: u64 = 2;
 const TASKS: u64 = 16;
 /// Between two calls of one caller. The processors then have time left, so that a late call was
-/// delayed by Redis.
+/// delayed by the server.
 const PAUSE: Duration = Duration::from_millis(10);
+/// The same for PostgreSQL, which decides less often in its share of the processors.
+const LONG_PAUSE: Duration = Duration::from_millis(40);
 /// A call that takes longer than this after the end of the run never ends.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// What a process leases, if it does: permits, and for how long.
@@ -53,10 +55,10 @@ pub(crate) struct Record {
     pub(crate) overslept: Duration,
 }
 
-/// Runs the process, with leases if the arguments say `lease`.
-pub(crate) fn run(arguments: &[String]) {
+/// Runs the process on the server of a URL, with leases if the arguments say `lease`.
+pub(crate) fn run(url: &str, arguments: &[String]) {
     let leases = arguments == ["lease"];
-    let calls = Arc::new(Calls::new(leases));
+    let calls = Arc::new(Calls::new(url, leases));
     // Connected before the first call counts.
     while calls.limiters[TOTAL].peek(0_u32, 1).is_err() {
         std::thread::sleep(Duration::from_millis(1));
@@ -70,7 +72,7 @@ pub(crate) fn run(arguments: &[String]) {
                 let begun = Begun::now();
                 let result = calls.limiters[turn.limiter].check(turn.key, 1);
                 calls.ended(&turn, &begun, &result);
-                std::thread::sleep(PAUSE);
+                std::thread::sleep(calls.pause);
             }
             calls.callers.fetch_sub(1, Ordering::Release);
         });
@@ -83,7 +85,7 @@ pub(crate) fn run(arguments: &[String]) {
                 let begun = Begun::now();
                 let result = calls.limiters[turn.limiter].check_async(turn.key, 1).await;
                 calls.ended(&turn, &begun, &result);
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(calls.pause).await;
             }
             calls.callers.fetch_sub(1, Ordering::Release);
         });
@@ -106,6 +108,8 @@ pub(crate) fn run(arguments: &[String]) {
 struct Calls {
     limiters: Vec<RateLimiter>,
     leases: bool,
+    /// Between two calls of one caller.
+    pause: Duration,
     over: AtomicBool,
     /// Threads and tasks that call.
     callers: AtomicU64,
@@ -121,7 +125,7 @@ struct Turn {
 }
 
 struct Begun {
-    /// By the clock that the Redis servers on this machine share.
+    /// By the clock that all on this machine share.
     at: u64,
     started: Instant,
 }
@@ -133,10 +137,20 @@ impl Begun {
 }
 
 impl Calls {
-    fn new(leases: bool) -> Calls {
-        let builder = RedisBackend::builder().timeout(TIMEOUT);
-        let builder = if leases { builder.lease(LEASE.0, LEASE.1) } else { builder };
-        let backend: SharedBackend = Recorder(builder.build().unwrap()).into_backend();
+    fn new(url: &str, leases: bool) -> Calls {
+        let backend: SharedBackend = match url.split_once("://").unwrap().0 {
+            "postgres" => {
+                Recorder(PostgresBackend::builder().url(url).timeout(TIMEOUT).build().unwrap()).into_backend()
+            }
+            "memcached" => {
+                Recorder(MemcachedBackend::builder().url(url).timeout(TIMEOUT).build().unwrap()).into_backend()
+            }
+            _ => {
+                let builder = RedisBackend::builder().url(url).timeout(TIMEOUT);
+                let builder = if leases { builder.lease(LEASE.0, LEASE.1) } else { builder };
+                Recorder(builder.build().unwrap()).into_backend()
+            }
+        };
         let limiters = LIMITED.iter().map(|limited| {
             let builder = RateLimiter::builder(limited.name).backend(backend.clone());
             let builder = limited.limits.iter().fold(builder, |builder, limit| builder.limit(*limit));
@@ -145,6 +159,7 @@ impl Calls {
         Calls {
             limiters: limiters.collect(),
             leases,
+            pause: if url.starts_with("postgres") { LONG_PAUSE } else { PAUSE },
             over: AtomicBool::new(false),
             callers: AtomicU64::new(THREADS + TASKS),
             total: AtomicU32::new(0),
@@ -180,7 +195,7 @@ impl Calls {
                     // Leased permits are spent here, at some time during the call.
                     _ if self.leases => Admission { from: begun.at, to: unix_micros() },
                     Noted::Admitted(at) => Admission::at(at),
-                    _ => panic!("admitted, and Redis did not say so"),
+                    _ => panic!("admitted, and the server did not say so"),
                 };
                 record.admitted.entry((turn.limiter, turn.key)).or_default().push(admission);
             }
@@ -234,8 +249,8 @@ enum Noted {
     Failed,
 }
 
-/// Redis, with a record of the times of its admissions, which limiters do not report.
-struct Recorder(RedisBackend);
+/// A backend, with a record of the times of its admissions, which limiters do not report.
+struct Recorder<B>(B);
 
 fn noted(answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
     NOTED.set(match &answer {
@@ -246,7 +261,7 @@ fn noted(answer: Result<Answer, BackendError>) -> Result<Answer, BackendError> {
     answer
 }
 
-impl Backend for Recorder {
+impl<B: Backend> Backend for Recorder<B> {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         noted(self.0.decide(request))
     }

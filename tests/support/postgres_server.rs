@@ -384,11 +384,9 @@ impl Server {
         let postmaster = self.child.id().to_string();
         let children = Command::new("ps").args(["-o", "pid=", "--ppid", &postmaster]).output().expect("ps runs");
         let children = String::from_utf8_lossy(&children.stdout).into_owned();
-        // The postmaster first, so that it starts no more.
-        for process in std::iter::once(postmaster.as_str()).chain(children.split_whitespace()) {
-            // A child may have ended.
-            let _ = Command::new("kill").args([signal, process]).stderr(Stdio::null()).status();
-        }
+        // The postmaster first, so that it starts no more. A child may have ended.
+        let mut kill = Command::new("kill");
+        let _ = kill.args([signal, &postmaster]).args(children.split_whitespace()).stderr(Stdio::null()).status();
     }
 }
 

@@ -64,6 +64,13 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
         async move { Ok(self.send(requests, deadline).await?.into_iter().map(Some).collect()) }
     }
 
+    /// Decides on the calling thread, which blocks until the deadline at most. `None` if it does not
+    /// do that: then the request is sent.
+    #[cfg(any(feature = "memcached", feature = "postgres"))]
+    fn decide_here(&self, _request: &Request, _deadline: Instant) -> Option<Result<Answer, BackendError>> {
+        None
+    }
+
     /// The longest time from a call to its answer.
     fn timeout(&self) -> Duration;
 
@@ -117,10 +124,11 @@ impl Merging {
     #[cfg(feature = "redis")]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
     /// For buckets in transactions, of which two on one bucket wait for each other: the next batch
-    /// waits for the last one, unless that takes long.
+    /// waits for the last one, unless that takes long. A second call under way is merged already,
+    /// because a transaction costs the server more than the buckets in it.
     #[cfg(feature = "postgres")]
     pub(crate) const TRANSACTIONS: Merging =
-        Merging { alone: 4, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
+        Merging { alone: 1, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
     /// For buckets that are compared and swapped: of several calls under way, all but one have to try
     /// again. The first goes alone, because nobody may wait for a call that its caller does not poll.
     #[cfg(feature = "memcached")]
@@ -481,7 +489,9 @@ mod tests {
 
     #[test]
     fn batches_for_a_slow_server_get_smaller_and_grow_again() {
-        let (coalescing, timeout) = (Coalescing::new(Merging::ALL), Duration::from_millis(100));
+        let pause = Duration::from_millis(1);
+        let merging = Merging { alone: 8, seats: 128, drivers: 2, pause, by_bucket: false };
+        let (coalescing, timeout) = (Coalescing::new(merging), Duration::from_millis(100));
         let seats = || coalescing.seats.load(Ordering::Relaxed);
         coalescing.took(128, Duration::from_millis(1), timeout);
         assert_eq!(seats(), 128);

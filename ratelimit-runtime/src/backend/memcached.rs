@@ -1,9 +1,11 @@
 //! Buckets in Memcached, shared by all processes that use it.
 
 mod address;
+mod blocking;
 mod builder;
 mod client;
 mod config;
+mod lane;
 mod link;
 mod links;
 mod protocol;
@@ -42,17 +44,18 @@ pub use builder::MemcachedBackendBuilder;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A handle is cheap to clone. Clones share their connections, one for each tokio runtime and server,
-/// which are opened on demand and reopened after a loss. Calls of one runtime on one key are merged.
+/// A handle is cheap to clone. Clones share their connections: to each server one for each tokio
+/// runtime, and one for blocking calls. They are opened on demand and reopened after a loss.
+/// Calls of one runtime on one key are merged, and so are blocking calls.
 /// A decision takes at most the timeout (100 ms, connecting included), however the server behaves.
 /// After that it is a [`BackendError`], and the limiter's
 /// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
 /// have been charged all the same.
 ///
-/// A blocking decision waits for this crate's background thread, which sends it. So do asynchronous
-/// ones on other executors than tokio, or in a tokio runtime without I/O. A future dropped before
-/// its answer has come gives back the permits that the answer brings. A forked child opens its own
-/// connections.
+/// A lone blocking decision writes and reads on its own thread. This crate's background thread sends
+/// those that are made beside others, and asynchronous ones on other executors than tokio, or in a
+/// tokio runtime without I/O. A future dropped before its answer has come gives back the permits that
+/// the answer brings. A forked child opens its own connections.
 ///
 /// # Time
 /// Memcached tells no time, so each process goes by its own clock: the system's when it began, and

@@ -4,6 +4,7 @@ mod builder;
 mod config;
 mod connections;
 mod failure;
+mod functions;
 mod pruning;
 mod server;
 mod store;
@@ -35,15 +36,13 @@ const CREATING: Duration = Duration::from_secs(30);
 /// Buckets in a table of PostgreSQL (12 or later), shared by all processes that use it.
 ///
 /// One decision is a transaction of two round trips. The first locks the bucket, and then reads it
-/// and the server's clock; the second writes and commits. The first call on a key needs one more, a denied one
-/// the first only. Limits
+/// and the server's clock; the second writes and commits. A denied call needs the first only. Limits
 /// are exact: times are the server's `clock_timestamp()`, read while the bucket is locked. Several
 /// limits, and several keys of one call, are decided in one transaction: all are charged, or none
 /// is.
 ///
-/// Concurrent calls of a process are merged (group commit). While fewer than 4 are under way, each
-/// has a transaction of its own. From then on, up to 64 calls share one, on one key or on many. Each
-/// is decided as if it had come alone. A bucket that somebody else holds delays only its own calls.
+/// Concurrent calls of a process are merged (group commit): while one is under way, up to 64 others
+/// share a transaction, on one key or on many. Each is decided as if it had come alone. A bucket that somebody else holds delays only its own calls.
 /// Batches follow each other, or come every two milliseconds while one takes longer.
 ///
 /// A handle is cheap to clone. Clones share their connections, which are opened on demand and
@@ -73,7 +72,8 @@ const CREATING: Duration = Duration::from_secs(30);
 /// [`create_table`](PostgresBackend::create_table), or by the SQL of
 /// [`migration`](PostgresBackend::migration) among your own migrations. Rows of idle buckets are
 /// removed in passing. A user needs `USAGE` on the schema and `SELECT`, `INSERT`, `UPDATE` and
-/// `DELETE` on the table.
+/// `DELETE` on the table. Beside it stand two functions, `ratelimit_lock` and `ratelimit_write`, of
+/// which the server keeps the plans. They run with the rights of their caller.
 ///
 /// Updates are in place (HOT), and a busy key leaves no dead rows behind, unless a transaction
 /// elsewhere in the server stays open for long: it keeps all versions since then.
@@ -86,8 +86,8 @@ const CREATING: Duration = Duration::from_secs(30);
 /// failover to an asynchronous standby forgets what that had not received.
 ///
 /// # Poolers and pools
-/// PgBouncer works in each of its modes: settings are those of a transaction, and statements have no
-/// names. For a pool of your own, see [`PostgresBackendBuilder::pool`].
+/// PgBouncer works in each of its modes: settings are those of a transaction, and no statement is
+/// prepared. For a pool of your own, see [`PostgresBackendBuilder::pool`].
 ///
 /// # Threads and runtimes
 /// A call is a task of the tokio runtime that it is made in, and uses connections that were opened
@@ -140,10 +140,11 @@ impl PostgresBackend {
         PostgresBackendBuilder::new()
     }
 
-    /// The SQL that creates the table in a schema, and the schema if it is not `public`.
+    /// The SQL that creates the table and its functions in a schema, and the schema if it is not
+    /// `public`.
     ///
-    /// It may run any number of times: what exists stays as it is. It contains no `BEGIN` and no
-    /// `COMMIT`, so that it fits any tool for migrations.
+    /// Its owner may run it any number of times: the table that exists stays as it is. It begins and
+    /// commits no transaction, so that it fits any tool for migrations that knows dollar quotes.
     ///
     /// ```
     /// use ratelimit_runtime::PostgresBackend;
@@ -155,7 +156,7 @@ impl PostgresBackend {
         Table::new(schema).migration()
     }
 
-    /// Creates the table unless it exists, as [`migration`](PostgresBackend::migration) says. Waits
+    /// Creates the table and its functions unless they exist, as [`migration`](PostgresBackend::migration) says. Waits
     /// for the server, for at most half a minute.
     pub fn create_table(&self) -> Result<(), BackendError> {
         let (sender, receiver) = reply::channel();

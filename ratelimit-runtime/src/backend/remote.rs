@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::panic::catch_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ pub(crate) const GRACE: Duration = Duration::from_millis(100);
 pub(crate) struct Remote<T: Transport> {
     pub(crate) transport: T,
     coalescing: Arc<Coalescing>,
+    /// Blocking calls under way.
+    blocking: AtomicUsize,
     /// Runtimes, and whether they have I/O.
     runtimes: Mutex<Vec<(Id, bool)>>,
 }
@@ -73,18 +76,26 @@ pub(crate) fn apply(
 impl<T: Transport> Remote<T> {
     /// Calls that come together are merged.
     pub(crate) fn new(transport: T, merging: Merging) -> Remote<T> {
-        Remote { transport, coalescing: Arc::new(Coalescing::new(merging)), runtimes: Mutex::default() }
+        let coalescing = Arc::new(Coalescing::new(merging));
+        Remote { transport, coalescing, blocking: AtomicUsize::new(0), runtimes: Mutex::default() }
     }
 
     /// Blocks the thread for the answer, until the deadline at most.
     pub(crate) fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         let deadline = self.transport.until();
+        let under_way = UnderWay::new(&self.blocking);
         let alone = match self.coalescing.enter(&self.transport, request, deadline, None) {
             Entry::Seated(seated) => {
                 return reply::block_on(seated, deadline).unwrap_or_else(|| Err(self.transport.late()));
             }
             Entry::Alone(alone) => alone,
         };
+        // Beside others, the connection that all share is better: it has seen what they did.
+        if under_way.is_alone
+            && let Some(answer) = self.transport.decide_here(request, deadline)
+        {
+            return answer;
+        }
         let call = self.call(request, deadline, alone);
         let background = background::handle().map_err(|error| no_thread(&error))?;
         // In a thread that ends, tokio's thread-locals may be gone.
@@ -151,6 +162,25 @@ impl<T: Transport> Remote<T> {
 
     fn delivered(&self, delivery: Option<Delivery<T>>) -> Result<Answer, BackendError> {
         delivery.and_then(Delivery::take).unwrap_or_else(|| Err(self.transport.late()))
+    }
+}
+
+/// A blocking call, until it is dropped.
+struct UnderWay<'a> {
+    calls: &'a AtomicUsize,
+    /// Whether no other was under way when it began.
+    is_alone: bool,
+}
+
+impl UnderWay<'_> {
+    fn new(calls: &AtomicUsize) -> UnderWay<'_> {
+        UnderWay { calls, is_alone: calls.fetch_add(1, Ordering::Relaxed) == 0 }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.calls.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

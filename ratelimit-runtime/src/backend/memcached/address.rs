@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::blocking::Blocking;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// Where a server listens.
@@ -34,6 +35,24 @@ impl Address {
             }
             #[cfg(unix)]
             Address::Unix(path) => Ok(Box::new(tokio::net::UnixStream::connect(path).await?)),
+        }
+    }
+
+    /// Opens a connection whose reads and writes block.
+    pub(super) async fn connect_blocking(&self) -> io::Result<Blocking> {
+        match self {
+            Address::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?.into_std()?;
+                stream.set_nodelay(true)?;
+                stream.set_nonblocking(false)?;
+                Ok(Blocking::Tcp(stream))
+            }
+            #[cfg(unix)]
+            Address::Unix(path) => {
+                let stream = tokio::net::UnixStream::connect(path).await?.into_std()?;
+                stream.set_nonblocking(false)?;
+                Ok(Blocking::Unix(stream))
+            }
         }
     }
 

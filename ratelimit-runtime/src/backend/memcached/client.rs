@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::address::Address;
-use super::link::{Failure, Link, received};
+use super::link::{Commands, Failure, received};
 use super::links::Links;
 use super::protocol::{self, Condition, LONGEST_KEY, Reply};
 use super::ring;
@@ -23,7 +23,7 @@ use crate::backend::remote::{Applied, apply};
 use crate::backend::{Answer, Request, Timestamp};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::observe;
-use crate::rt::timer;
+use crate::rt::{reply, timer};
 
 /// A key is kept this much longer than its bucket counts, in seconds: the server's clock has steps
 /// of a second, and another process's clock may be ahead.
@@ -65,6 +65,15 @@ impl Client {
         Client { servers, timeout }
     }
 
+    /// The error of a call that took too long, with the reason if there is one.
+    fn too_late(&self, conflicts: &AtomicU32) -> BackendError {
+        let late = self.late();
+        match conflicts.load(Ordering::Relaxed) {
+            0 => late,
+            times => BackendError::new(late.kind(), format!("{late}: others changed the bucket first, {times} times")),
+        }
+    }
+
     /// The server of a key.
     fn server(&self, key: &str) -> &Links {
         &self.servers[ring::place(self.servers.iter().map(Links::address), key)]
@@ -82,7 +91,7 @@ impl Client {
         let mut has_closed = false;
         loop {
             let link = server.get().await?;
-            match Swap::new(&link, &key, conflicts).decide(requests).await {
+            match Swap::new(&*link, &key, conflicts).decide(requests).await {
                 Err(Failure::Unsent) if !has_closed => has_closed = true,
                 Err(Failure::Unsent) => return Err(server.address().unreachable("it closes its connections")),
                 Err(Failure::Lost(error)) => return Err(error),
@@ -109,15 +118,25 @@ impl Transport for Client {
     async fn send(&self, requests: &[&Request], deadline: Instant) -> Answers {
         let conflicts = AtomicU32::new(0);
         let decided = Box::pin(self.decide_all(requests, &conflicts));
-        timer::bounded(decided, deadline).await.unwrap_or_else(|| {
-            let late = self.late();
-            Err(match conflicts.load(Ordering::Relaxed) {
-                0 => late,
-                times => {
-                    BackendError::new(late.kind(), format!("{late}: others changed the bucket first, {times} times"))
-                }
-            })
-        })
+        timer::bounded(decided, deadline).await.unwrap_or_else(|| Err(self.too_late(&conflicts)))
+    }
+
+    fn decide_here(&self, request: &Request, deadline: Instant) -> Option<Result<Answer, BackendError>> {
+        let key = request.bucket_within(LONGEST_KEY);
+        if !protocol::is_key(&key) {
+            return None;
+        }
+        let (requests, conflicts) = ([request], AtomicU32::new(0));
+        let decided = self.server(&key).with_lane(deadline, |lane| {
+            let swap = Swap::new(lane, &key, &conflicts).decide(&requests);
+            let late = || Err(Failure::Lost(self.too_late(&conflicts)));
+            reply::block_on(swap, deadline).unwrap_or_else(late)
+        });
+        match decided? {
+            Ok(mut answers) => answers.pop().map(Ok),
+            Err(Failure::Lost(error)) => Some(Err(error)),
+            Err(Failure::Unsent) => None,
+        }
     }
 
     fn timeout(&self) -> Duration {
@@ -133,16 +152,16 @@ impl Transport for Client {
 }
 
 /// A decision on one bucket.
-struct Swap<'a> {
-    link: &'a Link,
+struct Swap<'a, C> {
+    link: &'a C,
     key: Cow<'a, str>,
     /// Until when the server should keep a state that this process has seen.
     kept_until: Option<Instant>,
     conflicts: &'a AtomicU32,
 }
 
-impl<'a> Swap<'a> {
-    fn new(link: &'a Link, key: &'a str, conflicts: &'a AtomicU32) -> Swap<'a> {
+impl<'a, C: Commands> Swap<'a, C> {
+    fn new(link: &'a C, key: &'a str, conflicts: &'a AtomicU32) -> Swap<'a, C> {
         Swap { link, key: Cow::Borrowed(key), kept_until: None, conflicts }
     }
 
@@ -199,14 +218,14 @@ impl<'a> Swap<'a> {
 
     /// The state that this connection has seen last.
     fn remembered(&mut self) -> Known {
-        let Some((key, stored)) = self.link.seen.lock().take(&self.key) else { return Known::Guess };
+        let Some((key, stored)) = self.link.seen().lock().take(&self.key) else { return Known::Guess };
         self.key = Cow::Owned(key);
         self.kept_until = stored.kept_until;
         Known::Stored { stored, is_current: false }
     }
 
     fn remember(self, stored: Stored) {
-        self.link.seen.lock().put(self.key.into_owned(), stored);
+        self.link.seen().lock().put(self.key.into_owned(), stored);
     }
 
     /// Decides at this process's time, or at the latest time on record if that is later: times of

@@ -6,6 +6,7 @@
 //! reply the connection is closed, and all that wait on it fail.
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,14 +26,35 @@ use crate::rt::reply;
 const READ: usize = 16_384;
 
 /// A connection without a command for so long is idle.
-const IDLE: Duration = Duration::from_millis(1);
+pub(super) const IDLE: Duration = Duration::from_millis(1);
 
 /// A connection. Closed when the last handle of a caller is dropped.
 pub(super) struct Link {
     wire: Arc<Wire>,
-    /// What this connection has seen of buckets. CAS numbers start again with the server, and no
-    /// connection outlives the server's process.
-    pub(super) seen: Mutex<Seen>,
+    /// CAS numbers start again with the server, and no connection outlives the server's process.
+    seen: Mutex<Seen>,
+}
+
+/// A connection, as a decision uses it.
+pub(super) trait Commands: Sync {
+    /// Asks for the value of a key.
+    fn get(&self, key: &str) -> impl Future<Output = Result<Reply, Failure>> + Send;
+
+    /// Stores a value on a condition. `and_get` asks, in the same round trip, for the value that is
+    /// there afterwards.
+    fn set(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        ttl: u64,
+        condition: Condition,
+        and_get: bool,
+    ) -> impl Future<Output = Result<(Reply, Option<Pending>), Failure>> + Send;
+
+    fn address(&self) -> &Address;
+
+    /// What this connection has seen of buckets.
+    fn seen(&self) -> &Mutex<Seen>;
 }
 
 /// What callers and the I/O task share.
@@ -116,30 +138,6 @@ impl Link {
         state.awaited.is_empty() && state.last.is_none_or(|last| last.elapsed() > IDLE)
     }
 
-    /// Asks for the value of a key.
-    pub(super) async fn get(&self, key: &str) -> Result<Reply, Failure> {
-        let (value, _) = self.send(|state| (state.get(key), None));
-        received(value, &self.wire.address).await
-    }
-
-    /// Stores a value on a condition. `and_get` asks, in the same round trip, for the value that is
-    /// there afterwards.
-    pub(super) async fn set(
-        &self,
-        key: &str,
-        bytes: &[u8],
-        ttl: u64,
-        condition: Condition,
-        and_get: bool,
-    ) -> Result<(Reply, Option<Pending>), Failure> {
-        let (set, value) = self.send(|state| (state.set(key, bytes, ttl, condition), and_get.then(|| state.get(key))));
-        Ok((received(set, &self.wire.address).await?, value))
-    }
-
-    pub(super) fn address(&self) -> &Address {
-        &self.wire.address
-    }
-
     /// Appends commands, and wakes the task that sends them. On a closed connection they are unsent.
     fn send(&self, append: impl FnOnce(&mut State) -> (Pending, Option<Pending>)) -> (Pending, Option<Pending>) {
         let mut state = self.wire.state.lock();
@@ -159,6 +157,33 @@ impl Link {
             task.wake();
         }
         appended
+    }
+}
+
+impl Commands for Link {
+    async fn get(&self, key: &str) -> Result<Reply, Failure> {
+        let (value, _) = self.send(|state| (state.get(key), None));
+        received(value, &self.wire.address).await
+    }
+
+    async fn set(
+        &self,
+        key: &str,
+        bytes: &[u8],
+        ttl: u64,
+        condition: Condition,
+        and_get: bool,
+    ) -> Result<(Reply, Option<Pending>), Failure> {
+        let (set, value) = self.send(|state| (state.set(key, bytes, ttl, condition), and_get.then(|| state.get(key))));
+        Ok((received(set, &self.wire.address).await?, value))
+    }
+
+    fn address(&self) -> &Address {
+        &self.wire.address
+    }
+
+    fn seen(&self) -> &Mutex<Seen> {
+        &self.seen
     }
 }
 
@@ -293,8 +318,8 @@ impl Io {
                 }
                 Poll::Ready(Ok(())) => {
                     self.incoming.extend(buffer.filled());
-                    if let Err(unusable) = self.hand_out() {
-                        return Some(self.unusable(unusable));
+                    if let Err(error) = self.hand_out() {
+                        return Some(unusable(&self.wire.address, error));
                     }
                 }
             }
@@ -320,21 +345,21 @@ impl Io {
     fn unreachable(&self, why: impl std::fmt::Display) -> BackendError {
         self.wire.address.unreachable(why)
     }
+}
 
-    fn unusable(&self, unusable: Unusable) -> BackendError {
-        let address = &self.wire.address;
-        match unusable {
-            Unusable::Malformed => address.refused("its reply is none of Memcached's"),
-            Unusable::Refused(error) if error.contains("unauthenticated") => BackendError::new(
-                BackendErrorKind::Configuration,
-                format!("Memcached at {address} asks for a login, which is not supported"),
-            ),
-            Unusable::Refused(error) if error == "ERROR" => BackendError::new(
-                BackendErrorKind::Configuration,
-                format!("Memcached at {address} knows no meta commands: version 1.6 or later is needed"),
-            ),
-            Unusable::Refused(error) => address.refused(error),
-        }
+/// The error of a connection that an answer has made unusable.
+pub(super) fn unusable(address: &Address, unusable: Unusable) -> BackendError {
+    match unusable {
+        Unusable::Malformed => address.refused("its reply is none of Memcached's"),
+        Unusable::Refused(error) if error.contains("unauthenticated") => BackendError::new(
+            BackendErrorKind::Configuration,
+            format!("Memcached at {address} asks for a login, which is not supported"),
+        ),
+        Unusable::Refused(error) if error == "ERROR" => BackendError::new(
+            BackendErrorKind::Configuration,
+            format!("Memcached at {address} knows no meta commands: version 1.6 or later is needed"),
+        ),
+        Unusable::Refused(error) => address.refused(error),
     }
 }
 

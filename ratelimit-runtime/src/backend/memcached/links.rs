@@ -1,5 +1,5 @@
-//! The connections to one server: one for each tokio runtime, opened on demand and again after a
-//! loss.
+//! The connections to one server: one for each tokio runtime, and one for blocking calls. They are
+//! opened on demand and again after a loss.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::runtime::{Handle, Id};
 
 use super::address::Address;
-use super::link::Link;
+use super::lane::Lane;
+use super::link::{Failure, Link};
 use crate::error::BackendError;
 use crate::rt::background;
 use crate::rt::timer;
@@ -24,6 +25,7 @@ struct Shared {
     /// A connection without a reply for this long is given up.
     patience: Duration,
     slots: Mutex<Vec<(Id, Arc<Slot>)>>,
+    lane: Mutex<Option<Lane>>,
 }
 
 /// A runtime's connection.
@@ -36,7 +38,27 @@ struct Slot {
 
 impl Links {
     pub(super) fn new(address: Address, timeout: Duration, patience: Duration) -> Links {
-        Links(Arc::new(Shared { address, timeout, patience, slots: Mutex::default() }))
+        let (slots, lane) = Default::default();
+        Links(Arc::new(Shared { address, timeout, patience, slots, lane }))
+    }
+
+    /// Makes a blocking call over the connection for these. `None` if another one has it.
+    pub(super) fn with_lane<T>(
+        &self,
+        deadline: Instant,
+        call: impl FnOnce(&Lane) -> Result<T, Failure>,
+    ) -> Option<Result<T, Failure>> {
+        let mut lane = self.0.lane.try_lock()?;
+        // Out of its place while it is used: a call that panics leaves none.
+        let current = lane.take().filter(|lane| lane.begin(deadline));
+        let opened = || Lane::open(self.address(), deadline).map_err(Failure::Lost);
+        let current = match current.map_or_else(opened, Ok) {
+            Ok(current) => current,
+            Err(failure) => return Some(Err(failure)),
+        };
+        let result = call(&current);
+        *lane = Some(current);
+        Some(result)
     }
 
     pub(super) fn address(&self) -> &Address {

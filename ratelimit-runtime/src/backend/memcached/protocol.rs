@@ -109,6 +109,11 @@ impl Incoming {
         self.start == self.bytes.len()
     }
 
+    /// Whether nothing is to come of a long value.
+    pub(super) fn is_whole(&self) -> bool {
+        self.skipped == 0
+    }
+
     /// The next reply, if all of it has come, which must answer a command of this kind and number.
     pub(super) fn next(&mut self, kind: Kind, number: u64) -> Result<Option<Reply>, Unusable> {
         let rest = &self.bytes[self.start..];

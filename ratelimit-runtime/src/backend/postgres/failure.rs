@@ -45,16 +45,19 @@ fn ends_connection(answer: &DbError) -> bool {
 fn answered(answer: &DbError, table: &Table) -> BackendError {
     let code = answer.code();
     let (kind, then) = match code {
-        _ if [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code) => {
+        _ if [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_FUNCTION, SqlState::INVALID_SCHEMA_NAME]
+            .contains(code) =>
+        {
             let then = format!(
-                ": create {} with `PostgresBackend::create_table` or the SQL of `PostgresBackend::migration`",
+                ": create {} and its functions with `PostgresBackend::create_table` or the SQL of `PostgresBackend::migration`",
                 table.name()
             );
             (BackendErrorKind::Configuration, then)
         }
         _ if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
             let then = format!(
-                ": the user needs USAGE on the schema, and SELECT, INSERT, UPDATE and DELETE on {}",
+                ": the user needs USAGE on the schema, SELECT, INSERT, UPDATE and DELETE on {}, and EXECUTE on its \
+                 functions",
                 table.name()
             );
             (BackendErrorKind::Configuration, then)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::server::Server;
-use super::transaction::{Locks, begin, run};
+use super::transaction::{begin, run};
 use crate::error::BackendError;
 
 /// New rows after which expired ones are removed. Fewer than are removed at a time: the table
@@ -58,6 +58,6 @@ impl Drop for Running {
 
 /// Removes rows. A failure is of no consequence: the next time removes them.
 async fn prune(server: &Server, deadline: Instant) -> Result<(), BackendError> {
-    let begin = begin(&[], Locks::Skip, deadline, false);
-    run(server, &format!("{begin};{};COMMIT", server.statements.prune), deadline).await
+    let begin = begin(None, deadline, false);
+    run(server, &format!("{begin};{};COMMIT", server.table.prune()), deadline).await
 }

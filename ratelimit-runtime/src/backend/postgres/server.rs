@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::connections::Connections;
-use super::table::{Statements, Table};
+use super::table::Table;
 use crate::error::{BackendError, BackendErrorKind};
 
 /// One process's way to the server.
@@ -16,7 +16,6 @@ pub(super) struct Server(Arc<Inner>);
 pub(super) struct Inner {
     pub(super) connections: Connections,
     pub(super) table: Table,
-    pub(super) statements: Statements,
     /// The longest time from a call to its answer.
     pub(super) timeout: Duration,
     pub(super) commits_synchronously: bool,
@@ -37,8 +36,7 @@ impl Server {
         timeout: Duration,
         commits_synchronously: bool,
     ) -> Server {
-        let statements = table.statements();
-        Server(Arc::new(Inner { connections, table, statements, timeout, commits_synchronously }))
+        Server(Arc::new(Inner { connections, table, timeout, commits_synchronously }))
     }
 
     /// The error of a call that took too long.

@@ -4,9 +4,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::functions::{Locks, Stored};
 use super::pruning::Pruning;
 use super::server::Server;
-use super::transaction::{self, Key, Locks, Stored, Transaction, Write};
+use super::transaction::{self, Key, Transaction, Write};
 use crate::backend::coalesce::{Answers, Partly, Transport};
 use crate::backend::remote::{Applied, GRACE, apply};
 use crate::backend::{Action, Answer, Outcome, Request, Timestamp};
@@ -36,13 +37,12 @@ impl Store {
     /// Creates the table, unless it exists.
     pub(super) async fn create_table(&self, deadline: Instant) -> Result<(), BackendError> {
         // A user who may use it may not always create it.
-        let uses = format!("SELECT FROM {} LIMIT 0", self.server.table.name());
-        if transaction::run(&self.server, &uses, deadline).await.is_ok() {
+        if transaction::run(&self.server, &self.server.table.uses(), deadline).await.is_ok() {
             return Ok(());
         }
         // Two that create one schema or table at once would fail.
         let key = Key::of_migration(&self.server);
-        let begin = transaction::begin(&[key], Locks::Wait, deadline, true);
+        let begin = transaction::begin(Some(&key), deadline, true);
         transaction::run(&self.server, &format!("{begin};{};COMMIT", self.server.table.migration()), deadline).await
     }
 

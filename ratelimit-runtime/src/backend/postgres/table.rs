@@ -6,6 +6,8 @@
 
 use std::time::{Duration, SystemTime};
 
+use super::functions;
+
 /// The shortest and the longest time that a row is kept beyond what its bucket needs.
 const SPARE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(3_600));
 /// No bucket counts for longer. Keeps dates within what PostgreSQL can store.
@@ -20,26 +22,15 @@ pub(super) struct Table {
     name: String,
 }
 
-/// The statements on a table.
-#[derive(Debug)]
-pub(super) struct Statements {
-    pub(super) read_one: String,
-    pub(super) read_many: String,
-    pub(super) write_one: String,
-    pub(super) write_many: String,
-    pub(super) prune: String,
-}
-
-/// The time, for a bucket without a row.
-pub(super) const TIME: &str = "SELECT pg_catalog.clock_timestamp(), NULL::bytea, NULL::timestamptz";
-/// Locks several buckets, those that nobody else holds.
-pub(super) const TRY_LOCKS: &str =
-    "SELECT pg_catalog.pg_try_advisory_xact_lock(number) FROM pg_catalog.unnest($1) AS number";
-
 impl Table {
     pub(super) fn new(schema: &str) -> Table {
         let schema = quoted(schema);
         Table { name: format!("{schema}.ratelimit_buckets"), schema }
+    }
+
+    /// The schema's name, quoted.
+    pub(super) fn schema(&self) -> &str {
+        &self.schema
     }
 
     /// The table's name, as errors and SQL write it.
@@ -65,31 +56,28 @@ CREATE TABLE IF NOT EXISTS {name} (
     autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_cost_delay = 0
 );
 CREATE INDEX IF NOT EXISTS ratelimit_buckets_expires_at ON {name} (expires_at);
-"
+{}",
+            functions::create(schema, name)
         )
     }
 
-    pub(super) fn statements(&self) -> Statements {
+    /// Fails unless the user may use what [`migration`](Table::migration) creates.
+    pub(super) fn uses(&self) -> String {
+        let functions = functions::SIGNATURES.map(|signature| {
+            let function = format!("{}.{signature}", self.schema).replace('\\', r"\\").replace('\'', r"\'");
+            format!(";SELECT E'{function}'::pg_catalog.regprocedure")
+        });
+        format!("SELECT FROM {} LIMIT 0{}", self.name, functions.concat())
+    }
+
+    /// Removes rows of idle buckets.
+    pub(super) fn prune(&self) -> String {
         let Table { name, .. } = self;
-        let upsert = "ON CONFLICT (key) DO UPDATE SET state = excluded.state, expires_at = excluded.expires_at";
-        Statements {
-            read_one: format!("SELECT pg_catalog.clock_timestamp(), state, expires_at FROM {name} WHERE key = $1"),
-            read_many: format!(
-                "SELECT pg_catalog.clock_timestamp(), b.state, b.expires_at \
-                 FROM pg_catalog.unnest($1) WITH ORDINALITY AS asked (key, place) \
-                 LEFT JOIN {name} AS b ON b.key = asked.key ORDER BY asked.place"
-            ),
-            write_one: format!("INSERT INTO {name} (key, state, expires_at) VALUES ($1, $2, $3) {upsert}"),
-            write_many: format!(
-                "INSERT INTO {name} (key, state, expires_at) \
-                 SELECT * FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($3)) {upsert}"
-            ),
-            prune: format!(
-                "DELETE FROM {name} WHERE expires_at < pg_catalog.now() AND key = ANY (ARRAY( \
-                 SELECT key FROM {name} WHERE expires_at < pg_catalog.now() \
-                 ORDER BY expires_at LIMIT {PRUNED} FOR UPDATE SKIP LOCKED))"
-            ),
-        }
+        format!(
+            "DELETE FROM {name} WHERE expires_at < pg_catalog.now() AND key = ANY (ARRAY( \
+             SELECT key FROM {name} WHERE expires_at < pg_catalog.now() \
+             ORDER BY expires_at LIMIT {PRUNED} FOR UPDATE SKIP LOCKED))"
+        )
     }
 }
 
@@ -98,13 +86,14 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// When a row may be removed whose bucket is idle after `idle_after`. The time that it has now
-/// stands while it is late enough: a new one has to be written to the index.
-pub(super) fn expiry(now: SystemTime, idle_after: Duration, stored: Option<SystemTime>) -> SystemTime {
+/// When a row may be removed whose bucket is idle after `idle_after`, in seconds since the Unix epoch.
+/// The time that it has now stands while it is late enough: a new one has to be written to the index.
+pub(super) fn expiry(now: SystemTime, idle_after: Duration, stored: Option<SystemTime>) -> u64 {
     let idle_after = idle_after.min(LONGEST);
     let spare = (idle_after / 2).clamp(SPARE.0, SPARE.1);
     let (earliest, latest) = (now + idle_after, now + idle_after + 2 * spare);
-    stored.filter(|stored| (earliest..=latest).contains(stored)).unwrap_or(earliest + spare)
+    let expiry = stored.filter(|stored| (earliest..=latest).contains(stored)).unwrap_or(earliest + spare);
+    expiry.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 #[cfg(test)]
@@ -124,7 +113,7 @@ mod tests {
         let (mut stored, mut changes) = (None, 0);
         for second in 0..600 {
             let now = start + second * SECOND;
-            let next = expiry(now, SECOND, stored);
+            let next = SystemTime::UNIX_EPOCH + Duration::from_secs(expiry(now, SECOND, stored));
             assert!(next >= now + SECOND && next <= now + 121 * SECOND);
             changes += u32::from(stored != Some(next));
             stored = Some(next);
@@ -135,7 +124,7 @@ mod tests {
     #[test]
     fn a_bucket_whose_period_became_shorter_expires_earlier() {
         let now = SystemTime::UNIX_EPOCH + 1_000_000 * SECOND;
-        let long = expiry(now, 86_400 * SECOND, None);
-        assert!(expiry(now, SECOND, Some(long)) < now + 121 * SECOND);
+        let long = now + 86_400 * SECOND;
+        assert!(expiry(now, SECOND, Some(long)) <= 1_000_121);
     }
 }

@@ -1,28 +1,29 @@
-//! One transaction on some buckets, in two round trips. The first locks the buckets, and then reads
-//! them and the server's clock. The second writes what has changed, and commits. A bucket without a
-//! row takes one more.
+//! One transaction on some buckets, in two round trips. The first locks the buckets, reads them, and
+//! then reads the server's clock. The second writes what has changed, and commits.
 //!
 //! Locks are advisory locks of the transaction, on a hash of the schema and the key. They hold a
-//! bucket that has no row yet, write nothing, and go with the transaction, behind a pooler too. The
-//! clock is read by a statement that begins when all locks are held, as is the snapshot of the rows.
+//! bucket that has no row yet, write nothing, and go with the transaction, behind a pooler too. Each
+//! row is read by a statement that begins when its lock is held, and the clock when all are.
 //!
-//! Settings are those of the transaction, statements are unnamed: a session has no state.
+//! Each round trip is one message of the simple protocol. It calls a function of the migration, whose
+//! plans the server keeps for the session. Settings are those of the transaction, and no statement has
+//! a name: a pooler sees nothing of a session.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::future::{Future, poll_fn};
+use std::future::Future as _;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
-use tokio_postgres::Row;
-use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::connections::Lent;
 use super::failure::Failure;
+use super::functions::{self, Locks, Stored};
 use super::server::Server;
-use super::table::{self, TIME, TRY_LOCKS};
+use super::table;
 use crate::backend::{Request, Timestamp};
 use crate::error::BackendError;
 use crate::rt::timer;
@@ -61,23 +62,6 @@ impl<'a> Key<'a> {
 /// The order in which buckets are locked.
 pub(super) fn order(key: &Key<'_>) -> i64 {
     key.lock
-}
-
-/// What to do about a bucket that another transaction has locked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Locks {
-    /// Wait for it, until the deadline.
-    Wait,
-    /// Go on without it.
-    Skip,
-}
-
-/// A locked bucket.
-#[derive(Debug)]
-pub(super) struct Stored {
-    /// None without a row.
-    pub(super) state: Option<Vec<u8>>,
-    expires_at: Option<SystemTime>,
 }
 
 /// A row to write.
@@ -141,55 +125,28 @@ impl Transaction {
         locks: Locks,
         deadline: Instant,
     ) -> Result<Vec<Option<Stored>>, Failure> {
+        let (table, synchronous) = (&self.server.table, self.server.commits_synchronously);
+        // With one bucket, no other one waits.
+        let locks = if keys.len() == 1 { Locks::Wait } else { locks };
+        let numbered = keys.iter().map(|key| (&*key.name, key.lock));
+        let lock = functions::lock(table.schema(), numbered, locks, left(deadline), synchronous);
+        let answer = self.ask(&format!("{BEGIN};{lock}")).await?;
+        let row = answer.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        let read = row.and_then(functions::read).filter(|(_, rows)| rows.len() == keys.len());
+        let (time, rows) = read.ok_or_else(|| self.server.malformed())?;
+        self.time = time;
+        Ok(rows)
+    }
+
+    async fn ask(&mut self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
         let Some(lent) = &self.lent else { return Err(self.server.late().into()) };
-        let (client, statements) = (lent.client(), &self.server.statements);
-        let failed = |error| Failure::of(&error, &self.server.table);
-        let begin_sql = begin(keys, locks, deadline, self.server.commits_synchronously);
-        let names: Vec<&[u8]> = keys.iter().map(|key| key.name.as_bytes()).collect();
         self.is_waiting = true;
-        let (rows, locked) = if let [name] = names[..] {
-            let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::BYTEA)];
-            let read = client.query_typed(&statements.read_one, &parameters);
-            let (begun, rows) = both(client.batch_execute(&begin_sql), read).await;
-            self.is_waiting = false;
-            begun.map_err(failed)?;
-            let mut rows = rows.map_err(failed)?;
-            if rows.is_empty() {
-                // One round trip more for a new bucket, instead of a join for all others.
-                self.is_waiting = true;
-                let time = client.query_typed(TIME, &[]).await;
-                self.is_waiting = false;
-                rows = time.map_err(failed)?;
-            }
-            (rows, None)
-        } else {
-            let numbers: Vec<i64> = keys.iter().map(|key| key.lock).collect();
-            let lock = async {
-                match locks {
-                    Locks::Wait => Ok(None),
-                    Locks::Skip => client.query_typed(TRY_LOCKS, &[(&numbers, Type::INT8_ARRAY)]).await.map(Some),
-                }
-            };
-            let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&names, Type::BYTEA_ARRAY)];
-            let read = client.query_typed(&statements.read_many, &parameters);
-            let (begun, (locked, rows)) = both(client.batch_execute(&begin_sql), both(lock, read)).await;
-            self.is_waiting = false;
-            begun.map_err(failed)?;
-            (rows.map_err(failed)?, locked.map_err(failed)?)
-        };
-        if rows.len() != keys.len() || locked.as_ref().is_some_and(|locked| locked.len() != keys.len()) {
-            return Err(self.server.malformed().into());
-        }
-        let mut stored = Vec::with_capacity(rows.len());
-        for (place, row) in rows.iter().enumerate() {
-            let is_locked = match &locked {
-                Some(locked) => locked[place].try_get(0).map_err(failed)?,
-                None => true,
-            };
-            self.time = self.time.max(row.try_get(0).map_err(failed)?);
-            stored.push(if is_locked { Some(read(row).map_err(failed)?) } else { None });
-        }
-        Ok(stored)
+        let answer = lent.client().simple_query(sql).await;
+        self.is_waiting = false;
+        answer.map_err(|error| Failure::of(&error, &self.server.table))
     }
 
     /// The server's time, when all locks were held.
@@ -207,41 +164,22 @@ impl Transaction {
             return Err(self.server.late());
         }
         let written = self.write(writes).await;
-        // The server has answered `COMMIT`, or the connection is lost.
-        if let Some(lent) = self.lent.take()
-            && written.as_ref().is_err_and(|failure| failure.ends_connection)
-        {
-            lent.discard_all();
+        match &written {
+            Ok(()) => drop(self.lent.take()),
+            Err(failure) if failure.ends_connection => self.lent.take().into_iter().for_each(Lent::discard_all),
+            // The server has not reached the `COMMIT`: dropped, this sends a `ROLLBACK`.
+            Err(_) => {}
         }
         // Whether a lost one has committed is unknown. It is not repeated.
         written.map_err(|failure| failure.error)
     }
 
     async fn write(&mut self, writes: &[Write<'_>]) -> Result<(), Failure> {
-        let Some(lent) = &self.lent else { return Err(self.server.late().into()) };
-        let (client, statements) = (lent.client(), &self.server.statements);
         let expiry = |write: &Write<'_>| table::expiry(self.time, write.idle_after, write.stored.expires_at);
-        self.is_waiting = true;
-        let commit = client.batch_execute("COMMIT");
-        let (written, committed) = if let [write] = writes {
-            let parameters: [(&(dyn ToSql + Sync), Type); 3] = [
-                (&write.key.name.as_bytes(), Type::BYTEA),
-                (&write.state, Type::BYTEA),
-                (&expiry(write), Type::TIMESTAMPTZ),
-            ];
-            both(client.execute_typed(&statements.write_one, &parameters), commit).await
-        } else {
-            let names: Vec<&[u8]> = writes.iter().map(|write| write.key.name.as_bytes()).collect();
-            let states: Vec<&[u8]> = writes.iter().map(|write| write.state.as_slice()).collect();
-            let expiries: Vec<SystemTime> = writes.iter().map(expiry).collect();
-            let parameters: [(&(dyn ToSql + Sync), Type); 3] =
-                [(&names, Type::BYTEA_ARRAY), (&states, Type::BYTEA_ARRAY), (&expiries, Type::TIMESTAMPTZ_ARRAY)];
-            both(client.execute_typed(&statements.write_many, &parameters), commit).await
-        };
-        self.is_waiting = false;
-        let failed = |error| Failure::of(&error, &self.server.table);
-        written.map_err(failed)?;
-        committed.map_err(failed)
+        let expiries: Vec<u64> = writes.iter().map(expiry).collect();
+        let rows = writes.iter().zip(&expiries).map(|(write, expiry)| (&*write.key.name, &*write.state, *expiry));
+        let write = functions::write(self.server.table.schema(), rows);
+        self.ask(&format!("{write};COMMIT")).await.map(drop)
     }
 }
 
@@ -283,52 +221,28 @@ pub(super) async fn run(server: &Server, sql: &str, deadline: Instant) -> Result
     }
 }
 
-fn read(row: &Row) -> Result<Stored, tokio_postgres::Error> {
-    Ok(Stored { state: row.try_get(1)?, expires_at: row.try_get(2)? })
-}
+/// What begins every transaction.
+const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// What begins every transaction: its locks and time-outs end by the deadline.
-pub(super) fn begin(keys: &[Key<'_>], locks: Locks, deadline: Instant, commits_synchronously: bool) -> String {
-    let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
+/// What begins a transaction given as text, on no bucket but the one whose lock it names: its lock
+/// and its time-outs end by the deadline.
+pub(super) fn begin(key: Option<&Key<'_>>, deadline: Instant, commits_synchronously: bool) -> String {
+    let left = left(deadline);
     let mut sql = format!(
-        "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;SET LOCAL lock_timeout={left};\
-         SET LOCAL statement_timeout={left};SET LOCAL idle_in_transaction_session_timeout={left}"
+        "{BEGIN};SET LOCAL lock_timeout={left};SET LOCAL statement_timeout={left};\
+         SET LOCAL idle_in_transaction_session_timeout={left}"
     );
     if !commits_synchronously {
         sql.push_str(";SET LOCAL synchronous_commit=off");
     }
-    if locks == Locks::Wait || keys.len() == 1 {
-        for (place, key) in keys.iter().enumerate() {
-            let separator = if place == 0 { ";SELECT " } else { "," };
-            // Writing to a String does not fail.
-            let _ = write!(sql, "{separator}pg_catalog.pg_advisory_xact_lock({})", key.lock);
-        }
+    if let Some(key) = key {
+        // Writing to a String does not fail.
+        let _ = write!(sql, ";SELECT pg_catalog.pg_advisory_xact_lock({})", key.lock);
     }
     sql
 }
 
-/// Both outputs. The first poll polls the first future first: its request is sent first.
-async fn both<A: Future, B: Future>(a: A, b: B) -> (A::Output, B::Output) {
-    let (mut a, mut b) = (pin!(a), pin!(b));
-    let (mut of_a, mut of_b) = (None, None);
-    poll_fn(move |context| {
-        if of_a.is_none()
-            && let Poll::Ready(output) = a.as_mut().poll(context)
-        {
-            of_a = Some(output);
-        }
-        if of_b.is_none()
-            && let Poll::Ready(output) = b.as_mut().poll(context)
-        {
-            of_b = Some(output);
-        }
-        match (of_a.take(), of_b.take()) {
-            (Some(output_a), Some(output_b)) => Poll::Ready((output_a, output_b)),
-            (output_a, output_b) => {
-                (of_a, of_b) = (output_a, output_b);
-                Poll::Pending
-            }
-        }
-    })
-    .await
+/// The time until the deadline, in milliseconds.
+fn left(deadline: Instant) -> u128 {
+    deadline.saturating_duration_since(Instant::now()).as_millis().max(1)
 }
