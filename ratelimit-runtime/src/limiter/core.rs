@@ -4,6 +4,7 @@ mod parts;
 
 use std::fmt::Write as _;
 use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -151,10 +152,11 @@ pub(super) struct Venue<'a> {
 }
 
 /// The rules that apply to a call.
+#[expect(clippy::large_enum_variant, reason = "a call with several limits allocates nothing either")]
 pub(super) enum Applying<'a> {
     Written(&'a [Rule]),
     Replaced(Guarded<Arc<Rules>>),
-    One([Rule; 1]),
+    Read(Rc<Rule>),
     Several(Rules),
 }
 
@@ -166,7 +168,7 @@ impl Deref for Applying<'_> {
         match self {
             Applying::Written(rules) => rules,
             Applying::Replaced(rules) => rules,
-            Applying::One(rules) => rules,
+            Applying::Read(rule) => std::slice::from_ref(rule),
             Applying::Several(rules) => rules,
         }
     }
@@ -687,8 +689,8 @@ impl Core {
 
     /// A call by these rules in the form that `store` takes.
     #[inline]
-    pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a Applying<'_>, cost: u32) -> Ask<'a> {
-        let is_written = matches!(rules, Applying::Written(_)) && store.is_made_by(self.id);
+    pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a [Rule], cost: u32) -> Ask<'a> {
+        let is_written = std::ptr::eq(rules.as_ptr(), self.rules.as_ptr()) && store.is_made_by(self.id);
         let call = MemoryCall { rules, backoff: self.backoff(), cost, floor: Hold::NONE };
         Ask { call, is_foreign: !is_written && !store.is_for(rules) }
     }
@@ -718,12 +720,12 @@ impl Core {
             let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {
                 Some(rule) if !is_read => *rule,
-                _ => Rule::remembered(*limit),
+                _ => *Rule::remembered(limit),
             }
         };
         match (read, &replacement) {
             (None, _) => replacement.map_or(Applying::Written(&self.rules), Applying::Replaced),
-            (Some([limit]), None) => Applying::One([Rule::remembered(*limit)]),
+            (Some([limit]), None) => Applying::Read(Rule::remembered(limit)),
             (Some(limits), _) => Applying::Several(limits.iter().enumerate().map(rule).collect()),
         }
     }

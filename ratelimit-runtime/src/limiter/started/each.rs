@@ -30,7 +30,6 @@ use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
-use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::keys::RateLimitKeys;
 use crate::keys::sealed::{Map, Visit};
 use crate::limit::Limit;
@@ -106,30 +105,8 @@ impl<'a> Map for Quick<'a> {
     #[inline]
     fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
         let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
-        let address = key.ask(Locate(store));
+        let address = store.address(key);
         (!store.may_hold(address)).then_some((store, address))
-    }
-}
-
-/// Finds the bucket of a key, in the cheapest form for its type.
-struct Locate<'a>(&'a Store);
-
-impl Asker for Locate<'_> {
-    type Answer = Address;
-
-    #[inline]
-    fn text(self, key: &str) -> Address {
-        Address::Hash(self.0.hash(|sink| sink.text(key)))
-    }
-
-    #[inline]
-    fn number(self, kind: Kind, key: u64) -> Address {
-        Address::Hash(self.0.hash(|sink| sink.number(kind, key.into())))
-    }
-
-    #[inline]
-    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
-        self.0.address(key)
     }
 }
 
