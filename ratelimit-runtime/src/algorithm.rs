@@ -16,7 +16,8 @@ pub(crate) mod record;
 pub(crate) mod sliding_window;
 pub(crate) mod token_bucket;
 
-use std::cell::Cell;
+use std::cell::RefCell;
+use std::rc::Rc;
 
 use crate::limit::{Algorithm, Limit};
 use crate::rt::clock::Now;
@@ -46,7 +47,8 @@ pub(crate) struct Rule {
     late: u64,
     /// How long a permit counts, or an empty bucket takes to fill, in nanoseconds.
     lasts: u64,
-    /// For a fixed window: 2⁶⁴ divided by the period.
+    /// 2⁶⁴ divided by the period. For any algorithm: the state may still be a fixed window's, taken
+    /// by a limit that was replaced.
     reciprocal: u64,
 }
 
@@ -79,36 +81,28 @@ impl Rule {
                 Algorithm::SlidingWindow | Algorithm::FixedWindow => limit.per_nanos(),
             },
             late: late(&limit, units, permit, step),
-            reciprocal: match limit.algorithm() {
-                Algorithm::FixedWindow => u64::MAX / limit.per_nanos(),
-                Algorithm::SlidingWindow | Algorithm::TokenBucket => 0,
-            },
+            reciprocal: u64::MAX / limit.per_nanos(),
         }
     }
 
     /// The rule of a limit that is read at each call, from a per-thread cache. Reducing a token
     /// bucket's fraction takes some twenty divisions.
-    pub(crate) fn remembered(limit: Limit) -> Rule {
+    pub(crate) fn remembered(limit: &Limit) -> Rc<Rule> {
         const REMEMBERED: usize = 16;
-        const UNUSED: Rule = Rule::new(Limit::literal(1, 1, Algorithm::SlidingWindow, 1));
         thread_local! {
-            /// Has no destructor, so it is there until the thread's very end.
-            static RULES: [Cell<Rule>; REMEMBERED] = const { [const { Cell::new(UNUSED) }; REMEMBERED] };
-        }
-        if limit.algorithm() != Algorithm::TokenBucket {
-            return Rule::new(limit);
+            static RULES: [RefCell<Option<Rc<Rule>>>; REMEMBERED] =
+                const { [const { RefCell::new(None) }; REMEMBERED] };
         }
         let mixed = (u64::from(limit.count()) ^ limit.per_micros() ^ u64::from(limit.burst()) << 20).wrapping_mul(FOLD);
-        let place = (mixed >> 60) as usize;
-        RULES.with(|rules| {
-            let rule = rules[place].get();
-            if rule.limit == limit {
-                return rule;
+        let remembered = RULES.try_with(|rules| {
+            let mut remembered = rules[(mixed >> 60) as usize].borrow_mut();
+            match &*remembered {
+                Some(rule) if rule.limit == *limit => Rc::clone(rule),
+                _ => Rc::clone(remembered.insert(Rc::new(Rule::new(*limit)))),
             }
-            let rule = Rule::new(limit);
-            rules[place].set(rule);
-            rule
-        })
+        });
+        // The cache is gone at a thread's very end.
+        remembered.unwrap_or_else(|_| Rc::new(Rule::new(*limit)))
     }
 
     #[inline]
@@ -334,8 +328,10 @@ mod tests {
     proptest! {
         #[test]
         fn a_window_is_found_without_a_division(per in 1_u64..=366 * 86_400_000_000, time: u64) {
-            let limit = Limit::literal(1, per, Algorithm::FixedWindow, 1);
-            prop_assert_eq!(Rule::new(limit).window(time), time / (per * 1_000));
+            for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+                let limit = Limit::literal(1, per, algorithm, 1);
+                prop_assert_eq!(Rule::new(limit).window(time), time / (per * 1_000));
+            }
         }
     }
 

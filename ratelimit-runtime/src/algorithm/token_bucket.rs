@@ -87,7 +87,8 @@ impl TokenBucket {
 
     /// The first moment at or after `from` at which `cost` more permits fit. A later moment falls
     /// on a tick of the clock; see [`tick`].
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a reference to the bucket would force it into memory")]
+    #[inline(always)]
     pub(crate) fn earliest(&self, rule: &Rule, from: u64, cost: u32) -> u64 {
         let state = self.at(rule, from);
         let room = u64::from(rule.capacity().saturating_sub(cost)) * rule.permit();

@@ -6,8 +6,9 @@
 //! |---|---|---|
 //! | none | one `token_bucket`, simple rate | a lock-free word (`unkeyed.rs`, `state/tat.rs`) |
 //! | none | one `sliding_window` up to 64 | two halves of single permits (`halves.rs`) |
-//! | none | any other single limit | its own state beside its lock (`One` in `unkeyed.rs`) |
-//! | none | several, `backoff`, read at each call | [`Full`](state::Full) under one lock |
+//! | none | one larger `sliding_window` | the state of a key, beside its lock (`One` in `unkeyed.rs`) |
+//! | none | other `token_bucket`s, `fixed_window`s, up to three | the same |
+//! | none | all others: several with a window, `backoff` | [`Full`](state::Full) under one lock |
 //! | some | up to three `token_bucket`s, `fixed_window`s | one to three words (`state/words.rs`) |
 //! | some | one `sliding_window`, also if read at each call | a ring of times (`state/window.rs`) |
 //! | some | all others: several with a window, `backoff` | [`Full`](state::Full), `state/full.rs` |
@@ -18,7 +19,7 @@
 //!
 //! `Call::take` defines the decision for all states. All calls go through [`Store`]: blocking and
 //! async, of the attribute and of `RateLimiter`, by the real clock and by a test's clock. The fast
-//! path is `Table::try_with` with `State::take_some`, or `Unkeyed::try_take`. Waiting calls stand
+//! path is `Table::try_with` with `State::take_all`, or `Unkeyed::try_take`. Waiting calls stand
 //! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod fingerprint;
@@ -51,7 +52,7 @@ pub(crate) use holds::Hold;
 pub(crate) use queue::Turn;
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
-pub(crate) use store::{Ask, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, Store, Waiter, Written};
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,

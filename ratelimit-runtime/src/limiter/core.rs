@@ -249,8 +249,8 @@ impl Core {
 
     /// A call by these rules in the form that `store` takes.
     #[inline]
-    pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a Applying<'_>, cost: u32) -> Ask<'a> {
-        let is_written = matches!(rules, Applying::Written(_)) && store.is_made_by(self.id);
+    pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a [Rule], cost: u32) -> Ask<'a> {
+        let is_written = self.rules.are_written(rules) && store.is_made_by(self.id);
         let call = MemoryCall { rules, backoff: self.backoff(), cost, floor: Hold::NONE };
         Ask { call, is_foreign: !is_written && !store.is_for(rules) }
     }

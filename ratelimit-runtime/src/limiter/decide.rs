@@ -9,7 +9,7 @@ use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
 use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::Started;
-use crate::backend::memory::{Permit, Store, Verdict};
+use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
@@ -71,7 +71,7 @@ impl<'a> Call<'a> {
         if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
             return self.admit_some(&key);
         }
-        match fast::admit(self.core, &key) {
+        match fast::admit(self.core, &key, OnePermit) {
             Found::Admitted => Ok(()),
             Found::Denied { retry_after } => Err(self.denial(key, retry_after)),
             Found::Else(found) => admit_slowly(found, self.core, key),
@@ -82,16 +82,12 @@ impl<'a> Call<'a> {
     /// call, or with a wait.
     #[inline(never)]
     fn admit_some<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
-        if self.taken(key).is_some() {
+        if self.limits.is_none()
+            && let Found::Admitted = fast::admit(self.core, key, self.cost)
+        {
             return Ok(());
         }
         self.admit_any(key).unwrap_or_else(|| self.decide(key).map(drop))
-    }
-
-    /// Takes the permits on the fast path, if that decides the call.
-    #[inline]
-    fn taken<K: RateLimitKey>(&self, key: &K) -> Option<fast::Taken<'a>> {
-        if self.limits.is_some() { None } else { fast::take(self.core, key, self.cost, self.is_async) }
     }
 
     /// As [`start`](Call::start), for a future that needs only yes or no.
@@ -99,7 +95,7 @@ impl<'a> Call<'a> {
     pub(crate) fn begin<K: RateLimitKey>(self, key: K) -> Begun {
         let call = self.in_future();
         if call.limits.is_none() && call.wait == Wait::No && call.cost == 1 {
-            match fast::admit_in_future(call.core, &key).found() {
+            match fast::admit_in_future(call.core, &key, OnePermit).found() {
                 Found::Admitted => return Begun::of(Ok(())),
                 Found::Denied { retry_after } => return Begun::of(Err(call.denial(key, retry_after))),
                 Found::Else(found) => {
@@ -108,7 +104,9 @@ impl<'a> Call<'a> {
                     }
                 }
             }
-        } else if call.taken(&key).is_some() {
+        } else if call.limits.is_none()
+            && let Found::Admitted = fast::admit_in_future(call.core, &key, call.cost).found()
+        {
             return Begun::of(Ok(()));
         }
         if let Some(decided) = call.admit_any(&key) {
@@ -143,42 +141,44 @@ impl<'a> Call<'a> {
     #[inline]
     fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
         let may_wait = self.may_wait()?;
-        let rules = self.core.rules(self.limits);
-        let (ask, resets) = (self.core.ask(store, &rules, self.cost), store.resets(address));
-        let (verdict, left) = told(
-            now,
-            || self.now(store),
-            |now| match tell {
-                Tell::IfDenied => store.take_or_tell(address, &ask, now),
-                Tell::Always => store.take_and_tell(address, &ask, now),
-                Tell::AndTakeNothing => store.peek(address, &ask, now),
-            },
-        );
-        if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
-            return None;
-        }
-        let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
-        let kinds = if let [rule] = &rules[..] { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(&rules) };
-        Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
+        let resets = store.resets(address);
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            let (verdict, left) = told(
+                now,
+                || self.now(store),
+                |now| match tell {
+                    Tell::IfDenied => store.take_or_tell(address, ask, now),
+                    Tell::Always => store.take_and_tell(address, ask, now),
+                    Tell::AndTakeNothing => store.peek(address, ask, now),
+                },
+            );
+            if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
+                return None;
+            }
+            let rules = ask.call.rules;
+            let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
+            let kinds = if let [rule] = rules { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(rules) };
+            Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
+        })
     }
 
     /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
     #[inline(never)]
     fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
         let (may_wait, now) = (self.may_wait()?, self.now(store));
-        let rules = self.core.rules(self.limits);
-        let ask = self.core.ask(store, &rules, self.cost);
-        match told(now, || self.now(store), |now| store.take_or_tell(address, &ask, now)) {
-            (Verdict::Admitted { .. }, _) => {
-                self.core.allowed();
-                Some(Ok(()))
+        self.core.with_ask(store, self.limits, self.cost, |ask| {
+            match told(now, || self.now(store), |now| store.take_or_tell(address, ask, now)) {
+                (Verdict::Admitted { .. }, _) => {
+                    self.core.allowed();
+                    Some(Ok(()))
+                }
+                (Verdict::Denied { until, position }, left) if !may_wait => {
+                    let limit = ask.call.rules[usize::from(position)].limit;
+                    Some(Err(Denial { limit, refusal: refusal(until, left, now) }))
+                }
+                (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
             }
-            (Verdict::Denied { until, position }, left) if !may_wait => {
-                let (limit, refusal) = (rules[usize::from(position)].limit, refusal(until, left, now));
-                Some(Err(Denial { limit, refusal }))
-            }
-            (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
-        }
+        })
     }
 
     /// The outcome of a denied call; `None` if the call was not decided.
@@ -198,7 +198,10 @@ impl<'a> Call<'a> {
     }
 
     fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
-        if let Some(fast::Taken { store, address, resets, at }) = self.taken(key) {
+        if self.limits.is_none()
+            && let Some(fast::Taken { store, address, resets, at }) =
+                fast::take(self.core, key, self.cost, self.is_async)
+        {
             let kinds = kinds_of_one(store.algorithm());
             let permit = Permit { at, cost: self.cost };
             return Some(Ok(Holding::Memory(Held { address, permit, resets, kinds, store: store.id() })));
@@ -519,6 +522,33 @@ mod tests {
             for _ in 0..3 {
                 assert!(matches!(Call::new(limiter.core()).begin("a"), Begun::Done(_)));
             }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "polled after it was ready")]
+    fn a_future_that_is_polled_again_does_not_admit_the_call_once_more() {
+        let limiter = RateLimiter::builder("again").limit(Limit::new(9, Duration::from_secs(60))).build().unwrap();
+        let mut begun = Call::new(limiter.core()).begin("a");
+        let context = &mut Context::from_waker(std::task::Waker::noop());
+        assert!(Pin::new(&mut begun).poll(context).is_ready());
+        let _ = Pin::new(&mut begun).poll(context);
+    }
+
+    #[test]
+    fn a_denial_by_replaced_limits_is_one_offence() {
+        let days = |days: u64| Duration::from_secs(days * 86_400);
+        let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+        for (algorithm, other) in algorithms.into_iter().flat_map(|one| algorithms.map(|other| (one, other))) {
+            let limit = Limit::new(1, days(366));
+            let builder = RateLimiter::builder(format!("{algorithm:?}, {other:?}"));
+            let builder = builder.limit(limit.with_algorithm(algorithm)).backoff(days(400), days(4_000));
+            let limiter = builder.build().unwrap();
+            let call = || Call::new(limiter.core()).admit("a");
+            assert!(call().is_ok());
+            limiter.set_limits(&[limit.with_algorithm(other)]).unwrap();
+            let retry_after = call().unwrap_err().retry_after();
+            assert!(retry_after <= Some(days(400)), "{algorithm:?}, {other:?}: {retry_after:?}");
         }
     }
 

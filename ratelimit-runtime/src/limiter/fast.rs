@@ -1,5 +1,6 @@
-//! The fast path: buckets in memory, all process-wide switches off, the written limits, one permit,
-//! and a caller that needs only yes or no.
+//! The fast path: buckets in memory, all process-wide switches off, the written limits, and a caller
+//! that needs only yes or no. It denies calls for one permit. Of other costs, or of calls that may
+//! wait, it only admits.
 //!
 //! The code is arranged for the compiler. The call is not passed as a whole, and the error is built
 //! where it is returned. Keys of common types are passed in registers. Each function ends in a tail
@@ -8,7 +9,7 @@
 
 use super::call::{Refusal, refusal};
 use super::core::Core;
-use crate::backend::memory::{Attempt, Kind as State, Left, OnePermit, Store, Verdict};
+use crate::backend::memory::{Attempt, Cost, Kind as State, Left, OnePermit, Store, Verdict};
 use crate::decision::Address;
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind, Sink as _};
@@ -64,86 +65,91 @@ impl Packed {
     }
 }
 
-/// Takes one permit.
+/// Takes the permits of a call. It is denied only if its cost is
+/// [`OnePermit`](crate::backend::memory::OnePermit).
 #[expect(clippy::inline_always, reason = "the key is to be taken apart into registers")]
 #[inline(always)]
-pub(super) fn admit<K: RateLimitKey>(core: &Core, key: &K) -> Found {
-    key.ask(One(core)).found()
+pub(super) fn admit<K: RateLimitKey, C: Cost>(core: &Core, key: &K, cost: C) -> Found {
+    key.ask(Admit(core, cost)).found()
 }
 
-struct One<'a>(&'a Core);
+struct Admit<'a, C>(&'a Core, C);
 
-impl Asker for One<'_> {
+impl<C: Cost> Asker for Admit<'_, C> {
     type Answer = Packed;
 
     #[inline]
     fn text(self, key: &str) -> Packed {
-        admit_text(self.0, key)
+        admit_text(self.0, key, self.1)
     }
 
     #[inline]
     fn number(self, kind: Kind, key: u64) -> Packed {
-        admit_number(self.0, kind, key)
+        admit_number(self.0, kind, key, self.1)
     }
 
     #[inline]
     fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Packed {
-        if K::KEYED { admit_any(self.0, key) } else { admit_unkeyed(self.0) }
+        if K::KEYED { admit_any(self.0, key, self.1) } else { admit_unkeyed(self.0, self.1) }
     }
 }
 
 #[inline(never)]
-fn admit_text(core: &Core, key: &str) -> Packed {
-    let Some(store) = store(core) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| sink.text(key)))
+fn admit_text<C: Cost>(core: &Core, key: &str, cost: C) -> Packed {
+    let Some(store) = store(core, cost) else { return nothing() };
+    admit_key(core, store, store.hash(|sink| sink.text(key)), cost)
 }
 
 #[inline(never)]
-fn admit_number(core: &Core, kind: Kind, key: u64) -> Packed {
-    let Some(store) = store(core) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())))
+fn admit_number<C: Cost>(core: &Core, kind: Kind, key: u64, cost: C) -> Packed {
+    let Some(store) = store(core, cost) else { return nothing() };
+    admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())), cost)
 }
 
 #[inline(never)]
-fn admit_any<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
-    let Some(store) = store(core) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| key.write_to(sink)))
+fn admit_any<K: RateLimitKey + ?Sized, C: Cost>(core: &Core, key: &K, cost: C) -> Packed {
+    let Some(store) = store(core, cost) else { return nothing() };
+    admit_key(core, store, store.hash(|sink| key.write_to(sink)), cost)
 }
 
 /// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
 /// line sooner and get it for fewer calls at a time.
 #[inline(never)]
-fn admit_unkeyed(core: &Core) -> Packed {
-    let Some(store) = store(core) else { return nothing() };
+fn admit_unkeyed<C: Cost>(core: &Core, cost: C) -> Packed {
+    let Some(store) = store(core, cost) else { return nothing() };
     if store.holds_any() {
         return nothing();
     }
     // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
     let now = store.now();
-    admit_unkeyed_at(core, store, thread, now)
+    admit_unkeyed_at(core, store, thread, now, cost)
 }
 
 #[expect(clippy::inline_always, reason = "see `admit_unkeyed`")]
 #[inline(always)]
-fn admit_unkeyed_at(core: &Core, store: &Store, thread: usize, now: Now) -> Packed {
-    match store.try_take_unkeyed(thread, now) {
+fn admit_unkeyed_at<C: Cost>(core: &Core, store: &Store, thread: usize, now: Now, cost: C) -> Packed {
+    match store.try_take_unkeyed(thread, now, cost) {
         Attempt::Admitted => admitted(core),
+        Attempt::Denied(_) if !C::IS_ONE => nothing(),
         Attempt::Denied(until) => denied(core, until, None, now),
-        Attempt::Added(before) => admit_added(core, store, now, before),
-        Attempt::Contended => admit_contended(core, store, now),
+        Attempt::Added(before) => admit_added(core, store, now, before, cost),
+        Attempt::Contended => admit_contended(core, store, now, cost),
     }
 }
 
 #[inline(never)]
-fn admit_contended(core: &Core, store: &Store, now: Now) -> Packed {
-    settle(core, store.take_written(Address::Unkeyed, now), now)
+fn admit_contended<C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Packed {
+    match store.try_unkeyed(now, cost.permits()) {
+        (Verdict::Undecided, _) if C::IS_ONE => admit_slowly(core, store, Address::Unkeyed, now),
+        told => settle(core, told, now, cost),
+    }
 }
 
 #[cold]
 #[inline(never)]
-fn admit_added(core: &Core, store: &Store, now: Now, before: u64) -> Packed {
-    settle(core, (store.added(now, before), None), now)
+fn admit_added<C: Cost>(core: &Core, store: &Store, now: Now, before: u64, cost: C) -> Packed {
+    settle(core, (store.added(now, before, cost.permits()), None), now, cost)
 }
 
 /// [`Packed::NOTHING`], opaque to the optimizer, so that every exit of the callers is a tail call.
@@ -156,18 +162,18 @@ fn nothing() -> Packed {
 
 /// As [`admit`], by the clock of the surrounding runtime.
 #[inline(never)]
-pub(super) fn admit_in_future<K: RateLimitKey + ?Sized>(core: &Core, key: &K) -> Packed {
-    let Some(store) = store(core) else { return Packed::NOTHING };
+pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Cost>(core: &Core, key: &K, cost: C) -> Packed {
+    let Some(store) = store(core, cost) else { return Packed::NOTHING };
     let (address, thread) = (store.address(key), counts::thread());
     #[cfg(feature = "tokio")]
     let now = store.now_in_runtime();
     #[cfg(not(feature = "tokio"))]
     let now = store.now();
     match address {
-        Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, store, hash, now),
-        Address::Hash(hash) => admit_key_at(core, store, hash, now),
+        Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, store, hash, now, cost),
+        Address::Hash(hash) => admit_key_at(core, store, hash, now, cost),
         Address::Unkeyed if store.holds_any() => Packed::NOTHING,
-        Address::Unkeyed => admit_unkeyed_at(core, store, thread, now),
+        Address::Unkeyed => admit_unkeyed_at(core, store, thread, now, cost),
     }
 }
 
@@ -189,7 +195,7 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
     cost: u32,
     is_async: bool,
 ) -> Option<Taken<'a>> {
-    let store = store(core).filter(|store| store.admits(cost))?;
+    let store = store(core, cost)?;
     let address = store.address(key);
     if store.may_hold(address) {
         return None;
@@ -205,23 +211,34 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
 }
 
 #[inline]
-fn store(core: &Core) -> Option<&Store> {
-    if Switches::load().are_off() { core.fast().map(|store| &**store) } else { None }
+fn store<C: Cost>(core: &Core, cost: C) -> Option<&Store> {
+    let store = if Switches::load().are_off() { core.fast()? } else { return None };
+    (C::IS_ONE || store.admits(cost.permits())).then_some(&**store)
 }
 
 /// Reads the clock after the key was hashed: hashing and the reading of the counter overlap, and
 /// take equally long.
 #[expect(clippy::inline_always, reason = "a jump")]
 #[inline(always)]
-fn admit_key(core: &Core, store: &Store, hash: u64) -> Packed {
+fn admit_key<C: Cost>(core: &Core, store: &Store, hash: u64, cost: C) -> Packed {
     let now = store.now();
-    if store.holds_any() { admit_beside_holds(core, store, hash, now) } else { admit_key_at(core, store, hash, now) }
+    if store.holds_any() {
+        admit_beside_holds(core, store, hash, now, cost)
+    } else {
+        admit_key_at(core, store, hash, now, cost)
+    }
 }
 
 /// The fast path of a key while keys of its store are held.
 #[inline(never)]
-fn admit_beside_holds(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    if store.is_free(hash, now) { admit_key_at(core, store, hash, now) } else { admit_held(core, store, hash, now) }
+fn admit_beside_holds<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    if store.is_free(hash, now) {
+        admit_key_at(core, store, hash, now, cost)
+    } else if C::IS_ONE {
+        admit_held(core, store, hash, now)
+    } else {
+        nothing()
+    }
 }
 
 #[inline(never)]
@@ -239,53 +256,61 @@ fn admit_held(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
 #[inline(never)]
 fn admit_held_anew(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
     match store.take_if_held(hash, now) {
-        None => admit_key_at(core, store, hash, now),
-        Some((verdict, left)) => settle(core, (verdict, Some(left)), now),
+        None => admit_key_at(core, store, hash, now, OnePermit),
+        Some((verdict, left)) => settle(core, (verdict, Some(left)), now, OnePermit),
     }
 }
 
 #[expect(clippy::inline_always, reason = "a jump to one of five functions")]
 #[inline(always)]
-fn admit_key_at(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
+fn admit_key_at<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
     match store.kind() {
-        State::Tat => admit_tat(core, store, hash, now),
-        State::Bucket => admit_bucket(core, store, hash, now),
-        State::Window => admit_window(core, store, hash, now),
-        State::Fixed { .. } => admit_fixed(core, store, hash, now),
-        State::Any => admit_state(core, store, hash, now),
+        State::Tat => admit_tat(core, store, hash, now, cost),
+        State::Bucket => admit_bucket(core, store, hash, now, cost),
+        State::Window => admit_window(core, store, hash, now, cost),
+        State::Fixed { .. } => admit_fixed(core, store, hash, now, cost),
+        State::Any => admit_state(core, store, hash, now, cost),
     }
 }
 
 #[inline(never)]
-fn admit_tat(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    end(core, store, hash, now, (store.try_tat(hash, now, OnePermit), None))
+fn admit_tat<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, (store.try_tat(hash, now, cost), None))
 }
 
 #[inline(never)]
-fn admit_bucket(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    end(core, store, hash, now, (store.try_bucket(hash, now, OnePermit), None))
+fn admit_bucket<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, (store.try_bucket(hash, now, cost), None))
 }
 
 #[inline(never)]
-fn admit_window(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    end(core, store, hash, now, (store.try_window(hash, now, OnePermit), None))
+fn admit_window<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, (store.try_window(hash, now, cost), None))
 }
 
 #[inline(never)]
-fn admit_fixed(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    end(core, store, hash, now, (store.try_fixed(hash, now, OnePermit), None))
+fn admit_fixed<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, (store.try_fixed(hash, now, cost), None))
 }
 
 #[inline(never)]
-fn admit_state(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    end(core, store, hash, now, store.try_any(hash, now))
+fn admit_state<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, store.try_any(hash, now, cost.permits()))
 }
 
 #[expect(clippy::inline_always, reason = "each way out is one of its own")]
 #[inline(always)]
-fn end(core: &Core, store: &Store, hash: u64, now: Now, (verdict, left): (Verdict, Option<Left>)) -> Packed {
+fn end<C: Cost>(
+    core: &Core,
+    store: &Store,
+    hash: u64,
+    now: Now,
+    _: C,
+    (verdict, left): (Verdict, Option<Left>),
+) -> Packed {
     match verdict {
         Verdict::Admitted { .. } => admitted(core),
+        _ if !C::IS_ONE => nothing(),
         Verdict::Denied { until, .. } => denied(core, until, left, now),
         Verdict::Undecided => admit_slowly(core, store, Address::Hash(hash), now),
     }
@@ -294,13 +319,14 @@ fn end(core: &Core, store: &Store, hash: u64, now: Now, (verdict, left): (Verdic
 #[cold]
 #[inline(never)]
 fn admit_slowly(core: &Core, store: &Store, address: Address, now: Now) -> Packed {
-    settle(core, store.take_written(address, now), now)
+    settle(core, store.take_written(address, now), now, OnePermit)
 }
 
 #[inline]
-fn settle(core: &Core, (verdict, left): (Verdict, Option<Left>), now: Now) -> Packed {
+fn settle<C: Cost>(core: &Core, (verdict, left): (Verdict, Option<Left>), now: Now, _: C) -> Packed {
     match verdict {
         Verdict::Admitted { .. } => admitted(core),
+        _ if !C::IS_ONE => Packed::NOTHING,
         Verdict::Denied { until, .. } => denied(core, until, left, now),
         Verdict::Undecided => Packed::NOTHING,
     }

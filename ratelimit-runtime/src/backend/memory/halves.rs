@@ -94,15 +94,15 @@ impl Halves {
         }
     }
 
-    /// The fast path of [`take`](Halves::take): one permit, if that needs only a free lock.
+    /// The fast path of [`take`](Halves::take), if that needs only a free lock.
     #[inline]
-    pub(super) fn try_take(&self, rule: &Rule, thread: usize, now: Now) -> Attempt {
+    pub(super) fn try_take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Attempt {
         let half = &self.0[thread % 2].0;
         let denied_until = half.denied_until.load(Ordering::Acquire);
-        if now.earliest < denied_until {
+        if now.earliest < denied_until && cost == 1 {
             return Attempt::Denied(denied_until);
         }
-        let taken = half.places.try_lock().and_then(|mut places| places.as_mut()?.take(rule, now, 1));
+        let taken = half.places.try_lock().and_then(|mut places| places.as_mut()?.take(rule, now, cost));
         if taken.is_some() { Attempt::Admitted } else { Attempt::Contended }
     }
 

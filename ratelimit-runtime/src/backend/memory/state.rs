@@ -6,6 +6,7 @@
 
 mod fixed;
 mod full;
+mod operation;
 mod stored;
 mod tat;
 mod window;
@@ -20,6 +21,7 @@ use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
 pub(super) use full::{Forms, Full, Part};
+pub(super) use operation::{Operation, Peek, Refund, TakeAndTell, TakeBehindFloor, TakeOrTell, Together, is_admitted};
 pub(super) use stored::{Entry, Moment, Stored};
 pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
@@ -187,12 +189,9 @@ pub(super) trait State: Sized {
     /// [`offences`](State::offences), read only.
     fn offended(&self) -> Offences;
 
-    /// Takes `cost` permits, from 1 to the capacity, by the only limit. The fast path of
-    /// [`Call::take`], with the same answers.
-    #[inline]
-    fn take_some(&mut self, form: &Self::Form, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        Call::of(rule, cost).take(self, form, now)
-    }
+    /// The fast path of [`Call::take`] for a call that [is plain](Call::is_plain), with the same
+    /// answers. Penalties are neither looked at nor counted.
+    fn take_all(&mut self, form: &Self::Form, call: &Call<'_>, now: Now) -> Verdict;
 }
 
 /// The judgement of all limits on a call.
@@ -216,9 +215,13 @@ impl Judged {
     }
 }
 
-impl<'a> Call<'a> {
-    fn of(rule: &'a Rule, cost: u32) -> Call<'a> {
-        Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE }
+impl Call<'_> {
+    /// Whether no penalty is on record, and the call takes no more permits than its limits have.
+    #[inline]
+    pub(super) fn is_plain<S: State>(&self, state: &S) -> bool {
+        (self.backoff.is_none() || state.offended().count == 0)
+            && self.cost > 0
+            && self.rules.iter().all(|rule| self.cost <= rule.capacity())
     }
 
     /// Takes the call's permits from all limits, or from none. Nothing holds the key.
@@ -451,7 +454,8 @@ impl<'a> Call<'a> {
     }
 
     /// Takes back the permits of an earlier call by the same limits, as far as they still count.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a refund")]
+    #[inline(always)]
     pub(super) fn give_back<S: State>(&self, state: &mut S, form: &S::Form, now: Now, permit: Permit) {
         state.prepare(form, self.rules, now);
         for (position, rule) in self.rules.iter().enumerate() {

@@ -12,7 +12,8 @@ use smallvec::SmallVec;
 use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Parted, Queue, Seat, Turn};
 use super::state::{
-    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Permit, State, Verdict, Window, Word, Words,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
+    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Word, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::Unkeyed;
@@ -23,6 +24,7 @@ use crate::decision::Address;
 use crate::error::Name;
 use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
+use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
 use crate::limit::Algorithm;
 use crate::queue::{Limits, Place, Wakes};
 use crate::rt::clock::{self, Clock, Now};
@@ -98,6 +100,10 @@ pub(crate) enum Kind {
 /// The cost of a call on a fast path. The path is compiled for each implementation, so that no copy
 /// has an out-of-line part.
 pub(crate) trait Cost: Copy {
+    /// Whether it is one permit, of a call that does not wait. Calls of other costs can be admitted
+    /// on the fast path, but not denied.
+    const IS_ONE: bool;
+
     fn permits(self) -> u32;
 }
 
@@ -106,6 +112,8 @@ pub(crate) trait Cost: Copy {
 pub(crate) struct OnePermit;
 
 impl Cost for OnePermit {
+    const IS_ONE: bool = true;
+
     #[inline]
     fn permits(self) -> u32 {
         1
@@ -113,6 +121,8 @@ impl Cost for OnePermit {
 }
 
 impl Cost for u32 {
+    const IS_ONE: bool = false;
+
     #[inline]
     fn permits(self) -> u32 {
         self
@@ -152,117 +162,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) call: Call<'a>,
     /// The limits are not those that the store was made for.
     pub(crate) is_foreign: bool,
-}
-
-/// An operation on a key's bucket on the fast path. All but one are for keys that are not held.
-trait Operation: Copy {
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
-}
-
-#[derive(Clone, Copy)]
-struct Take;
-
-/// Takes permits and reports what is left.
-#[derive(Clone, Copy)]
-struct TakeAndTell;
-
-/// Takes permits and reports what is left if the call is denied.
-#[derive(Clone, Copy)]
-struct TakeOrTell;
-
-/// Takes permits behind the call's floor, and reports what is left.
-#[derive(Clone, Copy)]
-struct TakeBehindFloor;
-
-#[derive(Clone, Copy)]
-struct Peek;
-
-/// Gives back permits that were recorded with this time.
-#[derive(Clone, Copy)]
-struct Refund(u64);
-
-/// Judges a call on this bucket, has its other buckets judged under this one's lock, and charges
-/// the call if all admit it. The flag says whether to report what is left.
-#[derive(Clone, Copy)]
-struct Together<'a>(&'a dyn Fn(Verdict) -> Fate, bool);
-
-impl Operation for Take {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let verdict = match call {
-            // Permits of one limit take the state's own fast path, in every operation.
-            Call { rules: [rule], backoff: None, cost: cost @ 1.., .. } if *cost == 1 || *cost <= rule.capacity() => {
-                state.take_some(form, rule, now, *cost)
-            }
-            _ => call.take_inline::<S, false>(state, form, now),
-        };
-        (verdict, Left::default())
-    }
-}
-
-impl Operation for TakeAndTell {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let (verdict, _) = Take.run(call, state, form, now);
-        (verdict, call.told(state, form, now, verdict, was_banned))
-    }
-}
-
-impl Operation for TakeOrTell {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let (verdict, left) = Take.run(call, state, form, now);
-        let is_denied = matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
-    }
-}
-
-impl Operation for TakeBehindFloor {
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let verdict = call.take_behind_floor(state, form, now);
-        (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
-    }
-}
-
-impl Operation for Peek {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        state.prepare(form, call.rules, now);
-        let verdict = call.judge(state, form, now);
-        (verdict, call.told(state, form, now, verdict, call.is_banned(state, now)))
-    }
-}
-
-impl Operation for Refund {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        call.give_back(state, form, now, Permit { at: self.0, cost: call.cost });
-        (Verdict::Admitted { at: now.latest }, Left::default())
-    }
-}
-
-impl Operation for Together<'_> {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let Together(others, tells) = self;
-        let was_banned = call.is_banned(state, now);
-        state.prepare(form, call.rules, now);
-        let verdict = match call.judge(state, form, now) {
-            Verdict::Undecided => Verdict::Undecided,
-            verdict => call.held(state, form, now, verdict, others(verdict)),
-        };
-        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
-    }
 }
 
 /// An operation on one bucket under its lock.
@@ -329,7 +228,8 @@ struct Done {
 impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
         let Written { rules, backoff, varies, .. } = &written;
-        let layout = if *varies { None } else { Layout::of(rules, backoff.as_ref()) };
+        let forms = Forms::new(rules, *backoff, *varies);
+        let layout = forms.layout().copied();
         let keyed = match (layout, &rules[..]) {
             (Some(layout), _) => match layout.words() {
                 1 => Keyed::One(Table::new(), layout),
@@ -355,8 +255,8 @@ impl Store {
             kind,
             clock: clock::clock(),
             hasher: Seed::of(shared.weights()),
-            forms: Forms::new(rules, *backoff, *varies),
-            unkeyed: Unkeyed::new(rules, backoff.is_none() && !varies),
+            unkeyed: Unkeyed::new(rules, &forms, backoff.is_none() && !varies),
+            forms,
             keyed,
             free: OnceLock::new(),
             alarms: Mutex::default(),
@@ -412,7 +312,7 @@ impl Store {
     /// The address of the bucket of `key`.
     #[inline]
     pub(crate) fn address<K: RateLimitKey + ?Sized>(&self, key: &K) -> Address {
-        if K::KEYED { Address::Hash(self.hash(|sink| key.write_to(sink))) } else { Address::Unkeyed }
+        key.ask(Addressing(self))
     }
 
     /// The hash of the key that `write` writes.
@@ -498,9 +398,10 @@ impl Store {
     #[inline(never)]
     pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
         let verdict = match (address, self.kind) {
-            (Address::Unkeyed, _) => {
-                self.unkeyed.take(&self.written_ask(cost).call, &self.forms, counts::thread(), now)
-            }
+            (Address::Unkeyed, _) => match self.unkeyed.take(&self.written_ask(cost).call, counts::thread(), now) {
+                Verdict::Undecided => self.try_unkeyed(now, cost).0,
+                verdict => verdict,
+            },
             (Address::Hash(hash), Kind::Tat) => self.try_tat(hash, now, cost),
             (Address::Hash(hash), Kind::Bucket) => self.try_bucket(hash, now, cost),
             (Address::Hash(hash), Kind::Window) => self.try_window(hash, now, cost),
@@ -510,23 +411,37 @@ impl Store {
         if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
 
-    /// The fast path of any other state, for one permit of a key.
-    pub(crate) fn try_any(&self, hash: u64, now: Now) -> (Verdict, Option<Left>) {
-        match self.try_on_key(hash, &self.written_ask(1), now, TakeOrTell) {
+    /// The fast path of any other state, for a key.
+    pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> (Verdict, Option<Left>) {
+        match self.try_on_key(hash, &self.written_ask(cost), now, TakeOrTell) {
             Some((verdict, left)) => (verdict, Some(left)),
             None => (Verdict::Undecided, None),
         }
     }
 
-    /// The fast path of a call without a key: one permit by the one limit written down.
-    #[inline]
-    pub(crate) fn try_take_unkeyed(&self, thread: usize, now: Now) -> Attempt {
-        self.unkeyed.try_take(&self.forms, &self.rule, thread, now)
+    /// The fast path of a call without a key, by the one limit written down.
+    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    #[inline(always)]
+    pub(crate) fn try_take_unkeyed<C: Cost>(&self, thread: usize, now: Now, cost: C) -> Attempt {
+        self.unkeyed.try_take(&self.forms, &self.rule, thread, now, cost.permits())
     }
 
-    /// Decides an attempt that added a permit to a word that was `before`.
-    pub(crate) fn added(&self, now: Now, before: u64) -> Verdict {
-        self.unkeyed.added(&self.rule, now, before)
+    /// Decides an attempt that added permits to a word that was `before`.
+    pub(crate) fn added(&self, now: Now, before: u64, cost: u32) -> Verdict {
+        self.unkeyed.added(&self.rule, now, before, cost)
+    }
+
+    /// The next path of a call without a key, by the limits written down: where several threads
+    /// meet, where a bucket is idle, or for a state under the lock. Nothing holds the bucket.
+    pub(crate) fn try_unkeyed(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
+        let ask = self.written_ask(cost);
+        match self.unkeyed.take(&ask.call, counts::thread(), now) {
+            Verdict::Undecided => match self.try_on_all(&ask, now, TakeOrTell) {
+                Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
+                None => (Verdict::Undecided, None),
+            },
+            verdict => (verdict, None),
+        }
     }
 
     /// Takes one permit by the limits written down, after the fast path has not decided. Reports
@@ -672,7 +587,7 @@ impl Store {
         let told = match address {
             _ if self.holds.may_hold(address) => None,
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
-            Address::Unkeyed if ask.is_foreign => None,
+            Address::Unkeyed if ask.is_foreign => self.try_on_all(ask, now, Peek),
             Address::Unkeyed => {
                 let told = self.unkeyed.peek(&ask.call, &self.forms, now);
                 told.or_else(|| self.try_on_all(ask, now, Peek))
@@ -684,8 +599,10 @@ impl Store {
     /// The fast path of an operation without a key, if the state is under the lock.
     #[inline]
     fn try_on_all<O: Operation>(&self, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
-        let run = |full: &mut Full| on.run(&ask.call, full, &self.forms, now);
-        if ask.is_foreign { None } else { self.unkeyed.try_with(run) }
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        self.unkeyed.run(on, &ask.call, &self.forms, now, ask.is_foreign)
     }
 
     /// The fast path of permits of a single limit without a key.
@@ -694,10 +611,7 @@ impl Store {
         if ask.is_foreign {
             return None;
         }
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
-        let verdict = self.unkeyed.take(&ask.call, &self.forms, counts::thread(), now);
+        let verdict = self.unkeyed.take(&ask.call, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
     }
 
@@ -1370,11 +1284,6 @@ impl Store {
     }
 }
 
-#[inline]
-fn is_admitted(verdict: Verdict) -> bool {
-    matches!(verdict, Verdict::Admitted { .. })
-}
-
 /// One function for each table, so that its values stay in registers.
 #[inline(never)]
 fn try_in<S: State, const W: usize, O: Operation>(
@@ -1413,6 +1322,36 @@ impl Drop for Store {
 impl Done {
     fn of(verdict: Verdict) -> Done {
         Done { verdict, left: Left::default(), place: None, turn: None, first: None }
+    }
+}
+
+/// Asks a key for its address. One function hashes all text keys, and one all numbers.
+struct Addressing<'a>(&'a Store);
+
+impl Asker for Addressing<'_> {
+    type Answer = Address;
+
+    #[inline]
+    fn text(self, key: &str) -> Address {
+        #[inline(never)]
+        fn hash(store: &Store, key: &str) -> u64 {
+            store.hash(|sink| sink.text(key))
+        }
+        Address::Hash(hash(self.0, key))
+    }
+
+    #[inline]
+    fn number(self, kind: KeyKind, key: u64) -> Address {
+        #[inline(never)]
+        fn hash(store: &Store, kind: KeyKind, key: u64) -> u64 {
+            store.hash(|sink| sink.number(kind, key.into()))
+        }
+        Address::Hash(hash(self.0, kind, key))
+    }
+
+    #[inline]
+    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
+        if K::KEYED { Address::Hash(self.0.hash(|sink| key.write_to(sink))) } else { Address::Unkeyed }
     }
 }
 

@@ -18,10 +18,14 @@
 //!    their additions.
 
 use super::halves::Halves;
+use super::holds::Hold;
 use super::queue::Queue;
-use super::state::{Attempt, Call, Forms, Full, Left, Part, Permit, State, Tat, Verdict};
+use super::state::{
+    Attempt, Call, Forms, Full, Layout, Left, Operation, Peek, Permit, Refund, State, Tat, Verdict, Window, Words,
+};
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
+use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
@@ -37,18 +41,20 @@ enum Fast {
     Token { word: Line<AtomicU64>, seen: Line<Seen> },
     /// A sliding window of single permits.
     Permits(Halves),
-    /// Any other single limit.
-    One(Line<One>),
+    /// Other token buckets and fixed windows, up to three words of them.
+    Words(Line<One<Words<3>>>, Layout),
+    /// One sliding window of groups.
+    Window(Line<One<Window>>),
     /// Everything else: always under the lock.
     Locked,
 }
 
-/// A limit's state under its own lock, in the same cache line.
-struct One {
+/// A key's state for all calls, under its own lock, in the same cache line.
+struct One<S> {
     /// A call for one permit is denied until this time. Written under the lock.
     denied_until: AtomicU64,
     /// `None` while the state is elsewhere.
-    part: Lock<Option<Part>>,
+    state: Lock<Option<S>>,
 }
 
 /// Any state, and the queue of waiting calls. The other forms move here while calls wait, and for
@@ -86,7 +92,7 @@ const TRIES: u32 = 100;
 const TRIES: u32 = 1;
 
 impl Unkeyed {
-    pub(super) fn new(rules: &[Rule], is_plain: bool) -> Unkeyed {
+    pub(super) fn new(rules: &[Rule], forms: &Forms, is_plain: bool) -> Unkeyed {
         let fast = match rules {
             [rule] if is_plain && Tat::fits(rule) => {
                 let late = rule.units().saturating_mul(crate::algorithm::RESOLUTION);
@@ -95,43 +101,59 @@ impl Unkeyed {
                 Fast::Token { word: Line(AtomicU64::new(0)), seen: Line(seen) }
             }
             [rule] if is_plain && Halves::fits(rule) => Fast::Permits(Halves::new(rule)),
-            [rule] if is_plain && rule.capacity() > 0 => {
-                let part = Lock::new(Some(Part::idle(rule.limit.algorithm())));
-                Fast::One(Line(One { denied_until: AtomicU64::new(0), part }))
+            [rule] if is_plain && rule.capacity() > 0 && rule.limit.algorithm() == Algorithm::SlidingWindow => {
+                Fast::Window(Line(One::idle()))
             }
-            _ => Fast::Locked,
+            _ => match forms.layout() {
+                Some(layout) if is_plain => Fast::Words(Line(One::idle()), *layout),
+                _ => Fast::Locked,
+            },
         };
         let is_here = matches!(fast, Fast::Locked);
         let slow = Slow { full: Full::idle(), queue: Queue::default(), is_here, is_foreign: false };
         Unkeyed { fast, slow: Line(Lock::new(slow)) }
     }
 
-    /// The fast path of [`take`](Unkeyed::take): one permit by the limiter's only rule, without a
-    /// function call.
+    /// The fast path: from 1 permit to the capacity by the rules as written, of which `rule` is the
+    /// first. Denies if it is the only one.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
-    pub(super) fn try_take(&self, forms: &Forms, rule: &Rule, thread: usize, now: Now) -> Attempt {
+    pub(super) fn try_take(&self, forms: &Forms, rule: &Rule, thread: usize, now: Now, cost: u32) -> Attempt {
         match &self.fast {
-            Fast::Token { word, seen } => try_take_token(&word.0, &seen.0, rule, now),
-            Fast::Permits(halves) => halves.try_take(rule, thread, now),
-            Fast::One(one) => one.0.try_take(forms, rule, now),
+            Fast::Token { word, seen } => try_take_token(&word.0, &seen.0, rule, now, cost),
+            Fast::Permits(halves) => halves.try_take(rule, thread, now, cost),
+            Fast::Words(one, layout) => match one.0.begin(now, cost) {
+                Ok(mut words) => match (&mut *words, forms.written()) {
+                    (Some(words), [_]) => one.0.end(words.take_first(layout, rule, now, cost), cost),
+                    (Some(words), rules) => one.0.end(take_several(words, layout, rules, now, cost), cost),
+                    (None, _) => Attempt::Contended,
+                },
+                Err(attempt) => attempt,
+            },
+            Fast::Window(one) => match one.0.begin(now, cost) {
+                Ok(mut window) => match &mut *window {
+                    Some(window) => one.0.end(window.take_now(forms.of(0), rule, now, cost), cost),
+                    None => Attempt::Contended,
+                },
+                Err(attempt) => attempt,
+            },
             Fast::Locked => Attempt::Contended,
         }
     }
 
-    /// Completes an attempt that added a permit to the word. `before` is the word before the
+    /// Completes an attempt that added permits to the word. `before` is the word before the
     /// addition.
-    pub(super) fn added(&self, rule: &Rule, now: Now, before: u64) -> Verdict {
+    pub(super) fn added(&self, rule: &Rule, now: Now, before: u64, cost: u32) -> Verdict {
         match &self.fast {
-            Fast::Token { word, seen } => added(&word.0, &seen.0, rule, now, before),
-            Fast::Permits(_) | Fast::One(_) | Fast::Locked => Verdict::Undecided,
+            Fast::Token { word, seen } => added(&word.0, &seen.0, rule, now, before, cost),
+            _ => Verdict::Undecided,
         }
     }
 
     /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
-    /// if calls wait, or if the state is under the lock for another reason.
+    /// if the state is under a lock: [`run`](Unkeyed::run) takes them there.
     #[inline]
-    pub(super) fn take(&self, call: &Call<'_>, forms: &Forms, thread: usize, now: Now) -> Verdict {
+    pub(super) fn take(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
         let ([rule], 1..) = (call.rules, call.cost) else { return Verdict::Undecided };
         if call.cost > rule.capacity() {
             return Verdict::Undecided;
@@ -139,16 +161,33 @@ impl Unkeyed {
         match &self.fast {
             Fast::Token { word, seen } => take_token(&word.0, &seen.0, rule, now, call.cost),
             Fast::Permits(halves) => halves.take(rule, thread, now, call.cost),
-            Fast::One(one) => one.0.take(forms, rule, now, call.cost),
-            Fast::Locked => Verdict::Undecided,
+            _ => Verdict::Undecided,
         }
     }
 
-    /// Runs `f` on the whole state if it is under the lock and no call waits.
+    /// Carries out an operation on a state that is under a lock, unless calls wait. `is_foreign`: by
+    /// other limits than those written.
     #[inline]
-    pub(super) fn try_with<R>(&self, f: impl FnOnce(&mut Full) -> R) -> Option<R> {
+    pub(super) fn run<O: Operation>(
+        &self,
+        on: O,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        is_foreign: bool,
+    ) -> Option<(Verdict, Left)> {
+        let told = match &self.fast {
+            _ if is_foreign => None,
+            Fast::Words(one, layout) => one.0.run(on, call, layout, now),
+            Fast::Window(one) => one.0.run(on, call, forms.of(0), now),
+            _ => None,
+        };
+        if told.is_some() {
+            return told;
+        }
         let mut slow = self.slow.0.lock();
-        (slow.is_here && slow.queue.is_empty()).then(|| f(&mut slow.full))
+        let is_ready = slow.is_here && slow.queue.is_empty() && (slow.is_foreign || !is_foreign);
+        is_ready.then(|| on.run(call, &mut slow.full, forms, now))
     }
 
     /// Runs `f` on the whole state and the queue, under the lock. `is_foreign` means that the
@@ -175,9 +214,14 @@ impl Unkeyed {
                         slow.full = Full::of_window(window);
                     }
                 }
-                Fast::One(one) => {
-                    if let Some(part) = one.0.change().take() {
-                        slow.full = Full::of_part(part);
+                Fast::Words(one, layout) => {
+                    if let Some(words) = one.0.change().take() {
+                        slow.full = Full::of_words(&words, layout, rules, now);
+                    }
+                }
+                Fast::Window(one) => {
+                    if let Some(window) = one.0.change().take() {
+                        slow.full = Full::of_window(window);
                     }
                 }
                 Fast::Locked => {}
@@ -187,13 +231,14 @@ impl Unkeyed {
         let Slow { full, queue, .. } = &mut *slow;
         let result = f(full, queue);
         if slow.queue.is_empty() && !slow.is_foreign {
-            self.move_back(&mut slow, &rules[0], forms);
+            self.move_back(&mut slow, rules, forms);
         }
         result
     }
 
     /// Moves the state back to its usual form, if it fits.
-    fn move_back(&self, slow: &mut Slow, rule: &Rule, forms: &Forms) {
+    fn move_back(&self, slow: &mut Slow, rules: &[Rule], forms: &Forms) {
+        let Some(rule) = rules.first() else { return };
         match &self.fast {
             Fast::Token { word, seen } => {
                 let Some(tat) = slow.full.tat(rule) else { return };
@@ -204,9 +249,13 @@ impl Unkeyed {
                 let Some(times) = slow.full.singles(forms) else { return };
                 halves.move_back(rule, &times);
             }
-            Fast::One(one) => {
-                let Some(part) = slow.full.take_part(rule.limit.algorithm()) else { return };
-                *one.0.change() = Some(part);
+            Fast::Words(one, layout) => {
+                let Some(words) = slow.full.words(layout, rules) else { return };
+                *one.0.change() = Some(words);
+            }
+            Fast::Window(one) => {
+                let Some(window) = slow.full.take_window() else { return };
+                *one.0.change() = Some(window);
             }
             Fast::Locked => return,
         }
@@ -216,8 +265,11 @@ impl Unkeyed {
     /// The verdict on a call by the limits as written, and the permits left. `None` if the state is
     /// under the lock.
     pub(super) fn peek(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
-        let ([rule], true) = (call.rules, call.cost <= call.rules.first()?.capacity()) else { return None };
+        let rule = call.rules.first()?;
         match &self.fast {
+            Fast::Words(one, layout) => one.0.run(Peek, call, layout, now),
+            Fast::Window(one) => one.0.run(Peek, call, forms.of(0), now),
+            _ if call.cost > rule.capacity() => None,
             Fast::Token { word, .. } => {
                 let tat = Tat(word.0.load(Ordering::Acquire));
                 if tat.is_moved() || !Tat::is_in_range(now.earliest) {
@@ -230,10 +282,6 @@ impl Unkeyed {
             }
             Fast::Permits(halves) => {
                 let (until, left) = halves.peek(rule, now, call.cost)?;
-                Some((verdict(until, now), left))
-            }
-            Fast::One(one) => {
-                let (until, left) = one.0.part.lock().as_ref()?.peek(forms, rule, now, call.cost);
                 Some((verdict(until, now), left))
             }
             Fast::Locked => None,
@@ -259,10 +307,10 @@ impl Unkeyed {
             (Fast::Permits(halves), [rule]) => {
                 now.earliest.saturating_sub(permit.at) >= rule.per() || halves.refund(permit)
             }
-            (Fast::One(one), [rule]) => {
-                one.0.change().as_mut().map(|part| part.refund(forms, 0, rule, now, permit)).is_some()
+            _ => {
+                let call = Call { rules, backoff: None, cost: permit.cost, floor: Hold::NONE };
+                self.run(Refund(permit.at), &call, forms, now, false).is_some()
             }
-            _ => false,
         }
     }
 
@@ -281,53 +329,72 @@ impl Unkeyed {
                     halves.reset(rule);
                 }
             }
-            (Fast::One(one), [rule]) => {
-                if let Some(part) = &mut *one.0.change() {
-                    *part = Part::idle(rule.limit.algorithm());
-                }
-            }
-            (Fast::Permits(_) | Fast::One(_) | Fast::Locked, _) => {}
+            (Fast::Words(one, _), _) => one.0.reset(),
+            (Fast::Window(one), _) => one.0.reset(),
+            (Fast::Permits(_) | Fast::Locked, _) => {}
         }
         slow.full = Full::idle();
     }
 }
 
-impl One {
-    /// Takes one permit, if that needs only a free lock.
+impl<S: State> One<S> {
+    fn idle() -> One<S> {
+        One { denied_until: AtomicU64::new(0), state: Lock::new(Some(S::idle())) }
+    }
+
+    /// The state, if taking permits needs only a free lock. Not a function that takes a closure: the
+    /// compiler would not inline that into all its callers.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
-    fn try_take(&self, forms: &Forms, rule: &Rule, now: Now) -> Attempt {
+    fn begin(&self, now: Now, cost: u32) -> Result<Guard<'_, Option<S>>, Attempt> {
         let denied_until = self.denied_until.load(Ordering::Acquire);
-        if now.earliest < denied_until {
-            return Attempt::Denied(denied_until);
+        if now.earliest < denied_until && cost == 1 {
+            return Err(Attempt::Denied(denied_until));
         }
-        let Some(mut part) = self.part.try_lock() else { return Attempt::Contended };
-        let Some(part) = &mut *part else { return Attempt::Contended };
-        match part.take(forms, rule, now, 1) {
+        self.state.try_lock().ok_or(Attempt::Contended)
+    }
+
+    /// The outcome of an attempt, under the lock.
+    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
+    #[inline(always)]
+    fn end(&self, verdict: Verdict, cost: u32) -> Attempt {
+        match verdict {
             Verdict::Admitted { .. } => Attempt::Admitted,
             Verdict::Denied { until, .. } => {
-                self.denied_until.store(until, Ordering::Release);
+                if cost == 1 {
+                    self.denied_until.store(until, Ordering::Release);
+                }
                 Attempt::Denied(until)
             }
             Verdict::Undecided => Attempt::Contended,
         }
     }
 
-    /// Takes from 1 permit to the capacity. Undecided if the state is elsewhere.
-    fn take(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        match &mut *self.part.lock() {
-            Some(part) => part.take(forms, rule, now, cost),
-            None => Verdict::Undecided,
+    /// Carries out an operation, if the state is here.
+    #[inline]
+    fn run<O: Operation>(&self, on: O, call: &Call<'_>, form: &S::Form, now: Now) -> Option<(Verdict, Left)> {
+        self.change().as_mut().map(|state| on.run(call, state, form, now))
+    }
+
+    fn reset(&self) {
+        if let Some(state) = &mut *self.change() {
+            *state = S::idle();
         }
     }
 
-    /// The state, for a change other than taking permits. A recorded denial may no longer hold
-    /// after it, so it is cleared.
-    fn change(&self) -> Guard<'_, Option<Part>> {
-        let part = self.part.lock();
+    /// The state, for any change. A recorded denial may no longer hold after it, so it is cleared.
+    fn change(&self) -> Guard<'_, Option<S>> {
+        let state = self.state.lock();
         self.denied_until.store(0, Ordering::Release);
-        part
+        state
     }
+}
+
+/// Takes permits of several limits. A denial is left to the path that tells which of them denies.
+#[inline(never)]
+fn take_several(words: &mut Words<3>, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> Verdict {
+    let is_taken = words.or_as_before(|words| words.takes_all(layout, rules, now, cost));
+    if is_taken { Verdict::Admitted { at: now.latest } } else { Verdict::Undecided }
 }
 
 fn verdict(until: u64, now: Now) -> Verdict {
@@ -336,29 +403,28 @@ fn verdict(until: u64, now: Now) -> Verdict {
 
 #[inline]
 fn take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost: u32) -> Verdict {
-    if cost == 1 {
-        match try_take_token(word, seen, rule, now) {
-            Attempt::Admitted => return Verdict::Admitted { at: now.latest },
-            Attempt::Denied(until) => return Verdict::Denied { until, position: 0 },
-            Attempt::Added(before) => return added(word, seen, rule, now, before),
-            Attempt::Contended => {}
-        }
+    match try_take_token(word, seen, rule, now, cost) {
+        Attempt::Admitted => Verdict::Admitted { at: now.latest },
+        Attempt::Denied(until) => Verdict::Denied { until, position: 0 },
+        Attempt::Added(before) => added(word, seen, rule, now, before, cost),
+        Attempt::Contended => take_token_exactly(word, seen, rule, now, cost),
     }
-    take_token_exactly(word, seen, rule, now, cost)
 }
 
 #[inline]
-fn try_take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now) -> Attempt {
+fn try_take_token(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost: u32) -> Attempt {
     // An addition wins under contention, because it is never retried.
     if now.latest < seen.busy_until.load(Ordering::Relaxed)
+        && u64::from(cost - 1) <= AMPLE
         && let Some(units) = Tat::units(rule, now.latest)
     {
-        let before = word.fetch_add(rule.permit(), Ordering::Relaxed);
-        // A word that has moved fails this test, and so does a word below `units`.
+        let before = word.fetch_add(u64::from(cost) * rule.permit(), Ordering::Relaxed);
+        // A word that has moved fails this test, and so does a word below `units`. There is room
+        // for more permits than these behind an ample one.
         return if before.wrapping_sub(units) < seen.ample { Attempt::Admitted } else { Attempt::Added(before) };
     }
     let until = seen.denied_until.load(Ordering::Relaxed);
-    if now.earliest < until { Attempt::Denied(until) } else { Attempt::Contended }
+    if now.earliest < until && cost == 1 { Attempt::Denied(until) } else { Attempt::Contended }
 }
 
 impl Seen {
@@ -417,10 +483,10 @@ fn take_token_exactly(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, cost
     }
 }
 
-/// Completes a call that added a permit to a word that was `before`, without room to spare.
+/// Completes a call that added its permits to a word that was `before`, without room to spare.
 #[cold]
 #[inline(never)]
-fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64) -> Verdict {
+fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64, cost: u32) -> Verdict {
     seen.busy_until.store(0, Ordering::Relaxed);
     let (Some(earliest), Some(latest)) = (Tat::units(rule, now.earliest), Tat::units(rule, now.latest)) else {
         return Verdict::Undecided;
@@ -429,15 +495,16 @@ fn added(word: &AtomicU64, seen: &Seen, rule: &Rule, now: Now, before: u64) -> V
         return Verdict::Undecided;
     }
     // A bucket that was reset meanwhile is below the present units. The call is decided again, and
-    // the added permit stays taken.
+    // the added permits stay taken.
     if before >= latest {
-        let next = before + rule.permit();
+        let price = u64::from(cost) * rule.permit();
+        let next = before + price;
         if next - earliest <= rule.full() {
             return Verdict::Admitted { at: now.latest };
         }
-        take_back(word, seen, next, rule.permit());
+        take_back(word, seen, next, price);
     }
-    take_token_exactly(word, seen, rule, now, 1)
+    take_token_exactly(word, seen, rule, now, cost)
 }
 
 /// Takes back an excess addition that made the word `next`.

@@ -1,6 +1,7 @@
 //! The limits of a limiter: as written, set at run time, or read at each call.
 
 use std::ops::Deref;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -32,10 +33,11 @@ pub(super) struct RuleSet {
 }
 
 /// The rules that apply to a call.
+#[expect(clippy::large_enum_variant, reason = "a call with several limits allocates nothing either")]
 pub(in super::super) enum Applying<'a> {
     Written(&'a [Rule]),
     Replaced(Guarded<Arc<Rules>>),
-    One([Rule; 1]),
+    Read(Rc<Rule>),
     Several(Rules),
 }
 
@@ -47,7 +49,7 @@ impl Deref for Applying<'_> {
         match self {
             Applying::Written(rules) => rules,
             Applying::Replaced(rules) => rules,
-            Applying::One(rules) => rules,
+            Applying::Read(rule) => std::slice::from_ref(rule),
             Applying::Several(rules) => rules,
         }
     }
@@ -69,6 +71,12 @@ impl RuleSet {
 
     pub(super) fn written(&self) -> &[Rule] {
         &self.written
+    }
+
+    /// Whether these are the rules as written themselves, rather than equal ones.
+    #[inline]
+    pub(super) fn are_written(&self, rules: &[Rule]) -> bool {
+        std::ptr::eq(rules.as_ptr(), self.written.as_ptr())
     }
 
     pub(super) fn written_limits(&self) -> Vec<Limit> {
@@ -123,12 +131,12 @@ impl RuleSet {
             let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {
                 Some(rule) if !is_read => *rule,
-                _ => Rule::remembered(*limit),
+                _ => *Rule::remembered(limit),
             }
         };
         match (read, &replacement) {
             (None, _) => replacement.map_or(Applying::Written(&self.written), Applying::Replaced),
-            (Some([limit]), None) => Applying::One([Rule::remembered(*limit)]),
+            (Some([limit]), None) => Applying::Read(Rule::remembered(limit)),
             (Some(limits), _) => Applying::Several(limits.iter().enumerate().map(rule).collect()),
         }
     }

@@ -24,10 +24,11 @@ use parking_lot::Mutex;
 use super::sources::Sources;
 
 /// The width of the bracket around a reading, in nanoseconds: the clock's resolution.
-pub(crate) const MARGIN: u64 = WIDEST + 2 * DRIFT;
+pub(crate) const MARGIN: u64 = CLOSE + 2 * DRIFT;
 
 /// The widest bracket of a calibration that is stored.
-const WIDEST: u64 = if IS_SLOWED { 1 << 30 } else { 150 };
+const WIDEST: u64 = if IS_SLOWED { 1 << 30 } else { CLOSE };
+const CLOSE: u64 = 150;
 
 /// How long a calibration is trusted.
 pub(super) const TRUSTED: u64 = if IS_SLOWED { 1 << 30 } else { 200_000 };

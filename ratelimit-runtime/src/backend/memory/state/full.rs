@@ -17,7 +17,7 @@ use super::super::holds::Hold;
 use super::fixed::Fixed;
 use super::window::{Groups, Window};
 use super::words::{self, Layout, Words};
-use super::{Call, Judged, Left, Permit, Standing, State, Tat, Verdict, take_bucket};
+use super::{Call, Judged, Permit, Standing, State, Tat, Verdict, position_u8, take_bucket};
 use crate::queue::Ahead;
 
 /// One allocation, made by the first call.
@@ -44,9 +44,11 @@ pub(crate) enum Part {
 /// What windows depend on besides the call's rules.
 #[derive(Debug)]
 pub(crate) struct Forms {
-    groups: SmallVec<[Groups; 1]>,
+    groups: Box<[Groups]>,
     backoff: Option<Backoff>,
     written: SmallVec<[Rule; 1]>,
+    /// How a few words hold the limits as written, if they can.
+    layout: Option<Layout>,
     /// Limits are read at each call, or were replaced: the limits as written cannot judge the
     /// buckets.
     varies: AtomicBool,
@@ -55,7 +57,8 @@ pub(crate) struct Forms {
 impl Forms {
     pub(crate) fn new(rules: &[Rule], backoff: Option<Backoff>, varies: bool) -> Forms {
         let groups = rules.iter().map(|rule| Groups::new(rule, varies)).collect();
-        Forms { groups, backoff, written: rules.into(), varies: AtomicBool::new(varies) }
+        let layout = if varies { None } else { Layout::of(rules, backoff.as_ref()) };
+        Forms { groups, backoff, written: rules.into(), layout, varies: AtomicBool::new(varies) }
     }
 
     /// Prepares for calls by `rules`.
@@ -70,8 +73,14 @@ impl Forms {
     }
 
     /// The limits as written.
-    pub(super) fn written(&self) -> &[Rule] {
+    #[inline]
+    pub(crate) fn written(&self) -> &[Rule] {
         &self.written
+    }
+
+    #[inline]
+    pub(crate) fn layout(&self) -> Option<&Layout> {
+        self.layout.as_ref()
     }
 
     /// Prepares for calls by other limits, from now on.
@@ -85,7 +94,7 @@ impl Forms {
     }
 
     #[inline]
-    pub(super) fn of(&self, position: usize) -> &Groups {
+    pub(crate) fn of(&self, position: usize) -> &Groups {
         // A replacement can have more limits than were written. The additional ones are judged by
         // the groups of the first.
         self.groups.get(position).unwrap_or(&self.groups[0])
@@ -119,7 +128,8 @@ impl Part {
         }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn charge(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, cost: u32) {
         match self {
             Part::Token(bucket) => bucket.charge(rule, rule.recorded(now), cost),
@@ -142,14 +152,7 @@ impl Part {
         }
     }
 
-    /// The first moment at which the only limit admits `cost` permits, and the permits left.
-    pub(crate) fn peek(&self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> (u64, Left) {
-        let remaining = self.remaining(forms, 0, rule, now);
-        let until = if cost == 0 { now.earliest } else { self.fits_at(forms, 0, rule, now, cost) };
-        (until, Left { remaining, idle_at: self.idle_at(forms, 0, rule), ..Left::default() })
-    }
-
-    pub(crate) fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
+    fn refund(&mut self, forms: &Forms, position: usize, rule: &Rule, now: Now, permit: Permit) {
         match self {
             Part::Token(bucket) => bucket.refund(rule, now.latest, permit.at, permit.cost),
             Part::Fixed(fixed) => fixed.refund(rule, permit),
@@ -203,6 +206,42 @@ fn boxed(offences: Offences, limits: SmallVec<[Part; 1]>) -> Option<Box<Parts<[P
     }
 }
 
+/// Takes the permits of a call from all limits, or from none. Undecided if one is of another
+/// algorithm than its rule.
+#[expect(clippy::inline_always, reason = "most of a decision")]
+#[inline(always)]
+fn take_all(limits: &mut [Part], forms: &Forms, call: &Call<'_>, now: Now) -> Verdict {
+    let (mut until, mut denying, mut latest) = (now.earliest, None, now.latest);
+    for (position, rule) in call.rules.iter().enumerate() {
+        let Some(part) = limits.get_mut(position) else { return Verdict::Undecided };
+        let fits_at = match (part, rule.limit.algorithm()) {
+            (Part::Token(bucket), Algorithm::TokenBucket) => {
+                bucket.convert(rule);
+                bucket.earliest(rule, now.earliest, call.cost)
+            }
+            (Part::Fixed(fixed), Algorithm::FixedWindow) => fixed.fits_at(rule, now.earliest, call.cost),
+            (Part::Window(window), Algorithm::SlidingWindow) => {
+                latest = latest.max(window.newest());
+                window.fits_now_at(forms.of(position), rule, now, call.cost)
+            }
+            _ => return Verdict::Undecided,
+        };
+        if fits_at > until {
+            (until, denying) = (fits_at, Some(position));
+        }
+    }
+    if let Some(position) = denying {
+        return Verdict::Denied { until, position: position_u8(position) };
+    }
+    let now = Now { latest, ..now };
+    for (position, rule) in call.rules.iter().enumerate() {
+        if let Some(part) = limits.get_mut(position) {
+            part.charge(forms, position, rule, now, call.cost);
+        }
+    }
+    Verdict::Admitted { at: latest }
+}
+
 impl Full {
     /// The state that `words` held, by the limits they were written by.
     pub(crate) fn of_words<const N: usize>(words: &Words<N>, layout: &Layout, rules: &[Rule], now: Now) -> Full {
@@ -227,7 +266,7 @@ impl Full {
         Full::of_part(Part::Window(window))
     }
 
-    pub(crate) fn of_part(part: Part) -> Full {
+    fn of_part(part: Part) -> Full {
         Full(boxed(Offences::default(), smallvec![part]))
     }
 
@@ -246,13 +285,33 @@ impl Full {
         self.0.as_ref().map_or((&[], 0), |parts| (&parts.limits, parts.denied_until))
     }
 
-    /// The state of the only limit, if it is of this algorithm.
-    pub(crate) fn take_part(&mut self, algorithm: Algorithm) -> Option<Part> {
+    /// The only window.
+    pub(crate) fn take_window(&mut self) -> Option<Window> {
         match self.0.as_mut().map(|parts| &mut parts.limits) {
-            None => Some(Part::idle(algorithm)),
-            Some([part]) if part.is_of(algorithm) => Some(std::mem::replace(part, Part::idle(algorithm))),
+            None => Some(Window::idle()),
+            Some([Part::Window(window)]) => Some(std::mem::replace(window, Window::idle())),
             Some(_) => None,
         }
+    }
+
+    /// The state in words, by the limits that they will be read by.
+    pub(crate) fn words<const N: usize>(&self, layout: &Layout, rules: &[Rule]) -> Option<Words<N>> {
+        let mut words = Words::idle();
+        let Some(parts) = &self.0 else { return Some(words) };
+        if !self.is_of(rules) {
+            return None;
+        }
+        for (position, (part, rule)) in parts.limits.iter().zip(rules).enumerate() {
+            let part = match part {
+                Part::Token(bucket) if layout.is_tat(position) => words::Part::Tat(Tat::of(bucket, rule)?),
+                Part::Token(bucket) => words::Part::Bucket(bucket.converted(rule)),
+                Part::Fixed(fixed) if fixed.taken > rule.capacity() => return None,
+                Part::Fixed(fixed) => words::Part::Fixed(*fixed),
+                Part::Window(_) => return None,
+            };
+            words.put(layout, position, rule, &part);
+        }
+        Some(words)
     }
 
     /// The only token bucket as one number.
@@ -469,14 +528,17 @@ impl State for Full {
 
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    fn take_some(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let call = Call::of(rule, cost);
-        let verdict = match self.0.as_mut().map(|parts| &mut parts.limits) {
-            Some([part]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, cost),
-            _ => return call.take(self, forms, now),
+    fn take_all(&mut self, forms: &Forms, call: &Call<'_>, now: Now) -> Verdict {
+        let verdict = match (self.0.as_mut().map(|parts| &mut parts.limits), call.rules) {
+            (Some([part]), [rule]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, call.cost),
+            (Some(limits), rules) if limits.len() == rules.len() => take_all(limits, forms, call, now),
+            _ => Verdict::Undecided,
         };
+        if verdict == Verdict::Undecided {
+            return Call { backoff: None, ..*call }.take(self, forms, now);
+        }
         if forms.varies() {
-            self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+            self.note(call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
         }
         verdict
     }

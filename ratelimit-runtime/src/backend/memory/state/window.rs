@@ -19,7 +19,7 @@ use crate::rt::clock::Now;
 
 use smallvec::SmallVec;
 
-use super::{Permit, State, Verdict};
+use super::{Call, Permit, State, Verdict};
 use crate::queue::Ahead;
 
 /// Groups from the oldest to the newest. The newest group is `permits`, taken up to the time `at`.
@@ -792,8 +792,11 @@ impl State for Window {
     }
 
     #[inline]
-    fn take_some(&mut self, groups: &Groups, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        self.take_now(groups, rule, now, cost)
+    fn take_all(&mut self, groups: &Groups, call: &Call<'_>, now: Now) -> Verdict {
+        match call.rules {
+            [rule] => self.take_now(groups, rule, now, call.cost),
+            _ => call.take(self, groups, now),
+        }
     }
 }
 

@@ -16,6 +16,8 @@ pub(crate) struct Words<const N: usize>(pub(in super::super) [u64; N]);
 
 /// The most words of one state.
 const MOST: usize = 3;
+/// Room for as many formats, rounded up so that an index is masked instead of divided.
+const PARTS: usize = 4;
 
 /// The format of one limit's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +46,7 @@ pub(crate) enum Word {
 /// Maps limits to words.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Layout {
-    parts: [(Code, usize); MOST],
+    parts: [(Code, usize); PARTS],
     words: usize,
     has_tat: bool,
 }
@@ -55,7 +57,7 @@ impl Layout {
         if rules.len() > MOST || backoff.is_some() {
             return None;
         }
-        let (mut parts, mut words, mut has_tat) = ([(Code::Tat, 0); MOST], 0, false);
+        let (mut parts, mut words, mut has_tat) = ([(Code::Tat, 0); PARTS], 0, false);
         for (part, rule) in parts.iter_mut().zip(rules) {
             let code = match rule.limit.algorithm() {
                 // A calendar's windows have no numbers.
@@ -83,6 +85,16 @@ impl Layout {
             (Code::Bucket, 2) => Some(Word::Bucket),
             _ => None,
         }
+    }
+
+    #[inline]
+    fn part(&self, position: usize) -> (Code, usize) {
+        self.parts[position % PARTS]
+    }
+
+    /// Whether the limit at `position` is a theoretical arrival time.
+    pub(super) fn is_tat(&self, position: usize) -> bool {
+        self.part(position).0 == Code::Tat
     }
 
     /// The number of words of a state.
@@ -113,7 +125,7 @@ impl<const N: usize> Words<N> {
 
     #[inline]
     pub(super) fn part(&self, layout: &Layout, position: usize, rule: &Rule) -> Part {
-        let (code, at) = layout.parts[position % MOST];
+        let (code, at) = layout.part(position);
         match code {
             Code::Tat => Part::Tat(Tat(self.word(at))),
             Code::Bucket => Part::Bucket(TokenBucket {
@@ -130,7 +142,7 @@ impl<const N: usize> Words<N> {
 
     #[inline]
     pub(super) fn put(&mut self, layout: &Layout, position: usize, rule: &Rule, part: &Part) {
-        let (code, at) = layout.parts[position % MOST];
+        let (code, at) = layout.part(position);
         match (code, part) {
             (_, Part::Tat(tat)) => self.set(at, tat.0),
             (Code::Window { bits }, Part::Fixed(fixed)) => self.set(at, fixed.to_word(rule, bits)),
@@ -162,30 +174,68 @@ impl<const N: usize> Words<N> {
     /// Takes `cost` permits of a bucket in one word.
     #[inline(always)]
     pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
-        let mut tat = Tat(*word);
-        let verdict = tat.take(rule, now, cost);
-        *word = tat.0;
-        verdict
+        self.take_of((Code::Tat, 0), rule, now, cost)
     }
 
     /// Takes `cost` permits of a bucket with its time and debt in separate words.
     #[inline(always)]
     pub(crate) fn take_bucket(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        let [last, debt, ..] = &mut self.0[..] else { return Verdict::Undecided };
-        let mut bucket = TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
-        let verdict = take_bucket(&mut bucket, rule, now, cost);
-        (*last, *debt) = (bucket.last, bucket.debt);
-        verdict
+        self.take_of((Code::Bucket, 0), rule, now, cost)
     }
 
     /// Takes `cost` permits of a fixed window with its count in `bits` bits.
     #[inline(always)]
     pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now, cost: u32) -> Verdict {
-        let Some(word) = self.0.first_mut() else { return Verdict::Undecided };
-        match Fixed::take_in(word, rule, bits, now.earliest, cost) {
-            Ok(()) => Verdict::Admitted { at: now.latest },
-            Err(until) => Verdict::Denied { until, position: 0 },
+        self.take_of((Code::Window { bits }, 0), rule, now, cost)
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, of the first limit.
+    #[inline(always)]
+    pub(crate) fn take_first(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        self.take_of((layout.part(0).0, 0), rule, now, cost)
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, of each limit, up to one that does not admit
+    /// them.
+    #[inline(always)]
+    pub(crate) fn takes_all(&mut self, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> bool {
+        for (position, rule) in rules.iter().enumerate() {
+            if !matches!(self.take_of(layout.part(position), rule, now, cost), Verdict::Admitted { .. }) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes `cost` permits, from 1 to the capacity, of the limit in this format at this word.
+    #[inline(always)]
+    fn take_of(&mut self, (code, at): (Code, usize), rule: &Rule, now: Now, cost: u32) -> Verdict {
+        match (code, self.0.get_mut(at..)) {
+            (Code::Tat, Some([word, ..])) => {
+                let mut tat = Tat(*word);
+                let verdict = tat.take(rule, now, cost);
+                *word = tat.0;
+                verdict
+            }
+            (Code::Bucket, Some([last, debt, ..])) => {
+                let mut bucket =
+                    TokenBucket { last: *last, debt: *debt, unit: rule.permit(), ..TokenBucket::default() };
+                let verdict = take_bucket(&mut bucket, rule, now, cost);
+                (*last, *debt) = (bucket.last, bucket.debt);
+                verdict
+            }
+            (Code::Window { bits }, Some([word, ..])) => match Fixed::take_in(word, rule, bits, now.earliest, cost) {
+                Ok(()) => Verdict::Admitted { at: now.latest },
+                Err(until) => Verdict::Denied { until, position: 0 },
+            },
+            (Code::Count, Some([last, taken, ..])) => {
+                #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
+                let mut fixed = Fixed { last: *last, taken: *taken as u32 };
+                let verdict = fixed.take(rule, now, cost);
+                (*last, *taken) = (fixed.last, fixed.taken.into());
+                verdict
+            }
+            _ => Verdict::Undecided,
         }
     }
 }
@@ -216,7 +266,7 @@ impl<const N: usize> State for Words<N> {
     fn judge_all(&self, layout: &Layout, call: &Call<'_>, now: Now, until: u64) -> Judged {
         let mut judged = Judged { until, position: None, newest: 0 };
         for (position, rule) in call.rules.iter().enumerate() {
-            let (code, at) = layout.parts[position % MOST];
+            let (code, at) = layout.part(position);
             judged.add(position, rule, call.cost, || match code {
                 Code::Tat => Tat(self.word(at)).fits_at(rule, now.earliest, call.cost),
                 _ => self.fits_at(layout, position, rule, now, call.cost),
@@ -228,7 +278,7 @@ impl<const N: usize> State for Words<N> {
     #[inline]
     fn charge_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) {
         for (position, rule) in call.rules.iter().enumerate() {
-            let (code, at) = layout.parts[position % MOST];
+            let (code, at) = layout.part(position);
             if code == Code::Tat {
                 let mut tat = Tat(self.word(at));
                 tat.charge(rule, rule.recorded(now), call.cost);
@@ -297,20 +347,14 @@ impl<const N: usize> State for Words<N> {
 
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    fn take_some(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        match (layout.parts[0].0, &mut self.0[..]) {
-            (Code::Tat, [_]) => self.take_tat(rule, now, cost),
-            (Code::Bucket, [_, _]) => self.take_bucket(rule, now, cost),
-            (Code::Window { bits }, [_]) => self.take_window(rule, bits, now, cost),
-            (_, [last, taken]) => {
-                #[expect(clippy::cast_possible_truncation, reason = "it was a count")]
-                let mut fixed = Fixed { last: *last, taken: *taken as u32 };
-                let verdict = fixed.take(rule, now, cost);
-                (*last, *taken) = (fixed.last, fixed.taken.into());
-                verdict
-            }
-            _ => Call::of(rule, cost).take(self, layout, now),
+    fn take_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) -> Verdict {
+        if let [rule] = call.rules {
+            return self.take_first(layout, rule, now, call.cost);
         }
+        if self.or_as_before(|words| words.takes_all(layout, call.rules, now, call.cost)) {
+            return Verdict::Admitted { at: now.latest };
+        }
+        call.take(self, layout, now)
     }
 
     fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {

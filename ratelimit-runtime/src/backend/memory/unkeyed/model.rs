@@ -38,7 +38,7 @@ fn at_once<A: 'static, B: 'static>(
 }
 
 fn unkeyed(rule: &Rule) -> Unkeyed {
-    Unkeyed::new(&[*rule], true)
+    Unkeyed::new(&[*rule], &forms(rule), true)
 }
 
 fn forms(rule: &Rule) -> Forms {
@@ -47,7 +47,7 @@ fn forms(rule: &Rule) -> Forms {
 
 fn verdict_at(bucket: &Unkeyed, rule: &Rule, thread: usize, at: u64, cost: u32) -> Verdict {
     let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE };
-    bucket.take(&call, &forms(rule), thread, Now::exactly(at))
+    bucket.take(&call, thread, Now::exactly(at))
 }
 
 fn take(bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {

@@ -10,11 +10,9 @@ use super::super::super::core::{Each, Question, Target};
 use super::Member;
 use crate::algorithm::Rule;
 use crate::backend::Action;
-use crate::backend::memory::{Bucket, Store, WrittenBucket};
-use crate::decision::Address;
+use crate::backend::memory::{Bucket, WrittenBucket};
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
-use crate::key::sealed::{Asker, Kind, Sink as _};
 use crate::keys::sealed::{Map, Visit};
 use crate::limit::Limit;
 use crate::switches::Switches;
@@ -31,30 +29,8 @@ impl<'a> Map for Quick<'a> {
     #[inline]
     fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
         let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
-        let address = key.ask(Locate(store));
+        let address = store.address(key);
         (!store.may_hold(address)).then_some((store, address))
-    }
-}
-
-/// Finds the bucket of a key, in the cheapest form for its type.
-pub(super) struct Locate<'a>(pub(super) &'a Store);
-
-impl Asker for Locate<'_> {
-    type Answer = Address;
-
-    #[inline]
-    fn text(self, key: &str) -> Address {
-        Address::Hash(self.0.hash(|sink| sink.text(key)))
-    }
-
-    #[inline]
-    fn number(self, kind: Kind, key: u64) -> Address {
-        Address::Hash(self.0.hash(|sink| sink.number(kind, key.into())))
-    }
-
-    #[inline]
-    fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
-        self.0.address(key)
     }
 }
 

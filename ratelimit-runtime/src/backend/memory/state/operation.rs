@@ -1,0 +1,120 @@
+//! What calls ask of a bucket on the fast path, whatever its state.
+
+use super::{Call, Fate, Left, Permit, State, Verdict};
+use crate::rt::clock::Now;
+
+/// An operation on a key's bucket on the fast path. All but one are for keys that are not held.
+pub(crate) trait Operation: Copy {
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
+}
+
+#[derive(Clone, Copy)]
+struct Take;
+
+/// Takes permits and reports what is left.
+#[derive(Clone, Copy)]
+pub(crate) struct TakeAndTell;
+
+/// Takes permits and reports what is left if the call is denied.
+#[derive(Clone, Copy)]
+pub(crate) struct TakeOrTell;
+
+/// Takes permits behind the call's floor, and reports what is left.
+#[derive(Clone, Copy)]
+pub(crate) struct TakeBehindFloor;
+
+#[derive(Clone, Copy)]
+pub(crate) struct Peek;
+
+/// Gives back permits that were recorded with this time.
+#[derive(Clone, Copy)]
+pub(crate) struct Refund(pub(crate) u64);
+
+/// Judges a call on this bucket, has its other buckets judged under this one's lock, and charges
+/// the call if all admit it. The flag says whether to report what is left.
+#[derive(Clone, Copy)]
+pub(crate) struct Together<'a>(pub(crate) &'a dyn Fn(Verdict) -> Fate, pub(crate) bool);
+
+impl Operation for Take {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        // A call that no penalty concerns takes the state's own fast path, in every operation.
+        if call.is_plain(state) {
+            let verdict = state.take_all(form, call, now);
+            if call.backoff.is_none() || is_admitted(verdict) {
+                return (verdict, Left::default());
+            }
+        }
+        (call.take_inline::<S, false>(state, form, now), Left::default())
+    }
+}
+
+impl Operation for TakeAndTell {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_banned = call.is_banned(state, now);
+        let (verdict, _) = Take.run(call, state, form, now);
+        (verdict, call.told(state, form, now, verdict, was_banned))
+    }
+}
+
+impl Operation for TakeOrTell {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_banned = call.is_banned(state, now);
+        let (verdict, left) = Take.run(call, state, form, now);
+        let is_denied = matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
+    }
+}
+
+impl Operation for TakeBehindFloor {
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let was_banned = call.is_banned(state, now);
+        let verdict = call.take_behind_floor(state, form, now);
+        (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
+    }
+}
+
+impl Operation for Peek {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        state.prepare(form, call.rules, now);
+        let verdict = call.judge(state, form, now);
+        (verdict, call.told(state, form, now, verdict, call.is_banned(state, now)))
+    }
+}
+
+impl Operation for Refund {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        call.give_back(state, form, now, Permit { at: self.0, cost: call.cost });
+        (Verdict::Admitted { at: now.latest }, Left::default())
+    }
+}
+
+impl Operation for Together<'_> {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
+        let Together(others, tells) = self;
+        let was_banned = call.is_banned(state, now);
+        state.prepare(form, call.rules, now);
+        let verdict = match call.judge(state, form, now) {
+            Verdict::Undecided => Verdict::Undecided,
+            verdict => call.held(state, form, now, verdict, others(verdict)),
+        };
+        let is_told = tells || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
+    }
+}
+
+#[inline]
+pub(crate) fn is_admitted(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Admitted { .. })
+}
