@@ -51,6 +51,20 @@ fn admit(store: &Store, key: u64, now: u64) -> bool {
 }
 
 #[test]
+fn calls_of_any_cost_share_the_word_of_a_bucket() {
+    let rule = Rule::new(Limit::new(10_000, Duration::from_secs(3_600)).with_algorithm(Algorithm::TokenBucket));
+    let store = of(&MemoryBackend::new(), None, rule);
+    // No whole microsecond, which would be taken for the tick of a coarse clock.
+    let now = Now::exactly((clock::origin() + 1_000_000_000) | 1);
+    for (calls, cost) in [(1_000, 3), (1_000, 1), (60, 64), (10, 200), (160, 1)] {
+        for _ in 0..calls {
+            assert!(store.try_take(Address::Unkeyed, now, cost).is_some(), "{cost}");
+        }
+    }
+    assert_eq!([1, 3, 64].map(|cost| store.try_take(Address::Unkeyed, now, cost)), [None; 3]);
+}
+
+#[test]
 fn it_never_keeps_more_than_max_keys() {
     for max_keys in [1, 7, 100, 1_000] {
         let backend = MemoryBackend::with_max_keys(max_keys);
