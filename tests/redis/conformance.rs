@@ -442,6 +442,22 @@ fn a_longer_period_finds_what_was_charged_after_a_refund_under_other_limits() {
     compare(&backend(), &[window(3, 1_000_000)], None, &steps.concat()).unwrap();
 }
 
+/// A window of 6 keeps its groups' permits in a byte each, and may take over more than that.
+#[test]
+fn a_small_window_keeps_all_that_another_algorithm_has_taken() {
+    let hour = 3_600_000_000;
+    for algorithm in [Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let steps = [
+            Step::Take { cost: 1_000, max_wait: 0 },
+            Step::Change(vec![limit(6, hour, Algorithm::SlidingWindow, 6)]),
+            Step::Take { cost: 1, max_wait: FOREVER },
+            Step::Change(vec![limit(2_000, hour, Algorithm::TokenBucket, 2_000)]),
+            Step::Take { cost: 1_500, max_wait: 0 },
+        ];
+        compare(&backend(), &[limit(1_000, hour, algorithm, 1_000)], None, &steps).unwrap();
+    }
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

@@ -106,6 +106,7 @@ impl Waiting {
     }
 
     /// A call that has waited before a backend since `arrived`.
+    #[allow(clippy::unnecessary_box_returns, reason = "it is large on 64 bits only")]
     pub(super) fn before_backend(call: OwnedCall, place: BeforeBackend, arrived: u64) -> Box<Waiting> {
         let timing = Timing::before(&place);
         Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, timing))

@@ -10,7 +10,10 @@ if is_there then
   if was < 256 then
     --inline convert.lua
     per_was, largest, all, total, last = b, 0, taken, taken, taken
-    last_at, was = ahead and newest or now, kind
+    last_at = ahead and newest or now
+    -- More than the byte of a narrow slot can express.
+    if taken > 255 then layout = 3072 end
+    was = layout
   elseif was > layout then
     layout = was
   end
