@@ -597,7 +597,7 @@ fn calendars_are_answered_as_in_memory() {
     });
     let limits = || {
         let calendar = (1_u32..=8, calendars.clone()).prop_map(|(count, of)| Limit::per_calendar(count, of));
-        prop::collection::vec(prop_oneof![4 => calendar, 1 => limits_of(24 * HOUR)], 1..=3)
+        prop::collection::vec(prop_oneof![4 => calendar, 1 => limits_near(24 * HOUR)], 1..=3)
     };
     let costs = || prop_oneof![8 => Just(1_u32), 1 => 0_u32..=9];
     let waits = || prop_oneof![6 => Just(0), 2 => 0..=30 * HOUR, 1 => 0..=900 * HOUR, 1 => Just(FOREVER)];
@@ -624,6 +624,57 @@ fn calendars_are_answered_as_in_memory() {
         let compared = compare(&backend, &limits, None, &steps);
         prop_assert!(compared.is_ok(), "{}", compared.unwrap_err());
     });
+}
+
+/// A booking that is given up after its limit was replaced stays in a token bucket.
+#[test]
+fn a_refund_before_the_time_of_a_bucket_is_less_what_flows_back_until_then() {
+    let bucket = |count, per, burst| vec![limit(count, per, Algorithm::TokenBucket, burst)];
+    let steps = [
+        Step::Take { cost: 1, max_wait: 0 },
+        Step::Take { cost: 1, max_wait: FOREVER },
+        Step::Change(bucket(61, 796, 2)),
+        Step::GiveBack(NEWEST),
+        Step::Take { cost: 1, max_wait: 0 },
+        Step::GiveBack(0),
+        Step::Peek { cost: 1, max_wait: FOREVER },
+    ];
+    compare(&backend(), &bucket(4, 789, 1), None, &steps).unwrap();
+}
+
+/// A debt beyond 366 days charges a bucket nothing, and then costs its refunds nothing either.
+#[test]
+fn a_debt_that_is_not_charged_leaves_a_bucket_as_it_is() {
+    let year = 366 * 86_400_000_000;
+    let limits = [Limit::per_calendar(2, Calendar::DAY), limit(1, year, Algorithm::TokenBucket, 6)];
+    let take = || Step::Take { cost: 1, max_wait: 0 };
+    let steps = [
+        take(),
+        take(),
+        Step::Charge(19),
+        Step::Charge(2),
+        Step::GiveBack(0),
+        Step::GiveBack(0),
+        Step::Peek { cost: 1, max_wait: FOREVER },
+    ];
+    compare(&backend(), &limits, None, &steps).unwrap();
+}
+
+/// The request brings the boundaries around now. All earlier windows look like one.
+#[test]
+fn a_permit_of_an_earlier_day_is_not_given_back_to_another_day() {
+    let day = 86_400_000_000;
+    let take = |max_wait| Step::Take { cost: 1, max_wait };
+    let steps = [
+        take(0),
+        Step::Forwards(2 * day),
+        take(0),
+        Step::Forwards(2 * day),
+        Step::GiveBack(0),
+        Step::Change(vec![Limit::per_calendar(1, Calendar::WEEK)]),
+        take(0),
+    ];
+    compare(&backend(), &[Limit::per_calendar(1, Calendar::DAY)], None, &steps).unwrap();
 }
 
 #[test]

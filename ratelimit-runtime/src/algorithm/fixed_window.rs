@@ -29,9 +29,11 @@ impl FixedWindow {
         *self = FixedWindow::holding(rule, self.taken(rule, at) + u64::from(cost), at);
     }
 
-    /// Gives back `cost` permits taken at `at`, if that window is still on record.
-    pub(crate) fn refund(&mut self, rule: &Rule, at: u64, cost: u32) {
-        if rule.span(at) == rule.span(self.charged) {
+    /// Gives back `cost` permits taken at `at`, if that window is still on record. A calendar's window
+    /// that has ended by `now` is not: Redis is not told when it began.
+    pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
+        let charged = rule.span(self.charged);
+        if rule.span(at) == charged && !(rule.is_calendar() && charged.end <= now) {
             self.taken = self.taken.saturating_sub(u64::from(cost));
         }
     }

@@ -172,7 +172,7 @@ impl State {
         match self {
             State::Sliding(window) => window.refund(rule, now, floor, at, cost),
             State::Token(bucket) => bucket.refund(rule, now, at, cost),
-            State::Fixed(window) => window.refund(rule, at, cost),
+            State::Fixed(window) => window.refund(rule, now, at, cost),
         }
     }
 

@@ -40,7 +40,8 @@ repeat -- Left by `break`.
       local units, x, last, owed = b, now, unpack_bytes(TOKEN_HOT, stored, at)
       local debt_at, debt
       --inline flow.lua
-      local real = cost * permit - math.ceil((now - back_at) / step) * units
+      -- A booking given up under other limits may have left a time ahead.
+      local real = cost * permit - math.ceil((math.max(now, debt_at) - back_at) / step) * units
       if real > 0 then debt = debt > real and debt - real or 0 end
       hot = pack(TOKEN_HOT, debt_at, debt)
     else

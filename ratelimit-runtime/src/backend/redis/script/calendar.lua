@@ -66,7 +66,8 @@ elseif keeping then
     local window = begin
     x = charged
     --inline span.lua
-    if window == begin then total = math.max(0, total - back_cost) end
+    -- Nothing comes back to a window that has ended: its begin may be unknown.
+    if window == begin and over > now then total = math.max(0, total - back_cost) end
     x = now
     --inline span.lua
     if ahead and window == begin then

@@ -21,6 +21,8 @@ if rest > portion and (portion == 0 or until_at > t) then
     debt_at, debt = until_at, capacity * permit
   end
 end
+-- Nothing is charged: a later time would shorten what comes back.
+if fits == 0 and until_at == t then debt_at, debt = last, owed end
 hot = pack(TOKEN_HOT, debt_at, debt)
 if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 last, owed, x = debt_at, debt, owes_alone and math.max(stamp, until_at) or stamp
