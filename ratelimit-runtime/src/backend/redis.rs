@@ -63,7 +63,7 @@ pub use setup::builder::RedisBackendBuilder;
 /// A blocking decision writes and reads on its own thread. Inside an async runtime it does the
 /// same, and keeps a worker from other tasks for a round trip. There are at most four such
 /// connections to a server, and one more of this crate's background thread, which notices at once
-/// that the server has closed them. When more threads call at once, they queue, and whoever has a
+/// that the server has closed them. When more threads call at once, they queue, and one that has a
 /// connection sends the whole queue in one write and hands out the answers. Few threads are as fast
 /// as with a connection each, and many cost fewer system calls.
 ///

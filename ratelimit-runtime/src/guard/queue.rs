@@ -12,8 +12,8 @@
 //! Each queue has one driver, which asks the backend on the crate's background thread. Once per
 //! [`RENEWAL`](state::RENEWAL) it asks again for a first call without a booking, and so learns what
 //! other processes have changed. Calls wait for the driver, never for each other: a future that is
-//! not polled delays no other call. By a test's clock there is no thread: whoever looks drives the
-//! queue up to the present time (`by_test_clock.rs`).
+//! not polled delays no other call. By a test's clock there is no thread: each call that looks
+//! drives the queue up to the present time (`by_test_clock.rs`).
 //!
 //! If the backend fails, the queue enters its calls in the stand-in's queue, in order
 //! (`stand_in.rs`).

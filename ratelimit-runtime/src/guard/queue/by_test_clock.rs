@@ -1,5 +1,5 @@
-//! A queue by a test's clock. It has no thread: whoever looks drives it up to the present time, step
-//! by step, as its driver would have done while the time passed.
+//! A queue by a test's clock. It has no thread: each call that looks drives it up to the present
+//! time, step by step, as its driver would have done while the time passed.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
