@@ -102,17 +102,23 @@ impl<S: State, const W: usize> Slots<S, W> {
         self.find(fingerprint).map(|Place { line, slot }| &mut self.lines[line].0[slot].state)
     }
 
-    /// The state of a fingerprint, if it is in its home line or the next one, as nearly all are.
+    /// The place of a fingerprint, if it is in its home line or the next one, as nearly all are.
     /// `home` is the home line among the current number of lines.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(super) fn get_near(&mut self, home: usize, fingerprint: u64) -> Option<&mut S> {
+    pub(super) fn find_near(&self, home: usize, fingerprint: u64) -> Option<Place> {
         // Missing only if the table has no lines, or if `home` is stale.
-        let (line, slot) = match self.lines.get(home)?.find(fingerprint) {
-            Some(slot) => (home, slot),
-            None => (home + 1, self.lines.get(home + 1)?.find(fingerprint)?),
-        };
-        Some(&mut self.lines.get_mut(line)?.0[slot].state)
+        match self.lines.get(home)?.find(fingerprint) {
+            Some(slot) => Some(Place { line: home, slot }),
+            None => Some(Place { line: home + 1, slot: self.lines.get(home + 1)?.find(fingerprint)? }),
+        }
+    }
+
+    /// The state at `place`.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn at_mut(&mut self, place: Place) -> Option<&mut S> {
+        Some(&mut self.lines.get_mut(place.line)?.0[place.slot].state)
     }
 
     pub(super) fn find(&self, fingerprint: u64) -> Option<Place> {

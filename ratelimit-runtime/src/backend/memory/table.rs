@@ -7,7 +7,7 @@ use std::hash::BuildHasherDefault;
 use super::WhenFull;
 use super::fingerprint::{Fingerprint, fingerprint};
 use super::queue::Queue;
-use super::slots::{self, Slots};
+use super::slots::{self, Place, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
 use crate::observe::KeysWatch;
@@ -204,6 +204,24 @@ impl<S: State, const W: usize> Table<S, W> {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        self.try_where(hash, |_, _| None, f)
+    }
+
+    /// As [`try_with`](Table::try_with), wherever the state is.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn try_anywhere<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        self.try_where(hash, Slots::find, f)
+    }
+
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn try_where<R>(
+        &self,
+        hash: u64,
+        far: impl FnOnce(&Slots<S, W>, u64) -> Option<Place>,
+        f: impl FnOnce(&mut S) -> R,
+    ) -> Option<R> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         // Multiplies early, so that code behind the lock need not wait for it. A stale number of
         // lines leads to a wrong line, where the key is not found.
@@ -214,8 +232,11 @@ impl<S: State, const W: usize> Table<S, W> {
             return None;
         }
         shard.calls = calls;
-        let state = shard.slots.get_near(home, fingerprint)?;
-        Some(f(state))
+        let place = match shard.slots.find_near(home, fingerprint) {
+            Some(place) => place,
+            None => far(&shard.slots, fingerprint)?,
+        };
+        Some(f(shard.slots.at_mut(place)?))
     }
 
     /// Runs `f` on a key's state, and makes it if it is missing. Sweeps a few slots for each new

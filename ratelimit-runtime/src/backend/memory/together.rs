@@ -40,18 +40,19 @@ pub(crate) struct Said {
 }
 
 /// What all buckets say. Of a call that is charged, all verdicts are admissions.
+///
+/// It is long, so the caller owns it and nothing copies it.
 pub(crate) struct Spoken {
-    pub(crate) is_charged: bool,
     said: [Cell<Said>; MAX_LIMITS],
 }
 
 impl Spoken {
-    fn new() -> Spoken {
+    pub(crate) fn new() -> Spoken {
         const NOTHING: Said = Said {
             verdict: Verdict::Undecided,
             left: Left { remaining: 0, position: 0, idle_at: 0, is_blocked: false },
         };
-        Spoken { is_charged: false, said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
+        Spoken { said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
     }
 
     /// Whether any bucket denies.
@@ -73,7 +74,9 @@ struct Descent<'a, 'b> {
     now: Now,
     /// Reports what is left of an admitted call too.
     tells: bool,
-    spoken: Spoken,
+    spoken: &'b Spoken,
+    /// A bucket denies the call, or one was not found on the fast path.
+    may_be_denied: Cell<bool>,
     /// Waits for locks. Tasks to wake are collected: waking runs foreign code.
     wakes: Option<RefCell<Wakes>>,
 }
@@ -119,24 +122,22 @@ fn try_take_in_order(buckets: &[Written<'_>], now: Now, cost: u32) -> bool {
     }
 }
 
-/// Takes the call's permits from all buckets, or from none. `tells` asks what is left of an
-/// admitted call.
-pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool) -> Spoken {
-    let descent = Descent { buckets, order: order(buckets), now, tells, spoken: Spoken::new(), wakes: None };
+/// Takes the call's permits from all buckets, or from none. Returns whether they are taken.
+/// `tells` asks what is left of an admitted call.
+pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoken) -> bool {
+    let descent = Descent { buckets, order: order(buckets), now, tells, spoken, may_be_denied: Cell::new(false), wakes: None };
     match descent.level(0, false) {
         Fate::Unknown => descent.take_slowly(),
-        fate => Spoken { is_charged: fate == Fate::Charged, ..descent.spoken },
+        fate => fate == Fate::Charged,
     }
 }
 
 /// What [`take`] would say. One bucket after the other, so others may have called in between.
-pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now) -> Spoken {
-    let spoken = Spoken::new();
+pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now, spoken: &Spoken) {
     for (bucket, said) in buckets.iter().zip(&spoken.said) {
         let (verdict, left) = bucket.store.peek(bucket.address, &bucket.ask, now);
         said.set(Said { verdict, left });
     }
-    spoken
 }
 
 #[inline]
@@ -180,6 +181,9 @@ impl Descent<'_, '_> {
         let fate = Cell::new(Fate::Unknown);
         let others = |verdict: Verdict| {
             let is_denied = is_denied || matches!(verdict, Verdict::Denied { .. });
+            if is_denied {
+                self.may_be_denied.set(true);
+            }
             fate.set(self.level(depth + 1, is_denied));
             fate.get()
         };
@@ -197,7 +201,11 @@ impl Descent<'_, '_> {
                 self.spoken.said[index].set(Said { verdict, left });
                 fate.get()
             }
-            _ => Fate::Unknown,
+            None => {
+                self.may_be_denied.set(true);
+                Fate::Unknown
+            }
+            Some(_) => Fate::Unknown,
         }
     }
 
@@ -234,25 +242,26 @@ impl Descent<'_, '_> {
     /// As [`take`], after the fast path did not decide: makes missing buckets and waits for locks.
     #[cold]
     #[inline(never)]
-    fn take_slowly(mut self) -> Spoken {
+    fn take_slowly(mut self) -> bool {
         for Bucket { store, address, .. } in self.buckets {
             if let Address::Hash(hash) = address {
                 store.take_turn(*hash, self.now);
             }
         }
-        // Most buckets exist: a sweep was due, a lock was held, or calls wait.
+        // A call that is denied needs no bucket, unless its denial is to be counted.
+        if self.may_be_denied.get() && self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
+            peek(self.buckets, self.now, self.spoken);
+            if self.spoken.is_denied() {
+                return false;
+            }
+        }
+        // Most buckets exist: a sweep was due, a lock was held, calls wait, or a state changes its
+        // form.
         let mut wakes = Wakes::default();
         let mut fate = self.level_under_locks(false, &mut wakes);
         if fate != Fate::Unknown {
             wakes.wake();
-            return Spoken { is_charged: fate == Fate::Charged, ..self.spoken };
-        }
-        // A call that is denied needs no bucket, unless its denial is to be counted.
-        if self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
-            let seen = peek(self.buckets, self.now);
-            if seen.is_denied() {
-                return seen;
-            }
+            return fate == Fate::Charged;
         }
         let order = self.order.clone();
         for tries in 0..=TRIES {
@@ -281,7 +290,7 @@ impl Descent<'_, '_> {
             }
         }
         wakes.wake();
-        Spoken { is_charged: fate == Fate::Charged, ..self.spoken }
+        fate == Fate::Charged
     }
 }
 

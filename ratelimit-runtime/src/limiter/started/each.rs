@@ -105,22 +105,24 @@ impl Call<'_> {
             return None;
         }
         let store = buckets[0].store;
-        let take = |now| take_together(&buckets, now, false);
-        let (now, spoken) = spoken(|| self.now(store), take, buckets.len());
-        if spoken.is_charged {
+        let spoken = Spoken::new();
+        let take = |now| take_together(&buckets, now, false, &spoken);
+        let (now, is_charged) = asked(|| self.now(store), take, &spoken, buckets.len());
+        if is_charged {
             self.core.allowed();
             return Some(Ok(()));
         }
         if may_wait {
             return None;
         }
+        let written = self.core.groups().len();
+        let denials = (0..K::LEN).filter_map(|index| {
+            admitted(&each.parts[index], buckets[index].ask.call.rules, spoken.of(index), now, written).err()
+        });
         let text = KeyText::of(keys);
         let call = Call { key: text.shown(), ..*self };
-        let says = (0..K::LEN).map(|index| {
-            let part = &each.parts[index];
-            says(&call, part, buckets[index].ask.call.rules, spoken.of(index), now, None)
-        });
-        Some(call.conclude(says.collect(), 0).map(drop))
+        let (limit, refusal) = longest(denials)?;
+        Some(call.denied(limit, refusal).map(drop))
     }
 
     fn start_with<K: RateLimitKeys>(self, each: &Each, keys: &K) -> Started {
@@ -194,9 +196,15 @@ impl Call<'_> {
         }
         let Some((_, _, venue, _)) = parts.first() else { return AllSay::new() };
         let resets: SmallVec<[u32; 4]> = buckets.iter().map(|bucket| bucket.store.resets(bucket.address)).collect();
-        let take = |now| if self.peek { peek_together(&buckets, now) } else { take_together(&buckets, now, true) };
-        let (now, spoken) = spoken(|| venue.now(), take, buckets.len());
-        let is_taken = spoken.is_charged && !self.peek;
+        let spoken = Spoken::new();
+        let take = |now| {
+            if self.peek {
+                peek_together(&buckets, now, &spoken);
+                return false;
+            }
+            take_together(&buckets, now, true, &spoken)
+        };
+        let (now, is_taken) = asked(|| venue.now(), take, &spoken, buckets.len());
         let says = parts.iter().enumerate().map(|(index, (part, member, _, rules))| {
             let held = |at| Held {
                 address: member.address,
@@ -215,15 +223,11 @@ impl Call<'_> {
 
     /// The outcome of a call, from what its buckets say.
     fn conclude(self, says: AllSay, waited: u64) -> Result<Decision, RateLimitExceeded> {
-        let mut longest: Option<(Limit, Refusal)> = None;
-        for says in &says {
-            if let Says::Denies { limit, refusal } = says
-                && longest.as_ref().is_none_or(|(_, longest)| longest.retry_after < refusal.retry_after)
-            {
-                longest = Some((*limit, *refusal));
-            }
-        }
-        if let Some((limit, refusal)) = longest {
+        let denials = says.iter().filter_map(|says| match says {
+            Says::Denies { limit, refusal } => Some((*limit, *refusal)),
+            Says::Admits { .. } => None,
+        });
+        if let Some((limit, refusal)) = longest(denials) {
             return self.denied(limit, refusal);
         }
         let mut decision = Decision { waited, ..self.free() };
@@ -270,18 +274,24 @@ impl Call<'_> {
     }
 }
 
-/// Asks again while a denial ends within one reading of the clock.
+/// Asks again while a denial ends within one reading of the clock. Returns what `ask` does, and the
+/// reading.
 #[inline]
-fn spoken(read: impl Fn() -> Now, ask: impl Fn(Now) -> Spoken, buckets: usize) -> (Now, Spoken) {
+fn asked(read: impl Fn() -> Now, ask: impl Fn(Now) -> bool, spoken: &Spoken, buckets: usize) -> (Now, bool) {
     let mut readings = 0;
     loop {
         let now = read();
-        let spoken = ask(now);
-        if spoken.is_charged || readings == READINGS || latest(&spoken, buckets) > now.latest {
-            return (now, spoken);
+        let is_charged = ask(now);
+        if is_charged || readings == READINGS || latest(spoken, buckets) > now.latest {
+            return (now, is_charged);
         }
         readings += 1;
     }
+}
+
+/// The first of the denials that last the longest.
+fn longest(denials: impl Iterator<Item = (Limit, Refusal)>) -> Option<(Limit, Refusal)> {
+    denials.reduce(|longest, denial| if longest.1.retry_after < denial.1.retry_after { denial } else { longest })
 }
 
 /// Until when the buckets deny; [`NEVER`] if none does.
@@ -299,33 +309,45 @@ fn says(
     call: &Call<'_>,
     part: &Part,
     rules: &[Rule],
-    Said { verdict, left }: Said,
+    said: Said,
     now: Now,
     taken: Option<&dyn Fn(u64) -> Taken>,
 ) -> Says {
     let written = call.core.groups().len();
-    let denies = |own: u8, until: u64| {
-        let own = usize::from(own);
-        let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
-        let position = part.position(own, written);
-        let refusal = Refusal { position, remaining: left.remaining, retry_after, is_blocked: left.is_blocked };
-        Says::Denies { limit: rules[own].limit, refusal }
-    };
-    match verdict {
-        Verdict::Admitted { at } => {
-            let own = usize::from(left.position);
+    match admitted(part, rules, said, now, written) {
+        Err((limit, refusal)) => Says::Denies { limit, refusal },
+        Ok(at) => {
+            let own = usize::from(said.left.position);
             Says::Admits {
                 limit: rules[own].limit,
                 position: part.position(own, written),
-                remaining: left.remaining,
-                reset_after: left.idle_at.saturating_sub(now.earliest),
+                remaining: said.left.remaining,
+                reset_after: said.left.idle_at.saturating_sub(now.earliest),
                 taken: taken.map(|taken| taken(at)),
             }
         }
-        Verdict::Denied { until, position } => denies(position, until),
-        // The states decide every call in the end. If one did not, the limiter would fail closed.
-        Verdict::Undecided => denies(0, NEVER),
     }
+}
+
+/// The time of the permits, or the denial by the limits of a part. The limiter has `written` limits.
+#[inline]
+fn admitted(
+    part: &Part,
+    rules: &[Rule],
+    Said { verdict, left }: Said,
+    now: Now,
+    written: usize,
+) -> Result<u64, (Limit, Refusal)> {
+    let (own, until) = match verdict {
+        Verdict::Admitted { at } => return Ok(at),
+        Verdict::Denied { until, position } => (usize::from(position), until),
+        // The states decide every call in the end. If one did not, the limiter would fail closed.
+        Verdict::Undecided => (0, NEVER),
+    };
+    let retry_after = if until == NEVER { NEVER } else { until.saturating_sub(now.earliest) };
+    let position = part.position(own, written);
+    let refusal = Refusal { position, remaining: left.remaining, retry_after, is_blocked: left.is_blocked };
+    Err((rules[own].limit, refusal))
 }
 
 impl Core {
