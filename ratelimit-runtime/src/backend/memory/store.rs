@@ -1294,7 +1294,7 @@ fn try_in<S: State, const W: usize, O: Operation>(
     now: Now,
     on: O,
 ) -> Option<(Verdict, Left)> {
-    table.try_anywhere(hash, |state| on.run(call, state, form, now))
+    table.try_with(hash, |state| on.run(call, state, form, now))
 }
 
 /// Denies one permit of a key that is blocked until `until`, by its only limit.

@@ -7,7 +7,7 @@ use std::hash::BuildHasherDefault;
 use super::WhenFull;
 use super::fingerprint::{Fingerprint, fingerprint};
 use super::queue::Queue;
-use super::slots::{self, Place, Slots};
+use super::slots::{self, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
 use crate::observe::KeysWatch;
@@ -200,31 +200,14 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 
     /// The fast path of [`with`](Table::with): runs `f` on an existing state, unless there is
-    /// anything else to do. Calls no function, so that all of it stays in registers.
+    /// anything else to do. Nearly all states are near their home line: for those it calls no
+    /// function, so that all of it stays in registers.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
-        self.try_where(hash, |_, _| None, f)
-    }
-
-    /// As [`try_with`](Table::try_with), wherever the state is.
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(super) fn try_anywhere<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
-        self.try_where(hash, Slots::find, f)
-    }
-
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn try_where<R>(
-        &self,
-        hash: u64,
-        far: impl FnOnce(&Slots<S, W>, u64) -> Option<Place>,
-        f: impl FnOnce(&mut S) -> R,
-    ) -> Option<R> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         // Multiplies early, so that code behind the lock need not wait for it. A stale number of
-        // lines leads to a wrong line, where the key is not found.
+        // lines leads to a wrong line, and the search begins anew.
         let home = slots::home(fingerprint, lines.load(Ordering::Relaxed));
         let mut shard = shard.try_lock()?;
         let calls = shard.calls.wrapping_add(1);
@@ -234,7 +217,7 @@ impl<S: State, const W: usize> Table<S, W> {
         shard.calls = calls;
         let place = match shard.slots.find_near(home, fingerprint) {
             Some(place) => place,
-            None => far(&shard.slots, fingerprint)?,
+            None => shard.slots.find(fingerprint)?,
         };
         Some(f(shard.slots.at_mut(place)?))
     }
