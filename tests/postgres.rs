@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use bb8_postgres::bb8;
 use futures_executor::block_on;
 use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
 use ratelimit_runtime::{
@@ -409,9 +410,10 @@ fn a_permit_of_a_future_that_is_dropped_is_given_back() {
     }
 }
 
-struct Pool(deadpool_postgres::Pool);
+#[derive(Clone)]
+struct Deadpool(deadpool_postgres::Pool);
 
-impl PostgresConnect for Pool {
+impl PostgresConnect for Deadpool {
     type Connection = deadpool_postgres::Client;
 
     async fn connect(&self) -> Result<Self::Connection, Box<dyn Error + Send + Sync>> {
@@ -423,46 +425,78 @@ impl PostgresConnect for Pool {
     }
 }
 
+type Bb8Manager = bb8_postgres::PostgresConnectionManager<tokio_postgres::NoTls>;
+
+#[derive(Clone)]
+struct Bb8(bb8::Pool<Bb8Manager>);
+
+impl PostgresConnect for Bb8 {
+    type Connection = bb8::PooledConnection<'static, Bb8Manager>;
+
+    async fn connect(&self) -> Result<Self::Connection, Box<dyn Error + Send + Sync>> {
+        Ok(self.0.get_owned().await?)
+    }
+
+    fn client(connection: &Self::Connection) -> &tokio_postgres::Client {
+        connection
+    }
+}
+
 #[test]
-fn a_pool_of_the_users_gets_its_connections_back_without_a_transaction() {
+fn deadpool_gets_its_connections_back_without_a_transaction() {
     let server = PostgresServer::start();
     let config: tokio_postgres::Config = server.url().parse().unwrap();
     let manager = deadpool_postgres::Manager::new(config, tokio_postgres::NoTls);
     let pool = deadpool_postgres::Pool::builder(manager).max_size(2).build().unwrap();
-    let backend = PostgresBackend::builder().pool(Pool(pool.clone())).timeout(PATIENT).build().unwrap();
+    let runtime = runtime();
+    runtime.block_on(gets_its_connections_back(&server, Deadpool(pool.clone())));
+    let both = PostgresBackend::builder().pool(Deadpool(pool)).url(server.url()).build().unwrap_err();
+    assert_eq!(both.kind(), BackendErrorKind::Configuration);
+}
+
+#[test]
+fn bb8_gets_its_connections_back_without_a_transaction() {
+    let server = PostgresServer::start();
+    let manager = Bb8Manager::new(server.url().parse().unwrap(), tokio_postgres::NoTls);
     let runtime = runtime();
     runtime.block_on(async {
-        backend.create_table_async().await.unwrap();
-        for call in 0..10 {
-            let answer = backend.decide_async(&take("a", 3)).unwrap().await.unwrap();
-            assert_eq!(is_admitted(&answer), call < 3);
-        }
-        // A lock that is not to be had within the timeout fails in the middle of a transaction.
-        let holder = connect(&server.url()).await.unwrap();
-        holder.batch_execute("BEGIN; LOCK TABLE ratelimit_buckets").await.unwrap();
-        let hasty = PostgresBackend::builder().pool(Pool(pool.clone())).timeout(Duration::from_millis(100)).build();
-        let hasty = hasty.unwrap();
-        for _ in 0..4 {
-            let late = hasty.decide_async(&take("a", 3)).unwrap().await.unwrap_err();
-            assert_eq!(late.kind(), BackendErrorKind::Timeout, "{late}");
-        }
-        holder.batch_execute("COMMIT").await.unwrap();
-        for _ in 0..4 {
-            let [one, two] = [pool.get().await.unwrap(), pool.get().await.unwrap()];
-            for client in [&one, &two] {
-                let state = "SELECT current_setting('lock_timeout'), now() = statement_timestamp(), \
-                             (SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared%')";
-                let rows = client.simple_query(state).await.unwrap();
-                let tokio_postgres::SimpleQueryMessage::Row(row) = &rows[1] else { panic!("{rows:?}") };
-                assert_eq!([row.get(0), row.get(1), row.get(2)], [Some("0"), Some("t"), Some("0")]);
-            }
-        }
-        assert!(!is_admitted(&hasty.decide_async(&take("a", 3)).unwrap().await.unwrap()));
+        let pool = bb8::Pool::builder().max_size(2).build(manager).await.unwrap();
+        gets_its_connections_back(&server, Bb8(pool)).await;
     });
+}
+
+/// Of a pool of two connections.
+async fn gets_its_connections_back<P: PostgresConnect + Clone>(server: &PostgresServer, pool: P) {
+    let backend = PostgresBackend::builder().pool(pool.clone()).timeout(PATIENT).build().unwrap();
+    backend.create_table_async().await.unwrap();
+    for call in 0..10 {
+        let answer = backend.decide_async(&take("a", 3)).unwrap().await.unwrap();
+        assert_eq!(is_admitted(&answer), call < 3);
+    }
+    // A lock that is not to be had within the timeout fails in the middle of a transaction.
+    let holder = connect(&server.url()).await.unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE ratelimit_buckets").await.unwrap();
+    let hasty = PostgresBackend::builder().pool(pool.clone()).timeout(Duration::from_millis(100)).build();
+    let hasty = hasty.unwrap();
+    for _ in 0..4 {
+        let late = hasty.decide_async(&take("a", 3)).unwrap().await.unwrap_err();
+        assert_eq!(late.kind(), BackendErrorKind::Timeout, "{late}");
+    }
+    holder.batch_execute("COMMIT").await.unwrap();
+    for _ in 0..4 {
+        let [one, two] = [pool.connect().await.unwrap(), pool.connect().await.unwrap()];
+        for connection in [&one, &two] {
+            let state = "SELECT current_setting('lock_timeout'), now() = statement_timestamp(), \
+                         (SELECT count(*) FROM pg_prepared_statements WHERE statement NOT LIKE '%pg_prepared%')";
+            let rows = P::client(connection).simple_query(state).await.unwrap();
+            let tokio_postgres::SimpleQueryMessage::Row(row) = &rows[1] else { panic!("{rows:?}") };
+            assert_eq!([row.get(0), row.get(1), row.get(2)], [Some("0"), Some("t"), Some("0")]);
+        }
+    }
+    assert!(!is_admitted(&hasty.decide_async(&take("a", 3)).unwrap().await.unwrap()));
     // Blocking calls use it too.
-    assert_eq!(admitted(&backend, "b", 3, 5), 3);
-    let both = PostgresBackend::builder().pool(Pool(pool)).url(server.url()).build().unwrap_err();
-    assert_eq!(both.kind(), BackendErrorKind::Configuration);
+    let blocking = tokio::task::spawn_blocking(move || admitted(&backend, "b", 3, 5));
+    assert_eq!(blocking.await.unwrap(), 3);
 }
 
 #[test]
