@@ -3,9 +3,11 @@
 //! What they answer at which time is in `conformance.rs`. In Redis, another process is a backend of
 //! its own that is asked for the bucket by name.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_executor::block_on;
 use ratelimit_runtime::backend::{Action, Answer, Backend, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, ExceededKind, Limit, MemoryBackend, RateLimitExceeded, RateLimiter,
@@ -44,6 +46,60 @@ mod in_memory {
         assert!(second.check("b", 1).is_ok() && other.check("a", 1).is_ok());
         second.unblock("a").unwrap();
         assert!(first.check("a", 1).is_ok());
+    }
+
+    #[rate_limit(count = 9, per = "1m", algorithm = token_bucket, key = key, name = "used later")]
+    fn used_later(key: &str) -> Limited {
+        Ok(())
+    }
+
+    #[rate_limit(
+        limit(count = 9, per = "1m", key = user), limit(count = 9, per = "2m", key = (user, tenant)), name = "used later"
+    )]
+    fn each_used_later(user: &str, tenant: u8) -> Limited {
+        Ok(())
+    }
+
+    #[rate_limit(count = 9, per = "3m", key = key, name = "used later")]
+    fn used_after_the_block_was_lifted(key: &str) -> Limited {
+        Ok(())
+    }
+
+    #[test]
+    fn a_block_reaches_limiters_of_the_name_that_are_first_used_later() {
+        let operators = limiter("used later", &[Limit::per_minute(5)]);
+        operators.block("a", HOUR).unwrap();
+        operators.block(("pair", 7_u8), HOUR).unwrap();
+        assert_eq!([kind(used_later("a")), kind(each_used_later("a", 1))], [ExceededKind::Blocked; 2]);
+        assert_eq!(kind(each_used_later("pair", 7)), ExceededKind::Blocked);
+        assert!(used_later("b").is_ok() && each_used_later("pair", 1).is_ok());
+        // By now each limit with a key of its own has a bucket.
+        operators.block("c", HOUR).unwrap();
+        assert_eq!(kind(each_used_later("c", 1)), ExceededKind::Blocked);
+        operators.unblock("a").unwrap();
+        assert!(used_later("a").is_ok() && each_used_later("a", 1).is_ok());
+        assert!(used_after_the_block_was_lifted("a").is_ok());
+        assert_eq!(kind(used_after_the_block_was_lifted("c")), ExceededKind::Blocked);
+    }
+
+    #[test]
+    fn blocks_that_others_find_later_are_those_of_the_test() {
+        let operators = limiter("used in a test", &[Limit::per_minute(5)]);
+        let clock = test_util::pause();
+        operators.block("a", MINUTE).unwrap();
+        let within = limiter("used in a test", &[Limit::per_hour(5)]);
+        assert_eq!(kind(within.check("a", 1)), ExceededKind::Blocked);
+        clock.advance(MINUTE);
+        assert!(limiter("used in a test", &[Limit::per_second(5)]).check("a", 1).is_ok());
+        operators.block("a", MINUTE).unwrap();
+        drop(clock);
+        assert!(limiter("used in a test", &[Limit::new(5, 2 * MINUTE)]).check("a", 1).is_ok());
+    }
+
+    #[test]
+    fn blocks_go_with_the_last_limiter_of_the_name() {
+        limiter("gone", &[Limit::per_minute(5)]).block("a", HOUR).unwrap();
+        assert!(limiter("gone", &[Limit::per_hour(5)]).check("a", 1).is_ok());
     }
 
     #[test]
@@ -417,8 +473,9 @@ mod in_redis {
         RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap()
     }
 
-    fn limiter(backend: RedisBackend, limit: Limit) -> RateLimiter {
-        RateLimiter::builder("blocks").limit(limit).backend(backend).build().unwrap()
+    /// Each test has a name of its own: a block reaches all limiters of a name.
+    fn limiter(name: &str, backend: RedisBackend, limit: Limit) -> RateLimiter {
+        RateLimiter::builder(name).limit(limit).backend(backend).build().unwrap()
     }
 
     /// Another process's action on the only bucket.
@@ -432,7 +489,7 @@ mod in_redis {
     #[test]
     fn a_kept_denial_hides_no_unblock() {
         let server = RedisServer::start();
-        let limiter = limiter(backend(&server), Limit::per_minute(5));
+        let limiter = limiter("a kept denial hides no unblock", backend(&server), Limit::per_minute(5));
         for _ in 0..3 {
             limiter.block("a", HOUR).unwrap();
             let calls = server.calls_of("evalsha");
@@ -446,9 +503,34 @@ mod in_redis {
     }
 
     #[test]
+    fn a_block_reaches_limiters_of_the_name_that_are_first_used_later() {
+        let server = RedisServer::start();
+        let name = "a block reaches later ones";
+        let operators = limiter(name, backend(&server), Limit::per_minute(5));
+        operators.block("a", HOUR).unwrap();
+        operators.block("b", HOUR).unwrap();
+        let later = limiter(name, backend(&server), Limit::per_hour(5));
+        assert_eq!(kind(later.check("a", 1)), ExceededKind::Blocked);
+        assert!(later.blocked("b").unwrap().unwrap() > HOUR - MINUTE);
+        assert!(later.check("c", 1).is_ok());
+        operators.unblock("a").unwrap();
+        assert!(later.check("a", 1).is_ok());
+        // Blocks are repeated once: what another process lifts stays lifted.
+        let keys = || -> BTreeSet<String> { redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap() };
+        let (before, limit) = (keys(), Limit::per_second(9).with_algorithm(Algorithm::TokenBucket));
+        let latest = limiter(name, backend(&server), limit);
+        assert_eq!(kind(block_on(latest.check_async("b", 1))), ExceededKind::Blocked);
+        let after = keys();
+        let [bucket] = after.difference(&before).collect::<Vec<_>>()[..] else { panic!("{after:?}") };
+        backend(&server).decide(&Request::new(bucket.as_str(), &[limit], Action::Unblock)).unwrap();
+        assert!(latest.check("c", 1).is_ok());
+        assert!(latest.blocked("b").unwrap().is_none());
+    }
+
+    #[test]
     fn another_process_learns_of_a_block_and_its_end() {
         let (server, limit) = (RedisServer::start(), Limit::per_minute(5));
-        let limiter = limiter(backend(&server), limit);
+        let limiter = limiter("another process learns of a block", backend(&server), limit);
         limiter.check("a", 1).unwrap();
         elsewhere(&server, limit, Action::Block { time: HOUR });
         assert_eq!(kind(limiter.check("a", 1)), ExceededKind::Blocked);
@@ -466,7 +548,7 @@ mod in_redis {
     #[test]
     fn a_key_that_is_only_blocked_expires_with_its_block() {
         let server = RedisServer::start();
-        let limiter = limiter(backend(&server), Limit::per_minute(5));
+        let limiter = limiter("a key that is only blocked", backend(&server), Limit::per_minute(5));
         limiter.block("a", 2 * MINUTE).unwrap();
         let mut connection = server.connection();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
@@ -489,7 +571,7 @@ mod in_redis {
     fn a_lease_ends_with_a_block() {
         let (server, limit) = (RedisServer::start(), Limit::per_hour(100_000));
         let builder = RedisBackend::builder().url(server.url()).timeout(PATIENCE).lease(1_000, 10 * SECOND);
-        let limiter = limiter(builder.build().unwrap(), limit);
+        let limiter = limiter("a lease ends with a block", builder.build().unwrap(), limit);
         let spend = || (0..500).all(|_| limiter.check("a", 1).is_ok());
         assert!(spend());
         limiter.block("a", HOUR).unwrap();
@@ -504,7 +586,7 @@ mod in_redis {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn calls_that_wait_move_behind_a_block_of_another_process() {
         let (server, limit) = (RedisServer::start(), Limit::new(1, 3 * SECOND));
-        let limiter = limiter(backend(&server), limit);
+        let limiter = limiter("calls that wait move behind a", backend(&server), limit);
         limiter.check("a", 1).unwrap();
         let waiting = |limiter: &RateLimiter| {
             let limiter = limiter.clone();

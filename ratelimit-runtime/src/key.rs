@@ -1,10 +1,12 @@
 //! Rate limit keys: the trait, and what reads them.
 
+mod copy;
 #[cfg(test)]
 mod tests;
 mod text;
 mod types;
 
+pub(crate) use copy::KeyCopy;
 pub(crate) use text::{TextSink, escape};
 pub use types::ExactIp;
 #[cfg(any(feature = "axum", feature = "actix-web"))]
@@ -152,7 +154,7 @@ pub(crate) mod sealed {
         fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self));
     }
 
-    #[derive(Clone, Copy, Debug)]
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     #[repr(u8)]
     pub enum Kind {
         U8 = 16,

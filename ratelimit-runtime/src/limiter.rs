@@ -25,7 +25,7 @@ use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::rt::clock::nanos;
 
-pub(crate) use block::{Blockable, pause, pause_async};
+pub(crate) use block::{Blockable, Journal, pause, pause_async};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 pub(crate) use core::{Core, Settings};

@@ -122,6 +122,11 @@ pub(crate) fn has_namesakes(core: &Core) -> bool {
     core.is_named() && HAS_NAMESAKES.load(Ordering::Relaxed)
 }
 
+/// Whether a limiter was given this name and is not dropped.
+pub(crate) fn has_named(name: &str) -> bool {
+    all().iter().any(|core| core.is_named() && core.name() == name)
+}
+
 pub(crate) fn all() -> Vec<Arc<Core>> {
     REGISTRY.lock().limiters.iter().filter_map(Weak::upgrade).collect()
 }

@@ -63,6 +63,7 @@ use tokio::time::Instant as TokioInstant;
 
 use crate::backend::memory::{MemoryBackend, NEVER, Store};
 use crate::limit::MAX_PER;
+use crate::limiter::Journal;
 use crate::registry;
 use crate::rt::clock::{self, nanos};
 use crate::rt::timer::{self, Alarm};
@@ -100,6 +101,7 @@ pub(crate) struct Scope {
     memory: MemoryBackend,
     /// Stores by limiter.
     stores: Mutex<HashMap<u64, Arc<Store>>>,
+    blocks: Journal,
     sleepers: Mutex<Sleepers>,
 }
 
@@ -170,6 +172,7 @@ impl Scope {
             tokio,
             memory: MemoryBackend::new(),
             stores: Mutex::default(),
+            blocks: Journal::new(),
             sleepers: Mutex::new(Sleepers {
                 wakers: BTreeMap::new(),
                 next: 0,
@@ -236,7 +239,12 @@ impl Scope {
         (until, sleepers.next)
     }
 
+    pub(crate) fn journal(&self) -> &Journal {
+        &self.blocks
+    }
+
     fn reset(&self) {
+        self.blocks.clear();
         self.memory.clear();
     }
 
@@ -405,6 +413,7 @@ pub fn reset() {
         scope.reset();
         return;
     }
+    Journal::of_process().clear();
     for core in registry::all() {
         core.clear_memory();
     }

@@ -50,6 +50,21 @@ fn text_reads_like_the_key() {
 }
 
 #[test]
+fn a_copy_of_a_key_is_the_key() {
+    fn check(key: impl RateLimitKey) {
+        let copy = KeyCopy::of(&key).unwrap();
+        assert_eq!((text(&copy), hash(&copy)), (text(&key), hash(&key)));
+    }
+    check("a");
+    check((Some(Some(-1_i8)), b"\xff{", None::<u128>, ((1_u8, 'x'), true)));
+    check(vec![("a", [1_u64, 2]), ("b", [3, 4])]);
+    check(Bare(("a",), Bare(["b"; 0], Duration::from_micros(1))));
+    check("2001:db8:1:2:3::4".parse::<IpAddr>().unwrap());
+    assert_eq!(KeyCopy::of(&()), None);
+    assert_ne!(KeyCopy::of(&(("a",), "b")), KeyCopy::of(&(("a", "b"),)));
+}
+
+#[test]
 fn adjacent_lists_differ() {
     let lists: [(&[&str], &[&str]); 6] = [
         (&["a"], &["b", "c"]),

@@ -1,5 +1,7 @@
 //! Blocks: keys that are denied for a time, whatever their limits have left.
 
+mod journal;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +19,8 @@ use crate::observe;
 use crate::registry;
 use crate::rt::clock::nanos;
 use crate::switches::Switches;
+
+pub(crate) use journal::Journal;
 
 /// The longest block: 366 days.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
@@ -73,6 +77,7 @@ impl Blockable {
             for other in registry::all() {
                 if !Arc::ptr_eq(&other, core) && registry::are_namesakes(&other, core) {
                     self.add(&other, key, is_async);
+                    other.made_each().into_iter().flat_map(Each::cores).for_each(|part| self.add(part, key, is_async));
                 }
             }
         }
@@ -104,6 +109,7 @@ impl Blockable {
 impl Place {
     fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Place {
         let venue = core.venue(Switches::load(), is_async);
+        core.send_blocks(&venue);
         let (store, remote) = match &venue.target {
             Target::Memory(store) => (Arc::clone(store), None),
             Target::Remote(_) => {
@@ -194,11 +200,13 @@ impl RateLimiter {
     ///   is the end of the block, or the time at which the limits admit the call if that is later.
     ///   They charge nothing, and count as no offence for `backoff` and `ban`.
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
-    ///   limiters that were given the name and have been used, whatever their limits and backends.
-    ///   A limiter whose name is the path of its function is alone.
+    ///   limiters that were given the name, whatever their limits and backends, those included that
+    ///   are first used later. For these, a process remembers the 50,000 to 100,000 blocks that end
+    ///   last, as long as it holds a limiter of the name. A limiter whose name is the path of its
+    ///   function is alone.
     /// - In a backend, the block is filed in the key's bucket of each of these limiters: so a call
     ///   reads nothing beside its bucket. Buckets are named after the algorithms and periods of
-    ///   their limits. The block reaches a limiter of another process if this process has used one
+    ///   their limits. The block reaches a limiter of another process if this process uses one
     ///   of that name, with the same algorithms and periods. `count`, `burst`, and limits replaced
     ///   at run time make no difference. Other limiters of the name are reached by a block from a
     ///   process that uses them, or from one that blocks all that the fleet has published, as
@@ -216,12 +224,12 @@ impl RateLimiter {
     /// [`BackendError`] if the backend fails. Then the key is blocked only for the calls that this
     /// process decides in its memory while the backend fails. Blocks in memory never fail.
     pub fn block<K: RateLimitKey>(&self, key: K, time: Duration) -> Result<(), BackendError> {
-        send(Blockable::of(self.core(), &key, false).start_block(time))
+        send(self.start_block(&key, time, false))
     }
 
     /// As [`block`](Self::block), without blocking the thread on a backend.
     pub async fn block_async<K: RateLimitKey>(&self, key: K, time: Duration) -> Result<(), BackendError> {
-        let requests = Blockable::of(self.core(), &key, true).start_block(time);
+        let requests = self.start_block(&key, time, true);
         drop(key);
         send_async(requests).await
     }
@@ -234,12 +242,12 @@ impl RateLimiter {
     /// # Errors
     /// [`BackendError`] if the backend fails. Blocks in memory never fail.
     pub fn unblock<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
-        send(Blockable::of(self.core(), &key, false).start_unblock())
+        send(self.start_unblock(&key, false))
     }
 
     /// As [`unblock`](Self::unblock), without blocking the thread on a backend.
     pub async fn unblock_async<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
-        let requests = Blockable::of(self.core(), &key, true).start_unblock();
+        let requests = self.start_unblock(&key, true);
         drop(key);
         send_async(requests).await
     }
@@ -264,6 +272,20 @@ impl RateLimiter {
             Ok(left) => Ok(left),
             Err(question) => question.0.decide_async(&question.1).await.map(|answer| left(&answer)),
         }
+    }
+}
+
+impl RateLimiter {
+    fn start_block<K: RateLimitKey>(&self, key: &K, time: Duration, is_async: bool) -> Requests {
+        let venue = self.core().venue(Switches::load(), is_async);
+        let end = venue.now().earliest.saturating_add(nanos(time.min(LONGEST)));
+        self.core().note_block(key, &venue, end);
+        Blockable::of(self.core(), key, is_async).start_block(time)
+    }
+
+    fn start_unblock<K: RateLimitKey>(&self, key: &K, is_async: bool) -> Requests {
+        self.core().forget_block(key, &self.core().venue(Switches::load(), is_async));
+        Blockable::of(self.core(), key, is_async).start_unblock()
     }
 }
 

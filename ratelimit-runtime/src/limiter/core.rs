@@ -301,6 +301,7 @@ impl Drop for Core {
         self.stores.release();
         if !self.is_part {
             registry::count_gone();
+            self.forget_blocks();
         }
     }
 }

@@ -341,6 +341,7 @@ impl<'a> Call<'a> {
         let text = KeyText::of(key);
         let call = Call { wait, key: text.shown(), ..self };
         let venue = call.core.venue(switches, call.is_async);
+        call.core.send_blocks(&venue);
         match &venue.target {
             Target::Memory(store) => call.decide_in(store, store.address(key), &venue),
             Target::Remote(backend) => match call.denied_already(key, backend, &venue) {

@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use crate::backend::memory::{MemoryBackend, Store};
+use crate::limiter::Journal;
 
 #[derive(Clone)]
 pub(crate) struct Scope(Infallible);
@@ -26,6 +27,10 @@ impl Scope {
     }
 
     pub(crate) fn existing(&self, _: u64) -> Option<Arc<Store>> {
+        match self.0 {}
+    }
+
+    pub(crate) fn journal(&self) -> &Journal {
         match self.0 {}
     }
 

@@ -125,7 +125,8 @@ fn try_take_in_order(buckets: &[Written<'_>], now: Now, cost: u32) -> bool {
 /// Takes the call's permits from all buckets, or from none. Returns whether they are taken.
 /// `tells` asks what is left of an admitted call.
 pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoken) -> bool {
-    let descent = Descent { buckets, order: order(buckets), now, tells, spoken, may_be_denied: Cell::new(false), wakes: None };
+    let descent =
+        Descent { buckets, order: order(buckets), now, tells, spoken, may_be_denied: Cell::new(false), wakes: None };
     match descent.level(0, false) {
         Fate::Unknown => descent.take_slowly(),
         fate => fate == Fate::Charged,

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use once_cell::sync::OnceCell;
 
@@ -35,6 +35,8 @@ pub(super) struct Stores {
     fast: OnceCell<Arc<Store>>,
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
+    /// Whether a call has gone to a backend.
+    is_in_backend: AtomicBool,
 }
 
 impl Stores {
@@ -46,6 +48,7 @@ impl Stores {
             path: AtomicU8::new(UNKNOWN),
             fast: OnceCell::new(),
             memory: OnceCell::new(),
+            is_in_backend: AtomicBool::new(false),
         }
     }
 
@@ -175,12 +178,20 @@ impl Core {
             BackendChoice::Default | BackendChoice::Memory => None,
         };
         match backend.map(|backend| &backend.kind) {
-            None => Target::Memory(StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory())))),
+            None => {
+                Target::Memory(StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory(), None))))
+            }
             Some(BackendKind::Memory(memory)) => {
-                Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory))))
+                Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory, None))))
             }
             Some(BackendKind::Remote(remote)) => Target::Remote(remote),
         }
+    }
+
+    /// Whether this is the first call that goes to a backend.
+    #[inline]
+    pub(in super::super) fn is_first_in_backend(&self) -> bool {
+        !self.stores.is_in_backend.load(Ordering::Relaxed) && !self.stores.is_in_backend.swap(true, Ordering::Relaxed)
     }
 
     /// Whether buckets in memory take over if a backend fails.
@@ -193,11 +204,11 @@ impl Core {
         if let Some(scope) = &venue.scope {
             return StoreRef::Scoped(self.scoped(scope));
         }
-        StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory())))
+        StoreRef::Shared(self.stores.local.get_or_init(|| self.store(process_memory(), None)))
     }
 
     fn scoped(&self, scope: &Scope) -> Arc<Store> {
-        scope.store(self.id, |memory| self.store(memory))
+        scope.store(self.id, |memory| self.store(memory, Some(scope)))
     }
 
     /// The store of the fast path. Call only while all switches are off.
@@ -276,7 +287,7 @@ impl Core {
         }
     }
 
-    fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
+    fn store(&self, memory: &MemoryBackend, scope: Option<&Scope>) -> Arc<Store> {
         let varies = self.rules.vary();
         let rules = self.rules.written().iter().copied().collect();
         let backoff = self.options.backoff;
@@ -285,6 +296,7 @@ impl Core {
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(self.rules.written());
         self.with_rules(None, |rules| store.expect(rules));
+        self.repeat_blocks(&store, scope);
         store
     }
 

@@ -68,6 +68,7 @@ impl Visit for Members<'_> {
         }
         let limits = self.call.limits.map(|limits| part.share(limits));
         let venue = part.core.venue(self.switches, self.call.is_async);
+        part.core.send_blocks(&venue);
         let (address, request) = match &venue.target {
             Target::Memory(store) => (store.address(key), None),
             Target::Remote(guard) => {

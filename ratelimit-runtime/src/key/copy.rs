@@ -1,0 +1,88 @@
+//! A key's parts, kept when the key is gone.
+
+use super::sealed::{Kind, Sink};
+use super::{KeyWriter, RateLimitKey};
+
+/// A copy of a key. It has the bucket of the key, in whatever store.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct KeyCopy(Vec<Part>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Part {
+    Number(Kind, u128),
+    Text(Box<str>),
+    Bytes(Box<[u8]>),
+    None,
+    Some,
+    BeginList,
+    Item,
+    EndList,
+    Tuple(u8, KeyCopy),
+}
+
+impl KeyCopy {
+    /// `None` for the empty tuple, which is no key.
+    pub(crate) fn of<K: RateLimitKey + ?Sized>(key: &K) -> Option<KeyCopy> {
+        let mut copy = KeyCopy(Vec::new());
+        key.write_to(&mut copy);
+        K::KEYED.then_some(copy)
+    }
+}
+
+impl Sink for KeyCopy {
+    fn number(&mut self, kind: Kind, value: u128) {
+        self.0.push(Part::Number(kind, value));
+    }
+
+    fn text(&mut self, value: &str) {
+        self.0.push(Part::Text(value.into()));
+    }
+
+    fn bytes(&mut self, value: &[u8]) {
+        self.0.push(Part::Bytes(value.into()));
+    }
+
+    fn none(&mut self) {
+        self.0.push(Part::None);
+    }
+
+    fn some(&mut self) {
+        self.0.push(Part::Some);
+    }
+
+    fn begin_list(&mut self) {
+        self.0.push(Part::BeginList);
+    }
+
+    fn item(&mut self) {
+        self.0.push(Part::Item);
+    }
+
+    fn end_list(&mut self) {
+        self.0.push(Part::EndList);
+    }
+
+    fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
+        let mut inside = KeyCopy(Vec::new());
+        write(&mut inside);
+        self.0.push(Part::Tuple(parts, inside));
+    }
+}
+
+impl RateLimitKey for KeyCopy {
+    fn write_to<W: KeyWriter>(&self, writer: &mut W) {
+        for part in &self.0 {
+            match part {
+                Part::Number(kind, value) => writer.number(*kind, *value),
+                Part::Text(value) => writer.text(value),
+                Part::Bytes(value) => writer.bytes(value),
+                Part::None => writer.none(),
+                Part::Some => writer.some(),
+                Part::BeginList => writer.begin_list(),
+                Part::Item => writer.item(),
+                Part::EndList => writer.end_list(),
+                Part::Tuple(parts, inside) => writer.tuple(*parts, |writer| inside.write_to(writer)),
+            }
+        }
+    }
+}
