@@ -34,6 +34,8 @@ const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute"
 const BLOCKS: Suite = Suite { name: "blocks", filter: "in_memory::" };
 const SETTLING: Suite = Suite { name: "settling", filter: "the_fast_path" };
 const EACH: Suite = Suite { name: "each", filter: "attribute::" };
+/// With times of a test's choice on the fast path, which no call from outside can have.
+const UNKEYED: Suite = Suite { name: LIB, filter: "unkeyed::tests" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };
 /// The scenarios of all backends, on a real server.
@@ -44,9 +46,16 @@ const RUNS: Suite = Suite { name: "redis", filter: "coalescing::" };
 impl Suite {
     /// The suites that may find a fault, in order.
     fn of(mutant: &Mutant) -> &'static [Suite] {
-        if mutant.file.contains("/redis/") { &[REDIS, RUNS, SCENARIOS] } else { &[MEMORY, BLOCKS, SETTLING, EACH] }
+        if mutant.file.contains("/redis/") {
+            &[REDIS, RUNS, SCENARIOS]
+        } else {
+            &[MEMORY, BLOCKS, SETTLING, EACH, UNKEYED]
+        }
     }
 }
+
+/// The runtime's own tests.
+const LIB: &str = "ratelimit_runtime";
 
 /// A fault that keeps the tests busy for longer counts as found.
 const TIMEOUT: Duration = Duration::from_secs(180);
@@ -81,7 +90,7 @@ fn run(parts: &[String]) -> io::Result<usize> {
     let wanted = |name: &str| parts.is_empty() || parts.iter().any(|part| name.contains(part));
     let mutants: Vec<Mutant> = mutants.into_iter().filter(|mutant| wanted(&mutant.name)).collect();
     let copy = Copy::new()?;
-    for suite in [MEMORY, BLOCKS, SETTLING, EACH, REDIS, RUNS, SCENARIOS] {
+    for suite in [MEMORY, BLOCKS, SETTLING, EACH, UNKEYED, REDIS, RUNS, SCENARIOS] {
         if mutants.iter().all(|mutant| Suite::of(mutant).iter().all(|own| own.name != suite.name)) {
             continue;
         }
@@ -171,8 +180,13 @@ impl Copy {
     }
 
     fn test(&self, suite: Suite) -> io::Result<Fate> {
+        let tests: &[&str] = match suite.name {
+            LIB => &["-p", "ratelimit-runtime", "--all-features", "--lib"],
+            name => &["-p", "ratelimit-tests", "--test", name],
+        };
         let built = Command::new("cargo")
-            .args(["test", "-p", "ratelimit-tests", "--test", suite.name, "--no-run", "--message-format=json"])
+            .args(["test", "--no-run", "--message-format=json"])
+            .args(tests)
             .current_dir(&self.tree)
             .env("CARGO_TARGET_DIR", &self.target)
             .stderr(Stdio::piped())

@@ -525,3 +525,5 @@ fn take_back(word: &AtomicU64, seen: &Seen, next: u64, price: u64) {
 
 #[cfg(all(test, loom_model))]
 mod model;
+#[cfg(all(test, not(loom_model)))]
+mod tests;
