@@ -35,7 +35,7 @@ use requests::Refunds;
 use rules::{RuleSet, Rules};
 use stores::Stores;
 
-pub(crate) use modes::Settings;
+pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
 pub(super) use rules::{Applying, kinds_of, kinds_of_one};

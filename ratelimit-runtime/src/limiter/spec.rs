@@ -4,9 +4,11 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use once_cell::sync::OnceCell;
+
 use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
-use crate::backend::SharedBackend;
+use crate::backend::{self, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Algorithm, Limit, MAX_LIMITS};
 
@@ -38,7 +40,11 @@ pub(crate) enum BackendChoice {
     Default,
     Memory,
     /// Made at the first use.
-    Made(fn() -> SharedBackend),
+    Made {
+        make: fn() -> SharedBackend,
+        /// [`made`](crate::backend::made), which only programs that make a backend contain.
+        made: for<'a> fn(&'a OnceCell<SharedBackend>, fn() -> SharedBackend) -> &'a SharedBackend,
+    },
 }
 
 /// Options around a decision.
@@ -185,7 +191,7 @@ impl Spec {
 
     /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
-        self.options.backend = BackendChoice::Made(make);
+        self.options.backend = BackendChoice::Made { make, made: backend::made };
         self
     }
 

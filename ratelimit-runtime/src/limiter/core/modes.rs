@@ -9,6 +9,7 @@ use once_cell::sync::OnceCell;
 use super::{Core, Each};
 use crate::error::Name;
 use crate::limit::Limit;
+use crate::limiter;
 use crate::limiter::spec::{BackendChoice, Options, Resolved};
 use crate::switches::{Switch, Switches};
 
@@ -115,6 +116,9 @@ impl Core {
             part.follow(self);
         }
         let before = self.modes.tried.swap(tried);
+        if is_special {
+            limiter::open_elsewhere();
+        }
         self.modes.is_special.store(is_special, Ordering::Release);
         if is_special {
             self.stores.leave_fast_path();

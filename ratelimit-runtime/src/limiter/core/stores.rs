@@ -8,7 +8,7 @@ use once_cell::sync::OnceCell;
 
 use super::Core;
 use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory};
-use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend, made};
+use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
 use crate::limiter::OnBackendError;
 use crate::limiter::spec::BackendChoice;
@@ -170,7 +170,7 @@ impl Core {
     pub(super) fn target(&self, switches: Switches) -> Target<'_> {
         let backend = match self.options.backend {
             _ if self.stores.backend.get().is_some() => self.stores.backend.get(),
-            BackendChoice::Made(make) => Some(made(&self.stores.backend, make)),
+            BackendChoice::Made { make, made } => Some(made(&self.stores.backend, make)),
             BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
             BackendChoice::Default | BackendChoice::Memory => None,
         };
@@ -179,7 +179,7 @@ impl Core {
             Some(BackendKind::Memory(memory)) => {
                 Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory))))
             }
-            Some(BackendKind::Remote(remote)) => Target::Remote(remote),
+            Some(BackendKind::Remote(remote)) => Target::Remote(remote.guard()),
         }
     }
 
@@ -268,10 +268,10 @@ impl Core {
         let default = || Switches::load().has(Switch::DefaultBackend).then(default_backend).flatten();
         let backend = match self.options.backend {
             BackendChoice::Default => self.stores.backend().or_else(default),
-            BackendChoice::Memory | BackendChoice::Made(_) => self.stores.backend(),
+            BackendChoice::Memory | BackendChoice::Made { .. } => self.stores.backend(),
         };
         match &backend?.kind {
-            BackendKind::Remote(guard) => Some(guard),
+            BackendKind::Remote(remote) => Some(remote.guard()),
             BackendKind::Memory(_) => None,
         }
     }
@@ -292,6 +292,6 @@ impl Core {
     /// making it.
     pub(super) fn makes_backend(&self) -> bool {
         let _ = self.target(Switches::load());
-        !matches!(self.options.backend, BackendChoice::Made(_)) || self.stores.backend.get().is_some()
+        !matches!(self.options.backend, BackendChoice::Made { .. }) || self.stores.backend.get().is_some()
     }
 }
