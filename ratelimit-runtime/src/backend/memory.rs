@@ -32,6 +32,7 @@ mod snapshot;
 mod state;
 mod store;
 mod table;
+mod tables;
 mod together;
 mod unkeyed;
 
@@ -53,6 +54,7 @@ pub(crate) use queue::Turn;
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use tables::States;
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,

@@ -39,7 +39,7 @@ pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
 pub(super) use rules::{Applying, kinds_of, kinds_of_one};
-pub(super) use stores::{Target, Venue};
+pub(super) use stores::{Fast, Target, Venue};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -219,7 +219,8 @@ impl Core {
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
         // Before the first call by the new limits, so that no bucket forgets permits that they
         // count.
-        self.each_store(|store| store.expect(&rules));
+        self.rules.expects(Store::expect_others);
+        self.each_store(|store| store.expect_others(&rules));
         self.rules.replace(limits, rules);
         self.stores.leave_fast_path();
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
-use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
+use super::core::{Core, Fast, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::Started;
 use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
@@ -497,7 +497,7 @@ impl Core {
     #[inline]
     pub(super) fn give_back_fast(&self, switches: Switches, held: Held, now: fn(&Store) -> Now) -> bool {
         if switches.are_off()
-            && let Some(store) = self.fast()
+            && let Some(Fast { store, .. }) = self.fast()
             && held.store == store.id()
             && held.kinds == kinds_of_one(store.algorithm())
             && held.resets == store.resets(held.address)

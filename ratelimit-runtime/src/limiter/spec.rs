@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
+use super::fast::ByKey;
 use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
+use crate::backend::memory::{Kind, States};
 use crate::backend::{self, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Algorithm, Limit, MAX_LIMITS};
@@ -24,6 +26,7 @@ pub struct Spec {
     options: Options,
     reads_per: u8,
     reads_count: u8,
+    is_without_keys: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -58,6 +61,22 @@ pub(crate) struct Options {
     pub(crate) is_trial: bool,
     /// Source location of the limiter.
     pub(crate) location: Option<&'static Location<'static>>,
+    pub(crate) contains: Contains,
+}
+
+/// What a program contains for a limiter: it need not contain states that no call needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Contains {
+    pub(crate) states: States,
+    pub(crate) fast: fn(Kind) -> ByKey,
+}
+
+impl Contains {
+    /// For limiters that are never called with a key.
+    const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
+    /// For one sliding window.
+    const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
+    pub(crate) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
 }
 
 impl Options {
@@ -68,6 +87,7 @@ impl Options {
         dry_run: false,
         is_trial: false,
         location: None,
+        contains: Contains::ANY,
     };
 }
 
@@ -106,6 +126,7 @@ impl Spec {
             options: Options::DEFAULT,
             reads_per: 0,
             reads_count: 0,
+            is_without_keys: false,
         }
     }
 
@@ -225,8 +246,20 @@ impl Spec {
         self
     }
 
+    /// No call has a key. Only for a limiter whose buckets no other limiter shares.
+    pub const fn without_keys(mut self) -> Spec {
+        self.is_without_keys = matches!(self.name, SpecName::Path(_));
+        self
+    }
+
     /// The limiter.
-    pub const fn limiter(self) -> RateLimiter {
+    pub const fn limiter(mut self) -> RateLimiter {
+        let is_window = self.len == 1 && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow);
+        if self.is_without_keys {
+            self.options.contains = Contains::NO_KEYS;
+        } else if is_window && self.options.backoff.is_none() {
+            self.options.contains = Contains::WINDOW;
+        }
         RateLimiter::from_spec(self)
     }
 

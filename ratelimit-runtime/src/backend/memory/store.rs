@@ -13,9 +13,10 @@ use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
-    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Word, Words, is_admitted,
+    TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
+use super::tables::{Free, States, Tables};
 use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
@@ -56,6 +57,8 @@ pub(crate) struct Written {
     /// The limiter of these limits; the first one if several share a name.
     pub(crate) by: u64,
     pub(crate) limiter: Name,
+    /// The states of keys that the limiter's program contains.
+    pub(crate) states: States,
 }
 
 /// See the module.
@@ -76,8 +79,9 @@ pub(crate) struct Store {
     pub(super) forms: Forms,
     unkeyed: Unkeyed,
     pub(super) keyed: Keyed,
+    tables: &'static dyn Tables,
     /// Buckets of keys by limits other than those written down. Made for the first of these calls.
-    pub(super) free: OnceLock<Box<Table<Full, 5>>>,
+    pub(super) free: OnceLock<Free>,
     /// Alarms that charge the first waiting call of a bucket, with the process that set them. A
     /// forked process has another timer.
     alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
@@ -131,6 +135,8 @@ impl Cost for u32 {
 
 /// Buckets by key, in the smallest state that the limits allow.
 pub(super) enum Keyed {
+    /// For a limiter that is never called with a key.
+    Nothing,
     One(Table<Words<1>, 4>, Layout),
     Two(Table<Words<2>, 5>, Layout),
     Three(Table<Words<3>, 2>, Layout),
@@ -142,6 +148,7 @@ pub(super) enum Keyed {
 macro_rules! on_table {
     ($store:expr, ($table:ident, $form:ident) => $result:expr) => {
         match &$store.keyed {
+            Keyed::Nothing => Default::default(),
             Keyed::One($table, $form) => $result,
             Keyed::Two($table, $form) => $result,
             Keyed::Three($table, $form) => $result,
@@ -165,7 +172,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// An operation on one bucket under its lock.
-enum Task<'a> {
+pub(super) enum Task<'a> {
     Take,
     Together(&'a dyn Fn(Verdict) -> Fate),
     Peek,
@@ -216,7 +223,7 @@ impl<'a> Joining<'a> {
 }
 
 /// The outcome of a task.
-struct Done {
+pub(super) struct Done {
     verdict: Verdict,
     left: Left,
     place: Option<(Place, Arc<Seat>)>,
@@ -229,25 +236,8 @@ impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
         let Written { rules, backoff, varies, .. } = &written;
         let forms = Forms::new(rules, *backoff, *varies);
-        let layout = forms.layout().copied();
-        let keyed = match (layout, &rules[..]) {
-            (Some(layout), _) => match layout.words() {
-                1 => Keyed::One(Table::new(), layout),
-                2 => Keyed::Two(Table::new(), layout),
-                _ => Keyed::Three(Table::new(), layout),
-            },
-            (None, [rule]) if rule.limit.algorithm() == Algorithm::SlidingWindow && backoff.is_none() => {
-                Keyed::Window(Table::new(), Groups::new(rule, *varies))
-            }
-            _ => Keyed::Full(Table::new()),
-        };
-        let kind = match (&keyed, layout.and_then(|layout| layout.word())) {
-            (Keyed::One(..), Some(Word::Tat)) => Kind::Tat,
-            (Keyed::One(..), Some(Word::Window { bits })) => Kind::Fixed { bits },
-            (Keyed::Two(..), Some(Word::Bucket)) => Kind::Bucket,
-            (Keyed::Window(..), _) if !varies => Kind::Window,
-            _ => Kind::Any,
-        };
+        let (keyed, tables) = (written.states.0)(&written, &forms);
+        let kind = keyed.kind(*varies);
         Store {
             name,
             rule: rules[0],
@@ -258,6 +248,7 @@ impl Store {
             unkeyed: Unkeyed::new(rules, &forms, backoff.is_none() && !varies),
             forms,
             keyed,
+            tables,
             free: OnceLock::new(),
             alarms: Mutex::default(),
             holds: Holds::new(shared.bound.max_keys),
@@ -295,8 +286,16 @@ impl Store {
         if !self.is_for(rules) {
             self.forms.vary();
             if !self.fits(rules) {
-                self.open();
+                self.tables.open(self);
             }
+        }
+    }
+
+    /// As [`expect`](Store::expect), of limits that replace the ones written down.
+    pub(crate) fn expect_others(&self, rules: &[Rule]) {
+        self.expect(rules);
+        if !self.is_for(rules) && !self.fits(rules) {
+            self.open();
         }
     }
 
@@ -413,7 +412,7 @@ impl Store {
 
     /// The fast path of any other state, for a key.
     pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> (Verdict, Option<Left>) {
-        match self.try_on_key(hash, &self.written_ask(cost), now, TakeOrTell) {
+        match self.take_key_or_tell(hash, &self.written_ask(cost), now) {
             Some((verdict, left)) => (verdict, Some(left)),
             None => (Verdict::Undecided, None),
         }
@@ -469,9 +468,27 @@ impl Store {
             self.keep_for(ask.call.rules);
         }
         if ask.is_foreign && !self.fits(ask.call.rules) {
-            return try_in(self.free.get()?, &self.forms, hash, &ask.call, now, on);
+            return try_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, on);
         }
         on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
+    }
+
+    /// [`try_on_key`](Store::try_on_key) for [`TakeOrTell`], which all programs contain.
+    #[inline]
+    fn take_key_or_tell(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        self.tables_for(ask)?.take_or_tell(self, hash, &ask.call, now)
+    }
+
+    /// The tables where a call looks for an existing bucket.
+    #[inline]
+    fn tables_for(&self, ask: &Ask<'_>) -> Option<&'static dyn Tables> {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        if ask.is_foreign && !self.fits(ask.call.rules) {
+            return Some(self.free.get()?.tables);
+        }
+        Some(self.tables)
     }
 
     /// Takes the permits of a call now or not at all, and reports what is left.
@@ -502,7 +519,7 @@ impl Store {
             return self.take_beside_holds(address, ask, now);
         }
         let told = match address {
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
+            Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
         self.or_perform(told, address, ask, now, &Task::Take)
@@ -559,23 +576,33 @@ impl Store {
             return None;
         }
         let until = hold.blocked_until;
-        let denial = on_table!(self, (table, form) => {
-            let found = table.with_existing(self.context(form), hash, |state, queue| {
-                let denial = deny_blocked(state, form, &self.rule, now, until);
-                (if queue.is_none() { denial } else { None }, false)
-            });
-            // A missing bucket is idle.
-            found.unwrap_or(Some(BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }))
-        })?;
+        let denial = self.tables.deny_blocked(self, hash, now, until)?;
         self.holds.note(hash, now, hold, denial);
         Some(denial)
+    }
+
+    /// The denial of one permit of a blocked key with this state, by its only limit.
+    pub(super) fn denial_of<S: State>(
+        &self,
+        state: &mut S,
+        form: &S::Form,
+        now: Now,
+        until: u64,
+    ) -> Option<BlockedDenial> {
+        deny_blocked(state, form, &self.rule, now, until)
+    }
+
+    /// The same without a state.
+    pub(super) fn denial_of_idle(&self, until: u64) -> BlockedDenial {
+        BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }
     }
 
     fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         let told = match address {
-            Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
+            Address::Hash(hash) => {
+                self.tables_for(ask).and_then(|tables| tables.take_behind(self, hash, &ask.call, now))
+            }
             Address::Unkeyed => None,
         };
         self.or_perform(told, address, ask, now, &Task::Take)
@@ -801,7 +828,7 @@ impl Store {
             queue.wake_all(&mut wakes);
         }));
         if let Some(table) = self.free.get() {
-            table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
+            table.table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
         }
         wakes.wake();
     }
@@ -857,18 +884,22 @@ impl Store {
         let mut tries = 0;
         loop {
             let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
-            let done = if is_free {
-                self.perform_free(hash, &ask.call, now, task, wakes)
-            } else {
-                on_table!(self, (table, form) => {
-                    self.perform_in(table, form, hash, &ask.call, now, task, wakes)
-                })
+            if is_free {
+                self.tables.open(self);
+            }
+            let done = match self.free.get() {
+                Some(free) => (free.perform)(self, hash, &ask.call, now, task, wakes),
+                None if is_free => return Some(Done::of(Verdict::Undecided)),
+                None => self.tables.perform(self, hash, &ask.call, now, task, wakes),
             };
             match done {
                 With::Done(Done { verdict: Verdict::Undecided, .. }) | With::Closed => {
                     // This form cannot decide, for example a word that has run out of range. The
                     // full form can.
-                    self.open();
+                    self.tables.open(self);
+                    if self.free.get().is_none() {
+                        return Some(Done::of(Verdict::Undecided));
+                    }
                 }
                 With::Done(done) => return Some(done),
                 With::Full | With::Waited if tries < TRIES && self.shared.evict(self, hash, now) => {}
@@ -1027,7 +1058,7 @@ impl Store {
         };
         let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
         let done = if is_free {
-            self.hold_in(self.free.get()?, &self.forms, hash, &ask.call, now, &task, wakes)
+            self.hold_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, &task, wakes)
         } else {
             on_table!(self, (table, form) => self.hold_in(table, form, hash, &ask.call, now, &task, wakes))
         };
@@ -1107,7 +1138,7 @@ impl Store {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
-    fn perform_in<S: State, const W: usize>(
+    pub(super) fn perform_in<S: State, const W: usize>(
         &self,
         table: &Table<S, W>,
         form: &S::Form,
@@ -1160,10 +1191,11 @@ impl Store {
     /// Carries out a task on the bucket of limits other than those written down. If the bucket is
     /// in the usual table, it is moved first.
     fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
-        let table = self.open();
+        let table = &self.open().table;
         let rules = &self.written.rules;
         let since = |queue: &Option<Box<Queue>>| queue.as_ref().map_or(now, |queue| queue.since(now));
         match &self.keyed {
+            Keyed::Nothing => {}
             Keyed::One(from, layout) => from.hand_over(hash, |state, queue| {
                 table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
             }),
@@ -1182,15 +1214,15 @@ impl Store {
     }
 
     /// The table of other limits. From then on, the usual table makes no new bucket.
-    pub(super) fn open(&self) -> &Table<Full, 5> {
+    pub(super) fn open(&self) -> &Free {
         self.free.get_or_init(|| {
             self.forms.vary();
             on_table!(self, (table, _form) => table.close());
-            Box::new(Table::new())
+            Free::new(Store::perform_free)
         })
     }
 
-    fn context<'a, S: State>(&'a self, form: &'a S::Form) -> Context<'a, S> {
+    pub(super) fn context<'a, S: State>(&'a self, form: &'a S::Form) -> Context<'a, S> {
         Context { bound: &self.shared.bound, form, written: &self.written.rules }
     }
 
@@ -1228,20 +1260,20 @@ impl Store {
 
     /// The number of keys that have a bucket.
     pub(crate) fn keys(&self) -> usize {
-        on_table!(self, (table, _form) => table.len()) + self.free.get().map_or(0, |table| table.len())
+        self.tables.len(self) + self.free.get().map_or(0, |free| free.tables.len(self))
     }
 
     /// Reclaims idle buckets in a few slots of one shard. Returns whether there were any.
     pub(super) fn sweep(&self, shard: usize, now: Now, slots: usize) -> bool {
-        let usual = on_table!(self, (table, form) => table.sweep(self.context(form), shard, now, slots));
-        let free = self.free.get().is_some_and(|table| table.sweep(self.context(&self.forms), shard, now, slots));
+        let usual = self.tables.sweep(self, shard, now, slots);
+        let free = self.free.get().is_some_and(|free| free.tables.sweep(self, shard, now, slots));
         usual | free
     }
 
     /// Evicts one bucket. A bucket that is being denied goes only if `denying` is set.
     pub(super) fn evict(&self, hash: u64, now: Now, denying: bool) -> bool {
-        self.free.get().is_some_and(|table| table.evict(self.context(&self.forms), hash, now, denying))
-            || on_table!(self, (table, form) => table.evict(self.context(form), hash, now, denying))
+        self.free.get().is_some_and(|free| free.tables.evict(self, hash, now, denying))
+            || self.tables.evict(self, hash, now, denying)
     }
 
     /// A copy of the state of the bucket without a key.
@@ -1271,7 +1303,7 @@ impl Store {
             table.each_queue(|_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         });
-        if let Some(table) = self.free.get() {
+        if let Some(Free { table, .. }) = self.free.get() {
             table.each_queue(|_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         }
@@ -1312,15 +1344,15 @@ fn deny_blocked<S: State>(state: &mut S, form: &S::Form, rule: &Rule, now: Now, 
 
 impl Drop for Store {
     fn drop(&mut self) {
-        on_table!(self, (table, _form) => table.clear(&self.shared.bound));
-        if let Some(table) = self.free.get() {
-            table.clear(&self.shared.bound);
+        self.tables.clear(self);
+        if let Some(free) = self.free.get() {
+            free.tables.clear(self);
         }
     }
 }
 
 impl Done {
-    fn of(verdict: Verdict) -> Done {
+    pub(super) fn of(verdict: Verdict) -> Done {
         Done { verdict, left: Left::default(), place: None, turn: None, first: None }
     }
 }

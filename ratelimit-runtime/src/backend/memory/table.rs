@@ -170,8 +170,9 @@ pub(super) enum With<R> {
 }
 
 /// Whether a call has swept, and why.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Swept {
+    #[default]
     Nothing,
     ForNewKey,
     InTurn,

@@ -22,7 +22,7 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
     let written =
-        Written { rules: smallvec![rule], backoff: None, varies: false, by: 0, limiter: Name::Static("test") };
+        Written { rules: smallvec![rule], backoff: None, varies: false, by: 0, limiter: Name::Static("test"), states: States::ANY };
     backend.store(name.map(str::to_owned), &written)
 }
 

@@ -10,7 +10,7 @@ use super::{Core, Each};
 use crate::error::Name;
 use crate::limit::Limit;
 use crate::limiter;
-use crate::limiter::spec::{BackendChoice, Options, Resolved};
+use crate::limiter::spec::{BackendChoice, Contains, Options, Resolved};
 use crate::switches::{Switch, Switches};
 
 /// What is switched while calls are under way.
@@ -147,6 +147,7 @@ impl Core {
                 is_trial: true,
                 backoff: None,
                 location: self.options.location,
+                contains: Contains::ANY,
                 ..self.options
             },
             backend: None,

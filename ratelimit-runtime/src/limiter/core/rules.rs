@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard as Guarded};
+use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
+use crate::backend::memory::Store;
 use crate::fingerprint;
 use crate::limit::{Algorithm, Limit};
 
@@ -25,6 +27,8 @@ pub(super) struct RuleSet {
     /// The same for `count`.
     reads_count: u8,
     replaced: AtomicBool,
+    /// Prepares a store for limits that replace the ones written down.
+    expects: OnceCell<fn(&Store, &[Rule])>,
     /// The limits set at run time, once `replaced` is set.
     replacement: ArcSwap<Rules>,
     /// A hash of the limits that apply, if none is read at each call. A cached denial by other
@@ -66,6 +70,7 @@ impl RuleSet {
             reads_per,
             reads_count,
             replaced: AtomicBool::new(false),
+            expects: OnceCell::new(),
         }
     }
 
@@ -108,6 +113,18 @@ impl RuleSet {
     #[inline]
     pub(super) fn are_replaced(&self) -> bool {
         self.replaced.load(Ordering::Acquire)
+    }
+
+    /// Limits are about to be replaced for the first time or again.
+    pub(super) fn expects(&self, expects: fn(&Store, &[Rule])) {
+        self.expects.get_or_init(|| expects);
+    }
+
+    /// Prepares a store that was made after limits were replaced.
+    pub(super) fn prepare(&self, store: &Store) {
+        if let Some(expects) = self.expects.get() {
+            expects(store, &self.applying(None));
+        }
     }
 
     /// The hash comes last: see the lock-free words in ARCHITECTURE.md.

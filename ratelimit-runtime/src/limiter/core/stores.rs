@@ -11,6 +11,7 @@ use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory
 use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
 use crate::limiter::OnBackendError;
+use crate::limiter::fast::ByKey;
 use crate::limiter::spec::BackendChoice;
 use crate::rt::clock::{self, Now};
 use crate::scope::{self, Scope};
@@ -31,8 +32,7 @@ pub(super) struct Stores {
     /// Whether calls take the fast path while all switches are off: [`UNKNOWN`], [`FAST`], or
     /// [`SLOW`] for good.
     path: AtomicU8,
-    /// The store of the fast path.
-    fast: OnceCell<Arc<Store>>,
+    fast: OnceCell<Fast>,
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
 }
@@ -69,6 +69,12 @@ impl Stores {
     fn existing(&self) -> impl Iterator<Item = &Arc<Store>> {
         [self.local.get(), self.own.get()].into_iter().flatten()
     }
+}
+
+/// The store of the fast path, and the way of keys there.
+pub(in super::super) struct Fast {
+    pub(in super::super) store: Arc<Store>,
+    pub(in super::super) by_key: ByKey,
 }
 
 /// Where a call is decided, and by which clock.
@@ -202,7 +208,7 @@ impl Core {
 
     /// The store of the fast path. Call only while all switches are off.
     #[inline]
-    pub(in super::super) fn fast(&self) -> Option<&Arc<Store>> {
+    pub(in super::super) fn fast(&self) -> Option<&Fast> {
         match self.stores.path.load(Ordering::Acquire) {
             FAST => self.stores.fast.get(),
             SLOW => None,
@@ -212,13 +218,14 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn first_fast(&self) -> Option<&Arc<Store>> {
+    fn first_fast(&self) -> Option<&Fast> {
         if self.stores.path.load(Ordering::Acquire) == UNKNOWN {
             let path = match self.target(Switches::OFF) {
                 Target::Memory(StoreRef::Shared(store))
                     if !self.rules.vary() && store.is_written_for(self.rules.written(), self.backoff()) =>
                 {
-                    self.stores.fast.get_or_init(|| Arc::clone(store));
+                    let by_key = self.options.contains.fast;
+                    self.stores.fast.get_or_init(|| Fast { store: Arc::clone(store), by_key: by_key(store.kind()) });
                     FAST
                 }
                 _ => SLOW,
@@ -280,11 +287,12 @@ impl Core {
         let varies = self.rules.vary();
         let rules = self.rules.written().iter().copied().collect();
         let backoff = self.options.backoff;
-        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name() };
+        let states = self.options.contains.states;
+        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
         let store = memory.store(self.identity.shared(), &written);
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(self.rules.written());
-        self.with_rules(None, |rules| store.expect(rules));
+        self.rules.prepare(&store);
         store
     }
 
