@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 use once_cell::sync::OnceCell;
 
 use super::{Core, Each};
+use crate::backend::memory::Leaves;
 use crate::error::Name;
 use crate::limit::Limit;
 use crate::limiter;
@@ -134,6 +135,8 @@ impl Core {
 
     /// A limiter that tries these limits in this process's memory. Each has the key of its position.
     fn trying(&self, tried: &[(u8, Limit)]) -> Resolved {
+        // Limits that are tried no longer leave their buckets behind.
+        drop(Leaves);
         Resolved {
             name: Name::Shared(format!("{} (dry run)", self.name()).into()),
             named: true,

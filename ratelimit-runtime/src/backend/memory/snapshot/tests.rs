@@ -521,7 +521,7 @@ fn limiters_that_are_gone_are_in_it() {
             let address = store.address(&1);
             store.block(store.address(&2), now + HOUR, Now::exactly(now));
             assert!(take(&store, address, now) && take(&store, Address::Unkeyed, now));
-            release(store);
+            retire(store);
             address
         })
         .collect();
