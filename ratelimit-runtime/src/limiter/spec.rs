@@ -74,6 +74,7 @@ pub(crate) struct Contains {
 impl Contains {
     /// For limiters that are never called with a key.
     const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
+    const WINDOW_WITHOUT_KEYS: Contains = Contains { states: States::WINDOW_WITHOUT_KEYS, fast: ByKey::none };
     /// For one sliding window.
     const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
     pub(crate) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
@@ -254,12 +255,15 @@ impl Spec {
 
     /// The limiter.
     pub const fn limiter(mut self) -> RateLimiter {
-        let is_window = self.len == 1 && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow);
-        if self.is_without_keys {
-            self.options.contains = Contains::NO_KEYS;
-        } else if is_window && self.options.backoff.is_none() {
-            self.options.contains = Contains::WINDOW;
-        }
+        let is_window = self.len == 1
+            && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow)
+            && self.options.backoff.is_none();
+        self.options.contains = match (self.is_without_keys, is_window) {
+            (true, true) => Contains::WINDOW_WITHOUT_KEYS,
+            (true, false) => Contains::NO_KEYS,
+            (false, true) => Contains::WINDOW,
+            (false, false) => Contains::ANY,
+        };
         RateLimiter::from_spec(self)
     }
 

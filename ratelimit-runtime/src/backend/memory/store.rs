@@ -1,7 +1,7 @@
 //! The buckets of one limiter, or of several limiters of the same name.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -435,7 +435,7 @@ impl Store {
     pub(crate) fn try_unkeyed(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(cost);
         match self.unkeyed.take(&ask.call, counts::thread(), now) {
-            Verdict::Undecided => match self.try_on_all(&ask, now, TakeOrTell) {
+            Verdict::Undecided => match self.take_under_lock_or_tell(&ask, now) {
                 Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
                 None => (Verdict::Undecided, None),
             },
@@ -449,7 +449,7 @@ impl Store {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
             Address::Unkeyed => self.take_or_tell(address, &ask, now),
-            Address::Hash(_) => self.perform_and_tell(address, &ask, now, &Task::Take),
+            Address::Hash(hash) => self.take_key(hash, &ask, now),
         };
         (verdict, (self.most == 0 || left.is_blocked).then_some(left))
     }
@@ -501,7 +501,7 @@ impl Store {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
             Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     #[inline(never)]
@@ -522,7 +522,7 @@ impl Store {
             Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     #[inline(never)]
@@ -530,8 +530,17 @@ impl Store {
         match self.take_unkeyed(ask, now) {
             Some(verdict @ Verdict::Denied { .. }) if ask.call.cost > 1 => Some((verdict, self.unkeyed_left(ask, now))),
             Some(verdict) => Some((verdict, Left::default())),
-            None => self.try_on_all(ask, now, TakeOrTell),
+            None => self.take_under_lock_or_tell(ask, now),
         }
+    }
+
+    /// [`try_on_all`](Store::try_on_all) for [`TakeOrTell`], which all programs contain.
+    fn take_under_lock_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        let told = if ask.is_foreign { None } else { self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now) };
+        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
     }
 
     /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
@@ -605,7 +614,7 @@ impl Store {
             }
             Address::Unkeyed => None,
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
@@ -647,8 +656,52 @@ impl Store {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
         match self.unkeyed.peek(&nothing.call, &self.forms, now) {
             Some((_, left)) => left,
-            None => self.perform(Address::Unkeyed, &nothing, now, &Task::Peek).left,
+            None => unkeyed_thoroughly().map_or_else(Left::default, |thorough| (thorough.peek)(self, &nothing, now).1),
         }
+    }
+
+    #[inline]
+    fn or_take(
+        &self,
+        told: Option<(Verdict, Left)>,
+        address: Address,
+        ask: &Ask<'_>,
+        now: Now,
+    ) -> (Verdict, Left) {
+        match (told, address) {
+            (Some((verdict, left)), _) if verdict != Verdict::Undecided => (verdict, left),
+            (_, Address::Hash(hash)) => self.take_key(hash, ask, now),
+            (_, Address::Unkeyed) => self.take_unkeyed_thoroughly(ask, now),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_unkeyed_thoroughly(&self, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        unkeyed_thoroughly().map_or(UNDECIDED, |thorough| (thorough.take)(self, ask, now))
+    }
+
+    /// Takes the permits of a key's call now or not at all, and makes its bucket if it is missing.
+    #[cold]
+    #[inline(never)]
+    fn take_key(&self, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let thoroughly = || keyed_thoroughly().map_or(UNDECIDED, |take| take(self, hash, ask, now));
+        if self.written.varies {
+            self.expect(ask.call.rules);
+        }
+        // Another thread may take the room that this one made.
+        for _ in 0..=TRIES {
+            if self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules) {
+                return thoroughly();
+            }
+            match self.tables.take(self, hash, &ask.call, now) {
+                With::Done((Verdict::Undecided, _)) | With::Closed | With::Waited => return thoroughly(),
+                With::Done(told) => return told,
+                With::Full if self.shared.evict(self, hash, now) => {}
+                With::Full => break,
+            }
+        }
+        self.without_room(hash, ask, now)
     }
 
     #[inline]
@@ -664,6 +717,16 @@ impl Store {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => self.perform_and_tell(address, ask, now, task),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn perform_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> (Verdict, Left) {
+        let mut wakes = Wakes::default();
+        let done = self.perform_unkeyed(ask, now, task, &mut wakes);
+        self.forget_denial_after(Address::Unkeyed, task);
+        wakes.wake();
+        (done.verdict, done.left)
     }
 
     #[cold]
@@ -851,24 +914,32 @@ impl Store {
         task: &Task<'_>,
         wakes: &mut Wakes,
     ) -> Done {
+        // Calls of this bucket may need the same from now on.
+        open_thorough();
         let done = match address {
-            Address::Unkeyed => {
-                let Written { rules, varies, .. } = &self.written;
-                if *varies {
-                    self.expect(ask.call.rules);
-                }
-                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-                    // Looked up under the bucket's lock: a debt is noted under it.
-                    let call = Call { floor: self.holds.of(address, now), ..ask.call };
-                    carry_out(&call, task, state, &self.forms, queue, now, wakes)
-                })
-            }
+            Address::Unkeyed => self.perform_unkeyed(ask, now, task, wakes),
             Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
         };
+        self.forget_denial_after(address, task);
+        done
+    }
+
+    fn forget_denial_after(&self, address: Address, task: &Task<'_>) {
         if !matches!(task, Task::Take | Task::Peek) && self.holds.may_hold(address) {
             self.holds.forget_denial(address);
         }
-        done
+    }
+
+    fn perform_unkeyed(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
+        let Written { rules, varies, .. } = &self.written;
+        if *varies {
+            self.expect(ask.call.rules);
+        }
+        self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
+            // Looked up under the bucket's lock: a debt is noted under it.
+            let call = Call { floor: self.holds.of(Address::Unkeyed, now), ..ask.call };
+            carry_out(&call, task, state, &self.forms, queue, now, wakes)
+        })
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
@@ -884,22 +955,18 @@ impl Store {
         let mut tries = 0;
         loop {
             let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
-            if is_free {
-                self.tables.open(self);
-            }
-            let done = match self.free.get() {
-                Some(free) => (free.perform)(self, hash, &ask.call, now, task, wakes),
-                None if is_free => return Some(Done::of(Verdict::Undecided)),
-                None => self.tables.perform(self, hash, &ask.call, now, task, wakes),
+            let done = if is_free {
+                self.perform_free(hash, &ask.call, now, task, wakes)
+            } else {
+                on_table!(self, (table, form) => {
+                    self.perform_in(table, form, hash, &ask.call, now, task, wakes)
+                })
             };
             match done {
                 With::Done(Done { verdict: Verdict::Undecided, .. }) | With::Closed => {
                     // This form cannot decide, for example a word that has run out of range. The
                     // full form can.
-                    self.tables.open(self);
-                    if self.free.get().is_none() {
-                        return Some(Done::of(Verdict::Undecided));
-                    }
+                    self.open();
                 }
                 With::Done(done) => return Some(done),
                 With::Full | With::Waited if tries < TRIES && self.shared.evict(self, hash, now) => {}
@@ -1218,7 +1285,8 @@ impl Store {
         self.free.get_or_init(|| {
             self.forms.vary();
             on_table!(self, (table, _form) => table.close());
-            Free::new(Store::perform_free)
+            open_thorough();
+            Free::new()
         })
     }
 
@@ -1228,7 +1296,7 @@ impl Store {
 
     /// Sometimes sweeps another limiter, because one that is no longer called reclaims nothing
     /// itself.
-    fn sweep_others(&self, swept: Swept, hash: u64, now: Now) {
+    pub(super) fn sweep_others(&self, swept: Swept, hash: u64, now: Now) {
         let one_in = match swept {
             Swept::Nothing => return,
             Swept::ForNewKey => NEW_KEYS_SWEEP_OTHERS,
@@ -1314,6 +1382,49 @@ impl Store {
     pub(super) fn slots(&self) -> usize {
         on_table!(self, (table, _form) => table.slots())
     }
+}
+
+/// No path decides the call, which cannot happen: its limiter fails closed.
+const UNDECIDED: (Verdict, Left) =
+    (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
+
+type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
+
+/// What calls without a key need whose state is not in its usual form, or whose bucket has a queue.
+/// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
+/// contains it only if it waits, refunds, or replaces limits.
+struct Thorough {
+    try_take: fn(&Store, &Ask<'_>, Now) -> Option<(Verdict, Left)>,
+    take: TakeUnkeyed,
+    peek: TakeUnkeyed,
+}
+
+static UNKEYED_THOROUGHLY: OnceLock<Thorough> = OnceLock::new();
+static KEYED_THOROUGHLY: OnceLock<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> = OnceLock::new();
+
+fn unkeyed_thoroughly() -> Option<&'static Thorough> {
+    // Whatever the call has seen of the bucket was written after the pointer was set.
+    fence(Ordering::Acquire);
+    UNKEYED_THOROUGHLY.get()
+}
+
+fn keyed_thoroughly() -> Option<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> {
+    KEYED_THOROUGHLY.get().copied()
+}
+
+pub(super) fn open_thorough_without_keys() {
+    UNKEYED_THOROUGHLY.get_or_init(|| Thorough {
+        try_take: |store, ask, now| store.unkeyed.run_slow(TakeOrTell, &ask.call, &store.forms, now, ask.is_foreign),
+        take: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Take),
+        peek: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Peek),
+    });
+}
+
+pub(super) fn open_thorough() {
+    open_thorough_without_keys();
+    KEYED_THOROUGHLY.get_or_init(|| |store, hash, ask, now| {
+        store.perform_and_tell(Address::Hash(hash), ask, now, &Task::Take)
+    });
 }
 
 /// One function for each table, so that its values stay in registers.

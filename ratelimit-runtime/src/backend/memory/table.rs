@@ -159,6 +159,7 @@ impl<S: State> Clone for Context<'_, S> {
 impl<S: State> Copy for Context<'_, S> {}
 
 /// The outcome of a call on a bucket.
+#[derive(Default)]
 pub(super) enum With<R> {
     Done(R),
     /// Other calls wait for the key.
@@ -166,6 +167,7 @@ pub(super) enum With<R> {
     /// There is no room for a new key, unless a bucket is evicted.
     Full,
     /// New keys go to another table.
+    #[default]
     Closed,
 }
 

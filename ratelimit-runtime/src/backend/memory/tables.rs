@@ -10,10 +10,10 @@ use super::holds::BlockedDenial;
 use super::state::{
     Call, Forms, Full, Groups, Left, Operation as _, State, TakeBehindFloor, TakeOrTell, Verdict, Window, Word, Words,
 };
-use super::store::{Done, Keyed, Kind, Store, Task, Written};
+use super::store::{Keyed, Kind, Store, Written, open_thorough, open_thorough_without_keys};
 use super::table::{Table, With};
+use crate::decision::Address;
 use crate::limit::Algorithm;
-use crate::queue::Wakes;
 use crate::rt::clock::Now;
 
 /// See the module. A store without a table for keys has no keys.
@@ -23,15 +23,8 @@ pub(super) trait Tables: Sync {
     fn take_behind(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)>;
     /// See [`Store::take_if_held`].
     fn deny_blocked(&self, store: &Store, hash: u64, now: Now, until: u64) -> Option<BlockedDenial>;
-    fn perform(
-        &self,
-        store: &Store,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> With<Done>;
+    /// Takes the permits of a call, and makes the key's bucket if it is missing.
+    fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)>;
     fn len(&self, store: &Store) -> usize;
     fn sweep(&self, store: &Store, shard: usize, now: Now, slots: usize) -> bool;
     fn evict(&self, store: &Store, hash: u64, now: Now, denying: bool) -> bool;
@@ -46,7 +39,12 @@ pub(crate) struct States(pub(super) fn(&Written, &Forms) -> (Keyed, &'static dyn
 
 impl States {
     /// For a limiter that is never called with a key.
-    pub(crate) const NO_KEYS: States = States(|_, _| (Keyed::Nothing, &NoTable));
+    pub(crate) const NO_KEYS: States = States(|_, _| {
+        open_thorough_without_keys();
+        (Keyed::Nothing, &NoTable)
+    });
+    /// The same of one sliding window without `backoff`.
+    pub(crate) const WINDOW_WITHOUT_KEYS: States = States(|_, _| (Keyed::Nothing, &NoTable));
     /// For one sliding window without `backoff`.
     pub(crate) const WINDOW: States = States(window);
     /// For all others.
@@ -58,6 +56,7 @@ fn window(written: &Written, _: &Forms) -> (Keyed, &'static dyn Tables) {
 }
 
 fn any(written: &Written, forms: &Forms) -> (Keyed, &'static dyn Tables) {
+    open_thorough();
     let Written { rules, backoff, .. } = written;
     match (forms.layout().copied(), &rules[..]) {
         (Some(layout), _) => match layout.words() {
@@ -88,18 +87,15 @@ impl Keyed {
     }
 }
 
-type Perform = fn(&Store, u64, &Call<'_>, Now, &Task<'_>, &mut Wakes) -> With<Done>;
-
 /// The table of other limits than those written down, which the first of these limits opens.
 pub(super) struct Free {
     pub(super) table: Box<Table<Full, 5>>,
     pub(super) tables: &'static dyn Tables,
-    pub(super) perform: Perform,
 }
 
 impl Free {
-    pub(super) fn new(perform: Perform) -> Free {
-        Free { table: Box::new(Table::new()), tables: &In::<InFree, Full, 5>::HERE, perform }
+    pub(super) fn new() -> Free {
+        Free { table: Box::new(Table::new()), tables: &In::<InFree, Full, 5>::HERE }
     }
 }
 
@@ -159,19 +155,17 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
         found.unwrap_or(Some(store.denial_of_idle(until)))
     }
 
-    fn perform(
-        &self,
-        store: &Store,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> With<Done> {
-        match P::of(store) {
-            Some((table, form)) => store.perform_in(table, form, hash, call, now, task, wakes),
-            None => With::Done(Done::of(Verdict::Undecided)),
-        }
+    fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)> {
+        let Some((table, form)) = P::of(store) else { return With::Closed };
+        let (done, swept) = table.with(store.context(form), hash, now, |state| {
+            let call = Call { floor: store.holds.of(Address::Hash(hash), now), ..*call };
+            state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
+            let was_banned = call.is_banned(state, now);
+            let verdict = call.take_behind_floor(state, form, now);
+            (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
+        });
+        store.sweep_others(swept, hash, now);
+        done
     }
 
     fn len(&self, store: &Store) -> usize {
@@ -215,8 +209,8 @@ impl Tables for NoTable {
         None
     }
 
-    fn perform(&self, _: &Store, _: u64, _: &Call<'_>, _: Now, _: &Task<'_>, _: &mut Wakes) -> With<Done> {
-        With::Done(Done::of(Verdict::Undecided))
+    fn take(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> With<(Verdict, Left)> {
+        With::Closed
     }
 
     fn len(&self, _: &Store) -> usize {

@@ -176,15 +176,36 @@ impl Unkeyed {
         now: Now,
         is_foreign: bool,
     ) -> Option<(Verdict, Left)> {
-        let told = match &self.fast {
-            _ if is_foreign => None,
+        let told = if is_foreign { None } else { self.run_here(on, call, forms, now) };
+        told.or_else(|| self.run_slow(on, call, forms, now, is_foreign))
+    }
+
+    /// [`run`](Unkeyed::run) on a state in its usual form.
+    #[inline]
+    pub(super) fn run_here<O: Operation>(
+        &self,
+        on: O,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+    ) -> Option<(Verdict, Left)> {
+        match &self.fast {
             Fast::Words(one, layout) => one.0.run(on, call, layout, now),
             Fast::Window(one) => one.0.run(on, call, forms.of(0), now),
             _ => None,
-        };
-        if told.is_some() {
-            return told;
         }
+    }
+
+    /// [`run`](Unkeyed::run) on any other state.
+    #[inline]
+    pub(super) fn run_slow<O: Operation>(
+        &self,
+        on: O,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        is_foreign: bool,
+    ) -> Option<(Verdict, Left)> {
         let mut slow = self.slow.0.lock();
         let is_ready = slow.is_here && slow.queue.is_empty() && (slow.is_foreign || !is_foreign);
         is_ready.then(|| on.run(call, &mut slow.full, forms, now))
