@@ -231,7 +231,7 @@ impl Core {
         let now = scope.map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
         self.each_store(|store| store.wake_all(now));
         if let Some(guard) = self.existing_guard() {
-            guard.queues.renew(&self.identity.prefix);
+            guard.queues.renew(self.identity.prefix());
         }
         self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.wake_waiters());
     }

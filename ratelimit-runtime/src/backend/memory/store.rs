@@ -16,7 +16,7 @@ use super::state::{
     TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
-use super::tables::{Free, States, Tables};
+use super::tables::{Free, FullTable, States, Tables};
 use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
@@ -84,7 +84,7 @@ pub(crate) struct Store {
     pub(super) free: OnceLock<Free>,
     /// Alarms that charge the first waiting call of a bucket, with the process that set them. A
     /// forked process has another timer.
-    alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
+    alarms: OnceLock<Box<dyn HasAlarms>>,
     /// Keys that are blocked or in debt.
     pub(super) holds: Holds,
     /// Resets so far, by address. Permits taken before a reset are not given back after it.
@@ -141,7 +141,7 @@ pub(super) enum Keyed {
     Two(Table<Words<2>, 5>, Layout),
     Three(Table<Words<3>, 2>, Layout),
     Window(Table<Window, 2>, Groups),
-    Full(Table<Full, 5>),
+    Full(FullTable),
 }
 
 /// Evaluates an expression with the store's table and the form of its states.
@@ -154,7 +154,7 @@ macro_rules! on_table {
             Keyed::Three($table, $form) => $result,
             Keyed::Window($table, $form) => $result,
             Keyed::Full($table) => {
-                let $form = &$store.forms;
+                let ($table, $form) = (&**$table, &$store.forms);
                 $result
             }
         }
@@ -250,7 +250,7 @@ impl Store {
             keyed,
             tables,
             free: OnceLock::new(),
-            alarms: Mutex::default(),
+            alarms: OnceLock::new(),
             holds: Holds::new(shared.bound.max_keys),
             resets: [const { AtomicU32::new(0) }; RESETS],
             shared,
@@ -863,7 +863,7 @@ impl Store {
         // At the end of the clock's uncertainty, so that alarms seldom fire too early.
         let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
         let Some(deadline) = Instant::now().checked_add(after) else { return };
-        let mut alarms = self.alarms.lock();
+        let mut alarms = self.alarms().lock();
         // An alarm that fires too early is set again.
         let process = process::id();
         if alarms.get(&address).is_some_and(|(by, set_for, _)| *by == process && *set_for <= deadline) {
@@ -873,6 +873,10 @@ impl Store {
         let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (process, deadline, alarm)));
         drop(alarms);
         drop(before);
+    }
+
+    fn alarms(&self) -> &Alarms {
+        self.alarms.get_or_init(|| Box::new(Alarms::default())).alarms()
     }
 
     /// Makes all waiting calls look again: limits have changed, or no longer apply.
@@ -1630,6 +1634,19 @@ fn renew<S: State>(state: &mut S, form: &S::Form, queue: &mut Queue, now: Now, w
     queue.wake_all(wakes);
 }
 
+type Alarms = Mutex<HashMap<Address, (u32, Instant, Alarm)>>;
+
+/// Alarms behind a pointer, for programs in which no call waits.
+trait HasAlarms: Send + Sync {
+    fn alarms(&self) -> &Alarms;
+}
+
+impl HasAlarms for Alarms {
+    fn alarms(&self) -> &Alarms {
+        self
+    }
+}
+
 /// A place in the queue of a bucket.
 pub(crate) struct Waiter {
     store: Arc<Store>,
@@ -1649,7 +1666,7 @@ impl Wake for Due {
     fn wake(self: Arc<Due>) {
         if let Some(store) = self.store.upgrade() {
             // The alarm has fired. Settling sets another one if it is needed.
-            let fired = store.alarms.lock().remove(&self.address);
+            let fired = store.alarms().lock().remove(&self.address);
             drop(fired);
             store.settle(self.address, store.now());
         }

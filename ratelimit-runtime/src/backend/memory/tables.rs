@@ -5,6 +5,7 @@
 //! states.
 
 use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
 
 use super::holds::BlockedDenial;
 use super::state::{
@@ -67,7 +68,7 @@ fn any(written: &Written, forms: &Forms) -> (Keyed, &'static dyn Tables) {
         (None, [rule]) if rule.limit.algorithm() == Algorithm::SlidingWindow && backoff.is_none() => {
             window(written, forms)
         }
-        _ => (Keyed::Full(Table::new()), &In::<InFull, Full, 5>::HERE),
+        _ => (Keyed::Full(FullTable::new()), &In::<InFull, Full, 5>::HERE),
     }
 }
 
@@ -87,15 +88,53 @@ impl Keyed {
     }
 }
 
+/// A table of the general form. Behind a pointer, because few programs contain how one ends.
+pub(super) struct FullTable(Box<dyn HasFull>);
+
+trait HasFull: Send + Sync {
+    fn table(&self) -> &Table<Full, 5>;
+    fn table_mut(&mut self) -> &mut Table<Full, 5>;
+}
+
+impl HasFull for Table<Full, 5> {
+    fn table(&self) -> &Table<Full, 5> {
+        self
+    }
+
+    fn table_mut(&mut self) -> &mut Table<Full, 5> {
+        self
+    }
+}
+
+impl FullTable {
+    fn new() -> FullTable {
+        FullTable(Box::new(Table::new()))
+    }
+}
+
+impl Deref for FullTable {
+    type Target = Table<Full, 5>;
+
+    fn deref(&self) -> &Table<Full, 5> {
+        self.0.table()
+    }
+}
+
+impl DerefMut for FullTable {
+    fn deref_mut(&mut self) -> &mut Table<Full, 5> {
+        self.0.table_mut()
+    }
+}
+
 /// The table of other limits than those written down, which the first of these limits opens.
 pub(super) struct Free {
-    pub(super) table: Box<Table<Full, 5>>,
+    pub(super) table: FullTable,
     pub(super) tables: &'static dyn Tables,
 }
 
 impl Free {
     pub(super) fn new() -> Free {
-        Free { table: Box::new(Table::new()), tables: &In::<InFree, Full, 5>::HERE }
+        Free { table: FullTable::new(), tables: &In::<InFree, Full, 5>::HERE }
     }
 }
 
@@ -125,7 +164,7 @@ place!(InOne, Words<1>, 4, true, store => if let Keyed::One(table, form) = &stor
 place!(InTwo, Words<2>, 5, true, store => if let Keyed::Two(table, form) = &store.keyed { Some((table, form)) } else { None });
 place!(InThree, Words<3>, 2, true, store => if let Keyed::Three(table, form) = &store.keyed { Some((table, form)) } else { None });
 place!(InWindow, Window, 2, false, store => if let Keyed::Window(table, form) = &store.keyed { Some((table, form)) } else { None });
-place!(InFull, Full, 5, true, store => if let Keyed::Full(table) = &store.keyed { Some((table, &store.forms)) } else { None });
+place!(InFull, Full, 5, true, store => if let Keyed::Full(table) = &store.keyed { Some((&**table, &store.forms)) } else { None });
 place!(InFree, Full, 5, true, store => store.free.get().map(|free| (&*free.table, &store.forms)));
 
 struct In<P, S, const W: usize>(PhantomData<fn() -> (P, S)>);

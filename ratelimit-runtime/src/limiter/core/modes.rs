@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwapOption;
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 
 use super::{Core, Each};
 use crate::backend::memory::Leaves;
@@ -24,7 +24,7 @@ pub(super) struct Modes {
     /// All calls are admitted, and not counted.
     is_off: AtomicBool,
     /// Limits that are tried: they decide and count each call, and deny none.
-    tried: ArcSwapOption<Tried>,
+    tried: Mutex<Option<Arc<Tried>>>,
 }
 
 impl Modes {
@@ -33,7 +33,7 @@ impl Modes {
             dry_run: AtomicBool::new(dry_run),
             is_special: AtomicBool::new(false),
             is_off: AtomicBool::new(false),
-            tried: ArcSwapOption::empty(),
+            tried: Mutex::new(None),
         }
     }
 }
@@ -88,7 +88,7 @@ impl Core {
 
     /// The limits that are tried, as a limiter of their own.
     pub(in super::super) fn tried(&self) -> Option<Arc<Core>> {
-        let tried = if self.is_special() { self.modes.tried.load_full() } else { None }?;
+        let tried = if self.is_special() { self.modes.tried.lock().clone() } else { None }?;
         Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits)))))
     }
 
@@ -102,7 +102,7 @@ impl Core {
             }
             None => {}
         }
-        let before = self.modes.tried.load_full();
+        let before = self.modes.tried.lock().clone();
         let tried = if settings.tried.is_empty() {
             None
         } else if let Some(before) = before.filter(|before| before.limits == settings.tried) {
@@ -116,7 +116,7 @@ impl Core {
         for part in self.made_each().into_iter().flat_map(Each::cores) {
             part.follow(self);
         }
-        let before = self.modes.tried.swap(tried);
+        let before = std::mem::replace(&mut *self.modes.tried.lock(), tried);
         if is_special {
             limiter::open_elsewhere();
         }

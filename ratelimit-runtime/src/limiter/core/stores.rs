@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use once_cell::sync::OnceCell;
+use smallvec::SmallVec;
 
 use super::Core;
 use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory};
@@ -285,7 +286,7 @@ impl Core {
 
     fn store(&self, memory: &MemoryBackend) -> Arc<Store> {
         let varies = self.rules.vary();
-        let rules = self.rules.written().iter().copied().collect();
+        let rules = SmallVec::from_slice(self.rules.written());
         let backoff = self.options.backoff;
         let states = self.options.contains.states;
         let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
