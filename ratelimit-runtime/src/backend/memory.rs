@@ -178,7 +178,8 @@ impl Shared {
                 || !is_largest(store) && evict(store)
                 || self.all().any(|other| is_other(&other) && evict(&other))
         };
-        let evict_orphan = || self.stores.lock().orphans.as_mut().is_some_and(|orphans| orphans.evict(&self.bound, now));
+        let evict_orphan =
+            || self.stores.lock().orphans.as_mut().is_some_and(|orphans| orphans.evict(&self.bound, now));
         evict(false) || evict_orphan() || evict(true)
     }
 
@@ -211,7 +212,6 @@ impl Stores {
             self.gone = 0;
         }
     }
-
 }
 
 impl MemoryBackend {

@@ -78,12 +78,8 @@ pub(super) struct Orphanage {
 }
 
 /// Hands what is left of a name to its store. The stores as they were, if nothing is.
-type TakeOver = for<'a> fn(
-    &'a MemoryBackend,
-    MutexGuard<'a, Stores>,
-    &str,
-    &Written,
-) -> Result<Arc<Store>, MutexGuard<'a, Stores>>;
+type TakeOver =
+    for<'a> fn(&'a MemoryBackend, MutexGuard<'a, Stores>, &str, &Written) -> Result<Arc<Store>, MutexGuard<'a, Stores>>;
 
 /// An [`Orphanage`], as programs see it that have none.
 pub(super) trait LeftBehind: Send {
@@ -209,7 +205,7 @@ impl MemoryBackend {
 
     /// The store of a limiter with the buckets that a snapshot held. Made without the lock of the
     /// stores, because a million buckets take a while.
-    fn revive_saved(&self, identity: &str, written: &Written, now: Now) -> Arc<Store> {
+    pub(super) fn revive_saved(&self, identity: &str, written: &Written, now: Now) -> Arc<Store> {
         let reviving = self.shared.reviving.lock();
         let mut stores = self.shared.stores.lock();
         let orphans = stores.orphans();

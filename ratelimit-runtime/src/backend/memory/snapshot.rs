@@ -26,8 +26,8 @@ use std::time::Duration;
 use self::copy::Copies;
 use self::format::{Item, LONGEST_IDENTITY, Place, Reader, Section, Writer};
 pub(super) use self::saved::Saved;
-use super::state::Moment;
 use super::orphans::{Orphans, retire};
+use super::state::Moment;
 use super::{MemoryBackend, Store, Stores};
 use crate::decision::Address;
 use crate::hash::Weights;
@@ -328,7 +328,11 @@ impl MemoryBackend {
             return Err(SnapshotError::InUse);
         }
         for saved in all.into_iter().filter(|saved| !saved.is_empty()) {
-            stores.orphans().orphan(saved.heading.identity.clone(), Orphans::Saved(Arc::new(saved)), &self.shared.bound);
+            stores.orphans().orphan(
+                saved.heading.identity.clone(),
+                Orphans::Saved(Arc::new(saved)),
+                &self.shared.bound,
+            );
         }
         Ok(())
     }

@@ -661,13 +661,7 @@ impl Store {
     }
 
     #[inline]
-    fn or_take(
-        &self,
-        told: Option<(Verdict, Left)>,
-        address: Address,
-        ask: &Ask<'_>,
-        now: Now,
-    ) -> (Verdict, Left) {
+    fn or_take(&self, told: Option<(Verdict, Left)>, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         match (told, address) {
             (Some((verdict, left)), _) if verdict != Verdict::Undecided => (verdict, left),
             (_, Address::Hash(hash)) => self.take_key(hash, ask, now),
@@ -1426,9 +1420,8 @@ pub(super) fn open_thorough_without_keys() {
 
 pub(super) fn open_thorough() {
     open_thorough_without_keys();
-    KEYED_THOROUGHLY.get_or_init(|| |store, hash, ask, now| {
-        store.perform_and_tell(Address::Hash(hash), ask, now, &Task::Take)
-    });
+    KEYED_THOROUGHLY
+        .get_or_init(|| |store, hash, ask, now| store.perform_and_tell(Address::Hash(hash), ask, now, &Task::Take));
 }
 
 /// One function for each table, so that its values stay in registers.

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smallvec::smallvec;
 
+use super::orphans::retire;
 use super::state::{State, Words};
 use super::*;
 use crate::algorithm::Rule;
@@ -21,8 +22,14 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 }
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
-    let written =
-        Written { rules: smallvec![rule], backoff: None, varies: false, by: 0, limiter: Name::Static("test"), states: States::ANY };
+    let written = Written {
+        rules: smallvec![rule],
+        backoff: None,
+        varies: false,
+        by: 0,
+        limiter: Name::Static("test"),
+        states: States::ANY,
+    };
     backend.store(name.map(str::to_owned), &written)
 }
 

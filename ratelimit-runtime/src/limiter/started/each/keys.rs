@@ -28,7 +28,8 @@ impl<'a> Map for Quick<'a> {
 
     #[inline]
     fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
-        let store = self.each.parts.get(index)?.core.fast().map(|fast| &fast.store).filter(|store| store.admits(self.cost))?;
+        let store =
+            self.each.parts.get(index)?.core.fast().map(|fast| &fast.store).filter(|store| store.admits(self.cost))?;
         let address = store.address(key);
         (!store.may_hold(address)).then_some((store, address))
     }
