@@ -13,7 +13,7 @@ use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
-    TakeOrTell, Together, Verdict, Window, Words, is_admitted,
+    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::tables::{Free, FullTable, States, Tables};
@@ -494,8 +494,8 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.may_hold(address) {
-            return self.take_beside_holds(address, ask, now);
+        if let Some(held) = self.holds.beside(address) {
+            return held.take(self, address, ask, now);
         }
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
@@ -515,8 +515,8 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.may_hold(address) {
-            return self.take_beside_holds(address, ask, now);
+        if let Some(held) = self.holds.beside(address) {
+            return held.take(self, address, ask, now);
         }
         let told = match address {
             Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
@@ -546,7 +546,7 @@ impl Store {
     /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
     #[cold]
     #[inline(never)]
-    fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+    pub(super) fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         self.take_behind(self.holds.of(address, now), address, ask, now)
     }
 
@@ -565,9 +565,13 @@ impl Store {
 
     /// Takes one permit of a key that may be held, by the limits written down. `None` if it is not
     /// held.
+    pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+        self.holds.any()?.take_if_held(self, hash, now)
+    }
+
     #[cold]
     #[inline(never)]
-    pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+    pub(super) fn take_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
         let hold = self.hold_of(Address::Hash(hash), now);
         if hold == Hold::NONE {
             return None;
@@ -585,33 +589,23 @@ impl Store {
             return None;
         }
         let until = hold.blocked_until;
-        let denial = self.tables.deny_blocked(self, hash, now, until)?;
+        let denial = on_table!(self, (table, form) => {
+            let found = table.with_existing(self.context(form), hash, |state, queue| {
+                let denial = deny_blocked(state, form, &self.rule, now, until);
+                (if queue.is_none() { denial } else { None }, false)
+            });
+            // A missing bucket is idle.
+            found.unwrap_or(Some(BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }))
+        })?;
         self.holds.note(hash, now, hold, denial);
         Some(denial)
-    }
-
-    /// The denial of one permit of a blocked key with this state, by its only limit.
-    pub(super) fn denial_of<S: State>(
-        &self,
-        state: &mut S,
-        form: &S::Form,
-        now: Now,
-        until: u64,
-    ) -> Option<BlockedDenial> {
-        deny_blocked(state, form, &self.rule, now, until)
-    }
-
-    /// The same without a state.
-    pub(super) fn denial_of_idle(&self, until: u64) -> BlockedDenial {
-        BlockedDenial { until, remaining: self.most, holds_until: u64::MAX }
     }
 
     fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         let told = match address {
-            Address::Hash(hash) => {
-                self.tables_for(ask).and_then(|tables| tables.take_behind(self, hash, &ask.call, now))
-            }
+            Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
+            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
             Address::Unkeyed => None,
         };
         self.or_take(told, address, ask, now)

@@ -7,10 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use super::holds::BlockedDenial;
-use super::state::{
-    Call, Forms, Full, Groups, Left, Operation as _, State, TakeBehindFloor, TakeOrTell, Verdict, Window, Word, Words,
-};
+use super::state::{Call, Forms, Full, Groups, Left, Operation as _, State, TakeOrTell, Verdict, Window, Word, Words};
 use super::store::{Keyed, Kind, Store, Written, open_thorough, open_thorough_without_keys};
 use super::table::{Table, With};
 use crate::decision::Address;
@@ -20,10 +17,6 @@ use crate::rt::clock::Now;
 /// See the module. A store without a table for keys has no keys.
 pub(super) trait Tables: Sync {
     fn take_or_tell(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)>;
-    /// Takes permits behind the call's floor.
-    fn take_behind(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)>;
-    /// See [`Store::take_if_held`].
-    fn deny_blocked(&self, store: &Store, hash: u64, now: Now, until: u64) -> Option<BlockedDenial>;
     /// Takes the permits of a call, and makes the key's bucket if it is missing.
     fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)>;
     fn len(&self, store: &Store) -> usize;
@@ -179,21 +172,6 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
         table.try_with(hash, |state| TakeOrTell.run(call, state, form, now))
     }
 
-    fn take_behind(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)> {
-        let (table, form) = P::of(store)?;
-        table.try_with(hash, |state| TakeBehindFloor.run(call, state, form, now))
-    }
-
-    fn deny_blocked(&self, store: &Store, hash: u64, now: Now, until: u64) -> Option<BlockedDenial> {
-        let (table, form) = P::of(store)?;
-        let found = table.with_existing(store.context(form), hash, |state, queue| {
-            let denial = store.denial_of(state, form, now, until);
-            (if queue.is_none() { denial } else { None }, false)
-        });
-        // A missing bucket is idle.
-        found.unwrap_or(Some(store.denial_of_idle(until)))
-    }
-
     fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)> {
         let Some((table, form)) = P::of(store) else { return With::Closed };
         let (done, swept) = table.with(store.context(form), hash, now, |state| {
@@ -237,14 +215,6 @@ struct NoTable;
 
 impl Tables for NoTable {
     fn take_or_tell(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> Option<(Verdict, Left)> {
-        None
-    }
-
-    fn take_behind(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> Option<(Verdict, Left)> {
-        None
-    }
-
-    fn deny_blocked(&self, _: &Store, _: u64, _: Now, _: u64) -> Option<BlockedDenial> {
         None
     }
 
