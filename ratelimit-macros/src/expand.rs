@@ -376,6 +376,9 @@ impl Expansion<'_> {
             quote_spanned!(site()=> #template .key(#key))
         });
         let settings = self.settings(own);
+        // Other limiters may share the buckets of a given name, and have keys.
+        let has_no_key = own.name.is_none() && self.model.key.is_none() && !has_keys;
+        let without_keys = has_no_key.then(|| quote_spanned!(site()=> .without_keys()));
         quote_spanned!(site()=>
             let __limiter = {
                 #here
@@ -384,6 +387,7 @@ impl Expansion<'_> {
                     #ordinal
                     #(#templates)*
                     #settings
+                    #without_keys
                     .limiter_here();
                 &__LIMITER
             };

@@ -411,7 +411,7 @@ mod tests {
 
     fn guard(backend: SharedBackend) -> Arc<Guard> {
         match backend.kind {
-            BackendKind::Remote(guard) => guard,
+            BackendKind::Remote(remote) => Arc::clone(remote.guard()),
             BackendKind::Memory(_) => unreachable!("memory has no guard"),
         }
     }

@@ -307,10 +307,12 @@ impl<const LANES: usize> Sink for HashSink<'_, LANES> {
     }
 
     #[inline(always)]
-    fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
+    fn begin_tuple(&mut self, parts: u8) {
         self.word(u64::from(parts) << 8 | TUPLE);
-        write(self);
     }
+
+    #[inline(always)]
+    fn end_tuple(&mut self) {}
 }
 
 #[cfg(all(test, not(loom_model)))]

@@ -1,12 +1,14 @@
 //! Rate limit keys: the trait, and what reads them.
 
 mod copy;
+mod erased;
 #[cfg(test)]
 mod tests;
 mod text;
 mod types;
 
 pub(crate) use copy::KeyCopy;
+pub(crate) use erased::ErasedKey;
 pub(crate) use text::{TextSink, escape};
 pub use types::ExactIp;
 #[cfg(any(feature = "axum", feature = "actix-web"))]
@@ -150,8 +152,9 @@ pub(crate) mod sealed {
         /// The next part is an item.
         fn item(&mut self);
         fn end_list(&mut self);
-        /// Writes a tuple of `parts` parts.
-        fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self));
+        /// Starts a tuple of `parts` parts.
+        fn begin_tuple(&mut self, parts: u8);
+        fn end_tuple(&mut self);
     }
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

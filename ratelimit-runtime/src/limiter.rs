@@ -5,6 +5,7 @@ mod builder;
 mod call;
 mod core;
 mod decide;
+mod elsewhere;
 mod fast;
 mod settle;
 mod spec;
@@ -18,6 +19,7 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
+use crate::backend::memory::Leaves;
 use crate::decision::Decision;
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::key::RateLimitKey;
@@ -28,8 +30,9 @@ use crate::rt::clock::nanos;
 pub(crate) use block::{Blockable, Journal, pause, pause_async};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
-pub(crate) use core::{Core, Settings};
+pub(crate) use core::{Core, Settings, Tried};
 pub(crate) use decide::{Begun, BegunHeld, Holding};
+pub(crate) use elsewhere::open as open_elsewhere;
 pub use settle::CallPermit;
 use settle::Charging;
 pub use spec::Spec;
@@ -79,6 +82,7 @@ pub struct RateLimiter {
     /// Made at the first use if there is a specification; otherwise present from the start.
     core: OnceCell<Arc<Core>>,
     spec: Option<Spec>,
+    _leaves: Leaves,
 }
 
 impl RateLimiter {
@@ -105,11 +109,11 @@ impl RateLimiter {
 
     #[expect(clippy::large_types_passed_by_value, reason = "constant: it runs in the compiler")]
     pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
-        RateLimiter { core: OnceCell::new(), spec: Some(spec) }
+        RateLimiter { core: OnceCell::new(), spec: Some(spec), _leaves: Leaves }
     }
 
     pub(crate) fn from_core(core: Arc<Core>) -> RateLimiter {
-        RateLimiter { core: OnceCell::with_value(core), spec: None }
+        RateLimiter { core: OnceCell::with_value(core), spec: None, _leaves: Leaves }
     }
 
     #[inline]

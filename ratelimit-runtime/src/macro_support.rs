@@ -102,7 +102,9 @@ pub mod v1 {
     /// Writes the fields of a derived key as one value.
     pub fn key_parts<W: KeyWriter>(writer: &mut W, parts: usize, write: impl FnOnce(&mut W)) {
         // The number tells tuples of different lengths apart. A type has one length.
-        writer.tuple(u8::try_from(parts).unwrap_or(u8::MAX), write);
+        writer.begin_tuple(u8::try_from(parts).unwrap_or(u8::MAX));
+        write(writer);
+        writer.end_tuple();
     }
 
     /// Short forms of the usual attributes, with few tokens and few steps, because they are

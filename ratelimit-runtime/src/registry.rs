@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::limit::Limit;
-use crate::limiter::{Core, InvalidLimiter, Settings};
+use crate::limiter::{Core, InvalidLimiter, Settings, Tried};
 use crate::observe;
 
 /// One lock for both, so that limits set during a limiter's first use reach it.
@@ -36,6 +36,8 @@ struct Registry {
 
 struct Replaced {
     settings: Settings,
+    /// [`Core::configure`], which only programs that replace settings contain.
+    configure: fn(&Core, &Settings) -> Option<Arc<Tried>>,
     /// Whether a limiter has had the name.
     is_used: bool,
 }
@@ -82,7 +84,7 @@ pub(crate) fn add(core: &Arc<Core>) {
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
         replaced.is_used = true;
         // No waiters to wake: nothing has called the limiter yet.
-        let _nothing_tried_before = core.configure(&replaced.settings);
+        let _nothing_tried_before = (replaced.configure)(core, &replaced.settings);
     }
     if all.iter().any(|other| are_namesakes(other, core)) {
         HAS_NAMESAKES.store(true, Ordering::Relaxed);
@@ -219,7 +221,7 @@ fn set_in<'a, F: FnOnce(&mut Settings)>(
     let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
     let mut touched = Vec::new();
     for (name, change) in changes {
-        let unused = || Replaced { settings: Settings::AS_WRITTEN, is_used: false };
+        let unused = || Replaced { settings: Settings::AS_WRITTEN, configure: Core::configure, is_used: false };
         let replaced = registry.replaced.entry(name.to_owned()).or_insert_with(unused);
         change(&mut replaced.settings);
         for core in all.iter().filter(|core| core.name() == name) {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use crate::limiter;
+
 static SWITCHES: AtomicU8 = AtomicU8::new(0);
 
 /// Takes decisions off the fast path.
@@ -47,7 +49,9 @@ impl Switches {
 
 pub(crate) fn turn(switch: Switch, on: bool) {
     if on {
-        SWITCHES.fetch_or(switch as u8, Ordering::Relaxed);
+        limiter::open_elsewhere();
+        // A call that sees the switch sees what was opened before it.
+        SWITCHES.fetch_or(switch as u8, Ordering::Release);
     } else {
         SWITCHES.fetch_and(!(switch as u8), Ordering::Relaxed);
     }

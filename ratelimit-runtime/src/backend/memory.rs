@@ -25,6 +25,7 @@
 mod fingerprint;
 mod halves;
 mod holds;
+mod orphans;
 mod queue;
 mod retired;
 mod slots;
@@ -32,10 +33,11 @@ mod snapshot;
 mod state;
 mod store;
 mod table;
+mod tables;
 mod together;
 mod unkeyed;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock, Weak};
@@ -43,16 +45,17 @@ use std::sync::{Arc, LazyLock, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use crate::hash::Weights;
-use crate::rt::clock::{self, Now};
-use retired::Retired;
-use snapshot::Saved;
+use crate::rt::clock::Now;
+use orphans::LeftBehind;
 use table::{Bound, SWEPT};
 
 pub(crate) use holds::Hold;
+pub(crate) use orphans::{Leaves, release};
 pub(crate) use queue::Turn;
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use tables::States;
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,
@@ -143,7 +146,9 @@ impl Shared {
     /// Sweeps a few slots of the next store in turn, which may no longer be called. Returns whether
     /// it reclaimed any bucket.
     fn sweep(&self, now: Now, slots: usize) -> bool {
-        self.stores.lock().forget_idle(&self.bound, now);
+        if let Some(orphans) = &mut self.stores.lock().orphans {
+            orphans.forget_idle(&self.bound, now);
+        }
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
         let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
@@ -173,7 +178,9 @@ impl Shared {
                 || !is_largest(store) && evict(store)
                 || self.all().any(|other| is_other(&other) && evict(&other))
         };
-        evict(false) || self.stores.lock().evict_retired(&self.bound, now) || evict(true)
+        let evict_orphan =
+            || self.stores.lock().orphans.as_mut().is_some_and(|orphans| orphans.evict(&self.bound, now));
+        evict(false) || evict_orphan() || evict(true)
     }
 
     /// All stores. The iterator does not hold the lock.
@@ -188,68 +195,12 @@ struct Stores {
     all: Vec<Weak<Store>>,
     /// Stores of limiters that were given a name.
     named: HashMap<String, Weak<Store>>,
-    /// Buckets of named limiters that are gone. The next limiter of the name takes them over.
-    retired: HashMap<String, Orphans>,
-    /// Those of a snapshot that a limiter is taking over.
-    reviving: HashMap<String, Arc<Saved>>,
     /// Dropped stores among `all`.
     gone: usize,
-    /// Names of the retired stores, by the time at which all of their buckets are idle and all of
-    /// their blocks have ended.
-    idle: BTreeSet<(u64, String)>,
-    /// The same of those whose buckets were evicted. They have kept their blocks.
-    held: BTreeSet<(u64, String)>,
-    /// Blocks and debts of all retired stores.
-    holds: usize,
+    /// Buckets without a limiter, once there are any. Behind a pointer, because few programs contain
+    /// what belongs to them.
+    orphans: Option<Box<dyn LeftBehind>>,
 }
-
-/// Buckets without a limiter.
-#[derive(Clone)]
-enum Orphans {
-    /// Of a limiter that is gone.
-    Retired(Arc<Retired>),
-    /// Of a limiter that this process has not used so far.
-    Saved(Arc<Saved>),
-}
-
-impl Orphans {
-    fn keys(&self) -> usize {
-        match self {
-            Orphans::Retired(retired) => retired.keys(),
-            Orphans::Saved(saved) => saved.keys(),
-        }
-    }
-
-    /// Blocks and debts.
-    fn holds(&self) -> usize {
-        match self {
-            Orphans::Retired(retired) => retired.holds(),
-            Orphans::Saved(saved) => saved.holds(),
-        }
-    }
-
-    /// The time at which all buckets are idle and all blocks have ended.
-    fn idle_at(&self) -> u64 {
-        match self {
-            Orphans::Retired(retired) => retired.idle_at(),
-            Orphans::Saved(saved) => saved.idle_at(),
-        }
-    }
-
-    /// Drops the buckets; `None` if no block or debt is left.
-    fn without_buckets(self, now: Now) -> Option<Orphans> {
-        match self {
-            Orphans::Retired(retired) => {
-                let retired = Arc::unwrap_or_clone(retired).without_buckets(now)?;
-                Some(Orphans::Retired(Arc::new(retired)))
-            }
-            Orphans::Saved(saved) => Some(Orphans::Saved(Arc::new(saved.without_buckets()?))),
-        }
-    }
-}
-
-/// The most retired stores that one sweep forgets.
-const FORGOTTEN_AT_ONCE: usize = 8;
 
 impl Stores {
     /// Counts a dropped store. Once half of `all` are dropped, removes their entries.
@@ -260,77 +211,6 @@ impl Stores {
             self.named.retain(|_, store| store.strong_count() > 0);
             self.gone = 0;
         }
-    }
-
-    fn forget_idle(&mut self, bound: &Bound, now: Now) {
-        let is_over = |names: &BTreeSet<(u64, String)>| names.first().is_some_and(|(end, _)| *end <= now.earliest);
-        for _ in 0..FORGOTTEN_AT_ONCE {
-            if is_over(&self.held) {
-                self.forget_held();
-            } else if is_over(&self.idle) {
-                self.forget_first(bound);
-            } else {
-                return;
-            }
-        }
-    }
-
-    /// Keeps buckets for the next limiter of the name.
-    fn orphan(&mut self, name: String, left: Orphans, bound: &Bound) {
-        self.holds += left.holds();
-        let names = if left.keys() > 0 || left.holds() == 0 { &mut self.idle } else { &mut self.held };
-        names.insert((left.idle_at(), name.clone()));
-        self.retired.insert(name, left);
-        // A single limiter has at most as many.
-        while self.holds > bound.max_keys {
-            if !self.forget_held() {
-                self.forget_first(bound);
-            }
-        }
-    }
-
-    /// Whether a snapshot's buckets wait for that limiter.
-    fn is_saved(&self, name: &str) -> bool {
-        matches!(self.retired.get(name), Some(Orphans::Saved(_))) || self.reviving.contains_key(name)
-    }
-
-    /// Hands out what was kept for that name.
-    fn adopt(&mut self, name: &str) -> Option<Orphans> {
-        let left = self.retired.remove(name)?;
-        self.holds -= left.holds();
-        let place = (left.idle_at(), name.to_owned());
-        let _ = self.idle.remove(&place) || self.held.remove(&place);
-        Some(left)
-    }
-
-    /// Forgets the blocks of the first store that has kept nothing else. `false` if there is none.
-    fn forget_held(&mut self) -> bool {
-        let Some((_, name)) = self.held.first().cloned() else { return false };
-        self.adopt(&name);
-        true
-    }
-
-    /// Forgets the retired store whose buckets are idle first.
-    fn forget_first(&mut self, bound: &Bound) -> Option<(String, Orphans)> {
-        let (_, name) = self.idle.first().cloned()?;
-        let left = self.adopt(&name)?;
-        bound.release(left.keys());
-        Some((name, left))
-    }
-
-    /// Evicts the buckets of a limiter that is gone, but not its blocks.
-    fn evict_retired(&mut self, bound: &Bound, now: Now) -> bool {
-        while let Some((name, left)) = self.forget_first(bound) {
-            let keys = left.keys();
-            if let Some(held) = left.without_buckets(now) {
-                self.orphan(name, held, bound);
-            }
-            if keys > 0 {
-                bound.count_evicted(keys);
-                return true;
-            }
-        }
-        false
     }
 }
 
@@ -399,15 +279,15 @@ impl MemoryBackend {
         if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
             return store;
         }
-        if let Some(identity) = identity.as_ref().filter(|identity| stores.is_saved(identity)) {
-            drop(stores);
-            return self.revive_saved(identity, written, clock::clock().now());
+        if let Some(identity) = &identity
+            && let Some(take_over) = stores.orphans.as_ref().map(|orphans| orphans.take_over())
+        {
+            match take_over(self, stores, identity, written) {
+                Ok(store) => return store,
+                Err(unchanged) => stores = unchanged,
+            }
         }
-        let shared = Arc::clone(&self.shared);
-        let store = Arc::new(match identity.as_ref().and_then(|identity| stores.adopt(identity)) {
-            Some(Orphans::Retired(retired)) => Store::revive(shared, identity.clone(), Arc::unwrap_or_clone(retired)),
-            Some(Orphans::Saved(_)) | None => Store::new(shared, identity.clone(), written.clone()),
-        });
+        let store = Arc::new(Store::new(Arc::clone(&self.shared), identity.clone(), written.clone()));
         stores.all.push(Arc::downgrade(&store));
         if let Some(identity) = identity {
             stores.named.insert(identity, Arc::downgrade(&store));
@@ -416,58 +296,13 @@ impl MemoryBackend {
     }
 }
 
-impl MemoryBackend {
-    /// The store of a limiter with the buckets that a snapshot held. Made without the lock of the
-    /// stores, because a million buckets take a while.
-    fn revive_saved(&self, identity: &str, written: &Written, now: Now) -> Arc<Store> {
-        let reviving = self.shared.reviving.lock();
-        let mut stores = self.shared.stores.lock();
-        let saved = match stores.retired.get(identity) {
-            Some(Orphans::Saved(saved)) => Some(Arc::clone(saved)),
-            // Left by a thread that panicked.
-            _ => stores.reviving.get(identity).cloned(),
-        };
-        let Some(saved) = saved else {
-            // Another thread was faster.
-            drop((stores, reviving));
-            return self.store(Some(identity.to_owned()), written);
-        };
-        stores.adopt(identity);
-        stores.reviving.insert(identity.to_owned(), Arc::clone(&saved));
-        drop(stores);
-        let shared = Arc::clone(&self.shared);
-        let store = Arc::new(saved.revive(shared, identity, written.clone(), now));
-        let mut stores = self.shared.stores.lock();
-        stores.reviving.remove(identity);
-        stores.all.push(Arc::downgrade(&store));
-        stores.named.insert(identity.to_owned(), Arc::downgrade(&store));
-        store
-    }
-}
-
-/// Drops a limiter's handle of a store. The last handle of a name leaves the buckets in use behind.
-pub(crate) fn release(store: Arc<Store>) {
-    let shared = Arc::clone(&store.shared);
-    // No other handle can be made under the lock.
-    let mut stores = shared.stores.lock();
-    let Some(mut store) = Arc::into_inner(store) else { return };
-    if let Some(name) = store.name.clone()
-        && let Some(retired) = store.retire()
-    {
-        stores.orphan(name, Orphans::Retired(Arc::new(retired)), &shared.bound);
-    }
-    // Outside the lock: dropping states does not need it.
-    drop(stores);
-    drop(store);
-    shared.stores.lock().count_gone();
-}
-
 #[cfg(feature = "test-util")]
 impl MemoryBackend {
     /// Forgets all buckets.
     pub(crate) fn clear(&self) {
         let mut stores = self.shared.stores.lock();
-        while stores.forget_held() || stores.forget_first(&self.shared.bound).is_some() {}
+        let orphans = stores.orphans();
+        while orphans.forget_held() || orphans.forget_first(&self.shared.bound).is_some() {}
         drop(stores);
         self.shared.all().for_each(|store| store.clear());
     }

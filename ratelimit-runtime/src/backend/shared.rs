@@ -9,6 +9,7 @@ use once_cell::sync::OnceCell;
 use super::{Answer, Backend, Deadline, MemoryBackend, Request};
 use crate::error::BackendError;
 use crate::guard::Guard;
+use crate::limiter;
 use crate::switches::{self, Switch};
 
 /// A backend that limiters share, made by [`IntoBackend`]. A cheap handle: clones share one circuit
@@ -21,7 +22,27 @@ pub struct SharedBackend {
 #[derive(Clone)]
 pub(crate) enum BackendKind {
     Memory(MemoryBackend),
-    Remote(Arc<Guard>),
+    Remote(Remote),
+}
+
+/// A guard behind a pointer, so that a program without a backend does not contain how one ends.
+#[derive(Clone)]
+pub(crate) struct Remote(Arc<dyn Guarded>);
+
+trait Guarded: Send + Sync {
+    fn guard(&self) -> &Arc<Guard>;
+}
+
+impl Guarded for Arc<Guard> {
+    fn guard(&self) -> &Arc<Guard> {
+        self
+    }
+}
+
+impl Remote {
+    pub(crate) fn guard(&self) -> &Arc<Guard> {
+        self.0.guard()
+    }
 }
 
 impl fmt::Debug for SharedBackend {
@@ -44,7 +65,8 @@ pub trait IntoBackend {
 
 impl<B: Backend> IntoBackend for B {
     fn into_backend(self) -> SharedBackend {
-        SharedBackend { kind: BackendKind::Remote(Guard::of(Arc::new(self))) }
+        limiter::open_elsewhere();
+        SharedBackend { kind: BackendKind::Remote(Remote(Arc::new(Guard::of(Arc::new(self))))) }
     }
 }
 

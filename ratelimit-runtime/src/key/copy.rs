@@ -17,7 +17,8 @@ enum Part {
     BeginList,
     Item,
     EndList,
-    Tuple(u8, KeyCopy),
+    BeginTuple(u8),
+    EndTuple,
 }
 
 impl KeyCopy {
@@ -62,10 +63,12 @@ impl Sink for KeyCopy {
         self.0.push(Part::EndList);
     }
 
-    fn tuple(&mut self, parts: u8, write: impl FnOnce(&mut Self)) {
-        let mut inside = KeyCopy(Vec::new());
-        write(&mut inside);
-        self.0.push(Part::Tuple(parts, inside));
+    fn begin_tuple(&mut self, parts: u8) {
+        self.0.push(Part::BeginTuple(parts));
+    }
+
+    fn end_tuple(&mut self) {
+        self.0.push(Part::EndTuple);
     }
 }
 
@@ -81,7 +84,8 @@ impl RateLimitKey for KeyCopy {
                 Part::BeginList => writer.begin_list(),
                 Part::Item => writer.item(),
                 Part::EndList => writer.end_list(),
-                Part::Tuple(parts, inside) => writer.tuple(*parts, |writer| inside.write_to(writer)),
+                Part::BeginTuple(parts) => writer.begin_tuple(*parts),
+                Part::EndTuple => writer.end_tuple(),
             }
         }
     }

@@ -16,7 +16,7 @@ pub(crate) struct TextSink<'a> {
     separate: bool,
     /// Number of open `Some(`.
     open: u32,
-    /// For each open list: the `Some(` open around it, and whether it has an item.
+    /// For each open list or tuple: the `Some(` open around it, and whether it has an item.
     lists: Vec<(u32, bool)>,
 }
 
@@ -138,13 +138,16 @@ impl Sink for TextSink<'_> {
         self.separate = true;
     }
 
-    fn tuple(&mut self, _: u8, write: impl FnOnce(&mut Self)) {
+    fn begin_tuple(&mut self, _: u8) {
         if std::mem::take(&mut self.separate) {
             self.text.push(',');
         }
-        let open = std::mem::take(&mut self.open);
         self.text.push('(');
-        write(self);
+        self.lists.push((std::mem::take(&mut self.open), false));
+    }
+
+    fn end_tuple(&mut self) {
+        let (open, _) = self.lists.pop().unwrap_or_default();
         self.text.push(')');
         for _ in 0..open {
             self.text.push(')');

@@ -394,6 +394,12 @@ impl Call<'_> {
         }
     }
 
+    /// The outcome of a call that no path decides, which cannot happen.
+    pub(super) fn fails_closed(self) -> Result<(), RateLimitExceeded> {
+        self.core.denied();
+        Err(self.core.exceeded(NEVER))
+    }
+
     /// The outcome if the backend failed and the policy is to deny.
     fn failed(self) -> Result<Decision, RateLimitExceeded> {
         let decision = self.free();

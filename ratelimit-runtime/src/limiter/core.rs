@@ -35,11 +35,11 @@ use requests::Refunds;
 use rules::{RuleSet, Rules};
 use stores::Stores;
 
-pub(crate) use modes::Settings;
+pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
 pub(super) use rules::{Applying, kinds_of, kinds_of_one};
-pub(super) use stores::{Target, Venue};
+pub(super) use stores::{Fast, Target, Venue};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -219,7 +219,8 @@ impl Core {
         let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
         // Before the first call by the new limits, so that no bucket forgets permits that they
         // count.
-        self.each_store(|store| store.expect(&rules));
+        self.rules.expects(Store::expect_others);
+        self.each_store(|store| store.expect_others(&rules));
         self.rules.replace(limits, rules);
         self.stores.leave_fast_path();
     }
@@ -230,7 +231,7 @@ impl Core {
         let now = scope.map_or_else(|| clock::clock().now(), |scope| Now::exactly(scope.now()));
         self.each_store(|store| store.wake_all(now));
         if let Some(guard) = self.existing_guard() {
-            guard.queues.renew(&self.identity.prefix);
+            guard.queues.renew(self.identity.prefix());
         }
         self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.wake_waiters());
     }

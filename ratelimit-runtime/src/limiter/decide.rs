@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
-use super::core::{Core, Target, Venue, kinds_of, kinds_of_one};
+use super::core::{Core, Fast, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::Started;
 use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
@@ -68,7 +68,10 @@ impl<'a> Call<'a> {
     #[expect(clippy::inline_always, reason = "the call is to be taken apart into registers where it is made")]
     #[inline(always)]
     pub(crate) fn admit<K: RateLimitKey>(self, key: K) -> Result<(), RateLimitExceeded> {
-        if self.limits.is_some() || self.wait != Wait::No || self.cost != 1 {
+        if self.wait != Wait::No {
+            return self.admit_or_wait(&key);
+        }
+        if self.limits.is_some() || self.cost != 1 {
             return self.admit_some(&key);
         }
         match fast::admit(self.core, &key, OnePermit) {
@@ -78,10 +81,20 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// As [`admit`](Call::admit), for any other call: of another cost, with limits read at the
-    /// call, or with a wait.
+    /// As [`admit`](Call::admit), for a call of another cost, or with limits read at the call.
     #[inline(never)]
     fn admit_some<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
+        if self.limits.is_none()
+            && let Found::Admitted = fast::admit(self.core, key, self.cost)
+        {
+            return Ok(());
+        }
+        self.admit_any(key).unwrap_or_else(|| self.decide_elsewhere(key))
+    }
+
+    /// As [`admit`](Call::admit), for a call that may wait.
+    #[inline(never)]
+    fn admit_or_wait<K: RateLimitKey>(&self, key: &K) -> Result<(), RateLimitExceeded> {
         if self.limits.is_none()
             && let Found::Admitted = fast::admit(self.core, key, self.cost)
         {
@@ -112,7 +125,11 @@ impl<'a> Call<'a> {
         if let Some(decided) = call.admit_any(&key) {
             return Begun::of(decided);
         }
-        match call.start(&key) {
+        if call.wait == Wait::No { call.begin_elsewhere(&key) } else { call.begin_started(&key) }
+    }
+
+    pub(super) fn begin_started<K: RateLimitKey>(self, key: &K) -> Begun {
+        match self.start(key) {
             Started::Done(decided) => Begun::of(decided.map(drop)),
             started => Begun::Later(Box::pin(started.finish_async())),
         }
@@ -392,7 +409,7 @@ fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) 
 #[inline(never)]
 fn admit_otherwise<K: RateLimitKey>(core: &Arc<Core>, key: &K) -> Result<(), RateLimitExceeded> {
     let call = Call::new(core);
-    call.admit_any(key).unwrap_or_else(|| call.decide(key).map(drop))
+    call.admit_any(key).unwrap_or_else(|| call.decide_elsewhere(key))
 }
 
 /// The outcome of a call denied by the limits written down, which is not counted yet.
@@ -420,7 +437,7 @@ pub(crate) enum Begun {
 
 impl Begun {
     #[inline]
-    fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
+    pub(super) fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
         Begun::Done(Some(decided))
     }
 }
@@ -481,7 +498,7 @@ impl Core {
     #[inline]
     pub(super) fn give_back_fast(&self, switches: Switches, held: Held, now: fn(&Store) -> Now) -> bool {
         if switches.are_off()
-            && let Some(store) = self.fast()
+            && let Some(Fast { store, .. }) = self.fast()
             && held.store == store.id()
             && held.kinds == kinds_of_one(store.algorithm())
             && held.resets == store.resets(held.address)

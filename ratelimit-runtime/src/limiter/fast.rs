@@ -8,7 +8,7 @@
 //! needs: the key's hash.
 
 use super::call::{Refusal, refusal};
-use super::core::Core;
+use super::core::{Core, Fast};
 use crate::backend::memory::{Attempt, Cost, Kind as State, Left, OnePermit, Store, Verdict};
 use crate::decision::Address;
 use crate::key::RateLimitKey;
@@ -69,13 +69,13 @@ impl Packed {
 /// [`OnePermit`](crate::backend::memory::OnePermit).
 #[expect(clippy::inline_always, reason = "the key is to be taken apart into registers")]
 #[inline(always)]
-pub(super) fn admit<K: RateLimitKey, C: Cost>(core: &Core, key: &K, cost: C) -> Found {
+pub(super) fn admit<K: RateLimitKey, C: Paid>(core: &Core, key: &K, cost: C) -> Found {
     key.ask(Admit(core, cost)).found()
 }
 
 struct Admit<'a, C>(&'a Core, C);
 
-impl<C: Cost> Asker for Admit<'_, C> {
+impl<C: Paid> Asker for Admit<'_, C> {
     type Answer = Packed;
 
     #[inline]
@@ -95,28 +95,28 @@ impl<C: Cost> Asker for Admit<'_, C> {
 }
 
 #[inline(never)]
-fn admit_text<C: Cost>(core: &Core, key: &str, cost: C) -> Packed {
-    let Some(store) = store(core, cost) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| sink.text(key)), cost)
+fn admit_text<C: Paid>(core: &Core, key: &str, cost: C) -> Packed {
+    let Some(fast) = fast(core, cost) else { return nothing() };
+    admit_key(core, fast, fast.store.hash(|sink| sink.text(key)), cost)
 }
 
 #[inline(never)]
-fn admit_number<C: Cost>(core: &Core, kind: Kind, key: u64, cost: C) -> Packed {
-    let Some(store) = store(core, cost) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| sink.number(kind, key.into())), cost)
+fn admit_number<C: Paid>(core: &Core, kind: Kind, key: u64, cost: C) -> Packed {
+    let Some(fast) = fast(core, cost) else { return nothing() };
+    admit_key(core, fast, fast.store.hash(|sink| sink.number(kind, key.into())), cost)
 }
 
 #[inline(never)]
-fn admit_any<K: RateLimitKey + ?Sized, C: Cost>(core: &Core, key: &K, cost: C) -> Packed {
-    let Some(store) = store(core, cost) else { return nothing() };
-    admit_key(core, store, store.hash(|sink| key.write_to(sink)), cost)
+fn admit_any<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, key: &K, cost: C) -> Packed {
+    let Some(fast) = fast(core, cost) else { return nothing() };
+    admit_key(core, fast, fast.store.hash(|sink| key.write_to(sink)), cost)
 }
 
 /// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
 /// line sooner and get it for fewer calls at a time.
 #[inline(never)]
 fn admit_unkeyed<C: Cost>(core: &Core, cost: C) -> Packed {
-    let Some(store) = store(core, cost) else { return nothing() };
+    let Some(Fast { store, .. }) = fast(core, cost) else { return nothing() };
     if store.holds_any() {
         return nothing();
     }
@@ -162,16 +162,17 @@ fn nothing() -> Packed {
 
 /// As [`admit`], by the clock of the surrounding runtime.
 #[inline(never)]
-pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Cost>(core: &Core, key: &K, cost: C) -> Packed {
-    let Some(store) = store(core, cost) else { return Packed::NOTHING };
+pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, key: &K, cost: C) -> Packed {
+    let Some(fast) = fast(core, cost) else { return Packed::NOTHING };
+    let store = &fast.store;
     let (address, thread) = (store.address(key), counts::thread());
     #[cfg(feature = "tokio")]
     let now = store.now_in_runtime();
     #[cfg(not(feature = "tokio"))]
     let now = store.now();
     match address {
-        Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, store, hash, now, cost),
-        Address::Hash(hash) => admit_key_at(core, store, hash, now, cost),
+        Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, fast, hash, now, cost),
+        Address::Hash(hash) => admit_key_at(core, fast, hash, now, cost),
         Address::Unkeyed if store.holds_any() => Packed::NOTHING,
         Address::Unkeyed => admit_unkeyed_at(core, store, thread, now, cost),
     }
@@ -195,7 +196,7 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
     cost: u32,
     is_async: bool,
 ) -> Option<Taken<'a>> {
-    let store = store(core, cost)?;
+    let Fast { store, .. } = fast(core, cost)?;
     let address = store.address(key);
     if store.may_hold(address) {
         return None;
@@ -211,65 +212,111 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
 }
 
 #[inline]
-fn store<C: Cost>(core: &Core, cost: C) -> Option<&Store> {
-    let store = if Switches::load().are_off() { core.fast()? } else { return None };
-    (C::IS_ONE || store.admits(cost.permits())).then_some(&**store)
+fn fast<C: Cost>(core: &Core, cost: C) -> Option<&Fast> {
+    let fast = if Switches::load().are_off() { core.fast()? } else { return None };
+    (C::IS_ONE || fast.store.admits(cost.permits())).then_some(fast)
 }
 
 /// Reads the clock after the key was hashed: hashing and the reading of the counter overlap, and
 /// take equally long.
 #[expect(clippy::inline_always, reason = "a jump")]
 #[inline(always)]
-fn admit_key<C: Cost>(core: &Core, store: &Store, hash: u64, cost: C) -> Packed {
-    let now = store.now();
-    if store.holds_any() {
-        admit_beside_holds(core, store, hash, now, cost)
+fn admit_key<C: Paid>(core: &Core, fast: &Fast, hash: u64, cost: C) -> Packed {
+    let now = fast.store.now();
+    if fast.store.holds_any() {
+        admit_beside_holds(core, fast, hash, now, cost)
     } else {
-        admit_key_at(core, store, hash, now, cost)
+        admit_key_at(core, fast, hash, now, cost)
     }
 }
 
 /// The fast path of a key while keys of its store are held.
 #[inline(never)]
-fn admit_beside_holds<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    if store.is_free(hash, now) {
-        admit_key_at(core, store, hash, now, cost)
+fn admit_beside_holds<C: Paid>(core: &Core, fast: &Fast, hash: u64, now: Now, cost: C) -> Packed {
+    if fast.store.is_free(hash, now) {
+        admit_key_at(core, fast, hash, now, cost)
     } else if C::IS_ONE {
-        admit_held(core, store, hash, now)
+        admit_held(core, fast, hash, now)
     } else {
         nothing()
     }
 }
 
 #[inline(never)]
-fn admit_held(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    if let Some((until, remaining)) = store.repeated_denial(hash, now)
+fn admit_held(core: &Core, fast: &Fast, hash: u64, now: Now) -> Packed {
+    if let Some((until, remaining)) = fast.store.repeated_denial(hash, now)
         && until > now.latest
     {
         let retry_after = until - now.earliest;
         return Packed::told(Refusal { position: 0, remaining, retry_after, is_blocked: true });
     }
-    admit_held_anew(core, store, hash, now)
+    admit_held_anew(core, fast, hash, now)
 }
 
 #[cold]
 #[inline(never)]
-fn admit_held_anew(core: &Core, store: &Store, hash: u64, now: Now) -> Packed {
-    match store.take_if_held(hash, now) {
-        None => admit_key_at(core, store, hash, now, OnePermit),
+fn admit_held_anew(core: &Core, fast: &Fast, hash: u64, now: Now) -> Packed {
+    match fast.store.take_if_held(hash, now) {
+        None => admit_key_at(core, fast, hash, now, OnePermit),
         Some((verdict, left)) => settle(core, (verdict, Some(left)), now, OnePermit),
     }
 }
 
 #[expect(clippy::inline_always, reason = "a jump to one of five functions")]
 #[inline(always)]
-fn admit_key_at<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    match store.kind() {
-        State::Tat => admit_tat(core, store, hash, now, cost),
-        State::Bucket => admit_bucket(core, store, hash, now, cost),
-        State::Window => admit_window(core, store, hash, now, cost),
-        State::Fixed { .. } => admit_fixed(core, store, hash, now, cost),
-        State::Any => admit_state(core, store, hash, now, cost),
+fn admit_key_at<C: Paid>(core: &Core, fast: &Fast, hash: u64, now: Now, cost: C) -> Packed {
+    C::of(&fast.by_key)(core, &fast.store, hash, now, cost)
+}
+
+type Path<C> = fn(&Core, &Store, u64, Now, C) -> Packed;
+
+/// The fast path of a key in one kind of state. Behind pointers, so that a program contains only
+/// the kinds that it uses.
+#[derive(Clone, Copy)]
+pub(crate) struct ByKey {
+    one: Path<OnePermit>,
+    some: Path<u32>,
+}
+
+impl ByKey {
+    /// For limiters that are a sliding window.
+    pub(crate) fn window(_: State) -> ByKey {
+        ByKey { one: admit_window, some: admit_window }
+    }
+
+    /// For limiters that are never called with a key.
+    pub(crate) fn none(_: State) -> ByKey {
+        ByKey { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() }
+    }
+
+    /// For all other limiters.
+    pub(crate) fn any(kind: State) -> ByKey {
+        match kind {
+            State::Tat => ByKey { one: admit_tat, some: admit_tat },
+            State::Bucket => ByKey { one: admit_bucket, some: admit_bucket },
+            State::Window => ByKey::window(kind),
+            State::Fixed { .. } => ByKey { one: admit_fixed, some: admit_fixed },
+            State::Any => ByKey { one: admit_state, some: admit_state },
+        }
+    }
+}
+
+/// A cost that has a path.
+pub(super) trait Paid: Cost {
+    fn of(by_key: &ByKey) -> Path<Self>;
+}
+
+impl Paid for OnePermit {
+    #[inline]
+    fn of(by_key: &ByKey) -> Path<OnePermit> {
+        by_key.one
+    }
+}
+
+impl Paid for u32 {
+    #[inline]
+    fn of(by_key: &ByKey) -> Path<u32> {
+        by_key.some
     }
 }
 

@@ -4,9 +4,13 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
+use once_cell::sync::OnceCell;
+
+use super::fast::ByKey;
 use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
-use crate::backend::SharedBackend;
+use crate::backend::memory::{Kind, States};
+use crate::backend::{self, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Algorithm, Limit, MAX_LIMITS};
 
@@ -22,6 +26,7 @@ pub struct Spec {
     options: Options,
     reads_per: u8,
     reads_count: u8,
+    is_without_keys: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -38,7 +43,11 @@ pub(crate) enum BackendChoice {
     Default,
     Memory,
     /// Made at the first use.
-    Made(fn() -> SharedBackend),
+    Made {
+        make: fn() -> SharedBackend,
+        /// [`made`](crate::backend::made), which only programs that make a backend contain.
+        made: for<'a> fn(&'a OnceCell<SharedBackend>, fn() -> SharedBackend) -> &'a SharedBackend,
+    },
 }
 
 /// Options around a decision.
@@ -52,6 +61,23 @@ pub(crate) struct Options {
     pub(crate) is_trial: bool,
     /// Source location of the limiter.
     pub(crate) location: Option<&'static Location<'static>>,
+    pub(crate) contains: Contains,
+}
+
+/// What a program contains for a limiter: it need not contain states that no call needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Contains {
+    pub(crate) states: States,
+    pub(crate) fast: fn(Kind) -> ByKey,
+}
+
+impl Contains {
+    /// For limiters that are never called with a key.
+    const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
+    const WINDOW_WITHOUT_KEYS: Contains = Contains { states: States::WINDOW_WITHOUT_KEYS, fast: ByKey::none };
+    /// For one sliding window.
+    const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
+    pub(crate) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
 }
 
 impl Options {
@@ -62,6 +88,7 @@ impl Options {
         dry_run: false,
         is_trial: false,
         location: None,
+        contains: Contains::ANY,
     };
 }
 
@@ -100,6 +127,7 @@ impl Spec {
             options: Options::DEFAULT,
             reads_per: 0,
             reads_count: 0,
+            is_without_keys: false,
         }
     }
 
@@ -185,7 +213,7 @@ impl Spec {
 
     /// Keeps the buckets in a backend that is made at the first use.
     pub const fn backend(mut self, make: fn() -> SharedBackend) -> Spec {
-        self.options.backend = BackendChoice::Made(make);
+        self.options.backend = BackendChoice::Made { make, made: backend::made };
         self
     }
 
@@ -219,8 +247,23 @@ impl Spec {
         self
     }
 
+    /// No call has a key. Only for a limiter whose buckets no other limiter shares.
+    pub const fn without_keys(mut self) -> Spec {
+        self.is_without_keys = matches!(self.name, SpecName::Path(_));
+        self
+    }
+
     /// The limiter.
-    pub const fn limiter(self) -> RateLimiter {
+    pub const fn limiter(mut self) -> RateLimiter {
+        let is_window = self.len == 1
+            && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow)
+            && self.options.backoff.is_none();
+        self.options.contains = match (self.is_without_keys, is_window) {
+            (true, true) => Contains::WINDOW_WITHOUT_KEYS,
+            (true, false) => Contains::NO_KEYS,
+            (false, true) => Contains::WINDOW,
+            (false, false) => Contains::ANY,
+        };
         RateLimiter::from_spec(self)
     }
 

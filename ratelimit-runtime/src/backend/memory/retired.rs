@@ -11,6 +11,7 @@ use super::holds::{Held, Hold};
 use super::state::{Call, Full, State, Window, Words};
 use super::store::{Keyed, Store, Written};
 use super::table::Table;
+use super::tables::Free;
 use crate::algorithm::Rule;
 use crate::hash::Seed;
 use crate::rt::clock::{self, Now};
@@ -119,6 +120,7 @@ impl Store {
             }};
         }
         let keyed = match &mut self.keyed {
+            Keyed::Nothing => Keys::Full(Vec::new()),
             Keyed::One(table, layout) => keys!(Keys::One, table, layout),
             Keyed::Two(table, layout) => keys!(Keys::Two, table, layout),
             Keyed::Three(table, layout) => keys!(Keys::Three, table, layout),
@@ -126,7 +128,7 @@ impl Store {
             Keyed::Full(table) => keys!(Keys::Full, table, &self.forms),
         };
         let mut free = Vec::new();
-        if let Some(table) = self.free.get_mut() {
+        if let Some(Free { table, .. }) = self.free.get_mut() {
             let gone;
             (free, gone) = in_use(table, &self.forms, &rules, &mut idle_at);
             idle += gone;
@@ -163,7 +165,7 @@ impl Store {
             _ => {}
         }
         if !free.is_empty() {
-            let table = store.open();
+            let table = &store.open().table;
             refill!(table, free);
         }
         store

@@ -26,8 +26,9 @@ use std::time::Duration;
 use self::copy::Copies;
 use self::format::{Item, LONGEST_IDENTITY, Place, Reader, Section, Writer};
 pub(super) use self::saved::Saved;
+use super::orphans::{Orphans, retire};
 use super::state::Moment;
-use super::{MemoryBackend, Orphans, Store, Stores, release};
+use super::{MemoryBackend, Store, Stores};
 use crate::decision::Address;
 use crate::hash::Weights;
 use crate::rt::clock;
@@ -226,14 +227,14 @@ impl MemoryBackend {
         let mut writer = Writer::new(out, clocks().wall, self.shared.weights())?;
         let (mut keys, mut waiting, mut left_out) = (0, 0, BTreeSet::new());
         let (names, stores) = {
-            let stores = self.shared.stores.lock();
+            let mut stores = self.shared.stores.lock();
             (stores.names(), stores.all.clone())
         };
         for store in stores.iter().filter_map(Weak::upgrade) {
             if store.name.is_none() {
                 left_out.insert(store.written.limiter.as_str().to_owned());
             }
-            release(store);
+            retire(store);
         }
         for name in names {
             if name.len() > LONGEST_IDENTITY - 1_024 {
@@ -256,7 +257,7 @@ impl MemoryBackend {
                     let heading = || store.heading(&name);
                     let copied = store.copy(&mut Copies { clocks, put: &mut |item| write(&heading, item) });
                     // The limiter may be gone meanwhile.
-                    release(store);
+                    retire(store);
                     copied?;
                 }
                 Some(Found::Orphans(Orphans::Retired(retired))) => {
@@ -327,7 +328,11 @@ impl MemoryBackend {
             return Err(SnapshotError::InUse);
         }
         for saved in all.into_iter().filter(|saved| !saved.is_empty()) {
-            stores.orphan(saved.heading.identity.clone(), Orphans::Saved(Arc::new(saved)), &self.shared.bound);
+            stores.orphans().orphan(
+                saved.heading.identity.clone(),
+                Orphans::Saved(Arc::new(saved)),
+                &self.shared.bound,
+            );
         }
         Ok(())
     }
@@ -341,20 +346,25 @@ enum Found {
 
 impl Stores {
     /// Whether a limiter has used the backend, or a snapshot was restored.
-    fn is_in_use(&self) -> bool {
-        !(self.all.is_empty() && self.retired.is_empty() && self.reviving.is_empty())
+    fn is_in_use(&mut self) -> bool {
+        let orphans = self.orphans();
+        let has_orphans = !(orphans.retired.is_empty() && orphans.reviving.is_empty());
+        has_orphans || !self.all.is_empty()
     }
 
-    fn names(&self) -> BTreeSet<String> {
-        self.named.keys().chain(self.retired.keys()).chain(self.reviving.keys()).cloned().collect()
+    fn names(&mut self) -> BTreeSet<String> {
+        let used: Vec<String> = self.named.keys().cloned().collect();
+        let orphans = self.orphans();
+        orphans.retired.keys().chain(orphans.reviving.keys()).cloned().chain(used).collect()
     }
 
-    fn find(&self, name: &str) -> Option<Found> {
+    fn find(&mut self, name: &str) -> Option<Found> {
         if let Some(store) = self.named.get(name).and_then(Weak::upgrade) {
             return Some(Found::Used(store));
         }
-        let saved = || self.reviving.get(name).cloned().map(Orphans::Saved);
-        self.retired.get(name).cloned().or_else(saved).map(Found::Orphans)
+        let orphans = self.orphans();
+        let saved = || orphans.reviving.get(name).cloned().map(Orphans::Saved);
+        orphans.retired.get(name).cloned().or_else(saved).map(Found::Orphans)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The buckets of one limiter, or of several limiters of the same name.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
@@ -13,9 +13,10 @@ use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
-    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Word, Words, is_admitted,
+    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
+use super::tables::{Free, FullTable, States, Tables};
 use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
@@ -56,6 +57,8 @@ pub(crate) struct Written {
     /// The limiter of these limits; the first one if several share a name.
     pub(crate) by: u64,
     pub(crate) limiter: Name,
+    /// The states of keys that the limiter's program contains.
+    pub(crate) states: States,
 }
 
 /// See the module.
@@ -76,11 +79,12 @@ pub(crate) struct Store {
     pub(super) forms: Forms,
     unkeyed: Unkeyed,
     pub(super) keyed: Keyed,
+    tables: &'static dyn Tables,
     /// Buckets of keys by limits other than those written down. Made for the first of these calls.
-    pub(super) free: OnceLock<Box<Table<Full, 5>>>,
+    pub(super) free: OnceLock<Free>,
     /// Alarms that charge the first waiting call of a bucket, with the process that set them. A
     /// forked process has another timer.
-    alarms: Mutex<HashMap<Address, (u32, Instant, Alarm)>>,
+    alarms: OnceLock<Box<dyn HasAlarms>>,
     /// Keys that are blocked or in debt.
     pub(super) holds: Holds,
     /// Resets so far, by address. Permits taken before a reset are not given back after it.
@@ -131,23 +135,26 @@ impl Cost for u32 {
 
 /// Buckets by key, in the smallest state that the limits allow.
 pub(super) enum Keyed {
+    /// For a limiter that is never called with a key.
+    Nothing,
     One(Table<Words<1>, 4>, Layout),
     Two(Table<Words<2>, 5>, Layout),
     Three(Table<Words<3>, 2>, Layout),
     Window(Table<Window, 2>, Groups),
-    Full(Table<Full, 5>),
+    Full(FullTable),
 }
 
 /// Evaluates an expression with the store's table and the form of its states.
 macro_rules! on_table {
     ($store:expr, ($table:ident, $form:ident) => $result:expr) => {
         match &$store.keyed {
+            Keyed::Nothing => Default::default(),
             Keyed::One($table, $form) => $result,
             Keyed::Two($table, $form) => $result,
             Keyed::Three($table, $form) => $result,
             Keyed::Window($table, $form) => $result,
             Keyed::Full($table) => {
-                let $form = &$store.forms;
+                let ($table, $form) = (&**$table, &$store.forms);
                 $result
             }
         }
@@ -165,7 +172,7 @@ pub(crate) struct Ask<'a> {
 }
 
 /// An operation on one bucket under its lock.
-enum Task<'a> {
+pub(super) enum Task<'a> {
     Take,
     Together(&'a dyn Fn(Verdict) -> Fate),
     Peek,
@@ -216,7 +223,7 @@ impl<'a> Joining<'a> {
 }
 
 /// The outcome of a task.
-struct Done {
+pub(super) struct Done {
     verdict: Verdict,
     left: Left,
     place: Option<(Place, Arc<Seat>)>,
@@ -229,25 +236,8 @@ impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
         let Written { rules, backoff, varies, .. } = &written;
         let forms = Forms::new(rules, *backoff, *varies);
-        let layout = forms.layout().copied();
-        let keyed = match (layout, &rules[..]) {
-            (Some(layout), _) => match layout.words() {
-                1 => Keyed::One(Table::new(), layout),
-                2 => Keyed::Two(Table::new(), layout),
-                _ => Keyed::Three(Table::new(), layout),
-            },
-            (None, [rule]) if rule.limit.algorithm() == Algorithm::SlidingWindow && backoff.is_none() => {
-                Keyed::Window(Table::new(), Groups::new(rule, *varies))
-            }
-            _ => Keyed::Full(Table::new()),
-        };
-        let kind = match (&keyed, layout.and_then(|layout| layout.word())) {
-            (Keyed::One(..), Some(Word::Tat)) => Kind::Tat,
-            (Keyed::One(..), Some(Word::Window { bits })) => Kind::Fixed { bits },
-            (Keyed::Two(..), Some(Word::Bucket)) => Kind::Bucket,
-            (Keyed::Window(..), _) if !varies => Kind::Window,
-            _ => Kind::Any,
-        };
+        let (keyed, tables) = (written.states.0)(&written, &forms);
+        let kind = keyed.kind(*varies);
         Store {
             name,
             rule: rules[0],
@@ -258,8 +248,9 @@ impl Store {
             unkeyed: Unkeyed::new(rules, &forms, backoff.is_none() && !varies),
             forms,
             keyed,
+            tables,
             free: OnceLock::new(),
-            alarms: Mutex::default(),
+            alarms: OnceLock::new(),
             holds: Holds::new(shared.bound.max_keys),
             resets: [const { AtomicU32::new(0) }; RESETS],
             shared,
@@ -295,8 +286,16 @@ impl Store {
         if !self.is_for(rules) {
             self.forms.vary();
             if !self.fits(rules) {
-                self.open();
+                self.tables.open(self);
             }
+        }
+    }
+
+    /// As [`expect`](Store::expect), of limits that replace the ones written down.
+    pub(crate) fn expect_others(&self, rules: &[Rule]) {
+        self.expect(rules);
+        if !self.is_for(rules) && !self.fits(rules) {
+            self.open();
         }
     }
 
@@ -413,7 +412,7 @@ impl Store {
 
     /// The fast path of any other state, for a key.
     pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> (Verdict, Option<Left>) {
-        match self.try_on_key(hash, &self.written_ask(cost), now, TakeOrTell) {
+        match self.take_key_or_tell(hash, &self.written_ask(cost), now) {
             Some((verdict, left)) => (verdict, Some(left)),
             None => (Verdict::Undecided, None),
         }
@@ -436,7 +435,7 @@ impl Store {
     pub(crate) fn try_unkeyed(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(cost);
         match self.unkeyed.take(&ask.call, counts::thread(), now) {
-            Verdict::Undecided => match self.try_on_all(&ask, now, TakeOrTell) {
+            Verdict::Undecided => match self.take_under_lock_or_tell(&ask, now) {
                 Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
                 None => (Verdict::Undecided, None),
             },
@@ -450,7 +449,7 @@ impl Store {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
             Address::Unkeyed => self.take_or_tell(address, &ask, now),
-            Address::Hash(_) => self.perform_and_tell(address, &ask, now, &Task::Take),
+            Address::Hash(hash) => self.take_key(hash, &ask, now),
         };
         (verdict, (self.most == 0 || left.is_blocked).then_some(left))
     }
@@ -469,22 +468,40 @@ impl Store {
             self.keep_for(ask.call.rules);
         }
         if ask.is_foreign && !self.fits(ask.call.rules) {
-            return try_in(self.free.get()?, &self.forms, hash, &ask.call, now, on);
+            return try_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, on);
         }
         on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
+    }
+
+    /// [`try_on_key`](Store::try_on_key) for [`TakeOrTell`], which all programs contain.
+    #[inline]
+    fn take_key_or_tell(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        self.tables_for(ask)?.take_or_tell(self, hash, &ask.call, now)
+    }
+
+    /// The tables where a call looks for an existing bucket.
+    #[inline]
+    fn tables_for(&self, ask: &Ask<'_>) -> Option<&'static dyn Tables> {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        if ask.is_foreign && !self.fits(ask.call.rules) {
+            return Some(self.free.get()?.tables);
+        }
+        Some(self.tables)
     }
 
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.may_hold(address) {
-            return self.take_beside_holds(address, ask, now);
+        if let Some(held) = self.holds.beside(address) {
+            return held.take(self, address, ask, now);
         }
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
             Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     #[inline(never)]
@@ -498,14 +515,14 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.may_hold(address) {
-            return self.take_beside_holds(address, ask, now);
+        if let Some(held) = self.holds.beside(address) {
+            return held.take(self, address, ask, now);
         }
         let told = match address {
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeOrTell),
+            Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
             Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     #[inline(never)]
@@ -513,14 +530,23 @@ impl Store {
         match self.take_unkeyed(ask, now) {
             Some(verdict @ Verdict::Denied { .. }) if ask.call.cost > 1 => Some((verdict, self.unkeyed_left(ask, now))),
             Some(verdict) => Some((verdict, Left::default())),
-            None => self.try_on_all(ask, now, TakeOrTell),
+            None => self.take_under_lock_or_tell(ask, now),
         }
+    }
+
+    /// [`try_on_all`](Store::try_on_all) for [`TakeOrTell`], which all programs contain.
+    fn take_under_lock_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        let told = if ask.is_foreign { None } else { self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now) };
+        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
     }
 
     /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
     #[cold]
     #[inline(never)]
-    fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+    pub(super) fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         self.take_behind(self.holds.of(address, now), address, ask, now)
     }
 
@@ -539,9 +565,13 @@ impl Store {
 
     /// Takes one permit of a key that may be held, by the limits written down. `None` if it is not
     /// held.
+    pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+        self.holds.any()?.take_if_held(self, hash, now)
+    }
+
     #[cold]
     #[inline(never)]
-    pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+    pub(super) fn take_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
         let hold = self.hold_of(Address::Hash(hash), now);
         if hold == Hold::NONE {
             return None;
@@ -578,7 +608,7 @@ impl Store {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
             Address::Unkeyed => None,
         };
-        self.or_perform(told, address, ask, now, &Task::Take)
+        self.or_take(told, address, ask, now)
     }
 
     /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
@@ -620,8 +650,46 @@ impl Store {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
         match self.unkeyed.peek(&nothing.call, &self.forms, now) {
             Some((_, left)) => left,
-            None => self.perform(Address::Unkeyed, &nothing, now, &Task::Peek).left,
+            None => unkeyed_thoroughly().map_or_else(Left::default, |thorough| (thorough.peek)(self, &nothing, now).1),
         }
+    }
+
+    #[inline]
+    fn or_take(&self, told: Option<(Verdict, Left)>, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        match (told, address) {
+            (Some((verdict, left)), _) if verdict != Verdict::Undecided => (verdict, left),
+            (_, Address::Hash(hash)) => self.take_key(hash, ask, now),
+            (_, Address::Unkeyed) => self.take_unkeyed_thoroughly(ask, now),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn take_unkeyed_thoroughly(&self, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        unkeyed_thoroughly().map_or(UNDECIDED, |thorough| (thorough.take)(self, ask, now))
+    }
+
+    /// Takes the permits of a key's call now or not at all, and makes its bucket if it is missing.
+    #[cold]
+    #[inline(never)]
+    fn take_key(&self, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        let thoroughly = || keyed_thoroughly().map_or(UNDECIDED, |take| take(self, hash, ask, now));
+        if self.written.varies {
+            self.expect(ask.call.rules);
+        }
+        // Another thread may take the room that this one made.
+        for _ in 0..=TRIES {
+            if self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules) {
+                return thoroughly();
+            }
+            match self.tables.take(self, hash, &ask.call, now) {
+                With::Done((Verdict::Undecided, _)) | With::Closed | With::Waited => return thoroughly(),
+                With::Done(told) => return told,
+                With::Full if self.shared.evict(self, hash, now) => {}
+                With::Full => break,
+            }
+        }
+        self.without_room(hash, ask, now)
     }
 
     #[inline]
@@ -637,6 +705,16 @@ impl Store {
             Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
             _ => self.perform_and_tell(address, ask, now, task),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn perform_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> (Verdict, Left) {
+        let mut wakes = Wakes::default();
+        let done = self.perform_unkeyed(ask, now, task, &mut wakes);
+        self.forget_denial_after(Address::Unkeyed, task);
+        wakes.wake();
+        (done.verdict, done.left)
     }
 
     #[cold]
@@ -773,7 +851,7 @@ impl Store {
         // At the end of the clock's uncertainty, so that alarms seldom fire too early.
         let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
         let Some(deadline) = Instant::now().checked_add(after) else { return };
-        let mut alarms = self.alarms.lock();
+        let mut alarms = self.alarms().lock();
         // An alarm that fires too early is set again.
         let process = process::id();
         if alarms.get(&address).is_some_and(|(by, set_for, _)| *by == process && *set_for <= deadline) {
@@ -783,6 +861,10 @@ impl Store {
         let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (process, deadline, alarm)));
         drop(alarms);
         drop(before);
+    }
+
+    fn alarms(&self) -> &Alarms {
+        self.alarms.get_or_init(|| Box::new(Alarms::default())).alarms()
     }
 
     /// Makes all waiting calls look again: limits have changed, or no longer apply.
@@ -801,7 +883,7 @@ impl Store {
             queue.wake_all(&mut wakes);
         }));
         if let Some(table) = self.free.get() {
-            table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
+            table.table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
         }
         wakes.wake();
     }
@@ -824,24 +906,32 @@ impl Store {
         task: &Task<'_>,
         wakes: &mut Wakes,
     ) -> Done {
+        // Calls of this bucket may need the same from now on.
+        open_thorough();
         let done = match address {
-            Address::Unkeyed => {
-                let Written { rules, varies, .. } = &self.written;
-                if *varies {
-                    self.expect(ask.call.rules);
-                }
-                self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-                    // Looked up under the bucket's lock: a debt is noted under it.
-                    let call = Call { floor: self.holds.of(address, now), ..ask.call };
-                    carry_out(&call, task, state, &self.forms, queue, now, wakes)
-                })
-            }
+            Address::Unkeyed => self.perform_unkeyed(ask, now, task, wakes),
             Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
         };
+        self.forget_denial_after(address, task);
+        done
+    }
+
+    fn forget_denial_after(&self, address: Address, task: &Task<'_>) {
         if !matches!(task, Task::Take | Task::Peek) && self.holds.may_hold(address) {
             self.holds.forget_denial(address);
         }
-        done
+    }
+
+    fn perform_unkeyed(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
+        let Written { rules, varies, .. } = &self.written;
+        if *varies {
+            self.expect(ask.call.rules);
+        }
+        self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
+            // Looked up under the bucket's lock: a debt is noted under it.
+            let call = Call { floor: self.holds.of(Address::Unkeyed, now), ..ask.call };
+            carry_out(&call, task, state, &self.forms, queue, now, wakes)
+        })
     }
 
     fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
@@ -1027,7 +1117,7 @@ impl Store {
         };
         let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
         let done = if is_free {
-            self.hold_in(self.free.get()?, &self.forms, hash, &ask.call, now, &task, wakes)
+            self.hold_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, &task, wakes)
         } else {
             on_table!(self, (table, form) => self.hold_in(table, form, hash, &ask.call, now, &task, wakes))
         };
@@ -1107,7 +1197,7 @@ impl Store {
     }
 
     #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
-    fn perform_in<S: State, const W: usize>(
+    pub(super) fn perform_in<S: State, const W: usize>(
         &self,
         table: &Table<S, W>,
         form: &S::Form,
@@ -1160,10 +1250,11 @@ impl Store {
     /// Carries out a task on the bucket of limits other than those written down. If the bucket is
     /// in the usual table, it is moved first.
     fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
-        let table = self.open();
+        let table = &self.open().table;
         let rules = &self.written.rules;
         let since = |queue: &Option<Box<Queue>>| queue.as_ref().map_or(now, |queue| queue.since(now));
         match &self.keyed {
+            Keyed::Nothing => {}
             Keyed::One(from, layout) => from.hand_over(hash, |state, queue| {
                 table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
             }),
@@ -1182,21 +1273,22 @@ impl Store {
     }
 
     /// The table of other limits. From then on, the usual table makes no new bucket.
-    pub(super) fn open(&self) -> &Table<Full, 5> {
+    pub(super) fn open(&self) -> &Free {
         self.free.get_or_init(|| {
             self.forms.vary();
             on_table!(self, (table, _form) => table.close());
-            Box::new(Table::new())
+            open_thorough();
+            Free::new()
         })
     }
 
-    fn context<'a, S: State>(&'a self, form: &'a S::Form) -> Context<'a, S> {
+    pub(super) fn context<'a, S: State>(&'a self, form: &'a S::Form) -> Context<'a, S> {
         Context { bound: &self.shared.bound, form, written: &self.written.rules }
     }
 
     /// Sometimes sweeps another limiter, because one that is no longer called reclaims nothing
     /// itself.
-    fn sweep_others(&self, swept: Swept, hash: u64, now: Now) {
+    pub(super) fn sweep_others(&self, swept: Swept, hash: u64, now: Now) {
         let one_in = match swept {
             Swept::Nothing => return,
             Swept::ForNewKey => NEW_KEYS_SWEEP_OTHERS,
@@ -1228,20 +1320,20 @@ impl Store {
 
     /// The number of keys that have a bucket.
     pub(crate) fn keys(&self) -> usize {
-        on_table!(self, (table, _form) => table.len()) + self.free.get().map_or(0, |table| table.len())
+        self.tables.len(self) + self.free.get().map_or(0, |free| free.tables.len(self))
     }
 
     /// Reclaims idle buckets in a few slots of one shard. Returns whether there were any.
     pub(super) fn sweep(&self, shard: usize, now: Now, slots: usize) -> bool {
-        let usual = on_table!(self, (table, form) => table.sweep(self.context(form), shard, now, slots));
-        let free = self.free.get().is_some_and(|table| table.sweep(self.context(&self.forms), shard, now, slots));
+        let usual = self.tables.sweep(self, shard, now, slots);
+        let free = self.free.get().is_some_and(|free| free.tables.sweep(self, shard, now, slots));
         usual | free
     }
 
     /// Evicts one bucket. A bucket that is being denied goes only if `denying` is set.
     pub(super) fn evict(&self, hash: u64, now: Now, denying: bool) -> bool {
-        self.free.get().is_some_and(|table| table.evict(self.context(&self.forms), hash, now, denying))
-            || on_table!(self, (table, form) => table.evict(self.context(form), hash, now, denying))
+        self.free.get().is_some_and(|free| free.tables.evict(self, hash, now, denying))
+            || self.tables.evict(self, hash, now, denying)
     }
 
     /// A copy of the state of the bucket without a key.
@@ -1271,7 +1363,7 @@ impl Store {
             table.each_queue(|_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         });
-        if let Some(table) = self.free.get() {
+        if let Some(Free { table, .. }) = self.free.get() {
             table.each_queue(|_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         }
@@ -1282,6 +1374,48 @@ impl Store {
     pub(super) fn slots(&self) -> usize {
         on_table!(self, (table, _form) => table.slots())
     }
+}
+
+/// No path decides the call, which cannot happen: its limiter fails closed.
+const UNDECIDED: (Verdict, Left) =
+    (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
+
+type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
+
+/// What calls without a key need whose state is not in its usual form, or whose bucket has a queue.
+/// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
+/// contains it only if it waits, refunds, or replaces limits.
+struct Thorough {
+    try_take: fn(&Store, &Ask<'_>, Now) -> Option<(Verdict, Left)>,
+    take: TakeUnkeyed,
+    peek: TakeUnkeyed,
+}
+
+static UNKEYED_THOROUGHLY: OnceLock<Thorough> = OnceLock::new();
+static KEYED_THOROUGHLY: OnceLock<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> = OnceLock::new();
+
+fn unkeyed_thoroughly() -> Option<&'static Thorough> {
+    // Whatever the call has seen of the bucket was written after the pointer was set.
+    fence(Ordering::Acquire);
+    UNKEYED_THOROUGHLY.get()
+}
+
+fn keyed_thoroughly() -> Option<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> {
+    KEYED_THOROUGHLY.get().copied()
+}
+
+pub(super) fn open_thorough_without_keys() {
+    UNKEYED_THOROUGHLY.get_or_init(|| Thorough {
+        try_take: |store, ask, now| store.unkeyed.run_slow(TakeOrTell, &ask.call, &store.forms, now, ask.is_foreign),
+        take: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Take),
+        peek: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Peek),
+    });
+}
+
+pub(super) fn open_thorough() {
+    open_thorough_without_keys();
+    KEYED_THOROUGHLY
+        .get_or_init(|| |store, hash, ask, now| store.perform_and_tell(Address::Hash(hash), ask, now, &Task::Take));
 }
 
 /// One function for each table, so that its values stay in registers.
@@ -1312,15 +1446,15 @@ fn deny_blocked<S: State>(state: &mut S, form: &S::Form, rule: &Rule, now: Now, 
 
 impl Drop for Store {
     fn drop(&mut self) {
-        on_table!(self, (table, _form) => table.clear(&self.shared.bound));
-        if let Some(table) = self.free.get() {
-            table.clear(&self.shared.bound);
+        self.tables.clear(self);
+        if let Some(free) = self.free.get() {
+            free.tables.clear(self);
         }
     }
 }
 
 impl Done {
-    fn of(verdict: Verdict) -> Done {
+    pub(super) fn of(verdict: Verdict) -> Done {
         Done { verdict, left: Left::default(), place: None, turn: None, first: None }
     }
 }
@@ -1487,6 +1621,19 @@ fn renew<S: State>(state: &mut S, form: &S::Form, queue: &mut Queue, now: Now, w
     queue.wake_all(wakes);
 }
 
+type Alarms = Mutex<HashMap<Address, (u32, Instant, Alarm)>>;
+
+/// Alarms behind a pointer, for programs in which no call waits.
+trait HasAlarms: Send + Sync {
+    fn alarms(&self) -> &Alarms;
+}
+
+impl HasAlarms for Alarms {
+    fn alarms(&self) -> &Alarms {
+        self
+    }
+}
+
 /// A place in the queue of a bucket.
 pub(crate) struct Waiter {
     store: Arc<Store>,
@@ -1506,7 +1653,7 @@ impl Wake for Due {
     fn wake(self: Arc<Due>) {
         if let Some(store) = self.store.upgrade() {
             // The alarm has fired. Settling sets another one if it is needed.
-            let fired = store.alarms.lock().remove(&self.address);
+            let fired = store.alarms().lock().remove(&self.address);
             drop(fired);
             store.settle(self.address, store.now());
         }

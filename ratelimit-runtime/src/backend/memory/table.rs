@@ -159,6 +159,7 @@ impl<S: State> Clone for Context<'_, S> {
 impl<S: State> Copy for Context<'_, S> {}
 
 /// The outcome of a call on a bucket.
+#[derive(Default)]
 pub(super) enum With<R> {
     Done(R),
     /// Other calls wait for the key.
@@ -166,12 +167,14 @@ pub(super) enum With<R> {
     /// There is no room for a new key, unless a bucket is evicted.
     Full,
     /// New keys go to another table.
+    #[default]
     Closed,
 }
 
 /// Whether a call has swept, and why.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Swept {
+    #[default]
     Nothing,
     ForNewKey,
     InTurn,

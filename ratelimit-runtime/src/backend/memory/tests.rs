@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use smallvec::smallvec;
 
+use super::orphans::retire;
 use super::state::{State, Words};
 use super::*;
 use crate::algorithm::Rule;
@@ -21,8 +22,14 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 }
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
-    let written =
-        Written { rules: smallvec![rule], backoff: None, varies: false, by: 0, limiter: Name::Static("test") };
+    let written = Written {
+        rules: smallvec![rule],
+        backoff: None,
+        varies: false,
+        by: 0,
+        limiter: Name::Static("test"),
+        states: States::ANY,
+    };
     backend.store(name.map(str::to_owned), &written)
 }
 
@@ -382,11 +389,11 @@ fn a_block_outlives_the_limiter_that_set_it() {
     let now = clock::now();
     let first = store(&backend, Some("blocked"));
     first.block(first.address(&7_u64), now + 3_600_000_000_000, Now::exactly(now));
-    release(first);
+    retire(first);
     let second = store(&backend, Some("blocked"));
     assert!(second.holds_any());
     assert!(!take(&second, 7, now + 1_000) && take(&second, 8, now + 1_000));
-    release(second);
+    retire(second);
 }
 
 /// A blocked key's denial as the fast path gives it: what the last one has got, if that still stands.
@@ -491,7 +498,7 @@ fn a_flood_of_new_keys_ends_no_block() {
         (0..10).for_each(|key| assert!(take(store, key, now)));
         (5..15_u64).for_each(|key| store.block(store.address(&key), hour, Now::exactly(now)));
     }
-    release(gone);
+    retire(gone);
     let other = store(&backend, None);
     for key in 0..5_000 {
         let _ = (take(&other, key, now + 1), take(&blocked, 1_000 + key, now + 1));
@@ -504,7 +511,7 @@ fn a_flood_of_new_keys_ends_no_block() {
         // They end as they were to.
         assert!((5..15).all(|key| take(store, key, hour)));
     }
-    [gone, blocked].into_iter().for_each(release);
+    [gone, blocked].into_iter().for_each(retire);
 }
 
 #[test]
@@ -516,15 +523,16 @@ fn limiters_that_are_gone_keep_as_many_blocks_as_the_backend_has_room_for_bucket
     for limiter in 0..5 {
         let store = store(&backend, Some(&name(limiter)));
         (0..4_u64).for_each(|key| store.block(store.address(&key), end(limiter), Now::exactly(now)));
-        release(store);
+        retire(store);
     }
     let blocked = |limiter| {
         let store = store(&backend, Some(&name(limiter)));
         let blocked = (0..4_u64).filter(|key| !take(&store, *key, now + 1)).count();
-        release(store);
+        retire(store);
         blocked
     };
     assert_eq!([4, 3, 2, 1, 0].map(blocked), [4, 4, 0, 0, 0]);
-    let stores = backend.shared.stores.lock();
-    assert_eq!((stores.holds, stores.held.len()), (8, 2));
+    let mut stores = backend.shared.stores.lock();
+    let orphans = stores.orphans();
+    assert_eq!((orphans.holds, orphans.held.len()), (8, 2));
 }

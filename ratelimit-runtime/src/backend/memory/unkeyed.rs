@@ -32,7 +32,8 @@ use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 /// The bucket of all calls.
 pub(super) struct Unkeyed {
     fast: Fast,
-    slow: Line<Lock<Slow>>,
+    /// Made when it is needed first. Behind a pointer, for programs that never need it.
+    slow: Line<Lock<Option<Box<dyn IsSlow>>>>,
 }
 
 /// The state on the fast path.
@@ -64,6 +65,18 @@ struct Slow {
     queue: Queue,
     is_here: bool,
     is_foreign: bool,
+}
+
+/// A [`Slow`].
+trait IsSlow: Send {
+    fn slow(&mut self) -> &mut Slow;
+}
+
+impl IsSlow for Slow {
+    #[inline]
+    fn slow(&mut self) -> &mut Slow {
+        self
+    }
 }
 
 /// What calls have learned about the word of a token bucket. It seldom changes. A call that it
@@ -109,9 +122,15 @@ impl Unkeyed {
                 _ => Fast::Locked,
             },
         };
-        let is_here = matches!(fast, Fast::Locked);
-        let slow = Slow { full: Full::idle(), queue: Queue::default(), is_here, is_foreign: false };
-        Unkeyed { fast, slow: Line(Lock::new(slow)) }
+        Unkeyed { fast, slow: Line(Lock::new(None)) }
+    }
+
+    fn slow<'a>(&self, made: &'a mut Option<Box<dyn IsSlow>>) -> &'a mut Slow {
+        let slow = made.get_or_insert_with(|| {
+            let is_here = matches!(self.fast, Fast::Locked);
+            Box::new(Slow { full: Full::idle(), queue: Queue::default(), is_here, is_foreign: false })
+        });
+        slow.slow()
     }
 
     /// The fast path: from 1 permit to the capacity by the rules as written, of which `rule` is the
@@ -176,16 +195,38 @@ impl Unkeyed {
         now: Now,
         is_foreign: bool,
     ) -> Option<(Verdict, Left)> {
-        let told = match &self.fast {
-            _ if is_foreign => None,
+        let told = if is_foreign { None } else { self.run_here(on, call, forms, now) };
+        told.or_else(|| self.run_slow(on, call, forms, now, is_foreign))
+    }
+
+    /// [`run`](Unkeyed::run) on a state in its usual form.
+    #[inline]
+    pub(super) fn run_here<O: Operation>(
+        &self,
+        on: O,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+    ) -> Option<(Verdict, Left)> {
+        match &self.fast {
             Fast::Words(one, layout) => one.0.run(on, call, layout, now),
             Fast::Window(one) => one.0.run(on, call, forms.of(0), now),
             _ => None,
-        };
-        if told.is_some() {
-            return told;
         }
-        let mut slow = self.slow.0.lock();
+    }
+
+    /// [`run`](Unkeyed::run) on any other state.
+    #[inline]
+    pub(super) fn run_slow<O: Operation>(
+        &self,
+        on: O,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        is_foreign: bool,
+    ) -> Option<(Verdict, Left)> {
+        let mut made = self.slow.0.lock();
+        let slow = self.slow(&mut made);
         let is_ready = slow.is_here && slow.queue.is_empty() && (slow.is_foreign || !is_foreign);
         is_ready.then(|| on.run(call, &mut slow.full, forms, now))
     }
@@ -200,7 +241,8 @@ impl Unkeyed {
         is_foreign: bool,
         f: impl FnOnce(&mut Full, &mut Queue) -> R,
     ) -> R {
-        let mut slow = self.slow.0.lock();
+        let mut made = self.slow.0.lock();
+        let slow = self.slow(&mut made);
         slow.is_foreign |= is_foreign;
         if !slow.is_here {
             match &self.fast {
@@ -231,7 +273,7 @@ impl Unkeyed {
         let Slow { full, queue, .. } = &mut *slow;
         let result = f(full, queue);
         if slow.queue.is_empty() && !slow.is_foreign {
-            self.move_back(&mut slow, rules, forms);
+            self.move_back(slow, rules, forms);
         }
         result
     }
@@ -316,7 +358,8 @@ impl Unkeyed {
 
     /// Forgets everything except waiting calls.
     pub(super) fn reset(&self, rules: &[Rule]) {
-        let mut slow = self.slow.0.lock();
+        let mut made = self.slow.0.lock();
+        let slow = self.slow(&mut made);
         match (&self.fast, rules) {
             (Fast::Token { word, seen }, _) => {
                 if !slow.is_here {

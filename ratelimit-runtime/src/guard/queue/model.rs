@@ -63,6 +63,7 @@ impl Bucket {
             varies: false,
             by: 0,
             limiter: crate::error::Name::Static("model"),
+            states: crate::backend::memory::States::ANY,
         };
         let store = memory.store(None, &written);
         Bucket { guard: Arc::new(Guard::new(Arc::new(Asleep))), name: "bucket".into(), rule, store, _memory: memory }

@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use once_cell::sync::OnceCell;
+
 use super::{Core, Target, Venue};
 use crate::error::Name;
 use crate::fingerprint::Fingerprint;
@@ -17,20 +19,18 @@ pub(super) struct Identity {
     /// Algorithms and literal periods of the limits as written: part of every bucket's identity.
     shape: Box<str>,
     /// The prefix of its buckets' names in backends.
-    pub(super) prefix: Box<str>,
+    prefix: OnceCell<Box<str>>,
     /// The part of the fingerprint that all its buckets share.
-    fingerprint: Fingerprint,
+    fingerprint: OnceCell<Fingerprint>,
 }
 
 impl Identity {
     pub(super) fn new(name: Name, named: bool, shape: String) -> Identity {
-        Identity {
-            fingerprint: Fingerprint::of_limiter(&[name.as_str(), &shape]),
-            prefix: prefix(name.as_str()).into(),
-            name,
-            named,
-            shape: shape.into(),
-        }
+        Identity { fingerprint: OnceCell::new(), prefix: OnceCell::new(), name, named, shape: shape.into() }
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        self.prefix.get_or_init(|| prefix(self.name.as_str()).into())
     }
 
     /// The identity by which limiters in one memory share buckets; `None` if they do not.
@@ -70,12 +70,13 @@ impl Core {
         if let Some(scope) = &venue.scope {
             return Fingerprint::of_limiter(&[self.name(), &self.identity.shape, scope.id()]).of_key(key);
         }
-        self.identity.fingerprint.of_key(key)
+        let Identity { name, shape, fingerprint, .. } = &self.identity;
+        fingerprint.get_or_init(|| Fingerprint::of_limiter(&[name.as_str(), shape])).of_key(key)
     }
 
     /// The name of a key's bucket in a backend.
     pub(super) fn bucket_name<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K) -> Arc<str> {
-        let Identity { prefix, shape, .. } = &self.identity;
+        let (prefix, shape) = (self.identity.prefix(), &self.identity.shape);
         let mut bucket = String::with_capacity(prefix.len() + shape.len() + 32);
         bucket.push_str(prefix);
         key.write_to(&mut TextSink::new(&mut bucket));

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arc_swap::ArcSwapOption;
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 
 use super::{Core, Each};
+use crate::backend::memory::Leaves;
 use crate::error::Name;
 use crate::limit::Limit;
-use crate::limiter::spec::{BackendChoice, Options, Resolved};
+use crate::limiter;
+use crate::limiter::spec::{BackendChoice, Contains, Options, Resolved};
 use crate::switches::{Switch, Switches};
 
 /// What is switched while calls are under way.
@@ -22,7 +24,7 @@ pub(super) struct Modes {
     /// All calls are admitted, and not counted.
     is_off: AtomicBool,
     /// Limits that are tried: they decide and count each call, and deny none.
-    tried: ArcSwapOption<Tried>,
+    tried: Mutex<Option<Arc<Tried>>>,
 }
 
 impl Modes {
@@ -31,7 +33,7 @@ impl Modes {
             dry_run: AtomicBool::new(dry_run),
             is_special: AtomicBool::new(false),
             is_off: AtomicBool::new(false),
-            tried: ArcSwapOption::empty(),
+            tried: Mutex::new(None),
         }
     }
 }
@@ -86,7 +88,7 @@ impl Core {
 
     /// The limits that are tried, as a limiter of their own.
     pub(in super::super) fn tried(&self) -> Option<Arc<Core>> {
-        let tried = if self.is_special() { self.modes.tried.load_full() } else { None }?;
+        let tried = if self.is_special() { self.modes.tried.lock().clone() } else { None }?;
         Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits)))))
     }
 
@@ -100,7 +102,7 @@ impl Core {
             }
             None => {}
         }
-        let before = self.modes.tried.load_full();
+        let before = self.modes.tried.lock().clone();
         let tried = if settings.tried.is_empty() {
             None
         } else if let Some(before) = before.filter(|before| before.limits == settings.tried) {
@@ -114,7 +116,10 @@ impl Core {
         for part in self.made_each().into_iter().flat_map(Each::cores) {
             part.follow(self);
         }
-        let before = self.modes.tried.swap(tried);
+        let before = std::mem::replace(&mut *self.modes.tried.lock(), tried);
+        if is_special {
+            limiter::open_elsewhere();
+        }
         self.modes.is_special.store(is_special, Ordering::Release);
         if is_special {
             self.stores.leave_fast_path();
@@ -130,6 +135,8 @@ impl Core {
 
     /// A limiter that tries these limits in this process's memory. Each has the key of its position.
     fn trying(&self, tried: &[(u8, Limit)]) -> Resolved {
+        // Limits that are tried no longer leave their buckets behind.
+        drop(Leaves);
         Resolved {
             name: Name::Shared(format!("{} (dry run)", self.name()).into()),
             named: true,
@@ -143,6 +150,7 @@ impl Core {
                 is_trial: true,
                 backoff: None,
                 location: self.options.location,
+                contains: Contains::ANY,
                 ..self.options
             },
             backend: None,

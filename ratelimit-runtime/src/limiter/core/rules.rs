@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::{ArcSwap, Guard as Guarded};
+use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
+use crate::backend::memory::Store;
 use crate::fingerprint;
 use crate::limit::{Algorithm, Limit};
 
@@ -17,7 +19,7 @@ pub(super) type Rules = SmallVec<[Rule; 2]>;
 
 /// The limits of a limiter, as rules.
 pub(super) struct RuleSet {
-    written: Rules,
+    written: Box<[Rule]>,
     /// The limit of the first rule.
     pub(super) first: Limit,
     /// Positions of limits whose `per` is read at each call, one bit each.
@@ -25,11 +27,30 @@ pub(super) struct RuleSet {
     /// The same for `count`.
     reads_count: u8,
     replaced: AtomicBool,
+    /// Prepares a store for limits that replace the ones written down.
+    expects: OnceCell<fn(&Store, &[Rule])>,
     /// The limits set at run time, once `replaced` is set.
-    replacement: ArcSwap<Rules>,
+    replacement: OnceCell<Box<dyn Replacement>>,
     /// A hash of the limits that apply, if none is read at each call. A cached denial by other
-    /// limits does not apply.
+    /// limits does not apply. 0 until limits are replaced: then it is `written_hash`.
     hash: AtomicU64,
+    written_hash: OnceCell<u64>,
+}
+
+/// Limits set at run time. Behind a pointer, for programs that set none.
+trait Replacement: Send + Sync {
+    fn load(&self) -> Guarded<Arc<Rules>>;
+    fn store(&self, rules: Rules);
+}
+
+impl Replacement for ArcSwap<Rules> {
+    fn load(&self) -> Guarded<Arc<Rules>> {
+        ArcSwap::load(self)
+    }
+
+    fn store(&self, rules: Rules) {
+        ArcSwap::store(self, Arc::new(rules));
+    }
 }
 
 /// The rules that apply to a call.
@@ -57,15 +78,17 @@ impl Deref for Applying<'_> {
 
 impl RuleSet {
     pub(super) fn new(limits: &[Limit], reads_per: u8, reads_count: u8) -> RuleSet {
-        let written: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        let written: Box<[Rule]> = limits.iter().map(|limit| Rule::new(*limit)).collect();
         RuleSet {
-            hash: AtomicU64::new(fingerprint::of_limits(limits)),
-            replacement: ArcSwap::from_pointee(written.clone()),
+            written_hash: OnceCell::new(),
+            hash: AtomicU64::new(0),
+            replacement: OnceCell::new(),
             first: limits[0],
             written,
             reads_per,
             reads_count,
             replaced: AtomicBool::new(false),
+            expects: OnceCell::new(),
         }
     }
 
@@ -102,7 +125,10 @@ impl RuleSet {
 
     #[inline]
     pub(super) fn hash(&self) -> u64 {
-        self.hash.load(Ordering::Acquire)
+        match self.hash.load(Ordering::Acquire) {
+            0 => *self.written_hash.get_or_init(|| fingerprint::of_limits(&self.written_limits())),
+            hash => hash,
+        }
     }
 
     #[inline]
@@ -110,9 +136,21 @@ impl RuleSet {
         self.replaced.load(Ordering::Acquire)
     }
 
+    /// Limits are about to be replaced for the first time or again.
+    pub(super) fn expects(&self, expects: fn(&Store, &[Rule])) {
+        self.expects.get_or_init(|| expects);
+    }
+
+    /// Prepares a store that was made after limits were replaced.
+    pub(super) fn prepare(&self, store: &Store) {
+        if let Some(expects) = self.expects.get() {
+            expects(store, &self.applying(None));
+        }
+    }
+
     /// The hash comes last: see the lock-free words in ARCHITECTURE.md.
     pub(super) fn replace(&self, limits: &[Limit], rules: Rules) {
-        self.replacement.store(Arc::new(rules));
+        self.replacement.get_or_init(|| Box::new(ArcSwap::from_pointee(Rules::new()))).store(rules);
         self.replaced.store(true, Ordering::Release);
         self.hash.store(fingerprint::of_limits(limits), Ordering::Release);
     }
@@ -126,7 +164,7 @@ impl RuleSet {
 
     #[inline(never)]
     fn other(&self, read: Option<&[Limit]>) -> Applying<'_> {
-        let replacement = self.are_replaced().then(|| self.replacement.load());
+        let replacement = self.replacement.get().filter(|_| self.are_replaced()).map(|rules| rules.load());
         let rule = |(position, limit): (usize, &Limit)| {
             let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use once_cell::sync::OnceCell;
+use smallvec::SmallVec;
 
 use super::Core;
 use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory};
-use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend, made};
+use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
 use crate::limiter::OnBackendError;
+use crate::limiter::fast::ByKey;
 use crate::limiter::spec::BackendChoice;
 use crate::rt::clock::{self, Now};
 use crate::scope::{self, Scope};
@@ -31,8 +33,7 @@ pub(super) struct Stores {
     /// Whether calls take the fast path while all switches are off: [`UNKNOWN`], [`FAST`], or
     /// [`SLOW`] for good.
     path: AtomicU8,
-    /// The store of the fast path.
-    fast: OnceCell<Arc<Store>>,
+    fast: OnceCell<Fast>,
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
     /// Whether a call has gone to a backend.
@@ -72,6 +73,12 @@ impl Stores {
     fn existing(&self) -> impl Iterator<Item = &Arc<Store>> {
         [self.local.get(), self.own.get()].into_iter().flatten()
     }
+}
+
+/// The store of the fast path, and the way of keys there.
+pub(in super::super) struct Fast {
+    pub(in super::super) store: Arc<Store>,
+    pub(in super::super) by_key: ByKey,
 }
 
 /// Where a call is decided, and by which clock.
@@ -173,7 +180,7 @@ impl Core {
     pub(super) fn target(&self, switches: Switches) -> Target<'_> {
         let backend = match self.options.backend {
             _ if self.stores.backend.get().is_some() => self.stores.backend.get(),
-            BackendChoice::Made(make) => Some(made(&self.stores.backend, make)),
+            BackendChoice::Made { make, made } => Some(made(&self.stores.backend, make)),
             BackendChoice::Default if switches.has(Switch::DefaultBackend) => default_backend(),
             BackendChoice::Default | BackendChoice::Memory => None,
         };
@@ -184,7 +191,7 @@ impl Core {
             Some(BackendKind::Memory(memory)) => {
                 Target::Memory(StoreRef::Shared(self.stores.own.get_or_init(|| self.store(memory, None))))
             }
-            Some(BackendKind::Remote(remote)) => Target::Remote(remote),
+            Some(BackendKind::Remote(remote)) => Target::Remote(remote.guard()),
         }
     }
 
@@ -213,7 +220,7 @@ impl Core {
 
     /// The store of the fast path. Call only while all switches are off.
     #[inline]
-    pub(in super::super) fn fast(&self) -> Option<&Arc<Store>> {
+    pub(in super::super) fn fast(&self) -> Option<&Fast> {
         match self.stores.path.load(Ordering::Acquire) {
             FAST => self.stores.fast.get(),
             SLOW => None,
@@ -223,13 +230,14 @@ impl Core {
 
     #[cold]
     #[inline(never)]
-    fn first_fast(&self) -> Option<&Arc<Store>> {
+    fn first_fast(&self) -> Option<&Fast> {
         if self.stores.path.load(Ordering::Acquire) == UNKNOWN {
             let path = match self.target(Switches::OFF) {
                 Target::Memory(StoreRef::Shared(store))
                     if !self.rules.vary() && store.is_written_for(self.rules.written(), self.backoff()) =>
                 {
-                    self.stores.fast.get_or_init(|| Arc::clone(store));
+                    let by_key = self.options.contains.fast;
+                    self.stores.fast.get_or_init(|| Fast { store: Arc::clone(store), by_key: by_key(store.kind()) });
                     FAST
                 }
                 _ => SLOW,
@@ -279,23 +287,24 @@ impl Core {
         let default = || Switches::load().has(Switch::DefaultBackend).then(default_backend).flatten();
         let backend = match self.options.backend {
             BackendChoice::Default => self.stores.backend().or_else(default),
-            BackendChoice::Memory | BackendChoice::Made(_) => self.stores.backend(),
+            BackendChoice::Memory | BackendChoice::Made { .. } => self.stores.backend(),
         };
         match &backend?.kind {
-            BackendKind::Remote(guard) => Some(guard),
+            BackendKind::Remote(remote) => Some(remote.guard()),
             BackendKind::Memory(_) => None,
         }
     }
 
     fn store(&self, memory: &MemoryBackend, scope: Option<&Scope>) -> Arc<Store> {
         let varies = self.rules.vary();
-        let rules = self.rules.written().iter().copied().collect();
+        let rules = SmallVec::from_slice(self.rules.written());
         let backoff = self.options.backoff;
-        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name() };
+        let states = self.options.contains.states;
+        let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
         let store = memory.store(self.identity.shared(), &written);
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(self.rules.written());
-        self.with_rules(None, |rules| store.expect(rules));
+        self.rules.prepare(&store);
         self.repeat_blocks(&store, scope);
         store
     }
@@ -304,6 +313,6 @@ impl Core {
     /// making it.
     pub(super) fn makes_backend(&self) -> bool {
         let _ = self.target(Switches::load());
-        !matches!(self.options.backend, BackendChoice::Made(_)) || self.stores.backend.get().is_some()
+        !matches!(self.options.backend, BackendChoice::Made { .. }) || self.stores.backend.get().is_some()
     }
 }

@@ -57,6 +57,7 @@ impl Bucket {
             varies: false,
             by: 0,
             limiter: crate::error::Name::Static("model"),
+            states: crate::backend::memory::States::ANY,
         };
         let bucket = Bucket { rule, store: backend.store(None, &written), address, _backend: backend };
         assert!(bucket.takes(at(0)));

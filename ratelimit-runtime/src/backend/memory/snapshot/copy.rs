@@ -6,6 +6,7 @@ use super::super::holds::Hold;
 use super::super::retired::{Keys, Retired};
 use super::super::state::{Call, Entry, Forms, Full, Groups, Layout, Moment, Stored};
 use super::super::store::{Keyed, Store, Written, on_table};
+use super::super::tables::Free;
 use super::format::{Heading, Item, Place, Reach};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
@@ -78,7 +79,7 @@ impl Store {
 
     /// Keys with waiting calls.
     pub(super) fn waited(&self) -> usize {
-        on_table!(self, (table, _form) => table.waited()) + self.free.get().map_or(0, |table| table.waited())
+        on_table!(self, (table, _form) => table.waited()) + self.free.get().map_or(0, |free| free.table.waited())
     }
 
     /// Copies all buckets in use. A bucket that moves to the table of other limits meanwhile may come
@@ -87,9 +88,13 @@ impl Store {
         let rules = &self.written.rules;
         let now = Now::exactly((copies.clocks)().now);
         copies.unkeyed(&self.copied_unkeyed(now), &self.forms, &self.written)?;
-        on_table!(self, (table, form) => table.each_copied(|some| copies.keyed(some, form, rules, Place::Usual)))?;
+        let mut copied = Ok(());
+        on_table!(self, (table, form) => {
+            copied = table.each_copied(|some| copies.keyed(some, form, rules, Place::Usual));
+        });
+        copied?;
         // After the usual table: buckets move from there to here, and never back.
-        if let Some(table) = self.free.get() {
+        if let Some(Free { table, .. }) = self.free.get() {
             table.each_copied(|some| copies.keyed(some, &self.forms, rules, Place::Free))?;
         }
         // Last: a debt is noted here when it is charged. If the charge came after the copy of its

@@ -199,7 +199,7 @@ impl Store {
             self.forms.vary();
             table.take_over(fingerprint, full, None);
         } else {
-            self.open().take_over(fingerprint, full, None);
+            self.open().table.take_over(fingerprint, full, None);
         }
         true
     }

@@ -43,7 +43,14 @@ fn restored_in(backend: MemoryBackend, bytes: &[u8], now: u64) -> Result<(Memory
 
 fn written(limits: &[Limit], backoff: Option<Backoff>, varies: bool) -> Written {
     let rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
-    Written { rules, backoff, varies, by: 0, limiter: Name::Static("test") }
+    Written {
+        rules,
+        backoff,
+        varies,
+        by: 0,
+        limiter: Name::Static("test"),
+        states: crate::backend::memory::States::ANY,
+    }
 }
 
 /// The store of a name, at a time that is not that of this process.
@@ -521,7 +528,7 @@ fn limiters_that_are_gone_are_in_it() {
             let address = store.address(&1);
             store.block(store.address(&2), now + HOUR, Now::exactly(now));
             assert!(take(&store, address, now) && take(&store, Address::Unkeyed, now));
-            release(store);
+            retire(store);
             address
         })
         .collect();

@@ -58,7 +58,7 @@ impl Forms {
     pub(crate) fn new(rules: &[Rule], backoff: Option<Backoff>, varies: bool) -> Forms {
         let groups = rules.iter().map(|rule| Groups::new(rule, varies)).collect();
         let layout = if varies { None } else { Layout::of(rules, backoff.as_ref()) };
-        Forms { groups, backoff, written: rules.into(), layout, varies: AtomicBool::new(varies) }
+        Forms { groups, backoff, written: SmallVec::from_slice(rules), layout, varies: AtomicBool::new(varies) }
     }
 
     /// Prepares for calls by `rules`.

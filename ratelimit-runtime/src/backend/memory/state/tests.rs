@@ -139,6 +139,7 @@ fn store(rules: &[Rule], varies: bool) -> std::sync::Arc<Store> {
         varies,
         by: 0,
         limiter: crate::error::Name::Static("test"),
+        states: crate::backend::memory::States::ANY,
     };
     MemoryBackend::new().store(None, &written)
 }

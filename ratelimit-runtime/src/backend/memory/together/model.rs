@@ -38,6 +38,7 @@ impl Two {
             varies: false,
             by: 0,
             limiter: crate::error::Name::Static("test"),
+            states: crate::backend::memory::States::ANY,
         };
         let mut stores = [backend.store(None, &written), backend.store(None, &written)];
         stores.sort_by_key(|store| store.id());

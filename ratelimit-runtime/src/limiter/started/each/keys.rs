@@ -6,7 +6,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::super::call::{Call, Refusal};
-use super::super::super::core::{Each, Question, Target};
+use super::super::super::core::{Each, Fast, Question, Target};
 use super::Member;
 use crate::algorithm::Rule;
 use crate::backend::Action;
@@ -28,7 +28,8 @@ impl<'a> Map for Quick<'a> {
 
     #[inline]
     fn key<K: RateLimitKey>(&self, index: usize, key: &K) -> Option<WrittenBucket<'a>> {
-        let store = self.each.parts.get(index)?.core.fast().filter(|store| store.admits(self.cost))?;
+        let store =
+            self.each.parts.get(index)?.core.fast().map(|fast| &fast.store).filter(|store| store.admits(self.cost))?;
         let address = store.address(key);
         (!store.may_hold(address)).then_some((store, address))
     }
@@ -44,7 +45,7 @@ pub(super) struct FastBuckets<'a> {
 impl Visit for FastBuckets<'_> {
     #[inline]
     fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
-        if let Some(store) = self.each.parts[index].core.fast() {
+        if let Some(Fast { store, .. }) = self.each.parts[index].core.fast() {
             let (address, ask) = (store.address(key), store.written_ask(self.cost));
             self.buckets.push(Bucket { store, address, ask });
         }
