@@ -3,10 +3,11 @@
 #
 # Two requests a second, and `shouldCountRequest`, which gives a permit back, here for what a cache
 # answered. Ten cached answers come within a second, then thirty requests. One would guess that two
-# leave each second, in fifteen seconds. All leave within two: the counter is set back to 0 by a timer
-# that its step from 0 to 1 starts. Each refund takes it to 0 again, and the next request starts one
-# more timer. The ten timers of the first second set the counter back ten times in the next, and the
-# requests that they admit start ten new ones: the limit stays multiplied while requests wait.
+# leave each second, in fifteen seconds. All leave within two: the counter is set back to 0 by a
+# timer that its step from 0 to 1 starts. Each refund takes it to 0 again, and the next request
+# starts one more timer. The ten timers of the first second set the counter back ten times in the
+# next. The requests that they admit start ten new ones: the limit stays multiplied while requests
+# wait.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -43,10 +43,9 @@ pub use setup::builder::RedisBackendBuilder;
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
 /// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
-/// least two seconds and at most a minute more, so that most decisions can write in place. With a
-/// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
-/// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
-/// 64.
+/// least two seconds and at most a minute more. So most decisions can write in place. With a short
+/// name, a key of one limit takes about 240 bytes of the server's memory. A sliding window takes 4
+/// to 12 bytes more for each group of permits on record, of which there are usually at most 64.
 ///
 /// Concurrent asynchronous calls are merged, see [`RedisBackendBuilder::coalescing`]. A process can
 /// take permits in advance and spend them without a round trip, see [`RedisBackendBuilder::lease`].
@@ -62,8 +61,8 @@ pub use setup::builder::RedisBackendBuilder;
 /// # Threads and runtimes
 /// A blocking decision writes and reads on its own thread. Inside an async runtime it does the
 /// same, and keeps a worker from other tasks for a round trip. There are at most four such
-/// connections to a server, and one more of this crate's background thread, which notices at once
-/// that the server has closed them. When more threads call at once, they queue, and one that has a
+/// connections to a server, and one more of this crate's background thread. That thread notices at
+/// once if the server closes them. When more threads call at once, they queue. One that has a
 /// connection sends the whole queue in one write and hands out the answers. Few threads are as fast
 /// as with a connection each, and many cost fewer system calls.
 ///
