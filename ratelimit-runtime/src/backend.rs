@@ -39,7 +39,7 @@ pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
 
-/// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
+/// A moment in nanoseconds since the Unix epoch, by the clock of the one that reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 

@@ -35,7 +35,7 @@ pub enum Algorithm {
     TokenBucket,
     /// At most `count` per window.
     ///
-    /// Windows are aligned to the Unix epoch in UTC. So a window of one day begins at midnight UTC,
+    /// Windows are aligned to the Unix epoch in UTC. A window of one day begins at midnight UTC,
     /// and a window of one week (`1w`) on a Thursday, as the epoch did. For the days, weeks, months
     /// and years of a calendar, see `Limit::per_calendar` (feature `calendar`). Up to twice `count`
     /// may pass around the edge of a window. State: window number and counter.

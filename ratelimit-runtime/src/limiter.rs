@@ -408,7 +408,7 @@ impl RateLimiter {
     /// - If it took more, the difference is charged now, as by [`charge`](Self::charge), to each of
     ///   the limits. That also holds after a [`reset`](Self::reset) of its key, and after the permits
     ///   of the call have expired or its limits were replaced.
-    /// - If it took its cost, nothing happens, and a backend is not asked.
+    /// - If it took its cost, nothing happens, and no backend is called.
     ///
     /// A decision of another limiter settles nothing. Neither does one of a call that no limit
     /// decided, or of a [`peek`](Self::peek).

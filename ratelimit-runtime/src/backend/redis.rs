@@ -43,9 +43,10 @@ pub use setup::builder::RedisBackendBuilder;
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
 /// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
-/// least two seconds and at most a minute more. So most decisions can write in place. With a short
-/// name, a key of one limit takes about 240 bytes of the server's memory. A sliding window takes 4
-/// to 12 bytes more for each group of permits on record, of which there are usually at most 64.
+/// least two seconds and at most a minute more. Most decisions can therefore write in place. With a
+/// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
+/// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
+/// 64.
 ///
 /// Concurrent asynchronous calls are merged, see [`RedisBackendBuilder::coalescing`]. A process can
 /// take permits in advance and spend them without a round trip, see [`RedisBackendBuilder::lease`].
@@ -55,7 +56,7 @@ pub use setup::builder::RedisBackendBuilder;
 /// however the server behaves. After that it is a [`BackendError`], and the limiter's
 /// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
 /// have been charged all the same; it is not sent again. While the server fails, few calls reach it
-/// (see [`Backend`]), and a denied key is asked for once (see
+/// (see [`Backend`]), and a denied key reaches it once (see
 /// [`denial_cache`](RedisBackendBuilder::denial_cache)).
 ///
 /// # Threads and runtimes

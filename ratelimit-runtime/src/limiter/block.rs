@@ -35,7 +35,7 @@ struct Place {
     remote: Option<(Arc<str>, Option<Fingerprint>)>,
 }
 
-/// What a backend is still to be asked.
+/// The requests that a backend has still to decide.
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {

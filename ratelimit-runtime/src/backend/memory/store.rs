@@ -684,8 +684,7 @@ impl Store {
         done.left
     }
 
-    /// Blocks a key until `until`, in every way in which this store is asked. A block that ends later
-    /// stands.
+    /// Blocks a key until `until`, for every kind of call. A block that ends later stands.
     pub(crate) fn block(self: &Arc<Store>, address: Address, until: u64, now: Now) {
         self.holds.change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
         self.held_anew(address, now);
