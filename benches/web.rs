@@ -1,7 +1,7 @@
 //! An axum server under load, with and without the attribute: `cargo bench -p benches --bench web`.
 //!
 //! Two servers in one process, whose handlers differ only in the attribute, take turns under 64
-//! connections that send requests as fast as they are answered. Every answer is checked. Then a
+//! connections. These send requests as fast as they are answered. Every answer is checked. Then a
 //! limit is exceeded: exactly the allowed number of requests must be answered with 200, and all
 //! others with 429.
 //!

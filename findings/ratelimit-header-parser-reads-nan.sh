@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # ratelimit-header-parser (npm) 0.1.0, with Node 20, 29 November 2026.
 #
-# The parser reads `X-RateLimit-*`, and the `RateLimit` fields of the IETF's drafts 6 and 7. One
-# would guess that a response with the `RateLimit` field of draft 11 (a list of structured fields
-# since draft 8) and the `X-RateLimit-*` trio beside it is read by the trio. But the one field's
+# The parser reads `X-RateLimit-*`, and the `RateLimit` fields of the IETF's drafts 6 and 7. A
+# response has the `RateLimit` field of draft 11 (a list of structured fields since draft 8) and the
+# `X-RateLimit-*` trio beside it. One would guess that it is read by the trio. But the one field's
 # name decides: the result is an object of NaNs and an invalid date, neither the trio's numbers nor
 # `undefined`, as for a response without fields.
 set -euo pipefail

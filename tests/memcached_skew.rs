@@ -1,7 +1,7 @@
 //! Processes whose clocks differ: by how much limits can be exceeded, in real time.
 //!
-//! The claim: if all clocks lie within S of each other, what is admitted in any real time T is at
-//! most what the limit allows in T + S.
+//! The claim: if all clocks lie within S of each other, a real time T admits at most what the limit
+//! allows in T + S.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

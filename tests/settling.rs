@@ -1,8 +1,8 @@
 //! What calls really cost, beside a full log: memory with and without keys, a user's store, Redis.
 //!
 //! The log charges an overrun by the definition: to each limit by itself, what fits now is charged
-//! now, then the rest of the last bucketful, then whole bucketfuls one after the other, each at the
-//! first moment at which it fits. Nothing is admitted before the last of them.
+//! now. Then come the rest of the last bucketful and whole bucketfuls one after the other, each at
+//! the first moment at which it fits. Nothing is admitted before the last of them.
 
 use std::time::Duration;
 

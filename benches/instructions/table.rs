@@ -20,8 +20,8 @@ struct Row {
 /// Placeholder for a missing reason.
 const MISSING: &str = "WHY?";
 
-/// Tolerance of a count: hash seeds and the clock move it by one or two, and the folder of the build
-/// by up to 2 %, because it is part of the names by which the compiler orders functions.
+/// Tolerance of a count: hash seeds and the clock move it by one or two. The folder of the build
+/// moves it by up to 2 %, because it is part of the names by which the compiler orders functions.
 fn tolerance(count: u64) -> u64 {
     (count / 33).max(4)
 }

@@ -2,8 +2,8 @@
 //! suggestions in messages, and the checks of `validate.rs` that need no more than names come from
 //! it; a test compares it with the table in the docs.
 //!
-//! A row is: field, name as written, type of its value, an example (for a flag, what to do instead
-//! of giving it a value), and the names that other crates give it.
+//! A row is: field, name as written, type of its value, an example, and the names that other crates
+//! give it. A flag has, in place of an example, what to do instead of giving it a value.
 
 use proc_macro2::Ident;
 use syn::Expr;

@@ -1,7 +1,7 @@
 //! Generates the tokens: a prologue before the user's own body.
 //!
 //! All emitted tokens have the macro's hygiene (`mixed_site`), at most located at one of the user's
-//! tokens, so no name and no lint of the user's code applies to them. Local names start with two
+//! tokens. No name and no lint of the user's code applies to them. Local names start with two
 //! underscores all the same: a pattern named like a constant would match it instead of binding, and
 //! constants are not hygienic.
 

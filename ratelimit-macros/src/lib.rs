@@ -71,10 +71,10 @@ mod values;
 /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
 /// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
 /// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
-/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. What it did not need of its `cost` is given back, what it took beyond that is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
+/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. What it did not need of its `cost` is given back. What it took beyond that is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
 /// | `settle_later` | flag beside `settle`: the backend's answer is not waited for | waits for it |
 /// | `permit` | a name: binds a `CallPermit` in the body, which settles the call from there or from a spawned task | – |
-/// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses nobody | never |
+/// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses no key | never |
 /// | `pause_max` | the longest pause, in quotes: an upstream chooses its `Retry-After` | `"1h"` |
 /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
 /// | `ban` | duration in quotes: from the call that exceeds the limit on, the key is denied for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
@@ -285,8 +285,8 @@ mod values;
 /// `Send`. In a function that ends with an `async` block, `key` is evaluated inside the block, and
 /// statements before the block run unlimited.
 ///
-/// With `deduct_when`, `settle` or `pause_when`, or a return type of `impl IntoResponse` or `impl
-/// Responder`, the body runs in a closure or an `async` block of its own. Then:
+/// The body runs in a closure or an `async` block of its own with `deduct_when`, `settle`,
+/// `pause_when`, or a return type of `impl IntoResponse` or `impl Responder`. Then:
 ///
 /// - arguments that the body uses are dropped before these see the outcome, so they cannot use what
 ///   the body takes;

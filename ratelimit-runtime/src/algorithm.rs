@@ -233,9 +233,9 @@ pub(crate) const RESOLUTION: u64 = 1_000;
 /// How late a rule's charges may be recorded, in nanoseconds.
 ///
 /// A token bucket of several permits that lasts longer than the clock's uncertainty never runs
-/// empty because of it, so the full margin costs no rate. A bucket of one permit pays the margin
-/// with each permit: there it is at most a two-thousandth of the permit's own time, which keeps the
-/// rate. A window pays it once per period.
+/// empty because of it. The full margin therefore costs no rate. A bucket of one permit pays the
+/// margin with each permit: there it is at most a two-thousandth of the permit's own time, which
+/// keeps the rate. A window pays it once per period.
 const fn late(limit: &Limit, units: u64, permit: u64, step: u64) -> u64 {
     if !matches!(limit.algorithm(), Algorithm::TokenBucket) {
         return u64::MAX;

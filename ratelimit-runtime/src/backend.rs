@@ -39,7 +39,7 @@ pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
 
-/// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
+/// A moment in nanoseconds since the Unix epoch, by the clock of the one that reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -247,7 +247,7 @@ impl Admitted {
 }
 
 impl Denied {
-    /// When the same call would be admitted if nobody else called; `None` if it never would.
+    /// When the same call would be admitted if no other call came; `None` if it never would.
     pub fn admitted_at(&self) -> Option<Timestamp> {
         self.refusal.admitted_at.map(Timestamp)
     }
@@ -367,10 +367,10 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// The default implementation is for stores without atomicity over several keys. It calls
     /// [`decide`](Backend::decide) for one bucket after the other. If one denies, it gives back
-    /// what it has taken so far, and peeks at the rest (with a `backoff`, takes and gives back, so
-    /// that each limit that denies counts the denial). No limit is ever exceeded. But another call
-    /// may be denied for permits that are held until they are given back. If the process dies in
-    /// between, they stay taken until they expire.
+    /// what it has taken so far, and peeks at the rest. With a `backoff` it takes and gives back,
+    /// so that each limit that denies counts the denial. No limit is ever exceeded. But another
+    /// call may be denied for permits that are held until they are given back. If the process dies
+    /// in between, they stay taken until they expire.
     ///
     /// # Errors
     /// If the store cannot decide on one of the buckets. What was taken from the others is given
@@ -415,9 +415,9 @@ pub trait Backend: Send + Sync + 'static {
     ///   processes may see the block end up to a second early.
     /// - The denial of a call with several keys is cached for the key that denied, whatever the other
     ///   keys of the next call. Its `retry_after` is that key's.
-    /// - Some calls always ask the backend: those for more than one permit, those that may wait,
-    ///   those of limiters with `deduct_when`, `settle` or `permit`, and those whose `count` or
-    ///   `per` is read at each call.
+    /// - Some calls always ask the backend: those for more than one permit; those that may wait;
+    ///   those of limiters with `deduct_when`, `settle` or `permit`; those whose `count` or `per`
+    ///   is read at each call.
     ///
     /// The cache holds at most 8,192 denials, in half a megabyte.
     fn denial_cache(&self) -> bool {

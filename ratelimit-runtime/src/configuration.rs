@@ -44,7 +44,7 @@ pub use watch::ConfigurationWatch;
 /// ```
 ///
 /// - `dry_run = true` of a limiter: its calls are decided and counted, and never denied.
-/// - `dry_run = true` of a limit: that limit denies nobody. It is tried by a limiter of its own,
+/// - `dry_run = true` of a limit: that limit denies no call. It is tried by a limiter of its own,
 ///   `NAME (dry run)`, which [`limiters`](crate::limiters) lists with what it would have denied.
 ///   Its buckets are in this process's memory, and it knows nothing of permits that are given back
 ///   or settled later. Of a limiter that is called with a key for each limit, it has its own key.

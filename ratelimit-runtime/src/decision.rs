@@ -120,7 +120,7 @@ impl Decision {
         self.remaining
     }
 
-    /// How long until that limit is idle again, if nobody else calls.
+    /// How long until that limit is idle again, if no other call comes.
     pub fn reset_after(&self) -> Duration {
         Duration::from_nanos(self.reset_after)
     }

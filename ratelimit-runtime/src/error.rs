@@ -106,7 +106,7 @@ impl RateLimitExceeded {
         self.remaining
     }
 
-    /// How long until the same call would be admitted if nobody else called; `None` if it never
+    /// How long until the same call would be admitted if no other call came; `None` if it never
     /// would.
     pub fn retry_after(&self) -> Option<Duration> {
         (self.retry_after != u64::MAX).then(|| Duration::from_nanos(self.retry_after))

@@ -28,8 +28,8 @@
 //! # Sharing a limit between processes
 //!
 //! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` says which;
-//! `RedisBackend` has a builder for everything else. The feature `memcached` does the same with
-//! Memcached.
+//! `RedisBackend` has a builder for everything else. The features `postgres` and `memcached` do the
+//! same with PostgreSQL and Memcached.
 //!
 //! ```no_run
 //! # #[cfg(feature = "redis")] {
@@ -97,7 +97,7 @@
 //!   Unix epoch, so `1w` begins on a Thursday; or they are the days, weeks, months or years of a
 //!   time zone (`Limit::per_calendar`, feature `calendar`).
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
-//!   earliest moment at which the same call would be admitted if nobody else called.
+//!   earliest moment at which the same call would be admitted if no other call came.
 //! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory and on one
 //!   Redis server. In a cluster and in other stores, a call that is denied may hold permits for a
 //!   moment, until they are given back. A process killed in between leaves them until they expire.

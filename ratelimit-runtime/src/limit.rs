@@ -8,8 +8,8 @@ use crate::calendar::Calendar;
 
 /// How a [`Limit`] is enforced.
 ///
-/// The default is [`SlidingWindow`](Algorithm::SlidingWindow), the only one of the three that never
-/// admits more than `count` calls in any interval of length `per`, wherever it starts.
+/// The default is [`SlidingWindow`](Algorithm::SlidingWindow). It alone never admits more than
+/// `count` calls in any interval of length `per`, wherever it starts.
 ///
 /// ```
 /// use ratelimit_runtime::{Algorithm, Limit};
@@ -35,10 +35,10 @@ pub enum Algorithm {
     TokenBucket,
     /// At most `count` per window.
     ///
-    /// Windows are aligned to the Unix epoch in UTC, so a window of one day begins at midnight UTC,
+    /// Windows are aligned to the Unix epoch in UTC. A window of one day begins at midnight UTC,
     /// and a window of one week (`1w`) on a Thursday, as the epoch did. For the days, weeks, months
-    /// and years of a calendar, see `Limit::per_calendar` (feature `calendar`). Up to twice
-    /// `count` may pass around the edge of a window. State: window number and counter.
+    /// and years of a calendar, see `Limit::per_calendar` (feature `calendar`). Up to twice `count`
+    /// may pass around the edge of a window. State: window number and counter.
     FixedWindow,
 }
 

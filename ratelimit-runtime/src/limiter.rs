@@ -257,7 +257,7 @@ impl RateLimiter {
     /// all calls.
     ///
     /// A call that one limit denies uses up nothing of the others. So a user whom the global limit
-    /// denies loses none of their own permits, and the denials of one user use up nobody else's.
+    /// denies loses none of their own permits, and the denials of one user use up no other user's.
     ///
     /// ```
     /// use ratelimit_runtime::{Limit, RateLimiter};
@@ -286,10 +286,10 @@ impl RateLimiter {
     ///
     /// In memory and on one Redis server, the decision is atomic. In a Redis Cluster and in other
     /// backends ([`Backend::decide_together`](crate::Backend::decide_together)), the buckets are
-    /// charged one after the other, and what was taken is given back on a denial. The limits are
-    /// kept at all times. But permits may be held for a moment by a call that is denied, and those
-    /// of a process killed in between stay taken until they expire. In a Cluster, this costs one
-    /// round trip for each key, under one deadline for all. Leases and coalescing do not apply.
+    /// charged one after the other. On a denial, what was taken is given back. The limits are kept
+    /// at all times. But a call that is denied may hold permits for a moment. Those of a process
+    /// killed in between stay taken until they expire. In a Cluster, this costs one round trip for
+    /// each key, under one deadline for all. Leases and coalescing do not apply.
     ///
     /// A `backoff` counts a denial at each key whose limit denies.
     ///
@@ -412,7 +412,7 @@ impl RateLimiter {
     /// - If it took more, the difference is charged now, as by [`charge`](Self::charge), to each of
     ///   the limits. That also holds after a [`reset`](Self::reset) of its key, and after the permits
     ///   of the call have expired or its limits were replaced.
-    /// - If it took its cost, nothing happens, and a backend is not asked.
+    /// - If it took its cost, nothing happens, and no backend is called.
     ///
     /// A decision of another limiter settles nothing. Neither does one of a call that no limit
     /// decided, or of a [`peek`](Self::peek).

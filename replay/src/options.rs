@@ -12,9 +12,9 @@ use crate::limit::{self, Candidate};
 /// Replays an access log through candidate rate limits, and says whom each would have denied.
 ///
 /// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load
-/// balancers' logs, W3C extended logs such as those of IIS, CSV, one JSON object a line, and plain
-/// times; each plain or compressed by gzip or zstd. Times without a zone are UTC. Nothing is
-/// written but where --json and --html say.
+/// balancers' logs, and W3C extended logs (IIS); also CSV, one JSON object a line, and plain times.
+/// Each may be compressed by gzip or zstd. Times without a zone are UTC. Nothing is written but
+/// where --json and --html say.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", max_term_width = 100)]
 pub(crate) struct Options {

@@ -18,9 +18,9 @@ impl Times {
     /// Nanoseconds since the Unix epoch. A time without a zone is UTC. `None` if the text is not a
     /// time, or is before 1970.
     ///
-    /// Accepts `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), Unix times
-    /// in seconds, milliseconds, microseconds or nanoseconds (distinguished by their size), RFC
-    /// 3339, ISO 8601 (also with a blank, a slash or a decimal comma), and RFC 2822.
+    /// Accepts `10/Oct/2000:13:55:36 -0700` (with or without brackets and a fraction), RFC 3339,
+    /// ISO 8601 (also with a blank, a slash or a decimal comma), and RFC 2822. Unix times are in
+    /// seconds, milliseconds, microseconds or nanoseconds, by their size.
     pub(crate) fn parse(&mut self, text: &[u8]) -> Option<u64> {
         let text = text.trim_ascii();
         let text = text.strip_prefix(b"[").and_then(|text| text.strip_suffix(b"]")).unwrap_or(text);

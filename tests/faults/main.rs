@@ -14,8 +14,8 @@
 //! # When data is kept
 //! Limits must hold from the first call to the last if the server keeps its data. It does when it
 //! is stopped, cut off, or has its scripts flushed. It also does when it is killed but wrote each
-//! decision to disk before the answer (`appendfsync always`), and when a master of a cluster hands
-//! over to its replica.
+//! decision to disk before the answer (`appendfsync always`). So does a master of a cluster that
+//! hands over to its replica.
 //!
 //! A Redis server that is killed without persistence starts empty, and so does Memcached. A replica
 //! that takes over from a killed master or primary may lack its last decisions, as does a PostgreSQL

@@ -89,8 +89,7 @@ impl Row {
     }
 
     /// The longest that a call may take: the deadline, the tolerance, and twice the delay of a
-    /// thread that only slept, because an asynchronous call is woken by a timer thread and then by
-    /// its own.
+    /// thread that only slept. An asynchronous call is woken by a timer thread and then by its own.
     fn may_take(&self) -> Duration {
         TIMEOUT + ALLOWANCE + 2 * self.overslept
     }

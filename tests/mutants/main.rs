@@ -6,8 +6,7 @@
 //! conformance suite on such a server.
 //!
 //! The faults are listed in `mutants.txt`. They are planted in a copy of the working tree in
-//! `target/mutants` with its own target directory, so that only what a fault touches is compiled
-//! again.
+//! `target/mutants` with its own target directory. Only what a fault touches is compiled again.
 
 mod list;
 

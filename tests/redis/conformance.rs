@@ -326,9 +326,9 @@ fn a_window_ahead_of_a_clock_that_went_back_is_not_overlooked() {
     compare(&backend(), &[limit(7, 1_524, Algorithm::FixedWindow, 1)], None, &steps).unwrap();
 }
 
-/// Found by reading, after a random trace that was not kept: the script's fast path stored the clock
-/// for a call of cost 0 that was given back, so that a clock that went back found permits older than
-/// they were.
+/// Found by reading, after a random trace that was not kept: the script's fast path stored the
+/// clock for a call of cost 0 that was given back. A clock that went back then found permits older
+/// than they were.
 #[test]
 fn giving_back_nothing_changes_nothing() {
     let take = |cost| Step::Take { cost, max_wait: 0 };

@@ -1,5 +1,5 @@
-//! What nobody waits for: permits that come back and charges go to the server with later decisions,
-//! before those of their bucket.
+//! Changes without a waiting caller: permits that come back and charges go to the server with later
+//! decisions, before those of their bucket.
 
 use std::thread;
 use std::time::{Duration, Instant};

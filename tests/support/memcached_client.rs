@@ -1,8 +1,8 @@
 //! A separate process that uses the Memcached server named by the environment.
 //!
 //! `memcached_client blocking <algorithm> <count> <per in ms> <for ms>` asks for permits of one key
-//! by three threads, and `async` by sixteen tasks, as fast as it can, for a time or, if that is 0,
-//! each until it is denied. Prints the time of each permit in microseconds.
+//! by three threads, and `async` by sixteen tasks, as fast as it can. It goes on for a time or, if
+//! that is 0, each until it is denied. Prints the time of each permit in microseconds.
 
 use std::time::{Duration, Instant};
 

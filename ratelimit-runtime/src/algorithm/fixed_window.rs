@@ -29,8 +29,8 @@ impl FixedWindow {
         *self = FixedWindow::holding(rule, self.taken(rule, at) + u64::from(cost), at);
     }
 
-    /// Gives back `cost` permits taken at `at`, if that window is still on record. A calendar's window
-    /// that has ended by `now` is not: Redis is not told when it began.
+    /// Gives back `cost` permits taken at `at`, if that window is still on record. A calendar's
+    /// window that has ended by `now` is not: Redis does not know when it began.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
         let charged = rule.span(self.charged);
         if rule.span(at) == charged && !(rule.is_calendar() && charged.end <= now) {

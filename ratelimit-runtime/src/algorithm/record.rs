@@ -306,7 +306,7 @@ pub(crate) struct Refusal {
     /// The position of the limit that holds the call back longest.
     pub(crate) limit: usize,
     pub(crate) remaining: u32,
-    /// When the same call would be admitted if nobody else called; `None` if it never would.
+    /// When the same call would be admitted if no other call came; `None` if it never would.
     pub(crate) admitted_at: Option<u64>,
     /// The key is blocked or banned.
     pub(crate) is_blocked: bool,

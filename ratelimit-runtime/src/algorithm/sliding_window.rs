@@ -1,8 +1,8 @@
 //! The exact sliding window in bounded memory.
 //!
 //! A full log keeps the time of every admitted permit and counts those younger than `per`. This
-//! window keeps permits in groups of g = ⌈count / 64⌉, each with the time of its *last* permit, and
-//! drops a group when that permit expires. So each permit counts at least as long as in the log,
+//! window keeps permits in groups of g = ⌈count / 64⌉, each with the time of its *last* permit. A
+//! group is dropped when that permit expires. So each permit counts at least as long as in the log,
 //! and no call is admitted that the log denies.
 //!
 //! Only the earlier permits of the oldest group can count longer than in the log: at most g − 1.

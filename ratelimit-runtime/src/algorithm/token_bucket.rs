@@ -120,8 +120,8 @@ impl TokenBucket {
     /// Gives back `cost` permits taken at `at`, less what has flowed back since.
     ///
     /// Without those permits the bucket would now be fuller by at least cost − rate × elapsed, and
-    /// by not one unit more if it was full before. Giving back more could admit calls that would
-    /// never have been admitted.
+    /// by exactly that if it was full before. Giving back more could admit calls that would never
+    /// have been admitted.
     pub(crate) fn refund(&mut self, rule: &Rule, now: u64, at: u64, cost: u32) {
         let now = now.max(self.last);
         *self = self.at(rule, now);

@@ -10,8 +10,8 @@
 //! ends when no seats are taken.
 //!
 //! Only calls on one bucket are merged where a decision is on one bucket: in a Redis Cluster,
-//! because a script must stay within a slot, and with leases, because all calls on a bucket should
-//! wait for the lease.
+//! because a script must stay within a slot; with leases, because all calls on a bucket should wait
+//! for the lease.
 //!
 //! Callers wait for a driver only, never for each other. A future that is dropped or not polled
 //! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
@@ -129,8 +129,9 @@ impl Merging {
     #[cfg(feature = "postgres")]
     pub(crate) const TRANSACTIONS: Merging =
         Merging { alone: 1, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
-    /// For buckets that are compared and swapped: of several calls under way, all but one have to try
-    /// again. The first goes alone, because nobody may wait for a call that its caller does not poll.
+    /// For buckets that are compared and swapped: of several calls under way, all but one have to
+    /// try again. The first goes alone, because no other call may wait for one that its caller does
+    /// not poll.
     #[cfg(feature = "memcached")]
     pub(crate) const BY_SWAP: Merging =
         Merging { alone: 1, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };

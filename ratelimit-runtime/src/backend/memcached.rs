@@ -52,20 +52,20 @@ pub use builder::MemcachedBackendBuilder;
 /// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
 /// have been charged all the same.
 ///
-/// A lone blocking decision writes and reads on its own thread. This crate's background thread sends
-/// those that are made beside others, and asynchronous ones on other executors than tokio, or in a
-/// tokio runtime without I/O. A future dropped before its answer has come gives back the permits that
-/// the answer brings. A forked child opens its own connections.
+/// A lone blocking decision writes and reads on its own thread. This crate's background thread
+/// sends those that are made beside others. It also sends asynchronous ones on other executors than
+/// tokio, or in a tokio runtime without I/O. A future dropped before its answer has come gives back
+/// the permits that the answer brings. A forked child opens its own connections.
 ///
 /// # Time
 /// Memcached tells no time, so each process goes by its own clock: the system's when it began, and
 /// the monotonic clock from there. A record's time never goes back. A decision is made at the
 /// process's time, or at that of the latest admission on record if that is later.
 ///
-/// If the clocks of all processes lie within S of each other, the permits admitted in any real time
-/// T are at most those that the limit allows in T + S. For a `sliding_window` and S up to `per`,
-/// that is at most twice `count` in any `per`, and the long-run rate is not exceeded. A call may be
-/// denied for up to S too long. Synchronize clocks by NTP: then S is some milliseconds.
+/// If all processes' clocks lie within S of each other, a real time T admits at most what the limit
+/// allows in T + S. For a `sliding_window` and S up to `per`, that is at most twice `count` in any
+/// `per`, and the long-run rate is not exceeded. A call may be denied for up to S too long.
+/// Synchronize clocks by NTP: then S is some milliseconds.
 ///
 /// A clock that is far ahead denies for others until its record expires, one `per` and five seconds
 /// after the last admission.

@@ -42,8 +42,9 @@ const CREATING: Duration = Duration::from_secs(30);
 /// is.
 ///
 /// Concurrent calls of a process are merged (group commit): while one is under way, up to 64 others
-/// share a transaction, on one key or on many. Each is decided as if it had come alone. A bucket that somebody else holds delays only its own calls.
-/// Batches follow each other, or come every two milliseconds while one takes longer.
+/// share a transaction, on one key or on many. Each is decided as if it had come alone. A locked
+/// bucket delays only its own calls. Batches follow each other, or come every two milliseconds
+/// while one takes longer.
 ///
 /// A handle is cheap to clone. Clones share their connections, which are opened on demand and
 /// reopened after a loss. A decision takes at most the timeout (100 ms, connecting included),

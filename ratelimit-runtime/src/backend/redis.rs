@@ -43,7 +43,7 @@ pub use setup::builder::RedisBackendBuilder;
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
 /// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
-/// least two seconds and at most a minute more, so that most decisions can write in place. With a
+/// least two seconds and at most a minute more. Most decisions can therefore write in place. With a
 /// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
 /// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
 /// 64.
@@ -56,14 +56,14 @@ pub use setup::builder::RedisBackendBuilder;
 /// however the server behaves. After that it is a [`BackendError`], and the limiter's
 /// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
 /// have been charged all the same; it is not sent again. While the server fails, few calls reach it
-/// (see [`Backend`]), and a denied key is asked for once (see
+/// (see [`Backend`]), and a denied key reaches it once (see
 /// [`denial_cache`](RedisBackendBuilder::denial_cache)).
 ///
 /// # Threads and runtimes
 /// A blocking decision writes and reads on its own thread. Inside an async runtime it does the
 /// same, and keeps a worker from other tasks for a round trip. There are at most four such
-/// connections to a server, and one more of this crate's background thread, which notices at once
-/// that the server has closed them. When more threads call at once, they queue, and one that has a
+/// connections to a server, and one more of this crate's background thread. That thread notices at
+/// once if the server closes them. When more threads call at once, they queue. One that has a
 /// connection sends the whole queue in one write and hands out the answers. Few threads are as fast
 /// as with a connection each, and many cost fewer system calls.
 ///

@@ -88,7 +88,7 @@ impl RedisBackend {
     }
 
     /// Replaces the document that all processes share. Returns whether it was replaced: not if it
-    /// is no longer `before`, because somebody else has changed it.
+    /// is no longer `before`, because another process has changed it.
     ///
     /// ```no_run
     /// use ratelimit_runtime::RedisBackend;
@@ -114,7 +114,7 @@ impl RedisBackend {
     /// [`BackendError`] if the server fails.
     pub fn published(&self) -> Result<Vec<PublishedLimiter>, BackendError> {
         let answer = self.eval(PUBLISHED, LIMITERS, &[])?;
-        // What is no such list was written by somebody else.
+        // A value of another form is not of this crate.
         let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
         let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
             let [identity, limits] = pair else { return None };

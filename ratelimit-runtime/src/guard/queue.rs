@@ -91,7 +91,7 @@ pub(crate) struct Joining {
     pub(crate) deadline: u64,
     /// The most calls that may wait.
     pub(crate) queue: usize,
-    /// The backend's denial of the call and when it was asked, if it was.
+    /// The backend's denial of the call and the time of that request, if there was one.
     pub(crate) denied: Option<(Denied, u64)>,
     /// `None` if the limiter's policy is another one.
     pub(crate) stand_in: Option<StandIn>,
@@ -273,7 +273,7 @@ impl Queue {
         state.line.first().filter(|((first, _), _)| *first <= rank)?;
         let Ahead { calls, permits, cost } = state.line.ahead();
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
-        // A request under way may be booked by now. So no call is told a time later than its turn.
+        // A request under way may be booked by now. No call then gets a time later than its turn.
         let (asked, asked_for) = state.asking;
         let calls = calls.saturating_sub(state.booked.len() as u64 + asked);
         Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })

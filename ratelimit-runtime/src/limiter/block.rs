@@ -39,7 +39,7 @@ struct Place {
     remote: Option<(Arc<str>, Option<Fingerprint>)>,
 }
 
-/// What a backend is still to be asked.
+/// The requests that a backend has still to decide.
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
@@ -209,7 +209,7 @@ impl RateLimiter {
     ///   their limits. The block reaches a limiter of another process if this process uses one
     ///   of that name, with the same algorithms and periods. `count`, `burst`, and limits replaced
     ///   at run time make no difference. Other limiters of the name are reached by a block from a
-    ///   process that uses them, or from one that blocks all that the fleet has published, as
+    ///   process that uses them. A process can also block all that the fleet has published, as
     ///   `examples/limits.rs` does.
     /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
     ///   7 and tenant 7 alike, if both are numbers of one type.

@@ -136,9 +136,9 @@ impl RateLimiterBuilder {
     /// limits judge the next call anew, and a denial begins another ban.
     ///
     /// The denial that begins a ban is of the kind [`Limited`](crate::ExceededKind::Limited), those
-    /// during it are [`Blocked`](crate::ExceededKind::Blocked). `retry_after` is the end of the ban,
-    /// or the time at which the limits admit the call if that is later. A call that could never fit
-    /// bans nobody, nor does one that waits, or that is denied because the key is
+    /// during it are [`Blocked`](crate::ExceededKind::Blocked). `retry_after` is the end of the
+    /// ban, or the time at which the limits admit the call if that is later. A call that could
+    /// never fit bans no key, nor does one that waits, or that is denied because the key is
     /// [blocked](crate::RateLimiter::block). [`reset`](crate::RateLimiter::reset) ends a ban.
     ///
     /// ```

@@ -21,7 +21,7 @@ use crate::observe::{self, KeyText};
 use crate::rt::clock::Now;
 use crate::switches::Switches;
 
-/// What the limits in memory are asked.
+/// What limits in memory take and report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tell {
     /// To take the permits, and to report what is left if the call is denied.

@@ -29,8 +29,8 @@ pub(crate) struct Line<T>(pub(crate) T);
 /// priorities.
 ///
 /// With `parking_lot`, a decision took 10 % longer on the shared window and on a key's token
-/// bucket, and 4 % longer on a key's window (medians of nine interleaved rounds). It took 7, 2 and
-/// 3 % more instructions.
+/// bucket. On a key's window it took 4 % longer (medians of nine interleaved rounds). It took 7, 2
+/// and 3 % more instructions.
 #[derive(Debug, Default)]
 pub(crate) struct Lock<T> {
     #[cfg(not(loom_model))]

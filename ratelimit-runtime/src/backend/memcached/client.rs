@@ -1,5 +1,5 @@
 //! Decisions by compare-and-swap: the bytes of a bucket are read, decided on in this process, and
-//! stored if nobody has changed them meanwhile.
+//! stored if they have not changed meanwhile.
 //!
 //! The state that this process has seen last is tried first. If it is still the current one, the
 //! decision is one round trip, and the swap is what confirms it. A decision that changes nothing,

@@ -2,7 +2,7 @@
 //!
 //! A task of the connection's runtime does all its I/O. Callers append commands to a buffer; it
 //! writes what has come together in one system call, reads the replies and hands them out in order.
-//! Replies are read to their end whether or not somebody still waits for them. After a malformed
+//! Replies are read to their end whether or not a caller still waits for them. After a malformed
 //! reply the connection is closed, and all that wait on it fail.
 
 use std::collections::VecDeque;

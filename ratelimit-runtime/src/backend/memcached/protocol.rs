@@ -8,7 +8,7 @@ use std::io::Write as _;
 /// The longest line of a reply, in bytes. Errors quote nothing that is longer.
 const LONGEST_LINE: usize = 2_048;
 /// The longest value that is read into memory, in bytes: a bucket of eight windows has a third of
-/// it. A longer one was written by somebody else, and is skipped.
+/// it. A longer one is not of this crate, and is skipped.
 pub(super) const LONGEST_VALUE: usize = 65_536;
 /// The longest key, in bytes.
 pub(super) const LONGEST_KEY: usize = 250;

@@ -1,7 +1,7 @@
 //! Keys that are blocked, and keys in debt: what stands beside their buckets.
 //!
-//! Few keys are. A store looks here only while it holds any key, and then a filter of 64 bits a
-//! shard, read without a lock, tells most other keys apart.
+//! Few keys are. A store looks here only while it holds any key. Then a filter of 64 bits a shard,
+//! read without a lock, tells most other keys apart.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
@@ -107,7 +107,7 @@ pub(super) struct BlockedDenial {
     pub(super) until: u64,
     /// What the limit has left.
     pub(super) remaining: u32,
-    /// The answer stays the same until then, if nobody charges the bucket.
+    /// The answer stays the same until then, if the bucket is not charged.
     pub(super) holds_until: u64,
 }
 

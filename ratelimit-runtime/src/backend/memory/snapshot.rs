@@ -202,7 +202,7 @@ impl MemoryBackend {
     }
 
     /// Takes the buckets of a [`snapshot`](MemoryBackend::snapshot), before any limiter uses this
-    /// backend. Those of a limiter are kept as they are until its first call, which then takes a
+    /// backend. Those of a limiter are kept as they are until its first call. That call takes a
     /// moment longer, half a second for a million keys.
     ///
     /// Times are those of the wall clock, and the time in between counts as elapsed. If the wall clock

@@ -556,8 +556,8 @@ impl Store {
         self.holds.is_free(Address::Hash(hash), now)
     }
 
-    /// Until when one permit of a blocked key is denied, and what the limit has left, if its last
-    /// call has got that answer and nothing has changed.
+    /// Until when one permit of a blocked key is denied, and what the limit has left: its last
+    /// call's answer, if nothing has changed.
     #[inline]
     pub(crate) fn repeated_denial(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
         self.holds.repeated(hash, now)
@@ -762,8 +762,7 @@ impl Store {
         done.left
     }
 
-    /// Blocks a key until `until`, in every way in which this store is asked. A block that ends later
-    /// stands.
+    /// Blocks a key until `until`, for every kind of call. A block that ends later stands.
     pub(crate) fn block(self: &Arc<Store>, address: Address, until: u64, now: Now) {
         self.holds.change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
         self.held_anew(address, now);
@@ -1009,8 +1008,8 @@ impl Store {
         }
     }
 
-    /// Takes permits of a key from this store and from `other`, each by the one limit written down,
-    /// the second under the lock of the first. `None` if the two are of different kinds.
+    /// Takes permits of a key from this store and from `other`, each by its one limit in the code.
+    /// The second is taken under the lock of the first. `None` if the two are of different kinds.
     ///
     /// Each kind has its own function, so that all of it stays in registers.
     #[inline]

@@ -213,7 +213,7 @@ impl Drop for OwnLent {
         if self.is_good && !self.open.client.is_closed() {
             self.lane.idle.lock().push(Arc::clone(&self.open));
         }
-        // Last: whoever waits for it finds the connection.
+        // Last: the caller that waits for it finds the connection.
         drop(self.permit.take());
     }
 }

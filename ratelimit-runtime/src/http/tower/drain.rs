@@ -179,8 +179,8 @@ pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<D
 ///
 /// A handler that takes a `Body` (or a stream) denies before it has read it. The server would then
 /// close the connection, and a proxy would turn the 429 into a 502. If a response has a status of
-/// 400 or more and its request was not read to the end, the layer drains the body within the bounds
-/// of [`BodyDrain`]. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
+/// 400 or more and its request was not read to the end, the layer drains the body. [`BodyDrain`]
+/// sets the bounds. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
 /// [`RateLimitLayer`](super::RateLimitLayer) drains by itself.
 ///
 /// ```

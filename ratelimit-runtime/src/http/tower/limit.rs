@@ -88,7 +88,7 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
     /// The closure names its argument's type (`|request: &Request| ..`) and returns an owned key,
     /// which may not borrow from the request. A key of `None` is a bucket of its own. Do not use a
     /// key that clients can choose themselves, such as a header that none of your proxies sets: it
-    /// limits nobody.
+    /// limits no client.
     ///
     /// A tuple is one key for all limits of the limiter. [`keys`](RateLimitLayer::keys) gives each
     /// limit a key.
@@ -240,9 +240,9 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
     /// the key are denied, or wait. For clients of an API that answers `429` with a `Retry-After`.
     ///
     /// The closure names its argument's type (`|response: &Response| ..`) and returns for how long,
-    /// at most an hour. Of several [`keys`](RateLimitLayer::keys) it pauses the first. The pause is a [block](RateLimiter::block), in a backend for all processes,
-    /// and is set before the response is returned. Exempt requests pause nobody, nor does an error
-    /// of the service.
+    /// at most an hour. Of several [`keys`](RateLimitLayer::keys) it pauses the first. The pause is
+    /// a [block](RateLimiter::block), in a backend for all processes, and is set before the
+    /// response is returned. Exempt requests pause no key, nor does an error of the service.
     ///
     /// ```
     /// use std::time::Duration;

@@ -54,7 +54,7 @@ struct Member {
     address: Address,
     /// The part's limits, if they were read at the call.
     limits: Option<SmallVec<[Limit; 2]>>,
-    /// What a backend is asked.
+    /// The question to a backend.
     request: Option<Request>,
 }
 

@@ -175,8 +175,8 @@ fn answer(
     (verdict, (left.remaining, left.position, left.is_blocked, idle_at))
 }
 
-/// The same limits with other counts. `None` with a token bucket: if its rate changes, a bucket that
-/// was idle by the old rate may not be by the new one, and sweeps do not wait for that.
+/// The same limits with other counts. `None` with a token bucket: if its rate changes, a bucket
+/// that was idle by the old rate may not be by the new one. Sweeps do not wait for that.
 fn others(limits: &[Limit]) -> Option<Vec<Limit>> {
     let other = |limit: &Limit| {
         let per = Duration::from_micros(limit.per_micros());

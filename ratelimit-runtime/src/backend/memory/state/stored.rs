@@ -80,7 +80,7 @@ impl Moment {
     }
 
     /// Windows begin by the process's clock. If the wall clock differs, the permits of the current
-    /// window count as taken now, so that they count in the window that holds the present.
+    /// window count as taken now: they then count in the window that holds the present.
     fn fixed(self, fixed: Fixed, rule: Option<&Rule>) -> record::State {
         let rule = rule.filter(|rule| rule.limit.algorithm() == Algorithm::FixedWindow);
         let late = match rule {

@@ -1,7 +1,7 @@
 //! Requests whose answer is not awaited: permits that come back, and charges.
 //!
 //! They are queued, and sent in front of the next decision on their bucket or of the next batch, in
-//! the same call of the script. What is left after [`PAUSE`] is sent in a call of its own.
+//! one call of the script. What is left after [`PAUSE`] is sent in a call of its own.
 //!
 //! They keep their place before later decisions on their bucket. A decision takes those that are
 //! queued along. It waits for those that another connection is sending. Behind one of its own

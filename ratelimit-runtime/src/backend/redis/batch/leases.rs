@@ -9,7 +9,7 @@
 //! - A token bucket is full again no earlier than the spending alone would make it, in whatever
 //!   order leases are spent. A lease ends with the fixed window to which it is charged.
 //!
-//! The size of a lease follows the calls. It is one until the key is asked for again within the
+//! The size of a lease follows the calls. It is one until the key is used again within the
 //! validity. Then it doubles while leases are used up, and falls to what was used if some is left.
 //! The rest of a lease goes back with the next call on the key, or soon after in the background.
 

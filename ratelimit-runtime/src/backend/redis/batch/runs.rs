@@ -16,7 +16,7 @@ impl Transport for Client {
     async fn send(&self, requests: &[&Request], deadline: Instant) -> Answers {
         let groups: Vec<Group<'_>> =
             requests.chunk_by(|one, other| is_like(one, other)).map(|group| Group::new(group, self)).collect();
-        // Requests that nobody waits for go in front.
+        // Requests without a waiting caller go in front.
         let along = self.along_with(requests, deadline).await?;
         let first = along.as_ref().map_or(0, Along::len);
         let in_front = along.iter().flat_map(Along::questions);

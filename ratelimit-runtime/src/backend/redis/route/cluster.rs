@@ -42,7 +42,7 @@ pub(crate) fn map(seeds: Vec<Address>, server: Endpoint, timeout: Duration) -> D
     Discovery::new(move || {
         let mut asked: Vec<Address> = nodes.by_address.lock().keys().cloned().collect();
         asked.extend(seeds.iter().cloned());
-        // Rotates, so that a silent node is not asked first every time.
+        // Rotates, so that a silent node does not come first every time.
         let first = next.fetch_add(1, Ordering::Relaxed) % asked.len().max(1);
         asked.rotate_left(first);
         let mut failed = BackendError::configuration("there is no node of the cluster to ask");

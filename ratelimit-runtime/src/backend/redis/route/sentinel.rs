@@ -1,4 +1,4 @@
-//! The master that sentinels watch, found by asking them. It is asked for again when it fails or
+//! The master that sentinels watch, as they report it. It is looked up again when it fails or
 //! reports that it is no longer master.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
 //! The boundaries of calendar windows in a request. The script decides by the server's clock but
-//! knows no time zones: it gets the previous window, the current one and the next, and asks for
+//! knows no time zones: it gets the previous window, the current one and the next. It asks for
 //! others if the server's time, or a booking, lies outside of them.
 //!
 //! They follow the rest of a request: for each calendar the number of boundaries, the calendar and

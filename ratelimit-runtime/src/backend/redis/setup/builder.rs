@@ -184,7 +184,7 @@ impl RedisBackendBuilder {
     /// second make sense). More than a second counts as one, so that a
     /// [block](crate::RateLimiter::block) reaches all processes within that. Off by default.
     ///
-    /// A busy key then costs the server one call for that many decisions, and a decision takes well
+    /// A busy key then costs the server one call for that many decisions. A decision takes well
     /// under a microsecond instead of a round trip. The limits hold as without leases: never more
     /// than `count` in any `per`, over all processes. A lease is charged when it is taken, as of
     /// its end, and is never spent after that.

@@ -6,9 +6,8 @@
 //! the whole queue in one write, and hands out the answers in the order of the commands. Few
 //! threads are as fast as with a connection each, and many share the cost of the system calls.
 //!
-//! A free lane goes to the first thread that takes it. The head of the queue is woken, but a thread
-//! that is already running gets on faster than one that must be scheduled first, and takes the
-//! whole queue along.
+//! A free lane goes to the first thread that takes it. The head of the queue is woken. A running
+//! thread may be faster than a woken one, and takes the whole queue along.
 //!
 //! A connection is closed on any error, late answer or invalid reply. An answer therefore never
 //! goes to another call. The timeouts of redis-rs are for each read and write: a server that
