@@ -65,6 +65,9 @@ impl Oracle {
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
         // Where nothing is on record, no clock is either.
         let is_there = self.bucket.to_bytes() != Bucket::default().to_bytes();
+        if !is_there {
+            self.clock = 0;
+        }
         let moved = is_there && (now < self.clock || now - self.clock > CLOCK_UNSEEN);
         let kept = match (request.action(), &answer.outcome) {
             (Action::Take { cost: 1.., .. }, Outcome::Admitted(_))
@@ -456,6 +459,20 @@ fn a_small_window_keeps_all_that_another_algorithm_has_taken() {
         ];
         compare(&backend(), &[limit(1_000, hour, algorithm, 1_000)], None, &steps).unwrap();
     }
+}
+
+/// Found by random traces: the server deletes a record that held nothing but a block, and the clock
+/// with it. Memory kept the clock and took the next block for one after the clock went back.
+#[test]
+fn a_key_that_is_no_longer_blocked_remembers_no_clock() {
+    let (take, limits) = (Step::Take { cost: 0, max_wait: 0 }, [limit(5, 1_000_000, Algorithm::SlidingWindow, 1)]);
+    let blocks = || Step::Block(250);
+    let lifted = [blocks(), Step::Unblock, Step::Backwards(1), blocks(), Step::Forwards(1), take.clone()];
+    compare(&backend(), &limits, None, &lifted).unwrap();
+    // A reset of a key that was never in use neither.
+    let forwards = || Step::Forwards(1);
+    let reset = [Step::Reset, Step::Backwards(5), blocks(), forwards(), take.clone(), Step::Backwards(1), take.clone()];
+    compare(&backend(), &limits, None, &[&reset[..], &[forwards(), take]].concat()).unwrap();
 }
 
 /// By the server's clock, because its keys expire by that.

@@ -543,6 +543,10 @@ impl Record {
         if self.blocked_until(now).is_some() {
             self.clock = self.clock.max(now);
             self.blocked = 0;
+            // Stores delete a record that holds nothing, with its clock.
+            if self.limits.is_empty() {
+                *self = Record::default();
+            }
         }
     }
 
