@@ -475,6 +475,24 @@ fn a_key_that_is_no_longer_blocked_remembers_no_clock() {
     compare(&backend(), &limits, None, &[&reset[..], &[forwards(), take]].concat()).unwrap();
 }
 
+/// Found by random traces. Memory counts some rates in other units than the server does. It compared
+/// these, so that it kept a booking that the server gave up, or the other way around.
+#[test]
+fn a_booking_stays_if_the_rate_of_its_bucket_was_replaced() {
+    let bucket = |count, burst| vec![limit(count, 1, Algorithm::TokenBucket, burst)];
+    let (take, back) = (|max_wait| Step::Take { cost: 1, max_wait }, || Step::GiveBack(0));
+    let steps = [take(0), take(FOREVER), Step::Change(bucket(66, 7)), back(), back(), take(1)];
+    compare(&backend(), &bucket(3, 1), None, &steps).unwrap();
+    let steps = [take(0), take(FOREVER), Step::Change(bucket(62, 877_743_657)), Step::GiveBack(NEWEST), take(0)];
+    compare(&backend(), &bucket(8, 1), None, &steps).unwrap();
+    // Steps of another length, and the same units in each.
+    let hours = |hours: u64| vec![limit(3, hours * 3_600_000_000, Algorithm::TokenBucket, u32::MAX)];
+    let steps =
+        [take(0), Step::Take { cost: u32::MAX, max_wait: FOREVER }, Step::Change(hours(2)), Step::GiveBack(NEWEST)];
+    let peek = Step::Peek { cost: u32::MAX, max_wait: FOREVER };
+    compare(&backend(), &hours(1), None, &[&steps[..], &[peek]].concat()).unwrap();
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

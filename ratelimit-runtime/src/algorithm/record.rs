@@ -86,7 +86,7 @@ impl State {
                 (Previous::Sliding { dropped }, floor)
             }
             State::Token(bucket) => {
-                let previous = *bucket;
+                let previous = TokenBucket { flow: (rule.units(), rule.step()), ..*bucket };
                 bucket.charge(rule, at, cost);
                 (Previous::Token { bucket: previous, given }, 0)
             }
@@ -141,7 +141,9 @@ impl State {
     fn undo(&mut self, rule: &Rule, undo: &Undo, previous: &Previous, given: Given, cost: u32) {
         match (self, previous) {
             (State::Sliding(window), Previous::Sliding { dropped }) => window.undo(undo.newest, *dropped, cost),
-            (State::Token(bucket), Previous::Token { bucket: before, given: then }) if before.unit == rule.permit() => {
+            (State::Token(bucket), Previous::Token { bucket: before, given: then })
+                if (before.unit, before.flow) == (rule.permit(), (rule.units(), rule.step())) =>
+            {
                 let debt = (before.debt + then.amount).saturating_sub(given.amount);
                 *bucket = TokenBucket { last: before.last.min(bucket.last), debt, ..*before };
             }
@@ -239,6 +241,7 @@ pub(crate) enum Previous {
     Sliding {
         dropped: Group,
     },
+    /// With the flow of the limit that made the charge.
     Token {
         bucket: TokenBucket,
         given: Given,

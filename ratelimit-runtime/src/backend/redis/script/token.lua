@@ -47,10 +47,11 @@ if action == CHARGE then
   --inline debt_token.lua
 elseif keeping then
   if undoing and not taken and not is_other then
-    local _, was_last, was_owed, was_unit, _, was_given
-    _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)
+    local _, was_last, was_owed, was_permit, was_units, was_step, was_given
+    _, was_last, was_owed, was_permit, was_units, was_step, was_given, undo_at =
+      unpack_bytes(UNDO_TOKEN, request, undo_at)
     -- If the limit was replaced meanwhile, the booking stays.
-    if was_unit == permit then
+    if was_permit == permit and was_units == units and was_step == step then
       debt_at, debt = math.min(math.max(0, was_last - shift), last), math.max(0, was_owed - given + was_given)
     end
   else
@@ -65,7 +66,7 @@ elseif keeping then
 elseif charging and missing <= (capacity - charge) * permit then
   if stamp > now and not leases then
     if not ahead then given = 0 end
-    undo = undo .. pack(UNDO_TOKEN, TOKEN, last, owed, permit, 0, given)
+    undo = undo .. pack(UNDO_TOKEN, TOKEN, last, owed, permit, units, step, given)
   end
   if stamp > t then
     x = stamp

@@ -25,8 +25,9 @@ else
   local given_window, given = unpack_bytes(GIVEN, stored, RICH_BYTES - GIVEN_BYTES + 1)
   if kind == TOKEN then
     local last = unpack_bytes(TOKEN_HOT, stored, HEAD_BYTES + 1)
-    local _, was_last, was_owed, was_unit, _, was_given = unpack_bytes(UNDO_TOKEN, request, undo_at)
-    if was_unit ~= unpack_bytes(TOKEN_RULE, request, from) then break end
+    local _, was_last, was_owed, was_permit, was_units, was_step, was_given = unpack_bytes(UNDO_TOKEN, request, undo_at)
+    local permit, step = unpack_bytes(TOKEN_RULE, request, from)
+    if was_permit ~= permit or was_units ~= b or was_step ~= step then break end
     head = pack(
       WRITTEN_TOKEN, form, to, number, print, math.min(was_last, last), math.max(0, was_owed - given + was_given)
     )

@@ -6,7 +6,7 @@ if sets then
   if tested then
     call('SET', bucket, record, 'PX', math.ceil(math.max(0, kept - now) / 1000) + TEST_SLACK)
   else
-    call('SET', bucket, record, 'PXAT', string.format('%d', kept / 1000))
+    call('SET', bucket, record, 'PXAT', kept / 1000)
   end
 elseif changed then
   call('SETRANGE', bucket, '0', value .. sub(stored, #value + 1, changed_at - 1) .. changed)
