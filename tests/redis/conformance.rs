@@ -493,6 +493,23 @@ fn a_booking_stays_if_the_rate_of_its_bucket_was_replaced() {
     compare(&backend(), &hours(1), None, &[&steps[..], &[peek]].concat()).unwrap();
 }
 
+/// Permits come back while two bookings lie ahead, and the newer of these is given up.
+#[test]
+fn what_comes_back_before_an_earlier_booking_comes_back_once() {
+    let take = |cost| Step::Take { cost, max_wait: FOREVER };
+    let limits = [limit(1, 1_000_000, Algorithm::TokenBucket, 3)];
+    let peek = Step::Peek { cost: 3, max_wait: FOREVER };
+    for back in [0, 500_000] {
+        let bookings = [take(3), take(3), take(1), take(1), Step::Forwards(3_000_000)];
+        let given = [Step::GiveBack(1), Step::Forwards(back), Step::Backwards(back), Step::GiveBack(NEWEST)];
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+        // The clock goes back after it was stored, so that all times are moved.
+        let bookings = [take(3), take(3), take(2), take(1), Step::Forwards(3_000_000)];
+        let given = [Step::GiveBack(1), Step::Backwards(back), take(0), Step::GiveBack(NEWEST)];
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+    }
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {
@@ -709,6 +726,18 @@ fn a_permit_of_an_earlier_day_is_not_given_back_to_another_day() {
         Step::Change(vec![Limit::per_calendar(1, Calendar::WEEK)]),
         take(0),
     ];
+    compare(&backend(), &[Limit::per_calendar(1, Calendar::DAY)], None, &steps).unwrap();
+}
+
+/// Found by random traces. The clock went back to the day before, and memory kept the end of the day
+/// after. When that end passed and the clock went back again, the permits of the day before counted.
+#[test]
+fn a_day_that_the_clock_went_back_to_has_its_own_end() {
+    let hour = 3_600_000_000;
+    let take = |cost| Step::Take { cost, max_wait: 0 };
+    let midnight = START % (24 * hour);
+    let back = [take(1), Step::Backwards(midnight + hour), take(1), Step::Forwards(hour), take(2)];
+    let steps = [&back[..], &[Step::Backwards(1), take(1)]].concat();
     compare(&backend(), &[Limit::per_calendar(1, Calendar::DAY)], None, &steps).unwrap();
 }
 

@@ -14,7 +14,7 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 31] = [
+const INLINED: [(&str, &str); 32] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
     ("--inline rich.lua\n", include_str!("script/rich.lua")),
     ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
@@ -35,6 +35,7 @@ const INLINED: [(&str, &str); 31] = [
     ("--inline offence.lua\n", include_str!("script/offence.lua")),
     ("--inline revive.lua\n", include_str!("script/revive.lua")),
     ("--inline undo_sliding.lua\n", include_str!("script/undo_sliding.lua")),
+    ("--inline undo_token.lua\n", include_str!("script/undo_token.lua")),
     ("--inline ring.lua\n", include_str!("script/ring.lua")),
     ("--inline charge.lua\n", include_str!("script/charge.lua")),
     ("--inline close.lua\n", include_str!("script/close.lua")),

@@ -73,7 +73,7 @@ local COLD_BYTES = 20
 -- Both parts of a limit.
 local ALL_BYTES = 38
 -- Only in a RICH record, for each limit, what was given back while bookings lie ahead: the window
--- (0 unless it is fixed), and how much.
+-- of a fixed one, or for a token bucket the time of the first of it; and how much.
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
 local NOTHING_GIVEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0'

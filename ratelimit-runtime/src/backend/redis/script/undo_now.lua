@@ -28,9 +28,9 @@ else
     local _, was_last, was_owed, was_permit, was_units, was_step, was_given = unpack_bytes(UNDO_TOKEN, request, undo_at)
     local permit, step = unpack_bytes(TOKEN_RULE, request, from)
     if was_permit ~= permit or was_units ~= b or was_step ~= step then break end
-    head = pack(
-      WRITTEN_TOKEN, form, to, number, print, math.min(was_last, last), math.max(0, was_owed - given + was_given)
-    )
+    local units, debt_at, debt = b, nil, nil
+    --inline undo_token.lua
+    head = pack(WRITTEN_TOKEN, form, to, number, print, debt_at, debt)
   else
     local charged = unpack_bytes(FIXED_HOT, stored, HEAD_BYTES + 1)
     local _, was_charged, was_total, was_per, was_window, was_given = unpack_bytes(UNDO_FIXED, request, undo_at)
