@@ -510,6 +510,17 @@ fn what_comes_back_before_an_earlier_booking_comes_back_once() {
     }
 }
 
+/// A window has room for 128 groups. A booking beyond them drops the oldest, although its permits still
+/// count now. When these come back, they must not be taken for those of the next group.
+#[test]
+fn a_permit_that_was_dropped_for_a_booking_does_not_come_back() {
+    let take = |max_wait| Step::Take { cost: 1, max_wait };
+    let taken = vec![[take(0), Step::Forwards(7)]; 64].concat();
+    let (booked, given_up) = (vec![take(FOREVER); 66], vec![Step::GiveBack(NEWEST); 66]);
+    let steps = [taken, booked, vec![Step::GiveBack(0)], given_up, vec![take(0), take(0)]].concat();
+    compare(&backend(), &[limit(64, 1_000_000, Algorithm::SlidingWindow, 1)], None, &steps).unwrap();
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

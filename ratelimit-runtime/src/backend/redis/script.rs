@@ -14,7 +14,7 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 32] = [
+const INLINED: [(&str, &str); 34] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
     ("--inline rich.lua\n", include_str!("script/rich.lua")),
     ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
@@ -41,6 +41,8 @@ const INLINED: [(&str, &str); 32] = [
     ("--inline close.lua\n", include_str!("script/close.lua")),
     ("--inline keep.lua\n", include_str!("script/keep.lua")),
     ("--inline write.lua\n", include_str!("script/write.lua")),
+    ("--inline set.lua\n", include_str!("script/set.lua")),
+    ("--inline record.lua\n", include_str!("script/record.lua")),
     ("--inline convert.lua\n", include_str!("script/convert.lua")),
     ("--inline slot_edit.lua\n", include_str!("script/slot_edit.lua")),
     ("--inline edits.lua\n", include_str!("script/edits.lua")),

@@ -3,11 +3,7 @@
 -- changed bytes are written in place.
 if sets then
   local record = head .. behind .. sub(stored, ring_at, changed_at - 1) .. (changed or '') .. sub(stored, changed_end)
-  if tested then
-    call('SET', bucket, record, 'PX', math.ceil(math.max(0, kept - now) / 1000) + TEST_SLACK)
-  else
-    call('SET', bucket, record, 'PXAT', kept / 1000)
-  end
+  --inline set.lua
 elseif changed then
   call('SETRANGE', bucket, '0', value .. sub(stored, #value + 1, changed_at - 1) .. changed)
 else
