@@ -166,16 +166,13 @@ repeat -- Left by `break`.
       else
         if fresh > counts then counts = fresh end
         behind = pack(RICH_TAIL, kept, now, offences, offended, blocked, lowest, number + 1, held, counts)
-        if sets then
-          behind = behind .. sub(stored, tail_at + TAIL_BYTES + EXTRA_BYTES, ring_at - 1)
-        else
-          value = head .. behind
-        end
+        ring_at = tail_at + TAIL_BYTES + EXTRA_BYTES
+        if not sets then value = head .. behind end
       end
     elseif first_byte == RICH then
       break
     elseif sets then
-      behind = pack(TAIL, kept, now) .. sub(stored, tail_at + TAIL_BYTES, ring_at - 1)
+      behind, ring_at = pack(TAIL, kept, now), tail_at + TAIL_BYTES
     end
     --inline write.lua
     return answer or head
