@@ -206,6 +206,17 @@ fn exact(limits: Vec<Limit>, steps: &[Step]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
+/// Found by random calls. Permits came back while two bookings lay ahead, and the newer of these was
+/// given up. By the time of the other one, the bucket would have been full by itself.
+#[test]
+fn what_comes_back_before_an_earlier_booking_comes_back_once() {
+    let limit = Limit::new(1, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket);
+    let take = |cost, wait| Step::Take { cost, wait };
+    let bookings = [take(3, 0), take(3, 3_000), take(1, 4_000), take(1, 5_000), Step::Advance(3_000)];
+    let steps = [&bookings[..], &[Step::GiveBack(2), Step::GiveBack(0), take(3, 2_000)]].concat();
+    exact(vec![limit.try_with_burst(3).unwrap()], &steps).unwrap();
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
 

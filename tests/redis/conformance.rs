@@ -65,6 +65,9 @@ impl Oracle {
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
         // Where nothing is on record, no clock is either.
         let is_there = self.bucket.to_bytes() != Bucket::default().to_bytes();
+        if !is_there {
+            self.clock = 0;
+        }
         let moved = is_there && (now < self.clock || now - self.clock > CLOCK_UNSEEN);
         let kept = match (request.action(), &answer.outcome) {
             (Action::Take { cost: 1.., .. }, Outcome::Admitted(_))
@@ -458,6 +461,66 @@ fn a_small_window_keeps_all_that_another_algorithm_has_taken() {
     }
 }
 
+/// Found by random traces: the server deletes a record that held nothing but a block, and the clock
+/// with it. Memory kept the clock and took the next block for one after the clock went back.
+#[test]
+fn a_key_that_is_no_longer_blocked_remembers_no_clock() {
+    let (take, limits) = (Step::Take { cost: 0, max_wait: 0 }, [limit(5, 1_000_000, Algorithm::SlidingWindow, 1)]);
+    let blocks = || Step::Block(250);
+    let lifted = [blocks(), Step::Unblock, Step::Backwards(1), blocks(), Step::Forwards(1), take.clone()];
+    compare(&backend(), &limits, None, &lifted).unwrap();
+    // A reset of a key that was never in use neither.
+    let forwards = || Step::Forwards(1);
+    let reset = [Step::Reset, Step::Backwards(5), blocks(), forwards(), take.clone(), Step::Backwards(1), take.clone()];
+    compare(&backend(), &limits, None, &[&reset[..], &[forwards(), take]].concat()).unwrap();
+}
+
+/// Found by random traces. Memory counts some rates in other units than the server does. It compared
+/// these, so that it kept a booking that the server gave up, or the other way around.
+#[test]
+fn a_booking_stays_if_the_rate_of_its_bucket_was_replaced() {
+    let bucket = |count, burst| vec![limit(count, 1, Algorithm::TokenBucket, burst)];
+    let (take, back) = (|max_wait| Step::Take { cost: 1, max_wait }, || Step::GiveBack(0));
+    let steps = [take(0), take(FOREVER), Step::Change(bucket(66, 7)), back(), back(), take(1)];
+    compare(&backend(), &bucket(3, 1), None, &steps).unwrap();
+    let steps = [take(0), take(FOREVER), Step::Change(bucket(62, 877_743_657)), Step::GiveBack(NEWEST), take(0)];
+    compare(&backend(), &bucket(8, 1), None, &steps).unwrap();
+    // Steps of another length, and the same units in each.
+    let hours = |hours: u64| vec![limit(3, hours * 3_600_000_000, Algorithm::TokenBucket, u32::MAX)];
+    let steps =
+        [take(0), Step::Take { cost: u32::MAX, max_wait: FOREVER }, Step::Change(hours(2)), Step::GiveBack(NEWEST)];
+    let peek = Step::Peek { cost: u32::MAX, max_wait: FOREVER };
+    compare(&backend(), &hours(1), None, &[&steps[..], &[peek]].concat()).unwrap();
+}
+
+/// Permits come back while two bookings lie ahead, and the newer of these is given up.
+#[test]
+fn what_comes_back_before_an_earlier_booking_comes_back_once() {
+    let take = |cost| Step::Take { cost, max_wait: FOREVER };
+    let limits = [limit(1, 1_000_000, Algorithm::TokenBucket, 3)];
+    let peek = Step::Peek { cost: 3, max_wait: FOREVER };
+    for back in [0, 500_000] {
+        let bookings = [take(3), take(3), take(1), take(1), Step::Forwards(3_000_000)];
+        let given = [Step::GiveBack(1), Step::Forwards(back), Step::Backwards(back), Step::GiveBack(NEWEST)];
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+        // The clock goes back after it was stored, so that all times are moved.
+        let bookings = [take(3), take(3), take(2), take(1), Step::Forwards(3_000_000)];
+        let given = [Step::GiveBack(1), Step::Backwards(back), take(0), Step::GiveBack(NEWEST)];
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+    }
+}
+
+/// A window has room for 128 groups. A booking beyond them drops the oldest, although its permits still
+/// count now. When these come back, they must not be taken for those of the next group.
+#[test]
+fn a_permit_that_was_dropped_for_a_booking_does_not_come_back() {
+    let take = |max_wait| Step::Take { cost: 1, max_wait };
+    let taken = vec![[take(0), Step::Forwards(7)]; 64].concat();
+    let (booked, given_up) = (vec![take(FOREVER); 66], vec![Step::GiveBack(NEWEST); 66]);
+    let steps = [taken, booked, vec![Step::GiveBack(0)], given_up, vec![take(0), take(0)]].concat();
+    compare(&backend(), &[limit(64, 1_000_000, Algorithm::SlidingWindow, 1)], None, &steps).unwrap();
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {
@@ -674,6 +737,18 @@ fn a_permit_of_an_earlier_day_is_not_given_back_to_another_day() {
         Step::Change(vec![Limit::per_calendar(1, Calendar::WEEK)]),
         take(0),
     ];
+    compare(&backend(), &[Limit::per_calendar(1, Calendar::DAY)], None, &steps).unwrap();
+}
+
+/// Found by random traces. The clock went back to the day before, and memory kept the end of the day
+/// after. When that end passed and the clock went back again, the permits of the day before counted.
+#[test]
+fn a_day_that_the_clock_went_back_to_has_its_own_end() {
+    let hour = 3_600_000_000;
+    let take = |cost| Step::Take { cost, max_wait: 0 };
+    let midnight = START % (24 * hour);
+    let back = [take(1), Step::Backwards(midnight + hour), take(1), Step::Forwards(hour), take(2)];
+    let steps = [&back[..], &[Step::Backwards(1), take(1)]].concat();
     compare(&backend(), &[Limit::per_calendar(1, Calendar::DAY)], None, &steps).unwrap();
 }
 

@@ -88,6 +88,7 @@ impl FixedWindow {
                 if self.charged >= end {
                     let moved = self.charged.saturating_sub(before - now).max(begin);
                     self.charged = if self.charged > before { end } else { moved };
+                    self.end = rule.span(self.charged).end;
                 }
             } else {
                 self.charged = self.charged.min(now);

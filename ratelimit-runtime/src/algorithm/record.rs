@@ -86,7 +86,7 @@ impl State {
                 (Previous::Sliding { dropped }, floor)
             }
             State::Token(bucket) => {
-                let previous = *bucket;
+                let previous = TokenBucket { flow: (rule.units(), rule.step()), ..*bucket };
                 bucket.charge(rule, at, cost);
                 (Previous::Token { bucket: previous, given }, 0)
             }
@@ -141,9 +141,14 @@ impl State {
     fn undo(&mut self, rule: &Rule, undo: &Undo, previous: &Previous, given: Given, cost: u32) {
         match (self, previous) {
             (State::Sliding(window), Previous::Sliding { dropped }) => window.undo(undo.newest, *dropped, cost),
-            (State::Token(bucket), Previous::Token { bucket: before, given: then }) if before.unit == rule.permit() => {
-                let debt = (before.debt + then.amount).saturating_sub(given.amount);
-                *bucket = TokenBucket { last: before.last.min(bucket.last), debt, ..*before };
+            (State::Token(bucket), Previous::Token { bucket: before, given: then })
+                if (before.unit, before.flow) == (rule.permit(), (rule.units(), rule.step())) =>
+            {
+                let last = before.last.min(bucket.last);
+                // Some of it has flowed back by then, if another booking lies between.
+                let flowed = last.saturating_sub(given.window).div_ceil(rule.step()).saturating_mul(rule.units());
+                let back = given.amount.saturating_sub(then.amount).saturating_sub(flowed);
+                *bucket = TokenBucket { last, debt: before.debt.saturating_sub(back), ..*before };
             }
             (State::Fixed(window), Previous::Fixed { window: before, given: then }) if before.per == rule.per() => {
                 let then = if then.window == given.window { then.amount } else { 0 };
@@ -207,7 +212,7 @@ impl State {
 /// less these refunds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Given {
-    /// The window, for a fixed window; else 0.
+    /// The window, for a fixed window. For a token bucket the time of the first of them.
     pub(crate) window: u64,
     /// Permits, or the units of a token bucket.
     pub(crate) amount: u64,
@@ -218,6 +223,9 @@ impl Given {
         match rule.limit.algorithm() {
             Algorithm::SlidingWindow => {}
             Algorithm::TokenBucket => {
+                if self.amount == 0 {
+                    self.window = now;
+                }
                 self.amount = self.amount.saturating_add(TokenBucket::back(rule, now, permit.at, permit.cost));
             }
             Algorithm::FixedWindow => {
@@ -239,6 +247,7 @@ pub(crate) enum Previous {
     Sliding {
         dropped: Group,
     },
+    /// With the flow of the limit that made the charge.
     Token {
         bucket: TokenBucket,
         given: Given,
@@ -543,6 +552,10 @@ impl Record {
         if self.blocked_until(now).is_some() {
             self.clock = self.clock.max(now);
             self.blocked = 0;
+            // Stores delete a record that holds nothing, with its clock.
+            if self.limits.is_empty() {
+                *self = Record::default();
+            }
         }
     }
 
@@ -578,7 +591,12 @@ impl Record {
             for (position, state) in self.limits.iter_mut().enumerate() {
                 match state {
                     State::Sliding(window) => window.shift_back(by),
-                    State::Token(bucket) => bucket.shift_back(by),
+                    State::Token(bucket) => {
+                        bucket.shift_back(by);
+                        if let Some(given) = self.given.get_mut(position) {
+                            given.window = given.window.saturating_sub(by);
+                        }
+                    }
                     State::Fixed(window) => window.shift_back(rules.get(position), self.clock, now),
                 }
             }

@@ -14,7 +14,7 @@ use crate::backend::redis::script::codec::NUMBERS;
 
 /// Replacements of `--inline` and a name, in this order. Inlined because a function call in Lua
 /// would cost more than these do.
-const INLINED: [(&str, &str); 31] = [
+const INLINED: [(&str, &str); 34] = [
     ("--inline usual.lua\n", include_str!("script/usual.lua")),
     ("--inline rich.lua\n", include_str!("script/rich.lua")),
     ("--inline back_now.lua\n", include_str!("script/back_now.lua")),
@@ -35,11 +35,14 @@ const INLINED: [(&str, &str); 31] = [
     ("--inline offence.lua\n", include_str!("script/offence.lua")),
     ("--inline revive.lua\n", include_str!("script/revive.lua")),
     ("--inline undo_sliding.lua\n", include_str!("script/undo_sliding.lua")),
+    ("--inline undo_token.lua\n", include_str!("script/undo_token.lua")),
     ("--inline ring.lua\n", include_str!("script/ring.lua")),
     ("--inline charge.lua\n", include_str!("script/charge.lua")),
     ("--inline close.lua\n", include_str!("script/close.lua")),
     ("--inline keep.lua\n", include_str!("script/keep.lua")),
     ("--inline write.lua\n", include_str!("script/write.lua")),
+    ("--inline set.lua\n", include_str!("script/set.lua")),
+    ("--inline record.lua\n", include_str!("script/record.lua")),
     ("--inline convert.lua\n", include_str!("script/convert.lua")),
     ("--inline slot_edit.lua\n", include_str!("script/slot_edit.lua")),
     ("--inline edits.lua\n", include_str!("script/edits.lua")),

@@ -47,6 +47,7 @@ if counted + charge + extra > capacity and each <= capacity then
 elseif begin > t then
   until_at, is_early = begin, true
 end
+local is_new = keeping or action == CHARGE
 if action == CHARGE then
   --inline debt_calendar.lua
 elseif keeping then
@@ -77,8 +78,6 @@ elseif keeping then
   end
   x = charged
   --inline span.lua
-  hot = pack(CALENDAR_HOT, charged, total, over)
-  if is_changed then cold = pack(FIXED_COLD, CALENDAR, b) end
 elseif charging and counted + charge <= capacity then
   if leases and over - 1 < ends then ends = over - 1 end
   if stamp > now and not leases then
@@ -88,7 +87,10 @@ elseif charging and counted + charge <= capacity then
   x = stamp
   --inline span.lua
   full_at = over
-  hot = pack(CALENDAR_HOT, stamp, (charged >= begin and total or 0) + charge, over)
+  charged, total, is_new = stamp, (charged >= begin and total or 0) + charge, true
+end
+if is_new then
+  hot = pack(CALENDAR_HOT, charged, total, over)
   if is_changed then cold = pack(FIXED_COLD, CALENDAR, b) end
 end
 if charged > now then is_later = true end

@@ -351,7 +351,8 @@ impl Writer {
                 }
                 Previous::Token { bucket, given } => {
                     self.u8(TOKEN);
-                    for number in [bucket.last / 1_000, bucket.debt, bucket.unit, 0, given.amount] {
+                    let (units, step) = bucket.flow;
+                    for number in [bucket.last / 1_000, bucket.debt, bucket.unit, units, step, given.amount] {
                         self.u56(number);
                     }
                 }
@@ -599,8 +600,9 @@ impl Reader<'_> {
                 }
                 TOKEN => {
                     let (last, debt, unit) = (self.time()?, self.u56()?, self.u56()?);
-                    let given = Given { window: self.u56()?, amount: self.u56()? };
-                    Previous::Token { bucket: TokenBucket { last, debt, unit, ..TokenBucket::default() }, given }
+                    let flow = (self.u56()?, self.u56()?);
+                    let given = Given { window: 0, amount: self.u56()? };
+                    Previous::Token { bucket: TokenBucket { last, debt, unit, flow }, given }
                 }
                 FIXED => {
                     let (charged, taken) = (self.time()?, self.u32()?.into());

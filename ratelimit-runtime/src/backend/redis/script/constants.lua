@@ -58,6 +58,8 @@ local EXTRA = '<I4I7I7I7I7I7I7'
 local EXTRA_BYTES = 46
 local CLOCK_AND_EXTRA = '<I7I4I7I7I7I7I7I7'
 local RICH_TAIL = '<I7I7I4I7I7I7I7I7I7'
+-- Of the first booking or debt: without penalties and a block.
+local FIRST_TAIL = '<I7I7xxxxxxxxxxxxxxxxxxI7I7xxxxxxxI7'
 local RICH_FRONT = '<I7I7I4I7I7I7I7'
 -- The number before the first charge. Then each limit's cold part, which few charges change.
 -- Sliding window: its layout, its period, and the largest count of any charge.
@@ -71,9 +73,10 @@ local COLD_BYTES = 20
 -- Both parts of a limit.
 local ALL_BYTES = 38
 -- Only in a RICH record, for each limit, what was given back while bookings lie ahead: the window
--- (0 unless it is fixed), and how much.
+-- of a fixed one, or for a token bucket the time of the first of it; and how much.
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
+local NOTHING_GIVEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
 -- All of a RICH record of one limit but its ring.
 local RICH_BYTES = 142
 -- At the end, the rings of the sliding windows, the last limit's first.
@@ -89,15 +92,15 @@ local WRITTEN_FIXED = '<I2I7I7I7I7I4xxxxxxx'
 
 -- The undo of a booking: the newest admission, the floor, and the newest charge before it. Then for
 -- each limit its kind and earlier state. Sliding window: time and permits of a dropped group. Token
--- bucket: last, debt and unit. Fixed window: the last charge, permits and period. For the latter
--- two also what had been given back.
+-- bucket: last, debt, and the limit's permit, units and step. Fixed window: the last charge, permits
+-- and period, and the window of what had been given back. For the latter two also how much that was.
 local UNDO = '<I7I7I7'
 local UNDO_SLIDING = '<BI7I5'
-local UNDO_TOKEN = '<BI7I7I7I7I7'
+local UNDO_TOKEN = '<BI7I7I7I7I7I7'
 local UNDO_FIXED = '<BI7I4I7I7I7'
 -- An admission with its undo, of one limit.
 local BOOKED_SLIDING = '<BI7I7I7BI4I7I7I7I7BI7I5'
-local BOOKED_TOKEN = '<BI7I7I7BI4I7I7I7I7BI7I7I7I7I7'
+local BOOKED_TOKEN = '<BI7I7I7BI4I7I7I7I7BI7I7I7I7I7I7'
 local BOOKED_FIXED = '<BI7I7I7BI4I7I7I7I7BI7I4I7I7I7'
 
 -- The most groups of a window.

@@ -34,6 +34,4 @@ x = owes_alone and math.max(stamp, until_at) or stamp
 has = capacity - (charged >= begin and total or 0)
 x = charged
 --inline span.lua
-hot = pack(CALENDAR_HOT, charged, total, over)
-if is_changed then cold = pack(FIXED_COLD, CALENDAR, b) end
 full_at = total > 0 and over or 0

@@ -20,8 +20,6 @@ if rest > portion and (portion == 0 or until_at > t) then
     charged, total = until_at, capacity
   end
 end
-hot = pack(FIXED_HOT, charged, total)
-if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 local ends = owes_alone and math.max(stamp, until_at) or stamp
 has = capacity - (charged >= ends - ends % per and total or 0)
 full_at = total > 0 and charged - charged % per + per or 0

@@ -63,5 +63,3 @@ repeat
 until stage > 4
 full_at = all > 0 and last_at + per or 0
 has = capacity - total
-hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
-if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end

@@ -34,6 +34,7 @@ if counted + charge + extra > capacity and each <= capacity then
 elseif begin > t then
   until_at, is_early = begin, true
 end
+local is_new = keeping or action == CHARGE
 if action == CHARGE then
   --inline debt_fixed.lua
 elseif keeping then
@@ -53,8 +54,6 @@ elseif keeping then
       given = given + back_cost
     end
   end
-  hot = pack(FIXED_HOT, charged, total)
-  if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 elseif charging and counted + charge <= capacity then
   if leases and begin + per - 1 < ends then ends = begin + per - 1 end
   if stamp > now and not leases then
@@ -63,7 +62,10 @@ elseif charging and counted + charge <= capacity then
   end
   begin = stamp - stamp % per
   full_at = begin + per
-  hot = pack(FIXED_HOT, stamp, (charged >= begin and total or 0) + charge)
+  charged, total, is_new = stamp, (charged >= begin and total or 0) + charge, true
+end
+if is_new then
+  hot = pack(FIXED_HOT, charged, total)
   if is_changed then cold = pack(FIXED_COLD, FIXED, per) end
 end
 if charged > now then is_later = true end

@@ -75,6 +75,7 @@ end
 has = capacity - total
 full_at = all > 0 and last_at + per or 0
 
+local is_new = action == CHARGE
 if keeping then
   -- A slot of the ring that changes, and its place.
   local entry, place
@@ -99,8 +100,7 @@ if keeping then
     end
   end
   --inline slot_edit.lua
-  hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
-  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+  is_new = true
   -- Only a charge raises the largest count: the next one has to read it.
   if is_changed and largest < capacity then kept_print = 0 end
 elseif action == CHARGE then
@@ -129,7 +129,10 @@ else
     --inline charge.lua
     full_at = stamp + per
     if stamp > now and not leases then undo = undo .. pack(UNDO_SLIDING, SLIDING, dropped_at, dropped) end
-    hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
-  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
+    is_new = true
   end
+end
+if is_new then
+  hot = pack(SLIDING_HOT, all, total, last, first, old, used, slots)
+  if is_changed then cold = pack(SLIDING_COLD, layout, per, largest) end
 end

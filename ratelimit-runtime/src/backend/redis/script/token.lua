@@ -12,7 +12,7 @@ if is_there then
     --inline convert.lua
     last, owed, unit = ahead and newest or now, math.min(taken * permit, FAR), permit
   elseif back > 0 then
-    last = math.max(0, last - back)
+    last, given_window = math.max(0, last - back), math.max(0, given_window - back)
   end
   if unit ~= permit then
     -- The same permits in the units of the current limit, rounded up: owed * permit / unit, bit by
@@ -47,16 +47,21 @@ if action == CHARGE then
   --inline debt_token.lua
 elseif keeping then
   if undoing and not taken and not is_other then
-    local _, was_last, was_owed, was_unit, _, was_given
-    _, was_last, was_owed, was_unit, _, was_given, undo_at = unpack_bytes(UNDO_TOKEN, request, undo_at)
+    local _, was_last, was_owed, was_permit, was_units, was_step, was_given
+    _, was_last, was_owed, was_permit, was_units, was_step, was_given, undo_at =
+      unpack_bytes(UNDO_TOKEN, request, undo_at)
     -- If the limit was replaced meanwhile, the booking stays.
-    if was_unit == permit then
-      debt_at, debt = math.min(math.max(0, was_last - shift), last), math.max(0, was_owed - given + was_given)
+    if was_permit == permit and was_units == units and was_step == step then
+      was_last = math.max(0, was_last - shift)
+      --inline undo_token.lua
     end
   else
     -- Less the refill since.
     local real = math.max(0, back_cost * permit - math.max(0, math.ceil((now - back_at) / step)) * units)
-    if ahead then given = given + real end
+    if ahead then
+      if given == 0 then given_window = now end
+      given = given + real
+    end
     real = math.max(0, back_cost * permit - math.max(0, math.ceil((math.max(now, debt_at) - back_at) / step)) * units)
     debt = math.max(0, debt - real)
   end
@@ -64,8 +69,8 @@ elseif keeping then
   if is_changed then cold = pack(TOKEN_COLD, TOKEN, permit, units, step) end
 elseif charging and missing <= (capacity - charge) * permit then
   if stamp > now and not leases then
-    if not ahead then given = 0 end
-    undo = undo .. pack(UNDO_TOKEN, TOKEN, last, owed, permit, 0, given)
+    if not ahead then given_window, given = 0, 0 end
+    undo = undo .. pack(UNDO_TOKEN, TOKEN, last, owed, permit, units, step, given)
   end
   if stamp > t then
     x = stamp

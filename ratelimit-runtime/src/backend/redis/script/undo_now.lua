@@ -25,11 +25,12 @@ else
   local given_window, given = unpack_bytes(GIVEN, stored, RICH_BYTES - GIVEN_BYTES + 1)
   if kind == TOKEN then
     local last = unpack_bytes(TOKEN_HOT, stored, HEAD_BYTES + 1)
-    local _, was_last, was_owed, was_unit, _, was_given = unpack_bytes(UNDO_TOKEN, request, undo_at)
-    if was_unit ~= unpack_bytes(TOKEN_RULE, request, from) then break end
-    head = pack(
-      WRITTEN_TOKEN, form, to, number, print, math.min(was_last, last), math.max(0, was_owed - given + was_given)
-    )
+    local _, was_last, was_owed, was_permit, was_units, was_step, was_given = unpack_bytes(UNDO_TOKEN, request, undo_at)
+    local permit, step = unpack_bytes(TOKEN_RULE, request, from)
+    if was_permit ~= permit or was_units ~= b or was_step ~= step then break end
+    local units, debt_at, debt = b, nil, nil
+    --inline undo_token.lua
+    head = pack(WRITTEN_TOKEN, form, to, number, print, debt_at, debt)
   else
     local charged = unpack_bytes(FIXED_HOT, stored, HEAD_BYTES + 1)
     local _, was_charged, was_total, was_per, was_window, was_given = unpack_bytes(UNDO_FIXED, request, undo_at)

@@ -26,79 +26,69 @@ repeat -- Left by `break`.
       HEAD_BYTES + HOT_BYTES + TAIL_BYTES + START_BYTES + COLD_BYTES + 1
     if first_byte == RICH then cold_at, ring_at = cold_at + EXTRA_BYTES, ring_at + EXTRA_BYTES + GIVEN_BYTES end
     local edit, edit_at, edit_end
+    local group, per, units, permit, step = a, b, b, nil, nil
+    local all, total, last, first, old, used, slots, layout, base, slot, round, width
+    local owed, debt_at, debt, charged, counted
+    local given_window, given, floor, dropped_at, dropped = 0, 0, lowest or 0, 0, 0
     if kind > 255 then
-      local all, total, last, first, old, used, slots
+      layout, base = kind, ring_at
       form, newest, number, was_print, all, total, last, first, old, used, slots, kept, clock =
         unpack_bytes(READ_SLIDING, stored)
-      if form ~= first_byte + 256 or newest > t or clock > now then break end
-      local group, per, layout, base, slot, round = a, b, kind, ring_at, nil, nil
-      local width
       --inline ring.lua
       edit_at, edit_end = base, size + 1
-      local floor, dropped_at, dropped = lowest or 0, 0, 0
-      repeat
-        if until_at then t, stamp, until_at = until_at, until_at, nil end
+    else
+      if kind == TOKEN then
+        permit, step = unpack_bytes(TOKEN_RULE, request, from)
+        form, newest, number, was_print, last, owed, kept, clock = unpack_bytes(READ_TOKEN, stored)
+      else
+        form, newest, number, was_print, charged, total, kept, clock = unpack_bytes(READ_FIXED, stored)
+        if charged > t then break end
+      end
+      if was_print ~= print then break end
+      if first_byte == RICH and latest > now then
+        given_window, given = unpack_bytes(GIVEN, stored, ring_at - GIVEN_BYTES)
+        if given > 0 and t == now then break end
+      end
+    end
+    if form ~= first_byte + 256 or newest > t or clock > now then break end
+    repeat
+      if until_at then t, stamp, until_at = until_at, until_at, nil end
+      if kind > 255 then
         if t > now and old + used > 0 and round < FAR then
           -- The loop lays out the ring anew for times so far apart.
           local time = unpack_bytes(slot, stored, base + first * width)
           if t - newest + (newest - time) % round >= round then fresh = nil end
         end
         --inline sliding_now.lua
-      until not until_at or until_at > latest or action == CHARGE and left > 0
-      if fresh and not until_at then
-        head = pack(
-          WRITTEN_SLIDING, stamp > now and RICH + 256 or form, stamp, number + calls, was_print, all, total, last, first,
-          old, used, slots
-        )
-        if stamp > now then
-          answer = pack(
-            BOOKED_SLIDING, ADMITTED, now, stamp, number + 1, 0, left - charge, fresh, newest, lowest, top or number,
-            SLIDING, dropped_at, dropped
-          )
-          lowest = floor
-        end
-      end
-    else
-      local given_window, given = 0, 0
-      if first_byte == RICH and latest > now then
-        given_window, given = unpack_bytes(GIVEN, stored, ring_at - GIVEN_BYTES)
-        if given > 0 and t == now then break end
-      end
-      if kind == TOKEN then
-        local permit, step = unpack_bytes(TOKEN_RULE, request, from)
-        local units, last, owed, debt_at, debt = b, 0, 0, 0, 0
-        form, newest, number, was_print, last, owed, kept, clock = unpack_bytes(READ_TOKEN, stored)
-        if was_print ~= print or form ~= first_byte + 256 or newest > t or clock > now then break end
-        repeat
-          if until_at then t, stamp, until_at = until_at, until_at, nil end
-          --inline token_now.lua
-        until not until_at or until_at > latest
-        if fresh and not until_at then
-          head = pack(WRITTEN_TOKEN, stamp > now and RICH + 256 or form, stamp, number + calls, print, debt_at, debt)
-          if stamp > now then
-            answer = pack(
-              BOOKED_TOKEN, ADMITTED, now, stamp, number + 1, 0, left - charge, fresh, newest, lowest, top or number,
-              TOKEN, last, owed, permit, 0, given
-            )
-          end
-        end
+      elseif kind == TOKEN then
+        --inline token_now.lua
       else
-        local per, charged, total, counted = b, 0, 0, 0
-        form, newest, number, was_print, charged, total, kept, clock = unpack_bytes(READ_FIXED, stored)
-        if was_print ~= print or form ~= first_byte + 256 or newest > t or clock > now or charged > t then break end
-        repeat
-          if until_at then t, stamp, until_at = until_at, until_at, nil end
-          --inline fixed_now.lua
-        until not until_at or until_at > latest or action == CHARGE and left > 0
-        if fresh and not until_at then
-          head = pack(WRITTEN_FIXED, stamp > now and RICH + 256 or form, stamp, number + calls, print, stamp, counted)
-          if stamp > now then
-            answer = pack(
-              BOOKED_FIXED, ADMITTED, now, stamp, number + 1, 0, left - charge, fresh, newest, lowest, top or number,
-              FIXED, charged, total, per, given_window, given
-            )
-          end
+        --inline fixed_now.lua
+      end
+    until not until_at or until_at > latest or action == CHARGE and left > 0
+    if fresh and not until_at then
+      if stamp > now then form = RICH + 256 end
+      if kind > 255 then
+        head = pack(
+          WRITTEN_SLIDING, form, stamp, number + calls, was_print, all, total, last, first, old, used, slots
+        )
+      elseif kind == TOKEN then
+        head = pack(WRITTEN_TOKEN, form, stamp, number + calls, print, debt_at, debt)
+      else
+        head = pack(WRITTEN_FIXED, form, stamp, number + calls, print, stamp, counted)
+      end
+      if stamp > now then
+        local booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_SLIDING, dropped_at, dropped, nil, nil, nil
+        if kind == TOKEN then
+          booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_TOKEN, last, owed, permit, units, step
+        elseif kind == FIXED then
+          booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_FIXED, charged, total, per, given_window, given
         end
+        answer = pack(
+          booked, ADMITTED, now, stamp, number + 1, 0, left - charge, fresh, newest, lowest, top or number, kind % 256,
+          undo_a, undo_b, undo_c, undo_d, undo_e, given
+        )
+        lowest = floor
       end
     end
     if not head then found, found_left = until_at or t, newest > now and 0 or left end
@@ -170,19 +160,19 @@ repeat -- Left by `break`.
         answer = pack(ADMISSION, ADMITTED, now, stamp, number + 1, 0, 0, fresh)
         if stamp > newest then lowest = stamp end
       end
-      if fresh > counts then counts = fresh end
-      behind = pack(RICH_TAIL, kept, now, offences, offended, blocked, lowest, number + 1, held, counts)
       if first_byte == PLAIN then
-        sets, behind = true, behind .. sub(stored, tail_at + TAIL_BYTES, ring_at - 1) .. string.rep('\0', GIVEN_BYTES)
-      elseif sets then
-        behind = behind .. sub(stored, tail_at + TAIL_BYTES + EXTRA_BYTES, ring_at - 1)
+        sets, behind = true, pack(FIRST_TAIL, kept, now, lowest, number + 1, fresh)
+          .. sub(stored, tail_at + TAIL_BYTES, ring_at - 1) .. NOTHING_GIVEN
       else
-        value = head .. behind
+        if fresh > counts then counts = fresh end
+        behind = pack(RICH_TAIL, kept, now, offences, offended, blocked, lowest, number + 1, held, counts)
+        ring_at = tail_at + TAIL_BYTES + EXTRA_BYTES
+        if not sets then value = head .. behind end
       end
     elseif first_byte == RICH then
       break
     elseif sets then
-      behind = pack(TAIL, kept, now) .. sub(stored, tail_at + TAIL_BYTES, ring_at - 1)
+      behind, ring_at = pack(TAIL, kept, now), tail_at + TAIL_BYTES
     end
     --inline write.lua
     return answer or head

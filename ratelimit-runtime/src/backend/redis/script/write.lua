@@ -2,12 +2,13 @@
 -- bytes from `ring_at` on with the changes. A new expiry or length needs one SET; else only the
 -- changed bytes are written in place.
 if sets then
-  local record = head .. behind .. sub(stored, ring_at, changed_at - 1) .. (changed or '') .. sub(stored, changed_end)
-  if tested then
-    call('SET', bucket, record, 'PX', math.ceil(math.max(0, kept - now) / 1000) + TEST_SLACK)
+  local record
+  if changed then
+    record = head .. behind .. sub(stored, ring_at, changed_at - 1) .. changed .. sub(stored, changed_end)
   else
-    call('SET', bucket, record, 'PXAT', string.format('%d', kept / 1000))
+    record = head .. behind .. sub(stored, ring_at)
   end
+  --inline set.lua
 elseif changed then
   call('SETRANGE', bucket, '0', value .. sub(stored, #value + 1, changed_at - 1) .. changed)
 else
