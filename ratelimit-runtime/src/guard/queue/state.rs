@@ -88,8 +88,10 @@ pub(crate) struct Booked {
     pub(crate) admission: Admission,
     /// Counted from `due`.
     pub(crate) reset_after: u64,
-    /// The limits by which it was booked.
+    /// The limits of the call that it was booked for, which may change.
     pub(super) limits: Arc<dyn Limits>,
+    /// The limits by which it was booked: by others a backend would not take all of it back.
+    pub(super) booked_by: SmallVec<[Limit; 2]>,
     /// [`State::changes`] when it was booked.
     pub(super) changes: u64,
     /// Another process has booked behind it: it cannot be given back before it is due.
@@ -354,6 +356,7 @@ impl Queue {
                         reset_after: fresh_at.saturating_sub(permit.at),
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
+                        booked_by: asked.request.limits.clone(),
                         changes: asked.changes,
                         is_kept: false,
                     };
