@@ -16,18 +16,8 @@ use ratelimit_runtime::{
     Algorithm, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimitLayer, RateLimiter, RedisBackend,
     limiters, rate_limit,
 };
-use ratelimit_tests::{RedisServer, Shelf};
+use ratelimit_tests::{ALGORITHMS, MINUTE, PATIENCE, RedisServer, SECOND, Shelf, millis};
 use tower::{Layer, ServiceExt, service_fn};
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-/// How long a busy machine may take for an answer of the server.
-const PATIENCE: Duration = Duration::from_secs(20);
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Front {
@@ -219,6 +209,7 @@ before_each_store! {
     bounded_waits_that_end_before_their_bound_cost_nothing
     a_patient_call_waits_for_none_that_is_gone
     raised_limits_reach_all_that_wait
+    changed_limits_reach_a_call_that_is_due_soon
     a_limit_of_nothing_and_a_cost_that_never_fits_end_a_wait
 }
 
@@ -262,6 +253,26 @@ fn raised_limits_reach_all_that_wait(store: Store) {
         }
         assert!(scene.limiter.check("a", 1).is_ok(), "{}", scene.limiter.name());
     });
+}
+
+/// Half a second before a permit is due. Before a backend it is booked then, by the limits of then.
+fn changed_limits_reach_a_call_that_is_due_soon(store: Store) {
+    for (count, per, at_once) in [(3, MINUTE, 2), (100, SECOND, 3), (1, 2 * MINUTE, 0)] {
+        everywhere(Limit::new(1, MINUTE), store, |scene, clock| {
+            scene.limiter.check("a", 1).unwrap();
+            clock.advance(MINUTE - SECOND / 2);
+            let mut waits: Vec<Wait> = (0..3).map(|_| scene.begin_to_wait()).collect();
+            let algorithm = scene.limiter.limits()[0].algorithm();
+            scene.limiter.set_limits(&[Limit::new(count, per).with_algorithm(algorithm)]).unwrap();
+            waits.retain_mut(|wait| poll_once(wait).is_pending());
+            let left = waits.len();
+            clock.advance(SECOND * 6 / 10);
+            waits.retain_mut(|wait| poll_once(wait).is_pending());
+            let name = format!("{}: {count} per {per:?}", scene.limiter.name());
+            assert!(3 - left >= at_once, "{name}: {left} of 3 wait on");
+            assert_eq!(waits.len(), if at_once == 0 { 3 } else { 0 }, "{name}, when one was due before");
+        });
+    }
 }
 
 fn a_limit_of_nothing_and_a_cost_that_never_fits_end_a_wait(store: Store) {

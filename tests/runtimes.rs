@@ -10,16 +10,8 @@ use ratelimit_runtime::{
     IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
     rate_limit,
 };
-use ratelimit_tests::RedisServer;
+use ratelimit_tests::{MINUTE, PATIENCE, RedisServer, millis};
 use tokio::runtime::{Builder, Runtime};
-
-const MINUTE: Duration = Duration::from_secs(60);
-/// How long a busy machine may take for what is sure to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 /// Runs a scenario on a limiter in memory, and on one through Redis.
 fn in_memory_and_through_redis(name: &str, limit: Limit, run: impl Fn(&RateLimiter)) {
@@ -77,7 +69,39 @@ fn on_tokios_current_thread_runtime_without_a_timer() {
     waits_on("current-thread without a timer", |limiter| runtime.block_on(calls(limiter)));
 }
 
-/// As on executors that move a task whenever it is woken, such as smol's and async-std's.
+#[test]
+fn on_smol() {
+    waits_on("smol", |limiter| smol::block_on(smol::spawn(calls(limiter))));
+}
+
+/// Smol's executor, on two threads that poll it. A dropped task gives up its place.
+#[test]
+fn on_smols_executor_with_threads_of_its_own() {
+    let executor = Arc::new(smol::Executor::new());
+    let (signal, shutdown) = smol::channel::unbounded::<()>();
+    let threads: Vec<_> = (0..2)
+        .map(|_| {
+            let (executor, shutdown) = (Arc::clone(&executor), shutdown.clone());
+            std::thread::spawn(move || smol::block_on(executor.run(shutdown.recv())))
+        })
+        .collect();
+    waits_on("smol's executor", |limiter| smol::block_on(executor.spawn(calls(limiter))));
+    in_memory_and_through_redis("dropped by smol", Limit::new(1, MINUTE), |limiter| {
+        limiter.check("a", 1).unwrap();
+        let task = limiter.clone();
+        let task = executor.spawn(async move { task.wait_async("a", 1).await.map(drop) });
+        until_more_wait(limiter, 0);
+        let _ = smol::block_on(task.cancel());
+        assert_eq!(waiting(limiter), 0);
+        assert!(limiter.check("a", 1).unwrap_err().retry_after().unwrap() <= MINUTE, "it holds nothing");
+    });
+    drop(signal);
+    for thread in threads {
+        let _closed = thread.join().unwrap();
+    }
+}
+
+/// As on executors that move a task whenever it is woken.
 #[test]
 fn on_another_thread_at_each_poll() {
     struct Unpark(Thread);

@@ -17,12 +17,9 @@ use ratelimit_runtime::{
     rate_limit, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log};
-use ratelimit_tests::{RedisServer, Shelf};
+use ratelimit_tests::{ALGORITHMS, MINUTE, RedisServer, SECOND, Shelf};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
 
 fn limiter(name: &str, limits: &[Limit]) -> RateLimiter {
     limits.iter().fold(RateLimiter::builder(name), |builder, limit| builder.limit(*limit)).build().unwrap()
@@ -286,8 +283,6 @@ mod by_attribute {
         assert!(background.iter_mut().all(|waiter| poll_once(waiter.as_mut()).is_ready()));
     }
 }
-
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
 type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + 'a>>;
 

@@ -222,6 +222,8 @@ impl Expansion<'_> {
                     ),
                 };
                 match exempt {
+                    // In a block, so that the body's future keeps no room for the outcome.
+                    None if is_async => quote_spanned!(site()=> { #admission #verdict }),
                     None => quote_spanned!(site()=> #admission #verdict),
                     Some(exempt) => quote_spanned!(site()=> #exempt if !__exempt { #admission #verdict }),
                 }

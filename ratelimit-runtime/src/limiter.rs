@@ -27,7 +27,7 @@ use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
 use crate::rt::clock::nanos;
 
-pub(crate) use block::{Blockable, Journal, pause, pause_async};
+pub(crate) use block::{Blockable, Journal, pause, start_pause};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
 pub(crate) use core::{Core, Settings, Tried};
@@ -37,7 +37,7 @@ pub use settle::CallPermit;
 use settle::Charging;
 pub use spec::Spec;
 #[cfg(feature = "tower")]
-pub(crate) use started::Started;
+pub(crate) use started::{Pending, Started};
 
 /// What happens to a call that the backend cannot decide.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

@@ -3,9 +3,10 @@
 
 /// The first version of the expansion.
 pub mod v1 {
-    use std::time::Duration;
-
+    use std::pin::Pin;
     use std::sync::Arc;
+    use std::task::{Context, Poll};
+    use std::time::Duration;
 
     use crate::limiter::{Blockable, Core, Holding, Wait};
 
@@ -260,7 +261,7 @@ pub mod v1 {
         pub fn begin_held_each<K: RateLimitKeys>(self, keys: K) -> BegunHeld {
             let core = Arc::clone(self.call.core());
             core.gives_back();
-            BegunHeld { core, begun: crate::limiter::BegunHeld::Later(self.call.in_future().start_each(&keys)) }
+            BegunHeld { core, begun: crate::limiter::BegunHeld::later(self.call.in_future().start_each(&keys)) }
         }
 
         /// Does everything that needs no waiting.
@@ -377,15 +378,20 @@ pub mod v1 {
 
     impl PausableBegun {
         /// The decision.
-        pub async fn finish(self) -> Result<Pausable, RateLimitExceeded> {
-            let held = match self.begun {
-                EitherBegun::Held(begun) => Some(begun.finish().await?),
-                EitherBegun::Plain(begun) => {
-                    begun.finish().await?;
-                    None
-                }
+        pub fn finish(self) -> impl Future<Output = Result<Pausable, RateLimitExceeded>> + Send {
+            self
+        }
+    }
+
+    impl Future for PausableBegun {
+        type Output = Result<Pausable, RateLimitExceeded>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+            let begun = match &mut self.begun {
+                EitherBegun::Held(begun) => Pin::new(begun).poll(context).map(|held| held.map(Some)),
+                EitherBegun::Plain(begun) => Pin::new(&mut begun.begun).poll(context).map(|done| done.map(|()| None)),
             };
-            Ok(Pausable { held, blockable: self.blockable })
+            begun.map(|held| Ok(Pausable { held: held?, blockable: std::mem::take(&mut self.blockable) }))
         }
     }
 
@@ -404,10 +410,9 @@ pub mod v1 {
         }
 
         /// Pauses the key without blocking the thread.
-        pub async fn pause_async(&self, time: Option<Duration>) {
-            if let Some(time) = time {
-                crate::limiter::pause_async(&self.blockable, time).await;
-            }
+        pub fn pause_async(&self, time: Option<Duration>) -> impl Future<Output = ()> + Send + use<> {
+            let asks = time.and_then(|time| crate::limiter::start_pause(&self.blockable, time));
+            Rest(asks.map(|asks| Box::pin(asks) as Pin<Box<dyn Future<Output = ()> + Send>>))
         }
 
         /// See [`Held::settle`].
@@ -418,10 +423,8 @@ pub mod v1 {
         }
 
         /// See [`Held::settle_async`].
-        pub async fn settle_async(self, counts: bool) {
-            if let Some(held) = self.held {
-                held.settle_async(counts).await;
-            }
+        pub fn settle_async(self, counts: bool) -> impl Future<Output = ()> + Send {
+            self.held.map_or(Rest(None), |held| held.give_back_async(counts))
         }
     }
 
@@ -434,10 +437,8 @@ pub mod v1 {
         }
 
         /// See [`Held::took_async`].
-        pub async fn took_async(self, actual: u32) {
-            if let Some(held) = self.held {
-                held.took_async(actual).await;
-            }
+        pub fn took_async(self, actual: u32) -> impl Future<Output = ()> + Send {
+            self.held.map_or(Rest(None), |held| held.charge_async(actual))
         }
 
         /// See [`Held::took_later`].
@@ -479,9 +480,29 @@ pub mod v1 {
 
     impl BegunHeld {
         /// The decision.
-        pub async fn finish(self) -> Result<Held, RateLimitExceeded> {
-            let holding = self.begun.finish().await?;
-            Ok(Held { core: self.core, holding })
+        pub fn finish(self) -> impl Future<Output = Result<Held, RateLimitExceeded>> + Send {
+            self
+        }
+    }
+
+    impl Future for BegunHeld {
+        type Output = Result<Held, RateLimitExceeded>;
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+            let begun = Pin::new(&mut self.begun).poll(context);
+            begun.map(|decided| decided.map(|holding| Held { core: Arc::clone(&self.core), holding }))
+        }
+    }
+
+    /// The rest of a change that a backend is asked for. Boxed, so that a future without a backend
+    /// reserves no room for it.
+    struct Rest(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+    impl Future for Rest {
+        type Output = ();
+
+        fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+            self.0.as_mut().map_or(Poll::Ready(()), |rest| rest.as_mut().poll(context))
         }
     }
 
@@ -508,17 +529,25 @@ pub mod v1 {
         }
 
         /// Gives the permits back unless the call counts, without blocking the thread.
-        pub async fn settle_async(self, counts: bool) {
-            if !counts {
-                let reported = Reported::of(&self.holding);
-                let is_back = match self.core.give_back_held(self.holding) {
-                    Some(decision) => self.core.refund_async(decision).await.is_ok(),
-                    None => true,
-                };
-                if let Some(reported) = reported.filter(|_| is_back) {
-                    reported.take_back();
-                }
+        pub fn settle_async(self, counts: bool) -> impl Future<Output = ()> + Send {
+            self.give_back_async(counts)
+        }
+
+        fn give_back_async(self, counts: bool) -> Rest {
+            if counts {
+                return Rest(None);
             }
+            let Held { core, holding } = self;
+            let reported = Reported::of(&holding);
+            let Some(decision) = core.give_back_held(holding) else {
+                reported.into_iter().for_each(Reported::take_back);
+                return Rest(None);
+            };
+            Rest(Some(Box::pin(async move {
+                if core.refund_async(decision).await.is_ok() {
+                    reported.into_iter().for_each(Reported::take_back);
+                }
+            })))
         }
     }
 
@@ -529,8 +558,16 @@ pub mod v1 {
         }
 
         /// Like `took`, without blocking the thread.
-        pub async fn took_async(self, actual: u32) {
-            let _ = self.core.settle_held_async(self.holding, actual).await;
+        pub fn took_async(self, actual: u32) -> impl Future<Output = ()> + Send {
+            self.charge_async(actual)
+        }
+
+        fn charge_async(self, actual: u32) -> Rest {
+            let Held { core, holding } = self;
+            let Some(decision) = core.settle_in_memory(holding, actual) else { return Rest(None) };
+            Rest(Some(Box::pin(async move {
+                let _ = core.settle_decided_async(decision, actual).await;
+            })))
         }
 
         /// Like `took`, without waiting for a backend.

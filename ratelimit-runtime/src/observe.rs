@@ -174,6 +174,14 @@ impl KeyText {
         }
     }
 
+    /// Whether there is a text.
+    pub(crate) fn is_shown(&self) -> bool {
+        #[cfg(feature = "tracing")]
+        return self.text.is_some();
+        #[cfg(not(feature = "tracing"))]
+        false
+    }
+
     #[inline]
     pub(crate) fn shown(&self) -> ShownKey<'_> {
         ShownKey {

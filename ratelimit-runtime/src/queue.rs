@@ -18,12 +18,22 @@ pub(crate) trait Limits: Send + Sync {
     fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>));
 }
 
-/// The order of service: by rank, then by arrival.
-pub(crate) type Place = (u64, u64);
+/// A place in a line. Places compare in the order of service: by rank, then by arrival.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Place {
+    pub(crate) rank: u64,
+    /// The number of the arrival. It may wrap around: it only orders calls of one rank, which is a
+    /// nanosecond.
+    ticket: u32,
+    /// Never compared: no two places of a line have the same rank and ticket.
+    pub(crate) cost: u32,
+}
 
-/// Shared by a waiting call and its queue: passes the outcome to the call.
-pub(crate) struct Seat<T> {
+/// Shared by a waiting call and its queue: passes the outcome to the call. `W` is what the queue
+/// knows of the call.
+pub(crate) struct Seat<T, W = ()> {
     state: Mutex<Seated<T>>,
+    pub(crate) with: W,
 }
 
 enum Seated<T> {
@@ -53,9 +63,9 @@ impl Wakes {
     }
 }
 
-impl<T> Seat<T> {
-    pub(crate) fn new() -> Seat<T> {
-        Seat { state: Mutex::new(Seated::Waiting(None)) }
+impl<T, W> Seat<T, W> {
+    pub(crate) fn new(with: W) -> Seat<T, W> {
+        Seat { state: Mutex::new(Seated::Waiting(None)), with }
     }
 
     /// Makes the call look again.
@@ -109,6 +119,11 @@ impl<T> Seat<T> {
         matches!(*self.state.lock(), Seated::Told(_))
     }
 
+    /// Whether the call took its outcome, or left.
+    pub(crate) fn is_left(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Left)
+    }
+
     /// The outcome, if there is one. It can be taken once.
     pub(crate) fn told(&self) -> Option<T> {
         let mut state = self.state.lock();
@@ -132,16 +147,11 @@ impl<T> Seat<T> {
 
 /// Waiting calls. `W` is what the queue knows of each.
 pub(crate) struct Line<W> {
-    waiting: BTreeMap<Place, Entry<W>>,
-    tickets: u64,
+    waiting: BTreeMap<Place, W>,
+    tickets: u32,
     /// Permits of all waiting calls, and their cost if all have the same.
     permits: u64,
     cost: Option<u32>,
-}
-
-pub(crate) struct Entry<W> {
-    pub(crate) cost: u32,
-    pub(crate) with: W,
 }
 
 /// Calls ahead of one.
@@ -192,29 +202,33 @@ impl<W> Line<W> {
         } else if self.cost != Some(cost) {
             self.cost = None;
         }
-        self.tickets += 1;
-        let place = (rank, self.tickets);
+        self.tickets = self.tickets.wrapping_add(1);
+        let place = Place { rank, ticket: self.tickets, cost };
         self.permits += u64::from(cost);
-        self.waiting.insert(place, Entry { cost, with });
+        self.waiting.insert(place, with);
         place
     }
 
-    pub(crate) fn remove(&mut self, place: Place) -> Option<Entry<W>> {
-        let entry = self.waiting.remove(&place)?;
-        self.permits -= u64::from(entry.cost);
-        Some(entry)
+    pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
+        let with = self.waiting.remove(&place)?;
+        self.permits -= u64::from(place.cost);
+        Some(with)
     }
 
     pub(crate) fn holds(&self, place: Place) -> bool {
         self.waiting.contains_key(&place)
     }
 
-    pub(crate) fn get(&self, place: Place) -> Option<&Entry<W>> {
+    pub(crate) fn get(&self, place: Place) -> Option<&W> {
         self.waiting.get(&place)
     }
 
-    pub(crate) fn first(&self) -> Option<(Place, &Entry<W>)> {
-        self.waiting.first_key_value().map(|(place, entry)| (*place, entry))
+    pub(crate) fn first(&self) -> Option<(Place, &W)> {
+        self.waiting.first_key_value().map(|(place, with)| (*place, with))
+    }
+
+    pub(crate) fn last(&self) -> Option<&W> {
+        self.waiting.last_key_value().map(|(_, with)| with)
     }
 
     pub(crate) fn is_first(&self, place: Place) -> bool {
@@ -226,7 +240,7 @@ impl<W> Line<W> {
     }
 
     /// In order.
-    pub(crate) fn iter(&self) -> btree_map::Iter<'_, Place, Entry<W>> {
+    pub(crate) fn iter(&self) -> btree_map::Iter<'_, Place, W> {
         self.waiting.iter()
     }
 

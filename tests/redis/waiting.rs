@@ -14,19 +14,9 @@ use ratelimit_runtime::{
     Algorithm, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
     rate_limit,
 };
-use ratelimit_tests::{Network, Proxy, RedisServer, Shelf, impatient};
+use ratelimit_tests::{ALGORITHMS, MINUTE, Network, PATIENCE, Proxy, RedisServer, SECOND, Shelf, impatient, millis};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
-
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-/// So long a busy machine may take for what is sure to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-
-const fn millis(millis: u64) -> Duration {
-    Duration::from_millis(millis)
-}
 
 fn process(server: &RedisServer) -> SharedBackend {
     RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap().into_backend()

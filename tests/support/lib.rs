@@ -23,3 +23,22 @@ pub use redis_server::{RedisServer, free_port};
 pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
 pub use server_example::{ServerExample, example, quickstart};
 pub use shelf::Shelf;
+
+use std::time::Duration;
+
+use ratelimit_runtime::Algorithm;
+
+/// A second.
+pub const SECOND: Duration = Duration::from_secs(1);
+/// A minute.
+pub const MINUTE: Duration = Duration::from_secs(60);
+/// How long a busy machine may take for what is sure to happen.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+/// All algorithms.
+pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
+
+/// So many milliseconds.
+#[must_use]
+pub const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}

@@ -87,24 +87,26 @@ fn limits_with_a_key_each() {
                 doc = " Rate limit: 10 calls per 1s for each `user`, 99 calls per 1m for each `user`, 500 calls per 1s for each key and 9 calls per 1s in all; sliding window."
             )]
             async fn search(&self, user: &str) -> Option<u32> {
-                let __limiter = {
-                    enum __Here {}
-                    static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                        .sliding_window(10, 1000000)
-                        .sliding_window(99, 60000000)
-                        .key(0)
-                        .sliding_window(500, 1000000)
-                        .key(1)
-                        .sliding_window(9, 1000000)
-                        .key(2)
-                        .limiter_here();
-                    &__LIMITER
-                };
-                let __begun = rt::Call::new(__limiter)
-                    .begin_each((rt::key(&user), rt::key(self.tenant()), ()));
-                let __checked = __begun.finish().await;
-                if let rt::Err(__exceeded) = __checked {
-                    return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                {
+                    let __limiter = {
+                        enum __Here {}
+                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                            .sliding_window(10, 1000000)
+                            .sliding_window(99, 60000000)
+                            .key(0)
+                            .sliding_window(500, 1000000)
+                            .key(1)
+                            .sliding_window(9, 1000000)
+                            .key(2)
+                            .limiter_here();
+                        &__LIMITER
+                    };
+                    let __begun = rt::Call::new(__limiter)
+                        .begin_each((rt::key(&user), rt::key(self.tenant()), ()));
+                    let __checked = __begun.finish().await;
+                    if let rt::Err(__exceeded) = __checked {
+                        return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
+                    }
                 }
                 {
                     const _: () = ();
@@ -267,20 +269,22 @@ fn a_boxed_future() {
                 id: u32,
             ) -> Pin<Box<dyn Future<Output = Result<u32, Error>> + Send + 'a>> {
                 Box::pin(async move {
-                    let __limiter = {
-                        enum __Here {}
-                        static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
-                            .sliding_window(5, 60000000)
-                            .limiter_here();
-                        &__LIMITER
-                    };
-                    let __begun = rt::Call::new(__limiter).begin(&id);
-                    let __checked = __begun.finish().await;
-                    if let rt::Err(__exceeded) = __checked {
-                        return <Result<
-                            u32,
-                            Error,
-                        > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                    {
+                        let __limiter = {
+                            enum __Here {}
+                            static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
+                                .sliding_window(5, 60000000)
+                                .limiter_here();
+                            &__LIMITER
+                        };
+                        let __begun = rt::Call::new(__limiter).begin(&id);
+                        let __checked = __begun.finish().await;
+                        if let rt::Err(__exceeded) = __checked {
+                            return <Result<
+                                u32,
+                                Error,
+                            > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                        }
                     }
                     {
                         let id = id;
@@ -302,13 +306,15 @@ fn a_future_behind_statements() {
             fn fetch(id: u32) -> impl Future<Output = Result<u32, Error>> {
                 let started = now();
                 async move {
-                    let __begun = rt::call(&API).begin(&id);
-                    let __checked = __begun.finish().await;
-                    if let rt::Err(__exceeded) = __checked {
-                        return <Result<
-                            u32,
-                            Error,
-                        > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                    {
+                        let __begun = rt::call(&API).begin(&id);
+                        let __checked = __begun.finish().await;
+                        if let rt::Err(__exceeded) = __checked {
+                            return <Result<
+                                u32,
+                                Error,
+                            > as rt::FromRateLimitExceeded>::from_rate_limit_exceeded(__exceeded);
+                        }
                     }
                     {
                         const _: () = ();
@@ -582,23 +588,25 @@ fn a_response() {
             #[cfg_attr(doc, doc = " Rate limit: 3 calls per 1h; sliding window.")]
             async fn page() -> impl IntoResponse {
                 use web::limits::macro_support::v1 as __runtime;
-                let __limiter = {
-                    enum __Here {}
-                    fn __backend() -> __runtime::SharedBackend {
-                        __runtime::backend(Store::open())
+                {
+                    let __limiter = {
+                        enum __Here {}
+                        fn __backend() -> __runtime::SharedBackend {
+                            __runtime::backend(Store::open())
+                        }
+                        static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(
+                                __runtime::path::<__Here>,
+                            )
+                            .sliding_window(3, 3600000000)
+                            .backend(__backend)
+                            .limiter_here();
+                        &__LIMITER
+                    };
+                    let __begun = __runtime::Call::new(__limiter).begin(());
+                    let __checked = __begun.finish().await;
+                    if let __runtime::Err(__exceeded) = __checked {
+                        return __runtime::Limited::Denied(__exceeded);
                     }
-                    static __LIMITER: __runtime::RateLimiter = __runtime::Spec::unnamed(
-                            __runtime::path::<__Here>,
-                        )
-                        .sliding_window(3, 3600000000)
-                        .backend(__backend)
-                        .limiter_here();
-                    &__LIMITER
-                };
-                let __begun = __runtime::Call::new(__limiter).begin(());
-                let __checked = __begun.finish().await;
-                if let __runtime::Err(__exceeded) = __checked {
-                    return __runtime::Limited::Denied(__exceeded);
                 }
                 return __runtime::Limited::Admitted(
                     async move {

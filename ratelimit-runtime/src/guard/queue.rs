@@ -27,7 +27,7 @@ mod state;
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
@@ -36,9 +36,9 @@ use smallvec::SmallVec;
 
 use super::Guard;
 use crate::backend::{Action, Request, Timestamp};
+use crate::decision::Address;
 use crate::fingerprint::Fingerprint;
-use crate::limit::Limit;
-use crate::queue::{Ahead, Limits, Place, Seat, Wakes};
+use crate::queue::{Ahead, Limits, Place, Wakes};
 use crate::rt::clock::{self, Now};
 use crate::rt::process::{self, Owned, PerProcess};
 use crate::rt::sync::{AtomicUsize, Mutex, Ordering};
@@ -46,7 +46,7 @@ use crate::rt::timer::{self, Alarm};
 use crate::scope::Scope;
 use by_test_clock::Stopped;
 use driver::start;
-use state::{Hint, RENEWAL, State, Waiting, soon};
+use state::{Hint, How, RENEWAL, Seat, State, Waiting, soon};
 
 pub(crate) use stand_in::{HandedOver, StandIn};
 pub(crate) use state::{Booked, Denied, NEVER, Told};
@@ -67,6 +67,8 @@ pub(crate) struct Queue {
     bucket: Arc<str>,
     fingerprint: Option<Fingerprint>,
     process: u32,
+    /// The backend's. It has the queue while calls wait.
+    guard: Weak<Guard>,
     state: Mutex<State>,
     /// By a test's clock.
     stopped: Option<Stopped>,
@@ -93,6 +95,8 @@ pub(crate) struct Joining {
     pub(crate) queue: usize,
     /// The backend's denial of the call and the time of that request, if there was one.
     pub(crate) denied: Option<(Denied, u64)>,
+    /// The bucket in memory, for when the backend fails.
+    pub(crate) fallback: Address,
     /// `None` if the limiter's policy is another one.
     pub(crate) stand_in: Option<StandIn>,
     pub(crate) scope: Option<Scope>,
@@ -109,11 +113,9 @@ pub(crate) enum Unqueued {
 
 /// A place in a queue. Dropping it gives it up.
 pub(crate) struct Waiter {
-    guard: Arc<Guard>,
     queue: Arc<Queue>,
     place: Place,
-    seat: Arc<Seat<Told>>,
-    is_left: bool,
+    seat: Arc<Seat>,
 }
 
 impl Queues {
@@ -192,7 +194,7 @@ impl Queues {
                 state.changes += 1;
                 state.unused.extend(state.booked.drain(..));
                 state.wake_driver(wakes);
-                state.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(wakes));
+                state.line.iter().for_each(|(_, seat)| seat.wakes(wakes));
             });
         }
     }
@@ -212,8 +214,8 @@ impl Queues {
             None if queues.len() < guard.queues.max => {
                 let state = Mutex::new(State { at_once: 1, ..State::default() });
                 let (bucket, process) = (Arc::clone(bucket), process::id());
-                let stopped = joining.scope.map(|scope| Stopped::new(scope, guard));
-                (Arc::new(Queue { bucket, fingerprint, process, state, stopped }), true)
+                let (guard, stopped) = (Arc::downgrade(guard), joining.scope.map(Stopped::new));
+                (Arc::new(Queue { bucket, fingerprint, process, guard, state, stopped }), true)
             }
             None => return Err(Unqueued::Full),
         };
@@ -229,14 +231,18 @@ impl Queues {
             guard.queues.len.fetch_add(1, Ordering::Release);
         }
         drop(queues);
-        let Joining { cost, limits, rank, deadline, denied, stand_in, .. } = joining;
+        let Joining { cost, limits, rank, deadline, denied, fallback, stand_in, .. } = joining;
         if state.line.is_empty()
             && let Some((denied, asked)) = denied
         {
             state.hint = Some(Hint { cost, denied, asked, ahead: 0 });
         }
-        let seat = Arc::new(Seat::new());
-        let place = state.line.join(rank, cost, Waiting { seat: Arc::clone(&seat), limits, deadline, stand_in });
+        let how = match state.line.last() {
+            Some(last) if last.with.how.is(&limits, stand_in.as_ref()) => Arc::clone(&last.with.how),
+            _ => Arc::new(How { fallback, limits, stand_in }),
+        };
+        let seat = Arc::new(Seat::new(Waiting { deadline, how }));
+        let place = state.line.join(rank, cost, Arc::clone(&seat));
         let mut wakes = Wakes::default();
         // Behind calls without bookings, it changes nothing for the driver.
         if state.line.len() <= state.booked.len() + 1 || !state.line.is_last(place) {
@@ -247,7 +253,7 @@ impl Queues {
         queue.catch_up();
         // Other calls were given times at which it is this one's turn.
         guard.drop_denials(fingerprint, queue.now());
-        Ok(Waiter { guard: Arc::clone(guard), queue, place, seat, is_left: false })
+        Ok(Waiter { queue, place, seat })
     }
 }
 
@@ -270,7 +276,7 @@ impl Queue {
 
     fn ahead(&self, rank: u64) -> Option<Ahead> {
         let state = self.state.lock();
-        state.line.first().filter(|((first, _), _)| *first <= rank)?;
+        state.line.first().filter(|(first, _)| first.rank <= rank)?;
         let Ahead { calls, permits, cost } = state.line.ahead();
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
         // A request under way may be booked by now. No call then gets a time later than its turn.
@@ -320,7 +326,7 @@ impl Queue {
             && let Some((_, first)) = state.line.first()
         {
             // It drives the queue on.
-            first.with.seat.wakes(&mut wakes);
+            first.wakes(&mut wakes);
         }
         drop(state);
         wakes.wake();
@@ -393,17 +399,13 @@ impl Waiter {
     }
 
     /// Checks whether the call's turn has come.
-    pub(crate) fn look(&mut self, now: u64) -> Turn {
+    pub(crate) fn look(&self, now: u64) -> Turn {
         if !self.is_own() {
-            self.is_left = true;
             return Turn::Lost;
         }
         self.queue.settle(now);
         match self.seat.told() {
-            Some(told) => {
-                self.is_left = true;
-                Turn::Told(told)
-            }
+            Some(told) => Turn::Told(told),
             None => Turn::Waiting { until: self.queue.woken() },
         }
     }
@@ -415,16 +417,8 @@ impl Waiter {
 
     /// The outcome of a call that stops waiting.
     pub(crate) fn denied(&self, now: u64) -> Denied {
-        let state = self.queue.state.lock();
-        let cost = state.line.get(self.place).map_or(0, |waiting| waiting.cost);
-        let known = state.first_due(cost).filter(|denied| denied.admitted_at > now);
-        known.or_else(|| state.line.get(self.place).map(|waiting| soon(&*waiting.with.limits, now))).unwrap_or(Denied {
-            limit: Limit::per_second(1),
-            position: 0,
-            remaining: 0,
-            admitted_at: now,
-            is_blocked: false,
-        })
+        let known = self.queue.state.lock().first_due(self.place.cost).filter(|denied| denied.admitted_at > now);
+        known.unwrap_or_else(|| soon(&*self.seat.with.how.limits, now))
     }
 
     /// Whether the call was admitted, denied or failed.
@@ -432,12 +426,20 @@ impl Waiter {
         self.seat.is_told()
     }
 
-    pub(crate) fn rank(&self) -> u64 {
-        self.place.0
+    pub(crate) fn place(&self) -> Place {
+        self.place
     }
 
-    pub(crate) fn guard(&self) -> &Arc<Guard> {
-        &self.guard
+    pub(crate) fn deadline(&self) -> u64 {
+        self.seat.with.deadline
+    }
+
+    pub(crate) fn fallback(&self) -> Address {
+        self.seat.with.how.fallback
+    }
+
+    pub(crate) fn guard(&self) -> Option<Arc<Guard>> {
+        self.queue.guard.upgrade()
     }
 
     pub(crate) fn bucket(&self) -> (&Arc<str>, Option<Fingerprint>) {
@@ -450,11 +452,8 @@ impl Waiter {
     }
 
     /// Gives the place up. Permits that the call received meanwhile go to the next call.
-    pub(crate) fn leave(&mut self) {
-        if std::mem::replace(&mut self.is_left, true) {
-            return;
-        }
-        if !self.is_own() {
+    pub(crate) fn leave(&self) {
+        if self.seat.is_left() || !self.is_own() {
             return;
         }
         self.seat.forget_waker();
@@ -481,7 +480,9 @@ impl Waiter {
             handed_over.leave(now);
         }
         // Other calls were given times behind this one.
-        self.guard.drop_denials(self.queue.fingerprint, now);
+        if let Some(guard) = self.guard() {
+            guard.drop_denials(self.queue.fingerprint, now);
+        }
     }
 }
 

@@ -145,8 +145,12 @@ pub(crate) fn pause(blockable: &Blockable, time: Duration) {
     let _ = send(blockable.start_block(time));
 }
 
-pub(crate) async fn pause_async(blockable: &Blockable, time: Duration) {
-    let _ = send_async(blockable.start_block(time)).await;
+/// As [`pause`]. Returns what is left to do, if a backend is asked.
+pub(crate) fn start_pause(blockable: &Blockable, time: Duration) -> Option<impl Future<Output = ()> + Send + use<>> {
+    let requests = blockable.start_block(time);
+    (!requests.is_empty()).then_some(async move {
+        let _ = send_async(requests).await;
+    })
 }
 
 /// How long a block lasts by this answer.

@@ -436,32 +436,39 @@ impl Call<'_> {
 /// A [`Call`] that owns its parts.
 pub(super) struct OwnedCall {
     pub(super) core: Arc<Core>,
-    pub(super) limits: Option<Box<[Limit]>>,
+    pub(super) rare: Option<Box<Rare>>,
     pub(super) cost: u32,
     pub(super) wait: Wait,
     pub(super) peek: bool,
-    quiet: bool,
+    pub(super) quiet: bool,
     pub(super) is_async: bool,
+}
+
+/// What few calls have.
+pub(super) struct Rare {
+    pub(super) limits: Option<Box<[Limit]>>,
     pub(super) key: KeyText,
 }
 
 impl OwnedCall {
     pub(super) fn of(call: Call<'_>, key: KeyText) -> OwnedCall {
         let Call { core, limits, cost, wait, peek, quiet, is_async, .. } = call;
-        OwnedCall { core: Arc::clone(core), limits: limits.map(Into::into), cost, wait, peek, quiet, is_async, key }
+        let is_rare = limits.is_some() || key.is_shown();
+        let rare = is_rare.then(|| Box::new(Rare { limits: limits.map(Into::into), key }));
+        OwnedCall { core: Arc::clone(core), rare, cost, wait, peek, quiet, is_async }
     }
 
     pub(super) fn call(&self) -> Call<'_> {
         Call {
             core: &self.core,
-            limits: self.limits.as_deref(),
+            limits: self.rare.as_ref().and_then(|rare| rare.limits.as_deref()),
             cost: self.cost,
             wait: self.wait,
             options: WaitOptions::DEFAULT,
             peek: self.peek,
             quiet: self.quiet,
             is_async: self.is_async,
-            key: self.key.shown(),
+            key: self.rare.as_ref().map_or_else(ShownKey::default, |rare| rare.key.shown()),
         }
     }
 }

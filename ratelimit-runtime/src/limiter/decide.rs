@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
 use super::core::{Core, Fast, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
-use super::started::Started;
+use super::started::{Pending, Started};
 use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
@@ -129,10 +129,7 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn begin_started<K: RateLimitKey>(self, key: &K) -> Begun {
-        match self.start(key) {
-            Started::Done(decided) => Begun::of(decided.map(drop)),
-            started => Begun::Later(Box::pin(started.finish_async())),
-        }
+        Begun::later(self.start(key))
     }
 
     /// Decides any call in memory while all switches are off; `None` if it must take another path.
@@ -238,8 +235,8 @@ impl<'a> Call<'a> {
     pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
         let call = self.in_future();
         match call.hold_in_memory(key) {
-            Some(held) => BegunHeld::Done(held),
-            None => BegunHeld::Later(call.start(key)),
+            Some(held) => BegunHeld::Done(Some(held)),
+            None => BegunHeld::later(call.start(key)),
         }
     }
 
@@ -302,10 +299,7 @@ impl<'a> Call<'a> {
         if let Some(decided) = call.each_at_once(keys) {
             return Begun::of(decided);
         }
-        match call.start_each(keys) {
-            Started::Done(decided) => Begun::of(decided.map(drop)),
-            started => Begun::Later(Box::pin(started.finish_async())),
-        }
+        Begun::later(call.start_each(keys))
     }
 
     /// Does all that can be done without blocking.
@@ -431,14 +425,17 @@ fn refuse_and_report<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusa
 /// The call of a future that needs only yes or no.
 pub(crate) enum Begun {
     Done(Option<Result<(), RateLimitExceeded>>),
-    /// Boxed: it is rare, and every future would reserve room for it.
-    Later(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
+    Pending(Pending),
 }
 
 impl Begun {
     #[inline]
     pub(super) fn of(decided: Result<(), RateLimitExceeded>) -> Begun {
         Begun::Done(Some(decided))
+    }
+
+    fn later(started: Started) -> Begun {
+        started.at_once().map_or_else(Begun::Pending, |decided| Begun::of(decided.map(drop)))
     }
 }
 
@@ -452,26 +449,39 @@ impl Future for Begun {
                 Some(decided) => Poll::Ready(decided),
                 None => polled_again(),
             },
-            Begun::Later(future) => future.as_mut().poll(context).map(|decided| decided.map(drop)),
+            Begun::Pending(pending) => Pin::new(pending).poll(context).map(|decided| decided.map(drop)),
         }
     }
 }
 
 /// As [`Begun`], for a call whose permits can be given back.
 pub(crate) enum BegunHeld {
-    Done(Result<Holding, RateLimitExceeded>),
-    Later(Started),
+    Done(Option<Result<Holding, RateLimitExceeded>>),
+    Pending(Pending),
 }
 
 impl BegunHeld {
-    pub(crate) async fn finish(self) -> Result<Holding, RateLimitExceeded> {
-        match self {
-            BegunHeld::Done(held) => held,
-            BegunHeld::Later(started) => {
-                started.finish_async().await.map(|decision| Holding::Other(Box::new(decision)))
-            }
+    pub(crate) fn later(started: Started) -> BegunHeld {
+        started.at_once().map_or_else(BegunHeld::Pending, |decided| BegunHeld::Done(Some(held(decided))))
+    }
+}
+
+impl Future for BegunHeld {
+    type Output = Result<Holding, RateLimitExceeded>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            BegunHeld::Done(decided) => match decided.take() {
+                Some(decided) => Poll::Ready(decided),
+                None => polled_again(),
+            },
+            BegunHeld::Pending(pending) => Pin::new(pending).poll(context).map(held),
         }
     }
+}
+
+fn held(decided: Result<Decision, RateLimitExceeded>) -> Result<Holding, RateLimitExceeded> {
+    decided.map(|decision| Holding::Other(Box::new(decision)))
 }
 
 impl Core {

@@ -171,7 +171,14 @@ impl Core {
     }
 
     pub(crate) async fn settle_held_async(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
-        let Some(decision) = self.settle_in_memory(holding, actual) else { return Ok(()) };
+        match self.settle_in_memory(holding, actual) {
+            Some(decision) => self.settle_decided_async(decision, actual).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Settles permits that a decision holds.
+    pub(crate) async fn settle_decided_async(&self, decision: Box<Decision>, actual: u32) -> Result<(), BackendError> {
         let unused = Unused::of(&decision, actual);
         self.settle_async(*decision, actual).await.inspect(|()| unused.take_back())
     }
@@ -186,7 +193,7 @@ impl Core {
 
     /// Settles permits that are held in memory. Others are returned as a decision.
     #[inline]
-    fn settle_in_memory(&self, holding: Holding, actual: u32) -> Option<Box<Decision>> {
+    pub(crate) fn settle_in_memory(&self, holding: Holding, actual: u32) -> Option<Box<Decision>> {
         match holding {
             Holding::Nothing => {}
             Holding::Memory(mut held) => {

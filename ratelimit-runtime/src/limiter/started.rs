@@ -3,12 +3,14 @@
 
 mod each;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, position_u8, told};
+use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, polled_again, position_u8, told};
 use super::core::{Core, Venue};
-use super::waiting::{BeforeBackend, Waiting, joining_of};
+use super::waiting::{Waiting, joining_of};
 use crate::algorithm::record::Admission;
 use crate::algorithm::record::Refusal as BackendRefusal;
 use crate::backend::memory::{NEVER, Store, Verdict};
@@ -56,19 +58,61 @@ impl Started {
 
     /// Finishes without blocking the thread.
     #[inline]
-    pub(crate) async fn finish_async(self) -> Result<Decision, RateLimitExceeded> {
-        let mut started = self;
-        loop {
-            match started {
-                Started::Done(result) => return result,
-                Started::Waiting(waiting) => return waiting.await,
-                Started::Booked(booking) => return Ok(booking.wait_async().await),
-                Started::Each(call) => return call.finish_async().await,
-                Started::Remote(call) => {
-                    let answer = call.backend.decide_async(&call.request).await;
-                    started = call.resolve(answer);
-                }
-            }
+    pub(crate) fn finish_async(self) -> Finish {
+        match self.at_once() {
+            Ok(decided) => Finish::Done(Some(decided)),
+            Err(pending) => Finish::Pending(pending),
+        }
+    }
+
+    /// The outcome, or the rest of the call.
+    #[inline]
+    pub(crate) fn at_once(self) -> Result<Result<Decision, RateLimitExceeded>, Pending> {
+        Err(match self {
+            Started::Done(decided) => return Ok(decided),
+            Started::Waiting(waiting) => Pending::Waiting(waiting),
+            Started::Booked(booking) => Pending::Other(Box::pin(async move { Ok(booking.wait_async().await) })),
+            Started::Each(call) => Pending::Other(call.finish_async()),
+            Started::Remote(call) => Pending::Other(Box::pin(call.finish_async())),
+        })
+    }
+}
+
+/// The rest of a call that was not decided at once. Boxed, because every future of a call reserves
+/// room for it.
+pub(crate) enum Pending {
+    Waiting(Box<Waiting>),
+    Other(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
+}
+
+impl Future for Pending {
+    type Output = Result<Decision, RateLimitExceeded>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Pending::Waiting(waiting) => Pin::new(&mut **waiting).poll(context),
+            Pending::Other(future) => future.as_mut().poll(context),
+        }
+    }
+}
+
+/// The outcome of a call, at once or later.
+pub(crate) enum Finish {
+    Done(Option<Result<Decision, RateLimitExceeded>>),
+    Pending(Pending),
+}
+
+impl Future for Finish {
+    type Output = Result<Decision, RateLimitExceeded>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Finish::Done(decided) => match decided.take() {
+                Some(decided) => Poll::Ready(decided),
+                None => polled_again(),
+            },
+            Finish::Pending(pending) => Pin::new(pending).poll(context),
         }
     }
 }
@@ -199,6 +243,17 @@ enum Asks {
 }
 
 impl RemoteCall {
+    async fn finish_async(self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+        let mut call = self;
+        loop {
+            let answer = call.backend.decide_async(&call.request).await;
+            match call.resolve(answer) {
+                Started::Remote(next) => call = next,
+                started => return started.finish_async().await,
+            }
+        }
+    }
+
     /// Keeps the order of this process's calls: the call joins the queue if it has to.
     pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
@@ -248,8 +303,8 @@ impl RemoteCall {
     }
 
     fn waits(self: Box<Self>, waiter: Waiter) -> Started {
-        let RemoteCall { call, arrived, fallback, .. } = *self;
-        Started::Waiting(Waiting::before_backend(call, BeforeBackend { waiter, fallback }, arrived))
+        let RemoteCall { call, arrived, .. } = *self;
+        Started::Waiting(Box::new(Waiting::before_backend(call, waiter, arrived)))
     }
 
     fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<Waiter>) {

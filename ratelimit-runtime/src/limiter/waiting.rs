@@ -6,7 +6,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use super::call::{Call, OwnedCall, WaitOptions, polled_again};
+use super::call::{Call, OwnedCall, Rare, Wait, WaitOptions, polled_again};
 use super::core::{Core, Venue};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
@@ -15,20 +15,24 @@ use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
 use crate::guard::queue::{self as before_backend, HandedOver, Queues, Told, Turn as RemoteTurn};
 use crate::limit::Limit;
-use crate::queue::Limits;
+use crate::observe::ShownKey;
+use crate::queue::{Limits, Place};
 use crate::rt::clock::{self, Now};
 use crate::rt::timer::{self, Alarm};
 use crate::scope::{self, Scope};
 use crate::switches::Switches;
 
-/// The clock of a waiting call.
-enum Timing {
-    /// The monotonic clock. The alarm is for the call's deadline.
-    Real(Option<Box<Option<Alarm>>>),
+/// The clock of a waiting call. Boxed: most calls need nothing but the monotonic clock.
+#[derive(Default)]
+struct Timing(Option<Box<Clocked>>);
+
+enum Clocked {
+    /// The monotonic clock, and the alarm for the call's deadline.
+    Real(Option<Alarm>),
     /// The clock of a tokio runtime that a test has paused.
     #[cfg(feature = "tokio")]
     Paused(Sleep),
-    Test(Scope, Option<Box<scope::Sleep>>),
+    Test(Scope, Option<scope::Sleep>),
 }
 
 /// The rest of a wait.
@@ -48,27 +52,34 @@ impl Until {
 }
 
 /// A waiting call. Once dropped, it holds nothing.
+///
+/// Its cost, its deadline and its bucket are the queue's, because many calls may wait
+/// (`tests/resident.rs`).
 pub(crate) struct Waiting {
-    call: OwnedCall,
+    core: Arc<Core>,
+    rare: Option<Box<Rare>>,
     queue: Queue,
     arrived: u64,
     timing: Timing,
+    is_async: bool,
+    quiet: bool,
+    stage: Stage,
+    /// The bucket's resets in memory before it joined.
+    resets: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
     /// It has just joined its queue, whose timer charges it.
-    is_new: bool,
-    is_done: bool,
+    New,
+    Waits,
+    Done,
 }
 
 /// The queue of the call.
 enum Queue {
-    Memory { waiter: Waiter, resets: u32 },
-    Backend(Box<BeforeBackend>),
-}
-
-/// A place in the queue before a backend.
-pub(super) struct BeforeBackend {
-    pub(super) waiter: before_backend::Waiter,
-    /// The bucket in memory, for when the backend fails.
-    pub(super) fallback: Address,
+    Memory(Waiter),
+    Backend(before_backend::Waiter),
 }
 
 /// The limits that were read at the call.
@@ -100,51 +111,80 @@ impl Waiting {
         let joining = Joining::new(&limits, deadline, call.options.queue, rank, timing.is_crates(call));
         let resets = store.resets(address);
         store.join(address, ask, now, &joining).map_err(|waiter| {
-            let queue = Queue::Memory { waiter, resets };
-            Box::new(Waiting::new(OwnedCall::of(call, call.key_text()), queue, now.earliest, timing))
+            let call = OwnedCall::of(call, call.key_text());
+            let stage = if timing.is_crates(call.call()) { Stage::New } else { Stage::Waits };
+            Box::new(Waiting::new(call, Queue::Memory(waiter), resets, now.earliest, timing, stage))
         })
     }
 
     /// A call that has waited before a backend since `arrived`.
-    #[allow(clippy::unnecessary_box_returns, reason = "it is large on 64 bits only")]
-    pub(super) fn before_backend(call: OwnedCall, place: BeforeBackend, arrived: u64) -> Box<Waiting> {
-        let timing = Timing::before(&place);
-        Box::new(Waiting::new(call, Queue::Backend(Box::new(place)), arrived, timing))
+    pub(super) fn before_backend(call: OwnedCall, waiter: before_backend::Waiter, arrived: u64) -> Waiting {
+        let timing = Timing::before(&waiter);
+        Waiting::new(call, Queue::Backend(waiter), 0, arrived, timing, Stage::Waits)
     }
 
-    fn new(call: OwnedCall, queue: Queue, arrived: u64, timing: Timing) -> Waiting {
-        call.core.queued();
-        let is_new = timing.is_crates(call.call()) && matches!(queue, Queue::Memory { .. });
-        Waiting { call, queue, arrived, timing, is_new, is_done: false }
+    fn new(call: OwnedCall, queue: Queue, resets: u32, arrived: u64, timing: Timing, stage: Stage) -> Waiting {
+        let OwnedCall { core, rare, quiet, is_async, .. } = call;
+        core.queued();
+        Waiting { core, rare, queue, arrived, timing, is_async, quiet, stage, resets }
+    }
+
+    fn call(&self) -> Call<'_> {
+        let wait = self.deadline().saturating_sub(self.arrived);
+        Call {
+            core: &self.core,
+            limits: self.rare.as_ref().and_then(|rare| rare.limits.as_deref()),
+            cost: self.place().cost,
+            wait: if self.deadline() == u64::MAX { Wait::Forever } else { Wait::AtMost(wait) },
+            options: WaitOptions::DEFAULT,
+            peek: false,
+            quiet: self.quiet,
+            is_async: self.is_async,
+            key: self.rare.as_ref().map_or_else(ShownKey::default, |rare| rare.key.shown()),
+        }
+    }
+
+    /// The bucket in memory, its own or for when the backend fails.
+    fn address(&self) -> Address {
+        match &self.queue {
+            Queue::Memory(waiter) => waiter.address(),
+            Queue::Backend(waiter) => waiter.fallback(),
+        }
     }
 
     fn deadline(&self) -> u64 {
-        self.arrived.saturating_add(self.call.wait.nanos())
+        match &self.queue {
+            Queue::Memory(waiter) => waiter.deadline(),
+            Queue::Backend(waiter) => waiter.deadline(),
+        }
+    }
+
+    fn place(&self) -> Place {
+        match &self.queue {
+            Queue::Memory(waiter) => waiter.place(),
+            Queue::Backend(waiter) => waiter.place(),
+        }
     }
 
     /// The outcome, if there is one yet; otherwise until when to wait at most.
     fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         // Before all checks, so that nothing is missed in between.
         let is_told = match &self.queue {
-            Queue::Memory { waiter, .. } => waiter.listen(waker),
-            Queue::Backend(place) => place.waiter.listen(waker),
+            Queue::Memory(waiter) => waiter.listen(waker),
+            Queue::Backend(waiter) => waiter.listen(waker),
         };
         let deadline = self.deadline();
         // In a dry run no call waits, also if it has begun to before.
-        if self.call.core.is_off(Switches::load()) || self.call.core.dry_run() {
+        if self.core.is_off(Switches::load()) || self.core.dry_run() {
             self.leave();
-            return Ok(Ok(self.call.call().free()));
+            return Ok(Ok(self.call().free()));
         }
-        if std::mem::take(&mut self.is_new) && !is_told {
+        if std::mem::replace(&mut self.stage, Stage::Waits) == Stage::New && !is_told {
             return Err(Until { first_due: NEVER, is_first: false, deadline });
         }
         let now = self.timing.now();
-        let turn = match &mut self.queue {
-            Queue::Memory { waiter, .. } => waiter.look(now),
-            Queue::Backend(_) => return self.look_before_backend(now, waker),
-        };
-        let Queue::Memory { waiter, resets } = &self.queue else { unreachable!("it waits in memory") };
-        let (call, store, address) = (self.call.call(), waiter.store(), waiter.address());
+        let Queue::Memory(waiter) = &self.queue else { return self.look_before_backend(now, waker) };
+        let (turn, store, address) = (waiter.look(now), waiter.store(), waiter.address());
         match turn {
             Turn::Waiting { first_due, is_first } if now.earliest < deadline => {
                 Err(Until { first_due, is_first, deadline })
@@ -152,7 +192,7 @@ impl Waiting {
             Turn::Waiting { .. } => {
                 let store = Arc::clone(store);
                 self.leave();
-                let call = self.call.call();
+                let call = self.call();
                 Ok(call.core.with_ask(&store, call.limits, call.cost, |ask| {
                     let (verdict, left) = store.peek(address, ask, now);
                     let until = if let Verdict::Denied { until, .. } = verdict { until } else { now.earliest };
@@ -161,23 +201,24 @@ impl Waiting {
             }
             Turn::Lost => {
                 let store = Arc::clone(store);
-                self.rejoin(&store, address, now, waker)
+                self.rejoin(&store, now, waker)
             }
             Turn::Refused => {
-                self.is_done = true;
+                self.stage = Stage::Done;
+                let call = self.call();
                 Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     call.denied_in_memory(ask, NEVER, Left::default(), now)
                 }))
             }
-            Turn::Admitted { permit, due } => {
-                self.is_done = true;
-                let waited = due.saturating_sub(self.arrived);
-                if waited > 0 {
-                    call.waits(waited);
+            Turn::Admitted { at, due } => {
+                self.stage = Stage::Done;
+                let (call, took) = (self.call(), due.saturating_sub(self.arrived));
+                if took > 0 {
+                    call.waits(took);
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;
-                    call.admitted(store, address, ask, permit.at, *resets, left, now, waited)
+                    call.admitted(store, address, ask, at, self.resets, left, now, took)
                 })))
             }
         }
@@ -186,57 +227,58 @@ impl Waiting {
     /// As [`look`](Waiting::look), for a call before a backend.
     fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let deadline = self.deadline();
-        let Queue::Backend(place) = &mut self.queue else { unreachable!("it waits before a backend") };
-        let told = match place.waiter.look(now.earliest) {
+        let Queue::Backend(waiter) = &self.queue else { unreachable!("it waits before a backend") };
+        let told = match waiter.look(now.earliest) {
             RemoteTurn::Waiting { until } if now.earliest < deadline => {
                 return Err(Until { first_due: until, is_first: false, deadline });
             }
             RemoteTurn::Waiting { .. } => {
-                let denied = place.waiter.denied(now.earliest);
-                place.waiter.leave();
+                let denied = waiter.denied(now.earliest);
+                waiter.leave();
                 Told::Denied(Box::new(denied))
             }
             RemoteTurn::Lost => {
                 self.timing.forget_alarm();
-                let (bucket, fingerprint) = place.waiter.bucket();
-                let bucket = Arc::clone(bucket);
-                let joining = joining_of(self.call.call(), place.fallback, WaitOptions::DEFAULT, self.arrived, None);
-                let joining = before_backend::Joining { rank: place.waiter.rank(), ..joining };
-                match Queues::join(place.waiter.guard(), &bucket, fingerprint, joining) {
-                    Ok(waiter) => {
-                        place.waiter = waiter;
-                        place.waiter.listen(waker);
+                let (bucket, fingerprint) = waiter.bucket();
+                let (call, rank, bucket) = (self.call(), waiter.place().rank, Arc::clone(bucket));
+                let joining = joining_of(call, self.address(), WaitOptions::DEFAULT, self.arrived, None);
+                let joining = before_backend::Joining { rank, ..joining };
+                let joined = waiter.guard().map(|guard| Queues::join(&guard, &bucket, fingerprint, joining));
+                match joined {
+                    Some(Ok(waiter)) => {
+                        waiter.listen(waker);
+                        self.queue = Queue::Backend(waiter);
                         return self.look_before_backend(now, waker);
                     }
-                    Err(_) => Told::Failed(None),
+                    Some(Err(_)) | None => Told::Failed(None),
                 }
             }
             RemoteTurn::Told(told) => told,
         };
-        let call = self.call.call();
+        let call = self.call();
         let decided = match told {
             Told::Admitted(booked) => {
-                let (bucket, fingerprint) = place.waiter.bucket();
-                let waited = booked.due.saturating_sub(self.arrived);
-                Ok(call.booked(bucket, fingerprint, *booked, waited))
+                let (bucket, fingerprint) = waiter.bucket();
+                let took = booked.due.saturating_sub(self.arrived);
+                Ok(call.booked(bucket, fingerprint, *booked, took))
             }
             Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
             Told::Failed(Some(place)) => {
                 let HandedOver { waiter, resets, .. } = *place;
-                self.queue = Queue::Memory { waiter, resets };
+                (self.queue, self.resets) = (Queue::Memory(waiter), resets);
                 self.timing.forget_alarm();
                 return self.look(waker);
             }
             Told::Failed(None) => {
                 let Some(decided) = call.undecided() else {
-                    let (address, venue) = (place.fallback, call.core.venue(Switches::load(), call.is_async));
+                    let venue = call.core.venue(Switches::load(), call.is_async);
                     let store = Arc::clone(&*call.core.fallback(&venue));
-                    return self.rejoin(&store, address, now, waker);
+                    return self.rejoin(&store, now, waker);
                 };
                 decided
             }
         };
-        self.is_done = true;
+        self.stage = Stage::Done;
         Ok(decided)
     }
 
@@ -244,19 +286,15 @@ impl Waiting {
     fn rejoin(
         &mut self,
         store: &Arc<Store>,
-        address: Address,
         now: Now,
         waker: &Waker,
     ) -> Result<Result<Decision, RateLimitExceeded>, Until> {
-        let call = self.call.call();
+        let (call, address) = (self.call(), self.address());
         let resets = store.resets(address);
         let limits = limits_of(call);
-        let rank = match &self.queue {
-            Queue::Memory { waiter, .. } => waiter.rank(),
-            Queue::Backend(place) => place.waiter.rank(),
-        };
-        let joining = Joining::new(&limits, self.deadline(), usize::MAX, rank, self.timing.is_crates(call));
-        let waiter = call.core.with_ask(store, call.limits, call.cost, |ask| {
+        let by_timer = self.timing.is_crates(call);
+        let joining = Joining::new(&limits, self.deadline(), usize::MAX, self.place().rank, by_timer);
+        let joined = call.core.with_ask(store, call.limits, call.cost, |ask| {
             let (verdict, left) = store.join(address, ask, now, &joining)?;
             let waited = now.earliest.saturating_sub(self.arrived);
             if let Verdict::Admitted { .. } = verdict {
@@ -264,13 +302,13 @@ impl Waiting {
             }
             Ok(call.decided(store, address, ask, verdict, resets, left, now, waited))
         });
-        match waiter {
+        match joined {
             Ok(decided) => {
-                self.is_done = true;
+                self.stage = Stage::Done;
                 Ok(decided)
             }
             Err(waiter) => {
-                self.queue = Queue::Memory { waiter, resets };
+                (self.queue, self.resets) = (Queue::Memory(waiter), resets);
                 self.timing.forget_alarm();
                 self.look(waker)
             }
@@ -289,17 +327,15 @@ impl Waiting {
     }
 
     fn leave(&mut self) {
-        if std::mem::replace(&mut self.is_done, true) {
+        if std::mem::replace(&mut self.stage, Stage::Done) == Stage::Done {
             return;
         }
-        let now = self.timing.now();
-        let call = self.call.call();
-        match &mut self.queue {
-            Queue::Memory { waiter, .. } => {
-                let store = Arc::clone(waiter.store());
-                call.core.with_ask(&store, call.limits, call.cost, |ask| waiter.leave(ask, now));
+        match &self.queue {
+            Queue::Memory(waiter) => {
+                let (call, now) = (self.call(), self.timing.now());
+                call.core.with_ask(waiter.store(), call.limits, call.cost, |ask| waiter.leave(ask, now));
             }
-            Queue::Backend(place) => place.waiter.leave(),
+            Queue::Backend(waiter) => waiter.leave(),
         }
     }
 }
@@ -308,7 +344,7 @@ impl Future for Waiting {
     type Output = Result<Decision, RateLimitExceeded>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.is_done {
+        if self.stage == Stage::Done {
             polled_again();
         }
         loop {
@@ -323,11 +359,11 @@ impl Future for Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if !self.is_done {
-            self.call.core.abandoned();
+        if self.stage != Stage::Done {
+            self.core.abandoned();
         }
         self.leave();
-        self.call.core.unqueued();
+        self.core.unqueued();
     }
 }
 
@@ -342,10 +378,10 @@ pub(super) fn joining_of(
     let venue = call.core.venue(Switches::load(), call.is_async);
     let stand_in = call.core.has_stand_in().then(|| before_backend::StandIn {
         store: Arc::clone(&*call.core.fallback(&venue)),
-        address: fallback,
         by_timer: call.is_async && venue.is_real(),
     });
     before_backend::Joining {
+        fallback,
         stand_in,
         scope: venue.scope,
         cost: call.cost,
@@ -368,48 +404,49 @@ fn limits_of(call: Call<'_>) -> Arc<dyn Limits> {
 impl Timing {
     /// Whether the crate's timer must charge the call when it is due.
     fn is_crates(&self, call: Call<'_>) -> bool {
-        call.is_async && matches!(self, Timing::Real(_))
+        call.is_async && matches!(self.0.as_deref(), None | Some(Clocked::Real(_)))
     }
 
     /// The alarm may belong to the process that this one was forked from.
     fn forget_alarm(&mut self) {
-        match self {
-            Timing::Real(alarm) => *alarm = None,
-            #[cfg(feature = "tokio")]
-            Timing::Paused(_) => {}
-            Timing::Test(..) => {}
+        if let Some(Clocked::Real(_)) = self.0.as_deref() {
+            self.0 = None;
         }
     }
 
     fn of(call: Call<'_>, venue: &Venue<'_>) -> Timing {
         if let Some(scope) = &venue.scope {
-            return Timing::Test(scope.clone(), None);
+            return Timing::by_test(scope);
         }
         #[cfg(feature = "tokio")]
         if call.is_async && clock::is_paused() {
-            return Timing::Paused(Sleep::default());
+            return Timing(Some(Box::new(Clocked::Paused(Sleep::default()))));
         }
         let _ = call;
-        Timing::Real(None)
+        Timing::default()
     }
 
     /// The clock of the queue before a backend.
-    fn before(place: &BeforeBackend) -> Timing {
-        place.waiter.scope().map_or(Timing::Real(None), |scope| Timing::Test(scope.clone(), None))
+    fn before(waiter: &before_backend::Waiter) -> Timing {
+        waiter.scope().map_or_else(Timing::default, Timing::by_test)
+    }
+
+    fn by_test(scope: &Scope) -> Timing {
+        Timing(Some(Box::new(Clocked::Test(scope.clone(), None))))
     }
 
     fn now(&self) -> Now {
-        match self {
-            Timing::Real(_) => clock::clock().now(),
+        match self.0.as_deref() {
+            None | Some(Clocked::Real(_)) => clock::clock().now(),
             #[cfg(feature = "tokio")]
-            Timing::Paused(_) => clock::clock().now_in_runtime(),
-            Timing::Test(scope, _) => Now::exactly(scope.now()),
+            Some(Clocked::Paused(_)) => clock::clock().now_in_runtime(),
+            Some(Clocked::Test(scope, _)) => Now::exactly(scope.now()),
         }
     }
 
     /// Blocks the thread until that time or a wake-up.
     fn block(&self, until: Until) {
-        if let Timing::Test(scope, _) = self {
+        if let Some(Clocked::Test(scope, _)) = self.0.as_deref() {
             // Nothing else moves a paused clock.
             scope.advance_to(until.first_due.min(until.deadline));
         } else {
@@ -420,31 +457,34 @@ impl Timing {
 
     /// Arranges that the task is woken in time. Returns false if that time has come.
     fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
-        match self {
-            // The store's timer charges the first waiting call, and wakes it.
-            Timing::Real(alarm) => {
+        // The store's timer charges the first waiting call, and wakes it.
+        if self.0.is_none() && until.deadline == u64::MAX {
+            return true;
+        }
+        match &mut **self.0.get_or_insert_with(|| Box::new(Clocked::Real(None))) {
+            Clocked::Real(alarm) => {
                 if until.deadline != u64::MAX {
                     let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
                     if let Some(time) = Instant::now().checked_add(left) {
-                        timer::set(alarm.get_or_insert_default(), time, context);
+                        timer::set(alarm, time, context);
                     }
                 }
                 true
             }
             #[cfg(feature = "tokio")]
-            Timing::Paused(sleep) => {
+            Clocked::Paused(sleep) => {
                 let now = clock::clock().now_in_runtime().earliest;
                 let left = Duration::from_nanos(until.wake_up().saturating_sub(now));
                 sleep.sleeps(until, left, context)
             }
-            Timing::Test(scope, sleep) => {
+            Clocked::Test(scope, sleep) => {
                 // Each task looks when the first call is due, because that call's future may not be
                 // polled.
                 let time = until.first_due.min(until.deadline);
                 if sleep.as_ref().is_none_or(|sleep| sleep.time() != time) {
-                    *sleep = Some(Box::new(scope::Sleep::until(scope, time)));
+                    *sleep = Some(scope::Sleep::until(scope, time));
                 }
-                let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(&mut **sleep).poll(context).is_ready());
+                let is_over = sleep.as_mut().is_none_or(|sleep| Pin::new(sleep).poll(context).is_ready());
                 if is_over {
                     *sleep = None;
                 }

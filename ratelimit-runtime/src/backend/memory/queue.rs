@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
-use crate::queue::{Ahead, Entry, Limits, Line, Place, Wakes};
+use crate::decision::Address;
+use crate::queue::{Ahead, Limits, Line, Place, Wakes};
 use crate::rt::clock::Now;
 use crate::rt::process;
 
 use super::holds::Hold;
 use super::state::{Call, NEVER, Permit, State};
+use super::store::Joining;
 
 #[cfg(all(test, loom_model))]
 mod model;
@@ -20,7 +22,21 @@ mod model;
 const ADMITTED_AT_ONCE: usize = 32;
 
 /// The state that a waiting call shares with its queue.
-pub(crate) type Seat = crate::queue::Seat<Told>;
+pub(crate) type Seat = crate::queue::Seat<Told, Waiting>;
+
+pub(crate) struct Waiting {
+    /// The latest time until which the call waits.
+    pub(crate) deadline: u64,
+    pub(crate) how: Arc<How>,
+}
+
+/// How a call waits. Calls that wait alike share it, so that each of them is small.
+pub(crate) struct How {
+    pub(crate) address: Address,
+    limits: Arc<dyn Limits>,
+    /// The crate's timer must charge the call when it is due.
+    by_timer: bool,
+}
 
 /// The first call of a queue.
 #[derive(Clone, Copy, Debug)]
@@ -33,8 +49,8 @@ pub(crate) struct First {
 /// The outcome of a waiting call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
-    /// Charged as of its due time.
-    Admitted { permit: Permit, due: u64 },
+    /// Charged as of its due time, and recorded `at` a time.
+    Admitted { at: u64, due: u64 },
     /// The limits were replaced, and the cost can never fit the new ones.
     Refused,
 }
@@ -43,7 +59,7 @@ pub(crate) enum Told {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Admitted {
-        permit: Permit,
+        at: u64,
         due: u64,
     },
     Refused,
@@ -65,26 +81,16 @@ pub(crate) enum Parted {
     Other,
 }
 
-struct Waiting {
-    seat: Arc<Seat>,
-    limits: Arc<dyn Limits>,
-    by_timer: bool,
-}
-
-impl Entry<Waiting> {
-    /// Whether it would be due at the same time in the other's place, and is woken by the timer too.
-    fn is_alike(&self, other: &Entry<Waiting>) -> bool {
-        self.cost == other.cost
-            && self.with.by_timer
-            && other.with.by_timer
-            && Arc::ptr_eq(&self.with.limits, &other.with.limits)
+impl How {
+    fn is(&self, limits: &Arc<dyn Limits>, by_timer: bool) -> bool {
+        self.by_timer == by_timer && Arc::ptr_eq(&self.limits, limits)
     }
 }
 
 /// The queue of one key.
 #[derive(Default)]
 pub(crate) struct Queue {
-    line: Line<Waiting>,
+    line: Line<Arc<Seat>>,
     /// No charge or refund is later than this time, so the first call is due no earlier. While the
     /// key is held, the end of that.
     since: u64,
@@ -111,22 +117,18 @@ impl Queue {
     }
 
     /// Takes a place behind all calls of the same or a lower rank.
-    pub(crate) fn join(
-        &mut self,
-        rank: u64,
-        cost: u32,
-        limits: Arc<dyn Limits>,
-        by_timer: bool,
-        floor: Hold,
-        now: Now,
-    ) -> (Place, Arc<Seat>) {
+    pub(crate) fn join(&mut self, cost: u32, joining: &Joining<'_>, floor: Hold, now: Now) -> (Place, Arc<Seat>) {
         if self.line.is_empty() {
             self.held(floor, now);
             self.process = process::id();
         }
-        let seat = Arc::new(Seat::new());
-        let place = self.line.join(rank, cost, Waiting { seat: Arc::clone(&seat), limits, by_timer });
-        (place, seat)
+        let Joining { limits, rank, deadline, by_timer, address, .. } = *joining;
+        let how = match self.line.last() {
+            Some(last) if last.with.how.is(limits, by_timer) => Arc::clone(&last.with.how),
+            _ => Arc::new(How { address, limits: Arc::clone(limits), by_timer }),
+        };
+        let seat = Arc::new(Seat::new(Waiting { deadline, how }));
+        (self.line.join(rank, cost, Arc::clone(&seat)), seat)
     }
 
     /// Permits were given back, or limits were replaced: no waiting call is due before now.
@@ -160,16 +162,21 @@ impl Queue {
     pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Parted {
         let told = seat.leave();
         let removed = self.line.remove(place);
-        if let Some(Told::Admitted { permit, .. }) = told {
+        if let Some(Told::Admitted { at, .. }) = told {
             // A refund makes room from now on, not from the time of the charge.
             self.changed(now);
-            return Parted::Permits(permit);
+            return Parted::Permits(Permit { at, cost: place.cost });
         }
         match (removed, self.line.first(), self.armed) {
             (Some(_), Some((first, _)), _) if first < place => Parted::Same,
-            // The next call takes over its due time, and its alarm.
-            (Some(left), Some((first, next)), Some((armed, due)))
-                if armed == place && due > now.earliest && next.is_alike(&left) =>
+            // The next call would be due at the same time, and is woken by the timer too: it takes
+            // over the due time and the alarm.
+            (Some(_), Some((first, next)), Some((armed, due)))
+                if armed == place
+                    && due > now.earliest
+                    && first.cost == place.cost
+                    && seat.with.how.by_timer
+                    && next.with.how.is(&seat.with.how.limits, true) =>
             {
                 self.armed = Some((first, due));
                 Parted::Same
@@ -198,51 +205,50 @@ impl Queue {
         }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.line.first()?;
-            let (cost, since, by_timer) = (first.cost, self.since, first.with.by_timer);
-            let mut due = NEVER;
-            let mut permit = Permit { at: 0, cost };
-            first.with.limits.with(&mut |rules, backoff| {
+            let (cost, since, by_timer) = (place.cost, self.since, first.with.how.by_timer);
+            let (mut due, mut at) = (NEVER, 0);
+            first.with.how.limits.with(&mut |rules, backoff| {
                 let call = Call { rules, backoff, cost, floor: Hold::NONE };
                 // `since` lies ahead while the key is held.
                 state.prepare(form, rules, Now::exactly(since.min(now.earliest.max(state.newest()))));
                 let since = Now::exactly(since);
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest {
-                    permit.at = due.max(state.newest());
+                    at = due.max(state.newest());
                     // A call of cost 0 waits for the end of a block alone.
                     if cost > 0 {
-                        call.charge(state, form, Now { earliest: due, latest: permit.at });
+                        call.charge(state, form, Now { earliest: due, latest: at });
                     }
                 }
             });
-            let told = if due == NEVER { Told::Refused } else { Told::Admitted { permit, due } };
+            let told = if due == NEVER { Told::Refused } else { Told::Admitted { at, due } };
             if due > now.earliest && due != NEVER {
                 let is_new = self.armed != Some((place, due));
                 (self.armed, self.is_known) = (Some((place, due)), true);
                 // Without the timer, the first call itself must know until when to sleep.
                 if is_new && !by_timer {
-                    first.with.seat.wakes(wakes);
+                    first.wakes(wakes);
                 }
                 return Some(First { due, arms: is_new && by_timer });
             }
             if due != NEVER {
                 self.since = due;
             }
-            if let Some(waiting) = self.line.remove(place) {
-                waiting.with.seat.tell(told, wakes);
+            if let Some(seat) = self.line.remove(place) {
+                seat.tell(told, wakes);
             }
         }
         // More calls may be due: the first one goes on.
         let (_, first) = self.line.first()?;
-        first.with.seat.wakes(wakes);
-        Some(First { due: now.earliest, arms: first.with.by_timer })
+        first.wakes(wakes);
+        Some(First { due: now.earliest, arms: first.with.how.by_timer })
     }
 
     /// What a waiting call finds after [`settle`](Queue::settle). An admitted call then owns its
     /// permits.
     pub(crate) fn turn(&self, place: Place, seat: &Seat, first_due: u64) -> Turn {
         match seat.told() {
-            Some(Told::Admitted { permit, due }) => Turn::Admitted { permit, due },
+            Some(Told::Admitted { at, due }) => Turn::Admitted { at, due },
             Some(Told::Refused) => Turn::Refused,
             None if !self.line.holds(place) => Turn::Lost,
             None => Turn::Waiting { first_due, is_first: self.line.is_first(place) },
@@ -251,6 +257,6 @@ impl Queue {
 
     /// Wakes all waiting calls, so that they look again.
     pub(crate) fn wake_all(&mut self, wakes: &mut Wakes) {
-        self.line.iter().for_each(|(_, waiting)| waiting.with.seat.wakes(wakes));
+        self.line.iter().for_each(|(_, seat)| seat.wakes(wakes));
     }
 }

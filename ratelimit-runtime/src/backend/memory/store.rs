@@ -200,6 +200,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) rank: u64,
     /// The crate's timer must charge the call when it is due.
     pub(crate) by_timer: bool,
+    /// The bucket, in [`Store::join`].
+    pub(super) address: Address,
     /// There is room for one more key with waiting calls.
     may_begin: bool,
     /// The call has waited elsewhere: it takes a place also if there are permits for it.
@@ -214,7 +216,16 @@ impl<'a> Joining<'a> {
         rank: u64,
         by_timer: bool,
     ) -> Joining<'a> {
-        Joining { limits, deadline, queue, rank, by_timer, may_begin: true, is_handed_over: false }
+        Joining {
+            limits,
+            deadline,
+            queue,
+            rank,
+            by_timer,
+            address: Address::Unkeyed,
+            may_begin: true,
+            is_handed_over: false,
+        }
     }
 
     pub(crate) fn handed_over(self) -> Joining<'a> {
@@ -822,12 +833,12 @@ impl Store {
         now: Now,
         joining: &Joining<'_>,
     ) -> Result<(Verdict, Left), Waiter> {
-        let joining = Joining { may_begin: self.shared.bound.may_wait(), ..*joining };
+        let joining = Joining { address, may_begin: self.shared.bound.may_wait(), ..*joining };
         let done = self.perform(address, ask, now, &Task::Join(&joining));
         self.arm(address, done.first, now);
         match done.place {
             None => Ok((done.verdict, done.left)),
-            Some((place, seat)) => Err(Waiter { store: Arc::clone(self), address, place, seat, is_left: false }),
+            Some((place, seat)) => Err(Waiter { store: Arc::clone(self), place, seat }),
         }
     }
 
@@ -1576,8 +1587,7 @@ fn carry_out<S: State>(
         };
         match done.verdict {
             _ if waits => {
-                let limits = Arc::clone(joining.limits);
-                let (place, seat) = queue.join(joining.rank, call.cost, limits, joining.by_timer, call.floor, now);
+                let (place, seat) = queue.join(call.cost, joining, call.floor, now);
                 if queue.is_first(place) {
                     done.first = queue.settle(state, form, now, wakes);
                 }
@@ -1633,13 +1643,11 @@ impl HasAlarms for Alarms {
     }
 }
 
-/// A place in the queue of a bucket.
+/// A place in the queue of a bucket. Whoever has it looks or leaves until it is told an outcome.
 pub(crate) struct Waiter {
     store: Arc<Store>,
-    address: Address,
     place: Place,
     seat: Arc<Seat>,
-    is_left: bool,
 }
 
 /// Charges the first waiting call when it is due, whichever call is first then.
@@ -1666,34 +1674,34 @@ impl Waiter {
     }
 
     /// Checks whether the call's turn has come.
-    pub(crate) fn look(&mut self, now: Now) -> Turn {
-        let store = &self.store;
-        let done = store.perform(self.address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
-        store.arm(self.address, done.first, now);
-        let turn = done.turn.unwrap_or(Turn::Lost);
-        self.is_left = !matches!(turn, Turn::Waiting { .. });
-        turn
+    pub(crate) fn look(&self, now: Now) -> Turn {
+        let (store, address) = (&self.store, self.address());
+        let done = store.perform(address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
+        store.arm(address, done.first, now);
+        done.turn.unwrap_or(Turn::Lost)
     }
 
     /// Gives the place up. Permits that were charged for it are given back, by the limits of the
     /// call.
-    pub(crate) fn leave(&mut self, ask: &Ask<'_>, now: Now) {
-        if !std::mem::replace(&mut self.is_left, true) {
-            self.seat.forget_waker();
-            let done = self.store.perform(self.address, ask, now, &Task::Leave(self.place, &self.seat));
-            self.store.arm(self.address, done.first, now);
-        }
+    pub(crate) fn leave(&self, ask: &Ask<'_>, now: Now) {
+        self.seat.forget_waker();
+        let done = self.store.perform(self.address(), ask, now, &Task::Leave(self.place, &self.seat));
+        self.store.arm(self.address(), done.first, now);
     }
 
     pub(crate) fn address(&self) -> Address {
-        self.address
+        self.seat.with.how.address
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
         &self.store
     }
 
-    pub(crate) fn rank(&self) -> u64 {
-        self.place.0
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(crate) fn deadline(&self) -> u64 {
+        self.seat.with.deadline
     }
 }

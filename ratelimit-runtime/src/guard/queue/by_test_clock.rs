@@ -1,14 +1,14 @@
 //! A queue by a test's clock. It has no thread: each call that looks drives it up to the present
 //! time, step by step, as its driver would have done while the time passed.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::driver::{By, Step, ends, step};
-use super::{Guard, NEVER, Queue};
+use super::{NEVER, Queue};
 use crate::queue::Wakes;
 use crate::rt::clock::Now;
 use crate::rt::reply;
@@ -19,7 +19,6 @@ const PATIENCE: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Stopped {
     scope: Scope,
-    guard: Weak<Guard>,
     /// Held by the thread that drives the queue.
     driving: Mutex<()>,
     /// The time up to which the queue was driven.
@@ -29,10 +28,10 @@ pub(super) struct Stopped {
 }
 
 impl Stopped {
-    pub(super) fn new(scope: Scope, guard: &Arc<Guard>) -> Stopped {
+    pub(super) fn new(scope: Scope) -> Stopped {
         let reached = AtomicU64::new(scope.now());
         let (driving, sleeps_until) = (Mutex::new(()), AtomicU64::new(NEVER));
-        Stopped { scope, guard: Arc::downgrade(guard), driving, reached, sleeps_until }
+        Stopped { scope, driving, reached, sleeps_until }
     }
 
     pub(super) fn scope(&self) -> &Scope {
@@ -59,7 +58,7 @@ impl Queue {
     /// Drives the queue up to the present time.
     pub(super) fn catch_up(self: &Arc<Queue>) {
         let Some(stopped) = &self.stopped else { return };
-        let Some(guard) = stopped.guard.upgrade() else { return };
+        let Some(guard) = self.guard.upgrade() else { return };
         let mut wakes = Wakes::default();
         let driving = stopped.driving.lock();
         let now = stopped.scope.now();
@@ -84,7 +83,7 @@ impl Queue {
             && let Some((_, first)) = self.state.lock().line.first()
         {
             // It sleeps until another time, and drives the queue on.
-            first.with.seat.wakes(&mut wakes);
+            first.wakes(&mut wakes);
         }
         drop(driving);
         wakes.wake();

@@ -81,7 +81,8 @@ pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: 
 async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, by: By) {
     if booked.due > queue.now().latest {
         let peek = Action::Peek { cost: booked.admission.permit.cost, max_wait: Duration::MAX };
-        let peeked = decide(guard, queue.request(&*booked.limits, peek), by).await;
+        let request = Request { limits: booked.booked_by.clone(), ..queue.request(&*booked.limits, peek) };
+        let peeked = decide(guard, request, by).await;
         if let Ok(Answer { outcome: Outcome::Admitted(last), .. }) = peeked {
             match queue.state.lock().keep(booked, last.admission.permit.sequence) {
                 Some(newest) => booked = newest,
@@ -90,7 +91,9 @@ async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, b
         }
     }
     // Permits that cannot be given back stay taken: the limit holds.
-    let _ = decide(guard, queue.request(&*booked.limits, Action::GiveBack(booked.admission.permit)), by).await;
+    let Booked { admission, limits, booked_by, .. } = booked;
+    let request = queue.request(&*limits, Action::GiveBack(admission.permit));
+    let _ = decide(guard, Request { limits: booked_by, ..request }, by).await;
 }
 
 /// Removes the queue, unless a call has joined it meanwhile.

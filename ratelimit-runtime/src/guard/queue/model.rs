@@ -70,7 +70,7 @@ impl Bucket {
     }
 
     fn waits(&self) -> Waiter {
-        let stand_in = StandIn { store: Arc::clone(&self.store), address: Address::Hash(2), by_timer: false };
+        let stand_in = StandIn { store: Arc::clone(&self.store), by_timer: false };
         let joining = Joining {
             cost: 1,
             limits: Arc::new(One(self.rule)),
@@ -78,6 +78,7 @@ impl Bucket {
             deadline: NEVER,
             queue: usize::MAX,
             denied: None,
+            fallback: Address::Hash(2),
             stand_in: Some(stand_in),
             scope: None,
         };
@@ -101,7 +102,7 @@ impl Bucket {
 fn book(queue: &Queue) {
     let mut state = queue.state.lock();
     let Some((_, first)) = state.line.first() else { return };
-    let limits = Arc::clone(&first.with.limits);
+    let limits = Arc::clone(&first.with.how.limits);
     let admission =
         Admission { permit: Permit { at: 1, sequence: 1, cost: 1, undo: None }, limit: 0, remaining: 0, fresh_at: 1 };
     state.book(Booked {
@@ -110,6 +111,7 @@ fn book(queue: &Queue) {
         admission,
         reset_after: 0,
         limits,
+        booked_by: SmallVec::new(),
         changes: 0,
         is_kept: false,
     });
@@ -162,7 +164,7 @@ fn a_driver_that_pauses_while_a_call_joins_goes_on() {
 fn a_booking_is_handed_out_once_though_the_first_call_leaves() {
     check(|| {
         let bucket = Shared::new(Bucket::new());
-        let mut waiters = [bucket.waits(), bucket.waits()];
+        let waiters = [bucket.waits(), bucket.waits()];
         let queue = bucket.queue().unwrap();
         book(&queue);
         let settling = Arc::clone(&queue);
@@ -179,7 +181,7 @@ fn a_booking_is_handed_out_once_though_the_first_call_leaves() {
 fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
     check(|| {
         let bucket = Bucket::new();
-        let mut waiter = bucket.waits();
+        let waiter = bucket.waits();
         let queue = bucket.queue().unwrap();
         let thread = thread::spawn(move || {
             book(&queue);
@@ -197,7 +199,7 @@ fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
 fn a_call_that_leaves_while_it_is_handed_over_holds_nothing() {
     check(|| {
         let bucket = Bucket::new();
-        let mut waiter = bucket.waits();
+        let waiter = bucket.waits();
         let (queue, place) = (bucket.queue().unwrap(), waiter.place);
         let thread = thread::spawn(move || {
             let mut wakes = Wakes::default();

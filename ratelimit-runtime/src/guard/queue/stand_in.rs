@@ -8,10 +8,8 @@ use crate::decision::Address;
 use crate::queue::{Limits, Place};
 use crate::rt::clock::Now;
 
-#[derive(Clone)]
 pub(crate) struct StandIn {
     pub(crate) store: Arc<Store>,
-    pub(crate) address: Address,
     /// The crate's timer must charge the call when it is due.
     pub(crate) by_timer: bool,
 }
@@ -22,33 +20,37 @@ pub(crate) struct HandedOver {
     /// The bucket's resets before the call joined.
     pub(crate) resets: u32,
     limits: Arc<dyn Limits>,
-    cost: u32,
 }
 
 impl StandIn {
+    /// Whether calls are handed over to the same buckets in the same way.
+    pub(super) fn is(&self, other: &StandIn) -> bool {
+        self.by_timer == other.by_timer && Arc::ptr_eq(&self.store, &other.store)
+    }
+
     /// Enters a call. `None` if it cannot wait there.
     pub(super) fn take_over(
-        self,
-        limits: Arc<dyn Limits>,
-        cost: u32,
-        (rank, _): Place,
+        &self,
+        address: Address,
+        limits: &Arc<dyn Limits>,
+        Place { rank, cost, .. }: Place,
         deadline: u64,
         now: Now,
     ) -> Option<HandedOver> {
-        let StandIn { store, address, by_timer } = self;
+        let StandIn { ref store, by_timer } = *self;
         let resets = store.resets(address);
-        let joining = Joining::new(&limits, deadline, usize::MAX, rank, by_timer).handed_over();
+        let joining = Joining::new(limits, deadline, usize::MAX, rank, by_timer).handed_over();
         let mut joined = None;
-        with_ask(&*limits, &store, cost, |ask| joined = store.join(address, ask, now, &joining).err());
-        joined.map(|waiter| HandedOver { waiter, resets, limits, cost })
+        with_ask(&**limits, store, cost, |ask| joined = store.join(address, ask, now, &joining).err());
+        joined.map(|waiter| HandedOver { waiter, resets, limits: Arc::clone(limits) })
     }
 }
 
 impl HandedOver {
     /// Gives the place up.
-    pub(super) fn leave(mut self, now: Now) {
-        let store = Arc::clone(self.waiter.store());
-        with_ask(&*self.limits, &store, self.cost, |ask| self.waiter.leave(ask, now));
+    pub(super) fn leave(self, now: Now) {
+        let HandedOver { waiter, limits, .. } = self;
+        with_ask(&*limits, waiter.store(), waiter.place().cost, |ask| waiter.leave(ask, now));
     }
 }
 

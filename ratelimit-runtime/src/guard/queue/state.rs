@@ -11,9 +11,10 @@ use super::Queue;
 use super::stand_in::{HandedOver, StandIn};
 use crate::algorithm::record::{Admission, Refusal};
 use crate::backend::{Action, Answer, Outcome, Request};
+use crate::decision::Address;
 use crate::error::BackendError;
 use crate::limit::Limit;
-use crate::queue::{Entry, Limits, Line, Place, Seat, Wakes};
+use crate::queue::{Limits, Line, Place, Wakes};
 use crate::rt::clock::Now;
 use crate::rt::timer::Alarm;
 
@@ -38,7 +39,7 @@ pub(crate) const NEVER: u64 = u64::MAX;
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) line: Line<Waiting>,
+    pub(super) line: Line<Arc<Seat>>,
     /// In the order in which they are due.
     pub(super) booked: VecDeque<Booked>,
     /// Bookings to give back, the last one first.
@@ -63,11 +64,19 @@ pub(super) struct State {
     pub(super) alarm: Option<(u64, Alarm)>,
 }
 
-#[derive(Clone)]
+/// The state that a waiting call shares with its queue.
+pub(super) type Seat = crate::queue::Seat<Told, Waiting>;
+
 pub(super) struct Waiting {
-    pub(super) seat: Arc<Seat<Told>>,
-    pub(super) limits: Arc<dyn Limits>,
     pub(super) deadline: u64,
+    pub(super) how: Arc<How>,
+}
+
+/// How a call waits. Calls that wait alike share it, so that each of them is small.
+pub(super) struct How {
+    /// The bucket in memory, for when the backend fails.
+    pub(super) fallback: Address,
+    pub(super) limits: Arc<dyn Limits>,
     /// `None` if the limiter's policy is another one.
     pub(super) stand_in: Option<StandIn>,
 }
@@ -79,8 +88,10 @@ pub(crate) struct Booked {
     pub(crate) admission: Admission,
     /// Counted from `due`.
     pub(crate) reset_after: u64,
-    /// The limits by which it was booked.
+    /// The limits of the call that it was booked for, which may change.
     pub(super) limits: Arc<dyn Limits>,
+    /// The limits by which it was booked: by others a backend would not take all of it back.
+    pub(super) booked_by: SmallVec<[Limit; 2]>,
     /// [`State::changes`] when it was booked.
     pub(super) changes: u64,
     /// Another process has booked behind it: it cannot be given back before it is due.
@@ -164,9 +175,9 @@ impl State {
         {
             let mut waiting = self.line.iter().take(LOOKED_AT);
             let first = waiting.find(|(_, waiting)| waiting.with.deadline >= booked.due);
-            let owner = first.filter(|(_, first)| first.can_use(&booked)).map(|(place, _)| *place);
+            let owner = first.filter(|(place, first)| can_use(**place, first, &booked)).map(|(place, _)| *place);
             match owner.and_then(|place| self.line.remove(place)) {
-                Some(owner) => owner.with.seat.tell(Told::Admitted(Box::new(booked)), wakes),
+                Some(owner) => owner.tell(Told::Admitted(Box::new(booked)), wakes),
                 None => self.unused.push(booked),
             }
             self.wake_driver(wakes);
@@ -181,7 +192,7 @@ impl State {
         for booked in &self.booked {
             let mut from = waiting.clone();
             match from.find(|(_, (_, waiting))| waiting.with.deadline >= booked.due) {
-                Some((at, (_, owner))) if owner.can_use(booked) => (behind, waiting) = (at + 1, from),
+                Some((at, (place, owner))) if can_use(*place, owner, booked) => (behind, waiting) = (at + 1, from),
                 _ if booked.is_kept => {}
                 _ => return (self.booked.iter().rposition(|booked| !booked.is_kept), behind),
             }
@@ -216,23 +227,32 @@ impl State {
     /// Denies the first calls while they can no longer be admitted in time.
     pub(super) fn refuse_late(&mut self, now: u64, wakes: &mut Wakes) {
         while let Some((place, first)) = self.line.first() {
-            let (deadline, known) = (first.with.deadline, self.first_due(first.cost));
+            let (deadline, known) = (first.with.deadline, self.first_due(place.cost));
             if deadline > now && known.is_none_or(|known| known.admitted_at <= deadline) {
                 return;
             }
-            let denied = known.unwrap_or_else(|| soon(&*first.with.limits, now));
+            let denied = known.unwrap_or_else(|| soon(&*first.with.how.limits, now));
             if let Some(first) = self.line.remove(place) {
-                first.with.seat.tell(Told::Denied(Box::new(denied)), wakes);
+                first.tell(Told::Denied(Box::new(denied)), wakes);
             }
         }
     }
 }
 
-impl Entry<Waiting> {
-    /// Whether the permits were booked for a call like this one.
-    fn can_use(&self, booked: &Booked) -> bool {
-        self.cost == booked.admission.permit.cost && are_alike(&self.with.limits, &booked.limits)
+impl How {
+    pub(super) fn is(&self, limits: &Arc<dyn Limits>, stand_in: Option<&StandIn>) -> bool {
+        Arc::ptr_eq(&self.limits, limits)
+            && match (&self.stand_in, stand_in) {
+                (Some(one), Some(other)) => one.is(other),
+                (None, None) => true,
+                _ => false,
+            }
     }
+}
+
+/// Whether the permits were booked for a call like the one in that place.
+fn can_use(place: Place, call: &Seat, booked: &Booked) -> bool {
+    place.cost == booked.admission.permit.cost && are_alike(&call.with.how.limits, &booked.limits)
 }
 
 /// Whether these are the same limits now.
@@ -277,8 +297,8 @@ impl Queue {
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
         for (place, waiting) in state.line.iter().skip(behind).take(room.max(1)) {
-            let (cost, limits) = *first.get_or_insert((waiting.cost, &waiting.with.limits));
-            if cost != waiting.cost || !are_alike(limits, &waiting.with.limits) || asks.len() == room {
+            let (cost, limits) = *first.get_or_insert((place.cost, &waiting.with.how.limits));
+            if cost != place.cost || !are_alike(limits, &waiting.with.how.limits) || asks.len() == room {
                 break;
             }
             asks.push(*place);
@@ -336,6 +356,7 @@ impl Queue {
                         reset_after: fresh_at.saturating_sub(permit.at),
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
+                        booked_by: asked.request.limits.clone(),
                         changes: asked.changes,
                         is_kept: false,
                     };
@@ -354,7 +375,7 @@ impl Queue {
                     if denied.admitted_at < NEVER {
                         state.hint = Some(Hint { cost: asked.cost, denied, asked: sent, ahead: asked.ahead });
                     } else if let Some(waiting) = state.line.remove(*place) {
-                        waiting.with.seat.tell(Told::Denied(Box::new(denied)), wakes);
+                        waiting.tell(Told::Denied(Box::new(denied)), wakes);
                     }
                 }
                 Ok(Answer { outcome: Outcome::Done | Outcome::Blocked { .. }, .. }) | Err(_) => {
@@ -378,14 +399,16 @@ impl Queue {
     /// stand-in. Until then they keep their places here, so that no later call overtakes them.
     pub(super) fn fail(&self, failed: &[Place], now: Now, wakes: &mut Wakes) {
         for place in failed {
-            let waiting = self.state.lock().line.get(*place).map(|entry| (entry.cost, entry.with.clone()));
+            let waiting = self.state.lock().line.get(*place).map(Arc::clone);
             // It has left.
-            let Some((cost, with)) = waiting else { continue };
+            let Some(waiting) = waiting else { continue };
+            let Waiting { deadline, how } = &waiting.with;
             // Outside the lock: memory wakes other calls.
-            let handed_over = with.stand_in.and_then(|it| it.take_over(with.limits, cost, *place, with.deadline, now));
+            let stand_in = how.stand_in.as_ref();
+            let handed_over = stand_in.and_then(|it| it.take_over(how.fallback, &how.limits, *place, *deadline, now));
             let mut state = self.state.lock();
             if state.line.remove(*place).is_some() {
-                with.seat.tell(Told::Failed(handed_over.map(Box::new)), wakes);
+                waiting.tell(Told::Failed(handed_over.map(Box::new)), wakes);
                 continue;
             }
             drop(state);

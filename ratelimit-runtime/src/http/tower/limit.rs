@@ -23,7 +23,7 @@ use crate::decision::Decision;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
-use crate::limiter::{Blockable, Call, RateLimiter, Started, Wait, pause_async};
+use crate::limiter::{Blockable, Call, Pending, RateLimiter, Started, Wait, start_pause};
 #[cfg(feature = "tokio")]
 use crate::rt::clock::nanos;
 
@@ -357,9 +357,6 @@ where
     }
 }
 
-/// A pending decision.
-type Deciding = Pin<Box<dyn Future<Output = Result<Option<Box<Decision>>, RateLimitExceeded>> + Send>>;
-
 /// What a response may pause and settle.
 #[derive(Default)]
 struct Held {
@@ -387,7 +384,7 @@ pin_project! {
     #[project = StateProjection]
     enum State<T, U> {
         Undecided,
-        Deciding { decision: Deciding },
+        Deciding { decision: Pending },
         Draining { draining: Draining, exceeded: Option<RateLimitExceeded> },
         Admitted { #[pin] response: T },
         Ending { ending: Ending, response: Option<U> },
@@ -422,7 +419,7 @@ where
                     ready!(ending.as_mut().poll(context));
                     return Poll::Ready(Ok(response.take().expect("a future is not polled after it has resolved")));
                 }
-                StateProjection::Deciding { decision } => ready!(decision.as_mut().poll(context)),
+                StateProjection::Deciding { decision } => ready!(Pin::new(decision).poll(context)).map(held::<P, _>),
                 StateProjection::Draining { draining, exceeded } => {
                     ready!(draining.as_mut().poll(context));
                     let exceeded = exceeded.take().expect("a future is not polled after it has resolved");
@@ -430,12 +427,11 @@ where
                 }
                 StateProjection::Undecided => {
                     let (_, request) = this.request.as_ref().expect("a future is not polled after it has resolved");
-                    let held = |decision| P::SETTLES.then(|| Box::new(decision));
-                    match this.settings.start(request, P::PAUSES.then_some(&mut this.held.blockable)) {
+                    let started = this.settings.start(request, P::PAUSES.then_some(&mut this.held.blockable));
+                    match started.map(Started::at_once) {
                         None => Ok(None),
-                        Some(Started::Done(decided)) => decided.map(held),
-                        Some(started) => {
-                            let decision = Box::pin(async move { started.finish_async().await.map(held) });
+                        Some(Ok(decided)) => decided.map(held::<P, _>),
+                        Some(Err(decision)) => {
                             this.state.set(State::Deciding { decision });
                             continue;
                         }
@@ -460,6 +456,11 @@ where
             }
         }
     }
+}
+
+/// The decision, if the response settles it.
+fn held<P: After<U>, U>(decision: Decision) -> Option<Box<Decision>> {
+    P::SETTLES.then(|| Box::new(decision))
 }
 
 impl<R, F, D, P> Settings<R, F, D, P> {
@@ -490,8 +491,10 @@ impl<R, F, D, P> Settings<R, F, D, P> {
         }
         let limiter = self.limiter.clone();
         Some(Box::pin(async move {
-            if let Some((blockable, time)) = pause {
-                pause_async(&blockable, time).await;
+            if let Some((blockable, time)) = pause
+                && let Some(rest) = start_pause(&blockable, time)
+            {
+                rest.await;
             }
             if let Some((decision, actual)) = settlement {
                 // If the backend fails, the cost stands.

@@ -86,7 +86,7 @@ fn at(seconds: u64) -> Now {
     Now::exactly(clock::origin() + (100 + seconds) * SECOND)
 }
 
-fn look(waiter: &mut Waiter, now: Now, waker: &Arc<Woken>) -> Turn {
+fn look(waiter: &Waiter, now: Now, waker: &Arc<Woken>) -> Turn {
     waiter.listen(&Waker::from(Arc::clone(waker)));
     waiter.look(now)
 }
@@ -124,7 +124,7 @@ fn a_call_that_is_charged_by_another_while_it_looks_is_woken_or_sees_it() {
         1,
         |_, waiters, woken| {
             // It is not due yet by its own clock.
-            let turn = look(&mut waiters[0].lock().unwrap(), at(0), woken);
+            let turn = look(&waiters[0].lock().unwrap(), at(0), woken);
             if is_admitted(turn) {
                 woken.0.store(true, Ordering::SeqCst);
             } else {
@@ -162,7 +162,7 @@ fn a_call_that_leaves_while_it_is_charged_leaves_its_permit_to_the_next() {
         |bucket, waiters, _| waiters[0].lock().unwrap().leave(&bucket.ask(1), at(1)),
         |bucket, _| assert!(!bucket.takes(at(1))),
         |bucket, waiters, woken| {
-            assert!(is_admitted(look(&mut waiters[1].lock().unwrap(), at(1), woken)));
+            assert!(is_admitted(look(&waiters[1].lock().unwrap(), at(1), woken)));
             assert!(!bucket.takes(at(1)));
         },
     );
@@ -172,14 +172,14 @@ fn a_call_that_leaves_while_it_is_charged_leaves_its_permit_to_the_next() {
 fn two_calls_that_look_at_once_are_charged_one_after_the_other() {
     both(
         2,
-        |_, waiters, woken| assert!(is_admitted(look(&mut waiters[0].lock().unwrap(), at(1), woken))),
+        |_, waiters, woken| assert!(is_admitted(look(&waiters[0].lock().unwrap(), at(1), woken))),
         |_, waiters| {
-            let turn = look(&mut waiters[1].lock().unwrap(), at(1), &Arc::default());
+            let turn = look(&waiters[1].lock().unwrap(), at(1), &Arc::default());
             assert!(matches!(turn, Turn::Waiting { .. }));
         },
         |bucket, waiters, woken| {
             assert!(!bucket.takes(at(1)));
-            let turn = look(&mut waiters[1].lock().unwrap(), at(2), woken);
+            let turn = look(&waiters[1].lock().unwrap(), at(2), woken);
             assert!(matches!(turn, Turn::Admitted { due, .. } if due == at(2).earliest));
         },
     );
