@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::fingerprint::{Fingerprint, fingerprint};
-use super::state::{Left, Verdict};
-use super::store::{Ask, Store};
 use crate::decision::Address;
 use crate::rt::clock::Now;
 use crate::rt::sync::{Line, Lock};
@@ -68,7 +66,7 @@ pub(super) struct Holds {
 }
 
 /// See [`Holds`].
-pub(super) struct Keys {
+struct Keys {
     /// All holds by the time at which they end.
     ends: Mutex<BTreeSet<(u64, u64)>>,
     /// Keys whose holds have changed while they are being copied. Changed under the lock of `ends`.
@@ -77,15 +75,11 @@ pub(super) struct Keys {
 }
 
 /// What calls ask of the keys that a store holds.
-pub(super) trait HeldKeys: Send + Sync {
+trait HeldKeys: Send + Sync {
     fn has_bit(&self, key: u64) -> bool;
     fn look(&self, holds: &Holds, key: u64, now: Now) -> Hold;
     /// See [`Holds::repeated`].
     fn repeated(&self, key: u64, now: Now) -> Option<(u64, u32)>;
-    /// See [`Store::take_if_held`].
-    fn take_if_held(&self, store: &Store, hash: u64, now: Now) -> Option<(Verdict, Left)>;
-    /// See [`Store::take_and_tell`].
-    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left);
     fn keys(&self) -> &Keys;
 }
 
@@ -180,14 +174,8 @@ impl Holds {
         self.keys.get().is_some_and(|keys| keys.has_bit(key))
     }
 
-    /// The keys that are held, if this one may be.
-    #[inline]
-    pub(super) fn beside(&self, address: Address) -> Option<&dyn HeldKeys> {
-        if self.may_hold(address) { self.any() } else { None }
-    }
-
     /// The keys that are held, if any ever were.
-    pub(super) fn any(&self) -> Option<&dyn HeldKeys> {
+    fn any(&self) -> Option<&dyn HeldKeys> {
         self.keys.get().map(|keys| &**keys)
     }
 
@@ -369,14 +357,6 @@ impl HeldKeys for Keys {
         let held = self.shards[place(key).0].0.held.lock();
         let BlockedDenial { until, remaining, holds_until } = held.get(&key)?.denial;
         (holds_until > now.earliest).then_some((until, remaining))
-    }
-
-    fn take_if_held(&self, store: &Store, hash: u64, now: Now) -> Option<(Verdict, Left)> {
-        store.take_held(hash, now)
-    }
-
-    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        store.take_beside_holds(address, ask, now)
     }
 
     fn keys(&self) -> &Keys {
