@@ -544,11 +544,22 @@ impl Store {
     }
 
     /// [`try_on_all`](Store::try_on_all) for [`TakeOrTell`], which all programs contain.
+    #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
+    #[inline(always)]
     fn take_under_lock_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
         if self.written.varies {
             self.keep_for(ask.call.rules);
         }
-        let told = if ask.is_foreign { None } else { self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now) };
+        if !ask.is_foreign && self.unkeyed.is_usual() {
+            self.take_here_or_tell(ask, now)
+        } else {
+            (unkeyed_thoroughly()?.try_take)(self, ask, now)
+        }
+    }
+
+    #[inline(never)]
+    fn take_here_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        let told = self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now);
         told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
     }
 
