@@ -30,12 +30,14 @@ use crate::rt::clock::nanos;
 pub(crate) use block::{Blockable, Journal, pause, start_pause};
 pub use builder::{InvalidLimiter, RateLimiterBuilder};
 pub(crate) use call::{Call, Wait};
+use core::Contains;
 pub(crate) use core::{Core, Settings, Tried};
 pub(crate) use decide::{Begun, BegunHeld, Holding};
 pub(crate) use elsewhere::open as open_elsewhere;
 pub use settle::CallPermit;
 use settle::Charging;
 pub use spec::Spec;
+use spec::{Needs, Resolved};
 #[cfg(feature = "tower")]
 pub(crate) use started::{Pending, Started};
 
@@ -82,6 +84,7 @@ pub struct RateLimiter {
     /// Made at the first use if there is a specification; otherwise present from the start.
     core: OnceCell<Arc<Core>>,
     spec: Option<Spec>,
+    contains: Contains,
     _leaves: Leaves,
 }
 
@@ -109,11 +112,22 @@ impl RateLimiter {
 
     #[expect(clippy::large_types_passed_by_value, reason = "constant: it runs in the compiler")]
     pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
-        RateLimiter { core: OnceCell::new(), spec: Some(spec), _leaves: Leaves }
+        let contains = match spec.needs() {
+            Needs::NoKeys => fast::NO_KEYS,
+            Needs::WindowWithoutKeys => fast::WINDOW_WITHOUT_KEYS,
+            Needs::Window => fast::WINDOW,
+            Needs::Any => fast::ANY,
+        };
+        RateLimiter { core: OnceCell::new(), spec: Some(spec), contains, _leaves: Leaves }
     }
 
     pub(crate) fn from_core(core: Arc<Core>) -> RateLimiter {
-        RateLimiter { core: OnceCell::with_value(core), spec: None, _leaves: Leaves }
+        RateLimiter { core: OnceCell::with_value(core), spec: None, contains: fast::ANY, _leaves: Leaves }
+    }
+
+    /// A limiter whose parts are known only at run time.
+    fn built(resolved: Resolved) -> RateLimiter {
+        RateLimiter::from_core(Core::new(resolved, fast::ANY))
     }
 
     #[inline]
@@ -128,7 +142,8 @@ impl RateLimiter {
     #[inline(never)]
     fn first_core(&self) -> &Arc<Core> {
         self.core.get_or_init(|| {
-            Core::new(self.spec.as_ref().expect("a limiter without a core has a specification").resolve())
+            let spec = self.spec.as_ref().expect("a limiter without a core has a specification");
+            Core::new(spec.resolve(), self.contains)
         })
     }
 

@@ -134,6 +134,7 @@ fn limits_read_at_each_call() {
                         .limit(rt::limit(1, rt::per(1), rt::SLIDING_WINDOW))
                         .reads_count()
                         .reads_per()
+                        .without_keys()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -184,6 +185,7 @@ fn constants() {
                             ),
                         )
                         .reads_count()
+                        .without_keys()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -338,6 +340,7 @@ fn a_function_that_waits() {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                         .sliding_window(10, 1000000)
+                        .without_keys()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -511,6 +514,7 @@ fn a_settled_outcome_in_an_async_function() {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                             .sliding_window(900, 60000000)
+                            .without_keys()
                             .limiter_here();
                         &__LIMITER
                     };
@@ -599,6 +603,7 @@ fn a_response() {
                             )
                             .sliding_window(3, 3600000000)
                             .backend(__backend)
+                            .without_keys()
                             .limiter_here();
                         &__LIMITER
                     };
@@ -648,6 +653,7 @@ fn calendars_on_a_function() {
                         )
                         .reads_count()
                         .limit(rt::calendar(2, rt::WEEK.week_starts(rt::SUNDAY)))
+                        .without_keys()
                         .limiter_here();
                     &__LIMITER
                 };

@@ -33,7 +33,6 @@ mod snapshot;
 mod state;
 mod store;
 mod table;
-mod tables;
 mod together;
 mod unkeyed;
 
@@ -54,8 +53,7 @@ pub(crate) use orphans::{Leaves, release};
 pub(crate) use queue::Turn;
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
-pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, Store, Waiter, Written};
-pub(crate) use tables::States;
+pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, States, Store, Waiter, Written};
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::spec::{Options, Resolved};
-use super::{Core, OnBackendError, RateLimiter};
+use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
 use crate::backend::{IntoBackend, SharedBackend};
 use crate::error::Name;
@@ -172,7 +172,7 @@ impl RateLimiterBuilder {
     pub fn build(mut self) -> Result<RateLimiter, InvalidLimiter> {
         InvalidLimiter::check(&self.limits)?;
         self.options.location = Some(Location::caller());
-        Ok(RateLimiter::from_core(Core::new(Resolved {
+        Ok(RateLimiter::built(Resolved {
             name: Name::Shared(Arc::from(self.name)),
             named: true,
             limits: self.limits,
@@ -181,7 +181,7 @@ impl RateLimiterBuilder {
             reads_count: 0,
             options: self.options,
             backend: self.backend,
-        })))
+        }))
     }
 }
 

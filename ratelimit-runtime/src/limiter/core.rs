@@ -39,7 +39,8 @@ pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
 pub(super) use rules::{Applying, kinds_of, kinds_of_one};
-pub(super) use stores::{Fast, Target, Venue};
+pub(crate) use stores::{ByKey, Contains, Packed};
+pub(super) use stores::{Fast, Path, Target, Venue};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
 
@@ -61,17 +62,18 @@ pub(crate) struct Core {
     replacing: Mutex<()>,
     /// A part of a limiter with several keys: not listed.
     is_part: bool,
+    contains: Contains,
 }
 
 impl Core {
-    pub(crate) fn new(resolved: Resolved) -> Arc<Core> {
+    pub(crate) fn new(resolved: Resolved, contains: Contains) -> Arc<Core> {
         let shape = shape(&resolved.limits, resolved.reads_per);
-        let core = Arc::new(Core::of(resolved, shape, false));
+        let core = Arc::new(Core::of(resolved, shape, false, contains));
         registry::add(&core);
         core
     }
 
-    fn of(resolved: Resolved, shape: String, is_part: bool) -> Core {
+    fn of(resolved: Resolved, shape: String, is_part: bool, contains: Contains) -> Core {
         let Resolved { name, named, limits, groups, reads_per, reads_count, options, backend } = resolved;
         Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -86,6 +88,7 @@ impl Core {
             each: OnceCell::new(),
             replacing: Mutex::new(()),
             is_part,
+            contains,
         }
     }
 
@@ -117,7 +120,7 @@ impl Core {
             options: Options { dry_run: false, ..self.options },
             backend: self.stores.backend().cloned(),
         };
-        Arc::new(Core::of(resolved, shape, true))
+        Arc::new(Core::of(resolved, shape, true, self.contains))
     }
 
     /// The key of each limit, by its number among the keys of a call.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
-use super::core::{Core, Fast, Target, Venue, kinds_of, kinds_of_one};
+use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
 use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
@@ -271,7 +271,7 @@ impl<'a> Call<'a> {
     /// The outcome of a call denied on the fast path by one of several limits, with `backoff`, or
     /// because its key is blocked.
     #[inline]
-    fn denied_fast<K: RateLimitKey>(&self, key: &K, found: fast::Packed) -> Option<Result<(), RateLimitExceeded>> {
+    fn denied_fast<K: RateLimitKey>(&self, key: &K, found: Packed) -> Option<Result<(), RateLimitExceeded>> {
         found.refusal().map(|refusal| refuse(self.core, key, refusal))
     }
 
@@ -393,7 +393,7 @@ fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
 
 #[cold]
 #[inline(never)]
-fn admit_slowly<K: RateLimitKey>(found: fast::Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+fn admit_slowly<K: RateLimitKey>(found: Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
     match found.refusal() {
         Some(refusal) => refuse(core, &key, refusal),
         None => admit_otherwise(core, &key),

@@ -8,8 +8,8 @@
 //! needs: the key's hash.
 
 use super::call::{Refusal, refusal};
-use super::core::{Core, Fast};
-use crate::backend::memory::{Attempt, Cost, Kind as State, Left, OnePermit, Store, Verdict};
+use super::core::{ByKey, Contains, Core, Fast, Packed, Path};
+use crate::backend::memory::{Attempt, Cost, Kind as State, Left, OnePermit, States, Store, Verdict};
 use crate::decision::Address;
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind, Sink as _};
@@ -30,9 +30,6 @@ pub(super) enum Found {
 
 /// [`Found`] in two registers: the variant, and the time of a denial. A denial by one of several
 /// limits, or with `backoff`, is not counted yet; its other parts are packed beside the variant.
-#[derive(Clone, Copy)]
-pub(super) struct Packed(u64, u64);
-
 impl Packed {
     const ADMITTED: Packed = Packed(0, 0);
     /// The call takes the slow path. Nothing was taken or counted.
@@ -268,29 +265,28 @@ fn admit_key_at<C: Paid>(core: &Core, fast: &Fast, hash: u64, now: Now, cost: C)
     C::of(&fast.by_key)(core, &fast.store, hash, now, cost)
 }
 
-type Path<C> = fn(&Core, &Store, u64, Now, C) -> Packed;
-
-/// The fast path of a key in one kind of state. Behind pointers, so that a program contains only
-/// the kinds that it uses.
-#[derive(Clone, Copy)]
-pub(crate) struct ByKey {
-    one: Path<OnePermit>,
-    some: Path<u32>,
-}
+/// For limiters that are never called with a key.
+pub(super) const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
+/// The same of one sliding window.
+pub(super) const WINDOW_WITHOUT_KEYS: Contains = Contains { states: States::WINDOW_WITHOUT_KEYS, fast: ByKey::none };
+/// For one sliding window.
+pub(super) const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
+/// For all others.
+pub(super) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
 
 impl ByKey {
     /// For limiters that are a sliding window.
-    pub(crate) fn window(_: State) -> ByKey {
+    fn window(_: State) -> ByKey {
         ByKey { one: admit_window, some: admit_window }
     }
 
     /// For limiters that are never called with a key.
-    pub(crate) fn none(_: State) -> ByKey {
+    fn none(_: State) -> ByKey {
         ByKey { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() }
     }
 
     /// For all other limiters.
-    pub(crate) fn any(kind: State) -> ByKey {
+    fn any(kind: State) -> ByKey {
         match kind {
             State::Tat => ByKey { one: admit_tat, some: admit_tat },
             State::Bucket => ByKey { one: admit_bucket, some: admit_bucket },

@@ -6,10 +6,8 @@ use std::time::Duration;
 
 use once_cell::sync::OnceCell;
 
-use super::fast::ByKey;
 use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Kind, States};
 use crate::backend::{self, SharedBackend};
 use crate::error::Name;
 use crate::limit::{Algorithm, Limit, MAX_LIMITS};
@@ -61,23 +59,18 @@ pub(crate) struct Options {
     pub(crate) is_trial: bool,
     /// Source location of the limiter.
     pub(crate) location: Option<&'static Location<'static>>,
-    pub(crate) contains: Contains,
 }
 
-/// What a program contains for a limiter: it need not contain states that no call needs.
+/// What a limiter's program must contain.
 #[derive(Clone, Copy)]
-pub(crate) struct Contains {
-    pub(crate) states: States,
-    pub(crate) fast: fn(Kind) -> ByKey,
-}
-
-impl Contains {
-    /// For limiters that are never called with a key.
-    const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
-    const WINDOW_WITHOUT_KEYS: Contains = Contains { states: States::WINDOW_WITHOUT_KEYS, fast: ByKey::none };
-    /// For one sliding window.
-    const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
-    pub(crate) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
+pub(super) enum Needs {
+    /// No call has a key.
+    NoKeys,
+    /// The same of one sliding window without `backoff`.
+    WindowWithoutKeys,
+    /// One sliding window without `backoff`.
+    Window,
+    Any,
 }
 
 impl Options {
@@ -88,7 +81,6 @@ impl Options {
         dry_run: false,
         is_trial: false,
         location: None,
-        contains: Contains::ANY,
     };
 }
 
@@ -254,17 +246,20 @@ impl Spec {
     }
 
     /// The limiter.
-    pub const fn limiter(mut self) -> RateLimiter {
+    pub const fn limiter(self) -> RateLimiter {
+        RateLimiter::from_spec(self)
+    }
+
+    pub(super) const fn needs(&self) -> Needs {
         let is_window = self.len == 1
             && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow)
             && self.options.backoff.is_none();
-        self.options.contains = match (self.is_without_keys, is_window) {
-            (true, true) => Contains::WINDOW_WITHOUT_KEYS,
-            (true, false) => Contains::NO_KEYS,
-            (false, true) => Contains::WINDOW,
-            (false, false) => Contains::ANY,
-        };
-        RateLimiter::from_spec(self)
+        match (self.is_without_keys, is_window) {
+            (true, true) => Needs::WindowWithoutKeys,
+            (true, false) => Needs::NoKeys,
+            (false, true) => Needs::Window,
+            (false, false) => Needs::Any,
+        }
     }
 
     pub(crate) fn resolve(&self) -> Resolved {

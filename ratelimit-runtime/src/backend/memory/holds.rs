@@ -12,8 +12,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::{Mutex, MutexGuard};
 
 use super::fingerprint::{Fingerprint, fingerprint};
-use super::state::{Left, Verdict};
-use super::store::{Ask, Store};
 use crate::decision::Address;
 use crate::rt::clock::Now;
 use crate::rt::sync::{Line, Lock};
@@ -62,32 +60,16 @@ pub(super) struct Holds {
     /// When the first of them ends.
     first_end: AtomicU64,
     most: usize,
-    /// Made for the first hold. Behind a pointer, so that a program that holds no key does not contain
-    /// what calls beside held keys do.
-    keys: OnceLock<Box<dyn HeldKeys>>,
-}
-
-/// See [`Holds`].
-pub(super) struct Keys {
     /// All holds by the time at which they end.
     ends: Mutex<BTreeSet<(u64, u64)>>,
     /// Keys whose holds have changed while they are being copied. Changed under the lock of `ends`.
     changed: Mutex<Option<Vec<u64>>>,
-    shards: [Line<Shard>; SHARDS],
+    /// Made for the first hold.
+    shards: OnceLock<Box<[Line<Shard>; SHARDS]>>,
 }
 
-/// What calls ask of the keys that a store holds.
-pub(super) trait HeldKeys: Send + Sync {
-    fn has_bit(&self, key: u64) -> bool;
-    fn look(&self, holds: &Holds, key: u64, now: Now) -> Hold;
-    /// See [`Holds::repeated`].
-    fn repeated(&self, key: u64, now: Now) -> Option<(u64, u32)>;
-    /// See [`Store::take_if_held`].
-    fn take_if_held(&self, store: &Store, hash: u64, now: Now) -> Option<(Verdict, Left)>;
-    /// See [`Store::take_and_tell`].
-    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left);
-    fn keys(&self) -> &Keys;
-}
+/// [`Holds::look_and_sweep`], once a key is held. A program that holds none does not contain it.
+static LOOK: OnceLock<fn(&Holds, u64, Now) -> Hold> = OnceLock::new();
 
 struct Shard {
     /// A bit for each held key. It may be set for others too.
@@ -143,17 +125,10 @@ impl Holds {
             has_any: AtomicBool::new(false),
             first_end: AtomicU64::new(u64::MAX),
             most: most.max(1),
-            keys: OnceLock::new(),
+            ends: Mutex::default(),
+            changed: Mutex::default(),
+            shards: OnceLock::new(),
         }
-    }
-
-    fn keys(&self) -> &Keys {
-        let keys = self.keys.get_or_init(|| {
-            let shard = || Line(Shard { filter: AtomicU64::new(0), held: Lock::new(HashMap::default()) });
-            let shards = std::array::from_fn(|_| shard());
-            Box::new(Keys { ends: Mutex::default(), changed: Mutex::default(), shards })
-        });
-        keys.keys()
     }
 
     /// Whether any key is held.
@@ -177,18 +152,8 @@ impl Holds {
 
     #[inline]
     fn has_bit(&self, key: u64) -> bool {
-        self.keys.get().is_some_and(|keys| keys.has_bit(key))
-    }
-
-    /// The keys that are held, if this one may be.
-    #[inline]
-    pub(super) fn beside(&self, address: Address) -> Option<&dyn HeldKeys> {
-        if self.may_hold(address) { self.any() } else { None }
-    }
-
-    /// The keys that are held, if any ever were.
-    pub(super) fn any(&self) -> Option<&dyn HeldKeys> {
-        self.keys.get().map(|keys| &**keys)
+        let (shard, bit) = place(key);
+        self.shards.get().is_some_and(|shards| shards[shard].0.filter.load(Ordering::Acquire) & bit != 0)
     }
 
     /// What holds the calls of a key at `now`.
@@ -200,12 +165,15 @@ impl Holds {
     /// The denial that the last call of a key has got, if it still stands.
     #[inline]
     pub(super) fn repeated(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
-        self.any()?.repeated(fingerprint(hash), now)
+        let key = fingerprint(hash);
+        let held = self.shards.get()?[place(key).0].0.held.lock();
+        let BlockedDenial { until, remaining, holds_until } = held.get(&key)?.denial;
+        (holds_until > now.earliest).then_some((until, remaining))
     }
 
     /// Notes the denial of a key that is held by `hold`, for the next ones.
     pub(super) fn note(&self, hash: u64, now: Now, hold: Hold, denial: BlockedDenial) {
-        let (Keys { shards, .. }, key) = (self.keys(), fingerprint(hash));
+        let (Some(shards), key) = (self.shards.get(), fingerprint(hash)) else { return };
         if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key).filter(|held| held.hold == hold) {
             let longest = now.earliest.saturating_add(REPEATED_FOR).min(hold.until());
             held.denial = BlockedDenial { holds_until: denial.holds_until.min(longest), ..denial };
@@ -215,7 +183,7 @@ impl Holds {
     /// Forgets the denial of a key, because its bucket has changed.
     #[cold]
     pub(super) fn forget_denial(&self, address: Address) {
-        let (Keys { shards, .. }, key) = (self.keys(), held_by(address));
+        let (Some(shards), key) = (self.shards.get(), held_by(address)) else { return };
         if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key) {
             held.denial = BlockedDenial::default();
         }
@@ -228,19 +196,28 @@ impl Holds {
     }
 
     fn look(&self, key: u64, now: Now) -> Hold {
-        self.any().map_or(Hold::NONE, |keys| keys.look(self, key, now))
+        LOOK.get().map_or(Hold::NONE, |look| look(self, key, now))
+    }
+
+    #[inline(never)]
+    fn look_and_sweep(&self, key: u64, now: Now) -> Hold {
+        if self.first_end.load(Ordering::Relaxed) <= now.earliest {
+            self.sweep(&mut self.ends.lock(), now);
+        }
+        let hold = self.get(key);
+        if hold.until() > now.earliest { hold } else { Hold::NONE }
     }
 
     /// Changes what holds the calls of a key. Returns what holds them then.
     ///
     /// If there are too many, the hold that ends first makes room.
     pub(super) fn change(&self, address: Address, now: Now, change: impl FnOnce(&mut Hold)) -> Hold {
-        let (mut ends, key) = (self.keys().ends.lock(), held_by(address));
+        let (mut ends, key) = (self.ends.lock(), held_by(address));
         self.sweep(&mut ends, now);
         let before = self.get(key);
         let mut hold = before;
         change(&mut hold);
-        if let Some(changed) = &mut *self.keys().changed.lock() {
+        if let Some(changed) = &mut *self.changed.lock() {
             changed.push(key);
         }
         if hold.until() <= now.earliest {
@@ -259,20 +236,17 @@ impl Holds {
     }
 
     fn get(&self, key: u64) -> Hold {
-        let shard = &self.keys().shards[place(key).0].0;
-        shard.held.lock().get(&key).map(|held| held.hold).unwrap_or_default()
+        let shard = self.shards.get().map(|shards| &shards[place(key).0].0);
+        shard.and_then(|shard| shard.held.lock().get(&key).map(|held| held.hold)).unwrap_or_default()
     }
 
     /// Passes on all holds, a few at a time, without the lock. Those that change meanwhile come again
     /// at the end. For one caller at a time.
     pub(super) fn each_copied<E>(&self, mut f: impl FnMut(Address, Hold) -> Result<(), E>) -> Result<(), E> {
-        if self.any().is_none() {
-            return Ok(());
-        }
-        *self.keys().changed.lock() = Some(Vec::new());
+        *self.changed.lock() = Some(Vec::new());
         let mut from = Bound::Unbounded;
         let copied = loop {
-            let ends = self.keys().ends.lock();
+            let ends = self.ends.lock();
             let some: Vec<_> = ends.range((from, Bound::Unbounded)).take(COPIED).copied().collect();
             let holds: Vec<_> = some.iter().map(|(_, key)| (address_of(*key), self.get(*key))).collect();
             drop(ends);
@@ -282,17 +256,14 @@ impl Holds {
                 break Err(error);
             }
         };
-        let changed = self.keys().changed.lock().take().unwrap_or_default();
+        let changed = self.changed.lock().take().unwrap_or_default();
         changed.into_iter().try_for_each(|key| f(address_of(key), self.get(key)))?;
         copied
     }
 
     /// Takes out all holds.
     pub(super) fn take(&self) -> Held {
-        if self.any().is_none() {
-            return Held(Vec::new());
-        }
-        let mut ends = self.keys().ends.lock();
+        let mut ends = self.ends.lock();
         let keys: Vec<u64> = ends.iter().map(|(_, key)| *key).collect();
         let held = keys.into_iter().map(|key| (key, self.remove(&mut ends, key))).collect();
         self.update(&ends);
@@ -300,10 +271,7 @@ impl Holds {
     }
 
     pub(super) fn put(&self, Held(held): Held) {
-        if held.is_empty() {
-            return;
-        }
-        let mut ends = self.keys().ends.lock();
+        let mut ends = self.ends.lock();
         for (key, hold) in held {
             self.insert(&mut ends, key, hold);
         }
@@ -311,16 +279,19 @@ impl Holds {
     }
 
     fn insert(&self, ends: &mut Ends<'_>, key: u64, hold: Hold) {
+        LOOK.get_or_init(|| Holds::look_and_sweep);
+        let shard = || Line(Shard { filter: AtomicU64::new(0), held: Lock::new(HashMap::default()) });
+        let shards = self.shards.get_or_init(|| Box::new(std::array::from_fn(|_| shard())));
         let (shard, bit) = place(key);
-        let Shard { filter, held } = &self.keys().shards[shard].0;
+        let Shard { filter, held } = &shards[shard].0;
         ends.insert((hold.until(), key));
         held.lock().insert(key, HeldKey { hold, ..HeldKey::default() });
         filter.fetch_or(bit, Ordering::Release);
     }
 
     fn remove(&self, ends: &mut Ends<'_>, key: u64) -> Hold {
-        let (shard, _) = place(key);
-        let Shard { filter, held } = &self.keys().shards[shard].0;
+        let (Some(shards), (shard, _)) = (self.shards.get(), place(key)) else { return Hold::NONE };
+        let Shard { filter, held } = &shards[shard].0;
         let mut held = held.lock();
         let Some(HeldKey { hold, .. }) = held.remove(&key) else { return Hold::NONE };
         ends.remove(&(hold.until(), key));
@@ -347,40 +318,6 @@ impl Holds {
     fn update(&self, ends: &Ends<'_>) {
         self.first_end.store(ends.first().map_or(u64::MAX, |(end, _)| *end), Ordering::Relaxed);
         self.has_any.store(!ends.is_empty(), Ordering::Release);
-    }
-}
-
-impl HeldKeys for Keys {
-    #[inline]
-    fn has_bit(&self, key: u64) -> bool {
-        let (shard, bit) = place(key);
-        self.shards[shard].0.filter.load(Ordering::Acquire) & bit != 0
-    }
-
-    fn look(&self, holds: &Holds, key: u64, now: Now) -> Hold {
-        if holds.first_end.load(Ordering::Relaxed) <= now.earliest {
-            holds.sweep(&mut self.ends.lock(), now);
-        }
-        let hold = holds.get(key);
-        if hold.until() > now.earliest { hold } else { Hold::NONE }
-    }
-
-    fn repeated(&self, key: u64, now: Now) -> Option<(u64, u32)> {
-        let held = self.shards[place(key).0].0.held.lock();
-        let BlockedDenial { until, remaining, holds_until } = held.get(&key)?.denial;
-        (holds_until > now.earliest).then_some((until, remaining))
-    }
-
-    fn take_if_held(&self, store: &Store, hash: u64, now: Now) -> Option<(Verdict, Left)> {
-        store.take_held(hash, now)
-    }
-
-    fn take(&self, store: &Store, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        store.take_beside_holds(address, ask, now)
-    }
-
-    fn keys(&self) -> &Keys {
-        self
     }
 }
 

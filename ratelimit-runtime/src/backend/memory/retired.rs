@@ -9,9 +9,8 @@ use std::sync::Arc;
 use super::Shared;
 use super::holds::{Held, Hold};
 use super::state::{Call, Full, State, Window, Words};
-use super::store::{Keyed, Store, Written};
+use super::store::{Free, Keyed, Store, Written};
 use super::table::Table;
-use super::tables::Free;
 use crate::algorithm::Rule;
 use crate::hash::Seed;
 use crate::rt::clock::{self, Now};
@@ -147,7 +146,7 @@ impl Store {
         let mut store = Store::new(shared, name, written);
         store.hasher = hasher;
         store.put_unkeyed(unkeyed, false);
-        store.holds.put(holds);
+        store.holds_to_change().put(holds);
         macro_rules! refill {
             ($table:ident, $buckets:ident) => {
                 for (shard, fingerprint, state) in $buckets {

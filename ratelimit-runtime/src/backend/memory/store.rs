@@ -1,5 +1,7 @@
 //! The buckets of one limiter, or of several limiters of the same name.
 
+mod tables;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
@@ -16,7 +18,6 @@ use super::state::{
     TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
-use super::tables::{Free, FullTable, States, Tables};
 use super::unkeyed::Unkeyed;
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
@@ -32,6 +33,10 @@ use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
 use crate::rt::process;
 use crate::rt::timer::Alarm;
+use tables::{FullTable, Tables};
+
+pub(super) use tables::Free;
+pub(crate) use tables::States;
 
 /// How often a call tries to make room before it goes without a bucket.
 const TRIES: u32 = 10;
@@ -505,8 +510,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left.
     #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if let Some(held) = self.holds.beside(address) {
-            return held.take(self, address, ask, now);
+        if self.holds.may_hold(address)
+            && let Some(beside) = BESIDE_HOLDS.get()
+        {
+            return (beside.take)(self, address, ask, now);
         }
         let told = match address {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
@@ -526,8 +533,10 @@ impl Store {
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
     #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if let Some(held) = self.holds.beside(address) {
-            return held.take(self, address, ask, now);
+        if self.holds.may_hold(address)
+            && let Some(beside) = BESIDE_HOLDS.get()
+        {
+            return (beside.take)(self, address, ask, now);
         }
         let told = match address {
             Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
@@ -546,18 +555,29 @@ impl Store {
     }
 
     /// [`try_on_all`](Store::try_on_all) for [`TakeOrTell`], which all programs contain.
+    #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
+    #[inline(always)]
     fn take_under_lock_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
         if self.written.varies {
             self.keep_for(ask.call.rules);
         }
-        let told = if ask.is_foreign { None } else { self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now) };
+        if !ask.is_foreign && self.unkeyed.is_usual() {
+            self.take_here_or_tell(ask, now)
+        } else {
+            (unkeyed_thoroughly()?.try_take)(self, ask, now)
+        }
+    }
+
+    #[inline(never)]
+    fn take_here_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        let told = self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now);
         told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
     }
 
     /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
     #[cold]
     #[inline(never)]
-    pub(super) fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+    fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         self.take_behind(self.holds.of(address, now), address, ask, now)
     }
 
@@ -577,12 +597,12 @@ impl Store {
     /// Takes one permit of a key that may be held, by the limits written down. `None` if it is not
     /// held.
     pub(crate) fn take_if_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
-        self.holds.any()?.take_if_held(self, hash, now)
+        (BESIDE_HOLDS.get()?.take_if_held)(self, hash, now)
     }
 
     #[cold]
     #[inline(never)]
-    pub(super) fn take_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
+    fn take_held(&self, hash: u64, now: Now) -> Option<(Verdict, Left)> {
         let hold = self.hold_of(Address::Hash(hash), now);
         if hold == Hold::NONE {
             return None;
@@ -760,14 +780,19 @@ impl Store {
             self.unkeyed.reset(&self.written.rules);
         }
         let lift = || {
-            if self.holds.has_any() { self.holds.change(address, now, |hold| hold.owed_until = 0) } else { Hold::NONE }
+            if self.holds.has_any() {
+                self.holds_to_change().change(address, now, |hold| hold.owed_until = 0)
+            } else {
+                Hold::NONE
+            }
         };
         self.perform(address, ask, now, &Task::Reset(&lift));
     }
 
     /// Takes the permits of a call, whatever is left. Returns what is left then.
     pub(crate) fn charge(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now) -> Left {
-        let owe = |until| self.holds.change(address, now, |hold| hold.owed_until = hold.owed_until.max(until));
+        let owe =
+            |until| self.holds_to_change().change(address, now, |hold| hold.owed_until = hold.owed_until.max(until));
         let done = self.perform(address, ask, now, &Task::Charge(&owe));
         self.arm(address, done.first, now);
         done.left
@@ -775,14 +800,20 @@ impl Store {
 
     /// Blocks a key until `until`, for every kind of call. A block that ends later stands.
     pub(crate) fn block(self: &Arc<Store>, address: Address, until: u64, now: Now) {
-        self.holds.change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
+        self.holds_to_change().change(address, now, |hold| hold.blocked_until = hold.blocked_until.max(until));
         self.held_anew(address, now);
     }
 
     /// Ends the block of a key.
     pub(crate) fn unblock(self: &Arc<Store>, address: Address, now: Now) {
-        self.holds.change(address, now, |hold| hold.blocked_until = 0);
+        self.holds_to_change().change(address, now, |hold| hold.blocked_until = 0);
         self.held_anew(address, now);
+    }
+
+    /// What holds keys, for a change.
+    pub(super) fn holds_to_change(&self) -> &Holds {
+        BESIDE_HOLDS.get_or_init(|| BesideHolds { take: Store::take_beside_holds, take_if_held: Store::take_held });
+        &self.holds
     }
 
     /// Whether any key is blocked or in debt.
@@ -1385,6 +1416,14 @@ impl Store {
         on_table!(self, (table, _form) => table.slots())
     }
 }
+
+/// What calls do beside held keys. Behind pointers, which are set before any key is held.
+struct BesideHolds {
+    take: fn(&Store, Address, &Ask<'_>, Now) -> (Verdict, Left),
+    take_if_held: fn(&Store, u64, Now) -> Option<(Verdict, Left)>,
+}
+
+static BESIDE_HOLDS: OnceLock<BesideHolds> = OnceLock::new();
 
 /// No path decides the call, which cannot happen: its limiter fails closed.
 const UNDECIDED: (Verdict, Left) =

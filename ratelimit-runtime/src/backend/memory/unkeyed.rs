@@ -199,6 +199,12 @@ impl Unkeyed {
         told.or_else(|| self.run_slow(on, call, forms, now, is_foreign))
     }
 
+    /// Whether the state is under a lock in its usual form, unless it is elsewhere.
+    #[inline]
+    pub(super) fn is_usual(&self) -> bool {
+        matches!(self.fast, Fast::Words(..) | Fast::Window(_))
+    }
+
     /// [`run`](Unkeyed::run) on a state in its usual form.
     #[inline]
     pub(super) fn run_here<O: Operation>(

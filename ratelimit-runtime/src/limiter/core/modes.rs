@@ -11,7 +11,8 @@ use crate::backend::memory::Leaves;
 use crate::error::Name;
 use crate::limit::Limit;
 use crate::limiter;
-use crate::limiter::spec::{BackendChoice, Contains, Options, Resolved};
+use crate::limiter::fast;
+use crate::limiter::spec::{BackendChoice, Options, Resolved};
 use crate::switches::{Switch, Switches};
 
 /// What is switched while calls are under way.
@@ -89,7 +90,7 @@ impl Core {
     /// The limits that are tried, as a limiter of their own.
     pub(in super::super) fn tried(&self) -> Option<Arc<Core>> {
         let tried = if self.is_special() { self.modes.tried.lock().clone() } else { None }?;
-        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits)))))
+        Some(Arc::clone(tried.core.get_or_init(|| Core::new(self.trying(&tried.limits), fast::ANY))))
     }
 
     /// Applies settings whose limits are already checked. The caller must then wake waiting calls,
@@ -150,7 +151,6 @@ impl Core {
                 is_trial: true,
                 backoff: None,
                 location: self.options.location,
-                contains: Contains::ANY,
                 ..self.options
             },
             backend: None,

@@ -8,11 +8,10 @@ use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
 use super::Core;
-use crate::backend::memory::{self, MemoryBackend, Store, Written, process_memory};
+use crate::backend::memory::{self, Kind, MemoryBackend, OnePermit, States, Store, Written, process_memory};
 use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
 use crate::limiter::OnBackendError;
-use crate::limiter::fast::ByKey;
 use crate::limiter::spec::BackendChoice;
 use crate::rt::clock::{self, Now};
 use crate::scope::{self, Scope};
@@ -73,6 +72,27 @@ impl Stores {
     fn existing(&self) -> impl Iterator<Item = &Arc<Store>> {
         [self.local.get(), self.own.get()].into_iter().flatten()
     }
+}
+
+/// What a program contains for a limiter: it need not contain states that no call needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Contains {
+    pub(crate) states: States,
+    pub(crate) fast: fn(Kind) -> ByKey,
+}
+
+/// The outcome of the fast path, in two registers.
+#[derive(Clone, Copy)]
+pub(crate) struct Packed(pub(in super::super) u64, pub(in super::super) u64);
+
+pub(in super::super) type Path<C> = fn(&Core, &Store, u64, Now, C) -> Packed;
+
+/// The fast path of a key in one kind of state. Behind pointers, so that a program contains only
+/// the kinds that it uses.
+#[derive(Clone, Copy)]
+pub(crate) struct ByKey {
+    pub(in super::super) one: Path<OnePermit>,
+    pub(in super::super) some: Path<u32>,
 }
 
 /// The store of the fast path, and the way of keys there.
@@ -236,7 +256,7 @@ impl Core {
                 Target::Memory(StoreRef::Shared(store))
                     if !self.rules.vary() && store.is_written_for(self.rules.written(), self.backoff()) =>
                 {
-                    let by_key = self.options.contains.fast;
+                    let by_key = self.contains.fast;
                     self.stores.fast.get_or_init(|| Fast { store: Arc::clone(store), by_key: by_key(store.kind()) });
                     FAST
                 }
@@ -299,7 +319,7 @@ impl Core {
         let varies = self.rules.vary();
         let rules = SmallVec::from_slice(self.rules.written());
         let backoff = self.options.backoff;
-        let states = self.options.contains.states;
+        let states = self.contains.states;
         let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
         let store = memory.store(self.identity.shared(), &written);
         // Limiters of the same name may have another count, and limits may have been replaced.

@@ -168,7 +168,7 @@ impl Store {
 
     fn put_hold(&self, item: &Item, now: u64) {
         let record = &item.entry.record;
-        self.holds.change(item.address, Now::exactly(now), |hold| {
+        self.holds_to_change().change(item.address, Now::exactly(now), |hold| {
             (hold.blocked_until, hold.owed_until) = (record.blocked, record.newest);
         });
     }

@@ -7,9 +7,11 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use super::state::{Call, Forms, Full, Groups, Left, Operation as _, State, TakeOrTell, Verdict, Window, Word, Words};
-use super::store::{Keyed, Kind, Store, Written, open_thorough, open_thorough_without_keys};
-use super::table::{Table, With};
+use super::super::state::{
+    Call, Forms, Full, Groups, Left, Operation as _, State, TakeOrTell, Verdict, Window, Word, Words,
+};
+use super::super::table::{Table, With};
+use super::{Keyed, Kind, Store, Written, open_thorough, open_thorough_without_keys};
 use crate::decision::Address;
 use crate::limit::Algorithm;
 use crate::rt::clock::Now;
@@ -82,7 +84,7 @@ impl Keyed {
 }
 
 /// A table of the general form. Behind a pointer, because few programs contain how one ends.
-pub(super) struct FullTable(Box<dyn HasFull>);
+pub(in super::super) struct FullTable(Box<dyn HasFull>);
 
 trait HasFull: Send + Sync {
     fn table(&self) -> &Table<Full, 5>;
@@ -120,8 +122,8 @@ impl DerefMut for FullTable {
 }
 
 /// The table of other limits than those written down, which the first of these limits opens.
-pub(super) struct Free {
-    pub(super) table: FullTable,
+pub(in super::super) struct Free {
+    pub(in super::super) table: FullTable,
     pub(super) tables: &'static dyn Tables,
 }
 
