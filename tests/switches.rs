@@ -15,6 +15,7 @@ static LIMITER: RateLimiter = RateLimiter::new("switched", &[Limit::new(1, Durat
 
 #[test]
 fn switches_of_the_process() {
+    the_timers_thread_is_started_by_the_first_future_that_waits();
     the_fast_path_counts_each_call_once();
     a_dry_run_counts_each_call_once();
     any_switch_ends_the_fast_path();
@@ -24,6 +25,27 @@ fn switches_of_the_process() {
     calls_that_wait_go_when_limits_are_turned_off();
     everything_can_be_reset();
     a_default_backend_applies_to_limiters_in_use();
+}
+
+/// Threads that wait sleep until their turn.
+fn the_timers_thread_is_started_by_the_first_future_that_waits() {
+    let timers = || {
+        let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return None };
+        let names = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("comm")).ok());
+        Some(names.filter(|name| name.trim() == "ratelimit-timer").count())
+    };
+    let builder = RateLimiter::builder("timer").backend(MemoryBackend::new());
+    let limiter = builder.limit(Limit::new(1, Duration::from_millis(5))).build().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| limiter.wait("a", 1).unwrap());
+        }
+    });
+    assert!(timers().is_none_or(|timers| timers == 0));
+    for _ in 0..4 {
+        block_on(limiter.wait_async("a", 1)).unwrap();
+    }
+    assert!(timers().is_none_or(|timers| timers == 1));
 }
 
 fn limits_can_be_turned_off_and_on() {
@@ -50,9 +72,13 @@ fn calls_that_wait_go_when_limits_are_turned_off() {
     for limiter in [remote, memory] {
         limiter.check("a", 1).unwrap();
         let waits: Vec<_> = (0..3)
-            .map(|_| {
+            .map(|number| {
                 let limiter = limiter.clone();
-                std::thread::spawn(move || limiter.wait("a", 1).unwrap())
+                std::thread::spawn(move || match number {
+                    0 => limiter.wait("a", 1).unwrap(),
+                    1 => block_on(limiter.wait_async("a", 1)).unwrap(),
+                    _ => block_on(limiter.wait_at_most_async("a", 1, 6 * limit.per())).unwrap(),
+                })
             })
             .collect();
         let waiting =

@@ -13,8 +13,8 @@ use proptest::test_runner::TestCaseError;
 use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
 use ratelimit_runtime::test_util::TestClock;
 use ratelimit_runtime::{
-    Algorithm, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
-    rate_limit, test_util,
+    Algorithm, Decision, ExceededKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter,
+    RedisBackend, limiters, rate_limit, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log};
 use ratelimit_tests::{ALGORITHMS, MINUTE, RedisServer, SECOND, Shelf};
@@ -421,6 +421,44 @@ fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
     }
 }
 
+#[test]
+fn calls_wait_for_no_more_keys_than_half_of_a_full_backends() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let memory = MemoryBackend::with_max_keys(10);
+    let builder = RateLimiter::builder("half of the keys").limit(Limit::new(1, HOUR)).backend(memory.clone());
+    let limiter = builder.build().unwrap();
+    let wait = |key: u32| {
+        let limiter = limiter.clone();
+        let mut wait = Box::pin(async move { limiter.wait_async(key, 1).await });
+        let polled = poll_once(wait.as_mut());
+        (wait, polled)
+    };
+    let mut waits: Vec<_> = (0..5)
+        .map(|key| {
+            limiter.check(key, 1).unwrap();
+            wait(key)
+        })
+        .collect();
+    assert!(waits.iter().all(|(_, polled)| polled.is_pending()));
+    limiter.check(5_u32, 1).unwrap();
+    let (_, decided) = wait(5);
+    let Poll::Ready(Err(denied)) = decided else { panic!("it waits for one more key: {decided:?}") };
+    assert!(denied.retry_after().unwrap() <= HOUR);
+    assert!(wait(0).1.is_pending(), "others wait for this key already");
+    drop(waits.swap_remove(1));
+    let (_last, polled) = wait(5);
+    assert!(polled.is_pending(), "there is room again: {polled:?}");
+    // The keys that calls wait for count, and stay.
+    for key in 1_000..2_000_u32 {
+        let _ = limiter.check(key, 1);
+    }
+    assert_eq!(memory.tracked_keys(), 10);
+    for key in [0_u32, 2, 3, 4, 5] {
+        let told = limiter.check(key, 1).unwrap_err().retry_after().unwrap();
+        assert!(told > HOUR, "{key}: behind the call that waits, not after {told:?}");
+    }
+}
+
 /// A waiting call in the model.
 #[derive(Clone, Copy, Debug)]
 struct Queued {
@@ -490,6 +528,7 @@ enum Event {
     Leave(usize),
     Check(u32),
     Change(u32),
+    Reset,
 }
 
 fn event() -> impl Strategy<Value = Event> {
@@ -498,6 +537,7 @@ fn event() -> impl Strategy<Value = Event> {
         4 => (0..20_usize).prop_map(Event::Leave),
         3 => (1..4_u32).prop_map(Event::Check),
         1 => (3..12_u32).prop_map(Event::Change),
+        1 => Just(Event::Reset),
     ]
 }
 
@@ -631,6 +671,12 @@ fn a_queue_is_what_the_full_log_makes_it(
                 }
                 prop_assert_eq!(limiter.check("a", cost).is_ok(), is_ok);
             }
+            Event::Reset => {
+                limiter.reset("a").unwrap();
+                model.logs.iter_mut().for_each(|log| log.0.clear());
+                model.since = model.since.max(now);
+                model.settle(now);
+            }
             Event::Change(count) => {
                 limiter.set_limits(&limits(count)).unwrap();
                 model.limits = limits(count);
@@ -649,6 +695,29 @@ fn a_queue_is_what_the_full_log_makes_it(
         prop_assert_eq!(clock.now(), model.due(now, 1));
     }
     Ok(())
+}
+
+/// Before a store, a booking is undone if all that came behind it were, in whatever order.
+#[test]
+fn calls_that_leave_one_after_the_other_hold_nothing() {
+    let name = "one after the other";
+    let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_secs(1_795_951_900));
+    let builder = RateLimiter::builder(name).limit(Limit::new(6, SECOND));
+    let limiter = builder.backend(Shelf::default().keeping_its_deadline()).build().unwrap();
+    limiter.check("a", 2).unwrap();
+    clock.advance(Duration::from_millis(45));
+    limiter.check("a", 2).unwrap();
+    let mut waits = Vec::new();
+    for (ahead, cost, priority) in [(133, 3, 0), (92, 1, 0), (358, 1, 0), (192, 3, 1), (80, 1, 0)] {
+        clock.advance(Duration::from_millis(ahead));
+        let mut wait = ranked(&limiter, cost, priority);
+        assert!(begun(&mut wait, name, waits.len()).is_pending());
+        waits.push(wait);
+    }
+    while let Some(wait) = waits.pop() {
+        drop(wait);
+    }
+    assert_eq!(limiter.wait("a", 1).unwrap().waited(), Duration::ZERO);
 }
 
 proptest! {

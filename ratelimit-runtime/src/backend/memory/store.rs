@@ -914,7 +914,7 @@ impl Store {
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
             renew(state, &self.forms, queue, now, &mut wakes);
         });
-        on_table!(self, (table, form) => table.each_queue(|state, queue| {
+        on_table!(self, (table, form) => table.each_queue(&self.shared.bound, |state, queue| {
             if self.free.get().is_none() {
                 return renew(state, form, queue, now, &mut wakes);
             }
@@ -924,7 +924,7 @@ impl Store {
             queue.wake_all(&mut wakes);
         }));
         if let Some(table) = self.free.get() {
-            table.table.each_queue(|state, queue| renew(state, &self.forms, queue, now, &mut wakes));
+            table.table.each_queue(&self.shared.bound, |state, queue| renew(state, &self.forms, queue, now, &mut wakes));
         }
         wakes.wake();
     }
@@ -1401,11 +1401,11 @@ impl Store {
         // Waiting calls lose their places, and take new ones.
         let mut wakes = Wakes::default();
         on_table!(self, (table, _form) => {
-            table.each_queue(|_, queue| queue.wake_all(&mut wakes));
+            table.each_queue(&self.shared.bound, |_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         });
         if let Some(Free { table, .. }) = self.free.get() {
-            table.each_queue(|_, queue| queue.wake_all(&mut wakes));
+            table.each_queue(&self.shared.bound, |_, queue| queue.wake_all(&mut wakes));
             table.clear(&self.shared.bound);
         }
         wakes.wake();

@@ -320,6 +320,12 @@ impl<S: State, const W: usize> Table<S, W> {
             slots.remove(place);
             context.bound.release(1);
         }
+        // The key may never be called again.
+        if is_waited && rest.queues.get(&fingerprint).is_some_and(|queue| queue.is_empty()) {
+            rest.queues.remove(&fingerprint);
+            context.bound.waited.fetch_sub(1, Ordering::Relaxed);
+            shard.is_waited = !shard.rest.queues.is_empty();
+        }
         Some(result)
     }
 
@@ -353,7 +359,7 @@ impl<S: State, const W: usize> Table<S, W> {
     }
 
     /// Runs `f` on every queue and its key's state.
-    pub(super) fn each_queue(&self, mut f: impl FnMut(&mut S, &mut Queue)) {
+    pub(super) fn each_queue(&self, bound: &Bound, mut f: impl FnMut(&mut S, &mut Queue)) {
         for shard in self.shards.iter() {
             let mut shard = shard.shard.lock();
             let Shard { slots, rest, is_waited, .. } = &mut *shard;
@@ -362,7 +368,9 @@ impl<S: State, const W: usize> Table<S, W> {
                     f(state, queue);
                 }
             }
-            // An empty queue stays until the next call of its key.
+            let before = rest.queues.len();
+            rest.queues.retain(|_, queue| !queue.is_empty());
+            bound.waited.fetch_sub(before - rest.queues.len(), Ordering::Relaxed);
             *is_waited = !rest.queues.is_empty();
         }
     }

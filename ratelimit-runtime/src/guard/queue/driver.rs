@@ -81,7 +81,7 @@ pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: 
 async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, by: By) {
     if booked.due > queue.now().latest {
         let peek = Action::Peek { cost: booked.admission.permit.cost, max_wait: Duration::MAX };
-        let request = Request { limits: booked.booked_by.clone(), ..queue.request(&*booked.limits, peek) };
+        let request = Request { limits: booked.made_by.clone(), ..queue.request(&*booked.limits, peek) };
         let peeked = decide(guard, request, by).await;
         if let Ok(Answer { outcome: Outcome::Admitted(last), .. }) = peeked {
             match queue.state.lock().keep(booked, last.admission.permit.sequence) {
@@ -91,9 +91,9 @@ async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, b
         }
     }
     // Permits that cannot be given back stay taken: the limit holds.
-    let Booked { admission, limits, booked_by, .. } = booked;
+    let Booked { admission, limits, made_by, .. } = booked;
     let request = queue.request(&*limits, Action::GiveBack(admission.permit));
-    let _ = decide(guard, Request { limits: booked_by, ..request }, by).await;
+    let _ = decide(guard, Request { limits: made_by, ..request }, by).await;
 }
 
 /// Removes the queue, unless a call has joined it meanwhile.

@@ -111,7 +111,7 @@ fn book(queue: &Queue) {
         admission,
         reset_after: 0,
         limits,
-        booked_by: SmallVec::new(),
+        made_by: SmallVec::new(),
         changes: 0,
         is_kept: false,
     });

@@ -44,8 +44,7 @@ pub(super) struct State {
     pub(super) booked: VecDeque<Booked>,
     /// Bookings to give back, the last one first.
     pub(super) unused: Vec<Booked>,
-    /// The numbers of the bookings that were undone last, and of the last charge then.
-    pub(super) undone: Option<(u64, u64)>,
+    pub(super) undone: Undone,
     /// The backend's last denial.
     pub(super) hint: Option<Hint>,
     /// How many more calls to book at once. Doubles after each batch that was due soon; 0 after a
@@ -91,7 +90,7 @@ pub(crate) struct Booked {
     /// The limits of the call that it was booked for, which may change.
     pub(super) limits: Arc<dyn Limits>,
     /// The limits by which it was booked: by others a backend would not take all of it back.
-    pub(super) booked_by: SmallVec<[Limit; 2]>,
+    pub(super) made_by: SmallVec<[Limit; 2]>,
     /// [`State::changes`] when it was booked.
     pub(super) changes: u64,
     /// Another process has booked behind it: it cannot be given back before it is due.
@@ -107,6 +106,42 @@ pub(crate) struct Denied {
     /// [`u64::MAX`]: never.
     pub(crate) admitted_at: u64,
     pub(crate) is_blocked: bool,
+}
+
+/// The numbers of the bookings that were undone, as ranges that do not touch, in order.
+#[derive(Default)]
+pub(super) struct Undone(VecDeque<(u64, u64)>);
+
+impl Undone {
+    /// More are forgotten, the lowest first: their bookings are long due.
+    const MOST: usize = 2 * MOST_BOOKED;
+
+    /// Whether all of these were undone.
+    fn has_all(&self, first: u64, last: u64) -> bool {
+        self.0.iter().any(|(from, to)| *from <= first && last <= *to)
+    }
+
+    fn add(&mut self, number: u64) {
+        let behind = self.0.partition_point(|(from, _)| *from <= number);
+        let (mut range, mut at) = ((number, number), behind);
+        if let Some((_, to)) = self.0.get(behind)
+            && self.0[behind].0 == number + 1
+        {
+            range.1 = *to;
+            self.0.remove(behind);
+        }
+        if let Some(before) = behind.checked_sub(1)
+            && self.0[before].1 + 1 >= number
+        {
+            range = (self.0[before].0, range.1.max(self.0[before].1));
+            self.0.remove(before);
+            at = before;
+        }
+        self.0.insert(at, range);
+        if self.0.len() > Undone::MOST {
+            self.0.pop_front();
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -204,11 +239,11 @@ impl State {
     /// all that came behind the booking were undone. Otherwise returns it, to be undone.
     pub(super) fn keep(&mut self, booked: Booked, last: u64) -> Option<Booked> {
         let sequence = booked.admission.permit.sequence;
-        if booked.changes != self.changes {
+        if sequence == last || self.undone.has_all(sequence + 1, last) {
+            self.undone.add(sequence);
             return Some(booked);
         }
-        if sequence == last || self.undone == Some((sequence + 1, last)) {
-            self.undone = Some((sequence, last));
+        if booked.changes != self.changes {
             return Some(booked);
         }
         self.book(Booked { is_kept: true, ..booked });
@@ -356,7 +391,7 @@ impl Queue {
                         reset_after: fresh_at.saturating_sub(permit.at),
                         admission: admitted.admission,
                         limits: Arc::clone(&asked.limits),
-                        booked_by: asked.request.limits.clone(),
+                        made_by: asked.request.limits.clone(),
                         changes: asked.changes,
                         is_kept: false,
                     };
