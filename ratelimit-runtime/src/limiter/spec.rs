@@ -44,9 +44,11 @@ pub(crate) enum BackendChoice {
     Made {
         make: fn() -> SharedBackend,
         /// [`made`](crate::backend::made), which only programs that make a backend contain.
-        made: for<'a> fn(&'a OnceCell<SharedBackend>, fn() -> SharedBackend) -> &'a SharedBackend,
+        made: Made,
     },
 }
+
+type Made = fn(&OnceCell<SharedBackend>, fn() -> SharedBackend) -> &SharedBackend;
 
 /// Options around a decision.
 #[derive(Clone, Copy)]

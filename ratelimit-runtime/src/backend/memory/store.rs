@@ -1441,7 +1441,9 @@ struct Thorough {
 }
 
 static UNKEYED_THOROUGHLY: OnceLock<Thorough> = OnceLock::new();
-static KEYED_THOROUGHLY: OnceLock<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> = OnceLock::new();
+type TakeKeyed = fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left);
+
+static KEYED_THOROUGHLY: OnceLock<TakeKeyed> = OnceLock::new();
 
 fn unkeyed_thoroughly() -> Option<&'static Thorough> {
     // Whatever the call has seen of the bucket was written after the pointer was set.
@@ -1449,7 +1451,7 @@ fn unkeyed_thoroughly() -> Option<&'static Thorough> {
     UNKEYED_THOROUGHLY.get()
 }
 
-fn keyed_thoroughly() -> Option<fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left)> {
+fn keyed_thoroughly() -> Option<TakeKeyed> {
     KEYED_THOROUGHLY.get().copied()
 }
 

@@ -87,11 +87,11 @@ impl Store {
         let rules = &self.written.rules;
         let now = Now::exactly((copies.clocks)().now);
         copies.unkeyed(&self.copied_unkeyed(now), &self.forms, &self.written)?;
-        let mut copied = Ok(());
+        let mut result = Ok(());
         on_table!(self, (table, form) => {
-            copied = table.each_copied(|some| copies.keyed(some, form, rules, Place::Usual));
+            result = table.each_copied(|some| copies.keyed(some, form, rules, Place::Usual));
         });
-        copied?;
+        result?;
         // After the usual table: buckets move from there to here, and never back.
         if let Some(Free { table, .. }) = self.free.get() {
             table.each_copied(|some| copies.keyed(some, &self.forms, rules, Place::Free))?;
