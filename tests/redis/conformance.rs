@@ -521,6 +521,15 @@ fn a_permit_that_was_dropped_for_a_booking_does_not_come_back() {
     compare(&backend(), &[limit(64, 1_000_000, Algorithm::SlidingWindow, 1)], None, &steps).unwrap();
 }
 
+#[test]
+fn what_fits_of_a_charge_is_charged_now() {
+    let (take, peek) = (|cost| Step::Take { cost, max_wait: 0 }, Step::Peek { cost: 3, max_wait: FOREVER });
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::FixedWindow] {
+        let steps = [take(5), Step::Forwards(100_000), take(1), Step::Charge(8), peek.clone()];
+        compare(&backend(), &[limit(10, 1_000_000, algorithm, 1)], None, &steps).unwrap();
+    }
+}
+
 /// By the server's clock, because its keys expire by that.
 #[test]
 fn a_key_outlives_its_window() {

@@ -213,6 +213,35 @@ fn a_server_that_answers_nonsense_is_an_error() {
 }
 
 #[test]
+fn a_server_that_is_too_old_is_reported_as_such() {
+    // What Redis 6.0 says of the option `PXAT` of `SET`.
+    const OLD: &str = "-ERR Error running script (call to f_1): @user_script:9: @user_script: 9: -ERR syntax error\r\n";
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("redis://127.0.0.1:{}/?protocol=resp2", listener.local_addr().unwrap().port());
+    // Ends with the test process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            std::thread::spawn(move || {
+                let mut buffer = [0; 4_096];
+                while let Ok(read @ 1..) = stream.read(&mut buffer) {
+                    let text = String::from_utf8_lossy(&buffer[..read]).into_owned();
+                    let commands = text.split("\r\n").filter(|line| line.starts_with('*')).count();
+                    let reply = if text.contains("EVALSHA") { OLD.to_owned() } else { "+OK\r\n".repeat(commands) };
+                    if stream.write_all(reply.as_bytes()).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    let backend = RedisBackend::builder().url(url).timeout(Duration::from_secs(20)).build().unwrap();
+    let error = bounded(|| backend.decide(&take())).unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
+    assert!(error.to_string().contains("older than Redis 6.2"), "{error}");
+}
+
+#[test]
 fn a_full_server_is_an_error_and_admits_nothing_twice() {
     let server = RedisServer::start_with(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
     let backend = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();

@@ -102,6 +102,13 @@ fn certificates_that_are_none_are_an_error_at_once() {
     ] {
         assert_eq!(wrong.build().unwrap_err().kind(), BackendErrorKind::Configuration);
     }
+    // A certificate, and the key of another one.
+    let mixed = builder()
+        .ca_certificate(certificates.authority.as_str())
+        .client_certificate(certificates.client.0.as_str(), certificates.server.1.as_str());
+    let error = mixed.build().unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration);
+    assert!(error.to_string().contains("does not match its key"), "{error}");
 }
 
 #[test]
