@@ -498,15 +498,15 @@ fn a_booking_stays_if_the_rate_of_its_bucket_was_replaced() {
 fn what_comes_back_before_an_earlier_booking_comes_back_once() {
     let take = |cost| Step::Take { cost, max_wait: FOREVER };
     let limits = [limit(1, 1_000_000, Algorithm::TokenBucket, 3)];
-    let peek = Step::Peek { cost: 3, max_wait: FOREVER };
+    let peek = || Step::Peek { cost: 3, max_wait: FOREVER };
     for back in [0, 500_000] {
         let bookings = [take(3), take(3), take(1), take(1), Step::Forwards(3_000_000)];
         let given = [Step::GiveBack(1), Step::Forwards(back), Step::Backwards(back), Step::GiveBack(NEWEST)];
-        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek()]].concat()).unwrap();
         // The clock goes back after it was stored, so that all times are moved.
         let bookings = [take(3), take(3), take(2), take(1), Step::Forwards(3_000_000)];
         let given = [Step::GiveBack(1), Step::Backwards(back), take(0), Step::GiveBack(NEWEST)];
-        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek.clone()]].concat()).unwrap();
+        compare(&backend(), &limits, None, &[&bookings[..], &given, &[peek()]].concat()).unwrap();
     }
 }
 
