@@ -49,10 +49,10 @@ use snapshot::Saved;
 use table::{Bound, SWEPT};
 
 pub(crate) use holds::Hold;
-pub(crate) use queue::Turn;
+pub(crate) use queue::{Joining, Turn};
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
-pub(crate) use store::{Ask, Cost, Joining, Kind, OnePermit, Store, Waiter, Written};
+pub(crate) use store::{Ask, Cost, Kind, OnePermit, Store, Waiter, Written};
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,

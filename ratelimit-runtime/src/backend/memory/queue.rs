@@ -13,7 +13,6 @@ use crate::rt::process;
 
 use super::holds::Hold;
 use super::state::{Call, NEVER, Permit, State};
-use super::store::Joining;
 
 #[cfg(all(test, loom_model))]
 mod model;
@@ -28,6 +27,50 @@ pub(crate) struct Waiting {
     /// The latest time until which the call waits.
     pub(crate) deadline: u64,
     pub(crate) how: Arc<How>,
+}
+
+/// A call that waits if it is denied.
+pub(crate) struct Joining<'a> {
+    pub(crate) limits: &'a Arc<dyn Limits>,
+    /// The latest time until which the call waits.
+    pub(crate) deadline: u64,
+    /// The most calls that may wait ahead of it.
+    pub(crate) queue: usize,
+    /// Calls of a lower rank go first.
+    pub(crate) rank: u64,
+    /// The crate's timer must charge the call when it is due.
+    pub(crate) by_timer: bool,
+    /// The bucket, which the store sets.
+    pub(super) address: Address,
+    /// There is room for one more key with waiting calls.
+    pub(super) may_begin: bool,
+    /// The call has waited elsewhere: it takes a place also if there are permits for it.
+    pub(super) is_handed_over: bool,
+}
+
+impl<'a> Joining<'a> {
+    pub(crate) fn new(
+        limits: &'a Arc<dyn Limits>,
+        deadline: u64,
+        queue: usize,
+        rank: u64,
+        by_timer: bool,
+    ) -> Joining<'a> {
+        Joining {
+            limits,
+            deadline,
+            queue,
+            rank,
+            by_timer,
+            address: Address::Unkeyed,
+            may_begin: true,
+            is_handed_over: false,
+        }
+    }
+
+    pub(crate) fn handed_over(self) -> Joining<'a> {
+        Joining { is_handed_over: true, ..self }
+    }
 }
 
 /// How a call waits. Calls that wait alike share it, so that each of them is small.

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use super::holds::{BlockedDenial, Hold, Holds};
-use super::queue::{First, Parted, Queue, Seat, Turn};
+use super::queue::{First, Joining, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
     TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Word, Words, is_admitted,
@@ -26,7 +26,7 @@ use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
 use crate::limit::Algorithm;
-use crate::queue::{Limits, Place, Wakes};
+use crate::queue::{Place, Wakes};
 use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
 use crate::rt::process;
@@ -180,50 +180,6 @@ enum Task<'a> {
     Settle,
     /// What holds the key has changed.
     Held(&'a dyn Fn() -> Hold),
-}
-
-/// A call that waits if it is denied.
-pub(crate) struct Joining<'a> {
-    pub(crate) limits: &'a Arc<dyn Limits>,
-    /// The latest time until which the call waits.
-    pub(crate) deadline: u64,
-    /// The most calls that may wait ahead of it.
-    pub(crate) queue: usize,
-    /// Calls of a lower rank go first.
-    pub(crate) rank: u64,
-    /// The crate's timer must charge the call when it is due.
-    pub(crate) by_timer: bool,
-    /// The bucket, in [`Store::join`].
-    pub(super) address: Address,
-    /// There is room for one more key with waiting calls.
-    may_begin: bool,
-    /// The call has waited elsewhere: it takes a place also if there are permits for it.
-    is_handed_over: bool,
-}
-
-impl<'a> Joining<'a> {
-    pub(crate) fn new(
-        limits: &'a Arc<dyn Limits>,
-        deadline: u64,
-        queue: usize,
-        rank: u64,
-        by_timer: bool,
-    ) -> Joining<'a> {
-        Joining {
-            limits,
-            deadline,
-            queue,
-            rank,
-            by_timer,
-            address: Address::Unkeyed,
-            may_begin: true,
-            is_handed_over: false,
-        }
-    }
-
-    pub(crate) fn handed_over(self) -> Joining<'a> {
-        Joining { is_handed_over: true, ..self }
-    }
 }
 
 /// The outcome of a task.
