@@ -6,6 +6,7 @@ use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use futures_executor::block_on;
 use ratelimit_runtime::{
     IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
     rate_limit,
@@ -70,32 +71,33 @@ fn on_tokios_current_thread_runtime_without_a_timer() {
 }
 
 #[test]
-fn on_smol() {
-    waits_on("smol", |limiter| smol::block_on(smol::spawn(calls(limiter))));
+fn on_smols_executor() {
+    let executor = async_executor::Executor::new();
+    waits_on("smol's executor", |limiter| block_on(executor.run(executor.spawn(calls(limiter)))));
 }
 
-/// Smol's executor, on two threads that poll it. A dropped task gives up its place.
+/// On two threads that poll it. A dropped task gives up its place.
 #[test]
 fn on_smols_executor_with_threads_of_its_own() {
-    let executor = Arc::new(smol::Executor::new());
-    let (signal, shutdown) = smol::channel::unbounded::<()>();
+    let executor = Arc::new(async_executor::Executor::new());
+    let (shutdown, closed) = tokio::sync::watch::channel(());
     let threads: Vec<_> = (0..2)
         .map(|_| {
-            let (executor, shutdown) = (Arc::clone(&executor), shutdown.clone());
-            std::thread::spawn(move || smol::block_on(executor.run(shutdown.recv())))
+            let (executor, mut closed) = (Arc::clone(&executor), closed.clone());
+            std::thread::spawn(move || block_on(executor.run(async move { closed.changed().await })))
         })
         .collect();
-    waits_on("smol's executor", |limiter| smol::block_on(executor.spawn(calls(limiter))));
+    waits_on("smol's executor, threads", |limiter| block_on(executor.spawn(calls(limiter))));
     in_memory_and_through_redis("dropped by smol", Limit::new(1, MINUTE), |limiter| {
         limiter.check("a", 1).unwrap();
         let task = limiter.clone();
         let task = executor.spawn(async move { task.wait_async("a", 1).await.map(drop) });
         until_more_wait(limiter, 0);
-        let _ = smol::block_on(task.cancel());
+        let _ = block_on(task.cancel());
         assert_eq!(waiting(limiter), 0);
         assert!(limiter.check("a", 1).unwrap_err().retry_after().unwrap() <= MINUTE, "it holds nothing");
     });
-    drop(signal);
+    drop(shutdown);
     for thread in threads {
         let _closed = thread.join().unwrap();
     }
