@@ -358,6 +358,24 @@ fn two_buckets_of_all_calls_are_two_buckets() {
 }
 
 #[test]
+fn a_denied_call_makes_no_bucket() {
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let memory = MemoryBackend::new();
+        let builder = RateLimiter::builder(format!("no bucket {algorithm:?}")).backend(memory.clone());
+        let limit = |count| Limit::new(count, 8_000 * HOUR).with_algorithm(algorithm);
+        let limiter = builder.limit(limit(3)).limit(limit(5)).build().unwrap();
+        limiter.check_each(("user", "tenant"), 1).unwrap();
+        limiter.block("blocked", HOUR).unwrap();
+        // The missing bucket may be the first or the last to be locked.
+        for keys in [("user", "blocked"), ("blocked", "tenant"), ("new", "blocked"), ("blocked", "new")] {
+            assert_eq!(limiter.check_each(keys, 1).unwrap_err().kind(), ExceededKind::Blocked);
+            assert_eq!(limiter.check_each(keys, 9).unwrap_err().kind(), ExceededKind::CostExceedsLimit);
+        }
+        assert_eq!(memory.tracked_keys(), 2, "{algorithm:?}");
+    }
+}
+
+#[test]
 fn a_full_backend_neither_hangs_nor_charges_in_part() {
     for when_full in [WhenFull::Admit, WhenFull::Deny] {
         let memory = MemoryBackend::with_max_keys(3).when_full(when_full);

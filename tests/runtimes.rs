@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use ratelimit_runtime::{
-    IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
+    Algorithm, Decision, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
     rate_limit,
 };
 use ratelimit_tests::{MINUTE, PATIENCE, RedisServer, millis};
@@ -163,6 +163,52 @@ fn until_more_wait(limiter: &RateLimiter, before: usize) {
         assert!(start.elapsed() < PATIENCE, "it does not wait");
         std::thread::sleep(millis(1));
     }
+}
+
+/// Futures that wait go by a timer that was set for an hour. `change` makes the calls due within a
+/// second or so.
+fn served_after(name: &str, limit: Limit, costs: &[u32], change: impl Fn(&RateLimiter, Decision)) {
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    in_memory_and_through_redis(name, limit, |limiter| {
+        let taken = limiter.check("a", limit.capacity()).unwrap();
+        let mut waits = Vec::new();
+        for cost in costs {
+            let (before, waits_on, cost) = (waiting(limiter), limiter.clone(), *cost);
+            waits.push(runtime.spawn(async move { waits_on.wait_async("a", cost).await.map(drop) }));
+            until_more_wait(limiter, before);
+        }
+        change(limiter, taken);
+        for wait in waits {
+            runtime.block_on(async { tokio::time::timeout(PATIENCE, wait).await }).expect(name).unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn changed_limits_set_the_timer_of_a_future_anew() {
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket] {
+        let limit = |per| Limit::new(1, per).with_algorithm(algorithm);
+        served_after("limits", limit(60 * MINUTE), &[1], |limiter, _| {
+            limiter.set_limits(&[limit(millis(1_500))]).unwrap();
+        });
+        served_after("limits, again", limit(60 * MINUTE), &[1], |limiter, _| {
+            limiter.set_limits(&[limit(30 * MINUTE)]).unwrap();
+            std::thread::sleep(millis(100));
+            limiter.set_limits(&[limit(millis(1_500))]).unwrap();
+        });
+    }
+}
+
+#[test]
+fn permits_that_come_back_set_the_timer_of_a_future_anew() {
+    let limit = Limit::new(1, millis(1_000)).with_algorithm(Algorithm::TokenBucket).with_burst(10_000);
+    served_after("given back", limit, &[9_000], |limiter, taken| limiter.settle(taken, 1_001).unwrap());
+}
+
+#[test]
+fn a_reset_sets_the_timer_of_a_future_anew() {
+    let limit = Limit::new(1, millis(1_000)).with_algorithm(Algorithm::TokenBucket).with_burst(10_000);
+    served_after("reset", limit, &[9_999, 2], |limiter, _| limiter.reset("a").unwrap());
 }
 
 #[test]

@@ -204,7 +204,8 @@ impl Queue {
     /// Gives a place up.
     pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Parted {
         let told = seat.leave();
-        let removed = self.line.remove(place);
+        // Another call has the place of one that was told, if all that waited had gone meanwhile.
+        let removed = if told.is_some() { None } else { self.line.remove(place) };
         if let Some(Told::Admitted { at, .. }) = told {
             // A refund makes room from now on, not from the time of the charge.
             self.changed(now);
@@ -285,6 +286,17 @@ impl Queue {
         let (_, first) = self.line.first()?;
         first.wakes(wakes);
         Some(First { due: now.earliest, arms: first.with.how.by_timer })
+    }
+
+    /// The bucket, if calls wait.
+    pub(crate) fn address(&self) -> Option<Address> {
+        self.line.first().map(|(_, seat)| seat.with.how.address)
+    }
+
+    /// The bucket and the first call, for a timer that is to look at once.
+    pub(crate) fn to_be_moved(&self, now: Now) -> Option<(Address, First)> {
+        let (_, seat) = self.line.first()?;
+        Some((seat.with.how.address, First { due: now.earliest, arms: seat.with.how.by_timer }))
     }
 
     /// What a waiting call finds after [`settle`](Queue::settle). An admitted call then owns its

@@ -713,24 +713,25 @@ impl Store {
 
     /// Gives back permits that were taken by the same limits.
     #[inline]
-    pub(crate) fn refund(&self, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
+    pub(crate) fn refund(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now, permit: Permit) {
         let is_done = match address {
             _ if self.holds.may_hold(address) => false,
             Address::Unkeyed => !ask.is_foreign && self.unkeyed.refund(ask.call.rules, &self.forms, now, permit),
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
         if !is_done {
-            self.perform(address, ask, now, &Task::Refund(permit));
+            let done = self.perform(address, ask, now, &Task::Refund(permit));
+            self.arm(address, done.first, now);
         }
     }
 
     /// Gives back permits that were taken by the limits written down.
-    pub(crate) fn refund_written(&self, address: Address, now: Now, permit: Permit) {
+    pub(crate) fn refund_written(self: &Arc<Store>, address: Address, now: Now, permit: Permit) {
         self.refund(address, &self.written_ask(permit.cost), now, permit);
     }
 
     /// Forgets the bucket, and all permits that any caller took from it.
-    pub(crate) fn reset(&self, address: Address, ask: &Ask<'_>, now: Now) {
+    pub(crate) fn reset(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now) {
         self.resets_of(address).fetch_add(1, Ordering::Relaxed);
         if address == Address::Unkeyed {
             self.unkeyed.reset(&self.written.rules);
@@ -742,7 +743,8 @@ impl Store {
                 Hold::NONE
             }
         };
-        self.perform(address, ask, now, &Task::Reset(&lift));
+        let done = self.perform(address, ask, now, &Task::Reset(&lift));
+        self.arm(address, done.first, now);
     }
 
     /// Takes the permits of a call, whatever is left. Returns what is left then.
@@ -865,24 +867,29 @@ impl Store {
     }
 
     /// Makes all waiting calls look again: limits have changed, or no longer apply.
-    pub(crate) fn wake_all(&self, now: Now) {
-        let mut wakes = Wakes::default();
+    pub(crate) fn wake_all(self: &Arc<Store>, now: Now) {
+        let (mut wakes, mut first) = (Wakes::default(), Vec::new());
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
-            renew(state, &self.forms, queue, now, &mut wakes);
+            first.extend(renew(state, &self.forms, queue, now, &mut wakes));
         });
         on_table!(self, (table, form) => table.each_queue(&self.shared.bound, |state, queue| {
             if self.free.get().is_none() {
-                return renew(state, form, queue, now, &mut wakes);
+                first.extend(renew(state, form, queue, now, &mut wakes));
+                return;
             }
-            // The new limits cannot judge this state. The first call that looks moves it to the
-            // other table.
+            // The new limits cannot judge this state. The first call that looks, or the timer, moves
+            // it to the other table.
             queue.changed(now);
+            first.extend(queue.to_be_moved(now));
             queue.wake_all(&mut wakes);
         }));
         if let Some(table) = self.free.get() {
-            table
-                .table
-                .each_queue(&self.shared.bound, |state, queue| renew(state, &self.forms, queue, now, &mut wakes));
+            table.table.each_queue(&self.shared.bound, |state, queue| {
+                first.extend(renew(state, &self.forms, queue, now, &mut wakes));
+            });
+        }
+        for (address, first) in first {
+            self.arm(address, Some(first), now);
         }
         wakes.wake();
     }
@@ -1623,10 +1630,18 @@ fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, n
     }
 }
 
-fn renew<S: State>(state: &mut S, form: &S::Form, queue: &mut Queue, now: Now, wakes: &mut Wakes) {
+/// Returns the bucket and its first call, for the timer.
+fn renew<S: State>(
+    state: &mut S,
+    form: &S::Form,
+    queue: &mut Queue,
+    now: Now,
+    wakes: &mut Wakes,
+) -> Option<(Address, First)> {
     queue.changed(now);
-    queue.settle(state, form, now, wakes);
+    let first = queue.settle(state, form, now, wakes);
     queue.wake_all(wakes);
+    Some((queue.address()?, first?))
 }
 
 type Alarms = Mutex<HashMap<Address, (u32, Instant, Alarm)>>;

@@ -221,7 +221,10 @@ impl Descent<'_, '_> {
                 told
             }
         };
-        let Some((verdict, left)) = told else { return Fate::Unknown };
+        let Some((verdict, left)) = told else {
+            self.may_be_denied.set(true);
+            return Fate::Unknown;
+        };
         self.spoken.said[index].set(Said { verdict, left });
         match verdict {
             Verdict::Admitted { .. } => Fate::Charged,

@@ -171,7 +171,7 @@ impl Core {
 
     /// Gives back permits held in memory, unless their bucket was reset or an algorithm of its
     /// limits has changed.
-    pub(in super::super) fn give_back(&self, store: &Store, held: Held, read: Option<&[Limit]>, now: Now) {
+    pub(in super::super) fn give_back(&self, store: &Arc<Store>, held: Held, read: Option<&[Limit]>, now: Now) {
         let Held { address, permit, resets, kinds, store: of } = held;
         self.with_ask(store, read, permit.cost, |ask| {
             if of == store.id() && resets == store.resets(address) && kinds == kinds_of(ask.call.rules) {
@@ -190,7 +190,7 @@ impl Core {
     /// Resets the bucket in memory. For a bucket in a backend, returns the request.
     pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<Question> {
         let venue = self.venue(Switches::load(), false);
-        let forget = |store: &Store| {
+        let forget = |store: &Arc<Store>| {
             let address = store.address(key);
             self.with_ask(store, None, 1, |ask| store.reset(address, ask, venue.now()));
             observe::unlocked();

@@ -295,7 +295,7 @@ impl Core {
     }
 
     /// Runs `f` on the existing stores.
-    pub(super) fn each_store(&self, f: impl Fn(&Store)) {
+    pub(super) fn each_store(&self, f: impl Fn(&Arc<Store>)) {
         if let Some(store) = scope::current(Switches::load()).and_then(|scope| scope.existing(self.id)) {
             f(&store);
         }
