@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
 use ratelimit_runtime::{
-    Algorithm, Decision, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
-    rate_limit,
+    Algorithm, Decision, IntoBackend, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter,
+    RedisBackend, limiters, rate_limit,
 };
 use ratelimit_tests::{MINUTE, PATIENCE, RedisServer, millis};
 use tokio::runtime::{Builder, Runtime};

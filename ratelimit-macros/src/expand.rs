@@ -381,6 +381,7 @@ impl Expansion<'_> {
         // Other limiters may share the buckets of a given name, and have keys.
         let has_no_key = own.name.is_none() && self.model.key.is_none() && !has_keys;
         let without_keys = has_no_key.then(|| quote_spanned!(site()=> .without_keys()));
+        let one_permit = self.model.takes_one_permit(own).then(|| quote_spanned!(site()=> .one_permit()));
         quote_spanned!(site()=>
             let __limiter = {
                 #here
@@ -390,6 +391,7 @@ impl Expansion<'_> {
                     #(#templates)*
                     #settings
                     #without_keys
+                    #one_permit
                     .limiter_here();
                 &__LIMITER
             };

@@ -73,6 +73,14 @@ impl Model {
         self.deduct_when.is_some() || self.settle.is_some() || self.permit.is_some()
     }
 
+    /// Whether each call takes one permit of one limit, at once or not at all, and keeps it, and no
+    /// other limiter shares the bucket.
+    pub(crate) fn takes_one_permit(&self, own: &Own) -> bool {
+        let is_one = own.limits.len() == 1 && self.keys.is_none() && self.cost.is_none();
+        let is_kept = self.wait.is_none() && !self.holds() && own.penalty.is_none() && !own.dry_run;
+        is_one && is_kept && own.name.is_none() && own.backend.is_none()
+    }
+
     /// Whether something of the call is held while the body runs.
     pub(crate) fn holds(&self) -> bool {
         self.settles() || self.pause_when.is_some()

@@ -391,12 +391,12 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// Carries out a request whose answer is ignored: permits given back after a future was
-    /// dropped.
+    /// dropped, a charge settled later, a block of a key before a limiter's first call.
     ///
     /// Runs on a helper thread if the [deadline](Backend::deadline) is imposed, else on threads
     /// that should not be blocked. The default implementation calls [`decide`](Backend::decide).
     fn decide_later(&self, request: Request) {
-        // A permit that cannot be given back stays taken, so the limit holds.
+        // A permit that cannot be given back stays taken: the limit is kept.
         let _ = self.decide(&request);
     }
 

@@ -101,6 +101,12 @@ impl Guard {
         server.is_some() && server == backend.server()
     }
 
+    /// Whether the circuit breaker lets calls through.
+    #[inline]
+    pub(crate) fn may_be_called(&self) -> bool {
+        !self.breaker.is_open()
+    }
+
     /// The denial cache, if this handle uses it.
     #[inline]
     pub(crate) fn denials(&self) -> Option<&Denials> {

@@ -81,11 +81,12 @@ pub enum OnBackendError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RateLimiter {
+    /// Dropped before the core, which then knows what becomes of its buckets.
+    _leaves: Leaves,
     /// Made at the first use if there is a specification; otherwise present from the start.
     core: OnceCell<Arc<Core>>,
     spec: Option<Spec>,
     contains: Contains,
-    _leaves: Leaves,
 }
 
 impl RateLimiter {

@@ -124,9 +124,15 @@ pub(crate) fn has_namesakes(core: &Core) -> bool {
     core.is_named() && HAS_NAMESAKES.load(Ordering::Relaxed)
 }
 
-/// Whether a limiter was given this name and is not dropped.
-pub(crate) fn has_named(name: &str) -> bool {
-    all().iter().any(|core| core.is_named() && core.name() == name)
+/// Runs `f` if no limiter has been given this name that is not dropped. None is added meanwhile.
+pub(crate) fn unless_named(name: &str, f: impl FnOnce()) {
+    let registry = REGISTRY.lock();
+    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    if !all.iter().any(|core| core.is_named() && core.name() == name) {
+        f();
+    }
+    // Dropping a limiter's last handle takes the lock.
+    drop(registry);
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {

@@ -26,6 +26,7 @@ fn a_blocking_function() {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                         .sliding_window(100, 1000000)
+                        .one_permit()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -135,6 +136,7 @@ fn limits_read_at_each_call() {
                         .reads_count()
                         .reads_per()
                         .without_keys()
+                        .one_permit()
                         .limiter_here();
                     &__LIMITER
                 };
@@ -241,6 +243,7 @@ fn an_async_function() {
                         enum __Here {}
                         static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                             .sliding_window(5, 60000000)
+                            .one_permit()
                             .limiter_here();
                         &__LIMITER
                     };
@@ -276,6 +279,7 @@ fn a_boxed_future() {
                             enum __Here {}
                             static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
                                 .sliding_window(5, 60000000)
+                                .one_permit()
                                 .limiter_here();
                             &__LIMITER
                         };

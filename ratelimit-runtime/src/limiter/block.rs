@@ -206,7 +206,8 @@ impl RateLimiter {
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
     ///   limiters that were given the name, whatever their limits and backends, those included that
     ///   are first used later. For these, a process remembers the 50,000 to 100,000 blocks that end
-    ///   last, as long as it holds a limiter of the name. A limiter whose name is the path of its
+    ///   last, as long as it holds a limiter of the name. To a backend it sends the 128 that end last,
+    ///   with the limiter's first call. A limiter whose name is the path of its
     ///   function is alone.
     /// - In a backend, the block is filed in the key's bucket of each of these limiters: so a call
     ///   reads nothing beside its bucket. Buckets are named after the algorithms and periods of

@@ -20,7 +20,7 @@ use super::builder::InvalidLimiter;
 use super::spec::{Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Ask, Call as MemoryCall, Hold, Store};
+use crate::backend::memory::{Ask, Call as MemoryCall, Hold, Store, open_thorough};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::limit::{Limit, MAX_LIMITS};
 use crate::queue::Limits;
@@ -215,6 +215,7 @@ impl Core {
     /// Replaces the limits with others that are already checked. The caller must then wake waiting
     /// calls.
     pub(crate) fn replace_limits(&self, limits: &[Limit]) {
+        open_thorough();
         let _replacing = self.replacing.lock();
         if let Some(each) = self.made_each() {
             each.replace_limits(limits);

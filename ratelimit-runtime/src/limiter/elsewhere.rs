@@ -9,6 +9,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::call::Call;
 use super::decide::Begun;
+use crate::backend::memory::open_thorough;
 use crate::error::RateLimitExceeded;
 use crate::key::{ErasedKey, RateLimitKey};
 
@@ -25,6 +26,7 @@ static ELSEWHERE: OnceLock<Elsewhere> = OnceLock::new();
 /// Call this before anything that takes calls off the paths of the buckets in memory: before a
 /// switch is on, a backend is there, or a limiter is special.
 pub(crate) fn open() {
+    open_thorough();
     ELSEWHERE.get_or_init(|| Elsewhere {
         decide: |call, key| call.decide(&key).map(drop),
         decide_unkeyed: |call| call.decide(&()).map(drop),

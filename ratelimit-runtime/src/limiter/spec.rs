@@ -25,6 +25,7 @@ pub struct Spec {
     reads_per: u8,
     reads_count: u8,
     is_without_keys: bool,
+    is_one_permit: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -122,6 +123,7 @@ impl Spec {
             reads_per: 0,
             reads_count: 0,
             is_without_keys: false,
+            is_one_permit: false,
         }
     }
 
@@ -247,16 +249,28 @@ impl Spec {
         self
     }
 
+    /// Each call takes one permit of one limit, at once or not at all, and keeps it. Only for a
+    /// limiter whose buckets no other limiter shares.
+    pub const fn one_permit(mut self) -> Spec {
+        self.is_one_permit = matches!(self.name, SpecName::Path(_));
+        self
+    }
+
     /// The limiter.
     pub const fn limiter(self) -> RateLimiter {
         RateLimiter::from_spec(self)
     }
 
     pub(super) const fn needs(&self) -> Needs {
-        let is_window = self.len == 1
+        // Its calls need no thorough path, whatever happens to them in memory.
+        let is_plain_window = self.is_one_permit
+            && self.len == 1
             && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow)
+            && self.limits[0].count() > 0
+            && self.reads_per == 0
+            && self.reads_count == 0
             && self.options.backoff.is_none();
-        match (self.is_without_keys, is_window) {
+        match (self.is_without_keys, is_plain_window) {
             (true, true) => Needs::WindowWithoutKeys,
             (true, false) => Needs::NoKeys,
             (false, true) => Needs::Window,

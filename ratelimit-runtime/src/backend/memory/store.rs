@@ -868,6 +868,7 @@ impl Store {
 
     /// Makes all waiting calls look again: limits have changed, or no longer apply.
     pub(crate) fn wake_all(self: &Arc<Store>, now: Now) {
+        open_thorough();
         let (mut wakes, mut first) = (Wakes::default(), Vec::new());
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
             first.extend(renew(state, &self.forms, queue, now, &mut wakes));
@@ -1344,16 +1345,19 @@ impl Store {
 
     /// A copy of the state of the bucket without a key.
     pub(super) fn copied_unkeyed(&self, now: Now) -> Full {
+        open_thorough();
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, _| state.clone())
     }
 
     /// Takes out the state of the bucket without a key.
     pub(super) fn take_out_unkeyed(&self) -> Full {
+        open_thorough();
         self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| std::mem::take(state))
     }
 
     /// `is_foreign`: other limits than those written down judge it.
     pub(super) fn put_unkeyed(&self, unkeyed: Full, is_foreign: bool) {
+        open_thorough();
         self.unkeyed.with(&self.written.rules, &self.forms, self.now(), is_foreign, |state, _| *state = unkeyed);
     }
 
@@ -1428,7 +1432,8 @@ pub(super) fn open_thorough_without_keys() {
     });
 }
 
-pub(super) fn open_thorough() {
+/// Call this before anything that calls for one permit of one written window cannot bring about.
+pub(crate) fn open_thorough() {
     open_thorough_without_keys();
     KEYED_THOROUGHLY
         .get_or_init(|| |store, hash, ask, now| store.perform_and_tell(Address::Hash(hash), ask, now, &Task::Take));

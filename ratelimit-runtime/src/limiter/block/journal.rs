@@ -4,6 +4,7 @@
 //! A bucket is found by a hash that each store seeds for itself, so no store can copy the blocks of
 //! another one. Here the keys themselves are kept.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -22,6 +23,8 @@ use crate::scope::Scope;
 
 /// Blocks, at most. With one more, the half that ends first is forgotten.
 const MOST: usize = 100_000;
+/// Blocks that are sent to a backend with a limiter's first call, at most: those that end last.
+const SENT: usize = 128;
 /// Below this many, ended blocks are left in place.
 const FEW: usize = 64;
 
@@ -78,6 +81,12 @@ impl Journal {
         self.0.lock().ends.remove(blocked);
     }
 
+    fn has(&self, name: &str) -> bool {
+        let blocks = self.0.lock();
+        let mut own = blocks.ends.range((name.to_owned(), None)..);
+        own.next().is_some_and(|((of, _), _)| of == name)
+    }
+
     fn forget_all(&self, name: &str) {
         self.0.lock().ends.retain(|(of, _), _| of != name);
     }
@@ -113,7 +122,11 @@ impl Core {
             REPEAT.get_or_init(|| Repeat {
                 in_store: Core::block_in_store,
                 in_backend: Core::block_in_backend,
-                forget: |name| JOURNAL.forget_all(name),
+                forget: |name| {
+                    if JOURNAL.has(name) {
+                        registry::unless_named(name, || JOURNAL.forget_all(name));
+                    }
+                },
             });
             let blocked = (self.name().to_owned(), KeyCopy::of(key));
             journal(venue.scope.as_ref()).note(blocked, end, venue.now().earliest);
@@ -134,12 +147,14 @@ impl Core {
         }
     }
 
-    /// Sends the earlier blocks to the limiter's backend, in front of its first call. Not in a test,
-    /// whose buckets in a backend are its own.
+    /// Sends earlier blocks to the limiter's backend before its first call, without waiting: Redis
+    /// decides them in front of it, other stores soon. Not in a test, whose buckets in a backend are
+    /// its own.
     #[inline]
     pub(in super::super) fn send_blocks(&self, venue: &Venue<'_>) {
         if let Target::Remote(backend) = &venue.target
             && venue.scope.is_none()
+            && backend.may_be_called()
             && self.is_first_in_backend()
             && let Some(repeat) = REPEAT.get()
         {
@@ -151,7 +166,6 @@ impl Core {
     pub(in super::super) fn forget_blocks(&self) {
         if let Some(repeat) = REPEAT.get()
             && self.is_named()
-            && !registry::has_named(self.name())
         {
             (repeat.forget)(self.name());
         }
@@ -170,7 +184,9 @@ impl Core {
 
     fn block_in_backend(&self, venue: &Venue<'_>, backend: &Guard) {
         let now = venue.now().earliest;
-        for (key, end) in self.earlier_blocks(venue.scope.as_ref(), now) {
+        let mut blocks = self.earlier_blocks(venue.scope.as_ref(), now);
+        blocks.sort_by_key(|(_, end)| Reverse(*end));
+        for (key, end) in blocks.into_iter().take(SENT) {
             let action = Action::Block { time: Duration::from_nanos(end.saturating_sub(now)) };
             let request = |rules: &[Rule]| match &key {
                 None => self.request(venue, &(), rules, action),

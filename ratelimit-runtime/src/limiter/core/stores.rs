@@ -299,7 +299,7 @@ impl Core {
         if let Some(store) = scope::current(Switches::load()).and_then(|scope| scope.existing(self.id)) {
             f(&store);
         }
-        self.stores.existing().for_each(|store| f(store));
+        self.stores.existing().for_each(f);
     }
 
     /// The backend that the limiter uses, as far as it is made.
