@@ -23,6 +23,7 @@ fn switches_of_the_process() {
     calls_that_bring_no_new_key_reclaim_idle_ones();
     limits_can_be_turned_off_and_on();
     calls_that_wait_go_when_limits_are_turned_off();
+    calls_that_wait_for_several_keys_go_too();
     everything_can_be_reset();
     a_default_backend_applies_to_limiters_in_use();
 }
@@ -94,6 +95,24 @@ fn calls_that_wait_go_when_limits_are_turned_off() {
         assert_eq!(waiting(), 0);
         assert!(limiter.check("a", 1).is_err(), "nothing was given back");
     }
+}
+
+fn calls_that_wait_for_several_keys_go_too() {
+    let limit = Limit::new(1, Duration::from_secs(3_600));
+    let limiter = RateLimiter::builder("several").limit(limit).limit(limit).build().unwrap();
+    limiter.check_each(("a", "t"), 1).unwrap();
+    std::thread::scope(|scope| {
+        let blocking = scope.spawn(|| limiter.wait_each(("a", "t"), 1).map(drop));
+        let future = scope.spawn(|| block_on(limiter.wait_each_async(("a", "t"), 1)).map(drop));
+        // They wait, if not at once: both keys deny for an hour.
+        std::thread::sleep(Duration::from_millis(200));
+        set_enabled(false);
+        assert!(blocking.join().unwrap().is_ok() && future.join().unwrap().is_ok());
+        set_enabled(true);
+    });
+    assert!(limiter.check_each(("a", "t"), 1).is_err(), "nothing was given back");
+    test_util::reset();
+    assert!(limiter.check_each(("a", "t"), 1).is_ok(), "parts are reset too");
 }
 
 fn everything_can_be_reset() {

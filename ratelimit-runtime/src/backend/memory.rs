@@ -45,7 +45,7 @@ use parking_lot::Mutex;
 
 use crate::hash::Weights;
 use crate::rt::clock::Now;
-use orphans::LeftBehind;
+use orphans::{LeftBehind, Lent};
 use table::{Bound, SWEPT};
 
 pub(crate) use holds::Hold;
@@ -149,7 +149,7 @@ impl Shared {
         }
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
         let stores = self.stores.lock();
-        let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Weak::upgrade);
+        let store = stores.all.get(turn % stores.all.len().max(1)).and_then(Lent::of);
         let rounds = turn / stores.all.len().max(1);
         // Outside the lock: a store whose last handle is dropped meanwhile may take it too.
         drop(stores);
@@ -162,14 +162,15 @@ impl Shared {
     fn evict(&self, store: &Store, hash: u64, now: Now) -> bool {
         if self.evictions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECOUNT) {
             let largest = self.all().max_by_key(|store| store.keys());
-            *self.largest.lock() = largest.map_or_else(Weak::new, |store| Arc::downgrade(&store));
+            *self.largest.lock() = largest.map_or_else(Weak::new, |store| Arc::downgrade(store.get()));
         }
         if self.sweep(now, SWEPT) {
             return true;
         }
-        let largest = self.largest.lock().clone().upgrade();
+        let largest = self.largest.lock().clone();
+        let largest = Lent::of(&largest);
         let is_largest = |store: &Store| largest.as_deref().is_some_and(|largest| std::ptr::eq(largest, store));
-        let is_other = |other: &Arc<Store>| !is_largest(other) && !std::ptr::eq(Arc::as_ptr(other), store);
+        let is_other = |other: &Store| !is_largest(other) && !std::ptr::eq(other, store);
         let evict = |denying: bool| {
             let evict = |from: &Store| from.evict(hash, now, denying);
             largest.as_deref().is_some_and(evict)
@@ -182,9 +183,9 @@ impl Shared {
     }
 
     /// All stores. The iterator does not hold the lock.
-    fn all(&self) -> impl Iterator<Item = Arc<Store>> + use<> {
+    fn all(&self) -> impl Iterator<Item = Lent> + use<> {
         let stores = self.stores.lock().all.clone();
-        stores.into_iter().filter_map(|store| store.upgrade())
+        stores.into_iter().filter_map(|store| Lent::of(&store))
     }
 }
 

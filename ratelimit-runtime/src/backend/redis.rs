@@ -324,6 +324,12 @@ impl Client {
         let answer = codec::decode(bytes, request)?;
         if let Some(leases) = &self.leases {
             leases.changed(request, &answer);
+            // Another call may have begun a lease while the request was under way.
+            if matches!(request.action(), Action::Reset | Action::Block { .. } | Action::Unblock)
+                && let Some((leased, back)) = leases.end(request)
+            {
+                self.return_lease(&leased, back);
+            }
         }
         Ok(answer)
     }

@@ -31,10 +31,11 @@ pub(crate) struct Blockable(SmallVec<[Place; 1]>);
 
 /// The bucket of one limiter.
 struct Place {
+    /// In memory, or that of the stand-in for a backend. Dropped before the core, which else cannot
+    /// leave its buckets behind.
+    store: Arc<Store>,
     core: Arc<Core>,
     is_async: bool,
-    /// In memory, or that of the stand-in for a backend.
-    store: Arc<Store>,
     address: Address,
     remote: Option<(Arc<str>, Option<Fingerprint>)>,
 }
@@ -297,6 +298,9 @@ impl RateLimiter {
 impl Call<'_> {
     /// The buckets that the outcome of the body may pause.
     pub(crate) fn blockable<K: RateLimitKey>(&self, key: &K, at: Option<usize>) -> Blockable {
+        if self.core().is_off(Switches::load()) {
+            return Blockable::default();
+        }
         Blockable::of_call(self.core(), key, at, self.is_async)
     }
 }

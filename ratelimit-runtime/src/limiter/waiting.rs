@@ -56,9 +56,10 @@ impl Until {
 /// Its cost, its deadline and its bucket are the queue's, because many calls may wait
 /// (`tests/resident.rs`).
 pub(crate) struct Waiting {
+    /// Dropped before the core, which else cannot leave its buckets behind.
+    queue: Queue,
     core: Arc<Core>,
     rare: Option<Box<Rare>>,
-    queue: Queue,
     arrived: u64,
     timing: Timing,
     is_async: bool,
@@ -126,7 +127,7 @@ impl Waiting {
     fn new(call: OwnedCall, queue: Queue, resets: u32, arrived: u64, timing: Timing, stage: Stage) -> Waiting {
         let OwnedCall { core, rare, quiet, is_async, .. } = call;
         core.queued();
-        Waiting { core, rare, queue, arrived, timing, is_async, quiet, stage, resets }
+        Waiting { queue, core, rare, arrived, timing, is_async, quiet, stage, resets }
     }
 
     fn call(&self) -> Call<'_> {

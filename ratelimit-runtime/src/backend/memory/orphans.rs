@@ -2,7 +2,8 @@
 //! the name takes them over.
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::{Arc, OnceLock};
+use std::ops::Deref;
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::MutexGuard;
 
@@ -272,6 +273,36 @@ pub(crate) fn release(store: Arc<Store>) {
 
 fn drop_without_heir(store: Arc<Store>) {
     let shared = Arc::clone(&store.shared);
-    drop(store);
-    shared.stores.lock().count_gone();
+    if let Some(last) = Arc::into_inner(store) {
+        drop(last);
+        shared.stores.lock().count_gone();
+    }
+}
+
+/// A store that its limiter may drop meanwhile. Whoever drops it last leaves its buckets behind.
+pub(super) struct Lent(Option<Arc<Store>>);
+
+impl Lent {
+    pub(super) fn of(store: &Weak<Store>) -> Option<Lent> {
+        store.upgrade().map(|store| Lent(Some(store)))
+    }
+
+    pub(super) fn get(&self) -> &Arc<Store> {
+        // Taken only when it is dropped.
+        self.0.as_ref().expect("it is not dropped")
+    }
+}
+
+impl Deref for Lent {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        self.get()
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(release);
+    }
 }

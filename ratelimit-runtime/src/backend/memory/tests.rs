@@ -536,3 +536,19 @@ fn limiters_that_are_gone_keep_as_many_blocks_as_the_backend_has_room_for_bucket
     let orphans = stores.orphans();
     assert_eq!((orphans.holds, orphans.held.len()), (8, 2));
 }
+
+#[test]
+fn buckets_stay_if_a_call_of_another_limiter_drops_their_store_last() {
+    let backend = MemoryBackend::new();
+    let limiter = || {
+        let builder = crate::RateLimiter::builder("dropped by others").backend(backend.clone());
+        builder.limit(Limit::new(1, Duration::from_secs(3_600))).build().unwrap()
+    };
+    let first = limiter();
+    first.check("a", 1).unwrap();
+    // As while a call of another limiter sweeps.
+    let lent: Vec<Lent> = backend.shared.all().collect();
+    drop(first);
+    drop(lent);
+    assert!(limiter().check("a", 1).is_err());
+}

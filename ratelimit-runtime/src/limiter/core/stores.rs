@@ -8,6 +8,8 @@ use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
 use super::Core;
+#[cfg(feature = "test-util")]
+use super::Each;
 use crate::backend::memory::{self, Kind, MemoryBackend, OnePermit, States, Store, Written, process_memory};
 use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
@@ -292,6 +294,7 @@ impl Core {
         for store in self.stores.existing() {
             store.clear();
         }
+        self.made_each().into_iter().flat_map(Each::cores).for_each(|part| part.clear_memory());
     }
 
     /// Runs `f` on the existing stores.

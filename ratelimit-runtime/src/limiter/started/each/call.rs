@@ -92,6 +92,10 @@ impl EachCall {
             let deadline = arrived.saturating_add(wait.nanos());
             let (mut held, mut rounds, mut waited): (Option<Waited>, u32, u64) = (None, 0, 0);
             loop {
+                if self.whole.core.is_off(Switches::load()) {
+                    release(held.take(), mode).await;
+                    return Ok(self.whole.call().free());
+                }
                 // With `backoff`, a try that is denied is an offence, and a call that waits is none.
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
                 let member = 'denier: {
@@ -140,7 +144,9 @@ impl EachCall {
     }
 
     fn goes_on(&self, retry_after: u64, deadline: u64, rounds: u32) -> bool {
-        let may_wait = self.whole.wait != Wait::No && !self.whole.peek && retry_after != NEVER;
+        // In a dry run no call waits, also if it has begun to before.
+        let waits = self.whole.wait != Wait::No && !self.whole.core.dry_run();
+        let may_wait = waits && !self.whole.peek && retry_after != NEVER;
         may_wait && (self.guard.is_none() || rounds < ROUNDS) && self.now().saturating_add(retry_after) <= deadline
     }
 
