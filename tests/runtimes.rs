@@ -169,8 +169,8 @@ fn until_more_wait(limiter: &RateLimiter, before: usize) {
 fn a_call_that_takes_nothing_waits_for_the_end_of_a_block_without_a_timer_of_the_runtime() {
     let runtime = Builder::new_multi_thread().worker_threads(1).build().unwrap();
     in_memory_and_through_redis("nothing", Limit::new(1, MINUTE), |limiter| {
-        limiter.block("a", millis(300)).unwrap();
         let (waits, start) = (limiter.clone(), Instant::now());
+        limiter.block("a", millis(300)).unwrap();
         runtime.block_on(runtime.spawn(async move { waits.wait_async("a", 0).await.map(drop) })).unwrap().unwrap();
         assert!(start.elapsed() >= millis(250));
     });
