@@ -34,6 +34,13 @@ struct Registry {
     configured: Vec<String>,
 }
 
+impl Registry {
+    /// The limiters that are not dropped. To be dropped without the lock, which a last handle takes.
+    fn alive(&self) -> Vec<Arc<Core>> {
+        self.limiters.iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
 struct Replaced {
     settings: Settings,
     /// [`Core::configure`], which only programs that replace settings contain.
@@ -79,7 +86,7 @@ pub struct LimiterInfo {
 
 pub(crate) fn add(core: &Arc<Core>) {
     let mut registry = REGISTRY.lock();
-    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    let all = registry.alive();
     registry.limiters.push(Arc::downgrade(core));
     if let Some(replaced) = registry.replaced.get_mut(core.name()) {
         replaced.is_used = true;
@@ -127,16 +134,15 @@ pub(crate) fn has_namesakes(core: &Core) -> bool {
 /// Runs `f` if no limiter has been given this name that is not dropped. None is added meanwhile.
 pub(crate) fn unless_named(name: &str, f: impl FnOnce()) {
     let registry = REGISTRY.lock();
-    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    let all = registry.alive();
     if !all.iter().any(|core| core.is_named() && core.name() == name) {
         f();
     }
-    // Dropping a limiter's last handle takes the lock.
     drop(registry);
 }
 
 pub(crate) fn all() -> Vec<Arc<Core>> {
-    REGISTRY.lock().limiters.iter().filter_map(Weak::upgrade).collect()
+    REGISTRY.lock().alive()
 }
 
 /// All rate limiters that this process has used and still holds, in order of first use.
@@ -224,7 +230,7 @@ fn set_in<'a, F: FnOnce(&mut Settings)>(
     mut registry: MutexGuard<'_, Registry>,
     changes: impl IntoIterator<Item = (&'a str, F)>,
 ) {
-    let all: Vec<Arc<Core>> = registry.limiters.iter().filter_map(Weak::upgrade).collect();
+    let all = registry.alive();
     let mut touched = Vec::new();
     for (name, change) in changes {
         let unused = || Replaced { settings: Settings::AS_WRITTEN, configure: Core::configure, is_used: false };

@@ -28,8 +28,6 @@ pub(super) enum Found {
     Else(Packed),
 }
 
-/// [`Found`] in two registers: the variant, and the time of a denial. A denial by one of several
-/// limits, or with `backoff`, is not counted yet; its other parts are packed beside the variant.
 impl Packed {
     const ADMITTED: Packed = Packed(0, 0);
     /// The call takes the slow path. Nothing was taken or counted.

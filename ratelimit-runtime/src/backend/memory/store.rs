@@ -720,8 +720,7 @@ impl Store {
             Address::Hash(hash) => self.try_on_key(hash, ask, now, Refund(permit.at)).is_some(),
         };
         if !is_done {
-            let done = self.perform(address, ask, now, &Task::Refund(permit));
-            self.arm(address, done.first, now);
+            self.perform_and_arm(address, ask, now, &Task::Refund(permit));
         }
     }
 
@@ -743,17 +742,14 @@ impl Store {
                 Hold::NONE
             }
         };
-        let done = self.perform(address, ask, now, &Task::Reset(&lift));
-        self.arm(address, done.first, now);
+        self.perform_and_arm(address, ask, now, &Task::Reset(&lift));
     }
 
     /// Takes the permits of a call, whatever is left. Returns what is left then.
     pub(crate) fn charge(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now) -> Left {
         let owe =
             |until| self.holds_to_change().change(address, now, |hold| hold.owed_until = hold.owed_until.max(until));
-        let done = self.perform(address, ask, now, &Task::Charge(&owe));
-        self.arm(address, done.first, now);
-        done.left
+        self.perform_and_arm(address, ask, now, &Task::Charge(&owe)).left
     }
 
     /// Blocks a key until `until`, for every kind of call. A block that ends later stands.
@@ -796,8 +792,7 @@ impl Store {
     fn held_anew(self: &Arc<Store>, address: Address, now: Now) {
         // Looked up under the bucket's lock, so that the last change is the last that they learn of.
         let floor = || self.holds.of(address, now);
-        let done = self.perform(address, &self.written_ask(0), now, &Task::Held(&floor));
-        self.arm(address, done.first, now);
+        self.perform_and_arm(address, &self.written_ask(0), now, &Task::Held(&floor));
     }
 
     /// How often the bucket was reset so far.
@@ -823,8 +818,7 @@ impl Store {
         joining: &Joining<'_>,
     ) -> Result<(Verdict, Left), Waiter> {
         let joining = Joining { address, may_begin: self.shared.bound.may_wait(), ..*joining };
-        let done = self.perform(address, ask, now, &Task::Join(&joining));
-        self.arm(address, done.first, now);
+        let done = self.perform_and_arm(address, ask, now, &Task::Join(&joining));
         match done.place {
             None => Ok((done.verdict, done.left)),
             Some((place, seat)) => Err(Waiter { store: Arc::clone(self), place, seat }),
@@ -901,6 +895,13 @@ impl Store {
         let mut wakes = Wakes::default();
         let done = self.perform_under_lock(address, ask, now, task, &mut wakes);
         wakes.wake();
+        done
+    }
+
+    /// [`perform`](Store::perform) for a task that may change when the first waiting call is due.
+    fn perform_and_arm(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
+        let done = self.perform(address, ask, now, task);
+        self.arm(address, done.first, now);
         done
     }
 
@@ -1410,6 +1411,7 @@ struct Thorough {
 }
 
 static UNKEYED_THOROUGHLY: OnceLock<Thorough> = OnceLock::new();
+
 type TakeKeyed = fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left);
 
 static KEYED_THOROUGHLY: OnceLock<TakeKeyed> = OnceLock::new();
@@ -1694,18 +1696,15 @@ impl Waiter {
 
     /// Checks whether the call's turn has come.
     pub(crate) fn look(&self, now: Now) -> Turn {
-        let (store, address) = (&self.store, self.address());
-        let done = store.perform(address, &store.written_ask(0), now, &Task::Look(self.place, &self.seat));
-        store.arm(address, done.first, now);
-        done.turn.unwrap_or(Turn::Lost)
+        let (ask, task) = (self.store.written_ask(0), Task::Look(self.place, &self.seat));
+        self.store.perform_and_arm(self.address(), &ask, now, &task).turn.unwrap_or(Turn::Lost)
     }
 
     /// Gives the place up. Permits that were charged for it are given back, by the limits of the
     /// call.
     pub(crate) fn leave(&self, ask: &Ask<'_>, now: Now) {
         self.seat.forget_waker();
-        let done = self.store.perform(self.address(), ask, now, &Task::Leave(self.place, &self.seat));
-        self.store.arm(self.address(), done.first, now);
+        self.store.perform_and_arm(self.address(), ask, now, &Task::Leave(self.place, &self.seat));
     }
 
     pub(crate) fn address(&self) -> Address {

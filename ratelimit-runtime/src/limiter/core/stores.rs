@@ -83,7 +83,9 @@ pub(crate) struct Contains {
     pub(crate) fast: fn(Kind) -> ByKey,
 }
 
-/// The outcome of the fast path, in two registers.
+/// The outcome of the fast path in two registers: the variant, and the time of a denial. A denial by
+/// one of several limits, or with `backoff`, is not counted yet; its other parts are packed beside the
+/// variant.
 #[derive(Clone, Copy)]
 pub(crate) struct Packed(pub(in super::super) u64, pub(in super::super) u64);
 
