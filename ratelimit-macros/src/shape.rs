@@ -277,7 +277,7 @@ fn bare(ty: &Type) -> &Type {
 }
 
 /// Replaces every `impl Bounds` by `_`. Works on tokens, because a type may nest them at any depth:
-/// the bounds end at the enclosing comma or closing bracket.
+/// the bounds end at the enclosing comma or closing bracket, or at the semicolon of an array.
 fn without_impl(tokens: TokenStream) -> TokenStream {
     let mut result = TokenStream::new();
     let mut tokens = tokens.into_iter().peekable();
@@ -291,7 +291,7 @@ fn without_impl(tokens: TokenStream) -> TokenStream {
                         TokenTree::Punct(punct) => match punct.as_char() {
                             '<' => depth += 1,
                             '>' if after_dash => {}
-                            '>' | ',' if depth == 0 => break,
+                            '>' | ',' | ';' if depth == 0 => break,
                             '>' => depth -= 1,
                             _ => {}
                         },
@@ -315,13 +315,16 @@ fn without_impl(tokens: TokenStream) -> TokenStream {
 
 /// Replaces every lifetime except `'static` by `'_`, if the type binds no lifetimes itself.
 fn without_lifetimes(tokens: TokenStream) -> TokenStream {
-    if names(&tokens, "for") { tokens } else { with_lifetimes_inferred(tokens) }
+    if binds_lifetimes(&tokens) { tokens } else { with_lifetimes_inferred(tokens) }
 }
 
-fn names(tokens: &TokenStream, word: &str) -> bool {
+/// Whether a type may bind lifetimes: by `for<'a>`, or as `'_` in the parameters of a `fn(..)` or
+/// `Fn(..)`.
+fn binds_lifetimes(tokens: &TokenStream) -> bool {
+    let binders = ["for", "fn", "Fn", "FnMut", "FnOnce", "AsyncFn", "AsyncFnMut", "AsyncFnOnce"];
     tokens.clone().into_iter().any(|token| match token {
-        TokenTree::Ident(ident) => ident == word,
-        TokenTree::Group(group) => names(&group.stream(), word),
+        TokenTree::Ident(ident) => binders.iter().any(|binder| ident == binder),
+        TokenTree::Group(group) => binds_lifetimes(&group.stream()),
         TokenTree::Punct(_) | TokenTree::Literal(_) => false,
     })
 }

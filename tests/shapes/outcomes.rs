@@ -96,6 +96,34 @@ fn the_outcome_may_be_opaque() {
     assert_eq!(admitted_of_five(|| opaque_inside(1)), 2);
 }
 
+#[rate_limit(count = 2, per = "1h", deduct_when = |outcome| outcome.is_some())]
+fn opaque_array() -> Option<[impl Display; 2]> {
+    Some([1, 2])
+}
+
+#[rate_limit(count = 2, per = "1h", deduct_when = |outcome| outcome.is_some())]
+fn pointer<'a>(choose: fn(&'a str, &'a str) -> &'a str) -> Option<fn(&'a str, &'a str) -> &'a str> {
+    Some(choose)
+}
+
+#[rate_limit(count = 2, per = "1h", deduct_when = |outcome| outcome.is_some())]
+fn closure<'a>(known: &'a str) -> Option<Box<dyn Fn(&'a str) -> [&'a str; 2] + 'a>> {
+    Some(Box::new(move |text: &'a str| [known, text]))
+}
+
+#[rate_limit(count = 2, per = "1h", deduct_when = |outcome| outcome.is_some())]
+async fn closure_async<'a>(known: &'a str) -> Option<Box<dyn Fn(&'a str) -> [&'a str; 2] + 'a>> {
+    Some(Box::new(move |text: &'a str| [known, text]))
+}
+
+#[tokio::test]
+async fn the_outcome_may_be_an_array_or_a_function_of_one_lifetime() {
+    assert_eq!(admitted_of_five(|| opaque_array().ok_or(())), 2);
+    assert_eq!(admitted_of_five(|| pointer(|a, _| a).ok_or(())), 2);
+    assert_eq!(closure("a").map(|both| both("b")), Some(["a", "b"]));
+    assert_eq!(closure_async("a").await.map(|both| both("b")), Some(["a", "b"]));
+}
+
 struct Account {
     failures: u32,
     id: String,
