@@ -318,7 +318,7 @@ fn local(name: &str, index: usize) -> Ident {
 /// Where a constant can be named.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// Also in a nested item: its path starts with a module.
+    /// Also in a nested item: its path starts with a module, and has no type arguments.
     Module,
     /// A single name: a constant, or a const generic, which a nested item cannot see.
     Name,
@@ -337,7 +337,7 @@ fn scope(path: &ExprPath) -> Scope {
         Scope::Type
     } else if segments.len() == 1 {
         Scope::Name
-    } else if is_module {
+    } else if is_module && segments.iter().all(|segment| segment.arguments.is_none()) {
         Scope::Module
     } else {
         Scope::Type

@@ -104,6 +104,7 @@ fn by_plan<P: Plan>() -> Limited {
 fn associated_constants_may_be_the_limit() {
     assert_eq!(admitted_of_five(by_plan::<Free>), 2);
     assert_eq!(admitted_of_five(Free::call), 3);
+    assert_eq!(admitted_of_five(by_plan_of_a_module::<Free>), 4);
 }
 
 mod config {
@@ -112,6 +113,18 @@ mod config {
     pub(super) const CALLS: u32 = 3;
     pub(super) const PERIOD: Duration = Duration::from_secs(60);
     pub(super) const BURST: u32 = 1;
+
+    pub(super) struct Of<P>(P);
+
+    impl<P: super::Plan> Of<P> {
+        pub(super) const CALLS: u32 = P::CALLS;
+        pub(super) const PERIOD: Duration = P::PERIOD;
+    }
+}
+
+#[rate_limit(count = config::Of::<P>::CALLS, per = config::Of::<P>::PERIOD)]
+fn by_plan_of_a_module<P: Plan>() -> Limited {
+    Ok(())
 }
 
 const LOCAL_CALLS: u32 = 2;
