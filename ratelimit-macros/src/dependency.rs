@@ -1,9 +1,9 @@
 //! The name of the runtime in the crate being compiled.
 //!
 //! The compiler's command line lists dependencies by name and file. That is no stable interface, so
-//! if it cannot be read (in an editor, or from a file of arguments), the name is
-//! `::ratelimit_runtime`.
+//! if it cannot be read (in an editor), the name is `::ratelimit_runtime`.
 
+use std::fs;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -29,12 +29,11 @@ pub(crate) fn runtime() -> &'static Runtime {
 fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
     let mut crate_name = None;
     let mut dependencies = Vec::new();
-    let mut args = args.skip(1);
+    let Some(args) = with_files(args.skip(1)) else {
+        return Runtime::Usual;
+    };
+    let mut args = args.into_iter();
     while let Some(arg) = args.next() {
-        // `@file`: more arguments are in a file.
-        if arg.starts_with('@') {
-            return Runtime::Usual;
-        }
         let (option, value) = match arg.split_once('=') {
             Some((option, value)) => (option, Some(value.to_owned())),
             None => (&*arg, None),
@@ -45,7 +44,7 @@ fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
             _ => {}
         }
     }
-    if crate_name.is_none_or(|name| name == NAME) || dependencies.is_empty() {
+    if crate_name.as_deref() == Some(NAME) || dependencies.is_empty() {
         return Runtime::Usual;
     }
     let mut renamed = None;
@@ -60,7 +59,25 @@ fn runtime_of(args: impl Iterator<Item = String>) -> Runtime {
             renamed = Some(name.to_owned());
         }
     }
-    renamed.map_or(Runtime::Absent, Runtime::Renamed)
+    match renamed {
+        Some(name) => Runtime::Renamed(name),
+        // Build tools name the crate. Doc tests and commands by hand may not.
+        None if crate_name.is_none() => Runtime::Usual,
+        None => Runtime::Absent,
+    }
+}
+
+/// The arguments, with those in an `@file` (one a line) in its place. Rustdoc writes such a file for
+/// doc tests, and cargo for long command lines. `None` if it cannot be read.
+fn with_files(args: impl Iterator<Item = String>) -> Option<Vec<String>> {
+    let mut all = Vec::new();
+    for arg in args {
+        match arg.strip_prefix('@') {
+            None => all.push(arg),
+            Some(file) => all.extend(fs::read_to_string(file).ok()?.lines().map(str::to_owned)),
+        }
+    }
+    Some(all)
 }
 
 /// `libratelimit_runtime-0123456789abcdef.rmeta`, with or without the hash.
@@ -92,6 +109,16 @@ mod tests {
         ] {
             assert_eq!(of(line), expected, "{line}");
         }
+    }
+
+    #[test]
+    fn dependencies_are_found_in_a_file_of_arguments() {
+        let file = std::env::temp_dir().join(format!("ratelimit-macros-arguments-{}", std::process::id()));
+        fs::write(&file, "--edition=2024\n--extern=a=/t/liba-1.rlib\n--extern=rl=/t/libratelimit_runtime-0f.rlib\n")
+            .expect("a file of arguments");
+        let doc_test = of(&format!("rustc @{} --edition 2024 /t/doctest.rs", file.display()));
+        fs::remove_file(&file).expect("the file");
+        assert_eq!(doc_test, renamed("rl"));
     }
 
     fn renamed(name: &str) -> Runtime {

@@ -2,7 +2,14 @@
 
 use limits::{RateLimitExceeded, rate_limit};
 
-/// A limited function.
+/// A limited function. Doc tests find the runtime, too.
+///
+/// ```
+/// #[limits::rate_limit(count = 1, per = "1h")]
+/// fn documented() -> Option<u32> { Some(1) }
+///
+/// assert!(documented().is_some() && documented().is_none());
+/// ```
 #[rate_limit(count = 1, per = "1h", key = user)]
 pub fn call(user: u32) -> Result<u32, RateLimitExceeded> {
     Ok(user)
