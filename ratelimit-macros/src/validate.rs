@@ -171,6 +171,7 @@ fn refuse_unbound_names(args: &Args, names: &[String], errors: &mut Diagnostics)
     }
     let mut read = vec![&args.exempt_when, &args.cost, &args.key, &args.keys, &args.limiter, &args.or_else];
     read.extend([&args.limit.count, &args.limit.per, &args.limit.starts_on]);
+    read.extend(args.wait.as_ref().map(|wait| &wait.value.priority));
     for limit in &args.limits {
         read.extend([&limit.value.count, &limit.value.per, &limit.value.starts_on, &limit.value.key]);
     }
