@@ -291,6 +291,8 @@ mod values;
 /// - arguments that the body uses are dropped before these see the outcome, so they cannot use what
 ///   the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
+/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because it is
+///   held while the permits come back or the key is paused; `settle_later` alone does not wait;
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///
 /// With two `#[rate_limit]` on one function, the lower one is checked first, and its permits stay
