@@ -129,7 +129,7 @@ impl Expansion<'_> {
         let mut settle = TokenStream::new();
         if let Some(pause) = &self.model.pause_when {
             let (wanted, max) = (&pause.when.value, Literal::u64_unsuffixed(pause.max));
-            let time = self.call("pause", &pause.when, quote_spanned!(site()=> &__outcome, #max, #wanted));
+            let time = self.call("pause", &pause.when, None, quote_spanned!(site()=> &__outcome, #max, #wanted));
             settle.extend(if is_async {
                 quote_spanned!(site()=>
                     let __pause = #time;
@@ -147,7 +147,7 @@ impl Expansion<'_> {
         let predicate = self.model.deduct_when.as_ref().or(self.model.settle.as_ref().map(|settle| &settle.actual));
         if let Some(predicate) = predicate {
             let wanted = &predicate.value;
-            let counts = self.call(function, predicate, quote_spanned!(site()=> &__outcome, #wanted));
+            let counts = self.call(function, predicate, None, quote_spanned!(site()=> &__outcome, #wanted));
             let method = Ident::new(if is_async { settles_async } else { settles }, site());
             let waits = (is_async && settles_async.ends_with("async")).then(|| quote_spanned!(site()=> .await));
             settle.extend(if is_async {
@@ -199,9 +199,17 @@ impl Expansion<'_> {
             Denial::Response => Some(quote_spanned!(site()=> return #rt::Limited::Denied(__exceeded))),
             Denial::OrElse(or_else) => {
                 let f = &or_else.value;
-                let never = matches!(self.model.shape.returns, Returns::Never(_));
-                let function = if never { "or_else_never" } else { "or_else" };
-                let call = self.call(function, or_else, quote_spanned!(site()=> __exceeded, #f));
+                let returns = &self.model.shape.returns;
+                let never = matches!(returns, Returns::Never(_));
+                // With the type, what it returns is coerced to it, as in `Err(Box::new(exceeded))`.
+                let (function, ty) = match returns {
+                    Returns::Never(_) => ("or_else_never", None),
+                    Returns::Type(_) => ("or_else", Some(returns.annotation())),
+                    _ => ("or_else", None),
+                };
+                let at = site().located_at(or_else.name.span());
+                let ty = ty.map(|ty| quote_spanned!(at=> ::<#ty>));
+                let call = self.call(function, or_else, ty, quote_spanned!(site()=> __exceeded, #f));
                 // `return` around a diverging expression would be a second one: unreachable code.
                 Some(if never { call } else { quote_spanned!(site()=> return #call) })
             }
@@ -254,7 +262,10 @@ impl Expansion<'_> {
         let rt = &self.rt;
         let limiter = match &self.model.limiter {
             Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::new(__limiter)),
-            Limiter::Shared(arg) => self.call("call", arg, borrowed(&arg.value)),
+            Limiter::Shared(arg) => {
+                let shared = Ident::new("__shared", place_of(&arg.value));
+                self.call("call", arg, None, shared.into_token_stream())
+            }
         };
         let currents = limits.iter().map(|limit| &limit.current);
         let limits =
@@ -314,7 +325,12 @@ impl Expansion<'_> {
             (Some(_), false) => Some(quote_spanned!(site()=> .pausing())),
             (Some(_), true) => Some(quote_spanned!(site()=> .pausing().giving_back())),
         };
-        let call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method #at (#key));
+        let mut call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method #at (#key));
+        if let Limiter::Shared(arg) = &self.model.limiter {
+            // No type is expected of the expression, so that `if a { &A } else { &B }` is one, too.
+            let (value, shared) = (borrowed(&arg.value), Ident::new("__shared", site()));
+            call = quote_spanned!(site()=> match (#value,) { (#shared,) => #call });
+        }
         if is_async {
             // A separate statement, so that nothing borrowed by the key lives across the await.
             quote_spanned!(site()=>
@@ -362,7 +378,7 @@ impl Expansion<'_> {
         // so.
         let backend = match &own.backend {
             Some(Backend::Made(arg)) => {
-                let made = self.call("backend", arg, arg.value.to_token_stream());
+                let made = self.call("backend", arg, None, arg.value.to_token_stream());
                 quote_spanned!(site()=> fn __backend() -> #rt::SharedBackend { #made })
             }
             _ => TokenStream::new(),
@@ -451,13 +467,19 @@ impl Expansion<'_> {
     }
 
     /// A call of a runtime function, located at the argument that requires it.
-    fn call(&self, function: &str, argument: &Arg<Expr>, parameters: TokenStream) -> TokenStream {
+    fn call(
+        &self,
+        function: &str,
+        argument: &Arg<Expr>,
+        types: Option<TokenStream>,
+        parameters: TokenStream,
+    ) -> TokenStream {
         let at = site().located_at(argument.name.span());
         let rt = self.runtime(at);
         let function = Ident::new(function, at);
         let mut parentheses = Group::new(Delimiter::Parenthesis, parameters);
         parentheses.set_span(site().located_at(ends(&argument.value).1));
-        quote_spanned!(at=> #rt::#function #parentheses)
+        quote_spanned!(at=> #rt::#function #types #parentheses)
     }
 
     /// Imports the runtime. A wrong path is then one error, at the `crate` argument or at the

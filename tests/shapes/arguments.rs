@@ -196,6 +196,16 @@ impl Api {
     fn by_reference(&self) -> Limited<()> {
         Ok(())
     }
+
+    #[rate_limit(limiter = if first { &self.limiter } else { &*self.limiters[0] })]
+    fn by_choice(&self, first: bool) -> Limited<bool> {
+        Ok(first)
+    }
+
+    #[rate_limit(limiter = self.limiters.get(index)?)]
+    async fn by_question_mark(&self, index: usize) -> Option<usize> {
+        Some(index)
+    }
 }
 
 #[test]
@@ -216,6 +226,9 @@ fn an_expression_as_the_limiter_is_borrowed() {
     assert!(ready(api.by_element(0)).is_ok());
     assert!(ready(api.by_element(0)).is_err());
     assert!(api.by_reference().is_ok());
+    assert_eq!([true; 3].map(|first| api.by_choice(first).is_ok()), [true, true, false]);
+    assert_eq!([0, 1].map(|index| ready(api.by_question_mark(index))), [Some(0), None]);
+    assert!(api.by_choice(false).is_err());
     let limiter = Arc::new(make("of an argument"));
     assert!(by_argument(Arc::clone(&limiter)).is_ok());
     assert!(by_argument(Arc::clone(&limiter)).is_ok());

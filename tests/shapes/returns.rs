@@ -2,8 +2,9 @@
 
 use std::fmt::Display;
 use std::io;
+use std::pin::Pin;
 
-use crate::admitted_of_five;
+use crate::{admitted_of_five, admitted_of_five_async};
 use ratelimit_runtime::{FromRateLimitExceeded, RateLimitExceeded, rate_limit};
 
 #[derive(Debug, PartialEq)]
@@ -87,6 +88,36 @@ fn opaque(number: u32) -> impl Display + Clone {
 #[rate_limit(count = 1, per = "1h", or_else = |_| 0)]
 async fn asynchronous() -> u32 {
     1
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+#[rate_limit(count = 1, per = "1h", or_else = |exceeded| Err(Box::new(exceeded)))]
+fn coerced(text: &str) -> Result<&str, BoxError> {
+    Ok(text)
+}
+
+#[rate_limit(count = 1, per = "1h", or_else = |exceeded| Err(Box::new(exceeded)))]
+async fn coerced_async(text: &str) -> Result<Option<impl Display>, BoxError> {
+    Ok(Some(text))
+}
+
+#[rate_limit(count = 1, per = "1h", or_else = |exceeded| Err(Box::new(exceeded)))]
+fn coerced_in_a_block(text: &str) -> impl Future<Output = Result<u32, BoxError>> {
+    async move { Ok(text.parse()?) }
+}
+
+#[rate_limit(count = 1, per = "1h", or_else = |exceeded| Err(Box::new(exceeded)), deduct_when = Result::is_ok)]
+fn coerced_in_a_box(text: &str) -> Pin<Box<dyn Future<Output = Result<u32, BoxError>> + '_>> {
+    Box::pin(async move { Ok(text.parse()?) })
+}
+
+#[tokio::test]
+async fn or_else_may_return_what_coerces_to_the_return_type() {
+    assert_eq!(admitted_of_five(|| coerced("1")), 1);
+    assert_eq!(admitted_of_five_async(|| coerced_async("1")).await, 1);
+    assert_eq!(admitted_of_five_async(|| coerced_in_a_block("1")).await, 1);
+    assert_eq!(admitted_of_five_async(|| coerced_in_a_box("1")).await, 1);
 }
 
 #[rate_limit(count = 1, per = "1h", or_else = |_| panic!("denied"))]

@@ -250,7 +250,9 @@ fn an_async_function() {
                     let __begun = rt::Call::new(__limiter).begin(&ip);
                     let __checked = __begun.finish().await;
                     if let rt::Err(__exceeded) = __checked {
-                        return rt::or_else(__exceeded, |exceeded| Response::too_many(exceeded));
+                        return rt::or_else::<
+                            Response,
+                        >(__exceeded, |exceeded| Response::too_many(exceeded));
                     }
                 }
                 {
@@ -313,7 +315,9 @@ fn a_future_behind_statements() {
                 let started = now();
                 async move {
                     {
-                        let __begun = rt::call(&API).begin(&id);
+                        let __begun = match (&API,) {
+                            (__shared,) => rt::call(__shared).begin(&id),
+                        };
                         let __checked = __begun.finish().await;
                         if let rt::Err(__exceeded) = __checked {
                             return <Result<
