@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
@@ -186,6 +187,22 @@ fn what_is_no_file_is_refused() {
     MemoryBackend::new().snapshot(&link).unwrap();
     assert!(fs::symlink_metadata(&link).unwrap().is_file());
     assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[test]
+fn neither_folder_nor_device_is_moved_or_replaced() {
+    let folder = Folder::new("others");
+    let (data, socket) = (folder.0.join("data"), folder.0.join("socket"));
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("precious"), "").unwrap();
+    let _listener = UnixListener::bind(&socket).unwrap();
+    for path in [&data, &socket] {
+        let kept = MemoryBackend::new().keep(path, Duration::from_secs(3_600));
+        assert!(matches!(kept, Err(SnapshotError::NotAFile)), "{kept:?}");
+        assert!(matches!(MemoryBackend::new().snapshot(path), Err(SnapshotError::NotAFile)));
+    }
+    assert_eq!(folder.names(), ["data", "socket"]);
+    assert!(data.join("precious").exists() && !socket.is_file());
 }
 
 #[test]

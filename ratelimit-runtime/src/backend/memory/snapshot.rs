@@ -194,6 +194,7 @@ impl MemoryBackend {
     ///
     /// # Errors
     /// [`SnapshotError::Io`] if the file, or one beside it, cannot be written. The old file stays.
+    /// [`SnapshotError::NotAFile`] if a folder, a pipe or a device is there.
     pub fn snapshot(&self, path: impl AsRef<Path>) -> Result<Snapshot, SnapshotError> {
         let started = clock::now();
         let _copying = self.shared.copying.lock();

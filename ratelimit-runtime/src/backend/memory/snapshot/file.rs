@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::SnapshotError;
 
 /// Replaces the file at `path` by what `write` writes. After a crash at any moment, there is either
-/// the file from before or the new one.
+/// the file from before or the new one. A symbolic link is replaced; a folder or a device is not.
 pub(super) fn replace<R>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<R>,
 ) -> Result<R, SnapshotError> {
+    check_replaceable(path)?;
     let (temporary, file) = Temporary::beside(path).map_err(|error| SnapshotError::io(path, error))?;
     let replaced = || {
         let mut out = BufWriter::with_capacity(1 << 16, &file);
@@ -67,8 +68,17 @@ fn check_owner(_: &Path, _: &fs::Metadata, _: &fs::Metadata) -> Result<(), Snaps
     Ok(())
 }
 
-/// Checks that files can be made beside `path`, and removes those that a killed process has left.
+/// Fails if something is at `path` that is neither a file nor a symbolic link. A rename would remove a
+/// device such as `/dev/null`, or move a folder with all that is in it.
+fn check_replaceable(path: &Path) -> Result<(), SnapshotError> {
+    let is_other = |kind: fs::Metadata| !kind.is_file() && !kind.is_symlink();
+    if fs::symlink_metadata(path).is_ok_and(is_other) { Err(SnapshotError::NotAFile) } else { Ok(()) }
+}
+
+/// Checks that files can be made at and beside `path`, and removes those that a killed process has
+/// left.
 pub(super) fn prepare(path: &Path) -> Result<(), SnapshotError> {
+    check_replaceable(path)?;
     let io = |error| SnapshotError::io(path, error);
     drop(Temporary::beside(path).map_err(io)?);
     let name = path.file_name().unwrap_or_default();

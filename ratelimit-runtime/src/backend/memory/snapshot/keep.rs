@@ -68,6 +68,7 @@ impl MemoryBackend {
     ///
     /// # Errors
     /// [`SnapshotError::InUse`] if a limiter has used the backend before.
+    /// [`SnapshotError::NotAFile`] if a folder, a pipe or a device is there.
     /// [`SnapshotError::Io`] if files cannot be written there, or the thread cannot be started.
     pub fn keep(&self, path: impl AsRef<Path>, every: Duration) -> Result<Kept, SnapshotError> {
         let path = path.as_ref().to_owned();
