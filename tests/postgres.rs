@@ -483,6 +483,20 @@ async fn gets_its_connections_back<P: PostgresConnect + Clone>(server: &Postgres
         assert_eq!(late.kind(), BackendErrorKind::Timeout, "{late}");
     }
     holder.batch_execute("COMMIT").await.unwrap();
+    // A refusal that may mean another server, in the middle of a transaction.
+    holder
+        .batch_execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'feature_not_supported'; END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON ratelimit_buckets EXECUTE FUNCTION refuse()",
+        )
+        .await
+        .unwrap();
+    for _ in 0..4 {
+        let error = backend.decide_async(&take("new", 3)).unwrap().await.unwrap_err();
+        assert!(error.to_string().contains("0A000"), "{error}");
+    }
+    holder.batch_execute("DROP TRIGGER refuse ON ratelimit_buckets").await.unwrap();
     for _ in 0..4 {
         let [one, two] = [pool.connect().await.unwrap(), pool.connect().await.unwrap()];
         for connection in [&one, &two] {

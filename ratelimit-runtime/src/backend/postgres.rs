@@ -87,8 +87,8 @@ const CREATING: Duration = Duration::from_secs(30);
 /// failover to an asynchronous standby forgets what that had not received.
 ///
 /// # Poolers and pools
-/// PgBouncer works in each of its modes: settings are those of a transaction, and no statement is
-/// prepared. For a pool of your own, see [`PostgresBackendBuilder::pool`].
+/// PgBouncer works by sessions and by transactions: settings are those of a transaction, and no
+/// statement is prepared. By statements it allows no transaction. For a pool of your own, see [`PostgresBackendBuilder::pool`].
 ///
 /// # Threads and runtimes
 /// A call is a task of the tokio runtime that it is made in, and uses connections that were opened

@@ -106,10 +106,7 @@ impl Transaction {
             match transaction.lock_and_read(keys, locks, deadline).await {
                 Ok(stored) => return Ok((transaction, stored)),
                 Err(failure) if failure.ends_connection => {
-                    // Others from before may be as broken.
-                    if let Some(lent) = transaction.lent.take() {
-                        lent.discard_all();
-                    }
+                    transaction.discard_all();
                     if tries >= TRIES || is_own && tries >= 2 || Instant::now() >= deadline {
                         return Err(failure.error);
                     }
@@ -149,6 +146,14 @@ impl Transaction {
         answer.map_err(|error| Failure::of(&error, &self.server.table))
     }
 
+    /// The connection is of no more use, and others from before may be as broken. A pool's goes back
+    /// with a `ROLLBACK`, because it may still live.
+    fn discard_all(&mut self) {
+        if let Some(lent) = self.lent.take_if(|lent| lent.is_own()) {
+            lent.discard_all();
+        }
+    }
+
     /// The server's time, when all locks were held.
     pub(super) fn time(&self) -> Timestamp {
         let since = self.time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -166,7 +171,7 @@ impl Transaction {
         let written = self.write(writes).await;
         match &written {
             Ok(()) => drop(self.lent.take()),
-            Err(failure) if failure.ends_connection => self.lent.take().into_iter().for_each(Lent::discard_all),
+            Err(failure) if failure.ends_connection => self.discard_all(),
             // The server has not reached the `COMMIT`: dropped, this sends a `ROLLBACK`.
             Err(_) => {}
         }
@@ -212,7 +217,7 @@ pub(super) async fn run(server: &Server, sql: &str, deadline: Instant) -> Result
         }
         Err(failure) => {
             if failure.ends_connection
-                && let Some(lent) = transaction.lent.take()
+                && let Some(lent) = transaction.lent.take_if(|lent| lent.is_own())
             {
                 lent.discard();
             }
