@@ -67,7 +67,8 @@ pub(crate) fn apply(
     let now = now(Timestamp(bucket.record.clock));
     let mut before = bucket.clone();
     let answers = requests.iter().map(|request| bucket.apply(request, now)).collect();
-    let expires_at = requests.last().map_or(now, |request| bucket.expires_at(request));
+    // Requests may differ in limits: the bucket is kept while any of them needs it.
+    let expires_at = requests.iter().map(|request| bucket.expires_at(request)).max().unwrap_or(now);
     before.record.clock = bucket.record.clock;
     let has_changed = before.record != bucket.record;
     Ok(Applied { answers, bytes: has_changed.then(|| bucket.to_bytes()), now, expires_at })
@@ -271,4 +272,27 @@ impl<T: Transport> Drop for Delivery<T> {
 
 fn no_thread(error: &std::io::Error) -> BackendError {
     BackendError::new(BackendErrorKind::Unreachable, format!("the background thread cannot be started: {error}"))
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+    use crate::backend::{Action, Outcome};
+    use crate::limit::{Algorithm, Limit};
+
+    #[test]
+    fn a_bucket_is_kept_while_any_of_the_merged_calls_needs_it() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let now = Timestamp::from_nanos(1_000_000 * 3_600_000_000_000);
+        let in_an_hour = Timestamp::from_nanos(1_000_001 * 3_600_000_000_000);
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+            let take = |per| {
+                let limit = Limit::new(1, per).with_algorithm(algorithm);
+                Request::new("api:a", &[limit], Action::Take { cost: 1, max_wait: Duration::ZERO })
+            };
+            let applied = apply(&[], &[&take(HOUR), &take(HOUR / 3_600)], |_| now).unwrap();
+            assert!(matches!(applied.answers[1].outcome, Outcome::Denied(_)));
+            assert!(applied.expires_at >= in_an_hour, "{algorithm:?}");
+        }
+    }
 }
