@@ -22,9 +22,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::algorithm::record::{Admission, Ask, Record, Refusal};
+use crate::algorithm::{Rule, codec};
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
 use crate::limit::{Limit, MAX_LIMITS};
@@ -589,7 +589,8 @@ impl Bucket {
     /// # Errors
     /// [`BackendErrorKind::Refused`](crate::BackendErrorKind::Refused) if the bytes are malformed.
     pub fn from_bytes(bytes: &[u8]) -> Result<Bucket, BackendError> {
-        Ok(Bucket { record: Record::decode(bytes)? })
+        let record = Record::decode(bytes)?;
+        if record.is_in_order() { Ok(Bucket { record }) } else { Err(codec::no_bucket()) }
     }
 
     /// The state as bytes: at most about 2 KiB for a sliding window, 50 bytes for the other

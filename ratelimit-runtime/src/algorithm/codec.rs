@@ -16,6 +16,8 @@ const TOKEN: u64 = 1;
 const FIXED: u64 = 2;
 /// A fixed window of a calendar.
 const CALENDAR: u64 = 3;
+/// No window has taken more permits, so that sums of them do not overflow.
+const MOST_TAKEN: u64 = 1 << 53;
 
 impl Record {
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -73,10 +75,12 @@ impl Record {
         if bytes.is_empty() {
             return Ok(Record::default());
         }
-        read_record(&mut bytes).filter(|_| bytes.is_empty()).ok_or_else(|| {
-            BackendError::new(BackendErrorKind::Refused, "the stored bytes are no bucket of this version")
-        })
+        read_record(&mut bytes).filter(|_| bytes.is_empty()).ok_or_else(no_bucket)
     }
+}
+
+pub(crate) fn no_bucket() -> BackendError {
+    BackendError::new(BackendErrorKind::Refused, "the stored bytes are no bucket of this version")
 }
 
 fn read_record(bytes: &mut &[u8]) -> Option<Record> {
@@ -115,7 +119,7 @@ fn read_record(bytes: &mut &[u8]) -> Option<Record> {
                 State::Token(TokenBucket { last, debt, unit, flow: (read(bytes)?, read(bytes)?) })
             }
             kind @ (FIXED | CALENDAR) => {
-                let (per, charged, taken) = (read(bytes)?, read(bytes)?, read(bytes)?);
+                let (per, charged, taken) = (read(bytes)?, read(bytes)?, taken(bytes)?);
                 let end = if kind == CALENDAR { read(bytes)? } else { 0 };
                 State::Fixed(FixedWindow { per, charged, taken, end })
             }
@@ -143,11 +147,17 @@ fn read_groups(bytes: &mut &[u8]) -> Option<Groups> {
     let mut at = 0_u64;
     for _ in 0..read(bytes)? {
         at = at.checked_add(read(bytes)?)?;
-        let permits = read(bytes)?;
-        groups.total().checked_add(permits)?;
-        groups.push(Group { at, permits });
+        groups.push(Group { at, permits: taken(bytes)? });
+        if groups.total() > MOST_TAKEN {
+            return None;
+        }
     }
     Some(groups)
+}
+
+/// Takes a number of permits from the front.
+fn taken(bytes: &mut &[u8]) -> Option<u64> {
+    read(bytes).filter(|permits| *permits <= MOST_TAKEN)
 }
 
 /// Appends a number.
@@ -179,10 +189,87 @@ pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::algorithm::offences::Backoff;
+    use crate::backend::{Action, Bucket, Outcome, Request, Timestamp};
+    use crate::limit::{Algorithm, Limit};
     use proptest::prelude::*;
 
+    const NOW: u64 = 1_700_000_000_000_000_000;
+
+    fn number() -> impl Strategy<Value = u64> {
+        let near = |to: u64| (to.saturating_sub(3_000_000_000)..=to.saturating_add(3_000_000_000)).boxed();
+        prop_oneof![0..5_u64, Just(u64::MAX), near(NOW), near(u64::MAX), near(u64::MAX / 2), any::<u64>()]
+    }
+
+    fn state() -> impl Strategy<Value = Vec<u64>> {
+        let groups = proptest::collection::vec((number(), number()), 0..4).prop_map(|groups| {
+            let mut numbers = vec![groups.len() as u64];
+            groups.into_iter().for_each(|(at, permits)| numbers.extend([at, permits]));
+            numbers
+        });
+        prop_oneof![
+            (number(), number(), number(), groups).prop_map(|(largest, longest, per, groups)| {
+                let largest = largest % (1 << 32);
+                [vec![SLIDING, largest, longest, per], groups].concat()
+            }),
+            proptest::collection::vec(number(), 5).prop_map(|numbers| [vec![TOKEN], numbers].concat()),
+            proptest::collection::vec(number(), 3).prop_map(|numbers| [vec![FIXED], numbers].concat()),
+            proptest::collection::vec(number(), 4).prop_map(|numbers| [vec![CALENDAR], numbers].concat()),
+        ]
+    }
+
     proptest! {
+        #[test]
+        fn whatever_is_read_can_be_decided_on(
+            blocked: bool,
+            head in proptest::collection::vec(number(), 9),
+            count: u32,
+            block in number(),
+            states in proptest::collection::vec(state(), 0..3),
+            given in proptest::collection::vec((number(), number()), 0..3),
+            algorithms in proptest::collection::vec(0..3_usize, 1..3),
+            cost in 1..5_u32,
+            backs: bool,
+        ) {
+            let mut numbers = vec![if blocked { BLOCKED } else { VERSION }];
+            numbers.extend(&head[..6]);
+            numbers.extend([count.into(), head[6], head[7], states.len() as u64]);
+            numbers.extend(blocked.then_some(block));
+            states.iter().for_each(|state| numbers.extend(state));
+            given.iter().for_each(|(window, amount)| numbers.extend([window, amount]));
+            let mut bytes = Vec::new();
+            numbers.iter().for_each(|number| write(&mut bytes, *number));
+            let Ok(bucket) = Bucket::from_bytes(&bytes) else { return Ok(()) };
+            let algorithm = |of: &usize| [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow][*of];
+            let limits: Vec<Limit> = algorithms.iter()
+                .map(|of| Limit::new(5, Duration::from_secs(1)).with_algorithm(algorithm(of))).collect();
+            let max_wait = Duration::MAX;
+            for action in [
+                Action::Take { cost, max_wait: Duration::ZERO },
+                Action::Take { cost, max_wait },
+                Action::Peek { cost, max_wait },
+                Action::Charge { cost: cost * 7 },
+                Action::Block { time: Duration::from_secs(9) },
+                Action::Unblock,
+                Action::Blocked,
+                Action::Reset,
+            ] {
+                let request = Request::new("a", &limits, action);
+                let request = if backs { request.with_backoff(Backoff::ban(Duration::from_secs(9))) } else { request };
+                let mut bucket = bucket.clone();
+                let answer = bucket.apply(&request, Timestamp::from_nanos(NOW));
+                let _ = bucket.expires_at(&request);
+                if let Outcome::Admitted(admitted) = answer.outcome {
+                    let back = Request::new("a", &limits, Action::GiveBack(admitted.permit().clone()));
+                    bucket.apply(&back, Timestamp::from_nanos(NOW + 1));
+                }
+                prop_assert_eq!(Bucket::from_bytes(&bucket.to_bytes()).unwrap().to_bytes(), bucket.to_bytes());
+            }
+        }
+
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = Record::decode(&bytes);

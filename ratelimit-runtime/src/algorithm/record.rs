@@ -154,7 +154,7 @@ impl State {
                 let then = if then.window == given.window { then.amount } else { 0 };
                 *window = FixedWindow { charged: before.charged.min(window.charged), ..*before };
                 if rule.span(window.charged).begin == given.window {
-                    window.taken = (window.taken + then).saturating_sub(given.amount);
+                    window.taken = window.taken.saturating_add(then).saturating_sub(given.amount);
                 }
             }
             // The limit was replaced meanwhile: the booking stays.
@@ -232,7 +232,7 @@ impl Given {
                 let window = rule.span(now).begin;
                 if rule.span(permit.at).begin == window {
                     let before = if self.window == window { self.amount } else { 0 };
-                    *self = Given { window, amount: before + u64::from(permit.cost) };
+                    *self = Given { window, amount: before.saturating_add(u64::from(permit.cost)) };
                 }
             }
         }
@@ -577,6 +577,15 @@ impl Record {
     /// Whether calls are denied at `now` whatever the limits say.
     fn is_blocked(&self, backoff: Option<&Backoff>, now: u64) -> bool {
         self.blocked > now || backoff.is_some_and(|backoff| self.offences.are_banned(backoff, now))
+    }
+
+    /// Whether no permit is recorded after the newest admission, as `look` and charges rely on.
+    pub(crate) fn is_in_order(&self) -> bool {
+        let is_in_order = |state: &State| match state {
+            State::Sliding(window) => window.groups.last().is_none_or(|last| last.at <= self.newest),
+            State::Token(_) | State::Fixed(_) => true,
+        };
+        self.limits.iter().all(is_in_order)
     }
 
     /// Advances the clock to `now`. If `now` is earlier, keeps all ages, as if no time had passed
