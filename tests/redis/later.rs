@@ -1,6 +1,9 @@
 //! Changes without a waiting caller: permits that come back and charges go to the server with later
 //! decisions, before those of their bucket.
 
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -134,6 +137,35 @@ fn a_flood_is_sent_at_once_and_nothing_is_lost() {
     }
     assert_eq!(left(&limiter, KEY), 1_000);
     comes_to(&other, KEY, 1_000);
+}
+
+/// Polls a call once and drops it.
+fn give_up(call: impl Future) {
+    assert!(pin!(call).poll(&mut Context::from_waker(Waker::noop())).is_pending());
+}
+
+#[tokio::test]
+async fn calls_that_are_given_up_lose_nothing_that_travels_with_them() {
+    const ROUNDS: u32 = 50;
+    let server = RedisServer::start();
+    let (limiter, other) = (limiter(&server, 1_000), limiter(&server, 1_000));
+    let mut decisions = Vec::new();
+    for _ in 0..4 * ROUNDS {
+        decisions.push(limiter.check_async(KEY, 2).await.unwrap());
+    }
+    let mut settle = |actual| limiter.settle_later(decisions.pop().unwrap(), actual);
+    for _ in 0..ROUNDS {
+        settle(0);
+        give_up(limiter.peek_async(KEY, 1));
+        settle(1);
+        give_up(limiter.blocked_async(KEY));
+        settle(5);
+        give_up(limiter.charge_async(KEY, 1));
+        settle(1);
+        give_up(limiter.check_async(KEY, 1));
+    }
+    // In a round: 0 + 1 + 5 + 1, and the charge.
+    tokio::task::spawn_blocking(move || comes_to(&other, KEY, 1_000 - 8 * ROUNDS)).await.unwrap();
 }
 
 #[test]

@@ -71,8 +71,8 @@ pub use setup::builder::RedisBackendBuilder;
 /// shared by all tasks of that runtime. On any other executor, or in a runtime without I/O, it uses
 /// the connection of this crate's background thread. A runtime without I/O is detected by a panic
 /// that tokio catches: the panic hook sees it once, and with `panic = "abort"` such a runtime needs
-/// `enable_io`. A future dropped before its answer has come gives back the permits that the answer
-/// brings.
+/// `enable_io`. A call whose future is dropped before its answer has come goes on in the background,
+/// and gives back the permits that the answer brings.
 ///
 /// A forked child opens its own connections. It needs its own tokio runtime, too, and must be
 /// forked while no other thread is inside a limited call.
@@ -506,11 +506,6 @@ fn name(bucket: &str) -> Cow<'_, str> {
     names::within(bucket, LONGEST)
 }
 
-/// Whether the request takes permits, which are lost unless given back.
-fn takes(request: &Request) -> bool {
-    matches!(request.action(), Action::Take { cost: 1.., .. })
-}
-
 /// The script's reply.
 type ScriptReply = Result<Vec<u8>, BackendError>;
 
@@ -518,7 +513,7 @@ type ScriptReply = Result<Vec<u8>, BackendError>;
 type CallFuture = Pin<Box<dyn Future<Output = ScriptReply> + Send>>;
 
 /// A call in flight. If the surrounding future is dropped before the answer has come, the call
-/// continues in the background, and its permits are given back.
+/// continues in the background, because it may carry what is queued. Its permits are given back.
 struct InFlight<'a> {
     client: &'a Client,
     request: &'a Request,
@@ -541,8 +536,7 @@ impl Future for InFlight<'_> {
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if takes(self.request)
-            && let Some(call) = self.call.take()
+        if let Some(call) = self.call.take()
             && let Ok(background) = background::handle()
         {
             let (client, request, ask) = (self.client.clone(), self.request.clone(), self.ask.take());
