@@ -13,7 +13,6 @@ use std::mem;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use foldhash::quality::RandomState;
@@ -23,6 +22,7 @@ use tokio::sync::Notify;
 
 use crate::backend::coalesce::Transport as _;
 use crate::backend::redis::script::Question;
+use crate::backend::redis::wire::links;
 use crate::backend::redis::wire::node::Mode;
 use crate::backend::redis::{Client, name};
 use crate::rt::background;
@@ -188,22 +188,21 @@ impl Along {
     /// Runs a call that carries the requests.
     pub(crate) async fn carried_by<T>(&self, call: impl Future<Output = T>) -> T {
         let mut call = pin!(call);
-        // The first poll hands the commands to an asynchronous connection.
-        match poll_fn(|context| Poll::Ready(call.as_mut().poll(context))).await {
-            Poll::Ready(result) => result,
-            Poll::Pending => {
+        poll_fn(|context| {
+            let (polled, is_sent) = links::sends(|| call.as_mut().poll(context));
+            if is_sent {
                 self.written();
-                call.await
             }
-        }
+            polled
+        })
+        .await
     }
 
     fn written(&self) {
-        if self.on.is_none() || self.requests.is_empty() {
+        if self.on.is_none() || self.requests.is_empty() || self.is_written.swap(true, Ordering::Relaxed) {
             return;
         }
         let mut state = self.later.state.lock();
-        self.is_written.store(true, Ordering::Relaxed);
         for queued in &self.requests {
             if let Some(bucket) = state.under_way.get_mut(&queued.bucket) {
                 bucket.unwritten -= 1;

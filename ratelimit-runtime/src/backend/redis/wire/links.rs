@@ -8,6 +8,8 @@
 //! it running for the next. A lost connection is dropped at once. The next call replaces a
 //! connection that was silent for all of a call's time, or that sent an invalid reply.
 
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -31,6 +33,19 @@ const QUEUE: usize = 1_024;
 /// After this long without a call, the runtime first checks whether the server has closed the
 /// connection.
 const IDLE: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// Whether the call that is polled has put its commands into a connection's queue.
+    static IS_SENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Polls a call, and tells whether its commands were put into the queue of an asynchronous
+/// connection, which writes them before those of later calls.
+pub(crate) fn sends<T>(poll: impl FnOnce() -> T) -> (T, bool) {
+    IS_SENT.set(false);
+    let polled = poll();
+    (polled, IS_SENT.get())
+}
 
 pub(crate) struct Links {
     endpoint: Endpoint,
@@ -149,8 +164,15 @@ impl Links {
             link = Box::pin(self.link(&runtime, &background, deadline)).await?;
         }
         let heard = link.usage.heard.load(Ordering::Relaxed);
-        let mut sending = pin!(send(&mut link.connection, commands));
-        match timer::bounded(sending.as_mut(), deadline).await {
+        // Its first poll puts the commands into the connection's queue. With its task's cooperative
+        // budget spent, it would not.
+        let mut sending = pin!(tokio::task::coop::unconstrained(send(&mut link.connection, commands)));
+        let sending = poll_fn(|context| {
+            let polled = sending.as_mut().poll(context);
+            IS_SENT.set(true);
+            polled
+        });
+        match timer::bounded(sending, deadline).await {
             Some(Ok(reply)) => {
                 link.usage.heard.fetch_add(1, Ordering::Relaxed);
                 if !is_valid_reply(&reply) {
