@@ -6,14 +6,16 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
+use ratelimit_runtime::{BackendError, BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend};
 use ratelimit_tests::{Network, Proxy, RedisServer, failures};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// What a busy machine may add to a timeout. A call that hangs takes seconds.
 const SLACK: Duration = Duration::from_millis(900);
+/// A timeout, of which a call has most left after another one's has passed.
+const LONG: Duration = Duration::from_secs(3);
 /// Limits are enforced again within this after a recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
 
@@ -35,6 +37,10 @@ fn admitted(name: &str, url: &str, key: &str, count: u32) -> usize {
 fn take() -> Request {
     let limits = [Limit::new(1, HOUR)];
     Request::new("rl:1:{failures}:x", &limits, Action::Take { cost: 1, max_wait: Duration::ZERO })
+}
+
+fn peek() -> Request {
+    Request::new("rl:1:{failures}:x", &[Limit::new(1, HOUR)], Action::Peek { cost: 1, max_wait: Duration::ZERO })
 }
 
 /// Runs a call that must not hang.
@@ -122,6 +128,53 @@ fn a_future_times_out_without_a_timer_of_its_executor() {
     assert_eq!(error.kind(), BackendErrorKind::Timeout);
     assert!(start.elapsed() < TIMEOUT + SLACK);
     server.thaw();
+}
+
+/// Calls that are sent together, the first with little time left and the last with much.
+fn no_call_fails_at_a_strangers_deadline(call: impl Fn() -> Result<Answer, BackendError> + Sync, proxy: &Proxy) {
+    // More than the connections or batches under way at a time: the others queue.
+    const CALLS: usize = 8;
+    std::thread::scope(|scope| {
+        let calls = || -> Vec<_> { (0..CALLS).map(|_| scope.spawn(&call)).collect() };
+        // All connections are open.
+        proxy.set(Network::Slow(SLACK / 10));
+        for call in calls() {
+            call.join().unwrap().unwrap();
+        }
+        proxy.set(Network::Slow(LONG));
+        let first = calls();
+        std::thread::sleep(LONG * 7 / 10);
+        let last = calls();
+        std::thread::sleep(LONG / 10);
+        // Answers those sent so far. What was queued is sent, and not yet answered.
+        proxy.set(Network::Slow(2 * LONG));
+        for call in first {
+            drop(call.join().unwrap());
+        }
+        proxy.set(Network::Fine);
+        for call in last {
+            call.join().unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn no_blocking_call_fails_at_a_strangers_deadline() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    let backend = RedisBackend::builder().url(proxy.url()).timeout(LONG).build().unwrap();
+    no_call_fails_at_a_strangers_deadline(|| backend.decide(&peek()), &proxy);
+}
+
+#[test]
+fn no_call_of_a_batch_fails_at_a_strangers_deadline() {
+    let server = RedisServer::start();
+    let proxy = Proxy::start(server.port());
+    // With leases, one batch waits for another.
+    let builder = RedisBackend::builder().url(proxy.url()).timeout(LONG);
+    let backend = builder.lease(1, Duration::from_millis(10)).build().unwrap();
+    let call = || futures_executor::block_on(backend.decide_async(&peek()).unwrap());
+    no_call_fails_at_a_strangers_deadline(call, &proxy);
 }
 
 #[test]

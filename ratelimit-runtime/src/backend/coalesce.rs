@@ -15,14 +15,13 @@
 //!
 //! Callers wait for a driver only, never for each other. A future that is dropped or not polled
 //! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
-//! later are given back. Each batch has the deadline of its first call, the earliest, so that every
-//! call ends by its own.
+//! later are given back. Each call ends by its own deadline, and a batch by the latest of its calls.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::hash::BuildHasher;
 use std::mem;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
@@ -35,6 +34,7 @@ use tokio::runtime::Handle;
 use super::{Action, Answer, Outcome, Request};
 use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::background;
+use crate::rt::timer;
 
 const SHARDS: usize = 16;
 /// A batch should take at most this fraction of the timeout (1/5): two are under way, and each may
@@ -163,7 +163,6 @@ struct Lane {
 }
 
 struct Batch {
-    deadline: Instant,
     seats: Vec<Arc<Seat>>,
 }
 
@@ -201,8 +200,8 @@ impl Coalescing {
             lane.alone += 1;
             return Entry::Alone(Alone { coalescing: Arc::clone(self), lane: number });
         }
-        let seat = Arc::new(Seat { request: request.clone(), state: Mutex::new(State::Waiting(None)) });
-        let is_first = lane.seat(Arc::clone(&seat), deadline, self.seats.load(Ordering::Relaxed));
+        let seat = Arc::new(Seat { request: request.clone(), deadline, state: Mutex::new(State::Waiting(None)) });
+        let is_first = lane.seat(Arc::clone(&seat), self.seats.load(Ordering::Relaxed));
         let starts = is_first && lane.drivers < self.merging.drivers || lane.has_paused(deadline, self.merging.pause);
         if starts {
             lane.drivers += 1;
@@ -259,7 +258,7 @@ impl Coalescing {
 
 impl Lane {
     /// Seats a call, and returns whether it is the first of its batch.
-    fn seat(&mut self, seat: Arc<Seat>, deadline: Instant, most: usize) -> bool {
+    fn seat(&mut self, seat: Arc<Seat>, most: usize) -> bool {
         if let Some(batch) = self.batches.back_mut()
             && batch.seats.len() < most
         {
@@ -268,7 +267,7 @@ impl Lane {
         }
         let mut seats = Vec::with_capacity(64);
         seats.push(seat);
-        self.batches.push_back(Batch { deadline, seats });
+        self.batches.push_back(Batch { seats });
         true
     }
 
@@ -302,6 +301,7 @@ impl Drop for Alone {
 /// One call of a batch and the place for its answer.
 struct Seat {
     request: Request,
+    deadline: Instant,
     state: Mutex<State>,
 }
 
@@ -313,8 +313,8 @@ enum State {
 }
 
 impl Seat {
-    fn is_left(&self) -> bool {
-        matches!(&*self.state.lock(), State::Left)
+    fn is_waiting(&self) -> bool {
+        matches!(&*self.state.lock(), State::Waiting(_))
     }
 
     /// Delivers the answer, or returns it if the call was abandoned.
@@ -330,9 +330,12 @@ impl Seat {
         None
     }
 
-    /// Delivers the answer, or gives back what it brings.
+    /// Delivers the answer, or gives back what it brings. After the deadline the caller may have
+    /// gone on without the backend: its permits stay taken.
     fn deliver<T: Transport>(&self, answer: Result<Answer, BackendError>, store: &T) {
-        if let Some(Ok(undelivered)) = self.answer(answer) {
+        if let Some(Ok(undelivered)) = self.answer(answer)
+            && Instant::now() < self.deadline
+        {
             store.give_back(&self.request, undelivered);
         }
     }
@@ -380,21 +383,15 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 impl Batch {
     /// Sends all calls not yet abandoned, and delivers the answers.
     async fn send<T: Transport>(&mut self, store: &T, hasher: &RandomState) {
-        self.seats.retain(|seat| !seat.is_left());
-        if self.seats.is_empty() {
-            return;
-        }
-        if Instant::now() >= self.deadline {
-            // All its time has passed in the queue.
-            fail(&self.seats, &store.late());
-            return;
-        }
+        // Of some calls, all the time has passed in the queue.
+        self.fail_late(Instant::now(), store);
+        self.seats.retain(|seat| seat.is_waiting());
         // Stable: calls on one bucket keep their order.
         if self.seats.len() > 1 {
             self.seats.sort_by_cached_key(|seat| hasher.hash_one(seat.request.bucket()));
         }
-        let requests: Vec<&Request> = self.seats.iter().map(|seat| &seat.request).collect();
-        let answers = match store.send_merged(&requests, self.deadline).await {
+        let Some(until) = self.until() else { return };
+        let answers = match self.in_time(store.send_merged(&self.requests(), until), store).await {
             Ok(answers) => answers,
             Err(error) => return fail(&self.seats, &error),
         };
@@ -405,7 +402,7 @@ impl Batch {
                 (None, Some(batch)) if batch.seats[0].request.bucket == seat.request.bucket => {
                     batch.seats.push(Arc::clone(seat));
                 }
-                (None, _) => left_out.push(Batch { deadline: self.deadline, seats: vec![Arc::clone(seat)] }),
+                (None, _) => left_out.push(Batch { seats: vec![Arc::clone(seat)] }),
             }
         }
         for batch in left_out {
@@ -416,10 +413,40 @@ impl Batch {
 
     /// Sends calls on one bucket.
     async fn send_by_itself<T: Transport>(self, store: &T) {
-        let requests: Vec<&Request> = self.seats.iter().map(|seat| &seat.request).collect();
-        match store.send(&requests, self.deadline).await {
+        let Some(until) = self.until() else { return };
+        match self.in_time(store.send(&self.requests(), until), store).await {
             Ok(answers) => self.seats.iter().zip(answers).for_each(|(seat, answer)| seat.deliver(answer, store)),
             Err(error) => fail(&self.seats, &error),
+        }
+    }
+
+    fn requests(&self) -> Vec<&Request> {
+        self.seats.iter().map(|seat| &seat.request).collect()
+    }
+
+    /// The latest deadline.
+    fn until(&self) -> Option<Instant> {
+        self.seats.iter().map(|seat| seat.deadline).max()
+    }
+
+    /// Waits for the answers. Meanwhile calls fail at their deadlines.
+    async fn in_time<A>(&self, sending: impl Future<Output = A>, store: &impl Transport) -> A {
+        let mut sending = pin!(sending);
+        let mut late = None;
+        while let Some(next) = self.seats.iter().map(|seat| seat.deadline).filter(|next| Some(*next) > late).min() {
+            if let Some(answers) = timer::bounded(sending.as_mut(), next).await {
+                return answers;
+            }
+            self.fail_late(next, store);
+            late = Some(next);
+        }
+        sending.await
+    }
+
+    /// Fails the calls with deadlines up to `now`.
+    fn fail_late(&self, now: Instant, store: &impl Transport) {
+        for seat in self.seats.iter().filter(|seat| seat.deadline <= now) {
+            drop(seat.answer(Err(store.late())));
         }
     }
 }

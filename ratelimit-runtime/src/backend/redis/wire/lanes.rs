@@ -6,14 +6,17 @@
 //! the whole queue in one write, and hands out the answers in the order of the commands. Few
 //! threads are as fast as with a connection each, and many share the cost of the system calls.
 //!
-//! A free lane goes to the first thread that takes it. The head of the queue is woken. A running
-//! thread may be faster than a woken one, and takes the whole queue along.
+//! A free lane goes to the first thread that takes it. Of the queue, the call with the latest
+//! deadline is woken. A running thread may be faster than a woken one.
+//!
+//! The deadline of a batch is the latest of its calls. A call therefore never fails because another
+//! one had less time left. It takes along those calls only that end with it: it stays for their
+//! answers.
 //!
 //! A connection is closed on any error, late answer or invalid reply. An answer therefore never
 //! goes to another call. The timeouts of redis-rs are for each read and write: a server that
 //! trickles a reply one byte at a time can hold the reader past its deadline. Real servers do not.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,8 +35,9 @@ use crate::error::BackendError;
 const LANES: usize = 4;
 /// Commands in one write, at most.
 const BATCH: usize = 128;
-/// The timeouts of a connection are set again only if they are off by more than this.
-const TIMEOUT_SLACK: Duration = Duration::from_millis(4);
+/// A call takes others along whose deadlines are later than its own by this at most. The timeouts
+/// of a connection are set again only if they end early, or later than a deadline by more than this.
+const SLACK: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
 pub(crate) struct Lanes {
@@ -45,7 +49,7 @@ pub(crate) struct Lanes {
 struct Lane {
     taken: bool,
     line: Option<Line>,
-    queue: VecDeque<Arc<Waiter>>,
+    queue: Vec<Arc<Waiter>>,
 }
 
 /// The reply to a call.
@@ -67,7 +71,7 @@ impl Lanes {
             Some(line) => line,
             None => Line::new(Box::pin(opener.open()).await?),
         };
-        let (own, kept) = line.exchange(&opener.endpoint, &message, combiner.batch(), deadline);
+        let (own, kept) = line.exchange(&opener.endpoint, &message, combiner.batch(deadline), deadline);
         combiner.line = kept.then_some(line);
         own
     }
@@ -93,15 +97,15 @@ impl Lanes {
     /// Queues at a lane and waits, for the answer (none if it is late) or to become the combiner.
     fn queue(&self, message: &Message, deadline: Instant) -> Result<Combiner<'_>, Option<Replied>> {
         let lane = &self.lanes[self.next.fetch_add(1, Ordering::Relaxed) % LANES];
-        let waiter =
-            Arc::new(Waiter { message: message.clone(), thread: std::thread::current(), answer: Mutex::default() });
+        let (message, thread) = (message.clone(), std::thread::current());
+        let waiter = Arc::new(Waiter { message, deadline, thread, answer: Mutex::default() });
         {
             let mut state = lane.lock();
             if !state.taken {
                 state.taken = true;
                 return Ok(Combiner { lane, line: state.line.take() });
             }
-            state.queue.push_back(Arc::clone(&waiter));
+            state.queue.push(Arc::clone(&waiter));
         }
         loop {
             if let Some(answer) = waiter.answer() {
@@ -165,19 +169,21 @@ impl Line {
         batch: Vec<Arc<Waiter>>,
         deadline: Instant,
     ) -> (Replied, bool) {
+        let last = batch.iter().map(|waiter| waiter.deadline).max().unwrap_or(deadline);
+        let until = deadline.max(last);
         let sent = if batch.is_empty() {
-            self.send(&message.bytes, deadline)
+            self.send(&message.bytes, until)
         } else {
             let parts = std::iter::once(message).chain(batch.iter().map(|waiter| &waiter.message));
             let parts: Vec<&[u8]> = parts.map(|message| message.bytes.as_slice()).collect();
-            self.send(&parts.concat(), deadline)
+            self.send(&parts.concat(), until)
         };
         let mut failed = sent.err().map(|error| endpoint.failed(&error));
-        let mut answer = |message: &Message| {
+        let mut answer = |message: &Message, until| {
             let mut last = Value::Nil;
             for _ in 0..message.replies {
                 if failed.is_none() {
-                    match self.reply(deadline) {
+                    match self.reply(until) {
                         Ok(reply) => last = reply,
                         Err(error) => failed = Some(endpoint.failed(&error)),
                     }
@@ -191,9 +197,9 @@ impl Line {
                 None => Ok(last),
             }
         };
-        let own = answer(message);
+        let own = answer(message, until);
         for waiter in batch {
-            let answer = answer(&waiter.message);
+            let answer = answer(&waiter.message, last);
             waiter.settle(answer);
         }
         (own, failed.is_none())
@@ -221,10 +227,10 @@ impl Line {
         if left.is_zero() {
             return Err(io::Error::from(io::ErrorKind::TimedOut).into());
         }
-        if self.timeout > left + TIMEOUT_SLACK || self.timeout + TIMEOUT_SLACK < left {
-            self.connection.set_read_timeout(Some(left))?;
-            self.connection.set_write_timeout(Some(left))?;
-            self.timeout = left;
+        if self.timeout < left || self.timeout > left + SLACK {
+            self.timeout = left + SLACK / 2;
+            self.connection.set_read_timeout(Some(self.timeout))?;
+            self.connection.set_write_timeout(Some(self.timeout))?;
         }
         Ok(())
     }
@@ -237,11 +243,10 @@ struct Combiner<'a> {
 }
 
 impl Combiner<'_> {
-    /// Takes the queued calls, up to a batch.
-    fn batch(&self) -> Vec<Arc<Waiter>> {
+    /// Takes the queued calls that end with a call until `deadline`, up to a batch.
+    fn batch(&self, deadline: Instant) -> Vec<Arc<Waiter>> {
         let mut state = self.lane.lock();
-        let length = state.queue.len().min(BATCH);
-        state.queue.drain(..length).collect()
+        state.queue.extract_if(.., |waiter| waiter.deadline <= deadline + SLACK).take(BATCH).collect()
     }
 }
 
@@ -250,10 +255,10 @@ impl Drop for Combiner<'_> {
         let mut state = self.lane.lock();
         state.taken = false;
         state.line = self.line.take();
-        let first = state.queue.front().map(Arc::clone);
+        let last = state.queue.iter().max_by_key(|waiter| waiter.deadline).map(Arc::clone);
         drop(state);
-        if let Some(first) = first {
-            first.thread.unpark();
+        if let Some(last) = last {
+            last.thread.unpark();
         }
     }
 }
@@ -261,6 +266,7 @@ impl Drop for Combiner<'_> {
 /// A call queued at a lane.
 struct Waiter {
     message: Message,
+    deadline: Instant,
     thread: Thread,
     answer: Mutex<Option<Replied>>,
 }
