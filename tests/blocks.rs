@@ -4,11 +4,11 @@
 //! its own that is asked for the bucket by name.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use futures_executor::block_on;
-use ratelimit_runtime::backend::{Action, Answer, Backend, Request};
+use ratelimit_runtime::backend::{Action, Answer, Backend, Deadline, IntoBackend, Request};
 use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, ExceededKind, Limit, MemoryBackend, RateLimitExceeded, RateLimiter,
     RedisBackend, rate_limit, test_util,
@@ -474,7 +474,7 @@ mod in_redis {
     }
 
     /// Each test has a name of its own: a block reaches all limiters of a name.
-    fn limiter(name: &str, backend: RedisBackend, limit: Limit) -> RateLimiter {
+    fn limiter(name: &str, backend: impl IntoBackend, limit: Limit) -> RateLimiter {
         RateLimiter::builder(name).limit(limit).backend(backend).build().unwrap()
     }
 
@@ -525,6 +525,48 @@ mod in_redis {
         backend(&server).decide(&Request::new(bucket.as_str(), &[limit], Action::Unblock)).unwrap();
         assert!(latest.check("c", 1).is_ok());
         assert!(latest.blocked("b").unwrap().is_none());
+    }
+
+    /// Stops each request without a waiting caller until the test lets it go on.
+    struct Gate {
+        redis: RedisBackend,
+        both: Barrier,
+    }
+
+    impl Backend for Gate {
+        fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+            self.redis.decide(request)
+        }
+
+        fn decide_later(&self, request: Request) {
+            self.both.wait();
+            self.both.wait();
+            self.redis.decide_later(request);
+        }
+
+        fn deadline(&self) -> Deadline {
+            Deadline::Kept
+        }
+    }
+
+    #[test]
+    fn an_unblock_follows_a_block_that_a_first_call_repeats() {
+        let server = RedisServer::start();
+        let name = "an unblock follows a repeated block";
+        let operators = limiter(name, backend(&server), Limit::per_minute(5));
+        operators.block("a", HOUR).unwrap();
+        let gate = Arc::new(Gate { redis: backend(&server), both: Barrier::new(2) });
+        let later = limiter(name, Arc::clone(&gate), Limit::per_hour(5));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| later.check("b", 1));
+            gate.both.wait();
+            let unblock = scope.spawn(|| operators.unblock("a"));
+            // Time to overtake the block.
+            std::thread::sleep(SECOND / 5);
+            gate.both.wait();
+            assert!(first.join().unwrap().is_ok() && unblock.join().unwrap().is_ok());
+        });
+        assert!(later.check("a", 1).is_ok());
     }
 
     #[test]

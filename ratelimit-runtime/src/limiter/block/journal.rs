@@ -148,17 +148,20 @@ impl Core {
     }
 
     /// Sends earlier blocks to the limiter's backend before its first call, without waiting: Redis
-    /// decides them in front of it, other stores soon. Not in a test, whose buckets in a backend are
-    /// its own.
+    /// decides them in front of it, other stores soon. An [`unblock`](crate::RateLimiter::unblock)
+    /// meanwhile follows them: it has left the journal before it comes here, and waits. Not in a
+    /// test, whose buckets in a backend are its own.
     #[inline]
     pub(in super::super) fn send_blocks(&self, venue: &Venue<'_>) {
         if let Target::Remote(backend) = &venue.target
             && venue.scope.is_none()
             && backend.may_be_called()
-            && self.is_first_in_backend()
-            && let Some(repeat) = REPEAT.get()
         {
-            (repeat.in_backend)(self, venue, backend);
+            self.once_before_backend(|| {
+                if let Some(repeat) = REPEAT.get() {
+                    (repeat.in_backend)(self, venue, backend);
+                }
+            });
         }
     }
 

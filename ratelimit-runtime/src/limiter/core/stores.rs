@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
@@ -37,8 +37,8 @@ pub(super) struct Stores {
     fast: OnceCell<Fast>,
     /// The store of calls in memory while all switches are off.
     memory: OnceCell<Arc<Store>>,
-    /// Whether a call has gone to a backend.
-    is_in_backend: AtomicBool,
+    /// Set before the first call that goes to a backend.
+    before_backend: OnceCell<()>,
 }
 
 impl Stores {
@@ -50,7 +50,7 @@ impl Stores {
             path: AtomicU8::new(UNKNOWN),
             fast: OnceCell::new(),
             memory: OnceCell::new(),
-            is_in_backend: AtomicBool::new(false),
+            before_backend: OnceCell::new(),
         }
     }
 
@@ -219,10 +219,11 @@ impl Core {
         }
     }
 
-    /// Whether this is the first call that goes to a backend.
+    /// Runs `f` once, before the first call that goes to a backend. Calls on other threads wait for
+    /// its end.
     #[inline]
-    pub(in super::super) fn is_first_in_backend(&self) -> bool {
-        !self.stores.is_in_backend.load(Ordering::Relaxed) && !self.stores.is_in_backend.swap(true, Ordering::Relaxed)
+    pub(in super::super) fn once_before_backend(&self, f: impl FnOnce()) {
+        self.stores.before_backend.get_or_init(f);
     }
 
     /// Whether buckets in memory take over if a backend fails.
