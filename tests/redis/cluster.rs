@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Request};
-use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{
+    BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder,
+};
 use ratelimit_tests::{RedisCluster, RedisServer};
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -202,18 +204,61 @@ fn a_server_outside_a_cluster_is_an_error() {
     assert!(RedisBackend::builder().cluster(["unix:///x"]).build().is_err());
 }
 
-/// Valkey 9 has clusters with databases; this server reports that it has none.
+fn request() -> Request {
+    Request::new("rl:1:{database}:x", &[Limit::new(1, HOUR)], Action::Reset)
+}
+
+/// Redis, and Valkey 9 without `cluster-databases`, report that they have none.
 #[test]
 fn a_database_that_a_cluster_lacks_is_reported() {
     let redis = RedisCluster::start(&[]);
     let urls = redis.urls().iter().map(|url| url.replace("redis://", "")).collect::<Vec<_>>().join(",");
-    let request = Request::new("rl:1:{database}:x", &[Limit::new(1, HOUR)], Action::Reset);
     let decide = |path: &str| {
         let builder = RedisBackend::builder().url(format!("redis+cluster://{urls}{path}"));
-        builder.timeout(Duration::from_secs(20)).build().unwrap().decide(&request)
+        builder.timeout(Duration::from_secs(20)).build().unwrap().decide(&request())
     };
     decide("/0").unwrap();
     let error = decide("/3").unwrap_err();
+    assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
+    assert!(error.to_string().contains("no database"), "{error}");
+}
+
+/// The names of the keys in a database of all nodes.
+fn keys_in(redis: &RedisCluster, database: u8) -> Vec<String> {
+    let keys = |server: &RedisServer| -> Vec<String> {
+        let mut connection = server.connection();
+        redis::cmd("SELECT").arg(database).exec(&mut connection).unwrap();
+        redis::cmd("KEYS").arg("*").query(&mut connection).unwrap()
+    };
+    redis.masters.iter().flat_map(keys).collect()
+}
+
+#[test]
+#[ignore = "needs Valkey 9: scripts/valkey"]
+fn a_database_of_a_cluster_is_apart_from_the_others() {
+    let redis = RedisCluster::start(&["--cluster-databases", "16"]);
+    let host = redis.urls()[0].replace("redis://", "");
+    let builder = |url: String| RedisBackend::builder().url(url).timeout(Duration::from_secs(20));
+    let limiter = |builder: RedisBackendBuilder| {
+        let builder = RateLimiter::builder("database").backend(builder.build().unwrap());
+        builder.on_backend_error(OnBackendError::Deny).limit(Limit::new(3, HOUR)).build().unwrap()
+    };
+    let third = limiter(builder(format!("redis+cluster://{host}/3")));
+    let also_third = limiter(builder(format!("redis+cluster://{host}")).database(3));
+    let default = limiter(builder(format!("redis+cluster://{host}")));
+    let check = |limiter: &RateLimiter| (0..60_u32).map(|key| limiter.check(key, 1).is_ok()).collect::<Vec<_>>();
+    let check_async = |limiter: &RateLimiter| {
+        let calls = (0..60_u32).map(|key| futures_executor::block_on(limiter.check_async(key, 1)).is_ok());
+        calls.collect::<Vec<_>>()
+    };
+    assert_eq!([check(&third), check_async(&third)], [[true; 60]; 2]);
+    assert_eq!([keys_in(&redis, 0).len(), keys_in(&redis, 3).len()], [0, 60]);
+    // Redirected calls open connections of their own.
+    RedisCluster::migrate_slots(&redis.masters[1], &redis.masters[2], (5_461, 10_000));
+    assert_eq!([check(&also_third), check_async(&third), check(&also_third)], [[true; 60], [false; 60], [false; 60]]);
+    assert_eq!([check(&default), check_async(&default)], [[true; 60]; 2]);
+    assert_eq!([keys_in(&redis, 0).len(), keys_in(&redis, 3).len()], [60, 60]);
+    let error = builder(format!("redis+cluster://{host}/16")).build().unwrap().decide(&request()).unwrap_err();
     assert_eq!(error.kind(), BackendErrorKind::Configuration, "{error}");
     assert!(error.to_string().contains("no database"), "{error}");
 }
