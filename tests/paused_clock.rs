@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, SystemTime};
 
-use ratelimit_runtime::{Algorithm, Limit, RateLimitExceeded, RateLimiter, rate_limit, test_util};
+use ratelimit_runtime::{Algorithm, Decision, Limit, RateLimitExceeded, RateLimiter, rate_limit, test_util};
+use ratelimit_tests::ALGORITHMS;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -100,6 +101,112 @@ mod by_tokios_clock {
         assert_eq!(now(), before);
         tokio::time::advance(MINUTE).await;
         assert_eq!(Duration::from_nanos(now() - before), MINUTE);
+    }
+}
+
+/// Tests that have paused tokio's clock, and nothing else: futures go by it, and blocking calls by the
+/// monotonic clock.
+mod by_tokios_clock_alone {
+    use super::*;
+
+    /// What follows a decision on a call of one permit.
+    #[derive(Clone, Copy, Debug)]
+    enum Then {
+        Refund,
+        RefundAsync,
+        /// Settled as a call of this cost.
+        Settle(u32),
+        SettleAsync(u32),
+        SettleLater(u32),
+    }
+
+    impl Then {
+        async fn follow(self, limiter: &RateLimiter, decision: Decision) {
+            match self {
+                Then::Refund => limiter.refund(decision).unwrap(),
+                Then::RefundAsync => limiter.refund_async(decision).await.unwrap(),
+                Then::Settle(actual) => limiter.settle(decision, actual).unwrap(),
+                Then::SettleAsync(actual) => limiter.settle_async(decision, actual).await.unwrap(),
+                Then::SettleLater(actual) => limiter.settle_later(decision, actual),
+            }
+        }
+    }
+
+    const BACK: [Then; 5] =
+        [Then::Refund, Then::RefundAsync, Then::Settle(0), Then::SettleAsync(0), Then::SettleLater(0)];
+    const BEYOND: [Then; 3] = [Then::Settle(3), Then::SettleAsync(3), Then::SettleLater(3)];
+
+    #[tokio::test(start_paused = true)]
+    async fn permits_come_back_by_the_clock_that_they_were_taken_by() {
+        tokio::time::advance(3_600 * SECOND).await;
+        let kinds = ALGORITHMS.into_iter().flat_map(|algorithm| BACK.map(|then| (algorithm, then)));
+        for (algorithm, then) in kinds {
+            // No edge of a fixed window lies within the hour.
+            let per = if algorithm == Algorithm::FixedWindow { 366 * DAY } else { MINUTE };
+            for (is_async, is_keyed) in [(true, true), (true, false), (false, true), (false, false)] {
+                let name = format!("{algorithm:?} {then:?} async: {is_async}, keyed: {is_keyed}");
+                let limit = Limit::new(1, per).with_algorithm(algorithm);
+                let limiter = RateLimiter::builder(&*name).limit(limit).build().unwrap();
+                for _ in 0..3 {
+                    let decided = match (is_async, is_keyed) {
+                        (true, true) => limiter.check_async("a", 1).await,
+                        (true, false) => limiter.check_async((), 1).await,
+                        (false, true) => limiter.check("a", 1),
+                        (false, false) => limiter.check((), 1),
+                    };
+                    then.follow(&limiter, decided.unwrap_or_else(|exceeded| panic!("{name}: {exceeded}"))).await;
+                }
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_overrun_is_charged_by_the_clock_of_its_call() {
+        tokio::time::advance(3_600 * SECOND).await;
+        for (then, is_async) in BEYOND.into_iter().flat_map(|then| [(then, true), (then, false)]) {
+            let limit = Limit::new(1, MINUTE);
+            let limiter = RateLimiter::builder(format!("beyond {then:?} {is_async}")).limit(limit).build().unwrap();
+            let check = async || if is_async { limiter.check_async("a", 1).await } else { limiter.check("a", 1) };
+            then.follow(&limiter, check().await.unwrap()).await;
+            // Two minutes of debt, and a minute for the permit.
+            let retry_after = check().await.unwrap_err().retry_after().unwrap();
+            assert!((170 * SECOND..=180 * SECOND).contains(&retry_after), "{then:?} {is_async}: {retry_after:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_attribute_gives_back_by_the_clock_of_its_call() {
+        #[rate_limit(count = 1, per = "1m", algorithm = token_bucket, deduct_when = |_| false)]
+        async fn unkeyed() -> Option<()> {
+            Some(())
+        }
+
+        #[rate_limit(count = 1, per = "1m", algorithm = token_bucket, key = user, deduct_when = |_| false)]
+        async fn keyed(user: u8) -> Option<u8> {
+            Some(user)
+        }
+
+        #[rate_limit(count = 1, per = "1m", algorithm = token_bucket, settle = |_| 0)]
+        async fn settled() -> Option<()> {
+            Some(())
+        }
+
+        tokio::time::advance(3_600 * SECOND).await;
+        for _ in 0..3 {
+            assert_eq!((unkeyed().await, keyed(1).await, settled().await), (Some(()), Some(1), Some(())));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reset_lets_a_waiting_future_go_by_its_clock() {
+        let limiter = RateLimiter::builder("reset by tokio").limit(Limit::new(1, MINUTE)).build().unwrap();
+        tokio::time::advance(3_600 * SECOND).await;
+        limiter.check_async("a", 1).await.unwrap();
+        let mut waiting = pin!(limiter.wait_async("a", 1));
+        assert!(poll(waiting.as_mut()).is_pending());
+        limiter.reset_async("a").await.unwrap();
+        waiting.await.unwrap();
+        assert!(limiter.check_async("a", 1).await.is_err(), "the permit counts as taken an hour ago");
     }
 }
 

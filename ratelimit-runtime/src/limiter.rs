@@ -392,12 +392,12 @@ impl RateLimiter {
     /// # Errors
     /// [`BackendError`] if the backend fails for one of the keys. Buckets in memory never fail.
     pub fn reset_each<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
-        core::send(self.core().start_reset_each(&keys))
+        core::send(self.core().start_reset_each(&keys, false))
     }
 
     /// As [`reset_each`](Self::reset_each), without blocking the thread on a backend.
     pub async fn reset_each_async<K: RateLimitKeys>(&self, keys: K) -> Result<(), BackendError> {
-        let resets = self.core().start_reset_each(&keys);
+        let resets = self.core().start_reset_each(&keys, true);
         drop(keys);
         core::send_async(resets).await
     }
@@ -569,7 +569,7 @@ impl RateLimiter {
 
     /// As [`reset`](Self::reset), without blocking the thread on a backend.
     pub async fn reset_async<K: RateLimitKey>(&self, key: K) -> Result<(), BackendError> {
-        let reset = self.core().start_reset(&key);
+        let reset = self.core().start_reset(&key, true);
         drop(key);
         match reset {
             Some((backend, request)) => backend.decide_async(&request).await.map(drop),

@@ -117,14 +117,6 @@ pub(super) struct Ruling {
     pub(super) kinds: u16,
 }
 
-impl Ruling {
-    /// The handle that gives the permits back.
-    #[inline]
-    pub(super) fn held(&self, store: &Store, address: Address, permit: Permit) -> Held {
-        Held { address, permit, resets: self.resets, kinds: self.kinds, store: store.id() }
-    }
-}
-
 impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
@@ -195,6 +187,13 @@ impl Call<'_> {
     #[inline]
     fn is_counted(&self) -> bool {
         !(self.peek | self.quiet)
+    }
+
+    /// The handle that gives permits back, taken at `at`.
+    #[inline]
+    pub(super) fn held(&self, store: &Store, address: Address, at: u64, resets: u32, kinds: u16) -> Held {
+        let permit = Permit { at, cost: self.cost };
+        Held { address, permit, resets, kinds, is_async: self.is_async, store: store.id() }
     }
 
     /// The decision on a call without an applicable limit.
@@ -268,7 +267,7 @@ impl Call<'_> {
         let Ruling { left: Left { remaining, position, idle_at, .. }, limit, .. } = *ruling;
         // A call of cost 0 can be settled too.
         let taken = (!self.peek).then(|| Taken {
-            place: Place::Memory(ruling.held(store, address, Permit { at, cost: self.cost })),
+            place: Place::Memory(self.held(store, address, at, ruling.resets, ruling.kinds)),
             limits: self.limits.map(Into::into),
             limiter: self.core.id,
         });

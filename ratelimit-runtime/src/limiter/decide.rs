@@ -9,7 +9,7 @@ use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
 use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
-use crate::backend::memory::{OnePermit, Permit, Store, Verdict};
+use crate::backend::memory::{OnePermit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
@@ -217,15 +217,14 @@ impl<'a> Call<'a> {
                 fast::take(self.core, key, self.cost, self.is_async)
         {
             let kinds = kinds_of_one(store.algorithm());
-            let permit = Permit { at, cost: self.cost };
-            return Some(Ok(Holding::Memory(Held { address, permit, resets, kinds, store: store.id() })));
+            return Some(Ok(Holding::Memory(self.held(store, address, at, resets, kinds))));
         }
         let store = self.memory().filter(|_| self.limits.is_none())?;
         let (address, now) = (store.address(key), self.now(store));
         let ruling = self.ask(store, address, now, Tell::IfDenied)?;
         if let Verdict::Admitted { at } = ruling.verdict {
             self.core.allowed();
-            let held = ruling.held(store, address, Permit { at, cost: self.cost });
+            let held = self.held(store, address, at, ruling.resets, ruling.kinds);
             return Some(Ok(Holding::Memory(held)));
         }
         self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
@@ -248,14 +247,9 @@ impl<'a> Call<'a> {
         if is_usual { self.core.memory() } else { None }
     }
 
-    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_self, reason = "only tokio's clock can be a test's"))]
     #[inline]
     pub(super) fn now(&self, store: &Store) -> Now {
-        #[cfg(feature = "tokio")]
-        if self.is_async {
-            return store.now_in_runtime();
-        }
-        store.now()
+        store.now_for(self.is_async)
     }
 
     /// The error of a call denied on the fast path, after it was reported.
@@ -490,13 +484,8 @@ impl Core {
         match holding {
             Holding::Nothing => None,
             Holding::Memory(held) => {
-                let switches = Switches::load();
-                if self.give_back_fast(switches, held, Store::now) {
-                    return None;
-                }
-                let venue = self.venue(switches, false);
-                if let Target::Memory(store) = &venue.target {
-                    self.give_back(store, held, None, venue.now());
+                if !self.give_back_fast(held) {
+                    self.give_back(held, None);
                 }
                 None
             }
@@ -506,14 +495,14 @@ impl Core {
 
     /// Gives back permits by the one limit written down, if nothing speaks against the fast path.
     #[inline]
-    pub(super) fn give_back_fast(&self, switches: Switches, held: Held, now: fn(&Store) -> Now) -> bool {
-        if switches.are_off()
+    pub(super) fn give_back_fast(&self, held: Held) -> bool {
+        if Switches::load().are_off()
             && let Some(Fast { store, .. }) = self.fast()
             && held.store == store.id()
             && held.kinds == kinds_of_one(store.algorithm())
             && held.resets == store.resets(held.address)
         {
-            store.refund_written(held.address, now(store), held.permit);
+            store.refund_written(held.address, store.now_for(held.is_async), held.permit);
             return true;
         }
         false

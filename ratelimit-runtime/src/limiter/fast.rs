@@ -161,10 +161,7 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, ke
     let Some(fast) = fast(core, cost) else { return Packed::NOTHING };
     let store = &fast.store;
     let (address, thread) = (store.address(key), counts::thread());
-    #[cfg(feature = "tokio")]
-    let now = store.now_in_runtime();
-    #[cfg(not(feature = "tokio"))]
-    let now = store.now();
+    let now = store.now_for(true);
     match address {
         Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, fast, hash, now, cost),
         Address::Hash(hash) => admit_key_at(core, fast, hash, now, cost),
@@ -197,11 +194,7 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
         return None;
     }
     let resets = store.resets(address);
-    #[cfg(feature = "tokio")]
-    let now = if is_async { store.now_in_runtime() } else { store.now() };
-    #[cfg(not(feature = "tokio"))]
-    let (_, now) = (is_async, store.now());
-    let at = store.try_take(address, now, cost)?;
+    let at = store.try_take(address, store.now_for(is_async), cost)?;
     core.allowed();
     Some(Taken { store, address, resets, at })
 }

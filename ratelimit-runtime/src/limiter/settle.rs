@@ -10,7 +10,7 @@ use super::core::{Core, Target};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Store};
 use crate::backend::{Action, Answer, Outcome, Request};
-use crate::decision::{Address, Decision, Place, Taken};
+use crate::decision::{Address, Decision, Held, Place, Taken};
 use crate::error::BackendError;
 use crate::guard::Guard;
 use crate::key::RateLimitKey;
@@ -202,7 +202,7 @@ impl Core {
                     held.permit.cost = cost - actual;
                     self.give_back_held(Holding::Memory(held));
                 } else if actual > cost {
-                    self.overrun_in_memory(held.address, held.store, None, actual - cost);
+                    self.overrun_in_memory(held, None, actual - cost);
                 }
             }
             Holding::Other(decision) => return Some(decision),
@@ -231,7 +231,7 @@ impl Core {
             match &mut taken.place {
                 Place::Memory(held) => {
                     held.permit.cost = cost - actual;
-                    if taken.limits.is_none() && self.give_back_fast(Switches::load(), *held, now) {
+                    if taken.limits.is_none() && self.give_back_fast(*held) {
                         return None;
                     }
                 }
@@ -250,7 +250,7 @@ impl Core {
         }
         match place {
             Place::Memory(held) => {
-                self.overrun_in_memory(held.address, held.store, limits.as_deref(), actual - cost);
+                self.overrun_in_memory(held, limits.as_deref(), actual - cost);
                 None
             }
             Place::Remote(bucket) => {
@@ -273,15 +273,15 @@ impl Core {
     /// Charges what a call took beyond its cost, in the store that decided on it.
     #[cold]
     #[inline(never)]
-    fn overrun_in_memory(&self, address: Address, of: usize, read: Option<&[Limit]>, cost: u32) {
+    fn overrun_in_memory(&self, held: Held, read: Option<&[Limit]>, cost: u32) {
         let switches = Switches::load();
         if self.is_off(switches) {
             return;
         }
-        let venue = self.venue(switches, true);
+        let venue = self.venue(switches, held.is_async);
         let charge = |store: &Arc<Store>| {
-            if store.id() == of {
-                let charged = self.charge_in(store, address, read, cost, venue.now());
+            if store.id() == held.store {
+                let charged = self.charge_in(store, held.address, read, cost, venue.now());
                 drop(charged.decision());
             }
         };
@@ -320,15 +320,6 @@ impl Core {
     pub(crate) fn nothing_charged(self: &Arc<Core>) -> Decision {
         Call::new(self).free()
     }
-}
-
-/// The time at which a call is settled, in a future or not: by the clock of the runtime, if there is
-/// one.
-fn now(store: &Store) -> Now {
-    #[cfg(feature = "tokio")]
-    return store.now_in_runtime();
-    #[cfg(not(feature = "tokio"))]
-    store.now()
 }
 
 /// The permits of a decision that the call did not need, as response headers reported them.

@@ -440,7 +440,7 @@ impl Timing {
         match self.0.as_deref() {
             None | Some(Clocked::Real(_)) => clock::clock().now(),
             #[cfg(feature = "tokio")]
-            Some(Clocked::Paused(_)) => clock::clock().now_in_runtime(),
+            Some(Clocked::Paused(_)) => clock::clock().now_for(true),
             Some(Clocked::Test(scope, _)) => Now::exactly(scope.now()),
         }
     }
@@ -474,7 +474,7 @@ impl Timing {
             }
             #[cfg(feature = "tokio")]
             Clocked::Paused(sleep) => {
-                let now = clock::clock().now_in_runtime().earliest;
+                let now = clock::clock().now_for(true).earliest;
                 let left = Duration::from_nanos(until.wake_up().saturating_sub(now));
                 sleep.sleeps(until, left, context)
             }

@@ -44,13 +44,13 @@ impl Now {
         Now { earliest: at, latest: at }
     }
 
-    /// The reading, or `time` if that is later.
-    #[inline]
     /// The same time, recorded as `time` if that is later.
+    #[inline]
     pub(crate) fn at_least_recorded(self, time: u64) -> Now {
         Now { latest: self.latest.max(time), ..self }
     }
 
+    /// The reading, or `time` if that is later.
     pub(crate) fn at_least(self, time: u64) -> Now {
         Now { earliest: self.earliest.max(time), latest: self.latest.max(time) }
     }
@@ -160,12 +160,18 @@ impl<S: Sources> Clock<S> {
     }
 }
 
-#[cfg(feature = "tokio")]
 impl Clock {
-    /// The present time by the current tokio runtime's clock, which a test may have paused.
+    /// The present time for a call, and for what settles it later. A future goes by its runtime's
+    /// clock, which a test may have paused; a blocking call does not, because its thread may have to
+    /// wait and would hold up that clock.
     #[inline]
-    pub(crate) fn now_in_runtime(&self) -> Now {
-        if sources::TOKIO_CAN_PAUSE { Now::exactly(self.sources.tokio()) } else { self.now() }
+    pub(crate) fn now_for(&self, is_async: bool) -> Now {
+        #[cfg(feature = "tokio")]
+        if is_async && sources::TOKIO_CAN_PAUSE {
+            return Now::exactly(self.sources.tokio());
+        }
+        let _ = is_async;
+        self.now()
     }
 }
 

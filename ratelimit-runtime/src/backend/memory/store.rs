@@ -300,11 +300,10 @@ impl Store {
         self.clock.now()
     }
 
-    /// The current time of the surrounding runtime, which a test may have paused.
-    #[cfg(feature = "tokio")]
+    /// See [`Clock::now_for`].
     #[inline]
-    pub(crate) fn now_in_runtime(&self) -> Now {
-        self.clock.now_in_runtime()
+    pub(crate) fn now_for(&self, is_async: bool) -> Now {
+        self.clock.now_for(is_async)
     }
 
     /// The fast path that permits of a key take.

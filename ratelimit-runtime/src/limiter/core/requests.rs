@@ -15,7 +15,6 @@ use crate::guard::Guard;
 use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe;
-use crate::rt::clock::Now;
 use crate::switches::Switches;
 
 /// The number of counters of resets in a backend. If buckets share a counter, a reset of one only
@@ -145,11 +144,7 @@ impl Core {
         let read = limits.as_deref();
         match place {
             Place::Memory(held) => {
-                let venue = self.venue(Switches::load(), true);
-                match &venue.target {
-                    Target::Memory(store) => self.give_back(store, held, read, venue.now()),
-                    Target::Remote(_) => self.give_back(&self.fallback(&venue), held, read, venue.now()),
-                }
+                self.give_back(held, read);
                 None
             }
             Place::Remote(bucket) => {
@@ -171,25 +166,32 @@ impl Core {
 
     /// Gives back permits held in memory, unless their bucket was reset or an algorithm of its
     /// limits has changed.
-    pub(in super::super) fn give_back(&self, store: &Arc<Store>, held: Held, read: Option<&[Limit]>, now: Now) {
-        let Held { address, permit, resets, kinds, store: of } = held;
-        self.with_ask(store, read, permit.cost, |ask| {
-            if of == store.id() && resets == store.resets(address) && kinds == kinds_of(ask.call.rules) {
-                store.refund(address, ask, now, permit);
-            }
-        });
+    pub(in super::super) fn give_back(&self, held: Held, read: Option<&[Limit]>) {
+        let Held { address, permit, resets, kinds, is_async, store: of } = held;
+        let venue = self.venue(Switches::load(), is_async);
+        let refund = |store: &Arc<Store>| {
+            self.with_ask(store, read, permit.cost, |ask| {
+                if of == store.id() && resets == store.resets(address) && kinds == kinds_of(ask.call.rules) {
+                    store.refund(address, ask, venue.now(), permit);
+                }
+            });
+        };
+        match &venue.target {
+            Target::Memory(store) => refund(store),
+            Target::Remote(_) => refund(&self.fallback(&venue)),
+        }
     }
 
     pub(crate) fn reset<K: RateLimitKey>(&self, key: &K) -> Result<(), BackendError> {
-        match self.start_reset(key) {
+        match self.start_reset(key, false) {
             Some((backend, request)) => backend.decide(&request).map(drop),
             None => Ok(()),
         }
     }
 
     /// Resets the bucket in memory. For a bucket in a backend, returns the request.
-    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K) -> Option<Question> {
-        let venue = self.venue(Switches::load(), false);
+    pub(crate) fn start_reset<K: RateLimitKey>(&self, key: &K, is_async: bool) -> Option<Question> {
+        let venue = self.venue(Switches::load(), is_async);
         let forget = |store: &Arc<Store>| {
             let address = store.address(key);
             self.with_ask(store, None, 1, |ask| store.reset(address, ask, venue.now()));

@@ -108,7 +108,6 @@ pub(in super::super) struct Fast {
 /// Where a call is decided, and by which clock.
 pub(in super::super) struct Venue<'a> {
     pub(in super::super) target: Target<'a>,
-    #[cfg_attr(not(feature = "tokio"), expect(dead_code, reason = "only tokio's clock can be a test's"))]
     is_async: bool,
     pub(in super::super) scope: Option<Scope>,
 }
@@ -142,11 +141,7 @@ impl Venue<'_> {
         if let Some(scope) = &self.scope {
             return Now::exactly(scope.now());
         }
-        #[cfg(feature = "tokio")]
-        if self.is_async {
-            return clock::clock().now_in_runtime();
-        }
-        clock::clock().now()
+        clock::clock().now_for(self.is_async)
     }
 
     /// The time by a test's clock, if there is one.

@@ -22,9 +22,9 @@ use super::Started;
 use crate::algorithm::Rule;
 use crate::backend::Request;
 use crate::backend::memory::{
-    Bucket, NEVER, Permit, Said, Spoken, Store, Verdict, peek_together, take_together, try_take_together,
+    Bucket, NEVER, Said, Spoken, Store, Verdict, peek_together, take_together, try_take_together,
 };
-use crate::decision::{Address, Decision, Held, Place, Taken};
+use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::keys::RateLimitKeys;
 use crate::limit::Limit;
@@ -206,13 +206,7 @@ impl Call<'_> {
         };
         let (now, is_taken) = asked(|| venue.now(), take, &spoken, buckets.len());
         let says = parts.iter().enumerate().map(|(index, (part, member, _, rules))| {
-            let held = |at| Held {
-                address: member.address,
-                permit: Permit { at, cost: self.cost },
-                resets: resets[index],
-                kinds: kinds_of(rules),
-                store: stores[index].id(),
-            };
+            let held = |at| self.held(&stores[index], member.address, at, resets[index], kinds_of(rules));
             let limits = || member.limits.as_deref().map(Into::into);
             let taken = |at| Taken { place: Place::Memory(held(at)), limits: limits(), limiter: part.core.id };
             let taken: Option<&dyn Fn(u64) -> Taken> = if is_taken { Some(&taken) } else { None };
@@ -352,9 +346,9 @@ fn admitted(
 
 impl Core {
     /// Forgets the buckets of all keys. Returns the requests to a backend.
-    pub(crate) fn start_reset_each<K: RateLimitKeys>(&self, keys: &K) -> Vec<Question> {
+    pub(crate) fn start_reset_each<K: RateLimitKeys>(&self, keys: &K, is_async: bool) -> Vec<Question> {
         let Some(each) = self.each().filter(|each| each.len() == K::LEN) else { return Vec::new() };
-        let mut resets = Resets { each, requests: Vec::new() };
+        let mut resets = Resets { each, is_async, requests: Vec::new() };
         keys.each(&mut resets);
         resets.requests
     }

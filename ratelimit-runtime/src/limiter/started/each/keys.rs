@@ -137,11 +137,12 @@ impl Visit for Cached<'_> {
 /// Forgets the bucket of each key.
 pub(super) struct Resets<'a> {
     pub(super) each: &'a Each,
+    pub(super) is_async: bool,
     pub(super) requests: Vec<Question>,
 }
 
 impl Visit for Resets<'_> {
     fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
-        self.requests.extend(self.each.parts[index].core.start_reset(key));
+        self.requests.extend(self.each.parts[index].core.start_reset(key, self.is_async));
     }
 }
