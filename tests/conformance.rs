@@ -412,7 +412,7 @@ mod scenarios {
     pub(super) fn a_fixed_window_begins_at_a_multiple_of_its_period(stage: &Stage) {
         let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(Algorithm::FixedWindow)]);
         let clock = test_util::pause();
-        clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+        clock.advance(Duration::from_nanos(1_000_000_000 - clock.now().as_nanos() % 1_000_000_000));
         clock.advance(SECOND - Duration::from_micros(1));
         assert_eq!(subject.admitted("a", 3), 2);
         assert_eq!(subject.check("a", 1).unwrap_err().retry_after(), Some(Duration::from_micros(1)));
@@ -466,7 +466,7 @@ mod scenarios {
         let mut times = Vec::new();
         for _ in 0..7 {
             let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
-            times.push((clock.now() - start) / 3_600_000_000_000);
+            times.push(clock.now().since(start).as_secs() / 3_600);
         }
         assert_eq!(times, [0, 0, 1, 1, 24, 24, 48]);
         let exceeded = subject.wait_at_most("a", 2, HOUR).unwrap_err();
@@ -526,7 +526,7 @@ mod scenarios {
         ]);
         let clock = test_util::pause();
         // Well inside a window of the third limit.
-        clock.advance(Duration::from_nanos(3_600_000_000_000 - clock.now() % 3_600_000_000_000));
+        clock.advance(Duration::from_nanos(3_600_000_000_000 - clock.now().as_nanos() % 3_600_000_000_000));
         assert_eq!(subject.admitted("a", 20), 5);
         clock.advance(SECOND);
         assert_eq!(subject.admitted("a", 20), 2);
@@ -576,7 +576,7 @@ mod scenarios {
         for algorithm in ALGORITHMS {
             let subject = stage.subject(&[Limit::new(10, SECOND).with_algorithm(algorithm)]);
             let clock = test_util::pause();
-            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now().as_nanos() % 1_000_000_000));
             let left = || subject.peek("a", 0).unwrap().remaining();
             subject.check_and_settle("a", 5, 2).unwrap();
             assert_eq!(left(), 8, "{algorithm:?}");
@@ -631,11 +631,11 @@ mod scenarios {
         for algorithm in ALGORITHMS {
             let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm)]);
             let clock = test_util::pause();
-            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now().as_nanos() % 1_000_000_000));
             let start = clock.now();
             subject.charge("a", 5);
             let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
-            let waited = Duration::from_nanos(clock.now() - start);
+            let waited = clock.now().since(start);
             // What is owed is one permit, then two: in a window, after one and two periods.
             let expected = if algorithm == Algorithm::TokenBucket { 2_000 } else { 3_000 };
             assert_eq!(waited, Duration::from_millis(expected), "{algorithm:?}");
@@ -646,12 +646,12 @@ mod scenarios {
         for algorithm in ALGORITHMS {
             let subject = stage.subject(&[Limit::new(2, SECOND).with_algorithm(algorithm)]);
             let clock = test_util::pause();
-            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now() % 1_000_000_000));
+            clock.advance(Duration::from_nanos(1_000_000_000 - clock.now().as_nanos() % 1_000_000_000));
             let start = clock.now();
             let mut times = Vec::new();
             for _ in 0..7 {
                 let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
-                times.push(Duration::from_nanos(clock.now() - start));
+                times.push(clock.now().since(start));
             }
             let expected = match algorithm {
                 Algorithm::TokenBucket => [0, 0, 500, 1_000, 1_500, 2_000, 2_500],
@@ -712,7 +712,7 @@ mod scenarios {
         for algorithm in ALGORITHMS {
             let subject = stage.subject(&[Limit::new(1, MINUTE).with_algorithm(algorithm)]);
             let clock = test_util::pause();
-            clock.advance(Duration::from_nanos(60_000_000_000 - clock.now() % 60_000_000_000));
+            clock.advance(Duration::from_nanos(60_000_000_000 - clock.now().as_nanos() % 60_000_000_000));
             subject.check("a", 1).unwrap();
             subject.block("a", SECOND / 2);
             assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(MINUTE)));
@@ -747,7 +747,7 @@ mod scenarios {
         assert_eq!((exceeded.kind(), exceeded.retry_after()), (ExceededKind::Blocked, Some(10 * SECOND)));
         let start = clock.now();
         let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
-        assert_eq!(clock.now() - start, nanos(10 * SECOND));
+        assert_eq!(clock.now().since(start), 10 * SECOND);
         assert_eq!(subject.peek("a", 1).unwrap().remaining(), 1);
     }
 
@@ -899,7 +899,7 @@ mod scenarios {
             banned_until: 0,
         };
         for step in steps {
-            let now = clock.now();
+            let now = clock.now().as_nanos();
             let (cost, max_wait) = match *step {
                 Hold::Advance(by) => {
                     clock.advance(thousandths(by));
@@ -933,7 +933,7 @@ mod scenarios {
             };
             match result {
                 Ok(()) => {
-                    prop_assert_eq!(clock.now(), expected);
+                    prop_assert_eq!(clock.now().as_nanos(), expected);
                     prop_assert!(expected - now <= nanos(max_wait), "admitted too early");
                     if cost > 0 && !matches!(step, Hold::Peek(_)) {
                         held.log.0.push(Entry { at: expected, cost });
@@ -990,7 +990,7 @@ mod scenarios {
             let permits = (count * permits / 1_000).max(1);
             let (times, cost) = if ones { (permits, 1) } else { (1, permits) };
             for _ in 0..times {
-                let now = clock.now();
+                let now = clock.now().as_nanos();
                 match subject.check("key", cost) {
                     Ok(_) => {
                         prop_assert!(log.admits(&limit, now, cost), "one too many");
@@ -1049,7 +1049,7 @@ mod scenarios {
         // suggests.
         let mut exact = true;
         for step in steps {
-            let now = clock.now();
+            let now = clock.now().as_nanos();
             let (cost, max_wait) = match *step {
                 Step::Advance(by) => {
                     clock.advance(thousandths(by));
@@ -1091,7 +1091,7 @@ mod scenarios {
             match result {
                 Ok(decision) => {
                     prop_assert!(possible && expected - now <= nanos(max_wait), "admitted too early");
-                    let at = clock.now();
+                    let at = clock.now().as_nanos();
                     if let Some(decision) = &decision {
                         prop_assert_eq!(nanos(decision.waited()), at - now);
                     }

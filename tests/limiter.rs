@@ -91,7 +91,7 @@ fn a_fixed_window_of_a_day_begins_at_midnight_utc() {
     let clock = test_util::pause();
     limiter.check((), 1).unwrap();
     let after = limiter.check((), 1).unwrap_err().retry_after().unwrap();
-    let reset = clock.now() + u64::try_from(after.as_nanos()).unwrap();
+    let reset = clock.now().as_nanos() + u64::try_from(after.as_nanos()).unwrap();
     assert_eq!(reset % 86_400_000_000_000, 0);
 }
 

@@ -75,7 +75,7 @@ impl Watched {
 
     /// A call, compared with the log. If it is denied, returns when to retry.
     fn check(&mut self, key: usize, cost: u32) -> Result<(), Option<Duration>> {
-        let at = self.clock.now();
+        let at = self.clock.now().as_nanos();
         match self.call(key, cost) {
             Ok(decision) => {
                 let entry = Entry { at, cost };

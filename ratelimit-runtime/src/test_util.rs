@@ -61,6 +61,7 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::time::Instant as TokioInstant;
 
+use crate::backend::Timestamp;
 use crate::backend::memory::{MemoryBackend, NEVER, Store};
 use crate::limit::MAX_PER;
 use crate::limiter::Journal;
@@ -436,9 +437,9 @@ impl TestClock {
         self.handle().advance(by);
     }
 
-    /// The time in nanoseconds since the Unix epoch.
-    pub fn now(&self) -> u64 {
-        self.entered.scope.now()
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.handle().now()
     }
 
     /// Forgets all buckets of this test.
@@ -475,9 +476,9 @@ pub struct TestHandle {
 }
 
 impl TestHandle {
-    /// The time in nanoseconds since the Unix epoch.
-    pub fn now(&self) -> u64 {
-        self.scope.now()
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        Timestamp::from_nanos(self.scope.now())
     }
 
     /// Advances the clock and wakes the tasks that wait for it. Tokio's own clock stays where it

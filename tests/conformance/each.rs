@@ -167,7 +167,7 @@ pub(super) fn a_wait_for_keys_ends_when_the_last_of_them_is_due(stage: &Stage) {
     let start = clock.now();
     for expected in [0, 1, 3, 4, 6] {
         let decision = subject.limiter.wait_each((1_u8, 1_u8, ()), 1).unwrap();
-        assert_eq!(clock.now() - start, expected * 1_000_000_000);
+        assert_eq!(clock.now().since(start), Duration::from_secs(expected));
         drop(decision);
     }
     let denied = subject.limiter.wait_each_at_most((1_u8, 1_u8, ()), 1, SECOND / 2).unwrap_err();
@@ -324,7 +324,7 @@ fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: 
     let mut exact = true;
     let mut last: Option<(Decision, Buckets, Entry)> = None;
     for step in steps {
-        let now = clock.now();
+        let now = clock.now().as_nanos();
         let (user, tenant, cost, max_wait) = match *step {
             Step::Advance(by) => {
                 clock.advance(thousandths(by));
@@ -370,7 +370,7 @@ fn follow(stage: &Stage, limits: [Limit; 3], steps: &[Step], tells_the_longest: 
         match result {
             Ok(decision) => {
                 prop_assert!(possible && expected - now <= nanos(max_wait), "admitted too early");
-                let at = clock.now();
+                let at = clock.now().as_nanos();
                 if exact {
                     prop_assert_eq!(at, expected);
                     prop_assert_eq!(nanos(decision.waited()), at - now);

@@ -25,9 +25,9 @@ fn a_call_waits_as_long_as_it_takes() {
     let clock = test_util::pause();
     let start = clock.now();
     assert_eq!((0..5).map(|_| u32::from(waits())).sum::<u32>(), 5);
-    assert_eq!(clock.now() - start, 4_000_000_000);
+    assert_eq!(clock.now().since(start), Duration::from_secs(4));
     (0..3).for_each(|_| waits_and_returns_nothing("a"));
-    assert_eq!(clock.now() - start, 6_000_000_000);
+    assert_eq!(clock.now().since(start), Duration::from_secs(6));
 }
 
 #[rate_limit(count = 1, per = "1s", wait = "1500ms")]
@@ -46,10 +46,10 @@ fn a_call_waits_only_if_the_permit_comes_in_time() {
     let start = clock.now();
     assert!(waits_a_while().is_ok());
     assert!(waits_a_while().is_ok());
-    assert_eq!(clock.now() - start, 1_000_000_000);
+    assert_eq!(clock.now().since(start), Duration::from_secs(1));
     assert_eq!(waits_not_long_enough(), "admitted");
     assert_eq!(waits_not_long_enough(), "Some(1s)");
-    assert_eq!(clock.now() - start, 1_000_000_000, "denied at once");
+    assert_eq!(clock.now().since(start), Duration::from_secs(1), "denied at once");
 }
 
 #[rate_limit(count = limit, per = "1s", cost = cost, wait)]
@@ -85,7 +85,7 @@ fn a_shared_limiter_is_waited_for() {
     let start = clock.now();
     SHARED.check((), 1).unwrap();
     assert_eq!(waits_for_a_shared_limiter(), 1);
-    assert_eq!(clock.now() - start, 1_000_000_000);
+    assert_eq!(clock.now().since(start), Duration::from_secs(1));
 }
 
 #[rate_limit(count = 1, per = "1s", key = user, wait)]
