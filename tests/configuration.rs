@@ -172,6 +172,41 @@ fn calls_that_wait_go_when_their_limiter_is_switched_off() {
 }
 
 #[test]
+fn calls_that_wait_when_a_dry_run_begins_count_as_denied_and_go() {
+    let _alone = alone();
+    let server = RedisServer::start();
+    let redis = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(5)).build().unwrap();
+    let in_memory = limiter("goes dry", 1);
+    let in_redis = RateLimiter::builder("goes dry in redis").limit(Limit::per_hour(1)).backend(redis).build().unwrap();
+    for limiter in [&in_memory, &in_redis] {
+        let name = limiter.name();
+        limiter.check("a", 1).unwrap();
+        std::thread::scope(|scope| {
+            let blocking = scope.spawn(|| limiter.wait("a", 1).unwrap());
+            let future = scope.spawn(|| futures_executor::block_on(limiter.wait_async("a", 1)).unwrap());
+            wait_until("the calls wait", || info(name).waiting == 2);
+            apply(&format!("\"{name}\" = {{ dry_run = true }}"));
+            (blocking.join().unwrap(), future.join().unwrap());
+        });
+        let tried = info(name);
+        assert_eq!((tried.allowed, tried.denied, tried.waiting, tried.abandoned), (1, 2, 0, 0), "{name}");
+        apply("");
+    }
+
+    let each =
+        RateLimiter::builder("each goes dry").limit(Limit::per_hour(1)).limit(Limit::per_day(9)).build().unwrap();
+    each.check_each((1_u8, ()), 1).unwrap();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| each.wait_each((1_u8, ()), 1).unwrap());
+        wait_until("the call waits", || info("each goes dry").waiting == 1);
+        apply("\"each goes dry\" = { dry_run = true }");
+        waiting.join().unwrap();
+    });
+    assert_eq!((info("each goes dry").allowed, info("each goes dry").denied), (1, 1));
+    apply("");
+}
+
+#[test]
 fn a_file_is_applied_whenever_it_changes_as_a_whole_or_not_at_all() {
     let _alone = alone();
     let (one, other) = (limiter("in file", 2), limiter("also in file", 2));

@@ -160,6 +160,12 @@ impl Waiting {
         }
     }
 
+    /// Whether it may go on waiting. In a dry run no call waits, also if it has begun to before: it
+    /// counts as denied, and runs.
+    fn waits_on(&self, now: Now) -> bool {
+        now.earliest < self.deadline() && !self.core.dry_run()
+    }
+
     fn place(&self) -> Place {
         match &self.queue {
             Queue::Memory(waiter) => waiter.place(),
@@ -175,21 +181,19 @@ impl Waiting {
             Queue::Backend(waiter) => waiter.listen(waker),
         };
         let deadline = self.deadline();
-        // In a dry run no call waits, also if it has begun to before.
-        if self.core.is_off(Switches::load()) || self.core.dry_run() {
+        if self.core.is_off(Switches::load()) {
             self.leave();
             return Ok(Ok(self.call().free()));
         }
-        if std::mem::replace(&mut self.stage, Stage::Waits) == Stage::New && !is_told {
+        let is_new = std::mem::replace(&mut self.stage, Stage::Waits) == Stage::New;
+        if is_new && !is_told && !self.core.dry_run() {
             return Err(Until { first_due: NEVER, is_first: false, deadline });
         }
         let now = self.timing.now();
         let Queue::Memory(waiter) = &self.queue else { return self.look_before_backend(now, waker) };
         let (turn, store, address) = (waiter.look(now), waiter.store(), waiter.address());
         match turn {
-            Turn::Waiting { first_due, is_first } if now.earliest < deadline => {
-                Err(Until { first_due, is_first, deadline })
-            }
+            Turn::Waiting { first_due, is_first } if self.waits_on(now) => Err(Until { first_due, is_first, deadline }),
             Turn::Waiting { .. } => {
                 let store = Arc::clone(store);
                 self.leave();
@@ -230,7 +234,7 @@ impl Waiting {
         let deadline = self.deadline();
         let Queue::Backend(waiter) = &self.queue else { unreachable!("it waits before a backend") };
         let told = match waiter.look(now.earliest) {
-            RemoteTurn::Waiting { until } if now.earliest < deadline => {
+            RemoteTurn::Waiting { until } if self.waits_on(now) => {
                 return Err(Until { first_due: until, is_first: false, deadline });
             }
             RemoteTurn::Waiting { .. } => {
