@@ -105,6 +105,10 @@ impl Configuration {
     /// Reads and applies a file, and again whenever its content changes, which is looked at every
     /// `every`.
     ///
+    /// A changed file is applied once two looks in a row have found the same: one that is read while
+    /// it is written may be a valid document with fewer limits. Write it beside the old one and
+    /// rename it, so that no process starts with half of it either.
+    ///
     /// A thread does that until the result is dropped. If the file can then not be read or has a
     /// mistake, all limits stay as they are. That is a `WARN` event, once, and sets the metric
     /// `ratelimit_configuration_failing` to 1 until a document is applied again.

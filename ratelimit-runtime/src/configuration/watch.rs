@@ -38,9 +38,25 @@ pub(super) fn file(path: &Path, every: Duration) -> Result<ConfigurationWatch, C
     let path = path.to_owned();
     let first = read(&path)?;
     parsed(&path, &first)?.apply();
-    let seen = Seen::of(first);
+    let mut written = Written { last: first.clone(), whole: first.clone() };
     let source = path.clone();
-    start(every, seen, move |text| parsed(&path, text), move || read(&source))
+    start(every, Seen::of(first), move |text| parsed(&path, text), move || written.look(read(&source)))
+}
+
+/// A file that may be looked at while it is written. A document that is cut short may be a valid one
+/// with fewer limits, so only what two looks in a row have found counts as whole.
+struct Written {
+    last: String,
+    whole: String,
+}
+
+impl Written {
+    fn look(&mut self, look: Look) -> Look {
+        let text = look?;
+        let found = if text == self.last { &mut self.whole } else { &mut self.last };
+        *found = text;
+        Ok(self.whole.clone())
+    }
 }
 
 /// Starts the thread, which looks again and again for what differs from what was `seen` already.
@@ -100,14 +116,34 @@ impl Seen {
     }
 }
 
-#[cfg(all(test, feature = "tracing"))]
+#[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::tests::Log;
 
     #[test]
+    fn a_document_is_whole_once_two_looks_have_found_it() {
+        let text = |text: &str| Ok(text.to_owned());
+        let gone = || Err(ConfigurationError::new("gone", None));
+        let mut written = Written { last: "old".to_owned(), whole: "old".to_owned() };
+        for (look, whole) in [
+            (text("old"), text("old")),
+            (text("ne"), text("old")),
+            (text("new, half"), text("old")),
+            (text("new, whole"), text("old")),
+            (text("new, whole"), text("new, whole")),
+            (text(""), text("new, whole")),
+            (gone(), gone()),
+            (text("last"), text("new, whole")),
+            (text("last"), text("last")),
+        ] {
+            assert_eq!(written.look(look), whole);
+        }
+    }
+
+    #[cfg(feature = "tracing")]
+    #[test]
     fn a_document_that_cannot_be_applied_is_reported_once() {
-        let log = Log::of(|| {
+        let log = crate::observe::tests::Log::of(|| {
             let mut seen = Seen::of(String::new());
             for text in ["", "a = 1", "a = 1", "a = 2"] {
                 seen.look(Ok(text.to_owned()), Configuration::from_toml);
