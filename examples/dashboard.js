@@ -47,7 +47,7 @@ function show(limiter) {
   card.last = limiter;
 
   const { find } = card;
-  find(".limits").textContent = limiter.limits.map(limitText).join(", ");
+  find(".limits").textContent = limiter.limits.map(limitText).join(", ") || "no limit applies";
   find(".allowed").textContent = limiter.allowed.toLocaleString("en");
   find(".denied").textContent = limiter.denied.toLocaleString("en");
   // Where calls have keys, each has a bucket of its own: the number of these is what there is to say.

@@ -121,8 +121,11 @@ fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
 
 fn show(redis: &RedisBackend) -> Result<(), BackendError> {
     for limiter in redis.published()? {
-        let limits: Vec<String> = limiter.limits.iter().map(ToString::to_string).collect();
-        println!("{}: {}", limiter.name, limits.join(", "));
+        // A limit that is off, or only tried, admits whatever comes.
+        let applying = limiter.limits.iter().filter(|limit| limit.count() < u32::MAX);
+        let limits: Vec<String> = applying.map(ToString::to_string).collect();
+        let limits = if limits.is_empty() { "no limit applies".to_owned() } else { limits.join(", ") };
+        println!("{}: {limits}", limiter.name);
     }
     let document = redis.configuration()?;
     if !document.is_empty() {

@@ -207,6 +207,20 @@ fn calls_that_wait_when_a_dry_run_begins_count_as_denied_and_go() {
 }
 
 #[test]
+fn a_limit_that_does_not_apply_is_not_listed() {
+    let _alone = alone();
+    let builder = RateLimiter::builder("unlisted").limit(Limit::per_hour(4));
+    let limiter = builder.limit(Limit::per_day(3)).build().unwrap();
+    apply(r#"unlisted = [{ count = 2, per = "1h", enabled = false }, { count = 4, per = "1d" }]"#);
+    assert!(limiter.check((), 1).is_ok());
+    assert_eq!((info("unlisted").limits, info("unlisted").remaining), (vec![Limit::per_day(4)], Some(3)));
+    apply(r#"unlisted = [{ count = 2, per = "1h", enabled = false }, { count = 4, per = "1d", dry_run = true }]"#);
+    assert!(limiter.check((), 1).is_ok());
+    assert_eq!((info("unlisted").limits, info("unlisted").remaining), (vec![], None));
+    apply("");
+}
+
+#[test]
 fn a_file_is_applied_whenever_it_changes_as_a_whole_or_not_at_all() {
     let _alone = alone();
     let (one, other) = (limiter("in file", 2), limiter("also in file", 2));

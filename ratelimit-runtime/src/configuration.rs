@@ -50,6 +50,8 @@ pub use watch::ConfigurationWatch;
 ///   or settled later. Of a limiter that is called with a key for each limit, it has its own key.
 /// - `enabled = false` of a limiter: its calls are admitted, and not counted. Of a limit: that limit
 ///   does not apply.
+/// - In the place of a limit that is off or tried stands one of 4,294,967,295 permits. Response
+///   headers and [`limiters`](crate::limiters) leave it out.
 ///
 /// A limiter without a line keeps its own limits. One whose line is removed gets them back. Names
 /// that no limiter has had are listed by [`unused_limits`](crate::unused_limits).

@@ -102,11 +102,6 @@ impl Taken {
 }
 
 impl Decision {
-    /// Permits that were taken.
-    pub(crate) fn cost(&self) -> u32 {
-        self.taken.as_ref().map_or(0, Taken::cost)
-    }
-
     /// Of the call's limits, the one with the fewest permits left.
     pub fn limit(&self) -> Limit {
         self.limit

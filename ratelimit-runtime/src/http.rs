@@ -68,9 +68,10 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
     // What a blocked key has left is of no use to it.
     let remaining = if exceeded.kind() == ExceededKind::Blocked { 0 } else { exceeded.remaining() };
     headers.extend(fields::standard(answers.form(), &limit, remaining, exceeded.retry_after_secs()));
-    let policy = fields::policy_name(&limit);
+    // A blocked key violates no policy if its limit does not apply.
+    let violated = if limit.is_unlimited() { String::new() } else { format!("\"{}\"", fields::policy_name(&limit)) };
     let body = format!(
-        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":{status}{detail},"violated-policies":["{policy}"]}}"#
+        r#"{{"type":"https://iana.org/assignments/http-problem-types#quota-exceeded","title":"The rate limit of this resource is exceeded","status":{status}{detail},"violated-policies":[{violated}]}}"#
     );
     Answer { status, headers, body }
 }

@@ -366,6 +366,18 @@ impl Limit {
         Limit { count: u32::MAX, burst: u32::MAX, ..self }
     }
 
+    /// Whether it stands in the place of a limit that configuration has turned off or tries.
+    pub(crate) const fn is_unlimited(&self) -> bool {
+        self.count == u32::MAX && self.burst == u32::MAX
+    }
+
+    /// Whether header fields can report it: they count whole seconds. A limit that does not apply is
+    /// left out.
+    #[cfg(any(feature = "axum", feature = "actix-web", feature = "tower"))]
+    pub(crate) fn is_reportable(&self) -> bool {
+        self.per() >= Duration::from_secs(1) && !self.is_unlimited()
+    }
+
     pub(crate) const fn per_micros(&self) -> u64 {
         self.per_micros
     }

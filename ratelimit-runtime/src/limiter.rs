@@ -502,7 +502,9 @@ impl RateLimiter {
     pub fn charge<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, BackendError> {
         match self.core().start_charge(&key, cost, false) {
             Charging::Done(decision) => Ok(decision),
-            Charging::Sending(sending) => Ok(sending.send()?.unwrap_or_else(|| self.core().nothing_charged())),
+            Charging::Sending(sending) => {
+                Ok(sending.send(self.core())?.unwrap_or_else(|| self.core().nothing_charged()))
+            }
         }
     }
 
@@ -516,7 +518,7 @@ impl RateLimiter {
         match charging {
             Charging::Done(decision) => Ok(decision),
             Charging::Sending(sending) => {
-                Ok(sending.send_async().await?.unwrap_or_else(|| self.core().nothing_charged()))
+                Ok(sending.send_async(self.core()).await?.unwrap_or_else(|| self.core().nothing_charged()))
             }
         }
     }

@@ -515,16 +515,9 @@ pub mod v1 {
     impl Held {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
-            if !counts {
-                let reported = Reported::of(&self.holding);
+            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
                 // A permit that cannot be given back stays taken: the limit is kept.
-                let is_back = match self.core.give_back_held(self.holding) {
-                    Some(decision) => self.core.refund(decision).is_ok(),
-                    None => true,
-                };
-                if let Some(reported) = reported.filter(|_| is_back) {
-                    reported.take_back();
-                }
+                let _ = self.core.refund(decision);
             }
         }
 
@@ -538,15 +531,9 @@ pub mod v1 {
                 return Rest(None);
             }
             let Held { core, holding } = self;
-            let reported = Reported::of(&holding);
-            let Some(decision) = core.give_back_held(holding) else {
-                reported.into_iter().for_each(Reported::take_back);
-                return Rest(None);
-            };
+            let Some(decision) = core.give_back_held(holding) else { return Rest(None) };
             Rest(Some(Box::pin(async move {
-                if core.refund_async(decision).await.is_ok() {
-                    reported.into_iter().for_each(Reported::take_back);
-                }
+                let _ = core.refund_async(decision).await;
             })))
         }
     }
@@ -566,7 +553,7 @@ pub mod v1 {
             let Held { core, holding } = self;
             let Some(decision) = core.settle_in_memory(holding, actual) else { return Rest(None) };
             Rest(Some(Box::pin(async move {
-                let _ = core.settle_decided_async(decision, actual).await;
+                let _ = core.settle_async(*decision, actual).await;
             })))
         }
 
@@ -579,29 +566,6 @@ pub mod v1 {
     /// `permit = ..`: permits that the body settles. `None` for an exempt call.
     pub fn permit(held: Option<Held>) -> CallPermit {
         CallPermit::new(held.map(|Held { core, holding }| (core, holding)))
-    }
-
-    /// What the response headers report about an admission.
-    struct Reported {
-        limit: Limit,
-        remaining: u32,
-        cost: u32,
-    }
-
-    impl Reported {
-        /// While response headers are recorded, permits are held with the decision that took them.
-        fn of(holding: &Holding) -> Option<Reported> {
-            let Holding::Other(decision) = holding else { return None };
-            Some(Reported { limit: decision.limit, remaining: decision.remaining, cost: decision.cost() })
-        }
-
-        fn take_back(self) {
-            let Reported { limit, remaining, cost } = self;
-            #[cfg(any(feature = "tower", feature = "actix-web"))]
-            crate::noted::given_back(limit, remaining, cost);
-            #[cfg(not(any(feature = "tower", feature = "actix-web")))]
-            let _ = (limit, remaining, cost);
-        }
     }
 
     /// A constant `count` or `burst`, possibly a const generic.

@@ -160,7 +160,7 @@ pub(crate) fn given_back(limit: Limit, remaining: u32, cost: u32) {
 #[cold]
 fn write(limit: Limit, remaining: u32, reset_after: u64, denied: bool) {
     with_current(|note| {
-        if limit.per() >= SHORTEST_REPORTED {
+        if limit.is_reportable() {
             note.write(Left { limit, remaining, reset_after, at: clock::now(), denied });
         } else {
             note.unreported_denial |= denied;
@@ -174,9 +174,6 @@ fn with_current(change: impl FnOnce(&mut Note)) {
         CURRENT.set(Some(note));
     }
 }
-
-/// The shortest reportable period: header fields count whole seconds.
-const SHORTEST_REPORTED: Duration = Duration::from_secs(1);
 
 #[cfg(test)]
 mod tests {

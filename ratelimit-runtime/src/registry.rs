@@ -55,7 +55,8 @@ struct Replaced {
 pub struct LimiterInfo {
     /// The limiter's name: the one given to it, or the path of the annotated function.
     pub name: String,
-    /// The limits that apply now. A `count` read at each call shows as 1, a `per` as one second.
+    /// The limits that apply now: none that configuration has turned off or tries. A `count` read at
+    /// each call shows as 1, a `per` as one second.
     pub limits: Vec<Limit>,
     /// The limiter's place in the source.
     pub location: Option<&'static Location<'static>>,
@@ -76,8 +77,8 @@ pub struct LimiterInfo {
     /// Whether the limiter limits at all. Configuration can turn it off.
     pub enabled: bool,
     /// Permits left now in the only bucket of a limiter without keys; of several limits, the
-    /// fewest. `None` if calls have keys, if buckets are not in this process's memory, or if
-    /// `count` or `per` is read at each call.
+    /// fewest. `None` if calls have keys, if buckets are not in this process's memory, if `count` or
+    /// `per` is read at each call, or if no limit applies.
     pub remaining: Option<u32>,
     /// Keys that have a bucket in this process's memory, including idle ones not yet reclaimed.
     /// `None` if buckets are elsewhere.
@@ -180,7 +181,7 @@ fn info(core: &Core, copied: bool) -> LimiterInfo {
     let (remaining, keys) = core.in_memory().unzip();
     LimiterInfo {
         name: core.name().to_owned(),
-        limits: core.limits(),
+        limits: core.limits().into_iter().filter(|limit| !limit.is_unlimited()).collect(),
         location: options.location,
         copied,
         allowed,

@@ -5,12 +5,15 @@ use std::time::Duration;
 use actix_web::dev::Service;
 use actix_web::{App, HttpResponse, web};
 use axum::Router;
+use axum::extract::{Request, State};
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use ratelimit_runtime::{
-    Limit, RateLimitExceeded, RateLimitHeaders, RateLimitHeadersLayer, RateLimitLayer, RateLimiter, rate_limit,
+    Configuration, Limit, RateLimitExceeded, RateLimitHeaders, RateLimitHeadersLayer, RateLimitLayer, RateLimiter,
+    RateLimiterBuilder, rate_limit,
 };
+use ratelimit_tests::Shelf;
 use tower::{Layer, ServiceExt};
 
 use crate::server::{Answer, Site, serve, serve_actix};
@@ -261,13 +264,9 @@ async fn an_unreportable_denial_reports_no_other_limit() {
         denied = site.get("/handler/a").await;
     }
     let failed = site.get("/failing").await;
-    assert_eq!((denied.status, denied.header("retry-after"), failed.status), (429, Some("1"), 503));
-    for answer in [denied, failed] {
-        for name in ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"]
-        {
-            assert_eq!(answer.header(name), None, "{answer:?}");
-        }
-    }
+    assert_eq!(denied.header("retry-after"), Some("1"));
+    assert_untold(&denied, 429);
+    assert_untold(&failed, 503);
 }
 
 #[rate_limit(limiter = crate::failing::UNSURE)]
@@ -301,6 +300,77 @@ async fn a_limit_of_the_whole_router_is_reported_too() {
     let router = Router::new().route("/", get(async || "hello")).layer(RateLimitLayer::unkeyed(&ALL));
     let site = serve(router.layer(RateLimitHeadersLayer::new())).await;
     assert_eq!(left(&site.get("/").await, "2-per-60s").0, 1);
+}
+
+#[tokio::test]
+async fn what_a_response_gives_back_counts_as_left() {
+    fn limiter(name: &str) -> RateLimiterBuilder {
+        RateLimiter::builder(name).limit(Limit::new(10, Duration::from_secs(60)))
+    }
+
+    let memory = limiter("headers-settled").build().unwrap();
+    let store = limiter("headers-settled-in-a-store").backend(Shelf::default()).build().unwrap();
+    let router =
+        [("/memory", &memory), ("/store", &store)].into_iter().fold(Router::new(), |router, (path, limiter)| {
+            let settles = RateLimitLayer::unkeyed(limiter).cost(|_| 5).settle(|_: &Response| 2);
+            router.route(path, get(async || "hello").layer(settles))
+        });
+    let refunds = async |State(limiter): State<RateLimiter>| {
+        let decision = limiter.check_async((), 5).await?;
+        limiter.refund_async(decision).await.unwrap();
+        Ok::<_, RateLimitExceeded>("hello")
+    };
+    let router = router.route("/refunded", get(refunds)).with_state(memory);
+    let site = serve(router.layer(RateLimitHeadersLayer::new())).await;
+    for (path, remaining) in [("/memory", 8), ("/memory", 6), ("/store", 8), ("/store", 6), ("/refunded", 6)] {
+        assert_eq!(left(&site.get(path).await, "10-per-60s").0, remaining, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_that_does_not_apply_is_not_reported() {
+    let limits = [Limit::new(2, Duration::from_secs(60)), Limit::new(5, Duration::from_secs(3_600))];
+    let limiter = |name: &str| RateLimiter::builder(name).limit(limits[0]).limit(limits[1]).build().unwrap();
+    let (partly, none) = (limiter("headers-partly"), limiter("headers-none"));
+    let off = r#"{ count = 2, per = "60s", enabled = false }"#;
+    let tried = r#"{ count = 5, per = "1h", dry_run = true }"#;
+    let document = format!("headers-partly = [{off}, \"5/1h\"]\nheaders-none = [{off}, {tried}]");
+    Configuration::from_toml(&document).unwrap().apply();
+    let router = [("/partly", &partly), ("/none", &none)].into_iter().fold(Router::new(), |router, (path, limiter)| {
+        router.route(path, get(async || "hello").layer(RateLimitLayer::new(limiter, |_: &Request| "key")))
+    });
+    let site = serve(router.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
+    assert_eq!(left(&site.get("/partly").await, "5-per-3600s").0, 4);
+    assert_untold(&site.get("/none").await, 200);
+    // A blocked key is denied by no limit.
+    none.block("key", Duration::from_secs(60)).unwrap();
+    partly.block("key", Duration::from_secs(60)).unwrap();
+    let blocked = site.get("/none").await;
+    assert_untold(&blocked, 429);
+    assert!(blocked.tells("blocked") && blocked.body.contains(r#""violated-policies":[]"#), "{blocked:?}");
+    assert!(!site.get("/partly").await.body.contains("4294967295"));
+    Configuration::from_toml("").unwrap().apply();
+}
+
+#[tokio::test]
+async fn a_dry_run_is_not_reported() {
+    #[rate_limit(count = 2, per = "60s", dry_run)]
+    async fn handler() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    let router = Router::new().route("/", get(handler));
+    let site = serve(router.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
+    for _ in 0..3 {
+        assert_untold(&site.get("/").await, 200);
+    }
+}
+
+fn assert_untold(answer: &Answer, status: u16) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    for name in ["ratelimit", "ratelimit-policy", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"] {
+        assert_eq!(answer.header(name), None, "{answer:?}");
+    }
 }
 
 #[rate_limit(count = 3, per = "60s")]

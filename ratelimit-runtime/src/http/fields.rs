@@ -16,10 +16,9 @@ use crate::noted::{Left, Note};
 /// A header field: its name and its value.
 type Field = (&'static str, String);
 
-/// The fields that report this limit in the form of a draft; none if the draft cannot express it.
+/// The fields that report this limit in the form of a draft; none if it cannot be reported.
 pub(super) fn standard(form: RateLimitFields, limit: &Limit, remaining: u32, reset_secs: Option<u64>) -> Vec<Field> {
-    // The drafts count whole seconds, so a window below one second cannot be reported.
-    if limit.per() < Duration::from_secs(1) {
+    if !limit.is_reportable() {
         return Vec::new();
     }
     // A value that cannot be written as a structured field is skipped; the answer stands without

@@ -88,6 +88,18 @@ pub(super) struct Refusal {
 }
 
 impl Core {
+    /// Notes for response headers what an admitted call has left. Not in a dry run: clients would
+    /// keep to a limit that denies nothing.
+    #[inline]
+    pub(super) fn note_admitted(&self, limit: Limit, remaining: u32, reset_after: u64) {
+        #[cfg(any(feature = "tower", feature = "actix-web"))]
+        if !self.dry_run() {
+            crate::noted::admitted(limit, remaining, reset_after);
+        }
+        #[cfg(not(any(feature = "tower", feature = "actix-web")))]
+        let _ = (self, limit, remaining, reset_after);
+    }
+
     /// The error of a denied call.
     #[inline]
     pub(super) fn refused(&self, limit: Limit, refusal: Refusal) -> RateLimitExceeded {
@@ -274,9 +286,7 @@ impl Call<'_> {
         let reset_after = idle_at.saturating_sub(now.earliest);
         if self.is_counted() {
             self.core.allowed();
-            if !self.core.options.is_trial {
-                note_admitted(limit, remaining, reset_after);
-            }
+            self.core.note_admitted(limit, remaining, reset_after);
         }
         Decision { limit, remaining, position, reset_after, waited, taken }
     }
@@ -351,7 +361,7 @@ impl Call<'_> {
         });
         if self.is_counted() {
             self.core.allowed();
-            note_admitted(limit, remaining, reset_after);
+            self.core.note_admitted(limit, remaining, reset_after);
         }
         Decision { limit, remaining, position: position_u8(position), reset_after, waited, taken }
     }
@@ -470,14 +480,6 @@ impl OwnedCall {
             key: self.rare.as_ref().map_or_else(ShownKey::default, |rare| rare.key.shown()),
         }
     }
-}
-
-#[inline]
-pub(super) fn note_admitted(limit: Limit, remaining: u32, reset_after: u64) {
-    #[cfg(any(feature = "tower", feature = "actix-web"))]
-    crate::noted::admitted(limit, remaining, reset_after);
-    #[cfg(not(any(feature = "tower", feature = "actix-web")))]
-    let _ = (limit, remaining, reset_after);
 }
 
 /// A denial until a time, in nanoseconds from `now`.

@@ -5,8 +5,8 @@ mod each;
 use std::fmt;
 use std::sync::Arc;
 
-use super::call::{Call, note_admitted, position_u8};
-use super::core::{Core, Target};
+use super::call::{Call, position_u8};
+use super::core::{Core, Target, send, send_async};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Store};
 use crate::backend::{Action, Answer, Outcome, Request};
@@ -112,23 +112,23 @@ pub(crate) enum Charging {
 }
 
 impl Charged {
-    fn decision(self) -> Decision {
+    fn decision(self, core: &Core) -> Decision {
         let Charged { limit, left: Left { remaining, position, idle_at, .. }, now } = self;
         let reset_after = idle_at.saturating_sub(now);
-        note_admitted(limit, remaining, reset_after);
+        core.note_admitted(limit, remaining, reset_after);
         Decision { limit, remaining, position, reset_after, waited: 0, taken: None }
     }
 }
 
 impl Sending {
-    pub(crate) fn send(self) -> Result<Option<Decision>, BackendError> {
+    pub(crate) fn send(self, core: &Core) -> Result<Option<Decision>, BackendError> {
         let answer = self.backend.decide(&self.request)?;
-        Ok(self.charged(&answer))
+        Ok(self.charged(core, &answer))
     }
 
-    pub(crate) async fn send_async(self) -> Result<Option<Decision>, BackendError> {
+    pub(crate) async fn send_async(self, core: &Core) -> Result<Option<Decision>, BackendError> {
         let answer = self.backend.decide_async(&self.request).await?;
-        Ok(self.charged(&answer))
+        Ok(self.charged(core, &answer))
     }
 
     fn send_later(self) {
@@ -136,58 +136,63 @@ impl Sending {
     }
 
     /// What the answer to a charge says.
-    fn charged(&self, answer: &Answer) -> Option<Decision> {
+    fn charged(&self, core: &Core, answer: &Answer) -> Option<Decision> {
         let Outcome::Admitted(admitted) = &answer.outcome else { return None };
         let admission = &admitted.admission;
         let limit = *self.request.limits.get(admission.limit)?;
         let position = position_u8(admission.limit);
         let left = Left { remaining: admission.remaining, position, idle_at: admission.fresh_at, ..Left::default() };
-        Some(Charged { limit, left, now: answer.now.as_nanos() }.decision())
+        Some(Charged { limit, left, now: answer.now.as_nanos() }.decision(core))
     }
 }
 
 impl Core {
+    pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
+        let unused = self.unused(&decision, 0);
+        send(self.start_give_back(decision)).inspect(|()| unused.take_back())
+    }
+
+    pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
+        let unused = self.unused(&decision, 0);
+        send_async(self.start_give_back(decision)).await.inspect(|()| unused.take_back())
+    }
+
     pub(crate) fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        let unused = self.unused(&decision, actual);
         let sendings = self.start_settle(decision, actual);
-        sendings.into_iter().map(|sending| sending.send().map(drop)).fold(Ok(()), Result::and)
+        let sent = sendings.into_iter().map(|sending| sending.send(self).map(drop)).fold(Ok(()), Result::and);
+        sent.inspect(|()| unused.take_back())
     }
 
     pub(crate) async fn settle_async(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        let unused = self.unused(&decision, actual);
         let mut result = Ok(());
         for sending in self.start_settle(decision, actual) {
-            result = result.and(sending.send_async().await.map(drop));
+            result = result.and(sending.send_async(self).await.map(drop));
         }
-        result
+        result.inspect(|()| unused.take_back())
     }
 
     pub(crate) fn settle_later(&self, decision: Decision, actual: u32) {
+        let unused = self.unused(&decision, actual);
         self.start_settle(decision, actual).into_iter().for_each(Sending::send_later);
+        unused.take_back();
     }
 
     pub(crate) fn settle_held(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
-        let Some(decision) = self.settle_in_memory(holding, actual) else { return Ok(()) };
-        let unused = Unused::of(&decision, actual);
-        self.settle(*decision, actual).inspect(|()| unused.take_back())
+        self.settle_in_memory(holding, actual).map_or(Ok(()), |decision| self.settle(*decision, actual))
     }
 
     pub(crate) async fn settle_held_async(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
         match self.settle_in_memory(holding, actual) {
-            Some(decision) => self.settle_decided_async(decision, actual).await,
+            Some(decision) => self.settle_async(*decision, actual).await,
             None => Ok(()),
         }
     }
 
-    /// Settles permits that a decision holds.
-    pub(crate) async fn settle_decided_async(&self, decision: Box<Decision>, actual: u32) -> Result<(), BackendError> {
-        let unused = Unused::of(&decision, actual);
-        self.settle_async(*decision, actual).await.inspect(|()| unused.take_back())
-    }
-
     pub(crate) fn settle_held_later(&self, holding: Holding, actual: u32) {
         if let Some(decision) = self.settle_in_memory(holding, actual) {
-            let unused = Unused::of(&decision, actual);
             self.settle_later(*decision, actual);
-            unused.take_back();
         }
     }
 
@@ -208,6 +213,11 @@ impl Core {
             Holding::Other(decision) => return Some(decision),
         }
         None
+    }
+
+    fn unused(&self, decision: &Decision, actual: u32) -> Unused {
+        let cost = decision.taken.as_ref().filter(|taken| taken.limiter == self.id).map_or(0, Taken::cost);
+        Unused { limit: decision.limit, remaining: decision.remaining, permits: cost.saturating_sub(actual) }
     }
 
     /// Settles permits taken in memory. For permits taken in a backend, returns the requests, one
@@ -282,7 +292,7 @@ impl Core {
         let charge = |store: &Arc<Store>| {
             if store.id() == held.store {
                 let charged = self.charge_in(store, held.address, read, cost, venue.now());
-                drop(charged.decision());
+                drop(charged.decision(self));
             }
         };
         match &venue.target {
@@ -307,7 +317,7 @@ impl Core {
         let venue = self.venue(switches, is_async);
         match &venue.target {
             Target::Memory(store) => {
-                Charging::Done(self.charge_in(store, store.address(key), None, cost, venue.now()).decision())
+                Charging::Done(self.charge_in(store, store.address(key), None, cost, venue.now()).decision(self))
             }
             Target::Remote(backend) => {
                 let request = self.with_rules(None, |rules| self.request(&venue, key, rules, Action::Charge { cost }));
@@ -322,7 +332,7 @@ impl Core {
     }
 }
 
-/// The permits of a decision that the call did not need, as response headers reported them.
+/// The permits of a decision that the call did not need, as response headers report them.
 struct Unused {
     limit: Limit,
     remaining: u32,
@@ -330,11 +340,7 @@ struct Unused {
 }
 
 impl Unused {
-    fn of(decision: &Decision, actual: u32) -> Unused {
-        let permits = decision.cost().saturating_sub(actual);
-        Unused { limit: decision.limit, remaining: decision.remaining, permits }
-    }
-
+    /// The permits came back.
     fn take_back(&self) {
         let Unused { limit, remaining, permits } = *self;
         #[cfg(any(feature = "tower", feature = "actix-web"))]

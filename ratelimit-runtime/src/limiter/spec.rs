@@ -58,8 +58,6 @@ pub(crate) struct Options {
     pub(crate) on_backend_error: OnBackendError,
     pub(crate) backoff: Option<Backoff>,
     pub(crate) dry_run: bool,
-    /// Tries the limits of another limiter.
-    pub(crate) is_trial: bool,
     /// Source location of the limiter.
     pub(crate) location: Option<&'static Location<'static>>,
 }
@@ -82,7 +80,6 @@ impl Options {
         on_backend_error: OnBackendError::Local,
         backoff: None,
         dry_run: false,
-        is_trial: false,
         location: None,
     };
 }

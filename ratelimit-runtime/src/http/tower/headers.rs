@@ -46,9 +46,11 @@ use crate::noted::{self, Note};
 ///   the numbers of another limit would mislead.
 /// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
 ///   more than `q`.
-/// - Permits that `deduct_when`, `settle` or a `CallPermit` gives back count as left, and what a call
-///   took beyond its cost does not. Exempt calls, denials in a dry run and peeks are not reported. Nothing is reported while limits are off, or for a call that a
-///   backend's failure admits or denies.
+/// - Permits that a refund, `deduct_when`, `settle` or a `CallPermit` gives back before the response
+///   count as left, and what a call took beyond its cost does not.
+/// - Exempt calls, calls in a dry run and peeks are not reported, nor is a limit that configuration
+///   has turned off or tries. Nothing is reported while limits are off, or for a call that a backend's
+///   failure admits or denies.
 /// - Once such a layer exists, every decision in this process costs a few nanoseconds more: it
 ///   takes the slow path, which knows the remaining permits.
 #[derive(Clone, Debug)]

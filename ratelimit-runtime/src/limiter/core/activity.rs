@@ -45,17 +45,19 @@ impl Core {
     }
 
     /// For buckets in memory: the permits left in the bucket of all calls, and the number of keys.
-    /// The permits are `None` if there are keys or limits are read at each call.
+    /// The permits are `None` if there are keys, if limits are read at each call, or if none applies.
     pub(crate) fn in_memory(&self) -> Option<(Option<u32>, usize)> {
         let venue = self.venue(Switches::load(), false);
         let Target::Memory(store) = &venue.target else { return None };
         let parts = self.made_each().into_iter().flat_map(Each::cores);
         let keys = store.keys() + parts.filter_map(|core| core.in_memory()).map(|(_, keys)| keys).sum::<usize>();
         let is_known = keys == 0 && !self.rules.vary();
-        let remaining = is_known.then(|| {
-            let left = |ask: &Ask<'_>| store.peek(Address::Unkeyed, ask, venue.now()).1.remaining;
-            self.with_ask(store, None, 0, left)
-        });
+        let left = |ask: &Ask<'_>| {
+            let left = store.peek(Address::Unkeyed, ask, venue.now()).1;
+            let limit = ask.call.rules[usize::from(left.position)].limit;
+            (!limit.is_unlimited()).then_some(left.remaining)
+        };
+        let remaining = if is_known { self.with_ask(store, None, 0, left) } else { None };
         Some((remaining, keys))
     }
 

@@ -148,7 +148,6 @@ impl Core {
             options: Options {
                 backend: BackendChoice::Memory,
                 dry_run: true,
-                is_trial: true,
                 backoff: None,
                 location: self.options.location,
                 ..self.options

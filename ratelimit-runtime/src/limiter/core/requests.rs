@@ -108,14 +108,6 @@ impl Core {
         }
     }
 
-    pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
-        send(self.start_give_back(decision))
-    }
-
-    pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
-        send_async(self.start_give_back(decision)).await
-    }
-
     /// Gives back the permits without waiting for a backend.
     pub(in super::super) fn give_back_later(&self, decision: Decision) {
         for (backend, request) in self.start_give_back(decision) {
@@ -125,7 +117,7 @@ impl Core {
 
     /// Gives back permits taken in memory. For permits taken in a backend, returns the requests,
     /// one for each bucket.
-    fn start_give_back(&self, decision: Decision) -> Vec<Question> {
+    pub(in super::super) fn start_give_back(&self, decision: Decision) -> Vec<Question> {
         match decision.taken {
             Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
                 self.apart(all).filter_map(|(part, taken)| part.give_back_taken(taken)).collect()

@@ -68,7 +68,7 @@ impl ChargingEach {
         let send = |(part, charging)| match charging {
             Charging::Done(decision) => Ok((part, decision)),
             Charging::Sending(request) => {
-                let charged = request.send()?;
+                let charged = request.send(core)?;
                 Ok((part, charged.unwrap_or_else(|| core.nothing_charged())))
             }
         };
@@ -82,7 +82,7 @@ impl ChargingEach {
             all.push(match charging {
                 Charging::Done(decision) => Ok((part, decision)),
                 Charging::Sending(request) => {
-                    let charged = request.send_async().await;
+                    let charged = request.send_async(core).await;
                     charged.map(|decision| (part, decision.unwrap_or_else(|| core.nothing_charged())))
                 }
             });

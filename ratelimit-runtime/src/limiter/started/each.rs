@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use super::super::call::{Call, OwnedCall, Refusal, Wait, note_admitted};
+use super::super::call::{Call, OwnedCall, Refusal, Wait};
 use super::super::core::{Applying, Core, Each, Part, Question, Target, Venue, kinds_of};
 use super::Started;
 use crate::algorithm::Rule;
@@ -236,9 +236,7 @@ impl Call<'_> {
         }
         if !self.peek {
             self.core.allowed();
-            if !self.core.options.is_trial {
-                note_admitted(decision.limit, decision.remaining, decision.reset_after);
-            }
+            self.core.note_admitted(decision.limit, decision.remaining, decision.reset_after);
         }
         if !all.is_empty() {
             let place = Place::Each(all.into());

@@ -9,7 +9,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions};
-use super::super::super::core::{Core, Part, Target};
+use super::super::super::core::{Core, Part, Target, send, send_async};
 use super::super::{behind, keep_denial};
 use super::{AllSay, Member, Says};
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
@@ -372,9 +372,10 @@ async fn release(held: Option<Waited>, mode: Mode) {
     let Some(mut held) = held else { return };
     let Some(decision) = held.decision.take() else { return };
     // A permit that cannot be given back stays taken: the limit is kept.
+    let requests = held.core.start_give_back(decision);
     let _ = match mode {
-        Mode::Blocking => held.core.refund(decision),
-        Mode::Async => held.core.refund_async(decision).await,
+        Mode::Blocking => send(requests),
+        Mode::Async => send_async(requests).await,
     };
 }
 
