@@ -108,6 +108,10 @@ impl<const LANES: usize> Seed<'static, LANES> {
 }
 
 impl Seed<'static, 1> {
+    /// Hashes nothing.
+    pub(crate) const UNUSED: Seed<'static, 1> =
+        Seed { weights: &Weights { words: [[(0, 0); WORDS]; 2], blocks: (0, 0) }, starts: [0] };
+
     /// The seed that [`start`](Seed::start) is of.
     pub(crate) fn at(weights: &'static Weights, start: u64) -> Seed<'static, 1> {
         Seed { weights, starts: [start] }

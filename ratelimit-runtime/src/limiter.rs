@@ -115,7 +115,9 @@ impl RateLimiter {
     pub(crate) const fn from_spec(spec: Spec) -> RateLimiter {
         let contains = match spec.needs() {
             Needs::NoKeys => fast::NO_KEYS,
+            Needs::PermitsWithoutKeys => fast::PERMITS_WITHOUT_KEYS,
             Needs::WindowWithoutKeys => fast::WINDOW_WITHOUT_KEYS,
+            Needs::Permits => fast::PERMITS,
             Needs::Window => fast::WINDOW,
             Needs::Any => fast::ANY,
         };

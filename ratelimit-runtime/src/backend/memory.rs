@@ -19,7 +19,7 @@
 //!
 //! `Call::take` defines the decision for all states. All calls go through [`Store`]: blocking and
 //! async, of the attribute and of `RateLimiter`, by the real clock and by a test's clock. The fast
-//! path is `Table::try_with` with `State::take_all`, or `Unkeyed::try_take`. Waiting calls stand
+//! path is `Table::try_with` with `State::take_all`, or `Form::try_take`. Waiting calls stand
 //! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod fingerprint;
@@ -58,6 +58,7 @@ pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,
 };
+pub(crate) use unkeyed::{Form, FormKind, LockedForm, PermitsForm, TokenForm, WindowForm, WordsForm};
 
 /// The default of `max_keys`.
 const MAX_KEYS: usize = 1_000_000;
@@ -192,8 +193,8 @@ impl Shared {
 #[derive(Default)]
 struct Stores {
     all: Vec<Weak<Store>>,
-    /// Stores of limiters that were given a name.
-    named: HashMap<String, Weak<Store>>,
+    /// Stores of limiters that were given a name, once there are any.
+    named: Option<HashMap<String, Weak<Store>>>,
     /// Dropped stores among `all`.
     gone: usize,
     /// Buckets without a limiter, once there are any. Behind a pointer, because few programs contain
@@ -202,12 +203,16 @@ struct Stores {
 }
 
 impl Stores {
+    fn named(&mut self) -> &mut HashMap<String, Weak<Store>> {
+        self.named.get_or_insert_default()
+    }
+
     /// Counts a dropped store. Once half of `all` are dropped, removes their entries.
     fn count_gone(&mut self) {
         self.gone += 1;
         if self.gone * 2 >= self.all.len() {
             self.all.retain(|store| store.strong_count() > 0);
-            self.named.retain(|_, store| store.strong_count() > 0);
+            self.named.iter_mut().for_each(|named| named.retain(|_, store| store.strong_count() > 0));
             self.gone = 0;
         }
     }
@@ -274,23 +279,26 @@ impl MemoryBackend {
     /// The store of a limiter. Limiters of the same `identity` share a store; without an
     /// `identity`, the limiter gets its own. Pass it to [`release`] in the end.
     pub(crate) fn store(&self, identity: Option<String>, written: &Written) -> Arc<Store> {
+        let Some(identity) = identity else { return self.store_of_one(written) };
         let mut stores = self.shared.stores.lock();
-        if let Some(store) = identity.as_ref().and_then(|identity| stores.named.get(identity)).and_then(Weak::upgrade) {
+        if let Some(store) = stores.named().get(&identity).and_then(Weak::upgrade) {
             return store;
         }
-        if let Some(identity) = &identity
-            && let Some(take_over) = stores.orphans.as_ref().map(|orphans| orphans.take_over())
-        {
-            match take_over(self, stores, identity, written) {
+        if let Some(take_over) = stores.orphans.as_ref().map(|orphans| orphans.take_over()) {
+            match take_over(self, stores, &identity, written) {
                 Ok(store) => return store,
                 Err(unchanged) => stores = unchanged,
             }
         }
-        let store = Arc::new(Store::new(Arc::clone(&self.shared), identity.clone(), written.clone()));
-        stores.all.push(Arc::downgrade(&store));
-        if let Some(identity) = identity {
-            stores.named.insert(identity, Arc::downgrade(&store));
-        }
+        let store = Arc::new(Store::new(Arc::clone(&self.shared), Some(identity.clone()), written.clone()));
+        stores.add(&store, &identity);
+        store
+    }
+
+    /// The store of a limiter that shares it with no other.
+    pub(crate) fn store_of_one(&self, written: &Written) -> Arc<Store> {
+        let store = Arc::new(Store::new(Arc::clone(&self.shared), None, written.clone()));
+        self.shared.stores.lock().all.push(Arc::downgrade(&store));
         store
     }
 }

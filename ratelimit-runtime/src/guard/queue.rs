@@ -31,7 +31,6 @@ use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use foldhash::quality::RandomState;
 use smallvec::SmallVec;
 
 use super::Guard;
@@ -51,7 +50,7 @@ use state::{Hint, How, RENEWAL, Seat, State, Waiting, soon};
 pub(crate) use stand_in::{HandedOver, StandIn};
 pub(crate) use state::{Booked, Denied, NEVER, Told};
 
-type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>, RandomState>>;
+type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>>>;
 
 /// The queues of one backend, by bucket.
 pub(crate) struct Queues {

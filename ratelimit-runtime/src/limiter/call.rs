@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::OnBackendError;
-use super::core::{Core, kinds_of};
+use super::core::{Core, kinds_of, open_others};
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
@@ -148,6 +148,7 @@ impl<'a> Call<'a> {
     /// Sets the limits that were read at this call.
     #[inline]
     pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
+        open_others();
         Call { limits: Some(limits), ..self }
     }
 

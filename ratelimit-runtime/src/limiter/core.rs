@@ -38,8 +38,8 @@ use stores::Stores;
 pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
-pub(super) use rules::{Applying, kinds_of, kinds_of_one};
-pub(crate) use stores::{ByKey, Contains, Packed};
+pub(super) use rules::{Applying, kinds_of, kinds_of_one, open_others};
+pub(crate) use stores::{Contains, Packed, Paths};
 pub(super) use stores::{Fast, Path, Target, Venue};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -67,13 +67,13 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(resolved: Resolved, contains: Contains) -> Arc<Core> {
-        let shape = shape(&resolved.limits, resolved.reads_per);
-        let core = Arc::new(Core::of(resolved, shape, false, contains));
+        let core = Arc::new(Core::of(resolved, None, contains));
         registry::add(&core);
         core
     }
 
-    fn of(resolved: Resolved, shape: String, is_part: bool, contains: Contains) -> Core {
+    /// `shape` is that of a part of a limiter.
+    fn of(resolved: Resolved, shape: Option<String>, contains: Contains) -> Core {
         let Resolved { name, named, limits, groups, reads_per, reads_count, options, backend } = resolved;
         Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -82,12 +82,12 @@ impl Core {
             refunds: Refunds::new(),
             modes: Modes::new(options.dry_run),
             activity: Activity::new(name.as_str()),
+            is_part: shape.is_some(),
             identity: Identity::new(name, named, shape),
             options,
             groups: groups.into(),
             each: OnceCell::new(),
             replacing: Mutex::new(()),
-            is_part,
             contains,
         }
     }
@@ -120,7 +120,7 @@ impl Core {
             options: Options { dry_run: false, ..self.options },
             backend: self.stores.backend().cloned(),
         };
-        Arc::new(Core::of(resolved, shape, true, self.contains))
+        Arc::new(Core::of(resolved, Some(shape), self.contains))
     }
 
     /// The key of each limit, by its number among the keys of a call.
@@ -189,7 +189,7 @@ impl Core {
     /// Its name and the shape of its limits, which all of its buckets have in common.
     #[cfg(all(feature = "configuration", feature = "redis"))]
     pub(crate) fn published_name(&self) -> String {
-        self.identity.name_and_shape()
+        self.name_and_shape()
     }
 
     /// Whether its buckets are in this backend, as far as it was used.

@@ -7,12 +7,17 @@
 //! call of the next. Between two locked instructions the processor waits for what the second one
 //! needs: the key's hash.
 
+use std::sync::Arc;
+
 use super::call::{Refusal, refusal};
-use super::core::{ByKey, Contains, Core, Fast, Packed, Path};
-use crate::backend::memory::{Attempt, Cost, Kind as State, Left, OnePermit, States, Store, Verdict};
+use super::core::{Contains, Core, Fast, Packed, Path, Paths};
+use crate::backend::memory::{
+    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, PermitsForm, States, Store,
+    TokenForm, Verdict, WindowForm, WordsForm, Written,
+};
 use crate::decision::Address;
 use crate::key::RateLimitKey;
-use crate::key::sealed::{Asker, Kind, Sink as _};
+use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
 use crate::rt::clock::Now;
 use crate::rt::counts;
 use crate::switches::Switches;
@@ -79,7 +84,7 @@ impl<C: Paid> Asker for Admit<'_, C> {
     }
 
     #[inline]
-    fn number(self, kind: Kind, key: u64) -> Packed {
+    fn number(self, kind: KeyKind, key: u64) -> Packed {
         admit_number(self.0, kind, key, self.1)
     }
 
@@ -96,7 +101,7 @@ fn admit_text<C: Paid>(core: &Core, key: &str, cost: C) -> Packed {
 }
 
 #[inline(never)]
-fn admit_number<C: Paid>(core: &Core, kind: Kind, key: u64, cost: C) -> Packed {
+fn admit_number<C: Paid>(core: &Core, kind: KeyKind, key: u64, cost: C) -> Packed {
     let Some(fast) = fast(core, cost) else { return nothing() };
     admit_key(core, fast, fast.store.hash(|sink| sink.number(kind, key.into())), cost)
 }
@@ -107,35 +112,41 @@ fn admit_any<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, key: &K, cost: C) -
     admit_key(core, fast, fast.store.hash(|sink| key.write_to(sink)), cost)
 }
 
-/// One function on purpose. On a shorter path, threads that share a token bucket ask for its cache
-/// line sooner and get it for fewer calls at a time.
 #[inline(never)]
-fn admit_unkeyed<C: Cost>(core: &Core, cost: C) -> Packed {
-    let Some(Fast { store, .. }) = fast(core, cost) else { return nothing() };
-    if store.holds_any() {
+fn admit_unkeyed<C: Paid>(core: &Core, cost: C) -> Packed {
+    let Some(fast) = fast(core, cost) else { return nothing() };
+    if fast.store.holds_any() {
         return nothing();
     }
     // Looked up first, because the processor does not run ahead of a reading of its counter.
     let thread = counts::thread();
-    let now = store.now();
-    admit_unkeyed_at(core, store, thread, now, cost)
+    let now = fast.store.now();
+    admit_unkeyed_at(core, fast, thread, now, cost)
 }
 
-#[expect(clippy::inline_always, reason = "see `admit_unkeyed`")]
+#[expect(clippy::inline_always, reason = "a jump to one of five functions")]
 #[inline(always)]
-fn admit_unkeyed_at<C: Cost>(core: &Core, store: &Store, thread: usize, now: Now, cost: C) -> Packed {
-    match store.try_take_unkeyed(thread, now, cost) {
+fn admit_unkeyed_at<C: Paid>(core: &Core, fast: &Fast, thread: usize, now: Now, cost: C) -> Packed {
+    C::of(&fast.unkeyed)(core, &fast.store, thread as u64, now, cost)
+}
+
+/// One function for each form. On a shorter path, threads that share a token bucket ask for its
+/// cache line sooner and get it for fewer calls at a time.
+#[expect(clippy::cast_possible_truncation, reason = "it was a usize")]
+#[inline(never)]
+fn admit_form<F: Form + Default, C: Cost>(core: &Core, store: &Store, thread: u64, now: Now, cost: C) -> Packed {
+    match store.try_form::<F, C>(thread as usize, now, cost) {
         Attempt::Admitted => admitted(core),
         Attempt::Denied(_) if !C::IS_ONE => nothing(),
         Attempt::Denied(until) => denied(core, until, None, now),
-        Attempt::Added(before) => admit_added(core, store, now, before, cost),
-        Attempt::Contended => admit_contended(core, store, now, cost),
+        Attempt::Added(before) => admit_added::<F, C>(core, store, now, before, cost),
+        Attempt::Contended => admit_contended::<F, C>(core, store, now, cost),
     }
 }
 
 #[inline(never)]
-fn admit_contended<C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Packed {
-    match store.try_unkeyed(now, cost.permits()) {
+fn admit_contended<F: Form + Default, C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Packed {
+    match store.try_unkeyed::<F>(now, cost.permits()) {
         (Verdict::Undecided, _) if C::IS_ONE => admit_slowly(core, store, Address::Unkeyed, now),
         told => settle(core, told, now, cost),
     }
@@ -143,8 +154,8 @@ fn admit_contended<C: Cost>(core: &Core, store: &Store, now: Now, cost: C) -> Pa
 
 #[cold]
 #[inline(never)]
-fn admit_added<C: Cost>(core: &Core, store: &Store, now: Now, before: u64, cost: C) -> Packed {
-    settle(core, (store.added(now, before, cost.permits()), None), now, cost)
+fn admit_added<F: Form, C: Cost>(core: &Core, store: &Store, now: Now, before: u64, cost: C) -> Packed {
+    settle(core, (store.added::<F>(now, before, cost.permits()), None), now, cost)
 }
 
 /// [`Packed::NOTHING`], opaque to the optimizer, so that every exit of the callers is a tail call.
@@ -166,7 +177,7 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, ke
         Address::Hash(hash) if store.holds_any() => admit_beside_holds(core, fast, hash, now, cost),
         Address::Hash(hash) => admit_key_at(core, fast, hash, now, cost),
         Address::Unkeyed if store.holds_any() => Packed::NOTHING,
-        Address::Unkeyed => admit_unkeyed_at(core, store, thread, now, cost),
+        Address::Unkeyed => admit_unkeyed_at(core, fast, thread, now, cost),
     }
 }
 
@@ -257,53 +268,75 @@ fn admit_key_at<C: Paid>(core: &Core, fast: &Fast, hash: u64, now: Now, cost: C)
 }
 
 /// For limiters that are never called with a key.
-pub(super) const NO_KEYS: Contains = Contains { states: States::NO_KEYS, fast: ByKey::none };
-/// The same of one sliding window.
-pub(super) const WINDOW_WITHOUT_KEYS: Contains = Contains { states: States::WINDOW_WITHOUT_KEYS, fast: ByKey::none };
-/// For one sliding window.
-pub(super) const WINDOW: Contains = Contains { states: States::WINDOW, fast: ByKey::window };
+pub(super) const NO_KEYS: Contains =
+    Contains { states: States::NO_KEYS, fast: |store| [unkeyed(store.form()), NOTHING], store: own_store };
+/// The same of one sliding window up to 64.
+pub(super) const PERMITS_WITHOUT_KEYS: Contains =
+    Contains { states: States::PERMITS_WITHOUT_KEYS, fast: |_| [form::<PermitsForm>(), NOTHING], store: own_store };
+/// The same of one larger sliding window.
+pub(super) const WINDOW_WITHOUT_KEYS: Contains =
+    Contains { states: States::WINDOW_WITHOUT_KEYS, fast: |_| [form::<WindowForm>(), NOTHING], store: own_store };
+/// For one sliding window up to 64.
+pub(super) const PERMITS: Contains =
+    Contains { states: States::PERMITS, fast: |_| [form::<PermitsForm>(), WINDOW_OF_KEY], store: own_store };
+/// For one larger sliding window.
+pub(super) const WINDOW: Contains =
+    Contains { states: States::WINDOW, fast: |_| [form::<WindowForm>(), WINDOW_OF_KEY], store: own_store };
 /// For all others.
-pub(super) const ANY: Contains = Contains { states: States::ANY, fast: ByKey::any };
+pub(super) const ANY: Contains = Contains {
+    states: States::ANY,
+    fast: |store| [unkeyed(store.form()), by_key(store.kind())],
+    store: Core::shared_store,
+};
 
-impl ByKey {
-    /// For limiters that are a sliding window.
-    fn window(_: State) -> ByKey {
-        ByKey { one: admit_window, some: admit_window }
-    }
+fn own_store(_: &Core, memory: &MemoryBackend, written: &Written) -> Arc<Store> {
+    memory.store_of_one(written)
+}
 
-    /// For limiters that are never called with a key.
-    fn none(_: State) -> ByKey {
-        ByKey { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() }
-    }
+/// For limiters that are never called with a key.
+const NOTHING: Paths = Paths { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() };
+const WINDOW_OF_KEY: Paths = Paths { one: admit_window, some: admit_window };
 
-    /// For all other limiters.
-    fn any(kind: State) -> ByKey {
-        match kind {
-            State::Tat => ByKey { one: admit_tat, some: admit_tat },
-            State::Bucket => ByKey { one: admit_bucket, some: admit_bucket },
-            State::Window => ByKey::window(kind),
-            State::Fixed { .. } => ByKey { one: admit_fixed, some: admit_fixed },
-            State::Any => ByKey { one: admit_state, some: admit_state },
-        }
+fn by_key(kind: Kind) -> Paths {
+    match kind {
+        Kind::Tat => Paths { one: admit_tat, some: admit_tat },
+        Kind::Bucket => Paths { one: admit_bucket, some: admit_bucket },
+        Kind::Window => WINDOW_OF_KEY,
+        Kind::Fixed { .. } => Paths { one: admit_fixed, some: admit_fixed },
+        Kind::Any => Paths { one: admit_state, some: admit_state },
     }
+}
+
+fn unkeyed(kind: FormKind) -> Paths {
+    match kind {
+        FormKind::Token => form::<TokenForm>(),
+        FormKind::Permits => form::<PermitsForm>(),
+        FormKind::Words => form::<WordsForm>(),
+        FormKind::Window => form::<WindowForm>(),
+        FormKind::Locked => form::<LockedForm>(),
+    }
+}
+
+fn form<F: Form + Default>() -> Paths {
+    Paths { one: admit_form::<F, OnePermit>, some: admit_form::<F, u32> }
 }
 
 /// A cost that has a path.
 pub(super) trait Paid: Cost {
-    fn of(by_key: &ByKey) -> Path<Self>;
+    fn of(paths: &Paths) -> Path<Self>;
 }
 
 impl Paid for OnePermit {
     #[inline]
-    fn of(by_key: &ByKey) -> Path<OnePermit> {
-        by_key.one
+    fn of(paths: &Paths) -> Path<OnePermit> {
+        paths.one
     }
 }
 
 impl Paid for u32 {
     #[inline]
-    fn of(by_key: &ByKey) -> Path<u32> {
-        by_key.some
+    fn of(paths: &Paths) -> Path<u32> {
+        paths.some
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use once_cell::sync::OnceCell;
 
 use super::{OnBackendError, RateLimiter};
+use crate::algorithm::GROUPS;
 use crate::algorithm::offences::Backoff;
 use crate::backend::{self, SharedBackend};
 use crate::error::Name;
@@ -67,9 +68,13 @@ pub(crate) struct Options {
 pub(super) enum Needs {
     /// No call has a key.
     NoKeys,
-    /// The same of one sliding window without `backoff`.
+    /// The same of one sliding window up to 64, without `backoff`.
+    PermitsWithoutKeys,
+    /// The same of one larger sliding window.
     WindowWithoutKeys,
-    /// One sliding window without `backoff`.
+    /// One sliding window up to 64, without `backoff`.
+    Permits,
+    /// One larger sliding window without `backoff`.
     Window,
     Any,
 }
@@ -267,11 +272,13 @@ impl Spec {
             && self.reads_per == 0
             && self.reads_count == 0
             && self.options.backoff.is_none();
-        match (self.is_without_keys, is_plain_window) {
-            (true, true) => Needs::WindowWithoutKeys,
-            (true, false) => Needs::NoKeys,
-            (false, true) => Needs::Window,
-            (false, false) => Needs::Any,
+        match (self.is_without_keys, is_plain_window, self.limits[0].count() <= GROUPS) {
+            (true, true, true) => Needs::PermitsWithoutKeys,
+            (true, true, false) => Needs::WindowWithoutKeys,
+            (true, false, _) => Needs::NoKeys,
+            (false, true, true) => Needs::Permits,
+            (false, true, false) => Needs::Window,
+            (false, false, _) => Needs::Any,
         }
     }
 
@@ -295,7 +302,7 @@ impl Spec {
 
 /// The path of a function, from the type name of an item local to it.
 fn function_name(here: &'static str, ordinal: u32) -> Name {
-    let mut path = here.rsplit_once("::").map_or(here, |(function, _)| function);
+    let mut path = here.rsplit_once(':').map_or(here, |(function, _)| function.strip_suffix(':').unwrap_or(function));
     while let Some(outer) = path.strip_suffix("::{{closure}}") {
         path = outer;
     }

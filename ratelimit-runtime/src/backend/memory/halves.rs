@@ -66,8 +66,7 @@ impl Halves {
         let newest = first.newest.max(second.newest);
         let idle_at = if free == rule.capacity() as usize { 0 } else { newest.saturating_add(rule.per()) };
         let left = Left { remaining: u32::try_from(free).unwrap_or(u32::MAX), idle_at, ..Left::default() };
-        let until =
-            if cost as usize <= free { 0 } else { fits_at(first.times().chain(second.times()).collect(), rule, cost) };
+        let until = if cost as usize <= free { 0 } else { fits_at([first, second], rule, now, cost) };
         Some((until, left))
     }
 
@@ -119,7 +118,7 @@ impl Halves {
         let (own, other) = if thread.is_multiple_of(2) { (first, second) } else { (second, first) };
         let (here, there, wanted) = (own.free(rule, now), other.free(rule, now), cost as usize);
         if here + there < wanted {
-            let until = fits_at(own.times().chain(other.times()).collect(), rule, cost);
+            let until = fits_at([own, other], rule, now, cost);
             if cost == 1 {
                 self.deny_until(until);
             }
@@ -238,6 +237,7 @@ impl Places {
             if time == at && left > 0 { left -= 1 } else { kept.push(time) }
         }
         let freed = self.len - kept.len();
+        self.newest = kept.iter().copied().max().unwrap_or_default();
         for (place, time) in std::iter::repeat_n(0, freed).chain(kept).enumerate() {
             let index = self.index(place);
             self.times[index] = time;
@@ -260,9 +260,16 @@ impl Places {
     }
 }
 
-/// When `cost` permits fit: `per` after the `cost`th oldest time.
-fn fits_at(mut times: Times, rule: &Rule, cost: u32) -> u64 {
-    let (_, last, _) = times.select_nth_unstable(cost as usize - 1);
+/// When `cost` permits fit that do not fit now: `per` after the `cost`th oldest time.
+fn fits_at(halves: [&Places; 2], rule: &Rule, now: Now, cost: u32) -> u64 {
+    let free = halves.map(|places| places.free(rule, now));
+    // The others are in order.
+    let [mut first, mut second] = [0, 1].map(|half| halves[half].times().skip(free[half]).peekable());
+    let mut last = 0;
+    for _ in free[0] + free[1]..cost as usize {
+        let is_first = second.peek().is_none_or(|second| first.peek().is_some_and(|first| first <= second));
+        last = if is_first { first.next() } else { second.next() }.unwrap_or(u64::MAX);
+    }
     last.saturating_add(rule.per())
 }
 

@@ -180,9 +180,9 @@ impl Stores {
     }
 
     /// Lists the store of a name.
-    fn add(&mut self, store: &Arc<Store>, identity: &str) {
+    pub(super) fn add(&mut self, store: &Arc<Store>, identity: &str) {
         self.all.push(Arc::downgrade(store));
-        self.named.insert(identity.to_owned(), Arc::downgrade(store));
+        self.named().insert(identity.to_owned(), Arc::downgrade(store));
     }
 }
 

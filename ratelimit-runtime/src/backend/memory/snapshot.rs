@@ -354,13 +354,13 @@ impl Stores {
     }
 
     fn names(&mut self) -> BTreeSet<String> {
-        let used: Vec<String> = self.named.keys().cloned().collect();
+        let used: Vec<String> = self.named.iter().flatten().map(|(name, _)| name.clone()).collect();
         let orphans = self.orphans();
         orphans.retired.keys().chain(orphans.reviving.keys()).cloned().chain(used).collect()
     }
 
     fn find(&mut self, name: &str) -> Option<Found> {
-        if let Some(store) = self.named.get(name).and_then(Weak::upgrade) {
+        if let Some(store) = self.named.as_ref().and_then(|named| named.get(name)).and_then(Weak::upgrade) {
             return Some(Found::Used(store));
         }
         let orphans = self.orphans();

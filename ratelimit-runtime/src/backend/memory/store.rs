@@ -9,7 +9,6 @@ use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use smallvec::SmallVec;
 
 use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{First, Joining, Parted, Queue, Seat, Turn};
@@ -18,7 +17,7 @@ use super::state::{
     TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
-use super::unkeyed::Unkeyed;
+use super::unkeyed::{Form, FormKind, Unkeyed};
 use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
@@ -33,7 +32,7 @@ use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
 use crate::rt::process;
 use crate::rt::timer::Alarm;
-use tables::{FullTable, Tables};
+use tables::{FullTable, Made, Tables};
 
 pub(super) use tables::Free;
 pub(crate) use tables::States;
@@ -55,7 +54,7 @@ const RESETS: usize = 64;
 /// The limits that a store is made for.
 #[derive(Clone)]
 pub(crate) struct Written {
-    pub(crate) rules: SmallVec<[Rule; 1]>,
+    pub(crate) rules: Box<[Rule]>,
     pub(crate) backoff: Option<Backoff>,
     /// The limits are read at each call.
     pub(crate) varies: bool,
@@ -207,8 +206,7 @@ pub(super) struct Done {
 impl Store {
     pub(super) fn new(shared: Arc<Shared>, name: Option<String>, written: Written) -> Store {
         let Written { rules, backoff, varies, .. } = &written;
-        let forms = Forms::new(rules, *backoff, *varies);
-        let (keyed, tables) = (written.states.0)(&written, &forms);
+        let Made { forms, unkeyed, keyed, tables, hasher } = (written.states.0)(&shared, &written);
         let kind = keyed.kind(*varies);
         Store {
             name,
@@ -216,8 +214,8 @@ impl Store {
             most: if rules.len() == 1 && backoff.is_none() { rules[0].capacity() } else { 0 },
             kind,
             clock: clock::clock(),
-            hasher: Seed::of(shared.weights()),
-            unkeyed: Unkeyed::new(rules, &forms, backoff.is_none() && !varies),
+            hasher,
+            unkeyed,
             forms,
             keyed,
             tables,
@@ -368,10 +366,13 @@ impl Store {
     #[inline(never)]
     pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
         let verdict = match (address, self.kind) {
-            (Address::Unkeyed, _) => match self.unkeyed.take(&self.written_ask(cost).call, counts::thread(), now) {
-                Verdict::Undecided => self.try_unkeyed(now, cost).0,
-                verdict => verdict,
-            },
+            (Address::Unkeyed, _) => {
+                let ask = self.written_ask(cost);
+                match self.unkeyed.take(&ask.call, counts::thread(), now) {
+                    Verdict::Undecided => self.take_under_lock_or_tell(&ask, now)?.0,
+                    verdict => verdict,
+                }
+            }
             (Address::Hash(hash), Kind::Tat) => self.try_tat(hash, now, cost),
             (Address::Hash(hash), Kind::Bucket) => self.try_bucket(hash, now, cost),
             (Address::Hash(hash), Kind::Window) => self.try_window(hash, now, cost),
@@ -389,23 +390,28 @@ impl Store {
         }
     }
 
-    /// The fast path of a call without a key, by the one limit written down.
+    /// The fast path that calls without a key take.
+    pub(crate) fn form(&self) -> FormKind {
+        self.unkeyed.kind()
+    }
+
+    /// The fast path of a call without a key, by the limits written down.
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
-    pub(crate) fn try_take_unkeyed<C: Cost>(&self, thread: usize, now: Now, cost: C) -> Attempt {
-        self.unkeyed.try_take(&self.forms, &self.rule, thread, now, cost.permits())
+    pub(crate) fn try_form<F: Form, C: Cost>(&self, thread: usize, now: Now, cost: C) -> Attempt {
+        F::try_take(&self.unkeyed, &self.forms, &self.rule, thread, now, cost.permits())
     }
 
     /// Decides an attempt that added permits to a word that was `before`.
-    pub(crate) fn added(&self, now: Now, before: u64, cost: u32) -> Verdict {
-        self.unkeyed.added(&self.rule, now, before, cost)
+    pub(crate) fn added<F: Form>(&self, now: Now, before: u64, cost: u32) -> Verdict {
+        F::added(&self.unkeyed, &self.rule, now, before, cost)
     }
 
     /// The next path of a call without a key, by the limits written down: where several threads
     /// meet, where a bucket is idle, or for a state under the lock. Nothing holds the bucket.
-    pub(crate) fn try_unkeyed(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
+    pub(crate) fn try_unkeyed<F: Form + Default>(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(cost);
-        match self.unkeyed.take(&ask.call, counts::thread(), now) {
+        match self.unkeyed.take_in(&F::default(), &ask.call, counts::thread(), now) {
             Verdict::Undecided => match self.take_under_lock_or_tell(&ask, now) {
                 Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
                 None => (Verdict::Undecided, None),
@@ -420,7 +426,7 @@ impl Store {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
             Address::Unkeyed => self.take_or_tell(address, &ask, now),
-            Address::Hash(hash) => self.take_key(hash, &ask, now),
+            Address::Hash(hash) => self.tables.take_key(self, hash, &ask, now),
         };
         (verdict, (self.most == 0 || left.is_blocked).then_some(left))
     }
@@ -479,7 +485,7 @@ impl Store {
 
     #[inline(never)]
     fn take_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        match self.take_unkeyed(ask, now) {
+        match self.take_unkeyed(ask, now, Unkeyed::take) {
             Some(verdict) => Some((verdict, self.unkeyed_left(ask, now))),
             None => self.try_on_all(ask, now, TakeAndTell),
         }
@@ -502,7 +508,7 @@ impl Store {
 
     #[inline(never)]
     fn take_unkeyed_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        match self.take_unkeyed(ask, now) {
+        match self.take_unkeyed(ask, now, Unkeyed::take_in_form) {
             Some(verdict @ Verdict::Denied { .. }) if ask.call.cost > 1 => Some((verdict, self.unkeyed_left(ask, now))),
             Some(verdict) => Some((verdict, Left::default())),
             None => self.take_under_lock_or_tell(ask, now),
@@ -525,7 +531,7 @@ impl Store {
 
     #[inline(never)]
     fn take_here_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        let told = self.unkeyed.run_here(TakeOrTell, &ask.call, &self.forms, now);
+        let told = self.unkeyed.take_or_tell(&ask.call, &self.forms, now);
         told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
     }
 
@@ -623,11 +629,16 @@ impl Store {
 
     /// The fast path of permits of a single limit without a key.
     #[inline]
-    fn take_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<Verdict> {
+    fn take_unkeyed(
+        &self,
+        ask: &Ask<'_>,
+        now: Now,
+        take: impl FnOnce(&Unkeyed, &Call<'_>, usize, Now) -> Verdict,
+    ) -> Option<Verdict> {
         if ask.is_foreign {
             return None;
         }
-        let verdict = self.unkeyed.take(&ask.call, counts::thread(), now);
+        let verdict = take(&self.unkeyed, &ask.call, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
     }
 
@@ -644,7 +655,7 @@ impl Store {
     fn or_take(&self, told: Option<(Verdict, Left)>, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         match (told, address) {
             (Some((verdict, left)), _) if verdict != Verdict::Undecided => (verdict, left),
-            (_, Address::Hash(hash)) => self.take_key(hash, ask, now),
+            (_, Address::Hash(hash)) => self.tables.take_key(self, hash, ask, now),
             (_, Address::Unkeyed) => self.take_unkeyed_thoroughly(ask, now),
         }
     }
@@ -1185,7 +1196,7 @@ impl Store {
     /// What is left is read only where that takes no lock that other calls may hold for long.
     #[inline(never)]
     fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        let Some(verdict) = self.take_unkeyed(ask, now) else {
+        let Some(verdict) = self.take_unkeyed(ask, now, Unkeyed::take) else {
             return if tells { self.try_on_all(ask, now, TakeAndTell) } else { self.try_on_all(ask, now, TakeOrTell) };
         };
         let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });

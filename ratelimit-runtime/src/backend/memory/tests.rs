@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use smallvec::smallvec;
-
 use super::orphans::retire;
 use super::state::{State, Words};
 use super::*;
@@ -23,7 +21,7 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
     let written = Written {
-        rules: smallvec![rule],
+        rules: Box::new([rule]),
         backoff: None,
         varies: false,
         by: 0,

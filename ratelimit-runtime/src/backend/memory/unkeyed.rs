@@ -17,11 +17,13 @@
 //!    have not seen the mark may still add to it. The thread that moves the state back overwrites
 //!    their additions.
 
+mod forms;
+
 use super::halves::Halves;
 use super::holds::Hold;
 use super::queue::Queue;
 use super::state::{
-    Attempt, Call, Forms, Full, Layout, Left, Operation, Peek, Permit, Refund, State, Tat, Verdict, Window, Words,
+    Attempt, Call, Forms, Full, Layout, Left, Operation, Permit, Refund, State, Tat, Verdict, Window, Words,
 };
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
@@ -29,9 +31,13 @@ use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
+pub(crate) use forms::{Form, FormKind, LockedForm, PermitsForm, TokenForm, WindowForm, WordsForm};
+
 /// The bucket of all calls.
-pub(super) struct Unkeyed {
+pub(crate) struct Unkeyed {
     fast: Fast,
+    /// What calls ask of `fast`.
+    form: &'static dyn Form,
     /// Made when it is needed first. Behind a pointer, for programs that never need it.
     slow: Line<Lock<Option<Box<dyn IsSlow>>>>,
 }
@@ -105,24 +111,43 @@ const TRIES: u32 = 100;
 const TRIES: u32 = 1;
 
 impl Unkeyed {
+    /// The form that serves these limits best. Programs with it contain all forms.
     pub(super) fn new(rules: &[Rule], forms: &Forms, is_plain: bool) -> Unkeyed {
-        let fast = match rules {
+        match rules {
             [rule] if is_plain && Tat::fits(rule) => {
                 let late = rule.units().saturating_mul(crate::algorithm::RESOLUTION);
                 let ample = rule.full().saturating_sub(rule.permit().saturating_mul(AMPLE + 1)).saturating_sub(late);
                 let seen = Seen { busy_until: AtomicU64::new(0), denied_until: AtomicU64::new(0), ample };
-                Fast::Token { word: Line(AtomicU64::new(0)), seen: Line(seen) }
+                Unkeyed::of(Fast::Token { word: Line(AtomicU64::new(0)), seen: Line(seen) }, &TokenForm)
             }
-            [rule] if is_plain && Halves::fits(rule) => Fast::Permits(Halves::new(rule)),
+            [rule] if is_plain && Halves::fits(rule) => Unkeyed::permits(rule),
             [rule] if is_plain && rule.capacity() > 0 && rule.limit.algorithm() == Algorithm::SlidingWindow => {
-                Fast::Window(Line(One::idle()))
+                Unkeyed::window(rule)
             }
             _ => match forms.layout() {
-                Some(layout) if is_plain => Fast::Words(Line(One::idle()), *layout),
-                _ => Fast::Locked,
+                Some(layout) if is_plain => Unkeyed::of(Fast::Words(Line(One::idle()), *layout), &WordsForm),
+                _ => Unkeyed::of(Fast::Locked, &LockedForm),
             },
-        };
-        Unkeyed { fast, slow: Line(Lock::new(None)) }
+        }
+    }
+
+    /// For a window that [`Halves::fits`].
+    pub(super) fn permits(rule: &Rule) -> Unkeyed {
+        Unkeyed::of(Fast::Permits(Halves::new(rule)), &PermitsForm)
+    }
+
+    /// For any other window.
+    pub(super) fn window(_: &Rule) -> Unkeyed {
+        Unkeyed::of(Fast::Window(Line(One::idle())), &WindowForm)
+    }
+
+    fn of(fast: Fast, form: &'static dyn Form) -> Unkeyed {
+        Unkeyed { fast, form, slow: Line(Lock::new(None)) }
+    }
+
+    /// The fast path of calls.
+    pub(super) fn kind(&self) -> FormKind {
+        self.form.kind()
     }
 
     fn slow<'a>(&self, made: &'a mut Option<Box<dyn IsSlow>>) -> &'a mut Slow {
@@ -133,55 +158,34 @@ impl Unkeyed {
         slow.slow()
     }
 
-    /// The fast path: from 1 permit to the capacity by the rules as written, of which `rule` is the
-    /// first. Denies if it is the only one.
-    #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
-    #[inline(always)]
-    pub(super) fn try_take(&self, forms: &Forms, rule: &Rule, thread: usize, now: Now, cost: u32) -> Attempt {
-        match &self.fast {
-            Fast::Token { word, seen } => try_take_token(&word.0, &seen.0, rule, now, cost),
-            Fast::Permits(halves) => halves.try_take(rule, thread, now, cost),
-            Fast::Words(one, layout) => match one.0.begin(now, cost) {
-                Ok(mut words) => match (&mut *words, forms.written()) {
-                    (Some(words), [_]) => one.0.end(words.take_first(layout, rule, now, cost), cost),
-                    (Some(words), rules) => one.0.end(take_several(words, layout, rules, now, cost), cost),
-                    (None, _) => Attempt::Contended,
-                },
-                Err(attempt) => attempt,
-            },
-            Fast::Window(one) => match one.0.begin(now, cost) {
-                Ok(mut window) => match &mut *window {
-                    Some(window) => one.0.end(window.take_now(forms.of(0), rule, now, cost), cost),
-                    None => Attempt::Contended,
-                },
-                Err(attempt) => attempt,
-            },
-            Fast::Locked => Attempt::Contended,
-        }
-    }
-
-    /// Completes an attempt that added permits to the word. `before` is the word before the
-    /// addition.
-    pub(super) fn added(&self, rule: &Rule, now: Now, before: u64, cost: u32) -> Verdict {
-        match &self.fast {
-            Fast::Token { word, seen } => added(&word.0, &seen.0, rule, now, before, cost),
-            _ => Verdict::Undecided,
-        }
-    }
-
     /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
     /// if the state is under a lock: [`run`](Unkeyed::run) takes them there.
     #[inline]
     pub(super) fn take(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
-        let ([rule], 1..) = (call.rules, call.cost) else { return Verdict::Undecided };
-        if call.cost > rule.capacity() {
-            return Verdict::Undecided;
-        }
         match &self.fast {
-            Fast::Token { word, seen } => take_token(&word.0, &seen.0, rule, now, call.cost),
-            Fast::Permits(halves) => halves.take(rule, thread, now, call.cost),
+            Fast::Token { .. } => self.take_in(&TokenForm, call, thread, now),
+            Fast::Permits(_) => self.take_in(&PermitsForm, call, thread, now),
             _ => Verdict::Undecided,
         }
+    }
+
+    /// The same as [`take`](Unkeyed::take), for programs that do not contain all forms.
+    pub(super) fn take_in_form(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
+        self.take_in(self.form, call, thread, now)
+    }
+
+    /// The same as [`take`](Unkeyed::take) of a bucket of this form.
+    #[inline]
+    pub(super) fn take_in<F: Form + ?Sized>(&self, form: &F, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
+        match (call.rules, call.cost) {
+            ([rule], 1..) if call.cost <= rule.capacity() => form.take(self, rule, thread, now, call.cost),
+            _ => Verdict::Undecided,
+        }
+    }
+
+    /// Takes the permits of a call from a state in its usual form, under a lock.
+    pub(super) fn take_or_tell(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
+        self.form.take_or_tell(self, call, forms, now)
     }
 
     /// Carries out an operation on a state that is under a lock, unless calls wait. `is_foreign`: by
@@ -313,27 +317,7 @@ impl Unkeyed {
     /// The verdict on a call by the limits as written, and the permits left. `None` if the state is
     /// under the lock.
     pub(super) fn peek(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
-        let rule = call.rules.first()?;
-        match &self.fast {
-            Fast::Words(one, layout) => one.0.run(Peek, call, layout, now),
-            Fast::Window(one) => one.0.run(Peek, call, forms.of(0), now),
-            _ if call.cost > rule.capacity() => None,
-            Fast::Token { word, .. } => {
-                let tat = Tat(word.0.load(Ordering::Acquire));
-                if tat.is_moved() || !Tat::is_in_range(now.earliest) {
-                    return None;
-                }
-                let until = tat.fits_at(rule, now.earliest, call.cost);
-                let (remaining, idle_at) = (tat.remaining(rule, now.earliest), tat.idle_at(rule));
-                let left = Left { remaining, idle_at, ..Left::default() };
-                Some((verdict(until, now), left))
-            }
-            Fast::Permits(halves) => {
-                let (until, left) = halves.peek(rule, now, call.cost)?;
-                Some((verdict(until, now), left))
-            }
-            Fast::Locked => None,
-        }
+        self.form.peek(self, call, forms, now)
     }
 
     /// Takes back permits that were taken by the limits as written. `false` if the state is under

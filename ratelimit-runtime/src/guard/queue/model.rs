@@ -3,10 +3,6 @@
 
 use std::sync::atomic::AtomicBool;
 
-use loom::sync::Arc as Shared;
-use loom::thread;
-use smallvec::smallvec;
-
 use super::driver::ends;
 use super::*;
 use crate::algorithm::Rule;
@@ -18,6 +14,8 @@ use crate::decision::Address;
 use crate::error::BackendError;
 use crate::guard::Guard;
 use crate::limit::Limit;
+use loom::sync::Arc as Shared;
+use loom::thread;
 
 struct Asleep;
 
@@ -58,7 +56,7 @@ impl Bucket {
         let rule = Rule::new(Limit::new(1, Duration::from_secs(3_600)));
         let memory = MemoryBackend::new();
         let written = Written {
-            rules: smallvec![rule],
+            rules: Box::new([rule]),
             backoff: None,
             varies: false,
             by: 0,

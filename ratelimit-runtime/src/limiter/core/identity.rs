@@ -16,8 +16,8 @@ use crate::limit::{Algorithm, Limit};
 pub(super) struct Identity {
     pub(super) name: Name,
     pub(super) named: bool,
-    /// Algorithms and literal periods of the limits as written: part of every bucket's identity.
-    shape: Box<str>,
+    /// See [`Core::shape`].
+    shape: OnceCell<Box<str>>,
     /// The prefix of its buckets' names in backends.
     prefix: OnceCell<Box<str>>,
     /// The part of the fingerprint that all its buckets share.
@@ -25,26 +25,33 @@ pub(super) struct Identity {
 }
 
 impl Identity {
-    pub(super) fn new(name: Name, named: bool, shape: String) -> Identity {
-        Identity { fingerprint: OnceCell::new(), prefix: OnceCell::new(), name, named, shape: shape.into() }
+    /// `shape` is that of a part of a limiter.
+    pub(super) fn new(name: Name, named: bool, shape: Option<String>) -> Identity {
+        let shape = shape.map_or_else(OnceCell::new, |shape| OnceCell::with_value(shape.into()));
+        Identity { fingerprint: OnceCell::new(), prefix: OnceCell::new(), name, named, shape }
     }
 
     pub(super) fn prefix(&self) -> &str {
         self.prefix.get_or_init(|| prefix(self.name.as_str()).into())
     }
+}
+
+impl Core {
+    /// Algorithms and literal periods of the limits as written: part of every bucket's identity.
+    fn shape(&self) -> &str {
+        self.identity.shape.get_or_init(|| shape(&self.rules.written_limits(), self.rules.read().0).into())
+    }
 
     /// The identity by which limiters in one memory share buckets; `None` if they do not.
-    pub(super) fn shared(&self) -> Option<String> {
-        self.named.then(|| self.name_and_shape())
+    pub(super) fn shared_identity(&self) -> Option<String> {
+        self.is_named().then(|| self.name_and_shape())
     }
 
     /// The part of its buckets' names that all of them have in common.
     pub(super) fn name_and_shape(&self) -> String {
-        format!("{}\u{0}{}", self.name.as_str(), self.shape)
+        format!("{}\u{0}{}", self.name(), self.shape())
     }
-}
 
-impl Core {
     pub(crate) fn name(&self) -> &str {
         self.identity.name.as_str()
     }
@@ -68,15 +75,15 @@ impl Core {
     #[inline]
     pub(super) fn fingerprint<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K) -> Fingerprint {
         if let Some(scope) = &venue.scope {
-            return Fingerprint::of_limiter(&[self.name(), &self.identity.shape, scope.id()]).of_key(key);
+            return Fingerprint::of_limiter(&[self.name(), self.shape(), scope.id()]).of_key(key);
         }
-        let Identity { name, shape, fingerprint, .. } = &self.identity;
-        fingerprint.get_or_init(|| Fingerprint::of_limiter(&[name.as_str(), shape])).of_key(key)
+        let fingerprint = || Fingerprint::of_limiter(&[self.name(), self.shape()]);
+        self.identity.fingerprint.get_or_init(fingerprint).of_key(key)
     }
 
     /// The name of a key's bucket in a backend.
     pub(super) fn bucket_name<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K) -> Arc<str> {
-        let (prefix, shape) = (self.identity.prefix(), &self.identity.shape);
+        let (prefix, shape) = (self.identity.prefix(), self.shape());
         let mut bucket = String::with_capacity(prefix.len() + shape.len() + 32);
         bucket.push_str(prefix);
         key.write_to(&mut TextSink::new(&mut bucket));

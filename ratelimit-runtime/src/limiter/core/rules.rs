@@ -2,8 +2,8 @@
 
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::{ArcSwap, Guard as Guarded};
 use once_cell::sync::OnceCell;
@@ -51,6 +51,16 @@ impl Replacement for ArcSwap<Rules> {
     fn store(&self, rules: Rules) {
         ArcSwap::store(self, Arc::new(rules));
     }
+}
+
+/// The rules of calls that are not those written down. Behind a pointer, for programs that neither
+/// set limits at run time nor read them at each call.
+static OTHER: OnceLock<for<'a> fn(&'a RuleSet, Option<&[Limit]>) -> Applying<'a>> = OnceLock::new();
+
+/// Call this before limits apply to a call that are not those written down.
+#[inline]
+pub(in super::super) fn open_others() {
+    OTHER.get_or_init(|| RuleSet::other);
 }
 
 /// The rules that apply to a call.
@@ -150,6 +160,7 @@ impl RuleSet {
 
     /// The hash comes last: see the lock-free words in ARCHITECTURE.md.
     pub(super) fn replace(&self, limits: &[Limit], rules: Rules) {
+        open_others();
         self.replacement.get_or_init(|| Box::new(ArcSwap::from_pointee(Rules::new()))).store(rules);
         self.replaced.store(true, Ordering::Release);
         self.hash.store(fingerprint::of_limits(limits), Ordering::Release);
@@ -159,7 +170,8 @@ impl RuleSet {
     #[inline]
     pub(super) fn applying(&self, read: Option<&[Limit]>) -> Applying<'_> {
         let is_written = read.is_none() && !self.are_replaced();
-        if is_written { Applying::Written(&self.written) } else { self.other(read) }
+        let other = if is_written { None } else { OTHER.get() };
+        other.map_or(Applying::Written(&self.written), |other| other(self, read))
     }
 
     #[inline(never)]

@@ -5,12 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use once_cell::sync::OnceCell;
-use smallvec::SmallVec;
 
 use super::Core;
 #[cfg(feature = "test-util")]
 use super::Each;
-use crate::backend::memory::{self, Kind, MemoryBackend, OnePermit, States, Store, Written, process_memory};
+use crate::backend::memory::{self, MemoryBackend, OnePermit, States, Store, Written, process_memory};
 use crate::backend::{BackendKind, SharedBackend, Timestamp, default_backend};
 use crate::guard::Guard;
 use crate::limiter::OnBackendError;
@@ -80,7 +79,10 @@ impl Stores {
 #[derive(Clone, Copy)]
 pub(crate) struct Contains {
     pub(crate) states: States,
-    pub(crate) fast: fn(Kind) -> ByKey,
+    /// The fast path without a key, and with one.
+    pub(crate) fast: fn(&Store) -> [Paths; 2],
+    /// Whether limiters may share the store: not if this one has no name of its own.
+    pub(crate) store: fn(&Core, &MemoryBackend, &Written) -> Arc<Store>,
 }
 
 /// The outcome of the fast path in two registers: the variant, and the time of a denial. A denial by
@@ -89,20 +91,22 @@ pub(crate) struct Contains {
 #[derive(Clone, Copy)]
 pub(crate) struct Packed(pub(in super::super) u64, pub(in super::super) u64);
 
+/// Takes the hash of the key; without a key, the number of the thread.
 pub(in super::super) type Path<C> = fn(&Core, &Store, u64, Now, C) -> Packed;
 
-/// The fast path of a key in one kind of state. Behind pointers, so that a program contains only
-/// the kinds that it uses.
+/// The fast path in one kind of state. Behind pointers, so that a program contains only the kinds
+/// that it uses.
 #[derive(Clone, Copy)]
-pub(crate) struct ByKey {
+pub(crate) struct Paths {
     pub(in super::super) one: Path<OnePermit>,
     pub(in super::super) some: Path<u32>,
 }
 
-/// The store of the fast path, and the way of keys there.
+/// The store of the fast path, and the paths there.
 pub(in super::super) struct Fast {
     pub(in super::super) store: Arc<Store>,
-    pub(in super::super) by_key: ByKey,
+    pub(in super::super) unkeyed: Paths,
+    pub(in super::super) by_key: Paths,
 }
 
 /// Where a call is decided, and by which clock.
@@ -256,8 +260,10 @@ impl Core {
                 Target::Memory(StoreRef::Shared(store))
                     if !self.rules.vary() && store.is_written_for(self.rules.written(), self.backoff()) =>
                 {
-                    let by_key = self.contains.fast;
-                    self.stores.fast.get_or_init(|| Fast { store: Arc::clone(store), by_key: by_key(store.kind()) });
+                    self.stores.fast.get_or_init(|| {
+                        let [unkeyed, by_key] = (self.contains.fast)(store);
+                        Fast { store: Arc::clone(store), unkeyed, by_key }
+                    });
                     FAST
                 }
                 _ => SLOW,
@@ -316,13 +322,18 @@ impl Core {
         }
     }
 
+    /// The store that limiters of its name and its limits share.
+    pub(in super::super) fn shared_store(&self, memory: &MemoryBackend, written: &Written) -> Arc<Store> {
+        memory.store(self.shared_identity(), written)
+    }
+
     fn store(&self, memory: &MemoryBackend, scope: Option<&Scope>) -> Arc<Store> {
         let varies = self.rules.vary();
-        let rules = SmallVec::from_slice(self.rules.written());
+        let rules = self.rules.written().into();
         let backoff = self.options.backoff;
         let states = self.contains.states;
         let written = Written { rules, backoff, varies, by: self.id, limiter: self.shared_name(), states };
-        let store = memory.store(self.identity.shared(), &written);
+        let store = (self.contains.store)(self, memory, &written);
         // Limiters of the same name may have another count, and limits may have been replaced.
         store.expect(self.rules.written());
         self.rules.prepare(&store);

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use loom::sync::{Arc as Shared, Mutex};
 use loom::thread;
-use smallvec::smallvec;
 
 use super::*;
 use crate::algorithm::Rule;
@@ -52,7 +51,7 @@ impl Bucket {
         let rule = Rule::new(limit);
         let backend = MemoryBackend::bounded(10, WhenFull::Admit);
         let written = Written {
-            rules: smallvec![rule],
+            rules: Box::new([rule]),
             backoff: None,
             varies: false,
             by: 0,

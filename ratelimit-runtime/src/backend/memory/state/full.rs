@@ -46,7 +46,7 @@ pub(crate) enum Part {
 pub(crate) struct Forms {
     groups: Box<[Groups]>,
     backoff: Option<Backoff>,
-    written: SmallVec<[Rule; 1]>,
+    written: Box<[Rule]>,
     /// How a few words hold the limits as written, if they can.
     layout: Option<Layout>,
     /// Limits are read at each call, or were replaced: the limits as written cannot judge the
@@ -56,9 +56,15 @@ pub(crate) struct Forms {
 
 impl Forms {
     pub(crate) fn new(rules: &[Rule], backoff: Option<Backoff>, varies: bool) -> Forms {
-        let groups = rules.iter().map(|rule| Groups::new(rule, varies)).collect();
         let layout = if varies { None } else { Layout::of(rules, backoff.as_ref()) };
-        Forms { groups, backoff, written: SmallVec::from_slice(rules), layout, varies: AtomicBool::new(varies) }
+        let groups = rules.iter().map(|rule| Groups::new(rule, varies)).collect();
+        Forms { groups, backoff, written: rules.into(), layout, varies: AtomicBool::new(varies) }
+    }
+
+    /// The same as [`new`](Forms::new) for one sliding window without `backoff`.
+    pub(crate) fn of_window(rule: &Rule) -> Forms {
+        let groups = Box::new([Groups::new(rule, false)]);
+        Forms { groups, backoff: None, written: Box::new([*rule]), layout: None, varies: AtomicBool::new(false) }
     }
 
     /// Prepares for calls by `rules`.

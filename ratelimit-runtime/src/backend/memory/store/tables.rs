@@ -1,5 +1,5 @@
 //! What all calls ask of the buckets of keys, whatever their state. Behind pointers, so that a program
-//! contains only the states that its limits need.
+//! contains only the states that its limits need. `unkeyed/forms.rs` has the bucket without a key.
 //!
 //! What few programs ask for (refunds, waiting, snapshots) goes through `on_table!`, which names all
 //! states.
@@ -11,14 +11,19 @@ use super::super::state::{
     Call, Forms, Full, Groups, Left, Operation as _, State, TakeOrTell, Verdict, Window, Word, Words,
 };
 use super::super::table::{Table, With};
-use super::{Keyed, Kind, Store, Written, open_thorough, open_thorough_without_keys};
+use super::super::unkeyed::Unkeyed;
+use super::{Ask, Keyed, Kind, Shared, Store, UNDECIDED, Written, open_thorough, open_thorough_without_keys};
+use crate::algorithm::Rule;
 use crate::decision::Address;
+use crate::hash::Seed;
 use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 
 /// See the module. A store without a table for keys has no keys.
 pub(super) trait Tables: Sync {
     fn take_or_tell(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)>;
+    /// See [`Store::take_key`].
+    fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left);
     /// Takes the permits of a call, and makes the key's bucket if it is missing.
     fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)>;
     fn len(&self, store: &Store) -> usize;
@@ -31,28 +36,73 @@ pub(super) trait Tables: Sync {
 
 /// The states that a program contains for a limiter.
 #[derive(Clone, Copy)]
-pub(crate) struct States(pub(super) fn(&Written, &Forms) -> (Keyed, &'static dyn Tables));
+pub(crate) struct States(pub(super) fn(&Shared, &Written) -> Made);
+
+/// The buckets of a new store, without keys and with.
+pub(in super::super) struct Made {
+    pub(super) forms: Forms,
+    pub(super) unkeyed: Unkeyed,
+    pub(super) keyed: Keyed,
+    pub(super) tables: &'static dyn Tables,
+    pub(super) hasher: Seed<'static, 1>,
+}
 
 impl States {
     /// For a limiter that is never called with a key.
-    pub(crate) const NO_KEYS: States = States(|_, _| {
+    pub(crate) const NO_KEYS: States = States(|_, written| {
         open_thorough_without_keys();
-        (Keyed::Nothing, &NoTable)
+        Made::of(written.forms(), |forms| Unkeyed::new(&written.rules, forms, written.is_plain()))
     });
-    /// The same of one sliding window without `backoff`.
-    pub(crate) const WINDOW_WITHOUT_KEYS: States = States(|_, _| (Keyed::Nothing, &NoTable));
-    /// For one sliding window without `backoff`.
-    pub(crate) const WINDOW: States = States(window);
+    /// The same of one sliding window up to 64, without `backoff`.
+    pub(crate) const PERMITS_WITHOUT_KEYS: States = States(|_, written| Made::of_window(written, Unkeyed::permits));
+    /// The same of one larger sliding window.
+    pub(crate) const WINDOW_WITHOUT_KEYS: States = States(|_, written| Made::of_window(written, Unkeyed::window));
+    /// For one sliding window up to 64, without `backoff`.
+    pub(crate) const PERMITS: States =
+        States(|shared, written| Made::of_window(written, Unkeyed::permits).with_keys(shared, window(written)));
+    /// For one larger sliding window without `backoff`.
+    pub(crate) const WINDOW: States =
+        States(|shared, written| Made::of_window(written, Unkeyed::window).with_keys(shared, window(written)));
     /// For all others.
-    pub(crate) const ANY: States = States(any);
+    pub(crate) const ANY: States = States(|shared, written| {
+        open_thorough();
+        let forms = written.forms();
+        let keys = any(written, &forms);
+        Made::of(forms, |forms| Unkeyed::new(&written.rules, forms, written.is_plain())).with_keys(shared, keys)
+    });
 }
 
-fn window(written: &Written, _: &Forms) -> (Keyed, &'static dyn Tables) {
+impl Made {
+    /// Without keys.
+    fn of(forms: Forms, unkeyed: impl FnOnce(&Forms) -> Unkeyed) -> Made {
+        Made { unkeyed: unkeyed(&forms), forms, keyed: Keyed::Nothing, tables: &NoTable, hasher: Seed::UNUSED }
+    }
+
+    fn of_window(written: &Written, unkeyed: fn(&Rule) -> Unkeyed) -> Made {
+        let rule = &written.rules[0];
+        Made::of(Forms::of_window(rule), |_| unkeyed(rule))
+    }
+
+    fn with_keys(self, shared: &Shared, (keyed, tables): (Keyed, &'static dyn Tables)) -> Made {
+        Made { keyed, tables, hasher: Seed::of(shared.weights()), ..self }
+    }
+}
+
+impl Written {
+    fn forms(&self) -> Forms {
+        Forms::new(&self.rules, self.backoff, self.varies)
+    }
+
+    fn is_plain(&self) -> bool {
+        self.backoff.is_none() && !self.varies
+    }
+}
+
+fn window(written: &Written) -> (Keyed, &'static dyn Tables) {
     (Keyed::Window(Table::new(), Groups::new(&written.rules[0], written.varies)), &In::<InWindow, Window, 2>::HERE)
 }
 
 fn any(written: &Written, forms: &Forms) -> (Keyed, &'static dyn Tables) {
-    open_thorough();
     let Written { rules, backoff, .. } = written;
     match (forms.layout().copied(), &rules[..]) {
         (Some(layout), _) => match layout.words() {
@@ -60,9 +110,7 @@ fn any(written: &Written, forms: &Forms) -> (Keyed, &'static dyn Tables) {
             2 => (Keyed::Two(Table::new(), layout), &In::<InTwo, Words<2>, 5>::HERE),
             _ => (Keyed::Three(Table::new(), layout), &In::<InThree, Words<3>, 2>::HERE),
         },
-        (None, [rule]) if rule.limit.algorithm() == Algorithm::SlidingWindow && backoff.is_none() => {
-            window(written, forms)
-        }
+        (None, [rule]) if rule.limit.algorithm() == Algorithm::SlidingWindow && backoff.is_none() => window(written),
         _ => (Keyed::Full(FullTable::new()), &In::<InFull, Full, 5>::HERE),
     }
 }
@@ -174,6 +222,10 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
         table.try_with(hash, |state| TakeOrTell.run(call, state, form, now))
     }
 
+    fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        store.take_key(hash, ask, now)
+    }
+
     fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)> {
         let Some((table, form)) = P::of(store) else { return With::Closed };
         let (done, swept) = table.with(store.context(form), hash, now, |state| {
@@ -218,6 +270,10 @@ struct NoTable;
 impl Tables for NoTable {
     fn take_or_tell(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> Option<(Verdict, Left)> {
         None
+    }
+
+    fn take_key(&self, _: &Store, _: u64, _: &Ask<'_>, _: Now) -> (Verdict, Left) {
+        UNDECIDED
     }
 
     fn take(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> With<(Verdict, Left)> {

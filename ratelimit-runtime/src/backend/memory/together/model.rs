@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use loom::sync::Arc as Shared;
 use loom::thread;
-use smallvec::smallvec;
 
 use super::super::holds::Hold;
 use super::super::state::Call;
@@ -33,7 +32,7 @@ impl Two {
         let rule = Rule::new(Limit::new(count, Duration::from_secs(60)).with_algorithm(algorithm));
         let backend = MemoryBackend::bounded(10, WhenFull::Admit);
         let written = StoreWritten {
-            rules: smallvec![rule],
+            rules: Box::new([rule]),
             backoff: None,
             varies: false,
             by: 0,

@@ -46,10 +46,20 @@ fn locked(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) 
 }
 
 fn fast(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) -> Verdict {
-    match bucket.try_take(forms, &rules[0], 0, now, cost) {
+    match bucket.kind() {
+        FormKind::Token => fast_in::<TokenForm>(bucket, forms, rules, now, cost),
+        FormKind::Permits => fast_in::<PermitsForm>(bucket, forms, rules, now, cost),
+        FormKind::Words => fast_in::<WordsForm>(bucket, forms, rules, now, cost),
+        FormKind::Window => fast_in::<WindowForm>(bucket, forms, rules, now, cost),
+        FormKind::Locked => fast_in::<LockedForm>(bucket, forms, rules, now, cost),
+    }
+}
+
+fn fast_in<F: Form>(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) -> Verdict {
+    match F::try_take(bucket, forms, &rules[0], 0, now, cost) {
         Attempt::Admitted => Verdict::Admitted { at: now.latest },
         Attempt::Denied(until) => Verdict::Denied { until, position: 0 },
-        Attempt::Added(before) => bucket.added(&rules[0], now, before, cost),
+        Attempt::Added(before) => F::added(bucket, &rules[0], now, before, cost),
         Attempt::Contended => {
             let call = Call { rules, backoff: None, cost, floor: Hold::NONE };
             match bucket.take(&call, 0, now) {
