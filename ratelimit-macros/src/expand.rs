@@ -209,7 +209,7 @@ impl Expansion<'_> {
                 };
                 let at = site().located_at(or_else.name.span());
                 let ty = ty.map(|ty| quote_spanned!(at=> ::<#ty>));
-                let call = self.call(function, or_else, ty, quote_spanned!(site()=> __exceeded, #f));
+                let call = self.call(function, or_else, ty.as_ref(), quote_spanned!(site()=> __exceeded, #f));
                 // `return` around a diverging expression would be a second one: unreachable code.
                 Some(if never { call } else { quote_spanned!(site()=> return #call) })
             }
@@ -471,7 +471,7 @@ impl Expansion<'_> {
         &self,
         function: &str,
         argument: &Arg<Expr>,
-        types: Option<TokenStream>,
+        types: Option<&TokenStream>,
         parameters: TokenStream,
     ) -> TokenStream {
         let at = site().located_at(argument.name.span());
