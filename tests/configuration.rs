@@ -186,7 +186,8 @@ fn calls_that_wait_when_a_dry_run_begins_count_as_denied_and_go() {
             let future = scope.spawn(|| futures_executor::block_on(limiter.wait_async("a", 1)).unwrap());
             wait_until("the calls wait", || info(name).waiting == 2);
             apply(&format!("\"{name}\" = {{ dry_run = true }}"));
-            (blocking.join().unwrap(), future.join().unwrap());
+            blocking.join().unwrap();
+            future.join().unwrap();
         });
         let tried = info(name);
         assert_eq!((tried.allowed, tried.denied, tried.waiting, tried.abandoned), (1, 2, 0, 0), "{name}");

@@ -207,7 +207,7 @@ mod tests {
     fn state() -> impl Strategy<Value = Vec<u64>> {
         let groups = proptest::collection::vec((number(), number()), 0..4).prop_map(|groups| {
             let mut numbers = vec![groups.len() as u64];
-            groups.into_iter().for_each(|(at, permits)| numbers.extend([at, permits]));
+            numbers.extend(groups.into_iter().flat_map(|(at, permits)| [at, permits]));
             numbers
         });
         prop_oneof![
@@ -238,10 +238,12 @@ mod tests {
             numbers.extend(&head[..6]);
             numbers.extend([count.into(), head[6], head[7], states.len() as u64]);
             numbers.extend(blocked.then_some(block));
-            states.iter().for_each(|state| numbers.extend(state));
-            given.iter().for_each(|(window, amount)| numbers.extend([window, amount]));
+            numbers.extend(states.iter().flatten());
+            numbers.extend(given.iter().flat_map(|(window, amount)| [window, amount]));
             let mut bytes = Vec::new();
-            numbers.iter().for_each(|number| write(&mut bytes, *number));
+            for number in numbers {
+                write(&mut bytes, number);
+            }
             let Ok(bucket) = Bucket::from_bytes(&bytes) else { return Ok(()) };
             let algorithm = |of: &usize| [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow][*of];
             let limits: Vec<Limit> = algorithms.iter()

@@ -69,11 +69,11 @@ impl FixedWindow {
 
     /// When neither this limit nor the one that charged the permits needs them any more.
     pub(crate) fn kept_until(&self, rule: &Rule) -> u64 {
-        if self.taken == 0 || self.end > 0 || rule.is_calendar() {
-            return if self.taken == 0 { 0 } else { self.end.max(self.fresh_at(rule)) };
+        if self.taken == 0 {
+            return 0;
         }
-        let per = self.per.max(rule.per());
-        begin(per, self.charged).saturating_add(per)
+        let own = if self.end > 0 { self.end } else { begin(self.per, self.charged).saturating_add(self.per) };
+        own.max(rule.span(self.charged).end)
     }
 
     /// Moves the window back by as many whole windows as the clock went back, from `before` to
@@ -103,4 +103,24 @@ impl FixedWindow {
 /// The start of the window that contains `time`.
 pub(crate) fn begin(per: u64, time: u64) -> u64 {
     time - time % per.max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limit::{Algorithm, Limit};
+    use std::time::Duration;
+
+    #[test]
+    fn permits_are_kept_until_the_windows_of_both_limits_end() {
+        const SECOND: u64 = 1_000_000_000;
+        let every = |seconds| {
+            let limit = Limit::new(5, Duration::from_secs(seconds)).with_algorithm(Algorithm::FixedWindow);
+            Rule::new(limit)
+        };
+        let window = FixedWindow::holding(&every(600), 1, 599 * SECOND);
+        assert_eq!(window.kept_until(&every(600)), 600 * SECOND);
+        assert_eq!(window.kept_until(&every(420)), 840 * SECOND);
+        assert_eq!(window.kept_until(&every(1)), 600 * SECOND);
+    }
 }

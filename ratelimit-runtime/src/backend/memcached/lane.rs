@@ -12,8 +12,7 @@ use super::link::{Commands, Failure, IDLE, Pending, unusable};
 use super::protocol::{self, Condition, Incoming, Kind, Reply};
 use super::seen::Seen;
 use crate::error::{BackendError, BackendErrorKind};
-use crate::rt::background;
-use crate::rt::reply;
+use crate::rt::{background, reply, timer};
 
 /// What one system call reads at most, in bytes.
 const READ: usize = 4_096;
@@ -44,8 +43,8 @@ impl Lane {
         let (sender, receiver) = reply::channel();
         let background = background::handle().map_err(|error| address.unreachable(error))?;
         let connecting = address.clone();
-        background.spawn(async move { sender.send(connecting.connect_blocking().await) });
-        let socket = receiver.wait(deadline).ok_or_else(|| address.late())?;
+        background.spawn(async move { sender.send(timer::bounded(connecting.connect_blocking(), deadline).await) });
+        let socket = receiver.wait(deadline).flatten().ok_or_else(|| address.late())?;
         let socket = socket.map_err(|error| address.unreachable(error))?;
         let incoming = Incoming::default();
         let wire = Wire { socket, incoming, number: 0, last: Instant::now(), is_sound: true, deadline };
