@@ -7,7 +7,7 @@ use axum::extract::connect_info::MockConnectInfo;
 use axum::extract::{Path, Query, Request, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
 use ratelimit_runtime::{
     ClientIp, ClientIpConfig, RateLimitExceeded, RateLimitHeadersLayer, RateLimitLayer, rate_limit,
@@ -195,6 +195,27 @@ async fn a_limit_that_cannot_be_decided_is_503() {
     let site = serve(router.layer(RateLimitHeadersLayer::new().with_x_rate_limit())).await;
     site.get("/handler").await.assert_is_503();
     site.get("/layer").await.assert_is_503();
+}
+
+#[tokio::test]
+async fn head_counts_and_options_only_with_a_handler_for_it() {
+    #[rate_limit(count = 1, per = "60s")]
+    async fn of_get() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    #[rate_limit(count = 1, per = "60s")]
+    async fn of_any() -> Result<&'static str, RateLimitExceeded> {
+        Ok("hello")
+    }
+
+    let site = serve(Router::new().route("/get", get(of_get)).route("/any", any(of_any))).await;
+    let status = async |method, path| site.request(method, path, &[]).await.status;
+    assert_eq!((status("OPTIONS", "/get").await, status("HEAD", "/get").await), (405, 200));
+    let denied = site.request("HEAD", "/get", &[]).await;
+    assert_eq!((denied.status, &*denied.body), (429, ""));
+    assert!(denied.header("retry-after").is_some() && denied.header("ratelimit").is_some(), "{denied:?}");
+    assert_eq!((status("OPTIONS", "/any").await, status("GET", "/any").await), (200, 429));
 }
 
 mod requests_that_an_extractor_refuses {
