@@ -2,9 +2,9 @@
 # pyrate-limiter 4.5.1 (PyPI; psycopg 3.3.9, psycopg-pool 3.3.3) with PostgreSQL 15, with Python 3.11,
 # 30 November 2026.
 #
-# A limit of a million an hour in PostgreSQL, and eight threads that ask without waiting
+# A limit of a million an hour in PostgreSQL, and eight threads that call without waiting
 # (`blocking=False`), 50 times each. One would guess that all 400 are admitted. Most are denied: each
-# call locks the table with `NOWAIT`, and takes "somebody else has it" for "the limit is reached".
+# call locks the table with `NOWAIT`, and a lock that another call holds is a denial.
 # One thread alone is denied now and then as well, when the limiter's own cleaner is at work.
 # A call made while another transaction analyzes the table is denied too. `VACUUM`, autovacuum's too,
 # takes the same lock, so every call is denied for as long as that cleans the table.
@@ -52,12 +52,12 @@ alone = admitted(limiters[0], CALLS)
 counts, barrier = [0] * THREADS, threading.Barrier(THREADS)
 
 
-def ask(number):
+def call(number):
     barrier.wait()
     counts[number] = admitted(limiters[number], CALLS)
 
 
-threads = [threading.Thread(target=ask, args=(number,)) for number in range(THREADS)]
+threads = [threading.Thread(target=call, args=(number,)) for number in range(THREADS)]
 for thread in threads:
     thread.start()
 for thread in threads:

@@ -6,9 +6,8 @@
 # guess the same of both: the answer 1, or an error. By URL it is a `TimeoutError` after five seconds,
 # and the server has counted 1. By host the answer is 2: this client sends the command again on
 # another connection, up to ten times, and the server finds both when it goes on. The retry and the
-# ten are a default of `Redis(..)` alone. A limiter that counts with this client by host counts a call
-# twice, or more, whenever an answer takes longer than five seconds; `retry=Retry(NoBackoff(), 0)`
-# keeps it from that.
+# ten are a default of `Redis(..)` alone. A limiter that counts with this client by host can therefore
+# count a call twice. `retry=Retry(NoBackoff(), 0)` keeps it from that.
 set -euo pipefail
 command -v redis-server >/dev/null || { echo "install redis-server (Debian: apt-get install redis-server)" >&2; exit 1; }
 directory=$(mktemp -d)
