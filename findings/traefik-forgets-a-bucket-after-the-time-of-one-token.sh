@@ -5,8 +5,8 @@
 # seconds. A client sends 25 requests, and again after 13 seconds, and again. One would guess twenty
 # admissions the first time, and then one or two each time. It is twenty each time: Traefik keeps a
 # bucket for as long as one token takes, plus a second, and a client that is quiet for longer begins
-# with a full one. So a burst above the average multiplies the limit: `average: 100, period: 1h,
-# burst: 50` is kept for 37 seconds, and admits 50 each 38 seconds, 4,700 an hour.
+# with a full one. So a burst multiplies the limit. By the source, the bucket of `average: 100,
+# period: 1h, burst: 50` is kept for 37 seconds: 50 each 38 seconds are 4,700 an hour.
 # Requests in between keep the bucket alive: with a request each three seconds the limit holds.
 set -euo pipefail
 directory=$(mktemp -d)
