@@ -53,11 +53,11 @@ impl Replacement for ArcSwap<Rules> {
     }
 }
 
+type Other = for<'a> fn(&'a RuleSet, Option<&[Limit]>) -> Applying<'a>;
+
 /// The rules of calls that are not those written down. Behind a pointer, for programs that neither
 /// set limits at run time nor read them at each call.
 static OTHER: OnceLock<Other> = OnceLock::new();
-
-type Other = for<'a> fn(&'a RuleSet, Option<&[Limit]>) -> Applying<'a>;
 
 /// Call this before limits apply to a call that are not those written down.
 #[inline]
