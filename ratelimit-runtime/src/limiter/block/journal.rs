@@ -52,6 +52,14 @@ struct Blocks {
     swept_at: usize,
 }
 
+impl Blocks {
+    /// The keys of a limiter, and when the block of each ends.
+    fn of(&self, name: &str) -> impl Iterator<Item = (&Option<KeyCopy>, u64)> {
+        let from = self.ends.range((name.to_owned(), None)..);
+        from.take_while(move |((of, _), _)| of == name).map(|((_, key), end)| (key, *end))
+    }
+}
+
 impl Journal {
     pub(crate) const fn new() -> Journal {
         Journal(Mutex::new(Blocks { ends: BTreeMap::new(), swept_at: FEW }))
@@ -82,9 +90,7 @@ impl Journal {
     }
 
     fn has(&self, name: &str) -> bool {
-        let blocks = self.0.lock();
-        let mut own = blocks.ends.range((name.to_owned(), None)..);
-        own.next().is_some_and(|((of, _), _)| of == name)
+        self.0.lock().of(name).next().is_some()
     }
 
     fn forget_all(&self, name: &str) {
@@ -94,9 +100,7 @@ impl Journal {
     /// The keys of a limiter that are still blocked, and until when.
     fn of(&self, name: &str, now: u64) -> Vec<(Option<KeyCopy>, u64)> {
         let blocks = self.0.lock();
-        let from = blocks.ends.range((name.to_owned(), None)..);
-        let own = from.take_while(|((of, _), _)| of == name).filter(|(_, end)| **end > now);
-        own.map(|((_, key), end)| (key.clone(), *end)).collect()
+        blocks.of(name).filter(|(_, end)| *end > now).map(|(key, end)| (key.clone(), end)).collect()
     }
 
     #[cfg(feature = "test-util")]
