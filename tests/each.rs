@@ -13,7 +13,7 @@ use ratelimit_runtime::{
     Algorithm, BackendError, BackendErrorKind, Decision, ExceededKind, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, RateLimiterBuilder, WhenFull, limiters, rate_limit, set_limits, test_util,
 };
-use ratelimit_tests::Shelf;
+use ratelimit_tests::{PATIENCE, Shelf};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -426,6 +426,55 @@ fn a_call_waits_for_the_key_that_denies_and_gives_up_without_a_trace() {
     assert_eq!(limiter.peek_each((1, 9, ()), 1).unwrap().remaining(), 1);
     clock.advance(HOUR);
     assert!(third.as_mut().poll(&mut context).is_ready());
+}
+
+#[test]
+fn a_key_that_loses_its_limits_holds_no_waiting_call_back() {
+    let _clock = test_util::pause();
+    let store = Shelf::default().keeping_its_deadline().into_backend();
+    for (store, backend) in [("memory", MemoryBackend::new().into_backend()), ("store", store)] {
+        // It waits for the key whose limit lasts longer, and the other one denies it too.
+        for (first, second) in [(1, 2), (2, 1)] {
+            let limit = |count, hours| Limit::new(count, hours * HOUR);
+            let builder = RateLimiter::builder(format!("losing {first} {store}")).backend(backend.clone());
+            let limiter = builder.limit(limit(1, first)).limit(limit(1, second)).build().unwrap();
+            let waiting = || limiters().iter().find(|it| it.name == limiter.name()).unwrap().waiting;
+            limiter.check_each((1, 1), 1).unwrap();
+            let mut call = Box::pin(limiter.wait_each_async((1, 1), 1));
+            let mut context = Context::from_waker(Waker::noop());
+            let start = Instant::now();
+            while waiting() == 0 {
+                assert!(call.as_mut().poll(&mut context).is_pending() && start.elapsed() < PATIENCE);
+            }
+            limiter.set_limits(&[limit(3, first)]).unwrap();
+            let decided = loop {
+                if let Poll::Ready(decided) = call.as_mut().poll(&mut context) {
+                    break decided;
+                }
+                assert!(start.elapsed() < PATIENCE, "{store}: it still waits, for the limit of {second} hours");
+                std::thread::yield_now();
+            };
+            assert_eq!((decided.unwrap().remaining(), waiting()), (1, 0));
+        }
+    }
+}
+
+#[test]
+fn a_key_that_gets_limits_holds_a_waiting_call_back() {
+    let clock = test_util::pause();
+    let mut context = Context::from_waker(Waker::noop());
+    let limiter = of_three("getting", [1, 1, 1], MemoryBackend::new());
+    limiter.set_limits(&[Limit::per_hour(1)]).unwrap();
+    limiter.check_each((1, 1, ()), 1).unwrap();
+    let mut call = Box::pin(limiter.wait_each_async((1, 1, ()), 1));
+    assert!(call.as_mut().poll(&mut context).is_pending());
+    limiter.set_limits(&[Limit::per_hour(1); 3]).unwrap();
+    clock.advance(HOUR - SECOND);
+    limiter.check_each((2, 1, ()), 1).unwrap();
+    clock.advance(SECOND);
+    assert!(call.as_mut().poll(&mut context).is_pending(), "the tenant's permit is taken");
+    clock.advance(HOUR - SECOND);
+    assert!(call.as_mut().poll(&mut context).is_ready());
 }
 
 #[test]

@@ -24,6 +24,8 @@ pub(super) struct Modes {
     is_special: AtomicBool,
     /// All calls are admitted, and not counted.
     is_off: AtomicBool,
+    /// The same of a part that replaced limits leave none.
+    is_empty: AtomicBool,
     /// Limits that are tried: they decide and count each call, and deny none.
     tried: Mutex<Option<Arc<Tried>>>,
 }
@@ -34,6 +36,7 @@ impl Modes {
             dry_run: AtomicBool::new(dry_run),
             is_special: AtomicBool::new(false),
             is_off: AtomicBool::new(false),
+            is_empty: AtomicBool::new(false),
             tried: Mutex::new(None),
         }
     }
@@ -70,10 +73,19 @@ impl Core {
         self.modes.dry_run.load(Ordering::Relaxed)
     }
 
-    /// Whether calls are admitted at once and not counted: all limits of the process are off, or
-    /// this limiter is.
+    /// Whether calls are admitted at once and not counted: all limits of the process are off, this
+    /// limiter is, or it is a part without limits.
     pub(in super::super) fn is_off(&self, switches: Switches) -> bool {
-        switches.has(Switch::Disabled) || !self.is_enabled()
+        switches.has(Switch::Disabled) || !self.is_enabled() || self.is_empty()
+    }
+
+    /// Whether it is a part whose key replaced limits leave none.
+    pub(in super::super) fn is_empty(&self) -> bool {
+        self.modes.is_empty.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_empty(&self, is_empty: bool) {
+        self.modes.is_empty.store(is_empty, Ordering::Release);
     }
 
     /// Whether the limiter is on; see [`Settings::enabled`].

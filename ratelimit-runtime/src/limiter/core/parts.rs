@@ -1,7 +1,6 @@
 //! The parts of a limiter whose limits have a key each.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use smallvec::SmallVec;
 
@@ -19,8 +18,6 @@ pub(in super::super) struct Part {
     pub(in super::super) core: Arc<Core>,
     /// The positions of the limits among all limits of the limiter.
     positions: SmallVec<[u8; MAX_LIMITS]>,
-    /// Replaced limits have none for this key.
-    is_off: AtomicBool,
 }
 
 impl Each {
@@ -32,7 +29,7 @@ impl Each {
             let of_group = |position: &u8| groups[usize::from(*position)] == group;
             let positions: SmallVec<[u8; MAX_LIMITS]> = (0..).take(groups.len()).filter(of_group).collect();
             let core = core.part(&positions, &mut shapes);
-            Part { core, positions, is_off: AtomicBool::new(false) }
+            Part { core, positions }
         };
         Each { parts: core.keys().into_iter().map(part).collect() }
     }
@@ -53,7 +50,7 @@ impl Each {
             let is_last = index + 1 == self.parts.len();
             let beyond = limits.iter().skip(written).filter(|_| is_last);
             let limits: SmallVec<[Limit; MAX_LIMITS]> = own.chain(beyond).copied().collect();
-            part.is_off.store(limits.is_empty(), Ordering::Release);
+            part.core.set_empty(limits.is_empty());
             if !limits.is_empty() {
                 part.core.replace_limits(&limits);
             }
@@ -62,8 +59,9 @@ impl Each {
 }
 
 impl Part {
+    /// Whether replaced limits have none for this key.
     pub(in super::super) fn is_off(&self) -> bool {
-        self.is_off.load(Ordering::Acquire)
+        self.core.is_empty()
     }
 
     /// The position of one of its limits among all limits, of which `written` were written down.

@@ -27,7 +27,7 @@ use crate::backend::memory::{
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::keys::RateLimitKeys;
-use crate::limit::Limit;
+use crate::limit::{Limit, MAX_LIMITS};
 use crate::observe::KeyText;
 use crate::rt::clock::Now;
 use crate::switches::Switches;
@@ -45,6 +45,31 @@ enum Says {
 }
 
 type AllSay = SmallVec<[Says; 4]>;
+
+/// Some of the members of a call, a bit each.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Chosen(u8);
+
+impl Chosen {
+    /// Those whose keys have limits now.
+    fn limited(each: &Each, members: &[Member]) -> Chosen {
+        const { assert!(MAX_LIMITS <= u8::BITS as usize) };
+        let limited = members.iter().enumerate().filter(|(_, member)| !each.parts[member.part].is_off());
+        Chosen(limited.fold(0, |chosen, (index, _)| chosen | 1 << index))
+    }
+
+    fn has(self, index: usize) -> bool {
+        self.0 >> index & 1 == 1
+    }
+
+    fn but(self, index: usize) -> Chosen {
+        Chosen(self.0 & !(1 << index))
+    }
+
+    fn of(self, members: &[Member]) -> impl Iterator<Item = &Member> {
+        members.iter().enumerate().filter(move |(index, _)| self.has(*index)).map(|(_, member)| member)
+    }
+}
 
 /// A bucket of a call that may wait, or that a backend decides.
 struct Member {
@@ -147,11 +172,12 @@ impl Call<'_> {
         let mut members = Members { call, each, switches, all: SmallVec::new(), guard: None };
         keys.each(&mut members);
         let Members { all: members, guard, .. } = members;
-        if members.is_empty() {
+        let limited = Chosen::limited(each, &members);
+        if limited == Chosen(0) {
             return Started::Done(Ok(call.free()));
         }
         if guard.is_none() && call.wait == Wait::No {
-            return Started::Done(call.conclude(call.in_memory(each, &members, None), 0));
+            return Started::Done(call.conclude(call.in_memory(each, &members, limited), 0));
         }
         let whole = OwnedCall::of(call, call.key_text());
         Started::Each(Box::new(EachCall { whole, options: call.options, members, guard }))
@@ -167,17 +193,16 @@ impl Call<'_> {
         let parts = self.core.keys().iter().map(part).collect();
         let mut members = Members { call, each, switches, all: SmallVec::new(), guard: None };
         keys.each(&mut TriedKeys { parts, members: &mut members });
-        let _ = call.conclude(call.in_memory(each, &members.all, None), 0);
+        let limited = Chosen::limited(each, &members.all);
+        let _ = call.conclude(call.in_memory(each, &members.all, limited), 0);
     }
 
-    /// Takes from, or peeks at, all buckets in memory but one.
-    fn in_memory(&self, each: &Each, members: &[Member], but: Option<usize>) -> AllSay {
+    /// Takes from, or peeks at, some buckets in memory.
+    fn in_memory(&self, each: &Each, members: &[Member], chosen: Chosen) -> AllSay {
         let switches = Switches::load();
-        let parts: SmallVec<[(&Part, &Member, Venue<'_>, Applying<'_>); 4]> = members
-            .iter()
-            .enumerate()
-            .filter(|(index, _)| but != Some(*index))
-            .map(|(_, member)| {
+        let parts: SmallVec<[(&Part, &Member, Venue<'_>, Applying<'_>); 4]> = chosen
+            .of(members)
+            .map(|member| {
                 let part = &each.parts[member.part];
                 let venue = part.core.venue(switches, self.is_async);
                 (part, member, venue, part.core.rules(member.limits.as_deref()))

@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions};
 use super::super::super::core::{Core, Part, Target, send, send_async};
 use super::super::{behind, keep_denial};
-use super::{AllSay, Member, Says};
+use super::{AllSay, Chosen, Member, Says};
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
 use crate::backend::memory::NEVER;
 use crate::backend::{Action, Answer, Outcome, Request};
@@ -96,28 +96,29 @@ impl EachCall {
                     release(held.take(), mode).await;
                     return Ok(self.whole.call().free());
                 }
+                let limited = self.limited();
+                let others = held.as_ref().map_or(limited, |held| limited.but(held.member));
                 // With `backoff`, a try that is denied is an offence, and a call that waits is none.
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
                 let member = 'denier: {
                     if looks
-                        && let Ok(says) = self.ask(held.as_ref().map(|held| held.member), rank, true, mode).await
-                        && let Some((member, retry_after)) = self.denier(&says, held.as_ref())
+                        && let Ok(says) = self.ask(others, rank, true, mode).await
+                        && let Some((member, retry_after)) = self.denier(&says, others)
                         && self.goes_on(retry_after, deadline, rounds)
                     {
                         release(held.take(), mode).await;
                         break 'denier member;
                     }
-                    let but = held.as_ref().map(|held| held.member);
-                    let says = if let Ok(says) = self.ask(but, rank, false, mode).await {
+                    let says = if let Ok(says) = self.ask(others, rank, false, mode).await {
                         says
                     } else {
                         if let Some(decided) = self.whole.call().undecided() {
                             release(held.take(), mode).await;
                             return decided;
                         }
-                        self.in_memory(but, false)
+                        self.in_memory(others, false)
                     };
-                    let Some((member, retry_after)) = self.denier(&says, held.as_ref()) else {
+                    let Some((member, retry_after)) = self.denier(&says, others) else {
                         return self.admitted(says, held, waited);
                     };
                     release(held.take(), mode).await;
@@ -127,9 +128,10 @@ impl EachCall {
                     member
                 };
                 match self.wait_for(member, arrived, deadline, rounds, mode).await {
-                    Ok((decision, since)) => {
+                    Ok((permits, since)) => {
                         waited = since;
-                        held = Some(decision);
+                        // Its key may have lost its limits meanwhile.
+                        held = Some(permits).filter(|held| self.limited().has(held.member));
                     }
                     Err(denied) => return denied,
                 }
@@ -150,9 +152,14 @@ impl EachCall {
         may_wait && (self.guard.is_none() || rounds < ROUNDS) && self.now().saturating_add(retry_after) <= deadline
     }
 
+    /// The members whose keys have limits now. Limits may be replaced while the call waits.
+    fn limited(&self) -> Chosen {
+        self.whole.core.made_each().map_or(Chosen(0), |each| Chosen::limited(each, &self.members))
+    }
+
     /// The bucket that holds the call back longest: its index among the members.
-    fn denier(&self, says: &AllSay, held: Option<&Waited>) -> Option<(usize, u64)> {
-        let members = (0..self.members.len()).filter(|index| held.is_none_or(|held| held.member != *index));
+    fn denier(&self, says: &AllSay, asked: Chosen) -> Option<(usize, u64)> {
+        let members = (0..self.members.len()).filter(|index| asked.has(*index));
         let denies = |(member, says): (usize, &Says)| match says {
             Says::Denies { refusal, .. } => Some((member, refusal.retry_after)),
             Says::Admits { .. } => None,
@@ -162,17 +169,16 @@ impl EachCall {
         denying.into_iter().rev().max_by_key(|(_, retry_after)| *retry_after)
     }
 
-    /// Takes from all buckets but one, which the call has waited for. Nothing is taken ahead of calls
-    /// of a lower rank, unless there are permits for them too.
-    async fn ask(&self, but: Option<usize>, rank: u64, looks: bool, mode: Mode) -> Result<AllSay, BackendError> {
-        let Some(guard) = &self.guard else { return Ok(self.in_memory(but, looks)) };
+    /// Takes from all of these buckets. Nothing is taken ahead of calls of a lower rank, unless there
+    /// are permits for them too.
+    async fn ask(&self, chosen: Chosen, rank: u64, looks: bool, mode: Mode) -> Result<AllSay, BackendError> {
+        let Some(guard) = &self.guard else { return Ok(self.in_memory(chosen, looks)) };
         let ahead = |member: &Member| {
             let request = member.request.as_ref().filter(|_| self.whole.cost > 0)?;
             guard.queues.ahead(request.bucket(), rank)
         };
         let asks = |ahead: &dyn Fn(&Member) -> Option<Ahead>, looks: bool| -> SmallVec<[Ask<'_>; 4]> {
-            let members = self.members.iter().enumerate().filter(|(index, _)| but != Some(*index));
-            members.filter_map(|(_, member)| self.request(member, ahead(member), looks)).collect()
+            chosen.of(&self.members).filter_map(|member| self.request(member, ahead(member), looks)).collect()
         };
         let behind = asks(&ahead, true);
         if behind.iter().any(|ask| ask.is_behind) {
@@ -186,20 +192,21 @@ impl EachCall {
 
     /// The question to one bucket of a backend, behind the calls that wait for it.
     fn request<'a>(&self, member: &'a Member, ahead: Option<Ahead>, looks: bool) -> Option<Ask<'a>> {
-        let request = member.request.as_ref()?;
+        let mut request = self.renewed(member)?;
         let (cost, later) = ahead.map_or((self.whole.cost, 0), |ahead| behind(&request.limits, ahead, self.whole.cost));
-        let action = match &request.action {
-            Action::Take { max_wait, .. } if looks => Action::Peek { cost, max_wait: *max_wait },
-            action => action.clone(),
-        };
-        let call = self.whole.call();
+        if let (Action::Take { max_wait, .. }, true) = (&request.action, looks) {
+            request.action = Action::Peek { cost, max_wait: *max_wait };
+        }
+        Some(Ask { member, request, is_behind: ahead.is_some(), later })
+    }
+
+    /// The question to a backend by the limits and the test's clock as they are now.
+    fn renewed(&self, member: &Member) -> Option<Request> {
+        let (call, request) = (self.whole.call(), member.request.as_ref()?);
+        let core = &call.core.made_each()?.parts[member.part].core;
+        let limits = core.with_rules(member.limits.as_deref(), |rules| rules.iter().map(|rule| rule.limit).collect());
         let test_time = call.core.venue(Switches::load(), call.is_async).test_time();
-        Some(Ask {
-            member,
-            request: Request { action, test_time, ..request.clone() },
-            is_behind: ahead.is_some(),
-            later,
-        })
+        Some(Request { limits, test_time, ..request.clone() })
     }
 
     async fn send(
@@ -277,11 +284,11 @@ impl EachCall {
         Ok(Says::Denies { limit, refusal: Refusal { position, remaining, retry_after, is_blocked } })
     }
 
-    fn in_memory(&self, but: Option<usize>, looks: bool) -> AllSay {
+    fn in_memory(&self, chosen: Chosen, looks: bool) -> AllSay {
         let call = self.whole.call();
         let call = if looks { call.peek() } else { call };
         match call.core.made_each() {
-            Some(each) => call.in_memory(each, &self.members, but),
+            Some(each) => call.in_memory(each, &self.members, chosen),
             None => AllSay::new(),
         }
     }
@@ -311,11 +318,10 @@ impl EachCall {
             let call = Call { core: &part.core, limits: member.limits.as_deref(), wait, options, ..whole };
             let call = call.quiet();
             let venue = part.core.venue(Switches::load(), call.is_async);
-            match (&venue.target, &member.request) {
+            match (&venue.target, self.renewed(member)) {
                 (Target::Remote(guard), Some(request)) => {
                     let max_wait = Duration::from_nanos(wait.nanos());
-                    let action = Action::Take { cost: call.cost, max_wait };
-                    let request = Request { action, test_time: venue.test_time(), ..request.clone() };
+                    let request = Request { action: Action::Take { cost: call.cost, max_wait }, ..request };
                     Box::new(call.remote_with(request, guard, &venue, member.address)).begin(&venue)
                 }
                 (Target::Memory(store), _) => call.decide_in(store, member.address, &venue),

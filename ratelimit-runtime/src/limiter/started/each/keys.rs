@@ -64,9 +64,6 @@ pub(super) struct Members<'a> {
 impl Visit for Members<'_> {
     fn key<K: RateLimitKey>(&mut self, index: usize, key: &K) {
         let part = &self.each.parts[index];
-        if part.is_off() {
-            return;
-        }
         let limits = self.call.limits.map(|limits| part.share(limits));
         let venue = part.core.venue(self.switches, self.call.is_async);
         part.core.send_blocks(&venue);
