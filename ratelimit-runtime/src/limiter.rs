@@ -169,6 +169,12 @@ impl RateLimiter {
     /// algorithm changes, the permits that are taken at that moment count as taken then. Thus no
     /// sequence of limits admits more than the largest of them would, nor less than the smallest.
     ///
+    /// In memory, most buckets by the limits as written hold no time of their last permit. When the
+    /// first call of a key by other limits comes, a fixed window's permits count as taken as late as
+    /// their window and the present allow. So they may count for one new window more than in Redis,
+    /// unless the new `per` is a multiple of the old one. A token bucket has refilled at the old rate
+    /// until that call; in Redis it refills at the new one from the last permit on.
+    ///
     /// Waiting calls follow the new limits at once.
     ///
     /// If a `count` or `per` is an expression in the attribute, it is still read at each call.

@@ -186,7 +186,12 @@ impl Shared {
     /// All stores. The iterator does not hold the lock.
     fn all(&self) -> impl Iterator<Item = Lent> + use<> {
         let stores = self.stores.lock().all.clone();
-        stores.into_iter().filter_map(|store| Lent::of(&store))
+        stores.into_iter().filter_map(|store| Shared::lend(&store))
+    }
+
+    /// A store for a moment, if it still exists.
+    fn lend(store: &Weak<Store>) -> Option<Lent> {
+        Lent::of(store)
     }
 }
 

@@ -234,12 +234,17 @@ impl MemoryBackend {
 
 /// Drops a limiter's handle of a store. The last handle of a name leaves the buckets in use behind.
 pub(super) fn retire(store: Arc<Store>) {
+    retire_at(store, clock::clock().now());
+}
+
+/// [`retire`], at the time `now`.
+pub(super) fn retire_at(store: Arc<Store>, now: Now) {
     let shared = Arc::clone(&store.shared);
     // No other handle can be made under the lock.
     let mut stores = shared.stores.lock();
     let Some(mut store) = Arc::into_inner(store) else { return };
     if let Some(name) = store.name.clone()
-        && let Some(retired) = store.retire()
+        && let Some(retired) = store.retire(now)
     {
         stores.orphans().orphan(name, Orphans::Retired(Arc::new(retired)), &shared.bound);
     }

@@ -6,14 +6,16 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Shared;
-use super::holds::{Held, Hold};
-use super::state::{Call, Full, State, Window, Words};
+use super::holds::Held;
+use super::state::{Forms, Full, Groups, State, Window, Words};
 use super::store::{Free, Keyed, Store, Written};
 use super::table::Table;
 use crate::algorithm::Rule;
 use crate::hash::Seed;
-use crate::rt::clock::{self, Now};
+use crate::rt::clock::Now;
 
 /// A bucket, with its shard and its fingerprint.
 type Bucket<S> = (usize, u64, S);
@@ -22,6 +24,10 @@ type Bucket<S> = (usize, u64, S);
 pub(super) struct Retired {
     pub(super) written: Written,
     pub(super) hasher: Seed<'static, 1>,
+    /// What the windows of each limit had to keep.
+    reached: SmallVec<[(u32, u64); 1]>,
+    /// Other limits than those written down judged the buckets.
+    varies: bool,
     pub(super) unkeyed: Full,
     pub(super) keyed: Keys,
     pub(super) free: Vec<Bucket<Full>>,
@@ -57,9 +63,9 @@ fn in_use<S: State, const W: usize>(
     table: &mut Table<S, W>,
     form: &S::Form,
     rules: &[Rule],
+    now: u64,
     idle_at: &mut u64,
 ) -> (Vec<Bucket<S>>, usize) {
-    let now = clock::now();
     let (mut kept, mut idle) = (Vec::new(), 0);
     let are_idle = S::are_idle(form, rules, now);
     for (shard, fingerprint, state) in table.drain() {
@@ -102,18 +108,31 @@ impl Retired {
     pub(super) fn idle_at(&self) -> u64 {
         self.idle_at
     }
+
+    /// The forms of the buckets.
+    pub(super) fn forms(&self) -> Forms {
+        let Written { rules, backoff, varies, .. } = &self.written;
+        let forms = Forms::new(rules, *backoff, *varies);
+        for (groups, (most, longest)) in forms.groups().iter().zip(&self.reached) {
+            groups.reach(*most, *longest);
+        }
+        if self.varies {
+            forms.vary();
+        }
+        forms
+    }
 }
 
 impl Store {
     /// Takes the buckets in use out of a store without handles; `None` if there are none.
-    pub(super) fn retire(&mut self) -> Option<Retired> {
-        let (unkeyed, rules) = (self.take_out_unkeyed(), self.written.rules.clone());
-        let call = Call { rules: &rules, backoff: self.written.backoff.as_ref(), cost: 1, floor: Hold::NONE };
-        let unkeyed_idle_at = call.idle_at(&unkeyed, &self.forms);
+    pub(super) fn retire(&mut self, now: Now) -> Option<Retired> {
+        let (unkeyed, rules) = (self.take_out_unkeyed(now), self.written.rules.clone());
+        let now = now.earliest;
+        let unkeyed_idle_at = unkeyed.idle_by(&self.forms, &rules);
         let (mut idle_at, mut idle) = (unkeyed_idle_at, 0);
         macro_rules! keys {
             ($keys:path, $table:ident, $form:expr) => {{
-                let (kept, gone) = in_use($table, $form, &rules, &mut idle_at);
+                let (kept, gone) = in_use($table, $form, &rules, now, &mut idle_at);
                 idle += gone;
                 $keys(kept)
             }};
@@ -129,23 +148,29 @@ impl Store {
         let mut free = Vec::new();
         if let Some(Free { table, .. }) = self.free.get_mut() {
             let gone;
-            (free, gone) = in_use(table, &self.forms, &rules, &mut idle_at);
+            (free, gone) = in_use(table, &self.forms, &rules, now, &mut idle_at);
             idle += gone;
         }
         self.shared.bound.release(idle);
         let (written, hasher, holds) = (self.written.clone(), self.hasher, self.holds.take());
         let held_until = holds.end();
         idle_at = idle_at.max(held_until);
-        let retired = Retired { written, hasher, unkeyed, keyed, free, holds, idle_at };
-        (retired.keys() > 0 || unkeyed_idle_at.max(held_until) > clock::now()).then_some(retired)
+        let reached = self.forms.groups().iter().map(Groups::reached).collect();
+        let varies = self.forms.varies();
+        let retired = Retired { written, hasher, reached, varies, unkeyed, keyed, free, holds, idle_at };
+        (retired.keys() > 0 || unkeyed_idle_at.max(held_until) > now).then_some(retired)
     }
 
     /// A store with the buckets of a retired store of its name, which are counted already.
     pub(super) fn revive(shared: Arc<Shared>, name: Option<String>, retired: Retired) -> Store {
-        let Retired { written, hasher, unkeyed, keyed, free, holds, .. } = retired;
+        let Retired { written, hasher, reached, varies, unkeyed, keyed, free, holds, .. } = retired;
         let mut store = Store::new(shared, name, written);
         store.hasher = hasher;
-        store.put_unkeyed(unkeyed, false);
+        reached.into_iter().enumerate().for_each(|(position, reached)| store.reach(position, reached));
+        if varies {
+            store.forms.vary();
+        }
+        store.put_unkeyed(unkeyed, varies);
         store.holds_to_change().put(holds);
         macro_rules! refill {
             ($table:ident, $buckets:ident) => {

@@ -278,6 +278,16 @@ impl Store {
         }
     }
 
+    /// Makes windows keep what calls by the limit at `position` needed, up to that `count` and `per`.
+    pub(super) fn reach(&self, position: usize, (most, longest): (u32, u64)) {
+        if let Keyed::Window(_, groups) = &self.keyed {
+            groups.reach(most, longest);
+        }
+        if let Some(groups) = self.forms.groups().get(position) {
+            groups.reach(most, longest);
+        }
+    }
+
     /// The address of the bucket of `key`.
     #[inline]
     pub(crate) fn address<K: RateLimitKey + ?Sized>(&self, key: &K) -> Address {
@@ -1361,14 +1371,17 @@ impl Store {
     }
 
     /// Takes out the state of the bucket without a key.
-    pub(super) fn take_out_unkeyed(&self) -> Full {
+    pub(super) fn take_out_unkeyed(&self, now: Now) -> Full {
         open_thorough();
-        self.unkeyed.with(&self.written.rules, &self.forms, self.now(), false, |state, _| std::mem::take(state))
+        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, _| std::mem::take(state))
     }
 
     /// `is_foreign`: other limits than those written down judge it.
     pub(super) fn put_unkeyed(&self, unkeyed: Full, is_foreign: bool) {
         open_thorough();
+        if is_foreign {
+            self.forms.vary();
+        }
         self.unkeyed.with(&self.written.rules, &self.forms, self.now(), is_foreign, |state, _| *state = unkeyed);
     }
 
@@ -1689,11 +1702,11 @@ struct Due {
 
 impl Wake for Due {
     fn wake(self: Arc<Due>) {
-        if let Some(store) = self.store.upgrade() {
+        if let Some(store) = Shared::lend(&self.store) {
             // The alarm has fired. Settling sets another one if it is needed.
             let fired = store.alarms().lock().remove(&self.address);
             drop(fired);
-            store.settle(self.address, store.now());
+            store.get().settle(self.address, store.now());
         }
     }
 }

@@ -1,8 +1,11 @@
 //! What a backend's stores keep, give up and give back, at times that the tests say.
 
+use std::pin::Pin;
+use std::sync::atomic::AtomicBool;
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use super::orphans::retire;
+use super::orphans::{retire, retire_at};
 use super::state::{State, Words};
 use super::*;
 use crate::algorithm::Rule;
@@ -20,8 +23,12 @@ fn store(backend: &MemoryBackend, name: Option<&str>) -> Arc<Store> {
 }
 
 fn of(backend: &MemoryBackend, name: Option<&str>, rule: Rule) -> Arc<Store> {
+    of_several(backend, name, &[rule])
+}
+
+fn of_several(backend: &MemoryBackend, name: Option<&str>, rules: &[Rule]) -> Arc<Store> {
     let written = Written {
-        rules: Box::new([rule]),
+        rules: rules.into(),
         backoff: None,
         varies: false,
         by: 0,
@@ -548,5 +555,98 @@ fn buckets_stay_if_a_call_of_another_limiter_drops_their_store_last() {
     let lent: Vec<Lent> = backend.shared.all().collect();
     drop(first);
     drop(lent);
+    assert!(limiter().check("a", 1).is_err());
+}
+
+/// Takes a permit by limits that may be others than those written down.
+fn take_by_others(store: &Store, rules: &[Rule], address: Address, now: u64) -> bool {
+    let call = Call { rules, backoff: None, cost: 1, floor: Hold::NONE };
+    let ask = Ask { call, is_foreign: !store.is_for(rules) };
+    matches!(store.take_or_tell(address, &ask, Now::exactly(now)).0, Verdict::Admitted { .. })
+}
+
+const SECOND: u64 = 1_000_000_000;
+
+#[test]
+fn buckets_of_replaced_limits_outlive_their_limiter() {
+    let backend = MemoryBackend::new();
+    for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+        let of = |secs| Rule::new(Limit::new(1, Duration::from_secs(secs)).with_algorithm(algorithm));
+        let (written, replaced) = ([of(1)], [of(86_400)]);
+        for is_keyed in [false, true] {
+            let opened = || {
+                let store = of_several(&backend, Some(&format!("{algorithm:?} {is_keyed}")), &written);
+                store.expect_others(&replaced);
+                let address = if is_keyed { store.address(&1_u8) } else { Address::Unkeyed };
+                (store, address)
+            };
+            let (first, address) = opened();
+            assert!(take_by_others(&first, &replaced, address, START));
+            retire_at(first, Now::exactly(START + 10 * SECOND));
+            let (second, address) = opened();
+            assert!(!take_by_others(&second, &replaced, address, START + 11 * SECOND), "{algorithm:?}, {is_keyed}");
+            retire_at(second, Now::exactly(START + 100_000 * SECOND));
+        }
+    }
+    assert_eq!(backend.tracked_keys(), 0, "idle ones are left behind by no limiter");
+}
+
+#[test]
+fn a_bucket_of_several_limits_stays_in_use_when_they_are_replaced() {
+    let limit =
+        |count, secs, algorithm| Rule::new(Limit::new(count, Duration::from_secs(secs)).with_algorithm(algorithm));
+    let rules = |count, algorithm| [limit(100, 1, Algorithm::SlidingWindow), limit(count, 86_400, algorithm)];
+    let written = rules(1, Algorithm::TokenBucket);
+    for (replaced, looks) in [
+        (rules(2, Algorithm::TokenBucket), false),
+        // A look converts the state, and no call takes permits by the other limits.
+        (rules(1, Algorithm::FixedWindow), true),
+    ] {
+        let backend = MemoryBackend::new();
+        let store = of_several(&backend, None, &written);
+        let address = store.address(&1_u8);
+        assert!(take_by_others(&store, &written, address, START));
+        store.expect_others(&replaced);
+        if looks {
+            let call = Call { rules: &replaced, backoff: None, cost: 1, floor: Hold::NONE };
+            let _ = store.peek(address, &Ask { call, is_foreign: true }, Now::exactly(START + 1));
+        }
+        let later = START + 10 * SECOND;
+        for _ in 0..10_000 {
+            backend.shared.sweep(Now::exactly(later), SWEPT);
+        }
+        assert!(!take_by_others(&store, &written, address, later), "{looks}");
+    }
+}
+
+#[test]
+fn buckets_stay_if_the_timer_drops_their_store_last() {
+    type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+    struct DropsAll(Mutex<Option<Task>>, AtomicBool);
+
+    impl Wake for DropsAll {
+        fn wake(self: Arc<DropsAll>) {
+            drop(self.0.lock().take());
+            self.1.store(true, Ordering::SeqCst);
+        }
+    }
+
+    let backend = MemoryBackend::new();
+    let limiter = || {
+        let builder = crate::RateLimiter::builder("dropped by the timer").backend(backend.clone());
+        builder.limit(Limit::new(1, Duration::from_secs(3_600))).build().unwrap()
+    };
+    let first = limiter();
+    first.check("a", 1).unwrap();
+    first.block("b", Duration::from_millis(20)).unwrap();
+    let store = backend.shared.stores.lock().all[0].clone();
+    let waits = Box::pin(async move { drop(first.wait_async("b", 0).await) });
+    let task = Arc::new(DropsAll(Mutex::new(Some(waits)), AtomicBool::new(false)));
+    let waker = Waker::from(Arc::clone(&task));
+    assert!(task.0.lock().as_mut().unwrap().as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    while !task.1.load(Ordering::SeqCst) || store.strong_count() > 0 {
+        std::thread::yield_now();
+    }
     assert!(limiter().check("a", 1).is_err());
 }

@@ -4,8 +4,8 @@ use std::io;
 
 use super::super::holds::Hold;
 use super::super::retired::{Keys, Retired};
-use super::super::state::{Call, Entry, Forms, Full, Groups, Layout, Moment, Stored};
-use super::super::store::{Free, Keyed, Store, Written, on_table};
+use super::super::state::{Entry, Forms, Full, Groups, Layout, Moment, Stored};
+use super::super::store::{Free, Keyed, Store, on_table};
 use super::format::{Heading, Item, Place, Reach};
 use crate::algorithm::Rule;
 use crate::algorithm::record::Record;
@@ -37,13 +37,9 @@ impl Copies<'_> {
         Ok(())
     }
 
-    fn unkeyed(&mut self, state: &Full, forms: &Forms, written: &Written) -> io::Result<()> {
-        let Written { rules, backoff, .. } = written;
+    fn unkeyed(&mut self, state: &Full, forms: &Forms, rules: &[Rule]) -> io::Result<()> {
         let moment = (self.clocks)();
-        let mut entry = state.entry(forms, rules, moment);
-        // The fast path notes no time for limits other than those written down.
-        let call = Call { rules, backoff: backoff.as_ref(), cost: 1, floor: Hold::NONE };
-        entry.idle_at = entry.idle_at.max(moment.by_wall(call.idle_at(state, forms)));
+        let entry = state.entry(forms, rules, moment);
         if entry.idle_at <= moment.wall {
             return Ok(());
         }
@@ -86,7 +82,7 @@ impl Store {
     pub(super) fn copy(&self, copies: &mut Copies<'_>) -> io::Result<()> {
         let rules = &self.written.rules;
         let now = Now::exactly((copies.clocks)().now);
-        copies.unkeyed(&self.copied_unkeyed(now), &self.forms, &self.written)?;
+        copies.unkeyed(&self.copied_unkeyed(now), &self.forms, rules)?;
         let mut result = Ok(());
         on_table!(self, (table, form) => {
             result = table.each_copied(|some| copies.keyed(some, form, rules, Place::Usual));
@@ -103,12 +99,6 @@ impl Store {
 }
 
 impl Retired {
-    /// The forms that a store of these limits begins with.
-    fn forms(&self) -> Forms {
-        let Written { rules, backoff, varies, .. } = &self.written;
-        Forms::new(rules, *backoff, *varies)
-    }
-
     pub(super) fn heading(&self, identity: &str) -> Heading {
         heading(identity, self.hasher.start(), &self.written.rules, self.forms().groups())
     }
@@ -116,7 +106,7 @@ impl Retired {
     /// Copies all buckets in use.
     pub(super) fn copy(&self, copies: &mut Copies<'_>) -> io::Result<()> {
         let (forms, rules) = (self.forms(), &self.written.rules);
-        copies.unkeyed(&self.unkeyed, &forms, &self.written)?;
+        copies.unkeyed(&self.unkeyed, &forms, rules)?;
         macro_rules! keyed {
             ($buckets:expr, $form:expr, $place:expr) => {
                 for (_, fingerprint, state) in $buckets {
@@ -129,9 +119,7 @@ impl Retired {
             (Keys::One(buckets), Some(layout)) => keyed!(buckets, &layout, Place::Usual),
             (Keys::Two(buckets), Some(layout)) => keyed!(buckets, &layout, Place::Usual),
             (Keys::Three(buckets), Some(layout)) => keyed!(buckets, &layout, Place::Usual),
-            (Keys::Window(buckets), _) => {
-                keyed!(buckets, &Groups::new(&rules[0], self.written.varies), Place::Usual);
-            }
+            (Keys::Window(buckets), _) => keyed!(buckets, forms.of(0), Place::Usual),
             (Keys::Full(buckets), _) => keyed!(buckets, &forms, Place::Usual),
             // Words have a layout.
             (Keys::One(_) | Keys::Two(_) | Keys::Three(_), None) => {}

@@ -119,7 +119,12 @@ impl Saved {
     pub(in super::super) fn revive(&self, shared: Arc<Shared>, identity: &str, written: Written, now: Now) -> Store {
         let mut store = Store::new(shared, Some(identity.to_owned()), written);
         store.hasher = Seed::at(self.weights, self.heading.start);
-        store.reach(&self.heading);
+        // Limits that are written down in another way now begin anew.
+        for (position, (reach, rule)) in self.heading.limits.iter().zip(&store.written.rules).enumerate() {
+            if reach.is_of(rule) {
+                store.reach(position, (reach.most, reach.longest));
+            }
+        }
         let now = now.earliest;
         items(&self.holds).for_each(|item| store.put_hold(&item, now));
         // A bucket that moved to the table of other limits meanwhile was copied twice.
@@ -151,21 +156,6 @@ impl Item {
 }
 
 impl Store {
-    /// Prepares for calls by limits that earlier calls had. Limits that are written down in another
-    /// way now begin anew.
-    fn reach(&self, heading: &Heading) {
-        for (position, (reach, rule)) in heading.limits.iter().zip(&self.written.rules).enumerate() {
-            if reach.is_of(rule) {
-                if let Keyed::Window(_, groups) = &self.keyed {
-                    groups.reach(reach.most, reach.longest);
-                }
-                if let Some(groups) = self.forms.groups().get(position) {
-                    groups.reach(reach.most, reach.longest);
-                }
-            }
-        }
-    }
-
     fn put_hold(&self, item: &Item, now: u64) {
         let record = &item.entry.record;
         self.holds_to_change().change(item.address, Now::exactly(now), |hold| {

@@ -4,6 +4,7 @@ use std::io::Cursor;
 
 use proptest::prelude::*;
 
+use super::super::orphans::retire_at;
 use super::super::state::Call;
 use super::super::{Ask, Hold, Permit, Verdict, Written};
 use super::*;
@@ -175,11 +176,13 @@ fn answer(
     (verdict, (left.remaining, left.position, left.is_blocked, idle_at))
 }
 
-/// The same limits with other counts. `None` with a token bucket: if its rate changes, a bucket
-/// that was idle by the old rate may not be by the new one. Sweeps do not wait for that.
+/// The same limits with other counts, and other periods for sliding windows. `None` with a token
+/// bucket: if its rate changes, a bucket that was idle by the old rate may not be by the new one.
+/// Sweeps do not wait for that.
 fn others(limits: &[Limit]) -> Option<Vec<Limit>> {
     let other = |limit: &Limit| {
-        let per = Duration::from_micros(limit.per_micros());
+        let longer = if limit.algorithm() == Algorithm::SlidingWindow { 1 + u64::from(limit.count() % 3) } else { 1 };
+        let per = Duration::from_micros(limit.per_micros() * longer);
         let other = Limit::new(limit.count() / 2 + 3, per).with_algorithm(limit.algorithm());
         (limit.algorithm() != Algorithm::TokenBucket).then_some(other)
     };
@@ -189,9 +192,10 @@ fn others(limits: &[Limit]) -> Option<Vec<Limit>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Buckets go on in another backend as they would have gone on.
+    /// Buckets go on in another backend as they would have gone on, and so do those whose limiter was
+    /// dropped and made again.
     #[test]
-    fn restored_buckets_answer_as_the_originals(
+    fn restored_and_revived_buckets_answer_as_the_originals(
         limits in prop::collection::vec(limit(), 1..4),
         backoff in penalty(),
         varies: bool,
@@ -203,21 +207,31 @@ proptest! {
         let rules: Vec<Rule> = written.rules.to_vec();
         let other = others(&limits).filter(|_| changes);
         let other: Vec<Rule> = other.map_or_else(|| rules.clone(), |other| other.into_iter().map(Rule::new).collect());
-        let original = store(&MemoryBackend::new(), "a", &written, start());
         // Takes the other limits up as a limiter does.
-        let prepare = |store: &Arc<Store>| if changes { store.expect(&other) };
-        prepare(&original);
-        let (mut both, mut now, mut by_other) = (vec![Arc::clone(&original)], start(), false);
+        let opened = |backend: &MemoryBackend, now: u64| {
+            let store = store(backend, "a", &written, now);
+            if changes {
+                store.expect(&other);
+            }
+            if other.iter().zip(&rules).any(|(other, rule)| other.per() != rule.per()) {
+                // The usual state of a bucket without a key keeps no more than the limits written down need.
+                let call = Call { rules: &other, backoff: None, cost: 1, floor: Hold::NONE };
+                let _ = store.peek(Address::Unkeyed, &Ask { call, is_foreign: true }, Now::exactly(now));
+            }
+            store
+        };
+        let [backend, dropped] = [(); 2].map(|()| MemoryBackend::new());
+        let mut all = vec![opened(&backend, start()), opened(&dropped, start())];
+        let (mut now, mut by_other) = (start(), false);
         let mut taken: [Vec<Permit>; 4] = Default::default();
         // Refunds to token buckets and windows of groups depend on nothing but the state either.
         for (index, step) in steps.iter().enumerate() {
             if index == cut {
-                let backend = MemoryBackend { shared: Arc::clone(&original.shared) };
-                let (bytes, _) = saved(&backend, at(now));
-                let (backend, _) = restored(&bytes, now).unwrap();
-                let copy = store(&backend, "a", &written, now);
-                prepare(&copy);
-                both.push(copy);
+                let restore = |backend: &MemoryBackend| restored(&saved(backend, at(now)).0, now).unwrap().0;
+                all.push(opened(&restore(&backend), now));
+                retire_at(all.remove(1), Now::exactly(now));
+                all.push(opened(&restore(&dropped), now));
+                all.push(opened(&dropped, now));
             }
             let shortest = rules.iter().map(Rule::per).min().unwrap();
             now += shortest / 1_000 * step.ahead.0 + step.ahead.1;
@@ -236,9 +250,9 @@ proptest! {
                 key => store.address(&key.to_string()),
             };
             let answers: Vec<_> =
-                both.iter().map(|store| answer(store, address(store), rules, *step, moment, permit)).collect();
-            if let [original, copy] = &answers[..] {
-                prop_assert_eq!(original, copy, "step {} of {:?}: original, copy", index, step);
+                all.iter().map(|store| answer(store, address(store), rules, *step, moment, permit)).collect();
+            for (copy, of) in answers.iter().skip(1).zip(["restored", "restored without its limiter", "revived"]) {
+                prop_assert_eq!(&answers[0], copy, "step {} of {:?}: original, {}", index, step, of);
             }
             match (step.action, answers[0].0) {
                 (Action::Take(cost), Verdict::Admitted { at }) if cost > 0 => {

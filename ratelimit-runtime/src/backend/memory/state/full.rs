@@ -95,7 +95,7 @@ impl Forms {
     }
 
     #[inline]
-    pub(super) fn varies(&self) -> bool {
+    pub(crate) fn varies(&self) -> bool {
         self.varies.load(Ordering::Relaxed)
     }
 
@@ -341,15 +341,21 @@ impl Full {
     /// When the whole state is idle, by the limits of the last call and the longest period so far.
     pub(super) fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
-        if !forms.varies() && self.is_of(&forms.written) {
+        // Calls note a time as soon as limits vary. Before that, all were by the limits as written.
+        let is_noted = forms.varies() && parts.idle_at > 0;
+        let mut idle_at = parts.idle_at;
+        if !is_noted && self.is_of(&forms.written) {
             let written = Call { rules: &forms.written, backoff: forms.backoff.as_ref(), cost: 1, floor: Hold::NONE };
-            return written.idle_at(self, forms);
+            idle_at = written.idle_at(self, forms);
+            if !forms.varies() {
+                return idle_at;
+            }
         }
         let windows = parts.limits.iter().enumerate().map(|(position, part)| match part {
             Part::Window(window) => window.until(forms.of(position).longest()),
             Part::Token(_) | Part::Fixed(_) => 0,
         });
-        windows.max().unwrap_or(0).max(parts.idle_at)
+        windows.max().unwrap_or(0).max(idle_at)
     }
 
     #[inline]
@@ -397,7 +403,12 @@ impl Full {
                 }
             }
         };
+        let is_new = self.0.is_none();
         self.0 = boxed(offences, rules.iter().enumerate().map(part).collect());
+        if !is_new {
+            let call = Call { rules, backoff: forms.backoff.as_ref(), cost: 0, floor: Hold::NONE };
+            self.note(&call, forms, now, 0);
+        }
     }
 }
 

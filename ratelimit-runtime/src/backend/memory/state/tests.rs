@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use smallvec::SmallVec;
 
 use super::super::{Ask, MemoryBackend, Store, Written};
+use super::fixed::Fixed;
 use super::*;
+use crate::algorithm::fixed_window::FixedWindow;
 use crate::decision::Address;
 use crate::limit::{Algorithm, Limit};
 
@@ -442,6 +444,97 @@ proptest! {
                     trial.is_foreign = !varies && counts[to] != counts[0];
                 }
                 Action::Peek(_) | Action::Refund(_) | Action::Move => trial.look(now),
+            }
+        }
+    }
+}
+
+/// The state of one limit, as records hold it.
+#[derive(Clone, Copy, Debug)]
+enum Recorded {
+    Fixed(FixedWindow),
+    Token(TokenBucket),
+}
+
+impl Recorded {
+    fn idle(rule: &Rule) -> Recorded {
+        match rule.limit.algorithm() {
+            Algorithm::TokenBucket => Recorded::Token(TokenBucket { unit: rule.permit(), ..TokenBucket::default() }),
+            _ => Recorded::Fixed(FixedWindow::default()),
+        }
+    }
+
+    /// What memory knows of it when a call by other limits comes first: a word holds no time of a charge.
+    fn in_a_word(self, written: &Rule, now: u64) -> Recorded {
+        match self {
+            Recorded::Token(bucket) if Tat::fits(written) => Recorded::Token(bucket.at(written, now)),
+            Recorded::Fixed(window) if Fixed::bits(written) > 0 => {
+                let end = written.span(window.charged).end;
+                Recorded::Fixed(FixedWindow { charged: window.charged.max(now.min(end - 1)), ..window })
+            }
+            other => other,
+        }
+    }
+
+    fn takes(&mut self, rule: &Rule, now: u64, cost: u32) -> bool {
+        if let Recorded::Token(bucket) = self {
+            bucket.convert(rule);
+        }
+        let fits_at = match self {
+            Recorded::Fixed(window) => window.earliest(rule, now, cost),
+            Recorded::Token(bucket) => bucket.earliest(rule, now, cost),
+        };
+        let fits = cost <= rule.capacity() && fits_at <= now;
+        match self {
+            Recorded::Fixed(window) if fits => window.charge(rule, now, cost),
+            Recorded::Token(bucket) if fits => bucket.charge(rule, now, cost),
+            _ => {}
+        }
+        fits
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// As [`RateLimiter::set_limits`](crate::RateLimiter::set_limits) says.
+    #[test]
+    fn a_limit_that_is_replaced_is_a_record_that_knows_what_a_word_knows(
+        limits in (limit(1..65_u32), limit(1..65_u32)),
+        is_multiple: bool,
+        is_keyed: bool,
+        steps in steps(),
+    ) {
+        let (written, mut other) = limits;
+        prop_assume!(written.algorithm() != Algorithm::SlidingWindow);
+        let per = if is_multiple { written.per_micros() * 7 } else { other.per_micros() };
+        other = Limit::new(other.count(), Duration::from_micros(per)).with_algorithm(written.algorithm());
+        let rules = [Rule::new(written), Rule::new(other)];
+        let mut trial = Trial::new(&rules[..1], false, is_keyed);
+        let (mut recorded, mut is_replaced, mut is_exact) = (Recorded::idle(&rules[0]), false, true);
+        let mut record = recorded;
+        for step in steps {
+            let now = trial.advance(Step { margin: 0, ..step });
+            match step.action {
+                Action::Take(cost) if cost > 0 => {
+                    let verdict = trial.store.take_or_tell(trial.address, &trial.ask(cost), now).0;
+                    let is_admitted = matches!(verdict, Verdict::Admitted { .. });
+                    let rule = trial.rules[0];
+                    prop_assert_eq!(is_admitted, recorded.takes(&rule, trial.now, cost), "{} at {:?}", cost, now);
+                    // New windows of whole old ones contain all of what was taken.
+                    if is_exact {
+                        prop_assert_eq!(is_admitted, record.takes(&rule, trial.now, cost), "{} at {:?}", cost, now);
+                    }
+                }
+                Action::Change(_) if !is_replaced => {
+                    trial.store.expect_others(&rules[1..]);
+                    (trial.rules, trial.is_foreign, is_replaced) = (rules[1..].into(), true, true);
+                    recorded = recorded.in_a_word(&rules[0], trial.now);
+                    is_exact = is_multiple && written.algorithm() == Algorithm::FixedWindow
+                        || !(Tat::fits(&rules[0]) || Fixed::bits(&rules[0]) > 0);
+                    let _ = trial.store.peek(trial.address, &trial.ask(1), now);
+                }
+                _ => {}
             }
         }
     }
