@@ -24,6 +24,7 @@ mod heap;
 static HEAP: heap::Counting = heap::Counting;
 
 const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// Held by the test that counts.
 static COUNTING: Mutex<()> = Mutex::new(());
@@ -46,6 +47,11 @@ fn dropped_limiters_keep_only_their_buckets() {
 
 #[rate_limit(limiter = limiter, key = "a", wait)]
 async fn waits(limiter: &RateLimiter) -> Result<(), RateLimitExceeded> {
+    body(limiter).await
+}
+
+#[rate_limit(limiter = limiter, key = "a", wait = "300d")]
+async fn waits_300_days(limiter: &RateLimiter) -> Result<(), RateLimitExceeded> {
     body(limiter).await
 }
 
@@ -129,9 +135,13 @@ fn a_waiting_call_takes_little_memory() {
     let server = RedisServer::start();
     let redis = RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap();
     for (store, backend) in [("memory", MemoryBackend::new().into_backend()), ("redis", redis.into_backend())] {
-        let fronts: [Front; 4] = [
+        let fronts: [Front; 6] = [
             ("limiter", |limiter| Box::pin(async move { drop(limiter.wait_async("a", 1).await) })),
+            ("limiter, bounded", |limiter| {
+                Box::pin(async move { drop(limiter.wait_at_most_async("a", 1, 300 * DAY).await) })
+            }),
             ("attribute", |limiter| Box::pin(async move { drop(waits(&limiter).await) })),
+            ("attribute, bounded", |limiter| Box::pin(async move { drop(waits_300_days(&limiter).await) })),
             ("attribute with an outcome", |limiter| {
                 Box::pin(async move { drop(waits_and_gives_back(&limiter).await) })
             }),
@@ -141,9 +151,12 @@ fn a_waiting_call_takes_little_memory() {
                 Box::pin(async move { drop(service.oneshot(1).await) })
             }),
         ];
+        // Before Redis, a bounded call asks first whether it is in time.
+        let fronts = fronts.iter().filter(|(front, _)| store == "memory" || !front.ends_with("bounded"));
         for (front, wait) in fronts {
             for algorithm in ALGORITHMS {
-                let limit = Limit::new(1, HOUR).with_algorithm(algorithm);
+                // None is due meanwhile, and all are due in time.
+                let limit = Limit::new(1, HOUR / 2).with_algorithm(algorithm);
                 let builder = RateLimiter::builder(format!("{front}, {algorithm:?}")).backend(backend.clone());
                 let limiter = builder.limit(limit).on_backend_error(OnBackendError::Deny).build().unwrap();
                 let bytes = of_a_waiter(&limiter, wait);
@@ -151,4 +164,20 @@ fn a_waiting_call_takes_little_memory() {
             }
         }
     }
+}
+
+#[test]
+fn calls_that_stop_waiting_leave_nothing() {
+    let _counting = COUNTING.lock().unwrap();
+    let limiter = RateLimiter::builder("stopped").limit(Limit::new(1, HOUR)).build().unwrap();
+    limiter.check("a", 1).unwrap();
+    let wait = || -> Wait {
+        let limiter = limiter.clone();
+        Box::pin(async move { drop(limiter.wait_at_most_async("a", 1, 300 * DAY).await) })
+    };
+    // It keeps the queue.
+    let mut first = wait();
+    assert_eq!(poll(&mut first), Poll::Pending);
+    let (bytes, ()) = heap::growth(|| (0..10_000).for_each(|_| assert_eq!(poll(&mut wait()), Poll::Pending)));
+    assert!(bytes < 10_000, "{bytes}");
 }

@@ -222,6 +222,37 @@ fn a_reset_sets_the_timer_of_a_future_anew() {
     served_after("reset", limit, &[9_999, 2], |limiter, _| limiter.reset("a").unwrap());
 }
 
+/// Their permits would have come in time when they began to wait.
+#[test]
+fn bounded_waits_end_at_their_bounds_if_no_permit_comes() {
+    let changes: [(&str, fn(&RateLimiter)); 2] = [
+        ("blocked", |limiter| limiter.block("a", 60 * MINUTE).unwrap()),
+        ("limited", |limiter| limiter.set_limits(&[Limit::new(16, 60 * MINUTE)]).unwrap()),
+    ];
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    for (name, change) in changes {
+        in_memory_and_through_redis(name, Limit::new(16, millis(1_500)), |limiter| {
+            limiter.check("a", 16).unwrap();
+            let waits = (0..16).map(|number| {
+                let (before, waits) = (waiting(limiter), limiter.clone());
+                // Neither in order nor all different.
+                let bound = millis(2_000 + number * 5 % 8 * 50);
+                let wait = runtime.spawn(async move { waits.wait_at_most_async("a", 1, bound).await.map(drop) });
+                until_more_wait(limiter, before);
+                wait
+            });
+            let waits: Vec<_> = waits.collect();
+            change(limiter);
+            for wait in waits {
+                let ended = runtime.block_on(async { tokio::time::timeout(PATIENCE, wait).await });
+                // A busy machine may have been late with the change.
+                let _ = ended.expect(name).unwrap();
+            }
+            assert_eq!(waiting(limiter), 0);
+        });
+    }
+}
+
 #[test]
 fn a_runtime_that_shuts_down_leaves_no_call_waiting() {
     in_memory_and_through_redis("shut down", Limit::new(1, MINUTE), |limiter| {

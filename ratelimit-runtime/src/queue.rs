@@ -4,7 +4,9 @@
 //! times are up to the two kinds of queues: in memory (`backend/memory/queue.rs`) and before a
 //! backend (`guard/queue.rs`).
 
-use std::collections::{BTreeMap, btree_map};
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BinaryHeap, btree_map};
+use std::sync::Arc;
 use std::task::Waker;
 
 use smallvec::SmallVec;
@@ -33,6 +35,8 @@ pub(crate) struct Place {
 /// knows of the call.
 pub(crate) struct Seat<T, W = ()> {
     state: Mutex<Seated<T>>,
+    /// The latest time until which the call waits.
+    pub(crate) deadline: u64,
     pub(crate) with: W,
 }
 
@@ -40,6 +44,8 @@ enum Seated<T> {
     Waiting(Option<Waker>),
     /// Waiting; the call must look again, and has no waker here.
     Woken,
+    /// The same; its deadline has passed.
+    Late,
     Told(T),
     /// The call took its outcome, or left.
     Left,
@@ -64,8 +70,8 @@ impl Wakes {
 }
 
 impl<T, W> Seat<T, W> {
-    pub(crate) fn new(with: W) -> Seat<T, W> {
-        Seat { state: Mutex::new(Seated::Waiting(None)), with }
+    pub(crate) fn new(deadline: u64, with: W) -> Seat<T, W> {
+        Seat { state: Mutex::new(Seated::Waiting(None)), deadline, with }
     }
 
     /// Makes the call look again.
@@ -84,7 +90,7 @@ impl<T, W> Seat<T, W> {
         match &*self.state.lock() {
             Seated::Waiting(Some(known)) if known.will_wake(waker) => return false,
             Seated::Waiting(_) | Seated::Woken => {}
-            Seated::Told(_) | Seated::Left => return true,
+            Seated::Late | Seated::Told(_) | Seated::Left => return true,
         }
         // Outside the lock: cloning and dropping a waker runs foreign code.
         let waker = waker.clone();
@@ -92,7 +98,7 @@ impl<T, W> Seat<T, W> {
         let (before, is_news) = match &*state {
             Seated::Waiting(_) => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), false),
             Seated::Woken => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), true),
-            Seated::Told(_) | Seated::Left => (Seated::Waiting(Some(waker)), true),
+            Seated::Late | Seated::Told(_) | Seated::Left => (Seated::Waiting(Some(waker)), true),
         };
         drop(state);
         drop(before);
@@ -130,9 +136,9 @@ impl<T, W> Seat<T, W> {
         match *state {
             Seated::Told(_) => match std::mem::replace(&mut *state, Seated::Left) {
                 Seated::Told(told) => Some(told),
-                Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
+                Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
             },
-            Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
+            Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
         }
     }
 
@@ -140,8 +146,108 @@ impl<T, W> Seat<T, W> {
     pub(crate) fn leave(&self) -> Option<T> {
         match std::mem::replace(&mut *self.state.lock(), Seated::Left) {
             Seated::Told(told) => Some(told),
-            Seated::Waiting(_) | Seated::Woken | Seated::Left => None,
+            Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
         }
+    }
+
+    /// Whether the timer has found that the call's deadline has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Late)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Told(_) | Seated::Left)
+    }
+
+    /// Makes the call give up: its deadline has passed.
+    fn expire(&self, wakes: &mut Wakes) {
+        let mut state = self.state.lock();
+        match &mut *state {
+            Seated::Waiting(waker) => wakes.0.extend(waker.take()),
+            Seated::Woken => {}
+            Seated::Late | Seated::Told(_) | Seated::Left => return,
+        }
+        *state = Seated::Late;
+    }
+}
+
+/// The calls of a queue that its timer wakes at their deadlines: a heap of seats.
+///
+/// A call that leaves stays in the heap until it is the first, or one of many.
+pub(crate) struct Deadlines<T, W>(BinaryHeap<ByDeadline<T, W>>);
+
+struct ByDeadline<T, W>(Arc<Seat<T, W>>);
+
+impl<T, W> Ord for ByDeadline<T, W> {
+    /// The earliest deadline is the greatest.
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.0.deadline.cmp(&self.0.deadline)
+    }
+}
+
+impl<T, W> PartialOrd for ByDeadline<T, W> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T, W> PartialEq for ByDeadline<T, W> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl<T, W> Eq for ByDeadline<T, W> {}
+
+impl<T, W> Default for Deadlines<T, W> {
+    fn default() -> Deadlines<T, W> {
+        Deadlines(BinaryHeap::new())
+    }
+}
+
+impl<T, W> Deadlines<T, W> {
+    /// Below this many seats, those of calls that have left stay.
+    const FEW: usize = 32;
+
+    /// Adds one of `waiting` calls.
+    pub(crate) fn add(&mut self, seat: &Arc<Seat<T, W>>, waiting: usize) {
+        if seat.deadline == u64::MAX {
+            return;
+        }
+        let heap = &mut self.0;
+        if heap.len() > Self::FEW.max(2 * waiting) {
+            heap.retain(|seat| !seat.0.is_over());
+        }
+        // Not twice as many: most of the room would be empty.
+        if heap.len() == heap.capacity() {
+            heap.reserve_exact(heap.len() / 4 + 1);
+        }
+        heap.push(ByDeadline(Arc::clone(seat)));
+    }
+
+    /// The earliest deadline of a call that waits.
+    pub(crate) fn first(&mut self) -> Option<u64> {
+        while self.0.peek()?.0.is_over() {
+            self.0.pop();
+            if self.0.is_empty() {
+                self.0 = BinaryHeap::new();
+            }
+        }
+        self.0.peek().map(|seat| seat.0.deadline)
+    }
+
+    /// Makes the calls give up whose deadlines have passed.
+    pub(crate) fn pass(&mut self, now: u64, wakes: &mut Wakes) {
+        while self.first().is_some_and(|deadline| deadline <= now)
+            && let Some(seat) = self.0.pop()
+        {
+            seat.0.expire(wakes);
+        }
+    }
+
+    /// The calls wait in the process that this one was forked from, as in [`Line::abandon`].
+    pub(crate) fn abandon(&mut self) {
+        std::mem::forget(std::mem::take(self));
     }
 }
 

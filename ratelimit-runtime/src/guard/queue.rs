@@ -45,7 +45,7 @@ use crate::rt::timer::{self, Alarm};
 use crate::scope::Scope;
 use by_test_clock::Stopped;
 use driver::start;
-use state::{Hint, How, RENEWAL, Seat, State, Waiting, soon};
+use state::{Hint, How, RENEWAL, Seat, State, soon};
 
 pub(crate) use stand_in::{HandedOver, StandIn};
 pub(crate) use state::{Booked, Denied, NEVER, Told};
@@ -82,6 +82,8 @@ pub(crate) enum Turn {
     Waiting {
         until: u64,
     },
+    /// The call still waits, and its deadline has passed.
+    Late,
 }
 
 /// A call that joins a queue.
@@ -237,11 +239,16 @@ impl Queues {
             state.hint = Some(Hint { cost, denied, asked, ahead: 0 });
         }
         let how = match state.line.last() {
-            Some(last) if last.with.how.is(&limits, stand_in.as_ref()) => Arc::clone(&last.with.how),
+            Some(last) if last.with.is(&limits, stand_in.as_ref()) => Arc::clone(&last.with),
             _ => Arc::new(How { fallback, limits, stand_in }),
         };
-        let seat = Arc::new(Seat::new(Waiting { deadline, how }));
+        let seat = Arc::new(Seat::new(deadline, how));
         let place = state.line.join(rank, cost, Arc::clone(&seat));
+        if !queue.is_stopped() {
+            let waiting = state.line.len();
+            state.deadlines.add(&seat, waiting);
+            queue.arm(&mut state);
+        }
         let mut wakes = Wakes::default();
         // Behind calls without bookings, it changes nothing for the driver.
         if state.line.len() <= state.booked.len() + 1 || !state.line.is_last(place) {
@@ -339,12 +346,12 @@ impl Queue {
         self.update(|state, wakes| state.settle(now, wakes));
     }
 
-    /// Sets the alarm for the first booking.
+    /// Sets the alarm for the first booking or deadline.
     fn arm(self: &Arc<Queue>, state: &mut State) {
         if self.is_stopped() {
             return;
         }
-        let due = state.booked.front().map(|booked| booked.due);
+        let due = state.booked.front().map(|booked| booked.due).into_iter().chain(state.deadlines.first()).min();
         if due == state.alarm.as_ref().map(|(set_for, _)| *set_for) {
             return;
         }
@@ -371,7 +378,7 @@ impl Queue {
     }
 }
 
-/// Hands out the first booking when it is due.
+/// Hands out the first booking when it is due, and wakes calls at their deadlines.
 impl Wake for Queue {
     fn wake(self: Arc<Queue>) {
         // An alarm that fires too early is set again.
@@ -405,6 +412,7 @@ impl Waiter {
         self.queue.settle(now);
         match self.seat.told() {
             Some(told) => Turn::Told(told),
+            None if self.seat.is_late() => Turn::Late,
             None => Turn::Waiting { until: self.queue.woken() },
         }
     }
@@ -417,7 +425,7 @@ impl Waiter {
     /// The outcome of a call that stops waiting.
     pub(crate) fn denied(&self, now: u64) -> Denied {
         let known = self.queue.state.lock().first_due(self.place.cost).filter(|denied| denied.admitted_at > now);
-        known.unwrap_or_else(|| soon(&*self.seat.with.how.limits, now))
+        known.unwrap_or_else(|| soon(&*self.seat.with.limits, now))
     }
 
     /// Whether the call was admitted, denied or failed.
@@ -430,11 +438,11 @@ impl Waiter {
     }
 
     pub(crate) fn deadline(&self) -> u64 {
-        self.seat.with.deadline
+        self.seat.deadline
     }
 
     pub(crate) fn fallback(&self) -> Address {
-        self.seat.with.how.fallback
+        self.seat.with.fallback
     }
 
     pub(crate) fn guard(&self) -> Option<Arc<Guard>> {

@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::call::{Call, OwnedCall, Rare, Wait, WaitOptions, polled_again};
 use super::core::{Core, Venue};
@@ -18,17 +18,14 @@ use crate::limit::Limit;
 use crate::observe::ShownKey;
 use crate::queue::{Limits, Place};
 use crate::rt::clock::{self, Now};
-use crate::rt::timer::{self, Alarm};
 use crate::scope::{self, Scope};
 use crate::switches::Switches;
 
-/// The clock of a waiting call. Boxed: most calls need nothing but the monotonic clock.
+/// The clock of a waiting call, if it is not the monotonic clock.
 #[derive(Default)]
-struct Timing(Option<Box<Clocked>>);
+struct Timing(Option<Clocked>);
 
 enum Clocked {
-    /// The monotonic clock, and the alarm for the call's deadline.
-    Real(Option<Alarm>),
     /// The clock of a tokio runtime that a test has paused.
     #[cfg(feature = "tokio")]
     Paused(Sleep),
@@ -59,14 +56,19 @@ pub(crate) struct Waiting {
     /// Dropped before the core, which else cannot leave its buckets behind.
     queue: Queue,
     core: Arc<Core>,
-    rare: Option<Box<Rare>>,
+    /// What few calls have. Boxed, so that the others are small.
+    extra: Option<Box<Extra>>,
     arrived: u64,
-    timing: Timing,
     is_async: bool,
     quiet: bool,
     stage: Stage,
     /// The bucket's resets in memory before it joined.
     resets: u32,
+}
+
+struct Extra {
+    rare: Option<Box<Rare>>,
+    timing: Timing,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -127,21 +129,31 @@ impl Waiting {
     fn new(call: OwnedCall, queue: Queue, resets: u32, arrived: u64, timing: Timing, stage: Stage) -> Waiting {
         let OwnedCall { core, rare, quiet, is_async, .. } = call;
         core.queued();
-        Waiting { queue, core, rare, arrived, timing, is_async, quiet, stage, resets }
+        let has_extra = rare.is_some() || timing.0.is_some();
+        let extra = has_extra.then(|| Box::new(Extra { rare, timing }));
+        Waiting { queue, core, extra, arrived, is_async, quiet, stage, resets }
+    }
+
+    fn rare(&self) -> Option<&Rare> {
+        self.extra.as_ref()?.rare.as_deref()
+    }
+
+    fn timing(&self) -> &Timing {
+        self.extra.as_ref().map_or(const { &Timing(None) }, |extra| &extra.timing)
     }
 
     fn call(&self) -> Call<'_> {
         let wait = self.deadline().saturating_sub(self.arrived);
         Call {
             core: &self.core,
-            limits: self.rare.as_ref().and_then(|rare| rare.limits.as_deref()),
+            limits: self.rare().and_then(|rare| rare.limits.as_deref()),
             cost: self.place().cost,
             wait: if self.deadline() == u64::MAX { Wait::Forever } else { Wait::AtMost(wait) },
             options: WaitOptions::DEFAULT,
             peek: false,
             quiet: self.quiet,
             is_async: self.is_async,
-            key: self.rare.as_ref().map_or_else(ShownKey::default, |rare| rare.key.shown()),
+            key: self.rare().map_or_else(ShownKey::default, |rare| rare.key.shown()),
         }
     }
 
@@ -189,12 +201,12 @@ impl Waiting {
         if is_new && !is_told && !self.core.dry_run() {
             return Err(Until { first_due: NEVER, is_first: false, deadline });
         }
-        let now = self.timing.now();
+        let now = self.timing().now();
         let Queue::Memory(waiter) = &self.queue else { return self.look_before_backend(now, waker) };
         let (turn, store, address) = (waiter.look(now), waiter.store(), waiter.address());
         match turn {
             Turn::Waiting { first_due, is_first } if self.waits_on(now) => Err(Until { first_due, is_first, deadline }),
-            Turn::Waiting { .. } => {
+            Turn::Waiting { .. } | Turn::Late => {
                 let store = Arc::clone(store);
                 self.leave();
                 let call = self.call();
@@ -237,13 +249,12 @@ impl Waiting {
             RemoteTurn::Waiting { until } if self.waits_on(now) => {
                 return Err(Until { first_due: until, is_first: false, deadline });
             }
-            RemoteTurn::Waiting { .. } => {
+            RemoteTurn::Waiting { .. } | RemoteTurn::Late => {
                 let denied = waiter.denied(now.earliest);
                 waiter.leave();
                 Told::Denied(Box::new(denied))
             }
             RemoteTurn::Lost => {
-                self.timing.forget_alarm();
                 let (bucket, fingerprint) = waiter.bucket();
                 let (call, rank, bucket) = (self.call(), waiter.place().rank, Arc::clone(bucket));
                 let joining = joining_of(call, self.address(), WaitOptions::DEFAULT, self.arrived, None);
@@ -271,7 +282,6 @@ impl Waiting {
             Told::Failed(Some(place)) => {
                 let HandedOver { waiter, resets, .. } = *place;
                 (self.queue, self.resets) = (Queue::Memory(waiter), resets);
-                self.timing.forget_alarm();
                 return self.look(waker);
             }
             Told::Failed(None) => {
@@ -297,7 +307,7 @@ impl Waiting {
         let (call, address) = (self.call(), self.address());
         let resets = store.resets(address);
         let limits = limits_of(call);
-        let by_timer = self.timing.is_crates(call);
+        let by_timer = self.timing().is_crates(call);
         let joining = Joining::new(&limits, self.deadline(), usize::MAX, self.place().rank, by_timer);
         let joined = call.core.with_ask(store, call.limits, call.cost, |ask| {
             let (verdict, left) = store.join(address, ask, now, &joining)?;
@@ -314,7 +324,6 @@ impl Waiting {
             }
             Err(waiter) => {
                 (self.queue, self.resets) = (Queue::Memory(waiter), resets);
-                self.timing.forget_alarm();
                 self.look(waker)
             }
         }
@@ -326,8 +335,17 @@ impl Waiting {
         loop {
             match self.look(&waker) {
                 Ok(decided) => return decided,
-                Err(until) => self.timing.block(until),
+                Err(until) => self.timing().block(until),
             }
+        }
+    }
+
+    /// Arranges that the task is woken in time. Returns false if that time has come.
+    fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
+        match &mut self.extra {
+            Some(extra) => extra.timing.sleeps(until, context),
+            // The queue's timer charges the call when it is due, and wakes it then or at its deadline.
+            None => true,
         }
     }
 
@@ -337,7 +355,7 @@ impl Waiting {
         }
         match &self.queue {
             Queue::Memory(waiter) => {
-                let (call, now) = (self.call(), self.timing.now());
+                let (call, now) = (self.call(), self.timing().now());
                 call.core.with_ask(waiter.store(), call.limits, call.cost, |ask| waiter.leave(ask, now));
             }
             Queue::Backend(waiter) => waiter.leave(),
@@ -355,7 +373,7 @@ impl Future for Waiting {
         loop {
             match self.look(context.waker()) {
                 Ok(decided) => return Poll::Ready(decided),
-                Err(until) if self.timing.sleeps(until, context) => return Poll::Pending,
+                Err(until) if self.sleeps(until, context) => return Poll::Pending,
                 Err(_) => {}
             }
         }
@@ -409,14 +427,7 @@ fn limits_of(call: Call<'_>) -> Arc<dyn Limits> {
 impl Timing {
     /// Whether the crate's timer must charge the call when it is due.
     fn is_crates(&self, call: Call<'_>) -> bool {
-        call.is_async && matches!(self.0.as_deref(), None | Some(Clocked::Real(_)))
-    }
-
-    /// The alarm may belong to the process that this one was forked from.
-    fn forget_alarm(&mut self) {
-        if let Some(Clocked::Real(_)) = self.0.as_deref() {
-            self.0 = None;
-        }
+        call.is_async && self.0.is_none()
     }
 
     fn of(call: Call<'_>, venue: &Venue<'_>) -> Timing {
@@ -425,7 +436,7 @@ impl Timing {
         }
         #[cfg(feature = "tokio")]
         if call.is_async && clock::is_paused() {
-            return Timing(Some(Box::new(Clocked::Paused(Sleep::default()))));
+            return Timing(Some(Clocked::Paused(Sleep::default())));
         }
         let _ = call;
         Timing::default()
@@ -437,12 +448,12 @@ impl Timing {
     }
 
     fn by_test(scope: &Scope) -> Timing {
-        Timing(Some(Box::new(Clocked::Test(scope.clone(), None))))
+        Timing(Some(Clocked::Test(scope.clone(), None)))
     }
 
     fn now(&self) -> Now {
-        match self.0.as_deref() {
-            None | Some(Clocked::Real(_)) => clock::clock().now(),
+        match &self.0 {
+            None => clock::clock().now(),
             #[cfg(feature = "tokio")]
             Some(Clocked::Paused(_)) => clock::clock().now_for(true),
             Some(Clocked::Test(scope, _)) => Now::exactly(scope.now()),
@@ -451,7 +462,7 @@ impl Timing {
 
     /// Blocks the thread until that time or a wake-up.
     fn block(&self, until: Until) {
-        if let Some(Clocked::Test(scope, _)) = self.0.as_deref() {
+        if let Some(Clocked::Test(scope, _)) = &self.0 {
             // Nothing else moves a paused clock.
             scope.advance_to(until.first_due.min(until.deadline));
         } else {
@@ -460,29 +471,16 @@ impl Timing {
         }
     }
 
-    /// Arranges that the task is woken in time. Returns false if that time has come.
     fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
-        // The store's timer charges the first waiting call, and wakes it.
-        if self.0.is_none() && until.deadline == u64::MAX {
-            return true;
-        }
-        match &mut **self.0.get_or_insert_with(|| Box::new(Clocked::Real(None))) {
-            Clocked::Real(alarm) => {
-                if until.deadline != u64::MAX {
-                    let left = Duration::from_nanos(until.deadline.saturating_sub(clock::now()));
-                    if let Some(time) = Instant::now().checked_add(left) {
-                        timer::set(alarm, time, context);
-                    }
-                }
-                true
-            }
+        match &mut self.0 {
+            None => true,
             #[cfg(feature = "tokio")]
-            Clocked::Paused(sleep) => {
+            Some(Clocked::Paused(sleep)) => {
                 let now = clock::clock().now_for(true).earliest;
                 let left = Duration::from_nanos(until.wake_up().saturating_sub(now));
                 sleep.sleeps(until, left, context)
             }
-            Clocked::Test(scope, sleep) => {
+            Some(Clocked::Test(scope, sleep)) => {
                 // Each task looks when the first call is due, because that call's future may not be
                 // polled.
                 let time = until.first_due.min(until.deadline);

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use crate::decision::Address;
-use crate::queue::{Ahead, Limits, Line, Place, Wakes};
+use crate::queue::{Ahead, Deadlines, Limits, Line, Place, Wakes};
 use crate::rt::clock::Now;
 use crate::rt::process;
 
@@ -21,19 +21,13 @@ mod model;
 const ADMITTED_AT_ONCE: usize = 32;
 
 /// The state that a waiting call shares with its queue.
-pub(crate) type Seat = crate::queue::Seat<Told, Waiting>;
-
-pub(crate) struct Waiting {
-    /// The latest time until which the call waits.
-    pub(crate) deadline: u64,
-    pub(crate) how: Arc<How>,
-}
+pub(crate) type Seat = crate::queue::Seat<Told, Arc<How>>;
 
 /// How a call waits. Calls that wait alike share it, so that each of them is small.
 pub(crate) struct How {
     pub(crate) address: Address,
     limits: Arc<dyn Limits>,
-    /// The crate's timer must charge the call when it is due.
+    /// The crate's timer must charge the call when it is due, and wake it at its deadline.
     by_timer: bool,
 }
 
@@ -81,14 +75,6 @@ impl<'a> Joining<'a> {
     }
 }
 
-/// The first call of a queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct First {
-    pub(crate) due: u64,
-    /// The timer must be set for it.
-    pub(crate) arms: bool,
-}
-
 /// The outcome of a waiting call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
@@ -113,6 +99,8 @@ pub(crate) enum Turn {
         first_due: u64,
         is_first: bool,
     },
+    /// The call still waits, and its deadline has passed.
+    Late,
 }
 
 /// What a call that gave up its place has left behind.
@@ -137,10 +125,15 @@ pub(crate) struct Queue {
     /// No charge or refund is later than this time, so the first call is due no earlier. While the
     /// key is held, the end of that.
     since: u64,
-    /// The call and the due time for which the timer was set last.
-    armed: Option<(Place, u64)>,
+    deadlines: Deadlines<Told, Arc<How>>,
+    /// The first call, and when it is due.
+    first: Option<(Place, u64)>,
     /// Nothing has changed since that would change this due time.
     is_known: bool,
+    /// When the timer must look at the queue next.
+    timed: Option<u64>,
+    /// When it will, at the latest.
+    armed: Option<u64>,
     /// The process in which the calls wait.
     process: u32,
 }
@@ -163,15 +156,20 @@ impl Queue {
     pub(crate) fn join(&mut self, cost: u32, joining: &Joining<'_>, floor: Hold, now: Now) -> (Place, Arc<Seat>) {
         if self.line.is_empty() {
             self.held(floor, now);
-            self.process = process::id();
+            // The alarm may have been set in the process that this one was forked from.
+            (self.process, self.armed) = (process::id(), None);
         }
         let Joining { limits, rank, deadline, by_timer, address, .. } = *joining;
         let how = match self.line.last() {
-            Some(last) if last.with.how.is(limits, by_timer) => Arc::clone(&last.with.how),
+            Some(last) if last.with.is(limits, by_timer) => Arc::clone(&last.with),
             _ => Arc::new(How { address, limits: Arc::clone(limits), by_timer }),
         };
-        let seat = Arc::new(Seat::new(Waiting { deadline, how }));
-        (self.line.join(rank, cost, Arc::clone(&seat)), seat)
+        let seat = Arc::new(Seat::new(deadline, how));
+        let place = self.line.join(rank, cost, Arc::clone(&seat));
+        if by_timer {
+            self.deadlines.add(&seat, self.line.len());
+        }
+        (place, seat)
     }
 
     /// Permits were given back, or limits were replaced: no waiting call is due before now.
@@ -191,14 +189,19 @@ impl Queue {
         if self.is_empty() { now } else { Now::exactly(self.since.min(now.earliest)) }
     }
 
-    /// The timer has fired. It must be set again for the call that is first now.
+    /// The timer has fired.
     pub(crate) fn fired(&mut self) {
         self.armed = None;
     }
 
-    /// Whether that call is served next.
-    pub(crate) fn is_first(&self, place: Place) -> bool {
-        self.line.is_first(place)
+    /// The time for which the timer must be set now, if it is not set for an earlier one.
+    pub(crate) fn alarm(&mut self) -> Option<u64> {
+        if self.line.is_empty() {
+            (self.timed, self.deadlines) = (None, Deadlines::default());
+        }
+        let time = self.timed.filter(|time| self.armed.is_none_or(|armed| *time < armed))?;
+        self.armed = Some(time);
+        Some(time)
     }
 
     /// Gives a place up.
@@ -211,47 +214,62 @@ impl Queue {
             self.changed(now);
             return Parted::Permits(Permit { at, cost: place.cost });
         }
-        match (removed, self.line.first(), self.armed) {
+        match (removed, self.line.first(), self.first) {
             (Some(_), Some((first, _)), _) if first < place => Parted::Same,
             // The next call would be due at the same time, and is woken by the timer too: it takes
             // over the due time and the alarm.
-            (Some(_), Some((first, next)), Some((armed, due)))
-                if armed == place
+            (Some(_), Some((first, next)), Some((before, due)))
+                if before == place
                     && due > now.earliest
                     && first.cost == place.cost
-                    && seat.with.how.by_timer
-                    && next.with.how.is(&seat.with.how.limits, true) =>
+                    && seat.with.by_timer
+                    && next.with.is(&seat.with.limits, true) =>
             {
-                self.armed = Some((first, due));
+                self.first = Some((first, due));
                 Parted::Same
             }
             _ => Parted::Other,
         }
     }
 
-    /// Charges the calls that are due, in order. Returns the first call that still waits.
+    /// Charges the calls that are due, in order, and wakes those whose deadlines have passed.
+    /// Returns when the first call that still waits is due.
     pub(crate) fn settle<S: State>(
         &mut self,
         state: &mut S,
         form: &S::Form,
         now: Now,
         wakes: &mut Wakes,
-    ) -> Option<First> {
+    ) -> Option<u64> {
         if !self.line.is_empty() && self.process != process::id() {
             self.line.abandon();
-            self.armed = None;
+            self.deadlines.abandon();
+            self.first = None;
         }
-        if let (true, Some((place, _)), Some((armed, due))) = (self.is_known, self.line.first(), self.armed)
-            && armed == place
+        self.timed = None;
+        let (due, by_timer) = self.serve(state, form, now, wakes)?;
+        // Calls that are due come before their deadlines.
+        if due > now.earliest {
+            self.deadlines.pass(now.earliest, wakes);
+        }
+        self.timed = by_timer.then_some(due).into_iter().chain(self.deadlines.first()).min();
+        Some(due)
+    }
+
+    /// Charges the calls that are due, in order. Returns when the first call that still waits is due,
+    /// and whether the timer must charge it.
+    fn serve<S: State>(&mut self, state: &mut S, form: &S::Form, now: Now, wakes: &mut Wakes) -> Option<(u64, bool)> {
+        if let (true, Some((place, first)), Some((known, due))) = (self.is_known, self.line.first(), self.first)
+            && known == place
             && due > now.earliest
         {
-            return Some(First { due, arms: false });
+            return Some((due, first.with.by_timer));
         }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.line.first()?;
-            let (cost, since, by_timer) = (place.cost, self.since, first.with.how.by_timer);
+            let (cost, since, by_timer) = (place.cost, self.since, first.with.by_timer);
             let (mut due, mut at) = (NEVER, 0);
-            first.with.how.limits.with(&mut |rules, backoff| {
+            first.with.limits.with(&mut |rules, backoff| {
                 let call = Call { rules, backoff, cost, floor: Hold::NONE };
                 // `since` lies ahead while the key is held.
                 state.prepare(form, rules, Now::exactly(since.min(now.earliest.max(state.newest()))));
@@ -267,13 +285,13 @@ impl Queue {
             });
             let told = if due == NEVER { Told::Refused } else { Told::Admitted { at, due } };
             if due > now.earliest && due != NEVER {
-                let is_new = self.armed != Some((place, due));
-                (self.armed, self.is_known) = (Some((place, due)), true);
+                let is_new = self.first != Some((place, due));
+                (self.first, self.is_known) = (Some((place, due)), true);
                 // Without the timer, the first call itself must know until when to sleep.
                 if is_new && !by_timer {
                     first.wakes(wakes);
                 }
-                return Some(First { due, arms: is_new && by_timer });
+                return Some((due, by_timer));
             }
             if due != NEVER {
                 self.since = due;
@@ -285,18 +303,18 @@ impl Queue {
         // More calls may be due: the first one goes on.
         let (_, first) = self.line.first()?;
         first.wakes(wakes);
-        Some(First { due: now.earliest, arms: first.with.how.by_timer })
+        Some((now.earliest, first.with.by_timer))
     }
 
     /// The bucket, if calls wait.
     pub(crate) fn address(&self) -> Option<Address> {
-        self.line.first().map(|(_, seat)| seat.with.how.address)
+        self.line.first().map(|(_, seat)| seat.with.address)
     }
 
-    /// The bucket and the first call, for a timer that is to look at once.
-    pub(crate) fn to_be_moved(&self, now: Now) -> Option<(Address, First)> {
-        let (_, seat) = self.line.first()?;
-        Some((seat.with.how.address, First { due: now.earliest, arms: seat.with.how.by_timer }))
+    /// The timer must look at once: the state is in another table from now on.
+    pub(crate) fn is_to_be_moved(&mut self, now: Now) {
+        let by_timer = self.line.first().is_some_and(|(_, seat)| seat.with.by_timer);
+        self.timed = by_timer.then_some(now.earliest);
     }
 
     /// What a waiting call finds after [`settle`](Queue::settle). An admitted call then owns its
@@ -306,6 +324,7 @@ impl Queue {
             Some(Told::Admitted { at, due }) => Turn::Admitted { at, due },
             Some(Told::Refused) => Turn::Refused,
             None if !self.line.holds(place) => Turn::Lost,
+            None if seat.is_late() => Turn::Late,
             None => Turn::Waiting { first_due, is_first: self.line.is_first(place) },
         }
     }

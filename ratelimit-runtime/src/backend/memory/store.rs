@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::holds::{BlockedDenial, Hold, Holds};
-use super::queue::{First, Joining, Parted, Queue, Seat, Turn};
+use super::queue::{Joining, Parted, Queue, Seat, Turn};
 use super::state::{
     Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
     TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
@@ -199,8 +199,8 @@ pub(super) struct Done {
     left: Left,
     place: Option<(Place, Arc<Seat>)>,
     turn: Option<Turn>,
-    /// The first waiting call.
-    first: Option<First>,
+    /// The time for which the timer must be set.
+    alarm: Option<u64>,
 }
 
 impl Store {
@@ -849,20 +849,19 @@ impl Store {
     fn settle(self: &Arc<Store>, address: Address, now: Now) {
         let mut wakes = Wakes::default();
         let done = self.perform_under_lock(address, &self.written_ask(0), now, &Task::Settle, &mut wakes);
-        self.arm(address, done.first, now);
+        self.arm(address, done.alarm, now);
         // Last: a task that is woken may fork the process. The timer's thread then holds no lock of
         // the store.
         wakes.wake();
     }
 
-    /// Sets the timer to charge the first waiting call when it is due, even if no future is polled
-    /// then.
-    fn arm(self: &Arc<Store>, address: Address, first: Option<First>, now: Now) {
+    /// Sets the timer to look at a queue at `time`, even if no future is polled then.
+    fn arm(self: &Arc<Store>, address: Address, time: Option<u64>, now: Now) {
         // An alarm that is no longer needed stays until it fires. A call that needs it may have
         // overtaken this one.
-        let Some(First { due, arms: true }) = first else { return };
+        let Some(time) = time else { return };
         // At the end of the clock's uncertainty, so that alarms seldom fire too early.
-        let after = Duration::from_nanos(due.saturating_sub(now.earliest) + (now.latest - now.earliest));
+        let after = Duration::from_nanos(time.saturating_sub(now.earliest) + (now.latest - now.earliest));
         let Some(deadline) = Instant::now().checked_add(after) else { return };
         let mut alarms = self.alarms().lock();
         // An alarm that fires too early is set again.
@@ -883,28 +882,29 @@ impl Store {
     /// Makes all waiting calls look again: limits have changed, or no longer apply.
     pub(crate) fn wake_all(self: &Arc<Store>, now: Now) {
         open_thorough();
-        let (mut wakes, mut first) = (Wakes::default(), Vec::new());
+        let (mut wakes, mut alarms) = (Wakes::default(), Vec::new());
         self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
-            first.extend(renew(state, &self.forms, queue, now, &mut wakes));
+            alarms.extend(renew(state, &self.forms, queue, now, &mut wakes));
         });
         on_table!(self, (table, form) => table.each_queue(&self.shared.bound, |state, queue| {
             if self.free.get().is_none() {
-                first.extend(renew(state, form, queue, now, &mut wakes));
+                alarms.extend(renew(state, form, queue, now, &mut wakes));
                 return;
             }
             // The new limits cannot judge this state. The first call that looks, or the timer, moves
             // it to the other table.
             queue.changed(now);
-            first.extend(queue.to_be_moved(now));
+            queue.is_to_be_moved(now);
             queue.wake_all(&mut wakes);
+            alarms.extend(queue.address().zip(queue.alarm()));
         }));
         if let Some(table) = self.free.get() {
             table.table.each_queue(&self.shared.bound, |state, queue| {
-                first.extend(renew(state, &self.forms, queue, now, &mut wakes));
+                alarms.extend(renew(state, &self.forms, queue, now, &mut wakes));
             });
         }
-        for (address, first) in first {
-            self.arm(address, Some(first), now);
+        for (address, time) in alarms {
+            self.arm(address, Some(time), now);
         }
         wakes.wake();
     }
@@ -921,7 +921,7 @@ impl Store {
     /// [`perform`](Store::perform) for a task that may change when the first waiting call is due.
     fn perform_and_arm(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
         let done = self.perform(address, ask, now, task);
-        self.arm(address, done.first, now);
+        self.arm(address, done.alarm, now);
         done
     }
 
@@ -1501,7 +1501,7 @@ impl Drop for Store {
 
 impl Done {
     pub(super) fn of(verdict: Verdict) -> Done {
-        Done { verdict, left: Left::default(), place: None, turn: None, first: None }
+        Done { verdict, left: Left::default(), place: None, turn: None, alarm: None }
     }
 }
 
@@ -1545,6 +1545,23 @@ fn carry_out<S: State>(
     now: Now,
     wakes: &mut Wakes,
 ) -> Done {
+    let done = carry_out_unarmed(call, task, state, form, queue, now, wakes);
+    // These find the timer set already: they make no call due earlier.
+    if matches!(task, Task::Take | Task::Together(_) | Task::Peek) {
+        return done;
+    }
+    Done { alarm: queue.alarm(), ..done }
+}
+
+fn carry_out_unarmed<S: State>(
+    call: &Call<'_>,
+    task: &Task<'_>,
+    state: &mut S,
+    form: &S::Form,
+    queue: &mut Queue,
+    now: Now,
+    wakes: &mut Wakes,
+) -> Done {
     match task {
         Task::Refund(permit) => {
             call.give_back(state, form, now, *permit);
@@ -1566,16 +1583,15 @@ fn carry_out<S: State>(
         }
         Task::Take | Task::Together(_) | Task::Charge(_) | Task::Peek | Task::Join(_) | Task::Look(..) => {}
     }
-    let first = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
+    let first_due = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
     let mut done = Done::of(Verdict::Undecided);
-    done.first = first;
     match task {
         Task::Charge(owe) => {
             let Some(end) = call.owe(state, form, now) else { return done };
             let floor = if end > now.earliest { owe(end) } else { call.floor };
             if !queue.is_empty() {
                 queue.held(floor, now);
-                done.first = queue.settle(state, form, now, wakes);
+                queue.settle(state, form, now, wakes);
             }
             done.verdict = Verdict::Admitted { at: now.latest };
             done.left = Call { floor, ..*call }.told_behind_floor(state, form, now, done.verdict, false);
@@ -1586,7 +1602,7 @@ fn carry_out<S: State>(
             return done;
         }
         Task::Look(place, seat) => {
-            done.turn = Some(queue.turn(*place, seat, first.map_or(NEVER, |first| first.due)));
+            done.turn = Some(queue.turn(*place, seat, first_due.unwrap_or(NEVER)));
             done.verdict = Verdict::Admitted { at: now.latest };
             return done;
         }
@@ -1623,11 +1639,8 @@ fn carry_out<S: State>(
         };
         match done.verdict {
             _ if waits => {
-                let (place, seat) = queue.join(call.cost, joining, call.floor, now);
-                if queue.is_first(place) {
-                    done.first = queue.settle(state, form, now, wakes);
-                }
-                done.place = Some((place, seat));
+                done.place = Some(queue.join(call.cost, joining, call.floor, now));
+                queue.settle(state, form, now, wakes);
                 return done;
             }
             // Takes the permits now, and counts no denial.
@@ -1660,18 +1673,18 @@ fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, n
     }
 }
 
-/// Returns the bucket and its first call, for the timer.
+/// Returns the bucket, and the time for which its timer must be set.
 fn renew<S: State>(
     state: &mut S,
     form: &S::Form,
     queue: &mut Queue,
     now: Now,
     wakes: &mut Wakes,
-) -> Option<(Address, First)> {
+) -> Option<(Address, u64)> {
     queue.changed(now);
-    let first = queue.settle(state, form, now, wakes);
+    queue.settle(state, form, now, wakes);
     queue.wake_all(wakes);
-    Some((queue.address()?, first?))
+    queue.address().zip(queue.alarm())
 }
 
 type Alarms = Mutex<HashMap<Address, (u32, Instant, Alarm)>>;
@@ -1731,7 +1744,7 @@ impl Waiter {
     }
 
     pub(crate) fn address(&self) -> Address {
-        self.seat.with.how.address
+        self.seat.with.address
     }
 
     pub(crate) fn store(&self) -> &Arc<Store> {
@@ -1743,6 +1756,6 @@ impl Waiter {
     }
 
     pub(crate) fn deadline(&self) -> u64 {
-        self.seat.with.deadline
+        self.seat.deadline
     }
 }

@@ -100,7 +100,7 @@ impl Bucket {
 fn book(queue: &Queue) {
     let mut state = queue.state.lock();
     let Some((_, first)) = state.line.first() else { return };
-    let limits = Arc::clone(&first.with.how.limits);
+    let limits = Arc::clone(&first.with.limits);
     let admission =
         Admission { permit: Permit { at: 1, sequence: 1, cost: 1, undo: None }, limit: 0, remaining: 0, fresh_at: 1 };
     state.book(Booked {

@@ -14,7 +14,7 @@ use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::Address;
 use crate::error::BackendError;
 use crate::limit::Limit;
-use crate::queue::{Limits, Line, Place, Wakes};
+use crate::queue::{Deadlines, Limits, Line, Place, Wakes};
 use crate::rt::clock::Now;
 use crate::rt::timer::Alarm;
 
@@ -40,6 +40,8 @@ pub(crate) const NEVER: u64 = u64::MAX;
 #[derive(Default)]
 pub(super) struct State {
     pub(super) line: Line<Arc<Seat>>,
+    /// Empty if a test drives the queue.
+    pub(super) deadlines: Deadlines<Told, Arc<How>>,
     /// In the order in which they are due.
     pub(super) booked: VecDeque<Booked>,
     /// Bookings to give back, the last one first.
@@ -59,17 +61,12 @@ pub(super) struct State {
     /// The driver has something to do.
     pub(super) is_changed: bool,
     pub(super) driver: Option<Waker>,
-    /// The alarm of the first booking.
+    /// The alarm of the first booking or deadline.
     pub(super) alarm: Option<(u64, Alarm)>,
 }
 
 /// The state that a waiting call shares with its queue.
-pub(super) type Seat = crate::queue::Seat<Told, Waiting>;
-
-pub(super) struct Waiting {
-    pub(super) deadline: u64,
-    pub(super) how: Arc<How>,
-}
+pub(super) type Seat = crate::queue::Seat<Told, Arc<How>>;
 
 /// How a call waits. Calls that wait alike share it, so that each of them is small.
 pub(super) struct How {
@@ -203,13 +200,13 @@ impl State {
     }
 
     /// Hands out due bookings: each to the first call that is in time for it. A booking that this
-    /// call cannot use is given back.
+    /// call cannot use is given back. Wakes the calls whose deadlines have passed.
     pub(super) fn settle(&mut self, now: u64, wakes: &mut Wakes) {
         while self.booked.front().is_some_and(|booked| booked.due <= now)
             && let Some(booked) = self.booked.pop_front()
         {
             let mut waiting = self.line.iter().take(LOOKED_AT);
-            let first = waiting.find(|(_, waiting)| waiting.with.deadline >= booked.due);
+            let first = waiting.find(|(_, waiting)| waiting.deadline >= booked.due);
             let owner = first.filter(|(place, first)| can_use(**place, first, &booked)).map(|(place, _)| *place);
             match owner.and_then(|place| self.line.remove(place)) {
                 Some(owner) => owner.tell(Told::Admitted(Box::new(booked)), wakes),
@@ -217,6 +214,7 @@ impl State {
             }
             self.wake_driver(wakes);
         }
+        self.deadlines.pass(now, wakes);
     }
 
     /// The last booking that no waiting call can use, and behind how many calls the next booking's
@@ -226,7 +224,7 @@ impl State {
         let mut behind = 0;
         for booked in &self.booked {
             let mut from = waiting.clone();
-            match from.find(|(_, (_, waiting))| waiting.with.deadline >= booked.due) {
+            match from.find(|(_, (_, waiting))| waiting.deadline >= booked.due) {
                 Some((at, (place, owner))) if can_use(*place, owner, booked) => (behind, waiting) = (at + 1, from),
                 _ if booked.is_kept => {}
                 _ => return (self.booked.iter().rposition(|booked| !booked.is_kept), behind),
@@ -262,11 +260,11 @@ impl State {
     /// Denies the first calls while they can no longer be admitted in time.
     pub(super) fn refuse_late(&mut self, now: u64, wakes: &mut Wakes) {
         while let Some((place, first)) = self.line.first() {
-            let (deadline, known) = (first.with.deadline, self.first_due(place.cost));
+            let (deadline, known) = (first.deadline, self.first_due(place.cost));
             if deadline > now && known.is_none_or(|known| known.admitted_at <= deadline) {
                 return;
             }
-            let denied = known.unwrap_or_else(|| soon(&*first.with.how.limits, now));
+            let denied = known.unwrap_or_else(|| soon(&*first.with.limits, now));
             if let Some(first) = self.line.remove(place) {
                 first.tell(Told::Denied(Box::new(denied)), wakes);
             }
@@ -287,7 +285,7 @@ impl How {
 
 /// Whether the permits were booked for a call like the one in that place.
 fn can_use(place: Place, call: &Seat, booked: &Booked) -> bool {
-    place.cost == booked.admission.permit.cost && are_alike(&call.with.how.limits, &booked.limits)
+    place.cost == booked.admission.permit.cost && are_alike(&call.with.limits, &booked.limits)
 }
 
 /// Whether these are the same limits now.
@@ -332,8 +330,8 @@ impl Queue {
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
         for (place, waiting) in state.line.iter().skip(behind).take(room.max(1)) {
-            let (cost, limits) = *first.get_or_insert((place.cost, &waiting.with.how.limits));
-            if cost != place.cost || !are_alike(limits, &waiting.with.how.limits) || asks.len() == room {
+            let (cost, limits) = *first.get_or_insert((place.cost, &waiting.with.limits));
+            if cost != place.cost || !are_alike(limits, &waiting.with.limits) || asks.len() == room {
                 break;
             }
             asks.push(*place);
@@ -437,10 +435,11 @@ impl Queue {
             let waiting = self.state.lock().line.get(*place).map(Arc::clone);
             // It has left.
             let Some(waiting) = waiting else { continue };
-            let Waiting { deadline, how } = &waiting.with;
+            let how = &waiting.with;
             // Outside the lock: memory wakes other calls.
             let stand_in = how.stand_in.as_ref();
-            let handed_over = stand_in.and_then(|it| it.take_over(how.fallback, &how.limits, *place, *deadline, now));
+            let handed_over =
+                stand_in.and_then(|it| it.take_over(how.fallback, &how.limits, *place, waiting.deadline, now));
             let mut state = self.state.lock();
             if state.line.remove(*place).is_some() {
                 waiting.tell(Told::Failed(handed_over.map(Box::new)), wakes);
