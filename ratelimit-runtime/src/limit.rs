@@ -263,8 +263,7 @@ impl Limit {
     /// denies; a period out of range is moved to the nearest one in range. Infallible, because a
     /// request path cannot report an error.
     pub(crate) const fn clamped(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {
-        let nanos = per.as_nanos();
-        let micros = nanos.div_ceil(1_000);
+        let micros = per.as_secs() as u128 * 1_000_000 + per.subsec_nanos().div_ceil(1_000) as u128;
         let longest = MAX_PER.as_micros();
         let per_micros = if micros == 0 {
             1

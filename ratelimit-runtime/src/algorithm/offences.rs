@@ -16,6 +16,9 @@ use crate::rt::clock::nanos;
 pub struct Backoff {
     initial: Duration,
     max: Duration,
+    /// The same in nanoseconds.
+    initial_nanos: u64,
+    max_nanos: u64,
     is_ban: bool,
 }
 
@@ -23,7 +26,7 @@ impl Backoff {
     /// The first denial blocks for `time`. Calls during that time do not prolong it. The limits
     /// judge the next call anew.
     pub const fn ban(time: Duration) -> Backoff {
-        Backoff { initial: time, max: time, is_ban: true }
+        Backoff { is_ban: true, ..Backoff::new(time, time) }
     }
 
     /// Whether it is a [`ban`](Backoff::ban).
@@ -35,7 +38,7 @@ impl Backoff {
     /// counts as `initial`.
     pub const fn new(initial: Duration, max: Duration) -> Backoff {
         let max = if max.as_nanos() < initial.as_nanos() { initial } else { max };
-        Backoff { initial, max, is_ban: false }
+        Backoff { initial, max, initial_nanos: nanos(initial), max_nanos: nanos(max), is_ban: false }
     }
 
     /// The block after the first denial.
@@ -78,14 +81,14 @@ impl Offences {
             return;
         }
         let doublings = self.count.min(63);
-        let block = nanos(backoff.initial).saturating_mul(1 << doublings).min(nanos(backoff.max));
+        let block = backoff.initial_nanos.saturating_mul(1 << doublings).min(backoff.max_nanos);
         self.count = self.count.saturating_add(1);
         self.last = now;
         self.until = now.saturating_add(block);
     }
 
     pub(crate) fn fresh_at(&self, backoff: &Backoff) -> u64 {
-        if self.count == 0 { 0 } else { self.last.saturating_add(nanos(backoff.max)) }
+        if self.count == 0 { 0 } else { self.last.saturating_add(backoff.max_nanos) }
     }
 
     pub(crate) fn shift_back(&mut self, by: u64) {

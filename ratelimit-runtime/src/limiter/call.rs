@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::OnBackendError;
 use super::core::{Core, kinds_of, open_others};
+use crate::algorithm::Rule;
 use crate::algorithm::record::Admission;
 use crate::backend::memory::{Ask, Left, NEVER, Permit, Store, Verdict};
 use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
@@ -118,17 +119,6 @@ impl Refusal {
     }
 }
 
-/// The answer of the limits in memory.
-pub(super) struct Ruling {
-    pub(super) verdict: Verdict,
-    pub(super) left: Left,
-    /// The limit of the verdict, or of `left`.
-    pub(super) limit: Limit,
-    /// The bucket's resets so far.
-    pub(super) resets: u32,
-    pub(super) kinds: u16,
-}
-
 impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn new(core: &'a Arc<Core>) -> Call<'a> {
@@ -223,7 +213,7 @@ impl Call<'_> {
 
     /// The outcome of a call decided in memory, after it waited for `waited` nanoseconds.
     #[expect(clippy::too_many_arguments, reason = "see `admitted`")]
-    #[inline]
+    #[inline(never)]
     pub(super) fn decided(
         self,
         store: &Store,
@@ -236,7 +226,9 @@ impl Call<'_> {
         waited: u64,
     ) -> Result<Decision, RateLimitExceeded> {
         match verdict {
-            Verdict::Admitted { at } => Ok(self.admitted(store, address, ask, at, resets, left, now, waited)),
+            Verdict::Admitted { at } => {
+                Ok(self.admitted(store, address, ask.call.rules, at, resets, left, now, waited))
+            }
             Verdict::Denied { until, position } => {
                 let limit = ask.call.rules[usize::from(position)].limit;
                 self.denied(limit, refusal(until, left, now))
@@ -247,40 +239,25 @@ impl Call<'_> {
         }
     }
 
-    /// The decision on a call that was admitted in memory.
+    /// The decision on a call that was admitted in memory by these limits.
+    #[expect(clippy::inline_always, reason = "so that the decision is made where it is returned")]
     #[expect(clippy::too_many_arguments, reason = "what a decision is made of")]
+    #[inline(always)]
     pub(super) fn admitted(
         &self,
         store: &Store,
         address: Address,
-        ask: &Ask<'_>,
+        rules: &[Rule],
         at: u64,
         resets: u32,
-        left: Left,
+        Left { remaining, position, idle_at, .. }: Left,
         now: Now,
         waited: u64,
     ) -> Decision {
-        let rules = ask.call.rules;
-        let limit = rules[usize::from(left.position)].limit;
-        let ruling = Ruling { verdict: Verdict::Admitted { at }, left, limit, resets, kinds: kinds_of(rules) };
-        self.decision(store, address, &ruling, at, now, waited)
-    }
-
-    /// As [`admitted`](Call::admitted), from a ruling; inlined where the decision is returned.
-    #[inline]
-    pub(super) fn decision(
-        &self,
-        store: &Store,
-        address: Address,
-        ruling: &Ruling,
-        at: u64,
-        now: Now,
-        waited: u64,
-    ) -> Decision {
-        let Ruling { left: Left { remaining, position, idle_at, .. }, limit, .. } = *ruling;
+        let limit = rules[usize::from(position)].limit;
         // A call of cost 0 can be settled too.
         let taken = (!self.peek).then(|| Taken {
-            place: Place::Memory(self.held(store, address, at, ruling.resets, ruling.kinds)),
+            place: Place::Memory(self.held(store, address, at, resets, kinds_of(rules))),
             limits: self.limits.map(Into::into),
             limiter: self.core.id,
         });

@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::call::{Call, Refusal, Ruling, Wait, polled_again, refusal, told};
+use super::call::{Call, Refusal, Wait, polled_again, refusal, told};
 use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
-use crate::backend::memory::{OnePermit, Store, Verdict};
+use crate::algorithm::Rule;
+use crate::backend::memory::{Left, OnePermit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
@@ -151,41 +152,27 @@ impl<'a> Call<'a> {
     }
 
     /// Takes the permits from the limits in memory, or peeks at them. `None` if the call is not
-    /// decided, because it may wait.
-    #[inline]
-    fn ask(&self, store: &Store, address: Address, now: Now, tell: Tell) -> Option<Ruling> {
+    /// decided, because it may wait. `admitted` makes the outcome of an admitted call from its limits,
+    /// the time of its permits, and what is left.
+    #[expect(clippy::inline_always, reason = "so that the outcome is made where it is returned")]
+    #[inline(always)]
+    fn ask<R>(
+        &self,
+        store: &Store,
+        address: Address,
+        now: Now,
+        tell: Tell,
+        admitted: impl FnOnce(&[Rule], u64, Left) -> R,
+    ) -> Option<Result<R, Denial>> {
         let may_wait = self.may_wait()?;
-        let resets = store.resets(address);
         self.core.with_ask(store, self.limits, self.cost, |ask| {
-            let (verdict, left) = told(
-                now,
-                || self.now(store),
-                |now| match tell {
-                    Tell::IfDenied => store.take_or_tell(address, ask, now),
-                    Tell::Always => store.take_and_tell(address, ask, now),
-                    Tell::AndTakeNothing => store.peek(address, ask, now),
-                },
-            );
-            if may_wait && !matches!(verdict, Verdict::Admitted { .. }) {
-                return None;
-            }
-            let rules = ask.call.rules;
-            let position = if let Verdict::Denied { position, .. } = verdict { position } else { left.position };
-            let kinds = if let [rule] = rules { kinds_of_one(rule.limit.algorithm()) } else { kinds_of(rules) };
-            Some(Ruling { verdict, left, limit: rules[usize::from(position)].limit, resets, kinds })
-        })
-    }
-
-    /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
-    #[inline(never)]
-    fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
-        let (may_wait, now) = (self.may_wait()?, self.now(store));
-        self.core.with_ask(store, self.limits, self.cost, |ask| {
-            match told(now, || self.now(store), |now| store.take_or_tell(address, ask, now)) {
-                (Verdict::Admitted { .. }, _) => {
-                    self.core.allowed();
-                    Some(Ok(()))
-                }
+            let take = |now| match tell {
+                Tell::IfDenied => store.take(address, ask, now, false),
+                Tell::Always => store.take(address, ask, now, true),
+                Tell::AndTakeNothing => store.peek(address, ask, now),
+            };
+            match told(now, || self.now(store), take) {
+                (Verdict::Admitted { at }, left) => Some(Ok(admitted(ask.call.rules, at, left))),
                 (Verdict::Denied { until, position }, left) if !may_wait => {
                     let limit = ask.call.rules[usize::from(position)].limit;
                     Some(Err(Denial { limit, refusal: refusal(until, left, now) }))
@@ -195,15 +182,10 @@ impl<'a> Call<'a> {
         })
     }
 
-    /// The outcome of a denied call; `None` if the call was not decided.
-    fn refused<K: RateLimitKey>(
-        &self,
-        key: &K,
-        ruling: &Ruling,
-        now: Now,
-    ) -> Option<Result<Decision, RateLimitExceeded>> {
-        let Verdict::Denied { until, .. } = ruling.verdict else { return None };
-        Some(self.denied_of(key, ruling.limit, refusal(until, ruling.left, now)))
+    /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
+    #[inline(never)]
+    fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
+        self.ask(store, address, self.now(store), Tell::IfDenied, |_, _, _| self.core.allowed())
     }
 
     /// Takes permits that the outcome of the body keeps or gives back.
@@ -213,21 +195,24 @@ impl<'a> Call<'a> {
 
     fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
         if self.limits.is_none()
-            && let Some(fast::Taken { store, address, resets, at }) =
-                fast::take(self.core, key, self.cost, self.is_async)
+            && let Some(held) = fast::take(self.core, key, self.cost, self.is_async)
         {
-            let kinds = kinds_of_one(store.algorithm());
-            return Some(Ok(Holding::Memory(self.held(store, address, at, resets, kinds))));
-        }
-        let store = self.memory().filter(|_| self.limits.is_none())?;
-        let (address, now) = (store.address(key), self.now(store));
-        let ruling = self.ask(store, address, now, Tell::IfDenied)?;
-        if let Verdict::Admitted { at } = ruling.verdict {
-            self.core.allowed();
-            let held = self.held(store, address, at, ruling.resets, ruling.kinds);
             return Some(Ok(Holding::Memory(held)));
         }
-        self.refused(key, &ruling, now).map(|refused| refused.map(|_| Holding::Nothing))
+        let store = self.memory().filter(|_| self.limits.is_none())?;
+        Some(match self.hold_at(store, store.address(key))? {
+            Ok(held) => Ok(Holding::Memory(held)),
+            Err(Denial { limit, refusal }) => self.denied_of(key, limit, refusal).map(|_| Holding::Nothing),
+        })
+    }
+
+    #[inline(never)]
+    fn hold_at(&self, store: &Store, address: Address) -> Option<Result<Held, Denial>> {
+        let resets = store.resets(address);
+        self.ask(store, address, self.now(store), Tell::IfDenied, |rules, at, _| {
+            self.core.allowed();
+            self.held(store, address, at, resets, kinds_of(rules))
+        })
     }
 
     /// As [`hold`](Call::hold), for a future.
@@ -317,15 +302,13 @@ impl<'a> Call<'a> {
 
     #[inline(never)]
     fn decide_at(&self, store: &Store, address: Address) -> Decided {
-        let now = self.now(store);
+        let (now, resets) = (self.now(store), store.resets(address));
         let tell = if self.peek { Tell::AndTakeNothing } else { Tell::Always };
-        let Some(ruling) = self.ask(store, address, now, tell) else { return Decided::Undecided };
-        match ruling.verdict {
-            Verdict::Admitted { at } => Decided::Admitted(self.decision(store, address, &ruling, at, now, 0)),
-            Verdict::Denied { until, .. } => {
-                Decided::Denied(Denial { limit: ruling.limit, refusal: refusal(until, ruling.left, now) })
-            }
-            Verdict::Undecided => Decided::Undecided,
+        let decision = |rules: &[Rule], at, left| self.admitted(store, address, rules, at, resets, left, now, 0);
+        match self.ask(store, address, now, tell, decision) {
+            Some(Ok(decision)) => Decided::Admitted(decision),
+            Some(Err(denial)) => Decided::Denied(denial),
+            None => Decided::Undecided,
         }
     }
 

@@ -10,12 +10,12 @@
 use std::sync::Arc;
 
 use super::call::{Refusal, refusal};
-use super::core::{Contains, Core, Fast, Packed, Path, Paths};
+use super::core::{Contains, Core, Fast, Packed, Path, Paths, kinds_of_one};
 use crate::backend::memory::{
-    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, PermitsForm, States, Store,
+    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, Permit, PermitsForm, States, Store,
     TokenForm, Verdict, WindowForm, WordsForm, Written,
 };
-use crate::decision::Address;
+use crate::decision::{Address, Held};
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
 use crate::rt::clock::Now;
@@ -181,24 +181,9 @@ pub(super) fn admit_in_future<K: RateLimitKey + ?Sized, C: Paid>(core: &Core, ke
     }
 }
 
-/// Permits taken on the fast path.
-pub(super) struct Taken<'a> {
-    pub(super) store: &'a Store,
-    pub(super) address: Address,
-    /// The bucket's resets so far.
-    pub(super) resets: u32,
-    /// The time at which they are recorded.
-    pub(super) at: u64,
-}
-
 /// Takes any number of permits and counts the call if they fit. Otherwise changes nothing.
 #[inline]
-pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
-    core: &'a Core,
-    key: &K,
-    cost: u32,
-    is_async: bool,
-) -> Option<Taken<'a>> {
+pub(super) fn take<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32, is_async: bool) -> Option<Held> {
     let Fast { store, .. } = fast(core, cost)?;
     let address = store.address(key);
     if store.may_hold(address) {
@@ -207,7 +192,8 @@ pub(super) fn take<'a, K: RateLimitKey + ?Sized>(
     let resets = store.resets(address);
     let at = store.try_take(address, store.now_for(is_async), cost)?;
     core.allowed();
-    Some(Taken { store, address, resets, at })
+    let kinds = kinds_of_one(store.algorithm());
+    Some(Held { address, permit: Permit { at, cost }, resets, kinds, is_async, store: store.id() })
 }
 
 #[inline]

@@ -235,7 +235,7 @@ impl Waiting {
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;
-                    call.admitted(store, address, ask, at, self.resets, left, now, took)
+                    call.admitted(store, address, ask.call.rules, at, self.resets, left, now, took)
                 })))
             }
         }

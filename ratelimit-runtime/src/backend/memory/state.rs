@@ -21,7 +21,7 @@ use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
 pub(super) use full::{Forms, Full, Part};
-pub(super) use operation::{Operation, Peek, Refund, TakeAndTell, TakeBehindFloor, TakeOrTell, Together, is_admitted};
+pub(super) use operation::{Operation, Peek, Refund, Take, Together, is_admitted};
 pub(super) use stored::{Entry, Moment, Stored};
 pub(super) use tat::Tat;
 pub(super) use window::{Groups, Window};
@@ -218,10 +218,22 @@ impl Judged {
 impl Call<'_> {
     /// Whether no penalty is on record, and the call takes no more permits than its limits have.
     #[inline]
-    pub(super) fn is_plain<S: State>(&self, state: &S) -> bool {
+    fn is_plain<S: State>(&self, state: &S) -> bool {
         (self.backoff.is_none() || state.offended().count == 0)
             && self.cost > 0
             && self.rules.iter().all(|rule| self.cost <= rule.capacity())
+    }
+
+    /// The state's own fast path of [`take`](Call::take), which no penalty may concern. `None` if the
+    /// call must be taken otherwise; nothing is taken then.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    fn take_plain<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<Verdict> {
+        if !self.is_plain(state) {
+            return None;
+        }
+        let verdict = state.take_all(form, self, now);
+        (self.backoff.is_none() || is_admitted(verdict)).then_some(verdict)
     }
 
     /// Takes the call's permits from all limits, or from none. Nothing holds the key.

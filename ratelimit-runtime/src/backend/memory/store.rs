@@ -13,8 +13,8 @@ use parking_lot::Mutex;
 use super::holds::{BlockedDenial, Hold, Holds};
 use super::queue::{Joining, Parted, Queue, Seat, Turn};
 use super::state::{
-    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, TakeAndTell,
-    TakeBehindFloor, TakeOrTell, Together, Verdict, Window, Words, is_admitted,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, Take,
+    Together, Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Form, FormKind, Unkeyed};
@@ -394,7 +394,7 @@ impl Store {
 
     /// The fast path of any other state, for a key.
     pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> (Verdict, Option<Left>) {
-        match self.take_key_or_tell(hash, &self.written_ask(cost), now) {
+        match self.try_take_key(hash, &self.written_ask(cost), now, false) {
             Some((verdict, left)) => (verdict, Some(left)),
             None => (Verdict::Undecided, None),
         }
@@ -422,7 +422,7 @@ impl Store {
     pub(crate) fn try_unkeyed<F: Form + Default>(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(cost);
         match self.unkeyed.take_in(&F::default(), &ask.call, counts::thread(), now) {
-            Verdict::Undecided => match self.take_under_lock_or_tell(&ask, now) {
+            Verdict::Undecided => match self.take_under_lock(&ask, now, false) {
                 Some((verdict, left)) => (verdict, (self.most == 0).then_some(left)),
                 None => (Verdict::Undecided, None),
             },
@@ -460,92 +460,73 @@ impl Store {
         on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
     }
 
-    /// [`try_on_key`](Store::try_on_key) for [`TakeOrTell`], which all programs contain.
+    /// [`try_on_key`](Store::try_on_key) for [`Take`], which all programs contain.
     #[inline]
-    fn take_key_or_tell(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        self.tables_for(ask)?.take_or_tell(self, hash, &ask.call, now)
-    }
-
-    /// The tables where a call looks for an existing bucket.
-    #[inline]
-    fn tables_for(&self, ask: &Ask<'_>) -> Option<&'static dyn Tables> {
+    fn try_take_key(&self, hash: u64, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         if self.written.varies {
             self.keep_for(ask.call.rules);
         }
-        if ask.is_foreign && !self.fits(ask.call.rules) {
-            return Some(self.free.get()?.tables);
-        }
-        Some(self.tables)
+        let is_free = ask.is_foreign && !self.fits(ask.call.rules);
+        let tables = if is_free { self.free.get()?.tables } else { self.tables };
+        tables.try_take(self, hash, &ask.call, now, tells)
     }
 
     /// Takes the permits of a call now or not at all, and reports what is left.
-    #[inline]
     pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        if self.holds.may_hold(address)
-            && let Some(beside) = BESIDE_HOLDS.get()
-        {
-            return (beside.take)(self, address, ask, now);
-        }
-        let told = match address {
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeAndTell),
-            Address::Unkeyed => self.take_unkeyed_and_tell(ask, now),
-        };
-        self.or_take(told, address, ask, now)
-    }
-
-    #[inline(never)]
-    fn take_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        match self.take_unkeyed(ask, now, Unkeyed::take) {
-            Some(verdict) => Some((verdict, self.unkeyed_left(ask, now))),
-            None => self.try_on_all(ask, now, TakeAndTell),
-        }
+        self.take(address, ask, now, true)
     }
 
     /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
-    #[inline]
     pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
+        self.take(address, ask, now, false)
+    }
+
+    /// Takes the permits of a call now or not at all. Reports what is left if it is denied, or if the
+    /// call `tells`.
+    #[expect(clippy::inline_always, reason = "a few jumps, most of which the caller knows")]
+    #[inline(always)]
+    pub(crate) fn take(&self, address: Address, ask: &Ask<'_>, now: Now, tells: bool) -> (Verdict, Left) {
         if self.holds.may_hold(address)
             && let Some(beside) = BESIDE_HOLDS.get()
         {
             return (beside.take)(self, address, ask, now);
         }
         let told = match address {
-            Address::Hash(hash) => self.take_key_or_tell(hash, ask, now),
-            Address::Unkeyed => self.take_unkeyed_or_tell(ask, now),
+            Address::Hash(hash) => self.try_take_key(hash, ask, now, tells),
+            Address::Unkeyed => self.try_take_all(ask, now, tells),
         };
         self.or_take(told, address, ask, now)
     }
 
     #[inline(never)]
-    fn take_unkeyed_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        match self.take_unkeyed(ask, now, Unkeyed::take_in_form) {
-            Some(verdict @ Verdict::Denied { .. }) if ask.call.cost > 1 => Some((verdict, self.unkeyed_left(ask, now))),
-            Some(verdict) => Some((verdict, Left::default())),
-            None => self.take_under_lock_or_tell(ask, now),
-        }
+    fn try_take_all(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+        let taken = self.take_unkeyed(ask, now, Unkeyed::take_in_form);
+        let Some(verdict) = taken else { return self.take_under_lock(ask, now, tells) };
+        let is_told = tells || ask.call.cost > 1 && !is_admitted(verdict);
+        Some((verdict, if is_told { self.unkeyed_left(ask, now) } else { Left::default() }))
     }
 
-    /// [`try_on_all`](Store::try_on_all) for [`TakeOrTell`], which all programs contain.
+    /// [`try_on_all`](Store::try_on_all) for [`Take`], which all programs contain.
     #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
     #[inline(always)]
-    fn take_under_lock_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+    fn take_under_lock(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         if self.written.varies {
             self.keep_for(ask.call.rules);
         }
         if !ask.is_foreign && self.unkeyed.is_usual() {
-            self.take_here_or_tell(ask, now)
+            self.take_here(ask, now, tells)
         } else {
-            (unkeyed_thoroughly()?.try_take)(self, ask, now)
+            (unkeyed_thoroughly()?.try_take)(self, ask, now, tells)
         }
     }
 
     #[inline(never)]
-    fn take_here_or_tell(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        let told = self.unkeyed.take_or_tell(&ask.call, &self.forms, now);
-        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now))
+    fn take_here(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+        let told = self.unkeyed.take_here(&ask.call, &self.forms, now, tells);
+        told.or_else(|| (unkeyed_thoroughly()?.try_take)(self, ask, now, tells))
     }
 
-    /// [`take_and_tell`](Store::take_and_tell), if the key may be held.
+    /// [`take`](Store::take), if the key may be held.
     #[cold]
     #[inline(never)]
     fn take_beside_holds(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
@@ -606,26 +587,56 @@ impl Store {
     fn take_behind(&self, floor: Hold, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let ask = &Ask { call: Call { floor, ..ask.call }, ..*ask };
         let told = match address {
-            Address::Hash(hash) if floor == Hold::NONE => self.try_on_key(hash, ask, now, TakeAndTell),
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, TakeBehindFloor),
-            Address::Unkeyed => None,
+            Address::Hash(hash) if floor == Hold::NONE => self.try_take_key(hash, ask, now, true),
+            _ => None,
         };
         self.or_take(told, address, ask, now)
     }
 
-    /// The answer that [`take_and_tell`](Store::take_and_tell) would give, without taking permits.
+    /// The answer that [`take`](Store::take) would give, without taking permits.
     #[inline]
     pub(crate) fn peek(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
         let told = match address {
             _ if self.holds.may_hold(address) => None,
-            Address::Hash(hash) => self.try_on_key(hash, ask, now, Peek),
+            Address::Hash(hash) => self.peek_key(hash, ask, now),
             Address::Unkeyed if ask.is_foreign => self.try_on_all(ask, now, Peek),
             Address::Unkeyed => {
                 let told = self.unkeyed.peek(&ask.call, &self.forms, now);
                 told.or_else(|| self.try_on_all(ask, now, Peek))
             }
         };
-        self.or_perform(told, address, ask, now, &Task::Peek)
+        match told {
+            Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
+            _ => self.perform_and_tell(address, ask, now, &Task::Peek),
+        }
+    }
+
+    #[expect(clippy::inline_always, reason = "a jump to one function of the table")]
+    #[inline(always)]
+    fn peek_key(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+        if ask.is_foreign && !self.fits(ask.call.rules) {
+            return None;
+        }
+        on_table!(self, (table, form) => self.peek_in(table, form, hash, &ask.call, now))
+    }
+
+    #[inline(never)]
+    fn peek_in<S: State, const W: usize>(
+        &self,
+        table: &Table<S, W>,
+        form: &S::Form,
+        hash: u64,
+        call: &Call<'_>,
+        now: Now,
+    ) -> Option<(Verdict, Left)> {
+        let peek = |state: &mut S| Peek.run(call, state, form, now);
+        let told =
+            table.with_existing(self.context(form), hash, |state, queue| (queue.is_none().then(|| peek(state)), false));
+        // A missing bucket is idle, unless it was moved.
+        told.unwrap_or_else(|| self.free.get().is_none().then(|| peek(&mut S::idle())))
     }
 
     /// The fast path of an operation without a key, if the state is under the lock.
@@ -697,21 +708,6 @@ impl Store {
             }
         }
         self.without_room(hash, ask, now)
-    }
-
-    #[inline]
-    fn or_perform(
-        &self,
-        told: Option<(Verdict, Left)>,
-        address: Address,
-        ask: &Ask<'_>,
-        now: Now,
-        task: &Task<'_>,
-    ) -> (Verdict, Left) {
-        match told {
-            Some((verdict, left)) if verdict != Verdict::Undecided => (verdict, left),
-            _ => self.perform_and_tell(address, ask, now, task),
-        }
     }
 
     #[cold]
@@ -1180,11 +1176,10 @@ impl Store {
         tells: bool,
         wakes: Option<&mut Wakes>,
     ) -> Option<(Verdict, Left)> {
-        let told = match (address, tells) {
+        let told = match address {
             _ if self.holds.may_hold(address) => None,
-            (Address::Hash(hash), true) => self.try_on_key(hash, ask, now, TakeAndTell),
-            (Address::Hash(hash), false) => self.try_on_key(hash, ask, now, TakeOrTell),
-            (Address::Unkeyed, _) => self.take_last_unkeyed(ask, now, tells),
+            Address::Hash(hash) => self.try_take_key(hash, ask, now, tells),
+            Address::Unkeyed => self.take_last_unkeyed(ask, now, tells),
         };
         match (told, wakes) {
             (Some((verdict, left)), _) if verdict != Verdict::Undecided => Some((verdict, left)),
@@ -1206,9 +1201,8 @@ impl Store {
     /// What is left is read only where that takes no lock that other calls may hold for long.
     #[inline(never)]
     fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        let Some(verdict) = self.take_unkeyed(ask, now, Unkeyed::take) else {
-            return if tells { self.try_on_all(ask, now, TakeAndTell) } else { self.try_on_all(ask, now, TakeOrTell) };
-        };
+        let taken = self.take_unkeyed(ask, now, Unkeyed::take);
+        let Some(verdict) = taken else { return self.try_on_all(ask, now, Take { tells }) };
         let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
         let nothing = Call { cost: 0, ..ask.call };
         let left = is_told.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
@@ -1428,7 +1422,7 @@ type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
 /// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
 /// contains it only if it waits, refunds, or replaces limits.
 struct Thorough {
-    try_take: fn(&Store, &Ask<'_>, Now) -> Option<(Verdict, Left)>,
+    try_take: fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>,
     take: TakeUnkeyed,
     peek: TakeUnkeyed,
 }
@@ -1451,7 +1445,9 @@ fn keyed_thoroughly() -> Option<TakeKeyed> {
 
 pub(super) fn open_thorough_without_keys() {
     UNKEYED_THOROUGHLY.get_or_init(|| Thorough {
-        try_take: |store, ask, now| store.unkeyed.run_slow(TakeOrTell, &ask.call, &store.forms, now, ask.is_foreign),
+        try_take: |store, ask, now, tells| {
+            store.unkeyed.run_slow(Take { tells }, &ask.call, &store.forms, now, ask.is_foreign)
+        },
         take: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Take),
         peek: |store, ask, now| store.perform_unkeyed_and_tell(ask, now, &Task::Peek),
     });

@@ -315,7 +315,7 @@ impl<S: State, const W: usize> Table<S, W> {
         let place = slots.find(fingerprint)?;
         let queue = rest.queues.get_mut(&fingerprint).map(|queue| &mut **queue);
         let is_waited = queue.is_some();
-        let (result, is_idle) = f(slots.get_mut(fingerprint)?, queue);
+        let (result, is_idle) = f(slots.at_mut(place)?, queue);
         if is_idle && !is_waited {
             slots.remove(place);
             context.bound.release(1);

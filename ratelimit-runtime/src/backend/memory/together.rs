@@ -16,7 +16,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::state::{Fate, Left, Verdict};
-use super::store::{Ask, OnePermit, Store};
+use super::store::{Ask, Kind, OnePermit, Store};
 use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
 use crate::queue::Wakes;
@@ -75,8 +75,6 @@ struct Descent<'a, 'b> {
     /// Reports what is left of an admitted call too.
     tells: bool,
     spoken: &'b Spoken,
-    /// A bucket denies the call, or one was not found on the fast path.
-    may_be_denied: Cell<bool>,
     /// Waits for locks. Tasks to wake are collected: waking runs foreign code.
     wakes: Option<RefCell<Wakes>>,
 }
@@ -125,12 +123,26 @@ fn try_take_in_order(buckets: &[Written<'_>], now: Now, cost: u32) -> bool {
 /// Takes the call's permits from all buckets, or from none. Returns whether they are taken.
 /// `tells` asks what is left of an admitted call.
 pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoken) -> bool {
-    let descent =
-        Descent { buckets, order: order(buckets), now, tells, spoken, may_be_denied: Cell::new(false), wakes: None };
-    match descent.level(0, false) {
-        Fate::Unknown => descent.take_slowly(),
-        fate => fate == Fate::Charged,
+    let descent = || Descent { buckets, order: order(buckets), now, tells, spoken, wakes: None };
+    // Most calls that [`try_take`] has left are denied.
+    let is_left = !tells && buckets.iter().all(|bucket| bucket.store.kind() != Kind::Any);
+    let fate = if is_left { Fate::Unknown } else { descent().level(0, false) };
+    if fate != Fate::Unknown {
+        return fate == Fate::Charged;
     }
+    for Bucket { store, address, .. } in buckets {
+        if let Address::Hash(hash) = address {
+            store.take_turn(*hash, now);
+        }
+    }
+    // A call that is denied needs no bucket, unless its denial is to be counted.
+    if buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
+        peek(buckets, now, spoken);
+        if spoken.is_denied() {
+            return false;
+        }
+    }
+    descent().take_slowly()
 }
 
 /// What [`take`] would say. One bucket after the other, so others may have called in between.
@@ -182,9 +194,6 @@ impl Descent<'_, '_> {
         let fate = Cell::new(Fate::Unknown);
         let others = |verdict: Verdict| {
             let is_denied = is_denied || matches!(verdict, Verdict::Denied { .. });
-            if is_denied {
-                self.may_be_denied.set(true);
-            }
             fate.set(self.level(depth + 1, is_denied));
             fate.get()
         };
@@ -202,11 +211,7 @@ impl Descent<'_, '_> {
                 self.spoken.said[index].set(Said { verdict, left });
                 fate.get()
             }
-            None => {
-                self.may_be_denied.set(true);
-                Fate::Unknown
-            }
-            Some(_) => Fate::Unknown,
+            _ => Fate::Unknown,
         }
     }
 
@@ -221,10 +226,7 @@ impl Descent<'_, '_> {
                 told
             }
         };
-        let Some((verdict, left)) = told else {
-            self.may_be_denied.set(true);
-            return Fate::Unknown;
-        };
+        let Some((verdict, left)) = told else { return Fate::Unknown };
         self.spoken.said[index].set(Said { verdict, left });
         match verdict {
             Verdict::Admitted { .. } => Fate::Charged,
@@ -247,18 +249,6 @@ impl Descent<'_, '_> {
     #[cold]
     #[inline(never)]
     fn take_slowly(mut self) -> bool {
-        for Bucket { store, address, .. } in self.buckets {
-            if let Address::Hash(hash) = address {
-                store.take_turn(*hash, self.now);
-            }
-        }
-        // A call that is denied needs no bucket, unless its denial is to be counted.
-        if self.may_be_denied.get() && self.buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
-            peek(self.buckets, self.now, self.spoken);
-            if self.spoken.is_denied() {
-                return false;
-            }
-        }
         // Most buckets exist: a sweep was due, a lock was held, calls wait, or a state changes its
         // form.
         let mut wakes = Wakes::default();

@@ -184,8 +184,8 @@ impl Unkeyed {
     }
 
     /// Takes the permits of a call from a state in its usual form, under a lock.
-    pub(super) fn take_or_tell(&self, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
-        self.form.take_or_tell(self, call, forms, now)
+    pub(super) fn take_here(&self, call: &Call<'_>, forms: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+        self.form.take_here(self, call, forms, now, tells)
     }
 
     /// Carries out an operation on a state that is under a lock, unless calls wait. `is_foreign`: by

@@ -196,7 +196,11 @@ impl RuleSet {
 
 /// The algorithms of limits, two bits each. Permits of one algorithm cannot be given back to
 /// another.
+#[inline]
 pub(in super::super) fn kinds_of(rules: &[Rule]) -> u16 {
+    if let [rule] = rules {
+        return kinds_of_one(rule.limit.algorithm());
+    }
     rules.iter().fold(0, |kinds, rule| kinds << 2 | kinds_of_one(rule.limit.algorithm()))
 }
 

@@ -125,13 +125,13 @@ impl Call<'_> {
         let each = self.core.made_each().filter(|each| each.len() == K::LEN)?;
         let mut fast = FastBuckets { each, cost: self.cost, buckets: SmallVec::new() };
         keys.each(&mut fast);
-        let buckets = fast.buckets;
+        let buckets = &fast.buckets;
         if buckets.len() != K::LEN {
             return None;
         }
         let store = buckets[0].store;
         let spoken = Spoken::new();
-        let take = |now| take_together(&buckets, now, false, &spoken);
+        let take = |now| take_together(buckets, now, false, &spoken);
         let (now, is_charged) = asked(|| self.now(store), take, &spoken, buckets.len());
         if is_charged {
             self.core.allowed();

@@ -3,25 +3,16 @@
 use super::{Call, Fate, Left, Permit, State, Verdict};
 use crate::rt::clock::Now;
 
-/// An operation on a key's bucket on the fast path. All but one are for keys that are not held.
+/// An operation on a key's bucket on the fast path. The key is not held.
 pub(crate) trait Operation: Copy {
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left);
 }
 
+/// Takes permits. Reports what is left if the call is denied, or always.
 #[derive(Clone, Copy)]
-struct Take;
-
-/// Takes permits and reports what is left.
-#[derive(Clone, Copy)]
-pub(crate) struct TakeAndTell;
-
-/// Takes permits and reports what is left if the call is denied.
-#[derive(Clone, Copy)]
-pub(crate) struct TakeOrTell;
-
-/// Takes permits behind the call's floor, and reports what is left.
-#[derive(Clone, Copy)]
-pub(crate) struct TakeBehindFloor;
+pub(crate) struct Take {
+    pub(crate) tells: bool,
+}
 
 #[derive(Clone, Copy)]
 pub(crate) struct Peek;
@@ -39,43 +30,11 @@ impl Operation for Take {
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
     fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        // A call that no penalty concerns takes the state's own fast path, in every operation.
-        if call.is_plain(state) {
-            let verdict = state.take_all(form, call, now);
-            if call.backoff.is_none() || is_admitted(verdict) {
-                return (verdict, Left::default());
-            }
-        }
-        (call.take_inline::<S, false>(state, form, now), Left::default())
-    }
-}
-
-impl Operation for TakeAndTell {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
         let was_banned = call.is_banned(state, now);
-        let (verdict, _) = Take.run(call, state, form, now);
-        (verdict, call.told(state, form, now, verdict, was_banned))
-    }
-}
-
-impl Operation for TakeOrTell {
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let (verdict, left) = Take.run(call, state, form, now);
-        let is_denied = matches!(verdict, Verdict::Denied { .. });
-        (verdict, if is_denied { call.told(state, form, now, verdict, was_banned) } else { left })
-    }
-}
-
-impl Operation for TakeBehindFloor {
-    fn run<S: State>(self, call: &Call<'_>, state: &mut S, form: &S::Form, now: Now) -> (Verdict, Left) {
-        let was_banned = call.is_banned(state, now);
-        let verdict = call.take_behind_floor(state, form, now);
-        (verdict, call.told_behind_floor(state, form, now, verdict, was_banned))
+        let verdict =
+            call.take_plain(state, form, now).unwrap_or_else(|| call.take_inline::<S, false>(state, form, now));
+        let is_told = self.tells || matches!(verdict, Verdict::Denied { .. });
+        (verdict, if is_told { call.told(state, form, now, verdict, was_banned) } else { Left::default() })
     }
 }
 

@@ -7,9 +7,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 
-use super::super::state::{
-    Call, Forms, Full, Groups, Left, Operation as _, State, TakeOrTell, Verdict, Window, Word, Words,
-};
+use super::super::state::{Call, Forms, Full, Groups, Left, Operation as _, State, Take, Verdict, Window, Word, Words};
 use super::super::table::{Table, With};
 use super::super::unkeyed::Unkeyed;
 use super::{Ask, Keyed, Kind, Shared, Store, UNDECIDED, Written, open_thorough, open_thorough_without_keys};
@@ -21,7 +19,7 @@ use crate::rt::clock::Now;
 
 /// See the module. A store without a table for keys has no keys.
 pub(super) trait Tables: Sync {
-    fn take_or_tell(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)>;
+    fn try_take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)>;
     /// See [`Store::take_key`].
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left);
     /// Takes the permits of a call, and makes the key's bucket if it is missing.
@@ -217,9 +215,9 @@ impl<P, S, const W: usize> In<P, S, W> {
 }
 
 impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
-    fn take_or_tell(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> Option<(Verdict, Left)> {
+    fn try_take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         let (table, form) = P::of(store)?;
-        table.try_with(hash, |state| TakeOrTell.run(call, state, form, now))
+        table.try_with(hash, |state| Take { tells }.run(call, state, form, now))
     }
 
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
@@ -268,7 +266,7 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
 struct NoTable;
 
 impl Tables for NoTable {
-    fn take_or_tell(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> Option<(Verdict, Left)> {
+    fn try_take(&self, _: &Store, _: u64, _: &Call<'_>, _: Now, _: bool) -> Option<(Verdict, Left)> {
         None
     }
 

@@ -1,7 +1,7 @@
 //! What all calls without a key ask of the bucket, one type for each of its forms. Behind pointers,
 //! so that a program contains only the forms that its limits need.
 
-use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, TakeOrTell, Verdict};
+use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
 use super::{Fast, Unkeyed, added, take_several, take_token, try_take_token, verdict};
 use super::{Halves, Line, One, Tat, Window, Words};
 use crate::algorithm::Rule;
@@ -34,7 +34,7 @@ pub(crate) trait Form: Sync {
     }
 
     /// Takes permits of a state under a lock in its usual form.
-    fn take_or_tell(&self, _: &Unkeyed, _: &Call<'_>, _: &Forms, _: Now) -> Option<(Verdict, Left)> {
+    fn take_here(&self, _: &Unkeyed, _: &Call<'_>, _: &Forms, _: Now, _tells: bool) -> Option<(Verdict, Left)> {
         None
     }
 
@@ -157,9 +157,9 @@ impl Form for WordsForm {
         }
     }
 
-    fn take_or_tell(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now) -> Option<(Verdict, Left)> {
+    fn take_here(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         let (one, layout) = Self::of(bucket)?;
-        one.run(TakeOrTell, call, layout, now)
+        one.run(Take { tells }, call, layout, now)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now) -> Option<(Verdict, Left)> {
@@ -193,8 +193,8 @@ impl Form for WindowForm {
         }
     }
 
-    fn take_or_tell(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {
-        Self::of(bucket)?.run(TakeOrTell, call, forms.of(0), now)
+    fn take_here(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+        Self::of(bucket)?.run(Take { tells }, call, forms.of(0), now)
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now) -> Option<(Verdict, Left)> {

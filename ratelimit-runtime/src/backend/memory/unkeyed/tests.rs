@@ -5,7 +5,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::super::holds::Hold;
-use super::super::state::TakeAndTell;
+use super::super::state::Take;
 use super::*;
 use crate::limit::Limit;
 use crate::rt::clock;
@@ -38,7 +38,7 @@ fn limits() -> Vec<Vec<Limit>> {
 
 fn locked(bucket: &Unkeyed, forms: &Forms, rules: &[Rule], now: Now, cost: u32) -> Verdict {
     let call = Call { rules, backoff: None, cost, floor: Hold::NONE };
-    match bucket.run(TakeAndTell, &call, forms, now, false) {
+    match bucket.run(Take { tells: true }, &call, forms, now, false) {
         Some((verdict, _)) => verdict,
         // The form changes to the general one and back.
         None => bucket.with(rules, forms, now, false, |full, _| call.take(full, forms, now)),
