@@ -12,8 +12,8 @@ use std::sync::Arc;
 use super::call::{Refusal, refusal};
 use super::core::{Contains, Core, Fast, Packed, Path, Paths, kinds_of_one};
 use crate::backend::memory::{
-    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, Permit, PermitsForm, States, Store,
-    TokenForm, Verdict, WindowForm, WordsForm, Written,
+    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, Permit, PermitsForm, States,
+    Store, TokenForm, Verdict, WindowForm, WordsForm, Written,
 };
 use crate::decision::{Address, Held};
 use crate::key::RateLimitKey;

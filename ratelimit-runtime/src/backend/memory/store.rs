@@ -379,7 +379,7 @@ impl Store {
             (Address::Unkeyed, _) => {
                 let ask = self.written_ask(cost);
                 match self.unkeyed.take(&ask.call, counts::thread(), now) {
-                    Verdict::Undecided => self.take_under_lock_or_tell(&ask, now)?.0,
+                    Verdict::Undecided => self.take_under_lock(&ask, now, false)?.0,
                     verdict => verdict,
                 }
             }
@@ -1418,11 +1418,13 @@ const UNDECIDED: (Verdict, Left) =
 
 type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
 
+type TryTake = fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>;
+
 /// What calls without a key need whose state is not in its usual form, or whose bucket has a queue.
 /// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
 /// contains it only if it waits, refunds, or replaces limits.
 struct Thorough {
-    try_take: fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>,
+    try_take: TryTake,
     take: TakeUnkeyed,
     peek: TakeUnkeyed,
 }

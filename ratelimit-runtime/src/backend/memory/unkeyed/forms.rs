@@ -157,7 +157,14 @@ impl Form for WordsForm {
         }
     }
 
-    fn take_here(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn take_here(
+        &self,
+        bucket: &Unkeyed,
+        call: &Call<'_>,
+        _: &Forms,
+        now: Now,
+        tells: bool,
+    ) -> Option<(Verdict, Left)> {
         let (one, layout) = Self::of(bucket)?;
         one.run(Take { tells }, call, layout, now)
     }
@@ -193,7 +200,14 @@ impl Form for WindowForm {
         }
     }
 
-    fn take_here(&self, bucket: &Unkeyed, call: &Call<'_>, forms: &Forms, now: Now, tells: bool) -> Option<(Verdict, Left)> {
+    fn take_here(
+        &self,
+        bucket: &Unkeyed,
+        call: &Call<'_>,
+        forms: &Forms,
+        now: Now,
+        tells: bool,
+    ) -> Option<(Verdict, Left)> {
         Self::of(bucket)?.run(Take { tells }, call, forms.of(0), now)
     }
 
