@@ -163,7 +163,7 @@ impl<T, W> Seat<T, W> {
     fn expire(&self, wakes: &mut Wakes) {
         let mut state = self.state.lock();
         match &mut *state {
-            Seated::Waiting(task) => wakes.0.extend(task.take()),
+            Seated::Waiting(known) => wakes.0.extend(known.take()),
             Seated::Woken => {}
             Seated::Late | Seated::Told(_) | Seated::Left => return,
         }

@@ -112,7 +112,7 @@ fn closure<'a>(known: &'a str) -> Option<Box<dyn Fn(&'a str) -> [&'a str; 2] + '
 }
 
 #[rate_limit(count = 2, per = "1h", deduct_when = |outcome| outcome.is_some())]
-async fn closure_async<'a>(known: &'a str) -> Option<Box<dyn Fn(&'a str) -> [&'a str; 2] + 'a>> {
+async fn closure_async<'a>(known: &'a str) -> Option<Box<dyn Fn(&'a str) -> [&'a str; 2] + Send + Sync + 'a>> {
     Some(Box::new(move |text: &'a str| [known, text]))
 }
 

@@ -103,6 +103,7 @@ async fn coerced_async(text: &str) -> Result<Option<impl Display>, BoxError> {
 }
 
 #[rate_limit(count = 1, per = "1h", or_else = |exceeded| Err(Box::new(exceeded)))]
+#[expect(clippy::manual_async_fn, reason = "the shape")]
 fn coerced_in_a_block(text: &str) -> impl Future<Output = Result<u32, BoxError>> {
     async move { Ok(text.parse()?) }
 }

@@ -1417,14 +1417,13 @@ const UNDECIDED: (Verdict, Left) =
     (Verdict::Undecided, Left { remaining: 0, position: 0, is_blocked: false, idle_at: 0 });
 
 type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
-
-type TryTake = fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>;
+type TryTakeUnkeyed = fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>;
 
 /// What calls without a key need whose state is not in its usual form, or whose bucket has a queue.
 /// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
 /// contains it only if it waits, refunds, or replaces limits.
 struct Thorough {
-    try_take: TryTake,
+    try_take: TryTakeUnkeyed,
     take: TakeUnkeyed,
     peek: TakeUnkeyed,
 }
