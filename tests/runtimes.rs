@@ -225,7 +225,8 @@ fn a_reset_sets_the_timer_of_a_future_anew() {
 /// Their permits would have come in time when they began to wait.
 #[test]
 fn bounded_waits_end_at_their_bounds_if_no_permit_comes() {
-    let changes: [(&str, fn(&RateLimiter)); 2] = [
+    type Change = fn(&RateLimiter);
+    let changes: [(&str, Change); 2] = [
         ("blocked", |limiter| limiter.block("a", 60 * MINUTE).unwrap()),
         ("limited", |limiter| limiter.set_limits(&[Limit::new(16, 60 * MINUTE)]).unwrap()),
     ];
