@@ -1,8 +1,5 @@
 //! What a backend's stores keep, give up and give back, at times that the tests say.
 
-use std::pin::Pin;
-use std::sync::atomic::AtomicBool;
-use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use super::orphans::{retire, retire_at};
@@ -619,8 +616,13 @@ fn a_bucket_of_several_limits_stays_in_use_when_they_are_replaced() {
     }
 }
 
+#[cfg(feature = "tokio")]
 #[test]
 fn buckets_stay_if_the_timer_drops_their_store_last() {
+    use std::pin::Pin;
+    use std::sync::atomic::AtomicBool;
+    use std::task::{Context, Wake, Waker};
+
     type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
     struct DropsAll(Mutex<Option<Task>>, AtomicBool);
