@@ -1,8 +1,7 @@
 //! The header fields that report limits to clients.
 
-use std::time::Duration;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sfv::{Error, KeyRef, ListSerializer, StringRef};
 
