@@ -73,7 +73,7 @@ impl FixedWindow {
             return 0;
         }
         let own = if self.end > 0 { self.end } else { begin(self.per, self.charged).saturating_add(self.per) };
-        own.max(rule.span(self.charged).end)
+        own.max(self.fresh_at(rule))
     }
 
     /// Moves the window back by as many whole windows as the clock went back, from `before` to
