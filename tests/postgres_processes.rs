@@ -6,10 +6,8 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Request};
-use ratelimit_runtime::{Algorithm, Limit, PostgresBackend};
-use ratelimit_tests::{Admission, Network, PostgresServer, Proxy, above};
-
-const PROCESSES: usize = 4;
+use ratelimit_runtime::{Limit, PostgresBackend};
+use ratelimit_tests::{ALGORITHMS, Network, PostgresServer, Proxy, above_at, clients, millis};
 
 fn backend(server: &PostgresServer) -> PostgresBackend {
     let backend = PostgresBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
@@ -18,35 +16,17 @@ fn backend(server: &PostgresServer) -> PostgresBackend {
 }
 
 /// Times of all admissions of all processes, in microseconds, sorted.
-fn admissions(server: &PostgresServer, algorithm: Algorithm, count: u32, per_millis: u64, for_millis: u64) -> Vec<u64> {
+fn admissions(server: &PostgresServer, limit: &Limit, duration: Duration) -> Vec<u64> {
     backend(server);
-    let start = || {
-        Command::new(env!("CARGO_BIN_EXE_postgres_client"))
-            .args(["run", algorithm.name(), &count.to_string(), &per_millis.to_string(), &for_millis.to_string()])
-            .env("DATABASE_URL", server.url())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let processes: Vec<_> = (0..PROCESSES).map(|_| start()).collect();
-    let mut times = Vec::new();
-    for process in processes {
-        let output = process.wait_with_output().unwrap();
-        assert!(output.status.success());
-        let text = String::from_utf8(output.stdout).unwrap();
-        times.extend(text.lines().map(|line| line.parse::<u64>().unwrap()));
-    }
-    times.sort_unstable();
-    times
+    clients::admissions(env!("CARGO_BIN_EXE_postgres_client"), ("DATABASE_URL", &server.url()), "run", limit, duration)
 }
-
-const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
 #[test]
 fn count_permits_are_admitted_in_all() {
     let server = PostgresServer::start();
     for algorithm in ALGORITHMS {
-        let times = admissions(&server, algorithm, 50, 366 * 86_400_000, 300);
+        let limit = Limit::new(50, millis(366 * 86_400_000)).with_algorithm(algorithm);
+        let times = admissions(&server, &limit, millis(300));
         assert_eq!(times.len(), 50, "{algorithm:?}");
     }
 }
@@ -54,14 +34,12 @@ fn count_permits_are_admitted_in_all() {
 #[test]
 fn no_limit_is_exceeded_at_any_time() {
     let server = PostgresServer::start();
-    let (count, per) = (20, 200);
     for algorithm in ALGORITHMS {
-        let times = admissions(&server, algorithm, count, per, 1_500);
-        let limit = Limit::new(count, Duration::from_millis(per)).with_algorithm(algorithm);
-        let admitted: Vec<_> = times.iter().copied().map(Admission::at).collect();
-        assert_eq!(above(&limit, &admitted), 0, "{algorithm:?}");
+        let limit = Limit::new(20, millis(200)).with_algorithm(algorithm);
+        let times = admissions(&server, &limit, millis(1_500));
+        assert_eq!(above_at(&limit, &times), 0, "{algorithm:?}");
         // Demand far exceeds the limit: each permit is taken soon after it is free.
-        assert!(times.len() >= 4 * count as usize, "{algorithm:?}: {} in all", times.len());
+        assert!(times.len() >= 4 * 20, "{algorithm:?}: {} in all", times.len());
     }
 }
 

@@ -485,97 +485,60 @@ impl Identity {
     }
 }
 
-impl<B: Backend + ?Sized> Backend for Arc<B> {
-    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        (**self).decide(request)
-    }
+/// A handle decides as what it leads to.
+macro_rules! decides_as_its_target {
+    ($($handle:ty),*) => {
+        $(
+            impl<B: Backend + ?Sized> Backend for $handle {
+            fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+                (**self).decide(request)
+            }
 
-    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
-        (**self).decide_async(request)
-    }
+            fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+                (**self).decide_async(request)
+            }
 
-    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
-        (**self).decide_together(requests)
-    }
+            fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+                (**self).decide_together(requests)
+            }
 
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
-        (**self).decide_together_async(requests)
-    }
+            fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
+                (**self).decide_together_async(requests)
+            }
 
-    fn decide_later(&self, request: Request) {
-        (**self).decide_later(request);
-    }
+            fn decide_later(&self, request: Request) {
+                (**self).decide_later(request);
+            }
 
-    fn deadline(&self) -> Deadline {
-        (**self).deadline()
-    }
+            fn deadline(&self) -> Deadline {
+                (**self).deadline()
+            }
 
-    fn denial_cache(&self) -> bool {
-        (**self).denial_cache()
-    }
+            fn denial_cache(&self) -> bool {
+                (**self).denial_cache()
+            }
 
-    fn max_waited_keys(&self) -> usize {
-        (**self).max_waited_keys()
-    }
+            fn max_waited_keys(&self) -> usize {
+                (**self).max_waited_keys()
+            }
 
-    fn kind(&self) -> &'static str {
-        (**self).kind()
-    }
+            fn kind(&self) -> &'static str {
+                (**self).kind()
+            }
 
-    fn server(&self) -> Option<String> {
-        (**self).server()
-    }
+            fn server(&self) -> Option<String> {
+                (**self).server()
+            }
 
-    fn identity(&self) -> Identity {
-        (**self).identity()
-    }
+            fn identity(&self) -> Identity {
+                (**self).identity()
+            }
+            }
+        )*
+    };
 }
 
-impl<B: Backend + ?Sized> Backend for &'static B {
-    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-        (**self).decide(request)
-    }
-
-    fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
-        (**self).decide_async(request)
-    }
-
-    fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
-        (**self).decide_together(requests)
-    }
-
-    fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
-        (**self).decide_together_async(requests)
-    }
-
-    fn decide_later(&self, request: Request) {
-        (**self).decide_later(request);
-    }
-
-    fn deadline(&self) -> Deadline {
-        (**self).deadline()
-    }
-
-    fn denial_cache(&self) -> bool {
-        (**self).denial_cache()
-    }
-
-    fn max_waited_keys(&self) -> usize {
-        (**self).max_waited_keys()
-    }
-
-    fn kind(&self) -> &'static str {
-        (**self).kind()
-    }
-
-    fn server(&self) -> Option<String> {
-        (**self).server()
-    }
-
-    fn identity(&self) -> Identity {
-        (**self).identity()
-    }
-}
+decides_as_its_target!(Arc<B>, &'static B);
 
 /// The state of one bucket, for a store that keeps bytes. See [`Backend`] for an example.
 #[derive(Clone, Debug, Default)]

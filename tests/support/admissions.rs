@@ -23,6 +23,11 @@ impl Admission {
     }
 }
 
+/// [`above`] of admissions at known moments, in microseconds.
+pub fn above_at(limit: &Limit, moments: &[u64]) -> u64 {
+    above(limit, &moments.iter().copied().map(Admission::at).collect::<Vec<_>>())
+}
+
 /// By how many permits the worst interval exceeds `limit`, if each admission took one permit.
 /// Counts only admissions that certainly lie in the interval: a result other than 0 proves that the
 /// limit was exceeded.
@@ -70,8 +75,7 @@ mod tests {
     }
 
     fn above_at(algorithm: Algorithm, moments: &[u64]) -> u64 {
-        let admissions: Vec<_> = moments.iter().map(|moment| Admission::at(*moment)).collect();
-        above(&limit(algorithm), &admissions)
+        super::above_at(&limit(algorithm), moments)
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod admissions;
 pub mod bookkeeping;
+pub mod clients;
 pub mod failures;
 pub mod impatient;
 mod kept;
@@ -14,7 +15,7 @@ mod redis_topologies;
 mod server_example;
 mod shelf;
 
-pub use admissions::{Admission, above};
+pub use admissions::{Admission, above, above_at};
 pub use kept::{KEPT_KEYS, kept_limits};
 pub use memcached_server::MemcachedServer;
 pub use postgres_server::{PgBouncer, PostgresServer, connect, sql_at, try_sql_at};

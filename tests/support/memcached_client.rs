@@ -6,21 +6,20 @@
 
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, Limit, MemcachedBackend};
+use ratelimit_runtime::MemcachedBackend;
+use ratelimit_runtime::backend::{Answer, Backend, Request};
+use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let [how, algorithm, count, per, duration] = *arguments else { panic!("unknown arguments: {arguments:?}") };
-    let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
-    let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
-    let request = Request::new(format!("rl:1:{{client:{algorithm}}}:x"), &[limit], take);
+    let request = request(limit_of(algorithm, count, per));
     // Without a deadline that a busy machine could miss.
     let backend = MemcachedBackend::from_env()
         .and_then(|_| MemcachedBackend::builder().timeout(Duration::from_secs(20)).build())
         .unwrap();
-    let until = Some(millis(duration)).filter(|time| !time.is_zero()).map(|time| Instant::now() + time);
+    let until = Some(millis_of(duration)).filter(|time| !time.is_zero()).map(|time| Instant::now() + time);
     let times = match how {
         "blocking" => in_threads(&backend, &request, until),
         "async" => in_tasks(&backend, &request, until),
@@ -31,25 +30,11 @@ fn main() {
     }
 }
 
-fn millis(text: &str) -> Duration {
-    Duration::from_millis(text.parse().unwrap())
-}
-
-fn algorithm_of(name: &str) -> Algorithm {
-    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-    algorithms.into_iter().find(|algorithm| algorithm.name() == name).unwrap()
-}
-
 /// Notes when a permit was taken. Returns whether it was the last call.
 fn takes(answer: &Answer, times: &mut Vec<u64>, until: Option<Instant>) -> bool {
-    let is_denied = match &answer.outcome {
-        Outcome::Admitted(admitted) => {
-            times.push(admitted.at().as_nanos() / 1_000);
-            false
-        }
-        _ => true,
-    };
-    until.map_or(is_denied, |until| Instant::now() >= until)
+    let permit = permit(&answer.outcome);
+    times.extend(permit);
+    until.map_or(permit.is_none(), |until| Instant::now() >= until)
 }
 
 fn in_threads(backend: &MemcachedBackend, request: &Request, until: Option<Instant>) -> Vec<u64> {

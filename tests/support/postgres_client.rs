@@ -3,46 +3,28 @@
 //! `postgres_client run <algorithm> <count> <per in ms> <for ms>` asks for permits as fast as it can,
 //! by threads and by tasks, and prints the server's time of each permit, in microseconds.
 //! `postgres_client attribute <calls>` calls functions with `backend = postgres`, blocking and async,
-//! and prints how many of the calls were admitted. `postgres_client hold <timeout in ms>` takes one permit, prints `ready`, waits for a line, and
-//! takes another.
+//! and prints how many of the calls were admitted. `postgres_client hold <timeout in ms>` takes one
+//! permit, prints `ready`, waits for a line, and takes another.
 
 use std::io::stdin;
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, Limit, PostgresBackend, RateLimitExceeded, rate_limit};
+use ratelimit_runtime::backend::Backend;
+use ratelimit_runtime::{Limit, PostgresBackend, RateLimitExceeded, rate_limit};
+use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments {
         ["run", algorithm, count, per, duration] => {
-            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
-            run(limit, millis(duration));
+            let limit = limit_of(algorithm, count, per);
+            run(limit, millis_of(duration));
         }
         ["attribute", calls] => attribute(calls.parse().unwrap()),
-        ["hold", timeout] => hold(millis(timeout)),
+        ["hold", timeout] => hold(millis_of(timeout)),
         _ => panic!("unknown arguments: {arguments:?}"),
     }
-}
-
-fn millis(text: &str) -> Duration {
-    Duration::from_millis(text.parse().unwrap())
-}
-
-fn algorithm_of(name: &str) -> Algorithm {
-    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-    algorithms.into_iter().find(|algorithm| algorithm.name() == name).unwrap()
-}
-
-fn request(limit: Limit) -> Request {
-    let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
-    Request::new(format!("rl:1:{{client:{}}}:x", limit.algorithm().name()), &[limit], take)
-}
-
-/// The time of a permit in microseconds, if the call got one.
-fn permit(outcome: &Outcome) -> Option<u64> {
-    if let Outcome::Admitted(admitted) = outcome { Some(admitted.at().as_nanos() / 1_000) } else { None }
 }
 
 /// From environment to builder, for a deadline that a busy machine does not miss.

@@ -2,14 +2,16 @@
 //!
 //! `redis_client once` asks for one permit. `redis_client run <algorithm> <count> <per in ms> <for
 //! ms>` asks for permits as fast as it can, and prints the server's time of each permit, in
-//! microseconds; for 0 ms means until the first denial. `redis_client wait <count> <per in ms> <calls>` lets that many calls
-//! wait for a permit each, and prints when. `redis_client crowd <algorithm> <count> <per in ms> <in all> <every ms>
-//! <patience in ms>` lets calls come and give up until all permits are used up, and prints how many were served.
+//! microseconds; for 0 ms means until the first denial. `redis_client wait <count> <per in ms>
+//! <calls>` lets that many calls wait for a permit each, and prints when. `redis_client crowd
+//! <algorithm> <count> <per in ms> <in all> <every ms> <patience in ms>` lets calls come and give up
+//! until all permits are used up, and prints how many were served.
 
 use std::time::{Duration, Instant};
 
-use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, IntoBackend, Limit, RateLimiter, RedisBackend, limiters};
+use ratelimit_runtime::backend::{Backend, Outcome};
+use ratelimit_runtime::{IntoBackend, Limit, RateLimiter, RedisBackend, limiters};
+use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
 use ratelimit_tests::impatient;
 
 fn main() {
@@ -18,32 +20,18 @@ fn main() {
     match *arguments {
         ["once"] => once(),
         ["run", algorithm, count, per, duration] => {
-            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
-            run(limit, millis(duration));
+            let limit = limit_of(algorithm, count, per);
+            run(limit, millis_of(duration));
         }
         ["wait", count, per, calls] => {
-            wait(Limit::new(count.parse().unwrap(), millis(per)), calls.parse().unwrap());
+            wait(Limit::new(count.parse().unwrap(), millis_of(per)), calls.parse().unwrap());
         }
         ["crowd", algorithm, count, per, all, every, patience] => {
-            let limit = Limit::new(count.parse().unwrap(), millis(per)).with_algorithm(algorithm_of(algorithm));
-            println!("{}", crowd(limit, all.parse().unwrap(), millis(every), millis(patience)));
+            let limit = limit_of(algorithm, count, per);
+            println!("{}", crowd(limit, all.parse().unwrap(), millis_of(every), millis_of(patience)));
         }
         _ => panic!("unknown arguments: {arguments:?}"),
     }
-}
-
-fn millis(text: &str) -> Duration {
-    Duration::from_millis(text.parse().unwrap())
-}
-
-fn algorithm_of(name: &str) -> Algorithm {
-    let algorithms = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
-    algorithms.into_iter().find(|algorithm| algorithm.name() == name).unwrap()
-}
-
-fn request(limit: Limit) -> Request {
-    let take = Action::Take { cost: 1, max_wait: Duration::ZERO };
-    Request::new(format!("rl:1:{{client:{}}}:x", limit.algorithm().name()), &[limit], take)
 }
 
 fn once() {
@@ -62,16 +50,15 @@ fn run(limit: Limit, duration: Duration) {
     let backend = RedisBackend::builder().timeout(Duration::from_secs(20)).build().unwrap();
     let request = request(limit);
     let until = Instant::now() + duration;
-    let mut admissions = Vec::new();
+    let mut permits = Vec::new();
     let mut is_denied = false;
     while Instant::now() < until || duration.is_zero() && !is_denied {
-        match backend.decide(&request).unwrap().outcome {
-            Outcome::Admitted(admitted) => admissions.push(admitted.at().as_nanos() / 1_000),
-            _ => is_denied = true,
-        }
+        let permit = permit(&backend.decide(&request).unwrap().outcome);
+        is_denied = permit.is_none();
+        permits.extend(permit);
     }
-    for admission in admissions {
-        println!("{admission}");
+    for permit in permits {
+        println!("{permit}");
     }
 }
 
