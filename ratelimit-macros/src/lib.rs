@@ -1,7 +1,8 @@
 //! The `#[rate_limit]` attribute of [`ratelimit-runtime`](https://docs.rs/ratelimit-runtime).
 //!
-//! Depend on that crate, which re-exports it, and write `use ratelimit_runtime::rate_limit;`. The
-//! expansion calls the runtime, so this crate is of no use by itself.
+//! Depend on that crate, which re-exports the attribute, and write
+//! `use ratelimit_runtime::rate_limit;`. The expansion calls the runtime, so this crate is of no
+//! use by itself.
 
 use proc_macro::TokenStream;
 
@@ -66,26 +67,26 @@ mod values;
 /// | `limiter` | path to a `static` limiter, or an expression such as `self.limiter` (borrowed), instead of limits, name and backend: shares its buckets with all other users of that limiter | the function's own limiter |
 /// | `keys` | tuple of one key for each limit of the `limiter`, instead of `key` | one key for all its limits |
 /// | `backend` | `memory`, `memcached`, `postgres` or `redis` (features of these names), or an expression, evaluated once | the process's default |
-/// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time, else fails at once. An async function needs the feature `tokio` | fails at once |
-/// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so that no call starves. Through a backend, both are about the calls of this process | – |
+/// | `wait`, `wait = "2s"` | waits for the permits: as long as it takes, or only if they come within that time; otherwise it fails at once. An async function needs the feature `tokio` | fails at once |
+/// | `wait(max = "2s", queue = 100, priority = expr)` | waits only if fewer than `queue` calls of the key wait. A higher `priority` (`u8`) is served first; each step counts as a minute of waiting, so no call starves. Through a backend, both apply to the calls of this process | – |
 /// | `or_else` | closure or path from `RateLimitExceeded` to the return type; it may use the arguments | see [below](#a-denied-call) |
-/// | `exempt_when` | `bool` expression: if true, the body runs and the limiter is not touched | never |
+/// | `exempt_when` | `bool` expression: if true, the body runs without a check | never |
 /// | `deduct_when` | closure or path from `&R` to `bool`, where `R` is what the body returned: if false, the permits are given back | every call counts |
-/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. What it did not need of its `cost` is given back. What it took beyond that is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
-/// | `settle_later` | flag beside `settle`: the backend's answer is not waited for | waits for it |
+/// | `settle` | closure or path from `&R` to `u32`: the permits that the call really took. The unused part of `cost` is given back; an overrun is charged, as a debt if it does not fit. See [below](#what-a-call-really-costs) | `cost` stands |
+/// | `settle_later` | flag beside `settle`: the call does not wait for the backend's answer | waits for it |
 /// | `permit` | a name: binds a `CallPermit` in the body, which settles the call from there or from a spawned task | – |
 /// | `pause_when` | closure or path from `&R` to `Option<Duration>`: pauses the call's `key`, or the function without one, for that long. An exempt call pauses no key | never |
-/// | `pause_max` | the longest pause, in quotes: an upstream chooses its `Retry-After` | `"1h"` |
+/// | `pause_max` | the longest pause, in quotes: it bounds an upstream's `Retry-After` | `"1h"` |
 /// | `backoff(initial, max)` | two durations: a denial blocks the key for `initial`, the next one for twice that, up to `max`; `max` without a denial resets it | off |
-/// | `ban` | duration in quotes: from the call that exceeds the limit on, the key is denied for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
+/// | `ban` | duration in quotes: a call that exceeds the limit bans the key for this long. Calls during the ban do not prolong it. Not with `backoff` | off |
 /// | `on_backend_error` | while the backend fails: `local` (the same limits in this process), `allow`, `deny` | `local` |
 /// | `dry_run` | flag: counts and reports, but never denies | off |
 /// | `docs = false` | omits the line about the limit from the function's docs | [one line](#docs) |
 /// | `allow(..)` | names of attributes on the function, such as `throws`, that only share their name with a [refused](#other-attributes) one | refused |
 /// | `crate` | path to the runtime if it is re-exported | `::ratelimit_runtime`, or its name in `Cargo.toml` |
 ///
-/// They are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`; `key`, or all
-/// keys in order. If `exempt_when` is true, none of the others is evaluated.
+/// Expressions are evaluated in this order: `exempt_when`; `count`, `per`, `starts_on`; `cost`;
+/// `key`, or all keys in order. If `exempt_when` is true, no other is evaluated.
 ///
 /// If `key` is a place (`user`, `self.tenant`) it is borrowed, and so are the places in a tuple.
 /// Any other expression is evaluated as written, which moves what it names. If the body needs the
@@ -159,14 +160,15 @@ mod values;
 /// # assert!(search("ann", 7).is_ok());
 /// ```
 ///
-/// All limits are charged or none is: a user whom the last limit denies loses none of their ten
-/// permits. A limit without a `key` has the attribute's `key`, else the bucket of the whole
-/// function. Limits whose keys are written alike share a bucket, and the key is evaluated once.
+/// All limits are charged or none is: a user denied by the last limit loses none of their ten
+/// permits. A limit without a `key` uses the attribute's `key`, or the bucket of the whole function
+/// if there is none. Limits whose keys are written alike share a bucket, and the key is evaluated
+/// once.
 ///
-/// The decision is atomic in memory, on one Redis server and in PostgreSQL. In a Redis Cluster and in other stores,
-/// a call that is denied may hold permits for a moment, until they are given back. There, a call
-/// waits for at most four of its keys in turn before it is denied. So with an unbounded `wait`, the
-/// return type must carry the error, unless `backend = memory`.
+/// The decision is atomic in memory, on one Redis server and in PostgreSQL. In a Redis Cluster and
+/// in other stores, a denied call may hold permits for a moment, until they are given back. Through
+/// any backend, a call waits for at most four of its keys in turn before it is denied. With an
+/// unbounded `wait`, the return type must therefore carry the error, unless `backend = memory`.
 ///
 /// # A denied call
 ///
@@ -195,7 +197,7 @@ mod values;
 /// # What a call really costs
 ///
 /// The cost of some calls is known only afterwards: tokens of a language model, rows of a query.
-/// `cost` is what is reserved before the body runs, and `settle` says what it was.
+/// `cost` is reserved before the body runs, and `settle` returns the real cost.
 ///
 /// ```
 /// use ratelimit_runtime::{RateLimitExceeded, rate_limit};
@@ -215,13 +217,13 @@ mod values;
 /// # Ok::<(), RateLimitExceeded>(())
 /// ```
 ///
-/// If the outcome does not know it, because the answer is streamed, `permit = reserved` binds a
+/// If the outcome does not say, because the answer is streamed, `permit = reserved` binds a
 /// `CallPermit` named `reserved` in the body. It can move into a task, where
 /// `reserved.settle_async(tokens).await` settles the call.
 ///
-/// - An overrun is charged when the call is settled. What does not fit is owed, by each limit for
-///   itself: calls are denied until it is paid, at `count` per `per`.
-/// - A panic, a cancelled future and a permit that is dropped keep the reservation.
+/// - An overrun is charged when the call is settled, to each limit separately. What does not fit is
+///   debt: calls are denied until it is paid, at `count` per `per`.
+/// - After a panic, a cancelled future or a dropped permit, the reservation stands.
 /// - A call that is exempt, denied in a dry run, or allowed because its backend failed has nothing to
 ///   settle.
 /// - `settle`, `permit` and `deduct_when` exclude each other.
@@ -262,13 +264,12 @@ mod values;
 /// ```
 ///
 /// A day is what the zone's clocks show: it has 23 or 25 hours when they change. If midnight is
-/// skipped, the day begins at its first moment. In a month that is too short for `starts_on`, the
-/// last day takes its place. A `zone` is written as in the IANA time zone database; one that does
-/// not exist is a compile error. An expression for `starts_on` that is no day of a month counts as
-/// the nearest.
+/// skipped, the day begins at its first moment. If a month is too short for `starts_on`, it starts
+/// on its last day. A `zone` is written as in the IANA time zone database; an unknown zone is a
+/// compile error. An expression for `starts_on` is clamped to 1 to 31.
 ///
-/// `calendar`, `zone` and `week_starts` belong to the bucket's identity, `starts_on` does not: if it
-/// changes, what was taken counts on in the window that contains it.
+/// `calendar`, `zone` and `week_starts` belong to the bucket's identity. `starts_on` does not: if
+/// it changes, permits already taken count in the new window that contains them.
 ///
 /// # Functions
 ///
@@ -288,17 +289,18 @@ mod values;
 /// The body runs in a closure or an `async` block of its own with `deduct_when`, `settle`,
 /// `pause_when`, or a return type of `impl IntoResponse` or `impl Responder`. Then:
 ///
-/// - arguments that the body uses are dropped before these see the outcome, so they cannot use what
-///   the body takes;
+/// - the arguments that the body uses are dropped before these closures see the outcome, so the
+///   closures cannot use what the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
-/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because it is
-///   held while the permits come back or the key is paused; `settle_later` alone does not wait;
+/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because the
+///   outcome is held while the permits come back or the key is paused; with `settle_later` alone it
+///   is not held;
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///
 /// With two `#[rate_limit]` on one function, the lower one is checked first, and its permits stay
 /// taken if the upper one denies. Several `limit(..)` in one attribute are decided together. Under
-/// `#[async_trait]`, an argument that is a pattern has no name that `key` could use: name the
-/// argument and destructure it in the body.
+/// `#[async_trait]`, `key` cannot use an argument that is a pattern: name the argument and
+/// destructure it in the body.
 ///
 /// # Other attributes
 ///
@@ -319,10 +321,10 @@ mod values;
 /// # Docs
 ///
 /// The function's docs get a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding
-/// window.” It comes before the first section (`# Errors`), else last. Of expressions, it shows only
-/// the names of arguments, because other macros publish docs: in `OpenAPI` documents, the help of
-/// chat bots, the tools of language models. `docs = false` omits the line. A function without docs
-/// gets the line from rustdoc only, so `missing_docs` still asks for docs.
+/// window.” The line comes before the first section (such as `# Errors`), else last. It shows no
+/// expressions but the names of arguments, because other macros publish docs: in `OpenAPI`
+/// documents, the help of chat bots, the tools of language models. `docs = false` omits the line. A
+/// function without docs gets the line in rustdoc only, so `missing_docs` still asks for docs.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()
@@ -330,10 +332,10 @@ pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
 
 /// Makes a struct or an enum a rate limit key.
 ///
-/// The fields, each of which must be a key, are written as one value. An enum writes the variant's
-/// name before them. A tuple struct with one field writes that field alone: `UserId(7)` is the same
-/// key as `7`. If the runtime is renamed or re-exported, `#[rate_limit_key(crate =
-/// path::to::ratelimit_runtime)]` names it.
+/// Every field must be a key. The fields are written as one value, after the variant's name in an
+/// enum. A tuple struct with one field writes that field alone: `UserId(7)` is the same key as `7`.
+/// If the runtime is renamed or re-exported,
+/// `#[rate_limit_key(crate = path::to::ratelimit_runtime)]` names it.
 ///
 /// ```
 /// use ratelimit_runtime::{RateLimitExceeded, RateLimitKey, rate_limit};

@@ -21,13 +21,13 @@
 //!
 //! Each user may call `greet` 100 times a second. The next call returns the error and does not run
 //! the body. The attribute works on any function, blocking or async;
-//! [`rate_limit`](macro@rate_limit) describes all arguments. [`FromRateLimitExceeded`] turns the
+//! [`rate_limit`](macro@rate_limit) documents all arguments. [`FromRateLimitExceeded`] turns the
 //! error into the function's return type; `or_else` replaces it. [`RateLimiter`] does the same
 //! without the attribute.
 //!
 //! # Sharing a limit between processes
 //!
-//! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` says which;
+//! The feature `redis` keeps buckets in a Redis or Valkey server. `REDIS_URL` names the server;
 //! `RedisBackend` has a builder for everything else. The features `postgres` and `memcached` do the
 //! same with PostgreSQL and Memcached.
 //!
@@ -44,7 +44,7 @@
 //!
 //! [`set_default_backend`] moves every limiter at once. [`Backend`] is the trait for a store of
 //! your own. All backends give the same answers to the same calls at the same times. If a backend
-//! fails or hangs, [`OnBackendError`] decides within 100 ms; while it keeps failing, at once.
+//! fails or hangs, [`OnBackendError`] applies within 100 ms; while it keeps failing, at once.
 //!
 //! The default, [`MemoryBackend`], is bounded and needs no background thread.
 //! [`keep`](MemoryBackend::keep) lets its buckets survive a restart.
@@ -54,7 +54,7 @@
 //! ```
 //! use ratelimit_runtime::{RateLimitExceeded, rate_limit};
 //!
-//! /// Waits up to 2 s for a permit. Fails at once, without waiting, if that is not enough.
+//! /// Waits up to 2 s for a permit. Fails at once if the permit is not due by then.
 //! #[rate_limit(count = 50, per = "1s", wait = "2s")]
 //! fn fetch(url: &str) -> Result<String, RateLimitExceeded> {
 //!     Ok(format!("fetched {url}"))
@@ -94,20 +94,20 @@
 //!   such a log had fewer than ⌈`count` / 64⌉ permits left.
 //! - [`Algorithm::TokenBucket`] admits at most `burst + count` in any `per`.
 //! - [`Algorithm::FixedWindow`] admits at most `count` in each window. Windows are counted from the
-//!   Unix epoch, so `1w` begins on a Thursday; or they are the days, weeks, months or years of a
-//!   time zone (`Limit::per_calendar`, feature `calendar`).
+//!   Unix epoch in UTC, so `1w` begins on a Thursday. With `Limit::per_calendar` (feature
+//!   `calendar`) they are the days, weeks, months or years of a time zone.
 //! - A denied call charges nothing, in any of its limits. [`RateLimitExceeded::retry_after`] is the
 //!   earliest moment at which the same call would be admitted if no other call came.
-//! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory and on one
-//!   Redis server. In a cluster and in other stores, a call that is denied may hold permits for a
-//!   moment, until they are given back. A process killed in between leaves them until they expire.
-//!   No limit is exceeded.
+//! - Limits with [a key each](RateLimiter::check_each) are decided atomically in memory, on one
+//!   Redis server and in PostgreSQL. In a cluster and in other stores, a denied call may hold
+//!   permits for a moment, until they are given back. If the process is killed in between, they
+//!   stay taken until they expire. No limit is exceeded.
 //! - Waiting calls are served first come, first served within a process, and no call overtakes
-//!   them. A call that gives up leaves its place to the next, in whatever order callers leave.
-//!   Through a backend, processes share permits as they ask: see [`RateLimiter::wait`].
-//! - The guarantees are about admission times, by the backend's clock, as long as the backend keeps
+//!   them. A call that gives up leaves its place to the next. Through a backend, the share of each
+//!   process depends on when it asks: see [`RateLimiter::wait`].
+//! - The guarantees are about admission times by the backend's clock, as long as the backend keeps
 //!   its data. In memory that is the monotonic clock, as a caller reads it before and after its
-//!   calls: permits return up to 0.4 µs late, and never early.
+//!   calls: permits return up to 0.4 µs late, never early.
 //!
 //! # Web services
 //!
@@ -116,9 +116,9 @@
 //!
 //! - `ClientIp` is the caller's address, as an extractor and a key.
 //! - `RateLimitLayer` limits whole routers, tower services and clients.
-//! - `RateLimitHeadersLayer` (`RateLimitHeaders` in actix-web) tells clients what is left.
+//! - `RateLimitHeadersLayer` (`RateLimitHeaders` in actix-web) reports the permits left to clients.
 //! - `DrainBodyLayer` reads and drops the bodies of denied requests, so that the answer arrives.
-//! - `set_http_answers` chooses what all answers look like.
+//! - `set_http_answers` chooses the form of all answers.
 //!
 //! # Monitoring
 //!
@@ -153,7 +153,7 @@
 //! | `ratelimit_queue_waiting` | gauge: calls that wait | `limiter` |
 //! | `ratelimit_waits_abandoned_total` | counter: calls that were given up while they waited | `limiter` |
 //! | `ratelimit_backend_latency_seconds` | histogram: how long remote backends took | `backend`; `result`: `ok`, `timeout`, `unreachable`, `refused`, `configuration` |
-//! | `ratelimit_lost_buckets_total` | counter: buckets in use that a store has evicted or forgotten (`memcached`) | `backend` |
+//! | `ratelimit_lost_buckets_total` | counter: buckets in use that a store has evicted or lost (`memcached`) | `backend` |
 //! | `ratelimit_breaker_state` | gauge, from the first failure on: 0 closed (the backend works), 1 half-open (a probe is under way), 2 open (the backend fails and is not called) | `backend` |
 //! | `ratelimit_configuration_failing` | gauge: 1 while a changed document of limits cannot be applied | |
 //! | `ratelimit_snapshot_failing` | gauge: 1 while buckets in memory cannot be saved ([`MemoryBackend::keep`]) | |
@@ -171,7 +171,7 @@
 //! | `redis` | `RedisBackend` and `backend = redis` | redis, tokio, sha2 |
 //! | `memcached` | `MemcachedBackend` and `backend = memcached` | tokio, sha2 |
 //! | `postgres` | `PostgresBackend` and `backend = postgres` | tokio-postgres, tokio, sha2 |
-//! | `store` | `Request::bucket_within`, for a store of one's own that bounds the length of names | sha2 |
+//! | `store` | `Request::bucket_within`, for a store of your own that bounds the length of names | sha2 |
 //! | `redis-tls` | Redis over TLS: `rediss://`, `valkeys://` | rustls with ring, tokio-rustls, rustls-native-certs |
 //! | `redis-sentinel` | a Redis master monitored by Sentinel | none |
 //! | `redis-cluster` | a Redis Cluster | none |
@@ -202,7 +202,7 @@ pub mod middleware {
     //! [tower](https://docs.rs/tower) middleware: [`RateLimitLayer`], [`RateLimitHeadersLayer`] and
     //! their services.
     //!
-    //! Not called `tower`, so that `use ratelimit_runtime::*` hides no crate.
+    //! Not called `tower`, because `use ratelimit_runtime::*` would make that name ambiguous.
 
     pub use crate::http::tower::*;
 }

@@ -81,7 +81,7 @@ pub enum OnBackendError {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct RateLimiter {
-    /// Dropped before the core, which then knows what becomes of its buckets.
+    /// Dropped before the core, which then knows what to do with its buckets.
     _leaves: Leaves,
     /// Made at the first use if there is a specification; otherwise present from the start.
     core: OnceCell<Arc<Core>>,
@@ -160,20 +160,20 @@ impl RateLimiter {
         self.core().limits()
     }
 
-    /// Replaces the limits with 1 to 8 others, from the next call on. Applies to all clones, in
-    /// this process. Calls take no lock for it.
+    /// Replaces the limits with 1 to 8 others, from the next call on, for all clones in this
+    /// process. Calls take no lock for this.
     ///
     /// The new limits judge the permits on record, position by position. A sliding window is exact
     /// from one new `per` after the change. A token bucket keeps its debt, in fractions of permits.
     /// A fixed window keeps its count if the last permit was taken in the new window. If the
-    /// algorithm changes, the permits that are taken at that moment count as taken then. Thus no
-    /// sequence of limits admits more than the largest of them would, nor less than the smallest.
+    /// algorithm changes, the permits on record count as taken at that moment. No sequence of
+    /// limits admits more than the largest of them would, nor less than the smallest.
     ///
-    /// In memory, most buckets by the limits as written hold no time of their last permit. When the
-    /// first call of a key by other limits comes, a fixed window's permits count as taken as late as
-    /// their window and the present allow. So they may count for one new window more than in Redis,
-    /// unless the new `per` is a multiple of the old one. A token bucket has refilled at the old rate
-    /// until that call; in Redis it refills at the new one from the last permit on.
+    /// In memory, most buckets of the limits as written do not store the time of their last permit.
+    /// At a key's first call under new limits, a fixed window's permits count as taken as late as
+    /// their window and the present allow. They may therefore count for one new window more than in
+    /// Redis, unless the new `per` is a multiple of the old one. A token bucket refills at the old
+    /// rate until that call; in Redis it refills at the new rate from the last permit on.
     ///
     /// Waiting calls follow the new limits at once.
     ///
@@ -207,30 +207,31 @@ impl RateLimiter {
     /// due. A call that gives up holds nothing: its place goes to the next call. Meanwhile, calls
     /// that do not wait are denied, with a `retry_after` behind the waiting calls.
     ///
-    /// With a backend, each process has its own queue per key, and asks the backend for all calls
-    /// in it. It books the permit of the first call when that is due within a second. It books up
-    /// to 32 permits when they are due within 200 ms. A killed process therefore leaves nothing
-    /// behind that is due later than in a second.
+    /// With a backend, each process has its own queue per key, which asks the backend for all calls
+    /// in it. The queue books the permit of the first call when that is due within a second, and up
+    /// to 32 permits when they are due within 200 ms. A killed process therefore leaves no booking
+    /// more than a second ahead.
     ///
     /// The order holds within a process. If several processes wait on one limit, the share of each
     /// depends on when it asks. Changes of limits and permits in other processes reach waiting
     /// calls within a second. A call costs the backend about two round trips, and two more with a
-    /// `backoff`. If a test has paused tokio's clock and not this crate's, each call books for
+    /// `backoff`. If a test has paused tokio's clock but not this crate's, each call books for
     /// itself.
     ///
     /// On a worker thread of an async runtime, this blocks all other tasks of that worker. Use
     /// [`wait_async`](Self::wait_async) there.
     ///
     /// # Errors
-    /// Only if `cost` is above a limit, or if the backend failed and the limiter is set to deny
-    /// then.
+    /// Only if `cost` is above a limit, or if the backend failed and the limiter's policy is
+    /// [`OnBackendError::Deny`].
     pub fn wait<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).wait(Wait::Forever).decide(&key)
     }
 
     /// As [`wait`](Self::wait), without blocking the thread, on any executor. A timer thread of
     /// this crate charges the call when it is due, even if its future is not polled then. If a test
-    /// has paused tokio's clock, that clock counts. Dropping the future gives up the place.
+    /// has paused tokio's clock, the wait follows that clock. Dropping the future gives up the
+    /// place.
     #[cfg(feature = "tokio")]
     pub async fn wait_async<K: RateLimitKey>(&self, key: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         let started = Call::new(self.core()).in_future().cost(cost).wait(Wait::Forever).start(&key);
@@ -276,12 +277,11 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Takes `cost` permits from limits that have different keys, from all or from none. Each limit
-    /// has its own key: `keys` are as many, in the same order, as the limits. `()` is the bucket of
-    /// all calls.
+    /// Takes `cost` permits from limits that have different keys, from all or from none. `keys`
+    /// holds one key for each limit, in the order of the limits. `()` is the bucket of all calls.
     ///
-    /// A call that one limit denies uses up nothing of the others. So a user whom the global limit
-    /// denies loses none of their own permits, and the denials of one user use up no other user's.
+    /// A call denied by one limit takes nothing from the others: a user denied by the global limit
+    /// loses none of their own permits, and one user's denials use up nobody else's.
     ///
     /// ```
     /// use ratelimit_runtime::{Limit, RateLimiter};
@@ -303,24 +303,25 @@ impl RateLimiter {
     ///
     /// A limit that was added by
     /// [`limit_of_same_key`](RateLimiterBuilder::limit_of_same_key) shares the key of the one
-    /// before it. The bucket of a key is identified by the limiter's name, the limits that share
-    /// the key, and the key. So it is another bucket than that of [`check`](Self::check), which
-    /// decides all limits by one key. [`set_limits`](Self::set_limits) replaces the limits position
-    /// by position; further limits share the last key.
+    /// before it. A bucket is identified by the limiter's name, the limits that share the key, and
+    /// the key. It is therefore not the bucket of [`check`](Self::check), which decides all limits
+    /// by one key. [`set_limits`](Self::set_limits) replaces the limits position by position;
+    /// further limits share the last key.
     ///
-    /// In memory and on one Redis server, the decision is atomic. In a Redis Cluster and in other
-    /// backends ([`Backend::decide_together`](crate::Backend::decide_together)), the buckets are
-    /// charged one after the other. On a denial, what was taken is given back. The limits are kept
-    /// at all times. But a call that is denied may hold permits for a moment. Those of a process
-    /// killed in between stay taken until they expire. In a Cluster, this costs one round trip for
-    /// each key, under one deadline for all. Leases and coalescing do not apply.
+    /// The decision is atomic in memory, on one Redis server and in PostgreSQL. In a Redis Cluster
+    /// and in other backends ([`Backend::decide_together`](crate::Backend::decide_together)), the
+    /// buckets are charged one after the other. On a denial, the permits taken so far are given
+    /// back. The limits are kept at all times, but a denied call may hold permits for a moment. If
+    /// the process is killed in between, they stay taken until they expire. In a Cluster, a call
+    /// costs one round trip for each slot, all under one deadline. Leases and coalescing do not
+    /// apply.
     ///
-    /// A `backoff` counts a denial at each key whose limit denies.
+    /// A `backoff` counts a denial for each key whose limit denies.
     ///
     /// # Errors
-    /// [`RateLimitExceeded`] if the call is denied, by the limit that holds it back longest. Of the
-    /// kind [`WrongKeys`](crate::ExceededKind::WrongKeys) if there are more or fewer keys than
-    /// limits with keys of their own.
+    /// [`RateLimitExceeded`] if the call is denied; it reports the limit that holds the call back
+    /// longest. Its kind is [`WrongKeys`](crate::ExceededKind::WrongKeys) if there are more or
+    /// fewer keys than limits with keys of their own.
     pub fn check_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).start_each(&keys).finish()
     }
@@ -337,8 +338,8 @@ impl RateLimiter {
     ///
     /// The call waits in the queue of the key that holds it back longest, as in
     /// [`wait`](Self::wait). When its turn comes, it takes that key's permits, then the rest
-    /// together. If another limit denies, it gives the permits back and waits for that one. So it
-    /// is first come, first served for each key, and a call may hold one key's permits for a moment
+    /// together. If another limit denies, it gives the permits back and waits for that one. Each
+    /// key is served first come, first served, and a call may hold one key's permits for a moment
     /// in vain. Through a backend, a call waits at most four times; then it is denied.
     ///
     /// # Errors
@@ -357,8 +358,8 @@ impl RateLimiter {
     }
 
     /// As [`wait_each`](Self::wait_each), if the permits are due within `max`. Otherwise it denies
-    /// at once and takes nothing. If it turns out later that another limit denies for longer, it
-    /// denies then.
+    /// at once and takes nothing. If another limit later turns out to deny for longer, it denies
+    /// then.
     pub fn wait_each_at_most<K: RateLimitKeys>(
         &self,
         keys: K,
@@ -381,8 +382,8 @@ impl RateLimiter {
         started.finish_async().await
     }
 
-    /// Returns what [`check_each`](Self::check_each) would return, and changes nothing. Other calls
-    /// may come between the looks at two keys.
+    /// Returns what [`check_each`](Self::check_each) would return, and changes nothing. It looks at
+    /// one key after the other, so other calls may come in between.
     pub fn peek_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, RateLimitExceeded> {
         Call::new(self.core()).cost(cost).peek().start_each(&keys).finish()
     }
@@ -428,18 +429,18 @@ impl RateLimiter {
         self.core().refund_async(decision).await
     }
 
-    /// Settles a call that really took `actual` permits, once that is known: tokens of a language
+    /// Settles a call by the permits that it really took, once that is known: tokens of a language
     /// model, rows of a query, bytes of an upload.
     ///
     /// - If the call took less than its cost, the difference is given back, as by
     ///   [`refund`](Self::refund).
-    /// - If it took more, the difference is charged now, as by [`charge`](Self::charge), to each of
-    ///   the limits. That also holds after a [`reset`](Self::reset) of its key, and after the permits
-    ///   of the call have expired or its limits were replaced.
+    /// - If it took more, the difference is charged now to each of the limits, as by
+    ///   [`charge`](Self::charge): even after a [`reset`](Self::reset) of its key, and after the
+    ///   permits of the call have expired or its limits were replaced.
     /// - If it took its cost, nothing happens, and no backend is called.
     ///
-    /// A decision of another limiter settles nothing. Neither does one of a call that no limit
-    /// decided, or of a [`peek`](Self::peek).
+    /// A decision of another limiter settles nothing. Neither does the decision of a
+    /// [`peek`](Self::peek) or of a call that no limit decided.
     ///
     /// ```
     /// use ratelimit_runtime::{Limit, RateLimiter};
@@ -476,16 +477,16 @@ impl RateLimiter {
         self.core().settle_later(decision, actual);
     }
 
-    /// Takes `cost` permits for `key`, whatever is left, and says what is left then. For what has
-    /// happened already and cannot be denied any more.
+    /// Takes `cost` permits for `key`, whatever is left, and returns what is left then. For calls
+    /// that have already happened and can no longer be denied.
     ///
-    /// What does not fit is debt. Each limit is charged by itself: what fits now is charged now, and
-    /// the rest as soon as it fits, as if calls waited for it: at `count` per `per`, in a fixed
-    /// window in the next windows, and nothing later than 366 days from now. Until the debt is paid,
-    /// calls are denied with a `retry_after` behind it, [`remaining`](Decision::remaining) is 0, and
-    /// waiting calls wait for it. A [`reset`](Self::reset) forgets it.
+    /// What does not fit is debt. Each limit is charged separately: what fits is charged now, the
+    /// rest as soon as it fits. That is at `count` per `per`, or in a fixed window in the next
+    /// windows, and at most 366 days ahead. Until the debt is paid, calls are denied with a
+    /// `retry_after` behind it, [`remaining`](Decision::remaining) is 0, and waiting calls wait for
+    /// it. A [`reset`](Self::reset) forgets it.
     ///
-    /// A limiter that is called with a key for each limit keeps these permits elsewhere:
+    /// A limiter called with a key for each limit has other buckets:
     /// [`charge_each`](Self::charge_each) charges them.
     ///
     /// A charge is no decision: it counts neither as allowed nor as denied, is no offence for
@@ -547,13 +548,13 @@ impl RateLimiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// Nothing can deny a charge, so the keys are charged one after the other, through a backend by
-    /// one request each.
+    /// Nothing can deny a charge, so the keys are charged one after the other, in a backend by one
+    /// request each.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails for one of the keys; the others are charged all the
-    /// same. Of the kind [`Configuration`](crate::BackendErrorKind::Configuration), and none is
-    /// charged, if there are more or fewer keys than limits with keys of their own.
+    /// same. If there are more or fewer keys than limits with keys of their own, its kind is
+    /// [`Configuration`](crate::BackendErrorKind::Configuration) and no key is charged.
     pub fn charge_each<K: RateLimitKeys>(&self, keys: K, cost: u32) -> Result<Decision, BackendError> {
         self.core().start_charge_each(&keys, cost, false)?.finish(self.core())
     }
