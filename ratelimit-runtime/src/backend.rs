@@ -1,4 +1,4 @@
-//! The backend interface. A request is plain data on its way in, and an answer on its way out.
+//!//! The backend interface: a request goes in and an answer comes out, both plain data.
 
 #[cfg(feature = "_transport")]
 pub(crate) mod coalesce;
@@ -39,7 +39,7 @@ pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
 
-/// A moment in nanoseconds since the Unix epoch, by the clock of the one that reports it.
+/// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -93,12 +93,11 @@ pub enum Action {
         /// The longest wait.
         max_wait: Duration,
     },
-    /// Takes `cost` permits from every limit, whatever is left. Each limit is charged by itself: what
-    /// fits now is charged now, the rest as soon as it fits, as if calls waited for it. Nothing is
-    /// charged more than 366 days ahead.
+    /// Takes `cost` permits from every limit, whatever is left. Each limit is charged separately:
+    /// what fits is charged now, the rest as soon as it fits, at most 366 days ahead.
     ///
-    /// While charges lie ahead, nothing is admitted before the last of them, and nothing is left.
-    /// The answer is [`Outcome::Admitted`], with a permit of cost 0.
+    /// Until the last of these charges, nothing is admitted and no permits are left. The answer is
+    /// [`Outcome::Admitted`], with a permit of cost 0.
     Charge {
         /// Permits to take from every limit.
         cost: u32,
@@ -107,7 +106,7 @@ pub enum Action {
     GiveBack(Permit),
     /// Forgets the bucket, except for a block.
     Reset,
-    /// Blocks the bucket's key: every call is denied for this long from now on, of cost 0 too. A
+    /// Blocks the bucket's key: every call is denied for this long from now on, also at cost 0. A
     /// block that ends later stands.
     Block {
         /// At most 366 days.
@@ -144,7 +143,7 @@ impl Request {
         }
     }
 
-    /// The same request, for a key that denials block.
+    /// The same request, with a backoff: denials block the key.
     pub fn with_backoff(self, backoff: Backoff) -> Request {
         Request { backoff: Some(backoff), ..self }
     }
@@ -155,7 +154,8 @@ impl Request {
         Request { test_time: Some(time), ..self }
     }
 
-    /// The bucket's name: unique for limiter, limits and key, and the same in every process.
+    /// The bucket's name: unique for the limiter, its limits and the key, and the same in every
+    /// process.
     ///
     /// Text without control characters, of any length. A Redis Cluster hashes the part between `{`
     /// and `}`.
@@ -198,7 +198,7 @@ pub struct Answer {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// The permits are taken, as of the time that they are booked for.
+    /// The permits are taken, or booked for a later time.
     Admitted(Admitted),
     /// Nothing was taken.
     Denied(Denied),
@@ -280,8 +280,8 @@ pub enum Deadline {
     ///
     /// A blocking decision runs on a helper thread, of which a backend has at most 32. That costs
     /// about 15 µs more. An asynchronous decision is bounded by a timer, for about 1 µs more. A
-    /// decision that never returns keeps its thread. Once all threads are kept, only probes still
-    /// start, on 16 more.
+    /// decision that never returns occupies its thread. Once all threads are occupied, only probes
+    /// still start, on 16 more.
     ///
     /// [`BackendErrorKind::Timeout`]: crate::BackendErrorKind::Timeout
     Imposed(Duration),
@@ -293,7 +293,7 @@ pub enum Deadline {
 /// A store of buckets.
 ///
 /// Implementations decide a whole [`Request`] in one step, atomically with respect to other
-/// decisions on the same bucket. [`Bucket`] does the arithmetic. A store needs only to read and
+/// decisions on the same bucket. [`Bucket`] does the arithmetic. A store only needs to read and
 /// write bytes under a lock, or to compare and swap them:
 ///
 /// ```
@@ -324,7 +324,7 @@ pub enum Deadline {
 ///
 /// # Failures
 /// No limiter waits for a backend longer than its [deadline](Backend::deadline). Five consecutive
-/// failures of any kind open a circuit breaker. Then calls follow their limiter's
+/// failures of any kind open a circuit breaker. From then on, calls follow their limiter's
 /// [`OnBackendError`](crate::OnBackendError) at once.
 ///
 /// The first probe runs after 50 ms: one call tries the backend while all others go on without it.
@@ -352,10 +352,10 @@ pub trait Backend: Send + Sync + 'static {
     /// Dropping the future abandons the decision. Implementations should give back what was taken
     /// by then.
     ///
-    /// `None`, the default, says that the store can only block: limiters call
-    /// [`decide`](Backend::decide). If the deadline is imposed, that runs on a helper thread while
+    /// `None`, the default, means that the store can only block: limiters call
+    /// [`decide`](Backend::decide). With an imposed deadline, that runs on a helper thread while
     /// the task waits. The first 10 ms of the wait block the task's thread, as long as answers come
-    /// within that.
+    /// that fast.
     fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
         let _ = request;
         None
@@ -363,18 +363,18 @@ pub trait Backend: Send + Sync + 'static {
 
     /// Carries out `Take` requests for the buckets of one call, with different keys: all are
     /// charged, or none is. The answers come in the order of the requests. If any of them is a
-    /// denial, nothing is charged, and the other answers say what a peek would.
+    /// denial, nothing is charged, and the other answers are those of a peek.
     ///
     /// The default implementation is for stores without atomicity over several keys. It calls
     /// [`decide`](Backend::decide) for one bucket after the other. If one denies, it gives back
-    /// what it has taken so far, and peeks at the rest. With a `backoff` it takes and gives back,
-    /// so that each limit that denies counts the denial. No limit is ever exceeded. But another
-    /// call may be denied for permits that are held until they are given back. If the process dies
-    /// in between, they stay taken until they expire.
+    /// what it has taken so far and peeks at the rest. With a `backoff` it takes from the rest and
+    /// gives back, so each limit that denies counts the denial. No limit is ever exceeded, but the
+    /// permits held meanwhile may deny another call. If the process dies in between, they stay
+    /// taken until they expire.
     ///
     /// # Errors
-    /// If the store cannot decide on one of the buckets. What was taken from the others is given
-    /// back then.
+    /// If the store cannot decide on one of the buckets. The permits taken from the others are then
+    /// given back.
     fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
         together::in_order(self, requests)
     }
@@ -382,16 +382,16 @@ pub trait Backend: Send + Sync + 'static {
     /// [`decide_together`](Backend::decide_together) without blocking the thread.
     ///
     /// Dropping the future abandons the decision. Implementations should give back what was taken
-    /// by then. `None` says that the store can only block. The default implementation calls
+    /// by then. `None` means that the store can only block. The default implementation calls
     /// [`decide_async`](Backend::decide_async) for one bucket after the other.
     fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
-        // Not polled, it does nothing: it says whether the store can only block.
+        //        // Never polled: only asks whether the store can only block.
         drop(self.decide_async(requests.first()?)?);
         Some(Box::pin(together::in_order_async(self, requests)))
     }
 
-    /// Carries out a request whose answer is ignored: permits given back after a future was
-    /// dropped, a charge settled later, a block of a key before a limiter's first call.
+    /// Carries out a request whose answer is ignored: a refund after a future was dropped, a charge
+    /// that is settled later, a block of a key before a limiter's first call.
     ///
     /// Runs on a helper thread if the [deadline](Backend::deadline) is imposed, else on threads
     /// that should not be blocked. The default implementation calls [`decide`](Backend::decide).
@@ -427,9 +427,9 @@ pub trait Backend: Send + Sync + 'static {
     /// The most keys for which calls of this process may wait at the same time. 0 counts as 1. A
     /// call that would wait for one more is denied at once.
     ///
-    /// Each such key takes about 1 KiB in this process, and one request a second at least. The
+    /// Each such key takes about 1 KiB in this process and at least one request a second. The
     /// default is 500,000, half of the keys that the [stand-in](crate::OnBackendError::Local) in
-    /// memory keeps: in it too, keys with waiting calls get half of the room.
+    /// memory keeps: there too, keys with waiting calls get half of the room.
     fn max_waited_keys(&self) -> usize {
         MAX_WAITED_KEYS
     }
@@ -440,13 +440,14 @@ pub trait Backend: Send + Sync + 'static {
     }
 
     /// The server that holds the buckets, such as `db.local:5432/limits`, if several handles may
-    /// lead to it. They share a denial cache then. Never contains a password. The default is none.
+    /// lead to it. These handles share a denial cache. Never contains a password. The default is
+    /// none.
     fn server(&self) -> Option<String> {
         None
     }
 
-    /// Identifies the store. Handles of one identity share a circuit breaker and the places of
-    /// calls that wait.
+    /// Identifies the store. Handles of one identity share a circuit breaker and the queues of
+    /// waiting calls.
     ///
     /// The default is the handle's own address. A handle that is cloned should name what its clones
     /// share, and keep it alive:
@@ -547,7 +548,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Reads what [`to_bytes`](Bucket::to_bytes) wrote. No bytes are an unused bucket.
+    /// Reads what [`to_bytes`](Bucket::to_bytes) wrote. An empty slice is an unused bucket.
     ///
     /// # Errors
     /// [`BackendErrorKind::Refused`](crate::BackendErrorKind::Refused) if the bytes are malformed.

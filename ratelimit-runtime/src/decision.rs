@@ -64,7 +64,7 @@ pub(crate) struct Held {
     pub(crate) resets: u32,
     /// The algorithms that took them.
     pub(crate) kinds: u16,
-    /// Whether a future took them: they come back by the clock that they were taken by.
+    /// Whether a future took them: they come back by the clock by which they were taken.
     pub(crate) is_async: bool,
     /// The store that holds the bucket.
     pub(crate) store: usize,

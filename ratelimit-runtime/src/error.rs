@@ -49,8 +49,8 @@ pub enum ExceededKind {
     /// (`ban`), whatever its limit has left.
     Blocked,
     /// The call passed more or fewer keys to [`check_each`](crate::RateLimiter::check_each) than
-    /// the limiter has limits with keys of their own. A mistake of the program: every such call is
-    /// denied.
+    /// the limiter has limits with keys of their own. This is a bug in the program: every such call
+    /// is denied.
     WrongKeys,
 }
 
@@ -90,7 +90,7 @@ impl RateLimitExceeded {
         self.limiter.as_str()
     }
 
-    /// The limit that denied the call. Of several, the one that holds it back longest.
+    /// The limit that denied the call; of several, the one that holds it back longest.
     pub fn limit(&self) -> Limit {
         self.limit
     }
@@ -124,10 +124,10 @@ impl RateLimitExceeded {
     }
 }
 
-/// Safe to show to callers: says what was exceeded and when to retry.
+/// Safe to show to callers: says which limit was exceeded and when to retry.
 ///
-/// The limiter's name may contain paths of the program. It is in `Debug` and in
-/// [`limiter`](RateLimitExceeded::limiter) only. The key is in neither.
+/// The limiter's name may contain paths of the program, so only `Debug` and
+/// [`limiter`](RateLimitExceeded::limiter) show it. Nothing shows the key.
 impl fmt::Display for RateLimitExceeded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let RateLimitExceeded { limit, .. } = self;
@@ -250,7 +250,7 @@ impl BackendError {
         BackendError { kind, message: message.into() }
     }
 
-    /// What was configured cannot be used.
+    /// The configuration cannot be used.
     pub(crate) fn configuration(message: impl Into<Arc<str>>) -> BackendError {
         BackendError::new(BackendErrorKind::Configuration, message)
     }

@@ -29,9 +29,9 @@ pub(crate) use types::embedded_v4;
 /// the same.
 ///
 /// An IPv6 address counts as its /64 network, because one customer holds a whole /64. An IPv6
-/// address that embeds an IPv4 address counts as that address: IPv4-mapped, translated (SIIT,
-/// NAT64), Teredo and 6to4 addresses. [`ExactIp`] keeps the full address. A `SocketAddr` is not a
-/// key, because its port changes with every connection.
+/// address that embeds an IPv4 address (mapped, SIIT, NAT64, Teredo, 6to4) counts as the IPv4
+/// address. [`ExactIp`] keeps the full address. A `SocketAddr` is not a key, because its port
+/// changes with every connection.
 ///
 /// Derive it for your own type:
 ///
@@ -74,7 +74,7 @@ pub trait RateLimitKey {
         writer.list(keys);
     }
 
-    /// Whether this type is a key at all: false for the empty tuple, which needs no lookup.
+    /// Whether this type needs a lookup: false for the empty tuple.
     #[doc(hidden)]
     const KEYED: bool = true;
 

@@ -1,4 +1,4 @@
-//! [`RateLimitKeys`]: the keys of one call, each of which is a key of some of its limits.
+//!//! [`RateLimitKeys`]: the keys of one call, one for each limit.
 
 use crate::key::RateLimitKey;
 
@@ -21,9 +21,9 @@ pub(crate) mod sealed {
 
     /// Hands out the keys, one after the other.
     pub trait Keys {
-        /// How many there are.
+        /// Their number.
         const LEN: usize;
-        /// As many values.
+        /// One value for each key.
         type Array<T>: AsRef<[T]> + AsMut<[T]>;
 
         fn each(&self, visit: &mut impl Visit);

@@ -38,7 +38,7 @@ pub enum Algorithm {
     /// Windows are aligned to the Unix epoch in UTC. A window of one day begins at midnight UTC,
     /// and a window of one week (`1w`) on a Thursday, as the epoch did. For the days, weeks, months
     /// and years of a calendar, see `Limit::per_calendar` (feature `calendar`). Up to twice `count`
-    /// may pass around the edge of a window. State: window number and counter.
+    /// may pass across the boundary of two windows. State: window number and counter.
     FixedWindow,
 }
 
@@ -187,7 +187,7 @@ impl Limit {
 
     /// At most `count` permits in each window of a calendar, such as a month of a time zone.
     ///
-    /// The algorithm is [`Algorithm::FixedWindow`]: what was taken counts until the window ends.
+    /// The algorithm is [`Algorithm::FixedWindow`]: permits count until their window ends.
     ///
     /// ```
     /// use ratelimit_runtime::{Calendar, Limit};
@@ -260,8 +260,8 @@ impl Limit {
     }
 
     /// The limit of a call that reads `count`, `per` or `burst` at each call. A count of zero
-    /// denies; a period out of range is moved to the nearest one in range. Infallible, because a
-    /// request path cannot report an error.
+    /// denies; a period out of range is clamped. Infallible, because a request path cannot report
+    /// an error.
     pub(crate) const fn clamped(count: u32, per: Duration, algorithm: Algorithm, burst: u32) -> Limit {
         let micros = per.as_secs() as u128 * 1_000_000 + per.subsec_nanos().div_ceil(1_000) as u128;
         let longest = MAX_PER.as_micros();
@@ -365,7 +365,7 @@ impl Limit {
         Limit { count: u32::MAX, burst: u32::MAX, ..self }
     }
 
-    /// Whether it stands in the place of a limit that configuration has turned off or tries.
+    /// Whether it replaces a limit that configuration has turned off or tries.
     pub(crate) const fn is_unlimited(&self) -> bool {
         self.count == u32::MAX && self.burst == u32::MAX
     }

@@ -35,7 +35,7 @@ struct Registry {
 }
 
 impl Registry {
-    /// The limiters that are not dropped. To be dropped without the lock, which a last handle takes.
+    /// The limiters that are not dropped. Drop the result without the lock: a last handle takes it.
     fn alive(&self) -> Vec<Arc<Core>> {
         self.limiters.iter().filter_map(Weak::upgrade).collect()
     }
@@ -55,12 +55,12 @@ struct Replaced {
 pub struct LimiterInfo {
     /// The limiter's name: the one given to it, or the path of the annotated function.
     pub name: String,
-    /// The limits that apply now: none that configuration has turned off or tries. A `count` read at
-    /// each call shows as 1, a `per` as one second.
+    /// The limits that apply now, without those that configuration has turned off or tries. A
+    /// `count` read at each call shows as 1, a `per` as one second.
     pub limits: Vec<Limit>,
     /// The limiter's place in the source.
     pub location: Option<&'static Location<'static>>,
-    /// Whether another limiter in this process has the same name and location. Then another macro
+    /// Whether another limiter in this process has the same name and location. If so, another macro
     /// has copied the attribute to several functions, and a call that passes two of them is counted
     /// twice.
     pub copied: bool,
@@ -68,13 +68,13 @@ pub struct LimiterInfo {
     pub allowed: u64,
     /// Calls denied since the process started (with `dry_run`: calls that would have been).
     pub denied: u64,
-    /// Calls of this process that now wait for permits.
+    /// Calls of this process that are waiting for permits now.
     pub waiting: usize,
     /// Calls that were given up while they waited, since the process started.
     pub abandoned: u64,
     /// Whether the limiter only counts and never denies.
     pub dry_run: bool,
-    /// Whether the limiter limits at all. Configuration can turn it off.
+    /// Whether the limiter is on. Configuration can turn it off.
     pub enabled: bool,
     /// Permits left now in the only bucket of a limiter without keys; of several limits, the
     /// fewest. `None` if calls have keys, if buckets are not in this process's memory, if `count` or
@@ -117,12 +117,12 @@ pub(crate) fn count_gone() {
     }
 }
 
-/// Whether both have one name and one place in the source.
+/// Whether both have the same name and source location.
 fn is_copy(one: &Core, other: &Core) -> bool {
     one.options().location.is_some() && one.options().location == other.options().location && one.name() == other.name()
 }
 
-/// Whether both were given one name.
+/// Whether both were given the same name.
 pub(crate) fn are_namesakes(one: &Core, other: &Core) -> bool {
     one.is_named() && other.is_named() && one.name() == other.name()
 }
@@ -132,7 +132,7 @@ pub(crate) fn has_namesakes(core: &Core) -> bool {
     core.is_named() && HAS_NAMESAKES.load(Ordering::Relaxed)
 }
 
-/// Runs `f` if no limiter has been given this name that is not dropped. None is added meanwhile.
+/// Runs `f` if no live limiter has been given this name. None is added meanwhile.
 pub(crate) fn unless_named(name: &str, f: impl FnOnce()) {
     let registry = REGISTRY.lock();
     let all = registry.alive();
@@ -250,8 +250,8 @@ fn set_in<'a, F: FnOnce(&mut Settings)>(
     }
 }
 
-/// Applies a document of settings. Limiters that it does not name, and the document before it did,
-/// are as written again.
+/// Applies a document of settings. Limiters that only the previous document named go back to their
+/// settings in the code.
 #[cfg(feature = "configuration")]
 pub(crate) fn configure(settings: &BTreeMap<String, Settings>) {
     let mut registry = REGISTRY.lock();
@@ -264,7 +264,7 @@ pub(crate) fn configure(settings: &BTreeMap<String, Settings>) {
 
 /// Names in configuration, or passed to [`set_limits`], that no limiter has had so far.
 ///
-/// A limiter has its name from its first use on. Once everything has been used, the remaining names
+/// A limiter is known from its first use on. Once every limiter has been used, the remaining names
 /// are misspelt.
 pub fn unused_limits() -> Vec<String> {
     let registry = REGISTRY.lock();
