@@ -13,14 +13,14 @@
 //! | some | one `sliding_window`, also if read at each call | a ring of times (`state/window.rs`) |
 //! | some | all others: several with a window, `backoff` | [`Full`](state::Full), `state/full.rs` |
 //!
-//! The keyed words serve limits that fit three words together. Other keyed limits that are read at
-//! each call are served by `Full`. So are replaced limits, except a window that replaces a window.
-//! While calls wait, an unkeyed limit is served by `Full` too.
+//! The keyed words serve limits that together fit three words. `Full` serves other keyed limits
+//! that are read at each call, replaced limits (except a window that replaces a window), and
+//! unkeyed limits while calls wait.
 //!
 //! `Call::take` defines the decision for all states. All calls go through [`Store`]: blocking and
 //! async, of the attribute and of `RateLimiter`, by the real clock and by a test's clock. The fast
-//! path is `Table::try_with` with `State::take_all`, or `Form::try_take`. Waiting calls stand
-//! in a queue beside their key's state (`queue.rs`). No state holds a time ahead of now.
+//! path is `Table::try_with` with `State::take_all`, or `Form::try_take`. Waiting calls queue
+//! beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod fingerprint;
 mod halves;
@@ -74,8 +74,8 @@ const SWEPT_OF_OTHERS: usize = 64;
 #[non_exhaustive]
 pub enum WhenFull {
     /// Admits the call without a bucket, and counts it in [`untracked`](MemoryBackend::untracked).
-    /// The default: the bound protects this process's memory. It should not turn away customers who
-    /// have done nothing wrong.
+    /// The default: the bound protects this process's memory, and should not turn away customers
+    /// who have done nothing wrong.
     #[default]
     Admit,
     /// Denies the call.
@@ -84,30 +84,30 @@ pub enum WhenFull {
 
 /// Buckets in this process's memory, the default backend.
 ///
-/// Bounded: it keeps at most `max_keys` buckets of keys (by default 1,000,000). Calls reclaim idle
-/// buckets, and no call examines more than a few hundred. There is no background thread and no
+/// It keeps at most `max_keys` buckets of keys (by default 1,000,000). Calls reclaim idle buckets,
+/// and no call examines more than a few hundred. There is no background thread and no
 /// stop-the-world sweep.
 ///
-/// If all buckets are in use, a new key evicts one of a few buckets of the limiter that has the
-/// most. A key that is being denied is evicted only if all examined keys are. Of the candidates, a
-/// key that is called seldom goes first, then the one whose bucket is idle first. A key with
-/// waiting calls is never evicted ([`WhenFull`]).
+/// If all buckets are in use, a new key evicts one of a few sampled buckets of the limiter that has
+/// the most. A key that is called seldom goes first, then the one closest to idle. A key that is
+/// being denied is evicted only if all sampled keys are. A key with waiting calls is never evicted
+/// ([`WhenFull`]).
 ///
-/// [Blocks](crate::RateLimiter::block) and debts stand beside the buckets: no flood of new keys ends
-/// one. Each limiter keeps at most `max_keys` of them; beyond that, the one that ends first goes.
-/// Named limiters that are gone keep at most `max_keys` in all; beyond that, those of the limiter
-/// whose last one ends first go.
+/// [Blocks](crate::RateLimiter::block) and debts are stored beside the buckets: no flood of new
+/// keys ends one. Each limiter keeps at most `max_keys` of them; beyond that, the one that ends
+/// first goes. Dropped named limiters keep at most `max_keys` in all; beyond that, those of the
+/// limiter whose last one ends first go.
 ///
 /// The buckets of a named limiter outlive it. A later limiter of the same name and the same limits
 /// continues with them.
 ///
-/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and two keys of the
-/// same fingerprint share a bucket. The fingerprint is a universal hash, with random numbers that
-/// the process draws when it starts, or takes from a snapshot. Two keys chosen without knowledge of
-/// these numbers share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB). The
-/// probability is below 2⁻⁵⁹ for text, bytes or numbers of up to 32 bytes. Both bounds hold for any
-/// two keys. Some two of n live keys that were not chosen to collide share a bucket with a
-/// probability of about n² / 2⁶⁴. For a million keys, this is one in 18 million.
+/// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and keys with the
+/// same fingerprint share a bucket. The fingerprint is a universal hash with random weights, drawn
+/// when the process starts or taken from a snapshot. Any two keys chosen without knowledge of the
+/// weights share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB), or below 2⁻⁵⁹
+/// (text, bytes or numbers of up to 32 bytes). Among n live keys that were not chosen to collide,
+/// some two share a bucket with a probability of about n² / 2⁶⁴: one in 18 million for a million
+/// keys.
 ///
 /// Buckets end with the process, unless they are kept in a file ([`keep`](MemoryBackend::keep)).
 ///
@@ -125,7 +125,7 @@ struct Shared {
     evictions: AtomicU32,
     /// Sweeps so far. Selects the store of the next one.
     turns: AtomicUsize,
-    /// The random numbers of a restored snapshot.
+    /// The hash weights of a restored snapshot.
     weights: OnceLock<&'static Weights>,
     /// Held while a limiter takes over buckets of a snapshot.
     reviving: Mutex<()>,
@@ -137,7 +137,7 @@ struct Shared {
 const RECOUNT: u32 = 64;
 
 impl Shared {
-    /// The random numbers of the hash of keys.
+    /// The weights of the hash of keys.
     fn weights(&self) -> &'static Weights {
         self.weights.get().copied().unwrap_or_else(Weights::of_process)
     }
@@ -157,9 +157,9 @@ impl Shared {
         store.is_some_and(|store| store.sweep(rounds, now, slots))
     }
 
-    /// Evicts a bucket to make room in `store`. It takes it from the store with the most buckets,
-    /// so that a flood of one limiter's keys does not take the room of another's. A bucket of any
-    /// store goes before one that is being denied.
+    /// Evicts a bucket to make room in `store`, from the store with the most buckets: a flood of
+    /// one limiter's keys does not take the room of another's. A bucket of any store goes before
+    /// one that is being denied.
     fn evict(&self, store: &Store, hash: u64, now: Now) -> bool {
         if self.evictions.fetch_add(1, Ordering::Relaxed).is_multiple_of(RECOUNT) {
             let largest = self.all().max_by_key(|store| store.keys());
@@ -198,7 +198,7 @@ impl Shared {
 #[derive(Default)]
 struct Stores {
     all: Vec<Weak<Store>>,
-    /// Stores of limiters that were given a name, once there are any.
+    /// Stores of limiters with an explicit name, once there are any.
     named: Option<HashMap<String, Weak<Store>>>,
     /// Dropped stores among `all`.
     gone: usize,
@@ -234,8 +234,8 @@ impl MemoryBackend {
         MemoryBackend::bounded(max_keys, WhenFull::default())
     }
 
-    /// Sets what happens to a new key if the backend is full and no bucket can go. Call it before
-    /// the first use: the backend that it returns has no buckets.
+    /// Sets what happens to a new key if the backend is full and no bucket can be evicted. Call it
+    /// before the first use: the backend that it returns has no buckets.
     ///
     /// ```
     /// use ratelimit_runtime::{MemoryBackend, WhenFull};
@@ -336,8 +336,8 @@ impl fmt::Debug for MemoryBackend {
 }
 
 impl MemoryBackend {
-    /// The backend in which limiters keep their buckets that name no other, or `backend = memory`,
-    /// and those of `on_backend_error = local`. Of 1,000,000 keys.
+    /// The backend of limiters that name no other or `backend = memory`, and of
+    /// `on_backend_error = local`. It holds 1,000,000 keys.
     ///
     /// ```
     /// use ratelimit_runtime::{MemoryBackend, rate_limit};

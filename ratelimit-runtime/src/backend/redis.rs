@@ -42,11 +42,10 @@ pub use setup::builder::RedisBackendBuilder;
 /// Buckets in a Redis (6.2 or later) or Valkey server, shared by all processes that use it.
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
-/// server's clock. Every key expires. It is kept for half as long again as its bucket counts, at
-/// least two seconds and at most a minute more. Most decisions can therefore write in place. With a
-/// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
-/// takes 4 to 12 bytes more for each group of permits on record, of which there are usually at most
-/// 64.
+/// server's clock. Every key expires. It is kept for 1.5 times as long as its bucket counts, by at
+/// least two seconds and at most a minute, so most decisions can write in place. With a short name,
+/// a key of one limit takes about 240 bytes of the server's memory. A sliding window takes 4 to 12
+/// bytes more for each group of permits on record, usually at most 64 groups.
 ///
 /// Concurrent asynchronous calls are merged, see [`RedisBackendBuilder::coalescing`]. A process can
 /// take permits in advance and spend them without a round trip, see [`RedisBackendBuilder::lease`].
@@ -56,23 +55,23 @@ pub use setup::builder::RedisBackendBuilder;
 /// however the server behaves. After that it is a [`BackendError`], and the limiter's
 /// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
 /// have been charged all the same; it is not sent again. While the server fails, few calls reach it
-/// (see [`Backend`]), and a denied key reaches it once (see
+/// (see [`Backend`]). A denied key reaches it once (see
 /// [`denial_cache`](RedisBackendBuilder::denial_cache)).
 ///
 /// # Threads and runtimes
 /// A blocking decision writes and reads on its own thread. Inside an async runtime it does the
-/// same, and keeps a worker from other tasks for a round trip. There are at most four such
-/// connections to a server, and one more of this crate's background thread. That thread notices at
-/// once if the server closes them. When more threads call at once, they queue. One that has a
-/// connection sends the whole queue in one write and hands out the answers. Few threads are as fast
-/// as with a connection each, and many cost fewer system calls.
+/// same, and keeps a worker from other tasks for a round trip. At most four such connections lead
+/// to a server. One more belongs to this crate's background thread, which notices at once if the
+/// server closes them. If more threads call at once, they queue: a thread with a connection sends
+/// the whole queue in one write and hands out the answers. Few threads are as fast as with a
+/// connection each, and many cost fewer system calls.
 ///
 /// An asynchronous decision uses the connection of the tokio runtime in which it is first polled,
 /// shared by all tasks of that runtime. On any other executor, or in a runtime without I/O, it uses
 /// the connection of this crate's background thread. A runtime without I/O is detected by a panic
 /// that tokio catches: the panic hook sees it once, and with `panic = "abort"` such a runtime needs
-/// `enable_io`. A call whose future is dropped before its answer has come goes on in the background,
-/// and gives back the permits that the answer brings.
+/// `enable_io`. If a call's future is dropped before the answer arrives, the call goes on in the
+/// background and gives its permits back.
 ///
 /// A forked child opens its own connections. It needs its own tokio runtime, too, and must be
 /// forked while no other thread is inside a limited call.
@@ -89,15 +88,15 @@ pub use setup::builder::RedisBackendBuilder;
 /// ```
 ///
 /// # Server
-/// Keys begin with `rl:1:`; limiter and key stand between braces. A user with few rights needs
+/// Keys begin with `rl:1:`, with limiter and key between braces. A user with few rights needs
 /// `+evalsha +script|load +time +get +set +setrange +del ~rl:*` (with `+eval`, no `+script|load`).
 /// It also needs `+select` for a database other than 0, and in a cluster `+asking +cluster|slots`.
 /// Sentinels need `+sentinel|get-master-addr-by-name`, and the servers behind them `+role` if a
 /// manual failover is to be followed.
 ///
-/// With `maxmemory`, use the policy `noeviction`, under which a full server is a failing backend.
-/// Any other policy may drop buckets that are in use. Use a server whose clock is synchronized by
-/// NTP. A jump back is compensated to within a second; a jump forwards counts as elapsed time.
+/// With `maxmemory`, use the policy `noeviction`, under which a full server counts as a failing
+/// backend. Any other policy may drop buckets in use. Synchronize the server's clock by NTP. A jump
+/// back is compensated to within a second; a jump forwards counts as elapsed time.
 #[derive(Clone)]
 pub struct RedisBackend {
     shared: Arc<Shared>,
@@ -129,12 +128,12 @@ impl RedisBackend {
     /// The server of a URL. Does not connect yet. Fails if the URL is wrong or needs a feature that
     /// is off.
     ///
-    /// - `redis://user:password@host:port/database`; all but the host may be left out.
+    /// - `redis://user:password@host:port/database`; only the host is required.
     /// - `unix:///path/to/socket?db=0&user=..&pass=..`
     /// - `rediss://..`: always TLS (feature `redis-tls`). The server's certificate must be for that
-    ///   host, by an authority that the system trusts or the one of
+    ///   host, from an authority that the system trusts or from that of
     ///   [`RedisBackendBuilder::ca_certificate`]. Uses the process's default rustls provider; if
-    ///   there is none yet, ring becomes it.
+    ///   there is none yet, ring becomes the default.
     /// - `redis+sentinel://user:password@host:port,host:port/master/database`: the master that
     ///   these sentinels name (feature `redis-sentinel`). The login is the master's.
     /// - `redis+cluster://user:password@host:port,host:port/database`: the cluster of these nodes
@@ -165,8 +164,8 @@ impl RedisBackend {
         self.shared.clients.get(&self.shared.make)
     }
 
-    /// Runs a script on one key, which returns text behind the byte 1: replies begin with a small
-    /// byte, or their connection is given up. Blocks the thread until the deadline at most.
+    /// Runs a script on one key. It must return text after the byte 1: a connection whose replies
+    /// do not begin with a small byte is given up. Blocks the thread until the deadline at most.
     #[cfg(feature = "configuration")]
     pub(crate) fn eval(&self, script: &str, key: &str, arguments: &[&str]) -> Result<Vec<u8>, BackendError> {
         let client = self.client();
@@ -223,7 +222,7 @@ impl Client {
         answers.pop().unwrap_or_else(|| Err(codec::no_decision()))
     }
 
-    /// What is to be sent with a decision.
+    /// What a decision takes along.
     async fn along(&self, with: With<'_>, deadline: Instant, mode: Mode) -> Result<Along, BackendError> {
         timer::bounded(self.later.take(with, mode), deadline).await.ok_or_else(|| self.late())
     }
@@ -244,7 +243,7 @@ impl Client {
         Ok(answers)
     }
 
-    /// Asks those questions again whose calendars did not reach as far as the server's time.
+    /// Repeats the questions whose calendars did not cover the server's time.
     #[cfg(feature = "calendar")]
     async fn ask_all_again(
         &self,
@@ -368,7 +367,7 @@ impl Client {
     }
 }
 
-/// Asks a question again whose calendars did not reach as far as the server's time.
+/// Repeats a question whose calendars did not cover the server's time.
 #[cfg(feature = "calendar")]
 async fn ask_again(
     connection: Arc<Connection>,

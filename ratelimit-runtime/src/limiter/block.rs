@@ -31,7 +31,7 @@ pub(crate) struct Blockable(SmallVec<[Place; 1]>);
 
 /// The bucket of one limiter.
 struct Place {
-    /// In memory, or that of the stand-in for a backend. Dropped before the core, which else cannot
+    /// In memory, or the stand-in for a backend. Dropped before the core, which otherwise cannot
     /// leave its buckets behind.
     store: Arc<Store>,
     core: Arc<Core>,
@@ -40,12 +40,12 @@ struct Place {
     remote: Option<(Arc<str>, Option<Fingerprint>)>,
 }
 
-/// The requests that a backend has still to decide.
+/// The requests that a backend still has to decide.
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
-    /// The buckets of `key` in all limiters of this process that were given the same name. Of a
-    /// limiter whose limits have keys of their own, the buckets at each of these.
+    /// The buckets of `key` in all limiters of this process with the same explicit name. If a
+    /// limiter's limits have keys of their own, the bucket of each of them.
     pub(crate) fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Blockable {
         let parts = if core.groups().len() > 1 { core.each() } else { core.made_each() };
         let mut blockable = Blockable::default();
@@ -141,7 +141,7 @@ impl Place {
     }
 }
 
-/// Pauses a key after a call on it. If the backend fails, only this process's stand-in for it does.
+/// Pauses a key after a call on it; if the backend fails, only in this process's stand-in for it.
 pub(crate) fn pause(blockable: &Blockable, time: Duration) {
     let _ = send(blockable.start_block(time));
 }
@@ -197,38 +197,37 @@ impl RateLimiter {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// - Of several blocks the one that ends last stands. Only [`unblock`](Self::unblock) shortens
-    ///   one: [`reset`](Self::reset) does not, and neither do other limits.
-    /// - Calls of cost 0 are denied too. Calls that `exempt_when` exempts pass. A call that can wait
-    ///   for long enough waits for the end, and calls that wait already move behind it.
+    /// - Of several blocks, the one that ends last stands. Only [`unblock`](Self::unblock) ends one
+    ///   early; neither [`reset`](Self::reset) nor new limits do.
+    /// - Calls of cost 0 are denied too. Calls that `exempt_when` exempts pass. A call that may
+    ///   wait long enough waits for the end, and calls already waiting move behind it.
     /// - The denials are of the kind [`Blocked`](crate::ExceededKind::Blocked). Their `retry_after`
     ///   is the end of the block, or the time at which the limits admit the call if that is later.
-    ///   They charge nothing, and count as no offence for `backoff` and `ban`.
+    ///   They charge nothing and are no offence for `backoff` and `ban`.
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
-    ///   limiters that were given the name, whatever their limits and backends, those included that
-    ///   are first used later. For these, a process remembers the 50,000 to 100,000 blocks that end
-    ///   last, as long as it holds a limiter of the name. To a backend it sends the 128 that end last,
-    ///   with the limiter's first call. A limiter whose name is the path of its
-    ///   function is alone.
-    /// - In a backend, the block is filed in the key's bucket of each of these limiters: so a call
-    ///   reads nothing beside its bucket. Buckets are named after the algorithms and periods of
-    ///   their limits. The block reaches a limiter of another process if this process uses one
-    ///   of that name, with the same algorithms and periods. `count`, `burst`, and limits replaced
-    ///   at run time make no difference. Other limiters of the name are reached by a block from a
-    ///   process that uses them. A process can also block all that the fleet has published, as
-    ///   `examples/limits.rs` does.
-    /// - Of a limiter whose limits have keys of their own, the key is blocked at each of its limits: user
-    ///   7 and tenant 7 alike, if both are numbers of one type.
-    /// - Other processes learn of it with their next call to the backend: of a key that they deny
-    ///   already or hold a lease of, and for calls that wait, within a second. Until then a denial
-    ///   may tell an earlier `retry_after`.
-    /// - In memory a backend keeps at most as many blocks as it keeps buckets
-    ///   ([`max_keys`](crate::MemoryBackend::max_keys)) for each limiter. One more ends the block
-    ///   that would end first. No flood of new keys ends one.
+    ///   limiters with that explicit name, whatever their limits and backends, also for those first
+    ///   used later. For the latter, a process remembers the 50,000 to 100,000 blocks that end
+    ///   last, as long as it holds a limiter of the name. With the limiter's first call, it sends
+    ///   the 128 that end last to a backend. The block of a limiter named after its function holds
+    ///   for that limiter alone.
+    /// - In a backend, the block is stored in the key's bucket of each of these limiters, so a call
+    ///   reads only its bucket. Buckets are named after the algorithms and periods of their limits.
+    ///   The block therefore reaches a limiter of another process if this process uses one with the
+    ///   same name, algorithms and periods; `count`, `burst` and limits replaced at run time may
+    ///   differ. To block others of the name, call `block` in a process that uses them, or block
+    ///   all that the fleet has published, as `examples/limits.rs` does.
+    /// - If a limiter's limits have keys of their own, the key is blocked at each of them: user 7
+    ///   and tenant 7 alike, if both are numbers of one type.
+    /// - Other processes learn of it with their next call to the backend. Cached denials, leases
+    ///   and waiting calls follow within a second; until then, a denial may report an earlier
+    ///   `retry_after`.
+    /// - In memory, a backend keeps at most [`max_keys`](crate::MemoryBackend::max_keys) blocks for
+    ///   each limiter. One more replaces the block that would end first. No flood of new keys ends
+    ///   one.
     ///
     /// # Errors
-    /// [`BackendError`] if the backend fails. Then the key is blocked only for the calls that this
-    /// process decides in its memory while the backend fails. Blocks in memory never fail.
+    /// [`BackendError`] if the backend fails. The key is then blocked only for calls that this
+    /// process decides in memory while the backend fails. Blocks in memory never fail.
     pub fn block<K: RateLimitKey>(&self, key: K, time: Duration) -> Result<(), BackendError> {
         send(self.start_block(&key, time, false))
     }
@@ -240,10 +239,10 @@ impl RateLimiter {
         send_async(requests).await
     }
 
-    /// Ends the [block](Self::block) of `key`, or a pause that `pause_when` has set. Calls that wait
-    /// look again at once. A ban goes on; [`reset`](Self::reset) ends it.
+    /// Ends the [block](Self::block) of `key`, or a pause set by `pause_when`. Waiting calls try
+    /// again at once. A ban goes on; [`reset`](Self::reset) ends it.
     ///
-    /// Other processes may go on to deny for up to a second.
+    /// Other processes may go on denying for up to a second.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails. Blocks in memory never fail.
@@ -259,7 +258,7 @@ impl RateLimiter {
     }
 
     /// How long `key` is still [blocked](Self::block) or paused; `None` if it is not. A ban is no
-    /// block: [`peek`](Self::peek) tells of it.
+    /// block: [`peek`](Self::peek) reports it.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails. Blocks in memory never fail.

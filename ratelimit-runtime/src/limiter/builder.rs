@@ -121,24 +121,24 @@ impl RateLimiterBuilder {
     }
 
     /// A denial blocks the key for `initial`, and each further denial for twice as long, up to
-    /// `max`. `max` without a denial ends the doubling: the next denial blocks for `initial` again.
+    /// `max`. After `max` without a denial, the next one blocks for `initial` again.
     ///
     /// Buckets in a backend with a denial cache count each denial until the key is denied for 128
-    /// times `initial`. From then on, they count one in each `initial` (at most a second) from a
-    /// process. So a denial that was not counted comes at least 127 times `initial` before the end.
+    /// times `initial`. From then on, they count one denial of each process per `initial` (at most
+    /// a second). An uncounted denial therefore comes at least 127 times `initial` before the end.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
         self
     }
 
     /// Bans a key that exceeds its limits: from the denied call on, every call on the key is denied
-    /// for `time`, of cost 0 too (at most 366 days). Calls during the ban do not prolong it. Then the
-    /// limits judge the next call anew, and a denial begins another ban.
+    /// for `time` (at most 366 days), also at cost 0. Calls during the ban do not prolong it. After
+    /// the ban, the next denial begins another.
     ///
     /// The denial that begins a ban is of the kind [`Limited`](crate::ExceededKind::Limited), those
     /// during it are [`Blocked`](crate::ExceededKind::Blocked). `retry_after` is the end of the
-    /// ban, or the time at which the limits admit the call if that is later. A call that could
-    /// never fit bans no key, nor does one that waits, or that is denied because the key is
+    /// ban, or the time at which the limits admit the call if that is later. Three kinds of calls
+    /// ban no key: those that can never fit, those that wait, and those denied because the key is
     /// [blocked](crate::RateLimiter::block). [`reset`](crate::RateLimiter::reset) ends a ban.
     ///
     /// ```

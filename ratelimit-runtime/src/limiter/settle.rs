@@ -1,4 +1,4 @@
-//! Settles what a call really cost, and charges what cannot be denied.
+//!//! Settles calls by their real cost, and charges calls that can no longer be denied.
 
 mod each;
 
@@ -18,13 +18,13 @@ use crate::limit::Limit;
 use crate::rt::clock::Now;
 use crate::switches::Switches;
 
-/// The permits of one call, to be settled by what the call really cost.
+/// The permits of one call, to be settled by its real cost.
 ///
 /// `permit = p` in `#[rate_limit]` binds one in the body. It can move into a spawned task, such as
-/// the one that streams an answer. Dropping it keeps what was reserved.
+/// the one that streams an answer. If it is dropped, the reservation stands.
 ///
-/// It settles as [`RateLimiter::settle`](crate::RateLimiter::settle) does. Of a call that took no
-/// permit, because it was exempt or because nothing decided on it, it settles nothing.
+/// It settles as [`RateLimiter::settle`](crate::RateLimiter::settle) does. For a call that took no
+/// permits, because it was exempt or because nothing decided on it, it does nothing.
 ///
 /// ```
 /// use ratelimit_runtime::{RateLimitExceeded, rate_limit};
@@ -53,8 +53,8 @@ impl CallPermit {
         CallPermit { held }
     }
 
-    /// The call took `actual` permits: gives back what it did not need of its `cost`, or charges
-    /// what it took beyond that. May block the thread on a backend.
+    /// Settles the call at `actual` permits: gives back the unused part of its `cost`, or charges
+    /// the overrun. May block the thread on a backend.
     ///
     /// # Errors
     /// [`BackendError`] if the backend fails. Buckets in memory never fail.
@@ -76,8 +76,8 @@ impl CallPermit {
         }
     }
 
-    /// As [`settle`](Self::settle), without waiting for a backend. If that fails, what was reserved
-    /// stands.
+    /// As [`settle`](Self::settle), without waiting for a backend. If the backend fails, the
+    /// reservation stands.
     pub fn settle_later(self, actual: u32) {
         if let Some((core, holding)) = self.held {
             core.settle_held_later(holding, actual);
@@ -280,7 +280,7 @@ impl Core {
         }
     }
 
-    /// Charges what a call took beyond its cost, in the store that decided on it.
+    /// Charges a call's overrun, in the store that decided on it.
     #[cold]
     #[inline(never)]
     fn overrun_in_memory(&self, held: Held, read: Option<&[Limit]>, cost: u32) {

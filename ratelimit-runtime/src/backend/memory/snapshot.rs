@@ -1,10 +1,8 @@
-//! Buckets that outlive the process: a file to which they are copied, and from which a new process
-//! takes them.
-//!
-//! A file holds what the limiters' code does not say: the states of buckets, with keys as the hashes
-//! by which the tables find them, and the random numbers of that hash. Limits come from the code. A
-//! new process keeps what it has read as bytes, until the limiter of that name is used: only then
-//! the form of its states is known. The next snapshot holds what was not used by then too.
+//!//! Buckets that outlive the process, in a file from which a new process restores them.
+//!//! A file holds the states of buckets, keyed by the hashes by which the tables find them, and
+//!the random weights of that hash. Limits come from the code. A new process keeps what it has read
+//!as bytes until the limiter of that name is used, because only then is the form of its states
+//!known. The next snapshot also holds what was not used by then.
 
 mod checksum;
 mod copy;
@@ -48,21 +46,20 @@ pub struct Snapshot {
     /// The number of keys with waiting calls. Their places are not in the file, and they hold no
     /// permits.
     pub waiting: usize,
-    /// The limiters whose buckets are not in the file, by name: those that were not given one, and
+    /// The limiters whose buckets are not in the file, by name: those without an explicit name, and
     /// those with names of more than 64 kB.
     pub left_out: Vec<String>,
 }
 
-/// What was taken from a snapshot; see [`MemoryBackend::restore`].
+/// What was restored from a snapshot; see [`MemoryBackend::restore`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Restored {
     /// The number of buckets of keys.
     pub keys: usize,
-    /// How old the file is by the wall clock; 0 if that is earlier than when the file was written.
+    /// How old the file is by the wall clock; 0 if the wall clock was set back meanwhile.
     pub age: Duration,
-    /// Buckets that were in use, for which the backend has no room
-    /// ([`max_keys`](MemoryBackend::max_keys)).
+    /// Buckets in use for which the backend has no room ([`max_keys`](MemoryBackend::max_keys)).
     pub without_room: usize,
 }
 
@@ -77,7 +74,7 @@ pub enum SnapshotError {
         /// What the system says.
         error: io::Error,
     },
-    /// It is a folder, a symbolic link, a pipe or the like.
+    /// It is no regular file, but a folder, a symbolic link, a pipe or the like.
     NotAFile,
     /// It belongs to another user.
     NotOwned,
@@ -93,7 +90,7 @@ pub enum SnapshotError {
     Torn,
     /// Its bytes are not those that were written.
     Corrupt,
-    /// Keys were hashed in another way when it was written, so that no bucket would be found.
+    /// Its keys were hashed in another way, so no bucket would be found.
     OtherHash,
     /// A limiter has used the backend before, or a snapshot was restored before.
     InUse,
@@ -180,15 +177,15 @@ impl MemoryBackend {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     ///
-    /// In the file: buckets with keys and without, debts, blocks, bans and `backoff` of limiters that
-    /// were given a name. Not in it: limits, which are in the code; the places of waiting calls; the
-    /// buckets of limiters without a name of their own, which share with no other.
+    /// The file holds buckets with keys and without, debts, blocks, bans and `backoff` of limiters
+    /// with an explicit name. It does not hold limits, which are in the code, the places of waiting
+    /// calls, or the buckets of limiters without an explicit name.
     ///
-    /// The file is secret. It holds no key, but the hashes of keys and the random numbers of the hash.
-    /// Whoever reads it can try whether a key is in it, and can find keys that share a bucket. It is
-    /// made with the mode `0600`.
+    /// The file is secret. It holds no keys, but their hashes and the weights of the hash. Anyone
+    /// who can read it can test whether a key is in it, and can find keys that share a bucket. It
+    /// is created with the mode `0600`.
     ///
-    /// The file is replaced as a whole: after a crash there is the old one or the new one. Calls go on
+    /// The file is replaced as a whole: after a crash, the old or the new one is there. Calls go on
     /// meanwhile; a bucket is copied as it is at some moment in between. A million keys take some
     /// 50 MB.
     ///
@@ -202,17 +199,17 @@ impl MemoryBackend {
         Ok(Snapshot { took: Duration::from_nanos(clock::now().saturating_sub(started)), ..snapshot })
     }
 
-    /// Takes the buckets of a [`snapshot`](MemoryBackend::snapshot), before any limiter uses this
-    /// backend. Those of a limiter are kept as they are until its first call. That call takes a
-    /// moment longer, half a second for a million keys.
+    /// Restores the buckets of a [`snapshot`](MemoryBackend::snapshot), before any limiter uses
+    /// this backend. A limiter's buckets are kept as bytes until its first call. That call takes
+    /// longer: half a second for a million keys.
     ///
-    /// Times are those of the wall clock, and the time in between counts as elapsed. If the wall clock
-    /// is earlier than when the file was written, all ages stay as they were then: nothing has come
-    /// back in between, and no key is blocked for longer than it was going to be.
+    /// Times are those of the wall clock, and the time in between counts as elapsed. If the wall
+    /// clock was set back meanwhile, all ages stay as they were: no permit has come back in
+    /// between, and no key is blocked for longer than it would have been.
     ///
     /// # Errors
-    /// The file is read whole and checked before anything is taken from it, and after an error the
-    /// backend is as it was. A file that other users own or may write to is refused (on Unix).
+    /// The whole file is read and checked before anything is restored, and after an error the
+    /// backend is unchanged. A file that other users own or may write to is refused (on Unix).
     pub fn restore(&self, path: impl AsRef<Path>) -> Result<Restored, SnapshotError> {
         let path = path.as_ref();
         if self.shared.stores.lock().is_in_use() {
@@ -369,8 +366,8 @@ impl Stores {
     }
 }
 
-/// The present by both clocks: of three readings the one that took least, so that the process was
-/// not interrupted in between.
+/// The present by both clocks: the shortest of three readings, in which the process was least
+/// likely interrupted.
 fn moment() -> Moment {
     let reading = |_| {
         let now = clock::now();

@@ -31,29 +31,9 @@ use crate::noted::{self, Note};
 /// let app = App::new().wrap(RateLimitHeaders::new()).route("/search", web::get().to(search));
 /// ```
 ///
-/// If a request is decided several times, because its handler calls several annotated functions,
-/// the tightest decision is reported. That is a denial, else the decision with the fewest permits
-/// left (`r`), else the one whose limit takes longest to become idle. `t` is that time in whole
-/// seconds, rounded up; for a denial, the time until it would be admitted.
+/// Decisions in tasks that the handler spawns, and in `web::block`, are not seen.
 ///
-/// - A response that already has such fields keeps them unchanged: a 429 of this crate reports its
-///   own limit.
-/// - [`set_http_answers`](crate::set_http_answers) chooses the form of the fields: draft 11, or an
-///   older one.
-/// - Decisions in tasks that the handler spawns, and in `web::block`, are not seen.
-/// - Limits below a second are left out: the draft cannot express them. Of limits that are decided
-///   together, the tightest is reported, or none if that one is below a second. A response with a
-///   status of 400 or more gets no fields if such a limit, or a failing backend, has denied a call:
-///   the numbers of another limit would mislead.
-/// - For a token bucket, `q` and `w` are its rate; `r` counts the rest of its burst, which may be
-///   more than `q`.
-/// - Permits that a refund, `deduct_when`, `settle` or a `CallPermit` gives back before the response
-///   count as left, and what a call took beyond its cost does not.
-/// - Exempt calls, calls in a dry run and peeks are not reported, nor is a limit that configuration
-///   has turned off or tries. Nothing is reported while limits are off, or for a call that a backend's
-///   failure admits or denies.
-/// - Once such a middleware exists, every decision in this process costs a few nanoseconds more: it
-///   takes the slow path, which knows the remaining permits.
+#[doc = include_str!("../headers.md")]
 #[derive(Clone, Debug)]
 pub struct RateLimitHeaders {
     trio: Trio,

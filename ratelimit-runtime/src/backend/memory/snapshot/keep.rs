@@ -1,4 +1,4 @@
-//! Snapshots again and again, and when the program ends.
+//!//! Snapshots at intervals, and when the program ends.
 
 use std::fmt;
 use std::io;
@@ -28,8 +28,8 @@ pub struct Kept {
 }
 
 impl MemoryBackend {
-    /// Restores this backend from a file, if there is one, and writes it there `every` so often and
-    /// when the result is dropped. Call it before any limiter uses the backend.
+    /// Restores this backend from a file, if there is one, and writes the file at intervals of
+    /// `every` and when the result is dropped. Call it before any limiter uses the backend.
     ///
     /// ```
     /// use ratelimit_runtime::{MemoryBackend, RateLimitExceeded, SnapshotError, rate_limit};
@@ -53,18 +53,18 @@ impl MemoryBackend {
     /// }
     /// ```
     ///
-    /// Limiters need a `name`. What a killed process has admitted since its last snapshot is lost,
-    /// each time at most `count` permits in each limit of a key. After an orderly end nothing is
-    /// lost: let `main` return with the result bound in it, after the last limited call.
-    /// `std::process::exit` and a panic that aborts drop nothing.
+    /// Limiters need a `name`. If the process is killed, the admissions since its last snapshot are
+    /// lost: at most `count` permits in each limit of a key. After an orderly end nothing is lost:
+    /// bind the result in `main`, and let `main` return after the last limited call.
+    /// `std::process::exit` and an aborting panic do not drop it.
     ///
-    /// A file that is refused does not stop the program. It starts with fresh buckets, and the file
-    /// is renamed to `PATH.refused`; [`restored`](Kept::restored) says why, and so does a `WARN`
-    /// event (feature `tracing`). A snapshot that fails later is a `WARN` event too, once until
-    /// one succeeds, and the metric `ratelimit_snapshot_failing` (feature `metrics`).
+    /// A refused file does not stop the program. It starts with fresh buckets, and the file is
+    /// renamed to `PATH.refused`. [`restored`](Kept::restored) and a `WARN` event (feature
+    /// `tracing`) say why. If a later snapshot fails, that is one `WARN` event, and the metric
+    /// `ratelimit_snapshot_failing` (feature `metrics`) is 1 until one succeeds.
     ///
-    /// The snapshots are made on one thread. `every` is at least 10 ms. A file is for one process at
-    /// a time: of two, the last that writes wins.
+    /// One thread makes the snapshots. `every` is at least 10 ms. Each process needs its own file:
+    /// of two, the last to write wins.
     ///
     /// # Errors
     /// [`SnapshotError::InUse`] if a limiter has used the backend before.
@@ -98,7 +98,7 @@ impl MemoryBackend {
 }
 
 impl Kept {
-    /// What was taken from the file; `None` if there was none.
+    /// What was restored from the file; `None` if there was none.
     ///
     /// # Errors
     /// Why the file was refused.
@@ -106,7 +106,7 @@ impl Kept {
         self.restored.as_ref().map(Option::as_ref)
     }
 
-    /// Makes the last snapshot and stops. Dropping does the same, and only reports an error.
+    /// Makes the last snapshot and stops. Dropping does the same, but only reports an error.
     ///
     /// ```
     /// # use ratelimit_runtime::{MemoryBackend, SnapshotError};
@@ -129,7 +129,7 @@ impl Kept {
         self.backend.snapshot(&self.path)
     }
 
-    /// Ends the thread. Returns whether this has to be done.
+    /// Ends the thread. Returns whether it was running.
     fn stop(&mut self) -> bool {
         let Some((stop, thread)) = self.thread.take() else { return false };
         drop(stop);
@@ -158,7 +158,7 @@ impl fmt::Debug for Kept {
     }
 }
 
-/// Tells observers how a snapshot went.
+/// Reports the result of a snapshot.
 fn report(result: &Result<Snapshot, SnapshotError>) {
     observe::snapshot_made(result.as_ref().err().map(|error| error as &dyn std::error::Error));
 }

@@ -83,7 +83,7 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The cluster of these nodes, by URLs such as `redis://user:password@host:6379`. One that
+    /// The cluster of these nodes, by URLs such as `redis://user:password@host:6379`. One node that
     /// answers is enough; it names the others.
     #[cfg(feature = "redis-cluster")]
     pub fn cluster<U: Into<String>>(mut self, nodes: impl IntoIterator<Item = U>) -> RedisBackendBuilder {
@@ -153,7 +153,7 @@ impl RedisBackendBuilder {
     /// [`Backend::max_waited_keys`](crate::Backend::max_waited_keys) describes. The default is
     /// 500,000.
     ///
-    /// All backends of one server share what the first one in use says.
+    /// Of several backends of one server, the setting of the first one in use applies to all.
     pub fn max_waited_keys(mut self, keys: usize) -> RedisBackendBuilder {
         self.max_waited_keys = keys;
         self
@@ -167,10 +167,10 @@ impl RedisBackendBuilder {
     /// time. This gives many tasks about a third more decisions a second, and many that share a key
     /// several times as many.
     ///
-    /// Two such batches are under way at a time. If the server takes longer for them, the next one
-    /// is sent after half a millisecond all the same. The timeout of each call holds. If a round
-    /// trip fails, all its calls fail. A key that cannot be decided on, for instance because it
-    /// holds something else, fails only its own calls.
+    /// Two such batches are under way at a time; the next one is sent after at most half a
+    /// millisecond, even if the server has not answered them. The timeout of each call holds. If a
+    /// round trip fails, all its calls fail. A key that cannot be decided on, for instance because
+    /// it holds something else, fails only its own calls.
     ///
     /// In a cluster and with [leases](RedisBackendBuilder::lease), only calls on one key are
     /// merged. Blocking calls are never merged.
@@ -181,26 +181,26 @@ impl RedisBackendBuilder {
 
     /// Leases permits: a process takes up to `permits` of a key at once and spends them without
     /// asking the server, for `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a
-    /// second make sense). More than a second counts as one, so that a
-    /// [block](crate::RateLimiter::block) reaches all processes within that. Off by default.
+    /// second make sense). More than a second counts as one second, so that a
+    /// [block](crate::RateLimiter::block) reaches all processes within a second. Off by default.
     ///
     /// A busy key then costs the server one call for that many decisions. A decision takes well
     /// under a microsecond instead of a round trip. The limits hold as without leases: never more
     /// than `count` in any `per`, over all processes. A lease is charged when it is taken, as of
     /// its end, and is never spent after that.
     ///
-    /// A process starts with one permit. It takes twice as many each time it has used all within
-    /// `valid_for`, and as many as it used if some were left. It takes at most a tenth of the limit
-    /// at once, so that with a limit below 20 every call asks the server. No lease is valid for
-    /// longer than a twentieth of the shortest period (`1s`: 50 ms).
+    /// A process starts with one permit. It doubles the lease each time it has used all permits
+    /// within `valid_for`; if some were left, it takes as many as it used. It takes at most a tenth
+    /// of the limit at once, so that with a limit below 20 every call asks the server. No lease is
+    /// valid for longer than a twentieth of the shortest period (`1s`: 50 ms).
     ///
     /// # What it costs
     /// - *Fairness.* The holder of a lease spends it while others are denied. With leases of 10
     ///   from 100 a second, ten processes can hold all permits for 50 ms. Leases are first come
     ///   first served, calls are not.
     /// - *Unused permits.* The rest of a lease is given back when it ends: with the next call on
-    ///   the key, or at most half of `valid_for` later. Until then others cannot use it. Under
-    ///   steady calls that is nothing; after they stop it is up to `permits`, for one and a half
+    ///   the key, or at most half of `valid_for` later. Until then other processes cannot use it.
+    ///   Under steady calls nothing is left; after they stop it is up to `permits`, for 1.5 times
     ///   `valid_for`. A process that ends without giving them back leaves them charged for one
     ///   `per`. A `token_bucket` gets back less: the permits, minus the refill since.
     /// - *Rate.* A permit of a `sliding_window` counts from the end of its lease. Under saturation
