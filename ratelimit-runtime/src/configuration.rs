@@ -43,18 +43,18 @@ pub use watch::ConfigurationWatch;
 /// # Ok::<(), ratelimit_runtime::ConfigurationError>(())
 /// ```
 ///
-/// - `dry_run = true` of a limiter: its calls are decided and counted, and never denied.
-/// - `dry_run = true` of a limit: that limit denies no call. It is tried by a limiter of its own,
-///   `NAME (dry run)`, which [`limiters`](crate::limiters) lists with what it would have denied.
-///   Its buckets are in this process's memory, and it knows nothing of permits that are given back
-///   or settled later. Of a limiter that is called with a key for each limit, it has its own key.
-/// - `enabled = false` of a limiter: its calls are admitted, and not counted. Of a limit: that limit
+/// - `dry_run = true` of a limiter: its calls are decided and counted but never denied.
+/// - `dry_run = true` of a limit: that limit denies no call. A limiter of its own,
+///   `NAME (dry run)`, tries it, and [`limiters`](crate::limiters) lists what it would have denied.
+///   Its buckets are in this process's memory, and it ignores refunds and settlements. If the
+///   limiter is called with a key for each limit, it goes by its limit's key.
+/// - `enabled = false` of a limiter: its calls are admitted and not counted. Of a limit: that limit
 ///   does not apply.
-/// - In the place of a limit that is off or tried stands one of 4,294,967,295 permits. Response
+/// - A limit of 4,294,967,295 permits replaces a limit that is off or in a dry run. Response
 ///   headers and [`limiters`](crate::limiters) leave it out.
 ///
-/// A limiter without a line keeps its own limits. One whose line is removed gets them back. Names
-/// that no limiter has had are listed by [`unused_limits`](crate::unused_limits).
+/// A limiter without a line keeps the limits in its code, and gets them back if its line is
+/// removed. [`unused_limits`](crate::unused_limits) lists names that no limiter has had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Configuration {
     limiters: BTreeMap<String, Settings>,
@@ -95,25 +95,25 @@ impl Configuration {
         watch::read(path.as_ref()).and_then(|text| watch::parsed(path.as_ref(), &text))
     }
 
-    /// Applies the document to all limiters of this process, also to those first used later. Their
-    /// next calls go by it, and calls that wait follow it at once.
+    /// Applies the document to all limiters of this process, also to those first used later. It
+    /// applies to their next calls and, at once, to waiting calls.
     ///
     /// The permits on record stay, as in [`set_limits`](crate::set_limits). A document replaces the
-    /// one before, and what `set_limits` has set for the limiters that it names.
+    /// previous one, and the limits that `set_limits` has set for the limiters that it names.
     pub fn apply(&self) {
         registry::configure(&self.limiters);
     }
 
-    /// Reads and applies a file, and again whenever its content changes, which is looked at every
-    /// `every`.
+    /// Reads and applies a file, then checks it at intervals of `every` and applies it again
+    /// whenever its content changes.
     ///
-    /// A changed file is applied once two looks in a row have found the same: one that is read while
-    /// it is written may be a valid document with fewer limits. Write it beside the old one and
-    /// rename it, so that no process starts with half of it either.
+    /// A changed file is applied once two checks in a row have found the same content, because a
+    /// half-written file may be a valid document with fewer limits. Write the new file beside the
+    /// old one and rename it, so that no process starts with half of it either.
     ///
-    /// A thread does that until the result is dropped. If the file can then not be read or has a
-    /// mistake, all limits stay as they are. That is a `WARN` event, once, and sets the metric
-    /// `ratelimit_configuration_failing` to 1 until a document is applied again.
+    /// A thread does this until the result is dropped. If it cannot read the file or finds a
+    /// mistake, all limits stay as they are. That is one `WARN` event, and the metric
+    /// `ratelimit_configuration_failing` is 1 until a document is applied again.
     ///
     /// ```no_run
     /// use ratelimit_runtime::Configuration;

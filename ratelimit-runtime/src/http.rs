@@ -3,7 +3,7 @@
 //! 429 with `Retry-After` (RFC 9110), `RateLimit-Policy` and `RateLimit` (IETF
 //! draft-ietf-httpapi-ratelimit-headers-11) and a problem document (RFC 9457) of the draft's type.
 //! 503 if the backend failed; 422 if the cost can never fit, because clients repeat a 429. None may
-//! be stored (RFC 6585, section 4). A policy is named after its numbers, so clients see neither the
+//! be stored (RFC 6585, section 4). A policy is named after its numbers: clients see neither the
 //! limiter's name nor the key.
 
 #[cfg(feature = "actix-web")]
@@ -65,7 +65,7 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
         None => (answers.never_fits(), r#","detail":"The request is larger than the limit: waiting does not help""#),
     };
     let limit = exceeded.limit();
-    // What a blocked key has left is of no use to it.
+    //    // A blocked key cannot use the permits that it has left.
     let remaining = if exceeded.kind() == ExceededKind::Blocked { 0 } else { exceeded.remaining() };
     headers.extend(fields::standard(answers.form(), &limit, remaining, exceeded.retry_after_secs()));
     // A blocked key violates no policy if its limit does not apply.
@@ -78,8 +78,9 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
 
 /// For responses of your own.
 impl RateLimitExceeded {
-    /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call passed a wrong
-    /// number of keys; for a cost that can never fit, 422 or the status that [`set_http_answers`](crate::set_http_answers) chose.
+    ///    /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call
+    ///    passed a wrong number of keys; 422 for a cost that can never fit, or the status chosen by
+    ///    [`set_http_answers`](crate::set_http_answers).
     pub fn http_status(&self) -> u16 {
         answer(self).status
     }

@@ -50,7 +50,7 @@ impl Switches {
 pub(crate) fn turn(switch: Switch, on: bool) {
     if on {
         limiter::open_elsewhere();
-        // A call that sees the switch sees what was opened before it.
+        //        // A call that sees the switch also sees what was set before it.
         SWITCHES.fetch_or(switch as u8, Ordering::Release);
     } else {
         SWITCHES.fetch_and(!(switch as u8), Ordering::Relaxed);
@@ -61,8 +61,8 @@ pub(crate) fn turn(switch: Switch, on: bool) {
 /// operators.
 ///
 /// While limits are off, every call is admitted at once. Nothing is charged, counted or sent to a
-/// backend. Takes effect on calls that begin afterwards. Costs a call nothing beyond the one
-/// relaxed load that it makes anyway.
+/// backend. Takes effect on calls that begin afterwards. A call pays only the relaxed load that it
+/// makes anyway.
 ///
 /// ```
 /// use ratelimit_runtime::{is_enabled, rate_limit, set_enabled};

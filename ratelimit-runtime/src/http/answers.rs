@@ -22,7 +22,7 @@ pub struct HttpAnswers {
     retry_after_ms: bool,
 }
 
-/// The form of the `RateLimit` header fields: which draft of the IETF's.
+/// The form of the `RateLimit` header fields: the IETF draft that they follow.
 ///
 /// Parsers read one form and often return nothing for the others. npm's `ratelimit-header-parser`
 /// 0.1 reads drafts 6 and 7.
@@ -39,7 +39,7 @@ pub enum RateLimitFields {
     Draft6,
 }
 
-/// Statuses in the 400s that clients retry by themselves.
+/// 4xx statuses that clients retry by themselves.
 const REPEATED: [u16; 5] = [408, 409, 413, 425, 429];
 
 impl HttpAnswers {
@@ -127,7 +127,7 @@ pub(super) fn current() -> HttpAnswers {
     HttpAnswers::unpacked(ANSWERS.load(Ordering::Relaxed))
 }
 
-/// The status is not fit for a request that no client should retry.
+/// The status is unfit for a request that no client should retry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InvalidStatus(u16);
 

@@ -73,7 +73,7 @@ const DEFAULT_IPV6_PREFIX: u8 = 64;
 ///
 /// Clients can write anything into a header. Behind your own proxies, name the proxies and the one
 /// header that all of them write. The client is then the right-most address in that header that is
-/// not a proxy: the proxy next to it has seen it. Everything further left is ignored.
+/// not a proxy: it was written by the proxy to its right. Everything further left is ignored.
 ///
 /// Add it as an `Extension` in axum and as `app_data` in actix-web. Without one, headers are never
 /// read.
@@ -147,8 +147,8 @@ impl ClientIpConfig {
     /// and nothing else, into the header `name`: `X-Real-IP`, `CF-Connecting-IP`, `True-Client-IP`,
     /// `Fly-Client-IP`.
     ///
-    /// Every proxy must replace what the client sent under that name. Of several header lines the
-    /// last counts. A proxy that writes anything but one address is itself the client.
+    /// Every proxy must replace what the client sent under that name. Of several header lines, the
+    /// last counts. If a proxy writes anything but one address, the proxy itself is the client.
     /// `X-Forwarded-For` and `Forwarded` are read as by [`x_forwarded_for`](Self::x_forwarded_for)
     /// and [`forwarded`](Self::forwarded).
     ///

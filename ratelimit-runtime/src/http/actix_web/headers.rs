@@ -50,18 +50,17 @@ impl RateLimitHeaders {
     /// know only these.
     ///
     /// They hold the limit's capacity, the permits left, and the **seconds from now** until the
-    /// limit is idle. Clients in the manner of GitHub's (Octokit) read the last one as a time since
-    /// the epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch)
-    /// for them.
+    /// limit is idle. Clients written for GitHub (Octokit) read the last one as a time since the
+    /// epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) for
+    /// them.
     pub fn with_x_rate_limit(self) -> RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Seconds }
     }
 
-    /// Adds the same fields as [`with_x_rate_limit`](Self::with_x_rate_limit), with
-    /// `X-RateLimit-Reset` in **seconds since the Unix epoch**.
+    /// Adds the fields of [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset`
+    /// in **seconds since the Unix epoch**, as GitHub does. Octokit expects that; ky takes both
+    /// forms. The time is by this machine's clock, rounded up.
     ///
-    /// GitHub writes it so and Octokit expects it; ky reads both. By this machine's clock, rounded
-    /// up.
     pub fn with_x_rate_limit_epoch(self) -> RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Epoch }
     }

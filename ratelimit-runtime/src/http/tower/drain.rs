@@ -1,8 +1,8 @@
 //! Drains the body of a denied request: reads it and drops what it reads.
 //!
-//! A server that answers before it has read the body closes the connection. What the client is
-//! still sending then comes back as a reset: proxies turn the 429 into a 502, and clients report a
-//! broken pipe. nginx calls the cure a lingering close.
+//! A server that answers before it has read the body closes the connection. The client's further
+//! data is then answered with a reset: proxies turn the 429 into a 502, and clients report a broken
+//! pipe. nginx calls the remedy a lingering close.
 
 use std::any::Any;
 use std::fmt;
@@ -26,13 +26,13 @@ use crate::rt::timer;
 /// How much of a denied request's body is read before the answer: by default 2 MB (2 MiB), for at
 /// most 5 seconds.
 ///
-/// - A body known to be longer is not read at all, nor is one that the client holds back (`Expect:
-///   100-continue`). Beyond the bounds the request is answered all the same, and the server closes
-///   the connection.
+/// - A body known to be longer is not read at all, nor is one that the client holds back
+///   (`Expect: 100-continue`). Beyond the bounds, the request is answered anyway and the server
+///   closes the connection.
 /// - A process drains at most 256 bodies at a time, because clients could make each denial cost a
 ///   read. Any others are answered at once.
 /// - gRPC calls and `CONNECT` are answered at once: their bodies may last as long as the
-///   conversation.
+///   connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyDrain {
     max_bytes: u64,
@@ -180,8 +180,8 @@ pub(super) fn drain_known<R: 'static>(request: R, limits: BodyDrain) -> Option<D
 /// A handler that takes a `Body` (or a stream) denies before it has read it. The server would then
 /// close the connection, and a proxy would turn the 429 into a 502. If a response has a status of
 /// 400 or more and its request was not read to the end, the layer drains the body. [`BodyDrain`]
-/// sets the bounds. Handlers that take `Bytes`, `Json` and the like have read it and need no layer.
-/// [`RateLimitLayer`](super::RateLimitLayer) drains by itself.
+/// sets the bounds. Handlers that take `Bytes`, `Json` and the like have read the body and need no
+/// layer. [`RateLimitLayer`](super::RateLimitLayer) drains by itself.
 ///
 /// ```
 /// use axum::{Router, body::Body, routing::post};

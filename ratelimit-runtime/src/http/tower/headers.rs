@@ -1,4 +1,4 @@
-//! [`RateLimitHeadersLayer`]: reports in every response what is left.
+//!//! [`RateLimitHeadersLayer`]: reports the remaining permits in every response.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -49,9 +49,9 @@ impl RateLimitHeadersLayer {
     /// know only these.
     ///
     /// They hold the limit's capacity, the permits left, and the **seconds from now** until the
-    /// limit is idle. Clients in the manner of GitHub's (Octokit) read the last one as a time since
-    /// the epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch)
-    /// for them.
+    /// limit is idle. Clients written for GitHub (Octokit) read the last one as a time since the
+    /// epoch and retry at once: use [`with_x_rate_limit_epoch`](Self::with_x_rate_limit_epoch) for
+    /// them.
     pub fn with_x_rate_limit(self) -> RateLimitHeadersLayer {
         RateLimitHeadersLayer { trio: Trio::Seconds }
     }

@@ -1,12 +1,12 @@
-//! How a [`RateLimitLayer`](super::RateLimitLayer) asks its limiter: by one key of the request for
-//! all limits, or by a key for each limit.
+//!//! How a [`RateLimitLayer`](super::RateLimitLayer) calls its limiter: with one key of the
+//!request for all limits, or with a key for each limit.
 
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::keys::sealed::Visit;
 use crate::limiter::{Blockable, Call, Started};
 
-/// What a request is limited by: a closure makes its key, or [`Keys`] makes a key for each limit.
+/// The key of a request: a closure makes one for all limits, or [`Keys`] makes one for each limit.
 pub trait Keying<R>: sealed::Keying<R> {}
 
 impl<R, T: sealed::Keying<R>> Keying<R> for T {}
@@ -22,7 +22,7 @@ pub struct Asking<'a, 'b> {
     pub(super) pausable: Option<&'b mut Option<Blockable>>,
 }
 
-/// A call that has done all that needs no waiting.
+/// A call that has done everything that needs no waiting.
 pub struct Asked(pub(super) Started);
 
 mod sealed {

@@ -1,4 +1,4 @@
-//! [`RateLimitLayer`]: limits all requests to a service, or all requests of a client.
+//!//! [`RateLimitLayer`]: limits the requests to a service, or those of a client.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -30,8 +30,8 @@ use crate::rt::clock::nanos;
 /// Limits the requests `R` to a tower service by a [`RateLimiter`]: whole routers, single services,
 /// or the requests of a client.
 ///
-/// A closure makes the key of a request, or a key for each limit ([`keys`](Self::keys)). All services of the layer, and their clones, share the
-/// limiter and its buckets with its other handles.
+/// A closure makes the key of a request, or a key for each limit ([`keys`](Self::keys)). All
+/// services of the layer and their clones share the limiter's buckets with its other handles.
 ///
 /// ```
 /// use std::time::Duration;
@@ -52,15 +52,15 @@ use crate::rt::clock::nanos;
 /// [`error_on_denied`](Self::error_on_denied) change that. With [`wait`](Self::wait), requests wait
 /// for their permits instead.
 ///
-/// Before a denied request is answered, its body is drained within the bounds of [`BodyDrain`]: a
-/// server that answers before it has read the body closes the connection, and proxies turn the 429
-/// into a 502. [`drain_body`](Self::drain_body) sets the bounds.
+/// Before a denied request is answered, its body is drained within the bounds of [`BodyDrain`],
+/// because proxies would otherwise turn the 429 into a 502. [`drain_body`](Self::drain_body) sets
+/// the bounds.
 ///
-/// The decision is made when the response future is first polled. Dropping the future while it
-/// waits gives the permits back, unless others are booked behind them. The inner service is called
-/// once it is ready (`poll_ready`) and the request is admitted. A waiting request therefore holds
-/// what readiness took, such as a permit of an inner concurrency limit. If buckets are in memory
-/// and nothing has to wait, a request costs the decision and no allocation.
+/// The decision is made when the response future is first polled. A waiting future holds no
+/// permits; dropping it gives up its place. The inner service is called once it is ready
+/// (`poll_ready`) and the request is admitted. A waiting request therefore holds what readiness
+/// took, such as a permit of an inner concurrency limit. If buckets are in memory and nothing has
+/// to wait, a request costs the decision and no allocation.
 pub struct RateLimitLayer<R, F, D = Respond, P = Nothing> {
     settings: Settings<R, F, D, P>,
 }
@@ -82,8 +82,8 @@ struct Settings<R, F, D, P> {
 }
 
 impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
-    /// Limits requests by `limiter` (or a reference to one), each by the key that `key` makes of
-    /// it.
+    /// Limits requests by `limiter` (or a reference to one), by the key that `key` makes of each
+    /// request.
     ///
     /// The closure names its argument's type (`|request: &Request| ..`) and returns an owned key,
     /// which may not borrow from the request. A key of `None` is a bucket of its own. Do not use a
@@ -98,8 +98,8 @@ impl<R: 'static, K: RateLimitKey, F: Fn(&R) -> K> RateLimitLayer<R, F> {
 }
 
 impl<R: 'static, K: RateLimitKeys, F: Fn(&R) -> K> RateLimitLayer<R, Keys<F>> {
-    /// Limits requests by `limiter`, whose limits have keys of their own: `keys` makes a tuple of as
-    /// many keys as limits, in their order. All limits are decided together, as by
+    /// Limits requests by `limiter`, whose limits have keys of their own: `keys` makes a tuple of
+    /// one key for each limit, in their order. All limits are decided together, as by
     /// [`RateLimiter::check_each`]: a denied request takes nothing from any of them. `()` is the
     /// bucket of all requests.
     ///
@@ -126,8 +126,8 @@ impl<R: 'static, K: RateLimitKeys, F: Fn(&R) -> K> RateLimitLayer<R, Keys<F>> {
     /// own. [`pause_when`](RateLimitLayer::pause_when) pauses the first key.
     ///
     /// # Panics
-    /// If the limiter has more or fewer limits with keys of their own than `keys` makes keys. So the
-    /// mistake shows when the server starts, and no request is answered with an error.
+    /// If `keys` makes more or fewer keys than the limiter has limits with keys of their own. The
+    /// mistake thus shows when the server starts, not in an answer to a request.
     #[track_caller]
     pub fn keys(limiter: impl Borrow<RateLimiter>, keys: F) -> RateLimitLayer<R, Keys<F>> {
         let limiter = limiter.borrow();
@@ -182,8 +182,8 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
 
     /// Requests wait for their permits, first come, first served, however long it takes. For a
     /// client that keeps to the limit of another service. Two kinds are still denied: requests that
-    /// cost more than the limit holds, and those that the limiter's backend could not decide, if
-    /// that denies.
+    /// cost more than the limit holds, and those that a failing backend cannot decide, if the
+    /// limiter's policy is to deny.
     #[cfg(feature = "tokio")]
     pub fn wait(mut self) -> Self {
         self.settings.wait = Wait::Forever;
@@ -236,13 +236,14 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
         RateLimitLayer { settings: Settings { limiter, key, cost, exempt_when, wait, denial, drain, drains, after } }
     }
 
-    /// A response of the inner service may pause the key of its request: while it lasts, calls on
-    /// the key are denied, or wait. For clients of an API that answers `429` with a `Retry-After`.
+    /// A response of the inner service may pause the key of its request: during the pause, calls on
+    /// the key are denied or wait. For clients of an API that answers `429` with a `Retry-After`.
     ///
-    /// The closure names its argument's type (`|response: &Response| ..`) and returns for how long,
-    /// at most an hour. Of several [`keys`](RateLimitLayer::keys) it pauses the first. The pause is
-    /// a [block](RateLimiter::block), in a backend for all processes, and is set before the
-    /// response is returned. Exempt requests pause no key, nor does an error of the service.
+    /// The closure names its argument's type (`|response: &Response| ..`) and returns the length of
+    /// the pause, at most an hour. Of several [`keys`](RateLimitLayer::keys), it pauses the first.
+    /// The pause is a [block](RateLimiter::block), in a backend for all processes, and is set
+    /// before the response is returned. Neither an exempt request nor an error of the service
+    /// pauses a key.
     ///
     /// ```
     /// use std::time::Duration;
@@ -265,12 +266,12 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
         self.and_after(PauseWhen(when))
     }
 
-    /// A response of the inner service says what its request really cost, as
-    /// [`RateLimiter::settle`] does: what is left of [`cost`](Self::cost) is given back, and what
-    /// was taken beyond it is charged, as a debt if need be.
+    /// A response of the inner service says what its request really cost, as for
+    /// [`RateLimiter::settle`]: the unused part of [`cost`](Self::cost) is given back, and an
+    /// overrun is charged, as a debt if it does not fit.
     ///
-    /// The closure names its argument's type (`|response: &Response| ..`). A backend has answered
-    /// before the response is returned. A request that fails, or is dropped, keeps its cost.
+    /// The closure names its argument's type (`|response: &Response| ..`). The response is returned
+    /// after the backend has answered. A request that fails or is dropped keeps its cost.
     ///
     /// ```
     /// use axum::{extract::Request, response::Response};
@@ -305,9 +306,9 @@ impl<B, F, D, P> RateLimitLayer<Request<B>, F, D, P>
 where
     B: Body<Data: Send> + Send + 'static,
 {
-    /// How much of the bodies of denied requests is read, so that the answer arrives. By default,
-    /// axum's and tonic's bodies are drained as [`BodyDrain::new`] says, with the features `axum`
-    /// and `tonic`; other bodies are not read. With this, all bodies are drained within `limits`.
+    /// Sets how much of the bodies of denied requests is read. By default, axum's and tonic's
+    /// bodies are drained within [`BodyDrain::new`] (features `axum` and `tonic`); other bodies are
+    /// not read. With this, all bodies are drained within `limits`.
     pub fn drain_body(mut self, limits: BodyDrain) -> Self {
         self.settings.drain = drain;
         self.settings.drains = limits;
@@ -445,7 +446,8 @@ where
                     this.state.set(State::Admitted { response: ready.call(request) });
                 }
                 Err(exceeded) => {
-                    // Only the body is still needed. Releases what readiness took.
+                    //                    // Only the body is still needed: release what readiness
+                    //                    took.
                     drop(ready);
                     let Some(draining) = (this.settings.drain)(request, this.settings.drains) else {
                         this.state.set(State::Undecided);
@@ -464,7 +466,7 @@ fn held<P: After<U>, U>(decision: Decision) -> Option<Box<Decision>> {
 }
 
 impl<R, F, D, P> Settings<R, F, D, P> {
-    /// Does everything that needs no waiting. `None` if the request is exempt. Notes what its
+    /// Does everything that needs no waiting. `None` if the request is exempt. Records what its
     /// response may pause.
     fn start(&self, request: &R, blockable: Option<&mut Option<Blockable>>) -> Option<Started>
     where
@@ -479,7 +481,7 @@ impl<R, F, D, P> Settings<R, F, D, P> {
         Some(started)
     }
 
-    /// What is still to be done before a response is returned.
+    ///    /// The work left before a response is returned.
     fn ending<T>(&self, held: Held, response: &T) -> Option<Ending>
     where
         P: After<T>,
