@@ -283,9 +283,9 @@ impl Calendar {
     }
 
     /// The window that contains `time`: from its first moment to the first moment of the next.
-    ///    /// Cost: some nanoseconds if this thread's last call for this calendar was for the same
-    ///    window, else some microseconds. Times before 1970 count as the start of 1970, times after
-    ///    2554 as that year's.
+    ///    /// Cost: some nanoseconds if this thread has the window in its cache, else some
+    ///    microseconds. Times before 1970 count as the start of 1970, times after 2554 as that
+    ///    year's.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};

@@ -9,9 +9,8 @@
 //! the other. Only long round trips allow more. Meanwhile the next calls take their seats. A driver
 //! ends when no seats are taken.
 //!
-//! Only calls on one bucket are merged where a decision is on one bucket: in a Redis Cluster,
-//! because a script must stay within a slot; with leases, because all calls on a bucket should wait
-//! for the lease.
+//! Two stores merge only calls on the same bucket: a Redis Cluster, because a script must stay
+//! within a slot, and Redis with leases, because all calls on a bucket should wait for the lease.
 //!
 //! Callers wait for a driver only, never for each other. A future that is dropped or not polled
 //! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
@@ -47,7 +46,7 @@ pub(crate) type Answers = Result<Vec<Result<Answer, BackendError>>, BackendError
 /// The same, without the answers to requests that were left out.
 pub(crate) type Partly = Result<Vec<Option<Result<Answer, BackendError>>>, BackendError>;
 
-/// How one store's requests get to it. A cheap handle.
+/// How requests reach a store. A cheap handle.
 pub(crate) trait Transport: Clone + Send + Sync + 'static {
     /// Whether `send` ends by its deadline whatever happens. Otherwise its callers see to it.
     #[cfg(any(feature = "memcached", feature = "postgres"))]
@@ -58,14 +57,14 @@ pub(crate) trait Transport: Clone + Send + Sync + 'static {
     /// decided in their order.
     fn send(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Answers> + Send;
 
-    /// Sends requests on several buckets. `None` is the answer to those whose bucket others hold: the
-    /// requests on such a bucket are then sent by themselves, so that no others wait with them.
+    /// Sends requests on several buckets. The answer is `None` for buckets that others hold: their
+    /// requests are then sent separately, so that no others wait with them.
     fn send_merged(&self, requests: &[&Request], deadline: Instant) -> impl Future<Output = Partly> + Send {
         async move { Ok(self.send(requests, deadline).await?.into_iter().map(Some).collect()) }
     }
 
-    /// Decides on the calling thread, which blocks until the deadline at most. `None` if it does not
-    /// do that: then the request is sent.
+    /// Decides on the calling thread, which blocks until the deadline at most. `None` if the store
+    /// does not support that: the request is then sent.
     #[cfg(any(feature = "memcached", feature = "postgres"))]
     fn decide_here(&self, _request: &Request, _deadline: Instant) -> Option<Result<Answer, BackendError>> {
         None
@@ -129,13 +128,12 @@ impl Merging {
     #[cfg(feature = "postgres")]
     pub(crate) const TRANSACTIONS: Merging =
         Merging { alone: 1, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };
-    /// For buckets that are compared and swapped: of several calls under way, all but one have to
-    /// try again. The first goes alone, because no other call may wait for one that its caller does
-    /// not poll.
+    /// For compare-and-swap: of several concurrent calls on a bucket, all but one would have to try
+    /// again. The first goes alone, because no call may wait for one that its caller does not poll.
     #[cfg(feature = "memcached")]
     pub(crate) const BY_SWAP: Merging =
         Merging { alone: 1, seats: 128, drivers: 1, pause: Duration::MAX, by_bucket: true };
-    /// For leases: one call brings the permits of all that come meanwhile.
+    /// For leases: one call brings the permits of all calls that arrive meanwhile.
     #[cfg(feature = "redis")]
     pub(crate) const LEASES: Merging =
         Merging { alone: 1, seats: 1_024, drivers: 1, pause: Duration::MAX, by_bucket: true };
@@ -239,7 +237,7 @@ impl Coalescing {
         &self.shards[shard]
     }
 
-    /// False for a bucket whose lane has the same hash by chance.
+    /// False for a bucket whose lane has the same hash by collision.
     fn has_room(&self, lane: &Lane, request: &Request) -> bool {
         let other = lane.batches.back().and_then(|batch| batch.seats.first());
         !self.merging.by_bucket || other.is_none_or(|seat| seat.request.bucket == request.bucket)
@@ -383,7 +381,7 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 impl Batch {
     /// Sends all calls not yet abandoned, and delivers the answers.
     async fn send<T: Transport>(&mut self, store: &T, hasher: &RandomState) {
-        // Of some calls, all the time has passed in the queue.
+        //        // Some calls may have reached their deadline in the queue.
         self.fail_late(Instant::now(), store);
         self.seats.retain(|seat| seat.is_waiting());
         // Stable: calls on one bucket keep their order.

@@ -29,9 +29,9 @@ pub use builder::MemcachedBackendBuilder;
 ///
 /// A process decides on the bytes of a bucket and stores them by compare-and-swap. If no other
 /// process has used the bucket meanwhile, that is one round trip. If one has, the process reads the
-/// bucket and decides again, after the fourth time with pauses of random length, until the timeout.
-/// A call is admitted only after the server has confirmed the swap, and denied only on a state that
-/// was just read or swapped.
+/// bucket and decides again until the timeout, from the fifth time on after pauses of random
+/// length. A call is admitted only after the server has confirmed the swap, and denied only on a
+/// state that was just read or swapped.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -44,42 +44,42 @@ pub use builder::MemcachedBackendBuilder;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// A handle is cheap to clone. Clones share their connections: to each server one for each tokio
-/// runtime, and one for blocking calls. They are opened on demand and reopened after a loss.
-/// Calls of one runtime on one key are merged, and so are blocking calls.
-/// A decision takes at most the timeout (100 ms, connecting included), however the server behaves.
-/// After that it is a [`BackendError`], and the limiter's
-/// [`OnBackendError`](crate::OnBackendError) decides about the call. A decision that timed out may
-/// have been charged all the same.
+/// A handle is cheap to clone. Clones share their connections: to each server, one for each tokio
+/// runtime and one for blocking calls. They are opened on demand and reopened after a loss. Calls
+/// of one runtime on one key are merged, and so are blocking calls. A decision takes at most the
+/// timeout (100 ms, connecting included), however the server behaves. After that it is a
+/// [`BackendError`], and the limiter's [`OnBackendError`](crate::OnBackendError) decides about the
+/// call. A decision that timed out may have been charged all the same.
 ///
 /// A lone blocking decision writes and reads on its own thread. This crate's background thread
-/// sends those that are made beside others. It also sends asynchronous ones on other executors than
-/// tokio, or in a tokio runtime without I/O. A future dropped before its answer has come gives back
-/// the permits that the answer brings. A forked child opens its own connections.
+/// sends concurrent blocking decisions, and asynchronous ones from other executors than tokio or
+/// from a tokio runtime without I/O. If a future is dropped before the answer arrives, its permits
+/// are given back. A forked child opens its own connections.
 ///
 /// # Time
-/// Memcached tells no time, so each process goes by its own clock: the system's when it began, and
-/// the monotonic clock from there. A record's time never goes back. A decision is made at the
+/// Memcached has no clock to read, so each process uses its own: the system clock when it started,
+/// plus the monotonic clock since then. A record's time never goes back: a decision is made at the
 /// process's time, or at that of the latest admission on record if that is later.
 ///
-/// If all processes' clocks lie within S of each other, a real time T admits at most what the limit
-/// allows in T + S. For a `sliding_window` and S up to `per`, that is at most twice `count` in any
-/// `per`, and the long-run rate is not exceeded. A call may be denied for up to S too long.
-/// Synchronize clocks by NTP: then S is some milliseconds.
+/// If all processes' clocks lie within S of each other, at most as many permits are admitted in a
+/// real time T as the limit allows in T + S. For a `sliding_window` and S up to `per`, that is at
+/// most twice `count` in any `per`, and the long-run rate is not exceeded. A call may be denied for
+/// up to S too long. Synchronize clocks by NTP: then S is some milliseconds.
 ///
-/// A clock that is far ahead denies for others until its record expires, one `per` and five seconds
-/// after the last admission.
+/// If a clock is far ahead, other processes are denied until its record expires, one `per` and five
+/// seconds after the last admission.
 ///
 /// # Server
-/// Memcached forgets. A restart, `flush_all`, or an eviction loses buckets, and each bucket lost
-/// admits up to `count` (`burst`) more. Give limits a server with enough memory, and watch `evictions`
-/// in its `stats`. Do not start it with `-M`: a full server then refuses to write, and removes the
-/// bucket that it could not replace. If a bucket that this process has seen is gone before its time,
-/// that is a `tracing` event and counts in the metric `ratelimit_lost_buckets_total`.
+/// Memcached is a cache. A restart, `flush_all` or an eviction loses buckets, and each lost bucket
+/// admits up to `count` (`burst`) more. Give limits a server with enough memory, and watch
+/// `evictions` in its `stats`. Do not start it with `-M`: a full server then refuses to write, and
+/// removes the bucket that it could not replace. If a bucket that this process has seen disappears
+/// before its time, that is a `tracing` event and counts in the metric
+/// `ratelimit_lost_buckets_total`.
 ///
 /// Keys are names of buckets, at most 250 bytes. They expire at least four seconds after the bucket
-/// is idle. Connect to the server itself: behind a proxy that keeps connections open while the
-/// server restarts, a swap may succeed that should not. There is no login and no TLS.
+/// is idle. Connect to the server directly: behind a proxy that keeps connections open while the
+/// server restarts, a swap may succeed that should not. Logins and TLS are not supported.
 #[derive(Clone)]
 pub struct MemcachedBackend {
     shared: Arc<Shared>,
@@ -101,9 +101,9 @@ impl MemcachedBackend {
     /// - `memcached://host:port`; without a port, 11211.
     /// - `memcached:///path/to/socket`
     /// - `memcached://host:port,host:port`: several servers. Each key is on one of them, chosen by
-    ///   rendezvous hashing of the names as they stand here: give all processes the same. The calls
-    ///   on the keys of a server that fails, fail. If the list changes, the keys that move begin
-    ///   anew.
+    ///   rendezvous hashing of the names as written: give all processes the same names. If a server
+    ///   fails, the calls on its keys fail. If the list changes, the keys that move start with
+    ///   empty buckets.
     ///
     /// Append `?timeout=30ms` for another timeout than 100 ms. `memcache` may stand for `memcached`.
     pub fn new(url: &str) -> Result<MemcachedBackend, BackendError> {

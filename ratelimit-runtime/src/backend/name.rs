@@ -5,9 +5,9 @@ use std::fmt::Write as _;
 
 use sha2::{Digest, Sha256};
 
-/// How much of a shortened name stays readable, in bytes.
+/// The readable part of a shortened name, in bytes.
 const READABLE: usize = 128;
-/// What a shortened name ends with, before its hash tag is closed: `%sha256:` and the hash in
+/// The end of a shortened name, before its hash tag is closed: `%sha256:` and the hash in
 /// hexadecimal.
 const HASH: usize = 72;
 

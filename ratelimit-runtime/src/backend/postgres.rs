@@ -35,8 +35,8 @@ const CREATING: Duration = Duration::from_secs(30);
 
 /// Buckets in a table of PostgreSQL (12 or later), shared by all processes that use it.
 ///
-/// One decision is a transaction of two round trips. The first locks the bucket, and then reads it
-/// and the server's clock; the second writes and commits. A denied call needs the first only. Limits
+/// One decision is a transaction of two round trips. The first locks the bucket, then reads it and
+/// the server's clock; the second writes and commits. A denied call needs only the first. Limits
 /// are exact: times are the server's `clock_timestamp()`, read while the bucket is locked. Several
 /// limits, and several keys of one call, are decided in one transaction: all are charged, or none
 /// is.
@@ -67,34 +67,35 @@ const CREATING: Duration = Duration::from_secs(30);
 /// ```
 ///
 /// # Table
-/// `ratelimit_buckets`, in the schema `public` or [another one](PostgresBackendBuilder::schema), with
-/// a row for each bucket: 150 bytes and, for a sliding window, 9 more for each group of permits on
-/// record, of which there are usually at most 64. It is made by
-/// [`create_table`](PostgresBackend::create_table), or by the SQL of
-/// [`migration`](PostgresBackend::migration) among your own migrations. Rows of idle buckets are
-/// removed in passing. A user needs `USAGE` on the schema and `SELECT`, `INSERT`, `UPDATE` and
-/// `DELETE` on the table. Beside it stand two functions, `ratelimit_lock` and `ratelimit_write`, of
-/// which the server keeps the plans. They run with the rights of their caller.
+/// The table is `ratelimit_buckets`, in the schema `public` or [another
+/// one](PostgresBackendBuilder::schema). Each bucket is a row of 150 bytes and, for a sliding
+/// window, 9 more for each group of permits on record, usually at most 64 groups.
+/// [`create_table`](PostgresBackend::create_table) creates it, or the SQL of
+/// [`migration`](PostgresBackend::migration) among your own migrations. Calls remove rows of idle
+/// buckets in passing. A user needs `USAGE` on the schema and `SELECT`, `INSERT`, `UPDATE` and
+/// `DELETE` on the table. Two functions, `ratelimit_lock` and `ratelimit_write`, are created with
+/// it, because the server keeps their plans. They run with the rights of their caller.
 ///
-/// Updates are in place (HOT), and a busy key leaves no dead rows behind, unless a transaction
-/// elsewhere in the server stays open for long: it keeps all versions since then.
+/// Updates are in place (HOT), and a busy key leaves no dead rows behind. A transaction that stays
+/// open for long anywhere in the server, however, keeps all row versions since its start.
 ///
 /// # Durability
 /// Transactions of this backend do not wait for the disk
-/// (`synchronous_commit = off`, for these alone). A crash of the server forgets the admissions of
-/// its last moments, at most three times `wal_writer_delay` (200 ms): as many calls are admitted
-/// once more. [`synchronous_commit`](PostgresBackendBuilder::synchronous_commit) loses none. A
-/// failover to an asynchronous standby forgets what that had not received.
+/// (`synchronous_commit = off`, for these alone). A crash of the server loses the last admissions,
+/// at most those of three times `wal_writer_delay` (200 ms): as many calls are admitted once more.
+/// With [`synchronous_commit`](PostgresBackendBuilder::synchronous_commit), none is lost. A
+/// failover to an asynchronous standby loses what the standby had not received.
 ///
 /// # Poolers and pools
-/// PgBouncer works by sessions and by transactions: settings are those of a transaction, and no
-/// statement is prepared. By statements it allows no transaction. For a pool of your own, see [`PostgresBackendBuilder::pool`].
+/// PgBouncer works in session and transaction mode: settings are per transaction, and no statement
+/// is prepared. Its statement mode allows no transactions. For a pool of your own, see
+/// [`PostgresBackendBuilder::pool`].
 ///
 /// # Threads and runtimes
-/// A call is a task of the tokio runtime that it is made in, and uses connections that were opened
-/// there. On any other executor, and for a blocking call, it is a task of this crate's background
-/// thread. A future dropped before its answer has come gives back the permits that the answer brings.
-/// A forked child opens its own connections, unless they come from a pool.
+/// A call is a task of the tokio runtime in which it is made, and uses connections opened there. On
+/// any other executor, and for a blocking call, it is a task of this crate's background thread. If
+/// a future is dropped before the answer arrives, its permits are given back. A forked child opens
+/// its own connections, unless they come from a pool.
 ///
 /// # Clock
 /// Use a server whose clock is synchronized by NTP. A jump back admits no more; a jump forwards
@@ -118,7 +119,7 @@ struct Shared {
 impl PostgresBackend {
     /// The server of a URL. Does not connect yet. Fails if the URL is wrong.
     ///
-    /// - `postgres://user:password@host:port/database`; all but the host may be left out.
+    /// - `postgres://user:password@host:port/database`; only the host is required.
     /// - `postgres://user@host1:5432,host2:5432/database?target_session_attrs=read-write`: whichever
     ///   of these servers is the primary.
     /// - `host=/var/run/postgresql user=app dbname=app`: as libpq writes it, here with a unix socket.
@@ -144,8 +145,8 @@ impl PostgresBackend {
     /// The SQL that creates the table and its functions in a schema, and the schema if it is not
     /// `public`.
     ///
-    /// Its owner may run it any number of times: the table that exists stays as it is. It begins and
-    /// commits no transaction, so that it fits any tool for migrations that knows dollar quotes.
+    /// Its owner may run it any number of times: an existing table stays as it is. It begins and
+    /// commits no transaction, so it works with any migration tool that supports dollar quotes.
     ///
     /// ```
     /// use ratelimit_runtime::PostgresBackend;
@@ -157,8 +158,8 @@ impl PostgresBackend {
         Table::new(schema).migration()
     }
 
-    /// Creates the table and its functions unless they exist, as [`migration`](PostgresBackend::migration) says. Waits
-    /// for the server, for at most half a minute.
+    /// Creates the table and its functions unless they exist, as
+    /// [`migration`](PostgresBackend::migration) does. Waits for the server for at most 30 seconds.
     pub fn create_table(&self) -> Result<(), BackendError> {
         let (sender, receiver) = reply::channel();
         let store = self.shared.remotes.get(&self.shared.make).transport.clone();

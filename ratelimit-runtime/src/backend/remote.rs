@@ -1,9 +1,9 @@
 //! Stores over a network that keep the bytes of a bucket and leave the arithmetic to this process.
 //!
-//! A call is polled by its caller, and goes on as a task if the caller gives up: no connection is left
-//! in the middle of a reply, and what it has taken by then is given back. It uses the sockets of the
-//! caller's tokio runtime, or of this crate's background thread if there is none. Blocking calls use
-//! those of the background thread, and are merged like others.
+//! The caller polls its call. If the caller gives up, the call goes on as a task: no connection is
+//! left in the middle of a reply, and its permits are given back. A call uses the sockets of the
+//! caller's tokio runtime, or of this crate's background thread if there is none. Blocking calls
+//! use those of the background thread and are merged like others.
 
 use std::future::Future;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -24,10 +24,10 @@ use crate::rt::background;
 use crate::rt::reply;
 use crate::rt::timer;
 
-/// Runtimes of which it is remembered whether they have I/O.
+/// The most runtimes for which this process remembers whether they have I/O.
 const REMEMBERED: usize = 64;
-/// A call is ended this long after its caller's deadline. A store that is slow, and not gone, may
-/// then still say that nothing was taken.
+/// A call is ended this long after its caller's deadline. Until then, a slow store may still answer
+/// that nothing was taken.
 pub(crate) const GRACE: Duration = Duration::from_millis(100);
 
 /// Decisions through a transport: what a backend's methods call.
@@ -54,10 +54,10 @@ pub(crate) struct Applied {
 /// Decides requests on one bucket in their order. No bytes are an unused bucket. Fails if they are
 /// not a bucket's.
 ///
-/// `now` gets the latest time on record and returns the time of the decisions: the server's clock,
-/// or for want of one, a time that is not before the record's.
+/// `now` gets the latest time on record and returns the time of the decisions: by the server's
+/// clock, or without one, a time that is not before the record's.
 ///
-/// A denied call without `backoff`, and one that only looks, change nothing that has to be stored.
+/// A peek and a denied call without `backoff` change nothing that must be stored.
 pub(crate) fn apply(
     bytes: &[u8],
     requests: &[&Request],
@@ -91,7 +91,8 @@ impl<T: Transport> Remote<T> {
             }
             Entry::Alone(alone) => alone,
         };
-        // Beside others, the connection that all share is better: it has seen what they did.
+        //        // With concurrent calls, the shared connection is better: it has seen their
+        //        writes.
         if under_way.is_alone
             && let Some(answer) = self.transport.decide_here(request, deadline)
         {

@@ -25,7 +25,8 @@ pub(crate) enum BackendKind {
     Remote(Remote),
 }
 
-/// A guard behind a pointer, so that a program without a backend does not contain how one ends.
+/// A guard behind a pointer, so that a program without a backend does not contain the code that
+/// drops one.
 #[derive(Clone)]
 pub(crate) struct Remote(Arc<dyn Guarded>);
 
@@ -57,7 +58,7 @@ impl fmt::Debug for SharedBackend {
 /// A value that can be set as a limiter's backend.
 ///
 /// Implemented for [`MemoryBackend`], for any [`Backend`] (also behind an `Arc` or a `&'static`),
-/// and for the `Result` of making one. An `Err` becomes the answer to every decision.
+/// and for the `Result` of a constructor. An `Err` becomes the answer to every decision.
 pub trait IntoBackend {
     /// The backend to share.
     fn into_backend(self) -> SharedBackend;
@@ -142,8 +143,8 @@ thread_local! {
     static MAKING: RefCell<Vec<usize>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A limiter's backend, made at its first call. While it is being made, the limiter's calls on this
-/// thread get a failing backend: making a backend may call a limited function.
+/// A limiter's backend, made at its first call. Making a backend may call a limited function, so
+/// calls of the limiter on this thread meanwhile get a failing backend.
 pub(crate) fn made(cell: &OnceCell<SharedBackend>, make: fn() -> SharedBackend) -> &SharedBackend {
     static UNFINISHED: LazyLock<SharedBackend> = LazyLock::new(|| {
         let message = "the limiter was called while its backend was being made";

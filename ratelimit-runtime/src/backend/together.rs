@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::{Action, Answer, Backend, Outcome, Request};
 use crate::error::BackendError;
 
-/// What was taken so far. Dropped, it is given back: the call failed or was abandoned.
+/// What was taken so far. If this is dropped, the call failed or was abandoned, and it is given
+/// back.
 struct Taken<'a, B: Backend + ?Sized> {
     backend: &'a B,
     /// Requests that give back.
@@ -45,8 +46,8 @@ pub(crate) fn given_back(requests: &[Request], answers: &[Answer]) -> Vec<Reques
     if are_taken { requests.iter().zip(answers).filter_map(back).collect() } else { Vec::new() }
 }
 
-/// The request for a bucket behind one that denies: nothing is to be taken from it. With a
-/// `backoff`, only a call that takes counts the denial.
+/// The request for a bucket after one that has denied: a peek. With a `backoff` it takes, because
+/// only that counts the denial.
 fn behind_a_denial(request: &Request) -> Request {
     let action = match request.action {
         Action::Take { cost, .. } if request.backoff.is_none() => Action::Peek { cost, max_wait: Duration::ZERO },

@@ -161,9 +161,9 @@ impl<S: Sources> Clock<S> {
 }
 
 impl Clock {
-    /// The present time for a call, and for what settles it later. A future goes by its runtime's
-    /// clock, which a test may have paused; a blocking call does not, because its thread may have to
-    /// wait and would hold up that clock.
+    /// The present time for a call and for its settlement. A future follows its runtime's clock,
+    /// which a test may have paused. A blocking call does not: if its thread waits, that clock
+    /// stands still.
     #[inline]
     pub(crate) fn now_for(&self, is_async: bool) -> Now {
         #[cfg(feature = "tokio")]

@@ -1,4 +1,4 @@
-//! Where a server listens, how it is reached, and what its errors say.
+//!//! The address of a server, how to connect to it, and its errors.
 
 use std::fmt;
 use std::io;

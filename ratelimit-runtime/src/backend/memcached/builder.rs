@@ -40,8 +40,8 @@ impl MemcachedBackendBuilder {
         self
     }
 
-    /// The longest that a decision takes, connecting included, in place of the URL's. The default
-    /// is 100 ms, the minimum 1 ms, the maximum 1 hour.
+    /// The longest time for a decision, connecting included, in place of the URL's. The default is
+    /// 100 ms, the minimum 1 ms, the maximum 1 hour.
     pub fn timeout(mut self, timeout: Duration) -> MemcachedBackendBuilder {
         self.timeout = Some(timeout);
         self

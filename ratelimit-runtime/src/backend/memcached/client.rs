@@ -25,16 +25,16 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::observe;
 use crate::rt::{reply, timer};
 
-/// A key is kept this much longer than its bucket counts, in seconds: the server's clock has steps
-/// of a second, and another process's clock may be ahead.
+/// A key is kept this much longer than its bucket counts, in seconds: the server's clock ticks in
+/// seconds, and another process's clock may be ahead.
 const SLACK: u64 = 5;
-/// The server takes more seconds than these for a time since the Unix epoch.
+/// The server reads a larger number of seconds as a Unix time.
 const LONGEST_RELATIVE: u64 = 30 * 86_400;
 /// A connection without a reply for this long beyond the timeout is given up.
 const SILENCE: Duration = Duration::from_millis(100);
-/// How often others may change a bucket first.
+/// The most attempts, if other processes keep changing the bucket first.
 const TRIES: u32 = 256;
-/// After so many tries in vain, a pause of random length comes before the next.
+/// After this many failed attempts, a pause of random length precedes each.
 const WITHOUT_PAUSE: u32 = 4;
 /// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(2);
@@ -188,8 +188,8 @@ impl<'a, C: Commands> Swap<'a, C> {
                 }
             };
             let ttl = seconds(applied.expires_at, applied.now);
-            // A state of this connection is mostly the current one. Else the next try needs what is,
-            // unless it comes after a pause.
+            //            // A state that this connection has seen is mostly current. Otherwise the
+            //            next attempt needs the current one, unless it comes after a pause.
             let and_get = matches!(known, Known::Guess) || tries > 0 && tries < WITHOUT_PAUSE;
             let until = Instant::now().checked_add(Duration::from_secs(ttl - 1));
             let (reply, value) = self.link.set(&self.key, &bytes, expiry(ttl), condition, and_get).await?;
@@ -228,8 +228,8 @@ impl<'a, C: Commands> Swap<'a, C> {
         self.link.seen().lock().put(self.key.into_owned(), stored);
     }
 
-    /// Decides at this process's time, or at the latest time on record if that is later: times of
-    /// different clocks do not go back and forth in a record.
+    /// Decides at this process's time, or at the latest time on record if that is later: a record's
+    /// time never goes back, even with several clocks.
     fn apply(&self, bytes: &[u8], requests: &[&Request]) -> Result<Applied, Failure> {
         let now = requests.iter().map(|request| request.now()).max();
         apply(bytes, requests, |latest| now.map_or(latest, |now| now.max(latest)))
@@ -271,7 +271,7 @@ fn seconds(expires_at: Timestamp, now: Timestamp) -> u64 {
     expires_at.as_nanos().saturating_sub(now.as_nanos()).div_ceil(NANOS) + SLACK
 }
 
-/// The expiry as a command has it.
+/// The expiry in a command's form.
 fn expiry(seconds: u64) -> u64 {
     if seconds <= LONGEST_RELATIVE {
         return seconds;
@@ -280,7 +280,7 @@ fn expiry(seconds: u64) -> u64 {
     now.as_nanos().div_ceil(u128::from(NANOS)).try_into().unwrap_or(u64::MAX).saturating_add(seconds)
 }
 
-/// Gives way to other processes that change the same bucket.
+/// Backs off for other processes that change the same bucket.
 async fn pause(tries: u32) {
     let Some(beyond) = tries.checked_sub(WITHOUT_PAUSE) else { return };
     let most = (Duration::from_micros(100) * 2_u32.pow(beyond.min(5))).min(LONGEST_PAUSE);

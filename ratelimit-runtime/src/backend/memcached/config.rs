@@ -9,7 +9,7 @@ use crate::error::BackendError;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
 const DEFAULT_PORT: u16 = 11_211;
-/// More than any fleet has.
+/// The most servers of a URL, more than any fleet has.
 const MOST_SERVERS: usize = 256;
 
 /// Settings from a URL or the environment.

@@ -30,14 +30,14 @@ struct Wire {
     /// The number of the last command.
     number: u64,
     last: Instant,
-    /// Whether no reply is owed, and all that came were replies.
+    /// Whether no reply is outstanding and nothing else has arrived.
     is_sound: bool,
-    /// Of the call that has the lane.
+    /// The deadline of the call that has the lane.
     deadline: Instant,
 }
 
 impl Lane {
-    /// Connects in the background, because the name's look-up has no deadline, and makes sure that the
+    /// Connects in the background, because a DNS look-up has no deadline, and checks that the
     /// server knows meta commands.
     pub(super) fn open(address: &Address, deadline: Instant) -> Result<Lane, BackendError> {
         let (sender, receiver) = reply::channel();

@@ -3,7 +3,7 @@
 //! A task of the connection's runtime does all its I/O. Callers append commands to a buffer; it
 //! writes what has come together in one system call, reads the replies and hands them out in order.
 //! Replies are read to their end whether or not a caller still waits for them. After a malformed
-//! reply the connection is closed, and all that wait on it fail.
+//! reply the connection is closed, and all calls waiting on it fail.
 
 use std::collections::VecDeque;
 use std::future::Future;
@@ -25,7 +25,7 @@ use crate::rt::reply;
 /// What one system call reads at most, in bytes.
 const READ: usize = 16_384;
 
-/// A connection without a command for so long is idle.
+/// A connection without a command for this long is idle.
 pub(super) const IDLE: Duration = Duration::from_millis(1);
 
 /// A connection. Closed when the last handle of a caller is dropped.
@@ -111,7 +111,7 @@ impl Link {
             Ok(Reply::Alive) => Ok(link),
             Ok(_) => Err(address.refused("its first reply is no reply to a no-op")),
             Err(Failure::Lost(error)) if error.kind() != BackendErrorKind::Unreachable => Err(error),
-            // Some proxies do so, and servers that want TLS or the binary protocol.
+            //            // As some proxies do, and servers that want TLS or the binary protocol.
             Err(_) => Err(address.unreachable("it closed the connection at the first meta command (`mn`)")),
         }
     }
@@ -225,7 +225,7 @@ impl State {
 }
 
 impl Wire {
-    /// Ends the connection: no command is sent any more, and all that wait fail.
+    /// Ends the connection: no more commands are sent, and all waiting calls fail.
     fn close(&self, error: &BackendError) {
         let mut state = self.state.lock();
         if state.closed.is_none() {
@@ -271,8 +271,8 @@ impl Io {
     /// Ready when the connection has ended.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<BackendError> {
         loop {
-            // Reads first: commands that come after the server has closed the connection are not
-            // written, and can be sent again.
+            //            // Reads first: commands appended after the server has closed the
+            //            connection stay unwritten, and can be sent again.
             if let Some(error) = self.read_all(context) {
                 return Poll::Ready(error);
             }

@@ -42,14 +42,14 @@ impl Links {
         Links(Arc::new(Shared { address, timeout, patience, slots, lane }))
     }
 
-    /// Makes a blocking call over the connection for these. `None` if another one has it.
+    /// Makes a call over the connection for lone blocking calls. `None` if another call has it.
     pub(super) fn with_lane<T>(
         &self,
         deadline: Instant,
         call: impl FnOnce(&Lane) -> Result<T, Failure>,
     ) -> Option<Result<T, Failure>> {
         let mut lane = self.0.lane.try_lock()?;
-        // Out of its place while it is used: a call that panics leaves none.
+        //        // Taken out while it is used, so that a call that panics drops it.
         let current = lane.take().filter(|lane| lane.begin(deadline));
         let opened = || Lane::open(self.address(), deadline).map_err(Failure::Lost);
         let current = match current.map_or_else(opened, Ok) {

@@ -1,19 +1,19 @@
-//! Memcached's meta commands: what is sent, and a strict parser of what comes back.
+//!//! Memcached's meta commands: a writer, and a strict parser of replies.
 //!
-//! Each command carries a number of its own (`O`), which its reply repeats. A reply of another
-//! number, or of a kind that does not answer the command, is malformed, and ends the connection.
+//! Each command carries a number (`O`), which its reply repeats. A reply with another number, or of
+//! a kind that does not fit the command, is malformed and ends the connection.
 
 use std::io::Write as _;
 
 /// The longest line of a reply, in bytes. Errors quote nothing that is longer.
 const LONGEST_LINE: usize = 2_048;
-/// The longest value that is read into memory, in bytes: a bucket of eight windows has a third of
-/// it. A longer one is not of this crate, and is skipped.
+/// The longest value that is read into memory, in bytes: three times a bucket of eight windows. A
+/// longer value is not this crate's and is skipped.
 pub(super) const LONGEST_VALUE: usize = 65_536;
 /// The longest key, in bytes.
 pub(super) const LONGEST_KEY: usize = 250;
 
-/// What a command waits for.
+/// The kind of reply that a command expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Noop,
@@ -104,17 +104,17 @@ impl Incoming {
         self.bytes.extend_from_slice(&bytes[skipped..]);
     }
 
-    /// Whether nothing has come of a next reply. The rest of a long value is none.
+    /// Whether no part of a next reply has arrived. The rest of a long value does not count.
     pub(super) fn is_empty(&self) -> bool {
         self.start == self.bytes.len()
     }
 
-    /// Whether nothing is to come of a long value.
+    /// Whether no rest of a long value is outstanding.
     pub(super) fn is_whole(&self) -> bool {
         self.skipped == 0
     }
 
-    /// The next reply, if all of it has come, which must answer a command of this kind and number.
+    /// The next reply, if it is complete. It must answer a command of this kind and number.
     pub(super) fn next(&mut self, kind: Kind, number: u64) -> Result<Option<Reply>, Unusable> {
         let rest = &self.bytes[self.start..];
         let window = &rest[..rest.len().min(LONGEST_LINE)];
@@ -128,8 +128,8 @@ impl Incoming {
             (_, "SERVER_ERROR") => (Reply::Failed(parts.to_owned()), 0),
             (_, "ERROR" | "CLIENT_ERROR") => return Err(Unusable::Refused(line.to_owned())),
             (Kind::Noop, "MN") if parts.is_empty() => (Reply::Alive, 0),
-            // Early versions of 1.6 repeat no number here. A wrong one does no harm: nothing is
-            // admitted without a set that says so.
+            //            // Early versions of 1.6 do not repeat the number here. A wrong reply does
+            //            no harm: nothing is admitted without a confirmed set.
             (Kind::Get, "EN") if parts.is_empty() => (Reply::Missing, 0),
             (Kind::Get, "EN") | (Kind::Set, "NF") => {
                 Flags::read(parts).for_command(number)?;

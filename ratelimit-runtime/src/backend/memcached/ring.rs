@@ -1,13 +1,12 @@
-//! Which of several servers holds a key: rendezvous hashing (Thaler and Ravishankar, 1998). Each
-//! process must find the same one, so the hash is fixed: FNV-1a, finished by the mixer of
+//! Which of several servers holds a key: rendezvous hashing (Thaler and Ravishankar, 1998). All
+//! processes must find the same one, so the hash is fixed: FNV-1a, finished by the mixer of
 //! `SplitMix64`.
 
 use std::fmt::Write;
 
 use super::address::Address;
 
-/// The place of the key's server among all of them. Adding or removing one moves that one's keys
-/// alone.
+/// The index of the key's server. Adding or removing a server moves only that server's keys.
 pub(super) fn place<'a>(servers: impl ExactSizeIterator<Item = &'a Address>, key: &str) -> usize {
     if servers.len() < 2 {
         return 0;

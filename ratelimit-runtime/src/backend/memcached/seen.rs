@@ -1,4 +1,4 @@
-//! The states that a connection has seen last, of a bounded number of buckets.
+//!//! The last states that a connection has seen, for a bounded number of buckets.
 //!
 //! A state is a guess: the store's compare-and-swap says whether it is still the current one.
 
@@ -8,16 +8,16 @@ use std::time::Instant;
 
 use foldhash::fast::RandomState;
 
-/// How many states each of the two generations holds.
+/// The number of states in each of the two generations.
 const GENERATION: usize = 4_096;
-/// A longer state is not kept, in bytes.
+/// The longest state that is kept, in bytes.
 const LONGEST: usize = 1_024;
 
 /// A stored state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Stored {
     pub(super) bytes: Vec<u8>,
-    /// The number that the next change has to name.
+    /// The CAS number that the next change must name.
     pub(super) cas: u64,
     /// The store keeps it until then, unless it has to evict it.
     pub(super) kept_until: Option<Instant>,

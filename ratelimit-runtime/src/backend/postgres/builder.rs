@@ -69,7 +69,7 @@ impl PostgresBackendBuilder {
         self
     }
 
-    /// The longest that a decision takes, connecting included. The default is 100 ms, the minimum 1
+    /// The longest time for a decision, connecting included. The default is 100 ms, the minimum 1
     /// ms, the maximum 1 hour. It also bounds how long a transaction and its locks last.
     pub fn timeout(mut self, timeout: Duration) -> PostgresBackendBuilder {
         self.timeout = timeout;
@@ -100,8 +100,8 @@ impl PostgresBackendBuilder {
     }
 
     /// Makes TLS connections with a connector, such as that of tokio-postgres-rustls or
-    /// postgres-native-tls. Whether TLS is used says `sslmode` in the URL: `prefer`, the default,
-    /// falls back to a plain connection; `require` does not.
+    /// postgres-native-tls. `sslmode` in the URL decides whether TLS is used: `prefer`, the
+    /// default, falls back to a plain connection; `require` does not.
     pub fn tls<T>(mut self, connector: T) -> PostgresBackendBuilder
     where
         T: MakeTlsConnect<Socket> + Clone + Send + Sync + 'static,
@@ -114,15 +114,15 @@ impl PostgresBackendBuilder {
     }
 
     /// Takes connections from a pool, in place of its own. See [`PostgresConnect`] for an example
-    /// with deadpool-postgres. Its size bounds the calls under way; two more than the busiest moments
-    /// of the rest of the program is a start.
+    /// with deadpool-postgres. The pool's size bounds the calls under way. Start with two
+    /// connections more than the rest of the program needs at its peak.
     pub fn pool(mut self, pool: impl PostgresConnect) -> PostgresBackendBuilder {
         self.pool = Some(Arc::new(pool));
         self
     }
 
     /// Builds the backend. Does not connect yet. Fails if the URL, an environment variable or a
-    /// setting is wrong, or if `sslmode=require` meets no connector.
+    /// setting is wrong, or if `sslmode=require` is set without a connector.
     pub fn build(self) -> Result<PostgresBackend, BackendError> {
         if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
             return Err(BackendError::configuration("the timeout of a PostgreSQL backend is from 1 ms to 1 hour"));

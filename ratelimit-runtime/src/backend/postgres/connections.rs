@@ -21,8 +21,8 @@ use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::reply;
 use crate::rt::timer;
 
-/// The shortest time in which a connection must be made. It is made in the background, so a server
-/// that takes longer than the timeout of a call is reached by a later one.
+/// The minimum connect timeout. Connections are opened in the background: if that takes longer than
+/// a call's timeout, a later call uses the connection.
 pub(super) const OPENING: Duration = Duration::from_secs(1);
 
 type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
@@ -51,15 +51,15 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// }
 /// ```
 ///
-/// A connection is borrowed for one transaction and comes back without one: if a call is given up,
-/// a `ROLLBACK` is sent ahead of whatever the next user sends. No setting of the session changes, and
-/// no statement is left prepared.
+/// A connection is borrowed for one transaction and returned without one: after an abandoned call,
+/// a `ROLLBACK` is sent ahead of whatever the next user sends. Session settings do not change, and
+/// no statement stays prepared.
 ///
-/// The tasks that serve a pool's connections belong to the runtimes that they were opened in. A
-/// blocking call on the only thread of such a runtime waits for itself, and times out: use the
+/// The tasks that serve a pool's connections belong to the runtimes in which they were opened. A
+/// blocking call on the only thread of such a runtime waits for itself and times out: use the
 /// `_async` calls there.
 pub trait PostgresConnect: Send + Sync + 'static {
-    /// A borrowed connection. It goes back when it is dropped.
+    /// A borrowed connection. Dropping it returns it.
     type Connection: Send + Sync + 'static;
 
     /// Borrows a connection. The error's text is shown to operators and must hold no secret.
@@ -75,7 +75,7 @@ pub(super) enum Connections {
     Users(Arc<dyn Users>),
 }
 
-/// A connection in use. Dropped, it goes back.
+/// A connection in use. Dropping it returns it.
 pub(super) enum Lent {
     Own(OwnLent),
     Users(Box<dyn UsersLent>),
@@ -127,14 +127,14 @@ impl Lent {
         }
     }
 
-    /// It is of no more use.
+    /// Drops a broken connection.
     pub(super) fn discard(self) {
         if let Lent::Own(mut own) = self {
             own.is_good = false;
         }
     }
 
-    /// Neither is any other that was opened before.
+    /// Drops it and all connections opened before it.
     pub(super) fn discard_all(self) {
         if let Lent::Own(mut own) = self {
             own.is_good = false;
@@ -164,7 +164,7 @@ where
         Box::pin(async move {
             let (client, connection) = config.connect(tls).await?;
             let serve: BoxFuture<'static, ()> = Box::pin(async move {
-                // Its end is noticed by the client.
+                //                // The client notices its end.
                 drop(connection.await);
             });
             Ok((client, serve))

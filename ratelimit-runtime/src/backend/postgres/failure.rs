@@ -12,7 +12,7 @@ use crate::error::{BackendError, BackendErrorKind};
 #[derive(Debug)]
 pub(super) struct Failure {
     pub(super) error: BackendError,
-    /// The connection is of no more use. Another one may be.
+    /// The connection is broken. Another one may work.
     pub(super) ends_connection: bool,
 }
 
@@ -38,7 +38,7 @@ fn ends_connection(answer: &DbError) -> bool {
         Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
         None => matches!(answer.severity(), "FATAL" | "PANIC"),
     };
-    // A standby refuses `BEGIN READ WRITE` as a feature that it lacks.
+    //    // A standby refuses `BEGIN READ WRITE` as an unsupported feature.
     is_fatal || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::FEATURE_NOT_SUPPORTED].contains(answer.code())
 }
 

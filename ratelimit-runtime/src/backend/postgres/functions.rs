@@ -1,14 +1,14 @@
 //! The two functions of the migration: what they are, how they are called, and what they answer.
 //!
-//! The server plans a statement anew each time it comes without a name. Inside a function its plan is
-//! kept for the session. What goes in and out is text of hexadecimal digits, numbers, spaces and
-//! commas, which needs no quoting whatever the session's settings are.
+//! The server plans an unnamed statement at each call, but keeps the plans of statements inside a
+//! function for the session. Arguments and results are text of hexadecimal digits, numbers, spaces
+//! and commas, which needs no quoting under any session settings.
 
 use std::fmt::Write as _;
 use std::time::{Duration, SystemTime};
 
-/// How [`create`]'s functions are told from others of their names. A function whose body changes
-/// needs other parameters or another name: the one that is there stays.
+/// Identifies [`create`]'s functions among overloads. An existing function is never replaced, so a
+/// function whose body changes needs other parameters or another name.
 pub(super) const SIGNATURES: [&str; 2] =
     ["ratelimit_lock(text[], bigint[], boolean, integer, boolean)", "ratelimit_write(text[], text[], bigint[])"];
 
@@ -33,7 +33,8 @@ pub(super) struct Stored {
 
 /// The SQL that creates the functions.
 pub(super) fn create(schema: &str, table: &str) -> String {
-    // A quote that is in no name, of which the longest has room for fewer than these.
+    //    // A dollar quote that does not occur in the name. The longest name has room for fewer
+    //    than 64.
     let quote = (0..64).map(|number| format!("$body{number}$")).find(|quote| !table.contains(quote));
     let quote = quote.unwrap_or_default();
     format!(
@@ -124,7 +125,8 @@ pub(super) fn write<'a>(schema: &str, rows: impl Iterator<Item = (&'a str, &'a [
     sql
 }
 
-/// The answer of `ratelimit_lock`: the server's time, and the rows. `None` if it is not one.
+/// Parses the answer of `ratelimit_lock`: the server's time, and the rows. `None` if it is
+/// malformed.
 pub(super) fn read(answer: &str) -> Option<(SystemTime, Vec<Option<Stored>>)> {
     let mut fields = answer.split(',');
     let micros = fields.next()?.parse().ok()?;

@@ -10,8 +10,8 @@ use super::server::Server;
 use super::transaction::{begin, run};
 use crate::error::BackendError;
 
-/// New rows after which expired ones are removed. Fewer than are removed at a time: the table
-/// shrinks back to what is in use.
+/// Expired rows are removed after this many new ones. More are removed at a time, so the table
+/// shrinks back to the rows in use.
 const NEW: usize = 200;
 /// Expired rows are removed at least this often while calls write.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -30,7 +30,8 @@ impl Pruning {
         Pruning { new: AtomicUsize::new(0), last: Mutex::new(Instant::now()), is_running: AtomicBool::new(false) }
     }
 
-    /// A call has written, and made `new` rows. Removes others if it is time to. Does not wait.
+    /// Counts `new` rows that a call has inserted, and removes expired ones if it is time. Does not
+    /// wait.
     pub(super) fn count(self: &Arc<Self>, server: &Server, new: usize) {
         let made = self.new.fetch_add(new, Ordering::Relaxed) + new;
         if made < NEW && self.last.lock().elapsed() < PERIOD || self.is_running.swap(true, Ordering::AcqRel) {
@@ -47,7 +48,7 @@ impl Pruning {
     }
 }
 
-/// Also if its runtime ends first.
+/// Marks the end of a removal, also if its runtime ends first.
 struct Running(Arc<Pruning>);
 
 impl Drop for Running {
@@ -56,7 +57,7 @@ impl Drop for Running {
     }
 }
 
-/// Removes rows. A failure is of no consequence: the next time removes them.
+/// Removes rows. A failure does no harm: the next run removes them.
 async fn prune(server: &Server, deadline: Instant) -> Result<(), BackendError> {
     let begin = begin(None, deadline, false);
     run(server, &format!("{begin};{};COMMIT", server.table.prune()), deadline).await

@@ -9,7 +9,7 @@ use super::connections::Connections;
 use super::table::Table;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// One process's way to the server.
+/// One process's access to the server.
 #[derive(Clone)]
 pub(super) struct Server(Arc<Inner>);
 
@@ -45,7 +45,7 @@ impl Server {
         BackendError::new(BackendErrorKind::Timeout, message)
     }
 
-    /// The error of an answer that no table of this shape gives.
+    /// The error of an answer that does not fit the table.
     pub(super) fn malformed(&self) -> BackendError {
         let message = format!("PostgreSQL: {} is not as it should be", self.table.name());
         BackendError::new(BackendErrorKind::Refused, message)

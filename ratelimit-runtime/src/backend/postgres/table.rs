@@ -41,7 +41,7 @@ impl Table {
     /// Creates what does not exist yet.
     pub(super) fn migration(&self) -> String {
         let Table { schema, name } = self;
-        // Whoever may not create schemas may not create one that exists.
+        //        // Without the right to create schemas, even `IF NOT EXISTS` fails.
         let create_schema =
             if schema == "\"public\"" { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {schema};\n") };
         // Half of a page is for new versions of its rows. Large windows stay in their row.
@@ -86,8 +86,9 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// When a row may be removed whose bucket is idle after `idle_after`, in seconds since the Unix epoch.
-/// The time that it has now stands while it is late enough: a new one has to be written to the index.
+/// When to remove the row of a bucket that is idle after `idle_after`, in seconds since the Unix
+/// epoch. Keeps the stored time while that is late enough, because a new one must be written to the
+/// index.
 pub(super) fn expiry(now: SystemTime, idle_after: Duration, stored: Option<SystemTime>) -> u64 {
     let idle_after = idle_after.min(LONGEST);
     let spare = (idle_after / 2).clamp(SPARE.0, SPARE.1);

@@ -1,13 +1,14 @@
 //! One transaction on some buckets, in two round trips. The first locks the buckets, reads them, and
 //! then reads the server's clock. The second writes what has changed, and commits.
 //!
-//! Locks are advisory locks of the transaction, on a hash of the schema and the key. They hold a
-//! bucket that has no row yet, write nothing, and go with the transaction, behind a pooler too. Each
-//! row is read by a statement that begins when its lock is held, and the clock when all are.
+//! Locks are advisory locks of the transaction, on a hash of the schema and the key. They also lock
+//! a bucket that has no row yet, write nothing, and end with the transaction, behind a pooler too.
+//! Each row is read by a statement that begins when its lock is held, and the clock is read when
+//! all locks are held.
 //!
 //! Each round trip is one message of the simple protocol. It calls a function of the migration, whose
-//! plans the server keeps for the session. Settings are those of the transaction, and no statement has
-//! a name: a pooler sees nothing of a session.
+//! plans the server keeps for the session. Settings are per transaction and no statement has a
+//! name, so a pooler sees no session state.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -30,7 +31,8 @@ use crate::rt::timer;
 
 /// The longest key, in bytes.
 const LONGEST_KEY: usize = 512;
-/// Tries to find a connection that is not broken. Until a transaction is locked, nothing is charged.
+/// The most attempts to find a working connection. Nothing is charged before a transaction holds
+/// its locks.
 const TRIES: usize = 4;
 
 /// A bucket's row, by its key.
@@ -46,7 +48,7 @@ impl<'a> Key<'a> {
         Key::new(request.bucket_within(LONGEST_KEY), server)
     }
 
-    /// What is locked while the table is created. No bucket has this name.
+    /// The lock held while the table is created. No bucket has this name.
     pub(super) fn of_migration(server: &Server) -> Key<'static> {
         Key::new(Cow::Borrowed(""), server)
     }
@@ -73,7 +75,7 @@ pub(super) struct Write<'a> {
     pub(super) idle_after: Duration,
 }
 
-/// An open transaction. Dropped, it is rolled back, and its connection goes back.
+/// An open transaction. Dropping it rolls it back and returns its connection.
 pub(super) struct Transaction {
     server: Server,
     /// None once it has ended.
@@ -84,8 +86,8 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// Locks and reads the rows, of which the keys stand in the order of their locks. `None` for one
-    /// that is skipped.
+    /// Locks and reads the rows of `keys`, which are in the order of their locks. `None` for a
+    /// skipped row.
     pub(super) async fn begin(
         server: &Server,
         keys: &[Key<'_>],
@@ -146,8 +148,8 @@ impl Transaction {
         answer.map_err(|error| Failure::of(&error, &self.server.table))
     }
 
-    /// The connection is of no more use, and others from before may be as broken. A pool's goes back
-    /// with a `ROLLBACK`, because it may still live.
+    /// Drops the connection and those opened before it, which may be broken too. A pool's
+    /// connection is returned with a `ROLLBACK`, because it may still be alive.
     fn discard_all(&mut self) {
         if let Some(lent) = self.lent.take_if(|lent| lent.is_own()) {
             lent.discard_all();
@@ -175,7 +177,7 @@ impl Transaction {
             // The server has not reached the `COMMIT`: dropped, this sends a `ROLLBACK`.
             Err(_) => {}
         }
-        // Whether a lost one has committed is unknown. It is not repeated.
+        //        // Whether a lost transaction has committed is unknown, so it is not repeated.
         written.map_err(|failure| failure.error)
     }
 
@@ -229,8 +231,8 @@ pub(super) async fn run(server: &Server, sql: &str, deadline: Instant) -> Result
 /// What begins every transaction.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 
-/// What begins a transaction given as text, on no bucket but the one whose lock it names: its lock
-/// and its time-outs end by the deadline.
+/// Begins a transaction given as text. It locks at most `key`; its lock and its time-outs end by
+/// the deadline.
 pub(super) fn begin(key: Option<&Key<'_>>, deadline: Instant, commits_synchronously: bool) -> String {
     let left = left(deadline);
     let mut sql = format!(

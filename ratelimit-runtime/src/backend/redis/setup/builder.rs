@@ -135,7 +135,7 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The longest that a decision takes, connecting included. The default is 100 ms, the minimum 1
+    /// The longest time for a decision, connecting included. The default is 100 ms, the minimum 1
     /// ms, the maximum 1 hour.
     pub fn timeout(mut self, timeout: Duration) -> RedisBackendBuilder {
         self.timeout = timeout;
