@@ -1,4 +1,4 @@
-//!//! The backend interface: a request goes in and an answer comes out, both plain data.
+//! The backend interface: a request goes in and an answer comes out, both plain data.
 
 #[cfg(feature = "_transport")]
 pub(crate) mod coalesce;
@@ -385,7 +385,7 @@ pub trait Backend: Send + Sync + 'static {
     /// by then. `None` means that the store can only block. The default implementation calls
     /// [`decide_async`](Backend::decide_async) for one bucket after the other.
     fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
-        //        // Never polled: only asks whether the store can only block.
+        // Never polled: only asks whether the store can only block.
         drop(self.decide_async(requests.first()?)?);
         Some(Box::pin(together::in_order_async(self, requests)))
     }

@@ -34,8 +34,8 @@ use zones::ZONES;
 /// let week = Calendar::WEEK.week_starts(Weekday::Sunday);
 /// assert_eq!((week.zone(), week.first_weekday()), ("UTC", Weekday::Sunday));
 /// ```
-//// The zone's number, the day of the month, the first day of the week and the unit, in 16, 8, 4
-//and 4 bits: an optional calendar takes four bytes, and `Limit` stays small and `Copy`.
+// The zone's number, the day of the month, the first day of the week and the unit, in 16, 8, 4 and
+// 4 bits: an optional calendar takes four bytes, and `Limit` stays small and `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Calendar(NonZeroU32);
 
@@ -283,9 +283,9 @@ impl Calendar {
     }
 
     /// The window that contains `time`: from its first moment to the first moment of the next.
-    ///    /// Cost: some nanoseconds if this thread has the window in its cache, else some
-    ///    microseconds. Times before 1970 count as the start of 1970, times after 2554 as that
-    ///    year's.
+    ///
+    /// Cost: some nanoseconds if this thread has the window in its cache, else some microseconds.
+    /// Times before 1970 count as the start of 1970, times after 2554 as that year's.
     ///
     /// ```
     /// use std::time::{Duration, SystemTime};

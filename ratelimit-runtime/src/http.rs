@@ -65,7 +65,7 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
         None => (answers.never_fits(), r#","detail":"The request is larger than the limit: waiting does not help""#),
     };
     let limit = exceeded.limit();
-    //    // A blocked key cannot use the permits that it has left.
+    // A blocked key cannot use the permits that it has left.
     let remaining = if exceeded.kind() == ExceededKind::Blocked { 0 } else { exceeded.remaining() };
     headers.extend(fields::standard(answers.form(), &limit, remaining, exceeded.retry_after_secs()));
     // A blocked key violates no policy if its limit does not apply.
@@ -78,9 +78,9 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
 
 /// For responses of your own.
 impl RateLimitExceeded {
-    ///    /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call
-    ///    passed a wrong number of keys; 422 for a cost that can never fit, or the status chosen by
-    ///    [`set_http_answers`](crate::set_http_answers).
+    /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call passed a
+    /// wrong number of keys; 422 for a cost that can never fit, or the status chosen by
+    /// [`set_http_answers`](crate::set_http_answers).
     pub fn http_status(&self) -> u16 {
         answer(self).status
     }

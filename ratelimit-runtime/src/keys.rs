@@ -1,4 +1,4 @@
-//!//! [`RateLimitKeys`]: the keys of one call, one for each limit.
+//! [`RateLimitKeys`]: the keys of one call, one for each limit.
 
 use crate::key::RateLimitKey;
 

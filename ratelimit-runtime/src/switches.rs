@@ -50,7 +50,7 @@ impl Switches {
 pub(crate) fn turn(switch: Switch, on: bool) {
     if on {
         limiter::open_elsewhere();
-        //        // A call that sees the switch also sees what was set before it.
+        // A call that sees the switch also sees what was set before it.
         SWITCHES.fetch_or(switch as u8, Ordering::Release);
     } else {
         SWITCHES.fetch_and(!(switch as u8), Ordering::Relaxed);

@@ -72,7 +72,7 @@ use crate::switches::{self, Switch};
 
 /// How long a future waits for the test to advance the clock, in real time.
 const PATIENCE: Duration = Duration::from_secs(5);
-////// The same, in a test in which a future has already waited in vain.
+/// The same, in a test in which a future has already waited in vain.
 const IMPATIENCE: Duration = Duration::from_millis(10);
 
 /// The latest time of a test's clock. [`NEVER`] is not reached.
@@ -359,7 +359,7 @@ pub fn pause() -> TestClock {
     TestClock::new(present(), TokioClock::paused())
 }
 
-////// Pauses the clock at a given time, for fixed windows, which begin at midnight UTC.
+/// Pauses the clock at a given time, for fixed windows, which begin at midnight UTC.
 ///
 /// `time` is from 1973 on; an earlier one counts as about 1973. Otherwise the same as [`pause`].
 ///

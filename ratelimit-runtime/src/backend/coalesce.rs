@@ -381,7 +381,7 @@ fn fail(seats: &[Arc<Seat>], error: &BackendError) {
 impl Batch {
     /// Sends all calls not yet abandoned, and delivers the answers.
     async fn send<T: Transport>(&mut self, store: &T, hasher: &RandomState) {
-        //        // Some calls may have reached their deadline in the queue.
+        // Some calls may have reached their deadline in the queue.
         self.fail_late(Instant::now(), store);
         self.seats.retain(|seat| seat.is_waiting());
         // Stable: calls on one bucket keep their order.

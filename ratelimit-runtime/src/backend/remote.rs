@@ -91,8 +91,7 @@ impl<T: Transport> Remote<T> {
             }
             Entry::Alone(alone) => alone,
         };
-        //        // With concurrent calls, the shared connection is better: it has seen their
-        //        writes.
+        // With concurrent calls, the shared connection is better: it has seen their writes.
         if under_way.is_alone
             && let Some(answer) = self.transport.decide_here(request, deadline)
         {

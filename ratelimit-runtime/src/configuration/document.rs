@@ -30,7 +30,7 @@ pub(super) fn from_json(text: &str) -> Result<BTreeMap<String, Settings>, Config
 /// Settings by the names of limiters.
 struct Document(BTreeMap<String, Settings>);
 
-////// A limiter's line.
+/// A limiter's line.
 struct Line(Settings);
 
 /// One limit, and whether it applies.
@@ -166,8 +166,7 @@ impl OneLimit {
         OneLimit { limit, dry_run: false, enabled: true }
     }
 
-    ///    /// The limit as it applies: a limit that admits every call replaces one that is tried or
-    ///    off.
+    /// The limit as it applies: a limit that admits every call replaces one that is tried or off.
     fn applying(&self) -> Limit {
         if self.dry_run || !self.enabled { self.limit.unlimited() } else { self.limit }
     }
@@ -191,7 +190,7 @@ fn table<'de, A: MapAccess<'de>>(mut map: A) -> Result<Line, A::Error> {
             Err(Error::custom("`limits` beside a limit's own fields: write them inside of `limits`"))
         }
         Some(limits) => line(&limits, dry_run, enabled),
-        //        // Only switches: the limits are those in the code.
+        // Only switches: the limits are those in the code.
         None if fields.is_empty() && (dry_run.is_some() || !enabled) => {
             Ok(Line(Settings { limits: None, tried: Vec::new(), dry_run, enabled }))
         }

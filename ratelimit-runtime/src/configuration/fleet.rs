@@ -30,9 +30,8 @@ const PUBLISH_EVERY: Duration = Duration::from_secs(3_600);
 /// The most limiters that one command publishes.
 const AT_ONCE: usize = 100;
 
-////// A limiter that a process of the fleet has published; see [`RedisBackend::published`].
-///Limiters of one name with different algorithms, periods or keys have separate buckets and
-///entries.
+/// A limiter that a process of the fleet has published; see [`RedisBackend::published`]. Limiters
+/// of one name with different algorithms, periods or keys have separate buckets and entries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PublishedLimiter {
@@ -42,8 +41,8 @@ pub struct PublishedLimiter {
     pub written: Vec<Limit>,
     /// The limits that applied when it was published.
     pub limits: Vec<Limit>,
-    ///    /// For each limit as written, the position of its key among the keys of a call. Limits
-    ///    without keys of their own have one position each.
+    /// For each limit as written, the position of its key among the keys of a call. Limits without
+    /// keys of their own have one position each.
     pub keys: Vec<u8>,
     /// How denials block a key for longer, or ban it.
     pub backoff: Option<Backoff>,
@@ -54,17 +53,17 @@ type PublishedBackoff = (u64, u64, bool);
 
 /// Configuration of a fleet, with the feature `configuration`.
 impl RedisBackend {
-    ///    /// Applies the document that all processes share, checks it at intervals of `every` (a
-    ///    few seconds), and applies it again whenever it changes: one command changes a limit
-    ///    everywhere.
+    /// Applies the document that all processes share, checks it at intervals of `every` (a few
+    /// seconds), and applies it again whenever it changes: one command changes a limit everywhere.
     ///
     /// The document is a string under the key `rl:1:configuration`, in JSON if it begins with `{`,
     /// else in TOML; no key is an empty document. [`replace_configuration`] writes it. A document
     /// that cannot be read or has a mistake changes no limit and is reported as by
     /// [`Configuration::watch`], even the first one.
-    ///    /// Also publishes this process's limiters on this backend, for
-    ///    [`published`](RedisBackend::published). The user needs `+eval +get +hset +pexpire` on
-    ///    `~rl:*`.
+    ///
+    /// Also publishes this process's limiters on this backend, for
+    /// [`published`](RedisBackend::published). The user needs `+eval +get +hset +pexpire` on
+    /// `~rl:*`.
     ///
     /// [`replace_configuration`]: RedisBackend::replace_configuration
     ///
@@ -88,8 +87,8 @@ impl RedisBackend {
         Ok(String::from_utf8_lossy(&self.eval(READ, DOCUMENT, &[])?).into_owned())
     }
 
-    ///    /// Replaces the document that all processes share. Returns false, and replaces nothing,
-    ///    if another process has changed it and it is no longer `before`.
+    /// Replaces the document that all processes share. Returns false, and replaces nothing, if
+    /// another process has changed it and it is no longer `before`.
     ///
     /// ```no_run
     /// use ratelimit_runtime::RedisBackend;
@@ -115,7 +114,7 @@ impl RedisBackend {
     /// [`BackendError`] if the server fails.
     pub fn published(&self) -> Result<Vec<PublishedLimiter>, BackendError> {
         let answer = self.eval(PUBLISHED, LIMITERS, &[])?;
-        //        // A value of another form is not this crate's.
+        // A value of another form is not this crate's.
         let fields: Vec<String> = serde_json::from_slice(&answer).unwrap_or_default();
         let limiter = |pair: &[String]| -> Option<PublishedLimiter> {
             let [identity, limits] = pair else { return None };
@@ -170,7 +169,7 @@ impl Published {
             return;
         }
         let fields: Vec<&str> = limiters.iter().flat_map(|(name, limits)| [&**name, &**limits]).collect();
-        //        // What cannot be published now is published at the next check.
+        // What cannot be published now is published at the next check.
         if fields.chunks(2 * AT_ONCE).all(|fields| backend.eval(PUBLISH, LIMITERS, fields).is_ok()) {
             (self.limiters, self.at) = (limiters, Some(Instant::now()));
         }

@@ -1,4 +1,4 @@
-//!//! Polls a source of configuration, on a thread of its own.
+//! Polls a source of configuration, on a thread of its own.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use std::time::Duration;
 use super::{Configuration, ConfigurationError};
 use crate::observe;
 
-////// The shortest interval between two checks.
+/// The shortest interval between two checks.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-////// Keeps this process's limits in step with a document; see [`Configuration::watch`]. When it is
-///dropped, the limits stay as they are.
+/// Keeps this process's limits in step with a document; see [`Configuration::watch`]. When it is
+/// dropped, the limits stay as they are.
 #[derive(Debug)]
 #[must_use = "the document is watched only as long as this is kept"]
 pub struct ConfigurationWatch {
@@ -21,7 +21,7 @@ pub struct ConfigurationWatch {
     _stop: mpsc::Sender<()>,
 }
 
-////// The result of a check of a source.
+/// The result of a check of a source.
 pub(super) type Look = Result<String, ConfigurationError>;
 
 pub(super) fn read(path: &Path) -> Look {
@@ -43,8 +43,8 @@ pub(super) fn file(path: &Path, every: Duration) -> Result<ConfigurationWatch, C
     start(every, Seen::of(first), move |text| parsed(&path, text), move || written.look(read(&source)))
 }
 
-////// A file that may be read while it is written. A half-written document may be a valid one with
-///fewer limits, so a document counts as whole once two checks in a row have found it.
+/// A file that may be read while it is written. A half-written document may be a valid one with
+/// fewer limits, so a document counts as whole once two checks in a row have found it.
 struct Written {
     last: String,
     whole: String,
@@ -59,7 +59,7 @@ impl Written {
     }
 }
 
-////// Starts the thread, which polls the source for changes since `seen`.
+/// Starts the thread, which polls the source for changes since `seen`.
 pub(super) fn start(
     every: Duration,
     mut seen: Seen,
@@ -77,12 +77,12 @@ pub(super) fn start(
     Ok(ConfigurationWatch { _stop: stop })
 }
 
-////// The last state of the source.
+/// The last state of the source.
 pub(super) struct Seen {
     text: String,
     /// The text has a mistake.
     is_wrong: bool,
-    ///    /// The last check failed.
+    /// The last check failed.
     is_lost: bool,
 }
 

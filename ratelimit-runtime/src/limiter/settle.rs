@@ -1,4 +1,4 @@
-//!//! Settles calls by their real cost, and charges calls that can no longer be denied.
+//! Settles calls by their real cost, and charges calls that can no longer be denied.
 
 mod each;
 

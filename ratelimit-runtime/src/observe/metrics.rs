@@ -114,7 +114,7 @@ impl LimiterMeters {
         self.with(|handles| &handles.wait, register, |wait| wait.record(delay));
     }
 
-    ///    /// Changes the number of waiting calls by `more`.
+    /// Changes the number of waiting calls by `more`.
     pub(super) fn queued(&self, more: f64) {
         let register = |recorder: &dyn Recorder| recorder.register_gauge(&self.waiting, &METADATA);
         self.with(|handles| &handles.waiting, register, |waiting| waiting.increment(more));

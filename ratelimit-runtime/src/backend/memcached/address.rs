@@ -1,4 +1,4 @@
-//!//! The address of a server, how to connect to it, and its errors.
+//! The address of a server, how to connect to it, and its errors.
 
 use std::fmt;
 use std::io;

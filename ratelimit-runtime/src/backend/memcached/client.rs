@@ -188,8 +188,8 @@ impl<'a, C: Commands> Swap<'a, C> {
                 }
             };
             let ttl = seconds(applied.expires_at, applied.now);
-            //            // A state that this connection has seen is mostly current. Otherwise the
-            //            next attempt needs the current one, unless it comes after a pause.
+            // A state that this connection has seen is mostly current. Otherwise the next attempt
+            // needs the current one, unless it comes after a pause.
             let and_get = matches!(known, Known::Guess) || tries > 0 && tries < WITHOUT_PAUSE;
             let until = Instant::now().checked_add(Duration::from_secs(ttl - 1));
             let (reply, value) = self.link.set(&self.key, &bytes, expiry(ttl), condition, and_get).await?;

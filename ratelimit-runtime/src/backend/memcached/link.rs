@@ -111,7 +111,7 @@ impl Link {
             Ok(Reply::Alive) => Ok(link),
             Ok(_) => Err(address.refused("its first reply is no reply to a no-op")),
             Err(Failure::Lost(error)) if error.kind() != BackendErrorKind::Unreachable => Err(error),
-            //            // As some proxies do, and servers that want TLS or the binary protocol.
+            // As some proxies do, and servers that want TLS or the binary protocol.
             Err(_) => Err(address.unreachable("it closed the connection at the first meta command (`mn`)")),
         }
     }
@@ -271,8 +271,8 @@ impl Io {
     /// Ready when the connection has ended.
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<BackendError> {
         loop {
-            //            // Reads first: commands appended after the server has closed the
-            //            connection stay unwritten, and can be sent again.
+            // Reads first: commands appended after the server has closed the connection stay
+            // unwritten, and can be sent again.
             if let Some(error) = self.read_all(context) {
                 return Poll::Ready(error);
             }

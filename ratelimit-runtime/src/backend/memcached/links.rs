@@ -49,7 +49,7 @@ impl Links {
         call: impl FnOnce(&Lane) -> Result<T, Failure>,
     ) -> Option<Result<T, Failure>> {
         let mut lane = self.0.lane.try_lock()?;
-        //        // Taken out while it is used, so that a call that panics drops it.
+        // Taken out while it is used, so that a call that panics drops it.
         let current = lane.take().filter(|lane| lane.begin(deadline));
         let opened = || Lane::open(self.address(), deadline).map_err(Failure::Lost);
         let current = match current.map_or_else(opened, Ok) {

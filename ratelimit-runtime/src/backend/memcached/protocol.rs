@@ -1,4 +1,4 @@
-//!//! Memcached's meta commands: a writer, and a strict parser of replies.
+//! Memcached's meta commands: a writer, and a strict parser of replies.
 //!
 //! Each command carries a number (`O`), which its reply repeats. A reply with another number, or of
 //! a kind that does not fit the command, is malformed and ends the connection.
@@ -128,8 +128,8 @@ impl Incoming {
             (_, "SERVER_ERROR") => (Reply::Failed(parts.to_owned()), 0),
             (_, "ERROR" | "CLIENT_ERROR") => return Err(Unusable::Refused(line.to_owned())),
             (Kind::Noop, "MN") if parts.is_empty() => (Reply::Alive, 0),
-            //            // Early versions of 1.6 do not repeat the number here. A wrong reply does
-            //            no harm: nothing is admitted without a confirmed set.
+            // Early versions of 1.6 do not repeat the number here. A wrong reply does no harm:
+            // nothing is admitted without a confirmed set.
             (Kind::Get, "EN") if parts.is_empty() => (Reply::Missing, 0),
             (Kind::Get, "EN") | (Kind::Set, "NF") => {
                 Flags::read(parts).for_command(number)?;

@@ -1,4 +1,4 @@
-//!//! The last states that a connection has seen, for a bounded number of buckets.
+//! The last states that a connection has seen, for a bounded number of buckets.
 //!
 //! A state is a guess: the store's compare-and-swap says whether it is still the current one.
 

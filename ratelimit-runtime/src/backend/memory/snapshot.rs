@@ -1,8 +1,9 @@
-//!//! Buckets that outlive the process, in a file from which a new process restores them.
-//!//! A file holds the states of buckets, keyed by the hashes by which the tables find them, and
-//!the random weights of that hash. Limits come from the code. A new process keeps what it has read
-//!as bytes until the limiter of that name is used, because only then is the form of its states
-//!known. The next snapshot also holds what was not used by then.
+//! Buckets that outlive the process, in a file from which a new process restores them.
+//!
+//! A file holds the states of buckets, keyed by the hashes by which the tables find them, and the
+//! random weights of that hash. Limits come from the code. A new process keeps what it has read as
+//! bytes until the limiter of that name is used, because only then is the form of its states known.
+//! The next snapshot also holds what was not used by then.
 
 mod checksum;
 mod copy;

@@ -164,7 +164,7 @@ where
         Box::pin(async move {
             let (client, connection) = config.connect(tls).await?;
             let serve: BoxFuture<'static, ()> = Box::pin(async move {
-                //                // The client notices its end.
+                // The client notices its end.
                 drop(connection.await);
             });
             Ok((client, serve))

@@ -38,7 +38,7 @@ fn ends_connection(answer: &DbError) -> bool {
         Some(severity) => matches!(severity, Severity::Fatal | Severity::Panic),
         None => matches!(answer.severity(), "FATAL" | "PANIC"),
     };
-    //    // A standby refuses `BEGIN READ WRITE` as an unsupported feature.
+    // A standby refuses `BEGIN READ WRITE` as an unsupported feature.
     is_fatal || [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::FEATURE_NOT_SUPPORTED].contains(answer.code())
 }
 

@@ -33,8 +33,7 @@ pub(super) struct Stored {
 
 /// The SQL that creates the functions.
 pub(super) fn create(schema: &str, table: &str) -> String {
-    //    // A dollar quote that does not occur in the name. The longest name has room for fewer
-    //    than 64.
+    // A dollar quote that does not occur in the name. The longest name has room for fewer than 64.
     let quote = (0..64).map(|number| format!("$body{number}$")).find(|quote| !table.contains(quote));
     let quote = quote.unwrap_or_default();
     format!(

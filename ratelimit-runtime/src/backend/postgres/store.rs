@@ -36,11 +36,11 @@ impl Store {
 
     /// Creates the table, unless it exists.
     pub(super) async fn create_table(&self, deadline: Instant) -> Result<(), BackendError> {
-        //        // A user who may use the table may not be allowed to create it.
+        // A user who may use the table may not be allowed to create it.
         if transaction::run(&self.server, &self.server.table.uses(), deadline).await.is_ok() {
             return Ok(());
         }
-        //        // Creating one schema or table twice at the same time would fail.
+        // Creating one schema or table twice at the same time would fail.
         let key = Key::of_migration(&self.server);
         let begin = transaction::begin(Some(&key), deadline, true);
         transaction::run(&self.server, &format!("{begin};{};COMMIT", self.server.table.migration()), deadline).await

@@ -41,7 +41,7 @@ impl Table {
     /// Creates what does not exist yet.
     pub(super) fn migration(&self) -> String {
         let Table { schema, name } = self;
-        //        // Without the right to create schemas, even `IF NOT EXISTS` fails.
+        // Without the right to create schemas, even `IF NOT EXISTS` fails.
         let create_schema =
             if schema == "\"public\"" { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {schema};\n") };
         // Half of a page is for new versions of its rows. Large windows stay in their row.

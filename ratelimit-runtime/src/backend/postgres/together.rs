@@ -1,5 +1,5 @@
-//!//! A call on several buckets, as a task: if its caller gives up, it goes on and gives back what
-//!it has taken.
+//! A call on several buckets, as a task: if its caller gives up, it goes on and gives back what it
+//! has taken.
 
 use std::time::Instant;
 

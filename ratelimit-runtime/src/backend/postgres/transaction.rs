@@ -177,7 +177,7 @@ impl Transaction {
             // The server has not reached the `COMMIT`: dropped, this sends a `ROLLBACK`.
             Err(_) => {}
         }
-        //        // Whether a lost transaction has committed is unknown, so it is not repeated.
+        // Whether a lost transaction has committed is unknown, so it is not repeated.
         written.map_err(|failure| failure.error)
     }
 

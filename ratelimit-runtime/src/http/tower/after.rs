@@ -1,10 +1,10 @@
-//!//! What a response of a [`RateLimitLayer`](super::RateLimitLayer)'s service does to the key of
-//!its request: it may pause the key and settle the request's real cost.
+//! What a response of a [`RateLimitLayer`](super::RateLimitLayer)'s service does to the key of its
+//! request: it may pause the key and settle the request's real cost.
 
 use std::pin::Pin;
 use std::time::Duration;
 
-////// The longest pause, because an upstream chooses its `Retry-After`.
+/// The longest pause, because an upstream chooses its `Retry-After`.
 const LONGEST: Duration = Duration::from_secs(3_600);
 
 /// What a response does to the key of its request.
@@ -59,7 +59,7 @@ impl<R, F: Fn(&R) -> u32> After<R> for Settle<F> {
     }
 }
 
-////// Both.
+/// Both.
 impl<R, A: After<R>, B: After<R>> After<R> for (A, B) {
     const PAUSES: bool = A::PAUSES || B::PAUSES;
     const SETTLES: bool = A::SETTLES || B::SETTLES;

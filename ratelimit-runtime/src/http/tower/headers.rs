@@ -1,4 +1,4 @@
-//!//! [`RateLimitHeadersLayer`]: reports the remaining permits in every response.
+//! [`RateLimitHeadersLayer`]: reports the remaining permits in every response.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//!//! How a [`RateLimitLayer`](super::RateLimitLayer) calls its limiter: with one key of the
-//!request for all limits, or with a key for each limit.
+//! How a [`RateLimitLayer`](super::RateLimitLayer) calls its limiter: with one key of the request
+//! for all limits, or with a key for each limit.
 
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;

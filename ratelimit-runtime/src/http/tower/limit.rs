@@ -1,4 +1,4 @@
-//!//! [`RateLimitLayer`]: limits the requests to a service, or those of a client.
+//! [`RateLimitLayer`]: limits the requests to a service, or those of a client.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -446,8 +446,7 @@ where
                     this.state.set(State::Admitted { response: ready.call(request) });
                 }
                 Err(exceeded) => {
-                    //                    // Only the body is still needed: release what readiness
-                    //                    took.
+                    // Only the body is still needed: release what readiness took.
                     drop(ready);
                     let Some(draining) = (this.settings.drain)(request, this.settings.drains) else {
                         this.state.set(State::Undecided);
@@ -481,7 +480,7 @@ impl<R, F, D, P> Settings<R, F, D, P> {
         Some(started)
     }
 
-    ///    /// The work left before a response is returned.
+    /// The work left before a response is returned.
     fn ending<T>(&self, held: Held, response: &T) -> Option<Ending>
     where
         P: After<T>,

@@ -1,4 +1,4 @@
-//!//! Snapshots at intervals, and when the program ends.
+//! Snapshots at intervals, and when the program ends.
 
 use std::fmt;
 use std::io;
