@@ -171,8 +171,8 @@ impl Rule {
         Span { begin, end: begin.saturating_add(self.per) }
     }
 
-    /// The moment that many intervals after `first`, or the last one that is not after `latest`. The
-    /// windows of a calendar are as long as they are.
+    /// The moment `intervals` intervals after `first`, or the last such moment that is not after
+    /// `latest`. A calendar's windows count with their real lengths.
     pub(crate) fn later(&self, first: u64, interval: u64, intervals: u64, latest: u64) -> u64 {
         if self.is_calendar() {
             let mut at = first;
@@ -189,7 +189,7 @@ impl Rule {
         first.saturating_add(most.min(intervals).saturating_mul(interval))
     }
 
-    /// When the fixed window begins that comes `windows` after the one of `time`.
+    /// The start of the fixed window that comes `windows` windows after that of `time`.
     pub(crate) fn begin_after(&self, time: u64, windows: u64) -> u64 {
         #[cfg(feature = "calendar")]
         if let Some(calendar) = self.limit.calendar() {
@@ -199,8 +199,7 @@ impl Rule {
     }
 
     /// The number of the fixed window that holds `time`. Not for calendars, whose windows have no
-    /// numbers. Computed without a division: the estimate
-    /// is short by at most two.
+    /// numbers. Computed without a division, from an estimate that is short by at most two.
     #[inline]
     pub(crate) const fn window(&self, time: u64) -> u64 {
         let mut window = ((time as u128 * self.reciprocal as u128) >> 64) as u64;

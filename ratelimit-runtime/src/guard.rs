@@ -1,8 +1,7 @@
 //! The guard around every remote backend: a deadline on each decision, a circuit breaker, and the
 //! denial cache.
 //!
-//! Each store has one guard, however many limiters use it, so that all of them share what one finds
-//! out.
+//! Each store has one guard, shared by all limiters that use the store.
 
 mod breaker;
 pub(crate) mod denials;

@@ -1,4 +1,4 @@
-//! The hash that finds buckets: two keys with one hash share a bucket.
+//! The hash that finds buckets: two keys with the same hash share a bucket.
 //!
 //! The hash of an ordinary table only has to spread keys. This one must also withstand an attacker
 //! who chooses keys to collide, so it is universal: multilinear hashing. A key is a sequence of
@@ -10,7 +10,7 @@
 //! is off by less than n. The random numbers come from std's `SipHash`, whose key comes from the
 //! operating system.
 //!
-//! The random numbers are values, so that a snapshot of buckets can hold them.
+//! The weights are plain values, so that a snapshot of buckets can hold them.
 //!
 //! Hashes built on folded multiplications (foldhash, wyhash, ahash without AES instructions) give
 //! no such guarantee. With foldhash 0.2, an eight-byte text and its complement collided for one of
@@ -58,7 +58,7 @@ fn weights() -> Weights {
 }
 
 impl Weights {
-    /// How many numbers they are.
+    /// The number of random numbers.
     pub(crate) const NUMBERS: usize = 2 * 2 * WORDS + 2;
 
     /// This process's own.
@@ -244,7 +244,7 @@ fn folded(sum: u64) -> u64 {
 #[cold]
 #[inline(never)]
 fn chained<const LANES: usize>(key: (u64, u64), before: [u64; LANES], sums: [u64; LANES]) -> [u64; LANES] {
-    // `RandomState` does not tell its key, and its algorithm may change with the compiler.
+    // `RandomState` does not expose its key, and its algorithm may change with the compiler.
     #[expect(deprecated, reason = "SipHash 2-4 with a key, which nothing else in the standard library has")]
     let sip = std::hash::SipHasher::new_with_keys(key.0, key.1);
     std::array::from_fn(|lane| {

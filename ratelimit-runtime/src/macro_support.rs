@@ -138,8 +138,8 @@ pub mod v1 {
         backend.into_backend()
     }
 
-    /// A key of a call with several. If it is none, the compiler knows nothing of what this returns,
-    /// and says so here alone.
+    /// A key of a call with several. If the value is not a key, the type that this returns is
+    /// unknown, so the compiler reports only that.
     #[inline]
     pub fn key<K: IsKey>(key: K) -> K::Key {
         key.itself()
@@ -494,8 +494,8 @@ pub mod v1 {
         }
     }
 
-    /// The rest of a change that a backend is asked for. Boxed, so that a future without a backend
-    /// reserves no room for it.
+    /// The rest of a backend's change. Boxed, so that a future without a backend reserves no room
+    /// for it.
     struct Rest(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
     impl Future for Rest {
@@ -539,7 +539,7 @@ pub mod v1 {
     }
 
     impl Held {
-        /// The call took `actual` permits. What cannot be settled stands as it was reserved.
+        /// Settles the call at `actual` permits. If that fails, the reservation stands.
         pub fn took(self, actual: u32) {
             let _ = self.core.settle_held(self.holding, actual);
         }

@@ -15,7 +15,7 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::rt::sync::Mutex;
 
-/// The limits of a waiting call, as they are when its turn comes.
+/// The limits of a waiting call at its turn.
 pub(crate) trait Limits: Send + Sync {
     fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>));
 }
@@ -218,7 +218,7 @@ impl<T, W> Deadlines<T, W> {
         if heap.len() > Self::FEW.max(2 * waiting) {
             heap.retain(|seat| !seat.0.is_over());
         }
-        // Not twice as many: most of the room would be empty.
+        // Not doubled: most of the room would stay empty.
         if heap.len() == heap.capacity() {
             heap.reserve_exact(heap.len() / 4 + 1);
         }
@@ -236,7 +236,7 @@ impl<T, W> Deadlines<T, W> {
         self.0.peek().map(|seat| seat.0.deadline)
     }
 
-    /// Makes the calls give up whose deadlines have passed.
+    /// Makes calls whose deadlines have passed give up.
     pub(crate) fn pass(&mut self, now: u64, wakes: &mut Wakes) {
         while self.first().is_some_and(|deadline| deadline <= now)
             && let Some(seat) = self.0.pop()

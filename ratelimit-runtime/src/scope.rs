@@ -1,7 +1,7 @@
 //! The clock and the buckets of one test.
 //!
-//! The only module that decides whether there are any. Without `test-util` a [`Scope`] has no
-//! value. An `Option` of it takes no room, and code that needs one compiles to nothing.
+//! The only module that decides whether tests can have them. Without `test-util`, [`Scope`] has no
+//! values: an `Option` of it takes no room, and code that needs one compiles to nothing.
 
 #[cfg(not(feature = "test-util"))]
 mod none;

@@ -312,7 +312,7 @@ impl Serialize for Place {
 /// `{"limiter": "api", "kind": "limited", "limit": {..}, "remaining": 0, "retry_after": 0.25}`:
 /// `retry_after` in seconds, `null` for never.
 ///
-/// The limiter's name is internal: think twice before you send it to strangers.
+/// The limiter's name is internal: consider that before you send it to strangers.
 impl Serialize for RateLimitExceeded {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut fields = serializer.serialize_struct("RateLimitExceeded", 5)?;
@@ -325,7 +325,7 @@ impl Serialize for RateLimitExceeded {
     }
 }
 
-/// `"limited"`, `"cost_exceeds_limit"` or `"backend_failed"`.
+/// `"limited"`, `"cost_exceeds_limit"`, `"backend_failed"`, `"blocked"` or `"wrong_keys"`.
 impl Serialize for ExceededKind {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name())

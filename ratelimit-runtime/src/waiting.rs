@@ -18,7 +18,8 @@ pub(crate) fn sleep(delay: Duration) {
     }
 }
 
-/// Sleeps on tokio's timer if a test has paused it: a runtime may have none. Else on this crate's.
+/// Sleeps on tokio's timer if a test has paused it, else on this crate's, because a runtime may
+/// have no timer.
 #[cfg(feature = "tokio")]
 pub(crate) async fn sleep_async(delay: Duration) {
     use crate::rt::{clock, timer};

@@ -16,7 +16,7 @@ const TOKEN: u64 = 1;
 const FIXED: u64 = 2;
 /// A fixed window of a calendar.
 const CALENDAR: u64 = 3;
-/// No window has taken more permits, so that sums of them do not overflow.
+/// The most permits in a window, so that sums do not overflow.
 const MOST_TAKEN: u64 = 1 << 53;
 
 impl Record {

@@ -76,8 +76,8 @@ impl State {
         }
     }
 
-    /// Charges `cost` permits at `at`. Returns what undoes the charge, and a floor: nothing may be
-    /// admitted before that time any more, because permits that count until then were forgotten.
+    /// Charges `cost` permits at `at`. Returns the undo of the charge, and a floor: nothing may be
+    /// admitted before that time, because permits that count until then were forgotten.
     fn charge(&mut self, rule: &Rule, at: u64, now: u64, given: Given, cost: u32) -> (Previous, u64) {
         match self {
             State::Sliding(window) => {
@@ -198,7 +198,7 @@ impl State {
         }
     }
 
-    /// When no limit that the state was charged by needs it any more.
+    /// When no limit that charged the state needs it any more.
     fn kept_until(&self, rule: &Rule) -> u64 {
         match self {
             State::Sliding(window) => window.fresh_at(window.longest.max(rule.per())),
@@ -239,7 +239,7 @@ impl Given {
     }
 }
 
-/// The change that a charge made to one limit, with which the newest charge is undone without a
+/// The change that a charge made to one limit, by which the newest charge is undone without a
 /// trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Previous {
@@ -362,14 +362,14 @@ pub(crate) struct Record {
     /// limits, so that permits from before give nothing back. 0 if no permit depends on it.
     pub(crate) start: u64,
     pub(crate) offences: Offences,
-    /// Every call is denied until then, by a block that was set for the key; 0 if none was.
+    /// The end of the key's block; 0 if there is none.
     pub(crate) blocked: u64,
     pub(crate) limits: SmallVec<[State; 1]>,
     /// By limit. Empty while no booking lies ahead.
     pub(crate) given: SmallVec<[Given; 1]>,
 }
 
-/// The longest time ahead for which permits are charged that do not fit, in nanoseconds.
+/// How far ahead permits that do not fit may be charged, in nanoseconds.
 pub(crate) const LONGEST_DEBT: u64 = 366 * 86_400 * 1_000_000_000;
 
 /// A start number. The numbers of two records collide with a probability of one in four billion, if
@@ -401,7 +401,7 @@ impl Record {
         if found.at - now > max_wait {
             let mut refusal = view.refusal(found.limit, now, Some(found.at));
             refusal.is_blocked = self.is_blocked(backoff, now);
-            // A try on a blocked key is no offence.
+            // A call on a blocked key is no offence.
             if let Some(backoff) = backoff.filter(|_| cost > 0 && self.blocked <= now) {
                 self.offences.deny(backoff, now);
                 refusal.admitted_at = Some(found.at.max(self.offences.until));
@@ -541,7 +541,7 @@ impl Record {
     /// Blocks the key for `time` from `now` on, unless it is blocked for longer.
     pub(crate) fn block(&mut self, now: u64, time: u64) {
         if time > 0 {
-            // A clock that went back is left to the next decision, which moves all times.
+            // If the clock went back, the next decision moves all times.
             let back = self.clock.saturating_sub(now);
             self.clock = self.clock.max(now);
             self.blocked = self.blocked.max(now.saturating_add(time).saturating_add(back));

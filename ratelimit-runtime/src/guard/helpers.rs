@@ -1,8 +1,8 @@
 //! A thread pool for a backend's blocking decisions, so that a hanging decision does not hang its
 //! caller.
 //!
-//! Threads start on demand, end when idle, and are bounded in number. A decision that hangs keeps
-//! its thread; once all threads are kept, only probes still start.
+//! Threads start on demand, end when idle, and are bounded in number. A decision that hangs
+//! occupies its thread; once all threads are occupied, only probes still start.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +34,7 @@ pub(super) struct Helpers {
 struct Shared {
     work: Mutex<Work>,
     more: Condvar,
-    /// The last decision that was waited for came promptly.
+    /// Whether the last awaited decision came promptly.
     is_prompt: AtomicBool,
 }
 
@@ -131,7 +131,7 @@ impl Helpers {
         answer
     }
 
-    /// Records how long a decision took that was waited for without blocking.
+    /// Records the duration of a decision that was awaited without blocking.
     pub(super) fn took(&self, took: Duration, prompt: Duration) {
         if took < prompt {
             self.shared().is_prompt.store(true, Ordering::Relaxed);

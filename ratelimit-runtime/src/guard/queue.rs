@@ -55,9 +55,9 @@ type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>>>;
 /// The queues of one backend, by bucket.
 pub(crate) struct Queues {
     by_bucket: PerProcess<ByBucket>,
-    /// How many there are. Read first, because few buckets have one.
+    /// Their number. Read first, because few buckets have a queue.
     len: AtomicUsize,
-    /// The most of them.
+    /// The bound on their number.
     max: usize,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Queue {
     bucket: Arc<str>,
     fingerprint: Option<Fingerprint>,
     process: u32,
-    /// The backend's. It has the queue while calls wait.
+    /// The backend's guard, which holds the queue while calls wait.
     guard: Weak<Guard>,
     state: Mutex<State>,
     /// By a test's clock.
@@ -134,8 +134,8 @@ impl Queues {
         if self.len.load(Ordering::Acquire) == 0 { None } else { self.map().lock().get(bucket).map(Arc::clone) }
     }
 
-    /// The calls that wait for a bucket without a booking; `None` if none waits of a lower rank than
-    /// this.
+    /// The calls without bookings that wait for a bucket; `None` if none of a lower rank than this
+    /// waits.
     pub(crate) fn ahead(&self, bucket: &str, rank: u64) -> Option<Ahead> {
         self.find_now(bucket)?.ahead(rank)
     }
@@ -257,7 +257,7 @@ impl Queues {
         drop(state);
         wakes.wake();
         queue.catch_up();
-        // Other calls were given times at which it is this one's turn.
+        // Cached denials may name a time that is now this call's.
         guard.drop_denials(fingerprint, queue.now());
         Ok(Waiter { queue, place, seat })
     }
@@ -285,7 +285,7 @@ impl Queue {
         state.line.first().filter(|(first, _)| first.rank <= rank)?;
         let Ahead { calls, permits, cost } = state.line.ahead();
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
-        // A request under way may be booked by now. No call then gets a time later than its turn.
+        // Counts a request under way as booked: no call is given a time later than its turn.
         let (asked, asked_for) = state.asking;
         let calls = calls.saturating_sub(state.booked.len() as u64 + asked);
         Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
@@ -308,7 +308,7 @@ impl Queue {
         self.stopped.is_some()
     }
 
-    /// Until when a queue by a test's clock has nothing to do.
+    /// Until when a queue driven by a test's clock has nothing to do.
     fn woken(&self) -> u64 {
         if let Some(stopped) = &self.stopped {
             return stopped.sleeps_until();
@@ -399,7 +399,7 @@ fn instant(time: u64) -> Option<Instant> {
 }
 
 impl Waiter {
-    /// From now on, news wakes `waker`. Returns whether there is news already.
+    /// Registers `waker` for changes. Returns whether there is one already.
     pub(crate) fn listen(&self, waker: &Waker) -> bool {
         self.is_own() && self.seat.listen(waker)
     }
@@ -453,7 +453,7 @@ impl Waiter {
         (&self.queue.bucket, self.queue.fingerprint)
     }
 
-    /// Whether the call waits in this process, not in the one that this was forked from.
+    /// Whether the call waits in this process, and not in a parent that has forked it.
     fn is_own(&self) -> bool {
         self.queue.process == process::id()
     }
@@ -486,7 +486,7 @@ impl Waiter {
         if let Some(handed_over) = handed_over {
             handed_over.leave(now);
         }
-        // Other calls were given times behind this one.
+        // Cached denials name times behind this call.
         if let Some(guard) = self.guard() {
             guard.drop_denials(self.queue.fingerprint, now);
         }

@@ -1,9 +1,10 @@
-//! A key without its type, for code that few programs need and that is not compiled for each type.
+//! A key without its type, for code that few programs need and that should not be compiled per
+//! type.
 
 use super::sealed::{Kind, Sink};
 use super::{KeyWriter, RateLimitKey};
 
-/// A key of any type. Whatever reads it learns the same as from the key itself.
+/// A key of any type. It writes the same parts as the key itself.
 #[derive(Clone, Copy)]
 pub(crate) struct ErasedKey<'a>(&'a dyn Parts);
 

@@ -1,4 +1,4 @@
-//! Keys as readable text, without two keys of one text.
+//! Keys as readable text. Different keys have different texts.
 
 use std::fmt::Write as _;
 use std::net::{Ipv4Addr, Ipv6Addr};

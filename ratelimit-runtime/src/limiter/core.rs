@@ -1,4 +1,4 @@
-//! The state that a limiter's handles share, in parts by what each is responsible for.
+//! The state that a limiter's handles share, in parts by responsibility.
 
 mod activity;
 mod identity;
@@ -54,7 +54,7 @@ pub(crate) struct Core {
     refunds: Refunds,
     modes: Modes,
     activity: Activity,
-    /// The key of each limit, by its number, in calls with several keys.
+    /// The number of each limit's key, in calls with several keys.
     groups: Box<[u8]>,
     /// The parts with a key each. Made for the first call with several keys.
     each: OnceCell<Each>,
@@ -93,8 +93,8 @@ impl Core {
     }
 
     /// The part of the limits at these positions, which share a key. `shapes` are those of the
-    /// parts made before: a second one of the same shape is told apart by its number, since two
-    /// keys of one value would be one bucket.
+    /// parts made before. A later part of the same shape gets a number, because equal keys would
+    /// otherwise share a bucket.
     pub(super) fn part(&self, positions: &[u8], shapes: &mut Vec<String>) -> Arc<Core> {
         let (reads_per, reads_count) = self.rules.read();
         let limits: Vec<Limit> =
@@ -123,7 +123,7 @@ impl Core {
         Arc::new(Core::of(resolved, Some(shape), self.contains))
     }
 
-    /// The key of each limit, by its number among the keys of a call.
+    /// The number of each limit's key among the keys of a call.
     pub(crate) fn groups(&self) -> &[u8] {
         &self.groups
     }
@@ -186,7 +186,7 @@ impl Core {
         (self.rules.read().0 == 0).then(|| self.rules.written_limits())
     }
 
-    /// Its name and the shape of its limits, which all of its buckets have in common.
+    /// Its name and the shape of its limits, the common part of its buckets' names.
     #[cfg(all(feature = "configuration", feature = "redis"))]
     pub(crate) fn published_name(&self) -> String {
         self.name_and_shape()

@@ -22,7 +22,7 @@ use crate::observe::{self, KeyText};
 use crate::rt::clock::Now;
 use crate::switches::Switches;
 
-/// What limits in memory take and report.
+/// What a call wants of limits in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tell {
     /// To take the permits, and to report what is left if the call is denied.
@@ -224,7 +224,7 @@ impl<'a> Call<'a> {
         }
     }
 
-    /// The store, if buckets are in memory and all switches are off. The store itself looks after
+    /// The store, if buckets are in memory and all switches are off. The store itself checks for
     /// keys that are held.
     #[inline]
     fn memory(&self) -> Option<&'a Arc<Store>> {
@@ -476,7 +476,7 @@ impl Core {
         }
     }
 
-    /// Gives back permits by the one limit written down, if nothing speaks against the fast path.
+    /// Gives back permits of the one limit written down, if the fast path is open.
     #[inline]
     pub(super) fn give_back_fast(&self, held: Held) -> bool {
         if Switches::load().are_off()

@@ -1,5 +1,5 @@
-//! The way to decisions that the buckets in memory do not make alone: with a switch on, by a
-//! backend, by limits that are tried, after a wait.
+//! Decisions that the buckets in memory do not make alone: with a switch on, by a backend, by
+//! limits that are tried, after a wait.
 //!
 //! A program that never needs them does not contain them. The code of an annotated function reaches
 //! them only through this one pointer, and whatever makes them needed sets it first.
@@ -23,8 +23,8 @@ struct Elsewhere {
 
 static ELSEWHERE: OnceLock<Elsewhere> = OnceLock::new();
 
-/// Call this before anything that takes calls off the paths of the buckets in memory: before a
-/// switch is on, a backend is there, or a limiter is special.
+/// Call this before anything takes calls off the paths of the buckets in memory: before a switch is
+/// on, a backend exists, or a limiter is special.
 pub(crate) fn open() {
     open_thorough();
     ELSEWHERE.get_or_init(|| Elsewhere {
@@ -36,7 +36,7 @@ pub(crate) fn open() {
 }
 
 impl Call<'_> {
-    /// Decides a call that has found that buckets in memory do not decide it alone.
+    /// Decides a call that buckets in memory cannot decide alone.
     #[cold]
     pub(super) fn decide_elsewhere<K: RateLimitKey>(self, key: &K) -> Result<(), RateLimitExceeded> {
         match elsewhere() {
@@ -58,7 +58,7 @@ impl Call<'_> {
 }
 
 fn elsewhere() -> Option<&'static Elsewhere> {
-    // Whatever the call has seen was written after the pointer was set.
+    // The pointer was set before whatever sent the call here was written.
     fence(Ordering::Acquire);
     ELSEWHERE.get()
 }

@@ -272,7 +272,7 @@ impl RemoteCall {
         let max_wait = Duration::from_nanos(call.wait.nanos());
         let Some(ahead) = ahead else {
             let (cost, max_wait) = (call.cost, Duration::ZERO);
-            // With `backoff` a denied try is an offence, and a call that waits commits none.
+            // With `backoff`, a denied request is an offence, and a waiting call must commit none.
             let offends = self.request.backoff.is_some();
             (self.asks, self.request.action) = if offends {
                 (Asks::Look, Action::Peek { cost, max_wait })
@@ -352,7 +352,7 @@ impl RemoteCall {
                     }
                 }
                 if is_ever && matches!(asks, Asks::Look) {
-                    // The call is denied like one that does not wait.
+                    // The call is denied like one without `wait`.
                     return self.takes_now();
                 }
             }
@@ -421,7 +421,7 @@ impl RemoteCall {
         call.decide_in(&store, self.fallback, &venue)
     }
 
-    /// Denies a call before those are served that waited when the backend failed.
+    /// Denies a call until those that waited when the backend failed are served.
     fn denied_by_stand_in(&self, ahead: Ahead, store: &Store, now: Now) -> Result<Decision, RateLimitExceeded> {
         let call = self.call.call();
         let (cost, later) = behind(&self.request.limits, ahead, call.cost);
@@ -508,11 +508,11 @@ pub(super) fn keep_denial(
     let (Some(denials), Some(bucket), Some(admitted_at)) = (backend.denials(), request.fingerprint, admitted_at) else {
         return;
     };
-    // Tries on a blocked key, and on one that is banned for a fixed time, change nothing. Other denials
-    // prolong the ban. Of a long ban, one call per `initial` tells the backend.
+    // Calls on a blocked key, or on one banned for a fixed time, change nothing. Other denials
+    // prolong the block. During a long block, one call per `initial` asks the backend.
     let (ban, longest) = match request.backoff {
         None => (0, u64::MAX),
-        // No limit denies for longer than such a ban, so none begins another one before the denial
+        // No limit denies for longer than such a ban, so no other ban begins before the denial
         // ends.
         Some(backoff) if backoff.is_ban() => {
             if request.limits.iter().any(|limit| limit.per() > backoff.max()) {
@@ -522,7 +522,7 @@ pub(super) fn keep_denial(
             (0, u64::MAX)
         }
         Some(_) if is_blocked => (0, u64::MAX),
-        // The longest ban: only its end moves on. In microseconds, as the backend's clock.
+        // The longest block: only its end moves. In microseconds, like the backend's clock.
         Some(backoff) if admitted_at.saturating_sub(now).div_ceil(1_000) == nanos(backoff.max()).div_ceil(1_000) => {
             (nanos(backoff.max()), nanos(backoff.initial()))
         }
@@ -542,9 +542,9 @@ pub(super) fn keep_denial(
     denials.keep(asked, told, sent, longest);
 }
 
-/// For a call behind others: the permits to ask the backend for in its place, and how much later
-/// than these fit its turn comes, in nanoseconds. A backend cannot be asked for more than a limit
-/// holds; the rest comes a period at a time, or at the bucket's rate.
+/// For a call behind others: the permits to ask the backend for, and how long after these fit its
+/// turn comes, in nanoseconds. A request cannot exceed what a limit holds; the rest comes a period
+/// at a time, or at the bucket's rate.
 fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
     let (step, steps) = ahead.steps(cost);
     let capacity = limits.iter().map(Limit::capacity).min().unwrap_or(0);

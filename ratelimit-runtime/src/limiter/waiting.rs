@@ -53,10 +53,10 @@ impl Until {
 /// Its cost, its deadline and its bucket are the queue's, because many calls may wait
 /// (`tests/resident.rs`).
 pub(crate) struct Waiting {
-    /// Dropped before the core, which else cannot leave its buckets behind.
+    /// Dropped before the core, which otherwise cannot leave its buckets behind.
     queue: Queue,
     core: Arc<Core>,
-    /// What few calls have. Boxed, so that the others are small.
+    /// What few calls have. Boxed, to keep the others small.
     extra: Option<Box<Extra>>,
     arrived: u64,
     is_async: bool,
@@ -172,7 +172,7 @@ impl Waiting {
         }
     }
 
-    /// Whether it may go on waiting. In a dry run no call waits, also if it has begun to before: it
+    /// Whether it may go on waiting. In a dry run no call waits, even one that began before: it
     /// counts as denied, and runs.
     fn waits_on(&self, now: Now) -> bool {
         now.earliest < self.deadline() && !self.core.dry_run()
@@ -340,7 +340,7 @@ impl Waiting {
         }
     }
 
-    /// Arranges that the task is woken in time. Returns false if that time has come.
+    /// Arranges a timely wake-up of the task. Returns false if the time has come.
     fn sleeps(&mut self, until: Until, context: &mut Context<'_>) -> bool {
         match &mut self.extra {
             Some(extra) => extra.timing.sleeps(until, context),
@@ -463,7 +463,7 @@ impl Timing {
     /// Blocks the thread until that time or a wake-up.
     fn block(&self, until: Until) {
         if let Some(Clocked::Test(scope, _)) = &self.0 {
-            // Nothing else moves a paused clock.
+            // Nothing else advances a paused clock.
             scope.advance_to(until.first_due.min(until.deadline));
         } else {
             let left = until.wake_up().saturating_sub(self.now().earliest);

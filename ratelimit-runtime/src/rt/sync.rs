@@ -25,7 +25,7 @@ pub(crate) struct Line<T>(pub(crate) T);
 ///
 /// Uncontended it costs one locked instruction, because unlock is a plain store. A queue lock needs
 /// a second one, and locked instructions dominate the time of a decision. A contended thread spins,
-/// then yields, then sleeps. So a holder without a processor always gets one, whatever the
+/// then yields, then sleeps, so a preempted holder always gets a processor, whatever the
 /// priorities.
 ///
 /// With `parking_lot`, a decision took 10 % longer on the shared window and on a key's token

@@ -14,7 +14,7 @@ use crate::rt::clock::Now;
 use crate::rt::reply;
 use crate::scope::Scope;
 
-/// The most that a backend may take to answer, whatever its deadline.
+/// The longest time for a backend's answer, whatever its deadline.
 const PATIENCE: Duration = Duration::from_secs(3_600);
 
 pub(super) struct Stopped {
@@ -48,7 +48,7 @@ impl Stopped {
 }
 
 impl Queue {
-    /// Skips what lies between: limits have changed, by which no call can be judged any more.
+    /// Skips the time in between: the limits that applied then have changed.
     pub(super) fn reaches_now(&self) {
         if let Some(stopped) = &self.stopped {
             stopped.reached.fetch_max(stopped.scope.now(), Ordering::AcqRel);

@@ -34,7 +34,7 @@ pub(super) enum By {
     Caller,
 }
 
-/// What a step of the driver leads to.
+/// The result of a driver's step.
 pub(super) enum Step {
     Again,
     Sleep(u64),
@@ -76,8 +76,8 @@ pub(super) async fn step(guard: &Arc<Guard>, queue: &Arc<Queue>, by: By, wakes: 
     }
 }
 
-/// Gives a booking back. Before it is due, a backend takes back its newest booking alone: another one
-/// is kept until then, for a call that comes in time.
+/// Gives a booking back. Before it is due, a backend takes back only its newest booking. Any other
+/// is kept until it is due, for a call that comes in time.
 async fn give_back(guard: &Arc<Guard>, queue: &Arc<Queue>, mut booked: Booked, by: By) {
     if booked.due > queue.now().latest {
         let peek = Action::Peek { cost: booked.admission.permit.cost, max_wait: Duration::MAX };

@@ -1,5 +1,5 @@
-//! The bucket in memory that takes over if the backend fails. The queue enters its calls there, one
-//! after the other, so that they keep their order whichever of them is polled first.
+//! The bucket in memory that takes over if the backend fails. The queue enters its calls there one
+//! after the other, so they keep their order whichever is polled first.
 
 use std::sync::Arc;
 

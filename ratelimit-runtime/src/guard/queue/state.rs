@@ -20,9 +20,9 @@ use crate::rt::timer::Alarm;
 
 /// The first call is booked if it is due within this time, in nanoseconds, as all times here.
 pub(super) const AHEAD: u64 = 1_000_000_000;
-/// Other calls are booked while the last booking is due within half of this time, and if they are
-/// due within it. It is longer than most round trips, and than a thread takes to wake on a busy
-/// machine: a call that is booked too late is charged too late.
+/// Other calls are booked if they are due within this time, while the last booking is due within
+/// half of it. It exceeds most round trips and the time that a thread takes to wake on a busy
+/// machine, because a call that is booked too late is charged too late.
 pub(super) const HORIZON: u64 = 200_000_000;
 /// The horizon is at least this many round trips.
 const ROUND_TRIPS: u64 = 4;
@@ -32,7 +32,7 @@ pub(super) const RENEWAL: u64 = 1_000_000_000;
 const PAUSE: u64 = 5_000_000;
 /// The most bookings of one queue.
 const MOST_BOOKED: usize = 32;
-/// How many calls are searched for one that is still in time for a booking.
+/// The most calls examined to find one that is still in time for a booking.
 const LOOKED_AT: usize = 64;
 /// A time that never comes.
 pub(crate) const NEVER: u64 = u64::MAX;
@@ -86,7 +86,7 @@ pub(crate) struct Booked {
     pub(crate) reset_after: u64,
     /// The limits of the call that it was booked for, which may change.
     pub(super) limits: Arc<dyn Limits>,
-    /// The limits by which it was booked: by others a backend would not take all of it back.
+    /// The limits by which it was booked. By others, a backend would not take back all of it.
     pub(super) made_by: SmallVec<[Limit; 2]>,
     /// [`State::changes`] when it was booked.
     pub(super) changes: u64,
@@ -217,8 +217,8 @@ impl State {
         self.deadlines.pass(now, wakes);
     }
 
-    /// The last booking that no waiting call can use, and behind how many calls the next booking's
-    /// would stand. Bookings that are kept serve calls that come in time, and are no surplus.
+    /// The last booking that no waiting call can use, and the number of calls ahead of the call of
+    /// the next booking. Kept bookings serve calls that come in time and are no surplus.
     fn surplus(&self) -> (Option<usize>, usize) {
         let mut waiting = self.line.iter().take(self.booked.len() + LOOKED_AT).enumerate();
         let mut behind = 0;
@@ -233,8 +233,8 @@ impl State {
         (None, behind)
     }
 
-    /// Keeps a booking that cannot be undone: the backend's last charge has the number `last`, and not
-    /// all that came behind the booking were undone. Otherwise returns it, to be undone.
+    /// Keeps a booking that cannot be undone, because not all charges after it, up to the number
+    /// `last`, were undone. Otherwise returns it, to be undone.
     pub(super) fn keep(&mut self, booked: Booked, last: u64) -> Option<Booked> {
         let sequence = booked.admission.permit.sequence;
         if sequence == last || self.undone.has_all(sequence + 1, last) {
@@ -348,10 +348,10 @@ impl Queue {
             None => (state.horizon(), 0),
             Some(last) => (state.horizon(), last.due.saturating_sub(state.horizon() / 2)),
         };
-        // Half of how far it may lie ahead: of many processes that wait for permits, most find one
-        // when they ask.
+        // After half the distance: of many waiting processes, most then find a permit when they
+        // ask.
         let again = hint.map_or(0, |Hint { denied, asked, ahead: within, .. }| {
-            // Permits that were near enough and not booked cannot be booked: the key is banned.
+            // If permits near enough were not booked, the key is banned.
             let is_near = denied.admitted_at <= asked.saturating_add(within);
             let due = denied.admitted_at.saturating_sub(if is_near { 0 } else { ahead / 2 });
             let earliest = asked.saturating_add(if within > 0 { PAUSE } else { 0 });
@@ -428,8 +428,8 @@ impl Queue {
         failed
     }
 
-    /// Tells calls that the backend failed, in their order, after each has its place before the
-    /// stand-in. Until then they keep their places here, so that no later call overtakes them.
+    /// Fails calls in their order, each after it has a place in the stand-in's queue. Until then
+    /// they keep their places here, so that no later call overtakes them.
     pub(super) fn fail(&self, failed: &[Place], now: Now, wakes: &mut Wakes) {
         for place in failed {
             let waiting = self.state.lock().line.get(*place).map(Arc::clone);

@@ -1,8 +1,8 @@
 //! The blocks that this process has set, by limiter and key, for limiters of the same name that are
-//! first used later. They go with the last limiter of the name.
+//! first used later. They are dropped with the last limiter of the name.
 //!
-//! A bucket is found by a hash that each store seeds for itself, so no store can copy the blocks of
-//! another one. Here the keys themselves are kept.
+//! Each store finds buckets by a hash with a seed of its own, so no store can copy another's
+//! blocks. The journal keeps the keys themselves.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -21,9 +21,9 @@ use crate::registry;
 use crate::rt::clock::{self, Now};
 use crate::scope::Scope;
 
-/// Blocks, at most. With one more, the half that ends first is forgotten.
+/// The most blocks. One more makes the journal forget the half that ends first.
 const MOST: usize = 100_000;
-/// Blocks that are sent to a backend with a limiter's first call, at most: those that end last.
+/// The most blocks sent to a backend with a limiter's first call: those that end last.
 const SENT: usize = 128;
 /// Below this many, ended blocks are left in place.
 const FEW: usize = 64;
@@ -31,7 +31,8 @@ const FEW: usize = 64;
 /// The process's own. Tests have one each.
 static JOURNAL: Journal = Journal::new();
 
-/// What repeats blocks, once there are any: a program that blocks nothing does not contain it.
+/// The code that repeats blocks, set with the first block: a program that blocks nothing does not
+/// contain it.
 static REPEAT: OnceLock<Repeat> = OnceLock::new();
 
 struct Repeat {
@@ -48,7 +49,7 @@ pub(crate) struct Journal(Mutex<Blocks>);
 struct Blocks {
     /// When each ends, in nanoseconds.
     ends: BTreeMap<Blocked, u64>,
-    /// With more blocks, ended ones are removed.
+    /// The number of blocks above which ended ones are removed.
     swept_at: usize,
 }
 
@@ -119,8 +120,8 @@ fn journal(scope: Option<&Scope>) -> &Journal {
 }
 
 impl Core {
-    /// Notes a block from now until `end`. Before the limiters of the name are listed: one that is
-    /// first used meanwhile is either listed or reads the journal.
+    /// Records a block from now until `end`. Call it before listing the limiters of the name: one
+    /// first used meanwhile is then either listed or reads the journal.
     pub(super) fn note_block<K: RateLimitKey>(&self, key: &K, venue: &Venue<'_>, end: u64) {
         if self.is_named() {
             REPEAT.get_or_init(|| Repeat {
@@ -152,9 +153,9 @@ impl Core {
     }
 
     /// Sends earlier blocks to the limiter's backend before its first call, without waiting: Redis
-    /// decides them in front of it, other stores soon. An [`unblock`](crate::RateLimiter::unblock)
-    /// meanwhile follows them: it has left the journal before it comes here, and waits. Not in a
-    /// test, whose buckets in a backend are its own.
+    /// decides them ahead of that call, other stores soon. A concurrent
+    /// [`unblock`](crate::RateLimiter::unblock) follows them: it removes its block from the journal
+    /// before it comes here, and waits. Not in a test, whose buckets in a backend are its own.
     #[inline]
     pub(in super::super) fn send_blocks(&self, venue: &Venue<'_>) {
         if let Target::Remote(backend) = &venue.target

@@ -1,4 +1,4 @@
-//! What a limiter counts and reports of its calls.
+//! The counts and reports of a limiter's calls.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;

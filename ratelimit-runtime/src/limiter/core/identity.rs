@@ -1,4 +1,4 @@
-//! Who a limiter is, and how its buckets are named.
+//! A limiter's identity, and the names of its buckets.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::guard::denials::Asked;
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 
-/// The name of a limiter, and what it shares with all its buckets' names.
+/// A limiter's name, and the parts that the names of its buckets share.
 pub(super) struct Identity {
     pub(super) name: Name,
     pub(super) named: bool,
@@ -47,7 +47,7 @@ impl Core {
         self.is_named().then(|| self.name_and_shape())
     }
 
-    /// The part of its buckets' names that all of them have in common.
+    /// The common part of its buckets' names.
     pub(super) fn name_and_shape(&self) -> String {
         format!("{}\u{0}{}", self.name(), self.shape())
     }
@@ -56,7 +56,7 @@ impl Core {
         self.identity.name.as_str()
     }
 
-    /// Whether the name was given to it.
+    /// Whether the name is explicit.
     pub(crate) fn is_named(&self) -> bool {
         self.identity.named
     }

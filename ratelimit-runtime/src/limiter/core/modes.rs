@@ -1,4 +1,4 @@
-//! What configuration switches: limits that are tried, a dry run, a limiter that is off.
+//! What configuration can switch: limits that are tried, a dry run, a limiter that is off.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +15,7 @@ use crate::limiter::fast;
 use crate::limiter::spec::{BackendChoice, Options, Resolved};
 use crate::switches::{Switch, Switches};
 
-/// What is switched while calls are under way.
+/// Settings that may change while calls are under way.
 pub(super) struct Modes {
     /// Calls are decided and counted, but not denied.
     dry_run: AtomicBool,
@@ -24,7 +24,7 @@ pub(super) struct Modes {
     is_special: AtomicBool,
     /// All calls are admitted, and not counted.
     is_off: AtomicBool,
-    /// The same of a part that replaced limits leave none.
+    /// As `is_off`, for a part without limits after limits were replaced.
     is_empty: AtomicBool,
     /// Limits that are tried: they decide and count each call, and deny none.
     tried: Mutex<Option<Arc<Tried>>>,
@@ -42,7 +42,7 @@ impl Modes {
     }
 }
 
-/// What configuration sets of a limiter.
+/// A limiter's settings from configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Settings {
     /// The limits that apply; `None` for those written down.
@@ -79,7 +79,7 @@ impl Core {
         switches.has(Switch::Disabled) || !self.is_enabled() || self.is_empty()
     }
 
-    /// Whether it is a part whose key replaced limits leave none.
+    /// Whether it is a part without limits after limits were replaced.
     pub(in super::super) fn is_empty(&self) -> bool {
         self.modes.is_empty.load(Ordering::Acquire)
     }
@@ -140,7 +140,7 @@ impl Core {
         before
     }
 
-    /// Switches a part as the whole limiter is.
+    /// Copies the whole limiter's settings to a part.
     pub(super) fn follow(&self, whole: &Core) {
         self.modes.dry_run.store(whole.dry_run(), Ordering::Relaxed);
         self.modes.is_off.store(!whole.is_enabled(), Ordering::Relaxed);

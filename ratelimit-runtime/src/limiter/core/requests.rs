@@ -1,4 +1,4 @@
-//! What a limiter sends to its backend, and what it gives back or resets there and in memory.
+//! A limiter's requests to its backend; refunds and resets there and in memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,7 +26,7 @@ pub(super) struct Refunds {
     /// How often buckets in a backend were reset, indexed by a hash of the bucket. Permits taken
     /// before a reset are not given back after it.
     resets: [AtomicU64; RESETS],
-    /// What a call returns decides whether its permits come back, in other processes too.
+    /// Whether the outcome of a call decides if its permits come back, in other processes too.
     gives_back: AtomicBool,
 }
 
@@ -53,14 +53,14 @@ pub(in super::super) async fn send_async(requests: impl IntoIterator<Item = Ques
 }
 
 impl Core {
-    /// Whether its denials hold until the time that they give. They do not if permits come back
-    /// from other processes.
+    /// Whether its denials hold until the reported time. They do not if permits come back from
+    /// other processes.
     #[inline]
     pub(in super::super) fn denial_cache(&self) -> bool {
         !self.refunds.gives_back.load(Ordering::Relaxed)
     }
 
-    /// Notes that what a call returns decides whether its permits come back.
+    /// Records that the outcome of a call decides whether its permits come back.
     pub(crate) fn gives_back(&self) {
         self.refunds.gives_back.store(true, Ordering::Relaxed);
         self.made_each().into_iter().flat_map(Each::cores).for_each(|core| core.gives_back());

@@ -55,11 +55,11 @@ impl Replacement for ArcSwap<Rules> {
 
 type Other = for<'a> fn(&'a RuleSet, Option<&[Limit]>) -> Applying<'a>;
 
-/// The rules of calls that are not those written down. Behind a pointer, for programs that neither
-/// set limits at run time nor read them at each call.
+/// The rules of calls with other limits than those written down. Behind a pointer, for programs
+/// that neither set limits at run time nor read them at each call.
 static OTHER: OnceLock<Other> = OnceLock::new();
 
-/// Call this before limits apply to a call that are not those written down.
+/// Call this before limits other than those written down apply to a call.
 #[inline]
 pub(in super::super) fn open_others() {
     OTHER.get_or_init(|| RuleSet::other);
@@ -148,7 +148,7 @@ impl RuleSet {
         self.replaced.load(Ordering::Acquire)
     }
 
-    /// Limits are about to be replaced for the first time or again.
+    /// Call this before limits are replaced.
     pub(super) fn expects(&self, expects: fn(&Store, &[Rule])) {
         self.expects.get_or_init(|| expects);
     }

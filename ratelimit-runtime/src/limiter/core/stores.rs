@@ -1,4 +1,4 @@
-//! The way to a limiter's buckets: which store in memory, or which backend, and by which clock.
+//! Where a limiter's buckets are: which store in memory or which backend, and by which clock.
 
 use std::ops::Deref;
 use std::sync::Arc;
@@ -75,13 +75,13 @@ impl Stores {
     }
 }
 
-/// What a program contains for a limiter: it need not contain states that no call needs.
+/// The code that a program contains for a limiter. It need not contain states that no call needs.
 #[derive(Clone, Copy)]
 pub(crate) struct Contains {
     pub(crate) states: States,
     /// The fast path without a key, and with one.
     pub(crate) fast: fn(&Store) -> [Paths; 2],
-    /// Whether limiters may share the store: not if this one has no name of its own.
+    /// Makes the store, shared with other limiters only if this one has an explicit name.
     pub(crate) store: fn(&Core, &MemoryBackend, &Written) -> Arc<Store>,
 }
 
@@ -153,7 +153,7 @@ impl Venue<'_> {
         self.scope.as_ref().map(|scope| Timestamp::from_nanos(scope.now()))
     }
 
-    /// Whether time advances by itself: no test has stopped it.
+    /// Whether time advances by itself, because no test has stopped it.
     pub(in super::super) fn is_real(&self) -> bool {
         if self.scope.is_some() {
             return false;
@@ -165,8 +165,8 @@ impl Venue<'_> {
         true
     }
 
-    /// Whether a call can wait in a queue before a backend: not if a test has stopped its runtime's
-    /// clock alone. Nothing would keep that clock from going on while the queue asks.
+    /// Whether a call can wait in a queue before a backend: not if a test has stopped only its
+    /// runtime's clock, because nothing would keep that clock from advancing while the queue asks.
     pub(in super::super) fn may_queue(&self) -> bool {
         if self.scope.is_some() {
             return true;

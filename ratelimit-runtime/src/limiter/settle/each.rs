@@ -38,7 +38,7 @@ impl Core {
         cost: u32,
         is_async: bool,
     ) -> Result<ChargingEach, BackendError> {
-        // Of a limiter that is called while its backend is being made, there is nothing to charge.
+        // A limiter that is called while its backend is being made has nothing to charge.
         let Some(each) = self.each() else { return Ok(ChargingEach(Vec::new())) };
         if each.len() != K::LEN {
             let message = format!("{} keys to charge, but the limits have {} keys", K::LEN, each.len());
@@ -49,7 +49,7 @@ impl Core {
         Ok(ChargingEach(charges.all))
     }
 
-    /// What is left after charges of the parts: that of the limit with the fewest permits.
+    /// The decision after the parts were charged: that of the limit with the fewest permits left.
     fn charged_each(self: &Arc<Core>, charged: Vec<(usize, Decision)>) -> Decision {
         let (each, written) = (self.made_each(), self.groups().len());
         let whole = |(part, decision): (usize, Decision)| {

@@ -5,9 +5,9 @@
 //! name, and takes the usual paths to memory and to backends. Only the whole limiter counts,
 //! reports and names calls.
 //!
-//! A call that waits does so in the queue of the bucket that holds it back longest. When its turn
-//! has come there, it takes the rest together. If another bucket denies then, it gives the permits
-//! back and waits for that one. A bucket also denies while calls of a lower rank wait for it.
+//! A waiting call queues for the bucket that holds it back longest. When its turn comes, it takes
+//! the rest together. If another bucket then denies, the call gives the permits back and waits for
+//! that one. A bucket also denies while calls of a lower rank wait for it.
 
 mod call;
 mod keys;
@@ -89,7 +89,7 @@ impl Call<'_> {
         match self.core.each() {
             Some(each) if each.len() == K::LEN => self.start_with(each, keys),
             Some(_) => Started::Done(self.wrong_keys(keys)),
-            // The limiter is called while its backend is being made.
+            // The limiter was called while its backend is being made.
             None => Started::Done(self.undecided().unwrap_or_else(|| Ok(self.free()))),
         }
     }

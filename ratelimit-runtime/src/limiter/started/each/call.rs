@@ -21,7 +21,7 @@ use crate::guard::Guard;
 use crate::queue::Ahead;
 use crate::switches::Switches;
 
-/// How often a call that waits through a backend waits for another bucket, before it is denied.
+/// The most waits of one call through a backend, each for another bucket, before it is denied.
 const ROUNDS: u32 = 4;
 
 /// A call that may wait, or that a backend decides.
@@ -36,13 +36,13 @@ pub(crate) struct EachCall {
 struct Ask<'a> {
     member: &'a Member,
     request: Request,
-    /// Calls wait for the bucket that this one must not overtake.
+    /// Whether calls wait for the bucket, which this one must not overtake.
     is_behind: bool,
-    /// How much later than the answer says its turn comes, in nanoseconds.
+    /// How long after the answer's time its turn comes, in nanoseconds.
     later: u64,
 }
 
-/// Permits of one bucket for which a call has waited. Dropped, they are given back.
+/// Permits of one bucket for which a call has waited. Dropping them gives them back.
 struct Waited {
     core: Arc<Core>,
     member: usize,
@@ -98,7 +98,8 @@ impl EachCall {
                 }
                 let limited = self.limited();
                 let others = held.as_ref().map_or(limited, |held| limited.but(held.member));
-                // With `backoff`, a try that is denied is an offence, and a call that waits is none.
+                // With `backoff`, a denied request is an offence, and a waiting call must commit
+                // none.
                 let looks = wait != Wait::No && self.whole.core.backoff().is_some();
                 let member = 'denier: {
                     if looks
@@ -164,7 +165,7 @@ impl EachCall {
             Says::Denies { refusal, .. } => Some((member, refusal.retry_after)),
             Says::Admits { .. } => None,
         };
-        // Of several that hold it back equally long, the first.
+        // The first of several that hold it back equally long.
         let denying: SmallVec<[(usize, u64); 4]> = members.zip(says).filter_map(denies).collect();
         denying.into_iter().rev().max_by_key(|(_, retry_after)| *retry_after)
     }
