@@ -10,8 +10,8 @@
 //! is denied if too few places are free in both halves together.
 //!
 //! A half records the latest time that it has seen, because its caller's clock may be behind. A
-//! permit can come back too early by the difference between the clocks of two cores. The same holds
-//! with all permits under one lock.
+//! permit can come back too early by the difference between the clocks of two cores, as it can with
+//! all permits under one lock.
 
 use smallvec::SmallVec;
 

@@ -1,7 +1,7 @@
-//! Keys that are blocked, and keys in debt: what stands beside their buckets.
+//! Blocks and debts of keys, stored beside their buckets.
 //!
-//! Few keys are. A store looks here only while it holds any key. Then a filter of 64 bits a shard,
-//! read without a lock, tells most other keys apart.
+//! Few keys have one. A store looks here only while any of its keys does. A filter of 64 bits per
+//! shard, read without a lock, then excludes most other keys.
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::BuildHasherDefault;
@@ -31,10 +31,10 @@ const COPIED: usize = 256;
 /// The times before which a key's calls are not admitted, in nanoseconds; 0 for none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Hold {
-    /// Every call is denied until then: the key is blocked.
+    /// The end of the key's block: every call before it is denied.
     pub(crate) blocked_until: u64,
-    /// Permits are charged up to this time: a debt. Limits are judged as of it, and a call of cost
-    /// 0 is admitted before it.
+    /// The end of the key's debt. Limits are judged as of it; calls of cost 0 are admitted before
+    /// it.
     pub(crate) owed_until: u64,
 }
 
@@ -93,7 +93,7 @@ pub(super) struct BlockedDenial {
     pub(super) holds_until: u64,
 }
 
-/// The holds as such, which outlive their store.
+/// The holds themselves, which outlive their store.
 #[derive(Clone)]
 pub(super) struct Held(Vec<(u64, Hold)>);
 
@@ -162,7 +162,7 @@ impl Holds {
         if !self.has_any() || self.is_free(address, now) { Hold::NONE } else { self.look(held_by(address), now) }
     }
 
-    /// The denial that the last call of a key has got, if it still stands.
+    /// The denial of the key's last call, if it still holds.
     #[inline]
     pub(super) fn repeated(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
         let key = fingerprint(hash);
@@ -171,7 +171,7 @@ impl Holds {
         (holds_until > now.earliest).then_some((until, remaining))
     }
 
-    /// Notes the denial of a key that is held by `hold`, for the next ones.
+    /// Records the denial of a key that `hold` holds, for the next calls.
     pub(super) fn note(&self, hash: u64, now: Now, hold: Hold, denial: BlockedDenial) {
         let (Some(shards), key) = (self.shards.get(), fingerprint(hash)) else { return };
         if let Some(held) = shards[place(key).0].0.held.lock().get_mut(&key).filter(|held| held.hold == hold) {
@@ -223,7 +223,7 @@ impl Holds {
         if hold.until() <= now.earliest {
             self.remove(&mut ends, key);
         } else {
-            // In place: a look meanwhile finds the one or the other.
+            // In place: a concurrent look-up finds the old or the new one.
             ends.remove(&(before.until(), key));
             while ends.len() >= self.most {
                 let Some((_, first)) = ends.first().copied() else { break };
@@ -295,7 +295,7 @@ impl Holds {
         let mut held = held.lock();
         let Some(HeldKey { hold, .. }) = held.remove(&key) else { return Hold::NONE };
         ends.remove(&(hold.until(), key));
-        // Of more keys, nearly all bits are set anyway.
+        // With more keys, nearly all bits are set anyway.
         if held.len() <= 64 {
             let bits = held.keys().fold(0, |bits, key| bits | place(*key).1);
             filter.store(bits, Ordering::Release);

@@ -1,5 +1,5 @@
-//! Buckets of limiters that are gone, or that this process has not used so far. The next limiter of
-//! the name takes them over.
+//! Buckets of dropped limiters, and of limiters that this process has not used so far. The next
+//! limiter of the name takes them over.
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Deref;
@@ -17,7 +17,7 @@ use crate::rt::clock::{self, Now};
 /// Buckets without a limiter.
 #[derive(Clone)]
 pub(super) enum Orphans {
-    /// Of a limiter that is gone.
+    /// Of a dropped limiter.
     Retired(Arc<Retired>),
     /// Of a limiter that this process has not used so far.
     Saved(Arc<Saved>),
@@ -65,28 +65,28 @@ const FORGOTTEN_AT_ONCE: usize = 8;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Orphanage {
-    /// Buckets of named limiters that are gone. The next limiter of the name takes them over.
+    /// Buckets of dropped named limiters.
     pub(super) retired: HashMap<String, Orphans>,
     /// Those of a snapshot that a limiter is taking over.
     pub(super) reviving: HashMap<String, Arc<Saved>>,
     /// Names of the retired stores, by the time at which all of their buckets are idle and all of
     /// their blocks have ended.
     idle: BTreeSet<(u64, String)>,
-    /// The same of those whose buckets were evicted. They have kept their blocks.
+    /// As `idle`, for stores whose buckets were evicted. They have kept their blocks.
     pub(super) held: BTreeSet<(u64, String)>,
     /// Blocks and debts of all retired stores.
     pub(super) holds: usize,
 }
 
-/// Hands what is left of a name to its store. The stores as they were, if nothing is.
+/// Hands a name's orphans to its store. Returns the stores unchanged if there are none.
 type TakeOver =
     for<'a> fn(&'a MemoryBackend, MutexGuard<'a, Stores>, &str, &Written) -> Result<Arc<Store>, MutexGuard<'a, Stores>>;
 
-/// An [`Orphanage`], as programs see it that have none.
+/// An [`Orphanage`] behind a pointer, for programs that have none.
 pub(super) trait LeftBehind: Send {
     fn orphanage(&mut self) -> &mut Orphanage;
     fn forget_idle(&mut self, bound: &Bound, now: Now);
-    /// Evicts the buckets of a limiter that is gone, but not its blocks.
+    /// Evicts the buckets of a dropped limiter, but not its blocks.
     fn evict(&mut self, bound: &Bound, now: Now) -> bool;
     fn take_over(&self) -> TakeOver;
 }
@@ -135,7 +135,7 @@ impl Orphanage {
         let names = if left.keys() > 0 || left.holds() == 0 { &mut self.idle } else { &mut self.held };
         names.insert((left.idle_at(), name.clone()));
         self.retired.insert(name, left);
-        // A single limiter has at most as many.
+        // A single limiter has at most `max_keys`.
         while self.holds > bound.max_keys {
             if !self.forget_held() {
                 self.forget_first(bound);
@@ -143,7 +143,7 @@ impl Orphanage {
         }
     }
 
-    /// Hands out what was kept for that name.
+    /// Hands out the orphans of that name.
     fn adopt(&mut self, name: &str) -> Option<Orphans> {
         let left = self.retired.remove(name)?;
         self.holds -= left.holds();
@@ -257,8 +257,8 @@ pub(super) fn retire_at(store: Arc<Store>, now: Now) {
 /// [`retire`], once a program needs it.
 static RELEASE: OnceLock<fn(Arc<Store>)> = OnceLock::new();
 
-/// A handle of a limiter that leaves its buckets behind when it is dropped. The limiter in a `static`
-/// never is, so that a program with no other does not contain how that is done.
+/// A handle of a limiter that leaves its buckets behind when it is dropped. A limiter in a `static`
+/// is never dropped, so a program with no others does not contain this code.
 pub(crate) struct Leaves;
 
 impl Drop for Leaves {
@@ -284,7 +284,7 @@ fn drop_without_heir(store: Arc<Store>) {
     }
 }
 
-/// A store that its limiter may drop meanwhile. Whoever drops it last leaves its buckets behind.
+/// A store that its limiter may drop meanwhile. The last one to drop it leaves its buckets behind.
 pub(super) struct Lent(Option<Arc<Store>>);
 
 impl Lent {

@@ -1,7 +1,7 @@
 //! The waiting calls of one key. Each holds a place, and no permit.
 //!
-//! When the first call is due, it is charged as of its due time. Whichever looks at the queue first
-//! charges it: the waiting call itself, another call, or the timer. So a future that is not polled
+//! When the first call is due, it is charged as of its due time, by whatever looks at the queue
+//! first: the waiting call itself, another call, or the timer. So a future that is not polled
 //! delays no other call, and a dropped future leaves nothing behind.
 
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const ADMITTED_AT_ONCE: usize = 32;
 /// The state that a waiting call shares with its queue.
 pub(crate) type Seat = crate::queue::Seat<Told, Arc<How>>;
 
-/// How a call waits. Calls that wait alike share it, so that each of them is small.
+/// How a call waits. Shared by calls that wait alike, to keep each of them small.
 pub(crate) struct How {
     pub(crate) address: Address,
     limits: Arc<dyn Limits>,
@@ -46,7 +46,7 @@ pub(crate) struct Joining<'a> {
     pub(super) address: Address,
     /// There is room for one more key with waiting calls.
     pub(super) may_begin: bool,
-    /// The call has waited elsewhere: it takes a place also if there are permits for it.
+    /// The call has waited elsewhere: it takes a place even if there are permits for it.
     pub(super) is_handed_over: bool,
 }
 
@@ -84,7 +84,7 @@ pub(crate) enum Told {
     Refused,
 }
 
-/// What a waiting call finds when it looks.
+/// The state of a waiting call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Turn {
     Admitted {
@@ -103,11 +103,11 @@ pub(crate) enum Turn {
     Late,
 }
 
-/// What a call that gave up its place has left behind.
+/// The effects of a call that has given up its place.
 pub(crate) enum Parted {
     /// Permits that were charged for it meanwhile, for the next call.
     Permits(Permit),
-    /// The first call is due when it was before.
+    /// The first call's due time is unchanged.
     Same,
     Other,
 }
@@ -123,7 +123,7 @@ impl How {
 pub(crate) struct Queue {
     line: Line<Arc<Seat>>,
     /// No charge or refund is later than this time, so the first call is due no earlier. While the
-    /// key is held, the end of that.
+    /// key is held, the end of the hold.
     since: u64,
     deadlines: Deadlines<Told, Arc<How>>,
     /// The first call, and when it is due.
@@ -207,7 +207,8 @@ impl Queue {
     /// Gives a place up.
     pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Parted {
         let told = seat.leave();
-        // Another call has the place of one that was told, if all that waited had gone meanwhile.
+        // After an outcome, the place may belong to another call, if all that waited have left
+        // meanwhile.
         let removed = if told.is_some() { None } else { self.line.remove(place) };
         if let Some(Told::Admitted { at, .. }) = told {
             // A refund makes room from now on, not from the time of the charge.
@@ -277,7 +278,7 @@ impl Queue {
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
                 if due <= now.earliest {
                     at = due.max(state.newest());
-                    // A call of cost 0 waits for the end of a block alone.
+                    // A call of cost 0 waits only for the end of a block.
                     if cost > 0 {
                         call.charge(state, form, Now { earliest: due, latest: at });
                     }
@@ -311,13 +312,13 @@ impl Queue {
         self.line.first().map(|(_, seat)| seat.with.address)
     }
 
-    /// The timer must look at once: the state is in another table from now on.
+    /// Makes the timer look at once, because the state moves to another table.
     pub(crate) fn is_to_be_moved(&mut self, now: Now) {
         let by_timer = self.line.first().is_some_and(|(_, seat)| seat.with.by_timer);
         self.timed = by_timer.then_some(now.earliest);
     }
 
-    /// What a waiting call finds after [`settle`](Queue::settle). An admitted call then owns its
+    /// The state of a waiting call after [`settle`](Queue::settle). An admitted call then owns its
     /// permits.
     pub(crate) fn turn(&self, place: Place, seat: &Seat, first_due: u64) -> Turn {
         match seat.told() {

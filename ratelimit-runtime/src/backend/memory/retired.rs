@@ -1,8 +1,8 @@
 //! The buckets that the store of a dropped limiter leaves behind. A later limiter of the same name
 //! takes them over.
 //!
-//! The shards of a store alone take eight kilobytes. A retired store takes only the memory of its
-//! buckets in use.
+//! The shards of a store take eight kilobytes. A retired store takes only the memory of its buckets
+//! in use.
 
 use std::sync::Arc;
 
@@ -24,7 +24,7 @@ type Bucket<S> = (usize, u64, S);
 pub(super) struct Retired {
     pub(super) written: Written,
     pub(super) hasher: Seed<'static, 1>,
-    /// What the windows of each limit had to keep.
+    /// The largest `count` and the longest `per` that the windows of each limit served.
     reached: SmallVec<[(u32, u64); 1]>,
     /// Other limits than those written down judged the buckets.
     varies: bool,

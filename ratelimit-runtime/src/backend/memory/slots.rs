@@ -129,7 +129,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         }
     }
 
-    /// Searches on behind a line that does not have the fingerprint.
+    /// Continues the search after a line that does not have the fingerprint.
     fn find_after(&self, mut line: usize, fingerprint: u64) -> Option<Place> {
         while self.is_full(line) {
             line = self.after(line);
@@ -163,8 +163,8 @@ impl<S: State, const W: usize> Slots<S, W> {
     }
 
     /// Runs `f` on the states of the next few `lines`, in order of fingerprint from `from` on.
-    /// Returns the fingerprint to go on with. The table may change in between: each state that
-    /// stays in it is met once.
+    /// Returns the fingerprint to continue with. The table may change in between: each state that
+    /// stays in it is visited once.
     pub(super) fn each_from(&self, from: u64, lines: usize, mut f: impl FnMut(u64, &S)) -> Option<u64> {
         let first = self.home(from);
         let next = (first + lines < self.lines.len()).then(|| first_at(first + lines, self.lines.len()));
@@ -215,7 +215,7 @@ impl<S: State, const W: usize> Slots<S, W> {
         }
     }
 
-    /// Makes room for about so many states.
+    /// Makes room for about this many states.
     pub(super) fn reserve(&mut self, states: usize) {
         let lines = (states * TAKEN.1 / TAKEN.0).div_ceil(W) + 1;
         if lines > self.lines.len() {

@@ -1,7 +1,7 @@
 //! States of buckets: the permits on record for one key, and the single decision over all its
 //! limits.
 //!
-//! A state never holds a time ahead of the one as of which it is judged: a waiting call is charged
+//! A state never holds a time later than the one at which it is judged: a waiting call is charged
 //! when it is due, not before, and a state in debt is judged as of the end of the debt.
 
 mod fixed;
@@ -51,7 +51,7 @@ pub(crate) enum Verdict {
     Undecided,
 }
 
-/// What becomes of a call on several buckets, as far as one of them is concerned.
+/// The outcome of a call on several buckets, for one of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
     /// All buckets admit the call.
@@ -97,7 +97,7 @@ pub(crate) struct Call<'a> {
     pub(crate) rules: &'a [Rule],
     pub(crate) backoff: Option<&'a Backoff>,
     pub(crate) cost: u32,
-    /// What stands beside the bucket. Nothing is admitted before it ends.
+    /// The key's block or debt. Nothing is admitted before it ends.
     pub(crate) floor: Hold,
 }
 
@@ -160,7 +160,7 @@ pub(super) trait State: Sized {
     /// When one limit is idle.
     fn idle_at(&self, form: &Self::Form, position: usize, rule: &Rule) -> u64;
 
-    /// Notes that a call was decided, and denied until the last argument. Used by a state that
+    /// Records that a call was decided, and denied until the last argument. Used by a state that
     /// cannot be judged by the limits as written.
     #[inline]
     fn note(&mut self, _: &Call<'_>, _: &Self::Form, _: Now, _: u64) {}
@@ -256,8 +256,8 @@ impl Call<'_> {
                 self.charge(state, form, Now { latest: at, ..now });
                 Verdict::Admitted { at }
             }
-            // A denial that ends within this reading of the clock is retried, and is no offence. Nor
-            // is a try on a blocked key.
+            // A denial that ends within this reading of the clock is retried and is no offence.
+            // Neither is a call on a blocked key.
             Verdict::Denied { until, position }
                 if until != NEVER && until > now.latest && !(HELD && self.floor.is_blocked(now)) =>
             {
@@ -475,9 +475,9 @@ impl Call<'_> {
         }
     }
 
-    /// Charges the call's permits to each limit by itself, whatever is left: what fits now is charged
-    /// now, the rest as early as it fits, at most [`LONGEST_DEBT`] ahead. Returns the time of the last
-    /// charge. `None` if this form cannot hold it.
+    /// Charges the call's permits to each limit separately, whatever is left: what fits is charged
+    /// now, the rest as early as it fits, at most [`LONGEST_DEBT`] ahead. Returns the time of the
+    /// last charge. `None` if this form cannot hold it.
     pub(super) fn owe<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<u64> {
         let latest = now.latest.saturating_add(LONGEST_DEBT);
         if !state.is_decidable(form, Now::exactly(latest)) {
@@ -494,9 +494,8 @@ impl Call<'_> {
         Some(end)
     }
 
-    /// See [`owe`](Call::owe). What does not fit is first the rest of the last bucketful, then whole
-    /// bucketfuls. Each of those follows the one before after the same time, so only the last one is
-    /// on record in the end.
+    /// See [`owe`](Call::owe). Charges the rest of the last bucketful, then whole bucketfuls at
+    /// equal intervals, so only the last one is on record in the end.
     fn owe_one<S: State>(
         &self,
         state: &mut S,

@@ -37,7 +37,7 @@ use tables::{FullTable, Made, Tables};
 pub(super) use tables::Free;
 pub(crate) use tables::States;
 
-/// How often a call tries to make room before it goes without a bucket.
+/// The most attempts of a call to make room before it proceeds without a bucket.
 const TRIES: u32 = 10;
 
 /// One in this many sweeps, for a new key or in turn, also sweeps another limiter's buckets.
@@ -167,7 +167,7 @@ macro_rules! on_table {
 
 pub(super) use on_table;
 
-/// A call as a store takes it.
+/// A call in the form that a store takes.
 #[derive(Clone, Copy)]
 pub(crate) struct Ask<'a> {
     pub(crate) call: Call<'a>,
@@ -181,7 +181,7 @@ pub(super) enum Task<'a> {
     Together(&'a dyn Fn(Verdict) -> Fate),
     Peek,
     Refund(Permit),
-    /// Takes permits whatever is left. The function notes until when they are owed.
+    /// Takes permits whatever is left. The function records until when they are owed.
     Charge(&'a dyn Fn(u64) -> Hold),
     /// Forgets the state. The function lifts the debt.
     Reset(&'a dyn Fn() -> Hold),
@@ -189,7 +189,7 @@ pub(super) enum Task<'a> {
     Look(Place, &'a Seat),
     Leave(Place, &'a Seat),
     Settle,
-    /// What holds the key has changed.
+    /// The key's hold has changed.
     Held(&'a dyn Fn() -> Hold),
 }
 
@@ -269,7 +269,7 @@ impl Store {
         }
     }
 
-    /// Makes windows keep what calls by these limits need.
+    /// Makes windows keep the permits that calls by these limits need.
     #[inline]
     fn keep_for(&self, rules: &[Rule]) {
         self.forms.expect(rules);
@@ -278,7 +278,8 @@ impl Store {
         }
     }
 
-    /// Makes windows keep what calls by the limit at `position` needed, up to that `count` and `per`.
+    /// Makes windows keep the permits that calls by the limit at `position` needed, up to that
+    /// `count` and `per`.
     pub(super) fn reach(&self, position: usize, (most, longest): (u32, u64)) {
         if let Keyed::Window(_, groups) = &self.keyed {
             groups.reach(most, longest);
@@ -417,8 +418,8 @@ impl Store {
         F::added(&self.unkeyed, &self.rule, now, before, cost)
     }
 
-    /// The next path of a call without a key, by the limits written down: where several threads
-    /// meet, where a bucket is idle, or for a state under the lock. Nothing holds the bucket.
+    /// The next path of a call without a key, by the limits written down: if threads contend, if
+    /// the bucket is idle, or if the state is under the lock. Nothing holds the bucket.
     pub(crate) fn try_unkeyed<F: Form + Default>(&self, now: Now, cost: u32) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(cost);
         match self.unkeyed.take_in(&F::default(), &ask.call, counts::thread(), now) {
@@ -780,7 +781,7 @@ impl Store {
         self.held_anew(address, now);
     }
 
-    /// What holds keys, for a change.
+    /// The holds of keys, to be changed.
     pub(super) fn holds_to_change(&self) -> &Holds {
         BESIDE_HOLDS.get_or_init(|| BesideHolds { take: Store::take_beside_holds, take_if_held: Store::take_held });
         &self.holds
@@ -798,20 +799,20 @@ impl Store {
         self.holds.may_hold(address)
     }
 
-    /// What holds the calls of a key.
+    /// The hold of a key.
     #[inline]
     pub(crate) fn hold_of(&self, address: Address, now: Now) -> Hold {
         self.holds.of(address, now)
     }
 
-    /// Moves waiting calls behind what holds their key now.
+    /// Moves waiting calls behind their key's present hold.
     fn held_anew(self: &Arc<Store>, address: Address, now: Now) {
-        // Looked up under the bucket's lock, so that the last change is the last that they learn of.
+        // Looked up under the bucket's lock, so that the calls see the last change last.
         let floor = || self.holds.of(address, now);
         self.perform_and_arm(address, &self.written_ask(0), now, &Task::Held(&floor));
     }
 
-    /// How often the bucket was reset so far.
+    /// The number of resets of the bucket so far.
     pub(crate) fn resets(&self, address: Address) -> u32 {
         self.resets_of(address).load(Ordering::Relaxed)
     }
@@ -952,7 +953,7 @@ impl Store {
             self.expect(ask.call.rules);
         }
         self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-            // Looked up under the bucket's lock: a debt is noted under it.
+            // Looked up under the bucket's lock, under which debts are recorded.
             let call = Call { floor: self.holds.of(Address::Unkeyed, now), ..ask.call };
             carry_out(&call, task, state, &self.forms, queue, now, wakes)
         })
@@ -998,8 +999,8 @@ impl Store {
         self.sweep_others(swept, hash, now);
     }
 
-    /// Makes the bucket of a key where [`hold`](Store::hold) finds it. Returns the answer to the
-    /// call if there is no room.
+    /// Makes the bucket of a key in the table in which [`hold`](Store::hold) looks. Returns the
+    /// answer to the call if there is no room.
     pub(super) fn make(&self, hash: u64, ask: &Ask<'_>, now: Now, wakes: &mut Wakes) -> Option<(Verdict, Left)> {
         let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
         match self.reach_key(hash, &nothing, now, &Task::Take, wakes) {
@@ -1198,7 +1199,7 @@ impl Store {
         }
     }
 
-    /// What is left is read only where that takes no lock that other calls may hold for long.
+    /// Reads the permits left only if that takes no lock that other calls may hold for long.
     #[inline(never)]
     fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
         let taken = self.take_unkeyed(ask, now, Unkeyed::take);
@@ -1404,7 +1405,7 @@ impl Store {
     }
 }
 
-/// What calls do beside held keys. Behind pointers, which are set before any key is held.
+/// The paths of calls while keys are held. Behind pointers, which are set before any key is held.
 struct BesideHolds {
     take: fn(&Store, Address, &Ask<'_>, Now) -> (Verdict, Left),
     take_if_held: fn(&Store, u64, Now) -> Option<(Verdict, Left)>,
@@ -1419,9 +1420,9 @@ const UNDECIDED: (Verdict, Left) =
 type TakeUnkeyed = fn(&Store, &Ask<'_>, Now) -> (Verdict, Left);
 type TryTakeUnkeyed = fn(&Store, &Ask<'_>, Now, bool) -> Option<(Verdict, Left)>;
 
-/// What calls without a key need whose state is not in its usual form, or whose bucket has a queue.
-/// Behind pointers, which are set before that can be: a program whose only limits are sliding windows
-/// contains it only if it waits, refunds, or replaces limits.
+/// The paths of calls without a key if the state is not in its usual form or the bucket has a
+/// queue. Behind pointers, which are set before either can be: a program whose only limits are
+/// sliding windows contains them only if it waits, refunds, or replaces limits.
 struct Thorough {
     try_take: TryTakeUnkeyed,
     take: TakeUnkeyed,
@@ -1435,7 +1436,7 @@ type TakeKeyed = fn(&Store, u64, &Ask<'_>, Now) -> (Verdict, Left);
 static KEYED_THOROUGHLY: OnceLock<TakeKeyed> = OnceLock::new();
 
 fn unkeyed_thoroughly() -> Option<&'static Thorough> {
-    // Whatever the call has seen of the bucket was written after the pointer was set.
+    // The pointer was set before whatever the call has seen of the bucket was written.
     fence(Ordering::Acquire);
     UNKEYED_THOROUGHLY.get()
 }
@@ -1454,7 +1455,7 @@ pub(super) fn open_thorough_without_keys() {
     });
 }
 
-/// Call this before anything that calls for one permit of one written window cannot bring about.
+/// Call this before any state that plain calls for one permit of one written window cannot cause.
 pub(crate) fn open_thorough() {
     open_thorough_without_keys();
     KEYED_THOROUGHLY
@@ -1502,7 +1503,7 @@ impl Done {
     }
 }
 
-/// Asks a key for its address. One function hashes all text keys, and one all numbers.
+/// Computes a key's address. One function hashes all text keys, and one all numbers.
 struct Addressing<'a>(&'a Store);
 
 impl Asker for Addressing<'_> {
@@ -1697,7 +1698,7 @@ impl HasAlarms for Alarms {
     }
 }
 
-/// A place in the queue of a bucket. Whoever has it looks or leaves until it is told an outcome.
+/// A place in the queue of a bucket. Its owner looks until there is an outcome, or leaves.
 pub(crate) struct Waiter {
     store: Arc<Store>,
     place: Place,
@@ -1722,7 +1723,7 @@ impl Wake for Due {
 }
 
 impl Waiter {
-    /// From now on, news wakes `waker`. Returns whether there is news already.
+    /// Registers `waker` for changes. Returns whether there is one already.
     pub(crate) fn listen(&self, waker: &Waker) -> bool {
         self.seat.listen(waker)
     }

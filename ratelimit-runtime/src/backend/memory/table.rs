@@ -143,7 +143,7 @@ struct Rest {
     calls: usize,
 }
 
-/// What judges a table's states if there is no call.
+/// The form and the rules that judge a table's states without a call.
 pub(super) struct Context<'a, S: State> {
     pub(super) bound: &'a Bound,
     pub(super) form: &'a S::Form,
@@ -254,8 +254,8 @@ impl<S: State, const W: usize> Table<S, W> {
         done
     }
 
-    /// Counts a call that [`try_with`](Table::try_with) left to a slower path, and sweeps if that is
-    /// due: until then, it leaves all calls of the shard. Returns whether it was.
+    /// Counts a call that [`try_with`](Table::try_with) left to a slower path, and sweeps if that
+    /// is due. Until the sweep, it leaves all calls of the shard. Returns whether a sweep was due.
     pub(super) fn take_turn(&self, context: Context<'_, S>, hash: u64, now: Now) -> Swept {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         let mut shard = shard.lock();
@@ -396,7 +396,7 @@ impl<S: State, const W: usize> Table<S, W> {
         Ok(())
     }
 
-    /// Makes room for so many keys, spread over the shards as hashes are.
+    /// Makes room for this many keys, spread over the shards like hashes.
     pub(super) fn reserve(&self, keys: usize) {
         for Padded { shard, lines } in self.shards.iter() {
             let mut shard = shard.lock();

@@ -1,4 +1,4 @@
-//! What a backend's stores keep, give up and give back, at times that the tests say.
+//! What a backend's stores keep, evict and refund, at times that the tests choose.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
     matches!(verdict, Verdict::Admitted { .. })
 }
 
-/// As an annotated function does: the fast path, then the other.
+/// As an annotated function does: the fast path, then the slow one.
 fn admit(store: &Store, key: u64, now: u64) -> bool {
     let address = store.address(&key);
     let Address::Hash(hash) = address else { panic!("a key") };
@@ -90,7 +90,7 @@ fn it_never_keeps_more_than_max_keys() {
 fn what_is_counted_is_what_is_kept() {
     let backend = MemoryBackend::with_max_keys(300);
     let store = store(&backend, None);
-    // Of the new keys of a flood, some find room that nobody uses any more in a full backend.
+    // In a full backend, some of a flood's new keys find room in idle buckets.
     for key in 0..3_000 {
         let now = START + key / 500 * 2 * 3_600_000_000_000;
         assert!(take(&store, key, now));
@@ -210,11 +210,12 @@ fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
         for key in 0..8 * in_use as u64 {
             let now = START + key * step;
             assert!(admit(&store, key, now));
-            // One whose hour is over stays while the next sweep of its shard goes on, and goes in the one after: half as many
-            // more on average, and by chance of the hash some more in a small backend.
+            // A bucket whose hour is over survives the sweep of its shard that is under way and
+            // goes in the next one: half as many more on average, and by chance of the hash some
+            // more in a small backend.
             assert!(backend.tracked_keys() < in_use * 8 / 5, "{} of {in_use}", backend.tracked_keys());
         }
-        // Those whose hour is over make room for the new ones, not those in use.
+        // Buckets whose hour is over make room for the new ones, not those in use.
         assert_eq!(backend.evicted(), 0);
         let slots = store.slots();
         assert!(slots < in_use * 3, "{slots} for {in_use}");
@@ -291,10 +292,11 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
         Address::Hash(hash) => hash,
         Address::Unkeyed => panic!("a key"),
     };
-    // What the shard goes by, and what the bucket goes by there.
+    // The bits that select the shard, and those that select the bucket in it.
     for of in [|hash| hash, fingerprint::fingerprint] {
         let all: Vec<u64> = (0..KEYS).map(|key| of(hash(&a, key))).collect();
-        // No two are the same, and each bit is set in half of them, whatever the others are: six sigma of √(n/4).
+        // No two are equal, and each bit is set in half of them, whatever the others are: six sigma
+        // of √(n/4).
         assert_eq!(all.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
         let near = |count: usize| count.abs_diff(all.len() / 2) < 950;
         for bit in 0..64 {
@@ -303,7 +305,8 @@ fn keys_and_limiters_have_nothing_to_do_with_each_other() {
                 let equal = all.iter().filter(|it| (**it >> bit ^ **it >> other) & 1 == 0).count();
                 assert!(near(equal), "bits {bit} and {other}");
             }
-            // One key's bits tell nothing of the next one's, nor of the same key's in another limiter.
+            // A key's bits say nothing about the next key's, nor about the same key's in another
+            // limiter.
             let next = all.windows(2).filter(|pair| (pair[0] ^ pair[1]) >> bit & 1 == 0).count();
             let elsewhere = (0..KEYS).zip(&all).filter(|(key, it)| (**it ^ of(hash(&b, *key))) >> bit & 1 == 0);
             assert!(near(next) && near(elsewhere.count()), "bit {bit}");
@@ -319,7 +322,7 @@ fn times_that_no_word_can_say_are_decided_elsewhere() {
         let mut words = Words::<1>::idle();
         assert_eq!(words.take_tat(&rule, Now::exactly(now), 1), Verdict::Undecided);
         assert_eq!(words.0, [0]);
-        // The key's bucket goes on in a state that can say them.
+        // The key's bucket continues in a state that can express them.
         let store = of(&MemoryBackend::new(), None, rule);
         for key in [Address::Unkeyed, store.address(&1_u8)] {
             assert!(take_by(&store, &rule, key, now) && !take_by(&store, &rule, key, now), "{now}, {key:?}");
@@ -346,7 +349,8 @@ fn keys_of_all_kinds_are_spread_over_the_shards() {
         assert!(most(|number| format!("user:{number}")) < 1_253);
         assert!(most(|number| (number % 7, Some("a"), number / 7)) < 1_253);
     }
-    // Long text is hashed in a hurry: with one seed in some hundreds, a shard has half as many more.
+    // The hash of long text is weaker: with one seed in some hundreds, a shard has half as many
+    // more.
     let mut of_long_text: Vec<u32> = (0..21).map(|_| most(|number| format!("customers/region/{number:08}"))).collect();
     of_long_text.sort_unstable();
     assert!(of_long_text[10] < 1_253, "{of_long_text:?}");
@@ -398,7 +402,7 @@ fn a_block_outlives_the_limiter_that_set_it() {
     retire(second);
 }
 
-/// A blocked key's denial as the fast path gives it: what the last one has got, if that still stands.
+/// A blocked key's denial on the fast path: the last call's, if it still holds.
 fn deny(store: &Store, address: Address, now: Now) -> (u64, u32) {
     let Address::Hash(hash) = address else { panic!("a key") };
     store.repeated_denial(hash, now).unwrap_or_else(|| match store.take_if_held(hash, now) {
@@ -445,7 +449,7 @@ fn a_repeated_denial_of_a_blocked_key_is_what_the_limit_says_now() {
                 3 => taken.take().into_iter().for_each(|permit| store.refund(address, &ask(1), at, permit)),
                 _ => {}
             }
-            // The first notes it, the second repeats it.
+            // The first call records it, the second repeats it.
             for _ in 0..2 {
                 let (Verdict::Denied { until, .. }, Left { remaining, .. }) = store.peek(address, &ask(1), at) else {
                     panic!("it is blocked");
@@ -493,7 +497,7 @@ fn a_flood_of_new_keys_ends_no_block() {
     let backend = MemoryBackend::with_max_keys(50);
     let now = clock::now();
     let hour = now + 3_600_000_000_000;
-    // One of the limiters is gone.
+    // One of the limiters is dropped.
     let gone = store(&backend, Some("gone"));
     let blocked = store(&backend, Some("blocked"));
     for store in [&gone, &blocked] {
@@ -510,7 +514,7 @@ fn a_flood_of_new_keys_ends_no_block() {
     for store in [&gone, &blocked] {
         assert!((5..15).all(|key| !take(store, key, now + 2)));
         assert!(take(store, 0, now + 2));
-        // They end as they were to.
+        // They end at their old times.
         assert!((5..15).all(|key| take(store, key, hour)));
     }
     [gone, blocked].into_iter().for_each(retire);
@@ -548,7 +552,7 @@ fn buckets_stay_if_a_call_of_another_limiter_drops_their_store_last() {
     };
     let first = limiter();
     first.check("a", 1).unwrap();
-    // As while a call of another limiter sweeps.
+    // As if a call of another limiter were sweeping.
     let lent: Vec<Lent> = backend.shared.all().collect();
     drop(first);
     drop(lent);
@@ -596,7 +600,7 @@ fn a_bucket_of_several_limits_stays_in_use_when_they_are_replaced() {
     let written = rules(1, Algorithm::TokenBucket);
     for (replaced, looks) in [
         (rules(2, Algorithm::TokenBucket), false),
-        // A look converts the state, and no call takes permits by the other limits.
+        // A peek converts the state, and no call takes permits by the other limits.
         (rules(1, Algorithm::FixedWindow), true),
     ] {
         let backend = MemoryBackend::new();

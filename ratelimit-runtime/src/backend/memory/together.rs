@@ -1,8 +1,8 @@
 //! Decides a call on several buckets, each of another limiter's part: all are charged, or none is.
 //!
-//! The buckets are judged one inside the other: each under its lock while the locks of those before
-//! it are held. Once all have admitted the call, they are charged on the way back. The last bucket
-//! is judged and charged in one step, since nothing can deny behind it.
+//! The buckets are judged in a nested way: each under its lock while the locks of those before it
+//! are held. Once all have admitted the call, they are charged on the way back. The last bucket is
+//! judged and charged in one step, because no later one can deny.
 //!
 //! No deadlock: every call takes the locks in one order, keyed buckets before unkeyed ones and each
 //! kind by the address of its store. Each store has one bucket in a call, so no lock is taken
@@ -22,7 +22,7 @@ use crate::limit::MAX_LIMITS;
 use crate::queue::Wakes;
 use crate::rt::clock::Now;
 
-/// How often buckets are made anew that are evicted before they are locked.
+/// The most attempts to make buckets that are evicted before they are locked.
 const TRIES: u32 = 10;
 
 /// One bucket of a call.
@@ -135,7 +135,7 @@ pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoke
             store.take_turn(*hash, now);
         }
     }
-    // A call that is denied needs no bucket, unless its denial is to be counted.
+    // A denied call needs no bucket, unless its denial must be counted.
     if buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
         peek(buckets, now, spoken);
         if spoken.is_denied() {
@@ -145,7 +145,8 @@ pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoke
     descent().take_slowly()
 }
 
-/// What [`take`] would say. One bucket after the other, so others may have called in between.
+/// The answers of [`take`], without taking. Looks at one bucket after the other, so other calls may
+/// come in between.
 pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now, spoken: &Spoken) {
     for (bucket, said) in buckets.iter().zip(&spoken.said) {
         let (verdict, left) = bucket.store.peek(bucket.address, &bucket.ask, now);
@@ -265,13 +266,14 @@ impl Descent<'_, '_> {
                 let Bucket { store, address, ask } = &self.buckets[usize::from(*index)];
                 let untracked = match address {
                     Address::Hash(hash) if tries < TRIES => store.make(*hash, ask, self.now, &mut wakes),
-                    // Others take the room as fast as it is made.
+                    // Other calls take the room as fast as it is made.
                     Address::Hash(hash) => Some(store.without_room(*hash, ask, self.now)),
                     Address::Unkeyed => None,
                 };
                 match untracked {
                     None => self.order.push(*index),
-                    // There is no room for the key, and the backend says what becomes of its calls.
+                    // There is no room for the key: the backend's [`WhenFull`](crate::WhenFull)
+                    // decides.
                     Some((verdict, left)) => {
                         is_denied |= matches!(verdict, Verdict::Denied { .. });
                         self.spoken.said[usize::from(*index)].set(Said { verdict, left });

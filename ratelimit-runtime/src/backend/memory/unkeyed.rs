@@ -36,7 +36,7 @@ pub(crate) use forms::{Form, FormKind, LockedForm, PermitsForm, TokenForm, Windo
 /// The bucket of all calls.
 pub(crate) struct Unkeyed {
     fast: Fast,
-    /// What calls ask of `fast`.
+    /// The operations on `fast`.
     form: &'static dyn Form,
     /// Made when it is needed first. Behind a pointer, for programs that never need it.
     slow: Line<Lock<Option<Box<dyn IsSlow>>>>,
@@ -423,7 +423,7 @@ impl<S: State> One<S> {
     }
 }
 
-/// Takes permits of several limits. A denial is left to the path that tells which of them denies.
+/// Takes permits of several limits. Leaves a denial to the path that reports which limit denies.
 #[inline(never)]
 fn take_several(words: &mut Words<3>, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> Verdict {
     let is_taken = words.or_as_before(|words| words.takes_all(layout, rules, now, cost));

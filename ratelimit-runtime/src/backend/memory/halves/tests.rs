@@ -1,4 +1,4 @@
-//! The halves together, beside a full log of what was admitted.
+//! Both halves compared with a full log of admissions.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::limit::Limit;
 
 const START: u64 = 1_700_000_000_000_000_000;
 
-/// A full log of what was admitted, a time for each permit; no time is earlier than one before.
+/// A full log of admissions: a time for each permit, in order.
 #[derive(Default)]
 struct Log(Vec<u64>);
 
@@ -18,13 +18,13 @@ impl Log {
         self.0.last().copied().unwrap_or(0)
     }
 
-    /// Permits younger than `per`. One that a clock ahead of this one has recorded is.
+    /// Permits younger than `per`, including those that a clock ahead of this one has recorded.
     fn taken(&self, rule: &Rule, at: u64) -> usize {
         self.0.iter().filter(|time| at.saturating_sub(**time) < rule.per()).count()
     }
 
-    /// Takes `cost` permits, or says when they fit: by the first time at which no more than `count` of them are younger
-    /// than `per`.
+    /// Takes `cost` permits, or returns when they fit: the first time at which at most `count`
+    /// permits, these included, are younger than `per`.
     fn take(&mut self, rule: &Rule, now: u64, cost: u32) -> Verdict {
         let fits = |at: &u64| self.taken(rule, *at) + cost as usize <= rule.capacity() as usize;
         let ends = self.0.iter().map(|time| time + rule.per()).filter(|end| *end > now);
@@ -53,9 +53,10 @@ fn take(halves: &Halves, rule: &Rule, thread: usize, now: u64, cost: u32) -> Ver
     halves.take(rule, thread, Now::exactly(now), cost)
 }
 
-/// What one call does: nanoseconds by which its clock goes on (or back), its thread, how many permits it takes.
+/// One call: the nanoseconds by which its clock advances (or goes back), its thread, and its
+/// permits.
 fn calls(ahead: impl Strategy<Value = i64>) -> impl Strategy<Value = Vec<(i64, usize, u32)>> {
-    // Threads that come in turns, and one that comes for long.
+    // Threads that alternate, and one that calls many times in a row.
     let thread = prop_oneof![4 => Just(0_usize), 4 => Just(1), 1 => Just(usize::MAX)];
     let cost = prop_oneof![8 => Just(1_u32), 2 => 2..6_u32, 1 => 1..65_u32];
     prop::collection::vec((ahead, thread, cost), 1..400)
@@ -81,8 +82,8 @@ proptest! {
         }
     }
 
-    /// Between a log that goes by the call's own clock, by which old permits can count again, and one whose time only
-    /// grows.
+    /// Lies between a log by the call's own clock, by which old permits can count again, and a log
+    /// whose time only grows.
     #[test]
     fn a_clock_that_goes_back_admits_no_more_than_a_full_log_and_no_less_than_one_that_forgets_nothing(
         count in 1..65_u32,
@@ -113,7 +114,7 @@ proptest! {
         }
     }
 
-    /// By how much the clock of one core is behind another's, by so much can a permit come back too early.
+    /// A permit can come back too early by the lag of one core's clock behind another's.
     #[test]
     fn threads_whose_clocks_differ_get_no_more_than_a_log_of_a_period_that_is_shorter_by_as_much(
         count in prop_oneof![1..65_u32, 1..6_u32],
@@ -159,7 +160,7 @@ fn a_half_gets_half_of_what_is_free_in_the_other() {
     assert_eq!((first, second), (48, 16));
 }
 
-/// A window of two permits that both threads are denied.
+/// A window of two permits that denies both threads.
 fn used_up(rule: &Rule) -> Halves {
     let halves = Halves::new(rule);
     assert!(matches!(take(&halves, rule, 0, START, 2), Verdict::Admitted { .. }));

@@ -80,7 +80,7 @@ impl Bucket {
     }
 }
 
-/// So many seconds after the first permit was taken.
+/// This many seconds after the first permit was taken.
 fn at(seconds: u64) -> Now {
     Now::exactly(clock::origin() + (100 + seconds) * SECOND)
 }

@@ -12,7 +12,7 @@ proptest! {
     fn it_holds_what_a_map_holds(
         steps in prop::collection::vec((any::<bool>(), 0_u64..40, 0..40), 1..400),
     ) {
-        // All in a few runs, at the end of the table too, where they go on at its beginning.
+        // All in a few runs, one of which wraps around the end of the table.
         let fingerprint = |key: u64| if key < 20 { u64::MAX - key } else { (key - 19) << 58 };
         let (mut slots, mut map) = (Slots::<Words<1>, 4>::new(), HashMap::new());
         for (number, (insert, key, shrink)) in (1..).zip(steps) {

@@ -1,7 +1,7 @@
-//! CRC-64/XZ: finds torn writes and flipped bits, the same in every build. Not a protection against
-//! someone who may write the file.
+//! CRC-64/XZ: detects torn writes and flipped bits, the same in every build. It does not protect
+//! against someone who may write the file.
 
-/// The checksum of each byte with so many zeros behind it.
+/// The checksum of each byte followed by 0 to 7 zero bytes.
 static TABLES: [[u64; 256]; 8] = {
     // ECMA-182, reflected.
     const POLYNOMIAL: u64 = 0xc96c_5795_d787_0f42;

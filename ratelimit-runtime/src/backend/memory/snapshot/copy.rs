@@ -1,4 +1,4 @@
-//! Copies the buckets of limiters while they are called.
+//! Copies the buckets of limiters while calls go on.
 
 use std::io;
 

@@ -1,4 +1,4 @@
-//! A snapshot's file: written beside and renamed, and read only if it is this user's own.
+//! A snapshot's file: written under another name and renamed, and read only if this user owns it.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::SnapshotError;
 
-/// Replaces the file at `path` by what `write` writes. After a crash at any moment, there is either
-/// the file from before or the new one. A symbolic link is replaced; a folder or a device is not.
+/// Replaces the file at `path` by what `write` writes. After a crash at any moment, either the old
+/// or the new file is there. A symbolic link is replaced; a folder or a device is not.
 pub(super) fn replace<R>(
     path: &Path,
     write: impl FnOnce(&mut BufWriter<&File>) -> io::Result<R>,
@@ -50,7 +50,8 @@ fn check_owner(path: &Path, named: &fs::Metadata, opened: &fs::Metadata) -> Resu
     if (named.dev(), named.ino()) != (opened.dev(), opened.ino()) {
         return Err(SnapshotError::NotAFile);
     }
-    // The standard library does not tell the process's user. A file that the process makes has it.
+    // The standard library does not expose the process's user, but a file that the process creates
+    // belongs to it.
     let (_temporary, own) = Temporary::beside(path).map_err(|error| SnapshotError::io(path, error))?;
     let own = own.metadata().map_err(|error| SnapshotError::io(path, error))?;
     if opened.uid() != own.uid() {
@@ -92,7 +93,7 @@ pub(super) fn prepare(path: &Path) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// Moves a file that was refused out of the way. What is at that place is replaced.
+/// Moves a refused file out of the way, and replaces what was there.
 pub(super) fn set_aside(path: &Path) -> io::Result<()> {
     fs::rename(path, with_end(path, ".refused")?)
 }
@@ -112,7 +113,7 @@ impl Temporary {
         #[cfg(unix)]
         std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
         let file = match options.open(&temporary) {
-            // Left by a process of the same number, perhaps in another container.
+            // Left by a process with the same ID, perhaps in another container.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 fs::remove_file(&temporary)?;
                 options.open(&temporary)?
@@ -148,7 +149,7 @@ fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes a rename last.
+/// Makes a rename durable.
 fn sync_folder(path: &Path) -> io::Result<()> {
     // Other systems do not open folders.
     if cfg!(unix) { File::open(folder(path))?.sync_all() } else { Ok(()) }

@@ -1,8 +1,8 @@
 //! The bytes of a snapshot.
 //!
-//! A head (kind, version, time, the random numbers of the hash), then each limiter: a heading and
-//! blocks of buckets. At the end the length and a checksum of all bytes before it. Numbers are
-//! little-endian, or LEB128 inside of blocks.
+//! A head (kind, version, time, the weights of the hash), then a heading and blocks of buckets for
+//! each limiter. At the end, the length and a checksum of all bytes before it. Numbers are
+//! little-endian, or LEB128 inside blocks.
 
 use std::io::{self, Read, Seek, Write};
 
@@ -64,7 +64,7 @@ pub(in super::super) struct Heading {
     pub(in super::super) limits: SmallVec<[Reach; 1]>,
 }
 
-/// A limit as written, and how far its calls have reached.
+/// A limit as written, and the largest `count` and `per` of its calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) struct Reach {
     limit: [u64; 4],
@@ -87,7 +87,7 @@ impl Reach {
     }
 }
 
-/// What a file says before the first limiter.
+/// The head of a file, before the first limiter.
 pub(super) struct Head {
     /// When it was written, by the wall clock.
     pub(super) wall: u64,

@@ -1,4 +1,4 @@
-//! The buckets of a limiter that this process has not used so far, as a snapshot held them.
+//! The buckets of a limiter that this process has not used so far, as bytes of a snapshot.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::hash::{Seed, Weights};
 use crate::limit::MAX_PER;
 use crate::rt::clock::{MARGIN, Now, nanos};
 
-/// No bucket is in use for longer than a debt and a period, which may be of a calendar.
+/// No bucket is in use for longer than a debt and a period, which may be a calendar's.
 const LONGEST: u64 = LONGEST_DEBT + 2 * nanos(MAX_PER);
 
 /// See the module.
@@ -25,14 +25,14 @@ pub(in super::super) struct Saved {
     weights: &'static Weights,
     /// Buckets, by this process's clock as it was when they were restored.
     buckets: Vec<u8>,
-    /// What holds keys.
+    /// Blocks and debts of keys.
     holds: Vec<u8>,
     /// Some buckets were of other limits than those written down.
     has_free: bool,
     keys: usize,
     held: usize,
     idle_at: u64,
-    /// When the last of what holds keys ends.
+    /// When the last block or debt ends.
     held_until: u64,
 }
 
@@ -87,7 +87,7 @@ impl Saved {
         self.idle_at
     }
 
-    /// What holds keys, without the buckets; `None` if nothing does.
+    /// The blocks and debts without the buckets; `None` if there are none.
     pub(in super::super) fn without_buckets(&self) -> Option<Saved> {
         (self.held > 0).then(|| Saved {
             holds: self.holds.clone(),
@@ -119,7 +119,7 @@ impl Saved {
     pub(in super::super) fn revive(&self, shared: Arc<Shared>, identity: &str, written: Written, now: Now) -> Store {
         let mut store = Store::new(shared, Some(identity.to_owned()), written);
         store.hasher = Seed::at(self.weights, self.heading.start);
-        // Limits that are written down in another way now begin anew.
+        // Limits that are now written differently start afresh.
         for (position, (reach, rule)) in self.heading.limits.iter().zip(&store.written.rules).enumerate() {
             if reach.is_of(rule) {
                 store.reach(position, (reach.most, reach.longest));

@@ -1,4 +1,4 @@
-//! Snapshots as bytes, at times that the tests say.
+//! Snapshots as bytes, at times that the tests choose.
 
 use std::io::Cursor;
 
@@ -54,7 +54,7 @@ fn written(limits: &[Limit], backoff: Option<Backoff>, varies: bool) -> Written 
     }
 }
 
-/// The store of a name, at a time that is not that of this process.
+/// The store of a name, at a given time instead of the process's.
 fn store(backend: &MemoryBackend, name: &str, written: &Written, now: u64) -> Arc<Store> {
     if backend.shared.stores.lock().is_saved(name) {
         return backend.revive_saved(name, written, Now::exactly(now));
@@ -71,7 +71,7 @@ fn take(store: &Arc<Store>, address: Address, now: u64) -> bool {
 enum Action {
     Take(u32),
     Peek(u32),
-    /// Gives back what a call so many calls ago took.
+    /// Refunds the call that many calls ago.
     Refund(usize),
     /// Charges permits whatever is left.
     Charge(u32),
@@ -79,13 +79,13 @@ enum Action {
     Block(u64),
     Unblock,
     Reset,
-    /// Goes on by the other limits, or back.
+    /// Switches to the other limits, or back.
     Change,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// Thousandths of the shortest period by which the time goes on, and nanoseconds.
+    /// How far the time advances: thousandths of the shortest period, and nanoseconds.
     ahead: (u64, u64),
     margin: u64,
     key: usize,
@@ -131,8 +131,8 @@ fn penalty() -> impl Strategy<Value = Option<Backoff>> {
     ]
 }
 
-/// What a bucket answers to an action. No caller is told the time of a bucket that is full, or that
-/// is over, or that denies.
+/// A bucket's answer to an action, without times that no caller sees: of a full bucket, one that is
+/// over, or one that denies.
 fn answer(
     store: &Arc<Store>,
     address: Address,
@@ -177,8 +177,8 @@ fn answer(
 }
 
 /// The same limits with other counts, and other periods for sliding windows. `None` with a token
-/// bucket: if its rate changes, a bucket that was idle by the old rate may not be by the new one.
-/// Sweeps do not wait for that.
+/// bucket: if its rate changes, a bucket that was idle at the old rate may not be idle at the new
+/// one, and sweeps do not wait for that.
 fn others(limits: &[Limit]) -> Option<Vec<Limit>> {
     let other = |limit: &Limit| {
         let longer = if limit.algorithm() == Algorithm::SlidingWindow { 1 + u64::from(limit.count() % 3) } else { 1 };
@@ -192,8 +192,8 @@ fn others(limits: &[Limit]) -> Option<Vec<Limit>> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Buckets go on in another backend as they would have gone on, and so do those whose limiter was
-    /// dropped and made again.
+    /// Buckets continue in another backend as they would have in the first, and so do those whose
+    /// limiter was dropped and made again.
     #[test]
     fn restored_and_revived_buckets_answer_as_the_originals(
         limits in prop::collection::vec(limit(), 1..4),
@@ -207,7 +207,7 @@ proptest! {
         let rules: Vec<Rule> = written.rules.to_vec();
         let other = others(&limits).filter(|_| changes);
         let other: Vec<Rule> = other.map_or_else(|| rules.clone(), |other| other.into_iter().map(Rule::new).collect());
-        // Takes the other limits up as a limiter does.
+        // Applies the other limits as a limiter does.
         let opened = |backend: &MemoryBackend, now: u64| {
             let store = store(backend, "a", &written, now);
             if changes {
@@ -333,7 +333,7 @@ fn a_file_that_ends_too_early_or_too_late_is_refused() {
     assert!(matches!(restored(&longer, start() + 200), Err(SnapshotError::Torn)));
 }
 
-/// Puts the length and the checksum right.
+/// Corrects the length and the checksum.
 fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     let before = bytes.len() - 24;
     let length = bytes.len() as u64;
@@ -377,7 +377,7 @@ fn a_length_is_bounded_before_memory_is_allocated_for_it() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
 
-    /// Even behind a checksum that is right, no bytes do harm.
+    /// Even with a correct checksum, no bytes do harm.
     #[test]
     fn any_bytes_are_read_or_refused(
         changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20),
@@ -436,8 +436,8 @@ fn time_that_passes_in_between_counts() {
 
 #[test]
 fn times_are_those_of_the_wall_clock() {
-    // The wall clock was set forward by an hour, or back, since the process began. The last one puts
-    // the permits into the fixed window before that of the snapshot, in which they count all the same.
+    // The wall clock was set forward by an hour, or back, since the process started. The last case
+    // puts the permits into the fixed window before the snapshot's, in which they still count.
     for wall in [start() + HOUR, start() - HOUR + 5, start() - HOUR - 5] {
         for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
             let backend = MemoryBackend::new();
@@ -609,7 +609,7 @@ fn what_has_no_room_is_told() {
     assert_eq!((restored.keys, restored.without_room), (30, 70));
     let after = store(&backend, "a", &limit, now);
     assert_eq!((after.keys(), backend.tracked_keys()), (30, 30));
-    // Under pressure the buckets of a limiter that is not used go too.
+    // Under pressure, the buckets of an unused limiter are evicted too.
     let (backend, _) = restored_in(MemoryBackend::with_max_keys(100), &bytes, now).unwrap();
     let other = store(&backend, "b", &limit, now);
     assert!((0..100_u64).all(|key| take(&other, other.address(&key), now)));
@@ -627,7 +627,7 @@ fn every_key_of_a_table_that_changes_is_copied() {
     let stop = std::sync::atomic::AtomicBool::new(false);
     let (bytes, snapshot) = std::thread::scope(|scope| {
         scope.spawn(|| {
-            // Others come and go meanwhile, and the table grows.
+            // Other keys come and go meanwhile, and the table grows.
             for number in 50_000.. {
                 assert!(take(&before, key(number), now));
                 if number % 2 == 0 {

@@ -6,8 +6,8 @@ use super::{Permit, Verdict};
 use crate::queue::Ahead;
 use crate::rt::clock::Now;
 
-/// Windows are aligned to the Unix epoch, or a calendar's. The permits count in the window that contains their last
-/// charge. The count therefore continues if the period differs from call to call.
+/// Windows are aligned to the Unix epoch, or are a calendar's. The permits count in the window that
+/// contains their last charge, so the count continues if the period differs from call to call.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Fixed {
     /// The time of the last charge.

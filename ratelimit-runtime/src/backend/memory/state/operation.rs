@@ -1,4 +1,4 @@
-//! What calls ask of a bucket on the fast path, whatever its state.
+//! The operations on a bucket on the fast path, whatever its state.
 
 use super::{Call, Fate, Left, Permit, State, Verdict};
 use crate::rt::clock::Now;

@@ -32,11 +32,11 @@ pub(crate) struct Entry {
     pub(crate) varies: bool,
     /// When the whole bucket is idle.
     pub(crate) idle_at: u64,
-    /// The last call was denied until then, if the state says so.
+    /// Until when the last call was denied, if the state records it.
     pub(crate) denied_until: u64,
 }
 
-/// A state that can be told as an [`Entry`].
+/// A state that can be converted to an [`Entry`].
 pub(crate) trait Stored: State + Clone {
     /// The limits, and a bit for each full log.
     fn limits(&self, form: &Self::Form, rules: &[Rule], moment: Moment) -> (SmallVec<[record::State; 1]>, u8);
@@ -80,7 +80,7 @@ impl Moment {
     }
 
     /// Windows begin by the process's clock. If the wall clock differs, the permits of the current
-    /// window count as taken now: they then count in the window that holds the present.
+    /// window count as taken now, so that they count in the window that holds the present.
     fn fixed(self, fixed: Fixed, rule: Option<&Rule>) -> record::State {
         let rule = rule.filter(|rule| rule.limit.algorithm() == Algorithm::FixedWindow);
         let late = match rule {
@@ -102,8 +102,8 @@ impl Moment {
 }
 
 impl Entry {
-    /// The same bucket at `now`, if the clock by which it was copied was ahead of that: as if no time
-    /// had passed since.
+    /// The same bucket at `now`. If the clock of the copy was ahead of that, as if no time had
+    /// passed since.
     pub(crate) fn look(&mut self, now: u64) {
         let back = self.record.clock.saturating_sub(now);
         self.record.look(&[], now);
@@ -153,7 +153,7 @@ impl<const N: usize> Stored for Words<N> {
                 (record::State::Token(bucket), words::Part::Tat(_)) => {
                     let bucket = bucket.converted(rule);
                     let empty = TokenBucket { last: now, debt: rule.full(), ..bucket };
-                    // A word holds no time from before the process started.
+                    // A word cannot hold a time before the process started.
                     let forms = [bucket, bucket.at(rule, now), empty];
                     words::Part::Tat(forms.iter().find_map(|bucket| Tat::of(bucket, rule))?)
                 }

@@ -1,4 +1,5 @@
-//! All states beside a full log of what was admitted, which decides by the definitions of the limits and nothing else.
+//! All states compared with a full log of admissions, which decides only by the definitions of the
+//! limits.
 
 use std::time::Duration;
 
@@ -18,7 +19,7 @@ fn start() -> u64 {
 }
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// What one limit has admitted: permits and the time that they count from, in order.
+/// The admissions of one limit, in order: permits, and the time from which they count.
 #[derive(Clone, Default)]
 struct Log(Vec<(u64, u64)>);
 
@@ -45,7 +46,7 @@ impl Log {
         }
     }
 
-    /// The first moment from `now` on; of a token bucket on a whole microsecond if `now` is one.
+    /// The first moment from `now` on; for a token bucket a whole microsecond if `now` is one.
     fn fits_at(&self, rule: &Rule, now: u64, cost: u64) -> u64 {
         if self.admits(rule, now, cost) {
             return now;
@@ -90,17 +91,18 @@ impl Log {
 enum Action {
     Take(u32),
     Peek(u32),
-    /// Gives back what a call so many calls ago took.
+    /// Refunds the call that many calls ago.
     Refund(usize),
-    /// Goes on by other limits, where there are such.
+    /// Switches to other limits, if there are any.
     Change(usize),
-    /// Something for which the state goes under the lock, or to the table of all limits, and perhaps back.
+    /// An operation that moves the state under the lock, or to the table of all limits, and perhaps
+    /// back.
     Move,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// Thousandths of the shortest period by which the time goes on, and nanoseconds.
+    /// How far the time advances: thousandths of the shortest period, and nanoseconds.
     ahead: (u64, u64),
     /// The clock's uncertainty.
     margin: u64,
@@ -146,7 +148,7 @@ fn store(rules: &[Rule], varies: bool) -> std::sync::Arc<Store> {
     MemoryBackend::new().store(None, &written)
 }
 
-/// A store and the logs of its limits, of which one key is called.
+/// A store and the logs of its limits, with calls on one key.
 struct Trial {
     store: std::sync::Arc<Store>,
     address: Address,
@@ -214,7 +216,7 @@ impl Trial {
         Now { earliest: self.now, latest: self.now + margin }
     }
 
-    /// Another call, of cost 0, that looks at the state under the lock.
+    /// A call of cost 0, which looks at the state under the lock.
     fn look(&self, now: Now) {
         if self.address == Address::Unkeyed {
             self.store.wake_all(now);
@@ -224,7 +226,7 @@ impl Trial {
     }
 }
 
-/// Whether two answers are the same, but for the time that permits are recorded with.
+/// Whether two answers are equal except for the recorded time of the permits.
 fn same(verdict: Verdict, expected: Verdict) -> bool {
     matches!((verdict, expected), (Verdict::Admitted { .. }, Verdict::Admitted { .. })) || verdict == expected
 }
@@ -233,11 +235,11 @@ fn same(verdict: Verdict, expected: Verdict) -> bool {
 fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Result<(), TestCaseError> {
     let rules: Vec<Rule> = limits.iter().map(|limit| Rule::new(*limit)).collect();
     let mut trial = Trial::new(&rules, varies, is_keyed);
-    // What a token bucket gets back is bounded elsewhere.
+    // Refunds to token buckets are bounded in another test.
     let gives_back = limits.iter().all(|limit| limit.algorithm() != Algorithm::TokenBucket);
-    // A token bucket in one word pays for the clock's uncertainty at once, and each half of an unkeyed
-    // window by itself; see the test below.
-    // What is given back tells a window no more how late the clock may have been.
+    // A token bucket in one word pays for the clock's uncertainty at once, each half of an unkeyed
+    // window separately; see the test below. After a refund, a window no longer knows how late the
+    // clock may have been.
     let mut margins = false;
     let is_exact = |step: &Step| if gives_back && is_keyed { *step } else { Step { margin: 0, ..*step } };
     for step in steps {
@@ -305,7 +307,7 @@ proptest! {
         exact(&limits, varies, is_keyed, &steps)?;
     }
 
-    /// Refunds too: what a token bucket gets back is no more than what was taken.
+    /// Refunds too: a token bucket gets back no more than was taken.
     #[test]
     fn no_limit_is_ever_over_and_a_large_window_is_short_by_less_than_a_group(
         limits in prop::collection::vec(limit(prop_oneof![1..65_u32, 65..300_u32]), 1..4),
@@ -371,8 +373,8 @@ proptest! {
         };
         let plans: Vec<_> = counts.iter().zip(&pers).map(plan).collect();
         let mut trial = Trial::new(&plans[0], varies, is_keyed);
-        // All of them have been called for before: so many permits are kept, and the state is no
-        // longer one for the written limit alone.
+        // All limits have been used before, so enough permits are kept, and the state is no longer
+        // for the written limit alone.
         for plan in &plans {
             trial.store.expect(plan);
             let is_foreign = !varies && plan != &plans[0];
@@ -432,7 +434,8 @@ proptest! {
                         trial.record(now, Permit { at, cost });
                     }
                     Verdict::Denied { until, .. } => {
-                        // Debt is rounded up by less than a unit at each change: by less than a hundredth of a permit in all.
+                        // Each change rounds debt up by less than a unit: in all by less than a
+                        // hundredth of a permit.
                         let later = if algorithm == Algorithm::TokenBucket { trial.now.saturating_sub(2_000) } else { trial.now };
                         prop_assert!(!trial.logs[0].admits(&smallest, later, cost.into()), "{} denied at {:?}", cost, now);
                         prop_assert!(until > trial.now);
@@ -464,7 +467,7 @@ impl Recorded {
         }
     }
 
-    /// What memory knows of it when a call by other limits comes first: a word holds no time of a charge.
+    /// What memory knows of it at the first call by other limits: a word holds no time of a charge.
     fn in_a_word(self, written: &Rule, now: u64) -> Recorded {
         match self {
             Recorded::Token(bucket) if Tat::fits(written) => Recorded::Token(bucket.at(written, now)),
@@ -521,7 +524,7 @@ proptest! {
                     let is_admitted = matches!(verdict, Verdict::Admitted { .. });
                     let rule = trial.rules[0];
                     prop_assert_eq!(is_admitted, recorded.takes(&rule, trial.now, cost), "{} at {:?}", cost, now);
-                    // New windows of whole old ones contain all of what was taken.
+                    // New windows that consist of whole old ones contain all permits taken.
                     if is_exact {
                         prop_assert_eq!(is_admitted, record.takes(&rule, trial.now, cost), "{} at {:?}", cost, now);
                     }

@@ -1,8 +1,8 @@
-//! What all calls ask of the buckets of keys, whatever their state. Behind pointers, so that a program
-//! contains only the states that its limits need. `unkeyed/forms.rs` has the bucket without a key.
+//! The operations of all calls on the buckets of keys, whatever their state. Behind pointers, so
+//! that a program contains only the states that its limits need. `unkeyed/forms.rs` has the bucket
+//! without a key.
 //!
-//! What few programs ask for (refunds, waiting, snapshots) goes through `on_table!`, which names all
-//! states.
+//! Rarer operations (refunds, waiting, snapshots) go through `on_table!`, which names all states.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -129,7 +129,8 @@ impl Keyed {
     }
 }
 
-/// A table of the general form. Behind a pointer, because few programs contain how one ends.
+/// A table of the general form. Behind a pointer, because few programs contain the code that drops
+/// one.
 pub(in super::super) struct FullTable(Box<dyn HasFull>);
 
 trait HasFull: Send + Sync {

@@ -50,7 +50,7 @@ impl<S: Formed> Shared<S> {
         matches!(call.take(state, &self.form, now()), Verdict::Admitted { .. })
     }
 
-    /// As most calls: the fast path, else the other.
+    /// As most calls do: the fast path, else the slow one.
     fn take(&self, hash: u64) -> Option<bool> {
         let take = |state: &mut S| self.judge(state);
         let usual = || match self.table.with(self.context(), hash, now(), take).0 {
@@ -63,7 +63,7 @@ impl<S: Formed> Shared<S> {
         })
     }
 
-    /// As a call that looks whether others wait.
+    /// As a call that checks whether others wait.
     fn take_with_queue(&self, hash: u64) -> bool {
         matches!(self.table.with_queue(self.context(), hash, now(), |state, _| self.judge(state)), With::Done(true))
     }
@@ -73,7 +73,7 @@ impl<S: Formed> Shared<S> {
         self.table.with_existing(self.context(), hash, |_, _| ((), true));
     }
 
-    /// What is counted is what is there, and no more than may be.
+    /// The count equals the number of buckets and does not exceed the bound.
     fn check(&self) {
         let kept: usize = self.table.shards.iter().map(|shard| shard.shard.lock().slots.len()).sum();
         assert_eq!(self.bound.len(), kept);
@@ -163,7 +163,7 @@ fn a_bucket_that_goes_to_another_table_is_found_in_one_of_them() {
         let handle = thread::spawn(move || other.take(7));
         let moved = move_away(&shared);
         let taken = handle.join().unwrap();
-        // A call comes first and its permit goes along, or it is told to look elsewhere.
+        // Either the call comes first and its permit moves along, or it must look elsewhere.
         let (mut state, is_waited) = moved.unwrap();
         assert!(!is_waited);
         assert_eq!(shared.judge(&mut state), taken.is_none());

@@ -15,8 +15,8 @@ use crate::backend::memory::Written as StoreWritten;
 use crate::limit::{Algorithm, Limit};
 use crate::rt::clock;
 
-/// The stores of two parts, in the order of their locks: that of two allocations varies, and loom
-/// repeats what it has seen.
+/// The stores of two parts, in the order of their locks. The order of two allocations varies, and
+/// loom must be able to repeat a run.
 struct Two {
     rule: Rule,
     stores: [Arc<Store>; 2],

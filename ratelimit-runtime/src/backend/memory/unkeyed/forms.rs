@@ -1,5 +1,5 @@
-//! What all calls without a key ask of the bucket, one type for each of its forms. Behind pointers,
-//! so that a program contains only the forms that its limits need.
+//! The operations of all calls without a key, one type for each form of the bucket. Behind
+//! pointers, so that a program contains only the forms that its limits need.
 
 use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
 use super::{Fast, Unkeyed, added, take_several, take_token, try_take_token, verdict};

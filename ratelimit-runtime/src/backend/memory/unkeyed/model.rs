@@ -54,7 +54,7 @@ fn take(bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
     take_as(0, bucket, rule, cost)
 }
 
-/// As the thread of that number does: the fast path, else under the lock.
+/// As the thread with that number does: the fast path, else under the lock.
 fn take_as(thread: usize, bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
     match verdict_at(bucket, rule, thread, now(), cost) {
         Verdict::Admitted { .. } => cost,
@@ -68,12 +68,12 @@ fn under_the_lock<R>(bucket: &Unkeyed, rule: &Rule, is_foreign: bool, f: impl Fn
     bucket.with(&[*rule], &forms(rule), Now::exactly(now()), is_foreign, |full, _| f(full, &call))
 }
 
-/// As a call that finds others waiting, from where the state comes back afterwards.
+/// As a call that finds others waiting; the state moves back afterwards.
 fn take_under_the_lock(bucket: &Unkeyed, rule: &Rule, cost: u32) -> u32 {
     take_by_another_limit(bucket, rule, cost, false)
 }
 
-/// As a call by another limit, so that the state stays there if it `is_foreign`.
+/// As a call by another limit; the state stays there if it `is_foreign`.
 fn take_by_another_limit(bucket: &Unkeyed, rule: &Rule, cost: u32, is_foreign: bool) -> u32 {
     under_the_lock(bucket, rule, is_foreign, |full, call| {
         match (Call { cost, ..*call }).take(full, &forms(rule), Now::exactly(now())) {
@@ -90,7 +90,7 @@ fn remaining(bucket: &Unkeyed, rule: &Rule) -> u32 {
     })
 }
 
-/// The bucket says by what it has kept what it would say without.
+/// The recorded denial gives the answer that the bucket would give without it.
 fn until(bucket: &Unkeyed, rule: &Rule) -> u64 {
     let denied = |bucket: &Unkeyed| match verdict_at(bucket, rule, 0, now(), 1) {
         Verdict::Denied { until, .. } => until,
@@ -103,7 +103,7 @@ fn until(bucket: &Unkeyed, rule: &Rule) -> u64 {
     kept
 }
 
-/// A bucket of three with one permit left, to which calls add without looking first.
+/// A bucket of three with one permit left, to which calls add without reading it first.
 fn nearly_empty(rule: &Rule) -> Unkeyed {
     let bucket = unkeyed(rule);
     assert_eq!(take(&bucket, rule, 1) + take(&bucket, rule, 1), 2);
@@ -129,7 +129,7 @@ fn an_addition_that_goes_too_far_is_taken_back_whole() {
 fn a_denial_that_was_kept_meanwhile_goes_with_an_addition_that_is_taken_back() {
     loom::model(|| {
         let rule = token(3);
-        // By a coarse clock, whose denials are not kept: they would hide the other thread's.
+        // By a coarse clock, whose denials are not recorded: they would hide the other thread's.
         let coarse = move |it: &Unkeyed| {
             let at = now().next_multiple_of(1_000);
             matches!(verdict_at(it, &rule, 0, at, 1), Verdict::Admitted { .. })
@@ -143,7 +143,7 @@ fn a_denial_that_was_kept_meanwhile_goes_with_an_addition_that_is_taken_back() {
 
 #[test]
 fn of_additions_that_go_too_far_together_none_is_admitted() {
-    // Three threads have more orders than can be tried: those with up to two switches where none has to be.
+    // Three threads have too many orders to try all: those with up to two preemptions.
     let mut model = loom::model::Builder::new();
     model.preemption_bound = Some(2);
     model.check(|| {
@@ -155,7 +155,7 @@ fn of_additions_that_go_too_far_together_none_is_admitted() {
         });
         let admitted = take(&bucket, &rule, 1) + threads.map(|thread| thread.join().unwrap()).iter().sum::<u32>();
         assert_eq!(admitted, 1);
-        // At most one of the two is not taken back, where each meets the other's.
+        // If each meets the other's addition, at most one of the two is not taken back.
         let first = now() + 20_000_000_000;
         assert!((first..first + 40_000_001_000).contains(&until(&bucket, &rule)));
     });
@@ -224,7 +224,7 @@ fn a_bucket_that_is_reset_meanwhile_admits_no_more_than_two_buckets() {
 
 #[test]
 fn a_window_that_is_reset_forgets_until_when_it_denied() {
-    // Groups of one permit, and a window of single permits, of which both halves tell.
+    // Groups of one permit, and a window of single permits, seen from both halves.
     for (count, cost, thread) in [(100, 100, 0), (1, 1, 0), (1, 1, 1)] {
         loom::model(move || {
             let rule = window(count);

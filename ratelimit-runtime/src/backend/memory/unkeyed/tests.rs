@@ -26,7 +26,7 @@ fn limits() -> Vec<Vec<Limit>> {
     let fixed = |count: u32, per| Limit::new(count, per).with_algorithm(Algorithm::FixedWindow);
     vec![
         vec![token(4, MINUTE)],
-        // Of a rate that no whole number of units expresses.
+        // A rate that no whole number of units expresses.
         vec![token(17, MINUTE).with_burst(3)],
         vec![fixed(5, MINUTE)],
         vec![Limit::new(5, MINUTE)],

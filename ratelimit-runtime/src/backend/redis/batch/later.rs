@@ -3,9 +3,9 @@
 //! They are queued, and sent in front of the next decision on their bucket or of the next batch, in
 //! one call of the script. What is left after [`PAUSE`] is sent in a call of its own.
 //!
-//! They keep their place before later decisions on their bucket. A decision takes those that are
-//! queued along. It waits for those that another connection is sending. Behind one of its own
-//! connection it need not wait: a server answers a connection in order.
+//! They stay ahead of later decisions on their bucket. A decision takes the queued requests along,
+//! and waits for those that another connection is sending. It need not wait for those on its own
+//! connection, because a server answers a connection in order.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -29,7 +29,7 @@ use crate::rt::background;
 
 /// The longest time that a request is queued.
 const PAUSE: Duration = Duration::from_millis(2);
-/// Queued requests, at most. With one more, all are sent at once.
+/// The most queued requests. With one more, all are sent at once.
 const MOST: usize = 128;
 
 #[derive(Default)]
@@ -57,7 +57,7 @@ struct Queued {
 /// Requests of one bucket that are being sent.
 struct UnderWay {
     requests: usize,
-    /// How many of them are not yet written.
+    /// The number of those not yet written.
     unwritten: usize,
     /// The runtime whose connection sends all of them.
     on: Option<Id>,
@@ -65,7 +65,7 @@ struct UnderWay {
 
 /// The buckets of a decision, and what goes along with it.
 pub(crate) enum With<'a> {
-    /// What is queued for them.
+    /// The requests queued for them.
     Own(&'a [&'a str]),
     /// All that is queued.
     All(&'a [&'a str]),
@@ -265,7 +265,7 @@ impl Client {
             return;
         }
         let questions: Vec<Question<'_>> = part.questions().collect();
-        // What cannot be given back stays taken.
+        // Permits that cannot be given back stay taken.
         let _ = part.carried_by(self.ask_all(&questions, self.until(), Mode::Async)).await;
     }
 }

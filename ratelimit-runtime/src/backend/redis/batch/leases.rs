@@ -31,13 +31,13 @@ use crate::limit::{Algorithm, Limit};
 use crate::rt::background;
 use crate::rt::clock;
 
-/// Keys in a shard, at most. One more evicts the oldest.
+/// The most keys in a shard. One more evicts the oldest.
 const KEYS_PER_SHARD: usize = 256;
 const SHARDS: usize = 16;
 /// A lease takes at most 1/10 of a limit, and is valid for at most 1/20 of its period.
 const SHARE: u32 = 10;
 const SHARE_OF_PERIOD: u64 = 20;
-/// A lease that would be valid for less, in nanoseconds, is not worth it.
+/// The shortest lease that is worth a request, in nanoseconds.
 const MIN_VALIDITY: u64 = 100_000;
 /// The longest lease, in nanoseconds: within this time all processes learn of a block.
 const LONGEST: u64 = 1_000_000_000;
@@ -213,7 +213,7 @@ impl Leases {
 
     fn valid_for(&self, limits: &[Limit]) -> u64 {
         let period = |limit: &Limit| match limit.algorithm() {
-            // At most the time in which the bucket fills, too.
+            // Also at most the time in which the bucket fills.
             Algorithm::TokenBucket => {
                 let fills =
                     u128::from(limit.per_nanos()) * u128::from(limit.burst()) / u128::from(limit.count().max(1));
@@ -235,7 +235,7 @@ impl Leases {
         &self.shards[shard]
     }
 
-    /// Starts the background task that gives back what ended leases have left. It runs as long as
+    /// Starts the background task that gives back the rest of ended leases. It runs as long as
     /// there are leases.
     fn sweep(self: &Arc<Self>, backend: &Client) {
         if self.is_swept.load(Ordering::Relaxed) || self.is_swept.swap(true, Ordering::AcqRel) {
@@ -438,8 +438,8 @@ impl Drop for Ask {
 }
 
 impl Client {
-    /// Gives back the rest of a lease in the background. What cannot be given back stays charged.
-    /// So do leases by a test's clock, which may be another test's by then.
+    /// Gives back the rest of a lease in the background. If that fails, it stays charged. So does a
+    /// lease by a test's clock, because the background may run in another test.
     pub(crate) fn return_lease(&self, request: &Request, back: Back) {
         if request.test_time.is_none()
             && let Ok(background) = background::handle()

@@ -1,5 +1,5 @@
 //! Decides on the buckets of one call: by one script on one server, or, in a cluster, slot after
-//! slot. There, what was taken is given back if a later slot denies.
+//! slot. If a later slot denies, the permits of the earlier ones are given back.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -17,7 +17,8 @@ use crate::backend::{Action, Answer, Outcome, Request, given_back};
 use crate::error::BackendError;
 use crate::rt::background;
 
-/// Permits of earlier slots. Dropped, they are given back: the call failed or was abandoned.
+/// Permits of earlier slots. If this is dropped, the call failed or was abandoned, and they are
+/// given back.
 struct Taken<'a> {
     client: &'a Client,
     back: Vec<Request>,
@@ -46,8 +47,8 @@ impl Client {
         for positions in slots {
             let mut own: Vec<Request> = positions.iter().map(|position| requests[*position].clone()).collect();
             for request in own.iter_mut().filter(|request| is_denied && request.backoff.is_none()) {
-                // Nothing is to be taken behind a denial. With a `backoff`, only a call that takes
-                // counts the denial.
+                // After a denial, nothing must be taken. But with a `backoff`, only a call that
+                // takes counts the denial.
                 if let Action::Take { cost, .. } = request.action {
                     request.action = Action::Peek { cost, max_wait: Duration::ZERO };
                 }
@@ -101,7 +102,7 @@ impl Client {
         } else {
             Box::pin(self.ask_together_with_others(requests, &questions, deadline, mode)).await?
         };
-        // Nothing was charged if a calendar did not reach as far as the server's time.
+        // Nothing was charged if a calendar did not cover the server's time.
         #[cfg(feature = "calendar")]
         for _ in 0..calendars::TRIES {
             let mut is_missing = false;

@@ -104,7 +104,7 @@ impl Nodes {
     }
 }
 
-/// A node that does not know its own host has the host that was asked.
+/// The address of a node. If the node does not know its host, the host that was asked.
 fn reached(host: &str, port: u16, asked: &Address) -> Address {
     match asked {
         Address::Tcp(asked, _) if host.is_empty() || host == "?" => Address::Tcp(asked.clone(), port),

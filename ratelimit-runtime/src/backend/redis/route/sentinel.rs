@@ -13,7 +13,7 @@ use crate::backend::redis::setup::endpoint::{Address, Endpoint};
 use crate::backend::redis::wire::node::Node;
 use crate::error::{BackendError, BackendErrorKind};
 
-/// Chained replicas to follow, at most.
+/// The most chained replicas to follow.
 const MAX_FOLLOWED: usize = 4;
 
 /// The search for the master called `name`. `server` holds the login to it.
@@ -22,8 +22,8 @@ pub(crate) fn master(sentinels: Vec<Endpoint>, name: String, server: Endpoint, t
     Discovery::new(move || {
         let mut command = redis::cmd("SENTINEL");
         command.arg("get-master-addr-by-name").arg(&name);
-        // A sentinel that is cut off from the others may have old news, so that each search starts
-        // with the next one.
+        // A sentinel that is cut off from the others may be out of date, so each search starts with
+        // the next one.
         let first = next.fetch_add(1, Ordering::Relaxed);
         let mut failed = None;
         for position in 0..sentinels.len() {

@@ -15,8 +15,8 @@ const WITH_CALENDARS: u8 = 2;
 /// The latest boundary, in microseconds: Lua's numbers are exact up to here.
 const FAR: u64 = (1 << 53) - 1;
 
-/// How often a request is sent again with other boundaries. The second time is for a server whose
-/// clock is elsewhere, the third for bookings far ahead of it.
+/// The most attempts with other boundaries. The second is for a server whose clock differs, the
+/// third for bookings far ahead of it.
 pub(crate) const TRIES: usize = 4;
 /// The most boundaries of a calendar in a request: days for more than ten years. More than a few
 /// are needed only while permits are booked that far ahead.
@@ -115,7 +115,7 @@ mod tests {
         for (flags, test_time) in [(WITH_CALENDARS, &[][..]), (WITH_CALENDARS | TESTED, &[1, 2, 3, 4, 5, 6, 7])] {
             let request = request(flags, test_time);
             let widened = widened(&request, (10 * DAY + 1) * 1_000, 12 * DAY * 1_000).unwrap();
-            // Both calendars, from the day before the first time to the day after the second.
+            // For both calendars, from the day before the first time to the day after the second.
             let boundaries = |days: Range<u64>, shift: u64| {
                 days.flat_map(|day| (day * DAY - shift).to_le_bytes()[..7].to_vec()).collect::<Vec<u8>>()
             };

@@ -56,8 +56,8 @@ numbers! {
     /// Denied because the key is blocked or banned.
     BLOCKED = 8;
     HELD = 9;
-    /// The request's boundaries of a calendar do not reach as far as a time that follows. Nothing
-    /// was decided.
+    /// The request's boundaries of a calendar do not cover the time that follows. Nothing was
+    /// decided.
     #[cfg_attr(not(feature = "calendar"), allow(dead_code, reason = "only in the script"))]
     BEYOND = 5;
     /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
@@ -211,8 +211,8 @@ fn micros_up(duration: Duration) -> u64 {
     duration.as_nanos().div_ceil(1_000).try_into().unwrap_or(LONGEST).min(LONGEST)
 }
 
-/// What tells the calendars of one unit, zone and first day apart from others, the same in every
-/// process; 0 for a limit without a calendar.
+/// Identifies the calendars of one unit, zone and first day, the same in every process; 0 for a
+/// limit without a calendar.
 fn calendar_print(limit: Limit) -> u32 {
     #[cfg(feature = "calendar")]
     if let Some(calendar) = limit.calendar() {
@@ -383,8 +383,8 @@ pub(crate) fn decode_run(bytes: &[u8], request: &Request, run: Run) -> Result<De
     rest.run(request, run).filter(|_| rest.0.is_empty()).ok_or_else(no_decision)
 }
 
-/// The server's time, and a time that the boundaries in the request do not reach, in nanoseconds,
-/// if the script asks for others. It has decided nothing then.
+/// The server's time, and a time that the boundaries in the request do not cover, in nanoseconds,
+/// if the script asks for others. It has then decided nothing.
 #[cfg(feature = "calendar")]
 #[inline]
 pub(crate) fn beyond(reply: &[u8]) -> Option<(u64, u64)> {

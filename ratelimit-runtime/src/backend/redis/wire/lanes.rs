@@ -9,9 +9,8 @@
 //! A free lane goes to the first thread that takes it. Of the queue, the call with the latest
 //! deadline is woken. A running thread may be faster than a woken one.
 //!
-//! The deadline of a batch is the latest of its calls. A call therefore never fails because another
-//! one had less time left. It takes along those calls only that end with it: it stays for their
-//! answers.
+//! The deadline of a batch is the latest of its calls, so no call fails because another had less
+//! time left. A call takes along only calls that end with it, because it stays for their answers.
 //!
 //! A connection is closed on any error, late answer or invalid reply. An answer therefore never
 //! goes to another call. The timeouts of redis-rs are for each read and write: a server that
@@ -31,12 +30,12 @@ use crate::backend::redis::setup::endpoint::Endpoint;
 use crate::backend::redis::wire::opener::Opener;
 use crate::error::BackendError;
 
-/// Connections to one server at most, opened on demand.
+/// The most connections to one server, opened on demand.
 const LANES: usize = 4;
-/// Commands in one write, at most.
+/// The most commands in one write.
 const BATCH: usize = 128;
-/// A call takes others along whose deadlines are later than its own by this at most. The timeouts
-/// of a connection are set again only if they end early, or later than a deadline by more than this.
+/// A call takes along calls whose deadlines are at most this much later than its own. The timeouts
+/// of a connection are set again only if they end too early, or more than this after a deadline.
 const SLACK: Duration = Duration::from_millis(4);
 
 #[derive(Default)]
