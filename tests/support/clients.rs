@@ -2,10 +2,10 @@
 //! share.
 
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ratelimit_runtime::Limit;
-use ratelimit_runtime::backend::{Action, Outcome, Request};
+use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
 
 use crate::ALGORITHMS;
 
@@ -63,7 +63,60 @@ pub fn request(limit: Limit) -> Request {
     Request::new(format!("rl:1:{{client:{}}}:x", limit.algorithm().name()), &[limit], take)
 }
 
-/// The time of a permit in microseconds, if the call got one.
-pub fn permit(outcome: &Outcome) -> Option<u64> {
-    if let Outcome::Admitted(admitted) = outcome { Some(admitted.at().as_nanos() / 1_000) } else { None }
+/// When to end: after a time or, if that is 0, at the first denial.
+pub fn until(duration: Duration) -> Option<Instant> {
+    (!duration.is_zero()).then(|| Instant::now() + duration)
+}
+
+/// Notes when a permit was taken, in microseconds. Returns whether it was the last call.
+fn takes(answer: &Answer, times: &mut Vec<u64>, until: Option<Instant>) -> bool {
+    let permit = match &answer.outcome {
+        Outcome::Admitted(admitted) => Some(admitted.at().as_nanos() / 1_000),
+        _ => None,
+    };
+    times.extend(permit);
+    until.map_or(permit.is_none(), |until| Instant::now() >= until)
+}
+
+/// Takes permits by three threads, as fast as they can. Returns the time of each permit.
+///
+/// # Panics
+/// If a call fails.
+pub fn in_threads<B: Backend>(backend: &B, request: &Request, until: Option<Instant>) -> Vec<u64> {
+    let work = || {
+        let mut times = Vec::new();
+        while !takes(&backend.decide(request).unwrap(), &mut times, until) {}
+        times
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// Takes permits by sixteen tasks.
+///
+/// # Panics
+/// If a call fails.
+pub fn in_tasks<B: Backend + Clone>(backend: &B, request: &Request, until: Option<Instant>) -> Vec<u64> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let (backend, request) = (backend.clone(), request.clone());
+            tasks.spawn(async move {
+                let mut times = Vec::new();
+                while !takes(&backend.decide_async(&request).unwrap().await.unwrap(), &mut times, until) {}
+                times
+            });
+        }
+        tasks.join_all().await.into_iter().flatten().collect()
+    })
+}
+
+/// Prints the times, for [`admissions`].
+pub fn print(times: &[u64]) {
+    for time in times {
+        println!("{time}");
+    }
 }

@@ -4,11 +4,10 @@
 //! by three threads, and `async` by sixteen tasks, as fast as it can. It goes on for a time or, if
 //! that is 0, each until it is denied. Prints the time of each permit in microseconds.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ratelimit_runtime::MemcachedBackend;
-use ratelimit_runtime::backend::{Answer, Backend, Request};
-use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
+use ratelimit_tests::clients::{self, in_tasks, in_threads, limit_of, millis_of, request, until};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -19,48 +18,10 @@ fn main() {
     let backend = MemcachedBackend::from_env()
         .and_then(|_| MemcachedBackend::builder().timeout(Duration::from_secs(20)).build())
         .unwrap();
-    let until = Some(millis_of(duration)).filter(|time| !time.is_zero()).map(|time| Instant::now() + time);
-    let times = match how {
+    let until = until(millis_of(duration));
+    clients::print(&match how {
         "blocking" => in_threads(&backend, &request, until),
         "async" => in_tasks(&backend, &request, until),
         other => panic!("unknown: {other}"),
-    };
-    for time in times {
-        println!("{time}");
-    }
-}
-
-/// Notes when a permit was taken. Returns whether it was the last call.
-fn takes(answer: &Answer, times: &mut Vec<u64>, until: Option<Instant>) -> bool {
-    let permit = permit(&answer.outcome);
-    times.extend(permit);
-    until.map_or(permit.is_none(), |until| Instant::now() >= until)
-}
-
-fn in_threads(backend: &MemcachedBackend, request: &Request, until: Option<Instant>) -> Vec<u64> {
-    let work = || {
-        let mut times = Vec::new();
-        while !takes(&backend.decide(request).unwrap(), &mut times, until) {}
-        times
-    };
-    std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..3).map(|_| scope.spawn(work)).collect();
-        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
-    })
-}
-
-fn in_tasks(backend: &MemcachedBackend, request: &Request, until: Option<Instant>) -> Vec<u64> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..16 {
-            let (backend, request) = (backend.clone(), request.clone());
-            tasks.spawn(async move {
-                let mut times = Vec::new();
-                while !takes(&backend.decide_async(&request).unwrap().await.unwrap(), &mut times, until) {}
-                times
-            });
-        }
-        tasks.join_all().await.into_iter().flatten().collect()
-    })
+    });
 }

@@ -1,17 +1,18 @@
 //! A separate process that uses the PostgreSQL server named by `DATABASE_URL`.
 //!
 //! `postgres_client run <algorithm> <count> <per in ms> <for ms>` asks for permits as fast as it can,
-//! by threads and by tasks, and prints the server's time of each permit, in microseconds.
+//! by threads and by tasks, until the first denial if the time is 0. Prints the server's time of
+//! each permit, in microseconds.
 //! `postgres_client attribute <calls>` calls functions with `backend = postgres`, blocking and async,
 //! and prints how many of the calls were admitted. `postgres_client hold <timeout in ms>` takes one
 //! permit, prints `ready`, waits for a line, and takes another.
 
 use std::io::stdin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ratelimit_runtime::backend::Backend;
 use ratelimit_runtime::{Limit, PostgresBackend, RateLimitExceeded, rate_limit};
-use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
+use ratelimit_tests::clients::{self, in_tasks, in_threads, limit_of, millis_of, request, until};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -34,42 +35,14 @@ fn backend(timeout: Duration) -> PostgresBackend {
 }
 
 fn run(limit: Limit, duration: Duration) {
-    let (backend, request) = (backend(Duration::from_secs(20)), request(limit));
-    let until = Instant::now() + duration;
-    let blocking = || {
-        let mut permits = Vec::new();
-        while Instant::now() < until {
-            permits.extend(permit(&backend.decide(&request).unwrap().outcome));
-        }
-        permits
-    };
-    let tasks = || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(async {
-            let task = || {
-                let (backend, request) = (backend.clone(), request.clone());
-                tokio::spawn(async move {
-                    let mut permits = Vec::new();
-                    while Instant::now() < until {
-                        permits.extend(permit(&backend.decide_async(&request).unwrap().await.unwrap().outcome));
-                    }
-                    permits
-                })
-            };
-            let mut permits = Vec::new();
-            for task in (0..8).map(|_| task()).collect::<Vec<_>>() {
-                permits.extend(task.await.unwrap());
-            }
-            permits
-        })
-    };
-    let permits = std::thread::scope(|scope| {
-        let threads = [scope.spawn(blocking), scope.spawn(blocking), scope.spawn(tasks)];
-        threads.map(|thread| thread.join().unwrap()).concat()
+    let (backend, request, until) = (backend(Duration::from_secs(20)), request(limit), until(duration));
+    let times = std::thread::scope(|scope| {
+        let threads = scope.spawn(|| in_threads(&backend, &request, until));
+        let mut times = in_tasks(&backend, &request, until);
+        times.extend(threads.join().unwrap());
+        times
     });
-    for permit in permits {
-        println!("{permit}");
-    }
+    clients::print(&times);
 }
 
 #[rate_limit(count = 5, per = "1h", key = user, name = "attribute", backend = postgres, on_backend_error = deny)]

@@ -7,11 +7,11 @@
 //! <algorithm> <count> <per in ms> <in all> <every ms> <patience in ms>` lets calls come and give up
 //! until all permits are used up, and prints how many were served.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ratelimit_runtime::backend::{Backend, Outcome};
 use ratelimit_runtime::{IntoBackend, Limit, RateLimiter, RedisBackend, limiters};
-use ratelimit_tests::clients::{limit_of, millis_of, permit, request};
+use ratelimit_tests::clients::{self, in_threads, limit_of, millis_of, request, until};
 use ratelimit_tests::impatient;
 
 fn main() {
@@ -48,18 +48,7 @@ fn once() {
 
 fn run(limit: Limit, duration: Duration) {
     let backend = RedisBackend::builder().timeout(Duration::from_secs(20)).build().unwrap();
-    let request = request(limit);
-    let until = Instant::now() + duration;
-    let mut permits = Vec::new();
-    let mut is_denied = false;
-    while Instant::now() < until || duration.is_zero() && !is_denied {
-        let permit = permit(&backend.decide(&request).unwrap().outcome);
-        is_denied = permit.is_none();
-        permits.extend(permit);
-    }
-    for permit in permits {
-        println!("{permit}");
-    }
+    clients::print(&in_threads(&backend, &request(limit), until(duration)));
 }
 
 fn wait(limit: Limit, calls: usize) {
