@@ -1,5 +1,5 @@
 //! Refunds, waits, resets and replaced limits together. In any order, no limit admits more than it
-//! says, and no key is denied for longer than its charges explain.
+//! allows, and no key is denied for longer than its charges explain.
 
 use std::future::Future;
 use std::task::{Context, Poll, Waker};

@@ -206,8 +206,8 @@ fn exact(limits: Vec<Limit>, steps: &[Step]) -> Result<(), TestCaseError> {
     Ok(())
 }
 
-/// Found by random calls. Permits came back while two bookings lay ahead, and the newer of these was
-/// given up. By the time of the other one, the bucket would have been full by itself.
+/// Found by random calls. Permits came back while two bookings lay ahead, and the newer one was
+/// given up. By the time of the other, the bucket would have been full anyway.
 #[test]
 fn what_comes_back_before_an_earlier_booking_comes_back_once() {
     let limit = Limit::new(1, Duration::from_secs(1)).with_algorithm(Algorithm::TokenBucket);

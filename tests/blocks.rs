@@ -1,7 +1,7 @@
 //! Blocks, pauses and bans: which calls they reach, in this process and in others.
 //!
-//! What they answer at which time is in `conformance.rs`. In Redis, another process is a backend of
-//! its own that is asked for the bucket by name.
+//! `conformance.rs` checks their answers over time. In Redis, another process is simulated by a
+//! second backend that uses the bucket by name.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Barrier};
@@ -18,7 +18,7 @@ use ratelimit_tests::RedisServer;
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3_600);
-/// So long a busy machine may take for what is sure to happen.
+/// The longest that a busy machine may take for what is certain to happen.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
@@ -73,7 +73,7 @@ mod in_memory {
         assert_eq!([kind(used_later("a")), kind(each_used_later("a", 1))], [ExceededKind::Blocked; 2]);
         assert_eq!(kind(each_used_later("pair", 7)), ExceededKind::Blocked);
         assert!(used_later("b").is_ok() && each_used_later("pair", 1).is_ok());
-        // By now each limit with a key of its own has a bucket.
+        // Now each limit with a key of its own has a bucket.
         operators.block("c", HOUR).unwrap();
         assert_eq!(kind(each_used_later("c", 1)), ExceededKind::Blocked);
         operators.unblock("a").unwrap();
@@ -140,7 +140,8 @@ mod in_memory {
         Ok(())
     }
 
-    /// On the fast path, which repeats denials of a blocked key. A test's clock would take the other.
+    /// On the fast path, which repeats denials of a blocked key. With a test's clock, calls would
+    /// take the slow path.
     #[test]
     fn each_denial_of_a_blocked_key_tells_what_its_limit_has_left() {
         for algorithm in ALGORITHMS {
@@ -234,7 +235,7 @@ mod in_memory {
                     let waiting: Vec<_> = (0..3).map(|_| scope.spawn(|| drop(wait(&limiter)))).collect();
                     set(true).unwrap();
                     std::thread::sleep(SECOND / 4);
-                    // One may have come before the block.
+                    // One call may have come before the block.
                     assert!(waiting.iter().filter(|thread| !thread.is_finished()).count() >= 2);
                     set(false).unwrap();
                 });
@@ -385,7 +386,7 @@ mod by_attribute {
         assert!(call("b", None).is_ok());
         clock.advance(30 * SECOND);
         assert!(call("a", None).is_ok());
-        // An upstream does not choose how long without a bound.
+        // An upstream cannot choose an unbounded time.
         assert!(call("a", Some(u64::MAX)).is_err());
         clock.advance(HOUR - Duration::from_nanos(1));
         assert!(call("a", None).is_err());
@@ -473,7 +474,7 @@ mod in_redis {
         RedisBackend::builder().url(server.url()).timeout(PATIENCE).build().unwrap()
     }
 
-    /// Each test has a name of its own: a block reaches all limiters of a name.
+    /// Each test uses its own name, because a block reaches all limiters of a name.
     fn limiter(name: &str, backend: impl IntoBackend, limit: Limit) -> RateLimiter {
         RateLimiter::builder(name).limit(limit).backend(backend).build().unwrap()
     }
@@ -515,7 +516,7 @@ mod in_redis {
         assert!(later.check("c", 1).is_ok());
         operators.unblock("a").unwrap();
         assert!(later.check("a", 1).is_ok());
-        // Blocks are repeated once: what another process lifts stays lifted.
+        // Blocks are repeated only once: a block lifted by another process stays lifted.
         let keys = || -> BTreeSet<String> { redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap() };
         let (before, limit) = (keys(), Limit::per_second(9).with_algorithm(Algorithm::TokenBucket));
         let latest = limiter(name, backend(&server), limit);
@@ -527,7 +528,7 @@ mod in_redis {
         assert!(latest.blocked("b").unwrap().is_none());
     }
 
-    /// Stops each request without a waiting caller until the test lets it go on.
+    /// Holds each request without a waiting caller until the test releases it.
     struct Gate {
         redis: RedisBackend,
         both: Barrier,
@@ -583,7 +584,7 @@ mod in_redis {
             assert!(start.elapsed() < PATIENCE);
             std::thread::sleep(SECOND / 50);
         }
-        // Also on a slow machine, not much more than the second that a denial is kept.
+        // Even on a slow machine, not much more than the second for which a denial is cached.
         assert!(start.elapsed() < 3 * SECOND, "{:?}", start.elapsed());
     }
 
@@ -595,13 +596,13 @@ mod in_redis {
         let mut connection = server.connection();
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
         let left: u64 = redis::cmd("PTTL").arg(&keys).query(&mut connection).unwrap();
-        // With a record's usual time to spare: half as long again, at most a minute.
+        // Plus a record's usual slack: half of its time, at most a minute.
         assert!((120_000..=181_000).contains(&left), "{left}");
         limiter.check("b", 1).unwrap();
         limiter.block("b", HOUR).unwrap();
         limiter.unblock("a").unwrap();
         limiter.unblock("b").unwrap();
-        // What is on record is kept for as long as it counts, and nothing else.
+        // Records are kept as long as they count, and nothing else is kept.
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut connection).unwrap();
         assert_eq!(keys.len(), 1);
         let left: u64 = redis::cmd("PTTL").arg(&keys).query(&mut connection).unwrap();

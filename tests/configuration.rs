@@ -12,7 +12,7 @@ use ratelimit_tests::{RedisServer, example};
 const LOOK: Duration = Duration::from_millis(20);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A document is the process's own, so tests that apply one take turns.
+/// A document applies to the whole process, so tests that apply one take turns.
 fn alone() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
@@ -134,10 +134,10 @@ fn a_limit_with_a_key_of_its_own_is_tried_by_that_key() {
         let tried = info("keys (dry run)");
         (tried.allowed, tried.denied)
     };
-    // Per user as before, per tenant tried, in all no limit.
+    // The user's limit as before, the tenant's tried, the total's off.
     apply(r#"keys = ["9/1h", { count = 2, per = "1d", dry_run = true }, { count = 8, per = "1h", enabled = false }]"#);
     assert!((0..3).all(|user| call(user, 1)));
-    // The third call of the tenant would have been denied, whoever the users are.
+    // The tenant's third call would have been denied, whoever the users are.
     assert_eq!(counts(), (2, 1));
     assert!((0..3).all(|tenant| call(9, tenant)));
     assert_eq!(counts(), (4, 2));
@@ -259,13 +259,13 @@ fn a_file_is_applied_whenever_it_changes_as_a_whole_or_not_at_all() {
 fn one_command_changes_a_limit_in_every_process() {
     let _alone = alone();
     let server = RedisServer::start();
-    // Not what is tested: a busy machine may take longer than the usual 100 ms.
+    // A busy machine may take longer than the usual 100 ms, which this does not test.
     let redis = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(5)).build().unwrap();
     let build =
         |name: &str| RateLimiter::builder(name).limit(Limit::per_hour(2)).backend(redis.clone()).build().unwrap();
     let limiter = build("fleet");
     assert!(limiter.check(("ann", 1_u8), 1).is_ok());
-    // Two tries for each user, and nine for all; one more is a ban.
+    // Two tries for each user, and nine in all; one more bans the key.
     let builder = RateLimiter::builder("tries").limit(Limit::per_hour(2)).limit(Limit::per_hour(9)).ban(HOUR);
     let tries = builder.backend(redis.clone()).build().unwrap();
     assert!(tries.check_each(("ann", ()), 1).is_ok());
@@ -285,7 +285,7 @@ fn one_command_changes_a_limit_in_every_process() {
     assert_eq!(run(&["block", "fleet", "(str:ann,u8:1)", "10m"]), (true, String::new()));
     assert_eq!(limiter.check(("ann", 1_u8), 1).unwrap_err().kind(), ExceededKind::Blocked);
     assert_eq!(run(&["unblock", "fleet", "(str:ann,u8:1)"]), (true, String::new()));
-    // This process may keep a denial for a second.
+    // This process may cache a denial for a second.
     wait_until("the block ends", || limiter.peek(("ann", 1_u8), 1).is_ok());
 
     // The tool reaches all limiters of a name, whatever their limits.
@@ -319,7 +319,7 @@ fn one_command_changes_a_limit_in_every_process() {
     let (is_done, told) = run(&["peek", "nobody's", "u64:1"]);
     assert!(!is_done && told.contains("no process has published"), "{told}");
 
-    // A document that somebody else has changed meanwhile is not overwritten.
+    // A document that another process has changed meanwhile is not overwritten.
     let before = redis.configuration().unwrap();
     assert!(!redis.replace_configuration("", "{}").unwrap());
     let mistake = redis.replace_configuration(&before, "fleet = 1").unwrap_err();
@@ -327,7 +327,7 @@ fn one_command_changes_a_limit_in_every_process() {
     assert!(redis.replace_configuration(&before, "fleet = \"7/1h\"").unwrap());
     wait_until("TOML is read as well", || limiter.limits() == [Limit::per_hour(7)]);
 
-    // Nothing but the document stays for ever.
+    // Only the document never expires.
     let mut client = server.connection();
     let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut client).unwrap();
     for key in keys.iter().filter(|key| *key != "rl:1:configuration") {

@@ -482,17 +482,17 @@ mod scenarios {
         let until = |subject: &Subject| subject.check("a", 1).unwrap_err().retry_after();
         assert_eq!(subject.admitted("a", 9), 3);
         assert_eq!(until(&subject), Some(days(11) + noon));
-        // What was taken counts on in the window that contains it.
+        // The permits taken count in the new window that contains them.
         subject.set_limits(&[month(15)]);
         assert_eq!(until(&subject), Some(days(25) + noon));
         subject.set_limits(&[month(25)]);
         assert_eq!(until(&subject), Some(days(4) + noon));
         clock.advance(days(4) + noon);
         assert_eq!(subject.admitted("a", 9), 3);
-        // Since 15 January the same three count, which were taken on the 25th.
+        // The same three count in the window from 15 January: they were taken on the 25th.
         subject.set_limits(&[month(15)]);
         assert_eq!(until(&subject), Some(days(21)));
-        // And a limit without a calendar counts them until its own window ends.
+        // A limit without a calendar also counts them until its own window ends.
         if !subject.is_read() {
             subject.set_limits(&[Limit::per_day(4).with_algorithm(Algorithm::FixedWindow)]);
             assert_eq!(subject.admitted("a", 9), 1);
@@ -636,7 +636,7 @@ mod scenarios {
             subject.charge("a", 5);
             let _ = subject.wait_at_most("a", 1, Duration::MAX).unwrap();
             let waited = clock.now().since(start);
-            // What is owed is one permit, then two: in a window, after one and two periods.
+            // The debt is one permit, then two: in a window, after one and two periods.
             let expected = if algorithm == Algorithm::TokenBucket { 2_000 } else { 3_000 };
             assert_eq!(waited, Duration::from_millis(expected), "{algorithm:?}");
         }
@@ -693,7 +693,7 @@ mod scenarios {
             }
             assert_eq!(subject.denied("a", 3), (ExceededKind::CostExceedsLimit, None));
             assert_eq!(subject.admitted("b", 3), 2, "another key");
-            // A reset forgets what was taken, and no block.
+            // A reset forgets the permits taken, but no block.
             subject.reset("a");
             assert_eq!(subject.denied("a", 1), (ExceededKind::Blocked, Some(10 * SECOND)));
             clock.advance(10 * SECOND);
@@ -755,7 +755,7 @@ mod scenarios {
         for (per, ban) in [(SECOND, 10 * SECOND), (MINUTE, 10 * SECOND)] {
             let subject = stage.with(&[Limit::new(2, per)], move |builder| builder.ban(ban));
             let clock = test_util::pause();
-            // What can never fit bans nobody.
+            // A cost that can never fit bans no key.
             assert_eq!(subject.denied("a", 3), (ExceededKind::CostExceedsLimit, None));
             assert_eq!(subject.admitted("a", 2), 2);
             let first = subject.denied("a", 1);
@@ -770,7 +770,7 @@ mod scenarios {
             assert_eq!(subject.admitted("b", 1), 1);
             clock.advance(ban / 2);
             if per > ban {
-                // The limit judges anew, and bans anew.
+                // The limit judges the next call, and bans again.
                 assert_eq!(subject.denied("a", 1), (ExceededKind::Limited, Some(per - ban)));
                 assert_eq!(subject.check("a", 1).unwrap_err().kind(), ExceededKind::Blocked);
             }
@@ -826,7 +826,7 @@ mod scenarios {
         Reset,
     }
 
-    /// What a key with blocks and a ban should answer: a full log, and two ends.
+    /// The expected answers of a key with blocks and a ban: a full log, and two ends.
     struct Held {
         limits: Vec<Limit>,
         ban: Option<u64>,
@@ -884,7 +884,7 @@ mod scenarios {
     fn hold(stage: &Stage, limits: &[Limit], ban: Option<u32>, steps: &[Hold]) -> Result<(), TestCaseError> {
         let per = u64::try_from(limits[0].per().as_micros()).unwrap();
         let thousandths = |of: u32| Duration::from_micros(per * u64::from(of) / 1_000);
-        // A ban of no time is none.
+        // A ban of zero length is no ban.
         let ban = ban.map(|ban| thousandths(ban).max(Duration::from_micros(1)));
         let subject = stage.with(limits, move |builder| match ban {
             Some(ban) => builder.ban(ban),
@@ -1219,7 +1219,7 @@ conformance_while_no_time_passes! {
         a_large_window_is_off_by_less_than_a_group, random_blocks_and_bans_are_what_a_full_log_says,
         random_calls_with_keys_are_what_full_logs_say, a_wait_for_keys_ends_when_the_last_of_them_is_due,
         a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its_keys;
-    // A kept denial tells the kind that it was.
+    // A cached denial has its original kind.
     redis_asked_each_time: plain(redis().denial_cache(false)),
         random_traces_are_what_a_full_log_says, random_blocks_and_bans_are_what_a_full_log_says,
         the_end_of_a_block_ends_no_other, after_a_block_it_is_the_limit_that_denies;
@@ -1351,7 +1351,7 @@ fn redis_cluster() -> RedisBackendBuilder {
 /// An abandoned wait is undone in every backend.
 #[test]
 fn a_dropped_wait_is_given_back_to_a_users_backend() {
-    // It answers while the call is polled for the first time.
+    // It answers during the call's first poll.
     let stage = Stage { backend: Shelf::default().keeping_its_deadline().into_backend(), front: Front::Async };
     let subject = stage.subject(&[Limit::new(1, SECOND)]);
     let _clock = test_util::pause();

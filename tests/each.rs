@@ -243,7 +243,7 @@ mod attribute {
         let listed: Vec<_> = limiters().into_iter().filter(|limiter| limiter.name == "counted by keys").collect();
         assert_eq!(listed.len(), 1);
         assert_eq!((listed[0].allowed, listed[0].denied, listed[0].limits.len()), (2, 2, 2));
-        // Those of the two users whose calls were admitted. A denied call makes no bucket.
+        // The keys of the two users whose calls were admitted. A denied call makes no bucket.
         assert_eq!(listed[0].keys, Some(2));
     }
 
@@ -433,7 +433,7 @@ fn a_key_that_loses_its_limits_holds_no_waiting_call_back() {
     let _clock = test_util::pause();
     let store = Shelf::default().keeping_its_deadline().into_backend();
     for (store, backend) in [("memory", MemoryBackend::new().into_backend()), ("store", store)] {
-        // It waits for the key whose limit lasts longer, and the other one denies it too.
+        // It waits for the key whose limit lasts longer; the other one denies it too.
         for (first, second) in [(1, 2), (2, 1)] {
             let limit = |count, hours| Limit::new(count, hours * HOUR);
             let builder = RateLimiter::builder(format!("losing {first} {store}")).backend(backend.clone());
@@ -506,7 +506,7 @@ fn limits_set_by_name_before_the_first_call_keep_their_keys() {
     assert_eq!(limiter.check_each((3, 1), 1).unwrap_err().limit_index(), 1);
 }
 
-/// A store that writes down what it is asked, fails at one bucket, and takes its time.
+/// A store that records its requests, fails at one bucket, and is slow.
 #[derive(Default)]
 struct Notes {
     shelf: Shelf,
@@ -610,7 +610,7 @@ fn all_keys_share_one_deadline() {
 
 #[test]
 fn a_dropped_call_gives_back_what_it_has_taken() {
-    /// Answers the second question of a future never.
+    /// Never answers the second request of a future.
     #[derive(Default)]
     struct Stuck {
         shelf: Shelf,
@@ -713,14 +713,14 @@ fn waits_through_a_store_end_after_four_rounds() {
     assert!(limiter.wait_each_at_most((1, 1), 1, SECOND).is_ok());
 }
 
-/// Users whose calls wait for their own limit and for one that all share, all the time. Returns how
-/// many are served in 20 seconds.
+/// Users whose calls keep waiting for their own limit and for a shared one. Returns how many are
+/// served in 20 seconds.
 fn served_together(backend: SharedBackend, name: &str) -> usize {
     const USERS: usize = 6;
     const STEP: Duration = Duration::from_millis(10);
     let clock = test_util::pause();
     let builder = RateLimiter::builder(name).backend(backend).on_backend_error(OnBackendError::Deny);
-    // Any two users alone would not use up what all share.
+    // No two users alone would use up the shared limit.
     let limiter = builder.limit(Limit::new(2, SECOND)).limit(Limit::new(5, SECOND)).build().unwrap();
     let wait = |user: usize| Box::pin(limiter.wait_each_async((user, ()), 1));
     let mut calls: Vec<_> = (0..3 * USERS).map(|number| wait(number % USERS)).collect();

@@ -400,7 +400,7 @@ fn larger_calls_always_ask_the_backend() {
         (exceeded.remaining(), exceeded.retry_after().map(|after| after.as_millis()))
     };
     assert_eq!(told(limiter.check("a", 2).unwrap_err()), (1, Some(59_900)));
-    // This one fits, and delays the next admission.
+    // This call fits, and delays the next admission.
     limiter.check("a", 1).unwrap();
     assert_eq!(told(limiter.peek("a", 2).unwrap_err()), (0, Some(60_000)));
     assert_eq!(told(limiter.check("a", 2).unwrap_err()), (0, Some(60_000)));
@@ -583,7 +583,7 @@ fn waiting_calls_keep_their_order_when_the_backend_fails() {
     let mut waits: Vec<Wait<'_>> = (0..4).map(|_| -> Wait<'_> { Box::pin(limiter.wait_async("a", 1)) }).collect();
     assert!(waits.iter_mut().all(|wait| poll_once(wait).is_pending()));
     store.set(Mood::Fails);
-    // Those that come now stand behind them, though the limiter in memory has a permit.
+    // New calls queue behind them, although the limiter in memory has a permit.
     let mut late: Wait<'_> = Box::pin(limiter.wait_at_most_async("a", 1, 9 * HOUR));
     assert!(poll_once(&mut late).is_pending());
     assert!(limiter.check("a", 1).is_err());
@@ -594,7 +594,7 @@ fn waiting_calls_keep_their_order_when_the_backend_fails() {
     let Poll::Ready(Ok(first)) = poll_once(&mut waits[0]) else { panic!("it has waited longest") };
     assert!(first.waited() <= HOUR);
     assert!(limiter.check("a", 1).is_err());
-    // What the second one is given meanwhile goes to the third when it leaves.
+    // When the second call leaves, the permit it has received goes to the third.
     clock.advance(HOUR);
     drop(waits.remove(1));
     assert!(poll_once(&mut late).is_pending() && poll_once(&mut waits[2]).is_pending());
@@ -656,7 +656,7 @@ fn with_backoff_too_calls_that_do_not_wait_are_denied_while_others_wait() {
 fn calls_wait_for_so_many_keys_and_a_call_for_another_one_is_denied_at_once() {
     let clock = test_util::pause();
     let (_, limiter) = used_up(OnBackendError::Deny);
-    // The store has one bucket for all keys, and room for two that are waited for.
+    // The store has one bucket for all keys, and calls may wait for two.
     let wait = |key: &'static str| -> Wait<'_> { Box::pin(limiter.wait_async(key, 1)) };
     let [mut first, mut second, mut third, mut more] = [wait("a"), wait("b"), wait("c"), wait("a")];
     assert!(poll_once(&mut first).is_pending() && poll_once(&mut second).is_pending());

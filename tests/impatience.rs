@@ -1,6 +1,6 @@
 //! Callers that give up while they wait, by a test's clock: through each front, before each store.
 //!
-//! The limit is served to those who stay, and a call that is given up delays no other call.
+//! Calls that stay get the whole limit, and a call that is given up delays no other.
 
 use std::convert::Infallible;
 use std::future::{Future, ready};
@@ -105,8 +105,8 @@ impl Scene {
         wait
     }
 
-    /// Lets a call come each `every` for `during`, of which each gives up after `patience`. Returns how
-    /// many are served.
+    /// Starts a call at intervals of `every` for `during`; each gives up after `patience`. Returns
+    /// how many are served.
     fn served(&self, clock: &TestClock, every: Duration, patience: Duration, during: Duration) -> u32 {
         const STEP: Duration = millis(5);
         let (mut waiting, mut served) = (Vec::<(Duration, Wait)>::new(), 0);
@@ -131,7 +131,7 @@ impl Scene {
         served
     }
 
-    /// How long a call waits that comes now.
+    /// How long a call that comes now waits.
     fn waits_for(&self, clock: &TestClock) -> Duration {
         const STEP: Duration = millis(1);
         let (mut wait, mut polled) = self.begin();
@@ -231,7 +231,7 @@ fn bounded_waits_that_end_before_their_bound_cost_nothing(store: Store) {
     });
 }
 
-/// 120 calls in three seconds give up after 150 ms each.
+/// 120 calls in three seconds each give up after 150 ms.
 fn a_patient_call_waits_for_none_that_is_gone(store: Store) {
     const PERIOD: Duration = millis(100);
     everywhere(Limit::new(1, PERIOD), store, |scene, clock| {
@@ -255,7 +255,7 @@ fn raised_limits_reach_all_that_wait(store: Store) {
     });
 }
 
-/// Half a second before a permit is due. Before a backend it is booked then, by the limits of then.
+/// Half a second before a permit is due. Before a backend it is already booked, by the old limits.
 fn changed_limits_reach_a_call_that_is_due_soon(store: Store) {
     for (count, per, at_once) in [(3, MINUTE, 2), (100, SECOND, 3), (1, 2 * MINUTE, 0)] {
         everywhere(Limit::new(1, MINUTE), store, |scene, clock| {
@@ -293,13 +293,14 @@ fn a_limit_of_nothing_and_a_cost_that_never_fits_end_a_wait(store: Store) {
         let algorithm = limiter.limits()[0].algorithm();
         limiter.set_limits(&[Limit::new(1, MINUTE).with_algorithm(algorithm)]).unwrap();
         assert!(poll_once(&mut small).is_pending(), "{}: it fits as before", limiter.name());
-        // Behind the other, it is refused when its turn comes, if not before.
+        // It is refused when its turn comes behind the other call, or earlier.
         drop(small);
         assert_eq!(poll_once(&mut large), Poll::Ready(false), "{}", limiter.name());
     });
 }
 
-/// Two processes wait before one server. The call that gives up has booked before the other process's.
+/// Two processes wait before one server. The call that gives up has booked before the other
+/// process's call.
 #[test]
 fn what_is_given_up_before_another_processs_booking_is_not_lost() {
     let server = RedisServer::start();
@@ -323,7 +324,7 @@ fn what_is_given_up_before_another_processs_booking_is_not_lost() {
                 assert_eq!(poll_once(&mut third), Poll::Ready(true), "{name}");
             }
             assert_eq!(poll_once(&mut second), Poll::Ready(true), "{name}");
-            // Its process gives back what is due and not used.
+            // Its process gives back due bookings that are not used.
             let _ = one.limiter.peek("a", 1);
             let left = (0..9).filter(|_| other.limiter.check("a", 1).is_ok()).count();
             // By then a token bucket has refilled what the booking had taken.

@@ -1,4 +1,4 @@
-//! What the Memcached backend sends, keeps and refuses. `conformance.rs` says what it decides.
+//! What the Memcached backend sends, keeps and refuses. `conformance.rs` checks its decisions.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn a_decision_is_one_round_trip() {
     let server = MemcachedServer::start();
     let limiter = limiter(&server, "trips", Limit::new(3, HOUR));
     limiter.check("a", 1).unwrap();
-    // The first call asks for what there is in the round trip in which it begins.
+    // The first call also gets the present value in its first round trip.
     assert_eq!(commands(&server), (1, 1));
     limiter.check("a", 1).unwrap();
     limiter.check("a", 1).unwrap();
@@ -116,7 +116,7 @@ async fn tasks_on_one_key_admit_exactly_count_in_few_commands() {
         });
     }
     assert_eq!(tasks.join_all().await.iter().sum::<u32>(), 5_000);
-    // The first call of a burst goes alone, beside the others together.
+    // The first call of a burst is sent alone, the others together.
     assert!(server.figure("cas_badval") < 640, "{} swaps in vain", server.figure("cas_badval"));
     let (sets, gets) = commands(&server);
     assert!(sets + gets < 6_400 / 4, "{sets} sets and {gets} gets");
@@ -196,7 +196,7 @@ fn every_key_expires_after_its_bucket() {
     for (seconds, name) in periods {
         let limit = Limit::new(2, Duration::from_secs(seconds));
         assert!(is_admitted(&backend.decide(&take(name, limit)).unwrap()));
-        // It is still known, although the server takes more than 30 days for a date.
+        // It is still known, although the server reads more than 30 days as a date.
         assert!(is_admitted(&backend.decide(&take(name, limit)).unwrap()));
         assert!(!is_admitted(&backend.decide(&take(name, limit)).unwrap()));
     }
@@ -263,7 +263,7 @@ fn a_value_that_is_no_bucket_is_an_error_and_stays() {
         );
         assert!(is_admitted(&backend.decide(&take(&format!("own{number}"), limit)).unwrap()));
     }
-    // The connection goes on. The others are this test's own, two for each value and one.
+    // The connection stays. The others are the test's own: two for each value, and one.
     let ours = server.figure("total_connections") - connections - (2 * 5 + 1);
     assert_eq!(ours, 1);
 }
@@ -337,7 +337,7 @@ fn a_full_server_is_an_error() {
     let error = failed.expect("a megabyte is full by now");
     assert_eq!(error.kind(), BackendErrorKind::Refused);
     assert!(error.to_string().contains("memory"), "{error}");
-    // A get needs no memory. (A set that fails takes the value away that it was to replace.)
+    // A get needs no memory. (A failed set removes the value that it should have replaced.)
     assert!(backend.decide(&peek("full0", limit)).is_ok());
     server.ask("flush_all\r\n", "OK");
     assert!(is_admitted(&backend.decide(&take("again", limit)).unwrap()));

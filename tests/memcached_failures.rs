@@ -100,8 +100,8 @@ fn a_restart_while_the_runtime_is_idle_fails_no_call() {
     }
 }
 
-/// CAS numbers begin again with the server. A state remembered from before must not replace one of
-/// the same number.
+/// CAS numbers start again with the server. A state remembered from before must not replace one
+/// with the same number.
 #[test]
 fn a_state_from_before_a_restart_replaces_none() {
     let server = MemcachedServer::start();

@@ -1,7 +1,7 @@
-//! Processes whose clocks differ: by how much limits can be exceeded, in real time.
+//! Processes whose clocks differ: how far limits can be exceeded, in real time.
 //!
-//! The claim: if all clocks lie within S of each other, a real time T admits at most what the limit
-//! allows in T + S.
+//! The claim: if all clocks lie within S of each other, at most as many permits are admitted in a
+//! real time T as the limit allows in T + S.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -50,7 +50,7 @@ impl Fleet {
     }
 }
 
-/// The most that a limit allows in any half-open time of so many milliseconds.
+/// The most that a limit allows in any half-open interval of this many milliseconds.
 fn allowed(limit: Limit, millis: u64) -> u64 {
     let count = u64::from(limit.count());
     match limit.algorithm() {
@@ -120,7 +120,7 @@ proptest! {
 fn a_clock_ahead_admits_once_more_and_not_again_and_again() {
     for algorithm in ALGORITHMS {
         let fleet = Fleet::new(limit(algorithm, 5), &[0, PER]);
-        // The slow process first, then the fast one: what the slow one took has expired for it.
+        // The slow process first, then the fast one, for which the slow one's permits have expired.
         assert_eq!((0..10).filter(|_| fleet.admits(0, 0, 1)).count(), 5);
         assert_eq!((0..10).filter(|_| fleet.admits(1, 0, 1)).count(), 5);
         // From here on the record is at the fast one's time.
@@ -140,8 +140,8 @@ fn a_clock_that_goes_back_forgets_no_permit() {
     }
 }
 
-/// A clock far ahead takes the record with it. The key is usable again when the record has expired,
-/// which is counted from its last admission, and not from the wrong clock.
+/// A clock far ahead moves the record ahead. The key is usable again when the record expires, which
+/// counts from its last admission, not from the wrong clock.
 #[test]
 fn a_clock_far_ahead_blocks_a_key_until_its_record_expires() {
     let year = 366 * 86_400 * 1_000;

@@ -131,7 +131,7 @@ impl Watched {
             Step::SetLimit { count, per } => {
                 self.limit = limit(self.limit.algorithm(), count, per);
                 self.limiter.set_limits(&[self.limit]).unwrap();
-                // Admissions under other limits cannot be judged by these: starts new logs.
+                // Admissions under other limits cannot be judged by these, so this starts new logs.
                 self.forget(|_| true);
             }
         }

@@ -128,7 +128,7 @@ fn allow_accepts_other_macros_of_a_refused_name() {
     assert_eq!([1, 1].map(other::memoized_original_it_is_not), [Some(1), None]);
 }
 
-/// What `allow` permits if the name does belong to the refused macro.
+/// The effect of `allow` if the name does belong to the refused macro.
 #[rate_limit(count = 1, per = "1h", allow(throws))]
 #[culpa::throws(RateLimitExceeded)]
 fn swallowed() -> Option<u32> {

@@ -199,7 +199,7 @@ fn a_document_that_cannot_be_applied_is_shown_by_a_gauge() {
     let redis = RedisBackend::builder().url(server.url()).timeout(Duration::from_secs(20)).build().unwrap();
     for (document, gauge) in [("search = 1", 1), ("search = \"1/1h\"", 0)] {
         redis::cmd("SET").arg("rl:1:configuration").arg(document).exec(&mut server.connection()).unwrap();
-        // The first look is on this thread, for which the recorder is.
+        // The first check is on this thread, whose recorder sees it.
         let lines = recorded(|_| drop(redis.watch_configuration(HOUR).unwrap()));
         assert_shows(&lines, &format!("ratelimit_configuration_failing {gauge}"));
     }

@@ -1,4 +1,4 @@
-//! A test's clock: which clock is used, and that each test has buckets of its own.
+//! A test's clock: which clock calls use, and that each test has buckets of its own.
 
 use std::future::Future;
 use std::pin::pin;
@@ -109,7 +109,7 @@ mod by_tokios_clock {
 mod by_tokios_clock_alone {
     use super::*;
 
-    /// What follows a decision on a call of one permit.
+    /// What follows the decision on a call for one permit.
     #[derive(Clone, Copy, Debug)]
     enum Then {
         Refund,

@@ -1,5 +1,5 @@
-//! What is particular to PostgreSQL: table, schemas, rights, pools and poolers, locks, and rows that
-//! stay few. `conformance.rs` holds it to the suite of all backends.
+//! Specifics of PostgreSQL: table, schemas, rights, pools and poolers, locks, and bounded rows.
+//! `conformance.rs` runs the suite of all backends on it.
 
 use std::error::Error;
 use std::future::poll_fn;
@@ -127,10 +127,10 @@ fn a_plan_that_was_made_for_a_small_table_reads_no_large_one() {
     let backend = builder(&server.url(), "public").connections(1).build().unwrap();
     backend.create_table().unwrap();
     server.sql("INSERT INTO ratelimit_buckets VALUES ('\\x00', '\\x00', now() + interval '1 day')");
-    // A page: to read it is cheaper than to read the index.
+    // A single page, which is cheaper to read than the index.
     server.sql("VACUUM ANALYZE ratelimit_buckets");
     admitted(&backend, "a", 1_000, 20);
-    // The connection's figures are there when it is closed.
+    // The connection's statistics are available once it is closed.
     drop(backend);
     let figures = "SELECT seq_scan, idx_scan FROM pg_stat_user_tables WHERE relname = 'ratelimit_buckets'";
     let scans = || -> Vec<u32> { server.sql(figures)[0].iter().map(|scans| scans.parse().unwrap()).collect() };
@@ -252,7 +252,7 @@ fn calls_on_many_keys_in_any_order_never_deadlock() {
             other => panic!("{other:?}"),
         }
     };
-    // In groups of 1,563 permits: what is left is off by less.
+    // In groups of 1,563 permits, so the remaining permits are off by less than that.
     let used: usize = (0..KEYS).map(|key| 100_000 - left(key)).sum();
     assert_eq!(used, taken.load(Ordering::Relaxed));
     let deadlocks = PostgresServer::shared().sql("SELECT deadlocks FROM pg_stat_database WHERE datname = 'postgres'");
@@ -387,7 +387,7 @@ fn a_permit_of_a_future_that_is_dropped_is_given_back() {
         let mut answered = 0;
         for _ in 0..200 {
             let requests = [take("a", 1_000), take("b", 1_000)];
-            // A time-out of zero would leave it time for an answer.
+            // A time-out of zero would mean no time-out.
             let mut alone = backend.decide_async(&requests[0]).unwrap();
             assert!(poll_fn(|context| Poll::Ready(alone.as_mut().poll(context).is_pending())).await);
             drop(alone);
@@ -473,7 +473,7 @@ async fn gets_its_connections_back<P: PostgresConnect + Clone>(server: &Postgres
         let answer = backend.decide_async(&take("a", 3)).unwrap().await.unwrap();
         assert_eq!(is_admitted(&answer), call < 3);
     }
-    // A lock that is not to be had within the timeout fails in the middle of a transaction.
+    // A lock that cannot be had within the timeout fails in the middle of a transaction.
     let holder = connect(&server.url()).await.unwrap();
     holder.batch_execute("BEGIN; LOCK TABLE ratelimit_buckets").await.unwrap();
     let hasty = PostgresBackend::builder().pool(pool.clone()).timeout(Duration::from_millis(100)).build();
@@ -543,7 +543,7 @@ fn pgbouncer_pools_by_transactions() {
     });
     assert_eq!(count, 50);
     assert_eq!(admitted(&backend, "blocking", 3, 5), 3);
-    // Other users of its connections find none of the settings.
+    // Other users of its connections see none of the settings.
     for _ in 0..6 {
         assert_eq!(sql_at(&bouncer.url(), "SHOW lock_timeout"), [["0"]]);
         assert_eq!(sql_at(&bouncer.url(), "SHOW synchronous_commit"), [["on"]]);
@@ -553,7 +553,7 @@ fn pgbouncer_pools_by_transactions() {
 #[test]
 fn commits_wait_for_the_disk_if_they_are_to() {
     let server = PostgresServer::start_with(&["log_statement = none"]);
-    // A trigger notes the setting of each writing transaction.
+    // A trigger records the setting of each writing transaction.
     let backend = builder(&server.url(), "public").build().unwrap();
     backend.create_table().unwrap();
     server.sql(
@@ -658,7 +658,7 @@ fn tls_by_the_users_connector_is_used_and_checked() {
     assert_eq!(server.sql(plain), [["0"]]);
     let stranger = builder(&url, "public").tls(connector(&Certificates::new().authority)).build().unwrap();
     refused(stranger.decide(&take("b", 1)), BackendErrorKind::Unreachable, "TLS");
-    // A server without TLS is not fallen back to.
+    // There is no fallback to a server without TLS.
     let server = PostgresServer::shared();
     let url = format!("{}?sslmode=require", server.url());
     let without = builder(&url, "public").tls(connector(&certificates.authority)).build().unwrap();

@@ -78,7 +78,7 @@ fn a_killed_server_costs_its_limits_until_it_is_back() {
     let limiter = limiter("killed", &server.url(), OnBackendError::Deny, 3);
     assert_eq!(admitted("killed", &server.url(), "a", 3), 3);
     recover(&limiter);
-    // What a crash may forget is on disk by now.
+    // Everything that a crash could lose is on disk now.
     server.sql("CHECKPOINT");
     server.kill();
     policies_apply("killed policies", &server.url());
@@ -137,7 +137,7 @@ fn a_slow_network_fails_calls_and_not_the_limit() {
     assert!((0..4).all(|_| bounded(|| limiter.check("a", 1)).is_err()));
     proxy.set(Network::Fine);
     recover(&limiter);
-    // Of the calls that were late, none was charged before its lock timed out.
+    // None of the late calls was charged before its lock timed out.
     assert!((0..3).filter(|_| limiter.check("a", 1).is_ok()).count() <= 1);
 }
 

@@ -75,7 +75,7 @@ fn a_process_stopped_in_a_transaction_holds_its_key_for_no_longer_than_its_timeo
         .unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap()).lines();
     assert_eq!(output.next().unwrap().unwrap(), "ready");
-    // It locks the key, and never learns that it has.
+    // It locks the key, but never gets the answer.
     proxy.set(Network::LosesAnswers);
     child.stdin.take().unwrap().write_all(b"\n").unwrap();
     let holders = || server.sql("SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted").len();

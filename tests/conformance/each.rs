@@ -77,7 +77,7 @@ impl Subject {
     }
 }
 
-/// All limits have one shape, and user and tenant one number: their buckets differ all the same.
+/// All limits have the same shape, and user and tenant the same number, but their buckets differ.
 pub(super) fn keys_are_charged_together_or_not_at_all(stage: &Stage) {
     for algorithm in ALGORITHMS {
         let limits = [2, 3, 4].map(|count| Limit::new(count, MINUTE).with_algorithm(algorithm));
@@ -101,7 +101,7 @@ pub(super) fn keys_are_charged_together_or_not_at_all(stage: &Stage) {
         }
         subject.reset((7, 7, ()));
         assert_eq!(subject.admitted((9, 9, ()), 5), 2);
-        // What never fits into one limit is charged to none.
+        // A cost that never fits into one limit is charged to none.
         let never = subject.check((10, 10, ()), 3).unwrap_err();
         assert_eq!((never.kind(), never.limit_index(), never.retry_after()), (ExceededKind::CostExceedsLimit, 0, None));
         assert_eq!(subject.peek((10, 10, ()), 0).unwrap().remaining(), 2);
@@ -217,7 +217,7 @@ pub(super) fn a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its
             }
             waits.push(wait);
         }
-        // The first is due, and polled by none.
+        // The first is due, but not polled.
         clock.advance(MINUTE);
         assert_eq!(told(3), 2 * MINUTE, "{algorithm:?}");
         drop(waits.pop());
@@ -261,7 +261,7 @@ pub(super) fn replaced_limits_keep_their_keys(stage: &Stage) {
     // Without a limit for everyone, nobody is counted there.
     subject.limiter.set_limits(&[limit(3), limit(8)]).unwrap();
     assert_eq!(subject.admitted((3, 1, ()), 9), 3);
-    // A limit more than were written has the last key.
+    // A limit beyond those written down has the last key.
     subject.limiter.set_limits(&[limit(99), limit(99), limit(99), Limit::new(6, 2 * MINUTE)]).unwrap();
     assert_eq!(subject.admitted((4, 4, ()), 9), 6);
     assert_eq!(subject.check((5, 5, ()), 1).unwrap_err().limit_index(), 3);
@@ -300,7 +300,7 @@ pub(super) fn random_calls_with_keys_are_what_full_logs_say(stage: &Stage) {
     random_calls(stage, true);
 }
 
-/// A kept denial tells when its key admits again. Of the other keys it knows nothing.
+/// A cached denial knows when its key admits again, but nothing about the other keys.
 pub(super) fn random_calls_with_keys_are_admitted_as_full_logs_say(stage: &Stage) {
     random_calls(stage, false);
 }
@@ -447,7 +447,7 @@ pub(super) fn a_call_by_several_keys_is_settled_at_each(stage: &Stage) {
     let left = |keys| subject.peek(keys, 0).map(|left| (left.limit_index(), left.remaining())).unwrap();
     settle(subject.check((1, 1, ()), 8).unwrap(), 3);
     assert_eq!(left((1, 1, ())), (0, 7));
-    // Eight more than the user has left: what the tenant has left pays them all.
+    // Eight more than the user has left: the tenant's permits cover them all.
     settle(subject.check((1, 1, ()), 7).unwrap(), 15);
     assert_eq!(left((1, 1, ())), (0, 0));
     assert_eq!(left((2, 1, ())), (0, 10));
@@ -471,7 +471,7 @@ pub(super) fn a_debt_of_days_is_told_beside_other_keys(stage: &Stage) {
         assert_eq!((exceeded.limit_index(), exceeded.kind()), (0, ExceededKind::Limited));
         assert!(exceeded.retry_after().unwrap() > 5 * 24 * 60 * MINUTE);
     }
-    // The tenant has paid what it owes, and the denied calls have taken nothing from anybody.
+    // The tenant's debt is paid, and the denied calls have taken nothing.
     clock.advance(16 * MINUTE);
     assert_eq!(subject.admitted((2, 1, ()), 30), 10);
     assert_eq!(subject.check((3, 3, ()), 1).unwrap_err().limit_index(), 2);

@@ -12,8 +12,7 @@ use serde_json::{Value, json};
 /// The key of an element in `WebDriver` JSON.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
 
-/// How long a page may take to show something. Long, because a busy machine is no fault of the
-/// page.
+/// The longest time for a page to show something. Long, because the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 const ARGUMENTS: [&str; 10] = [

@@ -104,7 +104,7 @@ fn only_who_has_the_token_changes_a_limiter() {
     let (host, token) = ("Host: localhost\r\n", "Host: 127.0.0.1:1\r\nAuthorization: Bearer s3cret\r\n");
     assert_eq!(act(host, block).0, "HTTP/1.1 401 Unauthorized");
     assert_eq!(act("Host: [::1]\r\nAuthorization: Bearer s3cre\r\n", block).0, "HTTP/1.1 401 Unauthorized");
-    // A name that somebody else points to this machine.
+    // A foreign name that resolves to this machine.
     let foreign = "Host: elsewhere.example\r\nAuthorization: Bearer s3cret\r\n";
     assert_eq!(act(foreign, block).0, "HTTP/1.1 421 Misdirected Request");
     let peek = r#"{"limiter": "login", "action": "peek", "key": "u64:3"}"#;
@@ -113,7 +113,7 @@ fn only_who_has_the_token_changes_a_limiter() {
     assert!(act(token, peek).1.starts_with("further calls are blocked"));
     let wrong = r#"{"limiter": "login", "action": "block", "value": "10", "key": "u64:3"}"#;
     assert_eq!(act(token, wrong).0, "HTTP/1.1 400 Bad Request");
-    // Without a token in the environment nobody does.
+    // Without a token in the environment, no one may.
     let closed = ServerExample::start("dashboard");
     assert_eq!(answer(closed.url(), "/act", token, block).0, "HTTP/1.1 403 Forbidden");
 }

@@ -6,10 +6,11 @@
 //! only if named: it needs Valkey 9, as `redis-server` on the `PATH`.
 //!
 //! # How admissions are timed
-//! By the clock of the server that decided, from its answer: a limiter's backend here has a
-//! recorder in front. Memcached has no clock: there it is the clock of the process that decided. All servers are on this machine and share its clock, so that decisions
-//! before and after a server was killed can be told apart. Leased permits are spent without a
-//! server, at some time during the call. Only those that were certainly in an interval count there.
+//! By the clock of the server that decided, from its answer, which a recorder in front of the
+//! backend notes. Memcached has no clock: there it is the clock of the process that decided. All
+//! servers are on this machine and share its clock, so decisions before and after a server's death
+//! can be distinguished. Leased permits are spent without a server, at some time during the call.
+//! Only those that were certainly in an interval count there.
 //!
 //! # When data is kept
 //! Limits must hold from the first call to the last if the server keeps its data. It does when it

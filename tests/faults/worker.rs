@@ -24,8 +24,8 @@ pub(crate) const TIMEOUT: Duration = Duration::from_millis(100);
 pub(crate) const ALLOWANCE: Duration = Duration::from_millis(20);
 const THREADS: u64 = 2;
 const TASKS: u64 = 16;
-/// Between two calls of one caller. The processors then have time left, so that a late call was
-/// delayed by the server.
+/// The pause between two calls of one caller. It leaves the processors idle time, so that a late
+/// call is the server's fault.
 const PAUSE: Duration = Duration::from_millis(10);
 /// The same for PostgreSQL, which decides less often in its share of the processors.
 const LONG_PAUSE: Duration = Duration::from_millis(40);

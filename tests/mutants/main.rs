@@ -29,11 +29,11 @@ struct Suite {
 
 /// Calls annotated functions.
 const MEMORY: Suite = Suite { name: "conformance", filter: "memory_by_attribute" };
-/// On the fast path, which a test's clock does not take. So are the next two.
+/// On the fast path, which calls by a test's clock do not take. The next two too.
 const BLOCKS: Suite = Suite { name: "blocks", filter: "in_memory::" };
 const SETTLING: Suite = Suite { name: "settling", filter: "the_fast_path" };
 const EACH: Suite = Suite { name: "each", filter: "attribute::" };
-/// With times of a test's choice on the fast path, which no call from outside can have.
+/// On the fast path at times of the test's choice, which is impossible from outside.
 const UNKEYED: Suite = Suite { name: LIB, filter: "unkeyed::tests" };
 /// Compares each decision of a server with that of memory.
 const REDIS: Suite = Suite { name: "redis", filter: "conformance::" };

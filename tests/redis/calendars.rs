@@ -1,7 +1,7 @@
-//! Calendars by a server's clock that is another one than this process's.
+//! Calendars by a server's clock that differs from this process's.
 //!
-//! A request at a test's time brings the boundaries around that time, and ends with it. A proxy puts
-//! another time in its place: that is the server's clock then.
+//! A request at a test's time carries the boundaries around that time, and ends with the time. A
+//! proxy replaces it, which simulates the server's clock.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};

@@ -163,8 +163,8 @@ fn a_killed_master_costs_its_own_keys_until_another_takes_over() {
 fn a_node_that_stood_still_for_a_moment_is_used_again() {
     let redis = RedisCluster::start(&[]);
     let limiter = limiter(&redis, "stopped", Duration::from_millis(100), 1_000_000);
-    // Two of three nodes are well all the time, but they share the breaker. What counts is that
-    // none is lost.
+    // Two of three nodes always work, but all share the breaker. What matters is that no call is
+    // lost.
     let all = || {
         (0..20_u32)
             .all(|key| limiter.check(key, 1).is_ok() && futures_executor::block_on(limiter.check_async(key, 1)).is_ok())

@@ -291,7 +291,7 @@ async fn a_batch_of_many_buckets_is_answered_as_each_would_be_alone() {
     assert!(calls < 60 * 160 / 4, "{calls} calls of the script");
 }
 
-/// A bucket that is new, or idle for longer than a period, and a run of more calls than it holds.
+/// A new bucket, or one idle for longer than a period, and a run of more calls than it holds.
 #[tokio::test]
 async fn a_run_larger_than_the_limit_admits_count_of_an_idle_bucket() {
     let server = RedisServer::start();
@@ -328,7 +328,7 @@ async fn a_run_larger_than_the_limit_admits_count_of_an_idle_bucket() {
     }
 }
 
-/// A refund is told from those of an earlier record by the number of its call.
+/// The number of its call distinguishes a refund from those of an earlier record.
 #[tokio::test]
 async fn every_permit_of_a_run_under_a_backoff_can_be_given_back() {
     let server = RedisServer::start();
@@ -518,7 +518,7 @@ fn a_server_that_does_not_answer_fails_all_of_a_batch_in_time() {
     }
 }
 
-/// Permits booked weeks ahead lie beyond the boundaries that calls bring with them at first.
+/// Permits booked weeks ahead lie beyond the boundaries that calls carry at first.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_of_calendars_that_are_booked_ahead_are_asked_again() {
     const BUCKETS: u64 = 64;

@@ -63,7 +63,7 @@ impl Oracle {
     fn decide(&mut self, request: &Request, now: u64) -> Answer {
         let mut next = self.bucket.clone();
         let answer = next.apply(request, Timestamp::from_nanos(now * 1_000));
-        // Where nothing is on record, no clock is either.
+        // An empty record has no clock.
         let is_there = self.bucket.to_bytes() != Bucket::default().to_bytes();
         if !is_there {
             self.clock = 0;
@@ -87,7 +87,7 @@ impl Oracle {
             self.bucket = next;
             self.clock = match request.action() {
                 _ if !is_seen => self.clock,
-                // A clock that went back is left to the next decision.
+                // If the clock went back, the next decision handles it.
                 Action::Block { .. } | Action::Unblock => self.clock.max(now),
                 _ => now,
             };
@@ -330,8 +330,8 @@ fn a_window_ahead_of_a_clock_that_went_back_is_not_overlooked() {
 }
 
 /// Found by reading, after a random trace that was not kept: the script's fast path stored the
-/// clock for a call of cost 0 that was given back. A clock that went back then found permits older
-/// than they were.
+/// clock for a refunded call of cost 0. When the clock then went back, permits seemed older than
+/// they were.
 #[test]
 fn giving_back_nothing_changes_nothing() {
     let take = |cost| Step::Take { cost, max_wait: 0 };
@@ -349,8 +349,8 @@ fn giving_back_nothing_changes_nothing() {
     }
 }
 
-/// A booking that is given up restores the window as it was before, less what has come back since
-/// then. What came back before counts no second time.
+/// A booking that is given up restores the earlier window, less what has come back since. What came
+/// back before does not count twice.
 #[test]
 fn what_came_back_before_a_booking_comes_back_once() {
     let second = limit(5, 1_000_000, Algorithm::SlidingWindow, 1);
@@ -469,14 +469,14 @@ fn a_key_that_is_no_longer_blocked_remembers_no_clock() {
     let blocks = || Step::Block(250);
     let lifted = [blocks(), Step::Unblock, Step::Backwards(1), blocks(), Step::Forwards(1), take.clone()];
     compare(&backend(), &limits, None, &lifted).unwrap();
-    // A reset of a key that was never in use neither.
+    // Nor does a reset of an unused key.
     let forwards = || Step::Forwards(1);
     let reset = [Step::Reset, Step::Backwards(5), blocks(), forwards(), take.clone(), Step::Backwards(1), take.clone()];
     compare(&backend(), &limits, None, &[&reset[..], &[forwards(), take]].concat()).unwrap();
 }
 
-/// Found by random traces. Memory counts some rates in other units than the server does. It compared
-/// these, so that it kept a booking that the server gave up, or the other way around.
+/// Found by random traces. Memory counts some rates in other units than the server. It compared
+/// these units, and so kept a booking that the server gave up, or the other way around.
 #[test]
 fn a_booking_stays_if_the_rate_of_its_bucket_was_replaced() {
     let bucket = |count, burst| vec![limit(count, 1, Algorithm::TokenBucket, burst)];
@@ -714,7 +714,7 @@ fn a_refund_before_the_time_of_a_bucket_is_less_what_flows_back_until_then() {
     compare(&backend(), &bucket(4, 789, 1), None, &steps).unwrap();
 }
 
-/// A debt beyond 366 days charges a bucket nothing, and then costs its refunds nothing either.
+/// A debt beyond 366 days charges a bucket nothing, and so its refunds lose nothing either.
 #[test]
 fn a_debt_that_is_not_charged_leaves_a_bucket_as_it_is() {
     let year = 366 * 86_400_000_000;
@@ -732,7 +732,7 @@ fn a_debt_that_is_not_charged_leaves_a_bucket_as_it_is() {
     compare(&backend(), &limits, None, &steps).unwrap();
 }
 
-/// The request brings the boundaries around now. All earlier windows look like one.
+/// The request carries the boundaries around now. All earlier windows look like one.
 #[test]
 fn a_permit_of_an_earlier_day_is_not_given_back_to_another_day() {
     let day = 86_400_000_000;

@@ -46,9 +46,9 @@ fn a_kept_denial_is_that_of_the_key_that_denied() {
         assert_eq!((exceeded.kind(), exceeded.limit_index()), (ExceededKind::Limited, 0));
     }
     assert!(server.calls_of("evalsha") - before <= 5, "asked once a second");
-    // Another user of the same tenant is asked for.
+    // For another user of the same tenant, the server is asked.
     assert_eq!(limiter.check_each((2, 1, ()), 1).unwrap().remaining(), 1);
-    // What comes back ends it.
+    // A refund ends it.
     limiter.reset_each((1, 1, ())).unwrap();
     assert!(limiter.check_each((1, 1, ()), 1).is_ok());
 }
@@ -92,7 +92,7 @@ fn hammer(backend: impl Fn() -> RedisBackendBuilder, name: &str) {
             assert_eq!(decided, left, "{name}: user {user}, tenant {tenant}");
         }
     }
-    // Of a user who has not called, so that only the tenant's permits count.
+    // With a user who has not called, so that only the tenant's permits count.
     for tenant in 0..2_u32 {
         let left = handles[0].peek_each((9_u32, tenant, ()), 0).unwrap().remaining();
         assert_eq!(left, 90.min(150 - of_tenant(tenant as usize)), "{name}: tenant {tenant}");

@@ -14,7 +14,7 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// What a busy machine may add to a timeout. A call that hangs takes seconds.
 const SLACK: Duration = Duration::from_millis(900);
-/// A timeout, of which a call has most left after another one's has passed.
+/// A timeout so long that most of it is left after another call's has passed.
 const LONG: Duration = Duration::from_secs(3);
 /// Limits are enforced again within this after a recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
@@ -267,7 +267,7 @@ fn a_server_that_answers_nonsense_is_an_error() {
 
 #[test]
 fn a_server_that_is_too_old_is_reported_as_such() {
-    // What Redis 6.0 says of the option `PXAT` of `SET`.
+    // Redis 6.0's error for the option `PXAT` of `SET`.
     const OLD: &str = "-ERR Error running script (call to f_1): @user_script:9: @user_script: 9: -ERR syntax error\r\n";
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("redis://127.0.0.1:{}/?protocol=resp2", listener.local_addr().unwrap().port());

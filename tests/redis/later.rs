@@ -1,5 +1,5 @@
-//! Changes without a waiting caller: permits that come back and charges go to the server with later
-//! decisions, before those of their bucket.
+//! Changes without a waiting caller: refunds and charges go to the server with later decisions,
+//! ahead of those on their bucket.
 
 use std::future::Future;
 use std::pin::pin;
@@ -29,7 +29,7 @@ fn left(limiter: &RateLimiter, key: u32) -> u32 {
     limiter.peek(key, 1).map_or(0, |decision| decision.remaining())
 }
 
-/// Waits until another handle, which carries nothing, finds so many permits.
+/// Waits until another handle, which carries nothing, finds this many permits.
 fn comes_to(other: &RateLimiter, key: u32, wanted: u32) {
     let start = Instant::now();
     while left(other, key) != wanted {

@@ -539,7 +539,7 @@ fn a_lease_ends_with_the_day_that_it_is_of() {
     assert_eq!(log.0.iter().filter(|entry| entry.at >= midnight).count(), 100);
 }
 
-/// By the days of UTC, because the steps go by periods of one length.
+/// By the days of UTC, because the steps assume periods of one length.
 #[test]
 fn any_spending_by_the_calendar_is_what_a_full_log_allows() {
     let server = RedisServer::start();

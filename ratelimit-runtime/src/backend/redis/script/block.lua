@@ -8,7 +8,7 @@ if type(stored) == 'table' then
 end
 local is_there = stored ~= ''
 --inline record.lua
--- A clock that went back is left to the next decision, which moves all times of the record.
+-- If the clock went back, the next decision moves all times of the record.
 local back = 0
 if clock > now then back = clock - now else clock = now end
 local until_at = held - back

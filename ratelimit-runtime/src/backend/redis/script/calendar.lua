@@ -1,11 +1,10 @@
--- Inlined: a window of a calendar, like fixed.lua. The request brings the boundaries (`spans`), as
--- `calendars.rs` writes them. The window's end is kept, because other limits than this one do not
--- know it.
+-- Inlined: a window of a calendar, like fixed.lua. The request carries the boundaries (`spans`)
+-- that `calendars.rs` writes. The window's end is stored, because other limits do not know it.
 local from_at, to_at = spans_at + 6, spans_at + unpack_bytes('<I2', spans, spans_at) * 7 - 8
 spans_at = to_at + 14
 local begin, over, x
 if unpack_bytes('<I7', spans, from_at) > now then missing = missing or now end
--- No pass may find out too late that a boundary is missing, after an earlier one has written.
+-- A missing boundary must be found before any pass has written.
 x = math.max(now, newest)
 if leases and now + initial > x then x = now + initial end
 --inline span.lua
@@ -67,7 +66,7 @@ elseif keeping then
     local window = begin
     x = charged
     --inline span.lua
-    -- Nothing comes back to a window that has ended: its begin may be unknown.
+    -- Nothing comes back to a window that has ended: its start may be unknown.
     if window == begin and over > now then total = math.max(0, total - back_cost) end
     x = now
     --inline span.lua

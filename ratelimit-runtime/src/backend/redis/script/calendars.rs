@@ -71,7 +71,7 @@ pub(crate) fn are_in(request: &[u8]) -> bool {
 /// The same request with the boundaries around the times `now` to `time`, in nanoseconds.
 pub(crate) fn widened(request: &[u8], now: u64, time: u64) -> Result<Vec<u8>, BackendError> {
     with_boundaries(request, now, time.max(now)).ok_or_else(|| {
-        let message = "a calendar limit is booked further ahead than a request can say";
+        let message = "a calendar limit is booked further ahead than a request can express";
         BackendError::new(BackendErrorKind::Refused, message)
     })
 }

@@ -2,7 +2,7 @@
 local count, permits = old + used, last
 if last_at + per <= now and count > 0 then
   largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
-  -- Neither it nor the one before counts. They are merged, unless that is more than a group.
+  -- Neither this group nor the one before counts. They are merged, unless that exceeds a group.
   local _, before = unpack_bytes(slot, source, base + (first + count - 1) % slots * width)
   if before + permits < math.ceil(largest / 64) then
     count, old, permits = count - 1, old - 1, before + permits
@@ -18,7 +18,7 @@ if count == MOST - 1 then
     all, old, first, count = all - dropped, old - 1, (first + 1) % slots, count - 1
     if dropped > 0 and dropped_at + per > floor then floor = dropped_at + per end
   else
-    -- Merges the two neighbours that hold least, as of the later time.
+    -- Merges the two neighbours with the fewest permits, as of the later time.
     local times, held, smallest, least = {}, {}, 0, FAR
     for i = 1, count do times[i], held[i] = unpack_bytes(slot, source, base + (first + i - 1) % slots * width) end
     times[count + 1], held[count + 1], held[count + 2] = last_at % round, permits, charge

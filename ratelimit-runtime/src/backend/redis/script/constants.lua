@@ -20,7 +20,7 @@ local SPAN = '<I7I7'
 local ADMISSION = '<BI7I7I7BI4I7'
 -- DENIED, BLOCKED or NEVER, now, limit, remaining, until.
 local REFUSAL = '<BI7BI4I7'
--- BEYOND, now, and a time that the boundaries of a calendar do not reach.
+-- BEYOND, now, and a time that the boundaries of a calendar do not cover.
 local MISSING = '<BI7I7'
 -- RUN, now, the charge's time, the end of the lease, calls admitted; for the last of them number,
 -- limit, remaining, full again at, and for a token bucket last and debt; for the denied ones DENIED,
@@ -31,8 +31,8 @@ local RUN_ANSWER = '<BI7I7I7I4I7BI4I7I7I7BBI4I7'
 local BLOCK_ANSWER = '<BI7I7'
 
 -- The head of a record: PLAIN or RICH plus 256 * limits, the newest admission, the number of the
--- newest charge, and the print of the charged limits. The same print means the same limits. A
--- value with another first byte is no record of this version.
+-- newest charge, and the print of the charged limits. The same print means the same limits. A value
+-- with another first byte is not a record of this version.
 local HEAD = '<I2I7I7I7'
 local HEAD_BYTES = 23
 -- Then each limit's hot part, which most charges change. Sliding window: permits on record, those
@@ -72,12 +72,12 @@ local FIXED_COLD = '<I2I7xxxxxxxxxxx'
 local COLD_BYTES = 20
 -- Both parts of a limit.
 local ALL_BYTES = 38
--- Only in a RICH record, for each limit, what was given back while bookings lie ahead: the window
--- of a fixed one, or for a token bucket the time of the first of it; and how much.
+-- Only in a RICH record, for each limit, the refunds while bookings lie ahead: the window of a
+-- fixed window, or for a token bucket the time of the first refund; and the amount.
 local GIVEN = '<I7I7'
 local GIVEN_BYTES = 14
 local NOTHING_GIVEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
--- All of a RICH record of one limit but its ring.
+-- A RICH record of one limit without its ring.
 local RICH_BYTES = 142
 -- At the end, the rings of the sliding windows, the last limit's first.
 
@@ -111,13 +111,13 @@ local USUAL = 63
 local SPARE = 8
 -- The latest time. Sums saturate here.
 local FAR = 9007199254740991
--- The longest time ahead for which permits are charged that do not fit: 366 days.
+-- How far ahead permits that do not fit may be charged: 366 days.
 local LONGEST_DEBT = 31622400000000
 -- Denials persist the clock at most this often, so a backward jump smaller than this may be missed.
 local CLOCK_UNSEEN = 1000000
--- A record is kept for half as long again as it counts, within these bounds. Until then it is
+-- A record is kept for 1.5 times as long as it counts, within these bounds. Until then it is
 -- written in place, which takes a third of the time of a SET with a new expiry.
 local SLACK_LEAST = 2000000
 local SLACK_MOST = 60000000
--- How much longer a test's state is kept: its clock stands still while the server's goes on.
+-- How much longer a test's state is kept, because its clock stands still while the server's runs.
 local TEST_SLACK = 3600000

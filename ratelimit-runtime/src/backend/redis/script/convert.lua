@@ -1,5 +1,5 @@
--- Inlined: what is taken now under the limit on record, of another kind `was`. Its hot part is at
--- `at`.
+-- Inlined: the permits taken now under the limit on record, of another kind `was`. Its hot part is
+-- at `at`.
 if was == TOKEN then
   local last, owed = unpack_bytes(TOKEN_HOT, stored, at)
   local _, unit, flow, every = unpack_bytes(TOKEN_COLD, stored, cold_at)

@@ -3,7 +3,7 @@ local fits = begin > t and 0 or math.min(math.max(has, 0), charge)
 local rest, portion, at_most = 0, 0, now + LONGEST_DEBT
 if capacity > 0 then rest, portion = charge - fits, (charge - fits) % capacity end
 if rest > 0 then
-  -- The boundaries must reach as far as the debt may.
+  -- The boundaries must cover the whole debt.
   x = math.min(at_most, math.max(t, charged) + (math.floor(rest / capacity) + 2) * b)
   --inline span.lua
   x = charged > t and charged or t

@@ -86,8 +86,8 @@ repeat
     newest, lowest = math.max(0, newest - back), math.max(0, lowest - back)
     offended, blocked, held = math.max(0, offended - back), math.max(0, blocked - back), math.max(0, held - back)
   end
-  -- When the block of this key by denials ends, and until when every call is denied, of cost 0 too:
-  -- to the end of a block that was set for the key, or of a ban. A charge is not denied.
+  -- When the key's block by denials ends; and until when every call is denied, also at cost 0: the
+  -- end of an explicit block or of a ban. A charge is not denied.
   local blocks, bars = 0, action ~= CHARGE and held or 0
   if how == BACKOFF and action ~= GIVE_BACK then
     if offences > 0 and now >= offended + longest then offences, offended, blocked = 0, 0, 0 end
@@ -174,7 +174,7 @@ repeat
       if ahead and is_there and was_form == RICH then
         given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
       end
-      -- What is taken, if the limit on record is of another kind. It counts as taken now.
+      -- The permits taken, if the limit on record is of another kind. They count as taken now.
       local taken
       -- Permits left now, and at `t`; when the limit is idle again; when the calls fit, if later;
       -- the parts to store; the change of the ring.

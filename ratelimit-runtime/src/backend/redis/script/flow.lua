@@ -7,8 +7,8 @@ if x >= last then
     debt_at, debt = x, 0
   else
     debt = owed - steps * units
-    -- A step under way counts for the remaining debt. If it could pay more than that, it is
-    -- forgotten.
+    -- A started step counts towards the remaining debt. If it could pay more than that, it is
+    -- dropped.
     if debt < units then debt_at = x else debt_at = last + steps * step end
   end
 end

@@ -1,6 +1,6 @@
 -- Decides on several buckets in one call: KEYS are the buckets, ARGV the requests. Each is decided
--- as if it had come alone, in order, at one time. One that fails, for instance because the key
--- holds something else, does not fail the others.
+-- as if it had come alone, in order, at one time. If one fails, for instance because the key holds
+-- something else, the others do not.
 
 local time = redis.call('TIME')
 

@@ -10,7 +10,7 @@ if keeping then
   if is_other then done, answer = pack('<BI7', DONE, now), answer or (action == GIVE_BACK and done) end
   writes = not is_other
 elseif action == CHARGE then
-  -- Charged in a second pass, once it is known until when the last of it is.
+  -- Charged in a second pass, once the time of the last charge is known.
   if found > stamp then
     stamp, again = found, true
   else

@@ -1,4 +1,4 @@
--- Inlined: reads the record `stored`. Something else counts as none.
+-- Inlined: reads the record `stored`. Anything else counts as no record.
 local size = #stored
 local was_form, newest, number, was_print, kept, clock = PLAIN, 0, 0, 0, 0, 0
 local offences, offended, blocked, lowest, top, held, counts = 0, 0, 0, 0, 0, 0, 0

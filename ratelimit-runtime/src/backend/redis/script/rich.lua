@@ -1,5 +1,6 @@
--- Inlined: how late the fast path may charge, and what bookings, debts, penalties and a block add to
--- a record. Nothing is charged before its newest admission, or while the key is blocked.
+-- Inlined: the latest time at which the fast path may charge, and the parts of a record for
+-- bookings, debts, penalties and a block. Nothing is charged before its newest admission, or while
+-- the key is blocked.
 offences, offended, blocked, lowest, held, counts, initial, longest, blocks = 0, 0, 0, 0, 0, 0, 0, 0, 0
 if asked > 131071 then
   if charge <= capacity then latest = now + unpack_bytes('<I7', request, #request - 13) end

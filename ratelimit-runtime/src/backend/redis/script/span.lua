@@ -1,5 +1,5 @@
--- Inlined: the window of a calendar that contains `x`: `begin` to `over`. All times before the first
--- boundary count as one window, because those that are asked for lie in the past.
+-- Inlined: the window of a calendar that contains `x`: `begin` to `over`. All times before the
+-- first boundary count as one window, because they lie in the past.
 begin, over = 0, unpack_bytes('<I7', spans, from_at)
 if x >= over then
   local span_at = from_at

@@ -1,9 +1,9 @@
--- Decides on the buckets of one call at one time: all are charged, or none is. KEYS are the buckets,
--- ARGV the requests, which all take or all peek. What comes back and what is charged whatever is left
--- stands in front, and is carried out first.
+-- Decides on the buckets of one call at one time: all are charged, or none is. KEYS are the
+-- buckets, ARGV the requests, which all take or all peek. Refunds and unconditional charges come
+-- first, and are carried out first.
 --
--- All buckets but the last are only looked at first. Nothing can deny behind the last one, so it is
--- charged at once. At one time and in one state, a request to take is decided as the look was.
+-- It first peeks at all buckets but the last. Nothing can deny after the last one, so that is
+-- charged at once. At the same time and in the same state, a take is decided like the peek.
 
 local time = redis.call('TIME')
 
@@ -19,7 +19,7 @@ while string.byte(ARGV[first]) == GIVE_BACK or string.byte(ARGV[first]) == CHARG
   answers[first] = decide(key, request)
   first = first + 1
 end
--- A request does not reach as far as it must: the client asks again, and nothing is charged.
+-- A request's boundaries do not suffice: the client asks again, and nothing is charged.
 local is_missing = false
 for position = first, last do
   key[1], request[1] = KEYS[position], ARGV[position]
@@ -31,7 +31,7 @@ for position = first, last do
     is_missing = true
   elseif kind == DENIED or kind == NEVER or kind == BLOCKED then
     is_denied = true
-    -- Counted at the server only by a request to take, which also stores the clock.
+    -- Only a request to take counts the denial and stores the clock.
     denies[position] = looks
   end
   answers[position] = answer

@@ -34,7 +34,7 @@ end
 local x = t
 --inline flow.lua
 local missing = debt
--- A lease finds this much less room until a later change has come.
+-- A lease finds this much less room until a later change.
 if leases and debt_at > t then missing = debt + math.ceil((debt_at - t) / step) * units end
 has = capacity - math.ceil(missing / permit)
 local over = missing - (capacity - charge - extra) * permit

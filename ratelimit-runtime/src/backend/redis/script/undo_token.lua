@@ -1,5 +1,5 @@
--- Inlined: a token bucket as it was before a booking, less what has come back since. Some of that has
--- flowed back by then, if another booking lies between.
+-- Inlined: a token bucket as it was before a booking, less what has come back since. If another
+-- booking lies between, some of that has already been refilled.
 debt_at, debt = math.min(was_last, last), was_owed
 if given > was_given then
   local flowed = math.max(0, math.ceil((debt_at - given_window) / step)) * units

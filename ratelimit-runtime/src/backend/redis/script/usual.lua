@@ -9,8 +9,8 @@ repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
   if size < 44 + limits * ALL_BYTES then break end
   local first_byte = string.byte(stored)
-  -- Charges while all limits fit. Otherwise: until when they do not, which limit, and what is left
-  -- of it.
+  -- Charges while all limits fit. Otherwise: until when they do not, which limit denies, and its
+  -- permits left.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
   -- Judged as of `t`, charged as of `stamp`, which is `latest` at the latest.
   local t, stamp, latest, ring_at, resized, sets = now, now, 0, size + 1, false, false
@@ -144,7 +144,7 @@ repeat -- Left by `break`.
       if position == limits then break end
       kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
     until false
-    -- A ring has other slots, or a limit can never admit as much, or none of the limits denies.
+    -- A ring has other slots, a limit can never admit that much, or no limit denies.
     if position < limits or ring_at ~= ends_at or not fits or first_byte == RICH and (found == t or found < blocks) then
       break
     end
