@@ -1,10 +1,10 @@
 //! The Memcached backend beside a bare round trip and limits as people write them: `cargo bench -p
 //! benches --bench memcached [-- PART OF A CASE'S NAME]`.
 //!
-//! One server, started here. Ours is called through the attribute. The yardstick is `mn`, the no-op,
-//! over the same kind of connection: one for all tasks, on which commands are under way at once.
-//! Beside it stand `incr` and `add` by async-memcached, a connection for each task, which is the
-//! fixed window that people write.
+//! One server, started here. Ours is called through the attribute. The yardstick is `mn`, the
+//! no-op, over the same kind of connection: one that all tasks share, with many commands in flight.
+//! The peer is `incr` and `add` by async-memcached, with a connection for each task: the fixed
+//! window that people write.
 
 #[path = "redis/rounds.rs"]
 #[allow(dead_code, reason = "the parts for threads and peers are Redis's")]
@@ -107,7 +107,7 @@ impl Bare {
     }
 }
 
-/// Clients of which each serves one call at a time.
+/// Clients that each serve one call at a time.
 #[derive(Clone)]
 struct Pool {
     idle: Arc<Mutex<Vec<Client>>>,
@@ -122,7 +122,7 @@ impl Pool {
         Pool { idle: Arc::new(Mutex::new(clients)) }
     }
 
-    /// A fixed window by hand: count, and begin if there is none.
+    /// A handwritten fixed window: counts, and begins one if there is none.
     async fn count(&self, key: u64) -> bool {
         let mut client = self.idle.lock().unwrap().pop().unwrap();
         let key = format!("bare:{key}");

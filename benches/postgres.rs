@@ -2,7 +2,8 @@
 //! `cargo bench -p benches --bench postgres [-- PART OF A CASE'S NAME]`.
 //!
 //! One server, started here, without `fsync`. The yardstick, a prepared `SELECT 1`, and the prepared
-//! `INSERT .. ON CONFLICT` have 16 connections, or one for a lone task. Ours opens what it wants.
+//! `INSERT .. ON CONFLICT` have 16 connections, or one for a lone task. Our backend opens as many
+//! as it wants.
 
 #[path = "redis/rounds.rs"]
 #[allow(dead_code, reason = "of which a part is enough here")]
@@ -21,13 +22,13 @@ use tokio_postgres::{Client, Statement};
 
 const KEYS: u64 = 10_000;
 
-/// For the server, which takes a free port as the tests' other servers do.
+/// Used by the server, which takes a free port as the tests' other servers do.
 fn free_port() -> u16 {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().port()
 }
 
-/// Connections with what is prepared on them.
+/// Connections with their prepared statements.
 struct Peers {
     clients: Vec<(Client, Statement, Statement)>,
 }

@@ -1,4 +1,5 @@
-//! A million keys: how long a snapshot and its restoration take, and the longest decision meanwhile.
+//! A million keys: the time of a snapshot and of its restoration, and the longest decision
+//! meanwhile.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,13 +11,13 @@ use rustix::time::{ClockId, clock_gettime};
 
 const KEYS: u64 = 1_000_000;
 
-/// The processor's time that this thread has used, in nanoseconds.
+/// This thread's processor time, in nanoseconds.
 fn thread_time() -> i64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec * 1_000_000_000 + time.tv_nsec
 }
 
-/// The longest call of existing keys until it is over, by the thread's time and by the clock.
+/// The longest call of existing keys meanwhile, by the thread's time and by the wall clock.
 fn longest(limiter: &RateLimiter, is_over: &AtomicBool) -> (i64, Duration, u64) {
     let (mut by_thread, mut by_clock, mut calls) = (0, Duration::ZERO, 0);
     while !is_over.load(Ordering::Relaxed) {

@@ -1,8 +1,9 @@
 //! Waiting beside its peers: `cargo bench -p benches --bench waiting`. `ROUNDS=5` in the environment is quicker and less exact.
 //!
-//! 10,000 tasks on two threads wait for a permit each, at 10,000 permits a second, from an empty bucket. The contenders take
-//! turns; shown are medians of 15 rounds. A permit is due every 100 µs: the latency is from when the nth is due to when the
-//! nth task wakes, whichever that is.
+//! 10,000 tasks on two threads wait for a permit each, at 10,000 permits a second, from an empty
+//! bucket. The contenders take turns; the table shows medians of 15 rounds. A permit is due every
+//! 100 µs. The latency is the time from when the nth permit is due until the nth task to wake does
+//! so.
 
 use std::future::Future;
 use std::num::NonZeroU32;
@@ -23,7 +24,7 @@ const RATE: u32 = 10_000;
 const BURST: u32 = 100;
 const SPACING: Duration = Duration::from_nanos(1_000_000_000 / RATE as u64);
 
-/// A limiter whose permits are waited for.
+/// A limiter to wait for.
 trait Contender: Send + Sync + 'static {
     const NAME: &'static str;
 
@@ -59,7 +60,7 @@ impl Contender for LeakyBucket {
 
     fn new(runtime: &Runtime) -> LeakyBucket {
         let _entered = runtime.enter();
-        // Its interval is of whole milliseconds.
+        // Its interval is a whole number of milliseconds.
         let mut builder = leaky_bucket::RateLimiter::builder();
         builder.initial(0).max(BURST as usize);
         LeakyBucket(builder.refill(RATE as usize / 1_000).interval(Duration::from_millis(1)).build())
@@ -87,7 +88,7 @@ impl Contender for Governor {
     }
 }
 
-/// A semaphore of tokio's to which a task adds, each millisecond, what is due by then.
+/// A tokio semaphore to which a task adds, each millisecond, the permits due by then.
 struct Refilled(Arc<Semaphore>);
 
 impl Contender for Refilled {
@@ -121,7 +122,7 @@ struct Sample {
     /// Microseconds.
     p50: f64,
     p99: f64,
-    /// Nanoseconds that it takes to begin a wait among 10,000 others and to give it up.
+    /// The nanoseconds to begin a wait among 10,000 others and to give it up.
     cancelled: f64,
 }
 

@@ -5,7 +5,7 @@
 //! limit is exceeded: exactly the allowed number of requests must be answered with 200, and all
 //! others with 429.
 //!
-//! Panics on a wrong answer, so that printed figures are those of right answers.
+//! Panics on a wrong answer: all printed figures are for right ones.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ fn main() {
     println!(
         "{CONNECTIONS} connections, {ROUNDS} rounds of {TURN:?} a server; requests a second, and to the same without"
     );
-    // Before a header layer exists, which moves all decisions to the slow path.
+    // This runs before a header layer exists, because that moves all decisions to the slow path.
     race("a twin without (noise)", plain, twin, ask);
     race("#[rate_limit]", plain, limited, ask);
     let told = serve(Router::new().route("/", get(told)).layer(RateLimitHeadersLayer::new()));

@@ -4,9 +4,9 @@
 //! change that; port 0 is any free port. The page is `dashboard.html` and `dashboard.js`: it loads
 //! nothing else, and listens to `/events`.
 //!
-//! With a `DASHBOARD_TOKEN` in the environment, on this machine's own addresses, whoever knows it changes limits, and blocks, looks
-//! at and resets keys. Each of these actions is a line on the standard error output. The server
-//! answers only to its own names, so that no foreign page can reach it through a name of its own.
+//! If `DASHBOARD_TOKEN` is set in the environment, a client on this machine that knows it may
+//! change limits, and block, peek at and reset keys. Each of these actions is a line on standard
+//! error. The server answers only to its own names: no foreign page can reach it by DNS rebinding.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -82,8 +82,7 @@ async fn events() -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src data:; \
                       connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// `{"limiter": "login", "action": "block", "value": "10m", "key": "u64:42"}`, by whoever has the
-/// token.
+/// `{"limiter": "login", "action": "block", "value": "10m", "key": "u64:42"}`, with the token.
 async fn act(State(token): State<Option<String>>, headers: HeaderMap, Json(act): Json<Value>) -> (StatusCode, String) {
     let Some(token) = token else {
         return (StatusCode::FORBIDDEN, "start the server with a DASHBOARD_TOKEN to change limits".to_owned());
@@ -154,7 +153,7 @@ async fn main() -> std::io::Result<()> {
     let page = get(|| async { Html(include_str!("dashboard.html")) });
     let script = get(|| async { ([(CONTENT_TYPE, "text/javascript")], include_str!("dashboard.js")) });
     let listener = tokio::net::TcpListener::bind(address(3000)).await?;
-    // What is sent to other addresses can be read on its way.
+    // Requests to other addresses can be read in transit.
     let token = std::env::var("DASHBOARD_TOKEN").ok().filter(|token| !token.is_empty());
     let token = token.filter(|_| listener.local_addr().is_ok_and(|address| address.ip().is_loopback()));
     let router = Router::new()

@@ -13,7 +13,7 @@ use ratelimit_runtime::{
 /// # Errors
 /// What to write instead.
 pub fn time(text: &str) -> Result<Duration, String> {
-    // A period of a limit, which is written alike.
+    // A period of a limit, which has the same format.
     let limit: Result<Limit, _> = format!("1/{text}").parse();
     limit.map(|limit| limit.per()).map_err(|error| error.to_string())
 }
@@ -52,7 +52,7 @@ impl Keys {
         }
     }
 
-    /// Forgets what the keys have taken.
+    /// Resets the keys.
     ///
     /// # Errors
     /// If the limits have another number of keys, or the backend fails.
@@ -64,7 +64,7 @@ impl Keys {
     }
 }
 
-/// Several keys have a `;` between them: `str:ann;u64:7;()`. In a text, it is written behind a `\`.
+/// Several keys are separated by `;`: `str:ann;u64:7;()`. In text, it is escaped with a `\`.
 impl FromStr for Keys {
     type Err = String;
 
@@ -79,7 +79,7 @@ impl FromStr for Keys {
 pub enum Key {
     /// `()`
     All,
-    /// `str:ann`. In a tuple, `,`, `(`, `)` and `\` are written behind a `\`.
+    /// `str:ann`. In a tuple, `,`, `(`, `)` and `\` are escaped with a `\`.
     Text(String),
     /// `bool:true`
     Bool(bool),

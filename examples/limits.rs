@@ -1,4 +1,4 @@
-//! Looks at the limits of a fleet and changes them, from a terminal.
+//! Shows and changes the limits of a fleet, from a terminal.
 //!
 //! ```console
 //! $ cargo run --example limits -- show
@@ -26,10 +26,10 @@ use ratelimit_runtime::{
 };
 use serde_json::{Map, Value, json};
 
-/// Somebody at a terminal waits longer than a request can.
+/// A person at a terminal can wait longer than a request.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Looks at the limits of a fleet and changes them.
+/// Shows and changes the limits of a fleet.
 #[derive(Parser)]
 struct Arguments {
     #[command(subcommand)]
@@ -46,16 +46,16 @@ enum Command {
         #[arg(required = true)]
         limits: Vec<Limit>,
     },
-    /// Replaces the shared document by a file in TOML or JSON.
+    /// Replaces the shared document with a TOML or JSON file.
     Push { file: std::path::PathBuf },
-    /// Tells what a key has left, and whether it is blocked or banned. Of limits with keys of their
-    /// own, write as many keys as a call has.
+    /// Shows what a key has left, and whether it is blocked or banned. For limits with separate
+    /// keys, write all keys of a call.
     Peek {
         limiter: String,
         #[arg(required = true)]
         keys: Vec<Key>,
     },
-    /// Forgets what a key has taken, or a key for each limit.
+    /// Resets a key, or one key for each limit.
     Reset {
         limiter: String,
         #[arg(required = true)]
@@ -121,7 +121,7 @@ fn run(redis: &RedisBackend, command: Command) -> Result<(), Box<dyn Error>> {
 
 fn show(redis: &RedisBackend) -> Result<(), BackendError> {
     for limiter in redis.published()? {
-        // A limit that is off, or only tried, admits whatever comes.
+        // A limit that is off, or in a dry run, admits every call.
         let applying = limiter.limits.iter().filter(|limit| limit.count() < u32::MAX);
         let limits: Vec<String> = applying.map(ToString::to_string).collect();
         let limits = if limits.is_empty() { "no limit applies".to_owned() } else { limits.join(", ") };
@@ -144,7 +144,7 @@ fn set(redis: &RedisBackend, limiter: &str, limits: &[Limit]) -> Result<(), Box<
     let limits: Vec<String> = limits.iter().map(ToString::to_string).collect();
     let mut line = Map::new();
     if let Some(Value::Object(before)) = document.get(limiter) {
-        // A limiter that is off, or only tried, stays so.
+        // A limiter that is off, or in a dry run, stays so.
         let switches = before.iter().filter(|(field, _)| matches!(field.as_str(), "dry_run" | "enabled"));
         line = switches.map(|(field, value)| (field.clone(), value.clone())).collect();
     }

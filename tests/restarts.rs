@@ -1,4 +1,4 @@
-//! Buckets that outlive the process: what killed processes have admitted in all, and the file
+//! Buckets that outlive the process: how much killed processes admitted in all, and the file
 //! between two processes. The processes are in `support/keeper.rs`.
 
 #![cfg(unix)]
@@ -49,8 +49,8 @@ fn keeper(snapshot: &Path, log: &Path) -> Child {
     Command::new(env!("CARGO_BIN_EXE_keeper")).arg(snapshot).arg(log).arg("20").stdin(Stdio::piped()).spawn().unwrap()
 }
 
-/// When the copy in the file was begun, in microseconds by `CLOCK_REALTIME`. Calls that ended before
-/// are in it.
+/// When the copy in the file was begun, in microseconds by `CLOCK_REALTIME`. It contains calls that
+/// ended before.
 fn begun(snapshot: &Path) -> u64 {
     let bytes = fs::read(snapshot).unwrap();
     u64::from_le_bytes(bytes[12..20].try_into().unwrap()) / 1_000
@@ -88,7 +88,8 @@ fn killed_processes_admit_no_more_than_they_lose() {
         let mut process = keeper(&snapshot, &log);
         let is_killed = round % 6 != 5;
         let started = Instant::now();
-        // Some snapshots are made before the end, wherever in the next one that is.
+        // Some snapshots are complete before the process is killed, which may happen anywhere in
+        // the next one.
         while !(log.exists() && snapshot.exists()) || started.elapsed() < Duration::from_millis(100 + round * 37 % 170)
         {
             assert!(started.elapsed() < Duration::from_secs(60), "no snapshot is made");
@@ -146,7 +147,7 @@ fn a_snapshot_is_one_file_that_only_its_owner_reads() {
     let folder = Folder::new("mode");
     let path = made(&folder);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // What was there before is replaced, whatever rights it had, and nothing else is left.
+    // An existing file is replaced, whatever its permissions, and nothing else is left.
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     made(&folder);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -182,7 +183,7 @@ fn what_is_no_file_is_refused() {
     let missing = error(&folder.0.join("missing"));
     assert!(matches!(&missing, SnapshotError::Io { error, .. } if error.kind() == io::ErrorKind::NotFound));
     assert!(missing.to_string().contains("missing"), "{missing}");
-    // A snapshot replaces a link, and not what it points to.
+    // A snapshot replaces a link, not its target.
     let before = fs::read(&path).unwrap();
     MemoryBackend::new().snapshot(&link).unwrap();
     assert!(fs::symlink_metadata(&link).unwrap().is_file());

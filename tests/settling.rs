@@ -1,8 +1,8 @@
-//! What calls really cost, beside a full log: memory with and without keys, a user's store, Redis.
+//! Actual costs, compared with a full log: memory with and without keys, a custom store, Redis.
 //!
-//! The log charges an overrun by the definition: to each limit by itself, what fits now is charged
-//! now. Then come the rest of the last bucketful and whole bucketfuls one after the other, each at
-//! the first moment at which it fits. Nothing is admitted before the last of them.
+//! The log charges an overrun by the definition, to each limit separately. What fits now is charged
+//! now. Then come the rest of the last bucketful and whole bucketfuls one after the other, each as
+//! soon as it fits. Nothing is admitted before the last of them.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3_600);
 const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// A log for each limit, and the time of the last charge that lies ahead.
+/// A log for each limit, and the time of the last future charge.
 struct Book {
     limits: Vec<(Limit, Log)>,
     owed_until: u64,
@@ -163,7 +163,7 @@ impl Subject {
 fn follow(subject: &Subject, limits: &[Limit], steps: &[Step]) -> Result<(), TestCaseError> {
     let clock = test_util::pause();
     let (mut book, mut last) = (Book::new(limits), None);
-    // A bucket that has got permits back holds less than a log without those calls suggests.
+    // A bucket that got permits back holds less than a log without those calls suggests.
     let mut exact = true;
     for step in steps {
         let now = clock.now().as_nanos();
@@ -253,7 +253,7 @@ fn redis_settles_as_a_full_log_says() {
     });
 }
 
-/// A language model, which says afterwards how many tokens it took.
+/// A language model that reports afterwards how many tokens it took.
 mod annotated {
     use super::*;
 
@@ -307,7 +307,7 @@ fn left(limiter: &RateLimiter) -> u32 {
     limiter.peek("a", 0).unwrap().remaining()
 }
 
-/// Memory, a user's store and Redis.
+/// Memory, a custom store and Redis.
 fn backends() -> [SharedBackend; 3] {
     [MemoryBackend::new().into_backend(), Shelf::default().into_backend(), redis().into_backend()]
 }
@@ -344,7 +344,7 @@ fn a_cancelled_future_keeps_what_was_reserved() {
 #[test]
 fn what_is_settled_later_is_settled_soon() {
     for backend in backends() {
-        // Not a test's clock: the request is sent by another thread.
+        // No test clock: another thread sends the request.
         let limiter =
             RateLimiter::builder("model, later").limit(Limit::new(10, HOUR)).backend(backend).build().unwrap();
         limiter.reset("a").unwrap();
@@ -523,7 +523,7 @@ fn a_reset_admits_calls_that_wait_for_a_debt() {
     waiting.join().unwrap().unwrap();
 }
 
-/// On the fast path, which a test's clock does not take.
+/// On the fast path, which a test clock does not take.
 #[test]
 fn the_fast_path_settles_by_what_a_call_took() {
     for algorithm in ALGORITHMS {
@@ -536,7 +536,7 @@ fn the_fast_path_settles_by_what_a_call_took() {
     }
 }
 
-/// Each permit that was not given back is on record once, whoever settled at the same time.
+/// Each permit that was not given back is recorded once, whatever was settled at the same time.
 #[test]
 fn calls_that_are_settled_at_once_lose_no_permit() {
     const THREADS: u32 = 4;
@@ -557,7 +557,7 @@ fn calls_that_are_settled_at_once_lose_no_permit() {
             });
             let took: u32 = (0..THREADS).flat_map(|thread| (0..500).map(move |step| (step + thread) % 7)).sum();
             let left = if key.is_empty() { limiter.peek((), 0) } else { limiter.peek(key, 0) }.unwrap().remaining();
-            // A bucket refills meanwhile, and what has flowed back does not come back once more.
+            // A bucket refills meanwhile, and a refilled permit is not given back again.
             let flows = if algorithm == Algorithm::TokenBucket { 1_000 } else { 0 };
             assert!(left.abs_diff(1_000_000 - took) <= flows, "{algorithm:?}: {left} are left of {took} taken");
         }

@@ -25,8 +25,8 @@ fn limiter(name: &str, limits: &[Limit]) -> RateLimiter {
     limits.iter().fold(RateLimiter::builder(name), |builder, limit| builder.limit(*limit)).build().unwrap()
 }
 
-/// Lets `waiters` wait for a permit each, in order; every task whose index `cancelled` names is dropped before time goes
-/// on. Returns who was released when.
+/// Lets each of `waiters` wait for a permit, in order. Drops the tasks with an index in `cancelled`
+/// before time goes on. Returns who was released when.
 async fn release(limiter: &RateLimiter, waiters: usize, cancelled: impl Fn(usize) -> bool) -> Vec<(usize, Duration)> {
     let _clock = test_util::pause_with_tokio();
     let start = Instant::now();
@@ -42,7 +42,7 @@ async fn release(limiter: &RateLimiter, waiters: usize, cancelled: impl Fn(usize
                     released.borrow_mut().push((index, start.elapsed()));
                 }));
             }
-            // A few tasks are polled each time; all of them are to book before any gives up.
+            // Only a few tasks are polled at a time, and all must book before any gives up.
             for _ in 0..waiters {
                 tokio::task::yield_now().await;
             }
@@ -290,7 +290,8 @@ fn wait(limiter: &RateLimiter, cost: u32) -> Wait<'_> {
     Box::pin(limiter.wait_async("a", cost))
 }
 
-/// Lets a call come each `every` for `during`, of which each gives up after `patience`; how many are served.
+/// Starts a call every `every` for the time `during`. Each gives up after `patience`. Returns how
+/// many are served.
 fn served(limiter: &RateLimiter, clock: &TestClock, every: Duration, patience: Duration, during: Duration) -> u32 {
     const STEP: Duration = Duration::from_millis(1);
     let (mut waiting, mut served, mut passed, mut next) =
@@ -408,7 +409,7 @@ fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
         limiter.check("a", COUNT).unwrap();
         let mut waits: Vec<_> = (0..100_000).map(|_| wait(&limiter, 1)).collect();
         assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
-        // Two of three leave, in an order of their own.
+        // Two of three leave, in another order.
         let mut waits: Vec<_> = waits.into_iter().enumerate().collect();
         waits.sort_by_key(|(number, _)| number.wrapping_mul(0x9E37_79B9) % 100_003);
         waits.truncate(33_333);
@@ -448,7 +449,7 @@ fn calls_wait_for_no_more_keys_than_half_of_a_full_backends() {
     drop(waits.swap_remove(1));
     let (_last, polled) = wait(5);
     assert!(polled.is_pending(), "there is room again: {polled:?}");
-    // The keys that calls wait for count, and stay.
+    // Keys with waiting calls count, and stay.
     for key in 1_000..2_000_u32 {
         let _ = limiter.check(key, 1);
     }
@@ -468,8 +469,8 @@ struct Queued {
     arrived: u64,
 }
 
-/// The queue by its definition: the first call of the queue, by rank, is admitted as soon as the full log of admissions
-/// allows. All is recomputed from the log after each event.
+/// The queue by its definition: its first call by rank is admitted as soon as the full log of
+/// admissions allows. Everything is recomputed from the log after each event.
 struct Model {
     logs: Vec<Log>,
     limits: Vec<Limit>,
@@ -478,8 +479,8 @@ struct Model {
     admitted: Vec<(usize, u64)>,
     /// No call is admitted as of a time before this one.
     since: u64,
-    /// A backend decides as of the present time at the earliest. In memory, a call that is first all at once may be admitted
-    /// as of the time since when there was room for it.
+    /// A backend decides as of the present time at the earliest. In memory, a call that suddenly
+    /// becomes the first may be admitted as of the earlier time from which there was room for it.
     is_backend: bool,
 }
 
@@ -509,7 +510,7 @@ impl Model {
         }
     }
 
-    /// Behind all calls of its rank and those before.
+    /// After all calls of its rank and of earlier ranks.
     fn join(&mut self, call: Queued) {
         if self.queue.is_empty() {
             self.since = call.arrived;
@@ -524,7 +525,7 @@ impl Model {
 enum Event {
     /// The cost and the priority.
     Arrive(u32, u8),
-    /// Of those that wait, which leaves.
+    /// Which of the waiting calls leaves.
     Leave(usize),
     Check(u32),
     Change(u32),
@@ -541,14 +542,14 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// One run of the model: limits and what happens, each with the milliseconds before it.
+/// One run of the model: limits and events, each with the milliseconds before it.
 #[derive(Clone, Debug)]
 struct Run {
     algorithms: Vec<Algorithm>,
     count: u32,
     /// Microseconds into a window.
     phase: u64,
-    /// All times are so many times as long. At 60, priorities age while calls wait.
+    /// The factor of all times. At 60, priorities age while calls wait.
     scale: u32,
     events: Vec<(u64, Event)>,
 }
@@ -566,7 +567,7 @@ async fn by_priority(limiter: &RateLimiter, cost: u32, priority: u8) -> Result<(
     Ok(())
 }
 
-/// How long the call has waited, if that can be seen.
+/// How long the call has waited, if that is visible.
 type Ranked<'a> = std::pin::Pin<Box<dyn Future<Output = Option<u64>> + 'a>>;
 
 fn ranked(limiter: &RateLimiter, cost: u32, priority: u8) -> Ranked<'_> {
@@ -580,7 +581,8 @@ fn ranked(limiter: &RateLimiter, cost: u32, priority: u8) -> Ranked<'_> {
     })
 }
 
-/// Polls a call until it is decided, or waits beside so many others: a server takes a moment to answer.
+/// Polls a call until it is decided or is one of this many that wait: a server takes a moment to
+/// answer.
 fn begun(wait: &mut Ranked<'_>, name: &str, others: usize) -> Poll<Option<u64>> {
     loop {
         let polled = poll_once(wait.as_mut());
@@ -626,7 +628,7 @@ fn a_queue_is_what_the_full_log_makes_it(
     for (number, (ahead, event)) in events.into_iter().enumerate() {
         clock.advance(Duration::from_millis(ahead) * scale);
         let now = clock.now().as_nanos();
-        // Looked at before anything else happens, in an order of their own.
+        // Checked before any other event, in their own order.
         model.settle(now);
         waits.reverse();
         let mut released = Vec::new();
@@ -685,10 +687,10 @@ fn a_queue_is_what_the_full_log_makes_it(
             }
         }
     }
-    // After all have left, the next one waits for what was admitted alone.
+    // After all have left, the next one waits only for what was admitted.
     drop(waits);
     let waited = limiter.wait("a", 1).unwrap().waited();
-    // A place that was served and not looked at was given back.
+    // A booking that was due but never polled was given back.
     let served: Vec<usize> = model.admitted.iter().map(|(number, _)| *number).collect();
     if served.is_empty() {
         let now = clock.now().as_nanos() - u64::try_from(waited.as_nanos()).unwrap();
@@ -697,7 +699,7 @@ fn a_queue_is_what_the_full_log_makes_it(
     Ok(())
 }
 
-/// Before a store, a booking is undone if all that came behind it were, in whatever order.
+/// With a store, a booking is undone once all later ones have been, in whatever order.
 #[test]
 fn calls_that_leave_one_after_the_other_hold_nothing() {
     let name = "one after the other";
@@ -791,7 +793,7 @@ mod by_tokios_clock_alone {
         assert!(limiter.check_async("key", 1).await.is_ok());
     }
 
-    /// Lets three calls wait, of which the second gives up. Returns when the others are released.
+    /// Lets three calls wait, the second of which gives up. Returns when the others are released.
     async fn without_the_second(limiter: &RateLimiter) -> [Duration; 2] {
         limiter.check_async("key", 1).await.unwrap();
         let start = Instant::now();
@@ -806,7 +808,7 @@ mod by_tokios_clock_alone {
                 let listed = limiters().into_iter().filter(|listed| listed.name == "without the second");
                 listed.map(|listed| listed.waiting).sum::<usize>() == number
             };
-            // Before a backend, each call books for itself.
+            // With a backend, each call books for itself.
             for _ in 0..20 {
                 tokio::task::yield_now().await;
                 if waits() {
@@ -825,7 +827,7 @@ mod by_tokios_clock_alone {
         assert_eq!(without_the_second(&limiter).await.map(|at| at.as_secs()), [60, 120]);
     }
 
-    /// As documented: the store's clock goes on by itself, so there is no queue before it.
+    /// As documented, there is no queue before a store, because its clock goes on by itself.
     #[tokio::test(start_paused = true)]
     async fn before_a_backend_each_call_keeps_the_time_that_it_has_booked() {
         let builder = RateLimiter::builder("booked alone").backend(Shelf::default().keeping_its_deadline());

@@ -36,7 +36,7 @@ pub(crate) async fn leased_by_1_000() -> Limited {
     Ok(())
 }
 
-/// A backend that asks the server at each call.
+/// A backend that calls the server for every decision.
 fn asking() -> RedisBackend {
     backend()
 }
@@ -136,7 +136,7 @@ pub(crate) async fn denied_by_one_of_two(key: u64) -> Limited {
     Ok(())
 }
 
-/// Asks at each call, and so extends the block.
+/// Calls the server each time, which extends the block.
 #[rate_limit(
     count = 1,
     per = "1h",
@@ -248,7 +248,7 @@ pub(crate) async fn banned_and_cached(key: u64) -> Limited {
     Ok(())
 }
 
-/// A limiter of which these keys are blocked.
+/// A limiter with these keys blocked.
 pub(crate) fn blocked_keys(keys: u64) -> &'static RateLimiter {
     static BLOCKED: OnceLock<RateLimiter> = OnceLock::new();
     BLOCKED.get_or_init(|| {

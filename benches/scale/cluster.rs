@@ -1,5 +1,5 @@
-//! How a Cluster of masters grows: each node's processor time for a decision, and what keys of
-//! different heat do.
+//! How a Cluster of masters grows: each node's processor time for a decision, and the effect of hot
+//! keys.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ impl Cluster {
         Cluster(started.into_iter().map(|(server, _)| server).collect())
     }
 
-    /// Calls by 256 tasks, and what each node used for them.
+    /// Calls by 256 tasks, and each node's usage for them.
     fn under(&self, load: &Load, batches: bool, limit: Limit, keys: &Keys) -> (u64, Vec<Usage>) {
         let builder = RedisBackend::builder().cluster(self.0.iter().map(RedisServer::url));
         let builder = builder.coalescing(batches).denial_cache(false).timeout(Duration::from_secs(5));
@@ -112,7 +112,7 @@ pub(crate) fn measure() {
     uneven(&cluster, &load);
 }
 
-/// Keys of Zipf's law on six nodes.
+/// Keys by Zipf's law on six nodes.
 fn uneven(cluster: &Cluster, load: &Load) {
     table(
         "Six nodes, 10,000,000 keys by Zipf's law",
@@ -157,7 +157,7 @@ fn uneven(cluster: &Cluster, load: &Load) {
     }
 }
 
-/// The slot of the bucket of a key: CRC16 of what is between the braces of its name.
+/// The slot of a key's bucket: CRC16 of the text between the braces of its name.
 fn slot(key: u64) -> u16 {
     let crc = format!("cluster:{key}u64").bytes().fold(0_u16, |crc, byte| {
         (0..8).fold(crc ^ u16::from(byte) << 8, |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ 0x1021 })

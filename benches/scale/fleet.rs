@@ -1,5 +1,5 @@
-//! A fleet on virtual time: many backends in this process, each with connections, leases, a denial
-//! cache and a circuit breaker of its own, as if it were a process.
+//! A fleet on virtual time: many backends in this process. Each has its own connections, leases,
+//! denial cache and circuit breaker, as a process would.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,13 +16,13 @@ use crate::usage::{Usage, forget_all};
 /// How the processes of a fleet decide.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum Choice {
-    /// Every call asks the server.
+    /// The server decides every call.
     Exact,
     DenialCache,
     Leases,
-    /// Each process has an equal share of the limit, in its memory.
+    /// Each process keeps an equal share of the limit in memory.
     Share,
-    /// The server is away, and `on_backend_error = local` gives each process the whole limit.
+    /// The server is down, and `on_backend_error = local` gives each process the whole limit.
     Fallback,
 }
 
@@ -41,7 +41,7 @@ impl Choice {
     }
 }
 
-/// What came of the calls of a fleet.
+/// The results of a fleet's calls.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outcomes {
     pub(crate) calls: u64,
@@ -64,8 +64,8 @@ struct Process {
 impl Backend for Process {
     fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
         let answer = self.redis.decide(request)?;
-        // The server decides at whole microseconds. A denial that is kept here is repeated at this
-        // process's time, of which the fraction tells.
+        // The server decides at whole microseconds. A cached denial is repeated at this process's
+        // own time, which its fraction of a microsecond reveals.
         if matches!(answer.outcome, Outcome::Denied(_)) && !answer.now.as_nanos().is_multiple_of(1_000) {
             self.denied_here.fetch_add(1, Ordering::Relaxed);
         }
@@ -97,7 +97,7 @@ impl Site {
         Site { server, socket }
     }
 
-    /// Lets the calls pass through the limit, one after the other at their virtual times.
+    /// Decides the calls one after the other, at their virtual times.
     pub(crate) fn run(&self, choice: Choice, limit: Limit, traffic: Traffic) -> Outcomes {
         forget_all(&self.server);
         // A whole day, so that fixed windows begin with the calls.
@@ -111,7 +111,7 @@ impl Site {
         let mut calls_of = vec![0_u64; traffic.processes];
         for call in traffic.calls() {
             calls_of[call.process] += 1;
-            // Another fraction of a microsecond for each call of a process, see `Process`.
+            // A different fraction of a microsecond for each call of a process: see `Process`.
             let fraction = if choice == Choice::Leases { 1 + calls_of[call.process] % 999 } else { 0 };
             let at = call.at + Duration::from_nanos(fraction);
             clock.advance(at.saturating_sub(now));
@@ -169,8 +169,8 @@ fn counted(redis: Result<RedisBackend, BackendError>, denied_here: &Arc<AtomicU6
     Arc::new(Process { redis: redis.expect("a socket"), denied_here: Arc::clone(denied_here) })
 }
 
-/// An equal share of a limit. Where that would be less than one permit, one in as much longer a
-/// period.
+/// An equal share of a limit. If that is less than one permit, one permit in a period longer by as
+/// much.
 fn share(limit: Limit, process: usize, processes: usize) -> RateLimiter {
     let processes = u32::try_from(processes).expect("few processes");
     let (count, per) = match limit.count() / processes {

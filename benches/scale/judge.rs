@@ -1,4 +1,4 @@
-//! A full log of what was admitted, which judges every decision by the limit's definition alone.
+//! A full log of admissions, which judges every decision by the limit's definition alone.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub(crate) struct Judge {
 
 #[derive(Default)]
 struct Logs {
-    /// What was admitted.
+    /// The admissions.
     admitted: Log,
     /// What a full log would have admitted of the same calls.
     exact: Log,
@@ -29,9 +29,9 @@ pub(crate) struct Verdict {
     pub(crate) admitted: u64,
     /// What a full log would have admitted of the same calls.
     pub(crate) exact: u64,
-    /// Admitted, though the log of what was admitted had no room.
+    /// Admitted, though the log of admissions had no room.
     pub(crate) over: u64,
-    /// Denied, though the log of what was admitted had room.
+    /// Denied, though the log of admissions had room.
     pub(crate) under: u64,
     /// The most that one key was admitted in one period.
     pub(crate) peak: u64,
@@ -45,7 +45,7 @@ impl Judge {
     pub(crate) fn see(&mut self, key: u64, at: Duration, is_admitted: bool) {
         let (logs, at, per) = (self.keys.entry(key).or_default(), nanos(at), nanos(self.limit.per()));
         for log in [&mut logs.admitted, &mut logs.exact] {
-            // No longer counts, by the definition of a window. All of a token bucket's does.
+            // By the definition of a window, these no longer count. All of a token bucket's do.
             if self.limit.algorithm() == Algorithm::SlidingWindow {
                 let old = log.0.partition_point(|entry| at - entry.at >= per);
                 log.0.drain(..old);

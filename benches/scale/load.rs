@@ -44,7 +44,7 @@ impl Load {
                         while let Some(number) = number() {
                             check(limiter.check_async(keys(number), 1).await.err());
                             done.fetch_add(1, Ordering::Relaxed);
-                            // A call that needs no server never waits, and would keep its worker.
+                            // A call that needs no server never yields, and would keep its worker.
                             tokio::task::consume_budget().await;
                         }
                     })

@@ -1,10 +1,10 @@
-//! What many processes, keys and nodes take: `cargo run --release -p scale [-- SECTION..]` prints
-//! the tables of docs/scale.md and draws docs/scale.svg. The sections are `node`, `cluster`,
+//! Measures what many processes, keys and nodes cost: `cargo run --release -p scale [-- SECTION..]`
+//! prints the tables of docs/scale.md and draws docs/scale.svg. The sections are `node`, `cluster`,
 //! `fleet`, `memory`, `plan`; without one, all run. `plan` needs `node` and `fleet`.
 //!
-//! Work of a server is counted in its processor time, which other load on the machine does not
-//! change much. Whatever concerns many processes runs on virtual time: 100 backends with
-//! connections, leases and denial caches of their own stand for them, and one real server decides.
+//! A server's work is measured in its processor time, which other load on the machine hardly
+//! changes. Sections about many processes run on virtual time: 100 backends, each with its own
+//! connections, leases and denial cache, stand for them. One real server decides.
 
 #![allow(clippy::cast_precision_loss, reason = "figures for a table: a mean needs no 53 bits")]
 

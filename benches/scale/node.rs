@@ -1,4 +1,4 @@
-//! What one server does: its processor time, calls of the script and bytes for a decision.
+//! The cost of a decision on one server: its processor time, calls of the script, and bytes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,8 +13,8 @@ use crate::{row, table};
 
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 const WARM_UP: Duration = Duration::from_millis(700);
-/// Of these, the one that cost the server least counts: if callers are held up by other load, fewer
-/// calls come together, and each costs more.
+/// Of these, the run that cost the server least counts. If other load delays the callers, fewer
+/// calls coincide, and each costs more.
 const TURNS: usize = 8;
 const TURN: Duration = Duration::from_millis(600);
 /// Keys of the cases with many.
@@ -106,7 +106,7 @@ impl Case {
             turns.min_by(|one, other| cost(one).total_cmp(&cost(other))).expect("there are turns");
         let each = |total: f64| total / decisions as f64;
         let (cpu, cpu_of_script) = (each(used.cpu), used.cpu / used.scripts.max(1) as f64);
-        // Reading the figures costs the server something, too: more than a handful of decisions.
+        // Reading the figures costs the server more than a handful of decisions.
         let known = |figure: String| if used.scripts < 100 { "–".to_owned() } else { figure };
         row(&[
             self.name.to_owned(),

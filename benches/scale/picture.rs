@@ -1,4 +1,4 @@
-//! The curves: which share of calls asks the server, and how much is admitted.
+//! The curves: the share of calls that need the server, and how much is admitted.
 
 use crate::chart::{Axis, COLOURS, Chart, Scale, percent};
 use crate::fleet::Choice;

@@ -1,16 +1,16 @@
-//! How many cores of servers a load takes, from the other sections' figures.
+//! How many server cores a load needs, from the other sections' figures.
 
 use crate::fleet::Choice;
 use crate::node::{Node, thousands};
 use crate::simulation::{RATES, Simulated, usual};
 use crate::{row, table};
 
-/// A node is planned to be busy for half of its time.
+/// The plan keeps each node busy for half of its time.
 const BUSY: f64 = 0.5;
 
 pub(crate) fn print(nodes: &[Node], simulated: &Simulated) {
     let named = |name: &str| nodes.iter().find(|node| node.name == name).expect("a case of that name");
-    // A call that finds no other to go with costs the most.
+    // A call that shares a round trip with no other costs the most.
     let plain = named("256 tasks, no batches").cpu;
     let leasing = named("leases, of one permit each, no batches").cpu_of_script;
     table(

@@ -29,7 +29,7 @@ struct Run {
 /// All runs.
 pub(crate) struct Simulated(Vec<Run>);
 
-/// The limits, each with its name.
+/// The limits with their names.
 pub(crate) fn limits() -> [(&'static str, Limit); 5] {
     [
         ("10 per 1 s", Limit::new(10, SECOND)),
@@ -40,13 +40,13 @@ pub(crate) fn limits() -> [(&'static str, Limit); 5] {
     ]
 }
 
-/// Those by which the number of processes is compared.
+/// The limits for which numbers of processes are compared.
 fn longer() -> [(&'static str, Limit); 2] {
     let [_, second, _, _, five] = limits();
     [second, five]
 }
 
-/// Those whose admissions are judged.
+/// The limits whose admissions are judged.
 fn judged() -> [(&'static str, Limit); 2] {
     let [_, window, token, ..] = limits();
     [window, token]
@@ -130,13 +130,13 @@ fn share(number: u64, of: u64) -> String {
 }
 
 impl Simulated {
-    /// The share of calls that ask the server.
+    /// The share of calls that need the server.
     pub(crate) fn asked(&self, limit: Limit, choice: Choice, exponent: f64, rate: f64) -> f64 {
         let outcome = self.outcome(limit, choice, traffic(exponent, rate, limit));
         outcome.asked as f64 / outcome.calls as f64
     }
 
-    /// What was admitted, as a share of what a full log admits.
+    /// Admissions as a share of those of a full log.
     pub(crate) fn admitted(&self, limit: Limit, choice: Choice, exponent: f64) -> f64 {
         let verdict = self.outcome(limit, choice, traffic(exponent, RATE, limit)).verdict;
         verdict.admitted as f64 / verdict.exact as f64

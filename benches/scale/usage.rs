@@ -1,12 +1,12 @@
-//! What a server has used so far, by its own account.
+//! A server's resource usage so far, as it reports it.
 
 use crate::server::RedisServer;
 
 /// Totals since the server's start, or what was added between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {
-    /// Processor time of all its threads, in microseconds. Redis reads it by `getrusage`; it is
-    /// that of `/proc/PID/stat`, without the rounding to 10 ms.
+    /// Processor time of all its threads, in microseconds. Redis reads it with `getrusage`: the
+    /// figure of `/proc/PID/stat`, not rounded to 10 ms.
     pub(crate) cpu: f64,
     /// Calls of the script.
     pub(crate) scripts: u64,
@@ -25,7 +25,7 @@ impl Usage {
         let field = |name: &str| everything.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         let number = |name: &str| field(name).expect("a field of INFO").trim().parse::<u64>().expect("a number");
         let seconds = |name: &str| field(name).expect("a field of INFO").trim().parse::<f64>().expect("seconds");
-        // Without the first, which fails: the server has yet to learn the script.
+        // Without the first call, which fails because the server does not have the script yet.
         let calls = |line: &str| {
             let part = |name: &str| line.split(',').find_map(|part| part.strip_prefix(name)?.parse::<u64>().ok());
             Some(part("calls=")? - part("failed_calls=")?)

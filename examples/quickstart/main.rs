@@ -2,7 +2,7 @@
 //! kept.
 //!
 //! `cargo run -p quickstart` needs nothing else. `cargo run -p quickstart --features redis -- --redis`
-//! keeps the limit in a Redis server, and with `--processes 4` behind it, that many processes share
+//! keeps the limit in a Redis server, and with `--processes 4` after it, that many processes share
 //! it.
 
 mod calls;
@@ -27,8 +27,8 @@ const COUNT: usize = 100;
 const PER: Duration = Duration::from_secs(1);
 
 /// How far the limiter's clock and this program's may drift apart in a second. Redis reports whole
-/// microseconds, and in memory the processor's counter is recalibrated every 0.2 ms. Calls
-/// that much closer than a second do not prove a violation.
+/// microseconds, and in memory the processor's counter is recalibrated every 0.2 ms. Calls closer
+/// than a second by no more than this do not prove a violation.
 const CLOCKS: Duration = Duration::from_micros(10);
 
 /// The limited function. In memory, the attribute is all that it needs.

@@ -32,14 +32,14 @@ pub(crate) fn reach(run: u64) -> Result<(), Box<dyn Error>> {
 fn reset(run: u64) -> Result<(), Box<dyn Error>> {
     let limiter = RateLimiter::builder("quickstart")
         .limit(Limit::new(100, PER))
-        // A server that is slow to greet is there all the same.
+        // A server that is slow to greet still exists.
         .backend(RedisBackend::builder().timeout(Duration::from_secs(2)).build()?)
         .on_backend_error(OnBackendError::Deny)
         .build()?;
     Ok(limiter.reset(run)?)
 }
 
-/// Whether no server is there or none answers.
+/// Whether there is no server, or it does not answer.
 fn is_missing(error: &(dyn Error + 'static)) -> bool {
     let kind = error.downcast_ref().map(BackendError::kind);
     matches!(kind, Some(BackendErrorKind::Unreachable | BackendErrorKind::Timeout))

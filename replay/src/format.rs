@@ -18,7 +18,7 @@ pub(crate) const FORMATS: &str = "common and combined (nginx, Apache), caddy, tr
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Format {
-    /// Common and combined logs of nginx and Apache, with or without a virtual host in front
+    /// Common and combined logs of nginx and Apache, with or without a leading virtual host
     #[value(alias = "combined", alias = "nginx", alias = "apache")]
     Common,
     /// Caddy's JSON

@@ -1,4 +1,5 @@
-//! Replays an access log through candidate rate limits, and says whom each would have denied.
+//! Replays an access log through candidate rate limits, and shows which clients each would have
+//! denied.
 //!
 //! The decisions are the product's own: [`Bucket`](ratelimit_runtime::backend::Bucket) decides each
 //! call at the time in the log. Each log is read on its own thread (`input`), its calls are sorted

@@ -9,12 +9,13 @@ use crate::format::Format;
 use crate::key::{Field, Wanted};
 use crate::limit::{self, Candidate};
 
-/// Replays an access log through candidate rate limits, and says whom each would have denied.
+/// Replays an access log through candidate rate limits, and shows which clients each would have
+/// denied.
 ///
 /// Reads common and combined logs of nginx and Apache, Caddy's and Traefik's JSON, AWS load
 /// balancers' logs, and W3C extended logs (IIS); also CSV, one JSON object a line, and plain times.
-/// Each may be compressed by gzip or zstd. Times without a zone are UTC. Nothing is written but
-/// where --json and --html say.
+/// Each may be compressed by gzip or zstd. Times without a zone are UTC. Writes no files except
+/// those of --json and --html.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "replay", max_term_width = 100)]
 pub(crate) struct Options {
@@ -23,8 +24,8 @@ pub(crate) struct Options {
     pub(crate) logs: Vec<String>,
 
     /// A candidate: `100/1m`, `100 per minute`, `5/s token_bucket burst 10`, `100/1d fixed_window`,
-    /// `1000/calendar month zone Europe/Berlin`;
-    /// `10/1s+100/1m` are decided together. Repeated, each is a column
+    /// `1000/calendar month zone Europe/Berlin`; `10/1s+100/1m` decides both together. May be
+    /// repeated; each is a column of the table
     #[arg(long = "limit", value_name = "LIMIT", value_parser = Candidate::parse)]
     pub(crate) limits: Vec<Candidate>,
 
@@ -33,7 +34,7 @@ pub(crate) struct Options {
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub(crate) suggest: Option<f64>,
 
-    /// The period of suggested limits; unless given, those of the candidates, or one minute
+    /// The period of suggested limits; by default, those of the candidates, or one minute
     #[arg(long, value_name = "PERIOD", value_parser = limit::duration, requires = "suggest")]
     pub(crate) per: Vec<Duration>,
 
@@ -46,7 +47,8 @@ pub(crate) struct Options {
     #[arg(long, value_name = "COLUMN")]
     time: Option<String>,
 
-    /// The column with the permits that a call takes, such as `bytes`; 1 unless given
+    /// The column with the permits that a call takes, such as `bytes`; by default, each call takes
+    /// 1
     #[arg(long, value_name = "COLUMN", value_parser = Field::parse)]
     cost: Option<Field>,
 
@@ -55,19 +57,19 @@ pub(crate) struct Options {
     #[arg(long, value_name = "LONGEST", value_parser = limit::duration, num_args = 0..=1, default_missing_value = "366d")]
     pub(crate) wait: Option<Duration>,
 
-    /// The format of the logs; unless given, it is found for each of them
+    /// The format of the logs; by default, it is detected for each log
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
 
-    /// How far out of order lines may stand: they are sorted within this much time
+    /// How far out of order lines may be: they are sorted within this time
     #[arg(long, value_name = "TIME", value_parser = limit::duration, default_value = "10s")]
     pub(crate) window: Duration,
 
-    /// How many of the most denied clients are named
+    /// How many of the most denied clients to list
     #[arg(long, value_name = "NUMBER", default_value_t = 10)]
     pub(crate) top: usize,
 
-    /// Replace addresses, users and other names of clients by numbers
+    /// Replace addresses, users and other names of clients with numbers
     #[arg(long)]
     pub(crate) anonymize: bool,
 
@@ -131,7 +133,7 @@ fn share(text: &str) -> Result<f64, String> {
     };
     match number.parse::<f64>() {
         Ok(number) if (0.0..=of).contains(&number) => Ok(number / of),
-        _ => Err(format!("`{text}` is no share of clients: write for example `0.1%`")),
+        _ => Err(format!("`{text}` is not a share of clients: write for example `0.1%`")),
     }
 }
 

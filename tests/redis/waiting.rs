@@ -1,6 +1,6 @@
-//! Calls that wait for permits in a Redis server, or in a store of somebody's own, by the real clock.
+//! Calls that wait for permits in a Redis server or in a custom store, by the real clock.
 //!
-//! A process is a backend of its own: backends share nothing but the server.
+//! Each backend stands for a process: backends share nothing but the server.
 
 use std::future::Future;
 use std::io::{BufRead, BufReader};
@@ -27,7 +27,7 @@ fn limiter(backend: &SharedBackend, name: &str, limit: Limit) -> RateLimiter {
     builder.limit(limit).build().unwrap()
 }
 
-/// A user's store that blocks the calling thread.
+/// A custom store that blocks the calling thread.
 fn users_own() -> SharedBackend {
     Shelf::default().keeping_its_deadline().into_backend()
 }
@@ -47,7 +47,7 @@ fn waiting(name: &str) -> usize {
     limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum()
 }
 
-/// Calls that wait, or were decided.
+/// Calls that wait or have been decided.
 fn begun(name: &str) -> u64 {
     let limiters = limiters().into_iter().filter(|limiter| limiter.name == name);
     limiters.map(|limiter| limiter.waiting as u64 + limiter.allowed + limiter.denied + limiter.abandoned).sum()
@@ -69,7 +69,8 @@ async fn until(mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// Lets a call come each `every` for `during`, of which each gives up after `patience`; how many are served.
+/// Starts a call every `every` for the time `during`. Each gives up after `patience`. Returns how
+/// many are served.
 async fn served(limiter: &RateLimiter, every: Duration, patience: Duration, during: Duration) -> usize {
     let start = tokio::time::Instant::now();
     let mut calls = JoinSet::new();
@@ -82,7 +83,7 @@ async fn served(limiter: &RateLimiter, every: Duration, patience: Duration, duri
     calls.join_all().await.into_iter().filter(|served| matches!(served, Ok(Ok(_)))).count()
 }
 
-/// By a test's clock, the same is served as fast as the limit allows (`impatience.rs`).
+/// With a test clock, such calls are served as fast as the limit allows: see `impatience.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_callers_who_give_up_would_have_had_others_get() {
     const IN_ALL: u32 = 80;
@@ -103,8 +104,8 @@ async fn what_callers_who_give_up_would_have_had_others_get() {
     runs.join_all().await;
 }
 
-/// At most 5 of 100 permits serve no call, with few calls at a time and with many: a permit is lost
-/// if another process books while it is given back.
+/// At most 5 of 100 permits serve no call, with few concurrent calls and with many. A permit is
+/// lost if another process books while it is given back.
 #[test]
 fn what_callers_who_give_up_would_have_had_other_processes_get() {
     const IN_ALL: usize = 200;
@@ -142,7 +143,7 @@ async fn a_patient_call_waits_for_nobody_who_is_gone() {
             // A machine that stands still for a moment is late.
             for _ in 0..3 {
                 served(&limiter, millis(25), millis(300), 2 * SECOND).await;
-                // What was booked for the last is given back.
+                // The last call's booking is given back.
                 until(|| waiting(limiter.name()) == 0).await;
                 sleep(millis(50)).await;
                 waited = waited.min(limiter.wait_async("a", 1).await.unwrap().waited());
@@ -196,7 +197,7 @@ async fn a_reset_by_another_process_reaches_those_who_wait_within_a_second() {
     let (one, other) = (limiter(&process(&server), "reset", limit), limiter(&process(&server), "reset", limit));
     one.check("a", 1).unwrap();
     let waits = begin(&one, 1).await;
-    // Not at the moment at which it asks for the first time.
+    // Not at its first request.
     sleep(millis(300)).await;
     let start = Instant::now();
     other.reset("a").unwrap();
@@ -246,7 +247,7 @@ async fn a_call_that_does_not_wait_overtakes_none_and_is_told_when_its_turn_come
                 for _ in 0..ahead {
                     waits.push(begin(&limiter, cost).await);
                 }
-                // The first is being asked for meanwhile, or booked.
+                // The first is being requested meanwhile, or is booked.
                 sleep(millis(100)).await;
                 let asked = Instant::now();
                 let told = match limiter.check_async("a", cost).await {
@@ -285,7 +286,7 @@ async fn a_wait_that_cannot_be_met_fails_at_once_and_one_that_is_put_off_at_its_
         async move { limiter.wait_at_most_async("a", 1, 3 * SECOND).await }
     });
     until(|| waiting("bounded") == 2).await;
-    // Another takes what it would have had.
+    // Another call takes its permit.
     first.await.unwrap().unwrap();
     limiter.set_limits(&[Limit::new(1, MINUTE)]).unwrap();
     let exceeded = last.await.unwrap().unwrap_err();
@@ -302,11 +303,11 @@ async fn a_call_that_is_put_off_is_denied_at_the_end_of_its_patience() {
     let start = Instant::now();
     let second = tokio::spawn({
         let limiter = limiter.clone();
-        // The server forgets what it has on record half a second later.
+        // The server forgets its record half a second later.
         async move { limiter.wait_at_most_async("a", 1, millis(2_500)).await }
     });
     until(|| waiting("patience") == 2).await;
-    // The one before it, which is in no hurry, waits for an hour now.
+    // The patient call before it now waits for an hour.
     limiter.set_limits(&[Limit::new(1, 60 * MINUTE)]).unwrap();
     let exceeded = second.await.unwrap().unwrap_err();
     assert!((millis(2_500)..millis(4_500)).contains(&start.elapsed()), "{:?}", start.elapsed());
@@ -462,7 +463,7 @@ async fn a_server_that_fails_leaves_none_waiting() {
     for allowed in [allowed, allowed_too] {
         allowed.await.unwrap().unwrap();
     }
-    // The limiter in memory has one permit. It is the first one's, whichever task runs first.
+    // The limiter in memory has one permit, which the first call gets, whichever task runs first.
     first.await.unwrap().unwrap();
     assert!(start.elapsed() < 6 * SECOND, "{:?}", start.elapsed());
     assert!(timeout(SECOND / 2, second).await.is_err());
@@ -488,7 +489,7 @@ fn threads_that_wait_are_served_without_a_runtime() {
 #[test]
 fn a_future_that_is_not_polled_delays_nobody() {
     let server = RedisServer::start();
-    // A busy machine begins to wait before the next permit is due.
+    // Even on a busy machine, the wait begins before the next permit is due.
     let limiter = limiter(&process(&server), "unpolled", Limit::new(1, 3 * SECOND));
     limiter.check("a", 1).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().worker_threads(1).build().unwrap();
@@ -498,7 +499,7 @@ fn a_future_that_is_not_polled_delays_nobody() {
         assert!(poll_once(&mut first).is_pending());
         std::thread::sleep(millis(1));
     }
-    // It is charged for the first one's permit, which it holds.
+    // It is charged for the first call's permit, which it holds.
     assert!(limiter.wait("a", 1).unwrap().waited() <= 9 * SECOND);
     assert!(matches!(poll_once(&mut first), Poll::Ready(Ok(_))));
 }
@@ -527,7 +528,7 @@ fn a_permit_that_a_call_has_not_taken_is_the_next_ones() {
 fn a_wait_with_backoff_commits_no_offence() {
     let server = RedisServer::start();
     let builder = RateLimiter::builder("offences").backend(process(&server)).backoff(MINUTE, MINUTE);
-    // Longer than a call is booked ahead.
+    // Longer than a call can be booked ahead.
     let limiter = builder.limit(Limit::new(1, millis(1_300))).build().unwrap();
     for _ in 0..2 {
         limiter.wait("a", 1).unwrap();

@@ -1,5 +1,5 @@
-//! Callers that come and give up until all permits are used up. What a limit admits and no call gets
-//! is counted, and not how long that takes: the count does not depend on the machine's load.
+//! Callers that arrive and give up until all permits are used up. The tests count admitted permits
+//! that no call gets, and measure no times: the count does not depend on the machine's load.
 
 use std::time::{Duration, Instant};
 
@@ -7,7 +7,7 @@ use ratelimit_runtime::{Algorithm, Limit, OnBackendError, RateLimiter, SharedBac
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-/// Permits that were given back are free after at most half of this time.
+/// Returned permits are free after at most half of this time.
 const HOPE: Duration = Duration::from_secs(2);
 
 /// A limiter of `limit` that has `in_all` permits.
@@ -21,7 +21,7 @@ pub fn limiter(name: &str, backend: SharedBackend, limit: Limit, in_all: u32) ->
     builder.limit(limit).limit(in_all).build().unwrap()
 }
 
-/// Lets a call come each `every`, which gives up after `patience`, until no permit is left. Returns
+/// Starts a call every `every`, which gives up after `patience`, until no permit is left. Returns
 /// how many calls were served.
 ///
 /// # Panics

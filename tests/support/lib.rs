@@ -33,12 +33,12 @@ use ratelimit_runtime::Algorithm;
 pub const SECOND: Duration = Duration::from_secs(1);
 /// A minute.
 pub const MINUTE: Duration = Duration::from_secs(60);
-/// How long a busy machine may take for what is sure to happen.
+/// The timeout for events that are sure to happen, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 /// All algorithms.
 pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
-/// So many milliseconds.
+/// This many milliseconds.
 #[must_use]
 pub const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)

@@ -43,7 +43,7 @@ async fn a_whole_router_is_limited_by_key() {
     denied.assert_is_429("router");
     assert!(!denied.tells("private-ann") && !denied.tells("layer-of-a-router"), "{denied:?}");
     assert_eq!(site.get_with("/b", &token("bob")).await.body, "b");
-    // No token is a bucket of its own, not a bypass.
+    // Requests without a token share a bucket: leaving it out is no bypass.
     assert_eq!(site.statuses("/a", 2).await, [200, 429]);
     // One limiter: its other callers are limited too.
     assert!(API.check(Some(b"bob".to_vec()), 1).is_err());
@@ -390,7 +390,7 @@ async fn a_response_says_what_its_request_really_cost() {
     assert_eq!(site.statuses("/small", 1).await, [429]);
 }
 
-/// Two for each user, three for each tenant, in all as many as `all`.
+/// Two for each user, three for each tenant, `all` in total.
 fn of_each(name: &str, all: u32) -> RateLimiter {
     let builder = RateLimiter::builder(name).limit(Limit::new(2, MINUTE)).limit(Limit::new(3, MINUTE));
     builder.limit(Limit::new(all, MINUTE)).build().unwrap()
@@ -447,14 +447,14 @@ async fn a_response_pauses_the_first_of_several_keys() {
     let status = async |path: &str, user: &str, tenant: &str| {
         site.get_with(path, &[("x-user", user), ("x-tenant", tenant)]).await.status
     };
-    // What they really cost is nothing: no limit is used up.
+    // Their actual cost is nothing: no limit is used up.
     for _ in 0..9 {
         assert_eq!(status("/", "ann", "acme").await, 200);
     }
     assert_eq!(status("/busy", "ann", "acme").await, 503);
     assert_eq!(status("/", "ann", "other").await, 429);
     assert_eq!(status("/", "bob", "acme").await, 200);
-    // A tenant of the user's name is another key.
+    // A tenant with the user's name is another key.
     assert_eq!(status("/", "bob", "ann").await, 200);
     limiter.unblock(Some("ann")).unwrap();
     assert_eq!(status("/", "ann", "acme").await, 200);
