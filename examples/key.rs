@@ -141,7 +141,7 @@ impl FromStr for Key {
             "some" => Key::Some(Box::new(value.parse()?)),
             _ => {
                 return Err(format!(
-                    "`{kind}` is no type of a key: u8, u16, u32, u64, usize, i32, i64, bool, str, ip, some"
+                    "`{kind}` is not a type of key: u8, u16, u32, u64, usize, i32, i64, bool, str, ip, some"
                 ));
             }
         })
@@ -149,7 +149,7 @@ impl FromStr for Key {
 }
 
 fn number<T: FromStr>(kind: &str, value: &str) -> Result<T, String> {
-    value.parse().map_err(|_| format!("`{value}` is no `{kind}`"))
+    value.parse().map_err(|_| format!("`{value}` is not a `{kind}`"))
 }
 
 /// The parts of a text between separators outside of parentheses.
@@ -269,8 +269,8 @@ mod tests {
     fn a_mistyped_key_says_what_to_write() {
         for (typed, message) in [
             ("ann", "`ann` has no type: write for example `str:ann`"),
-            ("u8:256", "`256` is no `u8`"),
-            ("uuid:1", "`uuid` is no type of a key"),
+            ("u8:256", "`256` is not a `u8`"),
+            ("uuid:1", "`uuid` is not a type of key"),
             ("((str:a)", "a `)` is missing"),
             ("(str:a))", "a `)` too many"),
         ] {

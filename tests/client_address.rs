@@ -129,7 +129,7 @@ fn the_lists_by_name_are_read_as_lists() {
 fn a_header_that_cannot_be_is_an_error() {
     for name in ["", "x real ip", "x-real-ip:", "x-r\u{e9}al-ip", "x-real-ip\r\nevil"] {
         let error = ClientIpConfig::header(name, PROXIES).unwrap_err();
-        assert!(error.to_string().contains("is no name of a header"), "{error}");
+        assert!(error.to_string().contains("is not the name of a header"), "{error}");
     }
     let error = ClientIpConfig::header("x-real-ip", ["example.com"]).unwrap_err();
     assert!(error.to_string().contains("\"example.com\""), "{error}");
@@ -226,7 +226,7 @@ fn a_network_is_not_the_address_that_it_begins_with() {
     assert!(!share(of(&config, "2001:db8:1::"), of(&ClientIpConfig::peer().ipv6_prefix(56), "2001:db8:1::")));
 }
 
-// Clients write anything. Proxies append the address of their peer.
+// Clients may write anything. Proxies append the address of their peer.
 
 fn any_address() -> impl Strategy<Value = IpAddr> {
     prop_oneof![

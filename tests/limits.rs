@@ -99,7 +99,7 @@ fn an_invalid_table_says_why() {
 #[test]
 fn an_invalid_text_says_why() {
     let error: ParseLimitError = "100 a minute".parse::<Limit>().unwrap_err();
-    assert_eq!(error.to_string(), "`100 a minute` is no limit: write for example `100/1m`");
+    assert_eq!(error.to_string(), "`100 a minute` is not a limit: write for example `100/1m`");
 }
 
 proptest! {

@@ -55,7 +55,7 @@ impl Table {
             let (Some(name), Some(count)) = (cells.next(), cells.next()) else {
                 return Err(format!("line {} is no `CASE | COUNT | REASON`: {line}", index + 1));
             };
-            let count = count.parse().map_err(|_| format!("line {}: `{count}` is no count", index + 1))?;
+            let count = count.parse().map_err(|_| format!("line {}: `{count}` is not a count", index + 1))?;
             let reason = cells.next().unwrap_or_default().to_owned();
             table.rows.push(Row { name: name.to_owned(), count, reason });
         }

@@ -149,7 +149,7 @@ fn names_of_attributes(name: &Ident, example: &str, input: ParseStream<'_>) -> s
     }
 }
 
-/// Arguments separated by commas. Reports a mistake in one, and goes on with the next.
+/// Arguments separated by commas. Reports a mistake in one and continues with the next.
 fn read<L: List>(list: &mut L, input: ParseStream<'_>, errors: &mut Diagnostics) {
     let takes = L::takes();
     let known: Vec<&str> = takes.iter().map(|argument| argument.name).collect();
@@ -185,9 +185,9 @@ fn read<L: List>(list: &mut L, input: ParseStream<'_>, errors: &mut Diagnostics)
         if input.peek(Token![,]) {
             skip_token(input);
         } else if starts_argument(input, known) {
-            errors.at(input.span(), format!("a comma is missing in front of `{}`", next_word(input)));
+            errors.at(input.span(), format!("a comma is missing before `{}`", next_word(input)));
         } else {
-            errors.at(input.span(), format!("expected a comma behind `{name}`"));
+            errors.at(input.span(), format!("expected a comma after `{name}`"));
             skip_token(input);
             // `;` instead of a comma
             if !starts_argument(input, known) {
@@ -203,7 +203,7 @@ fn value(name: &Ident, example: &str, input: ParseStream<'_>) -> syn::Result<Exp
         return Err(syn::Error::new(name.span(), format!("`{name}` has no value: write `{example}`")));
     }
     if !input.peek(Token![=]) || input.peek(Token![==]) || input.peek(Token![=>]) {
-        return Err(input.error(format!("expected `=` behind `{name}`: write `{example}`")));
+        return Err(input.error(format!("expected `=` after `{name}`: write `{example}`")));
     }
     let equals: Token![=] = input.parse()?;
     if at_end(input) {

@@ -1,6 +1,5 @@
-//! The table of arguments: all that is fixed about each. The attribute as written (`args.rs`), the
-//! suggestions in messages, and the checks of `validate.rs` that need no more than names come from
-//! it; a test compares it with the table in the docs.
+//! The table of arguments. It drives the parsing (`args.rs`), the suggestions in messages, and the
+//! checks of `validate.rs` that need only names; a test compares it with the table in the docs.
 //!
 //! A row is: field, name as written, type of its value, an example, and the names that other crates
 //! give it. A flag has, in place of an example, what to do instead of giving it a value.
@@ -180,7 +179,7 @@ arguments! {
 
 arguments! {
     /// The contents of `limit(..)`, or the top-level arguments of a single limit. `key` only inside
-    /// of `limit(..)`.
+    /// `limit(..)`.
     LimitArgs of "limit", as in "count = 100, per = \"1s\""
     count "count" Value, "count = 100",
         ["calls" "requests" "max" "max_calls" "max_requests" "rate" "quota" "permits"];
@@ -209,7 +208,7 @@ arguments! {
     priority "priority" Value, "priority = 1", [];
 }
 
-/// Arguments that `limiter = ..` has of its own, beside those of a limit.
+/// Arguments that a `limiter = ..` brings itself, besides those of a limit.
 pub(crate) const OF_LIMITER: &[&str] = &["limit", "name", "backend", "backoff", "ban", "on_backend_error", "dry_run"];
 
 /// Arguments that exclude each other, and why. The error is at the second.
@@ -241,13 +240,9 @@ pub(crate) const EXCLUSIVE: &[(&str, &str, &str)] = &[
     ),
 ];
 
-/// Arguments that mean nothing without another, and what to do.
+/// Arguments that need another one, and what to do.
 pub(crate) const NEEDS: &[(&str, &str, &str)] = &[
-    (
-        "settle_later",
-        "settle",
-        "`settle_later` says that nobody waits for `settle`: add `settle = |outcome| ..`, or leave it out",
-    ),
+    ("settle_later", "settle", "`settle_later` belongs to `settle`: add `settle = |outcome| ..`, or leave it out"),
     (
         "pause_max",
         "pause_when",

@@ -1,7 +1,7 @@
 //! The name of the runtime in the crate being compiled.
 //!
-//! The compiler's command line lists dependencies by name and file. That is no stable interface, so
-//! if it cannot be read (in an editor), the name is `::ratelimit_runtime`.
+//! The compiler's command line lists dependencies by name and file. That is not a stable interface,
+//! so if it cannot be read (in an editor), the name is `::ratelimit_runtime`.
 
 use std::fs;
 use std::path::Path;

@@ -35,7 +35,7 @@ impl Diagnostics {
         match (self.found, limited) {
             (None, Some(limited)) => limited,
             (found, _) => {
-                // A refusal always has a mistake. If it had none, the item must still not pass for
+                // A refusal always has a mistake. Even without one, the item must not pass for
                 // limited.
                 let found = found.unwrap_or_else(|| syn::Error::new(Span::call_site(), "`#[rate_limit]` failed"));
                 let mut tokens = item;

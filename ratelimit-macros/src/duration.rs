@@ -87,7 +87,7 @@ impl fmt::Display for Mistake {
                 write!(f, "`{word}` does not belong in a duration: write for example `\"1s\"`")
             }
             Mistake::NumberExpected(unit) => {
-                write!(f, "a number is missing in front of `{unit}`: write for example `\"1h30m\"`")
+                write!(f, "a number is missing before `{unit}`: write for example `\"1h30m\"`")
             }
             Mistake::UnitMissing(number) => {
                 write!(
@@ -96,7 +96,7 @@ impl fmt::Display for Mistake {
                 )
             }
             Mistake::UnknownUnit(unit) => {
-                write!(f, "`{unit}` is no unit of time")?;
+                write!(f, "`{unit}` is not a unit of time")?;
                 match likely_unit(unit) {
                     Some(meant) => write!(f, ": did you mean `{meant}`?"),
                     None => f.write_str(": write `us`, `ms`, `s`, `m`, `h`, `d` or `w`"),
@@ -117,7 +117,7 @@ impl fmt::Display for Mistake {
             Mistake::Fraction(number, true) => {
                 write!(
                     f,
-                    "`{number}` is no whole number of seconds: write it in hours, minutes and seconds, as in `\"1h30m\"`"
+                    "`{number}` is not a whole number of seconds: write it in hours, minutes and seconds, as in `\"1h30m\"`"
                 )
             }
             Mistake::TooShort => f.write_str("the duration is too short: the shortest is 1 microsecond, `\"1us\"`"),

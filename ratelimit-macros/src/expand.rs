@@ -34,10 +34,10 @@ pub(crate) fn expand(model: &Model, item: &Item) -> TokenStream {
 }
 
 /// The line about the limit, unless `docs = false`. If the function has no docs, the line is for
-/// rustdoc only: the compiler would take it for docs, and `missing_docs` would fall silent.
+/// rustdoc only: the compiler would count it as docs and silence `missing_docs`.
 ///
-/// It starts with a blank, like the text of `///`: macros that read docs strip as many blanks as
-/// all lines share.
+/// It starts with a blank, like the text of `///`, because macros that read docs strip the blanks
+/// that all lines share.
 fn docs(model: &Model, item: &Item) -> TokenStream {
     if !model.docs {
         return TokenStream::new();
@@ -57,8 +57,8 @@ impl Expansion<'_> {
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
         let mut prologue = self.prologue(block.is_some());
         let own = own_braces(body);
-        // Spanned so that clippy takes the closure for the user's: `implicit_return` then applies
-        // to it as to the body.
+        // Spanned so that clippy treats the closure as the user's: `implicit_return` applies to it
+        // as to the body.
         let closure = quote_spanned!(body.span()=> move ||);
         // Inner attributes need a block that is a statement; the body of a closure is not one.
         let closed =
@@ -117,14 +117,14 @@ impl Expansion<'_> {
             }
         };
         let import = self.import();
-        // The outer braces keep the user's span. By it the compiler tells the function from
-        // generated code, where lints such as `dead_code` are silent.
+        // The outer braces keep the user's span: it distinguishes the function from generated code,
+        // where lints such as `dead_code` are silent.
         let mut limited = Group::new(Delimiter::Brace, quote_spanned!(site()=> #import #tokens));
         limited.set_span(body.span());
         limited
     }
 
-    /// Statements after the body, of which `__outcome` decides what they do with `__held`.
+    /// Statements after the body, which act on `__held` according to `__outcome`.
     fn settle(&self, is_async: bool) -> TokenStream {
         let mut settle = TokenStream::new();
         if let Some(pause) = &self.model.pause_when {
@@ -182,8 +182,8 @@ impl Expansion<'_> {
         body
     }
 
-    /// Statements that end with the call admitted. If its permits are held, or its outcome is looked
-    /// at, an expression for what that decides about.
+    /// Statements that end with the call admitted. If its permits are held or its outcome is
+    /// inspected, they form an expression for what is held.
     fn prologue(&self, is_async: bool) -> TokenStream {
         let holds = self.model.holds();
         let rt = &self.rt;
@@ -201,7 +201,8 @@ impl Expansion<'_> {
                 let f = &or_else.value;
                 let returns = &self.model.shape.returns;
                 let never = matches!(returns, Returns::Never(_));
-                // With the type, what it returns is coerced to it, as in `Err(Box::new(exceeded))`.
+                // With the type, the returned value is coerced to it, as in
+                // `Err(Box::new(exceeded))`.
                 let (function, ty) = match returns {
                     Returns::Never(_) => ("or_else_never", None),
                     Returns::Type(_) => ("or_else", Some(returns.annotation())),
@@ -327,7 +328,7 @@ impl Expansion<'_> {
         };
         let mut call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method #at (#key));
         if let Limiter::Shared(arg) = &self.model.limiter {
-            // No type is expected of the expression, so that `if a { &A } else { &B }` is one, too.
+            // No type annotation, so that `if a { &A } else { &B }` works, too.
             let (value, shared) = (borrowed(&arg.value), Ident::new("__shared", site()));
             call = quote_spanned!(site()=> match (#value,) { (#shared,) => #call });
         }
@@ -541,13 +542,13 @@ fn names_impl(ty: TokenStream) -> bool {
     })
 }
 
-/// The body in its own braces, with the user's spans. In braces of the macro's, clippy would take a
-/// macro call directly in the body for part of the expansion, and stay silent.
+/// The body in its own braces, with the user's spans. In the macro's braces, clippy would treat a
+/// macro call directly in the body as part of the expansion, and stay silent.
 fn own_braces(body: &Group) -> Group {
     let mut tokens = TokenStream::new();
     let ends_statement = |token: TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
     if !has_inner_attributes(body) && !body.stream().into_iter().any(ends_statement) {
-        // Keeps `unused_braces` silent, which is about braces around a single expression.
+        // Silences `unused_braces`, a lint about braces around a single expression.
         tokens.extend(quote_spanned!(site()=> const _: () = ();));
     }
     tokens.extend(body.stream());

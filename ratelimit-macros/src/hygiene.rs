@@ -1,4 +1,4 @@
-//! Where emitted tokens stand: the macro's hygiene, and the names that they go by.
+//! Hygiene: the spans of emitted tokens, and the names that an expansion refers to.
 
 use proc_macro2::{Span, TokenStream};
 use quote::ToTokens;

@@ -57,12 +57,12 @@ pub(crate) struct Model {
 pub(crate) struct Settle {
     /// From the outcome to what the call really cost.
     pub(crate) actual: Arg<Expr>,
-    /// Nobody waits for it.
+    /// Whether the call does not wait for the settlement.
     pub(crate) is_later: bool,
 }
 
 impl Model {
-    /// The argument that looks at what the body returns, if there is one.
+    /// The argument that inspects what the body returns, if there is one.
     pub(crate) fn looks_at_outcome(&self) -> Option<&Arg<Expr>> {
         let settle = self.settle.as_ref().map(|settle| &settle.actual);
         self.deduct_when.as_ref().or(settle).or(self.pause_when.as_ref().map(|pause| &pause.when))
@@ -152,7 +152,7 @@ pub(crate) enum Per {
 /// The windows of a calendar.
 pub(crate) struct Calendar {
     pub(crate) unit: CalendarUnit,
-    /// The name of a time zone, which the runtime knows or not.
+    /// The name of a time zone, which the runtime checks.
     pub(crate) zone: Option<LitStr>,
     /// A day of the week, in lower case.
     pub(crate) week_starts: Option<&'static str>,
@@ -226,7 +226,7 @@ pub(crate) struct Waiting {
     /// The most calls of one key that may wait.
     pub(crate) queue: Option<u32>,
     pub(crate) priority: Option<Arg<Expr>>,
-    /// Waits for several keys in turn, and through a backend only for a few.
+    /// Whether the call waits for several keys in turn, and through a backend at most a few times.
     pub(crate) gives_up: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Other crates' attributes that turn a denial into a wrong answer.
+//! Other crates' attributes that would turn a denial into a wrong answer.
 //!
 //! A macro sees the attributes below its own, and the result of those above. It sees only names,
 //! which may belong to another macro: `allow(..)` accepts those.

@@ -107,7 +107,7 @@ pub(crate) fn validate(args: Args, item: &Item, features: Features, errors: &mut
     })
 }
 
-/// Refuses arguments that exclude each other, or that mean nothing without another.
+/// Refuses arguments that exclude each other, or that need another one.
 fn refuse_by_name(args: &Args, errors: &mut Diagnostics) {
     let mut refused: Vec<&str> = Vec::new();
     for (first, second, message) in arguments::EXCLUSIVE {
@@ -220,11 +220,11 @@ fn limits(args: &Args, features: Features, errors: &mut Diagnostics) -> Option<V
     let excluded = of_limit(&args.limit);
     if let Some(first) = excluded.first() {
         let names = names(&excluded);
-        errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside of each `limit(..)`"));
+        errors.at(first.span(), format!("{names} beside `limit(..)`: write {names} inside each `limit(..)`"));
     }
     if let Some(excess) = args.limits.get(MAX_LIMITS) {
         let message = format!(
-            "a limiter holds at most {MAX_LIMITS} limits, and this is one more: leave out what another implies"
+            "a limiter holds at most {MAX_LIMITS} limits, and this is one more: remove one that another implies"
         );
         errors.at(excess.name.span(), message);
     }
@@ -365,7 +365,7 @@ fn shared_keys(args: &Args, keys: &Arg<Expr>, errors: &mut Diagnostics) -> Optio
     match bare(&keys.value) {
         Expr::Tuple(tuple) if (1..=MAX_LIMITS).contains(&tuple.elems.len()) => Some(Keys::Shared(copy(keys))),
         Expr::Tuple(tuple) if tuple.elems.len() > MAX_LIMITS => {
-            errors.over(&keys.value, format!("a limiter has at most {MAX_LIMITS} limits, and so many keys"));
+            errors.over(&keys.value, format!("a limiter has at most {MAX_LIMITS} limits, and as many keys"));
             None
         }
         _ => {

@@ -141,7 +141,7 @@ fn literal_duration(name: &Ident, value: &Expr, errors: &mut Diagnostics) -> Lit
                     format!("{}s", number.base10_digits())
                 };
                 let message =
-                    format!("`{written}` is no duration: write it in quotes with its unit, `{name} = \"{meant}\"`");
+                    format!("`{written}` is not a duration: write it in quotes with its unit, `{name} = \"{meant}\"`");
                 errors.at(number.span(), message);
             }
             other => errors.at(other.span(), format!("`{name}` is a duration in quotes: write `{name} = \"1s\"`")),
@@ -292,7 +292,7 @@ pub(crate) fn backend(arg: &Arg<Expr>, item: &Item, features: Features, errors: 
                 }
                 _ => {
                     let words = BACKENDS.map(|word| format!("`{word}`")).join(", ");
-                    format!("a literal is no backend: write {words}, or an expression that makes one")
+                    format!("a literal is not a backend: write {words}, or an expression that makes one")
                 }
             };
             errors.over(&arg.value, message);
@@ -446,7 +446,7 @@ fn places(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<u32> {
     }
 }
 
-/// What is wrong with a `crate` that no `use` can name.
+/// The message for a `crate` that no `use` can name.
 pub(crate) const RUNTIME_PATH: &str = "`crate` is the path to the runtime: write `crate = path::to::ratelimit_runtime`";
 
 /// Whether a `use` can name this path: without type arguments, and not by `Self`.

@@ -58,7 +58,7 @@ pub(crate) use types::embedded_v4;
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be the key of a rate limit",
     label = "not a rate limit key",
-    note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; of a `SocketAddr` key by `addr.ip()`, of another type by a field of it, or `#[derive(RateLimitKey)]`"
+    note = "keys are numbers, text, bytes, addresses, `Option`s and tuples of them; for a `SocketAddr` use `addr.ip()`, for another type one of its fields or `#[derive(RateLimitKey)]`"
 )]
 pub trait RateLimitKey {
     /// Writes the key's parts. Two keys are the same if they write the same parts.

@@ -8,7 +8,7 @@ use crate::key::RateLimitKey;
 /// See [`RateLimiter::check_each`](crate::RateLimiter::check_each). `()` stands for the bucket of
 /// all calls.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` are no keys of a rate limit",
+    message = "`{Self}` cannot be the keys of a rate limit",
     label = "not a tuple of one to eight keys",
     note = "write one key for each limit, in a tuple: `(&user, &tenant, ())`; a single one is `(&user,)`"
 )]

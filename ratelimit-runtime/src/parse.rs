@@ -65,7 +65,7 @@ impl FromStr for Limit {
         let rest = rest.trim_start();
         let behind_per = rest.strip_prefix("per").filter(|rest| rest.starts_with(char::is_whitespace));
         let (false, Some(rest)) = (count.is_empty(), rest.strip_prefix('/').or(behind_per)) else {
-            return Err(ParseLimitError::new(format!("`{text}` is no limit: write for example `100/1m`")));
+            return Err(ParseLimitError::new(format!("`{text}` is not a limit: write for example `100/1m`")));
         };
         let count = number(count, "count")?;
         let rest = rest.replace(['(', ')', ','], " ");
@@ -137,7 +137,7 @@ pub(crate) const NO_CALENDARS: &str = "a calendar limit needs the feature `calen
 
 #[cfg(feature = "calendar")]
 fn day(text: &str) -> Result<u8, ParseLimitError> {
-    text.parse().map_err(|_| ParseLimitError::new(format!("`{text}` is no `starts_on`: it is a day from 1 to 31")))
+    text.parse().map_err(|_| ParseLimitError::new(format!("`{text}` is not a `starts_on`: write a day from 1 to 31")))
 }
 
 /// The parts of a calendar in a configuration, besides its unit.
@@ -209,7 +209,7 @@ fn number(text: &str, name: &str) -> Result<u32, ParseLimitError> {
     let digits = text.replace('_', "");
     digits
         .parse()
-        .map_err(|_| ParseLimitError::new(format!("`{text}` is no `{name}`: it is a number from 1 to {}", u32::MAX)))
+        .map_err(|_| ParseLimitError::new(format!("`{text}` is not a `{name}`: write a number from 1 to {}", u32::MAX)))
 }
 
 #[cfg(test)]
@@ -273,7 +273,7 @@ mod tests {
             ("5/calendar day zone UTC zone UTC", "`zone` is given twice"),
             ("5/calendar day starts_on 3", "for a calendar month"),
             ("5/calendar month starts_on 32", "from 1 to 31"),
-            ("5/calendar month starts_on 300", "`300` is no `starts_on`"),
+            ("5/calendar month starts_on 300", "`300` is not a `starts_on`"),
             ("5/calendar month week_starts sunday", "for a calendar week"),
             ("5/calendar week week_starts sundy", "did you mean `sunday`?"),
             ("5/calendar day token_bucket", "`token_bucket` does not belong to a calendar"),
@@ -287,13 +287,13 @@ mod tests {
     #[test]
     fn mistakes_say_what_to_write() {
         for (text, message) in [
-            ("", "`` is no limit"),
-            ("100", "`100` is no limit"),
-            ("/1m", "`/1m` is no limit"),
-            ("100 minutes", "`100 minutes` is no limit"),
+            ("", "`` is not a limit"),
+            ("100", "`100` is not a limit"),
+            ("/1m", "`/1m` is not a limit"),
+            ("100 minutes", "`100 minutes` is not a limit"),
             ("0/1m", "at least 1"),
-            ("4294967296/1m", "is no `count`"),
-            ("-1/1m", "is no limit"),
+            ("4294967296/1m", "is not a `count`"),
+            ("-1/1m", "is not a limit"),
             ("100/", "the duration is empty"),
             ("100/1", "has no unit"),
             ("100/1 month", "no fixed length"),

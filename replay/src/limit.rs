@@ -62,12 +62,12 @@ fn limit(text: &str) -> Result<Limit, String> {
     let (count, rest) = text
         .split_once('/')
         .or_else(|| text.split_once(" per "))
-        .ok_or_else(|| format!("`{text}` is no limit: {FORM}"))?;
+        .ok_or_else(|| format!("`{text}` is not a limit: {FORM}"))?;
     let digits: String = count.chars().filter(|character| !matches!(character, '_' | ',' | ' ')).collect();
     if rest.trim_start().starts_with("calendar") {
         return format!("{digits}/{}", rest.trim()).parse().map_err(|error: ParseLimitError| error.to_string());
     }
-    let count = digits.parse().map_err(|_| format!("`{}` is no number of permits: {FORM}", count.trim()))?;
+    let count = digits.parse().map_err(|_| format!("`{}` is not a number of permits: {FORM}", count.trim()))?;
 
     let words: Vec<&str> = rest.split_whitespace().collect();
     let named = |word: &&str| algorithm(word).is_some() || *word == "burst";
@@ -83,7 +83,7 @@ fn limit(text: &str) -> Result<Limit, String> {
     match options {
         [] => Ok(limit),
         ["burst", burst] => {
-            let burst = burst.parse().map_err(|_| format!("`{burst}` is no number of permits for `burst`"))?;
+            let burst = burst.parse().map_err(|_| format!("`{burst}` is not a number of permits for `burst`"))?;
             limit.try_with_burst(burst).map_err(|error| error.to_string())
         }
         _ => Err(format!("`{}` does not belong in a limit: {FORM}", options.join(" "))),
@@ -98,7 +98,7 @@ fn algorithm(name: &str) -> Option<Algorithm> {
 
 /// A duration, or a bare unit for one of it. Months and years have no fixed length.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    let mistake = || format!("`{text}` is no duration: write for example `1s`, `1h30m` or `minute`");
+    let mistake = || format!("`{text}` is not a duration: write for example `1s`, `1h30m` or `minute`");
     if text
         .split(|character: char| !character.is_alphabetic())
         .any(|unit| matches!(unit, "M" | "month" | "months" | "y" | "yr" | "yrs" | "year" | "years"))
@@ -151,7 +151,7 @@ mod tests {
     fn mistakes_say_what_to_write() {
         for (text, part) in [
             ("100", "write a limit as `100/1m`"),
-            ("many/1m", "`many` is no number"),
+            ("many/1m", "`many` is not a number"),
             ("100/1q", "no duration"),
             ("100/1M", "no fixed length"),
             ("0/1m", "at least 1"),

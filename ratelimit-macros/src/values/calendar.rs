@@ -67,8 +67,8 @@ fn unit(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<CalendarUnit> {
     known
 }
 
-/// The name of a time zone. The runtime knows which there are, so only what can be no name is
-/// refused here.
+/// The name of a time zone. The runtime knows the existing ones, so only invalid names are refused
+/// here.
 fn zone(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<LitStr> {
     let example = "write a name of the IANA time zone database, such as `zone = \"Europe/Berlin\"`";
     let Some(text) = text(&arg.value) else {
@@ -84,7 +84,7 @@ fn zone(arg: &Arg<Expr>, errors: &mut Diagnostics) -> Option<LitStr> {
         return None;
     }
     if !is_name {
-        errors.at(text.span(), format!("this is no time zone: {example}"));
+        errors.at(text.span(), format!("this is not a time zone: {example}"));
         return None;
     }
     Some(text.clone())

@@ -136,7 +136,7 @@ impl fmt::Display for InvalidStatus {
         let InvalidStatus(status) = self;
         write!(
             f,
-            "{status} is no status that every client leaves alone: write one from 400 to 499, such as 400, 403 or 422"
+            "{status} is not a status that every client leaves alone: write one from 400 to 499, such as 400, 403 or 422"
         )?;
         if REPEATED.contains(status) { write!(f, " (clients repeat {status})") } else { Ok(()) }
     }

@@ -278,7 +278,7 @@ impl fmt::Display for InvalidNetwork {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{:?} is no network and no address: write one as in `10.0.0.0/8`, `fd00::/8` or `203.0.113.7`",
+            "{:?} is neither a network nor an address: write one as in `10.0.0.0/8`, `fd00::/8` or `203.0.113.7`",
             self.0
         )
     }
@@ -306,7 +306,7 @@ impl fmt::Display for InvalidClientIpConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             InvalidClientIpConfig::HeaderName(name) => {
-                write!(f, "{name:?} is no name of a header: write one as in `X-Real-IP`")
+                write!(f, "{name:?} is not the name of a header: write one as in `X-Real-IP`")
             }
             InvalidClientIpConfig::Network(network) => network.fmt(f),
         }

@@ -257,8 +257,8 @@ impl<'a, C: Commands> Swap<'a, C> {
         let address = self.link.address();
         Failure::Lost(match reply {
             Reply::Failed(error) => address.refused(error),
-            Reply::TooLong | Reply::Value { .. } => address.refused("the key holds a value that is no bucket"),
-            _ => address.refused("its reply is none of Memcached's"),
+            Reply::TooLong | Reply::Value { .. } => address.refused("the key holds a value that is not a bucket"),
+            _ => address.refused("its reply is not one of Memcached's"),
         })
     }
 }

@@ -75,7 +75,7 @@ fn timeout_of(query: &str) -> Result<Duration, BackendError> {
     };
     duration::parse(text)
         .map(Duration::from_nanos)
-        .map_err(|_| BackendError::configuration("`timeout` in the Memcached URL is no duration such as `30ms`"))
+        .map_err(|_| BackendError::configuration("`timeout` in the Memcached URL is not a duration such as `30ms`"))
 }
 
 /// `host:port,host:port`. Ports and brackets of IPv6 addresses as in a URL; the port may be left out.

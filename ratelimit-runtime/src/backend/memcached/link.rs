@@ -350,7 +350,7 @@ impl Io {
 /// The error of a connection that an answer has made unusable.
 pub(super) fn unusable(address: &Address, unusable: Unusable) -> BackendError {
     match unusable {
-        Unusable::Malformed => address.refused("its reply is none of Memcached's"),
+        Unusable::Malformed => address.refused("its reply is not one of Memcached's"),
         Unusable::Refused(error) if error.contains("unauthenticated") => BackendError::new(
             BackendErrorKind::Configuration,
             format!("Memcached at {address} asks for a login, which is not supported"),

@@ -37,7 +37,7 @@ pub(super) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     };
     if let Some(url) = text("DATABASE_URL")? {
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Err(wrong("DATABASE_URL", "no URL that begins with `postgres://`"));
+            return Err(wrong("DATABASE_URL", "not a URL that begins with `postgres://`"));
         }
         return from_url(&url);
     }

@@ -63,7 +63,7 @@ impl<F: Fn(RateLimitExceeded) -> T, T: IntoDenialResponse<R>, R, E> Denial<R, E>
 /// It is `R` itself. With the feature `axum`, and for axum's responses, it may also be a status,
 /// text, `Html` or a tuple that implements [`IntoResponse`](::axum::response::IntoResponse).
 #[diagnostic::on_unimplemented(
-    message = "`deny_with` cannot make the service's response `{R}` of `{Self}`",
+    message = "`deny_with` cannot convert `{Self}` into the service's response `{R}`",
     note = "in axum, return a tuple such as `(StatusCode, String)`, or call `.into_response()`"
 )]
 pub trait IntoDenialResponse<R> {

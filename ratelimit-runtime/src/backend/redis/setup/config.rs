@@ -51,7 +51,7 @@ pub(crate) fn from_url(url: &str) -> Result<Settings, BackendError> {
         ));
     }
     if rest.contains('#') {
-        return Err(BackendError::configuration("the Redis URL has a fragment behind `#`, which has no meaning here"));
+        return Err(BackendError::configuration("the Redis URL has a fragment after `#`, which has no meaning here"));
     }
     let known: &[&str] =
         if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };

@@ -175,14 +175,14 @@ impl Endpoint {
         let detail = detail.to_ascii_lowercase();
         let says = |what: &str| text.contains(what) || detail.contains(what);
         if says("unknown command") && says("hello") {
-            return Some("; a server or proxy that knows no `HELLO` is reached with `?protocol=resp2` in the URL");
+            return Some("; for a server or proxy without `HELLO`, add `?protocol=resp2` to the URL");
         }
         // The only option in the script that a server may not know.
         if says("syntax error") && says("script") || says("err syntax error") {
             return Some("; it is older than Redis 6.2, which is needed");
         }
         if self.login.database != 0 && (says("switch database") || says("select is not allowed")) {
-            return Some("; it has no database of that number (a cluster has others than 0 from Valkey 9 on)");
+            return Some("; it has no database of that number (a cluster has only 0 before Valkey 9)");
         }
         None
     }
