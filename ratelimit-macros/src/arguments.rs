@@ -1,5 +1,5 @@
 //! The table of arguments. It drives the parsing (`args.rs`), the suggestions in messages, and the
-//! checks of `validate.rs` that need only names; a test compares it with the table in the docs.
+//! checks of `validate.rs` that need only names. A test compares it with the table in the docs.
 //!
 //! A row is: field, name as written, type of its value, an example, and the names that other crates
 //! give it. A flag has, in place of an example, what to do instead of giving it a value.

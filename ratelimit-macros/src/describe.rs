@@ -28,8 +28,8 @@ pub(crate) fn is_wanted(docs: Option<&Arg<Expr>>, errors: &mut Diagnostics) -> b
 
 /// `Rate limit: 100 calls per 1s for each ``user_id``; sliding window.`
 ///
-/// Shows only the names of arguments in an expression, which the signature shows as well, because
-/// other macros publish docs: in `OpenAPI` documents, in the help of chat bots, to language models.
+/// Shows only the names of arguments, which the signature shows as well, and no expressions. Other
+/// macros publish docs: in `OpenAPI` documents, in the help of chat bots, to language models.
 pub(crate) fn doc_line(model: &Model, item: &Item) -> String {
     let mut line = String::from("Rate limit: ");
     match &model.limiter {

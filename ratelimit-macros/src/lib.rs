@@ -292,9 +292,8 @@ mod values;
 /// - the arguments that the body uses are dropped before these closures see the outcome, so the
 ///   closures cannot use what the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
-/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because the
-///   outcome is held while the permits come back or the key is paused; with `settle_later` alone it
-///   is not held;
+/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because it is
+///   held while the permits come back or the key is paused (not with `settle_later` alone);
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///
 /// With two `#[rate_limit]` on one function, the lower one is checked first, and its permits stay
@@ -321,8 +320,8 @@ mod values;
 /// # Docs
 ///
 /// The function's docs get a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding
-/// window.” The line comes before the first section (such as `# Errors`), else last. It shows no
-/// expressions but the names of arguments, because other macros publish docs: in `OpenAPI`
+/// window.” The line comes before the first section (such as `# Errors`), else last. It shows only
+/// the names of arguments, no expressions, because other macros publish docs: in `OpenAPI`
 /// documents, the help of chat bots, the tools of language models. `docs = false` omits the line. A
 /// function without docs gets the line in rustdoc only, so `missing_docs` still asks for docs.
 #[proc_macro_attribute]

@@ -276,8 +276,8 @@ fn bare(ty: &Type) -> &Type {
     }
 }
 
-/// Replaces every `impl Bounds` by `_`. Works on tokens, because a type may nest them at any depth:
-/// the bounds end at the enclosing comma or closing bracket, or at the semicolon of an array.
+/// Replaces every `impl Bounds` by `_`. Works on tokens, because a type may nest them at any depth.
+/// The bounds end at the enclosing comma or closing bracket, or at the semicolon of an array.
 fn without_impl(tokens: TokenStream) -> TokenStream {
     let mut result = TokenStream::new();
     let mut tokens = tokens.into_iter().peekable();

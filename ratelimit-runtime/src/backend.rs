@@ -390,8 +390,8 @@ pub trait Backend: Send + Sync + 'static {
         Some(Box::pin(together::in_order_async(self, requests)))
     }
 
-    /// Carries out a request whose answer is ignored: a refund after a future was dropped, a charge
-    /// that is settled later, a block of a key before a limiter's first call.
+    /// Carries out a request whose answer is ignored. Examples: a refund after a future was
+    /// dropped, a charge that is settled later, a block of a key before a limiter's first call.
     ///
     /// Runs on a helper thread if the [deadline](Backend::deadline) is imposed, else on threads
     /// that should not be blocked. The default implementation calls [`decide`](Backend::decide).
@@ -415,7 +415,7 @@ pub trait Backend: Send + Sync + 'static {
     ///   processes may see the block end up to a second early.
     /// - The denial of a call with several keys is cached for the key that denied, whatever the other
     ///   keys of the next call. Its `retry_after` is that key's.
-    /// - Some calls always ask the backend: those for more than one permit; those that may wait;
+    /// - Some calls always go to the backend: those for more than one permit; those that may wait;
     ///   those of limiters with `deduct_when`, `settle` or `permit`; those whose `count` or `per`
     ///   is read at each call.
     ///

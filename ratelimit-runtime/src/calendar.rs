@@ -35,7 +35,7 @@ use zones::ZONES;
 /// assert_eq!((week.zone(), week.first_weekday()), ("UTC", Weekday::Sunday));
 /// ```
 // The zone's number, the day of the month, the first day of the week and the unit, in 16, 8, 4 and
-// 4 bits: an optional calendar takes four bytes, and `Limit` stays small and `Copy`.
+// 4 bits. An optional calendar takes four bytes, and `Limit` stays small and `Copy`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Calendar(NonZeroU32);
 

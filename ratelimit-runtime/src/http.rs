@@ -79,7 +79,7 @@ fn answer_as(exceeded: &RateLimitExceeded, answers: HttpAnswers) -> Answer {
 /// For responses of your own.
 impl RateLimitExceeded {
     /// The HTTP status of this denial: 429; 503 if the backend failed; 500 if the call passed a
-    /// wrong number of keys; 422 for a cost that can never fit, or the status chosen by
+    /// wrong number of keys. A cost that can never fit gets 422, or the status set by
     /// [`set_http_answers`](crate::set_http_answers).
     pub fn http_status(&self) -> u16 {
         answer(self).status

@@ -280,8 +280,8 @@ impl RateLimiter {
     /// Takes `cost` permits from limits that have different keys, from all or from none. `keys`
     /// holds one key for each limit, in the order of the limits. `()` is the bucket of all calls.
     ///
-    /// A call denied by one limit takes nothing from the others: a user denied by the global limit
-    /// loses none of their own permits, and one user's denials use up nobody else's.
+    /// A call denied by one limit takes nothing from the others. A user denied by the global limit
+    /// loses none of their own permits, and one user's denials use up no other user's permits.
     ///
     /// ```
     /// use ratelimit_runtime::{Limit, RateLimiter};
@@ -435,8 +435,8 @@ impl RateLimiter {
     /// - If the call took less than its cost, the difference is given back, as by
     ///   [`refund`](Self::refund).
     /// - If it took more, the difference is charged now to each of the limits, as by
-    ///   [`charge`](Self::charge): even after a [`reset`](Self::reset) of its key, and after the
-    ///   permits of the call have expired or its limits were replaced.
+    ///   [`charge`](Self::charge). That holds even after a [`reset`](Self::reset) of its key, after
+    ///   its permits have expired, and after its limits were replaced.
     /// - If it took its cost, nothing happens, and no backend is called.
     ///
     /// A decision of another limiter settles nothing. Neither does the decision of a

@@ -77,8 +77,8 @@ impl FixedWindow {
     }
 
     /// Moves the window back by as many whole windows as the clock went back, from `before` to
-    /// `now`. A calendar's windows differ in length: permits of the window that was current at
-    /// `before` count in the current one, booked ones in the next, and older ones no more.
+    /// `now`. A calendar's windows differ in length. Permits of the window that was current at
+    /// `before` count in the current one, booked ones in the next, and older ones no longer.
     pub(crate) fn shift_back(&mut self, rule: Option<&Rule>, before: u64, now: u64) {
         if self.end > 0 {
             if self.end <= before {

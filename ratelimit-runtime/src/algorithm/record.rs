@@ -98,9 +98,9 @@ impl State {
         }
     }
 
-    /// Charges `cost` permits at `from` and, as far as they do not fit, at later moments: first what
-    /// is left of the last bucketful, then whole bucketfuls, each as early as it fits. Nothing is
-    /// charged after `latest`. Returns the time of the last charge and the floor.
+    /// Charges `cost` permits at `from`. Those that do not fit are charged later: first the rest of
+    /// the last bucketful, then whole bucketfuls, each as early as it fits. Nothing is charged
+    /// after `latest`. Returns the time of the last charge and the floor.
     fn owe(&mut self, rule: &Rule, from: u64, latest: u64, now: u64, cost: u32) -> (u64, u64) {
         let capacity = rule.capacity();
         let (mut at, mut floor, mut left) = (from, 0, if capacity == 0 { 0 } else { cost });

@@ -9,8 +9,8 @@
 //! the other. Only long round trips allow more. Meanwhile the next calls take their seats. A driver
 //! ends when no seats are taken.
 //!
-//! Two stores merge only calls on the same bucket: a Redis Cluster, because a script must stay
-//! within a slot, and Redis with leases, because all calls on a bucket should wait for the lease.
+//! Two stores merge only calls on the same bucket. In a Redis Cluster, a script must stay within a
+//! slot. In Redis with leases, all calls on a bucket should wait for the lease.
 //!
 //! Callers wait for a driver only, never for each other. A future that is dropped or not polled
 //! delays no other. A seat abandoned before it was sent is not sent. Permits for a seat abandoned
@@ -122,9 +122,9 @@ impl Merging {
     /// For buckets that may be on several servers.
     #[cfg(feature = "redis")]
     pub(crate) const BY_BUCKET: Merging = Merging { by_bucket: true, ..Merging::ALL };
-    /// For buckets in transactions, of which two on one bucket wait for each other: the next batch
-    /// waits for the last one, unless that takes long. A second call under way is merged already,
-    /// because a transaction costs the server more than the buckets in it.
+    /// For buckets in transactions, two of which wait for each other if they share a bucket: the
+    /// next batch waits for the last one, unless that takes long. A second call under way is merged
+    /// already, because a transaction costs the server more than the buckets in it.
     #[cfg(feature = "postgres")]
     pub(crate) const TRANSACTIONS: Merging =
         Merging { alone: 1, seats: 64, drivers: 1, pause: Duration::from_millis(2), by_bucket: false };

@@ -1,7 +1,7 @@
 //! Stores over a network that keep the bytes of a bucket and leave the arithmetic to this process.
 //!
-//! The caller polls its call. If the caller gives up, the call goes on as a task: no connection is
-//! left in the middle of a reply, and its permits are given back. A call uses the sockets of the
+//! The caller polls its call. If the caller gives up, the call goes on as a task. No connection is
+//! left in the middle of a reply, and the permits are given back. A call uses the sockets of the
 //! caller's tokio runtime, or of this crate's background thread if there is none. Blocking calls
 //! use those of the background thread and are merged like others.
 

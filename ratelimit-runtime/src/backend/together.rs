@@ -1,4 +1,4 @@
-//! Decides on several buckets together, in a store that decides on one at a time: takes from one
+//! Decides on several buckets together, in a store that decides on one at a time. Takes from one
 //! after the other, and gives everything back if one denies.
 
 use std::time::Duration;

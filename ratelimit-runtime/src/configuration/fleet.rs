@@ -54,7 +54,7 @@ type PublishedBackoff = (u64, u64, bool);
 /// Configuration of a fleet, with the feature `configuration`.
 impl RedisBackend {
     /// Applies the document that all processes share, checks it at intervals of `every` (a few
-    /// seconds), and applies it again whenever it changes: one command changes a limit everywhere.
+    /// seconds), and applies it again whenever it changes. One command changes a limit everywhere.
     ///
     /// The document is a string under the key `rl:1:configuration`, in JSON if it begins with `{`,
     /// else in TOML; no key is an empty document. [`replace_configuration`] writes it. A document

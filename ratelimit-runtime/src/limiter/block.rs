@@ -213,11 +213,11 @@ impl RateLimiter {
     /// - In a backend, the block is stored in the key's bucket of each of these limiters, so a call
     ///   reads only its bucket. Buckets are named after the algorithms and periods of their limits.
     ///   The block therefore reaches a limiter of another process if this process uses one with the
-    ///   same name, algorithms and periods; `count`, `burst` and limits replaced at run time may
+    ///   same name, algorithms and periods. `count`, `burst` and limits replaced at run time may
     ///   differ. To block others of the name, call `block` in a process that uses them, or block
     ///   all that the fleet has published, as `examples/limits.rs` does.
-    /// - If a limiter's limits have keys of their own, the key is blocked at each of them: user 7
-    ///   and tenant 7 alike, if both are numbers of one type.
+    /// - If a limiter's limits have separate keys, the key is blocked at each of them: user 7 and
+    ///   tenant 7 alike, if both are numbers of one type.
     /// - Other processes learn of it with their next call to the backend. Cached denials, leases
     ///   and waiting calls follow within a second; until then, a denial may report an earlier
     ///   `retry_after`.

@@ -1,7 +1,7 @@
 //! The waiting calls of one key. Each holds a place, and no permit.
 //!
-//! When the first call is due, it is charged as of its due time, by whatever looks at the queue
-//! first: the waiting call itself, another call, or the timer. So a future that is not polled
+//! When the first call is due, it is charged as of its due time. Whatever looks at the queue first
+//! does so: the waiting call itself, another call, or the timer. So a future that is not polled
 //! delays no other call, and a dropped future leaves nothing behind.
 
 use std::sync::Arc;

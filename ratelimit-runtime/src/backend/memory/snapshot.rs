@@ -205,8 +205,8 @@ impl MemoryBackend {
     /// longer: half a second for a million keys.
     ///
     /// Times are those of the wall clock, and the time in between counts as elapsed. If the wall
-    /// clock was set back meanwhile, all ages stay as they were: no permit has come back in
-    /// between, and no key is blocked for longer than it would have been.
+    /// clock was set back meanwhile, all ages stay as they were. No permit has come back in
+    /// between, and no key is blocked for longer than before.
     ///
     /// # Errors
     /// The whole file is read and checked before anything is restored, and after an error the

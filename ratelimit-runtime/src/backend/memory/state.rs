@@ -1,8 +1,8 @@
 //! States of buckets: the permits on record for one key, and the single decision over all its
 //! limits.
 //!
-//! A state never holds a time later than the one at which it is judged: a waiting call is charged
-//! when it is due, not before, and a state in debt is judged as of the end of the debt.
+//! A state never holds a time later than the one at which it is judged. A waiting call is charged
+//! when it is due, not before. A state in debt is judged as of the end of the debt.
 
 mod fixed;
 mod full;
@@ -475,7 +475,7 @@ impl Call<'_> {
         }
     }
 
-    /// Charges the call's permits to each limit separately, whatever is left: what fits is charged
+    /// Charges the call's permits to each limit separately, whatever is left. What fits is charged
     /// now, the rest as early as it fits, at most [`LONGEST_DEBT`] ahead. Returns the time of the
     /// last charge. `None` if this form cannot hold it.
     pub(super) fn owe<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<u64> {

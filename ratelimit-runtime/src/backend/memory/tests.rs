@@ -210,9 +210,9 @@ fn keys_that_come_once_each_take_little_more_room_than_those_in_use() {
         for key in 0..8 * in_use as u64 {
             let now = START + key * step;
             assert!(admit(&store, key, now));
-            // A bucket whose hour is over survives the sweep of its shard that is under way and
-            // goes in the next one: half as many more on average, and by chance of the hash some
-            // more in a small backend.
+            // A bucket whose hour is over survives its shard's current sweep and goes in the next
+            // one. That is half as many more on average, and a few more in a small backend, by
+            // chance of the hash.
             assert!(backend.tracked_keys() < in_use * 8 / 5, "{} of {in_use}", backend.tracked_keys());
         }
         // Buckets whose hour is over make room for the new ones, not those in use.

@@ -182,8 +182,8 @@ impl Descent<'_, '_> {
             return self.last(index);
         }
         let Bucket { store, address, ask } = &self.buckets[index];
-        // A denial by another bucket is no offence here unless there is a `backoff`, so a look at
-        // the shared bucket is enough: it keeps its form and its lock.
+        // A denial by another bucket is no offence here unless there is a `backoff`. So reading the
+        // shared bucket is enough: it keeps its form and its lock.
         if is_denied
             && *address == Address::Unkeyed
             && ask.call.backoff.is_none()

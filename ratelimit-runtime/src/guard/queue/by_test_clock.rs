@@ -1,4 +1,4 @@
-//! A queue by a test's clock. It has no thread: each call that looks drives it up to the present
+//! A queue by a test's clock. It has no thread. Each call that polls it drives it up to the present
 //! time, step by step, as its driver would have done while the time passed.
 
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! Every order in which a driver, calls that join and calls that leave take the locks of a queue: no
-//! call waits in a queue without a driver, and no booking, place or wake-up is lost.
+//! Every order in which a driver, calls that join and calls that leave take the locks of a queue.
+//! No call waits in a queue without a driver, and no booking, place or wake-up is lost.
 
 use std::sync::atomic::AtomicBool;
 

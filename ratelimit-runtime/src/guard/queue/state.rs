@@ -22,7 +22,7 @@ use crate::rt::timer::Alarm;
 pub(super) const AHEAD: u64 = 1_000_000_000;
 /// Other calls are booked if they are due within this time, while the last booking is due within
 /// half of it. It exceeds most round trips and the time that a thread takes to wake on a busy
-/// machine, because a call that is booked too late is charged too late.
+/// machine: a call that is booked too late is charged too late.
 pub(super) const HORIZON: u64 = 200_000_000;
 /// The horizon is at least this many round trips.
 const ROUND_TRIPS: u64 = 4;
@@ -50,7 +50,7 @@ pub(super) struct State {
     /// The backend's last denial.
     pub(super) hint: Option<Hint>,
     /// How many more calls to book at once. Doubles after each batch that was due soon; 0 after a
-    /// denial of a single call, so that a slow limit is asked once per permit.
+    /// denial of a single call, so a slow limit gets one request per permit.
     pub(super) at_once: usize,
     /// Calls in the request under way, and their permits.
     pub(super) asking: (u64, u64),

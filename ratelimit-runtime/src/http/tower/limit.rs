@@ -182,8 +182,8 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
 
     /// Requests wait for their permits, first come, first served, however long it takes. For a
     /// client that keeps to the limit of another service. Two kinds are still denied: requests that
-    /// cost more than the limit holds, and those that a failing backend cannot decide, if the
-    /// limiter's policy is to deny.
+    /// cost more than the limit holds, and those that a failing backend cannot decide if the policy
+    /// is to deny.
     #[cfg(feature = "tokio")]
     pub fn wait(mut self) -> Self {
         self.settings.wait = Wait::Forever;
@@ -266,9 +266,8 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
         self.and_after(PauseWhen(when))
     }
 
-    /// A response of the inner service says what its request really cost, as for
-    /// [`RateLimiter::settle`]: the unused part of [`cost`](Self::cost) is given back, and an
-    /// overrun is charged, as a debt if it does not fit.
+    /// Settles each request by its response, as [`RateLimiter::settle`] does. The unused part of
+    /// [`cost`](Self::cost) is given back, and an overrun is charged, as a debt if it does not fit.
     ///
     /// The closure names its argument's type (`|response: &Response| ..`). The response is returned
     /// after the backend has answered. A request that fails or is dropped keeps its cost.

@@ -165,8 +165,9 @@ impl Venue<'_> {
         true
     }
 
-    /// Whether a call can wait in a queue before a backend: not if a test has stopped only its
-    /// runtime's clock, because nothing would keep that clock from advancing while the queue asks.
+    /// Whether a call can wait in a queue before a backend. It cannot if a test has stopped only
+    /// its runtime's clock: nothing would keep that clock from advancing during the queue's
+    /// requests.
     pub(in super::super) fn may_queue(&self) -> bool {
         if self.scope.is_some() {
             return true;

@@ -4,9 +4,9 @@
 //! A calibration reads the counter, the monotonic clock and the counter again. If both counter
 //! readings are close ([`WIDEST`]), the moment of the clock's reading is known that precisely. A
 //! thread that was interrupted in between tries again, and finally leaves the calibration to the
-//! next call. From a calibration the time is extrapolated for [`TRUSTED`] and no longer, because
-//! the system may slew its clock meanwhile (NTP: by 500 ppm), which [`DRIFT`] allows for. The
-//! counter's rate is measured over the last 50 to 100 ms.
+//! next call. The time is extrapolated from a calibration for [`TRUSTED`] and no longer: the system
+//! may slew its clock meanwhile (NTP: by 500 ppm). [`DRIFT`] allows for that. The counter's rate is
+//! measured over the last 50 to 100 ms.
 //!
 //! Each calibration compares the time predicted by the previous one with the true time. If they
 //! differ by more than the bracket allows, the counters of two processors differ, or the counter

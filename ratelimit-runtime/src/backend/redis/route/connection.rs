@@ -2,8 +2,8 @@
 //! are handled.
 //!
 //! Nothing that may have been charged is sent twice. A call is sent again only if a server says
-//! that it did not run it: on `NOSCRIPT` (with the script in front) and, in a topology of several
-//! servers, on `MOVED`, `ASK` and `READONLY`.
+//! that it did not run it: on `NOSCRIPT` (after the script) and, with several servers, on `MOVED`,
+//! `ASK` and `READONLY`.
 
 use std::borrow::Cow;
 use std::fmt;

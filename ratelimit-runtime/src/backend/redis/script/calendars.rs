@@ -3,7 +3,7 @@
 //! others if the server's time, or a booking, lies outside of them.
 //!
 //! They follow the rest of a request: for each calendar the number of boundaries, the calendar and
-//! the boundaries, and at last the number of all these bytes. `decide.lua` reads them.
+//! the boundaries; then the number of all these bytes. `decide.lua` reads them.
 
 use crate::calendar::Calendar;
 use crate::error::{BackendError, BackendErrorKind};

@@ -167,7 +167,7 @@ impl RedisBackendBuilder {
     /// time. This gives many tasks about a third more decisions a second, and many that share a key
     /// several times as many.
     ///
-    /// Two such batches are under way at a time; the next one is sent after at most half a
+    /// Two such batches are in flight at a time. The next one is sent after at most half a
     /// millisecond, even if the server has not answered them. The timeout of each call holds. If a
     /// round trip fails, all its calls fail. A key that cannot be decided on, for instance because
     /// it holds something else, fails only its own calls.
@@ -179,9 +179,9 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// Leases permits: a process takes up to `permits` of a key at once and spends them without
-    /// asking the server, for `valid_for` (1 ms to 10 s; a few round trips to a few tenths of a
-    /// second make sense). More than a second counts as one second, so that a
+    /// Leases permits: a process takes up to `permits` of a key at once, and spends them without
+    /// the server for `valid_for`. That is 1 ms to 10 s; a few round trips to a few tenths of a
+    /// second make sense. More than a second counts as one second, so that a
     /// [block](crate::RateLimiter::block) reaches all processes within a second. Off by default.
     ///
     /// A busy key then costs the server one call for that many decisions. A decision takes well
@@ -211,8 +211,8 @@ impl RedisBackendBuilder {
     ///   for at most `valid_for`, instead of until its `retry_after`, because another process may
     ///   give permits back. The [denial cache](Self::denial_cache) is therefore off.
     ///
-    /// Three kinds of calls always ask the server: those with `backoff`, those that wait when the
-    /// lease is used up, and those of another cost than the calls before. Calls that wait come
+    /// Three kinds of calls always go to the server: those with `backoff`, those that wait when the
+    /// lease is used up, and those whose cost differs from the calls before. Calls that wait come
     /// after the leased permits, and calls that do not wait are no longer denied because others
     /// wait. A refund goes back into its lease while that lasts, else to the server. A reset drops
     /// the lease of this process. Leases of other processes are spent on top of the new bucket, or
