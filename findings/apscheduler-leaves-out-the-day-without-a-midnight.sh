@@ -8,8 +8,8 @@
 # the clocks go from 2:00 to 3:00. It leaves the day out: the next run is the midnight after, and two
 # days share a quota. croniter and cronsim run it at 1:00.
 # Havana also has a day with two midnights in autumn. APScheduler says that a job may run twice then.
-# croniter, which rq uses, runs it twice as well, and its documentation does not say so. cronsim
-# runs it once.
+# croniter, which rq uses, runs it twice as well, and its documentation does not say so. cronsim runs
+# it once.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
