@@ -3,13 +3,13 @@
 # 1 December 2026.
 #
 # A job at midnight, such as one that resets a quota, through the year 2025. In Havana and Cairo the
-# clocks go from 0:00 to 1:00 when summer time begins, so that day has no midnight. One would guess that
-# APScheduler's cron trigger runs the job an hour later, as it does with a job at 2:30 in Berlin, where
-# the clocks go from 2:00 to 3:00. It leaves the day out: the next run is the midnight after, and two
-# days share a quota. croniter and cronsim run it at 1:00.
-# Havana also has a day with two midnights in autumn. APScheduler says that a job may run twice then.
-# croniter, which rq uses, runs it twice as well, and its documentation does not say so. cronsim runs
-# it once.
+# clocks go from 0:00 to 1:00 when summer time begins, so that day has no midnight. One would guess
+# that APScheduler's cron trigger runs the job an hour later, as it does with a job at 2:30 in
+# Berlin, where the clocks go from 2:00 to 3:00. It leaves the day out: the next run is the midnight
+# after, and two days share a quota. croniter and cronsim run it at 1:00.
+# Havana also has a day with two midnights in autumn. APScheduler says that a job may run twice
+# then. croniter, which rq uses, runs it twice as well, and its documentation does not say so.
+# cronsim runs it once.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # cron 4.4.0, cron-parser 5.10.6 and croner 11.0.1 (all npm), with Node 20, 1 December 2026.
 #
-# On Lord Howe Island summer time is half an hour: on 5 October 2025 the clocks go from 2:00 to 2:30,
-# and on 6 April from 2:00 to 1:30. A job each day at 2:15. One would guess that it runs once on that
-# day in October, a little later, as a job at 2:30 does in Berlin, where the hour from 2:00 is left
-# out. cron runs it twice, at 1:45 and 2:45. cron-parser, which BullMQ uses, leaves the day out. croner
-# runs it at 2:30.
-# A job each half hour has 48 runs a day, 49 on 6 April. With cron-parser it has 48, and its runs are
-# an hour apart once.
+# On Lord Howe Island summer time is half an hour: on 5 October 2025 the clocks go from 2:00 to
+# 2:30, and on 6 April from 2:00 to 1:30. A job each day at 2:15. One would guess that it runs once
+# on that day in October, a little later, as a job at 2:30 does in Berlin, where the hour from 2:00
+# is left out. cron runs it twice, at 1:45 and 2:45. cron-parser, which BullMQ uses, leaves the day
+# out. croner runs it at 2:30.
+# A job each half hour has 48 runs a day, 49 on 6 April. With cron-parser it has 48, and its runs
+# are an hour apart once.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

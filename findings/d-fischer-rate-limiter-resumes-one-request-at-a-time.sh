@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # @d-fischer/rate-limiter 1.1.0 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
-# A hundred requests per 30 seconds: `TimeBasedRateLimiter`. It is paused, twenty requests come, and it
-# is resumed a second later. One would guess that all twenty leave at once, as there is room for a
-# hundred. One leaves, and one more each 30 seconds, for nearly ten minutes: `resume` starts a single
-# request, and only the end of a request's 30 seconds starts the next.
+# A hundred requests per 30 seconds: `TimeBasedRateLimiter`. It is paused, twenty requests come, and
+# it is resumed a second later. One would guess that all twenty leave at once, as there is room for
+# a hundred. One leaves, and one more each 30 seconds, for nearly ten minutes: `resume` starts a
+# single request, and only the end of a request's 30 seconds starts the next.
 # A request that comes in the meantime finds room and leaves at once, before all that wait.
 set -euo pipefail
 directory=$(mktemp -d)

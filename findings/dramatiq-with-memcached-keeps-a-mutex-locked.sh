@@ -3,11 +3,11 @@
 #
 # `ConcurrentRateLimiter(backend, key, limit=1)`, which its documentation calls a distributed mutex.
 # While one worker holds it, another tries once and is denied. Then the first releases it. One would
-# guess that it is free. With Redis and in memory it is. With Memcached nobody gets it any more: `incr`
-# of the backend, "increment a key up to the given maximum", adds first and compares afterwards, and
-# a denied worker does not take back what it added. Each attempt adds one more.
-# In the same way a limit of 5 shrinks by one with each denial. By the source, this ends when the key
-# expires, 15 minutes after it was made, even if somebody holds the mutex then.
+# guess that it is free. With Redis and in memory it is. With Memcached nobody gets it any more:
+# `incr` of the backend, "increment a key up to the given maximum", adds first and compares
+# afterwards, and a denied worker does not take back what it added. Each attempt adds one more.
+# In the same way a limit of 5 shrinks by one with each denial. By the source, this ends when the
+# key expires, 15 minutes after it was made, even if somebody holds the mutex then.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$directory"' EXIT

@@ -2,12 +2,12 @@
 # failsafe (Rust) 1.3.0, 1 December 2026. Builds for half a minute.
 #
 # A circuit breaker that opens if less than half of the calls succeed within two seconds, given at
-# least five calls: `success_rate_over_time_window(0.5, 5, ..)`. A service answers well, is not called
-# for eight seconds, fails once, succeeds a thousand times at once and fails once more. One would guess
-# that the circuit stays closed: 99.8 % succeeded. It opens. The moving average is documented to be
-# "biased towards more recent requests". It weighs an answer by the time since the one before it: the
-# failure after the pause is worth the whole pause, and the thousand together the millisecond or so
-# that they took.
+# least five calls: `success_rate_over_time_window(0.5, 5, ..)`. A service answers well, is not
+# called for eight seconds, fails once, succeeds a thousand times at once and fails once more. One
+# would guess that the circuit stays closed: 99.8 % succeeded. It opens. The moving average is
+# documented to be "biased towards more recent requests". It weighs an answer by the time since the
+# one before it: the failure after the pause is worth the whole pause, and the thousand together the
+# millisecond or so that they took.
 # The other way round, a thousand failures at once after a good answer leave the circuit closed.
 set -euo pipefail
 directory=$(mktemp -d)

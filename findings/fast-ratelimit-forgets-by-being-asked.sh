@@ -2,10 +2,11 @@
 # fast-ratelimit 3.0.1 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
 # Ten calls a minute. A page shows each second whether there is a token left: `hasTokenSync`, which
-# takes none. After a minute the user begins to call, twenty times a second. One would guess that ten
-# calls are admitted in the next minute, as they are without the page. Six hundred are: each question
-# about a user without a count sets a timer, and that deletes the user's count a minute later, even if
-# the count began after the question. So one of the sixty timers begins a new window each second.
+# takes none. After a minute the user begins to call, twenty times a second. One would guess that
+# ten calls are admitted in the next minute, as they are without the page. Six hundred are: each
+# question about a user without a count sets a timer, and that deletes the user's count a minute
+# later, even if the count began after the question. So one of the sixty timers begins a new window
+# each second.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # p-ratelimit 1.0.1 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
-# Two calls at once, and none waits for more than two seconds: `concurrency: 2, maxDelay: 2000`. Four
-# calls of five seconds each come together. Two run, and two are rejected after two seconds, as the
-# README says. One would guess that calls an hour later run. All are rejected, for good: a call that
-# was rejected while it waited is still taken from the queue when a place is free. It is counted as
-# running then, and nothing counts it back. So each timeout takes a place, and the second takes the
-# last one.
-# With `rate: 2, interval: 1000` and no concurrency, a single call that runs for a minute holds up all
-# that wait for the rate: the timer that looks after them is not set while a call is running.
+# Two calls at once, and none waits for more than two seconds: `concurrency: 2, maxDelay: 2000`.
+# Four calls of five seconds each come together. Two run, and two are rejected after two seconds, as
+# the README says. One would guess that calls an hour later run. All are rejected, for good: a call
+# that was rejected while it waited is still taken from the queue when a place is free. It is
+# counted as running then, and nothing counts it back. So each timeout takes a place, and the second
+# takes the last one.
+# With `rate: 2, interval: 1000` and no concurrency, a single call that runs for a minute holds up
+# all that wait for the rate: the timer that looks after them is not set while a call is running.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -3,11 +3,11 @@
 #
 # A limit of five calls a window for each client: a call is denied if `Rate::observe(client, 1)` is
 # above 5, as in Pingora's own guide. It is to "return number of events seen so far in the current
-# interval". One would guess that clients that call once each are all admitted. Of 10,000 clients about
-# a quarter is denied at the only call, of 100,000 nine in ten: `Rate::new` counts in four rows of
-# 1,024 counters (a count-min sketch) that all clients share. With 100,000 clients, a client that has
-# not called yet has about eighty calls. The size is a constant, and its docs do not say for how many
-# clients. With a million counters in a row, none is denied.
+# interval". One would guess that clients that call once each are all admitted. Of 10,000 clients
+# about a quarter is denied at the only call, of 100,000 nine in ten: `Rate::new` counts in four
+# rows of 1,024 counters (a count-min sketch) that all clients share. With 100,000 clients, a client
+# that has not called yet has about eighty calls. The size is a constant, and its docs do not say
+# for how many clients. With a million counters in a row, none is denied.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

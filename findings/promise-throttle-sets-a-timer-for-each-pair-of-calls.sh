@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # promise-throttle 1.1.2 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
-# A queue of calls, ten a second. One would guess that two thousand waiting calls cost twice as much as
-# a thousand, and that each sets a timer or two. A thousand set 499,500 timers, two thousand 1,999,000,
-# one for each pair: every call that is added sets a timer for the call at the head of the queue. When
-# these timers fire together, one finds its call due, and all others set themselves again for the next.
-# So a backlog of n calls wakes n timers for each call that leaves.
+# A queue of calls, ten a second. One would guess that two thousand waiting calls cost twice as much
+# as a thousand, and that each sets a timer or two. A thousand set 499,500 timers, two thousand
+# 1,999,000, one for each pair: every call that is added sets a timer for the call at the head of
+# the queue. When these timers fire together, one finds its call due, and all others set themselves
+# again for the next. So a backlog of n calls wakes n timers for each call that leaves.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

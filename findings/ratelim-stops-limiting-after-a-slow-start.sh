@@ -2,11 +2,11 @@
 # ratelim 0.1.6 (PyPI), with Python 3.11, 1 December 2026.
 #
 # At most three calls in two seconds: `@ratelim.greedy(3, 2)`. Two calls, three seconds without any,
-# then a thousand. One would guess that the thousand take eleven minutes. They take no time at all: the
-# count is set back to 0 only after a sleep, and it sleeps only if the limit is reached within two
-# seconds of the count's start. Here it is reached later, so the decorator never sleeps again. A
+# then a thousand. One would guess that the thousand take eleven minutes. They take no time at all:
+# the count is set back to 0 only after a sleep, and it sleeps only if the limit is reached within
+# two seconds of the count's start. Here it is reached later, so the decorator never sleeps again. A
 # function that is called slowly at first is not limited for the rest of the process.
-# Called a thousand times at once, it keeps to the limit.
+# Called ten times at once, it keeps to the limit.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

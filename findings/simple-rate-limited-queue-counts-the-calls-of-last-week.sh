@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # simple-rate-limited-queue 1.2.0 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
-# Ten calls an hour, and one call a day. One would guess that none ever waits. The eleventh waits for
-# an hour, and so does each tenth after it: an interval begins only when a call has to wait, and until
-# then the queue counts every call since it was made.
+# Ten calls an hour, and one call a day. One would guess that none ever waits. The eleventh waits
+# for an hour, and so does each tenth after it: an interval begins only when a call has to wait, and
+# until then the queue counts every call since it was made.
 # With `maxInProgress: 1` and ten calls a second that take 10 ms each, one would guess 0.1 s for ten
 # calls. They take nine seconds: a call that ends starts no other; only the next interval does.
 set -euo pipefail

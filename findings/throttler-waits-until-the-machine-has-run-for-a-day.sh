@@ -3,11 +3,11 @@
 # 1 December 2026.
 #
 # A hundred calls a day: `Throttler(rate_limit=100, period=86_400)`. One would guess that the first
-# hundred pass at once. On a machine that was started an hour ago they wait for 23 hours: the limiter
-# begins as if a hundred calls had been made at 0 on the monotonic clock, and on Linux that clock
-# counts from the machine's start. A day after the start they pass at once. After a restart of the
-# machine, the wait is as long as the period, so limits of an hour and of a day stop a service that
-# begins with its machine.
+# hundred pass at once. On a machine that was started an hour ago they wait for 23 hours: the
+# limiter begins as if a hundred calls had been made at 0 on the monotonic clock, and on Linux that
+# clock counts from the machine's start. A day after the start they pass at once. After a restart of
+# the machine, the wait is as long as the period, so limits of an hour and of a day stop a service
+# that begins with its machine.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT
