@@ -453,6 +453,44 @@ mod by_attribute {
         assert_eq!(client.get(None).unwrap_err().kind(), Some(ExceededKind::Limited));
     }
 
+    #[rate_limit(count = 9, per = "1m", key = host, name = "paused", pause_when = Trouble::retry_after)]
+    fn named(host: String, meanwhile: impl FnOnce(), busy: u64) -> Result<u32, Trouble> {
+        drop(host);
+        meanwhile();
+        upstream(Some(busy))
+    }
+
+    #[test]
+    fn a_pause_reaches_limiters_of_the_name_that_are_first_used_later() {
+        let clock = test_util::pause();
+        let before = limiter("paused", &[Limit::per_second(5)]);
+        let during = limiter("paused", &[Limit::per_hour(6)]);
+        assert!(before.check("a", 1).is_ok());
+        assert!(named("a".to_owned(), || drop(during.check("b", 1)), 60).is_err());
+        let long = "a key that is longer than most keys are";
+        assert!(named(long.to_owned(), || (), 60).is_err());
+        let after = limiter("paused", &[Limit::per_day(7)]);
+        for limiter in [&before, &during, &after] {
+            assert_eq!([kind(limiter.check("a", 1)), kind(limiter.check(long, 1))], [ExceededKind::Blocked; 2]);
+            assert!(limiter.check("b", 1).is_ok());
+        }
+        clock.advance(60 * SECOND);
+        assert!(after.check("a", 1).is_ok());
+    }
+
+    #[rate_limit(count = 9, per = "1s", name = "all paused", pause_when = |number| (*number > 1).then_some(SECOND),
+        or_else = |_| 0)]
+    fn named_without_a_key(number: u32) -> u32 {
+        number
+    }
+
+    #[test]
+    fn a_pause_without_a_key_reaches_limiters_of_the_name_too() {
+        let _clock = test_util::pause();
+        assert_eq!(named_without_a_key(2), 2);
+        assert_eq!(kind(limiter("all paused", &[Limit::per_minute(5)]).check((), 1)), ExceededKind::Blocked);
+    }
+
     #[rate_limit(count = 9, per = "1s", pause_when = |number| (*number > 1).then_some(SECOND), or_else = |_| 0)]
     fn unkeyed(number: u32) -> u32 {
         number
@@ -526,6 +564,20 @@ mod in_redis {
         backend(&server).decide(&Request::new(bucket.as_str(), &[limit], Action::Unblock)).unwrap();
         assert!(latest.check("c", 1).is_ok());
         assert!(latest.blocked("b").unwrap().is_none());
+    }
+
+    #[test]
+    fn a_pause_reaches_limiters_of_the_name_that_are_first_used_later() {
+        let server = RedisServer::start();
+        let upstream = limiter("paused in Redis", backend(&server), Limit::per_minute(5));
+
+        #[rate_limit(limiter = *upstream, key = host, pause_when = |_| Some(HOUR), or_else = |_| ())]
+        fn fetch(upstream: &RateLimiter, host: &str) {}
+
+        fetch(&upstream, "a");
+        let later = limiter("paused in Redis", backend(&server), Limit::per_hour(5));
+        assert_eq!(kind(later.check("a", 1)), ExceededKind::Blocked);
+        assert!(later.check("b", 1).is_ok());
     }
 
     /// Holds each request without a waiting caller until the test releases it.

@@ -1,17 +1,22 @@
 //! A key's parts, kept when the key is gone.
 
+use smallvec::SmallVec;
+
 use super::sealed::{Kind, Sink};
 use super::{KeyWriter, RateLimitKey};
 
-/// A copy of a key. It has the bucket of the key, in whatever store.
+/// A copy of a key. It has the bucket of the key, in whatever store. A number or a text of up to 32
+/// bytes is copied without an allocation.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct KeyCopy(Vec<Part>);
+pub(crate) struct KeyCopy(SmallVec<[Part; 1]>);
+
+type Bytes = SmallVec<[u8; 32]>;
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Part {
     Number(Kind, u128),
-    Text(Box<str>),
-    Bytes(Box<[u8]>),
+    Text(Bytes),
+    Bytes(Bytes),
     None,
     Some,
     BeginList,
@@ -24,7 +29,7 @@ enum Part {
 impl KeyCopy {
     /// `None` for the empty tuple, which is no key.
     pub(crate) fn of<K: RateLimitKey + ?Sized>(key: &K) -> Option<KeyCopy> {
-        let mut copy = KeyCopy(Vec::new());
+        let mut copy = KeyCopy(SmallVec::new());
         key.write_to(&mut copy);
         K::KEYED.then_some(copy)
     }
@@ -36,7 +41,7 @@ impl Sink for KeyCopy {
     }
 
     fn text(&mut self, value: &str) {
-        self.0.push(Part::Text(value.into()));
+        self.0.push(Part::Text(value.as_bytes().into()));
     }
 
     fn bytes(&mut self, value: &[u8]) {
@@ -77,7 +82,7 @@ impl RateLimitKey for KeyCopy {
         for part in &self.0 {
             match part {
                 Part::Number(kind, value) => writer.number(*kind, *value),
-                Part::Text(value) => writer.text(value),
+                Part::Text(value) => writer.text(str::from_utf8(value).unwrap_or_default()),
                 Part::Bytes(value) => writer.bytes(value),
                 Part::None => writer.none(),
                 Part::Some => writer.some(),

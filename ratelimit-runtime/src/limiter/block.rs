@@ -14,7 +14,7 @@ use crate::backend::{Action, Outcome};
 use crate::decision::Address;
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
-use crate::key::RateLimitKey;
+use crate::key::{KeyCopy, RateLimitKey};
 use crate::observe;
 use crate::registry;
 use crate::rt::clock::nanos;
@@ -25,11 +25,20 @@ pub(crate) use journal::Journal;
 /// The longest block: 366 days.
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// A key's buckets, to be blocked now or later.
+/// The buckets of a call's key, to be blocked when its outcome is known.
 #[derive(Default)]
-pub(crate) struct Blockable(SmallVec<[Place; 1]>);
+pub(crate) struct Blockable {
+    places: Places,
+    /// The key, if other limiters may have the name; within, `None` for a call without a key.
+    key: Option<Option<KeyCopy>>,
+}
+
+/// A key's buckets.
+#[derive(Clone, Default)]
+struct Places(SmallVec<[Place; 1]>);
 
 /// The bucket of one limiter.
+#[derive(Clone)]
 struct Place {
     /// In memory, or the stand-in for a backend. Dropped before the core, which otherwise cannot
     /// leave its buckets behind.
@@ -44,26 +53,41 @@ struct Place {
 type Requests = SmallVec<[Question; 1]>;
 
 impl Blockable {
-    /// The buckets of `key` in all limiters of this process with the same explicit name. If a
-    /// limiter's limits have keys of their own, the bucket of each of them.
-    pub(crate) fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Blockable {
-        let parts = if core.groups().len() > 1 { core.each() } else { core.made_each() };
-        let mut blockable = Blockable::default();
-        blockable.add(core, key, is_async);
-        parts.into_iter().flat_map(Each::cores).for_each(|part| blockable.add(part, key, is_async));
-        blockable.add_namesakes(core, key, is_async);
-        blockable
-    }
-
     /// The buckets of the key of a call; `at` is its position, if limits have keys of their own.
     pub(crate) fn of_call<K: RateLimitKey>(core: &Arc<Core>, key: &K, at: Option<usize>, is_async: bool) -> Blockable {
-        let mut blockable = Blockable::default();
-        blockable.add(core, key, is_async);
+        let mut places = Places::default();
+        places.add(core, key, is_async);
         if let Some(part) = at.and_then(|at| core.each()?.cores().nth(at)) {
-            blockable.add(part, key, is_async);
+            places.add(part, key, is_async);
         }
-        blockable.add_namesakes(core, key, is_async);
-        blockable
+        Blockable { places, key: core.is_named().then(|| KeyCopy::of(key)) }
+    }
+
+    /// Blocks the key in this process's memory, at all limiters of the name. Returns the requests to
+    /// backends.
+    fn start_pause(&self, time: Duration) -> Requests {
+        let mut places = self.places.clone();
+        if let (Some(key), Some(Place { core, is_async, .. })) = (&self.key, self.places.0.first()) {
+            core.note_block(key.clone(), *is_async, time);
+            match key {
+                None => places.add_namesakes(core, &(), *is_async),
+                Some(key) => places.add_namesakes(core, key, *is_async),
+            }
+        }
+        places.start_block(time)
+    }
+}
+
+impl Places {
+    /// The buckets of `key` in all limiters of this process with the same explicit name. If a
+    /// limiter's limits have keys of their own, the bucket of each of them.
+    fn of<K: RateLimitKey>(core: &Arc<Core>, key: &K, is_async: bool) -> Places {
+        let parts = if core.groups().len() > 1 { core.each() } else { core.made_each() };
+        let mut places = Places::default();
+        places.add(core, key, is_async);
+        parts.into_iter().flat_map(Each::cores).for_each(|part| places.add(part, key, is_async));
+        places.add_namesakes(core, key, is_async);
+        places
     }
 
     fn add<K: RateLimitKey>(&mut self, core: &Arc<Core>, key: &K, is_async: bool) {
@@ -85,7 +109,7 @@ impl Blockable {
     }
 
     /// Blocks the key in this process's memory. Returns the requests to backends.
-    pub(crate) fn start_block(&self, time: Duration) -> Requests {
+    fn start_block(&self, time: Duration) -> Requests {
         let time = time.min(LONGEST);
         self.start(&Action::Block { time }, |place| {
             let now = place.now();
@@ -143,12 +167,12 @@ impl Place {
 
 /// Pauses a key after a call on it; if the backend fails, only in this process's stand-in for it.
 pub(crate) fn pause(blockable: &Blockable, time: Duration) {
-    let _ = send(blockable.start_block(time));
+    let _ = send(blockable.start_pause(time));
 }
 
 /// As [`pause`]. Returns what is left to do, if a backend is asked.
 pub(crate) fn start_pause(blockable: &Blockable, time: Duration) -> Option<impl Future<Output = ()> + Send + use<>> {
-    let requests = blockable.start_block(time);
+    let requests = blockable.start_pause(time);
     (!requests.is_empty()).then_some(async move {
         let _ = send_async(requests).await;
     })
@@ -206,8 +230,8 @@ impl RateLimiter {
     ///   They charge nothing and are no offence for `backoff` and `ban`.
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
     ///   limiters with that explicit name, whatever their limits and backends, also for those first
-    ///   used later. For the latter, a process remembers the 50,000 to 100,000 blocks that end
-    ///   last, as long as it holds a limiter of the name. With the limiter's first call, it sends
+    ///   used later. For the latter, a process remembers the 50,000 to 100,000 blocks and pauses
+    ///   that end last, as long as it holds a limiter of the name. With the limiter's first call, it sends
     ///   the 128 that end last to a backend. The block of a limiter named after its function holds
     ///   for that limiter alone.
     /// - In a backend, the block is stored in the key's bucket of each of these limiters, so a call
@@ -282,15 +306,15 @@ impl RateLimiter {
 
 impl RateLimiter {
     fn start_block<K: RateLimitKey>(&self, key: &K, time: Duration, is_async: bool) -> Requests {
-        let venue = self.core().venue(Switches::load(), is_async);
-        let end = venue.now().earliest.saturating_add(nanos(time.min(LONGEST)));
-        self.core().note_block(key, &venue, end);
-        Blockable::of(self.core(), key, is_async).start_block(time)
+        if self.core().is_named() {
+            self.core().note_block(KeyCopy::of(key), is_async, time);
+        }
+        Places::of(self.core(), key, is_async).start_block(time)
     }
 
     fn start_unblock<K: RateLimitKey>(&self, key: &K, is_async: bool) -> Requests {
         self.core().forget_block(key, &self.core().venue(Switches::load(), is_async));
-        Blockable::of(self.core(), key, is_async).start_unblock()
+        Places::of(self.core(), key, is_async).start_unblock()
     }
 }
 

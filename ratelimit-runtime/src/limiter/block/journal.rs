@@ -1,5 +1,5 @@
-//! The blocks that this process has set, by limiter and key, for limiters of the same name that are
-//! first used later. They are dropped with the last limiter of the name.
+//! The blocks and pauses that this process has set, by limiter and key, for limiters of the same
+//! name that are first used later. They are dropped with the last limiter of the name.
 //!
 //! Each store finds buckets by a hash with a seed of its own, so no store can copy another's
 //! blocks. The journal keeps the keys themselves.
@@ -12,14 +12,16 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::super::core::{Core, Target, Venue};
+use super::LONGEST;
 use crate::algorithm::Rule;
 use crate::backend::Action;
 use crate::backend::memory::Store;
 use crate::guard::Guard;
 use crate::key::{KeyCopy, RateLimitKey};
 use crate::registry;
-use crate::rt::clock::{self, Now};
+use crate::rt::clock::{self, Now, nanos};
 use crate::scope::Scope;
+use crate::switches::Switches;
 
 /// The most blocks. One more makes the journal forget the half that ends first.
 const MOST: usize = 100_000;
@@ -120,22 +122,22 @@ fn journal(scope: Option<&Scope>) -> &Journal {
 }
 
 impl Core {
-    /// Records a block from now until `end`. Call it before listing the limiters of the name: one
-    /// first used meanwhile is then either listed or reads the journal.
-    pub(super) fn note_block<K: RateLimitKey>(&self, key: &K, venue: &Venue<'_>, end: u64) {
-        if self.is_named() {
-            REPEAT.get_or_init(|| Repeat {
-                in_store: Core::block_in_store,
-                in_backend: Core::block_in_backend,
-                forget: |name| {
-                    if JOURNAL.has(name) {
-                        registry::unless_named(name, || JOURNAL.forget_all(name));
-                    }
-                },
-            });
-            let blocked = (self.name().to_owned(), KeyCopy::of(key));
-            journal(venue.scope.as_ref()).note(blocked, end, venue.now().earliest);
-        }
+    /// Records a block of a limiter that was given its name. Call it before listing the limiters of
+    /// the name: one first used meanwhile is then either listed or reads the journal.
+    pub(super) fn note_block(&self, key: Option<KeyCopy>, is_async: bool, time: Duration) {
+        REPEAT.get_or_init(|| Repeat {
+            in_store: Core::block_in_store,
+            in_backend: Core::block_in_backend,
+            forget: |name| {
+                if JOURNAL.has(name) {
+                    registry::unless_named(name, || JOURNAL.forget_all(name));
+                }
+            },
+        });
+        let venue = self.venue(Switches::load(), is_async);
+        let now = venue.now().earliest;
+        let end = now.saturating_add(nanos(time.min(LONGEST)));
+        journal(venue.scope.as_ref()).note((self.name().to_owned(), key), end, now);
     }
 
     pub(super) fn forget_block<K: RateLimitKey>(&self, key: &K, venue: &Venue<'_>) {
