@@ -56,13 +56,12 @@ impl Expansion<'_> {
     /// in which the body runs if its outcome is read; `None` in a blocking function.
     fn limited(&self, body: &Group, block: Option<&TokenStream>) -> Group {
         let mut prologue = self.prologue(block.is_some());
-        let own = own_braces(body);
+        // Inner attributes are about the arguments, too, so they stay outermost.
+        let (inner_attributes, statements) = split_body(body);
+        let own = own_braces(body, statements);
         // Spanned so that clippy treats the closure as the user's: `implicit_return` applies to it
         // as to the body.
         let closure = quote_spanned!(body.span()=> move ||);
-        // Inner attributes need a block that is a statement; the body of a closure is not one.
-        let closed =
-            if has_inner_attributes(body) { quote_spanned!(body.span()=> { #own }) } else { own.to_token_stream() };
         let rt = &self.rt;
         if let (Some(name), None) = (&self.model.permit, self.model.looks_at_outcome()) {
             prologue = quote_spanned!(site()=> let #name = #rt::permit(#prologue););
@@ -70,7 +69,7 @@ impl Expansion<'_> {
         let tokens = match self.model.looks_at_outcome() {
             None if matches!(self.model.denial, Denial::Response) => {
                 let outcome = match block {
-                    None => quote_spanned!(site()=> #rt::run(#closure #closed)),
+                    None => quote_spanned!(site()=> #rt::run(#closure #own)),
                     Some(keywords) => quote_spanned!(site()=> #keywords { #own }.await),
                 };
                 quote_spanned!(site()=> #prologue return #rt::Limited::Admitted(#outcome))
@@ -87,7 +86,7 @@ impl Expansion<'_> {
                     ),
                 };
                 let outcome = match block {
-                    None => quote_spanned!(site()=> #rt::run(#closure -> #ty #closed)),
+                    None => quote_spanned!(site()=> #rt::run(#closure -> #ty #own)),
                     // The first statement fixes the block's type, as the signature does for an
                     // unwrapped body.
                     Some(keywords) => quote_spanned!(site()=>
@@ -119,7 +118,7 @@ impl Expansion<'_> {
         let import = self.import();
         // The outer braces keep the user's span: it distinguishes the function from generated code,
         // where lints such as `dead_code` are silent.
-        let mut limited = Group::new(Delimiter::Brace, quote_spanned!(site()=> #import #tokens));
+        let mut limited = Group::new(Delimiter::Brace, quote_spanned!(site()=> #inner_attributes #import #tokens));
         limited.set_span(body.span());
         limited
     }
@@ -542,25 +541,53 @@ fn names_impl(ty: TokenStream) -> bool {
     })
 }
 
-/// The body in its own braces, with the user's spans. In the macro's braces, clippy would treat a
-/// macro call directly in the body as part of the expansion, and stay silent.
-fn own_braces(body: &Group) -> Group {
+/// The inner attributes of a body, and its statements.
+fn split_body(body: &Group) -> (TokenStream, TokenStream) {
+    let mut attributes = TokenStream::new();
+    let mut rest = body.stream().into_iter();
+    loop {
+        let mut ahead = rest.clone();
+        match (ahead.next(), ahead.next(), ahead.next()) {
+            (Some(TokenTree::Punct(hash)), Some(TokenTree::Punct(bang)), Some(brackets))
+                if hash.as_char() == '#' && bang.as_char() == '!' =>
+            {
+                attributes.extend([TokenTree::Punct(hash), TokenTree::Punct(bang), brackets]);
+                rest = ahead;
+            }
+            _ => return (attributes, rest.collect()),
+        }
+    }
+}
+
+/// The statements of a body in its own braces, with the user's spans. In the macro's braces, clippy
+/// would treat a macro call directly in the body as part of the expansion, and stay silent.
+fn own_braces(body: &Group, statements: TokenStream) -> Group {
     let mut tokens = TokenStream::new();
     let ends_statement = |token: TokenTree| matches!(token, TokenTree::Punct(punct) if punct.as_char() == ';');
-    if !has_inner_attributes(body) && !body.stream().into_iter().any(ends_statement) {
+    if !statements.clone().into_iter().any(ends_statement) {
         // Silences `unused_braces`, a lint about braces around a single expression.
         tokens.extend(quote_spanned!(site()=> const _: () = ();));
     }
-    tokens.extend(body.stream());
+    tokens.extend(statements.into_iter().map(block_fragment));
     let mut group = Group::new(Delimiter::Brace, tokens);
     group.set_span(body.span());
     group
 }
 
-fn has_inner_attributes(body: &Group) -> bool {
-    let mut tokens = body.stream().into_iter();
-    let mut is_next = |punct| matches!(tokens.next(), Some(TokenTree::Punct(it)) if it.as_char() == punct);
-    is_next('#') && is_next('!')
+/// Marks a `$body:block` as part of the macro that wrote it, as the compiler has marked its invisible
+/// group, which no macro can pass on. `unused_braces` is silent about such a block.
+fn block_fragment(token: TokenTree) -> TokenTree {
+    let TokenTree::Group(fragment) = &token else { return token };
+    let mut content = fragment.stream().into_iter();
+    match (fragment.delimiter(), content.next(), content.next()) {
+        (Delimiter::None, Some(TokenTree::Group(mut block)), None) if block.delimiter() == Delimiter::Brace => {
+            block.set_span(fragment.span().located_at(block.span()));
+            let mut marked = Group::new(Delimiter::None, TokenTree::Group(block).into());
+            marked.set_span(fragment.span());
+            TokenTree::Group(marked)
+        }
+        _ => token,
+    }
 }
 
 fn move_keywords() -> TokenStream {

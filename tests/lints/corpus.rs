@@ -63,6 +63,28 @@ fn with_inner_attribute() -> Option<()> {
 }
 
 // limited
+fn with_inner_attributes_about_arguments(unused: u32, mut changed: u32) -> Option<u32> {
+    #![allow(unused_mut)]
+    #![expect(unused_variables, reason = "fulfilled")]
+    Some(changed)
+}
+
+// limited
+fn with_inner_attribute_on_one_line(unused: u32) -> Option<u32> { #![allow(unused_variables)] Some(1) }
+
+macro_rules! of_fragments {
+    ($body:block, $value:expr) => {
+// limited
+fn of_fragments() -> Option<u32> {
+    let _value = $value;
+    $body
+}
+    };
+}
+
+of_fragments!({ Some(1) }, (true));
+
+// limited
 fn with_items(number: u32) -> Option<u32> {
     use std::fmt;
     use std::cmp::Ordering;

@@ -22,6 +22,7 @@ fn a_blocking_function() {
                 doc = " Rate limit: 100 calls per 1s for each `user_id`; sliding window."
             )]
             pub fn search(user_id: &str) -> Result<u32, RateLimitExceeded> {
+                #![allow(dead_code)]
                 let __limiter = {
                     enum __Here {}
                     static __LIMITER: rt::RateLimiter = rt::Spec::unnamed(rt::path::<__Here>)
@@ -35,7 +36,6 @@ fn a_blocking_function() {
                     return rt::FromRateLimitExceeded::from_rate_limit_exceeded(__exceeded);
                 }
                 {
-                    #![allow(dead_code)]
                     let found = 1;
                     Ok(found)
                 }

@@ -231,9 +231,9 @@ impl RateLimiter {
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
     ///   limiters with that explicit name, whatever their limits and backends, also for those first
     ///   used later. For the latter, a process remembers the 50,000 to 100,000 blocks and pauses
-    ///   that end last, as long as it holds a limiter of the name. With the limiter's first call, it sends
-    ///   the 128 that end last to a backend. The block of a limiter named after its function holds
-    ///   for that limiter alone.
+    ///   that end last, as long as it holds a limiter of the name. With the limiter's first call, it
+    ///   sends the 128 that end last to a backend. The block of a limiter named after its function
+    ///   holds for that limiter alone.
     /// - In a backend, the block is stored in the key's bucket of each of these limiters, so a call
     ///   reads only its bucket. Buckets are named after the algorithms and periods of their limits.
     ///   The block therefore reaches a limiter of another process if this process uses one with the
