@@ -235,6 +235,13 @@ fn group(
 }
 
 fn unknown(written: &str, of: &str, known: &[&str], meant: Option<&str>) -> String {
+    let inner = [(WaitArgs::OF, WaitArgs::takes()), (BackoffArgs::OF, BackoffArgs::takes())];
+    for (list, takes) in inner.into_iter().filter(|_| of.is_empty()) {
+        if let Some(argument) = takes.iter().find(|argument| argument.name == written) {
+            let example = argument.example;
+            return format!("`{written}` belongs in `{list}(..)`: write `{list}({example}, ..)`");
+        }
+    }
     let place = if of.is_empty() { "`#[rate_limit]`".to_owned() } else { format!("`{of}(..)`") };
     if let Some(meant) = meant {
         return format!("{place} has no argument `{written}`: did you mean `{meant}`?");

@@ -42,7 +42,19 @@ pub(crate) fn denial(
     }
     match shape.map(|shape| &shape.returns) {
         Some(Returns::Impl(_, name)) if features.responses && is_response(name) => return Denial::Response,
-        Some(returns) => check_return_type(returns, errors),
+        Some(returns) => {
+            let otherwise = match (unbounded, gives_up) {
+                (false, _) => ", give `or_else = |exceeded| ..`, or let the call `wait` until it is admitted",
+                (true, false) => {
+                    " or give `or_else = |exceeded| ..`: `wait` does not help if the `cost` is above the limit"
+                }
+                (true, true) => {
+                    " or give `or_else = |exceeded| ..`: with several keys a call may give up its `wait`, unless \
+                     `backend = memory`"
+                }
+            };
+            check_return_type(returns, otherwise, errors);
+        }
         None => {}
     }
     Denial::Returned
@@ -106,10 +118,9 @@ fn refuse_beside_unbounded_wait(args: &Args, limiter: Option<&Limiter>, cost: Op
 }
 
 /// Reports return types that the macro can see are unable to carry the error. The compiler sees the
-/// rest.
-fn check_return_type(returns: &Returns, errors: &mut Diagnostics) {
-    let ways_out = "return a `Result` whose error is `From<RateLimitExceeded>`, give `or_else = |exceeded| ..`, or let the call \
-                    `wait` until it is admitted";
+/// rest. `otherwise` says what else to do.
+fn check_return_type(returns: &Returns, otherwise: &str, errors: &mut Diagnostics) {
+    let ways_out = format!("return a `Result` whose error is `From<RateLimitExceeded>`{otherwise}");
     match returns {
         Returns::Nothing(name) => {
             let message = format!("`{name}` returns nothing, so a denied call cannot say so: {ways_out}");
