@@ -3,10 +3,13 @@
 
 use proc_macro2::{Ident, Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::{ExprPath, Fields, Generics, Index, Item, Member, Path, parse_quote};
+use syn::{Attribute, ExprPath, Fields, Generics, Index, Item, Member, Path, parse_quote};
 
 use crate::item::ends;
 use crate::values::{RUNTIME_PATH, is_importable};
+
+/// The attribute of the derive.
+const ATTRIBUTE: &str = "rate_limit_key";
 
 /// The implementation, or an error.
 pub(crate) fn expand(item: TokenStream) -> TokenStream {
@@ -19,6 +22,7 @@ pub(crate) fn expand(item: TokenStream) -> TokenStream {
 fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
     let (attrs, name, mut generics, body) = match syn::parse2(item)? {
         Item::Struct(item) => {
+            refuse_inside(item.fields.iter().map(|field| &field.attrs))?;
             let fields = fields_of_self(&item.fields);
             // A newtype is the same key as its value.
             let body = match (&item.fields, fields.as_slice()) {
@@ -28,13 +32,18 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
             (item.attrs, item.ident, item.generics, body)
         }
         Item::Enum(item) => {
+            refuse_inside(item.variants.iter().map(|variant| &variant.attrs))?;
+            refuse_inside(item.variants.iter().flat_map(|variant| &variant.fields).map(|field| &field.attrs))?;
             let arms = item.variants.iter().map(|variant| {
                 let name = &variant.ident;
                 let text = name.to_string();
                 let (pattern, bound) = pattern(&variant.fields);
                 let types = variant.fields.iter().map(|field| place_of(&field.ty));
                 let mut fields = vec![Field { value: quote!(#text), place: place_of(name) }];
-                fields.extend(bound.iter().zip(types).map(|(name, place)| Field { value: quote!(#name), place }));
+                fields.extend(bound.iter().zip(types).map(|(name, place)| {
+                    let value = at(name, place.0).into_token_stream();
+                    Field { value, place }
+                }));
                 let body = parts(&fields);
                 quote!(Self::#name #pattern => #body,)
             });
@@ -67,17 +76,26 @@ fn implementation(item: TokenStream) -> syn::Result<TokenStream> {
 /// A field to write, and the type at which an error is reported if it is not a key.
 struct Field {
     value: TokenStream,
-    place: Span,
+    place: (Span, Span),
 }
 
 /// `&self.name` or `&self.0` of each field.
 fn fields_of_self(fields: &Fields) -> Vec<Field> {
     let field = |(position, field): (usize, &syn::Field)| {
-        let name = field.ident.clone().map_or_else(|| Member::Unnamed(Index::from(position)), Member::Named);
         let place = place_of(&field.ty);
-        Field { value: quote_spanned!(place=> &self.#name), place }
+        let member = match &field.ident {
+            Some(name) => Member::Named(at(name, place.1)),
+            None => Member::Unnamed(Index { span: place.1, ..Index::from(position) }),
+        };
+        Field { value: quote_spanned!(place.0=> &self.#member), place }
     };
     fields.iter().enumerate().map(field).collect()
+}
+
+fn at(name: &Ident, span: Span) -> Ident {
+    let mut name = name.clone();
+    name.set_span(span);
+    name
 }
 
 /// The pattern that destructures a variant, and the names that it binds.
@@ -105,14 +123,16 @@ fn parts(fields: &[Field]) -> TokenStream {
 }
 
 fn write(field: &Field) -> TokenStream {
-    let Field { value, place } = field;
-    let call = quote_spanned!(*place=> __runtime::RateLimitKey::write_to);
-    quote!(#call(#value, __writer))
+    let Field { value, place: (first, last) } = field;
+    let method = Ident::new("write_to", *last);
+    let call = quote_spanned!(*first=> __runtime::RateLimitKey::#method);
+    quote_spanned!(*first=> #call(#value, __writer))
 }
 
-/// The macro's hygiene, located at the user's first token.
-fn place_of(tokens: &dyn ToTokens) -> Span {
-    Span::call_site().located_at(ends(tokens).0)
+/// The macro's hygiene, located at the user's first and last token.
+fn place_of(tokens: &dyn ToTokens) -> (Span, Span) {
+    let (first, last) = ends(tokens);
+    (Span::call_site().located_at(first), Span::call_site().located_at(last))
 }
 
 /// Requires every type parameter to be a key.
@@ -122,10 +142,22 @@ fn bound(generics: &mut Generics) {
     }
 }
 
+/// Refuses `#[rate_limit_key]` on a field or a variant.
+fn refuse_inside<'a>(mut attrs: impl Iterator<Item = &'a Vec<Attribute>>) -> syn::Result<()> {
+    match attrs.find_map(|attrs| attrs.iter().find(|attr| attr.path().is_ident(ATTRIBUTE))) {
+        None => Ok(()),
+        Some(attr) => {
+            let message = "`#[rate_limit_key(crate = ..)]` belongs above the type: all fields are parts of the key; to leave one \
+                           out, implement `RateLimitKey` by hand";
+            Err(syn::Error::new_spanned(attr, message))
+        }
+    }
+}
+
 /// The path in `#[rate_limit_key(crate = path)]`, else the runtime.
-fn runtime(attrs: &[syn::Attribute]) -> syn::Result<Path> {
+fn runtime(attrs: &[Attribute]) -> syn::Result<Path> {
     let mut runtime: Path = syn::parse_quote_spanned!(Span::mixed_site()=> ::ratelimit_runtime);
-    for attr in attrs.iter().filter(|attr| attr.path().is_ident("rate_limit_key")) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident(ATTRIBUTE)) {
         attr.parse_nested_meta(|meta| {
             if meta.path.is_ident("crate") {
                 let path: ExprPath = meta.value()?.parse()?;
