@@ -5,7 +5,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
-    Configuration, ExceededKind, Limit, LimiterInfo, RateLimiter, RedisBackend, limiters, set_limits, unused_limits,
+    Algorithm, Configuration, ExceededKind, Limit, LimiterInfo, RateLimiter, RedisBackend, limiters, rate_limit,
+    set_limits, unused_limits,
 };
 use ratelimit_tests::{RedisServer, example};
 
@@ -218,6 +219,75 @@ fn a_limit_that_does_not_apply_is_not_listed() {
     apply(r#"unlisted = [{ count = 2, per = "1h", enabled = false }, { count = 4, per = "1d", dry_run = true }]"#);
     assert!(limiter.check((), 1).is_ok());
     assert_eq!((info("unlisted").limits, info("unlisted").remaining), (vec![], None));
+    apply("");
+}
+
+const HOURLY: u32 = 2;
+
+struct Tenant<const COUNT: u32>;
+
+impl Tenant<3> {
+    const PER: Duration = HOUR;
+}
+
+impl<const COUNT: u32> Tenant<COUNT> {
+    #[rate_limit(count = COUNT, per = HOUR, name = "of a generic constant")]
+    fn call() -> Option<()> {
+        Some(())
+    }
+}
+
+#[rate_limit(count = HOURLY, per = "1h", name = "of a constant")]
+fn of_a_constant() -> Option<()> {
+    Some(())
+}
+
+#[rate_limit(
+    limit(count = HOURLY, per = "1h", algorithm = token_bucket, burst = HOURLY, key = ()),
+    limit(count = 4, per = Tenant::<3>::PER, key = 1),
+    name = "of constants"
+)]
+fn of_constants() -> Option<()> {
+    Some(())
+}
+
+#[rate_limit(count = count, per = per, name = "of expressions")]
+fn of_expressions(count: u32, per: Duration) -> Option<()> {
+    Some(())
+}
+
+#[test]
+fn constants_are_listed_and_replaced_as_numbers_are() {
+    let _alone = alone();
+    let admitted = |call: fn() -> Option<()>| (0..6).filter(|_| call().is_some()).count();
+    for (name, call, written, limits) in [
+        ("of a constant", of_a_constant as fn() -> _, 2, vec![Limit::per_hour(2)]),
+        ("of a generic constant", Tenant::<3>::call, 3, vec![Limit::per_hour(3)]),
+        ("of constants", of_constants, 2, {
+            vec![Limit::per_hour(2).with_algorithm(Algorithm::TokenBucket), Limit::per_hour(4)]
+        }),
+    ] {
+        assert_eq!((admitted(call), info(name).limits), (written, limits.clone()), "{name}");
+        let replaced = limits
+            .iter()
+            .map(|limit| format!("{{ count = 5, per = '1h', algorithm = '{}' }}", limit.algorithm().name()));
+        apply(&format!("'{name}' = [{}]", replaced.collect::<Vec<_>>().join(", ")));
+        assert!(info(name).limits.iter().all(|limit| limit.count() == 5), "{name}: {:?}", info(name).limits);
+        assert_eq!(admitted(call), 5 - written, "{name}");
+        apply(&format!("'{name}' = {{ limits = '1/1h', enabled = false }}"));
+        assert_eq!(admitted(call), 6, "{name}");
+        apply("");
+        assert_eq!((admitted(call), info(name).limits), (0, limits), "{name}");
+    }
+}
+
+#[test]
+fn expressions_are_listed_as_first_read_and_not_replaced() {
+    let _alone = alone();
+    assert!(of_expressions(2, HOUR).is_some());
+    assert_eq!(info("of expressions").limits, [Limit::per_hour(2)]);
+    apply("'of expressions' = '1/1h'");
+    assert!(of_expressions(3, HOUR).is_some());
     apply("");
 }
 

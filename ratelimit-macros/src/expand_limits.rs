@@ -42,7 +42,7 @@ impl Expansion<'_> {
             .map(|(index, limit)| {
                 let count = self.permits(&limit.count, &local("count", index));
                 if let Per::Calendar(calendar) = &limit.per {
-                    return self.calendar(calendar, count, &local("starts_on", index));
+                    return self.calendar(limit, calendar, count, &local("starts_on", index));
                 }
                 let per = self.per(&limit.per, &local("per", index));
                 let burst = limit.burst.as_ref().map(|burst| self.permits(burst, &local("burst", index)));
@@ -72,6 +72,9 @@ impl Expansion<'_> {
                 if reads_per {
                     template.extend(quote_spanned!(site()=> .reads_per()));
                 }
+                if (reads_count || reads_per) && !limit.varies() {
+                    template.extend(quote_spanned!(site()=> .constant()));
+                }
                 let mut lets = count.lets;
                 lets.extend(per.lets);
                 lets.extend(burst.map(|burst| burst.lets));
@@ -81,7 +84,7 @@ impl Expansion<'_> {
     }
 
     /// A limit by the calendar.
-    fn calendar(&self, calendar: &Calendar, count: Value, local: &Ident) -> LimitTokens {
+    fn calendar(&self, limit: &Limit, calendar: &Calendar, count: Value, local: &Ident) -> LimitTokens {
         let rt = &self.rt;
         let at = calendar.zone.as_ref().map_or_else(site, |zone| site().located_at(zone.span()));
         let unit = Ident::new(&calendar.unit.name().to_uppercase(), at);
@@ -115,6 +118,9 @@ impl Expansion<'_> {
         let mut template = quote_spanned!(site()=> .limit(#rt::calendar(#first, #fixed)));
         if is_read {
             template.extend(quote_spanned!(site()=> .reads_count()));
+            if !limit.varies() {
+                template.extend(quote_spanned!(site()=> .constant()));
+            }
         }
         let count_now = &count.current;
         let current = quote_spanned!(site()=> #rt::calendar(#count_now, #current));

@@ -260,4 +260,16 @@ impl Limit {
     pub(crate) fn capacity(&self) -> &Permits {
         self.burst.as_ref().unwrap_or(&self.count)
     }
+
+    /// Whether a part of it may change from call to call.
+    pub(crate) fn varies(&self) -> bool {
+        let varies = |permits: &Permits| matches!(permits, Permits::Read(_));
+        varies(&self.count)
+            || self.burst.as_ref().is_some_and(varies)
+            || match &self.per {
+                Per::Literal(..) | Per::Constant(_) => false,
+                Per::Read(_) => true,
+                Per::Calendar(calendar) => matches!(calendar.starts_on, Some(StartsOn::Read(_))),
+            }
+    }
 }

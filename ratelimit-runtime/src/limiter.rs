@@ -177,7 +177,8 @@ impl RateLimiter {
     ///
     /// Waiting calls follow the new limits at once.
     ///
-    /// If a `count` or `per` is an expression in the attribute, it is still read at each call.
+    /// If a `count` or `per` is an expression in the attribute, it is still read at each call. A
+    /// constant is replaced.
     ///
     /// # Errors
     /// [`InvalidLimiter`] if there are no limits or more than 8. The limits do not change then.

@@ -56,7 +56,7 @@ pub struct LimiterInfo {
     /// The limiter's name: the one given to it, or the path of the annotated function.
     pub name: String,
     /// The limits that apply now, without those that configuration has turned off or tries. A
-    /// `count` read at each call shows as 1, a `per` as one second.
+    /// `count` or `per` that is an expression shows as the first call read it.
     pub limits: Vec<Limit>,
     /// The limiter's place in the source.
     pub location: Option<&'static Location<'static>>,

@@ -187,6 +187,7 @@ fn constants() {
                             ),
                         )
                         .reads_count()
+                        .constant()
                         .without_keys()
                         .limiter_here();
                     &__LIMITER

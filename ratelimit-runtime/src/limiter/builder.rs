@@ -5,7 +5,7 @@ use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::spec::{Options, Resolved};
+use super::spec::{Options, Reads, Resolved};
 use super::{OnBackendError, RateLimiter};
 use crate::algorithm::offences::Backoff;
 use crate::backend::{IntoBackend, SharedBackend};
@@ -177,8 +177,7 @@ impl RateLimiterBuilder {
             named: true,
             limits: self.limits,
             groups: self.groups,
-            reads_per: 0,
-            reads_count: 0,
+            reads: Reads::NONE,
             options: self.options,
             backend: self.backend,
         }))

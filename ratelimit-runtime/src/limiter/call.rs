@@ -139,6 +139,7 @@ impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn limits(self, limits: &'a [Limit]) -> Call<'a> {
         open_others();
+        self.core.see(limits);
         Call { limits: Some(limits), ..self }
     }
 

@@ -74,10 +74,10 @@ impl Core {
 
     /// `shape` is that of a part of a limiter.
     fn of(resolved: Resolved, shape: Option<String>, contains: Contains) -> Core {
-        let Resolved { name, named, limits, groups, reads_per, reads_count, options, backend } = resolved;
+        let Resolved { name, named, limits, groups, reads, options, backend } = resolved;
         Core {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            rules: RuleSet::new(&limits, reads_per, reads_count),
+            rules: RuleSet::new(&limits, reads),
             stores: Stores::new(backend),
             refunds: Refunds::new(),
             modes: Modes::new(options.dry_run),
@@ -96,14 +96,10 @@ impl Core {
     /// parts made before. A later part of the same shape gets a number, because equal keys would
     /// otherwise share a bucket.
     pub(super) fn part(&self, positions: &[u8], shapes: &mut Vec<String>) -> Arc<Core> {
-        let (reads_per, reads_count) = self.rules.read();
+        let reads = self.rules.reads().at(positions);
         let limits: Vec<Limit> =
             positions.iter().map(|position| self.rules.written()[usize::from(*position)].limit).collect();
-        let bits = |bits: u8| {
-            let own = positions.iter().enumerate();
-            own.fold(0, |all, (own, position)| all | (bits >> position & 1) << own)
-        };
-        let mut shape = shape(&limits, bits(reads_per));
+        let mut shape = shape(&limits, reads.per);
         let alike = shapes.iter().filter(|other| **other == shape).count();
         shapes.push(shape.clone());
         if alike > 0 {
@@ -115,8 +111,7 @@ impl Core {
             named: self.is_named(),
             groups: vec![0; limits.len()],
             limits,
-            reads_per: bits(reads_per),
-            reads_count: bits(reads_count),
+            reads,
             options: Options { dry_run: false, ..self.options },
             backend: self.stores.backend().cloned(),
         };
@@ -175,15 +170,16 @@ impl Core {
         }))
     }
 
+    /// The limits that apply. Those that are read at each call are as the first call read them.
     pub(crate) fn limits(&self) -> Vec<Limit> {
-        self.with_rules(None, |rules| rules.iter().map(|rule| rule.limit).collect())
+        self.with_rules(self.rules.seen(), |rules| rules.iter().map(|rule| rule.limit).collect())
     }
 
     /// The limits as written, by which another process can name the buckets; `None` if a period is
     /// read at each call.
     #[cfg(all(feature = "configuration", feature = "redis"))]
     pub(crate) fn written_limits(&self) -> Option<Vec<Limit>> {
-        (self.rules.read().0 == 0).then(|| self.rules.written_limits())
+        (self.rules.reads().per == 0).then(|| self.rules.seen_limits())
     }
 
     /// Its name and the shape of its limits, the common part of its buckets' names.
@@ -269,6 +265,12 @@ impl Core {
     #[inline]
     pub(super) fn with_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
         f(&self.rules(read))
+    }
+
+    /// A call has read these limits.
+    #[inline]
+    pub(super) fn see(&self, limits: &[Limit]) {
+        self.rules.see(limits);
     }
 
     /// The rules that apply: read at the call, set at run time, or as written.

@@ -23,8 +23,7 @@ pub struct Spec {
     groups: [u8; MAX_LIMITS],
     len: usize,
     options: Options,
-    reads_per: u8,
-    reads_count: u8,
+    reads: Reads,
     is_without_keys: bool,
     is_one_permit: bool,
 }
@@ -97,13 +96,42 @@ pub(crate) struct Resolved {
     pub(crate) limits: Vec<Limit>,
     /// The key of each limit, by its number: what limits share in calls with several keys.
     pub(crate) groups: Vec<u8>,
-    /// Positions of limits whose `per` is read at each call, one bit each.
-    pub(crate) reads_per: u8,
-    /// Positions of limits whose `count` is read at each call, one bit each.
-    pub(crate) reads_count: u8,
+    pub(crate) reads: Reads,
     pub(crate) options: Options,
     /// A backend that already exists.
     pub(crate) backend: Option<SharedBackend>,
+}
+
+/// Positions of limits that are read at each call, one bit each.
+#[derive(Clone, Copy)]
+pub(crate) struct Reads {
+    pub(crate) per: u8,
+    pub(crate) count: u8,
+    /// Of these, the ones that name constants, which a `static` cannot name: they may be generic.
+    pub(crate) constant: u8,
+}
+
+impl Reads {
+    pub(crate) const NONE: Reads = Reads { per: 0, count: 0, constant: 0 };
+
+    #[inline]
+    pub(crate) const fn is_none(self) -> bool {
+        self.per | self.count == 0
+    }
+
+    /// Positions of the limits that may change from call to call.
+    pub(crate) const fn varying(self) -> u8 {
+        (self.per | self.count) & !self.constant
+    }
+
+    /// Those of the limits at `positions`.
+    pub(crate) fn at(self, positions: &[u8]) -> Reads {
+        let bits = |bits: u8| {
+            let own = positions.iter().enumerate();
+            own.fold(0, |all, (own, position)| all | (bits >> position & 1) << own)
+        };
+        Reads { per: bits(self.per), count: bits(self.count), constant: bits(self.constant) }
+    }
 }
 
 /// A constant: the compiler computes it once, not for every attribute.
@@ -122,8 +150,7 @@ impl Spec {
             groups: EACH_ITS_OWN,
             len: 0,
             options: Options::DEFAULT,
-            reads_per: 0,
-            reads_count: 0,
+            reads: Reads::NONE,
             is_without_keys: false,
             is_one_permit: false,
         }
@@ -175,13 +202,19 @@ impl Spec {
 
     /// The count of the limit added last is read at each call.
     pub const fn reads_count(mut self) -> Spec {
-        self.reads_count |= 1 << (self.len - 1);
+        self.reads.count |= 1 << (self.len - 1);
         self
     }
 
     /// The period of the limit added last is read at each call.
     pub const fn reads_per(mut self) -> Spec {
-        self.reads_per |= 1 << (self.len - 1);
+        self.reads.per |= 1 << (self.len - 1);
+        self
+    }
+
+    /// What is read of the limit added last is a constant.
+    pub const fn constant(mut self) -> Spec {
+        self.reads.constant |= 1 << (self.len - 1);
         self
     }
 
@@ -269,8 +302,7 @@ impl Spec {
             && self.len == 1
             && matches!(self.limits[0].algorithm(), Algorithm::SlidingWindow)
             && self.limits[0].count() > 0
-            && self.reads_per == 0
-            && self.reads_count == 0
+            && self.reads.is_none()
             && self.options.backoff.is_none();
         match (self.is_without_keys, is_plain_window, self.limits[0].count() <= GROUPS) {
             (true, true, true) => Needs::PermitsWithoutKeys,
@@ -292,8 +324,7 @@ impl Spec {
             named,
             limits: self.limits[..self.len].to_vec(),
             groups: self.groups[..self.len].to_vec(),
-            reads_per: self.reads_per,
-            reads_count: self.reads_count,
+            reads: self.reads,
             options: self.options,
             backend: None,
         }

@@ -39,7 +39,7 @@ impl Identity {
 impl Core {
     /// Algorithms and literal periods of the limits as written: part of every bucket's identity.
     fn shape(&self) -> &str {
-        self.identity.shape.get_or_init(|| shape(&self.rules.written_limits(), self.rules.read().0).into())
+        self.identity.shape.get_or_init(|| shape(&self.rules.written_limits(), self.rules.reads().per).into())
     }
 
     /// The identity by which limiters in one memory share buckets; `None` if they do not.

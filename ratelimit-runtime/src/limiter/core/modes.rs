@@ -12,7 +12,7 @@ use crate::error::Name;
 use crate::limit::Limit;
 use crate::limiter;
 use crate::limiter::fast;
-use crate::limiter::spec::{BackendChoice, Options, Resolved};
+use crate::limiter::spec::{BackendChoice, Options, Reads, Resolved};
 use crate::switches::{Switch, Switches};
 
 /// Settings that may change while calls are under way.
@@ -111,7 +111,7 @@ impl Core {
         match &settings.limits {
             Some(limits) => self.replace_limits(limits),
             None if self.rules.are_replaced() => {
-                self.replace_limits(&self.rules.written_limits());
+                self.replace_limits(&self.rules.seen_limits());
             }
             None => {}
         }
@@ -155,8 +155,7 @@ impl Core {
             named: true,
             groups: tried.iter().map(|(position, _)| self.group_of(usize::from(*position))).collect(),
             limits: tried.iter().map(|(_, limit)| *limit).collect(),
-            reads_per: 0,
-            reads_count: 0,
+            reads: Reads::NONE,
             options: Options {
                 backend: BackendChoice::Memory,
                 dry_run: true,

@@ -13,6 +13,7 @@ use crate::algorithm::Rule;
 use crate::backend::memory::Store;
 use crate::fingerprint;
 use crate::limit::{Algorithm, Limit};
+use crate::limiter::spec::Reads;
 
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
@@ -22,10 +23,9 @@ pub(super) struct RuleSet {
     written: Box<[Rule]>,
     /// The limit of the first rule.
     pub(super) first: Limit,
-    /// Positions of limits whose `per` is read at each call, one bit each.
-    reads_per: u8,
-    /// The same for `count`.
-    reads_count: u8,
+    reads: Reads,
+    /// The limits that the first call read.
+    seen: OnceCell<Box<[Limit]>>,
     replaced: AtomicBool,
     /// Prepares a store for limits that replace the ones written down.
     expects: OnceCell<fn(&Store, &[Rule])>,
@@ -89,7 +89,7 @@ impl Deref for Applying<'_> {
 }
 
 impl RuleSet {
-    pub(super) fn new(limits: &[Limit], reads_per: u8, reads_count: u8) -> RuleSet {
+    pub(super) fn new(limits: &[Limit], reads: Reads) -> RuleSet {
         let written: Box<[Rule]> = limits.iter().map(|limit| Rule::new(*limit)).collect();
         RuleSet {
             written_hash: OnceCell::new(),
@@ -97,8 +97,8 @@ impl RuleSet {
             replacement: OnceCell::new(),
             first: limits[0],
             written,
-            reads_per,
-            reads_count,
+            reads,
+            seen: OnceCell::new(),
             replaced: AtomicBool::new(false),
             expects: OnceCell::new(),
         }
@@ -124,15 +124,28 @@ impl RuleSet {
         if position == 0 { self.first.by_parts() } else { self.written[usize::from(position)].limit }
     }
 
-    /// Positions of the limits whose `per`, and whose `count`, is read at each call.
-    pub(super) fn read(&self) -> (u8, u8) {
-        (self.reads_per, self.reads_count)
+    pub(super) fn reads(&self) -> Reads {
+        self.reads
+    }
+
+    #[inline]
+    pub(super) fn see(&self, limits: &[Limit]) {
+        self.seen.get_or_init(|| limits.into());
+    }
+
+    pub(super) fn seen(&self) -> Option<&[Limit]> {
+        self.seen.get().map(|limits| &**limits)
+    }
+
+    /// The limits as written, or as the first call read them.
+    pub(super) fn seen_limits(&self) -> Vec<Limit> {
+        self.seen().map_or_else(|| self.written_limits(), <[Limit]>::to_vec)
     }
 
     /// Whether limits are read at each call.
     #[inline]
     pub(super) fn vary(&self) -> bool {
-        self.reads_per | self.reads_count != 0
+        !self.reads.is_none()
     }
 
     #[inline]
@@ -180,12 +193,13 @@ impl RuleSet {
     fn other(&self, read: Option<&[Limit]>) -> Applying<'_> {
         let replacement = self.replacement.get().filter(|_| self.are_replaced()).map(|rules| rules.load());
         let rule = |(position, limit): (usize, &Limit)| {
-            let is_read = (self.reads_per | self.reads_count) >> position & 1 == 1;
+            let is_read = self.reads.varying() >> position & 1 == 1;
             match replacement.as_deref().and_then(|rules| rules.get(position)) {
                 Some(rule) if !is_read => *rule,
                 _ => *Rule::remembered(limit),
             }
         };
+        let read = read.filter(|_| replacement.is_none() || self.reads.varying() != 0);
         match (read, &replacement) {
             (None, _) => replacement.map_or(Applying::Written(&self.written), Applying::Replaced),
             (Some([limit]), None) => Applying::Read(Rule::remembered(limit)),
