@@ -71,7 +71,7 @@ impl FromStr for Limit {
         let rest = rest.replace(['(', ')', ','], " ");
         let mut words = rest.split_whitespace().peekable();
         let mut per = Vec::new();
-        while let Some(word) = words.next_if(|word| !is_option(word)) {
+        while let Some(word) = words.next_if(|word| !is_option(word) && !is_unit(&per)) {
             per.push(word);
         }
         if let ["calendar", unit @ ..] = &per[..] {
@@ -205,6 +205,11 @@ fn is_option(word: &str) -> bool {
     matches!(word, "burst" | "zone") || word.contains('_') || matches!(word, "gcra" | "log")
 }
 
+/// Whether the duration is a bare unit, which is a whole one.
+fn is_unit(per: &[&str]) -> bool {
+    matches!(per, [unit] if unit.starts_with(char::is_alphabetic) && duration::parse(unit).is_ok())
+}
+
 fn number(text: &str, name: &str) -> Result<u32, ParseLimitError> {
     let digits = text.replace('_', "");
     digits
@@ -307,6 +312,8 @@ mod tests {
             ("100/1m token_bucket burst 1 burst 2", "given twice"),
             ("100/1m token_bucket fixed_window", "given twice"),
             ("100/1m please", "`please` does not belong"),
+            ("100/m please", "unknown algorithm `please`"),
+            ("100 per minute tokenbucket", "did you mean `token_bucket`?"),
         ] {
             assert!(parsed(text).starts_with("error: ") && parsed(text).contains(message), "{text}: {}", parsed(text));
         }
