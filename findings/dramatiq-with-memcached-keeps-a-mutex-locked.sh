@@ -64,7 +64,7 @@ PY
 memcached -u root -l 127.0.0.1 -p "$cache" &
 redis-server --port "$store" --save '' --dir "$directory" >/dev/null &
 for port in "$cache" "$store"; do
-    for _ in $(seq 100); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.1; done
+    for _ in $(seq 600); do (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null && break; sleep 0.1; done
 done
 memcached -V
 redis-server --version

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # throttled-queue 3.0.0 (npm), with Node 20 and its mock timers, 1 December 2026.
 #
-# A queue in front of a service that answers 429. As its README shows, the calls throw a `RetryError`
-# with `retryAfter` and `pauseQueue: true`, which pauses the whole queue. Two calls are under way: the
-# first is to come back after a minute, as its quota is used up, and the second after a second, by a
-# limit for bursts. One would guess that the queue pauses for a minute. It goes on after a second,
-# the denied call with the rest: the last answer sets the pause, whatever pause there is.
+# A queue in front of a service that answers 429. As its README shows, the calls throw a
+# `RetryError` with `retryAfter` and `pauseQueue: true`, which pauses the whole queue. Two calls are
+# under way: the first is to come back after a minute, as its quota is used up, and the second after
+# a second, by a limit for bursts. One would guess that the queue pauses for a minute. It goes on
+# after a second, the denied call with the rest: the last answer sets the pause, whatever pause
+# there is.
 # If the answers come in the other order, it pauses for a minute.
 set -euo pipefail
 directory=$(mktemp -d)
