@@ -13,7 +13,6 @@ use crate::decision::{Address, Decision, Held, Place, RemoteBucket, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::fingerprint::Fingerprint;
 use crate::guard::queue::{Booked, Denied};
-use crate::key::RateLimitKey;
 use crate::limit::Limit;
 use crate::observe::{KeyText, ShownKey};
 use crate::rt::clock::{self, Now, nanos};
@@ -257,11 +256,12 @@ impl Call<'_> {
     ) -> Decision {
         let limit = rules[usize::from(position)].limit;
         // A call of cost 0 can be settled too.
-        let taken = (!self.peek).then(|| Taken {
-            place: Place::Memory(self.held(store, address, at, resets, kinds_of(rules))),
-            limits: self.limits.map(Into::into),
-            limiter: self.core.id,
-        });
+        let taken = if self.peek {
+            None
+        } else {
+            let place = Place::Memory(self.held(store, address, at, resets, kinds_of(rules)));
+            Some(Taken { place, limits: self.limits.map(Into::into), limiter: self.core.id })
+        };
         let reset_after = idle_at.saturating_sub(now.earliest);
         if self.is_counted() {
             self.core.allowed();
@@ -270,16 +270,16 @@ impl Call<'_> {
         Decision { limit, remaining, position, reset_after, waited, taken }
     }
 
-    /// As [`denied`](Call::denied), for a call with this key.
+    /// As [`denied`](Call::denied), for a call whose key has this text.
     #[cold]
     #[inline(never)]
-    pub(super) fn denied_of<K: RateLimitKey>(
+    pub(super) fn denied_of(
         &self,
-        key: &K,
+        text: &dyn Fn() -> KeyText,
         limit: Limit,
         refusal: Refusal,
     ) -> Result<Decision, RateLimitExceeded> {
-        let text = KeyText::of(key);
+        let text = text();
         Call { key: text.shown(), ..*self }.denied(limit, refusal)
     }
 

@@ -38,7 +38,7 @@ use stores::Stores;
 pub(crate) use modes::{Settings, Tried};
 pub(super) use parts::{Each, Part};
 pub(super) use requests::{Question, send, send_async};
-pub(super) use rules::{Applying, kinds_of, kinds_of_one, open_others};
+pub(super) use rules::{Others, kinds_of, kinds_of_one, open_others};
 pub(crate) use stores::{Contains, Packed, Paths};
 pub(super) use stores::{Fast, Path, Target, Venue};
 
@@ -245,7 +245,7 @@ impl Core {
         cost: u32,
         f: impl FnOnce(&Ask<'_>) -> R,
     ) -> R {
-        f(&self.ask(store, &self.rules(read), cost))
+        self.with_rules(read, |rules| f(&self.ask(store, rules, cost)))
     }
 
     /// A call by these rules in the form that `store` takes.
@@ -264,7 +264,7 @@ impl Core {
     /// Runs `f` on the rules that apply.
     #[inline]
     pub(super) fn with_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
-        f(&self.rules(read))
+        f(self.rules.applying(read, &mut None))
     }
 
     /// A call has read these limits.
@@ -273,10 +273,16 @@ impl Core {
         self.rules.see(limits);
     }
 
-    /// The rules that apply: read at the call, set at run time, or as written.
-    #[inline]
-    pub(super) fn rules(&self, read: Option<&[Limit]>) -> Applying<'_> {
-        self.rules.applying(read)
+    /// The rules that apply, if they are not as written.
+    pub(super) fn other_rules(&self, read: Option<&[Limit]>) -> Option<Others> {
+        let mut others = None;
+        self.rules.applying(read, &mut others);
+        others
+    }
+
+    /// These rules, or those as written.
+    pub(super) fn or_written<'a>(&'a self, others: Option<&'a Others>) -> &'a [Rule] {
+        self.rules.or_written(others)
     }
 
     /// The denial of a call for one permit by the only limit, which then has no permits left.

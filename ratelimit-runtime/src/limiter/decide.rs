@@ -10,39 +10,19 @@ use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
 use crate::algorithm::Rule;
-use crate::backend::memory::{Left, OnePermit, Store, Verdict};
+use crate::backend::memory::{Ask, Left, OnePermit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
 use crate::guard::denials::Told;
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
-use crate::limit::Limit;
 use crate::observe::{self, KeyText};
 use crate::rt::clock::Now;
 use crate::switches::Switches;
 
-/// What a call wants of limits in memory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tell {
-    /// To take the permits, and to report what is left if the call is denied.
-    IfDenied,
-    Always,
-    AndTakeNothing,
-}
-
-/// A denial and its limit.
-struct Denial {
-    limit: Limit,
-    refusal: Refusal,
-}
-
-/// The outcome of a call in memory.
-enum Decided {
-    Admitted(Decision),
-    Denied(Denial),
-    Undecided,
-}
+/// The text of a call's key, for a denial that is reported.
+type Text<'a> = &'a dyn Fn() -> KeyText;
 
 /// Permits that are kept or given back by the outcome of the body.
 pub(crate) enum Holding {
@@ -56,9 +36,8 @@ impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
         match self.decide_in_memory(key) {
-            Decided::Admitted(decision) => Ok(decision),
-            Decided::Denied(Denial { limit, refusal }) => self.denied_of(key, limit, refusal),
-            Decided::Undecided => self.start_anywhere(key).finish(),
+            Some(decided) => decided,
+            None => self.start_anywhere(key).finish(),
         }
     }
 
@@ -137,10 +116,7 @@ impl<'a> Call<'a> {
     #[inline]
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
-        match self.is_admitted(store, store.address(key))? {
-            Ok(()) => Some(Ok(())),
-            Err(Denial { limit, refusal }) => Some(self.denied_of(key, limit, refusal).map(drop)),
-        }
+        self.is_admitted(store, store.address(key), &|| KeyText::of(key))
     }
 
     /// Whether the call may wait if it is denied. `None` if it must wait without asking first,
@@ -151,31 +127,27 @@ impl<'a> Call<'a> {
         (!may_wait || self.core.backoff().is_none()).then_some(may_wait)
     }
 
-    /// Takes the permits from the limits in memory, or peeks at them. `None` if the call is not
-    /// decided, because it may wait. `admitted` makes the outcome of an admitted call from its limits,
-    /// the time of its permits, and what is left.
+    /// Has `take` decide by the limits in memory. `None` if the call is not decided, because it may
+    /// wait. `admitted` makes the outcome of an admitted call from its limits, the time of its
+    /// permits, and what is left; `unlimited` makes that of a call denied in a dry run.
     #[expect(clippy::inline_always, reason = "so that the outcome is made where it is returned")]
     #[inline(always)]
     fn ask<R>(
         &self,
         store: &Store,
-        address: Address,
         now: Now,
-        tell: Tell,
+        text: Text<'_>,
+        take: impl Fn(&Ask<'_>, Now) -> (Verdict, Left),
         admitted: impl FnOnce(&[Rule], u64, Left) -> R,
-    ) -> Option<Result<R, Denial>> {
+        unlimited: impl FnOnce(Decision) -> R,
+    ) -> Option<Result<R, RateLimitExceeded>> {
         let may_wait = self.may_wait()?;
         self.core.with_ask(store, self.limits, self.cost, |ask| {
-            let take = |now| match tell {
-                Tell::IfDenied => store.take(address, ask, now, false),
-                Tell::Always => store.take(address, ask, now, true),
-                Tell::AndTakeNothing => store.peek(address, ask, now),
-            };
-            match told(now, || self.now(store), take) {
+            match told(now, || self.now(store), |now| take(ask, now)) {
                 (Verdict::Admitted { at }, left) => Some(Ok(admitted(ask.call.rules, at, left))),
                 (Verdict::Denied { until, position }, left) if !may_wait => {
                     let limit = ask.call.rules[usize::from(position)].limit;
-                    Some(Err(Denial { limit, refusal: refusal(until, left, now) }))
+                    Some(self.denied_of(text, limit, refusal(until, left, now)).map(unlimited))
                 }
                 (Verdict::Denied { .. } | Verdict::Undecided, _) => None,
             }
@@ -184,41 +156,49 @@ impl<'a> Call<'a> {
 
     /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
     #[inline(never)]
-    fn is_admitted(&self, store: &Store, address: Address) -> Option<Result<(), Denial>> {
-        self.ask(store, address, self.now(store), Tell::IfDenied, |_, _, _| self.core.allowed())
+    fn is_admitted(&self, store: &Store, address: Address, text: Text<'_>) -> Option<Result<(), RateLimitExceeded>> {
+        let take = |ask: &Ask<'_>, now| store.take(address, ask, now, false);
+        self.ask(store, self.now(store), text, take, |_, _, _| self.core.allowed(), drop)
     }
 
     /// Takes permits that the outcome of the body keeps or gives back.
     pub(crate) fn hold<K: RateLimitKey>(self, key: &K) -> Result<Holding, RateLimitExceeded> {
-        self.hold_in_memory(key).unwrap_or_else(|| self.decide(key).map(|decision| Holding::Other(Box::new(decision))))
+        match self.hold_fast(key) {
+            Some(held) => Ok(Holding::Memory(held)),
+            None => self.hold_slowly(key),
+        }
     }
 
-    fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
-        if self.limits.is_none()
-            && let Some(held) = fast::take(self.core, key, self.cost, self.is_async)
-        {
-            return Some(Ok(Holding::Memory(held)));
-        }
-        let store = self.memory().filter(|_| self.limits.is_none())?;
-        Some(match self.hold_at(store, store.address(key))? {
-            Ok(held) => Ok(Holding::Memory(held)),
-            Err(Denial { limit, refusal }) => self.denied_of(key, limit, refusal).map(|_| Holding::Nothing),
-        })
+    #[inline]
+    fn hold_fast<K: RateLimitKey>(&self, key: &K) -> Option<Held> {
+        if self.limits.is_none() { fast::take(self.core, key, self.cost, self.is_async) } else { None }
     }
 
     #[inline(never)]
-    fn hold_at(&self, store: &Store, address: Address) -> Option<Result<Held, Denial>> {
+    fn hold_slowly<K: RateLimitKey>(&self, key: &K) -> Result<Holding, RateLimitExceeded> {
+        self.hold_in_memory(key).unwrap_or_else(|| held(self.decide(key)))
+    }
+
+    fn hold_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Holding, RateLimitExceeded>> {
+        let store = self.memory().filter(|_| self.limits.is_none())?;
+        self.hold_at(store, store.address(key), &|| KeyText::of(key))
+    }
+
+    #[inline(never)]
+    fn hold_at(&self, store: &Store, address: Address, text: Text<'_>) -> Option<Result<Holding, RateLimitExceeded>> {
         let resets = store.resets(address);
-        self.ask(store, address, self.now(store), Tell::IfDenied, |rules, at, _| {
+        let take = |ask: &Ask<'_>, now| store.take(address, ask, now, false);
+        let held = |rules: &[Rule], at, _| {
             self.core.allowed();
-            self.held(store, address, at, resets, kinds_of(rules))
-        })
+            Holding::Memory(self.held(store, address, at, resets, kinds_of(rules)))
+        };
+        self.ask(store, self.now(store), text, take, held, |_| Holding::Nothing)
     }
 
     /// As [`hold`](Call::hold), for a future.
     pub(crate) fn begin_held<K: RateLimitKey>(self, key: &K) -> BegunHeld {
         let call = self.in_future();
-        match call.hold_in_memory(key) {
+        match call.hold_fast(key).map(|held| Ok(Holding::Memory(held))).or_else(|| call.hold_in_memory(key)) {
             Some(held) => BegunHeld::Done(Some(held)),
             None => BegunHeld::later(call.start(key)),
         }
@@ -285,31 +265,31 @@ impl<'a> Call<'a> {
     #[inline]
     pub(crate) fn start<K: RateLimitKey>(self, key: &K) -> Started {
         match self.decide_in_memory(key) {
-            Decided::Admitted(decision) => Started::Done(Ok(decision)),
-            Decided::Denied(Denial { limit, refusal }) => Started::Done(self.denied_of(key, limit, refusal)),
-            Decided::Undecided => self.start_anywhere(key),
+            Some(decided) => Started::Done(decided),
+            None => self.start_anywhere(key),
         }
     }
 
     /// Decides in memory if all switches are off and the call does not wait.
     #[inline]
-    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Decided {
-        match self.memory().filter(|_| self.wait == Wait::No) {
-            Some(store) => self.decide_at(store, store.address(key)),
-            None => Decided::Undecided,
-        }
+    fn decide_in_memory<K: RateLimitKey>(&self, key: &K) -> Option<Result<Decision, RateLimitExceeded>> {
+        let store = self.memory().filter(|_| self.wait == Wait::No)?;
+        self.decide_at(store, store.address(key), &|| KeyText::of(key))
     }
 
     #[inline(never)]
-    fn decide_at(&self, store: &Store, address: Address) -> Decided {
+    fn decide_at(
+        &self,
+        store: &Store,
+        address: Address,
+        text: Text<'_>,
+    ) -> Option<Result<Decision, RateLimitExceeded>> {
         let (now, resets) = (self.now(store), store.resets(address));
-        let tell = if self.peek { Tell::AndTakeNothing } else { Tell::Always };
+        let take = |ask: &Ask<'_>, now| {
+            if self.peek { store.peek(address, ask, now) } else { store.take(address, ask, now, true) }
+        };
         let decision = |rules: &[Rule], at, left| self.admitted(store, address, rules, at, resets, left, now, 0);
-        match self.ask(store, address, now, tell, decision) {
-            Some(Ok(decision)) => Decided::Admitted(decision),
-            Some(Err(denial)) => Decided::Denied(denial),
-            None => Decided::Undecided,
-        }
+        self.ask(store, now, text, take, decision, |decision| decision)
     }
 
     #[inline(never)]
@@ -396,7 +376,7 @@ fn refuse<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Resul
 #[cold]
 #[inline(never)]
 fn refuse_and_report<K: RateLimitKey>(core: &Arc<Core>, key: &K, refusal: Refusal) -> Result<(), RateLimitExceeded> {
-    Call::new(core).denied_of(key, core.written(refusal.position), refusal).map(drop)
+    Call::new(core).denied_of(&|| KeyText::of(key), core.written(refusal.position), refusal).map(drop)
 }
 
 /// The call of a future that needs only yes or no.
@@ -498,7 +478,7 @@ mod tests {
 
     use super::*;
     use crate::error::ExceededKind;
-    use crate::limit::Algorithm;
+    use crate::limit::{Algorithm, Limit};
     use crate::limiter::RateLimiter;
 
     /// Denials of a blocking and of an async call, each on its own key.

@@ -126,7 +126,7 @@ impl Call<'_> {
             let (verdict, left) = if self.peek {
                 told(now, || venue.now(), |now| store.peek(address, ask, now))
             } else if self.wait == Wait::No {
-                told(now, || venue.now(), |now| store.take_and_tell(address, ask, now))
+                told(now, || venue.now(), |now| store.take(address, ask, now, true))
             } else {
                 match Waiting::join(self, store, address, ask, now, venue) {
                     Ok(told) => told,

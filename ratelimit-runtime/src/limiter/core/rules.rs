@@ -53,7 +53,7 @@ impl Replacement for ArcSwap<Rules> {
     }
 }
 
-type Other = for<'a> fn(&'a RuleSet, Option<&[Limit]>) -> Applying<'a>;
+type Other = fn(&RuleSet, Option<&[Limit]>, &mut Option<Others>);
 
 /// The rules of calls with other limits than those written down. Behind a pointer, for programs
 /// that neither set limits at run time nor read them at each call.
@@ -65,25 +65,23 @@ pub(in super::super) fn open_others() {
     OTHER.get_or_init(|| RuleSet::other);
 }
 
-/// The rules that apply to a call.
+/// The rules of a call, if they are not as written.
 #[expect(clippy::large_enum_variant, reason = "a call with several limits allocates nothing either")]
-pub(in super::super) enum Applying<'a> {
-    Written(&'a [Rule]),
+pub(in super::super) enum Others {
     Replaced(Guarded<Arc<Rules>>),
     Read(Rc<Rule>),
     Several(Rules),
 }
 
-impl Deref for Applying<'_> {
+impl Deref for Others {
     type Target = [Rule];
 
     #[inline]
     fn deref(&self) -> &[Rule] {
         match self {
-            Applying::Written(rules) => rules,
-            Applying::Replaced(rules) => rules,
-            Applying::Read(rule) => std::slice::from_ref(rule),
-            Applying::Several(rules) => rules,
+            Others::Replaced(rules) => rules,
+            Others::Read(rule) => std::slice::from_ref(rule),
+            Others::Several(rules) => rules,
         }
     }
 }
@@ -169,7 +167,7 @@ impl RuleSet {
     /// Prepares a store that was made after limits were replaced.
     pub(super) fn prepare(&self, store: &Store) {
         if let Some(expects) = self.expects.get() {
-            expects(store, &self.applying(None));
+            expects(store, self.applying(None, &mut None));
         }
     }
 
@@ -181,29 +179,43 @@ impl RuleSet {
         self.hash.store(fingerprint::of_limits(limits), Ordering::Release);
     }
 
-    /// The rules that apply: read at the call, set at run time, or as written.
+    /// The rules that apply: read at the call, set at run time, or as written. Those that are not as
+    /// written are put into `others`.
     #[inline]
-    pub(super) fn applying(&self, read: Option<&[Limit]>) -> Applying<'_> {
-        let is_written = read.is_none() && !self.are_replaced();
-        let other = if is_written { None } else { OTHER.get() };
-        other.map_or(Applying::Written(&self.written), |other| other(self, read))
+    pub(super) fn applying<'a>(&'a self, read: Option<&[Limit]>, others: &'a mut Option<Others>) -> &'a [Rule] {
+        if (read.is_some() || self.are_replaced())
+            && let Some(other) = OTHER.get()
+        {
+            other(self, read, others);
+        }
+        self.or_written(others.as_ref())
+    }
+
+    /// These rules, or those as written.
+    #[inline]
+    pub(super) fn or_written<'a>(&'a self, others: Option<&'a Others>) -> &'a [Rule] {
+        others.map_or(&self.written, |others| others)
     }
 
     #[inline(never)]
-    fn other(&self, read: Option<&[Limit]>) -> Applying<'_> {
+    fn other(&self, read: Option<&[Limit]>, others: &mut Option<Others>) {
         let replacement = self.replacement.get().filter(|_| self.are_replaced()).map(|rules| rules.load());
-        let rule = |(position, limit): (usize, &Limit)| {
-            let is_read = self.reads.varying() >> position & 1 == 1;
-            match replacement.as_deref().and_then(|rules| rules.get(position)) {
-                Some(rule) if !is_read => *rule,
-                _ => *Rule::remembered(limit),
-            }
-        };
         let read = read.filter(|_| replacement.is_none() || self.reads.varying() != 0);
-        match (read, &replacement) {
-            (None, _) => replacement.map_or(Applying::Written(&self.written), Applying::Replaced),
-            (Some([limit]), None) => Applying::Read(Rule::remembered(limit)),
-            (Some(limits), _) => Applying::Several(limits.iter().enumerate().map(rule).collect()),
+        // Each is made in its place, because the largest has 256 bytes.
+        match (read, replacement) {
+            (None, None) => {}
+            (None, Some(rules)) => *others = Some(Others::Replaced(rules)),
+            (Some([limit]), None) => *others = Some(Others::Read(Rule::remembered(limit))),
+            (Some(limits), replacement) => {
+                let rule = |(position, limit): (usize, &Limit)| {
+                    let is_read = self.reads.varying() >> position & 1 == 1;
+                    match replacement.as_deref().and_then(|rules| rules.get(position)) {
+                        Some(rule) if !is_read => *rule,
+                        _ => *Rule::remembered(limit),
+                    }
+                };
+                *others = Some(Others::Several(limits.iter().enumerate().map(rule).collect()));
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::super::call::{Call, OwnedCall, Refusal, Wait};
-use super::super::core::{Applying, Core, Each, Part, Question, Target, Venue, kinds_of};
+use super::super::core::{Core, Each, Others, Part, Question, Target, Venue, kinds_of};
 use super::Started;
 use crate::algorithm::Rule;
 use crate::backend::Request;
@@ -200,26 +200,29 @@ impl Call<'_> {
     /// Takes from, or peeks at, some buckets in memory.
     fn in_memory(&self, each: &Each, members: &[Member], chosen: Chosen) -> AllSay {
         let switches = Switches::load();
-        let parts: SmallVec<[(&Part, &Member, Venue<'_>, Applying<'_>); 4]> = chosen
+        let parts: SmallVec<[(&Part, &Member, Venue<'_>); 4]> = chosen
             .of(members)
             .map(|member| {
                 let part = &each.parts[member.part];
                 let venue = part.core.venue(switches, self.is_async);
-                (part, member, venue, part.core.rules(member.limits.as_deref()))
+                (part, member, venue)
             })
             .collect();
+        let other_rules = |(part, member, _): &(&Part, &Member, _)| part.core.other_rules(member.limits.as_deref());
+        let others: SmallVec<[Option<Others>; 4]> = parts.iter().map(other_rules).collect();
         let stores: SmallVec<[Arc<Store>; 4]> = parts
             .iter()
-            .map(|(part, _, venue, _)| match &venue.target {
+            .map(|(part, _, venue)| match &venue.target {
                 Target::Memory(store) => Arc::clone(store),
                 Target::Remote(_) => Arc::clone(&part.core.fallback(venue)),
             })
             .collect();
         let mut buckets: SmallVec<[Bucket<'_>; 4]> = SmallVec::new();
-        for ((part, member, _, rules), store) in parts.iter().zip(&stores) {
-            buckets.push(Bucket { store, address: member.address, ask: part.core.ask(store, rules, self.cost) });
+        for (((part, member, _), others), store) in parts.iter().zip(&others).zip(&stores) {
+            let ask = part.core.ask(store, part.core.or_written(others.as_ref()), self.cost);
+            buckets.push(Bucket { store, address: member.address, ask });
         }
-        let Some((_, _, venue, _)) = parts.first() else { return AllSay::new() };
+        let Some((_, _, venue)) = parts.first() else { return AllSay::new() };
         let resets: SmallVec<[u32; 4]> = buckets.iter().map(|bucket| bucket.store.resets(bucket.address)).collect();
         let spoken = Spoken::new();
         let take = |now| {
@@ -230,7 +233,8 @@ impl Call<'_> {
             take_together(&buckets, now, true, &spoken)
         };
         let (now, is_taken) = asked(|| venue.now(), take, &spoken, buckets.len());
-        let says = parts.iter().enumerate().map(|(index, (part, member, _, rules))| {
+        let says = parts.iter().enumerate().map(|(index, (part, member, ..))| {
+            let rules = buckets[index].ask.call.rules;
             let held = |at| self.held(&stores[index], member.address, at, resets[index], kinds_of(rules));
             let limits = || member.limits.as_deref().map(Into::into);
             let taken = |at| Taken { place: Place::Memory(held(at)), limits: limits(), limiter: part.core.id };
