@@ -53,7 +53,10 @@ pub(crate) use orphans::{Leaves, release};
 pub(crate) use queue::{Joining, Turn};
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
-pub(crate) use store::{Ask, Cost, Kind, OnePermit, States, Store, Waiter, Written, open_thorough};
+pub(crate) use store::{
+    Ask, BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, States, Store, TatPath, Waiter, WindowPath, Written,
+    on_path, open_thorough,
+};
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,

@@ -12,8 +12,9 @@ use std::sync::Arc;
 use super::call::{Refusal, refusal};
 use super::core::{Contains, Core, Fast, Packed, Path, Paths, kinds_of_one};
 use crate::backend::memory::{
-    Attempt, Cost, Form, FormKind, Kind, Left, LockedForm, MemoryBackend, OnePermit, Permit, PermitsForm, States,
-    Store, TokenForm, Verdict, WindowForm, WordsForm, Written,
+    Attempt, BucketPath, Cost, FixedPath, Form, FormKind, KeyPath, Kind, Left, LockedForm, MemoryBackend, OnePermit,
+    Permit, PermitsForm, States, Store, TatPath, TokenForm, Verdict, WindowForm, WindowPath, WordsForm, Written,
+    on_path,
 };
 use crate::decision::{Address, Held};
 use crate::key::RateLimitKey;
@@ -264,10 +265,10 @@ pub(super) const WINDOW_WITHOUT_KEYS: Contains =
     Contains { states: States::WINDOW_WITHOUT_KEYS, fast: |_| [form::<WindowForm>(), NOTHING], store: own_store };
 /// For one sliding window up to 64.
 pub(super) const PERMITS: Contains =
-    Contains { states: States::PERMITS, fast: |_| [form::<PermitsForm>(), WINDOW_OF_KEY], store: own_store };
+    Contains { states: States::PERMITS, fast: |_| [form::<PermitsForm>(), key_path::<WindowPath>()], store: own_store };
 /// For one larger sliding window.
 pub(super) const WINDOW: Contains =
-    Contains { states: States::WINDOW, fast: |_| [form::<WindowForm>(), WINDOW_OF_KEY], store: own_store };
+    Contains { states: States::WINDOW, fast: |_| [form::<WindowForm>(), key_path::<WindowPath>()], store: own_store };
 /// For all others.
 pub(super) const ANY: Contains = Contains {
     states: States::ANY,
@@ -281,16 +282,13 @@ fn own_store(_: &Core, memory: &MemoryBackend, written: &Written) -> Arc<Store> 
 
 /// For limiters that are never called with a key.
 const NOTHING: Paths = Paths { one: |_, _, _, _, _| nothing(), some: |_, _, _, _, _| nothing() };
-const WINDOW_OF_KEY: Paths = Paths { one: admit_window, some: admit_window };
 
 fn by_key(kind: Kind) -> Paths {
-    match kind {
-        Kind::Tat => Paths { one: admit_tat, some: admit_tat },
-        Kind::Bucket => Paths { one: admit_bucket, some: admit_bucket },
-        Kind::Window => WINDOW_OF_KEY,
-        Kind::Fixed { .. } => Paths { one: admit_fixed, some: admit_fixed },
-        Kind::Any => Paths { one: admit_state, some: admit_state },
-    }
+    on_path!(kind, Path => key_path::<Path>(), Paths { one: admit_state, some: admit_state })
+}
+
+fn key_path<P: KeyPath>() -> Paths {
+    Paths { one: admit_by::<P, OnePermit>, some: admit_by::<P, u32> }
 }
 
 fn unkeyed(kind: FormKind) -> Paths {
@@ -327,23 +325,8 @@ impl Paid for u32 {
 }
 
 #[inline(never)]
-fn admit_tat<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    end(core, store, hash, now, cost, (store.try_tat(hash, now, cost), None))
-}
-
-#[inline(never)]
-fn admit_bucket<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    end(core, store, hash, now, cost, (store.try_bucket(hash, now, cost), None))
-}
-
-#[inline(never)]
-fn admit_window<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    end(core, store, hash, now, cost, (store.try_window(hash, now, cost), None))
-}
-
-#[inline(never)]
-fn admit_fixed<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    end(core, store, hash, now, cost, (store.try_fixed(hash, now, cost), None))
+fn admit_by<P: KeyPath, C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
+    end(core, store, hash, now, cost, (P::take(store, hash, now, cost), None))
 }
 
 #[inline(never)]

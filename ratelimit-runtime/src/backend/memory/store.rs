@@ -1,24 +1,21 @@
 //! The buckets of one limiter, or of several limiters of the same name.
 
+mod paths;
 mod tables;
+mod tasks;
+mod waiting;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering, fence};
-use std::sync::{Arc, OnceLock, Weak};
-use std::task::{Wake, Waker};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
 
 use super::holds::{BlockedDenial, Hold, Holds};
-use super::queue::{Joining, Parted, Queue, Seat, Turn};
 use super::state::{
-    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, NEVER, Operation, Peek, Permit, Refund, State, Take,
-    Together, Verdict, Window, Words, is_admitted,
+    Attempt, Call, Fate, Forms, Full, Groups, Layout, Left, Operation, Peek, Permit, Refund, State, Take, Together,
+    Verdict, Window, Words, is_admitted,
 };
 use super::table::{Context, Swept, Table, With};
 use super::unkeyed::{Form, FormKind, Unkeyed};
-use super::{SWEPT_OF_OTHERS, Shared, WhenFull};
+use super::{SWEPT_OF_OTHERS, Shared};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::decision::Address;
@@ -27,15 +24,17 @@ use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
 use crate::limit::Algorithm;
-use crate::queue::{Place, Wakes};
+use crate::queue::Wakes;
 use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
-use crate::rt::process;
-use crate::rt::timer::Alarm;
 use tables::{FullTable, Made, Tables};
+use tasks::{Errand, Task};
+use waiting::HasAlarms;
 
+pub(crate) use paths::{BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, TatPath, WindowPath, on_path};
 pub(super) use tables::Free;
 pub(crate) use tables::States;
+pub(crate) use waiting::Waiter;
 
 /// The most attempts of a call to make room before it proceeds without a bucket.
 const TRIES: u32 = 10;
@@ -95,48 +94,6 @@ pub(crate) struct Store {
     resets: [AtomicU32; RESETS],
 }
 
-/// The states with their own fast path; `Any` is all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Tat,
-    Bucket,
-    Window,
-    Fixed { bits: u32 },
-    Any,
-}
-
-/// The cost of a call on a fast path. The path is compiled for each implementation, so that no copy
-/// has an out-of-line part.
-pub(crate) trait Cost: Copy {
-    /// Whether it is one permit, of a call that does not wait. Calls of other costs can be admitted
-    /// on the fast path, but not denied.
-    const IS_ONE: bool;
-
-    fn permits(self) -> u32;
-}
-
-/// One permit, known at compile time.
-#[derive(Clone, Copy)]
-pub(crate) struct OnePermit;
-
-impl Cost for OnePermit {
-    const IS_ONE: bool = true;
-
-    #[inline]
-    fn permits(self) -> u32 {
-        1
-    }
-}
-
-impl Cost for u32 {
-    const IS_ONE: bool = false;
-
-    #[inline]
-    fn permits(self) -> u32 {
-        self
-    }
-}
-
 /// Buckets by key, in the smallest state that the limits allow.
 pub(super) enum Keyed {
     /// For a limiter that is never called with a key.
@@ -173,34 +130,6 @@ pub(crate) struct Ask<'a> {
     pub(crate) call: Call<'a>,
     /// The limits are not those that the store was made for.
     pub(crate) is_foreign: bool,
-}
-
-/// An operation on one bucket under its lock.
-pub(super) enum Task<'a> {
-    Take,
-    Together(&'a dyn Fn(Verdict) -> Fate),
-    Peek,
-    Refund(Permit),
-    /// Takes permits whatever is left. The function records until when they are owed.
-    Charge(&'a dyn Fn(u64) -> Hold),
-    /// Forgets the state. The function lifts the debt.
-    Reset(&'a dyn Fn() -> Hold),
-    Join(&'a Joining<'a>),
-    Look(Place, &'a Seat),
-    Leave(Place, &'a Seat),
-    Settle,
-    /// The key's hold has changed.
-    Held(&'a dyn Fn() -> Hold),
-}
-
-/// The outcome of a task.
-pub(super) struct Done {
-    verdict: Verdict,
-    left: Left,
-    place: Option<(Place, Arc<Seat>)>,
-    turn: Option<Turn>,
-    /// The time for which the timer must be set.
-    alarm: Option<u64>,
 }
 
 impl Store {
@@ -278,6 +207,14 @@ impl Store {
         }
     }
 
+    /// [`keep_for`](Store::keep_for), if limits are read at each call.
+    #[inline]
+    fn keep_read(&self, ask: &Ask<'_>) {
+        if self.written.varies {
+            self.keep_for(ask.call.rules);
+        }
+    }
+
     /// Makes windows keep the permits that calls by the limit at `position` needed, up to that
     /// `count` and `per`.
     pub(super) fn reach(&self, position: usize, (most, longest): (u32, u64)) {
@@ -315,51 +252,6 @@ impl Store {
         self.clock.now_for(is_async)
     }
 
-    /// The fast path that permits of a key take.
-    #[inline]
-    pub(crate) fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// The fast path of a token bucket in one word. Takes permits of a key, from 1 to the capacity,
-    /// by the one limit written down.
-    ///
-    /// Each frequent kind of state has its own function, so that all of it stays in registers.
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(crate) fn try_tat<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
-        let Keyed::One(table, _) = &self.keyed else { return Verdict::Undecided };
-        table.try_with(hash, |state| state.take_tat(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
-    }
-
-    /// The fast path of a token bucket in two words. See [`try_tat`](Store::try_tat).
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(crate) fn try_bucket<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
-        let Keyed::Two(table, _) = &self.keyed else { return Verdict::Undecided };
-        table.try_with(hash, |state| state.take_bucket(&self.rule, now, cost.permits())).unwrap_or(Verdict::Undecided)
-    }
-
-    /// The fast path of a sliding window. See [`try_tat`](Store::try_tat).
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(crate) fn try_window<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
-        let Keyed::Window(table, groups) = &self.keyed else { return Verdict::Undecided };
-        table
-            .try_with(hash, |state| state.take_now(groups, &self.rule, now, cost.permits()))
-            .unwrap_or(Verdict::Undecided)
-    }
-
-    /// The fast path of a fixed window in one word. See [`try_tat`](Store::try_tat).
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    pub(crate) fn try_fixed<C: Cost>(&self, hash: u64, now: Now, cost: C) -> Verdict {
-        let (Keyed::One(table, _), Kind::Fixed { bits }) = (&self.keyed, self.kind) else { return Verdict::Undecided };
-        table
-            .try_with(hash, |state| state.take_window(&self.rule, bits, now, cost.permits()))
-            .unwrap_or(Verdict::Undecided)
-    }
-
     /// The algorithm of the first limit written down.
     #[inline]
     pub(crate) fn algorithm(&self) -> Algorithm {
@@ -376,19 +268,15 @@ impl Store {
     /// call must be decided elsewhere.
     #[inline(never)]
     pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
-        let verdict = match (address, self.kind) {
-            (Address::Unkeyed, _) => {
+        let verdict = match address {
+            Address::Unkeyed => {
                 let ask = self.written_ask(cost);
                 match self.unkeyed.take(&ask.call, counts::thread(), now) {
                     Verdict::Undecided => self.take_under_lock(&ask, now, false)?.0,
                     verdict => verdict,
                 }
             }
-            (Address::Hash(hash), Kind::Tat) => self.try_tat(hash, now, cost),
-            (Address::Hash(hash), Kind::Bucket) => self.try_bucket(hash, now, cost),
-            (Address::Hash(hash), Kind::Window) => self.try_window(hash, now, cost),
-            (Address::Hash(hash), Kind::Fixed { .. }) => self.try_fixed(hash, now, cost),
-            (Address::Hash(_), Kind::Any) => Verdict::Undecided,
+            Address::Hash(hash) => on_path!(self.kind, Path => Path::take(self, hash, now, cost), Verdict::Undecided),
         };
         if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
@@ -436,7 +324,7 @@ impl Store {
     pub(crate) fn take_written(&self, address: Address, now: Now) -> (Verdict, Option<Left>) {
         let ask = self.written_ask(1);
         let (verdict, left) = match address {
-            Address::Unkeyed => self.take_or_tell(address, &ask, now),
+            Address::Unkeyed => self.take(address, &ask, now, false),
             Address::Hash(hash) => self.tables.take_key(self, hash, &ask, now),
         };
         (verdict, (self.most == 0 || left.is_blocked).then_some(left))
@@ -452,10 +340,8 @@ impl Store {
     #[expect(clippy::inline_always, reason = "a jump to one function of the operation and the table")]
     #[inline(always)]
     fn try_on_key<O: Operation>(&self, hash: u64, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
-        if ask.is_foreign && !self.fits(ask.call.rules) {
+        self.keep_read(ask);
+        if self.needs_free(ask) {
             return try_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, on);
         }
         on_table!(self, (table, form) => try_in(table, form, hash, &ask.call, now, on))
@@ -464,22 +350,9 @@ impl Store {
     /// [`try_on_key`](Store::try_on_key) for [`Take`], which all programs contain.
     #[inline]
     fn try_take_key(&self, hash: u64, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
-        let is_free = ask.is_foreign && !self.fits(ask.call.rules);
-        let tables = if is_free { self.free.get()?.tables } else { self.tables };
+        self.keep_read(ask);
+        let tables = if self.needs_free(ask) { self.free.get()?.tables } else { self.tables };
         tables.try_take(self, hash, &ask.call, now, tells)
-    }
-
-    /// Takes the permits of a call now or not at all, and reports what is left.
-    pub(crate) fn take_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        self.take(address, ask, now, true)
-    }
-
-    /// Takes the permits of a call now or not at all, and reports what is left if it is denied.
-    pub(crate) fn take_or_tell(&self, address: Address, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        self.take(address, ask, now, false)
     }
 
     /// Takes the permits of a call now or not at all. Reports what is left if it is denied, or if the
@@ -501,7 +374,7 @@ impl Store {
 
     #[inline(never)]
     fn try_take_all(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        let taken = self.take_unkeyed(ask, now, Unkeyed::take_in_form);
+        let taken = self.take_unkeyed(ask, now);
         let Some(verdict) = taken else { return self.take_under_lock(ask, now, tells) };
         let is_told = tells || ask.call.cost > 1 && !is_admitted(verdict);
         Some((verdict, if is_told { self.unkeyed_left(ask, now) } else { Left::default() }))
@@ -511,9 +384,7 @@ impl Store {
     #[expect(clippy::inline_always, reason = "a jump to one of two functions")]
     #[inline(always)]
     fn take_under_lock(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
+        self.keep_read(ask);
         if !ask.is_foreign && self.unkeyed.is_usual() {
             self.take_here(ask, now, tells)
         } else {
@@ -615,10 +486,8 @@ impl Store {
     #[expect(clippy::inline_always, reason = "a jump to one function of the table")]
     #[inline(always)]
     fn peek_key(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
-        if ask.is_foreign && !self.fits(ask.call.rules) {
+        self.keep_read(ask);
+        if self.needs_free(ask) {
             return None;
         }
         on_table!(self, (table, form) => self.peek_in(table, form, hash, &ask.call, now))
@@ -643,24 +512,17 @@ impl Store {
     /// The fast path of an operation without a key, if the state is under the lock.
     #[inline]
     fn try_on_all<O: Operation>(&self, ask: &Ask<'_>, now: Now, on: O) -> Option<(Verdict, Left)> {
-        if self.written.varies {
-            self.keep_for(ask.call.rules);
-        }
+        self.keep_read(ask);
         self.unkeyed.run(on, &ask.call, &self.forms, now, ask.is_foreign)
     }
 
     /// The fast path of permits of a single limit without a key.
     #[inline]
-    fn take_unkeyed(
-        &self,
-        ask: &Ask<'_>,
-        now: Now,
-        take: impl FnOnce(&Unkeyed, &Call<'_>, usize, Now) -> Verdict,
-    ) -> Option<Verdict> {
+    fn take_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<Verdict> {
         if ask.is_foreign {
             return None;
         }
-        let verdict = take(&self.unkeyed, &ask.call, counts::thread(), now);
+        let verdict = self.unkeyed.take(&ask.call, counts::thread(), now);
         (verdict != Verdict::Undecided).then_some(verdict)
     }
 
@@ -698,7 +560,7 @@ impl Store {
         }
         // Another thread may take the room that this one made.
         for _ in 0..=TRIES {
-            if self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules) {
+            if self.is_elsewhere(ask) {
                 return thoroughly();
             }
             match self.tables.take(self, hash, &ask.call, now) {
@@ -709,23 +571,6 @@ impl Store {
             }
         }
         self.without_room(hash, ask, now)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn perform_unkeyed_and_tell(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> (Verdict, Left) {
-        let mut wakes = Wakes::default();
-        let done = self.perform_unkeyed(ask, now, task, &mut wakes);
-        self.forget_denial_after(Address::Unkeyed, task);
-        wakes.wake();
-        (done.verdict, done.left)
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn perform_and_tell(&self, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> (Verdict, Left) {
-        let done = self.perform(address, ask, now, task);
-        (done.verdict, done.left)
     }
 
     /// Gives back permits that were taken by the same limits.
@@ -825,194 +670,10 @@ impl Store {
         &self.resets[usize::from(hash.to_le_bytes()[7]) % RESETS]
     }
 
-    /// Takes the permits of a call now, or a place in the queue as an `Err`. A call that would wait
-    /// too long is denied; the verdict says until when.
-    pub(crate) fn join(
-        self: &Arc<Store>,
-        address: Address,
-        ask: &Ask<'_>,
-        now: Now,
-        joining: &Joining<'_>,
-    ) -> Result<(Verdict, Left), Waiter> {
-        let joining = Joining { address, may_begin: self.shared.bound.may_wait(), ..*joining };
-        let done = self.perform_and_arm(address, ask, now, &Task::Join(&joining));
-        match done.place {
-            None => Ok((done.verdict, done.left)),
-            Some((place, seat)) => Err(Waiter { store: Arc::clone(self), place, seat }),
-        }
-    }
-
-    /// Charges the waiting calls that are due.
-    fn settle(self: &Arc<Store>, address: Address, now: Now) {
-        let mut wakes = Wakes::default();
-        let done = self.perform_under_lock(address, &self.written_ask(0), now, &Task::Settle, &mut wakes);
-        self.arm(address, done.alarm, now);
-        // Last: a task that is woken may fork the process. The timer's thread then holds no lock of
-        // the store.
-        wakes.wake();
-    }
-
-    /// Sets the timer to look at a queue at `time`, even if no future is polled then.
-    fn arm(self: &Arc<Store>, address: Address, time: Option<u64>, now: Now) {
-        // An alarm that is no longer needed stays until it fires. A call that needs it may have
-        // overtaken this one.
-        let Some(time) = time else { return };
-        // At the end of the clock's uncertainty, so that alarms seldom fire too early.
-        let after = Duration::from_nanos(time.saturating_sub(now.earliest) + (now.latest - now.earliest));
-        let Some(deadline) = Instant::now().checked_add(after) else { return };
-        let mut alarms = self.alarms().lock();
-        // An alarm that fires too early is set again.
-        let process = process::id();
-        if alarms.get(&address).is_some_and(|(by, set_for, _)| *by == process && *set_for <= deadline) {
-            return;
-        }
-        let waker = Waker::from(Arc::new(Due { store: Arc::downgrade(self), address }));
-        let before = Alarm::new(deadline, &waker).and_then(|alarm| alarms.insert(address, (process, deadline, alarm)));
-        drop(alarms);
-        drop(before);
-    }
-
-    fn alarms(&self) -> &Alarms {
-        self.alarms.get_or_init(|| Box::new(Alarms::default())).alarms()
-    }
-
-    /// Makes all waiting calls look again: limits have changed, or no longer apply.
-    pub(crate) fn wake_all(self: &Arc<Store>, now: Now) {
-        open_thorough();
-        let (mut wakes, mut alarms) = (Wakes::default(), Vec::new());
-        self.unkeyed.with(&self.written.rules, &self.forms, now, false, |state, queue| {
-            alarms.extend(renew(state, &self.forms, queue, now, &mut wakes));
-        });
-        on_table!(self, (table, form) => table.each_queue(&self.shared.bound, |state, queue| {
-            if self.free.get().is_none() {
-                alarms.extend(renew(state, form, queue, now, &mut wakes));
-                return;
-            }
-            // The new limits cannot judge this state. The first call that looks, or the timer, moves
-            // it to the other table.
-            queue.changed(now);
-            queue.is_to_be_moved(now);
-            queue.wake_all(&mut wakes);
-            alarms.extend(queue.address().zip(queue.alarm()));
-        }));
-        if let Some(table) = self.free.get() {
-            table.table.each_queue(&self.shared.bound, |state, queue| {
-                alarms.extend(renew(state, &self.forms, queue, now, &mut wakes));
-            });
-        }
-        for (address, time) in alarms {
-            self.arm(address, Some(time), now);
-        }
-        wakes.wake();
-    }
-
-    /// Carries out a task on a bucket, under its lock.
-    #[inline(never)]
-    fn perform(&self, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
-        let mut wakes = Wakes::default();
-        let done = self.perform_under_lock(address, ask, now, task, &mut wakes);
-        wakes.wake();
-        done
-    }
-
-    /// [`perform`](Store::perform) for a task that may change when the first waiting call is due.
-    fn perform_and_arm(self: &Arc<Store>, address: Address, ask: &Ask<'_>, now: Now, task: &Task<'_>) -> Done {
-        let done = self.perform(address, ask, now, task);
-        self.arm(address, done.alarm, now);
-        done
-    }
-
-    #[inline]
-    fn perform_under_lock(
-        &self,
-        address: Address,
-        ask: &Ask<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> Done {
-        // Calls of this bucket may need the same from now on.
-        open_thorough();
-        let done = match address {
-            Address::Unkeyed => self.perform_unkeyed(ask, now, task, wakes),
-            Address::Hash(hash) => self.perform_on_key(hash, ask, now, task, wakes),
-        };
-        self.forget_denial_after(address, task);
-        done
-    }
-
-    fn forget_denial_after(&self, address: Address, task: &Task<'_>) {
-        if !matches!(task, Task::Take | Task::Peek) && self.holds.may_hold(address) {
-            self.holds.forget_denial(address);
-        }
-    }
-
-    fn perform_unkeyed(&self, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
-        let Written { rules, varies, .. } = &self.written;
-        if *varies {
-            self.expect(ask.call.rules);
-        }
-        self.unkeyed.with(rules, &self.forms, now, ask.is_foreign || *varies, |state, queue| {
-            // Looked up under the bucket's lock, under which debts are recorded.
-            let call = Call { floor: self.holds.of(Address::Unkeyed, now), ..ask.call };
-            carry_out(&call, task, state, &self.forms, queue, now, wakes)
-        })
-    }
-
-    fn perform_on_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Done {
-        self.reach_key(hash, ask, now, task, wakes).unwrap_or_else(|| self.untracked(hash, ask, now))
-    }
-
-    /// `None` if there is no room for the key.
-    fn reach_key(&self, hash: u64, ask: &Ask<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> Option<Done> {
-        if self.written.varies {
-            self.expect(ask.call.rules);
-        }
-        // Another thread may take the room that this one made.
-        let mut tries = 0;
-        loop {
-            let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
-            let done = if is_free {
-                self.perform_free(hash, &ask.call, now, task, wakes)
-            } else {
-                on_table!(self, (table, form) => {
-                    self.perform_in(table, form, hash, &ask.call, now, task, wakes)
-                })
-            };
-            match done {
-                With::Done(Done { verdict: Verdict::Undecided, .. }) | With::Closed => {
-                    // This form cannot decide, for example a word that has run out of range. The
-                    // full form can.
-                    self.open();
-                }
-                With::Done(done) => return Some(done),
-                With::Full | With::Waited if tries < TRIES && self.shared.evict(self, hash, now) => {}
-                With::Full | With::Waited => return None,
-            }
-            tries += 1;
-        }
-    }
-
     /// Counts a call on several buckets that its fast path did not decide, and sweeps if that is due.
     pub(super) fn take_turn(&self, hash: u64, now: Now) {
         let swept = on_table!(self, (table, form) => table.take_turn(self.context(form), hash, now));
         self.sweep_others(swept, hash, now);
-    }
-
-    /// Makes the bucket of a key in the table in which [`hold`](Store::hold) looks. Returns the
-    /// answer to the call if there is no room.
-    pub(super) fn make(&self, hash: u64, ask: &Ask<'_>, now: Now, wakes: &mut Wakes) -> Option<(Verdict, Left)> {
-        let nothing = Ask { call: Call { cost: 0, ..ask.call }, ..*ask };
-        match self.reach_key(hash, &nothing, now, &Task::Take, wakes) {
-            Some(_) => None,
-            None => Some(self.without_room(hash, ask, now)),
-        }
-    }
-
-    /// The answer to a call whose key has no room.
-    pub(super) fn without_room(&self, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        let done = self.untracked(hash, ask, now);
-        (done.verdict, done.left)
     }
 
     /// [`Together`] on the fast path: the bucket exists, its lock is free, and no call waits.
@@ -1034,86 +695,6 @@ impl Store {
         }
     }
 
-    /// Takes permits of a key from this store and from `other`, each by its one limit in the code.
-    /// The second is taken under the lock of the first. `None` if the two are of different kinds.
-    ///
-    /// Each kind has its own function, so that all of it stays in registers.
-    #[inline]
-    pub(super) fn try_take_two<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> Option<bool> {
-        if self.kind != other.0.kind {
-            return None;
-        }
-        match self.kind {
-            Kind::Tat => Some(self.two_tats(hash, other, now, cost)),
-            Kind::Bucket => Some(self.two_buckets(hash, other, now, cost)),
-            Kind::Window => Some(self.two_windows(hash, other, now, cost)),
-            Kind::Fixed { .. } => Some(self.two_fixed(hash, other, now, cost)),
-            Kind::Any => None,
-        }
-    }
-
-    #[inline(never)]
-    fn two_tats<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
-        let Keyed::One(table, _) = &self.keyed else { return false };
-        let second = || is_admitted(other.0.try_tat(other.1, now, cost));
-        let take = |state: &mut Words<1>| {
-            state.or_as_before(|state| is_admitted(state.take_tat(&self.rule, now, cost.permits())) && second())
-        };
-        table.try_with(hash, take).unwrap_or(false)
-    }
-
-    #[inline(never)]
-    fn two_buckets<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
-        let Keyed::Two(table, _) = &self.keyed else { return false };
-        let second = || is_admitted(other.0.try_bucket(other.1, now, cost));
-        let take = |state: &mut Words<2>| {
-            state.or_as_before(|state| is_admitted(state.take_bucket(&self.rule, now, cost.permits())) && second())
-        };
-        table.try_with(hash, take).unwrap_or(false)
-    }
-
-    #[inline(never)]
-    fn two_windows<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
-        let Keyed::Window(table, groups) = &self.keyed else { return false };
-        let second = || is_admitted(other.0.try_window(other.1, now, cost));
-        let take = |state: &mut Window| state.take_with(groups, &self.rule, now, cost.permits(), second);
-        table.try_with(hash, take).unwrap_or(false)
-    }
-
-    #[inline(never)]
-    fn two_fixed<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> bool {
-        let (Keyed::One(table, _), Kind::Fixed { bits }) = (&self.keyed, self.kind) else { return false };
-        let second = || is_admitted(other.0.try_fixed(other.1, now, cost));
-        let take = |state: &mut Words<1>| {
-            state
-                .or_as_before(|state| is_admitted(state.take_window(&self.rule, bits, now, cost.permits())) && second())
-        };
-        table.try_with(hash, take).unwrap_or(false)
-    }
-
-    /// Takes permits of a key by the one limit written down, if `others` take theirs under this
-    /// bucket's lock. Otherwise nothing has changed here. `false` also if the call must be decided
-    /// elsewhere.
-    #[inline(never)]
-    pub(super) fn try_take_with(&self, hash: u64, now: Now, cost: u32, others: &dyn Fn() -> bool) -> bool {
-        let rule = &self.rule;
-        let taken = match (&self.keyed, self.kind) {
-            (Keyed::One(table, _), Kind::Tat) => table
-                .try_with(hash, |state| state.or_as_before(|it| is_admitted(it.take_tat(rule, now, cost)) && others())),
-            (Keyed::Two(table, _), Kind::Bucket) => table.try_with(hash, |state| {
-                state.or_as_before(|it| is_admitted(it.take_bucket(rule, now, cost)) && others())
-            }),
-            (Keyed::One(table, _), Kind::Fixed { bits }) => table.try_with(hash, |state| {
-                state.or_as_before(|it| is_admitted(it.take_window(rule, bits, now, cost)) && others())
-            }),
-            (Keyed::Window(table, groups), Kind::Window) => {
-                table.try_with(hash, |state| state.take_with(groups, rule, now, cost, others))
-            }
-            _ => None,
-        };
-        taken.unwrap_or(false)
-    }
-
     /// What the unkeyed bucket says to a call that another bucket denies. `None` if that cannot be
     /// read in its usual form.
     pub(super) fn peek_unkeyed(&self, ask: &Ask<'_>, now: Now) -> Option<(Verdict, Left)> {
@@ -1122,48 +703,6 @@ impl Store {
         } else {
             self.unkeyed.peek(&ask.call, &self.forms, now)
         }
-    }
-
-    /// [`Together`] on a bucket that [exists](Store::make). `None` if it is gone meanwhile.
-    ///
-    /// The caller holds locks of other buckets: nothing here sweeps, evicts or wakes.
-    pub(super) fn hold(
-        &self,
-        address: Address,
-        ask: &Ask<'_>,
-        now: Now,
-        wakes: &mut Wakes,
-        others: &dyn Fn(Verdict) -> Fate,
-    ) -> Option<(Verdict, Left)> {
-        let task = Task::Together(others);
-        let Address::Hash(hash) = address else {
-            let done = self.perform_under_lock(address, ask, now, &task, wakes);
-            return Some((done.verdict, done.left));
-        };
-        let is_free = self.free.get().is_some() || ask.is_foreign && !self.fits(ask.call.rules);
-        let done = if is_free {
-            self.hold_in(&self.free.get()?.table, &self.forms, hash, &ask.call, now, &task, wakes)
-        } else {
-            on_table!(self, (table, form) => self.hold_in(table, form, hash, &ask.call, now, &task, wakes))
-        };
-        done.map(|done| (done.verdict, done.left))
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
-    fn hold_in<S: State, const W: usize>(
-        &self,
-        table: &Table<S, W>,
-        form: &S::Form,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> Option<Done> {
-        table.with_existing(self.context(form), hash, |state, queue| {
-            let call = Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
-            (carry_out(&call, task, state, form, queue.unwrap_or(&mut Queue::default()), now, wakes), false)
-        })
     }
 
     /// Takes the permits of a call, as the last of its buckets, whose others admit it and are
@@ -1187,7 +726,7 @@ impl Store {
             (_, None) => None,
             (_, Some(wakes)) => match address {
                 Address::Unkeyed => {
-                    let done = self.perform_under_lock(address, ask, now, &Task::Take, wakes);
+                    let done = self.perform_under_lock(address, &mut Errand::of(ask, now, &Task::Take, wakes));
                     Some((done.verdict, done.left))
                 }
                 Address::Hash(_) => self.hold(address, ask, now, wakes, &|verdict| match verdict {
@@ -1202,12 +741,24 @@ impl Store {
     /// Reads the permits left only if that takes no lock that other calls may hold for long.
     #[inline(never)]
     fn take_last_unkeyed(&self, ask: &Ask<'_>, now: Now, tells: bool) -> Option<(Verdict, Left)> {
-        let taken = self.take_unkeyed(ask, now, Unkeyed::take);
+        let taken = self.take_unkeyed(ask, now);
         let Some(verdict) = taken else { return self.try_on_all(ask, now, Take { tells }) };
         let is_told = tells || ask.call.cost > 1 && matches!(verdict, Verdict::Denied { .. });
         let nothing = Call { cost: 0, ..ask.call };
         let left = is_told.then(|| self.unkeyed.peek(&nothing, &self.forms, now)).flatten();
         Some((verdict, left.map_or_else(Left::default, |(_, left)| left)))
+    }
+
+    /// Whether the call's bucket is, or will be, in the table of other limits.
+    #[inline]
+    fn is_elsewhere(&self, ask: &Ask<'_>) -> bool {
+        self.free.get().is_some() || self.needs_free(ask)
+    }
+
+    /// Whether only the table of other limits can hold the call's bucket.
+    #[inline]
+    fn needs_free(&self, ask: &Ask<'_>) -> bool {
+        ask.is_foreign && !self.fits(ask.call.rules)
     }
 
     /// Whether buckets of these limits can stay in the table of the limits written down.
@@ -1217,82 +768,6 @@ impl Store {
             (Keyed::Window(..), [rule]) => rule.limit.algorithm() == Algorithm::SlidingWindow,
             _ => false,
         }
-    }
-
-    #[expect(clippy::too_many_arguments, reason = "a call, its bucket and its moment")]
-    pub(super) fn perform_in<S: State, const W: usize>(
-        &self,
-        table: &Table<S, W>,
-        form: &S::Form,
-        hash: u64,
-        call: &Call<'_>,
-        now: Now,
-        task: &Task<'_>,
-        wakes: &mut Wakes,
-    ) -> With<Done> {
-        let context = self.context::<S>(form);
-        let mut run = |state: &mut S, queue: &mut Queue| {
-            let call = Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
-            carry_out(&call, task, state, form, queue, now, wakes)
-        };
-        match task {
-            Task::Take | Task::Charge(_) => {
-                let take = |state: &mut S| run(state, &mut Queue::default());
-                let (done, swept) = table.with(context, hash, now, take);
-                self.sweep_others(swept, hash, now);
-                if !matches!(done, With::Waited) {
-                    return done;
-                }
-                table.with_queue(context, hash, now, run)
-            }
-            Task::Join(_) => table.with_queue(context, hash, now, run),
-            Task::Together(_)
-            | Task::Peek
-            | Task::Refund(_)
-            | Task::Reset(_)
-            | Task::Look(..)
-            | Task::Leave(..)
-            | Task::Settle
-            | Task::Held(_) => {
-                let run = |state: &mut S, queue: Option<&mut Queue>| {
-                    let done = run(state, queue.unwrap_or(&mut Queue::default()));
-                    (done, matches!(task, Task::Reset(_)))
-                };
-                let done = table.with_existing(context, hash, run);
-                // A missing bucket is idle. Only a peek needs an answer.
-                With::Done(done.unwrap_or_else(|| {
-                    let (mut state, mut queue) = (S::idle(), Queue::default());
-                    let task = if matches!(task, Task::Peek | Task::Reset(_)) { task } else { &Task::Settle };
-                    let call = &Call { floor: self.holds.of(Address::Hash(hash), now), ..*call };
-                    carry_out(call, task, &mut state, form, &mut queue, now, wakes)
-                }))
-            }
-        }
-    }
-
-    /// Carries out a task on the bucket of limits other than those written down. If the bucket is
-    /// in the usual table, it is moved first.
-    fn perform_free(&self, hash: u64, call: &Call<'_>, now: Now, task: &Task<'_>, wakes: &mut Wakes) -> With<Done> {
-        let table = &self.open().table;
-        let rules = &self.written.rules;
-        let since = |queue: &Option<Box<Queue>>| queue.as_ref().map_or(now, |queue| queue.since(now));
-        match &self.keyed {
-            Keyed::Nothing => {}
-            Keyed::One(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
-            }),
-            Keyed::Two(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
-            }),
-            Keyed::Three(from, layout) => from.hand_over(hash, |state, queue| {
-                table.take_over(hash, Full::of_words(&state, layout, rules, since(&queue)), queue);
-            }),
-            Keyed::Window(from, _) => {
-                from.hand_over(hash, |state, queue| table.take_over(hash, Full::of_window(state), queue));
-            }
-            Keyed::Full(from) => from.hand_over(hash, |state, queue| table.take_over(hash, state, queue)),
-        }
-        self.perform_in(table, &self.forms, hash, call, now, task, wakes)
     }
 
     /// The table of other limits. From then on, the usual table makes no new bucket.
@@ -1320,25 +795,6 @@ impl Store {
         if (hash >> 8 ^ now.earliest >> 16).is_multiple_of(one_in) {
             self.shared.sweep(now, SWEPT_OF_OTHERS);
         }
-    }
-
-    /// Decides a call if there is no room for its key.
-    #[cold]
-    fn untracked(&self, hash: u64, ask: &Ask<'_>, now: Now) -> Done {
-        self.shared.bound.untracked.fetch_add(1, Ordering::Relaxed);
-        let mut done = Done::of(Verdict::Admitted { at: now.latest });
-        let capacity = ask.call.rules.first().map_or(0, Rule::capacity);
-        done.left = Left { remaining: capacity, ..Left::default() };
-        if self.shared.bound.when_full == WhenFull::Deny && ask.call.cost > 0 {
-            done.verdict = Verdict::Denied { until: now.earliest.saturating_add(RETRY_WHEN_FULL), position: 0 };
-            done.left.remaining = 0;
-        }
-        let floor = self.holds.of(Address::Hash(hash), now);
-        if floor.is_blocked(now) {
-            done.verdict = Verdict::Denied { until: floor.until(), position: 0 };
-            done.left.is_blocked = true;
-        }
-        done
     }
 
     /// The number of keys that have a bucket.
@@ -1497,12 +953,6 @@ impl Drop for Store {
     }
 }
 
-impl Done {
-    pub(super) fn of(verdict: Verdict) -> Done {
-        Done { verdict, left: Left::default(), place: None, turn: None, alarm: None }
-    }
-}
-
 /// Computes a key's address. One function hashes all text keys, and one all numbers.
 struct Addressing<'a>(&'a Store);
 
@@ -1530,230 +980,5 @@ impl Asker for Addressing<'_> {
     #[inline]
     fn any<K: RateLimitKey + ?Sized>(self, key: &K) -> Address {
         if K::KEYED { Address::Hash(self.0.hash(|sink| key.write_to(sink))) } else { Address::Unkeyed }
-    }
-}
-
-/// Carries out a task on a state and its key's queue, which is empty if no call waits.
-fn carry_out<S: State>(
-    call: &Call<'_>,
-    task: &Task<'_>,
-    state: &mut S,
-    form: &S::Form,
-    queue: &mut Queue,
-    now: Now,
-    wakes: &mut Wakes,
-) -> Done {
-    let done = carry_out_unarmed(call, task, state, form, queue, now, wakes);
-    // These find the timer set already: they make no call due earlier.
-    if matches!(task, Task::Take | Task::Together(_) | Task::Peek) {
-        return done;
-    }
-    Done { alarm: queue.alarm(), ..done }
-}
-
-fn carry_out_unarmed<S: State>(
-    call: &Call<'_>,
-    task: &Task<'_>,
-    state: &mut S,
-    form: &S::Form,
-    queue: &mut Queue,
-    now: Now,
-    wakes: &mut Wakes,
-) -> Done {
-    match task {
-        Task::Refund(permit) => {
-            call.give_back(state, form, now, *permit);
-            queue.changed(now);
-        }
-        Task::Reset(lift) => {
-            *state = S::idle();
-            queue.held(lift(), now);
-        }
-        Task::Leave(place, seat) => match queue.leave(*place, seat, now) {
-            Parted::Permits(permit) => call.give_back(state, form, now, permit),
-            Parted::Same => return Done::of(Verdict::Admitted { at: now.latest }),
-            Parted::Other => {}
-        },
-        Task::Settle => queue.fired(),
-        Task::Held(floor) => {
-            queue.held(floor(), now);
-            queue.wake_all(wakes);
-        }
-        Task::Take | Task::Together(_) | Task::Charge(_) | Task::Peek | Task::Join(_) | Task::Look(..) => {}
-    }
-    let first_due = if queue.is_empty() { None } else { queue.settle(state, form, now, wakes) };
-    let mut done = Done::of(Verdict::Undecided);
-    match task {
-        Task::Charge(owe) => {
-            let Some(end) = call.owe(state, form, now) else { return done };
-            let floor = if end > now.earliest { owe(end) } else { call.floor };
-            if !queue.is_empty() {
-                queue.held(floor, now);
-                queue.settle(state, form, now, wakes);
-            }
-            done.verdict = Verdict::Admitted { at: now.latest };
-            done.left = Call { floor, ..*call }.told_behind_floor(state, form, now, done.verdict, false);
-            return done;
-        }
-        Task::Refund(_) | Task::Reset(_) | Task::Leave(..) | Task::Settle | Task::Held(_) => {
-            done.verdict = Verdict::Admitted { at: now.latest };
-            return done;
-        }
-        Task::Look(place, seat) => {
-            done.turn = Some(queue.turn(*place, seat, first_due.unwrap_or(NEVER)));
-            done.verdict = Verdict::Admitted { at: now.latest };
-            return done;
-        }
-        Task::Take | Task::Together(_) | Task::Peek | Task::Join(_) => {}
-    }
-    state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
-    let was_banned = call.is_banned(state, now);
-    done.verdict = if !queue.is_empty() && call.cost > 0 {
-        behind(call, state, form, queue, now)
-    } else if matches!(task, Task::Take) {
-        call.take_behind_floor(state, form, now)
-    } else {
-        call.judge_behind_floor(state, form, now)
-    };
-    if let (Task::Together(others), true) = (task, done.verdict != Verdict::Undecided) {
-        let fate = others(done.verdict);
-        // A denial behind waiting calls is no offence, like that of a call on one bucket.
-        let is_behind = !queue.is_empty() && call.cost > 0;
-        done.verdict = match fate {
-            Fate::Denied if is_behind => done.verdict,
-            fate => call.held(state, form, now, done.verdict, fate),
-        };
-    }
-    if let Task::Join(joining) = task {
-        let waits = match done.verdict {
-            Verdict::Admitted { .. } => joining.is_handed_over,
-            Verdict::Denied { until, .. } => {
-                until <= joining.deadline
-                    && until != NEVER
-                    && queue.len() < joining.queue
-                    && (joining.may_begin || !queue.is_empty())
-            }
-            Verdict::Undecided => false,
-        };
-        match done.verdict {
-            _ if waits => {
-                done.place = Some(queue.join(call.cost, joining, call.floor, now));
-                queue.settle(state, form, now, wakes);
-                return done;
-            }
-            // Takes the permits now, and counts no denial.
-            Verdict::Admitted { .. } => done.verdict = call.take_behind_floor(state, form, now),
-            Verdict::Denied { position, .. } => {
-                // The call cannot wait: it is denied like any other call.
-                if queue.is_empty()
-                    && let Verdict::Denied { until, .. } = call.take_behind_floor(state, form, now)
-                {
-                    done.verdict = Verdict::Denied { until, position };
-                }
-            }
-            Verdict::Undecided => {}
-        }
-    }
-    done.left = call.told_behind_floor(state, form, now, done.verdict, was_banned);
-    done
-}
-
-/// The verdict on a call behind the waiting calls.
-fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, now: Now) -> Verdict {
-    match call.judge_behind_floor(state, form, now) {
-        Verdict::Denied { until: NEVER, position } => Verdict::Denied { until: NEVER, position },
-        Verdict::Undecided => Verdict::Undecided,
-        verdict => {
-            let until = call.fits_behind(state, form, now, queue.ahead()).max(now.earliest + 1);
-            let position = if let Verdict::Denied { position, .. } = verdict { position } else { 0 };
-            Verdict::Denied { until, position }
-        }
-    }
-}
-
-/// Returns the bucket, and the time for which its timer must be set.
-fn renew<S: State>(
-    state: &mut S,
-    form: &S::Form,
-    queue: &mut Queue,
-    now: Now,
-    wakes: &mut Wakes,
-) -> Option<(Address, u64)> {
-    queue.changed(now);
-    queue.settle(state, form, now, wakes);
-    queue.wake_all(wakes);
-    queue.address().zip(queue.alarm())
-}
-
-type Alarms = Mutex<HashMap<Address, (u32, Instant, Alarm)>>;
-
-/// Alarms behind a pointer, for programs in which no call waits.
-trait HasAlarms: Send + Sync {
-    fn alarms(&self) -> &Alarms;
-}
-
-impl HasAlarms for Alarms {
-    fn alarms(&self) -> &Alarms {
-        self
-    }
-}
-
-/// A place in the queue of a bucket. Its owner looks until there is an outcome, or leaves.
-pub(crate) struct Waiter {
-    store: Arc<Store>,
-    place: Place,
-    seat: Arc<Seat>,
-}
-
-/// Charges the first waiting call when it is due, whichever call is first then.
-struct Due {
-    store: Weak<Store>,
-    address: Address,
-}
-
-impl Wake for Due {
-    fn wake(self: Arc<Due>) {
-        if let Some(store) = Shared::lend(&self.store) {
-            // The alarm has fired. Settling sets another one if it is needed.
-            let fired = store.alarms().lock().remove(&self.address);
-            drop(fired);
-            store.get().settle(self.address, store.now());
-        }
-    }
-}
-
-impl Waiter {
-    /// Registers `waker` for changes. Returns whether there is one already.
-    pub(crate) fn listen(&self, waker: &Waker) -> bool {
-        self.seat.listen(waker)
-    }
-
-    /// Checks whether the call's turn has come.
-    pub(crate) fn look(&self, now: Now) -> Turn {
-        let (ask, task) = (self.store.written_ask(0), Task::Look(self.place, &self.seat));
-        self.store.perform_and_arm(self.address(), &ask, now, &task).turn.unwrap_or(Turn::Lost)
-    }
-
-    /// Gives the place up. Permits that were charged for it are given back, by the limits of the
-    /// call.
-    pub(crate) fn leave(&self, ask: &Ask<'_>, now: Now) {
-        self.seat.forget_waker();
-        self.store.perform_and_arm(self.address(), ask, now, &Task::Leave(self.place, &self.seat));
-    }
-
-    pub(crate) fn address(&self) -> Address {
-        self.seat.with.address
-    }
-
-    pub(crate) fn store(&self) -> &Arc<Store> {
-        &self.store
-    }
-
-    pub(crate) fn place(&self) -> Place {
-        self.place
-    }
-
-    pub(crate) fn deadline(&self) -> u64 {
-        self.seat.deadline
     }
 }

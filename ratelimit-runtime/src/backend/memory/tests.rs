@@ -43,7 +43,7 @@ fn take(store: &Store, key: u64, now: u64) -> bool {
 fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
     let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost: 1, floor: Hold::NONE };
     let ask = Ask { call, is_foreign: false };
-    let (verdict, _) = store.take_or_tell(address, &ask, Now::exactly(now));
+    let (verdict, _) = store.take(address, &ask, Now::exactly(now), false);
     assert_ne!(verdict, Verdict::Undecided);
     matches!(verdict, Verdict::Admitted { .. })
 }
@@ -52,7 +52,7 @@ fn take_by(store: &Store, rule: &Rule, address: Address, now: u64) -> bool {
 fn admit(store: &Store, key: u64, now: u64) -> bool {
     let address = store.address(&key);
     let Address::Hash(hash) = address else { panic!("a key") };
-    let verdict = match store.try_window(hash, Now::exactly(now), OnePermit) {
+    let verdict = match WindowPath::take(store, hash, Now::exactly(now), OnePermit) {
         Verdict::Undecided => store.take_written(address, Now::exactly(now)).0,
         verdict => verdict,
     };
@@ -366,7 +366,7 @@ fn a_blocked_key_is_denied_until_the_later_of_its_block_and_its_limit() {
             let call = Call { rules: std::slice::from_ref(&HOUR), backoff: None, cost, floor: Hold::NONE };
             Ask { call, is_foreign: false }
         };
-        let until = |cost, now| store.take_and_tell(address, &ask(cost), Now::exactly(now));
+        let until = |cost, now| store.take(address, &ask(cost), Now::exactly(now), true);
         assert!(take_by(&store, &HOUR, address, START));
         store.block(address, START + 10, Now::exactly(START));
         // An earlier end changes nothing.
@@ -441,7 +441,7 @@ fn a_repeated_denial_of_a_blocked_key_is_what_the_limit_says_now() {
                 1 => store.reset(address, &ask(1), at),
                 2 => {
                     store.unblock(address, at);
-                    if let (Verdict::Admitted { at }, _) = store.take_or_tell(address, &ask(1), at) {
+                    if let (Verdict::Admitted { at }, _) = store.take(address, &ask(1), at, false) {
                         taken = Some(Permit { at, cost: 1 });
                     }
                     store.block(address, now + 50_000_000, at);
@@ -563,7 +563,7 @@ fn buckets_stay_if_a_call_of_another_limiter_drops_their_store_last() {
 fn take_by_others(store: &Store, rules: &[Rule], address: Address, now: u64) -> bool {
     let call = Call { rules, backoff: None, cost: 1, floor: Hold::NONE };
     let ask = Ask { call, is_foreign: !store.is_for(rules) };
-    matches!(store.take_or_tell(address, &ask, Now::exactly(now)).0, Verdict::Admitted { .. })
+    matches!(store.take(address, &ask, Now::exactly(now), false).0, Verdict::Admitted { .. })
 }
 
 const SECOND: u64 = 1_000_000_000;

@@ -160,17 +160,7 @@ impl Unkeyed {
 
     /// Takes the permits of a call by the limits as written, on thread number `thread`. Undecided
     /// if the state is under a lock: [`run`](Unkeyed::run) takes them there.
-    #[inline]
     pub(super) fn take(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
-        match &self.fast {
-            Fast::Token { .. } => self.take_in(&TokenForm, call, thread, now),
-            Fast::Permits(_) => self.take_in(&PermitsForm, call, thread, now),
-            _ => Verdict::Undecided,
-        }
-    }
-
-    /// The same as [`take`](Unkeyed::take), for programs that do not contain all forms.
-    pub(super) fn take_in_form(&self, call: &Call<'_>, thread: usize, now: Now) -> Verdict {
         self.take_in(self.form, call, thread, now)
     }
 
@@ -421,13 +411,6 @@ impl<S: State> One<S> {
         self.denied_until.store(0, Ordering::Release);
         state
     }
-}
-
-/// Takes permits of several limits. Leaves a denial to the path that reports which limit denies.
-#[inline(never)]
-fn take_several(words: &mut Words<3>, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> Verdict {
-    let is_taken = words.or_as_before(|words| words.takes_all(layout, rules, now, cost));
-    if is_taken { Verdict::Admitted { at: now.latest } } else { Verdict::Undecided }
 }
 
 fn verdict(until: u64, now: Now) -> Verdict {

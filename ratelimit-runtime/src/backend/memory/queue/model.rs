@@ -69,7 +69,7 @@ impl Bucket {
     }
 
     fn takes(&self, now: Now) -> bool {
-        let (verdict, _) = self.store.take_or_tell(self.address, &self.ask(1), now);
+        let (verdict, _) = self.store.take(self.address, &self.ask(1), now, false);
         matches!(verdict, Verdict::Admitted { .. })
     }
 

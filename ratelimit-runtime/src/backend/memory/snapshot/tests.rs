@@ -64,7 +64,7 @@ fn store(backend: &MemoryBackend, name: &str, written: &Written, now: u64) -> Ar
 
 fn take(store: &Arc<Store>, address: Address, now: u64) -> bool {
     let ask = store.written_ask(1);
-    matches!(store.take_and_tell(address, &ask, Now::exactly(now)).0, Verdict::Admitted { .. })
+    matches!(store.take(address, &ask, Now::exactly(now), true).0, Verdict::Admitted { .. })
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +147,7 @@ fn answer(
         Ask { call, is_foreign: !store.is_for(rules) }
     };
     let (verdict, left) = match step.action {
-        Action::Take(cost) => store.take_and_tell(address, &ask(cost), now),
+        Action::Take(cost) => store.take(address, &ask(cost), now, true),
         Action::Refund(_) => {
             if let Some(permit) = permit {
                 store.refund(address, &ask(permit.cost), now, permit);

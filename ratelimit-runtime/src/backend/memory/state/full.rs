@@ -510,19 +510,20 @@ impl State for Full {
         if !forms.varies() {
             return;
         }
-        let lasts = call.rules.iter().map(Rule::lasts).max().unwrap_or(0);
-        let lasts = lasts.max(call.backoff.map_or(0, |backoff| nanos(backoff.max())));
         let Some(parts) = &mut self.0 else { return };
         parts.denied_until = denied_until;
-        parts.idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
+        let lasts = call.backoff.map_or(0, |backoff| nanos(backoff.max()));
+        let mut idle_at = parts.idle_at.max(now.latest.saturating_add(lasts));
         for (part, rule) in parts.limits.iter().zip(call.rules) {
+            idle_at = idle_at.max(now.latest.saturating_add(rule.lasts()));
             // A debt above the capacity, from a larger bucket, takes longer to refill.
             if let Part::Token(bucket) = part
                 && bucket.debt > rule.full()
             {
-                parts.idle_at = parts.idle_at.max(bucket.fresh_at(rule));
+                idle_at = idle_at.max(bucket.fresh_at(rule));
             }
         }
+        parts.idle_at = idle_at;
     }
 
     fn are_idle<'a>(forms: &'a Forms, _: &'a [Rule], by: u64) -> impl Fn(&Full) -> bool + 'a {
@@ -554,9 +555,7 @@ impl State for Full {
         if verdict == Verdict::Undecided {
             return Call { backoff: None, ..*call }.take(self, forms, now);
         }
-        if forms.varies() {
-            self.note(call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
-        }
+        self.note(call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
         verdict
     }
 

@@ -249,7 +249,7 @@ fn exact(limits: &[Limit], varies: bool, is_keyed: bool, steps: &[Step]) -> Resu
         match step.action {
             Action::Take(cost) => {
                 let expected = trial.expected(now, cost);
-                let (verdict, _) = trial.store.take_or_tell(trial.address, &trial.ask(cost), now);
+                let (verdict, _) = trial.store.take(trial.address, &trial.ask(cost), now, false);
                 prop_assert!(same(verdict, expected), "{verdict:?} instead of {expected:?}, {cost} at {now:?}");
                 if let Verdict::Admitted { at } = verdict
                     && cost > 0
@@ -323,7 +323,7 @@ proptest! {
             let now = trial.advance(step);
             margins |= step.margin > 0;
             match step.action {
-                Action::Take(cost) => match trial.store.take_or_tell(trial.address, &trial.ask(cost), now).0 {
+                Action::Take(cost) => match trial.store.take(trial.address, &trial.ask(cost), now, false).0 {
                     Verdict::Admitted { at } if cost > 0 => {
                         prop_assert!(trial.is_admitted(cost), "{} is over at {:?}", cost, now);
                         trial.record(now, Permit { at, cost });
@@ -386,7 +386,7 @@ proptest! {
             match step.action {
                 Action::Take(cost) => {
                     let expected = trial.expected(now, cost);
-                    let (verdict, _) = trial.store.take_or_tell(trial.address, &trial.ask(cost), now);
+                    let (verdict, _) = trial.store.take(trial.address, &trial.ask(cost), now, false);
                     prop_assert!(same(verdict, expected), "{verdict:?} instead of {expected:?}, {cost} at {now:?} by {:?}", trial.rules);
                     if let Verdict::Admitted { at } = verdict && cost > 0 {
                         trial.record(now, Permit { at, cost });
@@ -428,7 +428,7 @@ proptest! {
             let margin = if algorithm == Algorithm::TokenBucket { 0 } else { step.margin };
             let now = trial.advance(Step { margin, ..step });
             match step.action {
-                Action::Take(cost) => match trial.store.take_or_tell(trial.address, &trial.ask(cost), now).0 {
+                Action::Take(cost) => match trial.store.take(trial.address, &trial.ask(cost), now, false).0 {
                     Verdict::Admitted { at } if cost > 0 => {
                         prop_assert!(trial.logs[0].admits(&largest, trial.now, cost.into()), "{} is over at {:?}", cost, now);
                         trial.record(now, Permit { at, cost });
@@ -520,7 +520,7 @@ proptest! {
             let now = trial.advance(Step { margin: 0, ..step });
             match step.action {
                 Action::Take(cost) if cost > 0 => {
-                    let verdict = trial.store.take_or_tell(trial.address, &trial.ask(cost), now).0;
+                    let verdict = trial.store.take(trial.address, &trial.ask(cost), now, false).0;
                     let is_admitted = matches!(verdict, Verdict::Admitted { .. });
                     let rule = trial.rules[0];
                     prop_assert_eq!(is_admitted, recorded.takes(&rule, trial.now, cost), "{} at {:?}", cost, now);

@@ -421,7 +421,8 @@ impl Window {
         }
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, if they fit and `others` return true.
+    /// Takes `cost` permits, from 1 to the capacity, if they fit and `others` return true. Does not
+    /// decide otherwise.
     #[inline]
     pub(crate) fn take_with(
         &mut self,
@@ -430,13 +431,13 @@ impl Window {
         now: Now,
         cost: u32,
         others: impl FnOnce() -> bool,
-    ) -> bool {
+    ) -> Verdict {
         if self.fits_now_at(groups, rule, now, cost) > now.earliest || !others() {
-            return false;
+            return Verdict::Undecided;
         }
-        let latest = now.latest.max(self.newest());
-        self.charge_now(groups, rule, Now { latest, ..now }, cost);
-        true
+        let at = now.latest.max(self.newest());
+        self.charge_now(groups, rule, Now { latest: at, ..now }, cost);
+        Verdict::Admitted { at }
     }
 
     /// When `cost` permits fit; a time in the past if they fit now.
@@ -539,17 +540,8 @@ impl Window {
         if !permits.is_multiple_of(groups.group) {
             return self.mix(groups);
         }
-        let ring = Ring { first: 0, len };
-        let is_single = groups.group == 1 && permits == 1 && cost == 1 && rule.per() <= Time::LONGEST;
-        *self = match usize::from(len) + (permits / groups.group) as usize {
-            1 if is_single => Window::Few { len, older: [Time::new(0); FEW], at },
-            0..=SEVERAL => {
-                let mut older = Box::new([0; SEVERAL]);
-                older.copy_from_slice(&times[..SEVERAL]);
-                Window::Several { ring, permits, at, older }
-            }
-            _ => Window::Many { ring, permits, at, older: Box::new(times) },
-        };
+        let is_few = groups.group == 1 && permits == 1 && cost == 1 && rule.per() <= Time::LONGEST;
+        *self = of_times(usize::from(len) + (permits / groups.group) as usize, is_few, &times, (len, permits, at));
     }
 
     /// Converts the groups to a full log.
@@ -637,18 +629,22 @@ fn compact(log: &SlidingWindow, groups: &Groups) -> Option<Window> {
         }
     }
     let permits = u32::try_from(permits).ok().filter(|permits| *permits > 0)?;
-    let is_few = groups.group == 1 && permits == 1 && groups.longest() <= Time::LONGEST;
-    let ring = Ring { first: 0, len: u8::try_from(len).ok()? };
-    Some(match len {
+    let is_few =
+        groups.group == 1 && permits == 1 && groups.longest() <= Time::LONGEST && at - times[0] <= Time::LONGEST;
+    Some(of_times(len, is_few, &times, (u8::try_from(len).ok()?, permits, at)))
+}
+
+/// The smallest form with so many places, of the times of `len` older groups and the newest group.
+fn of_times(places: usize, is_few: bool, times: &[u64; MANY], (len, permits, at): (u8, u32, u64)) -> Window {
+    let ring = Ring { first: 0, len };
+    match places {
         0 => Window::One { permits, at },
-        1..=FEW if is_few && at - times[0] <= Time::LONGEST => {
-            Window::Few { len: ring.len, older: std::array::from_fn(|place| Time::new(times[place])), at }
-        }
+        1..=FEW if is_few => Window::Few { len, older: std::array::from_fn(|place| Time::new(times[place])), at },
         1..=SEVERAL => {
             Window::Several { ring, permits, at, older: Box::new(std::array::from_fn(|place| times[place])) }
         }
-        _ => Window::Many { ring, permits, at, older: Box::new(times) },
-    })
+        _ => Window::Many { ring, permits, at, older: Box::new(*times) },
+    }
 }
 
 /// The groups as a full log.

@@ -7,7 +7,7 @@ use crate::limit::Algorithm;
 use crate::rt::clock::Now;
 
 use super::fixed::Fixed;
-use super::{Call, Judged, Permit, State, Tat, Verdict, take_bucket};
+use super::{Call, Judged, Permit, State, Tat, Verdict, is_admitted, take_bucket};
 use crate::queue::Ahead;
 
 /// The state of one to three limits.
@@ -160,15 +160,16 @@ impl<const N: usize> Words<N> {
 
 #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
 impl<const N: usize> Words<N> {
-    /// Undoes what `f` has changed, unless it returns true.
+    /// Takes permits if `others` are taken after them. If not, the call is undecided.
     #[inline(always)]
-    pub(crate) fn or_as_before(&mut self, f: impl FnOnce(&mut Self) -> bool) -> bool {
+    pub(crate) fn with(&mut self, others: impl FnOnce() -> bool, take: impl FnOnce(&mut Self) -> Verdict) -> Verdict {
         let before = self.0;
-        let is_kept = f(self);
-        if !is_kept {
+        let verdict = take(self);
+        if is_admitted(verdict) && !others() {
             self.0 = before;
+            return Verdict::Undecided;
         }
-        is_kept
+        verdict
     }
 
     /// Takes `cost` permits of a bucket in one word.
@@ -195,16 +196,18 @@ impl<const N: usize> Words<N> {
         self.take_of((layout.part(0).0, 0), rule, now, cost)
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, of each limit, up to one that does not admit
-    /// them.
+    /// Takes `cost` permits, from 1 to the capacity, of each limit, or of none. A denial is left to
+    /// the path that tells which of them denies.
     #[inline(always)]
-    pub(crate) fn takes_all(&mut self, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> bool {
+    pub(crate) fn take_several(&mut self, layout: &Layout, rules: &[Rule], now: Now, cost: u32) -> Verdict {
+        let before = self.0;
         for (position, rule) in rules.iter().enumerate() {
-            if !matches!(self.take_of(layout.part(position), rule, now, cost), Verdict::Admitted { .. }) {
-                return false;
+            if !is_admitted(self.take_of(layout.part(position), rule, now, cost)) {
+                self.0 = before;
+                return Verdict::Undecided;
             }
         }
-        true
+        Verdict::Admitted { at: now.latest }
     }
 
     /// Takes `cost` permits, from 1 to the capacity, of the limit in this format at this word.
@@ -351,10 +354,10 @@ impl<const N: usize> State for Words<N> {
         if let [rule] = call.rules {
             return self.take_first(layout, rule, now, call.cost);
         }
-        if self.or_as_before(|words| words.takes_all(layout, call.rules, now, call.cost)) {
-            return Verdict::Admitted { at: now.latest };
+        match self.take_several(layout, call.rules, now, call.cost) {
+            Verdict::Undecided => call.take(self, layout, now),
+            verdict => verdict,
         }
-        call.take(self, layout, now)
     }
 
     fn are_idle<'a>(layout: &'a Layout, written: &'a [Rule], by: u64) -> impl Fn(&Self) -> bool + 'a {

@@ -73,7 +73,13 @@ impl States {
 impl Made {
     /// Without keys.
     fn of(forms: Forms, unkeyed: impl FnOnce(&Forms) -> Unkeyed) -> Made {
-        Made { unkeyed: unkeyed(&forms), forms, keyed: Keyed::Nothing, tables: &NoTable, hasher: Seed::UNUSED }
+        Made {
+            unkeyed: unkeyed(&forms),
+            forms,
+            keyed: Keyed::Nothing,
+            tables: &In::<Nowhere, Words<1>, 4>::HERE,
+            hasher: Seed::UNUSED,
+        }
     }
 
     fn of_window(written: &Written, unkeyed: fn(&Rule) -> Unkeyed) -> Made {
@@ -202,6 +208,7 @@ macro_rules! place {
     };
 }
 
+place!(Nowhere, Words<1>, 4, false, _store => None);
 place!(InOne, Words<1>, 4, true, store => if let Keyed::One(table, form) = &store.keyed { Some((table, form)) } else { None });
 place!(InTwo, Words<2>, 5, true, store => if let Keyed::Two(table, form) = &store.keyed { Some((table, form)) } else { None });
 place!(InThree, Words<3>, 2, true, store => if let Keyed::Three(table, form) = &store.keyed { Some((table, form)) } else { None });
@@ -222,7 +229,7 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
     }
 
     fn take_key(&self, store: &Store, hash: u64, ask: &Ask<'_>, now: Now) -> (Verdict, Left) {
-        store.take_key(hash, ask, now)
+        if P::of(store).is_none() { UNDECIDED } else { store.take_key(hash, ask, now) }
     }
 
     fn take(&self, store: &Store, hash: u64, call: &Call<'_>, now: Now) -> With<(Verdict, Left)> {
@@ -261,37 +268,4 @@ impl<S: State, P: Place<S, W>, const W: usize> Tables for In<P, S, W> {
             store.open();
         }
     }
-}
-
-/// A store without keys.
-struct NoTable;
-
-impl Tables for NoTable {
-    fn try_take(&self, _: &Store, _: u64, _: &Call<'_>, _: Now, _: bool) -> Option<(Verdict, Left)> {
-        None
-    }
-
-    fn take_key(&self, _: &Store, _: u64, _: &Ask<'_>, _: Now) -> (Verdict, Left) {
-        UNDECIDED
-    }
-
-    fn take(&self, _: &Store, _: u64, _: &Call<'_>, _: Now) -> With<(Verdict, Left)> {
-        With::Closed
-    }
-
-    fn len(&self, _: &Store) -> usize {
-        0
-    }
-
-    fn sweep(&self, _: &Store, _: usize, _: Now, _: usize) -> bool {
-        false
-    }
-
-    fn evict(&self, _: &Store, _: u64, _: Now, _: bool) -> bool {
-        false
-    }
-
-    fn clear(&self, _: &Store) {}
-
-    fn open(&self, _: &Store) {}
 }

@@ -64,7 +64,7 @@ impl Two {
     /// Takes a permit from one bucket alone.
     fn take_one(&self, index: usize) -> bool {
         let ask = Ask { call: self.call(1), is_foreign: false };
-        let (verdict, _) = self.stores[index].take_or_tell(Address::Hash(2), &ask, now());
+        let (verdict, _) = self.stores[index].take(Address::Hash(2), &ask, now(), false);
         matches!(verdict, Verdict::Admitted { .. })
     }
 

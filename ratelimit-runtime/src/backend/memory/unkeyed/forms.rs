@@ -2,7 +2,7 @@
 //! pointers, so that a program contains only the forms that its limits need.
 
 use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
-use super::{Fast, Unkeyed, added, take_several, take_token, try_take_token, verdict};
+use super::{Fast, Unkeyed, added, take_token, try_take_token, verdict};
 use super::{Halves, Line, One, Tat, Window, Words};
 use crate::algorithm::Rule;
 use crate::rt::clock::Now;
@@ -150,7 +150,7 @@ impl Form for WordsForm {
         match one.begin(now, cost) {
             Ok(mut words) => match (&mut *words, forms.written()) {
                 (Some(words), [_]) => one.end(words.take_first(layout, rule, now, cost), cost),
-                (Some(words), rules) => one.end(take_several(words, layout, rules, now, cost), cost),
+                (Some(words), rules) => one.end(words.take_several(layout, rules, now, cost), cost),
                 (None, _) => Attempt::Contended,
             },
             Err(attempt) => attempt,
