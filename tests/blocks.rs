@@ -566,14 +566,13 @@ mod in_redis {
         assert!(latest.blocked("b").unwrap().is_none());
     }
 
+    #[rate_limit(limiter = *limiter, key = host, pause_when = |()| Some(HOUR), or_else = |_| ())]
+    fn fetch(limiter: &RateLimiter, host: &str) {}
+
     #[test]
     fn a_pause_reaches_limiters_of_the_name_that_are_first_used_later() {
         let server = RedisServer::start();
         let upstream = limiter("paused in Redis", backend(&server), Limit::per_minute(5));
-
-        #[rate_limit(limiter = *upstream, key = host, pause_when = |_| Some(HOUR), or_else = |_| ())]
-        fn fetch(upstream: &RateLimiter, host: &str) {}
-
         fetch(&upstream, "a");
         let later = limiter("paused in Redis", backend(&server), Limit::per_hour(5));
         assert_eq!(kind(later.check("a", 1)), ExceededKind::Blocked);

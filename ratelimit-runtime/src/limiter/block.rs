@@ -29,8 +29,8 @@ const LONGEST: Duration = Duration::from_secs(366 * 86_400);
 #[derive(Default)]
 pub(crate) struct Blockable {
     places: Places,
-    /// The key, if other limiters may have the name; within, `None` for a call without a key.
-    key: Option<Option<KeyCopy>>,
+    /// The call's key, if other limiters may have the name.
+    key: Option<KeyCopy>,
 }
 
 /// A key's buckets.
@@ -60,16 +60,18 @@ impl Blockable {
         if let Some(part) = at.and_then(|at| core.each()?.cores().nth(at)) {
             places.add(part, key, is_async);
         }
-        Blockable { places, key: core.is_named().then(|| KeyCopy::of(key)) }
+        Blockable { places, key: if core.is_named() { KeyCopy::of(key) } else { None } }
     }
 
     /// Blocks the key in this process's memory, at all limiters of the name. Returns the requests to
     /// backends.
     fn start_pause(&self, time: Duration) -> Requests {
         let mut places = self.places.clone();
-        if let (Some(key), Some(Place { core, is_async, .. })) = (&self.key, self.places.0.first()) {
-            core.note_block(key.clone(), *is_async, time);
-            match key {
+        if let Some(Place { core, is_async, .. }) = self.places.0.first()
+            && core.is_named()
+        {
+            core.note_block(self.key.clone(), *is_async, time);
+            match &self.key {
                 None => places.add_namesakes(core, &(), *is_async),
                 Some(key) => places.add_namesakes(core, key, *is_async),
             }
