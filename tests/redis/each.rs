@@ -1,5 +1,6 @@
 //! Limits with a key each, in Redis: one round trip, atomic on one server, exact in a cluster.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Waker};
@@ -32,6 +33,46 @@ fn a_decision_on_several_keys_is_one_call_of_a_script() {
     limiter.peek_each((1, 1, ()), 0).unwrap();
     futures_executor::block_on(limiter.check_each_async((2, 1, ()), 1)).unwrap();
     assert_eq!(server.calls_of("evalsha") - before, 3);
+}
+
+/// Each key of a server, and its value.
+fn records(server: &RedisServer) -> BTreeMap<String, Vec<u8>> {
+    let connection = &mut server.connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(connection).unwrap();
+    let value = |key: String| (key.clone(), redis::cmd("GET").arg(key).query(connection).unwrap());
+    keys.into_iter().map(value).collect()
+}
+
+#[test]
+fn a_denied_call_leaves_each_record_as_it_was() {
+    let server = RedisServer::start();
+    let limiter = limiter("as it was", [9, 2, 99], plain(&server).denial_cache(false));
+    limiter.check_each((1, 1, ()), 2).unwrap();
+    let before = records(&server);
+    assert_eq!(before.len(), 3);
+    for user in 1..3 {
+        // User 2 has no record yet.
+        assert_eq!(limiter.check_each((user, 1, ()), 1).unwrap_err().limit_index(), 1);
+        assert_eq!(records(&server), before);
+    }
+}
+
+#[test]
+fn a_key_that_holds_something_else_fails_the_call_and_charges_no_other() {
+    let server = RedisServer::start();
+    let limiter = limiter("other", [9, 9, 99], plain(&server));
+    limiter.check_each((1, 1, ()), 1).unwrap();
+    let strangers: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut server.connection()).unwrap();
+    for stranger in &strangers {
+        let connection = &mut server.connection();
+        let before = records(&server);
+        let record: Vec<u8> = redis::cmd("GETDEL").arg(stranger).query(connection).unwrap();
+        () = redis::cmd("RPUSH").arg(stranger).arg("a list").query(connection).unwrap();
+        assert_eq!(limiter.check_each((1, 1, ()), 1).unwrap_err().kind(), ExceededKind::BackendFailed);
+        () = redis::cmd("SET").arg(stranger).arg(record).query(connection).unwrap();
+        assert_eq!(records(&server), before);
+    }
+    assert_eq!(strangers.len(), 3);
 }
 
 #[test]

@@ -38,7 +38,8 @@ else
   end
 end
 local pack, sub = struct.pack, string.sub
-local stored, answer, booked_at
+local stored
+local answer, booked_at
 local action = asked % 256
 if asked < 196608 and cost > 0 and (action == TAKE or action == TAKE_RUN or action == CHARGE) then
   --inline usual.lua

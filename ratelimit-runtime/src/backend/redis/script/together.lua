@@ -2,47 +2,57 @@
 -- buckets, ARGV the requests, which all take or all peek. Refunds and unconditional charges come
 -- first, and are carried out first.
 --
--- It first peeks at all buckets but the last. Nothing can deny after the last one, so that is
--- charged at once. At the same time and in the same state, a take is decided like the peek.
+-- The buckets are charged in order. If one of them denies, the ones before it get their records
+-- back, and the ones behind it are only peeked at.
 
 local time = redis.call('TIME')
+-- The record before the last decision.
+local stored
 
 local function decide(KEYS, ARGV)
 --inline decision
 end
 
-local last, answers, key, request = #KEYS, {}, {}, {}
-local denies, is_denied, takes = {}, false, string.byte(ARGV[last]) ~= PEEK
-local first = 1
+local last, answers, key, request, before, looked = #KEYS, {}, {}, {}, {}, {}
+local takes, first, stopped_at, is_missing = string.byte(ARGV[last]) ~= PEEK, 1, nil, false
 while string.byte(ARGV[first]) == GIVE_BACK or string.byte(ARGV[first]) == CHARGE do
   key[1], request[1] = KEYS[first], ARGV[first]
   answers[first] = decide(key, request)
   first = first + 1
 end
--- A request's boundaries do not suffice: the client asks again, and nothing is charged.
-local is_missing = false
 for position = first, last do
   key[1], request[1] = KEYS[position], ARGV[position]
-  local looks = position < last or is_denied or is_missing
-  if looks then request[1] = string.char(PEEK) .. string.sub(request[1], 2) end
-  local answer = decide(key, request)
-  local kind = string.byte(answer)
-  if kind == BEYOND then
-    is_missing = true
-  elseif kind == DENIED or kind == NEVER or kind == BLOCKED then
-    is_denied = true
-    -- Only a request to take counts the denial and stores the clock.
-    denies[position] = looks
+  if stopped_at then request[1] = string.char(PEEK) .. string.sub(request[1], 2) end
+  local is_decided, answer = pcall(decide, key, request)
+  local kind = is_decided and string.byte(answer)
+  if kind == DENIED or kind == NEVER or kind == BLOCKED then
+    -- Counted at the server only by a request to take, which also stores the clock.
+    if stopped_at then looked[position] = true else before[position], stopped_at = stored, position end
+  elseif not kind or kind == BEYOND then
+    -- The key holds something else, or a request does not reach as far as it must: the client asks
+    -- again, and nothing is charged or counted.
+    is_missing, stopped_at = true, stopped_at or position
+    -- Before Redis 7 an error is a string.
+    if not kind and type(answer) ~= 'table' then answer = redis.error_reply(tostring(answer)) end
+  elseif not stopped_at then
+    before[position] = stored
   end
   answers[position] = answer
 end
-if takes and not is_missing then
-  for position = first, last do
-    local charges = not is_denied and position < last
-    if charges or denies[position] then
-      key[1], request[1] = KEYS[position], ARGV[position]
-      answers[position] = decide(key, request)
+if not takes or not stopped_at then return answers end
+for position = last, first, -1 do
+  key[1], request[1] = KEYS[position], ARGV[position]
+  local record = before[position]
+  if record and (position < stopped_at or is_missing) then
+    if record == '' then
+      redis.call('DEL', KEYS[position])
+    else
+      redis.call('SET', KEYS[position], record, 'KEEPTTL')
     end
+    request[1] = string.char(PEEK) .. string.sub(request[1], 2)
+    answers[position] = decide(key, request)
+  elseif looked[position] and not is_missing then
+    answers[position] = decide(key, request)
   end
 end
 return answers
