@@ -4,10 +4,13 @@ if largest and capacity > largest then largest = capacity end
 all = all + charge
 -- Expired groups are dropped once as many newer permits as any count are on record.
 while old > 0 do
-  largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
   local time, permits = unpack_bytes(slot, source, base + first * width)
   time = last_at - (last_at - time) % round
-  if stamp - time < round and (all - permits < largest or time + per > now) then break end
+  if stamp - time < round then
+    if time + per > now then break end
+    largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
+    if all - permits < largest then break end
+  end
   all, old, first = all - permits, old - 1, (first + 1) % slots
 end
 if stamp - last_at >= round then

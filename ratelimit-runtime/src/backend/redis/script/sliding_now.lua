@@ -2,9 +2,11 @@
 -- if later; else the state after their charge.
 local gone = newest + per - t
 local live = gone > 0
+-- The oldest group that counts.
+local time, permits
 if live then
   while used > 0 do
-    local time, permits = unpack_bytes(slot, stored, base + (first + old) % slots * width)
+    time, permits = unpack_bytes(slot, stored, base + (first + old) % slots * width)
     if (newest - time) % round < gone then break end
     total, old, used = total - permits, old + 1, used - 1
   end
@@ -14,11 +16,14 @@ end
 left = capacity - total
 if charge > left then
   local over = charge - left
-  for i = old, old + used - 1 do
-    local time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * width)
-    over = over - permits
-    if over <= 0 then
+  local last_at, leaving = old + used - 1, 0
+  for i = old, last_at do
+    if i > old then time, permits = unpack_bytes(slot, stored, base + (first + i) % slots * width) end
+    leaving = leaving + permits
+    if leaving >= over then
       until_at = newest - (newest - time) % round + per
+      -- A booking goes on from here.
+      if until_at <= latest then total, old, used = total - leaving, i + 1, last_at - i end
       break
     end
   end

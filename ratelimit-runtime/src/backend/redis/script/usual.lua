@@ -54,7 +54,7 @@ repeat -- Left by `break`.
     repeat
       if until_at then t, stamp, until_at = until_at, until_at, nil end
       if kind > 255 then
-        if t > now and old + used > 0 and round < FAR then
+        if t > now and t > newest and old + used > 0 and round < FAR then
           -- The loop lays out the ring anew for times so far apart.
           local time = unpack_bytes(slot, stored, base + first * width)
           if t - newest + (newest - time) % round >= round then fresh = nil end
