@@ -4,20 +4,14 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::LazyLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
-use proptest::prelude::*;
-use proptest::test_runner::TestCaseError;
-use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
 use ratelimit_runtime::test_util::TestClock;
 use ratelimit_runtime::{
-    Algorithm, Decision, ExceededKind, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimiter,
-    RedisBackend, limiters, rate_limit, test_util,
+    Algorithm, Decision, ExceededKind, Limit, MemoryBackend, RateLimitExceeded, RateLimiter, limiters, test_util,
 };
-use ratelimit_tests::oracle::{Entry, Log};
-use ratelimit_tests::{ALGORITHMS, MINUTE, RedisServer, SECOND, Shelf};
+use ratelimit_tests::{ALGORITHMS, MINUTE, SECOND, Shelf};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -282,6 +276,30 @@ mod by_attribute {
         assert!(poll_once(late.as_mut()).is_ready(), "all others were served meanwhile");
         assert!(background.iter_mut().all(|waiter| poll_once(waiter.as_mut()).is_ready()));
     }
+
+    #[rate_limit(limiter = limiter, key = "a", wait(max = "2s", priority = priority))]
+    async fn prioritized_and_bounded(limiter: &RateLimiter, priority: u8) -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+
+    #[test]
+    fn a_bounded_call_is_not_denied_for_those_that_it_overtakes() {
+        let builder = |name: &str| RateLimiter::builder(name).limit(Limit::new(1, SECOND));
+        let store = Shelf::default().keeping_its_deadline();
+        for limiter in [builder("in memory"), builder("before a store").backend(store)] {
+            let clock = test_util::pause();
+            let limiter = limiter.build().unwrap();
+            limiter.check("a", 1).unwrap();
+            let mut background: Vec<_> = (0..300).map(|_| wait(&limiter, 1)).collect();
+            assert!(background.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+            let mut user = Box::pin(prioritized_and_bounded(&limiter, 10));
+            assert!(poll_once(user.as_mut()).is_pending(), "{}", limiter.name());
+            clock.advance(SECOND);
+            assert!(matches!(poll_once(user.as_mut()), Poll::Ready(Ok(()))), "{}", limiter.name());
+            let denied = poll_once(Box::pin(prioritized_and_bounded(&limiter, 0)).as_mut());
+            assert!(matches!(denied, Poll::Ready(Err(_))), "{}: behind all", limiter.name());
+        }
+    }
 }
 
 type Wait<'a> = std::pin::Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + 'a>>;
@@ -367,6 +385,96 @@ fn a_cost_that_fits_no_more_fails_at_once() {
 }
 
 #[test]
+fn a_cost_that_fits_no_more_holds_up_nobody() {
+    for algorithm in ALGORITHMS {
+        let clock = test_util::pause();
+        let limiter = limiter("too large, and second", &[Limit::new(5, MINUTE).with_algorithm(algorithm)]);
+        limiter.check("a", 5).unwrap();
+        let (mut small, mut large) = (wait(&limiter, 1), wait(&limiter, 5));
+        assert!(poll_once(small.as_mut()).is_pending() && poll_once(large.as_mut()).is_pending());
+        limiter.set_limits(&[Limit::new(4, MINUTE).with_algorithm(algorithm)]).unwrap();
+        assert!(matches!(poll_once(large.as_mut()), Poll::Ready(Err(_))), "{algorithm:?}: it still waits");
+        clock.advance(MINUTE);
+        assert!(poll_once(small.as_mut()).is_ready(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_bounded_wait_fails_as_soon_as_it_cannot_be_met() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("lowered", &[Limit::new(2, SECOND).with_algorithm(algorithm)]);
+        limiter.check("a", 2).unwrap();
+        let mut bounded = Box::pin(limiter.wait_at_most_async("a", 2, 2 * SECOND));
+        let mut patient = wait(&limiter, 1);
+        assert!(poll_once(bounded.as_mut()).is_pending() && poll_once(patient.as_mut()).is_pending());
+        limiter.set_limits(&[Limit::new(2, MINUTE).with_algorithm(algorithm)]).unwrap();
+        limiter.block("a", MINUTE).unwrap();
+        let denied = poll_once(bounded.as_mut());
+        assert!(matches!(denied, Poll::Ready(Err(_))), "{algorithm:?}: it still waits");
+        assert!(poll_once(patient.as_mut()).is_pending(), "{algorithm:?}");
+    }
+}
+
+#[test]
+fn a_call_behind_one_that_leaves_is_admitted_then_and_not_before() {
+    let clock = test_util::pause();
+    let limiter = limiter("first at last", &[Limit::new(4, SECOND)]);
+    limiter.check("a", 2).unwrap();
+    clock.advance(SECOND / 10);
+    let (mut large, mut small) = (wait(&limiter, 3), wait(&limiter, 1));
+    assert!(poll_once(large.as_mut()).is_pending() && poll_once(small.as_mut()).is_pending());
+    clock.advance(SECOND * 8 / 10);
+    drop(large);
+    assert!(poll_once(small.as_mut()).is_ready());
+    clock.advance(SECOND * 9 / 10);
+    assert_eq!(limiter.check("a", 4).unwrap_err().remaining(), 3, "one permit is 0.9 s old");
+}
+
+#[test]
+fn what_a_waiting_call_takes_after_a_reset_can_be_given_back() {
+    for algorithm in ALGORITHMS {
+        let _clock = test_util::pause();
+        let limiter = limiter("reset, then given back", &[Limit::new(5, MINUTE).with_algorithm(algorithm)]);
+        limiter.check("a", 5).unwrap();
+        let mut waits = wait(&limiter, 3);
+        assert!(poll_once(waits.as_mut()).is_pending());
+        limiter.reset("a").unwrap();
+        let Poll::Ready(Ok(decision)) = poll_once(waits.as_mut()) else { panic!("{algorithm:?}: it waits on") };
+        assert_eq!(decision.remaining(), 2, "{algorithm:?}");
+        limiter.refund(decision).unwrap();
+        assert_eq!(limiter.peek("a", 0).unwrap().remaining(), 5, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn what_a_waiting_call_took_before_a_reset_is_not_given_back() {
+    let clock = test_util::pause();
+    let limiter = limiter("taken, then reset", &[Limit::new(5, MINUTE).with_algorithm(Algorithm::TokenBucket)]);
+    limiter.check("a", 5).unwrap();
+    let mut waits = wait(&limiter, 5);
+    assert!(poll_once(waits.as_mut()).is_pending());
+    clock.advance(MINUTE);
+    assert!(limiter.check("a", 1).is_err(), "its turn has come, though it is not polled");
+    limiter.reset("a").unwrap();
+    limiter.check("a", 5).unwrap();
+    drop(waits);
+    assert_eq!(limiter.peek("a", 0).unwrap().remaining(), 0);
+}
+
+#[test]
+fn a_call_is_told_exactly_again_when_the_one_of_another_cost_has_left() {
+    let _clock = test_util::pause();
+    let limiter = limiter("alike again", &[Limit::new(3, SECOND)]);
+    limiter.check("a", 3).unwrap();
+    let mut waits: Vec<_> = [2, 2, 1].map(|cost| wait(&limiter, cost)).into();
+    assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+    waits.pop();
+    // Two permits of three are taken each second.
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(3 * SECOND));
+}
+
+#[test]
 fn a_call_behind_others_of_its_cost_is_told_when_its_turn_comes() {
     for algorithm in ALGORITHMS {
         for (cost, ahead) in [(1, 1), (1, 7), (2, 3), (3, 4)] {
@@ -387,6 +495,19 @@ fn a_call_behind_others_of_its_cost_is_told_when_its_turn_comes() {
             assert_eq!(decision.waited(), told);
         }
     }
+}
+
+#[test]
+fn a_call_behind_others_is_told_exactly_though_a_lowered_limit_is_more_than_full() {
+    let clock = test_util::pause();
+    let limiter = limiter("more than full", &[Limit::new(3, SECOND)]);
+    limiter.check("a", 2).unwrap();
+    clock.advance(SECOND / 10);
+    limiter.check("a", 1).unwrap();
+    limiter.set_limits(&[Limit::new(2, SECOND)]).unwrap();
+    let mut first = wait(&limiter, 2);
+    assert!(poll_once(first.as_mut()).is_pending());
+    assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(2 * SECOND));
 }
 
 #[test]
@@ -457,295 +578,6 @@ fn calls_wait_for_no_more_keys_than_half_of_a_full_backends() {
     for key in [0_u32, 2, 3, 4, 5] {
         let told = limiter.check(key, 1).unwrap_err().retry_after().unwrap();
         assert!(told > HOUR, "{key}: behind the call that waits, not after {told:?}");
-    }
-}
-
-/// A waiting call in the model.
-#[derive(Clone, Copy, Debug)]
-struct Queued {
-    number: usize,
-    cost: u32,
-    rank: u64,
-    arrived: u64,
-}
-
-/// The queue by its definition: its first call by rank is admitted as soon as the full log of
-/// admissions allows. Everything is recomputed from the log after each event.
-struct Model {
-    logs: Vec<Log>,
-    limits: Vec<Limit>,
-    queue: Vec<Queued>,
-    /// Numbers of calls, and how long they have waited.
-    admitted: Vec<(usize, u64)>,
-    /// No call is admitted as of a time before this one.
-    since: u64,
-    /// A backend decides as of the present time at the earliest. In memory, a call that suddenly
-    /// becomes the first may be admitted as of the earlier time from which there was room for it.
-    is_backend: bool,
-}
-
-impl Model {
-    fn due(&self, from: u64, cost: u32) -> u64 {
-        let limits = self.limits.iter().zip(&self.logs);
-        limits.map(|(limit, log)| log.earliest(limit, from, cost)).max().unwrap()
-    }
-
-    fn admit(&mut self, at: u64, cost: u32) {
-        self.logs.iter_mut().for_each(|log| log.0.push(Entry { at, cost }));
-    }
-
-    fn settle(&mut self, now: u64) {
-        while let Some(Queued { number, cost, arrived, .. }) = self.queue.first().copied() {
-            let due = self.due(self.since, cost);
-            if due > now {
-                break;
-            }
-            self.admit(due, cost);
-            self.since = due;
-            self.admitted.push((number, due.saturating_sub(arrived)));
-            self.queue.remove(0);
-        }
-        if self.is_backend {
-            self.since = self.since.max(now);
-        }
-    }
-
-    /// After all calls of its rank and of earlier ranks.
-    fn join(&mut self, call: Queued) {
-        if self.queue.is_empty() {
-            self.since = call.arrived;
-        }
-        let place = self.queue.partition_point(|other| other.rank <= call.rank);
-        self.queue.insert(place, call);
-        self.settle(call.arrived);
-    }
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Event {
-    /// The cost and the priority.
-    Arrive(u32, u8),
-    /// Which of the waiting calls leaves.
-    Leave(usize),
-    Check(u32),
-    Change(u32),
-    Reset,
-}
-
-fn event() -> impl Strategy<Value = Event> {
-    prop_oneof![
-        8 => (1..4_u32, prop_oneof![3 => Just(0_u8), 1 => 1..4_u8]).prop_map(|(cost, priority)| Event::Arrive(cost, priority)),
-        4 => (0..20_usize).prop_map(Event::Leave),
-        3 => (1..4_u32).prop_map(Event::Check),
-        1 => (3..12_u32).prop_map(Event::Change),
-        1 => Just(Event::Reset),
-    ]
-}
-
-/// One run of the model: limits and events, each with the milliseconds before it.
-#[derive(Clone, Debug)]
-struct Run {
-    algorithms: Vec<Algorithm>,
-    count: u32,
-    /// Microseconds into a window.
-    phase: u64,
-    /// The factor of all times. At 60, priorities age while calls wait.
-    scale: u32,
-    events: Vec<(u64, Event)>,
-}
-
-fn run() -> impl Strategy<Value = Run> {
-    let ahead = prop_oneof![2 => Just(0_u64), 6 => 0..200_u64, 1 => 0..3_000_u64];
-    let algorithms = prop::collection::vec(prop::sample::select(&ALGORITHMS[..]), 1..4);
-    let events = prop::collection::vec((ahead, event()), 1..80);
-    (algorithms, 3..12_u32, 0..2_000_000_u64, prop::sample::select(&[1_u32, 60][..]), events)
-        .prop_map(|(algorithms, count, phase, scale, events)| Run { algorithms, count, phase, scale, events })
-}
-
-#[rate_limit(limiter = limiter, key = "a", cost = cost, wait(priority = priority))]
-async fn by_priority(limiter: &RateLimiter, cost: u32, priority: u8) -> Result<(), RateLimitExceeded> {
-    Ok(())
-}
-
-/// How long the call has waited, if that is visible.
-type Ranked<'a> = std::pin::Pin<Box<dyn Future<Output = Option<u64>> + 'a>>;
-
-fn ranked(limiter: &RateLimiter, cost: u32, priority: u8) -> Ranked<'_> {
-    if priority == 0 {
-        let wait = wait(limiter, cost);
-        return Box::pin(async move { Some(u64::try_from(wait.await.unwrap().waited().as_nanos()).unwrap()) });
-    }
-    Box::pin(async move {
-        by_priority(limiter, cost, priority).await.unwrap();
-        None
-    })
-}
-
-/// Polls a call until it is decided or is one of this many that wait: a server takes a moment to
-/// answer.
-fn begun(wait: &mut Ranked<'_>, name: &str, others: usize) -> Poll<Option<u64>> {
-    loop {
-        let polled = poll_once(wait.as_mut());
-        let waiting: usize =
-            limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum();
-        if polled.is_ready() || others < waiting {
-            return polled;
-        }
-        std::thread::yield_now();
-    }
-}
-
-fn a_queue_is_what_the_full_log_makes_it(
-    name: &str,
-    backend: Option<&SharedBackend>,
-    run: Run,
-) -> Result<(), TestCaseError> {
-    let Run { algorithms, count, phase, scale, events } = run;
-    let limits = |count: u32| -> Vec<Limit> {
-        let pers = [SECOND, SECOND / 2, 2 * SECOND].map(|per| per * scale);
-        let limits = algorithms.iter().zip(pers).zip(0..);
-        // A bucket's debt is not an exact log if its rate changes.
-        limits
-            .map(|((algorithm, per), more)| {
-                let count = if *algorithm == Algorithm::TokenBucket { 5 } else { count };
-                Limit::new(count + more, per).with_algorithm(*algorithm)
-            })
-            .collect()
-    };
-    let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_micros(1_795_951_900_000_000 + phase));
-    let builder = limits(count).iter().fold(RateLimiter::builder(name), |builder, limit| builder.limit(*limit));
-    let builder = builder.on_backend_error(OnBackendError::Deny);
-    let limiter = backend.iter().fold(builder, |builder, backend| builder.backend((*backend).clone())).build().unwrap();
-    let mut model = Model {
-        logs: algorithms.iter().map(|_| Log::default()).collect(),
-        limits: limits(count),
-        queue: Vec::new(),
-        admitted: Vec::new(),
-        since: 0,
-        is_backend: backend.is_some(),
-    };
-    let mut waits: Vec<(usize, Ranked<'_>)> = Vec::new();
-    for (number, (ahead, event)) in events.into_iter().enumerate() {
-        clock.advance(Duration::from_millis(ahead) * scale);
-        let now = clock.now().as_nanos();
-        // Checked before any other event, in their own order.
-        model.settle(now);
-        waits.reverse();
-        let mut released = Vec::new();
-        let look = |(number, wait): &mut (usize, Ranked<'_>)| match poll_once(wait.as_mut()) {
-            Poll::Ready(waited) => {
-                released.push((*number, waited));
-                false
-            }
-            Poll::Pending => true,
-        };
-        waits.retain_mut(look);
-        released.sort_unstable();
-        let mut expected = std::mem::take(&mut model.admitted);
-        expected.sort_unstable();
-        let numbers = |of: &[(usize, Option<u64>)]| of.iter().map(|(number, _)| *number).collect::<Vec<_>>();
-        prop_assert_eq!(numbers(&released), expected.iter().map(|(number, _)| *number).collect::<Vec<_>>());
-        for ((number, waited), (_, expected)) in released.into_iter().zip(expected) {
-            prop_assert!(waited.is_none_or(|waited| waited == expected), "{number}: {waited:?}, not {expected}");
-        }
-        match event {
-            Event::Arrive(cost, priority) => {
-                let rank = now + u64::from(255 - priority) * 60_000_000_000;
-                model.join(Queued { number, cost, rank, arrived: now });
-                let mut wait = ranked(&limiter, cost, priority);
-                match begun(&mut wait, name, waits.len()) {
-                    Poll::Ready(_) => prop_assert_eq!(model.admitted.pop(), Some((number, 0))),
-                    Poll::Pending => waits.push((number, wait)),
-                }
-            }
-            Event::Leave(which) => {
-                if !waits.is_empty() {
-                    let (number, wait) = waits.remove(which % waits.len());
-                    drop(wait);
-                    model.queue.retain(|waiting| waiting.number != number);
-                    model.settle(now);
-                }
-            }
-            Event::Check(cost) => {
-                let is_ok = model.queue.is_empty() && model.due(now, cost) == now;
-                if is_ok {
-                    model.admit(now, cost);
-                }
-                prop_assert_eq!(limiter.check("a", cost).is_ok(), is_ok);
-            }
-            Event::Reset => {
-                limiter.reset("a").unwrap();
-                model.logs.iter_mut().for_each(|log| log.0.clear());
-                model.since = model.since.max(now);
-                model.settle(now);
-            }
-            Event::Change(count) => {
-                limiter.set_limits(&limits(count)).unwrap();
-                model.limits = limits(count);
-                model.since = model.since.max(now);
-                model.settle(now);
-            }
-        }
-    }
-    // After all have left, the next one waits only for what was admitted.
-    drop(waits);
-    let waited = limiter.wait("a", 1).unwrap().waited();
-    // A booking that was due but never polled was given back.
-    let served: Vec<usize> = model.admitted.iter().map(|(number, _)| *number).collect();
-    if served.is_empty() {
-        let now = clock.now().as_nanos() - u64::try_from(waited.as_nanos()).unwrap();
-        prop_assert_eq!(clock.now().as_nanos(), model.due(now, 1));
-    }
-    Ok(())
-}
-
-/// With a store, a booking is undone once all later ones have been, in whatever order.
-#[test]
-fn calls_that_leave_one_after_the_other_hold_nothing() {
-    let name = "one after the other";
-    let clock = test_util::pause_at(UNIX_EPOCH + Duration::from_secs(1_795_951_900));
-    let builder = RateLimiter::builder(name).limit(Limit::new(6, SECOND));
-    let limiter = builder.backend(Shelf::default().keeping_its_deadline()).build().unwrap();
-    limiter.check("a", 2).unwrap();
-    clock.advance(Duration::from_millis(45));
-    limiter.check("a", 2).unwrap();
-    let mut waits = Vec::new();
-    for (ahead, cost, priority) in [(133, 3, 0), (92, 1, 0), (358, 1, 0), (192, 3, 1), (80, 1, 0)] {
-        clock.advance(Duration::from_millis(ahead));
-        let mut wait = ranked(&limiter, cost, priority);
-        assert!(begun(&mut wait, name, waits.len()).is_pending());
-        waits.push(wait);
-    }
-    while let Some(wait) = waits.pop() {
-        drop(wait);
-    }
-    assert_eq!(limiter.wait("a", 1).unwrap().waited(), Duration::ZERO);
-}
-
-proptest! {
-    #[test]
-    fn a_queue_in_memory_is_what_the_full_log_makes_it(run in run()) {
-        a_queue_is_what_the_full_log_makes_it("in memory", None, run)?;
-    }
-
-    #[test]
-    fn a_queue_before_a_store_is_what_the_full_log_makes_it(run in run()) {
-        let store = Shelf::default().keeping_its_deadline().into_backend();
-        a_queue_is_what_the_full_log_makes_it("before a store", Some(&store), run)?;
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(40) })]
-
-    #[test]
-    fn a_queue_before_redis_is_what_the_full_log_makes_it(run in run()) {
-        static BACKEND: LazyLock<(RedisServer, SharedBackend)> = LazyLock::new(|| {
-            let server = RedisServer::start();
-            let backend = RedisBackend::builder().url(server.url()).timeout(MINUTE).build().unwrap().into_backend();
-            (server, backend)
-        });
-        a_queue_is_what_the_full_log_makes_it("before redis", Some(&BACKEND.1), run)?;
     }
 }
 

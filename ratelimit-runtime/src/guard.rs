@@ -353,10 +353,10 @@ impl<'a> Visit<'a> {
         self.guard.report(self.entry, met);
         for (position, request) in self.requests.iter().enumerate() {
             match (request.action(), &answer) {
-                (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. } | Action::Unblock), Ok(_)) => {
+                (action @ (Action::GiveBack(_) | Action::Reset | Action::Charge { .. }), Ok(_)) => {
                     self.guard.queues.changed(request.bucket(), matches!(action, Action::Reset));
                 }
-                (Action::Block { .. }, Ok(_)) => self.guard.queues.blocked(request.bucket()),
+                (Action::Block { .. } | Action::Unblock, Ok(_)) => self.guard.queues.held(request.bucket()),
                 _ => {}
             }
             let answer = answer.as_ref().map(|answers| all(answers).get(position));

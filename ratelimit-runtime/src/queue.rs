@@ -15,6 +15,9 @@ use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
 use crate::rt::sync::Mutex;
 
+/// The most calls counted ahead of one that overtakes others.
+const COUNTED: usize = 64;
+
 /// The limits of a waiting call at its turn.
 pub(crate) trait Limits: Send + Sync {
     fn with(&self, judge: &mut dyn FnMut(&[Rule], Option<&Backoff>));
@@ -35,6 +38,7 @@ pub(crate) struct Place {
 /// knows of the call.
 pub(crate) struct Seat<T, W = ()> {
     state: Mutex<Seated<T>>,
+    pub(crate) arrived: u64,
     /// The latest time until which the call waits.
     pub(crate) deadline: u64,
     pub(crate) with: W,
@@ -44,7 +48,7 @@ enum Seated<T> {
     Waiting(Option<Waker>),
     /// Waiting; the call must look again, and has no waker here.
     Woken,
-    /// The same; its deadline has passed.
+    /// The same; it cannot be admitted by its deadline.
     Late,
     Told(T),
     /// The call took its outcome, or left.
@@ -70,8 +74,8 @@ impl Wakes {
 }
 
 impl<T, W> Seat<T, W> {
-    pub(crate) fn new(deadline: u64, with: W) -> Seat<T, W> {
-        Seat { state: Mutex::new(Seated::Waiting(None)), deadline, with }
+    pub(crate) fn new(arrived: u64, deadline: u64, with: W) -> Seat<T, W> {
+        Seat { state: Mutex::new(Seated::Waiting(None)), arrived, deadline, with }
     }
 
     /// Makes the call look again.
@@ -150,7 +154,7 @@ impl<T, W> Seat<T, W> {
         }
     }
 
-    /// Whether the timer has found that the call's deadline has passed.
+    /// Whether the call was found to be too late.
     pub(crate) fn is_late(&self) -> bool {
         matches!(*self.state.lock(), Seated::Late)
     }
@@ -159,8 +163,8 @@ impl<T, W> Seat<T, W> {
         matches!(*self.state.lock(), Seated::Told(_) | Seated::Left)
     }
 
-    /// Makes the call give up: its deadline has passed.
-    fn expire(&self, wakes: &mut Wakes) {
+    /// Makes the call give up: it cannot be admitted by its deadline.
+    pub(crate) fn expire(&self, wakes: &mut Wakes) {
         let mut state = self.state.lock();
         match &mut *state {
             Seated::Waiting(known) => wakes.0.extend(known.take()),
@@ -255,9 +259,10 @@ impl<T, W> Deadlines<T, W> {
 pub(crate) struct Line<W> {
     waiting: BTreeMap<Place, W>,
     tickets: u32,
-    /// Permits of all waiting calls, and their cost if all have the same.
+    /// Permits of all waiting calls.
     permits: u64,
-    cost: Option<u32>,
+    /// The sum of the squares of their costs, by which is known whether all have the same.
+    squares: u128,
 }
 
 /// Calls ahead of one.
@@ -283,7 +288,7 @@ impl Ahead {
 
 impl<W> Default for Line<W> {
     fn default() -> Line<W> {
-        Line { waiting: BTreeMap::new(), tickets: 0, permits: 0, cost: None }
+        Line { waiting: BTreeMap::new(), tickets: 0, permits: 0, squares: 0 }
     }
 }
 
@@ -296,21 +301,35 @@ impl<W> Line<W> {
         self.waiting.len()
     }
 
-    /// The calls ahead of one that arrives now.
-    pub(crate) fn ahead(&self) -> Ahead {
-        Ahead { calls: self.waiting.len() as u64, permits: self.permits, cost: self.cost }
+    /// The calls ahead of one that arrives now. Of those ahead of a call that overtakes others, the
+    /// first [`COUNTED`].
+    pub(crate) fn ahead(&self, rank: u64) -> Ahead {
+        if self.waiting.last_key_value().is_none_or(|(last, _)| last.rank <= rank) {
+            return Ahead { calls: self.waiting.len() as u64, permits: self.permits, cost: self.cost() };
+        }
+        let mut ahead = Ahead::default();
+        for place in self.waiting.keys().take(COUNTED).take_while(|place| place.rank <= rank) {
+            ahead.cost = Some(place.cost).filter(|cost| ahead.calls == 0 || ahead.cost == Some(*cost));
+            ahead.calls += 1;
+            ahead.permits += u64::from(place.cost);
+        }
+        ahead
+    }
+
+    /// The cost of each call, if all have the same. The square of a mean is the mean of the squares for
+    /// equal numbers alone.
+    fn cost(&self) -> Option<u32> {
+        let (calls, permits) = (self.waiting.len() as u128, u128::from(self.permits));
+        let are_equal = calls > 0 && calls.saturating_mul(self.squares) == permits * permits;
+        are_equal.then(|| u32::try_from(permits / calls).ok()).flatten()
     }
 
     /// Takes a place behind all calls of the same or a lower rank number.
     pub(crate) fn join(&mut self, rank: u64, cost: u32, with: W) -> Place {
-        if self.waiting.is_empty() {
-            self.cost = Some(cost);
-        } else if self.cost != Some(cost) {
-            self.cost = None;
-        }
         self.tickets = self.tickets.wrapping_add(1);
         let place = Place { rank, ticket: self.tickets, cost };
         self.permits += u64::from(cost);
+        self.squares += square(cost);
         self.waiting.insert(place, with);
         place
     }
@@ -318,6 +337,7 @@ impl<W> Line<W> {
     pub(crate) fn remove(&mut self, place: Place) -> Option<W> {
         let with = self.waiting.remove(&place)?;
         self.permits -= u64::from(place.cost);
+        self.squares -= square(place.cost);
         Some(with)
     }
 
@@ -345,6 +365,16 @@ impl<W> Line<W> {
         self.waiting.last_key_value().is_some_and(|(last, _)| *last == place)
     }
 
+    /// The calls that can never fit their limits as they are now, and the first limit that is too small.
+    pub(crate) fn impossible(&self, limits: impl Fn(&W) -> &dyn Limits) -> Vec<(Place, usize)> {
+        let too_small = |(place, with): (&Place, &W)| {
+            let mut position = None;
+            limits(with).with(&mut |rules, _| position = rules.iter().position(|rule| rule.capacity() < place.cost));
+            Some((*place, position?))
+        };
+        self.waiting.iter().filter_map(too_small).collect()
+    }
+
     /// In order.
     pub(crate) fn iter(&self) -> btree_map::Iter<'_, Place, W> {
         self.waiting.iter()
@@ -354,6 +384,10 @@ impl<W> Line<W> {
     /// belong to that process.
     pub(crate) fn abandon(&mut self) {
         std::mem::forget(std::mem::take(&mut self.waiting));
-        (self.permits, self.cost) = (0, None);
+        (self.permits, self.squares) = (0, 0);
     }
+}
+
+fn square(cost: u32) -> u128 {
+    u128::from(cost) * u128::from(cost)
 }

@@ -13,9 +13,18 @@ pub struct Entry {
     pub cost: u32,
 }
 
-/// All admissions of a bucket, ordered by time.
+/// What flowed back into a token bucket.
+#[derive(Clone, Copy, Debug)]
+pub struct Back {
+    /// The admissions on record before it.
+    behind: usize,
+    /// In permits, times the nanoseconds of `per`.
+    permits: u128,
+}
+
+/// All admissions of a bucket, ordered by time, and what was given back of them.
 #[derive(Clone, Debug, Default)]
-pub struct Log(pub Vec<Entry>);
+pub struct Log(pub Vec<Entry>, Vec<Back>);
 
 impl Log {
     /// Whether `cost` more permits at `at` satisfy the definition of `limit`. No admission on
@@ -44,10 +53,11 @@ impl Log {
                 if out > u128::from(burst) {
                     return false;
                 }
-                self.0.iter().rev().all(|entry| {
+                self.0.iter().enumerate().rev().all(|(place, entry)| {
                     out += u128::from(entry.cost);
+                    let back = self.1.iter().filter(|back| back.behind > place).map(|back| back.permits).sum::<u128>();
                     let room = u128::from(burst) * u128::from(per) + u128::from(at - entry.at) * u128::from(count);
-                    out * u128::from(per) <= room
+                    out * u128::from(per) <= room + back
                 })
             }
             _ => unreachable!("no other algorithm"),
@@ -70,6 +80,18 @@ impl Log {
             if self.admits(limit, middle * grain, cost) { admitted = middle } else { denied = middle }
         }
         admitted * grain
+    }
+
+    /// Gives back at `now` what was admitted at `at`. A window forgets it, a bucket gets what has not
+    /// flowed back since.
+    pub fn give_back(&mut self, limit: &Limit, now: u64, at: u64, cost: u32) {
+        let (count, per) = (u128::from(limit.count()), u128::from(nanos(limit.per())));
+        if limit.algorithm() == Algorithm::TokenBucket {
+            let permits = (u128::from(cost) * per).saturating_sub(u128::from(now.saturating_sub(at)) * count);
+            self.1.push(Back { behind: self.0.len(), permits });
+        } else if let Some(place) = self.0.iter().position(|entry| entry.at == at && entry.cost == cost) {
+            self.0.remove(place);
+        }
     }
 
     /// Permits of the sliding window left at `at`.

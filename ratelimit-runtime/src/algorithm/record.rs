@@ -635,7 +635,7 @@ impl Record {
     /// Prepares for a charge by the limits that `replaced` is for. Returns whether limits of other
     /// kinds were on record.
     fn begin_charge(&mut self, replaced: Option<SmallVec<[State; 1]>>, now: u64) -> bool {
-        let mut is_other = false;
+        let (mut is_other, is_new) = (false, self.limits.is_empty());
         if let Some(replaced) = replaced {
             let kinds = |states: &[State]| states.iter().map(State::algorithm).collect::<SmallVec<[_; 8]>>();
             is_other = kinds(&replaced) != kinds(&self.limits);
@@ -648,7 +648,7 @@ impl Record {
         if self.newest <= now {
             self.given.clear();
         }
-        is_other
+        is_other && !is_new
     }
 
     fn charge(

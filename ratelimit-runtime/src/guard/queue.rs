@@ -91,6 +91,7 @@ pub(crate) struct Joining {
     pub(crate) cost: u32,
     pub(crate) limits: Arc<dyn Limits>,
     pub(crate) rank: u64,
+    pub(crate) arrived: u64,
     pub(crate) deadline: u64,
     /// The most calls that may wait.
     pub(crate) queue: usize,
@@ -167,8 +168,8 @@ impl Queues {
         }
     }
 
-    /// A bucket's key was blocked: bookings are given back, and calls wait for its end.
-    pub(crate) fn blocked(&self, bucket: &str) {
+    /// A bucket's key was blocked or unblocked: bookings are given back, and calls are booked anew.
+    pub(crate) fn held(&self, bucket: &str) {
         if let Some(queue) = self.find(bucket) {
             queue.update(|state, wakes| {
                 state.hint = None;
@@ -190,7 +191,9 @@ impl Queues {
         for queue in all {
             queue.reaches_now();
             queue.update(|state, wakes| {
-                state.settle(queue.now().earliest, wakes);
+                let now = queue.now().earliest;
+                state.settle(now, wakes);
+                state.refuse_impossible(now, wakes);
                 state.hint = None;
                 state.changes += 1;
                 state.unused.extend(state.booked.drain(..));
@@ -232,7 +235,7 @@ impl Queues {
             guard.queues.len.fetch_add(1, Ordering::Release);
         }
         drop(queues);
-        let Joining { cost, limits, rank, deadline, denied, fallback, stand_in, .. } = joining;
+        let Joining { cost, limits, rank, arrived, deadline, denied, fallback, stand_in, .. } = joining;
         if state.line.is_empty()
             && let Some((denied, asked)) = denied
         {
@@ -242,7 +245,7 @@ impl Queues {
             Some(last) if last.with.is(&limits, stand_in.as_ref()) => Arc::clone(&last.with),
             _ => Arc::new(How { fallback, limits, stand_in }),
         };
-        let seat = Arc::new(Seat::new(deadline, how));
+        let seat = Arc::new(Seat::new(arrived, deadline, how));
         let place = state.line.join(rank, cost, Arc::clone(&seat));
         if !queue.is_stopped() {
             let waiting = state.line.len();
@@ -283,7 +286,7 @@ impl Queue {
     fn ahead(&self, rank: u64) -> Option<Ahead> {
         let state = self.state.lock();
         state.line.first().filter(|(first, _)| first.rank <= rank)?;
-        let Ahead { calls, permits, cost } = state.line.ahead();
+        let Ahead { calls, permits, cost } = state.line.ahead(rank);
         let booked: u64 = state.booked.iter().map(|booked| u64::from(booked.admission.permit.cost)).sum();
         // Counts a request under way as booked: no call is given a time later than its turn.
         let (asked, asked_for) = state.asking;
@@ -428,6 +431,11 @@ impl Waiter {
         known.unwrap_or_else(|| soon(&*self.seat.with.limits, now))
     }
 
+    /// Whether the call has overtaken others.
+    pub(crate) fn overtakes(&self) -> bool {
+        !self.queue.state.lock().line.is_last(self.place)
+    }
+
     /// Whether the call was admitted, denied or failed.
     pub(crate) fn is_told(&self) -> bool {
         self.seat.is_told()
@@ -435,6 +443,10 @@ impl Waiter {
 
     pub(crate) fn place(&self) -> Place {
         self.place
+    }
+
+    pub(crate) fn arrived(&self) -> u64 {
+        self.seat.arrived
     }
 
     pub(crate) fn deadline(&self) -> u64 {
@@ -478,7 +490,7 @@ impl Waiter {
                 Some(Told::Failed(place)) => handed_over = place,
                 Some(Told::Denied(_)) | None => {}
             }
-            if state.line.len() <= state.booked.len() || state.line.ahead().cost.is_none() {
+            if state.line.len() <= state.booked.len() || state.line.ahead(u64::MAX).cost.is_none() {
                 state.wake_driver(wakes);
             }
         });

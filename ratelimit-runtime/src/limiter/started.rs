@@ -258,8 +258,10 @@ impl RemoteCall {
     pub(super) fn begin(mut self: Box<Self>, venue: &Venue<'_>) -> Started {
         let call = self.call.call();
         let ahead = self.backend.queues.ahead(self.request.bucket(), u64::MAX);
+        // Denied at once, wherever it would stand.
+        let is_impossible = self.request.limits.iter().any(|limit| limit.capacity() < call.cost);
         // A runtime's paused clock moves on for each sleeper, so each such call books for itself.
-        if call.cost == 0 || (call.wait == Wait::No && ahead.is_none()) || !venue.may_queue() {
+        if call.cost == 0 || is_impossible || (call.wait == Wait::No && ahead.is_none()) || !venue.may_queue() {
             return Started::Remote(self);
         }
         if call.wait == Wait::No {
@@ -283,7 +285,9 @@ impl RemoteCall {
         };
         let is_unbounded = call.wait == Wait::Forever;
         match self.join(None) {
-            Ok(waiter) if is_unbounded => self.waits(waiter),
+            // One that overtakes others may have permits that are booked for these. It is denied when it
+            // is the first and comes too late.
+            Ok(waiter) if is_unbounded || waiter.overtakes() => self.waits(waiter),
             Ok(waiter) => {
                 self.ask_for_turn(ahead, max_wait, Some(waiter));
                 Started::Remote(self)
@@ -303,8 +307,7 @@ impl RemoteCall {
     }
 
     fn waits(self: Box<Self>, waiter: Waiter) -> Started {
-        let RemoteCall { call, arrived, .. } = *self;
-        Started::Waiting(Box::new(Waiting::before_backend(call, waiter, arrived)))
+        Started::Waiting(Box::new(Waiting::before_backend(self.call, waiter)))
     }
 
     fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<Waiter>) {
@@ -566,5 +569,8 @@ fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
         u64::try_from(later).unwrap_or(u64::MAX)
     };
     let permits = (steps - before) * u64::from(step);
-    (u32::try_from(permits).unwrap_or(u32::MAX), limits.iter().map(later).max().unwrap_or(0))
+    // The limit that holds back the permits asked for may be the one that holds back the others least.
+    // If any holds these back, the call's turn is not now.
+    let (least, most) = limits.iter().map(later).fold((u64::MAX, 0), |(least, most), it| (least.min(it), most.max(it)));
+    (u32::try_from(permits).unwrap_or(u32::MAX), least.max(most.min(1)))
 }

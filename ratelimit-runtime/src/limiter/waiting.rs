@@ -58,12 +58,9 @@ pub(crate) struct Waiting {
     core: Arc<Core>,
     /// What few calls have. Boxed, to keep the others small.
     extra: Option<Box<Extra>>,
-    arrived: u64,
     is_async: bool,
     quiet: bool,
     stage: Stage,
-    /// The bucket's resets in memory before it joined.
-    resets: u32,
 }
 
 struct Extra {
@@ -111,27 +108,26 @@ impl Waiting {
         let deadline = now.earliest.saturating_add(call.wait.nanos());
         let rank = call.options.rank(now.earliest);
         let timing = Timing::of(call, venue);
-        let joining = Joining::new(&limits, deadline, call.options.queue, rank, timing.is_crates(call));
-        let resets = store.resets(address);
+        let joining = Joining::new(&limits, now.earliest, deadline, call.options.queue, rank, timing.is_crates(call));
         store.join(address, ask, now, &joining).map_err(|waiter| {
             let call = OwnedCall::of(call, call.key_text());
             let stage = if timing.is_crates(call.call()) { Stage::New } else { Stage::Waits };
-            Box::new(Waiting::new(call, Queue::Memory(waiter), resets, now.earliest, timing, stage))
+            Box::new(Waiting::new(call, Queue::Memory(waiter), timing, stage))
         })
     }
 
-    /// A call that has waited before a backend since `arrived`.
-    pub(super) fn before_backend(call: OwnedCall, waiter: before_backend::Waiter, arrived: u64) -> Waiting {
+    /// A call that waits before a backend.
+    pub(super) fn before_backend(call: OwnedCall, waiter: before_backend::Waiter) -> Waiting {
         let timing = Timing::before(&waiter);
-        Waiting::new(call, Queue::Backend(waiter), 0, arrived, timing, Stage::Waits)
+        Waiting::new(call, Queue::Backend(waiter), timing, Stage::Waits)
     }
 
-    fn new(call: OwnedCall, queue: Queue, resets: u32, arrived: u64, timing: Timing, stage: Stage) -> Waiting {
+    fn new(call: OwnedCall, queue: Queue, timing: Timing, stage: Stage) -> Waiting {
         let OwnedCall { core, rare, quiet, is_async, .. } = call;
         core.queued();
         let has_extra = rare.is_some() || timing.0.is_some();
         let extra = has_extra.then(|| Box::new(Extra { rare, timing }));
-        Waiting { queue, core, extra, arrived, is_async, quiet, stage, resets }
+        Waiting { queue, core, extra, is_async, quiet, stage }
     }
 
     fn rare(&self) -> Option<&Rare> {
@@ -143,7 +139,7 @@ impl Waiting {
     }
 
     fn call(&self) -> Call<'_> {
-        let wait = self.deadline().saturating_sub(self.arrived);
+        let wait = self.deadline().saturating_sub(self.arrived());
         Call {
             core: &self.core,
             limits: self.rare().and_then(|rare| rare.limits.as_deref()),
@@ -162,6 +158,13 @@ impl Waiting {
         match &self.queue {
             Queue::Memory(waiter) => waiter.address(),
             Queue::Backend(waiter) => waiter.fallback(),
+        }
+    }
+
+    fn arrived(&self) -> u64 {
+        match &self.queue {
+            Queue::Memory(waiter) => waiter.arrived(),
+            Queue::Backend(waiter) => waiter.arrived(),
         }
     }
 
@@ -227,15 +230,15 @@ impl Waiting {
                     call.denied_in_memory(ask, NEVER, Left::default(), now)
                 }))
             }
-            Turn::Admitted { at, due } => {
+            Turn::Admitted { at, due, resets } => {
                 self.stage = Stage::Done;
-                let (call, took) = (self.call(), due.saturating_sub(self.arrived));
+                let (call, took) = (self.call(), due.saturating_sub(self.arrived()));
                 if took > 0 {
                     call.waits(took);
                 }
                 Ok(Ok(call.core.with_ask(store, call.limits, call.cost, |ask| {
                     let left = store.peek(address, ask, now).1;
-                    call.admitted(store, address, ask.call.rules, at, self.resets, left, now, took)
+                    call.admitted(store, address, ask.call.rules, at, resets, left, now, took)
                 })))
             }
         }
@@ -257,7 +260,7 @@ impl Waiting {
             RemoteTurn::Lost => {
                 let (bucket, fingerprint) = waiter.bucket();
                 let (call, rank, bucket) = (self.call(), waiter.place().rank, Arc::clone(bucket));
-                let joining = joining_of(call, self.address(), WaitOptions::DEFAULT, self.arrived, None);
+                let joining = joining_of(call, self.address(), WaitOptions::DEFAULT, self.arrived(), None);
                 let joining = before_backend::Joining { rank, ..joining };
                 let joined = waiter.guard().map(|guard| Queues::join(&guard, &bucket, fingerprint, joining));
                 match joined {
@@ -275,13 +278,13 @@ impl Waiting {
         let decided = match told {
             Told::Admitted(booked) => {
                 let (bucket, fingerprint) = waiter.bucket();
-                let took = booked.due.saturating_sub(self.arrived);
+                let took = booked.due.saturating_sub(self.arrived());
                 Ok(call.booked(bucket, fingerprint, *booked, took))
             }
             Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
             Told::Failed(Some(place)) => {
-                let HandedOver { waiter, resets, .. } = *place;
-                (self.queue, self.resets) = (Queue::Memory(waiter), resets);
+                let HandedOver { waiter, .. } = *place;
+                self.queue = Queue::Memory(waiter);
                 return self.look(waker);
             }
             Told::Failed(None) => {
@@ -308,10 +311,10 @@ impl Waiting {
         let resets = store.resets(address);
         let limits = limits_of(call);
         let by_timer = self.timing().is_crates(call);
-        let joining = Joining::new(&limits, self.deadline(), usize::MAX, self.place().rank, by_timer);
+        let joining = Joining::new(&limits, self.arrived(), self.deadline(), usize::MAX, self.place().rank, by_timer);
         let joined = call.core.with_ask(store, call.limits, call.cost, |ask| {
             let (verdict, left) = store.join(address, ask, now, &joining)?;
-            let waited = now.earliest.saturating_sub(self.arrived);
+            let waited = now.earliest.saturating_sub(self.arrived());
             if let Verdict::Admitted { .. } = verdict {
                 call.waits(waited);
             }
@@ -323,7 +326,7 @@ impl Waiting {
                 Ok(decided)
             }
             Err(waiter) => {
-                (self.queue, self.resets) = (Queue::Memory(waiter), resets);
+                self.queue = Queue::Memory(waiter);
                 self.look(waker)
             }
         }
@@ -410,6 +413,7 @@ pub(super) fn joining_of(
         cost: call.cost,
         limits: limits_of(call),
         rank: options.rank(arrived),
+        arrived,
         deadline: arrived.saturating_add(call.wait.nanos()),
         queue: options.queue,
         denied,

@@ -34,6 +34,7 @@ pub(crate) struct How {
 /// A call that waits if it is denied.
 pub(crate) struct Joining<'a> {
     pub(crate) limits: &'a Arc<dyn Limits>,
+    pub(crate) arrived: u64,
     /// The latest time until which the call waits.
     pub(crate) deadline: u64,
     /// The most calls that may wait ahead of it.
@@ -44,6 +45,8 @@ pub(crate) struct Joining<'a> {
     pub(crate) by_timer: bool,
     /// The bucket, in [`Store::join`](super::store::Store::join).
     pub(super) address: Address,
+    /// The bucket's resets so far.
+    pub(super) resets: u32,
     /// There is room for one more key with waiting calls.
     pub(super) may_begin: bool,
     /// The call has waited elsewhere: it takes a place even if there are permits for it.
@@ -53,6 +56,7 @@ pub(crate) struct Joining<'a> {
 impl<'a> Joining<'a> {
     pub(crate) fn new(
         limits: &'a Arc<dyn Limits>,
+        arrived: u64,
         deadline: u64,
         queue: usize,
         rank: u64,
@@ -60,11 +64,13 @@ impl<'a> Joining<'a> {
     ) -> Joining<'a> {
         Joining {
             limits,
+            arrived,
             deadline,
             queue,
             rank,
             by_timer,
             address: Address::Unkeyed,
+            resets: 0,
             may_begin: true,
             is_handed_over: false,
         }
@@ -78,8 +84,8 @@ impl<'a> Joining<'a> {
 /// The outcome of a waiting call.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Told {
-    /// Charged as of its due time, and recorded `at` a time.
-    Admitted { at: u64, due: u64 },
+    /// Charged as of its due time, and recorded `at` a time, after so many resets of the bucket.
+    Admitted { at: u64, due: u64, resets: u32 },
     /// The limits were replaced, and the cost can never fit the new ones.
     Refused,
 }
@@ -90,6 +96,7 @@ pub(crate) enum Turn {
     Admitted {
         at: u64,
         due: u64,
+        resets: u32,
     },
     Refused,
     /// The place is gone: buckets were forgotten, or the process was forked.
@@ -99,7 +106,7 @@ pub(crate) enum Turn {
         first_due: u64,
         is_first: bool,
     },
-    /// The call still waits, and its deadline has passed.
+    /// The call cannot be admitted by its deadline.
     Late,
 }
 
@@ -136,6 +143,8 @@ pub(crate) struct Queue {
     armed: Option<u64>,
     /// The process in which the calls wait.
     process: u32,
+    /// The bucket's resets so far.
+    resets: u32,
 }
 
 impl Queue {
@@ -147,9 +156,9 @@ impl Queue {
         self.line.len()
     }
 
-    /// The calls ahead of a new call.
-    pub(crate) fn ahead(&self) -> Ahead {
-        self.line.ahead()
+    /// The calls ahead of a new call of that rank.
+    pub(crate) fn ahead(&self, rank: u64) -> Ahead {
+        self.line.ahead(rank)
     }
 
     /// Takes a place behind all calls of the same or a lower rank.
@@ -159,17 +168,26 @@ impl Queue {
             // The alarm may have been set in the process that this one was forked from.
             (self.process, self.armed) = (process::id(), None);
         }
-        let Joining { limits, rank, deadline, by_timer, address, .. } = *joining;
+        self.resets = joining.resets;
+        let Joining { limits, rank, arrived, deadline, by_timer, address, .. } = *joining;
         let how = match self.line.last() {
             Some(last) if last.with.is(limits, by_timer) => Arc::clone(&last.with),
             _ => Arc::new(How { address, limits: Arc::clone(limits), by_timer }),
         };
-        let seat = Arc::new(Seat::new(deadline, how));
+        let seat = Arc::new(Seat::new(arrived, deadline, how));
         let place = self.line.join(rank, cost, Arc::clone(&seat));
         if by_timer {
             self.deadlines.add(&seat, self.line.len());
         }
         (place, seat)
+    }
+
+    /// Limits were replaced, or apply no more. Denies the calls that can never fit the new ones.
+    pub(crate) fn renewed(&mut self, now: Now, wakes: &mut Wakes) {
+        self.changed(now);
+        for (place, _) in self.line.impossible(|seat| &*seat.with.limits) {
+            self.line.remove(place).into_iter().for_each(|seat| seat.tell(Told::Refused, wakes));
+        }
     }
 
     /// Permits were given back, or limits were replaced: no waiting call is due before now.
@@ -182,6 +200,12 @@ impl Queue {
     pub(crate) fn held(&mut self, floor: Hold, now: Now) {
         self.since = now.earliest.max(floor.until());
         self.is_known = false;
+    }
+
+    /// All permits came back.
+    pub(crate) fn reset(&mut self, (floor, resets): (Hold, u32), now: Now) {
+        self.resets = resets;
+        self.held(floor, now);
     }
 
     /// The time from which free permits still belong to the waiting calls.
@@ -204,13 +228,17 @@ impl Queue {
         Some(time)
     }
 
-    /// Gives a place up.
-    pub(crate) fn leave(&mut self, place: Place, seat: &Seat, now: Now) -> Parted {
+    /// Gives a place up, after so many resets of the bucket.
+    pub(crate) fn leave(&mut self, place: Place, seat: &Seat, so_far: u32, now: Now) -> Parted {
         let told = seat.leave();
         // After an outcome, the place may belong to another call, if all that waited have left
         // meanwhile.
         let removed = if told.is_some() { None } else { self.line.remove(place) };
-        if let Some(Told::Admitted { at, .. }) = told {
+        if let Some(Told::Admitted { at, resets, .. }) = told {
+            // A reset has given them back.
+            if resets != so_far {
+                return Parted::Other;
+            }
             // A refund makes room from now on, not from the time of the charge.
             self.changed(now);
             return Parted::Permits(Permit { at, cost: place.cost });
@@ -229,7 +257,11 @@ impl Queue {
                 self.first = Some((first, due));
                 Parted::Same
             }
-            _ => Parted::Other,
+            _ => {
+                // The next call could not be admitted before.
+                self.since = self.since.max(now.earliest);
+                Parted::Other
+            }
         }
     }
 
@@ -257,8 +289,8 @@ impl Queue {
         Some(due)
     }
 
-    /// Charges the calls that are due, in order. Returns when the first call that still waits is due,
-    /// and whether the timer must charge it.
+    /// Charges the calls that are due, in order, and denies those that are due too late. Returns when
+    /// the first call that still waits is due, and whether the timer must charge it.
     fn serve<S: State>(&mut self, state: &mut S, form: &S::Form, now: Now, wakes: &mut Wakes) -> Option<(u64, bool)> {
         if let (true, Some((place, first)), Some((known, due))) = (self.is_known, self.line.first(), self.first)
             && known == place
@@ -268,7 +300,7 @@ impl Queue {
         }
         for _ in 0..ADMITTED_AT_ONCE {
             let (place, first) = self.line.first()?;
-            let (cost, since, by_timer) = (place.cost, self.since, first.with.by_timer);
+            let (cost, since, by_timer) = (place.cost, self.since.max(first.arrived), first.with.by_timer);
             let (mut due, mut at) = (NEVER, 0);
             first.with.limits.with(&mut |rules, backoff| {
                 let call = Call { rules, backoff, cost, floor: Hold::NONE };
@@ -276,7 +308,7 @@ impl Queue {
                 state.prepare(form, rules, Now::exactly(since.min(now.earliest.max(state.newest()))));
                 let since = Now::exactly(since);
                 due = call.fits_at(state, form, since).unwrap_or(NEVER);
-                if due <= now.earliest {
+                if due <= now.earliest.min(first.deadline) {
                     at = due.max(state.newest());
                     // A call of cost 0 waits only for the end of a block.
                     if cost > 0 {
@@ -284,8 +316,8 @@ impl Queue {
                     }
                 }
             });
-            let told = if due == NEVER { Told::Refused } else { Told::Admitted { at, due } };
-            if due > now.earliest && due != NEVER {
+            let is_late = due != NEVER && due > first.deadline;
+            if due > now.earliest && due != NEVER && !is_late {
                 let is_new = self.first != Some((place, due));
                 (self.first, self.is_known) = (Some((place, due)), true);
                 // Without the timer, the first call itself must know until when to sleep.
@@ -294,11 +326,14 @@ impl Queue {
                 }
                 return Some((due, by_timer));
             }
-            if due != NEVER {
+            let Some(seat) = self.line.remove(place) else { continue };
+            if is_late {
+                seat.expire(wakes);
+            } else if due == NEVER {
+                seat.tell(Told::Refused, wakes);
+            } else {
                 self.since = due;
-            }
-            if let Some(seat) = self.line.remove(place) {
-                seat.tell(told, wakes);
+                seat.tell(Told::Admitted { at, due, resets: self.resets }, wakes);
             }
         }
         // More calls may be due: the first one goes on.
@@ -322,10 +357,10 @@ impl Queue {
     /// permits.
     pub(crate) fn turn(&self, place: Place, seat: &Seat, first_due: u64) -> Turn {
         match seat.told() {
-            Some(Told::Admitted { at, due }) => Turn::Admitted { at, due },
+            Some(Told::Admitted { at, due, resets }) => Turn::Admitted { at, due, resets },
             Some(Told::Refused) => Turn::Refused,
-            None if !self.line.holds(place) => Turn::Lost,
             None if seat.is_late() => Turn::Late,
+            None if !self.line.holds(place) => Turn::Lost,
             None => Turn::Waiting { first_due, is_first: self.line.is_first(place) },
         }
     }

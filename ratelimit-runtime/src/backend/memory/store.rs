@@ -598,11 +598,12 @@ impl Store {
             self.unkeyed.reset(&self.written.rules);
         }
         let lift = || {
-            if self.holds.has_any() {
+            let floor = if self.holds.has_any() {
                 self.holds_to_change().change(address, now, |hold| hold.owed_until = 0)
             } else {
                 Hold::NONE
-            }
+            };
+            (floor, self.resets(address))
         };
         self.perform_and_arm(address, ask, now, &Task::Reset(&lift));
     }

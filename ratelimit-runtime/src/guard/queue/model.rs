@@ -73,6 +73,7 @@ impl Bucket {
             cost: 1,
             limits: Arc::new(One(self.rule)),
             rank: 0,
+            arrived: 0,
             deadline: NEVER,
             queue: usize::MAX,
             denied: None,

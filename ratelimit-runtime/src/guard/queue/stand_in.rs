@@ -17,8 +17,6 @@ pub(crate) struct StandIn {
 /// A place in the queue in memory.
 pub(crate) struct HandedOver {
     pub(crate) waiter: Waiter,
-    /// The bucket's resets before the call joined.
-    pub(crate) resets: u32,
     limits: Arc<dyn Limits>,
 }
 
@@ -34,15 +32,14 @@ impl StandIn {
         address: Address,
         limits: &Arc<dyn Limits>,
         Place { rank, cost, .. }: Place,
-        deadline: u64,
+        (arrived, deadline): (u64, u64),
         now: Now,
     ) -> Option<HandedOver> {
         let StandIn { ref store, by_timer } = *self;
-        let resets = store.resets(address);
-        let joining = Joining::new(limits, deadline, usize::MAX, rank, by_timer).handed_over();
+        let joining = Joining::new(limits, arrived, deadline, usize::MAX, rank, by_timer).handed_over();
         let mut joined = None;
         with_ask(&**limits, store, cost, |ask| joined = store.join(address, ask, now, &joining).err());
-        joined.map(|waiter| HandedOver { waiter, resets, limits: Arc::clone(limits) })
+        joined.map(|waiter| HandedOver { waiter, limits: Arc::clone(limits) })
     }
 }
 

@@ -257,6 +257,16 @@ impl State {
         self.hint.filter(|hint| hint.cost <= cost).map(|hint| hint.denied)
     }
 
+    /// Denies the calls that can never fit their limits, which have changed.
+    pub(super) fn refuse_impossible(&mut self, now: u64, wakes: &mut Wakes) {
+        for (place, position) in self.line.impossible(|seat| &*seat.with.limits) {
+            let Some(seat) = self.line.remove(place) else { continue };
+            let mut denied = Denied { position, admitted_at: NEVER, ..soon(&*seat.with.limits, now) };
+            seat.with.limits.with(&mut |rules, _| denied.limit = rules[position].limit);
+            seat.tell(Told::Denied(Box::new(denied)), wakes);
+        }
+    }
+
     /// Denies the first calls while they can no longer be admitted in time.
     pub(super) fn refuse_late(&mut self, now: u64, wakes: &mut Wakes) {
         while let Some((place, first)) = self.line.first() {
@@ -329,12 +339,14 @@ impl Queue {
         let room = MOST_BOOKED.saturating_sub(state.booked.len()).min(state.at_once.max(usize::from(is_head)));
         let mut asks: SmallVec<[Place; 4]> = SmallVec::new();
         let mut first: Option<(u32, &Arc<dyn Limits>)> = None;
+        let mut deadline = NEVER;
         for (place, waiting) in state.line.iter().skip(behind).take(room.max(1)) {
             let (cost, limits) = *first.get_or_insert((place.cost, &waiting.with.limits));
             if cost != place.cost || !are_alike(limits, &waiting.with.limits) || asks.len() == room {
                 break;
             }
             asks.push(*place);
+            deadline = deadline.min(waiting.deadline);
         }
         let Some((cost, limits)) = first else {
             return if state.line.is_empty() && state.booked.is_empty() { Next::End } else { Next::Sleep(NEVER) };
@@ -361,6 +373,8 @@ impl Queue {
         if now < at {
             return Next::Sleep(at);
         }
+        // A booking for later than a call's deadline would be given back, and asked for again.
+        let ahead = ahead.min(deadline.saturating_sub(now)).max(1);
         state.asking = (asks.len() as u64, asks.len() as u64 * u64::from(cost));
         let limits = Arc::clone(limits);
         let request = self.request(&*limits, Action::Take { cost, max_wait: Duration::from_nanos(ahead) });
@@ -438,8 +452,9 @@ impl Queue {
             let how = &waiting.with;
             // Outside the lock: memory wakes other calls.
             let stand_in = how.stand_in.as_ref();
-            let handed_over =
-                stand_in.and_then(|it| it.take_over(how.fallback, &how.limits, *place, waiting.deadline, now));
+            let handed_over = stand_in.and_then(|it| {
+                it.take_over(how.fallback, &how.limits, *place, (waiting.arrived, waiting.deadline), now)
+            });
             let mut state = self.state.lock();
             if state.line.remove(*place).is_some() {
                 waiting.tell(Told::Failed(handed_over.map(Box::new)), wakes);

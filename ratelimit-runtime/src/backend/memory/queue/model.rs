@@ -75,7 +75,7 @@ impl Bucket {
 
     fn waits(&self) -> Waiter {
         let limits: Arc<dyn Limits> = Arc::new(One(self.rule));
-        let joining = Joining::new(&limits, NEVER, usize::MAX, 0, false);
+        let joining = Joining::new(&limits, 0, NEVER, usize::MAX, 0, false);
         self.store.join(self.address, &self.ask(1), at(0), &joining).err().unwrap()
     }
 }

@@ -663,13 +663,14 @@ fn mixed(window: &Window, groups: &Groups) -> SlidingWindow {
 fn fits_behind(rule: &Rule, now: Now, cost: u32, ahead: Ahead, live: u64, leaves: impl Fn(u64) -> u64) -> u64 {
     let (step, calls) = ahead.steps(cost);
     let step = u64::from(step.max(1));
-    let a_period = u64::from(rule.capacity()) / step;
+    let capacity = u64::from(rule.capacity());
+    let a_period = capacity / step;
     if a_period == 0 {
         return super::NEVER;
     }
     let (periods, last) = ((calls - 1) / a_period, (calls - 1) % a_period + 1);
-    let free = u64::from(rule.capacity()).saturating_sub(live);
-    let first = match (last * step).saturating_sub(free) {
+    // More may be live than a lowered limit holds.
+    let first = match (last * step).saturating_add(live).saturating_sub(capacity) {
         0 => now.earliest,
         permit => leaves(permit.min(live)).saturating_add(rule.per()),
     };

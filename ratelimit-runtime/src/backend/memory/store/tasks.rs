@@ -11,7 +11,7 @@ use super::super::table::{Table, With};
 use super::{Ask, Keyed, RETRY_WHEN_FULL, Store, TRIES, Written, on_table, open_thorough};
 use crate::algorithm::Rule;
 use crate::decision::Address;
-use crate::queue::{Place, Wakes};
+use crate::queue::{Ahead, Place, Wakes};
 use crate::rt::clock::Now;
 
 /// An operation on one bucket under its lock.
@@ -22,11 +22,12 @@ pub(super) enum Task<'a> {
     Refund(Permit),
     /// Takes permits whatever is left. The function records until when they are owed.
     Charge(&'a dyn Fn(u64) -> Hold),
-    /// Forgets the state. The function lifts the debt.
-    Reset(&'a dyn Fn() -> Hold),
+    /// Forgets the state. The function lifts the debt, and returns the number of resets so far.
+    Reset(&'a dyn Fn() -> (Hold, u32)),
     Join(&'a Joining<'a>),
     Look(Place, &'a Seat),
-    Leave(Place, &'a Seat),
+    /// After so many resets.
+    Leave(Place, &'a Seat, u32),
     Settle,
     /// The key's hold has changed.
     Held(&'a dyn Fn() -> Hold),
@@ -75,9 +76,9 @@ impl<'a> Errand<'a> {
             }
             Task::Reset(lift) => {
                 *state = S::idle();
-                queue.held(lift(), now);
+                queue.reset(lift(), now);
             }
-            Task::Leave(place, seat) => match queue.leave(*place, seat, now) {
+            Task::Leave(place, seat, resets) => match queue.leave(*place, seat, *resets, now) {
                 Parted::Permits(permit) => call.give_back(state, form, now, permit),
                 Parted::Same => return Done::of(Verdict::Admitted { at: now.latest }),
                 Parted::Other => {}
@@ -117,7 +118,8 @@ impl<'a> Errand<'a> {
         state.prepare(form, call.rules, now.at_least(call.floor.owed_until));
         let was_banned = call.is_banned(state, now);
         done.verdict = if !queue.is_empty() && call.cost > 0 {
-            behind(call, state, form, queue, now)
+            let rank = if let Task::Join(joining) = task { joining.rank } else { u64::MAX };
+            behind(call, state, form, queue.ahead(rank), now)
         } else if matches!(task, Task::Take) {
             call.take_behind_floor(state, form, now)
         } else {
@@ -134,7 +136,8 @@ impl<'a> Errand<'a> {
         }
         if let Task::Join(joining) = task {
             let waits = match done.verdict {
-                Verdict::Admitted { .. } => joining.is_handed_over,
+                // It overtakes all calls that wait, or has waited elsewhere.
+                Verdict::Admitted { .. } => joining.is_handed_over || !queue.is_empty() && call.cost > 0,
                 Verdict::Denied { until, .. } => {
                     until <= joining.deadline
                         && until != NEVER
@@ -410,13 +413,14 @@ impl Store {
     }
 }
 
-/// The verdict on a call behind the waiting calls.
-fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, queue: &Queue, now: Now) -> Verdict {
+/// The verdict on a call behind waiting calls.
+fn behind<S: State>(call: &Call<'_>, state: &S, form: &S::Form, ahead: Ahead, now: Now) -> Verdict {
     match call.judge_behind_floor(state, form, now) {
         Verdict::Denied { until: NEVER, position } => Verdict::Denied { until: NEVER, position },
         Verdict::Undecided => Verdict::Undecided,
+        verdict if ahead.calls == 0 => verdict,
         verdict => {
-            let until = call.fits_behind(state, form, now, queue.ahead()).max(now.earliest + 1);
+            let until = call.fits_behind(state, form, now, ahead).max(now.earliest + 1);
             let position = if let Verdict::Denied { position, .. } = verdict { position } else { 0 };
             Verdict::Denied { until, position }
         }

@@ -28,7 +28,8 @@ impl Store {
         now: Now,
         joining: &Joining<'_>,
     ) -> Result<(Verdict, Left), Waiter> {
-        let joining = Joining { address, may_begin: self.shared.bound.may_wait(), ..*joining };
+        let (may_begin, resets) = (self.shared.bound.may_wait(), self.resets(address));
+        let joining = Joining { address, resets, may_begin, ..*joining };
         let done = self.perform_and_arm(address, ask, now, &Task::Join(&joining));
         match done.place {
             None => Ok((done.verdict, done.left)),
@@ -85,7 +86,7 @@ impl Store {
             }
             // The new limits cannot judge this state. The first call that looks, or the timer, moves
             // it to the other table.
-            queue.changed(now);
+            queue.renewed(now, &mut wakes);
             queue.is_to_be_moved(now);
             queue.wake_all(&mut wakes);
             alarms.extend(queue.address().zip(queue.alarm()));
@@ -110,7 +111,7 @@ fn renew<S: State>(
     now: Now,
     wakes: &mut Wakes,
 ) -> Option<(Address, u64)> {
-    queue.changed(now);
+    queue.renewed(now, wakes);
     queue.settle(state, form, now, wakes);
     queue.wake_all(wakes);
     queue.address().zip(queue.alarm())
@@ -169,7 +170,8 @@ impl Waiter {
     /// call.
     pub(crate) fn leave(&self, ask: &Ask<'_>, now: Now) {
         self.seat.forget_waker();
-        self.store.perform_and_arm(self.address(), ask, now, &Task::Leave(self.place, &self.seat));
+        let task = Task::Leave(self.place, &self.seat, self.store.resets(self.address()));
+        self.store.perform_and_arm(self.address(), ask, now, &task);
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -182,6 +184,10 @@ impl Waiter {
 
     pub(crate) fn place(&self) -> Place {
         self.place
+    }
+
+    pub(crate) fn arrived(&self) -> u64 {
+        self.seat.arrived
     }
 
     pub(crate) fn deadline(&self) -> u64 {

@@ -44,7 +44,7 @@ elseif leases and stamp ~= math.max(newest, ends) then
   stamp, again = math.max(newest, ends), true
 else
   if stamp > now and not leases then
-    undo = is_other and '' or pack(UNDO, newest, lowest, top) .. undo
+    undo = is_other and were > 0 and '' or pack(UNDO, newest, lowest, top) .. undo
   end
   fitting, writes = charge / each, true
 end
