@@ -152,7 +152,7 @@ mod tests {
         for (text, part) in [
             ("100", "write a limit as `100/1m`"),
             ("many/1m", "`many` is not a number"),
-            ("100/1q", "no duration"),
+            ("100/1q", "not a duration"),
             ("100/1M", "no fixed length"),
             ("0/1m", "at least 1"),
             ("1/0s", "from 1 microsecond"),
@@ -162,7 +162,7 @@ mod tests {
             ("5/s token_bucket 10", "does not belong"),
             ("1/s+1/s+1/s+1/s+1/s+1/s+1/s+1/s+1/s", "at most 8"),
             ("5/calendar fortnight", "unknown calendar `fortnight`"),
-            ("", "no limit"),
+            ("", "not a limit"),
         ] {
             let message = Candidate::parse(text).expect_err(text);
             assert!(message.contains(part), "{text}: {message}");

@@ -79,7 +79,7 @@ fn other_mistakes_are_one_sentence_too() {
         assert!(message.contains(part), "{arguments:?}: {message}");
     }
     let output = folder.replay(&["log", "--limit", "2/10q"]);
-    assert!(!output.status.success() && stderr(&output).contains("no duration"), "{}", stderr(&output));
+    assert!(!output.status.success() && stderr(&output).contains("not a duration"), "{}", stderr(&output));
 }
 
 #[test]
