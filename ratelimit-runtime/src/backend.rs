@@ -39,7 +39,7 @@ pub(crate) use together::given_back;
 #[cfg(feature = "redis")]
 pub(crate) use together::in_order;
 
-/// A moment in nanoseconds since the Unix epoch, by the clock of whoever reports it.
+/// A moment in nanoseconds since the Unix epoch, by the clock that reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -491,49 +491,49 @@ macro_rules! decides_as_its_target {
     ($($handle:ty),*) => {
         $(
             impl<B: Backend + ?Sized> Backend for $handle {
-            fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
-                (**self).decide(request)
-            }
+                fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+                    (**self).decide(request)
+                }
 
-            fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
-                (**self).decide_async(request)
-            }
+                fn decide_async<'a>(&'a self, request: &'a Request) -> Option<BackendFuture<'a>> {
+                    (**self).decide_async(request)
+                }
 
-            fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
-                (**self).decide_together(requests)
-            }
+                fn decide_together(&self, requests: &[Request]) -> Result<Vec<Answer>, BackendError> {
+                    (**self).decide_together(requests)
+                }
 
-            fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
-                (**self).decide_together_async(requests)
-            }
+                fn decide_together_async<'a>(&'a self, requests: &'a [Request]) -> Option<BackendFuture<'a, Vec<Answer>>> {
+                    (**self).decide_together_async(requests)
+                }
 
-            fn decide_later(&self, request: Request) {
-                (**self).decide_later(request);
-            }
+                fn decide_later(&self, request: Request) {
+                    (**self).decide_later(request);
+                }
 
-            fn deadline(&self) -> Deadline {
-                (**self).deadline()
-            }
+                fn deadline(&self) -> Deadline {
+                    (**self).deadline()
+                }
 
-            fn denial_cache(&self) -> bool {
-                (**self).denial_cache()
-            }
+                fn denial_cache(&self) -> bool {
+                    (**self).denial_cache()
+                }
 
-            fn max_waited_keys(&self) -> usize {
-                (**self).max_waited_keys()
-            }
+                fn max_waited_keys(&self) -> usize {
+                    (**self).max_waited_keys()
+                }
 
-            fn kind(&self) -> &'static str {
-                (**self).kind()
-            }
+                fn kind(&self) -> &'static str {
+                    (**self).kind()
+                }
 
-            fn server(&self) -> Option<String> {
-                (**self).server()
-            }
+                fn server(&self) -> Option<String> {
+                    (**self).server()
+                }
 
-            fn identity(&self) -> Identity {
-                (**self).identity()
-            }
+                fn identity(&self) -> Identity {
+                    (**self).identity()
+                }
             }
         )*
     };
