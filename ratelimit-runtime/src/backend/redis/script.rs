@@ -65,15 +65,10 @@ static ONE_SOURCE: LazyLock<String> = LazyLock::new(|| {
 static MANY_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/many.lua")));
 static TOGETHER_SOURCE: LazyLock<String> = LazyLock::new(|| on_several(include_str!("script/together.lua")));
 
-/// Declares the record of the bucket.
-const STORED: &str = "local stored\n";
-
 /// A script around the decision on one bucket.
 fn on_several(script: &str) -> String {
     // The clock is read once for all.
     let decision = ONE_SOURCE.replace("call('TIME')", "time");
-    // A script that declares the record puts it back.
-    let decision = if script.contains(STORED) { decision.replacen(STORED, "stored = nil\n", 1) } else { decision };
     with_constants(script).replace("--inline decision\n", &decision)
 }
 

@@ -38,8 +38,7 @@ else
   end
 end
 local pack, sub = struct.pack, string.sub
-local stored
-local answer, booked_at
+local stored, answer, booked_at
 local action = asked % 256
 if asked < 196608 and cost > 0 and (action == TAKE or action == TAKE_RUN or action == CHARGE) then
   --inline usual.lua
@@ -217,4 +216,5 @@ repeat
     kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM)
   end
 until answer
-return answer
+-- Redis answers with the first. `together.lua` needs the record too.
+return answer, stored

@@ -6,8 +6,6 @@
 -- back, and the ones behind it are only peeked at.
 
 local time = redis.call('TIME')
--- The record before the last decision.
-local stored
 
 local function decide(KEYS, ARGV)
 --inline decision
@@ -23,7 +21,8 @@ end
 for position = first, last do
   key[1], request[1] = KEYS[position], ARGV[position]
   if stopped_at then request[1] = string.char(PEEK) .. string.sub(request[1], 2) end
-  local is_decided, answer = pcall(decide, key, request)
+  -- With the record before the decision.
+  local is_decided, answer, stored = pcall(decide, key, request)
   local kind = is_decided and string.byte(answer)
   if kind == DENIED or kind == NEVER or kind == BLOCKED then
     -- Counted at the server only by a request to take, which also stores the clock.

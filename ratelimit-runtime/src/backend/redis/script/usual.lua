@@ -175,7 +175,7 @@ repeat -- Left by `break`.
       behind, ring_at = pack(TAIL, kept, now), tail_at + TAIL_BYTES
     end
     --inline write.lua
-    return answer or head
+    return answer or head, stored
   end
   local is_penalized = asked % 131072 > 65535
   if action ~= TAKE or charge > capacity or is_penalized and first_byte == PLAIN then break end
@@ -200,6 +200,6 @@ repeat -- Left by `break`.
   if now - clock > CLOCK_UNSEEN and (first_byte == RICH or now - newest > CLOCK_UNSEEN) then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
-  return pack(REFUSAL, why, now, found_limit, found_left > 0 and found_left or 0, found)
+  return pack(REFUSAL, why, now, found_limit, found_left > 0 and found_left or 0, found), stored
 until true
 if limits > 1 then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
