@@ -13,6 +13,7 @@ use ratelimit_runtime::{
     BackendError, BackendErrorKind, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, SharedBackend, rate_limit, test_util,
 };
+use ratelimit_tests::poll_once;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// A backend's default deadline.
@@ -467,7 +468,7 @@ fn a_cancelled_booking_lifts_denials() {
     limiter.check("a", 2).unwrap();
     {
         let mut waiter = pin!(limiter.wait_async("a", 1));
-        assert!(waiter.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        assert!(poll_once(waiter.as_mut()).is_pending());
         clock.advance(Duration::from_secs(30));
         assert_eq!(limiter.check("a", 2).unwrap_err().retry_after(), Some(Duration::from_secs(90)));
     }
@@ -562,10 +563,6 @@ fn denials_of_one_test_are_not_those_of_another() {
 }
 
 type Wait<'a> = Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + 'a>>;
-
-fn poll_once(wait: &mut Wait<'_>) -> Poll<Result<Decision, RateLimitExceeded>> {
-    wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-}
 
 /// A limit of one permit an hour, whose permit is taken, on a test's clock.
 fn used_up(policy: OnBackendError) -> (Arc<Store>, RateLimiter) {

@@ -7,7 +7,7 @@ use std::future::{Future, ready};
 use std::pin::Pin;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
@@ -16,7 +16,7 @@ use ratelimit_runtime::{
     Algorithm, Limit, MemoryBackend, OnBackendError, RateLimitExceeded, RateLimitLayer, RateLimiter, RedisBackend,
     limiters, rate_limit,
 };
-use ratelimit_tests::{ALGORITHMS, MINUTE, PATIENCE, RedisServer, SECOND, Shelf, millis};
+use ratelimit_tests::{ALGORITHMS, MINUTE, PATIENCE, RedisServer, SECOND, Shelf, millis, poll_once};
 use tower::{Layer, ServiceExt, service_fn};
 
 #[derive(Clone, Copy, Debug)]
@@ -144,10 +144,6 @@ impl Scene {
         assert_eq!(polled, Poll::Ready(true));
         waited
     }
-}
-
-fn poll_once(wait: &mut Wait) -> Poll<bool> {
-    wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Where buckets are.

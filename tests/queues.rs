@@ -1,11 +1,12 @@
-//! Queues of waiting calls on virtual time, beside a model that recomputes everything from the full log after each event.
+//! Queues of waiting calls on virtual time, beside a model that recomputes everything from the full
+//! log after each event.
 //!
-//! One run has it all: several limits and keys, priorities, bounded waits and queues, calls that leave, refunds, resets,
-//! blocks, limits that change, and limits that are switched off.
+//! One run has it all: several limits and keys, priorities, bounded waits and queues, calls that
+//! leave, refunds, resets, blocks, limits that change, and limits that are switched off.
 
 use std::future::Future;
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use proptest::prelude::*;
@@ -16,7 +17,7 @@ use ratelimit_runtime::{
     rate_limit, set_enabled, test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
-use ratelimit_tests::{ALGORITHMS, MINUTE, RedisServer, SECOND, Shelf};
+use ratelimit_tests::{ALGORITHMS, MINUTE, RedisServer, SECOND, Shelf, poll_once};
 
 const KEYS: [&str; 2] = ["a", "b"];
 const NEVER: u64 = u64::MAX;
@@ -40,8 +41,8 @@ enum End {
     Denied,
 }
 
-/// The queue of a key by its definition: the first call of the queue, by rank, is admitted as soon as the full log of
-/// admissions allows. It is denied if that is after its deadline.
+/// The queue of a key by its definition: its first call, by rank, is admitted as soon as the full
+/// log of admissions allows. It is denied if that is after its deadline.
 #[derive(Clone, Debug)]
 struct Model {
     logs: Vec<Log>,
@@ -280,14 +281,11 @@ fn call<'a>(limiter: &'a RateLimiter, key: &'static str, arrival: Arrival, scale
     })
 }
 
-fn poll_once(call: &mut Call<'_>) -> Poll<Result<Option<Decision>, RateLimitExceeded>> {
-    call.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-}
-
-/// Polls a call until it is decided, or waits beside so many others: a server takes a moment to answer.
+/// Polls a call until it is decided, or waits beside so many others: a server takes a moment to
+/// answer.
 fn begun(call: &mut Call<'_>, name: &str, others: usize) -> Poll<Result<Option<Decision>, RateLimitExceeded>> {
     loop {
-        let polled = poll_once(call);
+        let polled = poll_once(call.as_mut());
         let waiting: usize =
             limiters().iter().filter(|limiter| limiter.name == name).map(|limiter| limiter.waiting).sum();
         if polled.is_ready() || others < waiting {

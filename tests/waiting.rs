@@ -4,14 +4,14 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, UNIX_EPOCH};
 
 use ratelimit_runtime::test_util::TestClock;
 use ratelimit_runtime::{
     Algorithm, Decision, ExceededKind, Limit, MemoryBackend, RateLimitExceeded, RateLimiter, limiters, test_util,
 };
-use ratelimit_tests::{ALGORITHMS, MINUTE, SECOND, Shelf};
+use ratelimit_tests::{ALGORITHMS, MINUTE, SECOND, Shelf, poll_once};
 use tokio::task::LocalSet;
 use tokio::time::Instant;
 
@@ -92,11 +92,6 @@ async fn waiters_are_not_later_for_others_that_give_up() {
     for (index, at) in half {
         assert!(at <= all[index].1, "waiter {index} was released at {at:?}");
     }
-}
-
-/// Polls a future once.
-fn poll_once<F: Future + ?Sized>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 #[test]

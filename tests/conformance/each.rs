@@ -1,8 +1,5 @@
 //! Scenarios of limits with a key each: all of them are charged, or none is.
 
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, Waker};
 use std::time::{Instant, UNIX_EPOCH};
 
 use proptest::prelude::*;
@@ -12,6 +9,7 @@ use ratelimit_runtime::{
     test_util,
 };
 use ratelimit_tests::oracle::{Entry, Log, nanos};
+use ratelimit_tests::poll_once;
 
 use super::{ALGORITHMS, Duration, Front, HashMap, MINUTE, SECOND, Stage, block_on};
 
@@ -227,10 +225,6 @@ pub(super) fn a_call_that_does_not_wait_overtakes_none_that_waits_for_one_of_its
         clock.advance(MINUTE);
         assert!(subject.check((3, 3, ()), 1).is_ok(), "{algorithm:?}");
     }
-}
-
-fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
 pub(super) fn a_backoff_blocks_the_key_whose_limit_denies(stage: &Stage) {

@@ -6,7 +6,7 @@ use std::future::Future;
 use std::io::{BufRead, BufReader};
 use std::pin::Pin;
 use std::process::{Command, Stdio};
-use std::task::{Context, Poll, Waker};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{IntoBackend, SharedBackend};
@@ -14,7 +14,9 @@ use ratelimit_runtime::{
     Algorithm, Decision, ExceededKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend, limiters,
     rate_limit,
 };
-use ratelimit_tests::{ALGORITHMS, MINUTE, Network, PATIENCE, Proxy, RedisServer, SECOND, Shelf, impatient, millis};
+use ratelimit_tests::{
+    ALGORITHMS, MINUTE, Network, PATIENCE, Proxy, RedisServer, SECOND, Shelf, impatient, millis, poll_once,
+};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -37,10 +39,6 @@ type Wait = Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + S
 fn wait(limiter: &RateLimiter, cost: u32) -> Wait {
     let limiter = limiter.clone();
     Box::pin(async move { limiter.wait_async("a", cost).await })
-}
-
-fn poll_once(wait: &mut Wait) -> Poll<Result<Decision, RateLimitExceeded>> {
-    wait.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }
 
 fn waiting(name: &str) -> usize {
@@ -514,7 +512,7 @@ fn a_permit_that_a_call_has_not_taken_is_the_next_ones() {
     let [mut first, mut second] = [0; 2].map(|_| wait(&limiter, 1));
     for (number, wait) in [(1, &mut first), (2, &mut second)] {
         while waiting("not taken") < number {
-            assert!(poll_once(wait).is_pending());
+            assert!(poll_once(wait.as_mut()).is_pending());
             std::thread::sleep(millis(1));
         }
     }

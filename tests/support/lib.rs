@@ -25,6 +25,9 @@ pub use redis_topologies::{Certificates, RedisCluster, RedisSentinel, RedisTls};
 pub use server_example::{ServerExample, example, quickstart};
 pub use shelf::Shelf;
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use ratelimit_runtime::Algorithm;
@@ -42,4 +45,9 @@ pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::Tok
 #[must_use]
 pub const fn millis(millis: u64) -> Duration {
     Duration::from_millis(millis)
+}
+
+/// Polls a future that nothing wakes.
+pub fn poll_once<F: Future + Unpin>(mut future: F) -> Poll<F::Output> {
+    Pin::new(&mut future).poll(&mut Context::from_waker(Waker::noop()))
 }
