@@ -13,13 +13,11 @@ use ratelimit_runtime::{
     BackendError, BackendErrorKind, Decision, ExceededKind, IntoBackend, Limit, MemoryBackend, OnBackendError,
     RateLimitExceeded, RateLimiter, SharedBackend, rate_limit, test_util,
 };
-use ratelimit_tests::poll_once;
+use ratelimit_tests::{SLACK, poll_once};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 /// A backend's default deadline.
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// The delay that a busy machine may add to any time.
-const SLACK: Duration = Duration::from_millis(900);
 /// Failures that open the breaker.
 const FAILURES: u64 = 5;
 

@@ -7,7 +7,7 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder};
-use ratelimit_tests::{Network, Proxy, RedisCluster, RedisServer};
+use ratelimit_tests::{Network, Proxy, RedisCluster, RedisServer, SECOND, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -199,5 +199,5 @@ fn a_server_that_fails_is_one_failure_for_all_keys() {
     let start = Instant::now();
     assert_eq!((0..9).filter(|_| limiter.check_each((1, 1), 1).is_ok()).count(), 2, "its limits decide here");
     assert_eq!((0..9).filter(|_| limiter.check_each((2, 1), 1).is_ok()).count(), 1);
-    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SECOND + SLACK, "{:?}", start.elapsed());
 }

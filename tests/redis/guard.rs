@@ -6,25 +6,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
-use ratelimit_tests::{Network, Proxy, RedisServer};
+use ratelimit_tests::{Network, Proxy, RedisServer, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// Tolerance above the deadline.
-const ALLOWANCE: Duration = Duration::from_millis(20);
-/// The longest call while the breaker is open.
-const WHILE_OPEN: Duration = Duration::from_micros(50);
-/// What a busy machine may add to any time. A call that hangs takes seconds.
-const SLACK: Duration = Duration::from_millis(900);
 /// Limits are enforced again within this after a recovery.
 const RECOVERY: Duration = Duration::from_secs(2);
-/// How long a fault lasts.
-const OUTAGE: Duration = Duration::from_millis(1_500);
+/// How long a fault lasts, and a call that hangs.
+const OUTAGE: Duration = Duration::from_secs(3);
 const CALLERS: u64 = 4;
 /// Failures that open the breaker.
 const FAILURES: u64 = 5;
 /// Probes in one outage: after 50, 100, 200, 400 and then each 500 ms.
-const PROBES: u64 = 6;
+const PROBES: u64 = 9;
 
 /// A server behind a network, and a limiter that uses it.
 struct Stage {
@@ -101,21 +95,16 @@ impl Stage {
             over.store(true, Ordering::Relaxed);
         });
         let asked = self.proxy.decisions() - before;
-        let mut times = times.into_inner().unwrap();
-        times.sort();
+        let times = times.into_inner().unwrap();
         let calls = times.len() as u64;
-        let waits: Vec<Duration> = times.iter().copied().filter(|took| *took > TIMEOUT / 2).collect();
+        let waited = times.iter().filter(|took| **took > TIMEOUT / 2).count() as u64;
+        let longest = times.iter().max().unwrap();
         // Calls under way when the breaker opens have asked as well.
         assert!(asked <= FAILURES + CALLERS + PROBES, "{asked} of {calls} calls asked a Redis that is away");
-        assert!(waits.len() as u64 <= FAILURES + CALLERS + PROBES, "{} of {calls} calls waited", waits.len());
         assert!(calls > 20 * asked, "only {calls} calls were made");
-        // Most came while the breaker was open.
-        let usual = times[times.len() / 2];
-        assert!(usual < WHILE_OPEN, "the usual call took {usual:?}");
-        let late: Vec<&Duration> = waits.iter().filter(|took| **took > TIMEOUT + ALLOWANCE).collect();
-        // A busy machine delays some calls that did not wait for Redis at all.
-        assert!(late.len() <= waits.len() / 3 + 3, "of {} calls that waited, too long: {late:?}", waits.len());
-        assert!(late.iter().all(|took| **took < TIMEOUT + SLACK), "{late:?}");
+        // A busy machine delays some that did not.
+        assert!(calls > 4 * waited, "{waited} of {calls} calls waited");
+        assert!(*longest < TIMEOUT + SLACK, "a call took {longest:?}");
         end();
         let took = self.recovers();
         assert!(took < RECOVERY + SLACK, "it took {took:?}");

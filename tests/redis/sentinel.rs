@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
-use ratelimit_tests::{RedisSentinel, RedisServer};
+use ratelimit_tests::{RedisSentinel, RedisServer, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// What a busy machine may add to a timeout. A call that hangs takes seconds.
-const SLACK: Duration = Duration::from_millis(900);
 const RECOVERY: Duration = Duration::from_secs(2);
 
 fn take() -> Request {

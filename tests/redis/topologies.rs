@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder};
-use ratelimit_tests::{Certificates, Network, Proxy, RedisServer, RedisTls};
+use ratelimit_tests::{Certificates, Network, Proxy, RedisServer, RedisTls, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
+/// Limits are enforced again within this after a recovery.
+const RECOVERY: Duration = Duration::from_secs(2);
 
 fn take() -> Request {
     let limits = [Limit::new(1, HOUR)];
@@ -141,14 +143,14 @@ fn silence_over_tls_holds_no_call_and_ends_in_time() {
         } else {
             limiter.check("a", 1).is_ok()
         };
-        assert!(start.elapsed() < timeout + Duration::from_millis(900), "{:?}", start.elapsed());
+        assert!(start.elapsed() < timeout + SLACK, "{:?}", start.elapsed());
         decided
     };
     let works = || {
         let since = Instant::now();
         for is_async in [false, true] {
             while !bounded(is_async) {
-                assert!(since.elapsed() < Duration::from_secs(3), "limits are not kept again, async: {is_async}");
+                assert!(since.elapsed() < RECOVERY + SLACK, "limits are not kept again, async: {is_async}");
                 std::thread::sleep(Duration::from_millis(5));
             }
         }
@@ -215,7 +217,7 @@ fn a_runtime_that_stands_still_holds_no_call() {
     for _ in 0..3 {
         let start = Instant::now();
         let _ = futures_executor::block_on(backend.decide_async(&take()).unwrap());
-        assert!(start.elapsed() < timeout + Duration::from_millis(900), "{:?}", start.elapsed());
+        assert!(start.elapsed() < timeout + SLACK, "{:?}", start.elapsed());
     }
     backend.decide(&take()).unwrap();
 }
@@ -238,11 +240,11 @@ fn a_link_that_stays_silent_is_replaced() {
         let start = Instant::now();
         let error = backend.decide_async(&take()).unwrap().await.unwrap_err();
         assert_eq!(error.kind(), BackendErrorKind::Timeout, "{error}");
-        assert!(start.elapsed() >= timeout && start.elapsed() < timeout + Duration::from_millis(900));
+        assert!(start.elapsed() >= timeout && start.elapsed() < timeout + SLACK);
         server.thaw();
         let thawed = Instant::now();
         while backend.decide_async(&take()).unwrap().await.is_err() {
-            assert!(thawed.elapsed() < Duration::from_secs(3), "the link does not recover");
+            assert!(thawed.elapsed() < RECOVERY + SLACK, "the link does not recover");
         }
         // The new link, and the connection that counts. The old one may have revived, but is not
         // trusted.

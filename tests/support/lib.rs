@@ -38,6 +38,8 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// The timeout for events that are sure to happen, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// What a busy machine may add to any time.
+pub const SLACK: Duration = Duration::from_secs(2);
 /// All algorithms.
 pub const ALGORITHMS: [Algorithm; 3] = [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow];
 
