@@ -7,8 +7,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{
-    Algorithm, Calendar, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter, Weekday,
-    limiters, set_limits, test_util, unused_limits,
+    Algorithm, Calendar, ExceededKind, InvalidLimiter, Limit, MAX_LIMITS, MemoryBackend, RateLimiter,
+    RateLimiterBuilder, Weekday, limiters, set_limits, test_util, unused_limits,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -216,6 +216,18 @@ fn limits_are_replaced_by_name_from_the_next_call_on() {
     assert_eq!(LIMITER.limits(), [Limit::new(3, MINUTE)]);
     assert_eq!(LIMITER.set_limits(&[]), Err(InvalidLimiter::NoLimit));
     assert_eq!(LIMITER.set_limits(&[Limit::new(1, SECOND); MAX_LIMITS + 1]), Err(InvalidLimiter::TooManyLimits));
+}
+
+#[test]
+fn a_penalty_that_blocks_no_key_is_refused() {
+    let builder = || RateLimiter::builder("penalty").limit(Limit::new(1, MINUTE));
+    let invalid = |builder: RateLimiterBuilder| builder.build().map(drop);
+    assert_eq!(invalid(builder().backoff(SECOND, SECOND)), Ok(()));
+    assert_eq!(invalid(builder().backoff(Duration::ZERO, SECOND)), Err(InvalidLimiter::ZeroPenalty));
+    assert_eq!(invalid(builder().backoff(SECOND, SECOND / 2)), Err(InvalidLimiter::MaxBelowInitial));
+    assert_eq!(invalid(builder().ban(Duration::ZERO)), Err(InvalidLimiter::ZeroPenalty));
+    // What is set last applies.
+    assert_eq!(invalid(builder().ban(Duration::ZERO).backoff(SECOND, MINUTE)), Ok(()));
 }
 
 #[test]

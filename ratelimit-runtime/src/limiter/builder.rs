@@ -37,6 +37,8 @@ pub struct RateLimiterBuilder {
     groups: Vec<u8>,
     options: Options,
     backend: Option<SharedBackend>,
+    /// A mistake in what was set last, until `build` reports it.
+    mistake: Option<InvalidLimiter>,
 }
 
 /// Why a limiter cannot be built, or why its limits cannot be replaced.
@@ -47,6 +49,10 @@ pub enum InvalidLimiter {
     NoLimit,
     /// There are more than 8 limits.
     TooManyLimits,
+    /// The `initial` of a backoff or the time of a ban is zero.
+    ZeroPenalty,
+    /// The `max` of a backoff is shorter than its `initial`.
+    MaxBelowInitial,
 }
 
 impl fmt::Display for InvalidLimiter {
@@ -54,6 +60,10 @@ impl fmt::Display for InvalidLimiter {
         f.write_str(match self {
             InvalidLimiter::NoLimit => "a rate limiter needs at least one limit",
             InvalidLimiter::TooManyLimits => "a rate limiter has at most 8 limits",
+            InvalidLimiter::ZeroPenalty => "a backoff or ban of zero blocks no key: leave it out, or give it a time",
+            InvalidLimiter::MaxBelowInitial => {
+                "`max` is shorter than `initial`: the block of a backoff grows from `initial` to `max`"
+            }
         })
     }
 }
@@ -72,7 +82,14 @@ impl InvalidLimiter {
 
 impl RateLimiterBuilder {
     pub(super) fn new(name: String) -> RateLimiterBuilder {
-        RateLimiterBuilder { name, limits: Vec::new(), groups: Vec::new(), options: Options::DEFAULT, backend: None }
+        RateLimiterBuilder {
+            name,
+            limits: Vec::new(),
+            groups: Vec::new(),
+            options: Options::DEFAULT,
+            backend: None,
+            mistake: None,
+        }
     }
 
     /// Adds a limit, up to 8. All limits are decided together.
@@ -128,6 +145,11 @@ impl RateLimiterBuilder {
     /// a second). An uncounted denial therefore comes at least 127 times `initial` before the end.
     pub fn backoff(mut self, initial: Duration, max: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::new(initial, max));
+        self.mistake = match () {
+            () if initial.is_zero() => Some(InvalidLimiter::ZeroPenalty),
+            () if max < initial => Some(InvalidLimiter::MaxBelowInitial),
+            () => None,
+        };
         self
     }
 
@@ -155,6 +177,7 @@ impl RateLimiterBuilder {
     /// Replaces a [`backoff`](Self::backoff).
     pub fn ban(mut self, time: Duration) -> RateLimiterBuilder {
         self.options.backoff = Some(Backoff::ban(time.min(LONGEST_BAN)));
+        self.mistake = time.is_zero().then_some(InvalidLimiter::ZeroPenalty);
         self
     }
 
@@ -167,10 +190,14 @@ impl RateLimiterBuilder {
     /// Builds the limiter.
     ///
     /// # Errors
-    /// [`InvalidLimiter`] if there are no limits or more than 8.
+    /// [`InvalidLimiter`] if there are no limits or more than 8, if a backoff or ban takes no time,
+    /// or if the `max` of a backoff is shorter than its `initial`.
     #[track_caller]
     pub fn build(mut self) -> Result<RateLimiter, InvalidLimiter> {
         InvalidLimiter::check(&self.limits)?;
+        if let Some(mistake) = self.mistake {
+            return Err(mistake);
+        }
         self.options.location = Some(Location::caller());
         Ok(RateLimiter::built(Resolved {
             name: Name::Shared(Arc::from(self.name)),

@@ -260,6 +260,12 @@ pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
     let host = read("REDIS_HOST")?.unwrap_or_else(|| DEFAULT_HOST.to_owned());
     // Brackets are allowed, as in a URL.
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).map_or(host.clone(), str::to_owned);
+    // An IPv6 address has more than one colon.
+    if host.contains('/') || host.matches(':').count() == 1 {
+        return Err(BackendError::configuration(
+            "the environment variable REDIS_HOST is not a host: use REDIS_PORT for a port, and REDIS_URL for a URL",
+        ));
+    }
     let port = number("REDIS_PORT")?.unwrap_or(DEFAULT_PORT);
     let database = number("REDIS_DB")?.unwrap_or(0).into();
     if username.is_some() && password.is_none() {
@@ -379,6 +385,8 @@ mod tests {
             ("REDIS_URL", "redis://user:s3cret@cache:port"),
             ("REDIS_URL", "redis://user:s3cret@cache/first"),
             ("REDIS_URL", "redis://user:s3cret@cache/-1"),
+            ("REDIS_HOST", "redis://user:s3cret@cache"),
+            ("REDIS_HOST", "s3cret:7000"),
             ("REDIS_PORT", "s3cret"),
             ("REDIS_PORT", "70000"),
             ("REDIS_DB", "-1"),
