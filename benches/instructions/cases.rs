@@ -15,6 +15,7 @@ type Limited = Result<(), RateLimitExceeded>;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const YEAR: Duration = Duration::from_secs(366 * 86_400);
+const MANY: u32 = 1_000_000_000;
 /// Keys that take turns.
 pub(super) const KEYS: usize = 500;
 
@@ -106,6 +107,7 @@ pub(super) fn all() -> Vec<Case> {
 fn without_keys(cases: &mut Vec<Case>) {
     unkeyed! { cases,
         "bucket": [count = 1_000_000_000, per = "1h", algorithm = token_bucket];
+        "bucket of a constant": [count = MANY, per = "1h", algorithm = token_bucket];
         "bucket, denied": [count = 1, per = "1h", algorithm = token_bucket];
         "bucket, odd rate": [count = 17, per = "1s", algorithm = token_bucket, burst = 1_000_000];
         "bucket, odd rate, denied": [count = 123, per = "366d", algorithm = token_bucket, burst = 1];
@@ -136,6 +138,8 @@ fn with_keys(cases: &mut Vec<Case>) {
     }
     keyed! { cases,
         "key, bucket": [count = 1_000_000, per = "366d", algorithm = token_bucket];
+        "key, bucket of a constant": [count = MANY, per = YEAR, algorithm = token_bucket];
+        "key, window of a constant": [count = MANY, per = YEAR];
         "key u64, bucket" number: u64: [count = 1_000_000, per = "366d", algorithm = token_bucket];
         "key, bucket, full again": [count = 1_000_000_000, per = "10s", algorithm = token_bucket];
         "key, bucket, denied": [count = 1, per = "1h", algorithm = token_bucket];

@@ -260,16 +260,20 @@ impl Expansion<'_> {
     /// `let __checked = ..;`, a separate statement, so that temporaries of the key end with it.
     fn checked(&self, limits: &[LimitTokens], cost: &TokenStream, is_async: bool, holds: bool) -> TokenStream {
         let rt = &self.rt;
+        let currents = limits.iter().map(|limit| &limit.current);
+        let currents = quote_spanned!(site()=> &[#(#currents),*]);
+        let reads = limits.iter().any(|limit| limit.is_read);
         let limiter = match &self.model.limiter {
-            Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::new(__limiter)),
+            Limiter::Own(_) if !reads => quote_spanned!(site()=> #rt::Call::new(__limiter)),
+            Limiter::Own(_) if limits.iter().any(|limit| limit.varies) => {
+                quote_spanned!(site()=> #rt::Call::new(__limiter).limits(#currents))
+            }
+            Limiter::Own(_) => quote_spanned!(site()=> #rt::Call::by_constants(__limiter, #currents)),
             Limiter::Shared(arg) => {
                 let shared = Ident::new("__shared", place_of(&arg.value));
                 self.call("call", arg, None, shared.into_token_stream())
             }
         };
-        let currents = limits.iter().map(|limit| &limit.current);
-        let limits =
-            limits.iter().any(|limit| limit.is_read).then(|| quote_spanned!(site()=> .limits(&[#(#currents),*])));
         let mut wait = match self.model.wait.as_ref().map(|wait| &wait.bound) {
             None => TokenStream::new(),
             Some(Wait::Forever) => quote_spanned!(site()=> .wait()),
@@ -325,7 +329,7 @@ impl Expansion<'_> {
             (Some(_), false) => Some(quote_spanned!(site()=> .pausing())),
             (Some(_), true) => Some(quote_spanned!(site()=> .pausing().giving_back())),
         };
-        let mut call = quote_spanned!(site()=> #limiter #limits #cost #wait #pausing . #method #at (#key));
+        let mut call = quote_spanned!(site()=> #limiter #cost #wait #pausing . #method #at (#key));
         if let Limiter::Shared(arg) = &self.model.limiter {
             // No type annotation, so that `if a { &A } else { &B }` works, too.
             let (value, shared) = (borrowed(&arg.value), Ident::new("__shared", site()));

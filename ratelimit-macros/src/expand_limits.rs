@@ -15,6 +15,9 @@ pub(crate) struct LimitTokens {
     pub(crate) current: TokenStream,
     pub(crate) lets: TokenStream,
     pub(crate) is_read: bool,
+    /// What is read may differ from call to call, not only from one instance of a generic function
+    /// to another.
+    pub(crate) varies: bool,
 }
 
 /// A value in the two places that may need it.
@@ -72,13 +75,14 @@ impl Expansion<'_> {
                 if reads_per {
                     template.extend(quote_spanned!(site()=> .reads_per()));
                 }
-                if (reads_count || reads_per) && !limit.varies() {
+                let is_read = reads_count || reads_per;
+                if is_read && !limit.varies() {
                     template.extend(quote_spanned!(site()=> .constant()));
                 }
                 let mut lets = count.lets;
                 lets.extend(per.lets);
                 lets.extend(burst.map(|burst| burst.lets));
-                LimitTokens { template, current, lets, is_read: reads_count || reads_per }
+                LimitTokens { template, current, lets, is_read, varies: is_read && limit.varies() }
             })
             .collect()
     }
@@ -126,7 +130,7 @@ impl Expansion<'_> {
         let current = quote_spanned!(site()=> #rt::calendar(#count_now, #current));
         let mut lets = count.lets;
         lets.extend(day.map(|day| day.lets));
-        LimitTokens { template, current, lets, is_read }
+        LimitTokens { template, current, lets, is_read, varies: is_read && limit.varies() }
     }
 
     /// `count` or `burst`.
@@ -314,7 +318,7 @@ fn literal(limit: &Limit) -> Option<LimitTokens> {
         }
         (Algorithm::TokenBucket, Some(_)) => return None,
     };
-    Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), is_read: false })
+    Some(LimitTokens { template, current: TokenStream::new(), lets: TokenStream::new(), is_read: false, varies: false })
 }
 
 fn local(name: &str, index: usize) -> Ident {

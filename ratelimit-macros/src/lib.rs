@@ -92,7 +92,8 @@ mod values;
 /// Any other expression is evaluated as written, which moves what it names. If the body needs the
 /// value, write `&name` or `name.clone()`.
 ///
-/// The compiler checks constants (paths in `UPPER_CASE`) just like literals.
+/// Constants (paths in `UPPER_CASE`) are checked by the compiler and cost a call as little as
+/// literals do.
 ///
 /// ```
 /// use std::time::Duration;

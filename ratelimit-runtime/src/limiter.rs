@@ -137,16 +137,25 @@ impl RateLimiter {
     pub(crate) fn core(&self) -> &Arc<Core> {
         match self.core.get() {
             Some(core) => core,
-            None => self.first_core(),
+            None => self.first_core(None),
+        }
+    }
+
+    /// The core for calls by limits that are constants. Those of the first call count as written.
+    #[inline]
+    pub(crate) fn core_by(&self, constants: &[Limit]) -> &Arc<Core> {
+        match self.core.get() {
+            Some(core) => core,
+            None => self.first_core(Some(constants)),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn first_core(&self) -> &Arc<Core> {
+    fn first_core(&self, constants: Option<&[Limit]>) -> &Arc<Core> {
         self.core.get_or_init(|| {
             let spec = self.spec.as_ref().expect("a limiter without a core has a specification");
-            Core::new(spec.resolve(), self.contains)
+            Core::new(spec.resolve(constants), self.contains)
         })
     }
 

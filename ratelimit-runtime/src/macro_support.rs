@@ -188,6 +188,13 @@ pub mod v1 {
             Call { call: crate::limiter::Call::new(limiter.core()) }
         }
 
+        /// As `new`, by limits that are constants, each for this instance of the function.
+        #[inline]
+        pub fn by_constants(limiter: &'a RateLimiter, limits: &'a [Limit]) -> Call<'a> {
+            let call = Call { call: crate::limiter::Call::new(limiter.core_by(limits)) };
+            if call.call.is_by(limits) { call } else { call.limits(limits) }
+        }
+
         /// The limits as read at this call.
         #[inline]
         pub fn limits(self, limits: &'a [Limit]) -> Call<'a> {

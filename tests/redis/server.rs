@@ -4,11 +4,15 @@
 use std::collections::HashSet;
 use std::future::Future;
 use std::process::Command;
+use std::sync::OnceLock;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
-use ratelimit_runtime::{Algorithm, BackendError, BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend};
+use ratelimit_runtime::{
+    Algorithm, BackendError, BackendErrorKind, Limit, OnBackendError, RateLimitExceeded, RateLimiter, RedisBackend,
+    rate_limit,
+};
 use ratelimit_tests::RedisServer;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -59,12 +63,12 @@ fn a_decision_is_one_call_of_the_script() {
 #[test]
 fn a_key_that_is_denied_costs_the_server_one_decision_until_it_is_admitted() {
     let server = RedisServer::start();
-    let per = Duration::from_millis(600);
+    let per = Duration::from_millis(900);
     let limiter = limiter(&server, "denied", &[Limit::new(1, per)]);
     let start = Instant::now();
     limiter.check("a", 1).unwrap();
     let mut last = per;
-    while start.elapsed() < per / 2 {
+    while start.elapsed() < per / 3 {
         let exceeded = limiter.check("a", 1).unwrap_err();
         let after = exceeded.retry_after().unwrap();
         assert!(after <= last, "it comes nearer");
@@ -78,6 +82,22 @@ fn a_key_that_is_denied_costs_the_server_one_decision_until_it_is_admitted() {
         admitted_after = limiter.check("a", 1).is_ok().then(|| start.elapsed());
     }
     assert!(admitted_after >= Some(per), "{admitted_after:?}");
+}
+
+#[test]
+fn denials_by_a_limit_of_constants_are_cached_too() {
+    static URL: OnceLock<String> = OnceLock::new();
+    const COUNT: u32 = 2;
+    const PERIOD: Duration = HOUR;
+    #[rate_limit(count = COUNT, per = PERIOD, key = "a", backend = patient(URL.wait()))]
+    fn call() -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+    let server = RedisServer::start();
+    URL.set(server.url()).unwrap();
+    assert_eq!((0..9).filter(|_| call().is_ok()).count(), 2);
+    // One that did not know the script, two admitted, and one denied for each second.
+    assert!(server.calls_of("evalsha") < 8);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::fmt::{Debug, Display};
 use std::time::Duration;
 
 use crate::{Limited, admitted_of_five};
-use ratelimit_runtime::{RateLimitKey, rate_limit};
+use ratelimit_runtime::{RateLimitKey, rate_limit, test_util};
 
 #[rate_limit(count = 2, per = "1h")]
 fn by_type<T: Display>(value: T) -> Limited<String> {
@@ -156,6 +156,51 @@ fn constants_may_be_the_limit() {
     assert_eq!(admitted_of_five(by_local_constants), 2);
     assert_eq!(admitted_of_five(by_burst_constant), 1);
     assert_eq!(admitted_of_five(by_several_constants), 2);
+}
+
+const SPAN: Duration = Duration::from_millis(100);
+
+#[rate_limit(count = N, per = SPAN)]
+fn unkeyed<const N: u32>() -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = N, per = SPAN, key = key)]
+fn keyed<const N: u32>(key: u8) -> Limited {
+    Ok(())
+}
+
+/// Against a log of the times of all admitted calls.
+#[test]
+fn instances_share_buckets_and_judge_by_their_own_constants() {
+    type Call = fn(u8) -> bool;
+    let instances: [(usize, Call, Call); 4] = [
+        (3, |_| unkeyed::<3>().is_ok(), |key| keyed::<3>(key).is_ok()),
+        (1, |_| unkeyed::<1>().is_ok(), |key| keyed::<1>(key).is_ok()),
+        (40, |_| unkeyed::<40>().is_ok(), |key| keyed::<40>(key).is_ok()),
+        (64, |_| unkeyed::<64>().is_ok(), |key| keyed::<64>(key).is_ok()),
+    ];
+    let clock = test_util::pause();
+    // By key. The last log is of the calls without one.
+    let mut logs: [Vec<u64>; 4] = Default::default();
+    let (mut now, mut random) = (0, 1_u32);
+    for call in 0..20_000 {
+        random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let [step, which, key, _] = (random >> 8).to_le_bytes();
+        // Few calls, then many.
+        let step = u64::from(step) * if call / 500 % 2 == 0 { 100 } else { 10 };
+        clock.advance(Duration::from_micros(step));
+        now += step;
+        let (count, unkeyed, keyed) = instances[usize::from(which % 4)];
+        let key = key % 4;
+        let log = &mut logs[usize::from(key)];
+        let live = log.iter().rev().take_while(|taken| **taken + 100_000 > now).count();
+        let is_admitted = if key == 3 { unkeyed(key) } else { keyed(key) };
+        assert_eq!(is_admitted, live < count, "call {call} of {count} at {now} µs on {key}: {live} are live");
+        if is_admitted {
+            log.push(now);
+        }
+    }
 }
 
 #[rate_limit(count = 2, per = "1h", key = a)]

@@ -211,8 +211,10 @@ fn constants() {
                         "`cost` is above the limit: the call never fits"
                     )
                 };
-                let __checked = rt::Call::new(__limiter)
-                    .limits(&[rt::limit(__count0, config::PERIOD, rt::SLIDING_WINDOW)])
+                let __checked = rt::Call::by_constants(
+                        __limiter,
+                        &[rt::limit(__count0, config::PERIOD, rt::SLIDING_WINDOW)],
+                    )
                     .cost(__cost)
                     .check(());
                 if let rt::Err(__exceeded) = __checked {

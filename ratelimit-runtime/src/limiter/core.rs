@@ -253,7 +253,11 @@ impl Core {
     pub(super) fn ask<'a>(&'a self, store: &Store, rules: &'a [Rule], cost: u32) -> Ask<'a> {
         let is_written = self.rules.are_written(rules) && store.is_made_by(self.id);
         let call = MemoryCall { rules, backoff: self.backoff(), cost, floor: Hold::NONE };
-        Ask { call, is_foreign: !is_written && !store.is_for(rules) }
+        let is_foreign = !is_written && !store.is_for(rules);
+        if is_foreign && self.rules.are_read(rules) {
+            store.expect_others(rules);
+        }
+        Ask { call, is_foreign }
     }
 
     #[inline]
@@ -265,6 +269,12 @@ impl Core {
     #[inline]
     pub(super) fn with_rules<R>(&self, read: Option<&[Limit]>, f: impl FnOnce(&[Rule]) -> R) -> R {
         f(self.rules.applying(read, &mut None))
+    }
+
+    /// Whether these are the limits as written.
+    #[inline]
+    pub(super) fn is_written(&self, limits: &[Limit]) -> bool {
+        self.rules.is_written(limits)
     }
 
     /// A call has read these limits.

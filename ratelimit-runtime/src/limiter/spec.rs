@@ -314,17 +314,25 @@ impl Spec {
         }
     }
 
-    pub(crate) fn resolve(&self) -> Resolved {
+    /// `constants` are the limits of the first call, if all limits that are read are constants. They
+    /// count as written, so that a constant is as fast as a literal. Only the other instances of a
+    /// generic function read theirs.
+    pub(crate) fn resolve(&self, constants: Option<&[Limit]>) -> Resolved {
         let (name, named) = match self.name {
             SpecName::Given(name) => (Name::Static(name), true),
             SpecName::Path(here) => (function_name(here(), self.ordinal), false),
         };
+        // The names of shared buckets leave out a period that is read.
+        let (limits, reads) = match constants.filter(|_| self.reads.varying() == 0 && !(named && self.reads.per != 0)) {
+            Some(constants) => (constants, Reads::NONE),
+            None => (&self.limits[..self.len], self.reads),
+        };
         Resolved {
             name,
             named,
-            limits: self.limits[..self.len].to_vec(),
+            limits: limits.to_vec(),
             groups: self.groups[..self.len].to_vec(),
-            reads: self.reads,
+            reads,
             options: self.options,
             backend: None,
         }

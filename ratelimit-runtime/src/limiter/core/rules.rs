@@ -112,6 +112,21 @@ impl RuleSet {
         std::ptr::eq(rules.as_ptr(), self.written.as_ptr())
     }
 
+    /// Whether these are the limits as written.
+    #[inline]
+    pub(super) fn is_written(&self, limits: &[Limit]) -> bool {
+        match limits {
+            [limit] => self.written.len() == 1 && self.first == *limit,
+            _ => self.written.iter().map(|rule| &rule.limit).eq(limits),
+        }
+    }
+
+    /// Whether these rules were read at the call.
+    #[inline]
+    pub(super) fn are_read(&self, rules: &[Rule]) -> bool {
+        (!self.are_replaced() || self.reads.varying() != 0) && !self.are_written(rules)
+    }
+
     pub(super) fn written_limits(&self) -> Vec<Limit> {
         self.written.iter().map(|rule| rule.limit).collect()
     }
@@ -128,6 +143,9 @@ impl RuleSet {
 
     #[inline]
     pub(super) fn see(&self, limits: &[Limit]) {
+        if self.reads.is_none() {
+            return;
+        }
         self.seen.get_or_init(|| limits.into());
     }
 
