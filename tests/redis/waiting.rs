@@ -243,28 +243,36 @@ async fn a_call_that_does_not_wait_overtakes_none_and_is_told_when_its_turn_come
     let mut runs = JoinSet::new();
     for algorithm in ALGORITHMS {
         for (cost, ahead) in [(1, 1), (1, 7), (2, 3)] {
+            let (backend, case) = (backend.clone(), format!("told {algorithm:?} {cost} {ahead}"));
             let limit = Limit::new(5, 2 * SECOND).with_algorithm(algorithm);
-            let limiter = limiter(&backend, &format!("told {algorithm:?} {cost} {ahead}"), limit);
             runs.spawn(async move {
-                limiter.check_async("a", 5).await.unwrap();
-                let mut waits = Vec::new();
-                for _ in 0..ahead {
-                    waits.push(begin(&limiter, cost).await);
+                // On a busy machine, calls book their places late.
+                for attempt in 0..5 {
+                    let limiter = limiter(&backend, &format!("{case} {attempt}"), limit);
+                    limiter.check_async("a", 5).await.unwrap();
+                    let mut waits = Vec::new();
+                    for _ in 0..ahead {
+                        waits.push(begin(&limiter, cost).await);
+                    }
+                    // The first is being requested meanwhile, or is booked.
+                    sleep(millis(100)).await;
+                    let asked = Instant::now();
+                    let told = match limiter.check_async("a", cost).await {
+                        Err(exceeded) => exceeded.retry_after().unwrap(),
+                        Ok(_) if waits.iter().all(tokio::task::JoinHandle::is_finished) => continue,
+                        Ok(_) => panic!("{case}: it has overtaken"),
+                    };
+                    let due = limiter.wait_async("a", cost).await.unwrap().waited();
+                    let late = asked.elapsed().saturating_sub(due) + millis(100);
+                    assert!(told < due + late, "{case}: {told:?} is after {due:?}");
+                    for wait in waits {
+                        wait.await.unwrap().unwrap();
+                    }
+                    if due < told + late {
+                        return;
+                    }
                 }
-                // The first is being requested meanwhile, or is booked.
-                sleep(millis(100)).await;
-                let asked = Instant::now();
-                let told = match limiter.check_async("a", cost).await {
-                    Err(exceeded) => exceeded.retry_after().unwrap(),
-                    Ok(_) if waits.iter().all(tokio::task::JoinHandle::is_finished) => return,
-                    Ok(_) => panic!("{algorithm:?}, {cost} behind {ahead}: it has overtaken"),
-                };
-                let due = limiter.wait_async("a", cost).await.unwrap().waited();
-                let late = asked.elapsed().saturating_sub(due) + millis(100);
-                assert!(told.abs_diff(due) < late, "{algorithm:?}, {cost} behind {ahead}: {told:?} {due:?}");
-                for wait in waits {
-                    wait.await.unwrap().unwrap();
-                }
+                panic!("{case}: its turn comes later than told");
             });
         }
     }
