@@ -132,6 +132,7 @@
 //! | --- | --- | --- |
 //! | a call is denied | `DEBUG` | `limiter`, `limit`, `remaining`, `retry_after_ms` (absent: never), `cost`, `reason` (`limited`, `cost_exceeds_limit`, `backend_failed`, `blocked`, `wrong_keys`), `dry_run`; `key` only after `log_keys(true)` |
 //! | backends of a kind begin to fail | `WARN`, once | `backend`, `error` |
+//! | they go on failing; a probe is sent | `DEBUG` | `backend`, `error` of a failure |
 //! | they work again | `INFO`, once | `backend` |
 //! | a document of limits cannot be applied | `WARN`, once a document | `error` |
 //! | a document of limits is applied while the process runs | `INFO` | |

@@ -60,7 +60,6 @@ impl RateLimitHeaders {
     /// Adds the fields of [`with_x_rate_limit`](Self::with_x_rate_limit), with `X-RateLimit-Reset`
     /// in **seconds since the Unix epoch**, as GitHub does. Octokit expects that; ky takes both
     /// forms. The time is by this machine's clock, rounded up.
-    ///
     pub fn with_x_rate_limit_epoch(self) -> RateLimitHeaders {
         RateLimitHeaders { trio: Trio::Epoch }
     }
