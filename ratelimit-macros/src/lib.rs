@@ -293,8 +293,8 @@ mod values;
 /// - the arguments that the body uses are dropped before these closures see the outcome, so the
 ///   closures cannot use what the body takes;
 /// - `?` in `key` is not available with an `impl` return type;
-/// - in an async function, an outcome that is not `Send` makes the future not `Send`, because it is
-///   held while the permits come back or the key is paused (not with `settle_later` alone);
+/// - in an async function, an outcome that is not `Send` makes the future not `Send`: it is held
+///   while the permits come back or the key is paused (not with `settle_later` alone);
 /// - `#[track_caller]` is refused, because the body would not see the caller.
 ///
 /// With two `#[rate_limit]` on one function, the lower one is checked first, and its permits stay
@@ -322,9 +322,10 @@ mod values;
 ///
 /// The function's docs get a line such as “Rate limit: 100 calls per 1s for each `user_id`; sliding
 /// window.” The line comes before the first section (such as `# Errors`), else last. It shows only
-/// the names of arguments, no expressions, because other macros publish docs: in `OpenAPI`
-/// documents, the help of chat bots, the tools of language models. `docs = false` omits the line. A
-/// function without docs gets the line in rustdoc only, so `missing_docs` still asks for docs.
+/// the names of arguments and no expressions, because other macros publish docs. They do so in
+/// `OpenAPI` documents, the help of chat bots, and the tools of language models. `docs = false`
+/// omits the line. A function without docs gets the line in rustdoc only, so `missing_docs` still
+/// asks for docs.
 #[proc_macro_attribute]
 pub fn rate_limit(args: TokenStream, item: TokenStream) -> TokenStream {
     attribute::expand(args.into(), item.into(), model::Features::ENABLED).into()

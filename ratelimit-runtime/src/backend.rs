@@ -415,8 +415,8 @@ pub trait Backend: Send + Sync + 'static {
     ///   processes may see the block end up to a second early.
     /// - The denial of a call with several keys is cached for the key that denied, whatever the other
     ///   keys of the next call. Its `retry_after` is that key's.
-    /// - Some calls always go to the backend: those for more than one permit, those that may wait,
-    ///   and those whose `count` or `per` is read at each call. So do those of limiters with
+    /// - Some calls always go to the backend: those for more than one permit and those that may
+    ///   wait. So do those whose `count` or `per` is read at each call, and those of limiters with
     ///   `deduct_when`, `settle` or `permit`, or with a `ban` shorter than a period.
     ///
     /// The cache holds at most 8,192 denials, in half a megabyte.

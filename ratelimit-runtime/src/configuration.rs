@@ -107,7 +107,7 @@ impl Configuration {
     /// Reads and applies a file, then checks it at intervals of `every` and applies it again
     /// whenever its content changes.
     ///
-    /// A changed file is applied once two checks in a row have found the same content, because a
+    /// A changed file is applied once two checks in a row have found the same content: a
     /// half-written file may be a valid document with fewer limits. Write the new file beside the
     /// old one and rename it, so that no process starts with half of it either.
     ///

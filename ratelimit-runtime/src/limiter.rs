@@ -218,9 +218,9 @@ impl RateLimiter {
     /// that do not wait are denied, with a `retry_after` behind the waiting calls.
     ///
     /// With a backend, each process has its own queue per key, which asks the backend for all calls
-    /// in it. The queue books the permit of the first call when that is due within a second, and up
-    /// to 32 permits when they are due within 200 ms. A killed process therefore leaves no booking
-    /// more than a second ahead.
+    /// in it. The queue books the permit of the first call when that is due within a second. It
+    /// books up to 32 permits when they are due within 200 ms. A killed process therefore leaves no
+    /// booking more than a second ahead.
     ///
     /// The order holds within a process. If several processes wait on one limit, the share of each
     /// depends on when it asks. Changes of limits and permits in other processes reach waiting
@@ -439,8 +439,8 @@ impl RateLimiter {
         self.core().refund_async(decision).await
     }
 
-    /// Settles a call by the permits that it really took, once that is known: tokens of a language
-    /// model, rows of a query, bytes of an upload.
+    /// Settles a call by the permits that it really took, once they are known. Examples are tokens
+    /// of a language model, rows of a query, bytes of an upload.
     ///
     /// - If the call took less than its cost, the difference is given back, as by
     ///   [`refund`](Self::refund).

@@ -77,8 +77,8 @@ pub struct LimiterInfo {
     /// Whether the limiter is on. Configuration can turn it off.
     pub enabled: bool,
     /// Permits left now in the only bucket of a limiter without keys; of several limits, the
-    /// fewest. `None` if calls have keys, if buckets are not in this process's memory, if `count` or
-    /// `per` is read at each call, or if no limit applies.
+    /// fewest. `None` if calls have keys, or if buckets are not in this process's memory. Also
+    /// `None` if `count` or `per` is read at each call, or if no limit applies.
     pub remaining: Option<u32>,
     /// Keys that have a bucket in this process's memory, including idle ones not yet reclaimed.
     /// `None` if buckets are elsewhere.

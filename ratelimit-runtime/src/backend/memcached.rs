@@ -58,13 +58,13 @@ pub use builder::MemcachedBackendBuilder;
 ///
 /// # Time
 /// Memcached has no clock to read, so each process uses its own: the system clock when it started,
-/// plus the monotonic clock since then. A record's time never goes back: a decision is made at the
+/// plus the monotonic clock since then. A record's time never goes back. A decision is made at the
 /// process's time, or at that of the latest admission on record if that is later.
 ///
-/// If all processes' clocks lie within S of each other, at most as many permits are admitted in a
-/// real time T as the limit allows in T + S. For a `sliding_window` and S up to `per`, that is at
-/// most twice `count` in any `per`, and the long-run rate is not exceeded. A call may be denied for
-/// up to S too long. Synchronize clocks by NTP: then S is some milliseconds.
+/// If all processes' clocks lie within S of each other, no more permits are admitted in a real time
+/// T than the limit allows in T + S. For a `sliding_window` and S up to `per`, that is at most
+/// twice `count` in any `per`, and the long-run rate is not exceeded. A call may be denied for up
+/// to S too long. Synchronize clocks by NTP: then S is some milliseconds.
 ///
 /// If a clock is far ahead, other processes are denied until its record expires, one `per` and five
 /// seconds after the last admission.

@@ -107,10 +107,10 @@ pub enum WhenFull {
 /// Keys are not stored. A bucket is found by a 64-bit fingerprint of its key, and keys with the
 /// same fingerprint share a bucket. The fingerprint is a universal hash with random weights, drawn
 /// when the process starts or taken from a snapshot. Any two keys chosen without knowledge of the
-/// weights share a fingerprint with a probability below 2⁻⁵⁶ (keys of up to 32 KiB), or below 2⁻⁵⁹
-/// (text, bytes or numbers of up to 32 bytes). Among n live keys that were not chosen to collide,
-/// some two share a bucket with a probability of about n² / 2⁶⁴: one in 18 million for a million
-/// keys.
+/// weights share a fingerprint with a probability below 2⁻⁵⁶, for keys of up to 32 KiB. For text,
+/// bytes or numbers of up to 32 bytes it is below 2⁻⁵⁹. Among n live keys that were not chosen to
+/// collide, some two share a bucket with a probability of about n² / 2⁶⁴. For a million keys, that
+/// is one in 18 million.
 ///
 /// Buckets end with the process, unless they are kept in a file ([`keep`](MemoryBackend::keep)).
 ///

@@ -41,7 +41,7 @@ const CREATING: Duration = Duration::from_secs(30);
 /// limits, and several keys of one call, are decided in one transaction: all are charged, or none
 /// is.
 ///
-/// Concurrent calls of a process are merged (group commit): while one is under way, up to 64 others
+/// Concurrent calls of a process are merged (group commit). While one is under way, up to 64 others
 /// share a transaction, on one key or on many. Each is decided as if it had come alone. A locked
 /// bucket delays only its own calls. Batches follow each other, or come every two milliseconds
 /// while one takes longer.
@@ -68,8 +68,8 @@ const CREATING: Duration = Duration::from_secs(30);
 ///
 /// # Table
 /// The table is `ratelimit_buckets`, in the schema `public` or [another
-/// one](PostgresBackendBuilder::schema). Each bucket is a row of 150 bytes and, for a sliding
-/// window, 9 more for each group of permits on record, usually at most 64 groups.
+/// one](PostgresBackendBuilder::schema). Each bucket is a row of 150 bytes. A sliding window takes
+/// 9 more for each group of permits on record, usually at most 64 groups.
 /// [`create_table`](PostgresBackend::create_table) creates it, or the SQL of
 /// [`migration`](PostgresBackend::migration) among your own migrations. Calls remove rows of idle
 /// buckets in passing. A user needs `USAGE` on the schema and `SELECT`, `INSERT`, `UPDATE` and

@@ -43,9 +43,9 @@ pub use setup::builder::RedisBackendBuilder;
 ///
 /// One decision is one round trip: one call of a script that decides on all limits at once, by the
 /// server's clock. Every key expires. It is kept for 1.5 times as long as its bucket counts, by at
-/// least two seconds and at most a minute, so most decisions can write in place. With a short name,
-/// a key of one limit takes about 240 bytes of the server's memory. A sliding window takes 4 to 12
-/// bytes more for each group of permits on record, usually at most 64 groups.
+/// least two seconds and at most a minute. Most decisions can therefore write in place. With a
+/// short name, a key of one limit takes about 240 bytes of the server's memory. A sliding window
+/// takes 4 to 12 bytes more for each group of permits on record, usually at most 64 groups.
 ///
 /// Concurrent asynchronous calls are merged, see [`RedisBackendBuilder::coalescing`]. A process can
 /// take permits in advance and spend them without a round trip, see [`RedisBackendBuilder::lease`].
@@ -69,7 +69,7 @@ pub use setup::builder::RedisBackendBuilder;
 /// An asynchronous decision uses the connection of the tokio runtime in which it is first polled,
 /// shared by all tasks of that runtime. On any other executor, or in a runtime without I/O, it uses
 /// the connection of this crate's background thread. A runtime without I/O is detected by a panic
-/// that tokio catches: the panic hook sees it once, and with `panic = "abort"` such a runtime needs
+/// that tokio catches. The panic hook sees it once, and with `panic = "abort"` such a runtime needs
 /// `enable_io`. If a call's future is dropped before the answer arrives, the call goes on in the
 /// background and gives its permits back.
 ///

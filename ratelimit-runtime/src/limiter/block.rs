@@ -232,18 +232,18 @@ impl RateLimiter {
     ///   They charge nothing and are no offence for `backoff` and `ban`.
     /// - A block belongs to the limiter's name and the key. In this process it holds for all
     ///   limiters with that explicit name, whatever their limits and backends, also for those first
-    ///   used later. For the latter, a process remembers the 50,000 to 100,000 blocks and pauses
-    ///   that end last, as long as it holds a limiter of the name. With the limiter's first call, it
-    ///   sends the 128 that end last to a backend. The block of a limiter named after its function
-    ///   holds for that limiter alone.
+    ///   used later. For the latter, a process remembers blocks and pauses as long as it holds a
+    ///   limiter of the name: the 50,000 to 100,000 that end last. With the limiter's first call,
+    ///   it sends the 128 that end last to a backend. The block of a limiter named after its
+    ///   function holds for that limiter alone.
     /// - In a backend, the block is stored in the key's bucket of each of these limiters, so a call
     ///   reads only its bucket. Buckets are named after the algorithms and periods of their limits.
     ///   The block therefore reaches a limiter of another process if this process uses one with the
     ///   same name, algorithms and periods. `count`, `burst` and limits replaced at run time may
     ///   differ. To block others of the name, call `block` in a process that uses them, or block
     ///   all that the fleet has published, as `examples/limits.rs` does.
-    /// - If a limiter's limits have separate keys, the key is blocked at each of them: user 7 and
-    ///   tenant 7 alike, if both are numbers of one type.
+    /// - If a limiter's limits have separate keys, the key is blocked at each of them. User 7 and
+    ///   tenant 7 are both blocked, if both are numbers of one type.
     /// - Other processes learn of it with their next call to the backend. Cached denials, leases
     ///   and waiting calls follow within a second; until then, a denial may report an earlier
     ///   `retry_after`.

@@ -153,7 +153,7 @@ impl RateLimiterBuilder {
         self
     }
 
-    /// Bans a key that exceeds its limits: from the denied call on, every call on the key is denied
+    /// Bans a key that exceeds its limits. From the denied call on, every call on the key is denied
     /// for `time` (at most 366 days), also at cost 0. Calls during the ban do not prolong it. After
     /// the ban, the next denial begins another.
     ///

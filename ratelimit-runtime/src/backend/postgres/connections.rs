@@ -51,7 +51,7 @@ type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 /// }
 /// ```
 ///
-/// A connection is borrowed for one transaction and returned without one: after an abandoned call,
+/// A connection is borrowed for one transaction and returned without one. After an abandoned call,
 /// a `ROLLBACK` is sent ahead of whatever the next user sends. Session settings do not change, and
 /// no statement stays prepared.
 ///

@@ -181,9 +181,9 @@ impl<R, F, D, P> RateLimitLayer<R, F, D, P> {
     }
 
     /// Requests wait for their permits, first come, first served, however long it takes. For a
-    /// client that keeps to the limit of another service. Two kinds are still denied: requests that
-    /// cost more than the limit holds, and those that a failing backend cannot decide if the policy
-    /// is to deny.
+    /// client that keeps to the limit of another service. Requests that cost more than the limit
+    /// holds are still denied. So are those that a failing backend cannot decide, if the policy is
+    /// to deny.
     #[cfg(feature = "tokio")]
     pub fn wait(mut self) -> Self {
         self.settings.wait = Wait::Forever;

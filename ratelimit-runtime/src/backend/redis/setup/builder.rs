@@ -164,8 +164,8 @@ impl RedisBackendBuilder {
     /// While fewer than 8 calls of a tokio runtime are under way, each is sent at once. From then
     /// on, calls that come while others are under way are sent together, up to 128 in one call of
     /// the script. They are decided first come first served, each as if it had come alone at that
-    /// time. This gives many tasks about a third more decisions a second, and many that share a key
-    /// several times as many.
+    /// time. For many tasks, a decision then costs the server a third less processor time. For many
+    /// that share a key, it costs a small part.
     ///
     /// Two such batches are in flight at a time. The next one is sent after at most half a
     /// millisecond, even if the server has not answered them. The timeout of each call holds. If a
@@ -211,11 +211,11 @@ impl RedisBackendBuilder {
     ///   for at most `valid_for`, instead of until its `retry_after`, because another process may
     ///   give permits back. The [denial cache](Self::denial_cache) is therefore off.
     ///
-    /// Three kinds of calls always go to the server: those with `backoff`, those that wait when the
-    /// lease is used up, and those whose cost differs from the calls before. Calls that wait come
-    /// after the leased permits, and calls that do not wait are no longer denied because others
-    /// wait. A refund goes back into its lease while that lasts, else to the server. A reset drops
-    /// the lease of this process. Leases of other processes are spent on top of the new bucket, or
+    /// Some calls always go to the server: those with `backoff`, and those that wait when the lease
+    /// is used up. So do calls whose cost differs from the calls before. Calls that wait come after
+    /// the leased permits, and calls that do not wait are no longer denied because others wait. A
+    /// refund goes back into its lease while that lasts, else to the server. A reset drops the
+    /// lease of this process. Leases of other processes are spent on top of the new bucket, or
     /// given back to it, within `valid_for`. Give all processes that share a limit the same
     /// setting: one without leases is denied while the leases of others last.
     ///
