@@ -34,7 +34,7 @@ const DRIFT: u64 = 1_024;
 
 /// A call whose denial is cached: the key of the cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct DenialKey {
     pub(crate) bucket: Fingerprint,
     pub(crate) cost: u32,
     /// A hash of the limits, by [`fingerprint::of_limits`](crate::fingerprint::of_limits).
@@ -43,7 +43,7 @@ pub(crate) struct Asked {
 
 /// A cached denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct CachedDenial {
     /// When the call would be admitted, by this process's clock.
     pub(crate) admitted_at: u64,
     pub(crate) remaining: u32,
@@ -56,11 +56,11 @@ pub(crate) struct Told {
     pub(crate) is_blocked: bool,
 }
 
-impl Told {
+impl CachedDenial {
     /// The denial of a call at `now`, which itself counts as a denial.
-    pub(crate) fn to_a_try(self, now: u64) -> Told {
+    pub(crate) fn to_a_try(self, now: u64) -> CachedDenial {
         let again = if self.ban == 0 { 0 } else { now.saturating_add(self.ban) };
-        Told { admitted_at: self.admitted_at.max(again), ..self }
+        CachedDenial { admitted_at: self.admitted_at.max(again), ..self }
     }
 }
 
@@ -75,8 +75,8 @@ type Set = [Entry; WAYS];
 enum Entry {
     Empty,
     Denied {
-        asked: Asked,
-        told: Told,
+        asked: DenialKey,
+        told: CachedDenial,
         /// When the backend is asked again.
         until: u64,
     },
@@ -116,7 +116,7 @@ impl Denials {
 
     /// The cached denial of a call, if there is one.
     #[inline]
-    pub(crate) fn find(&self, asked: Asked, now: u64) -> Option<Told> {
+    pub(crate) fn find(&self, asked: DenialKey, now: u64) -> Option<CachedDenial> {
         let set = self.set(asked.bucket)?.lock();
         set.iter().find_map(|entry| match entry {
             Entry::Denied { asked: by, told, until } if *by == asked && now < *until => Some(*told),
@@ -126,7 +126,7 @@ impl Denials {
 
     /// Caches the denial of a call sent at `sent`, for at most `longest`, unless the bucket has
     /// changed meanwhile.
-    pub(crate) fn keep(&self, asked: Asked, told: Told, sent: u64, longest: u64) {
+    pub(crate) fn keep(&self, asked: DenialKey, told: CachedDenial, sent: u64, longest: u64) {
         if asked.cost != 1 {
             return;
         }
@@ -206,12 +206,12 @@ mod tests {
         Fingerprint::of_limiter(&["api", "s1000000"]).of_key(&key)
     }
 
-    fn asked(key: &str, cost: u32) -> Asked {
-        Asked { bucket: bucket(key), cost, limits: 7 }
+    fn asked(key: &str, cost: u32) -> DenialKey {
+        DenialKey { bucket: bucket(key), cost, limits: 7 }
     }
 
-    fn told(admitted_at: u64) -> Told {
-        Told { admitted_at, remaining: 0, limit: 0, ban: 0, is_blocked: false }
+    fn told(admitted_at: u64) -> CachedDenial {
+        CachedDenial { admitted_at, remaining: 0, limit: 0, ban: 0, is_blocked: false }
     }
 
     /// A cache with keys denied from 0 to half a second.
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!(denials.find(asked("a", 1), SECOND / 2 - 1), None);
         assert_eq!(denials.find(asked("a", 2), 0), None);
         assert_eq!(denials.find(asked("b", 1), 0), None);
-        assert_eq!(denials.find(Asked { limits: 8, ..asked("a", 1) }, 0), None);
+        assert_eq!(denials.find(DenialKey { limits: 8, ..asked("a", 1) }, 0), None);
     }
 
     #[test]
@@ -289,11 +289,11 @@ mod tests {
     fn a_flood_of_keys_is_bounded_and_denies_no_other_key() {
         let denials = Denials::new();
         for key in 0..100_000_u64 {
-            let asked = Asked { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
+            let asked = DenialKey { bucket: bucket("").of_key(&key), cost: 1, limits: 7 };
             denials.keep(asked, told(SECOND + key), 0, u64::MAX);
         }
         let kept = (0..100_000_u64).filter(|key| {
-            let asked = Asked { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
+            let asked = DenialKey { bucket: bucket("").of_key(key), cost: 1, limits: 7 };
             let found = denials.find(asked, 1);
             found.inspect(|told| assert_eq!(told.admitted_at, SECOND + key)).is_some()
         });
@@ -304,7 +304,7 @@ mod tests {
     #[test]
     fn the_longest_ban_restarts_at_each_try() {
         let denials = Denials::new();
-        let ban = Told { ban: 100 * SECOND, ..told(100 * SECOND) };
+        let ban = CachedDenial { ban: 100 * SECOND, ..told(100 * SECOND) };
         denials.keep(asked("a", 1), ban, 0, SECOND / 2);
         let found = denials.find(asked("a", 1), SECOND / 4).unwrap();
         assert_eq!(found.admitted_at, 100 * SECOND);

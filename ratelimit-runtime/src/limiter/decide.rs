@@ -14,7 +14,7 @@ use crate::backend::memory::{Ask, Left, OnePermit, Store, Verdict};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
-use crate::guard::denials::Told;
+use crate::guard::denials::CachedDenial;
 use crate::key::RateLimitKey;
 use crate::keys::RateLimitKeys;
 use crate::observe::{self, KeyText};
@@ -330,7 +330,7 @@ impl<'a> Call<'a> {
         let denials = backend.denials().filter(|_| self.is_denied_alike())?;
         let now = venue.backend_now();
         let told = denials.find(self.core.asked(venue, key, self.cost), now)?;
-        let Told { admitted_at, remaining, limit: position, is_blocked, .. } =
+        let CachedDenial { admitted_at, remaining, limit: position, is_blocked, .. } =
             if self.peek { told } else { told.to_a_try(now) };
         let limit = self.core.with_rules(None, |rules| rules.get(usize::from(position)).map(|rule| rule.limit))?;
         Some(

@@ -19,7 +19,7 @@ use crate::decision::{Address, Decision};
 use crate::error::{BackendError, RateLimitExceeded};
 use crate::fingerprint;
 use crate::guard::Guard;
-use crate::guard::denials::{Asked, Told};
+use crate::guard::denials::{CachedDenial, DenialKey};
 use crate::guard::queue::{Denied, Queues, Unqueued, Waiter};
 use crate::key::RateLimitKey;
 use crate::limit::{Algorithm, Limit};
@@ -534,8 +534,8 @@ pub(super) fn keep_denial(
         }
         Some(_) => return,
     };
-    let asked = Asked { bucket, cost, limits: fingerprint::of_limits(&request.limits) };
-    let told = Told {
+    let asked = DenialKey { bucket, cost, limits: fingerprint::of_limits(&request.limits) };
+    let told = CachedDenial {
         admitted_at: sent.saturating_add(admitted_at.saturating_sub(now)),
         remaining,
         limit: position_u8(limit),

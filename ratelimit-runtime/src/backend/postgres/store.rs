@@ -22,7 +22,7 @@ pub(super) struct Store {
 }
 
 /// Requests on one bucket.
-struct Asked<'a> {
+struct OneBucket<'a> {
     key: Key<'a>,
     requests: Vec<&'a Request>,
     /// Where the answers go.
@@ -54,21 +54,21 @@ impl Store {
     }
 
     async fn transact(&self, requests: &[&Request], locks: Locks, deadline: Instant) -> Partly {
-        let asked = self.by_bucket(requests);
-        let keys: Vec<Key<'_>> = asked.iter().map(|asked| asked.key.clone()).collect();
+        let buckets = self.by_bucket(requests);
+        let keys: Vec<Key<'_>> = buckets.iter().map(|bucket| bucket.key.clone()).collect();
         let (transaction, stored) = Transaction::begin(&self.server, &keys, locks, deadline).await?;
         let (mut answers, mut writes) = (vec![None; requests.len()], Vec::new());
-        for (asked, stored) in asked.iter().zip(&stored) {
+        for (bucket, stored) in buckets.iter().zip(&stored) {
             let Some(stored) = stored else { continue };
-            match decided_on(stored, &asked.requests, transaction.time()) {
+            match decided_on(stored, &bucket.requests, transaction.time()) {
                 Ok(applied) => {
                     let idle_after = applied.expires_at.since(applied.now);
-                    writes.extend(applied.bytes.map(|state| Write { key: &asked.key, stored, state, idle_after }));
-                    for (place, answer) in asked.places.iter().zip(applied.answers) {
+                    writes.extend(applied.bytes.map(|state| Write { key: &bucket.key, stored, state, idle_after }));
+                    for (place, answer) in bucket.places.iter().zip(applied.answers) {
                         answers[*place] = Some(Ok(answer));
                     }
                 }
-                Err(error) => asked.places.iter().for_each(|place| answers[*place] = Some(Err(error.clone()))),
+                Err(error) => bucket.places.iter().for_each(|place| answers[*place] = Some(Err(error.clone()))),
             }
         }
         self.commit(transaction, &writes, deadline).await?;
@@ -76,23 +76,23 @@ impl Store {
     }
 
     /// The requests of each bucket, in the order of the locks.
-    fn by_bucket<'a>(&self, requests: &[&'a Request]) -> Vec<Asked<'a>> {
-        let mut asked: Vec<Asked<'a>> = Vec::new();
+    fn by_bucket<'a>(&self, requests: &[&'a Request]) -> Vec<OneBucket<'a>> {
+        let mut buckets: Vec<OneBucket<'a>> = Vec::new();
         for (place, request) in requests.iter().enumerate() {
-            match asked.last_mut() {
+            match buckets.last_mut() {
                 Some(last) if last.requests[0].bucket() == request.bucket() => {
                     last.requests.push(request);
                     last.places.push(place);
                 }
-                _ => asked.push(Asked {
+                _ => buckets.push(OneBucket {
                     key: Key::of(request, &self.server),
                     requests: vec![request],
                     places: vec![place],
                 }),
             }
         }
-        asked.sort_by_key(|asked| transaction::order(&asked.key));
-        asked
+        buckets.sort_by_key(|bucket| transaction::order(&bucket.key));
+        buckets
     }
 
     async fn commit(

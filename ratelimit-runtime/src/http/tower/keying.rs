@@ -16,40 +16,40 @@ impl<R, T: sealed::Keying<R>> Keying<R> for T {}
 pub struct Keys<F>(pub(super) F);
 
 /// A call for a request, without its keys.
-pub struct Asking<'a, 'b> {
+pub struct Unkeyed<'a, 'b> {
     pub(super) call: Call<'a>,
     /// Where to note what the response may pause.
     pub(super) pausable: Option<&'b mut Option<Blockable>>,
 }
 
 /// A call that has done everything that needs no waiting.
-pub struct Asked(pub(super) Started);
+pub struct StartedCall(pub(super) Started);
 
 mod sealed {
-    use super::{Asked, Asking};
+    use super::{StartedCall, Unkeyed};
 
     pub trait Keying<R> {
-        fn ask(&self, request: &R, asking: Asking<'_, '_>) -> Asked;
+        fn start(&self, request: &R, call: Unkeyed<'_, '_>) -> StartedCall;
     }
 }
 
 impl<R, K: RateLimitKey, F: Fn(&R) -> K> sealed::Keying<R> for F {
-    fn ask(&self, request: &R, Asking { call, pausable }: Asking<'_, '_>) -> Asked {
+    fn start(&self, request: &R, Unkeyed { call, pausable }: Unkeyed<'_, '_>) -> StartedCall {
         let key = self(request);
         if let Some(pausable) = pausable {
             *pausable = Some(call.blockable(&key, None));
         }
-        Asked(call.start(&key))
+        StartedCall(call.start(&key))
     }
 }
 
 impl<R, K: RateLimitKeys, F: Fn(&R) -> K> sealed::Keying<R> for Keys<F> {
-    fn ask(&self, request: &R, Asking { call, pausable }: Asking<'_, '_>) -> Asked {
+    fn start(&self, request: &R, Unkeyed { call, pausable }: Unkeyed<'_, '_>) -> StartedCall {
         let keys = (self.0)(request);
         if let Some(pausable) = pausable {
             keys.each(&mut First { call, pausable });
         }
-        Asked(call.start_each(&keys))
+        StartedCall(call.start_each(&keys))
     }
 }
 

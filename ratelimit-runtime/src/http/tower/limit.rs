@@ -18,7 +18,7 @@ use tower_service::Service;
 use super::after::{After, Ending, Nothing, PauseWhen, Settle};
 use super::denial::{Denial, Fail, Respond, RespondWith};
 use super::drain::{BodyDrain, Drain, Draining, drain, drain_known};
-use super::keying::{Asked, Asking, Keying, Keys};
+use super::keying::{Keying, Keys, StartedCall, Unkeyed};
 use crate::decision::Decision;
 use crate::error::RateLimitExceeded;
 use crate::key::RateLimitKey;
@@ -475,7 +475,7 @@ impl<R, F, D, P> Settings<R, F, D, P> {
         }
         let cost = self.cost.as_ref().map_or(1, |cost| cost(request));
         let call = Call::new(self.limiter.core()).in_future().cost(cost).wait(self.wait);
-        let Asked(started) = self.key.ask(request, Asking { call, pausable: blockable });
+        let StartedCall(started) = self.key.start(request, Unkeyed { call, pausable: blockable });
         Some(started)
     }
 

@@ -8,7 +8,7 @@ use once_cell::sync::OnceCell;
 use super::{Core, Target, Venue};
 use crate::error::Name;
 use crate::fingerprint::Fingerprint;
-use crate::guard::denials::Asked;
+use crate::guard::denials::DenialKey;
 use crate::key::{RateLimitKey, TextSink, escape};
 use crate::limit::{Algorithm, Limit};
 
@@ -68,8 +68,8 @@ impl Core {
     /// The key of a call in the denial cache, if its limits are not read at each call. See
     /// [`crate::guard::denials`].
     #[inline]
-    pub(in super::super) fn asked<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K, cost: u32) -> Asked {
-        Asked { bucket: self.fingerprint(venue, key), cost, limits: self.rules.hash() }
+    pub(in super::super) fn asked<K: RateLimitKey>(&self, venue: &Venue<'_>, key: &K, cost: u32) -> DenialKey {
+        DenialKey { bucket: self.fingerprint(venue, key), cost, limits: self.rules.hash() }
     }
 
     #[inline]
