@@ -425,6 +425,20 @@ fn an_overrun_is_charged_to_the_limits_that_apply_when_it_is_settled() {
     }
 }
 
+/// Words in memory hold times since the process began.
+#[test]
+fn a_charge_counts_at_a_tests_time_from_before_the_process() {
+    for backend in backends() {
+        for algorithm in ALGORITHMS {
+            let builder = RateLimiter::builder(format!("long ago {algorithm:?}")).backend(backend.clone());
+            let limiter = builder.limit(Limit::new(10, HOUR).with_algorithm(algorithm)).build().unwrap();
+            let _clock = test_util::pause_at(std::time::SystemTime::now() - 100 * HOUR);
+            assert_eq!(limiter.charge("a", 4).unwrap().remaining(), 6, "{algorithm:?}");
+            assert_eq!(limiter.check("a", 1).unwrap().remaining(), 5, "{algorithm:?}");
+        }
+    }
+}
+
 #[test]
 fn what_no_limit_decided_is_not_settled() {
     for backend in backends() {

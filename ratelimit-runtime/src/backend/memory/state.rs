@@ -480,10 +480,10 @@ impl Call<'_> {
     /// last charge. `None` if this form cannot hold it.
     pub(super) fn owe<S: State>(&self, state: &mut S, form: &S::Form, now: Now) -> Option<u64> {
         let latest = now.latest.saturating_add(LONGEST_DEBT);
-        if !state.is_decidable(form, Now::exactly(latest)) {
+        let as_of = self.as_of(now);
+        if !state.is_decidable(form, as_of) || !state.is_decidable(form, Now::exactly(latest)) {
             return None;
         }
-        let as_of = self.as_of(now);
         state.prepare(form, self.rules, as_of);
         let as_of = as_of.at_least_recorded(state.newest());
         let mut end = as_of.earliest;
