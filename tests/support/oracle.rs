@@ -89,8 +89,12 @@ impl Log {
         if limit.algorithm() == Algorithm::TokenBucket {
             let permits = (u128::from(cost) * per).saturating_sub(u128::from(now.saturating_sub(at)) * count);
             self.1.push(Back { behind: self.0.len(), permits });
-        } else if let Some(place) = self.0.iter().position(|entry| entry.at == at && entry.cost == cost) {
-            self.0.remove(place);
+            return;
+        }
+        let mut left = cost;
+        for entry in self.0.iter_mut().filter(|entry| entry.at == at) {
+            let back = left.min(entry.cost);
+            (entry.cost, left) = (entry.cost - back, left - back);
         }
     }
 

@@ -86,6 +86,14 @@ pub(crate) enum Turn {
     Late,
 }
 
+/// The calls ahead of one that have no bookings.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Unbooked {
+    pub(crate) ahead: Ahead,
+    /// [`Queues::promised`] at that time.
+    pub(crate) promised: u64,
+}
+
 /// A call that joins a queue.
 pub(crate) struct Joining {
     pub(crate) cost: u32,
@@ -137,8 +145,14 @@ impl Queues {
 
     /// The calls without bookings that wait for a bucket; `None` if none of a lower rank than this
     /// waits.
-    pub(crate) fn ahead(&self, bucket: &str, rank: u64) -> Option<Ahead> {
+    pub(crate) fn ahead(&self, bucket: &str, rank: u64) -> Option<Unbooked> {
         self.find_now(bucket)?.ahead(rank)
+    }
+
+    /// The permits that were booked for a bucket since its first call has waited, or are being
+    /// booked.
+    pub(crate) fn promised(&self, bucket: &str) -> u64 {
+        self.find(bucket).map_or(0, |queue| queue.state.lock().promised())
     }
 
     /// The queue as it is now, also by a test's clock.
@@ -153,7 +167,8 @@ impl Queues {
         let _ = self.find_now(bucket);
     }
 
-    /// Permits came back to a bucket, or it was reset. After a reset it has no bookings.
+    /// Permits of a bucket came back or were taken, or it was reset. After a reset it has no
+    /// bookings.
     pub(crate) fn changed(&self, bucket: &str, is_reset: bool) {
         if let Some(queue) = self.find(bucket) {
             queue.update(|state, wakes| {
@@ -283,7 +298,7 @@ impl Queue {
         request
     }
 
-    fn ahead(&self, rank: u64) -> Option<Ahead> {
+    fn ahead(&self, rank: u64) -> Option<Unbooked> {
         let state = self.state.lock();
         state.line.first().filter(|(first, _)| first.rank <= rank)?;
         let Ahead { calls, permits, cost } = state.line.ahead(rank);
@@ -291,7 +306,8 @@ impl Queue {
         // Counts a request under way as booked: no call is given a time later than its turn.
         let (asked, asked_for) = state.asking;
         let calls = calls.saturating_sub(state.booked.len() as u64 + asked);
-        Some(Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost })
+        let ahead = Ahead { calls, permits: permits.saturating_sub(booked + asked_for), cost };
+        Some(Unbooked { ahead, promised: state.promised() })
     }
 
     /// The present time, up to which a queue by a test's clock was driven.

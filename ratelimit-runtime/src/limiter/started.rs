@@ -1,6 +1,7 @@
 //! A call that is decided, or still waits: for its turn, for a booking, or for a backend's answer.
 //! It owns its parts, and is finished on the thread or in a future.
 
+mod behind;
 mod each;
 
 use std::pin::Pin;
@@ -20,14 +21,15 @@ use crate::error::{BackendError, RateLimitExceeded};
 use crate::fingerprint;
 use crate::guard::Guard;
 use crate::guard::denials::{CachedDenial, DenialKey};
-use crate::guard::queue::{Denied, Queues, Unqueued, Waiter};
+use crate::guard::queue::{Denied, Queues, Unbooked, Unqueued, Waiter};
 use crate::key::RateLimitKey;
-use crate::limit::{Algorithm, Limit};
+use crate::limit::Limit;
 use crate::queue::Ahead;
 use crate::rt::clock::{self, Now, nanos};
 use crate::scope::Scope;
 use crate::switches::Switches;
 use crate::waiting;
+use behind::Behind;
 use each::EachCall;
 
 /// A call on which everything that needs no waiting is done.
@@ -237,9 +239,9 @@ enum Asks {
     Now,
     /// Whether there are permits. If there are none, the call waits.
     Look,
-    /// When the call's turn comes behind the waiting calls: `later` nanoseconds after the time in
-    /// the answer. With the call's place, if it waits too.
-    Turn { later: u64, place: Option<Waiter> },
+    /// When the call's turn comes behind the waiting calls, for whom `promised` permits were booked
+    /// by then. With the call's place, if it waits too.
+    Turn { behind: Behind, promised: u64, place: Option<Waiter> },
 }
 
 impl RemoteCall {
@@ -267,11 +269,10 @@ impl RemoteCall {
         if call.wait == Wait::No {
             // Behind waiting calls a denial is no offence, as in memory.
             if let Some(ahead) = ahead {
-                self.ask_for_turn(ahead, Duration::ZERO, None);
+                self.ask_for_turn(ahead, None);
             }
             return Started::Remote(self);
         }
-        let max_wait = Duration::from_nanos(call.wait.nanos());
         let Some(ahead) = ahead else {
             let (cost, max_wait) = (call.cost, Duration::ZERO);
             // With `backoff`, a denied request is an offence, and a waiting call must commit none.
@@ -289,11 +290,13 @@ impl RemoteCall {
             // is the first and comes too late.
             Ok(waiter) if is_unbounded || waiter.overtakes() => self.waits(waiter),
             Ok(waiter) => {
-                self.ask_for_turn(ahead, max_wait, Some(waiter));
+                self.ask_for_turn(ahead, Some(waiter));
                 Started::Remote(self)
             }
             Err(Unqueued::Full) => {
-                self.ask_for_turn(ahead, Duration::ZERO, None);
+                // A higher priority overtakes some of these.
+                let ahead = self.backend.queues.ahead(self.request.bucket(), self.options.rank(self.arrived));
+                self.ask_for_turn(ahead.unwrap_or_default(), None);
                 Started::Remote(self)
             }
             Err(Unqueued::NoThread) => Started::Remote(self),
@@ -310,10 +313,11 @@ impl RemoteCall {
         Started::Waiting(Box::new(Waiting::before_backend(self.call, waiter)))
     }
 
-    fn ask_for_turn(&mut self, ahead: Ahead, max_wait: Duration, place: Option<Waiter>) {
-        let (cost, later) = behind(&self.request.limits, ahead, self.call.cost);
-        self.asks = Asks::Turn { later, place };
-        self.request.action = Action::Peek { cost, max_wait: max_wait.saturating_sub(Duration::from_nanos(later)) };
+    fn ask_for_turn(&mut self, ahead: Unbooked, place: Option<Waiter>) {
+        let behind = Behind::new(&self.request.limits, ahead.ahead, self.call.cost);
+        self.asks = Asks::Turn { behind, promised: ahead.promised, place };
+        // A denial names the limit that holds the permits back.
+        self.request.action = Action::Peek { cost: behind.permits, max_wait: Duration::ZERO };
     }
 
     /// Takes the permits now or not at all.
@@ -360,25 +364,30 @@ impl RemoteCall {
                 }
             }
             (Asks::Look, Ok(Answer { outcome: Outcome::Admitted(_), .. })) => return self.takes(),
-            (Asks::Turn { later, place }, Ok(Answer { now, outcome })) => {
+            (Asks::Turn { behind, promised, place }, Ok(Answer { now, outcome })) => {
                 let now = now.as_nanos();
-                let turn = match outcome {
-                    Outcome::Admitted(Admitted { admission: Admission { permit, limit, .. } }) => {
-                        Some((Some(permit.at), *limit, 0, false))
+                let refused = match outcome {
+                    Outcome::Admitted(Admitted { admission: Admission { limit, .. } }) => {
+                        Some(BackendRefusal { limit: *limit, remaining: 0, admitted_at: Some(now), is_blocked: false })
                     }
-                    Outcome::Denied(BackendDenied { refusal }) => {
-                        let BackendRefusal { limit, remaining, admitted_at, is_blocked } = *refusal;
-                        Some((admitted_at, limit, remaining, is_blocked))
-                    }
+                    Outcome::Denied(BackendDenied { refusal }) => Some(*refusal),
                     Outcome::Done | Outcome::Blocked { .. } => None,
                 };
-                if let Some((at, position, remaining, is_blocked)) = turn {
-                    let retry_after = at.map_or(NEVER, |at| at.saturating_sub(now).saturating_add(later));
-                    let refusal = Refusal { position: position_u8(position), remaining, retry_after, is_blocked };
+                // Some of these calls may have been booked before the answer, which counts them too.
+                let booked = self.backend.queues.promised(&self.request.bucket).saturating_sub(promised);
+                let (behind, place) = match (behind.without(booked), place) {
+                    (None, Some(waiter)) => return self.waits(waiter),
+                    (behind, place) => (behind, place),
+                };
+                if let Some(refused) = refused {
+                    let BackendRefusal { limit, remaining, admitted_at, is_blocked } = refused;
+                    let turn = |at| behind.map_or(at, |behind| behind.turn(&self.request.limits, at, limit, now));
+                    let admitted_at = admitted_at.map(turn);
+                    let retry_after = admitted_at.map_or(NEVER, |at| at.saturating_sub(now));
+                    let refusal = Refusal { position: position_u8(limit), remaining, retry_after, is_blocked };
                     // With `backoff`, only denied tries may be cached.
                     if place.is_none() && retry_after > 0 && self.request.backoff.is_none() {
-                        let admitted_at = at.map(|at| at.saturating_add(later));
-                        self.keep(&BackendRefusal { limit: position, remaining, admitted_at, is_blocked }, now);
+                        self.keep(&BackendRefusal { admitted_at, ..refused }, now);
                     }
                     match self.take_turn(refusal, place) {
                         Ok(started) => return started,
@@ -417,7 +426,7 @@ impl RemoteCall {
         let store = call.core.fallback(&venue);
         if call.wait == Wait::No
             && call.cost > 0
-            && let Some(ahead) = self.backend.queues.ahead(&self.request.bucket, u64::MAX)
+            && let Some(Unbooked { ahead, .. }) = self.backend.queues.ahead(&self.request.bucket, u64::MAX)
         {
             return Started::Done(self.denied_by_stand_in(ahead, &store, venue.now()));
         }
@@ -427,11 +436,15 @@ impl RemoteCall {
     /// Denies a call until those that waited when the backend failed are served.
     fn denied_by_stand_in(&self, ahead: Ahead, store: &Store, now: Now) -> Result<Decision, RateLimitExceeded> {
         let call = self.call.call();
-        let (cost, later) = behind(&self.request.limits, ahead, call.cost);
-        call.core.with_ask(store, call.limits, cost, |ask| {
+        let behind = Behind::new(&self.request.limits, ahead, call.cost);
+        call.core.with_ask(store, call.limits, behind.permits, |ask| {
             let (verdict, left) = store.peek(self.fallback, ask, now);
-            let until = if let Verdict::Denied { until, .. } = verdict { until } else { now.earliest + 1 };
-            let until = if until == NEVER { NEVER } else { until.saturating_add(later) };
+            let (until, position) = match verdict {
+                Verdict::Denied { until: NEVER, .. } => return call.denied_in_memory(ask, NEVER, left, now),
+                Verdict::Denied { until, position } => (until, position.into()),
+                Verdict::Admitted { .. } | Verdict::Undecided => (now.earliest, 0),
+            };
+            let until = behind.turn(&self.request.limits, until, position, now.earliest).max(now.earliest + 1);
             call.denied_in_memory(ask, until, left, now)
         })
     }
@@ -447,8 +460,11 @@ impl RemoteCall {
             Some(waiter) => drop(waiter),
             None if refusal.retry_after > 0 => {}
             None if self.call.peek => return Err(self),
-            // There are permits enough for the call and for all waiting calls.
-            None => return Ok(self.takes_now()),
+            // There are permits enough for the call and for all calls ahead of it.
+            None => {
+                self.backend.queues.changed(&self.request.bucket, false);
+                return Ok(self.takes_now());
+            }
         }
         let limit = self.request.limits.get(usize::from(refusal.position)).or(self.request.limits.first());
         match limit.copied() {
@@ -543,34 +559,4 @@ pub(super) fn keep_denial(
         is_blocked,
     };
     denials.keep(asked, told, sent, longest);
-}
-
-/// For a call behind others: the permits to ask the backend for, and how long after these fit its
-/// turn comes, in nanoseconds. A request cannot exceed what a limit holds; the rest comes a period
-/// at a time, or at the bucket's rate.
-fn behind(limits: &[Limit], ahead: Ahead, cost: u32) -> (u32, u64) {
-    let (step, steps) = ahead.steps(cost);
-    let capacity = limits.iter().map(Limit::capacity).min().unwrap_or(0);
-    let at_once = u64::from(capacity / step);
-    if at_once == 0 || cost > capacity {
-        return (cost, 0);
-    }
-    let before = (steps - 1) / at_once * at_once;
-    let later = |limit: &Limit| {
-        let (per, count) = (u128::from(limit.per_nanos()), u128::from(limit.count().max(1)));
-        let later = match limit.algorithm() {
-            Algorithm::TokenBucket => u128::from(before) * u128::from(step) * per / count,
-            Algorithm::SlidingWindow | Algorithm::FixedWindow => {
-                // A calendar's windows may be shorter than usual, by three days a month.
-                let shortest = if limit.is_calendar() { per * 9 / 10 } else { per };
-                u128::from(before / u64::from(limit.capacity() / step).max(1)) * shortest
-            }
-        };
-        u64::try_from(later).unwrap_or(u64::MAX)
-    };
-    let permits = (steps - before) * u64::from(step);
-    // The limit that holds back the permits asked for may be the one that holds back the others least.
-    // If any holds these back, the call's turn is not now.
-    let (least, most) = limits.iter().map(later).fold((u64::MAX, 0), |(least, most), it| (least.min(it), most.max(it)));
-    (u32::try_from(permits).unwrap_or(u32::MAX), least.max(most.min(1)))
 }

@@ -54,6 +54,8 @@ pub(super) struct State {
     pub(super) at_once: usize,
     /// Calls in the request under way, and their permits.
     pub(super) asking: (u64, u64),
+    /// Permits booked so far.
+    pub(super) booked_so_far: u64,
     /// Counts changes of limits and resets: answers to earlier requests are outdated.
     pub(super) changes: u64,
     /// The duration of the last request.
@@ -190,6 +192,11 @@ impl State {
         }
     }
 
+    /// Permits booked so far, or under way.
+    pub(super) fn promised(&self) -> u64 {
+        self.booked_so_far + self.asking.1
+    }
+
     pub(super) fn horizon(&self) -> u64 {
         self.round_trip.saturating_mul(ROUND_TRIPS).clamp(HORIZON, AHEAD)
     }
@@ -217,15 +224,18 @@ impl State {
         self.deadlines.pass(now, wakes);
     }
 
-    /// The last booking that no waiting call can use, and the number of calls ahead of the call of
-    /// the next booking. Kept bookings serve calls that come in time and are no surplus.
+    /// The last booking, if the calls cannot use all bookings in their order, and the number of
+    /// calls ahead of the call of the next booking. A call that has overtaken others may be due
+    /// before their bookings. Kept bookings serve calls that come in time and are no surplus.
     fn surplus(&self) -> (Option<usize>, usize) {
         let mut waiting = self.line.iter().take(self.booked.len() + LOOKED_AT).enumerate();
         let mut behind = 0;
         for booked in &self.booked {
             let mut from = waiting.clone();
             match from.find(|(_, (_, waiting))| waiting.deadline >= booked.due) {
-                Some((at, (place, owner))) if can_use(*place, owner, booked) => (behind, waiting) = (at + 1, from),
+                Some((at, (place, owner))) if can_use(*place, owner, booked) && (at == behind || booked.is_kept) => {
+                    (behind, waiting) = (at + 1, from);
+                }
                 _ if booked.is_kept => {}
                 _ => return (self.booked.iter().rposition(|booked| !booked.is_kept), behind),
             }
@@ -397,6 +407,7 @@ impl Queue {
             match answer {
                 Ok(Answer { now, outcome: Outcome::Admitted(admitted) }) => {
                     let Admission { permit, limit, fresh_at, .. } = &admitted.admission;
+                    state.booked_so_far += u64::from(asked.cost);
                     let booked = Booked {
                         due: received.saturating_add(permit.at.saturating_sub(now.as_nanos())),
                         limit: limit_at(&asked.request, *limit),

@@ -10,15 +10,16 @@ use smallvec::SmallVec;
 
 use super::super::super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions};
 use super::super::super::core::{Core, Part, Target, send, send_async};
-use super::super::{behind, keep_denial};
+use super::super::behind::Behind;
+use super::super::keep_denial;
 use super::{AllSay, Chosen, Member, Says};
 use crate::algorithm::record::{Admission, Refusal as BackendRefusal};
 use crate::backend::memory::NEVER;
-use crate::backend::{Action, Answer, Outcome, Request};
+use crate::backend::{Action, Admitted, Answer, Outcome, Request};
 use crate::decision::{Decision, Place, RemoteBucket, Taken};
 use crate::error::{BackendError, BackendErrorKind, ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
-use crate::queue::Ahead;
+use crate::guard::queue::Unbooked;
 use crate::switches::Switches;
 
 /// The most waits of one call through a backend, each for another bucket, before it is denied.
@@ -36,10 +37,8 @@ pub(crate) struct EachCall {
 struct Ask<'a> {
     member: &'a Member,
     request: Request,
-    /// Whether calls wait for the bucket, which this one must not overtake.
-    is_behind: bool,
-    /// How long after the answer's time its turn comes, in nanoseconds.
-    later: u64,
+    /// The calls that wait for the bucket, which this one must not overtake.
+    behind: Option<Behind>,
 }
 
 /// Permits of one bucket for which a call has waited. Dropping them gives them back.
@@ -178,11 +177,11 @@ impl EachCall {
             let request = member.request.as_ref().filter(|_| self.whole.cost > 0)?;
             guard.queues.ahead(request.bucket(), rank)
         };
-        let asks = |ahead: &dyn Fn(&Member) -> Option<Ahead>, looks: bool| -> SmallVec<[Ask<'_>; 4]> {
+        let asks = |ahead: &dyn Fn(&Member) -> Option<Unbooked>, looks: bool| -> SmallVec<[Ask<'_>; 4]> {
             chosen.of(&self.members).filter_map(|member| self.request(member, ahead(member), looks)).collect()
         };
         let behind = asks(&ahead, true);
-        if behind.iter().any(|ask| ask.is_behind) {
+        if behind.iter().any(|ask| ask.behind.is_some()) {
             let says = self.send(guard, behind, true, mode).await?;
             if says.iter().any(|says| matches!(says, Says::Denies { .. })) {
                 return Ok(says);
@@ -192,13 +191,14 @@ impl EachCall {
     }
 
     /// The question to one bucket of a backend, behind the calls that wait for it.
-    fn request<'a>(&self, member: &'a Member, ahead: Option<Ahead>, looks: bool) -> Option<Ask<'a>> {
+    fn request<'a>(&self, member: &'a Member, ahead: Option<Unbooked>, looks: bool) -> Option<Ask<'a>> {
         let mut request = self.renewed(member)?;
-        let (cost, later) = ahead.map_or((self.whole.cost, 0), |ahead| behind(&request.limits, ahead, self.whole.cost));
+        let behind = ahead.map(|ahead| Behind::new(&request.limits, ahead.ahead, self.whole.cost));
         if let (Action::Take { max_wait, .. }, true) = (&request.action, looks) {
+            let cost = behind.map_or(self.whole.cost, |behind| behind.permits);
             request.action = Action::Peek { cost, max_wait: *max_wait };
         }
-        Some(Ask { member, request, is_behind: ahead.is_some(), later })
+        Some(Ask { member, request, behind })
     }
 
     /// The question to a backend by the limits and the test's clock as they are now.
@@ -246,13 +246,15 @@ impl EachCall {
         sent: u64,
     ) -> Result<Says, BackendError> {
         let Some(each) = self.whole.core.made_each() else { return Err(unanswered()) };
-        let Ask { member, ref request, is_behind, later } = *ask;
+        let Ask { member, ref request, behind } = *ask;
         let (part, written) = (&each.parts[member.part], self.whole.core.groups().len());
         let Answer { now, outcome } = answer;
+        let turn = |at, limit| behind.map_or(at, |behind| behind.turn(&request.limits, at, limit, now.as_nanos()));
         let refused = match outcome {
             // There are permits for some of the calls that wait.
-            Outcome::Admitted(admitted) if later > 0 => {
-                let Admission { permit, limit, .. } = admitted.admission;
+            Outcome::Admitted(Admitted { admission: Admission { permit, limit, .. } })
+                if turn(permit.at, limit) > permit.at =>
+            {
                 BackendRefusal { limit, remaining: 0, admitted_at: Some(permit.at), is_blocked: false }
             }
             Outcome::Admitted(admitted) => {
@@ -271,12 +273,12 @@ impl EachCall {
             Outcome::Denied(denied) => denied.refusal,
             Outcome::Done | Outcome::Blocked { .. } => return Err(unanswered()),
         };
-        let admitted_at = refused.admitted_at.map(|at| at.saturating_add(later));
+        let admitted_at = refused.admitted_at.map(|at| turn(at, refused.limit));
         let refused = BackendRefusal { admitted_at, ..refused };
         let limit = *request.limits.get(refused.limit).ok_or_else(unanswered)?;
         let own = Call { core: &part.core, ..self.whole.call() };
         // With `backoff`, only denied tries may be cached.
-        if own.is_denied_alike() && !(is_behind && request.backoff.is_some()) {
+        if own.is_denied_alike() && !(behind.is_some() && request.backoff.is_some()) {
             keep_denial(guard, request, self.whole.cost, &refused, now.as_nanos(), sent);
         }
         let retry_after = admitted_at.map_or(NEVER, |at| at.saturating_sub(now.as_nanos()));
