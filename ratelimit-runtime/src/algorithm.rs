@@ -89,6 +89,11 @@ impl Rule {
     /// bucket's fraction takes some twenty divisions.
     pub(crate) fn remembered(limit: &Limit) -> Rc<Rule> {
         const REMEMBERED: usize = 16;
+        #[cold]
+        #[inline(never)]
+        fn made(limit: &Limit) -> Rc<Rule> {
+            Rc::new(Rule::new(*limit))
+        }
         thread_local! {
             static RULES: [RefCell<Option<Rc<Rule>>>; REMEMBERED] =
                 const { [const { RefCell::new(None) }; REMEMBERED] };
@@ -98,11 +103,11 @@ impl Rule {
             let mut remembered = rules[(mixed >> 60) as usize].borrow_mut();
             match &*remembered {
                 Some(rule) if rule.limit == *limit => Rc::clone(rule),
-                _ => Rc::clone(remembered.insert(Rc::new(Rule::new(*limit)))),
+                _ => Rc::clone(remembered.insert(made(limit))),
             }
         });
         // The cache is gone at a thread's very end.
-        remembered.unwrap_or_else(|_| Rc::new(Rule::new(*limit)))
+        remembered.unwrap_or_else(|_| made(limit))
     }
 
     #[inline]

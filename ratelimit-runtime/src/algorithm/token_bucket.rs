@@ -67,7 +67,8 @@ impl TokenBucket {
     }
 
     /// The state at `at`, which must not be before `last`.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     pub(crate) fn at(self, rule: &Rule, at: u64) -> TokenBucket {
         let (units, step) = (rule.units(), rule.step());
         let Some(elapsed) = at.checked_sub(self.last) else { return self };
@@ -110,7 +111,8 @@ impl TokenBucket {
     }
 
     /// Takes `cost` permits at `at`.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     pub(crate) fn charge(&mut self, rule: &Rule, at: u64, cost: u32) {
         *self = TokenBucket { flow: (rule.units(), rule.step()), ..self.at(rule, at) };
         // A booking for the end of time may exceed what flows back by then.

@@ -54,8 +54,8 @@ pub(crate) use queue::{Joining, Turn};
 pub use snapshot::{Kept, Restored, Snapshot, SnapshotError};
 pub(crate) use state::{Attempt, Call, Left, NEVER, Permit, Verdict};
 pub(crate) use store::{
-    Ask, BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, States, Store, TatPath, Waiter, WindowPath, Written,
-    on_path, open_thorough,
+    Ask, BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, States, Store, TatPath, Tried, Waiter, WindowPath,
+    Written, on_path, open_thorough,
 };
 pub(crate) use together::{
     Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,

@@ -256,24 +256,36 @@ impl Call<'_> {
         rules: &[Rule],
         at: u64,
         resets: u32,
+        left: Left,
+        now: Now,
+        waited: u64,
+    ) -> Decision {
+        let held = self.held(store, address, at, resets, kinds_of(rules));
+        self.admitted_by(rules[usize::from(left.position)].limit, held, left, now, waited)
+    }
+
+    /// As [`admitted`](Call::admitted), by `limit` with the fewest permits left.
+    #[expect(clippy::inline_always, reason = "so that the decision is made where it is returned")]
+    #[inline(always)]
+    pub(super) fn admitted_by(
+        &self,
+        limit: Limit,
+        held: Held,
         Left { remaining, position, idle_at, .. }: Left,
         now: Now,
         waited: u64,
     ) -> Decision {
-        let limit = rules[usize::from(position)].limit;
-        // A call of cost 0 can be settled too.
-        let taken = if self.peek {
-            None
-        } else {
-            let place = Place::Memory(self.held(store, address, at, resets, kinds_of(rules)));
-            Some(Taken { place, limits: self.limits.map(Into::into), limiter: self.core.id })
-        };
         let reset_after = idle_at.saturating_sub(now.earliest);
         if self.is_counted() {
             self.core.allowed();
             self.core.note_admitted(limit, remaining, reset_after);
         }
-        Decision { limit, remaining, position, reset_after, waited, taken }
+        if self.peek {
+            return Decision { limit, remaining, position, reset_after, waited, taken: None };
+        }
+        // A call of cost 0 can be settled too.
+        let taken = Taken { place: Place::Memory(held), limits: self.limits.map(Into::into), limiter: self.core.id };
+        Decision { limit, remaining, position, reset_after, waited, taken: Some(taken) }
     }
 
     /// As [`denied`](Call::denied), for a call whose key has this text.

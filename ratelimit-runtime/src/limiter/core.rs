@@ -20,7 +20,8 @@ use super::builder::InvalidLimiter;
 use super::spec::{Options, Resolved};
 use crate::algorithm::Rule;
 use crate::algorithm::offences::Backoff;
-use crate::backend::memory::{Ask, Call as MemoryCall, Hold, Store, open_thorough};
+use crate::backend::memory::{Ask, Attempt, Call as MemoryCall, Hold, Store, open_thorough};
+use crate::decision::Address;
 use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::limit::{Limit, MAX_LIMITS};
 use crate::queue::Limits;
@@ -246,6 +247,16 @@ impl Core {
         f: impl FnOnce(&Ask<'_>) -> R,
     ) -> R {
         self.with_rules(read, |rules| f(&self.ask(store, rules, cost)))
+    }
+
+    /// Takes a key's permits by a single limit that is not as written, if nothing else is to be looked
+    /// at.
+    #[inline]
+    pub(super) fn try_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+        if self.backoff().is_some() || store.may_hold(Address::Hash(hash)) {
+            return Attempt::Contended;
+        }
+        self.rules.try_other(read, store, hash, now, cost)
     }
 
     /// A call by these rules in the form that `store` takes.

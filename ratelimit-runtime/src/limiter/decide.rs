@@ -10,7 +10,9 @@ use super::core::{Core, Fast, Packed, Target, Venue, kinds_of, kinds_of_one};
 use super::fast::{self, Found};
 use super::started::{Pending, Started};
 use crate::algorithm::Rule;
-use crate::backend::memory::{Ask, Left, OnePermit, Store, Verdict};
+use crate::backend::memory::{
+    Ask, Attempt, BucketPath, FixedPath, KeyPath, Kind, Left, OnePermit, Store, TatPath, Verdict, WindowPath, on_path,
+};
 use crate::decision::{Address, Decision, Held};
 use crate::error::RateLimitExceeded;
 use crate::guard::Guard;
@@ -35,10 +37,16 @@ impl<'a> Call<'a> {
     /// Decides on this thread.
     #[inline]
     pub(crate) fn decide<K: RateLimitKey>(self, key: &K) -> Result<Decision, RateLimitExceeded> {
-        match self.decide_in_memory(key) {
-            Some(decided) => decided,
-            None => self.start_anywhere(key).finish(),
+        let asked = Asked(self, key);
+        if self.limits.is_none()
+            && self.wait == Wait::No
+            && let Some(Fast { store, .. }) = fast::fast(self.core, self.cost)
+            && let address @ Address::Hash(hash) = store.address(key)
+            && !store.may_hold(address)
+        {
+            return tell(&self, store, hash, &asked);
         }
+        asked.decide()
     }
 
     /// As [`decide`](Call::decide), for a caller that needs only yes or no.
@@ -157,8 +165,34 @@ impl<'a> Call<'a> {
     /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
     #[inline(never)]
     fn is_admitted(&self, store: &Store, address: Address, text: Text<'_>) -> Option<Result<(), RateLimitExceeded>> {
+        let now = self.now(store);
+        if let Address::Hash(hash) = address {
+            match self.core.try_other(self.limits, store, hash, now, self.cost) {
+                Attempt::Admitted => {
+                    self.core.allowed();
+                    return Some(Ok(()));
+                }
+                // A denial that ends within this reading of the clock does not count yet.
+                Attempt::Denied(until) if until > now.latest && self.cost == 1 && self.wait == Wait::No => {
+                    let limit = self.core.with_rules(self.limits, |rules| rules[0].limit);
+                    return Some(self.denied_of(text, limit, refusal(until, Left::default(), now)).map(drop));
+                }
+                _ => {}
+            }
+        }
+        self.is_admitted_at(store, address, text, now)
+    }
+
+    #[inline(never)]
+    fn is_admitted_at(
+        &self,
+        store: &Store,
+        address: Address,
+        text: Text<'_>,
+        now: Now,
+    ) -> Option<Result<(), RateLimitExceeded>> {
         let take = |ask: &Ask<'_>, now| store.take(address, ask, now, false);
-        self.ask(store, self.now(store), text, take, |_, _, _| self.core.allowed(), drop)
+        self.ask(store, now, text, take, |_, _, _| self.core.allowed(), drop)
     }
 
     /// Takes permits that the outcome of the body keeps or gives back.
@@ -237,7 +271,11 @@ impl<'a> Call<'a> {
     /// Takes the permits of each key's bucket, all or none, for a caller that needs only yes or no.
     #[inline]
     pub(crate) fn admit_each<K: RateLimitKeys>(self, keys: &K) -> Result<(), RateLimitExceeded> {
-        if self.takes_each(keys) { Ok(()) } else { self.admit_each_slowly(keys) }
+        match self.takes_each(keys) {
+            Some(Ok(())) => Ok(()),
+            Some(Err(refusal)) => refuse(self.core, keys, refusal),
+            None => self.admit_each_slowly(keys),
+        }
     }
 
     #[cold]
@@ -252,8 +290,8 @@ impl<'a> Call<'a> {
     /// As [`admit_each`](Call::admit_each), for a future.
     pub(crate) fn begin_each<K: RateLimitKeys>(self, keys: &K) -> Begun {
         let call = self.in_future();
-        if call.takes_each(keys) {
-            return Begun::of(Ok(()));
+        if let Some(decided) = call.takes_each(keys) {
+            return Begun::of(decided.or_else(|refusal| refuse(call.core, keys, refusal)));
         }
         if let Some(decided) = call.each_at_once(keys) {
             return Begun::of(decided);
@@ -339,6 +377,65 @@ impl<'a> Call<'a> {
                 Refusal { position, remaining, retry_after: admitted_at.saturating_sub(now), is_blocked },
             ),
         )
+    }
+}
+
+/// A call and its key, for functions that do not know the key's type.
+trait Asks {
+    fn text(&self) -> KeyText;
+
+    /// Decides on the path that every call can take.
+    fn decide(&self) -> Result<Decision, RateLimitExceeded>;
+}
+
+struct Asked<'a, K>(Call<'a>, &'a K);
+
+impl<K: RateLimitKey> Asks for Asked<'_, K> {
+    fn text(&self) -> KeyText {
+        KeyText::of(self.1)
+    }
+
+    fn decide(&self) -> Result<Decision, RateLimitExceeded> {
+        let Asked(call, key) = *self;
+        match call.decide_in_memory(key) {
+            Some(decided) => decided,
+            None => call.start_anywhere(key).finish(),
+        }
+    }
+}
+
+/// The outcome of a call by the one limit written down, for a key in `store`.
+#[inline]
+fn tell(call: &Call<'_>, store: &Store, hash: u64, asked: &dyn Asks) -> Result<Decision, RateLimitExceeded> {
+    if call.peek {
+        on_path!(store.kind(), Path => tell_by::<Path, true>(call, store, hash, asked), asked.decide())
+    } else {
+        on_path!(store.kind(), Path => tell_by::<Path, false>(call, store, hash, asked), asked.decide())
+    }
+}
+
+#[inline(never)]
+fn tell_by<P: KeyPath, const PEEKS: bool>(
+    call: &Call<'_>,
+    store: &Store,
+    hash: u64,
+    asked: &dyn Asks,
+) -> Result<Decision, RateLimitExceeded> {
+    let address = Address::Hash(hash);
+    let (now, resets) = (call.now(store), store.resets(address));
+    let told = if PEEKS { P::peek(store, hash, now, call.cost) } else { P::tell(store, hash, now, call.cost) };
+    match told {
+        (Verdict::Admitted { at }, left) => {
+            // Known to the compiler.
+            let (call, limit) = (Call { limits: None, peek: PEEKS, ..*call }, store.limit());
+            let held = call.held(store, address, at, resets, kinds_of_one(limit.algorithm()));
+            Ok(call.admitted_by(limit, held, left, now, 0))
+        }
+        // A denial that ends within this reading of the clock does not count yet.
+        (Verdict::Denied { until, .. }, left) if until > now.latest => {
+            call.denied_of(&|| asked.text(), store.limit(), refusal(until, left, now))
+        }
+        _ => asked.decide(),
     }
 }
 
@@ -462,7 +559,7 @@ impl Core {
         if Switches::load().are_off()
             && let Some(Fast { store, .. }) = self.fast()
             && held.store == store.id()
-            && held.kinds == kinds_of_one(store.algorithm())
+            && held.kinds == kinds_of_one(store.limit().algorithm())
             && held.resets == store.resets(held.address)
         {
             store.refund_written(held.address, store.now_for(held.is_async), held.permit);

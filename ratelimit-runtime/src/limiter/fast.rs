@@ -193,12 +193,12 @@ pub(super) fn take<K: RateLimitKey + ?Sized>(core: &Core, key: &K, cost: u32, is
     let resets = store.resets(address);
     let at = store.try_take(address, store.now_for(is_async), cost)?;
     core.allowed();
-    let kinds = kinds_of_one(store.algorithm());
+    let kinds = kinds_of_one(store.limit().algorithm());
     Some(Held { address, permit: Permit { at, cost }, resets, kinds, is_async, store: store.id() })
 }
 
 #[inline]
-fn fast<C: Cost>(core: &Core, cost: C) -> Option<&Fast> {
+pub(super) fn fast<C: Cost>(core: &Core, cost: C) -> Option<&Fast> {
     let fast = if Switches::load().are_off() { core.fast()? } else { return None };
     (C::IS_ONE || fast.store.admits(cost.permits())).then_some(fast)
 }
@@ -331,7 +331,12 @@ fn admit_by<P: KeyPath, C: Cost>(core: &Core, store: &Store, hash: u64, now: Now
 
 #[inline(never)]
 fn admit_state<C: Cost>(core: &Core, store: &Store, hash: u64, now: Now, cost: C) -> Packed {
-    end(core, store, hash, now, cost, store.try_any(hash, now, cost.permits()))
+    let told = match store.try_any(hash, now, cost.permits()) {
+        Some((Verdict::Admitted { .. }, _)) => return admitted(core),
+        Some((verdict, left)) => (verdict, Some(left)),
+        None => (Verdict::Undecided, None),
+    };
+    end(core, store, hash, now, cost, told)
 }
 
 #[expect(clippy::inline_always, reason = "each way out is one of its own")]

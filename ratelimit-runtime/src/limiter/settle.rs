@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::call::{Call, position_u8};
 use super::core::{Core, Target, send, send_async};
 use super::decide::Holding;
-use crate::backend::memory::{Left, Store};
+use crate::backend::memory::{Left, Permit, Store};
 use crate::backend::{Action, Answer, Outcome, Request};
 use crate::decision::{Address, Decision, Held, Place, Taken};
 use crate::error::BackendError;
@@ -159,6 +159,10 @@ impl Core {
 
     pub(crate) fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
         let unused = self.unused(&decision, actual);
+        if self.settle_fast(&decision, actual) {
+            unused.take_back();
+            return Ok(());
+        }
         let sendings = self.start_settle(decision, actual);
         let sent = sendings.into_iter().map(|sending| sending.send(self).map(drop)).fold(Ok(()), Result::and);
         sent.inspect(|()| unused.take_back())
@@ -223,11 +227,28 @@ impl Core {
     /// Settles permits taken in memory. For permits taken in a backend, returns the requests, one
     /// for each bucket. A `Vec`, which is cheap while it is empty: requests are large.
     fn start_settle(&self, decision: Decision, actual: u32) -> Vec<Sending> {
+        if self.settle_fast(&decision, actual) {
+            return Vec::new();
+        }
         match decision.taken {
             Some(Taken { place: Place::Each(all), limiter, .. }) if limiter == self.id => {
                 self.apart(all).filter_map(|(part, taken)| part.settle_taken(taken, actual)).collect()
             }
             taken => taken.and_then(|taken| self.settle_taken(taken, actual)).into_iter().collect(),
+        }
+    }
+
+    /// Gives back what a call in memory did not need, if the fast path is open.
+    #[inline]
+    fn settle_fast(&self, decision: &Decision, actual: u32) -> bool {
+        match &decision.taken {
+            Some(Taken { place: Place::Memory(held), limits: None, limiter })
+                if *limiter == self.id && actual < held.permit.cost =>
+            {
+                let permit = Permit { cost: held.permit.cost - actual, ..held.permit };
+                self.give_back_fast(Held { permit, ..*held })
+            }
+            _ => false,
         }
     }
 
@@ -239,12 +260,7 @@ impl Core {
         }
         if actual < cost {
             match &mut taken.place {
-                Place::Memory(held) => {
-                    held.permit.cost = cost - actual;
-                    if taken.limits.is_none() && self.give_back_fast(*held) {
-                        return None;
-                    }
-                }
+                Place::Memory(held) => held.permit.cost = cost - actual,
                 Place::Remote(bucket) => {
                     bucket.permit.cost = cost - actual;
                     // It would undo the whole charge.

@@ -49,7 +49,8 @@ impl<S: State> Slot<S> {
 
 impl<S, const W: usize> Line<S, W> {
     /// The slot with that fingerprint, if there is one.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
     fn find(&self, fingerprint: u64) -> Option<usize> {
         let is = |slot: usize| u32::from(self.0[slot].fingerprint == fingerprint) << slot;
         let found = (0..W).fold(0, |found, slot| found | is(slot));

@@ -154,8 +154,15 @@ pub(super) trait State: Sized {
     /// Takes back permits, as far as they still count.
     fn refund(&mut self, form: &Self::Form, position: usize, rule: &Rule, now: Now, permit: Permit);
 
+    /// The permits left of one limit, and when it is idle. Of a token bucket, by the end of this
+    /// reading of the clock: the charge of a call is recorded as of that time, and a call that is
+    /// denied for less is repeated.
+    fn left(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now) -> (u32, u64);
+
     /// The permits left of one limit.
-    fn remaining(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now) -> u32;
+    fn remaining(&self, form: &Self::Form, position: usize, rule: &Rule, now: Now) -> u32 {
+        self.left(form, position, rule, now).0
+    }
 
     /// When one limit is idle.
     fn idle_at(&self, form: &Self::Form, position: usize, rule: &Rule) -> u64;
@@ -387,23 +394,20 @@ impl Call<'_> {
     #[inline]
     pub(super) fn left<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
         let [rule] = self.rules else { return self.least(state, form, now) };
-        let (remaining, idle_at) = (state.remaining(form, 0, rule, now), state.idle_at(form, 0, rule));
+        let (remaining, idle_at) = state.left(form, 0, rule, now);
         Left { remaining, position: 0, idle_at, ..Left::default() }
     }
 
     /// The permits left of the limit with the fewest.
     fn least<S: State>(&self, state: &S, form: &S::Form, now: Now) -> Left {
-        let left = |position: usize| state.remaining(form, position, &self.rules[position], now);
-        let mut tightest = (0, left(0));
-        for position in 1..self.rules.len() {
-            let remaining = left(position);
-            if remaining < tightest.1 {
-                tightest = (position, remaining);
+        let mut least = Left { remaining: u32::MAX, ..Left::default() };
+        for (position, rule) in self.rules.iter().enumerate() {
+            let (remaining, idle_at) = state.left(form, position, rule, now);
+            if position == 0 || remaining < least.remaining {
+                least = Left { remaining, position: position_u8(position), idle_at, ..least };
             }
         }
-        let (position, remaining) = tightest;
-        let idle_at = state.idle_at(form, position, &self.rules[position]);
-        Left { remaining, position: position_u8(position), idle_at, ..Left::default() }
+        least
     }
 
     /// What a decision reports: the limit that denies, or the limit with the fewest permits left.
@@ -512,7 +516,7 @@ impl Call<'_> {
         let recorded = |at: u64| Now { earliest: at, latest: at.max(as_of.latest) };
         let (mut now, mut left) = (as_of, self.cost);
         if left > 0 && state.fits_at(form, position, rule, now, 1) <= now.earliest {
-            let fits = state.remaining(form, position, rule, now).min(left);
+            let fits = state.remaining(form, position, rule, Now::exactly(now.earliest)).min(left);
             if fits > 0 {
                 state.charge(form, position, rule, now, fits);
             }

@@ -23,7 +23,7 @@ use crate::error::Name;
 use crate::hash::{HashSink, Seed};
 use crate::key::RateLimitKey;
 use crate::key::sealed::{Asker, Kind as KeyKind, Sink as _};
-use crate::limit::Algorithm;
+use crate::limit::{Algorithm, Limit};
 use crate::queue::Wakes;
 use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
@@ -31,7 +31,7 @@ use tables::{FullTable, Made, Tables};
 use tasks::{Errand, Task};
 use waiting::HasAlarms;
 
-pub(crate) use paths::{BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, TatPath, WindowPath, on_path};
+pub(crate) use paths::{BucketPath, Cost, FixedPath, KeyPath, Kind, OnePermit, TatPath, Tried, WindowPath, on_path};
 pub(super) use tables::Free;
 pub(crate) use tables::States;
 pub(crate) use waiting::Waiter;
@@ -252,10 +252,10 @@ impl Store {
         self.clock.now_for(is_async)
     }
 
-    /// The algorithm of the first limit written down.
+    /// The first limit written down.
     #[inline]
-    pub(crate) fn algorithm(&self) -> Algorithm {
-        self.rule.limit.algorithm()
+    pub(crate) fn limit(&self) -> Limit {
+        self.rule.limit
     }
 
     /// Whether a call by the one limit written down takes permits and can ever be admitted.
@@ -281,11 +281,35 @@ impl Store {
         if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
 
-    /// The fast path of any other state, for a key.
-    pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> (Verdict, Option<Left>) {
-        match self.try_take_key(hash, &self.written_ask(cost), now, false) {
-            Some((verdict, left)) => (verdict, Some(left)),
-            None => (Verdict::Undecided, None),
+    /// The fast path of any other state, for a key by the limits written down.
+    #[expect(clippy::inline_always, reason = "a jump")]
+    #[inline(always)]
+    pub(crate) fn try_any(&self, hash: u64, now: Now, cost: u32) -> Option<(Verdict, Left)> {
+        self.tables.try_take(self, hash, &self.written_ask(cost).call, now, false)
+    }
+
+    /// The fast path of permits of a key, from 1 to the capacity, by one limit other than the one
+    /// written down. [`Attempt::Contended`] if the call must be decided elsewhere.
+    #[inline(never)]
+    pub(crate) fn try_take_by(&self, hash: u64, rule: &Rule, now: Now, cost: u32) -> Attempt {
+        let is_window = rule.limit.algorithm() == Algorithm::SlidingWindow;
+        if self.written.varies && is_window {
+            self.keep_for(std::slice::from_ref(rule));
+        }
+        let verdict = match &self.keyed {
+            Keyed::Window(table, groups) if is_window => {
+                table.try_with(hash, |window| window.take_now(groups, rule, now, cost))
+            }
+            keyed => {
+                let table =
+                    if let Keyed::Full(table) = keyed { Some(table) } else { self.free.get().map(|free| &free.table) };
+                table.and_then(|table| table.try_with(hash, |full| full.take_one(&self.forms, rule, now, cost)))
+            }
+        };
+        match verdict {
+            Some(Verdict::Admitted { .. }) => Attempt::Admitted,
+            Some(Verdict::Denied { until, .. }) => Attempt::Denied(until),
+            Some(Verdict::Undecided) | None => Attempt::Contended,
         }
     }
 
@@ -587,8 +611,21 @@ impl Store {
     }
 
     /// Gives back permits that were taken by the limits written down.
+    #[inline]
     pub(crate) fn refund_written(self: &Arc<Store>, address: Address, now: Now, permit: Permit) {
-        self.refund(address, &self.written_ask(permit.cost), now, permit);
+        let is_done = !self.holds.may_hold(address)
+            && match address {
+                Address::Hash(hash) => self.try_refund(hash, now, permit),
+                Address::Unkeyed => self.unkeyed.refund(&self.written.rules, &self.forms, now, permit),
+            };
+        if !is_done {
+            self.refund(address, &self.written_ask(permit.cost), now, permit);
+        }
+    }
+
+    #[inline(never)]
+    fn try_refund(&self, hash: u64, now: Now, permit: Permit) -> bool {
+        on_path!(self.kind, Path => Path::refund(self, hash, now, permit), false)
     }
 
     /// Forgets the bucket, and all permits that any caller took from it.

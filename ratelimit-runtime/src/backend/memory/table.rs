@@ -7,12 +7,12 @@ use std::hash::BuildHasherDefault;
 use super::WhenFull;
 use super::fingerprint::{Fingerprint, fingerprint};
 use super::queue::Queue;
-use super::slots::{self, Slots};
+use super::slots::{self, Place, Slots};
 use super::state::{Standing, State};
 use crate::algorithm::Rule;
 use crate::observe::KeysWatch;
 use crate::rt::clock::Now;
-use crate::rt::sync::{AtomicU64, AtomicUsize, Lock, Ordering};
+use crate::rt::sync::{AtomicU64, AtomicUsize, Guard, Lock, Ordering};
 
 /// Shards of a table. More than the cores of most machines, so that two threads seldom meet.
 #[cfg(not(loom_model))]
@@ -143,6 +143,29 @@ struct Rest {
     calls: usize,
 }
 
+/// A key's state, under the lock of its shard.
+pub(super) struct Reached<'a, S, const W: usize> {
+    shard: Guard<'a, Shard<S, W>>,
+    place: Place,
+}
+
+impl<S: State, const W: usize> Reached<'_, S, W> {
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn state(&mut self) -> Option<&mut S> {
+        self.shard.slots.at_mut(self.place)
+    }
+}
+
+/// Why the fast path does not reach a state.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unreached {
+    /// The key has no bucket in this table.
+    Missing,
+    /// The lock is taken, a sweep is due, or calls wait.
+    Busy,
+}
+
 /// The form and the rules that judge a table's states without a call.
 pub(super) struct Context<'a, S: State> {
     pub(super) bound: &'a Bound,
@@ -202,27 +225,40 @@ impl<S: State, const W: usize> Table<S, W> {
         (&self.shards[shard], fingerprint(hash))
     }
 
-    /// The fast path of [`with`](Table::with): runs `f` on an existing state, unless there is
-    /// anything else to do. Nearly all states are near their home line: for those it calls no
-    /// function, so that all of it stays in registers.
+    /// The fast path of [`with`](Table::with): an existing state, unless there is anything else to
+    /// do. Nearly all states are near their home line: for those it calls no function, so that all
+    /// of a decision stays in registers. For the same reason it takes no closure, which the compiler
+    /// would not inline into all callers. A call that `PEEKS` brings no sweep nearer.
     #[expect(clippy::inline_always, reason = "most of a decision")]
     #[inline(always)]
-    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+    pub(super) fn try_reach<const PEEKS: bool>(&self, hash: u64) -> Result<Reached<'_, S, W>, Unreached> {
         let (Padded { shard, lines }, fingerprint) = self.padded(hash);
         // Multiplies early, so that code behind the lock need not wait for it. A stale number of
         // lines leads to a wrong line, and the search begins anew.
         let home = slots::home(fingerprint, lines.load(Ordering::Relaxed));
-        let mut shard = shard.try_lock()?;
-        let calls = shard.calls.wrapping_add(1);
-        if calls == 0 || shard.is_waited {
-            return None;
+        let mut shard = shard.try_lock().ok_or(Unreached::Busy)?;
+        if !PEEKS {
+            let calls = shard.calls.wrapping_add(1);
+            if calls == 0 {
+                return Err(Unreached::Busy);
+            }
+            shard.calls = calls;
         }
-        shard.calls = calls;
+        if shard.is_waited {
+            return Err(Unreached::Busy);
+        }
         let place = match shard.slots.find_near(home, fingerprint) {
             Some(place) => place,
-            None => shard.slots.find(fingerprint)?,
+            None => shard.slots.find(fingerprint).ok_or(Unreached::Missing)?,
         };
-        Some(f(shard.slots.at_mut(place)?))
+        Ok(Reached { shard, place })
+    }
+
+    /// Runs `f` on the state that [`try_reach`](Table::try_reach) finds.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(super) fn try_with<R>(&self, hash: u64, f: impl FnOnce(&mut S) -> R) -> Option<R> {
+        Some(f(self.try_reach::<false>(hash).ok()?.state()?))
     }
 
     /// Runs `f` on a key's state, and makes it if it is missing. Sweeps a few slots for each new

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::orphans::{retire, retire_at};
-use super::state::{State, Words};
+use super::state::{Layout, State, Words};
 use super::*;
 use crate::algorithm::Rule;
 use crate::decision::Address;
@@ -320,7 +320,7 @@ fn times_that_no_word_can_say_are_decided_elsewhere() {
     let origin = clock::origin();
     for now in [0, origin - 1, origin + (1 << 59), u64::MAX - (1 << 40)] {
         let mut words = Words::<1>::idle();
-        assert_eq!(words.take_tat(&rule, Now::exactly(now), 1), Verdict::Undecided);
+        assert_eq!(words.take_now(&Layout::TAT, &rule, Now::exactly(now), 1), Verdict::Undecided);
         assert_eq!(words.0, [0]);
         // The key's bucket continues in a state that can express them.
         let store = of(&MemoryBackend::new(), None, rule);

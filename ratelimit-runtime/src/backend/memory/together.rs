@@ -16,7 +16,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::state::{Fate, Left, Verdict};
-use super::store::{Ask, Kind, OnePermit, Store};
+use super::store::{Ask, Kind, OnePermit, Store, Tried};
 use crate::decision::Address;
 use crate::limit::MAX_LIMITS;
 use crate::queue::Wakes;
@@ -82,24 +82,29 @@ struct Descent<'a, 'b> {
 /// A bucket of a call by the limits written down.
 pub(crate) type Written<'a> = (&'a Arc<Store>, Address);
 
-/// The fast path of [`take`]: takes from 1 permit to the capacity by one limit a bucket. `false` if
-/// a bucket denies, or if the call must be decided elsewhere; nothing has changed then.
+/// The fast path of [`take`]: takes from 1 permit to the capacity by one limit a bucket. Denies only
+/// one permit of two keys.
 #[inline]
-pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> bool {
+pub(crate) fn try_take(buckets: &mut [Written<'_>], now: Now, cost: u32) -> Tried {
     if let [(one, Address::Hash(hash)), (other, Address::Hash(other_hash))] = buckets {
         let (one, other) = ((&***one, *hash), (&***other, *other_hash));
-        let ((first, hash), last) = if other.0.id() < one.0.id() { (other, one) } else { (one, other) };
-        let taken = if cost == 1 {
-            first.try_take_two(hash, last, now, OnePermit)
-        } else {
-            first.try_take_two(hash, last, now, cost)
-        };
-        if let Some(is_taken) = taken {
-            return is_taken;
+        if one.0.kind() == other.0.kind() {
+            let is_swapped = other.0.id() < one.0.id();
+            let ((first, hash), last) = if is_swapped { (other, one) } else { (one, other) };
+            let tried = if cost == 1 {
+                first.try_take_two(hash, last, now, OnePermit)
+            } else {
+                first.try_take_two(hash, last, now, cost)
+            };
+            return match tried {
+                Tried::First(until) if is_swapped => Tried::Second(until),
+                Tried::Second(until) if is_swapped => Tried::First(until),
+                tried => tried,
+            };
         }
     }
     buckets.sort_unstable_by_key(rank);
-    try_take_in_order(buckets, now, cost)
+    if try_take_in_order(buckets, now, cost) { Tried::Taken } else { Tried::Undecided }
 }
 
 /// The order of locks.

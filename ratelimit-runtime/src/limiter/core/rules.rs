@@ -10,10 +10,11 @@ use once_cell::sync::OnceCell;
 use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
-use crate::backend::memory::Store;
+use crate::backend::memory::{Attempt, Store};
 use crate::fingerprint;
 use crate::limit::{Algorithm, Limit};
 use crate::limiter::spec::Reads;
+use crate::rt::clock::Now;
 
 /// The rules of one call.
 pub(super) type Rules = SmallVec<[Rule; 2]>;
@@ -53,16 +54,23 @@ impl Replacement for ArcSwap<Rules> {
     }
 }
 
-type Other = fn(&RuleSet, Option<&[Limit]>, &mut Option<Others>);
+/// What concerns calls with other limits than those written down. Behind pointers, for programs that
+/// neither set limits at run time nor read them at each call.
+struct Other {
+    /// The rules of a call.
+    rules: fn(&RuleSet, Option<&[Limit]>, &mut Option<Others>),
+    /// See [`RuleSet::try_other`].
+    take: TakeByOther,
+}
 
-/// The rules of calls with other limits than those written down. Behind a pointer, for programs
-/// that neither set limits at run time nor read them at each call.
+type TakeByOther = fn(&RuleSet, Option<&[Limit]>, &Store, u64, Now, u32) -> Attempt;
+
 static OTHER: OnceLock<Other> = OnceLock::new();
 
 /// Call this before limits other than those written down apply to a call.
 #[inline]
 pub(in super::super) fn open_others() {
-    OTHER.get_or_init(|| RuleSet::other);
+    OTHER.get_or_init(|| Other { rules: RuleSet::other, take: RuleSet::take_by_other });
 }
 
 /// The rules of a call, if they are not as written.
@@ -204,7 +212,7 @@ impl RuleSet {
         if (read.is_some() || self.are_replaced())
             && let Some(other) = OTHER.get()
         {
-            other(self, read, others);
+            (other.rules)(self, read, others);
         }
         self.or_written(others.as_ref())
     }
@@ -213,6 +221,30 @@ impl RuleSet {
     #[inline]
     pub(super) fn or_written<'a>(&'a self, others: Option<&'a Others>) -> &'a [Rule] {
         others.map_or(&self.written, |others| others)
+    }
+
+    /// The fast path of a key's permits if a single limit applies that is not as written.
+    /// [`Attempt::Contended`] if the call must be decided elsewhere.
+    #[inline]
+    pub(super) fn try_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+        match OTHER.get() {
+            Some(other) if read.is_some() || self.are_replaced() => (other.take)(self, read, store, hash, now, cost),
+            _ => Attempt::Contended,
+        }
+    }
+
+    #[inline(never)]
+    fn take_by_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+        let take = |rule: &Rule| {
+            let is_possible = cost.wrapping_sub(1) < rule.capacity();
+            if is_possible { store.try_take_by(hash, rule, now, cost) } else { Attempt::Contended }
+        };
+        if let (Some([limit]), false) = (read, self.are_replaced()) {
+            return take(&Rule::remembered(limit));
+        }
+        let mut others = None;
+        self.other(read, &mut others);
+        if let Some([rule]) = others.as_deref() { take(rule) } else { Attempt::Contended }
     }
 
     #[inline(never)]

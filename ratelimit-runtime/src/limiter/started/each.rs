@@ -22,7 +22,7 @@ use super::Started;
 use crate::algorithm::Rule;
 use crate::backend::Request;
 use crate::backend::memory::{
-    Bucket, NEVER, Said, Spoken, Store, Verdict, peek_together, take_together, try_take_together,
+    Bucket, NEVER, Said, Spoken, Store, Tried, Verdict, peek_together, take_together, try_take_together,
 };
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
@@ -94,21 +94,29 @@ impl Call<'_> {
         }
     }
 
-    /// The fast path: takes the permits if all buckets are on theirs and admit the call. Otherwise
-    /// nothing has changed.
+    /// The fast path: takes the permits if all buckets are on theirs and admit the call. `None` if
+    /// it does not decide; nothing has changed then.
     #[inline]
-    pub(crate) fn takes_each<K: RateLimitKeys>(&self, keys: &K) -> bool {
+    pub(in super::super) fn takes_each<K: RateLimitKeys>(&self, keys: &K) -> Option<Result<(), Refusal>> {
         if !Switches::load().are_off() || self.core.is_special() || self.limits.is_some() {
-            return false;
+            return None;
         }
-        let Some(each) = self.core.made_each().filter(|each| each.len() == K::LEN) else { return false };
-        let Some(mut buckets) = keys.map(&Quick { each, cost: self.cost }) else { return false };
-        let Some(&(store, _)) = buckets.as_ref().first() else { return false };
-        let is_taken = try_take_together(buckets.as_mut(), self.now(store), self.cost);
-        if is_taken {
-            self.core.allowed();
-        }
-        is_taken
+        let each = self.core.made_each().filter(|each| each.len() == K::LEN)?;
+        let mut buckets = keys.map(&Quick { each, cost: self.cost })?;
+        let &(store, _) = buckets.as_ref().first()?;
+        let now = self.now(store);
+        let (part, until) = match try_take_together(buckets.as_mut(), now, self.cost) {
+            Tried::Taken => {
+                self.core.allowed();
+                return Some(Ok(()));
+            }
+            Tried::First(until) | Tried::Both(until) if self.wait == Wait::No => (0, until),
+            Tried::Second(until) if self.wait == Wait::No => (1, until),
+            _ => return None,
+        };
+        let position = each.parts.get(part)?.position(0, self.core.groups().len());
+        let retry_after = until.saturating_sub(now.earliest);
+        Some(Err(Refusal { position, remaining: 0, retry_after, is_blocked: false }))
     }
 
     /// The outcome of a call in memory by the limits written down. `None` if the call takes another

@@ -126,6 +126,17 @@ impl Fixed {
         *word += u64::from(cost);
         Ok(())
     }
+
+    /// The permits left of a word, and when it is idle.
+    #[inline]
+    pub(super) fn left_in(word: u64, rule: &Rule, bits: u32, now: u64) -> (u32, u64) {
+        let on_record = word >> bits;
+        #[expect(clippy::cast_possible_truncation, reason = "a count fits into the bits, see `bits`")]
+        let taken = (word & ((1 << bits) - 1)) as u32;
+        let live = if on_record < rule.window(now) { 0 } else { taken };
+        let idle_at = if taken == 0 { 0 } else { (on_record + 1).saturating_mul(rule.per()) };
+        (rule.capacity().saturating_sub(live), idle_at)
+    }
 }
 
 /// When the window that contains `time` ends.

@@ -166,11 +166,13 @@ impl Part {
         }
     }
 
-    fn remaining(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> u32 {
+    #[expect(clippy::inline_always, reason = "a caller may need only one of the two")]
+    #[inline(always)]
+    fn left(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> (u32, u64) {
         match self {
-            Part::Token(bucket) => bucket.remaining(rule, now.earliest),
-            Part::Fixed(fixed) => fixed.remaining(rule, now.earliest),
-            Part::Window(window) => window.remaining(forms.of(position), 0, rule, now),
+            Part::Token(bucket) => (bucket.remaining(rule, now.latest), bucket.fresh_at(rule)),
+            Part::Fixed(fixed) => (fixed.remaining(rule, now.earliest), fixed.idle_at(rule)),
+            Part::Window(window) => window.left(forms.of(position), 0, rule, now),
         }
     }
 
@@ -338,6 +340,22 @@ impl Full {
         }
     }
 
+    /// Takes `cost` permits, from 1 to the capacity, by the only limit. Undecided if the state is not of
+    /// that limit's algorithm; nothing has changed then.
+    #[expect(clippy::inline_always, reason = "most of a decision")]
+    #[inline(always)]
+    pub(crate) fn take_one(&mut self, forms: &Forms, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        let verdict = match self.0.as_mut().map(|parts| &mut parts.limits) {
+            Some([part]) if part.is_of(rule.limit.algorithm()) => part.take(forms, rule, now, cost),
+            _ => Verdict::Undecided,
+        };
+        if verdict != Verdict::Undecided {
+            let call = Call { rules: std::slice::from_ref(rule), backoff: None, cost, floor: Hold::NONE };
+            self.note(&call, forms, now, if let Verdict::Denied { until, .. } = verdict { until } else { 0 });
+        }
+        verdict
+    }
+
     /// When the whole state is idle, by the limits of the last call and the longest period so far.
     pub(super) fn idle_at_last(&self, forms: &Forms) -> u64 {
         let Some(parts) = &self.0 else { return 0 };
@@ -497,8 +515,10 @@ impl State for Full {
         }
     }
 
-    fn remaining(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> u32 {
-        self.part(position).map_or(rule.capacity(), |part| part.remaining(forms, position, rule, now))
+    #[expect(clippy::inline_always, reason = "a caller may need only one of the two")]
+    #[inline(always)]
+    fn left(&self, forms: &Forms, position: usize, rule: &Rule, now: Now) -> (u32, u64) {
+        self.part(position).map_or((rule.capacity(), 0), |part| part.left(forms, position, rule, now))
     }
 
     fn idle_at(&self, forms: &Forms, position: usize, rule: &Rule) -> u64 {

@@ -147,7 +147,8 @@ impl Tat {
     }
 
     /// The permits left at `now`.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of what a decision tells")]
+    #[inline(always)]
     pub(crate) fn remaining(self, rule: &Rule, now: u64) -> u32 {
         let Some(units) = Tat::units(rule, now) else { return 0 };
         // A full bucket needs no division.
@@ -155,7 +156,8 @@ impl Tat {
         rule.limit.burst().saturating_sub(u32::try_from(missing).unwrap_or(u32::MAX))
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most of what a decision tells")]
+    #[inline(always)]
     pub(crate) fn idle_at(self, rule: &Rule) -> u64 {
         let nanos = if rule.units() == 1 { self.0 } else { self.0.div_ceil(rule.units()) };
         if self.0 == 0 { 0 } else { clock::origin().saturating_add(nanos) }

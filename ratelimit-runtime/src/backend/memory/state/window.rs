@@ -421,8 +421,8 @@ impl Window {
         }
     }
 
-    /// Takes `cost` permits, from 1 to the capacity, if they fit and `others` return true. Does not
-    /// decide otherwise.
+    /// Takes `cost` permits, from 1 to the capacity, if they fit and `others` return true. If those
+    /// do not, the call is undecided.
     #[inline]
     pub(crate) fn take_with(
         &mut self,
@@ -432,7 +432,11 @@ impl Window {
         cost: u32,
         others: impl FnOnce() -> bool,
     ) -> Verdict {
-        if self.fits_now_at(groups, rule, now, cost) > now.earliest || !others() {
+        let until = self.fits_now_at(groups, rule, now, cost);
+        if until > now.earliest {
+            return Verdict::Denied { until, position: 0 };
+        }
+        if !others() {
             return Verdict::Undecided;
         }
         let at = now.latest.max(self.newest());
@@ -588,8 +592,10 @@ impl Window {
     /// When all permits are `per` old.
     #[inline]
     pub(super) fn until(&self, per: u64) -> u64 {
-        let is_empty = on_log!(self, log => log.permits == 0, mixed => mixed.groups.total() == 0);
-        self.newest().saturating_add(if is_empty { 0 } else { per })
+        let (newest, is_empty) = on_log!(self, log => (log.at, log.permits == 0), mixed => {
+            (mixed.groups.last().map_or(0, |last| last.at), mixed.groups.total() == 0)
+        });
+        newest.saturating_add(if is_empty { 0 } else { per })
     }
 
     pub(super) fn is_mixed(&self) -> bool {
@@ -758,13 +764,15 @@ impl State for Window {
         }
     }
 
-    fn remaining(&self, groups: &Groups, _: usize, rule: &Rule, now: Now) -> u32 {
+    #[inline]
+    fn left(&self, groups: &Groups, _: usize, rule: &Rule, now: Now) -> (u32, u64) {
         let live = if groups.holds(rule) {
             on_log!(self, log => log.live(groups, rule, now), mixed => mixed.taken(rule.per(), now.earliest))
         } else {
             self.log(groups).taken(rule.per(), now.earliest)
         };
-        rule.capacity().saturating_sub(u32::try_from(live).unwrap_or(u32::MAX))
+        let idle_at = self.until(rule.per());
+        (rule.capacity().saturating_sub(u32::try_from(live).unwrap_or(u32::MAX)), idle_at)
     }
 
     fn idle_at(&self, _: &Groups, _: usize, rule: &Rule) -> u64 {

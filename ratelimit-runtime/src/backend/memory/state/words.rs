@@ -32,6 +32,19 @@ pub(super) enum Code {
     Count,
 }
 
+impl Layout {
+    /// Of a single limit in one word.
+    pub(crate) const TAT: Layout = Layout { parts: [(Code::Tat, 0); PARTS], words: 1, has_tat: true };
+    /// Of a single limit in two words.
+    pub(crate) const BUCKET: Layout = Layout { parts: [(Code::Bucket, 0); PARTS], words: 2, has_tat: false };
+
+    /// Of a single fixed window in one word, with its count in `bits` bits.
+    #[inline]
+    pub(crate) const fn window(bits: u32) -> Layout {
+        Layout { parts: [(Code::Window { bits }, 0); PARTS], words: 1, has_tat: false }
+    }
+}
+
 /// The formats of a single limit that have their own fast path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Word {
@@ -123,7 +136,8 @@ impl<const N: usize> Words<N> {
         }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most paths know the layout")]
+    #[inline(always)]
     pub(super) fn part(&self, layout: &Layout, position: usize, rule: &Rule) -> Part {
         let (code, at) = layout.part(position);
         match code {
@@ -140,7 +154,8 @@ impl<const N: usize> Words<N> {
         }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most paths know the layout")]
+    #[inline(always)]
     pub(super) fn put(&mut self, layout: &Layout, position: usize, rule: &Rule, part: &Part) {
         let (code, at) = layout.part(position);
         match (code, part) {
@@ -160,40 +175,29 @@ impl<const N: usize> Words<N> {
 
 #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
 impl<const N: usize> Words<N> {
-    /// Takes permits if `others` are taken after them. If not, the call is undecided.
+    /// Takes `cost` permits, from 1 to the capacity, of the first limit.
     #[inline(always)]
-    pub(crate) fn with(&mut self, others: impl FnOnce() -> bool, take: impl FnOnce(&mut Self) -> Verdict) -> Verdict {
+    pub(crate) fn take_now(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
+        self.take_of((layout.part(0).0, 0), rule, now, cost)
+    }
+
+    /// [`take_now`](Words::take_now), if `others` are taken after it. If not, the call is undecided.
+    #[inline(always)]
+    pub(crate) fn take_with(
+        &mut self,
+        layout: &Layout,
+        rule: &Rule,
+        now: Now,
+        cost: u32,
+        others: impl FnOnce() -> bool,
+    ) -> Verdict {
         let before = self.0;
-        let verdict = take(self);
+        let verdict = self.take_now(layout, rule, now, cost);
         if is_admitted(verdict) && !others() {
             self.0 = before;
             return Verdict::Undecided;
         }
         verdict
-    }
-
-    /// Takes `cost` permits of a bucket in one word.
-    #[inline(always)]
-    pub(crate) fn take_tat(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        self.take_of((Code::Tat, 0), rule, now, cost)
-    }
-
-    /// Takes `cost` permits of a bucket with its time and debt in separate words.
-    #[inline(always)]
-    pub(crate) fn take_bucket(&mut self, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        self.take_of((Code::Bucket, 0), rule, now, cost)
-    }
-
-    /// Takes `cost` permits of a fixed window with its count in `bits` bits.
-    #[inline(always)]
-    pub(crate) fn take_window(&mut self, rule: &Rule, bits: u32, now: Now, cost: u32) -> Verdict {
-        self.take_of((Code::Window { bits }, 0), rule, now, cost)
-    }
-
-    /// Takes `cost` permits, from 1 to the capacity, of the first limit.
-    #[inline(always)]
-    pub(crate) fn take_first(&mut self, layout: &Layout, rule: &Rule, now: Now, cost: u32) -> Verdict {
-        self.take_of((layout.part(0).0, 0), rule, now, cost)
     }
 
     /// Takes `cost` permits, from 1 to the capacity, of each limit, or of none. A denial is left to
@@ -256,8 +260,12 @@ impl<const N: usize> State for Words<N> {
         !layout.has_tat || Tat::is_in_range(now.earliest)
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most paths know the layout")]
+    #[inline(always)]
     fn fits_at(&self, layout: &Layout, position: usize, rule: &Rule, now: Now, cost: u32) -> u64 {
+        if let (Code::Window { bits }, at) = layout.part(position) {
+            return Fixed::take_in(&mut self.word(at), rule, bits, now.earliest, cost).err().unwrap_or(now.earliest);
+        }
         match self.part(layout, position, rule) {
             Part::Tat(tat) => tat.fits_at(rule, now.earliest, cost),
             Part::Bucket(bucket) => bucket.earliest(rule, now.earliest, cost),
@@ -311,7 +319,8 @@ impl<const N: usize> State for Words<N> {
         self.put(layout, position, rule, &part);
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "most paths know the layout")]
+    #[inline(always)]
     fn refund(&mut self, layout: &Layout, position: usize, rule: &Rule, now: Now, permit: Permit) {
         let mut part = self.part(layout, position, rule);
         match &mut part {
@@ -322,12 +331,16 @@ impl<const N: usize> State for Words<N> {
         self.put(layout, position, rule, &part);
     }
 
-    #[inline]
-    fn remaining(&self, layout: &Layout, position: usize, rule: &Rule, now: Now) -> u32 {
+    #[expect(clippy::inline_always, reason = "most paths know the layout")]
+    #[inline(always)]
+    fn left(&self, layout: &Layout, position: usize, rule: &Rule, now: Now) -> (u32, u64) {
+        if let (Code::Window { bits }, at) = layout.part(position) {
+            return Fixed::left_in(self.word(at), rule, bits, now.earliest);
+        }
         match self.part(layout, position, rule) {
-            Part::Tat(tat) => tat.remaining(rule, now.earliest),
-            Part::Bucket(bucket) => bucket.remaining(rule, now.earliest),
-            Part::Fixed(fixed) => fixed.remaining(rule, now.earliest),
+            Part::Tat(tat) => (tat.remaining(rule, now.latest), tat.idle_at(rule)),
+            Part::Bucket(bucket) => (bucket.remaining(rule, now.latest), bucket.fresh_at(rule)),
+            Part::Fixed(fixed) => (fixed.remaining(rule, now.earliest), fixed.idle_at(rule)),
         }
     }
 
@@ -352,7 +365,7 @@ impl<const N: usize> State for Words<N> {
     #[inline(always)]
     fn take_all(&mut self, layout: &Layout, call: &Call<'_>, now: Now) -> Verdict {
         if let [rule] = call.rules {
-            return self.take_first(layout, rule, now, call.cost);
+            return self.take_now(layout, rule, now, call.cost);
         }
         match self.take_several(layout, call.rules, now, call.cost) {
             Verdict::Undecided => call.take(self, layout, now),

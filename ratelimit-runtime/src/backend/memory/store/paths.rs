@@ -1,8 +1,12 @@
 //! The fast paths of keys, a type for each frequent kind of state: so all of a decision stays in
 //! registers.
 
-use super::super::state::{Verdict, Window, is_admitted};
-use super::{Keyed, Store};
+use std::cmp::Ordering;
+
+use super::super::state::{Layout, Left, Permit, State, Verdict, Window, Words, is_admitted};
+use super::super::table::Unreached;
+use super::{Keyed, Store, UNDECIDED};
+use crate::algorithm::Rule;
 use crate::rt::clock::Now;
 
 /// The states with their own fast path; `Any` is all others.
@@ -47,18 +51,23 @@ impl Cost for u32 {
     }
 }
 
-/// See the module.
+/// See the module. All calls are by the one limit written down, for permits from 1 to the capacity.
 pub(crate) trait KeyPath {
-    /// Takes permits of a key, from 1 to the capacity, by the one limit written down.
-    #[expect(clippy::inline_always, reason = "most of a decision")]
-    #[inline(always)]
-    fn take<C: Cost>(store: &Store, hash: u64, now: Now, cost: C) -> Verdict {
-        Self::take_with(store, hash, now, cost, || true)
-    }
+    /// Takes permits of a key.
+    fn take<C: Cost>(store: &Store, hash: u64, now: Now, cost: C) -> Verdict;
 
     /// [`take`](KeyPath::take), if `others` take theirs under this bucket's lock. If they do not, the
     /// call is undecided, and nothing has changed here.
     fn take_with<C: Cost>(store: &Store, hash: u64, now: Now, cost: C, others: impl FnOnce() -> bool) -> Verdict;
+
+    /// [`take`](KeyPath::take), with what is left then.
+    fn tell(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
+
+    /// The answer of [`tell`](KeyPath::tell), without taking permits.
+    fn peek(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
+
+    /// Gives back permits. `false` if that must be done elsewhere.
+    fn refund(store: &Store, hash: u64, now: Now, permit: Permit) -> bool;
 }
 
 /// A token bucket in one word.
@@ -70,33 +79,104 @@ pub(crate) struct FixedPath;
 /// A sliding window.
 pub(crate) struct WindowPath;
 
-/// The path of `Words` in this table. The last argument takes the permits.
-macro_rules! words_path {
-    ($path:ident, $keyed:ident, ($words:ident, $store:ident, $now:ident, $cost:ident) => $take:expr) => {
+/// The path of these states. The last argument is their table, and their form: as far as the
+/// compiler knows it, it leaves out the code of other forms.
+macro_rules! key_path {
+    ($path:ident, $state:ty, $store:ident => $table:ident, $form:expr, $pattern:pat = $of:expr) => {
         impl KeyPath for $path {
+            #[inline(always)]
+            fn take<C: Cost>($store: &Store, hash: u64, now: Now, cost: C) -> Verdict {
+                let $pattern = $of else { return Verdict::Undecided };
+                let Ok(mut reached) = $table.try_reach::<false>(hash) else { return Verdict::Undecided };
+                let Some(state) = reached.state() else { return Verdict::Undecided };
+                state.take_now(&$form, &$store.rule, now, cost.permits())
+            }
+
             #[inline(always)]
             fn take_with<C: Cost>(
                 $store: &Store,
                 hash: u64,
-                $now: Now,
+                now: Now,
                 cost: C,
                 others: impl FnOnce() -> bool,
             ) -> Verdict {
-                let (Keyed::$keyed(table, _), $cost) = (&$store.keyed, cost.permits()) else {
-                    return Verdict::Undecided;
-                };
-                table.try_with(hash, |words| words.with(others, |$words| $take)).unwrap_or(Verdict::Undecided)
+                let $pattern = $of else { return Verdict::Undecided };
+                let Ok(mut reached) = $table.try_reach::<false>(hash) else { return Verdict::Undecided };
+                let Some(state) = reached.state() else { return Verdict::Undecided };
+                state.take_with(&$form, &$store.rule, now, cost.permits(), others)
+            }
+
+            #[inline(always)]
+            fn tell($store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left) {
+                let $pattern = $of else { return UNDECIDED };
+                let Ok(mut reached) = $table.try_reach::<false>(hash) else { return UNDECIDED };
+                let Some(state) = reached.state() else { return UNDECIDED };
+                let verdict = state.take_now(&$form, &$store.rule, now, cost);
+                (verdict, left(state, &$form, &$store.rule, now, cost, verdict))
+            }
+
+            #[inline(always)]
+            fn peek($store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left) {
+                let $pattern = $of else { return UNDECIDED };
+                match $table.try_reach::<true>(hash) {
+                    Ok(mut reached) => match reached.state() {
+                        Some(state) => judge(state, &$form, &$store.rule, now, cost),
+                        None => UNDECIDED,
+                    },
+                    // A missing bucket is idle, unless it was moved.
+                    Err(Unreached::Missing) if $store.free.get().is_none() => {
+                        judge(&<$state>::idle(), &$form, &$store.rule, now, cost)
+                    }
+                    Err(_) => UNDECIDED,
+                }
+            }
+
+            #[inline(always)]
+            fn refund($store: &Store, hash: u64, now: Now, permit: Permit) -> bool {
+                let $pattern = $of else { return false };
+                let Ok(mut reached) = $table.try_reach::<false>(hash) else { return false };
+                let Some(state) = reached.state() else { return false };
+                state.refund(&$form, 0, &$store.rule, now, permit);
+                true
             }
         }
     };
 }
 
-words_path!(TatPath, One, (words, store, now, cost) => words.take_tat(&store.rule, now, cost));
-words_path!(BucketPath, Two, (words, store, now, cost) => words.take_bucket(&store.rule, now, cost));
-words_path!(FixedPath, One, (words, store, now, cost) => match store.kind {
-    Kind::Fixed { bits } => words.take_window(&store.rule, bits, now, cost),
-    _ => Verdict::Undecided,
-});
+key_path!(TatPath, Words<1>, store => table, Layout::TAT, Keyed::One(table, _) = &store.keyed);
+key_path!(BucketPath, Words<2>, store => table, Layout::BUCKET, Keyed::Two(table, _) = &store.keyed);
+key_path!(FixedPath, Words<1>, store => table, Layout::window(bits),
+    (Keyed::One(table, _), Kind::Fixed { bits }) = (&store.keyed, store.kind));
+key_path!(WindowPath, Window, store => table, groups, Keyed::Window(table, groups) = &store.keyed);
+
+/// What is left after a call by one limit.
+#[expect(clippy::inline_always, reason = "most of a decision")]
+#[inline(always)]
+fn left<S: State>(state: &S, form: &S::Form, rule: &Rule, now: Now, cost: u32, verdict: Verdict) -> Left {
+    let (remaining, idle_at) = match verdict {
+        // A limit that cannot admit one permit has none left.
+        Verdict::Denied { .. } if cost == 1 => (0, 0),
+        Verdict::Undecided => (0, 0),
+        _ => state.left(form, 0, rule, now),
+    };
+    Left { remaining, idle_at, ..Left::default() }
+}
+
+/// The answer to a call by one limit that takes no permits.
+#[expect(clippy::inline_always, reason = "most of a decision")]
+#[inline(always)]
+fn judge<S: State>(state: &S, form: &S::Form, rule: &Rule, now: Now, cost: u32) -> (Verdict, Left) {
+    if !state.is_decidable(form, now) {
+        return UNDECIDED;
+    }
+    let until = state.fits_at(form, 0, rule, now, cost);
+    let verdict = if until <= now.earliest {
+        Verdict::Admitted { at: now.latest }
+    } else {
+        Verdict::Denied { until, position: 0 }
+    };
+    (verdict, left(state, form, rule, now, cost, verdict))
+}
 
 /// Evaluates an expression with the path of a kind of state, or the last one for all other states.
 macro_rules! on_path {
@@ -125,23 +205,6 @@ macro_rules! on_path {
 
 pub(crate) use on_path;
 
-#[expect(clippy::inline_always, reason = "most of a decision")]
-impl KeyPath for WindowPath {
-    #[inline(always)]
-    fn take<C: Cost>(store: &Store, hash: u64, now: Now, cost: C) -> Verdict {
-        let Keyed::Window(table, groups) = &store.keyed else { return Verdict::Undecided };
-        let take = |window: &mut Window| window.take_now(groups, &store.rule, now, cost.permits());
-        table.try_with(hash, take).unwrap_or(Verdict::Undecided)
-    }
-
-    #[inline(always)]
-    fn take_with<C: Cost>(store: &Store, hash: u64, now: Now, cost: C, others: impl FnOnce() -> bool) -> Verdict {
-        let Keyed::Window(table, groups) = &store.keyed else { return Verdict::Undecided };
-        let take = |window: &mut Window| window.take_with(groups, &store.rule, now, cost.permits(), others);
-        table.try_with(hash, take).unwrap_or(Verdict::Undecided)
-    }
-}
-
 impl Store {
     /// The fast path that permits of a key take.
     #[inline]
@@ -155,21 +218,25 @@ impl Store {
         on_path!(self.kind, Path => is_admitted(Path::take_with(self, hash, now, cost, others)), false)
     }
 
-    /// Takes permits of a key from this store and from `other`, each by its one limit in the code.
-    /// The second is taken under the lock of the first. `None` if the two are of different kinds.
+    /// Takes permits of a key from this store and from `other` of the same kind, each by its one limit
+    /// in the code. The second is taken under the lock of the first.
     #[inline]
-    pub(in super::super) fn try_take_two<C: Cost>(
-        &self,
-        hash: u64,
-        other: (&Store, u64),
-        now: Now,
-        cost: C,
-    ) -> Option<bool> {
-        if self.kind != other.0.kind {
-            return None;
-        }
-        on_path!(self.kind, Path => Some(take_two::<Path, C>(self, hash, other, now, cost)), None)
+    pub(in super::super) fn try_take_two<C: Cost>(&self, hash: u64, other: (&Store, u64), now: Now, cost: C) -> Tried {
+        on_path!(self.kind, Path => take_two::<Path, C>(self, hash, other, now, cost), Tried::Undecided)
     }
+}
+
+/// The outcome of the fast path of a call on several buckets. In two registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tried {
+    Taken,
+    /// One permit is denied until this time, by the first of two buckets for longer than by the second.
+    First(u64),
+    Second(u64),
+    /// By both for equally long.
+    Both(u64),
+    /// The call must be decided elsewhere. Nothing has changed.
+    Undecided,
 }
 
 #[inline(never)]
@@ -179,7 +246,32 @@ fn take_two<P: KeyPath, C: Cost>(
     (other, other_hash): (&Store, u64),
     now: Now,
     cost: C,
-) -> bool {
-    let second = || is_admitted(P::take(other, other_hash, now, cost));
-    is_admitted(P::take_with(one, hash, now, cost, second))
+) -> Tried {
+    let others = || is_admitted(P::take(other, other_hash, now, cost));
+    match P::take_with(one, hash, now, cost, others) {
+        Verdict::Admitted { .. } => Tried::Taken,
+        Verdict::Denied { until, .. } if C::IS_ONE => deny_two::<P>((one, hash, Some(until)), (other, other_hash), now),
+        Verdict::Undecided if C::IS_ONE => deny_two::<P>((one, hash, None), (other, other_hash), now),
+        _ => Tried::Undecided,
+    }
+}
+
+/// The denial of a call that one of two buckets has not admitted. `until` is what the first one says,
+/// if it denies. The others are judged one after the other.
+#[inline(never)]
+fn deny_two<P: KeyPath>((one, hash, until): (&Store, u64, Option<u64>), other: (&Store, u64), now: Now) -> Tried {
+    let until_of = |(store, hash): (&Store, u64)| match P::peek(store, hash, now, 1).0 {
+        Verdict::Denied { until, .. } => Some(until),
+        Verdict::Admitted { .. } => Some(0),
+        Verdict::Undecided => None,
+    };
+    let (Some(first), Some(second)) = (until.or_else(|| until_of((one, hash))), until_of(other)) else {
+        return Tried::Undecided;
+    };
+    match first.cmp(&second) {
+        _ if first.max(second) <= now.latest => Tried::Undecided,
+        Ordering::Greater => Tried::First(first),
+        Ordering::Less => Tried::Second(second),
+        Ordering::Equal => Tried::Both(first),
+    }
 }

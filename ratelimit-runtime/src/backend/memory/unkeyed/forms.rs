@@ -96,7 +96,7 @@ impl Form for TokenForm {
             return None;
         }
         let until = tat.fits_at(rule, now.earliest, call.cost);
-        let (remaining, idle_at) = (tat.remaining(rule, now.earliest), tat.idle_at(rule));
+        let (remaining, idle_at) = (tat.remaining(rule, now.latest), tat.idle_at(rule));
         let left = Left { remaining, idle_at, ..Left::default() };
         Some((verdict(until, now), left))
     }
@@ -149,7 +149,7 @@ impl Form for WordsForm {
         let Some((one, layout)) = Self::of(bucket) else { return Attempt::Contended };
         match one.begin(now, cost) {
             Ok(mut words) => match (&mut *words, forms.written()) {
-                (Some(words), [_]) => one.end(words.take_first(layout, rule, now, cost), cost),
+                (Some(words), [_]) => one.end(words.take_now(layout, rule, now, cost), cost),
                 (Some(words), rules) => one.end(words.take_several(layout, rules, now, cost), cost),
                 (None, _) => Attempt::Contended,
             },
