@@ -6,7 +6,7 @@ mod each;
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::call::{Call, OwnedCall, Refusal, Wait, WaitOptions, polled_again, position_u8, told};
@@ -75,7 +75,7 @@ impl Started {
             Started::Waiting(waiting) => Pending::Waiting(waiting),
             Started::Booked(booking) => Pending::Other(Box::pin(async move { Ok(booking.wait_async().await) })),
             Started::Each(call) => Pending::Other(call.finish_async()),
-            Started::Remote(call) => Pending::Other(Box::pin(call.finish_async())),
+            Started::Remote(call) => Pending::Asking(Box::pin(call.ask_async())),
         })
     }
 }
@@ -84,6 +84,8 @@ impl Started {
 /// room for it.
 pub(crate) enum Pending {
     Waiting(Box<Waiting>),
+    /// Dropped when the backend has answered: many calls may wait then.
+    Asking(Pin<Box<dyn Future<Output = Started> + Send>>),
     Other(Pin<Box<dyn Future<Output = Result<Decision, RateLimitExceeded>> + Send>>),
 }
 
@@ -91,9 +93,16 @@ impl Future for Pending {
     type Output = Result<Decision, RateLimitExceeded>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        match &mut *self {
-            Pending::Waiting(waiting) => Pin::new(&mut **waiting).poll(context),
-            Pending::Other(future) => future.as_mut().poll(context),
+        loop {
+            let started = match &mut *self {
+                Pending::Waiting(waiting) => return Pin::new(&mut **waiting).poll(context),
+                Pending::Asking(asking) => ready!(asking.as_mut().poll(context)),
+                Pending::Other(future) => return future.as_mut().poll(context),
+            };
+            match started.at_once() {
+                Ok(decided) => return Poll::Ready(decided),
+                Err(pending) => *self = pending,
+            }
         }
     }
 }
@@ -245,13 +254,14 @@ enum Asks {
 }
 
 impl RemoteCall {
-    async fn finish_async(self: Box<Self>) -> Result<Decision, RateLimitExceeded> {
+    /// Asks the backend until it has decided, or the call waits.
+    async fn ask_async(self: Box<Self>) -> Started {
         let mut call = self;
         loop {
             let answer = call.backend.decide_async(&call.request).await;
             match call.resolve(answer) {
                 Started::Remote(next) => call = next,
-                started => return started.finish_async().await,
+                started => return started,
             }
         }
     }
