@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusBuilder;
-use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
+use ratelimit_runtime::backend::{Action, Answer, Backend, IntoBackend, Outcome, Request};
 use ratelimit_runtime::{
     Algorithm, BackendErrorKind, Limit, MemcachedBackend, OnBackendError, RateLimitExceeded, RateLimiter, rate_limit,
 };
-use ratelimit_tests::MemcachedServer;
+use ratelimit_tests::{MemcachedServer, impatient};
 use tokio::task::JoinSet;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -54,6 +54,13 @@ fn commands(server: &MemcachedServer) -> (u64, u64) {
 fn now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(since.as_secs()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_callers_who_give_up_would_have_had_others_get() {
+    let server = MemcachedServer::start();
+    let backend = backend(&server.url()).into_backend();
+    impatient::others_get_what_callers_who_give_up_would_have_had("memcached", backend).await;
 }
 
 #[test]

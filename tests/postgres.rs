@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use bb8_postgres::bb8;
 use futures_executor::block_on;
-use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
+use ratelimit_runtime::backend::{Action, Answer, Backend, IntoBackend, Outcome, Request};
 use ratelimit_runtime::{
     BackendError, BackendErrorKind, Limit, PostgresBackend, PostgresBackendBuilder, PostgresConnect, RateLimiter,
 };
-use ratelimit_tests::{Certificates, PostgresServer, connect, sql_at, try_sql_at};
+use ratelimit_tests::{Certificates, PostgresServer, connect, impatient, sql_at, try_sql_at};
 use rustls::pki_types::pem::PemObject as _;
 
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -56,6 +56,12 @@ fn refused(result: Result<Answer, BackendError>, kind: BackendErrorKind, words: 
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap()
+}
+
+#[test]
+fn what_callers_who_give_up_would_have_had_others_get() {
+    let backend = backend("impatient").into_backend();
+    runtime().block_on(impatient::others_get_what_callers_who_give_up_would_have_had("postgresql", backend));
 }
 
 #[test]

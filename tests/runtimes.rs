@@ -1,7 +1,8 @@
 //! Waiting on any executor and without one, in memory and through Redis, by the real clock.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -252,6 +253,32 @@ fn bounded_waits_end_at_their_bounds_if_no_permit_comes() {
             assert_eq!(waiting(limiter), 0);
         });
     }
+}
+
+/// Only calls that are served are woken.
+#[test]
+fn a_call_is_polled_a_few_times_however_many_wait() {
+    const CALLS: usize = 300;
+    let limit = Limit::new(1_000, millis(1_000)).with_algorithm(Algorithm::TokenBucket).with_burst(1);
+    in_memory_and_through_redis("polled", limit, |limiter| {
+        let polls = Arc::new(AtomicUsize::new(0));
+        let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let calls: Vec<_> = (0..CALLS)
+            .map(|_| {
+                let (limiter, polls) = (limiter.clone(), Arc::clone(&polls));
+                let mut wait = Box::pin(async move { limiter.wait_async("a", 1).await.map(drop) });
+                runtime.spawn(poll_fn(move |context| {
+                    polls.fetch_add(1, Ordering::Relaxed);
+                    wait.as_mut().poll(context)
+                }))
+            })
+            .collect();
+        for call in calls {
+            runtime.block_on(call).unwrap().unwrap();
+        }
+        let polls = polls.load(Ordering::Relaxed);
+        assert!(polls <= 5 * CALLS, "{}: {polls} of {CALLS} calls", limiter.name());
+    });
 }
 
 #[test]

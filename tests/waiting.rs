@@ -1,10 +1,13 @@
 //! Waiting for permits: booked in the order of arrival, on virtual time.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, UNIX_EPOCH};
 
 use ratelimit_runtime::test_util::TestClock;
@@ -222,7 +225,10 @@ fn a_thread_that_waits_is_released_when_its_permit_is_due() {
 }
 
 mod by_attribute {
-    use ratelimit_runtime::{RateLimitExceeded, rate_limit};
+    use std::pin::Pin;
+    use std::sync::LazyLock;
+
+    use ratelimit_runtime::{IntoBackend, RateLimitExceeded, SharedBackend, rate_limit};
 
     use super::*;
 
@@ -270,6 +276,45 @@ mod by_attribute {
         let mut late = Box::pin(prioritized(10));
         assert!(poll_once(late.as_mut()).is_ready(), "all others were served meanwhile");
         assert!(background.iter_mut().all(|waiter| poll_once(waiter.as_mut()).is_ready()));
+    }
+
+    fn store() -> SharedBackend {
+        static STORE: LazyLock<SharedBackend> =
+            LazyLock::new(|| Shelf::default().keeping_its_deadline().into_backend());
+        STORE.clone()
+    }
+
+    #[rate_limit(count = count, per = "1m", key = key, wait)]
+    async fn by_its_own_count(key: &str, count: u32) -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+
+    #[rate_limit(count = count, per = "1m", key = key, wait, backend = store())]
+    async fn by_its_own_count_before_a_store(key: &str, count: u32) -> Result<(), RateLimitExceeded> {
+        Ok(())
+    }
+
+    type Limited = Pin<Box<dyn Future<Output = Result<(), RateLimitExceeded>>>>;
+
+    #[test]
+    fn calls_whose_count_is_read_wait_by_their_own() {
+        let fronts: [fn(u32) -> Limited; 2] = [
+            |count| Box::pin(by_its_own_count("a", count)),
+            |count| Box::pin(by_its_own_count_before_a_store("a", count)),
+        ];
+        for (front, call) in fronts.iter().enumerate() {
+            let clock = test_util::pause();
+            let mut waits: Vec<Limited> = [1, 1, 4, 1].map(call).into();
+            let ready = |waits: &mut [Limited]| -> Vec<bool> {
+                waits.iter_mut().map(|wait| poll_once(wait.as_mut()).is_ready()).collect()
+            };
+            assert_eq!(ready(&mut waits), [true, false, false, false], "{front}");
+            drop(waits.remove(0));
+            clock.advance(MINUTE);
+            assert_eq!(ready(&mut waits), [true, true, false], "{front}: the count of 4 lets both in");
+            clock.advance(MINUTE);
+            assert_eq!(ready(&mut waits[2..]), [true], "{front}");
+        }
     }
 
     #[rate_limit(limiter = limiter, key = "a", wait(max = "2s", priority = priority))]
@@ -535,6 +580,82 @@ fn a_hundred_thousand_waiters_are_served_in_order_whoever_leaves() {
             let Poll::Ready(Ok(decision)) = poll_once(wait.as_mut()) else { panic!("{algorithm:?}: {place} waits on") };
             assert_eq!(decision.waited(), (1 + place / COUNT) * SECOND, "{algorithm:?}: {place}");
         }
+    }
+}
+
+/// A step that looked at each of them would take a hundred times as long.
+#[test]
+fn a_call_costs_hardly_more_behind_a_hundred_thousand() {
+    const ROUNDS: usize = 200;
+    for store in ["memory", "a store"] {
+        let [few, many] = [1_000, 100_000].map(|waiting| {
+            let clock = test_util::pause();
+            let builder = RateLimiter::builder(format!("{waiting} in {store}")).limit(Limit::new(1, SECOND));
+            let builder = if store == "memory" {
+                builder.backend(MemoryBackend::new())
+            } else {
+                builder.backend(Shelf::default().keeping_its_deadline())
+            };
+            let limiter = builder.build().unwrap();
+            limiter.check("a", 1).unwrap();
+            let mut waits: VecDeque<_> = (0..waiting).map(|_| wait(&limiter, 1)).collect();
+            assert!(waits.iter_mut().all(|wait| poll_once(wait.as_mut()).is_pending()));
+            let mut round = || {
+                clock.advance(SECOND);
+                let start = std::time::Instant::now();
+                // One is served, one leaves, two come, and one is denied.
+                assert!(waits.pop_front().is_some_and(|mut wait| poll_once(wait.as_mut()).is_ready()));
+                drop(waits.remove(waiting / 2));
+                for _ in 0..2 {
+                    waits.push_back(wait(&limiter, 1));
+                    assert!(waits.back_mut().is_some_and(|wait| poll_once(wait.as_mut()).is_pending()));
+                }
+                assert!(limiter.check("a", 1).is_err());
+                start.elapsed()
+            };
+            let mut took: Vec<Duration> = (0..ROUNDS).map(|_| round()).collect();
+            took.sort_unstable();
+            took[ROUNDS / 2]
+        });
+        assert!(many < 10 * few, "in {store}: {few:?} behind a thousand, {many:?} behind a hundred thousand");
+    }
+}
+
+/// The other calls that are due are charged by those that it wakes.
+#[test]
+fn a_call_charges_few_of_those_that_are_due() {
+    #[derive(Default)]
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Woken>) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+
+    const CALLS: u32 = 200;
+    let clock = test_util::pause();
+    let limiter = limiter("few at once", &[Limit::new(CALLS, SECOND)]);
+    limiter.check("a", CALLS).unwrap();
+    let mut waits: Vec<_> = (0..CALLS).map(|_| (wait(&limiter, 1), Arc::new(Woken::default()))).collect();
+    let poll = |wait: &mut Wait<'_>, woken: &Arc<Woken>| {
+        let waker = Waker::from(Arc::clone(woken));
+        wait.as_mut().poll(&mut Context::from_waker(&waker))
+    };
+    assert!(waits.iter_mut().all(|(wait, woken)| poll(wait, woken).is_pending()));
+    clock.advance(SECOND);
+    // The test's clock has woken all.
+    for (_, woken) in &waits {
+        woken.0.store(false, Ordering::Relaxed);
+    }
+    limiter.check("a", 1).unwrap_err();
+    let woken = waits.iter().filter(|(_, woken)| woken.0.load(Ordering::Relaxed)).count();
+    assert!((1..=33).contains(&woken), "{woken}");
+    // Each of them hands on.
+    while !waits.is_empty() {
+        let before = waits.len();
+        waits.retain_mut(|(wait, woken)| !woken.0.swap(false, Ordering::Relaxed) || poll(wait, woken).is_pending());
+        assert!(waits.len() < before, "{before} are left, and none is woken");
     }
 }
 

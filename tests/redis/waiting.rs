@@ -84,22 +84,11 @@ async fn served(limiter: &RateLimiter, every: Duration, patience: Duration, duri
 /// With a test clock, such calls are served as fast as the limit allows: see `impatience.rs`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_callers_who_give_up_would_have_had_others_get() {
-    const IN_ALL: u32 = 80;
     let server = RedisServer::start();
-    let backends = [process(&server), users_own()];
-    let mut runs = JoinSet::new();
-    for (number, backend) in backends.iter().enumerate() {
-        for algorithm in ALGORITHMS {
-            let limit = Limit::new(20, SECOND).with_algorithm(algorithm);
-            let limiter = impatient::limiter(&format!("impatient {algorithm:?}"), backend.clone(), limit, IN_ALL);
-            runs.spawn(async move {
-                let calls = impatient::served(&limiter, SECOND / 40, SECOND / 4).await;
-                let all = IN_ALL as usize;
-                assert!((all * 95 / 100..=all).contains(&calls), "{algorithm:?} in store {number}: {calls} of {all}");
-            });
-        }
-    }
-    runs.join_all().await;
+    tokio::join!(
+        impatient::others_get_what_callers_who_give_up_would_have_had("redis", process(&server)),
+        impatient::others_get_what_callers_who_give_up_would_have_had("a custom store", users_own()),
+    );
 }
 
 /// At most 5 of 100 permits serve no call, with few concurrent calls and with many. A permit is
@@ -428,6 +417,23 @@ async fn a_slow_limit_is_asked_once_a_permit() {
         let calls = server.calls_of("evalsha") - before;
         assert!(calls <= permits * 3 / 2, "{calls} calls of the script for {permits} permits");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_waits_long_asks_once_a_second_for_a_key() {
+    let server = RedisServer::start();
+    let limiter = limiter(&process(&server), "long", Limit::new(1, 60 * MINUTE));
+    limiter.check("a", 1).unwrap();
+    let mut waits = Vec::new();
+    for _ in 0..5 {
+        waits.push(begin(&limiter, 1).await);
+    }
+    sleep(SECOND / 5).await;
+    let (before, start) = (server.calls_of("evalsha"), Instant::now());
+    sleep(3 * SECOND).await;
+    let calls = server.calls_of("evalsha") - before;
+    assert!((1..=start.elapsed().as_secs() + 1).contains(&calls), "{calls} in {:?}", start.elapsed());
+    waits.iter().for_each(tokio::task::JoinHandle::abort);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -7,6 +7,8 @@ use ratelimit_runtime::{Algorithm, Limit, OnBackendError, RateLimiter, SharedBac
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::{ALGORITHMS, SECOND};
+
 /// Returned permits are free after at most half of this time.
 const HOPE: Duration = Duration::from_secs(2);
 
@@ -47,4 +49,23 @@ pub async fn served(limiter: &RateLimiter, every: Duration, patience: Duration) 
             last_hope = Instant::now();
         }
     }
+}
+
+/// Half of the calls give up, by each algorithm. At least 95 of 100 permits serve a call.
+///
+/// # Panics
+///
+/// If they do not.
+pub async fn others_get_what_callers_who_give_up_would_have_had(store: &'static str, backend: SharedBackend) {
+    const IN_ALL: u32 = 80;
+    let mut runs = JoinSet::new();
+    for algorithm in ALGORITHMS {
+        let limit = Limit::new(20, SECOND).with_algorithm(algorithm);
+        let limiter = limiter(&format!("impatient {algorithm:?}"), backend.clone(), limit, IN_ALL);
+        runs.spawn(async move {
+            let (calls, all) = (served(&limiter, SECOND / 40, SECOND / 4).await, IN_ALL as usize);
+            assert!((all * 95 / 100..=all).contains(&calls), "{algorithm:?} in {store}: {calls} of {all}");
+        });
+    }
+    runs.join_all().await;
 }
