@@ -61,7 +61,8 @@ fn cases() -> Vec<Case> {
         keys: KEYS,
     };
     let three = vec![window; three];
-    let full: Vec<Action> = std::iter::once(Action::Reset).chain(vec![take(1); 10]).collect();
+    // A limiter that waits says so in each call.
+    let full: Vec<Action> = std::iter::once(Action::Reset).chain(vec![wait(1); 10]).collect();
     vec![
         once("sliding_window", vec![window], vec![], take(1)),
         once("token_bucket", vec![token], vec![], take(1)),
@@ -128,7 +129,7 @@ fn cases() -> Vec<Case> {
             name: "a booking that waits behind 100",
             limits: vec![few(10)],
             backoff: None,
-            before: vec![take(1); 10],
+            before: vec![wait(1); 10],
             operation: Operation::Booked,
             keys: KEYS,
         },
@@ -136,7 +137,7 @@ fn cases() -> Vec<Case> {
             name: "a booking given up",
             limits: vec![few(10)],
             backoff: None,
-            before: vec![take(1); 10],
+            before: vec![wait(1); 10],
             operation: Operation::GivenUp,
             keys: KEYS,
         },

@@ -49,14 +49,15 @@ fn a_decision_is_one_call_of_the_script() {
     let limiter = limits.iter().fold(builder, |builder, limit| builder.limit(*limit)).build().unwrap();
     let counts = || ["evalsha", "get", "set", "time", "eval", "del"].map(|command| server.calls_of(command));
     assert_eq!((0..30).filter(|_| limiter.check("a", 1).is_ok()).count(), 10);
-    // The first call did not know the script. The denied ones wrote nothing.
-    assert_eq!(counts(), [31, 30, 10, 30, 0, 0]);
+    // The first call did not know the script. The denied ones wrote nothing. The ring of the window
+    // grows by four slots at a time, in a SET.
+    assert_eq!(counts(), [31, 30, 4, 30, 0, 0]);
     assert_eq!(server.calls_of("script|load"), 1);
     limiter.peek("a", 0).unwrap();
-    assert_eq!(counts(), [32, 31, 10, 31, 0, 0]);
+    assert_eq!(counts(), [32, 31, 4, 31, 0, 0]);
     limiter.reset("a").unwrap();
     // A reset keeps a block, so it reads the record.
-    assert_eq!(counts(), [33, 32, 10, 32, 0, 1]);
+    assert_eq!(counts(), [33, 32, 4, 32, 0, 1]);
     assert_eq!(keys(&server).len(), 0);
 }
 

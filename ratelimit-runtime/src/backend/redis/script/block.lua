@@ -31,7 +31,8 @@ if held == 0 and (action == RESET or were == 0) then
   return pack(BLOCK_ANSWER, HELD, now, 0)
 end
 if action == BLOCK and was_form == RICH and back == 0 and until_at < kept then
-  call('SETRANGE', bucket, tail_at + 6, pack(CLOCK_AND_EXTRA, now, offences, offended, blocked, lowest, top, held, counts))
+  local extra = pack(CLOCK_AND_EXTRA, now, lowest, top, offences, offended, blocked, held, counts)
+  call('SETRANGE', bucket, tail_at + 6, extra)
   return pack(BLOCK_ANSWER, HELD, now, until_at)
 end
 local hots, rest = '', string.rep('\0', START_BYTES)
@@ -41,17 +42,17 @@ if action == RESET or size == 0 then
 else
   hots = sub(stored, HEAD_BYTES + 1, tail_at - 1)
   if was_form == RICH then
-    rest = sub(stored, colds_at - START_BYTES)
+    rest = sub(stored, tail_at + TAIL_BYTES + EXTRA_BYTES)
   else
-    rest = sub(stored, colds_at - START_BYTES, rings_at - 1) .. string.rep('\0', were * GIVEN_BYTES)
-      .. sub(stored, rings_at)
+    rest = string.rep('\0', were * GIVEN_BYTES) .. sub(stored, tail_at + TAIL_BYTES)
   end
 end
 kept = math.max(counts, until_at + math.min(math.max((until_at - now) / 2, SLACK_LEAST), SLACK_MOST))
 if kept > FAR - 1000 then kept = FAR - 1000 end
 kept = kept - kept % 1000 + 1000
-local record = pack(HEAD, RICH + 256 * were, newest, number, was_print) .. hots .. pack(TAIL, kept, clock)
-  .. pack(EXTRA, offences, offended, blocked, lowest, top, held, counts) .. rest
+local record = pack(HEAD, RICH + 256 * were, newest, number, was_print) .. hots
+  .. pack(RICH_TAIL, kept, clock, lowest, top, offences, offended, blocked, held, counts) .. rest
+local expires = true
 --inline set.lua
 if action == RESET then return pack('<BI7', DONE, now) end
 return pack(BLOCK_ANSWER, HELD, now, until_at)

@@ -10,6 +10,10 @@ while old > 0 do
     if time + per > now then break end
     largest = largest or unpack_bytes('<I4', stored, cold_at + 9)
     if all - permits < largest then break end
+  elseif stamp > now and leases == nil then
+    -- On the fast path: the loop lays out the ring anew for times so far apart.
+    fresh = nil
+    break
   end
   all, old, first = all - permits, old - 1, (first + 1) % slots
 end

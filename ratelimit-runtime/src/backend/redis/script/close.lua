@@ -42,14 +42,17 @@ end
 if closes then
   local entry = pack(slot, last_at % round, permits)
   if count == slots then
-    -- No more slots than a window without holes needs; else an eighth to spare. Bookings come one
-    -- after another, so they get more at once.
-    local more = math.max(1, math.min(math.floor(slots / 8), USUAL - slots))
-    if stamp > now and asked < 196608 then more = math.min(SPARE, MOST - 1 - slots) end
-    local head = base + first * width
-    source = sub(source, head, base + slots * width - 1) .. sub(source, base, head - 1) .. entry
-      .. string.rep('\0', (more - 1) * width)
-    edit, first, slots, resized = source, 0, slots + more, true
+    -- Four more slots, behind the newest group.
+    local place, more = (first > 0 and first or slots) * width, entry .. entry .. entry .. entry
+    if first > 0 then first = first + 4 end
+    if rebuilt then
+      source = sub(source, 1, place) .. more .. sub(source, place + 1)
+      edit = source
+    else
+      edit = more
+      if slots > 0 then edit_at, edit_end = base + place, base + place end
+    end
+    slots, resized = slots + 4, true
   else
     local place = (first + count) % slots * width
     --inline slot_edit.lua

@@ -62,9 +62,12 @@ numbers! {
     BEYOND = 5;
     /// Admitted. The record's head and hot parts follow, as stored. A record with more than the
     /// plain parts begins with `RICH`.
-    PLAIN = 20;
+    PLAIN = 23;
+    /// Charged as of a time ahead. The record's front follows, as stored; for a booking also the
+    /// front before it.
+    AHEAD = 24;
     #[allow(dead_code, reason = "only in the script")]
-    RICH = 22;
+    RICH = 25;
 
     SLIDING = 0;
     TOKEN = 1;
@@ -473,6 +476,9 @@ impl Reader<'_> {
                 outcome: Outcome::Admitted(Admitted { admission }),
             });
         }
+        if kind == AHEAD {
+            return self.ahead(request);
+        }
         let now = Timestamp::from_nanos(self.time()?);
         let outcome = match kind {
             ADMITTED => {
@@ -555,6 +561,55 @@ impl Reader<'_> {
             }
         }
         Some((now.checked_mul(1_000)?, tightest?))
+    }
+
+    /// A booking or a debt of one limit: the record's front after it; for a booking also before it.
+    fn ahead(&mut self, request: &Request) -> Option<Answer> {
+        let (at, last) = self.record(request)?;
+        let (_kept, now, _floor, _top) = (self.u56()?, self.time()?, self.u56()?, self.u56()?);
+        let mut admission = last.admission(request, Run { cost: 0, calls: 1 }, 0, at)?;
+        match *request.action() {
+            Action::Take { cost, .. } => {
+                admission.permit.cost = cost;
+                admission.permit.undo = Some(Box::new(self.before(*request.limits().first()?)?));
+            }
+            // A bucket in debt has nothing left.
+            Action::Charge { .. } => admission.remaining = 0,
+            _ => return None,
+        }
+        let outcome = Outcome::Admitted(Admitted { admission });
+        Some(Answer { now: Timestamp::from_nanos(now), outcome })
+    }
+
+    /// The state to which a cancelled booking returns, read from the front before it. No group was
+    /// dropped and nothing had been given back.
+    fn before(&mut self, limit: Limit) -> Option<Undo> {
+        let (form, _limits) = (self.u8()?, self.u8()?);
+        let (newest, number, _print) = (self.time()?, self.u56()?, self.u56()?);
+        let given = Given { window: 0, amount: 0 };
+        let previous = match limit.algorithm() {
+            Algorithm::SlidingWindow => {
+                self.skip(18)?;
+                Previous::Sliding { dropped: Group { at: 0, permits: 0 } }
+            }
+            Algorithm::TokenBucket => {
+                let (last, debt) = (self.time()?, self.u56()?);
+                self.skip(4)?;
+                let Rate { units, permit, step, .. } = Rule::new(limit).rate;
+                Previous::Token { bucket: TokenBucket { last, debt, unit: permit, flow: (units, step) }, given }
+            }
+            Algorithm::FixedWindow => {
+                let (charged, taken) = (self.time()?, self.u32()?.into());
+                self.skip(7)?;
+                let per = limit.per_micros().checked_mul(1_000)?;
+                Previous::Fixed { window: FixedWindow { per, charged, taken, end: 0 }, given }
+            }
+        };
+        let (_kept, _clock, floor, top) = (self.u56()?, self.u56()?, self.time()?, self.u56()?);
+        let (floor, top) = if form == PLAIN { (0, number) } else { (floor, top) };
+        let mut limits = SmallVec::new();
+        limits.push(previous);
+        Some(Undo { newest, floor, top, limits })
     }
 
     /// One limit's part of an admission at `now`, in microseconds.

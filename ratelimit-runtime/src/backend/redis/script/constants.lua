@@ -30,9 +30,9 @@ local RUN_ANSWER = '<BI7I7I7I4I7BI4I7I7I7BBI4I7'
 -- HELD, now, the end of the block or 0.
 local BLOCK_ANSWER = '<BI7I7'
 
--- The head of a record: PLAIN or RICH plus 256 * limits, the newest admission, the number of the
--- newest charge, and the print of the charged limits. The same print means the same limits. A value
--- with another first byte is not a record of this version.
+-- The head of a record: PLAIN, AHEAD or RICH plus 256 * limits, the newest admission, the number of
+-- the newest charge, and the print of the charged limits. The same print means the same limits. A
+-- value with another first byte is not a record of this version.
 local HEAD = '<I2I7I7I7'
 local HEAD_BYTES = 23
 -- Then each limit's hot part, which most charges change. Sliding window: permits on record, those
@@ -47,22 +47,25 @@ local FIXED_HOT = '<I7I4xxxxxxx'
 -- Of a calendar: the same, and the end of that window.
 local CALENDAR_HOT = '<I7I4I7'
 local HOT_BYTES = 18
--- The key's expiry, and the latest time that a decision saw, unless the newest admission of a PLAIN
--- record is later.
-local TAIL = '<I7I7'
-local TAIL_BYTES = 14
--- A RICH record continues with the penalties: how many, the last, blocked until; then the floor,
--- the number of the newest charge that stands; for a blocked key the end of the block, and how long
--- the record counts without it. Only a blocked key has a record without limits.
-local EXTRA = '<I4I7I7I7I7I7I7'
-local EXTRA_BYTES = 46
-local CLOCK_AND_EXTRA = '<I7I4I7I7I7I7I7I7'
-local RICH_TAIL = '<I7I7I4I7I7I7I7I7I7'
--- Of the first booking or debt: without penalties and a block.
-local FIRST_TAIL = '<I7I7xxxxxxxxxxxxxxxxxxI7I7xxxxxxxI7'
-local RICH_FRONT = '<I7I7I4I7I7I7I7'
--- The number before the first charge. Then each limit's cold part, which few charges change.
--- Sliding window: its layout, its period, and the largest count of any charge.
+-- The key's expiry, the latest time that a decision saw, the floor, and the number of the newest
+-- charge that stands. Of a PLAIN record, the latter two do not count: the floor is 0, all charges
+-- stand, and the newest admission is the latest time seen if that is later.
+local TAIL = '<I7I7I7I7'
+local TAIL_BYTES = 28
+-- A RICH record continues with the penalties: how many, the last, blocked until; then for a blocked
+-- key the end of the block, and how long the record counts without it. Only a blocked key has a
+-- record without limits.
+local EXTRA = '<I4I7I7I7I7'
+local EXTRA_BYTES = 32
+local CLOCK_AND_EXTRA = '<I7I7I7I4I7I7I7I7'
+local CLOCK_AND_PENALTIES = '<I7I7I7I4I7I7'
+local RICH_TAIL = '<I7I7I7I7I4I7I7I7I7'
+-- Then for each limit the refunds while bookings lie ahead: the window of a fixed window, or for a
+-- token bucket the time of the first refund; and the amount.
+local GIVEN = '<I7I7'
+local GIVEN_BYTES = 14
+-- In any record follows the number before the first charge. Then each limit's cold part, which few
+-- charges change. Sliding window: its layout, its period, and the largest count of any charge.
 local START_BYTES = 7
 local SLIDING_COLD = '<I2I7I4xxxxxxx'
 -- Token bucket: its kind, units of a permit, and the units of each step.
@@ -72,23 +75,28 @@ local FIXED_COLD = '<I2I7xxxxxxxxxxx'
 local COLD_BYTES = 20
 -- Both parts of a limit.
 local ALL_BYTES = 38
--- Only in a RICH record, for each limit, the refunds while bookings lie ahead: the window of a
--- fixed window, or for a token bucket the time of the first refund; and the amount.
-local GIVEN = '<I7I7'
-local GIVEN_BYTES = 14
-local NOTHING_GIVEN = '\0\0\0\0\0\0\0\0\0\0\0\0\0\0'
--- A RICH record of one limit without its ring.
-local RICH_BYTES = 142
+-- A PLAIN or AHEAD record of one limit without its ring.
+local ONE_BYTES = 96
 -- At the end, the rings of the sliding windows, the last limit's first.
 
--- What the fast path reads and writes of a record of one limit.
+-- What the fast path reads and writes of a record of one limit; in a booking or debt with the tail.
+local FRONT_BYTES = 69
 local READ_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7'
 local WRITTEN_SLIDING = '<I2I7I7I7I5I5I4BBBB'
-local READ_RICH = '<I7I7I4I7I7I7I7xxxxxxxxxxxxxxI7'
+local BOOKED_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7'
 local READ_TOKEN = '<I2I7I7I7I7I7xxxxI7I7'
 local WRITTEN_TOKEN = '<I2I7I7I7I7I7xxxx'
+local BOOKED_TOKEN = '<I2I7I7I7I7I7xxxxI7I7I7I7'
 local READ_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7'
 local WRITTEN_FIXED = '<I2I7I7I7I7I4xxxxxxx'
+local BOOKED_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7I7I7'
+-- What a refund reads of such a record, and a limit's hot part with the start of the tail.
+local WHOLE_SLIDING = '<I2I7I7I7I5I5I4BBBBI7I7I7I7I7'
+local WHOLE_TOKEN = '<I2I7I7I7I7I7xxxxI7I7I7I7I7'
+local WHOLE_FIXED = '<I2I7I7I7I7I4xxxxxxxI7I7I7I7I7'
+local BACK_SLIDING = '<I5I5I4BBBBI7I7'
+local BACK_TOKEN = '<I7I7xxxxI7I7'
+local BACK_FIXED = '<I7I4xxxxxxxI7I7'
 
 -- The undo of a booking: the newest admission, the floor, and the newest charge before it. Then for
 -- each limit its kind and earlier state. Sliding window: time and permits of a dropped group. Token
@@ -98,24 +106,17 @@ local UNDO = '<I7I7I7'
 local UNDO_SLIDING = '<BI7I5'
 local UNDO_TOKEN = '<BI7I7I7I7I7I7'
 local UNDO_FIXED = '<BI7I4I7I7I7'
--- An admission with its undo, of one limit.
-local BOOKED_SLIDING = '<BI7I7I7BI4I7I7I7I7BI7I5'
-local BOOKED_TOKEN = '<BI7I7I7BI4I7I7I7I7BI7I7I7I7I7I7'
-local BOOKED_FIXED = '<BI7I7I7BI4I7I7I7I7BI7I4I7I7I7'
 
 -- The most groups of a window.
 local MOST = 128
--- Slots of a window without holes.
-local USUAL = 63
--- Slots added for bookings.
-local SPARE = 8
 -- The latest time. Sums saturate here.
 local FAR = 9007199254740991
 -- How far ahead permits that do not fit may be charged: 366 days.
 local LONGEST_DEBT = 31622400000000
 -- Denials persist the clock at most this often, so a backward jump smaller than this may be missed.
 local CLOCK_UNSEEN = 1000000
--- A record is kept for 1.5 times as long as it counts, within these bounds. Until then it is
+-- A record is kept for 1.5 times as long as it counts, within these bounds; twice as long if calls
+-- may wait; with permits charged ahead, without the upper bound. Until then it is
 -- written in place, which takes a third of the time of a SET with a new expiry.
 local SLACK_LEAST = 2000000
 local SLACK_MOST = 60000000

@@ -145,7 +145,7 @@ repeat
   repeat
     if again then kind, capacity, a, b, from = unpack_bytes(RULE, request, RULES_FROM) end
     again = false
-    local hots, colds, fresh, undo, givens = nil, '', 0, '', ''
+    local hots, colds, fresh, undo, givens, is_rich = nil, '', 0, '', '', false
     -- When the calls fit, and the limit that fits last; the limit with the least room; a limit that
     -- can never admit as much.
     local found, found_limit, found_left = t, nil, 0
@@ -172,7 +172,7 @@ repeat
       local is_there = position < were
       local given_window, given = 0, 0
       if ahead and is_there and was_form == RICH then
-        given_window, given = unpack_bytes(GIVEN, stored, rings_at - (were - position) * GIVEN_BYTES)
+        given_window, given = unpack_bytes(GIVEN, stored, tail_at + TAIL_BYTES + EXTRA_BYTES + position * GIVEN_BYTES)
       end
       -- The permits taken, if the limit on record is of another kind. They count as taken now.
       local taken
@@ -203,7 +203,10 @@ repeat
       if hot then
         if hots then hots = hots .. hot else hots = hot end
         if is_changed then colds = colds .. cold end
-        if ahead or stamp > now then givens = givens .. pack(GIVEN, given_window, given) end
+        if ahead or stamp > now then
+          givens = givens .. pack(GIVEN, given_window, given)
+          if given > 0 then is_rich = true end
+        end
       else
         charging = false
       end

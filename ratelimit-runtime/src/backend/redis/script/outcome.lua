@@ -57,7 +57,6 @@ if writes and not keeping then
   newest, lowest, top = stamp, floor, number
 end
 
-local is_rich
 if is_denied then
   local is_banned = initial > longest and blocked > now
   if action ~= PEEK and how == BACKOFF and not never and were > 0 and held <= now and not is_banned then
@@ -67,10 +66,12 @@ if is_denied then
     if blocked > found then found = blocked end
     if back == 0 and was_form == RICH and fresh <= kept then
       clock = now
-      call('SETRANGE', bucket, tail_at + 6, pack('<I7I4I7I7', now, offences, offended, blocked))
+      call('SETRANGE', bucket, tail_at + 6, pack(CLOCK_AND_PENALTIES, now, lowest, top, offences, offended, blocked))
     elseif back == 0 then
       hots, kept_print, is_changed, writes = sub(stored, HEAD_BYTES + 1, tail_at - 1), was_print, false, true
-      if was_form == RICH then givens = sub(stored, rings_at - were * GIVEN_BYTES, rings_at - 1) end
+      if was_form == RICH then
+        is_rich, givens = true, sub(stored, tail_at + TAIL_BYTES + EXTRA_BYTES, colds_at - START_BYTES - 1)
+      end
       shape, ring_at, changed, changed_at, changed_end = were * 256, rings_at, nil, size + 1, size + 1
     end
   end
@@ -87,7 +88,7 @@ if done and action ~= PEEK and not writes and not keeping then
     answer, done, keeping, charging, again = done, nil, true, false, true
     t, stamp, back_at, back_cost = now, now, 0, 0
   elseif back > 0 and size > 0 and were == 0 then
-    call('SETRANGE', bucket, tail_at + 6, pack('<I7', now) .. pack(EXTRA, 0, 0, 0, 0, 0, held, 0))
+    call('SETRANGE', bucket, tail_at + 6, pack(CLOCK_AND_EXTRA, now, 0, 0, 0, 0, 0, held, 0))
   elseif size > 0 and now - clock > CLOCK_UNSEEN then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
@@ -96,26 +97,26 @@ end
 -- The rest of the last lease is back: now the request is decided.
 if keeping then back_cost = 0 end
 if writes then
-  is_rich = (offences > 0 and (how == BACKOFF or keeping)) or lowest > now or newest > now or top ~= number
-    or held > now or is_later
-  local sets = resized or size == 0
+  is_rich = is_rich or (offences > 0 and (how == BACKOFF or keeping)) or (is_later and newest <= now)
+    or held > now
+  local is_ahead = is_rich or lowest > now or newest > now or top ~= number
+  local sets, expires = resized or size == 0, size == 0
   --inline keep.lua
-  local head = pack(HEAD, (is_rich and RICH or PLAIN) + shape, newest, number, kept_print) .. hots
-  local behind = pack(TAIL, kept, now)
+  local form = is_rich and RICH or is_ahead and AHEAD or PLAIN
+  local head = pack(HEAD, form + shape, newest, number, kept_print) .. hots
+  local behind = pack(TAIL, kept, now, lowest, top)
   local value = head
   if sets or is_changed or is_rich or was_form == RICH then
     if is_rich then
       local bytes = shape / 256 * GIVEN_BYTES
       if #givens ~= bytes then givens = string.rep('\0', bytes) end
-      behind = behind .. pack(EXTRA, offences, offended, blocked, lowest, top, held, math.max(counts, fresh))
-    else
-      givens = ''
+      behind = behind .. pack(EXTRA, offences, offended, blocked, held, math.max(counts, fresh)) .. givens
     end
     behind = behind .. (start or sub(stored, colds_at - START_BYTES, colds_at - 1))
-      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1)) .. givens
+      .. (is_changed and colds or sub(stored, colds_at, colds_at + were * COLD_BYTES - 1))
     value = head .. behind
     if #value ~= ring_at - 1 then sets = true end
-  elseif keeping or back > 0 then
+  elseif keeping or is_ahead or back > 0 then
     value = head .. behind
   end
   --inline write.lua
@@ -125,12 +126,12 @@ if writes then
     answer = done
   elseif action == CHARGE then
     answer = pack(ADMISSION, ADMITTED, now, stamp, number, tight, stamp > now and 0 or room, tight_full)
-  elseif action == TAKE_RUN and (leases or extra > 0 or is_rich) then
+  elseif action == TAKE_RUN and (leases or extra > 0 or is_ahead) then
     answer = pack(
       RUN_ANSWER, RUN, now, stamp, ends, fitting, number, tight, room - charge, tight_full, tight_debt_at,
       tight_debt, DENIED, limit, math.max(0, limit_left - charge), found
     )
-  elseif is_rich then
+  elseif is_ahead then
     answer = pack(ADMISSION, ADMITTED, now, t, number, tight, room - charge, tight_full) .. undo
   else
     answer = head

@@ -11,17 +11,19 @@ if size > 0 then
   were, was_form, top = (was_form - form) / 256, form, number
   tail_at = HEAD_BYTES + 1 + were * HOT_BYTES
   colds_at = tail_at + TAIL_BYTES + START_BYTES
-  if form == RICH then colds_at = colds_at + EXTRA_BYTES end
+  if form == RICH then colds_at = colds_at + EXTRA_BYTES + were * GIVEN_BYTES end
   rings_at = colds_at + were * COLD_BYTES
-  if form == RICH then rings_at = rings_at + were * GIVEN_BYTES end
-  if size < rings_at - 1 or (were == 0 and form ~= RICH) or (form ~= PLAIN and form ~= RICH) then
+  if size < rings_at - 1 or (were == 0 and form ~= RICH) or (form ~= PLAIN and form ~= AHEAD and form ~= RICH) then
     stored, size, was_form, newest, number, was_print, top, were = '', 0, PLAIN, 0, 0, 0, 0, 0
   else
     if form == RICH then
-      kept, clock, offences, offended, blocked, lowest, top, held, counts = unpack_bytes(RICH_TAIL, stored, tail_at)
+      kept, clock, lowest, top, offences, offended, blocked, held, counts = unpack_bytes(RICH_TAIL, stored, tail_at)
     else
-      kept, clock = unpack_bytes(TAIL, stored, tail_at)
-      if newest > clock then clock = newest end
+      kept, clock, lowest, top = unpack_bytes(TAIL, stored, tail_at)
+      if form == PLAIN then
+        lowest, top = 0, number
+        if newest > clock then clock = newest end
+      end
     end
   end
 end

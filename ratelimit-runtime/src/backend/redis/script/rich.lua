@@ -8,10 +8,18 @@ elseif action == CHARGE and charge < capacity and kind ~= TOKEN then
   latest = now + LONGEST_DEBT
 end
 if first_byte ~= PLAIN then
-  if first_byte ~= RICH or action == TAKE_RUN or size < 90 + limits * (ALL_BYTES + GIVEN_BYTES) then break end
+  local floor_at = HEAD_BYTES + limits * HOT_BYTES + 15
+  if action == TAKE_RUN then
+    break
+  elseif first_byte == AHEAD then
+    lowest, top = unpack_bytes('<I7I7', stored, floor_at)
+  elseif first_byte == RICH and size >= 90 + limits * (ALL_BYTES + GIVEN_BYTES) then
+    lowest, top, offences, offended, blocked, held = unpack_bytes('<I7I7I4I7I7I7', stored, floor_at)
+    fresh = nil
+  else
+    break
+  end
   newest = unpack_bytes('<I7', stored, 3)
-  offences, offended, blocked, lowest, top, held, counts =
-    unpack_bytes(EXTRA, stored, HEAD_BYTES + limits * HOT_BYTES + TAIL_BYTES + 1)
   if newest > now then t, stamp, found = newest, newest, newest end
   if action ~= CHARGE then blocks = held end
   if asked % 131072 > 65535 then
@@ -21,5 +29,5 @@ if first_byte ~= PLAIN then
     if blocked > blocks and action ~= CHARGE then blocks = blocked end
   end
   if blocks > now and latest > now then break end
-  if limits > 1 or blocks > now or (t > now and t > latest) then fresh = nil end
+  if t > now and (limits > 1 or t > latest) then fresh = nil end
 end

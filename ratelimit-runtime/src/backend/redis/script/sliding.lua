@@ -33,7 +33,12 @@ if is_booking and layout ~= 3072 then
     local time = unpack_bytes(slot, stored, ring_at - (slots - first) * was / 256)
     oldest = last_at - (last_at - time) % round
   end
-  if action == CHARGE or back > 0 or was ~= layout or t - oldest >= round then layout = 3072 end
+  -- Until at most here; a debt takes a period for each windowful.
+  local reaches = math.max(t, stamp)
+  if action == CHARGE then reaches = math.max(reaches, t + (charge / capacity + 2) * per) end
+  if back > 0 or was ~= layout or reaches - oldest >= round then
+    layout = was == layout and back == 0 and layout < 2048 and reaches - oldest < 1099511627776 and 2048 or 3072
+  end
 end
 if layout ~= kind then kept_print = 0 end
 --inline slot.lua

@@ -32,5 +32,5 @@ elseif fresh then
   local source, rebuilt, last_at, largest = stored, false, newest, nil
   local moves = last == 0 or newest == t or (live and last < group)
   --inline charge.lua
-  if t + per > fresh then fresh = t + per end
+  if fresh and t + per > fresh then fresh = t + per end
 end

@@ -7,15 +7,15 @@ local limits = (asked % 65536 - action) / 256
 stored = call('GET', bucket) or ''
 repeat -- Left by `break`.
   local size, form, newest, number, was_print, kept, clock = #stored, nil, 0, 0, nil, 0, 0
-  if size < 44 + limits * ALL_BYTES then break end
+  if size < 58 + limits * ALL_BYTES then break end
   local first_byte = string.byte(stored)
   -- Charges while all limits fit. Otherwise: until when they do not, which limit denies, and its
   -- permits left.
   local head, fresh, until_at, left, found, found_limit, found_left = nil, 0, nil, nil, now, 0, 0
   -- Judged as of `t`, charged as of `stamp`, which is `latest` at the latest.
-  local t, stamp, latest, ring_at, resized, sets = now, now, 0, size + 1, false, false
+  local t, stamp, latest, ring_at, resized, sets, expires = now, now, 0, size + 1, false, false, false
   local changed, changed_at, changed_end = nil, ring_at, ring_at
-  local tail_at, cold_at
+  local tail_at, cold_at, leases
   local offences, offended, blocked, lowest, top, held, counts, initial, longest, blocks
   if first_byte ~= PLAIN or asked > 131071 or action == CHARGE then
     --inline rich.lua
@@ -24,12 +24,14 @@ repeat -- Left by `break`.
     -- One limit, read and written at once.
     tail_at, cold_at, ring_at = HEAD_BYTES + HOT_BYTES + 1, HEAD_BYTES + HOT_BYTES + TAIL_BYTES + START_BYTES + 1,
       HEAD_BYTES + HOT_BYTES + TAIL_BYTES + START_BYTES + COLD_BYTES + 1
-    if first_byte == RICH then cold_at, ring_at = cold_at + EXTRA_BYTES, ring_at + EXTRA_BYTES + GIVEN_BYTES end
+    if first_byte == RICH then
+      cold_at, ring_at = cold_at + EXTRA_BYTES + GIVEN_BYTES, ring_at + EXTRA_BYTES + GIVEN_BYTES
+    end
     local edit, edit_at, edit_end
     local group, per, units, permit, step = a, b, b, nil, nil
     local all, total, last, first, old, used, slots, layout, base, slot, round, width
     local owed, debt_at, debt, charged, counted
-    local given_window, given, floor, dropped_at, dropped = 0, 0, lowest or 0, 0, 0
+    local floor, dropped_at, dropped = lowest or 0, 0, 0
     if kind > 255 then
       layout, base = kind, ring_at
       form, newest, number, was_print, all, total, last, first, old, used, slots, kept, clock =
@@ -45,20 +47,11 @@ repeat -- Left by `break`.
         if charged > t then break end
       end
       if was_print ~= print then break end
-      if first_byte == RICH and latest > now then
-        given_window, given = unpack_bytes(GIVEN, stored, ring_at - GIVEN_BYTES)
-        if given > 0 and t == now then break end
-      end
     end
     if form ~= first_byte + 256 or newest > t or clock > now then break end
     repeat
       if until_at then t, stamp, until_at = until_at, until_at, nil end
       if kind > 255 then
-        if t > now and t > newest and old + used > 0 and round < FAR then
-          -- The loop lays out the ring anew for times so far apart.
-          local time = unpack_bytes(slot, stored, base + first * width)
-          if t - newest + (newest - time) % round >= round then fresh = nil end
-        end
         --inline sliding_now.lua
       elseif kind == TOKEN then
         --inline token_now.lua
@@ -67,41 +60,49 @@ repeat -- Left by `break`.
       end
     until not until_at or until_at > latest or action == CHARGE and left > 0
     if fresh and not until_at then
-      if stamp > now then form = RICH + 256 end
+      form, number, sets = PLAIN + 256, number + calls, resized
+      if stamp > now then
+        -- Booked, or in debt. Only the loop can tell how to undo that a group was dropped.
+        form = AHEAD + 256
+        if action == CHARGE then
+          if stamp > newest then lowest = stamp end
+        elseif dropped > 0 then
+          break
+        end
+      end
+      --inline keep.lua
       if kind > 255 then
         head = pack(
-          WRITTEN_SLIDING, form, stamp, number + calls, was_print, all, total, last, first, old, used, slots
+          form > PLAIN + 256 and BOOKED_SLIDING or WRITTEN_SLIDING, form, stamp, number, was_print, all, total, last, first,
+          old, used, slots, kept, now, lowest, number
         )
       elseif kind == TOKEN then
-        head = pack(WRITTEN_TOKEN, form, stamp, number + calls, print, debt_at, debt)
-      else
-        head = pack(WRITTEN_FIXED, form, stamp, number + calls, print, stamp, counted)
-      end
-      if stamp > now then
-        local booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_SLIDING, dropped_at, dropped, nil, nil, nil
-        if kind == TOKEN then
-          booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_TOKEN, last, owed, permit, units, step
-        elseif kind == FIXED then
-          booked, undo_a, undo_b, undo_c, undo_d, undo_e = BOOKED_FIXED, charged, total, per, given_window, given
-        end
-        answer = pack(
-          booked, ADMITTED, now, stamp, number + 1, 0, left - charge, fresh, newest, lowest, top or number, kind % 256,
-          undo_a, undo_b, undo_c, undo_d, undo_e, given
+        head = pack(
+          form > PLAIN + 256 and BOOKED_TOKEN or WRITTEN_TOKEN, form, stamp, number, print, debt_at, debt, kept, now,
+          lowest, number
         )
-        lowest = floor
+      else
+        head = pack(
+          form > PLAIN + 256 and BOOKED_FIXED or WRITTEN_FIXED, form, stamp, number, print, stamp, counted, kept, now,
+          lowest, number
+        )
       end
+      -- With the state to which a booking that is given up returns.
+      if stamp > now and action ~= CHARGE then answer = head .. sub(stored, 1, FRONT_BYTES) end
+    else
+      found, found_left = until_at or t, newest > now and 0 or left
+      if first_byte == RICH and found == now and blocks <= now then break end
     end
-    if not head then found, found_left = until_at or t, newest > now and 0 or left end
     if edit then changed, changed_at, changed_end = edit, edit_at, edit_end end
   else
     form, newest, number, was_print = unpack_bytes(HEAD, stored)
     if was_print ~= print or form ~= first_byte + limits * 256 or newest > t then break end
     tail_at = HEAD_BYTES + limits * HOT_BYTES + 1
-    kept, clock = unpack_bytes(TAIL, stored, tail_at)
+    kept, clock = unpack_bytes('<I7I7', stored, tail_at)
     if clock > now then break end
     cold_at = tail_at + TAIL_BYTES + START_BYTES
+    if first_byte == RICH then cold_at = cold_at + EXTRA_BYTES + limits * GIVEN_BYTES end
     local ends_at = cold_at + limits * COLD_BYTES
-    if first_byte == RICH then ends_at = ends_at + EXTRA_BYTES + limits * GIVEN_BYTES end
     local at, hots, position, fits = HEAD_BYTES + 1, nil, 0, true
     repeat
       local hot, edit, edit_at, edit_end
@@ -145,40 +146,24 @@ repeat -- Left by `break`.
       kind, capacity, a, b, from = unpack_bytes(RULE, request, from)
     until false
     -- A ring has other slots, a limit can never admit that much, or no limit denies.
-    if position < limits or ring_at ~= ends_at or not fits or first_byte == RICH and (found == t or found < blocks) then
-      break
-    end
+    if position < limits or ring_at ~= ends_at or not fits then break end
+    if first_byte ~= PLAIN and not fresh and (found == t or found < blocks) then break end
     if newest > now then found_left = 0 end
-    if fresh then head = pack(HEAD, form, now, number + calls, print) .. hots end
+    if fresh then
+      sets = resized
+      --inline keep.lua
+      head = pack(HEAD, PLAIN + limits * 256, now, number + calls, print) .. hots
+    end
   end
   if head then
-    local value, behind = head, nil
-    sets = resized
-    --inline keep.lua
-    if stamp > now then
-      if action == CHARGE then
-        answer = pack(ADMISSION, ADMITTED, now, stamp, number + 1, 0, 0, fresh)
-        if stamp > newest then lowest = stamp end
-      end
-      if first_byte == PLAIN then
-        sets, behind = true, pack(FIRST_TAIL, kept, now, lowest, number + 1, fresh)
-          .. sub(stored, tail_at + TAIL_BYTES, ring_at - 1) .. NOTHING_GIVEN
-      else
-        if fresh > counts then counts = fresh end
-        behind = pack(RICH_TAIL, kept, now, offences, offended, blocked, lowest, number + 1, held, counts)
-        ring_at = tail_at + TAIL_BYTES + EXTRA_BYTES
-        if not sets then value = head .. behind end
-      end
-    elseif first_byte == RICH then
-      break
-    elseif sets then
-      behind, ring_at = pack(TAIL, kept, now), tail_at + TAIL_BYTES
-    end
+    local value = head
+    if expires and stamp <= now then value = head .. pack('<I7I7', kept, now) end
+    ring_at = #value + 1
     --inline write.lua
     return answer or head, stored
   end
   local is_penalized = asked % 131072 > 65535
-  if action ~= TAKE or charge > capacity or is_penalized and first_byte == PLAIN then break end
+  if action ~= TAKE or charge > capacity or is_penalized and first_byte ~= RICH then break end
   -- A call that may wait is booked in the loop, for when it fits.
   if latest > now and found <= latest then
     booked_at = found
@@ -194,10 +179,10 @@ repeat -- Left by `break`.
       --inline offence.lua
       clock = now
       if blocked > found then found = blocked end
-      call('SETRANGE', bucket, tail_at + 6, pack('<I7I4I7I7', now, offences, offended, blocked))
+      call('SETRANGE', bucket, tail_at + 6, pack(CLOCK_AND_PENALTIES, now, lowest, top, offences, offended, blocked))
     end
   end
-  if now - clock > CLOCK_UNSEEN and (first_byte == RICH or now - newest > CLOCK_UNSEEN) then
+  if now - clock > CLOCK_UNSEEN and (first_byte ~= PLAIN or now - newest > CLOCK_UNSEEN) then
     call('SETRANGE', bucket, tail_at + 6, pack('<I7', now))
   end
   return pack(REFUSAL, why, now, found_limit, found_left > 0 and found_left or 0, found), stored
