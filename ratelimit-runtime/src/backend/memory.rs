@@ -19,7 +19,7 @@
 //!
 //! `Call::take` defines the decision for all states. All calls go through [`Store`]: blocking and
 //! async, of the attribute and of `RateLimiter`, by the real clock and by a test's clock. The fast
-//! path is `Table::try_with` with `State::take_all`, or `Form::try_take`. Waiting calls queue
+//! path is `Table::try_reach` with `State::take_all`, or `Form::try_take`. Waiting calls queue
 //! beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod fingerprint;
