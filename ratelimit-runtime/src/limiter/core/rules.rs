@@ -130,7 +130,6 @@ impl RuleSet {
     }
 
     /// Whether these rules were read at the call.
-    #[inline]
     pub(super) fn are_read(&self, rules: &[Rule]) -> bool {
         (!self.are_replaced() || self.reads.varying() != 0) && !self.are_written(rules)
     }
