@@ -170,6 +170,39 @@ fn keyed<const N: u32>(key: u8) -> Limited {
     Ok(())
 }
 
+#[rate_limit(count = N, per = "1h", key = key)]
+fn grown<const N: u32>(key: u8) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = N, per = "366d", algorithm = fixed_window, key = key)]
+fn grown_fixed<const N: u32>(key: u8) -> Limited {
+    Ok(())
+}
+
+#[rate_limit(count = N, per = "366d", algorithm = token_bucket, key = key)]
+fn grown_bucket<const N: u32>(key: u8) -> Limited {
+    Ok(())
+}
+
+/// The buckets were made for a smaller count. By the real clock: a test's takes a slower path.
+#[test]
+fn a_later_instance_counts_all_its_permits() {
+    assert!(
+        (0..3).all(|key| grown::<2>(key).is_ok() && grown_fixed::<2>(key).is_ok() && grown_bucket::<2>(key).is_ok())
+    );
+    for key in 0..3 {
+        assert_eq!((0..50).filter(|_| grown::<20>(key).is_ok()).count(), 19);
+        assert_eq!((0..100).filter(|_| grown::<60>(key).is_ok()).count(), 40);
+        assert!(grown::<2>(key).is_err() && grown::<20>(key).is_err());
+        assert_eq!((0..50).filter(|_| grown_fixed::<20>(key).is_ok()).count(), 19);
+        assert_eq!((0..100).filter(|_| grown_fixed::<60>(key).is_ok()).count(), 40);
+        assert!(grown_fixed::<2>(key).is_err() && grown_fixed::<20>(key).is_err());
+        assert_eq!((0..50).filter(|_| grown_bucket::<20>(key).is_ok()).count(), 19);
+        assert!(grown_bucket::<2>(key).is_err() && grown_bucket::<20>(key).is_err());
+    }
+}
+
 /// Against a log of the times of all admitted calls.
 #[test]
 fn instances_share_buckets_and_judge_by_their_own_constants() {

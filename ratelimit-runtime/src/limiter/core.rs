@@ -266,18 +266,9 @@ impl Core {
         let call = MemoryCall { rules, backoff: self.backoff(), cost, floor: Hold::NONE };
         let is_foreign = !is_written && !store.is_for(rules);
         if is_foreign {
-            self.expect_read(store, rules);
+            self.rules.expect_read(store, rules);
         }
         Ask { call, is_foreign }
-    }
-
-    /// Prepares a store that other limits made for rules that were read at the call.
-    #[cold]
-    #[inline(never)]
-    fn expect_read(&self, store: &Store, rules: &[Rule]) {
-        if self.rules.are_read(rules) {
-            store.expect_others(rules);
-        }
     }
 
     #[inline]

@@ -129,9 +129,14 @@ impl RuleSet {
         }
     }
 
-    /// Whether these rules were read at the call.
-    pub(super) fn are_read(&self, rules: &[Rule]) -> bool {
-        (!self.are_replaced() || self.reads.varying() != 0) && !self.are_written(rules)
+    /// Prepares a store that was made for other limits, if these rules were read at the call. Those
+    /// set at run time are expected already.
+    #[inline]
+    pub(super) fn expect_read(&self, store: &Store, rules: &[Rule]) {
+        let are_read = !self.are_written(rules) && (!self.are_replaced() || self.reads.varying() != 0);
+        if are_read && !store.is_for(rules) {
+            store.expect_others(rules);
+        }
     }
 
     pub(super) fn written_limits(&self) -> Vec<Limit> {
@@ -235,6 +240,7 @@ impl RuleSet {
     #[inline(never)]
     fn take_by_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
         let take = |rule: &Rule| {
+            self.expect_read(store, std::slice::from_ref(rule));
             let is_possible = cost.wrapping_sub(1) < rule.capacity();
             if is_possible { store.try_take_by(hash, rule, now, cost) } else { Attempt::Contended }
         };
