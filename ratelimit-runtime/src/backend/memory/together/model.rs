@@ -51,8 +51,10 @@ impl Two {
     /// Takes a permit from the buckets of both stores, which the call lists in this order.
     fn take(&self, listed: [usize; 2]) -> bool {
         let mut quick = listed.map(|index| (&self.stores[index], Address::Hash(2)));
-        if try_take(&mut quick, now(), 1) {
-            return true;
+        match try_take(&mut quick, now(), 1) {
+            Tried::Taken => return true,
+            Tried::First(_) | Tried::Second(_) | Tried::Both(_) => return false,
+            Tried::Undecided => {}
         }
         let bucket = |index: usize| {
             let ask = Ask { call: self.call(1), is_foreign: false };
