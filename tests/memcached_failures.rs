@@ -8,12 +8,10 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, Limit, MemcachedBackend, OnBackendError, RateLimiter};
-use ratelimit_tests::{MemcachedServer, Network, Proxy, SLACK, failures};
+use ratelimit_tests::{MemcachedServer, Network, Proxy, RECOVERY, SLACK, failures};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// Limits are enforced again within this after a recovery.
-const RECOVERY: Duration = Duration::from_secs(2);
 
 fn backend(url: &str, timeout: Duration) -> MemcachedBackend {
     MemcachedBackend::builder().url(url).timeout(timeout).denial_cache(false).build().unwrap()

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, PostgresBackend, RateLimiter};
-use ratelimit_tests::{Network, PostgresServer, Proxy, SLACK, failures};
+use ratelimit_tests::{Network, PostgresServer, Proxy, RECOVERY, SLACK, failures};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(200);
-/// Limits are enforced again within this after a recovery.
-const RECOVERY: Duration = Duration::from_secs(2);
 const PATIENT: Duration = Duration::from_secs(20);
 
 fn start() -> PostgresServer {

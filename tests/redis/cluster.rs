@@ -8,10 +8,9 @@ use ratelimit_runtime::backend::{Action, Backend, Request};
 use ratelimit_runtime::{
     BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder,
 };
-use ratelimit_tests::{RedisCluster, RedisServer, SLACK};
+use ratelimit_tests::{RECOVERY, RedisCluster, RedisServer, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const RECOVERY: Duration = Duration::from_secs(2);
 
 fn backend(redis: &RedisCluster, timeout: Duration) -> RedisBackend {
     // One node is enough; it names the others.

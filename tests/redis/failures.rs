@@ -8,14 +8,12 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Answer, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendError, BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend};
-use ratelimit_tests::{Network, PATIENCE, Proxy, RedisServer, SLACK, failures, millis};
+use ratelimit_tests::{Network, PATIENCE, Proxy, RECOVERY, RedisServer, SLACK, failures, millis};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
 /// A timeout so long that most of it is left after another call's has passed.
 const LONG: Duration = Duration::from_secs(3);
-/// Limits are enforced again within this after a recovery.
-const RECOVERY: Duration = Duration::from_secs(2);
 
 /// A limiter that asks Redis each time, so that failures are visible.
 fn limiter(name: &str, url: &str, policy: OnBackendError, count: u32) -> RateLimiter {

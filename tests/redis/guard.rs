@@ -6,12 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use ratelimit_runtime::{ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend, test_util};
-use ratelimit_tests::{Network, Proxy, RedisServer, SLACK};
+use ratelimit_tests::{Network, Proxy, RECOVERY, RedisServer, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const TIMEOUT: Duration = Duration::from_millis(100);
-/// Limits are enforced again within this after a recovery.
-const RECOVERY: Duration = Duration::from_secs(2);
 /// How long a fault lasts, and a call that hangs.
 const OUTAGE: Duration = Duration::from_secs(3);
 const CALLERS: u64 = 4;

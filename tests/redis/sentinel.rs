@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, ExceededKind, Limit, OnBackendError, RateLimiter, RedisBackend};
-use ratelimit_tests::{RedisSentinel, RedisServer, SLACK};
+use ratelimit_tests::{RECOVERY, RedisSentinel, RedisServer, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-const RECOVERY: Duration = Duration::from_secs(2);
 
 fn take() -> Request {
     let limits = [Limit::new(2, HOUR)];

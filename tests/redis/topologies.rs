@@ -5,11 +5,9 @@ use std::time::{Duration, Instant};
 
 use ratelimit_runtime::backend::{Action, Backend, Outcome, Request};
 use ratelimit_runtime::{BackendErrorKind, Limit, OnBackendError, RateLimiter, RedisBackend, RedisBackendBuilder};
-use ratelimit_tests::{Certificates, Network, Proxy, RedisServer, RedisTls, SLACK};
+use ratelimit_tests::{Certificates, Network, Proxy, RECOVERY, RedisServer, RedisTls, SLACK};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// Limits are enforced again within this after a recovery.
-const RECOVERY: Duration = Duration::from_secs(2);
 
 fn take() -> Request {
     let limits = [Limit::new(1, HOUR)];

@@ -38,6 +38,8 @@ pub const SECOND: Duration = Duration::from_secs(1);
 pub const MINUTE: Duration = Duration::from_secs(60);
 /// The timeout for events that are sure to happen, even on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Limits are enforced again within this after a recovery of the backend.
+pub const RECOVERY: Duration = Duration::from_secs(2);
 /// What a busy machine may add to any time.
 pub const SLACK: Duration = Duration::from_secs(2);
 /// All algorithms.
