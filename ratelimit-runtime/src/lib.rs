@@ -234,12 +234,12 @@ mod key;
 mod keys;
 mod limit;
 mod limiter;
-#[cfg(any(feature = "tower", feature = "actix-web"))]
-mod noted;
 mod observe;
 mod parse;
 mod queue;
 mod registry;
+#[cfg(any(feature = "tower", feature = "actix-web"))]
+mod response_context;
 mod rt;
 mod scope;
 #[cfg(feature = "serde")]

@@ -50,7 +50,7 @@ enum Seated<T> {
     Woken,
     /// The same; it cannot be admitted by its deadline.
     Late,
-    Told(T),
+    Notified(T),
     /// The call took its outcome, or left.
     Left,
 }
@@ -94,7 +94,7 @@ impl<T, W> Seat<T, W> {
         match &*self.state.lock() {
             Seated::Waiting(Some(known)) if known.will_wake(waker) => return false,
             Seated::Waiting(_) | Seated::Woken => {}
-            Seated::Late | Seated::Told(_) | Seated::Left => return true,
+            Seated::Late | Seated::Notified(_) | Seated::Left => return true,
         }
         // Outside the lock: cloning and dropping a waker runs foreign code.
         let waker = waker.clone();
@@ -102,7 +102,7 @@ impl<T, W> Seat<T, W> {
         let (before, is_news) = match &*state {
             Seated::Waiting(_) => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), false),
             Seated::Woken => (std::mem::replace(&mut *state, Seated::Waiting(Some(waker))), true),
-            Seated::Late | Seated::Told(_) | Seated::Left => (Seated::Waiting(Some(waker)), true),
+            Seated::Late | Seated::Notified(_) | Seated::Left => (Seated::Waiting(Some(waker)), true),
         };
         drop(state);
         drop(before);
@@ -118,15 +118,15 @@ impl<T, W> Seat<T, W> {
     }
 
     /// Passes the outcome to the call.
-    pub(crate) fn tell(&self, told: T, wakes: &mut Wakes) {
-        let before = std::mem::replace(&mut *self.state.lock(), Seated::Told(told));
+    pub(crate) fn notify(&self, notice: T, wakes: &mut Wakes) {
+        let before = std::mem::replace(&mut *self.state.lock(), Seated::Notified(notice));
         if let Seated::Waiting(Some(waker)) = before {
             wakes.add(waker);
         }
     }
 
-    pub(crate) fn is_told(&self) -> bool {
-        matches!(*self.state.lock(), Seated::Told(_))
+    pub(crate) fn is_notified(&self) -> bool {
+        matches!(*self.state.lock(), Seated::Notified(_))
     }
 
     /// Whether the call took its outcome, or left.
@@ -135,11 +135,11 @@ impl<T, W> Seat<T, W> {
     }
 
     /// The outcome, if there is one. It can be taken once.
-    pub(crate) fn told(&self) -> Option<T> {
+    pub(crate) fn take_notice(&self) -> Option<T> {
         let mut state = self.state.lock();
         match *state {
-            Seated::Told(_) => match std::mem::replace(&mut *state, Seated::Left) {
-                Seated::Told(told) => Some(told),
+            Seated::Notified(_) => match std::mem::replace(&mut *state, Seated::Left) {
+                Seated::Notified(notice) => Some(notice),
                 Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
             },
             Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
@@ -149,7 +149,7 @@ impl<T, W> Seat<T, W> {
     /// The call leaves. Returns an outcome that it has not taken.
     pub(crate) fn leave(&self) -> Option<T> {
         match std::mem::replace(&mut *self.state.lock(), Seated::Left) {
-            Seated::Told(told) => Some(told),
+            Seated::Notified(notice) => Some(notice),
             Seated::Waiting(_) | Seated::Woken | Seated::Late | Seated::Left => None,
         }
     }
@@ -160,7 +160,7 @@ impl<T, W> Seat<T, W> {
     }
 
     fn is_over(&self) -> bool {
-        matches!(*self.state.lock(), Seated::Told(_) | Seated::Left)
+        matches!(*self.state.lock(), Seated::Notified(_) | Seated::Left)
     }
 
     /// Makes the call give up: it cannot be admitted by its deadline.
@@ -169,7 +169,7 @@ impl<T, W> Seat<T, W> {
         match &mut *state {
             Seated::Waiting(known) => wakes.0.extend(known.take()),
             Seated::Woken => {}
-            Seated::Late | Seated::Told(_) | Seated::Left => return,
+            Seated::Late | Seated::Notified(_) | Seated::Left => return,
         }
         *state = Seated::Late;
     }

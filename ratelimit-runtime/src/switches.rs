@@ -19,7 +19,7 @@ pub(crate) enum Switch {
     Test = 4,
     /// Some requests record their decisions for response headers.
     #[cfg(any(feature = "tower", feature = "actix-web"))]
-    Noted = 64,
+    ResponseContext = 64,
 }
 
 /// A loaded set of switches.

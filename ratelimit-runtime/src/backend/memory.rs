@@ -5,7 +5,7 @@
 //! | key | limits | state |
 //! |---|---|---|
 //! | none | one `token_bucket`, simple rate | a lock-free word (`unkeyed.rs`, `state/tat.rs`) |
-//! | none | one `sliding_window` up to 64 | two halves of single permits (`halves.rs`) |
+//! | none | one `sliding_window` up to 64 | two stripes of single permits (`stripes.rs`) |
 //! | none | one larger `sliding_window` | the state of a key, beside its lock (`One` in `unkeyed.rs`) |
 //! | none | other `token_bucket`s, `fixed_window`s, up to three | the same |
 //! | none | all others: several with a window, `backoff` | [`Full`](state::Full) under one lock |
@@ -23,7 +23,6 @@
 //! beside their key's state (`queue.rs`). No state holds a time ahead of now.
 
 mod fingerprint;
-mod halves;
 mod holds;
 mod orphans;
 mod queue;
@@ -32,6 +31,7 @@ mod slots;
 mod snapshot;
 mod state;
 mod store;
+mod stripes;
 mod table;
 mod together;
 mod unkeyed;
@@ -58,7 +58,7 @@ pub(crate) use store::{
     Written, on_path, open_thorough,
 };
 pub(crate) use together::{
-    Bucket, Said, Spoken, Written as WrittenBucket, peek as peek_together, take as take_together,
+    Bucket, Judged, Verdicts, Written as WrittenBucket, peek as peek_together, take as take_together,
     try_take as try_take_together,
 };
 pub(crate) use unkeyed::{Form, FormKind, LockedForm, PermitsForm, TokenForm, WindowForm, WordsForm};

@@ -48,7 +48,7 @@ use driver::start;
 use state::{Hint, How, RENEWAL, Seat, State, soon};
 
 pub(crate) use stand_in::{HandedOver, StandIn};
-pub(crate) use state::{Booked, Denied, NEVER, Told};
+pub(crate) use state::{Booked, Denied, NEVER, Notice};
 
 type ByBucket = Mutex<HashMap<Arc<str>, Arc<Queue>>>;
 
@@ -75,7 +75,7 @@ pub(crate) struct Queue {
 
 /// The state of a waiting call.
 pub(crate) enum Turn {
-    Told(Told),
+    Notified(Notice),
     /// The process was forked.
     Lost,
     /// By a test's clock, it must look again at `until`. Otherwise it is woken.
@@ -429,8 +429,8 @@ impl Waiter {
             return Turn::Lost;
         }
         self.queue.settle(now);
-        match self.seat.told() {
-            Some(told) => Turn::Told(told),
+        match self.seat.take_notice() {
+            Some(notice) => Turn::Notified(notice),
             None if self.seat.is_late() => Turn::Late,
             None => Turn::Waiting { until: self.queue.woken() },
         }
@@ -453,8 +453,8 @@ impl Waiter {
     }
 
     /// Whether the call was admitted, denied or failed.
-    pub(crate) fn is_told(&self) -> bool {
-        self.seat.is_told()
+    pub(crate) fn is_notified(&self) -> bool {
+        self.seat.is_notified()
     }
 
     pub(crate) fn place(&self) -> Place {
@@ -496,15 +496,15 @@ impl Waiter {
         let now = self.queue.now();
         let mut handed_over = None;
         self.queue.update(|state, wakes| {
-            let told = self.seat.leave();
+            let notice = self.seat.leave();
             let _ = state.line.remove(self.place);
-            match told {
-                Some(Told::Admitted(booked)) => {
+            match notice {
+                Some(Notice::Admitted(booked)) => {
                     state.book(*booked);
                     state.settle(now.earliest, wakes);
                 }
-                Some(Told::Failed(place)) => handed_over = place,
-                Some(Told::Denied(_)) | None => {}
+                Some(Notice::Failed(place)) => handed_over = place,
+                Some(Notice::Denied(_)) | None => {}
             }
             if state.line.len() <= state.booked.len() || state.line.ahead(u64::MAX).cost.is_none() {
                 state.wake_driver(wakes);

@@ -10,7 +10,7 @@ use super::answers;
 use super::answers::RateLimitFields;
 use crate::limit::Limit;
 #[cfg(any(feature = "tower", feature = "actix-web"))]
-use crate::noted::{Left, Note};
+use crate::response_context::{Left, Note};
 
 /// A header field: its name and its value.
 type Field = (&'static str, String);

@@ -94,7 +94,7 @@ impl Core {
     pub(super) fn note_admitted(&self, limit: Limit, remaining: u32, reset_after: u64) {
         #[cfg(any(feature = "tower", feature = "actix-web"))]
         if !self.dry_run() {
-            crate::noted::admitted(limit, remaining, reset_after);
+            crate::response_context::admitted(limit, remaining, reset_after);
         }
         #[cfg(not(any(feature = "tower", feature = "actix-web")))]
         let _ = (self, limit, remaining, reset_after);
@@ -311,7 +311,11 @@ impl Call<'_> {
                 return Ok(self.free());
             }
             #[cfg(any(feature = "tower", feature = "actix-web"))]
-            crate::noted::denied(limit, if refusal.is_blocked { 0 } else { refusal.remaining }, refusal.retry_after);
+            crate::response_context::denied(
+                limit,
+                if refusal.is_blocked { 0 } else { refusal.remaining },
+                refusal.retry_after,
+            );
         }
         Err(exceeded())
     }
@@ -428,7 +432,7 @@ impl Call<'_> {
         }
         #[cfg(any(feature = "tower", feature = "actix-web"))]
         if self.is_counted() {
-            crate::noted::failed();
+            crate::response_context::failed();
         }
         Err(exceeded())
     }

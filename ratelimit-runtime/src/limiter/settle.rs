@@ -361,7 +361,7 @@ impl Unused {
         let Unused { limit, remaining, permits } = *self;
         #[cfg(any(feature = "tower", feature = "actix-web"))]
         if permits > 0 {
-            crate::noted::given_back(limit, remaining, permits);
+            crate::response_context::given_back(limit, remaining, permits);
         }
         #[cfg(not(any(feature = "tower", feature = "actix-web")))]
         let _ = (limit, remaining, permits);

@@ -464,7 +464,7 @@ impl RemoteCall {
     fn take_turn(self: Box<Self>, refusal: Refusal, place: Option<Waiter>) -> Result<Started, Box<Self>> {
         match place {
             // The call may have been admitted meanwhile.
-            Some(waiter) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_told() => {
+            Some(waiter) if refusal.retry_after <= self.call.wait.nanos() || waiter.is_notified() => {
                 return Ok(self.waits(waiter));
             }
             Some(waiter) => drop(waiter),

@@ -13,7 +13,7 @@ use crate::algorithm::offences::Backoff;
 use crate::backend::memory::{Ask, Joining, Left, NEVER, Store, Turn, Verdict, Waiter};
 use crate::decision::{Address, Decision};
 use crate::error::RateLimitExceeded;
-use crate::guard::queue::{self as before_backend, HandedOver, Queues, Told, Turn as RemoteTurn};
+use crate::guard::queue::{self as before_backend, HandedOver, Notice, Queues, Turn as RemoteTurn};
 use crate::limit::Limit;
 use crate::observe::ShownKey;
 use crate::queue::{Limits, Place};
@@ -191,7 +191,7 @@ impl Waiting {
     /// The outcome, if there is one yet; otherwise until when to wait at most.
     fn look(&mut self, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         // Before all checks, so that nothing is missed in between.
-        let is_told = match &self.queue {
+        let is_notified = match &self.queue {
             Queue::Memory(waiter) => waiter.listen(waker),
             Queue::Backend(waiter) => waiter.listen(waker),
         };
@@ -201,7 +201,7 @@ impl Waiting {
             return Ok(Ok(self.call().free()));
         }
         let is_new = std::mem::replace(&mut self.stage, Stage::Waits) == Stage::New;
-        if is_new && !is_told && !self.core.dry_run() {
+        if is_new && !is_notified && !self.core.dry_run() {
             return Err(Until { first_due: NEVER, is_first: false, deadline });
         }
         let now = self.timing().now();
@@ -248,14 +248,14 @@ impl Waiting {
     fn look_before_backend(&mut self, now: Now, waker: &Waker) -> Result<Result<Decision, RateLimitExceeded>, Until> {
         let deadline = self.deadline();
         let Queue::Backend(waiter) = &self.queue else { unreachable!("it waits before a backend") };
-        let told = match waiter.look(now.earliest) {
+        let notice = match waiter.look(now.earliest) {
             RemoteTurn::Waiting { until } if self.waits_on(now) => {
                 return Err(Until { first_due: until, is_first: false, deadline });
             }
             RemoteTurn::Waiting { .. } | RemoteTurn::Late => {
                 let denied = waiter.denied(now.earliest);
                 waiter.leave();
-                Told::Denied(Box::new(denied))
+                Notice::Denied(Box::new(denied))
             }
             RemoteTurn::Lost => {
                 let (bucket, fingerprint) = waiter.bucket();
@@ -269,25 +269,25 @@ impl Waiting {
                         self.queue = Queue::Backend(waiter);
                         return self.look_before_backend(now, waker);
                     }
-                    Some(Err(_)) | None => Told::Failed(None),
+                    Some(Err(_)) | None => Notice::Failed(None),
                 }
             }
-            RemoteTurn::Told(told) => told,
+            RemoteTurn::Notified(notice) => notice,
         };
         let call = self.call();
-        let decided = match told {
-            Told::Admitted(booked) => {
+        let decided = match notice {
+            Notice::Admitted(booked) => {
                 let (bucket, fingerprint) = waiter.bucket();
                 let took = booked.due.saturating_sub(self.arrived());
                 Ok(call.booked(bucket, fingerprint, *booked, took))
             }
-            Told::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
-            Told::Failed(Some(place)) => {
+            Notice::Denied(denied) => call.denied_by_backend(&denied, now.earliest),
+            Notice::Failed(Some(place)) => {
                 let HandedOver { waiter, .. } = *place;
                 self.queue = Queue::Memory(waiter);
                 return self.look(waker);
             }
-            Told::Failed(None) => {
+            Notice::Failed(None) => {
                 let Some(decided) = call.undecided() else {
                     let venue = call.core.venue(Switches::load(), call.is_async);
                     let store = Arc::clone(&*call.core.fallback(&venue));

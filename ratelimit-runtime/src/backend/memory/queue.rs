@@ -21,7 +21,7 @@ mod model;
 const ADMITTED_AT_ONCE: usize = 32;
 
 /// The state that a waiting call shares with its queue.
-pub(crate) type Seat = crate::queue::Seat<Told, Arc<How>>;
+pub(crate) type Seat = crate::queue::Seat<Notice, Arc<How>>;
 
 /// How a call waits. Shared by calls that wait alike, to keep each of them small.
 pub(crate) struct How {
@@ -83,7 +83,7 @@ impl<'a> Joining<'a> {
 
 /// The outcome of a waiting call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Told {
+pub(crate) enum Notice {
     /// Charged as of its due time, and recorded `at` a time, after so many resets of the bucket.
     Admitted { at: u64, due: u64, resets: u32 },
     /// The limits were replaced, and the cost can never fit the new ones.
@@ -132,7 +132,7 @@ pub(crate) struct Queue {
     /// No charge or refund is later than this time, so the first call is due no earlier. While the
     /// key is held, the end of the hold.
     since: u64,
-    deadlines: Deadlines<Told, Arc<How>>,
+    deadlines: Deadlines<Notice, Arc<How>>,
     /// The first call, and when it is due.
     first: Option<(Place, u64)>,
     /// Nothing has changed since that would change this due time.
@@ -186,7 +186,7 @@ impl Queue {
     pub(crate) fn renewed(&mut self, now: Now, wakes: &mut Wakes) {
         self.changed(now);
         for (place, _) in self.line.impossible(|seat| &*seat.with.limits) {
-            self.line.remove(place).into_iter().for_each(|seat| seat.tell(Told::Refused, wakes));
+            self.line.remove(place).into_iter().for_each(|seat| seat.notify(Notice::Refused, wakes));
         }
     }
 
@@ -230,11 +230,11 @@ impl Queue {
 
     /// Gives a place up, after so many resets of the bucket.
     pub(crate) fn leave(&mut self, place: Place, seat: &Seat, so_far: u32, now: Now) -> Parted {
-        let told = seat.leave();
+        let notice = seat.leave();
         // After an outcome, the place may belong to another call, if all that waited have left
         // meanwhile.
-        let removed = if told.is_some() { None } else { self.line.remove(place) };
-        if let Some(Told::Admitted { at, resets, .. }) = told {
+        let removed = if notice.is_some() { None } else { self.line.remove(place) };
+        if let Some(Notice::Admitted { at, resets, .. }) = notice {
             // A reset has given them back.
             if resets != so_far {
                 return Parted::Other;
@@ -330,10 +330,10 @@ impl Queue {
             if is_late {
                 seat.expire(wakes);
             } else if due == NEVER {
-                seat.tell(Told::Refused, wakes);
+                seat.notify(Notice::Refused, wakes);
             } else {
                 self.since = due;
-                seat.tell(Told::Admitted { at, due, resets: self.resets }, wakes);
+                seat.notify(Notice::Admitted { at, due, resets: self.resets }, wakes);
             }
         }
         // More calls may be due: the first one goes on.
@@ -356,9 +356,9 @@ impl Queue {
     /// The state of a waiting call after [`settle`](Queue::settle). An admitted call then owns its
     /// permits.
     pub(crate) fn turn(&self, place: Place, seat: &Seat, first_due: u64) -> Turn {
-        match seat.told() {
-            Some(Told::Admitted { at, due, resets }) => Turn::Admitted { at, due, resets },
-            Some(Told::Refused) => Turn::Refused,
+        match seat.take_notice() {
+            Some(Notice::Admitted { at, due, resets }) => Turn::Admitted { at, due, resets },
+            Some(Notice::Refused) => Turn::Refused,
             None if seat.is_late() => Turn::Late,
             None if !self.line.holds(place) => Turn::Lost,
             None => Turn::Waiting { first_due, is_first: self.line.is_first(place) },

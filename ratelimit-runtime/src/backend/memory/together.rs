@@ -34,7 +34,7 @@ pub(crate) struct Bucket<'a> {
 
 /// What one bucket's limits say about the call.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Said {
+pub(crate) struct Judged {
     pub(crate) verdict: Verdict,
     pub(crate) left: Left,
 }
@@ -42,27 +42,27 @@ pub(crate) struct Said {
 /// What all buckets say. Of a call that is charged, all verdicts are admissions.
 ///
 /// It is long, so the caller owns it and nothing copies it.
-pub(crate) struct Spoken {
-    said: [Cell<Said>; MAX_LIMITS],
+pub(crate) struct Verdicts {
+    judged: [Cell<Judged>; MAX_LIMITS],
 }
 
-impl Spoken {
-    pub(crate) fn new() -> Spoken {
-        const NOTHING: Said = Said {
+impl Verdicts {
+    pub(crate) fn new() -> Verdicts {
+        const NOTHING: Judged = Judged {
             verdict: Verdict::Undecided,
             left: Left { remaining: 0, position: 0, idle_at: 0, is_blocked: false },
         };
-        Spoken { said: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
+        Verdicts { judged: [const { Cell::new(NOTHING) }; MAX_LIMITS] }
     }
 
     /// Whether any bucket denies.
     pub(crate) fn is_denied(&self) -> bool {
-        self.said.iter().any(|said| matches!(said.get().verdict, Verdict::Denied { .. }))
+        self.judged.iter().any(|judged| matches!(judged.get().verdict, Verdict::Denied { .. }))
     }
 
     /// The answer of the bucket at `index` of the call.
-    pub(crate) fn of(&self, index: usize) -> Said {
-        self.said[index].get()
+    pub(crate) fn of(&self, index: usize) -> Judged {
+        self.judged[index].get()
     }
 }
 
@@ -74,7 +74,7 @@ struct Descent<'a, 'b> {
     now: Now,
     /// Reports what is left of an admitted call too.
     tells: bool,
-    spoken: &'b Spoken,
+    verdicts: &'b Verdicts,
     /// Waits for locks. Tasks to wake are collected: waking runs foreign code.
     wakes: Option<RefCell<Wakes>>,
 }
@@ -127,8 +127,8 @@ fn try_take_in_order(buckets: &[Written<'_>], now: Now, cost: u32) -> bool {
 
 /// Takes the call's permits from all buckets, or from none. Returns whether they are taken.
 /// `tells` asks what is left of an admitted call.
-pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoken) -> bool {
-    let descent = || Descent { buckets, order: order(buckets), now, tells, spoken, wakes: None };
+pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, verdicts: &Verdicts) -> bool {
+    let descent = || Descent { buckets, order: order(buckets), now, tells, verdicts, wakes: None };
     // Most calls that [`try_take`] has left are denied.
     let is_left = !tells && buckets.iter().all(|bucket| bucket.store.kind() != Kind::Any);
     let fate = if is_left { Fate::Unknown } else { descent().level(0, false) };
@@ -142,8 +142,8 @@ pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoke
     }
     // A denied call needs no bucket, unless its denial must be counted.
     if buckets.iter().all(|bucket| bucket.ask.call.backoff.is_none()) {
-        peek(buckets, now, spoken);
-        if spoken.is_denied() {
+        peek(buckets, now, verdicts);
+        if verdicts.is_denied() {
             return false;
         }
     }
@@ -152,10 +152,10 @@ pub(crate) fn take(buckets: &[Bucket<'_>], now: Now, tells: bool, spoken: &Spoke
 
 /// The answers of [`take`], without taking. Looks at one bucket after the other, so other calls may
 /// come in between.
-pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now, spoken: &Spoken) {
-    for (bucket, said) in buckets.iter().zip(&spoken.said) {
+pub(crate) fn peek(buckets: &[Bucket<'_>], now: Now, verdicts: &Verdicts) {
+    for (bucket, judged) in buckets.iter().zip(&verdicts.judged) {
         let (verdict, left) = bucket.store.peek(bucket.address, &bucket.ask, now);
-        said.set(Said { verdict, left });
+        judged.set(Judged { verdict, left });
     }
 }
 
@@ -194,7 +194,7 @@ impl Descent<'_, '_> {
             && ask.call.backoff.is_none()
             && let Some((verdict, left)) = store.peek_unkeyed(ask, self.now)
         {
-            self.spoken.said[index].set(Said { verdict, left });
+            self.verdicts.judged[index].set(Judged { verdict, left });
             return self.level(depth + 1, true);
         }
         let fate = Cell::new(Fate::Unknown);
@@ -214,7 +214,7 @@ impl Descent<'_, '_> {
         };
         match told {
             Some((verdict, left)) if verdict != Verdict::Undecided => {
-                self.spoken.said[index].set(Said { verdict, left });
+                self.verdicts.judged[index].set(Judged { verdict, left });
                 fate.get()
             }
             _ => Fate::Unknown,
@@ -233,7 +233,7 @@ impl Descent<'_, '_> {
             }
         };
         let Some((verdict, left)) = told else { return Fate::Unknown };
-        self.spoken.said[index].set(Said { verdict, left });
+        self.verdicts.judged[index].set(Judged { verdict, left });
         match verdict {
             Verdict::Admitted { .. } => Fate::Charged,
             Verdict::Denied { .. } => Fate::Denied,
@@ -281,7 +281,7 @@ impl Descent<'_, '_> {
                     // decides.
                     Some((verdict, left)) => {
                         is_denied |= matches!(verdict, Verdict::Denied { .. });
-                        self.spoken.said[usize::from(*index)].set(Said { verdict, left });
+                        self.verdicts.judged[usize::from(*index)].set(Judged { verdict, left });
                     }
                 }
             }

@@ -19,12 +19,12 @@
 
 mod forms;
 
-use super::halves::Halves;
 use super::holds::Hold;
 use super::queue::Queue;
 use super::state::{
     Attempt, Call, Forms, Full, Layout, Left, Operation, Permit, Refund, State, Tat, Verdict, Window, Words,
 };
+use super::stripes::StripedPermits;
 use crate::algorithm::Rule;
 use crate::algorithm::token_bucket::tick;
 use crate::limit::Algorithm;
@@ -47,7 +47,7 @@ enum Fast {
     /// A token bucket in one word.
     Token { word: Line<AtomicU64>, seen: Line<Seen> },
     /// A sliding window of single permits.
-    Permits(Halves),
+    Permits(StripedPermits),
     /// Other token buckets and fixed windows, up to three words of them.
     Words(Line<One<Words<3>>>, Layout),
     /// One sliding window of groups.
@@ -120,7 +120,7 @@ impl Unkeyed {
                 let seen = Seen { busy_until: AtomicU64::new(0), denied_until: AtomicU64::new(0), ample };
                 Unkeyed::of(Fast::Token { word: Line(AtomicU64::new(0)), seen: Line(seen) }, &TokenForm)
             }
-            [rule] if is_plain && Halves::fits(rule) => Unkeyed::permits(rule),
+            [rule] if is_plain && StripedPermits::fits(rule) => Unkeyed::permits(rule),
             [rule] if is_plain && rule.capacity() > 0 && rule.limit.algorithm() == Algorithm::SlidingWindow => {
                 Unkeyed::window(rule)
             }
@@ -131,9 +131,9 @@ impl Unkeyed {
         }
     }
 
-    /// For a window that [`Halves::fits`].
+    /// For a window that [`StripedPermits::fits`].
     pub(super) fn permits(rule: &Rule) -> Unkeyed {
-        Unkeyed::of(Fast::Permits(Halves::new(rule)), &PermitsForm)
+        Unkeyed::of(Fast::Permits(StripedPermits::new(rule)), &PermitsForm)
     }
 
     /// For any other window.
@@ -251,8 +251,8 @@ impl Unkeyed {
                     seen.0.forget();
                     slow.full = Full::of_token(Tat(tat).bucket(&rules[0], now.earliest));
                 }
-                Fast::Permits(halves) => {
-                    if let Some(window) = halves.move_away() {
+                Fast::Permits(permits) => {
+                    if let Some(window) = permits.move_away() {
                         slow.full = Full::of_window(window);
                     }
                 }
@@ -287,9 +287,9 @@ impl Unkeyed {
                 word.0.swap(tat.0, Ordering::AcqRel);
                 seen.0.forget();
             }
-            Fast::Permits(halves) => {
+            Fast::Permits(permits) => {
                 let Some(times) = slow.full.singles(forms) else { return };
-                halves.move_back(rule, &times);
+                permits.move_back(rule, &times);
             }
             Fast::Words(one, layout) => {
                 let Some(words) = slow.full.words(layout, rules) else { return };
@@ -326,8 +326,8 @@ impl Unkeyed {
                 seen.0.forget();
                 is_done
             }
-            (Fast::Permits(halves), [rule]) => {
-                now.earliest.saturating_sub(permit.at) >= rule.per() || halves.refund(permit)
+            (Fast::Permits(permits), [rule]) => {
+                now.earliest.saturating_sub(permit.at) >= rule.per() || permits.refund(permit)
             }
             _ => {
                 let call = Call { rules, backoff: None, cost: permit.cost, floor: Hold::NONE };
@@ -347,9 +347,9 @@ impl Unkeyed {
                 }
                 seen.0.forget();
             }
-            (Fast::Permits(halves), [rule]) => {
+            (Fast::Permits(permits), [rule]) => {
                 if !slow.is_here {
-                    halves.reset(rule);
+                    permits.reset(rule);
                 }
             }
             (Fast::Words(one, _), _) => one.0.reset(),

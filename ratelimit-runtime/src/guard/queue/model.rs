@@ -170,14 +170,14 @@ fn a_booking_is_handed_out_once_though_the_first_call_leaves() {
         let thread = thread::spawn(move || settling.settle(clock::now()));
         waiters[0].leave();
         thread.join().unwrap();
-        assert!(matches!(waiters[1].look(clock::now()), Turn::Told(Told::Admitted(_))));
+        assert!(matches!(waiters[1].look(clock::now()), Turn::Notified(Notice::Admitted(_))));
         let state = queue.state.lock();
         assert!(state.line.is_empty() && state.booked.is_empty() && state.unused.is_empty());
     });
 }
 
 #[test]
-fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
+fn a_call_that_is_notified_while_it_looks_sees_it_or_is_woken() {
     check(|| {
         let bucket = Bucket::new();
         let waiter = bucket.waits();
@@ -190,7 +190,7 @@ fn a_call_that_is_told_while_it_looks_sees_it_or_is_woken() {
         waiter.listen(&Waker::from(Arc::clone(&woken)));
         let turn = waiter.look(clock::now());
         thread.join().unwrap();
-        assert!(matches!(turn, Turn::Told(_)) || woken.0.load(Ordering::SeqCst));
+        assert!(matches!(turn, Turn::Notified(_)) || woken.0.load(Ordering::SeqCst));
     });
 }
 

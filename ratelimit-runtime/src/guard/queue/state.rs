@@ -41,7 +41,7 @@ pub(crate) const NEVER: u64 = u64::MAX;
 pub(super) struct State {
     pub(super) line: Line<Arc<Seat>>,
     /// Empty if a test drives the queue.
-    pub(super) deadlines: Deadlines<Told, Arc<How>>,
+    pub(super) deadlines: Deadlines<Notice, Arc<How>>,
     /// In the order in which they are due.
     pub(super) booked: VecDeque<Booked>,
     /// Bookings to give back, the last one first.
@@ -68,7 +68,7 @@ pub(super) struct State {
 }
 
 /// The state that a waiting call shares with its queue.
-pub(super) type Seat = crate::queue::Seat<Told, Arc<How>>;
+pub(super) type Seat = crate::queue::Seat<Notice, Arc<How>>;
 
 /// How a call waits. Calls that wait alike share it, so that each of them is small.
 pub(super) struct How {
@@ -153,7 +153,7 @@ pub(super) struct Hint {
 }
 
 /// The outcome of a wait.
-pub(crate) enum Told {
+pub(crate) enum Notice {
     Admitted(Box<Booked>),
     /// The call can no longer be admitted in time.
     Denied(Box<Denied>),
@@ -216,7 +216,7 @@ impl State {
             let first = waiting.find(|(_, waiting)| waiting.deadline >= booked.due);
             let owner = first.filter(|(place, first)| can_use(**place, first, &booked)).map(|(place, _)| *place);
             match owner.and_then(|place| self.line.remove(place)) {
-                Some(owner) => owner.tell(Told::Admitted(Box::new(booked)), wakes),
+                Some(owner) => owner.notify(Notice::Admitted(Box::new(booked)), wakes),
                 None => self.unused.push(booked),
             }
             self.wake_driver(wakes);
@@ -273,7 +273,7 @@ impl State {
             let Some(seat) = self.line.remove(place) else { continue };
             let mut denied = Denied { position, admitted_at: NEVER, ..soon(&*seat.with.limits, now) };
             seat.with.limits.with(&mut |rules, _| denied.limit = rules[position].limit);
-            seat.tell(Told::Denied(Box::new(denied)), wakes);
+            seat.notify(Notice::Denied(Box::new(denied)), wakes);
         }
     }
 
@@ -286,7 +286,7 @@ impl State {
             }
             let denied = known.unwrap_or_else(|| soon(&*first.with.limits, now));
             if let Some(first) = self.line.remove(place) {
-                first.tell(Told::Denied(Box::new(denied)), wakes);
+                first.notify(Notice::Denied(Box::new(denied)), wakes);
             }
         }
     }
@@ -433,7 +433,7 @@ impl Queue {
                     if denied.admitted_at < NEVER {
                         state.hint = Some(Hint { cost: asked.cost, denied, asked: sent, ahead: asked.ahead });
                     } else if let Some(waiting) = state.line.remove(*place) {
-                        waiting.tell(Told::Denied(Box::new(denied)), wakes);
+                        waiting.notify(Notice::Denied(Box::new(denied)), wakes);
                     }
                 }
                 Ok(Answer { outcome: Outcome::Done | Outcome::Blocked { .. }, .. }) | Err(_) => {
@@ -468,7 +468,7 @@ impl Queue {
             });
             let mut state = self.state.lock();
             if state.line.remove(*place).is_some() {
-                waiting.tell(Told::Failed(handed_over.map(Box::new)), wakes);
+                waiting.notify(Notice::Failed(handed_over.map(Box::new)), wakes);
                 continue;
             }
             drop(state);

@@ -11,7 +11,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use pin_project_lite::pin_project;
 
 use crate::http::fields::{self, Trio};
-use crate::noted::{self, Note};
+use crate::response_context::{self, Note};
 
 /// Middleware that adds `RateLimit-Policy` and `RateLimit` to responses, successful or not.
 ///
@@ -42,7 +42,7 @@ pub struct RateLimitHeaders {
 impl RateLimitHeaders {
     /// A middleware that adds the fields of the draft.
     pub fn new() -> RateLimitHeaders {
-        noted::begin();
+        response_context::begin();
         RateLimitHeaders { trio: Trio::Absent }
     }
 

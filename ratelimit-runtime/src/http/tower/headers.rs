@@ -10,7 +10,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::http::fields::{self, Trio};
-use crate::noted::{self, Note};
+use crate::response_context::{self, Note};
 
 /// Adds `RateLimit-Policy` and `RateLimit` to responses, successful or not.
 ///
@@ -41,7 +41,7 @@ pub struct RateLimitHeadersLayer {
 impl RateLimitHeadersLayer {
     /// A layer that adds the draft's fields.
     pub fn new() -> RateLimitHeadersLayer {
-        noted::begin();
+        response_context::begin();
         RateLimitHeadersLayer { trio: Trio::Absent }
     }
 

@@ -22,7 +22,7 @@ use super::Started;
 use crate::algorithm::Rule;
 use crate::backend::Request;
 use crate::backend::memory::{
-    Bucket, NEVER, Said, Spoken, Store, Tried, Verdict, peek_together, take_together, try_take_together,
+    Bucket, Judged, NEVER, Store, Tried, Verdict, Verdicts, peek_together, take_together, try_take_together,
 };
 use crate::decision::{Address, Decision, Place, Taken};
 use crate::error::{ExceededKind, RateLimitExceeded};
@@ -138,9 +138,9 @@ impl Call<'_> {
             return None;
         }
         let store = buckets[0].store;
-        let spoken = Spoken::new();
-        let take = |now| take_together(buckets, now, false, &spoken);
-        let (now, is_charged) = asked(|| self.now(store), take, &spoken, buckets.len());
+        let verdicts = Verdicts::new();
+        let take = |now| take_together(buckets, now, false, &verdicts);
+        let (now, is_charged) = asked(|| self.now(store), take, &verdicts, buckets.len());
         if is_charged {
             self.core.allowed();
             return Some(Ok(()));
@@ -150,7 +150,7 @@ impl Call<'_> {
         }
         let written = self.core.groups().len();
         let denials = (0..K::LEN).filter_map(|index| {
-            admitted(&each.parts[index], buckets[index].ask.call.rules, spoken.of(index), now, written).err()
+            admitted(&each.parts[index], buckets[index].ask.call.rules, verdicts.of(index), now, written).err()
         });
         let text = KeyText::of(keys);
         let call = Call { key: text.shown(), ..*self };
@@ -232,22 +232,22 @@ impl Call<'_> {
         }
         let Some((_, _, venue)) = parts.first() else { return AllSay::new() };
         let resets: SmallVec<[u32; 4]> = buckets.iter().map(|bucket| bucket.store.resets(bucket.address)).collect();
-        let spoken = Spoken::new();
+        let verdicts = Verdicts::new();
         let take = |now| {
             if self.peek {
-                peek_together(&buckets, now, &spoken);
+                peek_together(&buckets, now, &verdicts);
                 return false;
             }
-            take_together(&buckets, now, true, &spoken)
+            take_together(&buckets, now, true, &verdicts)
         };
-        let (now, is_taken) = asked(|| venue.now(), take, &spoken, buckets.len());
+        let (now, is_taken) = asked(|| venue.now(), take, &verdicts, buckets.len());
         let says = parts.iter().enumerate().map(|(index, (part, member, ..))| {
             let rules = buckets[index].ask.call.rules;
             let held = |at| self.held(&stores[index], member.address, at, resets[index], kinds_of(rules));
             let limits = || member.limits.as_deref().map(Into::into);
             let taken = |at| Taken { place: Place::Memory(held(at)), limits: limits(), limiter: part.core.id };
             let taken: Option<&dyn Fn(u64) -> Taken> = if is_taken { Some(&taken) } else { None };
-            says(self, part, rules, spoken.of(index), now, taken)
+            says(self, part, rules, verdicts.of(index), now, taken)
         });
         says.collect()
     }
@@ -306,12 +306,12 @@ impl Call<'_> {
 /// Asks again while a denial ends within one reading of the clock. Returns what `ask` does, and the
 /// reading.
 #[inline]
-fn asked(read: impl Fn() -> Now, ask: impl Fn(Now) -> bool, spoken: &Spoken, buckets: usize) -> (Now, bool) {
+fn asked(read: impl Fn() -> Now, ask: impl Fn(Now) -> bool, verdicts: &Verdicts, buckets: usize) -> (Now, bool) {
     let mut readings = 0;
     loop {
         let now = read();
         let is_charged = ask(now);
-        if is_charged || readings == READINGS || latest(spoken, buckets) > now.latest {
+        if is_charged || readings == READINGS || latest(verdicts, buckets) > now.latest {
             return (now, is_charged);
         }
         readings += 1;
@@ -324,8 +324,8 @@ fn longest(denials: impl Iterator<Item = (Limit, Refusal)>) -> Option<(Limit, Re
 }
 
 /// Until when the buckets deny; [`NEVER`] if none does.
-fn latest(spoken: &Spoken, buckets: usize) -> u64 {
-    let until = |index| match spoken.of(index).verdict {
+fn latest(verdicts: &Verdicts, buckets: usize) -> u64 {
+    let until = |index| match verdicts.of(index).verdict {
         Verdict::Denied { until, .. } => Some(until),
         Verdict::Admitted { .. } => None,
         Verdict::Undecided => Some(NEVER),
@@ -338,20 +338,20 @@ fn says(
     call: &Call<'_>,
     part: &Part,
     rules: &[Rule],
-    said: Said,
+    judged: Judged,
     now: Now,
     taken: Option<&dyn Fn(u64) -> Taken>,
 ) -> Says {
     let written = call.core.groups().len();
-    match admitted(part, rules, said, now, written) {
+    match admitted(part, rules, judged, now, written) {
         Err((limit, refusal)) => Says::Denies { limit, refusal },
         Ok(at) => {
-            let own = usize::from(said.left.position);
+            let own = usize::from(judged.left.position);
             Says::Admits {
                 limit: rules[own].limit,
                 position: part.position(own, written),
-                remaining: said.left.remaining,
-                reset_after: said.left.idle_at.saturating_sub(now.earliest),
+                remaining: judged.left.remaining,
+                reset_after: judged.left.idle_at.saturating_sub(now.earliest),
                 taken: taken.map(|taken| taken(at)),
             }
         }
@@ -363,7 +363,7 @@ fn says(
 fn admitted(
     part: &Part,
     rules: &[Rule],
-    Said { verdict, left }: Said,
+    Judged { verdict, left }: Judged,
     now: Now,
     written: usize,
 ) -> Result<u64, (Limit, Refusal)> {

@@ -60,7 +60,7 @@ impl Two {
             let ask = Ask { call: self.call(1), is_foreign: false };
             Bucket { store: &self.stores[index], address: Address::Hash(2), ask }
         };
-        take(&listed.map(bucket), now(), true, &Spoken::new())
+        take(&listed.map(bucket), now(), true, &Verdicts::new())
     }
 
     /// Takes a permit from one bucket alone.

@@ -3,7 +3,7 @@
 
 use super::super::state::{Attempt, Call, Forms, Layout, Left, Peek, Take, Verdict};
 use super::{Fast, Unkeyed, added, take_token, try_take_token, verdict};
-use super::{Halves, Line, One, Tat, Window, Words};
+use super::{Line, One, StripedPermits, Tat, Window, Words};
 use crate::algorithm::Rule;
 use crate::rt::clock::Now;
 use crate::rt::sync::Ordering;
@@ -103,8 +103,8 @@ impl Form for TokenForm {
 }
 
 impl PermitsForm {
-    fn of(bucket: &Unkeyed) -> Option<&Halves> {
-        if let Fast::Permits(halves) = &bucket.fast { Some(halves) } else { None }
+    fn of(bucket: &Unkeyed) -> Option<&StripedPermits> {
+        if let Fast::Permits(permits) = &bucket.fast { Some(permits) } else { None }
     }
 }
 
@@ -116,12 +116,12 @@ impl Form for PermitsForm {
     #[expect(clippy::inline_always, reason = "most of a decision, which is to stay in registers")]
     #[inline(always)]
     fn try_take(bucket: &Unkeyed, _: &Forms, rule: &Rule, thread: usize, now: Now, cost: u32) -> Attempt {
-        Self::of(bucket).map_or(Attempt::Contended, |halves| halves.try_take(rule, thread, now, cost))
+        Self::of(bucket).map_or(Attempt::Contended, |permits| permits.try_take(rule, thread, now, cost))
     }
 
     #[inline]
     fn take(&self, bucket: &Unkeyed, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
-        Self::of(bucket).map_or(Verdict::Undecided, |halves| halves.take(rule, thread, now, cost))
+        Self::of(bucket).map_or(Verdict::Undecided, |permits| permits.take(rule, thread, now, cost))
     }
 
     fn peek(&self, bucket: &Unkeyed, call: &Call<'_>, _: &Forms, now: Now) -> Option<(Verdict, Left)> {

@@ -224,7 +224,7 @@ fn a_bucket_that_is_reset_meanwhile_admits_no_more_than_two_buckets() {
 
 #[test]
 fn a_window_that_is_reset_forgets_until_when_it_denied() {
-    // Groups of one permit, and a window of single permits, seen from both halves.
+    // Groups of one permit, and a window of single permits, seen from both stripes.
     for (count, cost, thread) in [(100, 100, 0), (1, 1, 0), (1, 1, 1)] {
         loom::model(move || {
             let rule = window(count);
@@ -252,7 +252,7 @@ fn a_window_admits_its_count_on_both_ways_together() {
 }
 
 #[test]
-fn a_window_admits_its_count_to_threads_of_both_halves_together() {
+fn a_window_admits_its_count_to_threads_of_both_stripes_together() {
     for (count, cost) in [(1, 1), (2, 1), (3, 1), (3, 2), (5, 2)] {
         loom::model(move || {
             let rule = window(count);

@@ -1,4 +1,4 @@
-//! Both halves compared with a full log of admissions.
+//! Both stripes compared with a full log of admissions.
 
 use std::time::Duration;
 
@@ -44,13 +44,13 @@ impl Log {
     }
 }
 
-fn remaining(halves: &Halves, rule: &Rule, now: u64) -> usize {
-    let (_, left) = halves.peek(rule, Now::exactly(now), 1).unwrap();
+fn remaining(stripes: &StripedPermits, rule: &Rule, now: u64) -> usize {
+    let (_, left) = stripes.peek(rule, Now::exactly(now), 1).unwrap();
     left.remaining as usize
 }
 
-fn take(halves: &Halves, rule: &Rule, thread: usize, now: u64, cost: u32) -> Verdict {
-    halves.take(rule, thread, Now::exactly(now), cost)
+fn take(stripes: &StripedPermits, rule: &Rule, thread: usize, now: u64, cost: u32) -> Verdict {
+    stripes.take(rule, thread, Now::exactly(now), cost)
 }
 
 /// One call: the nanoseconds by which its clock advances (or goes back), its thread, and its
@@ -68,17 +68,17 @@ fn rule(count: u32, per: u64) -> Rule {
 
 proptest! {
     #[test]
-    fn threads_of_both_halves_get_what_a_full_log_admits(
+    fn threads_of_both_stripes_get_what_a_full_log_admits(
         count in prop_oneof![1..65_u32, 1..6_u32, Just(64)],
         calls in calls(prop_oneof![3 => Just(0_i64), 8 => 0..60_i64, 3 => 900..1_100_i64, 1 => 0..5_000_i64]),
     ) {
         let rule = rule(count, 1);
-        let (halves, mut log, mut now) = (Halves::new(&rule), Log::default(), START);
+        let (stripes, mut log, mut now) = (StripedPermits::new(&rule), Log::default(), START);
         for (ahead, thread, cost) in calls {
             now = now.saturating_add_signed(ahead);
             let cost = cost.min(count);
-            prop_assert_eq!(take(&halves, &rule, thread, now, cost), log.take(&rule, now, cost));
-            prop_assert_eq!(remaining(&halves, &rule, now), log.remaining(&rule, now));
+            prop_assert_eq!(take(&stripes, &rule, thread, now, cost), log.take(&rule, now, cost));
+            prop_assert_eq!(remaining(&stripes, &rule, now), log.remaining(&rule, now));
         }
     }
 
@@ -91,11 +91,11 @@ proptest! {
         calls in calls(prop_oneof![8 => -60..120_i64, 2 => 900..1_100_i64, 1 => -5_000..5_000_i64]),
     ) {
         let rule = rule(count, 1);
-        let (halves, mut log, mut now) = (Halves::new(&rule), Log::default(), START);
+        let (stripes, mut log, mut now) = (StripedPermits::new(&rule), Log::default(), START);
         for (ahead, _, cost) in calls {
             now = now.saturating_add_signed(ahead);
             let (cost, latest) = (cost.min(count), now.max(log.newest()));
-            match take(&halves, &rule, thread, now, cost) {
+            match take(&stripes, &rule, thread, now, cost) {
                 Verdict::Admitted { at } => {
                     prop_assert_eq!(at, latest);
                     let verdict = log.take(&rule, latest, cost);
@@ -110,7 +110,7 @@ proptest! {
                 Verdict::Undecided => prop_assert!(false, "undecided"),
             }
             let least = log.remaining(&rule, now);
-            prop_assert!((least..=log.remaining(&rule, latest.max(now))).contains(&remaining(&halves, &rule, now)));
+            prop_assert!((least..=log.remaining(&rule, latest.max(now))).contains(&remaining(&stripes, &rule, now)));
         }
     }
 
@@ -122,11 +122,11 @@ proptest! {
         calls in calls(prop_oneof![3 => Just(0_i64), 8 => 0..60_i64, 3 => 900..1_100_i64]),
     ) {
         let rule = rule(count, 1);
-        let (halves, mut admitted, mut now) = (Halves::new(&rule), Vec::new(), START);
+        let (stripes, mut admitted, mut now) = (StripedPermits::new(&rule), Vec::new(), START);
         for (ahead, thread, cost) in calls {
             now = now.saturating_add_signed(ahead);
             let (cost, read) = (cost.min(count), if thread == 1 { now - behind } else { now });
-            if let Verdict::Admitted { .. } = take(&halves, &rule, thread, read, cost) {
+            if let Verdict::Admitted { .. } = take(&stripes, &rule, thread, read, cost) {
                 admitted.extend((0..cost).map(|_| now));
             }
         }
@@ -139,56 +139,56 @@ proptest! {
 #[test]
 fn a_thread_that_goes_on_has_all_places_in_its_half_before_long() {
     let rule = rule(64, 1);
-    let halves = Halves::new(&rule);
+    let stripes = StripedPermits::new(&rule);
     for period in 0..2 {
         for _ in 0..64 {
-            assert!(matches!(take(&halves, &rule, 1, START + period * rule.per(), 1), Verdict::Admitted { .. }));
+            assert!(matches!(take(&stripes, &rule, 1, START + period * rule.per(), 1), Verdict::Admitted { .. }));
         }
     }
-    let [first, second] = halves.lock().map(|half| half.as_ref().unwrap().len);
+    let [first, second] = stripes.lock().map(|stripe| stripe.as_ref().unwrap().len);
     assert_eq!((first, second), (0, 64));
 }
 
 #[test]
 fn a_half_gets_half_of_what_is_free_in_the_other() {
     let rule = rule(64, 1);
-    let halves = Halves::new(&rule);
+    let stripes = StripedPermits::new(&rule);
     for _ in 0..33 {
-        assert!(matches!(take(&halves, &rule, 0, START, 1), Verdict::Admitted { .. }));
+        assert!(matches!(take(&stripes, &rule, 0, START, 1), Verdict::Admitted { .. }));
     }
-    let [first, second] = halves.lock().map(|half| half.as_ref().unwrap().len);
+    let [first, second] = stripes.lock().map(|stripe| stripe.as_ref().unwrap().len);
     assert_eq!((first, second), (48, 16));
 }
 
 /// A window of two permits that denies both threads.
-fn used_up(rule: &Rule) -> Halves {
-    let halves = Halves::new(rule);
-    assert!(matches!(take(&halves, rule, 0, START, 2), Verdict::Admitted { .. }));
-    assert_eq!(take(&halves, rule, 0, START, 1), Verdict::Denied { until: START + rule.per(), position: 0 });
-    for half in &halves.0 {
-        assert_eq!(half.0.denied_until.load(Ordering::Relaxed), START + rule.per());
+fn used_up(rule: &Rule) -> StripedPermits {
+    let stripes = StripedPermits::new(rule);
+    assert!(matches!(take(&stripes, rule, 0, START, 2), Verdict::Admitted { .. }));
+    assert_eq!(take(&stripes, rule, 0, START, 1), Verdict::Denied { until: START + rule.per(), position: 0 });
+    for stripe in &stripes.0 {
+        assert_eq!(stripe.0.denied_until.load(Ordering::Relaxed), START + rule.per());
     }
-    halves
+    stripes
 }
 
 #[test]
 fn once_it_is_kept_elsewhere_no_half_decides() {
     let rule = rule(2, 1);
-    let halves = used_up(&rule);
-    assert!(halves.move_away().is_some() && halves.move_away().is_none());
+    let stripes = used_up(&rule);
+    assert!(stripes.move_away().is_some() && stripes.move_away().is_none());
     for (thread, cost) in [(0, 1), (1, 1), (0, 2)] {
-        assert_eq!(take(&halves, &rule, thread, START, cost), Verdict::Undecided);
+        assert_eq!(take(&stripes, &rule, thread, START, cost), Verdict::Undecided);
     }
-    halves.reset(&rule);
-    assert!(matches!(take(&halves, &rule, 0, START, 2), Verdict::Admitted { .. }));
+    stripes.reset(&rule);
+    assert!(matches!(take(&stripes, &rule, 0, START, 2), Verdict::Admitted { .. }));
 }
 
 #[test]
 fn once_it_is_reset_neither_half_denies() {
     let rule = rule(2, 1);
     for thread in [0, 1] {
-        let halves = used_up(&rule);
-        halves.reset(&rule);
-        assert_eq!([1; 2].map(|cost| take(&halves, &rule, thread, START, cost)), [Verdict::Admitted { at: START }; 2]);
+        let stripes = used_up(&rule);
+        stripes.reset(&rule);
+        assert_eq!([1; 2].map(|cost| take(&stripes, &rule, thread, START, cost)), [Verdict::Admitted { at: START }; 2]);
     }
 }

@@ -5,11 +5,11 @@
 //! after that time. So no interval of `per` ever holds more permits than there are places,
 //! whichever places a call takes.
 //!
-//! The places are in two halves, with one lock each. A thread takes free places of its own half.
-//! Threads of both halves meet only if one half is exhausted and gets places of the other. A call
-//! is denied if too few places are free in both halves together.
+//! The places are in two stripes, with one lock each. A thread takes free places of its own stripe.
+//! Threads of both stripes meet only if one stripe is exhausted and gets places of the other. A call
+//! is denied if too few places are free in both stripes together.
 //!
-//! A half records the latest time that it has seen, because its caller's clock may be behind. A
+//! A stripe records the latest time that it has seen, because its caller's clock may be behind. A
 //! permit can come back too early by the difference between the clocks of two cores, as it can with
 //! all permits under one lock.
 
@@ -22,11 +22,11 @@ use crate::rt::clock::Now;
 use crate::rt::sync::{AtomicU64, Guard, Line, Lock, Ordering};
 
 /// All places of a window.
-pub(super) struct Halves([Line<Half>; 2]);
+pub(super) struct StripedPermits([Line<Stripe>; 2]);
 
 /// In one cache line, except for the times.
-struct Half {
-    /// A call for one permit is denied until this time. Both halves hold the same value, written
+struct Stripe {
+    /// A call for one permit is denied until this time. Both stripes hold the same value, written
     /// under both locks.
     denied_until: AtomicU64,
     /// `None` while the window is kept elsewhere.
@@ -52,7 +52,7 @@ const MOST: usize = GROUPS as usize;
 type Both<'a> = [Guard<'a, Option<Places>>; 2];
 type Times = SmallVec<[u64; MOST]>;
 
-impl Halves {
+impl StripedPermits {
     /// Whether a window of this rule consists of single permits.
     pub(super) fn fits(rule: &Rule) -> bool {
         rule.limit.algorithm() == Algorithm::SlidingWindow && rule.group == 1 && rule.capacity() > 0
@@ -61,7 +61,7 @@ impl Halves {
     /// When `cost` permits fit, and the permits left. `None` if the window is kept elsewhere.
     pub(super) fn peek(&self, rule: &Rule, now: Now, cost: u32) -> Option<(u64, Left)> {
         let both = self.lock();
-        let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
+        let [Some(first), Some(second)] = both.each_ref().map(|stripe| (**stripe).as_ref()) else { return None };
         let free = first.free(rule, now) + second.free(rule, now);
         let newest = first.newest.max(second.newest);
         let idle_at = if free == rule.capacity() as usize { 0 } else { newest.saturating_add(rule.per()) };
@@ -71,21 +71,21 @@ impl Halves {
     }
 
     /// For a rule with at most 64 permits.
-    pub(super) fn new(rule: &Rule) -> Halves {
-        let half = |places| Line(Half { denied_until: AtomicU64::new(0), places: Lock::new(Some(places)) });
-        Halves(Places::halves(rule).map(half))
+    pub(super) fn new(rule: &Rule) -> StripedPermits {
+        let stripe = |places| Line(Stripe { denied_until: AtomicU64::new(0), places: Lock::new(Some(places)) });
+        StripedPermits(Places::stripes(rule).map(stripe))
     }
 
     /// Takes `cost` permits, from 1 to the capacity, on thread number `thread`.
     #[inline]
     pub(super) fn take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
-        let half = &self.0[thread % 2].0;
+        let stripe = &self.0[thread % 2].0;
         // Written under the locks, together with the state that it describes.
-        let denied_until = half.denied_until.load(Ordering::Acquire);
+        let denied_until = stripe.denied_until.load(Ordering::Acquire);
         if cost == 1 && now.earliest < denied_until {
             return Verdict::Denied { until: denied_until, position: 0 };
         }
-        let taken = half.places.lock().as_mut().map(|places| places.take(rule, now, cost));
+        let taken = stripe.places.lock().as_mut().map(|places| places.take(rule, now, cost));
         match taken {
             Some(Some(at)) => Verdict::Admitted { at },
             Some(None) => self.take_from_both(rule, thread, now, cost),
@@ -93,26 +93,26 @@ impl Halves {
         }
     }
 
-    /// The fast path of [`take`](Halves::take), if that needs only a free lock.
+    /// The fast path of [`take`](StripedPermits::take), if that needs only a free lock.
     #[inline]
     pub(super) fn try_take(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Attempt {
-        let half = &self.0[thread % 2].0;
-        let denied_until = half.denied_until.load(Ordering::Acquire);
+        let stripe = &self.0[thread % 2].0;
+        let denied_until = stripe.denied_until.load(Ordering::Acquire);
         if now.earliest < denied_until && cost == 1 {
             return Attempt::Denied(denied_until);
         }
-        let taken = half.places.try_lock().and_then(|mut places| places.as_mut()?.take(rule, now, cost));
+        let taken = stripe.places.try_lock().and_then(|mut places| places.as_mut()?.take(rule, now, cost));
         if taken.is_some() { Attempt::Admitted } else { Attempt::Contended }
     }
 
-    /// Takes permits if the thread's own half has too few free places. It moves as many places from
-    /// the other half as are missing, and at least half of the free ones there. A thread that goes
+    /// Takes permits if the thread's own stripe has too few free places. It moves as many places from
+    /// the other stripe as are missing, and at least half of the free ones there. A thread that goes
     /// on calling then does not come back for each permit.
     #[cold]
     #[inline(never)]
     fn take_from_both(&self, rule: &Rule, thread: usize, now: Now, cost: u32) -> Verdict {
         let mut both = self.lock();
-        let [Some(first), Some(second)] = both.each_mut().map(|half| (**half).as_mut()) else {
+        let [Some(first), Some(second)] = both.each_mut().map(|stripe| (**stripe).as_mut()) else {
             return Verdict::Undecided;
         };
         let (own, other) = if thread.is_multiple_of(2) { (first, second) } else { (second, first) };
@@ -135,7 +135,7 @@ impl Halves {
     /// Takes back permits that were taken at `permit.at`. `false` if the window is kept elsewhere.
     pub(super) fn refund(&self, permit: Permit) -> bool {
         let mut both = self.lock();
-        let [Some(first), Some(second)] = both.each_mut().map(|half| (**half).as_mut()) else { return false };
+        let [Some(first), Some(second)] = both.each_mut().map(|stripe| (**stripe).as_mut()) else { return false };
         self.deny_until(0);
         let left = first.give_back(permit.at, permit.cost);
         second.give_back(permit.at, left);
@@ -147,8 +147,8 @@ impl Halves {
         let mut both = self.lock();
         let window = window(&both)?;
         self.deny_until(0);
-        for half in &mut both {
-            **half = None;
+        for stripe in &mut both {
+            **stripe = None;
         }
         Some(window)
     }
@@ -158,34 +158,34 @@ impl Halves {
         let newest = &times[times.len().saturating_sub(rule.capacity() as usize)..];
         let mut both = self.lock();
         self.deny_until(0);
-        let mut halves = Places::halves(rule);
+        let mut stripes = Places::stripes(rule);
         for (index, time) in newest.iter().enumerate() {
-            halves[index % 2].put_last(*time);
+            stripes[index % 2].put_last(*time);
         }
-        both.iter_mut().zip(halves).for_each(|(half, places)| **half = Some(places));
+        both.iter_mut().zip(stripes).for_each(|(stripe, places)| **stripe = Some(places));
     }
 
     /// Frees all places.
     pub(super) fn reset(&self, rule: &Rule) {
         let mut both = self.lock();
         self.deny_until(0);
-        both.iter_mut().zip(Places::halves(rule)).for_each(|(half, fresh)| **half = Some(fresh));
+        both.iter_mut().zip(Places::stripes(rule)).for_each(|(stripe, fresh)| **stripe = Some(fresh));
     }
 
     /// Takes both locks, always in this order.
     fn lock(&self) -> Both<'_> {
-        self.0.each_ref().map(|half| half.0.places.lock())
+        self.0.each_ref().map(|stripe| stripe.0.places.lock())
     }
 
     /// Call under both locks.
     fn deny_until(&self, until: u64) {
-        self.0.iter().for_each(|half| half.0.denied_until.store(until, Ordering::Release));
+        self.0.iter().for_each(|stripe| stripe.0.denied_until.store(until, Ordering::Release));
     }
 }
 
 impl Places {
     /// All places of a window, free.
-    fn halves(rule: &Rule) -> [Places; 2] {
+    fn stripes(rule: &Rule) -> [Places; 2] {
         let all = rule.capacity() as usize;
         [all.div_ceil(2), all / 2].map(|len| Places { times: Box::new([0; MOST]), first: 0, len, newest: 0 })
     }
@@ -261,10 +261,10 @@ impl Places {
 }
 
 /// When `cost` permits fit that do not fit now: `per` after the `cost`th oldest time.
-fn fits_at(halves: [&Places; 2], rule: &Rule, now: Now, cost: u32) -> u64 {
-    let free = halves.map(|places| places.free(rule, now));
+fn fits_at(stripes: [&Places; 2], rule: &Rule, now: Now, cost: u32) -> u64 {
+    let free = stripes.map(|places| places.free(rule, now));
     // The others are in order.
-    let [mut first, mut second] = [0, 1].map(|half| halves[half].times().skip(free[half]).peekable());
+    let [mut first, mut second] = [0, 1].map(|stripe| stripes[stripe].times().skip(free[stripe]).peekable());
     let mut last = 0;
     for _ in free[0] + free[1]..cost as usize {
         let is_first = second.peek().is_none_or(|second| first.peek().is_some_and(|first| first <= second));
@@ -274,7 +274,7 @@ fn fits_at(halves: [&Places; 2], rule: &Rule, now: Now, cost: u32) -> u64 {
 }
 
 fn window(both: &Both<'_>) -> Option<Window> {
-    let [Some(first), Some(second)] = both.each_ref().map(|half| (**half).as_ref()) else { return None };
+    let [Some(first), Some(second)] = both.each_ref().map(|stripe| (**stripe).as_ref()) else { return None };
     let mut times: Times = first.times().chain(second.times()).filter(|time| *time > 0).collect();
     times.sort_unstable();
     Some(Window::of_singles(&times))

@@ -19,7 +19,7 @@ thread_local! {
 
 /// From now on, decisions take the slow path, which knows the remaining permits.
 pub(crate) fn begin() {
-    turn(Switch::Noted, true);
+    turn(Switch::ResponseContext, true);
 }
 
 /// How many decisions are remembered, in case the tightest one is taken back.
@@ -131,7 +131,7 @@ impl Drop for Entered<'_> {
 /// Records an admission, if a request is being polled.
 #[inline]
 pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
-    if Switches::load().has(Switch::Noted) {
+    if Switches::load().has(Switch::ResponseContext) {
         write(limit, remaining, reset_after, false);
     }
 }
@@ -139,7 +139,7 @@ pub(crate) fn admitted(limit: Limit, remaining: u32, reset_after: u64) {
 /// Records a denial, if a request is being polled.
 #[inline]
 pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
-    if Switches::load().has(Switch::Noted) {
+    if Switches::load().has(Switch::ResponseContext) {
         write(limit, remaining, retry_after, true);
     }
 }
@@ -147,7 +147,7 @@ pub(crate) fn denied(limit: Limit, remaining: u32, retry_after: u64) {
 /// Records a denial caused by a failing backend: nothing is known about the limit.
 #[inline]
 pub(crate) fn failed() {
-    if Switches::load().has(Switch::Noted) {
+    if Switches::load().has(Switch::ResponseContext) {
         with_current(|note| note.unreported_denial = true);
     }
 }
