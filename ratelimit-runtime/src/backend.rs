@@ -27,7 +27,7 @@ use crate::algorithm::record::{Admission, Ask, Record, Refusal};
 use crate::algorithm::{Rule, codec};
 use crate::error::BackendError;
 use crate::fingerprint::Fingerprint;
-use crate::limit::{Limit, MAX_LIMITS};
+use crate::limit::Limit;
 use crate::rt::clock::{self, nanos};
 use smallvec::SmallVec;
 
@@ -118,7 +118,14 @@ pub enum Action {
     Blocked,
 }
 
+/// Room for the rules of most requests; others allocate.
+type Rules = SmallVec<[Rule; 2]>;
+
 impl Request {
+    fn rules(&self) -> Rules {
+        self.limits.iter().map(|limit| Rule::new(*limit)).collect()
+    }
+
     /// Builds a request as a limiter would, at this process's time. For testing a backend.
     ///
     /// ```
@@ -565,15 +572,19 @@ impl Bucket {
 
     /// Carries out `request` at `now`.
     pub fn apply(&mut self, request: &Request, now: Timestamp) -> Answer {
-        let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
+        self.apply_by(&request.rules(), request, now)
+    }
+
+    /// [`apply`](Bucket::apply) by the request's rules.
+    fn apply_by(&mut self, rules: &[Rule], request: &Request, now: Timestamp) -> Answer {
         let backoff = request.backoff.as_ref();
-        let ask = |cost, max_wait| Ask { rules: &rules, backoff, cost, max_wait: nanos(max_wait) };
+        let ask = |cost, max_wait| Ask { rules, backoff, cost, max_wait: nanos(max_wait) };
         let decided = match &request.action {
             Action::Take { cost, max_wait } => self.record.take(&ask(*cost, *max_wait), now.0),
             Action::Peek { cost, max_wait } => self.record.peek(&ask(*cost, *max_wait), now.0),
-            Action::Charge { cost } => Ok(self.record.charge_all(&rules, backoff, *cost, now.0)),
+            Action::Charge { cost } => Ok(self.record.charge_all(rules, backoff, *cost, now.0)),
             Action::GiveBack(permit) => {
-                self.record.give_back(&rules, backoff, now.0, permit);
+                self.record.give_back(rules, backoff, now.0, permit);
                 return Answer { now, outcome: Outcome::Done };
             }
             Action::Reset => {
@@ -604,7 +615,11 @@ impl Bucket {
 
     /// When the bucket is idle again and may be forgotten.
     pub fn expires_at(&self, request: &Request) -> Timestamp {
-        let rules: SmallVec<[Rule; MAX_LIMITS]> = request.limits.iter().map(|limit| Rule::new(*limit)).collect();
-        Timestamp(self.record.fresh_at(&rules, request.backoff.as_ref()))
+        self.expires_by(&request.rules(), request)
+    }
+
+    /// [`expires_at`](Bucket::expires_at) by the request's rules.
+    fn expires_by(&self, rules: &[Rule], request: &Request) -> Timestamp {
+        Timestamp(self.record.fresh_at(rules, request.backoff.as_ref()))
     }
 }

@@ -79,6 +79,24 @@ impl Record {
     }
 }
 
+/// Whether two encoded records differ in more than the time of the latest decision. Empty bytes are
+/// an unused record.
+#[cfg(any(feature = "memcached", feature = "postgres"))]
+pub(crate) fn has_changed(before: &[u8], after: &[u8]) -> bool {
+    if before.is_empty() {
+        return has_changed(&Record::default().encode(), after);
+    }
+    behind_clock(before) != behind_clock(after)
+}
+
+/// An encoded record without the time of its latest decision: its version and what follows.
+#[cfg(any(feature = "memcached", feature = "postgres"))]
+fn behind_clock(mut bytes: &[u8]) -> Option<(u64, &[u8])> {
+    let version = read(&mut bytes)?;
+    read(&mut bytes)?;
+    Some((version, bytes))
+}
+
 pub(crate) fn no_bucket() -> BackendError {
     BackendError::new(BackendErrorKind::Refused, "the stored bytes are no bucket of this version")
 }
@@ -171,6 +189,11 @@ pub(crate) fn write(bytes: &mut Vec<u8>, mut number: u64) {
 
 /// Takes a number from the front.
 pub(crate) fn read(bytes: &mut &[u8]) -> Option<u64> {
+    // Most numbers are one byte.
+    if let [byte @ 0..0x80, rest @ ..] = *bytes {
+        *bytes = rest;
+        return Some(u64::from(*byte));
+    }
     let mut number = 0_u64;
     for shift in (0..64).step_by(7) {
         let (byte, rest) = bytes.split_first()?;

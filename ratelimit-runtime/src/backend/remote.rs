@@ -15,10 +15,12 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use smallvec::SmallVec;
 use tokio::runtime::{Handle, Id};
 
 use super::coalesce::{Alone, Coalescing, Entry, Merging, Transport};
 use super::{Answer, Bucket, Request, Timestamp};
+use crate::algorithm::codec;
 use crate::error::{BackendError, BackendErrorKind};
 use crate::rt::background;
 use crate::rt::reply;
@@ -65,13 +67,13 @@ pub(crate) fn apply(
 ) -> Result<Applied, BackendError> {
     let mut bucket = Bucket::from_bytes(bytes)?;
     let now = now(Timestamp(bucket.record.clock));
-    let mut before = bucket.clone();
-    let answers = requests.iter().map(|request| bucket.apply(request, now)).collect();
+    let asked: SmallVec<[_; 1]> = requests.iter().map(|request| (*request, request.rules())).collect();
+    let answers = asked.iter().map(|(request, rules)| bucket.apply_by(rules, request, now)).collect();
     // Requests may differ in limits: the bucket is kept while any of them needs it.
-    let expires_at = requests.iter().map(|request| bucket.expires_at(request)).max().unwrap_or(now);
-    before.record.clock = bucket.record.clock;
-    let has_changed = before.record != bucket.record;
-    Ok(Applied { answers, bytes: has_changed.then(|| bucket.to_bytes()), now, expires_at })
+    let expires_at = asked.iter().map(|(request, rules)| bucket.expires_by(rules, request)).max().unwrap_or(now);
+    let after = bucket.to_bytes();
+    let bytes = codec::has_changed(bytes, &after).then_some(after);
+    Ok(Applied { answers, bytes, now, expires_at })
 }
 
 impl<T: Transport> Remote<T> {
@@ -293,6 +295,26 @@ mod tests {
             let applied = apply(&[], &[&take(HOUR), &take(HOUR / 3_600)], |_| now).unwrap();
             assert!(matches!(applied.answers[1].outcome, Outcome::Denied(_)));
             assert!(applied.expires_at >= in_an_hour, "{algorithm:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_change_beyond_the_time_is_stored() {
+        let hour = Duration::from_secs(3_600);
+        let (take, peek) =
+            (Action::Take { cost: 1, max_wait: Duration::ZERO }, Action::Peek { cost: 1, max_wait: Duration::ZERO });
+        for algorithm in [Algorithm::SlidingWindow, Algorithm::TokenBucket, Algorithm::FixedWindow] {
+            let limit = Limit::new(1, hour).with_algorithm(algorithm);
+            let stored = |bytes: &[u8], action: &Action, at| {
+                apply(bytes, &[&Request::new("api:a", &[limit], action.clone())], |_| Timestamp(at)).unwrap().bytes
+            };
+            let start = 1_000_000 * 3_600_000_000_000;
+            assert_eq!(stored(&[], &peek, start), None, "{algorithm:?}: an unused bucket");
+            let used = stored(&[], &take, start).unwrap();
+            for action in [&take, &peek] {
+                assert_eq!(stored(&used, action, start + 1), None, "{algorithm:?}: {action:?}");
+            }
+            assert!(stored(&used, &take, start + 2 * 3_600_000_000_000).is_some(), "{algorithm:?}");
         }
     }
 }
