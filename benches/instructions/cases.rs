@@ -3,13 +3,17 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
-use std::pin::pin;
-use std::sync::LazyLock;
+use std::pin::{Pin, pin};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use governor::{Quota, RateLimiter as Governor};
-use ratelimit_runtime::{Algorithm, Limit, MemoryBackend, RateLimitExceeded, RateLimiter, rate_limit, set_limits};
+use ratelimit_runtime::backend::{Answer, Backend, Bucket, Deadline, Request};
+use ratelimit_runtime::{
+    Algorithm, BackendError, Limit, MemoryBackend, RateLimitExceeded, RateLimiter, RateLimiterBuilder, rate_limit,
+    set_limits,
+};
 
 type Limited = Result<(), RateLimitExceeded>;
 
@@ -99,6 +103,7 @@ pub(super) fn all() -> Vec<Case> {
     with_keys(&mut cases);
     futures(&mut cases);
     limiters(&mut cases);
+    behind_waiting_calls(&mut cases);
     blocks(&mut cases);
     governor(&mut cases);
     cases
@@ -321,6 +326,57 @@ fn limiters(cases: &mut Vec<Case>) {
         cases.push(Case { name: peek, call: Box::new(move |call| peeked.peek(text(call), 1).is_ok()) });
         let call = move |call| settled.check(text(call), 3).is_ok_and(|decision| settled.settle(decision, 2).is_ok());
         cases.push(Case { name: settle, call: Box::new(call) });
+    }
+}
+
+/// A call that joins the end of a key's queue and leaves it, and one that is denied because of the
+/// queue. Counts that grow with the queue's length would show here.
+fn behind_waiting_calls(cases: &mut Vec<Case>) {
+    fn case(name: &'static str, waiting: usize, builder: fn() -> RateLimiterBuilder) -> Case {
+        let limiter: OnceLock<&'static RateLimiter> = OnceLock::new();
+        let begin = move || {
+            let limiter: &'static RateLimiter =
+                Box::leak(Box::new(builder().limit(Limit::new(1, HOUR / 6)).build().unwrap()));
+            limiter.check("a", 1).unwrap();
+            (0..waiting).for_each(|_| assert!(is_pending(Box::leak(Box::new(wait(limiter))))));
+            limiter
+        };
+        let call = move |_| {
+            let limiter = *limiter.get_or_init(begin);
+            is_pending(&mut wait(limiter)) && limiter.check("a", 1).is_err()
+        };
+        Case { name, call: Box::new(call) }
+    }
+    type Wait = Pin<Box<dyn Future<Output = bool>>>;
+    fn wait(limiter: &'static RateLimiter) -> Wait {
+        Box::pin(async { limiter.wait_async("a", 1).await.is_ok() })
+    }
+    fn is_pending(wait: &mut Wait) -> bool {
+        wait.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    }
+    fn in_memory() -> RateLimiterBuilder {
+        RateLimiter::builder("waiting").backend(memory())
+    }
+    fn before_a_store() -> RateLimiterBuilder {
+        RateLimiter::builder("waiting").backend(Shelf::default())
+    }
+    cases.push(case("behind 100 that wait", 100, in_memory));
+    cases.push(case("behind 10,000 that wait", 10_000, in_memory));
+    cases.push(case("behind 100 that wait before a store", 100, before_a_store));
+    cases.push(case("behind 10,000 that wait before a store", 10_000, before_a_store));
+}
+
+/// A store of one bucket.
+#[derive(Default)]
+struct Shelf(Mutex<Bucket>);
+
+impl Backend for Shelf {
+    fn decide(&self, request: &Request) -> Result<Answer, BackendError> {
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).apply(request, request.now()))
+    }
+
+    fn deadline(&self) -> Deadline {
+        Deadline::Kept
     }
 }
 
