@@ -41,7 +41,9 @@ fn quickstart_keeps_the_limit_in_memory() {
 fn quickstart_shares_the_limit_between_processes_through_redis() {
     let server = RedisServer::start();
     let mut command = quickstart();
-    command.args(["--redis", "--processes", "4", "--calls", "200"]).env("REDIS_URL", server.url());
+    // A busy machine may take long to answer.
+    let url = format!("{}?timeout=10s", server.url());
+    command.args(["--redis", "--processes", "4", "--calls", "200"]).env("REDIS_URL", url);
     let output = command.output().expect("it can be started");
     let text = text(&output);
     assert!(output.status.success(), "{text}");
