@@ -139,11 +139,11 @@ impl RedisBackend {
     /// - `redis+cluster://user:password@host:port,host:port/database`: the cluster of these nodes
     ///   (feature `redis-cluster`). Clusters have databases other than 0 from Valkey 9 on.
     ///
-    /// Append `?protocol=resp2` for servers and proxies without `HELLO`; see
-    /// [`RedisBackendBuilder::resp2`].
+    /// Append `?timeout=30ms` for another timeout than 100 ms, and `?protocol=resp2` for servers and
+    /// proxies without `HELLO` (see [`RedisBackendBuilder::resp2`]). An unknown query parameter is
+    /// an error.
     ///
-    /// `valkey` may stand for `redis` everywhere. An unknown query parameter is an error.
-    /// `protocol` is `resp2` or `resp3`, the default.
+    /// `valkey` may stand for `redis` everywhere.
     pub fn new(url: &str) -> Result<RedisBackend, BackendError> {
         RedisBackend::builder().url(url).build()
     }

@@ -29,7 +29,8 @@ use crate::rt::process::PerProcess;
 pub struct RedisBackendBuilder {
     servers: Option<Named>,
     login: Login,
-    timeout: Duration,
+    /// In place of the URL's.
+    timeout: Option<Duration>,
     denial_cache: bool,
     max_waited_keys: usize,
     coalescing: bool,
@@ -53,7 +54,7 @@ impl RedisBackendBuilder {
         RedisBackendBuilder {
             servers: None,
             login: Login::default(),
-            timeout: TIMEOUT,
+            timeout: None,
             denial_cache: true,
             max_waited_keys: MAX_WAITED_KEYS,
             coalescing: true,
@@ -135,10 +136,10 @@ impl RedisBackendBuilder {
         self
     }
 
-    /// The longest time for a decision, connecting included. The default is 100 ms, the minimum 1
-    /// ms, the maximum 1 hour.
+    /// The longest time for a decision, connecting included, in place of the URL's (`?timeout=30ms`).
+    /// The default is 100 ms, the minimum 1 ms, the maximum 1 hour.
     pub fn timeout(mut self, timeout: Duration) -> RedisBackendBuilder {
-        self.timeout = timeout;
+        self.timeout = Some(timeout);
         self
     }
 
@@ -235,7 +236,8 @@ impl RedisBackendBuilder {
     /// timeout is wrong.
     pub fn build(self) -> Result<RedisBackend, BackendError> {
         let settings = self.settings()?;
-        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&self.timeout) {
+        let timeout = self.timeout.or(settings.timeout).unwrap_or(TIMEOUT);
+        if !(Duration::from_millis(1)..=Duration::from_secs(3_600)).contains(&timeout) {
             return Err(BackendError::configuration("the timeout of a Redis backend is from 1 ms to 1 hour"));
         }
         if let Some((permits, valid_for)) = self.lease
@@ -263,8 +265,7 @@ impl RedisBackendBuilder {
                 tls.clone().filter(|_| encrypted),
             )
         };
-        let Settings { servers, login, encrypted } = settings;
-        let timeout = self.timeout;
+        let Settings { servers, login, encrypted, .. } = settings;
         let server = server_name(&servers, &login);
         let connect: Box<dyn Fn() -> Connection + Send + Sync> = match servers {
             Servers::One(address) => {

@@ -1,10 +1,13 @@
 //! Where the servers are and how to log in, from URLs or the environment.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
+use std::time::Duration;
 
 use redis::{ConnectionAddr, IntoConnectionInfo};
 
 use crate::backend::redis::setup::endpoint::{Address, Login};
+use crate::duration;
 use crate::error::BackendError;
 
 const DEFAULT_HOST: &str = "127.0.0.1";
@@ -19,6 +22,15 @@ pub(crate) struct Settings {
     pub(crate) servers: Servers,
     pub(crate) login: Login,
     pub(crate) encrypted: bool,
+    /// The longest time for a decision, if the URL says.
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// What a URL's query says, for any kind of server.
+#[derive(Clone, Copy, Default)]
+struct Query {
+    resp2: bool,
+    timeout: Option<Duration>,
 }
 
 #[derive(Clone)]
@@ -53,29 +65,34 @@ pub(crate) fn from_url(url: &str) -> Result<Settings, BackendError> {
     if rest.contains('#') {
         return Err(BackendError::configuration("the Redis URL has a fragment after `#`, which has no meaning here"));
     }
-    let known: &[&str] =
-        if server.ends_with("unix") || scheme == "unix" { &["db", "user", "pass", "protocol"] } else { &["protocol"] };
-    check_query(rest, known)?;
-    match kind {
+    let is_socket = server.ends_with("unix") || scheme == "unix";
+    let (rest, query) = read_query(rest, if is_socket { &["db", "user", "pass"] } else { &[] })?;
+    let mut settings = match kind {
         #[cfg(feature = "redis-sentinel")]
-        Some("sentinel") => sentinels_of_url(server, rest),
+        Some("sentinel") => sentinels_of_url(server, &rest, query.resp2)?,
         #[cfg(feature = "redis-cluster")]
-        Some("cluster") => cluster_of_url(server, rest),
-        Some(kind) => Err(BackendError::configuration(format!(
-            "the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"
-        ))),
-        None => server_of_url(plain.unwrap_or(server), rest, plain.is_some()),
-    }
+        Some("cluster") => cluster_of_url(server, &rest)?,
+        Some(kind) => {
+            return Err(BackendError::configuration(format!(
+                "the Redis URL needs the feature `redis-{kind}` of ratelimit-runtime"
+            )));
+        }
+        None => server_of_url(plain.unwrap_or(server), &rest, plain.is_some())?,
+    };
+    settings.login.resp2 = query.resp2;
+    settings.timeout = query.timeout;
+    Ok(settings)
 }
 
-/// Refuses parameters that would be ignored: `?ssl=true` asks for encryption. `protocol` must be
-/// `resp2` or `resp3`, which carry the same answers.
-fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
-    let Some((_, query)) = rest.split_once('?') else { return Ok(()) };
-    let mut seen = Vec::new();
+/// Takes `protocol` (`resp2` or `resp3`, which carry the same answers) and `timeout` out of the query.
+/// Refuses parameters that would be ignored: `?ssl=true` asks for encryption.
+fn read_query<'a>(rest: &'a str, others: &[&str]) -> Result<(Cow<'a, str>, Query), BackendError> {
+    let mut read = Query::default();
+    let Some((place, query)) = rest.split_once('?') else { return Ok((rest.into(), read)) };
+    let (mut seen, mut left) = (Vec::new(), Vec::new());
     for part in query.split('&') {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        let is_known = known.contains(&name);
+        let is_known = matches!(name, "protocol" | "timeout") || others.contains(&name);
         if !is_known || seen.contains(&name) {
             // No error may show a password that contains a `?`.
             let is_name = name.len() <= 20 && name.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
@@ -90,15 +107,27 @@ fn check_query(rest: &str, known: &[&str]) -> Result<(), BackendError> {
                 "{shown} query of the Redis URL is not understood{instead}"
             )));
         }
-        if name == "db" && value.parse::<u32>().is_err() {
-            return Err(BackendError::configuration("`db` in the Redis URL is not the number of a database"));
-        }
-        if name == "protocol" && !matches!(value, "2" | "3" | "resp2" | "resp3") {
-            return Err(BackendError::configuration("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
+        match (name, value) {
+            ("protocol", "2" | "resp2") => read.resp2 = true,
+            ("protocol", "3" | "resp3") => {}
+            ("protocol", _) => {
+                return Err(BackendError::configuration("`protocol` in the Redis URL is neither `resp2` nor `resp3`"));
+            }
+            ("timeout", _) => {
+                let timeout = duration::parse(value).map_err(|_| {
+                    BackendError::configuration("`timeout` in the Redis URL is not a duration such as `30ms`")
+                })?;
+                read.timeout = Some(Duration::from_nanos(timeout));
+            }
+            ("db", _) if value.parse::<u32>().is_err() => {
+                return Err(BackendError::configuration("`db` in the Redis URL is not the number of a database"));
+            }
+            _ => left.push(part),
         }
         seen.push(name);
     }
-    Ok(())
+    let left = if left.is_empty() { String::new() } else { format!("?{}", left.join("&")) };
+    Ok((format!("{place}{left}").into(), read))
 }
 
 fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, BackendError> {
@@ -119,12 +148,9 @@ fn server_of_url(scheme: &str, rest: &str, encrypted: bool) -> Result<Settings, 
         password: login.password().map(str::to_owned),
         database: u32::try_from(login.db())
             .map_err(|_| BackendError::configuration("the number of a Redis database is from 0 to 4294967295"))?,
-        // redis-rs's default is RESP2.
-        resp2: rest
-            .split_once('?')
-            .is_some_and(|(_, query)| query.split('&').any(|pair| matches!(pair, "protocol=resp2" | "protocol=2"))),
+        resp2: false,
     };
-    Ok(Settings { servers: Servers::One(address), login, encrypted })
+    Ok(Settings { servers: Servers::One(address), login, encrypted, timeout: None })
 }
 
 /// The servers of `user:password@host:port,host:port/path`, each with the login, and the path.
@@ -139,51 +165,38 @@ fn list<'a>(scheme: &str, rest: &'a str) -> Result<(Vec<Settings>, &'a str), Bac
 
 /// Parses `host:port,host:port/master/database`. The login is for the servers.
 #[cfg(feature = "redis-sentinel")]
-fn sentinels_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
+fn sentinels_of_url(scheme: &str, rest: &str, resp2: bool) -> Result<Settings, BackendError> {
     let form = || {
         BackendError::configuration(
             "the Redis URL is not of the form `redis+sentinel://user:password@host:port,host:port/master/0`",
         )
     };
     let (mut sentinels, path) = list(scheme, rest)?;
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
     let (master, database) = path.split_once('/').unwrap_or((path, ""));
     let database = if database.is_empty() { 0 } else { database.parse().map_err(|_| form())? };
-    let resp2 = match query {
-        "" | "protocol=resp3" | "protocol=3" => false,
-        "protocol=resp2" | "protocol=2" => true,
-        _ => return Err(form()),
-    };
     let (Some(first), false) = (sentinels.first(), master.is_empty()) else { return Err(form()) };
-    let (login, encrypted) = (Login { database, resp2, ..first.login.clone() }, first.encrypted);
+    let (login, encrypted) = (Login { database, ..first.login.clone() }, first.encrypted);
     for sentinel in &mut sentinels {
         sentinel.login = Login { resp2, ..Login::default() };
         if sentinel.encrypted != encrypted {
             return Err(form());
         }
     }
-    Ok(Settings { servers: Servers::Sentinel(sentinels, master.to_owned()), login, encrypted })
+    Ok(Settings { servers: Servers::Sentinel(sentinels, master.to_owned()), login, encrypted, timeout: None })
 }
 
 /// Parses `host:port,host:port`.
 #[cfg(feature = "redis-cluster")]
 fn cluster_of_url(scheme: &str, rest: &str) -> Result<Settings, BackendError> {
-    let (nodes, path) = list(scheme, rest)?;
-    let (database, query) = path.split_once('?').unwrap_or((path, ""));
-    let database = if database.is_empty() { Some(0) } else { database.parse().ok() };
-    let resp2 = match query {
-        "" | "protocol=resp3" | "protocol=3" => Some(false),
-        "protocol=resp2" | "protocol=2" => Some(true),
-        _ => None,
-    };
-    let (Some(database), Some(resp2)) = (database, resp2) else {
-        return Err(BackendError::configuration(
+    let (nodes, database) = list(scheme, rest)?;
+    let database = if database.is_empty() { Ok(0) } else { database.parse() };
+    let database = database.map_err(|_| {
+        BackendError::configuration(
             "the Redis URL is not of the form `redis+cluster://user:password@host:port,host:port/0`",
-        ));
-    };
+        )
+    })?;
     let mut settings = cluster(nodes)?;
     settings.login.database = database;
-    settings.login.resp2 |= resp2;
     Ok(settings)
 }
 
@@ -193,7 +206,7 @@ pub(crate) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
     let Some(first) = nodes.first() else {
         return Err(BackendError::configuration("a cluster needs at least one node"));
     };
-    let (login, encrypted) = (first.login.clone(), first.encrypted);
+    let (login, encrypted, timeout) = (first.login.clone(), first.encrypted, first.timeout);
     let mut addresses = Vec::new();
     for node in nodes {
         match node.servers {
@@ -204,7 +217,7 @@ pub(crate) fn cluster(nodes: Vec<Settings>) -> Result<Settings, BackendError> {
             return Err(BackendError::configuration("either all nodes of a cluster have TLS, or none"));
         }
     }
-    Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted })
+    Ok(Settings { servers: Servers::Cluster(addresses), login, encrypted, timeout })
 }
 
 /// The master under these sentinels.
@@ -218,7 +231,8 @@ pub(crate) fn sentinel(sentinels: Vec<Settings>, master: String) -> Result<Setti
     }
     // If the sentinels are to be reached by TLS, so are the servers.
     let encrypted = sentinels.iter().any(|sentinel| sentinel.encrypted);
-    Ok(Settings { servers: Servers::Sentinel(sentinels, master), login: Login::default(), encrypted })
+    let timeout = sentinels.iter().find_map(|sentinel| sentinel.timeout);
+    Ok(Settings { servers: Servers::Sentinel(sentinels, master), login: Login::default(), encrypted, timeout })
 }
 
 fn unknown_scheme() -> BackendError {
@@ -272,12 +286,13 @@ pub(crate) fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> R
         return Err(BackendError::configuration("REDIS_USERNAME is set, but REDIS_PASSWORD is not"));
     }
     let login = Login { username, password, database, resp2: false };
-    Ok(Settings { servers: Servers::One(Address::Tcp(host, port)), login, encrypted: false })
+    Ok(Settings { servers: Servers::One(Address::Tcp(host, port)), login, encrypted: false, timeout: None })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RedisBackend;
     use crate::error::BackendErrorKind;
 
     fn environment(variables: &[(&str, &str)]) -> Result<Settings, BackendError> {
@@ -334,7 +349,8 @@ mod tests {
             ("redis://cache:6379/0?tls", "`tls`"),
             ("redis://cache?db=abc", "`db`"),
             ("redis://cache?protocol=resp4", "`protocol`"),
-            ("redis://cache/0?timeout=1s", "`timeout`"),
+            ("redis://cache/0?timeout=s3cret", "`timeout`"),
+            ("redis://cache/0?timeout=1s&timeout=2s", "`timeout`"),
             ("redis://cache?", "query"),
             ("unix:///run/redis.sock?db=abc", "`db`"),
             ("unix:///run/redis.sock?db=-1", "`db`"),
@@ -348,8 +364,22 @@ mod tests {
         for url in ["redis://user:s3cret?ssl@cache", "redis://:a?s3cret=b@cache"] {
             assert!(message(url).contains("query") && !message(url).contains("s3cret"), "{}", message(url));
         }
-        let socket = from_url("unix:///run/redis.sock?db=2&user=app&pass=s3cret").unwrap();
+        let socket = from_url("unix:///run/redis.sock?db=2&timeout=30ms&user=app&pass=s3cret").unwrap();
         assert_eq!((socket.login.database, socket.login.username.as_deref()), (2, Some("app")));
+        assert_eq!(socket.timeout, Some(Duration::from_millis(30)));
+        let server = from_url("redis://cache/1?timeout=2s&protocol=2").unwrap();
+        assert_eq!((server.login.database, server.login.resp2), (1, true));
+        assert_eq!(server.timeout, Some(Duration::from_secs(2)));
+    }
+
+    #[test]
+    fn the_builders_timeout_comes_before_the_urls() {
+        let builder = || RedisBackend::builder().url("redis://cache?timeout=30ms");
+        assert!(format!("{:?}", builder().build().unwrap()).contains("timeout: 30ms"));
+        let by_builder = builder().timeout(Duration::from_secs(7)).build().unwrap();
+        assert!(format!("{by_builder:?}").contains("timeout: 7s"));
+        let too_long = RedisBackend::builder().url("redis://cache?timeout=2h").build();
+        assert!(too_long.unwrap_err().to_string().contains("from 1 ms to 1 hour"));
     }
 
     #[cfg(any(feature = "redis-sentinel", feature = "redis-cluster"))]
@@ -424,8 +454,9 @@ mod tests {
         let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         assert_eq!(names, ["one:1", "[::1]:2", "three:6379"]);
         assert_eq!((settings.login.password.as_deref(), settings.login.database), (Some("s3cret"), 0));
-        let settings = from_url("redis+cluster://one:1,two:2/3?protocol=resp2").unwrap();
+        let settings = from_url("redis+cluster://one:1,two:2/3?protocol=resp2&timeout=1s").unwrap();
         assert_eq!((settings.login.database, settings.login.resp2), (3, true));
+        assert_eq!(settings.timeout, Some(Duration::from_secs(1)));
         for url in ["redis+cluster://one:1/0", "redis+cluster://one:1/"] {
             assert_eq!(from_url(url).unwrap().login.database, 0);
         }
