@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# boto3 1.44.5 (PyPI; botocore 1.44.5) and @aws-sdk/client-dynamodb 3.1169.0 (npm), with Python 3.11 and
-# Node 20, 1 December 2026. Takes a minute.
+# boto3 1.44.5 (PyPI; botocore 1.44.5) and @aws-sdk/client-dynamodb 3.1169.0 (npm), with Python 3.11
+# and Node 20, 1 December 2026. Takes a minute.
 #
-# AWS's two clients, each set to three attempts, and a service with DynamoDB's protocol that denies with
-# a ThrottlingException and `Retry-After`. One would guess that the two wait alike, and that who is asked
-# for an hour waits that long or gives up. Asked for three seconds, Node's client waits three seconds each
-# time. Asked for an hour, it comes back after five to seven seconds: five more than its own backoff
-# are the most it waits. Python's does not read the field at all, and comes back by its own backoff.
-# Both read `x-amz-retry-after`, in milliseconds, and both cut it at those five seconds.
+# AWS's two clients, each set to three attempts, and a service with DynamoDB's protocol that denies
+# with a ThrottlingException and `Retry-After`. One would guess that the two wait alike, and that who
+# is asked for an hour waits that long or gives up. Asked for three seconds, Node's client waits three
+# seconds each time. Asked for an hour, it comes back after five to seven seconds: five more than its
+# own backoff are the most it waits, by the source. Python's does not read the field at all, and comes back by its
+# own backoff. Both read `x-amz-retry-after`, in milliseconds, and both cut it at those five seconds.
 # `max_attempts` of Python's `retries` is three repetitions, `maxAttempts` of Node's three requests.
 set -euo pipefail
 directory=$(mktemp -d)

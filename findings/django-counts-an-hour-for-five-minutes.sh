@@ -2,12 +2,12 @@
 # Django 5.2.19 and django-ratelimit 4.1.0 (both PyPI), with Python 3.11 and a clock that time-machine
 # 3.6.0 sets, 1 December 2026.
 #
-# Five requests an hour, `@ratelimit(key='ip', rate='5/h')`, counted in one of Django's caches. A client
-# sends five requests each five minutes. One would guess the same of each cache: five in an hour. The
-# cache in memory admits that. The caches in files and in a database admit all. The count is made with a
-# timeout of an hour, and `incr` of these two reads it and sets it again, with the cache's default
-# timeout: 300 seconds. So the count of a client that pauses for five minutes is gone, whatever the
-# period. Django's documentation of `incr` does not speak of timeouts.
+# Five requests an hour, `@ratelimit(key='ip', rate='5/h')`, counted in one of Django's caches. A
+# client sends five requests each five minutes. One would guess the same of each cache: five in an
+# hour. The cache in memory admits that. The caches in files and in a database admit all. The count is
+# made with a timeout of an hour, and `incr` of these two reads it and sets it again, with the cache's
+# default timeout: 300 seconds. So the count of a client that pauses for five minutes is gone,
+# whatever the period. Django's documentation of `incr` does not speak of timeouts.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

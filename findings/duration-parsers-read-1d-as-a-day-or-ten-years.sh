@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # ms 2.1.3, @lukeed/ms 2.0.2, parse-duration 2.1.9 and timestring 7.0.0 (npm), pytimeparse 1.1.10,
-# pytimeparse2 1.7.1, humanfriendly 10.0, durationpy 0.11 and timelength 3.0.4 (PyPI), humantime 2.3.0 and
-# duration-str 0.21.0 (Rust), with Node 20 and Python 3.11, 1 December 2026.
+# pytimeparse2 1.7.1, humanfriendly 10.0, durationpy 0.11 and timelength 3.0.4 (PyPI), humantime 2.3.0
+# and duration-str 0.21.0 (Rust), with Node 20 and Python 3.11, 1 December 2026.
 #
 # Eleven parsers of durations, as the period of a limit or of a ban is written in a configuration. All
-# that read `1h30m` and `1d` read the same. One would guess that what one of them reads, the others read
-# alike or refuse. `1h30` is an hour and a half to parse-duration, an hour and 30 seconds to duration-str,
-# and an hour to timestring and timelength, which drop the rest. `1M` is a minute to eight, and a month to
-# humantime and timelength, of two lengths. `1D` is a day to eight, and ten years, a decade, to timelength.
-# `-1m` is a minute to timestring and timelength. So a limit that moves from one program's configuration
-# to another's may become another limit, and no error says so.
+# that read `1h30m` and `1d` read the same. One would guess that what one of them reads, the others
+# read alike or refuse. `1h30` is an hour and a half to parse-duration, an hour and 30 seconds to
+# duration-str, and an hour to timestring and timelength, which drop the rest. `1M` is a minute to
+# eight, and a month to humantime and timelength, of two lengths. `1D` is a day to eight, and ten
+# years, a decade, to timelength. `-1m` is a minute to timestring and timelength. So a limit that
+# moves from one program's configuration to another's may become another limit, and no error says so.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

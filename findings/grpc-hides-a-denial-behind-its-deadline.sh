@@ -4,13 +4,14 @@
 #
 # A service denies with RESOURCE_EXHAUSTED and `grpc-retry-pushback-ms`, the time after which to come
 # back. A client repeats such calls and has a deadline of two seconds. With a pushback of 500 ms both
-# clients wait as they are told. With five seconds one would guess that they report the denial at once,
-# as no repetition can be in time. Both wait for the two seconds and report DEADLINE_EXCEEDED: the caller
-# does not learn that there was a denial, and a deadline that is missed looks like a slow service.
-# Without pushback, or with -1, which forbids to repeat, they report the denial.
-# If nginx in front of the service limits (`limit_req`), it denies with HTTP's 429 and `Retry-After`. One
-# would guess RESOURCE_EXHAUSTED. It is UNAVAILABLE, as gRPC's mapping of HTTP statuses says, which is what
-# most clients are set to repeat: Python's sends all its repetitions within a second. Node's sends none.
+# clients wait as they are told. With five seconds one would guess that they report the denial at
+# once, as no repetition can be in time. Both wait for the two seconds and report DEADLINE_EXCEEDED:
+# the caller does not learn that there was a denial, and a deadline that is missed looks like a slow
+# service. Without pushback, or with -1, which forbids to repeat, they report the denial.
+# If nginx in front of the service limits (`limit_req`), it denies with HTTP's 429 and `Retry-After`.
+# One would guess RESOURCE_EXHAUSTED. It is UNAVAILABLE, as gRPC's mapping of HTTP statuses says,
+# which is what most clients are set to repeat: Python's sends all its repetitions within a second.
+# Node's sends none.
 set -euo pipefail
 command -v nginx >/dev/null || { echo "install nginx (Debian: apt-get install nginx-light)" >&2; exit 1; }
 directory=$(mktemp -d)

@@ -1,17 +1,18 @@
 #!/usr/bin/env bash
-# httpx 0.28.1 (httpcore 1.0.9, h2 4.4.1), niquests 3.21.2 and libcurl 8.23.0 (pycurl 7.49.0; all PyPI),
-# Node 20, curl 7.88.1 and nginx 1.22.1 (Debian 12), with Python 3.11, 1 December 2026.
+# httpx 0.28.1 (httpcore 1.0.9, h2 4.4.1), niquests 3.21.2 and libcurl 8.23.0 (pycurl 7.49.0; all
+# PyPI), Node 20, curl 7.88.1 and nginx 1.22.1 (Debian 12), with Python 3.11, 1 December 2026.
 #
 # nginx limits requests (`limit_req`) and speaks HTTP/2. A client uploads 100 kB and is denied. nginx
-# answers 429 at once, with `Retry-After`, and does not read the body. RFC 9113 foresees that: a server
-# may answer before the request is complete, and ask the client to stop by RST_STREAM with NO_ERROR.
-# One would guess that the client gets the 429. niquests, Node's http2 and libcurl 8.23 do. httpx raises
-# `ReadTimeout` after its timeout: it has sent as much as HTTP/2's flow control lets it, 65,535 bytes,
-# and waits to be allowed to send more. The answer has come, and it does not look at it. Or it raises
-# `LocalProtocolError` at once, at the latest for the next upload on that connection. So a client that
-# repeats after such errors never learns of the limit. With a body below 65,535 bytes, and by HTTP/1.1,
-# httpx gets the 429.
-# Debian's curl, 7.88.1, loses the 429 in most of its tries: "Stream error in the HTTP/2 framing layer".
+# answers 429 at once, with `Retry-After`, and does not read the body. RFC 9113 foresees that: a
+# server may answer before the request is complete, and ask the client to stop by RST_STREAM with
+# NO_ERROR. One would guess that the client gets the 429. niquests, Node's http2 and libcurl 8.23 do.
+# httpx raises `ReadTimeout` after its timeout: it has sent as much as HTTP/2's flow control lets it,
+# 65,535 bytes, and waits to be allowed to send more. The answer has come, and it does not look at it.
+# Or it raises `LocalProtocolError` at once, at the latest for the next upload on that connection. So
+# a client that repeats after such errors never learns of the limit. With a body below 65,535 bytes,
+# and by HTTP/1.1, httpx gets the 429.
+# Debian's curl, 7.88.1, loses the 429 in most of its tries: "Stream error in the HTTP/2 framing
+# layer".
 set -euo pipefail
 command -v nginx >/dev/null || { echo "install nginx (Debian: apt-get install nginx-light)" >&2; exit 1; }
 command -v curl >/dev/null || { echo "install curl (Debian: apt-get install curl)" >&2; exit 1; }

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # huey 3.5.4 (PyPI), with Python 3.11, 1 December 2026. Takes half a minute.
 #
-# Tasks that call a service, ten each two seconds, `huey.rate_limit('service', limit=10, per=2)`. A hundred
-# are enqueued. One would guess that they run in the order in which they came, and that each is tried
-# once or twice. They are tried 550 times: a task above the limit is put off to the end of the period, all
-# of them are, and then all run again and all but ten are denied again. With n tasks that is n² / 20 tries,
-# 50,500 for a thousand.
-# The order is by chance: tasks that are put off to the same moment are ordered by their random id. The
-# first ten run first, and then any of the others, so a task may wait for the whole time that others
-# have to, and one that came last may be next.
+# Tasks that call a service, ten each two seconds, `huey.rate_limit('service', limit=10, per=2)`. A
+# hundred are enqueued. One would guess that they run in the order in which they came, and that each
+# is tried once or twice. They are tried 550 times: a task above the limit is put off to the end of
+# the period, all of them are, and then all run again and all but ten are denied again. With n tasks
+# that is n² / 20 tries, 50,500 for a thousand.
+# The order is by chance: tasks that are put off to the same moment are ordered by their random id.
+# The first ten run first, and then any of the others, so a task may wait for the whole time that
+# others have to, and one that came last may be next.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -80,4 +80,4 @@ fn main() {
     std::process::exit(i32::from(most != LIMIT || more <= LIMIT));
 }
 RUST
-CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$directory/target} cargo run --quiet
+CARGO_TARGET_DIR=$directory/target cargo run --quiet

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # nginx 1.22.1 (Debian 12), with Python 3.11, 1 December 2026. Takes a minute.
 #
-# `limit_req_zone .. rate=1r/m`: one request a minute. One would guess that a client which comes each 61
-# seconds is always admitted. It is denied each second time: nginx keeps rates in thousandths of a
-# request a second, as a whole number, rounded down. One a minute is 16 of them, which is one each 62.5
-# seconds. The lower the rate, the more it is off: `rate=1r/m` by 4 %, `rate=7r/m` by 0.6 %, and
-# `rate=6r/m` not at all. So a client that keeps to the documented limit, or waits as a `Retry-After: 60`
-# beside it says, comes too early.
+# `limit_req_zone .. rate=1r/m`: one request a minute. One would guess that a client which comes each
+# 61 seconds is always admitted. Its second request is denied: nginx keeps rates in thousandths of a
+# request a second, as a whole number, rounded down. One a minute is 16 of them, which is one each
+# 62.5 seconds. The lower the rate, the more it is off: `rate=1r/m` by 4 %, `rate=7r/m` by 0.6 %, and
+# `rate=6r/m` not at all. So a client that keeps to the documented limit, or waits as a `Retry-After:
+# 60` beside it says, comes too early.
 set -euo pipefail
 command -v nginx >/dev/null || { echo "install nginx (Debian: apt-get install nginx-light)" >&2; exit 1; }
 directory=$(mktemp -d)

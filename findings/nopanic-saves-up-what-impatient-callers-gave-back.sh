@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # nopanic 0.3.0 (PyPI), with Python 3.11, 1 December 2026.
 #
-# Ten calls a second and no bursts, `rate_limit(10, 1.0, burst=1)`. A caller that must wait reserves its
-# place in time, and "a waiter that is cancelled gives its token back". Twenty callers come, and the first
-# ten give up. Ten new ones come. One would guess that they take the ten places that were given up, or come
-# last. They get the ten places of those who still wait: for a second nobody is let through, then two calls
-# run at each tenth of a second. What comes back is a number of tokens, not the places in time.
+# Ten calls a second and no bursts, `rate_limit(10, 1.0, burst=1)`. A caller that must wait reserves
+# its place in time, and "a waiter that is cancelled gives its token back". Twenty callers come, and
+# the first ten give up. Ten new ones come. One would guess that they take the ten places that were
+# given up, or come last. They get the ten places of those who still wait: for a second nobody is let
+# through, then two calls run at each tenth of a second. What comes back is a number of tokens, not
+# the places in time.
 # With a hundred callers a second, each of which gives up after a second, nothing runs for most of the
-# time, and then a hundred calls run within one second. Callers that don't give up keep to ten a second.
+# time, and then a hundred calls run within one second. Callers that don't give up keep to ten a
+# second.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# ratelimit (Rust) 2.0.0, with a clock that the program sets, 1 December 2026. Builds for half a minute.
+# ratelimit (Rust) 2.0.0, with a clock that the program sets, 1 December 2026. Builds for half a
+# minute.
 #
-# A token bucket of one a day, `Ratelimiter::builder(1).period(..)`, which "allows accurate rate limiting
-# at any rate", and a program that tries. One would guess that it gets a token a day, however often it
-# tries. Within forty days it gets 38 if it tries each second, and 20 if it tries each 170 ms. Tokens are
-# kept in millionths, and each attempt rounds down what has flowed in since the one before: of 1.97
-# millionths it adds one, and the rest is lost. The wait that a denial names starts anew each time. One an
-# hour loses half to attempts each 7 ms. With ten a second the rounding does not show. So a limiter with a long
-# period, in front of a service with some requests a second, admits as little as half of its limit.
+# A token bucket of one a day, `Ratelimiter::builder(1).period(..)`, "allowing accurate rate
+# limiting at any rate", and a program that tries. One would guess that it gets a token a day, however
+# often it tries. Within forty days it gets 38 if it tries each second, and 20 if it tries each 170
+# ms. Tokens are kept in millionths, and each attempt rounds down what has flowed in since the one
+# before: of 1.97 millionths it adds one, and the rest is lost. The wait that a denial names starts
+# anew each time. One an hour loses half to attempts each 7 ms. With ten a second the rounding does
+# not show. So a limiter with a long period, in front of a service with some requests a second, admits
+# as little as half of its limit.
 set -euo pipefail
 directory=$(mktemp -d)
 trap 'rm -rf "$directory"' EXIT

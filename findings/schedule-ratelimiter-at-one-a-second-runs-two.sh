@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Schedule::RateLimiter 0.01 (Debian 12: libschedule-ratelimiter-perl), with Perl 5.36, 1 December 2026.
+# Schedule::RateLimiter 0.01 (Debian 12: libschedule-ratelimiter-perl), with Perl 5.36, 1 December
+# 2026.
 #
 # At most one event a second, `Schedule::RateLimiter->new(iterations => 1, seconds => 1)`, and a loop
-# that calls `event` and works. By default `event` sleeps until the event may happen. One would guess one
-# event each second. After the first there are two each second, both at once: an event that had to
+# that calls `event` and works. By default `event` sleeps until the event may happen. One would guess
+# one event each second. After the first there are two each second, both at once: an event that had to
 # sleep is noted with the time before its sleep. When it happens, it is a second old by the notes, so
 # the next one need not sleep. In the same way, a limit of five a second runs six. With `block => 0`,
 # which returns false instead of sleeping, and a program that tries again each 10 ms, there is one.

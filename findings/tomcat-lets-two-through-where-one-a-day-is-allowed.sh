@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Tomcat 10.1.60 (Debian 12: libtomcat10-java), with Java 17, 1 December 2026.
 #
-# `RateLimitFilter` with one request a day, `bucketRequests=1` and `bucketDuration=86400`. One would guess
-# that of ten requests the first gets through. The first two do, unless a new window begins between them:
-# the filter's default counts in windows of 2^n milliseconds, at least as long as asked for, and raises
-# the number in proportion, rounded. Its documentation says so, by the example of 100 in 60 s, which
-# become 109 in 65 s. Of small numbers the rounding makes something else: one a day is two in 37 hours,
-# and one in ten seconds is two in 16. One in 60 s stays one, so there it denies a client that comes
-# each minute. `org.apache.catalina.util.ExactRateLimiter` as `rateLimitClassName` lets one through.
-# The 429 has no `Retry-After`, and its `RateLimit` field no time either, with both classes.
+# `RateLimitFilter` with one request a day, `bucketRequests=1` and `bucketDuration=86400`. One would
+# guess that of ten requests the first gets through. The first two do, unless a new window begins
+# between them: the filter's default counts in windows of 2^n milliseconds, at least as long as asked
+# for, and raises the number in proportion, rounded. Its documentation says so, by the example of 100
+# in 60 s, which become 109 in 65 s. Of small numbers the rounding makes something else: one a day is
+# two in 37 hours, and one in ten seconds is two in 16. One in 60 s stays one, so there it denies a
+# client that comes each minute. `org.apache.catalina.util.ExactRateLimiter` as `rateLimitClassName`
+# lets one through. The 429 has no `Retry-After`, and its `RateLimit` field no time either, with both
+# classes.
 set -euo pipefail
 jars=$(ls /usr/share/java/tomcat10-{catalina,coyote,juli,util,util-scan,api,servlet-api,jni,annotations-api,jaspic-api}.jar 2>/dev/null | paste -sd:) || true
 [[ $jars == *catalina* ]] || { echo "install Tomcat 10 (Debian: apt-get install libtomcat10-java)" >&2; exit 1; }

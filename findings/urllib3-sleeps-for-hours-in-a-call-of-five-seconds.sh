@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # urllib3 2.8.0, kubernetes 37.0.2 and requests 2.34.2 (all PyPI), with Python 3.11, 1 December 2026.
 #
-# `urllib3.request("GET", url, timeout=1)`, and a service that denies with 429 and `Retry-After: 2`. One
-# would guess that the call returns the 429 at once, or gives up after a second. It returns after six
-# seconds: by default urllib3 repeats a denied GET three times, waits as it is told each time, and no
-# timeout counts the waits. With a `Retry-After` of a day it waits three times six hours, its longest
-# wait, and all that time the thread is in a call that was given five seconds.
+# `urllib3.request("GET", url, timeout=1)`, and a service that denies with 429 and `Retry-After: 2`.
+# One would guess that the call returns the 429 at once, or gives up after a second. It returns after
+# six seconds: by default urllib3 repeats a denied GET three times, waits as it is told each time, and
+# no timeout counts the waits. With a `Retry-After` of a day it waits three times six hours, its
+# longest wait, and all that time the thread is in a call that was given five seconds.
 # A client that is built on it inherits that: the one of Kubernetes waits six seconds with
 # `_request_timeout=1`. requests, which is built on urllib3 too, returns the 429 at once.
 # `retries=False` keeps urllib3 from it.

@@ -2,12 +2,12 @@
 # Varnish 7.1.1 (Debian 12), with Python 3.11, 1 December 2026.
 #
 # A page is cached for a second, and Varnish may serve it for an hour more while it fetches a new one
-# (`beresp.grace = 1h`). Meanwhile the service limits requests: it answers the fetch with 429. One would
-# guess that clients get the old page for the hour, and that the service is asked by one fetch at a time.
-# The first client gets it. The 429, which is not stored, still takes the place of the page, so all
-# others get the 429. As it can't be cached, Varnish also passes each of their requests on: twenty
-# that come together are twenty requests to the service that has just said that there are too many. With
-# the old page they were one. When the service answers again, the page is cached again.
+# (`beresp.grace = 1h`). Meanwhile the service limits requests: it answers the fetch with 429. One
+# would guess that clients get the old page for the hour, and that the service is asked by one fetch
+# at a time. The first client gets it. The 429, which is not stored, still takes the place of the
+# page, so all others get the 429. As it can't be cached, Varnish also passes each of their requests
+# on: twenty that come together are twenty requests to the service that has just said that there are
+# too many. With the old page they were one. When the service answers again, the page is cached again.
 # `if (beresp.status == 429 && bereq.is_bgfetch) { return (abandon); }` keeps the page.
 set -euo pipefail
 command -v varnishd >/dev/null || { echo "install Varnish (Debian: apt-get install varnish)" >&2; exit 1; }
