@@ -8,9 +8,8 @@
 # NO_ERROR. One would guess that the client gets the 429. niquests, Node's http2 and libcurl 8.23 do.
 # httpx raises `ReadTimeout` after its timeout: it has sent as much as HTTP/2's flow control lets it,
 # 65,535 bytes, and waits to be allowed to send more. The answer has come, and it does not look at it.
-# Or it raises `LocalProtocolError` at once. So a client that repeats after
-# such errors never learns of the limit. With a body below 65,535 bytes,
-# and by HTTP/1.1, httpx gets the 429.
+# Or it raises `LocalProtocolError` at once. So a client that repeats after such errors never learns
+# of the limit. With a body below 65,535 bytes, and by HTTP/1.1, httpx gets the 429.
 # Debian's curl, 7.88.1, loses the 429 in most of its tries: "Stream error in the HTTP/2 framing
 # layer".
 set -euo pipefail
