@@ -137,7 +137,7 @@ impl RateLimiter {
     pub(crate) fn core(&self) -> &Arc<Core> {
         match self.core.get() {
             Some(core) => core,
-            None => self.first_core(None),
+            None => self.first_core(),
         }
     }
 
@@ -146,13 +146,20 @@ impl RateLimiter {
     pub(crate) fn core_by(&self, constants: &[Limit]) -> &Arc<Core> {
         match self.core.get() {
             Some(core) => core,
-            None => self.first_core(Some(constants)),
+            None => self.first_core_by(Some(constants)),
         }
+    }
+
+    /// Without an argument: with one, functions that take a limiter would be too long to be inlined.
+    #[cold]
+    #[inline(never)]
+    fn first_core(&self) -> &Arc<Core> {
+        self.first_core_by(None)
     }
 
     #[cold]
     #[inline(never)]
-    fn first_core(&self, constants: Option<&[Limit]>) -> &Arc<Core> {
+    fn first_core_by(&self, constants: Option<&[Limit]>) -> &Arc<Core> {
         self.core.get_or_init(|| {
             let spec = self.spec.as_ref().expect("a limiter without a core has a specification");
             Core::new(spec.resolve(constants), self.contains)
@@ -431,12 +438,12 @@ impl RateLimiter {
     /// # Errors
     /// [`BackendError`] if the backend fails. Buckets in memory never fail.
     pub fn refund(&self, decision: Decision) -> Result<(), BackendError> {
-        self.core().refund(decision)
+        self.core().settle(decision, 0)
     }
 
     /// As [`refund`](Self::refund), without blocking the thread on a backend.
     pub async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
-        self.core().refund_async(decision).await
+        self.core().settle_async(decision, 0).await
     }
 
     /// Settles a call by the permits that it really took, once they are known. Examples are tokens

@@ -240,9 +240,13 @@ pub mod v1 {
 
         /// Decides on this thread. The permits can be given back.
         pub fn hold<K: RateLimitKey>(self, key: K) -> Result<Held, RateLimitExceeded> {
-            let core = Arc::clone(self.call.core());
+            let core = self.call.core();
             core.gives_back();
-            self.call.hold(&key).map(|holding| Held { core, holding })
+            let holding = match self.call.hold_fast(&key) {
+                Some(held) => Holding::Memory(held),
+                None => self.call.hold_slowly(&key)?,
+            };
+            Ok(Held { core: Arc::clone(core), holding })
         }
 
         /// Decides by a key for each limit, on this thread.
@@ -522,9 +526,8 @@ pub mod v1 {
     impl Held {
         /// Gives the permits back unless the call counts.
         pub fn settle(self, counts: bool) {
-            if !counts && let Some(decision) = self.core.give_back_held(self.holding) {
-                // A permit that cannot be given back stays taken: the limit is kept.
-                let _ = self.core.refund(decision);
+            if !counts {
+                self.took(0);
             }
         }
 
@@ -534,19 +537,13 @@ pub mod v1 {
         }
 
         fn give_back_async(self, counts: bool) -> Rest {
-            if counts {
-                return Rest(None);
-            }
-            let Held { core, holding } = self;
-            let Some(decision) = core.give_back_held(holding) else { return Rest(None) };
-            Rest(Some(Box::pin(async move {
-                let _ = core.refund_async(decision).await;
-            })))
+            if counts { Rest(None) } else { self.charge_async(0) }
         }
     }
 
     impl Held {
-        /// Settles the call at `actual` permits. If that fails, the reservation stands.
+        /// Settles the call at `actual` permits. If that fails, the reservation stands: the limit is
+        /// kept.
         pub fn took(self, actual: u32) {
             let _ = self.core.settle_held(self.holding, actual);
         }

@@ -33,7 +33,7 @@ use activity::Activity;
 use identity::{Identity, shape};
 use modes::Modes;
 use requests::Refunds;
-use rules::{RuleSet, Rules};
+use rules::RuleSet;
 use stores::Stores;
 
 pub(crate) use modes::{Settings, Tried};
@@ -217,7 +217,7 @@ impl Core {
         if let Some(each) = self.made_each() {
             each.replace_limits(limits);
         }
-        let rules: Rules = limits.iter().map(|limit| Rule::new(*limit)).collect();
+        let rules: Box<[Rule]> = limits.iter().map(|limit| Rule::new(*limit)).collect();
         // Before the first call by the new limits, so that no bucket forgets permits that they
         // count.
         self.rules.expects(Store::expect_others);
@@ -252,11 +252,20 @@ impl Core {
     /// Takes a key's permits by a single limit that is not as written, if nothing else is to be looked
     /// at.
     #[inline]
-    pub(super) fn try_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
-        if self.backoff().is_some() || store.may_hold(Address::Hash(hash)) {
-            return Attempt::Contended;
+    pub(super) fn try_other(
+        &self,
+        read: Option<&[Limit]>,
+        store: &Store,
+        address: Address,
+        now: Now,
+        cost: u32,
+    ) -> Attempt {
+        match address {
+            Address::Hash(hash) if self.backoff().is_none() && !store.may_hold(address) => {
+                self.rules.try_other(read, store, hash, now, cost)
+            }
+            _ => Attempt::Contended,
         }
-        self.rules.try_other(read, store, hash, now, cost)
     }
 
     /// A call by these rules in the form that `store` takes.

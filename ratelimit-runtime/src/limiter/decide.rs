@@ -11,10 +11,11 @@ use super::fast::{self, Found};
 use super::started::{Pending, Started};
 use crate::algorithm::Rule;
 use crate::backend::memory::{
-    Ask, Attempt, BucketPath, FixedPath, KeyPath, Kind, Left, OnePermit, Store, TatPath, Verdict, WindowPath, on_path,
+    Ask, Attempt, BucketPath, FixedPath, KeyPath, Kind, Left, OnePermit, Permit, Store, TatPath, Verdict, WindowPath,
+    on_path,
 };
 use crate::decision::{Address, Decision, Held};
-use crate::error::RateLimitExceeded;
+use crate::error::{ExceededKind, RateLimitExceeded};
 use crate::guard::Guard;
 use crate::guard::denials::CachedDenial;
 use crate::key::RateLimitKey;
@@ -124,7 +125,26 @@ impl<'a> Call<'a> {
     #[inline]
     fn admit_any<K: RateLimitKey>(&self, key: &K) -> Option<Result<(), RateLimitExceeded>> {
         let store = self.memory()?;
-        self.is_admitted(store, store.address(key), &|| KeyText::of(key))
+        let (address, text) = (store.address(key), &|| KeyText::of(key));
+        let now = self.now(store);
+        match self.core.try_other(self.limits, store, address, now, self.cost) {
+            Attempt::Admitted => {
+                self.core.allowed();
+                Some(Ok(()))
+            }
+            // A denial that ends within this reading of the clock does not count yet.
+            Attempt::Denied(until) if until > now.latest && self.cost == 1 && self.wait == Wait::No => {
+                Some(self.denied_by_other(text, until, now))
+            }
+            _ => self.is_admitted(store, address, text, now),
+        }
+    }
+
+    /// The outcome of a call denied by a single limit that is not as written.
+    #[inline(never)]
+    fn denied_by_other(&self, text: Text<'_>, until: u64, now: Now) -> Result<(), RateLimitExceeded> {
+        let limit = self.core.with_rules(self.limits, |rules| rules[0].limit);
+        self.denied_of(text, limit, refusal(until, Left::default(), now)).map(drop)
     }
 
     /// Whether the call may wait if it is denied. `None` if it must wait without asking first,
@@ -164,27 +184,7 @@ impl<'a> Call<'a> {
 
     /// As [`ask`](Call::ask), for a call that needs only yes or no. Counts an admitted call.
     #[inline(never)]
-    fn is_admitted(&self, store: &Store, address: Address, text: Text<'_>) -> Option<Result<(), RateLimitExceeded>> {
-        let now = self.now(store);
-        if let Address::Hash(hash) = address {
-            match self.core.try_other(self.limits, store, hash, now, self.cost) {
-                Attempt::Admitted => {
-                    self.core.allowed();
-                    return Some(Ok(()));
-                }
-                // A denial that ends within this reading of the clock does not count yet.
-                Attempt::Denied(until) if until > now.latest && self.cost == 1 && self.wait == Wait::No => {
-                    let limit = self.core.with_rules(self.limits, |rules| rules[0].limit);
-                    return Some(self.denied_of(text, limit, refusal(until, Left::default(), now)).map(drop));
-                }
-                _ => {}
-            }
-        }
-        self.is_admitted_at(store, address, text, now)
-    }
-
-    #[inline(never)]
-    fn is_admitted_at(
+    fn is_admitted(
         &self,
         store: &Store,
         address: Address,
@@ -195,21 +195,15 @@ impl<'a> Call<'a> {
         self.ask(store, now, text, take, |_, _, _| self.core.allowed(), drop)
     }
 
-    /// Takes permits that the outcome of the body keeps or gives back.
-    pub(crate) fn hold<K: RateLimitKey>(self, key: &K) -> Result<Holding, RateLimitExceeded> {
-        match self.hold_fast(key) {
-            Some(held) => Ok(Holding::Memory(held)),
-            None => self.hold_slowly(key),
-        }
-    }
-
+    /// Takes permits that the outcome of the body keeps or gives back. `None` if they must be taken
+    /// [elsewhere](Call::hold_slowly).
     #[inline]
-    fn hold_fast<K: RateLimitKey>(&self, key: &K) -> Option<Held> {
+    pub(crate) fn hold_fast<K: RateLimitKey>(&self, key: &K) -> Option<Held> {
         if self.limits.is_none() { fast::take(self.core, key, self.cost, self.is_async) } else { None }
     }
 
     #[inline(never)]
-    fn hold_slowly<K: RateLimitKey>(&self, key: &K) -> Result<Holding, RateLimitExceeded> {
+    pub(crate) fn hold_slowly<K: RateLimitKey>(&self, key: &K) -> Result<Holding, RateLimitExceeded> {
         self.hold_in_memory(key).unwrap_or_else(|| held(self.decide(key)))
     }
 
@@ -256,7 +250,7 @@ impl<'a> Call<'a> {
     #[inline(always)]
     fn denial<K: RateLimitKey>(self, key: K, retry_after: u64) -> RateLimitExceeded {
         if observe::wants_denials() {
-            tell_denied(self.core, key, retry_after);
+            tell_denied(self.core, key, || self.core.exceeded(retry_after));
         }
         self.core.exceeded(retry_after)
     }
@@ -265,6 +259,9 @@ impl<'a> Call<'a> {
     /// because its key is blocked.
     #[inline]
     fn denied_fast<K: RateLimitKey>(&self, key: &K, found: Packed) -> Option<Result<(), RateLimitExceeded>> {
+        if let Some((remaining, retry_after)) = found.blocked() {
+            return Some(Err(blocked(self.core, key, remaining, retry_after)));
+        }
         found.refusal().map(|refusal| refuse(self.core, key, refusal))
     }
 
@@ -441,13 +438,16 @@ fn tell_by<P: KeyPath, const PEEKS: bool>(
 
 #[cold]
 #[inline(never)]
-fn tell_denied<K: RateLimitKey>(core: &Core, key: K, retry_after: u64) {
-    core.tell_denied(|| core.exceeded(retry_after), 1, KeyText::of(&key).shown());
+fn tell_denied<K: RateLimitKey>(core: &Core, key: K, exceeded: impl Fn() -> RateLimitExceeded) {
+    core.tell_denied(exceeded, 1, KeyText::of(&key).shown());
 }
 
 #[cold]
 #[inline(never)]
 fn admit_slowly<K: RateLimitKey>(found: Packed, core: &Arc<Core>, key: K) -> Result<(), RateLimitExceeded> {
+    if let Some((remaining, retry_after)) = found.blocked() {
+        return Err(blocked(core, &key, remaining, retry_after));
+    }
     match found.refusal() {
         Some(refusal) => refuse(core, &key, refusal),
         None => admit_otherwise(core, &key),
@@ -458,6 +458,16 @@ fn admit_slowly<K: RateLimitKey>(found: Packed, core: &Arc<Core>, key: K) -> Res
 fn admit_otherwise<K: RateLimitKey>(core: &Arc<Core>, key: &K) -> Result<(), RateLimitExceeded> {
     let call = Call::new(core);
     call.admit_any(key).unwrap_or_else(|| call.decide_elsewhere(key))
+}
+
+/// The error of a call on a blocked key, of which the only limit written down has this much left.
+#[inline]
+fn blocked<K: RateLimitKey>(core: &Core, key: &K, remaining: u32, retry_after: u64) -> RateLimitExceeded {
+    let exceeded = || RateLimitExceeded { remaining, kind: ExceededKind::Blocked, ..core.exceeded(retry_after) };
+    if observe::wants_denials() {
+        tell_denied(core, key, exceeded);
+    }
+    exceeded()
 }
 
 /// The outcome of a call denied by the limits written down, which is not counted yet.
@@ -539,33 +549,20 @@ fn held(decided: Result<Decision, RateLimitExceeded>) -> Result<Holding, RateLim
 }
 
 impl Core {
-    /// Gives back permits in memory. Permits in a backend are returned as a decision.
-    pub(crate) fn give_back_held(&self, holding: Holding) -> Option<Decision> {
-        match holding {
-            Holding::Nothing => None,
-            Holding::Memory(held) => {
-                if !self.give_back_fast(held) {
-                    self.give_back(held, None);
-                }
-                None
+    /// Gives back `cost` of the permits, which the one limit written down took. `false` if that must
+    /// be done elsewhere.
+    #[inline(never)]
+    pub(super) fn give_back_fast(&self, held: &Held, cost: u32) -> bool {
+        match self.known_fast() {
+            Some(Fast { store, .. })
+                if held.store == store.id()
+                    && held.kinds == kinds_of_one(store.limit().algorithm())
+                    && held.resets == store.resets(held.address) =>
+            {
+                store.try_refund(held.address, held.is_async, Permit { cost, ..held.permit })
             }
-            Holding::Other(decision) => Some(*decision),
+            _ => false,
         }
-    }
-
-    /// Gives back permits of the one limit written down, if the fast path is open.
-    #[inline]
-    pub(super) fn give_back_fast(&self, held: Held) -> bool {
-        if Switches::load().are_off()
-            && let Some(Fast { store, .. }) = self.fast()
-            && held.store == store.id()
-            && held.kinds == kinds_of_one(store.limit().algorithm())
-            && held.resets == store.resets(held.address)
-        {
-            store.refund_written(held.address, store.now_for(held.is_async), held.permit);
-            return true;
-        }
-        false
     }
 }
 
@@ -574,7 +571,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::error::ExceededKind;
     use crate::limit::{Algorithm, Limit};
     use crate::limiter::RateLimiter;
 

@@ -40,6 +40,8 @@ impl Packed {
     const NOTHING: Packed = Packed(1, 0);
     const DENIED: u64 = 2;
     const TOLD: u64 = 3;
+    /// By a block. Counted already.
+    const BLOCKED: u64 = 4;
 
     #[inline]
     fn told(Refusal { position, remaining, retry_after, is_blocked }: Refusal) -> Packed {
@@ -54,6 +56,15 @@ impl Packed {
             Packed(Packed::DENIED, retry_after) => Found::Denied { retry_after },
             other => Found::Else(other),
         }
+    }
+
+    /// What the only limit has left while the key is blocked, and the end of the block, in nanoseconds
+    /// from now. The denial is counted.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "taken apart")]
+    pub(super) fn blocked(self) -> Option<(u32, u64)> {
+        let Packed(parts, retry_after) = self;
+        (parts as u8 == Packed::BLOCKED as u8).then_some(((parts >> 32) as u32, retry_after))
     }
 
     /// The denial by one of several limits, or with `backoff`.
@@ -234,7 +245,11 @@ fn admit_held(core: &Core, fast: &Fast, hash: u64, now: Now) -> Packed {
         && until > now.latest
     {
         let retry_after = until - now.earliest;
-        return Packed::told(Refusal { position: 0, remaining, retry_after, is_blocked: true });
+        if core.dry_run() {
+            return Packed::told(Refusal { position: 0, remaining, retry_after, is_blocked: true });
+        }
+        core.denied();
+        return Packed(Packed::BLOCKED | u64::from(remaining) << 32, retry_after);
     }
     admit_held_anew(core, fast, hash, now)
 }

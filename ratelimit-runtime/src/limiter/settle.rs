@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::call::{Call, position_u8};
-use super::core::{Core, Target, send, send_async};
+use super::core::{Core, Target};
 use super::decide::Holding;
 use crate::backend::memory::{Left, Permit, Store};
 use crate::backend::{Action, Answer, Outcome, Request};
@@ -147,22 +147,20 @@ impl Sending {
 }
 
 impl Core {
-    pub(crate) fn refund(&self, decision: Decision) -> Result<(), BackendError> {
-        let unused = self.unused(&decision, 0);
-        send(self.start_give_back(decision)).inspect(|()| unused.take_back())
-    }
-
-    pub(crate) async fn refund_async(&self, decision: Decision) -> Result<(), BackendError> {
-        let unused = self.unused(&decision, 0);
-        send_async(self.start_give_back(decision)).await.inspect(|()| unused.take_back())
-    }
-
+    #[inline]
     pub(crate) fn settle(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
-        let unused = self.unused(&decision, actual);
         if self.settle_fast(&decision, actual) {
-            unused.take_back();
+            self.unused(&decision, actual).take_back();
+            // It holds nothing that is to be dropped.
+            std::mem::forget(decision);
             return Ok(());
         }
+        self.settle_slowly(decision, actual)
+    }
+
+    #[inline(never)]
+    fn settle_slowly(&self, decision: Decision, actual: u32) -> Result<(), BackendError> {
+        let unused = self.unused(&decision, actual);
         let sendings = self.start_settle(decision, actual);
         let sent = sendings.into_iter().map(|sending| sending.send(self).map(drop)).fold(Ok(()), Result::and);
         sent.inspect(|()| unused.take_back())
@@ -183,8 +181,12 @@ impl Core {
         unused.take_back();
     }
 
+    #[inline]
     pub(crate) fn settle_held(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
-        self.settle_in_memory(holding, actual).map_or(Ok(()), |decision| self.settle(*decision, actual))
+        match self.settle_in_memory(holding, actual) {
+            Some(decision) => self.settle_slowly(*decision, actual),
+            None => Ok(()),
+        }
     }
 
     pub(crate) async fn settle_held_async(&self, holding: Holding, actual: u32) -> Result<(), BackendError> {
@@ -205,18 +207,23 @@ impl Core {
     pub(crate) fn settle_in_memory(&self, holding: Holding, actual: u32) -> Option<Box<Decision>> {
         match holding {
             Holding::Nothing => {}
-            Holding::Memory(mut held) => {
+            Holding::Memory(held) => {
                 let cost = held.permit.cost;
-                if actual < cost {
-                    held.permit.cost = cost - actual;
-                    self.give_back_held(Holding::Memory(held));
-                } else if actual > cost {
+                if actual > cost {
                     self.overrun_in_memory(held, None, actual - cost);
+                } else if actual < cost && !self.give_back_fast(&held, cost - actual) {
+                    self.give_back_slowly(&held, cost - actual);
                 }
             }
             Holding::Other(decision) => return Some(decision),
         }
         None
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_back_slowly(&self, held: &Held, cost: u32) {
+        self.give_back(Held { permit: Permit { cost, ..held.permit }, ..*held }, None);
     }
 
     fn unused(&self, decision: &Decision, actual: u32) -> Unused {
@@ -245,8 +252,7 @@ impl Core {
             Some(Taken { place: Place::Memory(held), limits: None, limiter })
                 if *limiter == self.id && actual < held.permit.cost =>
             {
-                let permit = Permit { cost: held.permit.cost - actual, ..held.permit };
-                self.give_back_fast(Held { permit, ..*held })
+                self.give_back_fast(held, held.permit.cost - actual)
             }
             _ => false,
         }

@@ -162,11 +162,11 @@ impl Holds {
         if !self.has_any() || self.is_free(address, now) { Hold::NONE } else { self.look(held_by(address), now) }
     }
 
-    /// The denial of the key's last call, if it still holds.
+    /// The denial of the key's last call, if it still holds and the lock is free.
     #[inline]
     pub(super) fn repeated(&self, hash: u64, now: Now) -> Option<(u64, u32)> {
         let key = fingerprint(hash);
-        let held = self.shards.get()?[place(key).0].0.held.lock();
+        let held = self.shards.get()?[place(key).0].0.held.try_lock()?;
         let BlockedDenial { until, remaining, holds_until } = held.get(&key)?.denial;
         (holds_until > now.earliest).then_some((until, remaining))
     }

@@ -27,6 +27,7 @@ use crate::limit::{Algorithm, Limit};
 use crate::queue::Wakes;
 use crate::rt::clock::{self, Clock, Now};
 use crate::rt::counts;
+use paths::{refund_by, take_by};
 use tables::{FullTable, Made, Tables};
 use tasks::{Errand, Task};
 use waiting::HasAlarms;
@@ -162,6 +163,12 @@ impl Store {
         std::ptr::from_ref(self).addr()
     }
 
+    /// Whether the limits are read at each call.
+    #[inline]
+    pub(crate) fn varies(&self) -> bool {
+        self.written.varies
+    }
+
     /// Whether the store was made for these limits.
     pub(crate) fn is_for(&self, rules: &[Rule]) -> bool {
         self.written.varies || *self.written.rules == *rules
@@ -268,15 +275,18 @@ impl Store {
     /// call must be decided elsewhere.
     #[inline(never)]
     pub(crate) fn try_take(&self, address: Address, now: Now, cost: u32) -> Option<u64> {
-        let verdict = match address {
-            Address::Unkeyed => {
-                let ask = self.written_ask(cost);
-                match self.unkeyed.take(&ask.call, counts::thread(), now) {
-                    Verdict::Undecided => self.take_under_lock(&ask, now, false)?.0,
-                    verdict => verdict,
-                }
-            }
-            Address::Hash(hash) => on_path!(self.kind, Path => Path::take(self, hash, now, cost), Verdict::Undecided),
+        match address {
+            Address::Unkeyed => self.try_take_unkeyed(now, cost),
+            Address::Hash(hash) => on_path!(self.kind, Path => take_by::<Path>(self, hash, now, cost), None),
+        }
+    }
+
+    #[inline(never)]
+    fn try_take_unkeyed(&self, now: Now, cost: u32) -> Option<u64> {
+        let ask = self.written_ask(cost);
+        let verdict = match self.unkeyed.take(&ask.call, counts::thread(), now) {
+            Verdict::Undecided => self.take_under_lock(&ask, now, false)?.0,
+            verdict => verdict,
         };
         if let Verdict::Admitted { at } = verdict { Some(at) } else { None }
     }
@@ -290,7 +300,7 @@ impl Store {
 
     /// The fast path of permits of a key, from 1 to the capacity, by one limit other than the one
     /// written down. [`Attempt::Contended`] if the call must be decided elsewhere.
-    #[inline(never)]
+    #[inline]
     pub(crate) fn try_take_by(&self, hash: u64, rule: &Rule, now: Now, cost: u32) -> Attempt {
         let is_window = rule.limit.algorithm() == Algorithm::SlidingWindow;
         if self.written.varies && is_window {
@@ -610,22 +620,23 @@ impl Store {
         }
     }
 
-    /// Gives back permits that were taken by the limits written down.
+    /// The fast path of [`refund`](Store::refund), of permits that were taken by the one limit written
+    /// down. `false` if that must be done elsewhere.
     #[inline]
-    pub(crate) fn refund_written(self: &Arc<Store>, address: Address, now: Now, permit: Permit) {
-        let is_done = !self.holds.may_hold(address)
-            && match address {
-                Address::Hash(hash) => self.try_refund(hash, now, permit),
-                Address::Unkeyed => self.unkeyed.refund(&self.written.rules, &self.forms, now, permit),
-            };
-        if !is_done {
-            self.refund(address, &self.written_ask(permit.cost), now, permit);
+    pub(crate) fn try_refund(&self, address: Address, is_async: bool, permit: Permit) -> bool {
+        match address {
+            // Among others, because the debt of a key is in no bucket.
+            _ if self.holds_any() => false,
+            Address::Hash(hash) => {
+                on_path!(self.kind, Path => refund_by::<Path>(self, hash, is_async, permit), false)
+            }
+            Address::Unkeyed => self.try_refund_unkeyed(is_async, permit),
         }
     }
 
     #[inline(never)]
-    fn try_refund(&self, hash: u64, now: Now, permit: Permit) -> bool {
-        on_path!(self.kind, Path => Path::refund(self, hash, now, permit), false)
+    fn try_refund_unkeyed(&self, is_async: bool, permit: Permit) -> bool {
+        self.unkeyed.refund(&self.written.rules, &self.forms, self.now_for(is_async), permit)
     }
 
     /// Forgets the bucket, and all permits that any caller took from it.

@@ -1,12 +1,13 @@
 //! The limits of a limiter: as written, set at run time, or read at each call.
 
+use std::cell::RefCell;
 use std::ops::Deref;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::{ArcSwap, Guard as Guarded};
 use once_cell::sync::OnceCell;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 use crate::algorithm::Rule;
@@ -27,32 +28,23 @@ pub(super) struct RuleSet {
     reads: Reads,
     /// The limits that the first call read.
     seen: OnceCell<Box<[Limit]>>,
-    replaced: AtomicBool,
+    /// The number of the limits set at run time, unique in the process; 0 before any are.
+    replaced: AtomicU64,
     /// Prepares a store for limits that replace the ones written down.
     expects: OnceCell<fn(&Store, &[Rule])>,
-    /// The limits set at run time, once `replaced` is set.
-    replacement: OnceCell<Box<dyn Replacement>>,
+    /// The limits set at run time. Threads look them up once for each number.
+    replacement: Mutex<Box<[Rule]>>,
     /// A hash of the limits that apply, if none is read at each call. A cached denial by other
     /// limits does not apply. 0 until limits are replaced: then it is `written_hash`.
     hash: AtomicU64,
     written_hash: OnceCell<u64>,
 }
 
-/// Limits set at run time. Behind a pointer, for programs that set none.
-trait Replacement: Send + Sync {
-    fn load(&self) -> Guarded<Arc<Rules>>;
-    fn store(&self, rules: Rules);
-}
+/// The number of the next limits that are set at run time.
+static NEXT: AtomicU64 = AtomicU64::new(1);
 
-impl Replacement for ArcSwap<Rules> {
-    fn load(&self) -> Guarded<Arc<Rules>> {
-        ArcSwap::load(self)
-    }
-
-    fn store(&self, rules: Rules) {
-        ArcSwap::store(self, Arc::new(rules));
-    }
-}
+/// Limiters whose replaced limits a thread remembers, unless their numbers collide.
+const REMEMBERED: usize = 64;
 
 /// What concerns calls with other limits than those written down. Behind pointers, for programs that
 /// neither set limits at run time nor read them at each call.
@@ -63,7 +55,7 @@ struct Other {
     take: TakeByOther,
 }
 
-type TakeByOther = fn(&RuleSet, Option<&[Limit]>, &Store, u64, Now, u32) -> Attempt;
+type TakeByOther = fn(&RuleSet, Option<&Limit>, &Store, u64, Now, u32) -> Attempt;
 
 static OTHER: OnceLock<Other> = OnceLock::new();
 
@@ -76,7 +68,7 @@ pub(in super::super) fn open_others() {
 /// The rules of a call, if they are not as written.
 #[expect(clippy::large_enum_variant, reason = "a call with several limits allocates nothing either")]
 pub(in super::super) enum Others {
-    Replaced(Guarded<Arc<Rules>>),
+    Replaced(Rc<[Rule]>),
     Read(Rc<Rule>),
     Several(Rules),
 }
@@ -100,12 +92,12 @@ impl RuleSet {
         RuleSet {
             written_hash: OnceCell::new(),
             hash: AtomicU64::new(0),
-            replacement: OnceCell::new(),
+            replacement: Mutex::default(),
             first: limits[0],
             written,
             reads,
             seen: OnceCell::new(),
-            replaced: AtomicBool::new(false),
+            replaced: AtomicU64::new(0),
             expects: OnceCell::new(),
         }
     }
@@ -131,7 +123,8 @@ impl RuleSet {
 
     /// Prepares a store that was made for other limits, if these rules were read at the call. Those
     /// set at run time are expected already.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     pub(super) fn expect_read(&self, store: &Store, rules: &[Rule]) {
         let are_read = !self.are_written(rules) && (!self.are_replaced() || self.reads.varying() != 0);
         if are_read && !store.is_for(rules) {
@@ -186,7 +179,42 @@ impl RuleSet {
 
     #[inline]
     pub(super) fn are_replaced(&self) -> bool {
-        self.replaced.load(Ordering::Acquire)
+        self.replaced.load(Ordering::Acquire) != 0
+    }
+
+    /// The limits set at run time, if there are any, as this thread remembers them.
+    #[inline]
+    fn replacement(&self) -> Option<Rc<[Rule]>> {
+        /// By number.
+        type Remembered = RefCell<Option<(u64, Rc<[Rule]>)>>;
+        thread_local! {
+            static RULES: [Remembered; REMEMBERED] = const { [const { RefCell::new(None) }; REMEMBERED] };
+        }
+        let number = self.replaced.load(Ordering::Acquire);
+        if number == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_possible_truncation, reason = "only the lowest bits matter")]
+        let remembered = RULES.try_with(|rules| {
+            let mut remembered = rules[number as usize % REMEMBERED].borrow_mut();
+            match &*remembered {
+                Some((of, rules)) if *of == number => Rc::clone(rules),
+                _ => {
+                    let rules = self.looked_up();
+                    *remembered = Some((number, Rc::clone(&rules)));
+                    rules
+                }
+            }
+        });
+        // They are forgotten at a thread's very end.
+        Some(remembered.unwrap_or_else(|_| self.looked_up()))
+    }
+
+    /// The limits set at run time: those of the number that was read before, or later ones.
+    #[cold]
+    #[inline(never)]
+    fn looked_up(&self) -> Rc<[Rule]> {
+        Rc::from(&**self.replacement.lock())
     }
 
     /// Call this before limits are replaced.
@@ -202,10 +230,10 @@ impl RuleSet {
     }
 
     /// The hash comes last: see the lock-free words in ARCHITECTURE.md.
-    pub(super) fn replace(&self, limits: &[Limit], rules: Rules) {
+    pub(super) fn replace(&self, limits: &[Limit], rules: Box<[Rule]>) {
         open_others();
-        self.replacement.get_or_init(|| Box::new(ArcSwap::from_pointee(Rules::new()))).store(rules);
-        self.replaced.store(true, Ordering::Release);
+        *self.replacement.lock() = rules;
+        self.replaced.store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
         self.hash.store(fingerprint::of_limits(limits), Ordering::Release);
     }
 
@@ -231,30 +259,38 @@ impl RuleSet {
     /// [`Attempt::Contended`] if the call must be decided elsewhere.
     #[inline]
     pub(super) fn try_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
-        match OTHER.get() {
-            Some(other) if read.is_some() || self.are_replaced() => (other.take)(self, read, store, hash, now, cost),
-            _ => Attempt::Contended,
-        }
+        let limit = match (read, self.are_replaced()) {
+            (Some([limit]), false) => Some(limit),
+            (None, true) => None,
+            // Several limits, or one that is read beside others that were replaced.
+            _ => return Attempt::Contended,
+        };
+        OTHER.get().map_or(Attempt::Contended, |other| (other.take)(self, limit, store, hash, now, cost))
     }
 
     #[inline(never)]
-    fn take_by_other(&self, read: Option<&[Limit]>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
-        let take = |rule: &Rule| {
-            self.expect_read(store, std::slice::from_ref(rule));
-            let is_possible = cost.wrapping_sub(1) < rule.capacity();
-            if is_possible { store.try_take_by(hash, rule, now, cost) } else { Attempt::Contended }
+    fn take_by_other(&self, read: Option<&Limit>, store: &Store, hash: u64, now: Now, cost: u32) -> Attempt {
+        let (remembered, replacement);
+        let rule = if let Some(limit) = read {
+            remembered = Rule::remembered(limit);
+            &*remembered
+        } else {
+            replacement = self.replacement();
+            let Some([rule]) = replacement.as_deref() else { return Attempt::Contended };
+            rule
         };
-        if let (Some([limit]), false) = (read, self.are_replaced()) {
-            return take(&Rule::remembered(limit));
+        if cost.wrapping_sub(1) >= rule.capacity() {
+            return Attempt::Contended;
         }
-        let mut others = None;
-        self.other(read, &mut others);
-        if let Some([rule]) = others.as_deref() { take(rule) } else { Attempt::Contended }
+        if read.is_some() && !store.varies() {
+            self.expect_read(store, std::slice::from_ref(rule));
+        }
+        store.try_take_by(hash, rule, now, cost)
     }
 
     #[inline(never)]
     fn other(&self, read: Option<&[Limit]>, others: &mut Option<Others>) {
-        let replacement = self.replacement.get().filter(|_| self.are_replaced()).map(|rules| rules.load());
+        let replacement = self.replacement();
         let read = read.filter(|_| replacement.is_none() || self.reads.varying() != 0);
         // Each is made in its place, because the largest has 256 bytes.
         match (read, replacement) {

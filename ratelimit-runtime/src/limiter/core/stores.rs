@@ -253,6 +253,13 @@ impl Core {
         }
     }
 
+    /// The store of the fast path, if calls have taken that path and all switches are off.
+    #[inline]
+    pub(in super::super) fn known_fast(&self) -> Option<&Fast> {
+        let is_fast = Switches::load().are_off() && self.stores.path.load(Ordering::Acquire) == FAST;
+        if is_fast { self.stores.fast.get() } else { None }
+    }
+
     #[cold]
     #[inline(never)]
     fn first_fast(&self) -> Option<&Fast> {

@@ -518,6 +518,23 @@ impl Window {
         }
     }
 
+    /// Takes back permits that are younger than the period.
+    #[inline(never)]
+    fn refund_any(&mut self, groups: &Groups, rule: &Rule, now: Now, permit: Permit) {
+        let (mut is_done, mut is_empty) = (false, false);
+        if groups.holds(rule) {
+            on_log_mut!(self, log => (is_done, is_empty) = (log.refund(groups, permit), *log.permits == 0), _mixed => {});
+        }
+        if is_empty {
+            *self = Window::One { permits: 0, at: now.earliest };
+        } else if !is_done {
+            self.mix(groups);
+            if let Window::Mixed(mixed) = self {
+                mixed.refund(rule, now.earliest, 0, permit.at, permit.cost);
+            }
+        }
+    }
+
     /// Converts the window to a form that `rule` can judge.
     #[inline]
     fn prepare_for(&mut self, groups: &Groups, rule: &Rule, now: Now) {
@@ -746,24 +763,16 @@ impl State for Window {
         self.record(groups, rule, now, cost);
     }
 
+    #[inline]
     fn refund(&mut self, groups: &Groups, _: usize, rule: &Rule, now: Now, permit: Permit) {
-        if now.earliest.saturating_sub(permit.at) >= rule.per() {
-            return;
-        }
-        let (mut is_done, mut is_empty) = (false, false);
-        if groups.holds(rule) {
-            on_log_mut!(self, log => (is_done, is_empty) = (log.refund(groups, permit), *log.permits == 0), _mixed => {});
-        }
-        if is_empty {
-            *self = Window::One { permits: 0, at: now.earliest };
-        } else if !is_done {
-            self.mix(groups);
-            if let Window::Mixed(mixed) = self {
-                mixed.refund(rule, now.earliest, 0, permit.at, permit.cost);
+        match self {
+            _ if now.earliest.saturating_sub(permit.at) >= rule.per() => {}
+            Window::One { permits, at } if *at == permit.at && permit.cost < *permits && groups.holds(rule) => {
+                *permits -= permit.cost;
             }
+            window => window.refund_any(groups, rule, now, permit),
         }
     }
-
     #[inline]
     fn left(&self, groups: &Groups, _: usize, rule: &Rule, now: Now) -> (u32, u64) {
         let live = if groups.holds(rule) {

@@ -67,7 +67,7 @@ pub(crate) trait KeyPath {
     fn peek(store: &Store, hash: u64, now: Now, cost: u32) -> (Verdict, Left);
 
     /// Gives back permits. `false` if that must be done elsewhere.
-    fn refund(store: &Store, hash: u64, now: Now, permit: Permit) -> bool;
+    fn refund(store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool;
 }
 
 /// A token bucket in one word.
@@ -79,10 +79,11 @@ pub(crate) struct FixedPath;
 /// A sliding window.
 pub(crate) struct WindowPath;
 
-/// The path of these states. The last argument is their table, and their form: as far as the
-/// compiler knows it, it leaves out the code of other forms.
+/// The path of these states. `by_time` says whether the age of permits decides how many of them come
+/// back. The last arguments are their table, and their form: as far as the compiler knows it, it
+/// leaves out the code of other forms.
 macro_rules! key_path {
-    ($path:ident, $state:ty, $store:ident => $table:ident, $form:expr, $pattern:pat = $of:expr) => {
+    ($path:ident, $state:ty, by_time: $by_time:literal, $store:ident => $table:ident, $form:expr, $pattern:pat = $of:expr) => {
         impl KeyPath for $path {
             #[inline(always)]
             fn take<C: Cost>($store: &Store, hash: u64, now: Now, cost: C) -> Verdict {
@@ -132,8 +133,9 @@ macro_rules! key_path {
             }
 
             #[inline(always)]
-            fn refund($store: &Store, hash: u64, now: Now, permit: Permit) -> bool {
+            fn refund($store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool {
                 let $pattern = $of else { return false };
+                let now = if $by_time { $store.now_for(is_async) } else { Now::exactly(permit.at) };
                 let Ok(mut reached) = $table.try_reach::<false>(hash) else { return false };
                 let Some(state) = reached.state() else { return false };
                 state.refund(&$form, 0, &$store.rule, now, permit);
@@ -143,11 +145,23 @@ macro_rules! key_path {
     };
 }
 
-key_path!(TatPath, Words<1>, store => table, Layout::TAT, Keyed::One(table, _) = &store.keyed);
-key_path!(BucketPath, Words<2>, store => table, Layout::BUCKET, Keyed::Two(table, _) = &store.keyed);
-key_path!(FixedPath, Words<1>, store => table, Layout::window(bits),
+key_path!(TatPath, Words<1>, by_time: true, store => table, Layout::TAT, Keyed::One(table, _) = &store.keyed);
+key_path!(BucketPath, Words<2>, by_time: true, store => table, Layout::BUCKET, Keyed::Two(table, _) = &store.keyed);
+key_path!(FixedPath, Words<1>, by_time: false, store => table, Layout::window(bits),
     (Keyed::One(table, _), Kind::Fixed { bits }) = (&store.keyed, store.kind));
-key_path!(WindowPath, Window, store => table, groups, Keyed::Window(table, groups) = &store.keyed);
+key_path!(WindowPath, Window, by_time: true, store => table, groups, Keyed::Window(table, groups) = &store.keyed);
+
+/// [`KeyPath::take`] of permits that can be given back. Returns the time that they are recorded with.
+#[inline(never)]
+pub(super) fn take_by<P: KeyPath>(store: &Store, hash: u64, now: Now, cost: u32) -> Option<u64> {
+    if let Verdict::Admitted { at } = P::take(store, hash, now, cost) { Some(at) } else { None }
+}
+
+/// See [`KeyPath::refund`].
+#[inline(never)]
+pub(super) fn refund_by<P: KeyPath>(store: &Store, hash: u64, is_async: bool, permit: Permit) -> bool {
+    P::refund(store, hash, is_async, permit)
+}
 
 /// What is left after a call by one limit.
 #[expect(clippy::inline_always, reason = "most of a decision")]
